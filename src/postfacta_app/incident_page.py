@@ -55,10 +55,11 @@ Back = Annotated[Callable[[str], str], Fill(_back)]
 
 @routes.page(_ONE, Access.READ, stale=True)
 async def show(unit: Snapshot, ref: Ref, view: View, *, kept: timeline.Kept, now: Now, share: Share) -> Page:
-    incident, seen = await read_seen(unit, ref, view, kept=kept)
+    seen = await read_seen(unit, ref, view, kept=kept)
+    incident = seen.page.incident
     joined = await links.of(unit, incident.id)
     share([incident, *(it.incident for it in joined)])
-    shown = await read_shown(unit, incident, view, seen=seen, now=now)
+    shown = await read_shown(unit, view, seen=seen, now=now)
     more = partial(context, shown, joined, principal=unit.principal)
     return Page("incident.html", {"here": "incidents", "tab": "timeline"}, size=LARGE, more=more)
 

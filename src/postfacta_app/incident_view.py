@@ -27,9 +27,9 @@ from .timeline.annotations import STATES, AnnotationKind, ShownAnnotation
 from .timeline.kept import KeptTimelines
 from .timeline.lanes import chart
 from .timeline.model import Facts, Milestone, micros
-from .timeline.query import NumberedPage, Wanted
+from .timeline.query import Group, NumberedPage, Wanted
 from .timeline.rules import build
-from .timeline.view import Line, Turn, anchor, days, lines, stamp
+from .timeline.view import Line, Turn, anchor, clock, days, lines, stamp
 from .web.body import Time
 from .web.forms import parse
 
@@ -63,6 +63,8 @@ class View(BaseModel):
     text: Word = ""
     edit: Word = ""
     page: int = Field(1, ge=1, le=10_000)
+    repeats: Literal["folded", "each"] = "folded"
+    group: Group | None = None
     entry: Word = ""
     service: Word = ""
     source: Word = ""
@@ -107,39 +109,9 @@ def _built(incident: Incident, facts: Facts, view: View) -> Seen:
     page = NumberedPage(
         incident, shown[at * _PAGE : (at + 1) * _PAGE], shown[(at + 1) * _PAGE :][:1], at + 1, len(shown),
         sum(it.hidden for it in then.entries), {}, is_open=is_open,
-        reasons={f"{it.id}": it.reason for it in facts.changes},
+        reasons={f"{it.id}": it.reason for it in facts.changes}, total=len(shown),
     )  # fmt: skip
     return Seen.of(page, known, view)
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """The lines of a page, and the annotations on the incident as a whole."""
-
-    seen: Seen
-    lines: Sequence[Line]
-    notes: Sequence[ShownAnnotation]
-    is_cut: bool
-
-    @property
-    def is_short(self) -> bool:
-        """Whether the page holds the forms of all entries; else each entry links to them."""
-        return self.seen.page.count <= _PAGE
-
-    @property
-    def first(self) -> int:
-        """The number of the first entry of the page, from 1."""
-        return (self.seen.page.page - 1) * _PAGE + 1
-
-    @property
-    def pages(self) -> int:
-        return -(-self.seen.page.count // _PAGE)
-
-    @property
-    def actors(self) -> set[str]:
-        remarks = [*self.notes, *(it for line in self.lines for it in (*line.beneath, line.remark) if it)]
-        decided = [edit.actor for line in self.lines for edit in line.decided]
-        return {*decided, *(it.author for it in remarks)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +125,37 @@ class Search:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """What was read for a page of the timeline."""
+    """What was read for a page of the timeline; `notes` are annotations on the incident as a whole."""
 
-    incident: Incident
     view: View
-    told: Told
+    seen: Seen
+    lines: Sequence[Line]
+    notes: Sequence[ShownAnnotation]
+    is_cut: bool
     names: Mapping[str, str]
     search: Search
 
+    @property
+    def is_short(self) -> bool:
+        """Whether the page holds the forms of all entries; else each entry links to them."""
+        return self.seen.page.total <= _PAGE
 
-async def read_seen(unit: Unit, ref: UUID | int, view: View, *, kept: KeptTimelines) -> tuple[Incident, Seen]:
+    @property
+    def is_folded(self) -> bool:
+        """Whether some lines stand for several entries."""
+        return self.seen.page.total > self.seen.page.count
+
+    @property
+    def first(self) -> int:
+        """The number of the first entry of the page, from 1."""
+        return (self.seen.page.page - 1) * _PAGE + 1
+
+    @property
+    def pages(self) -> int:
+        return -(-self.seen.page.count // _PAGE)
+
+
+async def read_seen(unit: Unit, ref: UUID | int, view: View, *, kept: KeptTimelines) -> Seen:
     """Read a page of the timeline; build it if the database does not keep it yet.
 
     Raises:
@@ -170,29 +163,44 @@ async def read_seen(unit: Unit, ref: UUID | int, view: View, *, kept: KeptTimeli
     """
     if (page := await kept.page(unit, ref, _wanted(view), size=_PAGE)) is not None:
         known = {name: Mark.of(*mark) for name, mark in page.marks.items()}
-        return page.incident, Seen.of(page, known, view)
+        return Seen.of(page, known, view)
     incident, facts = await timelines.facts_of(unit, ref)
-    return incident, await aside(facts.size, _built, incident, facts, view)
+    return await aside(facts.size, _built, incident, facts, view)
 
 
-async def read_shown(unit: Unit, incident: Incident, view: View, *, seen: Seen, now: datetime) -> Shown:
-    told = await _told(unit, incident, seen, known=view.known_as_of)
-    names, search = await timelines.names(unit, told.actors), await _search(unit, incident, view, now=now)
-    return Shown(incident=incident, view=view, told=told, names=names, search=search)
+async def read_shown(unit: Unit, view: View, *, seen: Seen, now: datetime) -> Shown:
+    incident, entries = seen.page.incident, seen.page.entries
+    said = await timelines.said(unit, incident.id, entries, limit=_MOST_SAID + 1)
+    if view.known_as_of is not None:  # What is written about an entry, or about the whole, may be hindsight.
+        said = [it for it in said if it.occurred_at is not None or it.at <= view.known_as_of]
+    made = lines(
+        entries,
+        edits=await timelines.decided(unit, incident.id, entries),
+        remarks=said,
+        reasons=seen.page.reasons,
+        contents=await timelines.contents(unit, [it.signal_id for it in entries if it.signal_id], _LETTERS),
+        repeats=seen.page.repeats,
+    )
+    actors = {*(it.author for it in said), *(edit.actor for line in made for edit in line.decided)}
+    return Shown(
+        view=view, seen=seen, lines=made, is_cut=len(said) > _MOST_SAID,
+        notes=[it for it in said if it.entry is None and it.occurred_at is None][:_MOST_SAID],
+        names=await timelines.names(unit, actors), search=await _search(unit, incident, view, now=now),
+    )  # fmt: skip
 
 
 def context(
     shown: Shown, joined: Sequence[links.IncidentLink], *, principal: Principal
 ) -> Mapping[str, object]:
-    incident, view, told = shown.incident, shown.view, shown.told
-    seen, is_now = told.seen, view.known_as_of is None and incident.archived_at is None
-    here = str(seen.page.page) if told.pages > 1 else ""
+    view, seen, incident = shown.view, shown.seen, shown.seen.page.incident
+    is_now = view.known_as_of is None and incident.archived_at is None
+    here = str(seen.page.page) if shown.pages > 1 else ""
     return {
         "item": incident,
         "view": view,
-        "shown": told,
-        "days": days(told.lines, seen.turns),
-        "chart": chart(told.lines, seen.turns),
+        "shown": shown,
+        "days": days(shown.lines, seen.turns),
+        "chart": chart(shown.lines, seen.turns, seen.page.stretches),
         "turns": turns(seen.known),
         "strip": strip(durations(seen.known, is_open=seen.page.is_open)),
         "names": shown.names,
@@ -211,23 +219,8 @@ def context(
         "link": partial(_link, incident, view),
         "query": "".join(_link(incident, view, edit="", entry="", page=here).partition("?")[1:]),
         "stamp": stamp,
+        "clock": clock,
     }
-
-
-async def _told(unit: Unit, incident: Incident, seen: Seen, *, known: datetime | None) -> Told:
-    entries = seen.page.entries
-    said = await timelines.said(unit, incident.id, entries, limit=_MOST_SAID + 1)
-    if known is not None:  # What is written about an entry, or about the whole, may be hindsight.
-        said = [it for it in said if it.occurred_at is not None or it.at <= known]
-    made = lines(
-        entries,
-        edits=await timelines.decided(unit, incident.id, entries),
-        remarks=said,
-        reasons=seen.page.reasons,
-        contents=await timelines.contents(unit, [it.signal_id for it in entries if it.signal_id], _LETTERS),
-    )
-    loose = [it for it in said if it.entry is None and it.occurred_at is None]
-    return Told(seen, made, loose[:_MOST_SAID], len(said) > _MOST_SAID)
 
 
 async def _search(unit: Unit, incident: Incident, view: View, *, now: datetime) -> Search:
@@ -250,7 +243,8 @@ def _wanted(view: View) -> Wanted:
     turned = view.entry or view.edit
     return Wanted(
         page=view.page, known_as_of=view.known_as_of, include_hidden=view.hidden, is_narrative=view.view == "narrative",
-        text=view.text, entry=(lambda source, identity: anchor(source, identity) == turned) if turned else None,
+        text=view.text, group=view.group, fold=view.repeats == "folded" and view.view == "all" and not (turned or view.group),
+        entry=(lambda source, identity: anchor(source, identity) == turned) if turned else None,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -19,8 +19,8 @@ from ..aside import aside
 from ..db import VISIBLE, Query, Unit, sees
 from ..incidents.postgres import COLUMNS, incident_of, ref_of
 from ..signals.precision import PRECISIONS
-from .model import Entry, Instant, Milestone, Precision, micros
-from .query import NumberedPage, Slice, TimelinePage, TimelineQuery, Wanted, place
+from .model import Entry, Instant, Milestone, Precision, Repeats, Stretch, micros
+from .query import WIDTHS, NumberedPage, Slice, TimelinePage, TimelineQuery, Wanted, place, span_of
 from .rules import AHEAD, RULES, Place
 
 __all__ = ["COMPLETE", "KeptTimelines", "digest_kept"]
@@ -29,24 +29,38 @@ COMPLETE: Final = 10_000
 """The most entries of an incident for which every answer has the digest."""
 
 _MOST_DIGESTS: Final = 10_000
+_MOST_VIEWS: Final = 200
+_MOST_LANES: Final = 12
 _KEY: Final = 'e.t, e.p, e.k, e.source collate "C", e.unnumbered, e.sequence collate "C", e.id collate "C"'
 _COLUMNS: Final = """e.source, e.id, e.signal_id, e.kind, e.t, e.p, e.k, e.unnumbered, e.sequence, e.occurred, e.known_at,
-  e.title, e.original, e.sha, e.pinned, e.hidden, e.first_at"""
+  e.title, e.original, e.sha, e.pinned, e.hidden, e.first_at, e.alike"""
 _ENTRY: Final = """e.source, e.id, e.kind, e.t, e.p, e.title, e.sha, e.pinned, e.hidden, e.occurred,
   coalesce(s.precision, (select a.precision from annotations a
     where a.id = case when e.source = 'human' then split_part(e.id, ':', 2)::uuid end), 'exact'),
   coalesce(e.original, e.title), case when not e.unnumbered then e.sequence end, e.known_at, timeline_us(coalesce(s.received_at, e.first_at)),
   s.time_basis, e.signal_id, s.services, s.environment, s.links,
-  (select count(*) from signal_conflicts c where c.signal_id = e.signal_id), {tie}"""
+  (select count(*) from signal_conflicts c where c.signal_id = e.signal_id), {tie}, {repeats}"""
+# What has an annotation is never folded.
+_SAID: Final = """said as (select a.entry_source collate "C", a.entry_id collate "C" from i join annotations a on a.incident_id = i.id
+   where a.entry_source is not null)"""
+# The first entry of each group of repeats, and entries that stand alone.
+_FOLDED: Final = f"""select * from (
+  select e.*, count(*) over w as repeats, max(e.t) over w as until, row_number() over (w order by {_KEY}) as nth from (
+    select e.*, e.t - (e.t % f.width + f.width) % f.width as start, f.width,
+           case when f.width > 0 and (e.source, e.id) not in (select * from said) then e.alike end as same
+      from ({{of}}) e, ({{width}}) f(width)) e
+  window w as (partition by e.same, e.start, case when e.same is null then e.source end, case when e.same is null then e.id end)) e
+ where e.nth = 1"""  # noqa: S608 - only constants of this module
+_REPEATS: Final = "e.repeats, e.until, e.same || '.' || e.start || '.' || e.width"
+_ALONE: Final = "1, null, null"
+_OF_GROUP: Final = "e.alike = {} and e.t >= {} and e.t < {} and (e.source, e.id) not in (select * from said)"
 _SLICE: Final = """
 with i as materialized (
   select {incident}, i.timeline_at, least($5::timestamptz, i.timeline_at) as until, m.entries
     from incidents i join incident_measures m on m.incident_id = i.id and m.rules = $6
    where {visible} and (i.id = $3::uuid or i.number = $4::bigint)),
 changed as materialized (select e.* from i, timeline_seen(i.id, case when i.until < i.timeline_at then i.until else 'infinity' end) e),
-page as materialized (
-  select * from ((select {columns} from timeline_entries e where {kept} and {own} order by {key} limit {limit})
-    union all (select {columns} from changed e where {own} order by {key} limit {limit})) e order by {key} limit {limit})
+{said}, page as materialized (select * from ({of}) e where {beyond} order by {key} limit {limit})
 select i.*,
   array(select json_agg(f.entry)::text from (
     select json_build_array({entry}) as entry, row_number() over (order by {key}) / 250 as part
@@ -55,6 +69,9 @@ select i.*,
     where {whole}) + (select count(*) from signal_conflicts c join changed e on e.signal_id = c.signal_id where {whole}) as conflicts,
   timeline_milestones(i.id, i.until) as milestones
   from i"""
+# Of each part no more than the page, which the index gives in its order; folded, all of both.
+_UNION: Final = """(select {columns} from timeline_entries e where {kept} and {own} {most})
+    union all (select {columns} from changed e where {own} {most})"""
 # As it was at the end: what was changed since, and whose clock was, is in `changed` instead.
 _TIE_NOW: Final = """exists (select from timeline_entries x where x.incident_id = (select id from i) and x.present and x.t = e.t
   and {whole} and (x.source, x.id) <> (e.source, e.id))"""
@@ -70,38 +87,56 @@ _KEPT: Final = """{e}.incident_id = (select id from i) and {e}.present and {e}.s
     select m.source from i, timeline_moved(i.id, i.until) m where i.until < i.timeline_at))::text[]))"""
 _TIE: Final = """(exists (select from timeline_entries x where {kept} and x.t = e.t and {whole} and (x.source, x.id) <> (e.source, e.id))
    or exists (select from changed x where x.t = e.t and {whole} and (x.source, x.id) <> (e.source, e.id)))"""
+# Above a page, the least width of which thirty cover the view; so there are at most thirty lines of a kind.
+_WIDTH: Final = f"""select min(w) from unnest(array{list(WIDTHS.values())}::bigint[]) w, (
+  select count(*) as entries, max(t) - min(t) as length from own) o where o.entries > {{size}} and (o.length <= 30 * w or w = {max(WIDTHS.values())})"""  # noqa: S608 - only constants of our modules
 # A page by its number, of the present.
 _PAGE: Final = """
 with i as materialized (
-  select {incident}, m.marks::text as marks, m.is_open from incidents i join incident_measures m on m.incident_id = i.id and m.rules = $5
+  select {incident}, i.timeline_at, m.marks::text as marks, m.is_open from incidents i join incident_measures m on m.incident_id = i.id and m.rules = $5
    where {visible} and (i.id = $3::uuid or i.number = $4::bigint)),
-own as (select e.* from timeline_entries e where e.incident_id = (select id from i) and e.present and {own}),
-page as materialized (select {columns} from own e order by {key} limit {limit} offset {offset})
-select i.*, (select count(*) from own) as count,
+{said}, own as (select e.* from timeline_entries e where e.incident_id = (select id from i) and e.present and {own}),
+lines as ({of}),
+page as materialized (select * from lines e order by {key} limit {limit} offset {offset})
+select i.*, (select count(*) from lines) as count, (select count(*) from own) as entries,
   (select count(*) from timeline_entries e where e.incident_id = (select id from i) and e.present and e.hidden and {whole}) as hidden,
   array(select json_agg(f.entry)::text from (
     select json_build_array({entry}) as entry, row_number() over (order by {key}) / 250 as part
       from page e left join signals s on s.id = e.signal_id order by {key}) f group by f.part order by f.part) as page,
   (select json_object_agg(c.id, c.reason) from status_changes c where c.incident_id = i.id)::text as reasons
   from i"""
+# Where each source and kind has entries, those joined that are near to each other: by a hundredth of the whole, gaps aside.
+_STRETCHES: Final = """
+with i as (select $1::uuid as id), {said}, own as (
+  select e.source, e.kind, e.t from timeline_entries e where e.incident_id = (select id from i) and e.present and {own}),
+lanes as (select source, case when row_number() over (order by count(*) desc, source) <= {most} then source else '' end as lane
+  from own group by source),
+near as (select (max(t) - min(t) - coalesce((select sum(gap) from (
+  select t - lag(t) over (order by t) as gap from own order by 1 desc nulls last limit 3) g), 0)) / 100 as most from own),
+begun as (select lane, kind, t, t - lag(t) over w > (select most from near) as begins
+  from own join lanes using (source) window w as (partition by lane, kind order by t)),
+numbered as (select *, count(*) filter (where begins) over (partition by lane, kind order by t rows unbounded preceding) as nth from begun)
+select lane, kind, min(t) as start, max(t) as until, count(*) as count from numbered group by lane, kind, nth order by start, lane, kind"""
 _NAMES: Final = """
+with i as (select i.id from incidents i where {visible} and (i.id = $3::uuid or i.number = $4::bigint) and $5 > 0), {said}
 select array(select json_agg(n)::text from (
   select json_build_array(e.source, e.id) as n, row_number() over (order by {key}) / 1000 as part
-    from incidents i join timeline_entries e on e.incident_id = i.id and e.present
-   where {visible} and (i.id = $3::uuid or i.number = $4::bigint) and $5 > 0 and {own} order by {key}) f
+    from i join timeline_entries e on e.incident_id = i.id and e.present and {own} order by {key}) f
  group by f.part order by f.part) as names"""
 _DIGEST: Final = "select timeline_digest($1, $2, $3, $4)"
 _DIGEST_NOW: Final = "select timeline_digest($1, 'infinity', null, false) as digest"
+_OWN: Final = f"select {_COLUMNS} from own e"  # noqa: S608 - only constants of this module
 _IS_KEPT: Final = "select from incident_measures where incident_id = $1 and rules = $2"
 
 Key = tuple[UUID, datetime, int | None, bool]
 
 
 class KeptTimelines:
-    """Reads slices, pages and digests; it holds digests alone."""
+    """Reads slices, pages and digests; it holds digests and stretches of lanes, by version."""
 
     def __init__(self) -> None:
         self._digests: OrderedDict[Key, str] = OrderedDict()
+        self._lanes: dict[object, Sequence[Stretch]] = {}
         self._turns = anyio.Semaphore(2)  # The work of a digest is PostgreSQL's.
 
     async def slice(self, q: Query, ref: UUID | int, query: TimelineQuery) -> Slice | None:
@@ -127,9 +162,11 @@ class KeptTimelines:
         key = (incident.id, row["until"], known, query.include_hidden)
         whole = query.digest or row["entries"] <= COMPLETE
         digest = await self.digest(q, key) if whole else self._digests.get(key)
-        entries = await aside(sum(map(len, row["page"])), _entries, row["page"])
+        entries, repeats = await aside(sum(map(len, row["page"])), _entries, row["page"])
         milestones = _milestones(json.loads(row["milestones"]))
-        page = TimelinePage.of(entries, query, incident.id, digest=digest, milestones=milestones)
+        page = TimelinePage.of(
+            entries, query, incident.id, digest=digest, milestones=milestones, repeats=repeats
+        )
         version = f'W/"{micros(row["timeline_at"])}-{conflicts}"'
         return Slice(incident, page, f'"{digest[:32]}-{conflicts}"' if digest else version, row["until"])
 
@@ -139,17 +176,21 @@ class KeptTimelines:
         A number after the last page gives the last one.
         """
         who, sql = (*sees(q.principal), *ref_of(ref)), _Sql(5)
-        whole, own = sql.filters(wanted)
+        whole = sql.known(wanted.known_as_of)
+        own = " and ".join(
+            [whole, *([] if wanted.include_hidden else ["not e.hidden"]), *sql.filters(wanted)]
+        )
         at = wanted.page - 1
         if wanted.entry is not None:
-            names = _NAMES.format(key=_KEY, visible=VISIBLE, own=own)
+            names = _NAMES.format(key=_KEY, visible=VISIBLE, own=own, said=_SAID)
             for row in await q.fetch(names, *who, RULES, *sql.args, operation="timeline_names"):
                 length = sum(map(len, row["names"]))
                 at = await aside(length, _find, row["names"], wanted.entry, at * size) // size
         limit, offset = sql.bind(size + 1, "int"), sql.bind(at * size, "int")
+        of = _FOLDED.format(of=_OWN, width=_WIDTH.format(size=size)) if wanted.fold else _OWN
         statement = _PAGE.format(
-            incident=COLUMNS, visible=VISIBLE, columns=_COLUMNS, own=own, whole=whole, key=_KEY, limit=limit, offset=offset,
-            entry=_ENTRY.format(tie=_TIE_NOW.format(whole=whole.replace("e.", "x."))),
+            incident=COLUMNS, visible=VISIBLE, own=own, whole=whole, key=_KEY, limit=limit, offset=offset, said=_SAID, of=of,
+            entry=_ENTRY.format(tie=_TIE_NOW.format(whole=whole.replace("e.", "x.")), repeats=_REPEATS if wanted.fold else _ALONE),
         )  # fmt: skip
         rows = await q.fetch(statement, *who, RULES, *sql.args, operation="timeline_page")
         if not rows:
@@ -158,11 +199,31 @@ class KeptTimelines:
         if at > (last := max(0, row["count"] - 1) // size):
             again = replace(wanted, page=last + 1, entry=None)
             return await self.page(q, ref, again, size=size)
-        entries = await aside(sum(map(len, row["page"])), _entries, row["page"])
+        entries, repeats = await aside(sum(map(len, row["page"])), _entries, row["page"])
         return NumberedPage(
             incident_of(row), entries[:size], entries[size:], at + 1, row["count"], row["hidden"],
             json.loads(row["marks"]), is_open=row["is_open"], reasons=json.loads(row["reasons"] or "{}"),
+            total=row["entries"], repeats=repeats, stretches=await self._stretches(q, row, wanted) if row["entries"] > size else (),
         )  # fmt: skip
+
+    async def _stretches(self, q: Query, row: Any, wanted: Wanted) -> Sequence[Stretch]:
+        view = replace(wanted, page=1, entry=None, fold=False)
+        key = (row["id"], row["timeline_at"], view)
+        if key not in self._lanes:
+            sql = _Sql(1)
+            own = " and ".join(
+                [
+                    sql.known(view.known_as_of),
+                    *([] if view.include_hidden else ["not e.hidden"]),
+                    *sql.filters(view),
+                ]
+            )
+            statement = _STRETCHES.format(said=_SAID, own=own, most=_MOST_LANES)
+            found = await q.fetch(statement, row["id"], *sql.args, operation="timeline_stretches")
+            if len(self._lanes) >= _MOST_VIEWS:
+                self._lanes.clear()
+            self._lanes[key] = [Stretch(*it) for it in found]
+        return self._lanes[key]
 
     async def digest(self, q: Query, key: Key) -> str:
         """Return the digest of a version of a timeline, which never changes."""
@@ -197,20 +258,26 @@ class _Sql:
         self.args.append(value)
         return f"${self._first + len(self.args)}::{kind}"
 
-    def filters(self, wanted: Wanted) -> tuple[str, str]:
-        known = wanted.known_as_of
-        whole = (
-            "true" if known is None else f"coalesce(e.known_at, e.t) <= {self.bind(micros(known), 'bigint')}"
-        )
-        own = [whole, *([] if wanted.include_hidden else ["not e.hidden"])]
-        if wanted.is_narrative:
-            own.append(_NARRATIVE)
+    def known(self, at: datetime | None) -> str:
+        return "true" if at is None else f"coalesce(e.known_at, e.t) <= {self.bind(micros(at), 'bigint')}"
+
+    def filters(self, wanted: TimelineQuery | Wanted) -> Iterator[str]:
         if wanted.text:
-            own.append(f"strpos(lower(e.title), lower({self.bind(wanted.text, 'text')})) > 0")
+            yield f"strpos(lower(e.title), lower({self.bind(wanted.text, 'text')})) > 0"
+        if wanted.group:
+            yield _OF_GROUP.format(*(self.bind(it, "bigint") for it in span_of(wanted.group)))
+        if isinstance(wanted, TimelineQuery):
+            for name, kind in (("kind", "text[]"), ("source", "text[]"), ("pinned", "boolean")):
+                if (value := getattr(wanted, name)) not in ([], None):
+                    given = self.bind(value, kind)
+                    yield f"e.{name} = {f'any ({given})' if kind == 'text[]' else given}"
+            return
+        if wanted.is_narrative:
+            yield _NARRATIVE
         if wanted.names is not None:
-            of = [self.bind([name[part] for name in wanted.names], "text[]") for part in (0, 1)]
-            own.append(_NAMED.format(*of))
-        return whole, " and ".join(own)
+            yield _NAMED.format(
+                *(self.bind([name[part] for name in wanted.names], "text[]") for part in (0, 1))
+            )
 
 
 def _find(texts: Sequence[str], entry: Callable[[str, str], bool], default: int) -> int:
@@ -220,30 +287,25 @@ def _find(texts: Sequence[str], entry: Callable[[str, str], bool], default: int)
 
 def _sql_of(query: TimelineQuery, after: Place | None) -> tuple[str, Sequence[object]]:
     sql = _Sql(6)
-    bind = sql.bind
-    whole = [] if query.include_hidden else ["not e.hidden"]  # What the timeline is, and so what a tie is.
-    if query.known_as_of is not None:
-        whole.append(f"coalesce(e.known_at, e.t) <= {bind(micros(query.known_as_of), 'bigint')}")
-    own = list(whole)
-    if query.kind:
-        own.append(f"e.kind = any ({bind(query.kind, 'text[]')})")
-    if query.source:
-        own.append(f"e.source = any ({bind(query.source, 'text[]')})")
-    if query.text is not None:
-        own.append(f"strpos(lower(e.title), lower({bind(query.text, 'text')})) > 0")
-    if query.pinned is not None:
-        own.append(f"e.pinned = {bind(query.pinned, 'boolean')}")
+    hidden = "true" if query.include_hidden else "not e.hidden"
+    whole = f"{hidden} and {sql.known(query.known_as_of)}"  # What the timeline is, and so what a tie is.
+    own, limit = " and ".join([whole, *sql.filters(query)]), sql.bind(query.limit + 1, "int")
+    beyond = "true"
     if after is not None:
         text = 'text collate "C"'
         kinds = ("bigint", "smallint", "smallint", text, "boolean", text, text)
-        beyond = [bind(value, kind) for value, kind in zip(after, kinds, strict=True)]
+        places = [sql.bind(value, kind) for value, kind in zip(after, kinds, strict=True)]
         # The second lets the range of the index begin there in any plan.
-        own += [f"({_KEY}) > ({', '.join(beyond)})", f"e.t >= {beyond[0]}"]
-    of_timeline = " and ".join(whole) or "true"
-    tie = _TIE.format(kept=_KEPT.format(e="x"), whole=of_timeline.replace("e.", "x."))
+        beyond = f"({_KEY}) > ({', '.join(places)}) and e.t >= {places[0]}"
+    kept = _KEPT.format(e="e")
+    most = "" if query.fold else f"and {beyond} order by {_KEY} limit {limit}"
+    of = _UNION.format(columns=_COLUMNS, kept=kept, own=own, most=most)
+    if query.fold is not None:
+        of = _FOLDED.format(of=of, width=f"values ({sql.bind(WIDTHS[query.fold], 'bigint')})")
+    tie = _TIE.format(kept=_KEPT.format(e="x"), whole=whole.replace("e.", "x."))
     statement = _SLICE.format(
-        incident=COLUMNS, visible=VISIBLE, columns=_COLUMNS, kept=_KEPT.format(e="e"), own=" and ".join(own) or "true",
-        whole=of_timeline, key=_KEY, limit=bind(query.limit + 1, "int"), entry=_ENTRY.format(tie=tie),
+        incident=COLUMNS, visible=VISIBLE, kept=kept, said=_SAID, of=of, beyond=beyond, whole=whole, key=_KEY, limit=limit,
+        entry=_ENTRY.format(tie=tie, repeats=_REPEATS if query.fold else _ALONE),
     )  # fmt: skip
     return statement, sql.args
 
@@ -254,8 +316,9 @@ def _milestones(given: Mapping[str, Any]) -> dict[Milestone, Instant]:
     }
 
 
-def _entries(texts: Sequence[str]) -> list[Entry]:
-    return [_entry(it) for text in texts for it in json.loads(text)]
+def _entries(texts: Sequence[str]) -> tuple[list[Entry], list[Repeats]]:
+    rows = [it for text in texts for it in json.loads(text)]
+    return [_entry(it) for it in rows], [Repeats(n, *it[22:]) for n, it in enumerate(rows) if it[22] > 1]
 
 
 def _entry(it: Sequence[Any]) -> Entry:

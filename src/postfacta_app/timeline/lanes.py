@@ -9,10 +9,10 @@ from itertools import pairwise
 from typing import Final
 
 from ..web.render import span
-from .model import moment
-from .view import Line, Turn, clock
+from .model import Stretch, moment
+from .view import SIGNS, Line, Turn, clock
 
-__all__ = ["Break", "Chart", "Lane", "Mark", "Rule", "Tick", "chart"]
+__all__ = ["Band", "Break", "Chart", "Lane", "Mark", "Rule", "Tick", "chart"]
 
 # In chart units of at least 0.77 pixels, so that a mark's target has 24 pixels.
 _WIDTH: Final = 960.0
@@ -58,13 +58,23 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Band:
+    """The stretches of one sign in a lane, as a path."""
+
+    sign: str
+    path: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lane:
-    """The entries of one source, along a horizontal line."""
+    """The entries of one source, along a horizontal line; the last may be that of several other ones."""
 
     name: str
     source: str
     y: float
     marks: Sequence[Mark]
+    bands: Sequence[Band] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,25 +120,63 @@ class Chart:
     words: str
 
 
-def chart(shown: Sequence[Line], turns: Sequence[Turn]) -> Chart | None:
-    """Lay out the lanes; None if there are no entries."""
+def chart(shown: Sequence[Line], turns: Sequence[Turn], stretches: Sequence[Stretch] = ()) -> Chart | None:
+    """Lay out the lanes: the entries of the page, and where the whole timeline has any; None if there are none."""
     if not shown:
         return None
-    scale = _Scale([line.entry.t for line in shown] + [turn.t for turn in turns])
+    ends = [t for it in stretches for t in (it.start, it.until)]
+    scale = _Scale([*ends, *(it.entry.t for it in shown), *(it.t for it in turns)])
     rules, rows = _rules(scale, turns)
-    sources: dict[str, list[Line]] = {}
-    for line in shown:
-        sources.setdefault(line.entry.source, []).append(line)
+    sources = dict.fromkeys(it.lane for it in stretches) or dict.fromkeys(it.entry.source for it in shown)
+    if "" in sources:
+        sources[""] = sources.pop("")  # The last.
     top = rows * _ROW + 8
-    lanes = [
-        Lane(_short(source), source, top + _LANE * (n + 0.5), [_mark(scale, line) for line in of])
-        for n, (source, of) in enumerate(sources.items())
-    ]
+    lanes: list[Lane] = []
+    for n, source in enumerate(sources):
+        y = top + _LANE * (n + 0.5)
+        own = [
+            it for it in shown if it.entry.source == source or (not source and it.entry.source not in sources)
+        ]
+        bands = [it for it in stretches if it.lane == source]
+        lanes.append(
+            Lane(
+                _short(source) or "others",
+                source,
+                y,
+                [_mark(scale, it) for it in own],
+                _bands(scale, bands, y),
+            )
+        )
     bottom = top + _LANE * len(lanes)
     return Chart(
         width=_WIDTH, height=bottom + 26, left=_LEFT, right=_RIGHT, top=top, bottom=bottom, lanes=lanes, rules=rules,
-        ticks=scale.ticks(), breaks=scale.breaks(), words=_words(shown, lanes, turns),
+        ticks=scale.ticks(), breaks=scale.breaks(), words=_words(shown, stretches, turns, lanes=len(lanes)),
     )  # fmt: skip
+
+
+def _bands(scale: _Scale, stretches: Sequence[Stretch], y: float) -> list[Band]:
+    """Draw each sign of a lane as one path, at a height of its own."""
+    bands: list[Band] = []
+    for n, name in enumerate(dict.fromkeys(it.name for it in SIGNS.values())):
+        own = [it for it in stretches if SIGNS[it.kind].name == name]
+        at, count = y + 5 * n - 12.5, sum(it.count for it in own)
+        path = "".join(
+            f"M{(x := scale.x(it.start)):g} {at:g}h{max(2.0, scale.x(it.until) - x):.4g}" for it in own
+        )
+        if own:
+            word = SIGNS[own[0].kind].word
+            bands.append(
+                Band(
+                    name,
+                    path,
+                    f"{word}: {count:,}, {_stamp(own[0].start)} to {_stamp(max(it.until for it in own))}",
+                )
+            )
+    return bands
+
+
+def _stamp(t: int) -> str:
+    return f"{moment(t):%Y-%m-%d %H:%M:%S}"
 
 
 class _Scale:
@@ -216,18 +264,19 @@ def _short(source: str) -> str:
     return source if len(source) <= _NAME else source[: _NAME - 1] + "…"
 
 
-def _words(shown: Sequence[Line], lanes: Sequence[Lane], turns: Sequence[Turn]) -> str:
-    first, last = (
-        f"{moment(it.entry.t):%Y-%m-%d} {clock(it.entry.t, it.entry.p)}" for it in (shown[0], shown[-1])
-    )
-    said = [
-        f"{len(shown)} {'entry' if len(shown) == 1 else 'entries'}",
-        f"from {len(lanes)} {'source' if len(lanes) == 1 else 'sources'}",
-        f"between {first} and {last} UTC.",
+def _words(shown: Sequence[Line], whole: Sequence[Stretch], turns: Sequence[Turn], *, lanes: int) -> str:
+    ends = [f"{moment(it.entry.t):%Y-%m-%d} {clock(it.entry.t, it.entry.p)}" for it in (shown[0], shown[-1])]
+    if whole:
+        ends = [_stamp(min(it.start for it in whole)), _stamp(max(it.until for it in whole))]
+    count = sum(it.count for it in whole) or len(shown)
+    given = [
+        f"{count:,} {'entry' if count == 1 else 'entries'}",
+        f"from {lanes} {'source' if lanes == 1 else 'sources'}",
+        f"between {ends[0]} and {ends[1]} UTC.",
     ]
     marked = ", ".join(f"{turn.name.replace('_', ' ')} {turn.clock}" for turn in turns)
     return (
-        " ".join(said)
+        " ".join(given)
         + (f" Milestones: {marked}." if marked else "")
         + " The timeline below has the same content."
     )

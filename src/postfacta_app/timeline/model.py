@@ -9,14 +9,14 @@ from enum import StrEnum
 from typing import Annotated, Final
 from uuid import UUID
 
-from pydantic import JsonValue, PlainSerializer
+from pydantic import Field, JsonValue, PlainSerializer
 
 from ..signals.precision import Precision
 from ..web.body import format_time
 
 __all__ = [
-    "Annotation", "Content", "Edit", "Entry", "Facts", "Instant", "Micros", "Milestone", "Op", "Precision",
-    "Signal", "StatusChange", "format_micros", "micros", "moment",
+    "Annotation", "Content", "Edit", "Entry", "Facts", "Instant", "Micros", "Milestone", "Op", "Precision", "Repeats",
+    "Signal", "StatusChange", "Stretch", "format_micros", "micros", "moment",
 ]  # fmt: skip
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -214,3 +214,24 @@ class Entry:
     links: tuple[JsonValue, ...] = ()
     conflicts: int = 0
     tie: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """The signals that one item stands for: equal but for numbers in their titles, in one window of time."""
+
+    item: Annotated[int, Field(description="The position of the first of them in `items`.")]
+    count: int
+    until: Annotated[Micros, Field(description="The time of the last of them.")]
+    group: Annotated[str, Field(description="As a parameter, selects them.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A time in which entries of one kind are near to each other; without a lane it is that of other sources."""
+
+    lane: str
+    kind: str
+    start: int
+    until: int
+    count: int

@@ -5,37 +5,55 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from ..errors import InvalidCursorError
 from ..incidents.model import Incident
 from ..web.body import Time
 from ..web.paging import decode_members, encode_members, filters_hash
-from .model import Entry, Instant, Milestone
+from .model import Entry, Instant, Milestone, Repeats, Stretch
 from .rules import RULES, Place, Timeline, sort_key
 from .view import is_narrative
 
 __all__ = [
-    "NumberedPage", "Slice", "TimelinePage", "TimelineQuery", "Wanted", "cut", "place",
+    "WIDTHS", "Group", "NumberedPage", "Slice", "TimelinePage", "TimelineQuery", "Wanted", "cut", "place", "span_of",
 ]  # fmt: skip
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 EntryKind = Literal[
-    "change",
-    "alert_firing",
-    "alert_resolved",
-    "page",
-    "metric",
-    "log",
-    "status",
-    "action",
-    "note",
-    "other",
+    "change", "alert_firing", "alert_resolved", "page", "metric", "log", "status", "action", "note", "other",
+]  # fmt: skip
+
+
+WIDTHS: Final = {
+    "1m": 60_000_000, "5m": 300_000_000, "15m": 900_000_000, "1h": 3_600_000_000, "6h": 21_600_000_000,
+    "1d": 86_400_000_000, "1w": 604_800_000_000,
+}  # fmt: skip
+"""The windows of time within which repeats are folded, in microseconds; each begins at a multiple since 1970."""
+Width = Literal["1m", "5m", "15m", "1h", "6h", "1d", "1w"]
+
+
+def span_of(group: str) -> tuple[int, int, int]:
+    """Return what the entries of a group have in common, and the ends of its window; raise if it names no group."""
+    alike, start, width = (int(part) for part in group.split("."))
+    if max(abs(alike), abs(start), abs(start + width)) >= 2**63:
+        raise ValueError("names no group")
+    return alike, start, start + width
+
+
+def _checked(group: str) -> str:
+    span_of(group)
+    return group
+
+
+Group = Annotated[
+    str, StringConstraints(pattern=r"^-?[0-9]{1,19}(\.-?[0-9]{1,19}){2}$"), AfterValidator(_checked)
 ]
+"""The name of a group of repeats."""
 
 
 class TimelineQuery(BaseModel):
@@ -52,6 +70,10 @@ class TimelineQuery(BaseModel):
     ] = []
     pinned: bool | None = None
     text: Annotated[Text | None, Field(description="Only entries whose title has this text.")] = None
+    fold: Annotated[
+        Width | None, Field(description="Show equal signals as one item, within windows of this width.")
+    ] = None
+    group: Annotated[Group | None, Field(description="Only the signals of this group of `repeats`.")] = None
     digest: Annotated[bool, Field(description="Compute the digest even of more than 10,000 entries.")] = False
     limit: int = Field(500, ge=1, le=2000)
     # The cursor holds source, sequence and id: 600 characters of up to four bytes.
@@ -77,6 +99,7 @@ class TimelinePage(BaseModel):
     rules: int
     milestones: dict[Milestone, Instant] = Field(description="Milestones that people have set.")
     items: Sequence[Entry]
+    repeats: Sequence[Repeats] = Field((), description="With `fold`: which items stand for several signals.")
     next_cursor: str | None
 
     @classmethod
@@ -88,6 +111,7 @@ class TimelinePage(BaseModel):
         *,
         digest: str | None,
         milestones: Mapping[Milestone, Instant],
+        repeats: Sequence[Repeats] = (),
     ) -> Self:
         """Return the page of the entries after the cursor; one more than its limit leads to the next."""
         items = found[: query.limit]
@@ -98,6 +122,7 @@ class TimelinePage(BaseModel):
             rules=RULES,
             milestones=dict(milestones),
             items=items,
+            repeats=[it for it in repeats if it.item < len(items)],
             next_cursor=query.cursor_after(incident_id, items[-1]) if more else None,
         )
 
@@ -125,6 +150,8 @@ class Wanted:
     )
     names: Collection[tuple[str, str]] | None = None  # only the entries with these sources and ids
     text: str = ""  # only the entries whose title has it, in either case
+    group: str | None = None  # only the entries of this group of repeats
+    fold: bool = False  # whether repeats are one line, if there are more entries than the page holds
 
     def shows(self, entry: Entry) -> bool:
         is_named = self.names is None or (entry.source, entry.id) in self.names
@@ -140,11 +167,14 @@ class NumberedPage:
     entries: Sequence[Entry]
     after: Sequence[Entry]  # the entry after the page, if there is one
     page: int
-    count: int  # how many entries the view has
+    count: int  # how many lines the view has
     hidden: int  # how many are hidden
     marks: Mapping[str, tuple[int, int, str]]  # the milestones by name: time, rank of the precision, basis
     is_open: bool
     reasons: Mapping[str, str | None]  # why it was moved, by the id of the status change
+    total: int  # how many entries the view has
+    repeats: Sequence[Repeats] = ()  # which lines stand for several entries
+    stretches: Sequence[Stretch] = ()  # where the whole view has entries, if it has more than the page
 
 
 def cut(timeline: Timeline, query: TimelineQuery, incident_id: UUID) -> TimelinePage:

@@ -50,17 +50,10 @@ async def verify(revised: AsyncIterator[tuple[Facts, Sequence[Revision]]]) -> Ve
 
 def write_metrics(result: Verified, file: Path, *, now: float) -> None:
     registry = CollectorRegistry()
-    revisions = Gauge(
-        "postfacta_timeline_revisions",
-        "Post-mortem revisions whose timeline was rebuilt, by result.",
-        ["result"],
-        registry=registry,
-    )
-    for name, found in (
-        ("equal", result.equal),
-        ("fault", result.faults),
-        ("other_rules", result.other_rules),
-    ):
+    told = "Post-mortem revisions whose timeline was rebuilt, by result."
+    revisions = Gauge("postfacta_timeline_revisions", told, ["result"], registry=registry)
+    results = {"equal": result.equal, "fault": result.faults, "other_rules": result.other_rules}
+    for name, found in results.items():
         revisions.labels(name).set(len(found))
     when = Gauge(
         "postfacta_timeline_verified_timestamp_seconds", "Time of the last verification.", registry=registry

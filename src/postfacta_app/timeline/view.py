@@ -7,17 +7,17 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby
 from typing import ClassVar, Final
 from uuid import UUID
 
 from ..web.render import span
 from .annotations import AnnotationKind, ShownAnnotation
 from .edits import ShownEdit
-from .model import Content, Entry, Op, Precision, moment
+from .model import Content, Entry, Op, Precision, Repeats, moment
 
 __all__ = [
-    "Day", "Gap", "Line", "Moment", "Sign", "Turn", "anchor", "clock", "days", "is_narrative", "lines", "stamp",
+    "SIGNS", "Day", "Gap", "Line", "Moment", "Sign", "Turn", "anchor", "clock", "days", "is_narrative", "lines", "stamp",
 ]  # fmt: skip
 
 _DAY: Final = Precision.DAY.width
@@ -34,7 +34,7 @@ class Sign:
     word: str
 
 
-_SIGNS: Final = {
+SIGNS: Final = {
     "change": Sign("change", "◆", "Change"),
     "alert_firing": Sign("alert", "▲", "Alert"),
     "alert_resolved": Sign("recovery", "▽", "Recovery"),
@@ -47,7 +47,7 @@ _SIGNS: Final = {
     "other": Sign("other", "○", "Other"),
 }
 _REMARKS: Final = {
-    AnnotationKind.NOTE: _SIGNS["note"],
+    AnnotationKind.NOTE: SIGNS["note"],
     AnnotationKind.DECISION: Sign("decision", "■", "Decision"),
     AnnotationKind.HYPOTHESIS: Sign("human", "●", "Hypothesis"),
     AnnotationKind.QUESTION: Sign("human", "●", "Question"),
@@ -70,6 +70,16 @@ class Line:
     beneath: Sequence[ShownAnnotation] = ()  # the annotations on it, oldest first
     decided: Sequence[ShownEdit] = ()  # its effective edits, with their reasons
     content: Content | None = None  # the text and payload of its signal
+    repeats: Repeats | None = None  # the signals that the line stands for, if there are several
+
+    @property
+    def until(self) -> int:
+        return self.repeats.until if self.repeats else self.entry.t
+
+    @property
+    def last(self) -> str:
+        """That time, to the precision of the first."""
+        return _within(self.until, self.entry.p, self.entry.t)
 
     @property
     def text(self) -> str:
@@ -140,17 +150,18 @@ def lines(
     remarks: Sequence[ShownAnnotation] = (),
     reasons: Mapping[str, str | None] | None = None,
     contents: Mapping[UUID, Content] | None = None,
+    repeats: Sequence[Repeats] = (),
 ) -> list[Line]:
     """Combine each entry, in the given order, with its edits and annotations, oldest first."""
     last = _last(edits)
     said = {f"annotation:{it.id}": it for it in remarks}
-    why = reasons or {}
+    why, folded = reasons or {}, {it.item: it for it in repeats}
     beneath: dict[tuple[str, str], list[ShownAnnotation]] = defaultdict(list)
     for it in remarks:
         if it.entry is not None:
             beneath[it.entry.source, it.entry.id].append(it)
     made: list[Line] = []
-    for entry in entries:
+    for n, entry in enumerate(entries):
         decided = _decided(entry, last)
         corrected = any(edit.op is Op.SET_TIME for edit in decided)
         remark = said.get(entry.id) if entry.source == "human" else None
@@ -158,7 +169,7 @@ def lines(
             Line(
                 entry=entry,
                 anchor=anchor(entry.source, entry.id),
-                sign=_REMARKS[remark.kind] if remark is not None else _SIGNS[entry.kind],
+                sign=_REMARKS[remark.kind] if remark is not None else SIGNS[entry.kind],
                 known=_later(entry, entry.known_at, _MINUTE),
                 late=_later(entry, entry.received_at, 5 * _MINUTE) if _is_of_people(entry) else "",
                 shift="" if corrected else _shift(entry),
@@ -168,6 +179,7 @@ def lines(
                 beneath=beneath[entry.source, entry.id],
                 decided=decided,
                 content=(contents or {}).get(entry.signal_id) if entry.signal_id else None,
+                repeats=folded.get(n),
             )
         )
     return made
@@ -185,10 +197,15 @@ def _is_of_people(entry: Entry) -> bool:
 def days(shown: Sequence[Line], turns: Sequence[Turn]) -> list[Day]:
     """Group lines by day and moment; at equal times a milestone comes first."""
     moments = list(_moments(shown))
+    ends = accumulate((max(line.until for line in it.lines) for it in moments), max)
     placed: list[tuple[int, int, Moment | Gap | Turn]] = [
         *((turn.t, 0, turn) for turn in turns),
         *((it.t, 1, it) for it in moments),
-        *((it.t, 2, Gap(words)) for it, after in pairwise(moments) if (words := _silence(it, after))),
+        *(
+            (it.t, 2, Gap(words))
+            for it, end, after in zip(moments, ends, moments[1:], strict=False)
+            if (words := _silence(it, end, after))
+        ),
     ]
     placed.sort(key=lambda place: place[:2])
     return [
@@ -232,11 +249,11 @@ def _moments(shown: Sequence[Line]) -> Iterator[Moment]:
         yield Moment(t, p, list(same))
 
 
-def _silence(before: Moment, after: Moment) -> str:
+def _silence(before: Moment, end: int, after: Moment) -> str:
     """Return the length of a gap; empty if it is short, or a time is only known to the hour or day."""
-    if min(before.p.rank, after.p.rank) < Precision.MINUTE.rank or after.t - before.t <= _SILENCE:
+    if min(before.p.rank, after.p.rank) < Precision.MINUTE.rank or after.t - end <= _SILENCE:
         return ""
-    return span(timedelta(microseconds=after.t - before.t))
+    return span(timedelta(microseconds=after.t - end))
 
 
 def _last(edits: Sequence[ShownEdit]) -> dict[tuple[str, str, str], ShownEdit]:
@@ -279,8 +296,13 @@ def _shift(entry: Entry) -> str:
 
 
 def _original(entry: Entry) -> str:
-    t, p = entry.original_precision.floor(entry.occurred_at), entry.original_precision
-    return clock(t, p) if t // _DAY == entry.t // _DAY else f"{moment(t):%Y-%m-%d} {clock(t, p)}"
+    p = entry.original_precision
+    return _within(p.floor(entry.occurred_at), p, entry.t)
+
+
+def _within(t: int, p: Precision, of: int) -> str:
+    """Return a time beside another, with its day if that is another one."""
+    return clock(t, p) if t // _DAY == of // _DAY else f"{moment(t):%Y-%m-%d} {clock(t, p)}"
 
 
 def _later(entry: Entry, at: int | None, least: int) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
-from itertools import product
+from dataclasses import astuple, replace
+from itertools import pairwise, product
 from random import Random
 from typing import Any
 from uuid import UUID, uuid4
@@ -34,9 +35,10 @@ from postfacta_app.timeline.model import (
     Precision,
     Signal,
     StatusChange,
+    micros,
     moment,
 )
-from postfacta_app.timeline.query import TimelineQuery, Wanted
+from postfacta_app.timeline.query import WIDTHS, TimelineQuery, Wanted
 from postfacta_app.timeline.rules import RULES, build
 from postfacta_app.timeline.view import is_narrative
 from postfacta_embedded.account import Account
@@ -185,10 +187,69 @@ async def differences(
             found.append(f"entries {told}: {items} for {wanted}")
         if (digest, etag, milestones) != (whole.digest, whole.etag, whole.milestones):
             found.append(f"digest {told}")
+        if random is not None:
+            found += await _fold_differences(unit, incident, facts, query, whole.entries, random)
     found += [it for until in range(8) for it in await _change_differences(unit, incident, facts, until)]
     if random is not None:
         found += await _page_differences(unit, incident, facts, random)
     return [*found, *await _measure_differences(connection, incident, facts)]
+
+
+def folded(
+    entries: Iterable[Entry], facts: Facts, until: int | None, width: int
+) -> list[tuple[Entry, list[Entry]]]:
+    """Fold a whole list: by source, kind, title without numbers, and window; what an edit touched stands alone."""
+    touched = {(it.source, it.external_id) for it in facts.edits if until is None or it.at <= until}
+    groups: dict[tuple[object, ...], list[Entry]] = {}
+    for it in entries:
+        title = re.sub("[0-9a-fA-F-]*[0-9][0-9a-fA-F-]*", "#", it.title)
+        is_alone = it.signal_id is None or (it.source, it.id) in touched
+        key = (it.source, it.kind, title, it.t // width) if not is_alone else (it.source, it.id)
+        groups.setdefault(key, []).append(it)
+    return [(group[0], group) for group in groups.values()]
+
+
+def joined(entries: Sequence[Entry]) -> list[tuple[object, ...]]:
+    """Join the entries of each source and kind that are near to each other: by a hundredth of the whole, but three gaps."""
+    gaps = sorted((after.t - it.t for it, after in pairwise(entries)), reverse=True)
+    near = entries[-1].t - entries[0].t - sum(gaps[:3])
+    lanes: dict[tuple[str, str], list[list[int]]] = {}
+    for it in entries:
+        lane = lanes.setdefault((it.source, it.kind), [])
+        if not lane or (it.t - lane[-1][-1]) * 100 > near:
+            lane.append([])
+        lane[-1].append(it.t)
+    return sorted((*name, ts[0], ts[-1], len(ts)) for name, lane in lanes.items() for ts in lane)
+
+
+async def _fold_differences(
+    unit: Unit, incident: UUID, facts: Facts, query: TimelineQuery, entries: Iterable[Entry], random: Random
+) -> Iterable[str]:
+    """Compare the pages of a folded timeline, and what its groups open to, with the whole list folded."""
+    name = random.choice(list(WIDTHS))
+    wanted = [it for it in entries if query.shows(it)]
+    until = None if query.as_of is None else micros(query.as_of)
+    told = folded(wanted, facts, until, WIDTHS[name])
+    got: list[tuple[Entry, list[Entry]]] = []
+    cursor = None
+    while True:
+        page = await KeptTimelines().slice(
+            unit, incident, query.model_copy(update={"fold": name, "cursor": cursor})
+        )
+        assert page is not None
+        repeats = {it.item: it for it in page.page.repeats}
+        for n, it in enumerate(page.page.items):
+            group = [it]
+            if n in repeats:
+                opened = query.model_copy(update={"group": repeats[n].group, "limit": 2000})
+                inner = await KeptTimelines().slice(unit, incident, opened)
+                assert inner is not None
+                group = list(inner.page.items)
+                if (repeats[n].count, repeats[n].until) != (len(group), group[-1].t):
+                    return [f"count {repeats[n]} for {group}"]
+            got.append((it, group))
+        if (cursor := page.page.next_cursor) is None:
+            return [] if got == told else [f"folded by {name}, {query!r}: {got} for {told}"]
 
 
 async def _change_differences(unit: Unit, incident: UUID, facts: Facts, until: int) -> Iterable[str]:
@@ -232,6 +293,13 @@ async def _page_differences(unit: Unit, incident: UUID, facts: Facts, random: Ra
     at, last = random.randint(0, 5), max(0, len(shown) - 1) // size
     turned = random.choice([None, *range(len(shown))])
     named = None if turned is None else (shown[turned].source, shown[turned].id)
+    fold, total = turned is None and random.random() < 0.5, len(shown)
+    groups, stretches = [(it, [it]) for it in shown], joined(shown) if total > size else []
+    if fold and total > size:
+        length = shown[-1].t - shown[0].t
+        width = next((it for it in WIDTHS.values() if length <= 30 * it), max(WIDTHS.values()))
+        groups = folded(shown, facts, None, width)
+    shown, last = [it for it, _ in groups], max(0, len(groups) - 1) // size
     got = await KeptTimelines().page(
         unit,
         incident,
@@ -241,6 +309,7 @@ async def _page_differences(unit: Unit, incident: UUID, facts: Facts, random: Ra
             include_hidden=hidden,
             is_narrative=narrative,
             entry=None if named is None else lambda source, identity: (source, identity) == named,
+            fold=fold,
         ),
         size=size,
     )
@@ -252,8 +321,22 @@ async def _page_differences(unit: Unit, incident: UUID, facts: Facts, random: Ra
         at + 1,
         len(shown),
         sum(it.hidden for it in then),
+        total,
+        [len(group) for _, group in groups[at * size :][:size]],
+        stretches,
     )
-    if (got.entries, got.after, got.page, got.count, got.hidden) != wanted:
+    counts = {it.item: it.count for it in got.repeats}
+    counted = [counts.get(n, 1) for n in range(len(got.entries))]
+    if (
+        got.entries,
+        got.after,
+        got.page,
+        got.count,
+        got.hidden,
+        got.total,
+        counted,
+        sorted(map(astuple, got.stretches)),
+    ) != wanted:
         told = f"page {at}, size {size}, hidden {hidden}, narrative {narrative}, known {known}: {got} for {wanted}"
         return [told]
     return []

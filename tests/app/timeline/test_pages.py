@@ -514,7 +514,7 @@ async def test_a_long_timeline_is_turned_page_by_page(
         )
     )
     page = f"/incidents/INC-{case.number}"
-    pages = [(await case.send("GET", f"{page}?page={n}")).text for n in (1, 2, 3, 9)]
+    pages = [(await case.send("GET", f"{page}?repeats=each&page={n}")).text for n in (1, 2, 3, 9)]
     found = [re.findall(r"<h4>([^<]+)</h4>", it) for it in pages]
     assert found[:3] == [
         [f"Deploy {n}" for n in (0, 1, 2)],
@@ -531,8 +531,64 @@ async def test_a_long_timeline_is_turned_page_by_page(
     edited = (await case.send("GET", f"{page}?edit={place}")).text
     assert "Correct the time" in edited
     assert f'id="{place}"' in edited
-    unknown = (await case.send("GET", f"{page}?entry=e-nothing")).text
+    unknown = (await case.send("GET", f"{page}?repeats=each&entry=e-nothing")).text
     assert re.findall(r"<h4>([^<]+)</h4>", unknown) == found[0]
+
+
+async def repeating(service: Service) -> Browser:
+    """Send the same nine times, of which one is pinned and one was written about."""
+    here = await at_work(service)
+    case, source = here.case, f"storm-{here.case.number}"
+    noise = [
+        {"kind": "log", "source": source, "id": f"n{n}", "title": f"Disk {n} is full", "occurred_at": f"2026-02-07T10:00:0{n}Z"}
+        for n in range(9)
+    ]  # fmt: skip
+    await case.signals(*noise)
+    entry = {"source": f"manual/{source}", "id": "n5"}
+    await case.edit("pin", (entry["source"], "n7"))
+    await case.post("annotations", {"kind": "note", "body": "That one", "entry": entry})
+    return here
+
+
+def disks(seen: Seen) -> list[str]:
+    return re.findall(r"<h4>Disk (\d) is full</h4>", seen.html)
+
+
+async def test_repeats_of_a_long_timeline_share_a_line_that_opens(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = await repeating(service)
+    assert len(disks(await here.get("?"))) == 9
+    monkeypatch.setattr("postfacta_app.incident_view._PAGE", 8)
+    seen = await here.get("?")
+    assert disks(seen) == ["0", "5", "7"]
+    assert "7, 10:00:00 to 10:00:08" in seen.text
+    total = len((await here.case.get("timeline"))["items"])
+    assert f"{total} entries in {total - 6} lines" in seen.text
+    opened = re.search(r'href="/incidents/INC-\d+(\?group=[^"#]+)#timeline">\S 7,', seen.html)
+    assert opened
+    inner = await here.get(opened[1])
+    assert disks(inner) == ["0", "1", "2", "3", "4", "6", "8"]
+    assert "Showing 7 equal signals." in inner.text
+    assert "Fold equal signals" in (await here.get("?repeats=each&page=2")).text
+    place = anchor(f"manual/storm-{here.case.number}", "n8")
+    assert f'id="{place}"' in (await here.get(f"?entry={place}")).html
+
+
+async def test_repeats_share_an_item_of_the_api_and_none_of_an_export(service: Service) -> None:
+    case = (await repeating(service)).case
+    answer = await case.get("timeline?fold=1h")
+    (found,) = answer["repeats"]
+    assert answer["items"][found["item"]]["id"] == "n0"
+    assert (found["count"], found["until"]) == (7, "2026-02-07T10:00:08.000000Z")
+    group = (await case.get(f"timeline?group={found['group']}"))["items"]
+    assert [it["id"] for it in group] == [f"n{n}" for n in (0, 1, 2, 3, 4, 6, 8)]
+    whole = await case.get("timeline")
+    assert whole["repeats"] == []
+    assert len(whole["items"]) == len(answer["items"]) + 6
+    assert whole["items"] == (await case.get("export"))["timeline"]["entries"]
+    for odd in ("fold=2h", "group=1.2", "group=x", f"group={2**63}.0.1", f"group=0.{2**62}.{2**62}"):
+        assert (await case.send("GET", f"timeline?{odd}")).status_code == 400, odd
 
 
 async def test_a_form_on_a_later_page_leads_back_to_its_entry(

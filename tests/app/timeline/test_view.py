@@ -14,10 +14,21 @@ from postfacta_app.durations.view import UNKNOWN, strip, turns
 from postfacta_app.timeline.annotations import AnnotationKind, AnnotationState, ShownAnnotation
 from postfacta_app.timeline.edits import EntryRef, ShownEdit
 from postfacta_app.timeline.lanes import chart
-from postfacta_app.timeline.model import Entry, Facts, Op, Precision, StatusChange, micros
+from postfacta_app.timeline.model import Entry, Facts, Op, Precision, Repeats, StatusChange, Stretch, micros
 from postfacta_app.timeline.rules import build
 from postfacta_app.timeline.typed import read_edit, read_instant
-from postfacta_app.timeline.view import Line, Moment, Turn, anchor, clock, days, is_narrative, lines, stamp
+from postfacta_app.timeline.view import (
+    Gap,
+    Line,
+    Moment,
+    Turn,
+    anchor,
+    clock,
+    days,
+    is_narrative,
+    lines,
+    stamp,
+)
 from tests.app.timeline.worlds import precisions, times, worlds
 from tests.kit.every import every
 
@@ -134,6 +145,30 @@ def test_a_long_gap_is_cut_out_and_labelled_with_its_length() -> None:
     assert drawn.ticks[-1].text == "02-08 09:00"
 
 
+def test_the_whole_timeline_is_drawn_beside_the_entries_of_a_page() -> None:
+    shown = [entry("10:10:00", source="ci"), entry("10:20:00", source="rare")]
+    stretches = [
+        Stretch("", "log", at("09:00:00"), at("09:30:00"), 7),
+        Stretch("ci", "alert_firing", at("10:00:00"), at("10:30:00"), 400),
+        Stretch("ci", "change", at("10:10:00"), at("10:10:00"), 1),
+        Stretch("ci", "page", at("10:40:00"), at("11:00:00"), 20),
+    ]
+    drawn = chart(lines(shown), [], stretches)
+    assert drawn is not None
+    assert [(it.name, [mark.line.entry.source for mark in it.marks]) for it in drawn.lanes] == [
+        ("ci", ["ci"]),
+        ("others", ["rare"]),
+    ]
+    change, alert = drawn.lanes[0].bands
+    assert alert.label == "Alert: 420, 2026-02-07 10:00:00 to 2026-02-07 11:00:00"
+    assert (alert.path.count("M"), change.path.count("M")) == (2, 1)
+    assert drawn.words.startswith(
+        "428 entries from 2 sources between 2026-02-07 09:00:00 and 2026-02-07 11:00:00 UTC."
+    )
+    places = [float(it.split("h")[0].split()[0]) for it in alert.path.split("M")[1:]]
+    assert drawn.left <= places[0] < drawn.lanes[0].marks[0].x < places[1] <= drawn.right
+
+
 def test_two_moments_far_apart_are_drawn_with_all_the_time_between_them() -> None:
     drawn = chart(lines([entry("00:00:00"), entry("23:00:00")]), [])
     assert drawn is not None
@@ -171,6 +206,13 @@ def test_equal_times_share_a_moment_and_a_long_silence_is_written() -> None:
 @pytest.mark.parametrize(("second", "silence"), [("10:10:00", False), ("10:10:00.000001", True)])
 def test_only_more_than_ten_minutes_are_a_silence(second: str, *, silence: bool) -> None:
     assert any("min)" in it for it in laid_out(entry("10:00:00"), entry(second))[0][1]) is silence
+
+
+def test_a_silence_begins_after_the_last_repeat() -> None:
+    shown = [entry("10:00:00"), entry("10:05:00"), entry("10:25:00")]
+    repeats = [Repeats(0, 9, at("10:20:00"), "")]
+    assert not [it for it in days(lines(shown, repeats=repeats), [])[0].items if isinstance(it, Gap)]
+    assert [it for it in days(lines(shown), [])[0].items if isinstance(it, Gap)]
 
 
 def test_no_gap_is_shown_next_to_an_imprecise_time() -> None:
