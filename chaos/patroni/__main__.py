@@ -47,7 +47,8 @@ __all__ = ["KINDS", "Failover", "Kind", "Outcome", "drill", "main"]
 _PATIENCE = 120.0
 _ENOUGH = 200
 _AHEAD = 1.0  # seconds
-_WITHOUT_ETCD = 25.0  # seconds: longer than the leader's lease
+_LEASE = 20.0  # seconds: `ttl`
+_WITHOUT_ETCD = 25.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,17 @@ def _wait_for_another(cluster: Cluster, former: Node) -> None:
 
 
 def _take_etcd(cluster: Cluster, leader: Node) -> None:
+    _without_etcd(cluster)
+    time.sleep(_LEASE)  # noqa: TID251 - until then a node may know etcd as it was before
+
+
+def _switch_over_late(cluster: Cluster, leader: Node) -> None:
+    _without_etcd(cluster)
+    cluster.wait_healthy(_PATIENCE)
+    cluster.switch_over(leader)
+
+
+def _without_etcd(cluster: Cluster) -> None:
     for etcd in cluster.etcds[:2]:
         etcd.kill()
     time.sleep(_WITHOUT_ETCD)  # noqa: TID251 - it lasts
@@ -150,6 +162,7 @@ KINDS: Mapping[str, Kind] = {
     "postmaster": Kind("the leader's PostgreSQL is killed", 10.0, _kill_postgres),
     "all": Kind("each PostgreSQL is killed, the leader's last", 30.0, _kill_all_postgres, moves=None),
     "node": Kind("the leader's node is killed: Patroni and PostgreSQL", 30.0, _kill_node),
+    "return": Kind("switchover just after etcd's return", 30.0, _switch_over_late),
     "etcd": Kind(f"etcd without a quorum for {_WITHOUT_ETCD:.0f} s", 10.0, _take_etcd, moves=False),
 }
 """What is done, by name."""
@@ -244,7 +257,11 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(KINDS))
     parser.add_argument(
-        "--random", type=int, default=0, metavar="N", help="N more of those that move the leader, at random"
+        "--random",
+        type=int,
+        default=0,
+        metavar="N",
+        help="N more at random, of those that need no outage of etcd",
     )
     parser.add_argument("--seed", type=int, default=1, help="of the choices")
     parser.add_argument(
@@ -262,7 +279,7 @@ def main(words: Sequence[str]) -> int:
         sys.stderr.write(f"not run: this machine has no {', '.join(missing)}\n")
         return 3
     kinds = given.kinds or list(KINDS)
-    moving = [name for name, kind in KINDS.items() if kind.moves is not False]
+    moving = ["switchover", "postmaster", "all", "node"]
     luck = random.Random(given.seed)  # noqa: S311 - choices, no secret
     kinds += [luck.choice(moving) for _ in range(given.random)]
     with tempfile.TemporaryDirectory(prefix="postfacta-failover-") as name:
@@ -305,6 +322,7 @@ def _report(outcome: Outcome) -> str:
             "",
             f"* {outcome.acknowledged} writes of clients were acknowledged, {outcome.unknown} stayed unknown, {outcome.lost} were lost. The prober's: {probed}.",
             f"* {'; '.join(outcome.flaws) if outcome.flaws else 'Nothing acknowledged was lost or doubled, and no two servers took writes at once.'}",
+            "* Just after etcd's return the other nodes still know it as it was, for up to the leader's lease: a switchover waits for them.",
             "* The gap is the longest time without any acknowledgement, from the fault until the cluster is healthy again.",
             "",
             f"Measured on {datetime.now(UTC):%Y-%m-%d}: {', '.join(f'{name} {text}' for name, text in machine().items())}.",  # noqa: TID251 - of a report
