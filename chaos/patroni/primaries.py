@@ -82,7 +82,7 @@ class Prober:
         self._numbers = count(1)
         self._stop = threading.Event()
         self.problems: list[str] = []
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread = threading.Thread(target=self.work, daemon=True)
 
     def __enter__(self) -> Self:
         asyncio.run(self._make_table())
@@ -115,7 +115,8 @@ class Prober:
         finally:
             await connection.close()
 
-    def _work(self) -> None:
+    def work(self) -> None:
+        """Write until the block ends, in its thread."""
         try:
             asyncio.run(self._run())
         except Exception as error:  # noqa: BLE001 - a prober that broke must be reported, not lost with its thread

@@ -65,7 +65,7 @@ def test_a_prober_that_broke_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
     prober = Prober({"one": "postgresql://one"}, "")
     monkeypatch.setattr("asyncpg.connect", connect)
-    prober._work()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - without its thread
+    prober.work()
     assert len(prober.problems) == 1
     assert "unforeseen" in prober.problems[0] or "unhandled errors" in prober.problems[0]
 
