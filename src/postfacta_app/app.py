@@ -104,6 +104,10 @@ class SchemaOutdatedError(Exception):
     """The database is not at the revision that this program needs."""
 
 
+class NotDurableError(Exception):
+    """The database may lose what it has committed; `postfacta doctor` says by which settings."""
+
+
 def create_app(
     settings: Settings, *, v0_store: V0Store | None = None, read: Callable[[], Settings] | None = None
 ) -> Hardened:
@@ -335,10 +339,12 @@ def _health(settings: Settings, database: Database, telemetry: Telemetry) -> Hea
         if not right["schema"]:
             raise SchemaOutdatedError(found)
 
-    async def durability() -> bool:
+    async def durability() -> None:
         if not (right["durability"] and _is_away(database)):
-            right["durability"] = not await database.durability_problems()
-        return right["durability"]
+            problems = await database.durability_problems()
+            right["durability"] = not problems
+            if problems:
+                raise NotDurableError(", ".join(problems))
 
     health.add("database", database.ping, critical=critical)
     health.add("writes", database.check_writes, critical=False, fall=1, rise=1)

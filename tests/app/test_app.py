@@ -21,6 +21,7 @@ import pytest
 
 from postfacta_app.migrations import upgrade
 from postfacta_embedded import EmbeddedPostgres
+from postfacta_postgres import Database
 from tests.app.live import Service, in_process
 from tests.app.running import ADMIN, command
 from tests.app.v0_app import FailingStore
@@ -280,6 +281,19 @@ async def test_callers_that_may_scrape_see_the_checks_by_name(
                 "schema",
                 "durability",
             ]
+
+
+async def test_a_database_that_may_lose_commits_is_called_so(
+    app_database_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def problems(_: Database) -> list[str]:
+        return ["fsync = off"]
+
+    monkeypatch.setattr(Database, "durability_problems", problems)
+    async with in_process(app_database_dsn) as service:
+        answer = await service.client.get("/healthz/deps")
+    (check,) = [it for it in answer.json()["checks"] if it["name"] == "durability"]
+    assert check["error"] == "NotDurableError"
 
 
 async def test_a_database_without_grants_is_unavailable_and_no_crash(
