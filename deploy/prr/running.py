@@ -17,9 +17,11 @@ from xml.etree import ElementTree as ET
 from deploy.prr.judge import Answer, Finding, Result, judge_command, judge_report, judge_tests, worst
 from deploy.prr.table import Absent, Command, Proof, Report, Row, Suite, Tier
 
-__all__ = ["Review", "outcomes"]
+__all__ = ["WITHIN", "Review", "outcomes"]
 
-_LONGEST: Final = 3 * 3600
+WITHIN: Final = {Tier.FAST: 900, Tier.FULL: 10_800, Tier.MANUAL: 10_800}
+"""Seconds for all tests of a tier, and for each command."""
+_TOO_LATE: Final = 124  # as `timeout` ends
 _KEPT: Final = 400
 
 
@@ -108,17 +110,21 @@ class Review:
         return path.exists() and (not function or f"def {function}(" in path.read_text())
 
     def _start(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(  # noqa: S603 - the table's own
-            words,
-            cwd=self._root,
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=_LONGEST,
-        )
+        within = WITHIN[self._tier]
+        try:
+            return subprocess.run(  # noqa: S603 - the table's own
+                words,
+                cwd=self._root,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
+                timeout=within,
+            )
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(words, _TOO_LATE, f"it had not ended after {within} s\n")
 
 
 def outcomes(junit: str) -> dict[str, Answer]:

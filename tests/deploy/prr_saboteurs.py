@@ -115,19 +115,21 @@ SABOTEURS = {
     "R33": Saboteur("docs/capacity.md", "92 ms | held |", "92 ms | did not hold |"),
     "R36": Saboteur("src/postfacta_lab/capacity/scaling.py", "FEWEST_POINTS = 6", "FEWEST_POINTS = 2"),
     "R37": Saboteur(f"{_CORE}/deadlines/_deadline.py", "return max(0.0, self.at - now)", "return 1.0"),
-    "R38": Saboteur(f"{_CORE}/guards/budget.py", "allowed = tokens >= 1.0", "allowed = True"),
+    "R38": Saboteur(f"{_CORE}/guards/budget.py", "allowed = tokens >= 1.0", "allowed = tokens >= 0.0"),
     "R39": Saboteur(
         f"{_CORE}/limits/_rates.py",
         "        if after > now + self._span:\n            return self._refuse(after, cost, now)\n        self._until",
         "        self._until",
     ),
     "R40": Saboteur(
-        f"{_CORE}/guards/_circuit.py", "return permit if self.state is _CLOSED else REFUSED", "return permit"
+        f"{_CORE}/guards/_circuit.py",
+        "if self.state is _OPEN and now >= self._until:",
+        "if self.state is _OPEN:",
     ),
     "R41": Saboteur(
         f"{_CORE}/limits/_overload.py",
         "if self.in_flight < self._rooms[priority]:",
-        "if self.in_flight >= 0:",
+        "if self.in_flight < self._rooms[0]:",
     ),
     "R42": Saboteur(f"{_CORE}/health/_verdict.py", "(config.rise if up is False else 1)", "1e9"),
     "R43": Saboteur(

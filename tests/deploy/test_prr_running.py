@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.prr import running
 from deploy.prr.__main__ import main
 from deploy.prr.judge import Result
 from deploy.prr.running import Review
@@ -72,6 +73,13 @@ def test_each_kind_of_proof_is_looked_at(tmp_path: Path) -> None:
     # Once, though two rows rest on it; and on the sources of the checkout that is reviewed.
     assert (tmp_path / "runs").read_text() == f"{tmp_path}\n"
     assert (tmp_path / "path").read_text() == f"{tmp_path / 'src'}\n"
+
+
+def test_a_command_that_does_not_end_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(running.WITHIN, Tier.FAST, 0.2)
+    row = Row("R01", "Is it so?", Tier.FAST, (Command("exec sleep 60"),))
+    (finding,) = Review(tmp_path, tier=Tier.FAST, today=TODAY).run([row])
+    assert (finding.result, finding.why) == (Result.FAIL, "exit code 124: it had not ended after 0.2 s")
 
 
 def test_a_suite_that_cannot_start_fails_what_rests_on_it(tmp_path: Path) -> None:
