@@ -78,7 +78,7 @@ rotation-drill: .venv/dev ## Replace each secret of a running service under load
 	python -m chaos.rotation --markdown docs/reference/rotation.md
 canary-drill: .venv/dev ## Roll out five builds as the canary overlay says, on a real Prometheus and HAProxy: about five minutes
 	python -m chaos.canary --markdown docs/reference/canary.md
-rollback-drill: .venv/dev ## Deploy four bad builds under load, and have each rolled back by itself: about three minutes
+rollback-drill: .venv/dev ## Deploy four bad builds under load, and have each rolled back by itself: about four minutes
 	python -m chaos.rollback --markdown docs/reference/rollback.md
 restore-drill: .venv/dev ## Lose a database under writes, and restore it from its base backup and archive: two minutes
 	python -m chaos.restore --markdown docs/reference/restore.md

@@ -1,6 +1,6 @@
 """Execute the canary that is shipped with five builds, on a real HAProxy and a real Prometheus.
 
-    python -m chaos.canary [--by 15] [--only good] [--markdown FILE]
+    python -m chaos.canary [--by 10] [--only good] [--markdown FILE]
 
 Steps, queries, conditions, limits and intervals are read from deploy/k8s/overlays/canary; every wait and window is divided by one
 factor. A good build is promoted; builds that fail, are slow, leak or show no metrics are aborted. Exit codes: 0 all held,
@@ -13,7 +13,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,14 +25,14 @@ from chaos.durations import compress_expression, seconds
 from deploy.canary.analysis import Metric, Phase, assessed, measured, metrics_of, weights_of, worst
 from deploy.outcome import NOT_RUN
 
-__all__ = ["BUILDS", "OVERLAY", "Row", "analyse", "drill", "main"]
+__all__ = ["BUILDS", "OVERLAY", "Row", "analyse", "drill", "failed", "main"]
 
 OVERLAY = Path(__file__).parent.parent / "deploy/k8s/overlays/canary"
 """What is shipped."""
 
-_BY = 15.0
-_RATE = 80.0
-_AFTER = 2.0  # seconds in which users are looked at once it is decided
+_BY = 10.0
+_RATE = 50.0
+_AFTER = 2.6  # seconds in which users are looked at once it is decided
 _SECRET = {"POSTFACTA_METRICS_TOKEN": "a-token-that-the-scraper-does-not-have"}
 
 STABLE = Build("stable")
@@ -65,9 +65,8 @@ class Row:
         by: The metrics that decided.
         weight: The share of requests, in percent, that it had at last.
         seconds: From its first request to the verdict.
-        requests: What users sent meanwhile.
-        failed: How many of these failed.
-        after: How many failed after it was decided.
+        answers: What users got meanwhile: how many good ones, and how many errors of each kind.
+        after: The same, for two seconds once it was decided.
     """
 
     build: str
@@ -75,20 +74,22 @@ class Row:
     by: str
     weight: int
     seconds: float
-    requests: int
-    failed: int
-    after: int
+    answers: Mapping[str, int]
+    after: Mapping[str, int]
 
     @property
     def is_held(self) -> bool:
         """Whether only the good build was promoted, and no bad one hurt more users than its weight."""
+        served = sum(self.answers.values()) > 0 and not failed(self.after)
         if self.build == "good":
-            return self.verdict is Phase.SUCCESSFUL and not self.failed and not self.after
-        return (
-            self.verdict in {Phase.FAILED, Phase.ERROR}
-            and self.failed <= self.requests * self.weight / 100
-            and not self.after
-        )
+            return served and self.verdict is Phase.SUCCESSFUL and not failed(self.answers)
+        most = sum(self.answers.values()) * self.weight / 100
+        return served and self.verdict in {Phase.FAILED, Phase.ERROR} and failed(self.answers) <= most
+
+
+def failed(answers: Mapping[str, int]) -> int:
+    """Count the answers that were no good ones."""
+    return sum(number for error, number in answers.items() if error)
 
 
 def analyse(
@@ -164,23 +165,13 @@ def _try(site: Site, build: Build, weights: Sequence[int], by: float) -> Row:
     site.balancer.weigh("one" if is_good else "two", 0)
     ended = site.load.now()
     time.sleep(_AFTER)  # noqa: TID251 - what users get after it
-    seen, after = site.failures(began, ended), site.failures(ended + 0.1, site.load.now())
+    answers, after = site.answers(began, ended), site.answers(ended + 0.1, site.load.now() - 0.5)
     if is_good:  # It is what is stable from now on.
         site.put("one", one)
         site.balancer.weigh("one", 100)
         site.balancer.weigh("two", 0)
     site.stop(stable if is_good else one)
-    failed = seen.total() - seen[""]
-    return Row(
-        build.version,
-        verdict,
-        decided,
-        weight,
-        ended - began,
-        seen.total(),
-        failed,
-        after.total() - after[""],
-    )
+    return Row(build.version, verdict, decided, weight, ended - began, answers, after)
 
 
 def main(words: Sequence[str]) -> int:
@@ -209,8 +200,8 @@ def main(words: Sequence[str]) -> int:
 def _report(rows: Sequence[Row], by: float) -> str:
     lines = [
         f"| `{row.build}`: {_ABOUT[row.build]} | {_verdict(row)} | {row.by if row.build != 'good' else ''} | {row.weight} % "
-        f"| {row.seconds:.0f} s ({row.seconds * by / 60:.0f} min) | {row.requests} | {row.failed} "
-        f"({row.failed / max(1, row.requests):.1%}) | {row.after} | {'yes' if row.is_held else '**no**'} |"
+        f"| {row.seconds:.0f} s ({row.seconds * by / 60:.0f} min) | {sum(row.answers.values())} | {_kinds(row.answers)} "
+        f"| {_kinds(row.after)} | {'yes' if row.is_held else '**no**'} |"
         for row in rows
     ]
     return "\n".join(
@@ -219,7 +210,7 @@ def _report(rows: Sequence[Row], by: float) -> str:
             "",
             "Written by `make canary-drill`. Five builds of PostFacta are rolled out beside a stable one by the overlay `canary`:",
             "its steps, queries, conditions, limits and intervals are read from `deploy/k8s/overlays/canary` and executed on a real",
-            "Prometheus, while the shipped HAProxy weighs the requests of users who read and write.",
+            "Prometheus, while the shipped HAProxy weighs the requests of users, in an open loop.",
             "",
             f"**Every wait, and every window of a query, is divided by {by:g}**; nothing else is changed, but `leastconn`, which sends a",
             f"light canary nothing, is `roundrobin`. {_RATE:g} requests a second, one stable instance and one canary.",
@@ -237,6 +228,11 @@ def _report(rows: Sequence[Row], by: float) -> str:
             "",
         )
     )
+
+
+def _kinds(answers: Mapping[str, int]) -> str:
+    kinds = [f"{error}: {number}" for error, number in answers.items() if error]
+    return f"{', '.join(kinds)} ({failed(answers) / sum(answers.values()):.1%})" if kinds else "0"
 
 
 def _verdict(row: Row) -> str:

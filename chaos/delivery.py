@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from chaos.load import Load
 from chaos.processes import Haproxy, Instance
 from chaos.prometheus import Prometheus
 from chaos.stack import Stack, prepare
+from postfacta_lab.chaos.users import Users
 from postfacta_lab.engine.page import machine
 from postfacta_lab.engine.processes import Child, free_port, wait_until
 
@@ -32,6 +32,7 @@ _ROOT = Path(__file__).parent.parent
 _CONFIG = _ROOT / "deploy/haproxy/haproxy.cfg"
 _LABEL = "rollouts_pod_template_hash"
 _START = 60.0
+_READS = ("/api/v1/incidents?limit=20", "/api/v0/incidents", "/api/v1/me")
 _SETTINGS = {
     "PYTHONPATH": str(_ROOT),
     # More than HAProxy needs to see an instance unready: `inter` times `fall`, 1 s.
@@ -211,7 +212,9 @@ class Site:
         self.prometheus.reconfigure()
         self.prometheus.start()
         self.prometheus.wait_ready()
-        self.load = self._closing.enter_context(Load(self.balancer.url, stack.token, self._rate))
+        self.load = self._closing.enter_context(
+            Users(self.balancer.url, stack.token, self._rate, reads=_READS)
+        )
 
     def _stop_all(self) -> None:
         for one in self.started:
@@ -249,10 +252,19 @@ class Site:
         """Evaluate an expression now; return the values of its series."""
         return [float(values[-1][1]) for _, values in self.prometheus.query(query)]
 
-    def failures(self, first: float, last: float) -> Counter[str]:
-        """Count the requests that were meant to begin between two moments of the load, by their error; `` for none."""
-        ended = tuple(self.load.meter.samples)
-        return Counter(it.error for it in ended if first <= it.intended < last)
+    def answers(self, first: float, last: float) -> Counter[str]:
+        """Count the requests that were meant to begin between two moments of the load, by their error; `` for none.
+
+        Raises:
+            RuntimeError: Fewer than nine tenths of them were sent in time: the machine is too busy to say anything.
+        """
+        ended = [it for it in tuple(self.load.meter.samples) if first <= it.intended < last]
+        wanted = self._rate * (last - first)
+        if sum(it.began - it.intended < 1.0 for it in ended) < 0.9 * wanted - self._rate:
+            raise RuntimeError(
+                f"of {wanted:.0f} requests {len(ended)} were sent in time: the machine is too busy"
+            )
+        return Counter(it.error for it in ended)
 
 
 def _address(one: Instance) -> str:

@@ -24,7 +24,7 @@ from typing import Final
 import httpx2
 import yaml
 
-from chaos.canary import OVERLAY, analyse
+from chaos.canary import OVERLAY, analyse, failed
 from chaos.delivery import SLOTS, Build, Site, measured_on, missing_programs
 from chaos.gameday.site import write_rules
 from deploy.canary.analysis import Phase, metrics_of
@@ -35,7 +35,7 @@ from postfacta_lab.engine.processes import wait_until
 __all__ = ["BUILDS", "Row", "drill", "main"]
 
 _BY = 15
-_RATE = 40.0
+_RATE = 30.0
 _READY = 30.0  # seconds in which a build must be ready
 _PATIENCE = 120.0
 _GOAL = 300.0  # seconds
@@ -59,9 +59,7 @@ class Row:
         trigger: What began the rollback; empty if nothing did.
         noticed: Seconds from the start of the deployment to the trigger.
         seconds: From the trigger until the former version served alone, and the smoke test had passed.
-        requests: What users sent, from the start of the deployment to two seconds after all.
-        own: How many failed by the fault of the build.
-        lost: How many failed otherwise: by the deployment or the rollback.
+        answers: What users got, from the start of the deployment to two seconds after all, by error; `` for none.
         smoked: Whether the smoke test passed on every instance.
     """
 
@@ -69,10 +67,23 @@ class Row:
     trigger: str
     noticed: float
     seconds: float
-    requests: int
-    own: int
-    lost: int
+    answers: Mapping[str, int]
     smoked: bool
+
+    @property
+    def requests(self) -> int:
+        """How many there were."""
+        return sum(self.answers.values())
+
+    @property
+    def own(self) -> int:
+        """How many failed by the fault of the build."""
+        return self.answers.get("500", 0) if self.build == "errors" else 0
+
+    @property
+    def lost(self) -> int:
+        """How many failed otherwise: by the deployment or the rollback."""
+        return failed(self.answers) - self.own
 
     @property
     def is_held(self) -> bool:
@@ -229,17 +240,13 @@ def _rehearse(pipeline: _Pipeline, name: str) -> Row:
     smoked = pipeline.smokes()
     ended = site.load.now()
     pipeline.record("rollback", GOOD.version, "succeeded", ended - triggered, trigger)
-    time.sleep(2.0)  # noqa: TID251 - what users get after it
-    seen = site.failures(began, site.load.now())
-    own = seen["500"] if build.fault == "errors" else 0
+    time.sleep(2.5)  # noqa: TID251 - what users get after it
     return Row(
         build=name,
         trigger=trigger,
         noticed=triggered - began,
         seconds=ended - triggered,
-        requests=seen.total(),
-        own=own,
-        lost=seen.total() - seen[""] - own,
+        answers=site.answers(began, site.load.now() - 0.5),
         smoked=smoked,
     )
 
@@ -262,6 +269,8 @@ def main(words: Sequence[str]) -> int:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL may run as another user
         rows, recorded, known = drill(folder, given.only, by=given.by)
+    for row in rows:
+        sys.stderr.write(f"{row.build}: {dict(row.answers)}\n")
     report = _report(rows, recorded, known, given.by)
     sys.stdout.write(report)
     if given.markdown:
@@ -280,7 +289,7 @@ def _report(rows: Sequence[Row], recorded: int, known: int, by: float) -> str:
         (
             "# Rollback",
             "",
-            "Written by `make rollback-drill`: a bad build of PostFacta is deployed behind the shipped HAProxy, while users read and write",
+            "Written by `make rollback-drill`: a bad build of PostFacta is deployed behind the shipped HAProxy, while users read",
             f"({_RATE:g} requests a second in an open loop), and is undone without a person. Each of two instances is replaced as",
             "Kubernetes does it: the new one is ready before it gets requests, and the old one drains.",
             "",

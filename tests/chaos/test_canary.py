@@ -81,23 +81,25 @@ def test_an_analysis_ends_with_its_verdict(end: str) -> None:
     assert decided == "errors"
 
 
-GOOD = Row("good", Phase.SUCCESSFUL, "", 50, 80.0, 1000, 0, 0)
-BAD = Row("errors", Phase.FAILED, "errors", 5, 10.0, 1000, 50, 0)
+GOOD = Row("good", Phase.SUCCESSFUL, "", 50, 80.0, {"": 1000}, {"": 100})
+BAD = Row("errors", Phase.FAILED, "errors", 5, 10.0, {"": 950, "500": 50}, {"": 100})
 
 
 @pytest.mark.parametrize(
     ("row", "held"),
     [
         (GOOD, True),
-        (Row("good", Phase.FAILED, "errors", 5, 80.0, 1000, 0, 0), False),
-        (Row("good", Phase.SUCCESSFUL, "", 50, 80.0, 1000, 1, 0), False),
+        (replace(GOOD, verdict=Phase.FAILED), False),
+        (replace(GOOD, answers={"": 999, "500": 1}), False),
+        (replace(GOOD, answers={}), False),
         (BAD, True),
-        (Row("errors", Phase.SUCCESSFUL, "", 50, 10.0, 1000, 0, 0), False),
-        (Row("silent", Phase.INCONCLUSIVE, "errors", 5, 10.0, 1000, 0, 0), False),
-        (Row("errors", Phase.FAILED, "errors", 5, 10.0, 1000, 51, 0), False),
-        (Row("errors", Phase.FAILED, "errors", 5, 10.0, 1000, 50, 1), False),
+        (replace(BAD, verdict=Phase.ERROR), True),
+        (replace(BAD, verdict=Phase.SUCCESSFUL), False),
+        (replace(BAD, verdict=Phase.INCONCLUSIVE), False),
+        (replace(BAD, answers={"": 949, "500": 50, "503": 1}), False),
+        (replace(BAD, after={"": 99, "500": 1}), False),
     ],
-    ids=["good", "aborted", "failed", "bad", "promoted", "paused", "hurt", "late"],
+    ids=["good", "aborted", "failed", "unasked", "bad", "error", "promoted", "paused", "hurt", "late"],
 )
 def test_a_row_holds_if_the_good_build_alone_is_promoted(row: Row, *, held: bool) -> None:
     assert row.is_held is held
@@ -108,9 +110,7 @@ ROLLED = rollback.Row(
     trigger="analysis: latency-p95",
     noticed=20.0,
     seconds=30.0,
-    requests=900,
-    own=0,
-    lost=0,
+    answers={"": 900},
     smoked=True,
 )
 
@@ -121,8 +121,8 @@ ROLLED = rollback.Row(
         {"trigger": ""},
         {"trigger": "readiness"},
         {"seconds": 300.0},
-        {"lost": 1},
-        {"requests": 0},
+        {"answers": {"": 899, "503": 1}},
+        {"answers": {}},
         {"smoked": False},
     ],
     ids=str,
@@ -132,6 +132,12 @@ def test_a_rollback_holds_if_it_was_noticed_quick_and_without_a_lost_request(
 ) -> None:
     assert ROLLED.is_held
     assert not replace(ROLLED, **change).is_held
+
+
+def test_what_a_build_fails_by_itself_is_not_lost_by_the_roll() -> None:
+    row = replace(ROLLED, build="errors", answers={"": 900, "500": 90, "ConnectError": 1})
+    assert (row.requests, row.own, row.lost) == (991, 90, 1)
+    assert replace(row, build="slow").lost == 91
 
 
 @pytest.mark.parametrize("main", [canary.main, rollback.main], ids=["canary", "rollback"])
@@ -144,12 +150,12 @@ def test_without_its_programs_a_drill_is_not_run(
     assert capsys.readouterr().out == "not run: haproxy, prometheus is not installed\n"
 
 
-@pytest.mark.clock("seconds in which a build is seen to fail, at fifteen times the pace that is shipped")
+@pytest.mark.clock("seconds in which a build is seen to fail, at ten times the pace that is shipped")
 def test_a_build_that_fails_is_aborted_in_its_first_step() -> None:
     needs_programs()
     with open_folder() as folder:
         (row,) = canary.drill(folder, ["errors"])
-    assert (row.verdict, row.weight, row.after) == (Phase.FAILED, 5, 0)
+    assert (row.verdict, row.weight, canary.failed(row.after)) == (Phase.FAILED, 5, 0)
     assert row.by == "errors"
     assert row.is_held
 
