@@ -73,11 +73,7 @@ SABOTEURS = {
         "        if exchange.error is not None:\n            self._crashes",
         "        if exchange.error is None:\n            self._crashes",
     ),
-    "R18": Saboteur(
-        f"{_CORE}/telemetry/exchange.py",
-        "        if len(self._seen) >= self._limit:\n            return OTHER\n",
-        "",
-    ),
+    "R18": Saboteur(f"{_CORE}/telemetry/families.py", "if len(self._children) < self._cap:", "if self._cap:"),
     "R19": Saboteur(f"{_CORE}/telemetry/catalogue.py", "0.075, 0.1, 0.2, 0.25", "0.075, 0.1, 0.25"),
     "R20": Saboteur(f"{_CORE}/telemetry/metrics.py", "if request.trace_flags[-1] in _SAMPLED:", "if False:"),
     "R21": Saboteur(
