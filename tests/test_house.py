@@ -14,6 +14,7 @@ from tests.kit.every import every
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src"
+STATEMENTS = {path.relative_to(SRC).as_posix(): path.read_text() for path in sorted(SRC.rglob("*.sql"))}
 MODULES = {path.relative_to(SRC).as_posix(): path.read_text() for path in sorted(SRC.rglob("*.py"))}
 TRACKED = subprocess.run(
     ["git", "ls-files", "-z"],  # noqa: S607 - git is what made this checkout
@@ -50,7 +51,7 @@ def test_a_module_says_what_it_exports() -> None:
                 assert exports or not public or "/migrations/" in name
 
 
-# Lines, which may only fall (docs/decisions/0019). The plan of `postfacta_core` is 12,000, of
+# Lines, of SQL too, which may only fall (docs/decisions/0019). The plan of `postfacta_core` is 12,000, of
 # `postfacta_slo` 4,600, of `postfacta_postgres` 1,600, of the lab 7,500, of which 3,500 in `assess`,
 # of `postfacta_app` 11,700 with its kit (docs/decisions/0006).
 BUDGETS = {
@@ -59,7 +60,7 @@ BUDGETS = {
     "postfacta_slo": 5_363,
     "postfacta_lab": 10_507,
     "postfacta_lab/assess": 3_495,
-    "postfacta_app": 18_940,
+    "postfacta_app": 19_624,
     "postfacta_app/web": 2_200,
 }
 # Each is for software that a service may have; it stands in no budget.
@@ -74,7 +75,7 @@ def test_a_package_keeps_its_budget_of_lines() -> None:
             with case(package):
                 own = [
                     text
-                    for name, text in MODULES.items()
+                    for name, text in (*MODULES.items(), *STATEMENTS.items())
                     if name.startswith(f"{package}/") and not ADAPTERS.fullmatch(name)
                 ]
                 assert sum(len(text.splitlines()) for text in own) <= most

@@ -153,6 +153,9 @@ FILTERS: dict[str, list[str]] = {
     "actor": [WORD],
     "incident": [],
     "phase": ["resolve"],
+    "fold": ["1w"],
+    "group": ["1.0.604800000000"],
+    "repeats": ["each"],
 }
 # The pages take the filters of the list, which their rules do not say.
 QUERIES: dict[str, type[BaseModel]] = {"/incidents": IncidentQuery, "/insights": InsightQuery}

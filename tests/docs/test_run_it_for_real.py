@@ -140,7 +140,7 @@ def tables(machine: Machine, *_: object) -> Generator[None]:
             execute(machine.dsn("service"), statement)
     owner = urlsplit(machine.dsn("owner"))._replace(path="/elsewhere")
     script = f"POSTFACTA_DATABASE_OWNER_DSN={urlunsplit(owner)} postfacta migrate"
-    assert "at revision 0002" in machine.run(script)
+    assert "at revision 0003" in machine.run(script)
 
 
 @contextmanager
