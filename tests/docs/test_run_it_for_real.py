@@ -392,7 +392,7 @@ def go_back(machine: Machine, *_: object) -> Generator[None]:
         machine.dsn("owner"),
         "alter table incidents add column later text not null default ''",
         "create table later (id int)",
-        "update alembic_version set version_num = '0002'",
+        "update alembic_version set version_num = '0004'",
     )
     with without_a_failure(machine):
         yield
