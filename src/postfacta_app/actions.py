@@ -1,4 +1,4 @@
-"""Action items of an incident: their model, rules, SQL, API and page."""
+"""Action items of incidents: their model, rules, SQL, API and pages."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from functools import partial
+from typing import Annotated, Final
 from uuid import UUID, uuid4
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
 
 from .db import VISIBLE, Query, Reader, Sql, Unit, insert, row, rows, update
 from .errors import ConflictError, FieldError, InvalidFieldsError, NotFoundError
 from .incidents.access import Ref, lock_active, ref_text, seen
 from .incidents.model import Owner, Reason, Slug, Title
+from .incidents.pages import filter_form, found, tidied
 from .principal import Access
 from .web.body import WHOLE, Time, parse
 from .web.fields import fields_of
 from .web.forms import Typed
-from .web.paging import decode_cursor, encode_cursor, filters_hash
+from .web.paging import Paged, next_page
+from .web.routes import RouteClass
 from .web.slices import Fields, Matches, Now, Page, Routes
 
 __all__ = [
@@ -150,16 +155,12 @@ class ActionPage(BaseModel):
     next_cursor: str | None
 
 
-class ActionQuery(BaseModel):
+class ActionQuery(Paged):
     """The filters; different ones are joined by "and"."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    status: Annotated[list[ActionStatus], Field(max_length=20)] = []
-    owner: Annotated[list[Owner], Field(max_length=20)] = []
+    status: list[ActionStatus] = Field([], max_length=20)
+    owner: list[Owner] = Field([], max_length=20)
     overdue: bool | None = Field(None, description="Whether it is open after its due date, in UTC.")
-    limit: int = Field(50, ge=1, le=200)
-    cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
 
 
 # Rules
@@ -235,15 +236,11 @@ async def add(unit: Unit, ref: Ref, new: NewAction) -> Action:
 
 @routes.api("GET /api/v1/action-items", READ, "List action items of all incidents by due date")
 async def page(q: Reader, query: ActionQuery) -> ActionPage:
-    place: Sequence[object] = (None, None)
-    if query.cursor is not None:
-        due, last = decode_cursor(query.cursor, "due_on", filters_hash(query))
-        place = (due.date(), last)
-    found = await rows(q, Action, _PAGE, query.status, query.owner, query.overdue, *place, query.limit + 1)
-    items, cursor = found[: query.limit], None
-    if len(found) > len(items):
-        day = datetime.combine(items[-1].due_on or date.max, time(), UTC)
-        cursor = encode_cursor("due_on", (day, items[-1].id), filters_hash(query))
+    due, last = query.after("due_on") or (None, None)
+    place = (due and due.date(), last, query.limit + 1)
+    those = await rows(q, Action, _PAGE, query.status, query.owner, query.overdue, *place)
+    days = partial(datetime.combine, time=time(), tzinfo=UTC)
+    items, cursor = query.cut(those, "due_on", lambda it: (days(it.due_on or date.max), it.id))
     return ActionPage(items=items, next_cursor=cursor)
 
 
@@ -314,31 +311,35 @@ def due_words(days: int) -> str:
 
 
 def order(lines: Sequence[Line]) -> Sequence[Line]:
-    """Sort open ones first, by due date (none last), then by age."""
+    """Sort open ones first, by due date (none last), then as they are given: by age."""
+    return sorted(lines, key=lambda it: (not it.action.is_open, it.action.due_on or date.max))
 
-    def key(it: Line) -> tuple[Any, ...]:
-        one = it.action
-        return (
-            not one.is_open,
-            one.due_on is None,
-            one.due_on or one.created_at.date(),
-            one.created_at,
-            one.id,
-        )
 
-    return sorted(lines, key=key)
+@routes.page("/actions", READ, kind=RouteClass.SEARCH)
+async def listed(q: Reader, *, request: Request, now: Now) -> Page | Response:
+    if (target := tidied(request)) is not None:
+        return RedirectResponse(target, 303)
+    those, errors = await found(request, ActionQuery, partial(page, q))
+    context = {
+        **filter_form(request, errors, ("owner", "status", "overdue")),
+        "here": "actions",
+        "lines": [line(it, now) for it in those.items],
+        "next_url": next_page(request, those.next_cursor) if those.next_cursor and not errors else None,
+        "statuses": list(ActionStatus),
+    }
+    return Page("all_actions.html", context, status=400 if errors else 200)
 
 
 @routes.page("/incidents/{ref}/actions", READ)
 async def board(q: Reader, ref: Ref, *, now: Now, typed: Typed) -> Page:
     incident = None if typed.is_away else await seen(q, ref)
-    found = await of(q, incident.id) if incident else []
+    those = await of(q, incident.id) if incident else []
     context = {
         "here": "incidents",
         "tab": "actions",
         "item": incident,
         "ref": incident.ref if incident else ref_text(ref),
-        "lines": order([line(it, now) for it in found]),
+        "lines": order([line(it, now) for it in those]),
         "may_write": q.principal.may(WRITE) and (incident is None or incident.archived_at is None),
         "new": fields_of(NewAction),
         "changed": fields_of(ActionChange),

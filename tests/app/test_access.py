@@ -149,6 +149,7 @@ EXPECTED: dict[str, set[str]] = {
     "POST /incidents/{ref}/actions": RESPONDERS,
     "POST /incidents/{ref}/actions/{id}": RESPONDERS,
     "GET /incidents/{ref}/history": READ,
+    "GET /actions": READ,
     "GET /insights": READ,
     "GET /reliability": READ,
 }

@@ -24,6 +24,9 @@ PATHS = [
         "/incidents?service=NOT+A+SLUG",
         "/incidents/new",
         "/insights",
+        "/actions",
+        "/actions?owner=nobody",
+        "/actions?status=NONE",
     ),
     *(f"{one}{tab}" for one in (FULL, EMPTY) for tab in ("", "/postmortem", "/actions", "/history")),
     *(

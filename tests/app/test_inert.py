@@ -134,6 +134,7 @@ def _pages(number: int) -> list[str]:
             "/incidents",
             "/incidents?q=title",
             "/insights",
+            "/actions",
             one,
             f"{one}?hidden=true",
             f"{one}?view=narrative",

@@ -112,7 +112,7 @@ def test_a_problem_is_explained_in_plain_words(page: Page) -> None:
     "path",
     [
         *("/signin", "/incidents", "/incidents/INC-1", "/problems/validation", "/nowhere"),
-        *("/incidents/new", "/insights"),
+        *("/incidents/new", "/insights", "/actions"),
     ],
 )
 def test_no_page_scrolls_sideways(
@@ -210,7 +210,7 @@ def test_text_stands_out_from_its_ground(
         base_url=live.url, color_scheme="dark" if is_dark else "light", storage_state=session
     )
     page = context.new_page()
-    for path in ("/incidents", "/insights", "/incidents/new"):
+    for path in ("/incidents", "/insights", "/actions", "/incidents/new"):
         page.goto(path)
         worst = page.evaluate(CONTRAST)
         assert worst["ratio"] >= 4.5, (path, worst)  # WCAG 2.2, 1.4.3

@@ -18,7 +18,7 @@ import httpx2
 import pytest
 from pydantic import BaseModel, JsonValue
 
-from postfacta_app.actions import ActionChange, NewAction
+from postfacta_app.actions import ActionChange, ActionQuery, NewAction
 from postfacta_app.durations.pages import InsightQuery
 from postfacta_app.identity.model import (
     Credentials,
@@ -158,7 +158,11 @@ FILTERS: dict[str, list[str]] = {
     "repeats": ["each"],
 }
 # The pages take the filters of the list, which their rules do not say.
-QUERIES: dict[str, type[BaseModel]] = {"/incidents": IncidentQuery, "/insights": InsightQuery}
+QUERIES: dict[str, type[BaseModel]] = {
+    "/incidents": IncidentQuery,
+    "/insights": InsightQuery,
+    "/actions": ActionQuery,
+}
 # What shows nothing of an incident to anybody, or nothing of a private one; all others must show it to its members.
 SILENT = {
     "/", "/home", "/healthz", "/service-info", "/openapi.json", "/signin", "/problems/{slug}", "/reliability",

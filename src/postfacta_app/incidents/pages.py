@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 from urllib.parse import urlencode
 
@@ -25,9 +26,10 @@ from .model import Change, Kind, NewIncident, Severity, Status
 from .postgres import follow_ups, page
 from .query import IncidentQuery
 
-__all__ = ["asked", "filter_form", "routes", "tidied"]
+__all__ = ["asked", "filter_form", "found", "routes", "tidied"]
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 _FILTERS = ("q", "status", "severity_gte", "service", "team", "kind", "has_postmortem", "from", "to")
 _LISTS = ("status", "service", "team", "kind")  # Of several values, a comma between each.
@@ -38,12 +40,7 @@ _LABELS = {"declared_at": "Started (UTC)", "reporter": "Reported by", "visibilit
 async def listed(q: Reader, *, request: Request, share: Share) -> Page | Response:
     if (target := tidied(request)) is not None:
         return RedirectResponse(target, 303)
-    query, errors = asked(request, IncidentQuery)
-    try:
-        rows = await page(q, query)
-    except InvalidCursorError as refusal:
-        errors = (FieldError("?", refusal.slug, refusal.detail),)
-        rows = await page(q, IncidentQuery.model_validate({}))
+    rows, errors = await found(request, IncidentQuery, partial(page, q))
     share(rows.items)
     more = None if errors else rows.next_cursor
     context = {
@@ -102,6 +99,17 @@ def asked(request: Request, model: type[M]) -> tuple[M, Sequence[FieldError]]:
         return model.model_validate({}), refusal.errors
 
 
+async def found(
+    request: Request, model: type[M], page: Callable[[M], Awaitable[T]]
+) -> tuple[T, Sequence[FieldError]]:
+    """Return the page of a list that is asked for; if a filter or the cursor is invalid, the first, and why."""
+    query, errors = asked(request, model)
+    try:
+        return await page(query), errors
+    except InvalidCursorError as refusal:
+        return await page(model.model_validate({})), (FieldError("?", refusal.slug, refusal.detail),)
+
+
 def tidied(request: Request) -> str | None:
     """Return the canonical URL of a submitted filter form; None if it is canonical already.
 
@@ -128,13 +136,15 @@ def _instant(text: str) -> str:
     return text
 
 
-def filter_form(request: Request, errors: Sequence[FieldError]) -> dict[str, object]:
-    """Return the template context of the filter form."""
+def filter_form(
+    request: Request, errors: Sequence[FieldError], names: Sequence[str] = _FILTERS
+) -> dict[str, object]:
+    """Return the template context of the filter form, which has fields of these names."""
     given = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
-    form: dict[str, str] = dict.fromkeys(_FILTERS, "")
+    form: dict[str, str] = dict.fromkeys(names, "")
     more: list[tuple[str, str]] = []  # What has no field of its own, but must not be lost.
     for name, value in given:
-        if name in _LISTS and form[name]:
+        if name in _LISTS and form.get(name):
             form[name] += f",{value}"
         elif form.get(name) == "":
             form[name] = value

@@ -33,7 +33,7 @@ from ..principal import Access
 from ..timeline.postgres import digest_in
 from ..timeline.rules import RULES
 from ..web.body import if_match, if_none_match
-from ..web.paging import decode_members, encode_members, filters_hash
+from ..web.paging import Paged, decode_members, encode_members, filters_hash
 from ..web.routes import RouteClass
 from ..web.slices import Call, Fill, Reply, Routes, Snapshot, made
 from . import postgres
@@ -47,7 +47,6 @@ from .model import (
     Revision,
     RevisionPage,
     RevisionQuery,
-    RevisionsQuery,
     RevisionWithDifferences,
     Stage,
     Transition,
@@ -126,7 +125,7 @@ async def read(q: Snapshot, ref: Ref, *, request: Request, share: Share) -> Anno
 
 
 @routes.api(f"GET {_ONE}/revisions", READ, "List the revisions", kind=RouteClass.READ)
-async def revisions(q: Reader, ref: Ref, query: RevisionsQuery) -> RevisionPage:
+async def revisions(q: Reader, ref: Ref, query: Paged) -> RevisionPage:
     return await read_page(q, (await seen(q, ref)).id, query)
 
 
@@ -145,7 +144,7 @@ async def factors(q: Reader, filters: IncidentFilters) -> FactorList:
     return FactorList(items=await postgres.factors(q, filters))
 
 
-async def read_page(q: Query, incident_id: UUID, query: RevisionsQuery) -> RevisionPage:
+async def read_page(q: Query, incident_id: UUID, query: Paged) -> RevisionPage:
     before = None
     if query.cursor is not None:
         match decode_members(query.cursor, str(incident_id), filters_hash(query)):

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Any, Final
 from uuid import UUID
 
-from pydantic import BaseModel, JsonValue, StringConstraints
+from pydantic import JsonValue
 from starlette.requests import Request
 
 from ..aside import LARGE
@@ -23,7 +23,7 @@ from ..timeline.postgres import first_entries, names as names_of
 from ..timeline.query import Wanted
 from ..timeline.view import stamp
 from ..web.body import format_time, parse_time
-from ..web.paging import decode_members, encode_members, next_page
+from ..web.paging import Paged, decode_members, encode_members, next_page
 from ..web.slices import Page, Routes, Snapshot
 
 __all__ = ["Event", "routes"]
@@ -64,14 +64,8 @@ class Event:
     rev: int | None = None  # the resulting revision
 
 
-class _Place(BaseModel):
-    """Where a page of the history begins."""
-
-    cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
-
-
 @routes.page("/incidents/{ref}/history", Access.READ)
-async def history(q: Snapshot, ref: Ref, place: _Place, *, request: Request, kept: Kept) -> Page:
+async def history(q: Snapshot, ref: Ref, place: Paged, *, request: Request, kept: Kept) -> Page:
     incident = await seen(q, ref)
     who = q.principal
     after = _after(place.cursor, incident.id)

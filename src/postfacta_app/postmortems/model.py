@@ -18,7 +18,7 @@ from .content import Category, Content, SectionChange
 
 __all__ = [
     "Against", "ChangedEntry", "Draft", "FactorCount", "FactorList", "PostMortem", "Restore", "Revision",
-    "RevisionPage", "RevisionQuery", "RevisionSummary", "RevisionWithDifferences", "RevisionsQuery", "Stage",
+    "RevisionPage", "RevisionQuery", "RevisionSummary", "RevisionWithDifferences", "Stage",
     "TimelineChanges", "Transition", "lacks", "move", "next_stage",
 ]  # fmt: skip
 
@@ -60,15 +60,6 @@ class Restore(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     rev: Number
-
-
-class RevisionsQuery(BaseModel):
-    """Which page of the revisions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    limit: int = Field(50, ge=1, le=200)
-    cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
 
 
 class RevisionQuery(BaseModel):

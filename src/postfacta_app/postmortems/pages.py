@@ -22,14 +22,14 @@ from ..timeline.query import Wanted
 from ..web.body import parse
 from ..web.fields import fields_of
 from ..web.forms import Typed
-from ..web.paging import next_page
+from ..web.paging import Paged, next_page
 from ..web.slices import Call, Fields, Fill, Page, Snapshot
 from . import postgres, reading
 from .api import Follows, Rev, number, read_page, read_revision, restore, routes, transition, write
 from .comparison import compare
 from .content import Category, Content, TriggerKind
 from .form import LISTS, MOST_ROWS, SECTIONS, draft, label, rows, shown, typed as typed_form
-from .model import MOVES, Restore, RevisionQuery, RevisionsQuery, Stage, Transition
+from .model import MOVES, Restore, RevisionQuery, Stage, Transition
 
 __all__ = ["routes"]
 
@@ -77,7 +77,7 @@ async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, kept: Kept)
 
 
 @routes.page(f"{_ONE}/revisions", Access.READ)
-async def listed(q: Reader, ref: Ref, query: RevisionsQuery, *, request: Request) -> Page:
+async def listed(q: Reader, ref: Ref, query: Paged, *, request: Request) -> Page:
     incident = await seen(q, ref)
     page = await read_page(q, incident.id, query)
     names = await names_of(q, {it.author for it in page.items})

@@ -1,10 +1,13 @@
-"""The page of an incident's actions: added, moved, given up, and marked when they are late."""
+"""The pages of actions: those of an incident, and those of all incidents by due date."""
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, timedelta
+from html import unescape
 from uuid import UUID
 
+import httpx2
 import pytest
 from hypothesis import given, strategies as st
 
@@ -190,3 +193,66 @@ async def test_what_was_typed_survives_a_database_that_does_not_answer(desk: Des
     await screen.send(given_up, one)
     old, new = (await desk.get("/action-items"))["items"]
     assert (old["status"], new["title"], new["owner"]) == ("wont_do", "Try one server first", "Ada")
+
+
+# All incidents
+
+
+def listed(page: httpx2.Response) -> list[tuple[str, str]]:
+    """Read where each row leads, and its title."""
+    return re.findall(r'<th scope="row"><a href="([^"]+)">([^<]+)</a>', page.text)
+
+
+async def test_actions_of_all_incidents_are_listed_by_due_date(service: Service, screen: Screen) -> None:
+    desk, other = await desk_of(service), await desk_of(service)
+    who = str(desk.incident["id"])
+    late = await other.add_action(title="Long ago", owner=who, due_on="2020-01-02")
+    first = await desk.add_action(title="Longer ago", owner=who, due_on="2020-01-01")
+    last = await desk.add_action(title="Some day", owner=who)
+    page = await screen.get(f"/actions?owner={who}")
+    assert listed(page) == [
+        (f"/incidents/{it['incident']}/actions#a-{it['id']}", it["title"]) for it in (first, late, last)
+    ]
+    assert page.text.count("overdue by") == 2
+    overdue = await screen.get(f"/actions?owner={who}&overdue=true")
+    assert [title for _, title in listed(overdue)] == ["Longer ago", "Long ago"]
+    (form,) = [it for it in forms_of(overdue) if it.action == "/actions"]
+    assert form.fields == {"owner": who, "status": "", "overdue": "true"}
+    assert listed(await screen.get(f"/actions?owner={who}&status=done")) == []
+
+
+async def test_the_next_page_of_actions_keeps_the_filters(service: Service, screen: Screen) -> None:
+    desk = await desk_of(service)
+    who = str(desk.incident["id"])
+    made = [await desk.add_action(owner=who, due_on=f"2026-03-0{day}") for day in (1, 2, 3)]
+    seen: list[str] = []
+    path: str | None = f"/actions?owner={who}&limit=2"
+    while path:
+        page = await screen.get(path)
+        seen += [place.partition("#a-")[2] for place, _ in listed(page)]
+        following = re.search(r'<a href="([^"]+)" rel="next">', page.text)
+        path = unescape(following[1]) if following else None
+    assert seen == [it["id"] for it in made]
+
+
+async def test_a_sent_filter_of_actions_leads_to_its_shortest_address(screen: Screen) -> None:
+    answer = await screen.get("/actions?owner=&status=open%2Cin_progress&overdue=", expect=303)
+    assert answer.headers["location"] == "/actions?status=open&status=in_progress"
+    await screen.get("/actions?service=a&service=b")
+    page = await screen.get(answer.headers["location"])
+    assert 'value="open,in_progress" selected' in page.text
+    assert f'href="{answer.headers["location"]}" aria-current="page">Action items</a>' in unescape(page.text)
+
+
+@pytest.mark.parametrize("query", ["status=closed", "overdue=maybe", "cursor=x", "limit=0"])
+async def test_an_invalid_filter_of_actions_is_reported(screen: Screen, query: str) -> None:
+    assert "Invalid filter" in (await screen.get(f"/actions?{query}", expect=400)).text
+
+
+async def test_actions_of_private_incidents_are_listed_for_members_alone(service: Service) -> None:
+    desk = await desk_of(service, visibility="private")
+    await desk.add_action(title="Whisper", owner="Hush")
+    for role, expected in (("responder", 0), ("viewer", 0), ("admin", 1)):
+        page = await (await Screen.of(service, role)).get("/actions?owner=Hush")
+        assert len(listed(page)) == expected
+        assert ("No action items match this filter." in page.text) == (expected == 0)

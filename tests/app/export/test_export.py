@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from postfacta_app.export.model import Document
 from postfacta_app.timeline.kept import KeptTimelines
 from tests.app.desk import FULL, Desk, desk_of
 from tests.app.live import Body, Service
+from tests.app.screen import Screen
 
 SCHEMA = Path(__file__).parents[3] / "docs/reference/export.schema.json"
 
@@ -309,3 +311,14 @@ async def test_a_stream_shows_the_moment_at_which_it_began(
     monkeypatch.setattr(KeptTimelines, "slice", slice_after_a_write)
     assert (await full.send("GET", "/export", expect=200)).content == before
     assert seen
+
+
+async def test_the_page_of_an_incident_leads_to_its_exports(full: Desk) -> None:
+    screen = await Screen.of(full.service, "viewer")
+    page = await screen.get(f"/incidents/{full.ref}")
+    for words, kind in (("Markdown", "text/markdown"), ("JSON", "application/json")):
+        found = re.search(f'<a class="button quiet" href="([^"]+)">Export as {words}</a>', page.text)
+        assert found is not None
+        answer = await full.service.client.get(found[1], headers=screen.headers)
+        assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (200, kind)
+        assert "Whole story" in answer.text
