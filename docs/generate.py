@@ -496,7 +496,7 @@ _GROUPS: Final = {
     "timeline": r"/api/v1/annotations|/api/v1/incidents/{ref}/(timeline|edits|annotations)",
     "durations": r"/api/v1/(incidents/{ref}/)?durations",
     "postmortems": r"/api/v1/factors|/api/v1/incidents/{ref}/postmortem",
-    "follow-up": r"/api/v1/action-items|/api/v1/incidents/{ref}/(action-items|links)",
+    "follow-up": r"/api/v1/action-items|/api/v1/incidents/{ref}/(action-items|links|labels)",
     "export": r"/api/v1/(incidents/{ref}/)?export",
     "incidents": r"/api/v1/incidents",
     "people": r"/api/v1/(me|tokens|users|audit)|/(login|register|logout)",

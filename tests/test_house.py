@@ -60,7 +60,7 @@ BUDGETS = {
     "postfacta_slo": 5_363,
     "postfacta_lab": 10_507,
     "postfacta_lab/assess": 3_495,
-    "postfacta_app": 19_619,
+    "postfacta_app": 19_733,
     "postfacta_app/web": 2_135,
 }
 # Each is for software that a service may have; it stands in no budget.

@@ -21,7 +21,7 @@ from postfacta_core.telemetry.metrics import Metrics
 from postfacta_postgres import Database, PoolOptions
 from postfacta_slo.status.prometheus import Prometheus
 
-from . import actions, error_pages, incident_page, links
+from . import actions, error_pages, incident_page, labels, links
 from .db import SCHEMA_ERRORS, Transactions, housekeeping
 from .durations import pages as durations
 from .error_pages import ErrorPages
@@ -81,6 +81,7 @@ _SLICES = (
     durations,
     actions,
     links,
+    labels,
     export,
     v0,
     identity,

@@ -1,4 +1,4 @@
-"""The page of one incident and its forms: status changes, annotations, timeline edits, signals, links."""
+"""The page of one incident and its forms: status changes, annotations, timeline edits, signals, links, labels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from urllib.parse import urlencode
 from uuid import UUID
 
-from . import links
+from . import labels, links
 from .aside import LARGE
 from .db import Unit
 from .errors import ConflictError, FieldError, InvalidFieldsError
@@ -57,11 +57,12 @@ Back = Annotated[Callable[[str], str], Fill(_back)]
 async def show(unit: Snapshot, ref: Ref, view: View, *, kept: timeline.Kept, now: Now, share: Share) -> Page:
     seen = await read_seen(unit, ref, view, kept=kept)
     incident = seen.page.incident
-    joined = await links.of(unit, incident.id)
+    joined, labelled = await links.of(unit, incident.id), await labels.of(unit, incident.id)
     share([incident, *(it.incident for it in joined)])
     shown = await read_shown(unit, view, seen=seen, now=now)
     more = partial(context, shown, joined, principal=unit.principal)
-    return Page("incident.html", {"here": "incidents", "tab": "timeline"}, size=LARGE, more=more)
+    same = {"here": "incidents", "tab": "timeline", "labelled": labelled}
+    return Page("incident.html", same, size=LARGE, more=more)
 
 
 @routes.form(f"{_ONE}/moves", Access.WRITE, again=show)
@@ -161,4 +162,14 @@ async def link(unit: Unit, ref: Ref, new: links.NewLink, *, fields: Fields, back
     else:
         ends = (there, ref) if fields.get("direction") == "in" else (ref, there)
         await links.unlink(unit, *ends, type=new.type)
+    return back("")
+
+
+# Labels
+
+
+@routes.form(f"{_ONE}/labels", Access.WRITE, again=show)
+async def label(unit: Unit, ref: Ref, *, fields: Fields, matches: Matches, back: Back) -> str:
+    given = fields.get("labels", "").strip() or list[str]()  # An emptied field removes all.
+    await labels.replace(unit, ref, formed(labels.Labels, {"labels": given}), matches=matches)
     return back("")

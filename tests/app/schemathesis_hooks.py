@@ -20,7 +20,7 @@ BEYOND_SCHEMA = re.compile(
     r"|/members/\d+ unknown|/members too_short|/visibility forbidden"
     r"|/to (unknown|same)|/rev unknown|/message required|/closed_reason (required|forbidden)|/content too_long"
     r"|/content(/factors)? value_error"
-    r"|/value/at out_of_range|/state (forbidden|state)|/occurred_at forbidden"
+    r"|/value/at out_of_range|/state (forbidden|state)|/(occurred_at|precision) forbidden"
     r"|/outcome (required|forbidden)|/reason required|/current_password invalid"
     r"| value_error"
 )

@@ -116,6 +116,8 @@ EXPECTED: dict[str, set[str]] = {
     "GET /api/v1/incidents/{ref}/links": READ,
     "POST /api/v1/incidents/{ref}/links": RESPONDERS,
     "DELETE /api/v1/incidents/{ref}/links/{other}/{type}": RESPONDERS,
+    "GET /api/v1/incidents/{ref}/labels": READ,
+    "PUT /api/v1/incidents/{ref}/labels": RESPONDERS,
     "GET /api/v1/incidents/{ref}/export": READ,
     "GET /api/v1/export": READ,
     "GET /api/v1/tokens": ADMINS,
@@ -135,6 +137,7 @@ EXPECTED: dict[str, set[str]] = {
     "GET /incidents/{ref}/edit": RESPONDERS,
     "POST /incidents/{ref}/edit": RESPONDERS,
     "POST /incidents/{ref}/links": RESPONDERS,
+    "POST /incidents/{ref}/labels": RESPONDERS,
     # A session sends the form's token too: tests/app/timeline/test_pages.py.
     "POST /incidents/{ref}/notes": ANNOTATORS - {"viewer's session"},
     "POST /incidents/{ref}/notes/{root}": ANNOTATORS - {"viewer's session"},
@@ -299,6 +302,7 @@ BODIES: dict[str, Any] = {
     "POST /api/v1/incidents/{ref}/postmortem/restore": {"rev": 1},
     "POST /api/v1/incidents/{ref}/action-items": {"type": "learn", "title": "Mine now"},
     "POST /api/v1/incidents/{ref}/links": {"to": "INC-1", "type": "related"},
+    "PUT /api/v1/incidents/{ref}/labels": {"labels": ["mine-now"]},
     "POST /api/v1/incidents/{ref}/signals": {"ids": ["00000000-0000-4000-8000-000000000000"]},
 }
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from postfacta_app.actions import ActionChange, NewAction
 from postfacta_app.incidents.model import NewIncident
+from postfacta_app.labels import Label
 from postfacta_app.links import NewLink
 from postfacta_app.web.fields import fields_of
 from postfacta_postgres import Database
@@ -48,3 +49,9 @@ async def test_models_and_tables_have_the_same_bounds(app_database: Database) ->
                             assert bounds[name] == (list(field.options) or field.most)
             with case(f"{table} has bounds"):
                 assert len(bounds) > 1
+
+
+async def test_a_label_has_one_pattern_in_the_model_and_in_the_table(app_database: Database) -> None:
+    (check,) = await app_database.fetch(_CHECKS, "incident_labels")
+    pattern = TypeAdapter[str](Label).json_schema()["pattern"]
+    assert f"'{pattern}'" in check[0]

@@ -126,6 +126,7 @@ GOOD: dict[str, Row] = {
         "created_by": "'user:1'",
     },
     "incident_links": {"a": ONE, "b": TWO, "type": "'related'", "created_by": "'user:1'"},
+    "incident_labels": {"incident_id": ONE, "label": "'dns'", "created_by": "'user:1'"},
     "idempotency_keys": {"principal": "'user:1'", "key": "'k'", "request_sha256": HASH},
     "audit_log": {"actor": "'user:1'", "action": "'incident.create'", "object": "'INC-1'"},
 }
@@ -137,6 +138,7 @@ AGAIN: dict[str, Row] = {  # what must differ in a second good row
     "annotations": {"id": TWO, "root": TWO},
     "postmortem_revisions": {"rev": "2"},
     "incident_links": {"type": "'follows'"},
+    "incident_labels": {"label": "'late'"},
     "idempotency_keys": {"key": "'k2'"},
     "audit_log": {},
 }
@@ -272,6 +274,10 @@ BAD: list[tuple[str, str, Row]] = [
     ("incident_links", "incident_links_check1", {"type": "'related'", "a": TWO, "b": ONE}),
     ("incident_links", "incident_links_note_check", {"note": text(501)}),
     ("incident_links", "incident_links_type_check", {"type": "'x'"}),
+    *[
+        ("incident_labels", "incident_labels_label_check", {"label": it})
+        for it in ("''", "'Upper'", "'-a'", "E'a\\n'", text(40))
+    ],
     *[("idempotency_keys", "idempotency_keys_key_check", {"key": text(it)}) for it in (0, 256)],
     # Not only checks: these keep chains and keys whole.
     ("users", "users_local_email", {"email": "'ada@example.org'"}),

@@ -30,7 +30,7 @@ PAGES = {
     "GET /incidents", "GET /incidents/{ref}", "GET /signin", "POST /signin", "POST /signout", "GET /problems/{slug}",
     "GET /incidents/new", "POST /incidents/new",
     "POST /incidents/{ref}/moves", "POST /incidents/{ref}/edits", "POST /incidents/{ref}/notes", "POST /incidents/{ref}/notes/{root}",
-    "POST /incidents/{ref}/links", "GET /incidents/{ref}/edit", "POST /incidents/{ref}/edit",
+    "POST /incidents/{ref}/links", "POST /incidents/{ref}/labels", "GET /incidents/{ref}/edit", "POST /incidents/{ref}/edit",
     "GET /incidents/{ref}/postmortem", "POST /incidents/{ref}/postmortem/moves", "POST /incidents/{ref}/postmortem/restore",
     "GET /incidents/{ref}/postmortem/edit/{section}", "POST /incidents/{ref}/postmortem/edit/{section}",
     "GET /incidents/{ref}/postmortem/revisions", "GET /incidents/{ref}/postmortem/revisions/{rev}",

@@ -31,8 +31,8 @@ __all__ = ["asked", "filter_form", "found", "routes", "tidied"]
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
-_FILTERS = ("q", "status", "severity_gte", "service", "team", "kind", "has_postmortem", "from", "to")
-_LISTS = ("status", "service", "team", "kind")  # Of several values, a comma between each.
+_FILTERS = ("q", "status", "severity_gte", "service", "team", "label", "kind", "has_postmortem", "from", "to")
+_LISTS = ("status", "service", "team", "label", "kind")  # Of several values, a comma between each.
 _LABELS = {"declared_at": "Started (UTC)", "reporter": "Reported by", "visibility": "Visibility"}
 
 

@@ -95,6 +95,8 @@ def where_of(principal: Principal, query: IncidentFilters) -> Where:
     where.add("i.declared_at < {}::timestamptz", query.until)
     where.add("i.services && {}::text[]", query.service)
     where.add("i.teams && {}::text[]", query.team)
+    labelled = "select l.incident_id from incident_labels l where l.label = any ({}::text[])"
+    where.add(f"i.id in ({labelled})", query.label)
     where.add("i.severity = any ({}::text[])", query.severity)
     if query.severity_gte:
         ranks = list(Severity)

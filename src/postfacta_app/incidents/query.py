@@ -39,6 +39,7 @@ class IncidentFilters(BaseModel):
     kind: Many[Kind] = []
     service: Many[Slug] = []
     team: Many[Slug] = []
+    label: Many[Slug] = []
     severity: Many[Severity] = []
     severity_gte: Severity | None = None
     status: Many[Status] = []

@@ -32,7 +32,7 @@ __all__ = [
     "upgrade",
 ]  # fmt: skip
 
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 """The revision this program needs."""
 
 Progress = Callable[[str], None]

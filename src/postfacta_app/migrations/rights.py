@@ -21,7 +21,7 @@ select verb, object from (
      when t.tgname is not null then v.verb in ('select', 'insert')
      when c.relname in ('alembic_version', 'incident_measures', 'timeline_entries') then v.verb = 'select'
      when c.relname in ('idempotency_keys', 'tokens') then true
-     when c.relname = 'incident_links' then v.verb <> 'update'
+     when c.relname in ('incident_labels', 'incident_links') then v.verb <> 'update'
      else c.relname in ('action_items', 'incidents', 'users') and v.verb <> 'delete' end
   union all select 'usage', 'schema public', has_schema_privilege({role}, 'public', 'usage')
 ) needed where not has_it"""  # noqa: S608 - only role names of this module

@@ -20,12 +20,8 @@ from alembic import op
 from postfacta_app.migrations import NoDowngradeError
 from postfacta_app.migrations.sql import statements
 
-__all__ = ["branch_labels", "depends_on", "down_revision", "downgrade", "revision", "upgrade"]
-
 revision = "0002"
 down_revision: str | None = "0001"
-branch_labels: str | None = None
-depends_on: str | None = None
 
 _INDEXES = {
     "edits_entry": "(source, external_id, incident_id, at, id) where external_id is not null",

@@ -14,12 +14,8 @@ from alembic import op
 from postfacta_app.migrations import NoDowngradeError
 from postfacta_app.migrations.sql import statements
 
-__all__ = ["branch_labels", "depends_on", "down_revision", "downgrade", "revision", "upgrade"]
-
 revision = "0003"
 down_revision: str | None = "0002"
-branch_labels: str | None = None
-depends_on: str | None = None
 
 
 def upgrade() -> None:

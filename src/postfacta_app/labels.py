@@ -1,0 +1,80 @@
+"""Labels of an incident: their model, SQL and API; pages show them on the incident's own."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from .db import VISIBLE, Query, Sql, Unit, row
+from .incidents.access import Ref, lock_active, missing, ref_of
+from .principal import Access
+from .web.slices import Matches, Routes
+
+__all__ = ["Label", "Labels", "of", "replace", "routes"]
+
+routes: Final = Routes("list of labels")
+
+
+# Model
+
+Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,38}$", max_length=39)]
+
+
+class Labels(BaseModel):
+    """All labels of one incident, sorted, each once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    labels: Annotated[list[Label], Field(max_length=20), AfterValidator(lambda given: sorted({*given}))]
+
+    @property
+    def etag(self) -> str:
+        return f'"labels-{self.version}"'
+
+    @property
+    def version(self) -> str:
+        return hashlib.sha256(" ".join(self.labels).encode()).hexdigest()[:16]
+
+
+# SQL
+
+_OF: Final = Sql(
+    "labels_of",
+    f"""
+select array(select l.label from incident_labels l where l.incident_id = i.id) as labels from incidents i
+ where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)""",  # noqa: S608 - only constants of db.py
+)
+_DELETE: Final = "delete from incident_labels where incident_id = $1 and label <> all ($2::text[])"
+_INSERT: Final = """
+insert into incident_labels (incident_id, label, created_by) select $1, it, $3 from unnest($2::text[]) it
+on conflict (incident_id, label) do nothing"""
+
+
+# API
+
+
+@routes.api(
+    "GET /api/v1/incidents/{ref}/labels", Access.READ, "List the labels of an incident", conditional=True
+)
+async def of(q: Query, ref: Ref) -> Labels:
+    found = await row(q, Labels, _OF, *ref_of(ref))
+    if found is None:
+        raise missing()
+    return found
+
+
+@routes.api("PUT /api/v1/incidents/{ref}/labels", Access.WRITE, "Replace the labels of an incident")
+async def replace(unit: Unit, ref: Ref, new: Labels, *, matches: Matches) -> Labels:
+    incident = await lock_active(unit, ref)
+    old = await of(unit, incident.id)
+    matches(old.etag)
+    if new == old:
+        return old
+    await unit.execute(_DELETE, incident.id, new.labels, operation="labels_delete")
+    await unit.execute(_INSERT, incident.id, new.labels, unit.principal.actor, operation="labels_insert")
+    await unit.stamp(incident.id)  # So that an incremental pull sees it.
+    detail = {"labels": [old.labels, new.labels]}
+    await unit.audit("labels.change", incident.ref, incident_id=incident.id, detail=detail)
+    return new
