@@ -252,7 +252,7 @@ def page() -> str:
         )
     kept = reports()
     lines += [
-        f"| {title} | not run | | | its tools were not on the machine | | | |"
+        f"| {title} | not run in full yet | | | | | | |"
         for title, _, _ in REFERENCES.values()
         if title not in kept
     ]
