@@ -45,7 +45,7 @@ def test_the_command_without_any_extra_lists_all_that_there_are(
         assert (done.returncode, done.stderr) == (0, "")
         for name in (*COMMANDS, "slo", "lab"):
             extra = "app" if name in COMMANDS else name
-            assert re.search(rf"^    {name} [^\[]+\[{extra}\]$", done.stdout, re.MULTILINE), name
+            assert re.search(rf"^    {name}\s[^\[]+\[{extra}\]$", done.stdout, re.MULTILINE), name
         assert 'pip install "postfacta[app]"' in done.stdout
     done = environments().run("postfacta", "--version", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
