@@ -32,7 +32,7 @@ from postfacta_lab.verdict import Verdict, overall
 
 __all__ = ["QUICK", "main"]
 
-QUICK = {"CHAOS_WINDOW": "2", "CHAOS_FREEZE": "6", "CHAOS_RATE": "30", "CHAOS_DRAIN_DELAY": "1"}
+QUICK = {"CHAOS_WINDOW": "2", "CHAOS_FREEZE": "6", "CHAOS_RATE": "30", "CHAOS_DRAIN_DELAY": "3"}
 """What makes the experiments short."""
 
 _DURABILITY = "durability"
