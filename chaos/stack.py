@@ -5,14 +5,14 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 from uuid import uuid4
 
 import httpx2
 
 from chaos.processes import Haproxy, Instance, Postgres, command
+from chaos.together import Together
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_lab.chaos.control import Part
 
@@ -60,7 +60,7 @@ def write_post_mortem(url: str, token: str) -> str:
     return incident
 
 
-class Stack:
+class Stack(Together):
     """A running service, with a handle on each of its processes.
 
     Args:
@@ -94,21 +94,10 @@ class Stack:
         self._retries = retries
         self._environment = environment
         self._database = {**self.settings, **(database or {})}
-        self._closing = ExitStack()
+        super().__init__()
         self.instances: list[Instance] = []
         self.proxy: Haproxy | None = None
         self.token = ""
-
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self._closing.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.close()
 
     @property
     def urls(self) -> Sequence[str]:

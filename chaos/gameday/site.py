@@ -9,9 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
 from urllib.parse import urlsplit
 
 import httpx2
@@ -25,6 +23,7 @@ from chaos.outages import ProxiedStack, Site as Database, small_disk
 from chaos.processes import Haproxy
 from chaos.prometheus import RULES, Prometheus, Sample, compressed, make_history
 from chaos.sink import Sink
+from chaos.together import Together
 from postfacta_lab.chaos.control import Part
 from postfacta_lab.engine.processes import Child, free_port, wait_until
 
@@ -148,7 +147,7 @@ class _Probe(Child):
         )
 
 
-class Site:
+class Site(Together):
     """The stage; a context manager.
 
     Args:
@@ -183,19 +182,8 @@ class Site:
         self._sink, self._keeper = sink, keeper
         self.compression = compression
         self.settings, self.small_disk = tuple(settings), small_disk
-        self._closing = ExitStack()
+        super().__init__()
         self._count = 0
-
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self._closing.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.close()
 
     def _start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,6 @@ import json
 import random
 import secrets
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +37,7 @@ from chaos.processes import Instance, command
 from chaos.reading import read_all
 from chaos.restore import flaws_of
 from chaos.stack import EMAIL, sign_in
+from chaos.together import drill_folder, publish
 from chaos.writers import Journal, Writing
 from postfacta_lab.engine.page import machine
 from postfacta_lab.engine.processes import wait_until
@@ -282,18 +282,13 @@ def main(words: Sequence[str]) -> int:
     moving = ["switchover", "postmaster", "all", "node"]
     luck = random.Random(given.seed)  # noqa: S311 - choices, no secret
     kinds += [luck.choice(moving) for _ in range(given.random)]
-    with tempfile.TemporaryDirectory(prefix="postfacta-failover-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # PostgreSQL may run as another user
+    with drill_folder("failover") as folder:
         outcome = drill(folder, kinds, synchronous=not given.asynchronous)
     if given.json:
         given.json.write_text(json.dumps(asdict(outcome), indent=1) + "\n")
     for other in given.add:
         outcome.add(json.loads(other.read_text()))
-    report = _report(outcome)
-    sys.stdout.write(report)
-    if given.markdown:
-        given.markdown.write_text(report)
+    publish(_report(outcome), given.markdown)
     return int(bool(outcome.flaws))
 
 

@@ -11,13 +11,14 @@ import secrets
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx2
 
 from chaos.processes import Haproxy
+from chaos.together import Together
 from postfacta_embedded.account import Account, Means, choose_account
 from postfacta_embedded.binaries import find_binaries
 from postfacta_embedded.postmaster import read_pid_file, runs_postgres_on
@@ -132,7 +133,7 @@ def _prefix(account: Account) -> Sequence[str]:
     return account.prefix
 
 
-class Cluster:
+class Cluster(Together):
     """The whole of it; a context manager that ends all its processes.
 
     Args:
@@ -142,7 +143,7 @@ class Cluster:
 
     def __init__(self, folder: Path, *, synchronous: bool = True) -> None:
         self._folder = folder
-        self._closing = ExitStack()
+        super().__init__()
         self._password = secrets.token_hex(16)
         self.writes, self.reads = free_port(), free_port()
         clients, peers = [free_port() for _ in _NUMBERS], [free_port() for _ in _NUMBERS]
@@ -189,19 +190,11 @@ class Cluster:
         """Return the address of the one that takes writes, or of the node at a port."""
         return f"postgresql://postgres:{self._password}@127.0.0.1:{port or self.writes}/postgres"
 
-    def __enter__(self) -> Self:
-        try:
-            for child in (*self.etcds, *self.nodes, self._haproxy):
-                self._closing.callback(child.kill)
-                child.start()
-            self.wait_healthy()
-        except BaseException:
-            self._closing.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.close()
+    def _start(self) -> None:
+        for child in (*self.etcds, *self.nodes, self._haproxy):
+            self._closing.callback(child.kill)
+            child.start()
+        self.wait_healthy()
 
     def leader(self) -> Node | None:
         """Return the node that takes writes, as Patroni says; None while there is none."""

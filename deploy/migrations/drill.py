@@ -8,14 +8,12 @@ all held, 1 something did not, 77 the history does not reach back that far.
 
 from __future__ import annotations
 
-import argparse
 import io
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -31,6 +29,7 @@ import httpx2
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from chaos.processes import Haproxy, Instance, command
+from chaos.together import drill_folder, drill_parser, publish
 from deploy.migrations.kills import Kills, fetch_value, kill_each, run
 from deploy.outcome import NOT_RUN
 from postfacta_app.migrations import HEAD
@@ -345,22 +344,14 @@ def _killed(folder: Path, old: Path) -> list[Kills]:
 
 def main(words: Sequence[str]) -> int:
     """Run the drill; return the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--markdown", type=Path, help="write the report there")
-    given = parser.parse_args(words)
-    with tempfile.TemporaryDirectory(prefix="postfacta-migrations-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # PostgreSQL may run as another user
+    given = drill_parser(__doc__).parse_args(words)
+    with drill_folder("migrations") as folder:
         old = former(folder / "former")
         if old is None:
             sys.stdout.write("not run: git's history does not reach the version before\n")
             return NOT_RUN
         report, held = _drill(folder, old)
-    sys.stdout.write(report)
-    if given.markdown:
-        given.markdown.write_text(report)
+    publish(report, given.markdown)
     return 0 if held else 1
 
 
