@@ -20,3 +20,8 @@ write owner_dsn 10001 "postgresql://postfacta_owner:$(cat "$folder/owner_passwor
 write postfacta_database_dsn 10001 "postgresql://postfacta:$(cat "$folder/service_password")@postgres/postfacta"
 write postfacta_metrics_token 10001 "$(random)"
 write postfacta_rate_store 10001 "async+valkey://valkey:6379"
+write metrics_token_of_prometheus 65534 "$(cat "$folder/postfacta_metrics_token")"
+write grafana_password 472 "$(random)"
+# Addresses and a token of others, once they are there, for the containers that read them.
+for name in pager_url ticket_url deadman_url; do if [ -e "$folder/$name" ]; then write "$name" 65534 ""; fi; done
+if [ -e "$folder/probe_token" ]; then write probe_token 10001 ""; fi
