@@ -15,17 +15,17 @@ help:             ## Show this help
 demo: .venv/app   ## Serve PostFacta with an embedded PostgreSQL, and print where
 	@postfacta demo
 test: .venv/test  ## Run the fast tests, with a real PostgreSQL: about four minutes
-	pytest -n 3 --dist loadfile -m fast
+	pytest -n 3 --max-worker-restart 1 --dist loadfile -m fast
 test-all: .venv/dev test-rest ## Run all tests but the long ones: about twenty minutes
-	pytest -n 3 --dist loadfile -m fast
+	pytest -n 3 --max-worker-restart 1 --dist loadfile -m fast
 test-rest: .venv/dev
-	pytest -n 3 --dist loadfile --no-loadscope-reorder -m "process or browser"
+	pytest -n 3 --max-worker-restart 1 --dist loadfile --no-loadscope-reorder -m "process or browser"
 	pytest -m clock
 check: .venv/dev  ## Run linters, type checkers, and the fast tests under coverage: about seven minutes
 	ruff check . && ruff format --check . && lint-imports && mypy && pyright
 	pyright --ignoreexternal --verifytypes postfacta_core
 	pyright --ignoreexternal --verifytypes postfacta_postgres
-	coverage erase && coverage run -m pytest -n 3 --dist loadfile -m fast --hypothesis-profile=ci && coverage combine -q && coverage report && coverage report --include='$(PURE)' --fail-under=100
+	coverage erase && coverage run -m pytest -n 3 --max-worker-restart 1 --dist loadfile -m fast --hypothesis-profile=ci && coverage combine -q && coverage report && coverage report --include='$(PURE)' --fail-under=100
 docs: .venv/dev   ## Build the site from docs/, strictly: any warning fails
 	python -m sphinx -W --keep-going -q -E -c docs -d build/doctrees . build/site/$(VERSION)
 	@echo "build/site/$(VERSION)/index.html"
@@ -60,7 +60,7 @@ dashboards: .venv/dev ## Generate the other dashboards of Grafana
 	python deploy/grafana/generate.py
 proofs: .venv/dev ## Run the long tests (about an hour), or ONLY=tests/ops
 	rm -rf .pytest_cache/executed
-	pytest -m long $(ONLY)
+	pytest -o faulthandler_timeout=3600 -m long $(ONLY)
 	$(if $(ONLY),,pytest --hypothesis-profile=night -m fast tests/app/timeline tests/app/durations)
 	python -m tests.kit.executed --record
 rules-test: .venv/dev ## Let promtool prove that each alert fires and stays silent (needs Debian's prometheus)

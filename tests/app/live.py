@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID, uuid4
 
 import anyio
@@ -18,6 +19,8 @@ import httpx2
 from postfacta_app.app import create_app
 from postfacta_app.incidents.v0 import V0Store
 from postfacta_app.settings import load_settings
+from postfacta_app.web import routes
+from postfacta_app.web.routes import RouteClass
 from postfacta_core.asgi._types import Message
 from postfacta_core.asgi.stack import Hardened
 from postfacta_core.clock import WALL
@@ -205,8 +208,17 @@ async def in_process(
     """Run the application on a migrated database until the block ends."""
     # Patient enough for a busy machine.
     patient = {"pool_acquire_timeout": 30, "statement_timeout": 30}
+    with patch.dict(routes._SECONDS, dict.fromkeys(RouteClass, 30.0)):  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - a setting would be for tests alone
+        async with _served(dsn, v0_store, patient | settings) as service:
+            yield service
+
+
+@asynccontextmanager
+async def _served(
+    dsn: str, v0_store: V0Store | None, settings: Mapping[str, object]
+) -> AsyncGenerator[Service]:
     # The tests' server writes nothing to disk at once, which keeps the service from being ready.
-    given = {"database_dsn": dsn, "ready_requires_db": False, **patient, **settings}
+    given = {"database_dsn": dsn, "ready_requires_db": False, **settings}
     app = create_app(load_settings({}, **given), v0_store=v0_store)
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False, client=("192.0.2.7", 4711))
     database = await asyncpg.connect(dsn, timeout=10)

@@ -171,7 +171,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take over what a worker left out; each of them collects everything."""
-    node.config.stash[_LEFT_OUT] = Counter(node.workeroutput.get("left_out", {}))
+    # A worker that died has told nothing.
+    if output := getattr(node, "workeroutput", None):
+        node.config.stash[_LEFT_OUT] = Counter(output.get("left_out", {}))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -184,6 +184,7 @@ async def test_a_request_without_time_is_not_sent(service: Service) -> None:
     assert service.requests == []
 
 
+@pytest.mark.clock("0.2 s to connect on loopback")
 async def test_a_call_waits_no_longer_than_is_left(service: Service) -> None:
     billing = Outgoing("billing")
     async with client_of(billing) as client:
