@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from postfacta_core import CircuitBreaker
 from postfacta_core.clock import MONOTONIC, Clock
+from postfacta_core.errors import ResilienceError
 from postfacta_core.events import Observer, process_observer
 from postfacta_core.validation import validation
 
@@ -149,7 +150,10 @@ def _answered(connection: Connection, *_: object) -> None:
 
 def _failed(context: ExceptionContext) -> BaseException | None:
     connection, error = context.connection, context.original_exception
-    if connection is None or not isinstance(error, Exception) or (loan := _loan_of(connection)) is None:
+    # What was raised for the statement that sets the limit comes by again, with a connection that may be gone.
+    if connection is None or not isinstance(error, Exception) or isinstance(error, ResilienceError):
+        return None
+    if (loan := _loan_of(connection)) is None:
         return None
     return loan.failed(error, is_closed=context.is_disconnect)
 

@@ -166,6 +166,19 @@ async def test_no_server_is_unavailable_with_a_time_to_try_again(database_dsn: s
 
 
 @EACH
+async def test_a_kept_connection_that_was_lost_is_unavailable_to_a_request_with_a_deadline(
+    database_dsn: str, opens: Opens
+) -> None:
+    async with Flapping(database_dsn) as relay, opens(relay.dsn(), RecordingObserver()) as run:
+        await run("select 1")
+        relay.cut()
+        with request_within(30):  # so that the first to fail is the statement that sets the limit
+            errors = [type(await fails(run("select 1")))]
+            assert await run_when_closed(run)
+    assert errors == [DatabaseUnavailableError]
+
+
+@EACH
 async def test_a_pool_that_is_all_lent_times_out_without_blame(database_dsn: str, opens: Opens) -> None:
     seen, errors = RecordingObserver(), list[Exception]()
     async with opens(database_dsn, seen, touchy=True) as run:
