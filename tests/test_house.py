@@ -58,8 +58,8 @@ BUDGETS = {
     "postfacta_core": 18_816,
     "postfacta_postgres": 2_006,
     "postfacta_slo": 5_363,
-    "postfacta_lab": 10_507,
-    "postfacta_lab/assess": 3_495,
+    "postfacta_lab": 10_506,
+    "postfacta_lab/assess": 3_494,
     "postfacta_app": 19_733,
     "postfacta_app/web": 2_135,
 }

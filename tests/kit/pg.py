@@ -90,7 +90,7 @@ def execute(dsn: str, *statements: str) -> None:
     """Run statements, each in a transaction of its own; not to be called inside an event loop."""
 
     async def run() -> None:
-        connection = await asyncpg.connect(dsn, timeout=10)
+        connection = await asyncpg.connect(dsn, timeout=30, command_timeout=120)
         try:
             for statement in statements:
                 await connection.execute(statement)
@@ -104,7 +104,7 @@ def fetch_value(dsn: str, query: str) -> object:
     """Ask for one value; not to be called inside an event loop."""
 
     async def run() -> object:
-        connection = await asyncpg.connect(dsn, timeout=10)
+        connection = await asyncpg.connect(dsn, timeout=30, command_timeout=120)
         try:
             value: object = await connection.fetchval(query)
         finally:

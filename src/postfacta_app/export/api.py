@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from .. import actions, links
+from .. import actions, labels, links
 from ..aside import LARGE, aside
 from ..db import Query, Reader, Unit
 from ..errors import InvalidCursorError, NotFoundError
@@ -39,10 +39,8 @@ from .model import Document, ExportFormat, ExportQuery, OneQuery, Remark, Timeli
 __all__ = ["NDJSON", "routes"]
 
 NDJSON: Final = "application/x-ndjson"
-_MOST_BYTES: Final = 8 * 2**20
-"""The most bytes of a page that wait to be sent; the entries of a large incident follow as they are."""
-_STEP: Final = 500
-"""The most entries that are read at once."""
+_MOST_BYTES: Final = 8 * 2**20  # Of a page that waits to be sent; entries of a large incident follow.
+_STEP: Final = 500  # The most entries that are read at once.
 _ENTRY: Final = 500  # Bytes of an entry's JSON, about.
 routes: Final = Routes("export")
 
@@ -96,10 +94,9 @@ async def one(
     begun = await _begin(unit, incident, kept=kept, rev=query.rev, form=form)
     if if_none_match(request, begun.etag):
         return Response(status_code=304, headers={"ETag": begun.etag})
-    name = f"{incident.ref}.{query.format}"
     headers = {
         "ETag": begun.etag,
-        "Content-Disposition": f'attachment; filename="{name}"',
+        "Content-Disposition": f'attachment; filename="{incident.ref}.{query.format}"',
         "Content-Type": form.kind,
     }
     return _answer([begun], headers, q=later, kept=kept)
@@ -197,6 +194,7 @@ async def _begin(
         raise NotFoundError("No such revision, or none that you may read")
     document = Document(
         incident=incident,
+        labels=(await labels.of(unit, incident.id)).labels,
         timeline=timeline,
         annotations=await _remarks(unit, incident.id),
         postmortem=None if revision is None else await revisions.compared(unit, revision),

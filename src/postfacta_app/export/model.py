@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from ..actions import Action
 from ..incidents.model import Incident
 from ..incidents.query import IncidentFilters
+from ..labels import Label
 from ..links import IncidentLink
 from ..postmortems.model import PostMortem
 from ..timeline.annotations import AnnotationKind, AnnotationState
@@ -74,6 +75,7 @@ class Document(BaseModel):
 
     format: Literal["postfacta-incident/1"] = "postfacta-incident/1"
     incident: Incident
+    labels: Sequence[Label]
     timeline: TimelineDocument
     annotations: Sequence[Remark]
     postmortem: PostMortem | None = Field(

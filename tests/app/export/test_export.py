@@ -43,6 +43,7 @@ async def full(service: Service) -> Desk:
     }
     await desk.send("POST", "/edits", expect=201, json=turn)
     await desk.add_action(owner="Ada", due_on="2026-03-01")
+    await desk.send("PUT", "/labels", expect=200, json={"labels": ["dns"]}, headers={"If-Match": "*"})
     await desk.send("POST", "/links", expect=201, json={"to": other.ref, "type": "related"})
     await desk.publish(FULL)
     return desk
@@ -60,6 +61,7 @@ async def test_an_export_fits_the_published_schema_and_has_some_of_everything(fu
     assert not validator.is_valid({**document, "timeline": None})
     assert document["incident"] == await full.get()
     assert document["postmortem"] == await full.get("/postmortem")
+    assert document["labels"] == ["dns"] == (await full.get("/labels"))["labels"]
     assert document["actions"] == (await full.get("/action-items"))["items"]
     assert document["links"] == (await full.get("/links"))["items"]
     timeline = await full.get("/timeline")
@@ -193,6 +195,9 @@ async def test_whatever_changes_of_an_incident_comes_with_the_next_pull(service:
         "state": lambda: one.move(1, "in_review"),
         "action": one.add_action,
         "action's end": close,
+        "label": lambda: one.send(
+            "PUT", "/labels", expect=200, json={"labels": ["dns"]}, headers={"If-Match": "*"}
+        ),
         "remark": lambda: one.send("POST", "/annotations", expect=201, json={"kind": "note", "body": "x"}),
         "move": lambda: one.send("POST", "/transitions", expect=201, json={"to": "RESOLVED"}),
         "field": lambda: one.send("PATCH", expect=200, json={"owner": "Ada"}, headers={"If-Match": "*"}),

@@ -167,6 +167,7 @@ def document_of(text: str) -> Document:
     return Document.model_validate(
         {
             "incident": incident,
+            "labels": ["dns", "late"],
             "timeline": {"digest": "d", "rules": 1, "milestones": turns, "entries": [shown]},
             "annotations": [remark],
             "postmortem": revision,
@@ -200,5 +201,6 @@ def test_every_text_of_a_document_is_in_it() -> None:
     markdown = written(document_of("Marker"))
     assert markdown.count("Marker") >= 45
     assert "<https://a.example/(x)>" in markdown
+    assert "- Labels: dns, late\n" in markdown
     assert "{{" not in markdown
     assert not re.search(r"\n\n\n\n", markdown)
