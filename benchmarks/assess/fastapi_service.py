@@ -140,7 +140,8 @@ def with_sqlalchemy() -> ASGIApp:
     """Make it on SQLAlchemy, guarded if it is hardened."""
     is_hardened = REFERENCE.endswith("harden")
     address = DSN.replace("postgresql:", "postgresql+asyncpg:", 1)
-    engine = create_async_engine(address, **({"pool_timeout": 1.0} if is_hardened else {}))
+    bounds = {"pool_size": 10, "max_overflow": 0, "pool_timeout": 1.0} if is_hardened else {}
+    engine = create_async_engine(address, **bounds)
     api = FastAPI(exception_handlers=handlers if is_hardened else None)
     by_sqlalchemy(api, engine)
     if not is_hardened:
