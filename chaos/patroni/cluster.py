@@ -245,5 +245,7 @@ class Cluster(Together):
             auth=("drill", self._password),
             timeout=60.0,
         )
-        if answer.status_code != 200:
+        # 503: it still waits, as just after etcd's return; the request for it stands in etcd.
+        if answer.status_code not in {200, 503}:
             raise RuntimeError(f"switchover: {answer.status_code} {answer.text}")
+        wait_until(lambda: self.leader() not in {None, leader}, "another leads", within=_START, every=0.2)
