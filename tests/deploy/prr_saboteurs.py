@@ -187,7 +187,7 @@ SABOTEURS = {
         "actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1",
         "actions/checkout@v7",
     ),
-    "R70": Saboteur("pyproject.toml", 'version = "0.1.0"', 'version = "0.2.0"'),
+    "R70": Saboteur(f"{_APP}/reliability/codebase.json", '"version": "0.1.0"', '"version": "0.0.9"'),
     "R71": Saboteur(f"{_CORE}/otlp.py", '"queue_full" if self._pending >= self._queued else ""', '""'),
     "R72": Saboteur("deploy/prr/targets.py", "figure.n < least", "figure.n < 0"),
     "R75": Saboteur("docs/reference/durability.md", "| **pass** | 1295 |", "| **fail** | 1295 |"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 from fastapi import FastAPI, Request as FastAPIRequest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -69,13 +70,11 @@ def fastapi_app() -> ASGIApp:
 
 
 async def post(app: ASGIApp, *chunks: bytes, path: str = "/", headers: Any = ()) -> AsgiResponse:
-    return await call_asgi(
-        TransferMiddleware(app, LIMITS),
-        "POST",
-        path,
-        headers=headers,
-        body=list(chunks),
-    )
+    # Applications here wait for a disconnect that comes of a refusal.
+    with anyio.fail_after(20):
+        return await call_asgi(
+            TransferMiddleware(app, LIMITS), "POST", path, headers=headers, body=list(chunks)
+        )
 
 
 def kinds(response: AsgiResponse) -> list[str]:
