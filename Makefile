@@ -91,7 +91,7 @@ migrations-check: .venv/dev ## Lint what each revision of the schema sends to Po
 	python deploy/migrations/check.py
 migration-drill: .venv/dev ## Migrate under load with both versions, kill the upgrade, and notice bad ones (needs haproxy): six minutes
 	python deploy/migrations/drill.py --markdown docs/reference/migrations.md
-prr: .venv/dev    ## Review whether PostFacta is ready: less than a minute, TIER=full for all that can be run here (an hour), or ONLY="R05 R12"
+prr: .venv/dev    ## Review whether PostFacta is ready: less than a minute, TIER=full for all that can be run here (eight minutes), or ONLY="R05 R12"
 	python -m deploy.prr $(ONLY) --tier $(or $(TIER),fast)
 lock: .venv/dev   ## Compile requirements/*.txt anew, with hashes and without hosts
 	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --group build -o requirements/app.txt

@@ -1,7 +1,7 @@
 """Review whether PostFacta is ready: each question of `checks.yaml`, with what answers it.
 
     python -m deploy.prr                      # the tier fast: less than a minute
-    python -m deploy.prr --tier full          # all that this machine can answer: an hour
+    python -m deploy.prr --tier full          # all that this machine can answer: eight minutes
     python -m deploy.prr R05 R12              # some rows, whatever their tier
 
 Drills are not run here: their dated reports are read. Exit codes: 0 each row of the tier passed or is waived, 1 a row failed,
