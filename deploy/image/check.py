@@ -40,7 +40,8 @@ __all__ = ["config_faults", "content_faults", "main"]
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _DOCKERFILE: Final = _ROOT / "deploy/Dockerfile"
 _SOURCES: Final = Path("/etc/apt/sources.list.d/debian.sources")
-_CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
+# Of a machine that reaches its registries by a certificate of its own. The bundle itself must stay writable.
+_CERTIFICATES: Final = Path("/usr/local/share/ca-certificates")
 _BASE: Final = "localhost/debian:trixie-slim"
 _IMAGE: Final = "localhost/postfacta:check"
 _MOST_MEGABYTES: Final = 450
