@@ -11,9 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from postfacta_core import CircuitBreaker
+from postfacta_core import CircuitBreaker, ResilienceError
 from postfacta_core.clock import MONOTONIC, Clock
-from postfacta_core.errors import ResilienceError
 from postfacta_core.events import Observer, process_observer
 from postfacta_core.validation import validation
 
@@ -153,9 +152,8 @@ def _failed(context: ExceptionContext) -> BaseException | None:
     # What was raised for the statement that sets the limit comes by again, with a connection that may be gone.
     if connection is None or not isinstance(error, Exception) or isinstance(error, ResilienceError):
         return None
-    if (loan := _loan_of(connection)) is None:
-        return None
-    return loan.failed(error, is_closed=context.is_disconnect)
+    loan = _loan_of(connection)
+    return None if loan is None else loan.failed(error, is_closed=context.is_disconnect)
 
 
 _LISTENERS: Final[dict[str, Callable[..., object]]] = {
