@@ -136,7 +136,8 @@ class _Builder:
         """Run the Dockerfile, and return the configuration of the image."""
         limits = ["--ulimit", "nofile=10000:10000", "--ulimit", "nproc=10000:10000"]
         # The machine's own way to packages, in the build alone.
-        mounts = [word for file in (_SOURCES, _CERTIFICATES) for word in ("--volume", f"{file}:{file}:ro")]
+        there = [path for path in (_SOURCES, _CERTIFICATES) if path.exists()]
+        mounts = [word for path in there for word in ("--volume", f"{path}:{path}:ro")]
         revision = subprocess.run(
             ["git", "rev-parse", "HEAD"],
             cwd=_ROOT,

@@ -104,8 +104,7 @@ def _not_waited(answers: list[Answer]) -> Verdict:
         return Verdict.not_run("too little was asked")
     p95 = sorted(answer.seconds for answer in answers)[int(0.95 * (len(answers) - 1))]
     said = f"after {_SETTLED:g} s of silence, p95 was {p95:.2f} s"
-    is_sure = p95 >= 10 or not any(answer.status for answer in answers)
-    return Verdict.within(p95, said, full=1, half=3, sure=is_sure)
+    return Verdict.within(p95, said, full=1, half=3, sure=p95 >= 10 or not any(it.status for it in answers))
 
 
 def _limited(answers: list[Answer]) -> Verdict:

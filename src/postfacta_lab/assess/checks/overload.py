@@ -39,7 +39,8 @@ async def _overload(bench: Bench) -> Mapping[str, Verdict] | Verdict:
         memory = bench.service.memory()
         async with asyncio.TaskGroup() as group_:
             probes = group_.create_task(_probe(bench))
-            flood = await open_loop(lambda: bench.read(patience=4), rate=plan.rate, seconds=_SECONDS)
+            patience = max(4, 2 * plan.within)
+            flood = await open_loop(lambda: bench.read(patience=patience), rate=plan.rate, seconds=_SECONDS)
         grown = bench.service.memory() - memory
         after = await bench.recovers(5, within=12 + 5 * plan.alone, patience=3 + plan.alone)
     if bench.link is not None:
