@@ -18,7 +18,7 @@ from anyio.lowlevel import checkpoint
 from hypothesis import example, given, strategies as st
 from trio.testing import MockClock
 
-from postfacta_core.testing import ManualClock, VirtualTimeLoop, run_in_virtual_time
+from postfacta_core.testing import ManualClock, VirtualTimeLoop, run_in_virtual_time, virtual
 
 # Virtual time. A day must pass in far less than this, and a real wait of this length would be noticed.
 REAL_SECONDS = 5.0
@@ -237,6 +237,24 @@ def test_what_a_failed_run_cancels_may_still_clean_up() -> None:
     with pytest.raises(RuntimeError, match="all tasks wait"):
         run_in_virtual_time(work)
     assert cleaned == ["all"]
+
+
+def test_a_failed_run_ends_although_a_cancelled_task_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(virtual, "_CLEANING", 0.05)
+
+    async def wait_stubbornly() -> None:
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                continue
+
+    with (
+        pytest.raises(RuntimeError, match="a cancelled task did not end"),
+        asyncio.Runner(loop_factory=VirtualTimeLoop) as runner,
+    ):
+        runner.get_loop().set_exception_handler(lambda *_: None)  # It complains of what is left.
+        runner.run(wait_stubbornly())
 
 
 def test_a_refusal_that_is_swallowed_ends_the_run_all_the_same() -> None:

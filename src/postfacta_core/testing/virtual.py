@@ -8,7 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from contextvars import Context
-from typing import Any, NoReturn, TypeVar, TypeVarTuple
+from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple
 
 import anyio
 
@@ -16,6 +16,8 @@ from .by_hand import ManualClock
 
 __all__ = ["VirtualTimeLoop", "run_in_virtual_time"]
 
+# Real seconds that tasks have to end after a run has failed.
+_CLEANING: Final = 10.0
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -53,7 +55,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     What waits for the real world (a socket, a pipe, a thread, another process) and a timer would race each other,
     and the timer always win. So without a threshold all of those are refused: the run ends with a RuntimeError.
-    So it does when all tasks wait for one another, with no timer to come: in real time, that would hang.
+    So it does when all tasks wait for one another, with no timer to come: in real time, that would hang. After such
+    an end, tasks that were cancelled have 10 real seconds to clean up.
 
     Args:
         clock: What `time()` reads. A test may also move it by hand. None is one of its own.
@@ -87,11 +90,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
     ) -> asyncio.Future[T]:
-        """Run in a thread, as asyncio does; refuse without a threshold.
-
-        Raises:
-            RuntimeError: If there is no threshold.
-        """
+        """Run in a thread, as asyncio does; refuse without a threshold."""
         if self._is_closed_world:
             raise RuntimeError(f"a thread: {_REMEDY}")
         return super().run_in_executor(executor, func, *args)
@@ -105,20 +104,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return super().call_soon_threadsafe(callback, *args, context=context)
 
     async def subprocess_exec(self, *args: Any, **kwargs: Any) -> Any:
-        """Start a process, as asyncio does; refuse without a threshold.
-
-        Raises:
-            RuntimeError: If there is no threshold.
-        """
+        """Start a process, as asyncio does; refuse without a threshold."""
         self._refuse_process()
         return await super().subprocess_exec(*args, **kwargs)
 
     async def subprocess_shell(self, *args: Any, **kwargs: Any) -> Any:
-        """Start a shell, as asyncio does; refuse without a threshold.
-
-        Raises:
-            RuntimeError: If there is no threshold.
-        """
+        """Start a shell, as asyncio does; refuse without a threshold."""
         self._refuse_process()
         return await super().subprocess_shell(*args, **kwargs)
 
@@ -179,7 +170,10 @@ class _Selector(selectors.BaseSelector):
 
     def _wait_for_others(self) -> list[tuple[selectors.SelectorKey, int]]:
         # Once the run has failed, all is cancelled, and a thread may have to end first: that is waited for.
-        ready = self._real.select(None if self._threshold or self._has_failed else 0)
+        patience = _CLEANING if self._has_failed else None if self._threshold else 0
+        ready = self._real.select(patience)
+        if not ready and self._has_failed:
+            self._fail(f"a cancelled task did not end in {_CLEANING:g} real seconds")
         if not ready:
             self._fail(f"all tasks wait, and no timer will wake one of them; if a thread will: {_REMEDY}")
         return ready
