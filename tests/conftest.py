@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import ExitStack
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from postfacta_core.events import process_observer
 from postfacta_core.guards._registry import registry
@@ -22,11 +22,12 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
 
 pytest_plugins = ["tests.kit.tiers"]
 
-# None has a deadline by the wall clock: a busy machine would miss it. The same change has the same examples by day;
-# `make proofs` looks for new ones.
-settings.register_profile("dev", max_examples=50, deadline=None, derandomize=True)
-settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
-settings.register_profile("night", max_examples=1000, deadline=None)
+# None has a deadline by the wall clock, nor a bound on the making of examples: a busy machine would miss it. The same
+# change has the same examples by day; `make proofs` looks for new ones.
+settings.register_profile("base", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("dev", settings.get_profile("base"), max_examples=50, derandomize=True)
+settings.register_profile("ci", settings.get_profile("base"), max_examples=100, derandomize=True)
+settings.register_profile("night", settings.get_profile("base"), max_examples=1000)
 settings.load_profile("dev")
 
 

@@ -35,7 +35,6 @@ __all__ = [
     "Observer",
     "PhaseChanged",
     "PolicyCreated",
-    "PoolSized",
     "QueryFinished",
     "RequestsOverdue",
     "ResourceStuck",
@@ -198,17 +197,6 @@ class ConnectionReleased(NamedTuple):
     seconds: float
 
 
-class PoolSized(NamedTuple):
-    """The state of a pool: connections idle and used, the most and fewest it keeps, callers waiting."""
-
-    pool: str
-    idle: int
-    used: int
-    maximum: int
-    idle_minimum: int
-    waiting: int
-
-
 class QueryFinished(NamedTuple):
     """A statement or transaction step ended.
 
@@ -319,7 +307,6 @@ Event = (
     | ConnectionOpened
     | ConnectionAcquired
     | ConnectionReleased
-    | PoolSized
     | QueryFinished
     | HttpCallFinished
     | RequestsOverdue

@@ -12,19 +12,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from postfacta_core.errors import PoolTimeoutError
+from postfacta_core.events import Sample
 from postfacta_core.guards._slots import Turn, Turns
 
-__all__ = ["LeaseTable", "PooledConnection"]
+__all__ = ["LeaseTable", "PooledConnection", "sizes"]
 
 C = TypeVar("C")
 
 # Connections that were opened together must not be renewed together: up to this share of its life is taken off each.
 _JITTER: Final = 0.2
+
+
+def sizes(pool: str, *, idle: int, used: int, most: int, waiting: int) -> Iterator[Sample]:
+    """Yield the state of a pool for metrics: its connections, the most of them, and the callers that wait."""
+    yield Sample("db_client_connection_count", (pool, "idle"), idle)
+    yield Sample("db_client_connection_count", (pool, "used"), used)
+    yield Sample("db_client_connection_max", (pool,), most)
+    yield Sample("db_client_connection_pending_requests", (pool,), waiting)
 
 
 @dataclass(slots=True, eq=False)

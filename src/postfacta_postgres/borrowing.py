@@ -6,7 +6,7 @@ The adapters tell it of each step, and raise what it returns. It knows no driver
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from typing import Final
 
@@ -25,12 +25,14 @@ from postfacta_core.events import (
     ConnectionReleased,
     DeadlineExceeded,
     Observer,
-    PoolSized,
+    PolicyCreated,
     QueryFinished,
+    Sample,
     observing,
 )
 from postfacta_core.validation import validation
 
+from ._leases import sizes
 from ._verdicts import (
     QUERY_CANCELED,
     database_circuit,
@@ -146,16 +148,17 @@ class Lender:
         self.lent: set[Borrowed] = set()
         self._max_size = max_size
         self._is_idle = is_idle
+        self.observe(PolicyCreated(name, self.collect))
 
     @property
     def is_exhausted(self) -> bool:
         """Whether all connections are lent, so that a wait in vain is not the database's fault."""
         return len(self.lent) >= self._max_size
 
-    def resized(self) -> None:
-        """Report the size of the pool."""
+    def collect(self) -> Iterator[Sample]:
+        """Return the size of the pool, for metrics."""
         idle, waiting = self._is_idle()
-        self.observe(PoolSized(self.name, idle, len(self.lent), self._max_size, 0, waiting))
+        return sizes(self.name, idle=idle, used=len(self.lent), most=self._max_size, waiting=waiting)
 
 
 class Borrowed:
@@ -292,7 +295,6 @@ class Borrowed:
             self._judged = None
             self._leave(None)
             lender.observe(ConnectionReleased(lender.name, lender.now() - self._since))
-            lender.resized()
 
     def _is_spent(self) -> bool:
         deadline = current_deadline()
@@ -302,7 +304,6 @@ class Borrowed:
         lender, now = self._lender, self._lender.now()
         add_wait(now - self._since)
         lender.observe(ConnectionAcquired(lender.name, now - self._since, error_type))
-        lender.resized()
         self._since = now
 
     def _finished(self, sqlstate: str, error_type: str) -> None:

@@ -163,20 +163,11 @@ class Connector:
         return self._servers[self.host]
 
     async def find(self, timeout: float) -> RawConnection:  # noqa: ASYNC109 - it is shared by the hosts
-        """Open a connection to the first host that accepts, beginning with the one that was found last.
-
-        Raises:
-            Exception: Whatever the driver, the system or the password's function raised for the host tried last.
-        """
+        """Open a connection to the first host that accepts, beginning with the one that was found last; raise what the last raised."""
         return await self._told(self._ask_in_turn(self._setup.clock() + timeout))
 
     async def there(self, timeout: float) -> RawConnection:  # noqa: ASYNC109 - the driver sees to it
-        """Open one more connection to the host that was found.
-
-        Raises:
-            ConnectionError: If another one was found meanwhile.
-            Exception: As above.
-        """
+        """Open one more connection to the host that was found; raise ConnectionError if it is another one meanwhile."""
         return await self._told(self._ask_there(timeout))
 
     async def _told(self, attempt: Awaitable[RawConnection]) -> RawConnection:

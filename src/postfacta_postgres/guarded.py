@@ -139,11 +139,7 @@ class Lease:
 
     @property
     def pooled(self) -> PooledConnection[RawConnection]:
-        """What is lent.
-
-        Raises:
-            asyncpg.InterfaceError: If it was given back: it is another's now.
-        """
+        """What is lent. It raises InterfaceError once it was given back: it is another's now."""
         if self._pooled is None:
             raise asyncpg.InterfaceError("the connection was given back to the pool")
         return self._pooled

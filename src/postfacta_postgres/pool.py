@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -33,10 +34,11 @@ from postfacta_core.events import (
     ConnectionAcquired,
     ConnectionReleased,
     DeadlineExceeded,
-    PoolSized,
+    PolicyCreated,
+    Sample,
 )
 
-from ._leases import LeaseTable, PooledConnection
+from ._leases import LeaseTable, PooledConnection, sizes
 from .connecting import Connector, Password, RawConnection, Setup
 from .monitor import ConnectionMonitor
 
@@ -93,6 +95,12 @@ class Pool:
         self._lent: set[PooledConnection[RawConnection]] = set()
         self._all_home = anyio.Event()
         self._group: TaskGroup | None = None
+        self._observe(PolicyCreated(self.name, self.collect))
+
+    def collect(self) -> Iterator[Sample]:
+        """Return its size, for metrics."""
+        table = self._table
+        return sizes(self.name, idle=table.idle, used=table.used, most=table.size, waiting=table.waiting)
 
     @property
     def is_lending(self) -> bool:
@@ -147,7 +155,6 @@ class Pool:
             raise
         finally:
             self._observe(ConnectionAcquired(self.name, self.now() - started, error_type))
-            self._tell_size()
         return pooled
 
     async def _lend(self, started: float) -> PooledConnection[RawConnection]:
@@ -183,7 +190,6 @@ class Pool:
     async def _queue(self, patience: _Patience) -> None:
         event = anyio.Event()
         turn = self._table.queue(event.set)
-        self._tell_size()
         try:
             with anyio.move_on_after(patience.until - self.now()):
                 await event.wait()
@@ -326,10 +332,5 @@ class Pool:
             connection.terminate()
         self._lent.discard(pooled)
         self._table.leave()
-        self._tell_size()
         if not self._lent and self._group is None:
             self._all_home.set()
-
-    def _tell_size(self) -> None:
-        table = self._table
-        self._observe(PoolSized(self.name, table.idle, table.used, table.size, 0, table.waiting))

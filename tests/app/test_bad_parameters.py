@@ -332,7 +332,7 @@ documents = st.dictionaries(known | odd, json_values, max_size=6) | json_values
 header_text = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=40)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     route=st.sampled_from([route for route in EVERY_ROUTE if route[1] != "/logout"]),
     document=documents.map(lambda value: json.dumps(value).encode("utf-8", "replace"))

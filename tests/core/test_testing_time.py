@@ -253,7 +253,8 @@ def test_a_failed_run_ends_although_a_cancelled_task_does_not(monkeypatch: pytes
         pytest.raises(RuntimeError, match="a cancelled task did not end"),
         asyncio.Runner(loop_factory=VirtualTimeLoop) as runner,
     ):
-        runner.get_loop().set_exception_handler(lambda *_: None)  # It complains of what is left.
+        # It complains of what is left.
+        runner.get_loop().set_exception_handler(lambda _loop, _context: None)
         runner.run(wait_stubbornly())
 
 

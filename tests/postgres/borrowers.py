@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from postfacta_core import CircuitBreaker
-from postfacta_core.testing import RecordingObserver
+from postfacta_core.events import Observer
 from postfacta_postgres import database_circuit
 from postfacta_postgres.psycopg import AsyncGuardedPool, GuardedPool
 from postfacta_postgres.sqlalchemy import guard_engine
@@ -34,18 +34,16 @@ class Opens(Protocol):
     """Opens a guarded pool of at most two connections."""
 
     def __call__(
-        self, dsn: str, seen: RecordingObserver, *, touchy: bool = False
+        self, dsn: str, seen: Observer, *, touchy: bool = False
     ) -> AbstractAsyncContextManager[Borrower]: ...
 
 
-def _breaker(seen: RecordingObserver, *, touchy: bool) -> CircuitBreaker:
+def _breaker(seen: Observer, *, touchy: bool) -> CircuitBreaker:
     return CircuitBreaker("db", config=TOUCHY if touchy else database_circuit(2), observer=seen)
 
 
 @asynccontextmanager
-async def _psycopg_async(
-    dsn: str, seen: RecordingObserver, *, touchy: bool = False
-) -> AsyncGenerator[Borrower]:
+async def _psycopg_async(dsn: str, seen: Observer, *, touchy: bool = False) -> AsyncGenerator[Borrower]:
     pool = psycopg_pool.AsyncConnectionPool(
         dsn, open=False, min_size=0, max_size=2, timeout=1.0, kwargs={"prepare_threshold": None}
     )
@@ -69,9 +67,7 @@ async def _psycopg_async(
 
 
 @asynccontextmanager
-async def _psycopg_sync(
-    dsn: str, seen: RecordingObserver, *, touchy: bool = False
-) -> AsyncGenerator[Borrower]:
+async def _psycopg_sync(dsn: str, seen: Observer, *, touchy: bool = False) -> AsyncGenerator[Borrower]:
     pool = psycopg_pool.ConnectionPool(
         dsn, open=False, min_size=0, max_size=2, timeout=1.0, kwargs={"prepare_threshold": None}
     )
@@ -97,7 +93,7 @@ async def _psycopg_sync(
 
 @asynccontextmanager
 async def _alchemy_async(
-    dsn: str, seen: RecordingObserver, *, touchy: bool = False, driver: str
+    dsn: str, seen: Observer, *, touchy: bool = False, driver: str
 ) -> AsyncGenerator[Borrower]:
     address = dsn.replace("postgresql:", f"postgresql+{driver}:", 1)
     engine = create_async_engine(address, pool_size=2, max_overflow=0, pool_timeout=1.0)
@@ -117,7 +113,7 @@ async def _alchemy_async(
 
 @asynccontextmanager
 async def _alchemy_sync(
-    dsn: str, seen: RecordingObserver, *, touchy: bool = False, driver: str
+    dsn: str, seen: Observer, *, touchy: bool = False, driver: str
 ) -> AsyncGenerator[Borrower]:
     address = dsn.replace("postgresql:", f"postgresql+{driver}:", 1)
     engine = create_engine(address, pool_size=2, max_overflow=0, pool_timeout=1.0)

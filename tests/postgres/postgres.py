@@ -7,7 +7,7 @@ import math
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 import anyio
@@ -17,6 +17,7 @@ from postfacta_core.backoff import Backoff
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededError
+from postfacta_core.events import PolicyCreated
 from postfacta_core.testing import RecordingObserver
 from postfacta_postgres import Database, PoolOptions
 
@@ -24,8 +25,10 @@ __all__ = [
     "QUICK",
     "SHORT_WAIT",
     "Flapping",
+    "Size",
     "opened",
     "request_within",
+    "size_of",
     "until",
     "until_answers",
     "until_quiet",
@@ -47,6 +50,25 @@ _OURS = (
     "select count(*) {what} from pg_stat_activity where application_name = 'postfacta db'"
     " and datname = current_database() and pid <> pg_backend_pid()"
 )
+
+
+class Size(NamedTuple):
+    """The state of a pool, as its metrics show it."""
+
+    pool: str
+    idle: float
+    used: float
+    most: float
+    waiting: float
+
+
+def size_of(seen: RecordingObserver) -> Size:
+    """Return the present state of the pool that announced itself to an observer."""
+    for event in seen.of(PolicyCreated):
+        found = [it for it in event.tally() if it.metric.startswith("db_client_connection_")]
+        if found:
+            return Size(event.policy, *(it.value for it in found))
+    raise LookupError("no pool announced itself")
 
 
 @dataclass(slots=True)

@@ -23,14 +23,14 @@ from postfacta_core.events import (
     ConnectionAcquired,
     ConnectionReleased,
     DeadlineExceeded,
-    PoolSized,
+    Event,
     QueryFinished,
 )
 from postfacta_core.testing import RecordingObserver
 from postfacta_postgres.borrowing import first_word, limiting
 
 from .borrowers import EACH, Borrower, Opens, fails
-from .postgres import Flapping, request_within, watcher
+from .postgres import Flapping, request_within, size_of, watcher
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 SETTING = "select current_setting('statement_timeout')"
@@ -214,13 +214,18 @@ async def test_a_lock_that_others_hold_is_a_lock_timeout(database_dsn: str, open
 
 @EACH
 async def test_each_connection_and_statement_is_reported(database_dsn: str, opens: Opens) -> None:
-    seen = RecordingObserver()
-    async with opens(database_dsn, seen) as run:
+    seen, used = RecordingObserver(), list[tuple[float, float]]()
+
+    def observe(event: Event) -> None:
+        seen(event)
+        if isinstance(event, QueryFinished | ConnectionReleased):
+            used.append((size_of(seen).used, size_of(seen).most))
+
+    async with opens(database_dsn, observe) as run:
         await run("select 1", "set local lock_timeout = 50")
     assert [event.error_type for event in seen.of(ConnectionAcquired)] == [""]
     assert len(seen.of(ConnectionReleased)) == 1
-    assert [event.used for event in seen.of(PoolSized)] == [1, 0]
-    assert {event.maximum for event in seen.of(PoolSized)} == {2}
+    assert used == [(1, 2), (1, 2), (0, 2)]
     assert [(event.operation, event.error_type) for event in seen.of(QueryFinished)] == [
         ("SELECT", ""),
         ("SET", ""),
@@ -235,7 +240,7 @@ async def test_a_cancelled_caller_leaves_no_connection_behind(database_dsn: str,
             with anyio.move_on_after(0.1):
                 await run("select pg_sleep(0.4)")
         with anyio.fail_after(10):
-            while seen.of(PoolSized)[-1].used:
+            while size_of(seen).used:
                 await anyio.sleep(0.05)
         assert await run("select 1") == 1
     assert seen.of(CircuitChanged) == []

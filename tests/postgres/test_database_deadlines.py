@@ -10,11 +10,11 @@ import pytest
 
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.errors import DeadlineExceededError, OutcomeUnknownError
-from postfacta_core.events import ConnectionOpened, DeadlineExceeded, PoolSized, QueryFinished
+from postfacta_core.events import ConnectionOpened, DeadlineExceeded, QueryFinished
 from postfacta_core.testing import RecordingObserver
 from postfacta_postgres import PoolOptions
 
-from .postgres import opened, request_within, until_quiet, watcher
+from .postgres import opened, request_within, size_of, until_quiet, watcher
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
@@ -53,7 +53,7 @@ async def test_a_cancelled_caller_leaves_no_connection_lent(database_dsn: str, m
             with anyio.fail_after(5):
                 while await other.fetchval(busy):
                     await anyio.sleep(0.01)
-    assert seen.of(PoolSized)[-1].used == 0
+    assert size_of(seen).used == 0
 
 
 async def test_a_statement_has_no_more_than_the_request_has_left_and_is_ended_on_the_server(

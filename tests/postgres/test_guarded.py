@@ -472,6 +472,9 @@ async def test_its_circuit_its_retries_and_its_budget_show_their_numbers(databas
         assert await database.fetchval(ONE, repeatable=True) == 1
     samples = {s.metric: s for event in seen.of(PolicyCreated) for s in event.tally()}
     assert samples.keys() == {
+        "db_client_connection_count",
+        "db_client_connection_max",
+        "db_client_connection_pending_requests",
         "postfacta_breaker_state",
         "postfacta_breaker_calls_total",
         "postfacta_retry_attempts_total",

@@ -16,12 +16,12 @@ import anyio
 import pytest
 
 from postfacta_core.errors import DatabaseUnavailableError
-from postfacta_core.events import ConnectionAcquired, ConnectionReleased, PoolSized
+from postfacta_core.events import ConnectionAcquired, ConnectionReleased
 from postfacta_core.testing import RecordingObserver, VirtualTimeLoop
 from postfacta_postgres import Connection, Database, PoolOptions, connecting
 
 from .fake_postgres import DSN, FakeServer
-from .postgres import QUICK, watcher
+from .postgres import QUICK, size_of, watcher
 
 OPTIONS = PoolOptions(max_size=1, acquire_timeout=5.0, connect_timeout=2.0, close_timeout=0.5)
 # More steps than any scenario takes; one that takes as many hangs.
@@ -170,7 +170,7 @@ async def lends_all(database: Database, server: FakeServer, seen: RecordingObser
             async with database.acquire() as connection:
                 await hold(server, connection)
     await anyio.sleep(3)  # what is cleared in the background has ended
-    last = seen.of(PoolSized)[-1]
+    last = size_of(seen)
     assert (last.used, last.waiting) == (0, 0)
     taken = [event for event in seen.of(ConnectionAcquired) if not event.error_type]
     assert len(taken) == len(seen.of(ConnectionReleased))
@@ -263,4 +263,4 @@ async def test_a_statement_cancelled_at_any_step_on_a_real_server_loses_no_conne
                     assert not connection.raw.is_in_transaction()
         assert await other.fetchval("select count(*) from pg_stat_activity where state like 'idle in%'") == 0
     assert cancelled >= 4  # the first steps, however quick the server is
-    assert seen.of(PoolSized)[-1].used == 0
+    assert size_of(seen).used == 0

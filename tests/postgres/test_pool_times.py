@@ -16,11 +16,12 @@ import pytest
 from postfacta_core.backoff import Backoff
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededError, PoolTimeoutError
-from postfacta_core.events import ConnectionAcquired, PoolSized, QueryFinished
+from postfacta_core.events import ConnectionAcquired, QueryFinished
 from postfacta_core.testing import ManualClock, RecordingObserver, run_in_virtual_time
 from postfacta_postgres import Connection, Database, PoolOptions, connecting
 
 from .fake_postgres import DSN, FakeServer
+from .postgres import Size, size_of
 
 OPTIONS = PoolOptions(
     max_size=2,
@@ -45,8 +46,8 @@ class Scene:
         )
 
     @property
-    def used(self) -> int:
-        return self.seen.of(PoolSized)[-1].used
+    def used(self) -> float:
+        return size_of(self.seen).used
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[Database]:
@@ -349,11 +350,9 @@ def test_the_size_of_the_pool_counts_those_who_wait() -> None:
             for _ in range(4):
                 group.start_soon(stage.hold, 1.0)
             await anyio.sleep(0.5)
-            size = stage.seen.of(PoolSized)[-1]
-            assert (size.pool, size.used, size.maximum, size.waiting) == ("postgres", 2, 2, 2)
+            assert size_of(stage.seen) == Size("postgres", idle=0, used=2, most=2, waiting=2)
             await anyio.sleep(3)
-            size = stage.seen.of(PoolSized)[-1]
-            assert (size.idle, size.used, size.waiting, size.idle_minimum) == (2, 0, 0, 0)
+            assert size_of(stage.seen) == Size("postgres", idle=2, used=0, most=2, waiting=0)
         assert stage.seen.of(ConnectionAcquired)[0].seconds < math.inf
 
     play(scene)

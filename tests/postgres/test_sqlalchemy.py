@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session
 
 from postfacta_core import CircuitBreaker, CircuitOpenError
 from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededError
-from postfacta_core.events import ConnectionAcquired, ConnectionReleased, PoolSized
+from postfacta_core.events import ConnectionAcquired, ConnectionReleased
 from postfacta_core.testing import RecordingObserver
 from postfacta_postgres.sqlalchemy import guard_engine
 
-from .postgres import Flapping, request_within
+from .postgres import Flapping, request_within, size_of
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 SETTING = text("select current_setting('statement_timeout')")
@@ -87,7 +87,7 @@ def test_a_detached_connection_counts_no_more(database_dsn: str, anyio_backend: 
     engine = engine_of(database_dsn, seen, poolclass=NullPool)
     with engine.connect() as connection:
         connection.detach()
-        assert seen.of(PoolSized)[-1].used == 0
+        assert size_of(seen).used == 0
         assert connection.scalar(text("select 1")) == 1
     assert len(seen.of(ConnectionReleased)) == 1
 

@@ -12,13 +12,14 @@ from postfacta_core.events import (
     HealthChecked,
     HttpCallFinished,
     LogsSuppressed,
-    PoolSized,
+    PolicyCreated,
     QueryFinished,
     TaskCrashed,
 )
 from postfacta_core.telemetry.exchange import Exchange
 from postfacta_core.telemetry.merging import merge
 from postfacta_core.telemetry.metrics import Metrics
+from postfacta_postgres._leases import sizes
 from tests.ops.prometheus import Prometheus, needs, scrape_config
 from tests.servers.serving import BIND
 from tests.servers.test_traces import ask, collector, service, spans
@@ -42,7 +43,7 @@ def full() -> Metrics:
         record(exchange)
     for event in (
         QueryFinished("main", "postgresql", "SELECT", "incidents", 0.1),
-        PoolSized("main", 1, 2, 10, 0, 3),
+        PolicyCreated("main", lambda: sizes("main", idle=1, used=2, most=10, waiting=3)),
         ConnectionAcquired("main", 0.1, "PoolTimeoutError"),
         HttpCallFinished("billing", "GET", "billing.example", 443, 200, 0.1),
         HealthChecked("database", critical=True, passed=True, up=True, seconds=0.1),

@@ -50,7 +50,6 @@ class Instrument(NamedTuple):
 
 
 _POOL: Final = "db_client_connection_pool_name"
-_STATE: Final = "db_client_connection_state"
 _CHECK: Final = ("check", "critical")
 
 INSTRUMENTS: Final[Mapping[str, Instrument]] = {
@@ -138,14 +137,6 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = {
             "error_type",
         ),
         wide=(1, 2, 3, 4),
-    ),
-    "db_client_connection_count": Instrument(
-        "gauge", "Open connections.", (_POOL, _STATE), values={_STATE: ("idle", "used")}
-    ),
-    "db_client_connection_max": Instrument("gauge", "The most connections that may be open.", (_POOL,)),
-    "db_client_connection_idle_min": Instrument("gauge", "The fewest connections kept open idle.", (_POOL,)),
-    "db_client_connection_pending_requests": Instrument(
-        "gauge", "Callers waiting for a connection.", (_POOL,)
     ),
     "db_client_connection_timeouts_total": Instrument(
         "counter", "Waits for a connection that took too long.", (_POOL,)

@@ -13,7 +13,6 @@ import platform
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
@@ -42,7 +41,6 @@ from ..events import (
     LoopLagged,
     PhaseChanged,
     PolicyCreated,
-    PoolSized,
     QueryFinished,
     RequestsOverdue,
     SignalsIntercepted,
@@ -69,7 +67,6 @@ _SAMPLED: Final = frozenset("13579bdf")
 _OURS: Final = ("prometheus_client.", "postfacta_core.")
 _LOG: Final = logging.getLogger("postfacta")
 _CLOSE_CODES: Final = frozenset({*range(1000, 1016), 3000, 3003, 3008})
-_SIZES: Final = {"max": "maximum", "idle_min": "idle_minimum", "pending_requests": "waiting"}
 _Numbers = Mapping[tuple[str, ...], float]
 _Reading = Callable[[], _Numbers]
 _NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -131,7 +128,6 @@ class Metrics:
         self._clock = clock
         self._wall = wall
         self._checks: dict[tuple[str, str], tuple[HealthChecked, float]] = {}
-        self._sized: dict[str, PoolSized] = {}
         self._phase, self._overdue = _PHASES[0], 0
         self._mechanisms: dict[tuple[str, ...], float] = {}
         self._broken: set[str] = set()
@@ -193,24 +189,10 @@ class Metrics:
         gauge("postfacta_requests_overdue", lambda: {(): self._overdue})
         gauge("postfacta_lifecycle_state", lambda: {(phase,): phase == self._phase for phase in _PHASES})
         gauge("postfacta_lifecycle_interception", self._mechanisms.copy)
-        gauge("db_client_connection_count", self._count_connections)
-        for name, field in _SIZES.items():
-            gauge(f"db_client_connection_{name}", partial(self._read_pools, field))
         gauge("postfacta_health_check_up", of_checks(lambda check, _: check.up))
         gauge("postfacta_health_check_duration_seconds", of_checks(lambda check, _: check.seconds))
         # An age is as old as the scrape that asks for it.
         gauge("postfacta_health_check_age_seconds", of_checks(lambda _, at: self._clock() - at))
-
-    def _read_pools(self, field: str) -> _Numbers:
-        return {(pool,): getattr(sized, field) for pool, sized in tuple(self._sized.items())}
-
-    def _count_connections(self) -> _Numbers:
-        states = ("idle", "used")
-        return {
-            (pool, state): getattr(sized, state)
-            for pool, sized in tuple(self._sized.items())
-            for state in states
-        }
 
     def end(self, exchange: Exchange, /) -> None:
         request, seconds = exchange.request, exchange.seconds
@@ -289,7 +271,6 @@ class Metrics:
             ConnectionAcquired: self._acquired,
             ConnectionReleased: lambda it: self._uses.child((it.pool,)).observe(it.seconds),
             ConnectionOpened: lambda it: self._creations.child((it.pool,)).observe(it.seconds),
-            PoolSized: lambda it: self._sized.__setitem__(it.pool, it),
             DeadlineExceeded: lambda it: self._late.child((self._stage(it.stage),)).inc(),
             TaskCrashed: lambda it: self._task_crashes.child((it.task,)).inc(),
             HealthChecked: self._check,

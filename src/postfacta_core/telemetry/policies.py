@@ -38,7 +38,11 @@ class PolicyMetric(NamedTuple):
     merge: Callable[[float, float], float] = operator.add
 
 
+_POOL: Final = "db_client_connection_pool_name"
 POLICY_METRICS: Final[dict[str, PolicyMetric]] = {
+    "db_client_connection_count": PolicyMetric("Open connections.", (_POOL, "db_client_connection_state")),
+    "db_client_connection_max": PolicyMetric("The most connections that may be open.", (_POOL,)),
+    "db_client_connection_pending_requests": PolicyMetric("Callers waiting for a connection.", (_POOL,)),
     "postfacta_breaker_state": PolicyMetric("1 for the circuit's present state.", ("breaker", "state"), max),
     "postfacta_breaker_calls_total": PolicyMetric(
         "Calls by outcome, including rejected ones.", ("breaker", "outcome", "mode")

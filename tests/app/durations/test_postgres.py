@@ -46,7 +46,7 @@ def _ok(*seconds: float) -> Rows:
     return [(Status.OK, it) for it in seconds]
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from(Status), st.floats(0, 1e6)), max_size=30))
 async def test_every_incident_is_counted_once_and_quantiles_are_values(
     app_database: Database, given_rows: list[tuple[Status, float]]

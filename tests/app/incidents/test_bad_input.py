@@ -93,7 +93,7 @@ def escaped(text: str) -> str:
     return quote(text, safe="", errors="replace")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(sent=st.builds(Sent, target=targets, ref=refs, body=bodies, headers=headers, query=queries))
 @example(sent=Sent(body=b"[" * 100_000))
 @example(sent=Sent(body=b'{"title": ' + b"9" * 5000 + b"}"))

@@ -72,7 +72,7 @@ def check_invariants(incident: Mapping[str, Any], changes: Sequence[asyncpg.Reco
 
 
 @settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )  # each example declares an incident of its own in the one database
 @given(wishes=tries)
 async def test_any_sequence_of_moves_keeps_the_rules(

@@ -227,7 +227,7 @@ class Told:
         assert answer.headers["etag"] == f'"pm-{len(self.revisions)}"'
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(tries=steps)
 async def test_whatever_is_tried_the_revisions_are_a_chain_without_gaps(
     service: Service, tries: list[tuple[str, Any]]

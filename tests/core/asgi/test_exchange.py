@@ -315,7 +315,7 @@ async def test_one_that_ended_before_it_was_watched_never_is() -> None:
         await exchange.watch()
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     pieces=st.lists(st.binary(max_size=8), min_size=1, max_size=8),
     pauses=st.lists(st.sampled_from([0, 1, 2, 5]), min_size=9, max_size=9),

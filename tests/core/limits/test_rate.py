@@ -205,7 +205,7 @@ async def test_what_one_limiter_refuses_is_spent_from_none(clock: ManualClock) -
     assert await hit_all([]) == []
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.lists(
         st.tuples(st.sampled_from(["a", "b", "c" * 200]), st.floats(0, 5), st.sampled_from([None, *Mode])),

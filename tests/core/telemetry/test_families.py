@@ -33,9 +33,7 @@ def test_each_kind_is_made_with_its_labels() -> None:
     families = Families(registry, 10)
     families.make("postfacta_event_loop_lag_seconds").child(()).observe(0.002)
     families.gauge("postfacta_requests_overdue", lambda: {(): 3})
-    families.gauge("db_client_connection_max", lambda: {("main",): 3})
+    families.gauge("postfacta_lifecycle_state", lambda: {("ready",): 1})
     assert registry.get_sample_value("postfacta_event_loop_lag_seconds_bucket", {"le": "0.0025"}) == 1
     assert registry.get_sample_value("postfacta_requests_overdue") == 3
-    assert (
-        registry.get_sample_value("db_client_connection_max", {"db_client_connection_pool_name": "main"}) == 3
-    )
+    assert registry.get_sample_value("postfacta_lifecycle_state", {"state": "ready"}) == 1

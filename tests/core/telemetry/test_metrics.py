@@ -22,9 +22,10 @@ from postfacta_core.events import (
     LogsSuppressed,
     LoopLagged,
     PhaseChanged,
-    PoolSized,
+    PolicyCreated,
     QueryFinished,
     RequestsOverdue,
+    Sample,
     SignalsIntercepted,
     TaskCrashed,
 )
@@ -120,6 +121,15 @@ def test_past_the_cap_only_the_open_labels_give_way() -> None:
 
 
 POOL = {"db_client_connection_pool_name": "main"}
+POOL_CREATED = PolicyCreated(
+    "main",
+    lambda: [
+        Sample("db_client_connection_count", ("main", "idle"), 1),
+        Sample("db_client_connection_count", ("main", "used"), 2),
+        Sample("db_client_connection_max", ("main",), 10),
+        Sample("db_client_connection_pending_requests", ("main",), 4),
+    ],
+)
 QUERY = {
     "db_system_name": "postgresql",
     "db_operation_name": "SELECT",
@@ -166,17 +176,16 @@ CALL = {
         (ConnectionAcquired("main", 0.5, "pool_timeout"), "db_client_connection_timeouts_total", POOL, 1),
         (ConnectionReleased("main", 2), "db_client_connection_use_time_seconds_sum", POOL, 2),
         (ConnectionOpened("main", 3), "db_client_connection_create_time_seconds_sum", POOL, 3),
-        (PoolSized("main", 1, 2, 10, 3, 4), "db_client_connection_max", POOL, 10),
-        (PoolSized("main", 1, 2, 10, 3, 4), "db_client_connection_idle_min", POOL, 3),
-        (PoolSized("main", 1, 2, 10, 3, 4), "db_client_connection_pending_requests", POOL, 4),
+        (POOL_CREATED, "db_client_connection_max", POOL, 10),
+        (POOL_CREATED, "db_client_connection_pending_requests", POOL, 4),
         (
-            PoolSized("main", 1, 2, 10, 3, 4),
+            POOL_CREATED,
             "db_client_connection_count",
             {**POOL, "db_client_connection_state": "used"},
             2,
         ),
         (
-            PoolSized("main", 1, 2, 10, 3, 4),
+            POOL_CREATED,
             "db_client_connection_count",
             {**POOL, "db_client_connection_state": "idle"},
             1,
@@ -347,13 +356,6 @@ def test_a_page_may_have_one_more_label_on_all_series(metrics: Metrics) -> None:
         lines = metrics.render(labels={"worker": "3"}).body.decode().splitlines()
         assert all('worker="3"' in line for line in lines if not line.startswith("#"))
     assert b"worker" not in metrics.render().body
-
-
-def test_a_pool_shows_its_latest_size(metrics: Metrics) -> None:
-    metrics(PoolSized("main", 1, 2, 10, 3, 4))
-    metrics(PoolSized("main", 5, 2, 10, 3, 0))
-    assert value(metrics, "db_client_connection_pending_requests", **POOL) == 0
-    assert value(metrics, "db_client_connection_count", **POOL, db_client_connection_state="idle") == 5
 
 
 class Foreign(Collector):

@@ -86,7 +86,7 @@ def test_another_collector_cannot_take_a_name_of_ours(metrics: Metrics) -> None:
 
 def test_all_names_and_labels_are_ones_that_prometheus_takes() -> None:
     for name, metric in POLICY_METRICS.items():
-        assert name.startswith("postfacta_")
+        assert name.startswith(("postfacta_", "db_client_connection_"))
         assert metric.text.endswith(".")
         assert len(set(metric.labels)) == len(metric.labels)
 

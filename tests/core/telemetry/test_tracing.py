@@ -26,7 +26,6 @@ from postfacta_core.events import (
     ConnectionAcquired,
     DeadlineExceeded,
     Event,
-    PoolSized,
     QueryFinished,
     RetryScheduled,
     TaskCrashed,
@@ -352,7 +351,6 @@ def test_the_events_of_a_request_are_on_its_span() -> None:
             ),
         ),
         (DeadlineExceeded("pool"), ("postfacta.deadline_exceeded", {"postfacta.stage": "pool"})),
-        (PoolSized("main", 1, 2, 10, 3, 4), None),
     ]
     with every() as case:
         for event, expected in cases:
