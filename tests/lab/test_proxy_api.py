@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 import subprocess
@@ -14,8 +15,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from postfacta_lab.engine.http import Request
 from postfacta_lab.proxy import Toxiproxy, ToxiproxyError
-from postfacta_lab.proxy.proxies import Proxies
+from postfacta_lab.proxy.api import Api
 from tests.lab.peers import (
     PATIENCE,
     connect,
@@ -332,9 +334,12 @@ def test_it_listens_to_no_other_machine_unasked(api: Toxiproxy) -> None:
 @ours_only
 def test_it_listens_to_other_machines_on_request() -> None:
     async def run() -> None:
-        async with Proxies(everywhere=True) as proxies:
-            await proxies.add(proxies.new("open", "0.0.0.0:0", UPSTREAM), enabled=True)
-            assert proxies.find("open").enabled
+        api = Api(everywhere=True)
+        new = {"name": "open", "listen": "0.0.0.0:0", "upstream": UPSTREAM}
+        answer = await api(Request("POST", "/proxies", {}, json.dumps(new).encode()))
+        assert answer.status == 201
+        assert api.proxies["open"].enabled
+        await api.stop()
 
     asyncio.run(run())
 

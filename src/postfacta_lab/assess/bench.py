@@ -58,8 +58,8 @@ class Bench:
         self.anchor: Written | None = None
         self.shared: dict[str, Any] = {}
         self.collector = Collector()
-        self._around, self._tasks = AsyncExitStack(), asyncio.TaskGroup()
-        self.link = Link(*spec.database.address, self._tasks) if spec.database else None
+        self._around = AsyncExitStack()
+        self.link = Link(*spec.database.address) if spec.database else None
         self.dirty = self.deployed = False
         self.source = ""  # the address that requests come from, if not the usual one
         self._environment = environment
@@ -80,7 +80,6 @@ class Bench:
         if (task := asyncio.current_task()) is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         await self._around.enter_async_context(self.collector.listening())
-        await self._around.enter_async_context(self._tasks)
         if self.link is not None:
             self._around.push_async_callback(self.link.stop)
             await self.link.start()

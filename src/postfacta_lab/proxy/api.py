@@ -2,253 +2,241 @@
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
 import json
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import TypeVar, cast
 from urllib.parse import unquote
 
 from ..engine.http import Reply, Request, as_json
-from .links import STREAMS
-from .proxies import ApiError, Proxies
-from .toxics import TYPES, Effect, Toxic, effect_of
+from .proxies import Proxy, split
+from .toxics import STREAMS, TYPES, Toxic, attributes_of
 
 __all__ = ["Api"]
 
-VERSION = "2.12.0+postfacta"
-_Field = TypeVar("_Field", bound=str | bool)
+_VERSION = "2.12.0+postfacta"
+_BODY = "bad request body"
+_CREATES = (["POST", "proxies"], ["POST", "populate"])
+_KINDS: Mapping[type, tuple[str, set[type]]] = {
+    str: ("a string", {str}),
+    bool: ("true or false", {bool}),
+    float: ("a number", {int, float}),
+}
+_Field = TypeVar("_Field", str, bool, float)
+_Item = TypeVar("_Item")
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A request for one of the endpoints."""
+class _RefusedError(Exception):
+    """A request that cannot be granted, and the HTTP status that says so."""
 
-    body: bytes
-    names: Mapping[str, str]
-
-
-_Endpoint = Callable[[_Call], Awaitable[Reply]]
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Api:
-    """Answers requests about these proxies."""
+    """Answers requests about the proxies that it keeps, one at a time.
 
-    def __init__(self, proxies: Proxies) -> None:
-        self._proxies = proxies
-        self._endpoints = [
-            (methods.split(), path.split("/")[1:], answer) for path, methods, answer in self._table()
-        ]
+    Args:
+        everywhere: Whether proxies may listen on addresses that other machines reach.
+    """
+
+    def __init__(self, *, everywhere: bool = False) -> None:
+        self.proxies: dict[str, Proxy] = {}
+        self._everywhere = everywhere
+        self._turn = asyncio.Lock()
 
     async def __call__(self, request: Request) -> Reply:
         """Answer a request."""
         if request.headers.get("user-agent", "").startswith("Mozilla/"):
             # As the original does: any page could else send requests to a loopback address.
             return Reply(403, b"User agent not allowed\n")
-        segments = [unquote(part) for part in request.target.partition("?")[0].split("/")[1:]]
-        for methods, path, answer in self._endpoints:
-            if request.method in methods and _fits(path, segments):
-                try:
-                    return await answer(_Call(request.body, dict(zip(path, segments, strict=True))))
-                except (ApiError, OSError) as error:
-                    return _refuse(error)
-        return Reply(404, b"404 page not found\n")
+        path = [unquote(part) for part in request.target.partition("?")[0].split("/")[1:]]
+        call = [request.method, *path]
+        try:
+            async with self._turn:
+                said = await self._answer(call, json.loads(request.body or b"null"))
+            status = 204 if said is None else 201 if call in _CREATES else 200
+        except _RefusedError as error:
+            said, status = str(error), error.status
+        except ValueError as error:
+            said, status = f"{_BODY}: {error}", 400
+        except OSError as error:
+            said, status = str(error), 500
+        if status >= 400:
+            said = {"error": said, "status": status}
+        return Reply(204) if said is None else as_json(said, status)
 
-    def _table(self) -> list[tuple[str, str, _Endpoint]]:
-        """List paths, methods, and who answers."""
-        proxy, toxic = "/proxies/{proxy}", "/proxies/{proxy}/toxics/{toxic}"
-        return [
-            ("/version", "GET", self.version),
-            ("/reset", "POST", self.reset),
-            ("/populate", "POST", self.populate),
-            ("/proxies", "GET", self.list_proxies),
-            ("/proxies", "POST", self.create_proxy),
-            (proxy, "GET", self.show_proxy),
-            (proxy, "POST PATCH", self.update_proxy),
-            (proxy, "DELETE", self.delete_proxy),
-            (f"{proxy}/toxics", "GET", self.list_toxics),
-            (f"{proxy}/toxics", "POST", self.create_toxic),
-            (toxic, "GET", self.show_toxic),
-            (toxic, "POST PATCH", self.update_toxic),
-            (toxic, "DELETE", self.delete_toxic),
-        ]
+    async def stop(self) -> None:
+        """Stop all proxies."""
+        async with self._turn:
+            for proxy in self.proxies.values():
+                await proxy.stop()
 
-    async def version(self, call: _Call) -> Reply:
-        return as_json({"version": VERSION})
+    async def _answer(self, call: list[str], body: object) -> object:
+        """Return what is said as JSON, None for nothing."""
+        said: object = None
+        match call:
+            case ["GET", "version"]:
+                said = {"version": _VERSION}
+            case ["POST", "reset"]:
+                for proxy in self.proxies.values():
+                    await proxy.start()
+                    proxy.arrange([])
+            case ["POST", "populate"]:
+                said = await self._populate(body)
+            case ["GET", "proxies"]:
+                said = {name: proxy.as_json() for name, proxy in self.proxies.items()}
+            case ["POST", "proxies"]:
+                said = await self._create(_object(body))
+            case [method, "proxies", name, *rest]:
+                said = await self._about(_known(self.proxies, name, "proxy"), [method, *rest], body)
+            case _:
+                raise _RefusedError("page not found", 404)
+        return said
 
-    async def reset(self, call: _Call) -> Reply:
-        async with self._proxies.changing:
-            await self._proxies.reset()
-        return Reply(204)
+    async def _about(self, proxy: Proxy, call: list[str], body: object) -> object:
+        said: object = None
+        match call:
+            case ["GET"]:
+                said = proxy.as_json()
+            case ["POST" | "PATCH"]:
+                said = await self._update(proxy, _object(body))
+            case ["DELETE"]:
+                await proxy.stop()
+                del self.proxies[proxy.name]
+            case [method, "toxics", *rest]:
+                said = _about_toxics(proxy, [method, *rest], body)
+            case _:
+                raise _RefusedError("page not found", 404)
+        return said
 
-    async def list_proxies(self, call: _Call) -> Reply:
-        return as_json({name: proxy.as_json() for name, proxy in self._proxies.by_name.items()})
+    async def _create(self, fields: Mapping[str, object]) -> object:
+        proxy, enabled = await self._new(fields)
+        if proxy.name in self.proxies:
+            raise _RefusedError("proxy already exists", 409)
+        return await self._put(proxy, enabled=enabled)
 
-    async def create_proxy(self, call: _Call) -> Reply:
-        fields = _ProxyFields(_mapping(_body(call)))
-        fields.require()
-        async with self._proxies.changing:
-            proxy = self._proxies.new(fields.name, fields.listen, fields.upstream)
-            await self._proxies.add(proxy, enabled=fields.enabled)
-        return as_json(proxy.as_json(), 201)
+    async def _populate(self, body: object) -> object:
+        """Make all of a list, or none if one of them makes no sense."""
+        if not isinstance(body, list):
+            raise _RefusedError(f"{_BODY}: not an array")
+        entries = enumerate(cast("list[object]", body), start=1)
+        every = [await self._new(_object(entry), f" at proxy {number}") for number, entry in entries]
+        return {"proxies": [await self._put(proxy, enabled=enabled) for proxy, enabled in every]}
 
-    async def populate(self, call: _Call) -> Reply:
-        given = _body(call)
-        if not isinstance(given, list):
-            raise _bad("not an array")
-        every = [_ProxyFields(_mapping(one)) for one in cast("list[object]", given)]
-        for number, fields in enumerate(every, start=1):
-            fields.require(f" at proxy {number}")
-        done: list[dict[str, object]] = []
-        async with self._proxies.changing:
-            try:
-                for fields in every:
-                    new = self._proxies.new(fields.name, fields.listen, fields.upstream)
-                    done.append((await self._proxies.put(new, enabled=fields.enabled)).as_json())
-            except (ApiError, OSError) as error:
-                return _refuse(error, proxies=done)
-        return as_json({"proxies": done}, 201)
-
-    async def show_proxy(self, call: _Call) -> Reply:
-        return as_json(self._proxies.find(call.names["{proxy}"]).as_json())
-
-    async def update_proxy(self, call: _Call) -> Reply:
-        body = _body(call)
-        async with self._proxies.changing:
-            proxy = self._proxies.find(call.names["{proxy}"])
-            now: dict[str, object] = {
-                "listen": proxy.listen,
-                "upstream": proxy.upstream,
-                "enabled": proxy.enabled,
-            }
-            fields = _ProxyFields(_mapping(body), now)
-            await self._proxies.update(proxy, fields.listen, fields.upstream, enabled=fields.enabled)
-            return as_json(proxy.as_json())
-
-    async def delete_proxy(self, call: _Call) -> Reply:
-        async with self._proxies.changing:
-            await self._proxies.remove(call.names["{proxy}"])
-        return Reply(204)
-
-    async def list_toxics(self, call: _Call) -> Reply:
-        proxy = self._proxies.find(call.names["{proxy}"])
-        return as_json([toxic.as_json() for toxic in proxy.sorted_toxics()])
-
-    async def create_toxic(self, call: _Call) -> Reply:
-        body = _body(call)
-        async with self._proxies.changing:
-            proxy = self._proxies.find(call.names["{proxy}"])
-            toxic = _new_toxic(_mapping(body), {toxic.name for toxic in proxy.toxics})
-            await proxy.arrange([*proxy.toxics, toxic])
-        return as_json(toxic.as_json())
-
-    async def show_toxic(self, call: _Call) -> Reply:
-        proxy = self._proxies.find(call.names["{proxy}"])
-        return as_json(proxy.toxic(call.names["{toxic}"]).as_json())
-
-    async def update_toxic(self, call: _Call) -> Reply:
-        body = _body(call)
-        async with self._proxies.changing:
-            proxy = self._proxies.find(call.names["{proxy}"])
-            old = proxy.toxic(call.names["{toxic}"])
-            new = _changed_toxic(old, _mapping(body))
-            await proxy.arrange([new if toxic is old else toxic for toxic in proxy.toxics])
-        return as_json(new.as_json())
-
-    async def delete_toxic(self, call: _Call) -> Reply:
-        async with self._proxies.changing:
-            proxy = self._proxies.find(call.names["{proxy}"])
-            old = proxy.toxic(call.names["{toxic}"])
-            await proxy.arrange([toxic for toxic in proxy.toxics if toxic is not old])
-        return Reply(204)
-
-
-class _ProxyFields:
-    """What a request says of a proxy; what it does not say stays as it is now."""
-
-    def __init__(self, body: Mapping[str, object], now: Mapping[str, object] | None = None) -> None:
-        now = now or {}
-        self.name = _field(body, "name", "")
-        self.listen = _field(body, "listen", str(now.get("listen", "")))
-        self.upstream = _field(body, "upstream", str(now.get("upstream", "")))
-        self.enabled = _field(body, "enabled", bool(now.get("enabled", True)))
-
-    def require(self, where: str = "") -> None:
-        """Refuse a new proxy that lacks something."""
-        for name, value in (("name", self.name), ("upstream", self.upstream)):
+    async def _new(self, fields: Mapping[str, object], where: str = "") -> tuple[Proxy, bool]:
+        """Make a proxy that is not among them yet; return it, and whether it shall listen."""
+        name, upstream = _field(fields, "name", ""), _field(fields, "upstream", "")
+        for missing, value in (("name", name), ("upstream", upstream)):
             if not value:
-                raise ApiError(f"missing required field: {name}{where}", 400)
+                raise _RefusedError(f"missing required field: {missing}{where}")
+        listen = await self._resolve(_field(fields, "listen", "") or "127.0.0.1:0")
+        return Proxy(name, listen, upstream), _field(fields, "enabled", default=True)
+
+    async def _put(self, proxy: Proxy, *, enabled: bool) -> object:
+        """Add a proxy, or replace the one of its name; one with the same addresses is left alone."""
+        before = self.proxies.get(proxy.name)
+        if before is None or (before.listen, before.upstream) != (proxy.listen, proxy.upstream):
+            if before is not None:
+                await before.stop()
+            if enabled:
+                await proxy.start()
+            self.proxies[proxy.name] = proxy
+        return self.proxies[proxy.name].as_json()
+
+    async def _update(self, proxy: Proxy, fields: Mapping[str, object]) -> object:
+        """Change a proxy; new addresses drop its connections."""
+        listen = await self._resolve(_field(fields, "listen", proxy.listen))
+        upstream = _field(fields, "upstream", proxy.upstream)
+        enabled = _field(fields, "enabled", proxy.enabled)
+        if not enabled or (listen, upstream) != (proxy.listen, proxy.upstream):
+            await proxy.stop()
+            proxy.listen, proxy.upstream = listen, upstream
+        if enabled:
+            await proxy.start()
+        return proxy.as_json()
+
+    async def _resolve(self, listen: str) -> str:
+        """Resolve an address to listen on; one of IPv4 is preferred."""
+        host, port = split(listen)
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        host = str(min(found)[-1][0])
+        if not (self._everywhere or ipaddress.ip_address(host).is_loopback):
+            raise _RefusedError(f"{listen} is no loopback address: start the proxy with --host")
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _body(call: _Call) -> object:
-    try:
-        body: object = json.loads(call.body)
-    except ValueError as error:
-        raise _bad(str(error)) from error
-    return body
+def _about_toxics(proxy: Proxy, call: list[str], body: object) -> object:
+    said: object = None
+    match call:
+        case ["GET"]:
+            said = proxy.as_json()["toxics"]
+        case ["POST"]:
+            toxic = _new_toxic(_object(body))
+            if toxic.name in proxy.toxics:
+                raise _RefusedError("toxic already exists", 409)
+            said = _put(proxy, toxic)
+        case ["GET", name]:
+            said = asdict(_known(proxy.toxics, name, "toxic"))
+        case ["POST" | "PATCH", name]:
+            said = _put(proxy, _changed(_known(proxy.toxics, name, "toxic"), _object(body)))
+        case ["DELETE", name]:
+            gone = _known(proxy.toxics, name, "toxic")
+            proxy.arrange(toxic for toxic in proxy.toxics.values() if toxic is not gone)
+        case _:
+            raise _RefusedError("page not found", 404)
+    return said
 
 
-def _mapping(given: object) -> Mapping[str, object]:
+def _put(proxy: Proxy, toxic: Toxic) -> object:
+    """Put a toxic where the one of its name was, or behind all others."""
+    proxy.arrange({**proxy.toxics, toxic.name: toxic}.values())
+    return asdict(toxic)
+
+
+def _new_toxic(fields: Mapping[str, object]) -> Toxic:
+    kind, stream = _field(fields, "type", ""), _field(fields, "stream", "downstream").lower()
+    if stream not in STREAMS:
+        raise _RefusedError("stream was invalid, can be either upstream or downstream")
+    if kind not in TYPES:
+        raise _RefusedError("invalid toxic type")
+    name = _field(fields, "name", "") or f"{kind}_{stream}"
+    return _changed(Toxic(name, kind, stream, 1.0, {}), fields)
+
+
+def _changed(toxic: Toxic, fields: Mapping[str, object]) -> Toxic:
+    """Change toxicity and attributes; the rest of a toxic stays as it is, whatever the request says."""
+    toxicity = _field(fields, "toxicity", toxic.toxicity)
+    if not 0 <= toxicity <= 1:
+        raise ValueError("toxicity must be a number from 0 to 1")
+    given = _object(fields.get("attributes") or {})
+    attributes = attributes_of(toxic.type, {**toxic.attributes, **given})
+    return replace(toxic, toxicity=toxicity, attributes=attributes)
+
+
+def _known(every: dict[str, _Item], name: str, what: str) -> _Item:
+    if name not in every:
+        raise _RefusedError(f"{what} not found", 404)
+    return every[name]
+
+
+def _object(given: object) -> Mapping[str, object]:
     if not isinstance(given, dict):
-        raise _bad("not an object")
+        raise _RefusedError(f"{_BODY}: not an object")
     return cast("dict[str, object]", given)
 
 
-def _field(body: Mapping[str, object], name: str, default: _Field) -> _Field:
-    value = body.get(name)
+def _field(fields: Mapping[str, object], name: str, default: _Field) -> _Field:
+    value = fields.get(name)
     if value is None:
         return default
-    if not isinstance(value, type(default)):
-        raise _bad(f"{name} must be {'a string' if isinstance(default, str) else 'true or false'}")
-    return value
-
-
-def _toxicity(body: Mapping[str, object], default: float) -> float:
-    value = body.get("toxicity")
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise _bad("toxicity must be a number from 0 to 1")
-    return value
-
-
-def _effect(body: Mapping[str, object], kind: type[Effect], before: Effect | None = None) -> Effect:
-    attributes = body.get("attributes")
-    try:
-        return effect_of(kind, {} if attributes is None else _mapping(attributes), before)
-    except ValueError as error:
-        raise _bad(str(error)) from error
-
-
-def _new_toxic(body: Mapping[str, object], taken: Collection[str]) -> Toxic:
-    kind, stream = _field(body, "type", ""), _field(body, "stream", "downstream").lower()
-    toxicity = _toxicity(body, 1.0)
-    if stream not in STREAMS:
-        raise ApiError("stream was invalid, can be either upstream or downstream", 400)
-    if kind not in TYPES:
-        raise ApiError("invalid toxic type", 400)
-    name = _field(body, "name", "") or f"{kind}_{stream}"
-    if name in taken:
-        raise ApiError("toxic already exists", 409)
-    return Toxic(name, kind, stream, toxicity, _effect(body, TYPES[kind]))
-
-
-def _changed_toxic(toxic: Toxic, body: Mapping[str, object]) -> Toxic:
-    """Change toxicity and attributes; the rest of a toxic stays as it is, whatever the request says."""
-    effect = _effect(body, TYPES[toxic.type], toxic.effect)
-    return replace(toxic, toxicity=_toxicity(body, toxic.toxicity), effect=effect)
-
-
-def _bad(why: str) -> ApiError:
-    return ApiError(f"bad request body: {why}", 400)
-
-
-def _refuse(error: ApiError | OSError, **more: object) -> Reply:
-    """Answer an error as the original does; one of the operating system has no better status."""
-    status = error.status if isinstance(error, ApiError) else 500
-    return as_json({"error": str(error), "status": status, **more}, status)
-
-
-def _fits(path: list[str], segments: list[str]) -> bool:
-    return len(path) == len(segments) and all(
-        name.startswith("{") or name == found for name, found in zip(path, segments, strict=True)
-    )
+    wanted, kinds = _KINDS[type(default)]
+    if type(value) not in kinds:
+        raise ValueError(f"{name} must be {wanted}")
+    return cast("_Field", value)

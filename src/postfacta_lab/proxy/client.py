@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import selectors
 import subprocess
 import sys
 from collections.abc import Generator, Mapping
@@ -14,15 +13,9 @@ from urllib.parse import quote, urlsplit
 
 __all__ = ["Toxiproxy", "ToxiproxyError", "fault_proxy"]
 
-_PATIENCE = 30.0
-
 
 class ToxiproxyError(Exception):
-    """The proxy refused a request.
-
-    Attributes:
-        status: The HTTP status.
-    """
+    """The proxy refused a request, with an HTTP `status`."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(f"{status}: {message}")
@@ -30,16 +23,10 @@ class ToxiproxyError(Exception):
 
 
 class Toxiproxy:
-    """Speaks to one fault proxy, on a new connection for each request; it leaves the proxies alone.
+    """Speaks to the fault proxy of which the API listens at `url`, such as `http://127.0.0.1:8474`."""
 
-    Args:
-        url: Where its API listens, such as `http://127.0.0.1:8474`.
-        timeout: Seconds that a request may take.
-    """
-
-    def __init__(self, url: str, *, timeout: float = 30.0) -> None:
+    def __init__(self, url: str) -> None:
         self.url = url
-        self._timeout = timeout
 
     def version(self) -> str:
         return str(self._ask("GET", "/version")["version"])
@@ -49,11 +36,7 @@ class Toxiproxy:
         return self._ask("GET", "/proxies")
 
     def create(self, name: str, upstream: str, *, listen: str = "127.0.0.1:0") -> str:
-        """Make a proxy that listens at once.
-
-        Returns:
-            The host and port to connect to.
-        """
+        """Make a proxy that listens at once; return the host and port to connect to."""
         new = {"name": name, "listen": listen, "upstream": upstream, "enabled": True}
         return str(self._ask("POST", "/proxies", new)["listen"])
 
@@ -84,28 +67,19 @@ class Toxiproxy:
         toxic: str | None = None,
         **attributes: int,
     ) -> str:
-        """Add a toxic to a proxy.
-
-        Args:
-            name: The proxy's.
-            kind: The toxic's type, such as `latency`.
-            stream: `downstream` (from the server) or `upstream` (to it).
-            toxicity: The share of connections it acts on, 0 to 1.
-            toxic: The toxic's name; default: `<type>_<stream>`.
-            attributes: What its type takes.
-
-        Returns:
-            The toxic's name.
-        """
-        new: dict[str, object] = {"type": kind, "stream": stream, "toxicity": toxicity}
-        if toxic is not None:
-            new["name"] = toxic
-        return str(self._ask("POST", _path(name, ""), {**new, "attributes": attributes})["name"])
+        """Add a toxic of a type, such as `latency`, with its attributes; return the name it was given."""
+        new = {
+            "name": toxic,
+            "type": kind,
+            "stream": stream,
+            "toxicity": toxicity,
+            "attributes": attributes,
+        }
+        return str(self._ask("POST", f"{_path(name)}/toxics", new)["name"])
 
     def change(self, name: str, toxic: str, /, *, toxicity: float | None = None, **attributes: int) -> None:
         """Change attributes of a toxic; those not named stay."""
-        changes: dict[str, object] = {} if toxicity is None else {"toxicity": toxicity}
-        self._ask("POST", _path(name, toxic), {**changes, "attributes": attributes})
+        self._ask("POST", _path(name, toxic), {"toxicity": toxicity, "attributes": attributes})
 
     def remove(self, name: str, toxic: str) -> None:
         """Remove a toxic from a proxy."""
@@ -117,19 +91,12 @@ class Toxiproxy:
 
     def _ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
         # Not through a proxy of the environment: it would stand between us and our own machine.
-        with closing(
-            http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=self._timeout)
-        ) as connection:
+        with closing(http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=30)) as connection:
             connection.request(method, path, None if body is None else json.dumps(body))
             answer = connection.getresponse()
-            text = answer.read().decode()
+            known: dict[str, Any] = json.loads(answer.read() or b"{}")
         if answer.status >= 400:
-            try:
-                message = str(json.loads(text)["error"])
-            except (ValueError, KeyError, TypeError):
-                message = text
-            raise ToxiproxyError(message, answer.status)
-        known: dict[str, Any] = json.loads(text) if text else {}
+            raise ToxiproxyError(str(known["error"]), answer.status)
         return known
 
 
@@ -140,34 +107,17 @@ def fault_proxy() -> Generator[Toxiproxy]:
     Raises:
         RuntimeError: If it does not start.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "postfacta_lab", "proxy", "--port", "0"], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        yield Toxiproxy(_address(process))
-    finally:
-        process.terminate()
+    command = [sys.executable, "-m", "postfacta_lab", "proxy", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own program
         try:
-            process.communicate(timeout=_PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            raise
+            line = process.stdout.readline() if process.stdout is not None else ""
+            if not line.startswith("listening on "):
+                raise RuntimeError(f"the fault proxy did not start: {line!r}")
+            yield Toxiproxy(line.removeprefix("listening on ").strip())
+        finally:
+            process.kill()  # it has nothing to save
 
 
-def _address(process: subprocess.Popen[str]) -> str:
-    if process.stdout is None:
-        raise RuntimeError("its output is not read")
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        line = process.stdout.readline() if selector.select(_PATIENCE) else ""
-    if not line.startswith("listening on "):
-        raise RuntimeError(f"the fault proxy did not start: {line!r}")
-    return line.removeprefix("listening on ").strip()
-
-
-def _path(name: str, toxic: str | None = None) -> str:
-    path = f"/proxies/{quote(name, safe='')}"
-    if toxic is None:
-        return path
-    return f"{path}/toxics/{quote(toxic, safe='')}" if toxic else f"{path}/toxics"
+def _path(*names: str) -> str:
+    """Return the path of a proxy, or of one of its toxics."""
+    return "/proxies/" + "/toxics/".join(quote(name, safe="") for name in names)

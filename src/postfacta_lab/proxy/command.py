@@ -12,7 +12,6 @@ import click
 from ..engine.http import serving
 from ..verdict import Verdict
 from .api import Api
-from .proxies import Proxies
 
 __all__ = ["command"]
 
@@ -42,9 +41,8 @@ async def _serve(listener: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
     host, port = listener.getsockname()[:2]
-    async with (
-        Proxies(everywhere=not ipaddress.ip_address(host).is_loopback) as proxies,
-        serving(Api(proxies), listener),
-    ):
+    api = Api(everywhere=not ipaddress.ip_address(host).is_loopback)
+    async with serving(api, listener):
         click.echo(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
         await ended.wait()
+    await api.stop()

@@ -1,40 +1,124 @@
-"""The proxies of the fault proxy: their addresses, upstreams and toxics."""
+"""A proxy of the fault proxy: it passes bytes from one socket to another, through toxics that may change meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
-import logging
+import random
 import socket
-from collections.abc import Sequence
-from functools import partial
-from types import TracebackType
-from typing import Self
+import struct
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
 
-from .links import STREAMS, Connection
-from .toxics import Toxic
+from .toxics import BURST, STREAMS, Chunk, Stage, Toxic, next_step
 
-__all__ = ["ApiError", "Proxies", "Proxy"]
+__all__ = ["Proxy", "split"]
 
 _BACKLOG = 1024
 _CONNECT_TIMEOUT = 30.0
-_PAUSE = 0.1  # after accept() failed, which most often means that no file descriptor is free
+_READ_BYTES = 32_768
+_QUEUE_BYTES = 65_536
+# What is under way during a latency must fit: 16 MiB are 16 MiB/s at one second.
+_LATENCY_BYTES = 16_777_216
+_NO_LINGER = struct.pack("ii", 1, 0)  # on, 0 seconds: close() sends RST
 
-_log = logging.getLogger("postfacta_lab.proxy")
+
+class _ResetError(Exception):
+    """A toxic resets the connection."""
 
 
-class ApiError(Exception):
-    """A request that cannot be granted.
+class _Link:
+    """One direction of a connection: what was read waits in one queue until the toxics let it go."""
 
-    Attributes:
-        message: The message for the caller.
-        status: The HTTP status.
-    """
+    def __init__(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        self._source, self._target = source, target
+        self._now = asyncio.get_running_loop().time
+        self._chunks: deque[Chunk] = deque()
+        self._size, self._last = 0, 0.0
+        self._stages: list[Stage] = []
+        self._lacks_bytes = False
+        self._changed = asyncio.Event()
+        target.transport.set_write_buffer_limits(0)  # drain() waits until the system has all of it
 
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.message, self.status = message, status
+    def arrange(self, toxics: Sequence[Toxic]) -> None:
+        """Apply these toxics from now on, in this order."""
+        before = {stage.toxic.name: stage for stage in self._stages}
+        self._stages = [Stage.of(toxic, self._now(), before.get(toxic.name)) for toxic in toxics]
+        swallowing = {stage.toxic.name for stage in self._stages if stage.swallows}
+        self._lacks_bytes |= any(stage.swallows and name not in swallowing for name, stage in before.items())
+        self._tell()
+
+    async def run(self) -> None:
+        """Move bytes until there are no more, or the toxics end it.
+
+        Raises:
+            _ResetError: In a group, if they reset the connection.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            reading = tasks.create_task(self._read())
+            with suppress(OSError):  # the peer is gone: nothing more can be written
+                await self._write()
+            # As in the original there is no half-open connection. The other direction reads an end here.
+            with suppress(OSError):
+                self._target.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+            reading.cancel()
+
+    async def _read(self) -> None:
+        with suppress(OSError):  # the peer is gone: that is an end too
+            while data := await self._source.read(_READ_BYTES):
+                self._put(data)
+                while self._size >= self._room():
+                    await self._changed.wait()
+        self._put(b"")
+
+    async def _write(self) -> None:
+        while not self._lacks_bytes:
+            step, after = next_step(self._chunks[0] if self._chunks else None, self._stages, self._last)
+            if step.due > self._now():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(step.due):
+                        await self._changed.wait()
+                continue
+            if step.fate == "end":
+                return
+            if step.fate == "reset":
+                raise _ResetError
+            self._stages, data = after, self._take(step.size)
+            if step.fate == "pass":
+                await self._send(data, step.due)
+
+    async def _send(self, data: bytes, due: float) -> None:
+        self._target.write(data)
+        await self._target.drain()
+        await asyncio.sleep(0)  # the others' turn, between many small pieces
+        self._last = self._now()
+        # Who let us wait gets what a late wake-up may make up for, and no more, at once.
+        for stage in self._stages:
+            stage.free += max(0.0, self._last - due - BURST)
+
+    def _put(self, data: bytes) -> None:
+        self._chunks.append(Chunk(data, self._now(), _chance()))
+        self._size += len(data)
+        self._tell()
+
+    def _take(self, size: int) -> bytes:
+        chunk = self._chunks.popleft()
+        if size < len(chunk.data):
+            self._chunks.appendleft(chunk._replace(data=chunk.data[size:], luck=_chance()))
+        self._size -= size
+        self._tell()
+        return chunk.data[:size]
+
+    def _room(self) -> int:
+        is_slow = any(stage.toxic.type == "latency" for stage in self._stages)
+        return _LATENCY_BYTES if is_slow else _QUEUE_BYTES
+
+    def _tell(self) -> None:
+        """Wake up who waits for a change of toxics or of the queue."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 class Proxy:
@@ -42,26 +126,19 @@ class Proxy:
 
     Args:
         name: Unique.
-        listen: Host and port; the port that 0 became stands here once it listens.
+        listen: Address and port; the port that 0 became stands here once it listens.
         upstream: Host and port; looked up anew for each connection.
-        tasks: Owns the connections.
-        everywhere: Whether it may listen on an address that other machines reach.
     """
 
-    def __init__(
-        self, name: str, listen: str, upstream: str, *, tasks: asyncio.TaskGroup, everywhere: bool = False
-    ) -> None:
+    def __init__(self, name: str, listen: str, upstream: str) -> None:
         self.name, self.listen, self.upstream = name, listen, upstream
-        self.toxics: list[Toxic] = []
-        self._tasks, self._everywhere = tasks, everywhere
-        self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
-        self._serving: set[asyncio.Task[None]] = set()
-        self._connections: set[Connection] = set()
+        self.toxics: dict[str, Toxic] = {}
+        self._server: asyncio.Server | None = None
+        self._links: dict[asyncio.Task[Any], dict[str, _Link]] = {}
 
     @property
     def enabled(self) -> bool:
-        return self._listener is not None
+        return self._server is not None
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -69,222 +146,79 @@ class Proxy:
             "listen": self.listen,
             "upstream": self.upstream,
             "enabled": self.enabled,
-            "toxics": [toxic.as_json() for toxic in self.sorted_toxics()],
+            "toxics": [asdict(toxic) for toxic in self.toxics.values()],
         }
 
-    def sorted_toxics(self) -> list[Toxic]:
-        """Return those of the upstream direction first, each direction in the order of effect."""
-        return [toxic for stream in STREAMS for toxic in self.toxics if toxic.stream == stream]
-
-    def toxic(self, name: str) -> Toxic:
-        for toxic in self.toxics:
-            if toxic.name == name:
-                return toxic
-        raise ApiError("toxic not found", 404)
-
-    async def differs(self, listen: str, upstream: str) -> bool:
-        """Return whether these are other addresses than its own."""
-        return self.upstream != upstream or self.listen not in {listen, _text(await _resolve(listen))}
-
     async def start(self) -> None:
-        """Listen.
-
-        Raises:
-            OSError: If the address is none, or taken.
-            ApiError: If it is open to other machines, and must not be.
-        """
-        if self.enabled:
-            return
-        address = await _resolve(self.listen)
-        if not (self._everywhere or ipaddress.ip_address(address[0]).is_loopback):
-            raise ApiError(f"{self.listen} is no loopback address: start the proxy with --host", 400)
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._listener = listener = socket.create_server(address, family=family, backlog=_BACKLOG)
-        listener.settimeout(0)
-        self.listen = _text(listener.getsockname())
-        self._accepting = self._tasks.create_task(self._accept(listener))
+        """Listen, or raise `OSError`; may be called twice."""
+        if self._server is None:
+            host, port = split(self.listen)
+            self._server = await asyncio.start_server(
+                self._serve, host, port, backlog=_BACKLOG, limit=_READ_BYTES
+            )
+            port = self._server.sockets[0].getsockname()[1]
+            self.listen = f"{self.listen.rpartition(':')[0]}:{port}"
 
     async def stop(self) -> None:
         """Listen no more, and close all connections; may be called twice."""
-        if self._listener is None or self._accepting is None:
-            return
-        self._accepting.cancel()
-        await asyncio.wait([self._accepting])
-        self._listener.close()
-        self._listener = self._accepting = None
-        for task in self._serving:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for task in self._links:
             task.cancel()
-        if self._serving:
-            await asyncio.wait(self._serving)
+        if self._links:
+            await asyncio.wait(self._links)
 
-    async def arrange(self, toxics: Sequence[Toxic]) -> None:
+    def arrange(self, toxics: Iterable[Toxic]) -> None:
         """Apply these toxics from now on, on new connections and on those that live."""
-        changed = set(toxics) ^ set(self.toxics)
-        self.toxics = list(toxics)
-        for stream in {toxic.stream for toxic in changed}:
-            acting = [toxic for toxic in self.toxics if toxic.stream == stream]
-            for connection in list(self._connections):
-                await connection.arrange(stream, acting)
+        ordered = sorted(toxics, key=lambda toxic: STREAMS.index(toxic.stream))
+        self.toxics = {toxic.name: toxic for toxic in ordered}
+        for links in self._links.values():
+            self._place(links)
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                client, _ = await loop.sock_accept(listener)
-            except OSError:
-                await asyncio.sleep(_PAUSE)
-                continue
-            task = self._tasks.create_task(self._serve(client))
-            self._serving.add(task)
-            task.add_done_callback(self._serving.discard)
-            # A task that is cancelled before it began closes nothing.
-            task.add_done_callback(partial(_close, client))
+    def _place(self, links: dict[str, _Link]) -> None:
+        for stream, link in links.items():
+            link.arrange([toxic for toxic in self.toxics.values() if toxic.stream == stream])
 
-    async def _serve(self, client: socket.socket) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task, writers = asyncio.current_task(), [writer]
+        if task is None or not self.enabled:
+            writer.transport.abort()
+            return
+        links: dict[str, _Link] = {}
+        self._links[task] = links
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT):
-                server = await _connect(self.upstream)
-        except OSError:
-            return
-        for one in (client, server):
-            with contextlib.suppress(OSError):  # it may be gone already
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = Connection(client, server)
-        self._connections.add(connection)
-        try:
-            await connection.run(self.toxics)
-        except Exception:  # noqa: BLE001 - a fault of ours in one connection must not end the others
-            _log.exception("a connection of %s broke", self.name)
+                host, port = split(self.upstream)
+                answers, upstream = await asyncio.open_connection(host, port, limit=_READ_BYTES)
+            writers.append(upstream)
+            links |= zip(STREAMS, (_Link(reader, upstream), _Link(answers, writer)), strict=True)
+            self._place(links)
+            async with asyncio.TaskGroup() as tasks:
+                for link in links.values():
+                    tasks.create_task(link.run())
+        except* (OSError, UnicodeError, asyncio.CancelledError):  # no such upstream, or stopped
+            pass
+        except* _ResetError:
+            for one in writers:
+                one.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         finally:
-            self._connections.discard(connection)
+            del self._links[task]
+            for one in writers:
+                one.transport.abort()
 
 
-class Proxies:
-    """All proxies by name; an async context manager that stops them at the end.
+def split(address: str) -> tuple[str, int]:
+    """Split an address into host and port.
 
-    Changes happen one at a time.
-
-    Args:
-        everywhere: Whether proxies may listen on addresses that other machines reach.
+    Raises:
+        OSError: If there is no port.
     """
-
-    def __init__(self, *, everywhere: bool = False) -> None:
-        self.by_name: dict[str, Proxy] = {}
-        self.changing = asyncio.Lock()
-        self._everywhere = everywhere
-        self._tasks = asyncio.TaskGroup()
-
-    async def __aenter__(self) -> Self:
-        await self._tasks.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        async with self.changing:
-            for proxy in self.by_name.values():
-                await proxy.stop()
-        await self._tasks.__aexit__(kind, error, trace)
-
-    def find(self, name: str) -> Proxy:
-        if (proxy := self.by_name.get(name)) is None:
-            raise ApiError("proxy not found", 404)
-        return proxy
-
-    def new(self, name: str, listen: str, upstream: str) -> Proxy:
-        """Make a proxy that is not among them yet, and does not listen yet."""
-        return Proxy(name, listen or "127.0.0.1:0", upstream, tasks=self._tasks, everywhere=self._everywhere)
-
-    async def add(self, proxy: Proxy, *, enabled: bool) -> None:
-        if proxy.name in self.by_name:
-            raise ApiError("proxy already exists", 409)
-        if enabled:
-            await proxy.start()
-        self.by_name[proxy.name] = proxy
-
-    async def put(self, proxy: Proxy, *, enabled: bool) -> Proxy:
-        """Add a proxy, unless there is one with its name and addresses; replace one with others."""
-        before = self.by_name.get(proxy.name)
-        if before is not None:
-            if not await before.differs(proxy.listen, proxy.upstream):
-                return before
-            await before.stop()
-        if enabled:
-            await proxy.start()
-        self.by_name[proxy.name] = proxy
-        return proxy
-
-    async def update(self, proxy: Proxy, listen: str, upstream: str, *, enabled: bool) -> None:
-        """Change a proxy; new addresses drop its connections."""
-        if await proxy.differs(listen, upstream):
-            await proxy.stop()
-            proxy.listen, proxy.upstream = listen, upstream
-        if enabled:
-            await proxy.start()
-        else:
-            await proxy.stop()
-
-    async def remove(self, name: str) -> None:
-        await self.find(name).stop()
-        del self.by_name[name]
-
-    async def reset(self) -> None:
-        """Enable all proxies, without toxics."""
-        for proxy in self.by_name.values():
-            await proxy.start()
-            await proxy.arrange([])
-
-
-def _close(client: socket.socket, _: asyncio.Task[None]) -> None:
-    client.close()
-
-
-def _text(address: tuple[str, int]) -> str:
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-async def _look_up(
-    address: str, *, passive: bool = False
-) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
     host, colon, port = address.rpartition(":")
     if not (colon and port.isascii() and port.isdigit() and int(port) <= 65_535):
         raise OSError(f"address {address}: missing or invalid port in address")
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            host.removeprefix("[").removesuffix("]") or None,
-            int(port),
-            type=socket.SOCK_STREAM,
-            flags=socket.AI_PASSIVE if passive else 0,
-        )
-    except UnicodeError as error:
-        raise OSError(f"address {address}: no such host") from error
-    return [(family, (str(where[0]), int(where[1]))) for family, _, _, _, where in found]
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-async def _resolve(listen: str) -> tuple[str, int]:
-    """Resolve an address to listen on; one of IPv4 is preferred."""
-    found = await _look_up(listen, passive=True)
-    return min(found, key=lambda one: one[0] != socket.AF_INET)[1]
-
-
-async def _connect(upstream: str) -> socket.socket:
-    """Connect to the first address that lets us.
-
-    Raises:
-        OSError: If none does.
-    """
-    error = OSError(f"no address for {upstream}")
-    for family, where in await _look_up(upstream):
-        with contextlib.ExitStack() as undo:
-            one = socket.socket(family, socket.SOCK_STREAM)
-            undo.callback(one.close)
-            one.settimeout(0)
-            try:
-                await asyncio.get_running_loop().sock_connect(one, where)
-            except OSError as failure:
-                error = failure
-                continue
-            undo.pop_all()
-            return one
-    raise error
+def _chance() -> float:
+    return random.uniform(-1, 1)  # noqa: S311 - no secret
