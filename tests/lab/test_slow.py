@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from postfacta_lab.engine.client import Answer, Connection, Outcome
-from postfacta_lab.engine.slow import slow_clients
+from postfacta_lab.engine.loops import slow_clients
 from postfacta_lab.load.gate import Limits, Verdict
 from postfacta_lab.load.generator import Target
 from postfacta_lab.load.mix import Ask

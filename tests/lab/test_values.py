@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from postfacta_lab.engine.exposition import Series, growth, parse
-from postfacta_lab.engine.values import as_dict, as_dicts, as_list, at_pointer
+from postfacta_lab.engine.values import Series, as_dict, as_dicts, as_list, at_pointer, growth, parse
 
 SCRAPE = """\
 # HELP http_requests_total All of them.

@@ -16,9 +16,8 @@ from typing import Any
 from urllib.parse import quote
 
 from ..engine.client import HOST, Answer, Connection, Held, ask, encode
-from ..engine.collector import Collector
-from ..engine.exposition import Series, parse
-from ..engine.values import at_pointer
+from ..engine.http import Collector
+from ..engine.values import Series, at_pointer, parse
 from .link import Link
 from .model import Verdict
 from .service import Service

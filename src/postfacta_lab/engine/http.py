@@ -1,8 +1,9 @@
-"""A small HTTP/1.1 server, for what the lab itself must answer."""
+"""A small HTTP/1.1 server for what the lab itself must answer, such as traces that are sent to it."""
 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -11,9 +12,9 @@ from dataclasses import dataclass
 
 import h11
 
-__all__ = ["Handler", "Reply", "Request", "as_json", "serving"]
+__all__ = ["Collector", "Handler", "Reply", "Request", "as_json", "serving"]
 
-_MOST = 16_777_216  # bytes of a request's body
+_MOST = 16_777_216  # bytes of a request's body, and of the traces that are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,46 +67,67 @@ async def serving(handler: Handler, listener: socket.socket) -> AsyncGenerator[N
 
 
 async def _serve(handler: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    http = h11.Connection(h11.SERVER)
-    while http.our_state is not h11.MUST_CLOSE:
-        request = await _receive(http, reader, writer)
-        if request is None:
-            return
-        reply = await handler(request)
-        head = [("content-type", reply.content_type)] if reply.body else []
-        if reply.status != 204:
-            head.append(("content-length", str(len(reply.body))))
-        for event in (
-            h11.Response(status_code=reply.status, headers=head),
-            h11.Data(data=reply.body if request.method != "HEAD" else b""),
-            h11.EndOfMessage(),
-        ):
-            writer.write(http.send(event) or b"")
-        await writer.drain()
-        if http.our_state is h11.DONE and http.their_state is h11.DONE:
-            http.start_next_cycle()
-
-
-async def _receive(
-    http: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> Request | None:
-    """Return the next request; None at the end of the connection."""
+    """Answer one request after the other, until the connection ends or a body is too long."""
+    http, body = h11.Connection(h11.SERVER), bytearray()
     head: h11.Request | None = None
-    body = bytearray()
-    while True:
+    while len(body) <= _MOST:
         event = http.next_event()
         if event is h11.NEED_DATA:
             if http.they_are_waiting_for_100_continue:
                 writer.write(http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
             http.receive_data(await reader.read(65_536))
         elif isinstance(event, h11.Request):
-            head = event
+            head, body = event, bytearray()
         elif isinstance(event, h11.Data):
             body += event.data
-            if len(body) > _MOST:
-                return None
         elif isinstance(event, h11.EndOfMessage) and head is not None:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
-            return Request(head.method.decode(), head.target.decode("latin-1"), headers, bytes(body))
+            request = Request(head.method.decode(), head.target.decode("latin-1"), headers, bytes(body))
+            writer.write(_encode(http, request.method, await handler(request)))
+            await writer.drain()
+            if http.our_state is h11.MUST_CLOSE:
+                return
+            http.start_next_cycle()
         else:
-            return None
+            return
+
+
+def _encode(http: h11.Connection, method: str, reply: Reply) -> bytes:
+    head = [("content-type", reply.content_type)] if reply.body else []
+    if reply.status != 204:
+        head.append(("content-length", str(len(reply.body))))
+    events = (
+        h11.Response(status_code=reply.status, headers=head),
+        h11.Data(data=reply.body if method != "HEAD" else b""),
+        h11.EndOfMessage(),
+    )
+    return b"".join(http.send(event) or b"" for event in events)
+
+
+class Collector:
+    """Accepts traces by OTLP over HTTP, as protobuf or JSON, and finds ids in them whatever the format."""
+
+    def __init__(self) -> None:
+        self._got = bytearray()
+        self.port = 0
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncGenerator[None]:
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        async with serving(self._take, listener):
+            yield
+
+    async def _take(self, request: Request) -> Reply:
+        if len(self._got) < _MOST:
+            packed = "gzip" in request.headers.get("content-encoding", "")
+            self._got += gzip.decompress(request.body) if packed else request.body
+        return Reply(content_type="application/x-protobuf")
+
+    @property
+    def bytes(self) -> int:
+        return len(self._got)
+
+    def has(self, trace: str) -> bool:
+        """Whether a trace id, as 32 hexadecimal digits, came as bytes or as text."""
+        return bytes.fromhex(trace) in self._got or trace.encode() in self._got.lower()

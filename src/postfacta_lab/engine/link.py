@@ -23,15 +23,7 @@ Done = Callable[[int, str], None]  # the status, or 0 and why there is none
 
 
 class Link(asyncio.Protocol):
-    """A connection; a request is given to it when it is idle.
-
-    Args:
-        idle: Called when another request may be sent.
-        lost: Called once, when it is closed.
-
-    Attributes:
-        uses: Answers that came over it.
-    """
+    """A connection that calls `idle` when another request may be sent, and `lost` once, when it is closed."""
 
     def __init__(self, idle: Callable[[Link], None], lost: Callable[[Link], None]) -> None:
         self._idle, self._lost = idle, lost
@@ -40,7 +32,7 @@ class Link(asyncio.Protocol):
         self._has_body = True
         self._data = b""
         self._status, self._until, self._got, self._closes = 0, 0, 0, False
-        self.uses = 0
+        self.uses = 0  # answers that came over it
 
     @property
     def is_open(self) -> bool:

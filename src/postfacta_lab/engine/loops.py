@@ -1,4 +1,4 @@
-"""Many requests at once: an open loop that does not wait for answers, and a closed loop that finds the capacity."""
+"""Many clients at once: an open loop that does not wait for answers, a closed loop, and clients that are slow."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic
 
-from .client import Answer
+from .client import Answer, Connection, Outcome
 
-__all__ = ["Flood", "closed_loop", "open_loop"]
+__all__ = ["Flood", "closed_loop", "open_loop", "slow_clients"]
 
 _Ask = Callable[[], Awaitable[Answer]]
 
@@ -63,3 +63,32 @@ async def closed_loop(
         for _ in range(callers):
             group.create_task(caller())
     return Flood(tuple(answers), 0.0, monotonic() - began)
+
+
+async def slow_clients(
+    connect: Callable[[], Awaitable[Connection]],
+    first: bytes,
+    rest: bytes,
+    *,
+    clients: int,
+    every: float,
+    patience: float,
+    method: str = "GET",
+) -> list[Answer]:
+    """Let clients drip the rest of a request; return what ended each, a time-out if it was not ended in time."""
+
+    async def client() -> Answer:
+        try:
+            connection = await connect()
+        except OSError:
+            return Answer(broken=Outcome.REFUSED)
+        try:
+            await connection.send(first)
+            pieces = (rest[place : place + 1] for place in range(len(rest)))
+            return await connection.drip(pieces, every=every, patience=patience, method=method)
+        finally:
+            connection.close()
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(client()) for _ in range(clients)]
+    return [task.result() for task in tasks]

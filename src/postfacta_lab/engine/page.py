@@ -145,56 +145,51 @@ def chart(series: Sequence[Series], *, x: str, y: str, marks: Sequence[float] = 
         return '<p class="soft">nothing to draw</p>'
     wide = max(*(point[0] for point in points), *marks, 1e-9)
     high = _round_up(max(*(point[1] for point in points), 1e-9))
-    box = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+    right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
 
-    def at(point: tuple[float, float]) -> str:
-        return f"{_LEFT + point[0] / wide * box[0]:.1f} {_TOP + box[1] * (1 - point[1] / high):.1f}"
+    def at(point: tuple[float, float]) -> tuple[float, float]:
+        left = _LEFT + (right - _LEFT) * point[0] / wide
+        return left, bottom - (bottom - _TOP) * point[1] / high
 
-    parts = [_grid(wide, high, box)]
-    parts += [
-        f'<line class="mark" x1="{_LEFT + mark / wide * box[0]:.1f}" x2="{_LEFT + mark / wide * box[0]:.1f}"'
-        f' y1="{_TOP}" y2="{_TOP + box[1]}"/>'
-        for mark in marks
-    ]
+    parts: list[str] = []
+    for value in _ticks(high):
+        left, height = at((0, value))
+        parts.append(_line("grid", (left, height), (right, height)))
+        parts.append(_text(f"{value:g}", left - 8, height + 4, anchor="end"))
+    parts += [_text(f"{value:g}", at((value, 0))[0], _HEIGHT - 16, anchor="middle") for value in _ticks(wide)]
+    parts += [_line("mark", at((mark, 0)), at((mark, high))) for mark in marks]
     for number, line in enumerate(series, 1):
-        parts.append(f'<path class="c{number}" d="M {" L ".join(map(at, line.points))}"/>')
-        parts.append(
-            f'<text class="c{number}" x="{_LEFT + (number - 1) * 170}" y="14">{escape(line.name)}</text>'
-        )
-    label = f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 2}" text-anchor="end">{escape(x)}</text>'
-    unit = f'<text x="{_WIDTH - _RIGHT}" y="14" text-anchor="end">{escape(y)}</text>'
-    names = escape(", ".join(line.name for line in series))
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{names} over {escape(x)}">'
-        f"{''.join(parts)}{label}{unit}</svg>"
-    )
+        path = " L ".join(f"{left:.1f} {height:.1f}" for left, height in map(at, line.points))
+        parts.append(f'<path class="c{number}" d="M {path}"/>')
+        parts.append(_text(line.name, _LEFT + (number - 1) * 170, 14, kind=f"c{number}"))
+    parts += [_text(x, right, _HEIGHT - 2, anchor="end"), _text(y, right, 14, anchor="end")]
+    return _svg(_HEIGHT, f"{', '.join(line.name for line in series)} over {x}", parts)
 
 
 def bars(values: Mapping[str, float], *, unit: str) -> str:
     """Draw a bar for each value, longest at full width."""
     most = max([*values.values(), 1e-9])
-    lines = [
-        f'<text x="0" y="{number * 24 + 16}">{escape(name)}</text>'
-        f'<rect class="c1" x="220" y="{number * 24 + 4}" height="16" width="{value / most * 520:.1f}"/>'
-        f'<text x="{228 + value / most * 520:.1f}" y="{number * 24 + 16}">{value:g} {escape(unit)}</text>'
-        for number, (name, value) in enumerate(values.items())
-    ]
-    names = escape(", ".join(values))
-    return f'<svg viewBox="0 0 {_WIDTH} {len(values) * 24 + 8}" role="img" aria-label="{names}">{"".join(lines)}</svg>'
-
-
-def _grid(wide: float, high: float, box: tuple[int, int]) -> str:
     parts: list[str] = []
-    for value in _ticks(high):
-        height = _TOP + box[1] * (1 - value / high)
-        parts.append(
-            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>'
-        )
-        parts.append(f'<text x="{_LEFT - 8}" y="{height + 4:.1f}" text-anchor="end">{value:g}</text>')
-    for value in _ticks(wide):
-        left = _LEFT + box[0] * value / wide
-        parts.append(f'<text x="{left:.1f}" y="{_HEIGHT - 16}" text-anchor="middle">{value:g}</text>')
-    return "".join(parts)
+    for number, (name, value) in enumerate(values.items()):
+        top, width = number * 24, value / most * 520
+        parts.append(f'<rect class="c1" x="220" y="{top + 4}" height="16" width="{width:.1f}"/>')
+        parts += [_text(name, 0, top + 16), _text(f"{value:g} {unit}", 228 + width, top + 16)]
+    return _svg(len(values) * 24 + 8, ", ".join(values), parts)
+
+
+def _svg(height: int, label: str, parts: Iterable[str]) -> str:
+    box = f'viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(label)}"'
+    return f"<svg {box}>{''.join(parts)}</svg>"
+
+
+def _text(text: str, x: float, y: float, *, anchor: str = "start", kind: str = "") -> str:
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f'<text class="{kind}" {place}>{escape(text)}</text>'
+
+
+def _line(kind: str, start: tuple[float, float], end: tuple[float, float]) -> str:
+    (x1, y1), (x2, y2) = start, end
+    return f'<line class="{kind}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
 
 
 def _ticks(most: float) -> list[float]:

@@ -36,11 +36,7 @@ _LEAST_GRACE = 45.0  # more than the service's own longest drain
 
 
 def wait_until(true: Callable[[], bool], what: str, *, within: float, every: float = 0.02) -> float:
-    """Ask until something is true; return the seconds that took.
-
-    Raises:
-        TimeoutError: It did not become true in time.
-    """
+    """Ask until something is true, and return the seconds that took, or raise `TimeoutError`."""
     began = time.monotonic()
     while not true():
         if time.monotonic() - began > within:
@@ -130,14 +126,9 @@ def _signal(pid: int, number: int) -> None:
 
 
 class Child:
-    """One program that we started; a second start after its end is the normal way to recover.
+    """One program that we start, with this environment alone, in a folder or where we are.
 
-    Args:
-        name: What people call it.
-        command: The program and its arguments.
-        log: Where its output is added.
-        environment: All of its environment.
-        folder: Where it runs; by default where we do.
+    Its output is added to `log`. A second start after its end is the normal way to recover.
     """
 
     def __init__(
@@ -149,11 +140,8 @@ class Child:
         environment: Mapping[str, str],
         folder: Path | None = None,
     ) -> None:
-        self.name = name
-        self.log = log
-        self._command = list(command)
-        self._environment = dict(environment)
-        self._folder = folder
+        self.name, self.log = name, log
+        self._command, self._environment, self._folder = list(command), dict(environment), folder
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -162,11 +150,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id.
-
-        Raises:
-            RuntimeError: It does not run.
-        """
+        """Its process id; it is a `RuntimeError` if it does not run."""
         if self._process is None or self._process.poll() is not None:
             raise RuntimeError(f"{self.name} does not run")
         return self._process.pid
@@ -212,11 +196,7 @@ class Child:
             )
 
     def terminate(self, grace: float = _LEAST_GRACE) -> int:
-        """Ask it to end, as a deployment does, and return its exit code.
-
-        Raises:
-            TimeoutError: It did not end in time, and was killed.
-        """
+        """Ask it to end, as a deployment does, and return its exit code; kill it and raise `TimeoutError` if it does not."""
         if self._process is None:
             return 0
         self._process.terminate()

@@ -25,18 +25,19 @@ def credentials() -> dict[str, str]:
 
 def for_a_service(port: int) -> dict[str, str]:
     """Return the environment of a service that is started here: ours, with PORT, and with our own programs found."""
-    # What measures coverage handles SIGTERM too; the service's own handling is what is tried.
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    ours = _ours()
     programs = os.pathsep.join([str(Path(sys.executable).parent), ours.get("PATH", os.defpath)])
     return {**ours, "PATH": programs, "PORT": str(port)}
 
 
 def for_an_experiment(settings: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of Chaos Toolkit: ours, and settings of the experiment."""
-    return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
-        **settings,
-    }
+    return {**_ours(), **settings}
+
+
+def _ours() -> dict[str, str]:
+    # What measures coverage handles SIGTERM too; the service's own handling is what is tried.
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
 
 
 def of_an_experiment() -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ..engine.client import Outcome as Ended
-from ..engine.slow import slow_clients
+from ..engine.loops import slow_clients
 from .arrivals import Meter, Sample, Shape, moments, randomness
 from .gate import Limits, Outcome, Run, judge, judge_overload, keeps_up
 from .generator import Generator, Target

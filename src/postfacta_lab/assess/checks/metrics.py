@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from ...engine.exposition import Series, growth
+from ...engine.values import Series, growth
 from ..bench import Bench
 from ..groups import group
 from ..model import Verdict

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Mapping
 
 from ...engine.client import Answer, Outcome, encode
-from ...engine.slow import slow_clients
+from ...engine.loops import slow_clients
 from ..bench import Bench
 from ..groups import group
 from ..model import Verdict
