@@ -38,11 +38,7 @@ class _RefusedError(Exception):
 
 
 class Api:
-    """Answers requests about the proxies that it keeps, one at a time.
-
-    Args:
-        everywhere: Whether proxies may listen on addresses that other machines reach.
-    """
+    """Answers requests about the proxies that it keeps, one at a time; if `everywhere`, other machines may reach them."""
 
     def __init__(self, *, everywhere: bool = False) -> None:
         self.proxies: dict[str, Proxy] = {}

@@ -124,17 +124,14 @@ class _Link:
 class Proxy:
     """One address that is listened on, one that is connected to, and the toxics between them.
 
-    Args:
-        name: Unique.
-        listen: Address and port; the port that 0 became stands here once it listens.
-        upstream: Host and port; looked up anew for each connection.
+    The port that 0 became stands in `listen` once it listens; `upstream` is looked up anew for each connection.
     """
 
     def __init__(self, name: str, listen: str, upstream: str) -> None:
         self.name, self.listen, self.upstream = name, listen, upstream
         self.toxics: dict[str, Toxic] = {}
         self._server: asyncio.Server | None = None
-        self._links: dict[asyncio.Task[Any], dict[str, _Link]] = {}
+        self._serving: dict[asyncio.Task[Any], dict[str, _Link]] = {}
 
     @property
     def enabled(self) -> bool:
@@ -164,16 +161,16 @@ class Proxy:
         if self._server is not None:
             self._server.close()
             self._server = None
-        for task in self._links:
+        for task in self._serving:
             task.cancel()
-        if self._links:
-            await asyncio.wait(self._links)
+        if self._serving:
+            await asyncio.wait(self._serving)
 
     def arrange(self, toxics: Iterable[Toxic]) -> None:
         """Apply these toxics from now on, on new connections and on those that live."""
         ordered = sorted(toxics, key=lambda toxic: STREAMS.index(toxic.stream))
         self.toxics = {toxic.name: toxic for toxic in ordered}
-        for links in self._links.values():
+        for links in self._serving.values():
             self._place(links)
 
     def _place(self, links: dict[str, _Link]) -> None:
@@ -186,7 +183,7 @@ class Proxy:
             writer.transport.abort()
             return
         links: dict[str, _Link] = {}
-        self._links[task] = links
+        self._serving[task] = links
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT):
                 host, port = split(self.upstream)
@@ -201,9 +198,10 @@ class Proxy:
             pass
         except* _ResetError:
             for one in writers:
-                one.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+                with suppress(OSError):  # it is closed already
+                    one.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         finally:
-            del self._links[task]
+            del self._serving[task]
             for one in writers:
                 one.transport.abort()
 

@@ -40,12 +40,12 @@ class Toxic:
 
 @dataclass(slots=True)
 class Stage:
-    """A toxic on one connection, which it acts on or not; from when on it is free for the next piece, and what it let pass."""
+    """How far a toxic has come on one connection."""
 
     toxic: Toxic
-    acts: bool
-    free: float
-    sent: int = 0
+    acts: bool  # or the dice said no
+    free: float  # when it takes the next piece; at first, when it began
+    sent: int = 0  # bytes, where they are counted
 
     @classmethod
     def of(cls, toxic: Toxic, now: float, before: Stage | None) -> Stage:
