@@ -109,7 +109,7 @@ SABOTEURS = {
     ),
     "R32": Saboteur("docs/capacity.md", "197 ms | held |", "197 ms | did not hold |"),
     "R33": Saboteur("docs/capacity.md", "92 ms | held |", "92 ms | did not hold |"),
-    "R36": Saboteur("src/postfacta_lab/capacity/scaling.py", "FEWEST_POINTS = 6", "FEWEST_POINTS = 2"),
+    "R36": Saboteur("src/postfacta_lab/capacity/model.py", "FEWEST_POINTS = 6", "FEWEST_POINTS = 2"),
     "R37": Saboteur(f"{_CORE}/deadlines/_deadline.py", "return max(0.0, self.at - now)", "return 1.0"),
     "R38": Saboteur(f"{_CORE}/guards/budget.py", "allowed = tokens >= 1.0", "allowed = tokens >= 0.0"),
     "R39": Saboteur(

@@ -12,8 +12,7 @@ from click.testing import CliRunner
 from hypothesis import given, strategies as st
 
 from postfacta_lab.capacity.command import command
-from postfacta_lab.capacity.pools import Connections, pool_for, waiting
-from postfacta_lab.capacity.scaling import fit
+from postfacta_lab.capacity.model import connections, fit, pool_for
 
 COUNTS = (1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0)
 
@@ -29,7 +28,6 @@ def test_the_parameters_of_exact_points_are_found(rate: float, contention: float
     assert found.rate == pytest.approx(rate, rel=1e-3)
     assert found.contention == pytest.approx(contention, rel=1e-2)
     assert found.coherence == pytest.approx(coherence, rel=1e-2)
-    assert found.is_identified
     assert found.most_under_way == pytest.approx(math.sqrt((1 - contention) / coherence), rel=1e-2)
 
 
@@ -53,23 +51,21 @@ def test_a_service_that_scales_evenly_has_no_peak() -> None:
 
 def test_too_few_points_identify_nothing() -> None:
     points = [(n, law(100.0, 0.05, 0.002, n)) for n in COUNTS]
-    assert not fit(points[:5]).is_identified
+    assert fit(points[:5]).most_under_way is None
     with pytest.raises(ValueError, match="at least three"):
         fit(points[:2])
+    with pytest.raises(ValueError, match="too much alike"):
+        fit(points[:2] * 3)
 
 
 def test_a_pool_is_planned_by_what_it_holds() -> None:
     assert pool_for(100.0, 0.065) == 10
     assert pool_for(100.0, 0.0651) == 11
     assert pool_for(1.0, 0.0) == 1
-    assert waiting(0.5) == 1.0
-    assert waiting(1.0) == math.inf
 
 
 def test_connections_are_added_up_over_a_rollout() -> None:
-    found = Connections(replicas=3, surge=1, pool=20, most=100)
-    assert (found.needed, found.free) == (86, 11)
-    assert Connections(replicas=4, surge=1, pool=20, most=100).free < 0
+    assert connections(replicas=3, pool=20) == 86
 
 
 def test_the_command_reads_runs_and_says_what_they_tell(
@@ -86,6 +82,10 @@ def test_the_command_reads_runs_and_says_what_they_tell(
     assert "with 21.8 under way" in done.output
     assert "pool: " in done.output
     assert "cost: " in done.output
+    roomy = CliRunner().invoke(
+        command, [*words, "--pool", "20", "--replicas", "3", "--max-connections", "100"]
+    )
+    assert "connections: 86 may be open, 11 are free" in roomy.output
     assert "Residuals" in html.read_text()
     crowded = [*words, "--pool", "20", "--replicas", "5", "--max-connections", "100"]
     assert CliRunner().invoke(command, crowded, standalone_mode=False).return_value == 1

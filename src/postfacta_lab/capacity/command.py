@@ -9,14 +9,14 @@ from typing import Any
 
 import click
 
-from ..engine.page import Series, chart, facts, page, section, table
+from ..engine.page import Series, chart, page, section, table
 from ..verdict import Verdict
-from .pools import PLANNED_USE, Connections, pool_for, waiting
-from .scaling import FEWEST_POINTS, Scaling, fit
+from .model import FEWEST_POINTS, PLANNED_USE, Scaling, connections, fit, pool_for
 
 __all__ = ["command"]
 
-_SHORT = "not identified"
+_UNKNOWN = f"not identified: {FEWEST_POINTS} points are needed, and contention and coherence that are distinct from 0"
+_RESERVED = 3  # PostgreSQL's superuser_reserved_connections
 
 
 @click.command("capacity")
@@ -26,8 +26,7 @@ _SHORT = "not identified"
 @click.option("--html", type=click.Path(path_type=Path), help="Draw the fit and its residuals there.")
 @click.option("--held", type=float, help="Seconds for which a request holds a connection.")
 @click.option("--pool", type=int, help="Connections of an instance's pool.")
-@click.option("--replicas", default=1, show_default=True, help="Instances at most.")
-@click.option("--surge", default=1, show_default=True, help="Instances more while they are replaced.")
+@click.option("--replicas", default=1, show_default=True, help="Instances at most, of which one is replaced.")
 @click.option("--max-connections", type=int, help="Of the database.")
 @click.option("--price", type=float, help="Of an instance, an hour.")
 def command(
@@ -37,7 +36,6 @@ def command(
     held: float | None,
     pool: int | None,
     replicas: int,
-    surge: int,
     max_connections: int | None,
     price: float | None,
 ) -> Verdict:
@@ -46,25 +44,24 @@ def command(
     Exit code 1: more connections may be opened than the database has. 2: the law is not identified.
     """
     try:
-        points = sorted(point for file in files for point in _points(file))
-        best = max((rate for _, rate in points), default=0.0)
-        scaling = fit(points)
+        scaling = fit(sorted(point for file in files for point in _points(file)))
     except (ValueError, KeyError, TypeError) as error:
         raise click.ClickException(f"{', '.join(map(str, files))}: {error}") from None
-    lines = _scaling(scaling, best)
+    best = max(rate for _, rate in scaling.points)
+    verdict = Verdict.INVALID if scaling.most_under_way is None else Verdict.PASS
+    lines = [f"best measured: {best:.1f} good answers a second", *_of_the_law(scaling)]
     if held is not None:
-        size = pool_for(best, held)
         lines.append(
-            f"pool: {best:.0f}/s x {held:g} s = {best * held:.1f} connections busy; {size} keep their use below "
-            f"{PLANNED_USE:.0%}, at which a request waits {waiting(PLANNED_USE):.1f} times as long as it is served"
+            f"pool: {best:.0f}/s x {held:g} s = {best * held:.1f} connections busy; "
+            f"{pool_for(best, held)} keep their use below {PLANNED_USE:.0%}"
         )
     if price is not None:
         lines.append(f"cost: {price / best / 3600 * 1_000_000:.3f} for a million requests, at {best:.0f}/s")
-    verdict = Verdict.PASS if scaling.is_identified else Verdict.INVALID
     if pool is not None and max_connections is not None:
-        all_of_them = Connections(replicas=replicas, surge=surge, pool=pool, most=max_connections)
-        lines.append(f"connections: {all_of_them.needed} may be open, {all_of_them.free} are free")
-        verdict = Verdict.FAIL if all_of_them.free < 0 else verdict
+        needed = connections(replicas, pool)
+        free = max_connections - _RESERVED - needed
+        lines.append(f"connections: {needed} may be open, {free} are free")
+        verdict = Verdict.FAIL if free < 0 else verdict
     click.echo("\n".join(lines))
     if html:
         html.write_text(_page(scaling, lines, verdict))
@@ -81,46 +78,26 @@ def _points(file: Path) -> list[tuple[float, float]]:
     ]
 
 
-def _scaling(found: Scaling, best: float) -> list[str]:
-    named = zip(
-        ("rate", "contention", "coherence"),
-        (found.rate, found.contention, found.coherence),
-        found.errors,
-        strict=True,
-    )
-    peak = found.most_under_way
-    lines = [
-        f"best measured: {best:.1f} good answers a second",
-        "; ".join(f"{name} = {value:.4g} ± {error:.2g}" for name, value, error in named),
-        "residuals: " + ", ".join(f"{it:+.1f}" for it in found.residuals),
+def _of_the_law(found: Scaling) -> list[str]:
+    values = {"rate": found.rate, "contention": found.contention, "coherence": found.coherence}
+    named = zip(values.items(), found.errors, strict=True)
+    most = found.most_under_way
+    return [
+        "; ".join(f"{name} = {value:.4g} ± {error:.2g}" for (name, value), error in named),
+        "residuals: " + ", ".join(f"{residual:+.1f}" for residual in found.residuals),
+        f"peak: {_UNKNOWN if most is None else f'{found.at(most):.1f} a second, with {most:.1f} under way'}",
     ]
-    if peak is None:
-        why = (
-            f"{len(found.points)} points, {FEWEST_POINTS} needed"
-            if len(found.points) < FEWEST_POINTS
-            else "contention or coherence is within a standard error of 0"
-        )
-        return [*lines, f"peak: {_SHORT} ({why})"]
-    return [*lines, f"peak: {found.at(peak):.1f} a second, with {peak:.1f} under way"]
 
 
 def _page(found: Scaling, lines: Sequence[str], verdict: Verdict) -> str:
-    most = max(n for n, _ in found.points)
-    curve = [(most * step / 50, found.at(most * step / 50)) for step in range(1, 51)]
-    residuals = [(n, abs(it)) for (n, _), it in zip(found.points, found.residuals, strict=True)]
+    loads = [n for n, _ in found.points]
+    steps = [loads[0] + (loads[-1] - loads[0]) * step / 50 for step in range(51)]
+    curves = [Series("measured", found.points), Series("fitted", [(n, found.at(n)) for n in steps])]
+    residuals = [(n, abs(residual)) for n, residual in zip(loads, found.residuals, strict=True)]
     sections = [
-        facts(
-            {
-                "best measured": f"{max(rate for _, rate in found.points):.1f}/s",
-                "points": str(len(found.points)),
-            }
-        ),
         section(
             "Throughput by what is under way",
-            chart(
-                [Series("measured", list(found.points)), Series("fitted", curve)], x="requests", y="a second"
-            ),
-            about="Universal Scalability Law, by least squares.",
+            chart(curves, x="requests", y="a second"),
         ),
         section("Residuals", chart([Series("size", residuals)], x="requests under way", y="a second")),
         section("In words", table(("finding",), [[line] for line in lines])),
