@@ -27,7 +27,6 @@ from locust.runners import MasterRunner, WorkerRunner
 from postfacta_lab.engine.variables import credentials, refuse_strangers
 from postfacta_lab.load import arrivals, gate
 from postfacta_lab.load.mix import Ask, read_mix
-from postfacta_lab.load.profiles import Part
 from postfacta_lab.load.report import Report
 
 __all__ = ["OpenLoop"]
@@ -131,7 +130,6 @@ class OpenLoop(FastHttpUser):
             planned=len(moments),
             seconds=options.seconds,
             dropped=tuple(meter.dropped),
-            unfinished=meter.in_flight,
             warm_up=options.warm_up,
         )
         gevent.killall(sent, block=False)
@@ -193,7 +191,7 @@ def _add_options(parser: ArgumentParser, **_: Any) -> None:
         "--path", action="append", default=[], help="of the service, asked for by GET; may be repeated"
     )
     # As text: they are sent to workers.
-    parser.add_argument("--mix", help="a file of requests, instead: YAML, JSON or TOML")
+    parser.add_argument("--mix", help="a file of requests, instead: YAML or JSON")
     parser.add_argument("--arrivals", choices=("constant", "poisson"), default="poisson", help="the schedule")
     parser.add_argument("--report", default="build/load", help="folder of the report")
 
@@ -237,9 +235,8 @@ def judge(environment: Environment, **_: Any) -> None:
         return  # it fires there too, with nothing measured
     options = cast("_World", environment).parsed_options
     run, limits = _together(options), _limits(options)
-    part = Part("load", run, gate.judge(run, limits))
     about = {name: f"{getattr(options, name.replace('-', '_')):g}" for name in _NUMBERS}
-    report = Report([part], limits, {"arrivals": options.arrivals, **about})
+    report = Report([gate.judge(run, limits)], limits, {"arrivals": options.arrivals, **about})
     report.write(Path(options.report))
     print(report.as_text())  # noqa: T201 - its job
     print(f"report: {Path(options.report) / 'report.html'}")  # noqa: T201 - its job
@@ -248,13 +245,11 @@ def judge(environment: Environment, **_: Any) -> None:
 
 def _together(options: Namespace) -> gate.Run:
     """Add up what all workers did; a worker that is missing leaves its arrivals without an end."""
-    planned = sum(run.planned for run in _RUNS)
     missing = int(options.workers) - len(_RUNS)
     return gate.Run(
         samples=tuple(sample for run in _RUNS for sample in run.samples),
-        planned=planned,
+        planned=sum(run.planned for run in _RUNS) + (missing if _RUNS else 0),
         seconds=options.seconds,
         dropped=tuple(at for run in _RUNS for at in run.dropped),
-        unfinished=sum(run.unfinished for run in _RUNS) + (missing if _RUNS else 0),
         warm_up=options.warm_up,
     )

@@ -24,7 +24,7 @@ def good(count: int, *, latency: float = 0.01, error: str = "", route: str = "GE
 
 def test_a_quick_run_without_failures_passes() -> None:
     outcome = judge(run_of(*good(1000)), Limits())
-    assert (outcome.verdict, outcome.reasons) == (Verdict.PASS, ())
+    assert (outcome.verdict, outcome.reasons) == (Verdict.PASS, [])
 
 
 def test_one_percent_of_failures_fails() -> None:
@@ -79,7 +79,7 @@ def test_a_generator_that_lags_makes_a_run_invalid() -> None:
 
 
 def test_requests_without_an_end_make_a_run_invalid() -> None:
-    assert judge(run_of(*good(1000), planned=1001, unfinished=1), Limits()).verdict == Verdict.INVALID
+    assert judge(run_of(*good(1000), planned=1001), Limits()).verdict == Verdict.INVALID
 
 
 def test_too_few_requests_prove_nothing() -> None:
@@ -120,21 +120,16 @@ def test_overload_is_judged_by_good_answers_alone() -> None:
     run = run_of(*samples)
     goodput = judge_overload(run, Limits(), least=0.0).goodput
     assert judge_overload(run, Limits(), least=goodput).verdict == Verdict.PASS
-    assert judge_overload(run, Limits(), least=goodput + 1).reasons == (
-        f"{goodput:.1f} good answers a second, at least {goodput + 1:.1f} needed",
-    )
+    assert judge_overload(run, Limits(), least=goodput + 1).reasons == [
+        f"{goodput:.1f} good answers a second, at least {goodput + 1:.1f} needed"
+    ]
     late = run_of(*[replace(sample, began=sample.began * 1.1) for sample in good(1000)])
     assert judge_overload(late, Limits(), least=0.0).verdict == Verdict.INVALID
     assert judge_overload(run_of(), Limits(), least=0.0).verdict == Verdict.NOTHING
 
 
 def test_what_other_figures_show_makes_a_pass_a_failure() -> None:
-    outcome = judge(run_of(*good(1000)), Limits())
-    assert outcome.also([]) is outcome
-    grown = outcome.also(["memory grows"])
-    assert (grown.verdict, grown.reasons) == (Verdict.FAIL, ("memory grows",))
-    assert grown.as_found().verdict == Verdict.PASS
+    grown = judge(run_of(*good(1000)), Limits(), faults=["memory grows"])
+    assert (grown.verdict, grown.reasons) == (Verdict.FAIL, ["memory grows"])
     assert grown.as_json()["exit_code"] == 1
-    nothing = judge(run_of(), Limits())
-    assert nothing.also(["memory grows"]).verdict == Verdict.NOTHING
-    assert nothing.as_found() is nothing
+    assert judge(run_of(), Limits(), faults=["memory grows"]).verdict == Verdict.NOTHING

@@ -20,12 +20,6 @@ def test_the_mix_of_postfacta_is_one() -> None:
     ]
 
 
-def test_a_file_of_toml_lists_requests(tmp_path: Path) -> None:
-    file = tmp_path / "mix.toml"
-    file.write_text('[[request]]\npath = "/invoices"\nmethod = "POST"\nbody = { sum = 3 }\n')
-    assert read_mix([], file) == (Ask("POST /invoices", 1, "/invoices", "POST", {"sum": 3}),)
-
-
 def test_each_path_is_asked_for_alike() -> None:
     found = read_mix(["/invoices/7", "/invoices?limit=20"], None)
     assert found == (Ask("GET /invoices/7", 1, "/invoices/7"), Ask("GET /invoices", 1, "/invoices?limit=20"))
@@ -55,17 +49,19 @@ WRONG = [
     ("", "list of requests"),
     ("path: /a", "list of requests"),
     ("[", "mix.yaml"),
-    ("[a]", "request 1: must have fields"),
-    ("[{path: /a}, {paths: /b}]", "request 2: 'paths' is no field; there are method, path"),
-    ("[{}]", "must begin with /"),
-    ("[{path: a}]", "must begin with /"),
-    ("[{path: '/a b'}]", "must begin with /"),
-    ("[{path: /a, share: 0}]", "share must be at least 1"),
-    ("[{path: /a, share: true}]", "share cannot be True"),
-    ("[{path: /a, share: '3'}]", "share cannot be '3'"),
+    ("[a]", "request 1: path must begin with /"),
+    ("[{path: /a}, {paths: /b}]", "request 2: 'paths' is no field; there are path, method"),
+    ("[{}]", "path must begin with /"),
+    ("[{path: a}]", "path must begin with /"),
+    ("[{path: 7}]", "path must begin with /"),
+    ("[{path: '/a b'}]", "path must begin with /"),
+    ("[{path: /a, route: ''}]", "route must be a text"),
+    ("[{path: /a, share: 0}]", "share must be a whole number, at least 1, not 0"),
+    ("[{path: /a, share: true}]", "share must be a whole number, at least 1, not True"),
+    ("[{path: /a, share: '3'}]", "share must be a whole number, at least 1, not '3'"),
     ("[{path: /a, method: FETCH}]", "method must be one of GET"),
     ("[{path: /a, expected: 99}]", "expected must be a status"),
-    ("[{path: /a, body: text}]", "body cannot be 'text'"),
+    ("[{path: /a, body: text}]", "body must have fields, or be a list, not 'text'"),
 ]
 
 
@@ -83,7 +79,7 @@ def test_a_wrong_file_is_refused_with_the_place_and_the_reason(tmp_path: Path) -
 def test_a_missing_file_a_wrong_path_and_both_at_once_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere"):
         read_mix([], tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="--path: a path must begin with /"):
+    with pytest.raises(ValueError, match="--path: path must begin with /"):
         read_mix(["invoices"], None)
     for paths, file in ((["/a"], tmp_path), ([], None)):
         with pytest.raises(ValueError, match="not both"):

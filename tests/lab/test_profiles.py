@@ -12,7 +12,7 @@ from postfacta_lab.load.arrivals import Sample, moments
 from postfacta_lab.load.gate import Limits, Run, Verdict
 from postfacta_lab.load.generator import Target
 from postfacta_lab.load.mix import Ask
-from postfacta_lab.load.profiles import PROFILES, Bench, Part, Plan, Stage
+from postfacta_lab.load.profiles import PROFILES, Bench, Plan, Stage
 from postfacta_lab.load.watch import Resources, drift, look, slope
 
 CAPACITY = 100.0
@@ -38,9 +38,9 @@ class Computed(Bench):
         self.stages: list[Stage] = []
 
     async def play(self, *stages: Stage) -> list[Run]:
-        return [await self.step(stage) for stage in stages]
+        return [self.serve_stage(stage) for stage in stages]
 
-    async def step(self, stage: Stage) -> Run:
+    def serve_stage(self, stage: Stage) -> Run:
         self.stages.append(stage)
         good, latency = self.serve(stage)
         offsets = moments("constant", stage.first, stage.last, seconds=stage.seconds)
@@ -50,10 +50,10 @@ class Computed(Bench):
             error = "" if owed >= 1.0 - 1e-9 else "503"
             owed -= owed >= 1.0 - 1e-9
             samples.append(Sample("GET /", at, at, at + latency, error))
-        return Run(samples=samples, planned=len(offsets), seconds=stage.seconds)
+        return Run(name=stage.name, samples=samples, planned=len(offsets), seconds=stage.seconds)
 
 
-def play(name: str, serve: Serve, rate: float, capacity: float = 0.0) -> tuple[dict[str, Part], list[Stage]]:
+def play(name: str, serve: Serve, rate: float, capacity: float = 0.0) -> tuple[dict[str, Run], list[Stage]]:
     """Play a profile against a service, with stages of ten seconds."""
     plan = Plan(
         target=Target("http://127.0.0.1:9", {}),
@@ -64,21 +64,21 @@ def play(name: str, serve: Serve, rate: float, capacity: float = 0.0) -> tuple[d
         capacity=capacity,
     )
 
-    async def run() -> tuple[dict[str, Part], list[Stage]]:
+    async def run() -> tuple[dict[str, Run], list[Stage]]:
         bench = Computed(plan, serve)
         return {part.name: part for part in await PROFILES[name].play(bench)}, bench.stages
 
     return asyncio.run(run())
 
 
-def verdicts(parts: dict[str, Part]) -> dict[str, Verdict]:
+def verdicts(parts: dict[str, Run]) -> dict[str, Verdict]:
     """Return how the parts that are no step were judged."""
-    return {name: part.outcome.verdict for name, part in parts.items() if not name.startswith("step")}
+    return {name: part.verdict for name, part in parts.items() if not name.startswith("step")}
 
 
 def test_a_breakpoint_finds_the_capacity_of_a_service_that_sheds() -> None:
     parts, stages = play("breakpoint", sheds, 80.0)
-    best = max(part.outcome.goodput for name, part in parts.items() if name.startswith("step"))
+    best = max(part.goodput for name, part in parts.items() if name.startswith("step"))
     assert best == pytest.approx(CAPACITY, rel=0.05)
     assert verdicts(parts) == {"above": Verdict.PASS, "after": Verdict.PASS}
     assert [stage.first for stage in stages[:2]] == [80.0, 84.0]
@@ -89,14 +89,12 @@ def test_a_breakpoint_finds_the_capacity_of_a_service_that_sheds() -> None:
 def test_a_service_that_collapses_above_its_capacity_fails() -> None:
     parts, _ = play("breakpoint", collapses, 80.0)
     assert verdicts(parts) == {"above": Verdict.FAIL, "after": Verdict.PASS}
-    assert all(
-        part.outcome.verdict is Verdict.PASS for name, part in parts.items() if name.startswith("step")
-    )
+    assert all(part.verdict is Verdict.PASS for name, part in parts.items() if name.startswith("step"))
 
 
 def test_a_service_that_cannot_serve_the_first_step_has_no_capacity() -> None:
     parts, stages = play("breakpoint", lambda _: (0.0, 0.02), 80.0)
-    assert [part.outcome.verdict for part in parts.values()] != [Verdict.PASS]
+    assert [part.verdict for part in parts.values()] != [Verdict.PASS]
     assert len(stages) == 1
 
 
@@ -120,8 +118,8 @@ def test_a_spike_must_leave_no_trace() -> None:
 
 
 def test_a_slope_is_known_as_well_as_its_points_agree() -> None:
-    assert slope([(0.0, 1.0), (1.0, 3.0), (2.0, 5.0)]) == (2.0, 0.0)
-    rise, doubt = slope([(0.0, 1.0), (1.0, 4.0), (2.0, 1.0), (3.0, 4.0)])
+    assert slope([0.0, 1.0, 2.0], [1.0, 3.0, 5.0]) == (2.0, 0.0)
+    rise, doubt = slope([0.0, 1.0, 2.0, 3.0], [1.0, 4.0, 1.0, 4.0])
     assert doubt > rise > 0
 
 

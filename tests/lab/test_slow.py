@@ -1,19 +1,12 @@
-"""Slow clients know who ended them, and a service that keeps them fails beside a load that it serves."""
+"""Slow clients know who ended them."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
 
-import pytest
-
 from postfacta_lab.engine.client import Answer, Connection, Outcome
 from postfacta_lab.engine.loops import slow_clients
-from postfacta_lab.load.gate import Limits, Verdict
-from postfacta_lab.load.generator import Target
-from postfacta_lab.load.mix import Ask
-from postfacta_lab.load.profiles import PROFILES, Part, Plan
-from tests.lab.test_profiles import Computed, sheds
 
 REFUSAL = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -64,26 +57,3 @@ def test_one_that_is_hung_up_on_is_no_time_out() -> None:
 
 def test_one_that_is_never_ended_gives_up() -> None:
     assert {answer.outcome for answer in attack(Server(30), patience=0.4)} == {Outcome.TIMEOUT}
-
-
-async def beside(server: Server) -> Part:
-    listening, port = await server.start()
-    plan = Plan(
-        target=Target(f"http://127.0.0.1:{port}", {}),
-        asks=[Ask("GET /", 1, "/")],
-        rate=20.0,
-        seconds=2.0,
-        limits=Limits(count=20),
-    )
-    async with listening:
-        (part,) = await PROFILES["slow"].play(Computed(plan, sheds))
-        await asyncio.sleep(0.1)
-    return part
-
-
-@pytest.mark.parametrize(("patience", "verdict"), [(0.5, Verdict.PASS), (30, Verdict.FAIL)])
-def test_a_service_that_keeps_slow_clients_fails(patience: float, verdict: Verdict) -> None:
-    server = Server(patience, REFUSAL)
-    outcome = asyncio.run(beside(server)).outcome
-    assert (outcome.verdict, len(outcome.reasons)) == (verdict, 2 * verdict)
-    assert {sent.split(b"\r\n")[0] for sent in server.read} == {b"POST / HTTP/1.1"}

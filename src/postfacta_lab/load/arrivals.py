@@ -16,7 +16,6 @@ __all__ = ["MOST_ARRIVALS", "Meter", "Sample", "Shape", "constant", "moments", "
 MOST_ARRIVALS = 500_000
 """A run is bounded: each answer is kept, for percentiles that are exact."""
 
-
 Shape = Literal["constant", "poisson"]
 
 
@@ -54,14 +53,9 @@ def randomness(seed: int) -> random.Random:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One request that was sent.
+    """One request that was sent: its route, when it was to begin, when it did, when it ended, what went wrong.
 
-    Attributes:
-        route: What was asked for, as a template.
-        intended: When it was to begin; all times are seconds from the start of the run.
-        began: When it did begin.
-        ended: When its answer was complete, or it failed.
-        error: What went wrong, such as ``503`` or ``TimeoutError``; empty for a good answer.
+    Times are seconds of the run's clock; the error is one such as ``503`` or ``TimeoutError``, empty for a good answer.
     """
 
     route: str
@@ -78,17 +72,15 @@ class Sample:
 
 @dataclass(slots=True)
 class Meter:
-    """Keeps the samples of one run, and drops what would pile up; for one thread, such as an event loop's.
+    """Keeps the samples of one run; for one thread, such as an event loop's.
 
-    Attributes:
-        cap: Requests in flight at most. An arrival above it is dropped and counted: a generator that runs out
-            of sockets would measure itself.
+    An arrival above the cap on requests in flight is dropped and counted: a generator that runs out of sockets would
+    measure itself.
     """
 
     cap: int
     samples: list[Sample] = field(default_factory=list[Sample])
     in_flight: int = 0
-    admitted: int = 0
     dropped: list[float] = field(default_factory=list[float])
 
     def admit(self, intended: float) -> bool:
@@ -97,10 +89,8 @@ class Meter:
             self.dropped.append(intended)
             return False
         self.in_flight += 1
-        self.admitted += 1
         return True
 
     def finish(self, sample: Sample) -> None:
-        """Record how an admitted one ended."""
         self.in_flight -= 1
         self.samples.append(sample)

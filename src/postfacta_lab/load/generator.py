@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from secrets import randbelow, token_hex
 from urllib.parse import urlsplit
 
-from ..engine.client import Connection
 from ..engine.link import Link
 from .arrivals import Meter, Sample
 from .mix import Ask
@@ -41,28 +40,6 @@ class Target:
     url: str
     headers: Mapping[str, str]
     alternating: bool = False
-
-    @property
-    def host(self) -> str:
-        return urlsplit(self.url).hostname or ""
-
-    @property
-    def port(self) -> int:
-        """The port, by default that of the scheme."""
-        return urlsplit(self.url).port or (443 if self.is_encrypted else 80)
-
-    @property
-    def is_encrypted(self) -> bool:
-        """Whether TLS is used; certificates are verified."""
-        return urlsplit(self.url).scheme == "https"
-
-    @property
-    def tls(self) -> ssl.SSLContext | None:
-        return ssl.create_default_context() if self.is_encrypted else None
-
-    async def connect(self) -> Connection:
-        """Open a connection for one who reads answers whole."""
-        return await Connection.open(self.port, host=self.host, tls=self.tls)
 
     def bytes_of(self, ask: Ask) -> bytes:
         """Write a request; a write has a key of its own, and one request of a hundred a trace."""
@@ -95,16 +72,15 @@ class _Request:
 class Generator:
     """Sends to one target, on kept connections; its clock begins when it is made, in a running loop.
 
-    Args:
-        target: Where to.
-        meter: Counts; its cap bounds the requests in flight.
-        patience: Seconds after which a client hangs up, from when its request was due.
-        zero: When its clock began, on ``time.perf_counter``; by default now.
+    It sends what the meter admits. Patience is in seconds, from when a request was due; `zero` is when the clock began,
+    on ``time.perf_counter``.
     """
 
     def __init__(self, target: Target, meter: Meter, *, patience: float, zero: float | None = None) -> None:
         self._target, self._meter, self._patience = target, meter, patience
-        self._tls = target.tls
+        parts = urlsplit(target.url)
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._address = parts.hostname or "", parts.port or (443 if self._tls else 80)
         self._idle: list[Link] = []
         self._pending: deque[_Request] = deque()
         self._opening: set[asyncio.Task[None]] = set()
@@ -119,16 +95,14 @@ class Generator:
 
     async def send(self, moments: Iterable[float], asks: Iterable[Ask]) -> None:
         """Send each at its moment, until either has no more; return when the last one was sent."""
-        schedule = zip(moments, asks, strict=False)
-        following = next(schedule, None)
-        while following is not None:
-            due, now = following[0], self.now()
-            while following is not None and (due := following[0]) <= now:
-                if self._meter.admit(due):
-                    self._begin(_Request(following[1], due, self.now()))
-                following = next(schedule, None)
-            self._hang_up()
-            await asyncio.sleep(min(max(due - self.now(), _TICK), _LONGEST_NAP))
+        now = self.now()
+        for due, ask in zip(moments, asks, strict=False):
+            while due > now:
+                self._hang_up()
+                await asyncio.sleep(min(max(due - self.now(), _TICK), _LONGEST_NAP))
+                now = self.now()
+            if self._meter.admit(due):
+                self._begin(_Request(ask, due, self.now()))
 
     async def settle(self) -> None:
         """Wait until each has an end; the patience of the last one bounds it."""
@@ -144,14 +118,16 @@ class Generator:
                 link.abort()
         await asyncio.sleep(0)  # the loop closes their sockets
 
-    def _begin(self, request: _Request, *, anew: bool = False) -> None:
-        if not anew:
-            self._pending.append(request)
-            while self._idle:
-                link = self._idle.pop()
-                if link.is_open:
-                    self._send(link, request)
-                    return
+    def _begin(self, request: _Request) -> None:
+        self._pending.append(request)
+        while self._idle:
+            link = self._idle.pop()
+            if link.is_open:
+                self._send(link, request)
+                return
+        self._open(request)
+
+    def _open(self, request: _Request) -> None:
         task = asyncio.get_running_loop().create_task(self._connect(request))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
@@ -161,7 +137,7 @@ class Generator:
         try:
             async with asyncio.timeout(min(_CONNECT, self._patience)):
                 await asyncio.get_running_loop().create_connection(
-                    lambda: link, self._target.host, self._target.port, ssl=self._tls
+                    lambda: link, *self._address, ssl=self._tls
                 )
         except OSError as error:  # a time-out is one
             self._end(request, type(error).__name__)
@@ -177,7 +153,7 @@ class Generator:
 
         def done(status: int, error: str) -> None:
             if error and used and not link.was_answered and ask.method in _SAFE and not request.is_over:
-                self._begin(request, anew=True)  # the server had closed a kept connection: RFC 9110, 9.2.2
+                self._open(request)  # the server had closed a kept connection: RFC 9110, 9.2.2
                 return
             self._end(request, error or ("" if ask.is_good(status) else str(status)))
 

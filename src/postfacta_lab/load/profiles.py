@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Final
 
-from ..engine.client import Outcome as Ended
-from ..engine.loops import slow_clients
-from .arrivals import Meter, Sample, Shape, moments, randomness
-from .gate import Limits, Outcome, Run, judge, judge_overload, keeps_up
+from .arrivals import Meter, Shape, moments, randomness
+from .gate import Limits, Run, Verdict, judge, judge_overload
 from .generator import Generator, Target
 from .mix import Ask
-from .watch import Resources, drift, look
+from .watch import Resources, drift, watch
 
-__all__ = ["PROFILES", "Part", "Plan", "Profile", "Stage", "run_profile"]
+__all__ = ["PROFILES", "Bench", "Plan", "Profile", "Stage", "run_profile"]
 
 _STEP, _MOST_STEPS = 1.05, 80
-_OVERLOAD, _SPIKE = 3.0, 10.0
+_ABOVE, _OVERLOAD, _SPIKE = 1.5, 3.0, 10.0
 _LEAST_GOODPUT = 0.9  # of the capacity
 _ROUNDS = 3
-_SLOW, _DRIP = 75, 0.5  # clients of a kind, and seconds between two bytes of theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +39,7 @@ class Plan:
     target: Target
     asks: Sequence[Ask]
     rate: float
-    seconds: float = 0.0
-    times: float = 1.0
+    seconds: float
     limits: Limits
     shape: Shape = "poisson"
     seed: int = 1
@@ -54,209 +51,134 @@ class Plan:
     pid: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One stage, and how it was judged."""
-
-    name: str
-    run: Run
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """A shape: what it is for, how long its stages are, how it is played, and what it sets by itself."""
-
-    summary: str
-    seconds: float
-    play: Callable[[Bench], Awaitable[list[Part]]]
-    rate: float = 0.0
-    failed: float = 0.005
-
-
 class Bench:
-    """Plays stages against one target, one after the other, without a pause between them."""
+    """Plays stages against a target."""
 
-    def __init__(self, plan: Plan, target: Target | None = None) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.peak = plan.rate * plan.times
-        self.resources: list[Resources] = []
         self._meter = Meter(cap=plan.cap)
-        self._generator = Generator(target or plan.target, self._meter, patience=plan.patience)
+        self._generator = Generator(plan.target, self._meter, patience=plan.patience)
         self._asks = randomness(plan.seed)
-        self._stages = 0
+        self._seed = plan.seed
 
     async def play(self, *stages: Stage) -> list[Run]:
-        """Send all of them, wait until each request has an end, and return a run for each stage."""
-        spans = [await self._send(stage) for stage in stages]
+        """Send all of them without a pause between them, and wait until each request has an end."""
+        sent = [(stage, *await self._send(stage)) for stage in stages]
         await self._generator.settle()
-        return [self._run(*span) for span in spans]
-
-    async def step(self, stage: Stage) -> Run:
-        """Send one, and look at it when its last request should have been answered."""
-        span = await self._send(stage)
-        await asyncio.sleep(self.plan.limits.p99)
-        return self._run(*span)
+        return [self._run(*it) for it in sent]
 
     async def close(self) -> None:
         await self._generator.close()
 
-    async def watch(self) -> None:
-        """Note the service's resources until cancelled."""
-        while self.plan.pid:
-            self.resources.append(look(self.plan.pid, self._generator.now()))
-            await asyncio.sleep(max(self.plan.seconds / 200, 0.2))
-
-    async def _send(self, stage: Stage) -> tuple[Stage, float, int]:
+    async def _send(self, stage: Stage) -> tuple[float, int]:
+        """Send one; return when it began, and how many arrivals it had."""
         plan, start = self.plan, self._generator.now()
-        self._stages += 1
-        offsets = moments(
-            plan.shape, stage.first, stage.last, seconds=stage.seconds, seed=plan.seed + self._stages
-        )
+        self._seed += 1
+        offsets = moments(plan.shape, stage.first, stage.last, seconds=stage.seconds, seed=self._seed)
         chosen = self._asks.choices(plan.asks, weights=[ask.share for ask in plan.asks], k=len(offsets))
         await self._generator.send([start + offset for offset in offsets], chosen)
         await asyncio.sleep(max(0.0, start + stage.seconds - self._generator.now()))
-        return stage, start, len(offsets)
+        return start, len(offsets)
 
     def _run(self, stage: Stage, start: float, planned: int) -> Run:
         end = start + stage.seconds
-        samples = tuple(_from(start, it) for it in self._meter.samples if start <= it.intended < end)
-        dropped = tuple(at - start for at in self._meter.dropped if start <= at < end)
         return Run(
-            samples=samples,
+            name=stage.name,
+            samples=[it for it in self._meter.samples if start <= it.intended < end],
             planned=planned,
+            dropped=[at for at in self._meter.dropped if start <= at < end],
+            start=start,
             seconds=stage.seconds,
-            dropped=dropped,
-            unfinished=planned - len(samples) - len(dropped),
-            warm_up=self.plan.warm_up if self._stages == 1 else 0.0,
+            warm_up=max(self.plan.warm_up - start, 0.0),
         )
 
 
-def _from(start: float, it: Sample) -> Sample:
-    return Sample(it.route, it.intended - start, it.began - start, it.ended - start, it.error)
-
-
-async def run_profile(profile: Profile, plan: Plan) -> list[Part]:
-    """Play a profile; what it does not set is the plan's."""
-    plan = replace(plan, rate=plan.rate or profile.rate, seconds=plan.seconds or profile.seconds)
+async def run_profile(profile: Profile, plan: Plan) -> list[Run]:
     bench = Bench(plan)
-    watching = asyncio.get_running_loop().create_task(bench.watch())
     try:
         return await profile.play(bench)
     finally:
-        watching.cancel()
         await bench.close()
 
 
-async def _steady(bench: Bench) -> list[Part]:
+async def _steady(bench: Bench) -> list[Run]:
     """One rate. Where the capacity is known, and lower, what is judged is how overload is met."""
-    plan, peak = bench.plan, bench.peak
-    (run,) = await bench.play(Stage("steady", plan.seconds, peak, peak))
-    if 0 < plan.capacity < peak:
-        least = _LEAST_GOODPUT * plan.capacity
-        return [Part("overload", run, judge_overload(run, plan.limits, least=least))]
-    return [Part("steady", run, judge(run, plan.limits))]
+    plan = bench.plan
+    is_overload = 0 < plan.capacity < plan.rate
+    name = "overload" if is_overload else "steady"
+    (run,) = await bench.play(Stage(name, plan.seconds, plan.rate, plan.rate))
+    if is_overload:
+        return [judge_overload(run, plan.limits, least=_LEAST_GOODPUT * plan.capacity)]
+    return [judge(run, plan.limits)]
 
 
-async def _breakpoint(bench: Bench) -> list[Part]:
+async def _breakpoint(bench: Bench) -> list[Run]:
     """Raise the rate by a twentieth until users notice; then ask for more than that, and for less."""
-    plan, rate, found = bench.plan, bench.peak, list[Part]()
-    for number in range(1, _MOST_STEPS + 1):
-        run = await bench.step(Stage(f"step {number}", plan.seconds, rate, rate))
-        outcome = judge(replace(run, unfinished=0), plan.limits)
-        found.append(Part(f"step {number}", run, outcome))
-        if not keeps_up(run, plan.limits):
-            break
-        rate *= _STEP
-    best = max((part.outcome.goodput for part in found[:-1]), default=0.0)
+    limits, length, rate = bench.plan.limits, bench.plan.seconds, 0.0
+    steps: list[Run] = []
+    while len(steps) < _MOST_STEPS and all(step.verdict is Verdict.PASS for step in steps):
+        rate = bench.plan.rate * _STEP ** len(steps)
+        (run,) = await bench.play(Stage(f"step {len(steps) + 1}", length, rate, rate))
+        steps.append(judge(run, limits))
+    *held, broken = steps
+    best = max((step.goodput for step in held), default=0.0)
     if not best:
-        return found
-    over, under = await bench.play(
-        Stage("above", plan.seconds, rate * 1.5, rate * 1.5), Stage("after", plan.seconds, best / 2, best / 2)
-    )
-    limits, last = plan.limits, found[-1]
-    # The step that breaks it ends the search: it is no failure, unless the generator did not keep up.
-    steps = [*found[:-1], Part(last.name, last.run, judge_overload(last.run, limits, least=0.0))]
+        return steps
+    high, low = rate * _ABOVE, best / 2
+    above, after = await bench.play(Stage("above", length, high, high), Stage("after", length, low, low))
     return [
-        *steps,
-        Part("above", over, judge_overload(over, limits, least=_LEAST_GOODPUT * best)),
-        Part("after", under, judge(_second_half(under), limits)),
+        *held,
+        judge_overload(broken, limits),  # it ended the search: no failure, unless the generator lagged
+        judge_overload(above, limits, least=_LEAST_GOODPUT * best),
+        judge(_second_half(after), limits),
     ]
 
 
-async def _spike(bench: Bench) -> list[Part]:
-    """Ten times the peak at once, and back: what counts is that it is as before afterwards."""
-    plan, peak = bench.plan, bench.peak
-    high, length = peak * _SPIKE, plan.seconds
+async def _spike(bench: Bench) -> list[Run]:
+    """Ten times the peak, and back: what counts is that it is as before afterwards."""
+    limits, length, peak = bench.plan.limits, bench.plan.seconds, bench.plan.rate
     before, _, spike, after = await bench.play(
         Stage("before", length, peak, peak),
-        Stage("rise", length / 12, peak, high),
-        Stage("spike", length, high, high),
+        Stage("rise", length / 12, peak, peak * _SPIKE),
+        Stage("spike", length, peak * _SPIKE, peak * _SPIKE),
         Stage("after", length * 2, peak, peak),
     )
-    return [
-        Part("before", before, judge(before, plan.limits)),
-        Part("spike", spike, judge_overload(spike, plan.limits, least=0.0)),
-        Part("after", after, judge(_second_half(after), plan.limits)),
-    ]
+    return [judge(before, limits), judge_overload(spike, limits), judge(_second_half(after), limits)]
 
 
-async def _slow(bench: Bench) -> list[Part]:
-    """Clients that drip headers and bodies, beside the load: it is served, and each of them ended in time."""
-    plan, target = bench.plan, bench.plan.target
-    request = target.bytes_of(Ask("", 1, plan.asks[0].path, "POST", "x" * int(plan.seconds / _DRIP + 2)))
-    head, _, body = request.partition(b"\r\n\r\n")
-    halves = {"headers": (head + b"\r\nX-Slow: ", body), "bodies": (head + b"\r\n\r\n", body)}
-    async with asyncio.TaskGroup() as tasks:
-        slow = {
-            what: tasks.create_task(
-                slow_clients(target.connect, *both, clients=_SLOW, every=_DRIP, patience=plan.seconds)
-            )
-            for what, both in halves.items()
-        }
-        (part,) = await _steady(bench)
-    open_ = {what: sum(it.outcome is Ended.TIMEOUT for it in task.result()) for what, task in slow.items()}
-    faults = [
-        f"{left} of {_SLOW} clients with slow {what} were not ended in {plan.seconds:g} s"
-        for what, left in open_.items()
-        if left
-    ]
-    return [Part("beside slow clients", part.run, part.outcome.also(faults))]
-
-
-async def _soak(bench: Bench) -> list[Part]:
+async def _soak(bench: Bench) -> list[Run]:
     """Hours at the peak: what the service holds must not grow."""
-    (part,) = await _steady(bench)
-    grown = drift(bench.resources)
-    return [Part("soak", part.run, part.outcome.also(grown))]
+    plan, seen = bench.plan, list[Resources]()
+    every = max(plan.seconds / 200, 0.2)
+    watching = asyncio.get_running_loop().create_task(watch(plan.pid, seen, every=every))
+    try:
+        (run,) = await bench.play(Stage("soak", plan.seconds, plan.rate, plan.rate))
+    finally:
+        watching.cancel()
+    return [judge(run, plan.limits, faults=drift(seen))]
 
 
-async def _ab(bench: Bench) -> list[Part]:
-    """Overload one service and another in turn: the first must give at least as many good answers."""
-    plan, rate = bench.plan, bench.peak * _OVERLOAD
+async def _ab(bench: Bench) -> list[Run]:
+    """Overload one service and another in turn: the first must give at least as many good answers.
+
+    Rounds differ by chance: the one in the middle decides.
+    """
+    plan, rate = bench.plan, bench.plan.rate * _OVERLOAD
     if plan.against is None:
         raise ValueError("ab compares two services: name the other one by --against URL")
-    other = Bench(plan, plan.against)
+    other = Bench(replace(plan, target=plan.against))
+    ours, theirs = list[Run](), list[Run]()
     try:
-        rounds = [
-            ((await bench.play(stage))[0], (await other.play(stage))[0])
-            for stage in [Stage("overload", plan.seconds, rate, rate)] * _ROUNDS
-        ]
+        for number in range(1, _ROUNDS + 1):
+            ours += await bench.play(Stage(f"this, round {number}", plan.seconds, rate, rate))
+            theirs += await other.play(Stage(f"the other, round {number}", plan.seconds, rate, rate))
     finally:
         await other.close()
-    theirs = [judge_overload(run, plan.limits, least=0.0) for _, run in rounds]
-    least = sorted(it.goodput for it in theirs)[len(theirs) // 2]
-    ours = [judge_overload(run, plan.limits, least=least) for run, _ in rounds]
-    parts = [
-        Part(f"this, round {number}", run, ours[number - 1]) for number, (run, _) in enumerate(rounds, 1)
-    ]
-    median = sorted(it.goodput for it in ours)[len(ours) // 2]
-    if median >= least:  # rounds differ by chance; the one in the middle decides
-        parts = [Part(part.name, part.run, part.outcome.as_found()) for part in parts]
-    return parts + [
-        Part(f"the other, round {number}", run, theirs[number - 1].as_found())
-        for number, (_, run) in enumerate(rounds, 1)
-    ]
+    this, that = ([judge_overload(run, plan.limits) for run in runs] for runs in (ours, theirs))
+    least = median(part.goodput for part in that)
+    if median(part.goodput for part in this) < least:
+        this = [judge_overload(run, plan.limits, least=least) for run in ours]
+    return this + that
 
 
 def _second_half(run: Run) -> Run:
@@ -264,12 +186,21 @@ def _second_half(run: Run) -> Run:
     return replace(run, warm_up=run.seconds / 2)
 
 
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A shape: how it is played, how long its stages are, and what it sets by itself."""
+
+    play: Callable[[Bench], Awaitable[list[Run]]]
+    seconds: float
+    rate: float = 0.0
+    failed: float = 0.005
+
+
 PROFILES: Final[Mapping[str, Profile]] = {
-    "smoke": Profile("half a minute at 10 a second, on every change", 30, _steady, rate=10, failed=0.0),
-    "expected": Profile("five minutes at the expected peak, or a multiple of it (--times)", 300, _steady),
-    "breakpoint": Profile("5 % more every 30 s until users notice: the capacity", 30, _breakpoint),
-    "spike": Profile("ten times the peak for a minute, and the recovery from it", 60, _spike),
-    "slow": Profile("the peak beside 150 clients that send a byte now and then", 35, _slow),
-    "soak": Profile("an hour at the peak: what the service holds must not grow (--pid)", 3600, _soak),
-    "ab": Profile("three times the peak on two services in turn (--against)", 20, _ab),
+    "smoke": Profile(_steady, 30, rate=10, failed=0.0),
+    "expected": Profile(_steady, 300),
+    "breakpoint": Profile(_breakpoint, 30),
+    "spike": Profile(_spike, 60),
+    "soak": Profile(_soak, 3600),
+    "ab": Profile(_ab, 20),
 }

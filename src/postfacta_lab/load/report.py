@@ -3,138 +3,104 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from functools import cached_property
 from html import escape
-from itertools import accumulate
 from pathlib import Path
 
 from ..engine.junit import Case, suite
-from ..engine.page import Series, badge, bars, chart, facts, machine, page, section, table
+from ..engine.page import Series, badge, chart, machine, page, section, table
 from ..verdict import Verdict, overall
 from .arrivals import Sample
-from .gate import Limits, Outcome, Row, figures, percentile
-from .histogram import Histogram
-from .profiles import Part
+from .gate import Limits, Row, Run, row
 
-__all__ = ["Report"]
+__all__ = ["Report", "histogram", "quantile"]
 
-_HEAD = ("route", "requests", "failed", "p50 s", "p95 s", "p99 s", "most s")
+_ROWS = ("route", "requests", "failed", "p50 s", "p95 s", "p99 s", "most s")
 _PARTS = ("part", "offered/s", "good/s", "in flight", "failed", "p50 s", "p95 s", "p99 s", "verdict")
+_SHARES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9999, 0.99999, 1.0)
+_DIGITS = 10  # of a bucket, in bits: three decimal ones
+_JUNIT = {Verdict.PASS: "", Verdict.FAIL: "failure"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Report:
-    """What a load test found, in all its forms.
+    """What a load test found, in all its forms: its parts in order, what had to hold, and its settings by name."""
 
-    Attributes:
-        parts: In the order of the run.
-        limits: What had to hold.
-        about: Settings, by name.
-    """
-
-    parts: Sequence[Part]
+    parts: Sequence[Run]
     limits: Limits
     about: Mapping[str, str]
 
     @property
     def verdict(self) -> Verdict:
-        return overall(part.outcome.verdict for part in self.parts)
+        return overall(part.verdict for part in self.parts)
 
     @property
     def reasons(self) -> list[str]:
         several = len(self.parts) > 1
         return [
-            f"{part.name}: {reason}" if several else reason
-            for part in self.parts
-            if part.outcome.verdict is not Verdict.PASS
-            for reason in part.outcome.reasons
+            f"{part.name}: {reason}" if several else reason for part in self.parts for reason in part.reasons
         ]
 
-    @property
-    def errors(self) -> dict[str, int]:
-        return dict(sum((Counter(part.outcome.errors) for part in self.parts), Counter[str]()))
-
-    def rows(self) -> list[Row]:
-        """Return the figures of all requests, and of each route, but for those of a warm-up."""
-        if len(self.parts) == 1:
-            return list(self.parts[0].outcome.rows)
-        return figures(self._samples())
+    @cached_property
+    def whole(self) -> Run:
+        """All parts as one."""
+        return Run(
+            samples=[sample for part in self.parts for sample in part.judged],
+            planned=sum(part.planned for part in self.parts),
+            dropped=[at for part in self.parts for at in part.lost],
+            seconds=sum(part.seconds for part in self.parts),
+        )
 
     def as_text(self) -> str:
         """Write tables for the terminal, and the verdict under them."""
-        lines = [f"{_HEAD[0]:<32}" + "".join(f"{name:>10}" for name in _HEAD[1:])]
-        lines += [
-            f"{row.route:<32}{row.count:>10}{row.failed:>10}{row.p50:>10.3f}{row.p95:>10.3f}{row.p99:>10.3f}{row.most:>10.3f}"
-            for row in self.rows()
-        ]
+        lines = [_line(_ROWS), *(_line(astuple(row)) for row in self.whole.rows)]
         if len(self.parts) > 1:
-            lines += ["", *(_line(part) for part in self.parts)]
-        dropped = sum(part.outcome.dropped for part in self.parts)
-        achieved = min(part.outcome.achieved for part in self.parts)
-        lines.append(f"dropped {dropped}, {achieved:.1%} of the planned rate")
-        lines.append(self.verdict.name + "".join(f"\n  {reason}" for reason in self.reasons))
-        return "\n".join(lines)
+            lines += ["", _line(_PARTS), *(_line((*_cells(part), part.verdict.name)) for part in self.parts)]
+        achieved = min(part.achieved for part in self.parts)
+        lines.append(f"dropped {len(self.whole.lost)}, {achieved:.1%} of the planned rate")
+        return "\n".join([*lines, self.verdict.name, *(f"  {reason}" for reason in self.reasons)])
 
     def as_json(self) -> dict[str, object]:
         return {
             "verdict": self.verdict.name.lower(),
             "exit_code": int(self.verdict),
             "reasons": self.reasons,
-            "rows": [_plain(row) for row in self.rows()],
-            "dropped": sum(part.outcome.dropped for part in self.parts),
-            "errors": self.errors,
-            "latencies_us": self._histogram().as_json(),
-            "parts": [{"name": part.name, **part.outcome.as_json()} for part in self.parts],
-            "limits": {name: getattr(self.limits, name) for name in Limits.__slots__},
+            "rows": [asdict(row) for row in self.whole.rows],
+            "dropped": len(self.whole.lost),
+            "errors": self.whole.errors,
+            "latencies_us": dict(sorted(histogram(it.latency for it in self.whole.samples).items())),
+            "parts": [part.as_json() for part in self.parts],
+            "limits": asdict(self.limits),
             "run": dict(self.about),
             "machine": machine(),
         }
 
     def as_html(self) -> str:
-        every, ticks = self.rows()[0], self._by_second()
+        counts = histogram(it.latency for it in self.whole.samples)
+        spectrum = [(f"{share:.3%}", quantile(counts, share)) for share in _SHARES]
         sections = [
-            facts(
-                {
-                    "requests": f"{every.count:,}",
-                    "failed": f"{every.failed / every.count:.2%}" if every.count else "-",
-                    "p95": f"{every.p95 * 1000:,.0f} ms",
-                    "p99": f"{every.p99 * 1000:,.0f} ms",
-                    "dropped": f"{sum(part.outcome.dropped for part in self.parts):,}",
-                }
-            ),
             "<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in self.reasons) + "</ul>",
+            section("Routes", table(_ROWS, map(astuple, self.whole.rows))),
             *self._of_parts(),
-            section(
-                "Latency over time",
-                chart(ticks[:2], x="seconds since the start", y="seconds", marks=self._bounds()),
-                about="Latency counts from the intended start of each request. Dashed: a part begins.",
-            ),
-            section(
-                "Requests over time",
-                chart(ticks[2:], x="seconds since the start", y="a second", marks=self._bounds()),
-                about="By the second in which they were meant to begin.",
-            ),
-            section(
-                "Latency by percentile",
-                table(
-                    ("share of the requests", "at most s"),
-                    [(f"{share:.3%}", value) for share, value in self._histogram().spectrum()],
-                ),
-            ),
-            section("Routes", table(_HEAD, [list(_plain(row).values()) for row in self.rows()])),
+            self._over_time("Latency", ("p50", "p99"), "seconds"),
+            self._over_time("Requests", ("count", "failed"), "a second"),
+            section("Latency by percentile", table(("share of the requests", "at most s"), spectrum)),
+            section("Errors", table(("error", "requests"), self.whole.errors.items())),
+            section("The run", table(("setting", "value"), self.about.items())),
         ]
-        if self.errors:
-            sections.append(section("Errors", bars(self.errors, unit="requests")))
-        sections.append(section("The run", table(("setting", "value"), self.about.items())))
-        return page(
-            "Load", self.verdict.name.lower(), sections, lead=f"{self._planned():,} arrivals planned."
-        )
+        lead = f"{self.whole.planned:,} arrivals planned, {len(self.whole.lost):,} dropped."
+        return page("Load", self.verdict.name.lower(), sections, lead=lead)
 
     def as_junit(self) -> str:
         """Write a test case for each part, as CI services read it: what was not measured is an error."""
-        cases = [Case("load", part.name, part.run.seconds, *_judged(part.outcome)) for part in self.parts]
+        cases = [
+            Case("load", it.name, it.seconds, _JUNIT.get(it.verdict, "error"), "; ".join(it.reasons))
+            for it in self.parts
+        ]
         return suite("load", cases)
 
     def write(self, folder: Path) -> None:
@@ -147,77 +113,68 @@ class Report:
     def _of_parts(self) -> list[str]:
         if len(self.parts) == 1:
             return []
-        rows = [(*_figures(part), badge(part.outcome.verdict.name.lower())) for part in self.parts]
-        found = [section("Parts", table(_PARTS, rows))]
-        steps = [part.outcome for part in self.parts if part.name.startswith("step ")]
-        if len(steps) > 1:
-            lines = [
-                Series("offered", [(step.offered, step.offered) for step in steps]),
-                Series("good", [(step.offered, step.goodput) for step in steps]),
-            ]
-            found.append(
-                section("Throughput against offered load", chart(lines, x="offered a second", y="a second"))
-            )
-        return found
-
-    def _planned(self) -> int:
-        return sum(part.run.planned for part in self.parts)
-
-    def _bounds(self) -> list[float]:
-        return list(accumulate(part.run.seconds for part in self.parts[:-1]))
-
-    def _samples(self) -> list[Sample]:
+        rows = [(*_cells(part), badge(part.verdict.name.lower())) for part in self.parts]
+        steps = [part for part in self.parts if part.name.startswith("step ")]
+        lines = [
+            Series("offered", [(step.offered, step.offered) for step in steps]),
+            Series("good", [(step.offered, step.goodput) for step in steps]),
+        ]
         return [
-            sample
-            for part in self.parts
-            for sample in part.run.samples
-            if sample.intended >= part.run.warm_up
+            section("Parts", table(_PARTS, rows)),
+            section("Throughput against offered load", chart(lines, x="offered a second", y="a second")),
         ]
 
-    def _histogram(self) -> Histogram:
-        return Histogram.of(sample.latency for sample in self._samples())
-
-    def _by_second(self) -> list[Series]:
+    @cached_property
+    def _seconds(self) -> list[tuple[int, Row]]:
+        """The figures of each second, also of the warm-up."""
         seconds: dict[int, list[Sample]] = {}
-        for start, part in zip([0.0, *self._bounds()], self.parts, strict=True):
-            for sample in part.run.samples:
-                seconds.setdefault(int(start + sample.intended), []).append(sample)
-        ordered = sorted(seconds.items())
-        return [
-            Series("p50", [(second, _percentile(found, 0.5)) for second, found in ordered]),
-            Series("p99", [(second, _percentile(found, 0.99)) for second, found in ordered]),
-            Series("sent", [(second, float(len(found))) for second, found in ordered]),
-            Series(
-                "failed", [(second, float(sum(bool(it.error) for it in found))) for second, found in ordered]
-            ),
+        for part in self.parts:
+            for sample in part.samples:
+                seconds.setdefault(int(sample.intended), []).append(sample)
+        return [(second, row("all", found)) for second, found in sorted(seconds.items())]
+
+    def _over_time(self, heading: str, names: Sequence[str], unit: str) -> str:
+        lines = [
+            Series(name, [(second, getattr(row, name)) for second, row in self._seconds]) for name in names
         ]
+        marks = [part.start for part in self.parts[1:]]
+        return section(
+            heading,
+            chart(lines, x="seconds since the start", y=unit, marks=marks),
+            about="By the second in which requests were meant to begin. Dashed: a part begins.",
+        )
 
 
-def _judged(outcome: Outcome) -> tuple[str, str]:
-    """Return the kind of a case, and why it is that."""
-    if outcome.verdict is Verdict.PASS:
-        return "", ""
-    why = "; ".join(outcome.reasons) or outcome.verdict.name
-    return "failure" if outcome.verdict is Verdict.FAIL else "error", why
+def _cells(part: Run) -> tuple[object, ...]:
+    row = part.rows[0]
+    rates = (part.offered, part.goodput, part.in_flight)
+    return (part.name, *rates, row.failed, row.p50, row.p95, row.p99)
 
 
-def _percentile(samples: Sequence[Sample], share: float) -> float:
-    return percentile([sample.latency for sample in samples], share)
+def _line(cells: Sequence[object]) -> str:
+    first, *others = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells)
+    return f"{first:<32}" + "".join(f"{cell:>10}" for cell in others)
 
 
-def _plain(row: Row) -> dict[str, object]:
-    return {name: getattr(row, name) for name in Row.__slots__}
+def histogram(latencies: Iterable[float]) -> Counter[int]:
+    """Count latencies, in seconds, by buckets that keep three digits, as HdrHistogram does; to merge two, add them.
+
+    Values below 2,048 µs have a bucket each; above, each doubling of the value has 1,024 of them.
+    """
+    counts = Counter[int]()
+    for seconds in latencies:
+        value = max(int(seconds * 1_000_000), 0)
+        shift = max(value.bit_length() - _DIGITS - 1, 0)
+        counts[(shift << _DIGITS) + (value >> shift)] += 1
+    return counts
 
 
-def _figures(part: Part) -> tuple[str, float, float, float, int, float, float, float]:
-    it: Outcome = part.outcome
-    row = it.rows[0]
-    return part.name, it.offered, it.goodput, it.in_flight, row.failed, row.p50, row.p95, row.p99
-
-
-def _line(part: Part) -> str:
-    name, offered, goodput, in_flight, failed, p50, p95, p99 = _figures(part)
-    return (
-        f"{name:<32}{offered:>8.1f}/s offered{goodput:>9.1f}/s good{in_flight:>8.1f} in flight{failed:>7} failed"
-        f"{p50:>8.3f}{p95:>8.3f}{p99:>8.3f} s  {part.outcome.verdict.name}"
-    )
+def quantile(counts: Counter[int], share: float) -> float:
+    """Return the smallest value that at least this share does not exceed, to three digits; 0 of none."""
+    left = max(math.ceil(share * counts.total()), 1)
+    for bucket, count in sorted(counts.items()):
+        left -= count
+        if left <= 0:  # this bucket's largest value
+            shift = max((bucket >> _DIGITS) - 1, 0)
+            return (((bucket - (shift << _DIGITS) + 1) << shift) - 1) / 1_000_000
+    return 0.0

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
 from pathlib import Path
+from statistics import fmean, linear_regression
+from typing import NamedTuple
 
 from ..engine.processes import descendants
 
-__all__ = ["Resources", "drift", "look", "slope"]
+__all__ = ["Resources", "drift", "look", "slope", "watch"]
 
 _FEWEST = 10
 _MOST_PER_HOUR = 0.01
@@ -19,14 +22,21 @@ _HOUR = 3600.0
 _Z = 1.96  # for an interval of 95 %
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
+class Resources(NamedTuple):
     """What a process and all below it hold, some seconds after the start; memory is what is resident, in bytes."""
 
     at: float
     memory: int
     files: int
     threads: int
+
+
+async def watch(pid: int, seen: list[Resources], *, every: float) -> None:
+    """Look at a process, if one is named, until cancelled."""
+    began = time.monotonic()
+    while pid:
+        seen.append(look(pid, time.monotonic() - began))
+        await asyncio.sleep(every)
 
 
 def look(pid: int, at: float) -> Resources:
@@ -40,29 +50,24 @@ def look(pid: int, at: float) -> Resources:
     return Resources(at, memory, files, threads)
 
 
-def slope(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     """Fit a line by least squares; return its slope, and half the width of the slope's 95 % interval."""
-    count = len(points)
-    middle = sum(x for x, _ in points) / count, sum(y for _, y in points) / count
-    spread = sum((x - middle[0]) ** 2 for x, _ in points)
-    if not spread:
-        return 0.0, math.inf
-    found = sum((x - middle[0]) * (y - middle[1]) for x, y in points) / spread
-    left = sum((y - middle[1] - found * (x - middle[0])) ** 2 for x, y in points)
-    return found, _Z * math.sqrt(left / max(count - 2, 1) / spread)
+    found, start = linear_regression(x, y)
+    left = sum((at_y - start - found * at_x) ** 2 for at_x, at_y in zip(x, y, strict=True))
+    middle = fmean(x)
+    return found, _Z * math.sqrt(left / max(len(x) - 2, 1) / sum((at_x - middle) ** 2 for at_x in x))
 
 
 def drift(seen: Sequence[Resources]) -> list[str]:
     """Return what grows by more than 1 % an hour, beyond the doubt of the fit."""
-    # A service grows into its load first.
-    steady = seen[len(seen) // 4 :]
+    steady = seen[len(seen) // 4 :]  # a service grows into its load first
     if len(steady) < _FEWEST:
         return []
+    moments, *kinds = zip(*steady, strict=True)
     found: list[str] = []
-    for field in fields(Resources)[1:]:
-        values = [(it.at, float(getattr(it, field.name))) for it in steady]
-        mean = sum(value for _, value in values) / len(values)
-        rise, doubt = slope(values)
+    for name, values in zip(Resources._fields[1:], kinds, strict=True):
+        rise, doubt = slope(moments, values)
+        mean = fmean(values)
         if mean and (rise - doubt) * _HOUR / mean > _MOST_PER_HOUR:
-            found.append(f"{field.name} grows by {rise * _HOUR / mean:.1%} an hour")
+            found.append(f"{name} grows by {rise * _HOUR / mean:.1%} an hour")
     return found
