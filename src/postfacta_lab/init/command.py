@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import shlex
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..drain.stop import Service, Subject
+from ..drain.stop import Service, Subject, first_answers
 from ..engine.client import Answer, ask, encode
 from ..engine.values import as_dict
 from ..engine.variables import credentials
+from ..load.mix import read_mix
 from ..verdict import Verdict
 from .starter import DOCUMENTS, READINESS, Found, candidates, files
 
@@ -25,11 +26,7 @@ __all__ = ["command"]
 @click.argument("words", nargs=-1, required=True, metavar="-- COMMAND...")
 @click.option("--path", "paths", multiple=True, help="What users ask for by GET; may be repeated.")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path(), help="Where the suite is written.")
-@click.option("--start", default=30.0, show_default=True, help="Seconds until it answers, at most.")
-@click.option("--force", is_flag=True, help="Replace files that are there.")
-def command(
-    *, words: tuple[str, ...], paths: tuple[str, ...], folder: Path, start: float, force: bool
-) -> Verdict:
+def command(*, words: tuple[str, ...], paths: tuple[str, ...], folder: Path) -> Verdict:
     """Write a suite for a service: what its users ask for, tests by pytest, a workflow for CI.
 
     The service is started by its command, and its OpenAPI document is read, if it has one. Only what it answers by GET
@@ -38,13 +35,10 @@ def command(
     line = " ".join(words) if len(words) == 1 else shlex.join(words)
     if "{port}" not in line:
         raise click.ClickException("say where the port goes: uvicorn billing:app --port {port}")
-    found = asyncio.run(_look(line, paths, start))
-    if not found.paths:
-        names = ", ".join(paths) or "the paths of its OpenAPI document, if any, and /"
-        raise click.ClickException(f"nothing was answered with 200 to 299: tried {names}; name one by --path")
+    found = asyncio.run(_look(line, paths))
     made = {folder / name: text for name, text in files(found).items()}
-    if there := [str(path) for path in made if path.exists() and not force]:
-        raise click.ClickException(f"{there[0]} is there already: --force replaces it")
+    if there := [str(path) for path in made if path.exists()]:
+        raise click.ClickException(f"{there[0]} is there already: remove it, or name another --folder")
     for path, text in made.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -55,53 +49,44 @@ def command(
     return Verdict.PASS
 
 
-async def _look(line: str, paths: tuple[str, ...], start: float) -> Found:
+async def _look(line: str, paths: Sequence[str]) -> Found:
     with tempfile.TemporaryDirectory(prefix="lab-") as folder:
-        subject = Subject(Service(command=line, asks=()), Path(folder))
         try:
+            service = Service(command=line, asks=read_mix(paths or ["/"], None))
+            subject = Subject(service, Path(folder))
             subject.start()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise click.ClickException(f"it did not start: {error}") from None
         try:
-            await _await_answer(subject, start)
-            document = await _document(subject.port)
-            wanted, others = (list(paths), {}) if paths else candidates(document)
-            # A service that answers everything with 200 says nothing about itself.
-            says = await _status(subject.port, "/no-such-path-of-the-lab") != 200
-            probes = [path for path in READINESS if says and await _status(subject.port, path) == 200]
-            good: list[str] = []
-            for path in [path for path in wanted or ["/"] if path not in {*READINESS, "/metrics"}]:
-                status = await _status(subject.port, path)
-                if 200 <= status < 300:
-                    good.append(path)
-                else:
-                    others[f"GET {path}"] = f"answered {status}" if status else "no answer"
+            flaw = await first_answers(subject, service)
+            found = await _ask_around(line, subject.port, paths)
+            if flaw and not found.paths:
+                said = subject.words.strip()[-1000:]
+                raise click.ClickException(
+                    f"{flaw[1]}; name what it has by --path; it said: {said or 'nothing'}"
+                )
         finally:
             subject.kill()
-    return Found(line, tuple(good), probes[0] if probes else "", others)
+    return found
 
 
-async def _await_answer(subject: Subject, start: float) -> None:
-    until = time.monotonic() + start
-    while not await _status(subject.port, "/"):
-        if subject.code is not None or time.monotonic() > until:
-            what = (
-                f"gave no answer within {start:g} s" if subject.code is None else f"ended with {subject.code}"
-            )
-            said = subject.words.strip()[-1000:]
-            raise click.ClickException(f"it {what}; it said: {said or 'nothing'}")
-        await asyncio.sleep(0.1)
-
-
-async def _document(port: int) -> dict[str, Any]:
+async def _ask_around(line: str, port: int, paths: Sequence[str]) -> Found:
+    document: dict[str, Any] = {}
     for path in DOCUMENTS:
-        if (answer := await _get(port, path)).status == 200 and (found := as_dict(answer.json)):
-            return found
-    return {}
-
-
-async def _status(port: int, path: str) -> int:
-    return (await _get(port, path)).status
+        answer = await _get(port, path)
+        document = document or (as_dict(answer.json) if answer.status == 200 else {})
+    wanted, others = (list(paths), {}) if paths else candidates(document)
+    good: list[str] = []
+    for path in [path for path in wanted or ["/"] if path not in {*READINESS, "/metrics"}]:
+        answer = await _get(port, path)
+        if answer.good:
+            good.append(path)
+        else:
+            others[f"GET {path}"] = f"answered {answer}"
+    # A service that answers everything with 200 says nothing about itself.
+    says = (await _get(port, "/no-such-path-of-the-lab")).status != 200
+    probes = [path for path in READINESS if says and (await _get(port, path)).status == 200]
+    return Found(line, good, probes[0] if probes else "", others)
 
 
 async def _get(port: int, path: str) -> Answer:

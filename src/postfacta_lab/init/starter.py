@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from string import Template
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from ..engine.values import as_dict, as_list
 
@@ -64,19 +65,12 @@ jobs:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a service has.
+    """What a service has."""
 
-    Attributes:
-        command: Starts it; ``{port}`` stands for its port.
-        paths: That were answered with 200 to 299.
-        ready: The readiness path; empty for none.
-        others: What the document names and was not taken, each with the reason.
-    """
-
-    command: str
-    paths: tuple[str, ...]
-    ready: str
-    others: Mapping[str, str]
+    command: str  # ``{port}`` stands for its port
+    paths: Sequence[str]  # that were answered with 200 to 299
+    ready: str  # the readiness path; empty for none
+    others: Mapping[str, str]  # what the document names and was not taken, each with the reason
 
 
 def candidates(document: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
@@ -85,21 +79,33 @@ def candidates(document: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
     others: dict[str, str] = {}
     for path, item in as_dict(document.get("paths")).items():
         for method, operation in as_dict(item).items():
-            if method not in {"get", "post", "put", "patch", "delete"}:
-                continue
-            if method != "get":
+            if method in {"post", "put", "patch", "delete"}:
                 others[f"{method.upper()} {path}"] = "writes: add it with a body that may be written"
-                continue
-            parameters = (
-                *as_list(as_dict(item).get("parameters")),
-                *as_list(as_dict(operation).get("parameters")),
-            )
-            filled = _filled(path, parameters)
-            if filled is None:
-                others[f"GET {path}"] = "a parameter has no example"
-            else:
-                paths.append(filled)
+            elif method == "get":
+                parameters = [as_list(as_dict(it).get("parameters")) for it in (item, operation)]
+                filled = _filled(path, chain(*parameters))
+                if filled is None:
+                    others[f"GET {path}"] = "a parameter has no example"
+                else:
+                    paths.append(filled)
     return paths, others
+
+
+def _filled(path: str, parameters: Iterable[object]) -> str | None:
+    query: dict[str, str] = {}
+    for parameter in map(as_dict, parameters):
+        name, schema = str(parameter.get("name")), as_dict(parameter.get("schema"))
+        examples = (parameter.get("example"), schema.get("example"), schema.get("default"))
+        given = [it for it in (*examples, *as_list(schema.get("examples"))) if it is not None]
+        if given and parameter.get("in") == "path":
+            path = path.replace(f"{{{name}}}", quote(str(given[0]), safe=""))
+        elif parameter.get("in") == "query" and parameter.get("required"):
+            if not given:
+                return None
+            query[name] = str(given[0])
+    if "{" in path:
+        return None
+    return f"{path}?{urlencode(query)}" if query else path
 
 
 def files(found: Found) -> dict[str, str]:
@@ -116,23 +122,3 @@ def files(found: Found) -> dict[str, str]:
         "reliability/test_reliability.py": tests,
         ".github/workflows/reliability.yml": _WORKFLOW,
     }
-
-
-def _filled(path: str, parameters: Iterable[object]) -> str | None:
-    query: list[str] = []
-    for parameter in map(as_dict, parameters):
-        name, place = str(parameter.get("name")), parameter.get("in")
-        schema = as_dict(parameter.get("schema"))
-        examples = [parameter.get("example"), schema.get("example"), schema.get("default")]
-        example = next((it for it in [*examples, *as_list(schema.get("examples"))] if it is not None), None)
-        if place == "path":
-            if example is None:
-                return None
-            path = path.replace(f"{{{name}}}", quote(str(example), safe=""))
-        elif place == "query" and parameter.get("required"):
-            if example is None:
-                return None
-            query.append(f"{quote(name)}={quote(str(example))}")
-    if "{" in path:
-        return None
-    return path + ("?" + "&".join(query) if query else "")
