@@ -164,9 +164,7 @@ _RUNS: list[gate.Run] = []
 
 def _schedule(options: Namespace, worker: int) -> Sequence[float]:
     rate = options.rate / options.workers
-    return arrivals.moments(
-        options.arrivals, rate, rate, seconds=options.seconds, seed=int(options.seed) + worker
-    )
+    return arrivals.moments(options.arrivals, rate, options.seconds, seed=int(options.seed) + worker)
 
 
 def _headers(ask: Ask) -> dict[str, str]:

@@ -104,7 +104,7 @@ SABOTEURS = {
     "R30": Saboteur(f"{_APP}/openapi.py", '"openapi": "3.1.0"', '"openapi": "3.2.0"'),
     "R31": Saboteur(
         "src/postfacta_lab/load/arrivals.py",
-        "return tuple(count / first for count in counts)",
+        "return tuple(count / rate for count in counts)",
         "return tuple(counts)",
     ),
     "R32": Saboteur("docs/capacity.md", "197 ms | held |", "197 ms | did not hold |"),

@@ -11,7 +11,7 @@ from postfacta_lab.load.arrivals import MOST_ARRIVALS, Meter, Sample, constant, 
 
 
 def poisson(rate: float, seconds: float, *, seed: int) -> tuple[float, ...]:
-    return moments("poisson", rate, rate, seconds=seconds, seed=seed)
+    return moments("poisson", rate, seconds, seed=seed)
 
 
 def test_constant_arrivals_are_evenly_spaced() -> None:

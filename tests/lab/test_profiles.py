@@ -13,7 +13,7 @@ from postfacta_lab.load.gate import Limits, Run, Verdict
 from postfacta_lab.load.generator import Target
 from postfacta_lab.load.mix import Ask
 from postfacta_lab.load.profiles import PROFILES, Bench, Plan, Stage
-from postfacta_lab.load.watch import Resources, drift, look, slope
+from postfacta_lab.load.watch import drift, look, slope
 
 CAPACITY = 100.0
 Serve = Callable[[Stage], tuple[float, float]]  # good answers a second, and their latency
@@ -26,7 +26,7 @@ def sheds(stage: Stage) -> tuple[float, float]:
 
 def collapses(stage: Stage) -> tuple[float, float]:
     """Serve up to the capacity in time, and above it all too late."""
-    return (CAPACITY, 0.02) if stage.first <= CAPACITY else (0.0, 0.02)
+    return (CAPACITY, 0.02) if stage.rate <= CAPACITY else (0.0, 0.02)
 
 
 class Computed(Bench):
@@ -43,8 +43,8 @@ class Computed(Bench):
     def serve_stage(self, stage: Stage) -> Run:
         self.stages.append(stage)
         good, latency = self.serve(stage)
-        offsets = moments("constant", stage.first, stage.last, seconds=stage.seconds)
-        share, owed, samples = good / max(stage.first, stage.last), 0.0, list[Sample]()
+        offsets = moments("constant", stage.rate, stage.seconds)
+        share, owed, samples = good / stage.rate, 0.0, list[Sample]()
         for at in offsets:
             owed += min(share, 1.0)
             error = "" if owed >= 1.0 - 1e-9 else "503"
@@ -81,9 +81,9 @@ def test_a_breakpoint_finds_the_capacity_of_a_service_that_sheds() -> None:
     best = max(part.goodput for name, part in parts.items() if name.startswith("step"))
     assert best == pytest.approx(CAPACITY, rel=0.05)
     assert verdicts(parts) == {"above": Verdict.PASS, "after": Verdict.PASS}
-    assert [stage.first for stage in stages[:2]] == [80.0, 84.0]
-    assert stages[-2].first > CAPACITY * 1.5
-    assert stages[-1].first < CAPACITY
+    assert [stage.rate for stage in stages[:2]] == [80.0, 84.0]
+    assert stages[-2].rate > CAPACITY * 1.5
+    assert stages[-1].rate < CAPACITY
 
 
 def test_a_service_that_collapses_above_its_capacity_fails() -> None:
@@ -107,7 +107,7 @@ def test_a_peak_above_a_known_capacity_is_judged_by_good_answers() -> None:
 def test_a_spike_must_leave_no_trace() -> None:
     parts, stages = play("spike", sheds, 50.0)
     assert verdicts(parts) == dict.fromkeys(("before", "spike", "after"), Verdict.PASS)
-    assert [stage.last for stage in stages] == [50.0, 500.0, 500.0, 50.0]
+    assert [stage.rate for stage in stages] == [50.0, 500.0, 50.0]
     seen: list[str] = []
 
     def wedged(stage: Stage) -> tuple[float, float]:
@@ -124,16 +124,15 @@ def test_a_slope_is_known_as_well_as_its_points_agree() -> None:
 
 
 def test_what_grows_for_an_hour_is_named_and_what_wobbles_is_not() -> None:
-    leaking = [Resources(at * 60.0, 100_000_000 + at * 1_000_000, 20 + at % 3, 4) for at in range(60)]
+    leaking = [(at * 60.0, 100_000_000 + at * 1_000_000, 20 + at % 3, 4) for at in range(60)]
     assert drift(leaking) == ["memory grows by 43.8% an hour"]
-    assert drift([Resources(at * 60.0, 100_000_000 + (at % 5) * 1_000_000, 20, 4) for at in range(60)]) == []
+    assert drift([(at * 60.0, 100_000_000 + (at % 5) * 1_000_000, 20, 4) for at in range(60)]) == []
     assert drift(leaking[:8]) == []
 
 
 def test_a_process_holds_memory_files_and_threads() -> None:
-    held = look(os.getpid(), 1.5)
-    assert held.at == 1.5
-    assert held.memory > 1_000_000
-    assert held.files > 2
-    assert held.threads >= 1
-    assert look(2**22 + 1, 0.0) == Resources(0.0, 0, 0, 0)
+    memory, files, threads = look(os.getpid())
+    assert memory > 1_000_000
+    assert files > 2
+    assert threads >= 1
+    assert look(2**22 + 1) == (0, 0, 0)

@@ -21,30 +21,26 @@ Shape = Literal["constant", "poisson"]
 
 def constant(rate: float, seconds: float) -> tuple[float, ...]:
     """Space arrivals evenly; give their offsets in seconds from the start."""
-    return moments("constant", rate, rate, seconds=seconds)
+    return moments("constant", rate, seconds)
 
 
-def moments(shape: Shape, first: float, last: float, *, seconds: float, seed: int = 1) -> tuple[float, ...]:
-    """Make a schedule whose rate goes evenly from the first to the last; give offsets from its start."""
-    if min(first, last) < 0 or first + last <= 0 or not 0 < seconds < math.inf:
-        raise ValueError(f"a run needs a rate and a length above 0, not {first:g} a second for {seconds:g} s")
-    whole = (first + last) / 2 * seconds
+def moments(shape: Shape, rate: float, seconds: float, *, seed: int = 1) -> tuple[float, ...]:
+    """Make a schedule; give its offsets in seconds from the start."""
+    if not (rate > 0 and 0 < seconds < math.inf):
+        raise ValueError(f"a run needs a rate and a length above 0, not {rate:g} a second for {seconds:g} s")
+    whole = rate * seconds
     if round(whole) > MOST_ARRIVALS:
         raise ValueError(
             f"{whole:.0f} arrivals are more than {MOST_ARRIVALS}: take a shorter run or a lower rate"
         )
-    counts = [float(number) for number in range(round(whole))] if shape == "constant" else []
-    if shape == "poisson":
-        gaps = randomness(seed)
-        at = gaps.expovariate(1.0)
-        while at < whole:
-            counts.append(at)
-            at += gaps.expovariate(1.0)
-    if first == last:
-        return tuple(count / first for count in counts)
-    # The integral of the rate is the number of arrivals so far; this inverts it.
-    growth = (last - first) / seconds
-    return tuple((math.sqrt(first * first + 2 * growth * count) - first) / growth for count in counts)
+    if shape == "constant":
+        return tuple(number / rate for number in range(round(whole)))
+    gaps, counts = randomness(seed), list[float]()
+    at = gaps.expovariate(1.0)
+    while at < whole:
+        counts.append(at)
+        at += gaps.expovariate(1.0)
+    return tuple(count / rate for count in counts)
 
 
 def randomness(seed: int) -> random.Random:

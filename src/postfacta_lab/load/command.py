@@ -60,16 +60,9 @@ def command(
     paths: tuple[str, ...],
     mix: Path | None,
     profile: str,
-    failed: float | None,
     against: str | None,
     folder: Path,
-    p95: float,
-    p99: float,
-    min_count: int,
-    rate: float,
-    times: float,
-    seconds: float,
-    **others: Any,
+    **numbers: Any,
 ) -> Verdict:
     """Load a running service in open loop, and judge how its users fared.
 
@@ -77,8 +70,12 @@ def command(
     meant to begin. It writes load.json, report.html and junit.xml.
     """
     chosen = PROFILES[profile]
-    rate, seconds = (chosen.rate or rate) * times, seconds or chosen.seconds
-    limits = Limits(failed=chosen.failed if failed is None else failed, p95=p95, p99=p99, count=min_count)
+    if numbers["failed"] is None:
+        numbers["failed"] = chosen.failed
+    shares = {name: numbers.pop(name) for name in ("failed", "p95", "p99")}
+    limits = Limits(count=numbers.pop("min_count"), **shares)
+    numbers["rate"] = (chosen.rate or numbers["rate"]) * numbers.pop("times")
+    numbers["seconds"] = numbers["seconds"] or chosen.seconds
     try:
         for one in filter(None, (url, against)):
             refuse_strangers(one)
@@ -87,15 +84,12 @@ def command(
             against=Target(against, credentials()) if against else None,
             asks=read_mix(paths, mix),
             limits=limits,
-            rate=rate,
-            seconds=seconds,
-            **others,
+            **numbers,
         )
         parts = asyncio.run(run_profile(chosen, plan))
     except ValueError as error:
         raise click.ClickException(str(error)) from None
-    pace = {"rate": rate, "seconds": seconds}
-    about = {"url": url, "profile": profile, "mix": mix or " ".join(paths), **pace, **others}
+    about = {"url": url, "profile": profile, "mix": mix or " ".join(paths), **numbers}
     report = Report(parts, limits, {name: str(value) for name, value in about.items()})
     report.write(folder)
     click.echo(report.as_text())

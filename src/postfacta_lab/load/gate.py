@@ -1,10 +1,6 @@
 """Judges a run of load: pass, fail, invalid, or nothing measured.
 
-* 0, pass: users would have noticed nothing.
-* 1, fail: too many failures, or too slow.
-* 2, invalid: the generator did not offer what it was asked to, so the figures flatter the service.
-* 3, nothing: no request was measured, there was no answer, or what was asked for is not there.
-
+It is invalid if the generator did not offer what it was asked to: then its figures flatter the service.
 A run with only failures can never be 0. Percentiles are exact: the smallest sample that at least this share of all
 samples does not exceed.
 """
@@ -135,10 +131,10 @@ class Run:
 def judge(run: Run, limits: Limits, *, faults: Sequence[str] = ()) -> Run:
     """Give a run its verdict; an invalid one is invalid whatever its figures say. `faults` are those of other figures."""
     measured, lost = len(run.judged), len(run.lost)
+    most = limits.dropped * (measured + lost)
     flaws = {
         f"{measured} requests measured, at least {limits.count} needed": measured < limits.count,
-        f"{lost} of {measured + lost} arrivals dropped: too many were in flight": lost
-        > limits.dropped * (measured + lost),
+        f"{lost} of {measured + lost} arrivals dropped: too many were in flight": lost > most,
         _lag(run, limits): run.achieved < limits.rate,
         f"{run.unfinished} requests had no end": run.unfinished > 0,
     }
@@ -156,15 +152,12 @@ def judge_overload(run: Run, limits: Limits, *, least: float = 0.0) -> Run:
 
 def _decided(run: Run, flaws: Mapping[str, bool], faults: Sequence[str]) -> Run:
     """Give a run its verdict, and its reasons: of the flaws, those that are so."""
-    found = [flaw for flaw, is_so in flaws.items() if is_so]
-    verdict, reasons = (
-        Verdict.INVALID if found else Verdict.FAIL if faults else Verdict.PASS,
-        [*found, *faults],
-    )
     # A service that was there in the warm-up is there.
     if nothing := nothing_measured(len(run.samples) if run.judged else 0, _errors(run.samples)):
-        verdict, reasons = Verdict.NOTHING, [nothing]
-    return replace(run, verdict=verdict, reasons=reasons)
+        return replace(run, verdict=Verdict.NOTHING, reasons=[nothing])
+    found = [flaw for flaw, is_so in flaws.items() if is_so]
+    verdict = Verdict.INVALID if found else Verdict.FAIL if faults else Verdict.PASS
+    return replace(run, verdict=verdict, reasons=[*found, *faults])
 
 
 def _errors(samples: Sequence[Sample]) -> dict[str, int]:

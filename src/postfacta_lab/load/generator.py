@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from secrets import randbelow, token_hex
 from urllib.parse import urlsplit
 
+from ..engine.client import encode
 from ..engine.link import Link
 from .arrivals import Meter, Sample
 from .mix import Ask
@@ -29,35 +30,27 @@ _SAFE = {"GET", "HEAD"}
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where requests go, and what each of them brings.
+    """Where requests go, and what each of them brings."""
 
-    Attributes:
-        url: With a path before those of the requests, if any.
-        headers: Of each request.
-        alternating: Every other request is the last one on its connection.
-    """
-
-    url: str
+    url: str  # with a path before those of the requests, if any
     headers: Mapping[str, str]
-    alternating: bool = False
+    alternating: bool = False  # every other request is the last one on its connection
 
     def bytes_of(self, ask: Ask) -> bytes:
         """Write a request; a write has a key of its own, and one request of a hundred a trace."""
         parts = urlsplit(self.url)
         headers = {"Host": parts.netloc.rpartition("@")[2], "X-Traffic-Class": "load", **self.headers}
-        if self.alternating and randbelow(2):
-            headers["Connection"] = "close"
-        body = b""
+        body = None if ask.method in _SAFE else b""
         if ask.body is not None:
             body = json.dumps(ask.body).encode()
             headers["Content-Type"] = "application/json"
         if ask.method not in _SAFE:
-            headers |= {"Idempotency-Key": str(uuid.uuid4()), "Content-Length": str(len(body))}
+            headers["Idempotency-Key"] = str(uuid.uuid4())
+        if self.alternating and randbelow(2):
+            headers["Connection"] = "close"
         if not randbelow(100):
             headers["traceparent"] = f"00-{token_hex(16)}-{token_hex(8)}-01"
-        lines = [f"{ask.method} {parts.path.rstrip('/')}{ask.path} HTTP/1.1"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        return "\r\n".join([*lines, "", ""]).encode() + body
+        return encode(ask.method, parts.path.rstrip("/") + ask.path, headers, body=body)
 
 
 @dataclass(slots=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final
@@ -12,7 +13,7 @@ from .arrivals import Meter, Shape, moments, randomness
 from .gate import Limits, Run, Verdict, judge, judge_overload
 from .generator import Generator, Target
 from .mix import Ask
-from .watch import Resources, drift, watch
+from .watch import Look, drift, watch
 
 __all__ = ["PROFILES", "Bench", "Plan", "Profile", "Stage", "run_profile"]
 
@@ -24,12 +25,11 @@ _ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Some seconds of load, at a rate that may rise or fall evenly."""
+    """Some seconds of load."""
 
     name: str
     seconds: float
-    first: float
-    last: float
+    rate: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,14 +67,14 @@ class Bench:
         await self._generator.settle()
         return [self._run(*it) for it in sent]
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         await self._generator.close()
 
     async def _send(self, stage: Stage) -> tuple[float, int]:
         """Send one; return when it began, and how many arrivals it had."""
         plan, start = self.plan, self._generator.now()
         self._seed += 1
-        offsets = moments(plan.shape, stage.first, stage.last, seconds=stage.seconds, seed=self._seed)
+        offsets = moments(plan.shape, stage.rate, stage.seconds, seed=self._seed)
         chosen = self._asks.choices(plan.asks, weights=[ask.share for ask in plan.asks], k=len(offsets))
         await self._generator.send([start + offset for offset in offsets], chosen)
         await asyncio.sleep(max(0.0, start + stage.seconds - self._generator.now()))
@@ -94,11 +94,8 @@ class Bench:
 
 
 async def run_profile(profile: Profile, plan: Plan) -> list[Run]:
-    bench = Bench(plan)
-    try:
+    async with aclosing(Bench(plan)) as bench:
         return await profile.play(bench)
-    finally:
-        await bench.close()
 
 
 async def _steady(bench: Bench) -> list[Run]:
@@ -106,7 +103,7 @@ async def _steady(bench: Bench) -> list[Run]:
     plan = bench.plan
     is_overload = 0 < plan.capacity < plan.rate
     name = "overload" if is_overload else "steady"
-    (run,) = await bench.play(Stage(name, plan.seconds, plan.rate, plan.rate))
+    (run,) = await bench.play(Stage(name, plan.seconds, plan.rate))
     if is_overload:
         return [judge_overload(run, plan.limits, least=_LEAST_GOODPUT * plan.capacity)]
     return [judge(run, plan.limits)]
@@ -118,41 +115,41 @@ async def _breakpoint(bench: Bench) -> list[Run]:
     steps: list[Run] = []
     while len(steps) < _MOST_STEPS and all(step.verdict is Verdict.PASS for step in steps):
         rate = bench.plan.rate * _STEP ** len(steps)
-        (run,) = await bench.play(Stage(f"step {len(steps) + 1}", length, rate, rate))
+        (run,) = await bench.play(Stage(f"step {len(steps) + 1}", length, rate))
         steps.append(judge(run, limits))
     *held, broken = steps
     best = max((step.goodput for step in held), default=0.0)
     if not best:
         return steps
     high, low = rate * _ABOVE, best / 2
-    above, after = await bench.play(Stage("above", length, high, high), Stage("after", length, low, low))
+    above, after = await bench.play(Stage("above", length, high), Stage("after", length, low))
     return [
         *held,
         judge_overload(broken, limits),  # it ended the search: no failure, unless the generator lagged
         judge_overload(above, limits, least=_LEAST_GOODPUT * best),
-        judge(_second_half(after), limits),
+        judge(replace(after, warm_up=length / 2), limits),
     ]
 
 
 async def _spike(bench: Bench) -> list[Run]:
-    """Ten times the peak, and back: what counts is that it is as before afterwards."""
+    """Ten times the peak at once, and back: what counts is that it is as before afterwards."""
     limits, length, peak = bench.plan.limits, bench.plan.seconds, bench.plan.rate
-    before, _, spike, after = await bench.play(
-        Stage("before", length, peak, peak),
-        Stage("rise", length / 12, peak, peak * _SPIKE),
-        Stage("spike", length, peak * _SPIKE, peak * _SPIKE),
-        Stage("after", length * 2, peak, peak),
+    before, spike, after = await bench.play(
+        Stage("before", length, peak),
+        Stage("spike", length, peak * _SPIKE),
+        Stage("after", length * 2, peak),
     )
-    return [judge(before, limits), judge_overload(spike, limits), judge(_second_half(after), limits)]
+    recovered = replace(after, warm_up=length)
+    return [judge(before, limits), judge_overload(spike, limits), judge(recovered, limits)]
 
 
 async def _soak(bench: Bench) -> list[Run]:
     """Hours at the peak: what the service holds must not grow."""
-    plan, seen = bench.plan, list[Resources]()
+    plan, seen = bench.plan, list[Look]()
     every = max(plan.seconds / 200, 0.2)
     watching = asyncio.get_running_loop().create_task(watch(plan.pid, seen, every=every))
     try:
-        (run,) = await bench.play(Stage("soak", plan.seconds, plan.rate, plan.rate))
+        (run,) = await bench.play(Stage("soak", plan.seconds, plan.rate))
     finally:
         watching.cancel()
     return [judge(run, plan.limits, faults=drift(seen))]
@@ -166,24 +163,16 @@ async def _ab(bench: Bench) -> list[Run]:
     plan, rate = bench.plan, bench.plan.rate * _OVERLOAD
     if plan.against is None:
         raise ValueError("ab compares two services: name the other one by --against URL")
-    other = Bench(replace(plan, target=plan.against))
     ours, theirs = list[Run](), list[Run]()
-    try:
+    async with aclosing(Bench(replace(plan, target=plan.against))) as other:
         for number in range(1, _ROUNDS + 1):
-            ours += await bench.play(Stage(f"this, round {number}", plan.seconds, rate, rate))
-            theirs += await other.play(Stage(f"the other, round {number}", plan.seconds, rate, rate))
-    finally:
-        await other.close()
+            ours += await bench.play(Stage(f"this, round {number}", plan.seconds, rate))
+            theirs += await other.play(Stage(f"the other, round {number}", plan.seconds, rate))
     this, that = ([judge_overload(run, plan.limits) for run in runs] for runs in (ours, theirs))
     least = median(part.goodput for part in that)
     if median(part.goodput for part in this) < least:
         this = [judge_overload(run, plan.limits, least=least) for run in ours]
     return this + that
-
-
-def _second_half(run: Run) -> Run:
-    """Judge what comes after the recovery that is allowed for."""
-    return replace(run, warm_up=run.seconds / 2)
 
 
 @dataclass(frozen=True, slots=True)

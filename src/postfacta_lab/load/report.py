@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
@@ -15,14 +14,13 @@ from ..engine.junit import Case, suite
 from ..engine.page import Series, badge, chart, machine, page, section, table
 from ..verdict import Verdict, overall
 from .arrivals import Sample
-from .gate import Limits, Row, Run, row
+from .gate import Limits, Row, Run, percentile, row
 
-__all__ = ["Report", "histogram", "quantile"]
+__all__ = ["Report", "histogram"]
 
 _ROWS = ("route", "requests", "failed", "p50 s", "p95 s", "p99 s", "most s")
 _PARTS = ("part", "offered/s", "good/s", "in flight", "failed", "p50 s", "p95 s", "p99 s", "verdict")
 _SHARES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9999, 0.99999, 1.0)
-_DIGITS = 10  # of a bucket, in bits: three decimal ones
 _JUNIT = {Verdict.PASS: "", Verdict.FAIL: "failure"}
 
 
@@ -40,10 +38,7 @@ class Report:
 
     @property
     def reasons(self) -> list[str]:
-        several = len(self.parts) > 1
-        return [
-            f"{part.name}: {reason}" if several else reason for part in self.parts for reason in part.reasons
-        ]
+        return [f"{part.name}: {reason}" for part in self.parts for reason in part.reasons]
 
     @cached_property
     def whole(self) -> Run:
@@ -58,8 +53,7 @@ class Report:
     def as_text(self) -> str:
         """Write tables for the terminal, and the verdict under them."""
         lines = [_line(_ROWS), *(_line(astuple(row)) for row in self.whole.rows)]
-        if len(self.parts) > 1:
-            lines += ["", _line(_PARTS), *(_line((*_cells(part), part.verdict.name)) for part in self.parts)]
+        lines += ["", _line(_PARTS), *(_line((*_cells(part), part.verdict.name)) for part in self.parts)]
         achieved = min(part.achieved for part in self.parts)
         lines.append(f"dropped {len(self.whole.lost)}, {achieved:.1%} of the planned rate")
         return "\n".join([*lines, self.verdict.name, *(f"  {reason}" for reason in self.reasons)])
@@ -80,12 +74,20 @@ class Report:
         }
 
     def as_html(self) -> str:
-        counts = histogram(it.latency for it in self.whole.samples)
-        spectrum = [(f"{share:.3%}", quantile(counts, share)) for share in _SHARES]
+        latencies = sorted(it.latency for it in self.whole.samples)
+        spectrum = [(f"{share:.3%}", percentile(latencies, share)) for share in _SHARES]
+        steps = sorted(self.parts, key=lambda part: part.offered)
+        rates = [
+            Series("offered", [(step.offered, step.offered) for step in steps]),
+            Series("good", [(step.offered, step.goodput) for step in steps]),
+        ]
         sections = [
             "<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in self.reasons) + "</ul>",
             section("Routes", table(_ROWS, map(astuple, self.whole.rows))),
-            *self._of_parts(),
+            section(
+                "Parts", table(_PARTS, [(*_cells(it), badge(it.verdict.name.lower())) for it in self.parts])
+            ),
+            section("Throughput against offered load", chart(rates, x="offered a second", y="a second")),
             self._over_time("Latency", ("p50", "p99"), "seconds"),
             self._over_time("Requests", ("count", "failed"), "a second"),
             section("Latency by percentile", table(("share of the requests", "at most s"), spectrum)),
@@ -109,20 +111,6 @@ class Report:
         (folder / "load.json").write_text(json.dumps(self.as_json(), indent=2) + "\n")
         (folder / "report.html").write_text(self.as_html())
         (folder / "junit.xml").write_text(self.as_junit())
-
-    def _of_parts(self) -> list[str]:
-        if len(self.parts) == 1:
-            return []
-        rows = [(*_cells(part), badge(part.verdict.name.lower())) for part in self.parts]
-        steps = [part for part in self.parts if part.name.startswith("step ")]
-        lines = [
-            Series("offered", [(step.offered, step.offered) for step in steps]),
-            Series("good", [(step.offered, step.goodput) for step in steps]),
-        ]
-        return [
-            section("Parts", table(_PARTS, rows)),
-            section("Throughput against offered load", chart(lines, x="offered a second", y="a second")),
-        ]
 
     @cached_property
     def _seconds(self) -> list[tuple[int, Row]]:
@@ -157,24 +145,5 @@ def _line(cells: Sequence[object]) -> str:
 
 
 def histogram(latencies: Iterable[float]) -> Counter[int]:
-    """Count latencies, in seconds, by buckets that keep three digits, as HdrHistogram does; to merge two, add them.
-
-    Values below 2,048 µs have a bucket each; above, each doubling of the value has 1,024 of them.
-    """
-    counts = Counter[int]()
-    for seconds in latencies:
-        value = max(int(seconds * 1_000_000), 0)
-        shift = max(value.bit_length() - _DIGITS - 1, 0)
-        counts[(shift << _DIGITS) + (value >> shift)] += 1
-    return counts
-
-
-def quantile(counts: Counter[int], share: float) -> float:
-    """Return the smallest value that at least this share does not exceed, to three digits; 0 of none."""
-    left = max(math.ceil(share * counts.total()), 1)
-    for bucket, count in sorted(counts.items()):
-        left -= count
-        if left <= 0:  # this bucket's largest value
-            shift = max((bucket >> _DIGITS) - 1, 0)
-            return (((bucket - (shift << _DIGITS) + 1) << shift) - 1) / 1_000_000
-    return 0.0
+    """Count latencies by their microseconds to four digits, within 0.1 % as HdrHistogram; to merge two, add them."""
+    return Counter(int(float(f"{seconds * 1_000_000:.4g}")) for seconds in latencies)

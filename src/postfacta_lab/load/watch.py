@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, linear_regression
-from typing import NamedTuple
 
 from ..engine.processes import descendants
 
-__all__ = ["Resources", "drift", "look", "slope", "watch"]
+__all__ = ["Look", "drift", "look", "slope", "watch"]
+
+Look = tuple[float, int, int, int]
+"""Seconds after the start, and what a service holds then."""
 
 _FEWEST = 10
 _MOST_PER_HOUR = 0.01
@@ -22,24 +24,16 @@ _HOUR = 3600.0
 _Z = 1.96  # for an interval of 95 %
 
 
-class Resources(NamedTuple):
-    """What a process and all below it hold, some seconds after the start; memory is what is resident, in bytes."""
-
-    at: float
-    memory: int
-    files: int
-    threads: int
-
-
-async def watch(pid: int, seen: list[Resources], *, every: float) -> None:
+async def watch(pid: int, seen: list[Look], *, every: float) -> None:
     """Look at a process, if one is named, until cancelled."""
     began = time.monotonic()
     while pid:
-        seen.append(look(pid, time.monotonic() - began))
+        seen.append((time.monotonic() - began, *look(pid)))
         await asyncio.sleep(every)
 
 
-def look(pid: int, at: float) -> Resources:
+def look(pid: int) -> tuple[int, int, int]:
+    """Return what a process and all below it hold: bytes of resident memory, files, threads."""
     memory = files = threads = 0
     for one in (pid, *descendants(pid)):
         process = Path(f"/proc/{one}")
@@ -47,7 +41,7 @@ def look(pid: int, at: float) -> Resources:
             memory += int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
             files += len(list((process / "fd").iterdir()))
             threads += len(list((process / "task").iterdir()))
-    return Resources(at, memory, files, threads)
+    return memory, files, threads
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
@@ -58,14 +52,14 @@ def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     return found, _Z * math.sqrt(left / max(len(x) - 2, 1) / sum((at_x - middle) ** 2 for at_x in x))
 
 
-def drift(seen: Sequence[Resources]) -> list[str]:
+def drift(seen: Sequence[Look]) -> list[str]:
     """Return what grows by more than 1 % an hour, beyond the doubt of the fit."""
     steady = seen[len(seen) // 4 :]  # a service grows into its load first
     if len(steady) < _FEWEST:
         return []
-    moments, *kinds = zip(*steady, strict=True)
+    moments, *held = zip(*steady, strict=True)
     found: list[str] = []
-    for name, values in zip(Resources._fields[1:], kinds, strict=True):
+    for name, values in zip(("memory", "files", "threads"), held, strict=True):
         rise, doubt = slope(moments, values)
         mean = fmean(values)
         if mean and (rise - doubt) * _HOUR / mean > _MOST_PER_HOUR:
