@@ -52,6 +52,7 @@ def test_a_service_that_scales_evenly_has_no_peak() -> None:
 def test_too_few_points_identify_nothing() -> None:
     points = [(n, law(100.0, 0.05, 0.002, n)) for n in COUNTS]
     assert fit(points[:5]).most_under_way is None
+    assert set(fit(points[:3]).errors) == {math.inf}
     with pytest.raises(ValueError, match="at least three"):
         fit(points[:2])
     with pytest.raises(ValueError, match="too much alike"):
