@@ -65,16 +65,24 @@ def test_a_good_server_passes(tmp_path: Path) -> None:
 
 def test_a_server_that_is_frozen_for_five_seconds_cannot_look_well(tmp_path: Path) -> None:
     with tiny_server() as (port, pid):
-        freeze = threading.Timer(2.0, os.kill, (pid, signal.SIGSTOP))
-        thaw = threading.Timer(2.0 + FROZEN, os.kill, (pid, signal.SIGCONT))
-        freeze.start()
-        thaw.start()
+        files, over = Path(f"/proc/{pid}/fd"), threading.Event()
+
+        def freeze() -> None:
+            before = len(list(files.iterdir()))
+            while len(list(files.iterdir())) <= before and not over.wait(0.05):
+                pass  # until there is a connection: the load's start takes longer on a busy machine
+            over.wait(1.0)
+            os.kill(pid, signal.SIGSTOP)
+            over.wait(FROZEN)
+            os.kill(pid, signal.SIGCONT)
+
+        freezing = threading.Thread(target=freeze)
+        freezing.start()
         try:
             result = load(port, tmp_path, "--rate", "60", "--seconds", "8", "--cap", "100")
         finally:
-            for timer in (freeze, thaw):
-                timer.cancel()
-                timer.join()
+            over.set()
+            freezing.join()
     assert result.code == 2, result.output
     assert result.figures["rows"][0]["p99"] >= 4.0
     assert result.figures["dropped"] > 0

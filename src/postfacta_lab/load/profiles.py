@@ -134,8 +134,10 @@ async def _breakpoint(bench: Bench) -> list[Run]:
 async def _spike(bench: Bench) -> list[Run]:
     """Ten times the peak at once, and back: what counts is that it is as before afterwards."""
     limits, length, peak = bench.plan.limits, bench.plan.seconds, bench.plan.rate
-    before, spike, after = await bench.play(
+    rise = [Stage("rise", length / 60, peak * (1 + share * (_SPIKE - 1) / 5)) for share in range(1, 5)]
+    before, *_, spike, after = await bench.play(
         Stage("before", length, peak),
+        *rise,
         Stage("spike", length, peak * _SPIKE),
         Stage("after", length * 2, peak),
     )
