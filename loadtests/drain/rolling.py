@@ -10,9 +10,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
-from postfacta_lab.drain.clients import Attempt, Balancer, Clients
-from postfacta_lab.drain.haproxy import HAProxy, balancing
+from postfacta_lab.drain.clients import Attempt, Clients
 from postfacta_lab.drain.result import Result
+from postfacta_lab.drain.rolling import HAProxy
 from postfacta_lab.engine.client import Outcome
 from postfacta_lab.engine.processes import free_port, until
 
@@ -57,10 +57,11 @@ async def _roll_all(
         servers = [await _start(kind, plan, stack, free_port(), number) for number in range(count)]
         ports = [server.port for server in servers]
         fronts = [
-            stack.enter_context(balancing(ports, plan.folder / kind.name / f"proxy-{count}-{number}"))
-            for number in range(proxies)
+            HAProxy(ports, plan.folder / kind.name / f"proxy-{count}-{number}") for number in range(proxies)
         ]
         for front in fronts:
+            stack.callback(front.kill)
+            front.start()
             await front.all_up()
         rolls, began = 0, time.monotonic()
         async with _load([front.port for front in fronts], keep_alive) as clients:
@@ -113,8 +114,7 @@ def _replaced(server: Server, times: int) -> bool:
 @asynccontextmanager
 async def _load(ports: Sequence[int], keep_alive: int) -> AsyncGenerator[list[Clients]]:
     """Send to each port until the block ends: 10 requests a second on each kept connection, and some 50 on new ones."""
-    balancer = Balancer(0)
-    everyone = [Clients(port, balancer) for port in ports]
+    everyone = [Clients(port) for port in ports]
     async with asyncio.TaskGroup() as tasks:
         for clients in everyone:
             for _ in range(keep_alive):
@@ -125,7 +125,8 @@ async def _load(ports: Sequence[int], keep_alive: int) -> AsyncGenerator[list[Cl
         try:
             yield everyone
         finally:
-            balancer.end_by(time.monotonic())
+            for clients in everyone:
+                clients.ends = time.monotonic()
 
 
 def _result(scenario: str, kind: ServerKind, attempts: list[Attempt], times: int, *, wanted: int) -> Result:

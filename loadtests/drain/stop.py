@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 
-from postfacta_lab.drain.clients import Attempt, Balancer, Clients, Probes
+from postfacta_lab.drain.clients import Attempt, Clients, settled
 from postfacta_lab.drain.result import Result
-from postfacta_lab.engine.client import Outcome
+from postfacta_lab.engine.client import Held, Outcome, encode
 from postfacta_lab.engine.processes import until
 
 from .closing import Closing
@@ -18,7 +18,6 @@ from .socket_client import hold_websocket
 __all__ = ["stop_under_load"]
 
 
-KEEP_ALIVE = 10
 IDLE = 20
 SLOW = 10
 STREAMS = 5
@@ -33,10 +32,9 @@ class _Load:
     def __init__(self, server: Server, times: Times) -> None:
         self.times = times
         self.server = server
-        self.balancer = Balancer(times.notice)
-        self.clients = Clients(server.port, self.balancer)
-        self.ready = Probes()
-        self.live = Probes()
+        self.clients = Clients(server.port, notice=times.notice)
+        self.ready: list[tuple[float, int]] = []
+        self.live: list[tuple[float, int]] = []
         self.sse: list[str] = []
         self.websockets: list[int] = []
         self.signalled = 0.0
@@ -57,13 +55,15 @@ class _Load:
             await asyncio.sleep(self.times.warm)
             await self._put_in_flight(tasks)
             self.signalled = self.server.send(signal.SIGTERM)
-            self.balancer.end_by(self.signalled + self.times.budget)
+            self.clients.ends = self.signalled + self.times.budget
             fire.set()
             await self._see_it_off()
 
     def _listen(self, tasks: asyncio.TaskGroup, opened: asyncio.Semaphore) -> None:
         async def events() -> None:
-            self.sse.append(await self.clients.events("/sse", opened))
+            held = await Held.begin(self.server.port, encode("GET", "/sse"), patience=20.0)
+            answer = await held.finish(None, begun=opened.release)
+            self.sse.append("ended" if answer.status else str(answer.broken))
 
         async def websocket() -> None:
             self.websockets.append(await hold_websocket(self.server.port, "/ws"))
@@ -73,20 +73,16 @@ class _Load:
             tasks.create_task(websocket())
 
     def _keep_busy(self, tasks: asyncio.TaskGroup) -> None:
-        for _ in range(KEEP_ALIVE):
-            tasks.create_task(self.clients.keep_alive(every=0.1))
-        tasks.create_task(self.clients.fresh(every=0.02))
-        tasks.create_task(self.ready.probe(self.server.port, "/healthz/ready", self.balancer, every=0.01))
+        self.clients.begin(tasks, ["/"])
+        tasks.create_task(self.clients.probe("/healthz/ready", self.ready, every=0.01))
         # What restarts a dead process asks on its own, and decides nothing about traffic.
-        tasks.create_task(
-            self.live.probe(self.server.port, "/healthz/live", self.balancer, every=0.05, decides=False)
-        )
+        tasks.create_task(self.clients.probe("/healthz/live", self.live, every=0.05, decides=False))
 
     async def _put_in_flight(self, tasks: asyncio.TaskGroup) -> None:
         for client, number in (("slow", SLOW), ("stream", STREAMS)):
             for _ in range(number):
                 path = f"/{client}?seconds={self.times.in_flight}"
-                tasks.create_task(self.clients.in_flight(client, path))
+                tasks.create_task(self.clients.once(client, path))
         await until(self._all_begun, 5)
 
     def _all_begun(self) -> bool:
@@ -113,17 +109,17 @@ async def stop_under_load(kind: ServerKind, plan: Plan) -> Result:
 def _result(load: _Load, closing: Closing) -> Result:
     failed = [a for a in load.clients.attempts if a.outcome is not Outcome.OK]
     after = [a for a in failed if load.exited is not None and a.at > load.exited]
-    settled = load.ready.settled(load.signalled)
-    in_flight = load.clients.count("slow", "stream")[Outcome.OK]
-    idle = load.clients.count("idle")
+    unready = settled(load.ready, load.signalled)
+    in_flight = _good(load, "slow", "stream")
+    idle = _good(load, "idle")
     seconds = None if load.exited is None else load.exited - load.signalled
     code = load.server.process.returncode
     cells = {
         "mechanism": ", ".join(sorted({event.mechanism for event in load.server.journal()} - {""})) or "-",
         "failed / requests": f"{len(failed)} / {len(load.clients.attempts)}{_kinds(failed)}",
         "in flight finished": f"{in_flight}/{SLOW + STREAMS}",
-        "idle reused": f"{idle[Outcome.OK]}/{IDLE}",
-        "readiness 503 after": "never" if settled is None else f"{settled:.2f} s",
+        "idle reused": f"{idle}/{IDLE}",
+        "readiness 503 after": "never" if unready is None else f"{unready:.2f} s",
         "live": "200" if _stayed_live(load) else "failed",
         "SSE": ", ".join(sorted(set(load.sse))),
         "WebSocket": ", ".join(str(code) for code in sorted(set(load.websockets))),
@@ -134,12 +130,16 @@ def _result(load: _Load, closing: Closing) -> Result:
         "failures": [[a.client, str(a.outcome), round(a.at - load.signalled, 3)] for a in failed],
         "requests": len(load.clients.attempts),
         "failed_after_exit": len(after),
-        "settled": settled,
+        "settled": unready,
         "exit_code": None if seconds is None else code,
         "exit_after": seconds,
     }
     misses = [*_missed_by_clients(load, failed, in_flight), *_missed_by_server(load, closing, seconds)]
     return Result(scenario="stop", server=load.server.kind.name, cells=cells, misses=misses, facts=facts)
+
+
+def _good(load: _Load, *clients: str) -> int:
+    return sum(a.client in clients and a.outcome is Outcome.OK for a in load.clients.attempts)
 
 
 def _kinds(failed: list[Attempt]) -> str:
@@ -153,7 +153,7 @@ def _kinds(failed: list[Attempt]) -> str:
 
 def _stayed_live(load: _Load) -> bool:
     # Once the listener is closed nothing answers.
-    return all(status in {0, 200} for _, status in load.live.seen)
+    return all(status in {0, 200} for _, status in load.live)
 
 
 def _missed_by_clients(load: _Load, failed: list[Attempt], in_flight: int) -> list[str]:
@@ -172,9 +172,9 @@ def _missed_by_clients(load: _Load, failed: list[Attempt], in_flight: int) -> li
 def _missed_by_server(load: _Load, closing: Closing, seconds: float | None) -> list[str]:
     misses = closing.misses()
     within = load.server.kind.unready_within + load.times.slack
-    settled = load.ready.settled(load.signalled)
-    if settled is None or settled > within:
-        after = "never" if settled is None else f"after {settled:.2f} s"
+    unready = settled(load.ready, load.signalled)
+    if unready is None or unready > within:
+        after = "never" if unready is None else f"after {unready:.2f} s"
         misses.append(f"readiness was 503 {after}; the goal is {within:.1f} s")
     if not _stayed_live(load):
         misses.append("liveness failed")

@@ -9,12 +9,11 @@ import asyncio
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 from .drain.result import Result
-from .drain.stop import Service, Subject, first_answers, stop
+from .drain.stop import Service, StartError, Subject, stop
 from .engine.variables import credentials, refuse_strangers
 from .load.gate import Limits
 from .load.generator import Target
@@ -26,21 +25,27 @@ from .proxy import Toxiproxy, fault_proxy
 __all__ = ["Loading", "Starting", "Stopping", "lab_drain", "lab_load", "lab_proxy", "lab_service"]
 
 
-class Starting(Protocol):
+class Starting:
     """What `lab_service` gives."""
 
+    def __init__(self, folder: Path, closing: ExitStack) -> None:
+        self._folder, self._closing = folder, closing
+
     def __call__(self, command: str, *, path: str = "/", start: float = 30.0) -> str:
-        """Start a service, wait until it answers a path with 200 to 299, and return its address.
+        """Start a service in the foreground, wait until it answers GET of a path with 200 to 299, and return its address.
 
-        Args:
-            command: Starts it in the foreground; ``{port}`` stands for its port, which is in PORT too.
-            path: Asked for by GET.
-            start: Seconds until the first good answer, at most.
+        In the command, ``{port}`` stands for its port, which is in PORT too; `start` bounds the wait, in seconds.
         """
-        ...
+        subject = Subject(Service(command=command, asks=read_mix([path], None), start=start), self._folder)
+        self._closing.callback(subject.kill)
+        try:
+            asyncio.run(subject.serve())
+        except StartError as error:
+            pytest.fail(f"{command}: {error}", pytrace=False)
+        return f"http://127.0.0.1:{subject.port}"
 
 
-class Loading(Protocol):
+class Loading:
     """What `lab_load` gives."""
 
     def __call__(
@@ -54,34 +59,44 @@ class Loading(Protocol):
         limits: Limits | None = None,
     ) -> Report:
         """Load a service at a steady rate, as `postfacta lab load` does; `report.verdict` is 0 if it held."""
-        ...
+        refuse_strangers(url)
+        target, asks = Target(url, credentials()), read_mix(paths, mix)
+        plan = Plan(target=target, asks=asks, rate=rate, seconds=seconds, limits=limits or Limits())
+        parts = asyncio.run(run_profile(PROFILES["expected"], plan))
+        return Report(parts, plan.limits, {"url": url, "rate": f"{rate:g}", "seconds": f"{seconds:g}"})
 
 
-class Stopping(Protocol):
+class Stopping:
     """What `lab_drain` gives."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     def __call__(
         self, command: str, *, paths: Sequence[str] = (), mix: Path | None = None, ready: str = ""
     ) -> Result:
         """Stop a service under load, as `postfacta lab drain` does; `result.verdict` is 0 if it held."""
-        ...
+        service = Service(command=command, asks=read_mix(paths, mix), ready=ready)
+        return asyncio.run(stop(service, self._folder))
 
 
 @pytest.fixture
 def lab_service(tmp_path: Path) -> Generator[Starting]:
     """Start services, each as a process that ends with the test."""
-    with ExitStack() as stack:
+    with ExitStack() as closing:
+        yield Starting(tmp_path / "lab", closing)
 
-        def start(command: str, *, path: str = "/", start: float = 30.0) -> str:
-            service = Service(command=command, asks=read_mix([path], None), start=start)
-            subject = Subject(service, tmp_path / "lab")
-            stack.callback(subject.kill)
-            subject.start()
-            if flaw := asyncio.run(first_answers(subject, service)):
-                pytest.fail(f"{command}: {flaw[1]}\n{subject.words[-2000:]}", pytrace=False)
-            return f"http://127.0.0.1:{subject.port}"
 
-        yield start
+@pytest.fixture
+def lab_load() -> Loading:
+    """Load a service, and return the report."""
+    return Loading()
+
+
+@pytest.fixture
+def lab_drain(tmp_path: Path) -> Stopping:
+    """Stop a service under load, and return what its clients noticed."""
+    return Stopping(tmp_path / "lab-drain")
 
 
 @pytest.fixture
@@ -89,41 +104,3 @@ def lab_proxy() -> Generator[Toxiproxy]:
     """Run the fault proxy: `create` a proxy before what the service needs, and `add` toxics to it."""
     with fault_proxy() as proxy:
         yield proxy
-
-
-@pytest.fixture
-def lab_load() -> Loading:
-    """Load a service, and return the report."""
-
-    def load(
-        url: str,
-        *,
-        paths: Sequence[str] = (),
-        mix: Path | None = None,
-        rate: float = 20.0,
-        seconds: float = 10.0,
-        limits: Limits | None = None,
-    ) -> Report:
-        refuse_strangers(url)
-        plan = Plan(
-            target=Target(url, credentials()),
-            asks=read_mix(paths, mix),
-            rate=rate,
-            seconds=seconds,
-            limits=limits or Limits(),
-        )
-        parts = asyncio.run(run_profile(PROFILES["expected"], plan))
-        return Report(parts, plan.limits, {"url": url, "rate": f"{rate:g}", "seconds": f"{seconds:g}"})
-
-    return load
-
-
-@pytest.fixture
-def lab_drain(tmp_path: Path) -> Stopping:
-    """Stop a service under load, and return what its clients noticed."""
-
-    def drain(command: str, *, paths: Sequence[str] = (), mix: Path | None = None, ready: str = "") -> Result:
-        service = Service(command=command, asks=read_mix(paths, mix), ready=ready)
-        return asyncio.run(stop(service, tmp_path / "lab-drain"))
-
-    return drain

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from ..drain.stop import Service, Subject, first_answers
+from ..drain.stop import Service, Subject
 from ..engine.variables import of_an_experiment
 from ..load.gate import percentile
 from ..load.mix import read_mix
@@ -206,9 +206,7 @@ def build(configuration: Mapping[str, Any], stack: ExitStack) -> Lab:
         service = Service(command=command, asks=read_mix(reads, None))
         subject = Subject(service, folder)
         stack.callback(subject.kill)
-        subject.start()
-        if flaw := asyncio.run(first_answers(subject, service)):
-            raise RuntimeError(f"{flaw[1]}\n{subject.words[-1000:]}")
+        asyncio.run(subject.serve())
         url, parts = f"http://127.0.0.1:{subject.port}", {"service": subject}
     if not url:
         raise ValueError("say where the service is: CHAOS_URL or --url, or a command that starts it")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import shlex
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,7 +13,7 @@ from ..load.mix import read_mix
 from ..verdict import Verdict, overall
 from .result import text
 from .rolling import roll
-from .stop import Service, stop
+from .stop import Service, command_line, stop
 
 __all__ = ["command"]
 
@@ -30,44 +28,24 @@ __all__ = ["command"]
     type=click.Path(path_type=Path),
     help="A file of requests instead; those with a body are half-sent at SIGTERM.",
 )
-@click.option(
-    "--slow", multiple=True, help="The path of a long request, five of which are under way at SIGTERM."
-)
+@click.option("--slow", multiple=True, help="The path of a long request; five are under way at SIGTERM.")
 @click.option("--ready", default="", help="The readiness path, if there is one.")
 @click.option("--notice", default=1.5, show_default=True, help="Seconds that its balancer still sends.")
 @click.option("--grace", default=30.0, show_default=True, help="Seconds from the signal to its end.")
 @click.option("--start", default=30.0, show_default=True, help="Seconds until it answers, at most.")
 @click.option("--rolling", default=0, help="Restart two instances behind HAProxy as often, too.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures there.")
 def command(
-    *,
-    words: tuple[str, ...],
-    paths: tuple[str, ...],
-    mix: Path | None,
-    slow: tuple[str, ...],
-    ready: str,
-    notice: float,
-    grace: float,
-    start: float,
-    rolling: int,
-    file: Path | None,
+    *, words: tuple[str, ...], paths: tuple[str, ...], mix: Path | None, rolling: int, **behaviour: Any
 ) -> Verdict:
     """Stop a service under load by SIGTERM, and count what its clients noticed.
 
     The command starts it in the foreground on the port of 127.0.0.1 that stands for {port}, and in PORT.
     """
-    line = " ".join(words) if len(words) == 1 else shlex.join(words)
     try:
-        asks = read_mix(paths, mix)
-        if extra := [path for path in (*slow, ready) if path]:
-            read_mix(extra, None)
+        read_mix([*behaviour["slow"], behaviour["ready"] or "/"], None)  # whether they are paths
+        service = Service(command=command_line(words), asks=read_mix(paths, mix), **behaviour)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
-    if "{port}" not in line:
-        raise click.ClickException("say where the port goes: uvicorn billing:app --port {port}")
-    service = Service(
-        command=line, asks=asks, slow=slow, ready=ready, notice=notice, grace=grace, start=start
-    )
     if not service.paths:
         raise click.ClickException("the mix must have a request by GET, for clients that keep connections")
     with tempfile.TemporaryDirectory(prefix="drain-") as folder:
@@ -76,6 +54,4 @@ def command(
         if rolling and results[0].verdict is not Verdict.NOTHING:
             results.append(asyncio.run(roll(service, Path(folder), rolling)))
             click.echo(text(results[-1:]))
-    if file:
-        file.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
     return overall(result.verdict for result in results)

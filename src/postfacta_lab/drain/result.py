@@ -1,36 +1,29 @@
-"""What a stop under load showed, and how it is written on a terminal."""
+"""What a stop under load showed, judged, and as text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..verdict import Verdict
+from ..engine.client import Outcome
+from ..verdict import FEWEST, Verdict
+from .clients import Attempt
 
-__all__ = ["Result", "text"]
+__all__ = ["Result", "judge", "text"]
 
 _SHORT = {Verdict.PASS: "ok", Verdict.FAIL: "MISSED", Verdict.INVALID: "UNKNOWN", Verdict.NOTHING: "NOTHING"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Result:
-    """What a scenario showed on a server.
-
-    Attributes:
-        scenario: Which.
-        server: Its kind's name.
-        cells: Column to text, for the table.
-        misses: Every goal that was not reached, in words; empty is good.
-        facts: The figures behind the cells.
-        flaw: Set where it was undecided, or nothing was measured; the misses say why.
-    """
+    """What a scenario showed on a server."""
 
     scenario: str
     server: str
-    cells: dict[str, str]
-    misses: list[str]
-    facts: dict[str, object] = field(default_factory=dict[str, object])
-    flaw: Verdict | None = None
+    cells: dict[str, str]  # column to text, for the table
+    misses: list[str]  # every goal that was not reached, in words; empty is good
+    facts: dict[str, object] = field(default_factory=dict[str, object])  # the figures behind the cells
+    flaw: Verdict | None = None  # set where it was undecided, or nothing was measured; the misses say why
 
     @property
     def verdict(self) -> Verdict:
@@ -38,11 +31,37 @@ class Result:
 
 
 def text(results: Sequence[Result]) -> str:
-    return "\n".join(line for result in results for line in _lines(result))
+    lines: list[str] = []
+    for result in results:
+        cells = "; ".join(f"{name}: {cell}" for name, cell in result.cells.items())
+        lines.append(f"{result.scenario:<12}{result.server:<20}{_SHORT[result.verdict]:<8}{cells}")
+        lines += [f"{'':<32}- {miss}" for miss in result.misses]
+    return "\n".join(lines)
 
 
-def _lines(result: Result) -> Iterable[str]:
-    cells = "; ".join(f"{name}: {cell}" for name, cell in result.cells.items())
-    yield f"{result.scenario:<12}{result.server:<20}{_SHORT[result.verdict]:<8}{cells}"
-    for miss in result.misses:
-        yield f"{'':<32}- {miss}"
+def judge(
+    scenario: str,
+    server: str,
+    attempts: Sequence[Attempt],
+    *,
+    signalled: float,
+    misses: Iterable[str],
+    cells: Mapping[str, str],
+) -> Result:
+    """Judge by the requests that failed, and by what else was missed; it is undecided if too few clients could notice."""
+    failed = [attempt for attempt in attempts if attempt.outcome is not Outcome.OK]
+    after = [attempt for attempt in attempts if attempt.at >= signalled]
+    found: list[str] = []
+    if len(attempts) < FEWEST:
+        found.append(f"{len(attempts)} requests ended, at least {FEWEST} are needed")
+    if not after:
+        found.append("no request was sent after the signal, so no client can have noticed it")
+    flaw = Verdict.INVALID if found else None
+    if failed:
+        kinds = ", ".join(sorted({f"{attempt.client} {attempt.outcome}" for attempt in failed}))
+        late = sum(attempt.at >= signalled for attempt in failed)
+        found.append(
+            f"{len(failed)} of {len(attempts)} requests failed ({kinds}), {late} of {len(after)} sent after the signal"
+        )
+    figures = {"failed / requests": f"{len(failed)} / {len(attempts)}", "after the signal": str(len(after))}
+    return Result(scenario, server, {**figures, **cells}, [*found, *misses], flaw=flaw)
