@@ -191,7 +191,7 @@ def drill(folder: Path, kinds: Sequence[str], *, enough: int = _ENOUGH, synchron
         outcome.acknowledged, outcome.unknown = findings.acknowledged, findings.unknown
         outcome.probed = dict(prober.servers())
         stored = losses(prober.accepted, prober.stored())
-        outcome.lost = len(findings.lost) + len(stored)
+        outcome.lost = len(findings.wrong["lost"]) + len(stored)
         outcome.flaws += [*flaws_of(findings), *conflicts(prober.accepted), *stored[:3]]
     outcome.flaws += [flaw for failover in outcome.failovers for flaw in _missed(failover)]
     return outcome

@@ -3,12 +3,6 @@
 Jepsen's set model, made a little larger. A *write* is what one client wanted; a *fact* is what the store says has
 happened. Each subject, such as an invoice, has one client, which waits for an outcome before the next write, so the n-th
 fact of a subject is its version n.
-
-* OK    -- acknowledged: its fact must be there, once, at the acknowledged version, with the same content.
-* FAIL  -- certainly not done: no fact of it may be there.
-* INFO  -- unknown (time-out, reset, 5xx): at most one fact of it may be there.
-
-Nothing here does any I/O.
 """
 
 from __future__ import annotations
@@ -20,13 +14,17 @@ from enum import StrEnum
 
 __all__ = ["Fact", "Findings", "Outcome", "Stored", "Write", "judge"]
 
+_KINDS = ("lost", "phantom", "doubled", "mismatched", "torn")
+
 
 class Outcome(StrEnum):
     """What the client of a write knows."""
 
-    OK = "ok"
-    FAIL = "fail"
-    INFO = "info"
+    OK = (
+        "ok"  # acknowledged: its fact must be there, once, at the acknowledged version, with the same content
+    )
+    FAIL = "fail"  # certainly not done: no fact of it may be there
+    INFO = "info"  # unknown (time-out, reset, 5xx): at most one fact of it may be there
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,28 +37,20 @@ class Fact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
-    """One write, from its first attempt to what its client knew in the end.
+    """One write, from its first attempt to what its client knew in the end."""
 
-    Attributes:
-        subject: What it is about, such as the number of an invoice.
-        fact: What it wants to be true.
-        outcome: What its client knows.
-        version: As acknowledged; 0 without an acknowledgement.
-        attempts: How often it was sent.
-        unknown: Why the outcome of each unclear attempt was not known, such as ``ReadTimeout`` or ``503``.
-        resolved: How the client found out after an unclear attempt: ``replayed`` (it had been done), ``repeated``
-            (it had not), ``read``; empty if the first attempt was clear.
-        fault: What was going on when the outcome was first unknown; empty for nothing.
-    """
-
-    subject: str
+    subject: str  # what it is about, such as the number of an invoice
     fact: Fact
     outcome: Outcome
-    version: int = 0
+    version: int = 0  # as acknowledged
     attempts: int = 1
-    unknown: tuple[str, ...] = ()
-    resolved: str = ""
-    fault: str = ""
+    unknown: tuple[
+        str, ...
+    ] = ()  # why the outcome of each unclear attempt was not known: `ReadTimeout`, `503`
+    resolved: str = (
+        ""  # how the client found out then: `replayed` (it had been done), `repeated` (it had not), `read`
+    )
+    fault: str = ""  # what was going on when the outcome was first unknown
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.fact.action} {self.fact.content!r} (version {self.version})"
@@ -75,60 +65,27 @@ class Stored:
     facts: tuple[Fact, ...]
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class Findings:
-    """What is wrong, and what the figures rest on; all five lists are empty in a good run.
+    """What is wrong, by kind, and what the figures rest on.
 
-    Attributes:
-        lost: Acknowledged, and not there.
-        phantom: There, but never sent, or certainly refused.
-        doubled: There twice.
-        mismatched: There with other content than was acknowledged.
-        torn: Halves that do not fit: a version that is not the number of facts, and what the caller found by its own rules.
+    Torn is a version that is not the number of facts, and what the caller found by its own rules.
     """
 
     minimum: int
     acknowledged: int = 0
     refused: int = 0
     unknown: int = 0
-    unknown_done: int = 0
+    unknown_done: int = 0  # of the unknown ones
     attempts: int = 0
     unclear_attempts: int = 0
-    lost: list[str] = field(default_factory=list[str])
-    phantom: list[str] = field(default_factory=list[str])
-    doubled: list[str] = field(default_factory=list[str])
-    mismatched: list[str] = field(default_factory=list[str])
-    torn: list[str] = field(default_factory=list[str])
-    resolved: Counter[str] = field(default_factory=Counter[str])
-    explained: Counter[str] = field(default_factory=Counter[str])
-
-    @property
-    def wrong(self) -> dict[str, list[str]]:
-        """All that must not be."""
-        return {
-            "lost": self.lost,
-            "phantom": self.phantom,
-            "doubled": self.doubled,
-            "mismatched": self.mismatched,
-            "torn": self.torn,
-        }
+    wrong: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in _KINDS})
+    resolved: Counter[str] = field(default_factory=Counter[str])  # unclear ones, by how clients found out
+    explained: Counter[str] = field(default_factory=Counter[str])  # likewise, by what was going on
 
     def as_json(self) -> dict[str, object]:
-        figures = (
-            "minimum",
-            "acknowledged",
-            "refused",
-            "unknown",
-            "unknown_done",
-            "attempts",
-            "unclear_attempts",
-        )
-        return {
-            **{name: getattr(self, name) for name in figures},
-            **self.wrong,
-            "resolved": dict(self.resolved.most_common()),
-            "explained": dict(self.explained.most_common()),
-        }
+        figures = {name: value for name, value in vars(self).items() if name != "wrong"}
+        return {**figures, **self.wrong}
 
     @property
     def verdict(self) -> str:
@@ -141,64 +98,57 @@ class Findings:
 def judge(
     writes: Iterable[Write], stored: Iterable[Stored], *, minimum: int, torn: Iterable[str] = ()
 ) -> Findings:
-    """Compare the answers of clients with what is there.
+    """Compare the whole history of writes with everything that was read back.
 
-    Args:
-        writes: The whole history.
-        stored: Everything that was read back.
-        minimum: How many writes must have been acknowledged before silence means that all is well.
-        torn: What does not fit together by the service's own rules.
+    Fewer acknowledged writes than the minimum say nothing; `torn` is what does not fit by the service's own rules.
     """
-    findings = Findings(minimum=minimum, torn=[*torn])
+    history = list(writes)
+    outcomes = Counter(write.outcome for write in history)
+    unclear = [write for write in history if write.unknown]
+    findings = Findings(
+        minimum=minimum,
+        acknowledged=outcomes[Outcome.OK],
+        refused=outcomes[Outcome.FAIL],
+        unknown=outcomes[Outcome.INFO],
+        attempts=sum(write.attempts for write in history),
+        unclear_attempts=sum(len(write.unknown) for write in unclear),
+        resolved=Counter(write.resolved or "by the final reading" for write in unclear),
+        explained=Counter(f"{write.fault or 'no fault'}: {write.unknown[0]}" for write in unclear),
+    )
+    findings.wrong["torn"] += torn
     wanted: dict[str, list[Write]] = {}
-    for write in writes:
+    for write in history:
         wanted.setdefault(write.subject, []).append(write)
-        _count(findings, write)
-    there: dict[str, list[Stored]] = {}
-    for found in stored:
-        there.setdefault(found.subject, []).append(found)
-        if found.version != len(found.facts):
-            findings.torn.append(f"{found.subject}: version {found.version} after {len(found.facts)} facts")
-    for subject, rows in there.items():
-        findings.doubled.extend(f"{subject}: stored {len(rows)} times" for _ in rows[1:])
-        _compare(findings, wanted.get(subject, ()), rows[0])
-    for subject in wanted.keys() - there.keys():
-        findings.lost.extend(str(write) for write in wanted[subject] if write.outcome is Outcome.OK)
+    there: dict[str, Stored] = {}
+    for row in stored:
+        if row.version != len(row.facts):
+            flaw = f"{row.subject}: version {row.version} after {len(row.facts)} facts"
+            findings.wrong["torn"].append(flaw)
+        if row.subject in there:
+            findings.wrong["doubled"].append(f"{row.subject}: stored once more")
+        there.setdefault(row.subject, row)
+    for subject in {**wanted, **there}:
+        row = there.get(subject, Stored(subject=subject, version=0, facts=()))
+        _compare(findings, wanted.get(subject, ()), row)
     return findings
-
-
-def _count(findings: Findings, write: Write) -> None:
-    findings.attempts += write.attempts
-    findings.unclear_attempts += len(write.unknown)
-    findings.acknowledged += write.outcome is Outcome.OK
-    findings.refused += write.outcome is Outcome.FAIL
-    findings.unknown += write.outcome is Outcome.INFO
-    if write.unknown:
-        findings.resolved[write.resolved or "by the final reading"] += 1
-        findings.explained[f"{write.fault or 'no fault'}: {write.unknown[0]}"] += 1
 
 
 def _compare(findings: Findings, writes: Sequence[Write], row: Stored) -> None:
     """Assign each fact to the write that made it; what is left over on either side is wrong."""
-    claimed: set[int] = set()
+    left = dict(enumerate(row.facts, 1))
     for write in writes:
-        if write.outcome is not Outcome.OK:
-            continue
-        at = write.version - 1
-        if not 0 <= at < len(row.facts) or at in claimed:
-            findings.lost.append(str(write))
-            continue
-        claimed.add(at)
-        if row.facts[at] != write.fact:
-            findings.mismatched.append(f"{write}, but stored is {row.facts[at]}")
+        if write.outcome is Outcome.OK:
+            fact = left.pop(write.version, None)
+            if fact is None:
+                findings.wrong["lost"].append(str(write))
+            elif fact != write.fact:
+                findings.wrong["mismatched"].append(f"{write}, but stored is {fact}")
     open_ends = [write.fact for write in writes if write.outcome is Outcome.INFO]
     known = {write.fact for write in writes if write.outcome is not Outcome.FAIL}
-    for at, fact in enumerate(row.facts):
-        if at in claimed:
-            continue
+    for version, fact in left.items():
         if fact in open_ends:
             open_ends.remove(fact)
             findings.unknown_done += 1
         else:
-            kind = findings.doubled if fact in known else findings.phantom
-            kind.append(f"{row.subject}: {fact.action} {fact.content!r} at version {at + 1}")
+            kind = "doubled" if fact in known else "phantom"
+            findings.wrong[kind].append(f"{row.subject}: {fact.action} {fact.content!r} at version {version}")

@@ -15,8 +15,7 @@ from enum import IntEnum
 
 __all__ = ["FEWEST", "Verdict", "nothing_measured", "overall"]
 
-FEWEST = 100
-"""Requests that a verdict can rest on."""
+FEWEST = 100  # requests that a verdict can rest on
 
 # An answer below 500 about load or time was given by the requested service.
 _FROM_THE_SERVICE = {"408", "425", "429"}
@@ -32,24 +31,16 @@ class Verdict(IntEnum):
 
 
 def nothing_measured(count: int, errors: Mapping[str, int]) -> str:
-    """Return why requests measured nothing, or an empty text if they measured something.
-
-    Args:
-        count: Requests that ended.
-        errors: How often each error came: a status such as ``404``, or the name of an exception.
-    """
+    """Return why requests that ended measured nothing, by their errors: a status, or an exception's name; else an empty text."""
     if not count:
         return "no request was measured"
-    if sum(errors.values()) < count or any(_is_from_the_service(error) for error in errors):
+    statuses = {error for error in errors if error.isdecimal()}
+    if sum(errors.values()) < count or any(int(it) >= 500 for it in statuses) or statuses & _FROM_THE_SERVICE:
         return ""
     kinds = ", ".join(f"{error} {number} times" for error, number in errors.items())
-    if any(error.isdecimal() for error in errors):
+    if statuses:
         return f"what was asked for is not there: {kinds}; name paths of the service, and a token if it needs one"
     return f"no answer: {kinds}; is the address right, and does the service run?"
-
-
-def _is_from_the_service(error: str) -> bool:
-    return error.isdecimal() and (int(error) >= 500 or error in _FROM_THE_SERVICE)
 
 
 def overall(verdicts: Iterable[Verdict]) -> Verdict:

@@ -151,16 +151,18 @@ def test_one_fault_in_ten_thousand_writes_is_caught(broken: Callable[[list[Store
 
 def test_a_lost_write_is_called_lost_and_a_doubled_one_doubled() -> None:
     acknowledged = [write_of(CREATED), write_of(STARTED, version=2)]
-    assert judge(acknowledged, [stored_of((CREATED,))], minimum=1).lost
+    assert judge(acknowledged, [stored_of((CREATED,))], minimum=1).wrong["lost"]
     twice = stored_of((CREATED, STARTED, STARTED), status="IN_PROGRESS")
-    assert judge(acknowledged, [twice], minimum=1).doubled
-    assert judge([write_of(CREATED)], [stored_of((CREATED,)), stored_of((CREATED,))], minimum=1).doubled
+    assert judge(acknowledged, [twice], minimum=1).wrong["doubled"]
+    assert judge([write_of(CREATED)], [stored_of((CREATED,)), stored_of((CREATED,))], minimum=1).wrong[
+        "doubled"
+    ]
 
 
 def test_what_was_certainly_refused_must_not_be_there() -> None:
     refused = [write_of(CREATED), write_of(STARTED, Outcome.FAIL, 0)]
     row = stored_of((CREATED, STARTED), status="IN_PROGRESS")
-    assert judge(refused, [row], minimum=1).phantom
+    assert judge(refused, [row], minimum=1).wrong["phantom"]
 
 
 def test_an_unknown_outcome_may_be_there_once_or_not_at_all() -> None:
@@ -177,12 +179,12 @@ def test_an_unknown_outcome_that_is_there_twice_was_doubled() -> None:
     again = Fact(Action.MOVE, "IN_PROGRESS>RESOLVED")
     row = stored_of((CREATED, *moves, again, moves[1]), status="IN_PROGRESS")
     known = [write_of(fact, version=at) for at, fact in ((1, CREATED), (2, moves[0]), (4, again))]
-    assert judge([*known, write_of(moves[1], Outcome.INFO, 0)], [row], minimum=1).doubled
+    assert judge([*known, write_of(moves[1], Outcome.INFO, 0)], [row], minimum=1).wrong["doubled"]
 
 
 def test_two_acknowledgements_of_one_version_mean_that_one_is_lost() -> None:
     writes = [write_of(CREATED), write_of(STARTED, version=2), write_of(STARTED, version=2)]
-    assert judge(writes, [stored_of((CREATED, STARTED), status="IN_PROGRESS")], minimum=1).lost
+    assert judge(writes, [stored_of((CREATED, STARTED), status="IN_PROGRESS")], minimum=1).wrong["lost"]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +201,7 @@ def test_two_acknowledgements_of_one_version_mean_that_one_is_lost() -> None:
 )
 def test_halves_that_do_not_fit_are_torn(row: Stored) -> None:
     writes = [write_of(fact, version=at) for at, fact in enumerate(row.facts, 1)]
-    assert judge(writes, [row], minimum=0).torn
+    assert judge(writes, [row], minimum=0).wrong["torn"]
 
 
 def test_a_fact_without_an_incident_is_torn() -> None:

@@ -89,7 +89,7 @@ def test_what_a_client_does_not_know_may_be_there_or_not(done: bool) -> None:  #
 def test_what_was_refused_must_not_be_there() -> None:
     refused = replace(WRITES[0], outcome=Outcome.FAIL, version=0)
     findings = judge([refused, *WRITES[1:]], faultless(), minimum=1)
-    assert findings.phantom == ["0: create 'invoice 0' at version 1"]
+    assert findings.wrong["phantom"] == ["0: create 'invoice 0' at version 1"]
 
 
 def test_rules_of_the_service_count_too() -> None:
@@ -98,4 +98,4 @@ def test_rules_of_the_service_count_too() -> None:
 
 def test_a_version_that_was_never_reached_is_a_loss() -> None:
     beyond = replace(WRITES[0], version=2)
-    assert judge([beyond, *WRITES[1:10]], faultless()[:10], minimum=1).lost == [str(beyond)]
+    assert judge([beyond, *WRITES[1:10]], faultless()[:10], minimum=1).wrong["lost"] == [str(beyond)]
