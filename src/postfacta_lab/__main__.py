@@ -27,48 +27,32 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "drain": "stop a service under load, and count what its clients noticed",
     "proxy": "break TCP connections on request",
 }
-_CODES: Final = "Exit codes: 0 held, 1 did not hold, 2 undecided, 3 nothing measured or wrong usage."
+_HELP: Final = """\
+Usage: postfacta lab COMMAND [--help]
 
+Load, drain and break any service, and judge how its users fared.
 
-class _Lab(click.Group):
-    """Its subcommands are modules: the list of them is shown without importing any."""
+{}
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a subcommand.
-
-        Raises:
-            click.ClickException: A package of its extra is not installed.
-        """
-        if cmd_name not in _COMMANDS:
-            return None
-        try:
-            found: click.Command = import_module(f"postfacta_lab.{cmd_name}.command").command
-        except ModuleNotFoundError as error:
-            if (error.name or "").startswith("postfacta"):
-                raise  # no extra provides it
-            raise click.ClickException(
-                f'lab {cmd_name} needs an extra that is not installed: pip install "postfacta[lab]" (no module {error.name})'
-            ) from None
-        return found
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+Exit codes: 0 held, 1 did not hold, 2 undecided, 3 nothing measured or wrong usage."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    lab = _Lab(
-        "postfacta lab",
-        help="Load, drain and break any service, and judge how its users fared.",
-        epilog=_CODES,
-    )
+    """Run a subcommand; return the exit code."""
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
+    if name not in _COMMANDS:
+        is_asked = name in {"--help", "-h"}
+        summaries = "\n".join(f"  {command:<10}{summary}" for command, summary in _COMMANDS.items())
+        click.echo(_HELP.format(summaries), err=not is_asked)
+        return int(Verdict.PASS if is_asked else Verdict.NOTHING)
     try:
-        code: object = lab.main(arguments, prog_name="postfacta lab", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
+        command: click.Command = import_module(f"postfacta_lab.{name}.command").command
+        code: object = command.main(rest, prog_name=f"postfacta lab {name}", standalone_mode=False)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("postfacta"):
+            raise  # no extra provides it
+        needs = 'needs an extra that is not installed: pip install "postfacta[lab]"'
+        click.echo(f"postfacta: lab {name} {needs} (no module {error.name})", err=True)
         return int(Verdict.NOTHING)
     except click.ClickException as error:
         click.echo(f"postfacta: {error.format_message()}", err=True)
