@@ -102,13 +102,7 @@ def _durability(options: argparse.Namespace, folder: Path, template: Path) -> Du
 def _experiment(path: Path, out: Path, settings: dict[str, str]) -> Experiment:
     _say(f"{path.stem}: running")
     done = run(path, out, settings=settings)
-    users = done.users.get("users", {})
-    _say(
-        f"{path.stem}: {done.verdict}; {users.get('count', 0)} requests, {users.get('failed', 0)} failed, "
-        f"well again after {done.users.get('recoveries', [])} s; {done.seconds:.0f} s"
-    )
-    for reason in done.reasons:
-        _say(f"  {reason}")
+    _say(done.as_text())
     return done
 
 

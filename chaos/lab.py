@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,12 @@ class StackLab(Lab):
     Attributes:
         writers: Its users; some of them write.
         stack: Its processes; None if it was not started here.
+        exit_codes: With which instances ended that were asked to.
     """
 
     writers: Load
     stack: Stack | None = None
+    exit_codes: list[int] = field(default_factory=list[int])
 
     @property
     def urls(self) -> Sequence[str]:
@@ -91,12 +93,14 @@ class StackLab(Lab):
 
     def conclude(self) -> dict[str, object]:
         """Read back what was written, and judge it."""
+        noted = super().conclude()
         findings, failure = None, ""
         try:
             findings = self.judge() if self.writers.writes else None
         except (httpx2.HTTPError, RuntimeError, KeyError, ValueError) as error:
             failure = f"it could not be read back: {error!r}"
         return {
+            **noted,
             "findings": None if findings is None else findings.as_json(),
             "findings_verdict": failure or (findings.verdict if findings else "not asked"),
         }

@@ -41,9 +41,6 @@ class Load(Users):
     history: list[Write] = field(default_factory=list[Write])
     _open: dict[int, float] = field(default_factory=dict[int, float])
 
-    def _work(self) -> None:
-        anyio.run(self._run)
-
     def _waiting(self) -> Sequence[float]:
         return tuple(self._open.values())
 

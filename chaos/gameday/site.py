@@ -307,7 +307,7 @@ class Site(Together):
     def _serves(self, since: float) -> bool:
         """Return whether no user failed for two seconds; how long they waited is for alerts to judge."""
         last = self.load.now() - 0.5
-        seconds = self.load.between(last - 2.0, last)
+        seconds = self.load.since(last - 2.0, last)
         return last - since >= 2.0 and seconds.count >= _RATE and not seconds.failed
 
     def environment(self) -> dict[str, str]:
@@ -324,7 +324,7 @@ class Site(Together):
     def users(self, first: float, last: float) -> Mapping[str, float]:
         """Return how users fared between two moments of `time.monotonic`."""
         began = time.monotonic() - self.load.now()
-        window = self.load.between(first - began, last - began)
+        window = self.load.since(first - began, last - began)
         return {
             "requests": window.count,
             "failed": window.failed,

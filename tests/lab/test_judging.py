@@ -117,3 +117,17 @@ def test_an_experiment_without_users_is_judged_by_its_claims_alone() -> None:
     confirmed = deed(output=True)
     assert judge(journal(run=[confirmed]), {}, watched=False).verdict is Verdict.PASS
     assert judge(journal(run=[confirmed]), {}, watched=True).verdict is Verdict.NOTHING
+
+
+def test_what_chaos_toolkit_says_of_itself_can_only_make_it_worse() -> None:
+    failure = "exit code 1: no such module"
+    assert judge(journal(), GOOD, watched=True, failure=failure).verdict is Verdict.FAIL
+    assert judge({}, GOOD, watched=True, failure=failure).verdict is Verdict.INVALID
+    broken = judge(journal(**states(after=state(met=False))), GOOD, watched=True, failure=failure)
+    assert broken.reasons == ["after, not so: the claim: found 0.3"]
+
+
+def test_what_users_wrote_and_is_not_there_is_a_claim_that_broke() -> None:
+    assert judge(journal(), {**GOOD, "findings_verdict": "pass"}, watched=True).verdict is Verdict.PASS
+    judgement = judge(journal(), {**GOOD, "findings_verdict": "fail"}, watched=True)
+    assert (judgement.verdict, judgement.reasons) == (Verdict.FAIL, ["history: fail"])

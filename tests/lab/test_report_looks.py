@@ -13,8 +13,7 @@ from playwright.sync_api import Page
 
 from postfacta_lab.assess.report.html import html
 from postfacta_lab.capacity.command import command as capacity
-from postfacta_lab.chaos.experiment import Experiment
-from postfacta_lab.chaos.report import overview, section_of
+from postfacta_lab.chaos.experiment import Experiment, overview, section_of
 from postfacta_lab.engine.page import page as written
 from postfacta_lab.load.gate import Limits
 from postfacta_lab.load.report import Report

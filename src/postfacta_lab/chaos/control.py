@@ -1,26 +1,22 @@
-"""Holds the service that an experiment of Chaos Toolkit works on, and the load on it.
+"""Holds the one lab of the process: the service that an experiment of Chaos Toolkit works on, and the load on it.
 
-Chaos Toolkit calls actions and probes by name, with nothing but what stands in the YAML; so the one lab of the process
-is kept here. As a *control* of the experiment this module builds it before the first probe, and takes it down at
-the end, whatever happened.
-
-CHAOS_URL is a service that runs already, CHAOS_COMMAND starts one; CHAOS_READS is what its users ask for, CHAOS_TOKEN who
-they are. At the end the control marks the journal as deviated if anything was not as claimed, so that Chaos Toolkit's
-own exit code is 1 then, too.
+As a *control* of the experiment this module builds it before the first probe, and takes it down at the end, whatever
+happened. CHAOS_URL is a service that runs already, CHAOS_COMMAND starts one; CHAOS_READS is what its users ask for,
+CHAOS_TOKEN who they are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import http.client
-import json
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -32,11 +28,10 @@ from ..engine.variables import of_an_experiment
 from ..load.gate import percentile
 from ..load.mix import read_mix
 from .judging import is_ours, judge
-from .users import Users
+from .users import Users, Window
 
 __all__ = [
     "Lab",
-    "Mark",
     "Part",
     "after_experiment_control",
     "before_activity_control",
@@ -50,9 +45,6 @@ __all__ = [
 class Part(Protocol):
     """What can be done to each process of a service that was started here, as to a `Child`."""
 
-    @property
-    def is_running(self) -> bool: ...
-
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def kill(self) -> None: ...
@@ -60,56 +52,41 @@ class Part(Protocol):
     def thaw(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """Something that was done, and when, in seconds since the load began."""
-
-    what: str
-    at: float
-
-
 @dataclass
 class Lab:
-    """A service under load, and what happened to it.
-
-    Attributes:
-        load: Its users.
-        window: Seconds that a steady state is judged over.
-        marks: What was done.
-        recoveries: Seconds from the end of each fault until users were well again.
-        exit_codes: With which instances ended that were asked to.
-        unready: How often an instance said that it was not ready.
-        slowest_live: The longest that an instance which ran took for its liveness answer.
-    """
+    """A service under load, and what happened to it."""
 
     load: Users
-    window: float
+    window: float  # seconds that a steady state is judged over
     parts: Mapping[str, Part] = field(default_factory=dict[str, Part])
-    marks: list[Mark] = field(default_factory=list[Mark])
-    recoveries: list[float] = field(default_factory=list[float])
-    exit_codes: list[int] = field(default_factory=list[int])
-    unready: int = 0
-    slowest_live: float = 0.0
+    marks: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])  # what was done, and when
+    recoveries: list[float] = field(default_factory=list[float])  # seconds, from the end of each fault
+    unready: int = 0  # how often an instance said that it was not ready
+    slowest_live: float = 0.0  # the longest that an instance which ran took for its liveness answer
 
     @property
-    def began(self) -> float | None:
-        """When the first fault was caused; None before."""
-        return self.marks[0].at if self.marks else None
+    def began(self) -> float:
+        """When the first fault was caused; later than anything if none was."""
+        return self.marks[0][1] if self.marks else inf
+
+    @property
+    def latest(self) -> float:
+        """When something was done last."""
+        return self.marks[-1][1] if self.marks else 0.0
 
     @property
     def urls(self) -> Sequence[str]:
         return [self.load.url]
 
-    def named(self, part: str) -> list[Part]:
-        """Return the parts of a name.
+    def recent(self) -> Window:
+        """Return how users fared in the window that ends now."""
+        return self.load.since(self.load.now() - self.window)
 
-        Raises:
-            RuntimeError: There is none: the service was not started here.
-        """
-        if not self.parts:
-            raise RuntimeError("this service was not started here: bring an action of your own")
+    def named(self, part: str) -> list[Part]:
+        """Return the parts of a name, or raise `RuntimeError`."""
         if part not in self.parts:
-            raise RuntimeError(f"there is no part {part}: there are {', '.join(self.parts)}")
+            known = ", ".join(self.parts) or "none, for it was not started here: bring an action of your own"
+            raise RuntimeError(f"this service has no part {part}; it has {known}")
         return [self.parts[part]]
 
     def restore(self) -> None:
@@ -121,28 +98,33 @@ class Lab:
     def mark(self, what: str) -> None:
         """Note that something is done now."""
         self.load.fault = what
-        self.marks.append(Mark(what, self.load.now()))
+        self.marks.append((what, self.load.now()))
 
     def conclude(self) -> dict[str, object]:
-        """Return what is found when the load has ended."""
-        return {"findings": None, "findings_verdict": "not asked"}
+        """Stop the load, and return how users fared, for the judge and the report."""
+        self.load.stop()
+        samples = self.load.meter.samples
+        seconds = {at: self.load.since(at, at + 1) for at in range(int(self.load.now()) + 1)}
+        return {
+            "users": asdict(self.load.since(0.0)),
+            "ended": len(samples),
+            "late": percentile([sample.began - sample.intended for sample in samples], 0.95),
+            "marks": [{"what": what, "at": at} for what, at in self.marks],
+            "recoveries": [round(value, 3) for value in self.recoveries],
+            "errors": Counter(sample.error for sample in samples if sample.error),
+            "by_second": [(at, it.count, it.failed, it.longest) for at, it in seconds.items() if it.count],
+        }
 
     def watch(self, stop: threading.Event) -> None:
         """Read each instance's own health, beside the users."""
         while not stop.wait(0.2):
             for url in self.urls:
-                self._look(url)
-
-    def _look(self, url: str) -> None:
-        began = time.monotonic()
-        try:
-            live = _status(url, "/healthz/live") == 200
-            taken = time.monotonic() - began
-            self.unready += _status(url, "/healthz/ready") == 503
-        except (OSError, http.client.HTTPException):
-            return  # it does not run: that is no slow answer
-        if live:
-            self.slowest_live = max(self.slowest_live, taken)
+                # One that does not run is no slow answer.
+                with suppress(OSError, http.client.HTTPException):
+                    began = time.monotonic()
+                    if _status(url, "/healthz/live") == 200:
+                        self.slowest_live = max(self.slowest_live, time.monotonic() - began)
+                    self.unready += _status(url, "/healthz/ready") == 503
 
 
 def _status(url: str, path: str) -> int:
@@ -155,26 +137,22 @@ def _status(url: str, path: str) -> int:
 
 
 _LABS: list[tuple[Lab, ExitStack]] = []
+_FAILURES: list[str] = []  # why there is none
 
 
 def current() -> Lab:
-    """Return the lab of this process.
-
-    Raises:
-        RuntimeError: There is none: the experiment lacks `controls` with this module.
-    """
+    """Return the lab of this process, or raise `RuntimeError`."""
     if not _LABS:
         raise RuntimeError("no lab: the experiment must name postfacta_lab.chaos.control under `controls`")
     return _LABS[-1][0]
 
 
 def configure_control(configuration: Mapping[str, Any], experiment: Mapping[str, Any], **_: object) -> None:
-    """Build the lab, and let the load run for one window, so that the first probe has something to judge."""
-    configure(configuration, build)
+    configure(configuration, _build)
 
 
 def configure(configuration: Mapping[str, Any], make: Callable[[Mapping[str, Any], ExitStack], Lab]) -> None:
-    """Build a lab, and let its load run for one window."""
+    """Build a lab, and let its load run for one window, so that the first probe has something to judge."""
     stack = ExitStack()
     try:
         lab = make(configuration, stack)
@@ -185,33 +163,29 @@ def configure(configuration: Mapping[str, Any], make: Callable[[Mapping[str, Any
         watcher.start()
         time.sleep(lab.window + 0.5)  # noqa: TID251 - Chaos Toolkit has no loop
     except BaseException as error:
-        # Chaos Toolkit goes on without the control, and says nothing.
+        # Chaos Toolkit goes on without it, and says nothing.
         click.echo(f"chaos: {error}", err=True)
-        _write({"failure": str(error) or repr(error)})
+        _FAILURES.append(str(error) or repr(error))
         stack.close()
         raise
     _LABS.append((lab, stack))
 
 
-def build(configuration: Mapping[str, Any], stack: ExitStack) -> Lab:
+def _build(configuration: Mapping[str, Any], stack: ExitStack) -> Lab:
     """Put users before a service that runs, or that is started here."""
     settings = of_an_experiment()
-    rate, window = float(configuration.get("rate", 50.0)), float(configuration.get("window", 10.0))
-    reads = tuple(settings.get("READS", "").split())
-    if not reads:
-        raise ValueError('name what users ask for: CHAOS_READS="/invoices/7 /invoices", or --path')
-    url, parts = settings.get("URL", ""), dict[str, Part]()
+    reads, url, parts = settings.get("READS", "").split(), settings.get("URL", ""), dict[str, Part]()
+    asks = read_mix(reads, None)
     if command := settings.get("COMMAND"):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lab-chaos-")))
-        service = Service(command=command, asks=read_mix(reads, None))
-        subject = Subject(service, folder)
+        subject = Subject(Service(command=command, asks=asks), folder)
         stack.callback(subject.kill)
         asyncio.run(subject.serve())
         url, parts = f"http://127.0.0.1:{subject.port}", {"service": subject}
     if not url:
         raise ValueError("say where the service is: CHAOS_URL or --url, or a command that starts it")
-    users = Users(url, settings.get("TOKEN", ""), rate, reads=reads)
-    return Lab(stack.enter_context(users), window, parts)
+    users = Users(url, settings.get("TOKEN", ""), float(configuration.get("rate", 50.0)), reads=reads)
+    return Lab(stack.enter_context(users), float(configuration.get("window", 10.0)), parts)
 
 
 def before_activity_control(context: Mapping[str, Any], **_: object) -> None:
@@ -222,49 +196,18 @@ def before_activity_control(context: Mapping[str, Any], **_: object) -> None:
 
 
 def after_experiment_control(state: MutableMapping[str, Any], **_: object) -> None:
-    """Mark the journal as deviated unless all was measured, and held."""
-    users = _noted(current()) if _LABS else {"failure": "the lab was not built"}
-    found = judge(state, users, watched=True)
+    """Put into the journal how users fared, and mark it as deviated unless all was measured, and held.
+
+    Then Chaos Toolkit's own exit code is 1, too.
+    """
+    state["users"] = current().conclude() if _LABS else {"failure": ", ".join(_FAILURES)}
+    found = judge(state, state["users"], watched=True)
     if found.reasons:
         state["deviated"] = True
         click.echo("\n".join(f"chaos: {reason}" for reason in found.reasons), err=True)
 
 
 def cleanup_control() -> None:
-    """Stop the load, judge what was written, store how users fared, and end all processes."""
+    """End the load and all processes."""
     while _LABS:
-        lab, stack = _LABS.pop()
-        try:
-            lab.load.stop()
-            _write({**_noted(lab), **lab.conclude(), "by_second": _by_second(lab)})
-        finally:
-            stack.close()
-
-
-def _write(data: Mapping[str, object]) -> None:
-    if target := of_an_experiment().get("RESULT"):
-        Path(target).write_text(json.dumps(data, indent=1) + "\n")
-
-
-def _noted(lab: Lab) -> dict[str, object]:
-    samples = tuple(lab.load.meter.samples)
-    return {
-        "users": asdict(lab.load.since(0.0)),
-        "ended": len(samples),
-        "late": percentile([sample.began - sample.intended for sample in samples], 0.95),
-        "marks": [asdict(mark) for mark in lab.marks],
-        "recoveries": [round(value, 3) for value in lab.recoveries],
-        "exit_codes": lab.exit_codes,
-        "unready_answers": lab.unready,
-        "slowest_live": round(lab.slowest_live, 4),
-        "errors": dict(Counter(sample.error for sample in samples if sample.error)),
-    }
-
-
-def _by_second(lab: Lab) -> list[tuple[int, int, int, float]]:
-    """Return for each second: requests, failures, the longest latency."""
-    seconds: dict[int, tuple[int, int, float]] = {}
-    for sample in lab.load.meter.samples:
-        count, failed, longest = seconds.get(int(sample.intended), (0, 0, 0.0))
-        seconds[int(sample.intended)] = (count + 1, failed + bool(sample.error), max(longest, sample.latency))
-    return [(second, *seconds[second]) for second in sorted(seconds)]
+        _LABS.pop()[1].close()

@@ -1,8 +1,4 @@
-"""Runs one experiment of Chaos Toolkit as a process, and reads from its journal whether it held.
-
-`judging.py` judges by the journal and by what users went through; the exit code of Chaos Toolkit can only make
-it worse.
-"""
+"""Runs one experiment of Chaos Toolkit as a process, reads from its journal whether it held, and draws how it went."""
 
 from __future__ import annotations
 
@@ -13,22 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from html import escape
 from pathlib import Path
 from typing import Any, cast
 
+from ..engine.page import Series, badge, chart, section, table
 from ..engine.variables import for_an_experiment
 from ..verdict import Verdict
 from .judging import judge
 
-__all__ = ["VERDICTS", "Experiment", "run"]
+__all__ = ["VERDICTS", "Experiment", "overview", "run", "section_of"]
 
-VERDICTS = {
-    Verdict.PASS: "pass",
-    Verdict.FAIL: "deviated",
-    Verdict.INVALID: "unknown",
-    Verdict.NOTHING: "nothing",
-}
+VERDICTS = dict(zip(Verdict, ("pass", "deviated", "unknown", "nothing"), strict=True))
 """What each exit code is called here."""
 
 _LONGEST = 600.0  # seconds; what takes longer is stuck
@@ -37,73 +30,70 @@ _TIDY_UP = 120.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
-    """How an experiment went.
+    """How an experiment went."""
 
-    Attributes:
-        name: Its id, such as ``C03``.
-        title: What it claims.
-        verdict: ``pass``, ``deviated``, ``unknown`` or ``nothing``.
-        reasons: What was not met.
-        probes: Each claim, with what was found at the end, and whether that is within its tolerance.
-        users: What the lab stored: users' requests, marks, history.
-    """
-
-    name: str
-    title: str
+    name: str  # its id, such as C03
+    title: str  # what it claims
     description: str
-    verdict: str
-    reasons: Sequence[str]
-    probes: Sequence[tuple[str, str, str]]
-    users: Mapping[str, Any]
+    verdict: str  # one of `VERDICTS`
+    reasons: Sequence[str]  # what was not met
+    probes: Sequence[
+        tuple[str, str, str]
+    ]  # each claim, what was found at the end, and whether that is tolerated
+    users: Mapping[str, Any]  # what the lab stored: users' requests, marks, history
     seconds: float
 
     def as_json(self) -> dict[str, object]:
-        return {
-            "name": self.name,
-            "title": self.title,
-            "verdict": self.verdict,
-            "reasons": list(self.reasons),
-            "probes": [list(probe) for probe in self.probes],
-            "seconds": round(self.seconds, 1),
-            "users": {key: value for key, value in self.users.items() if key != "by_second"},
-        }
+        users = {key: value for key, value in self.users.items() if key != "by_second"}
+        return {**asdict(self), "seconds": round(self.seconds, 1), "users": users}
+
+    def as_text(self) -> str:
+        users = self.users.get("users", {})
+        fared = f"{users.get('count', 0)} requests, {users.get('failed', 0)} failed"
+        again = f"well again after {self.users.get('recoveries', [])} s"
+        return "\n  ".join(
+            [f"{self.name}: {self.verdict}; {fared}, {again}; {self.seconds:.0f} s", *self.reasons]
+        )
 
 
 def run(path: Path, folder: Path, *, settings: Mapping[str, str] | None = None) -> Experiment:
-    """Run one to its end.
-
-    Args:
-        path: Its YAML.
-        folder: Where its journal and log are written; open to all users is not needed.
-        settings: Environment variables that its configuration reads.
-    """
+    """Run one to its end, with environment variables that its configuration reads; its journal and log go to the folder."""
     name = path.name.partition("-")[0]
     folder.mkdir(parents=True, exist_ok=True)
-    journal, result = folder / f"{name}.journal.json", folder / f"{name}.users.json"
-    for old in (journal, result):
-        old.unlink(missing_ok=True)
+    file = folder / f"{name}.journal.json"
+    file.unlink(missing_ok=True)
     command = (
         *(sys.executable, "-m", "chaostoolkit", "--no-version-check"),
         *("--log-file", str(folder / f"{name}.log"), "run"),
         *("--rollback-strategy=always", "--hypothesis-strategy=continuously", "--hypothesis-frequency=1"),
-        *("--journal-path", str(journal), str(path)),
+        *("--journal-path", str(file), str(path)),
     )
+    environment = for_an_experiment(settings or {})
     began = time.monotonic()
-    environment = for_an_experiment({**(settings or {}), "CHAOS_RESULT": str(result)})
-    code, output = _execute(command, environment)
+    failure = _execute(command, environment)
     seconds = time.monotonic() - began
-    return _judge(
-        path,
-        code,
-        output=output,
-        journal=_read(journal),
-        users=_read(result),
-        own_service=bool({"CHAOS_URL", "CHAOS_COMMAND"} & environment.keys()),
+    journal = _read(file)
+    users: Mapping[str, Any] = journal.get("users") or {}
+    watched = any(control in path.read_text() for control in ("chaos.control", "chaos.lab"))
+    own_service = bool({"CHAOS_URL", "CHAOS_COMMAND"} & environment.keys())
+    found = judge(journal, users, watched=watched or own_service, failure=failure)
+    states: Mapping[str, Any] = journal.get("steady_states") or {}
+    last: Mapping[str, Any] = states.get("after") or states.get("before") or {"probes": []}
+    experiment: Mapping[str, Any] = journal.get("experiment") or {"title": path.stem}
+    return Experiment(
+        name=name,
+        title=str(experiment.get("title")),
+        description=" ".join(str(experiment.get("description", "")).split()),
+        verdict=VERDICTS[found.verdict],
+        reasons=found.reasons,
+        probes=[_probe(it) for it in last["probes"]],
+        users=users,
         seconds=seconds,
     )
 
 
-def _execute(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
+def _execute(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Return how it failed; empty if it did not."""
     with subprocess.Popen(  # noqa: S603 - an argument list, no shell
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -117,47 +107,8 @@ def _execute(command: Sequence[str], environment: Mapping[str, str]) -> tuple[in
             process.kill()
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
-            return 124, f"it did not end within {_LONGEST:g} s"
-    return process.returncode, output
-
-
-def _judge(
-    path: Path,
-    code: int,
-    *,
-    output: str,
-    journal: Mapping[str, Any],
-    users: Mapping[str, Any],
-    own_service: bool,
-    seconds: float,
-) -> Experiment:
-    watched = any(control in path.read_text() for control in ("chaos.control", "chaos.lab"))
-    found = judge(journal, users, watched=watched or own_service)
-    if own_service and not watched:
-        found.nothing = (
-            "no user was watched: the experiment must name postfacta_lab.chaos.control under `controls`"
-        )
-    history = str(users.get("findings_verdict", "not read back" if watched else "not asked"))
-    if history not in {"pass", "not asked"} and not found.nothing:
-        found.broken.append(f"history: {history}")
-    if code and not found.reasons:
-        found.broken.append(f"exit code {code}: {output.strip()[-400:]}")
-    if not journal:
-        found.flaws.append(f"it did not run, exit code {code}: {output.strip()[-400:]}")
-    states: Mapping[str, Any] = journal.get("steady_states") or {}
-    nothing: Mapping[str, Any] = {}
-    last: Mapping[str, Any] = states.get("after") or states.get("before") or nothing
-    experiment: Mapping[str, Any] = journal.get("experiment", nothing)
-    return Experiment(
-        name=path.name.partition("-")[0],
-        title=str(experiment.get("title", path.stem)),
-        description=" ".join(str(experiment.get("description", "")).split()),
-        verdict=VERDICTS[found.verdict],
-        reasons=found.reasons,
-        probes=[_probe(it) for it in last.get("probes", [])],
-        users=users,
-        seconds=seconds,
-    )
+            return f"it did not end within {_LONGEST:g} s"
+    return f"exit code {process.returncode}: {output.strip()[-400:]}" if process.returncode else ""
 
 
 def _probe(it: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -171,3 +122,35 @@ def _read(path: Path) -> Mapping[str, Any]:
         return cast("Mapping[str, Any]", json.loads(path.read_text()))
     except (FileNotFoundError, ValueError):
         return {}
+
+
+def overview(experiments: Sequence[Experiment]) -> str:
+    """Show all of them in a table."""
+    rows = [
+        [it.name, it.title.partition(" ")[2], badge(it.verdict), f"{it.seconds:.0f} s"] for it in experiments
+    ]
+    return section("Experiments", table(("experiment", "claim", "verdict", "took"), rows))
+
+
+def section_of(it: Experiment) -> str:
+    """Show one: what was done, and how users fared."""
+    seconds: Sequence[Sequence[float]] = it.users.get("by_second", ())
+    marks: Sequence[Mapping[str, Any]] = it.users.get("marks", ())
+    parts = [f"<p>{badge(it.verdict)}</p>"]
+    if it.reasons:
+        parts.append("<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in it.reasons) + "</ul>")
+    if seconds:
+        at = [mark["at"] for mark in marks]
+        requests, failed, longest = (
+            Series(name, [(second[0], second[column]) for second in seconds])
+            for column, name in enumerate(("requests", "failed", "longest wait"), 1)
+        )
+        parts.append(
+            chart([requests, failed], x="seconds; dashed: something was done", y="a second", marks=at)
+        )
+        parts.append(chart([longest], x="seconds", y="seconds", marks=at))
+        done = ", ".join(f"{mark['what']} at {mark['at']:.1f} s" for mark in marks)
+        parts.append(f'<p class="soft">{escape(done)}</p>')
+    rows = [[name, value, badge(met)] for name, value, met in it.probes]
+    parts.append(table(("claim, at the end", "found", "verdict"), rows))
+    return section(it.title, *parts, about=it.description)

@@ -6,8 +6,9 @@ that broke while the fault lasted. Here, each is a claim that did not hold.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, cast
 
 from ..verdict import FEWEST, Verdict, nothing_measured
@@ -15,70 +16,36 @@ from ..verdict import FEWEST, Verdict, nothing_measured
 __all__ = ["Judgement", "is_ours", "judge"]
 
 _MOST_LATE = 1.0  # seconds; what a generator adds to each wait beyond it is no fault of the service
+_WAITING = {"await_steady", "observe", "restore"}
 
 
-@dataclass(slots=True)
+# What a finding means; the first decides. Nothing was measured; the figures say nothing, whatever they are; a claim did not
+# hold; it is undecided although all held.
+_NOTHING, _FLAW, _BROKEN, _DOUBT = range(4)
+_VERDICTS = (Verdict.NOTHING, Verdict.INVALID, Verdict.FAIL, Verdict.INVALID)
+_Finding = tuple[int, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
-    """What was found.
+    """The verdict, and all that was found, what decides first."""
 
-    Attributes:
-        broken: Claims that did not hold.
-        flaws: Why the figures say nothing, whatever they are.
-        doubts: Why it is undecided although all held.
-        nothing: Why nothing was measured.
+    verdict: Verdict
+    reasons: list[str]
+
+
+def judge(
+    journal: Mapping[str, Any], users: Mapping[str, Any], *, watched: bool, failure: str = ""
+) -> Judgement:
+    """Judge by the journal, by what the lab noted of users if some must have been watched, and by how Chaos Toolkit ended.
+
+    Its own failure can only make the verdict worse.
     """
-
-    broken: list[str] = field(default_factory=list[str])
-    flaws: list[str] = field(default_factory=list[str])
-    doubts: list[str] = field(default_factory=list[str])
-    nothing: str = ""
-
-    @property
-    def verdict(self) -> Verdict:
-        if self.nothing:
-            return Verdict.NOTHING
-        if self.flaws:
-            return Verdict.INVALID
-        if self.broken:
-            return Verdict.FAIL
-        return Verdict.INVALID if self.doubts else Verdict.PASS
-
-    @property
-    def reasons(self) -> list[str]:
-        """All that was found, what decides first."""
-        return [*([self.nothing] if self.nothing else []), *self.flaws, *self.broken, *self.doubts]
-
-
-def judge(journal: Mapping[str, Any], users: Mapping[str, Any], *, watched: bool) -> Judgement:
-    """Judge an experiment.
-
-    Args:
-        journal: Of Chaos Toolkit.
-        users: What the lab noted of them.
-        watched: Whether there were users: whether the experiment has the lab among its controls.
-    """
-    found = Judgement()
-    if watched:
-        _judge_users(users, found)
-    states = _part(journal, "steady_states")
-    before, after = _part(states, "before"), _part(states, "after")
-    if not before:
-        found.flaws.append("no steady state was looked at before the fault: nothing was claimed")
-    found.broken += _unmet("before", before) + _unmet("after", after)
-    if not _part(_part(journal, "experiment"), "configuration").get("may_break_during"):
-        found.broken += _unmet_during(states.get("during") or [])
-    _judge_deeds(journal.get("run") or [], found)
-    rollbacks: Sequence[Mapping[str, Any]] = journal.get("rollbacks", ())
-    found.broken += [
-        f"rollback, {it['activity']['name']}: {_why(it)}"
-        for it in rollbacks
-        if it["status"] != "succeeded" or it["output"] is False
-    ]
-    if journal.get("status") in {"interrupted", "aborted"}:
-        found.flaws.append(f"the experiment was {journal['status']}")
-    if before.get("steady_state_met") and not _was_something_done(journal.get("run") or []):
-        found.doubts.append("the fault was not confirmed: no action was done to the service")
-    return found
+    found = [*(_of_users(users) if watched else ()), *_of_claims(journal), *_of_deeds(journal)]
+    if failure and (not found or not journal):
+        found.append((_BROKEN if journal else _FLAW, failure))
+    found.sort(key=itemgetter(0))
+    return Judgement(_VERDICTS[found[0][0]] if found else Verdict.PASS, [reason for _, reason in found])
 
 
 def is_ours(module: str) -> bool:
@@ -86,69 +53,72 @@ def is_ours(module: str) -> bool:
     return module.startswith(("postfacta_lab.", "chaos."))
 
 
-def _judge_users(users: Mapping[str, Any], found: Judgement) -> None:
+def _of_users(users: Mapping[str, Any]) -> Iterator[_Finding]:
     count = int(users.get("ended", 0))
-    if failure := users.get("failure"):
-        found.nothing = f"no user was watched: {failure}"
+    if not users:
+        yield _NOTHING, "no user was watched: name postfacta_lab.chaos.control under `controls`"
+    elif failure := users.get("failure"):
+        yield _NOTHING, f"no user was watched: {failure}"
     elif nothing := nothing_measured(count, _part(users, "errors")):
-        found.nothing = nothing
+        yield _NOTHING, nothing
     elif count < FEWEST:
-        found.flaws.append(f"{count} requests ended, at least {FEWEST} are needed")
+        yield _FLAW, f"{count} requests ended, at least {FEWEST} are needed"
     if (late := float(users.get("late", 0.0))) > _MOST_LATE:
-        found.flaws.append(f"the generator did not keep up: the 95th percentile of its delay is {late:.1f} s")
+        yield _FLAW, f"the generator did not keep up: the 95th percentile of its delay is {late:.1f} s"
+    if (history := users.get("findings_verdict", "not asked")) not in {"pass", "not asked"}:
+        yield _BROKEN, f"history: {history}"
 
 
-def _judge_deeds(deeds: Iterable[Mapping[str, Any]], found: Judgement) -> None:
+def _of_claims(journal: Mapping[str, Any]) -> Iterator[_Finding]:
+    states = _part(journal, "steady_states")
+    if not states.get("before"):
+        yield _FLAW, "no steady state was looked at before the fault: nothing was claimed"
+    yield from _unmet("before", [states.get("before")])
+    yield from _unmet("after", [states.get("after")])
+    if not _part(_part(journal, "experiment"), "configuration").get("may_break_during"):
+        yield from _unmet("during", states.get("during") or [])
+    if journal.get("status") in {"interrupted", "aborted"}:
+        yield _FLAW, f"the experiment was {journal['status']}"
+    rollbacks: Sequence[Mapping[str, Any]] = journal.get("rollbacks", ())
+    for it in rollbacks:
+        if it["status"] != "succeeded" or it["output"] is False:
+            yield _BROKEN, f"rollback, {it['activity']['name']}: {_why(it)}"
+
+
+def _unmet(when: str, looks: Sequence[Mapping[str, Any] | None]) -> Iterator[_Finding]:
+    probes = [it for look in looks if look for it in look.get("probes", []) if not it.get("tolerance_met")]
+    times, count = [it["activity"]["name"] for it in probes], sum(bool(look) for look in looks)
+    for name, it in {it["activity"]["name"]: it for it in probes}.items():
+        often = f" {times.count(name)} of {count} times" if count > 1 else ""
+        yield _BROKEN, f"{when}, not so{often}: {name}: {_why(it)}"
+
+
+def _of_deeds(journal: Mapping[str, Any]) -> Iterator[_Finding]:
+    done = False
+    deeds: Sequence[Mapping[str, Any]] = journal.get("run") or []
     for it in deeds:
         activity: Mapping[str, Any] = it["activity"]
-        provider = _part(activity, "provider")
+        provider, is_action = _part(activity, "provider"), activity.get("type") == "action"
+        done |= is_action and provider.get("func") not in _WAITING
         if it["status"] != "succeeded":
             # What waits for users says that they are not well; what is to break the service did not.
             ours = is_ours(str(provider.get("module", "")))
-            (found.broken if ours else found.doubts).append(f"{activity['name']}: {_why(it)}")
-        elif activity.get("type") == "action" and (problem := _refusal(it.get("output"))):
-            found.doubts.append(f"the fault was not confirmed: {activity['name']}: {problem}")
+            yield _BROKEN if ours else _DOUBT, f"{activity['name']}: {_why(it)}"
+        elif is_action and (problem := _refusal(it.get("output"))):
+            yield _DOUBT, f"the fault was not confirmed: {activity['name']}: {problem}"
+    if not done and _part(_part(journal, "steady_states"), "before").get("steady_state_met"):
+        yield _DOUBT, "the fault was not confirmed: no action was done to the service"
 
 
 def _refusal(output: object) -> str:
     """Return how a program or a request failed that Chaos Toolkit takes for done."""
     if not isinstance(output, dict) or "status" not in output:
         return ""
-    told = cast("dict[str, object]", output)
-    status, text = told["status"], str(told.get("stderr") or told.get("body") or "").strip()
-    if "stdout" in told:
-        return f"ended with {status}: {text[-200:]}" if status else ""
-    return f"was answered {status}: {text[-200:]}" if isinstance(status, int) and status >= 400 else ""
-
-
-def _was_something_done(deeds: Sequence[Mapping[str, Any]]) -> bool:
-    waiting = {"await_steady", "observe", "restore"}
-    return any(
-        it["activity"].get("type") == "action"
-        and _part(it["activity"], "provider").get("func") not in waiting
-        for it in deeds
-    )
-
-
-def _unmet(when: str, state: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{when}, not so: {it['activity']['name']}: {_why(it)}"
-        for it in state.get("probes", [])
-        if not it.get("tolerance_met")
-    ]
-
-
-def _unmet_during(states: Sequence[Mapping[str, Any] | None]) -> list[str]:
-    looks = [state for state in states if state]
-    last: dict[str, tuple[int, str]] = {}
-    for state in looks:
-        for it in state.get("probes", []):
-            if not it.get("tolerance_met"):
-                name = it["activity"]["name"]
-                last[name] = (last.get(name, (0, ""))[0] + 1, _why(it))
-    return [
-        f"during, not so {times} of {len(looks)} times: {name}: {why}" for name, (times, why) in last.items()
-    ]
+    given = cast("dict[str, Any]", output)
+    status, text = given["status"], str(given.get("stderr") or given.get("body") or "").strip()[-200:]
+    if "stdout" in given:
+        return f"ended with {status}: {text}" if status else ""
+    return f"was answered {status}: {text}" if isinstance(status, int) and status >= 400 else ""
 
 
 def _part(whole: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -157,6 +127,4 @@ def _part(whole: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _why(it: Mapping[str, Any]) -> str:
-    if it.get("exception"):
-        return str(it["exception"][-1]).strip()
-    return f"found {it.get('output')}"
+    return str(it["exception"][-1]).strip() if it.get("exception") else f"found {it.get('output')}"

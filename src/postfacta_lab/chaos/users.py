@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
+from math import inf
 from typing import Self
 
 from ..load.arrivals import Meter, constant
@@ -21,7 +22,6 @@ from ..load.mix import read_mix
 __all__ = ["SLOW", "Users", "Window"]
 
 _LONGEST = 3600.0  # seconds; an experiment that lasts longer is stuck
-_CAP = 1000
 _TIMEOUT = 15.0
 SLOW = 0.5
 """Seconds that no user should wait; a request in flight for longer counts though it has no end yet."""
@@ -44,30 +44,22 @@ class Window:
 
 @dataclass(slots=True)
 class Users:
-    """Requests at a rate, from a thread of its own, for as long as the block lasts.
-
-    Attributes:
-        url: Where users come in.
-        token: Who they are; empty for no one.
-        rate: Arrivals a second.
-        reads: What is asked for in turn.
-        fault: What was done last; set by the code that does it.
-    """
+    """Requests at a rate, from a thread of its own, for as long as the block lasts."""
 
     url: str
-    token: str
-    rate: float = 50.0
-    reads: Sequence[str] = ("/",)
-    fault: str = ""
-    meter: Meter = field(default_factory=lambda: Meter(cap=_CAP))
+    token: str  # who they are; empty for no one
+    rate: float = 50.0  # arrivals a second
+    reads: Sequence[str] = ("/",)  # what is asked for in turn
+    fault: str = ""  # what was done last; set by the code that does it
+    meter: Meter = field(default_factory=lambda: Meter(cap=1000))
     _began: float = 0.0
     _stop: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
+    _thread: threading.Thread = field(init=False)
     _generator: Generator | None = None
 
     def __enter__(self) -> Self:
         self._began = time.perf_counter()
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._thread.start()
         return self
 
@@ -77,17 +69,12 @@ class Users:
     def stop(self) -> None:
         """Send no more, and wait until every request has an end; again changes nothing."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(_TIMEOUT + 45.0)
+        self._thread.join(_TIMEOUT + 45.0)
 
     def now(self) -> float:
         return time.perf_counter() - self._began
 
-    def since(self, moment: float) -> Window:
-        """Return the figures of requests that were meant to begin after a moment."""
-        return self.between(moment, self.now())
-
-    def between(self, first: float, last: float) -> Window:
+    def since(self, first: float, last: float = inf) -> Window:
         """Return the figures of requests that were meant to begin between two moments.
 
         One in flight counts with the time it has waited, once that is long.
@@ -105,21 +92,14 @@ class Users:
         )
 
     def is_well(self, since: float) -> bool:
-        """Return whether users have been well for a second: none failed, and none waited long.
+        """Return whether users have been well for a second after a moment: none failed, and none waited long.
 
-        The last moment is left out: who began there may still be waiting.
-
-        Args:
-            since: What was before it says nothing about now.
+        The last half of a second is left out: who began there may still be waiting.
         """
         last = self.now() - SLOW
-        if last - since < 1.0:
-            return False
-        second = self.between(last - 1.0, last)
-        return second.count >= self.rate / 2 and not second.failed and second.longest < SLOW
-
-    def _work(self) -> None:
-        asyncio.run(self._run())
+        second = self.since(last - 1.0, last)
+        enough = last - since >= 1.0 and second.count >= self.rate / 2
+        return enough and not second.failed and second.longest < SLOW
 
     def _waiting(self) -> Sequence[float]:
         """List when those were due that have no answer yet."""
