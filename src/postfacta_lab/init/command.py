@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..drain.stop import Service, Subject, first_answers
+from ..drain.stop import Service, StartError, Subject, command_line
 from ..engine.client import Answer, ask, encode
 from ..engine.values import as_dict
 from ..engine.variables import credentials
@@ -32,10 +31,11 @@ def command(*, words: tuple[str, ...], paths: tuple[str, ...], folder: Path) -> 
     The service is started by its command, and its OpenAPI document is read, if it has one. Only what it answers by GET
     with 200 to 299 is taken; nothing is written to it.
     """
-    line = " ".join(words) if len(words) == 1 else shlex.join(words)
-    if "{port}" not in line:
-        raise click.ClickException("say where the port goes: uvicorn billing:app --port {port}")
-    found = asyncio.run(_look(line, paths))
+    try:
+        service = Service(command=command_line(words), asks=read_mix(paths or ["/"], None))
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    found = asyncio.run(_look(service, paths))
     made = {folder / name: text for name, text in files(found).items()}
     if there := [str(path) for path in made if path.exists()]:
         raise click.ClickException(f"{there[0]} is there already: remove it, or name another --folder")
@@ -49,24 +49,20 @@ def command(*, words: tuple[str, ...], paths: tuple[str, ...], folder: Path) -> 
     return Verdict.PASS
 
 
-async def _look(line: str, paths: Sequence[str]) -> Found:
+async def _look(service: Service, paths: Sequence[str]) -> Found:
     with tempfile.TemporaryDirectory(prefix="lab-") as folder:
+        subject = Subject(service, Path(folder))
+        flaw = ""
         try:
-            service = Service(command=line, asks=read_mix(paths or ["/"], None))
-            subject = Subject(service, Path(folder))
-            subject.start()
-        except (OSError, ValueError) as error:
-            raise click.ClickException(f"it did not start: {error}") from None
+            await subject.serve()
+        except StartError as error:
+            flaw = str(error)
         try:
-            flaw = await first_answers(subject, service)
-            found = await _ask_around(line, subject.port, paths)
-            if flaw and not found.paths:
-                said = subject.words.strip()[-1000:]
-                raise click.ClickException(
-                    f"{flaw[1]}; name what it has by --path; it said: {said or 'nothing'}"
-                )
+            found = await _ask_around(service.command, subject.port, paths)
         finally:
             subject.kill()
+    if flaw and not found.paths:
+        raise click.ClickException(f"{flaw}\nname what it has by --path")
     return found
 
 
