@@ -40,7 +40,7 @@ from postfacta_core.limits._rates import DECISIONS
 from postfacta_core.telemetry.catalogue import INSTRUMENTS, Instrument
 from postfacta_core.telemetry.policies import POLICY_METRICS, RUNTIME_METRICS
 from postfacta_core.workers import JobOutcome
-from postfacta_lab.assess.rubric import rubric
+from postfacta_lab.assess.model import rubric
 
 __all__ = ["FACES", "PAGES", "Doc", "documented", "group_of", "list_entries", "parse", "render", "renew"]
 

@@ -58,8 +58,8 @@ BUDGETS = {
     "postfacta_core": 18_773,
     "postfacta_postgres": 2_003,
     "postfacta_slo": 5_363,
-    "postfacta_lab": 10_506,
-    "postfacta_lab/assess": 3_494,
+    "postfacta_lab": 8_256,
+    "postfacta_lab/assess": 2_889,
     "postfacta_app": 19_733,
     "postfacta_app/web": 2_135,
 }

@@ -11,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 from click.testing import CliRunner
 from playwright.sync_api import Page
 
-from postfacta_lab.assess.report.html import html
+from postfacta_lab.assess.report import html
 from postfacta_lab.capacity.command import command as capacity
 from postfacta_lab.chaos.experiment import Experiment, overview, section_of
 from postfacta_lab.engine.page import page as written

@@ -1,9 +1,6 @@
 """Grades any HTTP service by what it does when things are done to it."""
 
-from __future__ import annotations
-
 from .bench import Bench
-from .groups import check
-from .model import Outcome, Verdict
+from .model import Outcome, Verdict, check
 
 __all__ = ["Bench", "Outcome", "Verdict", "check"]

@@ -1,36 +1,47 @@
-"""What a check sees: one instance of the service, and what can be done to it."""
+"""What a check sees: one instance of the service, the way to its database, and what can be done to both."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import secrets
 import signal
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from ..engine.client import HOST, Answer, Connection, Held, ask, encode
 from ..engine.http import Collector
+from ..engine.processes import Child, fields_of, free_port
 from ..engine.values import Series, at_pointer, parse
-from .link import Link
-from .model import Verdict
-from .service import Service
+from ..proxy.proxies import Proxy
+from ..proxy.toxics import STREAMS, Toxic
 from .spec import Ask, Spec
 
-__all__ = ["Bench", "NotServingError", "Written"]
+__all__ = ["HAS_PROC", "Bench", "Link", "NotServingError", "Service", "Written", "together"]
 
-_LIVE = ("/healthz/live", "/livez", "/health/live", "/live", "/healthz", "/health", "/_health", "/ping")
-_READY = ("/healthz/ready", "/readyz", "/health/ready", "/ready", "/healthz", "/health", "/_health", "/ping")
-_METRICS = ("/metrics", "/actuator/prometheus", "/-/metrics")
+# By what the service file calls it: the usual paths.
+_USUAL = {
+    "live": ("/healthz/live", "/livez", "/health/live", "/live", "/healthz", "/health", "/_health", "/ping"),
+    "ready": ("/healthz/ready", "/readyz", "/health/ready", "/ready", "/healthz", "/health", "/_health", "/ping"),
+    "metrics": ("/metrics", "/actuator/prometheus", "/-/metrics"),
+}  # fmt: skip
+_JSON = {"Content-Type": "application/json"}
 _MOST_ROWS = 10_000
 MOST_LOG = 256 * 2**20  # bytes, after which no check is begun
 PATIENCE = 60.0  # seconds for a start
+HAS_PROC = Path("/proc/self/stat").exists()
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_PERIOD = 0.05
+_MOST_OUTPUT = 4 * 2**20
+_FOR_EVER = 10**9  # milliseconds
+_Value = TypeVar("_Value")
 
 
 class NotServingError(RuntimeError):
@@ -46,8 +57,97 @@ class Written:
     id: str
 
 
+async def together(*done: Coroutine[Any, Any, _Value]) -> list[_Value]:
+    """Do all at once; return what each of them returned."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one) for one in done]
+    return [task.result() for task in tasks]
+
+
+class Service(Child):
+    """One instance: started by `start`, ended with all of its session by `kill`."""
+
+    def __init__(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> None:
+        self.port = free_port()
+        port = str(self.port)
+        words = [word.replace("{port}", port) for word in argv]
+        environment = {name: text.replace("{port}", port) for name, text in env.items()} | {"PORT": port}
+        super().__init__("service", words, log=log, environment=environment, folder=cwd)
+
+    def memory(self) -> int:
+        """Return the resident memory of all of its processes, in bytes."""
+        return sum(int(stat[21]) * _PAGE for pid in self.leaves() if (stat := fields_of(pid)))
+
+    def output(self) -> str:
+        """Return the last 4 MiB that it and its predecessors wrote."""
+        with self.log.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _MOST_OUTPUT))
+            return log.read().decode("utf-8", "replace")
+
+    @asynccontextmanager
+    async def rationed(self, share: float) -> AsyncGenerator[None]:
+        """Let it run for a share of each 50 ms, as a container's limit does: it is stopped and continued."""
+
+        async def stop_and_go() -> None:
+            while self.is_running:
+                self.signal_all(signal.SIGSTOP)
+                await asyncio.sleep(_PERIOD * (1 - share))
+                self.signal_all(signal.SIGCONT)
+                await asyncio.sleep(_PERIOD * share)
+
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(stop_and_go())
+            try:
+                yield
+            finally:
+                task.cancel()
+                self.signal_all(signal.SIGCONT)
+
+
+class Link(Proxy):
+    """A proxy on a port of the loopback interface, the same after a cut; it counts connections, and the most at once."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__("dependency", "127.0.0.1:0", f"{host}:{port}")
+        self.opened = self.most = self._at_once = 0
+
+    @property
+    def port(self) -> int:
+        return int(self.listen.rpartition(":")[2])
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened += 1
+        self._at_once += 1
+        self.most = max(self.most, self._at_once)
+        try:
+            await super()._serve(reader, writer)
+        finally:
+            self._at_once -= 1
+
+    async def freeze(self) -> None:
+        """Accept connections, and pass on nothing."""
+        self._slow_down(_FOR_EVER, *STREAMS)
+
+    async def delay(self, seconds: float) -> None:
+        """Hold each answer back for this long."""
+        self._slow_down(round(1000 * seconds), "downstream")
+
+    def _slow_down(self, milliseconds: int, *streams: str) -> None:
+        held = {"latency": milliseconds, "jitter": 0}
+        self.arrange([Toxic(stream, "latency", stream, 1.0, held) for stream in streams])
+
+    async def heal(self) -> None:
+        """Undo all of it."""
+        await self.start()
+        self.arrange([])
+
+    def count_anew(self) -> None:
+        """Forget how many connections were opened, and the most at once."""
+        self.opened, self.most = 0, self._at_once
+
+
 class Bench:
-    """One instance at a time. `link` is there if a database is named; `read`, `write` and probes if they are known."""
+    """One instance at a time; `link` is the way to the database, if the file names one."""
 
     def __init__(self, spec: Spec, folder: Path, environment: Mapping[str, str]) -> None:
         self.spec = spec
@@ -57,75 +157,67 @@ class Bench:
         self.anchor: Written | None = None
         self.shared: dict[str, Any] = {}
         self.collector = Collector()
-        self._around = AsyncExitStack()
-        self.link = Link(*spec.database.address) if spec.database else None
         self.dirty = self.deployed = False
         self.source = ""  # the address that requests come from, if not the usual one
         self._environment = environment
-        self._service: Service | None = None
+        self._around = AsyncExitStack()
         self._rows = 0
+        self.link = Link(*(spec.database.address if spec.database else ("", 0)))
+        self.service = self._instance()  # not started yet
 
-    # The instance
+    # The instance, and what stands around it
 
-    @property
-    def service(self) -> Service:
-        """The instance; there is one from the first start on."""
-        if self._service is None:
-            raise NotServingError("not started")
-        return self._service
+    async def heal(self) -> None:
+        """Undo what was done to the way to the database, if there is one."""
+        if self.spec.database:
+            await self.link.heal()
 
     async def open(self) -> None:
         """Start what stands around the service; SIGTERM cancels the task from now on, so that all of it is ended."""
         if (task := asyncio.current_task()) is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         await self._around.enter_async_context(self.collector.listening())
-        if self.link is not None:
+        if self.spec.database:
             self._around.push_async_callback(self.link.stop)
             await self.link.start()
 
     async def close(self) -> None:
         """End the instance, and all that was started."""
-        if self._service is not None:
-            self._service.kill()
+        self.service.kill()
         await self._around.aclose()
 
-    def env(self) -> dict[str, str]:
-        endpoint = f"http://127.0.0.1:{self.collector.port}"
+    def _instance(self) -> Service:
         env = {
             **self._environment,
-            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.collector.port}",
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "OTEL_TRACES_EXPORTER": "otlp",
             "OTEL_BSP_SCHEDULE_DELAY": "200",
             **self.spec.env,
             **({} if self.deployed else self.spec.off),
+            **({it.env: it.at(self.link.port)} if (it := self.spec.database) else {}),
         }
-        if self.spec.database is not None and self.link is not None:
-            env[self.spec.database.env] = self.spec.database.at(self.link.port)
-        return env
+        cwd = self.spec.project or Path.cwd()
+        return Service(self.spec.start, env=env, cwd=cwd, log=self.folder / "service.log")
 
     async def start(self, *, wait: bool = True, deployed: bool = False) -> None:
         """Start an instance in place of the one before; wait until it reads, or raise `NotServingError`."""
-        if self._service is not None:
-            self._service.kill()
+        self.service.kill()
         self.deployed, self.dirty, self.source = deployed, False, ""
-        cwd = self.spec.project or Path.cwd()
-        self._service = Service(self.spec.start, env=self.env(), cwd=cwd, log=self.folder / "service.log")
+        self.service = self._instance()
         try:
-            self._service.start()
+            self.service.start()
         except OSError as error:
             raise NotServingError(f"{self.spec.start[0]}: {error.strerror}") from None
         if wait:
-            await self.until_serving()
+            await self._until_serving()
 
-    async def until_serving(self) -> None:
-        """Wait until it answers its read, or raise `NotServingError`."""
-        began, answer = monotonic(), Answer()
+    async def _until_serving(self) -> None:
+        began, answer, service = monotonic(), Answer(), self.service
         while monotonic() - began < PATIENCE:
-            if not self.service.is_running:
-                raise NotServingError(
-                    f"it ended with {self.service.code} before it served: {self.service.output()[-600:]}"
-                )
+            if not service.is_running:
+                said = service.output()[-600:]
+                raise NotServingError(f"it ended with {service.code} before it served: {said}")
             answer = await self._serves()
             if answer.good or (self.spec.read is None and answer.status):
                 return
@@ -143,39 +235,30 @@ class Bench:
         self.anchor = written
         answer = await self.read(patience=5)
         if answer.status == 404:
-            raise NotServingError(
-                f"{self.read_path()} was answered 404 after a write; is `id` of [write] right? {answer.text[:200]}"
-            )
+            said = f"{self.read_path()} was answered 404 after a write; is `id` of [write] right?"
+            raise NotServingError(f"{said} {answer.text[:200]}")
         return answer
 
     def check_bounds(self) -> None:
-        if self.service.written() > MOST_LOG:
+        if self.service.log.stat().st_size > MOST_LOG:
             raise NotServingError("it fills its log")
 
     async def guess(self) -> None:
         """Find probes and metrics that the file does not name, by asking for the usual paths."""
-        self.spec = replace(
-            self.spec,
-            live=self.spec.live or await self._first(_LIVE),
-            ready=self.spec.ready or await self._first(_READY),
-            metrics=self.spec.metrics or await self._first(_METRICS),
-        )
-
-    async def _first(self, paths: tuple[str, ...]) -> str:
-        for path in paths:
-            answer = await self.call(path, patience=5)
-            if answer.status in {200, 204} or (answer.status == 503 and "ready" in path):
-                return path
-        return ""
+        for name, paths in _USUAL.items():
+            for path in paths if not getattr(self.spec, name) else ():
+                status = (await self.call(path, patience=5)).status
+                if status in {200, 204} or (status == 503 and "ready" in path):
+                    found: dict[str, Any] = {name: path}
+                    self.spec = replace(self.spec, **found)
+                    break
 
     # Requests
 
     def headers(self, more: Mapping[str, str] | None = None, *, auth: bool = True) -> dict[str, str]:
         """Return the headers of a request, with the credentials of the file."""
-        headers = {"Host": f"{HOST}:{self.service.port}", "Accept": "*/*"}
-        if auth and self.spec.auth is not None:
-            headers[self.spec.auth[0]] = self.spec.auth[1]
-        return {**headers, **(more or {})}
+        credentials = [self.spec.auth] if auth and self.spec.auth else []
+        return {"Host": f"{HOST}:{self.service.port}", "Accept": "*/*", **dict(credentials), **(more or {})}
 
     async def call(
         self,
@@ -188,9 +271,8 @@ class Bench:
         patience: float = 10.0,
     ) -> Answer:
         """Send one request on a connection of its own."""
-        request = encode(
-            method, path, self.headers({"Connection": "close", **(headers or {})}, auth=auth), body=body
-        )
+        named = self.headers({"Connection": "close", **(headers or {})}, auth=auth)
+        request = encode(method, path, named, body=body)
         return await ask(self.service.port, request, method=method, patience=patience, source=self.source)
 
     async def connect(self) -> Connection:
@@ -209,15 +291,11 @@ class Bench:
     async def read(
         self, identity: str = "", *, headers: Mapping[str, str] | None = None, patience: float = 10.0
     ) -> Answer:
-        read = self.reading
+        read, path = self.reading, self.read_path(identity)
         if "{id}" in read.path and not identity and self.anchor is None:
             return Answer(404)
-        return await self.call(
-            self.read_path(identity),
-            read.method,
-            headers={**read.headers, **(headers or {})},
-            patience=patience,
-        )
+        named = {**read.headers, **(headers or {})}
+        return await self.call(path, read.method, headers=named, patience=patience)
 
     def writing(self, mark: str) -> tuple[Ask, bytes]:
         """Return the write of the file with its body for a mark."""
@@ -243,23 +321,14 @@ class Bench:
         """Send the write, with a new mark unless one is given."""
         mark = mark or self.mark()
         write, body = self.writing(mark)
+        named = {**_JSON, **write.headers, **(headers or {})}
         answer = await self.call(
-            write.path,
-            write.method,
-            body=body,
-            headers={"Content-Type": "application/json", **write.headers, **(headers or {})},
-            auth=auth,
-            patience=patience,
+            write.path, write.method, body=body, headers=named, auth=auth, patience=patience
         )
-        return Written(answer, mark, self._id_of(answer, write, mark))
-
-    def _id_of(self, answer: Answer, write: Ask, mark: str) -> str:
-        if not answer.good:
-            return ""
-        value = at_pointer(answer.json, write.id or "/id")
-        if value is not None:
-            return str(value)
-        return answer.headers.get("location", "").rstrip("/").rpartition("/")[2] or mark
+        identity = at_pointer(answer.json, write.id or "/id")
+        if identity is None:
+            identity = answer.headers.get("location", "").rstrip("/").rpartition("/")[2] or mark
+        return Written(answer, mark, str(identity) if answer.good else "")
 
     async def has(self, written: Written, patience: float = 10.0) -> bool | None:
         """Whether a write is read back; None if that cannot be known now."""
@@ -268,25 +337,6 @@ class Bench:
             return written.mark in answer.text
         return False if answer.status in {404, 410} else None
 
-    async def survivors(self, writes: Sequence[Written], what: str) -> Verdict:
-        """Read writes back after something was done; what cannot be known is no loss."""
-        found = [await self._patiently(written) for written in writes]
-        lost, unknown = found.count(False), found.count(None)
-        if lost:
-            return Verdict.fails(f"{lost} of {len(writes)} acknowledged writes were lost by {what}")
-        if unknown:
-            return Verdict.not_run(
-                f"{unknown} of {len(writes)} writes could not be read back, so it is not known"
-            )
-        return Verdict.passes(f"{len(writes)} acknowledged writes were read back after {what}")
-
-    async def _patiently(self, written: Written) -> bool | None:
-        for _ in range(30):
-            if (there := await self.has(written)) is not None:
-                return there
-            await asyncio.sleep(0.2)
-        return None
-
     async def hold(self, *, write: bool = True) -> Held:
         """Send a write but the second half of its body; or a read whole, the answer of which is read later."""
         if not write:
@@ -294,23 +344,22 @@ class Bench:
             request = encode(read.method, self.read_path(), self.headers(read.headers))
             return await Held.begin(self.service.port, request, method=read.method)
         ask_, body = self.writing(self.mark())
-        headers = self.headers({"Content-Type": "application/json", **ask_.headers})
-        request = encode(ask_.method, ask_.path, headers, body=body)
+        request = encode(ask_.method, ask_.path, self.headers({**_JSON, **ask_.headers}), body=body)
         return await Held.begin(self.service.port, request, method=ask_.method, rest=len(body) // 2)
 
     async def recovers(
-        self, row: int, *, within: float, patience: float, writes: bool = False
+        self, row: int, *, within: float, patience: float, writes: bool = False, pause: float = 0.05
     ) -> float | None:
         """Return after how long `row` reads in a row, each with a write or none, were good; None if not in time."""
         began, good = monotonic(), 0
         while monotonic() - began < within:
-            well = (await self.read(patience=patience)).good and (
-                not writes or (await self.write(patience=patience)).answer.good
-            )
+            well = (await self.read(patience=patience)).good
+            if well and writes:
+                well = (await self.write(patience=patience)).answer.good
             good = good + 1 if well else 0
             if good == row:
                 return monotonic() - began
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(pause)
         return None
 
     # What it says of itself

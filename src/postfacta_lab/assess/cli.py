@@ -6,34 +6,31 @@ import argparse
 import asyncio
 import json
 import os
+import runpy
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+from . import report
 from .bench import NotServingError
-from .grade import LETTERS, is_below
-from .model import Outcome, Result
-from .report import terminal
-from .report.document import changes, document, grade_text, worse
-from .rubric import rubric
+from .grade import CAPS, LETTERS, is_below
+from .model import Outcome, Verdict, rubric
 from .runner import Options, Run, run
 from .spec import LOOPBACK, Spec, SpecError
 from .starter import guess, toml_of
 
 __all__ = ["main"]
 
-# By option: the module that is imported when it is asked for, and its function.
-_FORMATS = {
-    "html": ("html", "html"),
-    "junit": ("machine", "junit"),
-    "sarif": ("machine", "sarif"),
-    "markdown": ("machine", "markdown"),
-    "badge": ("machine", "badge"),
+_FORMATS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "json": lambda found: json.dumps(found, indent=1) + "\n",
+    "html": report.html,
+    "junit": report.junit,
+    "sarif": report.sarif,
+    "markdown": report.markdown,
+    "badge": report.badge,
 }
 DONE, BELOW, WRONG, UNTOLD = 0, 1, 2, 3
 _EPILOG = """\
@@ -50,23 +47,34 @@ Exit codes: 0 done; 1 below --fail-below, or worse than --baseline; 2 wrong usag
 
 def main(words: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if words is None else list(words)
-    command = given[given.index("--") + 1 :] if "--" in given else []
-    own = _parser().parse_intermixed_args(given[: given.index("--")] if "--" in given else given)
+    end = given.index("--") if "--" in given else len(given)
+    own, command = _parser().parse_intermixed_args(given[:end]), given[end + 1 :]
     try:
         match own.words:
             case ["diff", old, new]:
-                return _diff(Path(old), Path(new))
-            case ["render", report]:
-                return _render(own, Path(report))
+                code = _diff(_read(Path(old)), _read(Path(new)))
+            case ["render", old]:
+                code = _show(own, _read(Path(old)))
             case ["init"]:
-                return _init(own.file or Path("assess.toml"), command)
+                code = _init(own.file or Path("assess.toml"), command)
+            case [] if own.list or own.explain:
+                code = _explain(own.explain)
             case []:
-                return _assess(own, command)
+                code = _assess(own, command)
             case _:
                 _parser().error("init, diff OLD NEW or render OLD, or none of them")
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.stderr.write("assess: interrupted; the service was ended\n")
+        code = UNTOLD
     except (SpecError, NotServingError, OSError, KeyError, json.JSONDecodeError) as error:
         sys.stderr.write(f"assess: {error}\n")
-        return WRONG
+        code = WRONG
+    return code
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,14 +96,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--keep", type=Path, metavar="FOLDER", help="keep the log of the service in this folder")
     add("--list", action="store_true", help="list the checks, and do nothing")
     add("--explain", metavar="ID", help="print what a check does, and do nothing")
-    for name in ("json", *_FORMATS):
+    for name in _FORMATS:
         add(f"--{name}", type=Path, metavar="FILE", help=f"write {name}")
     return parser
 
 
 def _assess(given: argparse.Namespace, command: list[str]) -> int:
-    if given.list or given.explain:
-        return _explain(given.explain or "")
     spec = _spec(given.file, command)
     host = spec.database.address[0] if spec.database else "localhost"
     if host not in {*LOOPBACK, given.allow_database}:
@@ -103,31 +109,28 @@ def _assess(given: argparse.Namespace, command: list[str]) -> int:
             f"[database] url: {host} is not on this machine; its connections are broken and rows "
             f"are written: --allow-database {host} allows it"
         )
-    _load(spec)
-    options = Options(
-        quick=given.quick,
-        only=tuple(word for word in given.only.split(",") if word),
-        within=given.within,
-        keep=given.keep,
-    )
-    try:
-        found = document(asyncio.run(_run(spec, options, bare=bool(command))))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.stderr.write("assess: interrupted; the service was ended\n")
-        return UNTOLD
-    sys.stdout.write(terminal.summary(found))
-    _write(given, found)
+    for name in spec.checks:
+        path = (spec.project or Path()) / name
+        if path.suffix != ".py" or not path.is_file():
+            raise SpecError(f"checks: {name} is no file of Python")
+        runpy.run_path(str(path))
+    only = tuple(word for word in given.only.split(",") if word)
+    options = Options(quick=given.quick, only=only, within=given.within, keep=given.keep)
+    found = report.document(asyncio.run(_run(spec, options, bare=bool(command))))
+    _show(given, found)
     return _code(given, found)
 
 
 async def _run(spec: Spec, options: Options, *, bare: bool) -> Run:
-    sys.stdout.write(
-        f"{spec.name}: starting; it will be signalled, killed and flooded, and rows are written\n"
-    )
+    _say(f"{spec.name}: starting; it will be signalled, killed and flooded, and rows are written")
     if bare and spec.read is None:
         spec = await guess(spec, os.environ)
-        sys.stdout.write(f"guessed, to go on with as assess.toml:\n\n{toml_of(spec)}\n")
-    return await run(spec, os.environ, options, tell=_show)
+        _say(f"guessed, to go on with as assess.toml:\n\n{toml_of(spec)}")
+
+    def tell(name: str, verdict: Verdict) -> None:
+        _say(report.line(name, verdict))
+
+    return await run(spec, os.environ, options, tell=tell)
 
 
 def _init(path: Path, command: list[str]) -> int:
@@ -135,22 +138,20 @@ def _init(path: Path, command: list[str]) -> int:
         raise SpecError(f"{path} is there already")
     spec = asyncio.run(guess(_spec(None, command), os.environ))
     path.write_text(toml_of(spec), encoding="utf-8")
-    sys.stdout.write(f"{path} is written; complete it by hand: [auth], [database]\n")
+    _say(f"{path} is written; complete it by hand: [auth], [database]")
     return DONE
-
-
-def _show(result: Result) -> None:
-    sys.stdout.write(terminal.line(result) + "\n")
-    sys.stdout.flush()
 
 
 def _spec(file: Path | None, command: list[str]) -> Spec:
     path = file or Path("assess.toml")
-    data: dict[str, Any] = {}
-    if file is not None or path.exists():
-        data = _toml(path)
-    elif (project := Path("pyproject.toml")).exists():
-        data = _toml(project).get("tool", {}).get("postfacta", {}).get("assess", {})
+    whole = file is not None or path.exists()
+    path = path if whole else Path("pyproject.toml")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8")) if whole or path.exists() else {}
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{path}: {error}") from None
+    if not whole:
+        data = data.get("tool", {}).get("postfacta", {}).get("assess", {})
     if command:
         data = {**data, "service": {**data.get("service", {}), "start": command}}
     if not data:
@@ -159,70 +160,50 @@ def _spec(file: Path | None, command: list[str]) -> Spec:
     return spec if spec.project or command else replace(spec, project=path.parent)
 
 
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{path}: {error}") from None
-
-
-def _load(spec: Spec) -> None:
-    for number, name in enumerate(spec.checks):
-        path = (spec.project or Path()) / name
-        found = spec_from_file_location(f"assess_own_{number}", path)
-        if found is None or found.loader is None or not path.exists():
-            raise SpecError(f"checks: {name} is no file of Python")
-        found.loader.exec_module(module_from_spec(found))
-
-
-def _explain(name: str) -> int:
+def _explain(name: str | None) -> int:
     entries = rubric().entries
     if name and name not in entries:
         raise SpecError(f"there is no check {name}")
     for entry in [entries[name]] if name else entries.values():
-        gate = f"  caps the grade at {('D+', 'C+', 'B+')[entry.gate]}" if entry.gate is not None else ""
-        sys.stdout.write(f"{entry.id:<8}{entry.title}{gate}\n")
+        gate = f"  caps the grade at {CAPS[entry.gate]}" if entry.gate is not None else ""
+        _say(f"{entry.id:<8}{entry.title}{gate}")
         if name:
-            sys.stdout.write(f"\n{entry.does}\n\nwith harden: {entry.harden}\nwithout: {entry.without}\n")
+            _say(f"\n{entry.does}\n\nwith harden: {entry.harden}\nwithout: {entry.without}")
     return DONE
 
 
-def _write(given: argparse.Namespace, found: Mapping[str, Any]) -> None:
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    for name, (module, function) in _FORMATS.items():
+def _read(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _show(given: argparse.Namespace, found: Mapping[str, Any]) -> int:
+    """Print the summary, and write the other formats that were asked for."""
+    _say("\n".join(report.summary(found)))
+    for name, form in _FORMATS.items():
         if path := getattr(given, name):
-            made = getattr(import_module(f"{__package__}.report.{module}"), function)(found)
             with path.open("a" if name == "markdown" else "w", encoding="utf-8") as file:
-                file.write(made)
+                file.write(form(found))
+    return DONE
 
 
 def _code(given: argparse.Namespace, found: Mapping[str, Any]) -> int:
     if any(check["outcome"] == Outcome.ERROR for check in (*found["checks"], *found["own"])):
         return UNTOLD
-    if given.baseline and (names := worse(json.loads(given.baseline.read_text()), found)):
+    if given.baseline and (names := report.worse(_read(given.baseline), found)):
         sys.stderr.write(f"assess: worse than in {given.baseline}: {', '.join(names)}\n")
         return BELOW
-    if given.fail_below and is_below(found["grade"]["highest"], given.fail_below):
+    least, grade = given.fail_below, found["grade"]
+    if least and is_below(grade["highest"], least):
         return BELOW
-    if given.fail_below and is_below(found["grade"]["lowest"], given.fail_below):
-        sys.stderr.write(
-            f"assess: {grade_text(found)} may be below {given.fail_below}: too much did not run\n"
-        )
+    if least and is_below(grade["lowest"], least):
+        said = f"{report.grade_text(found)} may be below {least}: too much did not run"
+        sys.stderr.write(f"assess: {said}\n")
         return UNTOLD
     return DONE
 
 
-def _diff(*files: Path) -> int:
-    old, new = (json.loads(file.read_text()) for file in files)
-    sys.stdout.write(f"{grade_text(old)} -> {grade_text(new)}\n")
-    for name, was, now in changes(old, new):
-        sys.stdout.write(f"  {name:<8}{was['word']} -> {now['word']}: {now['evidence']}\n")
-    return DONE
-
-
-def _render(given: argparse.Namespace, report: Path) -> int:
-    found = json.loads(report.read_text())
-    sys.stdout.write(terminal.summary(found))
-    _write(given, found)
+def _diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> int:
+    _say(f"{report.grade_text(old)} -> {report.grade_text(new)}")
+    for name, was, now in report.changes(old, new):
+        _say(f"  {name:<8}{was['word']} -> {now['word']}: {now['evidence']}")
     return DONE

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
+from statistics import median
 from time import monotonic
 from typing import Any, cast
 
+from ..engine.client import Answer
 from ..engine.machine import Waited
-from .bench import Bench, NotServingError
-from .groups import GROUPS, Group
-from .model import Outcome, Result, Verdict
-from .rubric import rubric
-from .service import HAS_PROC
+from .bench import HAS_PROC, Bench, NotServingError
+from .checks import GROUPS
+from .model import Entry, Group, Outcome, Verdict, rubric
 from .spec import Spec
 
 __all__ = ["Options", "Run", "run"]
-
-# In this order: what a burst of requests would change comes first, then what others need to know.
-_ORDER = "logs metrics security inputs crashes files deploys health data dependencies timelimits overload"
-_MODULES = [f"{__package__}.checks.{name}" for name in _ORDER.split()]
-_MISSING: Mapping[str, str] = {
-    "read": "the file names no [read]",
-    "write": "the file names no [write]",
-    "database": "the file names no [database]",
-    "auth": "the file names no [auth]",
-    "metrics": "no metrics were found",
-    "project": "the file names no project",
-    "proc": "this system has no /proc",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,15 +37,10 @@ class Run:
     """All that was found."""
 
     name: str
-    results: dict[str, Result] = field(default_factory=dict[str, Result])
-    own: dict[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
+    verdicts: dict[str, Verdict] = field(default_factory=dict[str, Verdict])
+    own: dict[str, Entry] = field(default_factory=dict[str, Entry])
     machine: Mapping[str, float] = field(default_factory=dict[str, float])
     seconds: float = 0.0
-    guessed: Mapping[str, str] = field(default_factory=dict[str, str])
-
-    @property
-    def verdicts(self) -> dict[str, Verdict]:
-        return {name: result.verdict for name, result in self.results.items()}
 
 
 async def run(
@@ -67,11 +48,9 @@ async def run(
     environment: Mapping[str, str],
     options: Options,
     *,
-    tell: Callable[[Result], None] = lambda _: None,
+    tell: Callable[[str, Verdict], object] = lambda _name, _verdict: None,
 ) -> Run:
     """Assess a service. Raise `NotServingError` if there is nothing to assess."""
-    for module in _MODULES:
-        import_module(module)
     async with AsyncExitStack() as stack:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="assess-")))
         bench = Bench(spec, folder, environment)
@@ -81,59 +60,46 @@ async def run(
 
 
 class _Runner:
-    def __init__(self, bench: Bench, options: Options, tell: Callable[[Result], None]) -> None:
+    def __init__(self, bench: Bench, options: Options, tell: Callable[[str, Verdict], object]) -> None:
         self._bench, self._options, self._tell = bench, options, tell
         self._run = Run(bench.spec.name)
-        bench.shared["busy"] = options.busy
         self._began = monotonic()
-        self._hide = [secret for secret in bench.spec.secrets if secret]
+        bench.shared["busy"] = options.busy
 
     async def all(self) -> Run:
         """Start it, look at its calm, and run every group."""
-        waited = Waited()
-        bench, found = self._bench, self._run
+        waited, bench, found = Waited(), self._bench, self._run
         await bench.start()
         await self._floor()
         await bench.guess()
-        found.guessed = {"live": bench.spec.live, "ready": bench.spec.ready, "metrics": bench.spec.metrics}
-        for group in _ordered(GROUPS):
+        for group in GROUPS:
             await self._group(group)
         found.machine, found.seconds = waited.state(), monotonic() - self._began
-        order = [*rubric().entries, *found.own]
-        found.results = {name: found.results[name] for name in order if name in found.results}
         return found
 
     async def _floor(self) -> None:
         """Demand that the read and the write of the file are answered."""
-        bench = self._bench
-        if bench.spec.write is not None:
-            answer = (await bench.write()).answer
-            if not answer.good:
-                raise NotServingError(f"the write of the file was answered {answer} {answer.text[:300]}")
-        times: list[float] = []
-        for _ in range(11 if bench.spec.read is not None else 0):
-            answer = await bench.read()
-            if not answer.good:
-                raise NotServingError(f"the read of the file was answered {answer} {answer.text[:300]}")
-            times.append(answer.seconds)
-        bench.calm = sorted(times)[len(times) // 2] if times else 0.05
+        spec = self._bench.spec
+        if spec.write is not None:
+            _demand("write", (await self._bench.write()).answer)
+        if spec.read is not None:
+            times = [_demand("read", await self._bench.read()).seconds for _ in range(11)]
+            self._bench.calm = median(times)
 
     async def _group(self, group: Group) -> None:
-        spec = self._bench.spec
-        wanted = [name for name in group.ids if name.startswith(self._options.only or "")]
-        declared = {name: spec.declared[name] for name in wanted if name in spec.declared}
-        for name, why in declared.items():
-            self._keep(name, Verdict(Outcome.DECLARED, evidence=why))
-        wanted = [name for name in wanted if name not in declared]
-        if not wanted:
-            return
-        if group.own is not None:
-            self._run.own[wanted[0]] = group.own
-        if missing := self._missing(group):
+        declared = self._bench.spec.declared
+        chosen = [name for name in group.ids if name.startswith(self._options.only or "")]
+        for name in chosen:
+            if group.own is not None:
+                self._run.own[name] = group.own
+            if name in declared:
+                self._keep(name, Verdict(Outcome.DECLARED, evidence=declared[name]))
+        wanted = [name for name in chosen if name not in declared]
+        if wanted and (missing := self._missing(group)):
             for name in wanted:
                 self._keep(name, missing)
-            return
-        await self._measure(group, wanted)
+        elif wanted:
+            await self._measure(group, wanted)
 
     def _missing(self, group: Group) -> Verdict | None:
         """Return why a group cannot run, if it cannot."""
@@ -144,28 +110,21 @@ class _Runner:
             return Verdict.not_run(f"no time was left of {self._options.within:.0f} s")
         for need in group.needs:
             if not (HAS_PROC if need == "proc" else getattr(bench.spec, need)):
-                return self._without(need)
+                return _without(need, durable=bench.durable)
         return None
-
-    def _without(self, need: str) -> Verdict:
-        if need == "database" and self._bench.durable is False:
-            return Verdict.not_applicable("it keeps nothing, so there is no database to lose")
-        if need == "auth":
-            return Verdict.not_applicable(_MISSING[need])
-        if need == "metrics":
-            return Verdict.fails(_MISSING[need])
-        return Verdict.not_run(_MISSING[need])
 
     async def _measure(self, group: Group, wanted: list[str]) -> None:
         """Run a group; what failed, and perhaps for lack of time, is tried once more on a fresh instance."""
         began, first = monotonic(), await self._once(group)
+        took = monotonic() - began
         again = [name for name in wanted if first[name].word == "fail" and _is_doubtful(name, first[name])]
-        room = monotonic() - self._began < self._options.within - (monotonic() - began)
-        second: Mapping[str, Verdict] = await self._once(group, fresh=True) if again and room else {}
-        seconds = monotonic() - began
+        room = monotonic() - self._began < self._options.within - took
+        second = await self._once(group, fresh=True) if again and room else dict[str, Verdict]()
+        seconds = round(monotonic() - began, 2)
         for name in wanted:
-            verdict = _of_two(first[name], second[name]) if name in again and second else first[name]
-            self._keep(name, verdict, seconds, repeats=int(name in again and bool(second)))
+            repeated = name in again and name in second
+            verdict = _of_two(first[name], second[name]) if repeated else first[name]
+            self._keep(name, replace(verdict, seconds=seconds, repeats=int(repeated)))
 
     async def _once(self, group: Group, *, fresh: bool = False) -> Mapping[str, Verdict]:
         bench, waited = self._bench, Waited()
@@ -180,23 +139,20 @@ class _Runner:
         except Exception as error:  # noqa: BLE001 - a check of ours, or of theirs, is at fault
             found = Verdict(Outcome.ERROR, evidence=f"{type(error).__name__}: {error}")
         bench.dirty = bench.dirty or group.fresh
-        if bench.link is not None:
-            await bench.link.heal()
-        verdicts = dict.fromkeys(group.ids, found) if isinstance(found, Verdict) else found
+        await bench.heal()
         busy = max(waited.share, waited.others) > self._options.busy
+        verdicts = dict.fromkeys(group.ids, found) if isinstance(found, Verdict) else found
         return {name: _if_calm(name, verdicts[name], busy=busy) for name in group.ids}
 
-    def _keep(self, name: str, verdict: Verdict, seconds: float = 0.0, *, repeats: int = 0) -> None:
+    def _keep(self, name: str, verdict: Verdict) -> None:
         """Write a result down, without secrets."""
-        clean = replace(
-            verdict, evidence=self._clean(verdict.evidence), facts=self._clean(dict(verdict.facts))
-        )
-        result = self._run.results[name] = Result(name, clean, round(seconds, 2), repeats)
-        self._tell(result)
+        evidence, facts = self._clean(verdict.evidence), self._clean(verdict.facts)
+        self._run.verdicts[name] = clean = replace(verdict, evidence=evidence, facts=facts)
+        self._tell(name, clean)
 
     def _clean(self, value: Any) -> Any:
         if isinstance(value, str):
-            for secret in self._hide:
+            for secret in self._bench.spec.secrets:
                 value = value.replace(secret, "***")
             return "".join(char if char.isprintable() else " " for char in value)
         if isinstance(value, dict):
@@ -206,14 +162,19 @@ class _Runner:
         return value
 
 
-def _ordered(groups: Iterable[Group]) -> list[Group]:
-    """Sort ours in their order; those of others come last."""
-    return sorted(
-        groups,
-        key=lambda group: (
-            _MODULES.index(group.run.__module__) if group.run.__module__ in _MODULES else len(_MODULES)
-        ),
-    )
+def _without(need: str, *, durable: bool | None) -> Verdict:
+    if need == "database" and durable is False:
+        return Verdict.not_applicable("it keeps nothing, so there is no database to lose")
+    if need == "metrics":
+        return Verdict.fails("no metrics were found")
+    said = "this system has no /proc" if need == "proc" else f"the service file names no {need}"
+    return Verdict.not_applicable(said) if need == "auth" else Verdict.not_run(said)
+
+
+def _demand(what: str, answer: Answer) -> Answer:
+    if not answer.good:
+        raise NotServingError(f"the {what} of the file was answered {answer} {answer.text[:300]}")
+    return answer
 
 
 def _is_doubtful(name: str, verdict: Verdict) -> bool:

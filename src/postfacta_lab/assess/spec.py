@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
-from ..engine.values import as_list
+from ..engine.values import as_dict, as_list
 
 __all__ = ["LOOPBACK", "Ask", "Database", "Spec", "SpecError"]
 
 _PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mariadb": 3306, "redis": 6379, "amqp": 5672}
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
-_PATH = re.compile(r"(/\S*)?")
 _LEAST_SECRET = 6
-_HOUR = 3600
 
 
 class SpecError(ValueError):
@@ -88,158 +87,110 @@ class Spec:
     @classmethod
     def of(cls, data: Mapping[str, Any], environment: Mapping[str, str], folder: Path) -> Spec:
         """Read the content of a file, or raise `SpecError`. `${NAME}` is taken from the environment."""
-        top = _Table(_filled(data, environment), "", folder)
-        service = top.table("service")
-        start = service.list("start")
-        if not start:
-            raise SpecError("[service] start is missing: the words of the command, with {port} for its port")
-        database, declares = top.table("database"), top.tables("declare")
-        spec = cls(
-            start=start,
-            name=service.text("name", "service"),
-            env=service.texts("env"),
-            grace=service.number("grace", 30.0),
-            prestop=service.number("prestop", 0.0),
-            live=service.path("live"),
-            ready=service.path("ready"),
-            metrics=service.path("metrics"),
-            project=(folder / project) if (project := service.text("project", "")) else None,
-            public=service.flag("public"),
-            read=_ask(top.table("read")),
-            write=_ask(top.table("write"), method="POST"),
-            auth=_auth(top.table("auth")),
-            database=_database(database),
-            off=top.table("limits").texts("off"),
-            declared={entry.need("check"): entry.need("why") for entry in declares},
-            checks=top.list("checks"),
+        file = _table("", _filled(data, environment))
+        given = {name: _table(name, file.get(name, {})) for name in _KEYS if name not in {"", "declare"}}
+        declares = [_table("declare", entry) for entry in file.get("declare", [])]
+        if given["write"]:
+            given["write"].setdefault("method", "POST")
+        service: dict[str, Any] = {**given["service"], "start": tuple(given["service"]["start"])}
+        if project := service.pop("project", ""):
+            service["project"] = folder / project
+        header, _, value = given["auth"].get("header", "").partition(":")
+        return cls(
+            **service,
+            read=Ask(**given["read"]) if given["read"] else None,
+            write=Ask(**given["write"]) if given["write"] else None,
+            auth=(header, value.strip()) if header else None,
+            database=Database(**given["database"]) if given["database"] else None,
+            off=given["limits"].get("off", {}),
+            declared={entry["check"]: entry["why"] for entry in declares},
+            checks=tuple(file.get("checks", [])),
         )
-        top.finish()
-        return spec
 
 
-def _filled(value: Any, environment: Mapping[str, str], where: str = "") -> Any:
-    if isinstance(value, str):
-        try:
-            return _VARIABLE.sub(lambda match: environment[match[1]], value)
-        except KeyError as error:
-            raise SpecError(f"{where}: the environment has no {error.args[0]}") from None
-    if isinstance(value, list):
-        return [_filled(entry, environment, where) for entry in as_list(value)]
-    if isinstance(value, dict):
-        return {
-            key: _filled(entry, environment, f"{where} {key}".strip())
-            for key, entry in cast("dict[str, Any]", value).items()
-        }
-    return value
+def _filled(data: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
+    """Put values of the environment in place of their names, in all texts."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in environment:
+            raise SpecError(f"the environment has no {match[1]}")
+        return json.dumps(environment[match[1]])[1:-1]
+
+    return json.loads(_VARIABLE.sub(value, json.dumps(data, default=str)))
 
 
-def _are_texts(values: Iterable[object]) -> bool:
-    return all(isinstance(value, str) for value in values)
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a value must be, in words and as a condition."""
+
+    what: str
+    fits: Callable[[Any], object]
 
 
-class _Table:
-    """A table of the file, read key by key; what is left over at the end is refused."""
-
-    def __init__(self, data: Any, name: str, folder: Path) -> None:
-        if not isinstance(data, dict):
-            raise SpecError(f"[{name}] must be a table")
-        self._data: dict[str, Any] = dict(cast("dict[str, Any]", data))
-        self.name, self._folder = name, folder
-        self._inner: list[_Table] = []
-
-    @property
-    def empty(self) -> bool:
-        """Whether the file does not have it."""
-        return not self._data
-
-    def _take(  # noqa: PLR0917 - each call is a line of a table
-        self, key: str, default: Any, kind: Any, what: str, fits: Callable[[Any], object] = lambda _: True
-    ) -> Any:
-        value = self._data.pop(key, default)
-        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool) or not fits(value):
-            raise SpecError(f"[{self.name}] {key} must be {what}")
-        return value
-
-    def text(self, key: str, default: str) -> str:
-        return str(self._take(key, default, str, "a string"))
-
-    def need(self, key: str) -> str:
-        return str(self._take(key, None, str, "a string", bool))
-
-    def path(self, key: str) -> str:
-        """Return a path of the service, or nothing."""
-        return str(self._take(key, "", str, 'a path, as "/healthz"', _PATH.fullmatch))
-
-    def number(self, key: str, default: float) -> float:
-        """Return a number that is not below zero."""
-        what = "a number of seconds, at most 3600"
-        return float(self._take(key, default, (int, float), what, lambda value: 0 <= value <= _HOUR))
-
-    def flag(self, key: str) -> bool:
-        return bool(self._take(key, False, bool, "true or false"))  # noqa: FBT003
-
-    def any(self, key: str) -> Any:
-        return self._data.pop(key, None)
-
-    def list(self, key: str) -> tuple[str, ...]:
-        return tuple(self._take(key, [], list, "a list of strings", _are_texts))
-
-    def texts(self, key: str) -> dict[str, str]:
-        what = "a table of strings"
-        return dict(self._take(key, {}, dict, what, lambda value: _are_texts(value.values())))
-
-    def table(self, key: str) -> _Table:
-        """Return a table of it, empty if it is not there."""
-        inner = _Table(self._data.pop(key, {}), key, self._folder)
-        self._inner.append(inner)
-        return inner
-
-    def tables(self, key: str) -> Sequence[_Table]:
-        entries = self._take(key, [], list, "an array of tables")
-        inner = [_Table(entry, key, self._folder) for entry in entries]
-        self._inner += inner
-        return inner
-
-    def finish(self) -> None:
-        """Raise `SpecError` if a key was not asked for."""
-        for key in self._data:
-            raise SpecError(f"[{self.name}] {key} is not known" if self.name else f"{key} is not known")
-        for inner in self._inner:
-            inner.finish()
+def _like(pattern: str, what: str) -> _Kind:
+    return _Kind(what, lambda value: isinstance(value, str) and re.fullmatch(pattern, value, re.DOTALL))
 
 
-def _ask(table: _Table, method: str = "GET") -> Ask | None:
-    if table.empty:
-        return None
-    method, path, identity = table.text("method", method), table.path("path"), table.text("id", "")
-    if not path:
-        raise SpecError(f"[{table.name}] path is missing")
-    if not re.fullmatch(r"[A-Z]{3,10}", method):
-        raise SpecError(f'[{table.name}] method must be one, as "POST"')
-    if identity and not identity.startswith("/"):
-        raise SpecError(f'[{table.name}] id must be a JSON pointer, as "/id"')
-    return Ask(path=path, method=method, json=table.any("json"), headers=table.texts("headers"), id=identity)
+def _are_texts(value: Any, kind: type) -> bool:
+    values = as_list(value) or as_dict(value).values()
+    return isinstance(value, kind) and all(isinstance(entry, str) for entry in values)
 
 
-def _auth(table: _Table) -> tuple[str, str] | None:
-    if table.empty:
-        return None
-    name, colon, value = table.text("header", "").partition(":")
-    if not colon or not re.fullmatch(r"[\w-]+", name) or not value.strip():
-        raise SpecError('[auth] header must be one, as "Authorization: Bearer ${TOKEN}"')
-    return name, value.strip()
-
-
-def _database(table: _Table) -> Database | None:
-    if table.empty:
-        return None
-    database = Database(
-        env=table.need("env"), url=table.need("url"), max_connections=int(table.number("max_connections", 25))
-    )
+def _is_address(value: object) -> bool:
     try:
-        host, port = database.address
+        return isinstance(value, str) and all(Database(env="", url=value).address)
     except ValueError:
-        host, port = "", 0
-    if not host or not port:
-        raise SpecError("[database] url must be an address with host and port")
-    return database
+        return False
+
+
+_ANY = _Kind("anything", lambda _: True)
+_TEXT = _like(".*", "a string")
+_PATH = _like(r"(/\S*)?", 'a path, as "/healthz"')
+_NUMBER = _Kind("a number, at most 3600", lambda value: type(value) in {int, float} and 0 <= value <= 3600)
+_FLAG = _Kind("true or false", lambda value: isinstance(value, bool))
+_LIST = _Kind("a list of strings", lambda value: _are_texts(value, list))
+_TEXTS = _Kind("a table of strings", lambda value: _are_texts(value, dict))
+_TABLES = _Kind("an array of tables", lambda value: isinstance(value, list))
+_ASK = {
+    "path": _PATH,
+    "method": _like("[A-Z]{3,10}", 'one, as "POST"'),
+    "json": _ANY,
+    "headers": _TEXTS,
+    "id": _like("(/.*)?", 'a JSON pointer, as "/id"'),
+}
+# By table, "" for the file itself.
+_KEYS: Mapping[str, Mapping[str, _Kind]] = {
+    "": {**dict.fromkeys(("service", "read", "write", "auth", "database", "limits"), _ANY), "checks": _LIST, "declare": _TABLES},
+    "service": {
+        "start": _LIST, "name": _TEXT, "env": _TEXTS, "grace": _NUMBER, "prestop": _NUMBER,
+        "live": _PATH, "ready": _PATH, "metrics": _PATH, "project": _TEXT, "public": _FLAG,
+    },
+    "read": _ASK,
+    "write": _ASK,
+    "auth": {"header": _like(r"[\w-]+:\s*\S.*", 'one, as "Authorization: Bearer ${TOKEN}"')},
+    "database": {"env": _TEXT, "url": _Kind("an address with host and port", _is_address), "max_connections": _NUMBER},
+    "limits": {"off": _TEXTS},
+    "declare": {"check": _TEXT, "why": _TEXT},
+}  # fmt: skip
+_REQUIRED: Mapping[str, tuple[str, ...]] = {
+    "service": ("start",), "read": ("path",), "write": ("path",), "auth": ("header",),
+    "database": ("env", "url"), "declare": ("check", "why"),
+}  # fmt: skip
+
+
+def _table(name: str, data: Any) -> dict[str, Any]:
+    """Return a table of the file; refuse what is wrong, unknown or missing in it."""
+    where, keys = f"[{name}] " if name else "", _KEYS[name]
+    if not isinstance(data, dict):
+        raise SpecError(f"{where}must be a table")
+    table = cast("dict[str, Any]", data)
+    for key, value in table.items():
+        if key not in keys:
+            raise SpecError(f"{where}{key} is not known")
+        if not keys[key].fits(value):
+            raise SpecError(f"{where}{key} must be {keys[key].what}")
+    if table or name in {"service", "declare"}:  # the others may be left out
+        for key in _REQUIRED.get(name, ()):
+            if not table.get(key):
+                raise SpecError(f"{where}{key} is missing")
+    return table

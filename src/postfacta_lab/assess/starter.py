@@ -21,6 +21,15 @@ _PROBES = re.compile(r"health|ready|live|metrics|ping|docs|openapi|version")
 _TEXTS = {"email": "{unique}@example.org", "date": "2026-01-02", "date-time": "2026-01-02T03:04:05Z",
           "uuid": "00000000-0000-4000-8000-000000000001", "uri": "https://example.org/{unique}"}  # fmt: skip
 _TRIES, _DEEPEST = 12, 6
+_REST = """
+# [auth]
+# header = "Authorization: Bearer ${TOKEN}"
+
+# [database] # the proxy's address is put into this variable
+# env = "DATABASE_URL"
+# url = "postgresql://me@127.0.0.1/test"
+# max_connections = 25
+"""
 
 
 async def guess(spec: Spec, environment: Mapping[str, str]) -> Spec:
@@ -30,28 +39,29 @@ async def guess(spec: Spec, environment: Mapping[str, str]) -> Spec:
         try:
             await bench.open()
             await bench.start()
-            return await _look(bench)
+            await bench.guess()
+            await _look(bench)
         finally:
             await bench.close()
+        return bench.spec
 
 
-async def _look(bench: Bench) -> Spec:
+async def _look(bench: Bench) -> None:
     document: dict[str, Any] = {}
     for path in _DOCUMENTS:
         document = document or as_dict((await bench.call(path)).json)
-    paths = as_dict(document.get("paths"))
-    await bench.guess()
-    for number, write in enumerate(_writes(document, paths)):
-        bench.spec = replace(bench.spec, write=bench.spec.write or write)
-        if number < _TRIES and bench.spec.write is write and not (await bench.write()).answer.good:
-            bench.spec = replace(bench.spec, write=None)
-    if bench.spec.read is None:
-        bench.spec = replace(bench.spec, read=await _read(bench, paths))
-    return bench.spec
+    given = bench.spec
+    for write in list(_writes(document))[: 0 if given.write else _TRIES]:
+        bench.spec = replace(given, write=write)
+        if (await bench.write()).answer.good:
+            break
+        bench.spec = given
+    if given.read is None:
+        bench.spec = replace(bench.spec, read=await _read(bench, as_dict(document.get("paths"))))
 
 
-def _writes(document: dict[str, Any], paths: dict[str, Any]) -> Iterator[Ask]:
-    for path, operations in paths.items():
+def _writes(document: dict[str, Any]) -> Iterator[Ask]:
+    for path, operations in as_dict(document.get("paths")).items():
         body = as_dict(as_dict(as_dict(operations).get("post")).get("requestBody"))
         schema = as_dict(as_dict(body.get("content")).get("application/json")).get("schema")
         if schema is not None and "{" not in path:
@@ -81,13 +91,11 @@ def _example(document: dict[str, Any], schema: dict[str, Any], depth: int = 0) -
 async def _read(bench: Bench, paths: dict[str, Any]) -> Ask:
     """Find what reads a write back; else anything that is answered 200."""
     if bench.spec.write is not None:
-        written = await bench.write()
-        base = bench.spec.write.path
+        written, base = await bench.write(), bench.spec.write.path
         for path in (f"{base.rstrip('/')}/{{id}}", base):
             bench.spec = replace(bench.spec, read=Ask(path=path))
             if await bench.has(written):
                 return Ask(path=path)
-        bench.spec = replace(bench.spec, read=None)
     free = [path for path, operations in paths.items() if "{" not in path and "get" in as_dict(operations)]
     for path in sorted([*free, "/"], key=lambda path: bool(_PROBES.search(path))):
         if (await bench.call(path)).good:
@@ -97,33 +105,23 @@ async def _read(bench: Bench, paths: dict[str, Any]) -> Ask:
 
 def toml_of(spec: Spec) -> str:
     """Return a service file, with what it could not find as comments."""
-    lines = [
-        "[service]",
-        f"name = {_text(spec.name)}",
-        f"start = [{', '.join(map(_text, spec.start))}]",
-        'project = "."',
-    ]
-    lines += [
-        f"{key} = {_text(value)}" for key in ("live", "ready", "metrics") if (value := getattr(spec, key))
-    ]
+    probes = {name: getattr(spec, name) for name in ("live", "ready", "metrics") if getattr(spec, name)}
+    text = _table("service", {"name": spec.name, "start": list(spec.start), "project": ".", **probes})
     for name, ask in (("read", spec.read), ("write", spec.write)):
         if ask is None:
-            lines += ["", f"# [{name}]", '# path = "/"']
-            continue
-        lines += ["", f"[{name}]", f"method = {_text(ask.method)}", f"path = {_text(ask.path)}"]
-        lines += [f"json = {_inline(ask.json)}"] if ask.json is not None else []
-    lines += ["", "# [auth]", '# header = "Authorization: Bearer ${TOKEN}"']
-    lines += ["", "# [database] # the proxy's address is put into this variable", '# env = "DATABASE_URL"']
-    lines += ['# url = "postgresql://me@127.0.0.1/test"', "# max_connections = 25"]
-    return "\n".join(lines) + "\n"
+            text += f'\n# [{name}]\n# path = "/"\n'
+        else:
+            text += "\n" + _table(name, {"method": ask.method, "path": ask.path, "json": ask.json})
+    return text + _REST
 
 
-def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=True)
+def _table(name: str, values: Mapping[str, Any]) -> str:
+    lines = [f"{key} = {_inline(value)}\n" for key, value in values.items() if value is not None]
+    return f"[{name}]\n{''.join(lines)}"
 
 
 def _inline(value: Any) -> str:
     if isinstance(value, dict):
         entries = {key: entry for key, entry in as_dict(value).items() if entry is not None}
-        return f"{{ {', '.join(f'{_text(key)} = {_inline(entry)}' for key, entry in entries.items())} }}"
+        return f"{{ {', '.join(f'{json.dumps(key)} = {_inline(entry)}' for key, entry in entries.items())} }}"
     return f"[{', '.join(map(_inline, as_list(value)))}]" if isinstance(value, list) else json.dumps(value)

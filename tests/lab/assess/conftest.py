@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from postfacta_lab.assess.report.document import document
+from postfacta_lab.assess.report import document
 from postfacta_lab.assess.runner import Options, run
 from postfacta_lab.assess.spec import Spec
 from postfacta_lab.engine.processes import free_port

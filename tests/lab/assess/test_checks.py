@@ -11,14 +11,11 @@ from typing import Any, cast
 
 import pytest
 
-from postfacta_lab.assess.checks import dependencies, overload, security, timelimits
-from postfacta_lab.assess.groups import GROUPS
+from postfacta_lab.assess.checks import GROUPS, stress
 from postfacta_lab.assess.model import Outcome
 from postfacta_lab.assess.runner import _if_calm  # pyright: ignore[reportPrivateUsage]
 from postfacta_lab.assess.spec import Ask, Database, Spec
 from postfacta_lab.engine.client import Answer
-
-IMPORTED = (dependencies, overload, security, timelimits)  # which adds their checks
 
 
 def check(name: str) -> Any:
@@ -80,7 +77,7 @@ class Dead:
 
 
 def test_a_service_that_died_did_not_end_slow_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timelimits, "_BESIDE", 1)
+    monkeypatch.setattr(stress, "_BESIDE", 1)
     verdict = asyncio.run(check("TIME-1")(Dead()))
     assert (verdict.word, verdict.evidence) == ("fail", "it died: code 2")
     assert verdict.sure
@@ -111,9 +108,9 @@ class Silent:
 
 
 def test_what_is_never_answered_is_sure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dependencies, "_CUT", 0.5)
-    monkeypatch.setattr(dependencies, "_SILENT", 0.5)
-    monkeypatch.setattr(dependencies, "_SETTLED", 0.1)
+    monkeypatch.setattr(stress, "_CUT", 0.5)
+    monkeypatch.setattr(stress, "_SILENT", 0.5)
+    monkeypatch.setattr(stress, "_SETTLED", 0.1)
     verdicts = asyncio.run(check("TIME-4")(Silent()))
     for name in ("TIME-4", "DEP-4"):
         assert (verdicts[name].word, verdicts[name].sure) == ("fail", True)
@@ -190,7 +187,7 @@ class Pool:
 def test_an_answer_too_late_on_a_busy_machine_fails_no_pool(
     connections: int, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dependencies, "_CROWD", 0.2)
+    monkeypatch.setattr(stress, "_CROWD", 0.2)
     verdict = asyncio.run(check("DEP-5")(Pool(connections)))
     assert verdict.word == "fail"
     assert _if_calm("DEP-5", verdict, busy=True).outcome is outcome
@@ -201,7 +198,7 @@ def test_a_limit_that_was_not_reached_in_time_is_not_missing(
     step: float, word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = count(0.0, step)
-    monkeypatch.setattr(overload, "monotonic", lambda: next(ticks))
+    monkeypatch.setattr(stress, "monotonic", lambda: next(ticks))
     free = Bucket(trusting=True)
     monkeypatch.setattr(free, "read", partial(Bucket.read, free, headers={}))
     assert asyncio.run(check("RATE-1")(free)).word == word

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from postfacta_lab.assess.cli import _code, _parser, main  # pyright: ignore[reportPrivateUsage]
-from postfacta_lab.assess.model import Outcome, Result, Verdict
-from postfacta_lab.assess.report.document import changes, document, worse
-from postfacta_lab.assess.rubric import rubric
+from postfacta_lab.assess.model import Outcome, Verdict, rubric
+from postfacta_lab.assess.report import changes, document, worse
 from postfacta_lab.assess.runner import Run
 
 
@@ -22,7 +21,7 @@ def found(**verdicts: Verdict) -> dict[str, Any]:
     changed = {name.replace("_", "-"): verdict for name, verdict in verdicts.items()}
     run = Run("billing")
     for name in rubric().entries:
-        run.results[name] = Result(name, changed.get(name, Verdict.passes("it does")))
+        run.verdicts[name] = changed.get(name, Verdict.passes("it does"))
     return document(run)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from postfacta_lab.assess.grade import LETTERS, grade, is_below, letter_of
-from postfacta_lab.assess.model import Outcome, Verdict, quarters
-from postfacta_lab.assess.rubric import Rubric, rubric
+from postfacta_lab.assess.model import Outcome, Rubric, Verdict, rubric
 from tests.kit.every import every
 
 PASS, FAIL = Verdict.passes("it does"), Verdict.fails("it does not")
@@ -89,7 +88,6 @@ def test_half_is_no_failure_of_a_gate() -> None:
 def test_what_did_not_run_makes_a_range() -> None:
     graded = grade(rubric(), all_pass(SHUT_1=Verdict.not_run("")))
     assert (graded.lowest, graded.highest, str(graded)) == ("D+", "A+", "D+ … A+")
-    assert graded.is_range
     assert graded.points == 100
     assert graded.measured == pytest.approx(1 - 1.6 / 46)
     assert graded.steps[0].gain == pytest.approx(100 * 1.6 / 46)
@@ -152,7 +150,7 @@ def test_verdicts_have_words() -> None:
     assert Verdict.share(0, 0, "").word == "fail"
     assert Verdict.share(7, 8, "").score == 0.75
     assert Verdict.holds(True, "").word == "pass"  # noqa: FBT003 - the verdict
-    assert [quarters(share) for share in (-1, 0.24, 0.25, 2)] == [0, 0, 0.25, 1]
+    assert [Verdict.scored(score, "").score for score in (-1, 0.24, 0.25, 2)] == [0, 0, 0.25, 1]
     assert [Verdict.within(value, "", full=5, half=15).score for value in (5, 5.1, 15, 15.1)] == [
         1,
         0.5,

@@ -13,12 +13,8 @@ import pytest
 
 from postfacta_lab.assess import Bench, check
 from postfacta_lab.assess.cli import main
-from postfacta_lab.assess.groups import Group
-from postfacta_lab.assess.model import Outcome, Result, Verdict
-from postfacta_lab.assess.report import terminal
-from postfacta_lab.assess.report.document import document
-from postfacta_lab.assess.report.html import html
-from postfacta_lab.assess.report.machine import badge, junit, markdown, sarif
+from postfacta_lab.assess.model import Group, Outcome, Verdict
+from postfacta_lab.assess.report import badge, document, html, junit, line, markdown, sarif, summary
 from postfacta_lab.assess.runner import Run
 from tests.lab.assess.test_cli import found
 
@@ -143,11 +139,12 @@ def test_checks_of_your_own_stand_beside_the_grade(monkeypatch: pytest.MonkeyPat
     async def is_on(bench: Bench) -> Verdict:
         raise AssertionError(bench)
 
-    monkeypatch.setattr("postfacta_lab.assess.groups.GROUPS", added := list[Group]())
+    monkeypatch.setattr("postfacta_lab.assess.model.GROUPS", added := list[Group]())
     assert check("OWN-1", title="The printer is on")(is_on) is is_on
     run = Run("billing")
-    run.own["OWN-1"] = added[0].own or {}
-    run.results["OWN-1"] = Result("OWN-1", Verdict.fails("it is off"))
+    assert added[0].own is not None
+    run.own["OWN-1"] = added[0].own
+    run.verdicts["OWN-1"] = Verdict.fails("it is off")
     report = document(run)
     assert [(check["id"], check["word"]) for check in report["own"]] == [("OWN-1", "fail")]
     assert "OWN-1" not in {check["id"] for check in report["checks"]}
@@ -156,7 +153,7 @@ def test_checks_of_your_own_stand_beside_the_grade(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_terminal_gets_a_line_for_each_check_and_what_was_declared() -> None:
-    assert terminal.line(Result("SHUT-1", Verdict.fails("0 of 8"))).split() == [
+    assert line("SHUT-1", Verdict.fails("0 of 8")).split() == [
         "-",
         "SHUT-1",
         "fail",
@@ -164,14 +161,14 @@ def test_a_terminal_gets_a_line_for_each_check_and_what_was_declared() -> None:
         "of",
         "8",
     ]
-    assert terminal.line(Result("SHUT-1", Verdict.not_run("busy"))).startswith("  SHUT-1  not run ")
+    assert line("SHUT-1", Verdict.not_run("busy")).startswith("  SHUT-1  not run ")
     gone = found(SECU_2=Verdict(Outcome.DECLARED, evidence="behind a gateway"), DEP_2=Verdict.not_run(""))
-    text = terminal.summary(gone)
+    text = "\n".join(summary(gone))
     assert "declared as not applicable:\n  SECU-2  behind a gateway\n" in text
     assert "A range: some checks did not run" in text
-    assert "The way up" not in terminal.summary(found())
-    assert "without: " in terminal.summary(found(SHUT_1=Verdict.fails("none")))
-    assert "without: " not in terminal.summary(found(DATA_3=Verdict.fails("two")))  # its remedy is the same
+    assert "The way up" not in "\n".join(summary(found()))
+    assert "without: " in "\n".join(summary(found(SHUT_1=Verdict.fails("none"))))
+    assert "without: " not in "\n".join(summary(found(DATA_3=Verdict.fails("two"))))  # its remedy is the same
 
 
 def test_markdown_is_a_table() -> None:

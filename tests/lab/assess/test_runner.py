@@ -7,8 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from postfacta_lab.assess.groups import Group
-from postfacta_lab.assess.model import Outcome, Result, Verdict
+from postfacta_lab.assess.model import Group, Outcome, Verdict
 from postfacta_lab.assess.runner import (
     Options,
     _if_calm,  # pyright: ignore[reportPrivateUsage]
@@ -52,13 +51,16 @@ class Calm:
     """A bench on which nothing happens."""
 
     dirty = deployed = False
-    is_running, link = True, None
+    is_running = True
 
     def __init__(self) -> None:
         self.service, self.spec, self.shared = self, Spec(start=("x",)), dict[str, Any]()
 
     async def start(self, *, deployed: bool) -> None:
         assert not deployed
+
+    async def heal(self) -> None:
+        """Nothing is ill."""
 
     def check_bounds(self) -> None:
         """Nothing fills up."""
@@ -69,13 +71,13 @@ class Calm:
 )
 def test_what_failed_is_tried_again_unless_it_is_sure(verdict: Verdict, times: int) -> None:
     tried: list[Any] = []
-    results: list[Result] = []
+    results: list[Verdict] = []
 
     async def check(bench: Any) -> Verdict:
         tried.append(bench)
         return verdict
 
-    runner = _Runner(cast("Any", Calm()), Options(busy=2), results.append)
+    runner = _Runner(cast("Any", Calm()), Options(busy=2), lambda _, verdict: results.append(verdict))
     asyncio.run(runner._group(Group(ids=("DEP-4",), run=check)))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     assert (len(tried), [result.repeats for result in results]) == (times, [times - 1])
 
@@ -87,14 +89,14 @@ def test_a_service_that_had_no_processor_is_not_judged_by_time(
     """The tool itself may not have waited for any."""
     monkeypatch.setattr(Waited, "share", 0.0)
     monkeypatch.setattr(Waited, "others", others)
-    results: list[Result] = []
+    results: list[Verdict] = []
 
     async def check(bench: Any) -> Verdict:
         return LATE
 
-    runner = _Runner(cast("Any", Calm()), Options(), results.append)
+    runner = _Runner(cast("Any", Calm()), Options(), lambda _, verdict: results.append(verdict))
     asyncio.run(runner._group(Group(ids=("DEP-4",), run=check)))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    assert [result.verdict.word for result in results] == [word]
+    assert [result.word for result in results] == [word]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from postfacta_lab.assess.rubric import rubric
+from postfacta_lab.assess.model import rubric
 from postfacta_lab.assess.runner import Options
 from tests.kit.every import every
 from tests.lab.assess.conftest import Assess

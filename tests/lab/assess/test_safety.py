@@ -12,12 +12,9 @@ from pathlib import Path
 import pytest
 
 from postfacta_lab.assess import bench
-from postfacta_lab.assess.bench import NotServingError
-from postfacta_lab.assess.report.document import document
-from postfacta_lab.assess.report.html import html
-from postfacta_lab.assess.report.machine import junit, markdown, sarif
+from postfacta_lab.assess.bench import NotServingError, Service
+from postfacta_lab.assess.report import document, html, junit, markdown, sarif
 from postfacta_lab.assess.runner import Options, Run, run
-from postfacta_lab.assess.service import Service
 from postfacta_lab.assess.spec import Ask, Spec
 
 SMALL = Path(__file__).parent / "small.py"

@@ -1,1 +1,10 @@
-"""The checks, a module for each section of the catalogue; importing one adds its checks."""
+"""The checks, as `rubric.toml` describes them, in the order in which they are done: what a burst would change comes first."""
+
+from importlib import import_module
+
+from ..model import GROUPS
+
+__all__ = ["GROUPS"]
+
+for _name in ("telemetry", "requests", "files", "lifecycle", "stress"):
+    import_module(f"{__name__}.{_name}")

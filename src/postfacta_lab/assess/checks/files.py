@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 
 from ...engine.values import as_dict, as_dicts
 from ..bench import Bench
-from ..groups import group
-from ..model import Verdict
+from ..model import Verdict, group
 
 _MOST_FILES, _MOST_BYTES = 20_000, 2**20
 _SKIPPED = frozenset(
@@ -25,14 +24,11 @@ _LOCKS = frozenset(
     {"uv.lock", "poetry.lock", "Pipfile.lock", "pdm.lock", "pylock.toml", "package-lock.json", "yarn.lock", "pnpm-lock.yaml",
      "go.sum", "Cargo.lock", "Gemfile.lock", "composer.lock"}
 )  # fmt: skip
-_SCANS = ("pip-audit", "govulncheck", "npm audit", "osv-scanner", "trivy", "grype", "snyk", "cargo audit", "safety check", "zizmor",
-          "dependency-review", "uv audit")  # fmt: skip
-_BOTS = tuple(
-    f"{folder}{name}"
-    for folder in ("", ".github/")
-    for name in ("dependabot.yml", "dependabot.yaml", "renovate.json", "renovate.json5", ".renovaterc")
+_SCANS = re.compile(
+    "pip-audit|govulncheck|npm audit|osv-scanner|trivy|grype|snyk|cargo audit|safety check|zizmor|dependency-review|uv audit"
 )
-_HOOKS = (".pre-commit-config.yaml", "lefthook.yml", "lefthook.yaml", ".husky", ".githooks")
+_BOTS = r"^(\.github/)?(dependabot\.ya?ml|renovate\.json5?|\.renovaterc)$"
+_HOOKS = r"^(\.pre-commit-config\.yaml|lefthook\.ya?ml|\.husky|\.githooks)"
 _TESTS = (
     r"(^|/)(test_[^/]*\.py|[^/]*_test\.(go|py)|[^/]*\.(test|spec)\.[jt]sx?|tests?/.*\.(py|js|ts|rs|java))$"
 )
@@ -49,7 +45,6 @@ _ENV_SECRET = re.compile(
 )
 _CI = r"^(\.github/workflows/|\.gitlab-ci|\.ci/|\.circleci/|Jenkinsfile|azure-pipelines|\.buildkite/)"
 _ROLLBACK = re.compile(r"roll(ing|ed)?[ -]?back|previous (image|version|release)|redeploy", re.IGNORECASE)
-_ENOUGH = 5
 
 
 @dataclass(frozen=True)
@@ -66,13 +61,8 @@ class _Project:
             listed = subprocess.run(command, cwd=self.root, capture_output=True, timeout=30, check=False)  # noqa: S603 - git
             if listed.returncode == 0:
                 return tuple(listed.stdout.decode("utf-8", "replace").split("\0")[:-1][:_MOST_FILES])
-        return tuple(sorted(self._walk()))[:_MOST_FILES]
-
-    def _walk(self) -> Iterator[str]:
-        for path in self.root.rglob("*"):
-            name = path.relative_to(self.root)
-            if path.is_file() and not _SKIPPED.intersection(name.parts):
-                yield name.as_posix()
+        found = (path.relative_to(self.root) for path in self.root.rglob("*") if path.is_file())
+        return tuple(sorted(name.as_posix() for name in found if _SKIPPED.isdisjoint(name.parts)))[:_MOST_FILES]  # fmt: skip
 
     def text(self, name: str) -> str:
         """The content of a file, empty if it is large, gone or none."""
@@ -86,10 +76,12 @@ class _Project:
     def matching(self, pattern: str) -> list[str]:
         return [name for name in self.names if re.search(pattern, name)]
 
+    def texts(self, pattern: str) -> list[str]:
+        return [self.text(name) for name in self.matching(pattern)]
+
 
 @group("SECU-5", *(f"OPER-{number}" for number in range(1, 7)), needs=("project",))
 async def _files(bench: Bench) -> dict[str, Verdict]:
-    """Look for secrets, alert rules, objectives, runbooks, locks, scans, images, tests, CI."""
     project = _Project((bench.spec.project or Path()).resolve())
     shown = await _says_version(bench)
     return {"SECU-5": _secrets(project), **_operations(project), **_engineering(project, says_version=shown)}
@@ -105,35 +97,27 @@ def _secrets(project: _Project) -> Verdict:
         return Verdict.fails(f"a secret stands in {leaking[0]}{more}")
     if environments:
         return Verdict.scored(0.5, f"{environments[0]} is tracked, without a secret")
-    return Verdict.scored(1.0, f"no key, no token, no .env in {len(project.names)} files")
+    return Verdict.passes(f"no key, no token, no .env in {len(project.names)} files")
 
 
 def _operations(project: _Project) -> dict[str, Verdict]:
     """Parse alert rules and objectives, and look for runbooks."""
     documents = list(_yaml(project))
-    alerts = [rule for _, document in documents for rule in _alerts(document)]
-    runbooks = project.matching(r"(?i)runbook.*(?<!README)\.(md|rst)$")
-    way_back = any(_ROLLBACK.search(project.text(name)) for name in project.matching(r"\.(md|rst)$"))
     objectives = [name for name, document in documents if _is_objective(document)]
+    books = len(project.matching(r"(?i)runbook.*(?<!README)\.(md|rst)$"))
+    way_back = any(map(_ROLLBACK.search, project.texts(r"\.(md|rst)$")))
+    said = f"{books} runbooks; {'a' if way_back else 'no'} way back is written"
     return {
-        "OPER-1": _alerting(project, alerts),
-        "OPER-2": Verdict.share(
-            (len(runbooks) >= _ENOUGH) + way_back,
-            2,
-            f"{len(runbooks)} runbooks; {'a' if way_back else 'no'} way back is written",
-        ),
-        "OPER-3": Verdict.holds(
-            bool(objectives), f"objectives in {objectives[0]}" if objectives else "no file of objectives"
-        ),
-    }
+        "OPER-1": _alerting(project, [rule for _, document in documents for rule in _alerts(document)]),
+        "OPER-2": Verdict.share((books >= 5) + way_back, 2, said),
+        "OPER-3": Verdict.holds(bool(objectives), f"objectives in {objectives[0] if objectives else 'no file'}"),
+    }  # fmt: skip
 
 
 def _yaml(project: _Project) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each document of YAML that is a mapping; files that do not parse are passed over."""
-    try:
-        import yaml  # noqa: PLC0415 - it takes longer than the command's start may
-    except ModuleNotFoundError:
-        return
+    import yaml  # noqa: PLC0415 - it takes longer than the command's start may
+
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     for name in project.matching(r"\.ya?ml$"):
         text = project.text(name)
@@ -151,8 +135,7 @@ def _alerts(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _is_objective(document: dict[str, Any]) -> bool:
-    version = str(document.get("apiVersion", "")).lower()
-    kind = str(document.get("kind", ""))
+    version, kind = str(document.get("apiVersion", "")).lower(), str(document.get("kind", ""))
     return (
         ("openslo" in version and kind in {"SLO", "SLI"})
         or "sloth" in version
@@ -163,66 +146,61 @@ def _is_objective(document: dict[str, Any]) -> bool:
 
 def _alerting(project: _Project, alerts: list[dict[str, Any]]) -> Verdict:
     if not alerts:
-        return Verdict.scored(0.0, "no alert rules were found")
-    names = set(project.names)
-    with_book = sum(_has_runbook(alert, names) for alert in alerts)
-    return Verdict.scored(
-        1.0 if with_book == len(alerts) else 0.5,
-        f"{with_book} of {len(alerts)} alerts name a runbook whose file exists",
-    )
+        return Verdict.fails("no alert rules were found")
+    names = {_stem(name) for name in project.names}
+    booked = sum(_has_runbook(alert, names) for alert in alerts)
+    said = f"{booked} of {len(alerts)} alerts name a runbook whose file exists"
+    return Verdict.scored(1.0 if booked == len(alerts) else 0.5, said)
 
 
-def _has_runbook(alert: dict[str, Any], names: Iterable[str]) -> bool:
+def _has_runbook(alert: dict[str, Any], names: Collection[str]) -> bool:
     annotations = as_dict(alert.get("annotations"))
     url = str(annotations.get("runbook_url") or annotations.get("runbook") or "")
-    end = urlsplit(url).path.rstrip("/").rpartition("/")[2].partition(".")[0]
-    name = str(alert["alert"])
-    wanted = {name} if not end or "{{" in url else {end, name}
-    return bool(url) and any(path.rpartition("/")[2].partition(".")[0] in wanted for path in names)
+    end = _stem(urlsplit(url).path.rstrip("/"))
+    return bool(url) and (str(alert["alert"]) in names or (end != "" and "{{" not in url and end in names))
+
+
+def _stem(path: str) -> str:
+    return path.rpartition("/")[2].partition(".")[0]
 
 
 def _engineering(project: _Project, *, says_version: bool) -> dict[str, Verdict]:
     """Look for locks, scans, a bot; an image; tests, CI, hooks."""
-    names = set(project.names)
-    ci = "\n".join(map(project.text, project.matching(_CI)))
-    pins = map(project.text, project.matching(r"(^|/)requirements[^/]*(/[^/]+)?\.txt$"))
-    locked = any(name.rpartition("/")[2] in _LOCKS for name in names) or any("--hash=" in it for it in pins)
-    images = [project.text(name) for name in project.matching(r"(^|/)(Dockerfile|Containerfile)[^/]*$")]
-    staged = any(len(re.findall(r"^FROM\s", image, re.MULTILINE)) > 1 for image in images)
-    users = [re.findall(r"^USER\s+([^\s:]+)", image, re.MULTILINE) for image in images]
-    scanned = any(scan in ci for scan in _SCANS)
-    return {
-        "OPER-4": _thirds(
-            ("a lock file", locked),
-            ("a scan in CI", scanned),
-            ("a bot for updates", not names.isdisjoint(_BOTS)),
-        ),
-        "OPER-5": _thirds(
-            ("an image in stages", staged),
-            ("an unprivileged user", any(user and user[-1] not in {"root", "0"} for user in users)),
-            ("its version at run time", says_version),
-        ),
-        "OPER-6": _thirds(
-            ("tests", bool(project.matching(_TESTS))),
-            ("CI that runs them", bool(re.search(_RUNS, ci))),
-            ("hooks for commits", any(name.startswith(_HOOKS) for name in names)),
-        ),
+    ci = "\n".join(project.texts(_CI))
+    pins = project.texts(r"(^|/)requirements[^/]*(/[^/]+)?\.txt$")
+    locked = any(Path(name).name in _LOCKS for name in project.names) or any("--hash=" in it for it in pins)
+    images = project.texts(r"(^|/)(Dockerfile|Containerfile)[^/]*$")
+    users = [re.findall(r"^USER\s+([^\s:]+)", image, re.MULTILINE)[-1:] for image in images]
+    parts: Mapping[str, Mapping[str, object]] = {
+        "OPER-4": {
+            "a lock file": locked,
+            "a scan in CI": _SCANS.search(ci),
+            "a bot for updates": project.matching(_BOTS),
+        },
+        "OPER-5": {
+            "an image in stages": any(len(re.findall(r"(?m)^FROM\s", image)) > 1 for image in images),
+            "an unprivileged user": any(user not in ([], ["root"], ["0"]) for user in users),
+            "its version at run time": says_version,
+        },
+        "OPER-6": {
+            "tests": project.matching(_TESTS),
+            "CI that runs them": re.search(_RUNS, ci),
+            "hooks for commits": project.matching(_HOOKS),
+        },
     }
+    found = {name: {part: bool(there) for part, there in it.items()} for name, it in parts.items()}
+    scores = (0.0, 0.25, 0.75, 1.0)  # two of three are more than half
+    return {name: replace(Verdict.parts(it), score=scores[sum(it.values())]) for name, it in found.items()}
 
 
 async def _says_version(bench: Bench) -> bool:
-    series = await bench.scrape()
-    if any(re.search(r"(build|app|service)_?info|version", entry.name) and any(key == "version" for key, _ in entry.labels)
-           and not entry.name.startswith(("go_", "python_", "nodejs_")) for entry in series):  # fmt: skip
-        return True
+    for series in await bench.scrape():
+        named = re.search(r"(build|app|service)_?info|version", series.name)
+        runtime = series.name.startswith(("go_", "python_", "nodejs_"))
+        if named and not runtime and "version" in dict(series.labels):
+            return True
     for path in ("/version", "/info", "/buildinfo", "/actuator/info"):
         answer = await bench.call(path)
         if answer.good and re.search(r"version|commit|\d+\.\d+", answer.text):
             return True
     return False
-
-
-def _thirds(*parts: tuple[str, bool]) -> Verdict:
-    missing = [name for name, there in parts if not there]
-    found = f"missing: {', '.join(missing)}" if missing else f"found: {', '.join(name for name, _ in parts)}"
-    return Verdict.scored((1.0, 0.75, 0.25, 0.0)[len(missing)], found)

@@ -1,0 +1,267 @@
+"""The life of an instance: how it ends, what its probes say, what is kept of what it acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from time import monotonic
+
+from ...engine.client import Answer, Held, encode
+from ...engine.loops import Flood, closed_loop, open_loop
+from ...engine.processes import until
+from ..bench import Bench, Written, together
+from ..model import Verdict, group
+
+_CHEAP = "/assess-unknown"  # needs no database, which is slow meanwhile
+_LAST = 120  # acknowledged writes that are read back after SIGKILL
+
+
+@group("SHUT-1", "SHUT-2", "SHUT-3", "SHUT-4", "DATA-1", needs=("read",), fresh=True)
+async def _orderly_end(bench: Bench) -> Mapping[str, Verdict]:
+    before = [await bench.write() for _ in range(10)] if bench.spec.write else []
+    seen = [written for written in before if written.answer.good and await bench.has(written)]
+    held = await _hold(bench)
+    began = monotonic()
+    if bench.service.is_running:
+        bench.service.deliver(signal.SIGTERM)
+    knock = open_loop(lambda: bench.call(bench.spec.live or _CHEAP, patience=5), rate=20, seconds=1.0)
+    async with asyncio.TaskGroup() as tasks:
+        finished = tasks.create_task(_finish_later(bench, held))
+        fresh = tasks.create_task(knock)
+        kept = tasks.create_task(together(*(_keep_asking(bench) for _ in range(6))))
+        probes = tasks.create_task(_probe(bench))
+        ended = tasks.create_task(_end(bench, began))
+    await bench.heal()
+    bench.shared["ready_at_sigterm"] = probes.result()
+    return {
+        "SHUT-1": _in_flight(finished.result()),
+        "SHUT-2": ended.result(),
+        "SHUT-3": _served(fresh.result(), bench.spec.prestop),
+        "SHUT-4": _kept(kept.result()),
+        "DATA-1": await _restarted(bench, seen),
+    }
+
+
+async def _hold(bench: Bench) -> list[Held]:
+    held: list[Held] = []
+    if bench.spec.database:
+        await bench.link.delay(0.05)  # so that the pool has a connection for each before they are slow
+        await closed_loop(bench.read, callers=8, requests=32)
+        await bench.link.delay(0.6)
+        held += [await bench.hold(write=False) for _ in range(4)]
+    if bench.spec.write:
+        held += [await bench.hold() for _ in range(4)]
+    await asyncio.sleep(0.3)
+    return held
+
+
+async def _finish_later(bench: Bench, held: list[Held]) -> list[Answer]:
+    await asyncio.sleep(0.4)
+    await bench.heal()
+    return await together(*(request.finish() for request in held))
+
+
+def _in_flight(answers: list[Answer]) -> Verdict:
+    if not answers:
+        return Verdict.not_run("nothing can be held: the file names no write and no database")
+    good, of = sum(answer.good for answer in answers), len(answers)
+    said = f"{good} of {of} requests in flight were answered 2xx after SIGTERM"
+    return Verdict.share(good, of, said, answers=[str(answer) for answer in answers])
+
+
+async def _end(bench: Bench, began: float) -> Verdict:
+    grace, service = bench.spec.grace, bench.service
+    if not await until(lambda: not service.is_running, grace):
+        return Verdict.fails(f"it was still there {grace:.0f} s after SIGTERM")
+    took, code = monotonic() - began, service.code
+    await asyncio.sleep(0.2)
+    if left := service.leaves():
+        return Verdict.fails(f"it ended, and left {len(left)} processes behind")
+    clean = code in {0, -signal.SIGTERM, 128 + signal.SIGTERM}
+    said = f"it ended {took:.1f} s after SIGTERM with code {code}"
+    return Verdict.scored(1.0 if clean else 0.5, said, seconds=took)
+
+
+def _served(flood: Flood, prestop: float) -> Verdict:
+    answers = sorted(flood.answers, key=itemgetter(0))
+    good = sum(0 < answer.status < 500 for _, answer in answers)
+    said = f"{good} of {len(answers)} new connections were served in the second after SIGTERM"
+    facts = [(round(at, 2), answer.status) for at, answer in answers]
+    if good >= 0.99 * len(answers):
+        return Verdict.scored(1.0, said, around_sigterm=facts)
+    if prestop:
+        said += f"; the platform waits {prestop:.0f} s before SIGTERM"
+    return Verdict.scored(0.5 if prestop >= 2 else 0.0, said, around_sigterm=facts)
+
+
+async def _keep_asking(bench: Bench) -> str:
+    """Use a kept connection, a request each 60 ms, until it has ended; return how it did."""
+    last, path = monotonic() + bench.spec.grace, bench.spec.live or _CHEAP
+    try:
+        connection = await bench.connect()
+    except OSError:
+        return "refused"
+    try:
+        while monotonic() < last:
+            sent = await connection.send(encode("GET", path, bench.headers()))
+            answer = await connection.answer(patience=5)
+            if not sent or not answer.status:
+                return "broken"
+            if "close" in answer.headers.get("connection", "").lower():
+                return "announced"
+            await asyncio.sleep(0.06)
+    finally:
+        connection.close()
+    return "open"
+
+
+def _kept(ends: list[str]) -> Verdict:
+    broken = sum(end in {"broken", "refused"} for end in ends)
+    said = f"{broken} of {len(ends)} kept connections broke without a word"
+    return Verdict.within(broken, said, full=0, half=1, sure=broken == len(ends))
+
+
+async def _probe(bench: Bench) -> list[int]:
+    """Return what readiness says after SIGTERM."""
+    statuses: list[int] = []
+    for _ in range(10 if bench.spec.ready else 0):
+        statuses.append((await bench.call(bench.spec.ready, patience=2)).status)
+        await asyncio.sleep(0.1)
+    return statuses
+
+
+async def _restarted(bench: Bench, seen: list[Written]) -> Verdict:
+    if not bench.spec.write:
+        return Verdict.not_run("the service file names no write")
+    if not seen:
+        return Verdict.not_run("what is written cannot be read back, not even before the restart")
+    await bench.start()
+    verdict = await _survivors(bench, seen, "an orderly restart")
+    bench.durable = verdict.score == 1
+    return verdict
+
+
+async def _survivors(bench: Bench, writes: Sequence[Written], what: str) -> Verdict:
+    """Read writes back after something was done; what cannot be known is no loss."""
+    found = Counter([await _patiently(bench, written) for written in writes])
+    if found[False]:
+        return Verdict.fails(f"{found[False]} of {len(writes)} acknowledged writes were lost by {what}")
+    if found[None]:
+        return Verdict.not_run(f"{found[None]} of {len(writes)} writes could not be read back after {what}")
+    return Verdict.passes(f"{len(writes)} acknowledged writes were read back after {what}")
+
+
+async def _patiently(bench: Bench, written: Written) -> bool | None:
+    for _ in range(30):
+        if (there := await bench.has(written)) is not None:
+            return there
+        await asyncio.sleep(0.2)
+    return None
+
+
+@group("HLTH-1")
+async def _two_paths(bench: Bench) -> Verdict:
+    probes = sorted({bench.spec.live, bench.spec.ready} - {""})
+    return Verdict.share(len(probes), 2, f"probes were found at {' and '.join(probes) or 'no path'}")
+
+
+@group("HLTH-2", needs=("read",), quick=False)
+async def _readiness(bench: Bench) -> Verdict:
+    ready = bench.spec.ready
+    if not ready:
+        return Verdict.fails("no readiness probe was found", sure=True)
+    if ready == bench.spec.live:
+        return Verdict.scored(0.5, f"{ready} is both, so that one meaning is lost")
+    if bench.spec.database:
+        return await _through_a_cut(bench)
+    statuses: list[int] = bench.shared.get("ready_at_sigterm", [])
+    if not statuses:
+        return Verdict.not_run("readiness at SIGTERM was not seen")
+    said = ", ".join(str(status or "nothing") for status in dict.fromkeys(statuses))
+    return Verdict.holds(503 in statuses, f"after SIGTERM {ready} said {said}")
+
+
+async def _through_a_cut(bench: Bench) -> Verdict:
+    live, ready = bench.spec.live, bench.spec.ready
+    await bench.link.stop()
+    fell, lived = await _watch(bench, falls=True)
+    await bench.link.heal()
+    if fell is None:
+        return Verdict.fails(f"{ready} did not fall within 30 s of the database's loss")
+    if not lived:
+        return Verdict.fails(f"{live} failed too: the platform would restart it for its database's loss")
+    rose, _ = await _watch(bench, falls=False)
+    rises = "rose again" if rose is not None else "did not rise again"
+    return Verdict.holds(rose is not None, f"{ready} fell after {fell:.1f} s and {rises}", fell=fell)
+
+
+async def _watch(bench: Bench, *, falls: bool) -> tuple[float | None, bool]:
+    """Return after how long readiness was as awaited, and whether it lived all the while."""
+    began, lived = monotonic(), True
+    while (at := monotonic() - began) < 30:
+        lived = lived and (await bench.call(bench.spec.live, patience=3)).good
+        answer = await bench.call(bench.spec.ready, patience=3)
+        if answer.status == 503 if falls else answer.good:
+            return at, lived
+        await asyncio.sleep(0.2)
+    return None, lived
+
+
+@group("DATA-2", needs=("read", "write"))
+async def _killed(bench: Bench) -> Verdict:
+    first = await bench.write()
+    if not (first.answer.good and await bench.has(first)):
+        return Verdict.not_run("what is written cannot be read back, not even before the end")
+    done = await _write_until_killed(bench)
+    bench.service.kill()
+    if not done:
+        return Verdict.not_run("no write was acknowledged in 10 s")
+    await bench.start()
+    verdict = await _survivors(bench, done[-_LAST:], "SIGKILL")
+    if verdict.word == "fail":
+        bench.durable = False
+    return verdict
+
+
+async def _write_until_killed(bench: Bench) -> list[Written]:
+    """Let 4 writers write, and kill all of it meanwhile; return what was acknowledged."""
+    done: list[Written] = []
+    stop = asyncio.Event()
+
+    async def write() -> None:
+        while not stop.is_set():
+            written = await bench.write(patience=5)
+            if not written.answer.status:
+                return
+            if written.answer.good:
+                done.append(written)
+            else:
+                await asyncio.sleep(0.05)
+
+    async def kill() -> None:
+        await until(lambda: len(done) >= _LAST, 10.0, every=0.1)
+        bench.dirty = True
+        bench.service.signal_all(signal.SIGKILL)
+        stop.set()
+
+    await together(*(write() for _ in range(4)), kill())
+    return done
+
+
+@group("DATA-3", needs=("read", "write"))
+async def _repeated(bench: Bench) -> Verdict:
+    mark = bench.mark()
+    first, second = [await bench.write(mark, headers={"Idempotency-Key": mark}) for _ in range(2)]
+    if not first.answer.good:
+        return Verdict.not_run(f"a write with an Idempotency-Key was answered {first.answer}")
+    if second.answer.status in {409, 422}:
+        return Verdict.passes(f"the repetition was refused with {second.answer.status}")
+    same = first.id == second.id != mark
+    if not same and "{id}" not in bench.reading.path:
+        same = (await bench.read()).text.count(mark) == 1
+    if same and second.answer.good:
+        return Verdict.passes(f"both were answered with the id {first.id}")
+    return Verdict.fails("the same write under one Idempotency-Key had two effects")

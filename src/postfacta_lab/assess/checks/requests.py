@@ -1,0 +1,249 @@
+"""Requests that no one should send: without a right to, too large, ambiguous, malformed, all at once."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator, Mapping
+from itertools import count
+from typing import Any
+
+from ...engine.client import Answer, Outcome, ask, encode
+from ...engine.loops import closed_loop
+from ...engine.values import as_dict
+from ..bench import Bench
+from ..model import Verdict, group
+
+_JSON = {"Content-Type": "application/json"}
+_ORIGIN = "https://assess.example"
+_COMMON = frozenset({"type", "title", "status", "detail", "error", "message", "code", "errors"})
+_REQUEST_ID = re.compile(r"request_?id|correlation")
+_DOCUMENTS = ("/openapi.json", "/swagger.json", "/openapi.yaml", "/v3/api-docs")
+_LARGE, _HALF, _PIECE = 32 * 2**20, 16 * 2**20, 2**16
+_BODIES = (b"", b"{", b"[]", b"null", b'"text"', b"1e999", b"\xff\xfe", b"NaN", b"[" * 5000, b'{"a":' * 500, b"{}" * 3,
+           b'{"a":1,"a":2}', b"true", b"-", b'{"\\ud800": 1}')  # fmt: skip
+_VALUES: tuple[Any, ...] = (None, "", 0, -1, 10**30, True, [], {}, "x" * 100_000, "\x00", "\ud800", 1.5, float("nan"))  # fmt: skip
+_PATHS = ("/%00", "/%ff", "/..%2f..%2fetc/passwd", "//", "/%", "/" + "a" * 3000, "/%e2%82", "/;", "/%0a", "/🙂", "/0x0", "/-1")  # fmt: skip
+_QUERIES = ("?", "?a", "?limit=-1", "?limit=99999999999999999999", "?limit=%00", "?a=%ff")
+_METHODS = ("PUT", "PATCH", "DELETE", "TRACE", "OPTIONS")
+_INSIDE = re.compile(
+    r"Traceback \(most recent|^\s+at .+:\d+|goroutine \d+|\.(py|go|js|rb|java|php)[:\"' ]+(line )?\d+|SQLSTATE|psycopg|asyncpg\."
+    r"|node_modules|site-packages|syntax error at or near",
+    re.MULTILINE,
+)
+
+
+@group("SECU-1", needs=("read",))
+async def _cors(bench: Bench) -> Verdict:
+    write = bench.writing("assess")[0] if bench.spec.write else None
+    preflight = {
+        "Origin": _ORIGIN,
+        "Access-Control-Request-Method": write.method if write else "GET",
+        "Access-Control-Request-Headers": "authorization",
+    }
+    path = write.path if write else bench.read_path()
+    answers = [
+        await bench.call(path, "OPTIONS", headers=preflight, auth=False),
+        await bench.read(headers={"Origin": _ORIGIN}),
+    ]
+    allowed = [answer.headers.get("access-control-allow-origin", "") for answer in answers]
+    for origin, answer in zip(allowed, answers, strict=True):
+        credentials = answer.headers.get("access-control-allow-credentials", "").lower()
+        if credentials == "true" and origin in {_ORIGIN, "*", "null"}:
+            return Verdict.fails(f"{origin} is allowed with credentials")
+    if not {_ORIGIN, "*"}.isdisjoint(allowed):
+        return Verdict.scored(1.0 if bench.spec.public else 0.5, "any origin is allowed, without credentials")
+    return Verdict.passes("a foreign origin is allowed nothing")
+
+
+@group("SECU-2", needs=("write",))
+async def _anonymous(bench: Bench) -> Verdict:
+    answer = (await bench.write(auth=False)).answer
+    return Verdict.holds(answer.status in {401, 403}, f"the write without credentials was answered {answer}")
+
+
+@group("SECU-3", needs=("auth", "write"))
+async def _forged(bench: Bench) -> Verdict:
+    name, value = bench.spec.auth or ("Authorization", "")
+    scheme, _, token = value.rpartition(" ")
+    head, *rest = token.split(".")
+    none = base64.urlsafe_b64encode(b'{"alg": "none", "typ": "JWT"}').rstrip(b"=").decode()
+    payload = rest[0] if rest else base64.urlsafe_b64encode(b'{"sub":"admin"}').rstrip(b"=").decode()
+    forgeries = (
+        "",
+        token[:-1],
+        token + "x",
+        token.swapcase() if token.swapcase() != token else token + "0",
+        token[::-1] + "0",
+        f"{none}.{payload}.",
+        f"{head}.{payload}.{'A' * 43}",
+        "null",
+    )
+    accepted = 0
+    for forgery in forgeries:
+        answer = (await bench.write(headers={name: f"{scheme} {forgery}".strip()}, auth=False)).answer
+        accepted += answer.good
+    return Verdict.holds(not accepted, f"{accepted} of {len(forgeries)} forged credentials were accepted")
+
+
+@group("SECU-4", needs=("read",))
+async def _headers(bench: Bench) -> Verdict:
+    answers = [(await bench.read()).headers, (await bench.call("/assess-unknown")).headers]
+    sniff = all(headers.get("x-content-type-options", "").lower() == "nosniff" for headers in answers)
+    shown = any("x-powered-by" in it or re.search(r"\d", it.get("server", "")) for it in answers)
+    return Verdict.parts({"`nosniff`": sniff, "hidden versions": not shown})
+
+
+@group("OPER-7", needs=("read",))
+async def _errors(bench: Bench) -> Verdict:
+    path = bench.read_path().partition("?")[0]  # other paths may belong to another API, or to pages
+    answers = [await bench.call(f"{path}/assess-unknown"), await bench.call(path, "DELETE")]
+    if bench.spec.write:
+        write, _ = bench.writing("assess")
+        answers.append(await bench.call(write.path, write.method, body=b"{", headers=_JSON))
+    answers = [answer for answer in answers if answer.status >= 400]
+    shared = _COMMON.intersection(*(as_dict(answer.json) for answer in answers))
+    shaped = bool(answers and shared) and all(map(_has_id, answers))
+    described = [path for path in _DOCUMENTS if (await bench.call(path)).good]
+    return Verdict.parts(
+        {"errors in one JSON shape with a request id": shaped, "a document of the API": bool(described)}
+    )
+
+
+def _has_id(answer: Answer) -> bool:
+    return "x-request-id" in answer.headers or bool(_REQUEST_ID.search(json.dumps(answer.json).lower()))
+
+
+@group("INPT-1", "INPT-2", "INPT-3", needs=("read",))
+async def _inputs(bench: Bench) -> Mapping[str, Verdict]:
+    bodies = await _bodies(bench)
+    large = {f"X-Assess-{number}": "x" * 4000 for number in range(256)}
+    answer = await bench.call(bench.read_path(), headers=large)
+    score = 1.0 if answer.status in {400, 413, 431, 494} else 0.0 if answer.status else 0.5
+    port, requests = bench.service.port, _ambiguous(bench).items()
+    served = [name for name, data in requests if (await ask(port, data, patience=4)).good]
+    said = f"of {len(requests)} ambiguous requests were served: {', '.join(served) or 'none'}"
+    return {
+        "INPT-1": bodies,
+        "INPT-2": Verdict.scored(score, f"1 MiB of headers was answered {answer}"),
+        "INPT-3": Verdict.holds(not served, said),
+    }
+
+
+async def _bodies(bench: Bench) -> Verdict:
+    if bench.spec.write is None:
+        return Verdict.not_run("the service file names no write")
+    scores: list[float] = []
+    said: list[str] = []
+    for way, headers in (
+        ("by length", {"Content-Length": str(_LARGE)}),
+        ("in chunks", {"Transfer-Encoding": "chunked"}),
+    ):
+        sent, grown, answer = await _large(bench, headers)
+        said.append(f"{way}: {answer} after {sent // 2**20} MiB")
+        bounded = answer.status == 413 or (not answer.good and grown < 16 * 2**20)
+        scores.append(1.0 if sent <= _HALF and not answer.good else 0.5 if bounded else 0.0)
+    return Verdict.scored(min(scores), "; ".join(said))
+
+
+async def _large(bench: Bench, way: Mapping[str, str]) -> tuple[int, int, Answer]:
+    """Return how much it took before it answered or closed, by how much its memory grew meanwhile, and the answer."""
+    write, _ = bench.writing("assess-large")
+    try:
+        connection = await bench.connect()
+    except OSError:
+        return 0, 0, Answer(broken=Outcome.REFUSED)
+    await connection.send(encode(write.method, write.path, bench.headers({**_JSON, **way})))
+    frame = piece = b'"' + b"x" * (_PIECE - 2) + b'"'
+    if chunked := "Transfer-Encoding" in way:
+        frame = f"{_PIECE:x}\r\n".encode() + piece + b"\r\n"
+    sent, before, most = 0, bench.service.memory(), 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal sent, most
+        while sent < _LARGE:
+            yield frame
+            sent += _PIECE
+            if sent % (4 * 2**20) == 0:
+                most = max(most, bench.service.memory())
+        if chunked:
+            yield b"0\r\n\r\n"
+
+    answer = await connection.drip(pieces(), patience=20, method=write.method)
+    connection.close()
+    return sent, most - before, answer
+
+
+def _ambiguous(bench: Bench) -> dict[str, bytes]:
+    write, body = bench.writing("assess-ambiguous")
+    method, path = (write.method, write.path) if bench.spec.write else ("GET", bench.read_path())
+    head = encode(method, path, bench.headers(_JSON))[:-2]
+    length = str(len(body)).encode()
+    chunks = f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n"
+    sized = head + b"Content-Length: " + length + b"\r\n"
+    return {
+        "length and chunks": sized + b"Transfer-Encoding: chunked\r\n\r\n" + chunks,
+        "two lengths": sized + b"Content-Length: 1\r\n\r\n" + body,
+        "space before the colon": head + b"Content-Length : " + length + b"\r\n\r\n" + body,
+        "negative length": head + b"Content-Length: -1\r\n\r\n" + body,
+        "length with a plus": head + b"Content-Length: +" + length + b"\r\n\r\n" + body,
+        "unknown coding": head + b"Transfer-Encoding: xchunked\r\n\r\n" + chunks,
+        "broken chunk": head + b"Transfer-Encoding: chunked\r\n\r\n" + b"zz\r\n" + body + b"\r\n0\r\n\r\n",
+    }
+
+
+@group("CRSH-1", "CRSH-3", needs=("read",))
+async def _malformed(bench: Bench) -> Mapping[str, Verdict]:
+    answers: list[Answer] = []
+    for method, path, body in _requests(bench):
+        headers = {} if body is None else _JSON
+        answers.append(await bench.call(path, method, body=body, headers=headers, patience=8))
+    wrong = sum(answer.status >= 500 or not answer.status for answer in answers)
+    share = wrong / len(answers)
+    score = 1.0 if not wrong else 0.75 if share <= 1 / 32 else 0.5 if share <= 1 / 8 else 0.0
+    said = f"{wrong} of {len(answers)} malformed requests were answered 5xx or not at all"
+    shown = next((found[0].strip() for answer in answers if (found := _INSIDE.search(answer.text))), "")
+    return {
+        "CRSH-1": Verdict.scored(score, said) if bench.service.is_running else Verdict.fails("it died"),
+        "CRSH-3": Verdict.holds(not shown, f"answers show of the inside: {shown or 'nothing'}"),
+    }
+
+
+def _requests(bench: Bench) -> Iterator[tuple[str, str, bytes | None]]:
+    """Yield malformed requests: method, path, body."""
+    if bench.spec.write is not None:
+        write, whole = bench.writing("assess-malformed")
+        for body in (*_BODIES, *_broken_fields(as_dict(json.loads(whole)))):
+            yield write.method, write.path, body
+    yield from (("GET", path.encode().decode("latin-1"), None) for path in _PATHS)
+    yield from (("GET", bench.read_path() + query, None) for query in _QUERIES)
+    yield from ((method, bench.read_path(), None) for method in _METHODS)
+
+
+def _broken_fields(body: dict[str, Any]) -> Iterator[bytes]:
+    for number, key in enumerate(list(body)[:4]):
+        yield json.dumps({name: value for name, value in body.items() if name != key}).encode()
+        for value in _VALUES if number < 2 else _VALUES[:6]:
+            yield json.dumps({**body, key: value}).encode()
+
+
+@group("CRSH-2", needs=("read",))
+async def _at_once(bench: Bench) -> Verdict:
+    numbers = count(1)
+
+    async def one() -> Answer:
+        number = next(numbers)
+        if bench.spec.write is not None and number % 2 and number < 8000:
+            return (await bench.write(patience=15)).answer
+        return await bench.read(patience=15)
+
+    before = set(bench.service.leaves())
+    flood = await closed_loop(one, callers=32, seconds=6.0, requests=10_000)
+    of = f"{len(flood.answers)} requests of 32 callers"
+    errors = sum(answer.status >= 500 and answer.status != 503 for _, answer in flood.answers)
+    if not bench.service.is_running:
+        return Verdict.fails(f"it died after {of}: code {bench.service.code}")
+    if gone := before.difference(bench.service.leaves()):
+        return Verdict.fails(f"{len(gone)} of its processes died within {of}")
+    return Verdict.holds(not errors, f"{errors} of {of} were answered 5xx")

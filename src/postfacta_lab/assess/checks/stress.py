@@ -1,0 +1,339 @@
+"""Stress: the database is cut, silent, slow or not there yet; callers are too slow, too many, or one too often."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from itertools import count
+from operator import itemgetter
+from statistics import median
+from time import monotonic
+
+from ...engine.client import Answer, Outcome, encode
+from ...engine.loops import Flood, closed_loop, open_loop, slow_clients
+from ..bench import HAS_PROC, Bench, together
+from ..model import Verdict, group
+
+_CUT, _SILENT, _SETTLED, _EACH = 5.0, 8.0, 6.0, 0.15
+_CROWD = 4.0
+_Asked = tuple[float, str, Answer]  # when it was due, whether it reads or writes
+_CLIENTS, _BESIDE = 75, 60
+_PATIENCE = 35.0  # of slow clients
+_SECONDS, _MOST_RATE, _RATIONED = 8.0, 500.0, 80.0
+_STRANGER = "127.0.0.2" if HAS_PROC else ""  # other systems than Linux have one address alone
+
+
+@group("DEP-2", "DEP-3", "DEP-4", "TIME-4", needs=("read", "database"), fresh=True, quick=False)
+async def _outages(bench: Bench) -> Mapping[str, Verdict]:
+    link, writes = bench.link, bench.spec.write is not None
+    await link.stop()
+    cut = await _ask_for(bench, _CUT)
+    await link.heal()
+    after_cut = await bench.recovers(3, within=20, patience=2, writes=writes)
+    await link.freeze()
+    silent = await _ask_for(bench, _SILENT, patience=32.0)
+    await link.stop()  # what was silent is dropped, as by a router that comes back
+    await link.heal()
+    after_silence = await bench.recovers(3, within=20, patience=2, writes=writes)
+    return {
+        "DEP-2": _unavailable(bench, cut),
+        "DEP-3": _recovery(after_cut, after_silence),
+        "DEP-4": _not_waited([answer for due, _, answer in silent if due >= _SETTLED]),
+        "TIME-4": _limited([answer for _, _, answer in silent]),
+    }
+
+
+async def _ask_for(bench: Bench, seconds: float, patience: float = 12.0) -> list[_Asked]:
+    """Read and write, one each 0.15 s, whether or not they are answered."""
+    number = count()
+    writes = bench.spec.write is not None
+
+    async def one() -> Answer:
+        if writes and next(number) % 2:
+            return (await bench.write(patience=patience)).answer
+        return await bench.read(patience=patience)
+
+    flood = await open_loop(one, rate=1 / _EACH, seconds=seconds)
+    return [
+        (due, "write" if writes and place % 2 else "read", answer)
+        for place, (due, answer) in enumerate(sorted(flood.answers, key=itemgetter(0)))
+    ]
+
+
+def _unavailable(bench: Bench, asked: list[_Asked]) -> Verdict:
+    answers = [answer for _, _, answer in asked]
+    facts = [(round(due, 2), answer.status) for due, _, answer in asked]
+    acknowledged = sum(kind == "write" and answer.good for _, kind, answer in asked)
+    if acknowledged and bench.durable is not False:
+        return Verdict.fails(f"{acknowledged} writes were acknowledged while the database was cut", cut=facts)
+    if hung := sum(not answer.status for answer in answers):
+        return Verdict.fails(f"{hung} of {len(answers)} were not answered", cut=facts)
+    right = sum(_is_right(kind, answer) for _, kind, answer in asked)
+    slowest, seen = max(answer.seconds for answer in answers), ", ".join(sorted({*map(str, answers)}))
+    mostly = all(answer.status >= 500 or answer.good for answer in answers)
+    score = 1.0 if right == len(asked) and slowest <= 1 else 0.5 if mostly else 0.25
+    said = f"{right} of {len(asked)} were answered by 503 with Retry-After, or stale, within {slowest:.1f} s ({seen})"
+    return Verdict.scored(score, said, sure=slowest <= 1, cut=facts)
+
+
+def _is_right(kind: str, answer: Answer) -> bool:
+    return (answer.status == 503 and "retry-after" in answer.headers) or (kind == "read" and answer.good)
+
+
+def _p95(answers: list[Answer]) -> float:
+    return sorted(answer.seconds for answer in answers)[int(0.95 * (len(answers) - 1))]
+
+
+def _recovery(*after: float | None) -> Verdict:
+    cut, silence = ("never" if at is None else f"after {at:.1f} s" for at in after)
+    worst = max(20.0 if at is None else at for at in after)
+    return Verdict.within(worst, f"good again {cut} of a cut, {silence} of silence", full=5, half=15)
+
+
+def _not_waited(answers: list[Answer]) -> Verdict:
+    if not answers:
+        return Verdict.not_run("too little was asked")
+    p95 = _p95(answers)
+    said = f"after {_SETTLED:g} s of silence, p95 was {p95:.2f} s"
+    return Verdict.within(p95, said, full=1, half=3, sure=p95 >= 10 or not any(it.status for it in answers))
+
+
+def _limited(answers: list[Answer]) -> Verdict:
+    if unanswered := sum(not answer.status for answer in answers):
+        said = f"{unanswered} of {len(answers)} requests were not answered within 32 s of silence"
+        return Verdict.fails(said, sure=True)
+    slowest = max(answer.seconds for answer in answers)
+    said = f"with a silent database, the slowest answer took {slowest:.1f} s"
+    return Verdict.within(slowest, said, full=10, half=40)
+
+
+@group("DEP-5", needs=("read", "database"), fresh=True, quick=False)
+async def _pool(bench: Bench) -> Verdict:
+    link, most = bench.link, bench.spec.database.max_connections if bench.spec.database else 0
+    await link.delay(0.05)
+    link.count_anew()
+    flood = await closed_loop(lambda: bench.read(patience=15), callers=60, seconds=_CROWD)
+    opened, at_once, asked = link.opened, link.most, max(len(flood.answers), 1)
+    await link.heal()
+    odd = sorted({str(answer) for _, answer in flood.answers if not (answer.good or answer.refused)})
+    said = f"{at_once} connections at most for 60 callers, {opened} opened for {asked} requests; {most} are allowed"
+    if at_once > 2 * most:
+        return Verdict.fails(said, sure=True)
+    if odd:
+        return Verdict.fails(f"{said}; answers were also {', '.join(odd)}")
+    return Verdict.scored(1.0 if at_once <= most and opened / asked < 0.3 else 0.5, said)
+
+
+@group("DEP-1", needs=("read", "database"), quick=False)
+async def _absent(bench: Bench) -> Verdict:
+    await bench.link.stop()
+    await bench.start(wait=False)
+    bench.dirty = True
+    began, lived = monotonic(), False
+    while (at := monotonic() - began) < 8:
+        if not bench.service.is_running:
+            await bench.link.heal()
+            said = f"it ended after {at:.1f} s without its database, with code {bench.service.code}"
+            return Verdict.fails(said, sure=True)
+        lived = lived or (bench.spec.live != "" and (await bench.call(bench.spec.live, patience=2)).good)
+        await asyncio.sleep(0.1)
+    await bench.link.heal()
+    if (took := await bench.recovers(1, within=15, patience=2, pause=0.1)) is None:
+        return Verdict.scored(0.25 if lived else 0.0, "it did not serve within 15 s of the database's return")
+    said = (
+        f"it was {'' if lived else 'not '}live without its database, and served {took:.1f} s after its return"
+    )
+    return Verdict.scored(1.0 if lived else 0.5, said)
+
+
+@group("TIME-1", "TIME-2", "TIME-3", needs=("read",), fresh=True, quick=False)
+async def _dripping(bench: Bench) -> Mapping[str, Verdict] | Verdict:
+    head = encode("GET", bench.read_path(), bench.headers({"X-Assess": "x" * 400}))
+    write, body = bench.writing(bench.mark())
+    large = {"Content-Type": "application/json", "Content-Length": str(len(body) + 400)}
+    whole = encode(write.method, write.path, bench.headers(large))
+    headers, bodies, beside = await together(
+        _drip(bench, b"", head, clients=_CLIENTS),
+        _drip(bench, whole, b" " * 400, clients=_CLIENTS if bench.spec.write else 0),
+        _read_beside(bench),
+    )
+    if not bench.service.is_running:
+        return Verdict.fails(f"it died: code {bench.service.code}", sure=True)
+    return {
+        "TIME-1": _ended(headers, "headers"),
+        "TIME-2": _ended(bodies, "bodies"),
+        "TIME-3": _unharmed(beside, bench.calm),
+    }
+
+
+async def _drip(bench: Bench, first: bytes, rest: bytes, *, clients: int) -> list[Answer]:
+    return await slow_clients(bench.connect, first, rest, clients=clients, every=0.5, patience=_PATIENCE)
+
+
+async def _read_beside(bench: Bench) -> list[Answer]:
+    await asyncio.sleep(1.0)
+    answers: list[Answer] = []
+    for _ in range(_BESIDE):
+        answers.append(await bench.read(patience=5))
+        await asyncio.sleep(0.04)
+    return answers
+
+
+def _ended(ends: list[Answer], what: str) -> Verdict:
+    if not ends:
+        return Verdict.not_run("the service file names no write")
+    known = [end.seconds for end in ends if end.outcome is not Outcome.TIMEOUT]
+    if left := len(ends) - len(known):
+        said = f"{left} of {len(ends)} clients with slow {what} were not ended within {_PATIENCE:.0f} s"
+        return Verdict.fails(said, sure=not known)
+    said = f"all {len(ends)} clients with slow {what} were ended within {max(known):.1f} s"
+    return Verdict.scored(1.0 if max(known) <= 30 else 0.5, said, last=max(known))
+
+
+def _unharmed(answers: list[Answer], calm: float) -> Verdict:
+    failed, p95 = sum(not answer.good for answer in answers), _p95(answers)
+    said = f"{failed} of {len(answers)} reads beside them failed, p95 {p95 * 1000:.0f} ms"
+    quick = p95 <= max(5 * calm, 0.5)
+    return Verdict.scored(1.0 if not failed and quick else 0.5 if failed <= 3 else 0.0, said, p95=p95)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is asked of it and what it could answer, a second; how soon it must, and how long one caller alone waits."""
+
+    rate: float
+    possible: float
+    within: float
+    alone: float = 0.0
+
+
+@group("LOAD-1", "LOAD-2", "LOAD-3", "HLTH-3", needs=("read", "proc"), fresh=True, quick=False)
+async def _overload(bench: Bench) -> Mapping[str, Verdict] | Verdict:
+    async with AsyncExitStack() as stack:
+        plan = await _make_slow(bench, stack)
+        if isinstance(plan, Verdict):
+            return plan
+        memory = bench.service.memory()
+        async with asyncio.TaskGroup() as tasks:
+            probes = tasks.create_task(_probe(bench))
+            patience = max(4, 2 * plan.within)
+            flood = await open_loop(lambda: bench.read(patience=patience), rate=plan.rate, seconds=_SECONDS)
+        grown = bench.service.memory() - memory
+        after = await bench.recovers(5, within=12 + 5 * plan.alone, patience=3 + plan.alone)
+    await bench.heal()
+    if flood.lateness > 0.8 * float(bench.shared["busy"]):
+        return Verdict.not_run(f"the machine is too busy: the generator was {flood.lateness:.1f} s late")
+    verdicts = {
+        "LOAD-1": _goodput(flood, plan),
+        "LOAD-2": _refusals(flood, plan),
+        "LOAD-3": _well(bench, None if after is None else max(0.0, after - 5 * plan.alone), grown),
+        "HLTH-3": _probed(bench, probes.result()),
+    }
+    if verdicts["LOAD-2"].score > 0 or any(answer.refused for _, answer in flood.answers):
+        return verdicts
+    # That many wait, and no one is refused, does not come of a busy machine.
+    return {name: replace(it, facts={**it.facts, "sure": True}) for name, it in verdicts.items()}
+
+
+async def _make_slow(bench: Bench, stack: AsyncExitStack) -> _Plan | Verdict:
+    if bench.spec.database and bench.durable is not False:
+        await bench.link.delay(0.4)
+        # A service that crosses the slow link several times answers no one sooner.
+        alone = median([(await bench.read(patience=8)).seconds for _ in range(3)])
+        capacity = await _capacity(bench)
+        if capacity > _MOST_RATE / 2:
+            return Verdict.not_run(f"{capacity:.0f} reads a second do not need the slow database")
+        if not capacity:
+            return Verdict.not_run("nothing was served while the database was slow")
+        return _Plan(min(5 * capacity, _MOST_RATE), capacity, max(1.0, 2 * alone), alone)
+    full = await _capacity(bench, callers=16, seconds=1.5)
+    await stack.enter_async_context(bench.service.rationed(min(1.0, max(0.03, _RATIONED / max(full, 1)))))
+    capacity, nothing = await _capacity(bench, callers=8), await _capacity(bench, callers=8, nothing=True)
+    for factor in (5, 3, 2):
+        refused = 1 / max(nothing, capacity * 1.001)
+        possible = (1 - factor * capacity * refused) / (1 / capacity - refused) if capacity else 0.0
+        if possible >= capacity / 2:
+            return _Plan(min(factor * capacity, _MOST_RATE), min(possible, capacity), 0.5)
+    return Verdict.not_applicable(
+        "a refusal costs as much as an answer, so that shedding would have no point"
+    )
+
+
+async def _capacity(bench: Bench, callers: int = 48, seconds: float = 3.0, *, nothing: bool = False) -> float:
+    async def ask() -> Answer:
+        return await (bench.call("/assess-nothing", patience=8) if nothing else bench.read(patience=8))
+
+    flood = await closed_loop(ask, callers=callers, seconds=seconds)
+    answered = sum(answer.good or (nothing and answer.status > 0) for _, answer in flood.answers)
+    return answered / flood.seconds
+
+
+async def _probe(bench: Bench) -> list[bool]:
+    """Ask for liveness, four times a second."""
+    answers, began = list[bool](), monotonic()
+    while bench.spec.live and monotonic() - began < _SECONDS:
+        answer = await bench.call(bench.spec.live, patience=2)
+        answers.append(answer.good and answer.seconds <= 1)
+        await asyncio.sleep(0.25)
+    return answers
+
+
+def _goodput(flood: Flood, plan: _Plan) -> Verdict:
+    possible = plan.possible * _SECONDS
+    share, later = flood.good(plan.within) / possible, flood.good(2 * plan.within) / possible
+    score = 1.0 if share >= 0.8 else 0.75 if share >= 0.5 else 0.5 if later >= 0.5 else 0.0
+    said = f"at {plan.rate:.0f} requests a second, {100 * share:.0f} % of the possible {plan.possible:.0f} were served in time"
+    good = flood.good(plan.within) / _SECONDS
+    return Verdict.scored(score, said, offered=plan.rate, possible=plan.possible, good=good)
+
+
+def _refusals(flood: Flood, plan: _Plan) -> Verdict:
+    others = [answer for _, answer in flood.answers if not answer.good]
+    if len(others) < 0.1 * len(flood.answers):
+        slow = sum(answer.seconds > 2 * plan.within for _, answer in flood.answers)
+        said = f"{len(others)} were refused, {slow} waited"
+        return Verdict.holds(slow <= len(flood.answers) / 4, said)
+    polite = sum(it.refused and it.seconds <= 0.6 and "retry-after" in it.headers for it in others)
+    share = polite / len(others)
+    said = f"{polite} of {len(others)} that were not served got 429 or 503 with Retry-After within 0.6 s"
+    return Verdict.scored(1.0 if share >= 0.95 else 0.5 if share >= 0.5 else 0.0, said)
+
+
+def _well(bench: Bench, after: float | None, grown: int) -> Verdict:
+    if not bench.service.is_running:
+        return Verdict.fails("it died")
+    if after is None:
+        return Verdict.fails("it was not well within 12 s of the end of the load")
+    said = f"five good answers in a row {after:.1f} s after the load; memory grew by {max(grown, 0) // 2**20} MiB"
+    return Verdict.scored(1.0 if after <= 5 and grown <= 100 * 2**20 else 0.5, said, memory=grown)
+
+
+def _probed(bench: Bench, answers: list[bool]) -> Verdict:
+    if not answers:
+        return Verdict.fails("no probe was found", sure=True)
+    good, of = sum(answers), len(answers)
+    said = f"{good} of {of} probes of {bench.spec.live} were answered within 1 s under overload"
+    return Verdict.share(good, of, said)
+
+
+@group("RATE-1", needs=("read",), deployed=True)
+async def _rate_limit(bench: Bench) -> Verdict:
+    # Servers trust what a proxy on 127.0.0.1 says of its callers; a stranger has another address.
+    bench.dirty, bench.source = True, _STRANGER
+    refused: list[Answer] = []
+    sent, began = 0, monotonic()
+    while not refused and sent < 1500 and monotonic() - began < 40:
+        refused = [it for it in await together(*(bench.read() for _ in range(10))) if it.status == 429]
+        sent += 10
+    if not refused:
+        said = f"{sent} requests of one caller, and none was refused with 429"
+        return Verdict.fails(said) if sent >= 1000 else Verdict.not_run(f"{said}: too few in 40 s")
+    plain = others = 0
+    for number in range(1, 16):  # in turn, since some are let in as time goes by
+        plain += (await bench.read()).status == 429
+        others += (await bench.read(headers={"X-Forwarded-For": f"203.0.113.{number}"})).status == 429
+    evaded, hinted = others < plain / 2, "retry-after" in refused[0].headers
+    said = "; evaded by X-Forwarded-For" if evaded else "" if hinted else "; without Retry-After"
+    return Verdict.scored(1.0 if hinted and not evaded else 0.5, f"refused after {sent} requests{said}")

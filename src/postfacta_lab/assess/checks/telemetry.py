@@ -1,0 +1,188 @@
+"""Logs, traces, metrics: ids are searched for, requests are counted, whatever the format or the name is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import secrets
+from collections.abc import Callable, Mapping
+
+from ...engine.values import Series, growth
+from ..bench import Bench
+from ..model import Verdict, group
+
+_ID_HEADERS = ("x-request-id", "request-id", "x-correlation-id", "x-amzn-requestid", "x-trace-id")
+_DURATION = re.compile(
+    r'"?[\w.]*(dur|elapsed|latency|took|time|_ms|ms|seconds)[\w.]*"?\s*[=:]\s*"?\d', re.IGNORECASE
+)
+_BARE_DURATION = re.compile(r"\d\s?(ms|µs|us|s)\b")
+_PAIR = re.compile(r'\b[\w.]+=("[^"]*"|\S+)')
+_SENT, _MISSED = 23, 11
+_NO_GAUGES = ("_total", "_count", "_sum", "_bucket", "_created")
+_Scrape = Mapping[Series, float]
+
+
+@group("LOGS-1", "LOGS-2", "LOGS-3", "LOGS-4", "TRAC-1", "TRAC-2", needs=("read",))
+async def _logs(bench: Bench) -> Mapping[str, Verdict]:
+    given, trace, mark = f"assess{secrets.token_hex(8)}", secrets.token_hex(16), secrets.token_hex(6)
+    before = len(bench.log())
+    answers = [await bench.read() for _ in range(2)]
+    taken = await bench.read(headers={"X-Request-ID": given})
+    await bench.read(headers={"traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"})
+    token, cookie, key = (f"assess{secrets.token_hex(8)}" for _ in range(3))
+    path = bench.read_path()
+    asked = f"{path}{'&' if '?' in path else '?'}access_token={token}"
+    await bench.call(asked, headers={"Cookie": f"session={cookie}", "X-Api-Key": key})
+    await bench.call(f"/assess{mark}%0d%0aassess-forged-{mark}%20level=error")
+    spans = await _spans(bench, trace)
+    log = bench.log()[before:]
+    ids = [_id_of(answer.headers) for answer in answers]
+    traced = trace in log.lower()
+    return {
+        "LOGS-1": _parsed(log),
+        "LOGS-2": _request_ids(ids, log, taken=_id_of(taken.headers) == given and given in log),
+        "LOGS-3": _access(log, path.partition("?")[0]),
+        "LOGS-4": _kept_clean(log, (token, cookie, key), f"assess-forged-{mark}"),
+        "TRAC-1": Verdict.holds(traced, f"the trace id {'stands' if traced else 'is not'} in the log"),
+        "TRAC-2": spans,
+    }
+
+
+async def _spans(bench: Bench, trace: str) -> Verdict:
+    for _ in range(40 if bench.collector.bytes or bench.log() else 10):
+        if bench.collector.has(trace):
+            return Verdict.passes("the collector got spans of the caller's trace")
+        await asyncio.sleep(0.1)
+    if bench.collector.bytes:
+        return Verdict.scored(0.5, "the collector got spans, none of them of the caller's trace")
+    return Verdict.fails("the collector got no spans")
+
+
+def _parsed(log: str) -> Verdict:
+    lines = [line for line in log.splitlines() if line.strip()]
+    if not lines:
+        return Verdict.fails("it logged nothing")
+    pairs = sum(len(_PAIR.findall(line)) >= 3 for line in lines)
+    objects = sum(map(_is_object, lines))
+    said = f"{max(objects, pairs)} of {len(lines)} lines are {'JSON' if objects >= pairs else 'key=value'}"
+    return Verdict.scored(max(objects, 0.75 * pairs) / len(lines), said)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _id_of(headers: Mapping[str, str]) -> str:
+    return next((headers[name] for name in _ID_HEADERS if name in headers), "")
+
+
+def _request_ids(ids: list[str], log: str, *, taken: bool) -> Verdict:
+    own = all(ids) and len(set(ids)) == len(ids)
+    parts = {"an id for each answer": own, "it in the log": own and all(identity in log for identity in ids)}
+    return Verdict.parts({**parts, "a given X-Request-ID taken over": own and taken})
+
+
+def _access(log: str, path: str) -> Verdict:
+    names = {path, path.rpartition("/")[0]} - {""}
+    lines = [
+        line
+        for line in log.splitlines()
+        if "GET" in line and "200" in line and any(name in line for name in names)
+    ]
+    if not lines:
+        return Verdict.fails("no line with method, path and status")
+    if any(_DURATION.search(line) or _BARE_DURATION.search(line) for line in lines):
+        return Verdict.passes("a line with method, path, status and duration")
+    return Verdict.scored(0.5, "a line with method, path, status, no duration")
+
+
+def _kept_clean(log: str, kept: tuple[str, ...], forged: str) -> Verdict:
+    if shown := sum(secret in log for secret in kept):
+        return Verdict.fails(f"{shown} of {len(kept)} secrets stand in the log")
+    if any(line.lstrip().startswith(forged) for line in log.splitlines()):
+        return Verdict.fails("a caller could forge a line")
+    return Verdict.passes("no secret, no forged line")
+
+
+@group("METR-1", "METR-2", "METR-3", "METR-4", "METR-5", needs=("read", "metrics"))
+async def _metrics(bench: Bench) -> Mapping[str, Verdict]:
+    await bench.read()
+    before = await bench.scrape()
+    for _ in range(_SENT):
+        await bench.read()
+    after = await bench.scrape()
+    for _ in range(_MISSED):
+        await bench.call("/assess-unknown")
+    missed = await bench.scrape()
+    counted = [series for series, by in growth(before, after) if by == _SENT]
+    errors = [series for series, by in growth(after, missed) if by == _MISSED]
+    buckets = {series.name for series in after if series.name.endswith("_bucket")}
+    return {
+        "METR-1": _counted(bench, counted),
+        "METR-2": _any(counted, lambda it: it.name.removesuffix("count") + "bucket" in buckets, "of buckets"),
+        "METR-3": _any(errors, lambda it: it.says("404") or it.says("4xx"), "with a label that says 404"),
+        "METR-4": await _cardinality(bench, missed),
+        "METR-5": await _saturation(bench),
+    }
+
+
+def _any(counted: list[Series], fits: Callable[[Series], bool], what: str) -> Verdict:
+    name = next((series.name for series in counted if fits(series)), "")
+    return Verdict.holds(bool(name), f"{name or 'no series'} {what} went up by the number of requests")
+
+
+def _counted(bench: Bench, counted: list[Series]) -> Verdict:
+    if not counted:
+        return Verdict.fails(f"no series went up by {_SENT} with {_SENT} requests")
+    path = bench.reading.path.partition("{")[0].partition("?")[0].rstrip("/")
+    unsaid = [(series.name, _unsaid(series, path)) for series in counted]
+    name, missing = min(unsaid, key=lambda it: len(it[1]))
+    said = f"{name} went up by exactly {_SENT}{', without ' if missing else ''}{' and '.join(missing)}"
+    return Verdict.scored((1.0, 0.75, 0.5, 0.0)[len(missing)], said)
+
+
+def _unsaid(series: Series, path: str) -> list[str]:
+    """Name what no label says; a route is the template of the read, not its raw path with an id."""
+    routes = [value for _, value in series.labels if "/" in value and "assess-" not in value]
+    said = {
+        "method": series.says("GET"),
+        "status": series.says("200") or series.says("2xx"),
+        "route": any(re.split("[{:<]", route)[0].rstrip("/").endswith(path) for route in routes),
+    }
+    return [name for name, there in said.items() if not there]
+
+
+async def _cardinality(bench: Bench, before: _Scrape) -> Verdict:
+    for number in range(120):
+        await bench.call(f"/assess-{number:x}-{number * 7919:x}")
+    for number in range(20):
+        await bench.call(bench.read_path(), f"ASSESS{chr(65 + number)}")
+    new = len((await bench.scrape()).keys() - before.keys())
+    return Verdict.within(
+        new, f"120 unknown paths and 20 unknown methods made {new} new series", full=20, half=60
+    )
+
+
+async def _saturation(bench: Bench) -> Verdict:
+    idle = await bench.scrape()
+    held = [await bench.hold() for _ in range(3)] if bench.spec.write else []
+    gauge = False
+    if held:
+        await asyncio.sleep(0.4)
+        grown = growth(idle, await bench.scrape())
+        gauge = any(by == len(held) and not series.name.endswith(_NO_GAUGES) for series, by in grown)
+    for request in held:
+        await request.finish(5)
+    names = " ".join(series.name.lower() for series in idle)
+    parts = {
+        "requests in flight": gauge,
+        "memory and processor": ("memory" in names or "resident" in names) and "cpu" in names,
+        "the pool": any(word in names for word in ("pool", "connection", "sql", "checkedout")),
+    }
+    if bench.durable is False and bench.spec.database is None:
+        del parts["the pool"]
+    return Verdict.parts(parts)

@@ -1,0 +1,237 @@
+"""Reports: one document of a run, as JSON, and every other format that is made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from html import escape
+from typing import Any
+
+from ..engine.junit import Case, suite
+from ..engine.page import Series, badge as word, chart, page, section, table
+from .grade import CAPS, grade
+from .model import Entry, Outcome, Verdict, rubric
+from .runner import Run
+
+__all__ = ["badge", "changes", "document", "grade_text", "html", "junit", "line", "markdown", "sarif", "summary", "worse"]  # fmt: skip
+
+Found = Mapping[str, Any]  # a document, or a check of it
+_SCHEMA = 1
+_SIGNS = {"pass": "+", "partial": "~", "fail": "-", "error": "!"}
+_COLOURS = {"A": "#2e7d32", "B": "#558b2f", "C": "#b26a00", "D": "#c62828", "F": "#8e0000"}
+_GREY = "#616161"
+# Facts that make a plot.
+_PLOTS = {
+    "around_sigterm": "answers to new connections after SIGTERM",
+    "cut": "answers while the database was cut",
+}
+
+# The document
+
+
+def document(run: Run) -> dict[str, Any]:
+    """Return all that was found, with the grade and what would raise it."""
+    catalogue = rubric()
+    graded = grade(catalogue, {name: it for name, it in run.verdicts.items() if name in catalogue.entries})
+    shown = {**asdict(graded), "text": str(graded)}
+    shown.update(points=round(graded.points, 1), measured=round(graded.measured, 3))
+    del shown["steps"]
+    return {
+        "schema": _SCHEMA,
+        "rubric": catalogue.version,
+        "service": run.name,
+        "grade": shown,
+        "steps": [{**asdict(step), "gain": round(step.gain, 1)} for step in graded.steps],
+        "seconds": round(run.seconds, 1),
+        "machine": dict(run.machine),
+        "checks": [_check(run, entry) for entry in catalogue.entries.values()],
+        "own": [_check(run, entry) for entry in run.own.values()],
+    }
+
+
+def _check(run: Run, entry: Entry) -> dict[str, Any]:
+    verdict = run.verdicts.get(entry.id, Verdict.not_run("not chosen"))
+    shown = ("id", "title", "category", "item", "gate", "harden", "without", "page")
+    return {**{name: getattr(entry, name) for name in shown}, **asdict(verdict), "word": verdict.word}
+
+
+def grade_text(found: Found) -> str:
+    """Return the letter or the range, and what was declared away, as every format shows it."""
+    declared = found["grade"]["declared"]
+    return str(found["grade"]["text"]) + (f" (declared: {declared})" if declared else "")
+
+
+def _figures(found: Found) -> str:
+    grade = found["grade"]
+    return f"{grade['points']:.0f} points, {100 * grade['measured']:.0f} % measured, {found['seconds']:.0f} s"
+
+
+def _all(found: Found) -> list[Found]:
+    return [*found["checks"], *found["own"]]
+
+
+def _categories(found: Found) -> Iterator[tuple[str, str, float, list[Found]]]:
+    """Yield each heading with its mean score, in words and as a share, and its checks."""
+    for name in dict.fromkeys(check["category"] for check in found["checks"]):
+        checks = [check for check in found["checks"] if check["category"] == name]
+        scores = [check["score"] for check in checks if check["outcome"] == Outcome.MEASURED]
+        mean = sum(scores) / len(scores) if scores else 0.0
+        yield name, f"{100 * mean:.0f} %" if scores else "not measured", mean, checks
+
+
+def changes(old: Found, new: Found) -> Iterator[tuple[str, Found, Found]]:
+    """Yield each check whose word or score is another one."""
+    before = {check["id"]: check for check in _all(old)}
+    for check in _all(new):
+        was = before.get(check["id"])
+        if was is not None and (was["word"], was["score"]) != (check["word"], check["score"]):
+            yield check["id"], was, check
+
+
+def worse(old: Found, new: Found) -> list[str]:
+    """Return the checks that were measured both times and got worse."""
+    return [
+        name
+        for name, was, now in changes(old, new)
+        if was["outcome"] == now["outcome"] == Outcome.MEASURED and now["score"] < was["score"]
+    ]
+
+
+# For a terminal
+
+
+def line(name: str, verdict: Verdict) -> str:
+    return f"{_SIGNS.get(verdict.word, ' ')} {name:<8}{verdict.word:<16}{verdict.evidence}"
+
+
+def summary(found: Found) -> Iterator[str]:
+    """Yield the lines that follow those of the checks."""
+    yield ""
+    for name, mean, share, checks in _categories(found):
+        measured = sum(check["outcome"] == Outcome.MEASURED for check in checks)
+        yield f"  {name:<17}{'#' * round(10 * share):<12}{mean:<14}{measured} of {len(checks)} checks"
+    yield f"\n{found['service']}: {grade_text(found)}   {_figures(found)}"
+    if declared := [check for check in found["checks"] if check["outcome"] == Outcome.DECLARED]:
+        yield "declared as not applicable:"
+        yield from (f"  {check['id']}  {check['evidence']}" for check in declared)
+    if found["steps"]:
+        yield "\nThe way up:"
+    for step, check in _steps(found, 8):
+        holds = f", holds the grade at {step['cap']}" if step["cap"] else ""
+        yield f"  {check['id']}  {check['title']} (+{step['gain']:.1f}{holds})"
+        yield f"      {check['word']}: {check['evidence']}"
+        yield f"      with harden: {check['harden']}"
+        if check["without"] != check["harden"]:
+            yield f"      without: {check['without']}"
+    if found["grade"]["lowest"] != found["grade"]["highest"]:
+        yield "\nA range: some checks did not run. Name what they need in assess.toml (`postfacta assess init`)."
+
+
+def _steps(found: Found, most: int) -> Iterator[tuple[Found, Found]]:
+    checks = {check["id"]: check for check in found["checks"]}
+    yield from ((step, checks[step["check"]]) for step in found["steps"][:most])
+
+
+# For other programs
+
+
+def junit(found: Found) -> str:
+    """Return a suite with a case for each check; what was not measured is skipped."""
+    return suite(f"{found['service']}: {grade_text(found)}", [_case(check) for check in _all(found)])
+
+
+def _case(check: Found) -> Case:
+    failed = check["word"] in {"fail", "error"}
+    kind = "failure" if failed else "" if check["outcome"] == Outcome.MEASURED else "skipped"
+    said = check["evidence"] if failed else f"{check['word']}: {check['evidence']}"
+    return Case(check["category"], f"{check['id']} {check['title']}", check["seconds"], kind, said)
+
+
+def sarif(found: Found) -> str:
+    """Return what did not pass as results of code scanning, located at the service file; gates are errors."""
+    place = {"artifactLocation": {"uri": "assess.toml"}, "region": {"startLine": 1}}
+    rules = [
+        {
+            "id": check["id"],
+            "shortDescription": {"text": check["title"]},
+            "help": {"text": f"With harden: {check['harden']}. Without: {check['without']}."},
+            "properties": {"category": check["category"], "item": check["item"]},
+        }
+        for check in found["checks"]
+    ]
+    results = [
+        {
+            "ruleId": check["id"],
+            "level": "error" if check["word"] == "fail" and check["gate"] is not None else "warning",
+            "message": {"text": f"{check['title']}: {check['evidence']}"},
+            "locations": [{"physicalLocation": place}],
+        }
+        for check in found["checks"]
+        if check["word"] in {"fail", "partial"}
+    ]
+    driver = {"name": "postfacta assess", "version": str(found["rubric"]), "rules": rules}
+    run = {"tool": {"driver": driver}, "results": results, "properties": {"grade": grade_text(found)}}
+    schema = "https://json.schemastore.org/sarif-2.1.0.json"
+    return json.dumps({"$schema": schema, "version": "2.1.0", "runs": [run]}, indent=1)
+
+
+def badge(found: Found) -> str:
+    """Return an SVG; grey if the letter is a range."""
+    is_range = found["grade"]["lowest"] != found["grade"]["highest"]
+    text = ("range " if is_range else "") + grade_text(found)
+    colour = _GREY if is_range else _COLOURS[found["grade"]["lowest"][0]]
+    left, right = 72, 14 + 7 * len(text)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" role="img" '
+        f'aria-label="reliability: {text}"><title>reliability: {text}</title>'
+        f'<rect width="{left}" height="20" fill="#444"/><rect x="{left}" width="{right}" height="20" fill="{colour}"/>'
+        '<g fill="#fff" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11" text-anchor="middle">'
+        f'<text x="{left / 2}" y="14">reliability</text><text x="{left + right / 2}" y="14">{text}</text></g></svg>\n'
+    )
+
+
+# For readers
+
+
+def markdown(found: Found) -> str:
+    """Return a table for a pull request or the summary of a job."""
+    lines = [f"## {found['service']}: {grade_text(found)}", "", f"{_figures(found)}.", ""]
+    lines += ["| check | | evidence |", "|---|---|---|"]
+    for check in _all(found):
+        if check["word"] != "pass":
+            said = check["evidence"].replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+            lines.append(f"| {check['id']} {check['title']} | {check['word']} | {said} |")
+    passed = [check["id"] for check in found["checks"] if check["word"] == "pass"]
+    return "\n".join([*lines, "", f"Passed: {', '.join(passed) or 'none'}.", ""])
+
+
+def html(found: Found) -> str:
+    """Return one page, as all reports of the lab, with plots in SVG and no script."""
+    gates = [
+        (f"P{level}, at most {cap}", " ".join(word(it["word"], it["id"]) for it in found["checks"] if it["gate"] == level))
+        for level, cap in enumerate(CAPS)
+    ]  # fmt: skip
+    way_up = [
+        (f"{check['id']} {check['title']}", f"+{step['gain']}", step["cap"], check["evidence"], check["harden"], check["without"])
+        for step, check in _steps(found, 10)
+    ]  # fmt: skip
+    heads = ("check", "points", "lifts the cap", "evidence", "with harden", "without")
+    sections = [
+        section("Gates", table(("if one fails", "they are"), gates)),
+        section("The way up", table(heads, way_up)) if way_up else "",
+        *(section(f"{name}: {mean}", *map(_details, checks)) for name, mean, _, checks in _categories(found)),
+        section("Your own checks", *map(_details, found["own"])) if found["own"] else "",
+    ]
+    lead = f"{_figures(found)}, rubric {found['rubric']}"
+    return page(found["service"], grade_text(found), sections, lead=lead, state=found["machine"])
+
+
+def _details(check: Found) -> str:
+    plots = [
+        chart([Series(title, check["facts"][name])], x="seconds", y="status")
+        for name, title in _PLOTS.items()
+        if check["facts"].get(name)
+    ]
+    said = f"{escape(check['id'])} {escape(check['title'])} {word(check['word'])}"
+    return f"<details><summary>{said}</summary><p>{escape(check['evidence'])}</p>{''.join(plots)}</details>"

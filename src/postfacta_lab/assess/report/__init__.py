@@ -1,1 +1,0 @@
-"""Reports: one document, from which every format is made."""
