@@ -1,4 +1,7 @@
-"""The command line, `python -m postfacta_slo`: the only module that touches files or knows YAML."""
+"""The command line, `python -m postfacta_slo`: the only module that touches files or knows YAML.
+
+A command returns its exit code; an `SloError` is shown, and is exit code 1.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -21,48 +23,52 @@ except ModuleNotFoundError:
     )
     raise SystemExit(2) from None
 
+from postfacta_core.clock import WALL, Clock
+
 from .grafana.dashboard import dashboard_of
 from .promise.model import Model, SloError
 from .promise.openslo import read
+from .promise.reading import seconds
 from .promise.starter import METRICS, starter
 from .proofs.files import proofs_of, unproved
 from .rules.groups import rules_of
 from .rules.table import table_of
-from .status.commands import budget, describe_budget, describe_report, report
+from .status.gate import NO_DATA, Verdict, judge, read_policy
+from .status.prometheus import Prometheus, PrometheusError
+from .status.query import MONTH, query_status
+from .status.report import FORMATS, Report, render
 
-__all__ = ["COMMANDS", "Command", "main"]
+__all__ = ["COMMANDS", "main"]
 
 _MOST_LINES: Final = 40
 _DONE, _FAILED = 0, 1
+_HOUR: Final = 3_600
+_Describe = Callable[[argparse.ArgumentParser], None]
+_Run = Callable[[argparse.Namespace], int]
 _MADE_BY: Final = "# Generated from the file of objectives; a change here would be lost.\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A subcommand."""
-
-    name: str  # The word.
-    summary: str  # What it does, on one line.
-    describe: Callable[[argparse.ArgumentParser], None]  # Adds its arguments to a parser.
-    # Does it, and returns the exit code. It may raise an `SloError`, which is shown, and is exit code 1.
-    run: Callable[[argparse.Namespace], int]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, clock: Clock = WALL) -> int:
     """Run one command."""
     parser = argparse.ArgumentParser(
         prog="slo",
         description="Make rules, their tests, a dashboard and a table from a file of objectives (OpenSLO v1).",
     )
     words = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        word = words.add_parser(command.name, help=command.summary, description=command.summary)
-        command.describe(word)
-        word.set_defaults(run=command.run)
+    for name, (summary, describe, run) in COMMANDS.items():
+        word = words.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=_EXAMPLES.get(name),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        describe(word)
+        word.set_defaults(run=run, clock=clock)
     given = parser.parse_args(arguments)
     try:
         return int(given.run(given))
-    except (SloError, OSError) as error:
+    except (SloError, PrometheusError, OSError) as error:
         _complain(str(error))
         return _FAILED
 
@@ -212,15 +218,82 @@ def _init(given: argparse.Namespace) -> int:
     return _DONE
 
 
+def _describe_report(parser: argparse.ArgumentParser) -> None:
+    _describe_source(parser)
+    parser.add_argument("--service", default="", metavar="NAME", help="of which service (default: all)")
+    parser.add_argument("--slo", default="", metavar="NAME", help="which objective (default: all)")
+    parser.add_argument(
+        "--window", type=_window, default=MONTH, metavar="LENGTH", help="such as 7d (default: 30d)"
+    )
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="(default: %(default)s)")
+    parser.add_argument(
+        "--file", type=Path, help="the file of objectives, to report where most failures were"
+    )
+    by = "the label to group them by (default: %(default)s)"
+    parser.add_argument("--by", default="http_route", metavar="LABEL", help=by)
+
+
+def _describe_budget(parser: argparse.ArgumentParser) -> None:
+    _describe_source(parser)
+    parser.add_argument(
+        "--policy", type=Path, required=True, metavar="FILE", help="the error-budget policy, in YAML"
+    )
+    parser.add_argument("--check", action="store_true", help="also set the exit code, to stop a deployment")
+
+
+def _describe_source(parser: argparse.ArgumentParser) -> None:
+    address = "the server's address; it may contain a user and password"
+    parser.add_argument("--prometheus", required=True, metavar="URL", help=address)
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds a bearer token for it")
+    parser.add_argument(
+        "--timeout", type=float, default=30.0, help="seconds for each query (default: %(default)g)"
+    )
+
+
+def _window(text: str) -> int:
+    try:
+        window = seconds(text)
+    except SloError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if window < _HOUR:
+        raise argparse.ArgumentTypeError("a window has an hour or more: shorter ones say nothing of a budget")
+    return window
+
+
+def _source(given: argparse.Namespace) -> Prometheus:
+    token = given.token_file.read_text().strip() if given.token_file else ""
+    try:
+        return Prometheus(given.prometheus, timeout=given.timeout, token=token)
+    except ValueError as error:
+        raise SloError(f"--prometheus: {error}") from None
+
+
 def _report(given: argparse.Namespace) -> int:
-    return report(given, _load(given.file).objectives if given.file else ())
+    objectives = _load(given.file).objectives if given.file else ()
+    source, at = _source(given), given.clock()
+    which = {name: getattr(given, name) for name in ("window", "service", "slo", "by")}
+    statuses = query_status(source, at=at, objectives=objectives, **which)
+    if not statuses:
+        raise SloError(
+            f"{source.name} records no such objective: load the generated rules, or ask for another"
+        )
+    made = Report(source=source.name, at=at, window=given.window, statuses=statuses)
+    sys.stdout.write(render(made, given.format))
+    return _DONE
 
 
 def _budget(given: argparse.Namespace) -> int:
     documents = _documents(given.policy)
     if len(documents) != 1:
         raise SloError(f"{given.policy}: must hold one document, not {len(documents)}")
-    return budget(given, documents[0])
+    policy, source = read_policy(documents[0]), _source(given)
+    try:
+        statuses = query_status(source, at=given.clock(), window=policy.window, service=policy.service)
+        verdict = judge(policy, statuses)
+    except PrometheusError as error:
+        verdict = Verdict(NO_DATA.gate, NO_DATA.name, NO_DATA.effect, [str(error)])
+    sys.stdout.write("\n  ".join([f"{verdict.level}: {verdict.effect}", *verdict.reasons]) + "\n")
+    return verdict.gate.code if given.check else _DONE
 
 
 class _Dumper(yaml.SafeDumper):
@@ -244,21 +317,33 @@ def _yaml(content: Mapping[str, Any], remarks: str = "") -> str:
     return _MADE_BY + remarks + text
 
 
-# All commands, in the order of the help.
-COMMANDS: Final = (
-    Command("init", "write a first file of objectives for a service", _describe_init, _init),
-    Command("generate", "generate the files for a file of objectives", _describe_files, _generate),
-    Command(
-        "check",
-        "check that the files match it: exit code 1 and a difference if not",
-        _describe_files,
-        _check,
+_EXAMPLES: Final = {
+    "report": """\
+  %(prog)s --prometheus http://localhost:9090
+  %(prog)s --prometheus http://localhost:9090 --window 7d --format html > report.html
+  %(prog)s --prometheus http://localhost:9090 --file objectives.yaml     # where most failed, too
+
+Exit codes: 0 done, 1 failed, 2 wrong usage.""",
+    "budget": """\
+  %(prog)s --prometheus http://localhost:9090 --policy policy.yaml --check && deploy
+
+Exit codes with --check: 0 go ahead, 2 no data or wrong usage, 3 restricted, 4 exhausted; 1 the policy cannot be read.
+Without it: 0.""",
+}
+
+
+# All commands, in the order of the help: what each does on one line, what adds its arguments, and what does it.
+COMMANDS: Final[Mapping[str, tuple[str, _Describe, _Run]]] = {
+    "init": ("write a first file of objectives for a service", _describe_init, _init),
+    "generate": ("generate the files for a file of objectives", _describe_files, _generate),
+    "check": ("check that the files match it: exit code 1 and a difference if not", _describe_files, _check),
+    "report": ("report the state of objectives, from a Prometheus", _describe_report, _report),
+    "budget": (
+        "report what the error budget allows; with --check, as a gate",
+        _describe_budget,
+        _budget,
     ),
-    Command("report", "report the state of objectives, from a Prometheus", describe_report, _report),
-    Command(
-        "budget", "report what the error budget allows; with --check, as a gate", describe_budget, _budget
-    ),
-)
+}
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def test_without_the_option_there_is_no_absence_alert() -> None:
 
 def test_a_metric_without_a_job_is_watched_wherever_it_comes_from() -> None:
     assert isinstance(CHECKOUTS.indicator, RatioIndicator)
-    anywhere = replace(CHECKOUTS.indicator, total=selector('all{a="b"}', "here"))
+    anywhere = replace(CHECKOUTS.indicator, total=selector('all{a="b"}'))
     one = replace(CHECKOUTS, indicator=anywhere)
     absent = service_alerts(replace(model(), objectives=(one,)), one.service)[1]
     assert absent["expr"] == "absent(all)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from postfacta_slo.proofs.assertions import Assertion, firing, silence, test as promtool_test
+from postfacta_slo.proofs.scenario import Assertion, firing, silence, test as promtool_test
 
 OWN = 'slo="a"'
 

@@ -14,7 +14,6 @@ from postfacta_slo.promise.budget import fires_after
 from postfacta_slo.promise.reading import seconds
 from postfacta_slo.proofs.burn_tests import SHARES, burn_tests, outage
 from postfacta_slo.proofs.detection import Burn, Stretch, Traffic, verdicts
-from postfacta_slo.proofs.observed import Observed
 from postfacta_slo.proofs.scenario import Scenario
 from tests.kit.every import every
 
@@ -34,7 +33,7 @@ def scenario(file: Path, name: str) -> Scenario:
     one = objective(name, file)
     source = model(file).source
     slow = all(tier.short >= 300 for tier in one.tiers)
-    return Scenario(Observed(source, one, 60 // source.scrape_interval if slow else 1))
+    return Scenario(source, one, 60 // source.scrape_interval if slow else 1)
 
 
 def made(file: Path, name: str) -> list[dict[str, Any]]:
@@ -114,13 +113,13 @@ def test_without_its_long_window_a_tier_would_mind_the_blip(name: str) -> None:
     for tier in here.objective.tiers:
         course = played(the(made(APP, name), f"a blip that tier {tier.name} "))
         traffic = Traffic(tuple(Stretch(1, good + bad, bad) for good, bad in course))
-        burn = here.observed.burn(tier)
+        burn = here.burn(tier)
         assert True not in said(here, traffic, burn)
         assert True in said(here, traffic, replace(burn, long=burn.short))
 
 
 def said(here: Scenario, traffic: Traffic, burn: Burn) -> list[bool | None]:
-    return verdicts(traffic, burn, here.observed.by, every=here.observed.every)
+    return verdicts(traffic, burn, here.by, every=here.every)
 
 
 @pytest.mark.parametrize("tier", ["fast", "slow"])
@@ -129,7 +128,7 @@ def test_without_its_floor_a_tier_would_page_for_a_handful(tier: str) -> None:
     expected = fired(test, tier)
     assert expected.index(True) > 0
     here = scenario(APP, "success-rate")
-    burn = here.observed.burn(next(one for one in here.objective.tiers if one.name == tier))
+    burn = here.burn(next(one for one in here.objective.tiers if one.name == tier))
     own = [
         one
         for one in test["input_series"]
@@ -152,15 +151,15 @@ def test_an_outage_is_detected_no_sooner_and_hardly_later_than_its_burn_rate_say
             for share in SHARES:
                 with case(file, name, tier, share):
                     here = scenario(file, name)
-                    verdict = here.observed.verdicts(outage(here, share))[tier]
+                    verdict = here.verdicts(outage(here, share))[tier]
                     expected = fires_after(
                         here.objective, next(one for one in here.objective.tiers if one.name == tier), share
                     )
                     if expected > 1_800:
                         assert True not in verdict
                         continue
-                    scrape = here.observed.source.scrape_interval
-                    step = here.observed.every * scrape
+                    scrape = here.source.scrape_interval
+                    step = here.every * scrape
                     detected = verdict.index(True) * step - here.history() * scrape
                     assert expected - step <= detected <= expected + 2 * step
 
@@ -178,6 +177,6 @@ def test_an_objective_without_alerts_has_no_course() -> None:
 
 def test_the_end_of_a_fault_is_asked_for_within_the_short_window_and_a_minute() -> None:
     test = the(made(APP, "success-rate"), "100 % fail")
-    end = max(seconds(check["eval_time"], "here") for check in test["promql_expr_test"])
+    end = max(seconds(check["eval_time"]) for check in test["promql_expr_test"])
     assert end == (30 + 30 + 1 + 1) * 60
     assert fired(test, "fast")[-1] is False

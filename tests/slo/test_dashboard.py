@@ -187,15 +187,13 @@ def test_burn_is_drawn_over_each_window_that_an_alert_looks_at() -> None:
             "none",
         ),
         (
-            replace(
-                ERRORS, bad=expression("sum(rate(a[{{window}}]))", ""), total=expression("max(b) / 2", "")
-            ),
+            replace(ERRORS, bad=expression("sum(rate(a[{{window}}]))"), total=expression("max(b) / 2")),
             "All and bad",
             ["sum(max(b) / 2)", "sum(sum(rate(a[$__rate_interval])))"],
             "short",
         ),
         (
-            replace(P95, metric=expression("rate(a[{{window}}]) * 2", ""), aggregate="max", quantile=None),
+            replace(P95, metric=expression("rate(a[{{window}}]) * 2"), aggregate="max", quantile=None),
             "What is measured",
             ["max(rate(a[$__rate_interval]) * 2)"],
             "none",

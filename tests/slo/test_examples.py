@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from postfacta_slo.promise.promql import Matcher, Selector, SloError
-from postfacta_slo.proofs.examples import near_misses, selected, series, spared
+from postfacta_slo.proofs.examples import near_misses, selected, series
 from tests.kit.every import every
 
 TOTAL = Selector(
@@ -36,7 +36,7 @@ def test_an_example_satisfies_every_matcher() -> None:
 
 
 def test_an_event_that_is_not_bad_is_still_one_of_all() -> None:
-    labels = spared([TOTAL], BAD)
+    labels = selected(TOTAL, without=BAD)
     assert all(matches(matcher, labels) for matcher in TOTAL.matchers)
     assert labels["error"] == ""
 
@@ -56,21 +56,7 @@ def test_a_matcher_that_cannot_be_missed_with_the_others_held_is_passed_over() -
 
 
 def test_a_pattern_has_an_example_and_a_counterexample() -> None:
-    patterns = [
-        *(
-            "5..",
-            "5\\d\\d|409",
-            "(?:GET|HEAD)",
-            "(5..|429)",
-            "/api/(v1|v2)/.+",
-            "/x(/.*)?",
-            "(a(b|c)|d)e",
-            "^/x$",
-            "a\\.b",
-            "\\w",
-            "",
-        ),
-    ]
+    patterns = ["5..", "500|503", "(?:GET|HEAD)", "(5..|429)", "/api/.+", "/x/.*|/y", "a\\.b", ""]
     with every() as case:
         for pattern in patterns:
             for op in ("=~", "!~"):
@@ -84,7 +70,7 @@ def test_a_pattern_has_an_example_and_a_counterexample() -> None:
 
 
 def test_an_involved_pattern_has_no_example_and_says_so() -> None:
-    for pattern in ("5[0-9]{2}", "[abc]", "a{2}|[abc]{2}"):
+    for pattern in ("5[0-9]{2}", "[abc]", "5\\d\\d", "/x(/.*)?", "^/(a|b)$"):
         with pytest.raises(SloError, match="write its patterns as plain alternatives"):
             selected(Selector("m", (Matcher("label", "=~", pattern),)))
         excluded = Selector("m", (Matcher("label", "!~", pattern),))
@@ -99,8 +85,9 @@ def test_what_excludes_itself_has_no_example_and_says_so() -> None:
     never = Selector("m", (Matcher("a", "=", "1"), Matcher("a", "=", "2")))
     with pytest.raises(SloError, match=r"no example .* m\{a=\"1\",a=\"2\"\}"):
         selected(never)
+    once = Selector("m", (Matcher("a", "=", "1"),))
     with pytest.raises(SloError, match="no example"):
-        spared([Selector("m", (Matcher("a", "=", "1"),))], Selector("m", (Matcher("a", "=", "1"),)))
+        selected(once, without=once)
 
 
 @given(

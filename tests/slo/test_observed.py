@@ -29,7 +29,7 @@ def observed(name: str, file: object = APP, *, every: int = 1) -> Observed:
 
 def selects(wanted: Query | None, series: str) -> bool:
     assert isinstance(wanted, Selector)
-    found = selector(series, "here")
+    found = selector(series)
     values = {matcher.label: matcher.value for matcher in found.matchers}
     return wanted.metric == found.metric and all(
         matches(one, values.get(one.label, "")) for one in wanted.matchers
@@ -81,7 +81,7 @@ def test_what_is_left_out_is_selected_by_nothing() -> None:
                     indicator = one.objective.indicator
                     left_out = one.left_out(10, failing=failing)
                     if isinstance(indicator, RatioIndicator):
-                        assert selector(str(indicator.total), "here").matchers == () or left_out
+                        assert selector(str(indicator.total)).matchers == () or left_out
                         judged = indicator.bad or indicator.good
                         assert not any(
                             selects(wanted, series)
@@ -89,7 +89,7 @@ def test_what_is_left_out_is_selected_by_nothing() -> None:
                             for wanted in (indicator.total, judged)
                         )
                     else:
-                        assert bool(left_out) is bool(selector(str(indicator.metric), "here").matchers)
+                        assert bool(left_out) is bool(selector(str(indicator.metric)).matchers)
                         assert not any(selects(indicator.metric, series) for series in left_out)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.kit.every import every
 from .files import (
     APP,
     DATA,
+    ORDERS as ORDERS_FILE,
     Documents,
     changed,
     documents,
@@ -420,9 +422,10 @@ def test_all_that_is_wrong_is_reported_in_one_message() -> None:
         assert part in whole, whole
 
 
-def test_what_follows_from_an_error_is_not_reported() -> None:
-    wrong = changed("DataSource main", (*DETAILS, "scrapeInterval"), "soon")
-    with pytest.raises(SloError, match=r"^document 1 \(DataSource main\): spec\.[^\n]*not 'soon'$"):
+@pytest.mark.parametrize(("file", "name"), [(ORDERS_FILE, "main"), (APP, "prometheus")])
+def test_what_follows_from_an_error_is_not_reported(file: Path, name: str) -> None:
+    wrong = changed(f"DataSource {name}", (*DETAILS, "scrapeInterval"), "soon", file)
+    with pytest.raises(SloError, match=rf"^document 1 \(DataSource {name}\): spec\.[^\n]*not 'soon'$"):
         read(wrong)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from postfacta_slo.promise.budget import windows_of
 from postfacta_slo.promise.model import Objective, ThresholdIndicator
-from postfacta_slo.proofs.observed import Observed
 from postfacta_slo.proofs.recording_tests import recording_tests
 from postfacta_slo.proofs.scenario import Scenario
 from tests.kit.every import every
@@ -20,7 +19,7 @@ OBJECTIVES = [(file, one.name) for file in (APP, ORDERS) for one in model(file).
 
 def made(one: Objective, file: Path = APP) -> dict[str, dict[str, Any]]:
     source = model(file).source
-    tests = recording_tests(Scenario(Observed(source, one, 60 // source.scrape_interval)))
+    tests = recording_tests(Scenario(source, one, 60 // source.scrape_interval))
     return {test["name"].removeprefix(f"{one.name}: "): test for test in tests}
 
 

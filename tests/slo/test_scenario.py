@@ -7,9 +7,7 @@ from dataclasses import replace
 import pytest
 
 from postfacta_slo.promise.model import Objective
-from postfacta_slo.proofs.assertions import Assertion
-from postfacta_slo.proofs.observed import Observed
-from postfacta_slo.proofs.scenario import Scenario
+from postfacta_slo.proofs.scenario import Assertion, Scenario
 
 from .files import APP, ORDERS, model, objective
 
@@ -18,12 +16,12 @@ PROBE = 'probe_success{job="postfacta-journey"}'
 
 
 def scenario(name: str, *, compress: int = 1) -> Scenario:
-    return Scenario(Observed(model(APP).source, objective(name, APP)), compress)
+    return Scenario(model(APP).source, objective(name, APP), compress=compress)
 
 
 def shortened(one: Objective, *longest: int) -> Scenario:
     tiers = tuple(replace(tier, long=long) for tier, long in zip(one.tiers, longest, strict=False))
-    return Scenario(Observed(model(APP).source, replace(one, tiers=tiers)))
+    return Scenario(model(APP).source, replace(one, tiers=tiers))
 
 
 def test_probe_and_instance_are_well_and_those_of_others_are_the_opposite() -> None:
@@ -56,7 +54,7 @@ def test_a_fault_begins_when_the_windows_of_the_fastest_tiers_are_full() -> None
     assert shortened(objective("availability", APP), 7_200, 90_000).history() == 480
     assert shortened(objective("availability", APP), 900_000, 900_000).history() == 1_440
     queue = objective("queue-is-short", ORDERS)
-    assert Scenario(Observed(model(APP).source, queue)).history() == 240
+    assert Scenario(model(APP).source, queue).history() == 240
 
 
 @pytest.mark.parametrize(
@@ -67,7 +65,7 @@ def test_a_burst_is_as_long_as_a_bad_slice_needs(name: str, burst: int, bad: int
 
 
 def test_a_burst_of_points_lasts_until_their_slice_is_bad() -> None:
-    pages = Scenario(Observed(model(ORDERS).source, objective("pages-are-quick", ORDERS)))
+    pages = Scenario(model(ORDERS).source, objective("pages-are-quick", ORDERS))
     burst, bad = pages.burst()
     assert burst <= 16
     assert bad > 0

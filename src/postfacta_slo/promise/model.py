@@ -18,6 +18,7 @@ __all__ = [
     "PRESENT",
     "DataSource",
     "Expression",
+    "Indicator",
     "Matcher",
     "Model",
     "Objective",
@@ -86,8 +87,9 @@ class DataSource:
             if not edges or list(edges) != sorted(set(edges)):
                 raise SloError(f"histogram {name} needs its bucket edges, ascending")
 
-    def edges_of(self, histogram: str) -> tuple[float, ...] | None:
-        return dict(self.histograms).get(histogram)
+    def edges_of(self, histogram: str) -> tuple[float, ...]:
+        """Return the edges of a histogram; none if they were not stated."""
+        return dict(self.histograms).get(histogram, ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +192,9 @@ class ThresholdIndicator:
         return self.metric.selectors
 
 
+Indicator = RatioIndicator | ThresholdIndicator
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slices:
     """How a slice of time is judged."""
@@ -248,7 +253,7 @@ class Objective:
     title: str  # The name that people read.
     description: str  # For people; may be empty.
     service: Service  # Who promises.
-    indicator: RatioIndicator | ThresholdIndicator  # What is measured.
+    indicator: Indicator  # What is measured.
     target: float  # The promised share of good events or slices, above 0 and below 1.
     period: int  # The rolling window of the promise, in seconds.
     slices: Slices | None  # How slices are judged; None if events are counted (Occurrences).

@@ -10,14 +10,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Final, cast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, NamedTuple, cast
 
 from .model import (
     DAY,
     DataSource,
+    Indicator,
     Model,
     Objective,
     RatioIndicator,
@@ -29,45 +29,27 @@ from .model import (
     Tier,
 )
 from .promql import Expression, Query, counted, expression, measured, query, selector
-from .reading import Entry, Faults, Registry, Reported, StrictMapping, entry, every, seconds
+from .reading import Entry, Faults, Registry, StrictMapping, entry, refuse, seconds
 
 __all__ = ["read"]
 
 _BUCKET: Final = "_bucket"
 # Of a file without a DataSource: Prometheus's own defaults are a minute, but charts of Kubernetes set these.
 _USUAL: Final = DataSource(name="prometheus", scrape_interval=30, evaluation_interval=30)
-# An SLI is made with its objective, where the value of a threshold stands.
-_Indicator = Callable[[StrictMapping], RatioIndicator | ThresholdIndicator]
 
 
 def read(documents: Iterable[object]) -> Model:
     """Return the objectives in the documents of an OpenSLO file."""
-    faults = Faults()
-    entries: list[Entry] = []
     documents = list(documents)
     known = [(value, f"document {place}") for place, value in enumerate(documents, 1)]
+    faults: Faults = {}
+    entries: list[Entry] = []
     for value, place in (*known, *_implied(documents)):
-        try:
-            entries.append(entry(value, place, faults=faults))
-        except SloError as error:
-            faults.add(error)
-    sources = Registry(entries, "DataSource", _source, faults=faults)
-    if len([one for one in entries if one.kind == "DataSource"]) > 1:
-        faults.add(SloError("needs one DataSource, the Prometheus that measures, and has several"))
-    targets = Registry(entries, "AlertNotificationTarget", _target, faults=faults)
-    services = Registry(entries, "Service", partial(_service, targets=targets), faults=faults)
-    indicators = Registry(entries, "SLI", _Measures(sources).indicator, faults=faults)
-    conditions = Registry(entries, "AlertCondition", _condition, faults=faults)
-    policy = partial(_policy, conditions=conditions, targets=targets)
-    policies = Registry(entries, "AlertPolicy", policy, faults=faults)
-    promises = _Promises(services, indicators, policies, targets)
-    objectives = Registry(entries, "SLO", promises.objective, faults=faults)
-    # What is broken may refer to the rest.
-    if not faults:
-        for registry in (services, indicators, policies, conditions, targets):
-            registry.end()
-    faults.end()
-    return Model(source=_only(sources), services=services.all(), objectives=objectives.all())
+        own: Faults = {}
+        entries.append(entry(StrictMapping(value, place, own)))
+        if not entries[-1].kind:
+            faults |= own
+    return _File(entries, faults).model()
 
 
 def _implied(documents: Sequence[object]) -> Iterable[tuple[object, str]]:
@@ -82,201 +64,273 @@ def _implied(documents: Sequence[object]) -> Iterable[tuple[object, str]]:
         yield head, "what SLOs name as their service"
 
 
-def _only(sources: Registry[DataSource]) -> DataSource:
-    if sources.is_broken:
-        raise Reported
-    return next(iter(sources.all()), _USUAL)
+class _Events(NamedTuple):
+    """A query for events."""
 
-
-def _source(one: Entry) -> DataSource:
-    if (kind := one.spec.text("type")) != "Prometheus":
-        one.spec.wrong("type", f"must be Prometheus, not {kind!r}")
-    details = one.spec.child("connectionDetails", optional=True)
-    histograms = details.child("histograms", optional=True)
-    made = DataSource(
-        name=one.name,
-        scrape_interval=details.seconds("scrapeInterval", f"{_USUAL.scrape_interval}s"),
-        evaluation_interval=details.seconds("evaluationInterval", f"{_USUAL.evaluation_interval}s"),
-        histograms=tuple((name, histograms.numbers(name)) for name in histograms.keys),
-    )
-    details.end()
-    return made
-
-
-def _target(one: Entry) -> str:
-    """A target is identified by the severity that it receives."""
-    return one.spec.text("target")
-
-
-def _routed(one: Entry, severity: str, targets: Registry[str]) -> str:
-    if not targets.find(severity):
-        raise SloError(
-            f"{one.path}: severity {severity}: no AlertNotificationTarget has `target: {severity}`"
-        )
-    return severity
-
-
-def _usually(one: Entry, note: str, severity: str, *, targets: Registry[str]) -> str:
-    """Return the severity of a note; without any target in the file, the usual one is not asked for its."""
-    said = one.note(note, "")
-    return _routed(one, said or severity, targets) if said or targets.all() else severity
-
-
-def _service(one: Entry, targets: Registry[str]) -> Service:
-    (severity,) = every(one.spec.faults, lambda: _usually(one, "down-severity", "page", targets=targets))
-    return Service(
-        name=one.name,
-        title=one.title,
-        description=one.description,
-        job=one.note("job", one.name),
-        runbook_url=one.note("runbook-url", ""),
-        dashboard_url=one.note("dashboard-url", ""),
-        down_severity=severity,
-        labels=one.labels,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Counted:
-    """A query for events: the selector that it comes down to, or an expression."""
-
-    text: str
-    path: str
-    query: Query
+    asked: Query
+    series: Query  # The selector that it comes down to, if it does.
     is_rate: bool
+    spec: StrictMapping  # Where it stands.
 
     def expression(self, *, counter: bool) -> Expression:
         """Return it as an expression, beside one that is none but this."""
-        if isinstance(self.query, Selector):
-            text = f"rate({self.query}[{{{{window}}}}])" if counter and not self.is_rate else self.text
-            return expression(text, self.path)
-        if counter and "[" not in self.query.text:
-            raise SloError(
-                f"{self.path}: adds up counters, which a restart sets to 0: put rate(...[{{{{window}}}}]) around each, "
-                "or write counter: false if they are none"
-            )
-        return self.query
+        if isinstance(self.series, Expression):
+            if counter and "[" not in self.series.text:
+                self.spec.wrong(
+                    "query",
+                    "adds up counters, which a restart sets to 0: put rate(...[{{window}}]) around each, "
+                    "or write counter: false if they are none",
+                )
+            return self.series
+        is_bare = counter and not self.is_rate
+        return expression(f"rate({self.series}[{{{{window}}}}])" if is_bare else str(self.asked))
 
 
-@dataclass(frozen=True, slots=True)
-class _Measures:
-    """Reads indicators."""
+class _Measured(NamedTuple):
+    """A measured value, without what the objective says of it."""
 
-    sources: Registry[DataSource]
+    name: str
+    description: str
+    metric: Query
+    aggregate: str
+    quantile: float | None
 
-    def indicator(self, one: Entry) -> _Indicator:
+
+_SLI = RatioIndicator | _Measured
+
+
+class _File:
+    """The objects of a file, of each kind in turn: those that are referred to before those that refer to them."""
+
+    def __init__(self, entries: Sequence[Entry], faults: Faults) -> None:
+        self._faults = faults
+        self._sources = Registry(entries, "DataSource", _source, faults=faults)
+        if len(self._sources) > 1:
+            faults["the file"] = "needs one DataSource, the Prometheus that measures, and has several"
+        self._source = _USUAL if not len(self._sources) else next(iter(self._sources.all()), None)
+        self._targets = Registry(entries, "AlertNotificationTarget", _target, faults=faults)
+        self._services = Registry(entries, "Service", self._service, faults=faults)
+        self._indicators: Registry[_SLI] = Registry(entries, "SLI", self._indicator, faults=faults)
+        self._conditions = Registry(entries, "AlertCondition", _condition, faults=faults)
+        self._policies = Registry(entries, "AlertPolicy", self._policy, faults=faults)
+        self._objectives = Registry(entries, "SLO", self._objective, faults=faults)
+
+    def model(self) -> Model:
+        # What is wrong may refer to the rest.
+        if not self._faults:
+            self._services.end()
+            self._indicators.end()
+            self._policies.end()
+            self._conditions.end()
+            self._targets.end()
+        refuse(self._faults)
+        return Model(
+            source=self._source or _USUAL, services=self._services.all(), objectives=self._objectives.all()
+        )
+
+    def _severity(self, one: Entry, note: str, usual: str) -> str:
+        """Return the severity of a note, which a target must receive; the usual one too, if the file has targets."""
+        said = one.note(note, "")
+        severity = said or usual
+        if (said or (usual and len(self._targets))) and not self._targets.find(severity):
+            why = f"no AlertNotificationTarget has `target: {severity}`"
+            one.node.faults.setdefault(f"{one.path}: severity {severity}", why)
+        return severity
+
+    def _service(self, one: Entry) -> Service | None:
+        return one.made(
+            Service,
+            name=one.name,
+            title=one.title,
+            description=one.description,
+            job=one.note("job", one.name),
+            runbook_url=one.note("runbook-url", ""),
+            dashboard_url=one.note("dashboard-url", ""),
+            down_severity=self._severity(one, "down-severity", "page"),
+            labels=one.labels,
+        )
+
+    def _indicator(self, one: Entry) -> _SLI | None:
         if "ratioMetric" in one.spec:
             return self._ratio(one, one.spec.child("ratioMetric"))
         return self._threshold(one, one.spec.child("thresholdMetric"))
 
-    def _ratio(self, one: Entry, ratio: StrictMapping) -> _Indicator:
+    def _ratio(self, one: Entry, ratio: StrictMapping) -> RatioIndicator | None:
         counter = ratio.flag("counter", default=True)
-        good, bad, total = every(
-            one.spec.faults,
-            lambda: self._counted(ratio.child("good")) if "good" in ratio else None,
-            lambda: self._counted(ratio.child("bad")) if "bad" in ratio else None,
-            lambda: self._counted(ratio.child("total")),
-        )
-        asked = [part for part in (good, bad, total) if part]
-        rates = [part.is_rate for part in asked]
+        words = [word for word in ("good", "bad", "total") if word in ratio or word == "total"]
+        asked = {word: self._events(ratio.child(word)) for word in words}
+        ratio.end()
+        known = {word: events for word, events in asked.items() if events}
+        rates = [events.is_rate for events in known.values()]
         is_mixed = any(rates) and not (counter or all(rates))
-        if is_mixed or any(isinstance(part.query, Expression) for part in asked):
-            good, bad, total = (part and part.expression(counter=counter) for part in (good, bad, total))
+        queries: dict[str, Query | None] = {"good": None, "bad": None}
+        if is_mixed or any(isinstance(events.series, Expression) for events in known.values()):
+            queries |= {word: events.expression(counter=counter) for word, events in known.items()}
         else:
-            good, bad, total = (part and part.query for part in (good, bad, total))
+            queries |= {word: events.series for word, events in known.items()}
             counter = counter or all(rates)
         about = {"name": one.name, "description": one.description}
-        made = RatioIndicator(**about, good=good, bad=bad, total=total, counter=counter)
-        ratio.end()
+        return one.made(RatioIndicator, **about, **queries, counter=counter)
 
-        def promised(objective: StrictMapping) -> RatioIndicator:
-            if (op := objective.text("op", "gte")) not in {"gte", "gt"}:
-                objective.wrong("op", f"must be gte or gt, or be left out: a share is to be high; not {op!r}")
-            return made
+    def _events(self, metric: StrictMapping) -> _Events | None:
+        spec, asked = self._query(metric)
+        if not asked:
+            return None
+        spec.end()
+        series, is_rate = counted(asked)
+        is_stated = asked is series or self._edges(series)
+        if isinstance(series, Selector) and series.metric.endswith(_BUCKET) and is_stated:
+            self._check_edge(spec, "query", series, edge=series.value_of("le"))
+        return _Events(asked, series, is_rate, spec)
 
-        return promised
-
-    def _threshold(self, one: Entry, threshold: StrictMapping) -> _Indicator:
-        spec = self._spec(threshold)
-        path = spec.at("query")
-        asked = query(spec.text("query"), path)
-        series, by, quantile = measured(asked, path)
-        if quantile is not None and isinstance(series, Selector) and not self._edges(series):
-            series, by, quantile = asked, "", None  # it is not known what its series would be
+    def _threshold(self, one: Entry, threshold: StrictMapping) -> _Measured | None:
+        spec, asked = self._query(threshold)
+        if not asked:
+            return one.made(_Measured)
+        series, by, quantile = measured(asked)
+        if quantile is not None and not self._edges(series):
+            series, by, quantile = asked, "", None  # It is not known what its series would be.
         if "quantile" in spec and isinstance(asked, Selector):
             by, quantile = "quantile", spec.number("quantile")
         aggregate = by or spec.text("aggregate", "")
         spec.end()
-        threshold.end()
+        about = {"name": one.name, "description": one.description}
+        return one.made(_Measured, **about, metric=series, aggregate=aggregate, quantile=quantile)
 
-        def made(objective: StrictMapping) -> ThresholdIndicator:
-            value, op = objective.number("value"), objective.text("op")
-            if quantile is not None and not isinstance(series, Expression):
-                edges = self._check_edge(series, value, objective.at("value"))
-                # Prometheus tells no quantile above the last edge, however much lies beyond it.
-                never = {"lte": "missed", "gt": "met"}.get(op)
-                if value == edges[-1] and never:
-                    why = f"{value:g} is the last bucket edge, so it could never be {never}: take a lower one"
-                    raise objective.refuse("value", why)
-            return ThresholdIndicator(
-                name=one.name,
-                description=one.description,
-                metric=series,
-                # The worst of several series counts.
-                aggregate=aggregate or ("max" if op in {"lte", "lt"} else "min"),
-                quantile=quantile,
-                op=op,
-                value=value,
-            )
-
-        return made
-
-    def _counted(self, metric: StrictMapping) -> _Counted:
-        spec = self._spec(metric)
-        path = spec.at("query")
-        asked = query(spec.text("query"), path)
-        series, is_rate = counted(asked, path)
-        spec.end()
-        metric.end()
-        if isinstance(series, Selector) and series.metric.endswith(_BUCKET):
-            self._check_edge(series, series.value_of("le"), path, needed=asked is series)
-        return _Counted(str(asked), path, series, is_rate)
-
-    def _spec(self, metric: StrictMapping) -> StrictMapping:
+    def _query(self, metric: StrictMapping) -> tuple[StrictMapping, Query | None]:
+        """Read a query and where it stands; None if it is wrong, or for something else than Prometheus."""
         source = metric.child("metricSource")
-        referred = source.text("metricSourceRef", "")
-        if referred and self.sources.all():
-            self.sources.get(referred, source.at("metricSourceRef"))
-        if (kind := source.text("type", "Prometheus" if referred else None)) != "Prometheus":
+        metric.end()
+        is_named = "metricSourceRef" in source
+        if is_named and len(self._sources):
+            self._sources.named(source, "metricSourceRef")
+        source.pass_over("metricSourceRef")
+        if (kind := source.text("type", "Prometheus" if is_named else None)) != "Prometheus":
             source.wrong("type", f"must be Prometheus, not {kind!r}")
-            raise Reported
+            return source, None
         spec = source.child("spec")
         source.end()
-        return spec
+        return spec, spec.parsed("query", query)
 
-    def _edges(self, series: Selector) -> tuple[float, ...] | None:
-        return _only(self.sources).edges_of(series.metric.removesuffix(_BUCKET))
+    def _edges(self, series: Query) -> Sequence[float]:
+        """Return the bucket edges of a histogram, if they were stated."""
+        source = self._source or _USUAL
+        return source.edges_of(series.metric.removesuffix(_BUCKET)) if isinstance(series, Selector) else ()
 
     def _check_edge(
-        self, series: Selector, edge: float | str | None, path: str, *, needed: bool = True
-    ) -> Sequence[float]:
-        """Refuse a value that is no bucket's edge: nothing was counted there, so the result would be invented.
-
-        Return all edges; none, if they were not stated and are not needed.
-        """
+        self, node: StrictMapping, key: str, series: Selector, *, edge: float | str | None
+    ) -> None:
+        """Refuse a value that is no bucket's edge: nothing was counted there, so the result would be invented."""
         histogram, edges = series.metric.removesuffix(_BUCKET), self._edges(series)
-        if edges is None and not needed:
-            return ()
-        if edges is None or histogram == series.metric:
-            raise SloError(
-                f"{path}: is measured by the histogram {histogram}; write its bucket edges below "
-                f"connectionDetails.histograms of the DataSource, and ask for {histogram}{_BUCKET}"
+        if self._source is None:
+            node.wrong(key, "")
+        elif not edges or histogram == series.metric:
+            node.wrong(
+                key,
+                f"is measured by the histogram {histogram}; write its bucket edges below "
+                f"connectionDetails.histograms of the DataSource, and ask for {histogram}{_BUCKET}",
             )
-        if str(edge) not in {text for one in edges for text in _spellings(one)}:
+        elif str(edge) not in {text for one in edges for text in _spellings(one)}:
             known = ", ".join(f"{one:g}" for one in edges)
             asked = "no le" if edge is None else edge
-            raise SloError(f"{path}: {asked} is no bucket edge of {histogram}; it has {known}")
-        return edges
+            node.wrong(key, f"{asked} is no bucket edge of {histogram}; it has {known}")
+
+    def _policy(self, one: Entry) -> Tier | None:
+        spec = one.spec
+        if not spec.flag("alertWhenBreaching", default=False):
+            spec.wrong("alertWhenBreaching", "must be true: a policy is an alert on the burn rate")
+        if spec.flag("alertWhenResolved", default=False):
+            spec.wrong("alertWhenResolved", "would be ignored: Alertmanager's send_resolved says it")
+        no_data = spec.flag("alertWhenNoData", default=False)
+        tier = self._conditions.meant(spec.only("conditions"), "conditionRef")
+        told = {self._targets.meant(node, "targetRef") for node in spec.children("notificationTargets")}
+        known = [target for target in told if target]
+        if tier and len(known) == len(told) and known != [tier.severity]:
+            spec.wrong(
+                "notificationTargets",
+                f"receive {', '.join(sorted(known)) or 'nothing'}, but the severity is {tier.severity}",
+            )
+        made = replace(tier, policy=one.name, when_no_data=no_data) if tier else None
+        return one.made(lambda: made)
+
+    def _objective(self, one: Entry) -> Objective | None:
+        spec = one.spec
+        terms = spec.only("objectives")
+        period = _period(spec)
+        policies = spec.children("alertPolicies", optional=True)
+        tiers = [self._policies.meant(node, "alertPolicyRef") for node in policies]
+        severity = self._severity(one, "severity", "") if policies else ""
+        exhausted = None
+        if policies and period >= DAY:
+            exhausted = self._severity(one, "exhausted-severity", "ticket")
+        elif not period:
+            one.notes.pass_over("prometheus/exhausted-severity")
+        service = self._services.named(spec, "service")
+        if "indicatorRef" in spec:
+            indicator = self._indicators.named(spec, "indicatorRef")
+        else:
+            indicator = self._indicators.meant(spec.child("indicator"), "indicatorRef")
+        fields: dict[str, Any] = {
+            "indicator": self._promised(indicator, terms),
+            "target": _share_of(terms),
+            "title": terms.text("displayName", one.title),
+            "slices": _slices(one, terms),
+        }
+        terms.end()
+        known = [replace(tier, severity=severity or tier.severity) for tier in tiers if tier]
+        return one.made(
+            Objective,
+            name=one.name,
+            description=one.description,
+            service=service,
+            period=period,
+            tiers=tuple(sorted(known, key=lambda tier: tier.long)),
+            exhausted_severity=exhausted,
+            labels=one.labels,
+            **fields,
+        )
+
+    def _promised(self, sli: _SLI | None, terms: StrictMapping) -> Indicator | None:
+        """Return an indicator with what the objective says of it."""
+        if sli is None:
+            terms.pass_over("op", "value")
+            return None
+        if isinstance(sli, RatioIndicator):
+            if (op := terms.text("op", "gte")) not in {"gte", "gt"}:
+                terms.wrong("op", f"must be gte or gt, or be left out: a share is to be high; not {op!r}")
+            return sli
+        value, op = terms.number("value"), terms.text("op")
+        if sli.quantile is not None and isinstance(sli.metric, Selector):
+            self._check_edge(terms, "value", sli.metric, edge=value)
+            # Prometheus tells no quantile above the last edge, however much lies beyond it.
+            never = {"lte": "missed", "gt": "met"}.get(op)
+            if never and value in self._edges(sli.metric)[-1:]:
+                why = f"{value:g} is the last bucket edge, so it could never be {never}: take a lower one"
+                terms.wrong("value", why)
+        # The worst of several series counts.
+        worst = "max" if op in {"lte", "lt"} else "min"
+        told = sli._replace(aggregate=sli.aggregate or worst)._asdict()
+        return terms.made(ThresholdIndicator, **told, op=op, value=value)
+
+
+def _source(one: Entry) -> DataSource | None:
+    if (kind := one.spec.text("type")) != "Prometheus":
+        one.spec.wrong("type", f"must be Prometheus, not {kind!r}")
+    details = one.spec.child("connectionDetails", optional=True)
+    histograms = details.child("histograms", optional=True)
+    edges = {name: histograms.listed(name) for name in histograms.keys}
+    intervals = {
+        "scrape_interval": details.seconds("scrapeInterval", f"{_USUAL.scrape_interval}s"),
+        "evaluation_interval": details.seconds("evaluationInterval", f"{_USUAL.evaluation_interval}s"),
+    }
+    known = tuple((name, tuple(listed.number(at) for at in listed.keys)) for name, listed in edges.items())
+    details.end()
+    return one.made(DataSource, name=one.name, histograms=known, **intervals)
+
+
+def _target(one: Entry) -> str | None:
+    """A target is identified by the severity that it receives."""
+    return one.made(str, object=one.spec.text("target"))
 
 
 def _spellings(edge: float) -> tuple[str, ...]:
@@ -285,100 +339,33 @@ def _spellings(edge: float) -> tuple[str, ...]:
     return (short,) if "e" in short else (short, str(edge))
 
 
-def _condition(one: Entry) -> Tier:
+def _condition(one: Entry) -> Tier | None:
     condition = one.spec.child("condition")
     for key, only in (("kind", "burnrate"), ("op", "gt")):
         if (said := condition.text(key, only)) != only:
             condition.wrong(key, f"must be {only}, not {said!r}")
     long = condition.seconds("lookbackWindow")
-    made = Tier(
-        policy=one.name,
-        name=one.note("tier", one.name),
-        severity=one.spec.text("severity"),
-        factor=condition.number("threshold"),
-        long=long,
+    fields = {
+        "factor": condition.number("threshold"),
+        "long": long,
         # A twelfth, as in chapter 5 of Google's SRE workbook.
-        short=seconds(one.note("short-window", f"{long // 12}s"), one.notes.at("prometheus/short-window")),
-        hold=condition.seconds("alertAfter", "0s"),
-        min_failures=one.count("min-failures"),
-    )
+        "short": one.notes.seconds("prometheus/short-window", f"{long // 12}s"),
+        "hold": condition.seconds("alertAfter", "0s"),
+        "min_failures": one.count("min-failures"),
+    }
     condition.end()
-    return made
+    severity = one.spec.text("severity")
+    return one.made(Tier, policy=one.name, name=one.note("tier", one.name), severity=severity, **fields)
 
 
-def _policy(one: Entry, conditions: Registry[Tier], targets: Registry[str]) -> Tier:
-    if not one.spec.flag("alertWhenBreaching", default=False):
-        one.spec.wrong("alertWhenBreaching", "must be true: a policy is an alert on the burn rate")
-    if one.spec.flag("alertWhenResolved", default=False):
-        one.spec.wrong("alertWhenResolved", "would be ignored: Alertmanager's send_resolved says it")
-    tier = conditions.refer(*one.spec.only("conditions"), "conditionRef")
-    told = {targets.refer(value, path, "targetRef") for value, path in one.spec.items("notificationTargets")}
-    if told != {tier.severity}:
-        why = f"receive {', '.join(sorted(told)) or 'nothing'}, but the severity is {tier.severity}"
-        raise one.spec.refuse("notificationTargets", why)
-    return replace(tier, policy=one.name, when_no_data=one.spec.flag("alertWhenNoData", default=False))
-
-
-@dataclass(frozen=True, slots=True)
-class _Promises:
-    """Reads objectives."""
-
-    services: Registry[Service]
-    indicators: Registry[_Indicator]
-    policies: Registry[Tier]
-    targets: Registry[str]
-
-    def objective(self, one: Entry) -> Objective:
-        spec = one.spec
-        terms = StrictMapping(*spec.only("objectives"), spec.faults)
-        period, tiers, service, indicator, slices = every(
-            spec.faults,
-            lambda: _period(spec),
-            lambda: self._tiers(one),
-            lambda: self.services.get(spec.text("service"), spec.at("service")),
-            lambda: self._indicator(spec)(terms),
-            lambda: _slices(one, terms),
-        )
-        made = Objective(
-            name=one.name,
-            title=terms.text("displayName", one.title),
-            description=one.description,
-            service=service,
-            indicator=indicator,
-            target=_target_of(terms),
-            period=period,
-            slices=slices,
-            tiers=tiers,
-            exhausted_severity=self._exhausted(one) if tiers and period >= DAY else None,
-            labels=one.labels,
-        )
-        terms.end()
-        return made
-
-    def _indicator(self, spec: StrictMapping) -> _Indicator:
-        if "indicatorRef" in spec:
-            return self.indicators.get(spec.text("indicatorRef"), spec.at("indicatorRef"))
-        return self.indicators.refer(spec.raw("indicator"), spec.at("indicator"), "indicatorRef")
-
-    def _tiers(self, one: Entry) -> tuple[Tier, ...]:
-        listed = one.spec.items("alertPolicies", optional=True)
-        tiers = [self.policies.refer(value, path, "alertPolicyRef") for value, path in listed]
-        if tiers and (severity := one.note("severity", "")):
-            tiers = [replace(tier, severity=_routed(one, severity, self.targets)) for tier in tiers]
-        return tuple(sorted(tiers, key=lambda tier: tier.long))
-
-    def _exhausted(self, one: Entry) -> str:
-        return _usually(one, "exhausted-severity", "ticket", targets=self.targets)
-
-
-def _target_of(terms: StrictMapping) -> float:
+def _share_of(terms: StrictMapping) -> float:
     if "targetPercent" in terms:
         return round(terms.number("targetPercent") / 100, 12)
     return terms.number("target")
 
 
 def _period(spec: StrictMapping) -> int:
-    window = StrictMapping(*spec.only("timeWindow"), spec.faults)
+    window = spec.only("timeWindow")
     if not window.flag("isRolling"):
         window.wrong("isRolling", "must be true: no rule can be written for a window of the calendar")
     period = window.seconds("duration")
@@ -392,25 +379,36 @@ def _slices(one: Entry, terms: StrictMapping) -> Slices | None:
         return None
     if method != "Timeslices":
         one.spec.wrong("budgetingMethod", f"must be Occurrences or Timeslices, not {method!r}")
+        # It would say whether these belong here.
+        terms.pass_over(*terms.keys)
+        one.notes.pass_over(*one.notes.keys)
         return None
-    probe = one.note("slice-probe", "")
     instance = one.note("slice-needs-instance", "false")
     if instance not in {"true", "false"}:
-        why = f'must be "true" or "false", not {instance!r}'
-        raise one.notes.refuse("prometheus/slice-needs-instance", why)
-    return Slices(
+        one.notes.wrong("prometheus/slice-needs-instance", f'must be "true" or "false", not {instance!r}')
+    return terms.made(
+        Slices,
         window=_slice_window(terms),
         target=terms.number("timeSliceTarget"),
         min_requests=one.count("slice-min-requests"),
-        probe=selector(probe, one.notes.at("prometheus/slice-probe")) if probe else None,
+        probe=one.notes.parsed("prometheus/slice-probe", _probe, ""),
         needs_instance=instance == "true",
     )
+
+
+def _probe(text: str) -> Selector | None:
+    return selector(text) if text else None
 
 
 def _slice_window(terms: StrictMapping) -> int:
     value = terms.raw("timeSliceWindow")
     if isinstance(value, int) and not isinstance(value, bool):
         return 60 * value  # OpenSLO: a bare number is minutes
-    if not isinstance(value, str):
-        raise terms.refuse("timeSliceWindow", "must be a number of minutes, or a duration such as 5m")
-    return seconds(value, terms.at("timeSliceWindow"))
+    try:
+        return seconds(str(value))
+    except SloError as error:
+        why = (
+            str(error) if isinstance(value, str) else "must be a number of minutes, or a duration such as 5m"
+        )
+        terms.wrong("timeSliceWindow", why)
+        return 0

@@ -124,14 +124,14 @@ class Expression:
 Query = Selector | Expression
 
 
-def query(text: str, path: str) -> Query:
+def query(text: str) -> Query:
     try:
-        return selector(text, path)
+        return selector(text)
     except SloError:
-        return expression(text, path)
+        return expression(text)
 
 
-def expression(text: str, path: str) -> Expression:
+def expression(text: str) -> Expression:
     """Read any PromQL, as far as is needed to see which series it reads."""
     whole = _WINDOW.sub("1m", text)
     found: dict[Selector, None] = {}
@@ -140,13 +140,13 @@ def expression(text: str, path: str) -> Expression:
         token = _TOKEN.match(whole, place)
         depth += (token["open"] is not None) - (token["close"] is not None) if token else 0
         if not token or depth < 0 or (after_series and token["series"]):
-            raise SloError(f"{path}: is no PromQL from here on: {whole[place:].strip()!r}")
+            raise SloError(f"is no PromQL from here on: {whole[place:].strip()!r}")
         if token["series"]:
-            found[selector(token["series"], path)] = None
+            found[selector(token["series"])] = None
         after_series = bool(token["series"] or (after_series and token[0].isspace()))
         place = token.end()
     if depth or not found:
-        raise SloError(f"{path}: {'has a parenthesis too few' if depth else 'names no metric'}: {text!r}")
+        raise SloError(f"{'has a parenthesis too few' if depth else 'names no metric'}: {text!r}")
     return Expression(" ".join(text.split()), tuple(found))
 
 
@@ -155,7 +155,7 @@ _QUANTILE: Final = re.compile(r"histogram_quantile\s*\(\s*(0?\.[0-9]+)\s*,\s*(.*
 _BY_EDGE: Final = re.compile(r"by\s*\(\s*le\s*\)")
 
 
-def counted(query: Query, path: str) -> tuple[Query, bool]:
+def counted(query: Query) -> tuple[Query, bool]:
     """Return the selector that a query only puts `sum` and `rate` around, if it is such a one; else the query."""
     if isinstance(query, Selector):
         return query, False
@@ -164,12 +164,12 @@ def counted(query: Query, path: str) -> tuple[Query, bool]:
         inner = found["inner"].strip()
     rate = _RATE.fullmatch(_WINDOW.sub("1m", inner))
     try:
-        return selector(rate["inner"] if rate else inner, path), bool(rate)
+        return selector(rate["inner"] if rate else inner), bool(rate)
     except SloError:
         return query, False
 
 
-def measured(query: Query, path: str) -> tuple[Query, str, float | None]:
+def measured(query: Query) -> tuple[Query, str, float | None]:
     """Return the selector, the aggregate and the quantile of a query that is no more than these; else the query.
 
     The aggregate is empty if the query names none.
@@ -178,44 +178,44 @@ def measured(query: Query, path: str) -> tuple[Query, str, float | None]:
         return query, "", None
     if found := _VALUE.fullmatch(query.text):
         try:
-            return selector(found[2], path), found[1], None
+            return selector(found[2]), found[1], None
         except SloError:
             return query, "", None
     if found := _QUANTILE.fullmatch(query.text):
-        series, is_rate = counted(expression(found[2], path), path)
+        series, is_rate = counted(expression(found[2]))
         if isinstance(series, Selector) and is_rate and _BY_EDGE.search(found[2]):
             return series, "quantile", float(found[1])
     return query, "", None
 
 
-def selector(text: str, path: str) -> Selector:
+def selector(text: str) -> Selector:
     """Read one vector selector, such as `requests_total{job="shop",code!~"5.."}`."""
     whole = _WHOLE.fullmatch(text)
     if not whole:
         raise SloError(
-            f'{path}: must be one metric with conditions on its labels, such as up{{job="shop"}}, not {text!r}; '
+            f'must be one metric with conditions on its labels, such as up{{job="shop"}}, not {text!r}; '
             "rates, sums and windows are put around it here"
         )
-    return Selector(whole[1], _matchers(whole[2] or "", path))
+    return Selector(whole[1], _matchers(whole[2] or ""))
 
 
-def _matchers(text: str, path: str) -> tuple[Matcher, ...]:
+def _matchers(text: str) -> tuple[Matcher, ...]:
     found: list[Matcher] = []
     place = 0
     while place < len(text.rstrip()):
         one = _ONE.match(text, place)
         if not one:
-            raise SloError(f'{path}: is no list of label="value" from here on: {text[place:].strip()!r}')
+            raise SloError(f'is no list of label="value" from here on: {text[place:].strip()!r}')
         value = one[3] if one[3] is not None else one[4]
-        found.append(Matcher(one[1], one[2], _unescaped(value, path)))
+        found.append(Matcher(one[1], one[2], _unescaped(value)))
         place = one.end()
     return tuple(found)
 
 
-def _unescaped(value: str, path: str) -> str:
+def _unescaped(value: str) -> str:
     def char(found: re.Match[str]) -> str:
         if found[1] not in _ESCAPED:
-            raise SloError(f"{path}: has an escape that is not known here: {found[0]}")
+            raise SloError(f"has an escape that is not known here: {found[0]}")
         return _ESCAPED[found[1]]
 
     return re.sub(r"\\(.)", char, value)

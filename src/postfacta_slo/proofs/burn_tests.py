@@ -13,9 +13,8 @@ from typing import Final
 from ..promise.budget import threshold
 from ..promise.model import Tier
 from ..promise.promql import number
-from .assertions import Test
 from .detection import Stretch, Traffic, spread
-from .scenario import Scenario
+from .scenario import Scenario, Test
 
 __all__ = ["SHARES", "burn_tests", "outage"]
 
@@ -37,9 +36,9 @@ def burn_tests(scenario: Scenario) -> list[Test]:
 
 def outage(scenario: Scenario, share: float) -> Traffic:
     """Return half an hour in which this share fails, after a time without a fault, and its end."""
-    after = scenario.observed.scrapes(scenario.objective.tiers[0].short + _GRACE)
-    stretches = [(scenario.history(), 0.0), (scenario.observed.scrapes(_OUTAGE), share), (after, 0.0)]
-    return scenario.observed.traffic(*(scenario.observed.stretch(length, part) for length, part in stretches))
+    after = scenario.scrapes(scenario.objective.tiers[0].short + _GRACE)
+    stretches = [(scenario.history(), 0.0), (scenario.scrapes(_OUTAGE), share), (after, 0.0)]
+    return scenario.traffic(*(scenario.stretch(length, part) for length, part in stretches))
 
 
 def _outages(scenario: Scenario) -> list[Test]:
@@ -50,8 +49,8 @@ def _outages(scenario: Scenario) -> list[Test]:
         if not _shows(scenario, share):
             continue
         traffic = outage(scenario, share)
-        first = [_fired(scenario, verdict) for verdict in scenario.observed.verdicts(traffic).values()]
-        minute = scenario.observed.scrapes(_GRACE)
+        first = [_fired(scenario, verdict) for verdict in scenario.verdicts(traffic).values()]
+        minute = scenario.scrapes(_GRACE)
         if not tests or any(abs(one - other) > minute for one, other in zip(first, before, strict=True)):
             tests.append(scenario.course(f"{number(share * 100)} % fail for half an hour", traffic))
             before = first
@@ -60,68 +59,66 @@ def _outages(scenario: Scenario) -> list[Test]:
 
 def _shows(scenario: Scenario, share: float) -> bool:
     """Whether there is an alert, and the share is one of whole events."""
-    volume = scenario.observed.volume
-    return bool(scenario.objective.tiers) and math.isclose(
-        scenario.observed.stretch(1, share).bad, share * volume
-    )
+    volume = scenario.volume
+    return bool(scenario.objective.tiers) and math.isclose(scenario.stretch(1, share).bad, share * volume)
 
 
 def _fired(scenario: Scenario, verdict: Sequence[bool | None]) -> int:
     """At which sample an alert surely fires; past the last one if it never does."""
-    return (verdict.index(True) if True in verdict else len(verdict)) * scenario.observed.every
+    return (verdict.index(True) if True in verdict else len(verdict)) * scenario.every
 
 
 def _smoulder(scenario: Scenario, place: int) -> Test:
     """The failures just suffice for this tier, and for no faster one."""
-    tier, observed = scenario.objective.tiers[place], scenario.observed
+    tier = scenario.objective.tiers[place]
     faster = scenario.objective.tiers[place - 1] if place else None
     above = threshold(scenario.objective, faster) if faster else 1.0
     share = math.sqrt(threshold(scenario.objective, tier) * above)
     name = f"{number(round(share * 100, 3))} % fail, for tier {tier.name}"
     burst, bad = scenario.burst()
-    period = max(burst, observed.whole(bad / share))
-    alone = observed.scrapes(faster.long) + observed.every if faster else period
+    period = max(burst, scenario.whole(bad / share))
+    alone = scenario.scrapes(faster.long) + scenario.every if faster else period
     if not scenario.counting and period < alone < bad / (1.25 * threshold(scenario.objective, tier)):
         # Two bursts in the faster tier's window would be too much for it, and one in so long a time is enough.
         period, share = alone, bad / alone
     # So long that the first burst alone is nothing to a faster tier.
-    before = max(scenario.history(), observed.whole(min(_LONGEST, 1.5 * bad / above)))
-    after = observed.scrapes(tier.short + _GRACE)
+    before = max(scenario.history(), scenario.whole(min(_LONGEST, 1.5 * bad / above)))
+    after = scenario.scrapes(tier.short + _GRACE)
     # So long that the long window still burns when the short one has let go.
     limit = min(1.15 * threshold(scenario.objective, tier), 0.9 * share)
-    lasts = observed.whole(limit * (before + after) / (share - limit))
-    most = max(lasts, 4 * before + 2 * observed.scrapes(tier.hold))
+    lasts = scenario.whole(limit * (before + after) / (share - limit))
+    most = max(lasts, 4 * before + 2 * scenario.scrapes(tier.hold))
     burning = (
-        [observed.stretch(most, share)]
+        [scenario.stretch(most, share)]
         if scenario.counting
         else _bursts(scenario, burst, most=most, period=period)
     )
-    fire = [observed.stretch(before), *burning]
-    fired = _fired(scenario, observed.verdicts(observed.traffic(*fire))[tier.name])
-    played = _until(fire, max(fired + observed.scrapes(2 * _GRACE), before + lasts))
-    return scenario.course(name, observed.traffic(*played, observed.stretch(after)))
+    fire = [scenario.stretch(before), *burning]
+    fired = _fired(scenario, scenario.verdicts(scenario.traffic(*fire))[tier.name])
+    played = _until(fire, max(fired + scenario.scrapes(2 * _GRACE), before + lasts))
+    return scenario.course(name, scenario.traffic(*played, scenario.stretch(after)))
 
 
 def _bursts(scenario: Scenario, burst: int, *, most: int, period: int) -> list[Stretch]:
     """A burst of failures in each period, for this many scrapes or somewhat more."""
-    one = [scenario.observed.stretch(burst, 1), scenario.observed.stretch(period - burst)]
+    one = [scenario.stretch(burst, 1), scenario.stretch(period - burst)]
     return one * (4 + math.ceil(most / period))
 
 
 def _blip(scenario: Scenario, tier: Tier) -> Test:
     """The failures exceed the short window's threshold for long enough, but not the long window's."""
-    observed, burn = scenario.observed, scenario.observed.burn(tier)
+    burn = scenario.burn(tier)
     limit = burn.threshold
     if scenario.counting:
-        lasts = observed.whole(burn.hold + burn.short * 2 / 3 + 4 * observed.every)
-        before = observed.whole(max(burn.short, 2 * lasts))
-        fault = observed.stretch(min(lasts, observed.whole(burn.long / 2)), min(1.0, 1.5 * limit))
+        lasts = scenario.whole(burn.hold + burn.short * 2 / 3 + 4 * scenario.every)
+        before = scenario.whole(max(burn.short, 2 * lasts))
+        fault = scenario.stretch(min(lasts, scenario.whole(burn.long / 2)), min(1.0, 1.5 * limit))
     else:
         burst, bad = scenario.burst()
-        fault = observed.stretch(burst + observed.whole(max(0.0, 1.5 * limit * burn.short - bad)), 1)
-        before = observed.whole(max(2 * burn.short, 1.4 * (fault.scrapes + bad) / limit))
-    after = observed.stretch(observed.whole(burn.hold + 8 * observed.every))
-    traffic = observed.traffic(observed.stretch(min(before, observed.whole(burn.long))), fault, after)
+        fault = scenario.stretch(burst + scenario.whole(max(0.0, 1.5 * limit * burn.short - bad)), 1)
+        before = scenario.whole(max(2 * burn.short, 1.4 * (fault.scrapes + bad) / limit))
+    after = scenario.stretch(scenario.whole(burn.hold + 8 * scenario.every))
+    traffic = scenario.traffic(scenario.stretch(min(before, scenario.whole(burn.long))), fault, after)
     return scenario.course(f"a blip that tier {tier.name} must not mind", traffic)
 
 
@@ -129,17 +126,17 @@ def _few(scenario: Scenario, tier: Tier) -> list[Test]:
     """There is so little traffic that the floor decides: one in twenty fails, then one too few, then twice enough."""
     if not tier.min_failures:
         return []
-    burn, floor = scenario.observed.burn(tier), tier.min_failures
+    burn, floor = scenario.burn(tier), tier.min_failures
     most = max(1, min(4 * burn.long, int((floor - 1) / (1.5 * burn.threshold))))
     quiet = [*spread(burn.long, 20, 1), *spread(burn.long, max(most, floor - 1), floor - 1) * 2]
     loud = spread(burn.long, max(most, 2 * floor), 2 * floor) * 2
-    traffic = scenario.observed.traffic(*quiet, *loud)
+    traffic = scenario.traffic(*quiet, *loud)
     # A handful is not always in the short window: it must not fire at any time, not only at the end.
     silent = scenario.silence(
         3 * burn.long, f'{scenario.alert("ErrorBudgetBurn")},burnrate_tier="{tier.name}"'
     )
     name = f"a handful fails, and tier {tier.name} waits for more"
-    return [scenario.course(name, traffic, others=scenario.left_out(traffic.scrapes), checks=[silent])]
+    return [scenario.course(name, traffic, others=scenario.all_left_out(traffic.scrapes), checks=[silent])]
 
 
 def _until(stretches: Iterable[Stretch], scrapes: int) -> list[Stretch]:

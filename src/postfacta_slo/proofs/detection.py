@@ -73,10 +73,10 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What windows come to, window by window."""
+    """What windows come to, one for each evaluation."""
 
-    totals: tuple[float, ...]  # Events, extrapolated to the whole window as `increase` does.
-    bads: tuple[float, ...]  # Bad ones, likewise.
+    totals: Sequence[float]  # Events, extrapolated to the whole window as `increase` does.
+    bads: Sequence[float]  # Bad ones, likewise.
 
     @property
     def ratios(self) -> list[float]:
@@ -120,9 +120,9 @@ class Traffic:
         intervals = read - 1 if self.counted else read
         # A counter is extrapolated over the interval that the window's edge cuts off.
         stretch = width / intervals if self.counted else 1.0
+        counts = (self.totals, self.bads)
         return Sums(
-            tuple((self.totals[at] - self.totals[max(0, at - intervals)]) * stretch for at in samples),
-            tuple((self.bads[at] - self.bads[max(0, at - intervals)]) * stretch for at in samples),
+            *([(count[at] - count[max(0, at - intervals)]) * stretch for at in samples] for count in counts)
         )
 
 
@@ -135,24 +135,18 @@ def spread(scrapes: int, total: int, bad: int) -> list[Stretch]:
 
 def notation(samples: Iterable[Sample]) -> str:
     """Write samples as promtool reads them: runs of equal steps as `a+bxn`, gaps as `_xn`."""
-    return " ".join(_run(start, step, more) for start, step, more in _runs(samples))
-
-
-def _runs(samples: Iterable[Sample]) -> list[tuple[Sample, int, int]]:
-    """Part samples into runs: the first one, the step to each next, and how many more there are."""
-    found: list[tuple[Sample, int, int]] = []
+    runs: list[
+        tuple[Sample, int, int]
+    ] = []  # The first sample, the step to each next, and how many more there are.
     last: Sample = None
     for sample in samples:
-        if found:
-            start, step, more = found[-1]
-            wanted = _step(last, sample)
-            if wanted is not None and (not more or wanted == step):
-                found[-1] = (start, wanted, more + 1)
-                last = sample
-                continue
-        found.append((sample, 0, 0))
+        step = _step(last, sample)
+        if runs and step is not None and (not runs[-1][2] or runs[-1][1] == step):
+            runs[-1] = (runs[-1][0], step, runs[-1][2] + 1)
+        else:
+            runs.append((sample, 0, 0))
         last = sample
-    return found
+    return " ".join(_run(*run) for run in runs)
 
 
 def _step(one: Sample, other: Sample) -> int | None:
@@ -164,9 +158,7 @@ def _step(one: Sample, other: Sample) -> int | None:
 def _run(start: Sample, step: int, more: int) -> str:
     if start is None:
         return f"_x{more + 1}"
-    if not more:
-        return str(start)
-    return f"{start}{step:+d}x{more}"
+    return f"{start}{step:+d}x{more}" if more else str(start)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,27 +204,26 @@ def verdicts(traffic: Traffic, burn: Burn, by: Counting | Slicing, *, every: int
 def bad_slices(traffic: Traffic, slicing: Slicing, *, every: int = 1) -> int:
     """Return at how many evaluations a slice is bad: the fewest over all ways to read a window."""
     samples = range(0, traffic.scrapes + 1, every)
-    return min(sum(_slices(traffic, slicing, reading=reading, samples=samples)) for reading in READINGS)
+    return min(sum(_slices(traffic, slicing, reading, samples=samples)) for reading in READINGS)
 
 
 def _holds(
     traffic: Traffic, burn: Burn, by: Counting | Slicing, *, reading: Reading, every: int
 ) -> list[bool]:
-    threshold, floor = burn.threshold * reading.nudge, burn.failures * reading.nudge
-    samples = range(0, traffic.scrapes + 1, every)
+    samples, limit = range(0, traffic.scrapes + 1, every), burn.threshold * reading.nudge
     if isinstance(by, Slicing):
-        slices = _slices(traffic, by, reading=reading, samples=samples)
+        slices = _slices(traffic, by, reading, samples=samples)
         long, short = (_means(slices, width / every, reading) for width in (burn.long, burn.short))
     else:
         long, short = (
             _ratios(traffic, width, by, reading=reading, samples=samples) for width in (burn.long, burn.short)
         )
-    failures = (
-        traffic.sums(burn.long, samples, closed=reading.closed).bads if burn.failures else [floor] * len(long)
-    )
+    held = [one > limit and other > limit for one, other in zip(long, short, strict=True)]
+    if not burn.failures:
+        return held
+    failures = traffic.sums(burn.long, samples, closed=reading.closed).bads
     return [
-        one > threshold and other > threshold and failed >= floor
-        for one, other, failed in zip(long, short, failures, strict=True)
+        both and failed >= burn.failures * reading.nudge for both, failed in zip(held, failures, strict=True)
     ]
 
 
@@ -242,10 +233,10 @@ def _ratios(traffic: Traffic, width: int, by: Counting, *, reading: Reading, sam
     pieces = traffic.sums(by.piece, samples, closed=reading.closed)
     # Both are sums of as many pieces, so that their means have the same ratio.
     totals, bads = (_means(values, width / samples.step, reading) for values in (pieces.totals, pieces.bads))
-    return Sums(tuple(totals), tuple(bads)).ratios
+    return Sums(totals, bads).ratios
 
 
-def _slices(traffic: Traffic, by: Slicing, *, reading: Reading, samples: range) -> list[bool]:
+def _slices(traffic: Traffic, by: Slicing, reading: Reading, *, samples: range) -> list[bool]:
     sums = traffic.sums(by.width, samples, closed=reading.closed)
     allowed, events = by.allowed * reading.nudge, by.events * reading.nudge
     slices = [

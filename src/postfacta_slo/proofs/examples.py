@@ -1,37 +1,40 @@
 """Label sets that a selector selects, and some that it only just misses.
 
 An empty value stands for a label that is not there, as it does in Prometheus. An example of a pattern is one of its
-plain alternatives. Of a character class or a counted repetition none is found, and the objective is not proved.
+plain alternatives, such as `500`, `5..` or `/health.*`. Of any other none is found, and the objective is not proved.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Final
 
 from ..promise.promql import Matcher, Selector, SloError, quoted
 
-__all__ = ["example", "near_misses", "selected", "series", "spared"]
+__all__ = ["example", "near_misses", "selected", "series"]
 
 # Plain values for a label that must only not be something: a status code looks like one.
 _PLAIN: Final = ("200", "other", "another")
-_WHOLE: Final = re.compile(r"\^?(?:\((?:\?:)?([^()]*)\)|(.*?))\$?", re.DOTALL)
-_GROUP: Final = re.compile(r"\((?:\?:)?([^()|]*)(?:\|[^()]*)?\)([?*]?)")
+_GROUP: Final = re.compile(r"\((?:\?:)?([^()]*)\)")
 _ANY: Final = re.compile(r"\\(.)|\.([*+]?)")
 
 
-def selected(*selectors: Selector) -> dict[str, str]:
-    """Return labels that all of the selectors select. Raise if no example was found."""
-    return _first(_assignments(_matchers(selectors)), " and ".join(map(str, selectors)))
-
-
-def spared(selectors: Sequence[Selector], by: Selector) -> dict[str, str]:
+def selected(*selectors: Selector, without: Selector | None = None) -> dict[str, str]:
     """Return labels that all of the selectors select, and one more does not. Raise if no example was found."""
-    found = _assignments(_matchers(selectors), by.matchers)
-    left = (labels for labels in found if not _selects(by.matchers, labels))
-    return _first(left, f"{' and '.join(map(str, selectors))} without {by}")
+    must = [matcher for selector in selectors for matcher in selector.matchers]
+    matchers = (*must, *(without.matchers if without else ()))
+    labels = dict.fromkeys(matcher.label for matcher in matchers)
+    choices = [
+        [value for value in _likely(label, matchers) if _selects(_on(label, must), {label: value})]
+        for label in labels
+    ]
+    for values in product(*choices):
+        found = dict(zip(labels, values, strict=True))
+        if not (without and _selects(without.matchers, found)):
+            return found
+    raise _no_example(" and ".join(map(str, selectors)) + (f" without {without}" if without else ""))
 
 
 def near_misses(selector: Selector, labels: Mapping[str, str]) -> list[dict[str, str]]:
@@ -42,10 +45,10 @@ def near_misses(selector: Selector, labels: Mapping[str, str]) -> list[dict[str,
     """
     found: list[dict[str, str]] = []
     for matcher in selector.matchers:
-        others = [one for one in selector.matchers if one != matcher and one.label == matcher.label]
+        others = [one for one in _on(matcher.label, selector.matchers) if one != matcher]
         excludes = matcher.op.startswith("!")
         if excludes and len(_named(matcher)) < len(_alternatives(matcher)):
-            _first(iter(()), f"what {selector} leaves out by {matcher}")
+            raise _no_example(f"what {selector} leaves out by {matcher}")
         values = _named(matcher) if excludes else _likely(matcher.label, (matcher, *others))
         missed = [
             value
@@ -67,36 +70,19 @@ def example(selector: Selector, **more: str) -> str:
     return series(selector.metric, selected(selector) | more)
 
 
-def _matchers(selectors: Iterable[Selector]) -> tuple[Matcher, ...]:
-    return tuple(dict.fromkeys(matcher for selector in selectors for matcher in selector.matchers))
+def _no_example(wanted: str) -> SloError:
+    return SloError(
+        f"no example of a series was found for {wanted}: write its patterns as plain alternatives"
+    )
 
 
-def _first(found: Iterator[dict[str, str]], wanted: str) -> dict[str, str]:
-    labels = next(found, None)
-    if labels is None:
-        raise SloError(
-            f"no example of a series was found for {wanted}: write its patterns as plain alternatives"
-        )
-    return labels
-
-
-def _assignments(must: Sequence[Matcher], may: Sequence[Matcher] = ()) -> Iterator[dict[str, str]]:
-    """All label sets of the likely values that satisfy the first matchers; the second ones widen the choice."""
-    labels = dict.fromkeys(matcher.label for matcher in (*must, *may))
-    choices = [
-        [
-            value
-            for value in _likely(label, (*must, *may))
-            if _selects([one for one in must if one.label == label], {label: value})
-        ]
-        for label in labels
-    ]
-    return (dict(zip(labels, values, strict=True)) for values in product(*choices))
+def _on(label: str, matchers: Iterable[Matcher]) -> list[Matcher]:
+    return [one for one in matchers if one.label == label]
 
 
 def _likely(label: str, matchers: Iterable[Matcher]) -> list[str]:
     """Values worth trying for a label: what its matchers name, then plain ones, then none at all."""
-    named = [value for matcher in matchers if matcher.label == label for value in _named(matcher)]
+    named = [value for matcher in _on(label, matchers) for value in _named(matcher)]
     digits = any(value.isdigit() for value in named)
     return list(dict.fromkeys([*named, *(_PLAIN if digits else _PLAIN[1:]), ""]))
 
@@ -111,15 +97,12 @@ def _named(matcher: Matcher) -> list[str]:
 def _alternatives(matcher: Matcher) -> list[str]:
     if matcher.op in {"=", "!="}:
         return [matcher.value]
-    whole = _WHOLE.fullmatch(matcher.value)
-    pattern = (whole[1] or whole[2] or "") if whole else matcher.value
-    while (grouped := _GROUP.sub(lambda found: "" if found[2] else found[1], pattern)) != pattern:
-        pattern = grouped
-    return [_ANY.sub(_simplest, part) for part in pattern.split("|")]
+    whole = _GROUP.fullmatch(matcher.value)
+    return [_ANY.sub(_simplest, part) for part in (whole[1] if whole else matcher.value).split("|")]
 
 
 def _simplest(found: re.Match[str]) -> str:
-    return {"d": "0", "w": "a"}.get(found[1], found[1]) if found[1] else "" if found[2] == "*" else "0"
+    return found[1] or ("" if found[2] == "*" else "0")
 
 
 def _selects(matchers: Iterable[Matcher], labels: Mapping[str, str]) -> bool:

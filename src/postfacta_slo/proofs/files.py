@@ -16,16 +16,14 @@ from typing import Any, Final
 
 from ..promise.budget import span
 from ..promise.model import Model, Objective, Service
-from ..promise.promql import Selector
-from ..rules.alerts import ABSENT_FOR, DOWN_FOR
+from ..rules.alerts import ABSENT_FOR, DOWN_FOR, watched
 from ..rules.groups import rules_of
-from .assertions import Assertion, Scraped, Test, silence, test
 from .burn_tests import burn_tests
 from .detection import notation
 from .examples import example, near_misses, selected, series
-from .observed import Observed
+from .observed import Observed, Scraped
 from .recording_tests import recording_tests
-from .scenario import Scenario
+from .scenario import Assertion, Scenario, Test, silence, test
 
 __all__ = ["proofs_of", "unproved"]
 
@@ -46,7 +44,7 @@ def proofs_of(model: Model, *, slow: bool = False, compress: int = 1) -> dict[st
     pace = max(1, round(max(_MINUTE if slow else 0, source.evaluation_interval) / source.scrape_interval))
     left_out = unproved(model)
     scenarios = [
-        Scenario(Observed(source, one, pace), compress)
+        Scenario(source, one, pace, compress=compress)
         for one in model.objectives
         if _is_slow(one) is slow and one.name not in left_out
     ]
@@ -68,7 +66,7 @@ def proofs_of(model: Model, *, slow: bool = False, compress: int = 1) -> dict[st
 
 def unproved(model: Model) -> dict[str, str]:
     """Return the names of objectives that no test can be written for, and why."""
-    reasons = {one.name: Scenario(Observed(model.source, one)).why_unproved() for one in model.objectives}
+    reasons = {one.name: Scenario(model.source, one).why_unproved() for one in model.objectives}
     return {name: why for name, why in reasons.items() if why}
 
 
@@ -81,96 +79,63 @@ class _Service:
 
     def __init__(self, model: Model, service: Service, *, every: int, compress: int) -> None:
         unknown = unproved(model)
-        self._objectives = model.of(service)
-        self._unproved = [one for one in self._objectives if one.name in unknown]
+        self._source, self._service, self._compress = model.source, service, compress
+        self._unproved = [one for one in model.of(service) if one.name in unknown]
         self._observed = [
-            Observed(model.source, one, every) for one in self._objectives if one not in self._unproved
+            Observed(model.source, one, every) for one in model.of(service) if one.name not in unknown
         ]
-        self._source = model.source
-        self._service = service
-        self._compress = compress
         # Any observed does: all see the same scrapes.
         self._one = Observed(model.source, model.objectives[0], every)
         self._fault, self._end = self._one.scrapes(_QUIET / 2), self._one.scrapes(_QUIET)
+        self._up = example(service.up, instance="one")
+        self._falling = notation([1] * (self._fault + 1) + [0] * (self._end - self._fault))
+        self._watched = watched(model, service)
 
     def tests(self) -> list[Test]:
+        well, silent = self._healthy(self._end), [self._silence()]
+        half = {example(self._service.up, instance="two"): self._falling}
         return [
-            self._well(),
-            self._half_down(),
+            self._test("all is well, and nothing fires", well, silent),
+            self._test("one of two instances is down", well | half, silent),
             self._down(),
-            *(self._absent(metric) for metric in dict.fromkeys(one.metric for one, _ in self._watched())),
+            *(self._absent(metric) for metric in dict.fromkeys(one.metric for one, _ in self._watched)),
         ]
-
-    def _well(self) -> Test:
-        return self._test("all is well, and nothing fires", self._healthy(self._end), [self._silence()])
-
-    def _half_down(self) -> Test:
-        down = {example(self._service.up, instance="two"): self._falling()}
-        return self._test("one of two instances is down", self._healthy(self._end) | down, [self._silence()])
 
     def _down(self) -> Test:
         """Nothing is left, but for what other jobs export."""
-        scraped = self._stale(self._healthy(self._fault))
-        scraped[self._up()] = self._falling()
-        selectors = [self._service.up, *(metric for metric, _ in self._watched())]
-        scraped |= {name: _constant(1, self._end) for one in selectors for name in self._elsewhere(one)}
+        scraped = _stale(self._healthy(self._fault)) | {self._up: self._falling}
+        for asked in (self._service.up, *(metric.of_job for metric, _ in self._watched)):
+            for labels in near_misses(asked, selected(asked)):
+                scraped[series(asked.metric, labels)] = _constant(1, self._end)
         checks = self._fires("Down", [{"severity": self._service.down_severity}], hold=DOWN_FOR)
-        if absent := self._absences():
-            checks += self._fires("SLIMetricAbsent", absent, hold=ABSENT_FOR)
+        if self._watched:
+            checks += self._fires("SLIMetricAbsent", self._absences(), hold=ABSENT_FOR)
         return self._test("everything is gone", scraped, checks)
 
     def _absent(self, metric: str) -> Test:
         """The instances answer, and one metric is not there any more."""
-        gone = {
-            name: samples
-            for name, samples in self._healthy(self._fault).items()
-            if name.partition("{")[0] == metric
-        }
+        before = self._healthy(self._fault).items()
+        gone = {name: samples for name, samples in before if name.partition("{")[0] == metric}
         absent = [one for one in self._absences() if one["metric"] == metric]
         checks = self._fires("SLIMetricAbsent", absent, hold=ABSENT_FOR, metric=metric)
         alerts = f'alertname="{self._service.alert_prefix}Down",service="{self._service.name}"'
-        scraped = self._healthy(self._end) | self._stale(gone)
+        scraped = self._healthy(self._end) | _stale(gone)
         return self._test(f"{metric} is gone", scraped, [*checks, self._silence(alerts)])
 
     def _absences(self) -> list[dict[str, str]]:
-        return [{"metric": one.metric, "severity": severity} for one, severity in self._watched()]
-
-    def _watched(self) -> dict[tuple[Selector, str], None]:
-        """What must not fall silent, and how loud it is if it does."""
-        return dict.fromkeys(
-            (metric.of_job, tier.severity)
-            for one in self._objectives
-            for metric in one.indicator.watched
-            for tier in one.tiers
-            if tier.when_no_data
-        )
+        return [{"metric": one.metric, "severity": severity} for one, severity in self._watched]
 
     def _healthy(self, scrapes: int) -> Scraped:
-        scraped = {self._up(): _constant(1, scrapes)}
+        scraped = {self._up: _constant(1, scrapes)}
         for one in self._unproved:
-            watched = (example(metric.of_job) for metric in one.indicator.watched)
-            scraped |= dict.fromkeys(watched, _constant(1, scrapes))
+            unmeasured = (example(metric.of_job) for metric in one.indicator.watched)
+            scraped |= dict.fromkeys(unmeasured, _constant(1, scrapes))
         for observed in self._observed:
             slices = observed.objective.slices
             scraped |= observed.scraped(observed.traffic(observed.stretch(scrapes)), bad_since=None)
             if slices and slices.probe:
                 scraped[example(slices.probe)] = _constant(1, scrapes)
         return scraped
-
-    def _up(self) -> str:
-        return example(self._service.up, instance="one")
-
-    def _falling(self) -> str:
-        return notation([1] * (self._fault + 1) + [0] * (self._end - self._fault))
-
-    @staticmethod
-    def _stale(scraped: Scraped) -> Scraped:
-        return {name: f"{samples} stale" for name, samples in scraped.items()}
-
-    @staticmethod
-    def _elsewhere(selector: Selector) -> list[str]:
-        asked = selector.of_job
-        return [series(asked.metric, labels) for labels in near_misses(asked, selected(asked))]
 
     def _fires(self, what: str, by: list[dict[str, str]], *, hold: int, metric: str = "") -> list[Assertion]:
         """Silence just before, and each set of labels as often as it is listed when it is time."""
@@ -197,3 +162,7 @@ class _Service:
 
 def _constant(value: int, scrapes: int) -> str:
     return notation([value] * (scrapes + 1))
+
+
+def _stale(scraped: Scraped) -> Scraped:
+    return {name: f"{samples} stale" for name, samples in scraped.items()}

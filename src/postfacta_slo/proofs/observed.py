@@ -21,11 +21,12 @@ from ..promise.model import (
     Tier,
 )
 from ..promise.promql import Selector, number
-from .assertions import Scraped
 from .detection import Burn, Counting, Sample, Slicing, Stretch, Traffic, notation, verdicts
-from .examples import near_misses, selected, series, spared
+from .examples import near_misses, selected, series
 
-__all__ = ["Observed"]
+__all__ = ["Observed", "Scraped"]
+
+Scraped = dict[str, str]  # The samples of each series, in promtool's notation.
 
 _VOLUME: Final = 300  # Events between two scrapes: 20 a second at 15 s.
 _LEFT_OUT: Final = 5  # How many times as many events of each kind that is left out: 100 a second at 15 s.
@@ -176,14 +177,8 @@ class Observed:
         slow_is_bad = indicator.op in {"lte", "lt"}
         low, high = (traffic.goods, traffic.bads) if slow_is_bad else (traffic.bads, traffic.goods)
         both = [one + other for one, other in zip(low, high, strict=True)]
-        counts: dict[str, Sequence[int]] = {
-            number(edge): [0] * len(low)
-            if edge < indicator.value
-            else low
-            if edge == indicator.value
-            else both
-            for edge in edges
-        }
+        none, at = [0] * len(low), indicator.value
+        counts = {number(edge): both if edge > at else low if edge == at else none for edge in edges}
         counts["+Inf"] = both
         return {series(metric, {**labels, "le": edge}): notation(count) for edge, count in counts.items()}
 
@@ -196,7 +191,7 @@ def _selector(query: Query) -> Selector:
 
 def _good_and_bad(indicator: RatioIndicator) -> tuple[dict[str, str], dict[str, str]]:
     judged, total = _selector(indicator.counted), _selector(indicator.total)
-    yes, no = selected(total, judged), spared([total], judged)
+    yes, no = selected(total, judged), selected(total, without=judged)
     return (no, yes) if indicator.bad else (yes, no)
 
 

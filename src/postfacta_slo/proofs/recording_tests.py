@@ -9,9 +9,8 @@ from ..promise.budget import failures_series
 from ..promise.model import DAY, PRESENT, RatioIndicator, ThresholdIndicator
 from ..promise.promql import number
 from ..rules.alerts import EXHAUSTED_FOR
-from .assertions import Assertion, Test, firing
 from .detection import Burn, notation, spread, verdicts
-from .scenario import Scenario
+from .scenario import Assertion, Scenario, Test, firing
 
 __all__ = ["recording_tests"]
 
@@ -26,7 +25,7 @@ def recording_tests(scenario: Scenario) -> list[Test]:
 
 
 def _quiet(scenario: Scenario) -> Test:
-    objective, scrapes = scenario.objective, scenario.observed.scrapes(2 * PRESENT)
+    objective, scrapes = scenario.objective, scenario.scrapes(2 * PRESENT)
     constants = {
         "slo:objective:ratio": float(number(objective.target)),
         "slo:error_budget:ratio": objective.budget,
@@ -40,14 +39,14 @@ def _quiet(scenario: Scenario) -> Test:
         guards["slo:slice_error:ratio"] = 0
     checks = [scenario.silence(scrapes), scenario.windows("{} == 0", scrapes)]
     checks += [scenario.value(name, value, scrapes) for name, value in (constants | guards).items()]
-    healthy = scenario.observed.scraped(scenario.steady(scrapes), bad_since=None)
-    left_out = scenario.observed.left_out(scrapes, failing=True)
+    healthy = scenario.scraped(scenario.steady(scrapes), bad_since=None)
+    left_out = scenario.left_out(scrapes, failing=True)
     return scenario.test("what is left out fails, and none of it counts", healthy | left_out, checks)
 
 
 def _weighed(scenario: Scenario) -> Test:
-    scrapes = scenario.observed.scrapes(4 * PRESENT)
-    stretch = scenario.observed.stretch(scrapes, scenario.bad_share)
+    scrapes = scenario.scrapes(4 * PRESENT)
+    stretch = scenario.stretch(scrapes, scenario.bad_share)
     burn = f"slo:current_burn_rate:ratio{{{scenario.own}}} * {number(scenario.objective.budget)}"
     checks = [
         scenario.windows(scenario.near(stretch.bad / stretch.total), scrapes),
@@ -59,9 +58,7 @@ def _weighed(scenario: Scenario) -> Test:
         share = stretch.bad / stretch.total
         near = f"slo:slice_error:ratio{{{scenario.own}}} > {share - 1e-9!r} < {share + 1e-9!r}"
         checks.append(scenario.count(near, 1, scrapes))
-    scraped = scenario.observed.scraped(scenario.observed.traffic(stretch)) | scenario.observed.left_out(
-        scrapes, failing=False
-    )
+    scraped = scenario.scraped(scenario.traffic(stretch)) | scenario.left_out(scrapes, failing=False)
     return scenario.test("what is left out goes well, and hides nothing", scraped, checks)
 
 
@@ -69,10 +66,10 @@ def _one_sided(scenario: Scenario) -> list[Test]:
     """All fails at once: a slice is bad for several reasons, and still one slice."""
     if not isinstance(scenario.objective.indicator, RatioIndicator):
         return []
-    scrapes = scenario.observed.scrapes(4 * PRESENT)
-    traffic = scenario.observed.traffic(scenario.observed.stretch(scrapes, 1))
+    scrapes = scenario.scrapes(4 * PRESENT)
+    traffic = scenario.traffic(scenario.stretch(scrapes, 1))
     ill = notation([0] * (scrapes + 1))
-    scraped = scenario.observed.scraped(traffic, good_since=None)
+    scraped = scenario.scraped(traffic, good_since=None)
     scraped |= {name: ill for name in (scenario.probe, scenario.instance("one")) if name}
     checks = [scenario.windows(scenario.near(1), scrapes)]
     guards = [failures_series(tier.long) for tier in scenario.objective.tiers if tier.min_failures]
@@ -84,10 +81,10 @@ def _one_sided(scenario: Scenario) -> list[Test]:
 
 def _idle(scenario: Scenario) -> list[Test]:
     """There are no requests at all; a measured value has no such case."""
-    if not scenario.observed.counted and isinstance(scenario.objective.indicator, ThresholdIndicator):
+    if not scenario.counted and isinstance(scenario.objective.indicator, ThresholdIndicator):
         return []
-    end, name = scenario.observed.scrapes(2 * PRESENT), "nothing ever happens"
-    scraped = scenario.observed.scraped(scenario.steady(end, 0))
+    end, name = scenario.scrapes(2 * PRESENT), "nothing ever happens"
+    scraped = scenario.scraped(scenario.steady(end, 0))
     checks = [scenario.silence(end)]
     if scenario.counting:
         return [scenario.test(name, scraped, [*checks, scenario.windows("{}", end, none=True)])]
@@ -109,39 +106,39 @@ def _idle(scenario: Scenario) -> list[Test]:
 
 def _spent(scenario: Scenario) -> Test:
     """The budget is first touched, then spent."""
-    observed, budget = scenario.observed, scenario.objective.budget
+    budget = scenario.objective.budget
     burst, bad = scenario.burst()
-    hold = observed.scrapes(EXHAUSTED_FOR)
-    touched = observed.whole(min(_LONGEST, max(observed.scrapes(_HOUR), 2 * bad / budget)))
+    hold = scenario.scrapes(EXHAUSTED_FOR)
+    touched = scenario.whole(min(_LONGEST, max(scenario.scrapes(_HOUR), 2 * bad / budget)))
     # Long enough for the alert, if it were to fire, and for a slice to notice.
-    pause = observed.whole(max(hold + 4 * observed.every, scenario.slice_length()))
-    lasts = observed.whole(2 * budget * (touched + burst)) + hold + 2 * burst + 4 * observed.every
+    pause = scenario.whole(max(hold + 4 * scenario.every, scenario.slice_length()))
+    lasts = scenario.whole(2 * budget * (touched + burst)) + hold + 2 * burst + 4 * scenario.every
     stretches = [(touched, 0), (burst, 1), (pause, 0), (lasts, 1)]
-    traffic = observed.traffic(*(observed.stretch(length, share) for length, share in stretches))
+    traffic = scenario.traffic(*(scenario.stretch(length, share) for length, share in stretches))
     left = f"slo:period_error_budget_remaining:ratio{{{scenario.own}}}"
     checks = [scenario.count(f"{left} < 0", 1, traffic.scrapes)]
     if touched * budget > bad:
         checks.append(scenario.count(f"{left} > 0 < 1", 1, touched + burst + pause))
     if severity := scenario.objective.exhausted_severity:
-        period = round(scenario.objective.period / observed.source.scrape_interval)
+        period = round(scenario.objective.period / scenario.source.scrape_interval)
         spent = Burn(tier="", long=period, short=period, hold=hold, threshold=budget)
-        said = {"": verdicts(traffic, spent, observed.by, every=observed.every)}
-        checks += firing(scenario.alert("ErrorBudgetExhausted"), said, {"": severity}, every=observed.every)
-    return scenario.test("the budget is touched, then spent", observed.scraped(traffic), checks)
+        said = {"": verdicts(traffic, spent, scenario.by, every=scenario.every)}
+        checks += firing(scenario.alert("ErrorBudgetExhausted"), said, {"": severity}, every=scenario.every)
+    return scenario.test("the budget is touched, then spent", scenario.scraped(traffic), checks)
 
 
 def _unjudged(scenario: Scenario) -> list[Test]:
     slices = scenario.objective.slices
     if not slices or not slices.min_requests:
         return []
-    width = scenario.observed.scrapes(slices.window)
+    width = scenario.scrapes(slices.window)
     few, enough = slices.min_requests - 1, 2 * slices.min_requests
-    traffic = scenario.observed.traffic(*spread(width, few, few) * 4, *spread(width, enough, enough) * 2)
+    traffic = scenario.traffic(*spread(width, few, few) * 4, *spread(width, enough, enough) * 2)
     moments = ((3 * width, False), (6 * width, True))
     checks = [scenario.value("slo:slice_bad:bool", bad, at) for at, bad in moments]
     if not slices.probe:
         checks += [_judged(scenario, at, yes=yes) for at, yes in moments]
-    scraped = scenario.observed.scraped(traffic) | scenario.left_out(6 * width)
+    scraped = scenario.scraped(traffic) | scenario.all_left_out(6 * width)
     return [scenario.test("too few to judge, then enough", scraped, checks)]
 
 
@@ -149,10 +146,10 @@ def _probed(scenario: Scenario) -> list[Test]:
     if not scenario.probe:
         return []
     traffic, well = scenario.disturbed()
-    idle = scenario.observed.scraped(scenario.steady(traffic.scrapes, 0)) | {scenario.probe: notation(well)}
+    idle = scenario.scraped(scenario.steady(traffic.scrapes, 0)) | {scenario.probe: notation(well)}
     name = "the probe fails and there are no other requests"
     failing = scenario.course(name, traffic, idle, checks=_during(scenario, traffic.scrapes))
-    steady = scenario.observed.scraped(scenario.steady(traffic.scrapes))
+    steady = scenario.scraped(scenario.steady(traffic.scrapes))
     checks = [
         scenario.silence(traffic.scrapes),
         scenario.value("slo:slice_bad:bool", 0, traffic.scrapes),
@@ -166,9 +163,9 @@ def _instances(scenario: Scenario) -> list[Test]:
     if not one:
         return []
     traffic, well = scenario.disturbed()
-    steady = scenario.observed.scraped(scenario.steady(traffic.scrapes)) | {two: notation(well)}
+    steady = scenario.scraped(scenario.steady(traffic.scrapes)) | {two: notation(well)}
     # There are no requests and no probes: all that is known is that no instance is there.
-    idle = scenario.observed.scraped(scenario.steady(traffic.scrapes, 0)) | {scenario.probe: ""}
+    idle = scenario.scraped(scenario.steady(traffic.scrapes, 0)) | {scenario.probe: ""}
     down = {one: notation(well), two: notation([0] * len(well))}
     gone = {one: notation("stale" if was and not yes else yes or None for was, yes in pairwise([0, *well]))}
     during = _during(scenario, traffic.scrapes)
@@ -181,7 +178,7 @@ def _instances(scenario: Scenario) -> list[Test]:
 
 def _during(scenario: Scenario, end: int) -> list[Assertion]:
     """The checks that a slice is known, and bad, while something other than events is disturbed."""
-    at = end - scenario.observed.scrapes(4 * PRESENT)
+    at = end - scenario.scrapes(4 * PRESENT)
     return [scenario.value("slo:slice_bad:bool", 1, at), _judged(scenario, at, yes=True)]
 
 

@@ -17,7 +17,15 @@ from ..promise.model import Model, Objective, Selector, Service, Tier
 from ..promise.promql import number
 from .recording import Rule, recorded
 
-__all__ = ["ABSENT_FOR", "DOWN_FOR", "EXHAUSTED_FOR", "burn_alerts", "period_alerts", "service_alerts"]
+__all__ = [
+    "ABSENT_FOR",
+    "DOWN_FOR",
+    "EXHAUSTED_FOR",
+    "burn_alerts",
+    "period_alerts",
+    "service_alerts",
+    "watched",
+]
 
 # An outage is to be known within five minutes; a rolling restart leaves a metric out for less.
 ABSENT_FOR: Final = 180
@@ -59,17 +67,19 @@ def service_alerts(model: Model, service: Service, compress: int = 1) -> list[Ru
     labels = {"severity": service.down_severity}
     hold = span(DOWN_FOR, compress)
     down = _alert(service, "Down", f"absent({service.up} == 1)", hold=hold, texts=texts, labels=labels)
-    watched = dict.fromkeys(
+    absences = watched(model, service)
+    return [down, *(_absent(service, series, severity=loud, compress=compress) for series, loud in absences)]
+
+
+def watched(model: Model, service: Service) -> dict[tuple[Selector, str], None]:
+    """Return what must not fall silent, and the severity of the alert if it does."""
+    return dict.fromkeys(
         (series.of_job, tier.severity)
         for one in model.of(service)
         for series in one.indicator.watched
         for tier in one.tiers
         if tier.when_no_data
     )
-    return [
-        down,
-        *(_absent(service, series, severity=severity, compress=compress) for series, severity in watched),
-    ]
 
 
 def _burn(objective: Objective, tier: Tier, compress: int) -> Rule:

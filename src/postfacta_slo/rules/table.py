@@ -3,81 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from ..promise.budget import allowed_seconds, fires_after, in_words, percent, span, spent_at, threshold, unit
-from ..promise.model import Model, Objective, RatioIndicator, Service, ThresholdIndicator, Tier
+from ..promise.model import Indicator, Model, Objective, RatioIndicator, Service, Tier
 from ..promise.promql import number
 
 __all__ = ["table_of"]
 
-_OPERATORS = {"lte": "≤", "lt": "<", "gte": "≥", "gt": ">"}
+_OPERATORS: Final = {"lte": "≤", "lt": "<", "gte": "≥", "gt": ">"}
+
+
+_PAGE: Final = """\
+# Objectives of {title}
+
+Generated from the file of objectives; a change here would be lost.
+
+| SLO | target | window | counted in | budget | indicator |
+|---|---|---|---|---|---|
+{promises}
+{texts}
+## What is measured
+
+{indicators}
+"""
+_INDICATOR: Final = """\
+{text}
+
+```promql
+{query}
+```
+"""
+_ALERTS: Final = """
+## Alert `{alert}`
+
+It fires when both windows are above the threshold. The last column is the time from a total outage to the
+alert; scrapes, evaluations and the slice in which the outage begins come on top, about a minute in all.
+
+| SLO | tier | severity | windows | burn rate | threshold | for | budget spent | total outage |
+|---|---|---|---|---|---|---|---|---|
+{tiers}"""
 
 
 def table_of(model: Model) -> str:
     """Return a Markdown page of all objectives; the same model gives the same page."""
-    return "\n".join(line for service in model.services for line in _service(model, service))
+    return "\n".join(_service(model, service) for service in model.services)
 
 
-def _service(model: Model, service: Service) -> Iterable[str]:
+def _service(model: Model, service: Service) -> str:
     objectives = model.of(service)
-    yield f"# Objectives of {service.title}"
-    yield ""
-    yield "Generated from the file of objectives; a change here would be lost."
-    yield ""
-    yield from _table(
-        ("SLO", "target", "window", "counted in", "budget", "indicator"), map(_promise, objectives)
+    texts = (f"**{one.title}** (`{one.name}`). {one.description}".rstrip() for one in objectives)
+    indicators = (
+        _INDICATOR.format(text=f"**`{one.name}`** {one.description}".rstrip(), query="\n".join(_queries(one)))
+        for one in dict.fromkeys(one.indicator for one in objectives)
     )
-    for one in objectives:
-        yield f"**{one.title}** (`{one.name}`). {one.description}".rstrip()
-        yield ""
-    yield from _measured(objectives)
-    yield from _alerts(service, [(one, tier) for one in objectives for tier in one.tiers])
-
-
-def _measured(objectives: Iterable[Objective]) -> Iterable[str]:
-    yield "## What is measured"
-    yield ""
-    for indicator in dict.fromkeys(one.indicator for one in objectives):
-        yield f"**`{indicator.name}`** {indicator.description}".rstrip()
-        yield ""
-        yield "```promql"
-        yield from _queries(indicator)
-        yield "```"
-        yield ""
-
-
-def _alerts(service: Service, pairs: Sequence[tuple[Objective, Tier]]) -> Iterable[str]:
-    if not pairs:
-        return
-    yield f"## Alert `{service.alert_prefix}ErrorBudgetBurn`"
-    yield ""
-    yield "It fires when both windows are above the threshold. The last column is the time from a total outage to the"
-    yield "alert; scrapes, evaluations and the slice in which the outage begins come on top, about a minute in all."
-    yield ""
-    heads = (
-        "SLO",
-        "tier",
-        "severity",
-        "windows",
-        "burn rate",
-        "threshold",
-        "for",
-        "budget spent",
-        "total outage",
+    page = _PAGE.format(
+        title=service.title,
+        promises=_rows(map(_promise, objectives)),
+        texts="".join(f"{text}\n\n" for text in texts).removesuffix("\n"),
+        indicators="\n".join(indicators).removesuffix("\n"),
     )
-    yield from _table(heads, (_tier(*pair) for pair in pairs))
+    tiers = [_tier(one, tier) for one in objectives for tier in one.tiers]
+    alert = f"{service.alert_prefix}ErrorBudgetBurn"
+    return page + (_ALERTS.format(alert=alert, tiers=_rows(tiers)) if tiers else "")
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[str]:
-    yield _row(heads)
-    yield "|---" * len(heads) + "|"
-    for row in rows:
-        yield _row(row)
-    yield ""
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _rows(rows: Iterable[Sequence[str]]) -> str:
+    lines = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows)
+    return "".join(f"| {line} |\n" for line in lines)
 
 
 def _promise(one: Objective) -> tuple[str, ...]:
@@ -91,7 +84,7 @@ def _promise(one: Objective) -> tuple[str, ...]:
     return f"`{one.name}`", f"{percent(one.target)} good", span(one.period), counted, budget, name
 
 
-def _queries(indicator: RatioIndicator | ThresholdIndicator) -> Iterable[str]:
+def _queries(indicator: Indicator) -> Iterable[str]:
     if isinstance(indicator, RatioIndicator):
         yield f"# {'bad' if indicator.bad else 'good'}"
         yield str(indicator.counted)

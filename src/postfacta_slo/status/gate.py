@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
-from ..promise.model import SloError
-from ..promise.reading import StrictMapping
+from ..promise.reading import Faults, StrictMapping, refuse
 from .query import ENOUGH, SloStatus
 
 __all__ = ["NO_DATA", "BudgetPolicy", "Gate", "Level", "Verdict", "judge", "read_policy"]
@@ -46,10 +45,6 @@ class Level:
     floor: float | None
     gate: Gate  # The decision about a deployment.
     effect: str  # What people do then.
-
-    def holds(self, share: float) -> bool:
-        """Return whether it holds with this share left. Nothing left is never above a floor."""
-        return self.floor is None or (share >= self.floor and share > 0)
 
 
 # Beside the levels of each policy: what applies while the remaining budget is unknown.
@@ -88,95 +83,90 @@ class Verdict:
 def judge(policy: BudgetPolicy, statuses: Sequence[SloStatus]) -> Verdict:
     """Decide by the worst objective: one exhausted, else one unknown, else the one with the least left."""
     by_name = {one.slo: one for one in statuses if one.service == policy.service}
-    seen = sorted(
-        (_see(policy, name, by_name.get(name)) for name in policy.objectives),
-        key=lambda one: (_STRICTNESS.index(one.level.gate), -one.share),
-        reverse=True,
-    )
-    worst = seen[0].level
-    return Verdict(worst.gate, worst.name, worst.effect, [one.sentence for one in seen])
+    seen = [_see(policy, name, by_name.get(name)) for name in policy.objectives]
+    seen.sort(key=lambda one: (-_STRICTNESS.index(one[0].gate), one[1]))
+    worst = seen[0][0]
+    return Verdict(worst.gate, worst.name, worst.effect, [sentence for _, _, sentence in seen])
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    level: Level
-    share: float
-    sentence: str
-
-
-def _see(policy: BudgetPolicy, name: str, one: SloStatus | None) -> _Seen:
+def _see(policy: BudgetPolicy, name: str, one: SloStatus | None) -> tuple[Level, float, str]:
+    """Return the level that holds for one objective, the share that is left of its budget, and a sentence on it."""
     if one is None or not one.is_known:
         why = "nothing of it is recorded" if one is None else "there was nothing to judge"
         if one is not None and one.coverage < ENOUGH:
             why = f"{one.coverage:.0%} of the window is recorded, and {ENOUGH:.0%} of it is needed"
-        return _Seen(NO_DATA, 0.0, f"{name}: {why}")
+        return NO_DATA, 0.0, f"{name}: {why}"
     share = round(one.remaining, _DIGITS)
-    level = next(level for level in policy.levels if level.holds(share))
-    return _Seen(level, share, f"{name}: {share:.1%} of the budget is left, {level.name}")
+    # Nothing left is never above a floor.
+    level = next(one for one in policy.levels if one.floor is None or (share >= one.floor and share > 0))
+    return level, share, f"{name}: {share:.1%} of the budget is left, {level.name}"
 
 
 def read_policy(document: object) -> BudgetPolicy:
     """Make a policy from the content of its file."""
-    node = StrictMapping(document, "policy")
-    reviewed, review_by = _day(node, "reviewed"), _day(node, "review_by")
-    if review_by <= reviewed:
-        raise node.refuse("review_by", "must be later than reviewed")
-    policy = BudgetPolicy(
-        owner=node.text("owner"),
-        service=node.text("service"),
-        reviewed=reviewed,
-        review_by=review_by,
-        window=node.seconds("window"),
-        objectives=_texts(node, "objectives"),
-        levels=tuple(_level(StrictMapping(value, path)) for value, path in node.items("levels")),
-        incident_share=_share(node, "incident_share"),
-        outage_share=_share(node, "outage_share"),
-        exempt=_texts(node, "exempt"),
-    )
+    faults: Faults = {}
+    node = StrictMapping(document, "policy", faults)
+    fields: dict[str, Any] = {
+        "owner": node.text("owner"),
+        "service": node.text("service"),
+        "reviewed": _day(node, "reviewed"),
+        "review_by": _day(node, "review_by"),
+        "window": node.seconds("window"),
+        "objectives": _texts(node, "objectives"),
+        "levels": tuple(_level(one) for one in node.children("levels")),
+        "incident_share": _share(node, "incident_share"),
+        "outage_share": _share(node, "outage_share"),
+        "exempt": _texts(node, "exempt"),
+    }
     node.end()
-    _check(policy.levels)
-    return policy
+    if not faults and fields["review_by"] <= fields["reviewed"]:
+        node.wrong("review_by", "must be later than reviewed")
+    if not faults:
+        _check(node, fields["levels"])
+    refuse(faults)
+    return BudgetPolicy(**fields)
 
 
-def _check(levels: Sequence[Level]) -> None:
+def _check(node: StrictMapping, levels: Sequence[Level]) -> None:
     """Refuse levels that could never apply, or that are milder than one with more budget left."""
     floors = [level.floor for level in levels]
     if not floors or floors[-1] is not None or None in floors[:-1]:
-        why = "the last one, and no other, goes without `from`: it holds for all that is left"
-        raise SloError(f"policy.levels: {why}")
+        node.wrong("levels", "the last one, and no other, goes without `from`: it holds for all that is left")
     for above, below in pairwise(levels):
         if below.floor is not None and above.floor is not None and below.floor >= above.floor:
-            raise SloError(f"policy.levels: {below.name} must begin below {above.name}")
+            node.wrong("levels", f"{below.name} must begin below {above.name}")
         if _STRICTNESS.index(below.gate) < _STRICTNESS.index(above.gate):
-            raise SloError(f"policy.levels: {below.name} must not be milder than {above.name}")
+            node.wrong("levels", f"{below.name} must not be milder than {above.name}")
 
 
-def _level(node: StrictMapping) -> Level:
-    gate = node.text("gate")
-    if gate not in {Gate.OPEN, Gate.RESTRICTED, Gate.CLOSED}:
-        raise node.refuse("gate", f"must be open, restricted or closed, not {gate!r}")
+def _level(node: StrictMapping) -> Level | None:
+    said = node.text("gate")
+    gates = {str(gate): gate for gate in (Gate.OPEN, Gate.RESTRICTED, Gate.CLOSED)}
+    if said not in gates:
+        node.wrong("gate", f"must be open, restricted or closed, not {said!r}")
     floor = _share(node, "from") if "from" in node else None
-    level = Level(node.text("name"), floor, Gate(gate), node.text("effect"))
+    name, effect = node.text("name"), node.text("effect")
     node.end()
-    return level
+    return node.made(Level, name=name, floor=floor, gate=gates.get(said), effect=effect)
 
 
 def _texts(node: StrictMapping, key: str) -> tuple[str, ...]:
-    texts = tuple(StrictMapping({"": value}, path).text("") for value, path in node.items(key))
-    if not texts:
-        raise node.refuse(key, "needs at least one entry")
-    return texts
+    items = node.listed(key)
+    if not items.keys:
+        node.wrong(key, "needs at least one entry")
+    return tuple(items.text(place) for place in items.keys)
 
 
 def _share(node: StrictMapping, key: str) -> float:
     share = node.number(key)
     if not 0 <= share <= 1:
-        raise node.refuse(key, f"must be a share from 0 to 1, not {share:g}")
+        node.wrong(key, f"must be a share from 0 to 1, not {share:g}")
     return share
 
 
 def _day(node: StrictMapping, key: str) -> date:
     day = node.raw(key)
     if type(day) is not date:
-        raise node.refuse(key, "must be a day, such as 2027-01-31")
+        node.wrong(key, "must be a day, such as 2027-01-31")
+        return date.min
     return day

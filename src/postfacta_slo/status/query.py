@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import Final
 
 from ..promise.budget import error_series, span
-from ..promise.model import DAY, PRESENT, Matcher, Objective, RatioIndicator, SloError
+from ..promise.model import DAY, PRESENT, Indicator, Matcher, Objective, RatioIndicator, SloError
 from .prometheus import Prometheus
 
 __all__ = ["ENOUGH", "MONTH", "Hours", "SloStatus", "Unit", "query_status"]
@@ -101,23 +101,36 @@ MONTH: Final = 30 * DAY  # Seconds of the window that is taken by default.
 
 _HOUR: Final = 3_600
 _MINUTE: Final = 60
-_BURN: Final = {"1h": _HOUR, "6h": 6 * _HOUR, "3d": 3 * DAY}
 _POINTS: Final = 120
 _MOST_ROUTES: Final = 5
 
 _Key = tuple[str, str]
-_Values = Mapping[_Key, float]
 _Curve = Sequence[tuple[float, float]]
 
+
+def _each(function: str, *series: str, step: str = "") -> str:
+    return " or ".join(f"{function}(slo:{one}{{which}}[{{window}}{step}])" for one in series)
+
+
 # As `rules` records them: of an objective by time whether it was bad, of one by events how many there were a second.
-_SLICE, _POINT, _BAD, _TOTAL, _BAD_SAMPLE, _SAMPLE = (
-    f"slo:{name}{{which}}"
-    for name in (
-        *("slice_bad:bool", "point_bad:bool", "sli_bad:rate5m", "sli_total:rate5m"),
-        # Of an expression, which says how many there were of all and of bad ones, but not how many there were a second.
-        *("sli_bad:sample", "sli_total:sample"),
-    )
-)
+_TIMED: Final = ("slice_bad:bool", "point_bad:bool")
+_BAD, _TOTAL = "sli_bad:rate5m", "sli_total:rate5m"
+# Of an expression, which says how many there were of all and of bad ones, but not how many there were a second.
+_BAD_SAMPLE, _SAMPLE = "sli_bad:sample", "sli_total:sample"
+_BURN: Final = {"1h": _HOUR, "6h": 6 * _HOUR, "3d": 3 * DAY}
+_QUERIES: Final = {
+    "bad time": _each("avg_over_time", *_TIMED),
+    "bad events": f"({_each('sum_over_time', _BAD, _BAD_SAMPLE)}) / (({_each('sum_over_time', _TOTAL, _SAMPLE)}) > 0)",
+    "events a second": _each("avg_over_time", _TOTAL),
+    # A recorded value is the present one for five minutes.
+    "points": _each("count_over_time", *_TIMED, _TOTAL, _SAMPLE, step=f":{span(PRESENT)}"),
+    "judged": _each("avg_over_time", "slice_judged:bool"),
+    "days": "slo:time_period:days{which}",
+    "hours met": _each("sum_over_time", "period_ok:bool", step=":1h"),
+    "hours": _each("count_over_time", "period_ok:bool", step=":1h"),
+    **{name: f"{error_series(length)}{{which}}" for name, length in _BURN.items()},
+}
+_CURVE: Final = _each("avg_over_time", *_TIMED, _BAD, _BAD_SAMPLE)
 
 
 def query_status(
@@ -135,125 +148,69 @@ def query_status(
         raise SloError(
             f"a window has an hour or more, and not {window} s: shorter ones say nothing of a budget"
         )
-    asker = _Asker(source, at, window, _which(service, slo))
-    aims = asker.values("slo:objective:ratio{which}")
+    given = {"service": service, "slo": slo}
+    which = f"{{{','.join(str(Matcher(label, '=', value)) for label, value in given.items() if value)}}}"
+
+    def values(query: str) -> dict[_Key, float]:
+        written = query.replace("{which}", which).replace("{window}", span(window))
+        return {_key(point.labels): point.value for point in source.instant(written, at=at)}
+
+    aims = values("slo:objective:ratio{which}")
     if not aims:
         return []
-    answers = _Answers.of(asker)
+    answers = {name: values(query) for name, query in _QUERIES.items()}
+    step = max(PRESENT, window // _POINTS)
+    curve = _CURVE.replace("{which}", which).replace("{window}", span(step))
+    lines = source.over_time(curve, start=at - window + step, end=at, step=step)
+    curves = {_key(line.labels): line.points for line in lines}
     indicators = {(one.service.name, one.name): one.indicator for one in objectives}
     statuses: list[SloStatus] = []
     for key, aim in sorted(aims.items()):
-        indicator = indicators.get(key)
-        routes = (
-            asker.failing(indicator, by)
-            if isinstance(indicator, RatioIndicator) and not indicator.is_expression
-            else []
-        )
-        statuses.append(replace(_status(asker, answers, key, aim=aim), routes=routes))
+        found = {name: known[key] for name, known in answers.items() if key in known}
+        one = _status(key, aim, window, found=found)
+        spent = _spent(one, curves.get(key, ()), at - window)
+        routes = _failing(source, indicators.get(key), by, at=at, window=window)
+        statuses.append(replace(one, spent=spent, routes=routes))
     return statuses
-
-
-def _which(service: str, slo: str) -> str:
-    given = {"service": service, "slo": slo}
-    return f"{{{','.join(str(Matcher(label, '=', value)) for label, value in given.items() if value)}}}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Asker:
-    """Queries all objectives; `{which}` and `{window}` in an expression are filled in."""
-
-    source: Prometheus
-    at: float
-    window: int
-    which: str
-
-    def values(self, query: str) -> dict[_Key, float]:
-        points = self.source.instant(self._written(query, self.window), at=self.at)
-        return {_key(point.labels): point.value for point in points}
-
-    def curves(self, query: str) -> dict[_Key, _Curve]:
-        step = max(PRESENT, self.window // _POINTS)
-        start = self.at - self.window + step
-        lines = self.source.over_time(self._written(query, step), start=start, end=self.at, step=step)
-        return {_key(line.labels): line.points for line in lines}
-
-    def failing(self, indicator: RatioIndicator, by: str) -> list[tuple[str, float]]:
-        total, bad, good = (
-            f"sum by ({by}) (increase({series}[{span(self.window)}]))"
-            for series in (indicator.total, indicator.bad, indicator.good)
-        )
-        failed = bad if indicator.bad else f"{total} - ({good} or {total} * 0)"
-        points = self.source.instant(f"topk({_MOST_ROUTES}, ({failed}) > 0)", at=self.at)
-        found = [(point.labels.get(by, ""), point.value) for point in points]
-        return sorted(found, key=lambda one: (-one[1], one[0]))
-
-    def _written(self, query: str, window: int) -> str:
-        return query.replace("{which}", self.which).replace("{window}", span(window))
 
 
 def _key(labels: Mapping[str, str]) -> _Key:
     return labels.get("service", ""), labels.get("slo", "")
 
 
-@dataclass(frozen=True, slots=True)
-class _Answers:
-    """What was recorded of all objectives."""
-
-    times: _Values
-    events: _Values
-    totals: _Values
-    points: _Values
-    judged: _Values
-    periods: _Values
-    met: _Values
-    hours: _Values
-    burn: Mapping[str, _Values]
-    curves: Mapping[_Key, _Curve]
-
-    @classmethod
-    def of(cls, asker: _Asker) -> _Answers:
-        def each(function: str, *series: str, step: str = "") -> str:
-            return " or ".join(f"{function}({one}[{{window}}{step}])" for one in series)
-
-        bad, total = each("sum_over_time", _BAD, _BAD_SAMPLE), each("sum_over_time", _TOTAL, _SAMPLE)
-        rates = f"({bad}) / (({total}) > 0)"
-        hourly = "slo:period_ok:bool{which}"
-        return cls(
-            times=asker.values(each("avg_over_time", _SLICE, _POINT)),
-            events=asker.values(rates),
-            totals=asker.values(each("avg_over_time", _TOTAL)),
-            # A recorded value is the present one for five minutes.
-            points=asker.values(
-                each("count_over_time", _SLICE, _POINT, _TOTAL, _SAMPLE, step=f":{span(PRESENT)}")
-            ),
-            judged=asker.values(each("avg_over_time", "slo:slice_judged:bool{which}")),
-            periods=asker.values("slo:time_period:days{which}"),
-            met=asker.values(each("sum_over_time", hourly, step=":1h")),
-            hours=asker.values(each("count_over_time", hourly, step=":1h")),
-            burn={name: asker.values(error_series(length) + "{which}") for name, length in _BURN.items()},
-            curves=asker.curves(each("avg_over_time", _SLICE, _POINT, _BAD, _BAD_SAMPLE)),
-        )
-
-
-def _status(asker: _Asker, answers: _Answers, key: _Key, *, aim: float) -> SloStatus:
-    is_by_time = key in answers.times
-    rate = answers.totals.get(key)
-    is_by_hour = key in answers.hours and round(answers.periods.get(key, 0.0) * DAY) == _HOUR
-    one = SloStatus(
+def _status(key: _Key, aim: float, window: int, *, found: Mapping[str, float]) -> SloStatus:
+    is_by_time = "bad time" in found
+    rate = found.get("events a second")
+    is_by_hour = "hours" in found and round(found.get("days", 0.0) * DAY) == _HOUR
+    return SloStatus(
         service=key[0],
         slo=key[1],
         objective=aim,
-        window=asker.window,
+        window=window,
         unit=Unit.MINUTES if is_by_time else Unit.EVENTS,
         # Whether the point at a window's very beginning counts depends on Prometheus's version.
-        coverage=min(1.0, answers.points.get(key, 0.0) * PRESENT / asker.window),
-        error=answers.times.get(key, answers.events.get(key)),
-        total=asker.window / _MINUTE if is_by_time else None if rate is None else rate * asker.window,
-        judged=answers.judged.get(key),
-        burn={name: values[key] / (1 - aim) for name, values in answers.burn.items() if key in values},
-        hours=Hours(answers.met[key], answers.hours[key]) if is_by_hour else None,
+        coverage=min(1.0, found.get("points", 0.0) * PRESENT / window),
+        error=found.get("bad time", found.get("bad events")),
+        total=window / _MINUTE if is_by_time else None if rate is None else rate * window,
+        judged=found.get("judged"),
+        burn={name: found[name] / (1 - aim) for name in _BURN if name in found},
+        hours=Hours(found["hours met"], found["hours"]) if is_by_hour else None,
     )
-    return replace(one, spent=_spent(one, answers.curves.get(key, ()), asker.at - asker.window))
+
+
+def _failing(
+    source: Prometheus, indicator: Indicator | None, by: str, *, at: float, window: int
+) -> list[tuple[str, float]]:
+    if not isinstance(indicator, RatioIndicator) or indicator.is_expression:
+        return []
+    total, counted = (
+        f"sum by ({by}) (increase({series}[{span(window)}]))"
+        for series in (indicator.total, indicator.counted)
+    )
+    failed = counted if indicator.bad else f"{total} - ({counted} or {total} * 0)"
+    points = source.instant(f"topk({_MOST_ROUTES}, ({failed}) > 0)", at=at)
+    found = [(point.labels.get(by, ""), point.value) for point in points]
+    return sorted(found, key=lambda one: (-one[1], one[0]))
 
 
 def _spent(one: SloStatus, curve: _Curve, start: float) -> list[tuple[float, float]]:

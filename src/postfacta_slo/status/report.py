@@ -178,12 +178,26 @@ def _title(report: Report) -> str:
     return f"Objectives over {length(report.window)} up to {_when(report.at)}"
 
 
+def _name(one: SloStatus) -> str:
+    return f"{one.service} / {one.slo}: {percent(one.objective)}"
+
+
+def _told(one: SloStatus) -> list[tuple[str, str]]:
+    return facts(one) + [("failed", f"{count:,.0f} at {route}") for route, count in one.routes]
+
+
 def _text(report: Report) -> str:
     lines = [f"{_title(report)}, from {report.source}"]
     for one in report.statuses:
-        lines += ["", f"{one.service} / {one.slo}: {percent(one.objective)}"]
-        lines += [f"  {name:<14}{value}" for name, value in facts(one)]
-        lines += [f"  {'failed':<14}{count:,.0f} at {route}" for route, count in one.routes]
+        lines += ["", _name(one), *(f"  {name:<14}{value}" for name, value in _told(one))]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown(report: Report) -> str:
+    lines = [f"# {_title(report)}", "", f"From {report.source}."]
+    for one in report.statuses:
+        rows = [f"| {name} | {value.replace('|', '&#124;')} |" for name, value in _told(one)]
+        lines += ["", f"## {_name(one)}", "", "| | |", "|---|---|", *rows]
     return "\n".join(lines) + "\n"
 
 
@@ -222,38 +236,6 @@ def _members(one: SloStatus) -> Mapping[str, object]:
     }
 
 
-def _markdown(report: Report) -> str:
-    names = (
-        "objective",
-        "aim",
-        "achieved",
-        "budget",
-        "spent",
-        "remaining",
-        "burn",
-        "exhausted in",
-        "coverage",
-    )
-    rows = [f"# {_title(report)}", "", f"From {report.source}.", ""]
-    rows += [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    for one in report.statuses:
-        known = dict(facts(one))
-        first = [f"{one.service} / {one.slo}", percent(one.objective)]
-        if not one.is_known:
-            known["achieved"] = "insufficient data"
-        rows.append(f"| {' | '.join([*first, *(known.get(name, '-') for name in names[2:])])} |")
-    for one in report.statuses:
-        rows += _markdown_routes(one)
-    return "\n".join(rows) + "\n"
-
-
-def _markdown_routes(one: SloStatus) -> list[str]:
-    if not one.routes:
-        return []
-    rows = [f"| `{route}` | {count:,.0f} |" for route, count in one.routes]
-    return ["", f"## Most failures: {one.slo}", "", "| route | failures |", "|---|---|", *rows]
-
-
 def _html(report: Report) -> str:
     title = escape(_title(report))
     style = files("postfacta_slo.status").joinpath("report.css").read_text(encoding="utf-8")
@@ -277,13 +259,8 @@ def _html(report: Report) -> str:
 
 
 def _section(one: SloStatus) -> str:
-    told = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts(one))
-    rows = "".join(
-        f'<tr><th scope="row">{escape(route)}</th><td>{count:,.0f}</td></tr>' for route, count in one.routes
-    )
-    table = f'<table><caption class="soft">Most failures</caption>{rows}</table>' if rows else ""
-    name = f"{escape(one.service)} / {escape(one.slo)}: {percent(one.objective).replace(' ', '&nbsp;')}"
-    return f"<section>\n<h2>{name}</h2>\n<dl>\n{told}\n</dl>\n{plot(one)}{table}\n</section>"
+    told = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in _told(one))
+    return f"<section>\n<h2>{escape(_name(one))}</h2>\n<dl>\n{told}\n</dl>\n{plot(one)}</section>"
 
 
 _RENDERERS: Final[Mapping[str, Callable[[Report], str]]] = {

@@ -9,10 +9,8 @@ from typing import Any, Final
 
 import pytest
 
-from postfacta_slo.proofs.assertions import Assertion, firing
 from postfacta_slo.proofs.burn_tests import SHARES, outage
-from postfacta_slo.proofs.observed import Observed
-from postfacta_slo.proofs.scenario import Scenario
+from postfacta_slo.proofs.scenario import Assertion, Scenario, firing
 from postfacta_slo.rules.groups import rules_of
 from tests.ops.slo.promtool import complaints, own
 from tests.slo.files import APP, ROOT, model, objective
@@ -29,13 +27,13 @@ NEVER: Final = "never, by design"
 
 
 def scenario(name: str) -> Scenario:
-    return Scenario(Observed(model(APP).source, objective(name, APP)))
+    return Scenario(model(APP).source, objective(name, APP))
 
 
 def detected(here: Scenario, tier: str, share: float) -> int | None:
     """After how many seconds a tier surely fires, if it does within half an hour."""
-    verdict = here.observed.verdicts(outage(here, share))[tier]
-    interval = here.observed.source.scrape_interval
+    verdict = here.verdicts(outage(here, share))[tier]
+    interval = here.source.scrape_interval
     return (verdict.index(True) - here.history()) * interval if True in verdict else None
 
 
@@ -69,9 +67,7 @@ def test_promtool_sees_each_alert_at_its_time_and_not_one_scrape_before(name: st
     here, tests = scenario(name), []
     for share in SHARES:
         traffic = outage(here, share)
-        said = {
-            tier: verdict for tier, verdict in here.observed.verdicts(traffic).items() if listed(name, tier)
-        }
+        said = {tier: verdict for tier, verdict in here.verdicts(traffic).items() if listed(name, tier)}
         severities = {tier.name: tier.severity for tier in here.objective.tiers}
         checks = firing(f"{here.alert('ErrorBudgetBurn')},{of_tiers(said)}", said, severities, every=1)
         silent = [tier for tier, verdict in said.items() if True not in verdict]
@@ -79,7 +75,7 @@ def test_promtool_sees_each_alert_at_its_time_and_not_one_scrape_before(name: st
             checks.append(
                 here.silence(traffic.scrapes, f"{here.alert('ErrorBudgetBurn')},{of_tiers(silent)}")
             )
-        tests.append(here.test(f"{share:g}", here.observed.scraped(traffic), checks))
+        tests.append(here.test(f"{share:g}", here.scraped(traffic), checks))
     groups = own(rules_of(model(APP))["groups"], name)
     assert complaints(tmp_path, groups, file_of(groups, tests)) == ""
 

@@ -163,7 +163,7 @@ def test_with_the_file_of_objectives_it_says_where_most_failed(prometheus: Prome
 
 @pytest.mark.parametrize(
     ("form", "told"),
-    [("text", "insufficient data"), ("md", "| postfacta / availability |"), ("html", "<svg")],
+    [("text", "insufficient data"), ("md", "## postfacta / availability: 99 %"), ("html", "<svg")],
 )
 def test_each_format_is_made_of_it(prometheus: Prometheus, form: str, told: str) -> None:
     done = slo("report", "--prometheus", prometheus.url, "--format", form)
