@@ -62,7 +62,9 @@ UNANSWERED = {"ended": 1000, "errors": {"ConnectError": 1000}}
             Verdict.FAIL,
             id="no way back",
         ),
-        pytest.param(journal(rollbacks=[deed(output=False)]), GOOD, Verdict.FAIL, id="back, and not well"),
+        pytest.param(
+            journal(rollbacks=[deed(), deed(output=False)]), GOOD, Verdict.FAIL, id="back, and not well"
+        ),
         pytest.param(journal(), UNANSWERED, Verdict.NOTHING, id="no answer"),
         pytest.param(journal(), {"failure": "no lab"}, Verdict.NOTHING, id="no users"),
         pytest.param(journal(), {**GOOD, "ended": 99}, Verdict.INVALID, id="too few"),

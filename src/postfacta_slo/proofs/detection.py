@@ -121,9 +121,10 @@ class Traffic:
         # A counter is extrapolated over the interval that the window's edge cuts off.
         stretch = width / intervals if self.counted else 1.0
         counts = (self.totals, self.bads)
-        return Sums(
-            *([(count[at] - count[max(0, at - intervals)]) * stretch for at in samples] for count in counts)
+        totals, bads = (
+            tuple((count[at] - count[max(0, at - intervals)]) * stretch for at in samples) for count in counts
         )
+        return Sums(totals, bads)
 
 
 def spread(scrapes: int, total: int, bad: int) -> list[Stretch]:
