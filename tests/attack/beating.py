@@ -1,8 +1,7 @@
 """The service as a process that measures itself: how much processor its loop spends between two turns.
 
 Time of the loop's own thread and not of a clock: what other processes and threads take is not the service's fault, so
-the numbers hold on a busy machine too. And in the measure of a fixed piece of Python, so that they hold on a slow one: some
-machines take four times as long for the same, and twice as long in one second as in the next.
+the numbers hold on a busy machine too. And in the measure of a fixed piece of Python, so that they hold on a slow one.
 """
 
 from __future__ import annotations
@@ -29,19 +28,12 @@ from postfacta_app.web import routes
 from postfacta_app.web.routes import RouteClass
 from postfacta_core.asgi import Hardened
 from tests.app.running import read_until
+from tests.kit.speed import slowness, work
 
 __all__ = ["Beat", "Beating", "beating"]
 
 _TURN = 0.001
 _MEASURE_EVERY = 100  # turns
-_USUAL = 0.0007  # seconds of processor that `_work` takes on the machine on which bounds were set
-
-
-def _work() -> float:
-    """Do a fixed piece of work; return the seconds of processor that it took."""
-    began = time.thread_time()
-    sum(number * number for number in range(20_000))
-    return time.thread_time() - began
 
 
 class _Heart:
@@ -66,8 +58,8 @@ class _Heart:
             await send({"type": "http.response.body", "body": body})
             return
         elif scope["path"] == "/burn":
-            for _ in range(round(0.3 / _USUAL)):
-                _work()
+            for _ in range(400):
+                work()
         await self._app(scope, receive, send)
 
     def _beat(self) -> None:
@@ -80,8 +72,8 @@ class _Heart:
 
     def _measure(self) -> None:
         """Find how many times slower than usual the machine is just now; it is no part of a turn."""
-        took = _work()
-        self._slowness = max(self._slowness, took / _USUAL)
+        took = work()
+        self._slowness = max(self._slowness, slowness(took))
         self._last += took
 
 

