@@ -20,9 +20,7 @@ _KINDS = ("lost", "phantom", "doubled", "mismatched", "torn")
 class Outcome(StrEnum):
     """What the client of a write knows."""
 
-    OK = (
-        "ok"  # acknowledged: its fact must be there, once, at the acknowledged version, with the same content
-    )
+    OK = "ok"  # acknowledged: its fact must be there, once, at this version, with the same content
     FAIL = "fail"  # certainly not done: no fact of it may be there
     INFO = "info"  # unknown (time-out, reset, 5xx): at most one fact of it may be there
 
@@ -44,12 +42,9 @@ class Write:
     outcome: Outcome
     version: int = 0  # as acknowledged
     attempts: int = 1
-    unknown: tuple[
-        str, ...
-    ] = ()  # why the outcome of each unclear attempt was not known: `ReadTimeout`, `503`
-    resolved: str = (
-        ""  # how the client found out then: `replayed` (it had been done), `repeated` (it had not), `read`
-    )
+    # Why the outcome of each unclear attempt was not known: `ReadTimeout`, `503`.
+    unknown: tuple[str, ...] = ()
+    resolved: str = ""  # how the client found out then: `replayed` (it was done), `repeated` (not), `read`
     fault: str = ""  # what was going on when the outcome was first unknown
 
     def __str__(self) -> str:

@@ -161,10 +161,11 @@ class Attack:
         answer = self.client.request(rule.method, path, params=query, content=body, headers=headers)
         stalls = [self.beating.beat().stall]
         assert answer.status_code < 500, answer.text[:500]
-        # One may be the machine's mood; what the code does, it does each time.
+        # One may be the machine's mood; what the code does, it does each time, if it does the same again.
         while len(stalls) < 4 and min(stalls) > LONGEST_TURN:
-            self.client.request(rule.method, path, params=query, content=body, headers=headers)
+            again = self.client.request(rule.method, path, params=query, content=body, headers=headers)
             stalls.append(self.beating.beat().stall)
+            assert again.status_code == answer.status_code, f"{rule.method} {path}: {stalls}"
         assert min(stalls) <= LONGEST_TURN, f"{rule.method} {path}, {len(body)} bytes: {answer.text[:100]}"
         return answer
 

@@ -75,7 +75,7 @@ def fit(points: Sequence[tuple[float, float]]) -> Scaling:
     variance = sum(residual**2 for residual in found.residuals) / (len(used) - 3)
     slopes = ((-1 / a**2, 0.0, 0.0), (-b / a**2, 1 / a, 0.0), (-d / a**2, 0.0, 1 / a))
     squares = [sum(s[i] * s[j] * inverse[i][j] for i in _THREE for j in _THREE) for s in slopes]
-    return replace(found, errors=[math.sqrt(variance * square) for square in squares])
+    return replace(found, errors=[math.sqrt(variance * max(square, 0.0)) for square in squares])
 
 
 def _inverse(matrix: list[list[float]]) -> list[list[float]]:

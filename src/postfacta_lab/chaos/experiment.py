@@ -37,9 +37,7 @@ class Experiment:
     description: str
     verdict: str  # one of `VERDICTS`
     reasons: Sequence[str]  # what was not met
-    probes: Sequence[
-        tuple[str, str, str]
-    ]  # each claim, what was found at the end, and whether that is tolerated
+    probes: Sequence[tuple[str, str, str]]  # each claim, what was found at the end, and if it is tolerated
     users: Mapping[str, Any]  # what the lab stored: users' requests, marks, history
     seconds: float
 

@@ -132,7 +132,7 @@ async def _breakpoint(bench: Bench) -> list[Run]:
 
 
 async def _spike(bench: Bench) -> list[Run]:
-    """Ten times the peak at once, and back: what counts is that it is as before afterwards."""
+    """Ten times the peak within five seconds, and back: what counts is that it is as before afterwards."""
     limits, length, peak = bench.plan.limits, bench.plan.seconds, bench.plan.rate
     rise = [Stage("rise", length / 60, peak * (1 + share * (_SPIKE - 1) / 5)) for share in range(1, 5)]
     before, *_, spike, after = await bench.play(

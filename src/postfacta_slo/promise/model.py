@@ -100,9 +100,7 @@ class Service:
     title: str = ""  # The name that people read.
     description: str = ""  # For people; may be empty.
     job: str  # The value of Prometheus's label `job` on all that this service exports.
-    runbook_url: str = (
-        ""  # Where an alert's runbook is; `{alert}` stands for the alert's name. Empty for none.
-    )
+    runbook_url: str = ""  # Where an alert's runbook is; `{alert}` stands for its name. Empty for none.
     dashboard_url: str = ""  # Where to look; `{slo}` stands for the objective's name. Empty for none.
     down_severity: str = "page"  # The severity of the alert that no instance is up.
     labels: tuple[tuple[str, str], ...] = ()  # Go onto each of its alerts.
