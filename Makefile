@@ -9,15 +9,19 @@ RATE ?= 10
 ONLY ?=
 ADVISORIES ?=
 TIME ?= 30
+FAST := pytest -n 3 --max-worker-restart 1 --dist loadfile -m fast
+# Of CI: measure coverage as `make test` runs, so that `make check` runs the rest alone.
+RUN ?=
+REST ?=
 
 help:             ## Show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 demo: .venv/app   ## Serve PostFacta with an embedded PostgreSQL, and print where
 	@postfacta demo
 test: .venv/test  ## Run the fast tests, with a real PostgreSQL: about four minutes
-	pytest -n 3 --max-worker-restart 1 --dist loadfile -m fast
+	$(RUN) $(FAST) $(if $(RUN),--hypothesis-profile=ci)
 test-all: .venv/dev test-rest ## Run all tests but the long ones: about twenty minutes
-	pytest -n 3 --max-worker-restart 1 --dist loadfile -m fast
+	$(FAST)
 test-rest: .venv/dev
 	pytest -n 3 --max-worker-restart 1 --dist loadfile --no-loadscope-reorder -m "process or browser"
 	pytest -m clock
@@ -25,7 +29,9 @@ check: .venv/dev  ## Run linters, type checkers, and the fast tests under covera
 	ruff check . && ruff format --check . && lint-imports && mypy && pyright
 	pyright --ignoreexternal --verifytypes postfacta_core
 	pyright --ignoreexternal --verifytypes postfacta_postgres
-	coverage erase && coverage run -m pytest -n 3 --max-worker-restart 1 --dist loadfile -m fast --hypothesis-profile=ci && coverage combine -q && coverage report && coverage report --include='$(PURE)' --fail-under=100
+	$(if $(REST),,coverage erase)
+	coverage run -m $(FAST) --hypothesis-profile=ci $(REST)
+	coverage combine -q && coverage report && coverage report --include='$(PURE)' --fail-under=100
 docs: .venv/dev   ## Build the site from docs/, strictly: any warning fails
 	python -m sphinx -W --keep-going -q -E -c docs -d build/doctrees . build/site/$(VERSION)
 	@echo "build/site/$(VERSION)/index.html"

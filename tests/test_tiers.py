@@ -15,8 +15,13 @@ ROOT = Path(__file__).parent.parent
 # CI sets the first, so that nothing is skipped; the others say where something is.
 KNOWN = {"TEST_REQUIRE_ALL", "TOXIPROXY_URL", "SHOTS", "PATH"}
 SUITE = """
-    import subprocess, pytest
-    from tests.kit.speed import work
+    import subprocess, time, pytest
+    from tests.kit import tiers
+
+    tiers._MOST_CPU = 0.3
+    def compute():
+        began = time.process_time()
+        while time.process_time() < began + 0.31: ...
 
     @pytest.fixture
     def programs(): ...
@@ -37,14 +42,19 @@ SUITE = """
 
     def test_starts(): subprocess.run(["true"], check=True)
     def test_has_started(unruly): ...
-    def test_computes():
-        for _ in range(6500): work()
+    def test_computes(monkeypatch):
+        monkeypatch.setattr(tiers, "slowness", lambda: 1.0)
+        compute()
+    def test_computes_on_a_slow_machine(monkeypatch):
+        monkeypatch.setattr(tiers, "slowness", lambda: 4.0)
+        compute()
 """
 FAST = {
     "test_fast": "passed",
     "test_starts": "failed",
     "test_has_started": "failed",
     "test_computes": "failed",
+    "test_computes_on_a_slow_machine": "passed",
 }
 
 pytestmark = pytest.mark.usefixtures("programs")
@@ -81,6 +91,17 @@ def test_fast_is_held_to_fast_and_the_rest_is_counted(
     assert sum(line.startswith(started) for line in reasons) == 2
     [took] = (line for line in reasons if not line.startswith(started))
     assert re.match(r"A fast test took \d+\.\d\d s of the processor; mark it or mend it", took)
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "two workers"])
+def test_what_passed_before_is_left_out_and_counted(
+    suite: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    suite.runpytest_subprocess("-m", "fast", "-k", "test_fast or test_starts")
+    result = suite.runpytest_subprocess("-m", "fast", "-k", "test_fast or test_starts", "--rest", *workers)
+    # One failed, and one passed: only what passed is not run again.
+    result.assert_outcomes(failed=1)
+    assert result.outlines[-1].endswith("passed before: 1")
 
 
 def test_each_tier_is_chosen_by_its_mark(suite: pytest.Pytester) -> None:

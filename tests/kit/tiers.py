@@ -36,8 +36,10 @@ _OF_OTHER_TIERS = frozenset(
     }
 )
 # Seconds, of a machine of the usual speed. A fast test takes less than half of one on an idle machine; a busy one stretches
-# also the processor's seconds.
+# also the processor's seconds, and so does coverage.
 _MOST_CPU = 3.0
+_OF_COVERAGE = 3.0
+_PASSED = "passed before"
 _LEFT_OUT = pytest.StashKey[Counter[str]]()
 _TIER = pytest.StashKey[str]()
 
@@ -53,6 +55,11 @@ def tier_of(item: pytest.Item) -> str:
     return "process" if "programs" in fixtures else "fast"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Know the option by which CI runs no test twice."""
+    parser.addoption("--rest", action="store_true", help="leave out the tests that passed in a run before")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Begin to watch."""
     config.stash[_LEFT_OUT] = Counter()
@@ -60,8 +67,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark each test with its tier, before `-m` chooses."""
+    if config.getoption("rest"):
+        passed = {
+            line.removeprefix("passed ")
+            for file in _executed(config).glob("*.txt")
+            for line in file.read_text(encoding="utf-8").splitlines()
+        }
+        config.stash[_LEFT_OUT][_PASSED] = sum(item.nodeid in passed for item in items)
+        items[:] = [item for item in items if item.nodeid not in passed]
     for item in items:
         tier = item.stash[_TIER] = tier_of(item)
         mark = item.get_closest_marker(tier)
@@ -132,7 +147,8 @@ def _judge(took: float) -> None:
     remedy = "mark it or mend it: see the tiers in CONTRIBUTING.md"
     if watch.started:
         pytest.fail(f"A fast test started {', '.join(watch.started)}; {remedy}.", pytrace=False)
-    if took > _MOST_CPU and took > _MOST_CPU * slowness() and not _is_traced():
+    most = _MOST_CPU * (_OF_COVERAGE if _is_traced() else 1.0)
+    if took > most and took > most * slowness():
         pytest.fail(f"A fast test took {took:.2f} s of the processor; {remedy}.", pytrace=False)
 
 
@@ -158,6 +174,10 @@ class _Executed:
         self._file.close()
 
 
+def _executed(config: pytest.Config) -> Path:
+    return config.rootpath / ".pytest_cache" / "executed"
+
+
 def _is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
@@ -166,8 +186,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Write the list of what is executed, in the process that reports."""
     config = session.config
     if not _is_worker(config) and not config.option.collectonly:
-        folder = config.rootpath / ".pytest_cache" / "executed"
-        config.pluginmanager.register(_Executed(folder), "executed")
+        config.pluginmanager.register(_Executed(_executed(config)), "executed")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -200,4 +219,5 @@ def _left_out_text(left_out: Counter[str]) -> str:
         command: [text for text, of in counts if of == command and not text.startswith("0 ")]
         for command in ("make test-all", "make proofs")
     }
-    return "; ".join(f"not run: {', '.join(of)} ({command})" for command, of in commands.items() if of)
+    parts = [f"not run: {', '.join(of)} ({command})" for command, of in commands.items() if of]
+    return "; ".join(parts + ([f"{_PASSED}: {left_out[_PASSED]}"] if left_out[_PASSED] else []))
