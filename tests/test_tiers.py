@@ -94,9 +94,7 @@ def test_fast_is_held_to_fast_and_the_rest_is_counted(
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "two workers"])
-def test_what_passed_before_is_left_out_and_counted(
-    suite: pytest.Pytester, workers: tuple[str, ...]
-) -> None:
+def test_what_passed_before_is_left_out_and_counted(suite: pytest.Pytester, workers: tuple[str, ...]) -> None:
     suite.runpytest_subprocess("-m", "fast", "-k", "test_fast or test_starts")
     result = suite.runpytest_subprocess("-m", "fast", "-k", "test_fast or test_starts", "--rest", *workers)
     # One failed, and one passed: only what passed is not run again.

@@ -56,7 +56,7 @@ def tier_of(item: pytest.Item) -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Know the option by which CI runs no test twice."""
+    """Add the option by which CI runs no test twice."""
     parser.addoption("--rest", action="store_true", help="leave out the tests that passed in a run before")
 
 
