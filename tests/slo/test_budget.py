@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_slo.promise.budget import (
+from postfacta_slo.promise.model import (
     allowed_seconds,
     error_series,
     failures_series,

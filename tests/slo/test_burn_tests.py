@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from postfacta_slo.promise.budget import fires_after
+from postfacta_slo.promise.model import fires_after
 from postfacta_slo.promise.reading import seconds
 from postfacta_slo.proofs.burn_tests import SHARES, burn_tests, outage
 from postfacta_slo.proofs.detection import Burn, Stretch, Traffic, verdicts

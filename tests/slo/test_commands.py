@@ -177,4 +177,8 @@ def test_an_invalid_policy_is_reported_before_any_query(
 def test_the_help_shows_how_it_is_typed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run(command, "--help")
-    assert f"slo {command} --prometheus http://localhost:9090" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"slo {command} " in told
+    assert "--prometheus URL" in told
+    assert "http://localhost:9090" in told
+    assert ("3 restricted, 4 exhausted" in " ".join(told.split())) is (command == "budget")

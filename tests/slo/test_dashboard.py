@@ -9,7 +9,6 @@ import promql_parser
 import pytest
 
 from postfacta_slo.grafana.dashboard import dashboard_of
-from postfacta_slo.promise.budget import windows_of
 from postfacta_slo.promise.model import (
     DataSource,
     Matcher,
@@ -21,6 +20,7 @@ from postfacta_slo.promise.model import (
     Slices,
     ThresholdIndicator,
     Tier,
+    windows_of,
 )
 from postfacta_slo.promise.promql import expression
 

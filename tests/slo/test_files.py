@@ -10,7 +10,7 @@ import pytest
 
 from postfacta_slo.promise.openslo import read
 from postfacta_slo.proofs.files import proofs_of, unproved
-from postfacta_slo.rules.groups import rules_of
+from postfacta_slo.rules.alerts import rules_of
 
 from .files import APP, ORDERS, changed, model, promised, source
 

@@ -62,7 +62,7 @@ def test_what_is_left_decides_about_a_deployment() -> None:
         for share, level, code in cases:
             with case(share, level, code):
                 verdict = judge(POLICY, [left(share), left(1.0, "latency")])
-                assert (verdict.level, verdict.gate.code) == (level, code)
+                assert (verdict.level.name, verdict.level.gate) == (level, code)
                 assert verdict.reasons[-1].endswith("normal")
 
 
@@ -70,8 +70,8 @@ def test_what_is_left_decides_about_a_deployment() -> None:
 def test_the_worst_objective_decides_and_comes_first(worst: str) -> None:
     other = {"availability": "latency", "latency": "availability"}[worst]
     verdict = judge(POLICY, [left(0.3, worst), left(0.7, other)])
-    assert verdict.level == "careful"
-    assert verdict.effect == "Go slowly."
+    assert verdict.level.name == "careful"
+    assert verdict.level.effect == "Go slowly."
     assert verdict.reasons == [
         f"{worst}: 30.0% of the budget is left, careful",
         f"{other}: 70.0% of the budget is left, normal",
@@ -80,10 +80,10 @@ def test_the_worst_objective_decides_and_comes_first(worst: str) -> None:
 
 def test_what_is_not_measured_closes_the_gate_unless_another_is_exhausted_already() -> None:
     unknown = replace(ONE, slo="latency", coverage=0.5)
-    assert judge(POLICY, [left(1.0), unknown]).gate is Gate.UNKNOWN
+    assert judge(POLICY, [left(1.0), unknown]).level.gate is Gate.UNKNOWN
     # Whoever may pass a restricted gate must not pass it on a guess.
-    assert judge(POLICY, [left(0.1), unknown]).gate.code == 2
-    assert judge(POLICY, [left(0.0), unknown]).gate.code == 4
+    assert judge(POLICY, [left(0.1), unknown]).level.gate == 2
+    assert judge(POLICY, [left(0.0), unknown]).level.gate == 4
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_what_is_not_measured_closes_the_gate_unless_another_is_exhausted_alread
 )
 def test_it_says_why_nothing_is_known(statuses: list[SloStatus], told: str) -> None:
     verdict = judge(POLICY, statuses)
-    assert (verdict.gate, verdict.level) == (Gate.UNKNOWN, "no data")
+    assert (verdict.level.gate, verdict.level.name) == (Gate.UNKNOWN, "no data")
     assert told in verdict.reasons
 
 
@@ -108,7 +108,7 @@ def test_it_says_why_nothing_is_known(statuses: list[SloStatus], told: str) -> N
 def test_less_budget_never_opens_a_gate(shares: list[float]) -> None:
     less, more = sorted(shares)
     rest = left(1.0, "latency")
-    assert judge(POLICY, [left(less), rest]).gate.code >= judge(POLICY, [left(more), rest]).gate.code
+    assert judge(POLICY, [left(less), rest]).level.gate >= judge(POLICY, [left(more), rest]).level.gate
 
 
 GONE = object()

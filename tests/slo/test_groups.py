@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from postfacta_slo.promise.openslo import read
 from postfacta_slo.promise.promql import SloError
-from postfacta_slo.rules.groups import rules_of
+from postfacta_slo.rules.alerts import rules_of
 
 from .files import APP, ORDERS, Documents, documents, model, some_documents
 from .promtool import needs_promtool, refusal

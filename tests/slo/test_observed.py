@@ -1,4 +1,4 @@
-"""The series of a observed are those that the objective's own selectors select, and no others."""
+"""The series of a scenario are those that the objective's own selectors select, and no others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from postfacta_slo.promise.model import Objective, RatioIndicator, ThresholdIndicator
 from postfacta_slo.promise.promql import Matcher, Query, Selector, selector
 from postfacta_slo.proofs.detection import Counting, Slicing, Stretch
-from postfacta_slo.proofs.observed import Observed
+from postfacta_slo.proofs.scenario import Scenario
 from tests.kit.every import every
 
 from .files import APP, ORDERS, model, objective
@@ -22,9 +22,9 @@ RATIOS = [
 ]
 
 
-def observed(name: str, file: object = APP, *, every: int = 1) -> Observed:
+def observed(name: str, file: object = APP, *, every: int = 1) -> Scenario:
     path = APP if file == APP else ORDERS
-    return Observed(model(path).source, objective(name, path), every)
+    return Scenario(model(path).source, objective(name, path), every)
 
 
 def selects(wanted: Query | None, series: str) -> bool:
@@ -107,14 +107,12 @@ def test_each_condition_of_the_apps_requests_is_missed_once_for_each_of_its_alte
     assert all('error_type="other"' in series for series in left_out)
 
 
-def test_a_series_may_appear_late_or_never() -> None:
+def test_a_series_may_never_appear() -> None:
     one = observed("success-rate")
     traffic = one.traffic(Stretch(4, 10), Stretch(4, 10, 10))
-    healthy = one.scraped(traffic, bad_since=None)
-    assert len(healthy) == 1
-    late = one.scraped(traffic, bad_since=5)
-    assert "_x5 10+10x3" in late.values()
-    assert len(one.scraped(traffic, good_since=None)) == 1
+    both, good, bad = (one.scraped(traffic, never=never) for never in ("", "bad", "good"))
+    assert (len(both), len(good), len(bad)) == (2, 1, 1)
+    assert both == good | bad
 
 
 @pytest.mark.parametrize(
@@ -123,7 +121,7 @@ def test_a_series_may_appear_late_or_never() -> None:
 def test_a_measured_value_is_on_its_side_of_the_threshold(op: str, good: float, bad: float) -> None:
     queue = objective("queue-is-short", ORDERS)
     assert isinstance(queue.indicator, ThresholdIndicator)
-    one = Observed(SOURCE, replace(queue, indicator=replace(queue.indicator, op=op)))
+    one = Scenario(SOURCE, replace(queue, indicator=replace(queue.indicator, op=op)))
     assert one.volume == 1
     scraped = one.scraped(one.traffic(one.stretch(2), one.stretch(2, 1)))
     assert list(scraped.values()) == [f"{good:.1f}+0x2 {bad:.1f}+0x1"]
@@ -133,7 +131,7 @@ def test_a_measured_value_is_on_its_side_of_the_threshold(op: str, good: float, 
 def test_a_histogram_has_its_events_on_both_sides_of_the_threshold(op: str, below: int) -> None:
     pages = objective("pages-are-quick", ORDERS)
     assert isinstance(pages.indicator, ThresholdIndicator)
-    one = Observed(model(ORDERS).source, replace(pages, indicator=replace(pages.indicator, op=op)))
+    one = Scenario(model(ORDERS).source, replace(pages, indicator=replace(pages.indicator, op=op)))
     scraped = one.scraped(one.traffic(Stretch(10, 100, 30)))
     by_edge = {re.findall(r'le="([^"]+)"', series)[0]: grown(samples) for series, samples in scraped.items()}
     assert by_edge == {"0.05": 0, "0.1": 0, "0.25": 0, "0.5": 0, "1": below, "2.5": 1000, "+Inf": 1000}
@@ -153,18 +151,18 @@ def test_what_counts_follows_from_the_objective() -> None:
 def test_a_quantile_that_must_not_be_small_tolerates_more() -> None:
     pages = objective("pages-are-quick", ORDERS)
     assert isinstance(pages.indicator, ThresholdIndicator)
-    by = Observed(SOURCE, replace(pages, slices=None, indicator=replace(pages.indicator, op="gte"))).by
+    by = Scenario(SOURCE, replace(pages, slices=None, indicator=replace(pages.indicator, op="gte"))).by
     assert by == Slicing(width=20, allowed=0.9)
 
 
 def test_there_are_enough_events_to_be_above_every_floor() -> None:
     rate = objective("success-rate", APP)
-    assert Observed(SOURCE, rate).volume == 300
-    assert Observed(SOURCE, replace(rate, target=0.9999)).volume == 15_000
+    assert Scenario(SOURCE, rate).volume == 300
+    assert Scenario(SOURCE, replace(rate, target=0.9999)).volume == 15_000
     tiers = tuple(replace(tier, min_failures=10_000) for tier in rate.tiers)
-    assert Observed(SOURCE, replace(rate, tiers=tiers)).volume == 33_400
+    assert Scenario(SOURCE, replace(rate, tiers=tiers)).volume == 33_400
     judged = with_slices(objective("latency-p95", APP), 20_000)
-    assert Observed(SOURCE, judged).volume == 40_000
+    assert Scenario(SOURCE, judged).volume == 40_000
 
 
 def with_slices(one: Objective, requests: int) -> Objective:

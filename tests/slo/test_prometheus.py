@@ -101,12 +101,6 @@ def test_a_line_has_its_points_in_order_and_gaps_where_nothing_is_known() -> Non
     assert parse_qs(forms[0]) == {"query": ["x"], "start": ["60"], "end": ["180"], "step": ["60"]}
 
 
-@pytest.mark.parametrize("step", [0.0, -1.0, 0.01])
-def test_a_line_of_too_many_points_is_not_even_asked_for(step: float) -> None:
-    with pytest.raises(ValueError, match="points"):
-        Prometheus("http://127.0.0.1:1").over_time("x", start=0, end=3600, step=step)
-
-
 @pytest.mark.parametrize(
     ("credentials", "token", "sent"),
     [

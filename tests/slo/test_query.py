@@ -17,7 +17,7 @@ from postfacta_slo.promise.model import (
     ThresholdIndicator,
 )
 from postfacta_slo.status.prometheus import Line, Point, Prometheus
-from postfacta_slo.status.query import MONTH, Hours, Unit, query_status
+from postfacta_slo.status.query import MONTH, Unit, query_status
 
 AT = 1_790_000_000.0
 TIMED, COUNTED = {"service": "shop", "slo": "availability"}, {"service": "shop", "slo": "success-rate"}
@@ -82,7 +82,7 @@ def test_minutes_and_events_are_those_that_were_recorded() -> None:
     assert success.remaining == pytest.approx(0.8)
     assert success.coverage == pytest.approx(0.95)
     assert success.burn == pytest.approx({"6h": 2.0})
-    assert success.hours == Hours(700, 710)
+    assert success.hours == (700, 710)
 
 
 def test_the_curve_ends_at_what_was_spent_in_all() -> None:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 
 from postfacta_slo.promise.model import Objective, ThresholdIndicator
 from postfacta_slo.promise.openslo import read
-from postfacta_slo.rules.groups import rules_of
+from postfacta_slo.rules.alerts import rules_of
 from postfacta_slo.rules.recording import period_rules, recorded, sli_rules
 
 from .files import APP, ORDERS, Documents, model, objective, some_documents

@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from postfacta_slo.promise.budget import windows_of
-from postfacta_slo.promise.model import Objective, ThresholdIndicator
+from postfacta_slo.promise.model import Objective, ThresholdIndicator, windows_of
 from postfacta_slo.proofs.recording_tests import recording_tests
 from postfacta_slo.proofs.scenario import Scenario
 from tests.kit.every import every

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from postfacta_slo.status.query import Hours, SloStatus, Unit
+from postfacta_slo.status.query import SloStatus, Unit
 from postfacta_slo.status.report import FORMATS, Report, facts, length, percent, render
 from tests.kit.every import every
 from tests.slo.test_status import DAY, MONTH, ONE
@@ -31,7 +31,7 @@ HOURLY = SloStatus(
     error=0.001,
     total=2_000_000,
     burn={"6h": 2.0},
-    hours=Hours(702, 719),
+    hours=(702, 719),
 )
 SHORT = replace(ONE, slo="latency-p99", coverage=0.333, error=0.5, burn={})
 REPORT = Report(source="http://prometheus:9090", at=AT, window=MONTH, statuses=[RICH, HOURLY, SHORT])

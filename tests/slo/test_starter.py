@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from postfacta_slo.__main__ import METRICS, starter
 from postfacta_slo.promise.openslo import read
 from postfacta_slo.promise.promql import SloError
-from postfacta_slo.promise.starter import METRICS, starter
 
 
 @pytest.mark.parametrize("metrics", METRICS)

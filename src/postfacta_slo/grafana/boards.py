@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
@@ -94,19 +94,11 @@ class Panel:
 def panel_json(panel: Panel, number: int, *, at: tuple[int, int]) -> dict[str, Any]:
     """Return a panel in Grafana's format, with its number on the dashboard and its place as column and row."""
     is_lines = panel.kind is Kind.LINES
+    names = {str(value): {"text": word} for value, word in panel.names.items()}
     defaults: dict[str, Any] = {
         "unit": panel.unit,
-        "mappings": [
-            {
-                "type": "value",
-                "options": {str(number): {"text": word} for number, word in panel.names.items()},
-            }
-        ]
-        * bool(panel.names),
-        "thresholds": {
-            "mode": "absolute",
-            "steps": [{"color": step.color, "value": step.value} for step in panel.steps],
-        },
+        "mappings": [{"type": "value", "options": names}] if names else [],
+        "thresholds": {"mode": "absolute", "steps": [asdict(step) for step in panel.steps]},
         "color": {"mode": "palette-classic" if is_lines else "thresholds"},
         "custom": _style(panel),
     }
@@ -220,14 +212,6 @@ _LINK: Final[dict[str, Any]] = {
     "url": "",
 }
 _OUT: Final = {"targetBlank": True, "includeVars": False}
-_SECTION: Final[dict[str, Any]] = {
-    "id": 0,
-    "type": "row",
-    "title": "",
-    "collapsed": False,
-    "gridPos": {},
-    "panels": [],
-}
 _SOURCE: Final[dict[str, Any]] = {
     "type": "datasource",
     "name": "datasource",
@@ -337,7 +321,9 @@ def _place(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     number, y = 0, 0
     for row in rows:
         number += 1
-        yield _SECTION | {"id": number, "title": row.title, "gridPos": {"h": 1, "w": COLUMNS, "x": 0, "y": y}}
+        place = {"h": 1, "w": COLUMNS, "x": 0, "y": y}
+        head = {"id": number, "type": "row", "title": row.title, "collapsed": False}
+        yield head | {"gridPos": place, "panels": []}
         y += 1
         x, tallest = 0, 0
         for panel in row.panels:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Final
 
-from ..promise.budget import REPORTED, error_series, span
 from ..promise.model import (
     DAY,
+    REPORTED,
     Expression,
     Model,
     Objective,
     Query as Source,
     RatioIndicator,
-    Slices,
     ThresholdIndicator,
+    error_series,
+    span,
 )
 from ..promise.promql import number
 from ..rules.recording import recorded
@@ -26,7 +27,6 @@ _LONGEST_UID: Final = 40
 _RATE: Final = "$__rate_interval"
 _LEFT: Final = (Step("red"), Step("orange", 0.0), Step("yellow", 0.25), Step("green", 0.5))
 _SAID: Final = {0: "no", 1: "yes"}
-_BLUE: Final = (Step("blue"),)
 
 
 def dashboard_of(model: Model) -> dict[str, Any]:
@@ -45,11 +45,7 @@ def dashboard_of(model: Model) -> dict[str, Any]:
         tags=[*names, "slo", "generated"],
         rows=rows,
         variables=[Variable(name="service", label="Service", choices=names, default=names[0])],
-        links=[
-            (f"Runbook of {one.title}", _runbook(one))
-            for one in model.objectives
-            if _is_address(_runbook(one))
-        ],
+        links=[(f"Runbook of {one.title}", url) for one in model.objectives if (url := _runbook(one))],
         events=[("Alert", f'ALERTS{{service=~"{"|".join(names)}",alertstate="firing"}}')],
         span="7d",
     )
@@ -66,12 +62,9 @@ def _uid(service: str) -> str:
 
 def _runbook(objective: Objective) -> str:
     service = objective.service
-    return service.runbook_url.replace("{alert}", f"{service.alert_prefix}ErrorBudgetBurn")
-
-
-def _is_address(url: str) -> bool:
+    url = service.runbook_url.replace("{alert}", f"{service.alert_prefix}ErrorBudgetBurn")
     # A path inside a repository is of no use on Grafana's page.
-    return url.startswith(("http://", "https://"))
+    return url if url.startswith(("http://", "https://")) else ""
 
 
 def _panel(title: str, description: str, unit: str, *queries: tuple[str, str], **more: Any) -> Panel:
@@ -97,15 +90,31 @@ def _together(names: list[str]) -> list[Panel]:
 
 
 def _panels(objective: Objective) -> list[Panel]:
-    indicator = objective.indicator
-    return [
-        *_figures(objective),
-        _left_over_time(objective),
-        _burn(objective),
-        _events(indicator) if isinstance(indicator, RatioIndicator) else _measured(indicator),
-        *([_slices(objective, objective.slices)] if objective.slices is not None else []),
-        *([_periods(objective)] if objective.period < DAY else []),
-    ]
+    indicator, slices, period = objective.indicator, objective.slices, span(objective.period)
+    panels = [*_figures(objective), *_courses(objective)]
+    panels.append(_events(indicator) if isinstance(indicator, RatioIndicator) else _measured(indicator))
+    if slices:
+        told = f"Each {span(slices.window)} is good or bad as a whole. Those with too little to judge by count as good here."
+        asked = [(recorded(f"slo:slice_{word}:bool", objective), word) for word in ("bad", "judged")]
+        panels.append(
+            _panel(
+                "Bad slices", told, "none", *asked,
+                kind=Kind.STATES, steps=(Step("green"), Step("orange", 1)), names=_SAID, width=24, height=5,
+            )
+        )  # fmt: skip
+    if objective.period < DAY:
+        told = (
+            "The share of the time shown in which the objective was met, by the period that had just passed."
+        )
+        kept = f"avg_over_time({recorded('slo:period_ok:bool', objective)}[$__range])"
+        steps = (Step("red"), Step("orange", 0.95), Step("green", 0.99))
+        panels.append(
+            _panel(
+                f"Was the objective met in each {period}", told, "percentunit", (kept, "kept"),
+                kind=Kind.NUMBERS, steps=steps, width=24, height=4,
+            )
+        )  # fmt: skip
+    return panels
 
 
 def _figures(objective: Objective) -> list[Panel]:
@@ -125,7 +134,7 @@ def _figures(objective: Objective) -> list[Panel]:
     return [
         _panel(title, description, unit, (expr, title), kind=Kind.NUMBERS, steps=steps, width=6, height=4)
         for title, description, unit, expr, steps in (
-            ("Promised", f"The share of what is good that is aimed at, over {period}.", "percentunit", aim, _BLUE),
+            ("Promised", f"The share of what is good that is aimed at, over {period}.", "percentunit", aim, (Step("blue"),)),
             ("Kept", f"The share that was good in the last {period}.", "percentunit", kept, met),
             ("Budget left", f"What is left of the {share} % that may be bad in {period}.", "percentunit", left, _LEFT),
             ("Budget lasts for", empty, "s", lasts, enough),
@@ -133,36 +142,30 @@ def _figures(objective: Objective) -> list[Panel]:
     ]  # fmt: skip
 
 
-def _left_over_time(objective: Objective) -> Panel:
-    left = recorded("slo:period_error_budget_remaining:ratio", objective)
-    told = f"How the error budget of {span(objective.period)} came to where it is."
-    steps = (Step("red"), Step("green", 0.0))
-    return _panel(
-        "Budget left over time", told, "percentunit", (left, "left"), steps=steps, bottom=None, top=1
+def _courses(objective: Objective) -> list[Panel]:
+    left, budget = (
+        recorded(f"slo:{name}:ratio", objective) for name in ("period_error_budget_remaining", "error_budget")
     )
-
-
-def _burn(objective: Objective) -> Panel:
-    budget = recorded("slo:error_budget:ratio", objective)
     windows = sorted({length for tier in objective.tiers for length in (tier.long, tier.short)} or REPORTED)
-    tiers = (
-        f"{tier.name}: {number(tier.factor)} over {span(tier.long)} and {span(tier.short)}"
-        for tier in objective.tiers
-    )
-    alerts = "; ".join(tiers) or "none is asked for"
     rates = (
         f"{recorded(error_series(length), objective)} / on() group_left() max({budget})" for length in windows
     )
-    return _panel(
-        "Burn rate by window",
-        f"At 1 the budget lasts just for its period. Alerts fire above: {alerts}.",
-        "none",
-        *zip(rates, map(span, windows), strict=True),
-        steps=(
-            Step("green"),
-            *(Step("red", factor) for factor in sorted({t.factor for t in objective.tiers})),
+    alerts = [
+        f"{one.name}: {number(one.factor)} over {span(one.long)} and {span(one.short)}"
+        for one in objective.tiers
+    ]
+    above = [Step("red", factor) for factor in sorted({tier.factor for tier in objective.tiers})]
+    return [
+        _panel(
+            "Budget left over time", f"How the error budget of {span(objective.period)} came to where it is.",
+            "percentunit", (left, "left"), steps=(Step("red"), Step("green", 0.0)), bottom=None, top=1,
         ),
-    )
+        _panel(
+            "Burn rate by window",
+            f"At 1 the budget lasts just for its period. Alerts fire above: {'; '.join(alerts) or 'none is asked for'}.",
+            "none", *zip(rates, map(span, windows), strict=True), steps=(Step("green"), *above),
+        ),
+    ]  # fmt: skip
 
 
 def _events(indicator: RatioIndicator) -> Panel:
@@ -197,28 +200,3 @@ def _measured(indicator: ThresholdIndicator) -> Panel:
     described = indicator.description or f"It should be {indicator.op} {number(indicator.value)}."
     steps = (Step(low), Step(high, indicator.value))
     return _panel("What is measured", described, unit, query, steps=steps)
-
-
-def _slices(objective: Objective, slices: Slices) -> Panel:
-    told = (
-        f"Each {span(slices.window)} is good or bad as a whole. Those with too little to judge by "
-        "count as good here."
-    )
-    queries = [(recorded(f"slo:slice_{word}:bool", objective), word) for word in ("bad", "judged")]
-    steps = (Step("green"), Step("orange", 1))
-    return _panel(
-        "Bad slices", told, "none", *queries, kind=Kind.STATES, steps=steps, names=_SAID, width=24, height=5
-    )
-
-
-def _periods(objective: Objective) -> Panel:
-    return _panel(
-        f"Was the objective met in each {span(objective.period)}",
-        "The share of the time shown in which the objective was met, by the period that had just passed.",
-        "percentunit",
-        (f"avg_over_time({recorded('slo:period_ok:bool', objective)}[$__range])", "kept"),
-        kind=Kind.NUMBERS,
-        steps=(Step("red"), Step("orange", 0.95), Step("green", 0.99)),
-        width=24,
-        height=4,
-    )

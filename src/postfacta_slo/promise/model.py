@@ -16,6 +16,7 @@ from .promql import Expression, Matcher, Query, Selector, SloError
 __all__ = [
     "DAY",
     "PRESENT",
+    "REPORTED",
     "DataSource",
     "Expression",
     "Indicator",
@@ -30,32 +31,33 @@ __all__ = [
     "SloError",
     "ThresholdIndicator",
     "Tier",
+    "allowed_seconds",
+    "error_series",
+    "failures_series",
+    "fires_after",
+    "in_words",
+    "percent",
+    "span",
+    "spent_at",
+    "threshold",
+    "unit",
+    "windows_of",
 ]
 
 DAY: Final = 86_400  # Seconds.
 # The window of the present burn rate, and of the rates that longer windows are summed from, in seconds.
 PRESENT: Final = 300
+# The windows that each objective's error share is recorded over, beside those of its own.
+REPORTED: Final = (PRESENT, 3_600, 6 * 3_600, 3 * DAY, 30 * DAY)
+_UNITS: Final = ((DAY, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _NAME: Final = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9.-]{0,61}[a-zA-Z0-9])?")
 _SHORTEST_SLICE: Final = 60
 # Fewer samples than these in a window, and one lost scrape empties it: rate() needs two.
 _SCRAPES_IN_A_WINDOW: Final = 4
-
-
 # The generator writes these itself, or Prometheus does.
-_RESERVED: Final = frozenset(
-    {
-        "alertname",
-        "burnrate_tier",
-        "instance",
-        "job",
-        "le",
-        "metric",
-        "quantile",
-        "service",
-        "severity",
-        "slo",
-    }
+_RESERVED: Final = re.compile(
+    r"alertname|burnrate_tier|instance|job|le|metric|quantile|service|severity|slo|__.*", re.DOTALL
 )
 
 
@@ -66,7 +68,7 @@ def _check_name(name: str) -> None:
 
 def _check_labels(labels: tuple[tuple[str, str], ...]) -> None:
     for name, value in labels:
-        if not _LABEL.fullmatch(name) or name.startswith("__") or name in _RESERVED or not value:
+        if not _LABEL.fullmatch(name) or _RESERVED.fullmatch(name) or not value:
             raise SloError(f"cannot put this label onto alerts: {name}={value!r}")
 
 
@@ -326,3 +328,75 @@ class Model:
 
     def of(self, service: Service) -> tuple[Objective, ...]:
         return tuple(one for one in self.objectives if one.service == service)
+
+
+def span(seconds: int, compress: int = 1) -> str:
+    """Return a length of time as Prometheus writes it: `5m`, `30d`, compressed also `2500ms`."""
+    if seconds % compress:
+        thousandths = round(seconds * 1_000 / compress)
+        if thousandths < 1:
+            raise SloError(f"compressed {compress} times, {seconds} s is nothing")
+        return f"{thousandths}ms"
+    length = seconds // compress
+    size, name = next(((size, name) for size, name in _UNITS if not length % size), _UNITS[-1])
+    return f"{length // size}{name}" if length else "0s"
+
+
+def in_words(seconds: float) -> str:
+    """Return an approximate duration for readers: `50 h`, `7.2 h`, `never` for infinity."""
+    if math.isinf(seconds):
+        return "never"
+    for size, name in ((2 * DAY, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / min(size, DAY):.3g} {name}"
+    return f"{seconds:.3g} s"
+
+
+def percent(share: float) -> str:
+    return f"{share * 100:.4g} %"
+
+
+def windows_of(objective: Objective) -> tuple[int, ...]:
+    """Return the windows that the objective's error share is recorded over, ascending."""
+    own = {objective.period, *(w for tier in objective.tiers for w in (tier.short, tier.long))}
+    return tuple(sorted(own | set(REPORTED)))
+
+
+def error_series(window: int) -> str:
+    """Return the name of the series with the error share over a window; compression does not change it."""
+    return f"slo:sli_error:ratio_rate{span(window)}"
+
+
+def failures_series(window: int) -> str:
+    return f"slo:sli_error:increase{span(window)}"
+
+
+def unit(objective: Objective) -> str:
+    """Return what the objective counts, in the plural."""
+    if objective.slices:
+        return "slices"
+    return "events" if isinstance(objective.indicator, RatioIndicator) else "samples"
+
+
+def threshold(objective: Objective, tier: Tier) -> float:
+    return round(tier.factor * objective.budget, 12)
+
+
+def allowed_seconds(objective: Objective) -> float:
+    return objective.period * objective.budget
+
+
+def spent_at(objective: Objective, tier: Tier) -> float:
+    """Return the share of the budget that is spent when the tier's long window has just filled at its rate."""
+    return round(tier.factor * tier.long / objective.period, 12)
+
+
+def fires_after(objective: Objective, tier: Tier, failing: float) -> float:
+    """Return how long after a clean time the tier fires when this share fails; infinite if never.
+
+    It is a lower bound: scrapes and evaluations come on top, and the slice in which the fault begins.
+    """
+    share = threshold(objective, tier)
+    if failing <= share:
+        return math.inf
+    return tier.long * share / failing + tier.hold

@@ -118,11 +118,8 @@ class _File:
     def model(self) -> Model:
         # What is wrong may refer to the rest.
         if not self._faults:
-            self._services.end()
-            self._indicators.end()
-            self._policies.end()
-            self._conditions.end()
-            self._targets.end()
+            for kind in (self._services, self._indicators, self._policies, self._conditions, self._targets):
+                kind.end()
         refuse(self._faults)
         return Model(
             source=self._source or _USUAL, services=self._services.all(), objectives=self._objectives.all()
@@ -272,7 +269,9 @@ class _File:
             indicator = self._indicators.meant(spec.child("indicator"), "indicatorRef")
         fields: dict[str, Any] = {
             "indicator": self._promised(indicator, terms),
-            "target": _share_of(terms),
+            "target": round(terms.number("targetPercent") / 100, 12)
+            if "targetPercent" in terms
+            else terms.number("target"),
             "title": terms.text("displayName", one.title),
             "slices": _slices(one, terms),
         }
@@ -356,12 +355,6 @@ def _condition(one: Entry) -> Tier | None:
     condition.end()
     severity = one.spec.text("severity")
     return one.made(Tier, policy=one.name, name=one.note("tier", one.name), severity=severity, **fields)
-
-
-def _share_of(terms: StrictMapping) -> float:
-    if "targetPercent" in terms:
-        return round(terms.number("targetPercent") / 100, 12)
-    return terms.number("target")
 
 
 def _period(spec: StrictMapping) -> int:

@@ -125,10 +125,14 @@ Query = Selector | Expression
 
 
 def query(text: str) -> Query:
+    return _bare(text) or expression(text)
+
+
+def _bare(text: str) -> Selector | None:
     try:
         return selector(text)
     except SloError:
-        return expression(text)
+        return None
 
 
 def expression(text: str) -> Expression:
@@ -163,10 +167,8 @@ def counted(query: Query) -> tuple[Query, bool]:
     if found := _SUM.fullmatch(inner):
         inner = found["inner"].strip()
     rate = _RATE.fullmatch(_WINDOW.sub("1m", inner))
-    try:
-        return selector(rate["inner"] if rate else inner), bool(rate)
-    except SloError:
-        return query, False
+    series = _bare(rate["inner"] if rate else inner)
+    return (series, bool(rate)) if series else (query, False)
 
 
 def measured(query: Query) -> tuple[Query, str, float | None]:
@@ -176,11 +178,8 @@ def measured(query: Query) -> tuple[Query, str, float | None]:
     """
     if isinstance(query, Selector):
         return query, "", None
-    if found := _VALUE.fullmatch(query.text):
-        try:
-            return selector(found[2]), found[1], None
-        except SloError:
-            return query, "", None
+    if (found := _VALUE.fullmatch(query.text)) and (bare := _bare(found[2])):
+        return bare, found[1], None
     if found := _QUANTILE.fullmatch(query.text):
         series, is_rate = counted(expression(found[2]))
         if isinstance(series, Selector) and is_rate and _BY_EDGE.search(found[2]):

@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from .promql import SloError
 
-__all__ = ["KINDS", "Entry", "Faults", "Registry", "StrictMapping", "entry", "refuse", "seconds"]
+__all__ = ["Entry", "Faults", "Registry", "StrictMapping", "entry", "refuse", "seconds"]
 
 _Made = TypeVar("_Made")
 
@@ -45,14 +45,9 @@ def seconds(text: str) -> int:
 class StrictMapping:
     """A mapping of the file and where it stands there. Each key is taken once; `end` refuses what is left."""
 
-    __slots__ = ("_before", "_known", "_left", "faults", "path")
-
-    path: str  # Where it stands, for messages.
-    faults: Faults  # Where it puts what is wrong.
-
     def __init__(self, value: object, path: str, faults: Faults) -> None:
-        self.path = path
-        self.faults = faults
+        self.path = path  # Where it stands, for messages.
+        self.faults = faults  # Where it puts what is wrong.
         self._before = len(faults)
         self._known: list[str] = []
         self._left: dict[str, object] = {}
@@ -180,15 +175,7 @@ def _name(value: object) -> str:
 
 
 # What a file may hold.
-KINDS: Final = (
-    "DataSource",
-    "Service",
-    "SLI",
-    "AlertNotificationTarget",
-    "AlertCondition",
-    "AlertPolicy",
-    "SLO",
-)
+KINDS = ("DataSource", "Service", "SLI", "AlertNotificationTarget", "AlertCondition", "AlertPolicy", "SLO")
 
 _VERSION: Final = "openslo/v1"
 # Labels elsewhere would be ignored.
@@ -260,8 +247,6 @@ def _description(spec: StrictMapping) -> str:
 
 class Registry(Generic[_Made]):
     """The objects of one kind, and which of them are referenced."""
-
-    __slots__ = ("_faults", "_kind", "_made", "_make", "_unasked")
 
     def __init__(
         self, entries: Iterable[Entry], kind: str, make: Callable[[Entry], _Made | None], *, faults: Faults

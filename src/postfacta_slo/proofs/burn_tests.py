@@ -10,8 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from ..promise.budget import threshold
-from ..promise.model import Tier
+from ..promise.model import Tier, threshold
 from ..promise.promql import number
 from .detection import Stretch, Traffic, spread
 from .scenario import Scenario, Test
@@ -45,8 +44,9 @@ def _outages(scenario: Scenario) -> list[Test]:
     """All fails, then less and less: each share that is not detected within the same minute as the one before."""
     tests: list[Test] = []
     before: list[int] = []
-    for share in SHARES:
-        if not _shows(scenario, share):
+    for share in SHARES if scenario.objective.tiers else ():
+        # A share that is one of whole events.
+        if not math.isclose(scenario.stretch(1, share).bad, share * scenario.volume):
             continue
         traffic = outage(scenario, share)
         first = [_fired(scenario, verdict) for verdict in scenario.verdicts(traffic).values()]
@@ -55,12 +55,6 @@ def _outages(scenario: Scenario) -> list[Test]:
             tests.append(scenario.course(f"{number(share * 100)} % fail for half an hour", traffic))
             before = first
     return tests
-
-
-def _shows(scenario: Scenario, share: float) -> bool:
-    """Whether there is an alert, and the share is one of whole events."""
-    volume = scenario.volume
-    return bool(scenario.objective.tiers) and math.isclose(scenario.stretch(1, share).bad, share * volume)
 
 
 def _fired(scenario: Scenario, verdict: Sequence[bool | None]) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Final
 
-from ..promise.budget import failures_series
-from ..promise.model import DAY, PRESENT, RatioIndicator, ThresholdIndicator
+from ..promise.model import DAY, PRESENT, RatioIndicator, ThresholdIndicator, failures_series
 from ..promise.promql import number
 from ..rules.alerts import EXHAUSTED_FOR
 from .detection import Burn, notation, spread, verdicts
@@ -39,7 +38,7 @@ def _quiet(scenario: Scenario) -> Test:
         guards["slo:slice_error:ratio"] = 0
     checks = [scenario.silence(scrapes), scenario.windows("{} == 0", scrapes)]
     checks += [scenario.value(name, value, scrapes) for name, value in (constants | guards).items()]
-    healthy = scenario.scraped(scenario.steady(scrapes), bad_since=None)
+    healthy = scenario.scraped(scenario.steady(scrapes), never="bad")
     left_out = scenario.left_out(scrapes, failing=True)
     return scenario.test("what is left out fails, and none of it counts", healthy | left_out, checks)
 
@@ -69,7 +68,7 @@ def _one_sided(scenario: Scenario) -> list[Test]:
     scrapes = scenario.scrapes(4 * PRESENT)
     traffic = scenario.traffic(scenario.stretch(scrapes, 1))
     ill = notation([0] * (scrapes + 1))
-    scraped = scenario.scraped(traffic, good_since=None)
+    scraped = scenario.scraped(traffic, never="good")
     scraped |= {name: ill for name in (scenario.probe, scenario.instance("one")) if name}
     checks = [scenario.windows(scenario.near(1), scrapes)]
     guards = [failures_series(tier.long) for tier in scenario.objective.tiers if tier.min_failures]

@@ -1,24 +1,46 @@
-"""Tests of traffic scenarios as promtool reads them: queries with expected results, in an objective's surroundings."""
+"""Traffic scenarios of one objective: the series that Prometheus would scrape, and the alerts that are expected.
+
+A scenario is written as promtool reads it: series, and queries with their expected results.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
-from ..promise.budget import span, windows_of
-from ..promise.model import SloError
-from .detection import Counting, Slicing, Stretch, Traffic, bad_slices, notation
+from ..promise.model import (
+    PRESENT,
+    DataSource,
+    Expression,
+    Objective,
+    Query,
+    RatioIndicator,
+    Selector,
+    SloError,
+    ThresholdIndicator,
+    Tier,
+    span,
+    threshold,
+    windows_of,
+)
+from ..promise.promql import number
+from .detection import Burn, Counting, Sample, Slicing, Stretch, Traffic, bad_slices, notation, verdicts
 from .examples import example, near_misses, selected, series
-from .observed import Observed, Scraped
 
-__all__ = ["Assertion", "Scenario", "Test", "Verdicts", "firing", "silence", "test"]
+__all__ = ["Assertion", "Scenario", "Scraped", "Test", "Verdicts", "firing", "silence", "test"]
 
+Scraped = dict[str, str]  # The samples of each series, in promtool's notation.
 Test = dict[str, Any]  # One of promtool's tests, as plain mappings and lists.
 # By tier, whether it fires at each evaluation; None where that depends on rounding.
 Verdicts = Mapping[str, Sequence[bool | None]]
 
+_VOLUME: Final = 300  # Events between two scrapes: 20 a second at 15 s.
+_LEFT_OUT: Final = 5  # How many times as many events of each kind that is left out: 100 a second at 15 s.
+# A busy week would fill memory with what was scraped: such windows add up what was recorded of five minutes each.
+_READ_AT_ONCE: Final = 7_200
 _HOUR: Final = 3_600
 # Waiting longer for a window to fill would only take time: what has not been scraped is no part of it.
 _LONGEST: Final = 6 * _HOUR
@@ -85,9 +107,9 @@ def _labels(tier: str, severity: str) -> str:
 
 def _turns(said: Verdicts) -> list[int]:
     """The evaluations just before and at each change, and the last one."""
-    found = sorted({place for verdict in said.values() for place in _changes(verdict)})
+    found = sorted({place for verdict in said.values() for place in _changes(verdict)})[:_MOST_TURNS]
     last = [len(verdict) - 1 for verdict in said.values()][:1]
-    return [*found[:_MOST_TURNS], *(place for place in last if place not in found[:_MOST_TURNS])]
+    return list(dict.fromkeys([*found, *last]))
 
 
 def _changes(verdict: Sequence[bool | None]) -> Iterator[int]:
@@ -99,10 +121,143 @@ def _changes(verdict: Sequence[bool | None]) -> Iterator[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Scenario(Observed):
-    """One objective, its surroundings, and its promtool queries."""
+class Scenario:
+    """One objective and its surroundings, seen in scrapes."""
 
+    source: DataSource  # Who scrapes, and how often.
+    objective: Objective  # What is watched.
+    every: int = 1  # How many scrapes lie between two evaluations of the rules, from 1 up.
     compress: int = 1  # How many times shorter all times are.
+
+    def whole(self, scrapes: float) -> int:
+        """This number of scrapes, rounded up to whole evaluations."""
+        return math.ceil(scrapes / self.every) * self.every
+
+    def scrapes(self, seconds: float) -> int:
+        """The number of scrapes in this many seconds, rounded up to whole evaluations."""
+        return self.whole(seconds / self.source.scrape_interval)
+
+    @property
+    def counted(self) -> bool:
+        indicator = self.objective.indicator
+        return indicator.counter if isinstance(indicator, RatioIndicator) else indicator.quantile is not None
+
+    @property
+    def volume(self) -> int:
+        """Events between two scrapes: enough to be above every bound on small numbers."""
+        if not self.counted and isinstance(self.objective.indicator, ThresholdIndicator):
+            return 1
+        needs = [3 / threshold(self.objective, tier) for tier in self.objective.tiers]
+        needs += [
+            4 * tier.min_failures / (threshold(self.objective, tier) * self.scrapes(tier.long))
+            for tier in self.objective.tiers
+        ]
+        if slices := self.objective.slices:
+            # So that a slice is judged from the first scrape on.
+            needs.append(2 * slices.min_requests)
+        return max(_VOLUME, math.ceil(max(needs, default=0) / 100) * 100)
+
+    def traffic(self, *stretches: Stretch) -> Traffic:
+        return Traffic(stretches, self.counted)
+
+    def stretch(self, scrapes: int, share: float = 0.0) -> Stretch:
+        """Return this many scrapes during which this share fails, to the nearest whole event."""
+        return Stretch(scrapes, self.volume, round(share * self.volume))
+
+    def burn(self, tier: Tier) -> Burn:
+        return Burn(
+            tier=tier.name,
+            long=self._intervals(tier.long),
+            short=self._intervals(tier.short),
+            hold=math.ceil(tier.hold / self.source.scrape_interval),
+            threshold=threshold(self.objective, tier),
+            failures=tier.min_failures,
+        )
+
+    def _intervals(self, seconds: int) -> int:
+        return round(seconds / self.source.scrape_interval)
+
+    @property
+    def by(self) -> Counting | Slicing:
+        indicator, slices = self.objective.indicator, self.objective.slices
+        judged = None
+        if slices:
+            width = self._intervals(slices.window)
+            judged = Slicing(width=width, allowed=slices.budget, events=slices.min_requests)
+        if isinstance(indicator, RatioIndicator):
+            counting = Counting(beyond=self._intervals(_READ_AT_ONCE), piece=self._intervals(PRESENT))
+            return judged or counting
+        if indicator.quantile is None:
+            return Slicing(width=0, allowed=0.0, then=judged)
+        window = min(PRESENT, slices.window) if slices else PRESENT
+        allowed = 1 - indicator.quantile if indicator.op in {"lte", "lt"} else indicator.quantile
+        return Slicing(width=self._intervals(window), allowed=allowed, then=judged)
+
+    def verdicts(self, traffic: Traffic, by: Slicing | None = None) -> dict[str, list[bool | None]]:
+        """Return for each tier at each evaluation whether it fires; None where that depends on rounding."""
+        return {
+            tier.name: verdicts(traffic, self.burn(tier), by or self.by, every=self.every)
+            for tier in self.objective.tiers
+        }
+
+    def scraped(self, traffic: Traffic, *, never: str = "") -> Scraped:
+        """Return the objective's own series for some traffic; the good or the bad ones may never have been seen."""
+        indicator = self.objective.indicator
+        if isinstance(indicator, ThresholdIndicator):
+            return self._measured(indicator, traffic, selected(_selector(indicator.metric)))
+        total, judged = _selector(indicator.total), _selector(indicator.counted)
+        goods, bads = ("good", traffic.goods), ("bad", traffic.bads)
+        if judged.metric == total.metric:
+            good, bad = _good_and_bad(indicator)
+            found = {series(total.metric, good): goods, series(total.metric, bad): bads}
+        else:
+            found = {
+                series(total.metric, selected(total)): ("all", traffic.totals),
+                series(judged.metric, selected(judged)): goods if indicator.good else bads,
+            }
+        return {name: _samples(traffic, counts) for name, (which, counts) in found.items() if which != never}
+
+    def left_out(self, scrapes: int, *, failing: bool) -> Scraped:
+        """Return series that the objective must leave out: each satisfies all of its conditions but one."""
+        indicator = self.objective.indicator
+        events = Stretch(scrapes, _LEFT_OUT * self.volume, _LEFT_OUT * self.volume * failing)
+        traffic = self.traffic(events)
+        if isinstance(indicator, ThresholdIndicator):
+            metric = _selector(indicator.metric)
+            missed = near_misses(metric, selected(metric))
+            return {
+                name: samples
+                for labels in missed
+                for name, samples in self._measured(indicator, traffic, labels, far=1_000).items()
+            }
+        total, judged = _selector(indicator.total), _selector(indicator.counted)
+        if judged.metric == total.metric:
+            base, watched = _good_and_bad(indicator)[failing], total
+        else:
+            # What failed is one more of those that are bad, or of all; what went well, of those that are good, or of all.
+            watched = judged if (indicator.bad is not None) == failing else total
+            base = selected(watched)
+        samples = _samples(traffic, traffic.totals)
+        return {series(watched.metric, labels): samples for labels in near_misses(watched, base)}
+
+    def _measured(
+        self, indicator: ThresholdIndicator, traffic: Traffic, labels: dict[str, str], *, far: float = 1
+    ) -> Scraped:
+        metric = _selector(indicator.metric).metric
+        if indicator.quantile is None:
+            good, bad = _values(indicator, far)
+            bads = [other - one for one, other in pairwise(traffic.bads)]
+            return {
+                series(metric, labels): notation([bad if failed else good for failed in (bads[0], *bads)])
+            }
+        edges = self.source.edges_of(metric.removesuffix("_bucket")) or (indicator.value,)
+        slow_is_bad = indicator.op in {"lte", "lt"}
+        low, high = (traffic.goods, traffic.bads) if slow_is_bad else (traffic.bads, traffic.goods)
+        both = [one + other for one, other in zip(low, high, strict=True)]
+        none, at = [0] * len(low), indicator.value
+        counts = {number(edge): both if edge > at else low if edge == at else none for edge in edges}
+        counts["+Inf"] = both
+        return {series(metric, {**labels, "le": edge}): notation(count) for edge, count in counts.items()}
 
     @property
     def own(self) -> str:
@@ -237,3 +392,34 @@ class Scenario(Observed):
     def near(self, share: float) -> str:
         """Return the condition that an error share is this one; of slices, that nearly all were bad."""
         return f"{{}} > {share - _DUST!r} < {share + _DUST!r}" if self.counting else "{} > 0.9"
+
+
+def _selector(query: Query) -> Selector:
+    if isinstance(query, Expression):
+        raise SloError("its query is an expression, and no series can be made up for one")
+    return query
+
+
+def _good_and_bad(indicator: RatioIndicator) -> tuple[dict[str, str], dict[str, str]]:
+    judged, total = _selector(indicator.counted), _selector(indicator.total)
+    yes, no = selected(total, judged), selected(total, without=judged)
+    return (no, yes) if indicator.bad else (yes, no)
+
+
+def _values(indicator: ThresholdIndicator, far: float) -> tuple[float, float]:
+    """A good and a bad value; from 1 up they lie so far from the threshold, and one of them on it at 1."""
+    at, step = indicator.value, max(1.0, abs(indicator.value))
+    near, beyond = (far - 1) * step, far * step
+    return {
+        "lte": (at - near, at + beyond),
+        "lt": (at - beyond, at + near),
+        "gte": (at + near, at - beyond),
+        "gt": (at + beyond, at - near),
+    }[indicator.op]
+
+
+def _samples(traffic: Traffic, counts: Sequence[int]) -> str:
+    if traffic.counted:
+        return notation(counts)
+    each: list[Sample] = [other - one for one, other in pairwise(counts)]
+    return notation([None, *each])

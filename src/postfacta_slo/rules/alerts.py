@@ -1,4 +1,4 @@
-"""Write the alerts: budget burn, exhausted budget, absent indicator, service down.
+"""Write the alerts, and arrange them with the recording rules in groups, as Prometheus loads them.
 
 1. A budget burns if the error share is above the tier's threshold over both its windows: the long one says that it
    is worth an alert, the short one that it still goes on. Where there is little traffic, a floor of failed events
@@ -10,12 +10,26 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from ..promise.budget import error_series, failures_series, in_words, percent, span, spent_at, threshold, unit
-from ..promise.model import Model, Objective, Selector, Service, Tier
+from ..promise.model import (
+    Model,
+    Objective,
+    Selector,
+    Service,
+    SloError,
+    Tier,
+    error_series,
+    failures_series,
+    in_words,
+    percent,
+    span,
+    spent_at,
+    threshold,
+    unit,
+)
 from ..promise.promql import number
-from .recording import Rule, recorded
+from .recording import Rule, period_rules, recorded, sli_rules
 
 __all__ = [
     "ABSENT_FOR",
@@ -23,6 +37,7 @@ __all__ = [
     "EXHAUSTED_FOR",
     "burn_alerts",
     "period_alerts",
+    "rules_of",
     "service_alerts",
     "watched",
 ]
@@ -31,6 +46,31 @@ __all__ = [
 ABSENT_FOR: Final = 180
 DOWN_FOR: Final = 60
 EXHAUSTED_FOR: Final = 300
+# How often the longest windows are added up, in seconds; Prometheus forgets a sample after 300.
+_SLOW: Final = 60
+_FASTEST: Final = 100  # Milliseconds between two evaluations, below which Prometheus does not keep pace.
+
+
+def rules_of(model: Model, *, compress: int = 1) -> dict[str, Any]:
+    interval = model.source.evaluation_interval
+    if compress < 1 or interval * 1_000 < _FASTEST * compress:
+        most = interval * 1_000 // _FASTEST
+        raise SloError(
+            f"compresses 1 to {most} times, not {compress}: an evaluation takes a tenth of a second"
+        )
+    groups: list[dict[str, Any]] = []
+
+    def add(name: str, every: int, rules: list[Rule]) -> None:
+        groups.append({"name": f"slo:{name}", "interval": span(every, compress), "rules": rules})
+
+    for service in model.services:
+        add(service.name, interval, service_alerts(model, service, compress))
+        for one in model.of(service):
+            name = f"{service.name}:{one.name}"
+            add(name, interval, sli_rules(one, compress) + burn_alerts(one, compress))
+            slow = period_rules(one, compress) + period_alerts(one, compress)
+            add(f"{name}:period", max(_SLOW, interval), slow)
+    return {"groups": groups}
 
 
 def burn_alerts(objective: Objective, compress: int = 1) -> list[Rule]:
@@ -51,11 +91,8 @@ def period_alerts(objective: Objective, compress: int = 1) -> list[Rule]:
     }
     labels = {"severity": objective.exhausted_severity}
     hold = span(EXHAUSTED_FOR, compress)
-    alert = _alert(
-        objective.service, "ErrorBudgetExhausted", f"{left} <= 0",
-        hold=hold, texts=texts, labels=labels, objective=objective,
-    )  # fmt: skip
-    return [alert]
+    what = "ErrorBudgetExhausted"
+    return [_alert(objective, what, f"{left} <= 0", hold=hold, texts=texts, labels=labels)]
 
 
 def service_alerts(model: Model, service: Service, compress: int = 1) -> list[Rule]:
@@ -99,10 +136,8 @@ def _burn(objective: Objective, tier: Tier, compress: int) -> Rule:
     }
     labels = {"severity": tier.severity, "burnrate_tier": tier.name}
     hold = span(tier.hold, compress)
-    return _alert(
-        objective.service, "ErrorBudgetBurn", "\nand\n".join(terms),
-        hold=hold, texts=texts, labels=labels, objective=objective,
-    )  # fmt: skip
+    what = "ErrorBudgetBurn"
+    return _alert(objective, what, "\nand\n".join(terms), hold=hold, texts=texts, labels=labels)
 
 
 def _absent(service: Service, series: Selector, *, severity: str, compress: int) -> Rule:
@@ -119,26 +154,29 @@ def _absent(service: Service, series: Selector, *, severity: str, compress: int)
 
 
 def _alert(
-    service: Service,
+    of: Service | Objective,
     what: str,
     expression: str,
     *,
     hold: str,
     texts: dict[str, str],
     labels: dict[str, str],
-    objective: Objective | None = None,
 ) -> Rule:
+    """Write an alert of an objective, or of a service as a whole."""
+    service, own, more = (
+        (of, {}, of.labels) if isinstance(of, Service) else (of.service, {"slo": of.name}, of.alert_labels)
+    )
     name = service.alert_prefix + what
-    own = {"slo": objective.name} if objective else {}
-    more = dict(objective.alert_labels if objective else service.labels)
-    dashboard = service.dashboard_url.replace("{slo}", objective.name if objective else "")
-    urls = {"runbook_url": service.runbook_url.replace("{alert}", name), "dashboard_url": dashboard}
+    urls = {
+        "runbook_url": service.runbook_url.replace("{alert}", name),
+        "dashboard_url": service.dashboard_url.replace("{slo}", own.get("slo", "")),
+    }
     return {
         "alert": name,
         "expr": expression,
         "for": hold,
         # Series have these labels too; on the rule they also tell one objective's alert from another's.
-        "labels": labels | {"service": service.name} | own | {"component": "slo"} | _all_plain(more),
+        "labels": labels | {"service": service.name} | own | {"component": "slo"} | _all_plain(dict(more)),
         "annotations": texts | _all_plain({name: url for name, url in urls.items() if url}),
     }
 

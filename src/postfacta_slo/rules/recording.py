@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..promise.budget import error_series, failures_series, span, windows_of
 from ..promise.model import (
     DAY,
     PRESENT,
@@ -26,6 +25,10 @@ from ..promise.model import (
     RatioIndicator,
     Slices,
     ThresholdIndicator,
+    error_series,
+    failures_series,
+    span,
+    windows_of,
 )
 from ..promise.promql import number
 
@@ -180,16 +183,12 @@ def _share(objective: Objective, window: int, compress: int) -> str:
 
 
 def _failures_rules(objective: Objective, compress: int) -> list[Rule]:
-    if not isinstance(objective.indicator, RatioIndicator):
+    indicator, guarded = objective.indicator, {tier.long for tier in objective.tiers if tier.min_failures}
+    if not isinstance(indicator, RatioIndicator):
         return []
-    guarded = sorted({tier.long for tier in objective.tiers if tier.min_failures})
     return [
-        _rule(
-            failures_series(window),
-            _bad(objective.indicator, f"increase {span(window, compress)}"),
-            objective,
-        )
-        for window in guarded
+        _rule(failures_series(window), _bad(indicator, f"increase {span(window, compress)}"), objective)
+        for window in sorted(guarded)
     ]
 
 

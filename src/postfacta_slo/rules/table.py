@@ -5,8 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from ..promise.budget import allowed_seconds, fires_after, in_words, percent, span, spent_at, threshold, unit
-from ..promise.model import Indicator, Model, Objective, RatioIndicator, Service, Tier
+from ..promise.model import (
+    Indicator,
+    Model,
+    Objective,
+    RatioIndicator,
+    Service,
+    Tier,
+    allowed_seconds,
+    fires_after,
+    in_words,
+    percent,
+    span,
+    spent_at,
+    threshold,
+    unit,
+)
 from ..promise.promql import number
 
 __all__ = ["table_of"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from enum import StrEnum
+from enum import IntEnum
 from itertools import pairwise
 from typing import Any, Final
 
@@ -18,20 +18,15 @@ __all__ = ["NO_DATA", "BudgetPolicy", "Gate", "Level", "Verdict", "judge", "read
 _DIGITS: Final = 9
 
 
-class Gate(StrEnum):
-    """The decision about a deployment."""
+class Gate(IntEnum):
+    """The decision about a deployment, by the exit code that tells it."""
 
-    OPEN = "open"
-    RESTRICTED = "restricted"
-    CLOSED = "closed"
-    UNKNOWN = "unknown"
-
-    @property
-    def code(self) -> int:
-        return _CODES[self]
+    OPEN = 0
+    UNKNOWN = 2
+    RESTRICTED = 3
+    CLOSED = 4
 
 
-_CODES: Final = {Gate.OPEN: 0, Gate.UNKNOWN: 2, Gate.RESTRICTED: 3, Gate.CLOSED: 4}
 # What is unknown may be exhausted: a second approver must not pass it on a guess.
 _STRICTNESS: Final = (Gate.OPEN, Gate.RESTRICTED, Gate.UNKNOWN, Gate.CLOSED)
 
@@ -74,9 +69,7 @@ class BudgetPolicy:
 class Verdict:
     """The policy's decision now."""
 
-    gate: Gate  # The decision about a deployment.
-    level: str  # The level's name, or `no data`.
-    effect: str  # What people do then.
+    level: Level  # The policy's, or `NO_DATA`.
     reasons: Sequence[str]  # A sentence about each objective, the one that decides first.
 
 
@@ -85,8 +78,7 @@ def judge(policy: BudgetPolicy, statuses: Sequence[SloStatus]) -> Verdict:
     by_name = {one.slo: one for one in statuses if one.service == policy.service}
     seen = [_see(policy, name, by_name.get(name)) for name in policy.objectives]
     seen.sort(key=lambda one: (-_STRICTNESS.index(one[0].gate), one[1]))
-    worst = seen[0][0]
-    return Verdict(worst.gate, worst.name, worst.effect, [sentence for _, _, sentence in seen])
+    return Verdict(seen[0][0], [sentence for _, _, sentence in seen])
 
 
 def _see(policy: BudgetPolicy, name: str, one: SloStatus | None) -> tuple[Level, float, str]:
@@ -141,7 +133,7 @@ def _check(node: StrictMapping, levels: Sequence[Level]) -> None:
 
 def _level(node: StrictMapping) -> Level | None:
     said = node.text("gate")
-    gates = {str(gate): gate for gate in (Gate.OPEN, Gate.RESTRICTED, Gate.CLOSED)}
+    gates = {gate.name.lower(): gate for gate in (Gate.OPEN, Gate.RESTRICTED, Gate.CLOSED)}
     if said not in gates:
         node.wrong("gate", f"must be open, restricted or closed, not {said!r}")
     floor = _share(node, "from") if "from" in node else None

@@ -16,11 +16,20 @@ from enum import StrEnum
 from itertools import accumulate
 from typing import Final
 
-from ..promise.budget import error_series, span
-from ..promise.model import DAY, PRESENT, Indicator, Matcher, Objective, RatioIndicator, SloError
+from ..promise.model import (
+    DAY,
+    PRESENT,
+    Indicator,
+    Matcher,
+    Objective,
+    RatioIndicator,
+    SloError,
+    error_series,
+    span,
+)
 from .prometheus import Prometheus
 
-__all__ = ["ENOUGH", "MONTH", "Hours", "SloStatus", "Unit", "query_status"]
+__all__ = ["ENOUGH", "MONTH", "SloStatus", "Unit", "query_status"]
 
 # The share of a window that must be recorded; with less, its figures would claim more than is known.
 ENOUGH: Final = 0.9
@@ -33,14 +42,6 @@ class Unit(StrEnum):
 
     MINUTES = "minutes"
     EVENTS = "events"
-
-
-@dataclass(frozen=True, slots=True)
-class Hours:
-    """In how many hours of a window an objective by the hour was met, and of how many that is known."""
-
-    met: float
-    known: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,8 @@ class SloStatus:
     # By the length of a window that ends now: how many times faster than allowed the budget is spent. A
     # window without events is missing.
     burn: Mapping[str, float] = field(default_factory=dict[str, float])
-    hours: Hours | None = None  # How many hours met the objective; None if it is not one by the hour.
+    # In how many hours the objective was met, and of how many that is known; None if it is not one by the hour.
+    hours: tuple[float, float] | None = None
     # The share of the budget spent up to a moment, in seconds since the epoch; in order, for a plot.
     spent: Sequence[tuple[float, float]] = ()
     routes: Sequence[tuple[str, float]] = ()  # Those with most failures and how many each, if that is known.
@@ -194,7 +196,7 @@ def _status(key: _Key, aim: float, window: int, *, found: Mapping[str, float]) -
         total=window / _MINUTE if is_by_time else None if rate is None else rate * window,
         judged=found.get("judged"),
         burn={name: found[name] / (1 - aim) for name in _BURN if name in found},
-        hours=Hours(found["hours met"], found["hours"]) if is_by_hour else None,
+        hours=(found["hours met"], found["hours"]) if is_by_hour else None,
     )
 
 

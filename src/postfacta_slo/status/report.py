@@ -23,40 +23,6 @@ _SHARES: Final = (1.0, 0.75, 0.5, 0.25, 0.0, -0.25, -0.5)
 _LOWEST: Final = -0.5  # An overspent budget is drawn down to here: what is below is as lost as it can be.
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """The plot's axes: from one moment to another, from nothing spent down to the lowest share."""
-
-    start: float
-    end: float
-    lowest: float
-    width: int
-
-    def x(self, moment: float) -> float:
-        return _LEFT + (moment - self.start) / (self.end - self.start) * (self.width - _LEFT - _RIGHT)
-
-    def y(self, share: float) -> float:
-        down = (1 - max(share, self.lowest)) / (1 - self.lowest)
-        return _TOP + down * (_HEIGHT - _TOP - _BOTTOM)
-
-    def grid(self) -> str:
-        lines = [self._level(share) for share in _SHARES if share >= self.lowest]
-        middle = (self.start + self.end) / 2
-        days = [(self.start, "start"), (middle, "middle"), (self.end, "end")]
-        words = [_word(self.x(at), _HEIGHT - 8, self.moment(at), anchor=anchor) for at, anchor in days]
-        return "\n".join([*lines, *words])
-
-    def moment(self, at: float) -> str:
-        """Write a moment, as exactly as the length of the plot asks for."""
-        is_short = self.end - self.start < _SHORT
-        return f"{datetime.fromtimestamp(at, UTC):{'%m-%d %H:%M' if is_short else '%Y-%m-%d'}}"
-
-    def _level(self, share: float) -> str:
-        kind, y = "plot-grid" if share else "plot-zero", self.y(share)
-        line = f'<path class="{kind}" stroke-width="1" d="M{_LEFT} {y:.1f} H{self.width - _RIGHT}"/>'
-        return line + _word(_LEFT - 8, y + 4, f"{share:.0%}", anchor="end")
-
-
 def plot(one: SloStatus, *, width: int = 760) -> str:
     """Draw the share of the budget that was left at each moment of the window; empty if that is not known.
 
@@ -65,16 +31,39 @@ def plot(one: SloStatus, *, width: int = 760) -> str:
     """
     if not one.is_known or len(one.spent) < _FEWEST:
         return ""
-    left = [(moment, 1 - share) for moment, share in one.spent]
-    frame = _Frame(left[0][0], left[-1][0], max(_LOWEST, min(0.0, *(share for _, share in left))), width)
-    steps = "".join(f" H{frame.x(moment):.1f} V{frame.y(share):.1f}" for moment, share in left[1:])
-    path = f"M{_LEFT} {frame.y(left[0][1]):.1f}{steps}"
-    told = f"From {frame.moment(frame.start)} to {frame.moment(frame.end)}; at the end {left[-1][1]:.0%} is left."
-    return (
-        f'<svg class="plot" viewBox="0 0 {width} {_HEIGHT}" role="img" font-size="12" stroke-width="2">\n'
-        f"<title>Budget of {escape(one.slo)} that was left</title>\n<desc>{told}</desc>\n{frame.grid()}\n"
-        f'<path class="plot-area" stroke="none" d="{path} V{frame.y(0):.1f} H{_LEFT} Z"/>\n'
-        f'<path class="plot-curve" fill="none" d="{path}"/>\n</svg>\n'
+    left = [(at, 1 - share) for at, share in one.spent]
+    start, end, right = left[0][0], left[-1][0], width - _RIGHT
+    lowest = max(_LOWEST, min(0.0, *(share for _, share in left)))
+
+    def x(at: float) -> float:
+        return _LEFT + (at - start) / (end - start) * (right - _LEFT)
+
+    def y(share: float) -> float:
+        return _TOP + (1 - max(share, lowest)) / (1 - lowest) * (_HEIGHT - _TOP - _BOTTOM)
+
+    def day(at: float) -> str:
+        return f"{datetime.fromtimestamp(at, UTC):{'%m-%d %H:%M' if end - start < _SHORT else '%Y-%m-%d'}}"
+
+    grid = [
+        f'<path class="{"plot-grid" if share else "plot-zero"}" stroke-width="1" d="M{_LEFT} {y(share):.1f} H{right}"/>'
+        + _word(_LEFT - 8, y(share) + 4, f"{share:.0%}", anchor="end")
+        for share in _SHARES
+        if share >= lowest
+    ]
+    days = ((start, "start"), ((start + end) / 2, "middle"), (end, "end"))
+    grid += [_word(x(at), _HEIGHT - 8, day(at), anchor=anchor) for at, anchor in days]
+    steps = "".join(f" H{x(at):.1f} V{y(share):.1f}" for at, share in left[1:])
+    path = f"M{_LEFT} {y(left[0][1]):.1f}{steps}"
+    return "\n".join(
+        [
+            f'<svg class="plot" viewBox="0 0 {width} {_HEIGHT}" role="img" font-size="12" stroke-width="2">',
+            f"<title>Budget of {escape(one.slo)} that was left</title>",
+            f"<desc>From {day(start)} to {day(end)}; at the end {left[-1][1]:.0%} is left.</desc>",
+            *grid,
+            f'<path class="plot-area" stroke="none" d="{path} V{y(0):.1f} H{_LEFT} Z"/>',
+            f'<path class="plot-curve" fill="none" d="{path}"/>',
+            "</svg>\n",
+        ]
     )
 
 
@@ -82,7 +71,6 @@ def _word(x: float, y: float, text: str, *, anchor: str) -> str:
     return f'<text class="plot-text" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
 
 
-_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _EXACT: Final = 100
 
 
@@ -110,17 +98,13 @@ def percent(ratio: float, digits: int = 3) -> str:
 
 def length(seconds: float) -> str:
     """Write a length of time in its one or two largest units, such as `3 d 4 h`."""
-    if seconds < _HOUR:
-        return f"{int(seconds // _MINUTE)} min"
-    if seconds < _DAY:
-        hours, rest = divmod(int(seconds), _HOUR)
-        return f"{hours} h" + (f" {rest // _MINUTE:02d} min" if rest >= _MINUTE else "")
-    days, rest = divmod(int(seconds), _DAY)
-    return f"{days} d" + (f" {rest // _HOUR} h" if rest >= _HOUR else "")
-
-
-def _when(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
+    hours, minutes = divmod(int(seconds // 60), 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d" + (f" {hours} h" if hours else "")
+    if hours:
+        return f"{hours} h" + (f" {minutes:02d} min" if minutes else "")
+    return f"{minutes} min"
 
 
 def facts(one: SloStatus) -> list[tuple[str, str]]:
@@ -136,7 +120,7 @@ def facts(one: SloStatus) -> list[tuple[str, str]]:
         ("exhausted in", _exhausted(one)),
     ]
     if one.hours is not None:
-        found.append(("hours met", f"{one.hours.met:g} of {one.hours.known:g}"))
+        found.append(("hours met", "{:g} of {:g}".format(*one.hours)))
     if one.judged is not None:
         found.append(("judged slices", percent(one.judged, 1)))
     return [*found, coverage]
@@ -175,7 +159,8 @@ def _burn(one: SloStatus) -> str:
 
 
 def _title(report: Report) -> str:
-    return f"Objectives over {length(report.window)} up to {_when(report.at)}"
+    at = datetime.fromtimestamp(report.at, UTC)
+    return f"Objectives over {length(report.window)} up to {at:%Y-%m-%d %H:%M} UTC"
 
 
 def _name(one: SloStatus) -> str:
@@ -223,14 +208,13 @@ def _members(one: SloStatus) -> Mapping[str, object]:
     }
     if not one.is_known:
         return head
-    hours = None if one.hours is None else {"met": one.hours.met, "known": one.hours.known}
     return head | {
         "achieved": one.achieved,
         "total": one.total,
         "budget": None if one.total is None else one.total * one.allowed,
         "remaining_ratio": one.remaining,
         "exhausted_in_seconds": one.exhausted_in,
-        "hours": hours,
+        "hours": one.hours and dict(zip(("met", "known"), one.hours, strict=True)),
         "judged": one.judged,
         "failures": dict(one.routes),
     }

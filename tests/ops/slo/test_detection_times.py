@@ -11,7 +11,7 @@ import pytest
 
 from postfacta_slo.proofs.burn_tests import SHARES, outage
 from postfacta_slo.proofs.scenario import Assertion, Scenario, firing
-from postfacta_slo.rules.groups import rules_of
+from postfacta_slo.rules.alerts import rules_of
 from tests.ops.slo.promtool import complaints, own
 from tests.slo.files import APP, ROOT, model, objective
 from tests.slo.promtool import needs_promtool

@@ -63,7 +63,7 @@ def test_the_page_and_the_file_agree_on_shares_and_exemptions() -> None:
 
 
 def test_the_page_tells_the_exit_codes_of_the_gate() -> None:
-    assert [int(row[0]) for row in rows("How to ask")] == sorted(gate.code for gate in Gate)
+    assert [int(row[0]) for row in rows("How to ask")] == sorted(Gate)
 
 
 def test_each_objective_of_the_policy_exists_with_the_aim_that_the_page_tells() -> None:

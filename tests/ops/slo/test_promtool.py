@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from postfacta_slo.promise.openslo import read
 from postfacta_slo.proofs.files import proofs_of
-from postfacta_slo.rules.groups import rules_of
+from postfacta_slo.rules.alerts import rules_of
 from tests.ops.slo.promtool import complaints, cost, of, own, requests
 from tests.slo.files import APP, ORDERS, Documents, model, some_documents
 from tests.slo.promtool import needs_promtool

@@ -19,7 +19,7 @@ import yaml
 from postfacta_core.clock import WALL
 from postfacta_lab.engine.processes import free_port
 from postfacta_slo.promise.openslo import read
-from postfacta_slo.rules.groups import rules_of
+from postfacta_slo.rules.alerts import rules_of
 from postfacta_slo.status import query
 from tests.ops.prometheus import Prometheus, needs, scrape_config
 from tests.ops.slo.history import EVERY, Series, write_blocks

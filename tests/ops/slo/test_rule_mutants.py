@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 
 from postfacta_slo.proofs.files import proofs_of
-from postfacta_slo.rules.groups import rules_of
+from postfacta_slo.rules.alerts import rules_of
 from tests.ops.slo.promtool import complaints, cost, of
 from tests.slo.files import APP, ORDERS, model
 from tests.slo.promtool import needs_promtool
