@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from .guards.retry import Retry
     from .guards.timeout import Timeout
     from .health.registry import HealthRegistry
-    from .limits._overload import OverloadConfig, OverloadLimiter
-    from .limits._waiting import Priority
+    from .limits._overload import OverloadConfig, OverloadLimiter, Priority
     from .limits.rate import RateLimiter
 else:
     __getattr__, __dir__ = lazy(
@@ -64,9 +63,8 @@ else:
             "guards._circuit": ("CircuitConfig",),
             "deadlines._deadline": ("Deadline",),
             "drain._course": ("DrainLimits",),
-            "limits._overload": ("OverloadConfig", "OverloadLimiter"),
+            "limits._overload": ("OverloadConfig", "OverloadLimiter", "Priority"),
             "guards.budget": ("RetryBudget",),
-            "limits._waiting": ("Priority",),
             "_version": ("__version__",),
         },
     )

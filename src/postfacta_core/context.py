@@ -48,7 +48,7 @@ class RequestContext:
         waited: Seconds for which it waited after that, for a connection of a pool or a slot of a bulkhead. It tells a
             queue from slow work, so whatever makes a request wait adds to it by `add_wait`.
         slot: Its part of the limit on requests under way; None before it is admitted and once its response began.
-        priority: How much it matters, a `limits._waiting.Priority`: 0 the most, 3 the least.
+        priority: How much it matters, a `limits._overload.Priority`: 0 the most, 3 the least.
         client: The key of rate limits by default: an address, or an IPv6 /64; empty until it is known.
         root_path: The server's own `root_path`, before any mount added to it.
         route: The route template once it is known, such as `/incidents/{ref}`; else None.

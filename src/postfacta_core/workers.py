@@ -28,7 +28,7 @@ from .drain._course import Course, DrainLimits, Phase
 from .drain.signals import Interception
 from .errors import DeadlineExceededError, StoppedError
 from .events import Drained, Observer, PolicyCreated, Sample, SignalsIntercepted, observing, process_observer
-from .limits._waiting import Priority
+from .limits._overload import Priority
 from .validation import validation
 
 __all__ = ["Job", "JobOutcome", "Worker", "arq_settings", "celery_signals"]

@@ -25,7 +25,6 @@ from postfacta_core import (
 from postfacta_core.guards import AdaptiveLimiter
 from postfacta_core.guards._delay import FixedDelay, QuantileDelay
 from postfacta_core.guards._schedule import RetryRules
-from postfacta_core.guards._slots import Slots
 from postfacta_core.guards.pybreaker import attach
 from postfacta_core.guards.throttle import Throttle
 from postfacta_core.limits._rates import Rate
@@ -147,17 +146,6 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
             "mode": MODE,
             **OBSERVED,
         },
-    ),
-    Slots: Setting(
-        right={"name": "billing", "size": 4},
-        wrong={
-            "name": NAME,
-            "size": COUNT,
-            "max_waiting": COUNT_FROM_ZERO,
-            "max_wait": SECONDS,
-            "mode": MODE,
-        },
-        shown_as={"size": "slots"},
     ),
     Timeout: Setting(
         right={"seconds": 1.0},

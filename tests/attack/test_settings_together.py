@@ -31,7 +31,6 @@ from postfacta_core.asgi import (
 )
 from postfacta_core.events import process_observer
 from postfacta_core.guards._delay import QuantileDelay
-from postfacta_core.guards._slots import Slots
 from postfacta_core.health._verdict import CheckConfig
 from postfacta_core.limits._rates import Rate
 from postfacta_core.limits.store import SharedStore
@@ -100,7 +99,6 @@ MODES: Final[dict[str, Callable[[str], Any]]] = {
     "Retry": lambda mode: Retry("a", mode=mode),
     "CircuitBreaker": lambda mode: CircuitBreaker("a", mode=mode),
     "Bulkhead": lambda mode: Bulkhead("a", 1, mode=mode),
-    "Slots": lambda mode: Slots("a", 1, mode=mode),
     "Hedge": lambda mode: Hedge("a", delay=1, mode=mode),
     "Fallback": lambda mode: Fallback("a", otherwise=None, mode=mode),
     "RateLimiter": lambda mode: RateLimiter("a", "1/second", mode=mode),

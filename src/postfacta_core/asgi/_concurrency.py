@@ -18,8 +18,7 @@ from ..deadlines.requests import Running
 from ..errors import LoadShedError
 from ..events import Mode, ModeChanged, Observer
 from ..limits._calm import Calm
-from ..limits._overload import Ending, OverloadLimiter
-from ..limits._waiting import ADMIT, Admit, Priority, Shed, Wait
+from ..limits._overload import ADMIT, Admit, Ending, OverloadLimiter, Priority, Shed, Wait
 from ..validation import validation
 from ._problem import Problem, Render, kind_members, problem_of, request_of, send_problem, send_whole
 from ._types import Scope, Send

@@ -22,7 +22,7 @@ from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..errors import DeadlineExceededError, DrainingError, HeadersTooLargeError, ResilienceError
 from ..events import DeadlineExceeded, ListenerFailed, Observer, fan_out, ignore
-from ..limits._waiting import ADMIT, Shed, Wait
+from ..limits._overload import ADMIT, Shed, Wait
 from ..telemetry.exchange import ErrorTypes, NullRecorder, Recorder, tells_of_disconnect
 from ..telemetry.tracing import Tracing
 from ._concurrency import Shedding

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from ..deadlines._transfer import TransferLimits
-from ..limits._waiting import Priority
+from ..limits._overload import Priority
 from ..validation import validation
 from ._ratelimit import RatePlan
 from ._types import Scope

@@ -12,8 +12,7 @@ from ..deadlines._transfer import TransferLimits
 from ..drain._course import DrainLimits, RecycleLimits
 from ..events import Mode
 from ..limits._address import TrustedProxies
-from ..limits._overload import OverloadConfig
-from ..limits._waiting import Priority
+from ..limits._overload import OverloadConfig, Priority
 from ..limits.store import SharedStore
 from ..validation import validation
 from ._concurrency import PriorityOf

@@ -35,8 +35,7 @@ from ..drain.resources import Resource
 from ..events import LoopLagged, Observer, PolicyCreated, fan_out, process_observer
 from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..health.runtime import Runtime
-from ..limits._overload import OverloadLimiter
-from ..limits._waiting import Priority
+from ..limits._overload import OverloadLimiter, Priority
 from ..telemetry.logs import LOGGER, AccessLog, EventLog
 from ..telemetry.metrics import Metrics, Registry
 from ..telemetry.sampling import AccessSampler

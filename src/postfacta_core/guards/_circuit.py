@@ -126,40 +126,26 @@ class CircuitConfig:
     max_wait_duration_in_half_open_state: float = 30.0
 
     def __post_init__(self) -> None:
-        for field in ("failure_rate_threshold", "slow_call_rate_threshold"):
-            validation.number(
-                f"CircuitConfig.{field}",
-                getattr(self, field),
-                above=0,
-                at_most=1,
-                example="0.5, which is 50 %",
-            )
-        for field in ("minimum_number_of_calls", "permitted_number_of_calls_in_half_open_state"):
-            validation.whole(f"CircuitConfig.{field}", getattr(self, field), example="3")
-        for field in (
-            "slow_call_duration",
-            "wait_duration_in_open_state",
-            "max_wait_duration_in_open_state",
-            "max_wait_duration_in_half_open_state",
-        ):
-            validation.seconds(f"CircuitConfig.{field}", getattr(self, field))
-        validation.one_of("CircuitConfig.sliding_window_type", self.sliding_window_type, ("count", "time"))
-        validation.whole(
-            "CircuitConfig.sliding_window_size",
-            self.sliding_window_size,
-            at_most=_LARGEST_WINDOW,
-            example="100",
+        def check(rule: Callable[..., object], *fields: str, **bounds: object) -> None:
+            for field in fields:
+                rule(f"CircuitConfig.{field}", getattr(self, field), **bounds)
+
+        first, longest = "wait_duration_in_open_state", "max_wait_duration_in_open_state"
+        rates = ("failure_rate_threshold", "slow_call_rate_threshold")
+        check(validation.number, *rates, above=0, at_most=1, example="0.5, which is 50 %")
+        counts = ("minimum_number_of_calls", "permitted_number_of_calls_in_half_open_state")
+        check(validation.whole, *counts, example="3")
+        check(validation.whole, "sliding_window_size", at_most=_LARGEST_WINDOW, example="100")
+        check(
+            validation.seconds, "slow_call_duration", first, longest, "max_wait_duration_in_half_open_state"
         )
-        validation.number("CircuitConfig.wait_multiplier", self.wait_multiplier, at_least=1, example="2.0")
-        validation.number("CircuitConfig.wait_jitter", self.wait_jitter, at_least=0, below=1, example="0.2")
-        first, longest = self.wait_duration_in_open_state, self.max_wait_duration_in_open_state
-        if longest < first:
-            validation.refuse(
-                "CircuitConfig.max_wait_duration_in_open_state",
-                longest,
-                f"at least wait_duration_in_open_state, {first:g}",
-                example="60.0",
-            )
+        check(validation.one_of, "sliding_window_type", options=("count", "time"))
+        check(validation.number, "wait_multiplier", at_least=1, example="2.0")
+        check(validation.number, "wait_jitter", at_least=0, below=1, example="0.2")
+        least, most = self.wait_duration_in_open_state, self.max_wait_duration_in_open_state
+        if most < least:
+            rule = f"at least wait_duration_in_open_state, {least:g}"
+            validation.refuse(f"CircuitConfig.{longest}", most, rule, example="60.0")
 
     def wait(self, opening: int, luck: float) -> float:
         """Return the seconds to refuse after this many openings in a row, from 1; `luck` is from 0 up to 1."""

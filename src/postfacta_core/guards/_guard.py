@@ -10,12 +10,17 @@ calls once for async functions and once for plain ones:
 
 A lock guards straight-line code only, and is never held while the function, a wait or foreign code runs. It is
 reentrant: a coroutine that the collector closes may give back what it holds at any allocation.
+
+A wait is written once, as a generator, and driven by a task or a thread. It yields the seconds it is willing to wait, is
+resumed when they are over or when it is woken, and returns what the wait was for. What interrupts it is raised in it.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from contextvars import ContextVar
 from functools import partial, wraps
 from types import CoroutineType, FunctionType, TracebackType
@@ -36,13 +41,23 @@ from ..events import (
 from ..validation import validation
 from ._outcome import RAISE
 from ._registry import Listed, registry
-from ._waits import Wait, wait_in_task, wait_in_thread
 
-__all__ = ["BlockGuard", "Guard", "Runner", "innermost"]
+__all__ = [
+    "BlockGuard",
+    "Guard",
+    "Runner",
+    "Wait",
+    "Wake",
+    "innermost",
+    "pause",
+    "refuse_on_loop",
+    "running_loop",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+Wake = Callable[[], object]
 
 
 class Runner:
@@ -231,8 +246,8 @@ class Guard(Runner, Listed):
         self._observe(ListenerFailed(self.name, repr(fault)))
 
 
-_BLOCKS: Final[ContextVar[Any]] = ContextVar("postfacta_blocks", default=None)
-"""The blocks entered in this context and not left: a guard, its ticket, and the blocks entered before."""
+_BLOCKS: Final[ContextVar[tuple[tuple[Guard, Any], ...]]] = ContextVar("postfacta_blocks", default=())
+"""The blocks entered in this context and not left: of each its guard and ticket."""
 
 
 class BlockGuard(Guard):
@@ -274,29 +289,23 @@ class BlockGuard(Guard):
 
     def _hold(self, ticket: Any) -> Self:
         if self.has_tickets:
-            _BLOCKS.set((self, ticket, _BLOCKS.get()))
+            _BLOCKS.set((*_BLOCKS.get(), (self, ticket)))
         return self
 
     def _ticket(self, error: BaseException | None) -> Any:
         if not self.has_tickets:
             return None
-        passed: list[Any] = []
-        block = _BLOCKS.get()
-        while block is not None and block[0] is not self:
-            passed.append(block)
-            block = block[2]
-        if block is None:
-            if error is None:
-                raise RuntimeError(
-                    f"a block of {self.name!r} was left in another context than it was entered in: use call"
-                )
-            return None
-        # Blocks that do not nest: those entered after it stay.
-        rest = block[2]
-        for guard, ticket, _ in reversed(passed):
-            rest = (guard, ticket, rest)
-        _BLOCKS.set(rest)
-        return block[1]
+        blocks = _BLOCKS.get()
+        for place in reversed(range(len(blocks))):
+            if blocks[place][0] is self:
+                # Blocks need not nest: those entered after it stay.
+                _BLOCKS.set(blocks[:place] + blocks[place + 1 :])
+                return blocks[place][1]
+        if error is None:
+            raise RuntimeError(
+                f"a block of {self.name!r} was left in another context than it was entered in: use call"
+            )
+        return None
 
 
 def innermost(
@@ -312,3 +321,85 @@ def innermost(
         else:
             break
     return function, args, kwargs
+
+
+class Wait:
+    """A call that has to wait first. `steps` makes the generator, from the function that wakes it."""
+
+    __slots__ = ("steps",)
+
+    def __init__(self, steps: Callable[[Wake], Generator[float, None, Any]]) -> None:
+        self.steps = steps
+
+
+def running_loop() -> Any:
+    """Return asyncio's loop that runs in this thread, or None."""
+    # Looked up, and not imported: where it is not imported, no loop runs.
+    events = sys.modules.get("asyncio.events")
+    return None if events is None else events._get_running_loop()  # noqa: SLF001 - a public one raises if there is none
+
+
+def refuse_on_loop(owner: object) -> None:
+    """Raise `RuntimeError` for a call that may block its thread, where an event loop runs in it."""
+    if running_loop() is not None:
+        raise RuntimeError(
+            f"{owner!r} may wait, which would block the event loop: decorate an async function, await call(...), "
+            "or run the plain function by anyio.to_thread.run_sync"
+        )
+
+
+def pause(seconds: float) -> None:
+    threading.Event().wait(seconds)
+
+
+def wait_in_thread(owner: object, steps: Callable[[Wake], Generator[float, None, T]]) -> T:
+    """Run a wait of a guard in this thread, where no event loop runs, and return its result."""
+    event = threading.Event()
+    wait = steps(event.set)
+    try:
+        seconds = next(wait)
+        while True:
+            try:
+                refuse_on_loop(owner)
+                event.wait(None if seconds == math.inf else min(seconds, threading.TIMEOUT_MAX))
+            except BaseException as error:
+                wait.throw(error)
+                raise
+            event.clear()
+            seconds = wait.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+async def wait_in_task(steps: Callable[[Wake], Generator[float, None, T]]) -> T:
+    """Run a wait in this task, and return its result. Any thread may wake it."""
+    import anyio  # noqa: PLC0415 - code without an event loop needs none
+    from anyio.lowlevel import current_token  # noqa: PLC0415
+
+    event, here = anyio.Event(), threading.get_ident()
+    loop: Any = current_token().native_token
+    soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
+
+    def wake() -> None:
+        if threading.get_ident() == here:
+            event.set()
+        else:
+            soon(lambda: event.set())  # noqa: PLW0108 - the present event, and not that of now
+
+    wait = steps(wake)
+    try:
+        seconds = next(wait)
+        while True:
+            try:
+                with anyio.move_on_after(seconds):
+                    await event.wait()
+            except BaseException as error:
+                wait.throw(error)
+                raise
+            if event.is_set():
+                event = anyio.Event()
+            seconds = wait.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result

@@ -11,12 +11,19 @@ from ..context import add_wait, current_request
 from ..deadlines.present import time_to_wait
 from ..errors import LoadShedError
 from ..events import Mode, Observer, Sample, process_observer
-from ..limits._overload import Ending, OverloadConfig, OverloadLimiter
-from ..limits._waiting import ADMIT, Admit, Priority, Shed, Wait as Place
+from ..limits._overload import (
+    ADMIT,
+    Admit,
+    Ending,
+    OverloadConfig,
+    OverloadLimiter,
+    Priority,
+    Shed,
+    Wait as Place,
+)
 from ..validation import validation
-from ._guard import BlockGuard, innermost
+from ._guard import BlockGuard, Wait, Wake, innermost
 from ._outcome import RAISE, On, Outcome, check_on
-from ._waits import Wait, Wake
 
 __all__ = ["AdaptiveLimiter"]
 

@@ -40,19 +40,6 @@ class RetryBudget:
         ValueError: If a number is below 0 or infinite, if nothing would ever come in, or if the burst is below 1.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_at",
-        "_burst",
-        "_clock",
-        "_floor",
-        "_lock",
-        "_ratio",
-        "_tokens",
-        "is_fed",
-        "name",
-    )
-
     def __init__(self, name: str, *, ratio: float = 0.2, floor: float = 10.0, burst: float = 100.0) -> None:
         self.name: str = validation.name("RetryBudget.name", name)
         validation.number("RetryBudget.ratio", ratio, at_least=0, example="ratio=0.2")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from typing import Any
+from collections.abc import Generator, Iterable, Mapping
+from typing import Any, Final
 
 from ..clock import MONOTONIC, Clock
 from ..context import add_wait
 from ..deadlines.present import time_to_wait
+from ..errors import BulkheadFullError
 from ..events import Mode, Observer, Sample, process_observer
-from ._guard import BlockGuard
+from ..validation import validation
+from ._guard import BlockGuard, Wait, Wake
 from ._outcome import RAISE
-from ._slots import Slots
-from ._waits import Wait, Wake
+from ._slots import Turns
 
 __all__ = ["Bulkhead"]
+
+_ADMITTED: Final = 0
+_REFUSED: Final = 1
 
 
 class Bulkhead(BlockGuard):
@@ -25,6 +29,8 @@ class Bulkhead(BlockGuard):
     * A caller waits no longer than `max_wait`, and no longer than its request or an outer `Timeout` gives it, less
       what is kept for the answer (`Deadline.for_next_hop`).
     * Callers are admitted in FIFO order. One that is cancelled leaves no trace.
+    * Calls under way are counted in every mode, so that a change of mode takes effect on the next call. `SHADOW` counts a
+      call that would have waited as admitted: a slot may have come in time.
     * A call inside of another takes a slot of its own. With one slot it waits for what it holds itself, until
       `max_wait` ends that: give nested calls one bulkhead each.
 
@@ -50,73 +56,104 @@ class Bulkhead(BlockGuard):
         clock: Clock = MONOTONIC,
     ) -> None:
         super().__init__(name, mode=mode, observer=observer, clock=clock)
-        self._slots = Slots(name, slots, max_waiting, max_wait=max_wait, mode=self._mode)
+        validation.whole("Bulkhead.slots", slots, example='Bulkhead("billing", 10)')
+        validation.whole("Bulkhead.max_waiting", max_waiting, at_least=0, example="max_waiting=20")
+        self._max_wait = validation.seconds("Bulkhead.max_wait", max_wait, example="max_wait=1.0")
+        self._turns = Turns(slots, max_waiting)
+        # Of each mode how many were admitted, and refused.
+        self._counts = {each: [0, 0] for each in Mode}
+        self._mode_was_set()
         self._announce()
 
     @property
     def used(self) -> int:
         """The number of calls under way."""
-        return self._slots.used
+        return self._turns.used
 
     @property
     def waiting(self) -> int:
         """The number of calls that wait for a slot."""
-        return self._slots.waiting
+        return self._turns.waiting
 
     def settings(self) -> Mapping[str, object]:
         """Return its bounds."""
-        slots = self._slots
-        return {
-            "slots": slots.size,
-            "max_waiting": slots.max_waiting,
-            "max_wait": slots.max_wait,
-            **super().settings(),
+        bounds = {
+            "slots": self._turns.size,
+            "max_waiting": self._turns.max_waiting,
+            "max_wait": self._max_wait,
         }
+        return {**bounds, **super().settings()}
 
     def status(self) -> Mapping[str, object]:
         """Return how many calls are under way, and how many wait."""
         return {"used": self.used, "waiting": self.waiting}
 
-    def collect(self) -> list[Sample]:
+    def collect(self) -> Iterable[Sample]:
         """Return its counts, for metrics."""
-        return self._slots.tally()
+        for what, number in (("used", self.used), ("waiting", self.waiting), ("slots", self._turns.size)):
+            yield Sample(f"postfacta_bulkhead_{what}", (self.name,), number)
+        for mode in (Mode.ENFORCE, Mode.SHADOW):
+            for decision, number in zip(("admitted", "refused"), self._counts[mode], strict=True):
+                labels = (self.name, decision, mode.value)
+                yield Sample("postfacta_bulkhead_decisions_total", labels, number)
 
     def _mode_was_set(self) -> None:
-        self._slots.mode = self._mode
+        # At hand: the path of every call looks nothing up.
+        self._count = self._counts[self._mode]
+        if self._mode is not Mode.ENFORCE:
+            self._turns.admit_all()
 
     def _enter(self, function: object, args: object, kwargs: object) -> Wait | None:
+        turns = self._turns
         self._acquire()
         try:
-            if self._slots.enter():
-                return None
-            self._slots.refuse_if_full()
-            return Wait(self._wait)
+            if turns.used < turns.size:
+                self._count[_ADMITTED] += 1
+            elif self._mode is not Mode.ENFORCE:
+                would_refuse = turns.used >= turns.size + turns.max_waiting
+                self._count[_REFUSED if would_refuse else _ADMITTED] += 1
+            elif turns.waiting < turns.max_waiting:
+                return Wait(self._wait)
+            else:
+                raise self._refusal()
+            turns.used += 1
+            return None
         finally:
             self._release()
 
+    def _refusal(self) -> BulkheadFullError:
+        self._count[_REFUSED] += 1
+        # By then everyone who waits now is served or refused. Without a queue there is no estimate.
+        return BulkheadFullError(self.name, self._max_wait if self._turns.max_waiting else None)
+
     def _wait(self, wake: Wake) -> Generator[float, None, None]:
         began = self._clock()
-        patience = time_to_wait(self._slots.max_wait, began)
+        patience = time_to_wait(self._max_wait, began)
         with self._lock:
-            # A slot may have come free since `_enter`.
-            if self._slots.enter():
+            # A slot may have come free since, or the queue be full.
+            if self._enter(None, (), {}) is None:
                 return
-            turn = self._slots.queue(wake, patience)
+            if not patience > 0:
+                raise self._refusal()
+            turn = self._turns.join(wake)
         try:
             yield patience
         except BaseException:
             with self._lock:
-                self._slots.give_up(turn)
+                self._turns.give_up(turn)
             raise
         finally:
             add_wait(self._clock() - began)
         with self._lock:
-            self._slots.take(turn)
+            if not turn.has_come:
+                self._turns.give_up(turn)
+                raise self._refusal()
+            self._count[_ADMITTED] += 1
 
     def _passed(self, ticket: object, result: Any) -> Any:
         self._acquire()
         try:
-            self._slots.leave()
+            self._turns.leave()
         finally:
             self._release()
         return result
@@ -127,4 +164,4 @@ class Bulkhead(BlockGuard):
 
     def _dropped(self, ticket: object) -> None:
         with self._lock:
-            self._slots.leave()
+            self._turns.leave()

@@ -17,9 +17,8 @@ from ..deadlines.present import present_limit
 from ..events import Mode, Observer, Sample, process_observer
 from ..validation import validation
 from ._delay import FixedDelay, HedgeDelay, HedgeOutcome
-from ._guard import Guard
+from ._guard import Guard, running_loop
 from ._outcome import On, Outcome, check_on
-from ._waits import running_loop
 from .budget import RetryBudget
 
 __all__ = ["Hedge", "Later", "later"]

@@ -7,11 +7,12 @@ No HTTP client is imported. `Outgoing.transport` wraps a transport of httpx2 or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from types import TracebackType
+from functools import partial
 from typing import Any, Final, Self, TypeVar, cast
 
 import anyio
@@ -22,9 +23,9 @@ from ..deadlines._deadline import asked_timeout
 from ..deadlines.present import current_deadline
 from ..errors import DeadlineExceededError, FailedResponseError, RejectedError
 from ..events import DeadlineExceeded, HttpCallFinished, ListenerFailed, Observer, observing, process_observer
-from ..limits._waiting import Priority
+from ..limits._overload import Priority
 from ..telemetry.calls import CallSpans
-from ..telemetry.spans import OpenSpan, trace_headers
+from ..telemetry.spans import trace_headers
 from ..validation import validation
 from ._guard import Guard
 from .pipeline import Pipeline
@@ -163,10 +164,10 @@ class Outgoing:
             validation.instance("Outgoing.spans", spans, CallSpans, example="CallSpans(provider)")
         validation.functions("Outgoing", is_failure=is_failure, clock=clock, wall=wall)
         self.pipeline: Pipeline | None = Pipeline(*guards) if guards else None
-        observe = observing("Outgoing", name, observer)
-        self._dependency = _Dependency(
-            name, is_failure, tell, priority_key, observe, spans or CallSpans(), clock, wall
-        )
+        self._is_failure, self._tell, self._priority_key = is_failure, tell, priority_key
+        self._observe = observing("Outgoing", name, observer)
+        self._spans = spans or CallSpans()
+        self._clock, self._wall = clock, wall
 
     def transport(self, inner: T) -> T:
         """Wrap a transport of httpx2 or httpx, async or sync, for a client's `transport` or `mounts`.
@@ -181,76 +182,23 @@ class Outgoing:
         Raises:
             TypeError: If it is no transport, or a sync one and a guard cannot guard plain calls.
         """
-        if hasattr(inner, "handle_async_request"):
-            return cast("T", _Transport(inner, self._dependency, self.pipeline))
-        if not hasattr(inner, "handle_request"):
-            raise TypeError(
-                f"Outgoing.transport needs a transport, such as httpx2.AsyncHTTPTransport(), not {inner!r}"
-            )
-        if self.pipeline is not None and self.pipeline.no_sync:
-            raise TypeError(f"a sync client needs guards of plain functions: {self.pipeline.no_sync}")
-        return cast("T", _Transport(inner, self._dependency, self.pipeline))
+        if not hasattr(inner, "handle_async_request"):
+            if not hasattr(inner, "handle_request"):
+                raise TypeError(
+                    f"Outgoing.transport needs a transport, such as httpx2.AsyncHTTPTransport(), not {inner!r}"
+                )
+            if self.pipeline is not None and self.pipeline.no_sync:
+                raise TypeError(f"a sync client needs guards of plain functions: {self.pipeline.no_sync}")
+        send, send_sync = partial(self._send, inner), partial(self._send_sync, inner)
+        return cast("T", _Transport(inner, send, send_sync))
 
-
-# Without a repr: it holds a secret.
-@dataclass(frozen=True, slots=True, repr=False)
-class _Dependency:
-    """The settings of an `Outgoing`."""
-
-    name: str
-    is_failure: Callable[[Any], bool]
-    tell: bool
-    priority_key: str
-    observe: Observer
-    spans: CallSpans
-    clock: Clock
-    wall: Clock
-
-    def prepare(self, request: Any) -> Any:
-        """Return a copy of a request, with headers and bounded waits; raise `DeadlineExceededError` if no time is left."""
-        try:
-            ours = outgoing_headers(self.name, priority_key=self.priority_key, clock=self.clock)
-        except DeadlineExceededError:
-            self.observe(DeadlineExceeded("client"))
-            raise
-        headers, extensions = request.headers.copy(), dict(request.extensions)
-        if (deadline := current_deadline()) is not None:
-            # All that is left, and not the value in the header: the service's answer that the time is up must still
-            # arrive.
-            left = deadline.remaining(self.clock())
-            waits = extensions.get("timeout", {})
-            extensions["timeout"] = {wait: _earlier(left, waits.get(wait)) for wait in _WAITS}
-        if self.tell:
-            _add(ours, headers)
-        # The caller's own is left as it is: a redirect, and the next try, begin with that.
-        return type(request)(
-            request.method, request.url, headers=headers, stream=request.stream, extensions=extensions
-        )
-
-    def has_failed(self, response: Any) -> bool:
-        """Ask the predicate; the default decides if that raises."""
-        try:
-            return bool(self.is_failure(response))
-        except Exception as error:  # noqa: BLE001 - it is foreign code, and may raise anything
-            self.observe(ListenerFailed(self.name, repr(error)))
-            return is_failure(response)
-
-
-class _Transport:
-    """A transport around another one; httpx asks for these methods, and not for a class."""
-
-    def __init__(self, inner: Any, dependency: _Dependency, pipeline: Pipeline | None) -> None:
-        self._inner = inner
-        self._dependency = dependency
-        self._pipeline = pipeline
-
-    async def handle_async_request(self, request: Any) -> Any:
+    async def _send(self, inner: Any, request: Any) -> Any:
         """Send a request of an async client through the guards."""
-        call = _Call(self._dependency, request)
+        call, pipeline = _Call(request), self.pipeline
         try:
-            if self._pipeline is None:
-                return call.take(await self._send(call))
-            return call.take(await self._pipeline.call(self._send, call))
+            return call.take(
+                await (self._try(inner, call) if pipeline is None else pipeline.call(self._try, inner, call))
+            )
         except FailedResponseError as error:
             if error.response not in call.failed:
                 raise
@@ -261,20 +209,22 @@ class _Transport:
                     for response in left:
                         await response.aclose()
 
-    async def _send(self, call: _Call) -> Any:
+    async def _try(self, inner: Any, call: _Call) -> Any:
         while call.failed:
             await call.failed.pop().aclose()
-        with call.attempt() as attempt:
-            attempt.response = await self._inner.handle_async_request(attempt.prepare())
-        return call.judged(attempt.response)
+        with self._measured(call) as attempt:
+            attempt.response = await inner.handle_async_request(self._prepare(call.request, attempt))
+        return self._judged(call, attempt.response)
 
-    def handle_request(self, request: Any) -> Any:
+    def _send_sync(self, inner: Any, request: Any) -> Any:
         """Send a request of a sync client through the guards."""
-        call = _Call(self._dependency, request)
+        call, pipeline = _Call(request), self.pipeline
         try:
-            if self._pipeline is None:
-                return call.take(self._send_sync(call))
-            return call.take(self._pipeline.call_sync(self._send_sync, call))
+            return call.take(
+                self._try_sync(inner, call)
+                if pipeline is None
+                else pipeline.call_sync(self._try_sync, inner, call)
+            )
         except FailedResponseError as error:
             if error.response not in call.failed:
                 raise
@@ -283,12 +233,124 @@ class _Transport:
             for response in call.failed + call.passed:
                 response.close()
 
-    def _send_sync(self, call: _Call) -> Any:
+    def _try_sync(self, inner: Any, call: _Call) -> Any:
         while call.failed:
             call.failed.pop().close()
-        with call.attempt() as attempt:
-            attempt.response = self._inner.handle_request(attempt.prepare())
-        return call.judged(attempt.response)
+        with self._measured(call) as attempt:
+            attempt.response = inner.handle_request(self._prepare(call.request, attempt))
+        return self._judged(call, attempt.response)
+
+    def _prepare(self, request: Any, attempt: _Try) -> Any:
+        """Return a copy of a request, with headers and bounded waits; raise `DeadlineExceededError` if no time is left."""
+        try:
+            ours = outgoing_headers(self.name, priority_key=self._priority_key, clock=self._clock)
+        except DeadlineExceededError:
+            self._observe(DeadlineExceeded("client"))
+            raise
+        headers, extensions = request.headers.copy(), dict(request.extensions)
+        if (deadline := current_deadline()) is not None:
+            # All that is left, and not the value in the header: the service's answer that the time is up must still
+            # arrive.
+            left = deadline.remaining(self._clock())
+            waits = extensions.get("timeout", {})
+            extensions["timeout"] = {wait: _earlier(left, waits.get(wait)) for wait in _WAITS}
+        if self._tell:
+            _add(ours, headers)
+        attempt.is_sent = True
+        # The caller's own is left as it is: a redirect, and the next try, begin with that.
+        return type(request)(
+            request.method, request.url, headers=headers, stream=request.stream, extensions=extensions
+        )
+
+    def _judged(self, call: _Call, response: Any) -> Any:
+        """Return the response; of a failure, raise it as an error for the guards."""
+        refusal = refusal_in(response, self.name, wall=self._wall)
+        if refusal is None and not self._has_failed(response):
+            call.passed.append(response)
+            return response
+        call.failed.append(response)
+        raise FailedResponseError(
+            self.name,
+            _retry_after(response.headers, self._wall),
+            response=response,
+            is_repeatable=_is_repeatable(call.request, is_undone=refusal is not None),
+        )
+
+    def _has_failed(self, response: Any) -> bool:
+        """Ask the predicate; the default decides if that raises."""
+        try:
+            return bool(self._is_failure(response))
+        except Exception as error:  # noqa: BLE001 - it is foreign code, and may raise anything
+            self._observe(ListenerFailed(self.name, repr(error)))
+            return is_failure(response)
+
+    @contextmanager
+    def _measured(self, call: _Call) -> Generator[_Try]:
+        """Observe one try, from here until its head is there."""
+        attempt, request, resends = _Try(), call.request, call.count
+        call.count += 1
+        span, began = self._spans.begin(), self._clock()
+        raised: BaseException | None = None
+        try:
+            yield attempt
+        except BaseException as error:
+            raised = error
+            raise
+        finally:
+            url = request.url
+            status = 0 if attempt.response is None else attempt.response.status_code
+            port, seconds = url.port or _PORTS.get(url.scheme, 0), self._clock() - began
+            kind = _error_type(raised, status, is_sent=attempt.is_sent)
+            ended = HttpCallFinished(self.name, request.method, url.host, port, status, seconds, kind)
+            if attempt.is_sent:
+                self._observe(ended)
+                _mark(raised, request)
+            if span is not None:
+                fault = raised if isinstance(raised, Exception) else None
+                self._spans.end(span, ended, url=_shown(url), resends=resends, error=fault)
+                del fault
+            # The error holds this frame: with it here, both would be garbage in a circle.
+            del raised
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class _Try:
+    """Whether a request was sent, and what came."""
+
+    is_sent: bool = False
+    response: Any = None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class _Call:
+    """One request on its way through the guards, in one try or more.
+
+    The responses that are failures are kept until one is returned and the others closed; so are those that `passed`, of
+    which there is more than one where tries overlap, as with a `Hedge`.
+    """
+
+    request: Any
+    failed: list[Any] = field(default_factory=list[Any])
+    passed: list[Any] = field(default_factory=list[Any])
+    count: int = 0
+
+    def take(self, response: Any) -> Any:
+        """Return a response, which is the caller's from now on."""
+        for kept in (self.failed, self.passed):
+            if response in kept:
+                kept.remove(response)
+        return response
+
+
+class _Transport:
+    """A transport around another one; httpx asks for these methods, and for no class."""
+
+    def __init__(
+        self, inner: Any, send: Callable[[Any], Awaitable[Any]], send_sync: Callable[[Any], Any]
+    ) -> None:
+        self._inner = inner
+        self.handle_async_request = send
+        self.handle_request = send_sync
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -300,112 +362,23 @@ class _Transport:
         await self._inner.__aenter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._inner.__aexit__(kind, error, trace)
+    async def __aexit__(self, *raised: object) -> None:
+        await self._inner.__aexit__(*raised)
 
     def __enter__(self) -> Self:
         self._inner.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._inner.__exit__(kind, error, trace)
+    def __exit__(self, *raised: object) -> None:
+        self._inner.__exit__(*raised)
 
 
-@dataclass(slots=True, eq=False, repr=False)
-class _Call:
-    """One request on its way through the guards, in one try or more.
-
-    The responses that are failures are kept until one is returned and the others closed; so are those that `passed`, of
-    which there is more than one where tries overlap, as with a `Hedge`.
-    """
-
-    dependency: _Dependency
-    request: Any
-    failed: list[Any] = field(default_factory=list[Any])
-    passed: list[Any] = field(default_factory=list[Any])
-    count: int = 0
-
-    def attempt(self) -> _Attempt:
-        """Begin a try."""
-        self.count += 1
-        return _Attempt(self.dependency, self.request, self.count - 1)
-
-    def judged(self, response: Any) -> Any:
-        """Return the response; of a failure, raise it as an error for the guards."""
-        dependency = self.dependency
-        refusal = refusal_in(response, dependency.name, wall=dependency.wall)
-        if refusal is None and not dependency.has_failed(response):
-            self.passed.append(response)
-            return response
-        self.failed.append(response)
-        raise FailedResponseError(
-            dependency.name,
-            _retry_after(response.headers, dependency.wall),
-            response=response,
-            is_repeatable=_is_repeatable(self.request, is_undone=refusal is not None),
-        )
-
-    def take(self, response: Any) -> Any:
-        """Return a response, which is the caller's from now on."""
-        for kept in (self.failed, self.passed):
-            if response in kept:
-                kept.remove(response)
-        return response
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class _Attempt:
-    """One try, measured until its head is there."""
-
-    dependency: _Dependency
-    request: Any
-    number: int
-    span: OpenSpan | None = None
-    began: float = 0.0
-    is_sent: bool = False
-    response: Any = None
-
-    def __enter__(self) -> Self:
-        self.span, self.began = self.dependency.spans.begin(), self.dependency.clock()
-        return self
-
-    def prepare(self) -> Any:
-        """Return the request to send."""
-        request = self.dependency.prepare(self.request)
-        self.is_sent = True
-        return request
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        dependency, url = self.dependency, self.request.url
-        call = HttpCallFinished(
-            dependency.name,
-            self.request.method,
-            url.host,
-            url.port or _PORTS.get(url.scheme, 0),
-            0 if self.response is None else self.response.status_code,
-            dependency.clock() - self.began,
-            self._error_type(error),
-        )
-        if self.is_sent:
-            dependency.observe(call)
-            _mark(error, self.request)
-        if self.span is not None:
-            raised = error if isinstance(error, Exception) else None
-            dependency.spans.end(self.span, call, url=_shown(url), resends=self.number, error=raised)
-
-    def _error_type(self, error: BaseException | None) -> str:
-        if error is not None:
-            if not isinstance(error, Exception):
-                return "cancelled"
-            return type(error).__name__ if self.is_sent else "deadline_exceeded"
-        status = self.response.status_code
+def _error_type(error: BaseException | None, status: int, *, is_sent: bool) -> str:
+    if error is None:
         return str(status) if status >= _CLIENT_ERROR else ""
+    if not isinstance(error, Exception):
+        return "cancelled"
+    return type(error).__name__ if is_sent else "deadline_exceeded"
 
 
 def _shown(url: Any) -> str:

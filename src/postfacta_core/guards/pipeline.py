@@ -51,7 +51,9 @@ class Pipeline(Runner):
     """
 
     def __init__(self, *guards: Guard | Pipeline) -> None:
-        self.guards: tuple[Guard, ...] = tuple(_flat(guards))
+        self.guards: tuple[Guard, ...] = tuple(
+            guard for given in guards for guard in (given.guards if isinstance(given, Pipeline) else (given,))
+        )
         _refuse_nonsense(self.guards)
         # Each guard's `call` gets that of the next one as its function, and those after it as arguments of
         # that. So guards are joined once, and a call needs no closure for each of them.
@@ -118,13 +120,6 @@ class Pipeline(Runner):
         for guard in self.guards:
             stack.push_async_exit(cast("Any", guard))
         return bool(await stack.__aexit__(kind, error, trace))
-
-
-def _flat(guards: Sequence[Guard | Pipeline]) -> list[Guard]:
-    flat: list[Guard] = []
-    for guard in guards:
-        flat.extend(guard.guards if isinstance(guard, Pipeline) else [guard])
-    return flat
 
 
 def _refuse_nonsense(guards: Sequence[Guard]) -> None:

@@ -119,22 +119,12 @@ class View(pybreaker.CircuitBreaker):
         self._breaker = breaker
         self._near = near
         self._clerk = None if storage is None else _StorageWriter(breaker.name, storage, self._report)
-        self._look_at = -math.inf
         self._is_adopted = False
         with breaker._lock:
             breaker._refusal, breaker._mirror = BreakerOpenError, self._hear
             if follow and self._clerk is not None:
-                breaker._is_opened_elsewhere = self._has_news
+                breaker._is_opened_elsewhere = self._clerk.has_news
             breaker._heed()
-
-    def _has_news(self, now: float) -> bool:
-        """Return, once, whether another process has opened its circuit."""
-        if self._clerk is None:
-            return False
-        if now >= self._look_at:
-            self._look_at = now + _LOOK_EVERY
-            self._clerk.look()
-        return self._clerk.take_news()
 
     def _hear(self, news: News) -> None:
         match news:
@@ -270,6 +260,7 @@ class _StorageWriter:
         self._thread: threading.Thread | None = None
         self._is_to_look = self._has_news = self._is_sick = False
         self._seen: str | None = None
+        self._look_at = -math.inf
 
     def post(self, change: _Change, state: str | None) -> None:
         """Queue a change; `state` is the new state, if it has one."""
@@ -277,18 +268,17 @@ class _StorageWriter:
             self._changes.append((change, state))
             self._wake()
 
-    def look(self) -> None:
-        """Schedule a check for circuits opened by other processes."""
-        with self._wakes:
-            self._is_to_look = True
-            self._wake()
-
-    def take_news(self) -> bool:
-        """Return, once, whether another process did."""
-        news = self._has_news
-        if news:
+    def has_news(self, now: float) -> bool:
+        """Return, once, whether another process has opened its circuit; look for that once a second."""
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_EVERY
+            with self._wakes:
+                self._is_to_look = True
+                self._wake()
+        has_news = self._has_news
+        if has_news:
             self._has_news = False
-        return news
+        return has_news
 
     def _wake(self) -> None:
         # After a fork the thread is there, and not alive.

@@ -20,10 +20,9 @@ from ..clock import LUCK, MONOTONIC, Clock, Luck, present_haste
 from ..deadlines.present import present_limit
 from ..events import Mode, Observer, RetryScheduled, Sample, process_observer
 from ..validation import validation
-from ._guard import Guard
+from ._guard import Guard, pause, refuse_on_loop
 from ._outcome import On, Outcome, asked_by, check_on
 from ._schedule import RetryOutcome, RetryPlan, RetryRules
-from ._waits import pause, refuse_on_loop
 from .budget import RetryBudget
 
 __all__ = ["Retry"]

@@ -15,8 +15,7 @@ from ..events import Mode, Observer, Sample, process_observer
 from ..limits._rates import BucketSet, Counts, Rate, shorten
 from ..limits.rate import Rates, parse_rates
 from ..validation import validation
-from ._guard import BlockGuard, innermost
-from ._waits import Wait, Wake
+from ._guard import BlockGuard, Wait, Wake, innermost
 
 __all__ = ["Throttle"]
 

@@ -8,9 +8,8 @@ from .._face import lazy
 
 if TYPE_CHECKING:
     from ._address import TrustedProxies
-    from ._overload import Ending, OverloadConfig, OverloadLimiter
+    from ._overload import Ending, OverloadConfig, OverloadLimiter, Priority
     from ._rates import Decision, Rate, StoreFailure
-    from ._waiting import Priority
     from .rate import RateLimiter, Rates
     from .store import SharedStore, Strategy
 else:
@@ -18,9 +17,8 @@ else:
         __name__,
         {
             "_address": ("TrustedProxies",),
-            "_overload": ("Ending", "OverloadConfig", "OverloadLimiter"),
+            "_overload": ("Ending", "OverloadConfig", "OverloadLimiter", "Priority"),
             "_rates": ("Decision", "Rate", "StoreFailure"),
-            "_waiting": ("Priority",),
             "rate": ("RateLimiter", "Rates"),
             "store": ("SharedStore", "Strategy"),
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
@@ -176,7 +177,10 @@ class RateLimiter:
 
     def charge(self, key: str, cost: int = 1) -> Charge:
         """Prepare one hit, to be made together with those of other limiters by `hit_all`."""
-        return Charge(self, key, cost)
+        if cost < 0:
+            raise ValueError(_NEGATIVE)
+        is_here = self.store is None and not self.is_off
+        return Charge(self, shorten(key), cost, None if self.is_off else self.store, is_here)
 
     def tally(self) -> Iterator[Sample]:
         """Yield the present counts."""
@@ -235,69 +239,49 @@ class HitPlan:
         return least, found
 
 
+@dataclass(slots=True, eq=False)
 class Charge:
     """One hit on its way to a decision. It is made by `RateLimiter.charge`, for `hit_all`, once."""
 
-    __slots__ = ("_cost", "_decision", "_is_here", "_key", "_label", "_limiter", "store")
-
-    def __init__(self, limiter: RateLimiter, key: str, cost: int) -> None:
-        if cost < 0:
-            raise ValueError(_NEGATIVE)
-        self._limiter = limiter
-        self._key = shorten(key) if len(key) > LONGEST_KEY else key
-        self._cost = cost
-        self._decision = _UNLIMITED
-        self._label = ""
-        self.store: Final = None if limiter.is_off else limiter.store
-        self._is_here = limiter.store is None and not limiter.is_off
+    limiter: RateLimiter
+    key: str
+    cost: int
+    store: SharedStore | None
+    is_here: bool
+    decision: Decision = _UNLIMITED
+    label: str = ""
 
     @property
     def refuses(self) -> bool:
         """Whether nothing is to be spent, because this is over its rate."""
-        return not self._decision.allowed and self._limiter.enforces
+        return not self.decision.allowed and self.limiter.enforces
 
     def test_here(self) -> None:
         """Decide from the counts in this process, if those decide."""
-        if self._is_here:
-            limiter = self._limiter
-            self._decision = limiter.buckets.test(self._key, self._cost, limiter.clock())
-
-    async def test_in(self, store: SharedStore) -> None:
-        """Decide from the store's answer."""
-        limiter = self._limiter
-        self._decision = strictest(
-            [await store.test(item, self._cost, limiter.name, self._key) for item in limiter.items]
-        )
-
-    async def hit_in(self, store: SharedStore) -> None:
-        """Spend it in the store, if it decided so."""
-        for item in self._limiter.items if self._decision.allowed else ():
-            if not await store.hit(item, self._cost, self._limiter.name, self._key):
-                # Another request was quicker since the test.
-                wait = self._decision.reset_after
-                self._decision = self._decision._replace(allowed=False, remaining=0, retry_after=wait)
+        if self.is_here:
+            self.decision = self.limiter.buckets.test(self.key, self.cost, self.limiter.clock())
 
     def fall_back(self) -> None:
         """Decide without the store."""
-        decision = without_store(self._limiter.on_store_failure, self._limiter.rates[0])
+        decision = without_store(self.limiter.on_store_failure, self.limiter.rates[0])
         if decision is None:
-            self._is_here = True
+            self.is_here = True
             self.test_here()
-            self._label = "local" if self._decision.allowed else ""
+            self.label = "local" if self.decision.allowed else ""
         else:
-            self._decision = decision
-            self._label = "store_error_allowed" if decision.allowed else "store_error_denied"
+            self.decision = decision
+            self.label = "store_error_allowed" if decision.allowed else "store_error_denied"
 
     def settle(self, *, spends: bool) -> Decision:
         """Spend what is counted here, count the decision, and return it as the limiter's mode has it."""
-        limiter = self._limiter
+        limiter = self.limiter
         if limiter.is_off:
             return _UNLIMITED
-        if spends and self._is_here:
-            self._decision = limiter.buckets.spend(self._key, self._cost, limiter.clock())
-        decision = self._decision
+        if spends and self.is_here:
+            self.decision = limiter.buckets.spend(self.key, self.cost, limiter.clock())
+        decision = self.decision
         if decision is not _UNLIMITED:
-            limiter.counted[self._label or ("allowed" if decision.allowed else "limited")] += 1
+            limiter.counted[self.label or ("allowed" if decision.allowed else "limited")] += 1
         return decision if limiter.enforces else decision._replace(allowed=True)
 
 
@@ -330,10 +314,16 @@ async def _ask(charges: Sequence[Charge], *, spend: bool) -> None:
 
 async def _test_and_hit(store: SharedStore, charges: Sequence[Charge], *, spend: bool) -> None:
     for charge in charges:
-        await charge.test_in(store)
-    if spend and not _refuse(charges):
-        for charge in charges:
-            await charge.hit_in(store)
+        name, items = charge.limiter.name, charge.limiter.items
+        charge.decision = strictest([await store.test(item, charge.cost, name, charge.key) for item in items])
+    if not spend or _refuse(charges):
+        return
+    for charge in charges:
+        for item in charge.limiter.items if charge.decision.allowed else ():
+            if not await store.hit(item, charge.cost, charge.limiter.name, charge.key):
+                # Another request was quicker since the test.
+                wait = charge.decision.reset_after
+                charge.decision = charge.decision._replace(allowed=False, remaining=0, retry_after=wait)
 
 
 def _refuse(charges: Sequence[Charge]) -> bool:

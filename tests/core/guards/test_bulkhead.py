@@ -14,7 +14,7 @@ from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import BulkheadFullError
 from postfacta_core.events import Event, Mode, ModeChanged, PolicyCreated
 from postfacta_core.guards._circuit import CircuitConfig
-from postfacta_core.guards._slots import Slots
+from postfacta_core.guards._slots import Turns
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.pipeline import Pipeline
@@ -149,7 +149,7 @@ async def test_a_caller_that_is_cancelled_while_it_waits_leaves_no_trace() -> No
 
 async def test_a_slot_just_given_to_a_caller_that_is_cancelled_goes_to_the_next() -> None:
     scene = Scene(Bulkhead("db", 1, max_waiting=2, max_wait=NEVER_HERE))
-    slots = scene.bulkhead._slots  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    slots = scene.bulkhead._turns  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(scene.come, "a")
         await until(lambda: "a" in scene.gates)
@@ -226,7 +226,7 @@ def test_it_announces_itself_once_and_each_real_change_of_mode() -> None:
     bulkhead.mode = Mode.SHADOW
     created, changed = observer.events
     assert isinstance(created, PolicyCreated)
-    assert (created.policy, list(created.tally())) == ("db", bulkhead.collect())
+    assert (created.policy, list(created.tally())) == ("db", list(bulkhead.collect()))
     assert changed == ModeChanged("db", Mode.ENFORCE, Mode.SHADOW)
     assert bulkhead.mode is Mode.SHADOW
     assert repr(bulkhead) == "Bulkhead('db', slots=1, max_waiting=0, max_wait=1, mode='shadow')"
@@ -296,11 +296,11 @@ def test_a_slot_whose_waiter_lost_its_event_loop_goes_to_the_next() -> None:
     def closed() -> None:
         raise RuntimeError("Event loop is closed")
 
-    slots = Slots("db", 1, 2)
+    slots = Turns(1, 2)
     woken: list[str] = []
-    assert slots.enter()
-    slots.queue(closed, 1.0)
-    slots.queue(lambda: woken.append("next"), 1.0)
+    slots.occupy()
+    slots.join(closed)
+    slots.join(lambda: woken.append("next"))
     slots.leave()
     assert (woken, slots.used, slots.waiting) == (["next"], 1, 0)
 
