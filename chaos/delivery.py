@@ -18,7 +18,7 @@ from chaos.processes import Haproxy, Instance
 from chaos.prometheus import Prometheus
 from chaos.stack import Stack, prepare
 from chaos.together import Together
-from postfacta_lab.chaos.users import Users
+from postfacta_lab.chaos.control import Users
 from postfacta_lab.engine.page import machine
 from postfacta_lab.engine.processes import Child, free_port, wait_until
 

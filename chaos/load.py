@@ -15,9 +15,9 @@ import anyio
 import httpx2
 
 from chaos.history import Action
-from postfacta_lab.chaos.users import Users
+from postfacta_lab.chaos.control import Users
 from postfacta_lab.durability import Fact, Outcome, Write
-from postfacta_lab.load.arrivals import Sample
+from postfacta_lab.load.gate import Sample
 
 __all__ = ["Load"]
 

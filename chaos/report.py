@@ -8,7 +8,7 @@ from html import escape
 from chaos.durability import Durability
 from chaos.tables import by_kind
 from postfacta_lab.chaos.experiment import Experiment, overview, section_of
-from postfacta_lab.engine.page import badge, bars, facts, page, section, table
+from postfacta_lab.engine.page import badge, facts, page, section, table
 
 __all__ = ["as_html"]
 
@@ -66,7 +66,7 @@ def _durability(found: Durability) -> list[str]:
         section(
             "Unknown outcomes, explained",
             table(("fault: what the client saw first", "writes"), findings.explained.most_common()),
-            bars({name: float(count) for name, count in findings.resolved.most_common()}, unit="writes"),
+            table(("what became of it", "writes"), findings.resolved.most_common()),
             about="Replayed: an earlier attempt had been done, and its answer was given again. Repeated: none had. "
             "Read: the client looked.",
         ),

@@ -25,9 +25,9 @@ from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
 from postfacta_lab.engine.variables import credentials, refuse_strangers
-from postfacta_lab.load import arrivals, gate
+from postfacta_lab.load import gate, generator
+from postfacta_lab.load.command import Report
 from postfacta_lab.load.mix import Ask, read_mix
-from postfacta_lab.load.report import Report
 
 __all__ = ["OpenLoop"]
 
@@ -114,8 +114,8 @@ class OpenLoop(FastHttpUser):
             print(error)  # noqa: T201 - its job
             gevent.spawn(world.runner.quit)
             raise StopUser from None
-        meter = arrivals.Meter(cap=int(options.cap))
-        mix = arrivals.randomness(int(options.seed)).choices(
+        meter = generator.Meter(cap=int(options.cap))
+        mix = generator.randomness(int(options.seed)).choices(
             asks, weights=[ask.share for ask in asks], k=len(moments)
         )
         began = time.perf_counter()
@@ -140,7 +140,7 @@ class OpenLoop(FastHttpUser):
             gevent.spawn(world.runner.quit)
         raise StopUser
 
-    def _send(self, ask: Ask, intended: float, start: float, meter: arrivals.Meter) -> None:
+    def _send(self, ask: Ask, intended: float, start: float, meter: generator.Meter) -> None:
         began = time.perf_counter() - start
         try:
             answer = cast("_Client", self.client).request(
@@ -155,7 +155,7 @@ class OpenLoop(FastHttpUser):
         except Exception as failure:  # noqa: BLE001 - whatever it is, a user would have seen it
             error = type(failure).__name__
         ended = time.perf_counter() - start
-        meter.finish(arrivals.Sample(ask.route, intended, began, ended, error))
+        meter.finish(gate.Sample(ask.route, intended, began, ended, error))
 
 
 # Locust makes the users itself: this is how they hand over what they did.
@@ -164,7 +164,7 @@ _RUNS: list[gate.Run] = []
 
 def _schedule(options: Namespace, worker: int) -> Sequence[float]:
     rate = options.rate / options.workers
-    return arrivals.moments(options.arrivals, rate, options.seconds, seed=int(options.seed) + worker)
+    return generator.moments(options.arrivals, rate, options.seconds, seed=int(options.seed) + worker)
 
 
 def _headers(ask: Ask) -> dict[str, str]:
@@ -213,7 +213,7 @@ def _await_workers(environment: Environment, **_: Any) -> None:
 
 def _received(data: Mapping[str, Any]) -> gate.Run:
     figures = {name: value for name, value in data.items() if name != "samples"}
-    return gate.Run(samples=tuple(arrivals.Sample(**sample) for sample in data["samples"]), **figures)
+    return gate.Run(samples=tuple(gate.Sample(**sample) for sample in data["samples"]), **figures)
 
 
 @events.test_start.add_listener  # type: ignore[untyped-decorator]

@@ -22,7 +22,7 @@ import asyncpg
 from benchmarks.assess.original_service import write_project
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_lab.assess.bench import NotServingError
-from postfacta_lab.assess.grade import is_below
+from postfacta_lab.assess.model import is_below
 from postfacta_lab.assess.report import badge, document, grade_text
 from postfacta_lab.assess.runner import Options, run
 from postfacta_lab.assess.spec import Spec

@@ -18,12 +18,10 @@ from dataclasses import asdict, dataclass
 
 import uvloop
 
-from postfacta_lab.engine.client import Answer, Connection
-from postfacta_lab.engine.loops import closed_loop
+from postfacta_lab.engine.client import Answer, Connection, closed_loop
 from postfacta_lab.engine.processes import descendants, fields_of
-from postfacta_lab.load.arrivals import Meter, Sample, constant
-from postfacta_lab.load.gate import percentile
-from postfacta_lab.load.generator import Generator, Target
+from postfacta_lab.load.gate import Sample, percentile
+from postfacta_lab.load.generator import Generator, Meter, Target, moments
 from postfacta_lab.load.mix import Ask
 
 __all__ = ["IN_TIME", "Plan", "Summary", "main", "run", "send", "summarize"]
@@ -103,7 +101,7 @@ async def _open(plan: Plan) -> list[Sample]:
     try:
         async with asyncio.TaskGroup() as tasks:
             for kind, generator in generators.items():
-                due = constant(plan.rate * shares[kind], plan.ends)
+                due = moments("constant", plan.rate * shares[kind], plan.ends)
                 tasks.create_task(generator.send(due, [Ask(kind, 1, "/")] * len(due)))
         for generator in generators.values():
             await generator.settle()

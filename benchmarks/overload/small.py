@@ -25,7 +25,7 @@ from benchmarks.overload.callers import Plan, send
 from benchmarks.overload.report import renew
 from benchmarks.overload.servers import ROOT, SERVERS, free_port, wait_for
 from postfacta_embedded import EmbeddedPostgres
-from postfacta_lab.load.arrivals import Sample
+from postfacta_lab.load.gate import Sample
 
 __all__ = ["CELLS", "Cell", "main", "measure"]
 

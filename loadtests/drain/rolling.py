@@ -12,7 +12,7 @@ from functools import partial
 
 from postfacta_lab.drain.clients import Attempt, Clients
 from postfacta_lab.drain.result import Result
-from postfacta_lab.drain.rolling import HAProxy
+from postfacta_lab.drain.stop import HAProxy
 from postfacta_lab.engine.client import Outcome
 from postfacta_lab.engine.processes import free_port, until
 

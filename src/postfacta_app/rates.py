@@ -13,8 +13,8 @@ from postfacta_core.clock import LUCK, Luck
 from postfacta_core.context import current_request
 from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.events import Observer
+from postfacta_core.limits._overload import Priority
 from postfacta_core.limits._rates import Decision, Rate
-from postfacta_core.limits._waiting import Priority
 from postfacta_core.limits.rate import RateLimiter, parse_rates
 from postfacta_core.limits.store import SharedStore
 

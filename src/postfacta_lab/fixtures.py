@@ -15,11 +15,11 @@ import pytest
 from .drain.result import Result
 from .drain.stop import Service, StartError, Subject, stop
 from .engine.variables import credentials, refuse_strangers
+from .load.command import Report
 from .load.gate import Limits
 from .load.generator import Target
 from .load.mix import read_mix
 from .load.profiles import PROFILES, Plan, run_profile
-from .load.report import Report
 from .proxy import Toxiproxy, fault_proxy
 
 __all__ = ["Loading", "Starting", "Stopping", "lab_drain", "lab_load", "lab_proxy", "lab_service"]

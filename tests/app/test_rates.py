@@ -30,8 +30,7 @@ from postfacta_app.web.stale import StaleAnswers
 from postfacta_core.asgi._rules import RouteTable, Rules
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.events import Mode, ignore
-from postfacta_core.limits._overload import Ending
-from postfacta_core.limits._waiting import Admit, Priority
+from postfacta_core.limits._overload import Admit, Ending, Priority
 from postfacta_postgres import Database
 from tests.app.live import NEW, ONE, START, Service, in_process
 

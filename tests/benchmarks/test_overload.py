@@ -14,7 +14,7 @@ import pytest
 from benchmarks.overload import plot, report
 from benchmarks.overload.callers import Plan, run, summarize
 from benchmarks.overload.servers import serving
-from postfacta_lab.load.arrivals import Sample
+from postfacta_lab.load.gate import Sample
 
 
 @pytest.fixture(scope="module")

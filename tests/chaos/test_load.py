@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from chaos.load import Load
-from postfacta_lab.chaos.users import SLOW, Users
+from postfacta_lab.chaos.control import SLOW, Users
 from postfacta_lab.engine.processes import wait_until
-from postfacta_lab.load.arrivals import Sample
+from postfacta_lab.load.gate import Sample
 
 SERVER = Path(__file__).parent.parent / "lab/tiny_server.py"
 RATE = 20.0

@@ -103,13 +103,13 @@ SABOTEURS = {
     ),
     "R30": Saboteur(f"{_APP}/openapi.py", '"openapi": "3.1.0"', '"openapi": "3.2.0"'),
     "R31": Saboteur(
-        "src/postfacta_lab/load/arrivals.py",
+        "src/postfacta_lab/load/generator.py",
         "return tuple(count / rate for count in counts)",
         "return tuple(counts)",
     ),
     "R32": Saboteur("docs/capacity.md", "197 ms | held |", "197 ms | did not hold |"),
     "R33": Saboteur("docs/capacity.md", "92 ms | held |", "92 ms | did not hold |"),
-    "R36": Saboteur("src/postfacta_lab/capacity/model.py", "FEWEST_POINTS = 6", "FEWEST_POINTS = 2"),
+    "R36": Saboteur("src/postfacta_lab/capacity/command.py", "_FEWEST_POINTS = 6", "_FEWEST_POINTS = 2"),
     "R37": Saboteur(f"{_CORE}/deadlines/_deadline.py", "return max(0.0, self.at - now)", "return 1.0"),
     "R38": Saboteur(f"{_CORE}/guards/budget.py", "allowed = tokens >= 1.0", "allowed = tokens >= 0.0"),
     "R39": Saboteur(

@@ -7,7 +7,8 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_lab.load.arrivals import MOST_ARRIVALS, Meter, Sample, constant, moments
+from postfacta_lab.load.gate import Sample
+from postfacta_lab.load.generator import MOST_ARRIVALS, Meter, moments
 
 
 def poisson(rate: float, seconds: float, *, seed: int) -> tuple[float, ...]:
@@ -15,7 +16,7 @@ def poisson(rate: float, seconds: float, *, seed: int) -> tuple[float, ...]:
 
 
 def test_constant_arrivals_are_evenly_spaced() -> None:
-    assert constant(4, 1) == (0.0, 0.25, 0.5, 0.75)
+    assert moments("constant", 4, 1) == (0.0, 0.25, 0.5, 0.75)
 
 
 @given(st.floats(1, 200), st.floats(0.5, 50), st.integers(0, 1000))
@@ -40,7 +41,7 @@ def test_poisson_arrivals_come_at_the_rate_and_bunch_up_as_people_do() -> None:
 @pytest.mark.parametrize(("rate", "seconds"), [(0, 1), (1, 0), (-1, 1), (MOST_ARRIVALS, 2)])
 def test_a_run_without_end_or_beginning_is_refused(rate: float, seconds: float) -> None:
     with pytest.raises(ValueError, match=r"arrivals|above 0"):
-        constant(rate, seconds)
+        moments("constant", rate, seconds)
     with pytest.raises(ValueError, match=r"arrivals|above 0"):
         poisson(rate, seconds, seed=1)
 

@@ -11,8 +11,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, strategies as st
 
-from postfacta_lab.capacity.command import command
-from postfacta_lab.capacity.model import connections, fit, pool_for
+from postfacta_lab.capacity.command import command, connections, fit, pool_for
 
 COUNTS = (1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0)
 

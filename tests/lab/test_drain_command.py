@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from postfacta_lab.drain.rolling import program
+from postfacta_lab.drain.stop import program
 from tests.strangers.test_suites import BILLING
 
 pytestmark = pytest.mark.usefixtures("programs")

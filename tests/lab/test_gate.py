@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_lab.load.arrivals import Sample
-from postfacta_lab.load.gate import Limits, Run, Verdict, judge, judge_overload, percentile
+from postfacta_lab.load.gate import Limits, Run, Sample, Verdict, judge, judge_overload, percentile
 
 
 def run_of(*samples: Sample, planned: int | None = None, **more: Any) -> Run:

@@ -8,8 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from postfacta_lab.load.arrivals import Meter
-from postfacta_lab.load.generator import Generator, Target
+from postfacta_lab.load.generator import Generator, Meter, Target
 from postfacta_lab.load.mix import Ask
 
 Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import given, strategies as st
 
+from postfacta_lab.load.command import histogram
 from postfacta_lab.load.gate import percentile
-from postfacta_lab.load.report import histogram
 
 LATENCIES = st.lists(st.floats(0.0, 3600.0), min_size=1, max_size=50)
 

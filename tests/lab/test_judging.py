@@ -92,9 +92,9 @@ UNANSWERED = {"ended": 1000, "errors": {"ConnectError": 1000}}
 def test_only_what_was_measured_and_held_is_green(
     found: dict[str, Any], users: dict[str, Any], verdict: Verdict
 ) -> None:
-    judgement = judge(found, users, watched=True)
-    assert judgement.verdict is verdict, judgement.reasons
-    assert bool(judgement.reasons) == (verdict is not Verdict.PASS)
+    judged, reasons = judge(found, users, watched=True)
+    assert judged is verdict, reasons
+    assert bool(reasons) == (verdict is not Verdict.PASS)
 
 
 def test_users_who_are_not_well_after_the_fault_are_a_claim_that_broke() -> None:
@@ -104,32 +104,32 @@ def test_users_who_are_not_well_after_the_fault_are_a_claim_that_broke() -> None
         "provider": {"module": "chaos.actions", "func": "await_steady"},
     }
     late = {"activity": waiting, "status": "failed", "output": None, "exception": ["TimeoutError: not well"]}
-    judgement = judge(journal(run=[deed(), late]), GOOD, watched=True)
-    assert judgement.verdict is Verdict.FAIL
-    assert judgement.reasons == ["wait: TimeoutError: not well"]
+    verdict, reasons = judge(journal(run=[deed(), late]), GOOD, watched=True)
+    assert verdict is Verdict.FAIL
+    assert reasons == ["wait: TimeoutError: not well"]
 
 
 def test_a_claim_that_broke_during_the_fault_is_counted() -> None:
     looks = [state(), state(met=False), state(met=False)]
-    judgement = judge(journal(**states(during=looks)), GOOD, watched=True)
-    assert judgement.reasons == ["during, not so 2 of 3 times: the claim: found 0.3"]
+    _, reasons = judge(journal(**states(during=looks)), GOOD, watched=True)
+    assert reasons == ["during, not so 2 of 3 times: the claim: found 0.3"]
 
 
 def test_an_experiment_without_users_is_judged_by_its_claims_alone() -> None:
     confirmed = deed(output=True)
-    assert judge(journal(run=[confirmed]), {}, watched=False).verdict is Verdict.PASS
-    assert judge(journal(run=[confirmed]), {}, watched=True).verdict is Verdict.NOTHING
+    assert judge(journal(run=[confirmed]), {}, watched=False)[0] is Verdict.PASS
+    assert judge(journal(run=[confirmed]), {}, watched=True)[0] is Verdict.NOTHING
 
 
 def test_what_chaos_toolkit_says_of_itself_can_only_make_it_worse() -> None:
     failure = "exit code 1: no such module"
-    assert judge(journal(), GOOD, watched=True, failure=failure).verdict is Verdict.FAIL
-    assert judge({}, GOOD, watched=True, failure=failure).verdict is Verdict.INVALID
-    broken = judge(journal(**states(after=state(met=False))), GOOD, watched=True, failure=failure)
-    assert broken.reasons == ["after, not so: the claim: found 0.3"]
+    assert judge(journal(), GOOD, watched=True, failure=failure)[0] is Verdict.FAIL
+    assert judge({}, GOOD, watched=True, failure=failure)[0] is Verdict.INVALID
+    _, reasons = judge(journal(**states(after=state(met=False))), GOOD, watched=True, failure=failure)
+    assert reasons == ["after, not so: the claim: found 0.3"]
 
 
 def test_what_users_wrote_and_is_not_there_is_a_claim_that_broke() -> None:
-    assert judge(journal(), {**GOOD, "findings_verdict": "pass"}, watched=True).verdict is Verdict.PASS
-    judgement = judge(journal(), {**GOOD, "findings_verdict": "fail"}, watched=True)
-    assert (judgement.verdict, judgement.reasons) == (Verdict.FAIL, ["history: fail"])
+    assert judge(journal(), {**GOOD, "findings_verdict": "pass"}, watched=True)[0] is Verdict.PASS
+    verdict, reasons = judge(journal(), {**GOOD, "findings_verdict": "fail"}, watched=True)
+    assert (verdict, reasons) == (Verdict.FAIL, ["history: fail"])

@@ -8,12 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from postfacta_lab.load.arrivals import Sample, moments
-from postfacta_lab.load.gate import Limits, Run, Verdict
-from postfacta_lab.load.generator import Target
+from postfacta_lab.load.gate import Limits, Run, Sample, Verdict
+from postfacta_lab.load.generator import Target, moments
 from postfacta_lab.load.mix import Ask
-from postfacta_lab.load.profiles import PROFILES, Bench, Plan, Stage
-from postfacta_lab.load.watch import drift, look, slope
+from postfacta_lab.load.profiles import PROFILES, Bench, Plan, Stage, drift, look, slope
 
 CAPACITY = 100.0
 Serve = Callable[[Stage], tuple[float, float]]  # good answers a second, and their latency

@@ -15,8 +15,8 @@ from postfacta_lab.assess.report import html
 from postfacta_lab.capacity.command import command as capacity
 from postfacta_lab.chaos.experiment import Experiment, overview, section_of
 from postfacta_lab.engine.page import page as written
+from postfacta_lab.load.command import Report
 from postfacta_lab.load.gate import Limits
-from postfacta_lab.load.report import Report
 from tests.app.browsing import NEEDS_CHROMIUM, chromium
 from tests.lab.assess.test_reports import MIXED
 from tests.lab.test_profiles import collapses, play

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from postfacta_lab.engine.client import Answer, Connection, Outcome
-from postfacta_lab.engine.loops import slow_clients
+from postfacta_lab.engine.client import Answer, Connection, Outcome, slow_clients
 
 REFUSAL = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from postfacta_lab.init.starter import Found, candidates, files
+from postfacta_lab.init.command import Found, candidates, files
 
 DOCUMENT: dict[str, Any] = {
     "paths": {
@@ -26,14 +26,15 @@ DOCUMENT: dict[str, Any] = {
 }
 
 
-def test_paths_are_filled_by_examples_and_the_rest_is_named() -> None:
+def test_paths_that_need_no_value_are_taken_and_the_rest_is_named() -> None:
     paths, others = candidates(DOCUMENT)
-    assert paths == ["/invoices", "/customers/ada%20lovelace?on=2026-11-27"]
+    assert paths == ["/invoices"]
     assert others == {
         "POST /invoices": "writes: add it with a body that may be written",
-        "GET /invoices/{number}": "a parameter has no example",
-        "GET /search": "a parameter has no example",
-        "GET /odd/{x}": "a parameter has no example",
+        "GET /invoices/{number}": "has a parameter: add it with a value",
+        "GET /customers/{name}": "has a parameter: add it with a value",
+        "GET /search": "has a parameter: add it with a value",
+        "GET /odd/{x}": "has a parameter: add it with a value",
     }
     assert candidates({"paths": []}) == ([], {})
 

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from postfacta_lab.engine.client import Answer, Connection, Held, Outcome, ask, encode
-from postfacta_lab.engine.loops import slow_clients
+from postfacta_lab.engine.client import Answer, Connection, Held, Outcome, ask, encode, slow_clients
 from tests.servers.serving import serving
 from tests.servers.slow_app import LIMITS
 

@@ -9,7 +9,7 @@ import re
 import secrets
 import signal
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -160,7 +160,6 @@ class Bench:
         self.dirty = self.deployed = False
         self.source = ""  # the address that requests come from, if not the usual one
         self._environment = environment
-        self._around = AsyncExitStack()
         self._rows = 0
         self.link = Link(*(spec.database.address if spec.database else ("", 0)))
         self.service = self._instance()  # not started yet
@@ -172,19 +171,18 @@ class Bench:
         if self.spec.database:
             await self.link.heal()
 
-    async def open(self) -> None:
-        """Start what stands around the service; SIGTERM cancels the task from now on, so that all of it is ended."""
+    @asynccontextmanager
+    async def opened(self) -> AsyncGenerator[None]:
+        """Run what stands around the service; at the end, also by SIGTERM, end all that was started."""
         if (task := asyncio.current_task()) is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        await self._around.enter_async_context(self.collector.listening())
-        if self.spec.database:
-            self._around.push_async_callback(self.link.stop)
-            await self.link.start()
-
-    async def close(self) -> None:
-        """End the instance, and all that was started."""
-        self.service.kill()
-        await self._around.aclose()
+        async with self.collector.listening():
+            try:
+                await self.heal()
+                yield
+            finally:
+                self.service.kill()
+                await self.link.stop()
 
     def _instance(self) -> Service:
         env = {

@@ -16,8 +16,7 @@ from typing import Any
 
 from . import report
 from .bench import NotServingError
-from .grade import CAPS, LETTERS, is_below
-from .model import Outcome, Verdict, rubric
+from .model import CAPS, LETTERS, Outcome, is_below, rubric
 from .runner import Options, Run, run
 from .spec import LOOPBACK, Spec, SpecError
 from .starter import guess, toml_of
@@ -126,11 +125,7 @@ async def _run(spec: Spec, options: Options, *, bare: bool) -> Run:
     if bare and spec.read is None:
         spec = await guess(spec, os.environ)
         _say(f"guessed, to go on with as assess.toml:\n\n{toml_of(spec)}")
-
-    def tell(name: str, verdict: Verdict) -> None:
-        _say(report.line(name, verdict))
-
-    return await run(spec, os.environ, options, tell=tell)
+    return await run(spec, os.environ, options, tell=lambda name, verdict: _say(report.line(name, verdict)))
 
 
 def _init(path: Path, command: list[str]) -> int:

@@ -8,10 +8,8 @@ from dataclasses import asdict
 from html import escape
 from typing import Any
 
-from ..engine.junit import Case, suite
-from ..engine.page import Series, badge as word, chart, page, section, table
-from .grade import CAPS, grade
-from .model import Entry, Outcome, Verdict, rubric
+from ..engine.page import Case, Series, badge as word, chart, page, section, suite, table
+from .model import CAPS, Entry, Outcome, Verdict, grade, rubric
 from .runner import Run
 
 __all__ = ["badge", "changes", "document", "grade_text", "html", "junit", "line", "markdown", "sarif", "summary", "worse"]  # fmt: skip

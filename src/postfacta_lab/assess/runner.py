@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -12,7 +11,7 @@ from time import monotonic
 from typing import Any, cast
 
 from ..engine.client import Answer
-from ..engine.machine import Waited
+from ..engine.processes import Waited
 from .bench import HAS_PROC, Bench, NotServingError
 from .checks import GROUPS
 from .model import Entry, Group, Outcome, Verdict, rubric
@@ -51,12 +50,10 @@ async def run(
     tell: Callable[[str, Verdict], object] = lambda _name, _verdict: None,
 ) -> Run:
     """Assess a service. Raise `NotServingError` if there is nothing to assess."""
-    async with AsyncExitStack() as stack:
-        folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="assess-")))
-        bench = Bench(spec, folder, environment)
-        stack.push_async_callback(bench.close)
-        await bench.open()
-        return await _Runner(bench, options, tell).all()
+    with tempfile.TemporaryDirectory(prefix="assess-") as folder:
+        bench = Bench(spec, options.keep or Path(folder), environment)
+        async with bench.opened():
+            return await _Runner(bench, options, tell).all()
 
 
 class _Runner:

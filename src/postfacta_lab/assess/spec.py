@@ -119,16 +119,11 @@ def _filled(data: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
     return json.loads(_VARIABLE.sub(value, json.dumps(data, default=str)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """What a value must be, in words and as a condition."""
-
-    what: str
-    fits: Callable[[Any], object]
+_Kind = tuple[str, Callable[[Any], object]]  # what a value must be, in words and as a condition
 
 
 def _like(pattern: str, what: str) -> _Kind:
-    return _Kind(what, lambda value: isinstance(value, str) and re.fullmatch(pattern, value, re.DOTALL))
+    return what, lambda value: isinstance(value, str) and re.fullmatch(pattern, value, re.DOTALL)
 
 
 def _are_texts(value: Any, kind: type) -> bool:
@@ -143,14 +138,14 @@ def _is_address(value: object) -> bool:
         return False
 
 
-_ANY = _Kind("anything", lambda _: True)
+_ANY: _Kind = ("anything", lambda _: True)
 _TEXT = _like(".*", "a string")
 _PATH = _like(r"(/\S*)?", 'a path, as "/healthz"')
-_NUMBER = _Kind("a number, at most 3600", lambda value: type(value) in {int, float} and 0 <= value <= 3600)
-_FLAG = _Kind("true or false", lambda value: isinstance(value, bool))
-_LIST = _Kind("a list of strings", lambda value: _are_texts(value, list))
-_TEXTS = _Kind("a table of strings", lambda value: _are_texts(value, dict))
-_TABLES = _Kind("an array of tables", lambda value: isinstance(value, list))
+_NUMBER: _Kind = ("a number, at most 3600", lambda value: type(value) in {int, float} and 0 <= value <= 3600)
+_FLAG: _Kind = ("true or false", lambda value: isinstance(value, bool))
+_LIST: _Kind = ("a list of strings", lambda value: _are_texts(value, list))
+_TEXTS: _Kind = ("a table of strings", lambda value: _are_texts(value, dict))
+_TABLES: _Kind = ("an array of tables", lambda value: isinstance(value, list))
 _ASK = {
     "path": _PATH,
     "method": _like("[A-Z]{3,10}", 'one, as "POST"'),
@@ -168,7 +163,7 @@ _KEYS: Mapping[str, Mapping[str, _Kind]] = {
     "read": _ASK,
     "write": _ASK,
     "auth": {"header": _like(r"[\w-]+:\s*\S.*", 'one, as "Authorization: Bearer ${TOKEN}"')},
-    "database": {"env": _TEXT, "url": _Kind("an address with host and port", _is_address), "max_connections": _NUMBER},
+    "database": {"env": _TEXT, "url": ("an address with host and port", _is_address), "max_connections": _NUMBER},
     "limits": {"off": _TEXTS},
     "declare": {"check": _TEXT, "why": _TEXT},
 }  # fmt: skip
@@ -187,8 +182,9 @@ def _table(name: str, data: Any) -> dict[str, Any]:
     for key, value in table.items():
         if key not in keys:
             raise SpecError(f"{where}{key} is not known")
-        if not keys[key].fits(value):
-            raise SpecError(f"{where}{key} must be {keys[key].what}")
+        what, fits = keys[key]
+        if not fits(value):
+            raise SpecError(f"{where}{key} must be {what}")
     if table or name in {"service", "declare"}:  # the others may be left out
         for key in _REQUIRED.get(name, ()):
             if not table.get(key):

@@ -36,17 +36,13 @@ async def guess(spec: Spec, environment: Mapping[str, str]) -> Spec:
     """Start the service once, and fill in the read, the write, the probes."""
     with tempfile.TemporaryDirectory(prefix="assess-") as folder:
         bench = Bench(spec, Path(folder), environment)
-        try:
-            await bench.open()
+        async with bench.opened():
             await bench.start()
             await bench.guess()
-            await _look(bench)
-        finally:
-            await bench.close()
-        return bench.spec
+            return await _complete(bench)
 
 
-async def _look(bench: Bench) -> None:
+async def _complete(bench: Bench) -> Spec:
     document: dict[str, Any] = {}
     for path in _DOCUMENTS:
         document = document or as_dict((await bench.call(path)).json)
@@ -56,8 +52,7 @@ async def _look(bench: Bench) -> None:
         if (await bench.write()).answer.good:
             break
         bench.spec = given
-    if given.read is None:
-        bench.spec = replace(bench.spec, read=await _read(bench, as_dict(document.get("paths"))))
+    return replace(bench.spec, read=given.read or await _read(bench, as_dict(document.get("paths"))))
 
 
 def _writes(document: dict[str, Any]) -> Iterator[Ask]:

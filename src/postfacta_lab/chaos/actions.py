@@ -6,8 +6,7 @@ import time
 from typing import Literal
 
 from ..engine.processes import wait_until
-from .control import current
-from .users import SLOW
+from .control import SLOW, current
 
 __all__ = ["await_steady", "freeze", "kill", "observe", "restore", "start", "stop", "thaw"]
 

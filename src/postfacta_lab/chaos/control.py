@@ -1,4 +1,4 @@
-"""Holds the one lab of the process: the service that an experiment of Chaos Toolkit works on, and the load on it.
+"""Holds the one lab of the process: the service that an experiment of Chaos Toolkit works on, and its users.
 
 As a *control* of the experiment this module builds it before the first probe, and takes it down at the end, whatever
 happened. CHAOS_URL is a service that runs already, CHAOS_COMMAND starts one; CHAOS_READS is what its users ask for,
@@ -13,12 +13,13 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field
+from itertools import cycle
 from math import inf
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
 import click
@@ -26,13 +27,16 @@ import click
 from ..drain.stop import Service, Subject
 from ..engine.variables import of_an_experiment
 from ..load.gate import percentile
+from ..load.generator import Generator, Meter, Target, moments
 from ..load.mix import read_mix
 from .judging import is_ours, judge
-from .users import Users, Window
 
 __all__ = [
+    "SLOW",
     "Lab",
     "Part",
+    "Users",
+    "Window",
     "after_experiment_control",
     "before_activity_control",
     "cleanup_control",
@@ -40,6 +44,108 @@ __all__ = [
     "configure_control",
     "current",
 ]
+
+_LONGEST = 3600.0  # seconds; an experiment that lasts longer is stuck
+_TIMEOUT = 15.0
+SLOW = 0.5  # seconds that no user should wait; a request in flight for longer counts though it has no end yet
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How users fared in some seconds."""
+
+    count: int
+    failed: int
+    p99: float
+    longest: float
+
+    @property
+    def error_share(self) -> float:
+        """The share that failed; all, if no request was served."""
+        return self.failed / self.count if self.count else 1.0
+
+
+@dataclass(slots=True)
+class Users:
+    """Requests at a rate, from a thread of its own, for as long as the block lasts.
+
+    Open loop: arrivals come from a schedule. Half of them open a connection of their own.
+    """
+
+    url: str
+    token: str  # who they are; empty for no one
+    rate: float = 50.0  # arrivals a second
+    reads: Sequence[str] = ("/",)  # what is asked for in turn
+    fault: str = ""  # what was done last; set by the code that does it
+    meter: Meter = field(default_factory=lambda: Meter(cap=1000))
+    _began: float = 0.0
+    ends: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread = field(init=False)
+    _generator: Generator | None = None
+
+    def __enter__(self) -> Self:
+        self._began = time.perf_counter()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Send no more, and wait until every request has an end; again changes nothing."""
+        self.ends.set()
+        self._thread.join(_TIMEOUT + 45.0)
+
+    def now(self) -> float:
+        return time.perf_counter() - self._began
+
+    def since(self, first: float, last: float = inf) -> Window:
+        """Return the figures of requests that were meant to begin between two moments.
+
+        One in flight counts with the time it has waited, once that is long.
+        """
+        now = self.now()
+        ended = [sample for sample in tuple(self.meter.samples) if first <= sample.intended < last]
+        waiting = [now - at for at in self._waiting() if first <= at < last and now - at > SLOW]
+        dropped = sum(first <= at < last for at in tuple(self.meter.dropped))
+        latencies = [sample.latency for sample in ended] + waiting
+        return Window(
+            count=len(latencies) + dropped,
+            failed=sum(bool(sample.error) for sample in ended) + dropped,
+            p99=percentile(latencies, 0.99),
+            longest=max(latencies, default=0.0),
+        )
+
+    def is_well(self, since: float) -> bool:
+        """Return whether users have been well for a second after a moment: none failed, and none waited long.
+
+        The last half of a second is left out: who began there may still be waiting.
+        """
+        last = self.now() - SLOW
+        second = self.since(last - 1.0, last)
+        enough = last - since >= 1.0 and second.count >= self.rate / 2
+        return enough and not second.failed and second.longest < SLOW
+
+    def _waiting(self) -> Sequence[float]:
+        """List when those were due that have no answer yet."""
+        return self._generator.waiting() if self._generator is not None else ()
+
+    def _moments(self) -> Iterator[float]:
+        for moment in moments("constant", self.rate, _LONGEST):
+            if self.ends.is_set():
+                return
+            yield moment
+
+    async def _run(self) -> None:
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        target = Target(self.url, headers, alternating=True)
+        generator = self._generator = Generator(target, self.meter, patience=_TIMEOUT, zero=self._began)
+        try:
+            await generator.send(self._moments(), cycle(read_mix(self.reads, None)))
+            await generator.settle()
+        finally:
+            await generator.close()
 
 
 class Part(Protocol):
@@ -115,9 +221,9 @@ class Lab:
             "by_second": [(at, it.count, it.failed, it.longest) for at, it in seconds.items() if it.count],
         }
 
-    def watch(self, stop: threading.Event) -> None:
-        """Read each instance's own health, beside the users."""
-        while not stop.wait(0.2):
+    def watch(self) -> None:
+        """Read each instance's own health, as long as users come."""
+        while not self.load.ends.wait(0.2):
             for url in self.urls:
                 # One that does not run is no slow answer.
                 with suppress(OSError, http.client.HTTPException):
@@ -156,11 +262,7 @@ def configure(configuration: Mapping[str, Any], make: Callable[[Mapping[str, Any
     stack = ExitStack()
     try:
         lab = make(configuration, stack)
-        stop = threading.Event()
-        watcher = threading.Thread(target=lab.watch, args=(stop,), daemon=True)
-        stack.callback(watcher.join, 10.0)
-        stack.callback(stop.set)
-        watcher.start()
+        threading.Thread(target=lab.watch, daemon=True).start()
         time.sleep(lab.window + 0.5)  # noqa: TID251 - Chaos Toolkit has no loop
     except BaseException as error:
         # Chaos Toolkit goes on without it, and says nothing.
@@ -201,10 +303,9 @@ def after_experiment_control(state: MutableMapping[str, Any], **_: object) -> No
     Then Chaos Toolkit's own exit code is 1, too.
     """
     state["users"] = current().conclude() if _LABS else {"failure": ", ".join(_FAILURES)}
-    found = judge(state, state["users"], watched=True)
-    if found.reasons:
+    if reasons := judge(state, state["users"], watched=True)[1]:
         state["deviated"] = True
-        click.echo("\n".join(f"chaos: {reason}" for reason in found.reasons), err=True)
+        click.echo("\n".join(f"chaos: {reason}" for reason in reasons), err=True)
 
 
 def cleanup_control() -> None:

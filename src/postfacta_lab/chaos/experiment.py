@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ..engine.page import Series, badge, chart, section, table
+from ..engine.values import as_dict
 from ..engine.variables import for_an_experiment
 from ..verdict import Verdict
 from .judging import judge
@@ -71,20 +72,19 @@ def run(path: Path, folder: Path, *, settings: Mapping[str, str] | None = None) 
     failure = _execute(command, environment)
     seconds = time.monotonic() - began
     journal = _read(file)
-    users: Mapping[str, Any] = journal.get("users") or {}
+    users = as_dict(journal.get("users"))
     watched = any(control in path.read_text() for control in ("chaos.control", "chaos.lab"))
     own_service = bool({"CHAOS_URL", "CHAOS_COMMAND"} & environment.keys())
-    found = judge(journal, users, watched=watched or own_service, failure=failure)
-    states: Mapping[str, Any] = journal.get("steady_states") or {}
-    last: Mapping[str, Any] = states.get("after") or states.get("before") or {"probes": []}
-    experiment: Mapping[str, Any] = journal.get("experiment") or {"title": path.stem}
+    verdict, reasons = judge(journal, users, watched=watched or own_service, failure=failure)
+    states, experiment = as_dict(journal.get("steady_states")), as_dict(journal.get("experiment"))
+    last = as_dict(states.get("after") or states.get("before"))
     return Experiment(
         name=name,
-        title=str(experiment.get("title")),
+        title=str(experiment.get("title", path.stem)),
         description=" ".join(str(experiment.get("description", "")).split()),
-        verdict=VERDICTS[found.verdict],
-        reasons=found.reasons,
-        probes=[_probe(it) for it in last["probes"]],
+        verdict=VERDICTS[verdict],
+        reasons=reasons,
+        probes=[_probe(it) for it in last.get("probes", [])],
         users=users,
         seconds=seconds,
     )
@@ -115,9 +115,9 @@ def _probe(it: Mapping[str, Any]) -> tuple[str, str, str]:
     return it["activity"]["name"], text, "met" if it.get("tolerance_met") else "not met"
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return cast("Mapping[str, Any]", json.loads(path.read_text()))
+        return as_dict(json.loads(path.read_text()))
     except (FileNotFoundError, ValueError):
         return {}
 

@@ -7,17 +7,16 @@ that broke while the fault lasted. Here, each is a claim that did not hold.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, cast
 
+from ..engine.values import as_dict
 from ..verdict import FEWEST, Verdict, nothing_measured
 
-__all__ = ["Judgement", "is_ours", "judge"]
+__all__ = ["is_ours", "judge"]
 
 _MOST_LATE = 1.0  # seconds; what a generator adds to each wait beyond it is no fault of the service
 _WAITING = {"await_steady", "observe", "restore"}
-
 
 # What a finding means; the first decides. Nothing was measured; the figures say nothing, whatever they are; a claim did not
 # hold; it is undecided although all held.
@@ -26,26 +25,18 @@ _VERDICTS = (Verdict.NOTHING, Verdict.INVALID, Verdict.FAIL, Verdict.INVALID)
 _Finding = tuple[int, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """The verdict, and all that was found, what decides first."""
-
-    verdict: Verdict
-    reasons: list[str]
-
-
 def judge(
     journal: Mapping[str, Any], users: Mapping[str, Any], *, watched: bool, failure: str = ""
-) -> Judgement:
+) -> tuple[Verdict, list[str]]:
     """Judge by the journal, by what the lab noted of users if some must have been watched, and by how Chaos Toolkit ended.
 
-    Its own failure can only make the verdict worse.
+    Its own failure can only make the verdict worse. Return also all that was found, what decides first.
     """
     found = [*(_of_users(users) if watched else ()), *_of_claims(journal), *_of_deeds(journal)]
     if failure and (not found or not journal):
         found.append((_BROKEN if journal else _FLAW, failure))
     found.sort(key=itemgetter(0))
-    return Judgement(_VERDICTS[found[0][0]] if found else Verdict.PASS, [reason for _, reason in found])
+    return _VERDICTS[found[0][0]] if found else Verdict.PASS, [reason for _, reason in found]
 
 
 def is_ours(module: str) -> bool:
@@ -59,7 +50,7 @@ def _of_users(users: Mapping[str, Any]) -> Iterator[_Finding]:
         yield _NOTHING, "no user was watched: name postfacta_lab.chaos.control under `controls`"
     elif failure := users.get("failure"):
         yield _NOTHING, f"no user was watched: {failure}"
-    elif nothing := nothing_measured(count, _part(users, "errors")):
+    elif nothing := nothing_measured(count, as_dict(users.get("errors"))):
         yield _NOTHING, nothing
     elif count < FEWEST:
         yield _FLAW, f"{count} requests ended, at least {FEWEST} are needed"
@@ -70,12 +61,12 @@ def _of_users(users: Mapping[str, Any]) -> Iterator[_Finding]:
 
 
 def _of_claims(journal: Mapping[str, Any]) -> Iterator[_Finding]:
-    states = _part(journal, "steady_states")
+    states = as_dict(journal.get("steady_states"))
     if not states.get("before"):
         yield _FLAW, "no steady state was looked at before the fault: nothing was claimed"
     yield from _unmet("before", [states.get("before")])
     yield from _unmet("after", [states.get("after")])
-    if not _part(_part(journal, "experiment"), "configuration").get("may_break_during"):
+    if not as_dict(as_dict(journal.get("experiment")).get("configuration")).get("may_break_during"):
         yield from _unmet("during", states.get("during") or [])
     if journal.get("status") in {"interrupted", "aborted"}:
         yield _FLAW, f"the experiment was {journal['status']}"
@@ -98,7 +89,7 @@ def _of_deeds(journal: Mapping[str, Any]) -> Iterator[_Finding]:
     deeds: Sequence[Mapping[str, Any]] = journal.get("run") or []
     for it in deeds:
         activity: Mapping[str, Any] = it["activity"]
-        provider, is_action = _part(activity, "provider"), activity.get("type") == "action"
+        provider, is_action = as_dict(activity.get("provider")), activity.get("type") == "action"
         done |= is_action and provider.get("func") not in _WAITING
         if it["status"] != "succeeded":
             # What waits for users says that they are not well; what is to break the service did not.
@@ -106,7 +97,7 @@ def _of_deeds(journal: Mapping[str, Any]) -> Iterator[_Finding]:
             yield _BROKEN if ours else _DOUBT, f"{activity['name']}: {_why(it)}"
         elif is_action and (problem := _refusal(it.get("output"))):
             yield _DOUBT, f"the fault was not confirmed: {activity['name']}: {problem}"
-    if not done and _part(_part(journal, "steady_states"), "before").get("steady_state_met"):
+    if not done and as_dict(as_dict(journal.get("steady_states")).get("before")).get("steady_state_met"):
         yield _DOUBT, "the fault was not confirmed: no action was done to the service"
 
 
@@ -119,11 +110,6 @@ def _refusal(output: object) -> str:
     if "stdout" in given:
         return f"ended with {status}: {text}" if status else ""
     return f"was answered {status}: {text}" if isinstance(status, int) and status >= 400 else ""
-
-
-def _part(whole: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return what stands under a name; nothing if it is missing, or null."""
-    return whole.get(name) or cast("Mapping[str, Any]", {})
 
 
 def _why(it: Mapping[str, Any]) -> str:

@@ -12,8 +12,7 @@ import click
 from ..load.mix import read_mix
 from ..verdict import Verdict, overall
 from .result import text
-from .rolling import roll
-from .stop import Service, command_line, stop
+from .stop import Service, command_line, roll, stop
 
 __all__ = ["command"]
 

@@ -1,21 +1,34 @@
-"""An HTTP/1.1 client that can stop in the middle of a request; an answer says what came, or why none did."""
+"""Clients of HTTP/1.1 that can stop in the middle of a request, one or many; an answer says what came, or why none did."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from time import monotonic
 from typing import Any, Self
 
-__all__ = ["HOST", "Answer", "Connection", "Held", "Outcome", "ask", "encode"]
+__all__ = [
+    "BROKEN",
+    "HOST",
+    "Answer",
+    "Connection",
+    "Flood",
+    "Held",
+    "Outcome",
+    "ask",
+    "closed_loop",
+    "encode",
+    "open_loop",
+    "slow_clients",
+]
 
 HOST = "127.0.0.1"
-_MOST_BODY = 8 * 2**20
-_BROKEN = (OSError, EOFError, asyncio.LimitOverrunError, ValueError)  # a time-out is an OSError
+_MOST_BODY = 2**26
+BROKEN = (OSError, EOFError, asyncio.LimitOverrunError, ValueError)  # a time-out is an OSError
 
 
 class Outcome(StrEnum):
@@ -96,15 +109,11 @@ def encode(
 
 
 class Connection:
-    """A connection that is kept as long as the server does not say otherwise.
-
-    Attributes:
-        closing: It must not be used again.
-    """
+    """A connection that is kept as long as the server does not say otherwise: then it is `closing`."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
-        self._answers = 0
+        self._answers, self._has_head = 0, False
         self.closing = False
 
     @classmethod
@@ -122,6 +131,11 @@ class Connection:
         async with asyncio.timeout(patience):
             return cls(*await asyncio.open_connection(host, port, ssl=tls, local_addr=local))
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether another request may be sent, as far as is known."""
+        return not (self.closing or self._writer.is_closing() or self._reader.at_eof())
+
     async def send(self, data: bytes) -> bool:
         """Send; False if the other side has closed."""
         try:
@@ -133,7 +147,6 @@ class Connection:
         return True
 
     async def get(self, path: str, headers: Mapping[str, str] | None = None, *, patience: float) -> Answer:
-        """Send a GET, and read the answer."""
         await self.send(encode("GET", path, headers))
         return await self.answer(patience=patience)
 
@@ -151,29 +164,35 @@ class Connection:
     async def answer(
         self, method: str = "GET", patience: float | None = 10.0, *, begun: Callable[[], None] | None = None
     ) -> Answer:
-        """Read one answer; `begun` is called when its head has come."""
-        began, came = monotonic(), False
+        """Read one answer, or say why there is none; `begun` is called when its head has come."""
+        began = monotonic()
         try:
             async with asyncio.timeout(patience):
-                status, headers = await self._head()
-                came = True
-                if begun is not None:
-                    begun()
-                body = await self._body(method, status, headers)
-        except _BROKEN as error:
-            self.closing = True
-            silent = isinstance(error, OSError) or (
-                isinstance(error, asyncio.IncompleteReadError) and not error.partial
-            )
-            if isinstance(error, TimeoutError):
-                why = Outcome.TIMEOUT
-            elif came or not silent:
-                why = Outcome.TRUNCATED
-            else:
-                why = Outcome.STALE_EOF if self._answers else Outcome.RESET
-            return Answer(seconds=monotonic() - began, broken=why)
+                return await self.read(method, begun=begun)
+        except BROKEN as error:
+            return Answer(seconds=monotonic() - began, broken=self.outcome_of(error))
+
+    async def read(self, method: str = "GET", *, begun: Callable[[], None] | None = None) -> Answer:
+        """Read one answer, or raise one of `BROKEN`."""
+        began = monotonic()
+        self._has_head = False
+        status, headers = await self._head()
+        self._has_head = True
+        if begun is not None:
+            begun()
+        body = await self._body(method, status, headers)
         self._answers += 1
         return Answer(status, headers, body, monotonic() - began)
+
+    def outcome_of(self, error: Exception) -> Outcome:
+        """Judge why no answer was read."""
+        self.closing = True
+        if isinstance(error, TimeoutError):
+            return Outcome.TIMEOUT
+        is_cut = isinstance(error, asyncio.IncompleteReadError) and not error.partial
+        if self._has_head or not (is_cut or isinstance(error, OSError)):
+            return Outcome.TRUNCATED
+        return Outcome.STALE_EOF if self._answers else Outcome.RESET
 
     async def _head(self) -> tuple[int, dict[str, str]]:
         while True:
@@ -263,8 +282,7 @@ class Held:
         if self.connection is None:
             return Answer(broken=self.broken)
         try:
-            if self.rest:
-                await self.connection.send(self.rest)
+            await self.connection.send(self.rest)
             return await self.connection.answer(self.method, patience, begun=begun)
         finally:
             self.connection.close()
@@ -278,3 +296,86 @@ async def ask(
     held = await Held.begin(port, request, method=method, patience=patience, source=source)
     answer = await held.finish(patience - (monotonic() - began))
     return replace(answer, seconds=monotonic() - began)
+
+
+_Ask = Callable[[], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Flood:
+    """Answers with the seconds at which they were due, and how late the generator was at worst."""
+
+    answers: tuple[tuple[float, Answer], ...]
+    lateness: float
+    seconds: float
+
+    def good(self, within: float) -> int:
+        return sum(answer.good and answer.seconds <= within for _, answer in self.answers)
+
+
+async def open_loop(ask: _Ask, *, rate: float, seconds: float) -> Flood:
+    """Ask at a rate, however slow the answers are."""
+    answers: list[tuple[float, Answer]] = []
+    late = 0.0
+    began = monotonic()
+
+    async def one(due: float) -> None:
+        answers.append((due, await ask()))
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(int(rate * seconds)):
+            due = number / rate
+            if (ahead := due - (monotonic() - began)) > 0:
+                await asyncio.sleep(ahead)
+            late = max(late, monotonic() - began - due)
+            group.create_task(one(due))
+    return Flood(tuple(answers), late, monotonic() - began)
+
+
+async def closed_loop(
+    ask: _Ask, *, callers: int, seconds: float = 1e9, requests: int = 10**9, pause: float = 0.05
+) -> Flood:
+    """Let callers ask one after the other, until the time or the number is used up; a refused one pauses."""
+    answers: list[tuple[float, Answer]] = []
+    began = monotonic()
+
+    async def caller() -> None:
+        while (due := monotonic() - began) < seconds and len(answers) < requests:
+            answer = await ask()
+            answers.append((due, answer))
+            if not answer.good:
+                await asyncio.sleep(pause)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(callers):
+            group.create_task(caller())
+    return Flood(tuple(answers), 0.0, monotonic() - began)
+
+
+async def slow_clients(
+    connect: Callable[[], Awaitable[Connection]],
+    first: bytes,
+    rest: bytes,
+    *,
+    clients: int,
+    every: float,
+    patience: float,
+    method: str = "GET",
+) -> list[Answer]:
+    """Let clients drip the rest of a request; return what ended each, a time-out if it was not ended in time."""
+
+    async def client() -> Answer:
+        try:
+            connection = await connect()
+        except OSError:
+            return Answer(broken=Outcome.REFUSED)
+        try:
+            await connection.send(first)
+            pieces = (rest[place : place + 1] for place in range(len(rest)))
+            return await connection.drip(pieces, every=every, patience=patience, method=method)
+        finally:
+            connection.close()
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(client()) for _ in range(clients)]
+    return [task.result() for task in tasks]

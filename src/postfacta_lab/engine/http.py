@@ -93,11 +93,9 @@ async def _serve(handler: Handler, reader: asyncio.StreamReader, writer: asyncio
 
 
 def _encode(http: h11.Connection, method: str, reply: Reply) -> bytes:
-    head = [("content-type", reply.content_type)] if reply.body else []
-    if reply.status != 204:
-        head.append(("content-length", str(len(reply.body))))
+    head = [("content-type", reply.content_type), ("content-length", str(len(reply.body)))]
     events = (
-        h11.Response(status_code=reply.status, headers=head),
+        h11.Response(status_code=reply.status, headers=head if reply.status != 204 else []),
         h11.Data(data=reply.body if method != "HEAD" else b""),
         h11.EndOfMessage(),
     )

@@ -1,4 +1,4 @@
-"""Writes a report as one HTML file that needs nothing else, for light screens and dark ones."""
+"""Writes reports: as one HTML file that needs nothing else, or as JUnit writes them, for CI services."""
 
 from __future__ import annotations
 
@@ -9,8 +9,20 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from xml.sax.saxutils import quoteattr
 
-__all__ = ["Series", "badge", "bars", "chart", "facts", "machine", "page", "section", "table"]
+__all__ = [
+    "Case",
+    "Series",
+    "badge",
+    "chart",
+    "facts",
+    "machine",
+    "page",
+    "section",
+    "suite",
+    "table",
+]
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6676; --line: #d9dee6; --paper: #ffffff; --card: #f6f8fa;
@@ -36,7 +48,7 @@ th, td { text-align: left; padding: .35rem .7rem .35rem 0; border-bottom: 1px so
 th { color: var(--soft); font-weight: 600 } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 svg { width: 100%; height: auto; display: block } svg text { fill: var(--soft); font: 12px system-ui, sans-serif }
 .grid { stroke: var(--line) } .c1 { --c: var(--c1) } .c2 { --c: var(--c2) } .c3 { --c: var(--c3) } .c4 { --c: var(--c4) }
-path.c1, path.c2, path.c3, path.c4 { fill: none; stroke: var(--c); stroke-width: 1.8 } rect { fill: var(--c) }
+path.c1, path.c2, path.c3, path.c4 { fill: none; stroke: var(--c); stroke-width: 1.8 }
 svg text.c1, svg text.c2, svg text.c3, svg text.c4 { fill: var(--c) }
 .mark { stroke: var(--c4); stroke-dasharray: 3 3 } ul { margin: .4rem 0; padding-left: 1.2rem }
 """
@@ -103,7 +115,6 @@ def badge(verdict: str, name: str = "") -> str:
 
 
 def facts(values: Mapping[str, str]) -> str:
-    """Show a few figures, each with its name."""
     cards = (
         f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for name, value in values.items()
     )
@@ -112,30 +123,30 @@ def facts(values: Mapping[str, str]) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Show rows; numbers stand to the right, and a cell that is a badge stays one."""
-    body = [[_cell(value) for value in row] for row in rows]
-    numeric = [bool(body) and all(row[at][1] for row in body) for at in range(len(head))]
-    heads = "".join(_tag("th", escape(name), right=right) for name, right in zip(head, numeric, strict=True))
-    lines = (
-        "<tr>"
-        + "".join(_tag("td", text, right=right) for (text, _), right in zip(row, numeric, strict=True))
-        + "</tr>"
-        for row in body
-    )
+    body = [list(row) for row in rows]
+    kinds = [
+        ' class="n"' if body and all(_is_number(row[at]) for row in body) else "" for at in range(len(head))
+    ]
+
+    def line(cell: str, texts: Iterable[str]) -> str:
+        cells = (f"<{cell}{kind}>{text}</{cell}>" for kind, text in zip(kinds, texts, strict=True))
+        return f"<tr>{''.join(cells)}</tr>"
+
+    lines = [line("th", map(escape, head)), *(line("td", map(_cell, row)) for row in body)]
     # One that is wider than the screen is scrolled, also by keys.
     scrolled = f'class="wide" tabindex="0" role="group" aria-label="{escape(", ".join(head))}"'
-    return f"<div {scrolled}><table><tr>{heads}</tr>{''.join(lines)}</table></div>"
+    return f"<div {scrolled}><table>{''.join(lines)}</table></div>"
 
 
-def _tag(name: str, text: str, *, right: bool) -> str:
-    kind = ' class="n"' if right else ""
-    return f"<{name}{kind}>{text}</{name}>"
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _cell(value: object) -> tuple[str, bool]:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        text = str(value)
-        return (text if text.startswith('<span class="badge') else escape(text)), False
-    return (f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"), True
+def _cell(value: object) -> str:
+    if _is_number(value):
+        return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
+    text = str(value)
+    return text if text.startswith('<span class="badge') else escape(text)
 
 
 def chart(series: Sequence[Series], *, x: str, y: str, marks: Sequence[float] = ()) -> str:
@@ -143,8 +154,9 @@ def chart(series: Sequence[Series], *, x: str, y: str, marks: Sequence[float] = 
     points = [point for line in series for point in line.points]
     if not points:
         return '<p class="soft">nothing to draw</p>'
-    wide = max(*(point[0] for point in points), *marks, 1e-9)
-    high = _round_up(max(*(point[1] for point in points), 1e-9))
+    across = _ticks(max(*(point[0] for point in points), *marks, 1e-9))
+    upwards = _ticks(max(*(point[1] for point in points), 1e-9))
+    wide, high = across[-1], upwards[-1]
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
 
     def at(point: tuple[float, float]) -> tuple[float, float]:
@@ -152,33 +164,19 @@ def chart(series: Sequence[Series], *, x: str, y: str, marks: Sequence[float] = 
         return left, bottom - (bottom - _TOP) * point[1] / high
 
     parts: list[str] = []
-    for value in _ticks(high):
+    for value in upwards:
         left, height = at((0, value))
         parts.append(_line("grid", (left, height), (right, height)))
         parts.append(_text(f"{value:g}", left - 8, height + 4, anchor="end"))
-    parts += [_text(f"{value:g}", at((value, 0))[0], _HEIGHT - 16, anchor="middle") for value in _ticks(wide)]
+    parts += [_text(f"{value:g}", at((value, 0))[0], _HEIGHT - 16, anchor="middle") for value in across]
     parts += [_line("mark", at((mark, 0)), at((mark, high))) for mark in marks]
     for number, line in enumerate(series, 1):
         path = " L ".join(f"{left:.1f} {height:.1f}" for left, height in map(at, line.points))
         parts.append(f'<path class="c{number}" d="M {path}"/>')
         parts.append(_text(line.name, _LEFT + (number - 1) * 170, 14, kind=f"c{number}"))
     parts += [_text(x, right, _HEIGHT - 2, anchor="end"), _text(y, right, 14, anchor="end")]
-    return _svg(_HEIGHT, f"{', '.join(line.name for line in series)} over {x}", parts)
-
-
-def bars(values: Mapping[str, float], *, unit: str) -> str:
-    """Draw a bar for each value, longest at full width."""
-    most = max([*values.values(), 1e-9])
-    parts: list[str] = []
-    for number, (name, value) in enumerate(values.items()):
-        top, width = number * 24, value / most * 520
-        parts.append(f'<rect class="c1" x="220" y="{top + 4}" height="16" width="{width:.1f}"/>')
-        parts += [_text(name, 0, top + 16), _text(f"{value:g} {unit}", 228 + width, top + 16)]
-    return _svg(len(values) * 24 + 8, ", ".join(values), parts)
-
-
-def _svg(height: int, label: str, parts: Iterable[str]) -> str:
-    box = f'viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(label)}"'
+    label = escape(f"{', '.join(line.name for line in series)} over {x}")
+    box = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}"'
     return f"<svg {box}>{''.join(parts)}</svg>"
 
 
@@ -193,12 +191,32 @@ def _line(kind: str, start: tuple[float, float], end: tuple[float, float]) -> st
 
 
 def _ticks(most: float) -> list[float]:
-    """Choose round values from 0 to the most."""
+    """Choose round values from 0 to the most, or to what is next above it."""
     unit = 10.0 ** math.floor(math.log10(most))
     step = next(unit * factor for factor in (0.2, 0.5, 1.0, 2.0) if most / (unit * factor) <= _TICKS)
-    return [round(step * number, 6) for number in range(int(most / step + 1e-9) + 1)]
+    return [step * number for number in range(math.ceil(most / step - 1e-9) + 1)]
 
 
-def _round_up(value: float) -> float:
-    unit = 10.0 ** math.floor(math.log10(value))
-    return next(unit * factor for factor in (1, 2, 4, 5, 8, 10) if unit * factor >= value * (1 - 1e-9))
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One of them; `kind` is `failure`, `error` or `skipped`, and empty for one that passed."""
+
+    group: str
+    name: str
+    seconds: float
+    kind: str = ""
+    text: str = ""
+
+    def __str__(self) -> str:
+        inner = f"<system-out>{escape(self.text)}</system-out>" if self.text else ""
+        if self.kind:
+            inner = f"<{self.kind} message={quoteattr(self.text)}/>"
+        place = f"classname={quoteattr(self.group)} name={quoteattr(self.name)}"
+        return f'  <testcase {place} time="{self.seconds:.3f}">{inner}</testcase>'
+
+
+def suite(name: str, cases: Sequence[Case]) -> str:
+    counts = {kind: sum(case.kind == kind for case in cases) for kind in ("failure", "error", "skipped")}
+    numbers = f'failures="{counts["failure"]}" errors="{counts["error"]}" skipped="{counts["skipped"]}"'
+    head = f'<testsuite name={quoteattr(name)} tests="{len(cases)}" {numbers}>'
+    return "\n".join(('<?xml version="1.0" encoding="UTF-8"?>', head, *map(str, cases), "</testsuite>", ""))

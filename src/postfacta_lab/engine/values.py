@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -52,13 +53,9 @@ def parse(text: str) -> dict[Series, float]:
     """Return each series with its value; lines that are none are passed over."""
     found: dict[Series, float] = {}
     for line in text.splitlines():
-        match = None if line.startswith("#") else _LINE.match(line)
-        if match is None:
-            continue
-        try:
-            found[Series(match[1], tuple(sorted(_LABEL.findall(match[2] or ""))))] = float(match[3])
-        except ValueError:
-            continue
+        if match := _LINE.match(line):  # no comment is one
+            with suppress(ValueError):
+                found[Series(match[1], tuple(sorted(_LABEL.findall(match[2] or ""))))] = float(match[3])
     return found
 
 

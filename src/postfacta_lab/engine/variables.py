@@ -15,29 +15,23 @@ _LOCAL = {"127.0.0.1", "localhost", "::1"}
 
 def credentials() -> dict[str, str]:
     """Return the headers that TOKEN and TRAFFIC_KEY stand for."""
-    named = {"Authorization": ("TOKEN", "Bearer "), "X-Traffic-Key": ("TRAFFIC_KEY", "")}
-    return {
-        name: scheme + os.environ[variable]
-        for name, (variable, scheme) in named.items()
-        if os.environ.get(variable)
-    }
+    token, key = os.environ.get("TOKEN"), os.environ.get("TRAFFIC_KEY")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return {**headers, "X-Traffic-Key": key} if key else headers
 
 
 def for_a_service(port: int) -> dict[str, str]:
     """Return the environment of a service that is started here: ours, with PORT, and with our own programs found."""
-    ours = _ours()
+    ours = for_an_experiment({})
     programs = os.pathsep.join([str(Path(sys.executable).parent), ours.get("PATH", os.defpath)])
     return {**ours, "PATH": programs, "PORT": str(port)}
 
 
 def for_an_experiment(settings: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of Chaos Toolkit: ours, and settings of the experiment."""
-    return {**_ours(), **settings}
-
-
-def _ours() -> dict[str, str]:
     # What measures coverage handles SIGTERM too; the service's own handling is what is tried.
-    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    return {**ours, **settings}
 
 
 def of_an_experiment() -> dict[str, str]:
@@ -48,11 +42,7 @@ def of_an_experiment() -> dict[str, str]:
 
 
 def refuse_strangers(url: str) -> None:
-    """Load this machine alone, and hosts that LOAD_HOSTS lists.
-
-    Raises:
-        ValueError: It is another one, or none.
-    """
+    """Load this machine alone, and hosts that LOAD_HOSTS lists; `ValueError` for any other."""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError(f"--url must begin with http:// or https://, not {url!r}")

@@ -1,24 +1,74 @@
-"""The command `postfacta lab init`."""
+"""The command `postfacta lab init`: a suite, made from what a service answers and what its OpenAPI document names."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import click
 
 from ..drain.stop import Service, StartError, Subject, command_line
 from ..engine.client import Answer, ask, encode
-from ..engine.values import as_dict
+from ..engine.values import as_dict, as_dicts
 from ..engine.variables import credentials
 from ..load.mix import read_mix
 from ..verdict import Verdict
-from .starter import DOCUMENTS, READINESS, Found, candidates, files
 
-__all__ = ["command"]
+__all__ = ["Found", "candidates", "command", "files"]
+
+_DOCUMENTS = ("/openapi.json", "/api/openapi.json", "/api/v1/openapi.json", "/swagger.json")
+_READINESS = ("/healthz/ready", "/readyz", "/ready", "/health/ready", "/healthz", "/health")
+
+_TESTS = Template('''\
+"""Reliability of the service, as its users see it; written by `postfacta lab init`, and yours to change."""
+
+from pathlib import Path
+
+from postfacta_lab.fixtures import Loading, Starting, Stopping
+from postfacta_lab.load.gate import Limits
+
+COMMAND = $command
+MIX = Path(__file__).with_name("mix.yaml")
+READY = $ready
+
+
+def test_users_are_served_under_load(lab_service: Starting, lab_load: Loading) -> None:
+    url = lab_service(COMMAND, path=$path)
+    report = lab_load(url, mix=MIX, rate=20, seconds=10, limits=Limits(failed=0.0, p95=0.2, p99=0.5))
+    assert report.verdict == 0, report.as_text()
+
+
+def test_a_deployment_fails_no_request(lab_drain: Stopping) -> None:
+    result = lab_drain(COMMAND, mix=MIX, ready=READY)
+    assert result.verdict == 0, result.misses
+''')
+_WORKFLOW = """\
+# Written by `postfacta lab init`; yours to change.
+name: reliability
+on: [push]
+permissions: {contents: read}
+jobs:
+  reliability:
+    runs-on: ubuntu-latest
+    timeout-minutes: 15
+    steps:
+      - uses: actions/checkout@v4
+        with: {persist-credentials: false}
+      - uses: actions/setup-python@v5
+        with: {python-version: "3.13"}
+      # Install your service here, too.
+      - run: pip install "postfacta[lab]" pytest
+      - run: pytest reliability --junit-xml=reliability.xml
+      - uses: actions/upload-artifact@v4
+        if: always()
+        with: {name: reliability, path: reliability.xml}
+"""
 
 
 @click.command("init", epilog="Example: postfacta lab init -- uvicorn billing:app --port {port}")
@@ -52,7 +102,7 @@ def command(*, words: tuple[str, ...], paths: tuple[str, ...], folder: Path) -> 
 async def _look(service: Service, paths: Sequence[str]) -> Found:
     with tempfile.TemporaryDirectory(prefix="lab-") as folder:
         subject = Subject(service, Path(folder))
-        flaw = ""
+        flaw = "it answers nothing with 200 to 299"
         try:
             await subject.serve()
         except StartError as error:
@@ -61,19 +111,19 @@ async def _look(service: Service, paths: Sequence[str]) -> Found:
             found = await _ask_around(service.command, subject.port, paths)
         finally:
             subject.kill()
-    if flaw and not found.paths:
+    if not found.paths:
         raise click.ClickException(f"{flaw}\nname what it has by --path")
     return found
 
 
 async def _ask_around(line: str, port: int, paths: Sequence[str]) -> Found:
     document: dict[str, Any] = {}
-    for path in DOCUMENTS:
+    for path in _DOCUMENTS:
         answer = await _get(port, path)
         document = document or (as_dict(answer.json) if answer.status == 200 else {})
     wanted, others = (list(paths), {}) if paths else candidates(document)
     good: list[str] = []
-    for path in [path for path in wanted or ["/"] if path not in {*READINESS, "/metrics"}]:
+    for path in [path for path in wanted or ["/"] if path not in {*_READINESS, "/metrics"}]:
         answer = await _get(port, path)
         if answer.good:
             good.append(path)
@@ -81,9 +131,54 @@ async def _ask_around(line: str, port: int, paths: Sequence[str]) -> Found:
             others[f"GET {path}"] = f"answered {answer}"
     # A service that answers everything with 200 says nothing about itself.
     says = (await _get(port, "/no-such-path-of-the-lab")).status != 200
-    probes = [path for path in READINESS if says and (await _get(port, path)).status == 200]
+    probes = [path for path in _READINESS if says and (await _get(port, path)).status == 200]
     return Found(line, good, probes[0] if probes else "", others)
 
 
 async def _get(port: int, path: str) -> Answer:
     return await ask(port, encode("GET", path, credentials()), patience=5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a service has."""
+
+    command: str  # ``{port}`` stands for its port
+    paths: Sequence[str]  # that were answered with 200 to 299
+    ready: str  # the readiness path; empty for none
+    others: Mapping[str, str]  # what the document names and was not taken, each with the reason
+
+
+def candidates(document: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
+    """Return the paths that can be read as they are, and for each other operation why it is left out."""
+    paths: list[str] = []
+    others: dict[str, str] = {}
+    for path, item in as_dict(document.get("paths")).items():
+        for method, operation in as_dict(item).items():
+            if method in {"post", "put", "patch", "delete"}:
+                others[f"{method.upper()} {path}"] = "writes: add it with a body that may be written"
+            elif method == "get":
+                parameters = [
+                    it for part in (item, operation) for it in as_dicts(as_dict(part).get("parameters"))
+                ]
+                if "{" in path or any(it.get("in") == "query" and it.get("required") for it in parameters):
+                    others[f"GET {path}"] = "has a parameter: add it with a value"
+                else:
+                    paths.append(path)
+    return paths, others
+
+
+def files(found: Found) -> dict[str, str]:
+    requests = "".join(f"- {{path: {json.dumps(path)}}}\n" for path in found.paths)
+    others = "".join(f"# {name}: {why}\n" for name, why in found.others.items())
+    tests = _TESTS.substitute(
+        command=json.dumps(found.command), ready=json.dumps(found.ready), path=json.dumps(found.paths[0])
+    )
+    return {
+        "reliability/mix.yaml": "# What users ask for; `share` is a weight, `method` and `body` make a write.\n"
+        + requests
+        + others,
+        "reliability/conftest.py": '"""The fixtures of the lab."""\n\npytest_plugins = ["postfacta_lab.fixtures"]\n',
+        "reliability/test_reliability.py": tests,
+        ".github/workflows/reliability.yml": _WORKFLOW,
+    }

@@ -1,23 +1,28 @@
-"""The command `postfacta lab load`."""
+"""The command `postfacta lab load` with its report, which is printed, stored, drawn."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..engine.page import Case, Series, badge, chart, machine, page, section, suite, table
 from ..engine.variables import credentials, refuse_strangers
-from ..verdict import FEWEST, Verdict
-from .gate import Limits
+from ..verdict import FEWEST, Verdict, overall
+from .gate import Limits, Run, Sample, row
 from .generator import Target
 from .mix import read_mix
 from .profiles import PROFILES, Plan, run_profile
-from .report import Report
 
-__all__ = ["command"]
+__all__ = ["Report", "command", "histogram"]
 
 _NUMBERS: Mapping[str, tuple[float, str]] = {
     "rate": (50.0, "The expected peak, in arrivals a second."),
@@ -34,6 +39,10 @@ _NUMBERS: Mapping[str, tuple[float, str]] = {
     "pid": (0, "The service's process, whose resources `soak` looks at."),
 }
 _FILE = click.Path(path_type=Path)
+_ROWS = ("route", "requests", "failed", "p50 s", "p95 s", "p99 s", "most s")
+_PARTS = ("part", "offered/s", "good/s", "in flight", "failed", "p50 s", "p95 s", "p99 s", "verdict")
+_SECONDS = "By the second in which requests were meant to begin. Dashed: a part begins."
+_JUNIT = {Verdict.PASS: "", Verdict.FAIL: "failure"}
 
 
 @click.command(
@@ -94,3 +103,104 @@ def command(
     report.write(folder)
     click.echo(report.as_text())
     return report.verdict
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a load test found, in all its forms: its parts in order, what had to hold, and its settings by name."""
+
+    parts: Sequence[Run]
+    limits: Limits
+    about: Mapping[str, str]
+
+    @property
+    def verdict(self) -> Verdict:
+        return overall(part.verdict for part in self.parts)
+
+    @property
+    def reasons(self) -> list[str]:
+        return [f"{part.name}: {reason}" for part in self.parts for reason in part.reasons]
+
+    @cached_property
+    def whole(self) -> Run:
+        """All parts as one."""
+        return Run(
+            samples=[sample for part in self.parts for sample in part.judged],
+            planned=sum(part.planned for part in self.parts),
+            dropped=[at for part in self.parts for at in part.lost],
+            seconds=sum(part.seconds for part in self.parts),
+        )
+
+    def as_text(self) -> str:
+        """Write tables for the terminal, and the verdict under them."""
+        lines = [_line(_ROWS), *(_line(astuple(row)) for row in self.whole.rows)]
+        lines += ["", _line(_PARTS), *(_line((*_cells(part), part.verdict.name)) for part in self.parts)]
+        achieved = min(part.achieved for part in self.parts)
+        lines.append(f"dropped {len(self.whole.lost)}, {achieved:.1%} of the planned rate")
+        return "\n".join([*lines, self.verdict.name, *(f"  {reason}" for reason in self.reasons)])
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "verdict": self.verdict.name.lower(),
+            "exit_code": int(self.verdict),
+            "reasons": self.reasons,
+            "rows": [asdict(row) for row in self.whole.rows],
+            "dropped": len(self.whole.lost),
+            "errors": self.whole.errors,
+            "latencies_us": dict(sorted(histogram(it.latency for it in self.whole.samples).items())),
+            "parts": [part.as_json() for part in self.parts],
+            "limits": asdict(self.limits),
+            "run": dict(self.about),
+            "machine": machine(),
+        }
+
+    def as_html(self) -> str:
+        steps = sorted((part.offered, part.goodput) for part in self.parts)
+        rates = [Series("offered", [(offered, offered) for offered, _ in steps]), Series("good", steps)]
+        parts = [(*_cells(part), badge(part.verdict.name.lower())) for part in self.parts]
+        seconds: dict[int, list[Sample]] = {}
+        for sample in (it for part in self.parts for it in part.samples):
+            seconds.setdefault(int(sample.intended), []).append(sample)
+        rows = [(second, row("all", found)) for second, found in sorted(seconds.items())]
+        lines = [Series(name, [(at, getattr(found, name)) for at, found in rows]) for name in ("p50", "p99")]
+        marks = [part.start for part in self.parts[1:]]
+        sections = [
+            "<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in self.reasons) + "</ul>",
+            section("Routes", table(_ROWS, map(astuple, self.whole.rows))),
+            section("Parts", table(_PARTS, parts)),
+            section("Throughput against offered load", chart(rates, x="offered a second", y="a second")),
+            section(
+                "Latency", chart(lines, x="seconds since the start", y="seconds", marks=marks), about=_SECONDS
+            ),
+            section("Errors", table(("error", "requests"), self.whole.errors.items())),
+            section("The run", table(("setting", "value"), self.about.items())),
+        ]
+        lead = f"{self.whole.planned:,} arrivals planned, {len(self.whole.lost):,} dropped."
+        return page("Load", self.verdict.name.lower(), sections, lead=lead)
+
+    def write(self, folder: Path) -> None:
+        """Store ``load.json``, ``report.html`` and ``junit.xml``, where each part is a test case, in a folder."""
+        cases = [
+            Case("load", it.name, it.seconds, _JUNIT.get(it.verdict, "error"), "; ".join(it.reasons))
+            for it in self.parts
+        ]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "load.json").write_text(json.dumps(self.as_json(), indent=2) + "\n")
+        (folder / "report.html").write_text(self.as_html())
+        (folder / "junit.xml").write_text(suite("load", cases))
+
+
+def _cells(part: Run) -> tuple[object, ...]:
+    row = part.rows[0]
+    rates = (part.offered, part.goodput, part.in_flight)
+    return (part.name, *rates, row.failed, row.p50, row.p95, row.p99)
+
+
+def _line(cells: Sequence[object]) -> str:
+    first, *others = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells)
+    return f"{first:<32}" + "".join(f"{cell:>10}" for cell in others)
+
+
+def histogram(latencies: Iterable[float]) -> Counter[int]:
+    """Count latencies by their microseconds to four digits, within 0.1 % as HdrHistogram; to merge two, add them."""
+    return Counter(int(float(f"{seconds * 1_000_000:.4g}")) for seconds in latencies)

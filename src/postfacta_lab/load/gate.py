@@ -14,9 +14,24 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 from ..verdict import FEWEST, Verdict, nothing_measured
-from .arrivals import Sample
 
-__all__ = ["Limits", "Row", "Run", "Verdict", "judge", "judge_overload", "percentile", "row"]
+__all__ = ["Limits", "Row", "Run", "Sample", "Verdict", "judge", "judge_overload", "percentile", "row"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One request that was sent; times are seconds of the run's clock."""
+
+    route: str
+    intended: float
+    began: float
+    ended: float
+    error: str = ""  # such as ``503`` or ``TimeoutError``
+
+    @property
+    def latency(self) -> float:
+        """What a user felt: from the intended start."""
+        return self.ended - self.intended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +58,16 @@ class Row:
     p99: float
     most: float
 
+    def faults(self, limits: Limits) -> list[str]:
+        found: list[str] = []
+        if self.failed > limits.failed * self.count:
+            found.append(f"{self.failed} of {self.count} failed ({self.failed / self.count:.2%})")
+        if self.p95 > limits.p95:
+            found.append(f"p95 is {self.p95:.3f} s, above {limits.p95:g} s")
+        if self.p99 > limits.p99:
+            found.append(f"p99 is {self.p99:.3f} s, above {limits.p99:g} s")
+        return [f"{self.route}: {fault}" for fault in found]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -63,6 +88,11 @@ class Run:
     def judged(self) -> list[Sample]:
         return [it for it in self.samples if it.intended >= self.start + self.warm_up]
 
+    @property
+    def lost(self) -> list[float]:
+        """When arrivals came that were not sent, after the warm-up."""
+        return [at for at in self.dropped if at >= self.start + self.warm_up]
+
     @cached_property
     def rows(self) -> list[Row]:
         """The figures of all requests, then of each route."""
@@ -74,11 +104,6 @@ class Run:
     @property
     def errors(self) -> dict[str, int]:
         return _errors(self.judged)
-
-    @property
-    def lost(self) -> list[float]:
-        """When arrivals came that were not sent, after the warm-up."""
-        return [at for at in self.dropped if at >= self.start + self.warm_up]
 
     @property
     def unfinished(self) -> int:
@@ -94,6 +119,10 @@ class Run:
         return (self.planned - len(self.dropped)) / self.planned * self.seconds / length
 
     @property
+    def _length(self) -> float:
+        return max(self.seconds - self.warm_up, 1e-9)
+
+    @property
     def offered(self) -> float:
         """Arrivals a second."""
         return (len(self.judged) + len(self.lost) + self.unfinished) / self._length
@@ -103,16 +132,11 @@ class Run:
         """Requests under way, on average (Little: arrivals a second, times the mean latency)."""
         return sum(it.latency for it in self.judged) / self._length
 
-    @property
-    def _length(self) -> float:
-        return max(self.seconds - self.warm_up, 1e-9)
-
     def within(self, limit: float) -> float:
         """Return the good answers a second that came in a time."""
         return sum(not it.error and it.latency <= limit for it in self.judged) / self._length
 
     def as_json(self) -> dict[str, object]:
-        """Return the verdict and the figures."""
         return {
             "name": self.name,
             "verdict": self.verdict.name.lower(),
@@ -138,8 +162,8 @@ def judge(run: Run, limits: Limits, *, faults: Sequence[str] = ()) -> Run:
         _lag(run, limits): run.achieved < limits.rate,
         f"{run.unfinished} requests had no end": run.unfinished > 0,
     }
-    run = replace(run, goodput=run.within(limits.p99))
-    return _decided(run, flaws, [*_faults(run.rows, limits), *faults])
+    own = [fault for it in run.rows for fault in it.faults(limits)]
+    return _decided(replace(run, goodput=run.within(limits.p99)), flaws, [*own, *faults])
 
 
 def judge_overload(run: Run, limits: Limits, *, least: float = 0.0) -> Run:
@@ -152,37 +176,24 @@ def judge_overload(run: Run, limits: Limits, *, least: float = 0.0) -> Run:
 
 def _decided(run: Run, flaws: Mapping[str, bool], faults: Sequence[str]) -> Run:
     """Give a run its verdict, and its reasons: of the flaws, those that are so."""
-    # A service that was there in the warm-up is there.
-    if nothing := nothing_measured(len(run.samples) if run.judged else 0, _errors(run.samples)):
-        return replace(run, verdict=Verdict.NOTHING, reasons=[nothing])
     found = [flaw for flaw, is_so in flaws.items() if is_so]
     verdict = Verdict.INVALID if found else Verdict.FAIL if faults else Verdict.PASS
-    return replace(run, verdict=verdict, reasons=[*found, *faults])
-
-
-def _errors(samples: Sequence[Sample]) -> dict[str, int]:
-    return dict(Counter(sample.error for sample in samples if sample.error).most_common())
+    reasons = [*found, *faults]
+    # A service that was there in the warm-up is there.
+    if nothing := nothing_measured(len(run.samples) if run.judged else 0, _errors(run.samples)):
+        verdict, reasons = Verdict.NOTHING, [nothing]
+    return replace(run, verdict=verdict, reasons=reasons)
 
 
 def _lag(run: Run, limits: Limits) -> str:
     return f"{run.achieved:.1%} of the planned rate achieved, {limits.rate:.1%} needed"
 
 
-def _faults(rows: Sequence[Row], limits: Limits) -> list[str]:
-    faults: list[str] = []
-    for it in rows:
-        if it.failed > limits.failed * it.count:
-            faults.append(f"{it.route}: {it.failed} of {it.count} failed ({it.failed / it.count:.2%})")
-        faults.extend(
-            f"{it.route}: {name} is {found:.3f} s, above {allowed:g} s"
-            for name, found, allowed in (("p95", it.p95, limits.p95), ("p99", it.p99, limits.p99))
-            if found > allowed
-        )
-    return faults
+def _errors(samples: Sequence[Sample]) -> dict[str, int]:
+    return dict(Counter(sample.error for sample in samples if sample.error).most_common())
 
 
 def row(route: str, samples: Sequence[Sample]) -> Row:
-    """Compute the figures of some samples."""
     latencies = sorted(sample.latency for sample in samples)
     shares = (percentile(latencies, share) for share in (0.50, 0.95, 0.99, 1.0))
     return Row(route, len(samples), sum(bool(sample.error) for sample in samples), *shares)
@@ -190,6 +201,4 @@ def row(route: str, samples: Sequence[Sample]) -> Row:
 
 def percentile(values: Sequence[float], share: float) -> float:
     """Return the smallest value that at least this share of them does not exceed; 0 of none."""
-    if not values:
-        return 0.0
-    return sorted(values)[max(math.ceil(share * len(values)), 1) - 1]
+    return sorted(values)[max(math.ceil(share * len(values)), 1) - 1] if values else 0.0

@@ -1,31 +1,81 @@
-"""Sends requests on a schedule that does not depend on the answers, and keeps what became of each.
+"""Says before a run when each request is to begin, sends it then whatever became of the others, keeps what became of each.
 
-A request that finds no idle connection opens one. A client that waited for as long as its patience lasts hangs up.
+An open loop: a slow server gets as many requests as a quick one. A latency counts from the moment the request was
+*meant* to begin. A request that finds no idle connection opens one; a client whose patience ends hangs up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
+import random
 import ssl
 import time
 import uuid
-from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from secrets import randbelow, token_hex
+from typing import Literal
 from urllib.parse import urlsplit
 
-from ..engine.client import encode
-from ..engine.link import Link
-from .arrivals import Meter, Sample
+from ..engine.client import BROKEN, Connection, Outcome, encode
+from .gate import Sample
 from .mix import Ask
 
-__all__ = ["Generator", "Target"]
+__all__ = ["MOST_ARRIVALS", "Generator", "Meter", "Shape", "Target", "moments", "randomness"]
 
-_TICK, _LONGEST_NAP = 0.001, 0.02
+_TICK = 0.001
 _CONNECT = 5.0
 _SAFE = {"GET", "HEAD"}
+MOST_ARRIVALS = 500_000  # each answer is kept, for percentiles that are exact
+
+Shape = Literal["constant", "poisson"]
+
+
+def moments(shape: Shape, rate: float, seconds: float, *, seed: int = 1) -> tuple[float, ...]:
+    """Make a schedule; give its offsets in seconds from the start."""
+    if not (rate > 0 and 0 < seconds < math.inf):
+        raise ValueError(f"a run needs a rate and a length above 0, not {rate:g} a second for {seconds:g} s")
+    whole = rate * seconds
+    if round(whole) > MOST_ARRIVALS:
+        raise ValueError(
+            f"{whole:.0f} arrivals are more than {MOST_ARRIVALS}: take a shorter run or a lower rate"
+        )
+    if shape == "constant":
+        return tuple(number / rate for number in range(round(whole)))
+    gaps, counts = randomness(seed), list[float]()
+    at = gaps.expovariate(1.0)
+    while at < whole:
+        counts.append(at)
+        at += gaps.expovariate(1.0)
+    return tuple(count / rate for count in counts)
+
+
+def randomness(seed: int) -> random.Random:
+    return random.Random(seed)  # noqa: S311 - a schedule, no secret
+
+
+@dataclass(slots=True)
+class Meter:
+    """Keeps the samples of a run, and drops arrivals above the cap: a generator without sockets would measure itself."""
+
+    cap: int
+    samples: list[Sample] = field(default_factory=list[Sample])
+    in_flight: int = 0
+    dropped: list[float] = field(default_factory=list[float])
+
+    def admit(self, intended: float) -> bool:
+        """Accept an arrival, or drop it; each accepted one must come to ``finish``."""
+        if self.in_flight >= self.cap:
+            self.dropped.append(intended)
+            return False
+        self.in_flight += 1
+        return True
+
+    def finish(self, sample: Sample) -> None:
+        self.in_flight -= 1
+        self.samples.append(sample)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +103,19 @@ class Target:
         return encode(ask.method, parts.path.rstrip("/") + ask.path, headers, body=body)
 
 
-@dataclass(slots=True, eq=False)
-class _Request:
-    ask: Ask
-    intended: float
-    began: float
-    link: Link | None = None
-    is_over: bool = False
-
-
 class Generator:
-    """Sends to one target, on kept connections; its clock begins when it is made, in a running loop.
+    """Sends to one target what the meter admits, on kept connections.
 
-    It sends what the meter admits. Patience is in seconds, from when a request was due; `zero` is when the clock began,
-    on ``time.perf_counter``.
+    Patience is in seconds, from when a request was due. The clock began at `zero` on ``time.perf_counter``, or now.
     """
 
     def __init__(self, target: Target, meter: Meter, *, patience: float, zero: float | None = None) -> None:
         self._target, self._meter, self._patience = target, meter, patience
         parts = urlsplit(target.url)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
-        self._address = parts.hostname or "", parts.port or (443 if self._tls else 80)
-        self._idle: list[Link] = []
-        self._pending: deque[_Request] = deque()
-        self._opening: set[asyncio.Task[None]] = set()
+        self._host, self._port = parts.hostname or "", parts.port or (443 if self._tls else 80)
+        self._idle: list[Connection] = []
+        self._under_way: dict[asyncio.Task[None], float] = {}
         self._zero = time.perf_counter() if zero is None else zero
 
     def now(self) -> float:
@@ -84,90 +123,70 @@ class Generator:
 
     def waiting(self) -> list[float]:
         """List when those were due that have no answer yet; may be called in another thread."""
-        return [request.intended for request in tuple(self._pending) if not request.is_over]
+        return list(self._under_way.values())
 
     async def send(self, moments: Iterable[float], asks: Iterable[Ask]) -> None:
         """Send each at its moment, until either has no more; return when the last one was sent."""
-        now = self.now()
         for due, ask in zip(moments, asks, strict=False):
-            while due > now:
-                self._hang_up()
-                await asyncio.sleep(min(max(due - self.now(), _TICK), _LONGEST_NAP))
-                now = self.now()
+            while (ahead := due - self.now()) > 0:
+                await asyncio.sleep(max(ahead, _TICK))
             if self._meter.admit(due):
-                self._begin(_Request(ask, due, self.now()))
+                task = asyncio.get_running_loop().create_task(self._one(ask, due))
+                self._under_way[task] = due
+                task.add_done_callback(self._under_way.pop)
 
     async def settle(self) -> None:
         """Wait until each has an end; the patience of the last one bounds it."""
-        while self._meter.in_flight:
-            self._hang_up()
-            await asyncio.sleep(_LONGEST_NAP)
+        if self._under_way:
+            await asyncio.wait(self._under_way)
 
     async def close(self) -> None:
-        for task in self._opening:
+        for task in self._under_way:
             task.cancel()
-        for link in (*self._idle, *(request.link for request in self._pending)):
-            if link is not None:
-                link.abort()
+        await self.settle()
+        for connection in self._idle:
+            connection.close()
         await asyncio.sleep(0)  # the loop closes their sockets
 
-    def _begin(self, request: _Request) -> None:
-        self._pending.append(request)
-        while self._idle:
-            link = self._idle.pop()
-            if link.is_open:
-                self._send(link, request)
-                return
-        self._open(request)
-
-    def _open(self, request: _Request) -> None:
-        task = asyncio.get_running_loop().create_task(self._connect(request))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
-
-    async def _connect(self, request: _Request) -> None:
-        link = Link(self._idle.append, self._forget)
+    async def _one(self, ask: Ask, due: float) -> None:
+        began, error = self.now(), ""
         try:
-            async with asyncio.timeout(min(_CONNECT, self._patience)):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: link, *self._address, ssl=self._tls
-                )
-        except OSError as error:  # a time-out is one
-            self._end(request, type(error).__name__)
+            async with asyncio.timeout(due + self._patience - began):
+                status = await self._status(ask)
+                error = "" if ask.is_good(status) else str(status)
+        except EOFError:
+            error = "ConnectionResetError"
+        except OSError as broken:  # a time-out is one
+            error = type(broken).__name__
+        except (ValueError, asyncio.LimitOverrunError):
+            error = "ValueError"
+        self._meter.finish(Sample(ask.route, due, began, self.now(), error))
+
+    async def _status(self, ask: Ask) -> int:
+        """Ask on an idle connection, or on a new one."""
+        while self._idle:
+            kept = self._idle.pop()
+            if not kept.is_usable:
+                kept.close()
+                continue
+            try:
+                return await self._answer(kept, ask)
+            except BROKEN as error:
+                if ask.method not in _SAFE or kept.outcome_of(error) is not Outcome.STALE_EOF:
+                    raise
+                break  # the server had closed a kept connection: RFC 9110, 9.2.2
+        new = await Connection.open(self._port, host=self._host, tls=self._tls, patience=_CONNECT)
+        return await self._answer(new, ask)
+
+    async def _answer(self, connection: Connection, ask: Ask) -> int:
+        try:
+            await connection.send(self._target.bytes_of(ask))
+            answer = await connection.read(ask.method)
+        except BaseException:
+            connection.close()
+            raise
+        if connection.is_usable:
+            self._idle.append(connection)
         else:
-            if request.is_over:
-                self._idle.append(link)
-            else:
-                self._send(link, request)
-
-    def _send(self, link: Link, request: _Request) -> None:
-        request.link = link
-        used, ask = link.uses, request.ask
-
-        def done(status: int, error: str) -> None:
-            if error and used and not link.was_answered and ask.method in _SAFE and not request.is_over:
-                self._open(request)  # the server had closed a kept connection: RFC 9110, 9.2.2
-                return
-            self._end(request, error or ("" if ask.is_good(status) else str(status)))
-
-        link.send(self._target.bytes_of(ask), done, has_body=ask.method != "HEAD")
-
-    def _end(self, request: _Request, error: str) -> None:
-        if not request.is_over:
-            request.is_over = True
-            ask = request.ask
-            self._meter.finish(Sample(ask.route, request.intended, request.began, self.now(), error))
-
-    def _forget(self, link: Link) -> None:
-        if link in self._idle:
-            self._idle.remove(link)
-
-    def _hang_up(self) -> None:
-        """Let those go whose clients would be gone, and forget those that have ended."""
-        now, pending = self.now(), self._pending
-        while pending and (pending[0].is_over or now >= pending[0].intended + self._patience):
-            request = pending.popleft()
-            if not request.is_over:
-                self._end(request, "TimeoutError")
-                if request.link is not None:
-                    request.link.abort()
+            connection.close()
+        return answer.status

@@ -46,11 +46,7 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def read_mix(paths: Sequence[str], file: Path | None) -> tuple[Ask, ...]:
-    """Return the mix of a run: GET of each path, or a file's.
-
-    Raises:
-        ValueError: Both are given, or neither, or one is wrong; with what and where.
-    """
+    """Return the mix of a run, GET of each path or a file's; `ValueError` says what is wrong, and where."""
     if bool(paths) == bool(file):
         raise ValueError("name what users ask for: --path /invoices/7, or --mix FILE; not both")
     if not file:
@@ -71,12 +67,7 @@ def _ask(where: str, entry: Mapping[str, Any]) -> Ask:
         is_right, rule = _FIELDS[name]
         if not is_right(value):
             raise ValueError(f"{where}: {name} {rule}, not {value!r}")
-    path, method = entry["path"], str(entry.get("method", "GET")).upper()
-    return Ask(
-        route=entry.get("route", f"{method} {path.partition('?')[0]}"),
-        share=entry.get("share", 1),
-        path=path,
-        method=method,
-        body=entry.get("body"),
-        expected=entry.get("expected", 0),
-    )
+    method = str(entry.get("method", "GET")).upper()
+    route = f"{method} {entry['path'].partition('?')[0]}"
+    fields: dict[str, Any] = {"route": route, "share": 1, **entry, "method": method}
+    return Ask(**fields)

@@ -1,26 +1,35 @@
-"""The shapes of load, from a smoke test to overload; how each is judged."""
+"""The shapes of load, from a smoke test to a soak; how each is judged."""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import os
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from statistics import median
+from pathlib import Path
+from statistics import fmean, linear_regression, median
 from typing import Final
 
-from .arrivals import Meter, Shape, moments, randomness
+from ..engine.processes import descendants
 from .gate import Limits, Run, Verdict, judge, judge_overload
-from .generator import Generator, Target
+from .generator import Generator, Meter, Shape, Target, moments, randomness
 from .mix import Ask
-from .watch import Look, drift, watch
 
-__all__ = ["PROFILES", "Bench", "Plan", "Profile", "Stage", "run_profile"]
+__all__ = ["PROFILES", "Bench", "Plan", "Profile", "Stage", "drift", "look", "run_profile", "slope"]
 
 _STEP, _MOST_STEPS = 1.05, 80
 _ABOVE, _OVERLOAD, _SPIKE = 1.5, 3.0, 10.0
 _LEAST_GOODPUT = 0.9  # of the capacity
 _ROUNDS = 3
+_FEWEST_LOOKS = 10
+_MOST_PER_HOUR = 0.01
+_HOUR = 3600.0
+_Z = 1.96  # for an interval of 95 %
+
+Look = tuple[float, int, int, int]  # seconds of the clock, and what a service holds then
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +74,18 @@ class Bench:
         """Send all of them without a pause between them, and wait until each request has an end."""
         sent = [(stage, *await self._send(stage)) for stage in stages]
         await self._generator.settle()
-        return [self._run(*it) for it in sent]
-
-    async def aclose(self) -> None:
-        await self._generator.close()
+        return [
+            Run(
+                name=stage.name,
+                samples=[it for it in self._meter.samples if start <= it.intended < start + stage.seconds],
+                planned=planned,
+                dropped=[at for at in self._meter.dropped if start <= at < start + stage.seconds],
+                start=start,
+                seconds=stage.seconds,
+                warm_up=max(self.plan.warm_up - start, 0.0),
+            )
+            for stage, start, planned in sent
+        ]
 
     async def _send(self, stage: Stage) -> tuple[float, int]:
         """Send one; return when it began, and how many arrivals it had."""
@@ -80,17 +97,8 @@ class Bench:
         await asyncio.sleep(max(0.0, start + stage.seconds - self._generator.now()))
         return start, len(offsets)
 
-    def _run(self, stage: Stage, start: float, planned: int) -> Run:
-        end = start + stage.seconds
-        return Run(
-            name=stage.name,
-            samples=[it for it in self._meter.samples if start <= it.intended < end],
-            planned=planned,
-            dropped=[at for at in self._meter.dropped if start <= at < end],
-            start=start,
-            seconds=stage.seconds,
-            warm_up=max(self.plan.warm_up - start, 0.0),
-        )
+    async def aclose(self) -> None:
+        await self._generator.close()
 
 
 async def run_profile(profile: Profile, plan: Plan) -> list[Run]:
@@ -101,11 +109,10 @@ async def run_profile(profile: Profile, plan: Plan) -> list[Run]:
 async def _steady(bench: Bench) -> list[Run]:
     """One rate. Where the capacity is known, and lower, what is judged is how overload is met."""
     plan = bench.plan
-    is_overload = 0 < plan.capacity < plan.rate
-    name = "overload" if is_overload else "steady"
-    (run,) = await bench.play(Stage(name, plan.seconds, plan.rate))
-    if is_overload:
+    if 0 < plan.capacity < plan.rate:
+        (run,) = await bench.play(Stage("overload", plan.seconds, plan.rate))
         return [judge_overload(run, plan.limits, least=_LEAST_GOODPUT * plan.capacity)]
+    (run,) = await bench.play(Stage("steady", plan.seconds, plan.rate))
     return [judge(run, plan.limits)]
 
 
@@ -148,13 +155,53 @@ async def _spike(bench: Bench) -> list[Run]:
 async def _soak(bench: Bench) -> list[Run]:
     """Hours at the peak: what the service holds must not grow."""
     plan, seen = bench.plan, list[Look]()
-    every = max(plan.seconds / 200, 0.2)
-    watching = asyncio.get_running_loop().create_task(watch(plan.pid, seen, every=every))
+
+    async def watch() -> None:
+        while plan.pid:
+            seen.append((time.monotonic(), *look(plan.pid)))
+            await asyncio.sleep(max(plan.seconds / 200, 0.2))
+
+    watching = asyncio.get_running_loop().create_task(watch())
     try:
         (run,) = await bench.play(Stage("soak", plan.seconds, plan.rate))
     finally:
         watching.cancel()
     return [judge(run, plan.limits, faults=drift(seen))]
+
+
+def look(pid: int) -> tuple[int, int, int]:
+    """Return what a process and all below it hold: bytes of resident memory, files, threads."""
+    memory = files = threads = 0
+    for one in (pid, *descendants(pid)):
+        process = Path(f"/proc/{one}")
+        with suppress(OSError):
+            memory += int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            files += len(list((process / "fd").iterdir()))
+            threads += len(list((process / "task").iterdir()))
+    return memory, files, threads
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Fit a line by least squares; return its slope, and half the width of the slope's 95 % interval."""
+    found, start = linear_regression(x, y)
+    left = sum((at_y - start - found * at_x) ** 2 for at_x, at_y in zip(x, y, strict=True))
+    middle = fmean(x)
+    return found, _Z * math.sqrt(left / max(len(x) - 2, 1) / sum((at_x - middle) ** 2 for at_x in x))
+
+
+def drift(seen: Sequence[Look]) -> list[str]:
+    """Return what grows by more than 1 % an hour, beyond the doubt of the fit."""
+    steady = seen[len(seen) // 4 :]  # a service grows into its load first
+    if len(steady) < _FEWEST_LOOKS:
+        return []
+    moments, *held = zip(*steady, strict=True)
+    found: list[str] = []
+    for name, values in zip(("memory", "files", "threads"), held, strict=True):
+        rise, doubt = slope(moments, values)
+        mean = fmean(values)
+        if mean and (rise - doubt) * _HOUR / mean > _MOST_PER_HOUR:
+            found.append(f"{name} grows by {rise * _HOUR / mean:.1%} an hour")
+    return found
 
 
 async def _ab(bench: Bench) -> list[Run]:
@@ -170,11 +217,12 @@ async def _ab(bench: Bench) -> list[Run]:
         for number in range(1, _ROUNDS + 1):
             ours += await bench.play(Stage(f"this, round {number}", plan.seconds, rate))
             theirs += await other.play(Stage(f"the other, round {number}", plan.seconds, rate))
-    this, that = ([judge_overload(run, plan.limits) for run in runs] for runs in (ours, theirs))
-    least = median(part.goodput for part in that)
-    if median(part.goodput for part in this) < least:
-        this = [judge_overload(run, plan.limits, least=least) for run in ours]
-    return this + that
+    this, that = (median(run.within(plan.limits.p99) for run in runs) for runs in (ours, theirs))
+    least = that if this < that else 0.0
+    return [
+        *(judge_overload(run, plan.limits, least=least) for run in ours),
+        *(judge_overload(run, plan.limits) for run in theirs),
+    ]
 
 
 @dataclass(frozen=True, slots=True)

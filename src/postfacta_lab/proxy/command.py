@@ -1,19 +1,32 @@
-"""The command `postfacta lab proxy`."""
+"""The command `postfacta lab proxy`: the fault proxy behind the HTTP API of Toxiproxy 2.12."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import signal
 import socket
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import TypeVar, cast
+from urllib.parse import unquote
 
 import click
 
-from ..engine.http import serving
+from ..engine.http import Reply, Request, as_json, serving
 from ..verdict import Verdict
-from .api import Api
+from .proxies import Proxy, split
+from .toxics import STREAMS, TYPES, Toxic, attributes_of
 
-__all__ = ["command"]
+__all__ = ["Api", "command"]
+
+_VERSION = "2.12.0+postfacta"
+_BODY = "bad request body"
+_CREATES = (["POST", "proxies"], ["POST", "populate"])
+_KINDS: Mapping[type, str] = {str: "a string", bool: "true or false", float: "a number"}
+_Field = TypeVar("_Field", str, bool, float)
+_Item = TypeVar("_Item")
 
 
 @click.command("proxy")
@@ -46,3 +59,208 @@ async def _serve(listener: socket.socket) -> None:
         click.echo(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
         await ended.wait()
     await api.stop()
+
+
+class _RefusedError(Exception):
+    """A request that cannot be granted, and the HTTP status that says so."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Api:
+    """Answers requests about the proxies that it keeps, one at a time; if `everywhere`, other machines may reach them."""
+
+    def __init__(self, *, everywhere: bool = False) -> None:
+        self.proxies: dict[str, Proxy] = {}
+        self._everywhere = everywhere
+        self._turn = asyncio.Lock()
+
+    async def __call__(self, request: Request) -> Reply:
+        """Answer a request."""
+        if request.headers.get("user-agent", "").startswith("Mozilla/"):
+            # As the original does: any page could else send requests to a loopback address.
+            return Reply(403, b"User agent not allowed\n")
+        path = [unquote(part) for part in request.target.partition("?")[0].split("/")[1:]]
+        call = [request.method, *path]
+        try:
+            async with self._turn:
+                said = await self._answer(call, json.loads(request.body or b"null"))
+            status = 204 if said is None else 201 if call in _CREATES else 200
+        except _RefusedError as error:
+            said, status = str(error), error.status
+        except ValueError as error:
+            said, status = f"{_BODY}: {error}", 400
+        except OSError as error:
+            said, status = str(error), 500
+        if status >= 400:
+            said = {"error": said, "status": status}
+        return Reply(204) if said is None else as_json(said, status)
+
+    async def stop(self) -> None:
+        async with self._turn:
+            for proxy in self.proxies.values():
+                await proxy.stop()
+
+    async def _answer(self, call: list[str], body: object) -> object:
+        """Return what is said as JSON, None for nothing."""
+        said: object = None
+        match call:
+            case ["GET", "version"]:
+                said = {"version": _VERSION}
+            case ["POST", "reset"]:
+                for proxy in self.proxies.values():
+                    await proxy.start()
+                    proxy.arrange([])
+            case ["POST", "populate"]:
+                said = await self._populate(body)
+            case ["GET", "proxies"]:
+                said = {name: proxy.as_json() for name, proxy in self.proxies.items()}
+            case ["POST", "proxies"]:
+                said = await self._create(_object(body))
+            case [method, "proxies", name, *rest]:
+                said = await self._about(_known(self.proxies, name, "proxy"), [method, *rest], body)
+            case _:
+                raise _RefusedError("page not found", 404)
+        return said
+
+    async def _about(self, proxy: Proxy, call: list[str], body: object) -> object:
+        said: object = None
+        match call:
+            case ["GET"]:
+                said = proxy.as_json()
+            case ["POST" | "PATCH"]:
+                said = await self._update(proxy, _object(body))
+            case ["DELETE"]:
+                await proxy.stop()
+                del self.proxies[proxy.name]
+            case [method, "toxics", *rest]:
+                said = _about_toxics(proxy, [method, *rest], body)
+            case _:
+                raise _RefusedError("page not found", 404)
+        return said
+
+    async def _create(self, fields: Mapping[str, object]) -> object:
+        proxy, enabled = self._new(fields)
+        if proxy.name in self.proxies:
+            raise _RefusedError("proxy already exists", 409)
+        return await self._put(proxy, enabled=enabled)
+
+    async def _populate(self, body: object) -> object:
+        """Make all of a list, or none if one of them makes no sense."""
+        if not isinstance(body, list):
+            raise _RefusedError(f"{_BODY}: not an array")
+        entries = enumerate(cast("list[object]", body), start=1)
+        every = [self._new(_object(entry), f" at proxy {number}") for number, entry in entries]
+        return {"proxies": [await self._put(proxy, enabled=enabled) for proxy, enabled in every]}
+
+    def _new(self, fields: Mapping[str, object], where: str = "") -> tuple[Proxy, bool]:
+        """Make a proxy that is not among them yet; return it, and whether it shall listen."""
+        name, upstream = _field(fields, "name", ""), _field(fields, "upstream", "")
+        for missing, value in (("name", name), ("upstream", upstream)):
+            if not value:
+                raise _RefusedError(f"missing required field: {missing}{where}")
+        listen = self._allowed(_field(fields, "listen", "") or "127.0.0.1:0")
+        return Proxy(name, listen, upstream), _field(fields, "enabled", default=True)
+
+    async def _put(self, proxy: Proxy, *, enabled: bool) -> object:
+        """Add a proxy, or replace the one of its name; one with the same addresses is left alone."""
+        before = self.proxies.get(proxy.name)
+        if before is None or (before.listen, before.upstream) != (proxy.listen, proxy.upstream):
+            if before is not None:
+                await before.stop()
+            if enabled:
+                await proxy.start()
+            self.proxies[proxy.name] = proxy
+        return self.proxies[proxy.name].as_json()
+
+    async def _update(self, proxy: Proxy, fields: Mapping[str, object]) -> object:
+        """Change a proxy; new addresses drop its connections."""
+        listen = self._allowed(_field(fields, "listen", proxy.listen))
+        upstream = _field(fields, "upstream", proxy.upstream)
+        enabled = _field(fields, "enabled", proxy.enabled)
+        if not enabled or (listen, upstream) != (proxy.listen, proxy.upstream):
+            await proxy.stop()
+            proxy.listen, proxy.upstream = listen, upstream
+        if enabled:
+            await proxy.start()
+        return proxy.as_json()
+
+    def _allowed(self, listen: str) -> str:
+        """Return an address to listen on, with the host as a number; other machines may not reach it unasked."""
+        host, port = split(listen)
+        host = {"localhost": "127.0.0.1", "": "0.0.0.0"}.get(host, host)  # noqa: S104 - which is refused, or was asked for
+        if not (self._everywhere or ipaddress.ip_address(host).is_loopback):
+            raise _RefusedError(f"{listen} is no loopback address: start the proxy with --host")
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _about_toxics(proxy: Proxy, call: list[str], body: object) -> object:
+    said: object = None
+    match call:
+        case ["GET"]:
+            said = proxy.as_json()["toxics"]
+        case ["POST"]:
+            toxic = _new_toxic(_object(body))
+            if toxic.name in proxy.toxics:
+                raise _RefusedError("toxic already exists", 409)
+            said = _put(proxy, toxic)
+        case ["GET", name]:
+            said = asdict(_known(proxy.toxics, name, "toxic"))
+        case ["POST" | "PATCH", name]:
+            said = _put(proxy, _changed(_known(proxy.toxics, name, "toxic"), _object(body)))
+        case ["DELETE", name]:
+            gone = _known(proxy.toxics, name, "toxic")
+            proxy.arrange(toxic for toxic in proxy.toxics.values() if toxic is not gone)
+        case _:
+            raise _RefusedError("page not found", 404)
+    return said
+
+
+def _put(proxy: Proxy, toxic: Toxic) -> object:
+    """Put a toxic where the one of its name was, or behind all others."""
+    proxy.arrange({**proxy.toxics, toxic.name: toxic}.values())
+    return asdict(toxic)
+
+
+def _new_toxic(fields: Mapping[str, object]) -> Toxic:
+    kind, stream = _field(fields, "type", ""), _field(fields, "stream", "downstream").lower()
+    if stream not in STREAMS:
+        raise _RefusedError("stream was invalid, can be either upstream or downstream")
+    if kind not in TYPES:
+        raise _RefusedError("invalid toxic type")
+    name = _field(fields, "name", "") or f"{kind}_{stream}"
+    return _changed(Toxic(name, kind, stream, 1.0, {}), fields)
+
+
+def _changed(toxic: Toxic, fields: Mapping[str, object]) -> Toxic:
+    """Change toxicity and attributes; the rest of a toxic stays as it is, whatever the request says."""
+    toxicity = _field(fields, "toxicity", toxic.toxicity)
+    if not 0 <= toxicity <= 1:
+        raise ValueError("toxicity must be a number from 0 to 1")
+    given = _object(fields.get("attributes") or {})
+    attributes = attributes_of(toxic.type, {**toxic.attributes, **given})
+    return replace(toxic, toxicity=toxicity, attributes=attributes)
+
+
+def _known(every: dict[str, _Item], name: str, what: str) -> _Item:
+    if name not in every:
+        raise _RefusedError(f"{what} not found", 404)
+    return every[name]
+
+
+def _object(given: object) -> Mapping[str, object]:
+    if not isinstance(given, dict):
+        raise _RefusedError(f"{_BODY}: not an object")
+    return cast("dict[str, object]", given)
+
+
+def _field(fields: Mapping[str, object], name: str, default: _Field) -> _Field:
+    value = fields.get(name)
+    if value is None:
+        return default
+    kind = float if type(value) is int else type(value)
+    if kind is not type(default):
+        raise ValueError(f"{name} must be {_KINDS[type(default)]}")
+    return cast("_Field", value)

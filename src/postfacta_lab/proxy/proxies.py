@@ -51,11 +51,7 @@ class _Link:
         self._tell()
 
     async def run(self) -> None:
-        """Move bytes until there are no more, or the toxics end it.
-
-        Raises:
-            _ResetError: In a group, if they reset the connection.
-        """
+        """Move bytes until there are no more or the toxics end it; `_ResetError`, in a group, if they reset it."""
         async with asyncio.TaskGroup() as tasks:
             reading = tasks.create_task(self._read())
             with suppress(OSError):  # the peer is gone: nothing more can be written
@@ -207,11 +203,7 @@ class Proxy:
 
 
 def split(address: str) -> tuple[str, int]:
-    """Split an address into host and port.
-
-    Raises:
-        OSError: If there is no port.
-    """
+    """Split an address into host and port, or raise `OSError`."""
     host, colon, port = address.rpartition(":")
     if not (colon and port.isascii() and port.isdigit() and int(port) <= 65_535):
         raise OSError(f"address {address}: missing or invalid port in address")

@@ -83,14 +83,11 @@ def next_step(chunk: Chunk | None, stages: Sequence[Stage], last: float) -> tupl
             step = Step("end", max(chunk.came, last), 0, 0.0)
         for stage in after:
             if stage.acts and step.fate not in {"swallow", "reset"}:
-                TYPES[stage.toxic.type].act(stage.toxic.attributes, stage, step)
+                act, _ = TYPES[stage.toxic.type]
+                act(stage.toxic.attributes, stage, step)
         if step.size == size:
             return step, after
         size = step.size  # a smaller piece takes less time, in the toxics before too
-
-
-def _noop(has: Mapping[str, int], stage: Stage, step: Step) -> None:
-    """Do nothing."""
 
 
 def _latency(has: Mapping[str, int], stage: Stage, step: Step) -> None:
@@ -138,31 +135,22 @@ def _limit_data(has: Mapping[str, int], stage: Stage, step: Step) -> None:
         stage.free = step.due
 
 
-class _Type(NamedTuple):
-    act: Callable[[Mapping[str, int], Stage, Step], None]
-    attributes: tuple[str, ...] = ()
-
-
-TYPES: Mapping[str, _Type] = {
-    "noop": _Type(_noop),
-    "latency": _Type(_latency, ("latency", "jitter")),
-    "bandwidth": _Type(_bandwidth, ("rate",)),
-    "slow_close": _Type(_slow_close, ("delay",)),
-    "timeout": _Type(_timeout, ("timeout",)),
-    "reset_peer": _Type(_reset_peer, ("timeout",)),
-    "slicer": _Type(_slicer, ("size_variation", "average_size", "delay")),
-    "limit_data": _Type(_limit_data, ("bytes",)),
+# What each type does, and its attributes.
+TYPES: Mapping[str, tuple[Callable[[Mapping[str, int], Stage, Step], None], tuple[str, ...]]] = {
+    "latency": (_latency, ("latency", "jitter")),
+    "bandwidth": (_bandwidth, ("rate",)),
+    "slow_close": (_slow_close, ("delay",)),
+    "timeout": (_timeout, ("timeout",)),
+    "reset_peer": (_reset_peer, ("timeout",)),
+    "slicer": (_slicer, ("size_variation", "average_size", "delay")),
+    "limit_data": (_limit_data, ("bytes",)),
 }
 
 
 def attributes_of(kind: str, given: Mapping[str, object]) -> dict[str, int]:
-    """Return what a type takes of what is given, and 0 for the rest.
-
-    Raises:
-        ValueError: If one makes no sense.
-    """
+    """Return what a type takes of what is given, and 0 for the rest; `ValueError` if one makes no sense."""
     found: dict[str, int] = {}
-    for name in TYPES[kind].attributes:
+    for name in TYPES[kind][1]:
         least = {"rate": 1, "average_size": found.get("size_variation", 0) + 1}.get(name, 0)
         value = given.get(name, 0)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from postfacta_lab.assess.grade import LETTERS, grade, is_below, letter_of
-from postfacta_lab.assess.model import Outcome, Rubric, Verdict, rubric
+from postfacta_lab.assess.model import LETTERS, Outcome, Rubric, Verdict, grade, is_below, letter_of, rubric
 from tests.kit.every import every
 
 PASS, FAIL = Verdict.passes("it does"), Verdict.fails("it does not")

@@ -15,7 +15,7 @@ from postfacta_lab.assess.runner import (
     _Runner,  # pyright: ignore[reportPrivateUsage]
 )
 from postfacta_lab.assess.spec import Spec
-from postfacta_lab.engine.machine import Waited
+from postfacta_lab.engine.processes import Waited
 from tests.lab.assess.test_cli import found
 
 LATE, PASS = Verdict.within(9, "9 s", full=1, half=3), Verdict.passes("in time")
@@ -112,7 +112,7 @@ def test_others_had_what_was_neither_idle_nor_ours(
     before: tuple[int, ...], after: tuple[int, ...], share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = iter((before, after))
-    monkeypatch.setattr("postfacta_lab.engine.machine._ticks", lambda: next(ticks))
+    monkeypatch.setattr("postfacta_lab.engine.processes._ticks", lambda: next(ticks))
     assert Waited().others == pytest.approx(share)
 
 

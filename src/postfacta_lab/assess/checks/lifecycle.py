@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from time import monotonic
 
-from ...engine.client import Answer, Held, encode
-from ...engine.loops import Flood, closed_loop, open_loop
+from ...engine.client import Answer, Flood, Held, closed_loop, encode, open_loop
 from ...engine.processes import until
 from ..bench import Bench, Written, together
 from ..model import Verdict, group

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any
 
-from ...engine.client import Answer, Outcome, ask, encode
-from ...engine.loops import closed_loop
+from ...engine.client import Answer, Outcome, ask, closed_loop, encode
 from ...engine.values import as_dict
 from ..bench import Bench
 from ..model import Verdict, group

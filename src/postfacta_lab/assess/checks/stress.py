@@ -11,14 +11,13 @@ from operator import itemgetter
 from statistics import median
 from time import monotonic
 
-from ...engine.client import Answer, Outcome, encode
-from ...engine.loops import Flood, closed_loop, open_loop, slow_clients
+from ...engine.client import Answer, Flood, Outcome, closed_loop, encode, open_loop, slow_clients
 from ..bench import HAS_PROC, Bench, together
 from ..model import Verdict, group
 
 _CUT, _SILENT, _SETTLED, _EACH = 5.0, 8.0, 6.0, 0.15
 _CROWD = 4.0
-_Asked = tuple[float, str, Answer]  # when it was due, whether it reads or writes
+_Asked = tuple[float, Answer]  # when it was due
 _CLIENTS, _BESIDE = 75, 60
 _PATIENCE = 35.0  # of slow clients
 _SECONDS, _MOST_RATE, _RATIONED = 8.0, 500.0, 80.0
@@ -40,15 +39,14 @@ async def _outages(bench: Bench) -> Mapping[str, Verdict]:
     return {
         "DEP-2": _unavailable(bench, cut),
         "DEP-3": _recovery(after_cut, after_silence),
-        "DEP-4": _not_waited([answer for due, _, answer in silent if due >= _SETTLED]),
-        "TIME-4": _limited([answer for _, _, answer in silent]),
+        "DEP-4": _not_waited([answer for due, answer in silent if due >= _SETTLED]),
+        "TIME-4": _limited([answer for _, answer in silent]),
     }
 
 
 async def _ask_for(bench: Bench, seconds: float, patience: float = 12.0) -> list[_Asked]:
-    """Read and write, one each 0.15 s, whether or not they are answered."""
-    number = count()
-    writes = bench.spec.write is not None
+    """Read and write in turn, one each 0.15 s, whether or not they are answered."""
+    number, writes = count(), bench.spec.write is not None
 
     async def one() -> Answer:
         if writes and next(number) % 2:
@@ -56,30 +54,24 @@ async def _ask_for(bench: Bench, seconds: float, patience: float = 12.0) -> list
         return await bench.read(patience=patience)
 
     flood = await open_loop(one, rate=1 / _EACH, seconds=seconds)
-    return [
-        (due, "write" if writes and place % 2 else "read", answer)
-        for place, (due, answer) in enumerate(sorted(flood.answers, key=itemgetter(0)))
-    ]
+    return sorted(flood.answers, key=itemgetter(0))
 
 
 def _unavailable(bench: Bench, asked: list[_Asked]) -> Verdict:
-    answers = [answer for _, _, answer in asked]
-    facts = [(round(due, 2), answer.status) for due, _, answer in asked]
-    acknowledged = sum(kind == "write" and answer.good for _, kind, answer in asked)
+    answers = [answer for _, answer in asked]
+    facts = [(round(due, 2), answer.status) for due, answer in asked]
+    acknowledged = sum(answer.good for answer in answers[1::2]) if bench.spec.write else 0
     if acknowledged and bench.durable is not False:
         return Verdict.fails(f"{acknowledged} writes were acknowledged while the database was cut", cut=facts)
     if hung := sum(not answer.status for answer in answers):
         return Verdict.fails(f"{hung} of {len(answers)} were not answered", cut=facts)
-    right = sum(_is_right(kind, answer) for _, kind, answer in asked)
+    refused = sum(answer.status == 503 and "retry-after" in answer.headers for answer in answers)
+    right = refused + sum(answer.good for answer in answers) - acknowledged
     slowest, seen = max(answer.seconds for answer in answers), ", ".join(sorted({*map(str, answers)}))
     mostly = all(answer.status >= 500 or answer.good for answer in answers)
     score = 1.0 if right == len(asked) and slowest <= 1 else 0.5 if mostly else 0.25
     said = f"{right} of {len(asked)} were answered by 503 with Retry-After, or stale, within {slowest:.1f} s ({seen})"
     return Verdict.scored(score, said, sure=slowest <= 1, cut=facts)
-
-
-def _is_right(kind: str, answer: Answer) -> bool:
-    return (answer.status == 503 and "retry-after" in answer.headers) or (kind == "read" and answer.good)
 
 
 def _p95(answers: list[Answer]) -> float:
