@@ -171,6 +171,15 @@ def test_outages_that_are_detected_alike_are_proved_once() -> None:
     assert len([test for test in made(APP, "success-rate") if "half an hour" in test["name"]]) >= 5
 
 
+def test_an_outage_in_which_half_an_event_would_fail_is_not_proved() -> None:
+    # A gauge has one value a scrape, which is good or bad.
+    tiers = tuple(replace(tier, min_failures=0) for tier in objective("checkouts-succeed").tiers)
+    gauge = replace(objective("queue-is-short"), tiers=tiers)
+    names = [test["name"] for test in burn_tests(Scenario(model().source, gauge, 1))]
+    outages = [name for name in names if "half an hour" in name]
+    assert outages == ["queue-is-short: 100 % fail for half an hour"]
+
+
 def test_an_objective_without_alerts_has_no_course() -> None:
     assert burn_tests(scenario(ORDERS, "queue-is-short")) == []
 
