@@ -41,6 +41,7 @@ headers = { Authorization = "%(machine)s" }
 
 
 @pytest.mark.usefixtures("programs")
+@pytest.mark.clock("4 s: what takes longer than five is answered 504")
 def test_schemathesis_finds_nothing_but_what_the_document_promises(
     postgres_server: EmbeddedPostgres, app_template: str, tmp_path: Path
 ) -> None:

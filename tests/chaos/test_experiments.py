@@ -31,6 +31,7 @@ def template() -> Generator[Path]:
         yield prepare(folder / "template")
 
 
+@pytest.mark.clock("0.4 s: users wait for less than half a second")
 @pytest.mark.parametrize("name", NAMES)
 def test_it_holds(name: str, template: Path, tmp_path: Path) -> None:
     (path,) = find([name])
