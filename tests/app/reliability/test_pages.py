@@ -115,7 +115,7 @@ async def test_no_page_waits_for_a_prometheus_that_hangs() -> None:
     assert (page.context["objectives"], watch.error) == ([], "")
 
 
-async def test_a_prometheus_that_does_not_answer_in_time_is_told(shared_app_dsn: str) -> None:
+async def test_a_prometheus_that_does_not_answer_in_time_is_reported(shared_app_dsn: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://ada:hunter2@127.0.0.1:{silent.getsockname()[1]}"
         async with in_process(shared_app_dsn, prometheus_url=url) as service:
