@@ -199,7 +199,7 @@ def _ticks(most: float) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One of them; `kind` is `failure`, `error` or `skipped`, and empty for one that passed."""
+    """One test of a JUnit report; `kind` is `failure`, `error` or `skipped`, and empty for one that passed."""
 
     group: str
     name: str

@@ -194,10 +194,10 @@ def drift(seen: Sequence[Look]) -> list[str]:
     steady = seen[len(seen) // 4 :]  # a service grows into its load first
     if len(steady) < _FEWEST_LOOKS:
         return []
-    moments, *held = zip(*steady, strict=True)
+    times, *held = zip(*steady, strict=True)
     found: list[str] = []
     for name, values in zip(("memory", "files", "threads"), held, strict=True):
-        rise, doubt = slope(moments, values)
+        rise, doubt = slope(times, values)
         mean = fmean(values)
         if mean and (rise - doubt) * _HOUR / mean > _MOST_PER_HOUR:
             found.append(f"{name} grows by {rise * _HOUR / mean:.1%} an hour")
