@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -87,7 +89,7 @@ def test_fast_is_held_to_fast_and_the_rest_is_counted(
     assert executed(suite) == FAST
     # By line: the summary repeats the reason, whole where the variable CI is set.
     reasons = [line for line in result.outlines if line.startswith("A fast test ")]
-    started = "A fast test started subprocess.Popen('true'); mark it or mend it"
+    started = "A fast test started subprocess.Popen(['true']); mark it or mend it"
     assert sum(line.startswith(started) for line in reasons) == 2
     [took] = (line for line in reasons if not line.startswith(started))
     assert re.match(r"A fast test took \d+\.\d\d s of the processor; mark it or mend it", took)
@@ -100,6 +102,30 @@ def test_what_passed_before_is_left_out_and_counted(suite: pytest.Pytester, work
     # One failed, and one passed: only what passed is not run again.
     result.assert_outcomes(failed=1)
     assert result.outlines[-1].endswith("passed before: 1")
+
+
+def test_threads_that_coverage_measures_can_begin_at_once() -> None:
+    ready, failed = threading.Barrier(4), list[str]()
+
+    def begin() -> None:
+        ready.wait()
+        for _ in range(20_000):
+            try:
+                sys.settrace(lambda *_: None)
+            except RuntimeError as error:
+                failed.append(str(error))
+
+    threads = [threading.Thread(target=begin) for _ in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert failed == []
 
 
 def test_each_tier_is_chosen_by_its_mark(suite: pytest.Pytester) -> None:

@@ -63,7 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Begin to watch."""
     config.stash[_LEFT_OUT] = Counter()
-    sys.addaudithook(watch)
+    watch.begin()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import functools
+import os
+import subprocess
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
 __all__ = ["sparing", "watch"]
-
-_STARTS = frozenset({"os.fork", "os.forkpty", "os.posix_spawn", "subprocess.Popen"})
 
 
 class Watch:
@@ -17,9 +18,28 @@ class Watch:
     def __init__(self) -> None:
         self.started: list[str] | None = None
 
-    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.started is not None and event in _STARTS:
-            self.started.append(f"{event}({arguments[0]!r})" if arguments else event)
+    def begin(self) -> None:
+        """Stand before each function that starts a program, once in a process.
+
+        No audit hook does it: one in Python lets CPython 3.11 change threads while it installs a trace function, and a thread
+        that coverage begins to measure in that moment dies of it.
+        """
+        for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp"):
+            setattr(os, name, self._reporting(f"os.{name}", getattr(os, name)))
+        subprocess.Popen.__init__ = self._reporting("subprocess.Popen", subprocess.Popen.__init__, of=1)  # type: ignore[method-assign]
+
+    def _reporting(self, name: str, start: Callable[..., Any], of: int = 0) -> Callable[..., Any]:
+        if hasattr(start, "__wrapped__"):
+            return start
+
+        @functools.wraps(start)
+        def reporting(*arguments: Any, **options: Any) -> Any:
+            if self.started is not None:
+                program = arguments[of : of + 1] or (options.get("args"),)
+                self.started.append(f"{name}({program[0]!r})" if program[0] is not None else name)
+            return start(*arguments, **options)
+
+        return reporting
 
 
 watch = Watch()
