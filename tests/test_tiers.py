@@ -107,11 +107,14 @@ def test_what_passed_before_is_left_out_and_counted(suite: pytest.Pytester, work
 def test_threads_that_coverage_measures_can_begin_at_once() -> None:
     ready, failed = threading.Barrier(4), list[str]()
 
+    def trace(*_: object) -> None:
+        """Trace nothing."""
+
     def begin() -> None:
         ready.wait()
         for _ in range(20_000):
             try:
-                sys.settrace(lambda *_: None)
+                sys.settrace(trace)
             except RuntimeError as error:
                 failed.append(str(error))
 
