@@ -24,14 +24,13 @@ class Watch:
         No audit hook does it: one in Python lets CPython 3.11 change threads while it installs a trace function, and a thread
         that coverage begins to measure in that moment dies of it.
         """
-        for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp"):
-            setattr(os, name, self._reporting(f"os.{name}", getattr(os, name)))
-        subprocess.Popen.__init__ = self._reporting("subprocess.Popen", subprocess.Popen.__init__, of=1)  # type: ignore[method-assign]
+        starts = [(os, f"os.{name}", name) for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp")]
+        for owner, known, name in (*starts, (subprocess.Popen, "subprocess.Popen", "__init__")):
+            start = getattr(owner, name)
+            if not hasattr(start, "__wrapped__"):
+                setattr(owner, name, self._reporting(known, start, of=int(name == "__init__")))
 
-    def _reporting(self, name: str, start: Callable[..., Any], of: int = 0) -> Callable[..., Any]:
-        if hasattr(start, "__wrapped__"):
-            return start
-
+    def _reporting(self, name: str, start: Callable[..., Any], of: int) -> Callable[..., Any]:
         @functools.wraps(start)
         def reporting(*arguments: Any, **options: Any) -> Any:
             if self.started is not None:
