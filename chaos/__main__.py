@@ -26,7 +26,7 @@ from chaos.durability import Durability, Options, check_durability
 from chaos.report import as_html
 from chaos.stack import prepare
 from chaos.tables import replace_tables
-from postfacta_lab.chaos.experiment import VERDICTS, Experiment, run
+from postfacta_lab.chaos.command import VERDICTS, Experiment, run
 from postfacta_lab.engine.page import machine
 from postfacta_lab.verdict import Verdict, overall
 

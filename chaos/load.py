@@ -39,10 +39,6 @@ class Load(Users):
     reads: Sequence[str] = ("/api/v1/incidents?limit=20", "/api/v0/incidents")
     writes: bool = True
     history: list[Write] = field(default_factory=list[Write])
-    _open: dict[int, float] = field(default_factory=dict[int, float])
-
-    def _waiting(self) -> Sequence[float]:
-        return tuple(self._open.values())
 
     async def _run(self) -> None:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
@@ -54,7 +50,6 @@ class Load(Users):
             for number, moment in enumerate(self._moments()):
                 await anyio.sleep(max(0.0, moment - self.now()))
                 if self.meter.admit(moment):
-                    self._open[number] = moment
                     group.start_soon(self._one, client, number, moment)
 
     async def _one(self, client: httpx2.AsyncClient, number: int, intended: float) -> None:
@@ -65,11 +60,7 @@ class Load(Users):
             return
         path = self.reads[number % len(self.reads)]
         _, error = await _send(client, "GET", path, headers=own)
-        self._ended(number, Sample(f"GET {path.partition('?')[0]}", intended, began, self.now(), error))
-
-    def _ended(self, number: int, sample: Sample) -> None:
-        self._open.pop(number, None)
-        self.meter.finish(sample)
+        self.meter.finish(Sample(f"GET {path.partition('?')[0]}", intended, began, self.now(), error))
 
     async def _write(
         self, client: httpx2.AsyncClient, number: int, own: Mapping[str, str], begun: Sample
@@ -84,7 +75,7 @@ class Load(Users):
             attempts += 1
             answer, error = await _send(client, "POST", "/api/v1/incidents", headers=headers, body=body)
             if attempts == 1:
-                self._ended(number, Sample("POST", begun.intended, begun.began, self.now(), error))
+                self.meter.finish(Sample("POST", begun.intended, begun.began, self.now(), error))
             if answer is not None and not error:
                 outcome = Outcome.OK
                 resolved = "replayed" if "idempotency-replayed" in answer.headers else "repeated"

@@ -7,7 +7,7 @@ from html import escape
 
 from chaos.durability import Durability
 from chaos.tables import by_kind
-from postfacta_lab.chaos.experiment import Experiment, overview, section_of
+from postfacta_lab.chaos.command import Experiment, overview, section_of
 from postfacta_lab.engine.page import badge, facts, page, section, table
 
 __all__ = ["as_html"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chaos.durability import Durability
 from chaos.faults import Fault
-from postfacta_lab.chaos.experiment import Experiment
+from postfacta_lab.chaos.command import Experiment
 from postfacta_lab.engine.page import machine
 from postfacta_lab.load.gate import percentile
 

@@ -58,8 +58,8 @@ BUDGETS = {
     "postfacta_core": 18_627,
     "postfacta_postgres": 2_003,
     "postfacta_slo": 4_906,
-    "postfacta_lab": 7_745,
-    "postfacta_lab/assess": 2_850,
+    "postfacta_lab": 7_500,
+    "postfacta_lab/assess": 2_825,
     "postfacta_app": 19_733,
     "postfacta_app/web": 2_135,
 }

@@ -11,7 +11,7 @@ from chaos.gameday.judge import FAST, Episode, Result
 from chaos.gameday.keeper import Kept
 from chaos.sink import Arrival
 from chaos.tables import measured
-from postfacta_lab.engine.page import Series, badge, chart, facts, machine, page, section, table
+from postfacta_lab.engine.page import badge, chart, facts, machine, page, section, table
 
 __all__ = ["Told", "as_html", "as_json", "as_markdown"]
 
@@ -187,7 +187,7 @@ def as_html(told: Told) -> str:
         section(
             "The day",
             chart(
-                [Series("requests", users), Series("failed", failed)],
+                {"requests": users, "failed": failed},
                 x="seconds; dashed: a fault was caused",
                 y="a second",
                 marks=marks,

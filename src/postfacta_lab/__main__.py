@@ -54,8 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         needs = 'needs an extra that is not installed: pip install "postfacta[lab]"'
         click.echo(f"postfacta: lab {name} {needs} (no module {error.name})", err=True)
         return int(Verdict.NOTHING)
-    except click.ClickException as error:
-        click.echo(f"postfacta: {error.format_message()}", err=True)
+    # By a ValueError, the parts of the lab refuse what is wrong.
+    except (click.ClickException, ValueError) as error:
+        said = error.format_message() if isinstance(error, click.ClickException) else error
+        click.echo(f"postfacta: {said}", err=True)
         return int(Verdict.NOTHING)
     except click.Abort:
         return 130

@@ -1,12 +1,4 @@
-"""The exit codes of chaos, load, drain; what counts as having measured nothing.
-
-| code | means |
-|---|---|
-| 0 | all that was claimed held |
-| 1 | something did not hold |
-| 2 | undecided: too few requests, the generator did not keep up, the fault was not confirmed |
-| 3 | nothing was measured: no answer, or what was asked for does not exist there; or the command was wrong |
-"""
+"""The exit codes of chaos, load, drain; what counts as having measured nothing."""
 
 from __future__ import annotations
 
@@ -24,10 +16,10 @@ _FROM_THE_SERVICE = {"408", "425", "429"}
 class Verdict(IntEnum):
     """How a run ended; the number is the exit code."""
 
-    PASS = 0
+    PASS = 0  # all that was claimed held
     FAIL = 1
-    INVALID = 2
-    NOTHING = 3
+    INVALID = 2  # undecided: too few requests, the generator did not keep up, the fault was not confirmed
+    NOTHING = 3  # no answer, or what was asked for does not exist there; or the command was wrong
 
 
 def nothing_measured(count: int, errors: Mapping[str, int]) -> str:

@@ -14,7 +14,7 @@ from chaos.__main__ import QUICK, main
 from chaos.catalogue import find
 from chaos.processes import Haproxy
 from chaos.stack import prepare
-from postfacta_lab.chaos.experiment import run
+from postfacta_lab.chaos.command import run
 from tests.kit.pg import open_folder
 
 NAMES = ("C01", "C02", "C03", "C04", "C05")

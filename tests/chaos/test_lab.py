@@ -11,7 +11,7 @@ import pytest
 
 from chaos.report import as_html
 from chaos.tables import replace_tables
-from postfacta_lab.chaos.experiment import Experiment, run
+from postfacta_lab.chaos.command import Experiment, run
 
 ROOT = Path(__file__).parent.parent.parent
 SERVER = ROOT / "tests/lab/tiny_server.py"

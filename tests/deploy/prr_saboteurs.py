@@ -104,8 +104,8 @@ SABOTEURS = {
     "R30": Saboteur(f"{_APP}/openapi.py", '"openapi": "3.1.0"', '"openapi": "3.2.0"'),
     "R31": Saboteur(
         "src/postfacta_lab/load/generator.py",
-        "return tuple(count / rate for count in counts)",
-        "return tuple(counts)",
+        "return tuple(at / rate for at in takewhile(",
+        "return tuple(at for at in takewhile(",
     ),
     "R32": Saboteur("docs/capacity.md", "197 ms | held |", "197 ms | did not hold |"),
     "R33": Saboteur("docs/capacity.md", "92 ms | held |", "92 ms | did not hold |"),

@@ -52,7 +52,7 @@ def test_what_would_pile_up_is_dropped_and_counted() -> None:
     assert meter.dropped == [0.2]
     meter.finish(Sample("GET /", 0.0, 0.0, 0.5))
     assert meter.admit(0.6)
-    assert (meter.in_flight, len(meter.samples)) == (2, 1)
+    assert (meter.waiting, len(meter.samples)) == ([0.1, 0.6], 1)
 
 
 def test_latency_counts_from_the_intended_start() -> None:

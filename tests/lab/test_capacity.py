@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, strategies as st
 
-from postfacta_lab.capacity.command import command, connections, fit, pool_for
+from postfacta_lab.capacity.command import command, fit, pool_for
 
 COUNTS = (1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0)
 
@@ -62,10 +62,6 @@ def test_a_pool_is_planned_by_what_it_holds() -> None:
     assert pool_for(100.0, 0.065) == 10
     assert pool_for(100.0, 0.0651) == 11
     assert pool_for(1.0, 0.0) == 1
-
-
-def test_connections_are_added_up_over_a_rollout() -> None:
-    assert connections(replicas=3, pool=20) == 86
 
 
 def test_the_command_reads_runs_and_says_what_they_tell(

@@ -60,7 +60,6 @@ def test_a_good_server_passes(tmp_path: Path) -> None:
         result = load(port, tmp_path, "--rate", "80", "--seconds", "2", *PATIENT)
     assert result.code == 0, result.output
     assert {row["route"] for row in result.figures["rows"]} == {"all", "GET /invoices/7"}
-    assert sum(result.figures["latencies_us"].values()) == result.figures["rows"][0]["count"]
 
 
 def test_a_server_that_is_frozen_for_five_seconds_cannot_look_well(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_lab.engine.page import Series, badge, chart, page, section, table
+from postfacta_lab.engine.page import badge, chart, page, section, table
 
 
 class Balance(HTMLParser):
@@ -30,7 +30,7 @@ class Balance(HTMLParser):
 # A report names the commit, by git.
 @pytest.mark.usefixtures("programs")
 def test_a_report_is_self_contained() -> None:
-    lines = [Series("p50", [(0, 0.1), (1, 0.2)]), Series("p99", [(0, 1.0), (1, 2.5)])]
+    lines = {"p50": [(0, 0.1), (1, 0.2)], "p99": [(0, 1.0), (1, 2.5)]}
     whole = page(
         "Load",
         "pass",
@@ -53,7 +53,7 @@ def test_what_a_service_said_is_shown_as_text(hostile: str) -> None:
         page(hostile, hostile, []),
         section(hostile, about=hostile),
         table((hostile,), [[hostile]]),
-        chart([Series(hostile, [(0, 1), (1, 1)])], x=hostile, y=hostile),
+        chart({hostile: [(0, 1), (1, 1)]}, x=hostile, y=hostile),
         badge(hostile),
     )
     assert not any(hostile in part for part in parts)
@@ -61,7 +61,7 @@ def test_what_a_service_said_is_shown_as_text(hostile: str) -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), min_size=1, max_size=20))
 def test_each_point_of_a_chart_lies_inside_it(points: list[tuple[float, float]]) -> None:
-    drawn = chart([Series("a line", sorted(points))], x="x", y="y")
+    drawn = chart({"a line": sorted(points)}, x="x", y="y")
     path = re.search(r' d="M ([^"]+)"', drawn)
     assert path is not None
     for point in path[1].split(" L "):
@@ -71,4 +71,4 @@ def test_each_point_of_a_chart_lies_inside_it(points: list[tuple[float, float]])
 
 
 def test_a_chart_of_nothing_says_so() -> None:
-    assert "nothing to draw" in chart([], x="x", y="y")
+    assert "nothing to draw" in chart({}, x="x", y="y")

@@ -396,11 +396,11 @@ def test_a_disabled_proxy_closes_and_refuses_until_it_is_enabled(
     name, address = echoing
     with connect(address) as client:
         assert ask(client) == b"hello"
-        api.disable(name)
+        api.update(name, enabled=False)
         assert ending(client) in {"end", "reset"}
     with pytest.raises(ConnectionRefusedError):
         connect(address)
-    api.enable(name)
+    api.update(name, enabled=True)
     with connect(address) as client:
         assert ask(client) == b"hello"
 
@@ -408,8 +408,8 @@ def test_a_disabled_proxy_closes_and_refuses_until_it_is_enabled(
 def test_toxics_outlive_a_pause(api: Toxiproxy, echoing: tuple[str, str]) -> None:
     name, address = echoing
     api.add(name, "limit_data", bytes=2)
-    api.disable(name)
-    api.enable(name)
+    api.update(name, enabled=False)
+    api.update(name, enabled=True)
     with connect(address) as client:
         assert ask(client) == b"he"
 
@@ -418,7 +418,7 @@ def test_another_upstream_drops_the_connections(api: Toxiproxy, echoing: tuple[s
     name, address = echoing
     with serve(lambda connection: connection.sendall(b"the other one")) as other, connect(address) as client:
         assert ask(client) == b"hello"
-        api.redirect(name, other)
+        api.update(name, upstream=other)
         assert ending(client) in {"end", "reset"}
         with connect(address) as again:
             assert read_all(again) == b"the other one"
@@ -467,13 +467,13 @@ def test_a_query_fails_at_once_when_its_proxy_is_disabled(
         query = asyncio.ensure_future(connection.fetchval("select pg_sleep(60)"))
         await asyncio.sleep(0.2)
         assert not query.done()
-        await asyncio.to_thread(api.disable, name)
+        await asyncio.to_thread(api.update, name, enabled=False)
         with pytest.raises((asyncpg.PostgresConnectionError, ConnectionError)):
             await asyncio.wait_for(query, 10)
         with pytest.raises(ConnectionRefusedError):
             await connect_to_postgres(address, postgres_server)
         connection.terminate()
-        await asyncio.to_thread(api.enable, name)
+        await asyncio.to_thread(api.update, name, enabled=True)
         again = await connect_to_postgres(address, postgres_server)
         assert await again.fetchval("select 1") == 1
         await again.close(timeout=PATIENCE)

@@ -84,7 +84,7 @@ def test_a_proxy_may_begin_disabled(api: Toxiproxy, http: httpx2.Client) -> None
     made = http.post("/proxies", json=new)
     assert made.status_code == 201
     assert made.json()["enabled"] is False
-    api.enable("off")
+    api.update("off", enabled=True)
     shown = http.get("/proxies/off").json()
     assert shown["enabled"] is True
     assert not shown["listen"].endswith(":0")
@@ -153,7 +153,7 @@ def test_populating_with_one_fault_creates_nothing(http: httpx2.Client) -> None:
 
 def test_a_reset_enables_all_and_removes_every_toxic(api: Toxiproxy, http: httpx2.Client, name: str) -> None:
     api.add(name, "latency", latency=5)
-    api.disable(name)
+    api.update(name, enabled=False)
     answer = http.post("/reset")
     assert (answer.status_code, answer.content) == (204, b"")
     shown = api.proxies()[name]

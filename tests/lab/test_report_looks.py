@@ -13,7 +13,7 @@ from playwright.sync_api import Page
 
 from postfacta_lab.assess.report import html
 from postfacta_lab.capacity.command import command as capacity
-from postfacta_lab.chaos.experiment import Experiment, overview, section_of
+from postfacta_lab.chaos.command import Experiment, overview, section_of
 from postfacta_lab.engine.page import page as written
 from postfacta_lab.load.command import Report
 from postfacta_lab.load.gate import Limits

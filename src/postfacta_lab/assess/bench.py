@@ -39,7 +39,6 @@ PATIENCE = 60.0  # seconds for a start
 HAS_PROC = Path("/proc/self/stat").exists()
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PERIOD = 0.05
-_MOST_OUTPUT = 4 * 2**20
 _FOR_EVER = 10**9  # milliseconds
 _Value = TypeVar("_Value")
 
@@ -77,12 +76,6 @@ class Service(Child):
     def memory(self) -> int:
         """Return the resident memory of all of its processes, in bytes."""
         return sum(int(stat[21]) * _PAGE for pid in self.leaves() if (stat := fields_of(pid)))
-
-    def output(self) -> str:
-        """Return the last 4 MiB that it and its predecessors wrote."""
-        with self.log.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - _MOST_OUTPUT))
-            return log.read().decode("utf-8", "replace")
 
     @asynccontextmanager
     async def rationed(self, share: float) -> AsyncGenerator[None]:
@@ -129,7 +122,6 @@ class Link(Proxy):
         self._slow_down(_FOR_EVER, *STREAMS)
 
     async def delay(self, seconds: float) -> None:
-        """Hold each answer back for this long."""
         self._slow_down(round(1000 * seconds), "downstream")
 
     def _slow_down(self, milliseconds: int, *streams: str) -> None:
@@ -137,12 +129,10 @@ class Link(Proxy):
         self.arrange([Toxic(stream, "latency", stream, 1.0, held) for stream in streams])
 
     async def heal(self) -> None:
-        """Undo all of it."""
         await self.start()
         self.arrange([])
 
     def count_anew(self) -> None:
-        """Forget how many connections were opened, and the most at once."""
         self.opened, self.most = 0, self._at_once
 
 
@@ -167,7 +157,6 @@ class Bench:
     # The instance, and what stands around it
 
     async def heal(self) -> None:
-        """Undo what was done to the way to the database, if there is one."""
         if self.spec.database:
             await self.link.heal()
 
@@ -214,7 +203,7 @@ class Bench:
         began, answer, service = monotonic(), Answer(), self.service
         while monotonic() - began < PATIENCE:
             if not service.is_running:
-                said = service.output()[-600:]
+                said = service.words[-600:]
                 raise NotServingError(f"it ended with {service.code} before it served: {said}")
             answer = await self._serves()
             if answer.good or (self.spec.read is None and answer.status):
@@ -254,7 +243,6 @@ class Bench:
     # Requests
 
     def headers(self, more: Mapping[str, str] | None = None, *, auth: bool = True) -> dict[str, str]:
-        """Return the headers of a request, with the credentials of the file."""
         credentials = [self.spec.auth] if auth and self.spec.auth else []
         return {"Host": f"{HOST}:{self.service.port}", "Accept": "*/*", **dict(credentials), **(more or {})}
 
@@ -370,4 +358,4 @@ class Bench:
 
     def log(self) -> str:
         """Return what it wrote, of which colours are taken away."""
-        return re.sub(r"\x1b\[[\d;]*m", "", self.service.output())
+        return re.sub(r"\x1b\[[\d;]*m", "", self.service.words)

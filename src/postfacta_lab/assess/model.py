@@ -147,9 +147,8 @@ class Rubric:
 
 @cache
 def rubric() -> Rubric:
-    return Rubric.of(
-        tomllib.loads(files("postfacta_lab.assess").joinpath("rubric.toml").read_text(encoding="utf-8"))
-    )
+    text = files("postfacta_lab.assess").joinpath("rubric.toml").read_text(encoding="utf-8")
+    return Rubric.of(tomllib.loads(text))
 
 
 _Scores = Mapping[str, tuple[Entry, float | None]]  # of what applies; None if it was not measured

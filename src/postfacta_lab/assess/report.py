@@ -8,7 +8,7 @@ from dataclasses import asdict
 from html import escape
 from typing import Any
 
-from ..engine.page import Case, Series, badge as word, chart, page, section, suite, table
+from ..engine.page import Case, badge as word, chart, page, section, suite, table
 from .model import CAPS, Entry, Outcome, Verdict, grade, rubric
 from .runner import Run
 
@@ -227,7 +227,7 @@ def html(found: Found) -> str:
 
 def _details(check: Found) -> str:
     plots = [
-        chart([Series(title, check["facts"][name])], x="seconds", y="status")
+        chart({title: check["facts"][name]}, x="seconds", y="status")
         for name, title in _PLOTS.items()
         if check["facts"].get(name)
     ]

@@ -64,7 +64,6 @@ class _Runner:
         bench.shared["busy"] = options.busy
 
     async def all(self) -> Run:
-        """Start it, look at its calm, and run every group."""
         waited, bench, found = Waited(), self._bench, self._run
         await bench.start()
         await self._floor()

@@ -15,25 +15,21 @@ from pathlib import Path
 
 import click
 
-from ..engine.page import Series, chart, page, section, table
+from ..engine.page import chart, page, section, table
 from ..verdict import Verdict
 
-__all__ = ["Scaling", "command", "connections", "fit", "pool_for"]
+__all__ = ["Scaling", "command", "fit", "pool_for"]
 
 _FEWEST_POINTS = 6
 _UNKNOWN = f"not identified: {_FEWEST_POINTS} points are needed, and contention and coherence that are distinct from 0"
-_PLANNED_USE = (
-    0.65  # of a pool: a request waits twice as long as it is served there, nine times as long at 0.9 (M/M/1)
-)
+_PLANNED_USE = 0.65  # of a pool: a request waits twice its time of service, at 0.9 nine times (M/M/1)
 _RESERVED = 3  # PostgreSQL's superuser_reserved_connections
 _THREE = range(3)
 
 
 @click.command("capacity")
-@click.argument(
-    "files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False)
-)
-@click.option("--html", type=click.Path(path_type=Path), help="Draw the fit and its residuals there.")
+@click.argument("files", nargs=-1, required=True, type=Path)
+@click.option("--html", type=Path, help="Draw the fit and its residuals there.")
 @click.option("--held", type=float, help="Seconds for which a request holds a connection.")
 @click.option("--pool", type=int, help="Connections of an instance's pool.")
 @click.option("--replicas", default=1, show_default=True, help="Instances at most, of which one is replaced.")
@@ -55,7 +51,7 @@ def command(
     """
     try:
         scaling = fit(sorted(point for file in files for point in _points(file)))
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise click.ClickException(f"{', '.join(map(str, files))}: {error}") from None
     best = max(rate for _, rate in scaling.points)
     verdict = Verdict.INVALID if scaling.most_under_way is None else Verdict.PASS
@@ -68,7 +64,8 @@ def command(
     if price is not None:
         lines.append(f"cost: {price / best / 3600 * 1_000_000:.3f} for a million requests, at {best:.0f}/s")
     if pool is not None and max_connections is not None:
-        needed = connections(replicas, pool)
+        # While an instance is replaced. Each has one for health, too, and two are for other programs.
+        needed = (replicas + 1) * (pool + 1) + 2
         free = max_connections - _RESERVED - needed
         lines.append(f"connections: {needed} may be open, {free} are free")
         verdict = Verdict.FAIL if free < 0 else verdict
@@ -88,11 +85,11 @@ def _points(file: Path) -> list[tuple[float, float]]:
 def _page(found: Scaling, lines: Sequence[str], verdict: Verdict) -> str:
     loads = [n for n, _ in found.points]
     steps = [loads[0] + (loads[-1] - loads[0]) * step / 50 for step in range(51)]
-    curves = [Series("measured", found.points), Series("fitted", [(n, found.at(n)) for n in steps])]
+    curves = {"measured": found.points, "fitted": [(n, found.at(n)) for n in steps]}
     residuals = [(n, abs(residual)) for n, residual in zip(loads, found.residuals, strict=True)]
     sections = [
         section("Throughput by what is under way", chart(curves, x="requests", y="a second")),
-        section("Residuals", chart([Series("size", residuals)], x="requests under way", y="a second")),
+        section("Residuals", chart({"size": residuals}, x="requests under way", y="a second")),
         section("In words", table(("finding",), [[line] for line in lines])),
     ]
     return page("Capacity", verdict.name.lower(), sections)
@@ -177,8 +174,3 @@ def _inverse(matrix: list[list[float]]) -> list[list[float]]:
 def pool_for(rate: float, held: float) -> int:
     """Return the connections for a rate of requests that hold one for some seconds each (Little), at the planned use."""
     return max(math.ceil(rate * held / _PLANNED_USE - 1e-9), 1)
-
-
-def connections(replicas: int, pool: int) -> int:
-    """Return what may be open while an instance is replaced: each has one for health, too, two are for other programs."""
-    return (replicas + 1) * (pool + 1) + 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
+from collections.abc import Callable
 
 from ..engine.processes import wait_until
 from .control import SLOW, current
@@ -11,40 +11,29 @@ from .control import SLOW, current
 __all__ = ["await_steady", "freeze", "kill", "observe", "restore", "start", "stop", "thaw"]
 
 
-def kill(part: str) -> str:
-    """End a part at once (SIGKILL to all of its processes); `service` is what the command started."""
-    return _do("kill", part)
+def _deed(name: str) -> Callable[[str], str]:
+    def do(part: str) -> str:
+        lab = current()
+        parts = lab.named(part)
+        lab.mark(f"{name} {part}")
+        for one in parts:
+            getattr(one, name)()
+        return f"{name} {part}: done"
+
+    return do
 
 
-def stop(part: str) -> str:
-    return _do("stop", part)
-
-
-def start(part: str) -> str:
-    """Start a part; it need not be ready yet."""
-    return _do("start", part)
+# To all processes of a part; `service` is what the command started. What was started need not be ready yet.
+kill, stop, start, thaw, _freeze = map(_deed, ("kill", "stop", "start", "thaw", "freeze"))
 
 
 def freeze(part: str, seconds: float = 0.0) -> str:
     """Stop a part in its tracks (SIGSTOP to all of its processes); thaw it after some seconds, if any."""
-    done = _do("freeze", part)
+    done = _freeze(part)
     if seconds:
         observe(seconds)
         return thaw(part)
     return done
-
-
-def thaw(part: str) -> str:
-    return _do("thaw", part)
-
-
-def _do(deed: Literal["kill", "stop", "start", "freeze", "thaw"], part: str) -> str:
-    lab = current()
-    parts = lab.named(part)
-    lab.mark(f"{deed} {part}")
-    for one in parts:
-        getattr(one, deed)()
-    return f"{deed} {part}: done"
 
 
 def observe(seconds: float) -> str:

@@ -1,22 +1,37 @@
-"""The command `postfacta lab chaos`."""
+"""The command `postfacta lab chaos`: runs experiments of Chaos Toolkit, each a process, and reports."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ..drain.stop import command_line
-from ..engine.page import machine, page
+from ..engine.page import badge, chart, machine, page, section, table
+from ..engine.values import as_dict
+from ..engine.variables import for_an_experiment
 from ..load.mix import read_mix
 from ..verdict import Verdict, overall
-from .experiment import VERDICTS, Experiment, overview, run, section_of
+from .judging import judge
 
-__all__ = ["command"]
+__all__ = ["VERDICTS", "Experiment", "command", "overview", "run", "section_of"]
 
+VERDICTS = dict(zip(Verdict, ("pass", "deviated", "unknown", "nothing"), strict=True))
+"""What each exit code is called here."""
+
+_LONGEST = 600.0  # seconds; what takes longer is stuck
+_TIDY_UP = 120.0
 _SUFFIXES = {".yaml", ".yml", ".json"}
 
 
@@ -26,10 +41,8 @@ _SUFFIXES = {".yaml", ".yml", ".json"}
 )
 @click.argument("words", nargs=-1, required=True, metavar="FILE... [-- COMMAND...]")
 @click.option("--url", help="A service that runs already, instead of a command that starts one.")
-@click.option(
-    "--path", "paths", multiple=True, required=True, help="What its users ask for by GET; may be repeated."
-)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("build/chaos"), show_default=True)
+@click.option("--path", "paths", multiple=True, required=True, help="Asked for by GET; may be repeated.")
+@click.option("--out", type=Path, default=Path("build/chaos"), show_default=True)
 def command(*, words: tuple[str, ...], url: str | None, paths: tuple[str, ...], out: Path) -> Verdict:
     """Run experiments of Chaos Toolkit on a service under load, and judge what its users went through.
 
@@ -37,10 +50,7 @@ def command(*, words: tuple[str, ...], url: str | None, paths: tuple[str, ...], 
     and report.html.
     """
     files = [Path(word) for word in takewhile(lambda word: Path(word).suffix in _SUFFIXES, words)]
-    try:
-        settings = _settings(files, words[len(files) :], url=url, paths=paths)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
+    settings = _settings(files, words[len(files) :], url=url, paths=paths)
     out.mkdir(parents=True, exist_ok=True)
     done: list[Experiment] = []
     for file in files:
@@ -49,16 +59,11 @@ def command(*, words: tuple[str, ...], url: str | None, paths: tuple[str, ...], 
         click.echo(done[-1].as_text())
     codes = {name: code for code, name in VERDICTS.items()}
     code = overall(codes[it.verdict] for it in done)
-    experiments = [it.as_json() for it in done]
-    result = {
-        "verdict": VERDICTS[code],
-        "exit_code": int(code),
-        "machine": machine(),
-        "experiments": experiments,
-    }
+    verdict, experiments = VERDICTS[code], [it.as_json() for it in done]
+    result = {"verdict": verdict, "exit_code": int(code), "machine": machine(), "experiments": experiments}
     (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-    (out / "report.html").write_text(page("Chaos", VERDICTS[code], [overview(done), *map(section_of, done)]))
-    click.echo(f"{VERDICTS[code]}; report: {out / 'report.html'}")
+    (out / "report.html").write_text(page("Chaos", verdict, [overview(done), *map(section_of, done)]))
+    click.echo(f"{verdict}; report: {out / 'report.html'}")
     return code
 
 
@@ -76,3 +81,116 @@ def _settings(
         raise ValueError(f"--url must begin with http:// or https://, not {url!r}")
     where = {"CHAOS_URL": url} if url else {"CHAOS_COMMAND": command_line(start)}
     return {**where, "CHAOS_READS": " ".join(paths)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """How an experiment went."""
+
+    name: str  # its id, such as C03
+    title: str  # what it claims
+    description: str
+    verdict: str  # one of `VERDICTS`
+    reasons: Sequence[str]  # what was not met
+    probes: Sequence[tuple[str, str, str]]  # each claim, what was found at the end, and if it is tolerated
+    users: Mapping[str, Any]  # what the lab stored: users' requests, marks, history
+    seconds: float
+
+    def as_json(self) -> dict[str, object]:
+        users = {key: value for key, value in self.users.items() if key != "by_second"}
+        return {**asdict(self), "seconds": round(self.seconds, 1), "users": users}
+
+    def as_text(self) -> str:
+        users = self.users.get("users", {})
+        fared = f"{users.get('count', 0)} requests, {users.get('failed', 0)} failed"
+        again = f"well again after {self.users.get('recoveries', [])} s"
+        head = f"{self.name}: {self.verdict}; {fared}, {again}; {self.seconds:.0f} s"
+        return "\n  ".join([head, *self.reasons])
+
+
+def run(path: Path, folder: Path, *, settings: Mapping[str, str] | None = None) -> Experiment:
+    """Run one to its end, with environment variables that its configuration reads; its journal and log go to the folder."""
+    name = path.name.partition("-")[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.journal.json"
+    file.unlink(missing_ok=True)
+    command = (
+        *(sys.executable, "-m", "chaostoolkit", "--no-version-check"),
+        *("--log-file", str(folder / f"{name}.log"), "run"),
+        *("--rollback-strategy=always", "--hypothesis-strategy=continuously", "--hypothesis-frequency=1"),
+        *("--journal-path", str(file), str(path)),
+    )
+    environment = for_an_experiment(settings or {})
+    began = time.monotonic()
+    failure = _execute(command, environment)
+    seconds = time.monotonic() - began
+    journal: dict[str, Any] = {}
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        journal = as_dict(json.loads(file.read_text()))
+    users = as_dict(journal.get("users"))
+    watched = any(control in path.read_text() for control in ("chaos.control", "chaos.lab"))
+    own_service = bool({"CHAOS_URL", "CHAOS_COMMAND"} & environment.keys())
+    verdict, reasons = judge(journal, users, watched=watched or own_service, failure=failure)
+    states, experiment = as_dict(journal.get("steady_states")), as_dict(journal.get("experiment"))
+    last = as_dict(states.get("after") or states.get("before"))
+    return Experiment(
+        name=name,
+        title=str(experiment.get("title", path.stem)),
+        description=" ".join(str(experiment.get("description", "")).split()),
+        verdict=VERDICTS[verdict],
+        reasons=reasons,
+        probes=[_probe(it) for it in last.get("probes", [])],
+        users=users,
+        seconds=seconds,
+    )
+
+
+def _execute(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Return how it failed; empty if it did not."""
+    with subprocess.Popen(  # noqa: S603 - an argument list, no shell
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=_LONGEST)
+        except BaseException as error:
+            # It owns the service's processes, so it is asked before it is killed: it ends them first.
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_TIDY_UP)
+            process.kill()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            return f"it did not end within {_LONGEST:g} s"
+    return f"exit code {process.returncode}: {output.strip()[-400:]}" if process.returncode else ""
+
+
+def _probe(it: Mapping[str, Any]) -> tuple[str, str, str]:
+    found = it.get("output")
+    text = f"{found:.3f}" if isinstance(found, float) else str(found)
+    return it["activity"]["name"], text, "met" if it.get("tolerance_met") else "not met"
+
+
+def overview(experiments: Sequence[Experiment]) -> str:
+    rows = [
+        [it.name, it.title.partition(" ")[2], badge(it.verdict), f"{it.seconds:.0f} s"] for it in experiments
+    ]
+    return section("Experiments", table(("experiment", "claim", "verdict", "took"), rows))
+
+
+def section_of(it: Experiment) -> str:
+    seconds: Sequence[Sequence[float]] = it.users.get("by_second", ())
+    marks: Sequence[Mapping[str, Any]] = it.users.get("marks", ())
+    parts = [f"<p>{badge(it.verdict)}</p>"]
+    if it.reasons:
+        parts.append("<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in it.reasons) + "</ul>")
+    if seconds:
+        at = [mark["at"] for mark in marks]
+        requests, failed, longest = ([(it[0], it[column]) for it in seconds] for column in (1, 2, 3))
+        lines = {"requests": requests, "failed": failed}
+        parts.append(chart(lines, x="seconds; dashed: something was done", y="a second", marks=at))
+        parts.append(chart({"longest wait": longest}, x="seconds", y="seconds", marks=at))
+        done = ", ".join(f"{mark['what']} at {mark['at']:.1f} s" for mark in marks)
+        parts.append(f'<p class="soft">{escape(done)}</p>')
+    rows = [[name, value, badge(met)] for name, value, met in it.probes]
+    parts.append(table(("claim, at the end", "found", "verdict"), rows))
+    return section(it.title, *parts, about=it.description)

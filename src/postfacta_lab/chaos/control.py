@@ -8,19 +8,17 @@ CHAOS_TOKEN who they are.
 from __future__ import annotations
 
 import asyncio
-import http.client
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import cycle
 from math import inf
 from pathlib import Path
 from typing import Any, Protocol, Self
-from urllib.parse import urlsplit
 
 import click
 
@@ -46,7 +44,6 @@ __all__ = [
 ]
 
 _LONGEST = 3600.0  # seconds; an experiment that lasts longer is stuck
-_TIMEOUT = 15.0
 SLOW = 0.5  # seconds that no user should wait; a request in flight for longer counts though it has no end yet
 
 
@@ -77,11 +74,11 @@ class Users:
     rate: float = 50.0  # arrivals a second
     reads: Sequence[str] = ("/",)  # what is asked for in turn
     fault: str = ""  # what was done last; set by the code that does it
+    patience: float = 15.0  # seconds
     meter: Meter = field(default_factory=lambda: Meter(cap=1000))
     _began: float = 0.0
-    ends: threading.Event = field(default_factory=threading.Event)
+    _ends: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread = field(init=False)
-    _generator: Generator | None = None
 
     def __enter__(self) -> Self:
         self._began = time.perf_counter()
@@ -94,8 +91,8 @@ class Users:
 
     def stop(self) -> None:
         """Send no more, and wait until every request has an end; again changes nothing."""
-        self.ends.set()
-        self._thread.join(_TIMEOUT + 45.0)
+        self._ends.set()
+        self._thread.join(self.patience + 45.0)
 
     def now(self) -> float:
         return time.perf_counter() - self._began
@@ -107,7 +104,7 @@ class Users:
         """
         now = self.now()
         ended = [sample for sample in tuple(self.meter.samples) if first <= sample.intended < last]
-        waiting = [now - at for at in self._waiting() if first <= at < last and now - at > SLOW]
+        waiting = [now - at for at in tuple(self.meter.waiting) if first <= at < last and now - at > SLOW]
         dropped = sum(first <= at < last for at in tuple(self.meter.dropped))
         latencies = [sample.latency for sample in ended] + waiting
         return Window(
@@ -127,20 +124,16 @@ class Users:
         enough = last - since >= 1.0 and second.count >= self.rate / 2
         return enough and not second.failed and second.longest < SLOW
 
-    def _waiting(self) -> Sequence[float]:
-        """List when those were due that have no answer yet."""
-        return self._generator.waiting() if self._generator is not None else ()
-
     def _moments(self) -> Iterator[float]:
         for moment in moments("constant", self.rate, _LONGEST):
-            if self.ends.is_set():
+            if self._ends.is_set():
                 return
             yield moment
 
     async def _run(self) -> None:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         target = Target(self.url, headers, alternating=True)
-        generator = self._generator = Generator(target, self.meter, patience=_TIMEOUT, zero=self._began)
+        generator = Generator(target, self.meter, patience=self.patience, zero=self._began)
         try:
             await generator.send(self._moments(), cycle(read_mix(self.reads, None)))
             await generator.settle()
@@ -167,8 +160,7 @@ class Lab:
     parts: Mapping[str, Part] = field(default_factory=dict[str, Part])
     marks: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])  # what was done, and when
     recoveries: list[float] = field(default_factory=list[float])  # seconds, from the end of each fault
-    unready: int = 0  # how often an instance said that it was not ready
-    slowest_live: float = 0.0  # the longest that an instance which ran took for its liveness answer
+    watchers: list[Users] = field(default_factory=list[Users])  # of each instance's own health
 
     @property
     def began(self) -> float:
@@ -177,7 +169,6 @@ class Lab:
 
     @property
     def latest(self) -> float:
-        """When something was done last."""
         return self.marks[-1][1] if self.marks else 0.0
 
     @property
@@ -185,7 +176,6 @@ class Lab:
         return [self.load.url]
 
     def recent(self) -> Window:
-        """Return how users fared in the window that ends now."""
         return self.load.since(self.load.now() - self.window)
 
     def named(self, part: str) -> list[Part]:
@@ -196,13 +186,11 @@ class Lab:
         return [self.parts[part]]
 
     def restore(self) -> None:
-        """Thaw what is frozen, and start what is down."""
         for part in self.parts.values():
             part.thaw()
             part.start()
 
     def mark(self, what: str) -> None:
-        """Note that something is done now."""
         self.load.fault = what
         self.marks.append((what, self.load.now()))
 
@@ -221,25 +209,11 @@ class Lab:
             "by_second": [(at, it.count, it.failed, it.longest) for at, it in seconds.items() if it.count],
         }
 
-    def watch(self) -> None:
-        """Read each instance's own health, as long as users come."""
-        while not self.load.ends.wait(0.2):
-            for url in self.urls:
-                # One that does not run is no slow answer.
-                with suppress(OSError, http.client.HTTPException):
-                    began = time.monotonic()
-                    if _status(url, "/healthz/live") == 200:
-                        self.slowest_live = max(self.slowest_live, time.monotonic() - began)
-                    self.unready += _status(url, "/healthz/ready") == 503
-
-
-def _status(url: str, path: str) -> int:
-    """Ask on a new connection, as what restarts or balances does."""
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    with closing(kind(parts.netloc, timeout=2.0)) as connection:
-        connection.request("GET", path, headers={"Connection": "close"})
-        return connection.getresponse().status
+    def answers(self, probe: str, error: str = "") -> list[float]:
+        """Return the seconds that instances took for answers to a probe, good ones or those of a status."""
+        seen = [it for watcher in self.watchers for it in tuple(watcher.meter.samples)]
+        route = f"GET /healthz/{probe}"
+        return [it.ended - it.began for it in seen if (it.route, it.error) == (route, error)]
 
 
 _LABS: list[tuple[Lab, ExitStack]] = []
@@ -262,7 +236,9 @@ def configure(configuration: Mapping[str, Any], make: Callable[[Mapping[str, Any
     stack = ExitStack()
     try:
         lab = make(configuration, stack)
-        threading.Thread(target=lab.watch, daemon=True).start()
+        for url in lab.urls:
+            watcher = Users(url, "", 10.0, reads=("/healthz/live", "/healthz/ready"), patience=2.0)
+            lab.watchers.append(stack.enter_context(watcher))
         time.sleep(lab.window + 0.5)  # noqa: TID251 - Chaos Toolkit has no loop
     except BaseException as error:
         # Chaos Toolkit goes on without it, and says nothing.
@@ -309,6 +285,5 @@ def after_experiment_control(state: MutableMapping[str, Any], **_: object) -> No
 
 
 def cleanup_control() -> None:
-    """End the load and all processes."""
     while _LABS:
         _LABS.pop()[1].close()

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from time import monotonic
 
 from ..engine.client import Connection, Held, Outcome, ask, encode
@@ -34,13 +35,8 @@ async def probe(port: int, path: str, *, headers: Mapping[str, str] | None = Non
 
 def settled(seen: Sequence[tuple[float, int]], since: float) -> float | None:
     """Return the seconds from then to the first 503 that no 200 follows; None without one."""
-    settled: float | None = None
-    for at, status in reversed(seen):
-        if status == 200:
-            break
-        if status == 503:
-            settled = at - since
-    return settled
+    last = takewhile(lambda it: it[1] != 200, reversed(seen))
+    return min((at - since for at, status in last if status == 503), default=None)
 
 
 class Clients:
@@ -105,7 +101,6 @@ class Clients:
                 await asyncio.sleep(due - monotonic())
 
     async def once(self, client: str, path: str) -> None:
-        """Send one request on a connection of its own."""
         connection = await self._send(client, path, None)
         if connection is not None:
             connection.close()
@@ -138,11 +133,7 @@ class Clients:
     async def _send(self, client: str, path: str, connection: Connection | None) -> Connection | None:
         """Send one request, note how it went, and return the connection if it can be used again."""
         at = monotonic()
-        try:
-            connection = connection or await Connection.open(self._port, patience=_PATIENCE)
-        except OSError as error:
-            self.attempts.append(Attempt(client, Outcome.of_error(error), at))
-            return None
+        connection = connection or await Connection.open(self._port, patience=_PATIENCE)
         answer = await connection.get(path, self._headers, patience=_PATIENCE)
         self.attempts.append(Attempt(client, answer.outcome, at))
         if not connection.closing:

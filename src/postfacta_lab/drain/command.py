@@ -22,11 +22,7 @@ __all__ = ["command"]
 )
 @click.argument("words", nargs=-1, required=True, metavar="-- COMMAND...")
 @click.option("--path", "paths", multiple=True, help="What users ask for by GET; may be repeated.")
-@click.option(
-    "--mix",
-    type=click.Path(path_type=Path),
-    help="A file of requests instead; those with a body are half-sent at SIGTERM.",
-)
+@click.option("--mix", type=Path, help="A file of requests; those with a body are half-sent at SIGTERM.")
 @click.option("--slow", multiple=True, help="The path of a long request; five are under way at SIGTERM.")
 @click.option("--ready", default="", help="The readiness path, if there is one.")
 @click.option("--notice", default=1.5, show_default=True, help="Seconds that its balancer still sends.")
@@ -40,11 +36,8 @@ def command(
 
     The command starts it in the foreground on the port of 127.0.0.1 that stands for {port}, and in PORT.
     """
-    try:
-        read_mix([*behaviour["slow"], behaviour["ready"] or "/"], None)  # whether they are paths
-        service = Service(command=command_line(words), asks=read_mix(paths, mix), **behaviour)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
+    read_mix([*behaviour["slow"], behaviour["ready"] or "/"], None)  # whether they are paths
+    service = Service(command=command_line(words), asks=read_mix(paths, mix), **behaviour)
     if not service.paths:
         raise click.ClickException("the mix must have a request by GET, for clients that keep connections")
     with tempfile.TemporaryDirectory(prefix="drain-") as folder:

@@ -59,9 +59,7 @@ def judge(
     flaw = Verdict.INVALID if found else None
     if failed:
         kinds = ", ".join(sorted({f"{attempt.client} {attempt.outcome}" for attempt in failed}))
-        late = sum(attempt.at >= signalled for attempt in failed)
-        found.append(
-            f"{len(failed)} of {len(attempts)} requests failed ({kinds}), {late} of {len(after)} sent after the signal"
-        )
+        late = f"{sum(attempt.at >= signalled for attempt in failed)} of {len(after)} sent after the signal"
+        found.append(f"{len(failed)} of {len(attempts)} requests failed ({kinds}), {late}")
     figures = {"failed / requests": f"{len(failed)} / {len(attempts)}", "after the signal": str(len(after))}
     return Result(scenario, server, {**figures, **cells}, [*found, *misses], flaw=flaw)

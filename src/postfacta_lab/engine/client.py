@@ -12,7 +12,6 @@ from time import monotonic
 from typing import Any, Self
 
 __all__ = [
-    "BROKEN",
     "HOST",
     "Answer",
     "Connection",
@@ -28,7 +27,7 @@ __all__ = [
 
 HOST = "127.0.0.1"
 _MOST_BODY = 2**26
-BROKEN = (OSError, EOFError, asyncio.LimitOverrunError, ValueError)  # a time-out is an OSError
+_BROKEN = (OSError, EOFError, asyncio.LimitOverrunError, ValueError)  # a time-out is an OSError
 
 
 class Outcome(StrEnum):
@@ -45,17 +44,9 @@ class Outcome(StrEnum):
 
     @classmethod
     def of(cls, status: int) -> Outcome:
-        """Judge an answer that came whole."""
         if status < 400:
             return cls.OK
         return cls.STATUS_4XX if status < 500 else cls.STATUS_5XX
-
-    @classmethod
-    def of_error(cls, error: OSError) -> Outcome:
-        """Judge why no connection was made."""
-        if isinstance(error, TimeoutError):
-            return cls.TIMEOUT
-        return cls.REFUSED if isinstance(error, ConnectionRefusedError) else cls.RESET
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +100,14 @@ def encode(
 
 
 class Connection:
-    """A connection that is kept as long as the server does not say otherwise: then it is `closing`."""
+    """A connection that is kept as long as the server does not say otherwise: then it is `closing`.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    One that could not be made has a `failure`, of which its answer tells.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter | None) -> None:
         self._reader, self._writer = reader, writer
-        self._answers, self._has_head = 0, False
-        self.closing = False
+        self._answers, self.closing, self.failure = 0, writer is None, reader.exception()
 
     @classmethod
     async def open(
@@ -126,18 +119,24 @@ class Connection:
         patience: float = 5.0,
         source: str = "",
     ) -> Self:
-        """Connect, from the address `source` if it is given, or raise `OSError`."""
-        local = (source, 0) if source else None
-        async with asyncio.timeout(patience):
-            return cls(*await asyncio.open_connection(host, port, ssl=tls, local_addr=local))
+        """Connect, from the address `source` if it is given."""
+        reader, writer, local = asyncio.StreamReader(), None, (source, 0) if source else None
+        try:
+            async with asyncio.timeout(patience):
+                reader, writer = await asyncio.open_connection(host, port, ssl=tls, local_addr=local)
+        except OSError as error:
+            reader.set_exception(error)
+        return cls(reader, writer)
 
     @property
     def is_usable(self) -> bool:
         """Whether another request may be sent, as far as is known."""
-        return not (self.closing or self._writer.is_closing() or self._reader.at_eof())
+        return not (self.closing or not self._writer or self._writer.is_closing() or self._reader.at_eof())
 
     async def send(self, data: bytes) -> bool:
         """Send; False if the other side has closed."""
+        if self._writer is None:
+            return False
         try:
             self._writer.write(data)
             async with asyncio.timeout(5):
@@ -150,12 +149,10 @@ class Connection:
         await self.send(encode("GET", path, headers))
         return await self.answer(patience=patience)
 
-    async def drip(
-        self, pieces: Iterable[bytes], *, patience: float, every: float = 0.0, method: str = "GET"
-    ) -> Answer:
+    async def drip(self, pieces: Iterable[bytes], *, patience: float, every: float = 0.0) -> Answer:
         """Send pieces with pauses in between until there is an answer; it is a time-out if there is none."""
         async with asyncio.TaskGroup() as group:
-            answer = group.create_task(self.answer(method, patience))
+            answer = group.create_task(self.answer(patience=patience))
             for piece in pieces:
                 if not await self.send(piece) or (await asyncio.wait([answer], timeout=every))[0]:
                     break
@@ -165,32 +162,27 @@ class Connection:
         self, method: str = "GET", patience: float | None = 10.0, *, begun: Callable[[], None] | None = None
     ) -> Answer:
         """Read one answer, or say why there is none; `begun` is called when its head has come."""
-        began = monotonic()
+        began, has_head = monotonic(), False
         try:
             async with asyncio.timeout(patience):
-                return await self.read(method, begun=begun)
-        except BROKEN as error:
-            return Answer(seconds=monotonic() - began, broken=self.outcome_of(error))
-
-    async def read(self, method: str = "GET", *, begun: Callable[[], None] | None = None) -> Answer:
-        """Read one answer, or raise one of `BROKEN`."""
-        began = monotonic()
-        self._has_head = False
-        status, headers = await self._head()
-        self._has_head = True
-        if begun is not None:
-            begun()
-        body = await self._body(method, status, headers)
+                status, headers = await self._head()
+                has_head = True
+                if begun is not None:
+                    begun()
+                body = await self._body(method, status, headers)
+        except _BROKEN as error:
+            self.closing = True
+            return Answer(seconds=monotonic() - began, broken=self._outcome_of(error, has_head=has_head))
         self._answers += 1
         return Answer(status, headers, body, monotonic() - began)
 
-    def outcome_of(self, error: Exception) -> Outcome:
-        """Judge why no answer was read."""
-        self.closing = True
+    def _outcome_of(self, error: Exception, *, has_head: bool) -> Outcome:
         if isinstance(error, TimeoutError):
             return Outcome.TIMEOUT
+        if isinstance(error, ConnectionRefusedError):
+            return Outcome.REFUSED
         is_cut = isinstance(error, asyncio.IncompleteReadError) and not error.partial
-        if self._has_head or not (is_cut or isinstance(error, OSError)):
+        if has_head or not (is_cut or isinstance(error, OSError)):
             return Outcome.TRUNCATED
         return Outcome.STALE_EOF if self._answers else Outcome.RESET
 
@@ -228,7 +220,8 @@ class Connection:
         return body
 
     def close(self) -> None:
-        self._writer.transport.abort()
+        if self._writer is not None:
+            self._writer.transport.abort()
 
 
 def _headers(lines: list[str]) -> dict[str, str]:
@@ -250,10 +243,9 @@ def _bounded(length: int) -> int:
 class Held:
     """A request of which a part was sent; the rest is sent by `finish`."""
 
-    connection: Connection | None
+    connection: Connection
     method: str
-    rest: bytes = b""
-    broken: Outcome = Outcome.OK
+    rest: bytes
 
     @classmethod
     async def begin(
@@ -267,10 +259,7 @@ class Held:
         source: str = "",
     ) -> Self:
         """Send a request on a connection of its own, but for the last bytes of it."""
-        try:
-            connection = await Connection.open(port, patience=patience, source=source)
-        except OSError as error:
-            return cls(None, method, broken=Outcome.of_error(error))
+        connection = await Connection.open(port, patience=patience, source=source)
         until = len(request) - rest
         await connection.send(request[:until])
         return cls(connection, method, request[until:])
@@ -278,9 +267,6 @@ class Held:
     async def finish(
         self, patience: float | None = 15.0, *, begun: Callable[[], None] | None = None
     ) -> Answer:
-        """Send the rest, and read the answer."""
-        if self.connection is None:
-            return Answer(broken=self.broken)
         try:
             await self.connection.send(self.rest)
             return await self.connection.answer(self.method, patience, begun=begun)
@@ -360,19 +346,17 @@ async def slow_clients(
     clients: int,
     every: float,
     patience: float,
-    method: str = "GET",
 ) -> list[Answer]:
     """Let clients drip the rest of a request; return what ended each, a time-out if it was not ended in time."""
 
     async def client() -> Answer:
-        try:
-            connection = await connect()
-        except OSError:
+        connection = await connect()
+        if connection.failure:
             return Answer(broken=Outcome.REFUSED)
         try:
             await connection.send(first)
             pieces = (rest[place : place + 1] for place in range(len(rest)))
-            return await connection.drip(pieces, every=every, patience=patience, method=method)
+            return await connection.drip(pieces, every=every, patience=patience)
         finally:
             connection.close()
 

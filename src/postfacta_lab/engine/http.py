@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import json
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 
 import h11
 
-__all__ = ["Collector", "Handler", "Reply", "Request", "as_json", "serving"]
+__all__ = ["Collector", "Handler", "Reply", "Request", "serving"]
 
 _MOST = 16_777_216  # bytes of a request's body, and of the traces that are kept
 
@@ -37,10 +36,6 @@ class Reply:
 
 
 Handler = Callable[[Request], Awaitable[Reply]]
-
-
-def as_json(data: object, status: int = 200) -> Reply:
-    return Reply(status, json.dumps(data).encode(), "application/json")
 
 
 @asynccontextmanager

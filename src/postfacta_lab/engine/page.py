@@ -9,62 +9,17 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.resources import files
 from xml.sax.saxutils import quoteattr
 
-__all__ = [
-    "Case",
-    "Series",
-    "badge",
-    "chart",
-    "facts",
-    "machine",
-    "page",
-    "section",
-    "suite",
-    "table",
-]
+__all__ = ["Case", "badge", "chart", "facts", "machine", "page", "section", "suite", "table"]
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6676; --line: #d9dee6; --paper: #ffffff; --card: #f6f8fa;
-  --good: #14734a; --bad: #b3261e; --odd: #8a5a00; --c1: #2563ab; --c2: #b4540a; --c3: #7a3e9d; --c4: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --soft: #9aa6b6; --line: #363f4c; --paper: #14181e;
-  --card: #1c222a; --good: #5fd39b; --bad: #ff8a80; --odd: #f0bd5a; --c1: #7db4f0; --c2: #f2a65e; --c3: #cfa3ea;
-  --c4: #ff8a80; } }
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 68rem; padding: 2rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
-h1 { font-size: 1.6rem; margin: 0 0 .25rem } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem }
-p { margin: .4rem 0; max-width: 46rem } .soft { color: var(--soft) }
-.badge { display: inline-block; padding: .1rem .6rem; border: 1.5px solid; border-radius: 1rem; font-weight: 600;
-  font-size: .85em; white-space: nowrap }
-.good { color: var(--good) } .bad { color: var(--bad) } .odd { color: var(--odd) }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .6rem; margin: 1rem 0 }
-.facts div { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .55rem .8rem }
-.facts b { display: block; font-size: 1.3rem; font-variant-numeric: tabular-nums } .facts span { color: var(--soft);
-  font-size: .85rem }
-.wide { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: .92rem }
-th, td { text-align: left; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
-  overflow-wrap: normal }
-th { color: var(--soft); font-weight: 600 } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
-svg { width: 100%; height: auto; display: block } svg text { fill: var(--soft); font: 12px system-ui, sans-serif }
-.grid { stroke: var(--line) } .c1 { --c: var(--c1) } .c2 { --c: var(--c2) } .c3 { --c: var(--c3) } .c4 { --c: var(--c4) }
-path.c1, path.c2, path.c3, path.c4 { fill: none; stroke: var(--c); stroke-width: 1.8 }
-svg text.c1, svg text.c2, svg text.c3, svg text.c4 { fill: var(--c) }
-.mark { stroke: var(--c4); stroke-dasharray: 3 3 } ul { margin: .4rem 0; padding-left: 1.2rem }
-"""
 _GOOD = {"pass", "done", "met"}
 _BAD = {"fail", "failed", "error", "deviated", "nothing", "not met"}
 _WIDTH, _HEIGHT = 860, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 24, 34
 _TICKS = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """A line of a chart, in the order of x."""
-
-    name: str
-    points: Sequence[tuple[float, float]]
+Points = Sequence[tuple[float, float]]
 
 
 def machine() -> dict[str, str]:
@@ -93,10 +48,11 @@ def page(
 ) -> str:
     """Combine sections into a document; by default it names this machine as it is now."""
     about = ", ".join(f"{name} {value}" for name, value in (machine() if state is None else state).items())
+    style = files("postfacta_lab.engine").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}: {escape(verdict)}</title><style>{_STYLE}</style><body><main>"
+        f"<title>{escape(title)}: {escape(verdict)}</title><style>{style}</style><body><main>"
         f"<h1>{escape(title)} {badge(verdict)}</h1>"
         f'<p>{escape(lead)}</p><p class="soft">{escape(about)}</p>{"".join(sections)}</main></body></html>\n'
     )
@@ -115,9 +71,7 @@ def badge(verdict: str, name: str = "") -> str:
 
 
 def facts(values: Mapping[str, str]) -> str:
-    cards = (
-        f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for name, value in values.items()
-    )
+    cards = (f"<div><b>{escape(text)}</b><span>{escape(name)}</span></div>" for name, text in values.items())
     return f'<div class="facts">{"".join(cards)}</div>'
 
 
@@ -149,9 +103,9 @@ def _cell(value: object) -> str:
     return text if text.startswith('<span class="badge') else escape(text)
 
 
-def chart(series: Sequence[Series], *, x: str, y: str, marks: Sequence[float] = ()) -> str:
-    """Draw lines over a common x; ``marks`` are moments to point at."""
-    points = [point for line in series for point in line.points]
+def chart(lines: Mapping[str, Points], *, x: str, y: str, marks: Sequence[float] = ()) -> str:
+    """Draw lines over a common x, each in its order; ``marks`` are moments to point at."""
+    points = [point for line in lines.values() for point in line]
     if not points:
         return '<p class="soft">nothing to draw</p>'
     across = _ticks(max(*(point[0] for point in points), *marks, 1e-9))
@@ -170,12 +124,12 @@ def chart(series: Sequence[Series], *, x: str, y: str, marks: Sequence[float] = 
         parts.append(_text(f"{value:g}", left - 8, height + 4, anchor="end"))
     parts += [_text(f"{value:g}", at((value, 0))[0], _HEIGHT - 16, anchor="middle") for value in across]
     parts += [_line("mark", at((mark, 0)), at((mark, high))) for mark in marks]
-    for number, line in enumerate(series, 1):
-        path = " L ".join(f"{left:.1f} {height:.1f}" for left, height in map(at, line.points))
+    for number, (name, line) in enumerate(lines.items(), 1):
+        path = " L ".join(f"{left:.1f} {height:.1f}" for left, height in map(at, line))
         parts.append(f'<path class="c{number}" d="M {path}"/>')
-        parts.append(_text(line.name, _LEFT + (number - 1) * 170, 14, kind=f"c{number}"))
+        parts.append(_text(name, _LEFT + (number - 1) * 170, 14, kind=f"c{number}"))
     parts += [_text(x, right, _HEIGHT - 2, anchor="end"), _text(y, right, 14, anchor="end")]
-    label = escape(f"{', '.join(line.name for line in series)} over {x}")
+    label = escape(f"{', '.join(lines)} over {x}")
     box = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}"'
     return f"<svg {box}>{''.join(parts)}</svg>"
 

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
 _PORTS = range(12_000, 20_000)  # below those that clients and the embedded PostgreSQL are given
 _MOST_ROUNDS = 50
 _SCHEDSTAT, _STAT = Path("/proc/self/schedstat"), Path("/proc/stat")
+_MOST_OUTPUT = 4 * 2**20
 _LEAST_GRACE = 45.0  # more than the service's own longest drain
 
 
@@ -126,24 +128,20 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
+@dataclass(eq=False)
 class Child:
     """One program that we start, with this environment alone, in a folder or where we are.
 
     Its output is added to `log`. A second start after its end is the normal way to recover.
     """
 
-    def __init__(
-        self,
-        name: str,
-        command: Sequence[str],
-        *,
-        log: Path,
-        environment: Mapping[str, str],
-        folder: Path | None = None,
-    ) -> None:
-        self.name, self.log = name, log
-        self._command, self._environment, self._folder = list(command), dict(environment), folder
-        self._process: subprocess.Popen[bytes] | None = None
+    name: str
+    command: Sequence[str]
+    _: KW_ONLY
+    log: Path
+    environment: Mapping[str, str]
+    folder: Path | None = None
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
     def is_running(self) -> bool:
@@ -163,7 +161,12 @@ class Child:
 
     @property
     def words(self) -> str:
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+        """The last 4 MiB that it and its predecessors wrote."""
+        if not self.log.exists():
+            return ""
+        with self.log.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _MOST_OUTPUT))
+            return log.read().decode("utf-8", "replace")
 
     def deliver(self, number: int) -> float:
         """Send a signal to it alone; return the moment, on the monotonic clock."""
@@ -186,9 +189,9 @@ class Child:
             return
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 - an argument list, no shell
-                self._command,
-                env=self._environment,
-                cwd=self._folder,
+                self.command,
+                env=self.environment,
+                cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -254,7 +257,6 @@ class Waited:
         return max(0, total - idle - max(ours, 0)) / total if total > 0 else 0.0
 
     def state(self) -> dict[str, float]:
-        """Return the state of the machine for the report."""
         return {
             "waited": round(self.share, 3),
             "others": round(self.others, 3),

@@ -45,7 +45,6 @@ class Series:
     labels: tuple[tuple[str, str], ...] = ()
 
     def says(self, value: str) -> bool:
-        """Whether a label has this value, in any case."""
         return any(value.lower() == text.lower() for _, text in self.labels)
 
 

@@ -74,17 +74,14 @@ jobs:
 @click.command("init", epilog="Example: postfacta lab init -- uvicorn billing:app --port {port}")
 @click.argument("words", nargs=-1, required=True, metavar="-- COMMAND...")
 @click.option("--path", "paths", multiple=True, help="What users ask for by GET; may be repeated.")
-@click.option("--folder", type=click.Path(path_type=Path), default=Path(), help="Where the suite is written.")
+@click.option("--folder", type=Path, default=Path(), help="Where the suite is written.")
 def command(*, words: tuple[str, ...], paths: tuple[str, ...], folder: Path) -> Verdict:
     """Write a suite for a service: what its users ask for, tests by pytest, a workflow for CI.
 
     The service is started by its command, and its OpenAPI document is read, if it has one. Only what it answers by GET
     with 200 to 299 is taken; nothing is written to it.
     """
-    try:
-        service = Service(command=command_line(words), asks=read_mix(paths or ["/"], None))
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
+    service = Service(command=command_line(words), asks=read_mix(paths or ["/"], None))
     found = asyncio.run(_look(service, paths))
     made = {folder / name: text for name, text in files(found).items()}
     if there := [str(path) for path in made if path.exists()]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from functools import cached_property
 from html import escape
@@ -14,7 +13,7 @@ from typing import Any
 
 import click
 
-from ..engine.page import Case, Series, badge, chart, machine, page, section, suite, table
+from ..engine.page import Case, badge, chart, machine, page, section, suite, table
 from ..engine.variables import credentials, refuse_strangers
 from ..verdict import FEWEST, Verdict, overall
 from .gate import Limits, Run, Sample, row
@@ -22,7 +21,7 @@ from .generator import Target
 from .mix import read_mix
 from .profiles import PROFILES, Plan, run_profile
 
-__all__ = ["Report", "command", "histogram"]
+__all__ = ["Report", "command"]
 
 _NUMBERS: Mapping[str, tuple[float, str]] = {
     "rate": (50.0, "The expected peak, in arrivals a second."),
@@ -35,10 +34,8 @@ _NUMBERS: Mapping[str, tuple[float, str]] = {
     "capacity": (0.0, "Good answers a second, as `breakpoint` found them."),
     "cap": (500, "Requests in flight; more are dropped and counted."),
     "patience": (20.0, "Seconds after which a client hangs up."),
-    "seed": (1, "Of arrivals and mix."),
     "pid": (0, "The service's process, whose resources `soak` looks at."),
 }
-_FILE = click.Path(path_type=Path)
 _ROWS = ("route", "requests", "failed", "p50 s", "p95 s", "p99 s", "most s")
 _PARTS = ("part", "offered/s", "good/s", "in flight", "failed", "p50 s", "p95 s", "p99 s", "verdict")
 _SECONDS = "By the second in which requests were meant to begin. Dashed: a part begins."
@@ -55,14 +52,11 @@ _JUNIT = {Verdict.PASS: "", Verdict.FAIL: "failure"}
 )
 @click.option("--url", required=True, help="Where the service is; this machine, or a host in LOAD_HOSTS.")
 @click.option("--path", "paths", multiple=True, help="Of the service, asked for by GET; may be repeated.")
-@click.option("--mix", type=_FILE, help="A file of requests instead: YAML or JSON.")
+@click.option("--mix", type=Path, help="A file of requests instead: YAML or JSON.")
 @click.option("--profile", type=click.Choice(list(PROFILES)), default="expected", show_default=True)
 @click.option("--failed", type=float, help="Largest share of failures; by default the profile's.")
 @click.option("--against", help="The other service of the profile `ab`.")
-@click.option(
-    "--arrivals", "shape", type=click.Choice(["poisson", "constant"]), default="poisson", show_default=True
-)
-@click.option("--report", "folder", type=_FILE, default=Path("build/load"), show_default=True)
+@click.option("--report", "folder", type=Path, default=Path("build/load"), show_default=True)
 def command(
     *,
     url: str,
@@ -85,19 +79,16 @@ def command(
     limits = Limits(count=numbers.pop("min_count"), **shares)
     numbers["rate"] = (chosen.rate or numbers["rate"]) * numbers.pop("times")
     numbers["seconds"] = numbers["seconds"] or chosen.seconds
-    try:
-        for one in filter(None, (url, against)):
-            refuse_strangers(one)
-        plan = Plan(
-            target=Target(url, credentials()),
-            against=Target(against, credentials()) if against else None,
-            asks=read_mix(paths, mix),
-            limits=limits,
-            **numbers,
-        )
-        parts = asyncio.run(run_profile(chosen, plan))
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
+    for one in filter(None, (url, against)):
+        refuse_strangers(one)
+    plan = Plan(
+        target=Target(url, credentials()),
+        against=Target(against, credentials()) if against else None,
+        asks=read_mix(paths, mix),
+        limits=limits,
+        **numbers,
+    )
+    parts = asyncio.run(run_profile(chosen, plan))
     about = {"url": url, "profile": profile, "mix": mix or " ".join(paths), **numbers}
     report = Report(parts, limits, {name: str(value) for name, value in about.items()})
     report.write(folder)
@@ -123,7 +114,6 @@ class Report:
 
     @cached_property
     def whole(self) -> Run:
-        """All parts as one."""
         return Run(
             samples=[sample for part in self.parts for sample in part.judged],
             planned=sum(part.planned for part in self.parts),
@@ -147,7 +137,6 @@ class Report:
             "rows": [asdict(row) for row in self.whole.rows],
             "dropped": len(self.whole.lost),
             "errors": self.whole.errors,
-            "latencies_us": dict(sorted(histogram(it.latency for it in self.whole.samples).items())),
             "parts": [part.as_json() for part in self.parts],
             "limits": asdict(self.limits),
             "run": dict(self.about),
@@ -156,13 +145,13 @@ class Report:
 
     def as_html(self) -> str:
         steps = sorted((part.offered, part.goodput) for part in self.parts)
-        rates = [Series("offered", [(offered, offered) for offered, _ in steps]), Series("good", steps)]
+        rates = {"offered": [(offered, offered) for offered, _ in steps], "good": steps}
         parts = [(*_cells(part), badge(part.verdict.name.lower())) for part in self.parts]
         seconds: dict[int, list[Sample]] = {}
         for sample in (it for part in self.parts for it in part.samples):
             seconds.setdefault(int(sample.intended), []).append(sample)
         rows = [(second, row("all", found)) for second, found in sorted(seconds.items())]
-        lines = [Series(name, [(at, getattr(found, name)) for at, found in rows]) for name in ("p50", "p99")]
+        lines = {name: [(at, getattr(found, name)) for at, found in rows] for name in ("p50", "p99")}
         marks = [part.start for part in self.parts[1:]]
         sections = [
             "<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in self.reasons) + "</ul>",
@@ -199,8 +188,3 @@ def _cells(part: Run) -> tuple[object, ...]:
 def _line(cells: Sequence[object]) -> str:
     first, *others = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells)
     return f"{first:<32}" + "".join(f"{cell:>10}" for cell in others)
-
-
-def histogram(latencies: Iterable[float]) -> Counter[int]:
-    """Count latencies by their microseconds to four digits, within 0.1 % as HdrHistogram; to merge two, add them."""
-    return Counter(int(float(f"{seconds * 1_000_000:.4g}")) for seconds in latencies)

@@ -17,6 +17,8 @@ from ..verdict import FEWEST, Verdict, nothing_measured
 
 __all__ = ["Limits", "Row", "Run", "Sample", "Verdict", "judge", "judge_overload", "percentile", "row"]
 
+_SHOWN = ("name", "reasons", "achieved", "errors", "offered", "goodput", "in_flight")
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -138,17 +140,11 @@ class Run:
 
     def as_json(self) -> dict[str, object]:
         return {
-            "name": self.name,
+            **{name: getattr(self, name) for name in _SHOWN},
             "verdict": self.verdict.name.lower(),
             "exit_code": int(self.verdict),
-            "reasons": self.reasons,
             "rows": [asdict(it) for it in self.rows],
             "dropped": len(self.lost),
-            "achieved": self.achieved,
-            "errors": self.errors,
-            "offered": self.offered,
-            "goodput": self.goodput,
-            "in_flight": self.in_flight,
         }
 
 

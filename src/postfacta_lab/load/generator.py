@@ -15,11 +15,12 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate, repeat, takewhile
 from secrets import randbelow, token_hex
 from typing import Literal
 from urllib.parse import urlsplit
 
-from ..engine.client import BROKEN, Connection, Outcome, encode
+from ..engine.client import Answer, Connection, Outcome, encode
 from .gate import Sample
 from .mix import Ask
 
@@ -39,17 +40,12 @@ def moments(shape: Shape, rate: float, seconds: float, *, seed: int = 1) -> tupl
         raise ValueError(f"a run needs a rate and a length above 0, not {rate:g} a second for {seconds:g} s")
     whole = rate * seconds
     if round(whole) > MOST_ARRIVALS:
-        raise ValueError(
-            f"{whole:.0f} arrivals are more than {MOST_ARRIVALS}: take a shorter run or a lower rate"
-        )
+        raise ValueError(f"{whole:.0f} arrivals are more than {MOST_ARRIVALS}: lower the rate or the length")
     if shape == "constant":
         return tuple(number / rate for number in range(round(whole)))
-    gaps, counts = randomness(seed), list[float]()
-    at = gaps.expovariate(1.0)
-    while at < whole:
-        counts.append(at)
-        at += gaps.expovariate(1.0)
-    return tuple(count / rate for count in counts)
+    gaps = randomness(seed)
+    arrivals = accumulate(gaps.expovariate(1.0) for _ in repeat(None))
+    return tuple(at / rate for at in takewhile(lambda at: at < whole, arrivals))
 
 
 def randomness(seed: int) -> random.Random:
@@ -62,19 +58,17 @@ class Meter:
 
     cap: int
     samples: list[Sample] = field(default_factory=list[Sample])
-    in_flight: int = 0
     dropped: list[float] = field(default_factory=list[float])
+    waiting: list[float] = field(default_factory=list[float])  # when those were due that have no end yet
 
     def admit(self, intended: float) -> bool:
         """Accept an arrival, or drop it; each accepted one must come to ``finish``."""
-        if self.in_flight >= self.cap:
-            self.dropped.append(intended)
-            return False
-        self.in_flight += 1
-        return True
+        is_admitted = len(self.waiting) < self.cap
+        (self.waiting if is_admitted else self.dropped).append(intended)
+        return is_admitted
 
     def finish(self, sample: Sample) -> None:
-        self.in_flight -= 1
+        self.waiting.remove(sample.intended)
         self.samples.append(sample)
 
 
@@ -115,15 +109,11 @@ class Generator:
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._host, self._port = parts.hostname or "", parts.port or (443 if self._tls else 80)
         self._idle: list[Connection] = []
-        self._under_way: dict[asyncio.Task[None], float] = {}
+        self._under_way: set[asyncio.Task[None]] = set()
         self._zero = time.perf_counter() if zero is None else zero
 
     def now(self) -> float:
         return time.perf_counter() - self._zero
-
-    def waiting(self) -> list[float]:
-        """List when those were due that have no answer yet; may be called in another thread."""
-        return list(self._under_way.values())
 
     async def send(self, moments: Iterable[float], asks: Iterable[Ask]) -> None:
         """Send each at its moment, until either has no more; return when the last one was sent."""
@@ -132,8 +122,8 @@ class Generator:
                 await asyncio.sleep(max(ahead, _TICK))
             if self._meter.admit(due):
                 task = asyncio.get_running_loop().create_task(self._one(ask, due))
-                self._under_way[task] = due
-                task.add_done_callback(self._under_way.pop)
+                self._under_way.add(task)
+                task.add_done_callback(self._under_way.discard)
 
     async def settle(self) -> None:
         """Wait until each has an end; the patience of the last one bounds it."""
@@ -149,44 +139,37 @@ class Generator:
         await asyncio.sleep(0)  # the loop closes their sockets
 
     async def _one(self, ask: Ask, due: float) -> None:
-        began, error = self.now(), ""
+        began = self.now()
         try:
-            async with asyncio.timeout(due + self._patience - began):
-                status = await self._status(ask)
-                error = "" if ask.is_good(status) else str(status)
-        except EOFError:
-            error = "ConnectionResetError"
-        except OSError as broken:  # a time-out is one
-            error = type(broken).__name__
-        except (ValueError, asyncio.LimitOverrunError):
-            error = "ValueError"
+            answer = await self._ask(ask, due + self._patience)
+            error = "" if ask.is_good(answer.status) else str(answer)
+        except OSError as no_connection:
+            error = type(no_connection).__name__
         self._meter.finish(Sample(ask.route, due, began, self.now(), error))
 
-    async def _status(self, ask: Ask) -> int:
-        """Ask on an idle connection, or on a new one."""
+    async def _ask(self, ask: Ask, until: float) -> Answer:
+        """Ask on an idle connection, or on a new one; raise `OSError` if none can be made."""
         while self._idle:
             kept = self._idle.pop()
             if not kept.is_usable:
                 kept.close()
                 continue
-            try:
-                return await self._answer(kept, ask)
-            except BROKEN as error:
-                if ask.method not in _SAFE or kept.outcome_of(error) is not Outcome.STALE_EOF:
-                    raise
-                break  # the server had closed a kept connection: RFC 9110, 9.2.2
-        new = await Connection.open(self._port, host=self._host, tls=self._tls, patience=_CONNECT)
-        return await self._answer(new, ask)
+            answer = await self._answer(kept, ask, until)
+            # The server may have closed a kept connection: RFC 9110, 9.2.2.
+            if ask.method not in _SAFE or answer.outcome is not Outcome.STALE_EOF:
+                return answer
+        patience = min(_CONNECT, until - self.now())
+        new = await Connection.open(self._port, host=self._host, tls=self._tls, patience=patience)
+        if new.failure:
+            raise new.failure
+        return await self._answer(new, ask, until)
 
-    async def _answer(self, connection: Connection, ask: Ask) -> int:
+    async def _answer(self, connection: Connection, ask: Ask, until: float) -> Answer:
         try:
             await connection.send(self._target.bytes_of(ask))
-            answer = await connection.read(ask.method)
-        except BaseException:
-            connection.close()
-            raise
-        if connection.is_usable:
-            self._idle.append(connection)
-        else:
-            connection.close()
-        return answer.status
+            return await connection.answer(ask.method, until - self.now())
+        finally:
+            if connection.is_usable:
+                self._idle.append(connection)
+            else:
+                connection.close()

@@ -15,7 +15,7 @@ from typing import Final
 
 from ..engine.processes import descendants
 from .gate import Limits, Run, Verdict, judge, judge_overload
-from .generator import Generator, Meter, Shape, Target, moments, randomness
+from .generator import Generator, Meter, Target, moments, randomness
 from .mix import Ask
 
 __all__ = ["PROFILES", "Bench", "Plan", "Profile", "Stage", "drift", "look", "run_profile", "slope"]
@@ -50,8 +50,6 @@ class Plan:
     rate: float
     seconds: float
     limits: Limits
-    shape: Shape = "poisson"
-    seed: int = 1
     cap: int = 500
     patience: float = 20.0
     warm_up: float = 0.0
@@ -67,8 +65,7 @@ class Bench:
         self.plan = plan
         self._meter = Meter(cap=plan.cap)
         self._generator = Generator(plan.target, self._meter, patience=plan.patience)
-        self._asks = randomness(plan.seed)
-        self._seed = plan.seed
+        self._asks, self._stages = randomness(1), 1
 
     async def play(self, *stages: Stage) -> list[Run]:
         """Send all of them without a pause between them, and wait until each request has an end."""
@@ -90,8 +87,8 @@ class Bench:
     async def _send(self, stage: Stage) -> tuple[float, int]:
         """Send one; return when it began, and how many arrivals it had."""
         plan, start = self.plan, self._generator.now()
-        self._seed += 1
-        offsets = moments(plan.shape, stage.rate, stage.seconds, seed=self._seed)
+        self._stages += 1
+        offsets = moments("poisson", stage.rate, stage.seconds, seed=self._stages)
         chosen = self._asks.choices(plan.asks, weights=[ask.share for ask in plan.asks], k=len(offsets))
         await self._generator.send([start + offset for offset in offsets], chosen)
         await asyncio.sleep(max(0.0, start + stage.seconds - self._generator.now()))

@@ -1,7 +1,4 @@
-"""A TCP proxy that breaks connections on request, through the HTTP API of Toxiproxy 2.12.
-
-Here is a client of that API: for the fault proxy, and for the original as well.
-"""
+"""A client of the fault proxy, which breaks TCP connections on request, or of Toxiproxy 2.12."""
 
 from __future__ import annotations
 
@@ -44,17 +41,9 @@ class Toxiproxy:
         """Remove a proxy, and close its connections."""
         self._ask("DELETE", _path(name))
 
-    def enable(self, name: str) -> None:
-        """Enable a proxy again, on the same address."""
-        self._ask("POST", _path(name), {"enabled": True})
-
-    def disable(self, name: str) -> None:
-        """Make a proxy refuse connections, and close those that live."""
-        self._ask("POST", _path(name), {"enabled": False})
-
-    def redirect(self, name: str, upstream: str) -> None:
-        """Change the upstream of a proxy, and close the connections that live."""
-        self._ask("POST", _path(name), {"upstream": upstream})
+    def update(self, name: str, **fields: object) -> None:
+        """Change `listen`, `upstream`, `enabled`; a new address or False ends its connections."""
+        self._ask("POST", _path(name), fields)
 
     def add(
         self,
@@ -109,5 +98,4 @@ def fault_proxy() -> Generator[Toxiproxy]:
 
 
 def _path(*names: str) -> str:
-    """Return the path of a proxy, or of one of its toxics."""
     return "/proxies/" + "/toxics/".join(quote(name, safe="") for name in names)

@@ -9,12 +9,12 @@ import signal
 import socket
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import unquote
 
 import click
 
-from ..engine.http import Reply, Request, as_json, serving
+from ..engine.http import Reply, Request, serving
 from ..verdict import Verdict
 from .proxies import Proxy, split
 from .toxics import STREAMS, TYPES, Toxic, attributes_of
@@ -24,15 +24,18 @@ __all__ = ["Api", "command"]
 _VERSION = "2.12.0+postfacta"
 _BODY = "bad request body"
 _CREATES = (["POST", "proxies"], ["POST", "populate"])
-_KINDS: Mapping[type, str] = {str: "a string", bool: "true or false", float: "a number"}
-_Field = TypeVar("_Field", str, bool, float)
+# What each field of a body must be.
+_FIELDS: Mapping[str, tuple[str, tuple[type, ...]]] = {
+    **dict.fromkeys(("name", "listen", "upstream", "type", "stream"), ("a string", (str,))),
+    "enabled": ("true or false", (bool,)),
+    "toxicity": ("a number", (int, float)),
+    "attributes": ("an object", (dict,)),
+}
 _Item = TypeVar("_Item")
 
 
 @click.command("proxy")
-@click.option(
-    "--host", default="127.0.0.1", help="Where its API listens; any but a loopback address opens proxies too."
-)
+@click.option("--host", default="127.0.0.1", help="Of its API; any but a loopback address opens proxies too.")
 @click.option("--port", default=8474, help="Of the API; 0 takes a free one.")
 def command(host: str, port: int) -> Verdict:
     """Break TCP connections on request, through the HTTP API of Toxiproxy 2.12.
@@ -78,7 +81,6 @@ class Api:
         self._turn = asyncio.Lock()
 
     async def __call__(self, request: Request) -> Reply:
-        """Answer a request."""
         if request.headers.get("user-agent", "").startswith("Mozilla/"):
             # As the original does: any page could else send requests to a loopback address.
             return Reply(403, b"User agent not allowed\n")
@@ -96,7 +98,8 @@ class Api:
             said, status = str(error), 500
         if status >= 400:
             said = {"error": said, "status": status}
-        return Reply(204) if said is None else as_json(said, status)
+        body = b"" if said is None else json.dumps(said).encode()
+        return Reply(status, body, "application/json")
 
     async def stop(self) -> None:
         async with self._turn:
@@ -114,11 +117,11 @@ class Api:
                     await proxy.start()
                     proxy.arrange([])
             case ["POST", "populate"]:
-                said = await self._populate(body)
+                said = {"proxies": await self._put(_array(body), replaces=True)}
             case ["GET", "proxies"]:
                 said = {name: proxy.as_json() for name, proxy in self.proxies.items()}
             case ["POST", "proxies"]:
-                said = await self._create(_object(body))
+                (said,) = await self._put([body], replaces=False)
             case [method, "proxies", name, *rest]:
                 said = await self._about(_known(self.proxies, name, "proxy"), [method, *rest], body)
             case _:
@@ -141,45 +144,34 @@ class Api:
                 raise _RefusedError("page not found", 404)
         return said
 
-    async def _create(self, fields: Mapping[str, object]) -> object:
-        proxy, enabled = self._new(fields)
-        if proxy.name in self.proxies:
-            raise _RefusedError("proxy already exists", 409)
-        return await self._put(proxy, enabled=enabled)
+    async def _put(self, bodies: list[object], *, replaces: bool) -> list[object]:
+        """Make all of a list, or none if one makes no sense; one with the same addresses is left alone."""
+        where = " at proxy {}" if replaces else ""
+        new = [self._new(_object(body), where.format(number)) for number, body in enumerate(bodies, 1)]
+        for proxy, is_enabled in new:
+            before = self.proxies.get(proxy.name)
+            if before is None or (before.listen, before.upstream) != (proxy.listen, proxy.upstream):
+                if before is not None:
+                    await before.stop()
+                if is_enabled:
+                    await proxy.start()
+                self.proxies[proxy.name] = proxy
+        return [self.proxies[proxy.name].as_json() for proxy, _ in new]
 
-    async def _populate(self, body: object) -> object:
-        """Make all of a list, or none if one of them makes no sense."""
-        if not isinstance(body, list):
-            raise _RefusedError(f"{_BODY}: not an array")
-        entries = enumerate(cast("list[object]", body), start=1)
-        every = [self._new(_object(entry), f" at proxy {number}") for number, entry in entries]
-        return {"proxies": [await self._put(proxy, enabled=enabled) for proxy, enabled in every]}
-
-    def _new(self, fields: Mapping[str, object], where: str = "") -> tuple[Proxy, bool]:
+    def _new(self, fields: Mapping[str, Any], where: str) -> tuple[Proxy, bool]:
         """Make a proxy that is not among them yet; return it, and whether it shall listen."""
-        name, upstream = _field(fields, "name", ""), _field(fields, "upstream", "")
-        for missing, value in (("name", name), ("upstream", upstream)):
-            if not value:
-                raise _RefusedError(f"missing required field: {missing}{where}")
-        listen = self._allowed(_field(fields, "listen", "") or "127.0.0.1:0")
-        return Proxy(name, listen, upstream), _field(fields, "enabled", default=True)
+        for name in ("name", "upstream"):
+            if not fields.get(name):
+                raise _RefusedError(f"missing required field: {name}{where}")
+        if not where and fields["name"] in self.proxies:
+            raise _RefusedError("proxy already exists", 409)
+        listen = self._allowed(fields.get("listen") or "127.0.0.1:0")
+        return Proxy(fields["name"], listen, fields["upstream"]), fields.get("enabled", True)
 
-    async def _put(self, proxy: Proxy, *, enabled: bool) -> object:
-        """Add a proxy, or replace the one of its name; one with the same addresses is left alone."""
-        before = self.proxies.get(proxy.name)
-        if before is None or (before.listen, before.upstream) != (proxy.listen, proxy.upstream):
-            if before is not None:
-                await before.stop()
-            if enabled:
-                await proxy.start()
-            self.proxies[proxy.name] = proxy
-        return self.proxies[proxy.name].as_json()
-
-    async def _update(self, proxy: Proxy, fields: Mapping[str, object]) -> object:
+    async def _update(self, proxy: Proxy, fields: Mapping[str, Any]) -> object:
         """Change a proxy; new addresses drop its connections."""
-        listen = self._allowed(_field(fields, "listen", proxy.listen))
-        upstream = _field(fields, "upstream", proxy.upstream)
-        enabled = _field(fields, "enabled", proxy.enabled)
+        listen = self._allowed(fields.get("listen", proxy.listen))
+        upstream, enabled = fields.get("upstream", proxy.upstream), fields.get("enabled", proxy.enabled)
         if not enabled or (listen, upstream) != (proxy.listen, proxy.upstream):
             await proxy.stop()
             proxy.listen, proxy.upstream = listen, upstream
@@ -224,23 +216,22 @@ def _put(proxy: Proxy, toxic: Toxic) -> object:
     return asdict(toxic)
 
 
-def _new_toxic(fields: Mapping[str, object]) -> Toxic:
-    kind, stream = _field(fields, "type", ""), _field(fields, "stream", "downstream").lower()
+def _new_toxic(fields: Mapping[str, Any]) -> Toxic:
+    kind, stream = fields.get("type", ""), fields.get("stream", "downstream").lower()
     if stream not in STREAMS:
         raise _RefusedError("stream was invalid, can be either upstream or downstream")
     if kind not in TYPES:
         raise _RefusedError("invalid toxic type")
-    name = _field(fields, "name", "") or f"{kind}_{stream}"
+    name = fields.get("name") or f"{kind}_{stream}"
     return _changed(Toxic(name, kind, stream, 1.0, {}), fields)
 
 
-def _changed(toxic: Toxic, fields: Mapping[str, object]) -> Toxic:
+def _changed(toxic: Toxic, fields: Mapping[str, Any]) -> Toxic:
     """Change toxicity and attributes; the rest of a toxic stays as it is, whatever the request says."""
-    toxicity = _field(fields, "toxicity", toxic.toxicity)
+    toxicity = float(fields.get("toxicity", toxic.toxicity))
     if not 0 <= toxicity <= 1:
         raise ValueError("toxicity must be a number from 0 to 1")
-    given = _object(fields.get("attributes") or {})
-    attributes = attributes_of(toxic.type, {**toxic.attributes, **given})
+    attributes = attributes_of(toxic.type, {**toxic.attributes, **fields.get("attributes", {})})
     return replace(toxic, toxicity=toxicity, attributes=attributes)
 
 
@@ -250,17 +241,18 @@ def _known(every: dict[str, _Item], name: str, what: str) -> _Item:
     return every[name]
 
 
-def _object(given: object) -> Mapping[str, object]:
+def _array(given: object) -> list[object]:
+    if not isinstance(given, list):
+        raise ValueError("not an array")  # noqa: TRY004 - a wrong request
+    return cast("list[object]", given)
+
+
+def _object(given: object) -> dict[str, Any]:
+    """Return the fields that are given, each of the right kind."""
     if not isinstance(given, dict):
-        raise _RefusedError(f"{_BODY}: not an object")
-    return cast("dict[str, object]", given)
-
-
-def _field(fields: Mapping[str, object], name: str, default: _Field) -> _Field:
-    value = fields.get(name)
-    if value is None:
-        return default
-    kind = float if type(value) is int else type(value)
-    if kind is not type(default):
-        raise ValueError(f"{name} must be {_KINDS[type(default)]}")
-    return cast("_Field", value)
+        raise ValueError("not an object")  # noqa: TRY004 - a wrong request
+    fields = {name: value for name, value in cast("dict[str, Any]", given).items() if value is not None}
+    for name, (kind, types) in _FIELDS.items():
+        if name in fields and type(fields[name]) not in types:
+            raise ValueError(f"{name} must be {kind}")
+    return fields

@@ -134,13 +134,8 @@ class Proxy:
         return self._server is not None
 
     def as_json(self) -> dict[str, object]:
-        return {
-            "name": self.name,
-            "listen": self.listen,
-            "upstream": self.upstream,
-            "enabled": self.enabled,
-            "toxics": [asdict(toxic) for toxic in self.toxics.values()],
-        }
+        shown = {name: getattr(self, name) for name in ("name", "listen", "upstream", "enabled")}
+        return {**shown, "toxics": [asdict(toxic) for toxic in self.toxics.values()]}
 
     async def start(self) -> None:
         """Listen, or raise `OSError`; may be called twice."""

@@ -15,7 +15,8 @@ from postfacta_lab.assess.checks import GROUPS, stress
 from postfacta_lab.assess.model import Outcome
 from postfacta_lab.assess.runner import _if_calm  # pyright: ignore[reportPrivateUsage]
 from postfacta_lab.assess.spec import Ask, Database, Spec
-from postfacta_lab.engine.client import Answer
+from postfacta_lab.engine.client import Answer, Connection
+from tests.kit.ports import free_port
 
 
 def check(name: str) -> Any:
@@ -69,8 +70,8 @@ class Dead:
     def writing(self, mark: str) -> tuple[Ask, bytes]:
         return Ask(path="/", method="POST"), mark.encode()
 
-    async def connect(self) -> None:
-        raise ConnectionRefusedError
+    async def connect(self) -> Connection:
+        return await Connection.open(free_port())
 
     async def read(self, patience: float) -> Answer:
         return Answer()

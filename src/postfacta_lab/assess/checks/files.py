@@ -88,7 +88,6 @@ async def _files(bench: Bench) -> dict[str, Verdict]:
 
 
 def _secrets(project: _Project) -> Verdict:
-    """Search tracked files for keys, tokens and `.env`."""
     environments = project.matching(r"(^|/)\.env(rc)?(\.(local|production|prod|dev))?$")
     wanted = {name: _ENV_SECRET if name in environments else _SECRET for name in project.names}
     leaking = [name for name, secret in wanted.items() if secret.search(project.text(name))]
@@ -101,7 +100,6 @@ def _secrets(project: _Project) -> Verdict:
 
 
 def _operations(project: _Project) -> dict[str, Verdict]:
-    """Parse alert rules and objectives, and look for runbooks."""
     documents = list(_yaml(project))
     objectives = [name for name, document in documents if _is_objective(document)]
     books = len(project.matching(r"(?i)runbook.*(?<!README)\.(md|rst)$"))
@@ -165,7 +163,6 @@ def _stem(path: str) -> str:
 
 
 def _engineering(project: _Project, *, says_version: bool) -> dict[str, Verdict]:
-    """Look for locks, scans, a bot; an image; tests, CI, hooks."""
     ci = "\n".join(project.texts(_CI))
     pins = project.texts(r"(^|/)requirements[^/]*(/[^/]+)?\.txt$")
     locked = any(Path(name).name in _LOCKS for name in project.names) or any("--hash=" in it for it in pins)

@@ -99,10 +99,7 @@ def _served(flood: Flood, prestop: float) -> Verdict:
 async def _keep_asking(bench: Bench) -> str:
     """Use a kept connection, a request each 60 ms, until it has ended; return how it did."""
     last, path = monotonic() + bench.spec.grace, bench.spec.live or _CHEAP
-    try:
-        connection = await bench.connect()
-    except OSError:
-        return "refused"
+    connection = await bench.connect()
     try:
         while monotonic() < last:
             sent = await connection.send(encode("GET", path, bench.headers()))
@@ -118,7 +115,7 @@ async def _keep_asking(bench: Bench) -> str:
 
 
 def _kept(ends: list[str]) -> Verdict:
-    broken = sum(end in {"broken", "refused"} for end in ends)
+    broken = sum(end == "broken" for end in ends)
     said = f"{broken} of {len(ends)} kept connections broke without a word"
     return Verdict.within(broken, said, full=0, half=1, sure=broken == len(ends))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any
 
-from ...engine.client import Answer, Outcome, ask, closed_loop, encode
+from ...engine.client import Answer, ask, closed_loop, encode
 from ...engine.values import as_dict
 from ..bench import Bench
 from ..model import Verdict, group
@@ -149,10 +149,7 @@ async def _bodies(bench: Bench) -> Verdict:
 async def _large(bench: Bench, way: Mapping[str, str]) -> tuple[int, int, Answer]:
     """Return how much it took before it answered or closed, by how much its memory grew meanwhile, and the answer."""
     write, _ = bench.writing("assess-large")
-    try:
-        connection = await bench.connect()
-    except OSError:
-        return 0, 0, Answer(broken=Outcome.REFUSED)
+    connection = await bench.connect()
     await connection.send(encode(write.method, write.path, bench.headers({**_JSON, **way})))
     frame = piece = b'"' + b"x" * (_PIECE - 2) + b'"'
     if chunked := "Transfer-Encoding" in way:
@@ -169,7 +166,7 @@ async def _large(bench: Bench, way: Mapping[str, str]) -> tuple[int, int, Answer
         if chunked:
             yield b"0\r\n\r\n"
 
-    answer = await connection.drip(pieces(), patience=20, method=write.method)
+    answer = await connection.drip(pieces(), patience=20)
     connection.close()
     return sent, most - before, answer
 
@@ -210,7 +207,6 @@ async def _malformed(bench: Bench) -> Mapping[str, Verdict]:
 
 
 def _requests(bench: Bench) -> Iterator[tuple[str, str, bytes | None]]:
-    """Yield malformed requests: method, path, body."""
     if bench.spec.write is not None:
         write, whole = bench.writing("assess-malformed")
         for body in (*_BODIES, *_broken_fields(as_dict(json.loads(whole)))):

@@ -263,7 +263,6 @@ async def _capacity(bench: Bench, callers: int = 48, seconds: float = 3.0, *, no
 
 
 async def _probe(bench: Bench) -> list[bool]:
-    """Ask for liveness, four times a second."""
     answers, began = list[bool](), monotonic()
     while bench.spec.live and monotonic() - began < _SECONDS:
         answer = await bench.call(bench.spec.live, patience=2)
