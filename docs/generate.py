@@ -229,7 +229,14 @@ def _default(value: object, text: str) -> str:
 def _default_texts(kind: Callable[..., object]) -> Mapping[str, str]:
     """Read the defaults as they are written: `MONOTONIC` says more than the function that it is."""
     texts: dict[str, str] = {}
-    for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(kind)))):
+    # A class may have the `__init__` of its base.
+    bases = [each for each in getattr(kind, "__mro__", [kind]) if each.__module__ == kind.__module__]
+    nodes = (
+        node
+        for each in reversed(bases)
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(each))))
+    )
+    for node in nodes:
         if isinstance(node, ast.FunctionDef) and node.name in {"__init__", kind.__name__}:
             pairs = [*zip(reversed(node.args.args), reversed(node.args.defaults), strict=False)]
             pairs += [

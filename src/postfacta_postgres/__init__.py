@@ -26,14 +26,7 @@ if TYPE_CHECKING:
         database_circuit,
         translate,
     )
-    from .idempotency import (
-        KEYS_TABLE,
-        KeyInUseError,
-        KeyReusedError,
-        StoredAnswer,
-        prune_keys,
-        write_once,
-    )
+    from .idempotency import KEYS_TABLE, KeyInUseError, KeyReusedError, StoredAnswer, prune_keys, write_once
     from .psycopg import AsyncGuardedPool, GuardedPool
     from .sqlalchemy import guard_engine
 else:

@@ -38,19 +38,20 @@ def sizes(pool: str, *, idle: int, used: int, most: int, waiting: int) -> Iterat
 
 @dataclass(slots=True, eq=False)
 class PooledConnection(Generic[C]):
-    """A connection of a pool, with its age and generation."""
+    """A connection of a pool, with its age, its generation, and when it was last lent or returned."""
 
     connection: C
     generation: int
     ends_at: float
-    idle_since: float = 0.0
+    since: float = 0.0
 
 
 class LeaseTable(Turns, Generic[C]):
     """The slots of a pool, the callers that wait for one, and the connections that lie idle.
 
     It belongs to one event loop, whose single thread is its lock. Seconds are counted from a connection's opening
-    (`max_lifetime`, a fifth less at most) and from its last use (`max_idle`).
+    (`max_lifetime`, a fifth less at most) and from its last use (`max_idle`). Read `generation` before a connection is
+    opened, since it may change meanwhile.
     """
 
     def __init__(
@@ -59,14 +60,9 @@ class LeaseTable(Turns, Generic[C]):
         super().__init__(max_size, max_waiting)
         self._name = name
         self._max_lifetime, self._max_idle = max_lifetime, max_idle
-        self._generation = 0
+        self.generation: int = 0
         # The last one in is the first one out: those that a quiet hour does not need grow old below it.
         self._idle: list[PooledConnection[C]] = []
-
-    @property
-    def generation(self) -> int:
-        """The present generation. Read it before a connection is opened, since it may change meanwhile."""
-        return self._generation
 
     @property
     def idle(self) -> int:
@@ -81,11 +77,7 @@ class LeaseTable(Turns, Generic[C]):
         return True
 
     def queue(self, wake: Callable[[], object]) -> Turn:
-        """Join the queue for a slot.
-
-        Raises:
-            PoolTimeoutError: If the queue is as long as it may be.
-        """
+        """Join the queue for a slot; raise PoolTimeoutError if it is as long as it may be."""
         if self.waiting >= self.max_waiting:
             raise PoolTimeoutError(self._name, 1.0)
         return self.join(wake)
@@ -100,9 +92,9 @@ class LeaseTable(Turns, Generic[C]):
 
     def keep(self, pooled: PooledConnection[C], now: float) -> bool:
         """Return a connection to the idle list; False if it must be closed."""
-        if pooled.generation != self._generation or now >= pooled.ends_at:
+        if pooled.generation != self.generation or now >= pooled.ends_at:
             return False
-        pooled.idle_since = now
+        pooled.since = now
         self._idle.append(pooled)
         return True
 
@@ -111,17 +103,14 @@ class LeaseTable(Turns, Generic[C]):
 
         A report of an earlier generation is stale: its connection would not be lent again anyway.
         """
-        if generation != self._generation:
+        if generation != self.generation:
             return []
-        self._generation += 1
+        self.generation += 1
         evicted, self._idle = self._idle, []
         return evicted
 
     def sweep(self, now: float) -> list[PooledConnection[C]]:
         """Remove and return expired idle connections."""
-        swept = [pooled for pooled in self._idle if self._is_stale(pooled, now)]
-        self._idle = [pooled for pooled in self._idle if not self._is_stale(pooled, now)]
+        swept = [it for it in self._idle if now >= min(it.ends_at, it.since + self._max_idle)]
+        self._idle = [pooled for pooled in self._idle if pooled not in swept]
         return swept
-
-    def _is_stale(self, pooled: PooledConnection[C], now: float) -> bool:
-        return now >= pooled.ends_at or now >= pooled.idle_since + self._max_idle

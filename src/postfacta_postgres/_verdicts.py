@@ -29,10 +29,8 @@ __all__ = [
     "database_circuit",
     "error_of",
     "is_to_blame",
-    "may_be_done",
-    "meaning_of",
+    "outcome_of",
     "sqlstate_of",
-    "unknown",
 ]
 
 QUERY_CANCELED: Final = "57014"
@@ -64,36 +62,38 @@ def sqlstate_of(error: BaseException | None) -> str:
     return state if isinstance(state, str) else ""
 
 
-def meaning_of(sqlstate: str) -> type[ResilienceError] | None:
-    """Return which error of this library an SQLSTATE is; None if it is about the statement."""
-    return DatabaseUnavailableError if sqlstate.startswith(_NOT_THERE) else _MEANINGS.get(sqlstate)
+def error_of(
+    sqlstate: str, name: str, otherwise: type[ResilienceError] | None = None
+) -> ResilienceError | None:
+    """Return the error of this library that an SQLSTATE is; None if it is about the statement.
 
-
-def error_of(kind: type[ResilienceError], name: str) -> ResilienceError:
-    """Make the error of a database; what had no effect may be tried again in a second."""
+    `otherwise` is meant where the SQLSTATE says nothing. What had no effect may be tried again in a second.
+    """
+    kind = DatabaseUnavailableError if sqlstate.startswith(_NOT_THERE) else _MEANINGS.get(sqlstate, otherwise)
+    if kind is None:
+        return None
     return kind(name, 1.0) if issubclass(kind, RejectedError) else kind(name)
 
 
-def unknown(known: ResilienceError) -> ResilienceError:
-    """Return the error of what may have been done, in place of one that says it was not."""
+def outcome_of(
+    known: ResilienceError | None, sql: str, sqlstate: str, *, is_inside: bool, is_closed: bool
+) -> ResilienceError | None:
+    """Return the error to raise for a statement that was sent and failed: `known`, unless it may have had an effect.
+
+    `is_inside` says whether it was sent inside of a transaction, `is_closed` whether the connection is closed by now.
+    """
+    if known is None or isinstance(known, InvalidInputError):
+        return known
+    if sqlstate and not sqlstate.startswith(_PARTING_WORDS) and not is_closed:
+        may_be_done = not is_inside and _COMMITS_A_PART.search(sql) is not None
+    else:
+        may_be_done = not is_inside or _COMMITS.search(sql) is not None
+    if not may_be_done:
+        return known
     if isinstance(known, DeadlineExceededError):
         return OutcomeTimeoutError(known.policy)
     # Without `retry_after`: the caller of a service that answers it would take the answer for a refusal.
     return OutcomeUnknownError(known.policy)
-
-
-def may_be_done(sql: str, sqlstate: str, *, is_inside: bool, is_closed: bool) -> bool:
-    """Return whether a statement that was sent and failed may have had an effect.
-
-    Args:
-        sql: The statement.
-        sqlstate: What the server said; empty if nothing.
-        is_inside: Whether it was sent inside of a transaction.
-        is_closed: Whether the connection is closed.
-    """
-    if sqlstate and not sqlstate.startswith(_PARTING_WORDS) and not is_closed:
-        return not is_inside and _COMMITS_A_PART.search(sql) is not None
-    return not is_inside or _COMMITS.search(sql) is not None
 
 
 def broke(sqlstate: str, known: Exception | None) -> bool:
@@ -104,11 +104,8 @@ def broke(sqlstate: str, known: Exception | None) -> bool:
 def is_to_blame(sqlstate: str, known: Exception | None, *, limit: float | None, is_callers: bool) -> bool:
     """Return whether the database failed, and neither the statement nor the caller's short deadline.
 
-    Args:
-        sqlstate: What the server said; empty if nothing.
-        known: The error in this library's words.
-        limit: The seconds that its request left the statement; None if it had all that any statement has.
-        is_callers: Whether the request's deadline was set by its caller.
+    `limit` is the seconds that its request left the statement, None if it had all that any has; `is_callers` says
+    whether the caller had set the request's deadline.
     """
     if isinstance(known, DeadlineExceededError):
         return limit is None or (limit >= _FAIR and not is_callers)

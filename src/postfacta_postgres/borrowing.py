@@ -13,10 +13,10 @@ from typing import Final
 from postfacta_core import CircuitBreaker, current_deadline
 from postfacta_core.clock import Clock
 from postfacta_core.context import add_wait, current_request
+from postfacta_core.deadlines.present import time_to_wait
 from postfacta_core.errors import (
     DatabaseUnavailableError,
     DeadlineExceededError,
-    InvalidInputError,
     PoolTimeoutError,
     ResilienceError,
 )
@@ -38,10 +38,8 @@ from ._verdicts import (
     database_circuit,
     error_of,
     is_to_blame,
-    may_be_done,
-    meaning_of,
+    outcome_of,
     sqlstate_of,
-    unknown,
 )
 
 __all__ = ["Borrowed", "Lender", "Permit", "first_word", "is_the_callers_wish", "limiting"]
@@ -183,13 +181,13 @@ class Borrowed:
         self._is_inside = False
         self._is_answered = False
         self._judged: tuple[Exception, ResilienceError | None] | None = None
-        if _time_left(self._since) <= 0.0:
+        if time_to_wait(math.inf, self._since) <= 0.0:
             raise self.not_lent()
         self._permit = Permit(lender.breaker)
 
     def patience(self, timeout: float) -> float:
         """Return how long to wait for a connection."""
-        return min(timeout, _time_left(self._since))
+        return time_to_wait(timeout, self._since)
 
     def lent(self) -> None:
         """Record that there is a connection."""
@@ -205,7 +203,7 @@ class Borrowed:
         """Return the error to raise if there is no connection; `is_full` says that all are lent to others."""
         lender, now = self._lender, self._lender.now()
         known: ResilienceError = DatabaseUnavailableError(lender.name, 1.0)
-        if _time_left(now) <= 0.0:
+        if time_to_wait(math.inf, now) <= 0.0:
             lender.observe(DeadlineExceeded("pool"))
             known = DeadlineExceededError(lender.name)
         elif is_full:
@@ -230,7 +228,7 @@ class Borrowed:
         """
         self._sql, self._is_inside, self._is_answered, self._judged = sql, is_inside, False, None
         self._started = self._lender.now()
-        self._left = _time_left(self._started)
+        self._left = time_to_wait(math.inf, self._started)
         if self._left <= 0.0:
             self._lender.observe(DeadlineExceeded("database"))
             raise DeadlineExceededError(self._lender.name)
@@ -266,8 +264,7 @@ class Borrowed:
             is_closed: Whether the connection is closed or broken by it.
         """
         lender, state = self._lender, sqlstate_of(error)
-        kind = meaning_of(state) or (DatabaseUnavailableError if is_closed else None)
-        known = None if kind is None else error_of(kind, lender.name)
+        known = error_of(state, lender.name, DatabaseUnavailableError if is_closed else None)
         limit: float | None = None
         if isinstance(known, DeadlineExceededError) and self._is_spent():
             limit = self._left
@@ -276,12 +273,7 @@ class Borrowed:
             self._leave(known)
         self._is_answered = state not in {"", QUERY_CANCELED}
         self.begins()
-        if (
-            known is not None
-            and not isinstance(known, InvalidInputError)
-            and may_be_done(self._sql, state, is_inside=self._is_inside, is_closed=is_closed)
-        ):
-            known = unknown(known)
+        known = outcome_of(known, self._sql, state, is_inside=self._is_inside, is_closed=is_closed)
         if state or is_closed:
             self._finished(state, type(known or error).__name__)
         self._judged = error, known
@@ -308,25 +300,10 @@ class Borrowed:
 
     def _finished(self, sqlstate: str, error_type: str) -> None:
         lender = self._lender
-        seconds = lender.now() - self._started
-        lender.observe(
-            QueryFinished(
-                lender.name,
-                "postgresql",
-                first_word(self._sql),
-                "",
-                seconds,
-                sqlstate=sqlstate,
-                error_type=error_type,
-            )
-        )
+        what = lender.name, "postgresql", first_word(self._sql), "", lender.now() - self._started
+        lender.observe(QueryFinished(*what, sqlstate=sqlstate, error_type=error_type))
 
     def _leave(self, error: Exception | None) -> None:
         permit, self._permit = self._permit, None
         if permit is not None:
             permit.leave(error, is_answered=self._is_answered)
-
-
-def _time_left(now: float) -> float:
-    deadline = current_deadline()
-    return math.inf if deadline is None else deadline.for_next_hop(now)

@@ -6,7 +6,7 @@ import re
 import stat
 import warnings
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import Any, Final, TypeAlias, cast
 from urllib.parse import parse_qs, urlsplit
@@ -27,7 +27,6 @@ __all__ = [
     "RawConnection",
     "Setup",
     "check_address",
-    "database_of",
     "hosts_of",
 ]
 
@@ -107,24 +106,22 @@ class PoolOptions:
     def __post_init__(self) -> None:
         validation.whole("PoolOptions.max_size", self.max_size, example="max_size=10")
         validation.whole("PoolOptions.max_waiting", self.max_waiting, at_least=0, example="max_waiting=100")
-        for time in (
-            *("acquire_timeout", "connect_timeout", "statement_timeout", "lock_timeout"),
-            *("idle_in_transaction_timeout", "close_timeout", "max_lifetime", "max_idle"),
-        ):
-            validation.seconds(f"PoolOptions.{time}", getattr(self, time))
         validation.instance(
             "PoolOptions.reconnect", self.reconnect, Backoff, example="Backoff(base=0.1, cap=2.0)"
         )
-        for flag in ("reset", "transaction_pooling", "plan_each_time"):
-            validation.flag(f"PoolOptions.{flag}", getattr(self, flag))
+        checks: dict[str, Callable[..., object]] = {"float": validation.seconds, "bool": validation.flag}
+        for each in fields(self):
+            if check := checks.get(str(each.type)):
+                check(f"PoolOptions.{each.name}", getattr(self, each.name))
 
     def session_settings(self) -> dict[str, str]:
         """Return the settings that the server enforces, by its own names."""
-        return {
-            "statement_timeout": _milliseconds(self.statement_timeout),
-            "lock_timeout": _milliseconds(self.lock_timeout),
-            "idle_in_transaction_session_timeout": _milliseconds(self.idle_in_transaction_timeout),
+        times = {
+            "statement_timeout": self.statement_timeout,
+            "lock_timeout": self.lock_timeout,
+            "idle_in_transaction_session_timeout": self.idle_in_transaction_timeout,
         }
+        return {name: str(max(1, round(seconds * 1000))) for name, seconds in times.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +138,14 @@ class Setup:
 class Connector:
     """Opens connections to one of the hosts of an address.
 
-    `find` decides which. All others are opened `there`: were each to look for itself, two primaries after a failover
-    that went wrong could both be written to by one pool.
-
-    Attributes:
-        host: The number of the host that was found last.
+    All are opened to `host`, the number of the one that a search found: were each to look for itself, two primaries
+    after a failover that went wrong could both be written to by one pool. `namespace` is the name of the database, for
+    spans; empty if the address does not name it.
     """
 
     def __init__(self, setup: Setup, dsn: str, password: Password | None) -> None:
         self.host: int = 0
+        self.namespace: str = urlsplit(dsn).path.removeprefix("/")
         self._hosts = hosts_of(dsn)
         self._servers = [urlsplit(host).hostname or "" for host in self._hosts]
         self._setup = setup
@@ -162,20 +158,16 @@ class Connector:
         """The name of the host that was found last, for spans; empty if the address is not plain."""
         return self._servers[self.host]
 
-    async def find(self, timeout: float) -> RawConnection:  # noqa: ASYNC109 - it is shared by the hosts
-        """Open a connection to the first host that accepts, beginning with the one that was found last; raise what the last raised."""
-        return await self._told(self._ask_in_turn(self._setup.clock() + timeout))
+    async def open(self, timeout: float, *, search: bool = False) -> RawConnection:  # noqa: ASYNC109 - the hosts share it
+        """Open a connection to the host that was found last; raise ConnectionError if another one was found meanwhile.
 
-    async def there(self, timeout: float) -> RawConnection:  # noqa: ASYNC109 - the driver sees to it
-        """Open one more connection to the host that was found; raise ConnectionError if it is another one meanwhile."""
-        return await self._told(self._ask_there(timeout))
-
-    async def _told(self, attempt: Awaitable[RawConnection]) -> RawConnection:
+        A `search` asks the others in turn if it does not accept, and raises what the last raised.
+        """
         setup = self._setup
         started = setup.clock()
         error_type = "cancelled"
         try:
-            connection = await attempt
+            connection = await self._ask(started + timeout, search=search)
             error_type = ""
         except Exception as error:
             error_type = type(error).__name__
@@ -184,39 +176,31 @@ class Connector:
             setup.observe(ConnectionOpened(setup.name, setup.clock() - started, error_type))
         return connection
 
-    async def _ask_in_turn(self, until: float) -> RawConnection:
-        """Limit each host to its share of the time; what is left is for the others."""
-        count = len(self._hosts)
-        for tried in range(count):
-            host = (self.host + tried) % count
-            share = max(0.001, (until - self._setup.clock()) / (count - tried))
+    async def _ask(self, until: float, *, search: bool) -> RawConnection:
+        hosts = [*range(self.host, len(self._hosts)), *range(self.host)] if search else [self.host]
+        while True:
+            host, *hosts = hosts
+            # Each has its share of the time; what is left is for the others.
+            share = max(0.001, (until - self._setup.clock()) / (1 + len(hosts)))
             try:
                 connection = await _connect(self._hosts[host], timeout=share, **self._arguments)
             except Exception:
-                if tried + 1 == count:
+                if not hosts:
                     raise
-            else:
-                self.host = host
-                return connection
-        raise AssertionError("there is always a host")
-
-    async def _ask_there(self, timeout: float) -> RawConnection:  # noqa: ASYNC109 - as above
-        host = self.host
-        connection = await _connect(self._hosts[host], timeout=timeout, **self._arguments)
-        if host != self.host:
-            connection.terminate()
-            raise ConnectionError("the database has moved")
-        return connection
+                continue
+            if not search and host != self.host:
+                connection.terminate()
+                raise ConnectionError("the database has moved")
+            self.host = host
+            return connection
 
 
 _EXAMPLE: Final = '"postgresql://billing@db:5432/billing"'
 _LAST_PORT: Final = 65_535
 _PLACE: Final = re.compile(r"(?:\[[0-9A-Fa-f:.%\w]+\]|[^\s\[\]:/@]*)(?::(?P<port>[0-9]{1,5}))?")
 _CHOICES: Final = {
-    "sslmode": frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}),
-    "target_session_attrs": frozenset(
-        {"any", "primary", "standby", "read-write", "read-only", "prefer-standby"}
-    ),
+    "sslmode": {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"},
+    "target_session_attrs": {"any", "primary", "standby", "read-write", "read-only", "prefer-standby"},
 }
 
 # The driver's overloads ask for arguments one by one.
@@ -225,11 +209,9 @@ _connect = cast("Callable[..., Awaitable[RawConnection]]", asyncpg.connect)
 
 def _arguments(name: str, options: PoolOptions) -> dict[str, Any]:
     settings = {"application_name": f"postfacta {name}", "timezone": "UTC"}
-    arguments: dict[str, Any] = {
-        # The server's own limit comes first; this one is for a server that does not answer.
-        "command_timeout": options.statement_timeout + 1.0,
-        "server_settings": settings,
-    }
+    # The server's own limit comes first; this one is for a server that does not answer.
+    timeout = options.statement_timeout + 1.0
+    arguments: dict[str, Any] = {"command_timeout": timeout, "server_settings": settings}
     if options.transaction_pooling:
         # Both settings above are among those that pgbouncer follows; it refuses a client that names others.
         return arguments | {"statement_cache_size": 0}
@@ -241,50 +223,28 @@ def _arguments(name: str, options: PoolOptions) -> dict[str, Any]:
 
 
 def check_address(field: str, dsn: str) -> str:
-    """Return an address if it is valid, so that a wrong one is not tried for ever.
+    """Return an address if it is valid, so that a wrong one is not tried for ever; raise ValueError if not.
 
-    Args:
-        field: What was set, such as `Database.dsn`.
-        dsn: The address. Its password is never shown, nor is anything that may be a part of it.
-
-    Raises:
-        ValueError: If it is no address of a PostgreSQL.
+    Its password is never shown, nor is anything that may be a part of it.
     """
     scheme, mark, rest = validation.secret(field, dsn, example=_EXAMPLE).partition("://")
-    if not mark or scheme not in {"postgresql", "postgres"}:
-        # It may be anything, such as a password that was given in place of an address.
-        validation.refuse(
-            field,
-            _Hidden("a text without it"),
-            'an address that begins with "postgresql://"',
-            example=_EXAMPLE,
-        )
     netloc = re.split(r"[/?#]", rest, maxsplit=1)[0]
     _, at, places = netloc.rpartition("@")
+    shown = f"{scheme}://{'***@' if at else ''}{places}"
+    rule = "an address with hosts and ports from 1 to 65535"
     if "@" in rest[len(netloc) :]:
         # A part of the password may stand where the host should.
-        shown = _Hidden(f"{scheme}://***")
+        shown = f"{scheme}://***"
         rule = "an address whose password has /, ?, # and @ written as %2F, %3F, %23 and %40"
-    else:
-        shown = _Hidden(f"{scheme}://{'***@' if at else ''}{places}")
-        rule = "an address with hosts and ports from 1 to 65535"
-    if not all(map(_is_place, places.split(","))) or (query := _query_of(dsn)) is None:
-        validation.refuse(field, shown, rule, example=_EXAMPLE)
-    for name, known in _CHOICES.items():
-        if not set(query.get(name, ())) <= known:
-            rule = f"an address whose {name} is one of {', '.join(sorted(known))}"
-            validation.refuse(field, shown, rule, example=_EXAMPLE)
-    return dsn
-
-
-class _Hidden:
-    """The part of an address that may be shown."""
-
-    def __init__(self, shown: str) -> None:
-        self._shown = shown
-
-    def __repr__(self) -> str:
-        return self._shown
+    if not mark or scheme not in {"postgresql", "postgres"}:
+        # It may be anything, such as a password that was given in place of an address.
+        shown, rule = "***", 'an address that begins with "postgresql://"'
+    elif all(map(_is_place, places.split(","))) and (query := _query_of(dsn)) is not None:
+        wrong = [name for name, known in _CHOICES.items() if not set(query.get(name, ())) <= known]
+        if not wrong:
+            return dsn
+        rule = f"an address whose {wrong[0]} is one of {', '.join(sorted(_CHOICES[wrong[0]]))}"
+    return validation.refuse(field, shown, rule, example=_EXAMPLE)
 
 
 def _query_of(dsn: str) -> dict[str, list[str]] | None:
@@ -301,21 +261,9 @@ def _is_place(place: str) -> bool:
 
 
 def hosts_of(dsn: str) -> list[str]:
-    """Split an address with several hosts into one address for each.
-
-    The driver would try them in turn by itself, but the first one that does not answer would take all the time.
-    """
+    """Split an address with several hosts into one for each: to the driver, a deaf one would take all the time."""
     parts = urlsplit(dsn)
     credentials, at, places = parts.netloc.rpartition("@")
     if "," not in places:
         return [dsn]
     return [parts._replace(netloc=f"{credentials}{at}{place}").geturl() for place in places.split(",")]
-
-
-def database_of(dsn: str) -> str:
-    """Name the database of an address, for spans; empty if the address does not name it."""
-    return urlsplit(dsn).path.removeprefix("/")
-
-
-def _milliseconds(seconds: float) -> str:
-    return str(max(1, round(seconds * 1000)))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 import anyio
@@ -17,15 +15,15 @@ try:
 except ModuleNotFoundError as _error:
     raise validation.missing_extra(__name__, "postgres", _error) from _error
 
-from postfacta_core import CircuitBreaker, Deadline, RetryBudget, current_deadline
+from postfacta_core import CircuitBreaker, RetryBudget
 from postfacta_core.clock import LUCK, MONOTONIC, Clock, Luck
 from postfacta_core.errors import DatabaseUnavailableError
-from postfacta_core.events import Observer, QueryFinished, observing, process_observer
+from postfacta_core.events import Observer, observing, process_observer
+from postfacta_core.guards._circuit import CircuitState
 
 from ._verdicts import database_circuit
-from .borrowing import first_word
-from .connecting import Password, PasswordFile, PoolOptions, RawConnection, Setup, check_address, database_of
-from .guarded import DatabaseHealth, Lease, judge, state_of, translate
+from .connecting import Password, PasswordFile, PoolOptions, RawConnection, Setup, check_address
+from .guarded import COMMIT, Lease, Statement, retries, translate
 from .pool import Pool
 
 __all__ = [
@@ -34,7 +32,6 @@ __all__ = [
     "Isolation",
     "PasswordFile",
     "PoolOptions",
-    "Statements",
     "database_circuit",
     "translate",
 ]
@@ -48,6 +45,7 @@ _DURABILITY = (
     "select name, setting from pg_settings where name = any"
     " (array['fsync', 'full_page_writes', 'synchronous_commit']) order by name"
 )
+_BY_HAND = frozenset({CircuitState.FORCED_OPEN, CircuitState.DISABLED, CircuitState.METRICS_ONLY})
 
 
 class Statements:
@@ -60,39 +58,33 @@ class Statements:
     tries it once more, on another connection, if that broke.
     """
 
-    def _send(self, method: str, sql: str, args: Sequence[object], /, **options: Any) -> Awaitable[Any]:
+    # Each method knows what it returns.
+    def _send(self, statement: Statement) -> Awaitable[T]:  # pyright: ignore[reportInvalidTypeVarUse]
         raise NotImplementedError
 
     async def fetch(
         self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
     ) -> list[asyncpg.Record]:
         """Run a query and return all its rows."""
-        options: Any = {"operation": operation, "collection": collection, "repeatable": repeatable}
-        rows: list[asyncpg.Record] = await self._send("fetch", sql, args, **options)
-        return rows
+        return await self._send(Statement("fetch", sql, args, operation, collection, repeatable))
 
     async def fetchrow(
         self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
     ) -> asyncpg.Record | None:
         """Run a query and return its first row, or None."""
-        options: Any = {"operation": operation, "collection": collection, "repeatable": repeatable}
-        row: asyncpg.Record | None = await self._send("fetchrow", sql, args, **options)
-        return row
+        return await self._send(Statement("fetchrow", sql, args, operation, collection, repeatable))
 
     async def fetchval(
         self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
     ) -> Any:
         """Run a query and return the first column of its first row, or None."""
-        options: Any = {"operation": operation, "collection": collection, "repeatable": repeatable}
-        return await self._send("fetchval", sql, args, **options)
+        return await self._send(Statement("fetchval", sql, args, operation, collection, repeatable))
 
     async def execute(
         self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
     ) -> str:
         """Run a statement and return the server's tag, such as `UPDATE 1`."""
-        options: Any = {"operation": operation, "collection": collection, "repeatable": repeatable}
-        tag: str = await self._send("execute", sql, args, **options)
-        return tag
+        return await self._send(Statement("execute", sql, args, operation, collection, repeatable))
 
 
 class Connection(Statements):
@@ -113,17 +105,16 @@ class Connection(Statements):
         asyncpg.PostgresError: For all that is the statement's own fault, such as a broken constraint.
     """
 
-    def __init__(self, lease: Lease, owner: Database) -> None:
+    def __init__(self, lease: Lease) -> None:
         self._lease = lease
-        self._owner = owner
 
     @property
     def raw(self) -> RawConnection:
         """The driver's own connection, for what is missing here; it raises the driver's errors, without events."""
-        return self._lease.pooled.connection
+        return self._lease.raw
 
-    def _send(self, method: str, sql: str, args: Sequence[object], /, **options: Any) -> Awaitable[Any]:
-        return self._owner.run(self._lease, getattr(self.raw, method), sql, args=args, **options)
+    def _send(self, statement: Statement) -> Awaitable[Any]:
+        return self._lease.run(statement)
 
 
 class Database(Statements):
@@ -178,15 +169,15 @@ class Database(Statements):
         if password is not None and not callable(password):
             validation.secret("Database.password", password, example="a text, or PasswordFile(path)")
         validation.functions("Database", clock=clock, luck=luck)
-        self._options = options or PoolOptions()
-        self._observe = observing("Database", name, observer)
-        self._clock = clock
-        setup = Setup(name, self._options, self._observe, clock, luck)
+        options = options or PoolOptions()
+        setup = Setup(name, options, observing("Database", name, observer), clock, luck)
         self._pool = Pool(setup, dsn, password)
-        self._health = DatabaseHealth(setup, self._pool, breaker=breaker, budget=retry_budget)
-        self.breaker: CircuitBreaker = self._health.breaker
-        self.retry_budget: RetryBudget = self._health.budget
-        self._namespace = database_of(dsn)
+        self._pool.monitor.when_found = self._forget
+        self.breaker: CircuitBreaker = breaker or CircuitBreaker(
+            name, config=database_circuit(options.max_size), observer=setup.observe, clock=clock, luck=luck
+        )
+        self.retry_budget: RetryBudget = retry_budget or RetryBudget(name)
+        self._reads, self._transactions = retries(setup, self.retry_budget)
         self._stack = AsyncExitStack()
 
     def __repr__(self) -> str:
@@ -199,17 +190,13 @@ class Database(Statements):
 
     async def __aenter__(self) -> Self:
         group = await self._stack.enter_async_context(anyio.create_task_group())
-        self._pool.open(group)
         self._stack.callback(group.cancel_scope.cancel)
+        self._stack.push_async_callback(self._pool.close)
+        self._pool.open(group)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            await self._pool.close()
-        finally:
-            await self._stack.aclose()
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
 
     async def wait_connected(self) -> None:
         """Wait until there is a database, also if it comes late; bound it by a timeout of your own.
@@ -237,7 +224,7 @@ class Database(Statements):
             DatabaseUnavailableError: If the disk was full.
             ReadOnlyDatabaseError: If it took no writes.
         """
-        self._health.check_writes()
+        self._pool.monitor.check_writes()
 
     @asynccontextmanager
     async def acquire(self) -> AsyncGenerator[Connection]:
@@ -249,8 +236,8 @@ class Database(Statements):
             DeadlineExceededError: If the request's time is up before one is free.
             PoolTimeoutError: If all stay lent for `acquire_timeout`, or too many wait for one already.
         """
-        async with Lease(self._pool, self._health) as lease:
-            yield Connection(lease, self)
+        async with Lease(self._pool, self.breaker) as lease:
+            yield Connection(lease)
 
     @asynccontextmanager
     async def transaction(self, *, isolation: Isolation | None = None) -> AsyncGenerator[Connection]:
@@ -269,11 +256,10 @@ class Database(Statements):
             DeadlineExceededError: If the request's time runs out before COMMIT is sent: nothing was written.
             asyncpg.InFailedSQLTransactionError: If the block swallowed a statement's error: nothing was written.
         """
-        async with Lease(self._pool, self._health) as lease:
-            begin = lease.pooled.connection.execute
-            await self.run(lease, begin, self._begin(isolation), operation="BEGIN", repeatable=True)
-            yield Connection(lease, self)
-            await self._commit(lease)
+        async with Lease(self._pool, self.breaker) as lease:
+            await lease.begin(isolation)
+            yield Connection(lease)
+            await lease.run(COMMIT)
 
     async def run_transaction(
         self, function: Callable[[Connection], Awaitable[T]], *, isolation: Isolation | None = None
@@ -290,7 +276,7 @@ class Database(Statements):
         Raises:
             DatabaseUnavailableError: If it was lost to others each time: nothing was written. See `transaction`, too.
         """
-        return await self._health.transactions.call(self._transact, function, isolation)
+        return await self._transactions.call(self._transact, function, isolation)
 
     async def _transact(
         self, function: Callable[[Connection], Awaitable[T]], isolation: Isolation | None
@@ -301,90 +287,19 @@ class Database(Statements):
             except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as error:
                 raise DatabaseUnavailableError(self.name, 1.0) from error
 
-    def _send(self, method: str, sql: str, args: Sequence[object], /, **options: Any) -> Awaitable[Any]:
-        if options["repeatable"]:
-            return self._health.reads.call(self._once, method, sql, args, **options)
-        return self._once(method, sql, args, **options)
+    def _send(self, statement: Statement) -> Awaitable[Any]:
+        return self._reads.call(self._once, statement) if statement.repeatable else self._once(statement)
 
-    async def _once(self, method: str, sql: str, args: Sequence[object], **options: Any) -> Any:
-        async with Lease(self._pool, self._health) as lease:
-            call = getattr(lease.pooled.connection, method)
-            return await self.run(lease, call, sql, args=args, **options)
+    async def _once(self, statement: Statement) -> Any:
+        async with Lease(self._pool, self.breaker) as lease:
+            return await lease.run(statement)
+
+    def _forget(self) -> None:
+        """Reset the circuit, since the database is available again: it has just answered. A state set by hand stays."""
+        if self.breaker.statistics().state not in _BY_HAND:
+            self.breaker.reset()
 
     async def durability_problems(self) -> list[str]:
         """Name the server's settings under which an acknowledged commit may be lost; ideally none."""
         rows = await self.fetch(_DURABILITY, operation="durability", repeatable=True)
         return [f"{row['name']} = {row['setting']}" for row in rows if row["setting"] in {"off", "local"}]
-
-    async def run(
-        self,
-        lease: Lease,
-        call: Callable[..., Awaitable[T]],
-        sql: str,
-        *,
-        args: Sequence[object] = (),
-        operation: str = "",
-        collection: str = "",
-        repeatable: bool = False,
-    ) -> T:
-        """Run one statement within its time, and classify its errors. For `Connection`, which documents them."""
-        started = self._clock()
-        limit = self._limit(started)
-        lease.has_answered = False
-        error_type, sqlstate = "cancelled", ""
-        raw = lease.pooled.connection
-        state = state_of(raw)
-        try:
-            # Without any time left the driver raises, and sends nothing.
-            result = await call(sql, *args, timeout=limit)
-            error_type = ""
-            lease.has_answered = True
-        except Exception as error:
-            known = translate(error, self.name, broken=raw.is_closed())
-            self._health.take_note(lease, error, known, limit=limit)
-            if not repeatable:
-                known = judge(raw, sql, state, error=error, known=known)
-            error_type, sqlstate = type(known or error).__name__, getattr(error, "sqlstate", None) or ""
-            if known is None:
-                raise
-            raise known from error
-        finally:
-            self._observe(
-                QueryFinished(
-                    self.name,
-                    "postgresql",
-                    operation or first_word(sql),
-                    collection,
-                    self._clock() - started,
-                    self._namespace,
-                    self._pool.server,
-                    sqlstate,
-                    error_type,
-                )
-            )
-        return result
-
-    def _limit(self, now: float) -> float | None:
-        """Return the seconds that a statement sent now may take; None if the server's own limit is the shorter."""
-        deadline = current_deadline()
-        left = math.inf if deadline is None else deadline.for_next_hop(now)
-        return left if left < self._options.statement_timeout else None
-
-    def _begin(self, isolation: Isolation | None) -> str:
-        limit = self._limit(self._clock())
-        settings = self._options.session_settings() if self._options.transaction_pooling else {}
-        if limit is not None:
-            # A share less than this side waits: then the server is the first to end the statement.
-            settings["statement_timeout"] = str(max(1, math.floor(Deadline(limit).for_next_hop(0.0) * 1000)))
-        begin = "begin" if isolation is None else f"begin isolation level {isolation}"
-        return "; ".join([begin, *(f"set local {name} = {value}" for name, value in settings.items())])
-
-    async def _commit(self, lease: Lease) -> None:
-        execute = lease.pooled.connection.execute
-
-        async def commit(sql: str, *, timeout: float | None) -> None:  # noqa: ASYNC109 - the driver's own
-            # asyncpg's own commit hides that the server answers the COMMIT of a failed transaction by ROLLBACK.
-            if await execute(sql, timeout=timeout) != "COMMIT":
-                raise asyncpg.InFailedSQLTransactionError("a statement had failed, so COMMIT rolled back")
-
-        await self.run(lease, commit, "commit", operation="COMMIT")

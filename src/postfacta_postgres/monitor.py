@@ -11,82 +11,69 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import anyio
 
-from postfacta_core.errors import DatabaseUnavailableError
+from postfacta_core.errors import DatabaseUnavailableError, ResilienceError
 
 from ._leases import LeaseTable, PooledConnection
 from .connecting import Connector, RawConnection, Setup
 
-__all__ = ["ConnectionMonitor"]
+__all__ = ["ConnectionMonitor", "Pooled"]
+
+Pooled: TypeAlias = PooledConnection[RawConnection]
 
 # For one sign of life; also for the one new connection that is tried before all are refused.
 _LOOK_TIMEOUT = 1.0
+# Longer than writes of a service that has any are apart.
+_REFUSED_FOR = 30.0
 
 
 class ConnectionMonitor:
-    """Whether there is a database, as far as is known.
+    """Whether there is a database, as far as is known, and whether it takes writes.
 
     Attributes:
         found: Set while there is one.
+        looked: Set unless the first attempt to connect is under way.
+        openings: What opens connections; it is cancelled when the database is lost.
         when_found: Called when it is found that was lost, or another one is. It must not raise.
     """
 
-    def __init__(
-        self,
-        setup: Setup,
-        connector: Connector,
-        table: LeaseTable[RawConnection],
-        *,
-        when_lost: Callable[[], None],
-    ) -> None:
+    def __init__(self, setup: Setup, connector: Connector, table: LeaseTable[RawConnection]) -> None:
         self.found: anyio.Event = anyio.Event()
+        self.looked: anyio.Event = anyio.Event()
+        self.looked.set()
         self.when_found: Callable[[], object] = bool
-        self._name = setup.name
+        self.openings: set[anyio.CancelScope] = set()
+        self._setup = setup
         self._connector = connector
         self._table = table
-        self._options = setup.options
-        self._when_lost = when_lost
-        self._clock = setup.clock
-        self._luck = setup.luck
-        self._reserved: PooledConnection[RawConnection] | None = None
+        self._reserved: Pooled | None = None
         self._doubted = anyio.Event()
         self._has_moved = False
         self._pinging = anyio.Lock()
         self._retry_at = 0.0
-        self._looked: anyio.Event | None = None
+        self._refused_write: tuple[ResilienceError, float] | None = None
 
     @property
     def is_there(self) -> bool:
         """Whether there is one."""
         return self._reserved is not None
 
-    @property
-    def is_unknown(self) -> bool:
-        """Whether the first attempt to connect is still under way."""
-        return self._looked is not None and not self._looked.is_set()
-
     def begin(self) -> None:
-        """Record that `keep` is about to connect."""
-        self._looked = anyio.Event()
-
-    async def look(self) -> None:
-        """Wait until the first attempt to connect has ended; it has no bound of its own."""
-        if self._looked is not None:
-            await self._looked.wait()
+        """Record that `keep` is about to connect; what is awaited belongs to its event loop."""
+        self._doubted, self._pinging, self.looked = anyio.Event(), anyio.Lock(), anyio.Event()
 
     def absence(self) -> DatabaseUnavailableError:
         """Return the error for an unavailable database, with the time of the next attempt."""
-        return DatabaseUnavailableError(self._name, max(1.0, self._retry_at - self._clock()))
+        return DatabaseUnavailableError(self._setup.name, max(1.0, self._retry_at - self._setup.clock()))
 
-    def suspect(self, pooled: PooledConnection[RawConnection] | None = None, *, moved: bool = False) -> None:
+    def suspect(self, pooled: Pooled | None = None, *, moved: bool = False) -> None:
         """Report a suspected loss, so that availability is checked.
 
-        Args:
-            pooled: The connection that broke: those that are as old may be broken as well. None if it is only that
-                one could not be opened, or did not answer in time.
-            moved: Whether the database is known to be elsewhere, as when this one takes no writes.
+        `pooled` is the connection that broke: those that are as old may be broken as well. Without it one could only
+        not be opened, or did not answer in time. If this database takes no writes, it is known to have `moved`.
         """
         if pooled is not None:
             self._has_moved |= moved and pooled.generation == self._table.generation
@@ -98,118 +85,114 @@ class ConnectionMonitor:
         for pooled in self._table.evict(generation):
             pooled.connection.terminate()
 
+    def refused_write(self, known: ResilienceError) -> None:
+        """Record that a write was refused."""
+        self._refused_write = known, self._setup.clock() + _REFUSED_FOR
+
+    def check_writes(self) -> None:
+        """Raise the error of a recently refused write; see `Database.check_writes`."""
+        if self._refused_write is not None:
+            error, until = self._refused_write
+            if self._setup.clock() < until:
+                raise type(error)(error.policy, error.retry_after)
+            self._refused_write = None
+
     async def keep(self) -> None:
         """Connect, notice when the database is lost, connect again; until cancelled. It may run again after that."""
+        setup, attempt = self._setup, 0
         try:
             while True:
-                self._reserve(await self._connect_with_backoff())
-                self.when_found()
-                while await self._still_available():
-                    pass
-                self._let_go()
-                self._lose_all()
+                if await self._find():
+                    attempt = 0
+                    await self._come_into_doubt()
+                elif self.is_there:
+                    self._lose()
+                else:
+                    attempt += 1
+                    delay = setup.options.reconnect.delay(attempt, setup.luck())
+                    self._retry_at = setup.clock() + delay
+                    self.looked.set()
+                    await anyio.sleep(delay)
         finally:
-            self._let_go()
-            self._end_look()
-            # What was awaited belongs to this event loop; the next run may have another.
-            self._doubted, self._pinging, self._looked = anyio.Event(), anyio.Lock(), None
+            self._lose()
+            self.looked.set()
+            self.found = anyio.Event()
 
     async def renew_if_old(self) -> None:
         """Replace the reserved connection once it is as old as a connection may be."""
-        if self._reserved is not None and self._clock() >= self._reserved.ends_at:
+        if self._reserved is not None and self._setup.clock() >= self._reserved.ends_at:
             async with self._pinging:
-                await self._finds_another()
+                await self._find()
 
     async def ping(self) -> None:
-        """Ping the database on the reserved connection, which no load can take.
-
-        Raises:
-            DatabaseUnavailableError: If there is none within a second.
-        """
+        """Ask the database on the reserved connection; raise its absence if it does not answer within a second."""
+        reserved: Pooled | None = None
         try:
             with anyio.fail_after(_LOOK_TIMEOUT):
-                if self.is_unknown:
-                    await self.look()
+                await self.looked.wait()
                 async with self._pinging:
-                    await self._ask(self._reserved)
-        except Exception as error:
-            raise self.absence() from error
-
-    async def _ask(self, reserved: PooledConnection[RawConnection] | None) -> None:
+                    reserved = self._reserved
+                    if reserved is not None:
+                        await reserved.connection.fetchval("select 1")
+        except BaseException as error:
+            if reserved is not None:
+                # Also if the caller's own bound ended it: a late answer would be taken for the next one's.
+                reserved.connection.terminate()
+                self.suspect(reserved)
+            if isinstance(error, Exception):
+                raise self.absence() from error
+            raise
         if reserved is None:
             raise self.absence()
-        try:
-            await reserved.connection.fetchval("select 1")
-        except BaseException:
-            # Also if the caller's own bound ended it: a late answer would be taken for the next one's.
-            reserved.connection.terminate()
-            self.suspect(reserved)
-            raise
 
-    async def _still_available(self) -> bool:
-        """Wait for a reported suspicion, and check the database."""
-        await self._doubted.wait()
-        self._doubted = anyio.Event()
-        if self._has_moved:
-            self._has_moved = False
-            return False
-        try:
-            await self.ping()
-        except DatabaseUnavailableError:
-            return await self._finds_another()
-        return True
+    async def _come_into_doubt(self) -> None:
+        """Wait until the database is suspected to be lost, and does not answer."""
+        while True:
+            await self._doubted.wait()
+            self._doubted = anyio.Event()
+            if self._has_moved:
+                self._has_moved = False
+                self._lose()
+                return
+            try:
+                await self.ping()
+            except DatabaseUnavailableError:
+                return
 
-    async def _finds_another(self) -> bool:
-        host = self._connector.host
+    async def _find(self) -> bool:
+        """Reserve a new connection; return whether there is one in time."""
+        setup, table, host = self._setup, self._table, self._connector.host
+        timeout = setup.options.connect_timeout
         try:
-            connection = await self._connector.find(min(_LOOK_TIMEOUT, self._options.connect_timeout))
+            connection = await self._connector.open(
+                min(_LOOK_TIMEOUT, timeout) if self.is_there else timeout, search=True
+            )
         except Exception:  # noqa: BLE001 - whatever it is, an event reported it, and it is tried again
             return False
-        has_moved = self._connector.host != host
-        if has_moved:
-            self._lose_all()
-        self._reserve(connection)
         # On the same host it was not lost: connections that break alone, one after the other, are for others to count.
-        if has_moved:
-            self.when_found()
-        return True
-
-    async def _connect_with_backoff(self) -> RawConnection:
-        attempt = 0
-        while True:
-            try:
-                connection = await self._connector.find(self._options.connect_timeout)
-            except Exception:  # noqa: BLE001 - as above
-                attempt += 1
-                delay = self._options.reconnect.delay(attempt, self._luck())
-                self._retry_at = self._clock() + delay
-                self._end_look()
-                await anyio.sleep(delay)
-                continue
-            return connection
-
-    def _lose_all(self) -> None:
-        self.evict(self._table.generation)
-        self._when_lost()
-
-    def _reserve(self, connection: RawConnection) -> None:
-        old, table = self._reserved, self._table
-        pooled = table.opened(connection, generation=table.generation, now=self._clock(), luck=self._luck())
+        is_new = not self.is_there or self._connector.host != host
+        if is_new:
+            self._lose()
+        old = self._reserved
+        pooled = table.opened(connection, generation=table.generation, now=setup.clock(), luck=setup.luck())
         connection.add_termination_listener(
             lambda _: self.suspect(pooled) if pooled is self._reserved else None
         )
         self._reserved = pooled
         self.found.set()
-        self._end_look()
+        self.looked.set()
         if old is not None:
             old.connection.terminate()
+        if is_new:
+            self.when_found()
+        return True
 
-    def _end_look(self) -> None:
-        if self._looked is not None:
-            self._looked.set()
-
-    def _let_go(self) -> None:
+    def _lose(self) -> None:
+        """Forget the reserved connection and the idle ones, and end the opening of others."""
         if self._reserved is not None:
             pooled, self._reserved = self._reserved, None
+            self.found = anyio.Event()
             pooled.connection.terminate()
-        self.found = anyio.Event()
+        self.evict(self._table.generation)
+        for scope in self.openings:
+            scope.cancel()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from functools import cache
-from typing import Any, Final, Generic, Self, TypeVar
+from functools import cache, partialmethod
+from typing import Any, Final, Generic, Self, TypeVar, cast
 
 from postfacta_core import CircuitBreaker
 from postfacta_core.clock import MONOTONIC, Clock
@@ -29,10 +29,40 @@ __all__ = ["AsyncGuardedPool", "GuardedPool"]
 
 _LIMITING: Final = limiting("%(limit)s").encode()
 C = TypeVar("C", bound=psycopg.Connection[Any])
+PsycopgPool = TypeVar("PsycopgPool")
 A = TypeVar("A", bound=psycopg.AsyncConnection[Any])
 
 
-class GuardedPool(Generic[C]):
+class _Guarded(Generic[PsycopgPool]):
+    """A pool behind a circuit."""
+
+    _kind: type[Any]
+
+    def __init__(
+        self,
+        pool: PsycopgPool,
+        *,
+        name: str = "postgres",
+        breaker: CircuitBreaker | None = None,
+        observer: Observer | None = process_observer,
+        clock: Clock = MONOTONIC,
+    ) -> None:
+        owner, foreign = type(self).__name__, cast("Any", pool)
+        validation.instance(
+            f"{owner}.pool", pool, self._kind, example=f"{self._kind.__name__}(..., open=False)"
+        )
+
+        def is_idle() -> tuple[int, int]:
+            stats = foreign.get_stats()
+            return stats["pool_available"], stats["requests_waiting"]
+
+        shared: Any = {"breaker": breaker, "observer": observer, "clock": clock}
+        self._pool: PsycopgPool = pool
+        self._lender = Lender(owner, name, max_size=foreign.max_size, is_idle=is_idle, **shared)
+        self.breaker: CircuitBreaker = self._lender.breaker
+
+
+class GuardedPool(_Guarded[psycopg_pool.ConnectionPool[C]], Generic[C]):
     """A `ConnectionPool` of psycopg, for threads.
 
     Use `connection()` as the pool's own. As a context manager it opens the pool, and closes it.
@@ -49,21 +79,7 @@ class GuardedPool(Generic[C]):
         breaker: Its circuit.
     """
 
-    def __init__(
-        self,
-        pool: psycopg_pool.ConnectionPool[C],
-        *,
-        name: str = "postgres",
-        breaker: CircuitBreaker | None = None,
-        observer: Observer | None = process_observer,
-        clock: Clock = MONOTONIC,
-    ) -> None:
-        validation.instance(
-            "GuardedPool.pool", pool, psycopg_pool.ConnectionPool, example="ConnectionPool(..., open=False)"
-        )
-        self._pool = pool
-        self._lender = _lender("GuardedPool", pool, name, breaker=breaker, observer=observer, clock=clock)
-        self.breaker: CircuitBreaker = self._lender.breaker
+    _kind = psycopg_pool.ConnectionPool
 
     def __enter__(self) -> Self:
         self._pool.open()
@@ -106,7 +122,7 @@ class GuardedPool(Generic[C]):
             loan.returned()
 
 
-class AsyncGuardedPool(Generic[A]):
+class AsyncGuardedPool(_Guarded[psycopg_pool.AsyncConnectionPool[A]], Generic[A]):
     """An `AsyncConnectionPool` of psycopg; see `GuardedPool`.
 
     As an async context manager it opens the pool, and closes it, so it may stand in `harden(resources=[...])`.
@@ -122,26 +138,7 @@ class AsyncGuardedPool(Generic[A]):
         breaker: Its circuit.
     """
 
-    def __init__(
-        self,
-        pool: psycopg_pool.AsyncConnectionPool[A],
-        *,
-        name: str = "postgres",
-        breaker: CircuitBreaker | None = None,
-        observer: Observer | None = process_observer,
-        clock: Clock = MONOTONIC,
-    ) -> None:
-        validation.instance(
-            "AsyncGuardedPool.pool",
-            pool,
-            psycopg_pool.AsyncConnectionPool,
-            example="AsyncConnectionPool(..., open=False)",
-        )
-        self._pool = pool
-        self._lender = _lender(
-            "AsyncGuardedPool", pool, name, breaker=breaker, observer=observer, clock=clock
-        )
-        self.breaker: CircuitBreaker = self._lender.breaker
+    _kind = psycopg_pool.AsyncConnectionPool
 
     async def __aenter__(self) -> Self:
         await self._pool.open()
@@ -171,30 +168,6 @@ class AsyncGuardedPool(Generic[A]):
         finally:
             await self._pool.putconn(connection)
             loan.returned()
-
-
-def _lender(
-    owner: str,
-    pool: psycopg_pool.ConnectionPool[Any] | psycopg_pool.AsyncConnectionPool[Any],
-    name: str,
-    *,
-    breaker: CircuitBreaker | None,
-    observer: Observer | None,
-    clock: Clock,
-) -> Lender:
-    def is_idle() -> tuple[int, int]:
-        stats = pool.get_stats()
-        return stats["pool_available"], stats["requests_waiting"]
-
-    return Lender(
-        owner,
-        name,
-        max_size=pool.max_size,
-        is_idle=is_idle,
-        breaker=breaker,
-        observer=observer,
-        clock=clock,
-    )
 
 
 def _is_full(lender: Lender, error: psycopg.Error) -> bool:
@@ -268,12 +241,6 @@ class _Statements:
     loan: Borrowed
     connection: Any
 
-    def execute(self, query: Any, *args: Any, **options: Any) -> Any:
-        return self._send("execute", query, *args, **options)
-
-    def executemany(self, query: Any, *args: Any, **options: Any) -> Any:
-        return self._send("executemany", query, *args, **options)
-
     def _send(self, method: str, query: Any, *args: Any, **options: Any) -> Any:
         limit = _announce(self, query)
         try:
@@ -286,18 +253,15 @@ class _Statements:
         self.loan.answered()
         return answer
 
+    execute = partialmethod(_send, "execute")
+    executemany = partialmethod(_send, "executemany")
+
 
 class _AsyncStatements:
     """The same, on an event loop."""
 
     loan: Borrowed
     connection: Any
-
-    async def execute(self, query: Any, *args: Any, **options: Any) -> Any:
-        return await self._send("execute", query, *args, **options)
-
-    async def executemany(self, query: Any, *args: Any, **options: Any) -> Any:
-        return await self._send("executemany", query, *args, **options)
 
     async def _send(self, method: str, query: Any, *args: Any, **options: Any) -> Any:
         limit = _announce(self, query)
@@ -310,6 +274,9 @@ class _AsyncStatements:
             raise
         self.loan.answered()
         return answer
+
+    execute = partialmethod(_send, "execute")
+    executemany = partialmethod(_send, "executemany")
 
 
 def _announce(cursor: _Statements | _AsyncStatements, query: Any) -> str:

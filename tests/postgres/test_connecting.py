@@ -18,7 +18,7 @@ from postfacta_core.errors import DatabaseUnavailableError, OutcomeUnknownError
 from postfacta_core.events import ConnectionOpened, QueryFinished, ignore
 from postfacta_core.testing import RecordingObserver
 from postfacta_postgres import Database
-from postfacta_postgres.connecting import Connector, PasswordFile, PoolOptions, Setup, database_of, hosts_of
+from postfacta_postgres.connecting import Connector, PasswordFile, PoolOptions, Setup, hosts_of
 from tests.kit.pg import execute
 
 from .postgres import QUICK, opened, watcher
@@ -71,7 +71,7 @@ def test_a_span_names_the_server_where_it_is_plain(
     address: str, server: str, namespace: str, anyio_backend: str
 ) -> None:
     connector = Connector(Setup("db", PoolOptions(), ignore, MONOTONIC, LUCK), address, None)
-    assert (connector.server, database_of(address)) == (server, namespace)
+    assert (connector.server, connector.namespace) == (server, namespace)
 
 
 @pytest.mark.clock("0.4 s")

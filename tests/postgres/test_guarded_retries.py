@@ -169,9 +169,12 @@ async def test_of_two_transactions_in_a_deadlock_the_victim_runs_again(database_
     async with guarded(database_dsn, options=options, seen=seen) as database:
         await database.execute("create table t (id int primary key, a int)")
         await database.execute("insert into t values (1, 0), (2, 0)")
-        assert sorted(await two_that_collide(database, "read committed", keys=(1, 2))) == [1, 2]
+        runs = await two_that_collide(database, "read committed", keys=(1, 2))
         assert await database.fetchval("select array_agg(a) from t") == [2, 2]
-    assert [event.sqlstate for event in seen.of(QueryFinished) if event.error_type] == ["40P01"]
+    lost = [event.sqlstate for event in seen.of(QueryFinished) if event.error_type]
+    # The victim's next run may take its row again before the other wakes up, and one of them loses once more.
+    assert set(lost) == {"40P01"}
+    assert sum(runs) == 2 + len(lost)
 
 
 async def test_a_transaction_that_loses_each_time_gives_up_and_writes_nothing(database_dsn: str) -> None:

@@ -102,7 +102,7 @@ class Callers(RuleBasedStateMachine):
     def let_time_pass(self, seconds: float) -> None:
         self.now += seconds
         for kept in self.pool.sweep(self.now):
-            assert self.now >= min(kept.ends_at, kept.idle_since + IDLE)
+            assert self.now >= min(kept.ends_at, kept.since + IDLE)
 
     @rule()
     def lose_the_database(self) -> None:

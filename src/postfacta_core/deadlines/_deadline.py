@@ -30,18 +30,9 @@ class Deadline:
 
     at: float
 
-    @classmethod
-    def after(cls, seconds: float, now: float) -> Deadline:
-        """Make one this many seconds ahead."""
-        return cls(now + seconds)
-
     def remaining(self, now: float) -> float:
         """Return the seconds that are left: 0 once it has passed, never below."""
         return max(0.0, self.at - now)
-
-    def has_passed(self, now: float) -> bool:
-        """Return whether it has passed."""
-        return now >= self.at
 
     def for_next_hop(self, now: float) -> float:
         """Return the seconds that a call made now may take: less than is left, so that its answer is of use.

@@ -18,7 +18,6 @@ import math
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from functools import wraps
-from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
 
 import anyio
@@ -66,8 +65,7 @@ def time_limit(seconds: float | None) -> Callable[[F], F]:
         ValueError: If the limit is not above 0.
     """
     if seconds is not None and not seconds > 0:
-        msg = f"needs seconds above 0, or None for no limit: {seconds}"
-        raise ValueError(msg)
+        raise ValueError(f"needs seconds above 0, or None for no limit: {seconds}")
 
     def decorate(handler: F) -> F:
         @wraps(handler)
@@ -238,7 +236,7 @@ class RunningRequests:
         self._overdue = 0
         self._idle: anyio.Event | None = None
         self.tasks: TaskGroup | None = None
-        self._exit: AsyncExitStack | None = None
+        self._stack = AsyncExitStack()
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
@@ -324,23 +322,17 @@ class RunningRequests:
         # What an earlier lifespan left behind is bound to an event loop that is gone.
         self._running.clear()
         self._idle, self._overdue = None, 0
-        async with AsyncExitStack() as stack:
-            self.tasks = await stack.enter_async_context(anyio.create_task_group())
-            stack.callback(self.tasks.cancel_scope.cancel)
-            self.tasks.start_soon(self._keep_sweeping)
-            self._exit = stack.pop_all()
+        self.tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        self._stack.callback(self.tasks.cancel_scope.cancel)
+        self.tasks.start_soon(self._keep_sweeping)
         self.is_sweeping = True
         self.loop = _asyncio_loop()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if (stack := self._exit) is None:
-            raise AssertionError("left, but never entered")
-        self.is_sweeping, self.loop, self._exit = False, None, None
+    async def __aexit__(self, *_: object) -> None:
+        self.is_sweeping, self.loop = False, None
         # What ended the block is not for the task group to wrap.
-        await stack.aclose()
+        await self._stack.aclose()
 
     async def _keep_sweeping(self) -> None:
         while True:

@@ -34,13 +34,6 @@ class Phase(StrEnum):
 
 
 _ORDER: Final = tuple(Phase)
-_MOVES: Final = {
-    Phase.STARTING: {Phase.READY, Phase.DRAINING, Phase.STOPPING},
-    Phase.READY: {Phase.DRAINING, Phase.STOPPING},
-    Phase.DRAINING: {Phase.STOPPING},
-    Phase.STOPPING: {Phase.STOPPED},
-    Phase.STOPPED: set[Phase](),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +165,9 @@ class Course:
         return changes
 
     def _move(self, to: Phase, now: float) -> bool:
-        if to not in _MOVES[self.phase]:
+        # Forward only, and to the end only from where the server has stopped.
+        here = self.phase
+        if _ORDER.index(to) <= _ORDER.index(here) or (to is Phase.STOPPED and here is not Phase.STOPPING):
             return False
         self._since[to] = now
         if to is not Phase.READY:

@@ -1,14 +1,8 @@
 """Intercept a server's signal handling: one class for each way in which servers handle signals.
 
 A server installs its handlers before the lifespan starts, so they can be found there. Each class here keeps
-what the server installed, puts its own in front, and can later pass the signal to the server.
-
-| class | who handles SIGTERM | seen with |
-|---|---|---|
-| `PlainHandlers` | a `signal.signal` handler, or none | uvicorn, gunicorn with uvicorn-worker |
-| `TrioHandlers` | none; trio turns SIGINT into KeyboardInterrupt | hypercorn on trio without workers |
-| `LoopHandlers` | the event loop's `add_signal_handler` | granian, hypercorn without workers, gunicorn's own |
-| `WorkerEvent` | an event that the parent process sets | hypercorn's workers |
+what the server installed, puts its own in front, and can later pass the signal to the server. Which server has which
+is said in `signals`.
 
 Each has `is_in_place`: whether our handlers are still the ones installed; `pass_on`: pass one signal to the server, once, from
 any thread or signal handler; `restore`: put the server's handlers back where ours are still installed.
@@ -154,9 +148,7 @@ class LoopHandlers:
         self.name = name
         self._loop = loop
         self._table = table
-        self._theirs = {
-            signum: table[signum] for signum in (signal.SIGTERM, signal.SIGINT) if signum in table
-        }
+        self._theirs = {each: table[each] for each in (signal.SIGTERM, signal.SIGINT) if each in table}
         self._callback = callback_of(self._theirs[signal.SIGTERM])
         for signum in self._theirs:
             loop.add_signal_handler(signum, on_signal, signum)

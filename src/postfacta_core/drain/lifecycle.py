@@ -65,6 +65,7 @@ class Lifecycle:
         luck: Spreads the recycling.
 
     Attributes:
+        limits: How long the parts of a drain may take.
         is_draining: Whether it was asked to stop, in whatever phase that was.
     """
 
@@ -80,7 +81,7 @@ class Lifecycle:
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
     ) -> None:
-        self._limits = limits or DrainLimits()
+        self.limits: DrainLimits = limits or DrainLimits()
         self._running = running
         self._on_drain = on_drain
         self._recycle = recycle
@@ -95,7 +96,7 @@ class Lifecycle:
     def _begin(self) -> None:
         # Each response looks at it.
         self.is_draining: bool = False
-        self._course = Course(self._limits)
+        self._course = Course(self.limits)
         self._close_by: float | None = None
         self._told = Phase.STARTING
         self._cancelled = 0
@@ -117,11 +118,6 @@ class Lifecycle:
     def phase(self) -> Phase:
         """The phase of the service's life."""
         return self._course.phase
-
-    @property
-    def limits(self) -> DrainLimits:
-        """How long the parts of a drain may take."""
-        return self._limits
 
     @property
     def can_stop_server(self) -> bool:
@@ -325,7 +321,7 @@ class Lifecycle:
             pause.wait(0.01)
 
     def _end_the_process(self) -> None:
-        sys.stderr.write(f"postfacta: the drain took longer than {self._limits.total:g} s; all stacks:\n")
+        sys.stderr.write(f"postfacta: the drain took longer than {self.limits.total:g} s; all stacks:\n")
         faulthandler.dump_traceback(all_threads=True)
         sys.stderr.flush()
         os._exit(1)

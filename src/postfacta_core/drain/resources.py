@@ -78,7 +78,7 @@ async def hold(
 
 async def _close(holder: _Holder, seconds: float | None, *, observe: Observer, clock: Clock) -> None:
     started = clock()
-    holder.leave()
+    holder.leaving.set()
     if not holder.opened.is_set():
         # The waiting task was cancelled.
         holder.scope.cancel()
@@ -106,31 +106,24 @@ class _Holder:
         self._resource = resource
         self._lost = lost
         self._observe = observe
-        self._leaving = anyio.Event()
-
-    def leave(self) -> None:
-        self._leaving.set()
-
-    async def _live(self) -> None:
-        resource = self._resource
-        if isinstance(resource, AsyncContextDecorator):
-            # As a decorator it is made anew for each call: what `asynccontextmanager` made can be entered only once.
-            await resource(self._inside)()
-        else:
-            async with resource:
-                await self._inside()
+        self.leaving = anyio.Event()
 
     async def _inside(self) -> None:
         self.opened.set()
-        await self._leaving.wait()
+        await self.leaving.wait()
 
     async def run(self) -> None:
         try:
             with self.scope:
-                await self._live()
+                if isinstance(self._resource, AsyncContextDecorator):
+                    # As a decorator it is made anew for each call: what `asynccontextmanager` made can be entered once.
+                    await self._resource(self._inside)()
+                else:
+                    async with self._resource:
+                        await self._inside()
         except Exception as error:  # noqa: BLE001 - whatever it is, `hold` raises it
             self.error = error
-            if self.opened.is_set() and not self._leaving.is_set():
+            if self.opened.is_set() and not self.leaving.is_set():
                 self._observe(TaskCrashed(self.name, error))
                 self._lost()
         finally:

@@ -69,7 +69,7 @@ class Interception:
         self.is_reloaded = is_reloaded()
         with contextlib.suppress(
             Exception
-        ):  # foreign objects, private attributes: at worst there is no mechanism
+        ):  # foreign objects, private attributes: else there is no mechanism
             self._server = choose(self._hear)
         self.mechanism = self._server.name if self._server else "external" if path else "none"
         if path:

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from inspect import isroutine
-from types import TracebackType
 from typing import Final, Self
 
 import anyio
@@ -44,6 +43,9 @@ class HealthRegistry:
         observer: Receives every result. It may raise.
         clock: Monotonic seconds.
         luck: Spreads the runs.
+
+    Attributes:
+        is_entered: Whether its checks run: between the start of the service's lifespan and its end.
     """
 
     def __init__(
@@ -54,9 +56,10 @@ class HealthRegistry:
         self._clock = clock
         self._luck = luck
         self._checks: dict[str, _Watched] = {}
-        self._exit: AsyncExitStack | None = None
+        self._stack = AsyncExitStack()
+        self.is_entered: bool = False
+        self._was_entered = False
         self._draining = False
-        self._is_over = False
 
     def add(
         self,
@@ -88,8 +91,7 @@ class HealthRegistry:
             RuntimeError: If the registry is entered.
         """
         if self.is_entered:
-            msg = f"add the check {name!r} before the registry is entered"
-            raise RuntimeError(msg)
+            raise RuntimeError(f"add the check {name!r} before the registry is entered")
         validation.name("HealthRegistry.add.name", name, example='health.add("database", database.ping)')
         if name in self._checks:
             validation.refuse("HealthRegistry.add.name", name, "a name that no other check has")
@@ -111,18 +113,13 @@ class HealthRegistry:
         )
         self._checks[name] = _Watched(check, config, CheckState(since=self._clock()))
 
-    @property
-    def is_entered(self) -> bool:
-        """Whether its checks run: between the start of the service's lifespan and its end."""
-        return self._exit is not None and not self._is_over
-
     def snapshot(self) -> HealthReport:
         """Return the service's health, from memory."""
         now = self._clock()
         watched = self._checks.values()
         return summarize(
             [inspect(name, one.state, one.config, now=now) for name, one in self._checks.items()],
-            entered=self._exit is not None,
+            entered=self._was_entered,
             draining=self._draining,
             has_started=all(one.state.has_passed for one in watched if one.config.critical),
         )
@@ -137,14 +134,24 @@ class HealthRegistry:
         Raises:
             KeyError: If there is no such check.
         """
-        watched = self._checks[name]
-        run = _Run(watched.check, watched.config.timeout)
+        watched, error = self._checks[name], "Cancelled"
+
+        async def run() -> None:
+            nonlocal error
+            try:
+                with anyio.fail_after(watched.config.timeout):
+                    answer = await watched.check()
+            except Exception as raised:  # noqa: BLE001 - it is foreign code, and may raise anything
+                error = type(raised).__name__
+            else:
+                error = "ReturnedFalse" if answer is False else ""
+
         started = self._clock()
         # In a group of its own, a check that cancels itself, as one that awaits a cancelled future does, takes
         # down this group and not the one that runs all checks and the service.
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(run.go, name=f"health check {name}")
-        return self._record(name, started, run.error)
+            tasks.start_soon(run, name=f"health check {name}")
+        return self._record(name, started, error)
 
     def _record(self, name: str, started: float, error: str) -> HealthChecked:
         watched, now = self._checks[name], self._clock()
@@ -178,27 +185,22 @@ class HealthRegistry:
         """
         if self.is_entered:
             raise RuntimeError("these checks run already: a HealthRegistry is entered once at a time")
-        if self._is_over:
-            self._draining = self._is_over = False
+        if self._was_entered:
+            self._draining = False
             for watched in self._checks.values():
                 watched.state = CheckState(since=self._clock())
-        async with AsyncExitStack() as stack:
-            tasks = await stack.enter_async_context(anyio.create_task_group())
-            stack.callback(tasks.cancel_scope.cancel)
-            for name in self._checks:
-                tasks.start_soon(self._keep_running, name, name=f"health {name}")
-            self._exit = stack.pop_all()
+        tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        self._stack.callback(tasks.cancel_scope.cancel)
+        for name in self._checks:
+            tasks.start_soon(self._keep_running, name, name=f"health {name}")
+        self.is_entered = self._was_entered = True
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.drain()
-        if self._exit is None:
-            raise AssertionError("left, but never entered")
-        self._is_over = True
+        self.is_entered = False
         # What ended the block is not for the task group to wrap.
-        await self._exit.aclose()
+        await self._stack.aclose()
 
 
 @dataclass(slots=True)
@@ -206,21 +208,3 @@ class _Watched:
     check: Check
     config: CheckConfig
     state: CheckState
-
-
-class _Run:
-    """One run of a check; `error` is empty once it has passed."""
-
-    def __init__(self, check: Check, seconds: float) -> None:
-        self.error = "Cancelled"
-        self._check = check
-        self._seconds = seconds
-
-    async def go(self) -> None:
-        try:
-            with anyio.fail_after(self._seconds):
-                answer = await self._check()
-        except Exception as error:  # noqa: BLE001 - it is foreign code, and may raise anything
-            self.error = type(error).__name__
-        else:
-            self.error = "ReturnedFalse" if answer is False else ""

@@ -13,7 +13,6 @@ import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 import anyio
@@ -66,13 +65,14 @@ class Siblings:
     ) -> None:
         self._folder = Path(folder).absolute()
         if len(os.fsencode(self._socket(_MOST))) > _LONGEST_PATH:
-            msg = f"the path is too long for a Unix socket: name a folder with a shorter one than {self._folder}"
-            raise ValueError(msg)
+            raise ValueError(
+                f"the path is too long for a Unix socket: name a folder with a shorter one than {self._folder}"
+            )
         self._answer = answer
         self._patience = patience
         self._observe = fan_out([observer])
         self._number: int | None = None
-        self._exit: AsyncExitStack | None = None
+        self._stack = AsyncExitStack()
 
     @property
     def number(self) -> int:
@@ -126,28 +126,22 @@ class Siblings:
             tasks = await stack.enter_async_context(anyio.create_task_group())
             tasks.start_soon(listener.serve, self._serve, name="siblings")
             stack.callback(tasks.cancel_scope.cancel)
-            self._exit = stack.pop_all()
+            self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if (stack := self._exit) is None:
-            raise AssertionError("left, but never entered")
-        self._exit = None
+    async def __aexit__(self, *_: object) -> None:
         # What ended the block is not for the task group to wrap.
-        await stack.aclose()
+        await self._stack.aclose()
         self._number = None
 
     def _open_folder(self) -> None:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         about = self._folder.stat()
         if about.st_uid != os.geteuid() or about.st_mode & _OTHERS_MAY_WRITE:
-            msg = (
+            raise PermissionError(
                 f"others may write to {self._folder}, or it is another user's: name a folder in it that is not there"
                 " yet, which is then made"
             )
-            raise PermissionError(msg)
 
     def _claim(self, stack: AsyncExitStack) -> int:
         for number in range(_MOST):
@@ -161,8 +155,9 @@ class Siblings:
             # Of the one that had the number before, if it was killed.
             Path(self._socket(number)).unlink(missing_ok=True)
             return number
-        msg = f"{_MOST} workers have their numbers in {self._folder}: is it shared by several services?"
-        raise RuntimeError(msg)
+        raise RuntimeError(
+            f"{_MOST} workers have their numbers in {self._folder}: is it shared by several services?"
+        )
 
     async def _serve(self, stream: ByteStream) -> None:
         try:
