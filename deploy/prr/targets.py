@@ -24,7 +24,7 @@ import httpx2
 from deploy.ledger import LEAST, Entry, LedgerError, read, summary
 from loadtests.drain.report import put
 from postfacta_lab.verdict import Verdict, overall
-from postfacta_slo.promise.model import SloError
+from postfacta_slo.promise.promql import SloError
 from postfacta_slo.status.prometheus import Prometheus, PrometheusError
 from postfacta_slo.status.query import ENOUGH, SloStatus, query_status
 

@@ -28,13 +28,14 @@ except ModuleNotFoundError:
 from postfacta_core.clock import WALL, Clock
 
 from .grafana.dashboard import dashboard_of
-from .promise.model import Model, Service, SloError
+from .promise.model import Model, Service
 from .promise.openslo import read
+from .promise.promql import SloError
 from .promise.reading import seconds
 from .proofs.files import proofs_of, unproved
 from .rules.alerts import rules_of
 from .rules.table import table_of
-from .status.gate import NO_DATA, Verdict, judge, read_policy
+from .status.gate import NO_DATA, judge, read_policy
 from .status.prometheus import Prometheus, PrometheusError
 from .status.query import MONTH, query_status
 from .status.report import FORMATS, Report, render
@@ -43,7 +44,6 @@ __all__ = ["METRICS", "main", "starter"]
 
 _MOST_LINES: Final = 40
 _DONE, _FAILED = 0, 1
-_HOUR: Final = 3_600
 _Add = Callable[..., object]
 _Run = Callable[[argparse.Namespace], int]
 _MADE_BY: Final = "# Generated from the file of objectives; a change here would be lost.\n"
@@ -86,12 +86,8 @@ def main(arguments: Sequence[str] | None = None, *, clock: Clock = WALL) -> int:
     try:
         return int(given.run(given))
     except (SloError, PrometheusError, OSError) as error:
-        _complain(str(error))
+        sys.stderr.write(f"slo: {error}\n")
         return _FAILED
-
-
-def _complain(text: str) -> None:
-    sys.stderr.write(f"slo: {text}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -162,12 +158,9 @@ def _describe_source(add: _Add) -> None:
 
 def _window(text: str) -> int:
     try:
-        window = seconds(text)
+        return seconds(text)
     except SloError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    if window < _HOUR:
-        raise argparse.ArgumentTypeError("a window has an hour or more: shorter ones say nothing of a budget")
-    return window
 
 
 def _init(given: argparse.Namespace) -> int:
@@ -218,7 +211,8 @@ def _check(given: argparse.Namespace) -> int:
             code = _FAILED
             sys.stdout.write(_difference(path, found, text))
     if code:
-        _complain("these files are not what the objectives say; run `generate` with the same arguments")
+        why = "these files are not what the objectives say; run `generate` with the same arguments"
+        sys.stderr.write(f"slo: {why}\n")
     return code
 
 
@@ -284,11 +278,10 @@ def _budget(given: argparse.Namespace) -> int:
     policy, source = read_policy(documents[0]), _source(given)
     try:
         statuses = query_status(source, at=given.clock(), window=policy.window, service=policy.service)
-        verdict = judge(policy, statuses)
+        level, reasons = judge(policy, statuses)
     except PrometheusError as error:
-        verdict = Verdict(NO_DATA, [str(error)])
-    level = verdict.level
-    sys.stdout.write("\n  ".join([f"{level.name}: {level.effect}", *verdict.reasons]) + "\n")
+        level, reasons = NO_DATA, [str(error)]
+    sys.stdout.write("\n  ".join([f"{level.name}: {level.effect}", *reasons]) + "\n")
     return int(level.gate) if given.check else _DONE
 
 

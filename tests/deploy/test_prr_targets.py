@@ -25,7 +25,7 @@ from deploy.prr.targets import (
 )
 from postfacta_app.durations.model import Aggregate, Aggregates, Phase
 from postfacta_lab.verdict import Verdict
-from postfacta_slo.status.query import SloStatus, Unit
+from postfacta_slo.status.query import SloStatus
 from tests.kit.every import every
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ def test_objectives_are_as_good_as_what_was_recorded_of_them() -> None:
             slo=slo,
             objective=0.99,
             window=1.0,
-            unit=Unit.MINUTES,
+            unit="minutes",
             coverage=coverage,
             error=error,
         )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from postfacta_slo.proofs.scenario import Assertion, firing, silence, test as promtool_test
+from dataclasses import replace
+
+from postfacta_slo.proofs.scenario import Assertion, Scenario, firing
+
+from .files import APP, model, objective
 
 OWN = 'slo="a"'
+HERE = Scenario(model(APP).source, objective("success-rate", APP))
 
 
 def asked(checks: list[Assertion]) -> list[tuple[int, list[str]]]:
@@ -48,14 +53,14 @@ def test_an_alert_that_flaps_is_not_asked_for_without_end() -> None:
 
 
 def test_silence_is_asked_for_over_the_whole_time() -> None:
-    check = silence(OWN, 40, "615s")
+    check = HERE.silence(40, OWN)
     assert check.expression == 'count_over_time(ALERTS{alertstate="firing",slo="a"}[615s])'
     assert (check.sample, check.found) == (40, {})
 
 
 def test_a_test_is_written_as_promtool_reads_it_and_compresses_all_its_times() -> None:
     checks = [Assertion("up", 4, {"{}": 1.0}), Assertion("down", 8, {})]
-    assert promtool_test("it works", {"up": "1+0x8"}, checks, interval=15, compress=1) == {
+    assert HERE.written("it works", {"up": "1+0x8"}, checks) == {
         "name": "it works",
         "interval": "15s",
         "input_series": [{"series": "up", "values": "1+0x8"}],
@@ -64,6 +69,6 @@ def test_a_test_is_written_as_promtool_reads_it_and_compresses_all_its_times() -
             {"expr": "down", "eval_time": "2m", "exp_samples": []},
         ],
     }
-    compressed = promtool_test("it works", {}, checks, interval=15, compress=15)
+    compressed = replace(HERE, compress=15).written("it works", {}, checks)
     assert compressed["interval"] == "1s"
     assert [one["eval_time"] for one in compressed["promql_expr_test"]] == ["4s", "8s"]

@@ -6,7 +6,6 @@ import itertools
 import json
 from typing import Any
 
-import pytest
 from hypothesis import given, strategies as st
 
 from postfacta_slo.grafana.boards import Board, Panel, Query, Row, Variable, render
@@ -32,17 +31,6 @@ def board(**of: Any) -> Board:
         "rows": [Row("All", [panel()])],
     }
     return Board(**(given | of))
-
-
-@pytest.mark.parametrize("uid", ["", "a" * 41, "shop overview", "shop/overview"])
-def test_a_name_that_grafana_would_not_take_is_refused(uid: str) -> None:
-    with pytest.raises(ValueError, match="is no name that Grafana takes"):
-        board(uid=uid)
-
-
-def test_a_dashboard_without_a_tag_would_not_find_its_siblings_and_is_refused() -> None:
-    with pytest.raises(ValueError, match="has no tag"):
-        board(tags=[])
 
 
 def test_it_is_json_and_cannot_be_edited() -> None:

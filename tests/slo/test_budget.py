@@ -8,19 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_slo.promise.model import (
-    allowed_seconds,
-    error_series,
-    failures_series,
-    fires_after,
-    in_words,
-    percent,
-    span,
-    spent_at,
-    threshold,
-    unit,
-    windows_of,
-)
+from postfacta_slo.promise.model import error_series, in_words, percent, span
 from postfacta_slo.promise.promql import SloError
 from tests.kit.every import every
 
@@ -67,17 +55,17 @@ def test_no_two_windows_have_one_name(seconds: int) -> None:
 
 def test_series_are_named_by_their_nominal_window() -> None:
     assert error_series(1800) == "slo:sli_error:ratio_rate30m"
-    assert failures_series(300) == "slo:sli_error:increase5m"
+    assert error_series(300, "increase") == "slo:sli_error:increase5m"
 
 
 def test_each_window_that_an_alert_or_a_report_asks_for_is_recorded() -> None:
-    names = [span(window) for window in windows_of(AVAILABILITY)]
+    names = [span(window) for window in AVAILABILITY.windows]
     assert names == ["5m", "30m", "1h", "2h", "6h", "1d", "3d", "30d"]
-    assert [span(window) for window in windows_of(RATE)] == ["1m", "5m", "30m", "1h", "6h", "3d", "30d"]
+    assert [span(window) for window in RATE.windows] == ["1m", "5m", "30m", "1h", "6h", "3d", "30d"]
 
 
 def test_the_budget_of_the_availability_is_as_long_as_the_assessment_says() -> None:
-    assert allowed_seconds(AVAILABILITY) == pytest.approx(432 * 60)
+    assert AVAILABILITY.period * AVAILABILITY.budget == pytest.approx(432 * 60)
 
 
 @pytest.mark.parametrize(
@@ -86,32 +74,32 @@ def test_the_budget_of_the_availability_is_as_long_as_the_assessment_says() -> N
 )
 def test_the_tiers_of_thirty_days_are_those_of_the_workbook(tier: str, spent: float, share: float) -> None:
     one = next(one for one in AVAILABILITY.tiers if one.name == tier)
-    assert spent_at(AVAILABILITY, one) == spent
-    assert threshold(AVAILABILITY, one) == share
+    assert AVAILABILITY.spent_at(one) == spent
+    assert AVAILABILITY.threshold(one) == share
 
 
 @pytest.mark.parametrize(("tier", "share"), [(0, 0.06), (1, 0.01)])
 def test_the_tiers_of_an_hour_spend_all_of_it(tier: int, share: float) -> None:
-    assert spent_at(RATE, RATE.tiers[tier]) == 1
-    assert threshold(RATE, RATE.tiers[tier]) == share
+    assert RATE.spent_at(RATE.tiers[tier]) == 1
+    assert RATE.threshold(RATE.tiers[tier]) == share
 
 
 def test_the_classic_fast_tier_needs_ten_minutes_for_a_total_outage() -> None:
     fast = AVAILABILITY.tiers[0]
-    assert fires_after(AVAILABILITY, fast, failing=1) == pytest.approx(8.64 * 60 + 120)
-    assert fires_after(AVAILABILITY, fast, failing=0.144) == math.inf
+    assert AVAILABILITY.fires_after(fast, failing=1) == pytest.approx(8.64 * 60 + 120)
+    assert AVAILABILITY.fires_after(fast, failing=0.144) == math.inf
 
 
 @pytest.mark.parametrize(("failing", "seconds"), [(1, 78), (0.5, 96), (0.2, 150), (0.1, 240)])
 def test_the_hourly_tier_pages_within_five_minutes(failing: float, seconds: float) -> None:
-    assert fires_after(RATE, RATE.tiers[0], failing=failing) == pytest.approx(seconds)
+    assert RATE.fires_after(RATE.tiers[0], failing=failing) == pytest.approx(seconds)
 
 
 def test_what_is_counted_has_a_name() -> None:
-    assert unit(AVAILABILITY) == "slices"
-    assert unit(RATE) == "events"
-    assert unit(objective("queue-is-short")) == "samples"
-    assert unit(replace(RATE, slices=AVAILABILITY.slices, tiers=())) == "slices"
+    assert AVAILABILITY.unit == "slices"
+    assert RATE.unit == "events"
+    assert objective("queue-is-short").unit == "samples"
+    assert replace(RATE, slices=AVAILABILITY.slices, tiers=()).unit == "slices"
 
 
 def test_a_time_is_written_in_words() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from postfacta_slo.promise.model import fires_after
 from postfacta_slo.promise.reading import seconds
 from postfacta_slo.proofs.burn_tests import SHARES, burn_tests, outage
 from postfacta_slo.proofs.detection import Burn, Stretch, Traffic, verdicts
@@ -152,9 +151,8 @@ def test_an_outage_is_detected_no_sooner_and_hardly_later_than_its_burn_rate_say
                 with case(file, name, tier, share):
                     here = scenario(file, name)
                     verdict = here.verdicts(outage(here, share))[tier]
-                    expected = fires_after(
-                        here.objective, next(one for one in here.objective.tiers if one.name == tier), share
-                    )
+                    watched = next(one for one in here.objective.tiers if one.name == tier)
+                    expected = here.objective.fires_after(watched, share)
                     if expected > 1_800:
                         assert True not in verdict
                         continue

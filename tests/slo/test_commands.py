@@ -94,12 +94,20 @@ def test_a_report_about_nothing_says_what_is_missing(
     assert "records no such objective: load the generated rules" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("window", ["", "soon", "59m", "1M"])
+@pytest.mark.parametrize("window", ["", "soon", "1M"])
 def test_a_window_of_no_use_is_a_wrong_use(window: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run("report", "--prometheus", "http://localhost", "--window", window)
     assert ended.value.code == 2
     assert "--window" in capsys.readouterr().err
+
+
+def test_a_window_of_less_than_an_hour_says_nothing_of_a_budget(
+    prometheus: Prometheus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("report", "--prometheus", prometheus.url, "--window", "59m") == 1
+    assert "a window has an hour or more" in capsys.readouterr().err
+    assert prometheus.asked == []
 
 
 @pytest.mark.parametrize(("word", "value"), [("--prometheus", "localhost:9090"), ("--timeout", "0")])

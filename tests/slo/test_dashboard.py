@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -11,18 +12,15 @@ import pytest
 from postfacta_slo.grafana.dashboard import dashboard_of
 from postfacta_slo.promise.model import (
     DataSource,
-    Matcher,
     Model,
     Objective,
     RatioIndicator,
-    Selector,
     Service,
     Slices,
     ThresholdIndicator,
     Tier,
-    windows_of,
 )
-from postfacta_slo.promise.promql import expression
+from postfacta_slo.promise.promql import Matcher, Selector, expression
 
 HOUR, DAY = 3_600, 86_400
 
@@ -131,6 +129,12 @@ def test_a_long_name_is_shortened_to_what_grafana_takes_and_stays_its_own() -> N
     assert alone("a" * 36)["uid"] == "a" * 36 + "-slo"
 
 
+def test_a_dot_in_a_service_name_is_none_in_that_of_its_dashboard() -> None:
+    dotted, dashed = alone("shop.example.org")["uid"], alone("shop-example-org")["uid"]
+    assert re.fullmatch("shop-example-org-[0-9a-f]{8}-slo", dotted)
+    assert dashed == "shop-example-org-slo"
+
+
 def test_figures_come_from_what_the_rules_record() -> None:
     panels = of_row(board(AVAILABLE), "Shop: Availability")
     which = '{service="shop",slo="availability"}'
@@ -153,7 +157,7 @@ def test_burn_is_drawn_over_each_window_that_an_alert_looks_at() -> None:
     panel = of_row(board(AVAILABLE), "Shop: Availability")["Burn rate by window"]
     assert [target["legendFormat"] for target in panel["targets"]] == ["5m", "1h", "2h", "1d"]
     assert all(target["expr"].startswith("slo:sli_error:ratio_rate") for target in panel["targets"])
-    assert {300, HOUR, 2 * HOUR, DAY} <= set(windows_of(AVAILABLE))
+    assert {300, HOUR, 2 * HOUR, DAY} <= set(AVAILABLE.windows)
     steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
     assert [step["value"] for step in steps] == [None, 3, 14.4]
     assert "fast: 14.4 over 1h and 5m; slow: 3 over 1d and 2h" in panel["description"]
@@ -249,7 +253,9 @@ def test_every_query_is_promql_and_every_panel_says_what_it_shows() -> None:
         for target in panel.get("targets", ()):
             expr = target["expr"].replace("$__rate_interval", "1m").replace("$__range", "1h")
             assert promql_parser.parse(expr).prettify()
+            assert panel["title"]
             assert panel["description"]
+            assert panel["fieldConfig"]["defaults"]["unit"]
     assert made["editable"] is False
 
 

@@ -23,22 +23,9 @@ def drawn(**of: Any) -> dict[str, Any]:
     return panel_json(panel(**of), 7, at=(8, 3))
 
 
-@pytest.mark.parametrize("missing", ["title", "description", "unit"])
-def test_a_panel_that_does_not_say_what_it_shows_is_refused(missing: str) -> None:
-    with pytest.raises(ValueError, match=f"has no {missing}"):
-        panel(**{missing: ""})
-
-
-@pytest.mark.parametrize("size", [{"width": 0}, {"width": 25}, {"height": 0}])
-def test_a_panel_that_does_not_fit_the_grid_is_refused(size: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="24 columns"):
-        panel(**size)
-
-
-@pytest.mark.parametrize("count", [0, 27])
-def test_a_panel_has_one_query_for_each_letter_at_most(count: int) -> None:
-    with pytest.raises(ValueError, match="1 to 26"):
-        panel(queries=[Query("up")] * count)
+def test_each_query_of_a_panel_has_a_letter_and_from_the_27th_on_two() -> None:
+    refs = [target["refId"] for target in drawn(queries=[Query("up")] * 28)["targets"]]
+    assert refs[:2] + refs[25:] == ["A", "B", "Z", "AA", "AB"]
 
 
 def test_a_panel_stands_at_its_place_with_its_number() -> None:

@@ -55,10 +55,10 @@ def test_the_head_of_an_object_is_read() -> None:
 def test_a_head_that_is_not_understood_is_refused() -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"apiVersion": "openslo/v1alpha"}, "document 1.apiVersion: must be openslo/v1"),
-        ({"apiVersion": None}, "document 1.apiVersion: must be a text and is missing"),
-        ({"kind": "Slo"}, "document 1.kind: must be one of DataSource, "),
+        ({"apiVersion": None}, "document 1.apiVersion: must be openslo/v1, and is missing"),
+        ({"kind": "Slo"}, "document 1.kind: must be DataSource or Service or "),
         ({"more": 1}, "document 1.more: is not known"),
-        ({"metadata": {}}, "document 1.metadata.name: must be a text and is missing"),
+        ({"metadata": {}}, "document 1.metadata.name: must be a text, and is missing"),
         ({"metadata": {"name": "a", "more": 1}}, "document 1.metadata.more: is not known"),
         (
             {"metadata": {"name": "a", "labels": {"t": ["a"]}}},

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from postfacta_slo.promise.model import Objective, ThresholdIndicator, windows_of
+from postfacta_slo.promise.model import Objective, ThresholdIndicator
 from postfacta_slo.proofs.recording_tests import recording_tests
 from postfacta_slo.proofs.scenario import Scenario
 from tests.kit.every import every
@@ -38,10 +38,10 @@ def test_each_window_is_proved_silent_and_burning() -> None:
                 one = objective(name, file)
                 tests = made(one, file)
                 assert asked(tests["what is left out fails, and none of it counts"], "ratio_rate.*") == [
-                    len(windows_of(one))
+                    len(one.windows)
                 ]
                 assert asked(tests["what is left out goes well, and hides nothing"], "ratio_rate.*") == [
-                    len(windows_of(one))
+                    len(one.windows)
                 ]
 
 

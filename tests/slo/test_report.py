@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from postfacta_slo.status.query import SloStatus, Unit
-from postfacta_slo.status.report import FORMATS, Report, facts, length, percent, render
+from postfacta_slo.status.query import SloStatus
+from postfacta_slo.status.report import FORMATS, Report, facts, percent, render
 from tests.kit.every import every
 from tests.slo.test_status import DAY, MONTH, ONE
 
@@ -26,7 +26,7 @@ HOURLY = SloStatus(
     slo="success-rate",
     objective=0.995,
     window=MONTH,
-    unit=Unit.EVENTS,
+    unit="events",
     coverage=0.95,
     error=0.001,
     total=2_000_000,
@@ -180,22 +180,6 @@ def test_what_is_just_missed_is_not_rounded_to_be_met() -> None:
         for ratio, told in cases:
             with case(ratio, told):
                 assert percent(ratio) == told
-
-
-def test_a_length_is_written_in_its_largest_units() -> None:
-    cases: list[tuple[float, str]] = [
-        (59, "0 min"),
-        (60, "1 min"),
-        (3599, "59 min"),
-        (3600, "1 h"),
-        (3900, "1 h 05 min"),
-        (86_400, "1 d"),
-        (97_200, "1 d 3 h"),
-    ]
-    with every() as case:
-        for seconds, told in cases:
-            with case(seconds, told):
-                assert length(seconds) == told
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import floats
 
-from postfacta_slo.status.query import ENOUGH, SloStatus, Unit
+from postfacta_slo.status.query import ENOUGH, SloStatus
 
 DAY = 86_400.0
 MONTH = 30 * DAY
@@ -18,7 +18,7 @@ ONE = SloStatus(
     slo="availability",
     objective=0.99,
     window=MONTH,
-    unit=Unit.MINUTES,
+    unit="minutes",
     coverage=1.0,
     error=108 / 43_200,
     total=43_200,

@@ -67,17 +67,20 @@ def test_a_key_that_is_there_without_a_value_is_not_there() -> None:
 
 
 REFUSED: Sequence[tuple[Callable[[StrictMapping], object], object, str]] = [
-    (lambda n: n.text("k"), None, "must be a text and is missing, not nothing"),
+    (lambda n: n.text("k"), None, "must be a text, and is missing"),
     (lambda n: n.text("k"), "", "must be a text"),
     (lambda n: n.text("k"), 1, "must be a text, not 1"),
     (lambda n: n.text("k", "default"), 2, "must be a text, not 2"),
     (lambda n: n.number("k"), "1", "must be a number, not '1'"),
     (lambda n: n.number("k"), True, "must be a number, not True"),
     (lambda n: n.number("k"), float("nan"), "must be a number"),
-    (lambda n: n.number("k"), None, "must be a number, not nothing"),
+    (lambda n: n.number("k"), 10**400, "must be a number"),
+    (lambda n: n.number("k"), None, "must be a number, and is missing"),
     (lambda n: n.listed("k").number("[1]"), [1, "a"], r"\[1\]: must be a number"),
-    (lambda n: n.flag("k"), 1, "must be true or false, not 1"),
-    (lambda n: n.flag("k"), None, "must be true or false"),
+    (lambda n: n.choice("k", "a", "b"), "c", "must be a or b, not 'c'"),
+    (lambda n: n.choice("k", "a", "b", default="a"), ["a"], "must be a or b, not a list"),
+    (lambda n: n.choice("k", "a"), None, "must be a, and is missing"),
+    (lambda n: n.flag("k", default=True), 1, "must be true or false, not 1"),
     (lambda n: n.flag("k", default=False), "yes", "must be true or false"),
     (lambda n: n.seconds("k"), "5", "must be a duration"),
     (lambda n: n.child("k"), None, "must be a mapping, not nothing"),
@@ -115,7 +118,7 @@ def test_what_is_optional_has_a_default() -> None:
 
 def test_what_is_there_is_taken_once() -> None:
     one = node(a="x", b=2, c=False, d={"e": "1m"}, f=[1, 2.5], g=[{"h": "only"}])
-    assert (one.text("a"), one.number("b"), one.flag("c")) == ("x", 2.0, False)
+    assert (one.text("a"), one.number("b"), one.flag("c", default=True)) == ("x", 2.0, False)
     child = one.child("d")
     assert (child.path, child.seconds("e")) == ("file: spec.d", 60)
     assert one.child("d", optional=True, path="renamed").path == "renamed"
@@ -133,7 +136,7 @@ def test_each_wrong_value_is_put_among_the_faults_and_reading_goes_on() -> None:
     node = StrictMapping(
         {"text": 1, "flag": 1, "number": "1", "span": "1y", "list": {}, "more": 1}, "spec", faults
     )
-    assert (node.text("text"), node.flag("flag"), node.number("number")) == ("", True, 0.0)
+    assert (node.text("text"), node.flag("flag", default=False), node.number("number")) == ("", True, 0.0)
     assert (node.seconds("span"), node.listed("list").keys) == (0, ())
     node.end()
     assert [*faults] == [f"spec.{key}" for key in ("text", "flag", "number", "span", "list", "more")]

@@ -8,7 +8,8 @@ from itertools import pairwise
 import pytest
 from hypothesis import example, given, strategies as st
 
-from postfacta_slo.proofs.detection import Sample, Stretch, Sums, Traffic, notation
+from postfacta_slo.proofs.detection import Stretch, Sums, Traffic
+from postfacta_slo.proofs.scenario import Sample, notation
 
 Samples = list[Sample]
 
@@ -106,9 +107,3 @@ def test_samples_that_do_not_count_on_are_added_up_one_by_one() -> None:
         == traffic.sums(0, range(6, 7), closed=False)
         == Sums((10,), (10,))
     )
-
-
-@pytest.mark.parametrize(("scrapes", "total", "bad"), [(-1, 1, 0), (1, 1, 2), (1, -1, -1), (1, 1, -1)])
-def test_traffic_that_cannot_be_is_refused(scrapes: int, total: int, bad: int) -> None:
-    with pytest.raises(ValueError, match="no more bad events than events"):
-        Stretch(scrapes, total, bad)

@@ -7,33 +7,22 @@ requires. The same board gives the same dictionary.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from itertools import product
+from string import ascii_uppercase
 from typing import Any, Final
 
-__all__ = [
-    "COLUMNS",
-    "SCHEMA_VERSION",
-    "SOURCE",
-    "Board",
-    "Kind",
-    "Panel",
-    "Query",
-    "Row",
-    "Step",
-    "Variable",
-    "panel_json",
-    "render",
-]
+__all__ = ["Board", "Kind", "Panel", "Query", "Row", "Step", "Variable", "panel_json", "render"]
 
-COLUMNS: Final = 24  # How wide Grafana's grid is.
+_COLUMNS: Final = 24  # How wide Grafana's grid is.
 
 # The Prometheus that the reader chose.
-SOURCE: Final[Mapping[str, str]] = {"type": "prometheus", "uid": "${datasource}"}
+_SOURCE: Final[Mapping[str, str]] = {"type": "prometheus", "uid": "${datasource}"}
 
-_REFS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# What Grafana calls the queries of a panel: A to Z, then AA and so on.
+_REFS: Final = [*ascii_uppercase, *map("".join, product(ascii_uppercase, repeat=2))]
 
 
 class Kind(StrEnum):
@@ -70,7 +59,7 @@ class Panel:
     title: str  # What it shows.
     description: str  # What it means, and when to worry.
     unit: str  # An id of Grafana's, such as `s`, `reqps`, `percentunit` or `short`.
-    queries: Sequence[Query]  # At least one, at most 26.
+    queries: Sequence[Query]  # At least one.
     kind: Kind = Kind.LINES  # How it draws.
     width: int = 8  # In columns, 1 to 24.
     height: int = 8  # In rows of the grid, some 30 pixels each.
@@ -80,15 +69,6 @@ class Panel:
     stacked: bool = False  # Whether lines are piled up.
     bottom: float | None = 0  # Where the scale of lines begins; None where the lowest value is.
     top: float | None = None  # Where it ends.
-
-    def __post_init__(self) -> None:
-        for what, text in (("title", self.title), ("description", self.description), ("unit", self.unit)):
-            if not text:
-                raise ValueError(f"panel {self.title!r} has no {what}: say what it shows")
-        if not 1 <= self.width <= COLUMNS or self.height < 1:
-            raise ValueError(f"panel {self.title!r} is {self.width} wide: 1 to {COLUMNS} columns fit")
-        if not 1 <= len(self.queries) <= len(_REFS):
-            raise ValueError(f"panel {self.title!r} has {len(self.queries)} queries: 1 to {len(_REFS)} fit")
 
 
 def panel_json(panel: Panel, number: int, *, at: tuple[int, int]) -> dict[str, Any]:
@@ -112,7 +92,7 @@ def panel_json(panel: Panel, number: int, *, at: tuple[int, int]) -> dict[str, A
         "type": panel.kind.value,
         "title": panel.title,
         "description": panel.description,
-        "datasource": dict(SOURCE),
+        "datasource": dict(_SOURCE),
         "gridPos": {"h": panel.height, "w": panel.width, "x": at[0], "y": at[1]},
         "fieldConfig": {"defaults": defaults, "overrides": []},
         "options": _OPTIONS[panel.kind] | heat,
@@ -127,7 +107,7 @@ def _target(panel: Panel, ref: str, query: Query) -> dict[str, Any]:
     present = panel.kind in {Kind.NUMBERS, Kind.TABLE}
     return {
         "refId": ref,
-        "datasource": dict(SOURCE),
+        "datasource": dict(_SOURCE),
         "editorMode": "code",
         "expr": query.expr,
         "legendFormat": query.legend or "__auto",
@@ -197,9 +177,10 @@ _ONE_TABLE: Final[list[dict[str, Any]]] = [
 ]
 
 
-SCHEMA_VERSION: Final = 39  # That of Grafana 10.4; newer ones bring a dashboard up to date when they load it.
+_SCHEMA_VERSION: Final = (
+    39  # That of Grafana 10.4; newer ones bring a dashboard up to date when they load it.
+)
 
-_UID: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
 # What Grafana asks for beside what is ours.
 _LINK: Final[dict[str, Any]] = {
     "asDropdown": False,
@@ -212,7 +193,7 @@ _LINK: Final[dict[str, Any]] = {
     "url": "",
 }
 _OUT: Final = {"targetBlank": True, "includeVars": False}
-_SOURCE: Final[dict[str, Any]] = {
+_CHOICE_OF_SOURCE: Final[dict[str, Any]] = {
     "type": "datasource",
     "name": "datasource",
     "label": "Data source",
@@ -227,7 +208,7 @@ _SOURCE: Final[dict[str, Any]] = {
 }
 _EVENT: Final[dict[str, Any]] = {
     "name": "",
-    "datasource": dict(SOURCE),
+    "datasource": dict(_SOURCE),
     "enable": True,
     "hide": False,
     "iconColor": "blue",
@@ -276,13 +257,6 @@ class Board:
     events: Sequence[tuple[str, str]] = ()
     span: str = "6h"  # How far back it looks at first.
 
-    def __post_init__(self) -> None:
-        if not _UID.fullmatch(self.uid):
-            msg = f"uid {self.uid!r} is no name that Grafana takes: 1 to 40 letters, digits, '-' and '_'"
-            raise ValueError(msg)
-        if not self.tags:
-            raise ValueError(f"dashboard {self.uid!r} has no tag: the first finds those of the same service")
-
 
 def render(board: Board) -> dict[str, Any]:
     """Return a board in Grafana's file format."""
@@ -294,7 +268,7 @@ def render(board: Board) -> dict[str, Any]:
         "tags": list(board.tags),
         "editable": False,
         "graphTooltip": 1,  # The cross hair stands at the same moment in all panels.
-        "schemaVersion": SCHEMA_VERSION,
+        "schemaVersion": _SCHEMA_VERSION,
         "version": 1,
         "refresh": "30s",
         "timezone": "utc",
@@ -302,7 +276,7 @@ def render(board: Board) -> dict[str, Any]:
         "timepicker": {},
         "weekStart": "",
         "fiscalYearStartMonth": 0,
-        "templating": {"list": [_SOURCE, *map(_variable, board.variables)]},
+        "templating": {"list": [_CHOICE_OF_SOURCE, *map(_variable, board.variables)]},
         "annotations": {
             "list": [
                 _EVENT | {"name": name, "expr": expr, "titleFormat": name} for name, expr in board.events
@@ -321,13 +295,13 @@ def _place(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     number, y = 0, 0
     for row in rows:
         number += 1
-        place = {"h": 1, "w": COLUMNS, "x": 0, "y": y}
+        place = {"h": 1, "w": _COLUMNS, "x": 0, "y": y}
         head = {"id": number, "type": "row", "title": row.title, "collapsed": False}
         yield head | {"gridPos": place, "panels": []}
         y += 1
         x, tallest = 0, 0
         for panel in row.panels:
-            if x + panel.width > COLUMNS:
+            if x + panel.width > _COLUMNS:
                 x, y, tallest = 0, y + tallest, 0
             number += 1
             yield panel_json(panel, number, at=(x, y))
@@ -351,7 +325,7 @@ def _variable(variable: Variable) -> dict[str, Any]:
         # Asked anew when the span changes: yesterday had other instances.
         return common | {
             "type": "query",
-            "datasource": dict(SOURCE),
+            "datasource": dict(_SOURCE),
             "definition": variable.query,
             "query": {"query": variable.query, "refId": variable.name, "qryType": 1},
             "options": [],

@@ -5,25 +5,14 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Final
 
-from ..promise.model import (
-    DAY,
-    REPORTED,
-    Expression,
-    Model,
-    Objective,
-    Query as Source,
-    RatioIndicator,
-    ThresholdIndicator,
-    error_series,
-    span,
-)
-from ..promise.promql import number
-from ..rules.recording import recorded
+from ..promise.model import DAY, REPORTED, Model, Objective, RatioIndicator, ThresholdIndicator, span
+from ..promise.promql import Expression, Query as Source, number
+from ..rules.recording import error_share, recorded
 from .boards import Board, Kind, Panel, Query, Row, Step, Variable, render
 
 __all__ = ["dashboard_of"]
 
-_LONGEST_UID: Final = 40
+_LONGEST: Final = 36  # Grafana takes 40 letters, digits, `-` and `_`, and four of them are ours.
 _RATE: Final = "$__rate_interval"
 _LEFT: Final = (Step("red"), Step("orange", 0.0), Step("yellow", 0.25), Step("green", 0.5))
 _SAID: Final = {0: "no", 1: "yes"}
@@ -53,11 +42,10 @@ def dashboard_of(model: Model) -> dict[str, Any]:
 
 
 def _uid(service: str) -> str:
-    name = f"{service}-slo"
-    if len(name) <= _LONGEST_UID:
-        return name
+    if len(service) <= _LONGEST and "." not in service:
+        return f"{service}-slo"
     digest = hashlib.sha256(service.encode()).hexdigest()[:8]
-    return f"{service[: _LONGEST_UID - 13]}-{digest}-slo"
+    return f"{service[: _LONGEST - 9].replace('.', '-')}-{digest}-slo"
 
 
 def _runbook(objective: Objective) -> str:
@@ -147,9 +135,7 @@ def _courses(objective: Objective) -> list[Panel]:
         recorded(f"slo:{name}:ratio", objective) for name in ("period_error_budget_remaining", "error_budget")
     )
     windows = sorted({length for tier in objective.tiers for length in (tier.long, tier.short)} or REPORTED)
-    rates = (
-        f"{recorded(error_series(length), objective)} / on() group_left() max({budget})" for length in windows
-    )
+    rates = (f"{error_share(objective, length)} / on() group_left() max({budget})" for length in windows)
     alerts = [
         f"{one.name}: {number(one.factor)} over {span(one.long)} and {span(one.short)}"
         for one in objective.tiers

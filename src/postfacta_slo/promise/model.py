@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import ClassVar, Final, cast
 
 from .promql import Expression, Matcher, Query, Selector, SloError
 
@@ -18,30 +18,18 @@ __all__ = [
     "PRESENT",
     "REPORTED",
     "DataSource",
-    "Expression",
     "Indicator",
-    "Matcher",
     "Model",
     "Objective",
-    "Query",
     "RatioIndicator",
-    "Selector",
     "Service",
     "Slices",
-    "SloError",
     "ThresholdIndicator",
     "Tier",
-    "allowed_seconds",
     "error_series",
-    "failures_series",
-    "fires_after",
     "in_words",
     "percent",
     "span",
-    "spent_at",
-    "threshold",
-    "unit",
-    "windows_of",
 ]
 
 DAY: Final = 86_400  # Seconds.
@@ -174,18 +162,15 @@ class ThresholdIndicator:
     metric: Query  # The series, or an expression; for a quantile the buckets of a histogram.
     aggregate: str  # How several series become one: `max`, `min`, `avg` or `sum`; `quantile` for a histogram.
     quantile: float | None  # Which one, above 0 and below 1; None but for `quantile`.
-    op: str  # What the value must be, compared with `value`: `lte`, `gte`, `lt` or `gt`.
-    value: float  # The other value, in the metric's unit.
+    op: str = (
+        ""  # What the value must be, compared with `value`: `lte`, `gte`, `lt` or `gt`, by the objective.
+    )
+    value: float = 0.0  # The other value, in the metric's unit.
+    counts: ClassVar[bool] = False  # Whether events can be counted.
 
     def __post_init__(self) -> None:
-        if self.aggregate not in {"max", "min", "avg", "sum", "quantile"}:
-            raise SloError(f"aggregates by max, min, avg, sum or quantile, not by {self.aggregate!r}")
-        if (self.aggregate == "quantile") != (self.quantile is not None):
-            raise SloError("needs the quantile if it aggregates by quantile, and only then")
         if self.quantile is not None and not 0 < self.quantile < 1:
             raise SloError(f"needs a quantile above 0 and below 1: {self.quantile}")
-        if self.op not in {"lte", "gte", "lt", "gt"}:
-            raise SloError(f"compares by lte, gte, lt or gt, not by {self.op!r}")
 
     @property
     def watched(self) -> tuple[Selector, ...]:
@@ -272,14 +257,12 @@ class Objective:
         names = [tier.name for tier in self.tiers]
         if len(set(names)) < len(names) or sorted(t.long for t in self.tiers) != [t.long for t in self.tiers]:
             raise SloError(f"needs tiers of different names, the shortest first: {', '.join(names)}")
-        counted = isinstance(self.indicator, RatioIndicator) and self.indicator.counts
-        if self.slices and self.slices.min_requests and not counted:
+        if self.slices and self.slices.min_requests and not self.indicator.counts:
             raise SloError("sets a minimum of requests for a slice, but its indicator counts none")
         for tier in self.tiers:
             self._check_tier(tier)
 
     def _check_tier(self, tier: Tier) -> None:
-        counted = isinstance(self.indicator, RatioIndicator) and self.indicator.counts and not self.slices
         if tier.factor * self.budget >= 1:
             raise SloError(
                 f"alert policy {tier.policy} can never fire: {tier.factor:g} x (1 - {self.target:g}) is 1 or more, "
@@ -287,7 +270,7 @@ class Objective:
             )
         if tier.long > self.period:
             raise SloError(f"alert policy {tier.policy} looks back further than the objective's own window")
-        if tier.min_failures and not counted:
+        if tier.min_failures and (self.slices or not self.indicator.counts):
             raise SloError(f"alert policy {tier.policy} counts failures, and this objective counts no events")
 
     @property
@@ -295,8 +278,36 @@ class Objective:
         return round(1 - self.target, 12)
 
     @property
-    def alert_labels(self) -> tuple[tuple[str, str], ...]:
-        return tuple((dict(self.service.labels) | dict(self.labels)).items())
+    def alert_labels(self) -> dict[str, str]:
+        return dict(self.service.labels) | dict(self.labels)
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """The windows that its error share is recorded over, ascending."""
+        own = {self.period, *(w for tier in self.tiers for w in (tier.short, tier.long))}
+        return tuple(sorted(own | set(REPORTED)))
+
+    @property
+    def unit(self) -> str:
+        """What it counts, in the plural."""
+        if self.slices:
+            return "slices"
+        return "events" if isinstance(self.indicator, RatioIndicator) else "samples"
+
+    def threshold(self, tier: Tier) -> float:
+        return round(tier.factor * self.budget, 12)
+
+    def spent_at(self, tier: Tier) -> float:
+        """Return the share of the budget that is spent when the tier's long window has just filled at its rate."""
+        return round(tier.factor * tier.long / self.period, 12)
+
+    def fires_after(self, tier: Tier, failing: float) -> float:
+        """Return how long after a clean time the tier fires when this share fails; infinite if never.
+
+        It is a lower bound: scrapes and evaluations come on top, and the slice in which the fault begins.
+        """
+        share = self.threshold(tier)
+        return math.inf if failing <= share else tier.long * share / failing + tier.hold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,47 +367,9 @@ def percent(share: float) -> str:
     return f"{share * 100:.4g} %"
 
 
-def windows_of(objective: Objective) -> tuple[int, ...]:
-    """Return the windows that the objective's error share is recorded over, ascending."""
-    own = {objective.period, *(w for tier in objective.tiers for w in (tier.short, tier.long))}
-    return tuple(sorted(own | set(REPORTED)))
+def error_series(window: int, what: str = "ratio_rate") -> str:
+    """Return the name of the series with the error share over a window, or with the `increase` of failures.
 
-
-def error_series(window: int) -> str:
-    """Return the name of the series with the error share over a window; compression does not change it."""
-    return f"slo:sli_error:ratio_rate{span(window)}"
-
-
-def failures_series(window: int) -> str:
-    return f"slo:sli_error:increase{span(window)}"
-
-
-def unit(objective: Objective) -> str:
-    """Return what the objective counts, in the plural."""
-    if objective.slices:
-        return "slices"
-    return "events" if isinstance(objective.indicator, RatioIndicator) else "samples"
-
-
-def threshold(objective: Objective, tier: Tier) -> float:
-    return round(tier.factor * objective.budget, 12)
-
-
-def allowed_seconds(objective: Objective) -> float:
-    return objective.period * objective.budget
-
-
-def spent_at(objective: Objective, tier: Tier) -> float:
-    """Return the share of the budget that is spent when the tier's long window has just filled at its rate."""
-    return round(tier.factor * tier.long / objective.period, 12)
-
-
-def fires_after(objective: Objective, tier: Tier, failing: float) -> float:
-    """Return how long after a clean time the tier fires when this share fails; infinite if never.
-
-    It is a lower bound: scrapes and evaluations come on top, and the slice in which the fault begins.
+    Compression does not change it.
     """
-    share = threshold(objective, tier)
-    if failing <= share:
-        return math.inf
-    return tier.long * share / failing + tier.hold
+    return f"slo:sli_error:{what}{span(window)}"

@@ -10,9 +10,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from .model import (
     DAY,
@@ -21,14 +21,12 @@ from .model import (
     Model,
     Objective,
     RatioIndicator,
-    Selector,
     Service,
     Slices,
-    SloError,
     ThresholdIndicator,
     Tier,
 )
-from .promql import Expression, Query, counted, expression, measured, query, selector
+from .promql import Expression, Query, Selector, SloError, counted, expression, measured, query, selector
 from .reading import Entry, Faults, Registry, StrictMapping, entry, refuse, seconds
 
 __all__ = ["read"]
@@ -40,28 +38,23 @@ _USUAL: Final = DataSource(name="prometheus", scrape_interval=30, evaluation_int
 
 def read(documents: Iterable[object]) -> Model:
     """Return the objectives in the documents of an OpenSLO file."""
-    documents = list(documents)
-    known = [(value, f"document {place}") for place, value in enumerate(documents, 1)]
     faults: Faults = {}
     entries: list[Entry] = []
-    for value, place in (*known, *_implied(documents)):
+
+    def add(value: object, place: str, kind: str = "") -> None:
         own: Faults = {}
-        entries.append(entry(StrictMapping(value, place, own)))
+        entries.append(entry(StrictMapping(value, place, own), kind))
         if not entries[-1].kind:
-            faults |= own
+            faults.update(own)
+
+    for place, value in enumerate(documents, 1):
+        add(value, f"document {place}")
+    if not any(one.kind == "Service" for one in entries):
+        # OpenSLO lets a file leave out the services that it names.
+        names = [one.spec.peek("service") for one in entries if one.kind == "SLO"]
+        for name in dict.fromkeys(name for name in names if isinstance(name, str)):
+            add({"metadata": {"name": name}, "spec": {}}, "what SLOs name as their service", "Service")
     return _File(entries, faults).model()
-
-
-def _implied(documents: Sequence[object]) -> Iterable[tuple[object, str]]:
-    """Make the services that a file only names: OpenSLO lets it leave them out."""
-    known = [cast("Mapping[str, Any]", one) for one in documents if isinstance(one, dict)]
-    if any(one.get("kind") == "Service" for one in known):
-        return
-    specs = [one.get("spec") for one in known if one.get("kind") == "SLO"]
-    names = [cast("dict[str, Any]", spec).get("service") for spec in specs if isinstance(spec, dict)]
-    for name in dict.fromkeys(name for name in names if isinstance(name, str)):
-        head = {"apiVersion": "openslo/v1", "kind": "Service", "metadata": {"name": name}, "spec": {}}
-        yield head, "what SLOs name as their service"
 
 
 class _Events(NamedTuple):
@@ -86,19 +79,6 @@ class _Events(NamedTuple):
         return expression(f"rate({self.series}[{{{{window}}}}])" if is_bare else str(self.asked))
 
 
-class _Measured(NamedTuple):
-    """A measured value, without what the objective says of it."""
-
-    name: str
-    description: str
-    metric: Query
-    aggregate: str
-    quantile: float | None
-
-
-_SLI = RatioIndicator | _Measured
-
-
 class _File:
     """The objects of a file, of each kind in turn: those that are referred to before those that refer to them."""
 
@@ -110,7 +90,7 @@ class _File:
         self._source = _USUAL if not len(self._sources) else next(iter(self._sources.all()), None)
         self._targets = Registry(entries, "AlertNotificationTarget", _target, faults=faults)
         self._services = Registry(entries, "Service", self._service, faults=faults)
-        self._indicators: Registry[_SLI] = Registry(entries, "SLI", self._indicator, faults=faults)
+        self._indicators: Registry[Indicator] = Registry(entries, "SLI", self._indicator, faults=faults)
         self._conditions = Registry(entries, "AlertCondition", _condition, faults=faults)
         self._policies = Registry(entries, "AlertPolicy", self._policy, faults=faults)
         self._objectives = Registry(entries, "SLO", self._objective, faults=faults)
@@ -147,7 +127,7 @@ class _File:
             labels=one.labels,
         )
 
-    def _indicator(self, one: Entry) -> _SLI | None:
+    def _indicator(self, one: Entry) -> Indicator | None:
         if "ratioMetric" in one.spec:
             return self._ratio(one, one.spec.child("ratioMetric"))
         return self._threshold(one, one.spec.child("thresholdMetric"))
@@ -180,19 +160,19 @@ class _File:
             self._check_edge(spec, "query", series, edge=series.value_of("le"))
         return _Events(asked, series, is_rate, spec)
 
-    def _threshold(self, one: Entry, threshold: StrictMapping) -> _Measured | None:
+    def _threshold(self, one: Entry, threshold: StrictMapping) -> ThresholdIndicator | None:
         spec, asked = self._query(threshold)
         if not asked:
-            return one.made(_Measured)
+            return one.made(ThresholdIndicator)
         series, by, quantile = measured(asked)
         if quantile is not None and not self._edges(series):
             series, by, quantile = asked, "", None  # It is not known what its series would be.
         if "quantile" in spec and isinstance(asked, Selector):
             by, quantile = "quantile", spec.number("quantile")
-        aggregate = by or spec.text("aggregate", "")
+        aggregate = by or spec.choice("aggregate", "max", "min", "avg", "sum", default="")
         spec.end()
         about = {"name": one.name, "description": one.description}
-        return one.made(_Measured, **about, metric=series, aggregate=aggregate, quantile=quantile)
+        return one.made(ThresholdIndicator, **about, metric=series, aggregate=aggregate, quantile=quantile)
 
     def _query(self, metric: StrictMapping) -> tuple[StrictMapping, Query | None]:
         """Read a query and where it stands; None if it is wrong, or for something else than Prometheus."""
@@ -202,8 +182,7 @@ class _File:
         if is_named and len(self._sources):
             self._sources.named(source, "metricSourceRef")
         source.pass_over("metricSourceRef")
-        if (kind := source.text("type", "Prometheus" if is_named else None)) != "Prometheus":
-            source.wrong("type", f"must be Prometheus, not {kind!r}")
+        if not source.choice("type", "Prometheus", default="Prometheus" if is_named else None):
             return source, None
         spec = source.child("spec")
         source.end()
@@ -234,8 +213,7 @@ class _File:
 
     def _policy(self, one: Entry) -> Tier | None:
         spec = one.spec
-        if not spec.flag("alertWhenBreaching", default=False):
-            spec.wrong("alertWhenBreaching", "must be true: a policy is an alert on the burn rate")
+        spec.take("alertWhenBreaching", "true: a policy is an alert on the burn rate", lambda it: it is True)
         if spec.flag("alertWhenResolved", default=False):
             spec.wrong("alertWhenResolved", "would be ignored: Alertmanager's send_resolved says it")
         no_data = spec.flag("alertWhenNoData", default=False)
@@ -253,7 +231,11 @@ class _File:
     def _objective(self, one: Entry) -> Objective | None:
         spec = one.spec
         terms = spec.only("objectives")
-        period = _period(spec)
+        window = spec.only("timeWindow")
+        must = "true: no rule can be written for a window of the calendar"
+        window.take("isRolling", must, lambda it: it is True)
+        period = window.seconds("duration")
+        window.end()
         policies = spec.children("alertPolicies", optional=True)
         tiers = [self._policies.meant(node, "alertPolicyRef") for node in policies]
         severity = self._severity(one, "severity", "") if policies else ""
@@ -289,16 +271,15 @@ class _File:
             **fields,
         )
 
-    def _promised(self, sli: _SLI | None, terms: StrictMapping) -> Indicator | None:
+    def _promised(self, sli: Indicator | None, terms: StrictMapping) -> Indicator | None:
         """Return an indicator with what the objective says of it."""
         if sli is None:
             terms.pass_over("op", "value")
             return None
         if isinstance(sli, RatioIndicator):
-            if (op := terms.text("op", "gte")) not in {"gte", "gt"}:
-                terms.wrong("op", f"must be gte or gt, or be left out: a share is to be high; not {op!r}")
+            terms.choice("op", "gte", "gt", default="gte")  # A share is to be high.
             return sli
-        value, op = terms.number("value"), terms.text("op")
+        value, op = terms.number("value"), terms.choice("op", "lte", "gte", "lt", "gt")
         if sli.quantile is not None and isinstance(sli.metric, Selector):
             self._check_edge(terms, "value", sli.metric, edge=value)
             # Prometheus tells no quantile above the last edge, however much lies beyond it.
@@ -308,13 +289,11 @@ class _File:
                 terms.wrong("value", why)
         # The worst of several series counts.
         worst = "max" if op in {"lte", "lt"} else "min"
-        told = sli._replace(aggregate=sli.aggregate or worst)._asdict()
-        return terms.made(ThresholdIndicator, **told, op=op, value=value)
+        return replace(sli, aggregate=sli.aggregate or worst, op=op, value=value)
 
 
 def _source(one: Entry) -> DataSource | None:
-    if (kind := one.spec.text("type")) != "Prometheus":
-        one.spec.wrong("type", f"must be Prometheus, not {kind!r}")
+    one.spec.choice("type", "Prometheus")
     details = one.spec.child("connectionDetails", optional=True)
     histograms = details.child("histograms", optional=True)
     edges = {name: histograms.listed(name) for name in histograms.keys}
@@ -341,8 +320,7 @@ def _spellings(edge: float) -> tuple[str, ...]:
 def _condition(one: Entry) -> Tier | None:
     condition = one.spec.child("condition")
     for key, only in (("kind", "burnrate"), ("op", "gt")):
-        if (said := condition.text(key, only)) != only:
-            condition.wrong(key, f"must be {only}, not {said!r}")
+        condition.choice(key, only, default=only)
     long = condition.seconds("lookbackWindow")
     fields = {
         "factor": condition.number("threshold"),
@@ -357,28 +335,16 @@ def _condition(one: Entry) -> Tier | None:
     return one.made(Tier, policy=one.name, name=one.note("tier", one.name), severity=severity, **fields)
 
 
-def _period(spec: StrictMapping) -> int:
-    window = spec.only("timeWindow")
-    if not window.flag("isRolling"):
-        window.wrong("isRolling", "must be true: no rule can be written for a window of the calendar")
-    period = window.seconds("duration")
-    window.end()
-    return period
-
-
 def _slices(one: Entry, terms: StrictMapping) -> Slices | None:
-    method = one.spec.text("budgetingMethod")
-    if method == "Occurrences":
-        return None
-    if method != "Timeslices":
-        one.spec.wrong("budgetingMethod", f"must be Occurrences or Timeslices, not {method!r}")
+    method = one.spec.choice("budgetingMethod", "Occurrences", "Timeslices")
+    if not method:
         # It would say whether these belong here.
         terms.pass_over(*terms.keys)
         one.notes.pass_over(*one.notes.keys)
+    if method != "Timeslices":
         return None
-    instance = one.note("slice-needs-instance", "false")
-    if instance not in {"true", "false"}:
-        one.notes.wrong("prometheus/slice-needs-instance", f'must be "true" or "false", not {instance!r}')
+    note, what, fits = "prometheus/slice-needs-instance", '"true" or "false"', ("true", "false").__contains__
+    instance = one.notes.take(note, what, fits, default="false")
     return terms.made(
         Slices,
         window=_slice_window(terms),
@@ -395,13 +361,10 @@ def _probe(text: str) -> Selector | None:
 
 def _slice_window(terms: StrictMapping) -> int:
     value = terms.raw("timeSliceWindow")
-    if isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is int:
         return 60 * value  # OpenSLO: a bare number is minutes
     try:
         return seconds(str(value))
     except SloError as error:
-        why = (
-            str(error) if isinstance(value, str) else "must be a number of minutes, or a duration such as 5m"
-        )
-        terms.wrong("timeSliceWindow", why)
+        terms.wrong("timeSliceWindow", f"{error}, or a number of minutes")
         return 0

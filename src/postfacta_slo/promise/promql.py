@@ -21,13 +21,11 @@ __all__ = [
     "selector",
 ]
 
-_METRIC: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _WHOLE: Final = re.compile(r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?:\{(.*)\})?\s*", re.DOTALL)
 _ONE: Final = re.compile(
-    r"""\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*(?:"((?:[^"\\\n]|\\.)*)"|'((?:[^'\\\n]|\\.)*)')\s*(?:,|$)"""
+    r"""\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*(["'])((?:(?!\3)[^\\\n]|\\[nt\\"'])*)\3\s*(?:,|$)"""
 )
-_ESCAPED: Final = {"n": "\n", "t": "\t", "\\": "\\", '"': '"', "'": "'"}
+_ESCAPED: Final = {"n": "\n", "t": "\t"}
 
 # `{{window}}`, or `{{.window}}` as Sloth spells it.
 _WINDOW: Final = re.compile(r"\{\{\s*\.?window\s*\}\}")
@@ -60,10 +58,6 @@ class Matcher:
     op: str  # `=`, `!=`, `=~` or `!~`.
     value: str  # What it is compared with, unquoted.
 
-    def __post_init__(self) -> None:
-        if not _LABEL.fullmatch(self.label) or self.op not in {"=", "!=", "=~", "!~"}:
-            raise SloError(f"is no matcher of a label: {self.label}{self.op}")
-
     def __str__(self) -> str:
         op, value = self.op, self.value
         if self.label == "le" and op == "=" and value.isdecimal():
@@ -78,10 +72,6 @@ class Selector:
 
     metric: str  # Its name.
     matchers: tuple[Matcher, ...] = ()  # In the order in which they were written.
-
-    def __post_init__(self) -> None:
-        if not _METRIC.fullmatch(self.metric):
-            raise SloError(f"is no name of a metric: {self.metric!r}")
 
     def __str__(self) -> str:
         return self.metric + (f"{{{','.join(map(str, self.matchers))}}}" if self.matchers else "")
@@ -195,29 +185,15 @@ def selector(text: str) -> Selector:
             f'must be one metric with conditions on its labels, such as up{{job="shop"}}, not {text!r}; '
             "rates, sums and windows are put around it here"
         )
-    return Selector(whole[1], _matchers(whole[2] or ""))
-
-
-def _matchers(text: str) -> tuple[Matcher, ...]:
-    found: list[Matcher] = []
-    place = 0
-    while place < len(text.rstrip()):
-        one = _ONE.match(text, place)
-        if not one:
-            raise SloError(f'is no list of label="value" from here on: {text[place:].strip()!r}')
-        value = one[3] if one[3] is not None else one[4]
-        found.append(Matcher(one[1], one[2], _unescaped(value)))
-        place = one.end()
-    return tuple(found)
+    inside = (whole[2] or "").rstrip()
+    found = list(_ONE.finditer(inside))
+    if "".join(one[0] for one in found) != inside:
+        raise SloError(f'is no list of label="value", with a backslash written twice: {inside}')
+    return Selector(whole[1], tuple(Matcher(one[1], one[2], _unescaped(one[4])) for one in found))
 
 
 def _unescaped(value: str) -> str:
-    def char(found: re.Match[str]) -> str:
-        if found[1] not in _ESCAPED:
-            raise SloError(f"has an escape that is not known here: {found[0]}")
-        return _ESCAPED[found[1]]
-
-    return re.sub(r"\\(.)", char, value)
+    return re.sub(r"\\(.)", lambda found: _ESCAPED.get(found[1], found[1]), value)
 
 
 def quoted(text: str) -> str:

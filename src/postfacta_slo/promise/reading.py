@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, cast
@@ -23,6 +23,7 @@ _Made = TypeVar("_Made")
 Faults = dict[str, str]
 
 _SPAN: Final = re.compile(r"([0-9]{1,9})([smhdw])")
+_MOST: Final = sys.float_info.max
 _SECONDS: Final[Mapping[str, int]] = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
@@ -51,19 +52,21 @@ class StrictMapping:
         self._before = len(faults)
         self._known: list[str] = []
         self._left: dict[str, object] = {}
-        if isinstance(value, dict):
-            mapping = cast("dict[object, object]", value)
-            self._left = {key: one for key, one in mapping.items() if isinstance(key, str)}
-            for key in mapping:
-                if not isinstance(key, str):
-                    faults.setdefault(path, f"has a key that is not a text: {key!r}")
-        else:
+        if not isinstance(value, dict):
             faults.setdefault(path, f"must be a mapping, not {_name(value)}")
             # What is missing in it is no fault of its own, and nothing can be made of it.
-            self.faults, self._before = {}, -1
+            self.faults, self._before, value = {}, -1, {}
+        for key, one in cast("dict[object, object]", value).items():
+            if isinstance(key, str):
+                self._left[key] = one
+            else:
+                faults.setdefault(path, f"has a key that is not a text: {key!r}")
+
+    def peek(self, key: str) -> object:
+        return self._left.get(key)
 
     def __contains__(self, key: str) -> bool:
-        return self._left.get(key) is not None
+        return self.peek(key) is not None
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -99,15 +102,27 @@ class StrictMapping:
         self._known.append(key)
         return self._left.pop(key, None)
 
-    def text(self, key: str, default: str | None = None) -> str:
-        """Take a text, or the default if there is none; without a default it must be there, and not be empty."""
+    def take(self, key: str, what: str, fits: Callable[[Any], object], *, default: object = None) -> Any:
+        """Take what fits, or the default if there is nothing; None, and a fault that says what it must be, if not."""
         value = self.raw(key)
         if value is None and default is not None:
             return default
-        if not isinstance(value, str) or not (value or default is not None):
-            self.wrong(key, f"must be a text{'' if value else ' and is missing'}, not {_name(value)}")
-            return ""
-        return value
+        if fits(value):
+            return value
+        self.wrong(key, f"must be {what}, {'and is missing' if value is None else f'not {_name(value)}'}")
+        return None
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """Take a text, or the default if there is none; without a default it must be there, and not be empty."""
+
+        def fits(value: object) -> bool:
+            return isinstance(value, str) and (value != "" or default is not None)
+
+        return self.take(key, "a text", fits, default=default) or ""
+
+    def choice(self, key: str, *known: str, default: str | None = None) -> str:
+        """Take one of these texts, or the default if there is none; empty if it is neither."""
+        return self.take(key, " or ".join(known), known.__contains__, default=default) or ""
 
     def parsed(self, key: str, read: Callable[[str], _Made], default: str | None = None) -> _Made | None:
         """Take a text that says something to `read`; None if it does not."""
@@ -123,22 +138,13 @@ class StrictMapping:
         return self.parsed(key, seconds, default) or 0
 
     def number(self, key: str) -> float:
-        value = self.raw(key)
-        # A bool is an int to Python, not to people.
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            self.wrong(key, f"must be a number, not {_name(value)}")
-            return 0.0
-        return float(value)
+        # A bool is an int to Python, not to people. A long int is none that a float could be.
+        found = self.take(key, "a number", lambda it: type(it) in {int, float} and abs(it) <= _MOST)
+        return float(found or 0)
 
-    def flag(self, key: str, *, default: bool | None = None) -> bool:
-        """Take true or false, or the default if there is neither; without a default it must be there."""
-        value = self.raw(key)
-        if value is None and default is not None:
-            return default
-        if not isinstance(value, bool):
-            self.wrong(key, f"must be true or false, not {_name(value)}")
-            return True
-        return value
+    def flag(self, key: str, *, default: bool) -> bool:
+        """Take true or false, or the default if there is neither."""
+        return self.take(key, "true or false", lambda it: isinstance(it, bool), default=default) is not False
 
     def child(self, key: str, *, optional: bool = False, path: str = "") -> StrictMapping:
         """Take a mapping, or an empty one if it is optional and not there; it may be given a path to be called by."""
@@ -147,13 +153,9 @@ class StrictMapping:
 
     def listed(self, key: str, *, optional: bool = False) -> StrictMapping:
         """Take a list, as a mapping whose keys are `[0]`, `[1]` and so on."""
-        value = self.raw(key)
-        if not isinstance(value, list):
-            if value is not None or not optional:
-                self.wrong(key, f"must be a list, not {_name(value)}")
-            value = []
-        items = enumerate(cast("list[object]", value))
-        return StrictMapping({f"[{place}]": one for place, one in items}, self.at(key), self.faults)
+        usual: list[object] | None = [] if optional else None
+        items: list[object] = self.take(key, "a list", lambda it: isinstance(it, list), default=usual) or []
+        return StrictMapping({f"[{at}]": one for at, one in enumerate(items)}, self.at(key), self.faults)
 
     def children(self, key: str, *, optional: bool = False) -> list[StrictMapping]:
         """Take a list of mappings."""
@@ -202,11 +204,9 @@ class Entry:
 
     def count(self, name: str) -> int:
         """Take an annotation of ours that is a whole number; 0 if it is not there."""
-        text = self.note(name, "0")
-        if not (text.isascii() and text.isdecimal()):
-            self.notes.wrong(f"prometheus/{name}", f"must be a whole number in quotes, not {text!r}")
-            return 0
-        return int(text)
+        key, what = f"prometheus/{name}", "a whole number in quotes"
+        fits = re.compile("[0-9]+").fullmatch
+        return int(self.notes.take(key, what, lambda it: isinstance(it, str) and fits(it), default="0") or 0)
 
     def made(self, record: Callable[..., _Made], **fields: Any) -> _Made | None:
         """Make a record of it, and refuse what is left over; None if anything of it is wrong."""
@@ -217,32 +217,24 @@ class Entry:
 
 def entry(node: StrictMapping, kind: str = "") -> Entry:
     """Read the head of an object; one that stands inside another has its kind from there."""
-    version, said = node.text("apiVersion", _VERSION if kind else None), node.text("kind", kind or None)
-    if version != _VERSION:
-        node.wrong("apiVersion", f"must be {_VERSION}, not {version!r}")
-    if said not in ((kind,) if kind else KINDS):
-        node.wrong("kind", f"must be {kind or 'one of ' + ', '.join(KINDS)}, not {said!r}")
+    version = node.choice("apiVersion", _VERSION, default=_VERSION if kind else None)
+    said = node.choice("kind", *([kind] if kind else KINDS), default=kind or None)
     meta = node.child("metadata")
     name = meta.text("name")
-    where = f"{node.path} ({said} {name})"
+    where = f"{node.path} ({f'{said} {name}'.strip()})"
     notes = meta.child("annotations", optional=True, path=f"{where}: metadata.annotations")
     labels = meta.child("labels", optional=True, path=f"{where}: metadata.labels")
-    if labels.keys and said in KINDS and said not in _LABELLED:
+    if labels.keys and said and said not in _LABELLED:
         labels.wrong(labels.keys[0], f"would be ignored; only {' and '.join(_LABELLED)} may have labels")
     texts = tuple((key, labels.text(key)) for key in labels.keys)
     title = " ".join(meta.text("displayName", name).split())
     spec = node.child("spec", path=f"{where}: spec")
     meta.end()
     node.end()
-    is_known = name and not {node.at("apiVersion"), node.at("kind")} & node.faults.keys()
-    return Entry(said if is_known else "", name, where, title, _description(spec), texts, notes, spec, node)
-
-
-def _description(spec: StrictMapping) -> str:
     text = " ".join(spec.text("description", "").split())
     if len(text) > _MOST_CHARACTERS:
         spec.wrong("description", f"has {len(text)} characters, and {_MOST_CHARACTERS} are the most")
-    return text
+    return Entry(said if version and name else "", name, where, title, text, texts, notes, spec, node)
 
 
 class Registry(Generic[_Made]):

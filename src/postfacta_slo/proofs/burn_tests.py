@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from ..promise.model import Tier, threshold
+from ..promise.model import Tier
 from ..promise.promql import number
 from .detection import Stretch, Traffic, spread
 from .scenario import Scenario, Test
@@ -66,37 +66,28 @@ def _smoulder(scenario: Scenario, place: int) -> Test:
     """The failures just suffice for this tier, and for no faster one."""
     tier = scenario.objective.tiers[place]
     faster = scenario.objective.tiers[place - 1] if place else None
-    above = threshold(scenario.objective, faster) if faster else 1.0
-    share = math.sqrt(threshold(scenario.objective, tier) * above)
+    above = scenario.objective.threshold(faster) if faster else 1.0
+    share = math.sqrt(scenario.objective.threshold(tier) * above)
     name = f"{number(round(share * 100, 3))} % fail, for tier {tier.name}"
     burst, bad = scenario.burst()
     period = max(burst, scenario.whole(bad / share))
     alone = scenario.scrapes(faster.long) + scenario.every if faster else period
-    if not scenario.counting and period < alone < bad / (1.25 * threshold(scenario.objective, tier)):
+    if not scenario.counting and period < alone < bad / (1.25 * scenario.objective.threshold(tier)):
         # Two bursts in the faster tier's window would be too much for it, and one in so long a time is enough.
         period, share = alone, bad / alone
     # So long that the first burst alone is nothing to a faster tier.
     before = max(scenario.history(), scenario.whole(min(_LONGEST, 1.5 * bad / above)))
     after = scenario.scrapes(tier.short + _GRACE)
     # So long that the long window still burns when the short one has let go.
-    limit = min(1.15 * threshold(scenario.objective, tier), 0.9 * share)
+    limit = min(1.15 * scenario.objective.threshold(tier), 0.9 * share)
     lasts = scenario.whole(limit * (before + after) / (share - limit))
     most = max(lasts, 4 * before + 2 * scenario.scrapes(tier.hold))
-    burning = (
-        [scenario.stretch(most, share)]
-        if scenario.counting
-        else _bursts(scenario, burst, most=most, period=period)
-    )
-    fire = [scenario.stretch(before), *burning]
+    # Of slices, a burst of failures in each period, for so long or somewhat more.
+    bursts = [scenario.stretch(burst, 1), scenario.stretch(period - burst)] * (4 + math.ceil(most / period))
+    fire = [scenario.stretch(before), *([scenario.stretch(most, share)] if scenario.counting else bursts)]
     fired = _fired(scenario, scenario.verdicts(scenario.traffic(*fire))[tier.name])
     played = _until(fire, max(fired + scenario.scrapes(2 * _GRACE), before + lasts))
     return scenario.course(name, scenario.traffic(*played, scenario.stretch(after)))
-
-
-def _bursts(scenario: Scenario, burst: int, *, most: int, period: int) -> list[Stretch]:
-    """A burst of failures in each period, for this many scrapes or somewhat more."""
-    one = [scenario.stretch(burst, 1), scenario.stretch(period - burst)]
-    return one * (4 + math.ceil(most / period))
 
 
 def _blip(scenario: Scenario, tier: Tier) -> Test:
@@ -126,9 +117,8 @@ def _few(scenario: Scenario, tier: Tier) -> list[Test]:
     loud = spread(burn.long, max(most, 2 * floor), 2 * floor) * 2
     traffic = scenario.traffic(*quiet, *loud)
     # A handful is not always in the short window: it must not fire at any time, not only at the end.
-    silent = scenario.silence(
-        3 * burn.long, f'{scenario.alert("ErrorBudgetBurn")},burnrate_tier="{tier.name}"'
-    )
+    alert = f'{scenario.alert("ErrorBudgetBurn")},burnrate_tier="{tier.name}"'
+    silent = scenario.silence(3 * burn.long, alert)
     name = f"a handful fails, and tier {tier.name} waits for more"
     return [scenario.course(name, traffic, others=scenario.all_left_out(traffic.scrapes), checks=[silent])]
 

@@ -7,37 +7,20 @@ agree on is proved; `files` generates the tests that compare them.
    sample n is counted in sample n.
 2. A fault that begins at scrape n is first seen in sample n + 1: it began just after a scrape, which is the worst
    case for a detection time.
-3. Prometheus 2 reads a window with the sample at its very beginning, Prometheus 3 without it. A `Reading` is one of
-   the two, and a nudge of the thresholds: what all readings agree on does not depend on the last bit of a float.
+3. Prometheus 2 reads a window with the sample at its very beginning, Prometheus 3 without it. A `_Reading` is one
+   of the two, and a nudge of the thresholds: what all readings agree on does not depend on the last bit of a float.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from typing import Final
 
-__all__ = [
-    "READINGS",
-    "Burn",
-    "Counting",
-    "Reading",
-    "Sample",
-    "Slicing",
-    "Stretch",
-    "Sums",
-    "Traffic",
-    "bad_slices",
-    "notation",
-    "spread",
-    "verdicts",
-]
-
-# What a scrape found: a number, None if there was no such series, "stale" where it vanished.
-Sample = int | float | str | None
+__all__ = ["Burn", "Counting", "Slicing", "Stretch", "Sums", "Traffic", "bad_slices", "spread", "verdicts"]
 
 # As if the process had counted for a while: next to 0 Prometheus does not extrapolate a counter to the window's edge.
 _COUNTED_BEFORE: Final = 1_000_000
@@ -45,15 +28,15 @@ _NUDGE: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class _Reading:
     """How a window is read."""
 
     closed: bool  # With the sample at its beginning, as Prometheus 2 does.
     nudge: float  # What each threshold is multiplied by.
 
 
-READINGS: Final = tuple(
-    Reading(closed, nudge) for closed in (True, False) for nudge in (1 - _NUDGE, 1 + _NUDGE)
+_READINGS: Final = tuple(
+    _Reading(closed, nudge) for closed in (True, False) for nudge in (1 - _NUDGE, 1 + _NUDGE)
 )
 
 
@@ -64,11 +47,6 @@ class Stretch:
     scrapes: int  # How many intervals; 0 is none.
     total: int  # Events in each interval.
     bad: int = 0  # How many of them failed.
-
-    def __post_init__(self) -> None:
-        if not (self.scrapes >= 0 and 0 <= self.bad <= self.total):
-            msg = f"needs no fewer scrapes than 0, and no more bad events than events: {self}"
-            raise ValueError(msg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,34 +112,6 @@ def spread(scrapes: int, total: int, bad: int) -> list[Stretch]:
     return [Stretch(1, events[at + 1] - events[at], bads[at + 1] - bads[at]) for at in range(scrapes)]
 
 
-def notation(samples: Iterable[Sample]) -> str:
-    """Write samples as promtool reads them: runs of equal steps as `a+bxn`, gaps as `_xn`."""
-    runs: list[
-        tuple[Sample, int, int]
-    ] = []  # The first sample, the step to each next, and how many more there are.
-    last: Sample = None
-    for sample in samples:
-        step = _step(last, sample)
-        if runs and step is not None and (not runs[-1][2] or runs[-1][1] == step):
-            runs[-1] = (runs[-1][0], step, runs[-1][2] + 1)
-        else:
-            runs.append((sample, 0, 0))
-        last = sample
-    return " ".join(_run(*run) for run in runs)
-
-
-def _step(one: Sample, other: Sample) -> int | None:
-    if isinstance(one, int) and isinstance(other, int):
-        return other - one
-    return 0 if one == other and not isinstance(one, str) else None
-
-
-def _run(start: Sample, step: int, more: int) -> str:
-    if start is None:
-        return f"_x{more + 1}"
-    return f"{start}{step:+d}x{more}" if more else str(start)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Burn:
     """One tier of a burn-rate alert. All lengths are in scrapes."""
@@ -197,7 +147,7 @@ def verdicts(traffic: Traffic, burn: Burn, by: Counting | Slicing, *, every: int
     """Return for each evaluation whether the alert fires; None where that depends on how a window is read."""
     hold = -(-burn.hold // every)
     readings = [
-        _firing(_holds(traffic, burn, by, reading=reading, every=every), hold) for reading in READINGS
+        _firing(_holds(traffic, burn, by, reading=reading, every=every), hold) for reading in _READINGS
     ]
     return [said[0] if len(set(said)) == 1 else None for said in zip(*readings, strict=True)]
 
@@ -205,11 +155,11 @@ def verdicts(traffic: Traffic, burn: Burn, by: Counting | Slicing, *, every: int
 def bad_slices(traffic: Traffic, slicing: Slicing, *, every: int = 1) -> int:
     """Return at how many evaluations a slice is bad: the fewest over all ways to read a window."""
     samples = range(0, traffic.scrapes + 1, every)
-    return min(sum(_slices(traffic, slicing, reading, samples=samples)) for reading in READINGS)
+    return min(sum(_slices(traffic, slicing, reading, samples=samples)) for reading in _READINGS)
 
 
 def _holds(
-    traffic: Traffic, burn: Burn, by: Counting | Slicing, *, reading: Reading, every: int
+    traffic: Traffic, burn: Burn, by: Counting | Slicing, *, reading: _Reading, every: int
 ) -> list[bool]:
     samples, limit = range(0, traffic.scrapes + 1, every), burn.threshold * reading.nudge
     if isinstance(by, Slicing):
@@ -228,7 +178,7 @@ def _holds(
     ]
 
 
-def _ratios(traffic: Traffic, width: int, by: Counting, *, reading: Reading, samples: range) -> list[float]:
+def _ratios(traffic: Traffic, width: int, by: Counting, *, reading: _Reading, samples: range) -> list[float]:
     if width <= by.beyond:
         return traffic.sums(width, samples, closed=reading.closed).ratios
     pieces = traffic.sums(by.piece, samples, closed=reading.closed)
@@ -237,7 +187,7 @@ def _ratios(traffic: Traffic, width: int, by: Counting, *, reading: Reading, sam
     return Sums(totals, bads).ratios
 
 
-def _slices(traffic: Traffic, by: Slicing, reading: Reading, *, samples: range) -> list[bool]:
+def _slices(traffic: Traffic, by: Slicing, reading: _Reading, *, samples: range) -> list[bool]:
     sums = traffic.sums(by.width, samples, closed=reading.closed)
     allowed, events = by.allowed * reading.nudge, by.events * reading.nudge
     slices = [
@@ -249,7 +199,7 @@ def _slices(traffic: Traffic, by: Slicing, reading: Reading, *, samples: range) 
     return [share > by.then.allowed * reading.nudge for share in shares]
 
 
-def _means(values: Sequence[float], width: float, reading: Reading) -> list[float]:
+def _means(values: Sequence[float], width: float, reading: _Reading) -> list[float]:
     sums = list(accumulate(values, initial=0.0))
     most = math.floor(width) + 1 if reading.closed else math.ceil(width)
     return [(sums[end] - sums[max(0, end - most)]) / min(end, most) for end in range(1, len(values) + 1)]

@@ -6,7 +6,6 @@
 3. Silence is tested over the whole scenario, not at one moment.
 4. What an objective excludes is there in abundance, once failing and once well: so each condition on a label has a
    test that fails without it.
-5. A fault begins just after a scrape: that is the worst case.
 """
 
 from __future__ import annotations
@@ -15,12 +14,11 @@ from collections import Counter
 from typing import Any, Final
 
 from ..promise.model import Model, Objective, Service, span
-from ..rules.alerts import ABSENT_FOR, DOWN_FOR, rules_of, watched
+from ..rules.alerts import HOLDS, rules_of, watched
 from .burn_tests import burn_tests
-from .detection import notation
 from .examples import example, near_misses, selected, series
 from .recording_tests import recording_tests
-from .scenario import Assertion, Scenario, Scraped, Test, test
+from .scenario import Assertion, Scenario, Scraped, Test, constant, notation
 
 __all__ = ["proofs_of", "unproved"]
 
@@ -85,8 +83,8 @@ class _Service:
         well, silent = self._healthy(self._end), [self._silence()]
         half = {example(self._service.up, instance="two"): self._falling}
         return [
-            self._test("all is well, and nothing fires", well, silent),
-            self._test("one of two instances is down", well | half, silent),
+            self._one.written(f"{self._service.name}: all is well, and nothing fires", well, silent),
+            self._one.written(f"{self._service.name}: one of two instances is down", well | half, silent),
             self._down(),
             *(self._absent(metric) for metric in dict.fromkeys(one.metric for one in self._metrics)),
         ]
@@ -94,25 +92,26 @@ class _Service:
     def _down(self) -> Test:
         """Nothing is left, but for what other jobs export."""
         scraped = _stale(self._healthy(self._fault)) | {self._up: self._falling}
-        for asked in (self._service.up, *(metric.of_job for metric in self._metrics)):
+        for asked in (self._service.up, *self._metrics):
             for labels in near_misses(asked, selected(asked)):
-                scraped[series(asked.metric, labels)] = _constant(1, self._end)
-        checks = self._fires("Down", [{"severity": self._service.down_severity}], hold=DOWN_FOR)
+                scraped[series(asked.metric, labels)] = constant(1, self._end)
+        checks = self._fires("Down", [{"severity": self._service.down_severity}])
         if self._watched:
-            checks += self._fires("SLIMetricAbsent", self._watched, hold=ABSENT_FOR)
-        return self._test("everything is gone", scraped, checks)
+            checks += self._fires("SLIMetricAbsent", self._watched)
+        return self._one.written(f"{self._service.name}: everything is gone", scraped, checks)
 
     def _absent(self, metric: str) -> Test:
         """The instances answer, and one metric is not there any more."""
         before = self._healthy(self._fault).items()
         gone = {name: samples for name, samples in before if name.partition("{")[0] == metric}
         absent = [one for one in self._watched if one["metric"] == metric]
-        checks = self._fires("SLIMetricAbsent", absent, hold=ABSENT_FOR, metric=metric)
+        checks = self._fires("SLIMetricAbsent", absent, metric=metric)
         silent = self._silence(self._alert("Down"))
-        return self._test(f"{metric} is gone", self._healthy(self._end) | _stale(gone), [*checks, silent])
+        scraped, name = self._healthy(self._end) | _stale(gone), f"{self._service.name}: {metric} is gone"
+        return self._one.written(name, scraped, [*checks, silent])
 
     def _healthy(self, scrapes: int) -> Scraped:
-        well = _constant(1, scrapes)
+        well = constant(1, scrapes)
         scraped = {self._up: well}
         for one in self._unproved:
             scraped |= {example(metric.of_job): well for metric in one.indicator.watched}
@@ -121,9 +120,9 @@ class _Service:
             scraped |= {scenario.probe: well} if scenario.probe else {}
         return scraped
 
-    def _fires(self, what: str, by: list[dict[str, str]], *, hold: int, metric: str = "") -> list[Assertion]:
+    def _fires(self, what: str, by: list[dict[str, str]], *, metric: str = "") -> list[Assertion]:
         """Silence just before, and each set of labels as often as it is listed when it is time."""
-        first = self._fault + self._one.every + self._one.scrapes(hold)
+        first = self._fault + self._one.every + self._one.scrapes(HOLDS[what])
         alerts = self._alert(what) + (f',metric="{metric}"' if metric else "")
         expression = f'count by ({", ".join(by[0])}) (ALERTS{{alertstate="firing",{alerts}}})'
         return [
@@ -138,14 +137,6 @@ class _Service:
         # Whatever an expression makes of series that stand still.
         unknown = f',slo!~"{"|".join(one.name for one in self._unproved)}"' if self._unproved else ""
         return self._one.silence(self._end, (alerts or f'service="{self._service.name}"') + unknown)
-
-    def _test(self, name: str, scraped: Scraped, checks: list[Assertion]) -> Test:
-        name, interval = f"{self._service.name}: {name}", self._one.source.scrape_interval
-        return test(name, scraped, checks, interval=interval, compress=self._one.compress)
-
-
-def _constant(value: int, scrapes: int) -> str:
-    return notation([value] * (scrapes + 1))
 
 
 def _stale(scraped: Scraped) -> Scraped:

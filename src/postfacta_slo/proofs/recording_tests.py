@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Final
 
-from ..promise.model import DAY, PRESENT, RatioIndicator, ThresholdIndicator, failures_series
+from ..promise.model import DAY, PRESENT, RatioIndicator, ThresholdIndicator, error_series
 from ..promise.promql import number
-from ..rules.alerts import EXHAUSTED_FOR
-from .detection import Burn, notation, spread, verdicts
-from .scenario import Assertion, Scenario, Test, firing
+from ..rules.alerts import HOLDS
+from .detection import Burn, spread, verdicts
+from .scenario import Assertion, Scenario, Test, constant, firing, notation
 
 __all__ = ["recording_tests"]
 
@@ -33,7 +33,7 @@ def _quiet(scenario: Scenario) -> Test:
         "slo:period_error_budget_remaining:ratio": 1,
         "slo:period_ok:bool": 1,
     }
-    guards = {failures_series(tier.long): 0 for tier in objective.tiers if tier.min_failures}
+    guards = {error_series(tier.long, "increase"): 0 for tier in objective.tiers if tier.min_failures}
     if objective.slices:
         guards["slo:slice_error:ratio"] = 0
     checks = [scenario.silence(scrapes), scenario.windows("{} == 0", scrapes)]
@@ -46,15 +46,15 @@ def _quiet(scenario: Scenario) -> Test:
 def _weighed(scenario: Scenario) -> Test:
     scrapes = scenario.scrapes(4 * PRESENT)
     stretch = scenario.stretch(scrapes, scenario.bad_share)
+    share = stretch.bad / stretch.total
     burn = f"slo:current_burn_rate:ratio{{{scenario.own}}} * {number(scenario.objective.budget)}"
     checks = [
-        scenario.windows(scenario.near(stretch.bad / stretch.total), scrapes),
+        scenario.windows(scenario.near(share), scrapes),
         scenario.count(f"abs({burn} - slo:sli_error:ratio_rate5m{{{scenario.own}}}) < 1e-9", 1, scrapes),
         scenario.value("slo:period_ok:bool", 0, scrapes),
     ]
     if scenario.objective.slices and isinstance(scenario.objective.indicator, RatioIndicator):
         # A slice stays bad however much dilutes it, until its share is below its limit.
-        share = stretch.bad / stretch.total
         near = f"slo:slice_error:ratio{{{scenario.own}}} > {share - 1e-9!r} < {share + 1e-9!r}"
         checks.append(scenario.count(near, 1, scrapes))
     scraped = scenario.scraped(scenario.traffic(stretch)) | scenario.left_out(scrapes, failing=False)
@@ -67,11 +67,11 @@ def _one_sided(scenario: Scenario) -> list[Test]:
         return []
     scrapes = scenario.scrapes(4 * PRESENT)
     traffic = scenario.traffic(scenario.stretch(scrapes, 1))
-    ill = notation([0] * (scrapes + 1))
+    ill = constant(0, scrapes)
     scraped = scenario.scraped(traffic, never="good")
     scraped |= {name: ill for name in (scenario.probe, scenario.instance("one")) if name}
     checks = [scenario.windows(scenario.near(1), scrapes)]
-    guards = [failures_series(tier.long) for tier in scenario.objective.tiers if tier.min_failures]
+    guards = [error_series(tier.long, "increase") for tier in scenario.objective.tiers if tier.min_failures]
     checks += [scenario.count(f"{name}{{{scenario.own}}} > 0", 1, scrapes) for name in guards]
     if scenario.objective.slices:
         checks += [scenario.value(f"slo:slice_{what}:bool", 1, scrapes) for what in ("bad", "judged")]
@@ -95,11 +95,8 @@ def _idle(scenario: Scenario) -> list[Test]:
     tests = [scenario.test(name, scraped, [*checks, _judged(scenario, end, yes=bool(scenario.probe))])]
     if scenario.probe:
         unseen = scraped | {scenario.probe: ""}
-        tests.append(
-            scenario.test(
-                f"{name}, and no scrape succeeds", unseen, [*checks, _judged(scenario, end, yes=False)]
-            )
-        )
+        checks.append(_judged(scenario, end, yes=False))
+        tests.append(scenario.test(f"{name}, and no scrape succeeds", unseen, checks))
     return tests
 
 
@@ -107,7 +104,7 @@ def _spent(scenario: Scenario) -> Test:
     """The budget is first touched, then spent."""
     budget = scenario.objective.budget
     burst, bad = scenario.burst()
-    hold = scenario.scrapes(EXHAUSTED_FOR)
+    hold = scenario.scrapes(HOLDS["ErrorBudgetExhausted"])
     touched = scenario.whole(min(_LONGEST, max(scenario.scrapes(_HOUR), 2 * bad / budget)))
     # Long enough for the alert, if it were to fire, and for a slice to notice.
     pause = scenario.whole(max(hold + 4 * scenario.every, scenario.slice_length()))

@@ -6,31 +6,20 @@ A scenario is written as promtool reads it: series, and queries with their expec
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
-from ..promise.model import (
-    PRESENT,
-    DataSource,
-    Expression,
-    Objective,
-    Query,
-    RatioIndicator,
-    Selector,
-    SloError,
-    ThresholdIndicator,
-    Tier,
-    span,
-    threshold,
-    windows_of,
-)
-from ..promise.promql import number
-from .detection import Burn, Counting, Sample, Slicing, Stretch, Traffic, bad_slices, notation, verdicts
+from ..promise.model import PRESENT, DataSource, Objective, RatioIndicator, ThresholdIndicator, Tier, span
+from ..promise.promql import Expression, Query, Selector, SloError, number
+from .detection import Burn, Counting, Slicing, Stretch, Traffic, bad_slices, verdicts
 from .examples import example, near_misses, selected, series
 
-__all__ = ["Assertion", "Scenario", "Scraped", "Test", "Verdicts", "firing", "silence", "test"]
+__all__ = ["Assertion", "Sample", "Scenario", "Scraped", "Test", "constant", "firing", "notation"]
+
+# What a scrape found: a number, None if there was no such series, "stale" where it vanished.
+Sample = int | float | str | None
 
 Scraped = dict[str, str]  # The samples of each series, in promtool's notation.
 Test = dict[str, Any]  # One of promtool's tests, as plain mappings and lists.
@@ -65,28 +54,6 @@ class Assertion:
     found: Mapping[str, float]
 
 
-def test(name: str, scraped: Scraped, checks: Iterable[Assertion], *, interval: int, compress: int) -> Test:
-    return {
-        "name": name,
-        "interval": span(interval, compress),
-        "input_series": [{"series": series, "values": values} for series, values in scraped.items()],
-        "promql_expr_test": [
-            {
-                "expr": check.expression,
-                "eval_time": span(check.sample * interval, compress),
-                "exp_samples": [
-                    {"labels": labels, "value": float(value)} for labels, value in check.found.items()
-                ],
-            }
-            for check in checks
-        ],
-    }
-
-
-def silence(alerts: str, sample: int, whole: str) -> Assertion:
-    return Assertion(f'count_over_time(ALERTS{{alertstate="firing",{alerts}}}[{whole}])', sample, {})
-
-
 def firing(alerts: str, said: Verdicts, severities: Mapping[str, str], *, every: int) -> list[Assertion]:
     """Return the checks that just these tiers fire at each turning point."""
     checks: list[Assertion] = []
@@ -95,29 +62,20 @@ def firing(alerts: str, said: Verdicts, severities: Mapping[str, str], *, every:
         some = "" if len(sure) == len(said) else f',burnrate_tier=~"{"|".join(sure)}"'
         if sure:
             expression = f'count by (burnrate_tier, severity) (ALERTS{{alertstate="firing",{alerts}{some}}})'
-            fires = {_labels(tier, severities[tier]): 1.0 for tier in sure if said[tier][place]}
-            checks.append(Assertion(expression, place * every, fires))
+            labels = {tier: f'burnrate_tier="{tier}", ' if tier else "" for tier in sure if said[tier][place]}
+            found = {f'{{{label}severity="{severities[tier]}"}}': 1.0 for tier, label in labels.items()}
+            checks.append(Assertion(expression, place * every, found))
     return checks
-
-
-def _labels(tier: str, severity: str) -> str:
-    known = [("burnrate_tier", tier), ("severity", severity)]
-    return "{" + ", ".join(f'{name}="{value}"' for name, value in known if value) + "}"
 
 
 def _turns(said: Verdicts) -> list[int]:
     """The evaluations just before and at each change, and the last one."""
-    found = sorted({place for verdict in said.values() for place in _changes(verdict)})[:_MOST_TURNS]
+    found: set[int] = set()
+    for verdict in said.values():
+        known = [place for place, one in enumerate(verdict) if one is not None]
+        found.update(*(pair for pair in pairwise(known) if verdict[pair[0]] is not verdict[pair[1]]))
     last = [len(verdict) - 1 for verdict in said.values()][:1]
-    return list(dict.fromkeys([*found, *last]))
-
-
-def _changes(verdict: Sequence[bool | None]) -> Iterator[int]:
-    known = [place for place, said in enumerate(verdict) if said is not None]
-    for one, other in pairwise(known):
-        if verdict[one] is not verdict[other]:
-            yield one
-            yield other
+    return list(dict.fromkeys([*sorted(found)[:_MOST_TURNS], *last]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +105,9 @@ class Scenario:
         """Events between two scrapes: enough to be above every bound on small numbers."""
         if not self.counted and isinstance(self.objective.indicator, ThresholdIndicator):
             return 1
-        needs = [3 / threshold(self.objective, tier) for tier in self.objective.tiers]
+        needs = [3 / self.objective.threshold(tier) for tier in self.objective.tiers]
         needs += [
-            4 * tier.min_failures / (threshold(self.objective, tier) * self.scrapes(tier.long))
+            4 * tier.min_failures / (self.objective.threshold(tier) * self.scrapes(tier.long))
             for tier in self.objective.tiers
         ]
         if slices := self.objective.slices:
@@ -170,7 +128,7 @@ class Scenario:
             long=self._intervals(tier.long),
             short=self._intervals(tier.short),
             hold=math.ceil(tier.hold / self.source.scrape_interval),
-            threshold=threshold(self.objective, tier),
+            threshold=self.objective.threshold(tier),
             failures=tier.min_failures,
         )
 
@@ -224,12 +182,10 @@ class Scenario:
         traffic = self.traffic(events)
         if isinstance(indicator, ThresholdIndicator):
             metric = _selector(indicator.metric)
-            missed = near_misses(metric, selected(metric))
-            return {
-                name: samples
-                for labels in missed
-                for name, samples in self._measured(indicator, traffic, labels, far=1_000).items()
-            }
+            missed: Scraped = {}
+            for labels in near_misses(metric, selected(metric)):
+                missed |= self._measured(indicator, traffic, labels, far=1_000)
+            return missed
         total, judged = _selector(indicator.total), _selector(indicator.counted)
         if judged.metric == total.metric:
             base, watched = _good_and_bad(indicator)[failing], total
@@ -355,28 +311,47 @@ class Scenario:
         """Return a test whose surroundings are well, but for what the series say. An empty one is not there."""
         around = self._around(max(check.sample for check in checks))
         found = {series: samples for series, samples in (around | scraped).items() if samples}
-        name = f"{self.objective.name}: {name}"
-        return test(name, found, checks, interval=self.source.scrape_interval, compress=self.compress)
+        return self.written(f"{self.objective.name}: {name}", found, checks)
+
+    def written(self, name: str, scraped: Scraped, checks: Iterable[Assertion]) -> Test:
+        """Return a test of these series and no others."""
+        interval = self.source.scrape_interval
+        asked = [
+            {
+                "expr": check.expression,
+                "eval_time": span(check.sample * interval, self.compress),
+                "exp_samples": [
+                    {"labels": labels, "value": float(value)} for labels, value in check.found.items()
+                ],
+            }
+            for check in checks
+        ]
+        return {
+            "name": name,
+            "interval": span(interval, self.compress),
+            "input_series": [{"series": series, "values": values} for series, values in scraped.items()],
+            "promql_expr_test": asked,
+        }
 
     def _around(self, scrapes: int) -> Scraped:
         """Probe and instance are well; those of others look as if ours were in the opposite state."""
         slices, up = self.objective.slices, self.objective.service.up
-        well, ill = notation([1] * (scrapes + 1)), notation([0] * (scrapes + 1))
-        found: Scraped = {}
-        if slices and slices.probe:
-            missed = near_misses(slices.probe, selected(slices.probe))
-            found |= {series(slices.probe.metric, labels): ill for labels in missed}
-        if slices and slices.needs_instance:
-            found |= {series(up.metric, labels): well for labels in near_misses(up, selected(up))}
-        return found | {name: well for name in (self.probe, self.instance("one")) if name}
+        others = ((slices.probe, 0), (up if slices.needs_instance else None, 1)) if slices else ()
+        found = {
+            series(asked.metric, labels): constant(value, scrapes)
+            for asked, value in others
+            if asked
+            for labels in near_misses(asked, selected(asked))
+        }
+        return found | {name: constant(1, scrapes) for name in (self.probe, self.instance("one")) if name}
 
     def alert(self, what: str) -> str:
         return f'alertname="{self.objective.service.alert_prefix}{what}",{self.own}'
 
     def silence(self, scrapes: int, alerts: str = "") -> Assertion:
-        return silence(
-            alerts or self.own, scrapes, span((scrapes + 1) * self.source.scrape_interval, self.compress)
-        )
+        whole = span((scrapes + 1) * self.source.scrape_interval, self.compress)
+        found = f'count_over_time(ALERTS{{alertstate="firing",{alerts or self.own}}}[{whole}])'
+        return Assertion(found, scrapes, {})
 
     def count(self, expression: str, found: int, at: int) -> Assertion:
         return Assertion(f"count({expression})", at, {"{}": float(found)} if found else {})
@@ -387,7 +362,7 @@ class Scenario:
     def windows(self, condition: str, at: int, *, none: bool = False) -> Assertion:
         """Return the check that a condition holds for the error share over each window, or over none."""
         shares = f'{{__name__=~"slo:sli_error:ratio_rate.*",{self.own}}}'
-        return self.count(condition.format(shares), 0 if none else len(windows_of(self.objective)), at)
+        return self.count(condition.format(shares), 0 if none else len(self.objective.windows), at)
 
     def near(self, share: float) -> str:
         """Return the condition that an error share is this one; of slices, that nearly all were bad."""
@@ -421,5 +396,35 @@ def _values(indicator: ThresholdIndicator, far: float) -> tuple[float, float]:
 def _samples(traffic: Traffic, counts: Sequence[int]) -> str:
     if traffic.counted:
         return notation(counts)
-    each: list[Sample] = [other - one for one, other in pairwise(counts)]
-    return notation([None, *each])
+    return notation([None, *(other - one for one, other in pairwise(counts))])
+
+
+def notation(samples: Iterable[Sample]) -> str:
+    """Write samples as promtool reads them: runs of equal steps as `a+bxn`, gaps as `_xn`."""
+    # The first sample, the step to each next, and how many more there are.
+    runs: list[tuple[Sample, int, int]] = []
+    last: Sample = None
+    for sample in samples:
+        step = _step(last, sample)
+        if runs and step is not None and (not runs[-1][2] or runs[-1][1] == step):
+            runs[-1] = (runs[-1][0], step, runs[-1][2] + 1)
+        else:
+            runs.append((sample, 0, 0))
+        last = sample
+    return " ".join(_run(*run) for run in runs)
+
+
+def constant(value: int, scrapes: int) -> str:
+    return notation([value] * (scrapes + 1))
+
+
+def _step(one: Sample, other: Sample) -> int | None:
+    if isinstance(one, int) and isinstance(other, int):
+        return other - one
+    return 0 if one == other and not isinstance(one, str) else None
+
+
+def _run(start: Sample, step: int, more: int) -> str:
+    if start is None:
+        return f"_x{more + 1}"
+    return f"{start}{step:+d}x{more}" if more else str(start)

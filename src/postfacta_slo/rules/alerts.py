@@ -12,40 +12,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..promise.model import (
-    Model,
-    Objective,
-    Selector,
-    Service,
-    SloError,
-    Tier,
-    error_series,
-    failures_series,
-    in_words,
-    percent,
-    span,
-    spent_at,
-    threshold,
-    unit,
-)
-from ..promise.promql import number
-from .recording import Rule, period_rules, recorded, sli_rules
+from ..promise.model import Model, Objective, Service, Tier, error_series, in_words, percent, span
+from ..promise.promql import Selector, SloError, number
+from .recording import Rule, error_share, period_rules, recorded, sli_rules
 
-__all__ = [
-    "ABSENT_FOR",
-    "DOWN_FOR",
-    "EXHAUSTED_FOR",
-    "burn_alerts",
-    "period_alerts",
-    "rules_of",
-    "service_alerts",
-    "watched",
-]
+__all__ = ["HOLDS", "burn_alerts", "period_alerts", "rules_of", "service_alerts", "watched"]
 
-# An outage is to be known within five minutes; a rolling restart leaves a metric out for less.
-ABSENT_FOR: Final = 180
-DOWN_FOR: Final = 60
-EXHAUSTED_FOR: Final = 300
+# How many seconds an alert waits that is none on the burn rate: an outage is to be known within five minutes, and a
+# rolling restart leaves a metric out for less.
+HOLDS: Final = {"Down": 60, "SLIMetricAbsent": 180, "ErrorBudgetExhausted": 300}
 # How often the longest windows are added up, in seconds; Prometheus forgets a sample after 300.
 _SLOW: Final = 60
 _FASTEST: Final = 100  # Milliseconds between two evaluations, below which Prometheus does not keep pace.
@@ -84,14 +59,14 @@ def period_alerts(objective: Objective, compress: int = 1) -> list[Rule]:
     texts = {
         "summary": f"{_title(objective)}: the error budget of {in_words(objective.period)} is spent",
         "description": (
-            f"Of all {unit(objective)} more than {percent(objective.budget)} failed in the last "
+            f"Of all {objective.unit} more than {percent(objective.budget)} failed in the last "
             f"{in_words(objective.period)}. Of the budget {{{{ $value | humanizePercentage }}}} is left. "
             "The error-budget policy says what may still be changed."
         ),
     }
     labels = {"severity": objective.exhausted_severity}
-    hold = span(EXHAUSTED_FOR, compress)
     what = "ErrorBudgetExhausted"
+    hold = span(HOLDS[what], compress)
     return [_alert(objective, what, f"{left} <= 0", hold=hold, texts=texts, labels=labels)]
 
 
@@ -102,7 +77,7 @@ def service_alerts(model: Model, service: Service, compress: int = 1) -> list[Ru
         "description": "Prometheus cannot scrape any instance. Clients get no answer.",
     }
     labels = {"severity": service.down_severity}
-    hold = span(DOWN_FOR, compress)
+    hold = span(HOLDS["Down"], compress)
     down = _alert(service, "Down", f"absent({service.up} == 1)", hold=hold, texts=texts, labels=labels)
     absences = watched(model, service)
     return [down, *(_absent(service, series, severity=loud, compress=compress) for series, loud in absences)]
@@ -120,15 +95,15 @@ def watched(model: Model, service: Service) -> dict[tuple[Selector, str], None]:
 
 
 def _burn(objective: Objective, tier: Tier, compress: int) -> Rule:
-    above = f"> {number(threshold(objective, tier))}"
-    terms = [f"{recorded(error_series(window), objective)} {above}" for window in (tier.long, tier.short)]
+    above = f"> {number(objective.threshold(tier))}"
+    terms = [f"{error_share(objective, window)} {above}" for window in (tier.long, tier.short)]
     if tier.min_failures:
-        terms.append(f"{recorded(failures_series(tier.long), objective)} >= {tier.min_failures}")
-    spent = percent(spent_at(objective, tier))
+        terms.append(f"{recorded(error_series(tier.long, 'increase'), objective)} >= {tier.min_failures}")
+    spent = percent(objective.spent_at(tier))
     texts = {
         "summary": f"{_title(objective)}: the error budget burns {number(tier.factor)} times too fast",
         "description": (
-            f"More than {percent(threshold(objective, tier))} of all {unit(objective)} failed over the last "
+            f"More than {percent(objective.threshold(tier))} of all {objective.unit} failed over the last "
             f"{span(tier.long)} and over the last {span(tier.short)}: {{{{ $value | humanizePercentage }}}} over "
             f"{span(tier.long)}. At such a rate {spent} of the budget go in {span(tier.long)}, and all of it in "
             f"{in_words(objective.period / tier.factor)}."
@@ -149,18 +124,12 @@ def _absent(service: Service, series: Selector, *, severity: str, compress: int)
         ),
     }
     labels = {"severity": severity, "metric": series.metric}
-    hold = span(ABSENT_FOR, compress)
+    hold = span(HOLDS["SLIMetricAbsent"], compress)
     return _alert(service, "SLIMetricAbsent", f"absent({series})", hold=hold, texts=texts, labels=labels)
 
 
 def _alert(
-    of: Service | Objective,
-    what: str,
-    expression: str,
-    *,
-    hold: str,
-    texts: dict[str, str],
-    labels: dict[str, str],
+    of: Service | Objective, what: str, expr: str, *, hold: str, texts: dict[str, str], labels: dict[str, str]
 ) -> Rule:
     """Write an alert of an objective, or of a service as a whole."""
     service, own, more = (
@@ -173,7 +142,7 @@ def _alert(
     }
     return {
         "alert": name,
-        "expr": expression,
+        "expr": expr,
         "for": hold,
         # Series have these labels too; on the rule they also tell one objective's alert from another's.
         "labels": labels | {"service": service.name} | own | {"component": "slo"} | _all_plain(dict(more)),

@@ -16,23 +16,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..promise.model import (
-    DAY,
-    PRESENT,
-    Expression,
-    Objective,
-    Query,
-    RatioIndicator,
-    Slices,
-    ThresholdIndicator,
-    error_series,
-    failures_series,
-    span,
-    windows_of,
-)
-from ..promise.promql import number
+from ..promise.model import DAY, PRESENT, Objective, RatioIndicator, ThresholdIndicator, error_series, span
+from ..promise.promql import Expression, Query, number
 
-__all__ = ["Rule", "period_rules", "recorded", "sli_rules"]
+__all__ = ["Rule", "error_share", "period_rules", "recorded", "sli_rules"]
 
 Rule = dict[str, Any]  # One rule as Prometheus reads it.
 
@@ -46,9 +33,13 @@ def recorded(series: str, objective: Objective) -> str:
     return f'{series}{{service="{objective.service.name}",slo="{objective.name}"}}'
 
 
+def error_share(objective: Objective, window: int) -> str:
+    return recorded(error_series(window), objective)
+
+
 def sli_rules(objective: Objective, compress: int = 1) -> list[Rule]:
     """Return the rules that the alerts on the burn rate read, in order."""
-    windows = [window for window in windows_of(objective) if window <= _LONGEST_FOR_ALERTS]
+    windows = [window for window in objective.windows if window <= _LONGEST_FOR_ALERTS]
     return [
         *_judged(objective, compress),
         *_error_rules(objective, windows, compress),
@@ -60,9 +51,8 @@ def sli_rules(objective: Objective, compress: int = 1) -> list[Rule]:
 
 def period_rules(objective: Objective, compress: int = 1) -> list[Rule]:
     """Return the rules about the longest windows and the whole period, in order."""
-    windows = [window for window in windows_of(objective) if window > _LONGEST_FOR_ALERTS]
-    error = recorded(error_series(objective.period), objective)
-    burn = "slo:period_burn_rate:ratio"
+    windows = [window for window in objective.windows if window > _LONGEST_FOR_ALERTS]
+    burn, error = "slo:period_burn_rate:ratio", error_share(objective, objective.period)
     return [
         *_error_rules(objective, windows, compress),
         _rule(burn, _share_of_budget(objective, objective.period), objective),
@@ -93,7 +83,7 @@ def _constants(objective: Objective) -> list[Rule]:
 
 
 def _share_of_budget(objective: Objective, window: int) -> str:
-    return f"{recorded(error_series(window), objective)} / {number(objective.budget)}"
+    return f"{error_share(objective, window)} / {number(objective.budget)}"
 
 
 def _judged(objective: Objective, compress: int) -> list[Rule]:
@@ -109,7 +99,7 @@ def _judged(objective: Objective, compress: int) -> list[Rule]:
             _rule(bad, _bad(indicator, present), objective),
             _rule(total, _total(indicator, present), objective),
         ]
-    return rules + (_slice_rules(objective, slices, compress) if slices else [])
+    return rules + _slice_rules(objective, compress)
 
 
 def _breach(indicator: ThresholdIndicator, window: str) -> str:
@@ -158,16 +148,12 @@ def _bad(indicator: RatioIndicator, over: str) -> str:
 
 
 def _error_rules(objective: Objective, windows: list[int], compress: int) -> list[Rule]:
-    return [
-        _rule(
-            error_series(window),
-            f"avg_over_time({recorded('slo:slice_bad:bool', objective)}[{span(window, compress)}])"
-            if objective.slices
-            else _share(objective, window, compress),
-            objective,
-        )
-        for window in windows
-    ]
+    rules: list[Rule] = []
+    for window in windows:
+        slices = f"avg_over_time({recorded('slo:slice_bad:bool', objective)}[{span(window, compress)}])"
+        share = slices if objective.slices else _share(objective, window, compress)
+        rules.append(_rule(error_series(window), share, objective))
+    return rules
 
 
 def _share(objective: Objective, window: int, compress: int) -> str:
@@ -184,15 +170,19 @@ def _share(objective: Objective, window: int, compress: int) -> str:
 
 def _failures_rules(objective: Objective, compress: int) -> list[Rule]:
     indicator, guarded = objective.indicator, {tier.long for tier in objective.tiers if tier.min_failures}
-    if not isinstance(indicator, RatioIndicator):
-        return []
     return [
-        _rule(failures_series(window), _bad(indicator, f"increase {span(window, compress)}"), objective)
+        _rule(
+            error_series(window, "increase"), _bad(indicator, f"increase {span(window, compress)}"), objective
+        )
         for window in sorted(guarded)
+        if isinstance(indicator, RatioIndicator)
     ]
 
 
-def _slice_rules(objective: Objective, slices: Slices, compress: int) -> list[Rule]:
+def _slice_rules(objective: Objective, compress: int) -> list[Rule]:
+    slices = objective.slices
+    if not slices:
+        return []
     error = recorded("slo:slice_error:ratio", objective)
     judged = error
     if slices.min_requests and isinstance(objective.indicator, RatioIndicator):

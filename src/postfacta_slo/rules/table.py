@@ -5,22 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from ..promise.model import (
-    Indicator,
-    Model,
-    Objective,
-    RatioIndicator,
-    Service,
-    Tier,
-    allowed_seconds,
-    fires_after,
-    in_words,
-    percent,
-    span,
-    spent_at,
-    threshold,
-    unit,
-)
+from ..promise.model import Indicator, Model, Objective, RatioIndicator, Service, in_words, percent, span
 from ..promise.promql import number
 
 __all__ = ["table_of"]
@@ -77,7 +62,7 @@ def _service(model: Model, service: Service) -> str:
         texts="".join(f"{text}\n\n" for text in texts).removesuffix("\n"),
         indicators="\n".join(indicators).removesuffix("\n"),
     )
-    tiers = [_tier(one, tier) for one in objectives for tier in one.tiers]
+    tiers = [row for one in objectives for row in _tiers(one)]
     alert = f"{service.alert_prefix}ErrorBudgetBurn"
     return page + (_ALERTS.format(alert=alert, tiers=_rows(tiers)) if tiers else "")
 
@@ -88,10 +73,10 @@ def _rows(rows: Iterable[Sequence[str]]) -> str:
 
 
 def _promise(one: Objective) -> tuple[str, ...]:
-    counted, budget = unit(one), f"{percent(one.budget)} of them"
+    counted, budget = one.unit, f"{percent(one.budget)} of them"
     if one.slices:
         counted = f"{span(one.slices.window)} slices, bad above {percent(one.slices.budget)}"
-        budget = in_words(allowed_seconds(one))
+        budget = in_words(one.period * one.budget)
     if one.slices and one.slices.min_requests:
         counted += f", judged from {one.slices.min_requests} requests on"
     name = f"`{one.indicator.name}`"
@@ -110,16 +95,17 @@ def _queries(indicator: Indicator) -> Iterable[str]:
         yield str(indicator.metric)
 
 
-def _tier(one: Objective, tier: Tier) -> tuple[str, ...]:
-    floor = f", ≥ {tier.min_failures} failures" if tier.min_failures else ""
-    return (
-        f"`{one.name}`",
-        tier.name,
-        tier.severity,
-        f"{span(tier.long)}, {span(tier.short)}",
-        number(tier.factor),
-        f"{percent(threshold(one, tier))}{floor}",
-        span(tier.hold),
-        percent(spent_at(one, tier)),
-        in_words(fires_after(one, tier, failing=1)),
-    )
+def _tiers(one: Objective) -> Iterable[Sequence[str]]:
+    for tier in one.tiers:
+        floor = f", ≥ {tier.min_failures} failures" if tier.min_failures else ""
+        yield (
+            f"`{one.name}`",
+            tier.name,
+            tier.severity,
+            f"{span(tier.long)}, {span(tier.short)}",
+            number(tier.factor),
+            f"{percent(one.threshold(tier))}{floor}",
+            span(tier.hold),
+            percent(one.spent_at(tier)),
+            in_words(one.fires_after(tier, failing=1)),
+        )

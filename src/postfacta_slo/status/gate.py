@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from enum import IntEnum
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
 from ..promise.reading import Faults, StrictMapping, refuse
 from .query import ENOUGH, SloStatus
 
-__all__ = ["NO_DATA", "BudgetPolicy", "Gate", "Level", "Verdict", "judge", "read_policy"]
+__all__ = ["NO_DATA", "BudgetPolicy", "Gate", "Level", "judge", "read_policy"]
 
 # A share that is short of a floor by less than this is short by rounding.
 _DIGITS: Final = 9
+# What it says beside, for people.
+_FOR_PEOPLE: Final = ("owner", "reviewed", "review_by", "incident_share", "outage_share", "exempt")
 
 
 class Gate(IntEnum):
@@ -50,35 +51,23 @@ NO_DATA: Final = Level(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetPolicy:
-    """An error budget policy, as agreed by a team."""
+    """What an error budget policy says about deployments."""
 
-    owner: str  # Who decides.
     service: str  # Whose budgets.
-    reviewed: date  # When it was last read through.
-    review_by: date  # When it must be again.
     window: int  # The seconds that count.
     objectives: tuple[str, ...]  # Those of the service whose budgets count; the worst of them decides.
     levels: tuple[Level, ...]  # From the best down; the last holds for whatever is left.
-    incident_share: float  # One incident that spends more than this share of the budget needs a post-mortem.
-    # One class of outage that spends more than this in a quarter needs a place in the next plan.
-    outage_share: float
-    exempt: tuple[str, ...]  # The labels of changes that pass a closed gate.
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The policy's decision now."""
+def judge(policy: BudgetPolicy, statuses: Sequence[SloStatus]) -> tuple[Level, list[str]]:
+    """Return the level of the worst objective, and a sentence about each, this one first.
 
-    level: Level  # The policy's, or `NO_DATA`.
-    reasons: Sequence[str]  # A sentence about each objective, the one that decides first.
-
-
-def judge(policy: BudgetPolicy, statuses: Sequence[SloStatus]) -> Verdict:
-    """Decide by the worst objective: one exhausted, else one unknown, else the one with the least left."""
+    The worst is one that is exhausted, else one that is unknown, else the one with the least left.
+    """
     by_name = {one.slo: one for one in statuses if one.service == policy.service}
     seen = [_see(policy, name, by_name.get(name)) for name in policy.objectives]
     seen.sort(key=lambda one: (-_STRICTNESS.index(one[0].gate), one[1]))
-    return Verdict(seen[0][0], [sentence for _, _, sentence in seen])
+    return seen[0][0], [sentence for _, _, sentence in seen]
 
 
 def _see(policy: BudgetPolicy, name: str, one: SloStatus | None) -> tuple[Level, float, str]:
@@ -98,25 +87,18 @@ def read_policy(document: object) -> BudgetPolicy:
     """Make a policy from the content of its file."""
     faults: Faults = {}
     node = StrictMapping(document, "policy", faults)
-    fields: dict[str, Any] = {
-        "owner": node.text("owner"),
-        "service": node.text("service"),
-        "reviewed": _day(node, "reviewed"),
-        "review_by": _day(node, "review_by"),
-        "window": node.seconds("window"),
-        "objectives": _texts(node, "objectives"),
-        "levels": tuple(_level(one) for one in node.children("levels")),
-        "incident_share": _share(node, "incident_share"),
-        "outage_share": _share(node, "outage_share"),
-        "exempt": _texts(node, "exempt"),
-    }
+    node.pass_over(*_FOR_PEOPLE)
+    service, window, names = node.text("service"), node.seconds("window"), node.listed("objectives")
+    if not names.keys:
+        node.wrong("objectives", "needs at least one entry")
+    objectives = tuple(names.text(place) for place in names.keys)
+    levels = [_level(one) for one in node.children("levels")]
     node.end()
-    if not faults and fields["review_by"] <= fields["reviewed"]:
-        node.wrong("review_by", "must be later than reviewed")
+    known = tuple(level for level in levels if level)
     if not faults:
-        _check(node, fields["levels"])
+        _check(node, known)
     refuse(faults)
-    return BudgetPolicy(**fields)
+    return BudgetPolicy(service=service, window=window, objectives=objectives, levels=known)
 
 
 def _check(node: StrictMapping, levels: Sequence[Level]) -> None:
@@ -132,33 +114,13 @@ def _check(node: StrictMapping, levels: Sequence[Level]) -> None:
 
 
 def _level(node: StrictMapping) -> Level | None:
-    said = node.text("gate")
-    gates = {gate.name.lower(): gate for gate in (Gate.OPEN, Gate.RESTRICTED, Gate.CLOSED)}
-    if said not in gates:
-        node.wrong("gate", f"must be open, restricted or closed, not {said!r}")
-    floor = _share(node, "from") if "from" in node else None
+    gates = {"open": Gate.OPEN, "restricted": Gate.RESTRICTED, "closed": Gate.CLOSED}
+    said = node.choice("gate", *gates)
+    floor = node.take("from", "a share from 0 to 1", lambda it: it is None or _is_share(it))
     name, effect = node.text("name"), node.text("effect")
     node.end()
     return node.made(Level, name=name, floor=floor, gate=gates.get(said), effect=effect)
 
 
-def _texts(node: StrictMapping, key: str) -> tuple[str, ...]:
-    items = node.listed(key)
-    if not items.keys:
-        node.wrong(key, "needs at least one entry")
-    return tuple(items.text(place) for place in items.keys)
-
-
-def _share(node: StrictMapping, key: str) -> float:
-    share = node.number(key)
-    if not 0 <= share <= 1:
-        node.wrong(key, f"must be a share from 0 to 1, not {share:g}")
-    return share
-
-
-def _day(node: StrictMapping, key: str) -> date:
-    day = node.raw(key)
-    if type(day) is not date:
-        node.wrong(key, "must be a day, such as 2027-01-31")
-        return date.min
-    return day
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1

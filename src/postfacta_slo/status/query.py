@@ -12,36 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from itertools import accumulate
-from typing import Final
+from typing import Final, Literal
 
-from ..promise.model import (
-    DAY,
-    PRESENT,
-    Indicator,
-    Matcher,
-    Objective,
-    RatioIndicator,
-    SloError,
-    error_series,
-    span,
-)
+from ..promise.model import DAY, PRESENT, Indicator, Objective, RatioIndicator, error_series, span
+from ..promise.promql import Matcher, SloError
 from .prometheus import Prometheus
 
-__all__ = ["ENOUGH", "MONTH", "SloStatus", "Unit", "query_status"]
+__all__ = ["ENOUGH", "MONTH", "SloStatus", "query_status"]
 
 # The share of a window that must be recorded; with less, its figures would claim more than is known.
 ENOUGH: Final = 0.9
 
 _PRESENT: Final = "6h"  # The burn that is taken for the present one: that of an hour swings with each minute.
-
-
-class Unit(StrEnum):
-    """What a budget is counted in."""
-
-    MINUTES = "minutes"
-    EVENTS = "events"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +35,7 @@ class SloStatus:
     slo: str  # Its name.
     objective: float  # The share of good minutes or events that is aimed at, above 0 and below 1.
     window: float  # Seconds.
-    unit: Unit  # What `total` counts.
+    unit: Literal["minutes", "events"]  # What `total` counts.
     coverage: float  # The share of the window that was recorded, from 0 to 1.
     # The share of bad minutes or events in what was recorded; None if there were none to judge.
     error: float | None
@@ -189,7 +172,7 @@ def _status(key: _Key, aim: float, window: int, *, found: Mapping[str, float]) -
         slo=key[1],
         objective=aim,
         window=window,
-        unit=Unit.MINUTES if is_by_time else Unit.EVENTS,
+        unit="minutes" if is_by_time else "events",
         # Whether the point at a window's very beginning counts depends on Prometheus's version.
         coverage=min(1.0, found.get("points", 0.0) * PRESENT / window),
         error=found.get("bad time", found.get("bad events")),

@@ -11,9 +11,10 @@ from html import escape
 from importlib.resources import files
 from typing import Final
 
-from .query import ENOUGH, SloStatus, Unit
+from ..promise.model import in_words
+from .query import ENOUGH, SloStatus
 
-__all__ = ["FORMATS", "Report", "facts", "length", "percent", "plot", "render"]
+__all__ = ["FORMATS", "Report", "facts", "percent", "plot", "render"]
 
 _HEIGHT = 168
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 26
@@ -96,17 +97,6 @@ def percent(ratio: float, digits: int = 3) -> str:
     return f"{math.floor(ratio * 100 * scale + 1e-6) / scale:,.{digits}f}".rstrip("0").rstrip(".") + " %"
 
 
-def length(seconds: float) -> str:
-    """Write a length of time in its one or two largest units, such as `3 d 4 h`."""
-    hours, minutes = divmod(int(seconds // 60), 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d" + (f" {hours} h" if hours else "")
-    if hours:
-        return f"{hours} h" + (f" {minutes:02d} min" if minutes else "")
-    return f"{minutes} min"
-
-
 def facts(one: SloStatus) -> list[tuple[str, str]]:
     coverage, burn = ("coverage", percent(one.coverage, 1)), ("burn", _burn(one))
     if not one.is_known:
@@ -136,14 +126,14 @@ def _amount(one: SloStatus, share: float) -> str:
         return ""
     amount = share * one.allowed * one.total
     digits = 0 if abs(amount) >= _EXACT else 1
-    return f"{amount:,.{digits}f}".removesuffix(".0") + (" min" if one.unit is Unit.MINUTES else " events")
+    return f"{amount:,.{digits}f}".removesuffix(".0") + (" min" if one.unit == "minutes" else " events")
 
 
 def _exhausted(one: SloStatus) -> str:
     present = one.exhausted_in
     if present is None:
         return "not at this rate" if one.burn else "unknown"
-    return length(present) if present else "already exhausted"
+    return in_words(present) if present else "already exhausted"
 
 
 def _insufficient(one: SloStatus) -> str:
@@ -160,7 +150,7 @@ def _burn(one: SloStatus) -> str:
 
 def _title(report: Report) -> str:
     at = datetime.fromtimestamp(report.at, UTC)
-    return f"Objectives over {length(report.window)} up to {at:%Y-%m-%d %H:%M} UTC"
+    return f"Objectives over {in_words(report.window)} up to {at:%Y-%m-%d %H:%M} UTC"
 
 
 def _name(one: SloStatus) -> str:

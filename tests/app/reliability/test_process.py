@@ -10,8 +10,9 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from postfacta_app.reliability.process import PROMISES, Numbers, Promise, kept
 from postfacta_core.telemetry.metrics import Metrics
-from postfacta_slo.promise.model import Objective, RatioIndicator, Selector
+from postfacta_slo.promise.model import Objective, RatioIndicator
 from postfacta_slo.promise.openslo import read
+from postfacta_slo.promise.promql import Selector
 
 ROOT = Path(__file__).parents[3]
 SUCCESS, P95, P99 = PROMISES
