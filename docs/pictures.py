@@ -114,7 +114,7 @@ async def _seed(dsn: str) -> None:
         async with database.transaction() as connection:
             unit = Unit(connection, SEEDER, None)
             await add_user(unit, PostgresIdentity(database), person, password_hash=password_hash)
-            await Samples(database, connection, now=_NOW).record()
+            await Samples(connection, now=_NOW).record()
         async with database.transaction() as connection:
             await _move(connection, start)
 

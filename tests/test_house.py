@@ -60,8 +60,8 @@ BUDGETS = {
     "postfacta_slo": 4_576,
     "postfacta_lab": 7_482,
     "postfacta_lab/assess": 2_825,
-    "postfacta_app": 19_733,
-    "postfacta_app/web": 2_135,
+    "postfacta_app": 18_819,
+    "postfacta_app/web": 2_054,
 }
 # Each is for software that a service may have; it stands in no budget.
 ADAPTERS = re.compile(

@@ -11,20 +11,19 @@ from functools import partial
 from typing import Annotated, Final
 from uuid import UUID, uuid4
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from .db import VISIBLE, Query, Reader, Sql, Unit, insert, row, rows, update
-from .errors import ConflictError, FieldError, InvalidFieldsError, NotFoundError
+from .errors import ConflictError, NotFoundError, invalid
 from .incidents.access import Ref, lock_active, ref_text, seen
 from .incidents.model import Owner, Reason, Slug, Title
 from .incidents.pages import filter_form, found, tidied
 from .principal import Access
 from .web.body import WHOLE, Time, parse
-from .web.fields import fields_of
-from .web.forms import Typed
-from .web.paging import Paged, next_page
+from .web.forms import Typed, fields_of
+from .web.paging import Listed, Paged, next_page
 from .web.routes import RouteClass
 from .web.slices import Fields, Matches, Now, Page, Routes
 
@@ -79,10 +78,8 @@ Priority = Annotated[int, Field(strict=True, ge=1, le=4), WHOLE]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[!#-;=?-\[\]_a-z~]+$", max_length=2000)]
 
 
-class NewAction(BaseModel):
+class NewAction(BaseModel, extra="forbid"):
     """A new action item."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: ActionType
     title: Title
@@ -93,10 +90,8 @@ class NewAction(BaseModel):
     url: Url | None = Field(None, description="Its page in an issue tracker.")
 
 
-class ActionChange(BaseModel):
+class ActionChange(BaseModel, extra="forbid"):
     """A JSON Merge Patch (RFC 7396): absent fields stay, null clears optional ones."""
-
-    model_config = ConfigDict(extra="forbid")
 
     # See incidents.model.Change: a factory makes a field optional; its value is never read.
     type: ActionType = Field(default_factory=lambda: ActionType.LEARN)
@@ -110,10 +105,8 @@ class ActionChange(BaseModel):
     closed_reason: Reason | None = None
 
 
-class Action(BaseModel):
+class Action(BaseModel, frozen=True):
     """An action item as it is stored and returned."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: UUID
     incident_id: UUID
@@ -148,14 +141,11 @@ class ActionList(BaseModel):
     items: Sequence[Action]
 
 
-class ActionPage(BaseModel):
+class ActionPage(Listed[Action]):
     """Action items of many incidents by due date (none last), and the cursor of the next page."""
 
-    items: Sequence[Action]
-    next_cursor: str | None
 
-
-class ActionQuery(Paged):
+class ActionQuery(Paged, frozen=True):
     """The filters; different ones are joined by "and"."""
 
     status: list[ActionStatus] = Field([], max_length=20)
@@ -179,16 +169,12 @@ def change(old: Action, wish: ActionChange, now: datetime) -> Action:
     kept = old if status == old.status else old.model_copy(update={"closed_at": now, "closed_reason": None})
     if status not in CLOSED:
         if wanted.get("closed_reason") is not None:
-            raise _refusal("forbidden", "only a closed action item may have a reason")
+            raise invalid("/closed_reason", "forbidden", "only a closed action item may have a reason")
         wanted |= {"closed_at": None, "closed_reason": None}
     new = kept.model_copy(update=wanted)
     if status is ActionStatus.WONT_DO and new.closed_reason is None:
-        raise _refusal("required", "closing as won't do requires a reason")
+        raise invalid("/closed_reason", "required", "closing as won't do requires a reason")
     return new
-
-
-def _refusal(code: str, message: str) -> InvalidFieldsError:
-    return InvalidFieldsError(message, errors=(FieldError("/closed_reason", code, message),))
 
 
 # SQL
@@ -240,8 +226,7 @@ async def page(q: Reader, query: ActionQuery) -> ActionPage:
     place = (due and due.date(), last, query.limit + 1)
     those = await rows(q, Action, _PAGE, query.status, query.owner, query.overdue, *place)
     days = partial(datetime.combine, time=time(), tzinfo=UTC)
-    items, cursor = query.cut(those, "due_on", lambda it: (days(it.due_on or date.max), it.id))
-    return ActionPage(items=items, next_cursor=cursor)
+    return query.page(ActionPage, those, "due_on", key=lambda it: (days(it.due_on or date.max), it.id))
 
 
 @routes.api("GET /api/v1/action-items/{id}", READ, "Read an action item", conditional=True)

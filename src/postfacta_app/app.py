@@ -22,21 +22,20 @@ from postfacta_postgres import Database, PoolOptions
 from postfacta_slo.status.prometheus import Prometheus
 
 from . import actions, error_pages, incident_page, labels, links
-from .db import SCHEMA_ERRORS, Transactions, housekeeping
+from .db import SCHEMA_ERRORS, Transactions, prune_keys, repeating
 from .durations import pages as durations
-from .error_pages import ErrorPages
+from .error_pages import error_page
 from .export import api as export
 from .flags import FLAGS, Switches
 from .identity import pages as identity
-from .identity.api import Accounts, Identity
+from .identity.api import Identity
 from .identity.guard import Guard
 from .identity.local import LocalAccounts
 from .identity.postgres import PostgresIdentity
 from .identity.revocations import Revocations
 from .identity.throttle import Throttle
 from .incidents import pages as incidents, v0
-from .incidents.v0 import V0Store
-from .incidents.v0_postgres import PostgresV0
+from .incidents.v0 import PostgresV0, V0Store
 from .migrations import HEAD, revision
 from .openapi import openapi_document
 from .postmortems import history, pages as postmortems
@@ -51,9 +50,8 @@ from .rates import (
 )
 from .reliability import about, pages as reliability_page
 from .reliability.about import Codebase, load_codebase
-from .reliability.business import BusinessMetrics
+from .reliability.business import BusinessMetrics, read_business
 from .reliability.pages import Reliability
-from .reliability.postgres import PostgresBusiness
 from .reliability.watch import Watch
 from .rotation import AGES, Rotation, password_of
 from .settings import AuthMode, Settings, is_loopback
@@ -67,6 +65,7 @@ from .web.slices import Tools
 from .web.stale import StaleAnswers
 
 if TYPE_CHECKING:
+    from .identity.gotrue import SupabaseAccounts
     from .identity.project import Project
 
 __all__ = ["create_app", "declared", "route_rules"]
@@ -141,7 +140,7 @@ def create_app(
     )
     pages = Pages(version=settings.app_version or codebase.version)
     problems = Problems(
-        version="" if settings.is_local else settings.app_version, html=ErrorPages(pages).fault
+        version="" if settings.is_local else settings.app_version, html=partial(error_page, pages)
     )
     rate_store = shared_store(settings)
     throttle = Throttle(store=rate_store)
@@ -181,6 +180,8 @@ def create_app(
         guard.authenticate, settings, table, store=rate_store, observer=telemetry.observer
     )
     routes: list[BaseRoute] = [*build_routes(table, authenticate, spend=spend, stale=stale), static]
+    every = partial(repeating, connected=database.wait_connected, observer=telemetry.observer)
+    numbers = (partial(revision, database), partial(read_business, database))
     handlers = problems.handlers | dict.fromkeys(SCHEMA_ERRORS, problems.schema_missing)
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False
@@ -196,11 +197,9 @@ def create_app(
             database,
             # With limits by address, `harden` opens it.
             *([rate_store] if rate_store and not address_limits(settings) else []),
-            housekeeping(database, telemetry.observer),
-            revocations.running(database.wait_connected, observer=telemetry.observer),
-            business.reading(
-                PostgresBusiness(database, partial(revision, database)), observer=telemetry.observer
-            ),
+            every("prune_keys", partial(prune_keys, database), interval=3600.0),
+            every("revocations", revocations.look, interval=2.0),
+            every("business_metrics", partial(business.look, *numbers), interval=60.0),
             *([watch.running()] if watch else []),
             *(project.resources if project else []),
         ],
@@ -219,14 +218,14 @@ def route_rules(
     pages: Pages,
     v0_store: V0Store | None = None,
     reliability: Reliability | None = None,
-    accounts: Accounts | None = None,
+    accounts: SupabaseAccounts | None = None,
     throttle: Throttle | None = None,
     switches: Switches | None = None,
 ) -> list[Rule]:
     business = business or BusinessMetrics(expected=HEAD)
     transactions = Transactions(database, count=business.count)
     people = PostgresIdentity(database)
-    accounts = accounts or LocalAccounts(
+    signs_in = accounts or LocalAccounts(
         people,
         transactions,
         throttle=throttle,
@@ -236,7 +235,7 @@ def route_rules(
     labels = AlertLabels(settings.alert_service_label, settings.alert_environment_label)
     origin = about.About(codebase, settings.environment)
     parts = (
-        Identity(settings, people, accounts, guard.forget),
+        Identity(settings, people, signs_in, guard.forget),
         v0.V0(v0_store or PostgresV0(database, transactions)),
         reliability or Reliability(HealthRegistry(), Metrics()),
         origin,

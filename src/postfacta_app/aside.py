@@ -35,13 +35,9 @@ _WRITES: Final = _threads("postfacta-write")
 async def aside(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run small work inline and other work in a thread; at most two run at once, others wait.
 
-    Cancelling the caller prevents a start; running work finishes and its result is dropped.
-
-    Args:
-        size: Approximate bytes of JSON or text that it reads or writes.
-        work: Must not touch anything that the event loop may change.
-        args: Positional arguments of `work`.
-        kwargs: Keyword arguments of `work`.
+    Cancelling the caller prevents a start; running work finishes and its result is dropped. It must not touch
+    anything that the event loop may change. `size` is about how many bytes of JSON or text it reads or
+    writes.
     """
     if size <= _SMALL:
         return work(*args, **kwargs)

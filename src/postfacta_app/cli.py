@@ -245,12 +245,12 @@ def _verify(metrics_file: Path | None) -> int:
     result = anyio.run(run)
     if metrics_file:
         write_metrics(result, metrics_file, now=WALL())
-    for found in result.faults:
+    for found in result["fault"]:
         sys.stderr.write(f"{found.incident}, revision {found.rev}: the timeline has changed\n")
-    for found in result.other_rules:
+    for found in result["other_rules"]:
         _say(f"{found.incident}, revision {found.rev}: written under rules {found.rules}, not compared")
-    _say(f"{len(result.equal)} revisions are equal, {len(result.faults)} differ")
-    return 1 if result.faults else 0
+    _say(f"{len(result['equal'])} revisions are equal, {len(result['fault'])} differ")
+    return 1 if result["fault"] else 0
 
 
 @_command("rebuild-timeline")

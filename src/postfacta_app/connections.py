@@ -26,25 +26,14 @@ _TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnec
 
 
 class Room(NamedTuple):
-    """How many connections the process can hold.
+    """How many connections the process can hold."""
 
-    Attributes:
-        connections: At most this many at once.
-        backlog: Accepted in one iteration of the event loop.
-    """
-
-    connections: int
-    backlog: int
+    connections: int  # at most this many at once
+    backlog: int  # accepted in one iteration of the event loop
 
 
 def make_room(connections: int, backlog: int, others: int) -> Room:
-    """Raise the limit of open files as far as allowed, and return the resulting room.
-
-    Args:
-        connections: Wanted at once.
-        backlog: Wanted in one iteration.
-        others: File descriptors for its own connections.
-    """
+    """Raise the limit of open files as far as allowed; return what there is room for beside `others`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + _TURNS * backlog + others + _RESERVE
     if soft < wanted:
@@ -140,12 +129,9 @@ class _Bounded(HttpToolsProtocol):
 def bounded(most: int, *, patience: float = HEADER_TIMEOUT) -> type[HttpToolsProtocol]:
     """Create the protocol class of one server.
 
-    A connection that does not send a request head in time is closed. Above `most`, the connection that has been
-    idle longest is closed, so clients that send requests get through however many others hold connections.
-
-    Args:
-        most: The most connections at once.
-        patience: Seconds for a request head.
+    A connection that does not send a request head within `patience` seconds is closed. Above `most`, the
+    connection that has been idle longest is closed, so clients that send requests get through however many
+    others hold connections.
     """
     own: dict[str, Any] = {"most": most, "patience": patience, "idle": {}, "said_at": float("-inf")}
     return type("BoundedHttp", (_Bounded,), own)

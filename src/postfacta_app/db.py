@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache, partial
@@ -40,7 +40,7 @@ from .principal import Principal
 
 __all__ = [
     "SCHEMA_ERRORS", "UNUSABLE", "VISIBLE", "Answer", "Fetch", "Query", "Reader", "Sql", "Transactions",
-    "Unit", "Work", "housekeeping", "insert", "new_id", "prune_keys", "repeating", "row", "rows", "sees",
+    "Unit", "Where", "Work", "insert", "new_id", "prune_keys", "repeating", "row", "rows", "sees",
     "update",
 ]  # fmt: skip
 
@@ -191,8 +191,10 @@ async def insert(unit: Unit, table: str, **values: object) -> None:
     await unit.execute(_insert(table, tuple(values)), *values.values(), operation=f"{table}_insert")
 
 
-async def update(unit: Unit, table: str, row_id: UUID, **values: object) -> None:
-    await unit.execute(_update(table, tuple(values)), row_id, *values.values(), operation=f"{table}_update")
+async def update(unit: Unit, table: str, row_id: UUID, *, columns: str = "i.id", **values: object) -> Any:
+    """Change the row `i`, which must be there, and return these columns of it."""
+    sql = _update(table, tuple(values), columns)
+    return (await unit.fetch(sql, row_id, *values.values(), operation=f"{table}_update"))[0]
 
 
 @cache
@@ -202,22 +204,38 @@ def _insert(table: str, names: tuple[str, ...]) -> str:
 
 
 @cache
-def _update(table: str, names: tuple[str, ...]) -> str:
+def _update(table: str, names: tuple[str, ...], columns: str) -> str:
     given = "".join(f"{name} = ${n}, " for n, name in enumerate(names, 2))
-    tail = "version = version + 1, updated_at = clock_timestamp() where id = $1"
-    return f"update {table} set {given}{tail}"  # noqa: S608 - names of our code
+    tail = f"version = i.version + 1, updated_at = clock_timestamp() where i.id = $1 returning {columns}"
+    return f"update {table} i set {given}{tail}"  # noqa: S608 - names of our code
+
+
+class Where:
+    """Joins conditions with "and"; values become arguments, after `args`, and never part of the text."""
+
+    def __init__(self, *args: object) -> None:
+        self.args: list[object] = [*args]
+        self._conditions: list[str] = []
+
+    def bind(self, value: object, kind: str = "") -> str:
+        """Add an argument and return its placeholder."""
+        self.args.append(value)
+        return f"${len(self.args)}" + (f"::{kind}" if kind else "")
+
+    def add(self, condition: str, *values: object) -> None:
+        """Add a condition with a `{}` for each value; skip it if the values are empty."""
+        if all(value is not None and value != [] for value in values):
+            self._conditions.append(condition.format(*map(self.bind, values)))
+
+    def __str__(self) -> str:
+        return " and ".join(self._conditions) or "true"
 
 
 Work = Callable[[Unit], Awaitable[Answer]]
 
 
 class Transactions:
-    """Runs the writes of requests.
-
-    Args:
-        database: Where they are written.
-        count: Called with each of a unit's `counts` once it is committed.
-    """
+    """Runs the writes of requests; `count` is called with each of a unit's `counts` once it is committed."""
 
     def __init__(self, database: Database, *, count: Callable[..., object] = lambda *_: None) -> None:
         self._database = database
@@ -231,11 +249,8 @@ class Transactions:
     ) -> Response:
         """Run the work in one transaction; respond only after the commit.
 
-        Args:
-            request: Its method, path and body are the fingerprint of an idempotent request.
-            principal: The caller, already authorized.
-            work: May run again after a deadlock, so it must change nothing but the database.
-            key: The Idempotency-Key, if one was sent.
+        It may run again after a deadlock, so it must change nothing but the database. With an
+        Idempotency-Key, the response to a request of the same method, path and body is replayed.
 
         Raises:
             IdempotencyMismatchError: If the key was used for another request.
@@ -310,13 +325,6 @@ def _client(request: Request) -> Address | None:
         return None
 
 
-def housekeeping(
-    database: Database, observe: Observer, *, interval: float = 3600.0
-) -> AbstractAsyncContextManager[None]:
-    work = partial(prune_keys, database)
-    return repeating("prune_keys", work, database.wait_connected, observer=observe, interval=interval)
-
-
 @asynccontextmanager
 async def repeating(
     name: str,
@@ -326,14 +334,9 @@ async def repeating(
     observer: Observer,
     interval: float,
 ) -> AsyncGenerator[None]:
-    """Do some work with the database once an interval while the block runs; a failure is retried at the next.
+    """Do some work with the database every `interval` seconds while the block runs, failed or not.
 
-    Args:
-        name: What its failures are called.
-        work: The work.
-        connected: Waits until the database is available.
-        observer: Receives failures other than an unavailable or unprepared database, which health checks report.
-        interval: Seconds.
+    The observer gets failures by `name`, but for those that health checks report.
     """
 
     async def keep_working() -> None:

@@ -38,12 +38,7 @@ Say = Callable[[str], None]
 
 
 def run(settings: Settings, *, say: Say) -> int:
-    """Serve until Ctrl-C or SIGTERM; return the exit code. Data is kept between runs.
-
-    Raises:
-        EmbeddedPostgresError: If PostgreSQL cannot be started.
-        PortInUseError: If the port is taken.
-    """
+    """Serve until Ctrl-C or SIGTERM; return the exit code. Data is kept between runs."""
     check_port(settings.host, settings.port)
     folder = settings.demo_dir.absolute()
     say("starting PostgreSQL")
@@ -92,4 +87,4 @@ async def _seed(database: Database, password: str) -> None:
     async with database.transaction() as connection:
         unit = Unit(connection, SEEDER, None)
         await add_user(unit, PostgresIdentity(database), person, password_hash=password_hash)
-        await Samples(database, connection, now=now).record()
+        await Samples(connection, now=now).record()

@@ -20,41 +20,31 @@ from .web.render import Pages
 from .web.routes import PRINCIPAL
 from .web.slices import Page, Routes
 
-__all__ = ["ErrorPages", "routes"]
+__all__ = ["error_page", "routes"]
 
 routes: Final = Routes("problem")
 
 
-class ErrorPages:
-    """The page of an error.
-
-    Args:
-        pages: Renders templates.
-    """
-
-    def __init__(self, pages: Pages) -> None:
-        self._pages = pages
-
-    def fault(self, fault: Fault, scope: Mapping[str, Any]) -> Response:
-        """Render an error; offer an unsaved form again, and lead unauthenticated users to sign-in."""
-        sign_in = None
-        if fault.status == UnauthenticatedError.status:
-            sign_in = f"/signin?next={quote(_page_of(scope), safe='/')}"
-            if not scope.get(TYPED):
-                return RedirectResponse(sign_in, 303)
-        request = current_request()
-        context = {
-            "here": "problem",
-            "title": fault.title,
-            "detail": fault.detail,
-            "request_id": request.request_id if request else "",
-            "typed": scope.get(TYPED),
-            "path": quote(scope["path"]),
-            "sign_in": sign_in,
-        }
-        # Absent if it was refused before authentication.
-        principal = scope.get(PRINCIPAL)
-        return self._pages.page("problem.html", context, principal=principal, status=fault.status)
+def error_page(pages: Pages, fault: Fault, scope: Mapping[str, Any]) -> Response:
+    """Render an error; offer an unsaved form again, and lead unauthenticated users to sign-in."""
+    sign_in = None
+    if fault.status == UnauthenticatedError.status:
+        sign_in = f"/signin?next={quote(_page_of(scope), safe='/')}"
+        if not scope.get(TYPED):
+            return RedirectResponse(sign_in, 303)
+    request = current_request()
+    context = {
+        "here": "problem",
+        "title": fault.title,
+        "detail": fault.detail,
+        "request_id": request.request_id if request else "",
+        "typed": scope.get(TYPED),
+        "path": quote(scope["path"]),
+        "sign_in": sign_in,
+    }
+    # Absent if it was refused before authentication.
+    principal = scope.get(PRINCIPAL)
+    return pages.page("problem.html", context, principal=principal, status=fault.status)
 
 
 @routes.page("/problems/{slug}", Access.OPEN)

@@ -11,7 +11,7 @@ __all__ = [
     "IdempotencyMismatchError", "IllegalTransitionError", "InvalidCursorError", "InvalidFieldsError",
     "MalformedError", "MethodNotAllowedError", "NotFoundError", "NotPublishableError",
     "PreconditionFailedError", "PreconditionRequiredError", "RateLimitedError", "RegistrationClosedError",
-    "SchemaMissingError", "UnauthenticatedError", "UnsupportedMediaTypeError",
+    "SchemaMissingError", "UnauthenticatedError", "UnsupportedMediaTypeError", "invalid",
 ]  # fmt: skip
 
 
@@ -63,6 +63,9 @@ class MalformedError(AppError):
 class InvalidCursorError(AppError):
     slug, status, title = "invalid-cursor", 400, "Invalid cursor"
     about = "The cursor is damaged, or was issued for another list."
+
+    def __init__(self, detail: str = "Start again without a cursor") -> None:
+        super().__init__(detail)
 
 
 class UnauthenticatedError(AppError):
@@ -150,3 +153,8 @@ class FeatureOffError(AppError):
 class SchemaMissingError(AppError):
     slug, status, title = "schema-missing", 503, "The database is not ready for this version"
     about = "The database lacks tables that this version needs: an operator must run `postfacta migrate`."
+
+
+def invalid(pointer: str, code: str, message: str) -> InvalidFieldsError:
+    """Return the error of one invalid field."""
+    return InvalidFieldsError(message, errors=[FieldError(pointer, code, message)])

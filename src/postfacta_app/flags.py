@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import date
@@ -20,7 +20,7 @@ import anyio.to_thread
 from openfeature import api
 from openfeature.provider.in_memory_provider import InMemoryFlag, InMemoryProvider  # pyright: ignore[reportMissingTypeStubs] - it has types
 from openfeature.provider.no_op_provider import NoOpProvider  # pyright: ignore[reportMissingTypeStubs] - it has types
-from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BaseModel, StringConstraints, TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -32,7 +32,7 @@ from .errors import FeatureOffError
 from .principal import Principal
 from .web.routes import RouteClass, Rule
 
-__all__ = ["DOMAIN", "FLAGS", "INTERVAL", "Flag", "FlagsError", "State", "Switches", "expired", "read_flags"]
+__all__ = ["DOMAIN", "FLAGS", "INTERVAL", "Flag", "FlagsError", "State", "Switches", "read_flags"]
 
 DOMAIN: Final = "postfacta"
 """The domain of OpenFeature."""
@@ -43,20 +43,13 @@ INTERVAL: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A feature that may be turned off.
-
-    Attributes:
-        what: What it is, as callers know it.
-        owner: Who decides whether it is still needed.
-        until: When that is decided at the latest; after it, a test fails.
-        covers: Which routes are refused while it is off.
-    """
+    """A feature that may be turned off."""
 
     name: str
-    what: str
-    owner: str
-    until: date
-    covers: Callable[[Rule], bool]
+    what: str  # as callers know it
+    owner: str  # who decides whether it is still needed
+    until: date  # when that is decided at the latest; after it, a test fails
+    covers: Callable[[Rule], bool]  # which routes are refused while it is off
 
 
 _TEAM, _SPRING, _AUTUMN = "reliability-team", date(2027, 5, 31), date(2027, 11, 30)
@@ -71,11 +64,6 @@ FLAGS: Final = (
 )
 
 
-def expired(flags: Iterable[Flag], today: date) -> list[str]:
-    """Return the names of flags whose time is over: remove each, or give it a new date and say why."""
-    return [flag.name for flag in flags if flag.until < today]
-
-
 # The file
 
 
@@ -83,10 +71,8 @@ class FlagsError(Exception):
     """The file is no valid file of flags; the text says where."""
 
 
-class State(BaseModel):
+class State(BaseModel, extra="forbid", frozen=True, strict=True):
     """Whether a feature is on, and why not."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     on: bool = True
     reason: Annotated[str, StringConstraints(max_length=200)] = ""
@@ -128,12 +114,7 @@ def _provider(states: dict[str, State]) -> InMemoryProvider:
 class Switches:
     """What is on, as last evaluated. At first, and if an evaluation fails at first, all is.
 
-    Args:
-        file: Where the flags are; None leaves the provider to others.
-        count: Counts a refused request.
-
-    Attributes:
-        is_valid: Whether the file could be read the last time.
+    Without a file the provider is left to others; `is_valid` says whether it could be read the last time.
     """
 
     def __init__(

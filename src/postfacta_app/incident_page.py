@@ -58,7 +58,7 @@ async def show(unit: Snapshot, ref: Ref, view: View, *, kept: timeline.Kept, now
     seen = await read_seen(unit, ref, view, kept=kept)
     incident = seen.page.incident
     joined, labelled = await links.of(unit, incident.id), await labels.of(unit, incident.id)
-    share([incident, *(it.incident for it in joined)])
+    share(incident.visibility, *(it.incident.visibility for it in joined))
     shown = await read_shown(unit, view, seen=seen, now=now)
     more = partial(context, shown, joined, principal=unit.principal)
     same = {"here": "incidents", "tab": "timeline", "labelled": labelled}

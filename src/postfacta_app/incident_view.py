@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlencode
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from . import links
 from .aside import aside
@@ -52,10 +52,8 @@ _JOINED: Final = {
 }
 
 
-class View(BaseModel):
+class View(BaseModel, extra="forbid", frozen=True):
     """Which entries to show, which one to edit, which signals to search; `entry` selects its page."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     view: Literal["all", "narrative"] = "all"
     hidden: bool = False
@@ -156,11 +154,7 @@ class Shown:
 
 
 async def read_seen(unit: Unit, ref: UUID | int, view: View, *, kept: KeptTimelines) -> Seen:
-    """Read a page of the timeline; build it if the database does not keep it yet.
-
-    Raises:
-        NotFoundError: If the caller may not see the incident.
-    """
+    """Read a page of the timeline; build it if the database does not keep it yet."""
     if (page := await kept.page(unit, ref, _wanted(view), size=_PAGE)) is not None:
         known = {name: Mark.of(*mark) for name, mark in page.marks.items()}
         return Seen.of(page, known, view)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
 from .db import VISIBLE, Query, Sql, Unit, row
 from .incidents.access import Ref, lock_active, missing, ref_of
@@ -22,10 +22,8 @@ routes: Final = Routes("list of labels")
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,38}$", max_length=39)]
 
 
-class Labels(BaseModel):
+class Labels(BaseModel, extra="forbid", frozen=True):
     """All labels of one incident, sorted, each once."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     labels: Annotated[list[Label], Field(max_length=20), AfterValidator(lambda given: sorted({*given}))]
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Annotated, Final
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from .db import VISIBLE, Query, Reader, Unit, sees
 from .errors import ConflictError, FieldError, InvalidFieldsError, NotFoundError
@@ -49,20 +49,16 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=40)]
 Note = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
 
-class NewLink(BaseModel):
+class NewLink(BaseModel, extra="forbid"):
     """The relation of the incident in the path to another."""
-
-    model_config = ConfigDict(extra="forbid")
 
     to: Name = Field(description="The other incident: `INC-12` or a UUID.")
     type: LinkType
     note: Note | None = None
 
 
-class Far(BaseModel):
+class Far(BaseModel, frozen=True):
     """The incident at the other end."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: UUID
     number: int
@@ -72,10 +68,8 @@ class Far(BaseModel):
     visibility: Visibility
 
 
-class IncidentLink(BaseModel):
+class IncidentLink(BaseModel, frozen=True):
     """A link, seen from one of its incidents."""
-
-    model_config = ConfigDict(frozen=True)
 
     type: LinkType
     direction: Direction

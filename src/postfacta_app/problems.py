@@ -59,11 +59,7 @@ class Fault:
 
 
 def render(fault: Fault, *, path: str, request_id: str, version: str = "") -> tuple[str, bytes]:
-    """Serialize an error in the format of its path; only v0 shows a `version` that is not empty.
-
-    Returns:
-        The content type and the body.
-    """
+    """Return the content type and body of an error, in the format of its path; only v0 shows a `version`."""
     detail, message = redact_text(fault.detail), redact_text(fault.message)
     if not _is_v1(path):
         shown = {"serviceVersion": version} if version else {}
@@ -114,9 +110,7 @@ def _of_core(problem: Problem, path: str) -> Fault:
 class Problems:
     """Handles errors inside the application; `core` does so for the layers around it.
 
-    Args:
-        version: The version that v0 shows in errors; empty shows none.
-        html: Renders a page; without it browsers get JSON too.
+    v0 shows the `version`, if it is not empty; without `html`, which renders a page, browsers get JSON too.
     """
 
     def __init__(self, *, version: str = "", html: Html | None = None) -> None:

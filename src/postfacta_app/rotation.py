@@ -41,14 +41,7 @@ _EVERY: Final = 10.0
 
 
 class Rotation:
-    """The settings of a running service, with its current secrets.
-
-    Args:
-        settings: The settings it was started with.
-        read: Reloads them; may raise `SettingsError`. None disables reloading.
-        every: Seconds between reloads.
-        wall: Seconds since the epoch.
-    """
+    """The settings of a running service, with its current secrets, which `read` reloads in intervals."""
 
     def __init__(
         self,
@@ -115,8 +108,7 @@ class Rotation:
     async def watching(self, store: SharedStore | None = None) -> AsyncGenerator[None]:
         """Reload until the block ends, and on SIGHUP if this is the main thread.
 
-        Args:
-            store: The store of rate limits, which is replaced once its address or a file named in it has changed.
+        The store of rate limits is replaced once its address or a file named in it has changed.
         """
         loop, wake, had_terminal = asyncio.get_running_loop(), asyncio.Event(), has_terminal()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-from postfacta_postgres import Connection, Database
+from postfacta_postgres import Connection
 
 from . import actions, links
 from .db import Unit
@@ -38,15 +38,9 @@ _PEOPLE: Final = "manual"
 
 
 class Samples:
-    """Records the samples in one transaction.
+    """Records the samples in one transaction; they end `now`."""
 
-    Args:
-        database: The database to write to.
-        connection: Its connection, inside the transaction.
-        now: The time at which they end.
-    """
-
-    def __init__(self, database: Database, connection: Connection, *, now: datetime) -> None:
+    def __init__(self, connection: Connection, *, now: datetime) -> None:
         self._connection = connection
         self._now = now
         self._unit = Unit(connection, SEEDER, None)

@@ -37,11 +37,7 @@ class PortInUseError(Exception):
 
 
 def check_port(host: str, port: int) -> None:
-    """Check that the address is free before any slow startup work.
-
-    Raises:
-        PortInUseError: If it is not.
-    """
+    """Check that the address is free before any slow startup work; raise as `serve` does."""
     _listen(host, port).close()
 
 
@@ -57,12 +53,8 @@ def serve(
 ) -> int:
     """Serve until Ctrl-C or SIGTERM, then drain; return the exit code.
 
-    SIGHUP reloads the secrets; it stops the service only if a terminal was closed.
-
-    Args:
-        settings: The address to listen on, and the settings of the application.
-        say: Called with a line that names the address.
-        read: Reloads the settings for replaced secrets; by default they are not reloaded.
+    SIGHUP reloads the secrets by `read`; it stops the service only if a terminal was closed. `say` is called
+    with a line that names the address.
 
     Raises:
         PortInUseError: If the port is taken.

@@ -15,7 +15,6 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     StringConstraints,
@@ -166,14 +165,12 @@ Dsn = Annotated[Secret, AfterValidator(_postgresql)]
 Rates = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100), AfterValidator(_rates)]
 
 
-class Settings(BaseModel):
+class Settings(BaseModel, frozen=True, extra="forbid"):
     """All settings. Durations are in seconds, sizes in bytes.
 
     Each field is read from `POSTFACTA_<NAME>` (the first four from their bare name), from the file named by
     `POSTFACTA_<NAME>_FILE`, or from a file `<NAME>` in lower case in the secrets folder, in this order.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     environment: str = Field("local", description="`local` relaxes cookies and allows auth mode `none`.")
     app_version: str = Field("", description="Shown in errors outside `local`, in metrics and spans.")

@@ -51,24 +51,18 @@ class _NotRunError(Exception):
 
 @dataclass(kw_only=True)
 class Smoke:
-    """One look at a service; reads, then records an exercise, reads it back and archives it.
-
-    Args:
-        url: Where users come in.
-        token: Of a machine with the scopes incidents:read and incidents:write, or of a person.
-        metrics_token: Reads `/metrics`.
-        traffic_key: Makes its requests `synthetic`, which no objective counts.
-        version: The version that must run; empty accepts any.
-        may_write: Whether it writes; None writes unless the environment is `production`.
-        transport: Carries the requests; by default the network.
-    """
+    """One look at a service; reads, then records an exercise, reads it back and archives it."""
 
     url: str
-    token: str = field(default="", repr=False)
+    token: str = field(
+        default="", repr=False
+    )  # with the scopes incidents:read and incidents:write, or a person's
     metrics_token: str = field(default="", repr=False)
-    traffic_key: str = field(default="", repr=False)
-    version: str = ""
-    may_write: bool | None = None
+    traffic_key: str = field(
+        default="", repr=False
+    )  # makes its requests `synthetic`: no objective counts them
+    version: str = ""  # that must run; empty accepts any
+    may_write: bool | None = None  # None writes unless the environment is `production`
     transport: httpx2.AsyncBaseTransport | None = None
     _environment: str = field(default="", init=False)
     _versions: list[str] = field(default_factory=list[str], init=False)

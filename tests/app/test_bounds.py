@@ -10,7 +10,7 @@ from postfacta_app.actions import ActionChange, NewAction
 from postfacta_app.incidents.model import NewIncident
 from postfacta_app.labels import Label
 from postfacta_app.links import NewLink
-from postfacta_app.web.fields import fields_of
+from postfacta_app.web.forms import fields_of
 from postfacta_postgres import Database
 from tests.kit.every import every
 

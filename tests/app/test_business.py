@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -19,15 +20,15 @@ from asyncpg import InsufficientPrivilegeError
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from postfacta_app.durations.postgres import DurationStore
-from postfacta_app.incidents.query import IncidentFilters
+from postfacta_app.db import Reader, repeating
+from postfacta_app.durations.postgres import every
+from postfacta_app.incidents.model import IncidentFilters
 from postfacta_app.migrations import HEAD, migrate
 from postfacta_app.principal import ANONYMOUS
-from postfacta_app.reliability.business import METRICS, BusinessMetrics
-from postfacta_app.reliability.postgres import PostgresBusiness
+from postfacta_app.reliability.business import METRICS, BusinessMetrics, read_business
 from postfacta_core.clock import WALL
 from postfacta_core.errors import DatabaseUnavailableError
-from postfacta_core.events import Event, Sample, TaskCrashed
+from postfacta_core.events import Event, Observer, Sample, TaskCrashed
 from postfacta_core.testing import ManualClock, RecordingObserver
 from postfacta_postgres import Database, PoolOptions
 from tests.app.live import in_process
@@ -97,7 +98,7 @@ async def revision() -> str | None:
 
 async def read(database: Database) -> dict[tuple[str, ...], float]:
     """Read the numbers, by metric and labels."""
-    samples = await PostgresBusiness(database, revision).read()
+    samples = await read_business(database)
     assert {sample.metric for sample in samples} <= set(METRICS)
     assert all(len(sample.labels) == len(METRICS[sample.metric][1]) for sample in samples)
     return {(sample.metric, *sample.labels): sample.value for sample in samples}
@@ -153,7 +154,7 @@ async def test_the_lengths_are_those_of_the_api(recorder: Recorder, app_database
             value = json.dumps({"name": name, "at": at, "precision": "exact"})
             await recorder.connection.execute(_MILESTONE, uuid4(), incident, value)
     numbers = await read(app_database)
-    told, _ = await DurationStore(app_database).all(ANONYMOUS, IncidentFilters.model_validate({}))
+    told, _ = await every(Reader(app_database, ANONYMOUS), IncidentFilters.model_validate({}))
     api = {phase: it["p50"] for phase, it in json.loads(told)["durations"].items()}
     assert api == {"detect": 120, "acknowledge": 600, "mitigate": 1_320, "resolve": 3_120, "open": 3_000}
     for phase, seconds in api.items():
@@ -230,6 +231,12 @@ class Numbers:
             raise self.error
         return [Sample("postfacta_incidents", ("HIGH", "OPEN"), self.reads)]
 
+    def read_by(
+        self, business: BusinessMetrics, observer: Observer, *, interval: float = 60.0
+    ) -> AbstractAsyncContextManager[None]:
+        work = partial(business.look, self.revision, self.read)
+        return repeating("business_metrics", work, self.connected, observer=observer, interval=interval)
+
 
 def shown(business: BusinessMetrics) -> dict[tuple[str, ...], float]:
     return {
@@ -245,7 +252,7 @@ AGE = ("postfacta_business_metrics_age_seconds",)
 async def test_a_scrape_shows_what_was_read_last_and_reads_nothing() -> None:
     clock, numbers = ManualClock(), Numbers()
     business = BusinessMetrics(expected=HEAD, clock=clock)
-    async with business.reading(numbers, observer=RecordingObserver(), interval=3600):
+    async with numbers.read_by(business, RecordingObserver(), interval=3600):
         await until(lambda: numbers.reads == 1)
         clock.advance(42)
         for _ in range(5):
@@ -270,7 +277,7 @@ async def test_while_reads_fail_values_age_and_only_mistakes_are_reported(
 ) -> None:
     clock, numbers, observer = ManualClock(), Numbers(), RecordingObserver()
     business = BusinessMetrics(expected=HEAD, clock=clock)
-    async with business.reading(numbers, observer=observer, interval=0.001):
+    async with numbers.read_by(business, observer, interval=0.001):
         await until(lambda: numbers.reads >= 1)
         numbers.error = error
         at_least = numbers.reads + 3
@@ -292,7 +299,7 @@ async def test_while_reads_fail_values_age_and_only_mistakes_are_reported(
 async def test_an_unexpected_schema_is_reported(actual: str | None, name: str, mismatch: int) -> None:
     numbers, business = Numbers(), BusinessMetrics(expected=HEAD)
     numbers.schema = actual
-    async with business.reading(numbers, observer=RecordingObserver()):
+    async with numbers.read_by(business, RecordingObserver()):
         await until(lambda: ("postfacta_schema_revision_mismatch",) in shown(business))
     told = shown(business)
     assert told["postfacta_schema_revision_info", HEAD, name] == 1
@@ -347,8 +354,9 @@ async def test_the_age_grows_while_the_database_is_dead_and_ends_when_it_is_back
         await migrate(dsn, progress=lambda _: None)
         business, observer = BusinessMetrics(expected=HEAD), RecordingObserver()
         async with Database(dsn, options=PoolOptions(acquire_timeout=0.2)) as database:
-            source = PostgresBusiness(database, revision)
-            async with business.reading(source, observer=observer, interval=0.05):
+            work = partial(business.look, revision, partial(read_business, database))
+            connected = database.wait_connected
+            async with repeating("business_metrics", work, connected, observer=observer, interval=0.05):
                 await until(lambda: ("postfacta_incidents", "HIGH", "OPEN") in shown(business))
                 server.stop()
                 await until(lambda: shown(business)[AGE] > 1.5)

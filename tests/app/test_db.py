@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from postfacta_app.db import Answer, Transactions, Unit, housekeeping, prune_keys
+from postfacta_app.db import Answer, Transactions, Unit, prune_keys, repeating
 from postfacta_app.errors import (
     ConflictError,
     IdempotencyInProgressError,
@@ -384,7 +384,8 @@ async def test_old_keys_are_pruned_in_the_background_and_a_failure_ends_nothing(
         "alter table idempotency_keys rename to moved;"
         "create view idempotency_keys as select * from moved where 1 / (select 0) = 1"
     )
-    async with housekeeping(app_database, seen, interval=0.01):
+    work, connected = partial(prune_keys, app_database), app_database.wait_connected
+    async with repeating("prune_keys", work, connected, observer=seen, interval=0.01):
         with anyio.fail_after(10):
             while not seen.of(TaskCrashed):
                 await anyio.sleep(0.01)
@@ -397,19 +398,16 @@ async def test_old_keys_are_pruned_in_the_background_and_a_failure_ends_nothing(
     assert {event.task for event in seen.of(TaskCrashed)} == {"prune_keys"}
 
 
-async def test_what_health_checks_report_is_no_crash_of_the_pruning(
-    app_database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_health_checks_report_is_no_crash_of_the_pruning() -> None:
     errors = [asyncpg.UndefinedTableError(), DatabaseUnavailableError("main"), LookupError()]
     done, seen = anyio.Event(), RecordingObserver()
 
-    async def prune(database: Database) -> None:
+    async def prune() -> None:
         if errors:
             raise errors.pop(0)
         done.set()
 
-    monkeypatch.setattr("postfacta_app.db.prune_keys", prune)
-    async with housekeeping(app_database, seen, interval=0.001):
+    async with repeating("prune_keys", prune, anyio.lowlevel.checkpoint, observer=seen, interval=0.001):
         with anyio.fail_after(10):
             await done.wait()
     assert [type(event.error) for event in seen.of(TaskCrashed)] == [LookupError]

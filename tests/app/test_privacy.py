@@ -28,8 +28,7 @@ from postfacta_app.identity.model import (
     Registration,
     UserChange,
 )
-from postfacta_app.incidents.model import Change, Move, NewIncident
-from postfacta_app.incidents.query import IncidentQuery
+from postfacta_app.incidents.model import Change, IncidentQuery, Move, NewIncident
 from postfacta_app.incidents.v0 import Start
 from postfacta_app.labels import Labels
 from postfacta_app.links import NewLink

@@ -22,7 +22,7 @@ async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
     async with Database(shared_app_dsn) as database:
         await database.wait_connected()
         async with database.transaction() as connection:
-            await Samples(database, connection, now=datetime.fromtimestamp(WALL(), UTC)).record()
+            await Samples(connection, now=datetime.fromtimestamp(WALL(), UTC)).record()
     async with in_process(shared_app_dsn) as running:
         running.client.headers.update(await running.as_role("viewer"))
         yield running

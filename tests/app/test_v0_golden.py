@@ -18,8 +18,7 @@ import httpx2
 import pytest
 
 from postfacta_app.db import Transactions
-from postfacta_app.incidents.v0 import V0Store
-from postfacta_app.incidents.v0_postgres import PostgresV0
+from postfacta_app.incidents.v0 import PostgresV0, V0Store
 from postfacta_app.settings import Settings, load_settings
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres import Database

@@ -17,8 +17,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import example, given, settings, strategies as st
 
 from postfacta_app.db import Transactions
-from postfacta_app.incidents.v0 import parse_start, render_incident
-from postfacta_app.incidents.v0_postgres import PostgresV0
+from postfacta_app.incidents.v0 import PostgresV0, parse_start, render_incident
 from postfacta_app.web.body import parse_json
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres import Database

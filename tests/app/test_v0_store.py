@@ -14,8 +14,7 @@ import httpx2
 import pytest
 
 from postfacta_app.db import Transactions
-from postfacta_app.incidents.v0 import V0
-from postfacta_app.incidents.v0_postgres import PostgresV0
+from postfacta_app.incidents.v0 import PostgresV0
 from postfacta_core.asgi import Hardened
 from postfacta_core.events import Mode
 from postfacta_postgres import Database
@@ -123,7 +122,7 @@ async def test_a_taken_id_is_a_conflict_and_leaves_no_trace(
     app_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     same = uuid4()
-    monkeypatch.setattr(V0.__init__, "__kwdefaults__", {"now": lambda: 1.8e9, "new_id": lambda: same})
+    monkeypatch.setattr("postfacta_app.incidents.v0.uuid4", lambda: same)
     async with v0(app_database) as client:
         await started(client)
         again = await client.post(START, json={**VALID, "title": "again", "notes": NOTES})

@@ -10,14 +10,14 @@ from starlette.responses import Response
 from ..aside import aside
 from ..db import Reader
 from ..incidents.access import Ref, Share
-from ..incidents.query import IncidentFilters
+from ..incidents.model import IncidentFilters
 from ..principal import Access
 from ..timeline.postgres import facts_of
 from ..web.routes import RouteClass
 from ..web.slices import Routes
 from ..web.stale import allow_stale
+from . import postgres
 from .model import Aggregates, IncidentDurations, durations, marks
-from .postgres import DurationStore
 
 __all__ = ["routes"]
 
@@ -28,12 +28,12 @@ routes: Final = Routes("incident")
     "GET /api/v1/incidents/{ref}/durations", Access.READ, "Read the durations of an incident", stale=True
 )  # fmt: skip
 async def one(q: Reader, ref: Ref, *, share: Share) -> IncidentDurations:
-    if (kept := await DurationStore(q.database).one(q.principal, ref)) is not None:
+    if (kept := await postgres.one(q, ref)) is not None:
         incident, known, is_open = kept
     else:
         incident, facts = await facts_of(q, ref)
         known, is_open = await aside(facts.size, marks, facts)
-    share([incident])
+    share(incident.visibility)
     measured = durations(known, is_open=is_open)
     return IncidentDurations(incident=incident.ref, milestones=dict(known), durations=measured)
 
@@ -43,7 +43,7 @@ async def one(q: Reader, ref: Ref, *, share: Share) -> IncidentDurations:
     kind=RouteClass.SEARCH, status=200, stale=True,
 )  # fmt: skip
 async def all_of(q: Reader, filters: IncidentFilters, *, request: Request) -> Annotated[Response, Aggregates]:
-    text, is_private = await DurationStore(q.database).all(q.principal, filters)
+    text, is_private = await postgres.every(q, filters)
     if not is_private:
         allow_stale(request)
     return Response(text, media_type="application/json")

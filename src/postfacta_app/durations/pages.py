@@ -10,9 +10,8 @@ from starlette.responses import RedirectResponse, Response
 
 from ..aside import aside
 from ..db import Reader
-from ..incidents.model import Severity
+from ..incidents.model import IncidentFilters, Severity
 from ..incidents.pages import asked, filter_form, tidied
-from ..incidents.query import IncidentFilters
 from ..principal import Access
 from ..web.charts import Point, dot_plot, length, week_chart
 from ..web.routes import RouteClass
@@ -20,14 +19,14 @@ from ..web.slices import Page
 from ..web.stale import allow_stale
 from .api import routes
 from .model import Aggregate, Phase
-from .postgres import PLOTTED, Dot, DurationStore
+from .postgres import PLOTTED, Dot, insights
 
 __all__ = ["InsightQuery", "caption", "routes"]
 
 _SEVERITIES = list(Severity)[::-1]
 
 
-class InsightQuery(IncidentFilters):
+class InsightQuery(IncidentFilters, frozen=True):
     """Which incidents, and which of their phases."""
 
     phase: Phase = Phase.OPEN
@@ -38,7 +37,7 @@ async def show(q: Reader, *, request: Request) -> Page | Response:
     if (target := tidied(request)) is not None:
         return RedirectResponse(target, 303)
     query, errors = asked(request, InsightQuery)
-    found = await DurationStore(q.database).insights(q.principal, query, query.phase)
+    found = await insights(q, query, query.phase)
     if not found.is_private:
         allow_stale(request)
 

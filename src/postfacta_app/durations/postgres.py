@@ -9,16 +9,12 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from postfacta_postgres import Database
-
-from ..db import VISIBLE, sees
-from ..incidents.model import Incident, Kind
-from ..incidents.postgres import COLUMNS, incident_of, ref_of, where_of
-from ..incidents.query import IncidentFilters
-from ..principal import Principal
+from ..db import VISIBLE, Reader, sees
+from ..incidents.access import COLUMNS, incident_of, ref_of, where_of
+from ..incidents.model import Incident, IncidentFilters, Kind
 from .model import LEAST, Aggregate, Mark, Phase
 
-__all__ = ["PLOTTED", "Dot", "DurationStore", "Insights"]
+__all__ = ["PLOTTED", "Dot", "Insights", "every", "insights", "one"]
 
 PLOTTED: Final = 500
 """The most incidents that are plotted and listed each for itself."""
@@ -89,51 +85,43 @@ class Insights:
     is_private: bool
 
 
-class DurationStore:
-    """Reads durations."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def one(
-        self, principal: Principal, ref: UUID | int
-    ) -> tuple[Incident, Mapping[str, Mark], bool] | None:
-        """Read the milestones of an incident, and whether it is open; None if it is not visible or not kept yet."""
-        args = (*sees(principal), *ref_of(ref))
-        row = await self._database.fetchrow(_ONE, *args, operation="durations", repeatable=True)
-        if row is None:
-            return None
-        given: Mapping[str, tuple[int, int, str]] = json.loads(row["marks"])
-        marks = {name: Mark.of(*mark) for name, mark in given.items()}
+async def one(q: Reader, ref: UUID | int) -> tuple[Incident, Mapping[str, Mark], bool] | None:
+    """Read the milestones of an incident, and whether it is open; None if not visible or not kept yet."""
+    for row in await q.fetch(_ONE, *sees(q.principal), *ref_of(ref), operation="durations"):
+        marks = {name: Mark.of(*mark) for name, mark in json.loads(row["marks"]).items()}
         return incident_of(row), marks, row["is_open"]
+    return None
 
-    async def all(self, principal: Principal, filters: IncidentFilters) -> tuple[str, bool]:
-        """Return the aggregates of all matching incidents as JSON, and whether one of them is private."""
-        row = await self._row(_ALL, principal, filters)
-        return row["answer"], row["is_private"]
 
-    async def insights(self, principal: Principal, filters: IncidentFilters, phase: Phase) -> Insights:
-        row = await self._row(_INSIGHTS, principal, filters, phase=phase)
-        dots, newest = (
-            [
-                Dot(number, severity, _time(at), seconds, others)
-                for number, severity, at, seconds, others in json.loads(row[name] or "[]")
-            ]
-            for name in ("dots", "newest")
-        )
-        weeks = [(_time(at), severity, count) for at, severity, count in json.loads(row["weeks"] or "[]")]
-        of_phase = Aggregate.model_validate_json(row["aggregate"])
-        return Insights(of_phase, dots, newest, weeks, row["is_private"])
+async def every(q: Reader, filters: IncidentFilters) -> tuple[str, bool]:
+    """Return the aggregates of all matching incidents as JSON, and whether one of them is private."""
+    row = await _row(q, _ALL, filters)
+    return row["answer"], row["is_private"]
 
-    async def _row(self, sql: str, principal: Principal, filters: IncidentFilters, **more: object) -> Any:
-        """Read; without a kind, near misses and exercises do not match."""
-        if not filters.kind:
-            filters = filters.model_copy(update={"kind": [Kind.INCIDENT]})
-        where = where_of(principal, filters)
-        given = {name: where.bind(value) for name, value in {"phases": list(Phase), **more}.items()}
-        return await self._database.fetchrow(
-            sql.format(where=where, **given), *where.args, operation="durations_all", repeatable=True
-        )
+
+async def insights(q: Reader, filters: IncidentFilters, phase: Phase) -> Insights:
+    row = await _row(q, _INSIGHTS, filters, phase=phase)
+    dots, newest, weeks = (json.loads(row[name] or "[]") for name in ("dots", "newest", "weeks"))
+    return Insights(
+        Aggregate.model_validate_json(row["aggregate"]),
+        [_dot(*it) for it in dots],
+        [_dot(*it) for it in newest],
+        [(_time(at), severity, count) for at, severity, count in weeks],
+        row["is_private"],
+    )
+
+
+async def _row(q: Reader, sql: str, filters: IncidentFilters, **more: object) -> Any:
+    """Read; without a kind, near misses and exercises do not match."""
+    if not filters.kind:
+        filters = filters.model_copy(update={"kind": [Kind.INCIDENT]})
+    where = where_of(q.principal, filters)
+    given = {name: where.bind(value) for name, value in {"phases": list(Phase), **more}.items()}
+    return (await q.fetch(sql.format(where=where, **given), *where.args, operation="durations_all"))[0]
+
+
+def _dot(number: int, severity: str, at: float, *rest: Any) -> Dot:
+    return Dot(number, severity, _time(at), *rest)
 
 
 def _time(seconds: float) -> datetime:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from uuid import UUID
 
 from pydantic import TypeAdapter
@@ -15,22 +15,20 @@ from starlette.responses import Response, StreamingResponse
 
 from .. import actions, labels, links
 from ..aside import LARGE, aside
-from ..db import Query, Reader, Unit
-from ..errors import InvalidCursorError, NotFoundError
-from ..incidents.access import COLUMNS, Ref, missing, seen
+from ..db import Reader, Unit
+from ..errors import NotFoundError
+from ..incidents.access import COLUMNS, Ref, incident_of, missing, seen, where_of
 from ..incidents.model import Incident
-from ..incidents.postgres import incident_of, where_of
 from ..postmortems import postgres as revisions
 from ..principal import Access
+from ..timeline import postgres as timelines
 from ..timeline.api import Kept
-from ..timeline.edits import EntryRef
 from ..timeline.kept import KeptTimelines
-from ..timeline.model import Entry
-from ..timeline.postgres import facts_in
+from ..timeline.model import Entry, Instant, Milestone
 from ..timeline.query import TimelineQuery
 from ..timeline.rules import RULES, build
-from ..web.body import format_time, if_none_match, parse_time
-from ..web.paging import Key, decode_members, encode_members, filters_hash, next_link
+from ..web.body import format_time, if_none_match
+from ..web.paging import Key, decode_cursor, encode_cursor, filters_hash, next_link
 from ..web.routes import RouteClass
 from ..web.slices import Fill, Routes, Snapshot
 from .markdown import entry_lines, frame
@@ -54,30 +52,15 @@ _CHANGED: Final = "greatest(i.updated_at, i.timeline_at)"
 _PAGE: Final = f"""
 select {COLUMNS}, {_CHANGED} as changed from incidents i where {{where}} order by changed, i.id limit {{limit}}"""  # noqa: S608 - only constants of our modules
 _AS_OF: Final = "select now() - interval '15 seconds' as as_of"  # No write transaction lives longer.
-_REMARKS: Final = """
-select a.root as id, a.kind, a.state, a.body, a.entry_source, a.entry_id, a.occurred_at, f.author, f.at
-  from annotations a join annotations f on f.id = a.root
- where a.incident_id = $1 and not a.retracted and not exists (select from annotations l where l.supersedes = a.id)
- order by f.at, f.id"""
 
 
 async def _page(unit: Unit, query: ExportQuery, after: Key | None) -> Sequence[tuple[Incident, datetime]]:
     """Read one more than a page holds, least recently changed first, each with its last change."""
     where = where_of(unit.principal, query)
-    if after is not None:
-        where.add(f"({_CHANGED}, i.id) > ({{}}::timestamptz, {{}}::uuid)", *after)
+    where.add(f"({_CHANGED}, i.id) > ({{}}::timestamptz, {{}}::uuid)", *after or [None])
     sql = _PAGE.format(where=where, limit=where.bind(query.limit + 1))
     rows = await unit.fetch(sql, *where.args, operation="export_page")
     return [(incident_of(row), row["changed"]) for row in rows]
-
-
-async def _remarks(q: Query, incident_id: UUID) -> Sequence[Remark]:
-    rows = await q.fetch(_REMARKS, incident_id, operation="export_remarks")
-
-    def entry(row: Any) -> EntryRef | None:
-        return EntryRef(source=row["entry_source"], id=row["entry_id"]) if row["entry_source"] else None
-
-    return [Remark.model_validate({**row, "entry": entry(row)}) for row in rows]
 
 
 # API
@@ -118,10 +101,7 @@ async def pull(unit: Snapshot, query: ExportQuery, *, request: Request, kept: Ke
         last = (changed, incident.id) if at + 1 < len(found) else None
     # A change during a pull may fall behind its cursor: the next pull begins where this one began.
     as_of = format_time(since or (await unit.fetch(_AS_OF, operation="export_as_of"))[0]["as_of"])
-    cursor = None
-    if last is not None:
-        key = [as_of, format_time(last[0]), str(last[1])]
-        cursor = encode_members("export", key, filters_hash(query))
+    cursor = encode_cursor("export", [as_of, *last], filters_hash(query)) if last is not None else None
     headers = {"Content-Type": NDJSON, "As-Of": as_of, **next_link(request, cursor)}
     return _answer(lines, headers, q=later, kept=kept)
 
@@ -178,25 +158,23 @@ async def _begin(
     """Read a document, and its first entries; all of them, if the database does not keep its timeline yet."""
     rest = None
     if (found := await kept.slice(unit, incident.id, _query(digest=True))) is not None:
-        entries, version = found.page.items, found.etag
-        timeline = TimelineDocument(
-            digest=found.page.digest or "", rules=RULES, milestones=found.page.milestones, entries=()
-        )
+        entries, version, digest = found.page.items, found.etag, found.page.digest or ""
+        milestones: Mapping[Milestone, Instant] = found.page.milestones
         if found.page.next_cursor:
             rest = _following(_query(as_of=found.at), incident.id, entries)
     else:
-        facts = await facts_in(unit, incident.id)
+        facts = await timelines.facts_in(unit, incident.id)
         built = await aside(facts.size, build, facts)
-        entries, version = built.entries, built.etag
-        timeline = TimelineDocument(digest=built.digest, rules=RULES, milestones=built.milestones, entries=())
+        entries, version, digest, milestones = built.entries, built.etag, built.digest, built.milestones
     revision = await revisions.read(unit, incident.id, rev)
     if rev is not None and revision is None:
         raise NotFoundError("No such revision, or none that you may read")
+    said = await timelines.remarks(unit, incident.id)
     document = Document(
         incident=incident,
         labels=(await labels.of(unit, incident.id)).labels,
-        timeline=timeline,
-        annotations=await _remarks(unit, incident.id),
+        timeline=TimelineDocument(digest=digest, rules=RULES, milestones=milestones, entries=()),
+        annotations=[Remark(**it.model_dump(include={*Remark.model_fields})) for it in said],
         postmortem=None if revision is None else await revisions.compared(unit, revision),
         actions=await actions.of(unit, incident.id),
         links=await links.of(unit, incident.id),
@@ -244,12 +222,6 @@ async def _pieces(documents: Sequence[_Begun], q: Reader, kept: KeptTimelines) -
 def _place(query: ExportQuery) -> tuple[datetime | None, Key | None]:
     if query.cursor is None:
         return None, None
-    refusal = InvalidCursorError("Start again without a cursor")
-    try:
-        match decode_members(query.cursor, "export", filters_hash(query)):
-            case [str(as_of), str(changed), str(identity)]:
-                return parse_time(as_of), (parse_time(changed), UUID(identity))
-            case _:
-                raise refusal
-    except ValueError:
-        raise refusal from None
+    kinds = (datetime, datetime, UUID)
+    since, *after = decode_cursor(query.cursor, "export", filters_hash(query), *kinds)
+    return since, (after[0], after[1])

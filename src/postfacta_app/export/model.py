@@ -7,11 +7,10 @@ from enum import StrEnum
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from ..actions import Action
-from ..incidents.model import Incident
-from ..incidents.query import IncidentFilters
+from ..incidents.model import Incident, IncidentFilters
 from ..labels import Label
 from ..links import IncidentLink
 from ..postmortems.model import PostMortem
@@ -30,10 +29,8 @@ class ExportFormat(StrEnum):
     MD = "md"
 
 
-class OneQuery(BaseModel):
+class OneQuery(BaseModel, extra="forbid", frozen=True):
     """The parameters of a single export."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: ExportFormat = ExportFormat.JSON
     rev: int | None = Field(
@@ -41,7 +38,7 @@ class OneQuery(BaseModel):
     )
 
 
-class ExportQuery(IncidentFilters):
+class ExportQuery(IncidentFilters, frozen=True):
     """Which incidents to export, and where to continue."""
 
     limit: int = Field(20, ge=1, le=100, description="The most lines; fewer if they are long.")

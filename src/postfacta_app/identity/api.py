@@ -6,23 +6,20 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Final, Protocol
+from typing import TYPE_CHECKING, Annotated, Final
 from uuid import UUID
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ..db import Answer, Reader, Unit
 from ..errors import (
     ConflictError,
-    FieldError,
     ForbiddenError,
-    InvalidCursorError,
-    InvalidFieldsError,
     NotFoundError,
     RegistrationClosedError,
+    invalid,
 )
-from ..principal import Access, Principal
+from ..principal import Access
 from ..settings import Settings
 from ..web.paging import Paged
 from ..web.routes import RouteClass
@@ -54,8 +51,11 @@ from .model import (
 )
 from .postgres import PostgresIdentity
 
+if TYPE_CHECKING:
+    from .gotrue import SupabaseAccounts
+
 __all__ = [
-    "Accounts", "Desk", "Identity", "Owner", "add_user", "change_password", "change_user", "end_sessions",
+    "Desk", "Identity", "Owner", "add_user", "change_password", "change_user", "end_sessions",
     "logout", "new_password", "reset", "reset_password", "revoke_token", "routes",
 ]  # fmt: skip
 
@@ -70,43 +70,18 @@ _NO_STORE: Final = {"Cache-Control": "no-store"}
 # What it works with
 
 
-class Accounts(Protocol):
-    """Manages passwords: local ones, or those of a Supabase project."""
-
-    async def sign_in(
-        self, request: Request, credentials: Credentials, kind: Kind, *, answer: Callable[[Minted], Answer]
-    ) -> Response:
-        """Check a password; respond with a token or a session."""
-        ...
-
-    async def register(self, request: Request, sent: Registration) -> Response: ...
-
-    async def add(self, request: Request, principal: Principal, new: NewUser) -> Response: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The part that these routes need.
-
-    Attributes:
-        settings: Whether registration is open, and the cookie's name.
-        store: Stores accounts, tokens and the audit log.
-        accounts: Checks passwords and creates accounts.
-        forget: Called with tokens that lost their rights; the guard's.
-    """
+    """The part that these routes need; `forget` is called with tokens that lost their rights."""
 
     settings: Settings
     store: PostgresIdentity
-    accounts: Accounts
+    accounts: LocalAccounts | SupabaseAccounts
     forget: Callable[[Callable[[Credential], bool]], None]
 
 
 class _Desk:
-    """The identity part, at the service of one request.
-
-    Attributes:
-        this: The hash of the secret that the request presents.
-    """
+    """The identity part, at the service of one request; `this` is the hash of the secret that it presents."""
 
     def __init__(self, call: Call, _: str) -> None:
         part = call.tools.part(Identity)
@@ -130,11 +105,7 @@ class _Desk:
         self.lose(lambda it: it.principal.user_id == user and it.secret_sha256 != keep)
 
     def kept_here(self, account: Account) -> tuple[LocalAccounts, str]:
-        """Return who checks an account's password, and its hash.
-
-        Raises:
-            ConflictError: If it is managed elsewhere.
-        """
+        """Return who checks an account's password, and its hash; raise if it is managed elsewhere."""
         if not isinstance(self.accounts, LocalAccounts) or account.password_hash is None:
             raise ConflictError("This account's password is managed by your sign-in provider")
         return self.accounts, account.password_hash
@@ -170,7 +141,7 @@ async def login(sent: Credentials, desk: Desk) -> Annotated[Response, SignedIn]:
     def answer(minted: Minted) -> Answer:
         return Answer.of(200, SignedIn(token=minted.secret, expires_at=minted.token.expires_at), _NO_STORE)
 
-    return await desk.accounts.sign_in(desk.request, sent, Kind.BEARER, answer=answer)
+    return await desk.accounts.sign_in(desk.request, sent, Kind.BEARER, now=desk.now, answer=answer)
 
 
 @routes.api(
@@ -212,11 +183,11 @@ async def change_password(owner: Owner, sent: PasswordChange, desk: Desk) -> Res
     local, stored = desk.kept_here(owner)
     user = owner.user
     if sent.password.strip().lower() == user.email:
-        raise _refusal("/password", "must not be the e-mail address")
+        raise invalid("/password", "invalid", "must not be the e-mail address")
     # Only the holder of this session can use up its attempts.
     async with local.throttle.attempt("", device=f"password of {user.id}"):
         if not await local.passwords.verify(stored, sent.current_password, is_known=True):
-            raise _refusal("/current_password", "is wrong")
+            raise invalid("/current_password", "invalid", "is wrong")
     hashed = await local.passwords.hash(sent.password)
 
     async def work(unit: Unit) -> Answer:
@@ -283,11 +254,7 @@ async def end_one(unit: Unit, owner: Owner, *, session: UUID, desk: Desk) -> Non
 async def end_sessions(
     unit: Unit, owner: Account, desk: _Desk, *, only: UUID | None = None, keep: bytes = b""
 ) -> None:
-    """End a person's sessions, or one, except the one with the hash `keep`.
-
-    Raises:
-        NotFoundError: If the one has ended already, or there is none.
-    """
+    """End a person's sessions, except the one with the hash `keep`; or `only` one, which must be there."""
     user = owner.user
     desk.lose_all(user.id, keep=keep)
     ended = await desk.store.end_sessions(unit, user.id, desk.now, only=only, keep=keep)
@@ -302,8 +269,7 @@ async def end_sessions(
 @routes.api("GET /api/v1/users", ADMIN, "List people")
 async def users(query: Paged, desk: Desk) -> UserPage:
     rows = await desk.store.users(query.after("users"), query.limit + 1)
-    items, cursor = query.cut(rows, "users", lambda it: (it.created_at, it.id))
-    return UserPage(items=items, next_cursor=cursor)
+    return query.page(UserPage, rows, "users", key=lambda it: (it.created_at, it.id))
 
 
 @routes.api(
@@ -337,14 +303,13 @@ async def change_user(unit: Unit, id: UUID, wish: UserChange, *, matches: Matche
 @routes.api("GET /api/v1/tokens", ADMIN, "List API tokens")
 async def tokens(query: Paged, desk: Desk) -> TokenPage:
     rows = await desk.store.tokens(query.after("tokens"), query.limit + 1)
-    items, cursor = query.cut(rows, "tokens", lambda it: (it.created_at, it.id))
-    return TokenPage(items=items, next_cursor=cursor)
+    return query.page(TokenPage, rows, "tokens", key=lambda it: (it.created_at, it.id))
 
 
 @routes.api("POST /api/v1/tokens", ADMIN, "Create an API token; its secret is returned once")
 async def create_token(unit: Unit, new: NewToken, desk: Desk) -> Reply[IssuedToken]:
     if new.expires_at is not None and not desk.now < new.expires_at <= desk.now + _LONGEST_LIFE:
-        raise _refusal("/expires_at", "must be within the next ten years", "out_of_range")
+        raise invalid("/expires_at", "out_of_range", "must be within the next ten years")
     minted = mint(Kind.API, unit.principal, desk.now, expires_at=new.expires_at)
     token = await add_token(unit, desk.store, new, minted=minted)
     issued = IssuedToken(**token.model_dump(), secret=minted.secret)
@@ -364,17 +329,9 @@ async def revoke_token(unit: Unit, id: UUID, desk: Desk) -> None:
 
 @routes.api("GET /api/v1/audit", ADMIN, "Read the audit log")
 async def audit(query: AuditQuery, desk: Desk) -> AuditPage:
-    place = query.after("audit")
-    if place is not None and place[1].int >= 1 << 63:
-        raise InvalidCursorError("Start again without a cursor")
-    rows = await desk.store.audit(query, None if place is None else place[1].int)
-    items, cursor = query.cut(rows, "audit", lambda it: (it.at, UUID(int=it.seq)))
-    return AuditPage(items=items, next_cursor=cursor)
+    (before,) = query.after("audit", int) or (None,)
+    return query.page(AuditPage, await desk.store.audit(query, before), "audit", key=lambda it: [it.seq])
 
 
 def _missing() -> NotFoundError:
     return NotFoundError("No such id")
-
-
-def _refusal(pointer: str, message: str, code: str = "invalid") -> InvalidFieldsError:
-    return InvalidFieldsError(message, errors=[FieldError(pointer, code, message)])

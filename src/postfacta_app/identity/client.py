@@ -48,9 +48,8 @@ class Client:
     Args:
         name: Its name in errors and metrics.
         settings: Where the project is, and its key.
+        guards: Around each call and its whole response, outermost first. There is no timeout but theirs.
         current: Returns the settings with the current key; by default it stays.
-        guards: Policies around each call and its whole response, outermost first. Must include a `Timeout`: there is no
-            other.
         observer: Called with each call.
     """
 

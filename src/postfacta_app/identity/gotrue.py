@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
-from typing import Final
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
 from uuid import UUID
 
 import httpx2
@@ -13,25 +13,19 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from postfacta_core.clock import WALL, Clock
 from postfacta_core.errors import RejectedError, ResilienceError
 
-from ..db import Answer, Transactions, Unit
+from ..db import Answer, Unit
 from ..errors import (
-    AppError,
     ConflictError,
-    FieldError,
-    InvalidFieldsError,
-    RateLimitedError,
     RegistrationClosedError,
+    invalid,
 )
 from ..principal import Principal
 from .client import Client, Reply
-from .local import address, digest, mint, wrong_password
+from .local import Accounts, Answers, address, digest, mint, wrong_password
 from .model import Credentials, Kind, Minted, NewUser, Registered, Registration
-from .postgres import PostgresIdentity
 from .supabase import SupabaseTokens
-from .throttle import Throttle
 
 __all__ = ["SignedUp", "SupabaseAccounts"]
 
@@ -72,80 +66,44 @@ class _User(BaseModel):
     email: str
 
 
-class SupabaseAccounts:
+class SupabaseAccounts(Accounts):
     """Signs people in with passwords that the project holds."""
 
-    def __init__(
-        self,
-        client: Client,
-        tokens: SupabaseTokens,
-        store: PostgresIdentity,
-        *,
-        transactions: Transactions,
-        throttle: Throttle | None = None,
-        attempted: Callable[[str], object] = lambda _: None,
-        clock: Clock = WALL,
-    ) -> None:
+    def __init__(self, client: Client, tokens: SupabaseTokens, *common: Any, **others: Any) -> None:
+        super().__init__(*common, **others)
         self._client = client
         self._tokens = tokens
-        self._store = store
-        self._transactions = transactions
-        self._throttle = throttle or Throttle()
-        self._attempted = attempted
-        self._clock = clock
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self._clock(), UTC)
 
     async def sign_in(
-        self, request: Request, credentials: Credentials, kind: Kind, *, answer: Callable[[Minted], Answer]
+        self, request: Request, credentials: Credentials, kind: Kind, *, now: datetime, answer: Answers
     ) -> Response:
-        """Have the project check a password; respond with its token, or with a session of ours.
-
-        Raises:
-            UnauthenticatedError: With the same text whatever was wrong.
-            RateLimitedError: After too many attempts.
-            RejectedError: If the project is unreachable, or its response unusable.
-        """
-        try:
-            async with self._throttle.attempt(address(request), credentials.email):
-                token = await self._token(credentials)
-        except AppError as error:
-            self._attempted("limited" if isinstance(error, RateLimitedError) else "bad_credentials")
-            raise
+        """Have the project check a password; respond with its token, or a session; raises as the local way."""
+        async with self._attempt(request, credentials.email):
+            token = await self._token(credentials)
         found = await self._tokens.credential(request, token)
-        if found is None or found.expires_at <= self.now():
+        if found is None or found.expires_at <= now:
             raise self._unusable("token_refused")
-        if not found.is_good(digest(token), self.now()):
+        if not found.is_good(digest(token), now):
             self._attempted("revoked")
             raise wrong_password()
         minted = Minted(token, found)
         if kind is Kind.SESSION:
-            minted = mint(kind, found.principal, self.now(), expires_at=self.now() + _SESSION)
+            minted = mint(kind, found.principal, now, expires_at=now + _SESSION)
 
-        async def work(unit: Unit) -> Answer:
+        async def keep(unit: Unit) -> None:
             if kind is Kind.SESSION:
                 await self._store.add_secret(unit, minted.token)
-            await unit.audit("session.begin", unit.principal.actor, detail={"kind": kind})
-            return answer(minted)
 
-        response = await self._transactions.write(request, found.principal, work)
-        self._attempted("ok")
-        return response
+        return await self._begin(request, minted, keep=keep, answer=answer)
 
     async def register(self, request: Request, sent: Registration) -> Response:
-        """Sign a person up. They become a viewer here when they first sign in.
-
-        Raises:
-            AppError: If the project rejects it.
-            RejectedError: If the project is unreachable, or its response unusable.
-        """
+        """Sign a person up. They become a viewer here when they first sign in."""
         body: dict[str, JsonValue] = {
             "email": sent.email,
             "password": sent.password,
             "data": {"display_name": sent.name},
         }
-        async with self._throttle.attempt(address(request)):
+        async with self.throttle.attempt(address(request)):
             reply = await self._ask("signup", body)
         if reply.status_code != _OK:
             raise self._signup_refusal(_code(reply))
@@ -189,7 +147,7 @@ class SupabaseAccounts:
             return ConflictError("An account with this e-mail address already exists")
         if code in _FIELDS:
             pointer, message = _FIELDS[code]
-            return InvalidFieldsError(message, errors=[FieldError(pointer, code, message)])
+            return invalid(pointer, code, message)
         return self._unusable(code)
 
     def _unusable(self, reason: str) -> RejectedError:

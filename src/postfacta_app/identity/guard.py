@@ -45,13 +45,8 @@ Foreign = Callable[[Request, str], Awaitable[Credential | None]]
 class Guard:
     """Authenticates requests by bearer token, API token or session cookie.
 
-    Args:
-        store: Stores tokens.
-        settings: The auth mode, and the origins that may send cookies.
-        foreign: Verifies bearer tokens that others issue; None if there are none.
-        attempted: Called with the outcome of each token check that is not answered from memory.
-        clock: Seconds since the epoch, for expiry.
-        monotonic: Measures how long a token is trusted without a lookup.
+    `foreign` verifies bearer tokens that others issue; `attempted` is called with the outcome of each check
+    of a token that is not answered from memory.
     """
 
     def __init__(

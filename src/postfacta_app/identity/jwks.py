@@ -40,12 +40,7 @@ Keys = Mapping[str, PyJWK]
 
 
 class Jwks:
-    """Holds the keys by name.
-
-    Args:
-        fetch: Fetches them, within about 3 seconds.
-        clock: Monotonic seconds.
-    """
+    """Holds the keys by name, which `fetch` fetches within about 3 seconds."""
 
     def __init__(self, fetch: Callable[[], Awaitable[Reply]], *, clock: Clock = MONOTONIC) -> None:
         self._fetch = fetch

@@ -6,9 +6,10 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Final, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
 import anyio
@@ -19,7 +20,6 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from postfacta_core.clock import WALL, Clock
 from postfacta_core.context import current_request
 from postfacta_core.limits._address import client_address
 
@@ -43,8 +43,8 @@ from .postgres import PostgresIdentity
 from .throttle import Throttle, slow_down
 
 __all__ = [
-    "SECRET", "LocalAccounts", "Passwords", "add_token", "add_user", "address", "clear_cookie", "cookie_name",
-    "device_cookie", "digest", "mint", "presented", "session_cookie", "wrong_password",
+    "SECRET", "Accounts", "Answers", "LocalAccounts", "Passwords", "add_token", "add_user", "address",
+    "clear_cookie", "cookie_name", "device_cookie", "digest", "mint", "presented", "session_cookie", "wrong_password",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -56,11 +56,7 @@ _MOST_PENDING = 20  # They take under a second; requests that would wait longer 
 
 
 class Passwords:
-    """Hashes passwords with argon2id in worker threads; known devices have a queue of their own.
-
-    Args:
-        hasher: Its parameters apply to new hashes; older ones keep theirs.
-    """
+    """Hashes passwords with argon2id in worker threads; known devices have a queue of their own."""
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher()
@@ -131,7 +127,49 @@ def digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-class LocalAccounts:
+Answers = Callable[[Minted], Answer]
+"""Makes the response to a sign-in."""
+
+
+class Accounts:
+    """What both ways to sign in have in common; `attempted` is called with the outcome of each attempt."""
+
+    def __init__(
+        self,
+        store: PostgresIdentity,
+        transactions: Transactions,
+        *,
+        throttle: Throttle | None = None,
+        attempted: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        self.throttle = throttle or Throttle()
+        self._store, self._transactions, self._attempted = store, transactions, attempted
+
+    @asynccontextmanager
+    async def _attempt(self, request: Request, email: str, device: str = "") -> AsyncGenerator[None]:
+        try:
+            async with self.throttle.attempt(address(request), email, device=device):
+                yield
+        except AppError as error:
+            self._attempted("limited" if isinstance(error, RateLimitedError) else "bad_credentials")
+            raise
+
+    async def _begin(
+        self, request: Request, minted: Minted, *, keep: Callable[[Unit], Awaitable[object]], answer: Answers
+    ) -> Response:
+        who = minted.token.principal
+
+        async def work(unit: Unit) -> Answer:
+            await keep(unit)
+            await unit.audit("session.begin", who.actor, detail={"kind": minted.token.kind})
+            return answer(minted)
+
+        response = await self._transactions.write(request, who, work)
+        self._attempted("ok")
+        return response
+
+
+class LocalAccounts(Accounts):
     """Signs in people with local passwords."""
 
     def __init__(
@@ -140,24 +178,15 @@ class LocalAccounts:
         transactions: Transactions,
         *,
         passwords: Passwords | None = None,
-        throttle: Throttle | None = None,
-        attempted: Callable[[str], object] = lambda _: None,
         is_local: bool = True,
-        clock: Clock = WALL,
+        **others: Any,
     ) -> None:
-        self._attempted = attempted
-        self._is_local = is_local
+        super().__init__(store, transactions, **others)
         self.passwords = passwords or Passwords()
-        self.throttle = throttle or Throttle()
-        self._store = store
-        self._transactions = transactions
-        self._clock = clock
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self._clock(), UTC)
+        self._is_local = is_local
 
     async def sign_in(
-        self, request: Request, credentials: Credentials, kind: Kind, *, answer: Callable[[Minted], Answer]
+        self, request: Request, credentials: Credentials, kind: Kind, *, now: datetime, answer: Answers
     ) -> Response:
         """Check a password; respond with a new session or bearer token.
 
@@ -166,53 +195,30 @@ class LocalAccounts:
             RateLimitedError: After too many attempts.
         """
         account = await self._store.account(credentials.email)
-        device = await self._device(request, account)
-        try:
-            async with self.throttle.attempt(address(request), credentials.email, device=device):
-                user, stored, renewed = await self._verified(account, credentials.password, device)
-                response = await self._begin(
-                    request, user, kind, answer=answer, passwords=(stored, renewed or stored)
-                )
-        except AppError as error:
-            self._attempted("limited" if isinstance(error, RateLimitedError) else "bad_credentials")
-            raise
+        device = await self._device(request, account, now)
+        async with self._attempt(request, credentials.email, device):
+            user, old, new = await self._verified(account, credentials.password, device)
+            minted = mint(kind, user.principal, now)
+
+            async def keep(unit: Unit) -> None:
+                if not await self._store.set_password(unit, user.id, new, old=old):
+                    raise wrong_password()  # It changed during verification.
+                await self._store.add_secret(unit, minted.token)
+
+            response = await self._begin(request, minted, keep=keep, answer=answer)
         if kind is Kind.SESSION:
-            cookie = device_cookie(user.id, renewed or stored, is_local=self._is_local)
-            response.headers.append("set-cookie", cookie)
-        self._attempted("ok")
+            response.headers.append("set-cookie", device_cookie(user.id, new, is_local=self._is_local))
         return response
 
-    async def _verified(
-        self, account: Account | None, password: str, device: str
-    ) -> tuple[User, str, str | None]:
+    async def _verified(self, account: Account | None, password: str, device: str) -> tuple[User, str, str]:
+        """Return the person, the hash of their password, and the one it becomes."""
         stored = account.password_hash if account else None
         is_right = await self.passwords.verify(stored, password, is_known=bool(device))
         if not is_right or account is None or stored is None:
             raise wrong_password()
-        return account.user, stored, await self.passwords.renew(stored, password)
+        return account.user, stored, await self.passwords.renew(stored, password) or stored
 
-    async def _begin(
-        self,
-        request: Request,
-        user: User,
-        kind: Kind,
-        *,
-        answer: Callable[[Minted], Answer],
-        passwords: tuple[str, str],
-    ) -> Response:
-        minted = mint(kind, user.principal, self.now())
-
-        async def work(unit: Unit) -> Answer:
-            old, new = passwords
-            if not await self._store.set_password(unit, user.id, new, old=old):
-                raise wrong_password()  # It changed during verification.
-            await self._store.add_secret(unit, minted.token)
-            await unit.audit("session.begin", unit.principal.actor, detail={"kind": kind})
-            return answer(minted)
-
-        return await self._transactions.write(request, user.principal, work)
-
-    async def _device(self, request: Request, account: Account | None) -> str:
+    async def _device(self, request: Request, account: Account | None, now: datetime) -> str:
         """Return the device's id if it has or had a session of this account, else an empty string."""
         session = request.cookies.get(cookie_name(is_local=self._is_local), "")
         # Looked up even without an account, so that both take equally long.
@@ -222,7 +228,7 @@ class LocalAccounts:
         if (
             found is not None
             and found.principal.user_id == account.user.id
-            and found.is_good(digest(session), self.now())
+            and found.is_good(digest(session), now)
         ):
             return str(found.id)
         name, _, proof = request.cookies.get(_device_name(is_local=self._is_local), "").partition(".")
@@ -257,11 +263,7 @@ def wrong_password() -> UnauthenticatedError:
 
 
 async def add_user(unit: Unit, store: PostgresIdentity, new: NewUser, *, password_hash: str) -> User:
-    """Add a person.
-
-    Raises:
-        ConflictError: If the address is taken.
-    """
+    """Add a person; raise `ConflictError` if the address is taken."""
     user = await store.add_user(unit, new, password_hash)
     if user is None:
         raise ConflictError("An account with this e-mail address already exists")
@@ -333,11 +335,7 @@ _SCHEME: Final = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
 
 
 def presented(authorization: Sequence[str], cookie: str | None) -> str | None:
-    """Return the secret that a request presents; None if there is none.
-
-    Raises:
-        ValueError: If `Authorization` is present but not a single Bearer token.
-    """
+    """Return the secret that a request presents, if any; raise `ValueError` if it is no Bearer token."""
     if not authorization:
         return cookie or None
     found = _SCHEME.fullmatch(authorization[0])

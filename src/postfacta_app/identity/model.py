@@ -13,7 +13,6 @@ from uuid import UUID
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     JsonValue,
     StringConstraints,
@@ -23,7 +22,7 @@ from pydantic import (
 from ..errors import ConflictError
 from ..principal import Principal, Role
 from ..web.body import Time
-from ..web.paging import Paged
+from ..web.paging import Listed, Paged
 
 __all__ = [
     "Account", "AuditEntry", "AuditPage", "AuditQuery", "Credential", "Credentials", "IssuedPassword",
@@ -61,25 +60,21 @@ class Scope(StrEnum):
     INCIDENTS_WRITE = "incidents:write"
 
 
-class _Sent(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Credentials(_Sent):
+class Credentials(BaseModel, extra="forbid"):
     """Credentials of a sign-in. A password that is too short is simply wrong."""
 
     email: Annotated[str, BeforeValidator(_lower), StringConstraints(max_length=320, pattern=r"^[^\x00]*$")]
     password: Annotated[str, StringConstraints(max_length=128)]
 
 
-class PasswordChange(_Sent):
+class PasswordChange(BaseModel, extra="forbid"):
     """A new password, with the one it replaces."""
 
     current_password: Annotated[str, StringConstraints(max_length=128)]
     password: Password
 
 
-class Registration(_Sent):
+class Registration(BaseModel, extra="forbid"):
     """A new account, as its owner requests it."""
 
     email: Email
@@ -104,7 +99,7 @@ class NewUser(Registration):
     role: Role = Role.VIEWER
 
 
-class UserChange(_Sent):
+class UserChange(BaseModel, extra="forbid"):
     """A JSON Merge Patch: absent fields stay."""
 
     # The factories make the fields optional without allowing null; only sent fields are read.
@@ -112,7 +107,7 @@ class UserChange(_Sent):
     disabled: bool = Field(default_factory=bool)
 
 
-class NewToken(_Sent):
+class NewToken(BaseModel, extra="forbid"):
     """A new API token: its name, its scopes, and the one source whose signals it may write."""
 
     name: Text100
@@ -129,7 +124,7 @@ class NewToken(_Sent):
         return self
 
 
-class AuditQuery(Paged):
+class AuditQuery(Paged, frozen=True):
     """Which entries of the audit log, newest first."""
 
     incident: UUID | None = None
@@ -166,10 +161,8 @@ class Me(BaseModel):
     source: str | None
 
 
-class User(BaseModel):
+class User(BaseModel, frozen=True):
     """A person."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: UUID
     email: str
@@ -250,25 +243,16 @@ class AuditEntry(BaseModel):
     client: str | None
 
 
-class UserPage(BaseModel):
+class UserPage(Listed[User]):
     """A page of people."""
 
-    items: Sequence[User]
-    next_cursor: str | None
 
-
-class TokenPage(BaseModel):
+class TokenPage(Listed[Token]):
     """A page of API tokens."""
 
-    items: Sequence[Token]
-    next_cursor: str | None
 
-
-class AuditPage(BaseModel):
+class AuditPage(Listed[AuditEntry]):
     """A page of the audit log."""
-
-    items: Sequence[AuditEntry]
-    next_cursor: str | None
 
 
 # What proves it
@@ -329,11 +313,7 @@ class Account:
 
 
 def keep_an_admin(user: User, change: UserChange, admins: Sequence[User]) -> None:
-    """Keep at least one enabled administrator.
-
-    Raises:
-        ConflictError: If no enabled administrator would be left.
-    """
+    """Raise `ConflictError` if no enabled administrator would be left."""
     demotes = "role" in change.model_fields_set and change.role is not Role.ADMIN
     disables = "disabled" in change.model_fields_set and change.disabled
     if (demotes or disables) and [admin.id for admin in admins] == [user.id]:

@@ -14,8 +14,7 @@ from ..db import Answer, Unit
 from ..errors import FieldError, ForbiddenError, InvalidFieldsError, NotFoundError
 from ..principal import Access
 from ..web.body import parse
-from ..web.fields import fields_of
-from ..web.forms import Refusal, Typed, attempt, formed, is_same_origin, read_form
+from ..web.forms import Refusal, Typed, attempt, fields_of, formed, is_same_origin, read_form
 from ..web.routes import RouteClass
 from ..web.slices import Fields, Matches, Page
 from .api import (
@@ -83,7 +82,7 @@ async def submit(*, request: Request, desk: Desk) -> Page | Response:
 
     async def begin() -> Response:
         sent = parse(Credentials, {"email": email, "password": fields.get("password", "")})
-        return await desk.accounts.sign_in(request, sent, Kind.SESSION, answer=answer)
+        return await desk.accounts.sign_in(request, sent, Kind.SESSION, now=desk.now, answer=answer)
 
     done = await attempt(begin())
     return done if isinstance(done, Response) else _sign_in(target, email, done)

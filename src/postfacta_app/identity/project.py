@@ -65,6 +65,6 @@ class Project:
             settings, store, transactions, keys=self.keys, secrets=lambda: rotation.current.jwt_secrets
         )
         self.accounts: SupabaseAccounts = SupabaseAccounts(
-            gotrue, self.tokens, store, transactions=transactions, throttle=throttle, attempted=attempted
+            gotrue, self.tokens, store, transactions, throttle=throttle, attempted=attempted
         )
         self.resources: Sequence[Resource] = (publisher, gotrue, self.keys.running())

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable
 from typing import Final
 
 from postfacta_core.clock import MONOTONIC, Clock
-from postfacta_core.events import Observer
 
-from ..db import repeating
 from .postgres import PostgresIdentity
 
 __all__ = ["Revocations"]
@@ -57,8 +54,3 @@ class Revocations:
         self._newest.append((now, newest))
         while self._newest[0][0] <= now - _SETTLED:
             self._after = self._newest.popleft()[1]
-
-    def running(
-        self, connected: Callable[[], Awaitable[object]], *, observer: Observer, interval: float = 2.0
-    ) -> AbstractAsyncContextManager[None]:
-        return repeating("revocations", self.look, connected, observer=observer, interval=interval)

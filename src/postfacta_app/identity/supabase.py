@@ -14,7 +14,7 @@ from uuid import UUID
 
 import jwt
 from jwt.exceptions import InvalidSignatureError, PyJWTError
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, JsonValue, StringConstraints, ValidationError
 from starlette.requests import Request
 
 from postfacta_core.clock import WALL, Clock
@@ -60,10 +60,8 @@ async def meet(unit: Unit, people: PostgresIdentity, name: str, *, new: Newcomer
     return user_id is not None
 
 
-class _Claims(BaseModel):
+class _Claims(BaseModel, strict=True, frozen=True):
     """The claims of a verified token. `user_metadata` is not read: users can edit their own."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
 
     iss: str
     aud: Literal["authenticated"]
@@ -108,11 +106,7 @@ class SupabaseTokens:
         self._clock = clock
 
     async def credential(self, request: Request, token: str) -> Credential | None:
-        """Return the principal of a token; None if it is invalid or expired.
-
-        Raises:
-            RejectedError: If the project's keys, or the account, cannot be read now.
-        """
+        """Return the principal of a token; None if it is not valid; raise if that cannot be known now."""
         claims = await self._verify(token)
         if claims is None:
             return None

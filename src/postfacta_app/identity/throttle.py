@@ -32,12 +32,7 @@ _Place = tuple[RateLimiter, str]
 
 
 class Throttle:
-    """Counts attempts per network, per account from a network, and per account.
-
-    Args:
-        store: Shared counters of several processes; without it each process counts by itself.
-        clock: Monotonic seconds.
-    """
+    """Counts attempts per network, per account from a network, and per account; the store shares them."""
 
     def __init__(self, *, store: SharedStore | None = None, clock: Clock = MONOTONIC) -> None:
         # Outcomes of attempts are counted by the caller.
@@ -55,12 +50,9 @@ class Throttle:
     async def attempt(self, address: str, account: str = "", *, device: str = "") -> AsyncGenerator[None]:
         """Reserve an attempt while the block runs, and count it at the end.
 
-        UnauthenticatedError from the block means a wrong password; 429 and 503 do not count.
-
-        Args:
-            address: The client's network; an IPv6 network also counts for its /48.
-            account: The account, existing or not; if empty, only the network counts.
-            device: The id of a known device; then only its own budget counts.
+        UnauthenticatedError from the block means a wrong password; 429 and 503 do not count. An IPv6 network
+        also counts for its /48. Without an account only the network counts; from a known device, only the
+        budget of that.
 
         Raises:
             RateLimitedError: If the limit is exceeded.

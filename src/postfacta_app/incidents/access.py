@@ -1,20 +1,22 @@
-"""How other slices reach an incident: as a reader, or locked to be changed."""
+"""How slices reach incidents: one to read, one locked to be changed, or those that match filters."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from typing import Annotated, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
 from uuid import UUID
 
-from ..db import VISIBLE, Query, Sql, Unit, row
+from ..db import VISIBLE, Query, Sql, Unit, Where, row, sees
 from ..errors import ConflictError, NotFoundError
+from ..principal import Access, Principal
 from ..web.slices import Call, Fill
 from ..web.stale import allow_stale
-from .model import Incident, Visibility
+from .model import Incident, IncidentFilters, IncidentPage, IncidentQuery, Kind, Severity, Sort, Visibility
 
 __all__ = [
-    "COLUMNS", "Ref", "Share", "lock", "lock_active", "missing", "read_ref", "ref_of", "ref_text", "seen",
+    "COLUMNS", "Ref", "Share", "follow_ups", "incident_of", "lock", "lock_active", "missing", "page",
+    "read_ref", "ref_of", "ref_text", "seen", "where_of",
 ]  # fmt: skip
 
 _NUMBER = re.compile(r"INC-([1-9][0-9]{0,17})", re.ASCII)  # 18 digits always fit a bigint
@@ -61,18 +63,9 @@ def _in_path(call: Call, name: str) -> UUID | int:
     return ref
 
 
-class Shown(Protocol):
-    """An incident, or a view of it."""
-
-    @property
-    def visibility(self) -> Visibility:
-        """Who may see it."""
-        ...
-
-
-def _share(call: Call, _: str) -> Callable[[Iterable[Shown]], None]:
-    def share(shown: Iterable[Shown]) -> None:
-        if call.typed.refusal is None and Visibility.PRIVATE not in [it.visibility for it in shown]:
+def _share(call: Call, _: str) -> Callable[..., None]:
+    def share(*shown: Visibility) -> None:
+        if call.typed.refusal is None and Visibility.PRIVATE not in shown:
             allow_stale(call.request)
 
     return share
@@ -80,41 +73,27 @@ def _share(call: Call, _: str) -> Callable[[Iterable[Shown]], None]:
 
 Ref = Annotated[UUID | int, Fill(_in_path)]
 """The incident that this part of the path names: `INC-12` or a UUID."""
-Share = Annotated[Callable[[Iterable[Shown]], None], Fill(_share)]
-"""Lets the response be repeated while the database is away, unless one of these incidents is private."""
+Share = Annotated[Callable[..., None], Fill(_share)]
+"""Lets the response be repeated while the database is away, unless one of these visibilities is private."""
 
 
-async def seen(q: Query, ref: UUID | int) -> Incident:
-    """Read one that the caller may see.
-
-    Raises:
-        NotFoundError: If there is none.
-    """
-    incident = await row(q, Incident, _SEEN, *ref_of(ref))
+async def seen(q: Query, ref: UUID | int, sql: Sql = _SEEN) -> Incident:
+    """Read one; raise `NotFoundError` if there is none that the caller may see."""
+    incident = await row(q, Incident, sql, *ref_of(ref))
     if incident is None:
         raise missing()
     return incident
 
 
 async def lock(unit: Unit, ref: UUID | int) -> Incident:
-    """Read one; it and everything below it stay locked until the unit ends.
-
-    Raises:
-        NotFoundError: If the caller may not see it.
-    """
-    incident = await row(unit, Incident, _LOCKED, *ref_of(ref))
-    if incident is None:
-        raise missing()
+    """Read one as `seen`; it and everything below it stay locked until the unit ends."""
+    incident = await seen(unit, ref, _LOCKED)
     unit.about.add(incident.id)
     return incident
 
 
 async def lock_active(unit: Unit, ref: UUID | int) -> Incident:
-    """Lock one to change it, or what is below it.
-
-    Raises:
-        ConflictError: If it is archived.
-    """
+    """Lock one to change it, or what is below it; raise `ConflictError` if it is archived."""
     incident = await lock(unit, ref)
     check_active(incident)
     return incident
@@ -124,3 +103,78 @@ def check_active(incident: Incident) -> None:
     """Refuse a change of an archived one."""
     if incident.archived_at is not None:
         raise ConflictError(f"{incident.ref} is archived")
+
+
+# Only writers see drafts and waivers.
+_FOLLOW_UPS = f"""
+select i.id, (select r.status from postmortem_revisions r where r.incident_id = i.id
+    and ($3::boolean or r.status in ('in_review', 'published')) order by r.rev desc limit 1) as postmortem,
+  (select count(*) from action_items a where a.incident_id = i.id and a.closed_at is null) as open_actions
+  from incidents i where {VISIBLE} and i.id = any ($4::uuid[])"""  # noqa: S608 - only constants of this module and db.py
+
+_CHANGED = "greatest(i.updated_at, i.timeline_at)"
+_ORDERS = {
+    Sort.NEWEST: ("i.declared_at", "desc", "<"),
+    Sort.OLDEST: ("i.declared_at", "asc", ">"),
+    Sort.CHANGED: (_CHANGED, "asc", ">"),
+}
+# The lateral join returns a row even when the list is empty: `as_of` and the rows come from one snapshot.
+_PAGE = """
+select s.as_of, p.* from (select now() - interval '15 seconds' as as_of) s left join lateral (
+  select {columns}, {key} as sort_key from incidents i where {where} order by {key} {order}, i.id {order}
+   limit {limit}) p on true
+ order by p.sort_key {order}, p.id {order}"""
+
+
+async def page(q: Query, query: IncidentQuery) -> IncidentPage:
+    """Read one page of what the caller may see."""
+    key, order, beyond = _ORDERS[query.sort]
+    where = where_of(q.principal, query)
+    where.add(f"({key}, i.id) {beyond} ({{}}::timestamptz, {{}}::uuid)", *query.after(query.sort) or [None])
+    limit = where.bind(query.limit + 1)
+    sql = _PAGE.format(columns=COLUMNS, key=key, order=order, where=where, limit=limit)
+    rows = await q.fetch(sql, *where.args, operation="incident_list")
+    found = [row for row in rows if row["id"] is not None]
+    kept, cursor = query.cut(found, query.sort, lambda row: (row["sort_key"], row["id"]))
+    items = [incident_of(row) for row in kept]
+    return IncidentPage(items=items, next_cursor=cursor, as_of=rows[0]["as_of"])
+
+
+async def follow_ups(q: Query, incidents: Sequence[UUID]) -> Mapping[UUID, Mapping[str, Any]]:
+    """Return the post-mortem's status and the open action items of each of these, as far as the caller may see them."""
+    args = (*sees(q.principal), q.principal.may(Access.WRITE), list(incidents))
+    rows = await q.fetch(_FOLLOW_UPS, *args, operation="follow_ups")
+    return {row["id"]: dict(row.items()) for row in rows}
+
+
+def incident_of(row: Any) -> Incident:
+    """Build an incident from a row that has its columns, among others."""
+    return Incident.model_validate(dict(row.items()))
+
+
+def where_of(principal: Principal, query: IncidentFilters) -> Where:
+    """Select the matching incidents that the caller may see, never archived ones."""
+    where = Where(*sees(principal))
+    where.add(f"{VISIBLE} and i.archived_at is null")
+    where.add("i.kind = any ({}::text[])", query.kind or [Kind.INCIDENT, Kind.NEAR_MISS])
+    where.add("greatest(i.declared_at, coalesce(i.ended_at, now())) >= {}::timestamptz", query.since)
+    where.add("i.declared_at < {}::timestamptz", query.until)
+    where.add("i.services && {}::text[]", query.service)
+    where.add("i.teams && {}::text[]", query.team)
+    labelled = "select l.incident_id from incident_labels l where l.label = any ({}::text[])"
+    where.add(f"i.id in ({labelled})", query.label)
+    where.add("i.severity = any ({}::text[])", query.severity)
+    if query.severity_gte:
+        ranks = list(Severity)
+        where.add("i.severity = any ({}::text[])", ranks[ranks.index(query.severity_gte) :])
+    where.add("i.status = any ({}::text[])", query.status)
+    where.add("i.outcome = any ({}::text[])", query.outcome)
+    where.add("i.owner = any ({}::text[])", query.owner)
+    where.add(
+        "exists (select from postmortem_revisions r where r.incident_id = i.id) = {}", query.has_postmortem
+    )
+    where.add(f"{_CHANGED} >= {{}}::timestamptz", query.updated_since)
+    if query.q:
+        words = " or ".join("i.search @@ plainto_tsquery('simple', {})" for _ in query.q)
+        where.add(f"({words})", *query.q)
+    return where

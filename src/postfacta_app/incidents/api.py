@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Annotated, Final
 from uuid import UUID, uuid4
 
-from ..db import Reader, Unit, insert
-from ..errors import FieldError, ForbiddenError, InvalidFieldsError
+from ..db import Reader, Unit, insert, update
+from ..errors import FieldError, ForbiddenError, InvalidFieldsError, invalid
 from ..principal import Access
 from ..web.slices import Call, Fill, Matches, Now, Reply, Routes, made
-from . import postgres
+from . import access
 from .access import COLUMNS, Ref, Share, check_active, lock, seen
 from .model import (
     Change,
     Incident,
     IncidentPage,
+    IncidentQuery,
     Kind,
     Move,
     NewIncident,
@@ -24,7 +26,6 @@ from .model import (
     check_time,
     move,
 )
-from .query import IncidentQuery
 
 __all__ = ["Hide", "change", "create", "routes", "transition"]
 
@@ -48,20 +49,9 @@ insert into incidents as i (id, title, description, kind, severity, reporter, ow
   visibility, members, declared_at, created_by, timeline_at)
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, clock_timestamp())
 returning {COLUMNS}, i.timeline_at"""  # noqa: S608 - only constants of this package
-_UPDATE: Final = f"""
-update incidents i set title = $2, description = $3, severity = $4, reporter = $5, owner = $6, services = $7,
-  teams = $8, visibility = $9, members = $10, version = i.version + 1, updated_at = clock_timestamp()
- where i.id = $1 returning {COLUMNS}"""  # noqa: S608 - only constants of this package
-_MOVE: Final = f"""
-update incidents i set status = $2, ended_at = $3, outcome = $4, version = i.version + 1,
-  updated_at = clock_timestamp()
- where i.id = $1 returning {COLUMNS}"""  # noqa: S608 - only constants of this package
 _ARCHIVE: Final = """
 update incidents set archived_at = clock_timestamp(), version = version + 1, updated_at = clock_timestamp()
  where id = $1"""
-_STATUS_CHANGE: Final = """
-insert into status_changes (id, incident_id, from_status, to_status, outcome, reason, occurred_at, at, actor)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9)"""
 _USERS: Final = "select id from users where id = any ($1::uuid[])"
 
 
@@ -70,8 +60,8 @@ _USERS: Final = "select id from users where id = any ($1::uuid[])"
 
 @routes.api("GET /api/v1/incidents", READ, "List incidents", stale=True)
 async def page(q: Reader, query: IncidentQuery, *, share: Share) -> IncidentPage:
-    found = await postgres.page(q, query)
-    share(found.items)
+    found = await access.page(q, query)
+    share(*(it.visibility for it in found.items))
     return found
 
 
@@ -90,9 +80,9 @@ async def create(unit: Unit, new: NewIncident, *, now: Now) -> Reply[Incident]:
         operation="incident_insert",
     )
     assert row is not None  # noqa: S101 - an insert returns its row or raises
-    incident = postgres.incident_of(row)
-    facts = (incident.id, None, incident.status, None, None, declared_at, row["timeline_at"], who.actor)
-    await unit.execute(_STATUS_CHANGE, uuid4(), *facts, operation="status_change")
+    incident = access.incident_of(row)
+    facts = {"to_status": incident.status, "occurred_at": declared_at, "at": row["timeline_at"]}
+    await insert(unit, "status_changes", id=uuid4(), incident_id=incident.id, actor=who.actor, **facts)
     await unit.audit("incident.create", incident.ref, incident_id=incident.id)
     if _is_counted(incident):
         unit.counts.append(("postfacta_incidents_opened_total", incident.severity))
@@ -102,7 +92,7 @@ async def create(unit: Unit, new: NewIncident, *, now: Now) -> Reply[Incident]:
 @routes.api("GET /api/v1/incidents/{ref}", READ, "Read an incident", conditional=True, stale=True)
 async def read(q: Reader, ref: Ref, *, share: Share) -> Incident:
     incident = await seen(q, ref)
-    share([incident])
+    share(incident.visibility)
     return incident
 
 
@@ -125,12 +115,11 @@ async def change(unit: Unit, ref: Ref, wish: Change, *, matches: Matches, hide: 
     _check_private(unit, new.visibility, new.members)
     before, after = (it.model_dump(mode="json", include=set(wanted)) for it in (old, new))
     detail = {name: [before[name], after[name]] for name in wanted if before[name] != after[name]}
-    values = (getattr(new, name) for name in Change.model_fields)
-    row = await unit.fetchrow(_UPDATE, new.id, *values, operation="incident_update")
-    assert row is not None  # noqa: S101 - the unit holds its lock
+    values = {name: getattr(new, name) for name in Change.model_fields}
+    row = await update(unit, "incidents", new.id, columns=COLUMNS, **values)
     await _note_changes(unit, old, new)
     await unit.audit("incident.change", new.ref, incident_id=new.id, detail=detail)
-    return postgres.incident_of(row)
+    return access.incident_of(row)
 
 
 async def _note_changes(unit: Unit, old: Incident, new: Incident) -> None:
@@ -171,13 +160,18 @@ async def transition(unit: Unit, ref: Ref, wish: Move, *, now: Now) -> Reply[Inc
         return made(old, is_new=False)
     check_active(old)
     at, actor = await unit.stamp(old.id), unit.principal.actor
-    row = await unit.fetchrow(_MOVE, old.id, new.status, new.ended_at, new.outcome, operation="incident_move")
-    assert row is not None  # noqa: S101 - the unit holds its lock
-    facts = (old.id, old.status, new.status, new.outcome, wish.reason, occurred_at, at, actor)
-    await unit.execute(_STATUS_CHANGE, uuid4(), *facts, operation="status_change")
+    row = await update(unit, "incidents", old.id, columns=COLUMNS, **asdict(new))
+    facts = {
+        "from_status": old.status,
+        "to_status": new.status,
+        "outcome": new.outcome,
+        "reason": wish.reason,
+    }
+    when = {"occurred_at": occurred_at, "at": at, "actor": actor}
+    await insert(unit, "status_changes", id=uuid4(), incident_id=old.id, **facts, **when)
     detail = {"from": old.status, "to": new.status, "outcome": new.outcome}
     await unit.audit("incident.move", old.ref, incident_id=old.id, detail=detail)
-    incident = postgres.incident_of(row)
+    incident = access.incident_of(row)
     if _is_counted(incident):
         unit.counts.append(("postfacta_incident_transitions_total", old.status, new.status, old.severity))
     return made(incident, is_new=True)
@@ -208,12 +202,8 @@ def _with_asker(unit: Unit, members: Sequence[UUID]) -> list[UUID]:
 
 def _check_private(unit: Unit, visibility: Visibility, members: Sequence[UUID]) -> None:
     if len(members) > _MOST_MEMBERS:
-        raise _refusal("/members", "too_long", f"at most {_MOST_MEMBERS} members, including yourself")
+        raise invalid("/members", "too_long", f"at most {_MOST_MEMBERS} members, including yourself")
     if visibility == Visibility.PRIVATE and unit.principal.user_id is None:
-        raise _refusal("/visibility", "forbidden", "an API token cannot make an incident private")
+        raise invalid("/visibility", "forbidden", "an API token cannot make an incident private")
     if visibility == Visibility.PRIVATE and not members:
-        raise _refusal("/members", "too_short", "a private incident needs at least one member")
-
-
-def _refusal(pointer: str, code: str, message: str) -> InvalidFieldsError:
-    return InvalidFieldsError(message, errors=(FieldError(pointer, code, message),))
+        raise invalid("/members", "too_short", "a private incident needs at least one member")

@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
-from ..errors import FieldError, IllegalTransitionError, InvalidFieldsError
+from ..errors import IllegalTransitionError, invalid
 from ..web.body import Time
+from ..web.paging import Listed, Paged
 
 __all__ = [
-    "Change", "Incident", "IncidentPage", "Kind", "Move", "NewIncident", "Outcome", "Severity", "Slug",
-    "State", "Status", "Visibility", "check_time", "move",
+    "Change", "Incident", "IncidentFilters", "IncidentPage", "IncidentQuery", "Kind", "Move", "NewIncident",
+    "Outcome", "Severity", "Slug", "Sort", "State", "Status", "Visibility", "check_time", "move",
 ]  # fmt: skip
 
 
@@ -76,10 +77,8 @@ Slugs = Annotated[list[Slug], Field(max_length=50)]
 Members = Annotated[list[UUID], Field(max_length=100)]
 
 
-class NewIncident(BaseModel):
+class NewIncident(BaseModel, extra="forbid"):
     """A new incident."""
-
-    model_config = ConfigDict(extra="forbid")
 
     title: Title
     description: Description
@@ -94,10 +93,8 @@ class NewIncident(BaseModel):
     declared_at: Time | None = None
 
 
-class Change(BaseModel):
+class Change(BaseModel, extra="forbid"):
     """A JSON Merge Patch (RFC 7396): absent fields stay; null clears the owner, the only optional one."""
-
-    model_config = ConfigDict(extra="forbid")
 
     # A factory makes a field optional without allowing null, and without a default in the
     # schema. Its value is never read: only sent fields are.
@@ -112,10 +109,8 @@ class Change(BaseModel):
     members: Members = Field(default_factory=list[UUID])
 
 
-class Move(BaseModel):
+class Move(BaseModel, extra="forbid"):
     """A requested status transition of an incident."""
-
-    model_config = ConfigDict(extra="forbid")
 
     to: Status
     occurred_at: Time | None = None
@@ -123,10 +118,8 @@ class Move(BaseModel):
     reason: Reason | None = None
 
 
-class Incident(BaseModel):
+class Incident(BaseModel, frozen=True):
     """An incident as it is stored and returned."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: UUID
     number: int
@@ -161,11 +154,9 @@ class Incident(BaseModel):
         return f'"inc-{self.version}"'
 
 
-class IncidentPage(BaseModel):
+class IncidentPage(Listed[Incident]):
     """A page of incidents, and the cursor of the next one."""
 
-    items: Sequence[Incident]
-    next_cursor: str | None
     as_of: Time = Field(description="Use it as the next `updated_since`: rows may repeat, none is missed.")
 
 
@@ -209,11 +200,11 @@ def move(state: State, wish: Move, occurred_at: datetime) -> State | None:
 
 def _check_needs(state: State, wish: Move) -> None:
     if wish.to == Status.CLOSED and wish.outcome is None:
-        raise _refusal("/outcome", "required", "CLOSED requires an outcome")
+        raise invalid("/outcome", "required", "CLOSED requires an outcome")
     if wish.to != Status.CLOSED and wish.outcome is not None:
-        raise _refusal("/outcome", "forbidden", "only CLOSED may have an outcome")
+        raise invalid("/outcome", "forbidden", "only CLOSED may have an outcome")
     if state.status in _ENDED and wish.to == Status.IN_PROGRESS and wish.reason is None:
-        raise _refusal("/reason", "required", "reopening an incident requires a reason")
+        raise invalid("/reason", "required", "reopening an incident requires a reason")
 
 
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -221,15 +212,47 @@ _AHEAD = timedelta(minutes=5)  # Clocks differ; the future is not a fact.
 
 
 def check_time(pointer: str, when: datetime, now: datetime) -> datetime:
-    """Reject a time before 1970 or more than five minutes in the future.
-
-    Raises:
-        InvalidFieldsError: If it is outside that range.
-    """
+    """Refuse a time before 1970 or more than five minutes in the future."""
     if not _EARLIEST <= when <= now + _AHEAD:
-        raise _refusal(pointer, "out_of_range", "the time must be between 1970 and five minutes from now")
+        raise invalid(pointer, "out_of_range", "the time must be between 1970 and five minutes from now")
     return when
 
 
-def _refusal(pointer: str, code: str, message: str) -> InvalidFieldsError:
-    return InvalidFieldsError(message, errors=(FieldError(pointer, code, message),))
+class Sort(StrEnum):
+    """The order of a list; ties are broken by id."""
+
+    NEWEST = "-declared_at"
+    OLDEST = "declared_at"
+    CHANGED = "changed"
+
+
+T = TypeVar("T")
+Many = Annotated[list[T], Field(max_length=20)]  # A repeated parameter means "or".
+Word = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class IncidentFilters(BaseModel, extra="forbid", frozen=True):
+    """Filters of incidents; different ones are joined by "and"."""
+
+    since: Time | None = Field(
+        None, alias="from", description="Incidents that ended at or after it, or are open."
+    )
+    until: Time | None = Field(None, alias="to", description="Incidents declared before it.")
+    kind: Many[Kind] = []
+    service: Many[Slug] = []
+    team: Many[Slug] = []
+    label: Many[Slug] = []
+    severity: Many[Severity] = []
+    severity_gte: Severity | None = None
+    status: Many[Status] = []
+    outcome: Many[Outcome] = []
+    owner: Many[Owner] = []
+    has_postmortem: bool | None = None
+    updated_since: Time | None = None
+    q: Many[Word] = []
+
+
+class IncidentQuery(IncidentFilters, Paged, frozen=True):
+    """The filters, the order, and the position in it."""
+
+    sort: Sort = Sort.NEWEST

@@ -15,16 +15,13 @@ from ..db import Reader, Unit
 from ..errors import AppError, FieldError, InvalidCursorError
 from ..principal import Access
 from ..web.body import read_query
-from ..web.fields import fields_of
-from ..web.forms import Typed, formed, read_typed_time
+from ..web.forms import Typed, fields_of, formed, read_typed_time
 from ..web.paging import next_page
 from ..web.routes import RouteClass
 from ..web.slices import Fields, Matches, Now, Page
-from .access import Ref, Share, seen
+from .access import Ref, Share, follow_ups, page, seen
 from .api import Hide, change, create, routes
-from .model import Change, Kind, NewIncident, Severity, Status
-from .postgres import follow_ups, page
-from .query import IncidentQuery
+from .model import Change, IncidentQuery, Kind, NewIncident, Severity, Status
 
 __all__ = ["asked", "filter_form", "found", "routes", "tidied"]
 
@@ -41,7 +38,7 @@ async def listed(q: Reader, *, request: Request, share: Share) -> Page | Respons
     if (target := tidied(request)) is not None:
         return RedirectResponse(target, 303)
     rows, errors = await found(request, IncidentQuery, partial(page, q))
-    share(rows.items)
+    share(*(it.visibility for it in rows.items))
     more = None if errors else rows.next_cursor
     context = {
         "here": "incidents",

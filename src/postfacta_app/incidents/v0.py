@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Protocol, cast
 from uuid import UUID, uuid4
@@ -12,21 +13,24 @@ from pydantic import BaseModel, RootModel, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
 
-from postfacta_core.clock import WALL, Clock
+from postfacta_postgres import Database
 
 from ..aside import aside
-from ..db import Answer, Reader
+from ..db import Answer, Reader, Transactions, Unit, insert
 from ..errors import ConflictError, MalformedError, NotFoundError
 from ..principal import Access, Principal
 from ..problems import encode
 from ..web.body import Time, format_time, idempotency_key, read_json, read_moment
 from ..web.paging import decode_cursor, encode_cursor, next_link
 from ..web.routes import RouteClass
-from ..web.slices import Routes, part
+from ..web.slices import Now, Routes, part
 from ..web.stale import allow_stale
 from .model import Description, Reporter, Severity, Status, Title
 
-__all__ = ["V0", "Listing", "Note", "V0Incident", "V0Store", "parse_start", "render_incident", "routes"]
+__all__ = [
+    "V0", "Listing", "Note", "PostgresV0", "V0Incident", "V0Store", "parse_start", "render_incident",
+    "routes",
+]  # fmt: skip
 
 routes: Final = Routes("incident")
 
@@ -44,12 +48,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class V0Incident:
-    """An incident as v0 shows it.
-
-    Attributes:
-        initial_notes: The notes of the start request; None if it had none, not even an empty array.
-        additional_notes: The notes added later.
-    """
+    """An incident as v0 shows it."""
 
     id: UUID
     title: str
@@ -58,9 +57,9 @@ class V0Incident:
     reporter: str
     owner: str | None
     start_time: datetime
-    initial_notes: Sequence[Note] | None
+    initial_notes: Sequence[Note] | None  # of the start request; None if it had none, not even an empty array
     status: str = "OPEN"
-    additional_notes: Sequence[Note] = ()
+    additional_notes: Sequence[Note] = ()  # added later
     end_time: datetime | None = None
 
 
@@ -75,38 +74,20 @@ class Listing:
 class V0Store(Protocol):
     """Stores the incidents."""
 
-    async def list(self, before: tuple[datetime, UUID] | None) -> Listing:
-        """Read the newest ones visible in v0 before this start time and id."""
-        ...
+    async def list(self, before: tuple[datetime, UUID] | None) -> Listing: ...
 
-    async def get(self, incident_id: UUID) -> V0Incident | None:
-        """Read one if it is visible in v0."""
-        ...
+    async def get(self, incident_id: UUID) -> V0Incident | None: ...
 
     async def start(
         self, request: Request, principal: Principal, incident: V0Incident, *, answer: Answer, key: str | None
-    ) -> Response:
-        """Store a new one, once per Idempotency-Key, and return the response.
-
-        Raises:
-            ConflictError: If the id is taken.
-        """
-        ...
+    ) -> Response: ...
 
 
 @dataclass(frozen=True, slots=True)
 class V0:
-    """The part that these routes need.
-
-    Attributes:
-        store: Stores the incidents.
-        now: Returns the wall time of a new incident.
-        new_id: Returns the id of a new incident.
-    """
+    """The part that these routes need."""
 
     store: V0Store
-    now: Clock = field(default=WALL, kw_only=True)
-    new_id: Callable[[], UUID] = field(default=uuid4, kw_only=True)
 
 
 # For the OpenAPI document only. The code below also accepts keys in any case, and ignores unknown fields.
@@ -204,13 +185,13 @@ async def read(here: Here, id: UUID, *, request: Request) -> Annotated[Response,
 
 
 @routes.api("POST /api/v0/incidents/start", Access.WRITE, "Start an incident", reads=Start, once=True)
-async def start(q: Reader, here: Here, *, request: Request) -> Annotated[Response, Started]:
+async def start(q: Reader, here: Here, *, request: Request, now: Now) -> Annotated[Response, Started]:
     key = idempotency_key(request)
     try:
         value = await read_json(request)
     except MalformedError as error:
         raise _invalid(error.detail) from None
-    incident = parse_start(value, here.new_id(), datetime.fromtimestamp(here.now(), UTC))
+    incident = parse_start(value, uuid4(), now)
     answer = _answer(201, {"id": str(incident.id), "message": "Incident started successfully"})
     try:
         return await here.store.start(request, q.principal, incident, answer=answer, key=key)
@@ -341,3 +322,118 @@ def _time(at: datetime) -> str:
 
 def _notes(notes: Sequence[Note] | None) -> object:
     return None if notes is None else [{"timestamp": it.timestamp, "message": it.message} for it in notes]
+
+
+# v0 shows no private, archived or exercise incidents, to any caller.
+_COLUMNS = """
+select id, title, description, severity, status, reporter, owner, declared_at, ended_at, v0_notes_null
+  from incidents where visibility = 'internal' and archived_at is null and kind <> 'exercise'"""
+_LIST = f"""{_COLUMNS} and (declared_at, id) <
+   (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+ order by declared_at desc, id desc limit $3"""
+_GET = f"{_COLUMNS} and id = $1"
+# Initial notes are as sent. An additional one has its last version at the position of its first.
+_NOTES = """
+select a.incident_id, a.v0_position, a.v0_time, a.body, coalesce(a.occurred_at, a.at) as shown
+  from annotations a join annotations first on first.id = a.root
+ where a.incident_id = any ($1::uuid[]) and (a.v0_position is not null or (
+   a.kind = 'note' and a.entry_id is null and not a.retracted and first.v0_position is null
+   and not exists (select from annotations later where later.supersedes = a.id)))
+ order by a.v0_position, first.at, first.id"""
+_INSERT = """
+insert into incidents (id, title, description, severity, reporter, owner, declared_at, v0_notes_null,
+  created_by, timeline_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, clock_timestamp())
+on conflict (id) do nothing returning number, timeline_at"""
+_INSERT_NOTES = """
+insert into annotations (id, root, incident_id, kind, body, occurred_at, v0_position, v0_time, author, at)
+select n.id, n.id, $1, 'note', n.body, n.occurred_at, n.position - 1, n.time, $2, $3
+  from unnest($4::uuid[], $5::text[], $6::timestamptz[], $7::text[])
+    with ordinality as n (id, body, occurred_at, time, position)"""
+
+
+class PostgresV0:
+    """Stores the incidents of v0 in the tables of v1, and lists at most `limit`."""
+
+    def __init__(self, database: Database, transactions: Transactions, *, limit: int = 1000) -> None:
+        self._database = database
+        self._transactions = transactions
+        self._limit = limit
+
+    async def list(self, before: tuple[datetime, UUID] | None) -> Listing:
+        """Read the newest ones before this start time and id."""
+        at, last = before or (None, None)
+        rows = await self._database.fetch(
+            _LIST, at, last, self._limit + 1, operation="v0_list", repeatable=True
+        )
+        shown = [dict(row.items()) for row in reversed(rows[: self._limit])]
+        return Listing(await self._with_notes(shown), len(rows) > self._limit)
+
+    async def get(self, incident_id: UUID) -> V0Incident | None:
+        """Read one."""
+        rows = await self._database.fetch(_GET, incident_id, operation="v0_get", repeatable=True)
+        return next(iter(await self._with_notes([dict(row.items()) for row in rows])), None)
+
+    async def _with_notes(self, rows: Sequence[Mapping[str, object]]) -> Sequence[V0Incident]:
+        ids = [row["id"] for row in rows]
+        notes = await self._database.fetch(_NOTES, ids, operation="v0_notes", repeatable=True) if ids else []
+        return await aside(300 * (len(rows) + len(notes)), _noted, rows, notes)
+
+    async def start(
+        self, request: Request, principal: Principal, incident: V0Incident, *, answer: Answer, key: str | None
+    ) -> Response:
+        """Write it with its first status change, its notes, and an audit row; raise if the id is taken."""
+
+        async def work(unit: Unit) -> Answer:
+            await _insert(unit, incident)
+            return answer
+
+        return await self._transactions.write(request, principal, work, key=key)
+
+
+def _noted(rows: Sequence[Mapping[str, Any]], notes: Sequence[Any]) -> Sequence[V0Incident]:
+    initial: dict[object, list[Note]] = defaultdict(list)
+    additional: dict[object, list[Note]] = defaultdict(list)
+    for row in notes:
+        if row["v0_position"] is None:
+            shown = read_moment(format_time(row["shown"])).text
+            additional[row["incident_id"]].append(Note(shown, row["body"]))
+        else:
+            initial[row["incident_id"]].append(Note(row["v0_time"], row["body"]))
+    return [_incident(row, initial[row["id"]], additional[row["id"]]) for row in rows]
+
+
+def _incident(row: Mapping[str, object], initial: Sequence[Note], additional: Sequence[Note]) -> V0Incident:
+    fields = dict(row)
+    start_time, end_time = fields.pop("declared_at"), fields.pop("ended_at")
+    notes = None if fields.pop("v0_notes_null") else initial
+    return V0Incident(
+        **fields,  # type: ignore[arg-type] # the columns of the same names
+        start_time=start_time,  # type: ignore[arg-type] # a timestamptz
+        end_time=end_time,  # type: ignore[arg-type] # a timestamptz or null
+        initial_notes=notes,
+        additional_notes=additional,
+    )
+
+
+async def _insert(unit: Unit, new: V0Incident) -> None:
+    row = await unit.fetchrow(
+        _INSERT,
+        *(new.id, new.title, new.description, new.severity, new.reporter, new.owner, new.start_time),
+        *(new.initial_notes is None, unit.principal.actor),
+        operation="v0_start",
+    )
+    if row is None:
+        raise ConflictError("This id is taken")
+    at, actor = row["timeline_at"], unit.principal.actor
+    facts = {"to_status": "OPEN", "occurred_at": new.start_time, "at": at, "actor": actor}
+    await insert(unit, "status_changes", id=uuid4(), incident_id=new.id, **facts)
+    if notes := new.initial_notes:
+        await unit.execute(
+            _INSERT_NOTES,
+            *(new.id, actor, at, [uuid4() for _ in notes], [note.message for note in notes]),
+            *([note.instant for note in notes], [note.timestamp for note in notes]),
+            operation="v0_notes_insert",
+        )
+    await unit.audit("incident.create", f"INC-{row['number']}", incident_id=new.id)
+    unit.counts.append(("postfacta_incidents_opened_total", new.severity))

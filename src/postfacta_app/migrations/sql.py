@@ -10,11 +10,10 @@ __all__ = ["statements"]
 
 
 def statements(revision: str, words: Mapping[str, str] | None = None) -> list[str]:
-    """Return the statements, one by one as asyncpg prepares them; blank lines separate them in the file.
+    """Return the statements of a revision, given its Python file, one by one as asyncpg prepares them.
 
-    Args:
-        revision: The Python file of the revision.
-        words: What `<name>` stands for; comments before a statement are left out.
+    Blank lines separate them in the file; `<name>` stands for one of the words, and comments before one are
+    left out.
     """
     text = Path(revision).with_suffix(".sql").read_text(encoding="utf-8")
     for name, word in (words or {}).items():

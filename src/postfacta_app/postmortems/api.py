@@ -19,7 +19,6 @@ from ..aside import LARGE, aside
 from ..db import Answer, Query, Reader, Unit
 from ..errors import (
     FieldError,
-    InvalidCursorError,
     InvalidFieldsError,
     NotFoundError,
     NotPublishableError,
@@ -27,13 +26,12 @@ from ..errors import (
     PreconditionRequiredError,
 )
 from ..incidents.access import Ref, Share, lock_active, seen
-from ..incidents.model import Incident
-from ..incidents.query import IncidentFilters
+from ..incidents.model import Incident, IncidentFilters
 from ..principal import Access
 from ..timeline.postgres import digest_in
 from ..timeline.rules import RULES
 from ..web.body import if_match, if_none_match
-from ..web.paging import Paged, decode_members, encode_members, filters_hash
+from ..web.paging import Paged
 from ..web.routes import RouteClass
 from ..web.slices import Call, Fill, Reply, Routes, Snapshot, made
 from . import postgres
@@ -63,7 +61,6 @@ READ, WRITE = Access.READ, Access.WRITE
 routes: Final = Routes("post-mortem")
 _ONE: Final = "/api/v1/incidents/{ref}/postmortem"
 _NUMBER: Final = re.compile("[1-9][0-9]{0,8}", re.ASCII)
-_LAST: Final = 2**31 - 1
 _OTHERS: Final = "Not saved: someone else wrote a new revision in the meantime. Compare with the current version, then save again."
 _STARTS_FROM: Final = {"If-Match": False, "If-None-Match": False}
 _OUTDATED: Final = ("precondition-failed", "precondition-required", "conflict")
@@ -115,7 +112,7 @@ async def read(q: Snapshot, ref: Ref, *, request: Request, share: Share) -> Anno
     revision = await postgres.read(q, incident.id)
     if revision is None:
         raise NotFoundError("No post-mortem, or none that you may read")
-    share([incident])
+    share(incident.visibility)
     shown = await postgres.compared(q, revision)
     headers = {"ETag": shown.etag}
     # The body also depends on the timeline, which the revision number does not reflect.
@@ -145,18 +142,9 @@ async def factors(q: Reader, filters: IncidentFilters) -> FactorList:
 
 
 async def read_page(q: Query, incident_id: UUID, query: Paged) -> RevisionPage:
-    before = None
-    if query.cursor is not None:
-        match decode_members(query.cursor, str(incident_id), filters_hash(query)):
-            case [int(rev)] if 1 <= rev <= _LAST:
-                before = rev
-            case _:
-                raise InvalidCursorError("Start again without a cursor")
+    (before,) = query.after(str(incident_id), int) or (None,)
     rows = await postgres.page(q, incident_id, before=before, limit=query.limit + 1)
-    items, cursor = rows[: query.limit], None
-    if len(rows) > len(items):
-        cursor = encode_members(str(incident_id), [items[-1].rev], filters_hash(query))
-    return RevisionPage(items=items, next_cursor=cursor)
+    return query.page(RevisionPage, rows, str(incident_id), key=lambda it: [it.rev])
 
 
 async def read_revision(q: Query, incident_id: UUID, rev: int) -> Revision:

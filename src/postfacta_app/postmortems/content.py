@@ -8,7 +8,6 @@ from typing import Annotated, Final
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     JsonValue,
     StringConstraints,
@@ -57,11 +56,7 @@ class Category(StrEnum):
     EXTERNAL = "external"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Quantity(_Part):
+class Quantity(BaseModel, extra="forbid", frozen=True):
     """A measure of the impact."""
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -69,7 +64,7 @@ class Quantity(_Part):
     unit: Annotated[str, StringConstraints(max_length=50)] = ""
 
 
-class Impact(_Part):
+class Impact(BaseModel, extra="forbid", frozen=True):
     """Who was affected, and how much."""
 
     description: Text = ""
@@ -79,14 +74,14 @@ class Impact(_Part):
     quantities: Annotated[list[Quantity], Field(max_length=50)] = []
 
 
-class Detection(_Part):
+class Detection(BaseModel, extra="forbid", frozen=True):
     """How the incident was detected."""
 
     how: Text = ""
     could_be_sooner: Text = ""
 
 
-class Trigger(_Part):
+class Trigger(BaseModel, extra="forbid", frozen=True):
     """What triggered the incident; the factors explain why that was enough."""
 
     kind: TriggerKind = TriggerKind.UNKNOWN
@@ -94,7 +89,7 @@ class Trigger(_Part):
     entry: EntryRef | None = None
 
 
-class Factor(_Part):
+class Factor(BaseModel, extra="forbid", frozen=True):
     """A condition without which the incident would not have happened, or been less severe."""
 
     slug: Slug = Field(description="The same in every post-mortem where it recurs.")
@@ -105,7 +100,7 @@ class Factor(_Part):
     evidence: Annotated[list[EntryRef], Field(max_length=50)] = []
 
 
-class Content(_Part):
+class Content(BaseModel, extra="forbid", frozen=True):
     """The sections of a post-mortem in reading order. There is no single root cause."""
 
     summary: Text = ""

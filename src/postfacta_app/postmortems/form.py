@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Final
+from functools import reduce
+from operator import getitem
+from typing import Any, Final, cast
 
 from pydantic import JsonValue
 
@@ -99,46 +101,29 @@ def _numbered(section: str, of_rows: Sequence[Mapping[str, str]]) -> dict[str, s
 
 
 def shown(section: str, content: Content) -> Form:
-    match section:
-        case "impact":
-            impact = content.impact
-            users = "" if impact.users_affected is None else str(impact.users_affected)
-            quantities = [
-                {"name": it.name, "value": repr(it.value).removesuffix(".0"), "unit": it.unit}
-                for it in impact.quantities
-            ]
-            form = {"impact-description": impact.description, "impact-users_affected": users}
-            return form | _numbered(section, quantities)
-        case "detection":
-            detection = content.detection
-            return {"detection-how": detection.how, "detection-could_be_sooner": detection.could_be_sooner}
-        case "trigger":
-            trigger = content.trigger
-            entry = "" if trigger.entry is None else entry_text(trigger.entry.source, trigger.entry.id)
-            return {
-                "trigger-kind": trigger.kind,
-                "trigger-description": trigger.description,
-                "trigger-entry": entry,
-            }
-        case "factors":
-            factors = [
-                {
-                    "slug": it.slug,
-                    "category": it.category,
-                    "statement": it.statement,
-                    "safeguard": it.safeguard or "",
-                    "why_it_made_sense": it.why_it_made_sense or "",
-                    "evidence": "\n".join(entry_text(entry.source, entry.id) for entry in it.evidence),
-                }
-                for it in content.factors
-            ]
-            none_found = "yes" if content.factors_none_found else ""
-            return {"factors_none_found": none_found} | _numbered(section, factors)
-        case _:
-            value: str | Sequence[str] = getattr(content, section)
-            if not isinstance(value, str):
-                value = "\n".join(item.replace("\n", "\n  ") for item in value)
-            return {section: value}
+    stored = content.model_dump(mode="json")
+    if section in LISTS:
+        return {section: "\n".join(item.replace("\n", "\n  ") for item in stored[section])}
+    form = {name: _text(_part(stored, name)) for name in _FIELDS.get(section, (section,))}
+    if section not in _ROWS:
+        return form
+    prefix, names = _ROWS[section]
+    return form | _numbered(section, [{it: _text(row[it]) for it in names} for row in _part(stored, prefix)])
+
+
+def _part(stored: Any, name: str) -> Any:
+    """Return what a field shows: `impact-users_affected` is a member of `impact`."""
+    return reduce(getitem, name.split("-"), stored)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return "\n".join(map(_text, cast("list[object]", value)))
+    if isinstance(value, dict):
+        return entry_text(*cast("dict[str, str]", value).values())
+    if value is None or isinstance(value, bool):
+        return "yes" if value else ""
+    return value if isinstance(value, str) else repr(value).removesuffix(".0")
 
 
 def entry_text(source: str, identity: str) -> str:
@@ -174,51 +159,30 @@ def label(name: str) -> str:
 
 
 def _value(section: str, form: Form) -> dict[str, JsonValue]:
-    # Unparsable values stay text, so that the model reports what it expected.
-    match section:
-        case "impact":
-            return {
-                "impact": {
-                    "description": form["impact-description"],
-                    "users_affected": _number(form["impact-users_affected"])
-                    if form["impact-users_affected"]
-                    else None,
-                    "quantities": [
-                        {**row, "value": _number(row["value"])} if "value" in row else dict(row)
-                        for row in rows(section, form)
-                    ],
-                }
-            }
-        case "detection":
-            return {
-                "detection": {
-                    "how": form["detection-how"],
-                    "could_be_sooner": form["detection-could_be_sooner"],
-                }
-            }
-        case "trigger":
-            return {
-                "trigger": {
-                    "kind": form["trigger-kind"],
-                    "description": form["trigger-description"],
-                    "entry": _entry(form["trigger-entry"]) if form["trigger-entry"] else None,
-                }
-            }
-        case "factors":
-            return {
-                "factors": [
-                    {
-                        **row,
-                        "evidence": [
-                            _entry(line) for line in row.get("evidence", "").split("\n") if line.strip()
-                        ],
-                    }
-                    for row in rows(section, form)
-                ],
-                "factors_none_found": bool(form["factors_none_found"]),
-            }
+    if section in LISTS:
+        return {section: [*_items(form[section])]}
+    given = {name: _read(name, form[name]) for name in _FIELDS.get(section, (section,))}
+    if section in _ROWS:
+        found = rows(section, form)
+        given[_ROWS[section][0]] = [{name: _read(name, text) for name, text in row.items()} for row in found]
+    if not all(name.startswith(f"{section}-") for name in given):
+        return given
+    return {section: {name.removeprefix(f"{section}-"): value for name, value in given.items()}}
+
+
+def _read(name: str, text: str) -> JsonValue:
+    """Read a field. What cannot be read stays text, so that the model reports what it expected."""
+    match name.rpartition("-")[2]:
+        case "users_affected" | "value":
+            return _number(text) if text else None
+        case "entry":
+            return _entry(text) if text else None
+        case "evidence":
+            return [_entry(line) for line in text.split("\n") if line.strip()]
+        case "factors_none_found":
+            return bool(text)
         case _:
-            return {section: [*_items(form[section])] if section in LISTS else form[section]}
+            return text
 
 
 def _items(text: str) -> Sequence[str]:

@@ -8,22 +8,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
-from uuid import UUID
 
 from pydantic import JsonValue
 from starlette.requests import Request
 
 from ..aside import LARGE
-from ..errors import InvalidCursorError
 from ..incidents.access import Ref, seen
 from ..principal import Access
 from ..timeline.api import Kept
 from ..timeline.model import Op, Precision, micros
-from ..timeline.postgres import first_entries, names as names_of
-from ..timeline.query import Wanted
+from ..timeline.postgres import named, names as names_of
 from ..timeline.view import stamp
-from ..web.body import format_time, parse_time
-from ..web.paging import Paged, decode_members, encode_members, next_page
+from ..web.body import parse_time
+from ..web.paging import Paged, decode_cursor, encode_cursor, next_page
 from ..web.slices import Page, Routes, Snapshot
 
 __all__ = ["Event", "routes"]
@@ -68,7 +65,8 @@ class Event:
 async def history(q: Snapshot, ref: Ref, place: Paged, *, request: Request, kept: Kept) -> Page:
     incident = await seen(q, ref)
     who = q.principal
-    after = _after(place.cursor, incident.id)
+    order, kinds = str(incident.id), (datetime, str, str)
+    after = decode_cursor(place.cursor, order, "", *kinds) if place.cursor is not None else (None, None, None)
     args = (incident.id, _MOST + 1, who.may(Access.WRITE), who.is_admin, *after)
     found = await q.fetch(_EVENTS, *args, operation="history")
     names = {
@@ -76,16 +74,11 @@ async def history(q: Snapshot, ref: Ref, place: Paged, *, request: Request, kept
         for row in found
         if row["kind"] == "timeline" and row["external_id"]
     }
-    wanted = Wanted(include_hidden=True, names=names)
-    _, about = (
-        await first_entries(q, incident.id, wanted, kept=kept, most=len(names)) if names else (None, ())
-    )
+    about = await named(q, incident.id, names, kept=kept, hidden=True)
     titles = {(it.source, it.id): it.original_title for it in about}
     events = [_event(row, titles) for row in found[:_MOST]]
-    older = None
-    if len(found) > _MOST:
-        last = found[_MOST - 1]
-        older = encode_members(str(incident.id), [format_time(last["at"]), last["kind"], last["id"]], "")
+    key = ("at", "kind", "id")
+    older = encode_cursor(order, [found[_MOST - 1][it] for it in key], "") if len(found) > _MOST else None
     context = {
         "here": "incidents",
         "item": incident,
@@ -95,20 +88,6 @@ async def history(q: Snapshot, ref: Ref, place: Paged, *, request: Request, kept
         "next_url": next_page(request, older) if older else None,
     }
     return Page("history.html", context, size=LARGE)
-
-
-def _after(cursor: str | None, incident_id: UUID) -> tuple[datetime | None, str | None, str | None]:
-    if cursor is None:
-        return None, None, None
-    try:
-        match decode_members(cursor, str(incident_id), ""):
-            case [str(at), str(kind), str(identity)]:
-                return parse_time(at), kind, identity
-            case _:
-                pass
-    except ValueError:
-        pass
-    raise InvalidCursorError("Start again without a cursor")
 
 
 # Descriptions

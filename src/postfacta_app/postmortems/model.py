@@ -7,13 +7,14 @@ from enum import StrEnum
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
-from ..errors import FieldError, IllegalTransitionError, InvalidFieldsError
+from ..errors import IllegalTransitionError, invalid
 from ..incidents.model import Slug
 from ..timeline.model import Facts, Micros, Precision, micros
 from ..timeline.rules import Changes, Timeline, build, changes
 from ..web.body import WHOLE, Time
+from ..web.paging import Listed
 from .content import Category, Content, SectionChange
 
 __all__ = [
@@ -36,44 +37,34 @@ Message = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Number = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1), WHOLE]
 
 
-class Draft(BaseModel):
+class Draft(BaseModel, extra="forbid"):
     """The complete new content, and the reason for the change."""
-
-    model_config = ConfigDict(extra="forbid")
 
     content: Content
     message: Message | None = None
 
 
-class Transition(BaseModel):
+class Transition(BaseModel, extra="forbid"):
     """A requested status transition."""
-
-    model_config = ConfigDict(extra="forbid")
 
     to: Stage
     message: Message | None = Field(None, description="Required for `waived`: why no post-mortem is needed.")
 
 
-class Restore(BaseModel):
+class Restore(BaseModel, extra="forbid"):
     """The older revision to restore."""
-
-    model_config = ConfigDict(extra="forbid")
 
     rev: Number
 
 
-class RevisionQuery(BaseModel):
+class RevisionQuery(BaseModel, extra="forbid", frozen=True):
     """What to compare a revision with."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     against: int | None = Field(None, ge=1, le=2**31 - 1, description="The revision to compare with.")
 
 
-class RevisionSummary(BaseModel):
+class RevisionSummary(BaseModel, frozen=True):
     """A revision without its content, for lists."""
-
-    model_config = ConfigDict(frozen=True)
 
     rev: int
     status: Stage
@@ -83,7 +74,7 @@ class RevisionSummary(BaseModel):
     at: Time
 
 
-class Revision(RevisionSummary):
+class Revision(RevisionSummary, frozen=True):
     """A revision as it is stored."""
 
     incident_id: UUID
@@ -98,11 +89,8 @@ class Revision(RevisionSummary):
         return f'"pm-{self.rev}"'
 
 
-class RevisionPage(BaseModel):
+class RevisionPage(Listed[RevisionSummary]):
     """Revisions, newest first, and the cursor of the next page."""
-
-    items: Sequence[RevisionSummary]
-    next_cursor: str | None
 
 
 class Against(BaseModel):
@@ -112,16 +100,14 @@ class Against(BaseModel):
     sections: Sequence[SectionChange]
 
 
-class RevisionWithDifferences(Revision):
+class RevisionWithDifferences(Revision, frozen=True):
     """A revision, with its differences from another if requested."""
 
     against: Against | None
 
 
-class ChangedEntry(BaseModel):
+class ChangedEntry(BaseModel, from_attributes=True):
     """A changed entry: the former one if removed, else the current one."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     source: str
     id: str
@@ -146,7 +132,7 @@ class TimelineChanges(BaseModel):
         return cls(**dict(zip(cls.model_fields, shown, strict=True)))
 
 
-class PostMortem(Revision):
+class PostMortem(Revision, frozen=True):
     """The post-mortem: its last revision that the caller may read, and how its timeline has changed since."""
 
     timeline_changed: bool
@@ -154,13 +140,7 @@ class PostMortem(Revision):
 
     @classmethod
     def of(cls, revision: Revision, facts: Facts, now: Timeline | None = None) -> PostMortem:
-        """Compare the timeline as of the revision with the current one, both under current rules.
-
-        Args:
-            revision: The last revision.
-            facts: The facts of its incident.
-            now: Their timeline, if already built.
-        """
+        """Compare the timeline as of the revision with the one of `now`, both under current rules."""
         at, told = micros(revision.timeline_at), None
         if any(it.at > at for family in (facts.edits, facts.changes, facts.annotations) for it in family):
             before, after = build(facts, as_of=at), now or build(facts)
@@ -207,8 +187,7 @@ def move(stage: Stage | None, wish: Transition) -> bool:
         detail = f"A post-mortem that is {stage or 'not yet written'} cannot become {wish.to}"
         raise IllegalTransitionError(detail, extra={"allowed": list(MOVES[stage])})
     if wish.to is Stage.WAIVED and wish.message is None:
-        message = "waiving requires a message: why no post-mortem is needed"
-        raise InvalidFieldsError(message, errors=[FieldError("/message", "required", message)])
+        raise invalid("/message", "required", "waiving requires a message: why no post-mortem is needed")
     return True
 
 
@@ -218,12 +197,7 @@ def next_stage(stage: Stage | None) -> Stage:
 
 
 def lacks(content: Content, *, has_owners: bool) -> Sequence[str]:
-    """List what is missing before it can be published.
-
-    Args:
-        content: What would be published.
-        has_owners: Whether each open action item of the incident has an owner.
-    """
+    """List what content lacks before it can be published; open action items need owners."""
     there = {
         "summary": bool(content.summary.strip()),
         "impact": bool(content.impact.description.strip()),

@@ -17,19 +17,18 @@ from ..incidents.model import Incident
 from ..principal import Access
 from ..timeline.api import Kept
 from ..timeline.model import Entry
-from ..timeline.postgres import first_entries, names as names_of
+from ..timeline.postgres import first_entries, named, names as names_of
 from ..timeline.query import Wanted
 from ..web.body import parse
-from ..web.fields import fields_of
-from ..web.forms import Typed
+from ..web.forms import Typed, fields_of
 from ..web.paging import Paged, next_page
 from ..web.slices import Call, Fields, Fill, Page, Snapshot
 from . import postgres, reading
 from .api import Follows, Rev, number, read_page, read_revision, restore, routes, transition, write
-from .comparison import compare
 from .content import Category, Content, TriggerKind
 from .form import LISTS, MOST_ROWS, SECTIONS, draft, label, rows, shown, typed as typed_form
 from .model import MOVES, Restore, RevisionQuery, Stage, Transition
+from .reading import compare
 
 __all__ = ["routes"]
 
@@ -56,7 +55,7 @@ async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, kept: Kept)
     content, acted = last.content if last else Content(), await actions.of(q, incident.id)
     moved = (await postgres.compared(q, last)).timeline_changes if last else None
     changed: Sequence[reading.Mention] = reading.changed(moved) if moved else ()
-    share([incident])
+    share(incident.visibility)
     stage = last.status if last else None
     context = {
         "revision": last,
@@ -174,12 +173,7 @@ def _follow_anything(_: str | None) -> None:
 async def _cited(
     q: Query, incident: Incident, content: Content, *, kept: Kept
 ) -> Mapping[tuple[str, str], reading.Mention]:
-    names = reading.names(content)
-    wanted = Wanted(names=names)
-    _, found = (
-        await first_entries(q, incident.id, wanted, kept=kept, most=len(names)) if names else (None, ())
-    )
-    return reading.cited(content, found)
+    return reading.cited(content, await named(q, incident.id, reading.names(content), kept=kept))
 
 
 async def _offered(q: Query, ref: UUID | int, kept: Kept) -> tuple[Incident, Sequence[Entry]]:

@@ -11,10 +11,10 @@ import asyncpg
 
 from ..aside import aside
 from ..db import VISIBLE, Query, Unit, sees
-from ..incidents.postgres import where_of
-from ..incidents.query import IncidentFilters
+from ..incidents.access import where_of
+from ..incidents.model import IncidentFilters
 from ..principal import Access, Principal
-from ..signals.precision import PRECISIONS
+from ..signals.model import PRECISIONS
 from ..timeline.postgres import facts_of
 from ..timeline.rules import RULES
 from .content import Content
@@ -31,7 +31,7 @@ select {_COLUMNS} from postmortem_revisions r join incidents i on i.id = r.incid
  where {_READABLE} and ($5::int is null or r.rev = $5) order by r.rev desc limit 1"""  # noqa: S608 - only constants of this module and db.py
 _PAGE = f"""
 select {_SUMMARY} from postmortem_revisions r join incidents i on i.id = r.incident_id
- where {_READABLE} and ($5::int is null or r.rev < $5) order by r.rev desc limit $6"""  # noqa: S608 - only constants of this module and db.py
+ where {_READABLE} and ($5::bigint is null or r.rev < $5) order by r.rev desc limit $6"""  # noqa: S608 - only constants of this module and db.py
 # The database checks the size: `jsonb` formats numbers and spaces in its own way.
 _APPEND = f"""
 insert into postmortem_revisions as r (incident_id, rev, status, schema_version, content, timeline_digest, timeline_at,

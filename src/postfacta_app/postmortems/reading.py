@@ -1,10 +1,12 @@
-"""Entries on a post-mortem's page: those that changed since, and those it cites."""
+"""What pages of a post-mortem show: entries that changed or are cited, and what differs between revisions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from difflib import SequenceMatcher
+from enum import StrEnum
 from typing import Final
 
 from ..actions import Action
@@ -12,10 +14,13 @@ from ..timeline.edits import EntryRef
 from ..timeline.model import Entry, moment
 from ..timeline.view import anchor, clock
 from .content import Content
-from .form import entry_text
+from .form import SECTIONS, entry_text, label, shown
 from .model import ChangedEntry, TimelineChanges, lacks
 
-__all__ = ["MOST", "Mention", "changed", "cited", "headline", "mentions", "missing", "names"]
+__all__ = [
+    "MOST", "Line", "Mark", "Mention", "SectionDifference", "changed", "cited", "compare", "headline",
+    "mentions", "missing", "names",
+]  # fmt: skip
 
 _KINDS: Final = {
     "added": "added",
@@ -88,3 +93,60 @@ def _mention(entry: Entry | ChangedEntry, *, how: str = "", is_there: bool = Tru
         place=anchor(entry.source, entry.id) if is_there else None,
         how=how,
     )
+
+
+_MOST_LINES: Final = 500  # A longer section is shown whole, before and after: matching takes quadratic time.
+
+
+class Mark(StrEnum):
+    """Whether a line was kept, removed or added."""
+
+    KEPT = "kept"
+    REMOVED = "removed"
+    ADDED = "added"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of either revision."""
+
+    mark: Mark
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SectionDifference:
+    """A section that differs, with its lines."""
+
+    section: str
+    title: str
+    lines: Sequence[Line]
+
+
+def compare(before: Content, after: Content) -> Sequence[SectionDifference]:
+    differing: list[SectionDifference] = []
+    for section, title in SECTIONS.items():
+        old, new = _lines(section, before), _lines(section, after)
+        if old != new:
+            differing.append(SectionDifference(section, title, list(_matched(old, new))))
+    return differing
+
+
+def _lines(section: str, content: Content) -> Sequence[str]:
+    lines: list[str] = []
+    for name, text in shown(section, content).items():
+        if text:
+            lines += text.split("\n") if name == section else f"{label(name)}: {text}".split("\n")
+    return lines
+
+
+def _matched(old: Sequence[str], new: Sequence[str]) -> Iterator[Line]:
+    steps: Sequence[tuple[str, int, int, int, int]] = [("replace", 0, len(old), 0, len(new))]
+    if max(len(old), len(new)) <= _MOST_LINES:
+        steps = SequenceMatcher(None, old, new).get_opcodes()
+    for tag, i1, i2, j1, j2 in steps:
+        if tag == "equal":
+            yield from (Line(Mark.KEPT, text) for text in old[i1:i2])
+        else:
+            yield from (Line(Mark.REMOVED, text) for text in old[i1:i2])
+            yield from (Line(Mark.ADDED, text) for text in new[j1:j2])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue, RootModel, ValidationError
+from pydantic import BaseModel, JsonValue, RootModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
@@ -27,10 +27,8 @@ routes: Final = Routes("page")
 _PACKAGED = Path(__file__).with_name("codebase.json")
 
 
-class Codebase(BaseModel):
+class Codebase(BaseModel, extra="forbid", frozen=True, strict=True):
     """The origin of the code."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     author: str
     repository: str
@@ -79,14 +77,7 @@ def load_codebase(path: Path = _PACKAGED) -> Codebase:
 
 @dataclass(slots=True)
 class About:
-    """The part that these routes need.
-
-    Attributes:
-        codebase: Where the code comes from.
-        environment: The name that `/service-info` shows.
-        clock: Monotonic seconds; the uptime counts from now on.
-        document: The OpenAPI document, once all routes are known.
-    """
+    """The part that these routes need; the uptime counts from its start, the document is set later."""
 
     codebase: Codebase
     environment: str

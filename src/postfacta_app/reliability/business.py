@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
-from functools import partial
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from postfacta_core.clock import MONOTONIC, Clock
-from postfacta_core.events import Observer, Sample
+from postfacta_core.events import Sample
+from postfacta_postgres import Database
 
-from ..db import repeating
-
-__all__ = ["METRICS", "BusinessMetrics", "Source"]
+__all__ = ["METRICS", "BusinessMetrics", "read_business"]
 
 METRICS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "postfacta_incidents": ("Incidents by current status, without private ones.", ("severity", "status")),
@@ -63,25 +60,11 @@ METRICS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 _MOST_SERIES: Final = 1000
 
 
-class Source(Protocol):
-    """Reads the values."""
-
-    async def connected(self) -> None: ...
-
-    async def revision(self) -> str | None: ...
-
-    async def read(self) -> Sequence[Sample]: ...
-
-
 class BusinessMetrics(Collector):
     """Reads values in the background, counts events of this process, and exports both at a scrape.
 
     No scrape waits for the database. During an outage the values grow old, as their age shows. All instances read
     the same values, so use `max`; each counts its own events, so use `sum`.
-
-    Args:
-        expected: The schema revision that this version needs.
-        clock: Monotonic seconds.
     """
 
     def __init__(self, *, expected: str, clock: Clock = MONOTONIC) -> None:
@@ -106,20 +89,19 @@ class BusinessMetrics(Collector):
     def attempted(self, mode: str, outcome: str) -> None:
         self.count("postfacta_auth_attempts_total", mode, outcome)
 
-    def reading(
-        self, source: Source, *, observer: Observer, interval: float = 60.0
-    ) -> AbstractAsyncContextManager[None]:
-        work = partial(self._read, source)
-        return repeating("business_metrics", work, source.connected, observer=observer, interval=interval)
-
-    async def _read(self, source: Source) -> None:
-        actual = await source.revision()
+    async def look(
+        self,
+        revision: Callable[[], Awaitable[str | None]],
+        read: Callable[[], Awaitable[Sequence[Sample]]],
+    ) -> None:
+        """Read the schema's revision, and the values if it has any."""
+        actual = await revision()
         self._schema = (
             Sample("postfacta_schema_revision_info", (self._expected, actual or "none"), 1),
             Sample("postfacta_schema_revision_mismatch", (), actual != self._expected),
         )
         if actual is not None:
-            self._told = await source.read()
+            self._told = await read()
             self._told_at = self._clock()
 
     def describe(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
@@ -139,3 +121,40 @@ def _family(name: str) -> CounterMetricFamily | GaugeMetricFamily:
     kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
     text, labels = METRICS[name]
     return kind(name, text, labels=labels)
+
+
+# Without exercises and private incidents. The durations are those of the API. Quantiles are by nearest rank; the median
+# needs 5 values and the ninth decile 10.
+_BUSINESS = """
+with kept as (
+  select id, kind, severity, status, declared_at from incidents
+   where archived_at is null and kind <> 'exercise' and visibility = 'internal'
+), durations as (
+  select p.* from kept k left join incident_measures m on m.incident_id = k.id
+   cross join lateral unnest('{detect,acknowledge,mitigate,resolve,open}'::text[],
+     coalesce(m.status, array_fill('missing'::text, array[5])), m.seconds) p(phase, status, seconds)
+   where k.kind = 'incident' and k.declared_at > now() - interval '30 days'
+)
+select 'postfacta_incidents' as metric, array[severity, status] as labels, count(k.id)::float8 as value
+  from unnest('{LOW,MEDIUM,HIGH,CRITICAL}'::text[]) severity
+  cross join unnest('{OPEN,IN_PROGRESS,RESOLVED,CLOSED}'::text[]) status
+  left join kept k using (severity, status) group by severity, status
+union all
+select 'postfacta_incident_duration_samples', array[phase, status], count(d.phase)
+  from unnest('{detect,acknowledge,mitigate,resolve,open}'::text[]) phase
+  cross join unnest('{ok,imprecise,missing,invalid_order,pending}'::text[]) status
+  left join durations d using (phase, status) group by phase, status
+union all
+select 'postfacta_incident_duration_seconds', array[phase, 'p50'], percentile_disc(0.5) within group (order by seconds)
+  from durations where status = 'ok' group by phase having count(*) >= 5
+union all
+select 'postfacta_incident_duration_seconds', array[phase, 'p90'], percentile_disc(0.9) within group (order by seconds)
+  from durations where status = 'ok' group by phase having count(*) >= 10
+union all
+select 'postfacta_secret_age_seconds', array['api_token'], extract(epoch from now() - min(created_at))
+  from tokens where kind = 'api' and revoked_at is null and expires_at > now() having count(*) > 0"""
+
+
+async def read_business(database: Database) -> Sequence[Sample]:
+    rows = await database.fetch(_BUSINESS, operation="business_metrics", repeatable=True)
+    return [Sample(row["metric"], tuple(row["labels"]), row["value"]) for row in rows]

@@ -31,11 +31,7 @@ _RECENT: Final = 180.0
 class Reliability:
     """The part that the page needs: all of it is in memory, so it needs neither the database nor the network.
 
-    Args:
-        health: The checks.
-        metrics: The metrics of this process.
-        watch: The objectives; None without a Prometheus.
-        wall: Seconds since the epoch; the process started when this was created.
+    Without a Prometheus there is no `watch`. The process started when this was created.
     """
 
     def __init__(

@@ -13,26 +13,16 @@ __all__ = ["PROMISES", "Kept", "Numbers", "Promise", "kept"]
 _DURATIONS: Final = "http_server_request_duration_seconds_bucket"
 # What the page shows; other metrics are not read.
 _SHOWN: Final = (
-    _DURATIONS,
-    *("postfacta_breaker_state", "postfacta_breaker_calls_total"),
-    *("db_client_connection_count", "db_client_connection_max", "db_client_connection_pending_requests"),
-    *(
-        "db_client_connection_timeouts_total",
-        "postfacta_ratelimit_decisions_total",
-        "postfacta_ratelimit_store_up",
-    ),
-    *("postfacta_limiter_limit", "postfacta_limiter_inflight", "postfacta_limiter_queued"),
-    "postfacta_limiter_decisions_total",
-)
+    _DURATIONS, "postfacta_breaker_state", "postfacta_breaker_calls_total", "db_client_connection_count",
+    "db_client_connection_max", "db_client_connection_pending_requests", "db_client_connection_timeouts_total",
+    "postfacta_ratelimit_decisions_total", "postfacta_ratelimit_store_up", "postfacta_limiter_limit",
+    "postfacta_limiter_inflight", "postfacta_limiter_queued", "postfacta_limiter_decisions_total",
+)  # fmt: skip
 _LEFT, _TOO_MANY = "499", "429"
 
 
 class Numbers:
-    """A snapshot of the process's metrics. Reading them takes milliseconds and may run in a thread.
-
-    Args:
-        registry: The metrics registry.
-    """
+    """A snapshot of the process's metrics. Reading them takes milliseconds and may run in a thread."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._series: dict[str, list[tuple[Mapping[str, str], float]]] = {}

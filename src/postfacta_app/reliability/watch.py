@@ -29,14 +29,7 @@ class Seen:
 
 
 class Watch:
-    """Holds the last reading of the objectives.
-
-    Args:
-        prometheus: The Prometheus to query, or what returns the current one.
-        service: The name of the service.
-        interval: Seconds between readings; at most five after one that failed.
-        clock: Monotonic seconds.
-        wall: Seconds since the epoch.
+    """Holds the last reading of the objectives, every `interval` seconds; after a failure in five.
 
     Attributes:
         name: The Prometheus, without credentials.

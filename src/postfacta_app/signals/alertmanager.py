@@ -81,13 +81,8 @@ def read_alerts(
 ) -> Sequence[Fact | ItemResult]:
     """Convert each alert to one signal, a resolved one to two; the index is that of the alert.
 
-    Invalid alerts, and those beyond 1,000 items, are rejected; the others are accepted.
-
-    Args:
-        webhook: The notification.
-        principal: The sender.
-        labels: The labels to read.
-        clean: Redacts secrets.
+    Invalid alerts, and those beyond 1,000 items, are rejected; the others are accepted. `clean` redacts
+    secrets.
     """
     items: list[Fact | ItemResult] = []
     source = None if principal.source else "alertmanager"

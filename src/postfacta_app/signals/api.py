@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence, Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Annotated, Final
 from uuid import UUID
 
 from pydantic import JsonValue
+
+from postfacta_core.telemetry.redaction import REDACTED, redact, redact_text
 
 from ..aside import aside
 from ..db import Reader, Unit
@@ -44,9 +47,8 @@ from .model import (
     is_suspect,
     source_of,
 )
-from .redaction import without_secrets
 
-__all__ = ["Intake", "attach", "detach", "full", "missing", "routes", "store"]
+__all__ = ["Intake", "attach", "detach", "full", "missing", "routes", "store", "without_secrets"]
 
 _ALL: Final = "/api/v1/signals"
 _OF_INCIDENT: Final = "/api/v1/incidents/{ref}/signals"
@@ -58,12 +60,7 @@ routes: Final = Routes("signal")
 
 
 class Intake:
-    """How received signals are read.
-
-    Args:
-        secret_keys: Further keys whose values are redacted.
-        labels: The labels to read from alerts.
-    """
+    """How received signals are read: further keys whose values are redacted, and the labels of alerts."""
 
     def __init__(self, secret_keys: Sequence[str], labels: AlertLabels) -> None:
         keys = frozenset(key.lower().replace("-", "_") for key in secret_keys)
@@ -73,16 +70,11 @@ class Intake:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """The items of a request in their order, each valid or rejected; read before the transaction begins.
-
-    Attributes:
-        ref: The incident to attach them to.
-        lost: How many alerts Alertmanager omitted.
-    """
+    """The items of a request in their order, each valid or rejected; read before the transaction begins."""
 
     items: Sequence[Fact | ItemResult]
-    ref: UUID | int | None = None
-    lost: int = 0
+    ref: UUID | int | None = None  # the incident to attach them to
+    lost: int = 0  # how many alerts Alertmanager omitted
 
 
 async def _batch(call: Call, _: str) -> Received:
@@ -146,8 +138,7 @@ async def alertmanager(unit: Unit, received: Alerts, *, now: Now) -> Ingested:
 @routes.api(f"GET {_ALL}", Access.READ, "List signals")
 async def page(q: Reader, query: SignalQuery) -> SignalPage:
     rows = await postgres.page(q, query)
-    items, cursor = query.cut(rows, postgres.ORDER, lambda it: (it.occurred_at, it.id))
-    return SignalPage(items=items, next_cursor=cursor)
+    return query.page(SignalPage, rows, postgres.ORDER, key=lambda it: (it.occurred_at, it.id))
 
 
 @routes.api(f"GET {_ALL}/{{id}}", Access.READ, "Read a signal, its conflicts and its incidents")
@@ -177,14 +168,7 @@ async def detach(unit: Unit, ref: Ref, id: UUID) -> None:
 async def store(
     unit: Unit, items: Sequence[Fact | ItemResult], *, incident: Incident | None = None, now: datetime
 ) -> Ingested:
-    """Store new signals, attach valid ones to an incident, and return the result of each item.
-
-    Args:
-        unit: The transaction.
-        items: In the order of the request; invalid ones are already rejected.
-        incident: Locked by this unit.
-        now: The time of receipt.
-    """
+    """Store new signals, attach valid ones to an incident that this unit has locked; return the results."""
     if incident is not None and incident.visibility is Visibility.PRIVATE:
         items = [item.within(incident.ref) if isinstance(item, Fact) else item for item in items]
     first: dict[Key, Fact] = {}
@@ -291,3 +275,32 @@ def full(incident: Incident) -> str:
 def missing() -> NotFoundError:
     """Return the one error for what does not exist and for what the caller may not see."""
     return NotFoundError("No such signal")
+
+
+_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+def without_secrets(value: JsonValue, keys: frozenset[str] = frozenset()) -> JsonValue:
+    """Redact the values of secret keys, and secrets in any text, at any depth.
+
+    A key is secret if the service's own log would redact it: `password`, `X-Api-Key`, `accessToken`; or if it
+    is one of `keys`, which are in lower case, with `_` for `-`. The value is not nested beyond Python's
+    recursion limit.
+    """
+    if isinstance(value, str):
+        return redact_text(value)
+    if isinstance(value, list):
+        return [without_secrets(item, keys) for item in value]
+    if isinstance(value, dict):
+        return {
+            name: REDACTED if item is not None and _is_secret(name, keys) else without_secrets(item, keys)
+            for name, item in value.items()
+        }
+    return value
+
+
+# The same few names occur in every signal.
+@lru_cache(maxsize=1024)
+def _is_secret(name: str, keys: frozenset[str]) -> bool:
+    plain = _CAMEL.sub("_", name).lower().replace("-", "_")
+    return plain in keys or redact({plain: "x"})[plain] == REDACTED

@@ -15,7 +15,6 @@ from uuid import UUID
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     GetJsonSchemaHandler,
     JsonValue,
@@ -28,14 +27,50 @@ from ..errors import FieldError
 from ..incidents.model import Slug, Slugs
 from ..principal import Principal
 from ..web.body import Time
-from ..web.paging import Paged
-from .precision import Precision
+from ..web.paging import Listed, Paged
 
 __all__ = [
-    "MOST_BYTES", "MOST_SIGNALS", "Attached", "AttachedPage", "Attachment", "Attachments", "Batch",
-    "ConflictingContent", "Fact", "IncidentOfSignal", "Ingested", "ItemResult", "Key", "Kind", "NewSignal",
-    "Result", "Signal", "SignalDetail", "SignalPage", "SignalQuery", "is_suspect", "source_of",
+    "MOST_BYTES", "MOST_SIGNALS", "PRECISIONS", "Attached", "AttachedPage", "Attachment", "Attachments",
+    "Batch", "ConflictingContent", "Fact", "IncidentOfSignal", "Ingested", "ItemResult", "Key", "Kind",
+    "NewSignal", "Precision", "Result", "Signal", "SignalDetail", "SignalPage", "SignalQuery", "is_suspect",
+    "source_of",
 ]  # fmt: skip
+
+
+class Precision(StrEnum):
+    """The precision of a time, coarsest first."""
+
+    DAY = "day"
+    HOUR = "hour"
+    MINUTE = "minute"
+    SECOND = "second"
+    EXACT = "exact"
+
+    @property
+    def width(self) -> int:
+        """The length of a time of this precision in microseconds, from its start."""
+        return _WIDTHS[self]
+
+    @property
+    def rank(self) -> int:
+        """Its rank: of equal times, the coarser sorts first."""
+        return _RANKS[self]
+
+    def floor(self, at: int) -> int:
+        """Cut a time to this precision."""
+        return at - at % _WIDTHS[self]
+
+
+_WIDTHS: Final = {
+    Precision.DAY: 86_400_000_000,
+    Precision.HOUR: 3_600_000_000,
+    Precision.MINUTE: 60_000_000,
+    Precision.SECOND: 1_000_000,
+    Precision.EXACT: 1,
+}
+PRECISIONS: Final = tuple(Precision)
+"""All of them, by their rank."""
+_RANKS: Final = {precision: rank for rank, precision in enumerate(Precision)}
 
 
 class Kind(StrEnum):
@@ -77,19 +112,15 @@ def _small_links(links: list[Link]) -> list[Link]:
     return links
 
 
-class Link(BaseModel):
+class Link(BaseModel, extra="forbid", frozen=True):
     """A link to evidence: only http and https, since people will follow it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: Annotated[str, StringConstraints(pattern=r"^https?://[!#-\[\]-~]+$", max_length=3900)]
     title: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
 
 
-class NewSignal(BaseModel):
+class NewSignal(BaseModel, extra="forbid", frozen=True):
     """A fact reported by a machine or a person."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._/-]{0,126}$")] | None = Field(
         None, description="Refines the sender's own source."
@@ -122,10 +153,8 @@ class _Described:
         return {"anyOf": [handler(NewSignal.__pydantic_core_schema__), {}]}
 
 
-class Batch(BaseModel):
+class Batch(BaseModel, extra="forbid"):
     """Signals, and the incident to attach them to."""
-
-    model_config = ConfigDict(extra="forbid")
 
     incident: (
         Annotated[
@@ -139,10 +168,8 @@ class Batch(BaseModel):
     items: Annotated[list[Annotated[JsonValue, _Described]], Field(min_length=1, max_length=500)]
 
 
-class Attachments(BaseModel):
+class Attachments(BaseModel, extra="forbid"):
     """Signals to attach to an incident."""
-
-    model_config = ConfigDict(extra="forbid")
 
     ids: Annotated[list[UUID], Field(min_length=1, max_length=500)]
 
@@ -287,10 +314,8 @@ class AttachedPage(BaseModel):
     results: Sequence[Attachment]
 
 
-class Signal(BaseModel):
+class Signal(BaseModel, frozen=True):
     """A stored signal, without its long fields."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: UUID
     source: str
@@ -331,7 +356,7 @@ class IncidentOfSignal(BaseModel):
     title: str
 
 
-class SignalDetail(Signal):
+class SignalDetail(Signal, frozen=True):
     """A stored signal with all fields, conflicts and incidents."""
 
     body: str | None
@@ -341,17 +366,14 @@ class SignalDetail(Signal):
     incidents: Sequence[IncidentOfSignal]
 
 
-class SignalPage(BaseModel):
+class SignalPage(Listed[Signal]):
     """A page of signals, latest first."""
-
-    items: Sequence[Signal]
-    next_cursor: str | None
 
 
 Words = Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=200)]], Field(max_length=20)]
 
 
-class SignalQuery(Paged):
+class SignalQuery(Paged, frozen=True):
     """The filters; different ones are joined by "and"."""
 
     source: Words = Field([], description="The full source, including its refinement.")

@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 
 from ..aside import aside_locked
-from ..db import VISIBLE, Query, Reader, Unit, new_id, sees
+from ..db import VISIBLE, Query, Reader, Unit, Where, new_id, sees
 from .model import (
     MOST_BYTES,
     MOST_SIGNALS,
@@ -112,28 +112,17 @@ ORDER: Final = "-occurred_at"
 
 async def page(q: Query, query: SignalQuery) -> Sequence[Signal]:
     """List one more than requested of what the caller may see, latest first."""
-    args: list[object] = [*sees(q.principal), q.principal.actor]
-
-    def bind(condition: str, *values: object) -> str:
-        args.extend(values)
-        return condition.format(*(f"${len(args) - len(values) + n + 1}" for n in range(len(values))))
-
-    given = (
-        ("s.source = any ({}::text[])", query.source),
-        ("s.kind = any ({}::text[])", query.kind),
-        ("s.services && {}::text[]", query.service),
-        ("s.occurred_at >= {}::timestamptz", query.since),
-        ("s.occurred_at < {}::timestamptz", query.until),
-        (f"{_ATTACHED_TO} = {{}}::boolean", query.attached),
-    )
-    wanted = [bind(condition, value) for condition, value in given if value is not None and value != []]
-    if (after := query.after(ORDER)) is not None:
-        wanted.append(bind("(s.occurred_at, s.id) < ({}::timestamptz, {}::uuid)", *after))
-    limit = bind("{}", query.limit + 1)
-    sql = _PAGE.format(where=" and ".join(wanted) or "true", limit=limit)
-    return [
-        Signal.model_validate(_decoded(row)) for row in await q.fetch(sql, *args, operation="signal_list")
-    ]
+    where = Where(*sees(q.principal), q.principal.actor)
+    where.add("s.source = any ({}::text[])", query.source)
+    where.add("s.kind = any ({}::text[])", query.kind)
+    where.add("s.services && {}::text[]", query.service)
+    where.add("s.occurred_at >= {}::timestamptz", query.since)
+    where.add("s.occurred_at < {}::timestamptz", query.until)
+    where.add(f"{_ATTACHED_TO} = {{}}::boolean", query.attached)
+    where.add("(s.occurred_at, s.id) < ({}::timestamptz, {}::uuid)", *query.after(ORDER) or [None])
+    sql = _PAGE.format(where=where, limit=where.bind(query.limit + 1))
+    rows = await q.fetch(sql, *where.args, operation="signal_list")
+    return [Signal.model_validate(_decoded(row)) for row in rows]
 
 
 async def find(q: Reader, signal_id: UUID) -> SignalDetail | None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Final
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
-from ..signals.precision import Precision
+from ..signals.model import Precision
 from ..web.body import Time
+from ..web.paging import Listed
 from .edits import EntryRef
 
 __all__ = [
@@ -45,10 +45,8 @@ STATES: Final = {
 Body = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
 
 
-class NewAnnotation(BaseModel):
+class NewAnnotation(BaseModel, extra="forbid"):
     """A new annotation on the incident, or on one entry of its timeline."""
-
-    model_config = ConfigDict(extra="forbid")
 
     kind: AnnotationKind
     body: Body
@@ -62,19 +60,15 @@ class NewAnnotation(BaseModel):
     precision: Precision | None = Field(None, description="How exactly that time is known; default `exact`.")
 
 
-class AnnotationChange(BaseModel):
+class AnnotationChange(BaseModel, extra="forbid"):
     """A new text, a new state, or both; absent fields stay."""
-
-    model_config = ConfigDict(extra="forbid")
 
     body: Body = Field(default_factory=str)  # As in incidents.model.Change: never read.
     state: AnnotationState = Field(default_factory=lambda: AnnotationState.OPEN)
 
 
-class ShownAnnotation(BaseModel):
+class ShownAnnotation(BaseModel, frozen=True):
     """The current version of an annotation; `id` is that of its first version."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: UUID
     kind: AnnotationKind
@@ -94,8 +88,5 @@ class ShownAnnotation(BaseModel):
         return f'"ann-{self.version}"'
 
 
-class AnnotationPage(BaseModel):
+class AnnotationPage(Listed[ShownAnnotation]):
     """A page of an incident's annotations, without retracted ones, oldest first."""
-
-    items: Sequence[ShownAnnotation]
-    next_cursor: str | None

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from ..aside import aside
 from ..db import Answer, Reader, Unit
-from ..errors import FieldError, ForbiddenError, InvalidFieldsError, NotFoundError
+from ..errors import ForbiddenError, NotFoundError, invalid
 from ..incidents.access import Ref, Share, lock_active, seen
 from ..incidents.model import Incident, check_time
 from ..principal import Access, Principal
@@ -28,7 +28,7 @@ from .annotations import (
     NewAnnotation,
     ShownAnnotation,
 )
-from .edits import AddedEdit, AnyEdit, EditPage, NewEdit, OpOnly, SetMilestone, SetTime, model_of
+from .edits import MODELS, AddedEdit, AnyEdit, EditPage, NewEdit, OpOnly, SetMilestone, SetTime
 from .kept import KeptTimelines
 from .model import micros
 from .query import TimelinePage, TimelineQuery, cut
@@ -57,10 +57,10 @@ async def timeline(
     q: Reader, ref: Ref, query: TimelineQuery, *, kept: Kept, request: Request, share: Share
 ) -> Annotated[Response, TimelinePage]:
     if (found := await kept.slice(q, ref, query)) is not None:
-        share([found.incident])
+        share(found.incident.visibility)
         return await aside(_ENTRY * len(found.page.items), _slice, request, found.page, found.etag)
     incident, facts = await postgres.facts_of(q, ref)
-    share([incident])
+    share(incident.visibility)
 
     def built() -> Response:
         whole = build(
@@ -86,7 +86,7 @@ def _slice(request: Request, page: TimelinePage, etag: str) -> Response:
 
 async def _sent_edit(call: Call, _: str) -> NewEdit:
     first = await read_body(call.request, OpOnly)
-    return parse(model_of(first.op), await read_json(call.request))
+    return parse(MODELS[first.op], await read_json(call.request))
 
 
 SentEdit = Annotated[NewEdit, Fill(_sent_edit)]
@@ -96,8 +96,7 @@ SentEdit = Annotated[NewEdit, Fill(_sent_edit)]
 async def edit_page(q: Reader, ref: Ref, query: Paged) -> EditPage:
     incident = await seen(q, ref)
     rows = await postgres.edit_page(q, incident.id, query)
-    items, cursor = query.cut(rows, str(incident.id), lambda it: (it.at, it.id))
-    return EditPage(items=items, next_cursor=cursor)
+    return query.page(EditPage, rows, str(incident.id), key=lambda it: (it.at, it.id))
 
 
 @routes.api(f"POST {_ONE}/edits", WRITE, "Edit a timeline; originals are kept", once=True, reads=AnyEdit)
@@ -119,9 +118,8 @@ async def add_edit(unit: Unit, ref: Ref, new: SentEdit, *, now: Now) -> AddedEdi
 )
 async def annotation_page(q: Reader, ref: Ref, query: Paged) -> AnnotationPage:
     incident = await seen(q, ref)
-    rows = await postgres.annotation_page(q, incident.id, query)
-    items, cursor = query.cut(rows, str(incident.id), lambda it: (it.at, it.id))
-    return AnnotationPage(items=items, next_cursor=cursor)
+    rows = await postgres.remarks(q, incident.id, query)
+    return query.page(AnnotationPage, rows, str(incident.id), key=lambda it: (it.at, it.id))
 
 
 @routes.api(
@@ -131,9 +129,9 @@ async def add_annotation(unit: Unit, ref: Ref, new: NewAnnotation, *, now: Now) 
     if new.occurred_at is not None:
         check_time("/occurred_at", new.occurred_at, now)
         if new.entry is not None:
-            raise _refusal("/occurred_at", "forbidden", "an annotation on an entry has no time of its own")
+            raise invalid("/occurred_at", "forbidden", "an annotation on an entry has no time of its own")
     elif new.precision is not None:
-        raise _refusal("/precision", "forbidden", "only the time of an annotation has a precision")
+        raise invalid("/precision", "forbidden", "only the time of an annotation has a precision")
     if new.state is None and new.kind in STATES:
         new = new.model_copy(update={"state": AnnotationState.OPEN})
     _check_state(new.kind, new.state)
@@ -206,15 +204,11 @@ def _check_decision(principal: Principal, kind: AnnotationKind) -> None:
 def _check_state(kind: AnnotationKind, state: AnnotationState | None) -> None:
     if kind not in STATES:
         if state is not None:
-            raise _refusal("/state", "forbidden", "only a hypothesis or a question may have a state")
+            raise invalid("/state", "forbidden", "only a hypothesis or a question may have a state")
     elif state not in STATES[kind]:
-        raise _refusal("/state", "state", f"of a {kind} is one of: {', '.join(STATES[kind])}")
+        raise invalid("/state", "state", f"of a {kind} is one of: {', '.join(STATES[kind])}")
 
 
 def missing() -> NotFoundError:
     """Return the one error for what does not exist and for what the caller may not see."""
     return NotFoundError("No such annotation")
-
-
-def _refusal(pointer: str, code: str, message: str) -> InvalidFieldsError:
-    return InvalidFieldsError(message, errors=(FieldError(pointer, code, message),))

@@ -2,54 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, RootModel, StringConstraints
+from pydantic import BaseModel, BeforeValidator, Field, JsonValue, RootModel, StringConstraints
 
 from ..incidents.model import Reason
 from ..web.body import WHOLE, Time
+from ..web.paging import Listed
 from .model import Milestone, Op, Precision
 
 __all__ = [
-    "AddedEdit", "AnyEdit", "EditPage", "EntryRef", "NewEdit", "OpOnly", "ShownEdit", "model_of",
+    "MODELS", "AddedEdit", "AnyEdit", "EditPage", "EntryRef", "NewEdit", "OpOnly", "ShownEdit",
 ]  # fmt: skip
 
 Source = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
-class _Sent(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class EntryRef(_Sent):
+class EntryRef(BaseModel, extra="forbid"):
     """An entry of the timeline; it need not exist yet."""
 
     source: Source
     id: Annotated[str, StringConstraints(min_length=1, max_length=300)]
 
 
-class TimeValue(_Sent):
+class TimeValue(BaseModel, extra="forbid"):
     """The corrected time of an entry, truncated to its precision; clock offsets do not apply to it."""
 
     at: Time
     precision: Precision = Precision.EXACT
 
 
-class TitleValue(_Sent):
+class TitleValue(BaseModel, extra="forbid"):
     """The new title of an entry."""
 
     title: Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
 
-class OffsetValue(_Sent):
+class OffsetValue(BaseModel, extra="forbid"):
     """The offset of a source's clock in milliseconds; 0 removes it."""
 
     ms: Annotated[int, Field(strict=True, ge=-86_400_000, le=86_400_000), WHOLE]
 
 
-class MilestoneValue(_Sent):
+class MilestoneValue(BaseModel, extra="forbid"):
     """The time of a milestone; null removes it."""
 
     name: Milestone
@@ -57,7 +53,7 @@ class MilestoneValue(_Sent):
     precision: Precision = Precision.EXACT
 
 
-class SetTime(_Sent):
+class SetTime(BaseModel, extra="forbid"):
     """Correct the time of an entry; null undoes the correction."""
 
     op: Literal["set_time"]
@@ -66,7 +62,7 @@ class SetTime(_Sent):
     reason: Reason
 
 
-class SetTitle(_Sent):
+class SetTitle(BaseModel, extra="forbid"):
     """Change the title of an entry; null undoes the change."""
 
     op: Literal["set_title"]
@@ -75,7 +71,7 @@ class SetTitle(_Sent):
     reason: Reason | None = None
 
 
-class Hide(_Sent):
+class Hide(BaseModel, extra="forbid"):
     """Hide an entry; it stays on record."""
 
     op: Literal["hide"]
@@ -83,7 +79,7 @@ class Hide(_Sent):
     reason: Reason
 
 
-class Flag(_Sent):
+class Flag(BaseModel, extra="forbid"):
     """Unhide an entry, or pin it to or unpin it from the narrative."""
 
     op: Literal["unhide", "pin", "unpin"]
@@ -91,7 +87,7 @@ class Flag(_Sent):
     reason: Reason | None = None
 
 
-class ClockOffset(_Sent):
+class ClockOffset(BaseModel, extra="forbid"):
     """Correct the clock of a source, for all its entries without a corrected time."""
 
     op: Literal["clock_offset"]
@@ -100,7 +96,7 @@ class ClockOffset(_Sent):
     reason: Reason
 
 
-class SetMilestone(_Sent):
+class SetMilestone(BaseModel, extra="forbid"):
     """Set a milestone."""
 
     op: Literal["milestone"]
@@ -119,16 +115,10 @@ _ELSEWHERE: Final = {
     "attach": "use POST /api/v1/incidents/{ref}/signals",
     "detach": "use DELETE /api/v1/incidents/{ref}/signals/{id}",
 }
-_MODELS: Final[dict[str, type[NewEdit]]] = {
-    "set_time": SetTime,
-    "set_title": SetTitle,
-    "hide": Hide,
-    "unhide": Flag,
-    "pin": Flag,
-    "unpin": Flag,
-    "clock_offset": ClockOffset,
-    "milestone": SetMilestone,
+MODELS: Final[dict[str, type[NewEdit]]] = {
+    op: model for model in get_args(NewEdit) for op in get_args(model.model_fields["op"].annotation)
 }
+"""The model of edits by their `op`."""
 
 
 def _here(op: object) -> object:
@@ -146,11 +136,6 @@ class OpOnly(BaseModel):
     ]
 
 
-def model_of(op: str) -> type[NewEdit]:
-    """Return the model of edits with this `op`."""
-    return _MODELS[op]
-
-
 class ShownEdit(BaseModel):
     """A stored edit, with its author, time and reason."""
 
@@ -165,11 +150,8 @@ class ShownEdit(BaseModel):
     actor: str
 
 
-class EditPage(BaseModel):
+class EditPage(Listed[ShownEdit]):
     """A page of an incident's edits, oldest first."""
-
-    items: Sequence[ShownEdit]
-    next_cursor: str | None
 
 
 class AddedEdit(BaseModel):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -16,9 +16,9 @@ from uuid import UUID
 import anyio
 
 from ..aside import aside
-from ..db import VISIBLE, Query, Unit, sees
-from ..incidents.postgres import COLUMNS, incident_of, ref_of
-from ..signals.precision import PRECISIONS
+from ..db import VISIBLE, Query, Unit, Where, sees
+from ..incidents.access import COLUMNS, incident_of, ref_of
+from ..signals.model import PRECISIONS
 from .model import Entry, Instant, Milestone, Precision, Repeats, Stretch, micros
 from .query import WIDTHS, NumberedPage, Slice, TimelinePage, TimelineQuery, Wanted, place, span_of
 from .rules import AHEAD, RULES, Place
@@ -53,7 +53,8 @@ _FOLDED: Final = f"""select * from (
  where e.nth = 1"""  # noqa: S608 - only constants of this module
 _REPEATS: Final = "e.repeats, e.until, e.same || '.' || e.start || '.' || e.width"
 _ALONE: Final = "1, null, null"
-_OF_GROUP: Final = "e.alike = {} and e.t >= {} and e.t < {} and (e.source, e.id) not in (select * from said)"
+_OF_GROUP: Final = """e.alike = {}::bigint and e.t >= {}::bigint and e.t < {}::bigint
+  and (e.source, e.id) not in (select * from said)"""
 _SLICE: Final = """
 with i as materialized (
   select {incident}, i.timeline_at, least($5::timestamptz, i.timeline_at) as until, m.entries
@@ -140,20 +141,15 @@ class KeptTimelines:
         self._turns = anyio.Semaphore(2)  # The work of a digest is PostgreSQL's.
 
     async def slice(self, q: Query, ref: UUID | int, query: TimelineQuery) -> Slice | None:
-        """Read the matching entries of an incident; None if the caller may not see it, or it is not kept yet.
-
-        Raises:
-            InvalidCursorError: If the cursor is damaged, or was issued for other filters or another incident.
-        """
+        """Read the matching entries of an incident; None if it is not visible, or not kept yet."""
         who, after = sees(q.principal), None
         if query.cursor is not None:
             ids = await q.fetch(_ID, *who, *ref_of(ref), operation="timeline_id")
             if not ids:
                 return None
             ref, after = ids[0]["id"], place(query, ids[0]["id"])
-        sql, args = _sql_of(query, after)
-        given = (*who, *ref_of(ref), query.as_of, RULES, *args)
-        rows = await q.fetch(sql, *given, operation="timeline_slice")
+        sql, args = _sql_of(query, after, *who, *ref_of(ref), query.as_of, RULES)
+        rows = await q.fetch(sql, *args, operation="timeline_slice")
         if not rows:
             return None
         row = rows[0]
@@ -175,24 +171,20 @@ class KeptTimelines:
 
         A number after the last page gives the last one.
         """
-        who, sql = (*sees(q.principal), *ref_of(ref)), _Sql(5)
-        whole = sql.known(wanted.known_as_of)
-        own = " and ".join(
-            [whole, *([] if wanted.include_hidden else ["not e.hidden"]), *sql.filters(wanted)]
-        )
+        whole, own = _conditions(wanted, *sees(q.principal), *ref_of(ref), RULES)
         at = wanted.page - 1
         if wanted.entry is not None:
             names = _NAMES.format(key=_KEY, visible=VISIBLE, own=own, said=_SAID)
-            for row in await q.fetch(names, *who, RULES, *sql.args, operation="timeline_names"):
+            for row in await q.fetch(names, *own.args, operation="timeline_names"):
                 length = sum(map(len, row["names"]))
                 at = await aside(length, _find, row["names"], wanted.entry, at * size) // size
-        limit, offset = sql.bind(size + 1, "int"), sql.bind(at * size, "int")
+        limit, offset = own.bind(size + 1, "int"), own.bind(at * size, "int")
         of = _FOLDED.format(of=_OWN, width=_WIDTH.format(size=size)) if wanted.fold else _OWN
         statement = _PAGE.format(
             incident=COLUMNS, visible=VISIBLE, own=own, whole=whole, key=_KEY, limit=limit, offset=offset, said=_SAID, of=of,
             entry=_ENTRY.format(tie=_TIE_NOW.format(whole=whole.replace("e.", "x.")), repeats=_REPEATS if wanted.fold else _ALONE),
         )  # fmt: skip
-        rows = await q.fetch(statement, *who, RULES, *sql.args, operation="timeline_page")
+        rows = await q.fetch(statement, *own.args, operation="timeline_page")
         if not rows:
             return None
         row = rows[0]
@@ -210,16 +202,9 @@ class KeptTimelines:
         view = replace(wanted, page=1, entry=None, fold=False)
         key = (row["id"], row["timeline_at"], view)
         if key not in self._lanes:
-            sql = _Sql(1)
-            own = " and ".join(
-                [
-                    sql.known(view.known_as_of),
-                    *([] if view.include_hidden else ["not e.hidden"]),
-                    *sql.filters(view),
-                ]
-            )
+            _, own = _conditions(view, row["id"])
             statement = _STRETCHES.format(said=_SAID, own=own, most=_MOST_LANES)
-            found = await q.fetch(statement, row["id"], *sql.args, operation="timeline_stretches")
+            found = await q.fetch(statement, *own.args, operation="timeline_stretches")
             if len(self._lanes) >= _MOST_VIEWS:
                 self._lanes.clear()
             self._lanes[key] = [Stretch(*it) for it in found]
@@ -247,37 +232,27 @@ async def digest_kept(unit: Unit, incident_id: UUID) -> str | None:
     return digest
 
 
-class _Sql:
-    """Collects the arguments of a statement, after the first few."""
-
-    def __init__(self, first: int) -> None:
-        self._first = first
-        self.args: list[object] = []
-
-    def bind(self, value: object, kind: str) -> str:
-        self.args.append(value)
-        return f"${self._first + len(self.args)}::{kind}"
-
-    def known(self, at: datetime | None) -> str:
-        return "true" if at is None else f"coalesce(e.known_at, e.t) <= {self.bind(micros(at), 'bigint')}"
-
-    def filters(self, wanted: TimelineQuery | Wanted) -> Iterator[str]:
-        if wanted.text:
-            yield f"strpos(lower(e.title), lower({self.bind(wanted.text, 'text')})) > 0"
-        if wanted.group:
-            yield _OF_GROUP.format(*(self.bind(it, "bigint") for it in span_of(wanted.group)))
-        if isinstance(wanted, TimelineQuery):
-            for name, kind in (("kind", "text[]"), ("source", "text[]"), ("pinned", "boolean")):
-                if (value := getattr(wanted, name)) not in ([], None):
-                    given = self.bind(value, kind)
-                    yield f"e.{name} = {f'any ({given})' if kind == 'text[]' else given}"
-            return
-        if wanted.is_narrative:
-            yield _NARRATIVE
-        if wanted.names is not None:
-            yield _NAMED.format(
-                *(self.bind([name[part] for name in wanted.names], "text[]") for part in (0, 1))
-            )
+def _conditions(wanted: TimelineQuery | Wanted, *args: object) -> tuple[str, Where]:
+    """Return which entries were known then, and which are wanted; the statement has `args` before theirs."""
+    own = Where(*args)
+    at = wanted.known_as_of
+    known = "true" if at is None else f"coalesce(e.known_at, e.t) <= {own.bind(micros(at), 'bigint')}"
+    own.add(known)
+    own.add("true" if wanted.include_hidden else "not e.hidden")
+    own.add("strpos(lower(e.title), lower({}::text)) > 0", wanted.text or None)
+    if wanted.group:
+        own.add(_OF_GROUP, *span_of(wanted.group))
+    if isinstance(wanted, TimelineQuery):
+        own.add("e.kind = any ({}::text[])", wanted.kind)
+        own.add("e.source = any ({}::text[])", wanted.source)
+        own.add("e.pinned = {}::boolean", wanted.pinned)
+        return known, own
+    own.add(_NARRATIVE if wanted.is_narrative else "true")
+    if wanted.names is not None:
+        own.add(
+            _NAMED.format(*(own.bind([name[part] for name in wanted.names], "text[]") for part in (0, 1)))
+        )
+    return known, own
 
 
 def _find(texts: Sequence[str], entry: Callable[[str, str], bool], default: int) -> int:
@@ -285,29 +260,31 @@ def _find(texts: Sequence[str], entry: Callable[[str, str], bool], default: int)
     return next((n for n, (source, identity) in enumerate(names) if entry(source, identity)), default)
 
 
-def _sql_of(query: TimelineQuery, after: Place | None) -> tuple[str, Sequence[object]]:
-    sql = _Sql(6)
-    hidden = "true" if query.include_hidden else "not e.hidden"
-    whole = f"{hidden} and {sql.known(query.known_as_of)}"  # What the timeline is, and so what a tie is.
-    own, limit = " and ".join([whole, *sql.filters(query)]), sql.bind(query.limit + 1, "int")
+def _sql_of(query: TimelineQuery, after: Place | None, *given: object) -> tuple[str, Sequence[object]]:
+    known, own = _conditions(query, *given)
+    # What the timeline is, and so what a tie is.
+    whole, limit = (
+        known if query.include_hidden else f"not e.hidden and {known}",
+        own.bind(query.limit + 1, "int"),
+    )
     beyond = "true"
     if after is not None:
         text = 'text collate "C"'
         kinds = ("bigint", "smallint", "smallint", text, "boolean", text, text)
-        places = [sql.bind(value, kind) for value, kind in zip(after, kinds, strict=True)]
+        places = [own.bind(value, kind) for value, kind in zip(after, kinds, strict=True)]
         # The second lets the range of the index begin there in any plan.
         beyond = f"({_KEY}) > ({', '.join(places)}) and e.t >= {places[0]}"
     kept = _KEPT.format(e="e")
     most = "" if query.fold else f"and {beyond} order by {_KEY} limit {limit}"
     of = _UNION.format(columns=_COLUMNS, kept=kept, own=own, most=most)
     if query.fold is not None:
-        of = _FOLDED.format(of=of, width=f"values ({sql.bind(WIDTHS[query.fold], 'bigint')})")
+        of = _FOLDED.format(of=of, width=f"values ({own.bind(WIDTHS[query.fold], 'bigint')})")
     tie = _TIE.format(kept=_KEPT.format(e="x"), whole=whole.replace("e.", "x."))
     statement = _SLICE.format(
         incident=COLUMNS, visible=VISIBLE, kept=kept, said=_SAID, of=of, beyond=beyond, whole=whole, key=_KEY, limit=limit,
         entry=_ENTRY.format(tie=tie, repeats=_REPEATS if query.fold else _ALONE),
     )  # fmt: skip
-    return statement, sql.args
+    return statement, own.args
 
 
 def _milestones(given: Mapping[str, Any]) -> dict[Milestone, Instant]:

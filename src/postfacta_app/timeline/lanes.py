@@ -8,11 +8,12 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Final
 
+from ..web.charts import Tick
 from ..web.render import span
 from .model import Stretch, moment
 from .view import SIGNS, Line, Turn, clock
 
-__all__ = ["Band", "Break", "Chart", "Lane", "Mark", "Rule", "Tick", "chart"]
+__all__ = ["Band", "Chart", "Lane", "Mark", "Rule", "chart"]
 
 # In chart units of at least 0.77 pixels, so that a mark's target has 24 pixels.
 _WIDTH: Final = 960.0
@@ -87,22 +88,6 @@ class Rule:
     is_left: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """A time on the axis."""
-
-    x: float
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Break:
-    """A gap that was cut out, around a point on the axis; `words` is its length."""
-
-    x: float
-    words: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
     """The chart; the lanes extend from `top` to `bottom`."""
@@ -116,7 +101,7 @@ class Chart:
     lanes: Sequence[Lane]
     rules: Sequence[Rule]
     ticks: Sequence[Tick]
-    breaks: Sequence[Break]
+    breaks: Sequence[Tick]  # gaps that were cut out around these points, with their lengths
     words: str
 
 
@@ -210,12 +195,12 @@ class _Scale:
                 ticks.append(Tick(round(x, 1), f"{moment(start):%m-%d %H:%M}"))
             first = -(-start // step) * step
             places = [(self.x(t), _round_time(t, step)) for t in range(first, end + 1, step)]
-            ticks += [Tick(at, text) for at, text in places if not ticks or at >= ticks[-1].x + _APART]
+            ticks += [Tick(at, text) for at, text in places if not ticks or at >= ticks[-1].at + _APART]
         return ticks
 
-    def breaks(self) -> list[Break]:
+    def breaks(self) -> list[Tick]:
         return [
-            Break(self.x(start) + _BREAK / 2, span(timedelta(microseconds=end - start)))
+            Tick(self.x(start) + _BREAK / 2, span(timedelta(microseconds=end - start)))
             for start, end in self._cuts
         ]
 

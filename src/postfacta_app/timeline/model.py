@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pydantic import Field, JsonValue, PlainSerializer
 
-from ..signals.precision import Precision
+from ..signals.model import Precision
 from ..web.body import format_time
 
 __all__ = [

@@ -15,9 +15,8 @@ from postfacta_postgres import Database
 
 from ..aside import aside, aside_locked
 from ..db import VISIBLE, Query, Unit, sees
-from ..incidents.access import missing
+from ..incidents.access import COLUMNS, incident_of, missing, ref_of
 from ..incidents.model import Incident
-from ..incidents.postgres import COLUMNS, incident_of, ref_of
 from ..web.paging import Paged
 from .annotations import NewAnnotation, ShownAnnotation
 from .edits import EntryRef, NewEdit, ShownEdit
@@ -30,8 +29,8 @@ from .verify import Revision
 F = TypeVar("F", Signal, StatusChange, Annotation, Edit)
 
 __all__ = [
-    "add_annotation", "add_edit", "annotation", "annotation_page", "contents", "decided", "digest_in", "edit_page",
-    "facts_in", "facts_of", "first_entries", "names", "revised", "said", "supersede",
+    "add_annotation", "add_edit", "annotation",  "contents", "decided", "digest_in", "edit_page",
+    "facts_in", "facts_of", "first_entries", "named", "names", "remarks", "revised", "said", "supersede",
 ]  # fmt: skip
 
 
@@ -159,6 +158,19 @@ async def first_entries(
     return incident, [it for it in whole.entries if wanted.shows(it)][:most]
 
 
+async def named(
+    q: Query,
+    incident_id: UUID,
+    names: Collection[tuple[str, str]],
+    *,
+    kept: KeptTimelines,
+    hidden: bool = False,
+) -> Sequence[Entry]:
+    """Read the entries with these sources and ids; on demand hidden ones too."""
+    wanted = Wanted(names=names, include_hidden=hidden)
+    return (await first_entries(q, incident_id, wanted, kept=kept, most=len(names)))[1] if names else ()
+
+
 async def digest_in(unit: Unit, incident_id: UUID) -> str:
     if (kept := await digest_kept(unit, incident_id)) is not None:
         return kept
@@ -199,10 +211,11 @@ async def add_edit(unit: Unit, incident_id: UUID, new: NewEdit) -> ShownEdit:
     return _edit(row)
 
 
-async def annotation_page(q: Query, incident_id: UUID, query: Paged) -> Sequence[ShownAnnotation]:
-    args = (incident_id, *(query.after(str(incident_id)) or (None, None)), query.limit + 1)
-    rows = await q.fetch(_ANNOTATIONS, *args, operation="annotation_list")
-    return [_annotation(row) for row in rows]
+async def remarks(q: Query, incident_id: UUID, query: Paged | None = None) -> Sequence[ShownAnnotation]:
+    """List them, oldest first: one more than a page holds, or all."""
+    last = query.after(str(incident_id)) if query else None
+    args = (incident_id, *(last or (None, None)), query.limit + 1 if query else None)
+    return [_annotation(row) for row in await q.fetch(_ANNOTATIONS, *args, operation="annotation_list")]
 
 
 async def decided(q: Query, incident_id: UUID, entries: Sequence[Entry]) -> Sequence[ShownEdit]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self, cast
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
-from ..errors import InvalidCursorError
 from ..incidents.model import Incident
 from ..web.body import Time
-from ..web.paging import decode_members, encode_members, filters_hash
+from ..web.paging import decode_cursor, encode_cursor, filters_hash
 from .model import Entry, Instant, Milestone, Repeats, Stretch
 from .rules import RULES, Place, Timeline, sort_key
 from .view import is_narrative
@@ -56,10 +55,8 @@ Group = Annotated[
 """The name of a group of repeats."""
 
 
-class TimelineQuery(BaseModel):
+class TimelineQuery(BaseModel, extra="forbid", frozen=True):
     """The view of a timeline, and filters of its entries; different ones are joined by "and"."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     as_of: Time | None = Field(None, description="Only what had been recorded by then.")
     known_as_of: Time | None = Field(None, description="Only what people knew by then.")
@@ -80,7 +77,7 @@ class TimelineQuery(BaseModel):
     cursor: Annotated[str, StringConstraints(max_length=4000)] | None = None
 
     def cursor_after(self, incident_id: UUID, entry: Entry) -> str:
-        return encode_members(str(incident_id), sort_key(entry), filters_hash(self))
+        return encode_cursor(str(incident_id), sort_key(entry), filters_hash(self))
 
     def shows(self, entry: Entry) -> bool:
         return (
@@ -186,8 +183,5 @@ def cut(timeline: Timeline, query: TimelineQuery, incident_id: UUID) -> Timeline
 def place(query: TimelineQuery, incident_id: UUID) -> Place | None:
     if query.cursor is None:
         return None
-    match decode_members(query.cursor, str(incident_id), filters_hash(query)):
-        case [int(t), int(precision), int(kind), str(source), bool(unnumbered), str(sequence), str(identity)]:
-            return (t, precision, kind, source, unnumbered, sequence, identity)
-        case _:
-            raise InvalidCursorError("Start again without a cursor")
+    kinds = (int, int, int, str, bool, str, str)
+    return cast("Place", decode_cursor(query.cursor, str(incident_id), filters_hash(query), *kinds))

@@ -66,12 +66,8 @@ async def compare(
 ) -> AsyncIterator[Compared]:
     """Compare the kept timelines of these incidents, or of all, with what the facts give; repair them if asked.
 
-    Readers never wait, and writers of an incident only for a thousand of its entries at a time.
-
-    Args:
-        database: Reached as the owner of the tables.
-        numbers: The incidents; all if there are none.
-        repair: Whether to write.
+    Readers never wait, and writers of an incident only for a thousand of its entries at a time. The database
+    is reached as the owner of the tables.
     """
     incidents = await database.fetch(_INCIDENTS, list(numbers) or None, operation="rebuild_incidents")
     for incident, number in incidents:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
 from .model import (
@@ -62,6 +62,12 @@ _FAMILIES: Final = {
     Op.MILESTONE: "milestone",
 }
 _CANONICAL: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+# What an entry has of its signal, and what a digest has of an entry.
+_SAME: Final = (
+    "source", "kind", "title", "sequence", "known_at", "received_at", "time_basis", "signal_id", "services",
+    "environment", "links", "conflicts",
+)  # fmt: skip
+_HASHED: Final = ("source", "id", "kind", "t", "p", "title", "sha", "pinned", "hidden")
 _TITLE: Final = 200  # The most characters of a note's first line in its title.
 
 Place = tuple[int, int, int, str, bool, str, str]
@@ -200,30 +206,10 @@ def _entries(facts: Facts, last: Last, as_of: int | None) -> Iterator[Entry]:
 
 
 def _of_signal(signal: Signal) -> Entry:
-    return Entry(
-        source=signal.source,
-        id=signal.external_id,
-        kind=signal.kind,
-        t=signal.precision.floor(signal.occurred_at),
-        p=signal.precision,
-        title=signal.title,
-        sha=signal.content_sha256,
-        pinned=False,
-        hidden=False,
-        occurred_at=signal.occurred_at,
-        original_precision=signal.precision,
-        original_title=signal.title,
-        sequence=signal.sequence,
-        known_at=signal.known_at,
-        received_at=signal.received_at,
-        time_basis=signal.time_basis,
-        clock_suspect=signal.occurred_at > signal.received_at + AHEAD,
-        signal_id=signal.signal_id,
-        services=signal.services,
-        environment=signal.environment,
-        links=signal.links,
-        conflicts=signal.conflicts,
-    )
+    same = {name: getattr(signal, name) for name in _SAME}
+    is_suspect = signal.occurred_at > signal.received_at + AHEAD
+    when = Instant(signal.occurred_at, signal.precision)
+    return _made(when, id=signal.external_id, sha=signal.content_sha256, clock_suspect=is_suspect, **same)
 
 
 def _of_change(change: StatusChange) -> Entry:
@@ -231,9 +217,8 @@ def _of_change(change: StatusChange) -> Entry:
     title = title if change.outcome is None else f"{title}: {_words(change.outcome)}"
     sha = _sha256({"to": change.to_status, "outcome": change.outcome, "reason": change.reason})
     when = Instant(change.occurred_at, Precision.EXACT)
-    return _of_person(
-        "postfacta", f"status:{change.id}", "status", when=when, at=change.at, title=title, sha=sha
-    )
+    named = {"source": "postfacta", "id": f"status:{change.id}", "kind": "status"}
+    return _made(when, title=title, sha=sha, received_at=change.at, **named)
 
 
 def _words(name: str) -> str:
@@ -244,27 +229,15 @@ def _of_note(note: Annotation, occurred_at: int, at: int) -> Entry:
     title = note.body.strip().partition("\n")[0][:_TITLE] or note.kind
     sha = _sha256({"kind": note.kind, "state": note.state, "text": note.body})
     when = Instant(occurred_at, note.precision)
-    return _of_person("human", f"annotation:{note.root}", "note", when=when, at=at, title=title, sha=sha)
+    named = {"source": "human", "id": f"annotation:{note.root}", "kind": "note"}
+    return _made(when, title=title, sha=sha, received_at=at, **named)
 
 
-def _of_person(
-    source: str, identity: str, kind: str, *, when: Instant, at: int, title: str, sha: str
-) -> Entry:
+def _made(when: Instant, *, title: str, **others: Any) -> Entry:
     return Entry(
-        source=source,
-        id=identity,
-        kind=kind,
-        t=when.p.floor(when.t),
-        p=when.p,
-        title=title,
-        sha=sha,
-        pinned=False,
-        hidden=False,
-        occurred_at=when.t,
-        original_precision=when.p,
-        original_title=title,
-        received_at=at,
-    )
+        t=when.p.floor(when.t), p=when.p, title=title, pinned=False, hidden=False, occurred_at=when.t,
+        original_precision=when.p, original_title=title, **others,
+    )  # fmt: skip
 
 
 def _edited(entry: Entry, last: Last) -> Entry:
@@ -315,17 +288,7 @@ def _digest(entries: Iterable[Entry], milestones: Mapping[Milestone, Instant]) -
     """Hash the canonical JSON entry by entry: a single large text would block other threads."""
     hashed, comma = hashlib.sha256(b'{"entries":['), b""
     for entry in entries:
-        told = {
-            "source": entry.source,
-            "id": entry.id,
-            "kind": entry.kind,
-            "t": entry.t,
-            "p": entry.p,
-            "title": entry.title,
-            "sha": entry.sha,
-            "pinned": entry.pinned,
-            "hidden": entry.hidden,
-        }
+        told = {name: getattr(entry, name) for name in _HASHED}
         hashed.update(comma + _CANONICAL.encode(told).encode())
         comma = b","
     turns = {name: {"t": at.t, "p": at.p} for name, at in milestones.items()}

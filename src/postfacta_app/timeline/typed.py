@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from ..errors import FieldError
 from ..web.body import format_time
 from ..web.forms import parse, read_typed_time
-from .edits import NewEdit, model_of
+from .edits import MODELS, NewEdit
 from .model import Op, Precision
 
 __all__ = ["precision_of", "read_edit", "read_instant"]
@@ -36,7 +36,7 @@ def read_edit(fields: Mapping[str, str], now: datetime | None = None) -> NewEdit
     except ValueError as error:
         return (FieldError("/value", "value", str(error)),)
     entry = {"source": fields.get("source", ""), "id": fields.get("id", "")}
-    return parse(model_of(op), {**fields, "entry": entry, "value": value})
+    return parse(MODELS[op], {**fields, "entry": entry, "value": value})
 
 
 def read_instant(text: str, now: datetime | None = None) -> dict[str, JsonValue]:

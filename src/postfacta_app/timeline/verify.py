@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
@@ -25,35 +25,26 @@ class Revision:
     rules: int  # the version of the rules of the digest
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """The results: equal, different, or written under other rules and not compared."""
-
-    equal: list[Revision] = field(default_factory=list[Revision])
-    faults: list[Revision] = field(default_factory=list[Revision])
-    other_rules: list[Revision] = field(default_factory=list[Revision])
+Verified = Mapping[str, Sequence[Revision]]
+"""The revisions by result: `equal`, `fault`, or `other_rules`, which were not compared."""
 
 
 async def verify(revised: AsyncIterator[tuple[Facts, Sequence[Revision]]]) -> Verified:
     """Rebuild the timeline of each revision from the facts of its incident and compare the digests."""
-    result = Verified()
+    found: dict[str, list[Revision]] = {"equal": [], "fault": [], "other_rules": []}
     async for facts, revisions in revised:
-        for revision in revisions:
-            if revision.rules != RULES:
-                result.other_rules.append(revision)
-            elif build(facts, as_of=revision.at).digest == revision.digest:
-                result.equal.append(revision)
-            else:
-                result.faults.append(revision)
-    return result
+        for it in revisions:
+            is_comparable = it.rules == RULES
+            is_equal = is_comparable and build(facts, as_of=it.at).digest == it.digest
+            found["equal" if is_equal else "fault" if is_comparable else "other_rules"].append(it)
+    return found
 
 
 def write_metrics(result: Verified, file: Path, *, now: float) -> None:
     registry = CollectorRegistry()
     told = "Post-mortem revisions whose timeline was rebuilt, by result."
     revisions = Gauge("postfacta_timeline_revisions", told, ["result"], registry=registry)
-    results = {"equal": result.equal, "fault": result.faults, "other_rules": result.other_rules}
-    for name, found in results.items():
+    for name, found in result.items():
         revisions.labels(name).set(len(found))
     when = Gauge(
         "postfacta_timeline_verified_timestamp_seconds", "Time of the last verification.", registry=registry

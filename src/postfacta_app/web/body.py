@@ -337,11 +337,7 @@ class Moment:
 
 
 def read_moment(text: str) -> Moment:
-    """Parse RFC 3339 strictly: upper-case `T` and `Z`, an offset, an existing day, no leap second.
-
-    Raises:
-        ValueError: If it is anything else.
-    """
+    """Parse RFC 3339 strictly: an offset, an existing day, no leap second; raise `ValueError` otherwise."""
     found = _RFC3339.fullmatch(text)
     if found is None:
         raise ValueError("must be a time with an offset, such as 2026-02-07T10:00:00Z")
@@ -373,11 +369,7 @@ def _shifted(local: datetime, zone: str) -> datetime | None:
 
 
 def parse_time(text: str) -> datetime:
-    """Parse RFC 3339 as an instant in UTC, truncated to microseconds.
-
-    Raises:
-        ValueError: If it is anything else, or is outside the years 1 to 9999.
-    """
+    """Parse RFC 3339 as an instant in UTC, cut to microseconds, within the years 1 to 9999; else raise."""
     instant = read_moment(text).instant
     if instant is None:
         raise ValueError("must be within the years 1 to 9999")

@@ -29,11 +29,7 @@ _NOTHING = Typed()
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What the routes of every slice work with.
-
-    Attributes:
-        parts: What some slices need besides, each of a type of its own; see `part`.
-    """
+    """What the routes of every slice work with; `parts` are what some need besides, by their type."""
 
     transactions: Transactions
     pages: Pages
@@ -47,21 +43,15 @@ class Tools:
 
 @dataclass(slots=True)
 class Call:
-    """A request, from which the parameters of its function are filled.
-
-    Attributes:
-        noun: What the routes of the slice are about.
-        fields: The input of a form.
-        typed: The same, if it was not saved.
-        afterwards: Called once the request is over, saved or not.
-    """
+    """A request, from which the parameters of its function are filled."""
 
     request: Request
     principal: Principal
     tools: Tools
-    noun: str
-    fields: dict[str, str] = field(default_factory=dict[str, str])
-    typed: Typed = _NOTHING
+    noun: str  # what the routes of the slice are about
+    fields: dict[str, str] = field(default_factory=dict[str, str])  # the input of a form
+    typed: Typed = _NOTHING  # the same, if it was not saved
+    # Called once the request is over, saved or not.
     afterwards: list[Callable[[], object]] = field(default_factory=list[Callable[[], object]])
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from math import log
-from typing import Final
+from typing import ClassVar, Final
 
 from .render import span
 
@@ -58,36 +58,31 @@ class Lane:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class WeekChart:
-    """A lane of bars for each severity, on a common scale.
+class _Frame:
+    width: ClassVar[float] = _WIDTH
+    left: ClassVar[float] = _LEFT
+    right: ClassVar[float] = _RIGHT
 
-    Attributes:
-        rows: The Monday of each week, with its counts in the order of the lanes.
-        most: The highest count, which fills the height of a lane.
-        earlier: How many are before the first week shown.
-    """
 
-    width: float
+@dataclass(frozen=True)
+class WeekChart(_Frame):
+    """A lane of bars for each severity, on a common scale."""
+
     height: float
-    left: float
-    right: float
     lanes: Sequence[Lane]
     ticks: Sequence[Tick]
-    rows: Sequence[tuple[date, Sequence[int]]]
-    most: int
-    earlier: int
+    rows: Sequence[
+        tuple[date, Sequence[int]]
+    ]  # the Monday of each week, with its counts in the order of the lanes
+    most: int  # the highest count, which fills the height of a lane
+    earlier: int  # how many are before the first week shown
 
 
 def week_chart(incidents: Sequence[tuple[datetime, str]], lanes: Sequence[str]) -> WeekChart | None:
-    """Count by week, Monday to Sunday in UTC, and severity, with empty weeks in between.
+    """Count incidents, each a time and a severity, by week, Monday to Sunday in UTC, and severity.
 
-    Args:
-        incidents: The declaration time and severity of each.
-        lanes: The severities from top to bottom.
-
-    Returns:
-        At most 53 weeks, up to the last with an incident; None without incidents.
+    There are at most 53 weeks, up to the last with an incident, and at least four; `lanes` are the severities
+    from top to bottom.
     """
     if not incidents:
         return None
@@ -113,10 +108,7 @@ def week_chart(incidents: Sequence[tuple[datetime, str]], lanes: Sequence[str]) 
         total = sum(counts[monday, severity] for monday in weeks)
         shown.append(Lane(severity, base, bars, total))
     return WeekChart(
-        width=_WIDTH,
         height=_TOP + len(lanes) * _LANE + _BOTTOM,
-        left=_LEFT,
-        right=_RIGHT,
         lanes=shown,
         ticks=[Tick(_LEFT, f"{first}", "start"), Tick(_RIGHT, f"{last}", "end")],
         rows=[(monday, [counts[monday, severity] for severity in lanes]) for monday in weeks],
@@ -154,23 +146,16 @@ class Dot:
     label: str
 
 
-@dataclass(frozen=True, slots=True)
-class DotPlot:
-    """A dot for each incident, by declaration time and duration.
+@dataclass(frozen=True)
+class DotPlot(_Frame):
+    """A dot for each incident, by declaration time and duration."""
 
-    Attributes:
-        median: The position of its line, with its length in words; None if there are too few.
-    """
-
-    width: float
     height: float
-    left: float
-    right: float
     bottom: float
     dots: Sequence[Dot]
     times: Sequence[Tick]
     lengths: Sequence[Tick]
-    median: Tick | None
+    median: Tick | None  # the position of its line, with its length in words; None if there are too few
 
 
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
@@ -182,12 +167,7 @@ _LENGTHS: Final = (
 
 
 def dot_plot(points: Sequence[Point], median: float | None) -> DotPlot | None:
-    """Place the points: time to the right, duration upward on a logarithmic scale from one second.
-
-    Args:
-        points: In any order.
-        median: In seconds.
-    """
+    """Place the points: time to the right, duration upward on a logarithmic scale from one second."""
     if not points:
         return None
     steps = [length for length, _ in _LENGTHS]
@@ -207,10 +187,7 @@ def dot_plot(points: Sequence[Point], median: float | None) -> DotPlot | None:
         return bottom - _EDGE - share * (bottom - top - 2 * _EDGE)
 
     return DotPlot(
-        width=_WIDTH,
         height=bottom + _BOTTOM,
-        left=_LEFT,
-        right=_RIGHT,
         bottom=bottom,
         dots=[
             Dot(x(it.declared_at), y(it.seconds), it.severity, f"{it.name}: {length(it.seconds)}")

@@ -10,7 +10,8 @@ import secrets
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, TypeVar, get_args
+from functools import cache
+from typing import Any, Final, TypeVar, cast, get_args
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel
@@ -39,8 +40,8 @@ from ..principal import Principal
 from . import body
 
 __all__ = [
-    "TYPED", "Refusal", "Typed", "attempt", "csrf_token", "formed", "is_csrf_token", "is_same_origin",
-    "keep_typed", "new_key", "parse", "read_form", "read_typed_time",
+    "TYPED", "Field", "Refusal", "Typed", "attempt", "csrf_token", "fields_of", "formed", "is_csrf_token",
+    "is_same_origin", "keep_typed", "new_key", "parse", "read_form", "read_typed_time",
 ]  # fmt: skip
 
 M = TypeVar("M", bound=BaseModel)
@@ -159,11 +160,7 @@ def parse(
 
 
 def formed(model: type[M], fields: Mapping[str, object], now: datetime | None = None) -> M:
-    """Validate form input against a model.
-
-    Raises:
-        InvalidFieldsError: If some fields are invalid.
-    """
+    """Validate form input against a model as `parse` does; raise if some fields are invalid."""
     made = parse(model, fields, now)
     if isinstance(made, tuple):
         raise InvalidFieldsError("Some fields are invalid", errors=made)
@@ -292,13 +289,7 @@ class Typed:
 
 
 async def attempt(write: Awaitable[Response]) -> Response | Refusal:
-    """Await a write; return a refusal for errors that the user can fix, and raise others.
-
-    Raises:
-        NotFoundError: It no longer exists, or is no longer visible.
-        ForbiddenError: It is not allowed.
-        InvalidInputError: The database cannot store a value.
-    """
+    """Await a write; return a refusal for errors that the user can fix, and raise others."""
     try:
         return await write
     except (NotFoundError, ForbiddenError, InvalidInputError):
@@ -317,3 +308,54 @@ async def attempt(write: Awaitable[Response]) -> Response | Refusal:
             status=problem_of(failure).status,
             headers={"retry-after": wait},
         )
+
+
+_TIME: Final = 40
+_DAY: Final = 10
+_WORD: Final = 63  # The longest short name, and the default of what has no bound of its own.
+_LONG: Final = 1000  # A text that may have more characters gets several lines.
+
+JSON = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """An input of a form."""
+
+    most: int  # the most characters
+    options: Sequence[str]  # what can be chosen; none for text
+    is_required: bool  # whether it must be filled
+    is_long: bool  # whether it has several lines
+
+
+@cache
+def fields_of(model: type[BaseModel]) -> Mapping[str, Field]:
+    schema = model.model_json_schema()
+    required, kinds = schema.get("required", ()), schema.get("$defs", {})
+    return {
+        name: _field(_plain(of, kinds), kinds, is_required=name in required)
+        for name, of in schema["properties"].items()
+    }
+
+
+def _field(of: JSON, kinds: JSON, *, is_required: bool) -> Field:
+    options = of.get("enum") or ()
+    if of.get("type") == "integer":
+        options = tuple(str(each) for each in range(of["minimum"], of["maximum"] + 1))
+    most = _most(of)
+    if of.get("type") == "array":
+        most = of.get("maxItems", 1) * (_most(_plain(of["items"], kinds)) + len(", "))
+    return Field(
+        most, options, is_required, most > _LONG and of.get("type") != "array" and "pattern" not in of
+    )
+
+
+def _most(of: JSON) -> int:
+    by_format = {"date-time": _TIME, "date": _DAY}.get(of.get("format", ""), _WORD)
+    return int(of.get("maxLength", by_format))
+
+
+def _plain(of: JSON, kinds: JSON) -> JSON:
+    """Return the schema of a value that is there, by itself."""
+    given = next((it for it in of.get("anyOf", ()) if it != {"type": "null"}), of)
+    return cast("JSON", kinds[given["$ref"].rpartition("/")[2]]) if "$ref" in given else cast("JSON", given)

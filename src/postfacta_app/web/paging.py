@@ -1,4 +1,4 @@
-"""Cursors and next-page URLs of lists."""
+"""Pages of lists: their models, cursors and next-page URLs."""
 
 from __future__ import annotations
 
@@ -7,71 +7,63 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Annotated, Final, TypeVar, cast
+from typing import Annotated, Any, Final, Generic, TypeVar, cast
 from urllib.parse import urlencode
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 from starlette.requests import Request
 
 from ..errors import InvalidCursorError, MalformedError
 from .body import format_time, parse_json, parse_time
 
 __all__ = [
-    "Key", "Paged", "decode_cursor", "decode_members", "encode_cursor", "encode_members", "filters_hash",
-    "next_link", "next_page",
+    "Key", "Listed", "Paged", "decode_cursor", "encode_cursor", "filters_hash", "next_link", "next_page",
 ]  # fmt: skip
 
 T = TypeVar("T")
+L = TypeVar("L", bound="Listed[Any]")
 Key = tuple[datetime, UUID]
 """The position of a row in a list."""
 _CURSOR_VERSION: Final = 1
+_READERS: Final[dict[type, Callable[[str], object]]] = {datetime: parse_time, UUID: UUID}
 
 
-def encode_cursor(sort: str, key: Key, of_filters: str) -> str:
-    return encode_members(sort, [format_time(key[0]), str(key[1])], of_filters)
-
-
-def decode_cursor(text: str, sort: str, of_filters: str) -> Key:
-    try:
-        match decode_members(text, sort, of_filters):
-            case [str(time), str(identity)]:
-                return parse_time(time), UUID(identity)
-            case _:
-                raise _refusal()
-    except ValueError:
-        raise _refusal() from None
-
-
-def encode_members(sort: str, key: Sequence[object], of_filters: str) -> str:
-    text = json.dumps([_CURSOR_VERSION, sort, *key, of_filters], ensure_ascii=False)
+def encode_cursor(order: str, key: Sequence[object], of_filters: str) -> str:
+    members = [_CURSOR_VERSION, order, *key, of_filters]
+    text = json.dumps(members, ensure_ascii=False, default=_text)
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def decode_members(text: str, sort: str, of_filters: str) -> Sequence[object]:
-    """Return the key of such a cursor; the caller must check the types of its members.
+def _text(value: object) -> str:
+    return format_time(value) if isinstance(value, datetime) else str(value)
+
+
+def decode_cursor(text: str, order: str, of_filters: str, *kinds: type) -> tuple[Any, ...]:
+    """Return the key of such a cursor: a `Key`, or members of these types.
 
     Raises:
         InvalidCursorError: If it is damaged, or was issued for another order or other filters.
     """
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        members = parse_json(raw)
+        match cast("list[object]", parse_json(raw)):
+            case [int(version), str(given), *key, str(of)]:
+                if (version, given, of) == (_CURSOR_VERSION, order, of_filters):
+                    return tuple(_read(*it) for it in zip(kinds or (datetime, UUID), key, strict=True))
+            case _:
+                pass
     except (ValueError, MalformedError):
-        raise _refusal() from None
-    if not isinstance(members, list):
-        raise _refusal()
-    match cast("list[object]", members):
-        case [int(version), str(given_sort), *key, str(given_hash)]:
-            if (version, given_sort, given_hash) == (_CURSOR_VERSION, sort, of_filters):
-                return key
-        case _:
-            pass
-    raise _refusal()
+        pass
+    raise InvalidCursorError
 
 
-def _refusal() -> InvalidCursorError:
-    return InvalidCursorError("Start again without a cursor")
+def _read(kind: type, value: object) -> object:
+    if isinstance(value, str) and kind in _READERS:
+        return _READERS[kind](value)
+    if not isinstance(value, kind) or (isinstance(value, int) and abs(value) >= 1 << 63):
+        raise ValueError(value)  # As of a text that is no time; no number of ours is beyond a bigint.
+    return value
 
 
 def filters_hash(query: BaseModel) -> str:
@@ -80,27 +72,34 @@ def filters_hash(query: BaseModel) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class Paged(BaseModel):
-    """Which page of a list."""
+class Listed(BaseModel, Generic[T]):
+    """A page of a list, and the cursor of the next one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    items: Sequence[T]
+    next_cursor: str | None
+
+
+class Paged(BaseModel, extra="forbid", frozen=True):
+    """Which page of a list."""
 
     limit: int = Field(50, ge=1, le=200)
     cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
 
-    def after(self, order: str) -> Key | None:
-        """Return the position that the cursor holds.
+    def after(self, order: str, *kinds: type) -> tuple[Any, ...] | None:
+        """Return the key that the cursor holds; raises as `decode_cursor` does."""
+        return None if self.cursor is None else decode_cursor(self.cursor, order, filters_hash(self), *kinds)
 
-        Raises:
-            InvalidCursorError: If it is damaged, or was issued for another order or other filters.
-        """
-        return None if self.cursor is None else decode_cursor(self.cursor, order, filters_hash(self))
-
-    def cut(self, rows: Sequence[T], order: str, key: Callable[[T], Key]) -> tuple[Sequence[T], str | None]:
+    def cut(
+        self, rows: Sequence[T], order: str, key: Callable[[T], Sequence[object]]
+    ) -> tuple[Sequence[T], str | None]:
         """Return the rows of this page, and the cursor of the next one if there is one row more."""
         items = rows[: self.limit]
         is_last = len(rows) <= self.limit
         return items, None if is_last else encode_cursor(order, key(items[-1]), filters_hash(self))
+
+    def page(self, of: type[L], rows: Sequence[T], order: str, *, key: Callable[[T], Sequence[object]]) -> L:
+        items, cursor = self.cut(rows, order, key)
+        return of(items=items, next_cursor=cursor)
 
 
 def next_page(request: Request, cursor: str) -> str:

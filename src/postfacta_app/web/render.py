@@ -50,11 +50,7 @@ def _markdown(context: Context, text: str) -> Markup:
 
 
 class Pages:
-    """Renders templates with the common context.
-
-    Args:
-        version: The version shown at the foot.
-    """
+    """Renders templates with the common context; the version is shown at the foot."""
 
     def __init__(self, *, version: str) -> None:
         self._environment = Environment(

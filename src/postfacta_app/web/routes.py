@@ -70,21 +70,16 @@ class Rule:
 
     Attributes:
         method: The HTTP method; GET includes HEAD.
-        path: A Starlette path template.
         handler: Called with the request and the caller once access is granted.
-        access: The access that the caller needs.
-        route_class: Its kind, which sets its limits.
         summary: One line for the OpenAPI document; empty leaves the route out of it (pages).
         body: The model of the JSON body, `body_type` its media type.
-        query: The model of the query parameters.
         answers: The model of each success status; None for no body.
         also: The media types of a 200 besides JSON.
         problems: Problem slugs besides those of every route.
         headers: Request headers it reads, such as `If-Match`, and whether each is required.
         stale: Whether its last response may be replayed while the database is unavailable. The handler must also
             declare each response free of private data: see `allow_stale`.
-        only_5xx: Whether its callers retry after 5xx but not after 429; then an exceeded rate limit is reported as
-            503.
+        only_5xx: Whether its callers retry after 5xx but not after 429, so that they get 503 for an exceeded limit.
     """
 
     method: str

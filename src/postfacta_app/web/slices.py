@@ -223,11 +223,7 @@ class Options(TypedDict, total=False):
 
 
 class Routes:
-    """The routes of one slice, in the order in which they are declared.
-
-    Args:
-        noun: What they are about, as error messages call it.
-    """
+    """The routes of one slice in the order of their declaration; errors call what they are about a `noun`."""
 
     def __init__(self, noun: str) -> None:
         self._noun = noun

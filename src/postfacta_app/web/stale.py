@@ -77,13 +77,7 @@ class Kept:
 
 
 class StaleAnswers:
-    """Wraps handlers, and replays cached responses while the database is unavailable.
-
-    Args:
-        database: The name in the database's errors.
-        monotonic: The clock for ages.
-        wall: The clock for displayed times.
-    """
+    """Wraps handlers, and replays cached responses while the database of this name is unavailable."""
 
     def __init__(self, database: str, *, monotonic: Clock = MONOTONIC, wall: Clock = WALL) -> None:
         self._database = database

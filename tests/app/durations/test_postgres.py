@@ -10,9 +10,10 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from postfacta_app.db import Reader
 from postfacta_app.durations.model import DurationStatus as Status, Phase
-from postfacta_app.durations.postgres import PLOTTED, DurationStore, Insights
-from postfacta_app.incidents.query import IncidentFilters
+from postfacta_app.durations.postgres import PLOTTED, Insights, every, insights
+from postfacta_app.incidents.model import IncidentFilters
 from postfacta_app.principal import ANONYMOUS
 from postfacta_postgres import Database
 
@@ -38,7 +39,7 @@ async def measured(database: Database, rows: Rows) -> tuple[dict[str, Any], Inci
     args = (name, [it for it, _ in rows], [seconds for _, seconds in rows])
     await database.execute(_INCIDENTS, *args, operation="test")
     filters = IncidentFilters.model_validate({"service": [name]})
-    answer, _ = await DurationStore(database).all(ANONYMOUS, filters)
+    answer, _ = await every(Reader(database, ANONYMOUS), filters)
     return json.loads(answer), filters
 
 
@@ -81,11 +82,11 @@ async def test_quantiles_are_by_nearest_rank(app_database: Database) -> None:
 
 
 async def test_near_incidents_share_a_mark_when_there_are_many(app_database: Database) -> None:
-    async def insights(count: int) -> Insights:
+    async def of(count: int) -> Insights:
         _, filters = await measured(app_database, _ok(*(60.0 + n % 30 for n in range(count))))
-        return await DurationStore(app_database).insights(ANONYMOUS, filters, Phase.OPEN)
+        return await insights(Reader(app_database, ANONYMOUS), filters, Phase.OPEN)
 
-    few, many = await insights(PLOTTED), await insights(PLOTTED + 1)
+    few, many = await of(PLOTTED), await of(PLOTTED + 1)
     assert (len(few.dots), len(few.newest)) == (PLOTTED, PLOTTED)
     assert {it.others for it in few.dots} == {0}
     assert 10 < len(many.dots) < 200

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from postfacta_app.db import Transactions, Unit
 from postfacta_app.errors import AppError
 from postfacta_app.identity import pages as slice_
-from postfacta_app.identity.api import Accounts, Identity
+from postfacta_app.identity.api import Identity
 from postfacta_app.identity.client import Client
 from postfacta_app.identity.gotrue import SupabaseAccounts
 from postfacta_app.identity.guard import Guard
@@ -72,7 +72,10 @@ class World:
         self.client, self.guard = self.instance(self.settings)
 
     def instance(
-        self, settings: Settings, tokens: SupabaseTokens | None = None, accounts: Accounts | None = None
+        self,
+        settings: Settings,
+        tokens: SupabaseTokens | None = None,
+        accounts: SupabaseAccounts | None = None,
     ) -> tuple[httpx2.AsyncClient, Guard]:
         """Start one more process of the service, as far as accounts go."""
         guard = Guard(
@@ -83,10 +86,8 @@ class World:
             monotonic=lambda: self.monotonic,
         )
         passwords = Passwords(self.hasher)
-        accounts = accounts or LocalAccounts(
-            self.store, self.transactions, passwords=passwords, clock=lambda: self.wall
-        )
-        parts = [Identity(settings, self.store, accounts, guard.forget)]
+        signs_in = accounts or LocalAccounts(self.store, self.transactions, passwords=passwords)
+        parts = [Identity(settings, self.store, signs_in, guard.forget)]
         tools = Tools(
             self.transactions, Pages(version="1"), StaleAnswers("postgres"), lambda: self.wall, parts=parts
         )
@@ -226,10 +227,9 @@ async def realm(world: World, project: FakeProject) -> AsyncGenerator[Realm]:
             gotrue,
             tokens,
             store,
-            transactions=transactions,
+            transactions,
             throttle=Throttle(clock=lambda: world.monotonic),
             attempted=attempts.append,
-            clock=lambda: world.wall,
         )
         client, guard = world.instance(settings, tokens, accounts)
         async with jwks.running(), client:

@@ -156,7 +156,7 @@ async def test_a_project_that_does_not_answer_is_not_waited_for(realm: Realm) ->
     realm.project.answer, world = (200, "slow"), realm.world
     settings = realm.project.settings(register_open=True)
     async with Client("gotrue", settings, Timeout(0.1)) as hasty:
-        accounts = SupabaseAccounts(hasty, realm.tokens, world.store, transactions=world.transactions)
+        accounts = SupabaseAccounts(hasty, realm.tokens, world.store, world.transactions)
         client, _ = world.instance(settings, realm.tokens, accounts)
         sent = {"email": EMAIL, "password": PASSWORD}
         async with client:

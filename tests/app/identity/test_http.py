@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 from typing import TYPE_CHECKING, Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import httpx2
 import pytest
@@ -421,7 +421,7 @@ async def test_a_cursor_beyond_every_number_is_refused(world: World) -> None:
     await world.login("root@example.org")
     cursor = (await world.client.get("/api/v1/audit?limit=1", headers=admin)).json()["next_cursor"]
     members = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    members[3] = str(UUID(int=2**63))
+    members[2] = 2**63
     forged = base64.urlsafe_b64encode(json.dumps(members).encode()).decode()
     answer = await world.client.get("/api/v1/audit", params={"cursor": forged}, headers=admin)
     assert (answer.status_code, answer.json()["slug"]) == (400, "invalid-cursor")

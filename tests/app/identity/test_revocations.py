@@ -9,6 +9,7 @@ import anyio
 import pytest
 from asyncpg import InsufficientPrivilegeError, UndefinedTableError
 
+from postfacta_app.db import repeating
 from postfacta_app.identity.postgres import PostgresIdentity
 from postfacta_app.identity.revocations import Revocations
 from postfacta_core.errors import DatabaseUnavailableError
@@ -93,7 +94,7 @@ async def test_a_failure_ends_nothing(anyio_backend: str) -> None:
             log.write(1, hides=True)
 
     with anyio.fail_after(10):
-        async with log.looks.running(connected, observer=seen.append, interval=0.001):
+        async with repeating("revocations", log.looks.look, connected, observer=seen.append, interval=0.001):
             while not log.told:
                 await anyio.sleep(0.001)
     assert log.told == ["hide"]

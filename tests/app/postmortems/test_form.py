@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, strategies as st
 
 from postfacta_app.errors import InvalidFieldsError
-from postfacta_app.postmortems.comparison import Line, Mark, compare
 from postfacta_app.postmortems.content import (
     Category,
     Content,
@@ -18,6 +17,7 @@ from postfacta_app.postmortems.content import (
     TriggerKind,
 )
 from postfacta_app.postmortems.form import LISTS, SECTIONS, draft, entry_text, label, rows, shown, typed
+from postfacta_app.postmortems.reading import Line, Mark, compare
 from postfacta_app.timeline.edits import EntryRef
 from tests.kit.every import every
 

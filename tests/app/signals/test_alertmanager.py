@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from postfacta_app.principal import ANONYMOUS, Principal
 from postfacta_app.signals.alertmanager import AlertLabels, Webhook, read_alerts
+from postfacta_app.signals.api import without_secrets
 from postfacta_app.signals.model import Fact, ItemResult, Link
-from postfacta_app.signals.redaction import without_secrets
 from tests.app.signals.conftest import Body, recorded
 
 TOKEN = Principal(actor="token:1", name="am", scopes=frozenset({"signals:write"}), source="alertmanager")

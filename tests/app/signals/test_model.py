@@ -14,8 +14,7 @@ from pydantic import ValidationError
 
 from postfacta_app.identity.model import NewToken
 from postfacta_app.principal import ANONYMOUS, Principal, Role
-from postfacta_app.signals.model import Fact, Kind, NewSignal, is_suspect, source_of
-from postfacta_app.signals.precision import Precision
+from postfacta_app.signals.model import Fact, Kind, NewSignal, Precision, is_suspect, source_of
 
 A_PERSON = Principal(actor="user:1", name="Ada", user_id=uuid4(), role=Role.RESPONDER)
 RESERVED = {"postfacta", "human", "manual"}

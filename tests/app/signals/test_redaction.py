@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_app.signals.redaction import without_secrets
+from postfacta_app.signals.api import without_secrets
 
 SECRET = "s3cr3t-0f-a-test"  # noqa: S105 - of nobody
 KEYS = frozenset({"license_code"})

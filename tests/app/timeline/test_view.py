@@ -116,7 +116,7 @@ def test_every_mark_and_name_of_the_drawing_lies_within_it(facts: Facts, across:
         return
     marks_ = [mark for lane in drawn.lanes for mark in lane.marks]
     assert sorted(mark.line.anchor for mark in marks_) == sorted(anchor(it.source, it.id) for it in entries)
-    places = [*(it.x for it in marks_), *(it.x for it in drawn.rules), *(it.x for it in drawn.ticks)]
+    places = [*(it.x for it in marks_), *(it.x for it in drawn.rules), *(it.at for it in drawn.ticks)]
     assert all(drawn.left <= x <= drawn.right for x in places)
     assert all(drawn.top < lane.y < drawn.bottom < drawn.height for lane in drawn.lanes)
     assert all(0 < rule.y < drawn.top for rule in drawn.rules)
@@ -124,7 +124,7 @@ def test_every_mark_and_name_of_the_drawing_lies_within_it(facts: Facts, across:
     assert [mark.x for mark in by_time] == sorted(mark.x for mark in marks_)
     assert len({lane.source for lane in drawn.lanes}) == len(drawn.lanes)
     assert len(drawn.ticks) <= 9 + len(drawn.breaks)
-    assert all(b.x >= a.x + 60 for a, b in pairwise(drawn.ticks))
+    assert all(b.at >= a.at + 60 for a, b in pairwise(drawn.ticks))
 
 
 def test_a_long_gap_is_cut_out_and_labelled_with_its_length() -> None:
@@ -137,12 +137,12 @@ def test_a_long_gap_is_cut_out_and_labelled_with_its_length() -> None:
     ]
     drawn = chart(lines(shown), [])
     assert drawn is not None
-    assert [it.words for it in drawn.breaks] == ["22 h 00 min"]
+    assert [it.label for it in drawn.breaks] == ["22 h 00 min"]
     first, middle, before, after = (mark.x for mark in drawn.lanes[0].marks)
     assert middle - first == pytest.approx(before - middle, abs=0.2)
     assert after - before < middle - first
-    assert before < drawn.breaks[0].x < after
-    assert drawn.ticks[-1].text == "02-08 09:00"
+    assert before < drawn.breaks[0].at < after
+    assert drawn.ticks[-1].label == "02-08 09:00"
 
 
 def test_the_whole_timeline_is_drawn_beside_the_entries_of_a_page() -> None:
@@ -182,7 +182,7 @@ def test_a_drawing_of_any_length_has_a_few_round_times(first: str, seconds: int)
     drawn = chart(lines([entry("10:00:00", id=str(n), t=t) for n, t in enumerate(times_)]), [])
     assert drawn is not None
     assert len(drawn.ticks) <= 9
-    assert [tick.x for tick in drawn.ticks] == sorted({tick.x for tick in drawn.ticks})
+    assert [tick.at for tick in drawn.ticks] == sorted({tick.at for tick in drawn.ticks})
 
 
 def test_names_of_milestones_at_one_time_stand_in_rows_of_their_own() -> None:
