@@ -20,6 +20,8 @@ from postfacta_core.drain._course import DrainLimits
 from postfacta_core.guards import Guard
 from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.telemetry.policies import POLICY_METRICS
+from postfacta_lab.assess.model import rubric
+from postfacta_postgres import Database, PoolOptions
 from tests.kit.every import every
 
 ROOT = Path(__file__).parent.parent.parent
@@ -45,6 +47,24 @@ OURS = [
 def test_a_page_says_what_the_code_says(page: str) -> None:
     text = (ROOT / page).read_text()
     assert renew(text) == text, "run: python docs/generate.py"
+
+
+def test_the_remedies_of_an_assessment_name_options_that_there_are() -> None:
+    known = {
+        kind.__name__: kind for kind in (Database, DrainLimits, HardenOptions, PoolOptions, TransferLimits)
+    }
+    named = [
+        (name, option)
+        for entry in rubric().entries.values()
+        for name, options in re.findall(r"(\w+)\(([^()]*)", entry.harden)
+        for option in re.findall(r"(\w+)=", options)
+        if name in known
+    ]
+    assert len(named) >= 8
+    with every() as case:
+        for name, option in named:
+            with case(f"{name}({option}=)"):
+                assert option in inspect.signature(known[name]).parameters
 
 
 NAMES = re.findall(
