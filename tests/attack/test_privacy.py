@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 from uuid import UUID
 
+import anyio
 import httpx2
 import pytest
 
@@ -147,7 +148,11 @@ async def test_no_metric_counts_what_happens_to_a_private_incident(app_database_
     async with in_process(app_database_dsn) as service:
         owner = await service.as_role("responder")
         open_one = await service.record(owner)
-        before = counts((await service.client.get("/metrics")).text)
+        # They are read once a minute, for the first time soon after the start.
+        with anyio.fail_after(30):
+            while "postfacta_incidents{" not in (text := (await service.client.get("/metrics")).text):
+                await anyio.sleep(0.01)
+        before = counts(text)
         private = await service.record(owner, visibility="private")
         await service.client.post(
             f"/api/v1/incidents/{private['id']}/transitions", json={"to": "IN_PROGRESS"}, headers=owner
