@@ -263,10 +263,8 @@ def _find(texts: Sequence[str], entry: Callable[[str, str], bool], default: int)
 def _sql_of(query: TimelineQuery, after: Place | None, *given: object) -> tuple[str, Sequence[object]]:
     known, own = _conditions(query, *given)
     # What the timeline is, and so what a tie is.
-    whole, limit = (
-        known if query.include_hidden else f"not e.hidden and {known}",
-        own.bind(query.limit + 1, "int"),
-    )
+    whole = known if query.include_hidden else f"not e.hidden and {known}"
+    limit = own.bind(query.limit + 1, "int")
     beyond = "true"
     if after is not None:
         text = 'text collate "C"'
