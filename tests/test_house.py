@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import subprocess
+from importlib import import_module
 from pathlib import Path
+
+from docs.generate import FACES
 
 import postfacta_core
 from postfacta_app.settings import Settings, variable
@@ -42,26 +45,24 @@ def test_a_module_says_in_one_sentence_what_it_is() -> None:
                 assert docstring[1].count(" and ") < 2
 
 
-def test_a_module_says_what_it_exports() -> None:
+def test_a_face_says_what_it_exports() -> None:
     with every() as case:
-        for name, text in MODULES.items():
-            with case(name):
-                public = re.search(r"^(async def|def|class) [^_]", text, re.MULTILINE)
-                exports = re.search(r"^__all__\b.*=", text, re.MULTILINE)
-                assert exports or not public or "/migrations/" in name
+        for face in FACES:
+            with case(face):
+                assert import_module(face).__all__
 
 
 # Lines, of SQL too, which may only fall (docs/decisions/0019). The plan of `postfacta_core` is 12,000, of
 # `postfacta_slo` 4,600, of `postfacta_postgres` 1,600, of the lab 7,500, of which 3,500 in `assess`,
 # of `postfacta_app` 11,700 with its kit (docs/decisions/0006).
 BUDGETS = {
-    "postfacta_core": 18_560,
-    "postfacta_postgres": 1_743,
-    "postfacta_slo": 4_576,
-    "postfacta_lab": 7_482,
-    "postfacta_lab/assess": 2_825,
-    "postfacta_app": 18_819,
-    "postfacta_app/web": 2_054,
+    "postfacta_core": 18_284,
+    "postfacta_postgres": 1_712,
+    "postfacta_slo": 4_506,
+    "postfacta_lab": 7_370,
+    "postfacta_lab/assess": 2_811,
+    "postfacta_app": 18_556,
+    "postfacta_app/web": 2_026,
 }
 # Each is for software that a service may have; it stands in no budget.
 ADAPTERS = re.compile(

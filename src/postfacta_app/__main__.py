@@ -12,8 +12,6 @@ from postfacta_core import __version__
 
 from . import COMMANDS
 
-__all__ = ["main"]
-
 # Of other packages: the module, which names the extra that it needs, and what it does.
 _OTHERS: Final = {
     "slo": ("postfacta_slo.__main__", "objectives as code: generate, check, report, budget [slo]"),

@@ -27,11 +27,6 @@ from .web.paging import Listed, Paged, next_page
 from .web.routes import RouteClass
 from .web.slices import Fields, Matches, Now, Page, Routes
 
-__all__ = [
-    "Action", "ActionChange", "ActionList", "ActionPage", "ActionQuery", "ActionStatus", "ActionType",
-    "NewAction", "add", "change", "due_words", "line", "of", "order", "routes",
-]  # fmt: skip
-
 READ, WRITE = Access.READ, Access.WRITE
 MOST: Final = 200
 """The most action items of an incident; they are shown on one page."""

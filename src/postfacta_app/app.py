@@ -68,8 +68,6 @@ if TYPE_CHECKING:
     from .identity.gotrue import SupabaseAccounts
     from .identity.project import Project
 
-__all__ = ["create_app", "declared", "route_rules"]
-
 _SLICES = (
     incidents,
     incident_page,

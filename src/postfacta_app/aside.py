@@ -13,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
-__all__ = ["LARGE", "aside", "aside_locked"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

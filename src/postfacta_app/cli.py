@@ -49,8 +49,6 @@ from .timeline.rebuild import Compared, compare
 from .timeline.verify import Verified, verify, write_metrics
 from .web.body import parse
 
-__all__ = ["main"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., object])

@@ -12,8 +12,6 @@ from typing import Any, Final, NamedTuple, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-__all__ = ["HEADER_TIMEOUT", "Room", "bounded", "make_room"]
-
 HEADER_TIMEOUT: Final = 10.0
 """Seconds a client has for a whole request head, from its connection or the first byte."""
 

@@ -26,8 +26,6 @@ from .samples import SEEDER, Samples
 from .server import check_port, serve
 from .settings import AuthMode, Settings
 
-__all__ = ["EMAIL", "run"]
-
 EMAIL = "admin@demo.example"
 # The service does not own its tables, so not even faulty SQL could change recorded facts.
 _ROLE = """

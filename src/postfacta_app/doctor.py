@@ -25,8 +25,6 @@ from .reach import NoDatabaseError, reach
 from .server import BACKLOG, PortInUseError, check_port, graceful_timeout
 from .settings import AuthMode, Settings, exposed_secrets
 
-__all__ = ["Finding", "report", "run"]
-
 _OK = 200
 _SKEW = (1.0, 30.0)  # Above the first, timestamps look odd; above the second, they are wrong.
 _OTHER_FILES = 100  # Libraries, logs, the event loop.

@@ -20,8 +20,6 @@ from .web.render import Pages
 from .web.routes import PRINCIPAL
 from .web.slices import Page, Routes
 
-__all__ = ["error_page", "routes"]
-
 routes: Final = Routes("problem")
 
 

@@ -6,14 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-__all__ = [
-    "AppError", "ConflictError", "FeatureOffError", "FieldError", "ForbiddenError", "IdempotencyInProgressError",
-    "IdempotencyMismatchError", "IllegalTransitionError", "InvalidCursorError", "InvalidFieldsError",
-    "MalformedError", "MethodNotAllowedError", "NotFoundError", "NotPublishableError",
-    "PreconditionFailedError", "PreconditionRequiredError", "RateLimitedError", "RegistrationClosedError",
-    "SchemaMissingError", "UnauthenticatedError", "UnsupportedMediaTypeError", "invalid",
-]  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class FieldError:

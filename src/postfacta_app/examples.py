@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["EXAMPLES"]
-
 EXAMPLES: Final = {
     "serve": """\
 Needs a migrated database. It may be down at first: the service starts, and becomes ready once the database is up.

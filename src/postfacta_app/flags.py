@@ -32,8 +32,6 @@ from .errors import FeatureOffError
 from .principal import Principal
 from .web.routes import RouteClass, Rule
 
-__all__ = ["DOMAIN", "FLAGS", "INTERVAL", "Flag", "FlagsError", "State", "Switches", "read_flags"]
-
 DOMAIN: Final = "postfacta"
 """The domain of OpenFeature."""
 _LOGGER: Final = logging.getLogger("postfacta_app")

@@ -29,8 +29,6 @@ from .timeline.view import anchor
 from .web.forms import formed
 from .web.slices import Call, Fields, Fill, Matches, Now, Page, Routes, Snapshot
 
-__all__ = ["routes"]
-
 _ONE: Final = "/incidents/{ref}"
 _SIGNAL: Final = re.compile(r"signal-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 routes: Final = Routes("note")

@@ -33,8 +33,6 @@ from .timeline.view import Line, Turn, anchor, clock, days, lines, stamp
 from .web.body import Time
 from .web.forms import parse
 
-__all__ = ["Seen", "Shown", "View", "context", "read_seen", "read_shown"]
-
 Word = Annotated[str, StringConstraints(max_length=200)]
 _PAGE: Final = 100
 """The most entries of one page."""

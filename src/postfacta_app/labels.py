@@ -12,8 +12,6 @@ from .incidents.access import Ref, lock_active, missing, ref_of
 from .principal import Access
 from .web.slices import Matches, Routes
 
-__all__ = ["Label", "Labels", "of", "replace", "routes"]
-
 routes: Final = Routes("list of labels")
 
 

@@ -17,10 +17,6 @@ from .principal import Access
 from .web.body import Time
 from .web.slices import Reply, Routes, made
 
-__all__ = [
-    "Direction", "Far", "IncidentLink", "LinkList", "LinkType", "NewLink", "link", "of", "routes", "unlink",
-]  # fmt: skip
-
 MOST: Final = 200
 """The most links of an incident; they are shown on one page."""
 routes: Final = Routes("link")

@@ -19,8 +19,6 @@ from postfacta_core.telemetry.redaction import redact, redact_text
 
 from .settings import Settings
 
-__all__ = ["RedactingExporter", "configure_logging", "configure_tracing"]
-
 
 def configure_logging(settings: Settings) -> None:
     """Log to standard output in one format, with a rate limit for each kind of record."""

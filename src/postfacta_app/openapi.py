@@ -15,8 +15,6 @@ from .errors import AppError
 from .principal import Access
 from .web.routes import RouteClass, Rule
 
-__all__ = ["openapi_document"]
-
 JSON = dict[str, Any]
 Schemas = Mapping[tuple[Any, JsonSchemaMode], JSON]
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
-__all__ = ["ANONYMOUS", "NOBODY", "Access", "Principal", "Role"]
-
 
 class Role(StrEnum):
     """The role of a person, least privileged first."""

@@ -30,8 +30,6 @@ from .errors import (
     SchemaMissingError,
 )
 
-__all__ = ["Fault", "Problems", "encode", "keep_private", "redirect_target", "render"]
-
 Html = Callable[["Fault", Scope], Response]
 """Renders an error as a page."""
 

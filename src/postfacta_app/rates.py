@@ -23,11 +23,6 @@ from .principal import ANONYMOUS, Principal
 from .settings import Settings
 from .web.routes import Authenticate, RouteClass, Rule, Spend
 
-__all__ = [
-    "address_limits", "limit_retrying", "principal_limits", "route_options", "shared_store",
-    "transfer_limits",
-]  # fmt: skip
-
 _KINDS: Final[dict[RouteClass, Literal["read", "write", "ingest"]]] = {
     RouteClass.READ: "read",
     RouteClass.SEARCH: "read",

@@ -15,8 +15,6 @@ from postfacta_postgres import Database, PoolOptions
 from .db import SCHEMA_ERRORS
 from .settings import Settings
 
-__all__ = ["NoDatabaseError", "reach"]
-
 _WAIT = 5.0  # Seconds.
 _OPTIONS = PoolOptions(max_size=2)
 

@@ -26,8 +26,6 @@ from postfacta_core.terminal import has_terminal
 
 from .settings import Settings, SettingsError, secret_files
 
-__all__ = ["AGES", "Rotation", "password_of"]
-
 _LOGGER: Final = logging.getLogger("postfacta_app")
 _SECRETS: Final = (
     *("database_dsn", "metrics_token", "traffic_key", "jwt_secret"),

@@ -25,8 +25,6 @@ from .timeline.annotations import NewAnnotation
 from .timeline.edits import AnyEdit
 from .web.body import format_time, parse
 
-__all__ = ["SEEDER", "Samples"]
-
 SEEDER: Final = Principal(actor="demo", name="demo", role=Role.ADMIN)
 """The actor that records them."""
 

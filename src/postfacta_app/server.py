@@ -18,8 +18,6 @@ from .connections import Room, bounded, make_room
 from .observability import configure_logging, configure_tracing
 from .settings import Settings
 
-__all__ = ["BACKLOG", "SERVERS", "PortInUseError", "check_port", "graceful_timeout", "serve"]
-
 BACKLOG: Final = 2048
 """The listen backlog."""
 

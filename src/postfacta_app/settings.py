@@ -28,10 +28,6 @@ from postfacta_core.limits.store import SharedStore
 from postfacta_postgres import connecting
 from postfacta_slo.status.prometheus import check_address
 
-__all__ = [
-    "AuthMode", "Settings", "SettingsError", "exposed_secrets", "is_loopback", "load_settings", "secret_files", "variable",
-]  # fmt: skip
-
 _PREFIX = "POSTFACTA_"
 # Names of the original service, kept without the prefix of all others.
 _BARE = {

@@ -13,8 +13,6 @@ import httpx2
 
 from .doctor import Finding, report
 
-__all__ = ["WITHIN", "RefusedError", "Smoke"]
-
 WITHIN: Final = 30.0
 """Seconds after which it has failed."""
 

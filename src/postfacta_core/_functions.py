@@ -9,8 +9,6 @@ from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
-__all__ = ["answer_of", "is_async", "must_be_async", "must_be_guardable"]
-
 
 def is_async(function: object) -> bool:
     """Return whether it is an async function, also as a partial or as an object with an async `__call__`."""

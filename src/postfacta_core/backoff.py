@@ -7,8 +7,6 @@ from typing import Final
 
 from .validation import validation
 
-__all__ = ["Backoff"]
-
 # Past this many tries the exponent stands still: every larger int that fits a float is even, and no caller lives so long.
 _MAX_EXPONENT: Final = 2**53
 

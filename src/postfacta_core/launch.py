@@ -28,8 +28,6 @@ from tempfile import TemporaryDirectory
 from .clock import MONOTONIC
 from .terminal import is_ctrl_c
 
-__all__ = ["main"]
-
 _VARIABLE = "POSTFACTA_DRAIN_FILE"  # drain.signals reads it
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _FORWARDED = (

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 
-__all__ = ["has_terminal", "is_ctrl_c"]
-
 _TERMINAL = "/dev/tty"  # The terminal that controls this process, wherever its input and output go.
 
 

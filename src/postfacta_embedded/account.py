@@ -23,8 +23,6 @@ from typing import IO
 from .diagnosis import last_lines
 from .errors import EmbeddedPostgresError
 
-__all__ = ["Account", "Means", "choose_account", "direct", "namespace", "setuid"]
-
 _PROBE_TIMEOUT = 10.0  # `id` takes milliseconds; a system that needs more is stuck
 _WHAT = "PostgreSQL cannot be run"
 

@@ -19,8 +19,6 @@ from pathlib import Path
 
 from .errors import EmbeddedPostgresError
 
-__all__ = ["DISTRIBUTION_FOLDERS", "OLDEST_MAJOR", "WHEEL", "Binaries", "copy_binaries", "find_binaries"]
-
 OLDEST_MAJOR = 15
 """The oldest major version whose SQL and options we use."""
 

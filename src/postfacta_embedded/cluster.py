@@ -16,8 +16,6 @@ from .binaries import Binaries
 from .diagnosis import disk_full, explain, own_files
 from .errors import EmbeddedPostgresError
 
-__all__ = ["NEEDED_BYTES", "SUPERUSER", "Cluster", "prepare_cluster"]
-
 NEEDED_BYTES = 100 * 1024 * 1024
 """A new cluster of version 18 takes 40 MB, and its first segments of write-ahead log double that."""
 

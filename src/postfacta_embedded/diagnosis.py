@@ -11,8 +11,6 @@ from pathlib import Path
 
 from .errors import EmbeddedPostgresError
 
-__all__ = ["Symptom", "disk_full", "explain", "last_lines", "own_files", "symptom_of"]
-
 _MIB = 1024 * 1024
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["EmbeddedPostgresError"]
-
 
 class EmbeddedPostgresError(Exception):
     """PostgreSQL cannot be started, kept or stopped as asked.

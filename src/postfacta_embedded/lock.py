@@ -8,8 +8,6 @@ from pathlib import Path
 
 from .errors import EmbeddedPostgresError
 
-__all__ = ["OwnerLock"]
-
 
 class OwnerLock:
     """An exclusive ``flock`` on a file, which the kernel releases when its owner dies.

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from .errors import EmbeddedPostgresError
 
-__all__ = ["PidFile", "end_orphan", "is_alive", "pause", "read_pid_file", "runs_postgres_on"]
-
 _PROC = Path("/proc")
 _PS_TIMEOUT = 10.0  # ps answers in milliseconds
 _FIELDS = 8  # the lines of a complete postmaster.pid, see miscadmin.h

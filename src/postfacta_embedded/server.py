@@ -33,8 +33,6 @@ from .errors import EmbeddedPostgresError
 from .lock import OwnerLock
 from .postmaster import end_orphan, is_alive, pause, read_pid_file
 
-__all__ = ["EmbeddedPostgres"]
-
 _HOST = "127.0.0.1"
 _SETTINGS = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "logging_collector": "off"}
 _LOG_LIMIT = 10 * 1024 * 1024  # bytes; one old file is kept beside the present one

@@ -19,8 +19,6 @@ from .diagnosis import explain, last_lines, own_files
 from .errors import EmbeddedPostgresError
 from .server import EmbeddedPostgres
 
-__all__ = ["StandbyPostgres"]
-
 _COPY = "the standby cannot be made"
 _PROMOTE = "the standby cannot be promoted"
 _COPY_TIMEOUT = 300.0  # a second for an empty cluster; a large one takes as long as its files

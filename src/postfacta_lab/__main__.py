@@ -17,8 +17,6 @@ except ModuleNotFoundError:
     )
     raise SystemExit(int(Verdict.NOTHING)) from None
 
-__all__ = ["main"]
-
 _COMMANDS: Final[Mapping[str, str]] = {
     "init": "write a suite for a service: requests, tests, a workflow",
     "load": "load a running service in open loop, and judge it",

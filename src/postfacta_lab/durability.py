@@ -12,8 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-__all__ = ["Fact", "Findings", "Outcome", "Stored", "Write", "judge"]
-
 _KINDS = ("lost", "phantom", "doubled", "mismatched", "torn")
 
 

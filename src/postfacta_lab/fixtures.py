@@ -22,8 +22,6 @@ from .load.mix import read_mix
 from .load.profiles import PROFILES, Plan, run_profile
 from .proxy import Toxiproxy, fault_proxy
 
-__all__ = ["Loading", "Starting", "Stopping", "lab_drain", "lab_load", "lab_proxy", "lab_service"]
-
 
 class Starting:
     """What `lab_service` gives."""

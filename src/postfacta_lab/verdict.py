@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
 
-__all__ = ["FEWEST", "Verdict", "nothing_measured", "overall"]
-
 FEWEST = 100  # requests that a verdict can rest on
 
 # An answer below 500 about load or time was given by the requested service.

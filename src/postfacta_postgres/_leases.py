@@ -20,8 +20,6 @@ from postfacta_core.errors import PoolTimeoutError
 from postfacta_core.events import Sample
 from postfacta_core.guards._slots import Turn, Turns
 
-__all__ = ["LeaseTable", "PooledConnection", "sizes"]
-
 C = TypeVar("C")
 
 # Connections that were opened together must not be renewed together: up to this share of its life is taken off each.

@@ -23,16 +23,6 @@ from postfacta_core.errors import (
     ResilienceError,
 )
 
-__all__ = [
-    "QUERY_CANCELED",
-    "broke",
-    "database_circuit",
-    "error_of",
-    "is_to_blame",
-    "outcome_of",
-    "sqlstate_of",
-]
-
 QUERY_CANCELED: Final = "57014"
 _NOT_THERE: Final = ("08", "57P01", "57P02", "57P03", "53300", "53100", "53200")
 # What a value can be at fault for: too long, too large, no date, no number, a text with NUL, no regular expression.

@@ -42,8 +42,6 @@ from ._verdicts import (
     sqlstate_of,
 )
 
-__all__ = ["Borrowed", "Lender", "Permit", "first_word", "is_the_callers_wish", "limiting"]
-
 # What is no Exception is no outcome for a breaker. It is never raised.
 _NO_OUTCOME: Final = GeneratorExit("no answer, and not the database's fault")
 # These take no time; and SET TRANSACTION must come before any query.

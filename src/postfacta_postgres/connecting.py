@@ -19,17 +19,6 @@ from postfacta_core.clock import Clock, Luck
 from postfacta_core.events import ConnectionOpened, Observer
 from postfacta_core.validation import validation
 
-__all__ = [
-    "Connector",
-    "Password",
-    "PasswordFile",
-    "PoolOptions",
-    "RawConnection",
-    "Setup",
-    "check_address",
-    "hosts_of",
-]
-
 RawConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Password = str | Callable[[], str] | Callable[[], Awaitable[str]]
 """A password, or a function that reads it anew for each connection, so that a rotation needs no restart."""

@@ -31,8 +31,6 @@ from .connecting import RawConnection, Setup
 from .monitor import Pooled
 from .pool import Pool
 
-__all__ = ["COMMIT", "Lease", "Statement", "retries", "translate"]
-
 _DISK_FULL: Final = "53100"
 _READ_ONLY: Final = "25006"
 _CONFLICTS: Final = frozenset({"40001", "40P01"})

@@ -16,8 +16,6 @@ from postfacta_core.errors import InvalidInputError, LockTimeoutError
 
 from .database import Connection, Database
 
-__all__ = ["KEYS_TABLE", "KeyInUseError", "KeyReusedError", "StoredAnswer", "prune_keys", "write_once"]
-
 KEYS_TABLE: Final = """
 create table idempotency_keys (
   principal text not null, key text not null check (char_length(key) between 1 and 255), request_sha256 bytea not null,

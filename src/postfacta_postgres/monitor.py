@@ -20,8 +20,6 @@ from postfacta_core.errors import DatabaseUnavailableError, ResilienceError
 from ._leases import LeaseTable, PooledConnection
 from .connecting import Connector, RawConnection, Setup
 
-__all__ = ["ConnectionMonitor", "Pooled"]
-
 Pooled: TypeAlias = PooledConnection[RawConnection]
 
 # For one sign of life; also for the one new connection that is tried before all are refused.

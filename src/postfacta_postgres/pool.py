@@ -40,8 +40,6 @@ from ._leases import LeaseTable, sizes
 from .connecting import Connector, Password, PoolOptions, RawConnection, Setup
 from .monitor import ConnectionMonitor, Pooled
 
-__all__ = ["Pool"]
-
 # Longer than any healthy reset takes; a connection that needs more is thrown away.
 _RELEASE_TIMEOUT = 1.0
 _SWEEP_AT_MOST_EVERY = 10.0

@@ -29,8 +29,6 @@ from .borrowing import Borrowed, Lender, limiting
 if TYPE_CHECKING:  # Loading it needs more than an engine of threads has.
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["guard_engine"]
-
 _LOAN: Final = "postfacta_loan"
 _LIMITING: Final = text(limiting(":limit"))
 

@@ -40,8 +40,6 @@ from .status.prometheus import Prometheus, PrometheusError
 from .status.query import MONTH, query_status
 from .status.report import FORMATS, Report, render
 
-__all__ = ["METRICS", "main", "starter"]
-
 _MOST_LINES: Final = 40
 _DONE, _FAILED = 0, 1
 _Add = Callable[..., object]

@@ -66,11 +66,8 @@ async def answer(
 
 
 def every_app_error() -> list[AppError]:
-    kinds = [getattr(errors, name) for name in errors.__all__]
     return [
-        kind("Do this instead")
-        for kind in kinds
-        if isinstance(kind, type) and issubclass(kind, AppError) and kind is not AppError
+        kind("Do this instead") for kind in AppError.__subclasses__() if kind.__module__ == errors.__name__
     ]
 
 

@@ -88,6 +88,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "ConnectionMonitor",
             "Connector",
             "Statement",
+            "Statements",
             "Counts",
             "Course",
             "Families",
@@ -158,10 +159,10 @@ def public_classes() -> Iterator[type]:
         if path[0] in OTHER_MODULES or is_inner:
             continue
         found = importlib.import_module(module.name)
-        for name in getattr(found, "__all__", ()):
-            each: object = getattr(found, name)
+        for name, each in vars(found).items():
             if (
                 inspect.isclass(each)
+                and not name.startswith("_")
                 and each.__module__ == module.name
                 and not issubclass(each, BaseException | enum.Enum)
                 and not getattr(each, "_is_protocol", False)

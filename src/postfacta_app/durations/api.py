@@ -19,8 +19,6 @@ from ..web.stale import allow_stale
 from . import postgres
 from .model import Aggregates, IncidentDurations, durations, marks
 
-__all__ = ["routes"]
-
 routes: Final = Routes("incident")
 
 

@@ -12,11 +12,6 @@ from pydantic import BaseModel
 from ..timeline.model import Entry, Facts, Micros, Milestone, Precision
 from ..timeline.rules import Timeline, build
 
-__all__ = [
-    "LEAST", "Aggregate", "Aggregates", "Basis", "Duration", "DurationStatus", "IncidentDurations", "Mark", "Phase",
-    "Point", "durations", "marks", "measure",
-]  # fmt: skip
-
 
 class Phase(StrEnum):
     """A span of an incident."""

@@ -14,8 +14,6 @@ from ..incidents.access import COLUMNS, incident_of, ref_of, where_of
 from ..incidents.model import Incident, IncidentFilters, Kind
 from .model import LEAST, Aggregate, Mark, Phase
 
-__all__ = ["PLOTTED", "Dot", "Insights", "every", "insights", "one"]
-
 PLOTTED: Final = 500
 """The most incidents that are plotted and listed each for itself."""
 

@@ -12,8 +12,6 @@ from ..timeline.view import Turn
 from ..web.render import span
 from .model import Basis, Duration, DurationStatus, Mark, Phase, measure
 
-__all__ = ["UNKNOWN", "Stat", "strip", "turns"]
-
 UNKNOWN: Final = "\u2013"
 """A dash, for a length that is not known."""
 

@@ -34,8 +34,6 @@ from ..web.slices import Fill, Routes, Snapshot
 from .markdown import entry_lines, frame
 from .model import Document, ExportFormat, ExportQuery, OneQuery, Remark, TimelineDocument
 
-__all__ = ["NDJSON", "routes"]
-
 NDJSON: Final = "application/x-ndjson"
 _MOST_BYTES: Final = 8 * 2**20  # Of a page that waits to be sent; entries of a large incident follow.
 _STEP: Final = 500  # The most entries that are read at once.

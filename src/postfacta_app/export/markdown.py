@@ -17,8 +17,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ..timeline.model import Entry, format_micros
 from .model import Document
 
-__all__ = ["entry_lines", "frame", "item", "plain", "quote"]
-
 
 class _Inert(str):
     """Text that is already safe."""

@@ -19,8 +19,6 @@ from ..timeline.edits import EntryRef
 from ..timeline.model import Entry, Instant, Milestone
 from ..web.body import Time
 
-__all__ = ["Document", "ExportFormat", "ExportQuery", "OneQuery", "Remark", "TimelineDocument"]
-
 
 class ExportFormat(StrEnum):
     """The format of a single export."""

@@ -54,11 +54,6 @@ from .postgres import PostgresIdentity
 if TYPE_CHECKING:
     from .gotrue import SupabaseAccounts
 
-__all__ = [
-    "Desk", "Identity", "Owner", "add_user", "change_password", "change_user", "end_sessions",
-    "logout", "new_password", "reset", "reset_password", "revoke_token", "routes",
-]  # fmt: skip
-
 OPEN, SIGNED_IN, ADMIN = Access.OPEN, Access.SIGNED_IN, Access.ADMIN
 AUTH, SEARCH = RouteClass.AUTH, RouteClass.SEARCH
 routes: Final = Routes("id")

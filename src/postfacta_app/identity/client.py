@@ -19,8 +19,6 @@ from postfacta_core.guards.outgoing import Outgoing, refusal_in
 from ..errors import RateLimitedError
 from ..settings import Settings
 
-__all__ = ["Client", "Reply"]
-
 _MOST_BYTES: Final = 65_536
 _TOO_MANY_REQUESTS, _SERVER_ERROR = 429, 500
 

@@ -27,8 +27,6 @@ from .local import Accounts, Answers, address, digest, mint, wrong_password
 from .model import Credentials, Kind, Minted, NewUser, Registered, Registration
 from .supabase import SupabaseTokens
 
-__all__ = ["SignedUp", "SupabaseAccounts"]
-
 _OK: Final = 200
 _SESSION: Final = timedelta(hours=12)  # A ban in the project takes effect here when this session ends.
 _SOON: Final = 5.0  # Default Retry-After, in seconds.

@@ -25,7 +25,6 @@ from .local import SECRET, cookie_name, digest, presented
 from .model import Credential, Kind
 from .postgres import PostgresIdentity
 
-__all__ = ["Foreign", "Guard"]
 _SAFE: Final = {"GET", "HEAD", "OPTIONS"}
 # Probes and scrapers have other credentials; a sign-in request may carry an old token.
 _UNASKED: Final = {

@@ -22,8 +22,6 @@ from postfacta_core.errors import RejectedError
 
 from .client import Reply
 
-__all__ = ["LONGEST_KID", "Jwks"]
-
 LONGEST_KID: Final = 128
 """The longest key name, in characters."""
 

@@ -42,11 +42,6 @@ from .model import (
 from .postgres import PostgresIdentity
 from .throttle import Throttle, slow_down
 
-__all__ = [
-    "SECRET", "Accounts", "Answers", "LocalAccounts", "Passwords", "add_token", "add_user", "address",
-    "clear_cookie", "cookie_name", "device_cookie", "digest", "mint", "presented", "session_cookie", "wrong_password",
-]  # fmt: skip
-
 T = TypeVar("T")
 
 # Passwords

@@ -24,13 +24,6 @@ from ..principal import Principal, Role
 from ..web.body import Time
 from ..web.paging import Listed, Paged
 
-__all__ = [
-    "Account", "AuditEntry", "AuditPage", "AuditQuery", "Credential", "Credentials", "IssuedPassword",
-    "IssuedToken", "Kind", "Me", "Minted", "NewToken", "NewUser", "PasswordChange",
-    "Registered", "Registration", "Scope", "Session", "SessionList", "SignedIn", "Token", "TokenPage", "User",
-    "UserChange", "UserPage", "keep_an_admin",
-]  # fmt: skip
-
 # What callers send
 
 Text100 = Annotated[str, StringConstraints(min_length=1, max_length=100)]

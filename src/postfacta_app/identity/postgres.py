@@ -30,8 +30,6 @@ from .model import (
     UserChange,
 )
 
-__all__ = ["PostgresIdentity"]
-
 _USER = "id, email, display_name, role, disabled_at, version, created_at"
 _ACCOUNT = f"""
 select {_USER}, password_hash from users where email = $1 and external_sub is null and disabled_at is null"""  # noqa: S608 - only constants of this module

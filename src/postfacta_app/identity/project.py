@@ -25,8 +25,6 @@ from .postgres import PostgresIdentity
 from .supabase import SupabaseTokens
 from .throttle import Throttle
 
-__all__ = ["Project"]
-
 
 class Project:
     """What verifies its tokens, what signs people in, its public keys, and the context managers to keep open."""

@@ -10,8 +10,6 @@ from postfacta_core.clock import MONOTONIC, Clock
 
 from .postgres import PostgresIdentity
 
-__all__ = ["Revocations"]
-
 # A lower number may commit after a higher one, but no transaction lives this long.
 _SETTLED: Final = 30.0
 _UNSETTLED_AT_START: Final = 1000

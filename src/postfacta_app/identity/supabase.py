@@ -27,8 +27,6 @@ from .local import digest
 from .model import Credential, Email, Kind, User
 from .postgres import PostgresIdentity
 
-__all__ = ["Newcomer", "SupabaseTokens", "external_name", "meet"]
-
 _LONGEST: Final = 8_192  # Characters; the project's have about 1,000.
 _LEEWAY: Final = 30.0  # Allowed clock difference in seconds.
 _LATEST: Final = 253_402_300_000.0  # In the year 9999, the last that datetime supports.

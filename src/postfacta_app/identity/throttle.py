@@ -25,8 +25,6 @@ from postfacta_core.limits.store import SharedStore
 
 from ..errors import RateLimitedError
 
-__all__ = ["Throttle", "slow_down"]
-
 _MOST_KEYS: Final = 20_000  # Far more than can be verified in a minute.
 _Place = tuple[RateLimiter, str]
 

@@ -14,11 +14,6 @@ from ..web.slices import Call, Fill
 from ..web.stale import allow_stale
 from .model import Incident, IncidentFilters, IncidentPage, IncidentQuery, Kind, Severity, Sort, Visibility
 
-__all__ = [
-    "COLUMNS", "Ref", "Share", "follow_ups", "incident_of", "lock", "lock_active", "missing", "page",
-    "read_ref", "ref_of", "ref_text", "seen", "where_of",
-]  # fmt: skip
-
 _NUMBER = re.compile(r"INC-([1-9][0-9]{0,17})", re.ASCII)  # 18 digits always fit a bigint
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 

@@ -27,8 +27,6 @@ from .model import (
     move,
 )
 
-__all__ = ["Hide", "change", "create", "routes", "transition"]
-
 READ, WRITE = Access.READ, Access.WRITE
 routes: Final = Routes("incident")
 _MOST_MEMBERS: Final = 100

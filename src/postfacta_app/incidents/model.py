@@ -15,11 +15,6 @@ from ..errors import IllegalTransitionError, invalid
 from ..web.body import Time
 from ..web.paging import Listed, Paged
 
-__all__ = [
-    "Change", "Incident", "IncidentFilters", "IncidentPage", "IncidentQuery", "Kind", "Move", "NewIncident",
-    "Outcome", "Severity", "Slug", "Sort", "State", "Status", "Visibility", "check_time", "move",
-]  # fmt: skip
-
 
 class Status(StrEnum):
     """The status of an incident."""

@@ -27,11 +27,6 @@ from ..web.slices import Now, Routes, part
 from ..web.stale import allow_stale
 from .model import Description, Reporter, Severity, Status, Title
 
-__all__ = [
-    "V0", "Listing", "Note", "PostgresV0", "V0Incident", "V0Store", "parse_start", "render_incident",
-    "routes",
-]  # fmt: skip
-
 routes: Final = Routes("incident")
 
 _NEVER: Final = "0001-01-01T00:00:00Z"

@@ -26,8 +26,6 @@ from postfacta_postgres import Database
 
 from .rights import CAN_CHANGE_FACTS, LACKS, grant
 
-__all__ = ["HEAD", "MigrationError", "NoDowngradeError", "migrate", "revision", "role_rights", "upgrade"]
-
 HEAD: Final = "0004"
 """The revision this program needs."""
 

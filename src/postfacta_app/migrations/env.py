@@ -10,8 +10,6 @@ from alembic.runtime.migration import MigrationContext, MigrationInfo
 
 from postfacta_app.migrations import MigrationError
 
-__all__: list[str] = []
-
 
 def _run() -> None:
     connection = context.config.attributes.get("connection")

@@ -7,8 +7,6 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-__all__ = ["CAN_CHANGE_FACTS", "LACKS", "grant"]
-
 
 def _lacking(role: str) -> str:
     # Fact tables have a trigger that rejects changes. The version is read for readiness; what is derived is kept by triggers.

@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["statements"]
-
 
 def statements(revision: str, words: Mapping[str, str] | None = None) -> list[str]:
     """Return the statements of a revision, given its Python file, one by one as asyncpg prepares them.

@@ -53,10 +53,6 @@ from .model import (
     next_stage,
 )
 
-__all__ = [
-    "Follows", "Rev", "number", "read_page", "read_revision", "restore", "routes", "transition", "write",
-]  # fmt: skip
-
 READ, WRITE = Access.READ, Access.WRITE
 routes: Final = Routes("post-mortem")
 _ONE: Final = "/api/v1/incidents/{ref}/postmortem"

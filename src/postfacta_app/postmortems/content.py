@@ -19,11 +19,6 @@ from ..incidents.model import Slug
 from ..timeline.edits import EntryRef
 from ..web.body import WHOLE
 
-__all__ = [
-    "SCHEMA_VERSION", "Category", "Content", "Detection", "Factor", "Impact", "Quantity", "SectionChange",
-    "Trigger", "TriggerKind", "differences",
-]  # fmt: skip
-
 SCHEMA_VERSION: Final = 1
 
 Text = Annotated[str, StringConstraints(max_length=20_000)]  # Markdown; HTML is shown as text.

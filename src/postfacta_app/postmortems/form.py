@@ -20,8 +20,6 @@ from ..web.body import parse, parse_json
 from .content import Content
 from .model import Draft
 
-__all__ = ["LISTS", "MOST_ROWS", "SECTIONS", "Form", "draft", "entry_text", "label", "rows", "shown", "typed"]
-
 Form = Mapping[str, str]
 
 SECTIONS: Final[Mapping[str, str]] = {

@@ -23,8 +23,6 @@ from ..web.body import parse_time
 from ..web.paging import Paged, decode_cursor, encode_cursor, next_page
 from ..web.slices import Page, Routes, Snapshot
 
-__all__ = ["Event", "routes"]
-
 routes: Final = Routes("incident")
 _MOST: Final = 200
 """The most events of a page."""

@@ -17,12 +17,6 @@ from ..web.body import WHOLE, Time
 from ..web.paging import Listed
 from .content import Category, Content, SectionChange
 
-__all__ = [
-    "Against", "ChangedEntry", "Draft", "FactorCount", "FactorList", "PostMortem", "Restore", "Revision",
-    "RevisionPage", "RevisionQuery", "RevisionSummary", "RevisionWithDifferences", "Stage",
-    "TimelineChanges", "Transition", "lacks", "move", "next_stage",
-]  # fmt: skip
-
 
 class Stage(StrEnum):
     """The status of a post-mortem."""

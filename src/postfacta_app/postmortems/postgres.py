@@ -20,8 +20,6 @@ from ..timeline.rules import RULES
 from .content import Content
 from .model import ChangedEntry, FactorCount, PostMortem, Revision, RevisionSummary, TimelineChanges
 
-__all__ = ["append", "compared", "factors", "page", "read"]
-
 _SUMMARY = "r.rev, r.status, r.message, r.restored_from, r.author, r.at"
 _COLUMNS = f"""{_SUMMARY}, r.incident_id, r.schema_version, r.content::text, r.timeline_digest, r.timeline_at, r.rules"""
 # Only writers see drafts and waivers.

@@ -17,11 +17,6 @@ from .content import Content
 from .form import SECTIONS, entry_text, label, shown
 from .model import ChangedEntry, TimelineChanges, lacks
 
-__all__ = [
-    "MOST", "Line", "Mark", "Mention", "SectionDifference", "changed", "cited", "compare", "headline",
-    "mentions", "missing", "names",
-]  # fmt: skip
-
 _KINDS: Final = {
     "added": "added",
     "moved": "moved",

@@ -19,8 +19,6 @@ from ..settings import SettingsError
 from ..web.routes import RouteClass
 from ..web.slices import Routes, part
 
-__all__ = ["About", "Codebase", "load_codebase", "root", "routes", "service_info"]
-
 OPEN = Access.OPEN
 routes: Final = Routes("page")
 

@@ -13,8 +13,6 @@ from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.events import Sample
 from postfacta_postgres import Database
 
-__all__ = ["METRICS", "BusinessMetrics", "read_business"]
-
 METRICS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "postfacta_incidents": ("Incidents by current status, without private ones.", ("severity", "status")),
     "postfacta_incident_duration_seconds": (

@@ -20,8 +20,6 @@ from ..web.slices import Page, Routes, part
 from .process import PROMISES, Numbers, kept
 from .watch import Watch
 
-__all__ = ["Reliability", "routes", "show"]
-
 routes: Final = Routes("page")
 
 _RECENT: Final = 180.0

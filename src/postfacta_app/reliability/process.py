@@ -8,8 +8,6 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-__all__ = ["PROMISES", "Kept", "Numbers", "Promise", "kept"]
-
 _DURATIONS: Final = "http_server_request_duration_seconds_bucket"
 # What the page shows; other metrics are not read.
 _SHOWN: Final = (

@@ -14,8 +14,6 @@ from postfacta_core.clock import MONOTONIC, WALL, Clock
 from postfacta_slo.status.prometheus import Prometheus, PrometheusError
 from postfacta_slo.status.query import SloStatus, query_status
 
-__all__ = ["WINDOW", "Seen", "Watch"]
-
 WINDOW: Final = 30 * 86_400  # Seconds, of the objectives.
 _AGAIN: Final = 5.0
 

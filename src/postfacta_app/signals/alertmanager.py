@@ -18,8 +18,6 @@ from ..principal import Principal
 from ..web.body import parse, parse_time
 from .model import Fact, ItemResult, Kind, NewSignal, Result
 
-__all__ = ["AlertLabels", "Webhook", "read_alerts"]
-
 _MOST_ITEMS: Final = 1000
 _TOO_MANY: Final = FieldError("", "too_long", f"makes more than {_MOST_ITEMS} signals: lower max_alerts")
 _ZERO: Final = "0001-01-01T00:00:00Z"  # Go's zero time.

@@ -48,8 +48,6 @@ from .model import (
     source_of,
 )
 
-__all__ = ["Intake", "attach", "detach", "full", "missing", "routes", "store", "without_secrets"]
-
 _ALL: Final = "/api/v1/signals"
 _OF_INCIDENT: Final = "/api/v1/incidents/{ref}/signals"
 _DEPLOYED: Final = {"succeeded", "failed", "rolled_back"}

@@ -29,13 +29,6 @@ from ..principal import Principal
 from ..web.body import Time
 from ..web.paging import Listed, Paged
 
-__all__ = [
-    "MOST_BYTES", "MOST_SIGNALS", "PRECISIONS", "Attached", "AttachedPage", "Attachment", "Attachments",
-    "Batch", "ConflictingContent", "Fact", "IncidentOfSignal", "Ingested", "ItemResult", "Key", "Kind",
-    "NewSignal", "Precision", "Result", "Signal", "SignalDetail", "SignalPage", "SignalQuery", "is_suspect",
-    "source_of",
-]  # fmt: skip
-
 
 class Precision(StrEnum):
     """The precision of a time, coarsest first."""

@@ -23,10 +23,6 @@ from .model import (
     SignalQuery,
 )
 
-__all__ = [
-    "ORDER", "Conflicts", "Stored", "attached", "edit", "find", "insert", "keep", "page", "room", "stored", "visible",
-]  # fmt: skip
-
 Stored = Mapping[Key, tuple[UUID, bytes]]
 """The id and the hash of stored signals."""
 Conflicts = Mapping[tuple[UUID, bytes], Fact]

@@ -13,11 +13,6 @@ from ..web.body import Time
 from ..web.paging import Listed
 from .edits import EntryRef
 
-__all__ = [
-    "STATES", "AnnotationChange", "AnnotationKind", "AnnotationPage", "AnnotationState", "NewAnnotation",
-    "ShownAnnotation",
-]  # fmt: skip
-
 
 class AnnotationKind(StrEnum):
     """The kind of an annotation."""

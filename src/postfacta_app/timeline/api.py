@@ -34,8 +34,6 @@ from .model import micros
 from .query import TimelinePage, TimelineQuery, cut
 from .rules import build
 
-__all__ = ["Kept", "add_annotation", "add_edit", "change", "missing", "retract", "routes"]
-
 READ, WRITE, ANNOTATE = Access.READ, Access.WRITE, Access.ANNOTATE
 _ONE: Final = "/api/v1/incidents/{ref}"
 _ANNOTATION: Final = "/api/v1/annotations/{root}"

@@ -12,10 +12,6 @@ from ..web.body import WHOLE, Time
 from ..web.paging import Listed
 from .model import Milestone, Op, Precision
 
-__all__ = [
-    "MODELS", "AddedEdit", "AnyEdit", "EditPage", "EntryRef", "NewEdit", "OpOnly", "ShownEdit",
-]  # fmt: skip
-
 Source = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 

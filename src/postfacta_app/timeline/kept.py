@@ -23,8 +23,6 @@ from .model import Entry, Instant, Milestone, Precision, Repeats, Stretch, micro
 from .query import WIDTHS, NumberedPage, Slice, TimelinePage, TimelineQuery, Wanted, place, span_of
 from .rules import AHEAD, RULES, Place
 
-__all__ = ["COMPLETE", "KeptTimelines", "digest_kept"]
-
 COMPLETE: Final = 10_000
 """The most entries of an incident for which every answer has the digest."""
 

@@ -13,8 +13,6 @@ from ..web.render import span
 from .model import Stretch, moment
 from .view import SIGNS, Line, Turn, clock
 
-__all__ = ["Band", "Chart", "Lane", "Mark", "Rule", "chart"]
-
 # In chart units of at least 0.77 pixels, so that a mark's target has 24 pixels.
 _WIDTH: Final = 960.0
 _LEFT: Final = 176.0

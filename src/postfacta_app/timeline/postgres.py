@@ -28,11 +28,6 @@ from .verify import Revision
 
 F = TypeVar("F", Signal, StatusChange, Annotation, Edit)
 
-__all__ = [
-    "add_annotation", "add_edit", "annotation",  "contents", "decided", "digest_in", "edit_page",
-    "facts_in", "facts_of", "first_entries", "named", "names", "remarks", "revised", "said", "supersede",
-]  # fmt: skip
-
 
 def _us(column: str) -> str:
     """Return SQL for a time as whole microseconds since 1970; `extract` is exact here."""

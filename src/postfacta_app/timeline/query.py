@@ -17,10 +17,6 @@ from .model import Entry, Instant, Milestone, Repeats, Stretch
 from .rules import RULES, Place, Timeline, sort_key
 from .view import is_narrative
 
-__all__ = [
-    "WIDTHS", "Group", "NumberedPage", "Slice", "TimelinePage", "TimelineQuery", "Wanted", "cut", "place", "span_of",
-]  # fmt: skip
-
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 EntryKind = Literal[

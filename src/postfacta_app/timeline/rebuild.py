@@ -17,8 +17,6 @@ from .kept import digest_kept
 from .postgres import facts_in
 from .rules import RULES, build
 
-__all__ = ["Compared", "compare"]
-
 _STEP: Final = 1000
 """The most entries that are written while writers of their incident wait."""
 

@@ -28,8 +28,6 @@ from .model import (
     micros,
 )
 
-__all__ = ["AHEAD", "RULES", "Changes", "Place", "Timeline", "build", "changes", "sort_key"]
-
 RULES: Final = 2
 """The version of these rules; only digests of the same version are comparable."""
 

@@ -15,8 +15,6 @@ from ..web.forms import parse, read_typed_time
 from .edits import MODELS, NewEdit
 from .model import Op, Precision
 
-__all__ = ["precision_of", "read_edit", "read_instant"]
-
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _SECONDS: Final = re.compile(r"\d:\d\d:\d\d(\.)?|-\d+ ?s$", re.ASCII)
 _OFFSET: Final = re.compile(r"[+-]?\d{1,6}(\.\d{1,3})?", re.ASCII)

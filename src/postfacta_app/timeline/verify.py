@@ -11,8 +11,6 @@ from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 from .model import Facts
 from .rules import RULES, build
 
-__all__ = ["Revision", "Verified", "verify", "write_metrics"]
-
 
 @dataclass(frozen=True, slots=True)
 class Revision:

@@ -16,10 +16,6 @@ from .annotations import AnnotationKind, ShownAnnotation
 from .edits import ShownEdit
 from .model import Content, Entry, Op, Precision, Repeats, moment
 
-__all__ = [
-    "SIGNS", "Day", "Gap", "Line", "Moment", "Sign", "Turn", "anchor", "clock", "days", "is_narrative", "lines", "stamp",
-]  # fmt: skip
-
 _DAY: Final = Precision.DAY.width
 _MINUTE: Final = Precision.MINUTE.width
 _SILENCE: Final = 600_000_000  # Ten minutes; longer gaps are shown.

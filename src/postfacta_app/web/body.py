@@ -27,11 +27,6 @@ from ..errors import (
     UnsupportedMediaTypeError,
 )
 
-__all__ = [
-    "MOST_PARTS", "WHOLE", "Moment", "Time", "format_time", "idempotency_key", "if_match", "if_none_match",
-    "parse", "parse_json", "parse_time", "read_body", "read_json", "read_moment", "read_query",
-]  # fmt: skip
-
 M = TypeVar("M", bound=BaseModel)
 
 MOST_PARTS: Final = 100_000

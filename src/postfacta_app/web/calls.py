@@ -21,8 +21,6 @@ from .forms import Typed
 from .render import Pages
 from .stale import StaleAnswers
 
-__all__ = ["Afterwards", "Call", "Fields", "Fill", "Matches", "Now", "Snapshot", "Tools", "part"]
-
 T = TypeVar("T")
 _NOTHING = Typed()
 

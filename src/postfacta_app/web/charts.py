@@ -12,10 +12,6 @@ from typing import ClassVar, Final
 
 from .render import span
 
-__all__ = [
-    "Bar", "Dot", "DotPlot", "Lane", "Point", "Tick", "WeekChart", "dot_plot", "length", "week_chart",
-]  # fmt: skip
-
 _WIDTH: Final = 480.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 78.0, 472.0, 14.0, 26.0
 _LANE: Final = 56.0

@@ -39,11 +39,6 @@ from ..errors import (
 from ..principal import Principal
 from . import body
 
-__all__ = [
-    "TYPED", "Field", "Refusal", "Typed", "attempt", "csrf_token", "fields_of", "formed", "is_csrf_token",
-    "is_same_origin", "keep_typed", "new_key", "parse", "read_form", "read_typed_time",
-]  # fmt: skip
-
 M = TypeVar("M", bound=BaseModel)
 
 TYPED: Final = "postfacta.typed"

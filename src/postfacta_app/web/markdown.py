@@ -16,8 +16,6 @@ from markdown_it import MarkdownIt
 from markdown_it.rules_core import StateCore
 from markupsafe import Markup
 
-__all__ = ["Kept", "Markdown"]
-
 _FOLLOWED: Final = re.compile(r"(https?://|mailto:)", re.IGNORECASE)
 _BELOW: Final = 2  # A text is below the page's `h1` and a section's `h2`.
 _LAST: Final = 6

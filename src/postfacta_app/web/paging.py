@@ -17,10 +17,6 @@ from starlette.requests import Request
 from ..errors import InvalidCursorError, MalformedError
 from .body import format_time, parse_json, parse_time
 
-__all__ = [
-    "Key", "Listed", "Paged", "decode_cursor", "encode_cursor", "filters_hash", "next_link", "next_page",
-]  # fmt: skip
-
 T = TypeVar("T")
 L = TypeVar("L", bound="Listed[Any]")
 Key = tuple[datetime, UUID]

@@ -15,8 +15,6 @@ from starlette.responses import HTMLResponse
 from ..principal import Principal
 from .markdown import Markdown
 
-__all__ = ["Pages", "mark_stale", "span"]
-
 _RENDERS = "_markdown"  # The name of the Markdown renderer in a page's context.
 STATIC = Path(__file__).parent / "static"
 _MAIN = b'<main id="main"><div class="wrap">'  # As in base.html; user input is escaped.

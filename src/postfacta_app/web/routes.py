@@ -20,8 +20,6 @@ from ..problems import keep_private
 from .forms import is_same_origin, keep_typed
 from .stale import StaleAnswers
 
-__all__ = ["PRINCIPAL", "Authenticate", "Handler", "RouteClass", "Rule", "Spend", "build_routes"]
-
 Handler = Callable[[Request, Principal], Awaitable[Response]]
 Authenticate = Callable[[Request], Awaitable[Principal]]
 """Returns the sender of a request."""

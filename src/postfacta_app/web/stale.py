@@ -30,8 +30,6 @@ from ..principal import Principal
 from .body import if_none_match
 from .render import mark_stale
 
-__all__ = ["MAX_AGE", "Kept", "Key", "StaleAnswers", "allow_stale", "is_away"]
-
 MAX_AGE: Final = 900.0
 """The age in seconds up to which responses are replayed."""
 

@@ -23,8 +23,6 @@ from ..validation import validation
 from ._problem import Problem, Render, kind_members, problem_of, request_of, send_problem, send_whole
 from ._types import Scope, Send
 
-__all__ = ["PriorityOf", "Shedding", "Slotted", "aside", "watched"]
-
 PriorityOf = Callable[[Scope], Priority | None]
 """Returns how much a request matters; None, or an exception, is `Priority.CRITICAL`."""
 

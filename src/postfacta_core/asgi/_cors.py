@@ -11,8 +11,6 @@ from ..validation import validation
 from ._problem import Problem, Render, send_problem
 from ._types import Scope, Send
 
-__all__ = ["EXAMPLE", "Cors", "CorsRules"]
-
 # The Fetch standard lets a page send these to any origin without asking.
 _SAFE: Final = ("Accept", "Accept-Language", "Content-Language", "Content-Type")
 _TOLD: Final = ("Retry-After", "X-Request-ID", "RateLimit", "RateLimit-Policy")

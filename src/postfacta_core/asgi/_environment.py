@@ -16,8 +16,6 @@ from ..limits.store import SharedStore
 from ..validation import validation
 from ._cors import Cors
 
-__all__ = ["FUNCTIONS", "GROUPS", "read_options"]
-
 T = TypeVar("T")
 
 # Options that no text can say.

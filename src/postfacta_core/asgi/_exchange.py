@@ -24,8 +24,6 @@ from ._rules import Rules
 from ._shared import GRANTS, Headers, Shared
 from ._types import Message, Receive, Scope, Send
 
-__all__ = ["HttpExchange"]
-
 _INTERNAL: Final = 500
 # A client of server-sent events comes back by itself: not at once, for the service is only just stopping.
 _SSE_FAREWELL: Final = b"retry: 3000\n\n"

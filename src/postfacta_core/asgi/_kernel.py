@@ -37,8 +37,6 @@ from ._shared import GRANTS, Headers, Record, Shared
 from ._types import ASGIApp, Receive, Scope, Send
 from ._websocket import SERVICE_RESTART, TRY_AGAIN_LATER, WebSocketExchange
 
-__all__ = ["Door", "Doors", "Kernel", "Resetter", "RouteOf"]
-
 RouteOf = Callable[[Scope], str | None]
 """Returns the route template of a scope that the application is done with, or None."""
 

@@ -15,11 +15,6 @@ from .. import errors
 from ..context import RequestContext
 from ._types import ASGIApp, Receive, Scope, Send
 
-__all__ = [
-    "PROBLEMS", "Problem", "Render", "problem_handler", "problem_of", "problem_response", "send_problem",
-    "send_whole",
-]  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:

@@ -21,11 +21,6 @@ from ._problem import Problem, problem_of
 from ._settings import settings
 from ._types import Scope
 
-__all__ = [
-    "Fields", "Key", "LimitRule", "RateLimit", "RatePlan", "Verdict", "check_rate_limits", "name_of",
-    "parse_rate_limit", "teller",
-]  # fmt: skip
-
 Scopes = Literal["client", "site", "global", "principal", "route"]
 Key = Callable[[Scope], str | None]
 """Returns the key that a request is counted for, or None if there is none."""

@@ -15,8 +15,6 @@ from typing import Any, Final, NamedTuple, cast
 from ..context import current_request
 from ._types import Scope
 
-__all__ = ["RouteReader", "local_path", "note_routes", "shadowed"]
-
 _MOUNT_END: Final = "/{path}"
 _MAX_LAYERS: Final = 50
 # One entry for each route below a parameterised mount: an application has no more of them than this.

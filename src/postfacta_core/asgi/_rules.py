@@ -13,8 +13,6 @@ from ..validation import validation
 from ._ratelimit import RatePlan
 from ._types import Scope
 
-__all__ = ["RouteTable", "Rules", "Timeout", "check_route"]
-
 Timeout = float | None | Callable[[Scope], float | None]
 """Seconds for a request, None for any number of them, or a function that returns them for a scope."""
 

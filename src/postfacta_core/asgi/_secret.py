@@ -5,8 +5,6 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Collection
 
-__all__ = ["Secret", "knows"]
-
 Secret = str | Callable[[], Collection[str]]
 """A secret, empty for none; or a function that returns all that hold now, so that a rotation needs no restart."""
 

@@ -12,8 +12,6 @@ from ..events import ListenerFailed, Observer
 from ..telemetry.exchange import Exchange
 from ._problem import Render
 
-__all__ = ["GRANTS", "Headers", "Record", "Shared"]
-
 Headers = Sequence[tuple[bytes, bytes]]
 Record = Callable[[Any], None]
 """A method of a recorder."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-__all__ = ["ASGIApp", "Message", "Receive", "Scope", "Send"]
-
 # The values are whatever ASGI says they are; no narrower type is true.
 Scope = MutableMapping[str, Any]
 """ASGI's description of a connection: its type, path, headers."""

@@ -18,8 +18,6 @@ from ._rules import Rules
 from ._shared import Shared
 from ._types import Message, Receive, Scope, Send
 
-__all__ = ["SERVICE_RESTART", "TRY_AGAIN_LATER", "WebSocketExchange"]
-
 # The close codes of the IANA WebSocket registry. Before the handshake is answered a server makes a 403 of each.
 SERVICE_RESTART: Final = 1012
 TRY_AGAIN_LATER: Final = 1013

@@ -16,8 +16,6 @@ from ._problem import Problem, send_problem, send_whole
 from ._settings import settings
 from ._types import ASGIApp, Scope, Send
 
-__all__ = ["HealthMiddleware"]
-
 _JSON: Final = b"application/json"
 _PROBLEM_JSON: Final = b"application/problem+json"
 _NOT_FOUND: Final = Problem(status=404, code="not-found", title="Not Found")

@@ -12,8 +12,6 @@ from ..validation import validation
 from ._settings import settings
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["LifespanMiddleware"]
-
 
 class LifespanMiddleware:
     """Hold resources open from before the application's startup until after its shutdown.

@@ -21,8 +21,6 @@ from ._secret import Secret, knows
 from ._settings import settings
 from ._types import ASGIApp, Scope, Send
 
-__all__ = ["MetricsEndpoint"]
-
 _TEXT: Final = b"text/plain; charset=utf-8"
 
 

@@ -17,8 +17,6 @@ from ._secret import Secret, knows
 from ._settings import settings
 from ._types import Receive, Scope, Send
 
-__all__ = ["OperatorEndpoint"]
-
 _LOG: Final = logging.getLogger("postfacta")
 _LONGEST: Final = 4096
 _JSON: Final = b"application/json"

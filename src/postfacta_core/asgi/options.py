@@ -24,8 +24,6 @@ from ._secret import Secret
 from ._settings import settings
 from ._types import Scope
 
-__all__ = ["HardenOptions", "RouteOptions"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteOptions:

@@ -54,9 +54,6 @@ from .metrics import MetricsEndpoint
 from .middlewares import LoadSheddingMiddleware, RateLimitMiddleware, encode_headers
 from .options import HardenOptions, RouteOptions
 
-__all__ = ["Hardened", "Telemetry", "harden"]
-
-
 _TAKEN: Final = (
     "the application's own route %s is not reached, as harden answers there: "
     "move it, or set HardenOptions.metrics_path or HardenOptions.health_prefix"

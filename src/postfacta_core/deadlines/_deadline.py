@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Deadline", "asked_timeout"]
-
 _SECONDS: Final = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?").fullmatch
 # The grpc-over-HTTP2 specification: at most eight digits and one unit.
 _GRPC: Final = re.compile(rb"([0-9]{1,8})([HMSmun])").fullmatch

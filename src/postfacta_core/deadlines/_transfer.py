@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from ..validation import validation
 
-__all__ = ["TransferLimits", "may_have_body"]
-
 # A field line costs two bytes for ": " and two for its line end, and a parser's bookkeeping on top of that:
 # RFC 7541 (section 4.1) counts 32 bytes a field, so a flood of empty fields is not free.
 _FIELD_OVERHEAD = 32

@@ -9,8 +9,6 @@ from typing import Final
 from ..context import RequestContext, current_request
 from ._deadline import Deadline
 
-__all__ = ["BOUND", "Bound", "current_deadline", "present_limit", "time_to_wait"]
-
 
 class Bound:
     """A call that must end in time.

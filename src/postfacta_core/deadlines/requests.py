@@ -30,8 +30,6 @@ from ..errors import DeadlineExceededError, ResilienceError
 from ..events import DeadlineExceeded, Observer, RequestsOverdue, TaskCrashed, fan_out, ignore
 from .shield import is_shielded
 
-__all__ = ["Running", "RunningRequests", "limit_request", "time_limit"]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 _TICK: Final = 0.025

@@ -8,8 +8,6 @@ from typing import Any, Final
 
 from anyio._backends import _asyncio as anyio_asyncio
 
-__all__ = ["is_shielded", "scope_of"]
-
 # anyio keeps the scopes of a task to itself. If it keeps them elsewhere one day, a test turns red.
 _TASK_STATES: Final[Mapping[asyncio.Task[Any], Any]] = getattr(anyio_asyncio, "_task_states", {})
 

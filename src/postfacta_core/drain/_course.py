@@ -20,8 +20,6 @@ from typing import Final
 from ..events import PhaseChanged
 from ..validation import validation
 
-__all__ = ["Course", "DrainLimits", "Phase", "RecycleLimits"]
-
 
 class Phase(StrEnum):
     """A phase of a service's life."""

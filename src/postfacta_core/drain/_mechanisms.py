@@ -33,16 +33,6 @@ from ._private import (
     uvicorn_of,
 )
 
-__all__ = [
-    "LoopHandlers",
-    "Mechanism",
-    "PlainHandlers",
-    "TrioHandlers",
-    "WorkerEvent",
-    "choose",
-    "is_reloaded",
-]
-
 _ACCEPTED = 0.1  # For what the kernel handed over last to arrive at the protocol.
 _FIRST_WORDS = 1.0  # A connection opened in advance may stay silent for ever.
 _TICK = 0.02

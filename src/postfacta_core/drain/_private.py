@@ -22,17 +22,6 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = [
-    "callback_of",
-    "handlers_of",
-    "has_silent_connections",
-    "is_own_handler",
-    "listeners_of",
-    "reloads",
-    "shutdown_event",
-    "uvicorn_of",
-]
-
 
 def is_own_handler(loop: Any, handler: Any) -> bool:
     """Return whether a handler of `signal.signal` is the loop's own."""

@@ -34,8 +34,6 @@ from ..terminal import is_ctrl_c
 from ._course import Course, DrainLimits, Phase, RecycleLimits
 from .signals import Interception
 
-__all__ = ["Lifecycle"]
-
 _VERIFY_AFTER: Final = 1.0  # A server that installs its handlers late has done so by then.
 _RECYCLE_EVERY: Final = 5.0
 _FAREWELL: Final = 0.5  # For streams to say goodbye before the server closes their connections.

@@ -14,8 +14,6 @@ import anyio
 from ..clock import MONOTONIC, Clock
 from ..events import Observer, ResourceStuck, TaskCrashed, fan_out, ignore
 
-__all__ = ["Resource", "hold"]
-
 Resource = AbstractAsyncContextManager[object]
 
 # For what a cancelled exit still does in its `finally`.

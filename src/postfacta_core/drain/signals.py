@@ -28,8 +28,6 @@ from pathlib import Path
 
 from ._mechanisms import Mechanism, choose, is_reloaded
 
-__all__ = ["Interception"]
-
 _VARIABLE = "POSTFACTA_DRAIN_FILE"
 _POLL = 0.05
 

@@ -36,8 +36,6 @@ from typing import Final, Literal
 from ..events import CircuitChanged
 from ..validation import validation
 
-__all__ = ["REFUSED", "CallKind", "Circuit", "CircuitConfig", "CircuitState", "CircuitStatistics", "Verdict"]
-
 CallKind = Literal["success", "slow", "failure", "ignored", "rejected"]
 """What a call counts as. A slow one succeeded, but late; one that failed late is a failure."""
 

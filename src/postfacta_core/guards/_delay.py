@@ -14,8 +14,6 @@ from typing import Final, Protocol
 
 from ..validation import validation
 
-__all__ = ["FixedDelay", "HedgeDelay", "HedgeOutcome", "QuantileDelay"]
-
 # Of fewer latencies a quantile says nothing.
 _FEWEST: Final = 5
 

@@ -42,18 +42,6 @@ from ..validation import validation
 from ._outcome import RAISE
 from ._registry import Listed, registry
 
-__all__ = [
-    "BlockGuard",
-    "Guard",
-    "Runner",
-    "Wait",
-    "Wake",
-    "innermost",
-    "pause",
-    "refuse_on_loop",
-    "running_loop",
-]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])

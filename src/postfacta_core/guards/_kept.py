@@ -13,8 +13,6 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-__all__ = ["LastValues"]
-
 T = TypeVar("T")
 
 

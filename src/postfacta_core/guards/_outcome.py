@@ -8,8 +8,6 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from ..validation import validation
 
-__all__ = ["RAISE", "On", "Outcome", "Predicate", "asked_by", "check_on"]
-
 T = TypeVar("T")
 
 RAISE: Final[Any] = object()

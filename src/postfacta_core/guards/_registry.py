@@ -12,8 +12,6 @@ from weakref import WeakValueDictionary
 
 from ..validation import validation
 
-__all__ = ["Listed", "Registry", "registry"]
-
 _HERE: Final = __name__.rpartition(".")[0]
 
 

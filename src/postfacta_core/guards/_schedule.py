@@ -28,13 +28,6 @@ from ..errors import (
 from ..validation import validation
 from ._outcome import On, Outcome, asked_by, check_on
 
-__all__ = [
-    "RetryOutcome",
-    "RetryPlan",
-    "RetryRules",
-    "may_repeat",
-]
-
 # Refused for what the request is, or for good: it is safe to send it again, and of no use.
 _FUTILE: Final = (BodyTooLargeError, BodyTooSlowError, HeadersTooLargeError, DrainingError)
 

@@ -14,8 +14,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Turn", "Turns"]
-
 
 @dataclass(slots=True, eq=False)
 class Turn:

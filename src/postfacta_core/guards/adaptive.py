@@ -25,8 +25,6 @@ from ..validation import validation
 from ._guard import BlockGuard, Wait, Wake, innermost
 from ._outcome import RAISE, On, Outcome, check_on
 
-__all__ = ["AdaptiveLimiter"]
-
 # When a call was admitted, and its kind.
 _Ticket = tuple[float, int] | None
 

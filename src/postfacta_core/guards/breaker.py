@@ -24,8 +24,6 @@ from ._circuit import CallKind, Circuit, CircuitConfig, CircuitState, CircuitSta
 from ._guard import BlockGuard
 from ._outcome import RAISE, On, Outcome, asked_by, check_on
 
-__all__ = ["CircuitBreaker", "News"]
-
 _KINDS: Final[tuple[CallKind, ...]] = ("success", "slow", "failure", "ignored", "rejected")
 _SUCCESS, _FAILURE, _IGNORED = Verdict
 _CLOSED: Final = CircuitState.CLOSED

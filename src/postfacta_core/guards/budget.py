@@ -10,8 +10,6 @@ from ..clock import Clock
 from ..events import Observer, PolicyCreated, Sample, ignore
 from ..validation import validation
 
-__all__ = ["RetryBudget"]
-
 
 class RetryBudget:
     """How many retries a dependency gets: a share of the calls, and some each second besides.

@@ -15,8 +15,6 @@ from ._guard import BlockGuard, Wait, Wake
 from ._outcome import RAISE
 from ._slots import Turns
 
-__all__ = ["Bulkhead"]
-
 _ADMITTED: Final = 0
 _REFUSED: Final = 1
 

@@ -16,8 +16,6 @@ from ._guard import Guard, innermost
 from ._kept import LastValues
 from ._outcome import RAISE, On, Outcome, check_on
 
-__all__ = ["Answer", "Fallback"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

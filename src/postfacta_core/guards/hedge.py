@@ -21,8 +21,6 @@ from ._guard import Guard, running_loop
 from ._outcome import On, Outcome, check_on
 from .budget import RetryBudget
 
-__all__ = ["Hedge", "Later", "later"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -30,8 +30,6 @@ from ..validation import validation
 from ._guard import Guard
 from .pipeline import Pipeline
 
-__all__ = ["Outgoing", "is_failure", "outgoing_headers", "refusal_in"]
-
 T = TypeVar("T")
 
 _TIMEOUT: Final = "X-Request-Timeout"

@@ -11,8 +11,6 @@ from typing import Any, Final, ParamSpec, Self, TypeVar, cast
 from ._guard import Guard, Runner
 from .timeout import Timeout
 
-__all__ = ["Pipeline"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 # A guard's `call`, as it is used here: (function, *arguments of the function).

@@ -25,8 +25,6 @@ from ._outcome import On, Outcome, asked_by, check_on
 from ._schedule import RetryOutcome, RetryPlan, RetryRules
 from .budget import RetryBudget
 
-__all__ = ["Retry"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

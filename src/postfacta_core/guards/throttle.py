@@ -17,8 +17,6 @@ from ..limits.rate import Rates, parse_rates
 from ..validation import validation
 from ._guard import BlockGuard, Wait, Wake, innermost
 
-__all__ = ["Throttle"]
-
 
 class Throttle(BlockGuard):
     """Let calls through at the rate that a partner allows, let others wait for their turn, and refuse the rest.

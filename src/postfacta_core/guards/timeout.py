@@ -33,8 +33,6 @@ from ..validation import validation
 from ._guard import Guard
 from ._registry import registry
 
-__all__ = ["Timeout"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -18,18 +18,6 @@ from dataclasses import dataclass, replace
 
 from ..validation import validation
 
-__all__ = [
-    "STALE",
-    "CheckConfig",
-    "CheckReport",
-    "CheckResult",
-    "CheckState",
-    "HealthReport",
-    "fold",
-    "inspect",
-    "summarize",
-]
-
 STALE = "Stale"
 """What a report gives in place of an error's class when the last result is too old."""
 

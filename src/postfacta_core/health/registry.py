@@ -16,8 +16,6 @@ from ..events import HealthChecked, Observer, observing, process_observer
 from ..validation import validation
 from ._verdict import CheckConfig, CheckResult, CheckState, HealthReport, fold, inspect, summarize
 
-__all__ = ["NO_LIFESPAN", "HealthRegistry"]
-
 NO_LIFESPAN: Final = (
     "No lifespan has reached this application: its resources are not open, it is not ready, and it gets no SIGTERM."
     " Harden the outermost application, since a Mount passes no lifespan on, and let the server run it, as"

@@ -14,8 +14,6 @@ from typing import Final, Self
 
 from ..events import Observer, PolicyCreated, Sample, fan_out, ignore
 
-__all__ = ["Runtime", "cpu_limit", "memory_limit"]
-
 _ROOT: Final = Path("/")
 # The kernel's own count of what a process may use of a cgroup without a limit: pages up to the end of all numbers.
 _UNLIMITED: Final = 1 << 62

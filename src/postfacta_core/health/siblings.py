@@ -20,8 +20,6 @@ from anyio.abc import ByteStream
 
 from ..events import Observer, TaskCrashed, fan_out, ignore
 
-__all__ = ["Answers", "Siblings"]
-
 # More workers than that on one machine share no service; it bounds a folder that others can fill.
 _MOST: Final = 1024
 _LONGEST_QUESTION: Final = 4096

@@ -17,8 +17,6 @@ from typing import Final, NamedTuple
 
 from ..validation import validation
 
-__all__ = ["NO_PROXIES", "TrustedProxies", "client_address", "site_of"]
-
 _UNIX: Final = "unix"
 _FIELDS: Final = ("x-forwarded-for", "forwarded")
 # A longer chain is a client that writes the field, not an architecture.

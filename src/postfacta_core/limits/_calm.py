@@ -12,8 +12,6 @@ from __future__ import annotations
 import math
 from typing import Final
 
-__all__ = ["Calm"]
-
 _LATE: Final = 0.005
 """Seconds: a beat that comes later than this is no accident of scheduling."""
 

@@ -47,18 +47,6 @@ from typing import Final
 from ..events import Mode, Sample
 from ..validation import validation
 
-__all__ = [
-    "ADMIT",
-    "Admit",
-    "Ending",
-    "OverloadConfig",
-    "OverloadLimiter",
-    "Priority",
-    "Shed",
-    "Wait",
-    "WaitingLine",
-]
-
 _SHARES: Final = (1.0, 1.0, 0.9, 0.8)
 _TOLERANCE: Final = 1.25
 _FEWEST: Final = 8

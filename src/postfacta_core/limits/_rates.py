@@ -23,24 +23,6 @@ from typing import Final, NamedTuple
 from ..events import Mode, Sample
 from ..validation import validation
 
-__all__ = [
-    "COARSE",
-    "DECISIONS",
-    "LONGEST_KEY",
-    "MAX_KEYS",
-    "BucketSet",
-    "Buckets",
-    "Counts",
-    "Decision",
-    "KeyTable",
-    "Rate",
-    "StoreFailure",
-    "StoreWatch",
-    "shorten",
-    "strictest",
-    "without_store",
-]
-
 MAX_KEYS: Final = 100_000
 """How many keys are kept by default: some 18 MB for each rate, if they are addresses."""
 

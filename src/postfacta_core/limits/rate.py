@@ -37,8 +37,6 @@ from .store import SharedStore
 if TYPE_CHECKING:
     from limits import RateLimitItem
 
-__all__ = ["Charge", "HitPlan", "RateLimiter", "Rates", "hit_all", "parse_rates"]
-
 Rates = str | Rate | Sequence[Rate]
 """One or more rates: in the notation of `limits`, such as `10/second;1000/hour`, or as `Rate`."""
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from limits.aio.storage import Storage
     from limits.aio.strategies import RateLimiter
 
-__all__ = ["SharedStore", "Strategy"]
-
 Strategy = Literal["fixed-window", "moving-window", "sliding-window-counter"]
 """The strategies of `limits`."""
 

@@ -9,8 +9,6 @@ from ..clock import WALL, Clock
 from ..events import HttpCallFinished
 from .spans import OpenSpan, Tracers, method_attributes, nanoseconds, of_exception, span_name
 
-__all__ = ["CallSpans"]
-
 
 class CallSpans:
     """Begins and ends the spans of calls, below the span that is the present one.

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
-__all__ = ["CALL_BUCKETS", "HTTP_BUCKETS", "INSTRUMENTS", "LAG_BUCKETS", "METHODS", "Instrument"]
-
 # The buckets of the semantic conventions, and 0.2: the 95th percentile's objective must be a bucket edge.
 HTTP_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 CALL_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)

@@ -13,19 +13,6 @@ from typing import Final, Protocol, cast
 from ..context import RequestContext
 from ..validation import validation
 
-__all__ = [
-    "CALLERS_DEADLINE",
-    "CLIENT_DISCONNECTED",
-    "INCOMPLETE",
-    "OTHER",
-    "ErrorTypes",
-    "Exchange",
-    "NullRecorder",
-    "Recorder",
-    "SocketExchange",
-    "tells_of_disconnect",
-]
-
 OTHER: Final = "_OTHER"
 """The label of all that is outside of a closed set; OpenTelemetry's word."""
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from traceback import TracebackException
 from typing import Final
 
-__all__ = ["failure_fields"]
-
 _MOST: Final = 16_384  # Bytes of a stack trace: as JSON, a line is then still below what collectors take.
 _MOST_MESSAGE: Final = 2_048  # Characters.
 _FRAMES: Final = (32, 8, 2)

@@ -11,8 +11,6 @@ from .catalogue import INSTRUMENTS
 from .exchange import OTHER
 from .plain import PlainHistogram, ReadGauge
 
-__all__ = ["Families", "Family"]
-
 _OVERFLOWS: Final = "postfacta_metrics_label_overflow_total"
 
 

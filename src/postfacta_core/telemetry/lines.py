@@ -13,8 +13,6 @@ from .failure import failure_fields
 from .logs import STANDARD, TEXTS, EventRecord, printable, shown
 from .redaction import redact, redact_text
 
-__all__ = ["ConsoleFormatter", "JsonFormatter"]
-
 # What uvicorn adds for its own colours.
 _HIDDEN: Final = frozenset({"color_message", "service", "request_id", "trace_id", "span_id", "trace_flags"})
 _COLOURS: Final = {logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m", logging.CRITICAL: "\x1b[31m"}

@@ -40,19 +40,6 @@ from .exchange import Exchange, NullRecorder, SocketExchange
 from .redaction import redact_text
 from .sampling import AccessSampler, EventBudget
 
-__all__ = [
-    "FIXED",
-    "LOGGER",
-    "STANDARD",
-    "TEXTS",
-    "AccessLog",
-    "EventLog",
-    "EventRecord",
-    "FloodFilter",
-    "RequestFilter",
-    "access_members",
-]
-
 LOGGER: Final = logging.getLogger("postfacta")
 
 _ROOT: Final = logging.getLogger()

@@ -11,8 +11,6 @@ from typing import Final
 
 from .policies import RUNTIME_METRICS
 
-__all__ = ["merge"]
-
 _WORKERS: Final = "postfacta_metrics_workers"
 _HELP: Final = b"# HELP "
 _END: Final = b"# EOF"

@@ -53,8 +53,6 @@ from .families import Families, Family
 from .plain import Buckets
 from .policies import PolicyCollector
 
-__all__ = ["Exposition", "Metrics", "Registry"]
-
 Registry = CollectorRegistry
 """prometheus-client's own, for code that may not import it."""
 

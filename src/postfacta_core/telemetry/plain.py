@@ -18,8 +18,6 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Exemplar, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-__all__ = ["Buckets", "PlainHistogram", "ReadGauge"]
-
 
 class Buckets:
     """One series of a histogram.

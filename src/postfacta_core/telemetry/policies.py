@@ -17,8 +17,6 @@ from prometheus_client.registry import Collector
 
 from ..events import PolicyCreated, Sample, Tally, weakly
 
-__all__ = ["POLICY_METRICS", "RUNTIME_METRICS", "PolicyCollector", "PolicyMetric"]
-
 _LOG: Final = logging.getLogger("postfacta")
 _Family = CounterMetricFamily | GaugeMetricFamily
 

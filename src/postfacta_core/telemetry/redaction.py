@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final, cast
 
-__all__ = ["REDACTED", "redact", "redact_text"]
-
 REDACTED: Final = "[redacted]"
 
 # A key is secret if it is one of these words, or ends in one: `X-Api-Key`, `db_password`, `http.cookie`.

@@ -9,8 +9,6 @@ from ..clock import LUCK, Luck
 from ..events import LogsSuppressed
 from ..validation import validation
 
-__all__ = ["AccessSampler", "EventBudget"]
-
 OTHER: Final = "_OTHER"
 
 

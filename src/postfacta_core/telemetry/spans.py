@@ -16,17 +16,6 @@ from .catalogue import METHODS
 from .failure import failure_fields
 from .redaction import redact_text
 
-__all__ = [
-    "PROPAGATOR",
-    "OpenSpan",
-    "Tracers",
-    "method_attributes",
-    "nanoseconds",
-    "of_exception",
-    "span_name",
-    "trace_headers",
-]
-
 PROPAGATOR: Final = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
 _SCOPE: Final = "postfacta_core"
 _METHODS: Final = frozenset(METHODS)

@@ -35,8 +35,6 @@ from .spans import (
     span_name,
 )
 
-__all__ = ["Tracing"]
-
 _CARRIED: Final = {name.encode(): name for name in ("traceparent", "tracestate", "baggage")}
 _SERVER_ERROR: Final = 500
 # Seconds. A connection that is there at once is no news.

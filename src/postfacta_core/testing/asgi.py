@@ -9,8 +9,6 @@ from typing import Any
 
 import anyio
 
-__all__ = ["AsgiResponse", "call_asgi"]
-
 _Message = MutableMapping[str, Any]
 _App = Callable[
     [_Message, Callable[[], Awaitable[_Message]], Callable[[_Message], Awaitable[None]]], Awaitable[None]

@@ -6,8 +6,6 @@ from typing import TypeVar
 
 from ..events import Event
 
-__all__ = ["ManualClock", "RecordingObserver"]
-
 E = TypeVar("E")
 
 

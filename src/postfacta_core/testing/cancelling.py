@@ -8,8 +8,6 @@ from typing import Any
 
 import anyio
 
-__all__ = ["cancel_at_each_await"]
-
 
 async def cancel_at_each_await(
     function: Callable[[], Awaitable[object]],

@@ -17,8 +17,6 @@ from anyio.lowlevel import checkpoint
 from ..clock import Luck
 from ..guards._guard import Guard
 
-__all__ = ["Chaos", "Fault", "cancellable"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 _Sleep = Callable[[float], Awaitable[object]]

@@ -8,8 +8,6 @@ from typing import Any, cast
 
 from ..clock import hasten
 
-__all__ = ["testing_mode"]
-
 
 def testing_mode(*, attempts: int | None = None) -> AbstractContextManager[None]:  # noqa: PT028 - it is no test
     """Skip the waits of every `Retry` of this process inside the block.

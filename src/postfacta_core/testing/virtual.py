@@ -14,8 +14,6 @@ import anyio
 
 from .by_hand import ManualClock
 
-__all__ = ["VirtualTimeLoop", "run_in_virtual_time"]
-
 # Real seconds that tasks have to end after a run has failed.
 _CLEANING: Final = 10.0
 T = TypeVar("T")

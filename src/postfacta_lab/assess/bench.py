@@ -24,8 +24,6 @@ from ..proxy.proxies import Proxy
 from ..proxy.toxics import STREAMS, Toxic
 from .spec import Ask, Spec
 
-__all__ = ["HAS_PROC", "Bench", "Link", "NotServingError", "Service", "Written", "together"]
-
 # By what the service file calls it: the usual paths.
 _USUAL = {
     "live": ("/healthz/live", "/livez", "/health/live", "/live", "/healthz", "/health", "/_health", "/ping"),

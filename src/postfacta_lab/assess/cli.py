@@ -21,8 +21,6 @@ from .runner import Options, Run, run
 from .spec import LOOPBACK, Spec, SpecError
 from .starter import guess, toml_of
 
-__all__ = ["main"]
-
 _FORMATS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "json": lambda found: json.dumps(found, indent=1) + "\n",
     "html": report.html,

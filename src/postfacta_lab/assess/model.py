@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from .bench import Bench
 
-__all__ = ["CAPS", "GROUPS", "LETTERS", "Entry", "Grade", "Group", "Outcome", "Rubric", "Step", "Verdict", "check", "grade", "group", "is_below", "letter_of", "rubric"]  # fmt: skip
-
 LETTERS = ("F", "D-", "D", "D+", "C-", "C", "C+", "B-", "B", "B+", "A-", "A", "A+")
 CAPS = ("D+", "C+", "B+")  # by the level of a gate
 _HALF = 0.5

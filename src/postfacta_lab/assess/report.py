@@ -12,8 +12,6 @@ from ..engine.page import Case, badge as word, chart, page, section, suite, tabl
 from .model import CAPS, Entry, Outcome, Verdict, grade, rubric
 from .runner import Run
 
-__all__ = ["badge", "changes", "document", "grade_text", "html", "junit", "line", "markdown", "sarif", "summary", "worse"]  # fmt: skip
-
 Found = Mapping[str, Any]  # a document, or a check of it
 _SCHEMA = 1
 _SIGNS = {"pass": "+", "partial": "~", "fail": "-", "error": "!"}

@@ -17,8 +17,6 @@ from .checks import GROUPS
 from .model import Entry, Group, Outcome, Verdict, rubric
 from .spec import Spec
 
-__all__ = ["Options", "Run", "run"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:

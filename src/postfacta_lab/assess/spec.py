@@ -12,8 +12,6 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ..engine.values import as_dict, as_list
 
-__all__ = ["LOOPBACK", "Ask", "Database", "Spec", "SpecError"]
-
 _PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mariadb": 3306, "redis": 6379, "amqp": 5672}
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _VARIABLE = re.compile(r"\$\{(\w+)\}")

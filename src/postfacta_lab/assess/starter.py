@@ -14,8 +14,6 @@ from ..engine.values import as_dict, as_list, at_pointer
 from .bench import Bench
 from .spec import Ask, Spec
 
-__all__ = ["guess", "toml_of"]
-
 _DOCUMENTS = ("/openapi.json", "/api/openapi.json", "/swagger.json", "/v3/api-docs")
 _PROBES = re.compile(r"health|ready|live|metrics|ping|docs|openapi|version")
 _TEXTS = {"email": "{unique}@example.org", "date": "2026-01-02", "date-time": "2026-01-02T03:04:05Z",

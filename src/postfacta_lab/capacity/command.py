@@ -18,8 +18,6 @@ import click
 from ..engine.page import chart, page, section, table
 from ..verdict import Verdict
 
-__all__ = ["Scaling", "command", "fit", "pool_for"]
-
 _FEWEST_POINTS = 6
 _UNKNOWN = f"not identified: {_FEWEST_POINTS} points are needed, and contention and coherence that are distinct from 0"
 _PLANNED_USE = 0.65  # of a pool: a request waits twice its time of service, at 0.9 nine times (M/M/1)

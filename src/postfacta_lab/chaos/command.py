@@ -25,8 +25,6 @@ from ..load.mix import read_mix
 from ..verdict import Verdict, overall
 from .judging import judge
 
-__all__ = ["VERDICTS", "Experiment", "command", "overview", "run", "section_of"]
-
 VERDICTS = dict(zip(Verdict, ("pass", "deviated", "unknown", "nothing"), strict=True))
 """What each exit code is called here."""
 

@@ -29,20 +29,6 @@ from ..load.generator import Generator, Meter, Target, moments
 from ..load.mix import read_mix
 from .judging import is_ours, judge
 
-__all__ = [
-    "SLOW",
-    "Lab",
-    "Part",
-    "Users",
-    "Window",
-    "after_experiment_control",
-    "before_activity_control",
-    "cleanup_control",
-    "configure",
-    "configure_control",
-    "current",
-]
-
 _LONGEST = 3600.0  # seconds; an experiment that lasts longer is stuck
 SLOW = 0.5  # seconds that no user should wait; a request in flight for longer counts though it has no end yet
 

@@ -13,8 +13,6 @@ from typing import Any, cast
 from ..engine.values import as_dict
 from ..verdict import FEWEST, Verdict, nothing_measured
 
-__all__ = ["is_ours", "judge"]
-
 _MOST_LATE = 1.0  # seconds; what a generator adds to each wait beyond it is no fault of the service
 _WAITING = {"await_steady", "observe", "restore"}
 

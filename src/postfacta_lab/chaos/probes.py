@@ -8,16 +8,6 @@ from __future__ import annotations
 
 from .control import current
 
-__all__ = [
-    "error_share",
-    "failures",
-    "longest_answer",
-    "longest_recovery",
-    "p99",
-    "readiness_fell",
-    "slowest_live",
-]
-
 _THREE_CHECKS = 20.0  # seconds: three waits of 5.5 at most, three checks of 1
 
 

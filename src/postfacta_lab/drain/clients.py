@@ -12,8 +12,6 @@ from time import monotonic
 from ..engine.client import Connection, Held, Outcome, ask, encode
 from ..load.mix import Ask
 
-__all__ = ["Attempt", "Clients", "probe", "settled"]
-
 _KEEP_ALIVE = 10
 _PROBE_TIMEOUT = 1.0  # what a load balancer gives a probe
 _PATIENCE = 20.0

@@ -14,8 +14,6 @@ from ..verdict import Verdict, overall
 from .result import text
 from .stop import Service, command_line, roll, stop
 
-__all__ = ["command"]
-
 
 @click.command(
     "drain", epilog="Example: postfacta lab drain --path /invoices/7 -- uvicorn billing:app --port {port}"

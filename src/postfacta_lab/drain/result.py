@@ -9,8 +9,6 @@ from ..engine.client import Outcome
 from ..verdict import FEWEST, Verdict
 from .clients import Attempt
 
-__all__ = ["Result", "judge", "text"]
-
 _SHORT = {Verdict.PASS: "ok", Verdict.FAIL: "MISSED", Verdict.INVALID: "UNKNOWN", Verdict.NOTHING: "NOTHING"}
 
 

@@ -22,8 +22,6 @@ from ..verdict import Verdict, nothing_measured
 from .clients import Clients, probe, settled
 from .result import Result, judge
 
-__all__ = ["HAProxy", "Service", "StartError", "Subject", "command_line", "missed", "program", "roll", "stop"]
-
 _IN_FLIGHT = 5
 _HALF_SENT = 0.4  # seconds after the signal, the rest is sent
 # Ended by the signal is ended as asked: a server may raise it again once it is done. 143 is how a shell says so.

@@ -11,20 +11,6 @@ from enum import StrEnum
 from time import monotonic
 from typing import Any, Self
 
-__all__ = [
-    "HOST",
-    "Answer",
-    "Connection",
-    "Flood",
-    "Held",
-    "Outcome",
-    "ask",
-    "closed_loop",
-    "encode",
-    "open_loop",
-    "slow_clients",
-]
-
 HOST = "127.0.0.1"
 _MOST_BODY = 2**26
 _BROKEN = (OSError, EOFError, asyncio.LimitOverrunError, ValueError)  # a time-out is an OSError

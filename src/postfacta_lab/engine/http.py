@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import h11
 
-__all__ = ["Collector", "Handler", "Reply", "Request", "serving"]
-
 _MOST = 16_777_216  # bytes of a request's body, and of the traces that are kept
 
 

@@ -12,8 +12,6 @@ from html import escape
 from importlib.resources import files
 from xml.sax.saxutils import quoteattr
 
-__all__ = ["Case", "badge", "chart", "facts", "machine", "page", "section", "suite", "table"]
-
 _GOOD = {"pass", "done", "met"}
 _BAD = {"fail", "failed", "error", "deviated", "nothing", "not met"}
 _WIDTH, _HEIGHT = 860, 240

@@ -17,20 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
-__all__ = [
-    "Child",
-    "Waited",
-    "descendants",
-    "fields_of",
-    "free_port",
-    "freeze",
-    "kill",
-    "session",
-    "thaw",
-    "until",
-    "wait_until",
-]
-
 _PORTS = range(12_000, 20_000)  # below those that clients and the embedded PostgreSQL are given
 _MOST_ROUNDS = 50
 _SCHEDSTAT, _STAT = Path("/proc/self/schedstat"), Path("/proc/stat")

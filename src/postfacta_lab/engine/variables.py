@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-__all__ = ["credentials", "for_a_service", "for_an_experiment", "of_an_experiment", "refuse_strangers"]
-
 _LOCAL = {"127.0.0.1", "localhost", "::1"}
 
 

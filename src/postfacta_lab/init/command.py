@@ -20,8 +20,6 @@ from ..engine.variables import credentials
 from ..load.mix import read_mix
 from ..verdict import Verdict
 
-__all__ = ["Found", "candidates", "command", "files"]
-
 _DOCUMENTS = ("/openapi.json", "/api/openapi.json", "/api/v1/openapi.json", "/swagger.json")
 _READINESS = ("/healthz/ready", "/readyz", "/ready", "/health/ready", "/healthz", "/health")
 

@@ -21,8 +21,6 @@ from .generator import Target
 from .mix import read_mix
 from .profiles import PROFILES, Plan, run_profile
 
-__all__ = ["Report", "command"]
-
 _NUMBERS: Mapping[str, tuple[float, str]] = {
     "rate": (50.0, "The expected peak, in arrivals a second."),
     "times": (1.0, "Multiplies the peak."),

@@ -24,8 +24,6 @@ from ..engine.client import Answer, Connection, Outcome, encode
 from .gate import Sample
 from .mix import Ask
 
-__all__ = ["MOST_ARRIVALS", "Generator", "Meter", "Shape", "Target", "moments", "randomness"]
-
 _TICK = 0.001
 _CONNECT = 5.0
 _SAFE = {"GET", "HEAD"}

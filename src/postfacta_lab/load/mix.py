@@ -12,8 +12,6 @@ import yaml
 
 from ..engine.values import as_dict, as_list
 
-__all__ = ["Ask", "read_mix"]
-
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 

@@ -18,8 +18,6 @@ from .gate import Limits, Run, Verdict, judge, judge_overload
 from .generator import Generator, Meter, Target, moments, randomness
 from .mix import Ask
 
-__all__ = ["PROFILES", "Bench", "Plan", "Profile", "Stage", "drift", "look", "run_profile", "slope"]
-
 _STEP, _MOST_STEPS = 1.05, 80
 _ABOVE, _OVERLOAD, _SPIKE = 1.5, 3.0, 10.0
 _LEAST_GOODPUT = 0.9  # of the capacity

@@ -19,8 +19,6 @@ from ..verdict import Verdict
 from .proxies import Proxy, split
 from .toxics import STREAMS, TYPES, Toxic, attributes_of
 
-__all__ = ["Api", "command"]
-
 _VERSION = "2.12.0+postfacta"
 _BODY = "bad request body"
 _CREATES = (["POST", "proxies"], ["POST", "populate"])

@@ -14,8 +14,6 @@ from typing import Any
 
 from .toxics import BURST, STREAMS, Chunk, Stage, Toxic, next_step
 
-__all__ = ["Proxy", "split"]
-
 _BACKLOG = 1024
 _CONNECT_TIMEOUT = 30.0
 _READ_BYTES = 32_768

@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-__all__ = ["BURST", "STREAMS", "TYPES", "Chunk", "Stage", "Step", "Toxic", "attributes_of", "next_step"]
-
 STREAMS = ("upstream", "downstream")
 BURST = 0.1  # seconds' worth of bytes that a bandwidth lets through at once, as in the original
 

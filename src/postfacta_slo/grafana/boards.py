@@ -14,8 +14,6 @@ from itertools import product
 from string import ascii_uppercase
 from typing import Any, Final
 
-__all__ = ["Board", "Kind", "Panel", "Query", "Row", "Step", "Variable", "panel_json", "render"]
-
 _COLUMNS: Final = 24  # How wide Grafana's grid is.
 
 # The Prometheus that the reader chose.

@@ -10,8 +10,6 @@ from ..promise.promql import Expression, Query as Source, number
 from ..rules.recording import error_share, recorded
 from .boards import Board, Kind, Panel, Query, Row, Step, Variable, render
 
-__all__ = ["dashboard_of"]
-
 _LONGEST: Final = 36  # Grafana takes 40 letters, digits, `-` and `_`, and four of them are ours.
 _RATE: Final = "$__rate_interval"
 _LEFT: Final = (Step("red"), Step("orange", 0.0), Step("yellow", 0.25), Step("green", 0.5))

@@ -13,25 +13,6 @@ from typing import ClassVar, Final, cast
 
 from .promql import Expression, Matcher, Query, Selector, SloError
 
-__all__ = [
-    "DAY",
-    "PRESENT",
-    "REPORTED",
-    "DataSource",
-    "Indicator",
-    "Model",
-    "Objective",
-    "RatioIndicator",
-    "Service",
-    "Slices",
-    "ThresholdIndicator",
-    "Tier",
-    "error_series",
-    "in_words",
-    "percent",
-    "span",
-]
-
 DAY: Final = 86_400  # Seconds.
 # The window of the present burn rate, and of the rates that longer windows are summed from, in seconds.
 PRESENT: Final = 300

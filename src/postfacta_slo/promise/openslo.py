@@ -29,8 +29,6 @@ from .model import (
 from .promql import Expression, Query, Selector, SloError, counted, expression, measured, query, selector
 from .reading import Entry, Faults, Registry, StrictMapping, entry, refuse, seconds
 
-__all__ = ["read"]
-
 _BUCKET: Final = "_bucket"
 # Of a file without a DataSource: Prometheus's own defaults are a minute, but charts of Kubernetes set these.
 _USUAL: Final = DataSource(name="prometheus", scrape_interval=30, evaluation_interval=30)

@@ -6,21 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = [
-    "Expression",
-    "Matcher",
-    "Query",
-    "Selector",
-    "SloError",
-    "counted",
-    "expression",
-    "measured",
-    "number",
-    "query",
-    "quoted",
-    "selector",
-]
-
 _WHOLE: Final = re.compile(r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?:\{(.*)\})?\s*", re.DOTALL)
 _ONE: Final = re.compile(
     r"""\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*(["'])((?:(?!\3)[^\\\n]|\\[nt\\"'])*)\3\s*(?:,|$)"""

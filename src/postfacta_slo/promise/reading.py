@@ -15,8 +15,6 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from .promql import SloError
 
-__all__ = ["Entry", "Faults", "Registry", "StrictMapping", "entry", "refuse", "seconds"]
-
 _Made = TypeVar("_Made")
 
 # By place, why it is wrong. The first reason stands; an empty one follows from a fault elsewhere, and is not shown.

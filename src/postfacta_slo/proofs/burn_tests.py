@@ -15,8 +15,6 @@ from ..promise.promql import number
 from .detection import Stretch, Traffic, spread
 from .scenario import Scenario, Test
 
-__all__ = ["SHARES", "burn_tests", "outage"]
-
 SHARES: Final = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02)  # How much fails in the outages whose detection is proved.
 
 _OUTAGE: Final = 1_800

@@ -20,8 +20,6 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Final
 
-__all__ = ["Burn", "Counting", "Slicing", "Stretch", "Sums", "Traffic", "bad_slices", "spread", "verdicts"]
-
 # As if the process had counted for a while: next to 0 Prometheus does not extrapolate a counter to the window's edge.
 _COUNTED_BEFORE: Final = 1_000_000
 _NUDGE: Final = 1e-6

@@ -13,8 +13,6 @@ from typing import Final
 
 from ..promise.promql import Matcher, Selector, SloError, quoted
 
-__all__ = ["example", "near_misses", "selected", "series"]
-
 # Plain values for a label that must only not be something: a status code looks like one.
 _PLAIN: Final = ("200", "other", "another")
 _GROUP: Final = re.compile(r"\((?:\?:)?([^()]*)\)")

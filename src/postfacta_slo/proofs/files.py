@@ -20,8 +20,6 @@ from .examples import example, near_misses, selected, series
 from .recording_tests import recording_tests
 from .scenario import Assertion, Scenario, Scraped, Test, constant, notation
 
-__all__ = ["proofs_of", "unproved"]
-
 _QUIET: Final = 1_800
 _MINUTE: Final = 60
 _SLOW: Final = 300

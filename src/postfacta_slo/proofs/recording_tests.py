@@ -11,8 +11,6 @@ from ..rules.alerts import HOLDS
 from .detection import Burn, spread, verdicts
 from .scenario import Assertion, Scenario, Test, constant, firing, notation
 
-__all__ = ["recording_tests"]
-
 _HOUR: Final = 3_600
 # A budget so small that a touch spends it in this many scrapes is only spent.
 _LONGEST: Final = 3_000

@@ -16,8 +16,6 @@ from ..promise.promql import Expression, Query, Selector, SloError, number
 from .detection import Burn, Counting, Slicing, Stretch, Traffic, bad_slices, verdicts
 from .examples import example, near_misses, selected, series
 
-__all__ = ["Assertion", "Sample", "Scenario", "Scraped", "Test", "constant", "firing", "notation"]
-
 # What a scrape found: a number, None if there was no such series, "stale" where it vanished.
 Sample = int | float | str | None
 

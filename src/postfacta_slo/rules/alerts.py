@@ -16,8 +16,6 @@ from ..promise.model import Model, Objective, Service, Tier, error_series, in_wo
 from ..promise.promql import Selector, SloError, number
 from .recording import Rule, error_share, period_rules, recorded, sli_rules
 
-__all__ = ["HOLDS", "burn_alerts", "period_alerts", "rules_of", "service_alerts", "watched"]
-
 # How many seconds an alert waits that is none on the burn rate: an outage is to be known within five minutes, and a
 # rolling restart leaves a metric out for less.
 HOLDS: Final = {"Down": 60, "SLIMetricAbsent": 180, "ErrorBudgetExhausted": 300}

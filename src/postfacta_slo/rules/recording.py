@@ -19,8 +19,6 @@ from typing import Any, Final
 from ..promise.model import DAY, PRESENT, Objective, RatioIndicator, ThresholdIndicator, error_series, span
 from ..promise.promql import Expression, Query, number
 
-__all__ = ["Rule", "error_share", "period_rules", "recorded", "sli_rules"]
-
 Rule = dict[str, Any]  # One rule as Prometheus reads it.
 
 _LONGEST_FROM_SOURCE: Final = 7_200

@@ -8,8 +8,6 @@ from typing import Final
 from ..promise.model import Indicator, Model, Objective, RatioIndicator, Service, in_words, percent, span
 from ..promise.promql import number
 
-__all__ = ["table_of"]
-
 _OPERATORS: Final = {"lte": "≤", "lt": "<", "gte": "≥", "gt": ">"}
 
 

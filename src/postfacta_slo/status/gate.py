@@ -11,8 +11,6 @@ from typing import Final
 from ..promise.reading import Faults, StrictMapping, refuse
 from .query import ENOUGH, SloStatus
 
-__all__ = ["NO_DATA", "BudgetPolicy", "Gate", "Level", "judge", "read_policy"]
-
 # A share that is short of a floor by less than this is short by rounding.
 _DIGITS: Final = 9
 # What it says beside, for people.

@@ -15,8 +15,6 @@ from typing import IO, Any, Final, TypeVar
 
 from postfacta_core.clock import MONOTONIC, Clock
 
-__all__ = ["Line", "Point", "Prometheus", "PrometheusError", "check_address"]
-
 T = TypeVar("T")
 
 _CHUNK: Final = 65_536

@@ -19,8 +19,6 @@ from ..promise.model import DAY, PRESENT, Indicator, Objective, RatioIndicator, 
 from ..promise.promql import Matcher, SloError
 from .prometheus import Prometheus
 
-__all__ = ["ENOUGH", "MONTH", "SloStatus", "query_status"]
-
 # The share of a window that must be recorded; with less, its figures would claim more than is known.
 ENOUGH: Final = 0.9
 

@@ -14,8 +14,6 @@ from typing import Final
 from ..promise.model import in_words
 from .query import ENOUGH, SloStatus
 
-__all__ = ["FORMATS", "Report", "facts", "percent", "plot", "render"]
-
 _HEIGHT = 168
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 26
 _FEWEST: Final = 2
