@@ -12,6 +12,7 @@ __all__ = [
     "add_wait",
     "bind_request",
     "current_request",
+    "ignore_duration",
     "release_request",
 ]
 
@@ -131,6 +132,17 @@ def add_wait(seconds: float) -> None:
     """Add to what the present request has waited; outside of one nothing happens."""
     if (request := CURRENT.get()) is not None:
         request.waited += seconds
+
+
+def ignore_duration() -> None:
+    """Have the limiter on requests under way learn nothing from how long the present request takes.
+
+    Call it where one request pays for what others will use, such as a new connection of a pool: were it taken for slow,
+    fewer would be let in, when more connections are what is missing. Outside of a request nothing happens.
+    """
+    if (request := CURRENT.get()) is not None and (slot := request.slot) is not None:
+        slot.step_aside()
+        slot.come_back()
 
 
 def bind_request(request: RequestContext | None) -> Token[RequestContext | None]:

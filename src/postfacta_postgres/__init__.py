@@ -17,15 +17,10 @@ from typing import TYPE_CHECKING
 from postfacta_core._face import lazy
 
 if TYPE_CHECKING:
-    from .database import (
-        Connection,
-        Database,
-        Isolation,
-        PasswordFile,
-        PoolOptions,
-        database_circuit,
-        translate,
-    )
+    from ._verdicts import database_circuit
+    from .connecting import PasswordFile, PoolOptions
+    from .database import Connection, Database, Isolation
+    from .guarded import translate
     from .idempotency import KEYS_TABLE, KeyInUseError, KeyReusedError, StoredAnswer, prune_keys, write_once
     from .psycopg import AsyncGuardedPool, GuardedPool
     from .sqlalchemy import guard_engine
@@ -33,15 +28,10 @@ else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
-            "database": (
-                "Connection",
-                "Database",
-                "Isolation",
-                "PasswordFile",
-                "PoolOptions",
-                "database_circuit",
-                "translate",
-            ),
+            "_verdicts": ("database_circuit",),
+            "connecting": ("PasswordFile", "PoolOptions"),
+            "database": ("Connection", "Database", "Isolation"),
+            "guarded": ("translate",),
             "idempotency": (
                 "KEYS_TABLE",
                 "KeyInUseError",

@@ -59,7 +59,8 @@ class PoolOptions:
         max_waiting: Callers that may wait for one; later ones are refused immediately. Ten times `max_size` would
             be served in time if each used its connection for a tenth of `acquire_timeout`.
         acquire_timeout: Longest wait for one. A request's deadline may shorten it.
-        connect_timeout: Longest time to open one, shared by the hosts that are tried.
+        connect_timeout: Longest time to open one, shared by the hosts that are tried. One whose statement was cut off is
+            thrown away if it takes longer than this to clear.
         statement_timeout: Longest run of a statement; the server ends it, and a second later this side does. A
             request's deadline may shorten it.
         lock_timeout: Longest wait of a statement for a lock.

@@ -22,19 +22,9 @@ from postfacta_core.events import Observer, observing, process_observer
 from postfacta_core.guards._circuit import CircuitState
 
 from ._verdicts import database_circuit
-from .connecting import Password, PasswordFile, PoolOptions, RawConnection, Setup, check_address
-from .guarded import COMMIT, Lease, Statement, retries, translate
+from .connecting import Password, PoolOptions, RawConnection, Setup, check_address
+from .guarded import COMMIT, Lease, Statement, retries
 from .pool import Pool
-
-__all__ = [
-    "Connection",
-    "Database",
-    "Isolation",
-    "PasswordFile",
-    "PoolOptions",
-    "database_circuit",
-    "translate",
-]
 
 T = TypeVar("T")
 

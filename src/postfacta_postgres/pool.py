@@ -19,7 +19,7 @@ import asyncpg
 from anyio.abc import TaskGroup
 
 from postfacta_core.clock import Clock
-from postfacta_core.context import add_wait
+from postfacta_core.context import add_wait, ignore_duration
 from postfacta_core.deadlines.present import time_to_wait
 from postfacta_core.errors import (
     DeadlineExceededError,
@@ -49,12 +49,11 @@ _TIME_IS_UP = (TimeoutError, DeadlineExceededError, OutcomeUnknownError)
 
 @dataclass(slots=True, eq=False)
 class _Opening:
-    """A connection that is being opened for a caller, which may stop waiting before it is open."""
+    """What a caller waits for while a connection is opened for it: that one, or one that comes back before."""
 
     ended: anyio.Event = field(default_factory=anyio.Event)
     pooled: Pooled | None = None
     error: Exception | None = None
-    is_abandoned: bool = False
 
 
 class Pool:
@@ -76,6 +75,7 @@ class Pool:
         )
         self.monitor: ConnectionMonitor = ConnectionMonitor(setup, self.connector, self._table)
         self._lent: set[Pooled] = set()
+        self._waiting: dict[_Opening, None] = {}  # in order
         self._all_home = anyio.Event()
         self._group: TaskGroup | None = None
         self.observe(PolicyCreated(self.name, self.collect))
@@ -137,6 +137,9 @@ class Pool:
             raise
         finally:
             self.observe(ConnectionAcquired(self.name, self.now() - started, error_type))
+        if pooled.is_new:  # each statement is prepared on it for the first time
+            pooled.is_new = False
+            ignore_duration()
         pooled.since = self.now()
         self._lent.add(pooled)
         return pooled
@@ -150,20 +153,20 @@ class Pool:
         return self._table.enter()
 
     async def _wait(self, started: float, patience: float, *, has_slot: bool) -> Pooled:
-        """Wait for what is missing: to know whether there is a database, for a slot, for a new connection."""
+        """Wait for what is missing: to know whether there is a database, for a slot, for a connection."""
         is_queueing = False
-        with anyio.move_on_after(patience):
-            if not self.monitor.looked.is_set():
-                await self.monitor.looked.wait()
-                has_slot = self._enter(patience)
-            if not has_slot:
-                is_queueing = True
-                try:
+        try:
+            with anyio.move_on_after(patience):
+                if not self.monitor.looked.is_set():
+                    await self.monitor.looked.wait()
+                    has_slot = self._enter(patience)
+                if not has_slot:
+                    is_queueing = True
                     await self._queue()
-                finally:
-                    add_wait(self.now() - started)  # also if it failed
-                is_queueing = False
-            return self._take_idle() or await self._open()
+                    is_queueing = False
+                return self._take_idle() or await self._open()
+        finally:
+            add_wait(self.now() - started)  # also if it failed
         if patience < self.options.acquire_timeout:
             raise self._too_late()
         if is_queueing:
@@ -186,49 +189,59 @@ class Pool:
         return pooled
 
     async def _open(self) -> Pooled:
-        """Wait for a new connection; the slot passes to the task that opens it.
+        """Wait for a new connection, or one that comes back before; the slot passes to the task that opens it.
 
-        A caller that leaves does not end the attempt: if no request had the time that it takes to open one, there
-        would never be one.
+        A caller that leaves, or is served, does not end the attempt: if no request had the time that it takes to open
+        one, there would never be one.
         """
         opening, group = _Opening(), self._group
         if group is None or not self.monitor.is_there:  # it went while the caller stood in the queue
             self._table.leave()
             raise self.monitor.absence()
+        self._waiting[opening] = None
+        ignore_duration()
         group.start_soon(self._open_for, opening)
         try:
             await opening.ended.wait()
         except BaseException:
-            self._abandon(opening)
+            self._leave(opening)
             raise
         if opening.pooled is not None and self._group is group:  # and not closed meanwhile
             return opening.pooled
-        self._abandon(opening)
+        self._leave(opening)
         self.monitor.suspect()
         raise self.monitor.absence() from opening.error
 
-    def _abandon(self, opening: _Opening) -> None:
-        opening.is_abandoned = True
+    def _leave(self, opening: _Opening) -> None:
+        self._waiting.pop(opening, None)
         if opening.pooled is not None:
             self._settle(opening.pooled)
 
     async def _open_for(self, opening: _Opening) -> None:
-        table, scope = self._table, anyio.CancelScope()
+        table, scope, pooled = self._table, anyio.CancelScope(), None
         generation = table.generation
         self.monitor.openings.add(scope)
         try:
             with scope:
                 raw = await self.connector.open(self.options.connect_timeout)
-                opening.pooled = table.opened(raw, generation=generation, now=self.now(), luck=self._luck())
+                pooled = table.opened(raw, generation=generation, now=self.now(), luck=self._luck())
         except Exception as error:  # noqa: BLE001 - whatever it is, an event reported it
             opening.error = error
         finally:
             self.monitor.openings.discard(scope)
-            opening.ended.set()
-            if opening.pooled is None:
+            if opening in self._waiting:
+                self._serve(opening, pooled)
+                if pooled is None:
+                    table.leave()
+            elif pooled is not None:
+                self._settle(pooled)
+            else:
                 table.leave()
-        if opening.is_abandoned:
-            self._abandon(opening)
+
+    def _serve(self, opening: _Opening, pooled: Pooled | None) -> None:
+        del self._waiting[opening]
+        opening.pooled = pooled
+        opening.ended.set()
 
     def _too_late(self) -> DeadlineExceededError:
         self.observe(DeadlineExceeded("pool"))
@@ -258,7 +271,7 @@ class Pool:
         connection = pooled.connection
         is_clear = False
         try:
-            with suppress(Exception), anyio.move_on_after(_RELEASE_TIMEOUT):
+            with suppress(Exception), anyio.move_on_after(self.options.connect_timeout):
                 # asyncpg asked the server to cancel; it lets no statement pass before that has been answered.
                 with suppress(asyncpg.InFailedSQLTransactionError):
                     await connection.execute("select")
@@ -282,11 +295,14 @@ class Pool:
             await connection.execute(connection.get_reset_query(), timeout=_RELEASE_TIMEOUT)
 
     def _settle(self, pooled: Pooled) -> None:
-        """Store a connection that was reset, or drop a closed one."""
-        connection = pooled.connection
-        if not connection.is_closed() and (self._group is None or not self._table.keep(pooled, self.now())):
-            connection.terminate()
+        """Store a connection that was reset, or lend it to the first that waits for a new one; drop a closed one."""
+        connection, table = pooled.connection, self._table
         self._lent.discard(pooled)
-        self._table.leave()
+        if not connection.is_closed() and (self._group is None or not table.keep(pooled, self.now())):
+            connection.terminate()
+        elif self._waiting and (idle := self._take_idle()) is not None:
+            self._serve(next(iter(self._waiting)), idle)  # with its slot
+            return
+        table.leave()
         if not self._lent and self._group is None:
             self._all_home.set()

@@ -72,6 +72,7 @@ async def test_a_request_that_outwaits_the_pool_gets_a_pool_timeout(
 
 async def test_a_request_knows_how_long_it_waited_for_a_connection_even_in_vain(database_dsn: str) -> None:
     async with opened(database_dsn, replace(SHORT_WAIT, max_size=1)) as database:
+        await database.fetchval("select 1")
         with request_within(60) as request:
             await database.fetchval("select 1")
             assert request.waited == 0

@@ -170,7 +170,7 @@ def test_a_cancelled_caller_leaves_at_once_and_its_connection_is_cleared_and_kep
     play(scene)
 
 
-def test_a_cancelled_statement_whose_connection_does_not_clear_in_a_second_is_thrown_away() -> None:
+def test_a_cancelled_statement_whose_connection_takes_longer_to_clear_than_to_open_is_thrown_away() -> None:
     async def scene(stage: Scene) -> None:
         async with stage.opened() as database:
             await stage.hold(0.1)
@@ -179,7 +179,7 @@ def test_a_cancelled_statement_whose_connection_does_not_clear_in_a_second_is_th
             with anyio.move_on_after(0.5):
                 await database.fetchval("select 1")
             left = anyio.current_time()
-            await anyio.sleep(0.9)
+            await anyio.sleep(1.9)
             assert stage.used == 1
             await anyio.sleep(0.2)
             assert stage.used == 0
@@ -276,6 +276,98 @@ def test_a_caller_that_cannot_wait_leaves_the_connection_it_began_to_open() -> N
             assert stage.server.opened == opened + 1
         acquired = [event.error_type for event in stage.seen.of(ConnectionAcquired)]
         assert acquired == ["cancelled", ""]
+
+    play(scene)
+
+
+def test_a_connection_that_comes_back_goes_to_the_caller_that_waits_longest_for_a_new_one() -> None:
+    served: list[tuple[str, float]] = []
+
+    async def ask(stage: Scene, name: str) -> None:
+        request = RequestContext(name, began := anyio.current_time())
+        token = bind_request(request)
+        try:
+            async with stage.database.acquire():
+                served.append((name, took := anyio.current_time() - began))
+                assert request.waited == pytest.approx(took, abs=0.01)
+                await anyio.sleep(0.5)
+        finally:
+            release_request(token)
+
+    async def scene(stage: Scene) -> None:
+        async with stage.opened():
+            await stage.hold(0.1)
+            stage.server.handshake = 1.7
+            async with anyio.create_task_group() as group:
+                for name in "abcd":
+                    group.start_soon(ask, stage, name)
+                    await anyio.sleep(0.01)
+                await anyio.sleep(1.4)
+                assert stage.used == 3  # one lent, two that are opened for which no caller waits any more
+            with anyio.move_on_after(1.0):
+                await anyio.sleep_forever()
+            assert size_of(stage.seen)[1:3] == (3, 0)
+            assert stage.server.opened == 1 + 3
+
+    play(scene, max_size=3)
+    assert [(name, round(took, 1)) for name, took in served] == [
+        ("a", 0.0),
+        ("b", 0.5),
+        ("c", 1.0),
+        ("d", 1.5),
+    ]
+
+
+class Slotted:
+    """A request's slot, which notes how often it was released."""
+
+    released = 0
+
+    def step_aside(self) -> None:
+        self.released += 1
+
+    def come_back(self) -> None:
+        pass
+
+
+def test_a_caller_of_a_new_connection_teaches_the_limiter_nothing() -> None:
+    async def released(stage: Scene) -> int:
+        request, slot = RequestContext("a-test-request", anyio.current_time()), Slotted()
+        request.slot = slot
+        token = bind_request(request)
+        await stage.hold(0.1)
+        release_request(token)
+        return slot.released
+
+    async def scene(stage: Scene) -> None:
+        async with stage.opened():
+            assert await released(stage) > 0
+            assert await released(stage) == 0
+            stage.server.handshake = 1.0
+            async with anyio.create_task_group() as group:
+                group.start_soon(stage.hold, 0.5)
+                await anyio.sleep(0.01)
+                assert await released(stage) > 0  # it waited for a new one, though it has an old one
+            await anyio.sleep(1.0)
+            assert await released(stage) > 0  # that one was opened for the next caller
+            assert await released(stage) == 0
+
+    play(scene)
+
+
+def test_a_caller_that_waits_for_a_new_connection_and_leaves_takes_none_that_comes_back() -> None:
+    async def scene(stage: Scene) -> None:
+        async with stage.opened():
+            await stage.hold(0.1)
+            stage.server.handshake = 1.0
+            async with anyio.create_task_group() as group:
+                group.start_soon(stage.hold, 0.5)
+                await anyio.sleep(0.01)
+                with anyio.move_on_after(0.3):
+                    await stage.hold(0.1)
+            assert stage.used == 1
+            await anyio.sleep(1.0)
+            assert size_of(stage.seen)[1:3] == (2, 0)
 
     play(scene)
 
@@ -427,6 +519,7 @@ def test_short_lives_are_looked_at_four_times_each() -> None:
 def test_a_request_with_half_a_second_left_gets_a_free_connection() -> None:
     async def scene(stage: Scene) -> None:
         async with stage.opened():
+            await stage.hold(0.0)
             request, token = within(0.5)
             await stage.hold(0.0)
             release_request(token)  # type: ignore[arg-type] # what bind_request gave
@@ -474,8 +567,9 @@ def test_a_connection_that_does_not_clear_makes_the_pool_look_at_the_database() 
             stage.server.round_trip = 3.0
             with anyio.move_on_after(0.5):
                 await database.fetchval("select 2")
+            await anyio.sleep(1.9)
             assert "select 1" not in stage.server.statements
-            await anyio.sleep(1.1)
+            await anyio.sleep(0.2)
             assert "select 1" in stage.server.statements
 
     play(scene)

@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 from postfacta_core.asgi._concurrency import aside
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import ContextMiddleware, LoadSheddingMiddleware
-from postfacta_core.context import current_request
+from postfacta_core.context import current_request, ignore_duration
 from postfacta_core.limits._overload import OverloadConfig, OverloadLimiter
 from postfacta_core.testing import ManualClock, call_asgi
 from tests.core.asgi.concurrency import (
@@ -242,6 +242,22 @@ async def test_a_long_poll_that_steps_aside_holds_no_slot_and_says_nothing() -> 
         news.set()
     assert limiter.endings == [UNKNOWN, UNKNOWN]
     assert limiter.in_flight == 0
+
+
+async def test_a_request_that_pays_for_others_keeps_its_slot_and_says_nothing() -> None:
+    limiter = Recording(1)
+
+    async def first(scope: Scope, receive: Receive, send: Send) -> None:
+        ignore_duration()
+        assert limiter.in_flight == 1
+        await answer(200)(scope, receive, send)
+        ignore_duration()
+
+    app = ContextMiddleware(LoadSheddingMiddleware(first, limiter))
+    await call_asgi(app)
+    assert limiter.endings == [UNKNOWN, UNKNOWN]
+    assert limiter.in_flight == 0
+    ignore_duration()
 
 
 async def test_stepping_aside_outside_of_a_request_does_nothing() -> None:
