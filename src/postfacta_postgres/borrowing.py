@@ -12,7 +12,7 @@ from typing import Final
 
 from postfacta_core import CircuitBreaker, current_deadline
 from postfacta_core.clock import Clock
-from postfacta_core.context import add_wait, current_request
+from postfacta_core.context import add_wait, current_request, ignore_duration
 from postfacta_core.deadlines.present import time_to_wait
 from postfacta_core.errors import (
     DatabaseUnavailableError,
@@ -187,8 +187,10 @@ class Borrowed:
         """Return how long to wait for a connection."""
         return time_to_wait(timeout, self._since)
 
-    def lent(self) -> None:
-        """Record that there is a connection."""
+    def lent(self, *, is_new: bool) -> None:
+        """Record that there is a connection, and whether it is lent for the first time."""
+        if is_new:
+            ignore_duration()
         self._lender.lent.add(self)
         self._acquired("")
 

@@ -110,7 +110,7 @@ class GuardedPool(_Guarded[psycopg_pool.ConnectionPool[C]], Generic[C]):
         except BaseException:
             loan.dropped()
             raise
-        loan.lent()
+        loan.lent(is_new=_is_new(connection))
         try:
             with _judging(connection, loan), connection:
                 yield connection
@@ -157,7 +157,7 @@ class AsyncGuardedPool(_Guarded[psycopg_pool.AsyncConnectionPool[A]], Generic[A]
         except BaseException:
             loan.dropped()
             raise
-        loan.lent()
+        loan.lent(is_new=_is_new(connection))
         try:
             with _judging(connection, loan):
                 async with connection:
@@ -170,6 +170,13 @@ class AsyncGuardedPool(_Guarded[psycopg_pool.AsyncConnectionPool[A]], Generic[A]
 
 def _is_full(lender: Lender, error: psycopg.Error) -> bool:
     return isinstance(error, psycopg_pool.TooManyRequests) or lender.is_exhausted
+
+
+def _is_new(connection: Any) -> bool:
+    """Return whether this is the first to have the connection."""
+    was_lent = getattr(connection, "_was_lent", False)
+    connection._was_lent = True  # noqa: SLF001 - ours, on an object of theirs
+    return not was_lent
 
 
 @contextmanager

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # Loading it needs more than an engine of threads has.
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 _LOAN: Final = "postfacta_loan"
+_WAS_LENT: Final = "postfacta_was_lent"
 _LIMITING: Final = text(limiting(":limit"))
 
 
@@ -96,7 +97,8 @@ def _guard_pool(lender: Lender, engine: Engine) -> None:
                 loan.dropped()
                 raise
             raise loan.not_lent(is_full=isinstance(error, PoolTimeout)) from error
-        loan.lent()
+        loan.lent(is_new=not connection.info.get(_WAS_LENT))
+        connection.info[_WAS_LENT] = True
         connection.record_info[_LOAN] = loan
         return connection
 

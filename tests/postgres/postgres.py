@@ -27,6 +27,7 @@ __all__ = [
     "Flapping",
     "Size",
     "opened",
+    "request_with_slot",
     "request_within",
     "size_of",
     "until",
@@ -234,6 +235,33 @@ async def until(dsn: str, query: str, value: object, seconds: float = 30) -> Non
         async with watcher(dsn) as other:
             while await other.fetchval(query) != value:
                 await anyio.sleep(0.02)
+
+
+@dataclass(slots=True)
+class NotedSlot:
+    """A request's slot in a limiter, which notes whether it is to learn nothing."""
+
+    is_ignored: bool = False
+
+    def step_aside(self) -> None:
+        raise NotImplementedError
+
+    come_back = step_aside
+
+    def ignore_duration(self) -> None:
+        self.is_ignored = True
+
+
+@contextmanager
+def request_with_slot() -> Generator[NotedSlot]:
+    """Work for a request that the limiter admitted."""
+    request, slot = RequestContext("a-test-request", 0.0), NotedSlot()
+    request.slot = slot
+    token = bind_request(request)
+    try:
+        yield slot
+    finally:
+        release_request(token)
 
 
 @contextmanager

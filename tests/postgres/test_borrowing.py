@@ -30,7 +30,7 @@ from postfacta_core.testing import RecordingObserver
 from postfacta_postgres.borrowing import first_word, limiting
 
 from .borrowers import EACH, Borrower, Opens, fails
-from .postgres import Flapping, request_within, size_of, watcher
+from .postgres import Flapping, request_with_slot, request_within, size_of, watcher
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 SETTING = "select current_setting('statement_timeout')"
@@ -230,6 +230,18 @@ async def test_each_connection_and_statement_is_reported(database_dsn: str, open
         ("SELECT", ""),
         ("SET", ""),
     ]
+
+
+@EACH
+async def test_a_caller_of_a_new_connection_teaches_the_limiter_nothing(
+    database_dsn: str, opens: Opens
+) -> None:
+    async with opens(database_dsn, RecordingObserver()) as borrow:
+        with request_with_slot() as first:
+            await borrow("select 1")
+        with request_with_slot() as second:
+            await borrow("select 1")
+    assert (first.is_ignored, second.is_ignored) == (True, False)
 
 
 @EACH

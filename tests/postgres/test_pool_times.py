@@ -21,7 +21,7 @@ from postfacta_core.testing import ManualClock, RecordingObserver, run_in_virtua
 from postfacta_postgres import Connection, Database, PoolOptions, connecting
 
 from .fake_postgres import DSN, FakeServer
-from .postgres import Size, size_of
+from .postgres import Size, request_with_slot, size_of
 
 OPTIONS = PoolOptions(
     max_size=2,
@@ -318,39 +318,24 @@ def test_a_connection_that_comes_back_goes_to_the_caller_that_waits_longest_for_
     ]
 
 
-class Slotted:
-    """A request's slot, which notes how often it was released."""
-
-    released = 0
-
-    def step_aside(self) -> None:
-        self.released += 1
-
-    def come_back(self) -> None:
-        pass
-
-
 def test_a_caller_of_a_new_connection_teaches_the_limiter_nothing() -> None:
-    async def released(stage: Scene) -> int:
-        request, slot = RequestContext("a-test-request", anyio.current_time()), Slotted()
-        request.slot = slot
-        token = bind_request(request)
-        await stage.hold(0.1)
-        release_request(token)
-        return slot.released
-
     async def scene(stage: Scene) -> None:
+        async def teaches() -> bool:
+            with request_with_slot() as slot:
+                await stage.hold(0.1)
+            return not slot.is_ignored
+
         async with stage.opened():
-            assert await released(stage) > 0
-            assert await released(stage) == 0
+            assert not await teaches()
+            assert await teaches()
             stage.server.handshake = 1.0
             async with anyio.create_task_group() as group:
                 group.start_soon(stage.hold, 0.5)
                 await anyio.sleep(0.01)
-                assert await released(stage) > 0  # it waited for a new one, though it has an old one
+                assert not await teaches()  # it waited for a new one, though it has an old one
             await anyio.sleep(1.0)
-            assert await released(stage) > 0  # that one was opened for the next caller
-            assert await released(stage) == 0
+            assert not await teaches()  # that one was opened for the next caller
+            assert await teaches()
 
     play(scene)
 

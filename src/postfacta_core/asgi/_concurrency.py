@@ -190,6 +190,9 @@ class Slotted(Running):
             self._is_away = False
             self.shedding.limiter.resume()
 
+    def ignore_duration(self) -> None:
+        self._was_away = True
+
     async def is_abandoned(self) -> bool:
         """Return whether the client has left before the application began."""
         return False
