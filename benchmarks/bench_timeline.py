@@ -24,12 +24,12 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from benchmarks.rounds import medians
-from postfacta_app.db import Answer, Reader
+from postfacta_app.db import Answer, Unit
 from postfacta_app.migrations import upgrade
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.timeline.model import Edit, Facts, Op, Precision, Signal, micros, moment
-from postfacta_app.timeline.postgres import facts_of as read_facts
-from postfacta_app.timeline.query import TimelineQuery, cut
+from postfacta_app.timeline.postgres import facts_in
+from postfacta_app.timeline.query import TimelinePage, TimelineQuery
 from postfacta_app.timeline.rules import build
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres import Database
@@ -128,14 +128,17 @@ async def _read(dsn: str, rounds: int) -> dict[str, float]:
     await _keep(dsn, facts, incident)
     spent: list[tuple[float, float, float]] = []
     size = 0
+    query = TimelineQuery.model_validate({"limit": _READ})
     async with Database(dsn) as database:
         await database.wait_connected()
-        q, query = Reader(database, ANONYMOUS), TimelineQuery.model_validate({"limit": _READ})
         for _ in range(rounds + 2):
             wall, cpu = time.perf_counter(), time.process_time()
-            _, facts = await read_facts(q, incident)
-            read = time.process_time()
-            page = cut(build(facts), query, incident)
+            async with database.transaction() as connection:
+                facts = await facts_in(Unit(connection, ANONYMOUS, None), incident)
+            read, whole = time.process_time(), build(facts)
+            page = TimelinePage.of(
+                whole.entries, query, incident, digest=whole.digest, milestones=whole.milestones
+            )
             size = len(Answer.of(200, page).body)
             ended = time.process_time()
             spent.append((time.perf_counter() - wall, ended - cpu, ended - read))

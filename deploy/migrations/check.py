@@ -79,7 +79,7 @@ def statements() -> dict[str, list[str]]:
             upgrade(dsn, progress=lambda _: None)
     finally:
         event.remove(Engine, "before_cursor_execute", record)
-    # Rights and backfills, of each migration.
+    # Rights, of each migration. What a backfill says counts to the revision after it.
     found["after"] = current
     return found
 

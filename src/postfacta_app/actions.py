@@ -13,7 +13,6 @@ from uuid import UUID, uuid4
 
 from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
 
 from .db import VISIBLE, Query, Reader, Sql, Unit, insert, row, rows, update
 from .errors import ConflictError, NotFoundError, invalid
@@ -296,9 +295,9 @@ def order(lines: Sequence[Line]) -> Sequence[Line]:
 
 
 @routes.page("/actions", READ, kind=RouteClass.SEARCH)
-async def listed(q: Reader, *, request: Request, now: Now) -> Page | Response:
+async def listed(q: Reader, *, request: Request, now: Now) -> Page | str:
     if (target := tidied(request)) is not None:
-        return RedirectResponse(target, 303)
+        return target
     those, errors = await found(request, ActionQuery, partial(page, q))
     context = {
         **filter_form(request, errors, ("owner", "status", "overdue")),

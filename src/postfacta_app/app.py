@@ -35,7 +35,7 @@ from .identity.postgres import PostgresIdentity
 from .identity.revocations import Revocations
 from .identity.throttle import Throttle
 from .incidents import pages as incidents, v0
-from .incidents.v0 import PostgresV0, V0Store
+from .incidents.v0 import PostgresV0
 from .migrations import HEAD, revision
 from .openapi import openapi_document
 from .postmortems import history, pages as postmortems
@@ -107,7 +107,7 @@ class NotDurableError(Exception):
 
 
 def create_app(
-    settings: Settings, *, v0_store: V0Store | None = None, read: Callable[[], Settings] | None = None
+    settings: Settings, *, v0_store: PostgresV0 | None = None, read: Callable[[], Settings] | None = None
 ) -> Hardened:
     """Create the application; nothing is opened before its lifespan starts.
 
@@ -214,7 +214,7 @@ def route_rules(
     stale: StaleAnswers,
     codebase: Codebase,
     pages: Pages,
-    v0_store: V0Store | None = None,
+    v0_store: PostgresV0 | None = None,
     reliability: Reliability | None = None,
     accounts: SupabaseAccounts | None = None,
     throttle: Throttle | None = None,
@@ -234,7 +234,7 @@ def route_rules(
     origin = about.About(codebase, settings.environment)
     parts = (
         Identity(settings, people, signs_in, guard.forget),
-        v0.V0(v0_store or PostgresV0(database, transactions)),
+        v0_store or PostgresV0(database, transactions),
         reliability or Reliability(HealthRegistry(), Metrics()),
         origin,
         signals.Intake(settings.secret_keys, labels),

@@ -12,8 +12,8 @@ from uuid import UUID
 from . import labels, links
 from .aside import LARGE
 from .db import Unit
-from .errors import ConflictError, FieldError, InvalidFieldsError
-from .incident_view import View, context, read_seen, read_shown
+from .errors import ConflictError, FieldError, InvalidFieldsError, NotFoundError
+from .incident_view import View, context, read_page, read_shown
 from .incidents import api as incidents
 from .incidents.access import Ref, Share, lock_active, missing, read_ref
 from .incidents.model import Move
@@ -53,11 +53,11 @@ Back = Annotated[Callable[[str], str], Fill(_back)]
 
 @routes.page(_ONE, Access.READ, stale=True)
 async def show(unit: Snapshot, ref: Ref, view: View, *, kept: timeline.Kept, now: Now, share: Share) -> Page:
-    seen = await read_seen(unit, ref, view, kept=kept)
-    incident = seen.page.incident
+    page = await read_page(unit, ref, view, kept=kept)
+    incident = page.incident
     joined, labelled = await links.of(unit, incident.id), await labels.of(unit, incident.id)
     share(incident.visibility, *(it.incident.visibility for it in joined))
-    shown = await read_shown(unit, view, seen=seen, now=now)
+    shown = await read_shown(unit, view, page=page, now=now)
     more = partial(context, shown, joined, principal=unit.principal)
     same = {"here": "incidents", "tab": "timeline", "labelled": labelled}
     return Page("incident.html", same, size=LARGE, more=more)
@@ -98,8 +98,8 @@ async def renote(
     unit: Unit, ref: Ref, root: UUID, *, wish: AnnotationChange, fields: Fields, matches: Matches, back: Back
 ) -> str:
     incident, found = await lock_active(unit, ref), await timelines.annotation(unit, root)
-    if found is None or found[0] != incident.id:
-        raise timeline.missing()
+    if found[0] != incident.id:
+        raise NotFoundError("No such annotation")
     if fields.get("op") == "retract":
         await timeline.retract(unit, root, matches=matches)
         return back("timeline")

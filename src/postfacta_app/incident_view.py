@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal
 from urllib.parse import urlencode
 from uuid import UUID
 
 from pydantic import BaseModel, Field, StringConstraints
 
 from . import links
-from .aside import aside
 from .db import Unit
-from .durations.model import Mark, durations, marks
+from .durations.model import Mark, durations
 from .durations.view import strip, turns
 from .errors import FieldError
 from .incidents.model import MOVES, Incident, Outcome
@@ -26,10 +25,9 @@ from .timeline import postgres as timelines
 from .timeline.annotations import STATES, AnnotationKind, ShownAnnotation
 from .timeline.kept import KeptTimelines
 from .timeline.lanes import chart
-from .timeline.model import Facts, Milestone, micros
+from .timeline.model import Milestone, micros
 from .timeline.query import Group, NumberedPage, Wanted
-from .timeline.rules import build
-from .timeline.view import Line, Turn, anchor, clock, days, lines, stamp
+from .timeline.view import Line, anchor, clock, days, lines, stamp
 from .web.body import Time
 from .web.forms import parse
 
@@ -69,48 +67,6 @@ class View(BaseModel, extra="forbid", frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """One page of a timeline, the milestones of the incident, and those within this page."""
-
-    page: NumberedPage
-    known: Mapping[str, Mark]
-    turns: Sequence[Turn]
-
-    @classmethod
-    def of(cls, page: NumberedPage, known: Mapping[str, Mark], view: View) -> Self:
-        """Find the milestones within the page."""
-        until = None if view.known_as_of is None else micros(view.known_as_of)
-        within = [
-            it
-            for it in turns(known)
-            if (until is None or it.t <= until)
-            and (page.page == 1 or it.t >= page.entries[0].t)
-            and (not page.after or it.t < page.after[0].t)
-        ]
-        return cls(page, known, within)
-
-
-def _built(incident: Incident, facts: Facts, view: View) -> Seen:
-    """Build the timeline and select the page."""
-    whole = build(facts, include_hidden=True)
-    until = None if view.known_as_of is None else micros(view.known_as_of)
-    then = whole if until is None else build(facts, known_as_of=until, include_hidden=True)
-    wanted = _wanted(view)
-    shown = [it for it in then.entries if (view.hidden or not it.hidden) and wanted.shows(it)]
-    at = view.page - 1
-    if turned := wanted.entry:
-        at = next((n for n, it in enumerate(shown) if turned(it.source, it.id)), at * _PAGE) // _PAGE
-    at = min(at, max(0, len(shown) - 1) // _PAGE)
-    known, is_open = marks(facts, whole)
-    page = NumberedPage(
-        incident, shown[at * _PAGE : (at + 1) * _PAGE], shown[(at + 1) * _PAGE :][:1], at + 1, len(shown),
-        sum(it.hidden for it in then.entries), {}, is_open=is_open,
-        reasons={f"{it.id}": it.reason for it in facts.changes}, total=len(shown),
-    )  # fmt: skip
-    return Seen.of(page, known, view)
-
-
-@dataclass(frozen=True, slots=True)
 class Search:
     """A search for unassigned signals."""
 
@@ -124,7 +80,7 @@ class Shown:
     """What was read for a page of the timeline; `notes` are annotations on the incident as a whole."""
 
     view: View
-    seen: Seen
+    page: NumberedPage
     lines: Sequence[Line]
     notes: Sequence[ShownAnnotation]
     is_cut: bool
@@ -134,34 +90,29 @@ class Shown:
     @property
     def is_short(self) -> bool:
         """Whether the page holds the forms of all entries; else each entry links to them."""
-        return self.seen.page.total <= _PAGE
+        return self.page.total <= _PAGE
 
     @property
     def is_folded(self) -> bool:
         """Whether some lines stand for several entries."""
-        return self.seen.page.total > self.seen.page.count
+        return self.page.total > self.page.count
 
     @property
     def first(self) -> int:
         """The number of the first entry of the page, from 1."""
-        return (self.seen.page.page - 1) * _PAGE + 1
+        return (self.page.page - 1) * _PAGE + 1
 
     @property
     def pages(self) -> int:
-        return -(-self.seen.page.count // _PAGE)
+        return -(-self.page.count // _PAGE)
 
 
-async def read_seen(unit: Unit, ref: UUID | int, view: View, *, kept: KeptTimelines) -> Seen:
-    """Read a page of the timeline; build it if the database does not keep it yet."""
-    if (page := await kept.page(unit, ref, _wanted(view), size=_PAGE)) is not None:
-        known = {name: Mark.of(*mark) for name, mark in page.marks.items()}
-        return Seen.of(page, known, view)
-    incident, facts = await timelines.facts_of(unit, ref)
-    return await aside(facts.size, _built, incident, facts, view)
+async def read_page(unit: Unit, ref: UUID | int, view: View, *, kept: KeptTimelines) -> NumberedPage:
+    return await kept.page(unit, ref, _wanted(view), size=_PAGE)
 
 
-async def read_shown(unit: Unit, view: View, *, seen: Seen, now: datetime) -> Shown:
-    incident, entries = seen.page.incident, seen.page.entries
+async def read_shown(unit: Unit, view: View, *, page: NumberedPage, now: datetime) -> Shown:
+    incident, entries = page.incident, page.entries
     said = await timelines.said(unit, incident.id, entries, limit=_MOST_SAID + 1)
     if view.known_as_of is not None:  # What is written about an entry, or about the whole, may be hindsight.
         said = [it for it in said if it.occurred_at is not None or it.at <= view.known_as_of]
@@ -169,13 +120,13 @@ async def read_shown(unit: Unit, view: View, *, seen: Seen, now: datetime) -> Sh
         entries,
         edits=await timelines.decided(unit, incident.id, entries),
         remarks=said,
-        reasons=seen.page.reasons,
+        reasons=page.reasons,
         contents=await timelines.contents(unit, [it.signal_id for it in entries if it.signal_id], _LETTERS),
-        repeats=seen.page.repeats,
+        repeats=page.repeats,
     )
     actors = {*(it.author for it in said), *(edit.actor for line in made for edit in line.decided)}
     return Shown(
-        view=view, seen=seen, lines=made, is_cut=len(said) > _MOST_SAID,
+        view=view, page=page, lines=made, is_cut=len(said) > _MOST_SAID,
         notes=[it for it in said if it.entry is None and it.occurred_at is None][:_MOST_SAID],
         names=await timelines.names(unit, actors), search=await _search(unit, incident, view, now=now),
     )  # fmt: skip
@@ -184,17 +135,19 @@ async def read_shown(unit: Unit, view: View, *, seen: Seen, now: datetime) -> Sh
 def context(
     shown: Shown, joined: Sequence[links.IncidentLink], *, principal: Principal
 ) -> Mapping[str, object]:
-    view, seen, incident = shown.view, shown.seen, shown.seen.page.incident
+    view, page, incident = shown.view, shown.page, shown.page.incident
+    known = {name: Mark.of(*mark) for name, mark in page.marks.items()}
+    within = [it for it in turns(known) if _is_within(it.t, page, view)]
     is_now = view.known_as_of is None and incident.archived_at is None
-    here = str(seen.page.page) if shown.pages > 1 else ""
+    here = str(page.page) if shown.pages > 1 else ""
     return {
         "item": incident,
         "view": view,
         "shown": shown,
-        "days": days(shown.lines, seen.turns),
-        "chart": chart(shown.lines, seen.turns, seen.page.stretches),
-        "turns": turns(seen.known),
-        "strip": strip(durations(seen.known, is_open=seen.page.is_open)),
+        "days": days(shown.lines, within),
+        "chart": chart(shown.lines, within, page.stretches),
+        "turns": turns(known),
+        "strip": strip(durations(known, is_open=page.is_open)),
         "names": shown.names,
         "joined": joined[:_MOST_JOINED],
         "unlisted": len(joined[_MOST_JOINED:]),
@@ -213,6 +166,12 @@ def context(
         "stamp": stamp,
         "clock": clock,
     }
+
+
+def _is_within(t: int, page: NumberedPage, view: View) -> bool:
+    is_known = view.known_as_of is None or t <= micros(view.known_as_of)
+    is_after = page.page == 1 or t >= page.entries[0].t
+    return is_known and is_after and (not page.after or t < page.after[0].t)
 
 
 async def _search(unit: Unit, incident: Incident, view: View, *, now: datetime) -> Search:

@@ -17,7 +17,7 @@ import asyncpg
 import httpx2
 
 from postfacta_app.app import create_app
-from postfacta_app.incidents.v0 import V0Store
+from postfacta_app.incidents.v0 import PostgresV0
 from postfacta_app.settings import load_settings
 from postfacta_app.web import routes
 from postfacta_app.web.routes import RouteClass
@@ -203,7 +203,7 @@ def said(answer: httpx2.Response) -> str:
 
 @asynccontextmanager
 async def in_process(
-    dsn: str, *, v0_store: V0Store | None = None, **settings: object
+    dsn: str, *, v0_store: PostgresV0 | None = None, **settings: object
 ) -> AsyncGenerator[Service]:
     """Run the application on a migrated database until the block ends."""
     # Patient enough for a busy machine.
@@ -215,7 +215,7 @@ async def in_process(
 
 @asynccontextmanager
 async def _served(
-    dsn: str, v0_store: V0Store | None, settings: Mapping[str, object]
+    dsn: str, v0_store: PostgresV0 | None, settings: Mapping[str, object]
 ) -> AsyncGenerator[Service]:
     # The tests' server writes nothing to disk at once, which keeps the service from being ready.
     given = {"database_dsn": dsn, "ready_requires_db": False, **settings}

@@ -18,7 +18,7 @@ import httpx2
 import pytest
 
 from postfacta_app.db import Transactions
-from postfacta_app.incidents.v0 import PostgresV0, V0Store
+from postfacta_app.incidents.v0 import PostgresV0
 from postfacta_app.settings import Settings, load_settings
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres import Database
@@ -86,7 +86,7 @@ def _settings(setting: str) -> Settings:
     )
 
 
-async def _replay(store_of: Callable[[str], V0Store], chosen: Mapping[str, Exchange]) -> Mapping[str, Any]:
+async def _replay(store_of: Callable[[str], PostgresV0], chosen: Mapping[str, Exchange]) -> Mapping[str, Any]:
     """Send the requests in order, to one application for each setting."""
     answers: dict[str, httpx2.Response] = {}
     async with AsyncExitStack() as stack:
@@ -104,7 +104,7 @@ async def _replay(store_of: Callable[[str], V0Store], chosen: Mapping[str, Excha
     return answers
 
 
-def _memory_store(setting: str) -> V0Store:
+def _memory_store(setting: str) -> PostgresV0:
     if "always fails" in setting:
         return FailingStore()
     return FixedStore() if "three incidents" in setting else MemoryStore()

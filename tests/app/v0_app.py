@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from postfacta_app.app import create_app
 from postfacta_app.db import Answer
 from postfacta_app.errors import ConflictError
-from postfacta_app.incidents.v0 import Listing, Note, V0Incident, V0Store
+from postfacta_app.incidents.v0 import Note, PostgresV0, V0Incident
 from postfacta_app.principal import Principal
 from postfacta_app.settings import AuthMode, Settings, load_settings
 
@@ -24,16 +24,16 @@ __all__ = ["FailingStore", "FixedStore", "MemoryStore", "a_client", "an_applicat
 
 
 @dataclass
-class MemoryStore:
+class MemoryStore(PostgresV0):
     """Keeps incidents in a list."""
 
     incidents: list[V0Incident] = field(default_factory=list[V0Incident])
     calls: list[str] = field(default_factory=list[str])
 
-    async def list(self, before: tuple[datetime, uuid.UUID] | None) -> Listing:
+    async def list(self, before: tuple[datetime, uuid.UUID] | None) -> tuple[Sequence[V0Incident], bool]:
         """Give them in their order."""
         self.calls.append("list")
-        return Listing(self.incidents)
+        return self.incidents, False
 
     async def get(self, incident_id: uuid.UUID) -> V0Incident | None:
         """Find one."""
@@ -52,7 +52,7 @@ class MemoryStore:
 class FailingStore(MemoryStore):
     """Fails whatever it is asked, for a reason that callers must not learn."""
 
-    async def list(self, before: tuple[datetime, uuid.UUID] | None) -> Listing:
+    async def list(self, before: tuple[datetime, uuid.UUID] | None) -> tuple[Sequence[V0Incident], bool]:
         """Fail."""
         self.calls.append("list")
         raise OSError("db unavailable")
@@ -76,7 +76,7 @@ class FixedStore(MemoryStore):
     ) -> Response:
         """Refuse."""
         self.calls.append("start")
-        raise ConflictError("incident conflict")
+        raise ConflictError("Incident with the same ID already exists: incident conflict")
 
 
 def _three_incidents() -> list[V0Incident]:
@@ -118,7 +118,7 @@ def _three_incidents() -> list[V0Incident]:
     ]
 
 
-def an_application(store: V0Store, settings: Settings | None = None) -> ASGIApp:
+def an_application(store: PostgresV0, settings: Settings | None = None) -> ASGIApp:
     """Assemble the whole service around a store, with every caller signed in as a responder."""
     settings = settings or load_settings({})
     # As a copy, it may be so outside of `local` too: the settings themselves refuse that at the start.

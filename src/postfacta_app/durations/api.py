@@ -7,17 +7,15 @@ from typing import Annotated, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..aside import aside
 from ..db import Reader
 from ..incidents.access import Ref, Share
 from ..incidents.model import IncidentFilters
 from ..principal import Access
-from ..timeline.postgres import facts_of
 from ..web.routes import RouteClass
 from ..web.slices import Routes
 from ..web.stale import allow_stale
 from . import postgres
-from .model import Aggregates, IncidentDurations, durations, marks
+from .model import Aggregates, IncidentDurations, durations
 
 routes: Final = Routes("incident")
 
@@ -26,11 +24,7 @@ routes: Final = Routes("incident")
     "GET /api/v1/incidents/{ref}/durations", Access.READ, "Read the durations of an incident", stale=True
 )  # fmt: skip
 async def one(q: Reader, ref: Ref, *, share: Share) -> IncidentDurations:
-    if (kept := await postgres.one(q, ref)) is not None:
-        incident, known, is_open = kept
-    else:
-        incident, facts = await facts_of(q, ref)
-        known, is_open = await aside(facts.size, marks, facts)
+    incident, known, is_open = await postgres.one(q, ref)
     share(incident.visibility)
     measured = durations(known, is_open=is_open)
     return IncidentDurations(incident=incident.ref, milestones=dict(known), durations=measured)

@@ -9,8 +9,7 @@ from typing import Final, Self
 
 from pydantic import BaseModel
 
-from ..timeline.model import Entry, Facts, Micros, Milestone, Precision
-from ..timeline.rules import Timeline, build
+from ..timeline.model import Micros, Milestone, Precision
 
 
 class Phase(StrEnum):
@@ -40,15 +39,13 @@ class Basis(StrEnum):
     DERIVED = "derived"
 
 
-_DECLARED: Final = "declared"
 _ENDS: Final[Mapping[Phase, tuple[str, Milestone]]] = {
     Phase.DETECT: (Milestone.IMPACT_STARTED, Milestone.DETECTED),
     Phase.ACKNOWLEDGE: (Milestone.DETECTED, Milestone.ACKNOWLEDGED),
     Phase.MITIGATE: (Milestone.IMPACT_STARTED, Milestone.MITIGATED),
     Phase.RESOLVE: (Milestone.IMPACT_STARTED, Milestone.RESOLVED),
-    Phase.OPEN: (_DECLARED, Milestone.RESOLVED),
+    Phase.OPEN: ("declared", Milestone.RESOLVED),
 }
-_ENDED: Final = ("RESOLVED", "CLOSED")
 LEAST: Final = {50: 5, 90: 10}
 """The fewest values for each quantile, by its percentage."""
 
@@ -120,46 +117,6 @@ class Aggregates(BaseModel):
 
     n: int
     durations: dict[Phase, Aggregate]
-
-
-def marks(facts: Facts, timeline: Timeline | None = None) -> tuple[Mapping[str, Mark], bool]:
-    """Return the milestones, and whether the incident is still open; manual entries win.
-
-    The start of the impact and its mitigation are never derived: they must be entered.
-
-    Args:
-        facts: Of one incident.
-        timeline: The timeline of all these facts with hidden entries, if already built.
-    """
-    timeline = timeline or build(facts, include_hidden=True)
-    entries = {(entry.source, entry.id): entry for entry in timeline.entries}
-    moves = [
-        (change.to_status, entries["postfacta", f"status:{change.id}"])
-        for change in sorted(facts.changes, key=lambda change: (change.at, change.id))
-    ]
-    alerts = [it for it in timeline.entries if it.kind == "alert_firing" and not it.hidden]
-    is_open = not moves or moves[-1][0] not in _ENDED
-    derived: dict[str, Entry | None] = {
-        _DECLARED: moves[0][1] if moves else None,
-        Milestone.DETECTED: min(
-            [*alerts[:1], *(it for _, it in moves[:1])], key=lambda it: it.t, default=None
-        ),
-        Milestone.ACKNOWLEDGED: next((it for status, it in moves if status == "IN_PROGRESS"), None),
-        Milestone.RESOLVED: None if is_open else _ending(moves),
-    }
-    found = {name: Mark(it.t, it.p, Basis.DERIVED) for name, it in derived.items() if it is not None}
-    given: dict[str, Mark] = {name: Mark(at.t, at.p, Basis.GIVEN) for name, at in timeline.milestones.items()}
-    return {**found, **given}, is_open
-
-
-def _ending(moves: Sequence[tuple[str, Entry]]) -> Entry:
-    """Return the status change that last ended it; closing a resolved incident is not one."""
-    ending = moves[-1][1]
-    for status, entry in reversed(moves):
-        if status not in _ENDED:
-            break
-        ending = entry
-    return ending
 
 
 def durations(found: Mapping[str, Mark], *, is_open: bool) -> dict[Phase, Duration]:

@@ -6,20 +6,19 @@ from collections.abc import Mapping
 from urllib.parse import urlencode
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
 
 from ..aside import aside
 from ..db import Reader
 from ..incidents.model import IncidentFilters, Severity
 from ..incidents.pages import asked, filter_form, tidied
 from ..principal import Access
-from ..web.charts import Point, dot_plot, length, week_chart
+from ..web.charts import dot_plot, length, week_chart
 from ..web.routes import RouteClass
 from ..web.slices import Page
 from ..web.stale import allow_stale
 from .api import routes
 from .model import Aggregate, Phase
-from .postgres import PLOTTED, Dot, insights
+from .postgres import PLOTTED, insights
 
 __all__ = ["InsightQuery", "caption", "routes"]
 
@@ -33,9 +32,9 @@ class InsightQuery(IncidentFilters, frozen=True):
 
 
 @routes.page("/insights", Access.READ, kind=RouteClass.SEARCH, stale=True)
-async def show(q: Reader, *, request: Request) -> Page | Response:
+async def show(q: Reader, *, request: Request) -> Page | str:
     if (target := tidied(request)) is not None:
-        return RedirectResponse(target, 303)
+        return target
     query, errors = asked(request, InsightQuery)
     found = await insights(q, query, query.phase)
     if not found.is_private:
@@ -49,8 +48,8 @@ async def show(q: Reader, *, request: Request) -> Page | Response:
             **filter_form(request, errors),
             "here": "insights",
             "weeks": week_chart(counted, _SEVERITIES),
-            "plot": dot_plot([_point(it) for it in found.dots], of_phase.p50),
-            "points": [_point(it) for it in found.newest],
+            "plot": dot_plot(found.dots, of_phase.p50),
+            "points": found.newest,
             "plotted": PLOTTED,
             "caption": caption(of_phase),
             "without": _without(of_phase),
@@ -63,11 +62,6 @@ async def show(q: Reader, *, request: Request) -> Page | Response:
 
     size = 200 * (len(found.dots) + len(found.newest))
     return Page("insights.html", await aside(size, draw), status=400 if errors else 200, size=size)
-
-
-def _point(dot: Dot) -> Point:
-    others = f" and {dot.others} more" if dot.others else ""
-    return Point(f"INC-{dot.number}{others}", dot.severity, dot.declared_at, dot.seconds)
 
 
 def caption(phase: Aggregate) -> str:

@@ -10,8 +10,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from ..db import VISIBLE, Reader, sees
-from ..incidents.access import COLUMNS, incident_of, ref_of, where_of
+from ..incidents.access import COLUMNS, incident_of, missing, ref_of, where_of
 from ..incidents.model import Incident, IncidentFilters, Kind
+from ..web.charts import Point
 from .model import LEAST, Aggregate, Mark, Phase
 
 PLOTTED: Final = 500
@@ -20,7 +21,6 @@ PLOTTED: Final = 500
 _ONE: Final = f"""
 select {COLUMNS}, m.marks::text, m.is_open from incidents i join incident_measures m on m.incident_id = i.id
  where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"""  # noqa: S608 - only constants of our modules
-# An incident whose durations are not kept yet counts as one of which nothing is known.
 _FIT: Final = """
 with fit as materialized (
   select i.id, i.number, i.declared_at, i.severity, i.visibility, coalesce(m.status, array_fill('missing'::text, array[5])) as status,
@@ -62,33 +62,22 @@ select (select json_build_object({_COUNTED}, 'points', array[]::text[]) from own
 
 
 @dataclass(frozen=True, slots=True)
-class Dot:
-    """A mark of the plot: an incident, and how many others stand at its place."""
-
-    number: int
-    severity: str
-    declared_at: datetime
-    seconds: float
-    others: int
-
-
-@dataclass(frozen=True, slots=True)
 class Insights:
     """What the page shows of the matching incidents."""
 
     of_phase: Aggregate
-    dots: Sequence[Dot]
-    newest: Sequence[Dot]  # the newest with a known duration, for the table
+    dots: Sequence[Point]  # the marks of the plot
+    newest: Sequence[Point]  # the newest with a known duration, for the table
     weeks: Sequence[tuple[datetime, str, int]]  # monday, severity and number of incidents
     is_private: bool
 
 
-async def one(q: Reader, ref: UUID | int) -> tuple[Incident, Mapping[str, Mark], bool] | None:
-    """Read the milestones of an incident, and whether it is open; None if not visible or not kept yet."""
+async def one(q: Reader, ref: UUID | int) -> tuple[Incident, Mapping[str, Mark], bool]:
+    """Read the milestones of an incident, and whether it is open."""
     for row in await q.fetch(_ONE, *sees(q.principal), *ref_of(ref), operation="durations"):
         marks = {name: Mark.of(*mark) for name, mark in json.loads(row["marks"]).items()}
         return incident_of(row), marks, row["is_open"]
-    return None
+    raise missing()
 
 
 async def every(q: Reader, filters: IncidentFilters) -> tuple[str, bool]:
@@ -102,8 +91,8 @@ async def insights(q: Reader, filters: IncidentFilters, phase: Phase) -> Insight
     dots, newest, weeks = (json.loads(row[name] or "[]") for name in ("dots", "newest", "weeks"))
     return Insights(
         Aggregate.model_validate_json(row["aggregate"]),
-        [_dot(*it) for it in dots],
-        [_dot(*it) for it in newest],
+        [*map(_point, dots)],
+        [*map(_point, newest)],
         [(_time(at), severity, count) for at, severity, count in weeks],
         row["is_private"],
     )
@@ -118,8 +107,11 @@ async def _row(q: Reader, sql: str, filters: IncidentFilters, **more: object) ->
     return (await q.fetch(sql.format(where=where, **given), *where.args, operation="durations_all"))[0]
 
 
-def _dot(number: int, severity: str, at: float, *rest: Any) -> Dot:
-    return Dot(number, severity, _time(at), *rest)
+def _point(row: Sequence[Any]) -> Point:
+    """Return the mark of an incident, which may stand for others at its place."""
+    number, severity, at, seconds, others = row
+    more = f" and {others} more" if others else ""
+    return Point(f"INC-{number}{more}", severity, _time(at), seconds)
 
 
 def _time(seconds: float) -> datetime:

@@ -17,16 +17,15 @@ from .. import actions, labels, links
 from ..aside import LARGE, aside
 from ..db import Reader, Unit
 from ..errors import NotFoundError
-from ..incidents.access import COLUMNS, Ref, incident_of, missing, seen, where_of
-from ..incidents.model import Incident
+from ..incidents.access import Ref, incident_of, listed, seen
+from ..incidents.model import Incident, Sort
 from ..postmortems import postgres as revisions
 from ..principal import Access
 from ..timeline import postgres as timelines
 from ..timeline.api import Kept
 from ..timeline.kept import KeptTimelines
-from ..timeline.model import Entry, Instant, Milestone
+from ..timeline.model import Entry
 from ..timeline.query import TimelineQuery
-from ..timeline.rules import RULES, build
 from ..web.body import format_time, if_none_match
 from ..web.paging import Key, decode_cursor, encode_cursor, filters_hash, next_link
 from ..web.routes import RouteClass
@@ -42,23 +41,6 @@ routes: Final = Routes("export")
 
 Later = Annotated[Reader, Fill(lambda call, _: call.tools.transactions.reader(call.principal))]
 """Reads once the snapshot is gone."""
-
-
-# SQL
-
-_CHANGED: Final = "greatest(i.updated_at, i.timeline_at)"
-_PAGE: Final = f"""
-select {COLUMNS}, {_CHANGED} as changed from incidents i where {{where}} order by changed, i.id limit {{limit}}"""  # noqa: S608 - only constants of our modules
-_AS_OF: Final = "select now() - interval '15 seconds' as as_of"  # No write transaction lives longer.
-
-
-async def _page(unit: Unit, query: ExportQuery, after: Key | None) -> Sequence[tuple[Incident, datetime]]:
-    """Read one more than a page holds, least recently changed first, each with its last change."""
-    where = where_of(unit.principal, query)
-    where.add(f"({_CHANGED}, i.id) > ({{}}::timestamptz, {{}}::uuid)", *after or [None])
-    sql = _PAGE.format(where=where, limit=where.bind(query.limit + 1))
-    rows = await unit.fetch(sql, *where.args, operation="export_page")
-    return [(incident_of(row), row["changed"]) for row in rows]
 
 
 # API
@@ -89,16 +71,17 @@ async def one(
 )  # fmt: skip
 async def pull(unit: Snapshot, query: ExportQuery, *, request: Request, kept: Kept, later: Later) -> Response:
     since, after = _place(query)
-    found, form = await _page(unit, query, after), _FORMS[ExportFormat.JSON]
+    found, now = await listed(unit, query, Sort.CHANGED, after=after, limit=query.limit + 1)
+    form = _FORMS[ExportFormat.JSON]
     lines: list[_Begun] = []
     last = None
-    for at, (incident, changed) in enumerate(found[: query.limit]):
+    for at, row in enumerate(found[: query.limit]):
         if sum(len(it.text) + len(it.tail) for it in lines) >= _MOST_BYTES:
             break
-        lines.append(await _begin(unit, incident, kept=kept, form=form, end=b"\n"))
-        last = (changed, incident.id) if at + 1 < len(found) else None
+        lines.append(await _begin(unit, incident_of(row), kept=kept, form=form, end=b"\n"))
+        last = (row["sort_key"], row["id"]) if at + 1 < len(found) else None
     # A change during a pull may fall behind its cursor: the next pull begins where this one began.
-    as_of = format_time(since or (await unit.fetch(_AS_OF, operation="export_as_of"))[0]["as_of"])
+    as_of = format_time(since or now)
     cursor = encode_cursor("export", [as_of, *last], filters_hash(query)) if last is not None else None
     headers = {"Content-Type": NDJSON, "As-Of": as_of, **next_link(request, cursor)}
     return _answer(lines, headers, q=later, kept=kept)
@@ -153,17 +136,10 @@ async def _begin(
     rev: int | None = None,
     end: bytes = b"",
 ) -> _Begun:
-    """Read a document, and its first entries; all of them, if the database does not keep its timeline yet."""
-    rest = None
-    if (found := await kept.slice(unit, incident.id, _query(digest=True))) is not None:
-        entries, version, digest = found.page.items, found.etag, found.page.digest or ""
-        milestones: Mapping[Milestone, Instant] = found.page.milestones
-        if found.page.next_cursor:
-            rest = _following(_query(as_of=found.at), incident.id, entries)
-    else:
-        facts = await timelines.facts_in(unit, incident.id)
-        built = await aside(facts.size, build, facts)
-        entries, version, digest, milestones = built.entries, built.etag, built.digest, built.milestones
+    """Read a document, and its first entries."""
+    found = await kept.slice(unit, incident.id, _query(digest=True))
+    page, entries = found.page, found.page.items
+    rest = _following(_query(as_of=found.at), incident.id, entries) if page.next_cursor else None
     revision = await revisions.read(unit, incident.id, rev)
     if rev is not None and revision is None:
         raise NotFoundError("No such revision, or none that you may read")
@@ -171,7 +147,9 @@ async def _begin(
     document = Document(
         incident=incident,
         labels=(await labels.of(unit, incident.id)).labels,
-        timeline=TimelineDocument(digest=digest, rules=RULES, milestones=milestones, entries=()),
+        timeline=TimelineDocument(
+            digest=page.digest or "", rules=page.rules, milestones=page.milestones, entries=()
+        ),
         annotations=[Remark(**it.model_dump(include={*Remark.model_fields})) for it in said],
         postmortem=None if revision is None else await revisions.compared(unit, revision),
         actions=await actions.of(unit, incident.id),
@@ -180,7 +158,7 @@ async def _begin(
 
     def written() -> _Begun:
         before, after = form.frame(document)
-        etag = f'"{hashlib.sha256(before + after + version.encode()).hexdigest()[:32]}"'
+        etag = f'"{hashlib.sha256(before + after + found.etag.encode()).hexdigest()[:32]}"'
         return _Begun(incident.id, before + form.entries(entries), after + end, etag, form, rest)
 
     return await aside(LARGE, written)
@@ -208,9 +186,7 @@ async def _pieces(documents: Sequence[_Begun], q: Reader, kept: KeptTimelines) -
         yield it.text
         query = it.rest
         while query is not None:
-            found = await kept.slice(q, it.incident_id, query)
-            if found is None:  # No longer visible: the response ends without its end.
-                raise missing()
+            found = await kept.slice(q, it.incident_id, query)  # No longer visible: it ends without its end.
             entries = found.page.items
             yield it.form.between + await aside(_ENTRY * len(entries), it.form.entries, entries)
             query = _following(query, it.incident_id, entries) if found.page.next_cursor else None

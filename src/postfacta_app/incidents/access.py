@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -18,9 +19,7 @@ _NUMBER = re.compile(r"INC-([1-9][0-9]{0,17})", re.ASCII)  # 18 digits always fi
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 # Spelled out, never `*`: a column added by a migration must not break a prepared statement.
-COLUMNS = """i.id, i.number, i.title, i.description, i.kind, i.severity, i.status, i.outcome, i.reporter, i.owner,
-  i.services, i.teams, i.visibility, i.members, i.declared_at, i.ended_at, i.archived_at, i.version,
-  i.created_by, i.created_at, i.updated_at"""
+COLUMNS = ", ".join(f"i.{name}" for name in Incident.model_fields)
 """The columns of the incident `i` that are read as an `Incident`."""
 _FIND = f"""
 select {COLUMNS} from incidents i
@@ -113,7 +112,8 @@ _ORDERS = {
     Sort.OLDEST: ("i.declared_at", "asc", ">"),
     Sort.CHANGED: (_CHANGED, "asc", ">"),
 }
-# The lateral join returns a row even when the list is empty: `as_of` and the rows come from one snapshot.
+# The lateral join returns a row even when the list is empty: `as_of` and the rows come from one snapshot. No write
+# transaction lives for 15 seconds.
 _PAGE = """
 select s.as_of, p.* from (select now() - interval '15 seconds' as as_of) s left join lateral (
   select {columns}, {key} as sort_key from incidents i where {where} order by {key} {order}, i.id {order}
@@ -123,16 +123,21 @@ select s.as_of, p.* from (select now() - interval '15 seconds' as as_of) s left 
 
 async def page(q: Query, query: IncidentQuery) -> IncidentPage:
     """Read one page of what the caller may see."""
-    key, order, beyond = _ORDERS[query.sort]
-    where = where_of(q.principal, query)
-    where.add(f"({key}, i.id) {beyond} ({{}}::timestamptz, {{}}::uuid)", *query.after(query.sort) or [None])
-    limit = where.bind(query.limit + 1)
-    sql = _PAGE.format(columns=COLUMNS, key=key, order=order, where=where, limit=limit)
-    rows = await q.fetch(sql, *where.args, operation="incident_list")
-    found = [row for row in rows if row["id"] is not None]
+    found, as_of = await listed(q, query, query.sort, after=query.after(query.sort), limit=query.limit + 1)
     kept, cursor = query.cut(found, query.sort, lambda row: (row["sort_key"], row["id"]))
-    items = [incident_of(row) for row in kept]
-    return IncidentPage(items=items, next_cursor=cursor, as_of=rows[0]["as_of"])
+    return IncidentPage(items=[incident_of(row) for row in kept], next_cursor=cursor, as_of=as_of)
+
+
+async def listed(
+    q: Query, filters: IncidentFilters, sort: Sort, *, after: Sequence[object] | None, limit: int
+) -> tuple[Sequence[Any], datetime]:
+    """Read rows with the key by which they are sorted, and the instant from which a later pull misses none."""
+    key, order, beyond = _ORDERS[sort]
+    where = where_of(q.principal, filters)
+    where.add(f"({key}, i.id) {beyond} ({{}}::timestamptz, {{}}::uuid)", *after or [None])
+    sql = _PAGE.format(columns=COLUMNS, key=key, order=order, where=where, limit=where.bind(limit))
+    rows = await q.fetch(sql, *where.args, operation="incident_list")
+    return [row for row in rows if row["id"] is not None], rows[0]["as_of"]
 
 
 async def follow_ups(q: Query, incidents: Sequence[UUID]) -> Mapping[UUID, Mapping[str, Any]]:

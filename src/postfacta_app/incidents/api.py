@@ -11,21 +11,9 @@ from ..db import Reader, Unit, insert, update
 from ..errors import FieldError, ForbiddenError, InvalidFieldsError, invalid
 from ..principal import Access
 from ..web.slices import Call, Fill, Matches, Now, Reply, Routes, made
-from . import access
+from . import access, model
 from .access import COLUMNS, Ref, Share, check_active, lock, seen
-from .model import (
-    Change,
-    Incident,
-    IncidentPage,
-    IncidentQuery,
-    Kind,
-    Move,
-    NewIncident,
-    State,
-    Visibility,
-    check_time,
-    move,
-)
+from .model import Change, Incident, Kind, Visibility, check_time
 
 READ, WRITE = Access.READ, Access.WRITE
 routes: Final = Routes("incident")
@@ -57,14 +45,14 @@ _USERS: Final = "select id from users where id = any ($1::uuid[])"
 
 
 @routes.api("GET /api/v1/incidents", READ, "List incidents", stale=True)
-async def page(q: Reader, query: IncidentQuery, *, share: Share) -> IncidentPage:
+async def page(q: Reader, query: model.IncidentQuery, *, share: Share) -> model.IncidentPage:
     found = await access.page(q, query)
     share(*(it.visibility for it in found.items))
     return found
 
 
 @routes.api("POST /api/v1/incidents", WRITE, "Record an incident", status=201, once=True)
-async def create(unit: Unit, new: NewIncident, *, now: Now) -> Reply[Incident]:
+async def create(unit: Unit, new: model.NewIncident, *, now: Now) -> Reply[Incident]:
     declared_at = check_time("/declared_at", new.declared_at, now) if new.declared_at else now
     await _check_members(unit, new.members)
     members, who = _with_asker(unit, new.members), unit.principal
@@ -150,10 +138,10 @@ async def archive(unit: Unit, ref: Ref, *, matches: Matches) -> None:
     "POST /api/v1/incidents/{ref}/transitions", WRITE, "Change the status of an incident",
     status=(200, 201), once=True, problems=("illegal-transition",),
 )  # fmt: skip
-async def transition(unit: Unit, ref: Ref, wish: Move, *, now: Now) -> Reply[Incident]:
+async def transition(unit: Unit, ref: Ref, wish: model.Move, *, now: Now) -> Reply[Incident]:
     old = await lock(unit, ref)
     occurred_at = check_time("/occurred_at", wish.occurred_at, now) if wish.occurred_at else now
-    new = move(State(old.status, old.ended_at, old.outcome), wish, occurred_at)
+    new = model.move(model.State(old.status, old.ended_at, old.outcome), wish, occurred_at)
     if new is None:
         return made(old, is_new=False)
     check_active(old)

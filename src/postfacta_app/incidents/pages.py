@@ -9,7 +9,6 @@ from urllib.parse import urlencode
 
 from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
 
 from ..db import Reader, Unit
 from ..errors import AppError, FieldError, InvalidCursorError
@@ -34,9 +33,9 @@ _LABELS = {"declared_at": "Started (UTC)", "reporter": "Reported by", "visibilit
 
 
 @routes.page("/incidents", Access.READ, kind=RouteClass.SEARCH, stale=True)
-async def listed(q: Reader, *, request: Request, share: Share) -> Page | Response:
+async def listed(q: Reader, *, request: Request, share: Share) -> Page | str:
     if (target := tidied(request)) is not None:
-        return RedirectResponse(target, 303)
+        return target
     rows, errors = await found(request, IncidentQuery, partial(page, q))
     share(*(it.visibility for it in rows.items))
     more = None if errors else rows.next_cursor

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Protocol, cast
+from typing import Annotated, Any, Final, cast
 from uuid import UUID, uuid4
 
 from pydantic import BaseModel, RootModel, StringConstraints
@@ -56,33 +56,6 @@ class V0Incident:
     status: str = "OPEN"
     additional_notes: Sequence[Note] = ()  # added later
     end_time: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The newest incidents in ascending order, and whether there are older ones."""
-
-    incidents: Sequence[V0Incident]
-    more: bool = False
-
-
-class V0Store(Protocol):
-    """Stores the incidents."""
-
-    async def list(self, before: tuple[datetime, UUID] | None) -> Listing: ...
-
-    async def get(self, incident_id: UUID) -> V0Incident | None: ...
-
-    async def start(
-        self, request: Request, principal: Principal, incident: V0Incident, *, answer: Answer, key: str | None
-    ) -> Response: ...
-
-
-@dataclass(frozen=True, slots=True)
-class V0:
-    """The part that these routes need."""
-
-    store: V0Store
 
 
 # For the OpenAPI document only. The code below also accepts keys in any case, and ignores unknown fields.
@@ -146,9 +119,119 @@ class V0Query(BaseModel):
     cursor: str | None = None
 
 
+# SQL
+
+# v0 shows no private, archived or exercise incidents, to any caller.
+_COLUMNS = """
+select id, title, description, severity, status, reporter, owner, declared_at as start_time, ended_at as end_time,
+  v0_notes_null from incidents where visibility = 'internal' and archived_at is null and kind <> 'exercise'"""
+_LIST = f"""{_COLUMNS} and (declared_at, id) <
+   (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+ order by declared_at desc, id desc limit $3"""
+_GET = f"{_COLUMNS} and id = $1"
+# Initial notes are as sent. An additional one has its last version at the position of its first.
+_NOTES = """
+select a.incident_id, a.v0_position, a.v0_time, a.body, coalesce(a.occurred_at, a.at) as shown
+  from annotations a join annotations first on first.id = a.root
+ where a.incident_id = any ($1::uuid[]) and (a.v0_position is not null or (
+   a.kind = 'note' and a.entry_id is null and not a.retracted and first.v0_position is null
+   and not exists (select from annotations later where later.supersedes = a.id)))
+ order by a.v0_position, first.at, first.id"""
+_INSERT = """
+insert into incidents (id, title, description, severity, reporter, owner, declared_at, v0_notes_null,
+  created_by, timeline_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, clock_timestamp())
+on conflict (id) do nothing returning number, timeline_at"""
+_INSERT_NOTES = """
+insert into annotations (id, root, incident_id, kind, body, occurred_at, v0_position, v0_time, author, at)
+select n.id, n.id, $1, 'note', n.body, n.occurred_at, n.position - 1, n.time, $2, $3
+  from unnest($4::uuid[], $5::text[], $6::timestamptz[], $7::text[])
+    with ordinality as n (id, body, occurred_at, time, position)"""
+
+
+class PostgresV0:
+    """Stores the incidents of v0 in the tables of v1, and lists at most `limit`."""
+
+    def __init__(self, database: Database, transactions: Transactions, *, limit: int = 1000) -> None:
+        self._database = database
+        self._transactions = transactions
+        self._limit = limit
+
+    async def list(self, before: tuple[datetime, UUID] | None) -> tuple[Sequence[V0Incident], bool]:
+        """Read the newest ones before this start time and id, oldest first; also return whether there are older ones."""
+        at, last = before or (None, None)
+        rows = await self._database.fetch(
+            _LIST, at, last, self._limit + 1, operation="v0_list", repeatable=True
+        )
+        shown = [dict(row.items()) for row in reversed(rows[: self._limit])]
+        return await self._with_notes(shown), len(rows) > self._limit
+
+    async def get(self, incident_id: UUID) -> V0Incident | None:
+        """Read one."""
+        rows = await self._database.fetch(_GET, incident_id, operation="v0_get", repeatable=True)
+        return next(iter(await self._with_notes([dict(row.items()) for row in rows])), None)
+
+    async def _with_notes(self, rows: Sequence[Mapping[str, object]]) -> Sequence[V0Incident]:
+        ids = [row["id"] for row in rows]
+        notes = await self._database.fetch(_NOTES, ids, operation="v0_notes", repeatable=True) if ids else []
+        return await aside(300 * (len(rows) + len(notes)), _noted, rows, notes)
+
+    async def start(
+        self, request: Request, principal: Principal, incident: V0Incident, *, answer: Answer, key: str | None
+    ) -> Response:
+        """Write it with its first status change, its notes, and an audit row; raise if the id is taken."""
+
+        async def work(unit: Unit) -> Answer:
+            await _insert(unit, incident)
+            return answer
+
+        return await self._transactions.write(request, principal, work, key=key)
+
+
+def _noted(rows: Sequence[Mapping[str, Any]], notes: Sequence[Any]) -> Sequence[V0Incident]:
+    initial: dict[object, list[Note]] = defaultdict(list)
+    additional: dict[object, list[Note]] = defaultdict(list)
+    for row in notes:
+        if row["v0_position"] is None:
+            shown = read_moment(format_time(row["shown"])).text
+            additional[row["incident_id"]].append(Note(shown, row["body"]))
+        else:
+            initial[row["incident_id"]].append(Note(row["v0_time"], row["body"]))
+    return [_incident(row, initial[row["id"]], additional[row["id"]]) for row in rows]
+
+
+def _incident(row: Mapping[str, Any], initial: Sequence[Note], additional: Sequence[Note]) -> V0Incident:
+    fields = dict(row)
+    notes = None if fields.pop("v0_notes_null") else initial
+    return V0Incident(initial_notes=notes, additional_notes=additional, **fields)
+
+
+async def _insert(unit: Unit, new: V0Incident) -> None:
+    row = await unit.fetchrow(
+        _INSERT,
+        *(new.id, new.title, new.description, new.severity, new.reporter, new.owner, new.start_time),
+        *(new.initial_notes is None, unit.principal.actor),
+        operation="v0_start",
+    )
+    if row is None:
+        raise ConflictError("Incident with the same ID already exists: incident conflict")
+    at, actor = row["timeline_at"], unit.principal.actor
+    facts = {"to_status": "OPEN", "occurred_at": new.start_time, "at": at, "actor": actor}
+    await insert(unit, "status_changes", id=uuid4(), incident_id=new.id, **facts)
+    if notes := new.initial_notes:
+        await unit.execute(
+            _INSERT_NOTES,
+            *(new.id, actor, at, [uuid4() for _ in notes], [note.message for note in notes]),
+            *([note.instant for note in notes], [note.timestamp for note in notes]),
+            operation="v0_notes_insert",
+        )
+    await unit.audit("incident.create", f"INC-{row['number']}", incident_id=new.id)
+    unit.counts.append(("postfacta_incidents_opened_total", new.severity))
+
+
 # API
 
-Here = Annotated[V0, part(V0)]
+Here = Annotated[PostgresV0, part(PostgresV0)]
 
 
 @routes.api(
@@ -158,12 +241,9 @@ Here = Annotated[V0, part(V0)]
 async def page(here: Here, *, request: Request) -> Annotated[Response, ShownIncidents]:
     """Return the newest incidents as a bare array; a `Link` header leads to older ones."""
     cursor = request.query_params.get("cursor")
-    listing = await here.store.list(None if cursor is None else decode_cursor(cursor, "v0", ""))
-    older = None
-    if listing.more:
-        oldest = listing.incidents[0]
-        older = encode_cursor("v0", (oldest.start_time, oldest.id), "")
-    shown, headers = listing.incidents, next_link(request, older)
+    shown, more = await here.list(None if cursor is None else decode_cursor(cursor, "v0", ""))
+    older = encode_cursor("v0", (shown[0].start_time, shown[0].id), "") if more else None
+    headers = next_link(request, older)
     allow_stale(request)  # v0 never shows private incidents.
     return await aside(
         _size(shown), lambda: _answer(200, [render_incident(it) for it in shown], headers).response()
@@ -172,7 +252,7 @@ async def page(here: Here, *, request: Request) -> Annotated[Response, ShownInci
 
 @routes.api("GET /api/v0/incidents/{id:uuid}", Access.READ, "Read an incident", stale=True)
 async def read(here: Here, id: UUID, *, request: Request) -> Annotated[Response, ShownIncident]:
-    incident = await here.store.get(id)
+    incident = await here.get(id)
     if incident is None:
         raise NotFoundError("Incident not found")
     allow_stale(request)
@@ -188,10 +268,7 @@ async def start(q: Reader, here: Here, *, request: Request, now: Now) -> Annotat
         raise _invalid(error.detail) from None
     incident = parse_start(value, uuid4(), now)
     answer = _answer(201, {"id": str(incident.id), "message": "Incident started successfully"})
-    try:
-        return await here.store.start(request, q.principal, incident, answer=answer, key=key)
-    except ConflictError as error:
-        raise ConflictError("Incident with the same ID already exists: incident conflict") from error
+    return await here.start(request, q.principal, incident, answer=answer, key=key)
 
 
 def _size(incidents: Iterable[V0Incident]) -> int:
@@ -317,118 +394,3 @@ def _time(at: datetime) -> str:
 
 def _notes(notes: Sequence[Note] | None) -> object:
     return None if notes is None else [{"timestamp": it.timestamp, "message": it.message} for it in notes]
-
-
-# v0 shows no private, archived or exercise incidents, to any caller.
-_COLUMNS = """
-select id, title, description, severity, status, reporter, owner, declared_at, ended_at, v0_notes_null
-  from incidents where visibility = 'internal' and archived_at is null and kind <> 'exercise'"""
-_LIST = f"""{_COLUMNS} and (declared_at, id) <
-   (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
- order by declared_at desc, id desc limit $3"""
-_GET = f"{_COLUMNS} and id = $1"
-# Initial notes are as sent. An additional one has its last version at the position of its first.
-_NOTES = """
-select a.incident_id, a.v0_position, a.v0_time, a.body, coalesce(a.occurred_at, a.at) as shown
-  from annotations a join annotations first on first.id = a.root
- where a.incident_id = any ($1::uuid[]) and (a.v0_position is not null or (
-   a.kind = 'note' and a.entry_id is null and not a.retracted and first.v0_position is null
-   and not exists (select from annotations later where later.supersedes = a.id)))
- order by a.v0_position, first.at, first.id"""
-_INSERT = """
-insert into incidents (id, title, description, severity, reporter, owner, declared_at, v0_notes_null,
-  created_by, timeline_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, clock_timestamp())
-on conflict (id) do nothing returning number, timeline_at"""
-_INSERT_NOTES = """
-insert into annotations (id, root, incident_id, kind, body, occurred_at, v0_position, v0_time, author, at)
-select n.id, n.id, $1, 'note', n.body, n.occurred_at, n.position - 1, n.time, $2, $3
-  from unnest($4::uuid[], $5::text[], $6::timestamptz[], $7::text[])
-    with ordinality as n (id, body, occurred_at, time, position)"""
-
-
-class PostgresV0:
-    """Stores the incidents of v0 in the tables of v1, and lists at most `limit`."""
-
-    def __init__(self, database: Database, transactions: Transactions, *, limit: int = 1000) -> None:
-        self._database = database
-        self._transactions = transactions
-        self._limit = limit
-
-    async def list(self, before: tuple[datetime, UUID] | None) -> Listing:
-        """Read the newest ones before this start time and id."""
-        at, last = before or (None, None)
-        rows = await self._database.fetch(
-            _LIST, at, last, self._limit + 1, operation="v0_list", repeatable=True
-        )
-        shown = [dict(row.items()) for row in reversed(rows[: self._limit])]
-        return Listing(await self._with_notes(shown), len(rows) > self._limit)
-
-    async def get(self, incident_id: UUID) -> V0Incident | None:
-        """Read one."""
-        rows = await self._database.fetch(_GET, incident_id, operation="v0_get", repeatable=True)
-        return next(iter(await self._with_notes([dict(row.items()) for row in rows])), None)
-
-    async def _with_notes(self, rows: Sequence[Mapping[str, object]]) -> Sequence[V0Incident]:
-        ids = [row["id"] for row in rows]
-        notes = await self._database.fetch(_NOTES, ids, operation="v0_notes", repeatable=True) if ids else []
-        return await aside(300 * (len(rows) + len(notes)), _noted, rows, notes)
-
-    async def start(
-        self, request: Request, principal: Principal, incident: V0Incident, *, answer: Answer, key: str | None
-    ) -> Response:
-        """Write it with its first status change, its notes, and an audit row; raise if the id is taken."""
-
-        async def work(unit: Unit) -> Answer:
-            await _insert(unit, incident)
-            return answer
-
-        return await self._transactions.write(request, principal, work, key=key)
-
-
-def _noted(rows: Sequence[Mapping[str, Any]], notes: Sequence[Any]) -> Sequence[V0Incident]:
-    initial: dict[object, list[Note]] = defaultdict(list)
-    additional: dict[object, list[Note]] = defaultdict(list)
-    for row in notes:
-        if row["v0_position"] is None:
-            shown = read_moment(format_time(row["shown"])).text
-            additional[row["incident_id"]].append(Note(shown, row["body"]))
-        else:
-            initial[row["incident_id"]].append(Note(row["v0_time"], row["body"]))
-    return [_incident(row, initial[row["id"]], additional[row["id"]]) for row in rows]
-
-
-def _incident(row: Mapping[str, object], initial: Sequence[Note], additional: Sequence[Note]) -> V0Incident:
-    fields = dict(row)
-    start_time, end_time = fields.pop("declared_at"), fields.pop("ended_at")
-    notes = None if fields.pop("v0_notes_null") else initial
-    return V0Incident(
-        **fields,  # type: ignore[arg-type] # the columns of the same names
-        start_time=start_time,  # type: ignore[arg-type] # a timestamptz
-        end_time=end_time,  # type: ignore[arg-type] # a timestamptz or null
-        initial_notes=notes,
-        additional_notes=additional,
-    )
-
-
-async def _insert(unit: Unit, new: V0Incident) -> None:
-    row = await unit.fetchrow(
-        _INSERT,
-        *(new.id, new.title, new.description, new.severity, new.reporter, new.owner, new.start_time),
-        *(new.initial_notes is None, unit.principal.actor),
-        operation="v0_start",
-    )
-    if row is None:
-        raise ConflictError("This id is taken")
-    at, actor = row["timeline_at"], unit.principal.actor
-    facts = {"to_status": "OPEN", "occurred_at": new.start_time, "at": at, "actor": actor}
-    await insert(unit, "status_changes", id=uuid4(), incident_id=new.id, **facts)
-    if notes := new.initial_notes:
-        await unit.execute(
-            _INSERT_NOTES,
-            *(new.id, actor, at, [uuid4() for _ in notes], [note.message for note in notes]),
-            *([note.instant for note in notes], [note.timestamp for note in notes]),
-            operation="v0_notes_insert",
-        )
-    await unit.audit("incident.create", f"INC-{row['number']}", incident_id=new.id)
-    unit.counts.append(("postfacta_incidents_opened_total", new.severity))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import anyio
@@ -31,6 +32,7 @@ HEAD: Final = "0004"
 
 Progress = Callable[[str], None]
 
+_KEEPS = "0002"  # From this revision on, triggers keep the timelines of new facts.
 _TRIES = 12
 _LOCK_NOT_AVAILABLE = "55P03"
 _INSUFFICIENT_PRIVILEGE = "42501"
@@ -46,18 +48,8 @@ class _LockedError(Exception):
     """Another upgrade is running."""
 
 
-class NoDowngradeError(MigrationError):
-    """Raised by `downgrade`: there are no downgrades."""
-
-    def __init__(self, revision: str) -> None:
-        super().__init__(f"revision {revision} has no downgrade: write a new revision that fixes it")
-
-
 def upgrade(dsn: str, *, progress: Progress, luck: Luck = LUCK) -> None:
-    async def run() -> None:
-        await migrate(dsn, progress=progress, luck=luck)
-
-    anyio.run(run)
+    anyio.run(partial(migrate, dsn, progress=progress, luck=luck))
 
 
 async def migrate(dsn: str, *, progress: Progress, tries: int = _TRIES, luck: Luck = LUCK) -> None:
@@ -119,8 +111,12 @@ async def _try(engine: AsyncEngine, progress: Progress, *, last: bool) -> bool:
     try:
         async with engine.connect() as connection:
             await _lock(connection)
-            await connection.run_sync(_run, progress)
+            # A program gets no requests before its revision is there; by then all timelines are kept.
+            await connection.run_sync(_run, progress, _KEEPS)
             await backfill(connection, progress)
+            await connection.run_sync(_run, progress, "head")
+            await connection.run_sync(grant, progress)
+            await connection.commit()
     except (_LockedError, SQLAlchemyError, OSError, ValueError, CommandError) as error:
         # Without the cause: SQLAlchemy's and asyncpg's messages may repeat the DSN.
         if last or not (isinstance(error, _LockedError) or _state(error) == _LOCK_NOT_AVAILABLE):
@@ -143,12 +139,11 @@ async def _lock(connection: AsyncConnection) -> None:
     raise _LockedError("lock timeout: another upgrade is running")
 
 
-def _run(connection: Connection, progress: Progress) -> None:
+def _run(connection: Connection, progress: Progress, to: str) -> None:
     config = Config(attributes={"connection": connection, "progress": progress})
     config.set_main_option("script_location", "postfacta_app:migrations")
     config.set_main_option("path_separator", "os")
-    command.upgrade(config, "head")
-    grant(connection, progress)
+    command.upgrade(config, to)
     connection.commit()
 
 
@@ -181,7 +176,7 @@ select i.id::text from incidents i where not exists (select from incident_measur
 async def backfill(connection: AsyncConnection, progress: Callable[[str], None]) -> None:
     """Keep the timeline of each incident that has none, each in its own transaction; resumes where it stopped.
 
-    Only writers of that one incident wait. Until it is done, its timeline is built for each read.
+    Only writers of that one incident wait.
     """
     done, run = 0, connection.exec_driver_sql
     await run("set statement_timeout = 0")
@@ -193,6 +188,7 @@ async def backfill(connection: AsyncConnection, progress: Callable[[str], None])
             await run("select timeline_rebuild($1::text::uuid)", (incident,))
             await connection.commit()
         done += len(incidents)
+    await run("set statement_timeout = '5s'")
     await connection.commit()
     if done:
         progress(f"kept the timelines of {done} incidents")

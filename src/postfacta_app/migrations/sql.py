@@ -1,10 +1,14 @@
-"""Read the statements of a revision from the file of SQL beside it."""
+"""What revisions are made of: the statements in the file of SQL beside each, and no way down."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
+
+from alembic import op
+
+from . import MigrationError
 
 
 def statements(revision: str, words: Mapping[str, str] | None = None) -> list[str]:
@@ -17,3 +21,13 @@ def statements(revision: str, words: Mapping[str, str] | None = None) -> list[st
     for name, word in (words or {}).items():
         text = text.replace(f"<{name}>", word)
     return [re.sub(r"\A(--.*\n)+", "", statement) for statement in text.strip().split("\n\n")]
+
+
+def run(revision: str, words: Mapping[str, str] | None = None) -> None:
+    for statement in statements(revision, words):
+        op.get_bind().exec_driver_sql(statement)
+
+
+def downgrade() -> None:
+    """Always raise: facts would be lost."""
+    raise MigrationError("there is no downgrade: write a new revision that fixes it")

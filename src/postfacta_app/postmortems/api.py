@@ -14,44 +14,22 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .. import actions
+from .. import actions, errors
 from ..aside import LARGE, aside
 from ..db import Answer, Query, Reader, Unit
-from ..errors import (
-    FieldError,
-    InvalidFieldsError,
-    NotFoundError,
-    NotPublishableError,
-    PreconditionFailedError,
-    PreconditionRequiredError,
-)
+from ..errors import NotFoundError, PreconditionFailedError
 from ..incidents.access import Ref, Share, lock_active, seen
 from ..incidents.model import Incident, IncidentFilters
 from ..principal import Access
-from ..timeline.postgres import digest_in
+from ..timeline.kept import digest_in
 from ..timeline.rules import RULES
 from ..web.body import if_match, if_none_match
 from ..web.paging import Paged
 from ..web.routes import RouteClass
 from ..web.slices import Call, Fill, Reply, Routes, Snapshot, made
-from . import postgres
+from . import model, postgres
 from .content import SCHEMA_VERSION, Content, differences
-from .model import (
-    Against,
-    Draft,
-    FactorList,
-    PostMortem,
-    Restore,
-    Revision,
-    RevisionPage,
-    RevisionQuery,
-    RevisionWithDifferences,
-    Stage,
-    Transition,
-    lacks,
-    move,
-    next_stage,
-)
+from .model import Revision, RevisionPage, Stage
 
 READ, WRITE = Access.READ, Access.WRITE
 routes: Final = Routes("post-mortem")
@@ -83,7 +61,7 @@ def _check_headers(request: Request, etag: str | None) -> None:
     named, none = (", ".join(request.headers.getlist(name)) for name in ("if-match", "if-none-match"))
     if named.strip() == "*" or (not named and none.strip() != "*"):
         detail = "Send If-Match with the ETag of the revision you change; for the first revision, send If-None-Match: *"
-        raise PreconditionRequiredError(detail)
+        raise errors.PreconditionRequiredError(detail)
     if named and etag is not None:
         if_match(request, etag)
     elif named:
@@ -103,7 +81,9 @@ Rev = Annotated[int, Fill(lambda call, name: number(call.request.path_params[nam
 
 
 @routes.api(f"GET {_ONE}", READ, "Read the post-mortem, and how its timeline has changed since", conditional=True, stale=True)  # fmt: skip
-async def read(q: Snapshot, ref: Ref, *, request: Request, share: Share) -> Annotated[Response, PostMortem]:
+async def read(
+    q: Snapshot, ref: Ref, *, request: Request, share: Share
+) -> Annotated[Response, model.PostMortem]:
     incident = await seen(q, ref)
     revision = await postgres.read(q, incident.id)
     if revision is None:
@@ -123,18 +103,20 @@ async def revisions(q: Reader, ref: Ref, query: Paged) -> RevisionPage:
 
 
 @routes.api(f"GET {_ONE}/revisions/{{rev}}", READ, "Read a revision, or compare it with another")
-async def revision(q: Reader, ref: Ref, query: RevisionQuery, *, rev: Rev) -> RevisionWithDifferences:
+async def revision(
+    q: Reader, ref: Ref, query: model.RevisionQuery, *, rev: Rev
+) -> model.RevisionWithDifferences:
     incident_id = (await seen(q, ref)).id
     shown, against = await read_revision(q, incident_id, rev), None
     if query.against is not None:
         other = await read_revision(q, incident_id, query.against)
-        against = Against(rev=other.rev, sections=differences(other.content, shown.content))
-    return RevisionWithDifferences(**dict(shown), against=against)
+        against = model.Against(rev=other.rev, sections=differences(other.content, shown.content))
+    return model.RevisionWithDifferences(**dict(shown), against=against)
 
 
 @routes.api("GET /api/v1/factors", READ, "Count the factors of published post-mortems", kind=RouteClass.SEARCH)  # fmt: skip
-async def factors(q: Reader, filters: IncidentFilters) -> FactorList:
-    return FactorList(items=await postgres.factors(q, filters))
+async def factors(q: Reader, filters: IncidentFilters) -> model.FactorList:
+    return model.FactorList(items=await postgres.factors(q, filters))
 
 
 async def read_page(q: Query, incident_id: UUID, query: Paged) -> RevisionPage:
@@ -157,7 +139,7 @@ async def read_revision(q: Query, incident_id: UUID, rev: int) -> Revision:
     f"PUT {_ONE}", WRITE, "Write the post-mortem's next revision",
     status=(200, 201), headers=_STARTS_FROM, problems=_OUTDATED,
 )  # fmt: skip
-async def write(unit: Unit, ref: Ref, wish: Draft, *, follows: Follows) -> Reply[Revision]:
+async def write(unit: Unit, ref: Ref, wish: model.Draft, *, follows: Follows) -> Reply[Revision]:
     incident, last = await _locked(unit, ref, follows)
     if last is not None and last.content == wish.content:
         return made(last, is_new=False)
@@ -169,9 +151,9 @@ async def write(unit: Unit, ref: Ref, wish: Draft, *, follows: Follows) -> Reply
     f"POST {_ONE}/transitions", WRITE, "Change the status of the post-mortem", once=True,
     status=(200, 201), headers=_STARTS_FROM, problems=(*_OUTDATED, "illegal-transition", "not-publishable"),
 )  # fmt: skip
-async def transition(unit: Unit, ref: Ref, wish: Transition, *, follows: Follows) -> Reply[Revision]:
+async def transition(unit: Unit, ref: Ref, wish: model.Transition, *, follows: Follows) -> Reply[Revision]:
     incident, last = await _locked(unit, ref, follows)
-    if not move(_stage(last), wish) and last is not None:
+    if not model.move(_stage(last), wish) and last is not None:
         return made(last, is_new=False)
     content: Content = Content() if last is None else last.content
     if wish.to is Stage.PUBLISHED:
@@ -184,12 +166,12 @@ async def transition(unit: Unit, ref: Ref, wish: Transition, *, follows: Follows
     f"POST {_ONE}/restore", WRITE, "Restore the content of an older revision", once=True,
     status=(200, 201), headers=_STARTS_FROM, problems=_OUTDATED,
 )  # fmt: skip
-async def restore(unit: Unit, ref: Ref, wish: Restore, *, follows: Follows) -> Reply[Revision]:
+async def restore(unit: Unit, ref: Ref, wish: model.Restore, *, follows: Follows) -> Reply[Revision]:
     incident, last = await _locked(unit, ref, follows)
     source = await postgres.read(unit, incident.id, wish.rev)
     if last is None or source is None:
-        error = FieldError("/rev", "unknown", "is not a revision")
-        raise InvalidFieldsError("/rev is not a revision", errors=[error])
+        error = errors.FieldError("/rev", "unknown", "is not a revision")
+        raise errors.InvalidFieldsError("/rev is not a revision", errors=[error])
     if last.content == source.content:
         return made(last, is_new=False)
     new = await _append(unit, incident, last, content=source.content, restored_from=source.rev)
@@ -211,10 +193,10 @@ def _stage(last: Revision | None) -> Stage | None:
 
 async def _check_publishable(unit: Unit, incident_id: UUID, content: Content) -> None:
     unowned = [it for it in await actions.of(unit, incident_id) if it.is_open and it.owner is None]
-    if lacking := lacks(content, has_owners=not unowned):
+    if lacking := model.lacks(content, has_owners=not unowned):
         detail = f"Before it can be published, add: {', '.join(lacking)}"
         extra = {"missing": lacking, "actions_without_owner": [str(it.id) for it in unowned]}
-        raise NotPublishableError(detail, extra=extra)
+        raise errors.NotPublishableError(detail, extra=extra)
 
 
 async def _append(
@@ -227,7 +209,7 @@ async def _append(
     **fields: Any,
 ) -> Revision:
     at = await unit.stamp(incident.id)
-    status = status or next_stage(_stage(last))
+    status = status or model.next_stage(_stage(last))
     revision = await postgres.append(
         unit,
         Revision(
@@ -245,8 +227,10 @@ async def _append(
         ),
     )
     if revision is None:
-        error = FieldError("/content", "too_long", "must be at most 512 KiB in total")
-        raise InvalidFieldsError("Shorten the post-mortem, or move parts of it elsewhere", errors=[error])
+        error = errors.FieldError("/content", "too_long", "must be at most 512 KiB in total")
+        raise errors.InvalidFieldsError(
+            "Shorten the post-mortem, or move parts of it elsewhere", errors=[error]
+        )
     detail = {"rev": revision.rev, "from": _stage(last), "to": status}
     await unit.audit("postmortem.write", incident.ref, incident_id=incident.id, detail=detail)
     return revision

@@ -6,14 +6,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Final
 
-from pydantic import (
-    BaseModel,
-    Field,
-    JsonValue,
-    StringConstraints,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, JsonValue, StringConstraints, field_validator, model_validator
 
 from ..incidents.model import Slug
 from ..timeline.edits import EntryRef

@@ -49,10 +49,7 @@ _FIELDS: Final[Mapping[str, Sequence[str]]] = {
 }
 _ROWS: Final[Mapping[str, tuple[str, Sequence[str]]]] = {
     "impact": ("impact-quantities", ("name", "value", "unit")),
-    "factors": (
-        "factors",
-        ("slug", "category", "statement", "safeguard", "why_it_made_sense", "evidence"),
-    ),
+    "factors": ("factors", ("slug", "category", "statement", "safeguard", "why_it_made_sense", "evidence")),
 }
 _LABELS: Final[Mapping[str, str]] = {
     "slug": "Short name",

@@ -17,7 +17,7 @@ from ..incidents.access import Ref, seen
 from ..principal import Access
 from ..timeline.api import Kept
 from ..timeline.model import Op, Precision, micros
-from ..timeline.postgres import named, names as names_of
+from ..timeline.postgres import names as names_of
 from ..timeline.view import stamp
 from ..web.body import parse_time
 from ..web.paging import Paged, decode_cursor, encode_cursor, next_page
@@ -72,7 +72,7 @@ async def history(q: Snapshot, ref: Ref, place: Paged, *, request: Request, kept
         for row in found
         if row["kind"] == "timeline" and row["external_id"]
     }
-    about = await named(q, incident.id, names, kept=kept, hidden=True)
+    about = await kept.named(q, incident.id, names, hidden=True)
     titles = {(it.source, it.id): it.original_title for it in about}
     events = [_event(row, titles) for row in found[:_MOST]]
     key = ("at", "kind", "id")

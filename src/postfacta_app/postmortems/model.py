@@ -11,8 +11,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from ..errors import IllegalTransitionError, invalid
 from ..incidents.model import Slug
-from ..timeline.model import Facts, Micros, Precision, micros
-from ..timeline.rules import Changes, Timeline, build, changes
+from ..timeline.model import Micros, Precision
 from ..web.body import WHOLE, Time
 from ..web.paging import Listed
 from .content import Category, Content, SectionChange
@@ -100,7 +99,7 @@ class RevisionWithDifferences(Revision, frozen=True):
     against: Against | None
 
 
-class ChangedEntry(BaseModel, from_attributes=True):
+class ChangedEntry(BaseModel):
     """A changed entry: the former one if removed, else the current one."""
 
     source: str
@@ -119,28 +118,12 @@ class TimelineChanges(BaseModel):
     moved: Sequence[ChangedEntry]
     retitled: Sequence[ChangedEntry]
 
-    @classmethod
-    def of(cls, changes: Changes) -> TimelineChanges:
-        """Return the entries that differ, with what is needed to find them."""
-        shown = (list(map(ChangedEntry.model_validate, getattr(changes, name))) for name in cls.model_fields)
-        return cls(**dict(zip(cls.model_fields, shown, strict=True)))
-
 
 class PostMortem(Revision, frozen=True):
     """The post-mortem: its last revision that the caller may read, and how its timeline has changed since."""
 
     timeline_changed: bool
     timeline_changes: TimelineChanges | None
-
-    @classmethod
-    def of(cls, revision: Revision, facts: Facts, now: Timeline | None = None) -> PostMortem:
-        """Compare the timeline as of the revision with the one of `now`, both under current rules."""
-        at, told = micros(revision.timeline_at), None
-        if any(it.at > at for family in (facts.edits, facts.changes, facts.annotations) for it in family):
-            before, after = build(facts, as_of=at), now or build(facts)
-            if before.digest != after.digest:
-                told = TimelineChanges.of(changes(before, after))
-        return cls(**dict(revision), timeline_changed=told is not None, timeline_changes=told)
 
 
 class FactorCount(BaseModel):

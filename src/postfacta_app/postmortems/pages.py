@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
-from uuid import UUID
 
 from starlette.requests import Request
 
@@ -17,7 +16,7 @@ from ..incidents.model import Incident
 from ..principal import Access
 from ..timeline.api import Kept
 from ..timeline.model import Entry
-from ..timeline.postgres import first_entries, named, names as names_of
+from ..timeline.postgres import names as names_of
 from ..timeline.query import Wanted
 from ..web.body import parse
 from ..web.forms import Typed, fields_of
@@ -27,7 +26,7 @@ from . import postgres, reading
 from .api import Follows, Rev, number, read_page, read_revision, restore, routes, transition, write
 from .content import Category, Content, TriggerKind
 from .form import LISTS, MOST_ROWS, SECTIONS, draft, label, rows, shown, typed as typed_form
-from .model import MOVES, Restore, RevisionQuery, Stage, Transition
+from .model import MOVES, Restore, RevisionQuery, Stage, Transition, lacks
 from .reading import compare
 
 __all__ = ["routes"]
@@ -50,7 +49,8 @@ Section = Annotated[str, Fill(_section)]
 async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, kept: Kept) -> Page:
     if typed.is_away:
         return Page("postmortem_unsaved.html", {"here": "incidents", "ref": ref_text(ref)})
-    incident, narrative = await first_entries(q, ref, Wanted(is_narrative=True), kept=kept, most=reading.MOST)
+    told = await kept.page(q, ref, Wanted(is_narrative=True), size=reading.MOST)
+    incident = told.incident
     last = await postgres.read(q, incident.id)
     content, acted = last.content if last else Content(), await actions.of(q, incident.id)
     moved = (await postgres.compared(q, last)).timeline_changes if last else None
@@ -64,9 +64,9 @@ async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, kept: Kept)
         "changed": changed[:_MOST_CHANGED],
         "unlisted": len(changed[_MOST_CHANGED:]),
         "cited": await _cited(q, incident, content, kept=kept),
-        "narrative": reading.mentions(narrative),
+        "narrative": reading.mentions(told.entries),
         "actions": acted,
-        "missing": reading.missing(content, acted),
+        "missing": lacks(content, has_owners=all(it.owner for it in acted if it.is_open)),
         "moves": [it for it in MOVES[stage] if it is not Stage.WAIVED],
         "may_waive": Stage.WAIVED in MOVES[stage],
         "transition": fields_of(Transition),
@@ -105,7 +105,10 @@ async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, kept: K
     entries: Sequence[Entry] = ()
     incident, last = None, None
     if not typed.is_away:
-        incident, entries = await _offered(q, ref, kept)
+        offered = await kept.page(q, ref, Wanted(), size=reading.MOST)
+        if offered.after:
+            offered = await kept.page(q, ref, Wanted(is_narrative=True), size=reading.MOST)
+        incident, entries = offered.incident, offered.entries
         last = await postgres.read(q, incident.id)
     if refusal := typed.refusal:
         form, rev = typed_form(section, typed.fields), number(typed.fields.get("rev", ""))
@@ -173,14 +176,7 @@ def _follow_anything(_: str | None) -> None:
 async def _cited(
     q: Query, incident: Incident, content: Content, *, kept: Kept
 ) -> Mapping[tuple[str, str], reading.Mention]:
-    return reading.cited(content, await named(q, incident.id, reading.names(content), kept=kept))
-
-
-async def _offered(q: Query, ref: UUID | int, kept: Kept) -> tuple[Incident, Sequence[Entry]]:
-    incident, entries = await first_entries(q, ref, Wanted(), kept=kept, most=reading.MOST + 1)
-    if len(entries) <= reading.MOST:
-        return incident, entries
-    return await first_entries(q, ref, Wanted(is_narrative=True), kept=kept, most=reading.MOST)
+    return reading.cited(content, await kept.named(q, incident.id, reading.names(content)))
 
 
 def _page(template: str, q: Query, incident: Incident, **context: object) -> Page:

@@ -9,19 +9,17 @@ from uuid import UUID
 
 import asyncpg
 
-from ..aside import aside
 from ..db import VISIBLE, Query, Unit, sees
 from ..incidents.access import where_of
 from ..incidents.model import IncidentFilters
 from ..principal import Access, Principal
 from ..signals.model import PRECISIONS
-from ..timeline.postgres import facts_of
-from ..timeline.rules import RULES
 from .content import Content
 from .model import ChangedEntry, FactorCount, PostMortem, Revision, RevisionSummary, TimelineChanges
 
-_SUMMARY = "r.rev, r.status, r.message, r.restored_from, r.author, r.at"
-_COLUMNS = f"""{_SUMMARY}, r.incident_id, r.schema_version, r.content::text, r.timeline_digest, r.timeline_at, r.rules"""
+_SUMMARY = ", ".join(f"r.{name}" for name in RevisionSummary.model_fields)
+_COLUMNS = ", ".join(f"r.{name}" for name in Revision.model_fields).replace("content", "content::text")
+_WRITTEN = [name for name in Revision.model_fields if name != "content"]
 # Only writers see drafts and waivers.
 _READABLE = f"{VISIBLE} and ($3::boolean or r.status in ('in_review', 'published')) and r.incident_id = $4"
 _READ = f"""
@@ -32,10 +30,9 @@ select {_SUMMARY} from postmortem_revisions r join incidents i on i.id = r.incid
  where {_READABLE} and ($5::bigint is null or r.rev < $5) order by r.rev desc limit $6"""  # noqa: S608 - only constants of this module and db.py
 # The database checks the size: `jsonb` formats numbers and spaces in its own way.
 _APPEND = f"""
-insert into postmortem_revisions as r (incident_id, rev, status, schema_version, content, timeline_digest, timeline_at,
-  rules, message, restored_from, author, at)
-select $1, $2, $3, $4, c.content, $6, $7, $8, $9, $10, $11, $12
-  from (select $5::text::jsonb as content) c where octet_length(c.content::text) <= 524288
+insert into postmortem_revisions as r (content, {", ".join(_WRITTEN)})
+select c.content, {", ".join(f"${n}" for n, _ in enumerate(_WRITTEN, 2))}
+  from (select $1::text::jsonb as content) c where octet_length(c.content::text) <= 524288
 returning {_COLUMNS}"""  # noqa: S608 - only constants of this module
 _FACTORS = """
 with published as (
@@ -63,18 +60,14 @@ differing as (
 select coalesce((select json_agg(json_build_array(is_gone, is_new, is_moved, is_retitled, source, id, kind, t, p, title)
     order by t, p, k, source collate "C", unnumbered, sequence collate "C", id collate "C")
     from differing where is_gone or is_new or is_moved or is_retitled or is_pinned), '[]')::text as entries,
-  timeline_milestones($1, $2) <> timeline_milestones($1, 'infinity') as milestones
-  from incident_measures where incident_id = $1 and rules = $3"""
+  timeline_milestones($1, $2) <> timeline_milestones($1, 'infinity') as milestones"""
 
 
 async def compared(q: Query, revision: Revision) -> PostMortem:
-    args = (revision.incident_id, revision.timeline_at, RULES)
-    rows = await q.fetch(_CHANGES, *args, operation="postmortem_changes")
-    if not rows:  # It is not kept yet.
-        _, facts = await facts_of(q, revision.incident_id)
-        return await aside(facts.size, PostMortem.of, revision, facts)
-    found: list[tuple[Any, ...]] = json.loads(rows[0]["entries"])
-    changes = _changes(found) if found or rows[0]["milestones"] else None
+    args = (revision.incident_id, revision.timeline_at)
+    row = (await q.fetch(_CHANGES, *args, operation="postmortem_changes"))[0]
+    found: list[tuple[Any, ...]] = json.loads(row["entries"])
+    changes = _changes(found) if found or row["milestones"] else None
     return PostMortem(**dict(revision), timeline_changed=changes is not None, timeline_changes=changes)
 
 
@@ -102,13 +95,9 @@ async def page(q: Query, incident_id: UUID, *, before: int | None, limit: int) -
 
 
 async def append(unit: Unit, revision: Revision) -> Revision | None:
-    row = await unit.fetchrow(
-        _APPEND,
-        *(revision.incident_id, revision.rev, revision.status, revision.schema_version),
-        *(revision.content.model_dump_json(), revision.timeline_digest, revision.timeline_at),
-        *(revision.rules, revision.message, revision.restored_from, revision.author, revision.at),
-        operation="postmortem_append",
-    )
+    values = (getattr(revision, name) for name in _WRITTEN)
+    text = revision.content.model_dump_json()
+    row = await unit.fetchrow(_APPEND, text, *values, operation="postmortem_append")
     return None if row is None else _revision(row)
 
 

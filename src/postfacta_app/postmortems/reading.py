@@ -6,23 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import SequenceMatcher
-from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
-from ..actions import Action
 from ..timeline.edits import EntryRef
 from ..timeline.model import Entry, moment
 from ..timeline.view import anchor, clock
 from .content import Content
 from .form import SECTIONS, entry_text, label, shown
-from .model import ChangedEntry, TimelineChanges, lacks
+from .model import ChangedEntry, TimelineChanges
 
-_KINDS: Final = {
-    "added": "added",
-    "moved": "moved",
-    "retitled": "renamed",
-    "removed": "removed",
-}
+_KINDS: Final = {"added": "added", "moved": "moved", "retitled": "renamed", "removed": "removed"}
 MOST: Final = 500
 """The most entries that a page lists or a form offers."""
 
@@ -74,11 +67,6 @@ def mentions(entries: Iterable[Entry]) -> Sequence[Mention]:
     return [_mention(it) for it in entries]
 
 
-def missing(content: Content, actions: Iterable[Action]) -> Sequence[str]:
-    """List what is missing before it can be published; see `model.lacks`."""
-    return lacks(content, has_owners=all(it.owner for it in actions if it.is_open))
-
-
 def _mention(entry: Entry | ChangedEntry, *, how: str = "", is_there: bool = True) -> Mention:
     return Mention(
         title=entry.title,
@@ -93,19 +81,11 @@ def _mention(entry: Entry | ChangedEntry, *, how: str = "", is_there: bool = Tru
 _MOST_LINES: Final = 500  # A longer section is shown whole, before and after: matching takes quadratic time.
 
 
-class Mark(StrEnum):
-    """Whether a line was kept, removed or added."""
-
-    KEPT = "kept"
-    REMOVED = "removed"
-    ADDED = "added"
-
-
 @dataclass(frozen=True, slots=True)
 class Line:
     """A line of either revision."""
 
-    mark: Mark
+    mark: Literal["kept", "removed", "added"]
     text: str
 
 
@@ -141,7 +121,7 @@ def _matched(old: Sequence[str], new: Sequence[str]) -> Iterator[Line]:
         steps = SequenceMatcher(None, old, new).get_opcodes()
     for tag, i1, i2, j1, j2 in steps:
         if tag == "equal":
-            yield from (Line(Mark.KEPT, text) for text in old[i1:i2])
+            yield from (Line("kept", text) for text in old[i1:i2])
         else:
-            yield from (Line(Mark.REMOVED, text) for text in old[i1:i2])
-            yield from (Line(Mark.ADDED, text) for text in new[j1:j2])
+            yield from (Line("removed", text) for text in old[i1:i2])
+            yield from (Line("added", text) for text in new[j1:j2])

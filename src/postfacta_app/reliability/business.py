@@ -33,18 +33,12 @@ METRICS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
         ("from_status", "to_status", "severity"),
     ),
     "postfacta_signals_ingested_total": ("Signals received by this process.", ("kind", "result")),
-    "postfacta_alertmanager_truncated_total": (
-        "Alertmanager notifications that were truncated.",
-        (),
-    ),
+    "postfacta_alertmanager_truncated_total": ("Alertmanager notifications that were truncated.", ()),
     "postfacta_deployments_total": (
         "Deployments reported to this process, once each.",
         ("environment", "outcome"),
     ),
-    "postfacta_auth_attempts_total": (
-        "Authentication attempts by outcome.",
-        ("mode", "outcome"),
-    ),
+    "postfacta_auth_attempts_total": ("Authentication attempts by outcome.", ("mode", "outcome")),
     "postfacta_schema_revision_info": ("1 for the current revision of the schema.", ("expected", "actual")),
     "postfacta_schema_revision_mismatch": ("1 if the schema is not the one that this version expects.", ()),
     "postfacta_feature_flag": ("1 for a feature that is on, 0 for one that is turned off.", ("flag",)),
@@ -88,9 +82,7 @@ class BusinessMetrics(Collector):
         self.count("postfacta_auth_attempts_total", mode, outcome)
 
     async def look(
-        self,
-        revision: Callable[[], Awaitable[str | None]],
-        read: Callable[[], Awaitable[Sequence[Sample]]],
+        self, revision: Callable[[], Awaitable[str | None]], read: Callable[[], Awaitable[Sequence[Sample]]]
     ) -> None:
         """Read the schema's revision, and the values if it has any."""
         actual = await revision()

@@ -71,11 +71,7 @@ class AlertLabels:
 
 
 def read_alerts(
-    webhook: Webhook,
-    principal: Principal,
-    *,
-    labels: AlertLabels,
-    clean: Callable[[JsonValue], JsonValue],
+    webhook: Webhook, principal: Principal, *, labels: AlertLabels, clean: Callable[[JsonValue], JsonValue]
 ) -> Sequence[Fact | ItemResult]:
     """Convert each alert to one signal, a resolved one to two; the index is that of the alert.
 

@@ -24,29 +24,9 @@ from ..principal import Access, Principal
 from ..web.body import parse, read_body, read_json
 from ..web.routes import RouteClass
 from ..web.slices import Call, Fill, Now, Routes
-from . import postgres
+from . import model, postgres
 from .alertmanager import AlertLabels, Webhook, read_alerts
-from .model import (
-    MOST_BYTES,
-    MOST_SIGNALS,
-    Attached,
-    AttachedPage,
-    Attachment,
-    Attachments,
-    Batch,
-    Fact,
-    Ingested,
-    ItemResult,
-    Key,
-    Kind,
-    NewSignal,
-    Result,
-    SignalDetail,
-    SignalPage,
-    SignalQuery,
-    is_suspect,
-    source_of,
-)
+from .model import Attached, Batch, Fact, Ingested, ItemResult, Result
 
 _ALL: Final = "/api/v1/signals"
 _OF_INCIDENT: Final = "/api/v1/incidents/{ref}/signals"
@@ -99,7 +79,7 @@ def _item(index: int, sent: JsonValue, principal: Principal, *, intake: Intake) 
         # Keys must not be redacted.
         clean |= {name: sent[name] for name in ("source", "id") if name in sent}
     try:
-        return Fact.of(index, parse(NewSignal, clean), principal)
+        return Fact.of(index, parse(model.NewSignal, clean), principal)
     except InvalidFieldsError as refused:
         return ItemResult(index=index, result=Result.REJECTED, errors=refused.errors)
 
@@ -134,21 +114,21 @@ async def alertmanager(unit: Unit, received: Alerts, *, now: Now) -> Ingested:
 
 
 @routes.api(f"GET {_ALL}", Access.READ, "List signals")
-async def page(q: Reader, query: SignalQuery) -> SignalPage:
+async def page(q: Reader, query: model.SignalQuery) -> model.SignalPage:
     rows = await postgres.page(q, query)
-    return query.page(SignalPage, rows, postgres.ORDER, key=lambda it: (it.occurred_at, it.id))
+    return query.page(model.SignalPage, rows, postgres.ORDER, key=lambda it: (it.occurred_at, it.id))
 
 
 @routes.api(f"GET {_ALL}/{{id}}", Access.READ, "Read a signal, its conflicts and its incidents")
-async def read(q: Reader, id: UUID) -> SignalDetail:
+async def read(q: Reader, id: UUID) -> model.SignalDetail:
     if (signal := await postgres.find(q, id)) is None:
         raise missing()
     return signal
 
 
 @routes.api(f"POST {_OF_INCIDENT}", Access.WRITE, "Attach signals to an incident", status=200, once=True)
-async def attach(unit: Unit, ref: Ref, wish: Attachments) -> AttachedPage:
-    return AttachedPage(results=await _attach(unit, await lock_active(unit, ref), wish.ids))
+async def attach(unit: Unit, ref: Ref, wish: model.Attachments) -> model.AttachedPage:
+    return model.AttachedPage(results=await _attach(unit, await lock_active(unit, ref), wish.ids))
 
 
 @routes.api(f"DELETE {_OF_INCIDENT}/{{id}}", Access.WRITE, "Detach a signal")
@@ -169,19 +149,17 @@ async def store(
     """Store new signals, attach valid ones to an incident that this unit has locked; return the results."""
     if incident is not None and incident.visibility is Visibility.PRIVATE:
         items = [item.within(incident.ref) if isinstance(item, Fact) else item for item in items]
-    first: dict[Key, Fact] = {}
+    first: dict[model.Key, Fact] = {}
     for item in items:
         if isinstance(item, Fact):
             first.setdefault(item.key, item)
     created = await postgres.insert(unit, list(first.values()))
     stored = dict(await postgres.stored(unit, [key for key in first if key not in created]))
-    known = await postgres.visible(unit, [signal_id for signal_id, _ in stored.values()])
-    known |= set(created.values())
-    stored |= {key: (signal_id, first[key].sha256) for key, signal_id in created.items()}
+    stored |= {key: (signal_id, first[key].sha256, True) for key, signal_id in created.items()}
     results = [
         item
         if isinstance(item, ItemResult)
-        else _result(item, stored, known, is_new=item.key in created and item is first[item.key], now=now)
+        else _result(item, stored, is_new=item.key in created and item is first[item.key], now=now)
         for item in items
     ]
     conflicts = {
@@ -193,7 +171,7 @@ async def store(
     counts = Counter(result.result for result in results)
     if created or kept:
         detail = {"created": len(created), "conflicts_kept": kept}
-        await unit.audit("signal.ingest", f"source:{source_of(unit.principal, None)}", detail=detail)
+        await unit.audit("signal.ingest", f"source:{model.source_of(unit.principal, None)}", detail=detail)
     warnings: list[str] = []
     if incident is not None and stored:
         ids = list(dict.fromkeys(stored[key][0] for key in first))
@@ -210,7 +188,7 @@ async def store(
 
 async def _attach(
     unit: Unit, incident: Incident, ids: Sequence[UUID], *, came_with: AbstractSet[UUID] = frozenset()
-) -> Sequence[Attachment]:
+) -> Sequence[model.Attachment]:
     """Attach signals to an incident that this unit has locked; attached ones write nothing.
 
     Those sent with the incident stay as private as it is; the visibility of others does not change.
@@ -224,7 +202,7 @@ async def _attach(
     if new:
         await postgres.edit(unit, "attach", incident_id=incident.id, ids=new, new=came_with)
         await unit.audit("signal.attach", incident.ref, incident_id=incident.id, detail={"signals": new})
-    results: list[Attachment] = []
+    results: list[model.Attachment] = []
     waiting = set(new)
     for signal_id in ids:
         result = Attached.ALREADY if signal_id in known else Attached.UNKNOWN
@@ -233,20 +211,18 @@ async def _attach(
             result = Attached.ATTACHED
         elif signal_id in refused:
             result = Attached.FULL
-        results.append(Attachment(id=signal_id, result=result))
+        results.append(model.Attachment(id=signal_id, result=result))
     return results
 
 
-def _result(
-    fact: Fact, stored: postgres.Stored, known: AbstractSet[UUID], *, is_new: bool, now: datetime
-) -> ItemResult:
-    signal_id, sha256 = stored[fact.key]
+def _result(fact: Fact, stored: postgres.Stored, *, is_new: bool, now: datetime) -> ItemResult:
+    signal_id, sha256, is_seen = stored[fact.key]
     same = Result.CREATED if is_new else Result.DUPLICATE
     return ItemResult(
         index=fact.index,
         result=same if sha256 == fact.sha256 else Result.CONFLICT,
-        signal_id=signal_id if signal_id in known else None,
-        clock_suspect=fact.new.occurred_at is not None and is_suspect(fact.new.occurred_at, now),
+        signal_id=signal_id if is_seen else None,
+        clock_suspect=fact.new.occurred_at is not None and model.is_suspect(fact.new.occurred_at, now),
     )
 
 
@@ -255,7 +231,7 @@ def _count(unit: Unit, items: Sequence[Fact | ItemResult], results: Sequence[Ite
         # Rejected items may have any name.
         kind = item.new.kind if isinstance(item, Fact) else "unknown"
         unit.counts.append(("postfacta_signals_ingested_total", kind, done.result))
-        if isinstance(item, Fact) and done.result is Result.CREATED and kind == Kind.CHANGE:
+        if isinstance(item, Fact) and done.result is Result.CREATED and kind == model.Kind.CHANGE:
             outcome = item.new.payload.get("outcome")
             if isinstance(outcome, str) and outcome in _DEPLOYED:
                 environment = item.new.environment or "unknown"
@@ -265,7 +241,7 @@ def _count(unit: Unit, items: Sequence[Fact | ItemResult], results: Sequence[Ite
 def full(incident: Incident) -> str:
     """Return why an incident accepts no more signals, and what to do."""
     return (
-        f"{incident.ref} is at the limit of signals per incident ({MOST_SIGNALS:,}, or {MOST_BYTES >> 20} MiB of"
+        f"{incident.ref} is at the limit of signals per incident ({model.MOST_SIGNALS:,}, or {model.MOST_BYTES >> 20} MiB of"
         " titles, links and services): items marked `full` are stored, and can be attached to another incident"
     )
 

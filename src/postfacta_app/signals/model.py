@@ -84,6 +84,7 @@ class Kind(StrEnum):
 
 _PAYLOAD_BYTES: Final = 65_536
 _LINKS_BYTES: Final = 8192
+_REF: Final = r"^(INC-[1-9][0-9]{0,17}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$"
 
 
 def _stored_bytes(value: object) -> int:
@@ -149,15 +150,9 @@ class _Described:
 class Batch(BaseModel, extra="forbid"):
     """Signals, and the incident to attach them to."""
 
-    incident: (
-        Annotated[
-            str,
-            StringConstraints(
-                pattern=r"^(INC-[1-9][0-9]{0,17}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$"
-            ),
-        ]
-        | None
-    ) = Field(None, description="`INC-12` or a UUID; requires the right to write incidents.")
+    incident: Annotated[str, StringConstraints(pattern=_REF)] | None = Field(
+        None, description="`INC-12` or a UUID; requires the right to write incidents."
+    )
     items: Annotated[list[Annotated[JsonValue, _Described]], Field(min_length=1, max_length=500)]
 
 

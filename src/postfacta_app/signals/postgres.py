@@ -11,20 +11,11 @@ import asyncpg
 
 from ..aside import aside_locked
 from ..db import VISIBLE, Query, Reader, Unit, Where, new_id, sees
-from .model import (
-    MOST_BYTES,
-    MOST_SIGNALS,
-    ConflictingContent,
-    Fact,
-    IncidentOfSignal,
-    Key,
-    Signal,
-    SignalDetail,
-    SignalQuery,
-)
+from . import model
+from .model import Fact, Key, Signal, SignalDetail
 
-Stored = Mapping[Key, tuple[UUID, bytes]]
-"""The id and the hash of stored signals."""
+Stored = Mapping[Key, tuple[UUID, bytes, bool]]
+"""The id and the hash of stored signals, and whether the caller may see them."""
 Conflicts = Mapping[tuple[UUID, bytes], Fact]
 """Other contents of stored signals, by signal and hash."""
 
@@ -66,9 +57,9 @@ select r.id, r.source, r.external_id, r.kind, coalesce(r.occurred_at, now()),
        services text[], environment text, links jsonb, payload jsonb, sha256 text)
  order by r.source collate "C", r.external_id collate "C"
 on conflict (source, external_id) do nothing returning id, source, external_id"""
-_STORED = """
-select s.id, s.source, s.external_id, s.content_sha256
-  from signals s join unnest($1::text[], $2::text[]) k(source, external_id) using (source, external_id)"""
+_STORED = f"""
+select s.id, s.source, s.external_id, s.content_sha256, {_SEEN} as is_seen
+  from signals s join unnest($4::text[], $5::text[]) k(source, external_id) using (source, external_id)"""  # noqa: S608 - only constants of this module
 # Facts cannot be locked, since they cannot be updated; so writers of conflicts lock the source.
 _ONE_BY_ONE = """
 select pg_advisory_xact_lock(hashtextextended(k.source, 0))
@@ -87,16 +78,11 @@ _ATTACHED = """
 select distinct on (signal_id) signal_id, op = 'attach' as is_attached
   from edits where incident_id = $1 and signal_id = any ($2::uuid[]) order by signal_id, at desc, id desc"""
 _SIZE = "octet_length(s.title) + octet_length(s.links::text) + octet_length(array_to_string(s.services, ' '))"
-# Of an incident whose timeline is not kept yet, all signals are counted.
 _ROOM = f"""
-with kept as (select signals, bytes from incident_measures where incident_id = $1), held as (
-  select * from kept union all
-  select c.* from (select where not exists (select from kept)) n cross join lateral (
-    select count(*) as signals, coalesce(sum({_SIZE}), 0) as bytes from signals s
-     where s.id in (select e.signal_id from edits e where e.incident_id = $1 and e.op = 'attach') offset 0) c),
- new as (select s.id, row_number() over (order by k.place) as signals, sum({_SIZE}) over (order by k.place) as bytes
+with new as (select s.id, row_number() over (order by k.place) as signals, sum({_SIZE}) over (order by k.place) as bytes
    from unnest($2::uuid[]) with ordinality k(id, place) join signals s on s.id = k.id)
-select new.id from new, held where held.signals + new.signals <= $3 and held.bytes + new.bytes <= $4"""  # noqa: S608 - only constants of this module
+ select new.id from new, incident_measures held
+  where held.incident_id = $1 and held.signals + new.signals <= $3 and held.bytes + new.bytes <= $4"""  # noqa: S608 - only constants of this module
 _EDIT = """
 insert into edits (id, incident_id, at, op, signal_id, value, actor)
 select s.edit, $1, $2, $3, s.id, case when not s.id = any ($5::uuid[]) then '{"lay_open": true}'::jsonb end, $6
@@ -106,7 +92,7 @@ select s.edit, $1, $2, $3, s.id, case when not s.id = any ($5::uuid[]) then '{"l
 ORDER: Final = "-occurred_at"
 
 
-async def page(q: Query, query: SignalQuery) -> Sequence[Signal]:
+async def page(q: Query, query: model.SignalQuery) -> Sequence[Signal]:
     """List one more than requested of what the caller may see, latest first."""
     where = Where(*sees(q.principal), q.principal.actor)
     where.add("s.source = any ({}::text[])", query.source)
@@ -132,8 +118,8 @@ async def find(q: Reader, signal_id: UUID) -> SignalDetail | None:
     return SignalDetail.model_validate(
         {
             **_decoded(found[0]),
-            "conflicts": [ConflictingContent.model_validate(_decoded(it)) for it in conflicts],
-            "incidents": [IncidentOfSignal.model_validate(dict(it)) for it in incidents],
+            "conflicts": [model.ConflictingContent.model_validate(_decoded(it)) for it in conflicts],
+            "incidents": [model.IncidentOfSignal.model_validate(dict(it)) for it in incidents],
         }
     )
 
@@ -151,10 +137,9 @@ async def stored(unit: Unit, keys: Sequence[Key]) -> Stored:
     """Look up stored signals, visible to the caller or not."""
     if not keys:
         return {}
-    rows = await unit.fetch(
-        _STORED, *([key[part] for key in keys] for part in (0, 1)), operation="signal_stored"
-    )
-    return {(row["source"], row["external_id"]): (row["id"], row["content_sha256"]) for row in rows}
+    args = (*sees(unit.principal), unit.principal.actor, *([key[part] for key in keys] for part in (0, 1)))
+    rows = await unit.fetch(_STORED, *args, operation="signal_stored")
+    return {(source, name): (signal_id, sha256, seen) for signal_id, source, name, sha256, seen in rows}
 
 
 async def keep(unit: Unit, conflicts: Conflicts) -> int:
@@ -185,7 +170,7 @@ async def attached(unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> Mappin
 
 async def room(unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> AbstractSet[UUID]:
     """Return those of these, in order, that still fit into an incident."""
-    args = (incident_id, ids, MOST_SIGNALS, MOST_BYTES)
+    args = (incident_id, ids, model.MOST_SIGNALS, model.MOST_BYTES)
     return {row["id"] for row in await unit.fetch(_ROOM, *args, operation="signal_room")}
 
 

@@ -9,30 +9,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..aside import aside
-from ..db import Answer, Reader, Unit
-from ..errors import ForbiddenError, NotFoundError, invalid
+from ..db import Answer, Query, Reader, Unit
+from ..errors import ForbiddenError, invalid
 from ..incidents.access import Ref, Share, lock_active, seen
 from ..incidents.model import Incident, check_time
 from ..principal import Access, Principal
 from ..web.body import if_none_match, parse, read_body, read_json
 from ..web.paging import Paged, next_link
 from ..web.routes import RouteClass
-from ..web.slices import Call, Fill, Matches, Now, Routes, Snapshot, part
-from . import postgres
-from .annotations import (
-    STATES,
-    AnnotationChange,
-    AnnotationKind,
-    AnnotationPage,
-    AnnotationState,
-    NewAnnotation,
-    ShownAnnotation,
-)
+from ..web.slices import Call, Fill, Matches, Now, Routes, part
+from . import annotations as remarks, postgres
+from .annotations import STATES, AnnotationKind, AnnotationState, ShownAnnotation
 from .edits import MODELS, AddedEdit, AnyEdit, EditPage, NewEdit, OpOnly, SetMilestone, SetTime
-from .kept import KeptTimelines
-from .model import micros
-from .query import TimelinePage, TimelineQuery, cut
-from .rules import build
+from .kept import KeptTimelines, digest_in
+from .query import TimelinePage, TimelineQuery
 
 READ, WRITE, ANNOTATE = Access.READ, Access.WRITE, Access.ANNOTATE
 _ONE: Final = "/api/v1/incidents/{ref}"
@@ -54,29 +44,13 @@ Kept = Annotated[KeptTimelines, part(KeptTimelines)]
 async def timeline(
     q: Reader, ref: Ref, query: TimelineQuery, *, kept: Kept, request: Request, share: Share
 ) -> Annotated[Response, TimelinePage]:
-    if (found := await kept.slice(q, ref, query)) is not None:
-        share(found.incident.visibility)
-        return await aside(_ENTRY * len(found.page.items), _slice, request, found.page, found.etag)
-    incident, facts = await postgres.facts_of(q, ref)
-    share(incident.visibility)
-
-    def built() -> Response:
-        whole = build(
-            facts,
-            as_of=None if query.as_of is None else micros(query.as_of),
-            known_as_of=None if query.known_as_of is None else micros(query.known_as_of),
-            include_hidden=query.include_hidden,
-        )
-        return _slice(request, cut(whole, query, incident.id), whole.etag)
-
-    return await aside(facts.size, built)
-
-
-def _slice(request: Request, page: TimelinePage, etag: str) -> Response:
-    headers = {"ETag": etag}
-    if if_none_match(request, etag):
+    found = await kept.slice(q, ref, query)
+    share(found.incident.visibility)
+    headers = {"ETag": found.etag}
+    if if_none_match(request, found.etag):
         return Response(status_code=304, headers=headers)
-    return Answer.of(200, page, headers | next_link(request, page.next_cursor)).response()
+    headers |= next_link(request, found.page.next_cursor)
+    return (await aside(_ENTRY * len(found.page.items), Answer.of, 200, found.page, headers)).response()
 
 
 # Edits
@@ -105,7 +79,7 @@ async def add_edit(unit: Unit, ref: Ref, new: SentEdit, *, now: Now) -> AddedEdi
     edit = await postgres.add_edit(unit, incident.id, new)
     detail = {"edit": edit.id, "op": edit.op}
     await unit.audit("timeline.edit", incident.ref, incident_id=incident.id, detail=detail)
-    return AddedEdit(edit=edit, digest=await postgres.digest_in(unit, incident.id))
+    return AddedEdit(edit=edit, digest=await digest_in(unit, incident.id))
 
 
 # Annotations
@@ -114,16 +88,16 @@ async def add_edit(unit: Unit, ref: Ref, new: SentEdit, *, now: Now) -> AddedEdi
 @routes.api(
     f"GET {_ONE}/annotations", READ, "List notes, decisions, hypotheses and questions", kind=RouteClass.READ
 )
-async def annotation_page(q: Reader, ref: Ref, query: Paged) -> AnnotationPage:
+async def annotation_page(q: Reader, ref: Ref, query: Paged) -> remarks.AnnotationPage:
     incident = await seen(q, ref)
     rows = await postgres.remarks(q, incident.id, query)
-    return query.page(AnnotationPage, rows, str(incident.id), key=lambda it: (it.at, it.id))
+    return query.page(remarks.AnnotationPage, rows, str(incident.id), key=lambda it: (it.at, it.id))
 
 
 @routes.api(
     f"POST {_ONE}/annotations", ANNOTATE, "Add a note, decision, hypothesis or question", once=True
 )  # fmt: skip
-async def add_annotation(unit: Unit, ref: Ref, new: NewAnnotation, *, now: Now) -> ShownAnnotation:
+async def add_annotation(unit: Unit, ref: Ref, new: remarks.NewAnnotation, *, now: Now) -> ShownAnnotation:
     if new.occurred_at is not None:
         check_time("/occurred_at", new.occurred_at, now)
         if new.entry is not None:
@@ -137,21 +111,18 @@ async def add_annotation(unit: Unit, ref: Ref, new: NewAnnotation, *, now: Now) 
     _check_decision(unit.principal, new.kind)
     root = await postgres.add_annotation(unit, incident.id, new)
     await _audit(unit, "annotation.add", incident, root=root)
-    return (await _current(unit, root))[1]
+    return await annotation(unit, root)
 
 
 @routes.api(f"GET {_ANNOTATION}", READ, "Read an annotation", kind=RouteClass.READ)
-async def annotation(unit: Snapshot, root: UUID) -> ShownAnnotation:
-    incident_id, current = await _current(unit, root)
-    try:
-        await seen(unit, incident_id)
-    except NotFoundError:
-        raise missing() from None
-    return current
+async def annotation(q: Query, root: UUID) -> ShownAnnotation:
+    return (await postgres.annotation(q, root))[1]
 
 
 @routes.api(f"PUT {_ANNOTATION}", ANNOTATE, "Change the text or state of an annotation")
-async def change(unit: Unit, root: UUID, wish: AnnotationChange, *, matches: Matches) -> ShownAnnotation:
+async def change(
+    unit: Unit, root: UUID, wish: remarks.AnnotationChange, *, matches: Matches
+) -> ShownAnnotation:
     incident, old = await _locked(unit, root)
     matches(old.etag)
     new = old.model_copy(update={name: getattr(wish, name) for name in wish.model_fields_set})
@@ -160,7 +131,7 @@ async def change(unit: Unit, root: UUID, wish: AnnotationChange, *, matches: Mat
         return old
     await postgres.supersede(unit, incident.id, new, retracted=False)
     await _audit(unit, "annotation.change", incident, root=root)
-    return (await _current(unit, root))[1]
+    return await annotation(unit, root)
 
 
 @routes.api(f"DELETE {_ANNOTATION}", ANNOTATE, "Retract an annotation")
@@ -172,22 +143,12 @@ async def retract(unit: Unit, root: UUID, *, matches: Matches) -> None:
 
 
 async def _locked(unit: Unit, root: UUID) -> tuple[Incident, ShownAnnotation]:
-    incident_id, _ = await _current(unit, root)
-    try:
-        incident = await lock_active(unit, incident_id)
-    except NotFoundError:  # The same error for a hidden incident, so as not to reveal the annotation.
-        raise missing() from None
-    _, current = await _current(unit, root)
+    incident = await lock_active(unit, (await postgres.annotation(unit, root))[0])
+    current = await annotation(unit, root)
     if not (current.author == unit.principal.actor or unit.principal.is_admin):
         raise ForbiddenError("Only its author or an administrator may change an annotation")
     _check_decision(unit.principal, current.kind)
     return incident, current
-
-
-async def _current(unit: Unit, root: UUID) -> tuple[UUID, ShownAnnotation]:
-    if (found := await postgres.annotation(unit, root)) is None:
-        raise missing()
-    return found
 
 
 async def _audit(unit: Unit, action: str, incident: Incident, *, root: UUID) -> None:
@@ -205,8 +166,3 @@ def _check_state(kind: AnnotationKind, state: AnnotationState | None) -> None:
             raise invalid("/state", "forbidden", "only a hypothesis or a question may have a state")
     elif state not in STATES[kind]:
         raise invalid("/state", "state", f"of a {kind} is one of: {', '.join(STATES[kind])}")
-
-
-def missing() -> NotFoundError:
-    """Return the one error for what does not exist and for what the caller may not see."""
-    return NotFoundError("No such annotation")

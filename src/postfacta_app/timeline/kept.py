@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -17,7 +17,8 @@ import anyio
 
 from ..aside import aside
 from ..db import VISIBLE, Query, Unit, Where, sees
-from ..incidents.access import COLUMNS, incident_of, ref_of
+from ..errors import AppError, SchemaMissingError
+from ..incidents.access import COLUMNS, incident_of, missing, ref_of
 from ..signals.model import PRECISIONS
 from .model import Entry, Instant, Milestone, Precision, Repeats, Stretch, micros
 from .query import WIDTHS, NumberedPage, Slice, TimelinePage, TimelineQuery, Wanted, place, span_of
@@ -125,9 +126,15 @@ select array(select json_agg(n)::text from (
 _DIGEST: Final = "select timeline_digest($1, $2, $3, $4)"
 _DIGEST_NOW: Final = "select timeline_digest($1, 'infinity', null, false) as digest"
 _OWN: Final = f"select {_COLUMNS} from own e"  # noqa: S608 - only constants of this module
-_IS_KEPT: Final = "select from incident_measures where incident_id = $1 and rules = $2"
 
 Key = tuple[UUID, datetime, int | None, bool]
+
+
+async def _absence(q: Query, ref: UUID | int) -> AppError:
+    """Return why there is no timeline: no incident that the caller may see, or `migrate` has not kept it yet."""
+    if await q.fetch(_ID, *sees(q.principal), *ref_of(ref), operation="timeline_id"):
+        return SchemaMissingError("This timeline is not kept yet", headers={"Retry-After": "10"})
+    return missing()
 
 
 class KeptTimelines:
@@ -138,18 +145,18 @@ class KeptTimelines:
         self._lanes: dict[object, Sequence[Stretch]] = {}
         self._turns = anyio.Semaphore(2)  # The work of a digest is PostgreSQL's.
 
-    async def slice(self, q: Query, ref: UUID | int, query: TimelineQuery) -> Slice | None:
-        """Read the matching entries of an incident; None if it is not visible, or not kept yet."""
+    async def slice(self, q: Query, ref: UUID | int, query: TimelineQuery) -> Slice:
+        """Read the matching entries of an incident; raise `NotFoundError` if the caller may not see it."""
         who, after = sees(q.principal), None
         if query.cursor is not None:
             ids = await q.fetch(_ID, *who, *ref_of(ref), operation="timeline_id")
             if not ids:
-                return None
+                raise missing()
             ref, after = ids[0]["id"], place(query, ids[0]["id"])
         sql, args = _sql_of(query, after, *who, *ref_of(ref), query.as_of, RULES)
         rows = await q.fetch(sql, *args, operation="timeline_slice")
         if not rows:
-            return None
+            raise await _absence(q, ref)
         row = rows[0]
         incident, conflicts = incident_of(row), row["conflicts"]
         known = None if query.known_as_of is None else micros(query.known_as_of)
@@ -164,8 +171,8 @@ class KeptTimelines:
         version = f'W/"{micros(row["timeline_at"])}-{conflicts}"'
         return Slice(incident, page, f'"{digest[:32]}-{conflicts}"' if digest else version, row["until"])
 
-    async def page(self, q: Query, ref: UUID | int, wanted: Wanted, *, size: int) -> NumberedPage | None:
-        """Read a page of the present; None if the caller may not see the incident, or it is not kept yet.
+    async def page(self, q: Query, ref: UUID | int, wanted: Wanted, *, size: int) -> NumberedPage:
+        """Read a page of the present; raise `NotFoundError` if the caller may not see the incident.
 
         A number after the last page gives the last one.
         """
@@ -184,7 +191,7 @@ class KeptTimelines:
         )  # fmt: skip
         rows = await q.fetch(statement, *own.args, operation="timeline_page")
         if not rows:
-            return None
+            raise await _absence(q, ref)
         row = rows[0]
         if at > (last := max(0, row["count"] - 1) // size):
             again = replace(wanted, page=last + 1, entry=None)
@@ -195,6 +202,13 @@ class KeptTimelines:
             json.loads(row["marks"]), is_open=row["is_open"], reasons=json.loads(row["reasons"] or "{}"),
             total=row["entries"], repeats=repeats, stretches=await self._stretches(q, row, wanted) if row["entries"] > size else (),
         )  # fmt: skip
+
+    async def named(
+        self, q: Query, incident_id: UUID, names: Collection[tuple[str, str]], *, hidden: bool = False
+    ) -> Sequence[Entry]:
+        """Read the entries with these sources and ids; on demand hidden ones too."""
+        wanted = Wanted(names=names, include_hidden=hidden)
+        return (await self.page(q, incident_id, wanted, size=len(names))).entries if names else ()
 
     async def _stretches(self, q: Query, row: Any, wanted: Wanted) -> Sequence[Stretch]:
         view = replace(wanted, page=1, entry=None, fold=False)
@@ -222,9 +236,7 @@ class KeptTimelines:
         return found
 
 
-async def digest_kept(unit: Unit, incident_id: UUID) -> str | None:
-    if not await unit.fetch(_IS_KEPT, incident_id, RULES, operation="timeline_is_kept"):
-        return None
+async def digest_in(unit: Unit, incident_id: UUID) -> str:
     rows = await unit.fetch(_DIGEST_NOW, incident_id, operation="timeline_digest")
     digest: str = rows[0]["digest"]
     return digest

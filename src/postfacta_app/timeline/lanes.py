@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import pairwise
 from typing import Final
 
 from ..web.charts import Tick
 from ..web.render import span
-from .model import Stretch, moment
-from .view import SIGNS, Line, Turn, clock
+from .model import Precision, Stretch, moment
+from .view import SIGNS, Line, Turn, clock, stamp
 
 # In chart units of at least 0.77 pixels, so that a mark's target has 24 pixels.
 _WIDTH: Final = 960.0
@@ -35,6 +37,7 @@ _STEPS: Final = [
     *(_DAY * it for it in (1, 2, 7, 30, 91)),
     _YEAR,
 ]
+_stamp = partial(stamp, p=Precision.SECOND)
 _SHAPES: Final = {
     "change": "M0-8 8 0 0 8-8 0Z",
     "alert": "M0-8 8 6H-8Z",
@@ -113,23 +116,15 @@ def chart(shown: Sequence[Line], turns: Sequence[Turn], stretches: Sequence[Stre
     sources = dict.fromkeys(it.lane for it in stretches) or dict.fromkeys(it.entry.source for it in shown)
     if "" in sources:
         sources[""] = sources.pop("")  # The last.
+    marks: defaultdict[str, list[Mark]] = defaultdict(list)
+    for it in shown:
+        marks[it.entry.source if it.entry.source in sources else ""].append(_mark(scale, it))
     top = rows * _ROW + 8
     lanes: list[Lane] = []
     for n, source in enumerate(sources):
         y = top + _LANE * (n + 0.5)
-        own = [
-            it for it in shown if it.entry.source == source or (not source and it.entry.source not in sources)
-        ]
-        bands = [it for it in stretches if it.lane == source]
-        lanes.append(
-            Lane(
-                _short(source) or "others",
-                source,
-                y,
-                [_mark(scale, it) for it in own],
-                _bands(scale, bands, y),
-            )
-        )
+        bands = _bands(scale, [it for it in stretches if it.lane == source], y)
+        lanes.append(Lane(_short(source) or "others", source, y, marks[source], bands))
     bottom = top + _LANE * len(lanes)
     return Chart(
         width=_WIDTH, height=bottom + 26, left=_LEFT, right=_RIGHT, top=top, bottom=bottom, lanes=lanes, rules=rules,
@@ -147,19 +142,9 @@ def _bands(scale: _Scale, stretches: Sequence[Stretch], y: float) -> list[Band]:
             f"M{(x := scale.x(it.start)):g} {at:g}h{max(2.0, scale.x(it.until) - x):.4g}" for it in own
         )
         if own:
-            word = SIGNS[own[0].kind].word
-            bands.append(
-                Band(
-                    name,
-                    path,
-                    f"{word}: {count:,}, {_stamp(own[0].start)} to {_stamp(max(it.until for it in own))}",
-                )
-            )
+            ends = f"{_stamp(own[0].start)} to {_stamp(max(it.until for it in own))}"
+            bands.append(Band(name, path, f"{SIGNS[own[0].kind].word}: {count:,}, {ends}"))
     return bands
-
-
-def _stamp(t: int) -> str:
-    return f"{moment(t):%Y-%m-%d %H:%M:%S}"
 
 
 class _Scale:

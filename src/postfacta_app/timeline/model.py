@@ -158,11 +158,6 @@ class Facts:
     annotations: Sequence[Annotation] = ()
     edits: Sequence[Edit] = ()
 
-    @property
-    def size(self) -> int:
-        """Their approximate size as JSON, in bytes."""
-        return 250 * (len(self.signals) + len(self.changes) + len(self.annotations) + len(self.edits))
-
 
 @dataclass(frozen=True, slots=True)
 class Content:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import fields
-from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -14,16 +13,12 @@ import asyncpg
 from postfacta_postgres import Database
 
 from ..aside import aside, aside_locked
-from ..db import VISIBLE, Query, Unit, sees
-from ..incidents.access import COLUMNS, incident_of, missing, ref_of
-from ..incidents.model import Incident
+from ..db import VISIBLE, Query, Unit, insert, sees
+from ..errors import NotFoundError
 from ..web.paging import Paged
 from .annotations import NewAnnotation, ShownAnnotation
 from .edits import EntryRef, NewEdit, ShownEdit
-from .kept import KeptTimelines, digest_kept
 from .model import Annotation, Content, Edit, Entry, Facts, Op, Precision, Signal, StatusChange
-from .query import Wanted
-from .rules import build
 from .verify import Revision
 
 F = TypeVar("F", Signal, StatusChange, Annotation, Edit)
@@ -65,9 +60,6 @@ def _facts_of() -> str:
 
 _FACT_COLUMNS = ("signals", "changes", "annotations", "edits")
 _FACTS = _facts_of()
-_READ = f"""
-select {COLUMNS}, {_FACTS} from incidents i
- where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"""  # noqa: S608 - only constants of our modules
 _IN_UNIT = f"select {_FACTS} from incidents i where i.id = $1"  # noqa: S608 - only constants of this module
 _REVISED = f"""
 select i.id, i.number, {_FACTS},
@@ -109,11 +101,8 @@ _SAID = f"""{_REMARKS} and first.root = first.id and first.incident_id = $1
    and (first.id = any ($2::uuid[]) or (a.entry_source, a.entry_id) in (select * from unnest($3::text[], $4::text[]))
         or a.entry_source is null and a.occurred_at is null)
  order by first.id = any ($2::uuid[]) desc, first.at, first.id limit $5"""  # noqa: S608 - only constants of this module
-_ANNOTATION = f"{_REMARKS} and first.id = $1 and first.root = $1"
-_ADD_ANNOTATION = """
-insert into annotations (id, root, incident_id, at, author, kind, state, body, entry_source, entry_id, occurred_at,
-  precision)
-values ($1, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"""
+_ANNOTATION = f"""{_REMARKS} and first.id = $3 and first.root = $3
+   and exists (select from incidents i where i.id = first.incident_id and {VISIBLE})"""
 _SUPERSEDE = """
 insert into annotations (id, root, supersedes, incident_id, kind, entry_source, entry_id, occurred_at, at, author,
   state, body, retracted)
@@ -129,48 +118,11 @@ select id, display_name as name from users where id = any ($1::uuid[])
  union all select id, name from tokens where id = any ($1::uuid[]) and name is not null"""
 
 
-async def facts_of(q: Query, ref: UUID | int) -> tuple[Incident, Facts]:
-    found = await q.fetch(_READ, *sees(q.principal), *ref_of(ref), operation="timeline_facts")
-    if not found:
-        raise missing()
-    return incident_of(found[0]), await aside(_size(found[0]), _facts, found[0])
-
-
 async def facts_in(unit: Unit, incident_id: UUID) -> Facts:
     row = await unit.fetchrow(_IN_UNIT, incident_id, operation="timeline_facts")
     if row is None:
         raise LookupError(incident_id)
     return await aside_locked(_size(row), _facts, row)
-
-
-async def first_entries(
-    q: Query, ref: UUID | int, wanted: Wanted, *, kept: KeptTimelines, most: int
-) -> tuple[Incident, Sequence[Entry]]:
-    if (page := await kept.page(q, ref, wanted, size=most)) is not None:
-        return page.incident, page.entries
-    incident, facts = await facts_of(q, ref)
-    whole = await aside(facts.size, partial(build, facts, include_hidden=wanted.include_hidden))
-    return incident, [it for it in whole.entries if wanted.shows(it)][:most]
-
-
-async def named(
-    q: Query,
-    incident_id: UUID,
-    names: Collection[tuple[str, str]],
-    *,
-    kept: KeptTimelines,
-    hidden: bool = False,
-) -> Sequence[Entry]:
-    """Read the entries with these sources and ids; on demand hidden ones too."""
-    wanted = Wanted(names=names, include_hidden=hidden)
-    return (await first_entries(q, incident_id, wanted, kept=kept, most=len(names)))[1] if names else ()
-
-
-async def digest_in(unit: Unit, incident_id: UUID) -> str:
-    if (kept := await digest_kept(unit, incident_id)) is not None:
-        return kept
-    facts = await facts_in(unit, incident_id)
-    return (await aside_locked(facts.size, build, facts)).digest
 
 
 async def revised(database: Database) -> AsyncIterator[tuple[Facts, Sequence[Revision]]]:
@@ -239,19 +191,22 @@ async def names(q: Query, actors: Collection[str]) -> Mapping[str, str]:
     return {ids[row["id"]]: row["name"] for row in rows}
 
 
-async def annotation(unit: Unit, root: UUID) -> tuple[UUID, ShownAnnotation] | None:
-    row = await unit.fetchrow(_ANNOTATION, root, operation="annotation_get")
-    return None if row is None else (row["incident_id"], _annotation(row))
+async def annotation(q: Query, root: UUID) -> tuple[UUID, ShownAnnotation]:
+    """Read one and the id of its incident; the error is the same for what does not exist and for what is not visible."""
+    for row in await q.fetch(_ANNOTATION, *sees(q.principal), root, operation="annotation_get"):
+        return row["incident_id"], _annotation(row)
+    raise NotFoundError("No such annotation")
 
 
 async def add_annotation(unit: Unit, incident_id: UUID, new: NewAnnotation) -> UUID:
-    root, entry = uuid4(), new.entry
-    await unit.execute(
-        _ADD_ANNOTATION,
-        *(root, incident_id, await unit.stamp(incident_id), unit.principal.actor, new.kind, new.state),
-        *(new.body, entry and entry.source, entry and entry.id, new.occurred_at, new.precision),
-        operation="annotation_insert",
-    )
+    root, at, entry = uuid4(), await unit.stamp(incident_id), new.entry
+    about = {
+        "entry_source": entry and entry.source,
+        "entry_id": entry and entry.id,
+        "incident_id": incident_id,
+    }
+    said = {name: value for name, value in new if name != "entry"}
+    await insert(unit, "annotations", id=root, root=root, at=at, author=unit.principal.actor, **about, **said)
     return root
 
 

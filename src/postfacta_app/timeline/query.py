@@ -14,8 +14,7 @@ from ..incidents.model import Incident
 from ..web.body import Time
 from ..web.paging import decode_cursor, encode_cursor, filters_hash
 from .model import Entry, Instant, Milestone, Repeats, Stretch
-from .rules import RULES, Place, Timeline, sort_key
-from .view import is_narrative
+from .rules import RULES, Place, sort_key
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
@@ -58,9 +57,7 @@ class TimelineQuery(BaseModel, extra="forbid", frozen=True):
     known_as_of: Time | None = Field(None, description="Only what people knew by then.")
     include_hidden: bool = False
     kind: Annotated[list[EntryKind], Field(max_length=20)] = []
-    source: Annotated[
-        list[Annotated[str, StringConstraints(min_length=1, max_length=200)]], Field(max_length=20)
-    ] = []
+    source: Annotated[list[Text], Field(max_length=20)] = []
     pinned: bool | None = None
     text: Annotated[Text | None, Field(description="Only entries whose title has this text.")] = None
     fold: Annotated[
@@ -74,14 +71,6 @@ class TimelineQuery(BaseModel, extra="forbid", frozen=True):
 
     def cursor_after(self, incident_id: UUID, entry: Entry) -> str:
         return encode_cursor(str(incident_id), sort_key(entry), filters_hash(self))
-
-    def shows(self, entry: Entry) -> bool:
-        return (
-            (not self.kind or entry.kind in self.kind)
-            and (not self.source or entry.source in self.source)
-            and (self.pinned is None or entry.pinned == self.pinned)
-            and (self.text or "").lower() in entry.title.lower()
-        )
 
 
 class TimelinePage(BaseModel):
@@ -138,18 +127,12 @@ class Wanted:
     known_as_of: datetime | None = None
     include_hidden: bool = False
     is_narrative: bool = False
-    entry: Callable[[str, str], bool] | None = (
-        None  # given source and id: the page has the first for which it holds
-    )
+    # Given source and id: the page has the first for which it holds.
+    entry: Callable[[str, str], bool] | None = None
     names: Collection[tuple[str, str]] | None = None  # only the entries with these sources and ids
     text: str = ""  # only the entries whose title has it, in either case
     group: str | None = None  # only the entries of this group of repeats
     fold: bool = False  # whether repeats are one line, if there are more entries than the page holds
-
-    def shows(self, entry: Entry) -> bool:
-        is_named = self.names is None or (entry.source, entry.id) in self.names
-        is_wanted = is_named and self.text.lower() in entry.title.lower()
-        return is_wanted and (not self.is_narrative or is_narrative(entry))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +151,6 @@ class NumberedPage:
     total: int  # how many entries the view has
     repeats: Sequence[Repeats] = ()  # which lines stand for several entries
     stretches: Sequence[Stretch] = ()  # where the whole view has entries, if it has more than the page
-
-
-def cut(timeline: Timeline, query: TimelineQuery, incident_id: UUID) -> TimelinePage:
-    after = place(query, incident_id)
-    asked = [it for it in timeline.entries if query.shows(it) and (after is None or sort_key(it) > after)]
-    return TimelinePage.of(asked, query, incident_id, digest=timeline.digest, milestones=timeline.milestones)
 
 
 def place(query: TimelineQuery, incident_id: UUID) -> Place | None:

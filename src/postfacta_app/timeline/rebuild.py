@@ -13,7 +13,7 @@ from postfacta_postgres import Connection, Database
 
 from ..db import Unit
 from ..principal import ANONYMOUS
-from .kept import digest_kept
+from .kept import digest_in
 from .postgres import facts_in
 from .rules import RULES, build
 
@@ -81,7 +81,7 @@ async def compare(
                     raise _UndoneError
         async with database.transaction(isolation="repeatable read") as connection:
             unit = Unit(connection, ANONYMOUS, None)
-            is_built = await digest_kept(unit, incident) == build(await facts_in(unit, incident)).digest
+            is_built = await digest_in(unit, incident) == build(await facts_in(unit, incident)).digest
         yield Compared(f"INC-{number}", +faults, is_built)
 
 

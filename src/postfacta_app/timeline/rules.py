@@ -81,22 +81,6 @@ class Timeline:
     entries: Sequence[Entry]  # its entries in order
     milestones: Mapping[Milestone, Instant]  # the milestones that people have set
     digest: str  # the SHA-256 of all of this, in hexadecimal
-    rules: int  # the version of the rules
-    conflicts: int  # contents rejected as their key had another; not in the digest, as it depends on which came first
-
-    @property
-    def etag(self) -> str:
-        return f'"{self.digest[:32]}-{self.conflicts}"'
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """The differences from an earlier timeline; entries of the later one, removed ones of the earlier."""
-
-    added: Sequence[Entry]
-    removed: Sequence[Entry]
-    moved: Sequence[Entry]
-    retitled: Sequence[Entry]
 
 
 def build(
@@ -114,8 +98,7 @@ def build(
     shown = [entry for entry in _unique(_entries(facts, last, as_of)) if include_hidden or not entry.hidden]
     ordered = _with_ties(_known_by(sorted(shown, key=sort_key), known_as_of))
     milestones = _milestones(last)
-    conflicts = sum(entry.conflicts for entry in ordered)
-    return Timeline(ordered, milestones, _digest(ordered, milestones), RULES, conflicts)
+    return Timeline(ordered, milestones, _digest(ordered, milestones))
 
 
 def sort_key(entry: Entry) -> Place:
@@ -129,18 +112,6 @@ def sort_key(entry: Entry) -> Place:
         sequence is None,
         sequence or "",
         entry.id,
-    )
-
-
-def changes(before: Timeline, after: Timeline) -> Changes:
-    old = {(entry.source, entry.id): entry for entry in before.entries}
-    new = {(entry.source, entry.id): entry for entry in after.entries}
-    both = [(old[key], entry) for key, entry in new.items() if key in old]
-    return Changes(
-        added=[entry for key, entry in new.items() if key not in old],
-        removed=[entry for key, entry in old.items() if key not in new],
-        moved=[entry for was, entry in both if (was.t, was.p) != (entry.t, entry.p)],
-        retitled=[entry for was, entry in both if (was.title, was.sha) != (entry.title, entry.sha)],
     )
 
 

@@ -18,7 +18,6 @@ from .model import Op, Precision
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _SECONDS: Final = re.compile(r"\d:\d\d:\d\d(\.)?|-\d+ ?s$", re.ASCII)
 _OFFSET: Final = re.compile(r"[+-]?\d{1,6}(\.\d{1,3})?", re.ASCII)
-_ELSEWHERE: Final = {Op.ATTACH, Op.DETACH}
 
 
 def read_edit(fields: Mapping[str, str], now: datetime | None = None) -> NewEdit | tuple[FieldError, ...]:
@@ -27,7 +26,7 @@ def read_edit(fields: Mapping[str, str], now: datetime | None = None) -> NewEdit
     `op` is the operation; `source` and `id` name the entry, `value` is the input. An empty time or title undoes the
     correction. Clock offsets are in seconds.
     """
-    if (op := fields.get("op", "")) not in set(Op) - _ELSEWHERE:
+    if (op := fields.get("op", "")) not in MODELS:
         return (FieldError("/op", "unknown", "is not an edit: reload the page and try again"),)
     try:
         value = _value(Op(op), fields, now)

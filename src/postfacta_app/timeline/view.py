@@ -181,11 +181,6 @@ def lines(
     return made
 
 
-def is_narrative(entry: Entry) -> bool:
-    """Return whether an entry belongs to the narrative: pinned, done by people, or sent by one of them."""
-    return _is_of_people(entry) or entry.pinned or entry.kind == "action"
-
-
 def _is_of_people(entry: Entry) -> bool:
     return entry.source in {"human", "postfacta"} or entry.source.startswith("manual/")
 
@@ -214,30 +209,17 @@ def anchor(source: str, identity: str) -> str:
     return "e-" + hashlib.sha256(repr((source, identity)).encode()).hexdigest()[:12]
 
 
+# How a time of day is shown, and how a whole time is typed.
+_CLOCKS: Final = {Precision.DAY: "that day", Precision.HOUR: "≈%H h", Precision.MINUTE: "≈%H:%M"}
+_STAMPS: Final = {Precision.DAY: "", Precision.SECOND: " %H:%M:%S", Precision.EXACT: " %H:%M:%S.%f"}
+
+
 def clock(t: int, p: Precision) -> str:
-    at = moment(t)
-    match p:
-        case Precision.DAY:
-            return "that day"
-        case Precision.HOUR:
-            return f"≈{at:%H} h"
-        case Precision.MINUTE:
-            return f"≈{at:%H:%M}"
-        case _:
-            return f"{at:%H:%M:%S}"
+    return format(moment(t), _CLOCKS.get(p, "%H:%M:%S"))
 
 
 def stamp(t: int, p: Precision) -> str:
-    at = moment(t)
-    match p:
-        case Precision.DAY:
-            return f"{at:%Y-%m-%d}"
-        case Precision.HOUR | Precision.MINUTE:
-            return f"{at:%Y-%m-%d %H:%M}"
-        case Precision.SECOND:
-            return f"{at:%Y-%m-%d %H:%M:%S}"
-        case _:
-            return f"{at:%Y-%m-%d %H:%M:%S.%f}"
+    return format(moment(t), "%Y-%m-%d" + _STAMPS.get(p, " %H:%M"))
 
 
 def _moments(shown: Sequence[Line]) -> Iterator[Moment]:

@@ -17,10 +17,10 @@ from postfacta_app.durations.model import (
     Mark,
     Phase,
     durations,
-    marks,
     measure,
 )
 from postfacta_app.timeline.model import Edit, Facts, Op, Precision, Signal, StatusChange, moment
+from tests.app.timeline.oracle import marks
 from tests.app.timeline.worlds import (
     LATER,
     NOON,

@@ -293,7 +293,7 @@ async def test_a_wish_of_another_shape_is_refused(service: Service, body: Body) 
 async def test_signals_beyond_the_limit_are_reported_as_full(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postfacta_app.signals.postgres.MOST_SIGNALS", 3)
+    monkeypatch.setattr("postfacta_app.signals.model.MOST_SIGNALS", 3)
     responder = await service.as_role("responder")
     incident = await service.record(responder, title="The full one")
     one, two, three, four, five = await fresh(service, "full", count=5)
@@ -312,14 +312,14 @@ async def test_the_bytes_of_an_incidents_signals_are_limited(
     responder = await service.as_role("responder")
     incident = await service.record(responder, title="The heavy one")
     ids = await fresh(service, "heavy", *(item(id=f"{n}", title="\u20ac" * 100) for n in range(4)))
-    monkeypatch.setattr("postfacta_app.signals.postgres.MOST_BYTES", 1_000)  # Each has some 300.
+    monkeypatch.setattr("postfacta_app.signals.model.MOST_BYTES", 1_000)  # Each has some 300.
     assert await attach(service, responder, incident["id"], *ids) == ["attached"] * 3 + ["full"]
 
 
 async def test_what_a_full_incident_does_not_take_is_stored_and_said(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postfacta_app.signals.postgres.MOST_SIGNALS", 2)
+    monkeypatch.setattr("postfacta_app.signals.model.MOST_SIGNALS", 2)
     responder = await service.as_role("responder")
     incident = await service.record(responder, title="The stormy one")
     items = [item(source="storm", id=f"{n}") for n in (0, 1, 1, 2)] + [{"kind": "nothing"}]

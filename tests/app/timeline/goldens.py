@@ -56,7 +56,7 @@ def outcome(timeline: Timeline) -> dict[str, Any]:
         "order": [f"{it.source} {it.id}" for it in timeline.entries],
         "ties": [it.id for it in timeline.entries if it.tie],
         "suspect": [it.id for it in timeline.entries if it.clock_suspect],
-        "conflicts": timeline.conflicts,
+        "conflicts": sum(it.conflicts for it in timeline.entries),
         "digest": timeline.digest,
     }
 

@@ -90,5 +90,4 @@ async def test_reads_stay_fast_while_an_incident_grows(app_database_dsn: str) ->
             await database.execute("update incidents set timeline_at = clock_timestamp()", operation="test")
             for limit in (500, 500, 500, 2000):
                 page = await kept.slice(q, incident, TimelineQuery.model_validate({"limit": limit}))
-                assert page
                 assert len(page.page.items) == min(limit, 500 * (batch + 1) + 1)

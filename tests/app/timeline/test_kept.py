@@ -19,11 +19,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from postfacta_app.db import Unit
-from postfacta_app.durations.model import Phase, durations, marks
+from postfacta_app.durations.model import Phase, durations
+from postfacta_app.errors import NotFoundError, SchemaMissingError
 from postfacta_app.migrations import upgrade
 from postfacta_app.postmortems import postgres
 from postfacta_app.postmortems.content import Content
-from postfacta_app.postmortems.model import PostMortem, Revision, Stage
+from postfacta_app.postmortems.model import Revision, Stage
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.timeline.kept import KeptTimelines
 from postfacta_app.timeline.model import (
@@ -40,9 +41,9 @@ from postfacta_app.timeline.model import (
 )
 from postfacta_app.timeline.query import WIDTHS, TimelineQuery, Wanted
 from postfacta_app.timeline.rules import RULES, build
-from postfacta_app.timeline.view import is_narrative
 from postfacta_embedded.account import Account
 from postfacta_postgres import Connection, Database
+from tests.app.timeline.oracle import etag as etag_of, is_narrative, marks, post_mortem, shows
 from tests.app.timeline.stored import Row, incident_of, keep, rows
 from tests.app.timeline.worlds import (
     KINDS,
@@ -176,16 +177,15 @@ async def differences(
         cursor, digest, etag = None, "", ""
         while True:
             got = await kept.slice(unit, incident, query.model_copy(update={"cursor": cursor}))
-            assert got is not None
             items += got.page.items
             digest, etag, milestones = str(got.page.digest), got.etag, got.page.milestones
             if (cursor := got.page.next_cursor) is None:
                 break
         told = f"as of {until}, hidden {hidden}, known {known}, {query!r}"
-        wanted = [it for it in whole.entries if query.shows(it)]
+        wanted = [it for it in whole.entries if shows(query, it)]
         if items != wanted:
             found.append(f"entries {told}: {items} for {wanted}")
-        if (digest, etag, milestones) != (whole.digest, whole.etag, whole.milestones):
+        if (digest, etag, milestones) != (whole.digest, etag_of(whole), whole.milestones):
             found.append(f"digest {told}")
         if random is not None:
             found += await _fold_differences(unit, incident, facts, query, whole.entries, random)
@@ -227,7 +227,7 @@ async def _fold_differences(
 ) -> Iterable[str]:
     """Compare the pages of a folded timeline, and what its groups open to, with the whole list folded."""
     name = random.choice(list(WIDTHS))
-    wanted = [it for it in entries if query.shows(it)]
+    wanted = [it for it in entries if shows(query, it)]
     until = None if query.as_of is None else micros(query.as_of)
     told = folded(wanted, facts, until, WIDTHS[name])
     got: list[tuple[Entry, list[Entry]]] = []
@@ -236,14 +236,12 @@ async def _fold_differences(
         page = await KeptTimelines().slice(
             unit, incident, query.model_copy(update={"fold": name, "cursor": cursor})
         )
-        assert page is not None
         repeats = {it.item: it for it in page.page.repeats}
         for n, it in enumerate(page.page.items):
             group = [it]
             if n in repeats:
                 opened = query.model_copy(update={"group": repeats[n].group, "limit": 2000})
                 inner = await KeptTimelines().slice(unit, incident, opened)
-                assert inner is not None
                 group = list(inner.page.items)
                 if (repeats[n].count, repeats[n].until) != (len(group), group[-1].t):
                     return [f"count {repeats[n]} for {group}"]
@@ -255,7 +253,7 @@ async def _fold_differences(
 async def _change_differences(unit: Unit, incident: UUID, facts: Facts, until: int) -> Iterable[str]:
     """Compare what a post-mortem of that time says of the present."""
     revision = Revision.model_validate(_REVISION | {"incident_id": incident, "timeline_at": moment(until)})
-    got, wanted = await postgres.compared(unit, revision), PostMortem.of(revision, facts)
+    got, wanted = await postgres.compared(unit, revision), post_mortem(revision, facts)
     return [] if got == wanted else [f"changes since {until}: {got} for {wanted}"]
 
 
@@ -313,7 +311,6 @@ async def _page_differences(unit: Unit, incident: UUID, facts: Facts, random: Ra
         ),
         size=size,
     )
-    assert got is not None
     at = min(at, last) if turned is None else turned // size
     wanted = (
         shown[at * size :][:size],
@@ -543,7 +540,14 @@ async def test_a_write_before_the_backfill_does_not_count_as_kept(app_database: 
         for sql, *values in rows(Facts(edits=facts.edits[1:]), incident):
             await connection.execute(sql, *values)
         kept, unit = KeptTimelines(), Unit(connection, ANONYMOUS, None)
-        assert await kept.slice(unit, incident, _query(None)) is None
+        for read in (
+            kept.slice(unit, incident, _query(None)),
+            kept.page(unit, incident, Wanted(), size=10),
+        ):
+            with pytest.raises(SchemaMissingError):
+                await read
+        with pytest.raises(NotFoundError):
+            await kept.slice(unit, uuid4(), _query(None))
         await connection.execute("select timeline_rebuild($1)", incident)
         assert await differences(connection, incident, facts) == []
 

@@ -9,7 +9,7 @@ from uuid import UUID, uuid5
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_app.durations.model import Basis, Mark, durations, marks
+from postfacta_app.durations.model import Basis, Mark, durations
 from postfacta_app.durations.view import UNKNOWN, strip, turns
 from postfacta_app.timeline.annotations import AnnotationKind, AnnotationState, ShownAnnotation
 from postfacta_app.timeline.edits import EntryRef, ShownEdit
@@ -25,10 +25,10 @@ from postfacta_app.timeline.view import (
     anchor,
     clock,
     days,
-    is_narrative,
     lines,
     stamp,
 )
+from tests.app.timeline.oracle import is_narrative, marks
 from tests.app.timeline.worlds import precisions, times, worlds
 from tests.kit.every import every
 

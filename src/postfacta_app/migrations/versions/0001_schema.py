@@ -6,21 +6,13 @@ Revises:
 
 from __future__ import annotations
 
-from alembic import op
-
-from postfacta_app.migrations import NoDowngradeError
-from postfacta_app.migrations.sql import statements
+from postfacta_app.migrations import sql
 
 revision = "0001"
 down_revision: str | None = None
+downgrade = sql.downgrade
 
 
 def upgrade() -> None:
     """Create everything in one transaction."""
-    for statement in statements(__file__):
-        op.get_bind().exec_driver_sql(statement)
-
-
-def downgrade() -> None:
-    """Always raise: facts would be lost."""
-    raise NoDowngradeError(revision)
+    sql.run(__file__)

@@ -1,7 +1,7 @@
 """The kept timeline: one row per entry in the order of the rules, kept by triggers in the transaction of the fact.
 
-The functions are `rules.py` and `durations/model.py` once more, in SQL, in the file beside this one; a property
-test holds them equal.
+The functions are `rules.py` once more, in SQL, in the file beside this one, and the measures of each incident; a
+property test holds them equal.
 
 * A look-up of `signals` or `edits` by a text of a "C" column says `collate "default"`, or it finds no index.
 * `lateral (... offset 0)` and `(incident_id = x) is true` keep the planner from the index by incident, which it
@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from alembic import op
 
-from postfacta_app.migrations import NoDowngradeError
-from postfacta_app.migrations.sql import statements
+from postfacta_app.migrations import sql
 
 revision = "0002"
 down_revision: str | None = "0001"
+downgrade = sql.downgrade
 
 _INDEXES = {
     "edits_entry": "(source, external_id, incident_id, at, id) where external_id is not null",
@@ -64,8 +64,7 @@ def upgrade() -> None:
                 run(f"drop index concurrently {name}")
             run(f"create index concurrently if not exists {name} on edits {of}")
         run("set lock_timeout = '1s'")
-        for statement in statements(__file__, _SAID):
-            run(statement)
+        sql.run(__file__, _SAID)
         run(f"revoke execute on function {_OWNER_ONLY} from public")
         for table, what in _TRIGGERS.items():
             run(
@@ -73,8 +72,3 @@ def upgrade() -> None:
                 f" for each statement execute function timeline_keep_{what}()"
             )
         run("set statement_timeout = '5s'")
-
-
-def downgrade() -> None:
-    """Always raise: a revision is never taken back."""
-    raise NoDowngradeError(revision)

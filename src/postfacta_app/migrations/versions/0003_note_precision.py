@@ -9,21 +9,13 @@ Revises: 0002
 
 from __future__ import annotations
 
-from alembic import op
-
-from postfacta_app.migrations import NoDowngradeError
-from postfacta_app.migrations.sql import statements
+from postfacta_app.migrations import sql
 
 revision = "0003"
 down_revision: str | None = "0002"
+downgrade = sql.downgrade
 
 
 def upgrade() -> None:
     """Add the column, and have the rules read it."""
-    for statement in statements(__file__):
-        op.get_bind().exec_driver_sql(statement)
-
-
-def downgrade() -> None:
-    """Always raise: a revision is never taken back."""
-    raise NoDowngradeError(revision)
+    sql.run(__file__)

@@ -6,21 +6,13 @@ Revises: 0003
 
 from __future__ import annotations
 
-from alembic import op
-
-from postfacta_app.migrations import NoDowngradeError
-from postfacta_app.migrations.sql import statements
+from postfacta_app.migrations import sql
 
 revision = "0004"
 down_revision: str | None = "0003"
+downgrade = sql.downgrade
 
 
 def upgrade() -> None:
     """Create the table; the service gets its rights from `grant`."""
-    for statement in statements(__file__):
-        op.get_bind().exec_driver_sql(statement)
-
-
-def downgrade() -> None:
-    """Always raise: a revision is never taken back."""
-    raise NoDowngradeError(revision)
+    sql.run(__file__)

@@ -1,0 +1,108 @@
+"""What the database works out of kept timelines, worked out once more of the rules, to compare both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID
+
+from postfacta_app.durations.model import Basis, Mark
+from postfacta_app.postmortems.model import ChangedEntry, PostMortem, Revision, TimelineChanges
+from postfacta_app.timeline.model import Entry, Facts, Milestone, micros
+from postfacta_app.timeline.query import TimelinePage, TimelineQuery, place
+from postfacta_app.timeline.rules import Timeline, build, sort_key
+
+__all__ = ["changes", "cut", "etag", "is_narrative", "marks", "post_mortem", "shows"]
+
+_ENDED = ("RESOLVED", "CLOSED")
+
+
+def etag(timeline: Timeline) -> str:
+    """Return half of the digest, and the number of conflicts, which depends on what came first."""
+    return f'"{timeline.digest[:32]}-{sum(it.conflicts for it in timeline.entries)}"'
+
+
+def shows(query: TimelineQuery, entry: Entry) -> bool:
+    """Return whether a query asks for an entry."""
+    return (
+        (not query.kind or entry.kind in query.kind)
+        and (not query.source or entry.source in query.source)
+        and (query.pinned is None or entry.pinned == query.pinned)
+        and (query.text or "").lower() in entry.title.lower()
+    )
+
+
+def cut(timeline: Timeline, query: TimelineQuery, incident_id: UUID) -> TimelinePage:
+    """Return the page that a query asks for."""
+    after = place(query, incident_id)
+    asked = [it for it in timeline.entries if shows(query, it) and (after is None or sort_key(it) > after)]
+    return TimelinePage.of(asked, query, incident_id, digest=timeline.digest, milestones=timeline.milestones)
+
+
+def is_narrative(entry: Entry) -> bool:
+    """Return whether an entry belongs to the narrative: pinned, done by people, or sent by one of them."""
+    is_of_people = entry.source in {"human", "postfacta"} or entry.source.startswith("manual/")
+    return is_of_people or entry.pinned or entry.kind == "action"
+
+
+def changes(before: Timeline, after: Timeline) -> TimelineChanges:
+    """Return the differences; entries of the later timeline, removed ones of the earlier."""
+    old = {(entry.source, entry.id): entry for entry in before.entries}
+    new = {(entry.source, entry.id): entry for entry in after.entries}
+    both = [(old[key], entry) for key, entry in new.items() if key in old]
+    return TimelineChanges(
+        added=_shown(entry for key, entry in new.items() if key not in old),
+        removed=_shown(entry for key, entry in old.items() if key not in new),
+        moved=_shown(entry for was, entry in both if (was.t, was.p) != (entry.t, entry.p)),
+        retitled=_shown(entry for was, entry in both if (was.title, was.sha) != (entry.title, entry.sha)),
+    )
+
+
+def _shown(entries: Iterable[Entry]) -> list[ChangedEntry]:
+    names = ChangedEntry.model_fields
+    return [ChangedEntry(**{name: getattr(entry, name) for name in names}) for entry in entries]
+
+
+def post_mortem(revision: Revision, facts: Facts) -> PostMortem:
+    """Compare the timeline as of a revision with the present one."""
+    at, told = micros(revision.timeline_at), None
+    if any(it.at > at for family in (facts.edits, facts.changes, facts.annotations) for it in family):
+        before, after = build(facts, as_of=at), build(facts)
+        if before.digest != after.digest:
+            told = changes(before, after)
+    return PostMortem(**dict(revision), timeline_changed=told is not None, timeline_changes=told)
+
+
+def marks(facts: Facts) -> tuple[Mapping[str, Mark], bool]:
+    """Return the milestones, and whether the incident is still open; manual entries win.
+
+    The start of the impact and its mitigation are never derived: they must be entered.
+    """
+    timeline = build(facts, include_hidden=True)
+    entries = {(entry.source, entry.id): entry for entry in timeline.entries}
+    moves = [
+        (change.to_status, entries["postfacta", f"status:{change.id}"])
+        for change in sorted(facts.changes, key=lambda change: (change.at, change.id))
+    ]
+    alerts = [it for it in timeline.entries if it.kind == "alert_firing" and not it.hidden]
+    is_open = not moves or moves[-1][0] not in _ENDED
+    derived: dict[str, Entry | None] = {
+        "declared": moves[0][1] if moves else None,
+        Milestone.DETECTED: min(
+            [*alerts[:1], *(it for _, it in moves[:1])], key=lambda it: it.t, default=None
+        ),
+        Milestone.ACKNOWLEDGED: next((it for status, it in moves if status == "IN_PROGRESS"), None),
+        Milestone.RESOLVED: None if is_open else _ending(moves),
+    }
+    found = {name: Mark(it.t, it.p, Basis.DERIVED) for name, it in derived.items() if it is not None}
+    given: dict[str, Mark] = {name: Mark(at.t, at.p, Basis.GIVEN) for name, at in timeline.milestones.items()}
+    return {**found, **given}, is_open
+
+
+def _ending(moves: Sequence[tuple[str, Entry]]) -> Entry:
+    """Return the status change that last ended it; closing a resolved incident is not one."""
+    ending = moves[-1][1]
+    for status, entry in reversed(moves):
+        if status not in _ENDED:
+            break
+        ending = entry
+    return ending
