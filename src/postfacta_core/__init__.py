@@ -17,28 +17,37 @@ from ._face import lazy
 
 if TYPE_CHECKING:
     from ._version import __version__ as __version__
-    from .backoff import Backoff
-    from .context import RequestContext, current_request
-    from .deadlines._deadline import Deadline
-    from .deadlines.present import current_deadline
-    from .deadlines.requests import time_limit
-    from .drain._course import DrainLimits
-    from .drain.lifecycle import Lifecycle
-    from .errors import CircuitOpenError, DeadlineExceededError, RejectedError, ResilienceError
-    from .events import Mode
-    from .guards._circuit import CircuitConfig
-    from .guards.breaker import CircuitBreaker
-    from .guards.budget import RetryBudget
-    from .guards.bulkhead import Bulkhead
-    from .guards.fallback import Fallback
-    from .guards.hedge import Hedge
-    from .guards.outgoing import Outgoing
-    from .guards.pipeline import Pipeline
-    from .guards.retry import Retry
-    from .guards.timeout import Timeout
-    from .health.registry import HealthRegistry
-    from .limits._overload import OverloadConfig, OverloadLimiter, Priority
-    from .limits.rate import RateLimiter
+    from .backoff import Backoff as Backoff
+    from .context import RequestContext as RequestContext, current_request as current_request
+    from .deadlines._deadline import Deadline as Deadline
+    from .deadlines.present import current_deadline as current_deadline
+    from .deadlines.requests import time_limit as time_limit
+    from .drain._course import DrainLimits as DrainLimits
+    from .drain.lifecycle import Lifecycle as Lifecycle
+    from .errors import (
+        CircuitOpenError as CircuitOpenError,
+        DeadlineExceededError as DeadlineExceededError,
+        RejectedError as RejectedError,
+        ResilienceError as ResilienceError,
+    )
+    from .events import Mode as Mode
+    from .guards._circuit import CircuitConfig as CircuitConfig
+    from .guards.breaker import CircuitBreaker as CircuitBreaker
+    from .guards.budget import RetryBudget as RetryBudget
+    from .guards.bulkhead import Bulkhead as Bulkhead
+    from .guards.fallback import Fallback as Fallback
+    from .guards.hedge import Hedge as Hedge
+    from .guards.outgoing import Outgoing as Outgoing
+    from .guards.pipeline import Pipeline as Pipeline
+    from .guards.retry import Retry as Retry
+    from .guards.timeout import Timeout as Timeout
+    from .health.registry import HealthRegistry as HealthRegistry
+    from .limits._overload import (
+        OverloadConfig as OverloadConfig,
+        OverloadLimiter as OverloadLimiter,
+        Priority as Priority,
+    )
+    from .limits.rate import RateLimiter as RateLimiter
 else:
     __getattr__, __dir__ = lazy(
         __name__,
@@ -68,34 +77,3 @@ else:
             "_version": ("__version__",),
         },
     )
-
-__all__ = [
-    "Backoff",
-    "Bulkhead",
-    "CircuitBreaker",
-    "CircuitConfig",
-    "CircuitOpenError",
-    "Deadline",
-    "DeadlineExceededError",
-    "DrainLimits",
-    "Fallback",
-    "HealthRegistry",
-    "Hedge",
-    "Lifecycle",
-    "Mode",
-    "Outgoing",
-    "OverloadConfig",
-    "OverloadLimiter",
-    "Pipeline",
-    "Priority",
-    "RateLimiter",
-    "RejectedError",
-    "RequestContext",
-    "ResilienceError",
-    "Retry",
-    "RetryBudget",
-    "Timeout",
-    "current_deadline",
-    "current_request",
-    "time_limit",
-]

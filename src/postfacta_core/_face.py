@@ -10,10 +10,10 @@ from importlib import import_module
 def lazy(
     package: str, names: Mapping[str, tuple[str, ...]]
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` for a package that imports nothing by itself.
+    """Return `__getattr__` and `__dir__` for a package that imports nothing by itself; `__all__` is computed.
 
     A name becomes an attribute of the package at its first use, so that later uses cost nothing. Type checkers read
-    the same names from imports under `TYPE_CHECKING`; a test holds both lists together.
+    the same names from imports under `TYPE_CHECKING`, each `as` itself, which exports it; a test holds both lists together.
 
     Args:
         package: The package's `__name__`.
@@ -22,6 +22,8 @@ def lazy(
     homes = {name: module for module, exported in names.items() for name in exported}
 
     def load(name: str) -> object:
+        if name == "__all__":
+            return sorted(public for public in homes if not public.startswith("_"))
         if name not in homes:
             raise AttributeError(
                 f"module {package!r} has no attribute {name!r}", name=name, obj=sys.modules[package]

@@ -18,39 +18,31 @@ def is_async(function: object) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(by_object)
 
 
-def must_be_guardable(owner: str, function: object) -> None:
-    """Refuse to decorate what cannot be guarded by any call.
+def must_be_guardable(owner: str, function: object, *, if_async: bool = False) -> None:
+    """Refuse to decorate what cannot be guarded by any call, or only by one that is awaited.
 
     Raises:
-        TypeError: If it is no function, a `staticmethod` or `classmethod` object, or a generator function.
+        TypeError: If it is no function, a `staticmethod` or `classmethod` object, or a generator function; with
+            `if_async` also if it is a plain one. It says what to do instead.
     """
+    name = getattr(function, "__qualname__", repr(function))
+    msg = ""
     if isinstance(function, staticmethod | classmethod):
         kind = "staticmethod" if isinstance(function, staticmethod) else "classmethod"
         msg = f"{owner} cannot decorate a {kind} object: put @{kind} above it, as the outermost decorator"
-        raise TypeError(msg)
-    if not callable(function):
+    elif not callable(function):
         msg = f"{owner} decorates functions, not {function!r}; for example @{owner}(...) above an async def"
-        raise TypeError(msg)
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+    elif inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         msg = (
-            f"{owner} cannot guard {_name(function)}: the body of a generator function runs after the call. "
+            f"{owner} cannot guard {name}: the body of a generator function runs after the call. "
             "Guard the calls inside of it"
         )
-        raise TypeError(msg)
-
-
-def must_be_async(owner: str, function: object) -> None:
-    """Refuse to decorate what is no async function.
-
-    Raises:
-        TypeError: If it is not, with what to do instead.
-    """
-    must_be_guardable(owner, function)
-    if not is_async(function):
+    elif if_async and not is_async(function):
         msg = (
-            f"{owner} decorates async functions, and {_name(function)} is a plain one, which would block the event "
+            f"{owner} decorates async functions, and {name} is a plain one, which would block the event "
             "loop: make it an async def, and run what blocks by anyio.to_thread.run_sync"
         )
+    if msg:
         raise TypeError(msg)
 
 
@@ -64,10 +56,5 @@ async def answer_of(owner: str, function: Callable[..., Awaitable[T]], result: A
     """
     if inspect.isawaitable(result):
         return cast("T", await result)
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        must_be_guardable(owner, function)
+    must_be_guardable(owner, function)
     return cast("T", result)
-
-
-def _name(function: object) -> str:
-    return getattr(function, "__qualname__", repr(function))

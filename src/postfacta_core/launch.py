@@ -17,12 +17,12 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import select
 import signal
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
 
 from .clock import MONOTONIC
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The server's exit code, 128 + n if signal n killed it, 127 if it cannot be started.
     """
     options = _parser().parse_args(arguments)
-    with TemporaryDirectory(prefix="postfacta-") as folder, _wakeups() as wakeups:
+    with TemporaryDirectory(prefix="postfacta-") as folder, _heard() as heard:
         drain_file = Path(folder) / "drain"
         # Workers may run as another user (gunicorn's `--user`): they may look for the file, not list the folder.
         Path(folder).chmod(0o711)
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             _say(f"cannot start {options.command[0]}: {error.strerror}")
             return 127
-        return _Watch(server, drain_file, options.drain_delay).run(wakeups)
+        return _Watch(server, drain_file, options.drain_delay).run(heard)
 
 
 class _Watch:
@@ -66,15 +66,16 @@ class _Watch:
         self._drain_delay = drain_delay
         self._stop: tuple[int, float] | None = None  # what is kept back, and until when
 
-    def run(self, wakeups: int) -> int:
+    def run(self, heard: SimpleQueue[int]) -> int:
         while True:
-            for signum in _next_signals(wakeups, self._patience()):
-                self._hear(signum)
+            with suppress(Empty):
+                self._hear(heard.get(timeout=self._patience()))
             code = self._reap()
             if code is not None:
                 return code
-            if self._patience() == 0:
-                self._forward_stop()
+            if self._stop is not None and self._patience() == 0:
+                os.kill(self._server, self._stop[0])
+                self._stop = None
 
     def _patience(self) -> float | None:
         return None if self._stop is None else max(0.0, self._stop[1] - MONOTONIC())
@@ -97,11 +98,6 @@ class _Watch:
             _say(f"cannot start the drain of the server: {error}")
             self._stop = (signum, -math.inf)
 
-    def _forward_stop(self) -> None:
-        if self._stop is not None:
-            os.kill(self._server, self._stop[0])
-            self._stop = None
-
     def _reap(self) -> int | None:
         """Reap all processes that ended; return the server's exit code if it is among them."""
         while True:
@@ -120,28 +116,19 @@ def _start(command: list[str], drain_file: Path) -> int:
 
 
 @contextmanager
-def _wakeups() -> Generator[int]:
-    """Write each signal into a pipe, and return the end to read from."""
-    reader, writer = os.pipe()
-    os.set_blocking(reader, False)
-    os.set_blocking(writer, False)
-    other = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+def _heard() -> Generator[SimpleQueue[int]]:
+    """Put each signal into a queue, whose `put` may be called in the midst of itself."""
+    heard: SimpleQueue[int] = SimpleQueue()
     # What was ignored stays so, as with nohup.
     signums = [s for s in (*_STOPS, *_FORWARDED) if signal.getsignal(s) is not signal.SIG_IGN]
-    before = {s: signal.signal(s, lambda signum, frame: None) for s in (*signums, signal.SIGCHLD)}
+    before = {
+        s: signal.signal(s, lambda signum, frame: heard.put(signum)) for s in (*signums, signal.SIGCHLD)
+    }
     try:
-        yield reader
+        yield heard
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-        signal.set_wakeup_fd(other)
-        os.close(reader)
-        os.close(writer)
-
-
-def _next_signals(wakeups: int, timeout: float | None) -> bytes:
-    ready, _, _ = select.select([wakeups], [], [], timeout)
-    return os.read(wakeups, 64) if ready else b""
 
 
 def _parser() -> argparse.ArgumentParser:

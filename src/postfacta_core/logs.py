@@ -78,14 +78,10 @@ def configure(
     else:
         handler.setFormatter(ConsoleFormatter(colours=os.isatty(_STDOUT)))
     handler.take_lines()
-    for name in _SERVERS:
+    for name in (*_SERVERS, *_ACCESS):
         logger = logging.getLogger(name)
         logger.handlers.clear()
-        logger.propagate = True
-    for name in _ACCESS:
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = False
+        logger.propagate = name in _SERVERS
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -11,30 +11,13 @@ import re
 import sys
 from collections.abc import Callable, Collection
 from enum import StrEnum
-from typing import Final, NoReturn, TypeVar, cast
-
-__all__ = [
-    "choice",
-    "error_types",
-    "flag",
-    "function",
-    "functions",
-    "instance",
-    "missing_extra",
-    "name",
-    "number",
-    "one_of",
-    "refuse",
-    "seconds",
-    "secret",
-    "text",
-    "texts",
-    "validation",
-    "whole",
-]
+from operator import ge, gt, le, lt
+from typing import Final, NoReturn, TypedDict, TypeVar, Unpack, cast
 
 # `from .validation import validation` imports this module by its name and not the package, which imports all others.
-import postfacta_core.validation as validation  # noqa: PLR0402, PLW0406 - see above
+import postfacta_core.validation as _this  # noqa: PLW0406 - see above
+
+validation = _this
 
 E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
@@ -71,86 +54,53 @@ def name(field: str, value: object, *, example: str = '"billing"') -> str:
 
 def choice(field: str, value: object, kind: type[E]) -> E:
     """Check one of an enumeration, given as its member or as its text."""
-    try:
-        if isinstance(value, str):
-            return kind(value)
-    except ValueError:
-        pass
-    options = ", ".join(repr(each.value) for each in kind)
-    refuse(field, value, f"one of {options}", example=repr(next(iter(kind)).value))
+    return kind(one_of(field, value, [each.value for each in kind]))
+
+
+class _Bounds(TypedDict, total=False):
+    """Between what a number must be; `above` and `below` are excluded."""
+
+    above: float
+    at_least: float
+    below: float
+    at_most: float
+
+
+_IS_WITHIN: Final = {"above": gt, "at_least": ge, "below": lt, "at_most": le}
 
 
 def number(
-    field: str,
-    value: object,
-    *,
-    above: float = -math.inf,
-    at_least: float = -math.inf,
-    below: float = math.inf,
-    at_most: float = math.inf,
-    finite: bool = True,
-    example: str = "",
+    field: str, value: object, *, finite: bool = True, example: str = "", **bounds: Unpack[_Bounds]
 ) -> float:
-    """Check a real number and its bounds; not a bool, and not NaN.
-
-    Args:
-        field: As for `refuse`.
-        value: What was given.
-        above: It must be greater than this.
-        at_least: It must be no less than this.
-        below: It must be less than this.
-        at_most: It must be no greater than this.
-        finite: Whether infinity is refused.
-        example: As for `refuse`.
-    """
-    if (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and above < value
-        and at_least <= value <= at_most
-        and (value < below or below == math.inf)
-        and (not finite or -sys.float_info.max <= value <= sys.float_info.max)
-    ):
-        return value
-    refuse(
-        field,
-        value,
-        _bounds(
-            "a finite number" if finite else "a number",
-            above=above,
-            at_least=at_least,
-            below=below,
-            at_most=at_most,
-        ),
-        example=example,
-    )
+    """Check a real number and its bounds; not a bool, and not NaN."""
+    most = sys.float_info.max if finite else math.inf
+    is_one = isinstance(value, int | float) and not isinstance(value, bool) and -most <= value <= most
+    kind = "a finite number" if finite else "a number"
+    return _within(field, value, is_one=is_one, kind=kind, bounds=bounds, example=example)
 
 
 def seconds(
-    field: str,
-    value: object,
-    *,
-    above: float = 0.0,
-    at_most: float = math.inf,
-    finite: bool = True,
-    example: str = "5.0",
+    field: str, value: object, *, finite: bool = True, example: str = "5.0", **bounds: Unpack[_Bounds]
 ) -> float:
     """Check a length of time in seconds; by default above 0 and finite."""
-    return number(field, value, above=above, at_most=at_most, finite=finite, example=example)
+    limits: _Bounds = {"above": 0.0, **bounds}
+    return number(field, value, finite=finite, example=example, **limits)
 
 
-def whole(
-    field: str, value: object, *, at_least: int = 1, at_most: float = math.inf, example: str = ""
-) -> int:
-    """Check a whole number and its bounds; not a bool."""
-    if isinstance(value, int) and not isinstance(value, bool) and at_least <= value <= at_most:
-        return value
-    refuse(
-        field,
-        value,
-        _bounds("a whole number", at_least=at_least, at_most=at_most),
-        example=example or str(at_least),
-    )
+def whole(field: str, value: object, *, example: str = "", **bounds: Unpack[_Bounds]) -> int:
+    """Check a whole number and its bounds, by default from 1 up; not a bool."""
+    limits: _Bounds = {"at_least": 1, **bounds}
+    is_one = isinstance(value, int) and not isinstance(value, bool)
+    example = example or f"{limits['at_least']:g}"
+    return int(_within(field, value, is_one=is_one, kind="a whole number", bounds=limits, example=example))
+
+
+def _within(field: str, value: object, *, is_one: bool, kind: str, bounds: _Bounds, example: str) -> float:
+    limits, given = cast("dict[str, float]", bounds), cast("float", value)
+    if is_one and all(_IS_WITHIN[name](given, limit) for name, limit in limits.items()):
+        return given
+    said = "".join(f" and {name.replace('_', ' ')} {limit:g}" for name, limit in limits.items())
+    refuse(field, value, f"{kind}{said.removeprefix(' and')}", example=example)
 
 
 def text(field: str, value: object, *, empty: bool = True, example: str = '""') -> str:
@@ -224,21 +174,3 @@ def missing_extra(owner: str, extra: str, error: ModuleNotFoundError) -> ModuleN
     return ModuleNotFoundError(
         f"{owner} needs {error.name}: pip install 'postfacta[{extra}]'", name=error.name, path=error.path
     )
-
-
-def _bounds(
-    kind: str,
-    *,
-    above: float = -math.inf,
-    at_least: float,
-    below: float = math.inf,
-    at_most: float,
-) -> str:
-    bounds = [
-        f"above {above:g}" if above > -math.inf else "",
-        f"at least {at_least:g}" if at_least > -math.inf else "",
-        f"below {below:g}" if below < math.inf else "",
-        f"at most {at_most:g}" if at_most < math.inf else "",
-    ]
-    said = " and ".join(bound for bound in bounds if bound)
-    return f"{kind} {said}".rstrip()

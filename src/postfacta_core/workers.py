@@ -16,7 +16,7 @@ from datetime import timedelta
 from enum import StrEnum
 from functools import wraps
 from importlib import import_module
-from types import TracebackType
+from types import NoneType
 from typing import Any, Final, Self, TypeVar, cast
 
 import anyio
@@ -52,6 +52,16 @@ class JobOutcome(StrEnum):
     DEADLINE = "deadline"
     STOPPED = "stopped"
     CANCELLED = "cancelled"
+
+
+# By the class of what it raised, or the nearest one above that.
+_OUTCOMES: Final[dict[type, JobOutcome]] = {
+    NoneType: JobOutcome.SUCCESS,
+    DeadlineExceededError: JobOutcome.DEADLINE,
+    StoppedError: JobOutcome.STOPPED,
+    Exception: JobOutcome.FAILURE,
+    BaseException: JobOutcome.CANCELLED,
+}
 
 
 class Worker:
@@ -90,7 +100,9 @@ class Worker:
         clock: Clock = MONOTONIC,
     ) -> None:
         self.name: str = validation.name("Worker.name", name, example='Worker("mailer")')
-        validation.number("Worker.drain_timeout", drain_timeout, at_least=0, example="drain_timeout=20.0")
+        self.drain_timeout: float = validation.number(
+            "Worker.drain_timeout", drain_timeout, at_least=0, example="drain_timeout=20.0"
+        )
         validation.functions("Worker", clock=clock)
         self._limits = DrainLimits(drain_delay=0.0, drain_timeout=drain_timeout)
         self._priority = validation.instance(
@@ -99,7 +111,6 @@ class Worker:
         self._observe = observing("Worker", name, observer)
         self._clock = clock
         self._course = Course(self._limits)
-        self._told = Phase.STARTING
         self._interception: Interception | None = None
         self._tasks: TaskGroup | None = None
         self._lock = threading.Lock()
@@ -112,11 +123,6 @@ class Worker:
     def is_draining(self) -> bool:
         """Whether it was asked to stop: take no more jobs."""
         return self._course.is_draining
-
-    @property
-    def drain_timeout(self) -> float:
-        """How long jobs may go on after SIGTERM, in seconds."""
-        return self._limits.drain_timeout
 
     def drain(self) -> None:
         """Begin to drain, as after a SIGTERM. From any thread or signal handler."""
@@ -163,7 +169,7 @@ class Worker:
 
     def __enter__(self) -> Self:
         if self._course.phase is Phase.STOPPED:
-            self._course, self._told, self._cancelled = Course(self._limits), Phase.STARTING, 0
+            self._course, self._cancelled = Course(self._limits), 0
         self._interception = Interception(lambda _: self.drain())
         mechanism = self._interception.mechanism
         self._observe(SignalsIntercepted(mechanism, in_place=mechanism != "none"))
@@ -171,9 +177,7 @@ class Worker:
         self._tell()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Wait for the jobs of other threads, and restore the signals."""
         pause = threading.Event()
         self.drain()
@@ -189,9 +193,7 @@ class Worker:
         self._tasks.start_soon(self._cancel_in_time)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Wait for the jobs of other tasks, which are cancelled in time, and restore the signals."""
         tasks = cast("TaskGroup", self._tasks)
         self.drain()
@@ -226,8 +228,7 @@ class Worker:
 
     def _tell(self) -> None:
         # Never in a signal handler.
-        for change in self._course.changes_after(self._told):
-            self._told = Phase(change.new)
+        for change in self._course.news():
             self._observe(change)
 
 
@@ -274,11 +275,11 @@ class Job:
         self._token = bind_request(context)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         release_request(self._token)
-        self._end(self, self._began, _outcome(error))
+        self._end(
+            self, self._began, next(_OUTCOMES[kind] for kind in type(error).__mro__ if kind in _OUTCOMES)
+        )
 
     async def __aenter__(self) -> Self:
         self.__enter__()
@@ -286,9 +287,7 @@ class Job:
         self._scope.__enter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Count it.
 
         Raises:
@@ -298,27 +297,13 @@ class Job:
         scope = cast("anyio.CancelScope", self._scope)
         raised = error
         try:
-            scope.__exit__(kind, error, trace)
+            scope.__exit__(None if error is None else type(error), error, None)
             if scope.cancelled_caught:
                 ended_by = StoppedError if self._is_stopped else DeadlineExceededError
                 raised = ended_by(self._worker)
                 raise raised from error
         finally:
             self.__exit__(None, raised, None)
-
-
-def _outcome(error: BaseException | None) -> JobOutcome:
-    match error:
-        case None:
-            return JobOutcome.SUCCESS
-        case DeadlineExceededError():
-            return JobOutcome.DEADLINE
-        case StoppedError():
-            return JobOutcome.STOPPED
-        case Exception():
-            return JobOutcome.FAILURE
-        case _:
-            return JobOutcome.CANCELLED
 
 
 def arq_settings(worker: Worker) -> Callable[[C], C]:

@@ -24,7 +24,6 @@ from postfacta_core import (
 )
 from postfacta_core.guards import AdaptiveLimiter
 from postfacta_core.guards._delay import FixedDelay, QuantileDelay
-from postfacta_core.guards._schedule import RetryRules
 from postfacta_core.guards.pybreaker import attach
 from postfacta_core.guards.throttle import Throttle
 from postfacta_core.limits._rates import Rate
@@ -84,15 +83,6 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
             "discard": FUNCTION_OR_NONE,
             "sleep": FUNCTION_OR_NONE,
         },
-    ),
-    RetryRules: Setting(
-        wrong={
-            "attempts": COUNT,
-            "backoff": (*OBJECT, None),
-            "max_wait": SECONDS,
-            "on": ERRORS,
-            "retry_after": FUNCTION,
-        }
     ),
     Backoff: Setting(wrong={"base": SECONDS, "cap": SECONDS, "multiplier": FROM_ONE}),
     RetryBudget: Setting(
@@ -256,7 +246,6 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
             "priority_key": SECRET,
             **OBSERVED,
             "spans": OBJECT,
-            "wall": FUNCTION,
         },
         call=_outgoing,
         shown_as={"guards": "guard"},

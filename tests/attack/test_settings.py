@@ -59,7 +59,6 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "HealthReport",
             "Instrument",
             "PolicyMetric",
-            "RetryPlan",
             "Shed",
             "SocketExchange",
             "StoredAnswer",

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from .._face import lazy
 
 if TYPE_CHECKING:
-    from ._deadline import Deadline
-    from ._transfer import TransferLimits
-    from .present import current_deadline
-    from .requests import limit_request, time_limit
+    from ._deadline import Deadline as Deadline
+    from ._transfer import TransferLimits as TransferLimits
+    from .present import current_deadline as current_deadline
+    from .requests import limit_request as limit_request, time_limit as time_limit
 else:
     __getattr__, __dir__ = lazy(
         __name__,
@@ -21,5 +21,3 @@ else:
             "requests": ("limit_request", "time_limit"),
         },
     )
-
-__all__ = ["Deadline", "TransferLimits", "current_deadline", "limit_request", "time_limit"]

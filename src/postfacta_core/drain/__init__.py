@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from .._face import lazy
 
 if TYPE_CHECKING:
-    from ._course import DrainLimits, RecycleLimits
-    from .lifecycle import Lifecycle
+    from ._course import DrainLimits as DrainLimits, RecycleLimits as RecycleLimits
+    from .lifecycle import Lifecycle as Lifecycle
 else:
     __getattr__, __dir__ = lazy(
         __name__,
@@ -17,9 +17,3 @@ else:
             "lifecycle": ("Lifecycle",),
         },
     )
-
-__all__ = [
-    "DrainLimits",
-    "Lifecycle",
-    "RecycleLimits",
-]

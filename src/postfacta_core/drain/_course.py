@@ -13,6 +13,7 @@ Each part ends earlier if there is nothing left to wait for. Moments are those o
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -92,8 +93,8 @@ class RecycleLimits:
 class Course:
     """The schedule of one process: the phases that it has reached, and the deadlines of its drain.
 
-    Every method may be called from any thread and from a signal handler, also in the midst of another. What has
-    come is only ever added to, so none of them can undo what another one did.
+    Every method but `news` may be called from any thread and from a signal handler, also in the midst of another. What
+    has come is only ever added to, so none of them can undo what another one did.
 
     Attributes:
         limits: How long the parts of a drain may take.
@@ -105,6 +106,7 @@ class Course:
         self.limits: DrainLimits = limits
         self.is_draining: bool = False
         self.lets_go_at: float = math.inf
+        self._told = Phase.STARTING
         self._since: dict[Phase, float] = {}
 
     @property
@@ -154,13 +156,12 @@ class Course:
     def closes_by(self, now: float) -> float:
         return min(now + self.limits.close_timeout, max(self.gone_at, now))
 
-    def changes_after(self, told: Phase) -> list[PhaseChanged]:
-        changes: list[PhaseChanged] = []
-        for phase in _ORDER[_ORDER.index(told) + 1 :]:
+    def news(self) -> Iterator[PhaseChanged]:
+        """Yield the changes since the last call: for one thread at a time, and no signal handler."""
+        for phase in _ORDER[_ORDER.index(self._told) + 1 :]:
             if phase in self._since:
-                changes.append(PhaseChanged(told, phase, self._since[phase]))
-                told = phase
-        return changes
+                told, self._told = self._told, phase
+                yield PhaseChanged(told, phase, self._since[phase])
 
     def _move(self, to: Phase, now: float) -> bool:
         # Forward only, and to the end only from where the server has stopped.

@@ -1,15 +1,5 @@
 """Look at what servers and event loops keep to themselves: the only module that knows their private attributes.
 
-| function | of what | private attribute |
-|---|---|---|
-| `handlers_of` | asyncio's loop | `_signal_handlers` |
-| `handlers_of` | uvloop's loop | a dictionary that the garbage collector shows |
-| `callback_of` | asyncio's `Handle` | `_callback`, `_args` |
-| `callback_of` | uvloop's `Handle` | what the garbage collector shows |
-| `uvicorn_of`, `reloads` | uvicorn's `Server` | `handle_exit`, `should_exit`, `config.reload` |
-| `listeners_of`, `has_silent_connections` | uvicorn's `Server` | `servers`, `server_state.connections` and their `cycle` |
-| `shutdown_event` | hypercorn's worker | the argument `shutdown_event` in `_kwargs` of its process |
-
 Nothing is changed here. What is not found is None, so that a newer server is treated as an unknown one;
 `tests/core/drain/test_private.py` fails first.
 """

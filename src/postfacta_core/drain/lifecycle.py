@@ -19,8 +19,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
-from types import TracebackType
 from typing import Final, Self
 
 import anyio
@@ -39,7 +37,7 @@ _RECYCLE_EVERY: Final = 5.0
 _FAREWELL: Final = 0.5  # For streams to say goodbye before the server closes their connections.
 # Then requests that did not heed their cancellation are waited for no longer; nor for half of what is left to close.
 _LAST_WORDS: Final = 1.0
-_GLANCE: Final = 0.05
+_GLANCE: Final = 0.01
 _MARGIN: Final = 2.0
 
 
@@ -96,7 +94,6 @@ class Lifecycle:
         self.is_draining: bool = False
         self._course = Course(self.limits)
         self._close_by: float | None = None
-        self._told = Phase.STARTING
         self._cancelled = 0
         self._told_endless = False
         # Its `put` may be called again while it runs, as a signal handler does.
@@ -191,18 +188,13 @@ class Lifecycle:
         self._tasks.start_soon(self._verify_and_recycle)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    async def __aexit__(self, *_: object) -> None:
         if not self._is_entered or (tasks := self._tasks) is None or self._interception is None:
             raise AssertionError("left, but never entered")
         tasks.cancel_scope.cancel()
         try:
-            if isinstance(error, Exception):
-                # The group would wrap the service's own error in an ExceptionGroup.
-                await tasks.__aexit__(None, None, None)
-                return None
-            return await tasks.__aexit__(kind, error, trace)
+            # The group would wrap the service's own error in an ExceptionGroup.
+            await tasks.__aexit__(None, None, None)
         finally:
             now = self._clock()
             self._stop(now)
@@ -239,8 +231,7 @@ class Lifecycle:
     def _tell(self) -> None:
         # On the loop or in our thread, never in a signal handler.
         with self._telling:
-            for change in self._course.changes_after(self._told):
-                self._told = Phase(change.new)
+            for change in self._course.news():
                 self._observe(change)
 
     def _on_tick(self, now: float) -> None:
@@ -281,42 +272,38 @@ class Lifecycle:
             if course.phase is Phase.STOPPED:
                 return
         self._tell()
-        self._wait(lambda: course.lets_go_at, course, calls)
-        self._await_stream_goodbyes(course)
-        self._await_startup(course, calls)
+        self._wait(lambda now: now >= course.lets_go_at)
+        farewell = self._clock() + _FAREWELL
+        # A tick first: the loop closes the streams.
+        self._wait(
+            lambda now: (
+                course.phase is not Phase.DRAINING
+                or now >= farewell
+                or (self._told_endless and not self._running.endless)
+            )
+        )
+        # A server that stops in the middle of its startup leaves out the shutdown, or raises. A second call makes it stop.
+        self._wait(
+            lambda now: (
+                course.phase is not Phase.DRAINING
+                or now >= course.gone_at
+                or self._is_started
+                or not calls.empty()
+            )
+        )
         # A server that stops by itself needs no signal; one that has stopped would die of it.
         if self._interception is not None and course.phase is Phase.DRAINING:
             self._interception.release()
-        self._wait(lambda: course.gone_at + _MARGIN, course, calls)
         # If the service has stopped, a handler's thread may still keep the process from its end.
-        threading.Event().wait(max(0.0, course.gone_at + _MARGIN - self._clock()))
+        self._wait(lambda now: now >= course.gone_at + _MARGIN)
         is_over = course.phase is Phase.STOPPED and threading.main_thread().is_alive()
         if self._force_exit and not is_over:
             self._end_the_process()
 
-    def _await_startup(self, course: Course, calls: queue.SimpleQueue[str]) -> None:
-        # A server that stops in the middle of its startup leaves out the shutdown, or raises. A second signal makes
-        # it stop.
-        while not self._is_started and course.phase is Phase.DRAINING and self._clock() < course.gone_at:
-            with suppress(queue.Empty):
-                if calls.get(timeout=_GLANCE) == "drain":
-                    return
-
-    def _wait(self, until: Callable[[], float], course: Course, calls: queue.SimpleQueue[str]) -> None:
-        while (left := until() - self._clock()) > 0 and course.phase is not Phase.STOPPED:
-            try:
-                calls.get(timeout=left)
-            except queue.Empty:
-                return
-
-    def _await_stream_goodbyes(self, course: Course) -> None:
-        end = self._clock() + _FAREWELL
+    def _wait(self, is_over: Callable[[float], bool]) -> None:
         pause = threading.Event()
-        # A tick first: the loop closes the streams.
-        while self._clock() < end and course.phase is Phase.DRAINING:
-            if self._told_endless and not self._running.endless:
-                return
-            pause.wait(0.01)
+        while not is_over(self._clock()):
+            pause.wait(_GLANCE)
 
     def _end_the_process(self) -> None:
         sys.stderr.write(f"postfacta: the drain took longer than {self.limits.total:g} s; all stacks:\n")

@@ -65,9 +65,8 @@ class Interception:
         self._watch: threading.Thread | None = None
         self._server: Mechanism | None = None
         self.is_reloaded = is_reloaded()
-        with contextlib.suppress(
-            Exception
-        ):  # foreign objects, private attributes: else there is no mechanism
+        # Foreign objects and private attributes: else there is no mechanism.
+        with contextlib.suppress(Exception):
             self._server = choose(self._hear)
         self.mechanism = self._server.name if self._server else "external" if path else "none"
         if path:

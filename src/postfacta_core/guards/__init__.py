@@ -7,22 +7,26 @@ from typing import TYPE_CHECKING
 from .._face import lazy
 
 if TYPE_CHECKING:
-    from ._circuit import CircuitConfig, CircuitState, CircuitStatistics
-    from ._delay import FixedDelay, HedgeDelay, QuantileDelay
-    from ._guard import BlockGuard, Guard, Runner
-    from ._outcome import On, Outcome
-    from ._registry import Listed, Registry, registry
-    from .adaptive import AdaptiveLimiter
-    from .breaker import CircuitBreaker
-    from .budget import RetryBudget
-    from .bulkhead import Bulkhead
-    from .fallback import Answer, Fallback
-    from .hedge import Hedge
-    from .outgoing import Outgoing
-    from .pipeline import Pipeline
-    from .retry import Retry
-    from .throttle import Throttle
-    from .timeout import Timeout
+    from ._circuit import (
+        CircuitConfig as CircuitConfig,
+        CircuitState as CircuitState,
+        CircuitStatistics as CircuitStatistics,
+    )
+    from ._delay import FixedDelay as FixedDelay, HedgeDelay as HedgeDelay, QuantileDelay as QuantileDelay
+    from ._guard import BlockGuard as BlockGuard, Guard as Guard, Runner as Runner
+    from ._outcome import On as On, Outcome as Outcome
+    from ._registry import Listed as Listed, Registry as Registry, registry as registry
+    from .adaptive import AdaptiveLimiter as AdaptiveLimiter
+    from .breaker import CircuitBreaker as CircuitBreaker
+    from .budget import RetryBudget as RetryBudget
+    from .bulkhead import Bulkhead as Bulkhead
+    from .fallback import Answer as Answer, Fallback as Fallback
+    from .hedge import Hedge as Hedge
+    from .outgoing import Outgoing as Outgoing
+    from .pipeline import Pipeline as Pipeline
+    from .retry import Retry as Retry
+    from .throttle import Throttle as Throttle
+    from .timeout import Timeout as Timeout
 else:
     __getattr__, __dir__ = lazy(
         __name__,
@@ -45,32 +49,3 @@ else:
             "timeout": ("Timeout",),
         },
     )
-
-__all__ = [
-    "AdaptiveLimiter",
-    "Answer",
-    "BlockGuard",
-    "Bulkhead",
-    "CircuitBreaker",
-    "CircuitConfig",
-    "CircuitState",
-    "CircuitStatistics",
-    "Fallback",
-    "FixedDelay",
-    "Guard",
-    "Hedge",
-    "HedgeDelay",
-    "Listed",
-    "On",
-    "Outcome",
-    "Outgoing",
-    "Pipeline",
-    "QuantileDelay",
-    "Registry",
-    "Retry",
-    "RetryBudget",
-    "Runner",
-    "Throttle",
-    "Timeout",
-    "registry",
-]

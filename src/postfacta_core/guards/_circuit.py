@@ -28,6 +28,7 @@ thread at a time: callers with several threads must hold a lock.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -47,7 +48,7 @@ REFUSED: Final = 0
 """The permit of a call that is not admitted."""
 
 _SOON: Final = 1.0  # While a trial is out, it is unknown when the next may be made.
-_LARGEST_WINDOW: Final = 10_000  # Allocated when the window is made: this many seconds take a megabyte.
+_LARGEST_WINDOW: Final = 10_000  # This many seconds in which calls ended take a megabyte.
 
 
 class Verdict(StrEnum):
@@ -82,7 +83,6 @@ _MOVES: Final = {
 # What a window remembers of a call, in bits.
 _FAILED: Final = 1
 _SLOW: Final = 2
-_NOTHING_YET: Final = 4
 
 _IGNORED: Final = Verdict.IGNORED
 _FAILURE: Final = Verdict.FAILURE
@@ -174,39 +174,24 @@ class CircuitStatistics:
     retry_after: float | None
 
 
-@dataclass(slots=True)
-class _Trials:
-    """The trials of one half-open state that ended."""
-
-    calls: int = 0
-    failures: int = 0
-    slow: int = 0
-
-    def add(self, mark: int) -> None:
-        self.calls += 1
-        self.failures += mark & _FAILED
-        self.slow += mark >> 1
-
-
 class _CountWindow:
-    """The last calls, in a ring."""
+    """The last calls, as far as the size goes."""
 
     def __init__(self, size: int) -> None:
-        self.calls = self.failures = self.slow = self._next = 0
-        self._marks = bytearray([_NOTHING_YET]) * size
+        self.calls = self.failures = self.slow = 0
         self._size = size
+        self._marks: deque[int] = deque()
 
     def add(self, mark: int, now: float) -> bool:
         """Add a call; return whether that can have raised a rate."""
-        at = self._next
-        old = self._marks[at]
-        self._next = at + 1 if at + 1 < self._size else 0
-        if old == mark:
+        self._marks.append(mark)
+        old = 0
+        if self.calls < self._size:
+            self.calls += 1
+        elif (old := self._marks.popleft()) == mark:
             return False
-        self._marks[at] = mark
-        self.calls += old == _NOTHING_YET
         self.failures += (mark & _FAILED) - (old & _FAILED)
-        self.slow += ((mark & _SLOW) - (old & _SLOW)) >> 1
+        self.slow += (mark >> 1) - (old >> 1)
         return True
 
     def forget(self, now: float) -> None:
@@ -214,37 +199,37 @@ class _CountWindow:
 
 
 class _TimeWindow:
-    """The calls that ended in the last whole seconds, a bucket for each second."""
+    """The calls that ended in the last whole seconds."""
 
-    def __init__(self, size: int, second: int) -> None:
+    def __init__(self, size: int) -> None:
         self.calls = self.failures = self.slow = 0
-        self._buckets = [[0, 0, 0] for _ in range(size)]
-        self._second = second
+        self._size = size
+        # Of each second in which calls ended: which one, the calls, the failures and the slow ones.
+        self._seconds: deque[list[int]] = deque()
 
     def add(self, mark: int, now: float) -> bool:
-        if now >= self._second + 1:
-            self.forget(now)
         # A thread that read the clock before another one did counts into the other's second.
-        bucket = self._buckets[self._second % len(self._buckets)]
-        bucket[0] += 1
+        if not self._seconds or now >= self._seconds[-1][0] + 1:
+            self.forget(now)
+            self._seconds.append([math.floor(now), 0, 0, 0])
+        counts = self._seconds[-1]
+        counts[1] += 1
         self.calls += 1
         if mark:
-            bucket[1] += mark & _FAILED
-            bucket[2] += mark >> 1
+            counts[2] += mark & _FAILED
+            counts[3] += mark >> 1
             self.failures += mark & _FAILED
             self.slow += mark >> 1
         return self.failures + self.slow > 0
 
     def forget(self, now: float) -> None:
         """Drop the seconds that have expired."""
-        second, size = math.floor(now), len(self._buckets)
-        for past in range(max(self._second + 1, second - size + 1), second + 1):
-            calls, failures, slow = self._buckets[past % size]
+        oldest = math.floor(now) - self._size + 1
+        while self._seconds and self._seconds[0][0] < oldest:
+            _, calls, failures, slow = self._seconds.popleft()
             self.calls -= calls
             self.failures -= failures
             self.slow -= slow
-            self._buckets[past % size] = [0, 0, 0]
-        self._second = max(self._second, second)
 
 
 class Circuit:
@@ -268,7 +253,8 @@ class Circuit:
         self._enough = min(config.minimum_number_of_calls, most)
         self._slow_after = config.slow_call_duration
         self._generation, self._trial_is_out, self._luck = 1, False, 0.0
-        self._trials = _Trials()
+        self._wanted = config.permitted_number_of_calls_in_half_open_state
+        self._trials = _CountWindow(self._wanted)
         # Of open: until when it refuses. Of half_open: when it ends.
         self._until = self._held_until = -math.inf
         self._begin(now)
@@ -378,8 +364,8 @@ class Circuit:
             self._window.add(mark, now)
         elif self._trial_is_out:
             self._trial_is_out = False
-            self._trials.add(mark)
-            self._judge_trials(self._config.permitted_number_of_calls_in_half_open_state, now, luck)
+            self._trials.add(mark, now)
+            self._judge_trials(self._wanted, now, luck)
 
     def _judge(self, now: float, luck: float) -> None:
         window, config = self._window, self._config
@@ -423,14 +409,14 @@ class Circuit:
             raise ValueError(msg)
         self.state, self._since = new, at
         self._generation += 1
-        self._trials, self._trial_is_out = _Trials(), False
+        self._trials, self._trial_is_out = _CountWindow(self._wanted), False
         if new in {_CLOSED, _METRICS_ONLY}:
             self._begin(at)
         self._moved(CircuitChanged(self._name, old, new, at, reason))
 
     def _begin(self, now: float) -> None:
         size, by_count = self._config.sliding_window_size, self._config.sliding_window_type == "count"
-        self._window = _CountWindow(size) if by_count else _TimeWindow(size, math.floor(now))
+        self._window = _CountWindow(size) if by_count else _TimeWindow(size)
         self._since = now
         self._openings = 0
         self._held_until = -math.inf

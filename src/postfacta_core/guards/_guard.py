@@ -22,11 +22,12 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial, wraps
-from types import CoroutineType, FunctionType, TracebackType
+from types import CoroutineType, FunctionType
 from typing import Any, ClassVar, Final, ParamSpec, Self, TypeVar, cast
 
-from .._functions import answer_of, is_async, must_be_async, must_be_guardable
+from .._functions import answer_of, is_async, must_be_guardable
 from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..events import (
     ListenerFailed,
@@ -39,7 +40,7 @@ from ..events import (
     process_observer,
 )
 from ..validation import validation
-from ._outcome import RAISE
+from ._outcome import RAISE, On, Outcome, Predicate, check_on
 from ._registry import Listed, registry
 
 P = ParamSpec("P")
@@ -74,9 +75,7 @@ class Runner:
                 if it is a plain function that this guard cannot serve; at the call, if that returns a coroutine.
         """
         owner = type(self).__name__
-        if self.no_sync:
-            must_be_async(owner, function)
-        must_be_guardable(owner, function)
+        must_be_guardable(owner, function, if_async=bool(self.no_sync))
         if is_async(function):
 
             @wraps(function)
@@ -118,6 +117,8 @@ class Guard(Runner, Listed):
 
     modes: ClassVar[tuple[Mode, ...]] = tuple(Mode)
     """The modes that it knows."""
+    metric: ClassVar[str] = ""
+    """The metric of its counts, whose labels are its name and what was counted."""
 
     def __init__(
         self,
@@ -134,12 +135,21 @@ class Guard(Runner, Listed):
         validation.functions(owner, clock=clock, luck=luck)
         self._observe = observing(owner, name, observer)
         self._clock, self._luck = clock, luck
+        self._settings: dict[str, object] = {}
+        self._counts: dict[str, int] = {}
+        self._types: tuple[type[Exception], ...] = ()
+        self._predicate: Predicate | None = None
         self._lock = threading.RLock()
         # On the path of every call: a with statement takes nearly twice as long.
         self._acquire, self._release = self._lock.acquire, self._lock.release
 
-    def _announce(self) -> None:
-        """List and announce it: the end of every `__init__`, so that one that raises leaves no trace."""
+    def _announce(self, **settings: object) -> None:
+        """List and announce it: the end of every `__init__`, so that one that raises leaves no trace.
+
+        Args:
+            settings: How it is set up, for lists.
+        """
+        self._settings.update(settings)
         registry.add(self)
         self._observe(PolicyCreated(self.name, self.collect))
 
@@ -161,11 +171,11 @@ class Guard(Runner, Listed):
 
     def settings(self) -> Mapping[str, object]:
         """Return how it is set up, for lists; of each guard, its mode."""
-        return {"mode": self._mode.value}
+        return {**self._settings, "mode": self._mode.value}
 
     def collect(self) -> Iterable[Sample]:
         """Return its counts, for metrics. Any thread may ask."""
-        return ()
+        return [Sample(self.metric, (self.name, what), count) for what, count in self._counts.items()]
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call an async function under this guard; what either raises is raised."""
@@ -221,6 +231,16 @@ class Guard(Runner, Listed):
     def _mode_was_set(self) -> None:
         """Take note of a new mode, under the lock."""
 
+    def _act_on(self, on: On) -> None:
+        """Check and keep which outcomes it acts on."""
+        self._types, self._predicate = check_on(f"{type(self).__name__}.on", on, example="on=ConnectionError")
+
+    def _acts_on(self, outcome: Outcome[Any], *, otherwise: bool) -> bool:
+        """Return whether it acts on an outcome; `otherwise` is what a function means that raises."""
+        if self._predicate is None:
+            return isinstance(outcome.error, self._types)
+        return self._ask(self._predicate, outcome, otherwise=otherwise)
+
     def _ask(self, foreign: Callable[[Any], T], about: object, otherwise: T) -> T:
         """Ask foreign code, such as a predicate: what it raises is reported, and means something else."""
         try:
@@ -259,9 +279,7 @@ class BlockGuard(Guard):
             ticket = await wait_in_task(ticket.steps)
         return self._hold(ticket)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         ticket = self._ticket(error)
         if error is None:
             self._passed(ticket, None)
@@ -270,9 +288,7 @@ class BlockGuard(Guard):
         else:
             self._dropped(ticket)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.__exit__(kind, error, trace)
 
     def _hold(self, ticket: Any) -> Self:
@@ -311,13 +327,11 @@ def innermost(
     return function, args, kwargs
 
 
+@dataclass(slots=True, eq=False)
 class Wait:
     """A call that has to wait first. `steps` makes the generator, from the function that wakes it."""
 
-    __slots__ = ("steps",)
-
-    def __init__(self, steps: Callable[[Wake], Generator[float, None, Any]]) -> None:
-        self.steps = steps
+    steps: Callable[[Wake], Generator[float, None, Any]]
 
 
 def running_loop() -> Any:

@@ -12,10 +12,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 from ..backoff import Backoff
 from ..errors import (
@@ -25,8 +23,6 @@ from ..errors import (
     HeadersTooLargeError,
     RejectedError,
 )
-from ..validation import validation
-from ._outcome import On, Outcome, asked_by, check_on
 
 # Refused for what the request is, or for good: it is safe to send it again, and of no use.
 _FUTILE: Final = (BodyTooLargeError, BodyTooSlowError, HeadersTooLargeError, DrainingError)
@@ -65,53 +61,28 @@ def may_repeat(error: Exception) -> bool:
     return isinstance(error, RejectedError) and not isinstance(error, _FUTILE)
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPlan:
-    """The decision after a failed try: another after `delay` seconds if the outcome is `RETRIED`, else none."""
+def plan(
+    asked: float | None,
+    attempt: int,
+    *,
+    attempts: int,
+    backoff: Backoff,
+    max_wait: float,
+    now: float,
+    deadline: float,
+    luck: float,
+) -> tuple[RetryOutcome, float]:
+    """Decide about a retry of what may be retried, apart from the budget: its outcome, and the wait before the next try.
 
-    outcome: RetryOutcome
-    delay: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryRules:
-    """Which outcomes are tried again, how often, and after which waits: the arguments of `Retry` of these names.
-
-    `max_wait` holds also where no deadline bounds a wait: then the answer is late, and the caller's own retry is better.
+    `asked` is the wait that the outcome asks for; `attempt` counts from 1, `deadline` is `math.inf` for none, `luck` from
+    0 up to 1. `max_wait` holds also where no deadline bounds a wait: then the answer is late, and the caller's own retry
+    is better.
     """
-
-    attempts: int = 3
-    backoff: Backoff = Backoff()  # noqa: RUF009 - it is frozen
-    max_wait: float = 30.0
-    on: On = ()
-    retry_after: Callable[[Outcome[Any]], float | None] = asked_by
-
-    def __post_init__(self) -> None:
-        validation.whole("Retry.attempts", self.attempts, example="attempts=3")
-        validation.instance("Retry.backoff", self.backoff, Backoff, example="Backoff(base=0.1)")
-        validation.seconds("Retry.max_wait", self.max_wait, example="max_wait=30.0")
-        check_on("Retry.on", self.on, example="on=ConnectionError")
-        validation.function("Retry.retry_after", self.retry_after, example="retry_after=asked_by")
-
-    def plan(
-        self, outcome: Outcome[Any], attempt: int, *, now: float, deadline: float, luck: float
-    ) -> RetryPlan:
-        """Decide about a retry, apart from the budget; both functions may raise anything.
-
-        `attempt` counts from 1, `deadline` is `math.inf` for none, `luck` from 0 up to 1. A result is one that `on` has named.
-        """
-        if outcome.error is not None and not self._is_retryable(outcome, outcome.error):
-            return RetryPlan(RetryOutcome.FAILURE)
-        asked = self.retry_after(outcome)
-        if asked is not None and not 0 <= asked < math.inf:
-            return RetryPlan(RetryOutcome.FAILURE)
-        if attempt >= self.attempts:
-            return RetryPlan(RetryOutcome.EXHAUSTED)
-        delay = (asked or 0.0) + self.backoff.delay(attempt, luck)
-        if delay > self.max_wait or now + delay >= deadline:
-            return RetryPlan(RetryOutcome.DEADLINE)
-        return RetryPlan(RetryOutcome.RETRIED, delay)
-
-    def _is_retryable(self, outcome: Outcome[Any], error: Exception) -> bool:
-        types, predicate = check_on("Retry.on", self.on, example="")
-        return predicate(outcome) if predicate else may_repeat(error) or isinstance(error, types)
+    if asked is not None and not 0 <= asked < math.inf:
+        return RetryOutcome.FAILURE, 0.0
+    if attempt >= attempts:
+        return RetryOutcome.EXHAUSTED, 0.0
+    delay = (asked or 0.0) + backoff.delay(attempt, luck)
+    if delay > max_wait or now + delay >= deadline:
+        return RetryOutcome.DEADLINE, 0.0
+    return RetryOutcome.RETRIED, delay

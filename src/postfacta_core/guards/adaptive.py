@@ -23,7 +23,7 @@ from ..limits._overload import (
 )
 from ..validation import validation
 from ._guard import BlockGuard, Wait, Wake, innermost
-from ._outcome import RAISE, On, Outcome, check_on
+from ._outcome import RAISE, On, Outcome
 
 # When a call was admitted, and its kind.
 _Ticket = tuple[float, int] | None
@@ -67,7 +67,7 @@ class AdaptiveLimiter(BlockGuard):
         super().__init__(name, mode=mode, observer=observer, clock=clock, luck=luck)
         if config is not None:
             validation.instance("AdaptiveLimiter.config", config, OverloadConfig, example="OverloadConfig()")
-        self._types, self._is_lost = check_on("AdaptiveLimiter.on", on, example="on=ConnectionError")
+        self._act_on(on)
         if priority_of is not None:
             validation.function(
                 "AdaptiveLimiter.priority_of", priority_of, example="priority_of=lambda job: job.priority"
@@ -91,9 +91,7 @@ class AdaptiveLimiter(BlockGuard):
     def _mode_was_set(self) -> None:
         self._limiter.mode = self._mode
 
-    def _enter(
-        self, function: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> _Ticket | Wait:
+    def _enter(self, function: Any, args: Any, kwargs: Any) -> _Ticket | Wait:
         if self._mode is Mode.OFF:
             return None
         request, kind = current_request(), 0
@@ -145,7 +143,7 @@ class AdaptiveLimiter(BlockGuard):
         return self._take(verdict, place.decided, kind)
 
     def _passed(self, ticket: _Ticket, result: Any) -> Any:
-        self._finish(ticket, None if self._is_lost is None else Outcome(result))
+        self._finish(ticket, None if self._predicate is None else Outcome(result))
         return result
 
     def _failed(self, ticket: _Ticket, error: Exception) -> Any:
@@ -159,12 +157,7 @@ class AdaptiveLimiter(BlockGuard):
         self, ticket: _Ticket, outcome: Outcome[Any] | None, ending: Ending = Ending.ANSWERED
     ) -> None:
         if ticket is not None:
-            if outcome is not None and self._has_lost(outcome):
+            if outcome is not None and self._acts_on(outcome, otherwise=True):
                 ending = Ending.LOST
             with self._lock:
                 self._limiter.finish(self._clock(), ticket[0], ending, ticket[1])
-
-    def _has_lost(self, outcome: Outcome[Any]) -> bool:
-        if self._is_lost is None:
-            return isinstance(outcome.error, self._types)
-        return self._ask(self._is_lost, outcome, otherwise=True)

@@ -20,11 +20,11 @@ from ..errors import (
 )
 from ..events import CircuitChanged, Mode, Observer, Sample, process_observer
 from ..validation import validation
-from ._circuit import CallKind, Circuit, CircuitConfig, CircuitState, CircuitStatistics, Verdict
+from ._circuit import Circuit, CircuitConfig, CircuitState, CircuitStatistics, Verdict
 from ._guard import BlockGuard
-from ._outcome import RAISE, On, Outcome, asked_by, check_on
+from ._outcome import RAISE, On, Outcome, asked_by
 
-_KINDS: Final[tuple[CallKind, ...]] = ("success", "slow", "failure", "ignored", "rejected")
+_KINDS: Final[tuple[str, ...]] = ("success", "slow", "failure", "ignored", "rejected")
 _SUCCESS, _FAILURE, _IGNORED = Verdict
 _CLOSED: Final = CircuitState.CLOSED
 _ALL: Final = (Exception,)
@@ -80,16 +80,16 @@ class CircuitBreaker(BlockGuard):
         luck: Luck = LUCK,
     ) -> None:
         super().__init__(name, mode=mode, observer=observer, clock=clock, luck=luck)
-        if config is not None:
-            validation.instance("CircuitBreaker.config", config, CircuitConfig, example="CircuitConfig()")
-        self._types, self._is_bad = check_on("CircuitBreaker.on", on, example="on=ConnectionError")
+        config = CircuitConfig() if config is None else config
+        validation.instance("CircuitBreaker.config", config, CircuitConfig, example="CircuitConfig()")
+        self._act_on(on)
         validation.functions("CircuitBreaker", retry_after=retry_after)
         self._retry_after = retry_after
         self._news: deque[News] = deque()
         self._telling = threading.Lock()
         self._transitions: dict[tuple[str, str], int] = {}
-        self._calls: dict[Mode, dict[CallKind, int]] = {}
-        self._circuit = Circuit(name, config or CircuitConfig(), clock(), moved=self._note)
+        self._calls: dict[Mode, dict[str, int]] = {}
+        self._circuit = Circuit(name, config, clock(), moved=self._note)
         # A view for code of pybreaker: its error, what receives news, and whether another process has opened its circuit.
         self._refusal: type[CircuitOpenError] = CircuitOpenError
         self._mirror: Callable[[News], None] | None = None
@@ -152,21 +152,15 @@ class CircuitBreaker(BlockGuard):
 
     def _mode_was_set(self) -> None:
         self._counts = self._calls.setdefault(self._mode, dict.fromkeys(_KINDS, 0))
-        self._heed()
-
-    def _heed(self) -> None:
-        """Compute whether a call has more to do than to count itself."""
-        is_calm = self._circuit.state is _CLOSED and self._mode is Mode.ENFORCE and self._mirror is None
-        self._heeds = not is_calm
+        # Whether a call has more to do than to count itself, though the circuit is closed.
+        self._heeds = self._mode is not Mode.ENFORCE or self._mirror is not None
 
     def _put(self, state: CircuitState) -> None:
         with self._lock:
             self._circuit.put(state, self._clock())
         self._tell()
 
-    def _enter(
-        self, function: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> _Ticket:
+    def _enter(self, function: object, args: object, kwargs: object) -> _Ticket:
         started = self._clock()
         if not self._heeds and (permit := self._circuit.pass_closed()):
             return permit, started
@@ -193,13 +187,8 @@ class CircuitBreaker(BlockGuard):
 
     def _passed(self, ticket: _Ticket, result: Any) -> Any:
         if ticket is not None:
-            verdict = _SUCCESS if self._is_bad is None else self._judge(Outcome(result))
-            if self._mirror is None and verdict is _SUCCESS:
-                self._count(ticket, _SUCCESS)
-                if self._news:
-                    self._tell()
-            else:
-                self._end(ticket, verdict, Outcome(result))
+            outcome = None if self._predicate is None else Outcome(result)
+            self._end(ticket, _SUCCESS if outcome is None else self._judge(outcome), outcome)
         return result
 
     def _failed(self, ticket: _Ticket, error: Exception) -> Any:
@@ -213,35 +202,27 @@ class CircuitBreaker(BlockGuard):
             self._end(ticket, _IGNORED, None)
 
     def _end(self, ticket: tuple[int, float], verdict: Verdict, outcome: Outcome[Any] | None) -> None:
-        seconds = self._asked(outcome) if verdict is _FAILURE and outcome is not None else 0.0
-        with self._lock:
-            if verdict is _FAILURE:
-                self._circuit.hold(ticket[0], seconds, self._clock())
-            if self._mirror is not None and verdict is _FAILURE:
-                self._news.append(("failure", outcome and outcome.error))
-            self._count(ticket, verdict)
-            if self._mirror is not None and verdict is _SUCCESS:
-                self._news.append(("success", self._circuit.state is CircuitState.HALF_OPEN))
-        self._tell()
-
-    def _count(self, ticket: tuple[int, float], verdict: Verdict) -> None:
         permit, started = ticket
+        seconds = self._asked(outcome) if verdict is _FAILURE and outcome is not None else 0.0
         self._acquire()
         try:
+            if verdict is _FAILURE:
+                self._circuit.hold(permit, seconds, self._clock())
+                if self._mirror is not None:
+                    self._news.append(("failure", outcome and outcome.error))
             kind = self._circuit.leave(permit, verdict, started=started, now=self._clock(), luck=self._luck())
             self._counts[kind] += 1
+            if self._mirror is not None and verdict is _SUCCESS:
+                self._news.append(("success", self._circuit.state is CircuitState.HALF_OPEN))
         finally:
             self._release()
+        if self._news:
+            self._tell()
 
     def _judge(self, outcome: Outcome[Any]) -> Verdict:
         error = outcome.error
-        if self._is_bad is not None:
-            is_failure = self._ask(self._is_bad, outcome, otherwise=True)
-        elif self._types == _ALL:
-            is_failure = not _is_local(error)
-        else:
-            is_failure = isinstance(error, self._types)
-        if is_failure:
+        is_refusal = self._types == _ALL and _is_local(error)
+        if not is_refusal and self._acts_on(outcome, otherwise=True):
             # Its caller gave it less time than the service does: that says nothing about the dependency.
             request = current_request()
             is_callers = request is not None and request.is_out_of_callers_time(self._clock())
@@ -258,7 +239,6 @@ class CircuitBreaker(BlockGuard):
         # Under the lock; foreign code is called outside of it.
         self._transitions[move.old, move.new] = self._transitions.get((move.old, move.new), 0) + 1
         self._news.append(("move", move))
-        self._heeds = True
 
     def _tell(self) -> None:
         # One thread at a time reports news, in their order; the others leave theirs to it and go on. News that come
@@ -273,8 +253,6 @@ class CircuitBreaker(BlockGuard):
                         self._mirror(news)
             finally:
                 self._telling.release()
-            with self._lock:
-                self._heed()
 
 
 def _is_local(error: Exception | None) -> bool:

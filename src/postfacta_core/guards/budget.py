@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable
 
-from ..clock import Clock
-from ..events import Observer, PolicyCreated, Sample, ignore
+from ..events import Sample
 from ..validation import validation
 
 
@@ -52,7 +50,6 @@ class RetryBudget:
         self._tokens = burst
         # Before any moment: the first one fills what is full. Not -inf, of which a floor of 0 would make a nan.
         self._at = -sys.float_info.max
-        self._clock: Clock | None = None
         self._lock = threading.Lock()
 
     def deposit(self) -> None:
@@ -76,19 +73,6 @@ class RetryBudget:
         """Return how many retries could be made now, without taking any."""
         return min(self._burst, self._tokens + max(0.0, now - self._at) * self._floor)
 
-    def announce(self, observer: Observer, clock: Clock) -> None:
-        """Announce the budget to an observer. Each guard that spends from it offers its own; the first one gets it.
-
-        Args:
-            observer: `ignore` counts as none.
-            clock: The time of each read.
-        """
-        if observer is ignore or self._clock is not None:
-            return
-        self._clock = clock
-        observer(PolicyCreated(self.name, self.tally))
-
-    def tally(self) -> Iterable[Sample]:
-        """Yield its counts, for metrics; none before it was announced."""
-        if self._clock is not None:
-            yield Sample("postfacta_retry_budget_tokens", (self.name,), self.tokens(self._clock()))
+    def sample(self, now: float) -> Sample:
+        """Return its tokens, for metrics. Each guard that spends from it shows them."""
+        return Sample("postfacta_retry_budget_tokens", (self.name,), self.tokens(now))

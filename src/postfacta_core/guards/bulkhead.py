@@ -59,9 +59,9 @@ class Bulkhead(BlockGuard):
         self._max_wait = validation.seconds("Bulkhead.max_wait", max_wait, example="max_wait=1.0")
         self._turns = Turns(slots, max_waiting)
         # Of each mode how many were admitted, and refused.
-        self._counts = {each: [0, 0] for each in Mode}
+        self._by_mode = {each: [0, 0] for each in Mode}
         self._mode_was_set()
-        self._announce()
+        self._announce(slots=slots, max_waiting=max_waiting, max_wait=max_wait)
 
     @property
     def used(self) -> int:
@@ -73,15 +73,6 @@ class Bulkhead(BlockGuard):
         """The number of calls that wait for a slot."""
         return self._turns.waiting
 
-    def settings(self) -> Mapping[str, object]:
-        """Return its bounds."""
-        bounds = {
-            "slots": self._turns.size,
-            "max_waiting": self._turns.max_waiting,
-            "max_wait": self._max_wait,
-        }
-        return {**bounds, **super().settings()}
-
     def status(self) -> Mapping[str, object]:
         """Return how many calls are under way, and how many wait."""
         return {"used": self.used, "waiting": self.waiting}
@@ -91,13 +82,13 @@ class Bulkhead(BlockGuard):
         for what, number in (("used", self.used), ("waiting", self.waiting), ("slots", self._turns.size)):
             yield Sample(f"postfacta_bulkhead_{what}", (self.name,), number)
         for mode in (Mode.ENFORCE, Mode.SHADOW):
-            for decision, number in zip(("admitted", "refused"), self._counts[mode], strict=True):
+            for decision, number in zip(("admitted", "refused"), self._by_mode[mode], strict=True):
                 labels = (self.name, decision, mode.value)
                 yield Sample("postfacta_bulkhead_decisions_total", labels, number)
 
     def _mode_was_set(self) -> None:
         # At hand: the path of every call looks nothing up.
-        self._count = self._counts[self._mode]
+        self._count = self._by_mode[self._mode]
         if self._mode is not Mode.ENFORCE:
             self._turns.admit_all()
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from .._functions import answer_of
 from ..clock import MONOTONIC, Clock
 from ..errors import FailedResponseError, ResilienceError
-from ..events import Mode, Observer, Sample, process_observer
+from ..events import Mode, Observer, process_observer
 from ..validation import validation
 from ._guard import Guard, innermost
 from ._kept import LastValues
-from ._outcome import RAISE, On, Outcome, check_on
+from ._outcome import RAISE, On, Outcome
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_METRIC: Final = "postfacta_fallback_answers_total"
+# Where answers came from: the call, what was kept, `otherwise`. None was to be had, so the error was raised; or one
+# would have been given, but for the mode.
 _FRESH, _STALE, _DEFAULT, _NONE, _SHADOW = "fresh", "stale", "default", "none", "shadow"
 
 
@@ -74,6 +75,7 @@ class Fallback(Guard):
     """
 
     kind = "fallback"
+    metric = "postfacta_fallback_answers_total"
     example = 'Fallback("prices", otherwise=None)'
 
     def __init__(
@@ -92,8 +94,8 @@ class Fallback(Guard):
         super().__init__(name, mode=mode, observer=observer, clock=clock)
         if key is not None:
             validation.function("Fallback.key", key, example="key=lambda number: number")
-        types, self._predicate = check_on("Fallback.on", on, example="on=ConnectionError")
-        self._types: tuple[type[Exception], ...] = (ResilienceError, *types)
+        self._act_on(on)
+        self._types = (ResilienceError, *self._types)
         validation.seconds("Fallback.max_age", max_age, finite=False, example="max_age=900.0")
         validation.whole("Fallback.max_entries", max_entries, example="max_entries=1000")
         if key is None and otherwise is RAISE:
@@ -105,32 +107,17 @@ class Fallback(Guard):
             )
         self._key = key
         self._otherwise = otherwise
-        self._max_age = max_age
-        self._max_entries = max_entries
         self._kept = LastValues[Any](max_age, max_entries)
         self._counts = dict.fromkeys((_FRESH, _STALE, _DEFAULT, _NONE, _SHADOW), 0)
-        self._announce()
+        self._announce(max_age=max_age, max_entries=max_entries)
 
     def __len__(self) -> int:
         """The number of kept values, including expired ones not yet removed."""
         return len(self._kept)
 
-    def settings(self) -> Mapping[str, object]:
-        """Return its bounds."""
-        return {"max_age": self._max_age, "max_entries": self._max_entries, **super().settings()}
-
     def status(self) -> Mapping[str, object]:
         """Return how many values are kept."""
         return {"kept": len(self._kept)}
-
-    def collect(self) -> Iterable[Sample]:
-        """Return its counts, for metrics.
-
-        Where answers came from: `fresh` (the call), `stale` (kept), `default` (made up); `none` was to be had, so
-        the error was raised; `shadow` would have been given, but for the mode.
-        """
-        for source, count in self._counts.items():
-            yield Sample(_METRIC, (self.name, source), count)
 
     async def ask(
         self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
@@ -167,9 +154,7 @@ class Fallback(Guard):
         with self._lock:
             self._kept.clear()
 
-    def _enter(
-        self, function: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> _Ticket | None:
+    def _enter(self, function: Any, args: Any, kwargs: Any) -> _Ticket | None:
         if self._mode is Mode.OFF:
             return None
         key = None
@@ -191,7 +176,7 @@ class Fallback(Guard):
     def _after_value(self, ticket: _Ticket | None, value: Any) -> Answer[Any]:
         if ticket is None:
             return Answer(value)
-        if self._predicate is not None and self._stands_in_for(outcome := Outcome(value)):
+        if self._predicate is not None and self._acts_on(outcome := Outcome(value), otherwise=False):
             error = FailedResponseError(self.name, response=value)
             return self._stand_in(ticket, outcome, error) or Answer(value, 0.0, error)
         self._keep(ticket, value)
@@ -201,16 +186,11 @@ class Fallback(Guard):
         if ticket is None:
             return None
         outcome = Outcome[Any](error=error)
-        if self._stands_in_for(outcome):
+        if self._acts_on(outcome, otherwise=False):
             return self._stand_in(ticket, outcome, error)
         with self._lock:
             self._kept.drop(ticket[0])
         return None
-
-    def _stands_in_for(self, outcome: Outcome[Any]) -> bool:
-        if self._predicate is None:
-            return isinstance(outcome.error, self._types)
-        return self._ask(self._predicate, outcome, otherwise=False)
 
     def _keep(self, ticket: _Ticket, value: Any) -> None:
         key, began, generation = ticket

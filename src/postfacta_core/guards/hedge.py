@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import anyio
 from anyio.abc import TaskGroup
@@ -18,14 +18,11 @@ from ..events import Mode, Observer, Sample, process_observer
 from ..validation import validation
 from ._delay import FixedDelay, HedgeDelay, HedgeOutcome
 from ._guard import Guard, running_loop
-from ._outcome import On, Outcome, check_on
+from ._outcome import On, Outcome
 from .budget import RetryBudget
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_METRIC: Final = "postfacta_hedge_attempts_total"
-
 
 Later = Callable[[TaskGroup, float, Callable[[], object]], Callable[[], object]]
 """Calls a function after some seconds, from a task of the group or the loop itself; returns what calls it off."""
@@ -75,6 +72,7 @@ class Hedge(Guard):
     """
 
     kind = "hedge"
+    metric = "postfacta_hedge_attempts_total"
     example = 'Hedge("billing", delay=0.1)'
     no_sync = "a second thread of the same work is no hedge, as none can be stopped"
 
@@ -92,29 +90,25 @@ class Hedge(Guard):
     ) -> None:
         super().__init__(name, mode=mode, observer=observer, clock=clock)
         self.delay: HedgeDelay = _delay(delay)
-        if budget is not None:
-            validation.instance("Hedge.budget", budget, RetryBudget, example='RetryBudget("billing")')
-        self._types, self._predicate = check_on("Hedge.on", on, example="on=ConnectionError")
+        self._act_on(on)
         validation.functions("Hedge", later=later)
         self.budget: RetryBudget = RetryBudget(name) if budget is None else budget
+        validation.instance("Hedge.budget", self.budget, RetryBudget, example='RetryBudget("billing")')
         self._later = later
-        self._counts = dict.fromkeys(HedgeOutcome, 0)
-        self._announce()
-        self.budget.announce(self._observe, clock)
+        self._counts = {outcome.value: 0 for outcome in HedgeOutcome}
+        self._announce(budget=self.budget.name)
 
     def settings(self) -> Mapping[str, object]:
         """Return its present delay, and the name of its budget."""
-        mine = {"delay": self.delay.seconds, "budget": self.budget.name}
-        return {**mine, **super().settings()}
+        return {"delay": self.delay.seconds, **super().settings()}
 
     def status(self) -> Mapping[str, object]:
         """Return how many second tries its budget allows now."""
         return {"budget_tokens": self.budget.tokens(self._clock())}
 
     def collect(self) -> Iterable[Sample]:
-        """Return its counts, for metrics: the outcomes of slow calls."""
-        for outcome, count in self._counts.items():
-            yield Sample(_METRIC, (self.name, outcome.value), count)
+        """Return its counts, for metrics: the outcomes of slow calls, and what is left of its budget."""
+        return [*super().collect(), self.budget.sample(self._clock())]
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call it, and a second time beside that if it is slow.
@@ -210,7 +204,7 @@ class Hedge(Guard):
     def _is_answer(self, outcome: Outcome[Any], *, is_alone: bool) -> bool:
         if self._predicate is None:
             return outcome.error is None or (is_alone and not isinstance(outcome.error, self._types))
-        return not self._ask(self._predicate, outcome, otherwise=False)
+        return not self._acts_on(outcome, otherwise=False)
 
     def _note_shadow(self, race: _Race, delay: float) -> None:
         now = self._clock()

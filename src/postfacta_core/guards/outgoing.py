@@ -140,7 +140,6 @@ class Outgoing:
             see `asgi.Telemetry`; None for none.
         spans: Where the span of each try goes; by default OpenTelemetry's global provider, if there is one.
         clock: Monotonic seconds; it must be the clock of the request contexts.
-        wall: Seconds since the epoch, to read dates by.
     """
 
     def __init__(
@@ -153,19 +152,20 @@ class Outgoing:
         observer: Observer | None = process_observer,
         spans: CallSpans | None = None,
         clock: Clock = MONOTONIC,
-        wall: Clock = WALL,
     ) -> None:
         self.name: str = validation.name("Outgoing.name", name, example='Outgoing("billing", Timeout(2))')
         validation.flag("Outgoing.tell", tell)
         validation.secret("Outgoing.priority_key", priority_key, example="a text, or leave it out")
         if spans is not None:
             validation.instance("Outgoing.spans", spans, CallSpans, example="CallSpans(provider)")
-        validation.functions("Outgoing", is_failure=is_failure, clock=clock, wall=wall)
+        validation.functions("Outgoing", is_failure=is_failure, clock=clock)
         self.pipeline: Pipeline | None = Pipeline(*guards) if guards else None
+        self._call: Callable[..., Any] = self.pipeline.call if self.pipeline else _unguarded
+        self._call_sync: Callable[..., Any] = self.pipeline.call_sync if self.pipeline else _unguarded
         self._is_failure, self._tell, self._priority_key = is_failure, tell, priority_key
         self._observe = observing("Outgoing", name, observer)
         self._spans = spans or CallSpans()
-        self._clock, self._wall = clock, wall
+        self._clock = clock
 
     def transport(self, inner: T) -> T:
         """Wrap a transport of httpx2 or httpx, async or sync, for a client's `transport` or `mounts`.
@@ -192,11 +192,9 @@ class Outgoing:
 
     async def _send(self, inner: Any, request: Any) -> Any:
         """Send a request of an async client through the guards."""
-        call, pipeline = _Call(request), self.pipeline
+        call = _Call(request)
         try:
-            return call.take(
-                await (self._try(inner, call) if pipeline is None else pipeline.call(self._try, inner, call))
-            )
+            return call.take(await self._call(self._try, inner, call))
         except FailedResponseError as error:
             if error.response not in call.failed:
                 raise
@@ -216,13 +214,9 @@ class Outgoing:
 
     def _send_sync(self, inner: Any, request: Any) -> Any:
         """Send a request of a sync client through the guards."""
-        call, pipeline = _Call(request), self.pipeline
+        call = _Call(request)
         try:
-            return call.take(
-                self._try_sync(inner, call)
-                if pipeline is None
-                else pipeline.call_sync(self._try_sync, inner, call)
-            )
+            return call.take(self._call_sync(self._try_sync, inner, call))
         except FailedResponseError as error:
             if error.response not in call.failed:
                 raise
@@ -250,8 +244,8 @@ class Outgoing:
             # All that is left, and not the value in the header: the service's answer that the time is up must still
             # arrive.
             left = deadline.remaining(self._clock())
-            waits = extensions.get("timeout", {})
-            extensions["timeout"] = {wait: _earlier(left, waits.get(wait)) for wait in _WAITS}
+            own = {wait: most for wait, most in extensions.get("timeout", {}).items() if most is not None}
+            extensions["timeout"] = {wait: min(left, own.get(wait, left)) for wait in _WAITS}
         if self._tell:
             _add(ours, headers)
         attempt.is_sent = True
@@ -262,14 +256,14 @@ class Outgoing:
 
     def _judged(self, call: _Call, response: Any) -> Any:
         """Return the response; of a failure, raise it as an error for the guards."""
-        refusal = refusal_in(response, self.name, wall=self._wall)
+        refusal = refusal_in(response, self.name)
         if refusal is None and not self._has_failed(response):
             call.passed.append(response)
             return response
         call.failed.append(response)
         raise FailedResponseError(
             self.name,
-            _retry_after(response.headers, self._wall),
+            _retry_after(response.headers, WALL),
             response=response,
             is_repeatable=_is_repeatable(call.request, is_undone=refusal is not None),
         )
@@ -350,11 +344,8 @@ class _Transport:
         self.handle_async_request = send
         self.handle_request = send_sync
 
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-    def close(self) -> None:
-        self._inner.close()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
     async def __aenter__(self) -> Self:
         await self._inner.__aenter__()
@@ -369,6 +360,10 @@ class _Transport:
 
     def __exit__(self, *raised: object) -> None:
         self._inner.__exit__(*raised)
+
+
+def _unguarded(function: Callable[..., T], *args: object) -> T:
+    return function(*args)
 
 
 def _error_type(error: BaseException | None, status: int, *, is_sent: bool) -> str:
@@ -400,10 +395,6 @@ def _is_repeatable(request: Any, *, is_undone: bool) -> bool:
     except Exception:  # noqa: BLE001 - of the client, by whatever name
         return False
     return True
-
-
-def _earlier(left: float, seconds: float | None) -> float:
-    return left if seconds is None else min(left, seconds)
 
 
 def _add(ours: dict[str, str], theirs: MutableMapping[str, str]) -> None:

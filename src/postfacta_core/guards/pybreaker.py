@@ -124,7 +124,7 @@ class View(pybreaker.CircuitBreaker):
             breaker._refusal, breaker._mirror = BreakerOpenError, self._hear
             if follow and self._clerk is not None:
                 breaker._is_opened_elsewhere = self._clerk.has_news
-            breaker._heed()
+            breaker._mode_was_set()
 
     def _hear(self, news: News) -> None:
         match news:

@@ -21,14 +21,13 @@ from ..deadlines.present import present_limit
 from ..events import Mode, Observer, RetryScheduled, Sample, process_observer
 from ..validation import validation
 from ._guard import Guard, pause, refuse_on_loop
-from ._outcome import On, Outcome, asked_by, check_on
-from ._schedule import RetryOutcome, RetryPlan, RetryRules
+from ._outcome import On, Outcome, asked_by
+from ._schedule import RetryOutcome, may_repeat, plan
 from .budget import RetryBudget
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_METRIC: Final = "postfacta_retry_attempts_total"
 _MARK: Final = "_postfacta_retried_in"
 # The mark is searched for in this many causes. Errors are seldom wrapped so often, and a chain may be a circle.
 _LONGEST_CHAIN: Final = 10
@@ -86,10 +85,10 @@ class Retry(Guard):
 
     Attributes:
         budget: What its further tries are spent from.
-        rules: What is tried again, how often, and after which waits.
     """
 
     kind = "retry"
+    metric = "postfacta_retry_attempts_total"
     example = 'Retry("billing", attempts=3)'
 
     def __init__(
@@ -111,41 +110,32 @@ class Retry(Guard):
         sleep: Callable[[float], object] | None = None,
     ) -> None:
         super().__init__(name, mode=mode, observer=observer, clock=clock, luck=luck)
-        if budget is not None:
-            validation.instance("Retry.budget", budget, RetryBudget, example='RetryBudget("billing")')
         validation.flag("Retry.retry_nested", retry_nested)
         for field, given in (("discard", discard), ("sleep", sleep)):
             if given is not None:
                 validation.function(f"Retry.{field}", given, example="None")
-        self.rules: RetryRules = RetryRules(
-            attempts=attempts, backoff=backoff, max_wait=max_wait, on=on, retry_after=retry_after
-        )
-        _, self._is_bad = check_on("Retry.on", on, example="on=ConnectionError")
+        self._attempts = validation.whole("Retry.attempts", attempts, example="attempts=3")
+        self._backoff = validation.instance("Retry.backoff", backoff, Backoff, example="Backoff(base=0.1)")
+        self._max_wait = validation.seconds("Retry.max_wait", max_wait, example="max_wait=30.0")
+        self._act_on(on)
+        validation.function("Retry.retry_after", retry_after, example="retry_after=asked_by")
+        self._retry_after = retry_after
         self.budget: RetryBudget = RetryBudget(name) if budget is None else budget
+        validation.instance("Retry.budget", self.budget, RetryBudget, example='RetryBudget("billing")')
         self.budget.is_fed = True
         self._discard = discard
         self._retry_nested = retry_nested
         self._sleep = sleep
-        self._successes = 0
-        self._counts = dict.fromkeys(RetryOutcome, 0)
-        self._announce()
-        self.budget.announce(self._observe, clock)
-
-    def settings(self) -> Mapping[str, object]:
-        """Return its bounds, and the name of its budget."""
-        rules = self.rules
-        mine = {"attempts": rules.attempts, "budget": self.budget.name, "max_wait": rules.max_wait}
-        return {**mine, **super().settings()}
+        self._counts = {outcome.value: 0 for outcome in RetryOutcome}
+        self._announce(attempts=attempts, budget=self.budget.name, max_wait=max_wait)
 
     def status(self) -> Mapping[str, object]:
         """Return how many retries its budget allows now."""
         return {"budget_tokens": self.budget.tokens(self._clock())}
 
     def collect(self) -> Iterable[Sample]:
-        """Return its counts, for metrics: the number of tries by outcome."""
-        for outcome, count in self._counts.items():
-            more = self._successes if outcome is RetryOutcome.SUCCESS else 0
-            yield Sample(_METRIC, (self.name, outcome.value), count + more)
+        """Return its counts, for metrics: the number of tries by outcome, and what is left of its budget."""
+        return [*super().collect(), self.budget.sample(self._clock())]
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call an async function, and again if it fails and may be repeated.
@@ -170,8 +160,7 @@ class Retry(Guard):
                 else:
                     if (delay := self._wait_after_answer(answer, call)) is None:
                         return answer
-                    if self._discard is not None:
-                        await self._dispose(answer)
+                    await self._dispose(answer)
                 await (_sleep if self._sleep is None else cast("_Sleep", self._sleep))(delay)
                 call.attempt += 1
         finally:
@@ -199,8 +188,7 @@ class Retry(Guard):
                 else:
                     if (delay := self._wait_after_answer(answer, call)) is None:
                         return answer
-                    if self._discard is not None:
-                        self._dispose_now(answer)
+                    self._dispose_now(answer)
                 (self._sleep or pause)(delay)
                 call.attempt += 1
         finally:
@@ -218,10 +206,11 @@ class Retry(Guard):
         return call
 
     def _wait_after_answer(self, answer: object, call: _Call) -> float | None:
-        if self._is_bad is not None and self._ask(self._is_bad, ended := Outcome(answer), otherwise=False):
+        if self._predicate is not None and self._acts_on(ended := Outcome(answer), otherwise=False):
             return self._wait_after(ended, call)
         if call.attempt == 1:
-            self._successes += 1
+            # Without the lock: no call stands between reading and writing it.
+            self._counts["success"] += 1
         else:
             with self._lock:
                 self._counts[RetryOutcome.RECOVERED] += 1
@@ -230,8 +219,7 @@ class Retry(Guard):
     def _wait_after(self, ended: Outcome[Any], call: _Call) -> float | None:
         """Return how long to wait for the next try, or None if there is none."""
         now = self._clock()
-        plan = self._plan(ended, call.attempt, now=now)
-        outcome = plan.outcome
+        outcome, delay = self._plan(ended, call.attempt, now=now)
         if outcome is RetryOutcome.RETRIED:
             if self._mode is not Mode.ENFORCE:
                 has_token = self.budget.tokens(now) >= 1.0
@@ -244,21 +232,39 @@ class Retry(Guard):
             self._counts[outcome] += 1
         if outcome is RetryOutcome.RETRIED:
             what = "result" if ended.error is None else type(ended.error).__name__
-            self._observe(RetryScheduled(self.name, call.attempt, plan.delay, what))
-            return plan.delay
+            self._observe(RetryScheduled(self.name, call.attempt, delay, what))
+            return delay
         if outcome in _REASONS and ended.error is not None and self._mode is Mode.ENFORCE:
             self._give_up(ended.error, outcome, call)
         return None
 
-    def _plan(self, ended: Outcome[Any], attempt: int, *, now: float) -> RetryPlan:
+    def _plan(self, ended: Outcome[Any], attempt: int, *, now: float) -> tuple[RetryOutcome, float]:
         try:
-            plan = self.rules.plan(ended, attempt, now=now, deadline=present_limit(), luck=self._luck())
+            if not self._may_retry(ended):
+                return RetryOutcome.FAILURE, 0.0
+            outcome, delay = plan(
+                self._retry_after(ended),
+                attempt,
+                attempts=self._attempts,
+                backoff=self._backoff,
+                max_wait=self._max_wait,
+                now=now,
+                deadline=present_limit(),
+                luck=self._luck(),
+            )
         except Exception as fault:  # noqa: BLE001 - what judges is foreign code, and may raise anything
             self._report(fault)
-            return RetryPlan(RetryOutcome.FAILURE)
-        if plan.outcome is not RetryOutcome.RETRIED or (most := present_haste()) is None:
-            return plan
-        return RetryPlan(RetryOutcome.RETRIED if attempt < most else RetryOutcome.EXHAUSTED)
+            return RetryOutcome.FAILURE, 0.0
+        if outcome is not RetryOutcome.RETRIED or (most := present_haste()) is None:
+            return outcome, delay
+        return RetryOutcome.RETRIED if attempt < most else RetryOutcome.EXHAUSTED, 0.0
+
+    def _may_retry(self, ended: Outcome[Any]) -> bool:
+        # A result is here because `on` has named it.
+        if ended.error is None:
+            return True
+        may = self._predicate is None and may_repeat(ended.error)
+        return may or self._acts_on(ended, otherwise=False)
 
     def _dispose_now(self, answer: object) -> object:
         return None if self._discard is None else self._ask(self._discard, answer, otherwise=None)
@@ -272,7 +278,7 @@ class Retry(Guard):
 
     def _give_up(self, error: Exception, outcome: RetryOutcome, call: _Call) -> None:
         # One that never tries twice multiplies nothing.
-        if call.outer is not None and self.rules.attempts > 1:
+        if call.outer is not None and self._attempts > 1:
             error.__dict__[_MARK] = call.outer
         tries = "1 try" if call.attempt == 1 else f"{call.attempt} tries"
         note = f"retry {self.name!r}: given up after {tries}: {_REASONS[outcome]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from ..clock import MONOTONIC, Clock
@@ -58,16 +59,12 @@ class Throttle(BlockGuard):
         self._max_wait = max_wait
         self._key = key
         self._buckets = BucketSet(self.rates)
-        self._counts = Counts()
+        self._decisions = Counts()
         # Those who wait for a key, in order: how each is woken.
         self._lines: dict[str, deque[Wake]] = {}
         self._mode_was_set()
-        self._announce()
-
-    def settings(self) -> Mapping[str, object]:
-        """Return its rates and its bound."""
-        rates = ";".join(f"{rate.amount}/{rate.period:g}s" for rate in self.rates)
-        return {"rates": rates, "max_wait": self._max_wait, **super().settings()}
+        shown = ";".join(f"{rate.amount}/{rate.period:g}s" for rate in self.rates)
+        self._announce(rates=shown, max_wait=max_wait)
 
     def status(self) -> Mapping[str, object]:
         """Return how many callers wait."""
@@ -75,14 +72,12 @@ class Throttle(BlockGuard):
 
     def collect(self) -> Iterable[Sample]:
         """Return its counts, for metrics."""
-        return self._counts.samples(self.name)
+        return self._decisions.samples(self.name)
 
     def _mode_was_set(self) -> None:
-        self._counts.turn_to(self._mode)
+        self._decisions.turn_to(self._mode)
 
-    def _enter(
-        self, function: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Wait | None:
+    def _enter(self, function: Any, args: Any, kwargs: Any) -> Wait | None:
         if self._mode is Mode.OFF:
             return None
         key = ""
@@ -95,7 +90,7 @@ class Throttle(BlockGuard):
             if wait is None:
                 return None
             if self._mode is not Mode.ENFORCE:
-                self._counts.now["limited"] += 1
+                self._decisions.now["limited"] += 1
                 return None
             if wait > self._max_wait or self._max_wait == 0:
                 raise self._refusal(wait)
@@ -107,12 +102,12 @@ class Throttle(BlockGuard):
         """Spend one call, and return None; or return the seconds until there may be one."""
         decision = self._buckets.spend(key, 1, self._clock())
         if decision.allowed:
-            self._counts.now["allowed"] += 1
+            self._decisions.now["allowed"] += 1
             return None
         return decision.retry_after
 
     def _refusal(self, wait: float) -> RateLimitExceededError:
-        self._counts.now["limited"] += 1
+        self._decisions.now["limited"] += 1
         return RateLimitExceededError(self.name, wait if 0 < wait < math.inf else None)
 
     def _wait(self, key: str, wake: Wake) -> Generator[float, None, None]:
@@ -143,12 +138,6 @@ class Throttle(BlockGuard):
         if not line:
             del self._lines[key]
         elif was_first:
-            self._wake_first(line)
-
-    @staticmethod
-    def _wake_first(line: deque[Wake]) -> None:
-        try:
-            line[0]()
-        except RuntimeError:
-            # Its event loop is closed. It leaves when its coroutine is closed, and wakes the next.
-            return
+            # One whose event loop is closed leaves when its coroutine is closed, and wakes the next.
+            with suppress(RuntimeError):
+                line[0]()

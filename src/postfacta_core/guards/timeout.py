@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from threading import get_ident
-from types import TracebackType
 from typing import Any, ClassVar, Final, ParamSpec, Self, TypeVar
 
 import anyio
@@ -30,7 +29,7 @@ from ..deadlines.shield import is_shielded, scope_of
 from ..errors import DeadlineExceededError
 from ..events import DeadlineExceeded, Mode, Observer, process_observer
 from ..validation import validation
-from ._guard import Guard
+from ._guard import Guard, running_loop
 from ._registry import registry
 
 P = ParamSpec("P")
@@ -116,14 +115,6 @@ class _Queue:
             head.press(self.context)
 
 
-def _present_task() -> asyncio.Task[Any] | None:
-    """Return asyncio's present task, or None on another kind of loop."""
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None
-
-
 class Timeout(Guard):
     """Bound each call by `seconds`, or by what its request has left, if that is less.
 
@@ -161,16 +152,13 @@ class Timeout(Guard):
     ) -> None:
         self.seconds: float = validation.seconds("Timeout.seconds", seconds, example="Timeout(5.0)")
         super().__init__(name, observer=observer, clock=clock)
+        self._settings["seconds"] = self.seconds
         self._queue: _Queue | None = None
         if name != _UNNAMED:
             registry.add(self)
 
     def __repr__(self) -> str:
         return f"Timeout({self.seconds:g}, name={self.name!r})"
-
-    def settings(self) -> Mapping[str, object]:
-        """Return its bound."""
-        return {"seconds": self.seconds, **super().settings()}
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run it within the bound.
@@ -195,9 +183,7 @@ class Timeout(Guard):
         self._begin()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         bounded = BOUND.get()
         if not isinstance(bounded, _Bounded):
             raise AssertionError("left in other context variables than it was entered in")  # noqa: TRY004
@@ -222,8 +208,8 @@ class Timeout(Guard):
         if queue is not None and queue.thread == get_ident():
             # Without the loop it would be looked for, with a system call until Python 3.12.
             task = asyncio.current_task(queue.loop)
-        if task is None:
-            task = _present_task()
+        if task is None and (loop := running_loop()) is not None:
+            task = asyncio.current_task(loop)
         bounded = _Bounded(at, request, ends_at, outer, task)
         if task is None:
             bounded.scope.deadline = anyio.current_time() + ends_at - now

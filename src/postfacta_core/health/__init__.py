@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 from .._face import lazy
 
 if TYPE_CHECKING:
-    from ._verdict import CheckConfig, CheckReport, HealthReport
-    from .registry import HealthRegistry
+    from ._verdict import CheckConfig as CheckConfig, CheckReport as CheckReport, HealthReport as HealthReport
+    from .registry import HealthRegistry as HealthRegistry
 else:
     __getattr__, __dir__ = lazy(
         __name__,
         {"_verdict": ("CheckConfig", "CheckReport", "HealthReport"), "registry": ("HealthRegistry",)},
     )
-
-__all__ = ["CheckConfig", "CheckReport", "HealthRegistry", "HealthReport"]

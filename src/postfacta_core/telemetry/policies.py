@@ -28,7 +28,7 @@ class PolicyMetric(NamedTuple):
         text: Its help text.
         labels: The names of its labels.
         merge: Makes one number of those of two policies with the same name: their sum; of a state, whether one of
-            them is in it; of what must be up, whether all are.
+            them is in it; of a budget, the same from each that has it; of what must be up, whether all are.
     """
 
     text: str
@@ -49,7 +49,7 @@ POLICY_METRICS: Final[dict[str, PolicyMetric]] = {
         "Changes of state.", ("breaker", "from_state", "to_state")
     ),
     "postfacta_retry_attempts_total": PolicyMetric("Tries by outcome.", ("operation", "outcome")),
-    "postfacta_retry_budget_tokens": PolicyMetric("Retries that may be made now.", ("budget",)),
+    "postfacta_retry_budget_tokens": PolicyMetric("Retries that may be made now.", ("budget",), max),
     "postfacta_hedge_attempts_total": PolicyMetric(
         "Calls slower than the delay, by outcome of the second try.", ("operation", "outcome")
     ),

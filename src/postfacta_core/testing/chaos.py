@@ -1,20 +1,18 @@
-"""Inject faults on purpose: latency, errors, cancellation, by script or by chance."""
+"""Inject faults on purpose: latency, errors, cancellation, by script."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import wraps
-from itertools import accumulate
-from typing import ParamSpec, Self, TypeVar
+from typing import ParamSpec, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ..clock import Luck
 from ..guards._guard import Guard
 
 P = ParamSpec("P")
@@ -57,7 +55,8 @@ class Chaos(Guard):
         chaos = Chaos([Fault(error=ConnectionResetError), None, Fault(latency=2)])
 
     Args:
-        faults: One for each call, in order; None lets a call pass, and so does the end. It may be endless.
+        faults: One for each call, in order; None lets a call pass, and so does the end. It may be endless, and drawn by
+            chance, as by `random.choices`.
         name: Its name in the description of a pipeline.
         sleep: Waits the given seconds.
 
@@ -79,32 +78,6 @@ class Chaos(Guard):
         self.injected: list[Fault] = []
         self._faults = iter(faults)
         self._sleep = sleep
-
-    @classmethod
-    def by_chance(
-        cls,
-        *chances: tuple[float, Fault],
-        luck: Luck,
-        name: str = "chaos",
-        sleep: _Sleep = anyio.sleep,
-    ) -> Self:
-        """Make calls fail at random, each in one way at most.
-
-        Args:
-            chances: A probability for each fault; what is missing to 1 lets the call pass.
-            luck: Drawn once a call: `random.Random(7).random` gives the same faults in each run.
-            name: Its name in the description of a pipeline.
-            sleep: Waits the given seconds.
-
-        Raises:
-            ValueError: If a probability is below 0, or they are more than 1 together.
-        """
-        probabilities = [probability for probability, _ in chances]
-        # To a rounding error: ten times 0.1 is a little off.
-        if not all(it >= 0 for it in probabilities) or sum(probabilities) > 1 + 1e-9:
-            raise ValueError(f"needs probabilities from 0 to 1, and 1 together at most: {probabilities}")
-        bounds = list(accumulate(probabilities))
-        return cls(_draw(bounds, [fault for _, fault in chances], luck), name=name, sleep=sleep)
 
     def __repr__(self) -> str:
         return f"Chaos({self.name!r}, calls={self.calls}, injected={len(self.injected)})"
@@ -169,9 +142,3 @@ async def _cancel_caller() -> None:
     scope.cancel()
     # The cancellation arrives here; behind a shield it arrives once that has ended.
     await checkpoint()
-
-
-def _draw(bounds: list[float], faults: list[Fault], luck: Luck) -> Iterator[Fault | None]:
-    while True:
-        drawn = luck()
-        yield next((fault for bound, fault in zip(bounds, faults, strict=True) if drawn < bound), None)

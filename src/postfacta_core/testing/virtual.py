@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextvars import Context
 from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple
@@ -101,33 +101,25 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             self._waits.refuse("a thread")
         return super().call_soon_threadsafe(callback, *args, context=context)
 
-    async def subprocess_exec(self, *args: Any, **kwargs: Any) -> Any:
-        """Start a process, as asyncio does; refuse without a threshold."""
-        self._refuse_process()
-        return await super().subprocess_exec(*args, **kwargs)
-
-    async def subprocess_shell(self, *args: Any, **kwargs: Any) -> Any:
-        """Start a shell, as asyncio does; refuse without a threshold."""
-        self._refuse_process()
-        return await super().subprocess_shell(*args, **kwargs)
-
-    def _refuse_process(self) -> None:
+    async def _make_subprocess_transport(self, *args: Any, **kwargs: Any) -> Any:
+        # What starts a process, with a shell or without.
         if self._is_closed_world:
             raise RuntimeError(f"another process: {_REMEDY}")
+        return await super()._make_subprocess_transport(*args, **kwargs)  # type: ignore[misc]
 
     def _jump(self) -> None:
         # To the very moment: adding up lengths would miss it by a rounding error.
         self.clock.now = max(self.clock.now, self._scheduled[0].when())
 
 
-class _Selector(selectors.BaseSelector):
+class _Selector(selectors.DefaultSelector):
     """Replaces the real selector: it waits by making the clock jump."""
 
     def __init__(self, jump: Callable[[], None], threshold: float) -> None:
+        super().__init__()
         self.is_closed = False
         self._jump = jump
         self._threshold = threshold
-        self._real = selectors.DefaultSelector()
         self._refusal: str | None = None
         self._has_failed = False
 
@@ -140,19 +132,7 @@ class _Selector(selectors.BaseSelector):
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         if self.is_closed:
             raise self.refuse("a socket or pipe")
-        return self._real.register(fileobj, events, data)
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._real.unregister(fileobj)
-
-    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self._real.modify(fileobj, events, data)
-
-    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        return self._real.get_map()
-
-    def close(self) -> None:
-        self._real.close()
+        return super().register(fileobj, events, data)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if self._refusal is not None:
@@ -160,8 +140,8 @@ class _Selector(selectors.BaseSelector):
         if timeout is None:
             return self._wait_for_others()
         if timeout <= 0:
-            return self._real.select(0)
-        ready = self._real.select(self._threshold)
+            return super().select(0)
+        ready = super().select(self._threshold)
         if not ready:
             self._jump()
         return ready
@@ -169,7 +149,7 @@ class _Selector(selectors.BaseSelector):
     def _wait_for_others(self) -> list[tuple[selectors.SelectorKey, int]]:
         # Once the run has failed, all is cancelled, and a thread may have to end first: that is waited for.
         patience = _CLEANING if self._has_failed else None if self._threshold else 0
-        ready = self._real.select(patience)
+        ready = super().select(patience)
         if not ready and self._has_failed:
             self._fail(f"a cancelled task did not end in {_CLEANING:g} real seconds")
         if not ready:

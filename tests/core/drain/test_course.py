@@ -30,7 +30,7 @@ def ready() -> Course:
 
 
 def names(course: Course) -> list[str]:
-    return [change.new for change in course.changes_after(Phase.STARTING)]
+    return [change.new for change in course.news()]
 
 
 def test_a_signal_sets_the_three_moments() -> None:
@@ -88,16 +88,17 @@ def test_a_server_that_stops_by_itself_is_not_waited_for() -> None:
 
 def test_phases_are_reported_once() -> None:
     course = ready()
+    assert names(course) == ["ready"]
     course.drain(100.0)
     course.stop(105.0)
     course.end(107.0)
-    changes = [(change.old, change.new, change.at) for change in course.changes_after(Phase.READY)]
+    changes = [(change.old, change.new, change.at) for change in course.news()]
     assert changes == [
         ("ready", "draining", 100),
         ("draining", "stopping", 105),
         ("stopping", "stopped", 107),
     ]
-    assert course.changes_after(Phase.STOPPED) == []
+    assert names(course) == []
 
 
 @pytest.mark.parametrize(

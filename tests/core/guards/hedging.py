@@ -116,7 +116,11 @@ class Bench:
         return self._started
 
     def counts(self) -> dict[str, float]:
-        return {sample.labels[1]: sample.value for sample in self.hedge.collect() if sample.value}
+        return {
+            sample.labels[1]: sample.value
+            for sample in self.hedge.collect()
+            if len(sample.labels) > 1 and sample.value
+        }
 
 
 class Caller:

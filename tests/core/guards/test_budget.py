@@ -13,9 +13,10 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from postfacta_core.events import PolicyCreated, ignore
+from postfacta_core.asgi import Telemetry
 from postfacta_core.guards.budget import RetryBudget
-from postfacta_core.testing import ManualClock, RecordingObserver
+from postfacta_core.guards.hedge import Hedge
+from postfacta_core.guards.retry import Retry
 from tests.kit.every import every
 from tests.kit.interleaving import interleaved
 
@@ -220,24 +221,27 @@ def test_a_floor_alone_is_a_budget_and_so_is_a_ratio_alone() -> None:
     assert not ratio.is_fed
 
 
-def test_a_budget_tells_one_observer_where_its_tokens_are_and_no_second_one() -> None:
-    clock, budget = ManualClock(), RetryBudget("db", burst=1)
-    first, second = RecordingObserver(), RecordingObserver()
-    budget.announce(ignore, clock)
-    budget.announce(first, clock)
-    budget.announce(second, clock)
-    assert second.events == []
-    (created,) = first.of(PolicyCreated)
-    assert created.policy == "db"
-    budget.try_withdraw(clock.now)
-    clock.advance(0.05)
-    (sample,) = created.tally()
+def test_a_budget_shows_its_tokens_at_a_moment() -> None:
+    budget = RetryBudget("db", burst=1)
+    budget.try_withdraw(1000.0)
+    sample = budget.sample(1000.05)
     assert (sample.metric, sample.labels) == ("postfacta_retry_budget_tokens", ("db",))
     assert sample.value == pytest.approx(0.5)
 
 
-def test_a_budget_that_was_not_announced_shows_nothing() -> None:
-    assert list(RetryBudget("db").tally()) == []
+def test_a_budget_that_guards_share_is_shown_once_while_one_of_them_lives() -> None:
+    telemetry, budget = Telemetry(), RetryBudget("db")
+    guards = [
+        Retry("silent", budget=budget, observer=None),
+        Retry("read", budget=budget),
+        Hedge("read", delay=1.0, budget=budget),
+    ]
+    for _ in range(2):
+        lines = telemetry.metrics.render().body.decode().splitlines()
+        assert [line for line in lines if line.startswith("postfacta_retry_budget_tokens{")] == [
+            'postfacta_retry_budget_tokens{budget="db"} 100.0'
+        ]
+        del guards[1]
 
 
 def test_no_token_is_spent_twice_whenever_threads_change_places() -> None:

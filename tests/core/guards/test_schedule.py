@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -18,13 +19,10 @@ from postfacta_core.errors import (
     RejectedError,
     ResilienceError,
 )
+from postfacta_core.guards import _schedule
 from postfacta_core.guards._outcome import On, Outcome, asked_by
-from postfacta_core.guards._schedule import (
-    RetryOutcome,
-    RetryPlan,
-    RetryRules,
-    may_repeat,
-)
+from postfacta_core.guards._schedule import RetryOutcome, may_repeat
+from postfacta_core.guards.retry import Retry
 from tests.kit.every import every
 
 SECONDS = st.floats(min_value=1e-9, max_value=1e9)
@@ -147,9 +145,25 @@ def test_the_wait_that_an_error_asks_for_is_read_if_it_is_a_number() -> None:
 
 
 def plan(
-    rules: RetryRules, error: Exception, attempt: int = 1, *, deadline: float = math.inf, luck: float = 0.0
-) -> RetryPlan:
-    return rules.plan(Outcome(error=error), attempt, now=1000.0, deadline=deadline, luck=luck)
+    error: Exception,
+    attempt: int = 1,
+    *,
+    attempts: int = 3,
+    backoff: Backoff = Backoff(),  # noqa: B008 - it is frozen
+    max_wait: float = 30.0,
+    deadline: float = math.inf,
+    luck: float = 0.0,
+) -> tuple[RetryOutcome, float]:
+    return _schedule.plan(
+        asked_by(Outcome(error=error)),
+        attempt,
+        attempts=attempts,
+        backoff=backoff,
+        max_wait=max_wait,
+        now=1000.0,
+        deadline=deadline,
+        luck=luck,
+    )
 
 
 def is_os_error(outcome: Outcome[object]) -> bool:
@@ -171,49 +185,70 @@ def test_only_what_the_caller_names_and_what_never_began_is_tried_again() -> Non
     with every() as case:
         for on, error, outcome in cases:
             with case(on, error, outcome):
-                assert plan(RetryRules(on=on), error).outcome == outcome
+                answers = [error, "answer"]
+
+                def ask(answers: list[Any] = answers) -> str:
+                    if isinstance(answer := answers.pop(0), Exception):
+                        raise answer
+                    return str(answer)
+
+                retry = Retry("db", on=on, sleep=lambda _: None)
+                if outcome == "retried":
+                    assert retry.call_sync(ask) == "answer"
+                else:
+                    with pytest.raises(type(error)):
+                        retry.call_sync(ask)
+                counted = {sample.labels[-1]: sample.value for sample in retry.collect()}
+                assert (counted[outcome], len(answers)) == (1, 0 if outcome == "retried" else 1)
 
 
 @given(st.floats(min_value=0, max_value=29.8), LUCK)
 def test_a_throttled_caller_waits_longer_than_retry_after(asked: float, luck: float) -> None:
-    delay = plan(RetryRules(), RejectedError("db", asked), luck=luck).delay
+    _, delay = plan(RejectedError("db", asked), luck=luck)
     assert asked <= delay <= asked + 0.1
     assert delay == pytest.approx(asked + 0.1 * (1 - luck))
 
 
 @pytest.mark.parametrize("never", [-1.0, math.inf, -math.inf, math.nan])
 def test_an_error_that_says_never_again_stops_the_tries(never: float) -> None:
-    assert plan(RetryRules(), RejectedError("db", never)) == RetryPlan(RetryOutcome.FAILURE)
+    assert plan(RejectedError("db", never)) == (RetryOutcome.FAILURE, 0.0)
 
 
 def test_the_callers_own_reading_of_the_wait_counts() -> None:
-    rules = RetryRules(retry_after=lambda _: 7.0)
-    assert plan(rules, RejectedError("db", 1.0)).delay == pytest.approx(7.1)
+    waits: list[float] = []
+    retry = Retry("db", attempts=2, retry_after=lambda _: 7.0, luck=lambda: 0.0, sleep=waits.append)
+
+    def ask() -> None:
+        raise RejectedError("db", 1.0)
+
+    with pytest.raises(RejectedError):
+        retry.call_sync(ask)
+    assert waits == [pytest.approx(7.1)]
 
 
 def test_the_last_try_is_the_last() -> None:
-    outcomes = [plan(RetryRules(), RejectedError("db"), attempt).outcome for attempt in (1, 2, 3, 4)]
+    outcomes = [plan(RejectedError("db"), attempt)[0] for attempt in (1, 2, 3, 4)]
     assert outcomes == ["retried", "retried", "exhausted", "exhausted"]
-    assert plan(RetryRules(attempts=1), RejectedError("db")).outcome == "exhausted"
+    assert plan(RejectedError("db"), attempts=1)[0] == "exhausted"
 
 
 def test_waits_grow_with_the_tries() -> None:
-    delays = [plan(RetryRules(), RejectedError("db"), attempt).delay for attempt in (1, 2)]
+    delays = [plan(RejectedError("db"), attempt)[1] for attempt in (1, 2)]
     assert delays == pytest.approx([0.1, 0.2])
 
 
 def test_no_try_begins_at_the_deadline_or_after_it() -> None:
     # The wait is 0.125 s: exact in a float.
-    rules = RetryRules(backoff=Backoff(base=0.125))
-    assert plan(rules, RejectedError("db"), deadline=1000.125).outcome == "deadline"
-    assert plan(rules, RejectedError("db"), deadline=math.nextafter(1000.125, 2000)).outcome == "retried"
-    assert plan(rules, RejectedError("db", 1.0), deadline=1001.0).outcome == "deadline"
+    exact = partial(plan, backoff=Backoff(base=0.125))
+    assert exact(RejectedError("db"), deadline=1000.125)[0] == "deadline"
+    assert exact(RejectedError("db"), deadline=math.nextafter(1000.125, 2000))[0] == "retried"
+    assert exact(RejectedError("db", 1.0), deadline=1001.0)[0] == "deadline"
 
 
 def test_a_wait_that_is_too_long_is_not_begun_though_no_deadline_forbids_it() -> None:
-    rules = RetryRules(backoff=Backoff(base=0.125), max_wait=1.125)
-    assert plan(rules, RejectedError("db", 1.0)).outcome == "retried"
-    assert plan(rules, RejectedError("db", 1.01)).outcome == "deadline"
+    bounded = partial(plan, backoff=Backoff(base=0.125), max_wait=1.125)
+    assert bounded(RejectedError("db", 1.0))[0] == "retried"
+    assert bounded(RejectedError("db", 1.01))[0] == "deadline"
 
 
 @pytest.mark.parametrize(
@@ -222,10 +257,10 @@ def test_a_wait_that_is_too_long_is_not_begun_though_no_deadline_forbids_it() ->
 )
 def test_rules_that_make_no_sense_are_refused_at_once(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"Retry\.\w+ must be a"):
-        RetryRules(**wrong)
+        Retry("db", **wrong)
 
 
 def test_a_longest_wait_may_be_shorter_than_a_second() -> None:
-    rules = RetryRules(backoff=Backoff(base=0.125), max_wait=0.5)
-    assert plan(rules, RejectedError("db", 0.25)).outcome == "retried"
-    assert plan(rules, RejectedError("db", 0.5)).outcome == "deadline"
+    bounded = partial(plan, backoff=Backoff(base=0.125), max_wait=0.5)
+    assert bounded(RejectedError("db", 0.25))[0] == "retried"
+    assert bounded(RejectedError("db", 0.5))[0] == "deadline"
