@@ -32,11 +32,11 @@ from benchmarks.overload import report
 from postfacta_app import migrations
 from postfacta_app.db import Unit
 from postfacta_app.demo import EMAIL
-from postfacta_app.identity.local import Passwords, add_user
+from postfacta_app.identity.local import Passwords
 from postfacta_app.identity.model import NewUser
-from postfacta_app.identity.postgres import PostgresIdentity
+from postfacta_app.identity.postgres import add_user
 from postfacta_app.principal import Role
-from postfacta_app.samples import SEEDER, Samples
+from postfacta_app.samples import SEEDER, record
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres import Connection, Database
 
@@ -113,8 +113,8 @@ async def _seed(dsn: str) -> None:
         person = NewUser(email=EMAIL, password=_PASSWORD, display_name="Demo admin", role=Role.ADMIN)
         async with database.transaction() as connection:
             unit = Unit(connection, SEEDER, None)
-            await add_user(unit, PostgresIdentity(database), person, password_hash=password_hash)
-            await Samples(connection, now=_NOW).record()
+            await add_user(unit, person, password_hash=password_hash)
+            await record(connection, now=_NOW)
         async with database.transaction() as connection:
             await _move(connection, start)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
@@ -17,28 +17,27 @@ from postfacta_core.drain._course import DrainLimits
 from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.limits._address import TrustedProxies
 from postfacta_core.limits.store import SharedStore
-from postfacta_core.telemetry.metrics import Metrics
-from postfacta_postgres import Database, PoolOptions
+from postfacta_postgres import Database, PoolOptions, prune_keys
 from postfacta_slo.status.prometheus import Prometheus
 
 from . import actions, error_pages, incident_page, labels, links
-from .db import SCHEMA_ERRORS, Transactions, prune_keys, repeating
+from .db import SCHEMA_ERRORS, Reader, Transactions, repeating
 from .durations import pages as durations
 from .error_pages import error_page
 from .export import api as export
 from .flags import FLAGS, Switches
 from .identity import pages as identity
 from .identity.api import Identity
-from .identity.guard import Guard
+from .identity.guard import Guard, Revocations
 from .identity.local import LocalAccounts
-from .identity.postgres import PostgresIdentity
-from .identity.revocations import Revocations
+from .identity.postgres import losses
 from .identity.throttle import Throttle
 from .incidents import pages as incidents, v0
 from .incidents.v0 import PostgresV0
 from .migrations import HEAD, revision
 from .openapi import openapi_document
 from .postmortems import history, pages as postmortems
+from .principal import NOBODY
 from .problems import Problems
 from .rates import (
     address_limits,
@@ -49,7 +48,7 @@ from .rates import (
     transfer_limits,
 )
 from .reliability import about, pages as reliability_page
-from .reliability.about import Codebase, load_codebase
+from .reliability.about import load_codebase
 from .reliability.business import BusinessMetrics, read_business
 from .reliability.pages import Reliability
 from .reliability.watch import Watch
@@ -65,8 +64,7 @@ from .web.slices import Tools
 from .web.stale import StaleAnswers
 
 if TYPE_CHECKING:
-    from .identity.gotrue import SupabaseAccounts
-    from .identity.project import Project
+    from .identity.gotrue import Project, SupabaseAccounts
 
 _SLICES = (
     incidents,
@@ -120,64 +118,51 @@ def create_app(
     codebase = load_codebase()
     telemetry = Telemetry(version=settings.app_version or codebase.version)
     logs.watch(telemetry.observer)
-    business = BusinessMetrics(expected=HEAD)
-    telemetry.metrics.registry.register(business)
-    database = Database(
-        settings.database_dsn.get_secret_value(),
-        options=PoolOptions(
-            max_size=settings.pool_max_size,
-            # At 10 ms a request these are served within 0.2 s; the core's default suits slower statements.
-            max_waiting=20 * settings.pool_max_size,
-            acquire_timeout=settings.pool_acquire_timeout,
-            statement_timeout=settings.statement_timeout,
-            reset=False,  # None of our statements leaves session state behind.
-            plan_each_time=True,  # In an alert storm tables grow faster than their statistics.
-        ),
-        password=rotation.password if password_of(settings) else None,
-        observer=telemetry.observer,
-    )
+    business = _business(rotation, telemetry)
+    database = _database(rotation, telemetry)
+    transactions = Transactions(database, count=business.count)
     pages = Pages(version=settings.app_version or codebase.version)
     problems = Problems(
         version="" if settings.is_local else settings.app_version, html=partial(error_page, pages)
     )
     rate_store = shared_store(settings)
-    throttle = Throttle(store=rate_store)
-    project = _project(rotation, database, throttle=throttle, business=business, telemetry=telemetry)
+    project, accounts = _sign_in(
+        rotation, transactions, store=rate_store, business=business, telemetry=telemetry
+    )
     guard = Guard(
-        PostgresIdentity(database),
+        database,
         settings,
         foreign=project.tokens.credential if project else None,
         attempted=partial(business.attempted, "token"),
     )
     stale = StaleAnswers(database.name)
     revocations = Revocations(
-        PostgresIdentity(database), distrust=partial(guard.forget, lambda _: True), hide=stale.forget
+        partial(losses, Reader(database, NOBODY)),
+        distrust=partial(guard.forget, lambda _: True),
+        hide=stale.forget,
     )
     health, watch = _health(settings, database, telemetry), _watch(rotation)
-    for name in AGES:
-        business.show("postfacta_secret_age_seconds", partial(rotation.age, name), name)
-    reliability = Reliability(health, telemetry.metrics, watch=watch)
     switches = _switches(settings, business)
-    table = route_rules(
-        settings,
-        database,
-        guard,
-        business=business,
-        stale=stale,
-        codebase=codebase,
-        pages=pages,
-        v0_store=v0_store,
-        reliability=reliability,
-        accounts=project.accounts if project else None,
-        throttle=throttle,
-        switches=switches,
+    about_us = about.About(codebase, settings.environment)
+    parts = (
+        Identity(settings, accounts, guard.forget),
+        v0_store or PostgresV0(database, transactions),
+        Reliability(health, telemetry.metrics, watch=watch),
+        about_us,
+        signals.Intake(
+            settings.secret_keys,
+            AlertLabels(settings.alert_service_label, settings.alert_environment_label),
+        ),
+        KeptTimelines(),
     )
+    table = declared(Tools(transactions, pages, stale, parts=parts), switches)
+    about_us.document = openapi_document(table, version=codebase.version)
     spend = principal_limits(settings, store=rate_store, observer=telemetry.observer)
     static = Mount("/static", StaticFiles(directory=STATIC))
     authenticate = limit_retrying(
         guard.authenticate, settings, table, store=rate_store, observer=telemetry.observer
     )
-    routes: list[BaseRoute] = [*build_routes(table, authenticate, spend=spend, stale=stale), static]
+    routes: list[BaseRoute] = [*build_routes(table, authenticate, spend=spend), static]
     every = partial(repeating, connected=database.wait_connected, observer=telemetry.observer)
     numbers = (partial(revision, database), partial(read_business, database))
     handlers = problems.handlers | dict.fromkeys(SCHEMA_ERRORS, problems.schema_missing)
@@ -205,77 +190,55 @@ def create_app(
     )
 
 
-def route_rules(
-    settings: Settings,
-    database: Database,
-    guard: Guard,
-    *,
-    business: BusinessMetrics | None = None,
-    stale: StaleAnswers,
-    codebase: Codebase,
-    pages: Pages,
-    v0_store: PostgresV0 | None = None,
-    reliability: Reliability | None = None,
-    accounts: SupabaseAccounts | None = None,
-    throttle: Throttle | None = None,
-    switches: Switches | None = None,
-) -> list[Rule]:
-    business = business or BusinessMetrics(expected=HEAD)
-    transactions = Transactions(database, count=business.count)
-    people = PostgresIdentity(database)
-    signs_in = accounts or LocalAccounts(
-        people,
-        transactions,
-        throttle=throttle,
-        attempted=partial(business.attempted, "password"),
-        is_local=settings.is_local,
-    )
-    labels = AlertLabels(settings.alert_service_label, settings.alert_environment_label)
-    origin = about.About(codebase, settings.environment)
-    parts = (
-        Identity(settings, people, signs_in, guard.forget),
-        v0_store or PostgresV0(database, transactions),
-        reliability or Reliability(HealthRegistry(), Metrics()),
-        origin,
-        signals.Intake(settings.secret_keys, labels),
-        KeptTimelines(),
-    )
-    tools = Tools(transactions, pages, stale, parts=parts)
-
-    guard_rule = (switches or Switches(None)).guard
-    table = [guard_rule(rule) for slice_ in _SLICES for rule in slice_.routes.rules(tools)]
-    origin.document = openapi_document(table, version=codebase.version)
-    return table
+def declared(tools: Tools | None = None, switches: Switches | None = None) -> list[Rule]:
+    """Return the route table; without tools none of its handlers can be called."""
+    guarded = (switches or Switches(None)).guard
+    return [guarded(rule) for slice_ in _SLICES for rule in slice_.routes.rules(tools)]
 
 
-def declared(settings: Settings) -> list[Rule]:
-    database = Database("postgresql://127.0.0.1/none")
-    return route_rules(
-        settings,
-        database,
-        Guard(PostgresIdentity(database), settings),
-        stale=StaleAnswers(database.name),
-        codebase=load_codebase(),
-        pages=Pages(version=""),
+def _business(rotation: Rotation, telemetry: Telemetry) -> BusinessMetrics:
+    business = BusinessMetrics(expected=HEAD)
+    telemetry.metrics.registry.register(business)
+    for name in AGES:
+        business.show("postfacta_secret_age_seconds", partial(rotation.age, name), name)
+    return business
+
+
+def _database(rotation: Rotation, telemetry: Telemetry) -> Database:
+    settings = rotation.current
+    return Database(
+        settings.database_dsn.get_secret_value(),
+        options=PoolOptions(
+            max_size=settings.pool_max_size,
+            # At 10 ms a request these are served within 0.2 s; the core's default suits slower statements.
+            max_waiting=20 * settings.pool_max_size,
+            acquire_timeout=settings.pool_acquire_timeout,
+            statement_timeout=settings.statement_timeout,
+            reset=False,  # None of our statements leaves session state behind.
+            plan_each_time=True,  # In an alert storm tables grow faster than their statistics.
+        ),
+        password=rotation.password if password_of(settings) else None,
+        observer=telemetry.observer,
     )
 
 
-def _project(
+def _sign_in(
     rotation: Rotation,
-    database: Database,
+    transactions: Transactions,
     *,
-    throttle: Throttle,
+    store: SharedStore | None,
     business: BusinessMetrics,
     telemetry: Telemetry,
-) -> Project | None:
-    if rotation.current.auth_mode is not AuthMode.SUPABASE:
-        return None
-    from .identity.project import Project  # noqa: PLC0415 - its cryptography is slow to import, and needed by this mode only
-
+) -> tuple[Project | None, LocalAccounts | SupabaseAccounts]:
     attempted = partial(business.attempted, "password")
-    project = Project(rotation, database, throttle=throttle, attempted=attempted, observer=telemetry.observer)
+    common: dict[str, Any] = {"throttle": Throttle(store=store), "attempted": attempted}
+    if rotation.current.auth_mode is not AuthMode.SUPABASE:
+        return None, LocalAccounts(transactions, is_local=rotation.current.is_local, **common)
+    from .identity.gotrue import Project  # noqa: PLC0415 - its cryptography is slow to import, and needed by this mode only
+
+    project = Project(rotation, transactions, observer=telemetry.observer, **common)
     business.show("postfacta_jwks_age_seconds", project.keys.age)
-    return project
+    return project, project.accounts
 
 
 def _options(rotation: Rotation, table: list[Rule], rate_store: SharedStore | None) -> HardenOptions:
@@ -295,10 +258,10 @@ def _options(rotation: Rotation, table: list[Rule], rate_store: SharedStore | No
         shedding=settings.shedding,
         drain=DrainLimits(drain_delay=delay, drain_timeout=settings.drain_timeout),
         response_headers=_HEADERS if settings.is_local else (*_HEADERS, _STRICT_TRANSPORT),
-        metrics_token=(lambda: rotation.current.metrics_tokens) if settings.metrics_token else "",
+        metrics_token=(lambda: rotation.current.valid("metrics_token")) if settings.metrics_token else "",
         allow_metrics=partial(_may_scrape, settings, TrustedProxies(settings.trusted_proxies)),
         allow_health_detail=partial(_may_see_checks, rotation),
-        traffic_key=(lambda: rotation.current.traffic_keys) if settings.traffic_key else "",
+        traffic_key=(lambda: rotation.current.valid("traffic_key")) if settings.traffic_key else "",
         quiet=("/healthz",),
     )
 
@@ -320,7 +283,9 @@ def _may_see_checks(rotation: Rotation, scope: Scope) -> bool:
     if settings.metrics_token is None:
         return settings.is_local
     given = dict(scope["headers"]).get(b"authorization", b"")
-    return any(hmac.compare_digest(given, f"Bearer {one}".encode()) for one in settings.metrics_tokens)
+    return any(
+        hmac.compare_digest(given, f"Bearer {one}".encode()) for one in settings.valid("metrics_token")
+    )
 
 
 def _health(settings: Settings, database: Database, telemetry: Telemetry) -> HealthRegistry:

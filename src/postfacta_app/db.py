@@ -31,18 +31,11 @@ from postfacta_postgres import (
     KeyInUseError,
     KeyReusedError,
     StoredAnswer,
-    prune_keys,
     write_once,
 )
 
 from .errors import IdempotencyInProgressError, IdempotencyMismatchError, NotFoundError
 from .principal import Principal
-
-__all__ = [
-    "SCHEMA_ERRORS", "UNUSABLE", "VISIBLE", "Answer", "Fetch", "Query", "Reader", "Sql", "Transactions",
-    "Unit", "Where", "Work", "insert", "new_id", "prune_keys", "repeating", "row", "rows", "sees",
-    "update",
-]  # fmt: skip
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -274,11 +267,9 @@ class Transactions:
 
     async def read(self, principal: Principal, look: Callable[[Unit], Awaitable[T]]) -> T:
         """Read from one snapshot of the database: all queries of the unit see the same state."""
-
-        async def run(connection: Connection) -> T:
-            return await look(Unit(connection, principal, None))
-
-        return await self._database.run_transaction(run, isolation="repeatable read")
+        return await self._database.run_transaction(
+            lambda connection: look(Unit(connection, principal, None)), isolation="repeatable read"
+        )
 
 
 async def _once(unit: Unit, work: Work, *, key: str, fingerprint: bytes) -> Answer:

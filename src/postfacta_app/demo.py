@@ -18,11 +18,11 @@ from postfacta_postgres import Database
 
 from . import migrations
 from .db import Unit
-from .identity.local import Passwords, add_user
+from .identity.local import Passwords
 from .identity.model import NewUser
-from .identity.postgres import PostgresIdentity
+from .identity.postgres import add_user
 from .principal import Role
-from .samples import SEEDER, Samples
+from .samples import SEEDER, record
 from .server import check_port, serve
 from .settings import AuthMode, Settings
 
@@ -84,5 +84,5 @@ async def _seed(database: Database, password: str) -> None:
     password_hash = await Passwords().hash(password)
     async with database.transaction() as connection:
         unit = Unit(connection, SEEDER, None)
-        await add_user(unit, PostgresIdentity(database), person, password_hash=password_hash)
-        await Samples(connection, now=now).record()
+        await add_user(unit, person, password_hash=password_hash)
+        await record(connection, now=now)

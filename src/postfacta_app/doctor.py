@@ -173,9 +173,9 @@ async def _look_at_project(settings: Settings) -> list[Finding]:
     from .identity.client import Client  # noqa: PLC0415 - only this check needs it
 
     try:
-        async with Client("project", settings, Timeout(5, name="project")) as client:
+        async with Client("project", lambda: settings, Timeout(5, name="project")) as client:
             reply = await client.ask("GET", "settings")
-            keys = (await client.ask("GET", ".well-known/jwks.json")).members().get("keys")
+            keys = (await client.ask("GET", ".well-known/jwks.json")).said.get("keys")
     except (AppError, ResilienceError, httpx2.HTTPError, ValueError) as error:
         advice = "check POSTFACTA_DB_URL, and that a firewall allows outbound HTTPS to it"
         return [Finding("project", "fail", f"{settings.db_url} cannot be reached: {error}", advice)]

@@ -14,7 +14,6 @@ from postfacta_core.context import current_request
 
 from .errors import AppError, NotFoundError, UnauthenticatedError
 from .principal import Access
-from .problems import Fault
 from .web.forms import TYPED
 from .web.render import Pages
 from .web.routes import PRINCIPAL
@@ -23,7 +22,7 @@ from .web.slices import Page, Routes
 routes: Final = Routes("problem")
 
 
-def error_page(pages: Pages, fault: Fault, scope: Mapping[str, Any]) -> Response:
+def error_page(pages: Pages, fault: AppError, scope: Mapping[str, Any]) -> Response:
     """Render an error; offer an unsaved form again, and lead unauthenticated users to sign-in."""
     sign_in = None
     if fault.status == UnauthenticatedError.status:

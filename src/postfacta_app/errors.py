@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Self
+
+from postfacta_core.asgi import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +27,19 @@ class AppError(Exception):
         errors: The invalid fields.
         headers: Further response headers, such as `ETag`.
         extra: Further members of the problem document, such as `allowed`.
+
+    Attributes:
+        about: What its page says; no docstring, since `python -OO` drops those.
+        message: What v0 says, if it is not the detail.
+        is_spent: Whether the idempotency key of a form was used, so that it needs a new one.
     """
 
-    slug: ClassVar[str]
-    status: ClassVar[int]
-    title: ClassVar[str]
-    about: ClassVar[str]
-    """What its page says; no docstring, since `python -OO` drops those."""
+    slug: str
+    status: int
+    title: str
+    about: str
+    message: str = ""
+    is_spent: bool = False
 
     def __init__(
         self,
@@ -46,6 +55,21 @@ class AppError(Exception):
         self.headers = dict(headers or {})
         self.extra = dict(extra or {})
 
+    @classmethod
+    def of(cls, problem: Problem, detail: str, *, headers: Mapping[str, str] | None = None) -> Self:
+        """Return a problem of the core."""
+        error = cls(detail, headers=headers)
+        error.slug, error.status, error.title = problem.code, problem.status, problem.title
+        return error
+
+    @property
+    def by_field(self) -> dict[str, str]:
+        """The message of each invalid field, for the page that shows a form again."""
+        words: dict[str, str] = {}
+        for error in self.errors:
+            words.setdefault(error.pointer.lstrip("/").partition("/")[0], error.message)
+        return words
+
 
 class MalformedError(AppError):
     slug, status, title = "malformed", 400, "Malformed request"
@@ -55,9 +79,6 @@ class MalformedError(AppError):
 class InvalidCursorError(AppError):
     slug, status, title = "invalid-cursor", 400, "Invalid cursor"
     about = "The cursor is damaged, or was issued for another list."
-
-    def __init__(self, detail: str = "Start again without a cursor") -> None:
-        super().__init__(detail)
 
 
 class UnauthenticatedError(AppError):
@@ -125,6 +146,7 @@ class InvalidFieldsError(AppError):
 class IdempotencyMismatchError(AppError):
     slug, status, title = "idempotency-mismatch", 422, "This Idempotency-Key belongs to another request"
     about = "The Idempotency-Key was used for another request."
+    is_spent = True
 
 
 class PreconditionRequiredError(AppError):
@@ -145,6 +167,11 @@ class FeatureOffError(AppError):
 class SchemaMissingError(AppError):
     slug, status, title = "schema-missing", 503, "The database is not ready for this version"
     about = "The database lacks tables that this version needs: an operator must run `postfacta migrate`."
+
+
+def slow_down(seconds: float) -> RateLimitedError:
+    wait = max(1, math.ceil(seconds))
+    return RateLimitedError("Too many attempts; wait before the next one", headers={"Retry-After": str(wait)})
 
 
 def invalid(pointer: str, code: str, message: str) -> InvalidFieldsError:

@@ -1,14 +1,14 @@
 """Feature flags: what an operator may turn off by name, without a restart.
 
-They are evaluated every two seconds through OpenFeature, by the provider of the domain `postfacta`: one for the file of
-the setting `flags`, or whichever was set before. A request only looks up the last result.
+They are evaluated every two seconds: by the file of the setting `flags`, or else through OpenFeature, by the provider of
+the domain `postfacta`. A request only looks up the last result.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import date
@@ -18,8 +18,6 @@ from typing import Annotated, Final
 import anyio
 import anyio.to_thread
 from openfeature import api
-from openfeature.provider.in_memory_provider import InMemoryFlag, InMemoryProvider  # pyright: ignore[reportMissingTypeStubs] - it has types
-from openfeature.provider.no_op_provider import NoOpProvider  # pyright: ignore[reportMissingTypeStubs] - it has types
 from pydantic import BaseModel, StringConstraints, TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -80,11 +78,7 @@ _FILE: Final = TypeAdapter(dict[str, State])
 
 
 def read_flags(file: Path) -> dict[str, State]:
-    """Read a file such as `{"exports": {"on": false, "reason": "INC-12"}}`; what it does not name is on.
-
-    Raises:
-        FlagsError: If it cannot be read, is invalid, or names an unknown flag.
-    """
+    """Read a file such as `{"exports": {"on": false, "reason": "INC-12"}}`; what it does not name is on."""
     try:
         named = _FILE.validate_json(file.read_bytes())
     except OSError as error:
@@ -101,18 +95,13 @@ def read_flags(file: Path) -> dict[str, State]:
     return dict.fromkeys(sorted(known), State()) | named
 
 
-def _provider(states: dict[str, State]) -> InMemoryProvider:
-    variants = {"on": True, "off": False}
-    return InMemoryProvider({it: InMemoryFlag("on" if states[it].on else "off", variants) for it in states})
-
-
 # The process
 
 
 class Switches:
     """What is on, as last evaluated. At first, and if an evaluation fails at first, all is.
 
-    Without a file the provider is left to others; `is_valid` says whether it could be read the last time.
+    `is_valid` says whether the file could be read the last time.
     """
 
     def __init__(
@@ -121,7 +110,6 @@ class Switches:
         self.is_valid: bool = True
         self._file = file
         self._count = count
-        self._read: dict[str, State] = {}
         self._states = dict.fromkeys((flag.name for flag in FLAGS), State())
         # With a file, one may have been changed while no instance was running.
         self._recorded = {} if file else self._states
@@ -147,28 +135,26 @@ class Switches:
         return replace(rule, handler=handle, problems=(*rule.problems, FeatureOffError.slug))
 
     def reread(self) -> None:
-        """Read the file and evaluate all flags; call it in a thread."""
-        if self._file is not None:
-            self._load(self._file)
-        for flag in FLAGS:
-            found = self._client.get_boolean_details(flag.name, default_value=True)
-            if found.error_code is None and found.value != self.is_on(flag.name):
-                state = State(on=found.value, reason=self._read.get(flag.name, State()).reason)
-                self._states = {**self._states, flag.name: state}
-                _LOGGER.warning("flag.changed", extra={"flag": flag.name, **state.model_dump()})
+        """Read the file, or ask the provider; call it in a thread."""
+        for name, state in (self._of_file(self._file) if self._file else self._of_provider()).items():
+            if state.on != self.is_on(name):
+                self._states = {**self._states, name: state}
+                _LOGGER.warning("flag.changed", extra={"flag": name, **state.model_dump()})
 
-    def _load(self, file: Path) -> None:
+    def _of_file(self, file: Path) -> Mapping[str, State]:
         try:
             read = read_flags(file)
         except FlagsError as error:
             if self.is_valid:
                 _LOGGER.error("flags.unreadable", extra={"reason": str(error)})  # noqa: TRY400 - an operator's mistake
             self.is_valid = False
-            return
+            return {}
         self.is_valid = True
-        if read != self._read:
-            self._read = read
-            api.set_provider_and_wait(_provider(read), DOMAIN)
+        return read
+
+    def _of_provider(self) -> Mapping[str, State]:
+        found = [self._client.get_boolean_details(flag.name, default_value=True) for flag in FLAGS]
+        return {it.flag_key: State(on=it.value) for it in found if it.error_code is None}
 
     @asynccontextmanager
     async def running(self, database: Database, observer: Observer) -> AsyncGenerator[None]:
@@ -192,8 +178,6 @@ class Switches:
             ):
                 yield
             tasks.cancel_scope.cancel()
-        if self._file is not None:
-            api.set_provider(NoOpProvider(), DOMAIN)
 
 
 # Several instances see the same change: the first records it. The last million rows are looked at.

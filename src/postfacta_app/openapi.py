@@ -128,25 +128,23 @@ def _operation(rule: Rule, schemas: Schemas, definitions: JSON) -> JSON:
         "summary": rule.summary,
         "operationId": re.sub(r"\W+", "_", f"{rule.method.lower()}{rule.path}").strip("_"),
         "parameters": [
-            *_path_parameters(rule),
+            *(_parameter(name, "path", _PATTERNS[name]) for name in _PARAMETER.findall(rule.path)),
             *_query_parameters(rule, schemas, definitions),
-            *_header_parameters(rule),
+            *(_parameter(name, "header", _HEADERS[name], required=it) for name, it in rule.headers.items()),
         ],
         "responses": {str(status): answer for status, answer in sorted(_responses(rule, schemas).items())},
     }
     if rule.access is not Access.OPEN:
         operation["security"] = [{"bearer": []}]
     if rule.body is not None:
+        kind = "application/merge-patch+json" if rule.method == "PATCH" else "application/json"
         schema = schemas[rule.body, "validation"]
-        operation["requestBody"] = {"required": True, "content": {rule.body_type: {"schema": schema}}}
+        operation["requestBody"] = {"required": True, "content": {kind: {"schema": schema}}}
     return operation
 
 
-def _path_parameters(rule: Rule) -> list[JSON]:
-    return [
-        {"name": name, "in": "path", "required": True, "schema": _PATTERNS[name]}
-        for name in _PARAMETER.findall(rule.path)
-    ]
+def _parameter(name: str, place: str, schema: JSON, *, required: bool = True, **more: str) -> JSON:
+    return {"name": name, "in": place, "required": required, **more, "schema": schema}
 
 
 def _query_parameters(rule: Rule, schemas: Schemas, definitions: JSON) -> list[JSON]:
@@ -155,13 +153,13 @@ def _query_parameters(rule: Rule, schemas: Schemas, definitions: JSON) -> list[J
     # Models with the same name have longer names in the document.
     schema = definitions[schemas[rule.query, "validation"]["$ref"].rpartition("/")[2]]
     return [
-        {
-            "name": name,
-            "in": "query",
-            "required": name in schema.get("required", ()),
-            "description": of.get("description", ""),
-            "schema": _not_null({key: part for key, part in of.items() if key != "description"}),
-        }
+        _parameter(
+            name,
+            "query",
+            _not_null({key: part for key, part in of.items() if key != "description"}),
+            required=name in schema.get("required", ()),
+            description=of.get("description", ""),
+        )
         for name, of in schema["properties"].items()
     ]
 
@@ -170,13 +168,6 @@ def _not_null(schema: JSON) -> JSON:
     # An absent parameter is null in our model, but null cannot be sent.
     parts = [part for part in schema.get("anyOf", ()) if part != {"type": "null"}]
     return parts[0] if parts else {key: of for key, of in schema.items() if key not in {"default", "title"}}
-
-
-def _header_parameters(rule: Rule) -> list[JSON]:
-    return [
-        {"name": name, "in": "header", "required": required, "schema": _HEADERS[name]}
-        for name, required in rule.headers.items()
-    ]
 
 
 def _responses(rule: Rule, schemas: Schemas) -> dict[int, JSON]:

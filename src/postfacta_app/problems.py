@@ -6,8 +6,8 @@ Under `/api/v1` that is an RFC 9457 problem, for browsers HTML, else `{"message"
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -16,21 +16,20 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match
 
-from postfacta_core.asgi import ASGIApp, Problem, Render, Scope, problem_response
+from postfacta_core.asgi import ASGIApp, Problem, Scope, problem_response
 from postfacta_core.context import current_request
 from postfacta_core.errors import ResilienceError
 from postfacta_core.telemetry.redaction import redact_text
 
 from .errors import (
     AppError,
-    FieldError,
     MalformedError,
     MethodNotAllowedError,
     NotFoundError,
     SchemaMissingError,
 )
 
-Html = Callable[["Fault", Scope], Response]
+Html = Callable[[AppError, Scope], Response]
 """Renders an error as a page."""
 
 _SPECIAL: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
@@ -43,23 +42,10 @@ def encode(value: object) -> bytes:
     return text.encode("utf-8", "replace")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    """An error as the caller sees it."""
-
-    slug: str  # the problem type, and its page
-    status: int
-    title: str
-    detail: str  # what is wrong, in one sentence; no cause
-    message: str = ""  # the v0 message, if it differs from the detail
-    errors: Sequence[FieldError] = ()
-    extra: Mapping[str, object] | None = None  # further members of a problem document
-
-
-def render(fault: Fault, *, path: str, request_id: str, version: str = "") -> tuple[str, bytes]:
+def render(fault: AppError, *, path: str, request_id: str, version: str = "") -> tuple[str, bytes]:
     """Return the content type and body of an error, in the format of its path; only v0 shows a `version`."""
     detail, message = redact_text(fault.detail), redact_text(fault.message)
-    if not _is_v1(path):
+    if not f"{path}/".startswith("/api/v1/"):
         shown = {"serviceVersion": version} if version else {}
         # This format has no list of fields: the message names them.
         fields = "; ".join(f"{it.pointer.lstrip('/') or 'the body'} {it.message}" for it in fault.errors)
@@ -77,11 +63,7 @@ def render(fault: Fault, *, path: str, request_id: str, version: str = "") -> tu
     }
     if fault.errors:
         members["errors"] = [asdict(error) for error in fault.errors]
-    return "application/problem+json", encode({**(fault.extra or {}), **members})
-
-
-def _is_v1(path: str) -> bool:
-    return path == "/api/v1" or path.startswith("/api/v1/")
+    return "application/problem+json", encode({**fault.extra, **members})
 
 
 # The original names what failed, not why. The core reports a crash like any other error.
@@ -91,18 +73,13 @@ _CRASHES: Final = {
 }
 
 
-def _of_core(problem: Problem, path: str) -> Fault:
+def _of_core(problem: Problem, path: str) -> AppError:
+    fault = AppError.of(problem, problem.detail or problem.title)
     if problem.status == 500:  # noqa: PLR2004 - the status of a crash
-        message = _CRASHES.get(path, problem.title)
+        fault.message = _CRASHES.get(path, problem.title)
     else:
-        message = f"{problem.title}. {problem.detail}".removesuffix(". ")
-    return Fault(
-        slug=problem.code,
-        status=problem.status,
-        title=problem.title,
-        detail=problem.detail or problem.title,
-        message=message,
-    )
+        fault.message = f"{problem.title}. {problem.detail}".removesuffix(". ")
+    return fault
 
 
 class Problems:
@@ -124,39 +101,23 @@ class Problems:
             Exception: self._core_error,
         }
 
-    @property
-    def core(self) -> Render:
-        return self._render_core
+    def core(self, problem: Problem, scope: Scope) -> tuple[str, bytes]:
+        shown = self._show(_of_core(problem, scope["path"]), scope)
+        return shown.headers["content-type"], bytes(shown.body)
 
-    def _render_core(self, problem: Problem, scope: Scope) -> tuple[str, bytes]:
-        fault = _of_core(problem, scope["path"])
+    def _show(self, fault: AppError, scope: Scope) -> Response:
         if self._html is not None and _wants_page(scope):
-            page = self._html(fault, scope)
-            return page.headers["content-type"], bytes(page.body)
-        return self._render(fault, scope)
-
-    def _render(self, fault: Fault, scope: Scope) -> tuple[str, bytes]:
+            return self._html(fault, scope)
         context = current_request()
         request_id = context.request_id if context else ""
-        return render(fault, path=scope["path"], request_id=request_id, version=self._version)
+        kind, body = render(fault, path=scope["path"], request_id=request_id, version=self._version)
+        return Response(body, fault.status, {"content-type": kind})
 
     async def _core_error(self, request: Request, error: Exception) -> ASGIApp:
-        return problem_response(error, render=self._render_core)
+        return problem_response(error, render=self.core)
 
     async def _app_error(self, request: Request, error: AppError) -> Response:
-        fault = Fault(
-            slug=error.slug,
-            status=error.status,
-            title=error.title,
-            detail=error.detail,
-            errors=error.errors,
-            extra=error.extra,
-        )
-        if self._html is not None and _wants_page(request.scope):
-            response = self._html(fault, request.scope)
-        else:
-            content_type, body = self._render(fault, request.scope)
-            response = Response(body, error.status, media_type=None, headers={"content-type": content_type})
+        response = self._show(error, request.scope)
         response.headers.update({"cache-control": "no-store", **error.headers})
         keep_private(request.scope["path"], response)
         return response

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Final
 
 from starlette.requests import Request
 
@@ -13,7 +13,6 @@ from postfacta_core.clock import LUCK, Luck
 from postfacta_core.context import current_request
 from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.events import Observer
-from postfacta_core.limits._overload import Priority
 from postfacta_core.limits._rates import Decision, Rate
 from postfacta_core.limits.rate import RateLimiter, parse_rates
 from postfacta_core.limits.store import SharedStore
@@ -23,20 +22,7 @@ from .principal import ANONYMOUS, Principal
 from .settings import Settings
 from .web.routes import Authenticate, RouteClass, Rule, Spend
 
-_KINDS: Final[dict[RouteClass, Literal["read", "write", "ingest"]]] = {
-    RouteClass.READ: "read",
-    RouteClass.SEARCH: "read",
-    RouteClass.WRITE: "write",
-    RouteClass.INGEST: "ingest",
-}
-_PRIORITIES: Final = {
-    RouteClass.PROBE: Priority.CRITICAL_PLUS,
-    RouteClass.READ: Priority.SHEDDABLE_PLUS,
-    RouteClass.SEARCH: Priority.SHEDDABLE,
-    RouteClass.WRITE: Priority.CRITICAL,
-    RouteClass.INGEST: Priority.SHEDDABLE_PLUS,
-    RouteClass.AUTH: Priority.CRITICAL,
-}
+_KINDS: Final = ("read", "write", "ingest")
 _PER_SITE: Final = 10  # The networks of one IPv6 /48 count as this many addresses.
 
 
@@ -63,7 +49,7 @@ def route_options(settings: Settings, rules: Iterable[Rule]) -> list[RouteOption
                 routes=routes,
                 limits=transfer_limits(settings, RouteClass.READ if is_read else of),
                 cancel_on_disconnect=is_read,
-                priority=_PRIORITIES[of],
+                priority=of.priority,
                 rate_limits=() if only_5xx or of is RouteClass.PROBE else None,
             )
             for (of, is_read, only_5xx), routes in classes.items()
@@ -72,7 +58,7 @@ def route_options(settings: Settings, rules: Iterable[Rule]) -> list[RouteOption
             routes=["GET /{path:path}"],
             limits=transfer_limits(settings, RouteClass.READ),
             cancel_on_disconnect=True,
-            priority=_PRIORITIES[RouteClass.READ],
+            priority=RouteClass.READ.priority,
         ),
         RouteOptions(routes=["OPTIONS /{path:path}"], limits=transfer_limits(settings, RouteClass.READ)),
     ]
@@ -102,7 +88,7 @@ def limit_retrying(
     luck: Luck = LUCK,
 ) -> Authenticate:
     """Return the rate limit by address of routes that respond with 503, applied before authentication."""
-    rate, paths = settings.rate("address"), _retrying(rules)
+    rate, paths = settings.rate("address"), {rule.path for rule in rules if rule.only_5xx}
     if not rate or not paths:
         return authenticate
     limiter = RateLimiter("address_retrying", rate, store=store, observer=observer)
@@ -118,10 +104,6 @@ def limit_retrying(
     return limited
 
 
-def _retrying(rules: Iterable[Rule]) -> set[str]:
-    return {rule.path for rule in rules if rule.only_5xx}
-
-
 def principal_limits(
     settings: Settings, *, store: SharedStore | None, observer: Observer, luck: Luck = LUCK
 ) -> Spend | None:
@@ -131,20 +113,19 @@ def principal_limits(
     """
     limiters = {
         kind: RateLimiter(kind, rate, store=store, observer=observer)
-        for kind in dict.fromkeys(_KINDS.values())
+        for kind in _KINDS
         if (rate := settings.rate(kind))
     }
-    by_class = {of: limiters[kind] for of, kind in _KINDS.items() if kind in limiters}
 
     async def spend(principal: Principal, route_class: RouteClass) -> None:
-        limiter = by_class.get(route_class)
+        limiter = limiters.get(route_class.rate)
         if limiter is None or not principal.is_signed_in or principal is ANONYMOUS:
             return
         decision = await limiter.hit(principal.actor)
         if not decision.allowed:
             raise _refusal(limiter.name, decision, luck())
 
-    return spend if by_class else None
+    return spend if limiters else None
 
 
 def _refusal(kind: str, decision: Decision, luck: float) -> RateLimitedError:

@@ -27,11 +27,7 @@ class NoDatabaseError(Exception):
 async def reach(
     settings: Settings, *, dsn: SecretStr | None = None, options: PoolOptions = _OPTIONS
 ) -> AsyncGenerator[Database]:
-    """Connect, and disconnect at the end of the block; `dsn` takes the place of the service's.
-
-    Raises:
-        NoDatabaseError: If it is not reachable in time, or lacks tables or grants that the block needs.
-    """
+    """Connect, and disconnect at the end of the block; `dsn` takes the place of the service's."""
     address = (dsn or settings.database_dsn).get_secret_value()
     reason = "no response"
 

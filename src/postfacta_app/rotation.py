@@ -49,17 +49,13 @@ class Rotation:
         every: float = _EVERY,
         wall: Clock = WALL,
     ) -> None:
-        self._current = settings
+        self.current = settings
         self._read = read
         self._every = every
         self._wall = wall
         self._turn = threading.Lock()
         self._complaint = ""
         self._changed_at = _changes(settings) if read else {}
-
-    @property
-    def current(self) -> Settings:
-        return self._current
 
     def age(self, name: str) -> float | None:
         """Return the seconds since the oldest file of a secret was changed; None if it comes from none."""
@@ -77,7 +73,7 @@ class Rotation:
             except SettingsError as error:
                 self._complain("secrets.unreadable", str(error))
                 return
-            old = self._current
+            old = self.current
             changed = [name for name in _SECRETS if getattr(found, name) != getattr(old, name)]
             gone = [name for name in changed if getattr(found, name) is None]
             changed = [name for name in changed if name not in gone]
@@ -89,7 +85,7 @@ class Rotation:
             else:
                 self._complaint = ""
             if changed:
-                self._current = old.model_copy(update={name: getattr(found, name) for name in changed})
+                self.current = old.model_copy(update={name: getattr(found, name) for name in changed})
                 _LOGGER.warning("secrets.changed", extra={"settings": ", ".join(changed)})
 
     def _complain(self, event: str, reason: str) -> None:
@@ -100,7 +96,7 @@ class Rotation:
     async def password(self) -> str:
         """Return the current database password; called for each new connection."""
         await anyio.to_thread.run_sync(self.reread)
-        return password_of(self._current) or ""
+        return password_of(self.current) or ""
 
     @asynccontextmanager
     async def watching(self, store: SharedStore | None = None) -> AsyncGenerator[None]:
@@ -142,7 +138,7 @@ class Rotation:
 
     def _of_store(self) -> tuple[str, object]:
         """Return what a connection to the store of rate limits depends on."""
-        address = self._current.rate_store
+        address = self.current.rate_store
         return (address.get_secret_value() if address else "", self._changed_at.get("rate_store_tls"))
 
 

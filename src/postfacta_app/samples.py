@@ -35,77 +35,73 @@ _DAY: Final = re.compile(r'"D([+-]\d+)"')
 _PEOPLE: Final = "manual"
 
 
-class Samples:
-    """Records the samples in one transaction; they end `now`."""
-
-    def __init__(self, connection: Connection, *, now: datetime) -> None:
-        self._connection = connection
-        self._now = now
-        self._unit = Unit(connection, SEEDER, None)
-
-    async def record(self) -> None:
-        """Record each sample with everything below it; links only lead to earlier samples."""
-        known: dict[str, UUID] = {}
-        for written in json.loads(_FILE.read_text()):
-            sample = self._read(written)
-            incident = await self._incident(sample)
-            await self._attach(incident, sample.get("signals", {}))
-            await self._remarks(incident.id, sample)
-            await self._aftermath(incident.id, sample)
-            for link in sample.get("links", ()):
-                new = parse(links.NewLink, {**link, "to": str(known[link["to"]])})
-                await links.link(self._unit, incident.id, new)
-            known[sample["key"]] = incident.id
-
-    async def _incident(self, sample: Mapping[str, Any]) -> Incident:
-        new = parse(NewIncident, sample["incident"])
-        incident = (await incidents.create(self._unit, new, now=self._now)).value
-        for move in sample["moves"]:
-            wish = parse(Move, move)
-            await incidents.transition(self._unit, incident.id, wish, now=self._now)
-        return incident
-
-    async def _attach(self, incident: Incident, told: Mapping[str, Sequence[object]]) -> None:
-        for source, items in told.items():
-            # Machine sources need a token; people do not.
-            token = Principal(actor="demo", name=source, scopes=frozenset({"signals:write"}), source=source)
-            who = SEEDER if source == _PEOPLE else token
-            facts = [Fact.of(index, parse(NewSignal, item), who) for index, item in enumerate(items)]
-            unit = Unit(self._connection, who, None)
-            done = await signals.store(unit, facts, now=self._now)
-            ids = [result.signal_id for result in done.results if result.signal_id]
-            await signals.attach(self._unit, incident.id, Attachments(ids=ids))
-
-    async def _remarks(self, incident: UUID, sample: Mapping[str, Any]) -> None:
-        for edit in sample.get("edits", ()):
-            await timeline.add_edit(self._unit, incident, parse(AnyEdit, edit).root, now=self._now)
-        for remark in sample.get("annotations", ()):
-            new = parse(NewAnnotation, remark)
-            await timeline.add_annotation(self._unit, incident, new, now=self._now)
-
-    async def _aftermath(self, incident: UUID, sample: Mapping[str, Any]) -> None:
-        for action in sample.get("actions", ()):
-            await actions.add(self._unit, incident, parse(actions.NewAction, action))
-        if (told := sample.get("postmortem")) is not None:
-            draft = parse(model.Draft, {"content": told["content"]})
-            await postmortems.write(self._unit, incident, draft, follows=_whatever_there_is)
-            for stage in told["to"]:
-                wish = parse(model.Transition, {"to": stage})
-                await postmortems.transition(self._unit, incident, wish, follows=_whatever_there_is)
-
-    def _read(self, written: Mapping[str, Any]) -> dict[str, Any]:
-        """Replace relative times: `T-2.5` is two and a half minutes before the declaration."""
-        began = self._now.replace(second=0, microsecond=0) - timedelta(hours=written["hours_ago"])
-
-        def moment(found: re.Match[str]) -> str:
-            return f'"{format_time(min(began + timedelta(minutes=float(found[1])), self._now))}"'
-
-        def day(found: re.Match[str]) -> str:
-            return f'"{self._now.date() + timedelta(days=int(found[1]))}"'
-
-        sample: dict[str, Any] = json.loads(_DAY.sub(day, _MOMENT.sub(moment, json.dumps(written))))
-        return sample
+async def record(connection: Connection, *, now: datetime) -> None:
+    """Record each sample with everything below it, in one transaction; links only lead to earlier samples."""
+    unit = Unit(connection, SEEDER, None)
+    known: dict[str, UUID] = {}
+    for written in json.loads(_FILE.read_text()):
+        sample = _read(written, now)
+        incident = await _incident(unit, sample, now)
+        await _attach(unit, incident, sample.get("signals", {}), now=now)
+        await _remarks(unit, incident.id, sample, now=now)
+        await _aftermath(unit, incident.id, sample)
+        for link in sample.get("links", ()):
+            new = parse(links.NewLink, {**link, "to": str(known[link["to"]])})
+            await links.link(unit, incident.id, new)
+        known[sample["key"]] = incident.id
 
 
-def _whatever_there_is(_etag: str | None) -> None:
-    """Always pass: there are no concurrent writers."""
+async def _incident(unit: Unit, sample: Mapping[str, Any], now: datetime) -> Incident:
+    new = parse(NewIncident, sample["incident"])
+    incident = (await incidents.create(unit, new, now=now)).value
+    for move in sample["moves"]:
+        await incidents.transition(unit, incident.id, parse(Move, move), now=now)
+    return incident
+
+
+async def _attach(
+    unit: Unit, incident: Incident, told: Mapping[str, Sequence[object]], *, now: datetime
+) -> None:
+    for source, items in told.items():
+        # Machine sources need a token; people do not.
+        token = Principal(actor="demo", name=source, scopes=frozenset({"signals:write"}), source=source)
+        who = SEEDER if source == _PEOPLE else token
+        facts = [Fact.of(index, parse(NewSignal, item), who) for index, item in enumerate(items)]
+        done = await signals.store(Unit(unit.connection, who, None), facts, now=now)
+        ids = [result.signal_id for result in done.results if result.signal_id]
+        await signals.attach(unit, incident.id, Attachments(ids=ids))
+
+
+async def _remarks(unit: Unit, incident: UUID, sample: Mapping[str, Any], *, now: datetime) -> None:
+    for edit in sample.get("edits", ()):
+        await timeline.add_edit(unit, incident, parse(AnyEdit, edit).root, now=now)
+    for remark in sample.get("annotations", ()):
+        await timeline.add_annotation(unit, incident, parse(NewAnnotation, remark), now=now)
+
+
+async def _aftermath(unit: Unit, incident: UUID, sample: Mapping[str, Any]) -> None:
+    def free(_etag: str | None) -> None:
+        """Always pass: there are no concurrent writers."""
+
+    for action in sample.get("actions", ()):
+        await actions.add(unit, incident, parse(actions.NewAction, action))
+    if (told := sample.get("postmortem")) is not None:
+        draft = parse(model.Draft, {"content": told["content"]})
+        await postmortems.write(unit, incident, draft, follows=free)
+        for stage in told["to"]:
+            wish = parse(model.Transition, {"to": stage})
+            await postmortems.transition(unit, incident, wish, follows=free)
+
+
+def _read(written: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """Replace relative times: `T-2.5` is two and a half minutes before the declaration."""
+    began = now.replace(second=0, microsecond=0) - timedelta(hours=written["hours_ago"])
+
+    def moment(found: re.Match[str]) -> str:
+        return f'"{format_time(min(began + timedelta(minutes=float(found[1])), now))}"'
+
+    def day(found: re.Match[str]) -> str:
+        return f'"{now.date() + timedelta(days=int(found[1]))}"'
+
+    sample: dict[str, Any] = json.loads(_DAY.sub(day, _MOMENT.sub(moment, json.dumps(written))))
+    return sample

@@ -44,18 +44,12 @@ def graceful_timeout(settings: Settings) -> int:
 
 
 def serve(
-    settings: Settings,
-    *,
-    say: Callable[[str], None] | None = None,
-    read: Callable[[], Settings] | None = None,
+    settings: Settings, *, say: Callable[[str], None], read: Callable[[], Settings] | None = None
 ) -> int:
     """Serve until Ctrl-C or SIGTERM, then drain; return the exit code.
 
     SIGHUP reloads the secrets by `read`; it stops the service only if a terminal was closed. `say` is called
-    with a line that names the address.
-
-    Raises:
-        PortInUseError: If the port is taken.
+    with a line that names the address. Raise `PortInUseError` if the port is taken.
     """
     with _listen(settings.host, settings.port) as listener:
         host, port = listener.getsockname()[:2]
@@ -78,8 +72,7 @@ def serve(
 
         before[signal.SIGHUP] = signal.signal(signal.SIGHUP, hang_up)
         try:
-            if say is not None:
-                say(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C stops it")
+            say(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C stops it")
             server.run(sockets=[listener])
         finally:
             for told, handler in before.items():

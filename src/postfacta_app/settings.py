@@ -264,20 +264,9 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     def issuer(self) -> str:
         return self.jwt_issuer or f"{self.db_url}/auth/v1"
 
-    @property
-    def jwt_secrets(self) -> tuple[str, ...]:
-        """The valid signing secrets: during a rotation the new and the former one, one per line."""
-        return _lines(self.jwt_secret)
-
-    @property
-    def metrics_tokens(self) -> tuple[str, ...]:
-        """The valid tokens for scrapes, as in `jwt_secrets`."""
-        return _lines(self.metrics_token)
-
-    @property
-    def traffic_keys(self) -> tuple[str, ...]:
-        """The valid keys for traffic classes, as in `jwt_secrets`."""
-        return _lines(self.traffic_key)
+    def valid(self, secret: Literal["jwt_secret", "metrics_token", "traffic_key"]) -> tuple[str, ...]:
+        """Return the values of a secret that are valid: in a rotation the new and the former one, one per line."""
+        return _lines(getattr(self, secret))
 
     def rate(self, of: Literal["address", "read", "write", "ingest"]) -> str:
         """Return the limit of this kind; empty for no limit."""
@@ -310,31 +299,24 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
     """
     environ = os.environ if environ is None else environ
     _refuse_unknown(environ)
-    values: dict[str, object] = {}
-    for field in Settings.model_fields:
-        found = _look_up(field, environ)
-        if found is not None:
-            values[field] = found
-    values.update({name: value for name, value in overrides.items() if value is not None})
+    found = [(field, _look_up(field, environ)) for field in Settings.model_fields]
     try:
-        return Settings.model_validate(values)
+        return Settings.model_validate(
+            {name: it for name, it in (*found, *overrides.items()) if it is not None}
+        )
     except ValidationError as invalid:
         raise SettingsError(_explain(invalid)) from None
 
 
 def secret_files(environ: Mapping[str, str] | None = None) -> dict[str, Path]:
-    """Return the file of each secret that is read from one.
-
-    Raises:
-        SettingsError: If the folder of secrets is none.
-    """
+    """Return the file of each secret that is read from one."""
     environ = os.environ if environ is None else environ
     secrets = [it for it, about in Settings.model_fields.items() if "SecretStr" in str(about.annotation)]
     return {field: found[0] for field in secrets if (found := _file_of(field, environ))}
 
 
 def exposed_secrets(environ: Mapping[str, str] | None = None) -> list[Path]:
-    """List the secret files that every user of this machine can read or change; raises as `secret_files` does."""
+    """List the secret files that every user of this machine can read or change."""
     files = secret_files(environ).values()
     return [file for file in files if file.exists() and file.stat().st_mode & 0o006]
 

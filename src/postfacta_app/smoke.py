@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 from uuid import uuid4
@@ -12,6 +12,7 @@ import anyio
 import httpx2
 
 from .doctor import Finding, report
+from .settings import SettingsError
 
 WITHIN: Final = 30.0
 """Seconds after which it has failed."""
@@ -35,7 +36,7 @@ _SERIES: Final = (
 _BUILD: Final = re.compile(r'^postfacta_build_info\{.*?\bversion="([^"]*)"', re.MULTILINE)
 
 
-class RefusedError(Exception):
+class RefusedError(SettingsError):
     """It may not write there; the text says how to permit it."""
 
 
@@ -52,13 +53,11 @@ class Smoke:
     """One look at a service; reads, then records an exercise, reads it back and archives it."""
 
     url: str
-    token: str = field(
-        default="", repr=False
-    )  # with the scopes incidents:read and incidents:write, or a person's
+    token: str = field(default="", repr=False)  # of a person, or to read and write incidents
     metrics_token: str = field(default="", repr=False)
     traffic_key: str = field(
         default="", repr=False
-    )  # makes its requests `synthetic`: no objective counts them
+    )  # lets its requests be `synthetic`: no objective counts them
     version: str = ""  # that must run; empty accepts any
     may_write: bool | None = None  # None writes unless the environment is `production`
     transport: httpx2.AsyncBaseTransport | None = None
@@ -86,8 +85,8 @@ class Smoke:
             async with httpx2.AsyncClient(
                 base_url=self.url, headers=marks, timeout=_EACH, trust_env=False, transport=self.transport
             ) as self._http:
-                async for finding in _judge(checks):
-                    found.append(finding)  # noqa: PERF401 - what was found before the time is up is kept
+                for check in checks:
+                    found.append(await _judge(check))  # noqa: PERF401 - what was found before the time is up is kept
         if limit.cancelled_caught:
             found.append(Finding("time", "fail", f"not done within {WITHIN:g} s"))
         return report(found, say) or (NOT_RUN if any(it.verdict == "skip" for it in found) else 0)
@@ -206,18 +205,17 @@ class Smoke:
         return answer
 
 
-async def _judge(checks: Iterable[Callable[[], Awaitable[str]]]) -> AsyncIterator[Finding]:
-    for check in checks:
-        verdict, text = "fail", ""
-        try:
-            verdict, text = "ok", await check()
-        except _FaultError as fault:
-            text = str(fault)
-        except _NotRunError as reason:
-            verdict, text = "skip", str(reason)
-        except httpx2.HTTPError as error:
-            text = f"no answer: {type(error).__name__}"
-        yield Finding(check.__name__, verdict, text)
+async def _judge(check: Callable[[], Awaitable[str]]) -> Finding:
+    verdict = "fail"
+    try:
+        verdict, text = "ok", await check()
+    except _FaultError as fault:
+        text = str(fault)
+    except _NotRunError as reason:
+        verdict, text = "skip", str(reason)
+    except httpx2.HTTPError as error:
+        text = f"no answer: {type(error).__name__}"
+    return Finding(check.__name__, verdict, text)
 
 
 def _need(true: bool, fault: str) -> None:  # noqa: FBT001 - as `assert` has it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,7 +19,6 @@ import httpx2
 from postfacta_app.app import create_app
 from postfacta_app.incidents.v0 import PostgresV0
 from postfacta_app.settings import load_settings
-from postfacta_app.web import routes
 from postfacta_app.web.routes import RouteClass
 from postfacta_core.asgi._types import Message
 from postfacta_core.asgi.stack import Hardened
@@ -208,7 +207,9 @@ async def in_process(
     """Run the application on a migrated database until the block ends."""
     # Patient enough for a busy machine.
     patient = {"pool_acquire_timeout": 30, "statement_timeout": 30}
-    with patch.dict(routes._SECONDS, dict.fromkeys(RouteClass, 30.0)):  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - a setting would be for tests alone
+    with ExitStack() as stack:
+        for of in RouteClass:
+            stack.enter_context(patch.object(of, "seconds", 30.0))
         async with _served(dsn, v0_store, patient | settings) as service:
             yield service
 

@@ -11,15 +11,8 @@ from uuid import uuid4
 import httpx2
 import pytest
 
-from postfacta_app.app import route_rules
-from postfacta_app.identity.guard import Guard
-from postfacta_app.identity.postgres import PostgresIdentity
-from postfacta_app.reliability.about import load_codebase
-from postfacta_app.settings import load_settings
-from postfacta_app.web.render import Pages
+from postfacta_app.app import declared
 from postfacta_app.web.routes import Rule
-from postfacta_app.web.stale import StaleAnswers
-from postfacta_postgres import Database
 from tests.app.live import NEW, Service, in_process
 from tests.kit.every import every
 
@@ -167,12 +160,7 @@ async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
 
 
 def table() -> list[Rule]:
-    settings, database = load_settings({}), Database("postgresql://127.0.0.1/none")
-    guard = Guard(PostgresIdentity(database), settings)
-    stale = StaleAnswers(database.name)
-    return route_rules(
-        settings, database, guard, stale=stale, codebase=load_codebase(), pages=Pages(version="")
-    )
+    return declared()
 
 
 async def callers(service: Service) -> dict[str, Headers]:

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from postfacta_app.db import Answer, Transactions, Unit, prune_keys, repeating
+from postfacta_app.db import Answer, Transactions, Unit, repeating
 from postfacta_app.errors import (
     ConflictError,
     IdempotencyInProgressError,
@@ -28,7 +28,7 @@ from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import DatabaseUnavailableError, LockTimeoutError
 from postfacta_core.events import TaskCrashed
 from postfacta_core.testing import RecordingObserver
-from postfacta_postgres import Database
+from postfacta_postgres import Database, prune_keys
 
 ADA = Principal(actor="user:ada", name="Ada", role=Role.RESPONDER)
 BOB = Principal(actor="user:bob", name="Bob", role=Role.RESPONDER)

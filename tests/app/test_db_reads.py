@@ -6,14 +6,14 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from postfacta_app.db import Answer, Transactions, Unit, prune_keys
+from postfacta_app.db import Answer, Transactions, Unit
 from postfacta_app.errors import IdempotencyInProgressError
 from postfacta_app.principal import Principal, Role
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import LockTimeoutError
 from postfacta_core.events import QueryFinished
 from postfacta_core.testing import RecordingObserver
-from postfacta_postgres import Database, PoolOptions
+from postfacta_postgres import Database, PoolOptions, prune_keys
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 

@@ -18,7 +18,6 @@ from openfeature.provider.no_op_provider import NoOpProvider  # pyright: ignore[
 from postfacta_app import flags
 from postfacta_app.app import declared
 from postfacta_app.flags import FLAGS, FlagsError, State, Switches, read_flags
-from postfacta_app.settings import load_settings
 from postfacta_app.web.routes import RouteClass
 from postfacta_core.clock import WALL
 from tests.app.live import NEW, Service, in_process
@@ -56,7 +55,7 @@ def test_no_flag_has_expired() -> None:
 
 
 def test_each_flag_has_an_owner_and_covers_routes() -> None:
-    rules = declared(load_settings({}))
+    rules = declared()
     with every() as case:
         for flag in FLAGS:
             with case(flag.name):

@@ -9,19 +9,12 @@ from typing import Any, cast
 
 import pytest
 
-from postfacta_app.app import route_rules
+from postfacta_app.app import declared
 from postfacta_app.errors import AppError
-from postfacta_app.identity.guard import Guard
-from postfacta_app.identity.postgres import PostgresIdentity
 from postfacta_app.openapi import openapi_document
 from postfacta_app.principal import Access
-from postfacta_app.reliability.about import load_codebase
-from postfacta_app.settings import load_settings
-from postfacta_app.web.render import Pages
 from postfacta_app.web.routes import Rule
-from postfacta_app.web.stale import StaleAnswers
 from postfacta_core.asgi._problem import PROBLEMS
-from postfacta_postgres import Database
 from tests.app.live import Service, in_process
 
 # Exactly these answer in HTML, and people find them without a document.
@@ -51,15 +44,7 @@ async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
 
 @pytest.fixture(scope="module")
 def rules() -> list[Rule]:
-    settings, database = load_settings({}), Database("postgresql://127.0.0.1/none")
-    return route_rules(
-        settings,
-        database,
-        Guard(PostgresIdentity(database), settings),
-        stale=StaleAnswers(database.name),
-        codebase=load_codebase(),
-        pages=Pages(version=""),
-    )
+    return declared()
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from postfacta_app import errors
 from postfacta_app.error_pages import explain
 from postfacta_app.errors import AppError, FieldError, InvalidFieldsError, PreconditionFailedError
-from postfacta_app.problems import Fault, Problems, encode, redirect_target, render
+from postfacta_app.problems import Problems, encode, redirect_target, render
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import (
     BodyTooLargeError,
@@ -172,7 +172,7 @@ async def test_a_method_that_the_framework_refuses_is_named_with_those_allowed()
     assert got.json()["message"] == "Method 'GET' is not allowed for '/incidents'"
 
 
-def a_page(fault: Fault, scope: Mapping[str, Any]) -> Response:
+def a_page(fault: AppError, scope: Mapping[str, Any]) -> Response:
     return HTMLResponse(f"<h1>{fault.title}</h1>", fault.status)
 
 
@@ -256,7 +256,7 @@ def test_a_body_is_compact_and_safe_inside_html() -> None:
 
 @given(st.text(st.characters(codec=None)), st.text(st.characters(codec=None)))
 def test_any_text_can_be_rendered(detail: str, path: str) -> None:
-    fault = Fault(slug="malformed", status=400, title="No", detail=detail)
+    fault = errors.MalformedError(detail)
     for each in (path, "/api/v1/" + path):
         _, content = render(fault, path=each, request_id="x")
         assert isinstance(cast("object", json.loads(content)), dict)

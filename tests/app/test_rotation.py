@@ -58,7 +58,7 @@ def test_a_replaced_secret_is_used_and_logged_by_name_only(caplog: pytest.LogCap
     source.set("DATABASE_DSN", "postgresql://app:t%20wo@db/shop")
     rotation.reread()
     rotation.reread()
-    assert rotation.current.metrics_tokens == (NEXT, FORMER)
+    assert rotation.current.valid("metrics_token") == (NEXT, FORMER)
     assert anyio.run(rotation.password) == "t wo"
     told = [(record.getMessage(), vars(record).get("settings")) for record in caplog.records]
     assert told == [("secrets.changed", "database_dsn, metrics_token")]
@@ -71,7 +71,7 @@ def test_nothing_but_secrets_changes() -> None:
     source.set("PORT", "9090")
     source.set("TRAFFIC_KEY", NEXT)
     rotation.reread()
-    assert (rotation.current.port, rotation.current.traffic_keys) == (8080, (NEXT,))
+    assert (rotation.current.port, rotation.current.valid("traffic_key")) == (8080, (NEXT,))
 
 
 def test_an_unreadable_secret_keeps_the_former_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -80,10 +80,10 @@ def test_an_unreadable_secret_keeps_the_former_and_is_logged_once(caplog: pytest
     source.set("METRICS_TOKEN", "")
     for _ in range(3):
         rotation.reread()
-    assert rotation.current.metrics_tokens == (FORMER,)
+    assert rotation.current.valid("metrics_token") == (FORMER,)
     source.set("METRICS_TOKEN", NEXT)
     rotation.reread()
-    assert rotation.current.metrics_tokens == (NEXT,)
+    assert rotation.current.valid("metrics_token") == (NEXT,)
     assert [record.getMessage() for record in caplog.records] == ["secrets.unreadable", "secrets.changed"]
     assert "POSTFACTA_METRICS_TOKEN" in vars(caplog.records[0])["reason"]
 
@@ -95,7 +95,7 @@ def test_another_database_needs_a_restart_and_says_so(caplog: pytest.LogCaptureF
     source.set("TRAFFIC_KEY", NEXT)
     rotation.reread()
     assert anyio.run(rotation.password) == "one"
-    assert rotation.current.traffic_keys == (NEXT,)
+    assert rotation.current.valid("traffic_key") == (NEXT,)
     assert caplog.records[0].getMessage() == "secrets.need_restart"
     assert "elsewhere" not in str(vars(caplog.records[0]))
 
@@ -107,8 +107,8 @@ def test_a_secret_that_is_removed_stays_in_use(caplog: pytest.LogCaptureFixture)
     source.set("TRAFFIC_KEY", NEXT)
     rotation.reread()
     rotation.reread()
-    assert rotation.current.metrics_tokens == (FORMER,)
-    assert rotation.current.traffic_keys == (NEXT,)
+    assert rotation.current.valid("metrics_token") == (FORMER,)
+    assert rotation.current.valid("traffic_key") == (NEXT,)
     assert [record.getMessage() for record in caplog.records] == ["secrets.unreadable", "secrets.changed"]
     assert vars(caplog.records[0])["reason"].startswith("metrics_token: ")
 
@@ -206,7 +206,7 @@ async def _watch_in_a_thread() -> None:
     async with rotation.watching():
         source.set("METRICS_TOKEN", NEXT)
         with anyio.fail_after(PATIENCE):
-            while rotation.current.metrics_tokens != (NEXT,):
+            while rotation.current.valid("metrics_token") != (NEXT,):
                 await anyio.sleep(0.01)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from postfacta_app.samples import Samples
+from postfacta_app.samples import record
 from postfacta_core.clock import WALL
 from postfacta_postgres import Database
 from tests.app.live import Service, in_process
@@ -22,7 +22,7 @@ async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
     async with Database(shared_app_dsn) as database:
         await database.wait_connected()
         async with database.transaction() as connection:
-            await Samples(connection, now=datetime.fromtimestamp(WALL(), UTC)).record()
+            await record(connection, now=datetime.fromtimestamp(WALL(), UTC))
     async with in_process(shared_app_dsn) as running:
         running.client.headers.update(await running.as_role("viewer"))
         yield running

@@ -405,7 +405,7 @@ def test_a_secret_that_every_user_may_read_is_named(tmp_path: Path) -> None:
 
 def test_several_secrets_hold_at_once_one_a_line() -> None:
     settings = load_settings({"POSTFACTA_METRICS_TOKEN": "one\ntwo\n\n", "POSTFACTA_TRAFFIC_KEY": "only"})
-    assert (settings.metrics_tokens, settings.traffic_keys, settings.jwt_secrets) == (
+    assert (settings.valid("metrics_token"), settings.valid("traffic_key"), settings.valid("jwt_secret")) == (
         ("one", "two"),
         ("only",),
         (),
@@ -413,7 +413,7 @@ def test_several_secrets_hold_at_once_one_a_line() -> None:
 
 
 def test_each_of_several_jwt_secrets_is_long_enough() -> None:
-    assert load_settings({"POSTFACTA_JWT_SECRET": "a" * 32 + "\n" + "b" * 32}).jwt_secrets == (
+    assert load_settings({"POSTFACTA_JWT_SECRET": "a" * 32 + "\n" + "b" * 32}).valid("jwt_secret") == (
         "a" * 32,
         "b" * 32,
     )

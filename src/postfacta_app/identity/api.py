@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Final
 from uuid import UUID
 
@@ -24,7 +24,8 @@ from ..settings import Settings
 from ..web.paging import Paged
 from ..web.routes import RouteClass
 from ..web.slices import Call, Fill, Matches, Reply, Routes
-from .local import LocalAccounts, add_token, clear_cookie, cookie_name, digest, mint, presented
+from . import postgres
+from .local import LocalAccounts, cookie_name, digest, mint, presented, session_cookie
 from .model import (
     Account,
     AuditPage,
@@ -35,7 +36,6 @@ from .model import (
     IssuedToken,
     Kind,
     Me,
-    Minted,
     NewToken,
     NewUser,
     PasswordChange,
@@ -47,9 +47,7 @@ from .model import (
     User,
     UserChange,
     UserPage,
-    keep_an_admin,
 )
-from .postgres import PostgresIdentity
 
 if TYPE_CHECKING:
     from .gotrue import SupabaseAccounts
@@ -70,7 +68,6 @@ class Identity:
     """The part that these routes need; `forget` is called with tokens that lost their rights."""
 
     settings: Settings
-    store: PostgresIdentity
     accounts: LocalAccounts | SupabaseAccounts
     forget: Callable[[Callable[[Credential], bool]], None]
 
@@ -80,10 +77,10 @@ class _Desk:
 
     def __init__(self, call: Call, _: str) -> None:
         part = call.tools.part(Identity)
-        self.store, self.accounts, self._forget = part.store, part.accounts, part.forget
+        self.accounts, self._forget = part.accounts, part.forget
         self.request, self.caller, self.now, self.write = call.request, call.principal, call.now, call.write
         self.is_local, self.is_open = part.settings.is_local, part.settings.register_open
-        self._afterwards = call.afterwards
+        self.q, self._afterwards = call.tools.transactions.reader(call.principal), call.afterwards
         header = call.request.headers.getlist("authorization")
         cookie = call.request.cookies.get(cookie_name(is_local=self.is_local))
         try:
@@ -114,7 +111,7 @@ async def _owner(call: Call, _: str) -> Account:
         raise _missing() from None
     if user_id is None:
         raise ForbiddenError("Only a person with an account has a password and sessions")
-    account = await call.tools.part(Identity).store.person(user_id)
+    account = await postgres.person(call.tools.transactions.reader(call.principal), user_id)
     if account is None:
         raise _missing()
     return account
@@ -132,11 +129,9 @@ Owner = Annotated[Account, Fill(_owner)]
     "POST /login", OPEN, "Exchange e-mail and password for a bearer token",
     status=200, kind=AUTH, problems=("rate-limited", "unauthenticated"),
 )  # fmt: skip
-async def login(sent: Credentials, desk: Desk) -> Annotated[Response, SignedIn]:
-    def answer(minted: Minted) -> Answer:
-        return Answer.of(200, SignedIn(token=minted.secret, expires_at=minted.token.expires_at), _NO_STORE)
-
-    return await desk.accounts.sign_in(desk.request, sent, Kind.BEARER, now=desk.now, answer=answer)
+async def login(sent: Credentials, desk: Desk) -> Reply[SignedIn]:
+    minted = await desk.accounts.sign_in(desk.request, sent, Kind.BEARER, now=desk.now)
+    return Reply(SignedIn(token=minted.secret, expires_at=minted.token.expires_at), 200, _NO_STORE)
 
 
 @routes.api(
@@ -156,9 +151,9 @@ async def logout(unit: Unit, desk: Desk) -> Answer:
         raise ForbiddenError("An administrator must revoke API tokens: DELETE /api/v1/tokens/{id}")
     desk.lose(lambda it: it.secret_sha256 == desk.this)
     if who.user_id is not None:
-        await desk.store.revoke_secret(unit, desk.this, desk.now)
+        await postgres.revoke_secret(unit, desk.this, desk.now)
         await unit.audit("session.end", who.actor)
-    return Answer(204, {"Set-Cookie": clear_cookie(is_local=desk.is_local)})
+    return Answer(204, {"Set-Cookie": session_cookie("", timedelta(0), is_local=desk.is_local)})
 
 
 @routes.api("GET /api/v1/me", SIGNED_IN, "Read the current user or token")
@@ -176,23 +171,22 @@ async def me(q: Reader) -> Me:
 )  # fmt: skip
 async def change_password(owner: Owner, sent: PasswordChange, desk: Desk) -> Response:
     local, stored = desk.kept_here(owner)
-    user = owner.user
-    if sent.password.strip().lower() == user.email:
+    if sent.password.strip().lower() == owner.email:
         raise invalid("/password", "invalid", "must not be the e-mail address")
     # Only the holder of this session can use up its attempts.
-    async with local.throttle.attempt("", device=f"password of {user.id}"):
+    async with local.throttle.attempt("", device=f"password of {owner.id}"):
         if not await local.passwords.verify(stored, sent.current_password, is_known=True):
             raise invalid("/current_password", "invalid", "is wrong")
     hashed = await local.passwords.hash(sent.password)
 
     async def work(unit: Unit) -> Answer:
-        if not await desk.store.set_password(unit, user.id, hashed, old=stored):
+        if not await postgres.set_password(unit, owner.id, hashed, old=stored):
             raise ConflictError("The password was just changed elsewhere")
-        ended = await desk.store.end_sessions(unit, user.id, desk.now, keep=desk.this)
-        await unit.audit("password.change", user.actor, detail={"sessions": ended})
+        ended = await postgres.end_sessions(unit, owner.id, desk.now, keep=desk.this)
+        await unit.audit("password.change", owner.actor, detail={"sessions": ended})
         return Answer(204)
 
-    desk.lose_all(user.id, keep=desk.this)
+    desk.lose_all(owner.id, keep=desk.this)
     return await desk.write(work)
 
 
@@ -206,10 +200,10 @@ async def reset(owner: Owner, desk: Desk) -> Reply[IssuedPassword]:
     hashed = await local.passwords.hash(password)
 
     async def work(unit: Unit) -> Answer:
-        await reset_password(unit, desk.store, owner.user, hashed=hashed, now=desk.now)
+        await postgres.reset_password(unit, owner, hashed=hashed, now=desk.now)
         return Answer(204)
 
-    desk.lose_all(owner.user.id)
+    desk.lose_all(owner.id)
     await desk.write(work)
     return Reply(IssuedPassword(password=password), 200, _NO_STORE)
 
@@ -219,19 +213,10 @@ def new_password() -> str:
     return secrets.token_urlsafe(15)
 
 
-async def reset_password(
-    unit: Unit, store: PostgresIdentity, user: User, *, hashed: str, now: datetime
-) -> None:
-    """Replace a person's password and end all sessions."""
-    await store.set_password(unit, user.id, hashed)
-    ended = await store.end_sessions(unit, user.id, now)
-    await unit.audit("password.reset", user.actor, detail={"sessions": ended})
-
-
 @routes.api("GET /api/v1/me/sessions", SIGNED_IN, "List your sessions", kind=SEARCH)
 @routes.api("GET /api/v1/users/{id}/sessions", ADMIN, "List a person's sessions", kind=SEARCH)
 async def sessions(owner: Owner, desk: Desk) -> SessionList:
-    return SessionList(items=await desk.store.sessions(owner.user.id, desk.this, desk.now))
+    return SessionList(items=await postgres.sessions(desk.q, owner.id, this=desk.this, now=desk.now))
 
 
 @routes.api("DELETE /api/v1/me/sessions", SIGNED_IN, "Sign out everywhere")
@@ -250,20 +235,18 @@ async def end_sessions(
     unit: Unit, owner: Account, desk: _Desk, *, only: UUID | None = None, keep: bytes = b""
 ) -> None:
     """End a person's sessions, except the one with the hash `keep`; or `only` one, which must be there."""
-    user = owner.user
-    desk.lose_all(user.id, keep=keep)
-    ended = await desk.store.end_sessions(unit, user.id, desk.now, only=only, keep=keep)
+    desk.lose_all(owner.id, keep=keep)
+    ended = await postgres.revoke_sessions(unit, owner, desk.now, only=only, keep=keep)
     if only is not None and not ended:
         raise _missing()
-    await unit.audit("session.revoke", user.actor, detail={"sessions": ended})
 
 
 # People
 
 
 @routes.api("GET /api/v1/users", ADMIN, "List people")
-async def users(query: Paged, desk: Desk) -> UserPage:
-    rows = await desk.store.users(query.after("users"), query.limit + 1)
+async def users(q: Reader, query: Paged) -> UserPage:
+    rows = await postgres.users(q, query.after("users"), query.limit + 1)
     return query.page(UserPage, rows, "users", key=lambda it: (it.created_at, it.id))
 
 
@@ -276,28 +259,21 @@ async def add_user(new: NewUser, desk: Desk) -> Annotated[Response, User]:
 
 @routes.api("GET /api/v1/users/{id}", ADMIN, "Read a person")
 async def user(owner: Owner) -> User:
-    return owner.user
+    return owner
 
 
 @routes.api("PATCH /api/v1/users/{id}", ADMIN, "Change a person's role, or disable an account")
 async def change_user(unit: Unit, id: UUID, wish: UserChange, *, matches: Matches, desk: Desk) -> User:
     desk.lose_all(id)
-    old, admins = await desk.store.lock_user(unit, id)
-    if old is None:
-        raise _missing()
-    matches(old.etag)
-    keep_an_admin(old, wish, admins)
-    changed = await desk.store.change_user(unit, id, wish, now=desk.now)
-    await unit.audit("user.change", old.actor, detail=wish.model_dump(exclude_unset=True))
-    return changed
+    return await postgres.change_user(unit, id, wish, now=desk.now, matches=matches)
 
 
 # Tokens
 
 
 @routes.api("GET /api/v1/tokens", ADMIN, "List API tokens")
-async def tokens(query: Paged, desk: Desk) -> TokenPage:
-    rows = await desk.store.tokens(query.after("tokens"), query.limit + 1)
+async def tokens(q: Reader, query: Paged) -> TokenPage:
+    rows = await postgres.tokens(q, query.after("tokens"), query.limit + 1)
     return query.page(TokenPage, rows, "tokens", key=lambda it: (it.created_at, it.id))
 
 
@@ -306,7 +282,7 @@ async def create_token(unit: Unit, new: NewToken, desk: Desk) -> Reply[IssuedTok
     if new.expires_at is not None and not desk.now < new.expires_at <= desk.now + _LONGEST_LIFE:
         raise invalid("/expires_at", "out_of_range", "must be within the next ten years")
     minted = mint(Kind.API, unit.principal, desk.now, expires_at=new.expires_at)
-    token = await add_token(unit, desk.store, new, minted=minted)
+    token = await postgres.add_token(unit, new, minted)
     issued = IssuedToken(**token.model_dump(), secret=minted.secret)
     return Reply(issued, 201, {"Location": f"/api/v1/tokens/{token.id}", **_NO_STORE})
 
@@ -314,18 +290,17 @@ async def create_token(unit: Unit, new: NewToken, desk: Desk) -> Reply[IssuedTok
 @routes.api("DELETE /api/v1/tokens/{id}", ADMIN, "Revoke an API token")
 async def revoke_token(unit: Unit, id: UUID, desk: Desk) -> None:
     desk.lose(lambda it: it.id == id)
-    if not await desk.store.revoke_token(unit, id, desk.now):
+    if not await postgres.revoke_token(unit, id, desk.now):
         raise _missing()
-    await unit.audit("token.revoke", f"token:{id}")
 
 
 # Audit
 
 
 @routes.api("GET /api/v1/audit", ADMIN, "Read the audit log")
-async def audit(query: AuditQuery, desk: Desk) -> AuditPage:
+async def audit(q: Reader, query: AuditQuery) -> AuditPage:
     (before,) = query.after("audit", int) or (None,)
-    return query.page(AuditPage, await desk.store.audit(query, before), "audit", key=lambda it: [it.seq])
+    return query.page(AuditPage, await postgres.audit(q, query, before), "audit", key=lambda it: [it.seq])
 
 
 def _missing() -> NotFoundError:

@@ -1,10 +1,11 @@
-"""Sign-in and sign-up through the Supabase project (GoTrue)."""
+"""Sign-in through the Supabase project (GoTrue), and the composition of its parts."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -13,19 +14,30 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from postfacta_core.errors import RejectedError, ResilienceError
+from postfacta_core.drain.resources import Resource
+from postfacta_core.errors import DeadlineExceededError, RejectedError, ResilienceError
+from postfacta_core.events import Observer
+from postfacta_core.guards._circuit import CircuitConfig
+from postfacta_core.guards.breaker import CircuitBreaker
+from postfacta_core.guards.bulkhead import Bulkhead
+from postfacta_core.guards.timeout import Timeout
 
-from ..db import Answer, Unit
+from ..db import Answer, Transactions, Unit
 from ..errors import (
     ConflictError,
     RegistrationClosedError,
     invalid,
 )
 from ..principal import Principal
+from ..rotation import Rotation
+from ..settings import Settings
 from .client import Client, Reply
-from .local import Accounts, Answers, address, digest, mint, wrong_password
+from .jwks import Jwks
+from .local import Accounts, address, digest, mint, wrong_password
 from .model import Credentials, Kind, Minted, NewUser, Registered, Registration
+from .postgres import add_secret
 from .supabase import SupabaseTokens
+from .throttle import Throttle
 
 _OK: Final = 200
 _SESSION: Final = timedelta(hours=12)  # A ban in the project takes effect here when this session ends.
@@ -55,10 +67,6 @@ class SignedUp(Registered):
     confirmation_required: bool
 
 
-class _Token(BaseModel):
-    access_token: str
-
-
 class _User(BaseModel):
     id: UUID
     email: str
@@ -73,9 +81,9 @@ class SupabaseAccounts(Accounts):
         self._tokens = tokens
 
     async def sign_in(
-        self, request: Request, credentials: Credentials, kind: Kind, *, now: datetime, answer: Answers
-    ) -> Response:
-        """Have the project check a password; respond with its token, or a session; raises as the local way."""
+        self, request: Request, credentials: Credentials, kind: Kind, *, now: datetime
+    ) -> Minted:
+        """Have the project check a password; return its token, or a session; raises as the local way."""
         async with self._attempt(request, credentials.email):
             token = await self._token(credentials)
         found = await self._tokens.credential(request, token)
@@ -90,9 +98,9 @@ class SupabaseAccounts(Accounts):
 
         async def keep(unit: Unit) -> None:
             if kind is Kind.SESSION:
-                await self._store.add_secret(unit, minted.token)
+                await add_secret(unit, minted.token)
 
-        return await self._begin(request, minted, keep=keep, answer=answer)
+        return await self._begin(request, minted, keep)
 
     async def register(self, request: Request, sent: Registration) -> Response:
         """Sign a person up. They become a viewer here when they first sign in."""
@@ -105,7 +113,7 @@ class SupabaseAccounts(Accounts):
             reply = await self._ask("signup", body)
         if reply.status_code != _OK:
             raise self._signup_refusal(_code(reply))
-        said = reply.members()
+        said = reply.said
         try:
             # A user, or a session with one: then there is nothing to confirm.
             user = _User.model_validate(said.get("user", said))
@@ -126,10 +134,10 @@ class SupabaseAccounts(Accounts):
         if reply.status_code != _OK:
             code = _code(reply)
             raise wrong_password() if code in _WRONG else self._unusable(code)
-        try:
-            return _Token.model_validate(reply.members()).access_token
-        except ValidationError:
-            raise self._unusable("answer_unreadable") from None
+        token = reply.said.get("access_token")
+        if not isinstance(token, str):
+            raise self._unusable("answer_unreadable")
+        return token
 
     async def _ask(self, path: str, body: Mapping[str, JsonValue]) -> Reply:
         try:
@@ -154,9 +162,48 @@ class SupabaseAccounts(Accounts):
         return RejectedError(self._client.name, _SOON)
 
 
+class Project:
+    """What verifies its tokens, what signs people in, its public keys, and the context managers to keep open."""
+
+    def __init__(
+        self,
+        rotation: Rotation,
+        transactions: Transactions,
+        *,
+        throttle: Throttle,
+        attempted: Callable[[str], object],
+        observer: Observer,
+    ) -> None:
+        def current() -> Settings:
+            return rotation.current
+
+        # Separate pipelines: failing sign-ins must not stop the fetching of keys, nor the reverse.
+        publisher = Client("jwks", current, Timeout(3, name="jwks"), observer=observer)
+        gotrue = Client(
+            "gotrue",
+            current,
+            CircuitBreaker(
+                "gotrue",
+                # Sign-ins are rare: with the defaults the circuit would take an hour to open.
+                config=CircuitConfig(sliding_window_size=20, minimum_number_of_calls=5),
+                on=(httpx2.HTTPError, DeadlineExceededError, ValueError),
+                observer=observer,
+            ),
+            Bulkhead("gotrue", 20, observer=observer),
+            Timeout(4, name="gotrue"),  # A sign-in request has a deadline of 5 seconds.
+            observer=observer,
+        )
+        self.keys: Jwks = Jwks(partial(publisher.ask, "GET", ".well-known/jwks.json"))
+        self.tokens: SupabaseTokens = SupabaseTokens(current, transactions, keys=self.keys)
+        self.accounts: SupabaseAccounts = SupabaseAccounts(
+            gotrue, self.tokens, transactions, throttle=throttle, attempted=attempted
+        )
+        self.resources: Sequence[Resource] = (publisher, gotrue, self.keys.running())
+
+
 def _code(reply: Reply) -> str:
     """Return the error code; older versions use `invalid_grant` for a wrong password."""
-    said = reply.members()
+    said = reply.said
     if said.get("error") == "invalid_grant":
         return "invalid_credentials"
     codes = [code for code in (said.get("error_code"), said.get("code")) if isinstance(code, str)]

@@ -1,10 +1,9 @@
-"""Authenticate each request before its route runs."""
+"""Authenticate each request before its route runs, and apply revocations of other processes."""
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -15,15 +14,17 @@ from starlette.requests import Request
 from postfacta_core.clock import MONOTONIC, WALL, Clock
 from postfacta_core.context import current_request
 from postfacta_core.errors import DeadlineExceededError, RejectedError
+from postfacta_postgres import Database
 
+from ..db import Reader
 from ..errors import ForbiddenError, UnauthenticatedError
 from ..principal import ANONYMOUS, NOBODY, Principal
-from ..settings import AuthMode, Settings
+from ..settings import AuthMode, Settings, is_loopback
 from ..web.forms import csrf_token, is_same_origin
 from ..web.stale import MAX_AGE
+from . import postgres
 from .local import SECRET, cookie_name, digest, presented
 from .model import Credential, Kind
-from .postgres import PostgresIdentity
 
 _SAFE: Final = {"GET", "HEAD", "OPTIONS"}
 # Probes and scrapers have other credentials; a sign-in request may carry an old token.
@@ -35,10 +36,9 @@ _IN_HEADER, _IN_COOKIE = frozenset({Kind.BEARER, Kind.API}), frozenset({Kind.SES
 _TRUSTED_FOR = 10.0  # Seconds until a revocation in another process takes effect here.
 _MOST_TRUSTED = 1024
 _TOUCH_AFTER = 60.0
-
-
-Foreign = Callable[[Request, str], Awaitable[Credential | None]]
-"""Returns the principal of a token that others issue; None if it is not valid."""
+# A lower number may commit after a higher one, but no transaction lives this long.
+_SETTLED: Final = 30.0
+_UNSETTLED_AT_START: Final = 1000
 
 
 class Guard:
@@ -50,15 +50,15 @@ class Guard:
 
     def __init__(
         self,
-        store: PostgresIdentity,
+        database: Database,
         settings: Settings,
         *,
-        foreign: Foreign | None = None,
+        foreign: Callable[[Request, str], Awaitable[Credential | None]] | None = None,
         attempted: Callable[[str], object] = lambda _: None,
         clock: Clock = WALL,
         monotonic: Clock = MONOTONIC,
     ) -> None:
-        self._store = store
+        self._reader = Reader(database, NOBODY)
         self._foreign = foreign
         self._attempted = attempted
         self._is_open = settings.auth_mode is AuthMode.NONE
@@ -75,12 +75,7 @@ class Guard:
         self._era += 1
 
     async def authenticate(self, request: Request) -> Principal:
-        """Return the sender of a request.
-
-        Raises:
-            UnauthenticatedError: If `Authorization` is not valid. A stale cookie is ignored.
-            ForbiddenError: If a page of another site made a browser send it.
-        """
+        """Return the sender of a request; raise if `Authorization` is not valid, while a stale cookie is ignored."""
         principal = self._anyone(request) if self._is_open else await self._someone(request)
         if (context := current_request()) is not None:
             context.principal = principal.actor
@@ -103,11 +98,8 @@ class Guard:
             secret = presented(header, None if header else request.cookies.get(self._cookie))
         except ValueError as error:
             raise _invalid(str(error)) from None
-        token = (
-            None
-            if secret is None
-            else await self._look_up(request, secret, _IN_HEADER if header else _IN_COOKIE)
-        )
+        kinds = _IN_HEADER if header else _IN_COOKIE
+        token = await self._look_up(request, secret, kinds) if secret else None
         if header:
             if token is None:
                 raise _invalid("This token is unknown, expired or revoked")
@@ -123,21 +115,18 @@ class Guard:
             raise ForbiddenError("This request came from another site; open the page here and repeat it")
 
     async def _look_up(self, request: Request, secret: str, kinds: frozenset[Kind]) -> Credential | None:
-        if SECRET.fullmatch(secret) is None and (self._foreign is None or Kind.BEARER not in kinds):
-            self._attempted("bad_credentials")
-            return None
         sha256 = digest(secret)
         token = self._recall(sha256, _TRUSTED_FOR)
         if token is None:
             try:
-                token = await self._fetch(request, secret, sha256)
+                token = await self._fetch(request, secret, kinds, sha256=sha256)
             except (RejectedError, DeadlineExceededError):
                 # A recent verification is enough for stale reads, never for writes.
                 token = self._recall(sha256, MAX_AGE) if request.method in _SAFE else None
                 if token is None:
                     raise
         now = datetime.fromtimestamp(self._clock(), UTC)
-        if token is None or token.kind not in kinds or not token.is_good(sha256, now):
+        if token is None or token.kind not in kinds or token.outcome(sha256, now) != "ok":
             return None
         return token
 
@@ -145,11 +134,17 @@ class Guard:
         token, since = self._trusted.get(sha256, (None, 0.0))
         return token if self._monotonic() < since + seconds else None
 
-    async def _fetch(self, request: Request, secret: str, sha256: bytes) -> Credential | None:
+    async def _fetch(
+        self, request: Request, secret: str, kinds: frozenset[Kind], *, sha256: bytes
+    ) -> Credential | None:
         era, began = self._era, self._monotonic()
-        token = await self._find(request, secret, sha256)
+        token = None
+        if (found := SECRET.fullmatch(secret)) is not None:
+            token = await postgres.credential(self._reader, sha256, found["prefix"])
+        elif self._foreign and Kind.BEARER in kinds:
+            token = await self._foreign(request, secret)
         now = datetime.fromtimestamp(self._clock(), UTC)
-        outcome = _outcome(token, sha256, now)
+        outcome = "bad_credentials" if token is None else token.outcome(sha256, now)
         self._attempted(outcome)
         if token is None or outcome != "ok":
             self._trusted.pop(sha256, None)
@@ -163,36 +158,61 @@ class Guard:
             self._trusted[sha256] = (token, began)
         return token
 
-    async def _find(self, request: Request, secret: str, sha256: bytes) -> Credential | None:
-        if (found := SECRET.fullmatch(secret)) is not None:
-            return await self._store.credential(sha256, found["prefix"])
-        return await self._foreign(request, secret) if self._foreign else None
-
     async def _touch(self, token: Credential, now: datetime) -> None:
         used = token.last_used_at
         if used is not None and (now - used).total_seconds() < _TOUCH_AFTER:
             return
         try:
-            await self._store.touch(token.id, now)
+            await postgres.touch(self._reader, token.id, now)
         except RejectedError:
             return  # Reads continue while the database is read-only.
 
 
-def _outcome(token: Credential | None, sha256: bytes, now: datetime) -> str:
-    if token is None or not hmac.compare_digest(token.secret_sha256, sha256):
-        return "bad_credentials"
-    if token.is_good(sha256, now):
-        return "ok"
-    return "revoked" if token.revoked_at or token.disabled_at else "expired"
-
-
 def _is_loopback(host: str) -> bool:
     try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
     except ValueError:
         return False
 
 
 def _invalid(detail: str) -> UnauthenticatedError:
     return UnauthenticatedError(detail, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
+
+
+class Revocations:
+    """Reads `losses` in the audit log: calls `distrust` once a right was lost, `hide` once an incident is seen by fewer."""
+
+    def __init__(
+        self,
+        losses: Callable[[int], Awaitable[tuple[int, Sequence[tuple[int, bool]]]]],
+        *,
+        distrust: Callable[[], object],
+        hide: Callable[[], object],
+        clock: Clock = MONOTONIC,
+    ) -> None:
+        self._losses = losses
+        self._distrust = distrust
+        self._hide = hide
+        self._clock = clock
+        self._after: int | None = None
+        self._known = set[int]()
+        self._newest: deque[tuple[float, int]] = deque()
+
+    async def look(self) -> None:
+        """Process new entries of the audit log; the first call only records where it ends."""
+        now = self._clock()
+        if self._after is None:
+            newest, _ = await self._losses(1 << 62)
+            self._after = newest - _UNSETTLED_AT_START
+            self._known = {seq for seq, _ in (await self._losses(self._after))[1]}
+            return
+        newest, found = await self._losses(self._after)
+        kinds = {hides for seq, hides in found if seq not in self._known}
+        if True in kinds:
+            self._hide()
+        if False in kinds:
+            self._distrust()
+        self._known = {seq for seq, _ in found}
+        self._newest.append((now, newest))
+        while self._newest[0][0] <= now - _SETTLED:
+            self._after = self._newest.popleft()[1]

@@ -8,6 +8,7 @@ does not become a flood of fetches. If fetches fail, keys stay valid for a day.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final, cast
@@ -47,7 +48,7 @@ class Jwks:
         self._read_at: float | None = None
         self._not_before = 0.0
         # Requested names that the last fetched keys lacked.
-        self._unknown: dict[str, None] = {}
+        self._unknown: deque[str] = deque(maxlen=_MOST_UNKNOWN)
         self._wanted, self._settled = anyio.Event(), anyio.Event()
 
     @property
@@ -67,11 +68,7 @@ class Jwks:
             tasks.cancel_scope.cancel()
 
     async def key(self, kid: str) -> PyJWK | None:
-        """Return a key; None if the project has none of this name.
-
-        Raises:
-            RejectedError: If its keys could not be fetched for a day.
-        """
+        """Return a key; None if the project has none of this name; raise if none could be fetched for a day."""
         if len(kid) > LONGEST_KID:
             return None
         now = self._clock()
@@ -85,13 +82,8 @@ class Jwks:
         if not self._is_good(self._clock()):
             raise RejectedError("jwks", max(1.0, self._not_before - self._clock()))
         if kid not in self._keys and self._read_at is not None and self._read_at >= now:
-            self._remember_unknown(kid)
+            self._unknown.append(kid)
         return self._keys.get(kid)
-
-    def _remember_unknown(self, kid: str) -> None:
-        if len(self._unknown) >= _MOST_UNKNOWN:
-            del self._unknown[next(iter(self._unknown))]
-        self._unknown[kid] = None
 
     def _is_good(self, now: float) -> bool:
         return self._read_at is not None and now < self._read_at + _HARD_AGE
@@ -124,7 +116,7 @@ class Jwks:
 def _keys_in(reply: Reply) -> Keys:
     if reply.status_code != _OK:
         raise ValueError(f"status {reply.status_code}")
-    given = reply.members().get("keys")
+    given = reply.said.get("keys")
     if not isinstance(given, list) or len(given) > _MOST_KEYS:
         raise ValueError(f"not a list of at most {_MOST_KEYS} keys")
     keys = {key.key_id: key for key in map(_key, given) if key is not None and key.key_id is not None}

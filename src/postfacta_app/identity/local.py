@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
@@ -24,23 +25,21 @@ from postfacta_core.context import current_request
 from postfacta_core.limits._address import client_address
 
 from ..db import Answer, Transactions, Unit
-from ..errors import AppError, ConflictError, RateLimitedError, UnauthenticatedError
+from ..errors import AppError, RateLimitedError, UnauthenticatedError, slow_down
 from ..principal import NOBODY, Principal
+from . import postgres
 from .model import (
     Account,
     Credential,
     Credentials,
     Kind,
     Minted,
-    NewToken,
     NewUser,
     Registered,
     Registration,
-    Token,
     User,
 )
-from .postgres import PostgresIdentity
-from .throttle import Throttle, slow_down
+from .throttle import Throttle
 
 T = TypeVar("T")
 
@@ -122,23 +121,19 @@ def digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-Answers = Callable[[Minted], Answer]
-"""Makes the response to a sign-in."""
-
-
 class Accounts:
     """What both ways to sign in have in common; `attempted` is called with the outcome of each attempt."""
 
     def __init__(
         self,
-        store: PostgresIdentity,
         transactions: Transactions,
         *,
         throttle: Throttle | None = None,
         attempted: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.throttle = throttle or Throttle()
-        self._store, self._transactions, self._attempted = store, transactions, attempted
+        self._transactions, self._attempted = transactions, attempted
+        self._reader = transactions.reader(NOBODY)
 
     @asynccontextmanager
     async def _attempt(self, request: Request, email: str, device: str = "") -> AsyncGenerator[None]:
@@ -150,18 +145,18 @@ class Accounts:
             raise
 
     async def _begin(
-        self, request: Request, minted: Minted, *, keep: Callable[[Unit], Awaitable[object]], answer: Answers
-    ) -> Response:
+        self, request: Request, minted: Minted, keep: Callable[[Unit], Awaitable[object]]
+    ) -> Minted:
         who = minted.token.principal
 
         async def work(unit: Unit) -> Answer:
             await keep(unit)
             await unit.audit("session.begin", who.actor, detail={"kind": minted.token.kind})
-            return answer(minted)
+            return Answer(204)
 
-        response = await self._transactions.write(request, who, work)
+        await self._transactions.write(request, who, work)
         self._attempted("ok")
-        return response
+        return minted
 
 
 class LocalAccounts(Accounts):
@@ -169,41 +164,33 @@ class LocalAccounts(Accounts):
 
     def __init__(
         self,
-        store: PostgresIdentity,
         transactions: Transactions,
         *,
         passwords: Passwords | None = None,
         is_local: bool = True,
         **others: Any,
     ) -> None:
-        super().__init__(store, transactions, **others)
+        super().__init__(transactions, **others)
         self.passwords = passwords or Passwords()
         self._is_local = is_local
 
     async def sign_in(
-        self, request: Request, credentials: Credentials, kind: Kind, *, now: datetime, answer: Answers
-    ) -> Response:
-        """Check a password; respond with a new session or bearer token.
-
-        Raises:
-            UnauthenticatedError: With the same text whatever was wrong.
-            RateLimitedError: After too many attempts.
-        """
-        account = await self._store.account(credentials.email)
+        self, request: Request, credentials: Credentials, kind: Kind, *, now: datetime
+    ) -> Minted:
+        """Check a password; return a new session or bearer token, or raise, alike for whatever was wrong."""
+        account = await postgres.account(self._reader, credentials.email)
         device = await self._device(request, account, now)
         async with self._attempt(request, credentials.email, device):
             user, old, new = await self._verified(account, credentials.password, device)
             minted = mint(kind, user.principal, now)
 
             async def keep(unit: Unit) -> None:
-                if not await self._store.set_password(unit, user.id, new, old=old):
+                if not await postgres.set_password(unit, user.id, new, old=old):
                     raise wrong_password()  # It changed during verification.
-                await self._store.add_secret(unit, minted.token)
+                await postgres.add_secret(unit, minted.token)
 
-            response = await self._begin(request, minted, keep=keep, answer=answer)
-        if kind is Kind.SESSION:
-            response.headers.append("set-cookie", device_cookie(user.id, new, is_local=self._is_local))
-        return response
+            await self._begin(request, minted, keep)
+        return replace(minted, device=device_cookie(user.id, new, is_local=self._is_local))
 
     async def _verified(self, account: Account | None, password: str, device: str) -> tuple[User, str, str]:
         """Return the person, the hash of their password, and the one it becomes."""
@@ -211,42 +198,48 @@ class LocalAccounts(Accounts):
         is_right = await self.passwords.verify(stored, password, is_known=bool(device))
         if not is_right or account is None or stored is None:
             raise wrong_password()
-        return account.user, stored, await self.passwords.renew(stored, password) or stored
+        return account, stored, await self.passwords.renew(stored, password) or stored
 
     async def _device(self, request: Request, account: Account | None, now: datetime) -> str:
         """Return the device's id if it has or had a session of this account, else an empty string."""
         session = request.cookies.get(cookie_name(is_local=self._is_local), "")
         # Looked up even without an account, so that both take equally long.
-        found = await self._store.credential(digest(session), None) if SECRET.fullmatch(session) else None
+        found = (
+            await postgres.credential(self._reader, digest(session), None)
+            if SECRET.fullmatch(session)
+            else None
+        )
         if account is None or account.password_hash is None:
             return ""
         if (
             found is not None
-            and found.principal.user_id == account.user.id
+            and found.principal.user_id == account.id
             and found.is_good(digest(session), now)
         ):
             return str(found.id)
         name, _, proof = request.cookies.get(_device_name(is_local=self._is_local), "").partition(".")
-        expected = _device_proof(account.user.id, account.password_hash, name)
+        expected = _device_proof(account.id, account.password_hash, name)
         return name if hmac.compare_digest(proof.encode(), expected.encode()) else ""
 
     async def register(self, request: Request, sent: Registration) -> Response:
         new = NewUser.model_validate(sent.model_dump())  # As a viewer.
         async with self.throttle.attempt(address(request)):
-            return await self._add(
+            return await self.add(
                 request, NOBODY, new, body=lambda user: Registered(id=user.id, email=user.email)
             )
 
-    async def add(self, request: Request, principal: Principal, new: NewUser) -> Response:
-        return await self._add(request, principal, new, body=lambda user: user)
-
-    async def _add(
-        self, request: Request, principal: Principal, new: NewUser, *, body: Callable[[User], BaseModel]
+    async def add(
+        self,
+        request: Request,
+        principal: Principal,
+        new: NewUser,
+        *,
+        body: Callable[[User], BaseModel] = lambda user: user,
     ) -> Response:
         password_hash = await self.passwords.hash(new.password)
 
         async def work(unit: Unit) -> Answer:
-            user = await add_user(unit, self._store, new, password_hash=password_hash)
+            user = await postgres.add_user(unit, new, password_hash=password_hash)
             return Answer.of(201, body(user), {"ETag": user.etag})
 
         return await self._transactions.write(request, principal, work)
@@ -255,22 +248,6 @@ class LocalAccounts(Accounts):
 def wrong_password() -> UnauthenticatedError:
     """Return the one error of every failed sign-in."""
     return UnauthenticatedError("Wrong e-mail or password", headers={"WWW-Authenticate": "Bearer"})
-
-
-async def add_user(unit: Unit, store: PostgresIdentity, new: NewUser, *, password_hash: str) -> User:
-    """Add a person; raise `ConflictError` if the address is taken."""
-    user = await store.add_user(unit, new, password_hash)
-    if user is None:
-        raise ConflictError("An account with this e-mail address already exists")
-    await unit.audit("user.create", f"user:{user.id}", detail={"role": user.role})
-    return user
-
-
-async def add_token(unit: Unit, store: PostgresIdentity, new: NewToken, *, minted: Minted) -> Token:
-    """Store a new API token."""
-    token = await store.add_token(unit, new, minted)
-    await unit.audit("token.create", f"token:{token.id}", detail={"scopes": sorted(new.scopes)})
-    return token
 
 
 def address(request: Request) -> str:
@@ -291,15 +268,10 @@ def cookie_name(*, is_local: bool) -> str:
 
 
 def session_cookie(secret: str, expires_in: timedelta, *, is_local: bool) -> str:
-    """Return the `Set-Cookie` of a new session."""
+    """Return the `Set-Cookie` of a new session; an empty one that expires at once removes it."""
     secure = "" if is_local else "; Secure"
     age = max(0, int(expires_in.total_seconds()))
     return f"{cookie_name(is_local=is_local)}={secret}; Max-Age={age}; Path=/{secure}; HttpOnly; SameSite=Lax"
-
-
-def clear_cookie(*, is_local: bool) -> str:
-    """Return the `Set-Cookie` that removes the session cookie."""
-    return session_cookie("", timedelta(0), is_local=is_local)
 
 
 _DEVICE_SECONDS: Final = 180 * 86_400

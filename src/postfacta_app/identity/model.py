@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -84,6 +85,14 @@ class Registration(BaseModel, extra="forbid"):
     def name(self) -> str:
         """The display name; by default the part of the address before the @."""
         return self.display_name or self.email.partition("@")[0][:100]
+
+
+class Newcomer(BaseModel):
+    """A person with an external account, as known at their first sign-in."""
+
+    email: Email
+    display_name: Text100
+    role: Role
 
 
 class NewUser(Registration):
@@ -178,6 +187,12 @@ class User(BaseModel, frozen=True):
         return Principal(actor=self.actor, name=self.display_name, user_id=self.id, role=self.role)
 
 
+class Account(User, frozen=True):
+    """A person with their password hash, which is never shown; None if they have no password here."""
+
+    password_hash: str | None = Field(exclude=True, repr=False)
+
+
 class Token(BaseModel):
     """An API token, without its secret."""
 
@@ -222,6 +237,10 @@ class SessionList(BaseModel):
     items: Sequence[Session]
 
 
+def _stored(value: object) -> object:
+    return json.loads(value) if isinstance(value, str) else value
+
+
 class AuditEntry(BaseModel):
     """An entry of the audit log: who did what, when."""
 
@@ -231,7 +250,7 @@ class AuditEntry(BaseModel):
     action: str
     object: str
     incident_id: UUID | None
-    detail: dict[str, JsonValue] | None
+    detail: Annotated[dict[str, JsonValue] | None, BeforeValidator(_stored)]
     request_id: str | None
     client: str | None
 
@@ -276,33 +295,27 @@ class Credential:
     revoked_at: datetime | None = None
     disabled_at: datetime | None = None
 
+    def outcome(self, sha256: bytes, now: datetime) -> str:
+        """Return `ok` if this secret is valid now, else what a metric says of it."""
+        if not hmac.compare_digest(self.secret_sha256, sha256):
+            return "bad_credentials"
+        if self.revoked_at or self.disabled_at:
+            return "revoked"
+        is_idle = self.kind is Kind.SESSION and now >= (self.last_used_at or self.created_at) + _IDLE
+        return "expired" if is_idle or now >= self.expires_at else "ok"
+
     def is_good(self, sha256: bytes, now: datetime) -> bool:
-        """Return whether this secret is valid now."""
-        idle_since = self.last_used_at or self.created_at
-        return (
-            hmac.compare_digest(self.secret_sha256, sha256)
-            and self.revoked_at is None
-            and self.disabled_at is None
-            and now < self.expires_at
-            and (self.kind is not Kind.SESSION or now < idle_since + _IDLE)
-        )
+        return self.outcome(sha256, now) == "ok"
 
 
 @dataclass(frozen=True, slots=True)
 class Minted:
-    """A new secret and its stored form; an API token has a prefix."""
+    """A new secret and its stored form; an API token has a prefix, a sign-in here a cookie that makes the device known."""
 
     secret: str
     token: Credential
     prefix: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """A person with their password hash; None if they have no password here."""
-
-    user: User
-    password_hash: str | None
+    device: str = ""
 
 
 def keep_an_admin(user: User, change: UserChange, admins: Sequence[User]) -> None:

@@ -11,12 +11,13 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from ..db import Answer, Unit
-from ..errors import FieldError, ForbiddenError, InvalidFieldsError, NotFoundError
+from ..errors import AppError, FieldError, ForbiddenError, InvalidFieldsError, NotFoundError
 from ..principal import Access
 from ..web.body import parse
-from ..web.forms import Refusal, Typed, attempt, fields_of, formed, is_same_origin, read_form
+from ..web.forms import Typed, attempt, fields_of, formed, is_same_origin, read_form
 from ..web.routes import RouteClass
 from ..web.slices import Fields, Matches, Page
+from . import postgres
 from .api import (
     Desk,
     Owner,
@@ -37,7 +38,6 @@ from .model import (
     Account,
     Credentials,
     Kind,
-    Minted,
     NewToken,
     NewUser,
     PasswordChange,
@@ -75,14 +75,15 @@ async def submit(*, request: Request, desk: Desk) -> Page | Response:
     fields = await _fields(request)
     email, target = fields.get("email", ""), _local_path(fields.get("next", ""))
 
-    def answer(minted: Minted) -> Answer:
-        life = minted.token.expires_at - desk.now
-        cookie = session_cookie(minted.secret, life, is_local=desk.is_local)
-        return Answer(303, {"Location": target, "Set-Cookie": cookie, "Cache-Control": "no-store"})
-
     async def begin() -> Response:
         sent = parse(Credentials, {"email": email, "password": fields.get("password", "")})
-        return await desk.accounts.sign_in(request, sent, Kind.SESSION, now=desk.now, answer=answer)
+        minted = await desk.accounts.sign_in(request, sent, Kind.SESSION, now=desk.now)
+        life = minted.token.expires_at - desk.now
+        cookie = session_cookie(minted.secret, life, is_local=desk.is_local)
+        done = Response(status_code=303, headers={"Location": target, "Cache-Control": "no-store"})
+        for each in filter(None, (cookie, minted.device)):
+            done.headers.append("Set-Cookie", each)
+        return done
 
     done = await attempt(begin())
     return done if isinstance(done, Response) else _sign_in(target, email, done)
@@ -99,12 +100,12 @@ async def leave(*, request: Request, desk: Desk) -> Response:
     return RedirectResponse("/signin", 303, headers)
 
 
-def _sign_in(target: str, email: str = "", refusal: Refusal | None = None) -> Page:
+def _sign_in(target: str, email: str = "", refusal: AppError | None = None) -> Page:
     context = {"here": "signin", "next": _local_path(target), "email": email[:320], "error": ""}
     if refusal is None:
         return Page("signin.html", context)
     is_away = Typed(refusal=refusal).is_away
-    context["error"] = "Wrong e-mail or password" if refusal.errors else _AWAY if is_away else refusal.message
+    context["error"] = "Wrong e-mail or password" if refusal.errors else _AWAY if is_away else refusal.detail
     return Page("signin.html", context, refusal.status, headers=refusal.headers)
 
 
@@ -131,7 +132,7 @@ def _local_path(target: str) -> str:
 async def own(desk: Desk, *, typed: Typed) -> Page:
     if desk.caller.user_id is None:
         raise NotFoundError("This account has no password or sessions here")
-    account = await desk.store.person(desk.caller.user_id)
+    account = await postgres.person(desk.q, desk.caller.user_id)
     if account is None:
         raise NotFoundError("No such id")
     return await _account(account, desk, typed, is_own=True)
@@ -167,8 +168,8 @@ async def _people(desk: Desk, **more: str) -> Page:
         "new": fields_of(NewUser),
         "new_token": fields_of(NewToken),
         "scopes": list(Scope),
-        "people": await desk.store.users(None, _MOST),
-        "tokens": await desk.store.tokens(None, _MOST),
+        "people": await postgres.users(desk.q, None, _MOST),
+        "tokens": await postgres.tokens(desk.q, None, _MOST),
         "most": _MOST,
         "now": desk.now,
         "done": _DONE.get(desk.request.query_params.get("done", "")),
@@ -241,8 +242,8 @@ async def _account(
     refusal = typed.refusal
     context = {
         "here": "account" if is_own else "people",
-        "user": account.user,
-        "path": "/account" if is_own else f"/people/{account.user.id}",
+        "user": account,
+        "path": "/account" if is_own else f"/people/{account.id}",
         "is_own": is_own,
         "changed": fields_of(UserChange),
         "has_password": isinstance(desk.accounts, LocalAccounts) and account.password_hash is not None,

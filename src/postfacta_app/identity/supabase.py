@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
-from functools import partial
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
 import jwt
 from jwt.exceptions import InvalidSignatureError, PyJWTError
-from pydantic import BaseModel, Field, JsonValue, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, JsonValue, ValidationError
 from starlette.requests import Request
 
 from postfacta_core.clock import WALL, Clock
@@ -24,8 +23,8 @@ from ..principal import NOBODY, Role
 from ..settings import Settings
 from .jwks import LONGEST_KID, Jwks
 from .local import digest
-from .model import Credential, Email, Kind, User
-from .postgres import PostgresIdentity
+from .model import Credential, Email, Kind, Newcomer, User
+from .postgres import external, external_name, meet
 
 _LONGEST: Final = 8_192  # Characters; the project's have about 1,000.
 _LEEWAY: Final = 30.0  # Allowed clock difference in seconds.
@@ -33,29 +32,6 @@ _LATEST: Final = 253_402_300_000.0  # In the year 9999, the last that datetime s
 _SIGNED: Final = jwt.PyJWS(options={"enforce_minimum_key_length": True})
 
 Seconds = Annotated[float, Field(ge=0, le=_LATEST, allow_inf_nan=False)]
-
-
-class Newcomer(BaseModel):
-    """A person with an external account, as known at their first sign-in."""
-
-    email: Email
-    display_name: Annotated[str, StringConstraints(min_length=1, max_length=100)]
-    role: Role
-
-
-def external_name(issuer: str, subject: UUID) -> str:
-    """Return the permanent name of an external account; e-mail addresses can change owners."""
-    return f"{issuer} {subject}"
-
-
-async def meet(unit: Unit, people: PostgresIdentity, name: str, *, new: Newcomer) -> bool:
-    """Create the account of a person unless it exists."""
-    user_id = await people.add_external(
-        unit, name, email=new.email, display_name=new.display_name, role=new.role
-    )
-    if user_id is not None:
-        await unit.audit("user.create", f"user:{user_id}", detail={"role": new.role})
-    return user_id is not None
 
 
 class _Claims(BaseModel, strict=True, frozen=True):
@@ -88,17 +64,14 @@ class SupabaseTokens:
 
     def __init__(
         self,
-        settings: Settings,
-        people: PostgresIdentity,
+        current: Callable[[], Settings],
         transactions: Transactions,
         *,
         keys: Jwks,
-        secrets: Callable[[], Collection[str]] | None = None,
         clock: Clock = WALL,
     ) -> None:
-        self._issuer = settings.issuer
-        self._secrets = secrets or (lambda: settings.jwt_secrets)
-        self._people = people
+        self._current = current
+        self._issuer = current().issuer
         self._transactions = transactions
         self._keys = keys
         self._clock = clock
@@ -131,23 +104,23 @@ class SupabaseTokens:
     async def _keys_for(self, header: Mapping[str, object]) -> Collection[jwt.PyJWK | str]:
         algorithm, kid = header.get("alg"), header.get("kid")
         if algorithm == "HS256":
-            return self._secrets()
+            return self._current().valid("jwt_secret")
         if algorithm not in ("ES256", "RS256") or not isinstance(kid, str) or len(kid) > LONGEST_KID:
             return ()
         key = await self._keys.key(kid)
         return () if key is None else (key,)
 
     async def _account(self, request: Request, claims: _Claims) -> User | None:
-        name = external_name(self._issuer, claims.sub)
-        user = await self._people.external(name)
-        if user is None:
-            await self._transactions.write(request, NOBODY, partial(self._meet, name, claims))
-            user = await self._people.external(name)
-        return user
+        name, reader = external_name(self._issuer, claims.sub), self._transactions.reader(NOBODY)
 
-    async def _meet(self, name: str, claims: _Claims, unit: Unit) -> Answer:
-        await meet(unit, self._people, name, new=claims.newcomer)
-        return Answer(204)
+        async def work(unit: Unit) -> Answer:
+            await meet(unit, name, claims.newcomer)
+            return Answer(204)
+
+        if (user := await external(reader, name)) is None:
+            await self._transactions.write(request, NOBODY, work)
+            user = await external(reader, name)
+        return user
 
     def _credential(self, token: str, claims: _Claims, user: User | None) -> Credential:
         return Credential(

@@ -8,7 +8,6 @@ costs an account nothing, and an attempt that failed because the database was do
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -23,7 +22,7 @@ from postfacta_core.limits._address import site_of
 from postfacta_core.limits.rate import RateLimiter, hit_all
 from postfacta_core.limits.store import SharedStore
 
-from ..errors import RateLimitedError
+from ..errors import RateLimitedError, slow_down
 
 _MOST_KEYS: Final = 20_000  # Far more than can be verified in a minute.
 _Place = tuple[RateLimiter, str]
@@ -51,9 +50,6 @@ class Throttle:
         UnauthenticatedError from the block means a wrong password; 429 and 503 do not count. An IPv6 network
         also counts for its /48. Without an account only the network counts; from a known device, only the
         budget of that.
-
-        Raises:
-            RateLimitedError: If the limit is exceeded.
         """
         places, wrong = await self._places(address, account, device)
         held = [(limiter.name, key) for limiter, key in places]
@@ -103,12 +99,6 @@ class Throttle:
         charges = [limiter.charge(key, self._pending[limiter.name, key] + more) for limiter, key in places]
         decisions = await hit_all(charges, spend=False)
         return max(0.0 if one.allowed else min(one.retry_after, one.period) for one in decisions)
-
-
-def slow_down(seconds: float) -> RateLimitedError:
-    """Return the error of an exceeded limit."""
-    wait = max(1, math.ceil(seconds))
-    return RateLimitedError("Too many attempts; wait before the next one", headers={"Retry-After": str(wait)})
 
 
 def _hashed(*parts: str) -> str:

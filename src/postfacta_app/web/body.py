@@ -10,11 +10,11 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Final, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationError
-from pydantic_core import ErrorDetails, from_json
+from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
 from ..aside import aside
@@ -34,7 +34,8 @@ MOST_PARTS: Final = 100_000
 _CONTAINERS: Final = (dict, list)
 _MOST_ERRORS: Final = 100  # Errors listed in one response.
 _DEPTH: Final = 100  # far above our models, far below Python's recursion limit
-_SPACED_COLON: Final = re.compile(rb'"[ \t\r\n]+:')
+# What a text may hold only by an escape, and must not: U+0000, and halves of surrogate pairs.
+_ODD: Final = re.compile(rb"\\u(?:0000|d[89a-f])", re.IGNORECASE)
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _JSON_TYPE: Final = re.compile(r"application/([a-z0-9.+-]+\+)?json", re.IGNORECASE)
 
@@ -43,21 +44,29 @@ _JSON_TYPE: Final = re.compile(r"application/([a-z0-9.+-]+\+)?json", re.IGNORECA
 
 
 def parse_json(body: bytes) -> object:
-    """Parse a JSON text: UTF-8 without a byte order mark, one value, finite numbers, no NUL.
+    """Parse a JSON text: UTF-8 without a byte order mark, one value, finite numbers, no NUL, at most 100,000 parts.
 
     Lone surrogates become U+FFFD, since they cannot be encoded. A repeated key has the position of its
     last occurrence, so that the last one wins when keys are folded.
-
-    Raises:
-        MalformedError: If it is anything else, or has more than 100,000 commas and brackets.
     """
     if _parts(body) > MOST_PARTS:
         raise MalformedError(f"more than {MOST_PARTS:,} commas and brackets")
     try:
-        value = from_json(body, allow_inf_nan=False)
-    except ValueError:  # Malformed or unusual: the slow parser decides.
-        return _parse_slowly(body)
-    return value if b"\\u0000" not in body and _is_plain(value, body) else _parse_slowly(body)
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise MalformedError("the text is not UTF-8") from None
+    if not text.strip(" \t\r\n"):
+        raise MalformedError("EOF")
+    try:
+        value = json.loads(text, parse_constant=_constant, parse_float=_finite, object_pairs_hook=_object)
+        _check_depth(value, 0)
+    except json.JSONDecodeError as error:
+        raise MalformedError(f"not JSON at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise MalformedError("nested too deeply") from None
+    except ValueError:  # int() rejects numbers of thousands of digits
+        raise MalformedError("a number is too large") from None
+    return _clean(value) if _ODD.search(body) else value
 
 
 def _parts(body: bytes) -> int:
@@ -74,46 +83,6 @@ def _commas(text: bytes) -> int:
     return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
-def _is_plain(value: object, body: bytes) -> bool:
-    """Return whether there are no repeated keys, no huge numbers and no deep nesting."""
-    members, depth, level = 0, 0, [value]
-    while level:
-        if depth == _DEPTH and any(type(it) in _CONTAINERS for it in level):
-            return False
-        inner: list[object] = []
-        for each in level:
-            kind = type(each)
-            if kind is dict:
-                members += len(cast("dict[str, object]", each))
-                inner += [it for it in cast("dict[str, object]", each).values() if type(it) is not str]
-            elif kind is list:
-                inner += [it for it in cast("list[object]", each) if type(it) is not str]
-            elif kind is float and math.isinf(cast("float", each)):
-                return False
-        level, depth = inner, depth + 1
-    # A key's colon follows a quotation mark. Strings may contain more of them, so the count is an upper bound.
-    return members == body.count(b'":') + len(_SPACED_COLON.findall(body))
-
-
-def _parse_slowly(body: bytes) -> object:
-    """Parse with the standard library, which reports error positions and repeated keys."""
-    try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError:
-        raise MalformedError("the text is not UTF-8") from None
-    if not text.strip(" \t\r\n"):
-        raise MalformedError("EOF")
-    try:
-        value = json.loads(text, parse_constant=_constant, parse_float=_finite, object_pairs_hook=_object)
-        return _clean(value, 0)
-    except json.JSONDecodeError as error:
-        raise MalformedError(f"not JSON at line {error.lineno}, column {error.colno}") from None
-    except RecursionError:
-        raise MalformedError("nested too deeply") from None
-    except ValueError:  # int() rejects numbers of thousands of digits
-        raise MalformedError("a number is too large") from None
-
-
 def _constant(name: str) -> object:
     raise MalformedError(f"{name} is not JSON")
 
@@ -126,24 +95,34 @@ def _finite(text: str) -> float:
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members: dict[str, object] = {}
-    for key, value in pairs:
-        members.pop(key, None)
-        members[key] = value
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        members.clear()
+        for key, value in pairs:
+            members.pop(key, None)
+            members[key] = value
     return members
 
 
-def _clean(value: object, depth: int) -> object:
+def _check_depth(value: object, depth: int) -> None:
+    if isinstance(value, dict):
+        value = list(cast("dict[str, object]", value).values())
+    if isinstance(value, list):
+        if depth == _DEPTH:
+            raise MalformedError("nested too deeply")
+        for item in cast("list[object]", value):
+            if type(item) in _CONTAINERS:
+                _check_depth(item, depth + 1)
+
+
+def _clean(value: object) -> object:
     if isinstance(value, str):
         return _text(value)
-    if not isinstance(value, list | dict):
-        return value
-    if depth == _DEPTH:
-        raise MalformedError("nested too deeply")
     if isinstance(value, list):
-        return [_clean(item, depth + 1) for item in cast("list[object]", value)]
-    members = cast("dict[str, object]", value)
-    return {_text(key): _clean(item, depth + 1) for key, item in members.items()}
+        return [_clean(item) for item in cast("list[object]", value)]
+    if isinstance(value, dict):
+        return {_text(key): _clean(item) for key, item in cast("dict[str, object]", value).items()}
+    return value
 
 
 def _text(text: str) -> str:
@@ -166,11 +145,7 @@ async def read_body(request: Request, model: type[M]) -> M:
 
 
 def parse(model: type[M], value: object) -> M:
-    """Validate a JSON value against a model.
-
-    Raises:
-        InvalidFieldsError: With a pointer, a code and a message for each error, without the input.
-    """
+    """Validate a JSON value against a model; raise if fields are invalid, without the input."""
     try:
         return model.model_validate(value)
     except ValidationError as invalid:
@@ -205,11 +180,8 @@ def _field_error(error: ErrorDetails, pointer: str) -> FieldError:
 def read_query(request: Request, model: type[M], *, is_page: bool = False) -> M:
     """Parse the query as a model: list parameters may repeat, others may not.
 
-    A page ignores unknown parameters, which mailers and trackers add to links.
-
-    Raises:
-        MalformedError: If a parameter is unknown, repeated or invalid: a filter that is silently ignored
-            would return wrong results.
+    Unknown parameters are refused: a filter that is silently ignored would return wrong results. A page ignores
+    them, since mailers and trackers add some to links.
     """
     lists = {field.alias or name: _is_list(field.annotation) for name, field in model.model_fields.items()}
     values: dict[str, object] = {}
@@ -227,15 +199,14 @@ def read_query(request: Request, model: type[M], *, is_page: bool = False) -> M:
             errors.append(FieldError(f"?{name}", "repeated", "may be given once"))
         else:
             values[name] = given[0]
-    if errors:
-        raise MalformedError("Correct the parameters named in errors", errors=errors)
     try:
-        return model.model_validate(values)
+        if not errors:
+            return model.model_validate(values)
     except ValidationError as invalid:
         errors = [
             _field_error(error, f"?{error['loc'][0]}" if error["loc"] else "?") for error in _details(invalid)
         ]
-        raise MalformedError("Correct the parameters named in errors", errors=errors) from None
+    raise MalformedError("Correct the parameters named in errors", errors=errors)
 
 
 def _is_list(annotation: object) -> bool:
@@ -251,13 +222,7 @@ _ETAG: Final = re.compile(r'\s*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
 
 
 def if_match(request: Request, current: str) -> None:
-    """Check `If-Match` against `current`, the stored version's strong ETag, quotes included.
-
-    Raises:
-        PreconditionRequiredError: Without `If-Match`.
-        PreconditionFailedError: If it names other versions; the response has the current one.
-        MalformedError: If it is malformed.
-    """
+    """Raise unless `If-Match` names `current`, the stored version's strong ETag, quotes included."""
     given = request.headers.getlist("if-match")
     if not given:
         raise PreconditionRequiredError("Send If-Match with the ETag of the version you change")
@@ -295,11 +260,7 @@ _LONGEST_KEY: Final = 255
 
 
 def idempotency_key(request: Request) -> str | None:
-    """Return the `Idempotency-Key`, quoted as a structured string or bare; None if absent.
-
-    Raises:
-        MalformedError: If it is not 1 to 255 characters of visible ASCII, or there are several.
-    """
+    """Return the `Idempotency-Key`, quoted as a structured string or bare; None if absent."""
     given = request.headers.getlist("idempotency-key")
     if not given:
         return None
@@ -346,21 +307,15 @@ def read_moment(text: str) -> Moment:
         zone = "Z"
     try:
         # Python has no year 0; the year 400 has the same calendar.
-        local = datetime.fromisoformat(f"{'0400' if year == '0000' else year}{rest}.{fraction:0<6.6}+00:00")
+        at = datetime.fromisoformat(f"{'0400' if year == '0000' else year}{rest}.{fraction:0<6.6}{zone}")
     except ValueError:
         raise ValueError("must be a day that exists") from None
-    digits = f".{fraction}".rstrip("0").rstrip(".")
-    return Moment(f"{year}{rest}{digits}{zone}", None if year == "0000" else _shifted(local, zone))
-
-
-def _shifted(local: datetime, zone: str) -> datetime | None:
-    if zone == "Z":
-        return local
-    offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[4:6]))
     try:
-        return local - offset if zone[0] == "+" else local + offset
+        instant = None if year == "0000" else at.astimezone(UTC)
     except OverflowError:
-        return None
+        instant = None
+    digits = f".{fraction}".rstrip("0").rstrip(".")
+    return Moment(f"{year}{rest}{digits}{zone}", instant)
 
 
 def parse_time(text: str) -> datetime:

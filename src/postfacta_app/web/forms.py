@@ -88,11 +88,7 @@ def new_key() -> str:
 async def read_form(request: Request, principal: Principal) -> dict[str, str]:
     """Parse a form with empty fields but without its CSRF token; the last of repeated fields wins.
 
-    Line endings become line feeds. A `key`, if present, is a valid idempotency key.
-
-    Raises:
-        ForbiddenError: If a browser session sent it without its CSRF token.
-        MalformedError: If it is not a form, or contains U+0000.
+    Line endings become line feeds. A `key`, if present, is a valid idempotency key; no text contains U+0000.
     """
     fields = await _sent(request)
     given = fields.pop("csrf", "")
@@ -190,13 +186,10 @@ _AHEAD: Final = timedelta(minutes=5)  # A user's clock may be ahead of ours.
 
 
 def read_typed_time(text: str, now: datetime | None = None) -> datetime:
-    """Parse a typed time: `2026-02-07 10:04`, with optional seconds, in UTC unless an offset follows.
+    """Parse a typed time: `2026-02-07 10:04`, with optional seconds, in UTC unless an offset follows; raise for others.
 
     With `now`, also `now`, `-5m` (or s, h, d), `10:04`, `today 10:04` and `yesterday 22:10`. A bare time of day is
     the last one.
-
-    Raises:
-        ValueError: If it is anything else, or not an existing day.
     """
     text = text.strip()
     spoken = None if now is None else _spoken(text.lower(), now)
@@ -235,30 +228,12 @@ _UNKNOWN: Final = "We could not confirm this was saved. Sending it again is safe
 _SPENT: Final = "This form was already submitted with different content. Check the result first."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """Why a form was not saved, for the page that shows it again."""
-
-    message: str = "Some fields are invalid"  # the general error
-    errors: Sequence[FieldError] = ()  # the invalid fields
-    status: int = InvalidFieldsError.status  # the status of that page
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])  # further headers of that page
-    is_spent: bool = False  # whether its key was used, so that it needs a new one
-
-    @property
-    def by_field(self) -> dict[str, str]:
-        words: dict[str, str] = {}
-        for error in self.errors:
-            words.setdefault(error.pointer.lstrip("/").partition("/")[0], error.message)
-        return words
-
-
 @dataclass(frozen=True, slots=True)
 class Typed:
     """The input of a form that was not saved; without a refusal there is none."""
 
     fields: Mapping[str, str] = field(default_factory=dict[str, str])
-    refusal: Refusal | None = None
+    refusal: AppError | None = None
 
     @property
     def form(self) -> str:
@@ -283,30 +258,23 @@ class Typed:
         return (self.fields.get("key") if is_same else None) or new_key()
 
 
-async def attempt(write: Awaitable[Response]) -> Response | Refusal:
+async def attempt(write: Awaitable[Response]) -> Response | AppError:
     """Await a write; return a refusal for errors that the user can fix, and raise others."""
     try:
         return await write
     except (NotFoundError, ForbiddenError, InvalidInputError):
         raise
-    except IdempotencyMismatchError as refusal:
-        return Refusal(message=_SPENT, status=refusal.status, is_spent=True)
+    except IdempotencyMismatchError:
+        return IdempotencyMismatchError(_SPENT)
     except AppError as refusal:
-        return Refusal(
-            message=refusal.detail, errors=refusal.errors, status=refusal.status, headers=refusal.headers
-        )
+        return refusal
     except ResilienceError as failure:
         unknown = isinstance(failure, OutcomeUnknownError | DeadlineExceededError | StoppedError)
         wait = str(max(1, math.ceil(failure.retry_after or 0)))
-        return Refusal(
-            message=_UNKNOWN if unknown else _AWAY,
-            status=problem_of(failure).status,
-            headers={"retry-after": wait},
-        )
+        text = _UNKNOWN if unknown else _AWAY
+        return AppError.of(problem_of(failure), text, headers={"retry-after": wait})
 
 
-_TIME: Final = 40
-_DAY: Final = 10
 _WORD: Final = 63  # The longest short name, and the default of what has no bound of its own.
 _LONG: Final = 1000  # A text that may have more characters gets several lines.
 
@@ -346,7 +314,7 @@ def _field(of: JSON, kinds: JSON, *, is_required: bool) -> Field:
 
 
 def _most(of: JSON) -> int:
-    by_format = {"date-time": _TIME, "date": _DAY}.get(of.get("format", ""), _WORD)
+    by_format = {"date-time": 40, "date": 10}.get(of.get("format", ""), _WORD)
     return int(of.get("maxLength", by_format))
 
 

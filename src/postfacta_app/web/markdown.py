@@ -7,14 +7,16 @@ cached by text: revisions never change, and successive ones share most texts.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import threading
-from collections import OrderedDict
 from typing import Final
 
 from markdown_it import MarkdownIt
 from markdown_it.rules_core import StateCore
 from markupsafe import Markup
+
+from postfacta_core.guards._kept import LastValues
 
 _FOLLOWED: Final = re.compile(r"(https?://|mailto:)", re.IGNORECASE)
 _BELOW: Final = 2  # A text is below the page's `h1` and a section's `h2`.
@@ -26,7 +28,6 @@ _NESTED: Final = 20
 _AS_TYPED: Final = Markup(
     '<p class="prose">{}</p><p class="quiet-text">Shown as plain text: it has too much markup.</p>'
 )
-_KEPT_BYTES: Final = 16 * 2**20
 
 
 class _Writer(MarkdownIt):
@@ -52,29 +53,19 @@ def _tame(state: StateCore) -> None:
                 child.attrSet("rel", "noopener nofollow")
 
 
-class Kept:
-    """A least-recently-used cache of rendered texts, by hash."""
-
-    def __init__(self) -> None:
-        self._html: OrderedDict[bytes, Markup] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-        self._writer = _Writer()
-
-    def render(self, text: str) -> Markup:
-        key = hashlib.sha256(text.encode()).digest()
-        with self._lock:  # Pages are rendered in several threads.
-            html = self._html.pop(key, None)
-            if html is None:
-                html = Markup(self._writer.render(text))  # noqa: S704 - all input has been escaped
-                self._bytes += len(html)
-            self._html[key] = html
-            while self._bytes > _KEPT_BYTES:
-                self._bytes -= len(self._html.popitem(last=False)[1])
-        return html
+_WRITER: Final = _Writer()
+_KEPT: Final = LastValues[Markup](math.inf, 100_000, 16 * 2**20)
+_LOCK: Final = threading.Lock()  # Pages are rendered in several threads.
 
 
-_KEPT: Final = Kept()
+def _render(text: str) -> Markup:
+    key = hashlib.sha256(text.encode()).digest()
+    with _LOCK:
+        if kept := _KEPT.find(key, 0.0):
+            return kept[0]
+        html = Markup(_WRITER.render(text))  # noqa: S704 - all input has been escaped
+        _KEPT.keep(key, html, 0.0, _KEPT.generation, len(html))
+    return html
 
 
 class Markdown:
@@ -91,4 +82,4 @@ class Markdown:
         if marks > min(_TEXT, self._left):
             return _AS_TYPED.format(text)
         self._left -= marks
-        return _KEPT.render(text)
+        return _render(text)

@@ -36,11 +36,7 @@ def _text(value: object) -> str:
 
 
 def decode_cursor(text: str, order: str, of_filters: str, *kinds: type) -> tuple[Any, ...]:
-    """Return the key of such a cursor: a `Key`, or members of these types.
-
-    Raises:
-        InvalidCursorError: If it is damaged, or was issued for another order or other filters.
-    """
+    """Return the key of such a cursor, a `Key` or members of these types; raise if it is damaged, or another's."""
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         match cast("list[object]", parse_json(raw)):
@@ -51,7 +47,7 @@ def decode_cursor(text: str, order: str, of_filters: str, *kinds: type) -> tuple
                 pass
     except (ValueError, MalformedError):
         pass
-    raise InvalidCursorError
+    raise InvalidCursorError("Start again without a cursor")
 
 
 def _read(kind: type, value: object) -> object:
@@ -82,7 +78,7 @@ class Paged(BaseModel, extra="forbid", frozen=True):
     cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
 
     def after(self, order: str, *kinds: type) -> tuple[Any, ...] | None:
-        """Return the key that the cursor holds; raises as `decode_cursor` does."""
+        """Return the key that the cursor holds, if there is one."""
         return None if self.cursor is None else decode_cursor(self.cursor, order, filters_hash(self), *kinds)
 
     def cut(

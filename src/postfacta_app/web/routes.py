@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, Self
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -13,12 +14,12 @@ from starlette.routing import Route
 
 from postfacta_core.deadlines.requests import limit_request
 from postfacta_core.errors import LoadShedError, ResilienceError
+from postfacta_core.limits._overload import Priority
 
 from ..errors import ForbiddenError, MethodNotAllowedError, RateLimitedError, UnauthenticatedError
 from ..principal import Access, Principal
 from ..problems import keep_private
 from .forms import is_same_origin, keep_typed
-from .stale import StaleAnswers
 
 Handler = Callable[[Request, Principal], Awaitable[Response]]
 Authenticate = Callable[[Request], Awaitable[Principal]]
@@ -28,34 +29,32 @@ PRINCIPAL = "postfacta.principal"
 
 
 class RouteClass(StrEnum):
-    """The kind of work of a route, which sets its body limit and deadline."""
+    """The kind of work of a route, and what follows from it.
 
-    PROBE = "probe"
-    READ = "read"
-    SEARCH = "search"
-    WRITE = "write"
-    INGEST = "ingest"
-    AUTH = "auth"
+    Attributes:
+        seconds: Its deadline from the start of the request; a caller may request a shorter one.
+        body_bytes: The most bytes of its body.
+        priority: How much it matters under overload.
+        rate: Which limit of signed-in callers counts it; empty for none.
+    """
 
-    @property
-    def body_bytes(self) -> int:
-        return _BODY_BYTES.get(self, 0)
+    seconds: float
+    body_bytes: int
+    priority: Priority
+    rate: str
 
-    @property
-    def seconds(self) -> float:
-        """Its deadline from the start of the request; a caller may request a shorter one."""
-        return _SECONDS[self]
+    PROBE = "probe", 1.0, 0, Priority.CRITICAL_PLUS, ""
+    READ = "read", 2.0, 0, Priority.SHEDDABLE_PLUS, "read"
+    SEARCH = "search", 5.0, 0, Priority.SHEDDABLE, "read"
+    WRITE = "write", 5.0, 1_048_576, Priority.CRITICAL, "write"
+    INGEST = "ingest", 10.0, 4_194_304, Priority.SHEDDABLE_PLUS, "ingest"
+    AUTH = "auth", 5.0, 16_384, Priority.CRITICAL, ""
 
-
-_SECONDS = {
-    RouteClass.PROBE: 1.0,
-    RouteClass.READ: 2.0,
-    RouteClass.SEARCH: 5.0,
-    RouteClass.WRITE: 5.0,
-    RouteClass.INGEST: 10.0,
-    RouteClass.AUTH: 5.0,
-}
-_BODY_BYTES = {RouteClass.WRITE: 1_048_576, RouteClass.INGEST: 4_194_304, RouteClass.AUTH: 16_384}
+    def __new__(cls, name: str, *what: Any) -> Self:
+        made = str.__new__(cls, name)
+        made._value_ = name
+        made.seconds, made.body_bytes, made.priority, made.rate = what
+        return made
 
 
 Spend = Callable[[Principal, RouteClass], Awaitable[None]]
@@ -70,7 +69,7 @@ class Rule:
         method: The HTTP method; GET includes HEAD.
         handler: Called with the request and the caller once access is granted.
         summary: One line for the OpenAPI document; empty leaves the route out of it (pages).
-        body: The model of the JSON body, `body_type` its media type.
+        body: The model of the JSON body.
         answers: The model of each success status; None for no body.
         also: The media types of a 200 besides JSON.
         problems: Problem slugs besides those of every route.
@@ -87,7 +86,6 @@ class Rule:
     route_class: RouteClass
     summary: str = ""
     body: type[BaseModel] | None = None
-    body_type: str = "application/json"
     query: type[BaseModel] | None = None
     answers: Mapping[int, type[BaseModel] | None] = field(default_factory=dict[int, type[BaseModel] | None])
     also: Sequence[str] = ()
@@ -98,43 +96,27 @@ class Rule:
 
 
 def build_routes(
-    rules: Iterable[Rule],
-    authenticate: Authenticate,
-    *,
-    spend: Spend | None = None,
-    stale: StaleAnswers | None = None,
+    rules: Iterable[Rule], authenticate: Authenticate, *, spend: Spend | None = None
 ) -> list[Route]:
     """Create one Starlette route for each path, so that a 405 can list all its methods."""
     paths: dict[str, dict[str, Rule]] = {}
     for rule in rules:
         methods = paths.setdefault(rule.path, {})
-        if rule.method in methods:
+        if methods.setdefault(rule.method, rule) is not rule:
             msg = f"two rules for {rule.method} {rule.path}"
             raise ValueError(msg)
-        methods[rule.method] = rule
-    return [
-        Route(path, _Endpoint(methods, authenticate, spend=spend, stale=stale))
-        for path, methods in paths.items()
-    ]
+        if rule.method == "GET":
+            methods["HEAD"] = rule
+    return [Route(path, _Endpoint(methods, authenticate, spend)) for path, methods in paths.items()]
 
 
+@dataclass(frozen=True, slots=True)
 class _Endpoint:
     """The endpoint of one path. A class, so that Starlette leaves method checks to it."""
 
-    def __init__(
-        self,
-        rules: Mapping[str, Rule],
-        authenticate: Authenticate,
-        *,
-        spend: Spend | None,
-        stale: StaleAnswers | None,
-    ) -> None:
-        self._rules = dict(rules)
-        if "GET" in rules:
-            self._rules.setdefault("HEAD", rules["GET"])
-        self._authenticate = authenticate
-        self._spend = spend
-        self._stale = stale
+    rules: Mapping[str, Rule]
+    authenticate: Authenticate
+    spend: Spend | None
 
     async def __call__(self, scope: dict[str, object], receive: object, send: object) -> None:
         request = Request(scope, receive, send)  # type: ignore[arg-type]
@@ -152,11 +134,11 @@ class _Endpoint:
         await response(scope, receive, send)  # type: ignore[arg-type]
 
     async def _answer(self, request: Request) -> Response:
-        rule = self._rules.get(request.scope["method"])
+        rule = self.rules.get(request.scope["method"])
         if rule is None:
             path = request.scope["path"]
             detail = f"Method '{request.method}' is not allowed for '{path}'"
-            raise MethodNotAllowedError(detail, headers={"Allow": ", ".join(sorted(self._rules))})
+            raise MethodNotAllowedError(detail, headers={"Allow": ", ".join(sorted(self.rules))})
         limit_request(rule.route_class.seconds)
         principal = await self._admit(request, rule)
         request.scope[PRINCIPAL] = principal
@@ -166,15 +148,13 @@ class _Endpoint:
                     "Send a bearer token, or sign in at /signin", headers={"WWW-Authenticate": "Bearer"}
                 )
             raise ForbiddenError(f"This needs '{rule.access}' rights, which {principal.name} does not have")
-        if rule.stale and self._stale is not None:
-            return await self._stale.answer(request, principal, rule.handler)
         return await rule.handler(request, principal)
 
     async def _admit(self, request: Request, rule: Rule) -> Principal:
         try:
-            principal = await self._authenticate(request)
-            if self._spend is not None:
-                await self._spend(principal, rule.route_class)
+            principal = await self.authenticate(request)
+            if self.spend is not None:
+                await self.spend(principal, rule.route_class)
         except RateLimitedError as error:
             if not rule.only_5xx:
                 raise

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cache, partial
-from types import CoroutineType
+from types import CoroutineType, MappingProxyType
 from typing import (
+    Annotated,
     Any,
     Final,
     Generic,
-    TypedDict,
     TypeVar,
-    Unpack,
     get_args,
     get_origin,
     get_type_hints,
@@ -32,22 +32,22 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from postfacta_core.clock import WALL, Clock
+
 from ..aside import aside
-from ..db import Answer, Query, Reader, Unit
-from ..errors import NotFoundError
+from ..db import Answer, Query, Reader, Transactions, Unit, Work
+from ..errors import NotFoundError, PreconditionFailedError
 from ..principal import Access, Principal
-from .body import idempotency_key, if_none_match, read_body, read_query
-from .calls import Afterwards, Call, Fields, Fill, Matches, Now, Snapshot, Tools, part
+from .body import idempotency_key, if_match, if_none_match, read_body, read_query
 from .forms import Typed, attempt, formed, read_form
 from .paging import next_link
+from .render import Pages
 from .routes import RouteClass, Rule
-
-__all__ = [
-    "Afterwards", "Call", "Fields", "Fill", "Matches", "Now", "Page", "Reply", "Routes", "Snapshot", "Tools",
-    "answer", "made", "part",
-]  # fmt: skip
+from .stale import StaleAnswers
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+_NOTHING = Typed()
 Handler = Callable[..., Awaitable[Any]]
 H = TypeVar("H", bound=Handler)
 
@@ -56,6 +56,85 @@ _VERSIONED = ("precondition-failed", "precondition-required", "conflict")
 _CREATED, _REDIRECTED = 201, 300
 
 
+# What it takes
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the routes of every slice work with; `parts` are what some need besides, by their type."""
+
+    transactions: Transactions
+    pages: Pages
+    stale: StaleAnswers
+    clock: Clock = WALL
+    parts: Sequence[object] = ()
+
+    def part(self, of: type[T]) -> T:
+        return next(it for it in self.parts if isinstance(it, of))
+
+
+@dataclass(slots=True)
+class Call:
+    """A request, from which the parameters of its function are filled."""
+
+    request: Request
+    principal: Principal
+    tools: Tools
+    noun: str  # what the routes of the slice are about
+    fields: dict[str, str] = field(default_factory=dict[str, str])  # the input of a form
+    typed: Typed = _NOTHING  # the same, if it was not saved
+    # Called once the request is over, saved or not.
+    afterwards: list[Callable[[], object]] = field(default_factory=list[Callable[[], object]])
+
+    @property
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.tools.clock(), UTC)
+
+    async def write(self, work: Work, key: str | None = None) -> Response:
+        """Run a transaction of the caller, then what must happen once it is over."""
+        try:
+            return await self.tools.transactions.write(self.request, self.principal, work, key=key)
+        finally:
+            for act in self.afterwards:
+                act()
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """Says how parameters of an annotated type are filled: from the call, and their name."""
+
+    of: Callable[[Call, str], Any]
+
+
+def part(of: type[T]) -> Fill:
+    def found(call: Call, _: str) -> T:
+        return call.tools.part(of)
+
+    return Fill(found)
+
+
+def _matches(call: Call, _: str) -> Callable[[str], None]:
+    if "version" not in call.fields:
+        return partial(if_match, call.request)
+
+    def of_form(etag: str) -> None:
+        if etag.rpartition("-")[2] != f'{call.fields["version"]}"':
+            detail = f"This {call.noun} was changed by someone else in the meantime. Check its current state, then repeat your change."
+            raise PreconditionFailedError(detail)
+
+    return of_form
+
+
+Afterwards = Annotated[Callable[[Callable[[], object]], None], Fill(lambda call, _: call.afterwards.append)]
+"""Registers what must happen once the request is over, even if its outcome is unknown."""
+Fields = Annotated[Mapping[str, str], Fill(lambda call, _: call.fields)]
+"""The input of a form."""
+Matches = Annotated[Callable[[str], None], Fill(_matches)]
+"""Raises if the caller did not start from the version with this ETag."""
+Now = Annotated[datetime, Fill(lambda call, _: call.now)]
+"""The time of the request."""
+Snapshot = Annotated[Unit, "snapshot"]
+"""A transaction that only reads: all its queries see the same state."""
 _WORKS_IN: Final[Mapping[Any, Any]] = {Unit: Unit, Snapshot: Snapshot, Reader: Reader, Query: Reader}
 
 
@@ -192,34 +271,7 @@ def _from_path(of: Callable[[str], Any], call: Call, name: str) -> Any:
         raise NotFoundError(f"No such {call.noun}") from None
 
 
-def _from_form(call: Call, of: type[BaseModel]) -> BaseModel:
-    return formed(of, call.fields, call.now)
-
-
 # Routes
-
-
-class Options(TypedDict, total=False):
-    """What a signature does not say; see `Rule` for the rest.
-
-    Attributes:
-        status: The status of success, or several if the function returns `Reply`.
-        kind: By default a write, a search (a GET with a cursor) or a read.
-        once: Whether `Idempotency-Key` makes a repeat safe.
-        conditional: Whether `If-None-Match` may get a 304.
-        reads: The model of what the function reads by itself, for the OpenAPI document.
-    """
-
-    status: int | tuple[int, ...]
-    kind: RouteClass
-    once: bool
-    conditional: bool
-    problems: Sequence[str]
-    headers: Mapping[str, bool]
-    also: Sequence[str]
-    stale: bool
-    only_5xx: bool
-    reads: type[BaseModel]
 
 
 class Routes:
@@ -229,46 +281,92 @@ class Routes:
         self._noun = noun
         self._made: list[Rule] = []
 
-    def rules(self, tools: Tools) -> list[Rule]:
-        def bound(handle: Handler) -> Callable[[Request, Principal], Awaitable[Response]]:
+    def rules(self, tools: Tools | None) -> list[Rule]:
+        """Return them with handlers that work with these tools; without any, none can be called."""
+        if tools is None:
+            return self._made
+
+        def bound(rule: Rule) -> Handler:
+            handle: Any = rule.handler
+
             async def answered(request: Request, principal: Principal) -> Response:
                 response: Response = await handle(Call(request, principal, tools, self._noun))
                 return response
 
-            return answered
+            return partial(tools.stale.answer, handler=answered) if rule.stale else answered
 
-        return [replace(rule, handler=bound(rule.handler)) for rule in self._made]
+        return [replace(rule, handler=bound(rule)) for rule in self._made]
 
-    def api(self, route: str, access: Access, summary: str, **options: Unpack[Options]) -> Callable[[H], H]:
-        """Declare an operation of the API, such as `GET /api/v1/incidents`."""
+    def api(
+        self,
+        route: str,
+        access: Access,
+        summary: str,
+        *,
+        status: int | tuple[int, ...] | None = None,
+        kind: RouteClass | None = None,
+        once: bool = False,
+        conditional: bool = False,
+        problems: Sequence[str] = (),
+        headers: Mapping[str, bool] = MappingProxyType({}),
+        reads: type[BaseModel] | None = None,
+        **more: Any,
+    ) -> Callable[[H], H]:
+        """Declare an operation of the API, such as `GET /api/v1/incidents`; `Rule` says what the others mean.
+
+        `status` is that of success, or several if the function returns `Reply`. `kind` is by default a write, a search (a
+        GET with a cursor) or a read. With `once`, `Idempotency-Key` makes a repeat safe; with `conditional`,
+        `If-None-Match` may get a 304. `reads` is the model of what the function reads by itself.
+        """
         method, _, path = route.partition(" ")
-        kind = "query" if method == "GET" else "body"
+        is_read = method == "GET"
 
         def declare(function: H) -> H:
-            plan = _Plan(function, lambda call, of: _READERS[kind](call.request, of))
+            plan = _Plan(function, lambda call, of: (read_query if is_read else read_body)(call.request, of))
             usual = 204 if plan.returns is None else _CREATED if method == "POST" else 200
-            given = options.get("status", usual)
-            statuses = given if isinstance(given, tuple) else (given,)
+            statuses = status if isinstance(status, tuple) else (status or usual,)
 
             async def handle(call: Call) -> Response:
                 show = partial(answer, call.request, status=statuses[0])
                 if plan.works_in is Unit:
-                    key = idempotency_key(call.request) if options.get("once") else None
-                    return await plan.write(call, show, key)
+                    return await plan.write(call, show, idempotency_key(call.request) if once else None)
                 value = await plan.read(call)
                 if isinstance(value, Response):
                     return value
                 done = show(value)
                 etag = done.headers.get("ETag", "")
-                if options.get("conditional") and if_none_match(call.request, etag):
+                if conditional and if_none_match(call.request, etag):
                     return Response(status_code=304, headers={"ETag": etag})
                 return done.response()
 
+            is_list = is_read and plan.model is not None and "cursor" in plan.model.model_fields
             answers = {status: plan.returns if status < _REDIRECTED else None for status in statuses}
-            answers |= {304: None} if options.get("conditional") else {}
-            reads = options.get("reads", plan.model)
-            about = {"access": access, "summary": summary, "answers": answers, kind: reads}
-            self._add(method, path, handle, **about, **_facts(plan, method, options))
+            refusals = (
+                *problems,
+                *(_ONCE if once else ()),
+                *(_VERSIONED if plan.is_versioned else ()),
+                *(("conflict",) if plan.works_in is Unit else ()),
+                *(("invalid-cursor",) if is_list else ()),
+            )
+            self._add(
+                method,
+                path,
+                handle,
+                access=access,
+                summary=summary,
+                route_class=kind
+                or (RouteClass.SEARCH if is_list else RouteClass.READ if is_read else RouteClass.WRITE),
+                **{"query" if is_read else "body": reads or plan.model},
+                answers=answers | ({304: None} if conditional else {}),
+                problems=tuple(dict.fromkeys(refusals)),
+                headers={
+                    **({"If-None-Match": False} if conditional else {}),
+                    **headers,
+                    **({"If-Match": True} if plan.is_versioned else {}),
+                    **({"Idempotency-Key": False} if once else {}),
+                },
+                **more,
+            )
             return function
 
         return declare
@@ -293,7 +391,7 @@ class Routes:
         page = _Plan(again, _of_page)
 
         def declare(function: H) -> H:
-            plan = _Plan(function, _from_form)
+            plan = _Plan(function, lambda call, of: formed(of, call.fields, call.now))
 
             async def handle(call: Call) -> Response:
                 call.fields = await read_form(call.request, call.principal)
@@ -315,41 +413,9 @@ class Routes:
         self._made.append(Rule(method=method, path=path, handler=handle, **about))
 
 
-_READERS: Final[Mapping[str, Callable[..., Any]]] = {"query": read_query, "body": read_body}
-
-
 def _of_page(call: Call, of: type[BaseModel]) -> BaseModel:
     return read_query(call.request, of, is_page=True)
 
 
 def _go(place: str) -> Answer:
     return Answer(303, {"Location": place})
-
-
-def _facts(plan: _Plan, method: str, options: Options) -> dict[str, Any]:
-    """Return what the OpenAPI document says of a route besides its models."""
-    is_read = method == "GET"
-    is_list = is_read and plan.model is not None and "cursor" in plan.model.model_fields
-    problems = (
-        *options.get("problems", ()),
-        *(_ONCE if options.get("once") else ()),
-        *(_VERSIONED if plan.is_versioned else ()),
-        *(("conflict",) if plan.works_in is Unit else ()),
-        *(("invalid-cursor",) if is_list else ()),
-    )
-    headers = {
-        **({"If-None-Match": False} if options.get("conditional") else {}),
-        **options.get("headers", {}),
-        **({"If-Match": True} if plan.is_versioned else {}),
-        **({"Idempotency-Key": False} if options.get("once") else {}),
-    }
-    kind = RouteClass.SEARCH if is_list else RouteClass.READ if is_read else RouteClass.WRITE
-    return {
-        "route_class": options.get("kind", kind),
-        "body_type": "application/merge-patch+json" if method == "PATCH" else "application/json",
-        "problems": tuple(dict.fromkeys(problems)),
-        "headers": headers,
-        "also": options.get("also", ()),
-        "stale": options.get("stale", False),
-        "only_5xx": options.get("only_5xx", False),
-    }

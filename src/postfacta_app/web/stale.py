@@ -6,8 +6,7 @@ cached only if its handler declares it free of private data, whose visibility ca
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -46,8 +45,7 @@ Key = tuple[Principal, str, bytes]
 
 
 def is_away(error: ResilienceError, database: str) -> bool:
-    away = isinstance(error, _AWAY)
-    return away and error.policy == database
+    return isinstance(error, _AWAY) and error.policy == database
 
 
 def allow_stale(request: Request) -> None:
@@ -55,23 +53,8 @@ def allow_stale(request: Request) -> None:
     request.scope[_ALLOWED] = True
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A cached response."""
-
-    body: bytes
-    headers: Sequence[tuple[bytes, bytes]]
-
-    def size_bytes(self, key: Key) -> int:
-        lines = sum([len(name) + len(text) for name, text in self.headers])
-        return len(self.body) + lines + len(key[1]) + len(key[2])
-
-    @property
-    def plain_headers(self) -> dict[str, str]:
-        """Its headers but for the length, which is made anew."""
-        plain = {name.decode("latin-1"): text.decode("latin-1") for name, text in self.headers}
-        plain.pop("content-length", None)
-        return plain
+Kept = tuple[bytes, Mapping[str, str]]
+"""The body of a response, and its headers."""
 
 
 class StaleAnswers:
@@ -111,7 +94,8 @@ class StaleAnswers:
         if new is None:
             self._kept.drop(key)
         else:
-            self._kept.keep(key, new, began, generation, new.size_bytes(key))
+            size = len(new[0]) + sum(map(len, (*key[1:], *new[1].keys(), *new[1].values())))
+            self._kept.keep(key, new, began, generation, size)
         return response
 
     def _keepable(self, request: Request, response: Response, *, key: Key, now: float) -> Kept | None:
@@ -119,16 +103,17 @@ class StaleAnswers:
         if _ALLOWED not in request.scope:
             return None
         if response.status_code == _OK:
-            return Kept(bytes(response.body), tuple(response.raw_headers))
+            lines = [(name.decode("latin-1"), text.decode("latin-1")) for name, text in response.raw_headers]
+            return bytes(response.body), dict(lines)
         kept = self._kept.find(key, now) if response.status_code == _NOT_MODIFIED else None
         etag = response.headers.get("etag")
-        return kept[0] if kept and etag == kept[0].plain_headers.get("etag", "") else None
+        return kept[0] if kept and etag == kept[0][1].get("etag", "") else None
 
     def _again(self, request: Request, kept: Kept, seconds: float) -> Response:
-        age = int(seconds)
+        body, age = kept[0], int(seconds)
         # RFC 9211, 2.2: never fresh, so stale since it was stored.
         headers = {
-            **kept.plain_headers,
+            **{name: text for name, text in kept[1].items() if name != "content-length"},
             "age": str(age),
             "cache-status": f"postfacta; hit; ttl={-age}; detail=database-unavailable",
             "cache-control": "no-store",
@@ -136,7 +121,6 @@ class StaleAnswers:
         etag = headers.get("etag")
         if etag is not None and if_none_match(request, etag):
             return Response(status_code=_NOT_MODIFIED, headers=headers)
-        body = kept.body
         if headers.get("content-type", "").startswith("text/html"):
             body = mark_stale(body, datetime.fromtimestamp(self._wall() - age, UTC))
         return Response(body, headers=headers)

@@ -25,7 +25,7 @@ from postfacta_app.identity.guard import Guard
 from postfacta_app.identity.jwks import Jwks
 from postfacta_app.identity.local import LocalAccounts, Passwords, mint, session_cookie
 from postfacta_app.identity.model import Kind, NewUser, User
-from postfacta_app.identity.postgres import PostgresIdentity
+from postfacta_app.identity.postgres import add_secret, add_user
 from postfacta_app.identity.supabase import SupabaseTokens
 from postfacta_app.identity.throttle import Throttle
 from postfacta_app.principal import NOBODY, Access, Principal, Role
@@ -67,7 +67,6 @@ class World:
     monotonic: float = 0.0
 
     def __post_init__(self) -> None:
-        self.store = PostgresIdentity(self.database)
         self.transactions = Transactions(self.database)
         self.client, self.guard = self.instance(self.settings)
 
@@ -79,15 +78,15 @@ class World:
     ) -> tuple[httpx2.AsyncClient, Guard]:
         """Start one more process of the service, as far as accounts go."""
         guard = Guard(
-            self.store,
+            self.database,
             settings,
             foreign=tokens.credential if tokens else None,
             clock=lambda: self.wall,
             monotonic=lambda: self.monotonic,
         )
         passwords = Passwords(self.hasher)
-        signs_in = accounts or LocalAccounts(self.store, self.transactions, passwords=passwords)
-        parts = [Identity(settings, self.store, signs_in, guard.forget)]
+        signs_in = accounts or LocalAccounts(self.transactions, passwords=passwords)
+        parts = [Identity(settings, signs_in, guard.forget)]
         tools = Tools(
             self.transactions, Pages(version="1"), StaleAnswers("postgres"), lambda: self.wall, parts=parts
         )
@@ -111,9 +110,8 @@ class World:
         hashed = self.hasher.hash(PASSWORD)
         async with self.database.transaction() as connection:
             unit = Unit(connection, NOBODY, None)
-            user = await self.store.add_user(unit, NewUser(email=email, password=PASSWORD, role=role), hashed)
-        assert user is not None
-        return user
+            new = NewUser(email=email, password=PASSWORD, role=role)
+            return await add_user(unit, new, password_hash=hashed)
 
     async def login(self, email: str) -> dict[str, str]:
         """Sign in; give the header that proves it."""
@@ -130,7 +128,7 @@ class World:
         """Begin a session of the browser; give the header that carries it."""
         minted = mint(Kind.SESSION, user.principal, self.now())
         async with self.database.transaction() as connection:
-            await self.store.add_secret(Unit(connection, NOBODY, None), minted.token)
+            await add_secret(Unit(connection, NOBODY, None), minted.token)
         return {"Cookie": session_cookie(minted.secret, timedelta(days=7), is_local=True).partition(";")[0]}
 
 
@@ -215,18 +213,17 @@ async def world(app_database: Database) -> AsyncGenerator[World]:
 async def realm(world: World, project: FakeProject) -> AsyncGenerator[Realm]:
     """Start the service in auth mode supabase, beside the project that it trusts."""
     settings, attempts = project.settings(register_open=True), list[str]()
-    store, transactions = world.store, world.transactions
+    transactions = world.transactions
     async with (
-        Client("jwks", settings, Timeout(20)) as publisher,
-        Client("gotrue", settings, Timeout(20)) as gotrue,
+        Client("jwks", lambda: settings, Timeout(20)) as publisher,
+        Client("gotrue", lambda: settings, Timeout(20)) as gotrue,
     ):
         fetch = partial(publisher.ask, "GET", ".well-known/jwks.json")
         jwks = Jwks(fetch, clock=lambda: world.monotonic)
-        tokens = SupabaseTokens(settings, store, transactions, keys=jwks, clock=lambda: world.wall)
+        tokens = SupabaseTokens(lambda: settings, transactions, keys=jwks, clock=lambda: world.wall)
         accounts = SupabaseAccounts(
             gotrue,
             tokens,
-            store,
             transactions,
             throttle=Throttle(clock=lambda: world.monotonic),
             attempted=attempts.append,

@@ -94,7 +94,7 @@ async def test_a_right_password_is_answered_with_the_projects_own_token(realm: R
 async def test_a_new_key_is_sent_with_the_next_request(realm: Realm) -> None:
     settings = realm.project.settings()
     current = [settings, settings.model_copy(update={"db_key": SecretStr("another key")})]
-    async with Client("gotrue", settings, Timeout(20), current=lambda: current[0]) as client:
+    async with Client("gotrue", lambda: current[0], Timeout(20)) as client:
         assert (await client.ask("GET", "settings")).status_code == 200
         del current[0]
         assert (await client.ask("GET", "settings")).status_code == 401
@@ -155,8 +155,8 @@ async def test_what_the_project_cannot_do_is_unavailable_and_never_a_wrong_passw
 async def test_a_project_that_does_not_answer_is_not_waited_for(realm: Realm) -> None:
     realm.project.answer, world = (200, "slow"), realm.world
     settings = realm.project.settings(register_open=True)
-    async with Client("gotrue", settings, Timeout(0.1)) as hasty:
-        accounts = SupabaseAccounts(hasty, realm.tokens, world.store, world.transactions)
+    async with Client("gotrue", lambda: settings, Timeout(0.1)) as hasty:
+        accounts = SupabaseAccounts(hasty, realm.tokens, world.transactions)
         client, _ = world.instance(settings, realm.tokens, accounts)
         sent = {"email": EMAIL, "password": PASSWORD}
         async with client:

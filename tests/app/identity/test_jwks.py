@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import anyio
 import pytest
 from jwt import PyJWK
+from pydantic import JsonValue
 
 from postfacta_app.identity.client import Client, Reply
 from postfacta_app.identity.jwks import Jwks
@@ -46,8 +47,8 @@ class Keys:
     async def running(self) -> AsyncGenerator[None]:
         settings = self.project.settings()
         async with (
-            Client("jwks", settings, Timeout(_PATIENCE)) as patient,
-            Client("jwks", settings, Timeout(0.3)) as hasty,
+            Client("jwks", lambda: settings, Timeout(_PATIENCE)) as patient,
+            Client("jwks", lambda: settings, Timeout(0.3)) as hasty,
         ):
 
             async def fetch() -> Reply:
@@ -155,11 +156,11 @@ async def test_a_name_that_was_not_among_the_keys_causes_no_second_fetch(keys: K
 
 async def test_names_that_were_unknown_are_kept_up_to_a_bound() -> None:
     clock, fetches = ManualClock(), list[float]()
-    published = json.dumps({"keys": [ec_key("first").public]}).encode()
+    published: dict[str, JsonValue] = {"keys": [ec_key("first").public]}
 
     async def fetch() -> Reply:
         fetches.append(clock())
-        return Reply(200, {}, published)
+        return Reply(200, published)
 
     jwks = Jwks(fetch, clock=clock)
     async with jwks.running():

@@ -14,7 +14,6 @@ from postfacta_app.identity.local import (
     SECRET,
     Passwords,
     address,
-    clear_cookie,
     digest,
     mint,
     presented,
@@ -180,6 +179,6 @@ def test_the_cookie_is_bound_to_host_and_tls_except_on_a_developers_machine() ->
     assert session_cookie("s", week, is_local=True) == (
         "postfacta=s; Max-Age=604800; Path=/; HttpOnly; SameSite=Lax"
     )
-    assert clear_cookie(is_local=False) == (
+    assert session_cookie("", timedelta(0), is_local=False) == (
         "__Host-postfacta=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax"
     )

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import anyio
 import pytest
 from asyncpg import InsufficientPrivilegeError, UndefinedTableError
 
 from postfacta_app.db import repeating
-from postfacta_app.identity.postgres import PostgresIdentity
-from postfacta_app.identity.revocations import Revocations
+from postfacta_app.identity.guard import Revocations
 from postfacta_core.errors import DatabaseUnavailableError
 from postfacta_core.events import TaskCrashed
 
@@ -27,7 +25,7 @@ class Log:
         self.told: list[str] = []
         self.now = 0.0
         self.looks = Revocations(
-            cast("PostgresIdentity", self),
+            self.losses,
             distrust=lambda: self.told.append("distrust"),
             hide=lambda: self.told.append("hide"),
             clock=lambda: self.now,

@@ -193,9 +193,7 @@ async def test_an_invalid_token_is_refused_and_creates_no_account(realm: Realm, 
 
 async def test_without_a_secret_nothing_is_signed_by_one(world: World, project: FakeProject) -> None:
     settings = project.settings(jwt_secret=None)
-    tokens = SupabaseTokens(
-        settings, world.store, world.transactions, keys=_no_keys(), clock=lambda: world.wall
-    )
+    tokens = SupabaseTokens(lambda: settings, world.transactions, keys=_no_keys(), clock=lambda: world.wall)
     client, _ = world.instance(settings, tokens)
     async with client:
         for secret in (SECRET, "None" * 8):
@@ -312,7 +310,7 @@ async def test_a_rotation_is_noticed_by_the_first_token_of_the_new_key(realm: Re
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
 def test_no_bytes_for_a_token_are_more_than_refused(given_bytes: bytes) -> None:
     project = FakeProject(url="https://abc.supabase.co")
-    tokens = SupabaseTokens(project.settings(), None, None, keys=_no_keys())  # type: ignore[arg-type]
+    tokens = SupabaseTokens(project.settings, None, keys=_no_keys())  # type: ignore[arg-type]
     text = given_bytes.decode("latin-1")
     for token in (text, f"{text}.{text}.{text}", f"e30.{text}.", f"{_base64(given_bytes)}.e30.AA"):
         assert asyncio.run(tokens.credential(None, token)) is None  # type: ignore[arg-type]

@@ -27,7 +27,6 @@ from postfacta_app.incidents.model import Kind, NewIncident, Severity, Slugs
 from postfacta_app.principal import ANONYMOUS, NOBODY, Principal, Role
 from postfacta_app.web.body import Time
 from postfacta_app.web.forms import (
-    Refusal,
     attempt,
     csrf_token,
     is_csrf_token,
@@ -219,7 +218,7 @@ def test_an_unreadable_time_is_one_error_and_not_missing() -> None:
 def test_every_error_is_under_the_name_of_its_field() -> None:
     errors = parse(NewIncident, {"title": "a", "declared_at": "noon", "services": "ok, NOT"})
     assert isinstance(errors, tuple)
-    words = Refusal(errors=errors).by_field
+    words = InvalidFieldsError("Some fields are invalid", errors=errors).by_field
     assert words.keys() == {"title", "description", "severity", "declared_at", "services"}
     assert words["declared_at"] == "must be a time in UTC, such as 2026-02-07 10:04"
     assert words["description"] == "is required"
@@ -320,14 +319,14 @@ async def test_a_write_that_can_be_mended_or_repeated_brings_the_form_back(
     error: Exception, status: int
 ) -> None:
     refusal = await attempt(_fails(error))
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, AppError)
     assert refusal.status == status
     assert refusal.is_spent is isinstance(error, IdempotencyMismatchError)
     if isinstance(error, AppError):
         assert refusal.by_field == ({"members": "is no user"} if error.errors else {})
     if isinstance(error, ResilienceError):
         assert refusal.headers["retry-after"] == ("3" if error.retry_after == 2.5 else "1")
-        assert refusal.message.startswith("Not saved") is isinstance(error, CircuitOpenError)
+        assert refusal.detail.startswith("Not saved") is isinstance(error, CircuitOpenError)
 
 
 @pytest.mark.parametrize("error", [NotFoundError("Gone"), ForbiddenError("No"), KeyError("bug")], ids=repr)

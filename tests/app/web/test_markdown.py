@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given, strategies as st
+from markupsafe import Markup
 
-from postfacta_app.web.markdown import Kept, Markdown
+from postfacta_app.web import markdown
+from postfacta_app.web.markdown import Markdown
+from postfacta_core.guards._kept import LastValues
 
 HARMLESS = {
     "a", "blockquote", "br", "code", "em", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "s", "strong", "table",
@@ -105,17 +109,18 @@ class _Writer:
 
 
 def test_what_was_rendered_is_not_rendered_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, rendered = Kept(), list[str]()
-    monkeypatch.setattr(kept, "_writer", _Writer(rendered))
+    rendered = list[str]()
+    monkeypatch.setattr(markdown, "_KEPT", LastValues[Markup](math.inf, 100))
+    monkeypatch.setattr(markdown, "_WRITER", _Writer(rendered))
     for text in ("a", "b", "a", "b"):
-        assert kept.render(text) == text
+        assert Markdown()(text) == text
     assert rendered == ["a", "b"]
 
 
 def test_of_what_was_rendered_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, rendered = Kept(), list[str]()
-    monkeypatch.setattr("postfacta_app.web.markdown._KEPT_BYTES", 10)
-    monkeypatch.setattr(kept, "_writer", _Writer(rendered))
+    rendered = list[str]()
+    monkeypatch.setattr(markdown, "_KEPT", LastValues[Markup](math.inf, 100, 10))
+    monkeypatch.setattr(markdown, "_WRITER", _Writer(rendered))
     for text in ("aaaa", "bbbb", "aaaa", "cccc", "aaaa", "bbbb"):
-        kept.render(text)
+        Markdown()(text)
     assert rendered == ["aaaa", "bbbb", "cccc", "bbbb"]
