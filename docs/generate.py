@@ -94,7 +94,7 @@ _AMBIGUOUS: Final = {"RateLimit"}
 # Called by other parts of the library, and not by those who use it.
 _INNER: Final = {
     *("announce", "heed", "tally", "collect", "probes", "is_due"),
-    *("headers_fit", "declared_body_fits", "body_fits", "next_chunk_due"),
+    *("allows_length", "next_chunk_due"),
 }
 
 _SECTION: Final = re.compile(r"(Args|Attributes|Returns|Raises):")

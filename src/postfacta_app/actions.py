@@ -21,10 +21,11 @@ from .incidents.model import Owner, Reason, Slug, Title
 from .incidents.pages import filter_form, found, tidied
 from .principal import Access
 from .web.body import WHOLE, Time, parse
+from .web.calls import Fields, Matches, Now
 from .web.forms import Typed, fields_of
 from .web.paging import Listed, Paged, next_page
 from .web.routes import RouteClass
-from .web.slices import Fields, Matches, Now, Page, Routes
+from .web.slices import Page, Routes
 
 READ, WRITE = Access.READ, Access.WRITE
 MOST: Final = 200

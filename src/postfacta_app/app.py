@@ -58,9 +58,9 @@ from .signals import api as signals
 from .signals.alertmanager import AlertLabels
 from .timeline import api as timeline
 from .timeline.kept import KeptTimelines
+from .web.calls import Tools
 from .web.render import STATIC, Pages
 from .web.routes import RouteClass, Rule, build_routes
-from .web.slices import Tools
 from .web.stale import StaleAnswers
 
 if TYPE_CHECKING:

@@ -26,8 +26,9 @@ from .timeline.edits import NewEdit
 from .timeline.model import Op, Precision
 from .timeline.typed import precision_of, read_edit
 from .timeline.view import anchor
+from .web.calls import Call, Fields, Fill, Matches, Now, Snapshot
 from .web.forms import formed
-from .web.slices import Call, Fields, Fill, Matches, Now, Page, Routes, Snapshot
+from .web.slices import Page, Routes
 
 _ONE: Final = "/incidents/{ref}"
 _SIGNAL: Final = re.compile(r"signal-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)

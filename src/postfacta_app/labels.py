@@ -10,7 +10,8 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 from .db import VISIBLE, Query, Sql, Unit, row
 from .incidents.access import Ref, lock_active, missing, ref_of
 from .principal import Access
-from .web.slices import Matches, Routes
+from .web.calls import Matches
+from .web.slices import Routes
 
 routes: Final = Routes("list of labels")
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 from .clock import MONOTONIC
 from .events import LogsSuppressed, Observer
 from .telemetry.lines import ConsoleFormatter, JsonFormatter
-from .telemetry.logs import FloodFilter, RequestFilter
+from .telemetry.logs import FloodFilter, RequestFilter, Values
 from .validation import validation
 
 __all__ = ["LineWriter", "configure", "instance", "watch"]
@@ -144,13 +144,13 @@ class LineWriter(logging.Handler):
         if not self._is_awake:
             self._awaken()
 
-    def write_access(self, members: Mapping[str, Any], at: float, constant: Mapping[str, object]) -> bool:
+    def write_access(self, values: Values, at: float, constant: Mapping[str, object]) -> bool:
         """Put an access line into the queue without a record, and return whether that could be done."""
         formatter = self.formatter
         # A filter or a formatter of the service wants to see a record.
         if type(formatter) is not JsonFormatter or len(self.filters) != self._own_filters:
             return False
-        text = formatter.access_line(members, at, constant) if self.level <= logging.INFO else None
+        text = formatter.access_line(values, at, constant) if self.level <= logging.INFO else None
         if text is None:
             return False
         if len(self._lines) >= _MOST_LINES:

@@ -17,13 +17,20 @@ from typing import TYPE_CHECKING
 from postfacta_core._face import lazy
 
 if TYPE_CHECKING:
-    from ._verdicts import database_circuit
-    from .connecting import PasswordFile, PoolOptions
-    from .database import Connection, Database, Isolation
-    from .guarded import translate
-    from .idempotency import KEYS_TABLE, KeyInUseError, KeyReusedError, StoredAnswer, prune_keys, write_once
-    from .psycopg import AsyncGuardedPool, GuardedPool
-    from .sqlalchemy import guard_engine
+    from ._verdicts import database_circuit as database_circuit
+    from .connecting import PasswordFile as PasswordFile, PoolOptions as PoolOptions
+    from .database import Connection as Connection, Database as Database, Isolation as Isolation
+    from .guarded import translate as translate
+    from .idempotency import (
+        KEYS_TABLE as KEYS_TABLE,
+        KeyInUseError as KeyInUseError,
+        KeyReusedError as KeyReusedError,
+        StoredAnswer as StoredAnswer,
+        prune_keys as prune_keys,
+        write_once as write_once,
+    )
+    from .psycopg import AsyncGuardedPool as AsyncGuardedPool, GuardedPool as GuardedPool
+    from .sqlalchemy import guard_engine as guard_engine
 else:
     __getattr__, __dir__ = lazy(
         __name__,
@@ -44,22 +51,3 @@ else:
             "sqlalchemy": ("guard_engine",),
         },
     )
-
-__all__ = [
-    "KEYS_TABLE",
-    "AsyncGuardedPool",
-    "Connection",
-    "Database",
-    "GuardedPool",
-    "Isolation",
-    "KeyInUseError",
-    "KeyReusedError",
-    "PasswordFile",
-    "PoolOptions",
-    "StoredAnswer",
-    "database_circuit",
-    "guard_engine",
-    "prune_keys",
-    "translate",
-    "write_once",
-]

@@ -27,9 +27,10 @@ from ..timeline.kept import KeptTimelines
 from ..timeline.model import Entry
 from ..timeline.query import TimelineQuery
 from ..web.body import format_time, if_none_match
+from ..web.calls import Fill, Snapshot
 from ..web.paging import Key, decode_cursor, encode_cursor, filters_hash, next_link
 from ..web.routes import RouteClass
-from ..web.slices import Fill, Routes, Snapshot
+from ..web.slices import Routes
 from .markdown import entry_lines, frame
 from .model import Document, ExportFormat, ExportQuery, OneQuery, Remark, TimelineDocument
 

@@ -21,9 +21,10 @@ from ..errors import (
 )
 from ..principal import Access
 from ..settings import Settings
+from ..web.calls import Call, Fill, Matches
 from ..web.paging import Paged
 from ..web.routes import RouteClass
-from ..web.slices import Call, Fill, Matches, Reply, Routes
+from ..web.slices import Reply, Routes
 from . import postgres
 from .local import LocalAccounts, cookie_name, digest, mint, presented, session_cookie
 from .model import (

@@ -14,9 +14,10 @@ from ..db import Answer, Unit
 from ..errors import AppError, FieldError, ForbiddenError, InvalidFieldsError, NotFoundError
 from ..principal import Access
 from ..web.body import parse
+from ..web.calls import Fields, Matches
 from ..web.forms import Typed, attempt, fields_of, formed, is_same_origin, read_form
 from ..web.routes import RouteClass
-from ..web.slices import Fields, Matches, Page
+from ..web.slices import Page
 from . import postgres
 from .api import (
     Desk,

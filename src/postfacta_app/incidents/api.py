@@ -10,7 +10,8 @@ from uuid import UUID, uuid4
 from ..db import Reader, Unit, insert, update
 from ..errors import FieldError, ForbiddenError, InvalidFieldsError, invalid
 from ..principal import Access
-from ..web.slices import Call, Fill, Matches, Now, Reply, Routes, made
+from ..web.calls import Call, Fill, Matches, Now
+from ..web.slices import Reply, Routes, made
 from . import access, model
 from .access import COLUMNS, Ref, Share, check_active, lock, seen
 from .model import Change, Incident, Kind, Visibility, check_time

@@ -21,9 +21,10 @@ from ..errors import ConflictError, MalformedError, NotFoundError
 from ..principal import Access, Principal
 from ..problems import encode
 from ..web.body import Time, format_time, idempotency_key, read_json, read_moment
+from ..web.calls import Now, part
 from ..web.paging import decode_cursor, encode_cursor, next_link
 from ..web.routes import RouteClass
-from ..web.slices import Now, Routes, part
+from ..web.slices import Routes
 from ..web.stale import allow_stale
 from .model import Description, Reporter, Severity, Status, Title
 

@@ -24,9 +24,10 @@ from ..principal import Access
 from ..timeline.kept import digest_in
 from ..timeline.rules import RULES
 from ..web.body import if_match, if_none_match
+from ..web.calls import Call, Fill, Snapshot
 from ..web.paging import Paged
 from ..web.routes import RouteClass
-from ..web.slices import Call, Fill, Reply, Routes, Snapshot, made
+from ..web.slices import Reply, Routes, made
 from . import model, postgres
 from .content import SCHEMA_VERSION, Content, differences
 from .model import Revision, RevisionPage, Stage

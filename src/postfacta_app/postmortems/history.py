@@ -20,8 +20,9 @@ from ..timeline.model import Op, Precision, micros
 from ..timeline.postgres import names as names_of
 from ..timeline.view import stamp
 from ..web.body import parse_time
+from ..web.calls import Snapshot
 from ..web.paging import Paged, decode_cursor, encode_cursor, next_page
-from ..web.slices import Page, Routes, Snapshot
+from ..web.slices import Page, Routes
 
 routes: Final = Routes("incident")
 _MOST: Final = 200

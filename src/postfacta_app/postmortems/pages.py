@@ -19,9 +19,10 @@ from ..timeline.model import Entry
 from ..timeline.postgres import names as names_of
 from ..timeline.query import Wanted
 from ..web.body import parse
+from ..web.calls import Call, Fields, Fill, Snapshot
 from ..web.forms import Typed, fields_of
 from ..web.paging import Paged, next_page
-from ..web.slices import Call, Fields, Fill, Page, Snapshot
+from ..web.slices import Page
 from . import postgres, reading
 from .api import Follows, Rev, number, read_page, read_revision, restore, routes, transition, write
 from .content import Category, Content, TriggerKind

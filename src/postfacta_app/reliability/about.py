@@ -16,8 +16,9 @@ from postfacta_core.clock import MONOTONIC, Clock
 from ..principal import Access
 from ..problems import encode
 from ..settings import SettingsError
+from ..web.calls import part
 from ..web.routes import RouteClass
-from ..web.slices import Routes, part
+from ..web.slices import Routes
 
 OPEN = Access.OPEN
 routes: Final = Routes("page")

@@ -16,7 +16,8 @@ from postfacta_slo.status.query import SloStatus
 from postfacta_slo.status.report import facts, percent, plot
 
 from ..principal import Access
-from ..web.slices import Page, Routes, part
+from ..web.calls import part
+from ..web.slices import Page, Routes
 from .process import PROMISES, Numbers, kept
 from .watch import Watch
 

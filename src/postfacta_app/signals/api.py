@@ -22,8 +22,9 @@ from ..incidents.access import Ref, lock_active, read_ref
 from ..incidents.model import Incident, Visibility
 from ..principal import Access, Principal
 from ..web.body import parse, read_body, read_json
+from ..web.calls import Call, Fill, Now
 from ..web.routes import RouteClass
-from ..web.slices import Call, Fill, Now, Routes
+from ..web.slices import Routes
 from . import model, postgres
 from .alertmanager import AlertLabels, Webhook, read_alerts
 from .model import Attached, Batch, Fact, Ingested, ItemResult, Result

@@ -15,9 +15,10 @@ from ..incidents.access import Ref, Share, lock_active, seen
 from ..incidents.model import Incident, check_time
 from ..principal import Access, Principal
 from ..web.body import if_none_match, parse, read_body, read_json
+from ..web.calls import Call, Fill, Matches, Now, part
 from ..web.paging import Paged, next_link
 from ..web.routes import RouteClass
-from ..web.slices import Call, Fill, Matches, Now, Routes, part
+from ..web.slices import Routes
 from . import annotations as remarks, postgres
 from .annotations import STATES, AnnotationKind, AnnotationState, ShownAnnotation
 from .edits import MODELS, AddedEdit, AnyEdit, EditPage, NewEdit, OpOnly, SetMilestone, SetTime

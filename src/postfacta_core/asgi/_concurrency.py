@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 # RFC 6455 leaves the registry to IANA: 1013 is "try again later".
 _TRY_AGAIN_LATER: Final = 1013
+_ANSWERED: Final = Ending.ANSWERED  # To look it up in the class costs each request more than a global.
 _NAMES: Final = {priority.name.lower().encode(): priority for priority in Priority}
 
 
@@ -161,7 +162,7 @@ class Slotted(Running):
         self.is_held = False
         request = self.request
         request.slot = None  # else the two would keep each other alive
-        if self._is_away:
+        if not self.is_plain and self._is_away:
             self._is_away = False  # It has no slot to give back.
             return
         now, began = self.shedding.clock(), self.began
@@ -169,7 +170,8 @@ class Slotted(Running):
         waited = min(request.waited, now - began) if request.waited else 0.0
         # A foreign endpoint may have no hash; it lasts as long as its route.
         kind = id(self._scope.get("endpoint"))
-        ending = self._ending() if self._was_away or not self.is_answered else Ending.ANSWERED
+        is_answered = self.is_answered and (self.is_plain or not self._was_away)
+        ending = _ANSWERED if is_answered else self._ending()
         self.shedding.limiter.finish(now, self.admitted, ending, kind, waited, began - self.admitted)
 
     def _ending(self) -> Ending:
@@ -182,7 +184,7 @@ class Slotted(Running):
             self._pause()
 
     def _pause(self) -> None:
-        self._is_away = True
+        self._is_away, self.is_plain = True, False
         self.shedding.limiter.finish(self.shedding.clock(), self.admitted, Ending.UNKNOWN)
 
     def come_back(self) -> None:
@@ -191,7 +193,7 @@ class Slotted(Running):
             self.shedding.limiter.resume()
 
     def ignore_duration(self) -> None:
-        self._was_away = True
+        self._was_away, self.is_plain = True, False
 
     async def is_abandoned(self) -> bool:
         """Return whether the client has left before the application began."""

@@ -54,27 +54,24 @@ class HttpExchange(Slotted, Exchange):
         has_begun: Its response was started, by the application or in its place.
         is_answered: The application's answer is no failure of its own.
         is_held: It has a slot of the limiter.
-        is_plain: It is neither watched nor an event stream, as most are to their end.
     """
 
     # What each request looks at lies in slots; what only some set is found in the classes above, and costs nothing.
     # fmt: off
     __slots__ = (
-        "_has_body", "_has_ended", "_in", "_is_away", "_is_ending", "_is_shut", "_out", "_response_headers",
-        "_scope", "_was_away", "_watcher", "admitted", "already", "began", "client", "error", "error_type",
-        "fields", "has_begun", "has_left", "headers", "is_answered", "is_cancelled", "is_complete",
-        "is_endless", "is_held", "is_overdue", "is_plain", "is_watched", "method", "path", "quiet",
-        "request", "request_bytes", "response_bytes", "route", "rules", "seconds", "shared", "shedding", "span",
-        "status", "task", "traffic",
+        "_has_body", "_in", "_is_ending", "_is_read", "_is_waiting", "_out", "_response_headers", "_scope", "admitted",
+        "already", "began", "client", "error", "error_type", "fields", "has_begun", "headers", "is_answered",
+        "is_complete", "is_held", "is_plain", "method", "path", "quiet", "request", "request_bytes", "response_bytes",
+        "route", "rules", "seconds", "shared", "shedding", "span", "status", "task", "traffic",
     )
     # fmt: on
 
     cancels: bool = False
-    _is_read: bool = False
+    is_watched: bool = True
+    _is_shut: bool = False
     _is_read_ahead: bool = False
     _kept: list[Message] | None = None
     _news: anyio.Event
-    _is_waiting: bool = False
     _since: float = 0.0
     _is_paused: bool = False
     _paused_at: float = 0.0
@@ -100,16 +97,15 @@ class HttpExchange(Slotted, Exchange):
         client = scope.get("client")
         self.client = client[0] if client else ""
         self.fields: Headers = ()
+        self._response_headers: Headers = ()
         self.status = self.request_bytes = self.response_bytes = self.already = 0
-        self.has_begun = self.is_answered = self.is_complete = self.is_held = self._has_body = False
-        self._is_ending = self._is_shut = self._has_ended = self.is_cancelled = self.is_endless = False
-        self._is_away = self._was_away = self.is_overdue = self.has_left = self.quiet = False
-        self.error = self.task = self._watcher = self.span = None
+        self.has_begun = self.is_answered = self.is_complete = self.is_held = self.quiet = False
+        self._has_body = self._is_ending = self._is_read = self._is_waiting = False
+        self.error = self.span = self.task = None
         self.route = self.error_type = ""
         self.traffic = "user"
         self.seconds = 0.0
-        self._response_headers: Headers = ()
-        self.is_watched = self.is_plain = True
+        self.is_plain = True
 
     @property
     def scheme(self) -> str:  # type: ignore[override] # it is asked for by spans alone
@@ -132,12 +128,12 @@ class HttpExchange(Slotted, Exchange):
                 self.is_answered = message["status"] < _INTERNAL
             elif self.is_held and kind == "http.response.body":
                 self.land()
-            if self._is_shut:
+            if not self.is_plain and self._is_shut:
                 # A handler that keeps sending is cancelled here, and does not block the loop.
                 if self._answered is not None:
                     await checkpoint()
                 return
-        is_last, size = False, 0
+        is_last, size = False, -1
         if is_start:
             self.has_begun = True
             message = self._dress(message)
@@ -146,7 +142,7 @@ class HttpExchange(Slotted, Exchange):
             shared = self.shared
             if not is_ours:
                 if shared.requests is not None:
-                    if is_last and self.is_plain and self.task is not None and not self.is_cancelled:
+                    if is_last and self.is_plain:
                         self._is_ending = True
                         self.request.deadline = math.inf
                     else:
@@ -159,14 +155,19 @@ class HttpExchange(Slotted, Exchange):
         except OSError:  # So ASGI says that the client is gone.
             self.leave()
             raise
-        if is_start:
+        if size >= 0:
+            self.response_bytes += size
+            if is_last and not self.is_complete:
+                self.end_response(is_complete=True)
+        elif is_start:
             self.status = message["status"]
-        self.response_bytes += size
-        if is_last and not self.is_complete:
-            self.end_response(is_complete=True)
 
     async def emit(self, message: Message) -> None:
         await self.send(message, is_ours=True)
+
+    def leave(self) -> None:
+        self.is_plain = False
+        super().leave()
 
     def end_response(self, *, is_complete: bool = False) -> None:
         """Record the last byte, or the end without one."""
@@ -251,7 +252,7 @@ class HttpExchange(Slotted, Exchange):
             with anyio.move_on_after(self.rules.limits_of(self._scope).write_timeout):
                 await self.emit(message)
                 return
-            self._is_gone = True
+            self._is_gone, self.is_plain = True, False
             self._call_it_gone()
         raise ConnectionAbortedError("the client does not read its response")
 
@@ -273,7 +274,7 @@ class HttpExchange(Slotted, Exchange):
                 self._answered.set()
 
     async def _tell(self) -> None:
-        self._is_shut = True
+        self._is_shut, self.is_plain = True, False
         problem = problem_of(self.reason) if self.reason else None
         if problem is None:
             raise AssertionError("there is nothing to answer")
@@ -299,12 +300,12 @@ class HttpExchange(Slotted, Exchange):
     async def receive(self) -> Message:
         """Receive for the application; while that has to wait for the body, it holds no slot."""
         # With the body complete, it is the client's leaving for which an application may look while it works.
-        if not self.is_held or self._has_body or self._is_away:
+        if not self.is_held or self._has_body or (not self.is_plain and self._is_away):
             return await self._listen()
         try:
             return await watched(self._listen(), self._give_place)
         finally:
-            if self._is_paused:
+            if not self.is_plain and self._is_paused:
                 self._take_place()
 
     def _give_place(self) -> None:
@@ -320,7 +321,7 @@ class HttpExchange(Slotted, Exchange):
 
     async def _listen(self) -> Message:
         """Receive what the client sends now, or has sent while it was watched."""
-        if self._kept is not None:
+        if not self.is_plain and self._kept is not None:
             while self._is_read_ahead and not self._kept:
                 await self._news.wait()
             if self._kept:
@@ -333,7 +334,7 @@ class HttpExchange(Slotted, Exchange):
 
     async def _take(self) -> Message:  # noqa: C901, PLR0912 - one line of rules
         """Receive from the client, bounded in bytes and time."""
-        if self._is_refused or self._is_gone:
+        if not self.is_plain and self.has_cut_off:
             return {"type": "http.disconnect"}
         shared = self.shared
         if self._has_body or not shared.is_bounded:
@@ -354,7 +355,7 @@ class HttpExchange(Slotted, Exchange):
         kind = message["type"]
         if kind == "http.request":
             received = self.request_bytes = self.request_bytes + len(message.get("body", b""))
-            if received > self.rules.max_body and not self.rules.limits_of(self._scope).body_fits(received):
+            if received > self.rules.max_body and received > self.rules.limits_of(self._scope).max_body_bytes:
                 return await self._refuse(BodyTooLargeError("transfer"))
         elif kind == "http.disconnect" and not self._is_refused:
             self.leave()
@@ -397,7 +398,7 @@ class HttpExchange(Slotted, Exchange):
         )
 
     async def _refuse(self, error: BodyTooLargeError | BodyTooSlowError) -> Message:
-        self._is_refused = self._is_shut = True
+        self._shut()
         if self.has_begun:
             self._call_it_gone()
         elif isinstance(error, BodyTooLargeError) and not self._has_body:
@@ -408,9 +409,13 @@ class HttpExchange(Slotted, Exchange):
             )
         return {"type": "http.disconnect"}
 
+    def _shut(self) -> None:
+        self._is_refused = self._is_shut = True
+        self.is_plain = False
+
     async def refuse_unread(self) -> None:
         """Answer 413, then let the client stop sending before the connection is closed."""
-        self._is_refused = self._is_shut = True
+        self._shut()
         problem = problem_of(BodyTooLargeError("transfer"))
         render = self.shared.render
         await send_problem(self._scope, self.emit, problem, render=render, close=True, more_body=True)
@@ -431,7 +436,7 @@ class HttpExchange(Slotted, Exchange):
     async def is_abandoned(self) -> bool:
         """Return whether the client has left, which uvicorn sends in place of the body; other messages are kept."""
         message = await self.receive()
-        self._kept = [message]
+        self._kept, self.is_plain = [message], False
         self._has_left_early = message["type"] == "http.disconnect"
         return self._has_left_early
 

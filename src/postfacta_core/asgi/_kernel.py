@@ -49,6 +49,8 @@ Door = Callable[[Scope, Send], Awaitable[None]]
 _UNMATCHED: Final = "_unmatched"
 _PREROUTING: Final = "_prerouting"
 _TRAFFIC: Final = {b"synthetic": "synthetic", b"load": "load"}
+# A field line costs two bytes for ": " and two for its line end, and a parser's bookkeeping on top of that:
+# RFC 7541 (section 4.1) counts 32 bytes a field, so a flood of empty fields is not free.
 _FIELD_OVERHEAD: Final = 32
 _LONGEST_LENGTH: Final = 18
 _ASKS_FOR_TIME: Final = frozenset({b"x-request-timeout", b"grpc-timeout"})
@@ -195,13 +197,18 @@ class Kernel(Shared):
                 return
             # What is too large.
             if self.is_bounded:
-                length = fields.get(b"content-length", b"0")
+                length = fields.get(b"content-length")
                 if (
                     size > rules.max_headers
-                    or not length.isdigit()
-                    or len(length) > _LONGEST_LENGTH
-                    or int(length) > rules.max_body
-                ) and await self._is_too_large(exchange, scope):
+                    or (
+                        length is not None
+                        and (
+                            not length.isdigit()
+                            or len(length) > _LONGEST_LENGTH
+                            or int(length) > rules.max_body
+                        )
+                    )
+                ) and await self._is_too_large(exchange, scope, size=size, length=length):
                     return
             # Rates.
             rates = rules.rates
@@ -243,11 +250,10 @@ class Kernel(Shared):
                     exchange.end_response()
                 exchange.route = request.route or self._route(scope, request, path)
                 if (
-                    error is not None
+                    not (exchange.is_plain and exchange.is_complete)
+                    or error is not None
                     or was_cancelled
-                    or exchange.has_left
                     or request.error_type
-                    or not exchange.is_complete
                     or exchange.status >= _SERVER_ERROR
                 ):
                     exchange.settle(error, self._error_types, was_cancelled=was_cancelled)
@@ -360,19 +366,20 @@ class Kernel(Shared):
         exchange.fields = (*exchange.fields, *fields)
         await send_problem(scope, exchange.emit, problem, render=self.render)
 
-    async def _is_too_large(self, exchange: HttpExchange, scope: Scope) -> bool:
-        headers = exchange.headers
+    async def _is_too_large(
+        self, exchange: HttpExchange, scope: Scope, *, size: int, length: bytes | None
+    ) -> bool:
         limits = exchange.rules.limits_of(scope)
-        if not limits.headers_fit(headers):
-            exchange.request.route = _PREROUTING
+        has_large_headers = size > limits.max_header_bytes
+        if not has_large_headers and (length is None or limits.allows_length(length)):
+            return False
+        exchange.request.route = _PREROUTING
+        if has_large_headers:
             problem = problem_of(HeadersTooLargeError("transfer"))
             await send_problem(scope, exchange.emit, problem, render=self.render)
-            return True
-        if not limits.declared_body_fits(headers):
-            exchange.request.route = _PREROUTING
+        else:
             await exchange.refuse_unread()
-            return True
-        return False
+        return True
 
     async def _is_late(self, exchange: HttpExchange, scope: Scope, running: RunningRequests) -> bool:
         request = exchange.request

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass, field
 
 from ..drain.lifecycle import Lifecycle
 from ..drain.resources import Resource, hold
@@ -70,16 +71,16 @@ class LifespanMiddleware:
         return hold(self._resources, share=lifecycle.share, lost=lost, observer=self._observe)
 
 
+@dataclass(slots=True, eq=False)
 class _Conversation:
     """The lifespan's messages between the server and the application, with our part in between."""
 
-    def __init__(self, receive: Receive, send: Send, lifecycle: Lifecycle | None) -> None:
-        self._receive_message = receive
-        self._send_message = send
-        self._lifecycle = lifecycle
-        self._asked: set[str] = set()
-        self._told: set[str] = set()
-        self._last: Message | None = None
+    _receive_message: Receive
+    _send_message: Send
+    _lifecycle: Lifecycle | None
+    _asked: set[str] = field(default_factory=set[str])
+    _told: set[str] = field(default_factory=set[str])
+    _last: Message | None = None
 
     async def hold(self, app: ASGIApp, scope: Scope) -> None:
         """Run the application's lifespan; stand in for one that has none."""

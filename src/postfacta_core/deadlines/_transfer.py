@@ -8,10 +8,6 @@ from dataclasses import dataclass
 
 from ..validation import validation
 
-# A field line costs two bytes for ": " and two for its line end, and a parser's bookkeeping on top of that:
-# RFC 7541 (section 4.1) counts 32 bytes a field, so a flood of empty fields is not free.
-_FIELD_OVERHEAD = 32
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferLimits:
@@ -50,25 +46,13 @@ class TransferLimits:
             "TransferLimits.body_grace", self.body_grace, at_least=0, finite=False, example="10.0"
         )
 
-    def headers_fit(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        left = self.max_header_bytes
-        for name, value in headers:
-            left -= len(name) + len(value) + _FIELD_OVERHEAD
-        return left >= 0
-
-    def declared_body_fits(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Return whether the `Content-Length` allows the body; without one, the body must be counted.
+    def allows_length(self, length: bytes) -> bool:
+        """Return whether a `Content-Length` allows the body.
 
         One that is no number is the server's business: it ends the message there, or refuses it.
         """
-        for name, value in headers:
-            if name == b"content-length" and value.isdigit():
-                # A length of over 20 digits is too large before it is even a number.
-                return len(value) <= 20 and int(value) <= self.max_body_bytes  # noqa: PLR2004 - 2**64 has 20
-        return True
-
-    def body_fits(self, received: int) -> bool:
-        return received <= self.max_body_bytes
+        # A length of over 20 digits is too large before it is even a number: 2**64 has 20.
+        return not length.isdigit() or (len(length) <= 20 and int(length) <= self.max_body_bytes)  # noqa: PLR2004
 
     def next_chunk_due(self, now: float, *, received: int, waited: float) -> float:
         """Return when the next chunk of the body is due.

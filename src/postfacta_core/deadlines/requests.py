@@ -91,6 +91,7 @@ class Running:
         is_cancelled: Its handler was cancelled.
         is_endless: It does not end by itself, such as server-sent events: a drain does not wait for it.
         is_overdue: It was cancelled, and yet goes on.
+        is_plain: Nothing of the above has come, nor anything else that is rare: so most requests are to their end.
         is_watched: Disconnect watching is requested but not started.
         task: The task of its handler, on asyncio.
         already: How often others had cancelled that before.
@@ -102,6 +103,7 @@ class Running:
     is_cancelled: bool = False
     is_endless: bool = False
     is_overdue: bool = False
+    is_plain: bool = False
     is_watched: bool = False
     _has_ended: bool = False
     task: asyncio.Task[Any] | None = None
@@ -163,7 +165,7 @@ class Running:
     def cancel(self, error: ResilienceError | None) -> None:
         """Cancel its handler with a reason; the first reason stays."""
         self.reason = self.reason or error
-        self.is_cancelled = True
+        self.is_cancelled, self.is_plain = True, False
         self.press()
 
     def press(self) -> None:
@@ -258,23 +260,20 @@ class RunningRequests:
             else:
                 # Without the loop it would be looked for, with a system call (until Python 3.12) that costs 1 microsecond.
                 task = running.task = asyncio.current_task(loop)
-                if task is not None:
-                    running.already = task.cancelling()
+                running.already = 0 if task is None else task.cancelling()
                 await handler
         except BaseException as error:
             if not running.caused(error):
                 raise
         finally:
-            if running.is_cancelled:
-                await self._settle(running)
-            else:
-                running.end()
+            if running.is_plain and self._idle is None:
+                running.request.deadline, running.task = math.inf, None
                 self._running.discard(running)
-                if self._idle is not None or running.is_overdue:
-                    self._forget(running)
+            else:
+                await self._settle(running)
 
     async def _run_in_scope(self, running: Running, handler: Awaitable[None]) -> None:
-        running.already = 0
+        running.is_plain = False
         timed = not self.is_sweeping and running.request.deadline < math.inf
         if await running.run_in_scope(handler, now=self._clock(), timed=timed):
             running.is_cancelled, running.reason = True, DeadlineExceededError("request")
@@ -353,7 +352,7 @@ class RunningRequests:
     def _look_at(self, running: Running, now: float) -> None:
         request = running.request
         if running.is_watched and now >= request.started + _WATCH_AFTER and running.may_watch():
-            running.is_watched = False
+            running.is_watched = running.is_plain = False
             self._start(running.watch, "watch")
         if now >= running.due:
             running.cut()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter
@@ -14,45 +15,38 @@ from .plain import PlainHistogram, ReadGauge
 _OVERFLOWS: Final = "postfacta_metrics_label_overflow_total"
 
 
+@dataclass(slots=True, eq=False)
 class Family:
     """One metric and its series, at most `cap`.
 
     What is new after that goes to `_OTHER` in the labels at the places `wide`, and `overflow` is called for it.
     """
 
-    def __init__(
-        self,
-        metric: Counter | PlainHistogram,
-        cap: int,
-        *,
-        overflow: Callable[[], None],
-        wide: tuple[int, ...],
-    ) -> None:
-        self._metric = metric
-        self._cap = cap
-        self._overflow = overflow
-        self._wide = wide
-        self._children: dict[tuple[str, ...], Any] = {}
+    metric: Counter | PlainHistogram
+    cap: int
+    overflow: Callable[[], None]
+    wide: tuple[int, ...]
+    children: dict[tuple[str, ...], Any] = field(default_factory=dict[tuple[str, ...], Any])
 
     def child(self, key: tuple[str, ...]) -> Any:
         """Return the series of these label values, or the one that stands in for it."""
-        if (known := self._children.get(key)) is not None:
+        if (known := self.children.get(key)) is not None:
             return known
-        if len(self._children) < self._cap:
+        if len(self.children) < self.cap:
             return self._add(key)
-        self._overflow()
-        key = tuple(OTHER if place in self._wide else value for place, value in enumerate(key))
-        return self._children.get(key) or self._add(key)
+        self.overflow()
+        key = tuple(OTHER if place in self.wide else value for place, value in enumerate(key))
+        return self.children.get(key) or self._add(key)
 
     @property
     def is_full(self) -> bool:
-        return len(self._children) >= self._cap
+        return len(self.children) >= self.cap
 
     def known(self) -> list[tuple[tuple[str, ...], Any]]:
-        return list(self._children.items())
+        return list(self.children.items())
 
     def _add(self, key: tuple[str, ...]) -> Any:
-        child = self._children[key] = self._metric.labels(*key)
+        child = self.children[key] = self.metric.labels(*key)
         return child
 
 

@@ -10,7 +10,7 @@ from json.encoder import encode_basestring_ascii as _quote
 from typing import Any, Final
 
 from .failure import failure_fields
-from .logs import STANDARD, TEXTS, EventRecord, printable, shown
+from .logs import STANDARD, EventRecord, Values, members_of, printable, shown
 from .redaction import redact, redact_text
 
 # What uvicorn adds for its own colours.
@@ -55,15 +55,12 @@ class JsonFormatter(logging.Formatter):
         except ValueError:  # Such as half of a surrogate pair.
             return _encode(clean)
 
-    def access_line(
-        self, members: Mapping[str, Any], at: float, constant: Mapping[str, object]
-    ) -> str | None:
+    def access_line(self, values: Values, at: float, constant: Mapping[str, object]) -> str | None:
         """Write an access line that has no record; None if it needs one, for it holds a secret or what `encode` refuses.
 
         It has the members that `format` writes of the record, at a fraction of the cost.
         """
-        values = [*members.values()]
-        texts = values[:TEXTS]
+        names, texts, numbers = values
         text = "\n".join(texts)
         if redact_text(text) != text:
             return None
@@ -75,13 +72,15 @@ class JsonFormatter(logging.Formatter):
         if self._encode is not _encode:
             stamp = f"{self._day}.{int(micros):06d}Z"
             try:
-                return self._encode({"timestamp": stamp, **self._constant, **constant, **members})
+                return self._encode(
+                    {"timestamp": stamp, **self._constant, **constant, **dict(members_of(values))}
+                )
             except ValueError:
                 return None
         if constant is not self._for:
             self._for, self._forms = constant, {}
-        form = self._forms.get(names := (*members,)) or self._make_form(names, constant)
-        return form % (self._day, micros, *map(_quote, texts), *values[TEXTS:])
+        form = self._forms.get(names) or self._make_form(names, constant)
+        return form % (self._day, micros, *map(_quote, texts), *numbers)
 
     def _make_form(self, names: tuple[str, ...], constant: Mapping[str, object]) -> str:
         head = _encode({**self._constant, **constant})[1:-1].replace("%", "%%")

@@ -11,8 +11,8 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from ..clock import MONOTONIC, WALL, Clock
@@ -55,8 +55,12 @@ _REQUESTS: Final = frozenset(
 # The event names of this library, and of code that logs in the same way. Other messages may hold anything.
 _is_event = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)+").fullmatch
 _LONGEST_EVENT: Final = 64
-TEXTS: Final = 11
-FIXED: Final = 15
+_NAMES: Final[tuple[str, ...]] = (
+    "method", "route", "path", "error_type", "client", "principal", "traffic", "request_id", "trace_id", "span_id",
+    "trace_flags", "status", "duration_ms", "request_bytes", "bytes",
+)  # fmt: skip
+_NAMES_AND_LIMIT: Final = (*_NAMES, "deadline_remaining_ms")
+Values = tuple[tuple[str, ...], tuple[str, ...], Sequence[float]]
 STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 """The attributes of a record that are no fields of its own."""
 
@@ -232,7 +236,7 @@ class AccessLog(NullRecorder):
             weight = self._sampler.weigh(exchange.seconds, exchange.request.started + exchange.seconds)
             if not weight:
                 return
-        members = access_members(exchange, weight)
+        values = access_values(exchange, weight)
         record = None
         if error is None and _LOGGING["_logRecordFactory"] is logging.LogRecord:
             logger, handlers = self._logger, _ROOT.handlers
@@ -240,11 +244,11 @@ class AccessLog(NullRecorder):
             is_alone = len(handlers) == 1 and logger.parent is _ROOT and logger.propagate
             if is_alone and not (logger.handlers or logger.filters):
                 write: Any = getattr(handlers[0], "write_access", None)
-                if write is not None and write(members, self._wall(), self._line):
+                if write is not None and write(values, self._wall(), self._line):
                     return
-            record = self._cast(members)
+            record = self._cast()
         record = record or self._make(level, error)
-        record.__dict__.update(members)
+        record.__dict__.update(members_of(values))
         self._logger.handle(record)
 
     def closed(self, exchange: SocketExchange, /) -> None:
@@ -254,7 +258,7 @@ class AccessLog(NullRecorder):
         if not self._logger.isEnabledFor(level):
             return
         record = self._make(level, error, "websocket.closed")
-        members = access_members(exchange).items()
+        members = members_of(access_values(exchange))
         record.__dict__.update({name: value for name, value in members if name not in _REQUESTS})
         record.__dict__.update(outcome=exchange.outcome, close_code=exchange.close_code)
         self._logger.handle(record)
@@ -264,7 +268,7 @@ class AccessLog(NullRecorder):
         record.__dict__.update(self._constant)
         return record
 
-    def _cast(self, members: Mapping[str, object]) -> logging.LogRecord:
+    def _cast(self) -> logging.LogRecord:
         """Make a record like the one before, but for its time.
 
         Logging would look up file, thread and process for each: here they are looked up once a second, and in
@@ -277,7 +281,7 @@ class AccessLog(NullRecorder):
             # The task is another one for the next request; before Python 3.12 a record does not know it.
             fields |= dict.fromkeys(fields.keys() & {"taskName"})
             # A place for each member: a dictionary that has to grow is made anew.
-            fields |= dict(islice(members.items(), FIXED))
+            fields |= dict.fromkeys(_NAMES)
             # When logging was imported.
             loaded_at = fields["created"] - fields["relativeCreated"] / 1000
             self._mould = present, fields, loaded_at
@@ -288,39 +292,42 @@ class AccessLog(NullRecorder):
         return record
 
 
-def access_members(exchange: Exchange, weight: int = 1) -> dict[str, Any]:
-    """Return what an access line says of an exchange that stands for this many.
-
-    The first `TEXTS` are texts, those up to `FIXED` numbers; what follows not each line has.
-    """
+def access_values(exchange: Exchange, weight: int = 1) -> Values:
+    """Return what an access line says of an exchange that stands for this many: names, and texts and numbers in their order."""
     request, seconds = exchange.request, exchange.seconds
-    members: dict[str, Any] = {
-        "method": exchange.method,
-        "route": exchange.route,
-        "path": exchange.path,
-        "error_type": exchange.error_type,
-        "client": exchange.client,
-        "principal": request.principal,
-        "traffic": exchange.traffic,
-        "request_id": request.request_id,
-        "trace_id": request.trace_id,
-        "span_id": request.span_id,
-        "trace_flags": request.trace_flags,
-        "status": exchange.status,
-        # To the microsecond, for a tenth of what `round` costs.
-        "duration_ms": (seconds * 1e6 + 0.5) // 1 / 1000,
-        "request_bytes": exchange.request_bytes,
-        "bytes": exchange.response_bytes,
-    }
+    texts = (
+        exchange.method,
+        exchange.route,
+        exchange.path,
+        exchange.error_type,
+        exchange.client,
+        request.principal,
+        exchange.traffic,
+        request.request_id,
+        request.trace_id,
+        request.span_id,
+        request.trace_flags,
+    )
+    # To the microsecond, for a tenth of what `round` costs.
+    took = (seconds * 1e6 + 0.5) // 1 / 1000
+    names, numbers = _NAMES, [exchange.status, took, exchange.request_bytes, exchange.response_bytes]
     limit = min(request.asked, request.limit)
     if limit < math.inf:
         # Below 0 it came too late.
-        members["deadline_remaining_ms"] = ((limit - seconds) * 1e6 + 0.5) // 1 / 1000
+        names = _NAMES_AND_LIMIT
+        numbers.append(((limit - seconds) * 1e6 + 0.5) // 1 / 1000)
     if request.queued:
-        members["queue_ms"] = (request.queued * 1e6 + 0.5) // 1 / 1000
+        names = (*names, "queue_ms")
+        numbers.append((request.queued * 1e6 + 0.5) // 1 / 1000)
     if weight > 1:
-        members["sample_rate"] = weight
-    return members
+        names = (*names, "sample_rate")
+        numbers.append(weight)
+    return names, texts, numbers
+
+
+def members_of(values: Values) -> Iterable[tuple[str, Any]]:
+    names, texts, numbers = values
+    return zip(names, chain(texts, numbers), strict=True)
 
 
 class EventLog:

@@ -13,7 +13,8 @@ import platform
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from types import MappingProxyType
+from dataclasses import dataclass
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, Final, NamedTuple, cast
 
 from prometheus_client import (
@@ -318,7 +319,7 @@ class Metrics:
         """
         encode, content_type = choose_encoder(accept)
         registries = (self.registry, *self._include)
-        source: Any = _Isolated(registries, labels, self._broken, encode=encode)
+        source: Any = _Isolated(registries, labels, self._broken, encode)
         return Exposition(encode(source), content_type)
 
 
@@ -327,28 +328,21 @@ def _code(code: int) -> str:
     return str(code) if code in _CLOSE_CODES else OTHER if code else ""
 
 
+@dataclass(frozen=True, slots=True)
 class _Isolated(Collector):
     """Shows several registries as one, and reads each collector by itself: one that fails costs its own series.
 
     Of two metrics of one name, the first is shown. `broken` are the collectors that were reported already.
     """
 
-    def __init__(
-        self,
-        registries: Sequence[CollectorRegistry],
-        labels: Mapping[str, str],
-        broken: set[str],
-        *,
-        encode: Callable[[Any], bytes],
-    ) -> None:
-        self._registries = registries
-        self._labels = labels
-        self._broken = broken
-        self._encode = encode
+    registries: Sequence[CollectorRegistry]
+    labels: Mapping[str, str]
+    broken: set[str]
+    encode: Callable[[Any], bytes]
 
     def collect(self) -> Iterator[Metric]:
         seen: set[str] = set()
-        for registry in self._registries:
+        for registry in self.registries:
             if info := registry.get_target_info():
                 yield InfoMetricFamily("target", "Target metadata", value=info)
             # The registry reads its collectors in one go, of which the first that raises ends all.
@@ -356,46 +350,34 @@ class _Isolated(Collector):
                 for metric in self._read(collector):
                     if metric.name not in seen:
                         seen.add(metric.name)
-                        yield self._labelled(metric) if self._labels else metric
+                        yield self._labelled(metric) if self.labels else metric
 
     def _read(self, collector: Collector) -> Sequence[Metric]:
         try:
             # Written out once, since a label that is no text is found only then.
             metrics = list(collector.collect())
             if not type(collector).__module__.startswith(_OURS):
-                self._encode(_Read(metrics))
+                self.encode(SimpleNamespace(collect=lambda: metrics))
         except Exception as error:  # noqa: BLE001 - a collector is foreign code, and may raise anything
             self._report(type(collector).__qualname__, error)
             return ()
         return metrics
 
     def _report(self, collector: str, error: Exception) -> None:
-        if collector not in self._broken:
-            self._broken.add(collector)
+        if collector not in self.broken:
+            self.broken.add(collector)
             _LOG.error("metrics.collector_failed", extra={"collector": collector, "error": repr(error)})
 
     def _labelled(self, metric: Metric) -> Metric:
         # A copy: what never changes, such as the platform, is the collector's own and comes again.
         more = copy(metric)
-        more.samples = [
-            sample._replace(labels={**self._labels, **sample.labels}) for sample in metric.samples
-        ]
+        more.samples = [sample._replace(labels={**self.labels, **sample.labels}) for sample in metric.samples]
         return more
 
 
 def _collectors(registry: CollectorRegistry) -> Sequence[Collector]:
     # It has no public list of them. Were the list elsewhere one day, a test would turn red.
     return tuple(cast("Iterable[Collector]", vars(registry)["_collector_to_names"]))
-
-
-class _Read(Collector):
-    """Series that were read already, as a registry."""
-
-    def __init__(self, metrics: Sequence[Metric]) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Sequence[Metric]:
-        return self._metrics
 
 
 def _registries(field: str, value: object) -> tuple[CollectorRegistry, ...]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from itertools import accumulate
-from typing import Final
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Exemplar, GaugeMetricFamily, HistogramMetricFamily
@@ -27,16 +28,17 @@ class Buckets:
         counts: The values in each bucket.
         total: Their sum.
         moment: When the newest of them began, if that is of interest.
+        exemplars: By the place of their bucket.
     """
 
-    __slots__ = ("_exemplars", "bounds", "counts", "moment", "total")
+    __slots__ = ("bounds", "counts", "exemplars", "moment", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds: Sequence[float] = bounds
         self.counts: list[int] = [0] * (len(bounds) + 1)
         self.total: float = 0.0
         self.moment: float = 0.0
-        self._exemplars: dict[int, Exemplar] = {}
+        self.exemplars: dict[int, Exemplar] = {}
 
     def observe(self, value: float) -> None:
         """Count a value in the first bucket whose bound is not below it."""
@@ -45,81 +47,63 @@ class Buckets:
 
     def exemplify(self, value: float, labels: dict[str, str], at: float) -> None:
         """Set an observed value as the example of its bucket; labels are at most 128 characters (OpenMetrics)."""
-        self._exemplars[bisect_left(self.bounds, value)] = Exemplar(labels, value, at)
-
-    def read(self) -> tuple[list[int], float]:
-        """Return how many values are at or below each bound, and in all; and their sum."""
-        return list(accumulate(self.counts)), self.total
-
-    def exemplar(self, bucket: int) -> Exemplar | None:
-        return self._exemplars.get(bucket)
+        self.exemplars[bisect_left(self.bounds, value)] = Exemplar(labels, value, at)
 
 
+@dataclass(eq=False)
 class ReadGauge(Collector):
     """A gauge whose series are read at the scrape. It is a collector of prometheus-client."""
 
-    def __init__(
-        self,
-        name: str,
-        text: str,
-        labels: Sequence[str],
-        *,
-        registry: CollectorRegistry,
-        read: Callable[[], Mapping[tuple[str, ...], float]],
-    ) -> None:
-        self._about: Final = (name, text)
-        self._labels = tuple(labels)
-        self._read = read
+    name: str
+    text: str
+    label_names: Sequence[str]
+    _: KW_ONLY
+    registry: InitVar[CollectorRegistry]
+    read: Callable[[], Mapping[tuple[str, ...], float]]
+
+    def __post_init__(self, registry: CollectorRegistry) -> None:
         registry.register(self)
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        yield GaugeMetricFamily(*self._about, labels=self._labels)
+        yield GaugeMetricFamily(self.name, self.text, labels=self.label_names)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         for family in self.describe():
-            for values, number in self._read().items():
+            for values, number in self.read().items():
                 family.add_metric(values, number)
             yield family
 
 
+@dataclass(eq=False)
 class PlainHistogram(Collector):
     """A histogram with labels. It is a collector of prometheus-client."""
 
-    def __init__(
-        self,
-        name: str,
-        text: str,
-        labels: Sequence[str],
-        *,
-        bounds: Sequence[float],
-        registry: CollectorRegistry,
-    ) -> None:
-        self._about: Final = (name, text)
-        self._labels = tuple(labels)
-        self._bounds = tuple(bounds)
-        self._names = [*(repr(float(bound)) for bound in bounds), "+Inf"]
-        self._series: dict[tuple[str, ...], Buckets] = {}
+    name: str
+    text: str
+    label_names: Sequence[str]
+    _: KW_ONLY
+    bounds: Sequence[float]
+    registry: InitVar[CollectorRegistry]
+    series: dict[tuple[str, ...], Buckets] = field(default_factory=dict[tuple[str, ...], Buckets])
+
+    def __post_init__(self, registry: CollectorRegistry) -> None:
+        self._bucket_names = [*(repr(float(bound)) for bound in self.bounds), "+Inf"]
         registry.register(self)
 
     def labels(self, *values: str) -> Buckets:
         """Return the series of these label values; it is made when it is first asked for."""
-        return self._series.setdefault(values, Buckets(self._bounds))
+        return self.series.setdefault(values, Buckets(self.bounds))
 
     def describe(self) -> Iterator[HistogramMetricFamily]:
-        yield HistogramMetricFamily(*self._about, labels=self._labels)
+        yield HistogramMetricFamily(self.name, self.text, labels=self.label_names)
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         for family in self.describe():
-            for values, buckets in tuple(self._series.items()):
-                counts, total = buckets.read()
-                named = zip(self._names, counts, strict=True)
-                family.add_metric(
-                    values, [_bucket(*one, buckets.exemplar(place)) for place, one in enumerate(named)], total
-                )
+            for values, buckets in tuple(self.series.items()):
+                counts = accumulate(buckets.counts)
+                told: Any = [
+                    (name, count, buckets.exemplars.get(place))
+                    for place, (name, count) in enumerate(zip(self._bucket_names, counts, strict=True))
+                ]
+                family.add_metric(values, told, buckets.total)
             yield family
-
-
-def _bucket(
-    name: str, count: int, exemplar: Exemplar | None
-) -> tuple[str, float] | tuple[str, float, Exemplar]:
-    return (name, count) if exemplar is None else (name, count, exemplar)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Final
 
 from ..clock import LUCK, Luck
@@ -115,10 +116,8 @@ class EventBudget:
         return told
 
 
+@dataclass(slots=True)
 class _Bucket:
-    __slots__ = ("at", "suppressed", "tokens")
-
-    def __init__(self, tokens: float, at: float) -> None:
-        self.tokens = tokens
-        self.at = at
-        self.suppressed = 0
+    tokens: float
+    at: float
+    suppressed: int = 0

@@ -39,8 +39,6 @@ _CARRIED: Final = {name.encode(): name for name in ("traceparent", "tracestate",
 _SERVER_ERROR: Final = 500
 # Seconds. A connection that is there at once is no news.
 _WORTH_TELLING: Final = 0.001
-_Attributes = Mapping[str, str | int | float]
-_Told = tuple[str, _Attributes] | None
 
 
 class Tracing(NullRecorder):
@@ -126,14 +124,16 @@ class Tracing(NullRecorder):
             return
         if isinstance(event, QueryFinished):
             self._statement(tracer, event)
-        elif (tell := _TOLD.get(type(event))) is not None:
-            self._tell(tell(event))
-
-    def _tell(self, told: _Told) -> None:
-        span = trace.get_current_span()
-        if told is not None and span.is_recording():
-            name, attributes = told
-            span.add_event(name, attributes, nanoseconds(self._wall()))
+        elif (told := _TOLD.get(type(event))) is not None:
+            is_news = (
+                not isinstance(event, ConnectionAcquired)
+                or event.error_type
+                or event.seconds >= _WORTH_TELLING
+            )
+            span = trace.get_current_span()
+            if is_news and span.is_recording():
+                name, fields = told
+                span.add_event(name, _attributes(event, fields), nanoseconds(self._wall()))
 
     def _statement(self, tracer: Tracer, event: QueryFinished) -> None:
         if not trace.get_current_span().is_recording():
@@ -142,7 +142,7 @@ class Tracing(NullRecorder):
         span = tracer.start_span(
             _summary(event),
             kind=SpanKind.CLIENT,
-            attributes=_of_query(event),
+            attributes={**_attributes(event, _QUERY), "db.query.summary": _summary(event)},
             start_time=nanoseconds(ended - event.seconds),
         )
         if event.error_type:
@@ -260,55 +260,39 @@ def _summary(event: QueryFinished) -> str:
     return f"{event.operation} {event.collection}".strip()
 
 
-def _of_query(event: QueryFinished) -> dict[str, str]:
-    known = {
-        "db.system.name": event.system,
-        "db.operation.name": event.operation,
-        "db.collection.name": event.collection,
-        "db.namespace": event.namespace,
-        "db.query.summary": _summary(event),
-        "db.response.status_code": event.sqlstate,
-        "server.address": event.server,
-        "error.type": event.error_type,
-    }
-    return {key: value for key, value in known.items() if value}
-
-
-def _of_wait(event: ConnectionAcquired) -> _Told:
-    if not event.error_type and event.seconds < _WORTH_TELLING:
-        return None
-    known: dict[str, str | float] = {
-        "db.client.connection.pool.name": event.pool,
-        "postfacta.wait_ms": round(event.seconds * 1000, 3),
-    }
-    if event.error_type:
-        known["error.type"] = event.error_type
-    return "postfacta.pool_wait", known
-
-
-def _of_retry(event: RetryScheduled) -> _Told:
-    known: _Attributes = {
-        "postfacta.policy": event.policy,
-        "postfacta.attempt": event.attempt,
-        "postfacta.delay_ms": round(event.delay * 1000, 3),
-        "error.type": event.error_type,
-    }
-    return "postfacta.retry", known
-
-
-def _of_circuit(event: CircuitChanged) -> _Told:
-    known = {"postfacta.policy": event.breaker, "postfacta.old": event.old, "postfacta.new": event.new}
-    return "postfacta.breaker", {**known, "postfacta.reason": event.reason}
-
-
-def _of_deadline(event: DeadlineExceeded) -> _Told:
-    return "postfacta.deadline_exceeded", {"postfacta.stage": event.stage}
-
-
-# Pools emit more than half a dozen events for each statement: those not for a span must cost one lookup.
-_TOLD: Final[Mapping[type, Callable[[Any], _Told]]] = {
-    CircuitChanged: _of_circuit,
-    ConnectionAcquired: _of_wait,
-    DeadlineExceeded: _of_deadline,
-    RetryScheduled: _of_retry,
+# What an event adds to a span: the field of each attribute. Seconds are given in milliseconds, and what is empty is left out.
+_QUERY: Final = {
+    "db.system.name": "system",
+    "db.operation.name": "operation",
+    "db.collection.name": "collection",
+    "db.namespace": "namespace",
+    "db.response.status_code": "sqlstate",
+    "server.address": "server",
+    "error.type": "error_type",
 }
+_BREAKER: Final = {
+    "postfacta.policy": "breaker", "postfacta.old": "old", "postfacta.new": "new", "postfacta.reason": "reason",
+}  # fmt: skip
+_POOL_WAIT: Final = {
+    "db.client.connection.pool.name": "pool", "postfacta.wait_ms": "seconds", "error.type": "error_type",
+}  # fmt: skip
+_RETRY: Final = {
+    "postfacta.policy": "policy", "postfacta.attempt": "attempt", "postfacta.delay_ms": "delay",
+    "error.type": "error_type",
+}  # fmt: skip
+# Pools emit more than half a dozen events for each statement: those not for a span must cost one lookup.
+_TOLD: Final[Mapping[type, tuple[str, Mapping[str, str]]]] = {
+    CircuitChanged: ("postfacta.breaker", _BREAKER),
+    ConnectionAcquired: ("postfacta.pool_wait", _POOL_WAIT),
+    DeadlineExceeded: ("postfacta.deadline_exceeded", {"postfacta.stage": "stage"}),
+    RetryScheduled: ("postfacta.retry", _RETRY),
+}
+
+
+def _attributes(event: Event, fields: Mapping[str, str]) -> dict[str, Any]:
+    known = {name: getattr(event, field) for name, field in fields.items()}
+    return {
+        name: round(value * 1000, 3) if name.endswith("_ms") else value
+        for name, value in known.items()
+        if value != ""
+    }

@@ -130,8 +130,8 @@ RATES = ["1000000/minute per client", "1000000/minute per global"]
 @pytest.mark.parametrize(
     ("method", "options", "most_frames", "most_bytecodes"),
     [
-        ("GET", HardenOptions(access_lines=None), 28, 2090),
-        ("POST", HardenOptions(access_lines=None, rate_limits=RATES), 45, 2810),
+        ("GET", HardenOptions(access_lines=None), 27, 1990),
+        ("POST", HardenOptions(access_lines=None, rate_limits=RATES), 45, 2730),
     ],
 )
 async def test_a_request_costs_no_more_than_it_did(
@@ -159,13 +159,13 @@ async def test_a_request_costs_no_more_than_it_did(
 
 
 MOST = {
-    "headers": 650,
-    "errors": 650,
-    "lifecycle": 660,
-    "rates": 730,
-    "telemetry": 815,
-    "context": 865,
-    "transfer": 860,
+    "headers": 625,
+    "errors": 625,
+    "lifecycle": 630,
+    "rates": 720,
+    "telemetry": 770,
+    "context": 840,
+    "transfer": 815,
 }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
@@ -26,6 +28,20 @@ from tests.core.asgi.transfers import (
     whole,
 )
 from tests.kit.every import every
+
+
+def _receiving(body: bytes = b"") -> Receive:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+def _collecting(sent: list[Message]) -> Send:
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    return send
 
 
 async def test_a_body_up_to_the_limit_reaches_the_application() -> None:
@@ -74,6 +90,32 @@ async def test_a_body_that_is_declared_small_is_counted_all_the_same() -> None:
 async def test_headers_beyond_the_limit_are_431() -> None:
     response = await post(length, b"", headers=[("cookie", "x" * 500)])
     assert (response.status, response.json()["code"]) == (431, "headers-too-large")
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=40)), max_size=20))
+async def test_headers_fit_up_to_the_limit_and_not_one_byte_more(headers: list[tuple[bytes, bytes]]) -> None:
+    size = sum(len(name) + len(value) + 32 for name, value in headers)
+    scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": headers}
+    for limit, fits in ((max(1, size), True), (size - 1, False)):
+        if limit > 0:
+            sent: list[Message] = []
+            app = TransferMiddleware(length, TransferLimits(max_header_bytes=limit))
+            await app(scope, _receiving(), _collecting(sent))
+            assert (sent[0]["status"] != 431) is fits
+
+
+async def test_a_flood_of_empty_headers_is_not_free() -> None:
+    response = await post(length, b"", headers=[("x", "")] * 100)
+    assert response.status == 431
+
+
+async def test_infinity_lets_all_headers_and_bodies_in() -> None:
+    limits = TransferLimits(max_header_bytes=math.inf, max_body_bytes=math.inf)  # type: ignore[arg-type] # as the docs say
+    sent: list[Message] = []
+    scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"a", b"b" * 10**6)]}
+    await TransferMiddleware(length, limits)(scope, _receiving(b"x" * 2_000_000), _collecting(sent))
+    assert sent[0]["status"] == 200
 
 
 async def test_a_response_under_way_is_broken_off_and_never_looks_whole() -> None:

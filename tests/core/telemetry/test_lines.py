@@ -13,7 +13,7 @@ from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.events import ListenerFailed
 from postfacta_core.telemetry.exchange import Exchange
 from postfacta_core.telemetry.lines import ConsoleFormatter, JsonFormatter
-from postfacta_core.telemetry.logs import AccessLog, EventLog, EventRecord, RequestFilter, access_members
+from postfacta_core.telemetry.logs import AccessLog, EventLog, EventRecord, RequestFilter, access_values
 from tests.kit.every import every
 
 
@@ -57,7 +57,7 @@ def test_json_writes_what_another_encoder_cannot() -> None:
 
     assert json.loads(JsonFormatter(encode=encode).format(record(half="\ud800")))["half"] == "\ud800"
     assert JsonFormatter(encode=lambda members: "fast").format(record()) == "fast"
-    assert JsonFormatter(encode=encode).access_line(access_members(exchange()), 1.0, {}) is None
+    assert JsonFormatter(encode=encode).access_line(access_values(exchange()), 1.0, {}) is None
 
 
 def test_json_has_the_error_without_secrets() -> None:
@@ -142,15 +142,15 @@ def test_a_line_without_a_record_is_that_of_the_record() -> None:
     with every() as case:
         for made, formatter in product(cases, formatters):
             with case(made.path):
-                line = formatter.access_line(access_members(made), 1_790_000_000.25, constant)
+                line = formatter.access_line(access_values(made), 1_790_000_000.25, constant)
                 assert line is not None
                 assert json.loads(line) == by_record(made, formatter)
 
 
 def test_a_line_that_stands_for_several_says_so_and_one_with_a_secret_needs_a_record() -> None:
     formatter = JsonFormatter()
-    line = formatter.access_line(access_members(exchange(), 7), 1.0, {"level": "info"})
+    line = formatter.access_line(access_values(exchange(), 7), 1.0, {"level": "info"})
     assert line is not None
     assert json.loads(line)["sample_rate"] == 7
-    with_a_secret = access_members(exchange("/?token=canary-of-a-secret"))
+    with_a_secret = access_values(exchange("/?token=canary-of-a-secret"))
     assert formatter.access_line(with_a_secret, 1.0, {}) is None
