@@ -13,7 +13,7 @@ import pytest
 
 from postfacta_app.db import Unit
 from postfacta_app.identity.local import Passwords
-from postfacta_app.identity.model import UserChange
+from postfacta_app.identity.model import User, UserChange
 from postfacta_app.identity.postgres import change_user
 from postfacta_app.principal import Role
 from postfacta_app.settings import Settings
@@ -241,6 +241,13 @@ async def test_a_cursor_of_one_list_does_not_fit_another(world: World) -> None:
     for path in ("/api/v1/users?", "/api/v1/audit?actor=nobody&"):
         answer = await world.client.get(f"{path}cursor={cursor}", headers=admin)
         assert (answer.status_code, answer.json()["slug"]) == (400, "invalid-cursor")
+
+
+async def test_a_person_is_shown_without_the_password_hash(world: World) -> None:
+    admin, ada = await world.admin(), await world.person(ADA)
+    answer = await world.client.get(f"/api/v1/users/{ada.id}", headers=admin)
+    assert answer.json().keys() == User.model_fields.keys()
+    assert "argon2" not in answer.text
 
 
 async def test_a_change_needs_the_version_it_starts_from(world: World) -> None:
