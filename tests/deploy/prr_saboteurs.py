@@ -73,7 +73,7 @@ SABOTEURS = {
         "        if exchange.error is not None:\n            self._crashes",
         "        if exchange.error is None:\n            self._crashes",
     ),
-    "R18": Saboteur(f"{_CORE}/telemetry/families.py", "if len(self._children) < self._cap:", "if self._cap:"),
+    "R18": Saboteur(f"{_CORE}/telemetry/families.py", "if len(self.children) < self.cap:", "if self.cap:"),
     "R19": Saboteur(f"{_CORE}/telemetry/catalogue.py", "0.075, 0.1, 0.2, 0.25", "0.075, 0.1, 0.25"),
     "R20": Saboteur(f"{_CORE}/telemetry/metrics.py", "if request.trace_flags[-1] in _SAMPLED:", "if False:"),
     "R21": Saboteur(
@@ -163,16 +163,14 @@ SABOTEURS = {
         f"{_APP}/principal.py", "Role.RESPONDER: set(Access) - {Access.ADMIN}", "Role.RESPONDER: set(Access)"
     ),
     "R61": Saboteur(
-        f"{_APP}/identity/guard.py",
-        "    if token.is_good(sha256, now):\n        return",
-        "    if True:\n        return",
+        f"{_APP}/identity/model.py",
+        'return "expired" if is_idle or now >= self.expires_at else "ok"',
+        'return "ok"',
     ),
     "R62": Saboteur(
         f"{_CORE}/asgi/_cors.py", '"*" in self.allow_origins\n            or', "True\n            or"
     ),
-    "R63": Saboteur(
-        f"{_CORE}/deadlines/_transfer.py", "return received <= self.max_body_bytes", "return True"
-    ),
+    "R63": Saboteur(f"{_CORE}/asgi/_exchange.py", "if received > self.rules.max_body and", "if False and"),
     "R64": Saboteur("docs/reference/rotation.md", "requests, 0 failed.", "requests, 3 failed."),
     "R65": Saboteur("deploy/key.py", "", _KEY),
     "R66": Saboteur("requirements/image.txt", "anyio==4.16.0", "anyio==4.15.0"),
