@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The server's exit code, 128 + n if signal n killed it, 127 if it cannot be started.
     """
     options = _parser().parse_args(arguments)
-    with TemporaryDirectory(prefix="postfacta-") as folder, _heard() as heard:
+    with TemporaryDirectory(prefix="postfacta-") as folder, _received() as received:
         drain_file = Path(folder) / "drain"
         # Workers may run as another user (gunicorn's `--user`): they may look for the file, not list the folder.
         Path(folder).chmod(0o711)
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             _say(f"cannot start {options.command[0]}: {error.strerror}")
             return 127
-        return _Watch(server, drain_file, options.drain_delay).run(heard)
+        return _Watch(server, drain_file, options.drain_delay).run(received)
 
 
 class _Watch:
@@ -66,10 +66,10 @@ class _Watch:
         self._drain_delay = drain_delay
         self._stop: tuple[int, float] | None = None  # what is kept back, and until when
 
-    def run(self, heard: SimpleQueue[int]) -> int:
+    def run(self, received: SimpleQueue[int]) -> int:
         while True:
             with suppress(Empty):
-                self._hear(heard.get(timeout=self._patience()))
+                self._handle(received.get(timeout=self._patience()))
             code = self._reap()
             if code is not None:
                 return code
@@ -80,7 +80,7 @@ class _Watch:
     def _patience(self) -> float | None:
         return None if self._stop is None else max(0.0, self._stop[1] - MONOTONIC())
 
-    def _hear(self, signum: int) -> None:
+    def _handle(self, signum: int) -> None:
         if signum in _FORWARDED:
             os.kill(self._server, signum)
         elif signum in _STOPS and self._drain_file.exists():
@@ -116,16 +116,16 @@ def _start(command: list[str], drain_file: Path) -> int:
 
 
 @contextmanager
-def _heard() -> Generator[SimpleQueue[int]]:
+def _received() -> Generator[SimpleQueue[int]]:
     """Put each signal into a queue, whose `put` may be called in the midst of itself."""
-    heard: SimpleQueue[int] = SimpleQueue()
+    received: SimpleQueue[int] = SimpleQueue()
     # What was ignored stays so, as with nohup.
     signums = [s for s in (*_STOPS, *_FORWARDED) if signal.getsignal(s) is not signal.SIG_IGN]
     before = {
-        s: signal.signal(s, lambda signum, frame: heard.put(signum)) for s in (*signums, signal.SIGCHLD)
+        s: signal.signal(s, lambda signum, frame: received.put(signum)) for s in (*signums, signal.SIGCHLD)
     }
     try:
-        yield heard
+        yield received
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
