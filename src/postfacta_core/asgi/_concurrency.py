@@ -155,7 +155,7 @@ class Slotted(Running):
     began: float = 0.0
     _scope: Scope
     _is_away: bool = False
-    _was_away: bool = False
+    _if_answered: Ending = Ending.ANSWERED
 
     def land(self) -> None:
         """Release the slot for good, and tell the limiter how the request ended."""
@@ -170,8 +170,8 @@ class Slotted(Running):
         waited = min(request.waited, now - began) if request.waited else 0.0
         # A foreign endpoint may have no hash; it lasts as long as its route.
         kind = id(self._scope.get("endpoint"))
-        is_answered = self.is_answered and (self.is_plain or not self._was_away)
-        ending = _ANSWERED if is_answered else self._ending()
+        answered = _ANSWERED if self.is_plain else self._if_answered
+        ending = answered if self.is_answered else self._ending()
         self.shedding.limiter.finish(now, self.admitted, ending, kind, waited, began - self.admitted)
 
     def _ending(self) -> Ending:
@@ -180,7 +180,7 @@ class Slotted(Running):
     def step_aside(self) -> None:
         """Release the slot for a while; the request's duration is no evidence any more."""
         if self.is_held and not self._is_away:
-            self._was_away = True
+            self._if_answered = Ending.UNKNOWN
             self._pause()
 
     def _pause(self) -> None:
@@ -193,7 +193,8 @@ class Slotted(Running):
             self.shedding.limiter.resume()
 
     def ignore_duration(self) -> None:
-        self._was_away, self.is_plain = True, False
+        if self._if_answered is _ANSWERED:
+            self._if_answered, self.is_plain = Ending.UNTIMED, False
 
     async def is_abandoned(self) -> bool:
         """Return whether the client has left before the application began."""

@@ -316,7 +316,8 @@ class HttpExchange(Slotted, Exchange):
     def _take_place(self) -> None:
         self._is_paused = False
         if self._is_away:
-            self._was_away |= self.shared.clock() >= self._paused_at + _SLOW
+            if self.shared.clock() >= self._paused_at + _SLOW:
+                self._if_answered = Ending.UNKNOWN
             self.come_back()
 
     async def _listen(self) -> Message:
@@ -441,7 +442,7 @@ class HttpExchange(Slotted, Exchange):
         return self._has_left_early
 
     def _ending(self) -> Ending:
-        if self._was_away:
+        if self._if_answered is not Ending.ANSWERED:
             return Ending.UNKNOWN
         return Ending.LEFT if self._has_left_early else Ending.LOST
 

@@ -12,7 +12,8 @@
    none is late; then not again before half as many requests admitted since are answered, and a window after that.
 4. A request that was given up, by its caller, a pool or its deadline, took at least as long as it lived, and is no
    answer. Within its allowance it says nothing; nor does one of a kind that was never answered. Whose caller left before
-   it began is of no known kind: the mean of all is its usual time.
+   it began is of no known kind: the mean of all is its usual time. One that is slow for a known reason, such as a new
+   connection, counts in the rate of answers, with the allowance of its kind, and in nothing else.
 5. A cut is an experiment, to a quarter at first. A queue gets shorter with the limit. If requests admitted after the cut
    take no less in proportion, the service is slow, and what it takes now is usual (`scale`). While requests find no
    room that verdict is tested again by halving the limit: after 2 s, 4 s, up to 30 s.
@@ -177,12 +178,16 @@ class WaitingLine:
 
 
 class Ending(IntEnum):
-    """How a request ended: answered; given up; without evidence; or left by its caller before it began."""
+    """How a request ended.
+
+    It was answered; given up; left by its caller before it began; is no evidence; or was answered late for a known reason.
+    """
 
     ANSWERED = 0
     LOST = 1
-    UNKNOWN = 2
-    LEFT = 3
+    LEFT = 2
+    UNKNOWN = 3
+    UNTIMED = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,7 +311,7 @@ class OverloadLimiter:
             return shed
         return line.enter(priority, now, shed=shed)
 
-    def finish(  # noqa: C901, PLR0915, PLR0917 - by position and in one frame, for each request
+    def finish(  # noqa: C901, PLR0912, PLR0915, PLR0917 - by position and in one frame, for each request
         self,
         now: float,
         admitted: float,
@@ -326,7 +331,7 @@ class OverloadLimiter:
             lag: Seconds of it until the event loop began it.
         """
         self.in_flight -= 1
-        if ending != Ending.UNKNOWN:
+        if ending < Ending.UNKNOWN:
             took = now - admitted
             if ending == Ending.LEFT:
                 known = self._mean  # its kind is unknown
@@ -356,6 +361,9 @@ class OverloadLimiter:
                         known[0] += min(longer, usual) * _UP if longer > 0.0 else longer * _WEIGHT
             if now >= self._closes:
                 self._close(now)
+        elif ending == Ending.UNTIMED:
+            self._untimed += 1
+            self._allowed += self._kinds.get(kind, self._mean)[0] * self._tolerance + self._spare
         if self._line.count:
             self._hand_over(now)
 
@@ -459,7 +467,7 @@ class OverloadLimiter:
     def _open(self, now: float) -> None:
         self._opened = now
         self._closes = now + _SHORTEST
-        self._ended = self._answered = 0
+        self._ended = self._answered = self._untimed = 0
         self._took = self._usual = self._allowed = self._late = 0.0
         self._peak = self.in_flight
         self._was_short = self._line.count > 0
@@ -475,7 +483,7 @@ class OverloadLimiter:
             return
         short, answered = self._was_short, self._answered
         weight = min(1.0, 2 * lasted)
-        self._rate += (answered / lasted - self._rate) * weight
+        self._rate += ((answered + self._untimed) / lasted - self._rate) * weight
         self._work += (self._allowed / lasted - self._work) * weight
         # While no request was short of room, the spare capacity is unknown: assume what the limit holds.
         possible = 0.0 if short else self.limit / max(self._mean[0], _NONE)

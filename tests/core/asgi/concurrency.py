@@ -17,6 +17,7 @@ __all__ = [
     "LOST",
     "POST",
     "UNKNOWN",
+    "UNTIMED",
     "Client",
     "Held",
     "Recording",
@@ -29,7 +30,7 @@ __all__ = [
     "raising",
 ]
 
-ANSWERED, LOST, UNKNOWN, LEFT = Ending
+ANSWERED, LOST, LEFT, UNKNOWN, UNTIMED = Ending
 
 
 class Recording(OverloadLimiter):

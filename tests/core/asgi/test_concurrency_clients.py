@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -20,6 +21,7 @@ from tests.core.asgi.concurrency import (
     LOST,
     POST,
     UNKNOWN,
+    UNTIMED,
     Client,
     Held,
     Recording,
@@ -255,9 +257,29 @@ async def test_a_request_that_pays_for_others_keeps_its_slot_and_says_nothing() 
 
     app = ContextMiddleware(LoadSheddingMiddleware(first, limiter))
     await call_asgi(app)
-    assert limiter.endings == [UNKNOWN]
+    assert limiter.endings == [UNTIMED]
     assert limiter.in_flight == 0
     ignore_duration()
+
+
+async def test_a_request_that_pays_for_others_and_is_not_answered_or_was_aside_is_unknown() -> None:
+    limiter = Recording(1)
+
+    async def fails(scope: Scope, receive: Receive, send: Send) -> None:
+        ignore_duration()
+        raise ValueError
+
+    async def leaves(scope: Scope, receive: Receive, send: Send) -> None:
+        ignore_duration()
+        async with aside():
+            ignore_duration()
+        await answer(200)(scope, receive, send)
+
+    for endpoint in (fails, leaves):
+        with suppress(ValueError):
+            await call_asgi(ContextMiddleware(LoadSheddingMiddleware(endpoint, limiter)))
+    assert limiter.endings == [UNKNOWN] * 3  # the last gave its slot back twice
+    assert limiter.in_flight == 0
 
 
 async def test_stepping_aside_outside_of_a_request_does_nothing() -> None:

@@ -171,7 +171,7 @@ def _at_random(seed: int) -> _Course:
         it.leave = luck.choice([1e9, 1e9, 0.3, 1.0])
         it.known = luck.random() < 0.3
         it.kinds = luck.choice([1, 4, 300])
-        it.lost = luck.choice(list(Ending))
+        it.lost = luck.choice([Ending.ANSWERED, Ending.LOST, Ending.UNKNOWN, Ending.LEFT])
         it.play(luck.choice([0.5, 1.0, 3.0]), rate=luck.choice([2, 10, 40, 80, 150]))
     return it
 

@@ -24,6 +24,7 @@ __all__ = [
     "SHEDDABLE",
     "SHEDDABLE_PLUS",
     "UNKNOWN",
+    "UNTIMED",
     "Service",
     "crowd",
     "end",
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 PLUS, CRITICAL, SHEDDABLE_PLUS, SHEDDABLE = Priority
-ANSWERED, LOST, UNKNOWN, LEFT = Ending
+ANSWERED, LOST, LEFT, UNKNOWN, UNTIMED = Ending
 
 
 def limiter_of(start: int = 16, **options: Any) -> OverloadLimiter:

@@ -16,6 +16,7 @@ from tests.core.limits.limiters import (
     LEFT,
     LOST,
     UNKNOWN,
+    UNTIMED,
     Service,
     crowd,
     end,
@@ -50,6 +51,34 @@ def test_an_overload_cuts_to_what_is_proved_and_to_a_quarter_at_most() -> None:
     now = learn(few, 0.05)
     overloaded(few, now, rate=50, queue=5.0, windows=4)
     assert few.limit == 64
+
+
+def test_an_answer_that_is_late_for_a_known_reason_counts_in_what_is_proved_and_as_no_lateness() -> None:
+    limiter = limiter_of(16)
+    now = learn(limiter, 0.05)
+    for _ in range(4):
+        while limiter.in_flight < 20:
+            limiter.resume()
+        crowd(limiter, now)
+        now += 0.4
+        end(limiter, 10, now, age=5.0)
+        end(limiter, 10, now, age=500.0, ending=UNTIMED)
+    # 50 a second, as above; half of them without the others' allowance would be 4.
+    assert samples(limiter, "work")["test",] == pytest.approx(8.1, rel=0.15)
+    assert samples(limiter, "pressure")["test",] == pytest.approx(5.0 / (0.05 * 1.25 + 0.1), rel=0.05)
+    assert samples(limiter, "inflight") == {}
+
+
+def test_answers_that_are_all_late_for_a_known_reason_move_nothing() -> None:
+    limiter = limiter_of(16)
+    now = learn(limiter, 0.05)
+    limits: list[float] = []
+    for _ in range(10):
+        crowd(limiter, now)
+        now += 1.0
+        end(limiter, limiter.in_flight, now, age=30.0, ending=UNTIMED)
+        limits.append(limiter.limit)
+    assert set(limits[1:]) == {32.0}  # it grew once, by what was learned before
 
 
 def test_a_second_window_of_old_answers_sets_the_same_limit() -> None:
