@@ -29,6 +29,7 @@ check: .venv/dev  ## Run linters, type checkers, and the fast tests under covera
 	ruff check . && ruff format --check . && lint-imports && mypy && pyright
 	pyright --ignoreexternal --verifytypes postfacta_core
 	pyright --ignoreexternal --verifytypes postfacta_postgres
+	pyright --ignoreexternal --verifytypes postfacta_adapters
 	$(if $(REST),,coverage erase)
 	coverage run -m $(FAST) --hypothesis-profile=ci $(REST)
 	coverage combine -q && coverage report && coverage report --include='$(PURE)' --fail-under=100

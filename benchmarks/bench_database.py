@@ -22,8 +22,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from benchmarks.rounds import Work, medians
+from postfacta_adapters.psycopg import AsyncGuardedPool
+from postfacta_adapters.sqlalchemy import guard_engine
 from postfacta_embedded import EmbeddedPostgres
-from postfacta_postgres import AsyncGuardedPool, Database, PoolOptions, guard_engine
+from postfacta_postgres import Database, PoolOptions
 
 __all__ = ["figures", "main"]
 

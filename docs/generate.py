@@ -79,6 +79,7 @@ FACES: Final = (
     ),
     *("postfacta_core.events", "postfacta_core.context", "postfacta_core.clock", "postfacta_core.logs"),
     *("postfacta_core.otlp", "postfacta_postgres", "postfacta_embedded"),
+    *("postfacta_adapters.psycopg", "postfacta_adapters.sqlalchemy"),
 )
 """The modules to import from: each name in their `__all__` has an entry in the reference."""
 _MARKED: Final = re.compile(

@@ -4,7 +4,7 @@
 * `idempotency`: `write_once`, a write that has one effect however often its request is sent.
 * `guarded`: what an error means for the circuit, the budget, and the caller.
 * `pool`: lends connections; `monitor`: whether there is a database; `connecting`: opens connections.
-* `psycopg`, `sqlalchemy`: the same for the pools of other libraries, by what `borrowing` does around them.
+* `permits`: whether the circuit lets a connection be lent. For pools of other libraries see `postfacta_adapters`.
 * `_leases`: who gets a connection, and how long one is kept; `_verdicts`: what an error means. No await, no I/O.
 
 A module imports only those below it, and of PostFacta only `postfacta_core`.
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
         prune_keys as prune_keys,
         write_once as write_once,
     )
-    from .psycopg import AsyncGuardedPool as AsyncGuardedPool, GuardedPool as GuardedPool
-    from .sqlalchemy import guard_engine as guard_engine
 else:
     __getattr__, __dir__ = lazy(
         __name__,
@@ -47,7 +45,5 @@ else:
                 "prune_keys",
                 "write_once",
             ),
-            "psycopg": ("AsyncGuardedPool", "GuardedPool"),
-            "sqlalchemy": ("guard_engine",),
         },
     )

@@ -26,9 +26,9 @@ from postfacta_core.events import DeadlineExceeded, QueryFinished
 from postfacta_core.guards._outcome import Outcome
 
 from ._verdicts import QUERY_CANCELED, broke, error_of, is_to_blame, outcome_of, sqlstate_of
-from .borrowing import Permit, first_word, is_the_callers_wish
 from .connecting import RawConnection, Setup
 from .monitor import Pooled
+from .permits import Permit, first_word, is_the_callers_wish
 from .pool import Pool
 
 _DISK_FULL: Final = "53100"

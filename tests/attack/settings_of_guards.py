@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pybreaker
 
+from postfacta_adapters.pybreaker import attach
 from postfacta_core import (
     Backoff,
     Bulkhead,
@@ -24,7 +25,6 @@ from postfacta_core import (
 )
 from postfacta_core.guards import AdaptiveLimiter
 from postfacta_core.guards._delay import FixedDelay, QuantileDelay
-from postfacta_core.guards.pybreaker import attach
 from postfacta_core.guards.throttle import Throttle
 from postfacta_core.limits._rates import Rate
 from postfacta_core.limits.store import SharedStore

@@ -9,6 +9,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from sqlalchemy import create_engine
 
+from postfacta_adapters.psycopg import AsyncGuardedPool, GuardedPool
+from postfacta_adapters.sqlalchemy import guard_engine
 from postfacta_core import (
     DrainLimits,
     HealthRegistry,
@@ -25,7 +27,7 @@ from postfacta_core.telemetry.exchange import ErrorTypes
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.sampling import AccessSampler, EventBudget
 from postfacta_core.workers import Worker
-from postfacta_postgres import AsyncGuardedPool, Database, GuardedPool, PoolOptions, guard_engine
+from postfacta_postgres import Database, PoolOptions
 from tests.attack.wrong import (
     BYTES,
     CLOCK,

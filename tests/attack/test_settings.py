@@ -16,6 +16,7 @@ from typing import Final, cast
 
 import pytest
 
+import postfacta_adapters
 import postfacta_core
 import postfacta_postgres
 from postfacta_core import (
@@ -149,6 +150,7 @@ ROOMS: Final = {"guards", "limits", "deadlines", "drain", "health"}
 def public_classes() -> Iterator[type]:
     """Find each public class of the library that can be made."""
     for module in (
+        *pkgutil.walk_packages(postfacta_adapters.__path__, "postfacta_adapters."),
         *pkgutil.walk_packages(postfacta_core.__path__, "postfacta_core."),
         *pkgutil.walk_packages(postfacta_postgres.__path__, "postfacta_postgres."),
     ):

@@ -28,7 +28,9 @@ ROOT = Path(__file__).parent.parent.parent
 POLICIES = (ROOT / "docs/reference/policies.md").read_text()
 MARKS = re.findall(r"^<!-- made by docs/generate\.py: classes ([\w.]+) (.+) -->$", POLICIES, re.MULTILINE)
 CLASSES = {
-    name: getattr(import_module(f"postfacta_core.{module}"), name)
+    name: getattr(
+        import_module(module if module.startswith("postfacta_") else f"postfacta_core.{module}"), name
+    )
     for module, names in MARKS
     for name in names.split()
 }

@@ -22,10 +22,10 @@ from postfacta_core.events import ConnectionAcquired, DeadlineExceeded
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded.account import choose_account
 from postfacta_postgres import PoolOptions
+from tests.adapters.borrowers import PSYCOPG, Opens, fails
 from tests.kit.pg import open_folder
 from tests.kit.ports import free_port
 
-from .borrowers import PSYCOPG, Opens, fails
 from .postgres import QUICK, opened, request_within, until_answers, watcher
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")

@@ -25,7 +25,7 @@ ALCHEMY = """
 
     from postfacta_core.asgi import harden, problem_handler
     from postfacta_core.errors import ResilienceError
-    from postfacta_postgres import guard_engine
+    from postfacta_adapters.sqlalchemy import guard_engine
 
     engine = create_async_engine(os.environ["DSN"].replace("postgresql:", "postgresql+asyncpg:", 1), pool_timeout=2)
     guard_engine(engine, name="orders")
@@ -93,7 +93,7 @@ PSYCOPG = """
 
     from postfacta_core.asgi import harden, problem_handler
     from postfacta_core.errors import ResilienceError
-    from postfacta_postgres import GuardedPool
+    from postfacta_adapters.psycopg import GuardedPool
 
     database = GuardedPool(ConnectionPool(os.environ["DSN"], open=False, timeout=2), name="orders")
 

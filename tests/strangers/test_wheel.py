@@ -20,7 +20,7 @@ import pytest
 
 from tests.strangers.kit import ROOT, Environment, Environments, build
 
-PACKAGES = ("postfacta_core", "postfacta_embedded", "postfacta_postgres", "postfacta_slo")
+PACKAGES = ("postfacta_adapters", "postfacta_core", "postfacta_embedded", "postfacta_postgres", "postfacta_slo")
 # These need an extra. The public ones name it in their error.
 NEEDS = {
     "postfacta_postgres.connecting": "asyncpg",
@@ -29,9 +29,9 @@ NEEDS = {
     "postfacta_postgres.idempotency": "pip install 'postfacta[postgres]'",
     "postfacta_postgres.monitor": "asyncpg",
     "postfacta_postgres.pool": "asyncpg",
-    "postfacta_postgres.psycopg": "pip install 'postfacta[psycopg]'",
-    "postfacta_postgres.sqlalchemy": "pip install 'postfacta[sqlalchemy]'",
-    "postfacta_core.guards.pybreaker": "pip install 'postfacta[pybreaker]'",
+    "postfacta_adapters.psycopg": "pip install 'postfacta[psycopg]'",
+    "postfacta_adapters.sqlalchemy": "pip install 'postfacta[sqlalchemy]'",
+    "postfacta_adapters.pybreaker": "pip install 'postfacta[pybreaker]'",
     "postfacta_core.otlp": "pip install 'postfacta[otlp]'",
     "postfacta_slo.__main__": "2",
 }

@@ -51,7 +51,7 @@ class CircuitBreaker(BlockGuard):
       Any other outcome is a success: it answered.
     * What is no `Exception`, such as a cancellation, is no outcome; it is raised, and the permit is returned.
     * Foreign code (predicates, observers) may raise. The observer gets an event; the call is not affected.
-    * For listeners and storages of pybreaker, see `guards.pybreaker.attach`.
+    * For listeners and storages of pybreaker, see `postfacta_adapters.pybreaker.attach`.
 
     Args:
         config: When it opens and closes.

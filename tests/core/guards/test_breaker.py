@@ -14,6 +14,7 @@ from typing import Any
 import pybreaker
 import pytest
 
+from postfacta_adapters.pybreaker import BreakerOpenError, attach
 from postfacta_core.asgi import problem_of
 from postfacta_core.errors import (
     BulkheadFullError,
@@ -26,7 +27,6 @@ from postfacta_core.events import CircuitChanged, ListenerFailed, Mode, ModeChan
 from postfacta_core.guards._circuit import CircuitState
 from postfacta_core.guards._outcome import Outcome
 from postfacta_core.guards.breaker import CircuitBreaker
-from postfacta_core.guards.pybreaker import BreakerOpenError, attach
 from postfacta_core.telemetry.policies import POLICY_METRICS
 from postfacta_core.testing import RecordingObserver
 from tests.core.guards.breakers import (

@@ -12,9 +12,9 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
+from postfacta_adapters import pybreaker as adapter
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.errors import CircuitOpenError
-from postfacta_core.guards import pybreaker as adapter
 from postfacta_core.guards._circuit import CircuitConfig
 from postfacta_core.testing import ManualClock
 from tests.core.guards.breakers import (

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextvars import copy_context
 from typing import Final
 
 from postfacta_core import CircuitBreaker, current_deadline
 from postfacta_core.clock import Clock
-from postfacta_core.context import add_wait, current_request, ignore_duration
+from postfacta_core.context import add_wait, ignore_duration
 from postfacta_core.deadlines.present import time_to_wait
 from postfacta_core.errors import (
     DatabaseUnavailableError,
@@ -31,9 +30,8 @@ from postfacta_core.events import (
     observing,
 )
 from postfacta_core.validation import validation
-
-from ._leases import sizes
-from ._verdicts import (
+from postfacta_postgres._leases import sizes
+from postfacta_postgres._verdicts import (
     QUERY_CANCELED,
     database_circuit,
     error_of,
@@ -41,9 +39,8 @@ from ._verdicts import (
     outcome_of,
     sqlstate_of,
 )
+from postfacta_postgres.permits import Permit, first_word, is_the_callers_wish
 
-# What is no Exception is no outcome for a breaker. It is never raised.
-_NO_OUTCOME: Final = GeneratorExit("no answer, and not the database's fault")
 # These take no time; and SET TRANSACTION must come before any query.
 _UNLIMITED: Final = frozenset(
     {"ABORT", "BEGIN", "COMMIT", "END", "RELEASE", "RESET", "ROLLBACK", "SAVEPOINT", "SET", "SHOW", "START"}
@@ -69,39 +66,6 @@ def limiting(placeholder: str) -> str:
         " where cast(current_setting('statement_timeout') as interval)"
         f" not between interval '1 ms' and cast({limit} as interval)"
     )
-
-
-def first_word(sql: str) -> str:
-    """Return the name of a statement in metrics that was given none."""
-    return sql.split(None, 1)[0].upper() if sql.strip() else ""
-
-
-def is_the_callers_wish() -> bool:
-    """Return whether the request's deadline was set by its caller."""
-    request = current_request()
-    return request is not None and request.deadline_is_callers
-
-
-class Permit:
-    """A circuit's permit, which may be given back in another task than it was taken in.
-
-    Raises:
-        CircuitOpenError: If the circuit refuses.
-    """
-
-    __slots__ = ("_breaker", "_context")
-
-    def __init__(self, breaker: CircuitBreaker) -> None:
-        # The breaker keeps it in a context: this is one of its own.
-        self._breaker = breaker
-        self._context = copy_context()
-        self._context.run(breaker.__enter__)
-
-    def leave(self, error: Exception | None = None, *, is_answered: bool = True) -> None:
-        """Give it back: with the database's failure, as a success, or as neither."""
-        outcome = error or (None if is_answered else _NO_OUTCOME)
-        kind = None if outcome is None else type(outcome)
-        self._context.run(self._breaker.__exit__, kind, outcome, None)
 
 
 class Lender:

@@ -23,8 +23,11 @@ try:
 except ModuleNotFoundError as _error:
     raise validation.missing_extra(__name__, "sqlalchemy", _error) from _error
 
-from ._verdicts import sqlstate_of
+from postfacta_postgres._verdicts import sqlstate_of
+
 from .borrowing import Borrowed, Lender, limiting
+
+__all__ = ["guard_engine"]
 
 if TYPE_CHECKING:  # Loading it needs more than an engine of threads has.
     from sqlalchemy.ext.asyncio import AsyncEngine

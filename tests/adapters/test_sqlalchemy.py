@@ -11,13 +11,12 @@ from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
+from postfacta_adapters.sqlalchemy import guard_engine
 from postfacta_core import CircuitBreaker, CircuitOpenError
 from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededError
 from postfacta_core.events import ConnectionAcquired, ConnectionReleased
 from postfacta_core.testing import RecordingObserver
-from postfacta_postgres.sqlalchemy import guard_engine
-
-from .postgres import Flapping, request_within, size_of
+from tests.postgres.postgres import Flapping, request_within, size_of
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 SETTING = text("select current_setting('statement_timeout')")

