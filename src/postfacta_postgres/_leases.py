@@ -36,13 +36,12 @@ def sizes(pool: str, *, idle: int, used: int, most: int, waiting: int) -> Iterat
 
 @dataclass(slots=True, eq=False)
 class PooledConnection(Generic[C]):
-    """A connection of a pool, with its age, its generation, when it was last lent or returned, and whether it ever was."""
+    """A connection of a pool, with its age, its generation, and when it was last lent or returned."""
 
     connection: C
     generation: int
     ends_at: float
     since: float = 0.0
-    is_new: bool = True
 
 
 class LeaseTable(Turns, Generic[C]):

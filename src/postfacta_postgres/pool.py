@@ -137,9 +137,6 @@ class Pool:
             raise
         finally:
             self.observe(ConnectionAcquired(self.name, self.now() - started, error_type))
-        if pooled.is_new:  # each statement is prepared on it for the first time
-            pooled.is_new = False
-            ignore_duration()
         pooled.since = self.now()
         self._lent.add(pooled)
         return pooled

@@ -39,7 +39,7 @@ from tests.postgres.guarded import (
     tries,
 )
 
-from .postgres import QUICK, Flapping, request_within, until_quiet, watcher
+from .postgres import QUICK, Flapping, request_with_slot, request_within, until_quiet, watcher
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
@@ -483,6 +483,39 @@ async def test_its_circuit_its_retries_and_its_budget_show_their_numbers(databas
     assert {event.policy for event in seen.of(PolicyCreated)} == {"db", "db_read", "db_transaction"}
     assert counts(database) == {"success": 1}
     assert tries(seen, "db_read") == {"success": 1}
+
+
+async def test_a_request_whose_statement_is_prepared_first_teaches_the_limiter_nothing(
+    database_dsn: str,
+) -> None:
+    async with Database(database_dsn, options=replace(QUICK, max_size=1)) as database:
+
+        async def teaches(sql: str, *args: object) -> bool:
+            with request_with_slot() as slot:
+                if args:
+                    await database.execute(sql, *args)
+                else:
+                    await database.fetchval(sql)
+            return not slot.is_ignored
+
+        await database.execute(
+            "select 1"
+        )  # without arguments nothing is prepared, so this prepares nothing for later
+        assert not await teaches("select 1")
+        assert await teaches("select 1")
+        assert not await teaches("select $1::int", 1)
+        assert await teaches("select $1::int", 2)
+        with request_with_slot() as slot:
+            await database.execute("select 1")
+        assert not slot.is_ignored
+        # A service that has a new text for each request is seen, too.
+        assert [await teaches(f"select {n}") for n in range(1000, 1100)] == [False] * 98 + [True] * 2
+    pooler = replace(QUICK, transaction_pooling=True)
+    async with Database(database_dsn, options=pooler) as database:
+        await database.execute("select 1")
+        with request_with_slot() as slot:
+            await database.fetchval("select 1")
+        assert not slot.is_ignored
 
 
 async def test_statements_leave_no_garbage_for_the_cyclic_collector(database_dsn: str) -> None:

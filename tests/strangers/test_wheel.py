@@ -20,7 +20,13 @@ import pytest
 
 from tests.strangers.kit import ROOT, Environment, Environments, build
 
-PACKAGES = ("postfacta_adapters", "postfacta_core", "postfacta_embedded", "postfacta_postgres", "postfacta_slo")
+PACKAGES = (
+    "postfacta_adapters",
+    "postfacta_core",
+    "postfacta_embedded",
+    "postfacta_postgres",
+    "postfacta_slo",
+)
 # These need an extra. The public ones name it in their error.
 NEEDS = {
     "postfacta_postgres.connecting": "asyncpg",
