@@ -118,7 +118,10 @@ class Flapping:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        self.cut()
+        # One that is just being accepted is seen some turns of the loop later, and closed a turn after it is cut.
+        for _ in range(10):
+            self.cut()
+            await asyncio.sleep(0)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
