@@ -36,8 +36,7 @@ from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Mode, Retr
 from postfacta_core.events import Event, PolicyCreated, Sample
 from postfacta_core.limits._overload import OverloadLimiter
 from postfacta_core.limits._rates import DECISIONS
-from postfacta_core.telemetry.catalogue import INSTRUMENTS, Instrument
-from postfacta_core.telemetry.policies import POLICY_METRICS, RUNTIME_METRICS
+from postfacta_core.telemetry.catalogue import INSTRUMENTS, POLICY_METRICS, RUNTIME_METRICS, Instrument
 from postfacta_core.workers import JobOutcome
 from postfacta_lab.assess.model import rubric
 
@@ -399,14 +398,14 @@ def _labels(names: Sequence[str], values: Mapping[str, Sequence[str]]) -> str:
 def _instruments(_asked: str) -> str:
     """Write the table of all that is made with the registry."""
     rows = [
-        _row(name, _kind(one), _labels(one.labels, one.values), text=one.text)
+        _row(name, _kind(name, one), _labels(one.labels, one.values), text=one.text)
         for name, one in INSTRUMENTS.items()
     ]
     return "\n".join([*_HEAD, *rows])
 
 
-def _kind(instrument: Instrument) -> str:
-    kind = instrument.kind.removeprefix("plain ")
+def _kind(name: str, instrument: Instrument) -> str:
+    kind = "histogram" if instrument.buckets else _policy_kind(name)
     return f"{kind}, {instrument.note}" if instrument.note else kind
 
 
@@ -414,7 +413,7 @@ def _buckets(_asked: str) -> str:
     """Write which histogram has which bounds."""
     names: dict[tuple[float, ...], list[str]] = {}
     for name, instrument in INSTRUMENTS.items():
-        if instrument.kind == "histogram":
+        if instrument.buckets:
             names.setdefault(instrument.buckets, []).append(f"`{name}`")
     rows = [
         f"| {', '.join(f'{b:g}' if b < 1 else f'{b:,}' for b in bounds)} | {', '.join(those)} |"

@@ -92,7 +92,7 @@ def _steps(options: argparse.Namespace) -> list[_Step]:
         (name, _SCENARIOS[name], kind)
         for name in options.scenarios
         for kind in kinds
-        if _applies(name, kind, options)
+        if name != "second" or kind.own_signals
     ]
     if options.rolling:
         roll = partial(roll_instances, requests=options.requests)
@@ -101,12 +101,6 @@ def _steps(options: argparse.Namespace) -> list[_Step]:
     if options.fleet:
         steps.append(("fleet", partial(roll_fleet, requests=10 * options.requests), MATRIX[_FLEET]))
     return steps
-
-
-def _applies(scenario: str, kind: ServerKind, options: argparse.Namespace) -> bool:
-    if options.plain and kind.name.startswith("launch"):
-        return False  # the launcher is part of the library
-    return scenario != "second" or kind.own_signals
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -34,7 +34,7 @@ class ServerKind:
 
     Attributes:
         name: Short, for the table.
-        command: With `{port}` and `{app}`, and `{delay}` for a launcher.
+        command: With `{port}` and `{app}`.
         workers: How many processes run the application.
         unready_within: The goal for readiness, in seconds after the signal.
         own_signals: The process that we start runs the application, so it gets every signal itself.
@@ -105,12 +105,6 @@ _KINDS = [
     _gunicorn("gunicorn-uvicorn-1", "uvicorn_worker.UvicornWorker", workers=1),
     _gunicorn("gunicorn-uvicorn-2", "uvicorn_worker.UvicornWorker", workers=2),
     _gunicorn("gunicorn-asgi-2", "asgi", workers=2),
-    ServerKind(
-        name="launch-hypercorn-2",
-        command="python -m postfacta_core.launch --drain-delay {delay} -- "
-        + _hypercorn("", "--worker-class asyncio", processes=2).command,
-        workers=2,
-    ),
 ]
 MATRIX: Mapping[str, ServerKind] = {kind.name: kind for kind in _KINDS}
 

@@ -11,7 +11,6 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import Link, Status
-from pydantic_core import to_json
 
 from postfacta_core import logs
 from postfacta_core.otlp import Provider
@@ -28,7 +27,6 @@ def configure_logging(settings: Settings) -> None:
         service="postfacta",
         version=settings.app_version,
         environment=settings.environment,
-        encode=lambda members: to_json(members).decode(),
     )
 
 

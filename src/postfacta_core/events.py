@@ -71,7 +71,7 @@ class Sample(NamedTuple):
     """One number of a policy, as metrics show it.
 
     Attributes:
-        metric: The full name, such as `postfacta_breaker_calls_total`; `telemetry.policies` has all of them.
+        metric: The full name, such as `postfacta_breaker_calls_total`; `telemetry.catalogue` has all of them.
         labels: The label values, in the order of the metric's labels.
         value: The number now; a counter never goes back.
     """

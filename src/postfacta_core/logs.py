@@ -12,8 +12,8 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Final
+from collections.abc import Collection, Mapping
+from typing import Final
 
 from .clock import MONOTONIC
 from .events import LogsSuppressed, Observer
@@ -42,7 +42,6 @@ def configure(
     service: str = "",
     version: str = "",
     environment: str = "",
-    encode: Callable[[Any], str] | None = None,
 ) -> LineWriter:
     """Send every log record of this process to standard output, each kind at most 100 times a second.
 
@@ -56,7 +55,6 @@ def configure(
         service: Its name, on each JSON line; so are the next two.
         version: Of the service.
         environment: Where it runs, such as `production`.
-        encode: A faster writer of JSON; see `JsonFormatter`.
 
     Returns:
         The handler; its `flush` waits until all is written.
@@ -74,7 +72,7 @@ def configure(
     if form == "json":
         names = {"service": service, "version": version, "environment": environment}
         constant = {name: value for name, value in names.items() if value} | {"instance": instance()}
-        handler.setFormatter(JsonFormatter(constant, encode=encode))
+        handler.setFormatter(JsonFormatter(constant))
     else:
         handler.setFormatter(ConsoleFormatter(colours=os.isatty(_STDOUT)))
     handler.take_lines()

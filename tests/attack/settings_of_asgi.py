@@ -85,7 +85,6 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "priority_of": FUNCTION_OR_NONE,
             "priority_key": SECRET,
             "drain": (*OBJECT, None),
-            "recycle": OBJECT,
             "response_headers": (
                 {},
                 {"a": "b"},

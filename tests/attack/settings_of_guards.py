@@ -205,7 +205,6 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
             "rates": RATES,
             "store": (3, {}, "memory://", "banana", "async+nowhere://x"),
             "on_store_failure": STORE_FAILURE,
-            "store_timeout": SECONDS,
             "max_keys": COUNT,
             "mode": MODE,
             **OBSERVED,

@@ -19,13 +19,13 @@ from postfacta_core.asgi import (
     Telemetry,
 )
 from postfacta_core.deadlines._transfer import TransferLimits
-from postfacta_core.drain._course import RecycleLimits
 from postfacta_core.health._verdict import CheckConfig
 from postfacta_core.limits._address import TrustedProxies
 from postfacta_core.otlp import Provider
 from postfacta_core.telemetry.exchange import ErrorTypes
+from postfacta_core.telemetry.logs import FloodFilter
 from postfacta_core.telemetry.metrics import Metrics
-from postfacta_core.telemetry.sampling import AccessSampler, EventBudget
+from postfacta_core.telemetry.sampling import AccessSampler
 from postfacta_core.workers import Worker
 from postfacta_postgres import Database, PoolOptions
 from tests.attack.wrong import (
@@ -38,7 +38,6 @@ from tests.attack.wrong import (
     FROM_ZERO,
     FROM_ZERO_OR_INF,
     FUNCTION,
-    JITTER,
     NAME,
     OBJECT,
     OBSERVED,
@@ -152,10 +151,6 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
     DrainLimits: Setting(
         wrong={"drain_delay": FROM_ZERO, "drain_timeout": FROM_ZERO, "close_timeout": SECONDS}
     ),
-    RecycleLimits: Setting(
-        right={"max_age": 60.0},
-        wrong={"max_age": SECONDS, "jitter": JITTER},
-    ),
     TrustedProxies: Setting(
         wrong={
             "networks": ("10.0.0.0/8", ["10.0.0.1/8"], ["proxy"], [3], 3, None),
@@ -185,8 +180,9 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
         }
     ),
     AccessSampler: Setting(wrong={"most": COUNT, "slow": FROM_ZERO_OR_INF}, free={"luck": "for tests"}),
-    EventBudget: Setting(
-        wrong={"rate": SECONDS, "burst": FROM_ONE, "tell_every": SECONDS, "most_events": COUNT}
+    FloodFilter: Setting(
+        wrong={"rate": SECONDS, "burst": FROM_ONE},
+        free={"logger": "foreign code", "observer": "foreign code", "clock": "for tests"},
     ),
     ErrorTypes: Setting(wrong={"limit": COUNT_FROM_ZERO}),
     Provider: Setting(

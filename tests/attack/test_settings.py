@@ -40,7 +40,6 @@ OTHER_MODULES: Final[Mapping[str, str]] = {
     "clock": "clocks",
     "testing": "for tests, which fail by themselves",
     "slo": "read by `slo.strict`, which refuses with the path in the file",
-    "launch": "a command, whose arguments argparse checks",
 }
 NO_SETTINGS: Final[Mapping[str, str]] = {
     **dict.fromkeys(
@@ -59,7 +58,6 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Exposition",
             "HealthReport",
             "Instrument",
-            "PolicyMetric",
             "Shed",
             "SocketExchange",
             "StoredAnswer",
@@ -105,8 +103,6 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Lease",
             "NullRecorder",
             "PasswordFile",
-            "ReadGauge",
-            "PlainHistogram",
             "PolicyCollector",
             "Permit",
             "Pool",
@@ -121,22 +117,15 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Runtime",
             "Siblings",
             "StoreWatch",
-            "Tracers",
             "Tracing",
             "Turn",
             "Turns",
-            "LoopHandlers",
-            "PlainHandlers",
-            "TrioHandlers",
-            "WorkerEvent",
             "Wait",
             "WaitingLine",
         ),
         "made by the library, from settings that were checked",
     ),
-    **dict.fromkeys(
-        ("AccessLog", "EventLog", "FloodFilter"), "made by the library; a logger is foreign code"
-    ),
+    **dict.fromkeys(("AccessLog", "EventLog"), "made by the library; a logger is foreign code"),
     **dict.fromkeys(
         ("OverloadConfig", "OverloadLimiter"),
         "checked in tests/core/limits/test_overload.py",

@@ -20,7 +20,6 @@ from postfacta_core.events import CircuitChanged, LogsSuppressed
 from postfacta_core.logs import LineWriter, instance, watch
 from postfacta_core.telemetry.exchange import Exchange
 from postfacta_core.telemetry.logs import AccessLog, EventLog, FloodFilter
-from postfacta_core.telemetry.sampling import EventBudget
 from postfacta_core.testing import RecordingObserver
 
 
@@ -118,10 +117,11 @@ def test_an_event_that_comes_too_often_is_held_back_and_counted(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs, "_LOOK", 0.01)
+    monkeypatch.setattr("postfacta_core.telemetry.logs._TELL_AFTER", 0.001)
     configure()
     [handler] = logging.getLogger().handlers
     assert isinstance(handler, LineWriter)
-    handler.flood = FloodFilter(EventBudget(rate=0.001, burst=3, tell_every=0.001))
+    handler.flood = FloodFilter(rate=0.001, burst=3)
     handler.filters[:] = [handler.flood]
     observer = RecordingObserver()
     watch(observer)

@@ -12,7 +12,7 @@ import pytest
 
 from postfacta_core.backoff import Backoff
 from postfacta_core.deadlines._transfer import TransferLimits
-from postfacta_core.drain._course import DrainLimits, RecycleLimits
+from postfacta_core.drain._course import DrainLimits
 from postfacta_core.guards._circuit import CircuitConfig
 from postfacta_core.guards._delay import FixedDelay, QuantileDelay
 from postfacta_core.guards.breaker import CircuitBreaker
@@ -31,7 +31,7 @@ from tests.kit.every import every
 
 KINDS = (
     Backoff, Bulkhead, CheckConfig, CircuitConfig, DrainLimits, Fallback, FixedDelay, OverloadConfig,
-    OverloadLimiter, PoolOptions, QuantileDelay, Rate, RateLimiter, RecycleLimits, Retry, RetryBudget,
+    OverloadLimiter, PoolOptions, QuantileDelay, Rate, RateLimiter, Retry, RetryBudget,
     TransferLimits, TrustedProxies,
 )  # fmt: skip
 NAMES: dict[str, object] = {"check_address": check_address, **{kind.__name__: kind for kind in KINDS}}
@@ -39,7 +39,7 @@ CASES = re.findall(r"^(\S.*)\n    (.+)$", Path(__file__).with_name("refusals.txt
 
 
 def test_each_refusal_is_the_whole_sentence() -> None:
-    assert len(CASES) == 117
+    assert len(CASES) == 114
     with every() as case:
         for call, sentence in CASES:
             with case(call), pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):

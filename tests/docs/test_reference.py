@@ -19,7 +19,7 @@ from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.drain._course import DrainLimits
 from postfacta_core.guards import Guard
 from postfacta_core.health.registry import HealthRegistry
-from postfacta_core.telemetry.policies import POLICY_METRICS
+from postfacta_core.telemetry.catalogue import POLICY_METRICS
 from postfacta_lab.assess.model import rubric
 from postfacta_postgres import Database, PoolOptions
 from tests.kit.every import every

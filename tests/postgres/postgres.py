@@ -119,7 +119,7 @@ class Flapping:
         assert self._server is not None
         self._server.close()
         # One that is just being accepted is seen some turns of the loop later, and closed a turn after it is cut.
-        for _ in range(10):
+        for _turn in range(10):
             self.cut()
             await asyncio.sleep(0)
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,6 +1,6 @@
 """An application with short limits for `test_deadlines`: its handlers write down how they ended.
 
-Environment: `DEADLINES_LOG` names the file for that; `DEADLINES_AGE` lets workers recycle themselves.
+Environment: `DEADLINES_LOG` names the file for that.
 """
 
 from __future__ import annotations
@@ -19,15 +19,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from postfacta_core.asgi import HardenOptions, harden
-from postfacta_core.drain import lifecycle
-from postfacta_core.drain._course import DrainLimits, RecycleLimits
+from postfacta_core.drain._course import DrainLimits
 
 LIMIT = 0.5
-AGE = os.environ.get("DEADLINES_AGE")
-if AGE:
-    # A test has not the five seconds in which a worker looks at itself.
-    lifecycle._RECYCLE_EVERY = 0.2  # type: ignore[misc] # noqa: SLF001 - see above
-    lifecycle._VERIFY_AFTER = 0.2  # type: ignore[misc] # noqa: SLF001 - see above
 
 lost = anyio.Event()
 
@@ -112,7 +106,6 @@ app = harden(
         request_timeout=lambda scope: 20 if scope["path"] == "/left" else LIMIT,
         cancel_on_disconnect=lambda scope: scope["path"] == "/left",
         drain=DrainLimits(drain_delay=0.3, drain_timeout=0.7, close_timeout=2),
-        recycle=RecycleLimits(max_age=float(AGE), jitter=0.5) if AGE else None,
     ),
     resources=[solid(), fragile()],
 )

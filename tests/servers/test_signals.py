@@ -123,12 +123,12 @@ class Running:
 
 
 @contextmanager
-def serving(server: Server, folder: Path, *, before: str = "", slow: bool = False) -> Generator[Running]:
+def serving(server: Server, folder: Path, *, slow: bool = False) -> Generator[Running]:
     """Run a server as a direct child until the block ends."""
     folder.mkdir()
     port = free_port()
     words = server.command.format(port=port, bind=f"{BIND}:{port}", app="signals_app:app").split()
-    command = [*before.split(), str(Path(sys.executable).parent / words[0]), *words[1:]]
+    command = [str(Path(sys.executable).parent / words[0]), *words[1:]]
     environment = {**os.environ, "SIGNALS_FOLDER": str(folder), **({"SIGNALS_SLOW": "1"} if slow else {})}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - a fixed program
@@ -138,10 +138,6 @@ def serving(server: Server, folder: Path, *, before: str = "", slow: bool = Fals
     try:
         yield running
     finally:
-        if before and process.poll() is None:
-            process.terminate()  # a launcher, whose child would stay
-            process.terminate()
-            process.wait(10)
         for pid in (process.pid, *running.notes()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -276,34 +272,6 @@ def test_ctrl_c_is_kept_back_as_sigterm_is(name: str, more: str, tmp_path: Path)
     assert outcome.answers == {200: 10}
     assert outcome.counts("shutdown") == [1] * server.workers
     assert outcome.code == 0, outcome.log
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "uvicorn-2",
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("granian-2-uvloop", "hypercorn-asyncio-2")),
-    ],
-)
-def test_under_the_launcher_the_drain_begins_with_its_file_and_ends_with_its_signal(
-    name: str, tmp_path: Path
-) -> None:
-    server = SERVERS[name]
-    launcher = f"{sys.executable} -m postfacta_core.launch --drain-delay 600 --"
-    with serving(server, tmp_path / "server", before=launcher) as running:
-        start(running, server.workers)
-        running.process.terminate()
-        running.until(lambda: running.noting("heard 15") == server.workers, "not heard")
-        running.go()
-        running.until(lambda: running.noting("releasing") == server.workers, "not released")
-        # The servers' loops look ten times a second whether to end.
-        until = time.monotonic() + 0.5
-        while time.monotonic() < until:
-            assert running.get() == 200
-        assert running.noting("shutdown") == 0, "released, though the launcher has not forwarded the signal"
-        running.process.terminate()
-        assert running.end() == 0, running.story("it failed")
-        assert running.noting("shutdown") == server.workers
 
 
 def heard(running: Running, words: str, times: int) -> bool:

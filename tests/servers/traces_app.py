@@ -23,8 +23,7 @@ from postfacta_core.drain._course import DrainLimits
 from postfacta_core.guards.outgoing import Outgoing
 from postfacta_core.guards.retry import Retry
 from postfacta_core.otlp import Provider
-from postfacta_core.telemetry.calls import CallSpans
-from postfacta_core.telemetry.tracing import Tracing
+from postfacta_core.telemetry.tracing import CallSpans, Tracing
 from postfacta_postgres import Database
 
 provider = Provider(

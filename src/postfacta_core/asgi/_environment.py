@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from ..deadlines._transfer import TransferLimits
-from ..drain._course import DrainLimits, RecycleLimits
+from ..drain._course import DrainLimits
 from ..limits._overload import OverloadConfig
 from ..limits.store import SharedStore
 from ..validation import validation
@@ -24,7 +24,6 @@ GROUPS: Final[Mapping[str, type[Any]]] = {
     "limits": TransferLimits,
     "concurrency": OverloadConfig,
     "drain": DrainLimits,
-    "recycle": RecycleLimits,
     "cors": Cors,
 }
 _WHOLE: Final = re.compile(r"[+-]?\d+")

@@ -9,7 +9,7 @@ from os import PathLike
 from typing import Any, Final, Self, cast
 
 from ..deadlines._transfer import TransferLimits
-from ..drain._course import DrainLimits, RecycleLimits
+from ..drain._course import DrainLimits
 from ..events import Mode
 from ..limits._address import TrustedProxies
 from ..limits._overload import OverloadConfig, Priority
@@ -64,14 +64,13 @@ class RouteOptions:
             check_rate_limits("RouteOptions.rate_limits", self.rate_limits)
 
 
-_MAY_BE_NONE: Final = frozenset({"rate_limit_store", "recycle", "cors"})
+_MAY_BE_NONE: Final = frozenset({"rate_limit_store", "cors"})
 # Options that are of a class, and how one is made.
 _KINDS: Final[tuple[tuple[str, type[object], str], ...]] = (
     ("limits", TransferLimits, "TransferLimits(max_body_bytes=1_048_576)"),
     ("rate_limit_store", SharedStore, "SharedStore('async+valkey://valkey:6379')"),
     ("concurrency", OverloadConfig, "OverloadConfig()"),
     ("drain", DrainLimits, "DrainLimits(drain_delay=5.0)"),
-    ("recycle", RecycleLimits, "RecycleLimits(max_age=86400)"),
     ("cors", Cors, 'Cors(allow_origins=["https://app.example.org"])'),
 )
 
@@ -98,7 +97,6 @@ class HardenOptions:
         drain: How long the parts of a drain may take.
         dev: Whether this is a developer's machine, with no load balancer to wait for: then a drain has no delay. It
             has none either after Ctrl-C at a terminal, and under `uvicorn --reload`.
-        recycle: When a worker ends by itself, to be replaced by its supervisor; None for never.
         cors: Which pages of other origins may read the answers, refusals among them; None if the application decides
             that by itself, for its own answers.
         response_headers: Given to every response that does not set them itself.
@@ -128,7 +126,6 @@ class HardenOptions:
     priority_key: str = field(default="", repr=False)
     drain: DrainLimits = field(default_factory=DrainLimits)
     dev: bool = False
-    recycle: RecycleLimits | None = None
     cors: Cors | None = None
     response_headers: Sequence[tuple[str, str]] = (("x-content-type-options", "nosniff"),)
     metrics_path: str = "/metrics"
@@ -233,7 +230,7 @@ class HardenOptions:
     def from_env(cls, prefix: str, environ: Mapping[str, str] | None = None, **given: Any) -> Self:
         """Read options from environment variables: with the prefix `BILLING_`, `BILLING_REQUEST_TIMEOUT=10`.
 
-        A variable is named as its option; those of `limits`, `concurrency`, `drain`, `recycle` and `cors` have its
+        A variable is named as its option; those of `limits`, `concurrency`, `drain` and `cors` have its
         name before their own: `BILLING_LIMITS_MAX_BODY_BYTES`, `BILLING_DRAIN_TIMEOUT`, `BILLING_CORS_ALLOW_ORIGINS`.
         Lists have commas, `response_headers` a header a line, `none` is None, and a store is its address.
 

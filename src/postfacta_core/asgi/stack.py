@@ -139,7 +139,6 @@ class Hardened(Kernel):
             replace(options.drain, drain_delay=0.0) if options.dev else options.drain,
             running=running,
             on_drain=health.drain,
-            recycle=options.recycle,
             observer=observer,
             clock=clock,
         )

@@ -66,30 +66,6 @@ class DrainLimits:
         return self.drain_delay + self.drain_timeout + self.close_timeout
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecycleLimits:
-    """When a worker is old enough to be replaced; it then drains as after a SIGTERM.
-
-    For servers whose supervisor starts a new worker when one ends. See docs/how-to/choose-a-server.md.
-
-    Attributes:
-        max_age: Seconds.
-        jitter: The fraction of the age by which workers differ, so that they do not all recycle at once; from 0 up to
-            1.
-    """
-
-    max_age: float = 86_400.0
-    jitter: float = 0.2
-
-    def __post_init__(self) -> None:
-        validation.seconds("RecycleLimits.max_age", self.max_age, example="max_age=86400")
-        validation.number("RecycleLimits.jitter", self.jitter, at_least=0, below=1, example="jitter=0.2")
-
-    def ends_after(self, luck: float) -> float:
-        """Return the age of a worker at which it must go; `luck` is constant for each worker."""
-        return self.max_age * (1.0 - self.jitter * luck)
-
-
 class Course:
     """The schedule of one process: the phases that it has reached, and the deadlines of its drain.
 

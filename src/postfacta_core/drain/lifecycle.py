@@ -15,25 +15,22 @@ import faulthandler
 import math
 import os
 import queue
-import signal
 import sys
 import threading
 from collections.abc import Callable
 from typing import Final, Self
 
 import anyio
-from anyio.abc import TaskGroup
 
-from ..clock import LUCK, MONOTONIC, Clock, Luck
+from ..clock import MONOTONIC, Clock
 from ..deadlines.requests import RunningRequests
 from ..errors import StoppedError
 from ..events import Drained, Observer, SignalsIntercepted, fan_out, ignore
 from ..terminal import is_ctrl_c
-from ._course import Course, DrainLimits, Phase, RecycleLimits
+from ._course import Course, DrainLimits, Phase
 from .signals import Interception
 
 _VERIFY_AFTER: Final = 1.0  # A server that installs its handlers late has done so by then.
-_RECYCLE_EVERY: Final = 5.0
 _FAREWELL: Final = 0.5  # For streams to say goodbye before the server closes their connections.
 # Then requests that did not heed their cancellation are waited for no longer; nor for half of what is left to close.
 _LAST_WORDS: Final = 1.0
@@ -52,13 +49,11 @@ class Lifecycle:
         running: The requests under way.
         on_drain: Called at once when a drain begins, from any thread or a signal handler: it must only set a
             flag, as `HealthRegistry.drain` does.
-        recycle: When to end by itself, so that a supervisor starts a fresh worker.
         force_exit: Whether to end the process, with all stacks on stderr and exit code 1, when a drain that a
             signal began is not over 2 seconds after its limits, or a thread keeps the process from its end. Else
             something that hangs has to be killed from outside, without a report.
         observer: Receives phases, the mechanism, and the outcome of the drain. It may raise.
         clock: Monotonic seconds.
-        luck: Spreads the recycling.
 
     Attributes:
         limits: How long the parts of a drain may take.
@@ -71,20 +66,16 @@ class Lifecycle:
         *,
         running: RunningRequests,
         on_drain: Callable[[], None] = lambda: None,
-        recycle: RecycleLimits | None = None,
         force_exit: bool = True,
         observer: Observer = ignore,
         clock: Clock = MONOTONIC,
-        luck: Luck = LUCK,
     ) -> None:
         self.limits: DrainLimits = limits or DrainLimits()
         self._running = running
         self._on_drain = on_drain
-        self._recycle = recycle
         self._force_exit = force_exit
         self._observe = fan_out([observer])
         self._clock = clock
-        self._luck = luck()
         self._telling = threading.Lock()
         self._is_entered = False
         self._begin()
@@ -107,7 +98,7 @@ class Lifecycle:
         self._signals: set[int] = set()
         self._is_hurried = False
         self._is_started = False
-        self._tasks: TaskGroup | None = None
+        self._verifies_at = math.inf
 
     @property
     def phase(self) -> Phase:
@@ -117,7 +108,7 @@ class Lifecycle:
     @property
     def can_stop_server(self) -> bool:
         """Whether a drain ends by stopping the server; false in a test client, for example."""
-        return self.mechanism not in {"", "none", "external"}
+        return self.mechanism not in {"", "none"}
 
     @property
     def mechanism(self) -> str:
@@ -182,27 +173,20 @@ class Lifecycle:
         self._interception = Interception(self._hear)
         self._observe(SignalsIntercepted(self.mechanism, in_place=self.mechanism != "none"))
         self._running.on_tick = self._on_tick
+        self._verifies_at = self._clock() + _VERIFY_AFTER
         self._thread.start()
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        self._tasks.start_soon(self._verify_and_recycle)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if not self._is_entered or (tasks := self._tasks) is None or self._interception is None:
+        if not self._is_entered or self._interception is None:
             raise AssertionError("left, but never entered")
-        tasks.cancel_scope.cancel()
-        try:
-            # The group would wrap the service's own error in an ExceptionGroup.
-            await tasks.__aexit__(None, None, None)
-        finally:
-            now = self._clock()
-            self._stop(now)
-            self._course.end(now)
-            self._calls.put("look")
-            self._interception.close()
-            self._tell()
-            self._is_entered = False
+        now = self._clock()
+        self._stop(now)
+        self._course.end(now)
+        self._calls.put("look")
+        self._interception.close()
+        self._tell()
+        self._is_entered = False
 
     def _drain(self, *, at_once: bool = False) -> None:
         is_first = self._course.drain(self._clock(), at_once=at_once)
@@ -235,6 +219,9 @@ class Lifecycle:
                 self._observe(change)
 
     def _on_tick(self, now: float) -> None:
+        if now >= self._verifies_at:
+            self._verifies_at = math.inf
+            self._verify()
         if now >= self._course.lets_go_at:
             self._cancelled += self._running.cancel(StoppedError("drain"), only_endless=True)
             self._told_endless = True
@@ -244,18 +231,6 @@ class Lifecycle:
     def _cancel_all(self) -> None:
         self._running.is_closed = True
         self._cancelled += self._running.cancel(StoppedError("drain"))
-
-    async def _verify_and_recycle(self) -> None:
-        await anyio.sleep(_VERIFY_AFTER)
-        self._verify()
-        started = self._clock()
-        while self._recycle is not None:
-            await anyio.sleep(_RECYCLE_EVERY)
-            if self.is_draining:
-                return  # A second signal would mean: wait no longer.
-            if self._clock() - started >= self._recycle.ends_after(self._luck):
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
 
     def _verify(self) -> None:
         interception = self._interception

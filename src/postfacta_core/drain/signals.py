@@ -7,29 +7,216 @@
 | `uvloop` | the same, in uvloop's own table | granian and gunicorn's `asgi` worker on uvloop |
 | `default` | none | hypercorn on trio (no workers) |
 | `event` | the parent, which sets an event | hypercorn's workers |
-| `external` | `postfacta_core.launch` alone | whatever runs its loop outside the main thread, under the launcher |
 | `none` | unknown: not in the main thread | test clients, servers in a thread |
 
-Under the launcher (`POSTFACTA_DRAIN_FILE` names its file) the mechanism is the server's own, and the file is watched
-beside it. The drain delay is then the launcher's: the file begins the drain, and the signal that the launcher sends
-at the end of its delay goes straight to the server. `release` has no effect in between, as a worker that left before
-its parent had the signal would only be started again. A signal that comes without the file (sent to the server past
-the launcher) is kept back as always.
+A server installs its handlers before the lifespan starts, so they can be found there. There is one class for each way in
+which servers handle signals: it keeps what the server installed, puts its own in front, and can later pass the signal to
+the server. Each has `is_in_place`: whether our handlers are still the ones installed; `pass_on`: pass one signal to the
+server, once, from any thread or signal handler; `restore`: put the server's handlers back where ours are still installed.
+
+What is private to a server or a loop is looked at in `_private`. Where it is not found, this is not the mechanism.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Callable
-from pathlib import Path
+from types import FrameType
+from typing import Any
 
-from ._mechanisms import Mechanism, choose, is_reloaded
+import anyio
+from anyio.lowlevel import current_token
 
-_VARIABLE = "POSTFACTA_DRAIN_FILE"
-_POLL = 0.05
+from ._private import (
+    callback_of,
+    handlers_of,
+    has_silent_connections,
+    is_own_handler,
+    listeners_of,
+    reloads,
+    shutdown_event,
+    uvicorn_of,
+)
+
+_ACCEPTED = 0.1  # For what the kernel handed over last to arrive at the protocol.
+_FIRST_WORDS = 1.0  # A connection opened in advance may stay silent for ever.
+_TICK = 0.02
+
+# What getsignal and signal.signal return: a callable, SIG_DFL or SIG_IGN, or None for a handler from C.
+Handler = Callable[[int, FrameType | None], Any] | int | None
+OnSignal = Callable[[int], None]
+
+
+class _PlainHandlers:
+    """In front of `signal.signal` handlers, or of the default action.
+
+    uvicorn sends itself every signal again that it caught, once it has shut down, and so dies of it. What is
+    passed on to it is therefore its own request to exit, `Server.should_exit`: a clean drain ends with code 0.
+    """
+
+    def __init__(
+        self, on_signal: OnSignal, signums: list[int], name: str = "wrap", *, loop: Any = None
+    ) -> None:
+        self.name = name
+        self._loop = loop
+        self._on_signal = on_signal
+        self._due = 0  # the signal that is passed on when it comes next
+        self._is_restored = False
+        self._thread = threading.get_ident()  # the main thread
+        # One object, as each look at a bound method makes another: what is compared later is this one.
+        self._ours: Callable[[int, FrameType | None], None] = self._handle
+        self._theirs: dict[int, Handler] = {signum: signal.getsignal(signum) for signum in signums}
+        for signum in signums:
+            signal.signal(signum, self._ours)
+
+    def is_in_place(self) -> bool:
+        return all(signal.getsignal(signum) is self._ours for signum in self._theirs)
+
+    def pass_on(self) -> None:
+        """Ask uvicorn to exit; send any other server the signal."""
+        server = uvicorn_of(self._theirs[signal.SIGTERM])
+        if server is not None:
+            if self._loop is None:
+                server.should_exit = True
+            else:
+                self._loop.call_soon_threadsafe(_let_go, server, self._loop)
+            return
+        self._due = signal.SIGTERM
+        # To the main thread, which runs handlers: it wakes from a wait, which a signal to the process may not do.
+        signal.pthread_kill(self._thread, signal.SIGTERM)
+
+    def restore(self) -> None:
+        self._is_restored = True
+        for signum, theirs in self._theirs.items():
+            if signal.getsignal(signum) is self._ours:
+                signal.signal(signum, theirs)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        # Once restored we are called only by a handler that was installed over ours: then we are not here.
+        if signum != self._due and not self._is_restored:
+            self._on_signal(signum)
+            return
+        self._due = 0
+        theirs = self._theirs[signum]
+        if callable(theirs):
+            theirs(signum, frame)
+        elif theirs == signal.SIG_DFL:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
+
+
+class _TrioHandlers(_PlainHandlers):
+    """In front of trio, where SIGTERM has no handler: SIGINT is passed on.
+
+    trio raises KeyboardInterrupt wherever the signal finds the program. In a request's task it would end all other
+    requests. Raised from a context that trio protects, it goes to the main task, where a server awaits it.
+    """
+
+    def __init__(self, on_signal: OnSignal, token: Any) -> None:
+        self._token = token
+        # A program that was started with SIGINT ignored (in the background of a shell) has none of trio's.
+        self._has_interrupt = callable(signal.getsignal(signal.SIGINT))
+        super().__init__(
+            on_signal, [signal.SIGTERM, *([signal.SIGINT] if self._has_interrupt else [])], "default"
+        )
+
+    def pass_on(self) -> None:
+        """Interrupt the main task, or do what SIGTERM does by default."""
+        if self._has_interrupt:
+            self._token.run_sync_soon(self._interrupt)
+        else:
+            super().pass_on()
+
+    def _interrupt(self) -> None:
+        self._due = signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+
+
+class _LoopHandlers:
+    """In front of the handlers of an event loop.
+
+    A handler of `signal.signal` would not do: the loop learns of each signal from its wakeup file descriptor and
+    runs the server's callback all the same.
+    """
+
+    def __init__(self, on_signal: OnSignal, loop: Any, *, table: dict[int, Any], name: str) -> None:
+        self.name = name
+        self._loop = loop
+        self._table = table
+        self._theirs = {each: table[each] for each in (signal.SIGTERM, signal.SIGINT) if each in table}
+        self._callback = callback_of(self._theirs[signal.SIGTERM])
+        for signum in self._theirs:
+            loop.add_signal_handler(signum, on_signal, signum)
+        self._ours = {signum: table[signum] for signum in self._theirs}
+        self._below = {signum: signal.getsignal(signum) for signum in self._theirs}
+
+    def is_in_place(self) -> bool:
+        return all(
+            self._table.get(signum) is ours and signal.getsignal(signum) == self._below[signum]
+            for signum, ours in self._ours.items()
+        )
+
+    def pass_on(self) -> None:
+        """Run the server's callback on its loop."""
+        self._loop.call_soon_threadsafe(*self._callback)
+
+    def restore(self) -> None:
+        for signum, ours in self._ours.items():
+            if self._table.get(signum) is ours:
+                self._table[signum] = self._theirs[signum]
+
+
+class _WorkerEvent:
+    """In front of the event that stops hypercorn's workers; a worker polls it.
+
+    Once the first worker has ended, the parent sends SIGTERM to the others, and that would kill their requests. Here
+    it is no signal of its own once the event was seen, and it has no effect until the process is gone.
+    """
+
+    name = "event"
+
+    def __init__(self, on_signal: OnSignal, event: Any) -> None:
+        self._on_signal = on_signal
+        self._event = event
+        self._was_set: Callable[[], bool] = event.is_set
+        self._was_seen = False  # the event
+        self._was_signalled = False  # a signal
+        self._is_open = False
+        self._ours: Callable[[], bool] = self._poll
+        event.is_set = self._ours
+        self._term = _PlainHandlers(self._receive, [signal.SIGTERM])
+
+    def is_in_place(self) -> bool:
+        return self._event.is_set is self._ours and self._term.is_in_place()
+
+    def pass_on(self) -> None:
+        """Show the worker that the event is set, at its next poll."""
+        self._is_open = True
+
+    def restore(self) -> None:
+        """Restore the event, and the signal too if the process continues."""
+        if self._event.is_set is self._ours:
+            self._event.is_set = self._was_set
+        if not self._is_open:
+            self._term.restore()
+
+    def _poll(self) -> bool:
+        if not self._was_seen and self._was_set():
+            self._was_seen = True
+            if not self._was_signalled:
+                self._on_signal(signal.SIGTERM)
+        return self._is_open
+
+    def _receive(self, signum: int) -> None:
+        # Whether the event is set must not be asked here: that takes a lock, which the poll may be holding.
+        self._was_signalled = True
+        if not self._was_seen:
+            self._on_signal(signum)
+
+
+Mechanism = _PlainHandlers | _LoopHandlers | _WorkerEvent
 
 
 class Interception:
@@ -58,71 +245,106 @@ class Interception:
         self._on_signal = on_signal
         # Taken once and never given back: a test-and-set that is safe in signal handlers.
         self._passed = threading.Lock()
-        self._began = threading.Lock()
-        self._closed = threading.Event()
-        path = os.environ.get(_VARIABLE)
-        self._drain_file = Path(path) if path else None
-        self._watch: threading.Thread | None = None
+        self._is_closed = False
         self._server: Mechanism | None = None
         self.is_reloaded = is_reloaded()
         # Foreign objects and private attributes: else there is no mechanism.
         with contextlib.suppress(Exception):
             self._server = choose(self._hear)
-        self.mechanism = self._server.name if self._server else "external" if path else "none"
-        if path:
-            self._watch = threading.Thread(target=self._watch_file, name="postfacta drain file", daemon=True)
-            self._watch.start()
+        self.mechanism = self._server.name if self._server else "none"
 
     def is_in_place(self) -> bool:
         """Return whether our handler is still the one installed."""
-        if self._closed.is_set():
-            return False
-        return self._server.is_in_place() if self._server else self._watch is not None
+        return self._server is not None and not self._is_closed and self._server.is_in_place()
 
     def release(self) -> None:
         """Pass the signal to the server now, as if it had just come; only the first call has an effect.
 
-        It may be called from any thread, from a signal handler, and before any signal came. Under the launcher
-        the signal itself does this.
+        It may be called from any thread, from a signal handler, and before any signal came.
         """
-        if not self._is_launcher_draining():
-            self._pass_on()
-
-    def close(self) -> None:
-        """Restore everything, on the loop when the lifespan has shut down. It may be called twice, and never raises."""
-        if self._closed.is_set():
-            return
-        self._closed.set()
-        if self._server is not None:
-            with contextlib.suppress(Exception):
-                self._server.restore()
-
-    def _hear(self, signum: int) -> None:
-        if self._is_launcher_draining():
-            self._began.acquire(blocking=False)  # the file has been reported already
-            self._tell(signum)
-            self._pass_on()
-        else:
-            self._tell(signum)
-
-    def _tell(self, signum: int) -> None:
-        with contextlib.suppress(Exception):
-            self._on_signal(signum)
-
-    def _pass_on(self) -> None:
         if self._server is not None and self._passed.acquire(blocking=False):
             with contextlib.suppress(Exception):  # the loop may be closed already
                 self._server.pass_on()
 
-    def _is_launcher_draining(self) -> bool:
-        try:
-            return self._drain_file is not None and self._drain_file.exists()
-        except OSError:  # it may not be looked at
-            return False
+    def close(self) -> None:
+        """Restore everything, on the loop when the lifespan has shut down. It may be called twice, and never raises."""
+        if self._server is not None and not self._is_closed:
+            self._is_closed = True
+            with contextlib.suppress(Exception):
+                self._server.restore()
 
-    def _watch_file(self) -> None:
-        while not self._closed.wait(_POLL):
-            if self._is_launcher_draining():
-                if self._began.acquire(blocking=False):
-                    self._tell(signal.SIGTERM)
-                return
+    def _hear(self, signum: int) -> None:
+        with contextlib.suppress(Exception):
+            self._on_signal(signum)
+
+
+def choose(on_signal: OnSignal) -> Mechanism | None:
+    """Find the server's handlers, and install ours in front of them; None where nothing can be done.
+
+    It is called on the event loop; `on_signal` from a signal handler or on the loop, and must not raise.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    event = shutdown_event()
+    if event is not None:
+        return _WorkerEvent(on_signal, event)
+    loop = _running_loop()
+    return _by_loop(on_signal, loop) or _by_handler(on_signal, loop)
+
+
+def is_reloaded() -> bool:
+    """Return whether this is uvicorn with `--reload`, which sends its process SIGTERM at each change of a file.
+
+    Called before `choose`, and on the event loop too.
+    """
+    return reloads(uvicorn_of(signal.getsignal(signal.SIGTERM)))
+
+
+def _by_loop(on_signal: OnSignal, loop: Any) -> Mechanism | None:
+    name, table = handlers_of(loop)
+    if table and signal.SIGTERM in table:
+        # A handle that looks unlike those we know: LookupError.
+        with contextlib.suppress(LookupError):
+            return _LoopHandlers(on_signal, loop, table=table, name=name)
+    return None
+
+
+def _by_handler(on_signal: OnSignal, loop: Any) -> Mechanism | None:
+    term, interrupt = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    if term is signal.SIG_DFL:
+        if hasattr(loop, "run_sync_soon"):
+            return _TrioHandlers(on_signal, loop)
+        return _PlainHandlers(on_signal, [signal.SIGTERM], "default")
+    if not callable(term) or is_own_handler(loop, term):
+        return None
+    if callable(interrupt) and interrupt is not signal.default_int_handler:
+        return _PlainHandlers(on_signal, [signal.SIGTERM, signal.SIGINT], loop=loop)
+    return _PlainHandlers(on_signal, [signal.SIGTERM], loop=loop)
+
+
+def _running_loop() -> Any:
+    """Return asyncio's loop or trio's token, whichever runs here, or None."""
+    try:
+        return current_token().native_token
+    except anyio.NoEventLoopError:
+        return None
+
+
+def _let_go(server: Any, loop: Any) -> None:
+    """Stop listening, and ask uvicorn to exit once every connection that it accepted has sent a request.
+
+    It closes those that have not: where its listener is shared, as by workers, each was a client that it took
+    from a sibling. One in some thousands of new connections was reset so when workers were replaced.
+    """
+    listeners = listeners_of(server)
+    for listener in listeners or ():
+        listener.close()
+    until = loop.time() + _FIRST_WORDS
+
+    def exit_when_served() -> None:
+        if has_silent_connections(server) and loop.time() < until:
+            loop.call_later(_TICK, exit_when_served)
+        else:
+            server.should_exit = True
+
+    loop.call_later(0 if listeners is None else _ACCEPTED, exit_when_served)

@@ -24,8 +24,7 @@ from ..deadlines.present import current_deadline
 from ..errors import DeadlineExceededError, FailedResponseError, RejectedError
 from ..events import DeadlineExceeded, HttpCallFinished, ListenerFailed, Observer, observing, process_observer
 from ..limits._overload import Priority
-from ..telemetry.calls import CallSpans
-from ..telemetry.spans import trace_headers
+from ..telemetry.tracing import CallSpans, trace_headers
 from ..validation import validation
 from ._guard import Guard
 from .pipeline import Pipeline

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from .._face import lazy
 
 if TYPE_CHECKING:
-    from ._verdict import CheckConfig as CheckConfig, CheckReport as CheckReport, HealthReport as HealthReport
+    from ._verdict import CheckReport as CheckReport, HealthReport as HealthReport
     from .registry import HealthRegistry as HealthRegistry
 else:
     __getattr__, __dir__ = lazy(
         __name__,
-        {"_verdict": ("CheckConfig", "CheckReport", "HealthReport"), "registry": ("HealthRegistry",)},
+        {"_verdict": ("CheckReport", "HealthReport"), "registry": ("HealthRegistry",)},
     )

@@ -29,18 +29,7 @@ _HURRY = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckConfig:
-    """How often a check runs, and what its results mean. Times are in seconds.
-
-    Attributes:
-        critical: Whether it fails readiness; a check that is not is reported only.
-        interval: From the end of a run to the start of the next, with a tenth of jitter to each side; a fifth of that
-            unless the check is up and its last run passed.
-        timeout: A run that takes as long has failed.
-        fall: Failures in a row until it counts as down.
-        rise: Successes in a row until it counts as up again.
-        stale_after: The age from which a result counts as failed. By default the time in which `fall`
-            results, and at least two, should have come. It is longer than the interval.
-    """
+    """How often a check runs, and what its results mean: the options of `HealthRegistry.add`."""
 
     critical: bool = True
     interval: float = 2.0

@@ -82,7 +82,8 @@ class HealthRegistry:
             timeout: Seconds after which a run is cancelled and has failed.
             fall: Failures in a row until it is down.
             rise: Successes in a row until it is up again.
-            stale_after: Seconds after which a result counts as failed; see `CheckConfig`.
+            stale_after: Seconds after which a result counts as failed, more than the interval. By default the time in
+                which `fall` results, and at least two, should have come.
 
         Raises:
             ValueError: If the name is taken, or an option makes no sense.

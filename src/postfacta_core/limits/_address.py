@@ -52,7 +52,7 @@ class TrustedProxies:
         ValueError: If one is no network, or the field is another.
     """
 
-    __slots__ = ("_known", "_networks", "field", "has_unix", "is_empty")
+    __slots__ = ("_classified", "_networks", "field", "has_unix", "is_empty")
 
     def __init__(self, networks: Sequence[str] = (), *, field: str = _FIELDS[0]) -> None:
         validation.texts("TrustedProxies.networks", networks, example='["10.0.0.0/8"]')
@@ -62,26 +62,16 @@ class TrustedProxies:
         self.has_unix: bool = _UNIX in networks
         self.is_empty: bool = not networks
         self._networks = [_network(text) for text in networks if text != _UNIX]
-        self._known: dict[str, _Known | None] = {}
-
-    @property
-    def known(self) -> int:
-        """How many answers are kept."""
-        return len(self._known)
+        self._classified = lru_cache(_MOST_KNOWN)(self._classify)
 
     def look_up(self, text: str) -> _Known | None:
         """Classify an address; None if the text is no address. The results of up to 4,096 texts are cached."""
-        try:
-            return self._known[text]
-        except KeyError:
-            pass
-        if len(self._known) >= _MOST_KNOWN:
-            self._known.clear()
-        address = _parse(text)
-        known = self._known[text] = None if address is None else self._classify(address)
-        return known
+        return self._classified(text)
 
-    def _classify(self, address: IPv4Address | IPv6Address) -> _Known:
+    def _classify(self, text: str) -> _Known | None:
+        address = _parse(text)
+        if address is None:
+            return None
         is_trusted = any(address in network for network in self._networks)
         if isinstance(address, IPv4Address):
             return _Known(is_trusted, str(address))

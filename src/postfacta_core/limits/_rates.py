@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -121,42 +122,28 @@ def shorten(key: str) -> str:
 class KeyTable:
     """A bounded set of keys, each with the moment from which it may be forgotten."""
 
-    __slots__ = ("_hand", "_max_keys", "_ring", "until")
+    __slots__ = ("_max_keys", "until")
 
     def __init__(self, max_keys: int = MAX_KEYS) -> None:
         validation.whole("RateLimiter.max_keys", max_keys, example="max_keys=100_000")
-        self.until: dict[str, float] = {}
+        self.until: OrderedDict[str, float] = OrderedDict()
         """The moment of each key. A known key's may be set here; to add or drop one is for the table."""
         self._max_keys = max_keys
-        self._ring: list[str] = []
-        self._hand = 0
-
-    def __len__(self) -> int:
-        return len(self.until)
 
     def admit(self, key: str, until: float, now: float) -> bool:
         """Add a key that is not there; false if there is no room, and none of those looked at may go."""
-        ring = self._ring
-        looks = _LOOKS if len(ring) < self._max_keys else _LOOKS_AT_THE_BOUND
-        for _ in range(min(looks, len(ring))):
-            if self._hand >= len(ring):
-                self._hand = 0
-            if self.until[ring[self._hand]] > now:
-                self._hand += 1
+        known = self.until
+        looks = _LOOKS if len(known) < self._max_keys else _LOOKS_AT_THE_BOUND
+        for _ in range(min(looks, len(known))):
+            first = next(iter(known))
+            if known[first] > now:
+                known.move_to_end(first)
             else:
-                self._drop(ring)
-        if len(ring) >= self._max_keys:
+                del known[first]
+        if len(known) >= self._max_keys:
             return False
-        ring.append(key)
-        self.until[key] = until
+        known[key] = until
         return True
-
-    def _drop(self, ring: list[str]) -> None:
-        key, last = ring[self._hand], ring.pop()
-        # The last one takes its place: nothing is moved up.
-        if last is not key:
-            ring[self._hand] = last
-        del self.until[key]
 
 
 class Buckets:

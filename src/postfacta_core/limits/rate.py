@@ -77,7 +77,6 @@ class RateLimiter:
         rates: Such as `100/minute`, or `10/second;1000/hour`.
         store: A shared store or its address; None keeps the counts in this process.
         on_store_failure: What decides while the store is away: `local`, `allow` or `deny`.
-        store_timeout: Seconds for all that one hit asks of a store given by its address.
         max_keys: The most callers kept in memory for each rate.
         mode: In `shadow` it counts, and lets all pass; in `off` it does not even count.
         observer: Receives changes of the store's availability and of the mode. It may raise. By default the
@@ -92,7 +91,6 @@ class RateLimiter:
         *,
         store: SharedStore | str | None = None,
         on_store_failure: StoreFailure | str = StoreFailure.LOCAL,
-        store_timeout: float = 0.05,
         max_keys: int = MAX_KEYS,
         mode: Mode | str = Mode.ENFORCE,
         observer: Observer | None = process_observer,
@@ -103,10 +101,9 @@ class RateLimiter:
             "RateLimiter.name", name, example='RateLimiter("partner", "10/second")'
         )
         self.rates: tuple[Rate, ...] = parse_rates(rates, field="RateLimiter.rates")
-        validation.seconds("RateLimiter.store_timeout", store_timeout, example="store_timeout=0.05")
         validation.functions("RateLimiter", clock=clock)
         if isinstance(store, str):
-            store = SharedStore(store, timeout=store_timeout, clock=clock)
+            store = SharedStore(store, clock=clock)
         if store is not None:
             validation.instance(
                 "RateLimiter.store", store, SharedStore, example='"async+valkey://valkey:6379"'

@@ -1,14 +1,14 @@
-"""Every metric that is made with the registry: its kind, its labels, its description.
+"""Every metric of the library: its labels, its description. The reference is written from it: it cannot lag behind.
 
-`Metrics` makes its instruments from this table, and the reference is written from it: neither can lag behind. What
-policies report at the scrape is listed in `policies`.
+Three tables, by who has the numbers: `Metrics` itself, the policies that announced themselves, the process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 # The buckets of the semantic conventions, and 0.2: the 95th percentile's objective must be a bucket edge.
 HTTP_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
@@ -25,25 +25,26 @@ _NOTHING: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 
 
 class Instrument(NamedTuple):
-    """One metric.
+    """One metric: a histogram if it has buckets, a counter if its name ends in `_total`, else a gauge.
 
     Attributes:
-        kind: What it is.
         text: Its help text.
         labels: Their names.
+        merge: Makes one number of those of two policies with the same name: their sum; of a state, whether one of
+            them is in it; of a budget, the same from each that has it; of what must be up, whether all are.
         wide: The places of the labels that give way to `_OTHER` once there are too many series; all others are
             closed sets.
         values: Of the labels that have few, which.
-        buckets: Of a histogram, upwards, without the infinite one.
+        buckets: Upwards, without the infinite one.
         note: What the reference adds to the kind.
     """
 
-    kind: Literal["counter", "gauge", "histogram"]
     text: str
     labels: tuple[str, ...] = ()
+    merge: Callable[[float, float], float] = operator.add
     wide: tuple[int, ...] = (0,)
     values: Mapping[str, tuple[str, ...]] = _NOTHING
-    buckets: tuple[float, ...] = CALL_BUCKETS
+    buckets: tuple[float, ...] = ()
     note: str = ""
 
 
@@ -52,7 +53,6 @@ _CHECK: Final = ("check", "critical")
 
 INSTRUMENTS: Final[Mapping[str, Instrument]] = {
     "http_server_request_duration_seconds": Instrument(
-        "histogram",
         "From the request's arrival to the last byte of its response.",
         ("http_request_method", "http_route", "http_response_status_code", "error_type", "traffic"),
         wide=(1, 3),
@@ -60,10 +60,9 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = {
         buckets=HTTP_BUCKETS,
     ),
     "http_server_active_requests": Instrument(
-        "gauge", "Requests not answered yet.", ("http_request_method",), wide=()
+        "Requests not answered yet.", ("http_request_method",), wide=()
     ),
     "http_server_request_body_size_bytes": Instrument(
-        "histogram",
         "Bytes that were read of the request's body.",
         ("http_request_method", "http_route"),
         wide=(1,),
@@ -71,7 +70,6 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = {
         note="only with `body_sizes`",
     ),
     "http_server_response_body_size_bytes": Instrument(
-        "histogram",
         "Bytes of the response's body.",
         ("http_request_method", "http_route"),
         wide=(1,),
@@ -79,11 +77,10 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = {
         note="only with `body_sizes`",
     ),
     "http_last_request_received_time": Instrument(
-        "gauge", "When the last request came.", ("path", "method"), note="unix seconds"
+        "When the last request came.", ("path", "method"), note="unix seconds"
     ),
-    "postfacta_websocket_open": Instrument("gauge", "WebSockets that were accepted and are not closed yet."),
+    "postfacta_websocket_open": Instrument("WebSockets that were accepted and are not closed yet."),
     "postfacta_websocket_duration_seconds": Instrument(
-        "histogram",
         "From the handshake of a WebSocket to its close, or to its refusal.",
         ("http_route", "outcome", "close_code", "error_type"),
         wide=(0, 3),
@@ -91,41 +88,37 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = {
         buckets=SOCKET_BUCKETS,
     ),
     "http_client_request_duration_seconds": Instrument(
-        "histogram",
         "One try of a call to another service, until its response has begun.",
         ("http_request_method", "server_address", "server_port", "http_response_status_code", "error_type"),
         wide=(1, 2, 4),
         buckets=HTTP_BUCKETS,
     ),
     "postfacta_unhandled_exceptions_total": Instrument(
-        "counter", "Exceptions that an application did not handle.", ("error_type",)
+        "Exceptions that an application did not handle.", ("error_type",)
     ),
     "postfacta_deadline_exceeded_total": Instrument(
-        "counter",
         "Requests and calls that ran out of time, by where; `caller` if the caller had set a shorter time.",
         ("stage",),
         wide=(),
         values={"stage": ("ingress", "handler", "pool", "database", "client", "caller", "timeout")},
     ),
     "postfacta_task_crashes_total": Instrument(
-        "counter", "Background tasks that raised and were started again.", ("task",)
+        "Background tasks that raised and were started again.", ("task",)
     ),
-    "postfacta_requests_overdue": Instrument("gauge", "Handlers that were cancelled and still run."),
+    "postfacta_requests_overdue": Instrument("Handlers that were cancelled and still run."),
     "postfacta_event_loop_lag_seconds": Instrument(
-        "histogram", "How late the event loop ran, sampled.", buckets=LAG_BUCKETS
+        "How late the event loop ran, sampled.", buckets=LAG_BUCKETS
     ),
     "postfacta_lifecycle_state": Instrument(
-        "gauge",
         "1 for the present state.",
         ("state",),
         wide=(),
         values={"state": ("starting", "ready", "draining", "stopping", "stopped")},
     ),
     "postfacta_lifecycle_interception": Instrument(
-        "gauge", "1 for the mechanism that catches SIGTERM; 0 if there is none.", ("mechanism",)
+        "1 for the mechanism that catches SIGTERM; 0 if there is none.", ("mechanism",)
     ),
     "db_client_operation_duration_seconds": Instrument(
-        "histogram",
         "From a statement sent to it answered.",
         (
             "db_system_name",
@@ -135,29 +128,99 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = {
             "error_type",
         ),
         wide=(1, 2, 3, 4),
+        buckets=CALL_BUCKETS,
     ),
-    "db_client_connection_timeouts_total": Instrument(
-        "counter", "Waits for a connection that took too long.", (_POOL,)
-    ),
+    "db_client_connection_timeouts_total": Instrument("Waits for a connection that took too long.", (_POOL,)),
     "db_client_connection_wait_time_seconds": Instrument(
-        "histogram", "Waits for a connection, including failed ones.", (_POOL,)
+        "Waits for a connection, including failed ones.", (_POOL,), buckets=CALL_BUCKETS
     ),
     "db_client_connection_use_time_seconds": Instrument(
-        "histogram", "How long connections were lent.", (_POOL,)
+        "How long connections were lent.", (_POOL,), buckets=CALL_BUCKETS
     ),
     "db_client_connection_create_time_seconds": Instrument(
-        "histogram", "How long it took to open a connection.", (_POOL,)
+        "How long it took to open a connection.", (_POOL,), buckets=CALL_BUCKETS
     ),
-    "postfacta_health_check_up": Instrument("gauge", "1 if the check's verdict is up.", _CHECK),
-    "postfacta_health_check_duration_seconds": Instrument("gauge", "How long the last check took.", _CHECK),
-    "postfacta_health_check_age_seconds": Instrument("gauge", "How long ago the check came back.", _CHECK),
+    "postfacta_health_check_up": Instrument("1 if the check's verdict is up.", _CHECK),
+    "postfacta_health_check_duration_seconds": Instrument("How long the last check took.", _CHECK),
+    "postfacta_health_check_age_seconds": Instrument("How long ago the check came back.", _CHECK),
     "postfacta_log_records_suppressed_total": Instrument(
-        "counter", "Log records that were not written, since there were too many like them.", ("event",)
+        "Log records that were not written, since there were too many like them.", ("event",)
     ),
     "postfacta_metrics_label_overflow_total": Instrument(
-        "counter",
-        "Observations whose labels were replaced, since the metric had too many sets of them.",
-        ("metric",),
+        "Observations whose labels were replaced, since the metric had too many sets of them.", ("metric",)
     ),
 }
 """Every instrument by its full name."""
+
+POLICY_METRICS: Final[Mapping[str, Instrument]] = {
+    "db_client_connection_count": Instrument("Open connections.", (_POOL, "db_client_connection_state")),
+    "db_client_connection_max": Instrument("The most connections that may be open.", (_POOL,)),
+    "db_client_connection_pending_requests": Instrument("Callers waiting for a connection.", (_POOL,)),
+    "postfacta_breaker_state": Instrument("1 for the circuit's present state.", ("breaker", "state"), max),
+    "postfacta_breaker_calls_total": Instrument(
+        "Calls by outcome, including rejected ones.", ("breaker", "outcome", "mode")
+    ),
+    "postfacta_breaker_transitions_total": Instrument(
+        "Changes of state.", ("breaker", "from_state", "to_state")
+    ),
+    "postfacta_retry_attempts_total": Instrument("Tries by outcome.", ("operation", "outcome")),
+    "postfacta_retry_budget_tokens": Instrument("Retries that may be made now.", ("budget",), max),
+    "postfacta_hedge_attempts_total": Instrument(
+        "Calls slower than the delay, by outcome of the second try.", ("operation", "outcome")
+    ),
+    "postfacta_fallback_answers_total": Instrument(
+        "Answers by where they came from.", ("operation", "source")
+    ),
+    "postfacta_bulkhead_used": Instrument("Calls under way.", ("bulkhead",)),
+    "postfacta_bulkhead_waiting": Instrument("Calls that wait for a slot.", ("bulkhead",)),
+    "postfacta_bulkhead_slots": Instrument("The most calls at once.", ("bulkhead",)),
+    "postfacta_bulkhead_decisions_total": Instrument(
+        "Calls admitted or refused.", ("bulkhead", "decision", "mode")
+    ),
+    "postfacta_limiter_limit": Instrument("The present limit on requests at once.", ("limiter",)),
+    "postfacta_limiter_inflight": Instrument("Requests under way.", ("limiter",)),
+    "postfacta_limiter_queued": Instrument("Requests that wait to be admitted.", ("limiter",)),
+    "postfacta_limiter_decisions_total": Instrument(
+        "Requests admitted or shed.", ("limiter", "priority", "decision", "mode")
+    ),
+    "postfacta_limiter_queue_time_seconds_total": Instrument(
+        "All the time that admitted requests waited.", ("limiter",)
+    ),
+    "postfacta_limiter_pressure": Instrument(
+        "How old requests get, by what they may take, for each that is answered; late above 1.", ("limiter",)
+    ),
+    "postfacta_limiter_work": Instrument("The requests at once that answers prove.", ("limiter",)),
+    "postfacta_limiter_scale": Instrument(
+        "How many times longer than usual requests take for a reason outside.", ("limiter",)
+    ),
+    "postfacta_limiter_overloaded": Instrument("1 if requests were refused recently.", ("limiter",)),
+    "postfacta_limiter_verdicts_total": Instrument(
+        "What cuts of the limit showed: a queue, or work that became slow.", ("limiter", "verdict")
+    ),
+    "postfacta_ratelimit_decisions_total": Instrument(
+        "Requests allowed or limited, and by what if the store is away.", ("policy", "decision", "mode")
+    ),
+    "postfacta_ratelimit_keys": Instrument("Callers in the memory store.", ("policy",)),
+    "postfacta_jobs_running": Instrument("Jobs of a worker under way.", ("worker",)),
+    "postfacta_jobs_total": Instrument("Jobs of a worker that ended.", ("worker", "task", "outcome")),
+    "postfacta_jobs_seconds_total": Instrument(
+        "All the time that these jobs took.", ("worker", "task", "outcome")
+    ),
+    "postfacta_ratelimit_store_up": Instrument("1 if the shared store answers.", ("policy",), min),
+}
+"""Every metric whose numbers come from policies, by its full name."""
+
+RUNTIME_METRICS: Final[Mapping[str, Instrument]] = {
+    "postfacta_asyncio_tasks": Instrument("Tasks of the event loop that have not ended."),
+    "postfacta_memory_limit_bytes": Instrument(
+        "The most memory that the process may use; absent if unlimited."
+    ),
+    "postfacta_cpu_limit_cores": Instrument(
+        "The most processors that it may keep busy; absent if unlimited."
+    ),
+    "postfacta_telemetry_spans_dropped_total": Instrument(
+        "Spans that were recorded and never reached the collector.", ("reason",)
+    ),
+    "postfacta_metrics_workers": Instrument("Workers by whether their metrics are on this page.", ("state",)),
+}
+"""Every metric that the process reports in the same way."""

@@ -204,21 +204,14 @@ def tells_of_disconnect(error: BaseException) -> bool:
 class Recorder(Protocol):
     """A recorder of exchanges. The three are called once each, in this order, and must not wait.
 
-    For WebSockets it may have the others of `NullRecorder` too: `connect` and `closed` are called once each, and `opened`
-    between them if the WebSocket is accepted.
+    `begin` comes before the application, `answered` with the last byte or the end without one (`seconds` is known), `end`
+    with the settled exchange. For WebSockets it may have the others of `NullRecorder` too: `connect` and `closed` are
+    called once each, and `opened` between them if the WebSocket is accepted.
     """
 
-    def begin(self, exchange: Exchange, /) -> None:
-        """Handle the request before the application does."""
-        ...
-
-    def answered(self, exchange: Exchange, /) -> None:
-        """Handle the last byte, or the end without one; `seconds` is known."""
-        ...
-
-    def end(self, exchange: Exchange, /) -> None:
-        """Handle the settled exchange: status, route, error type."""
-        ...
+    def begin(self, exchange: Exchange, /) -> None: ...
+    def answered(self, exchange: Exchange, /) -> None: ...
+    def end(self, exchange: Exchange, /) -> None: ...
 
 
 class NullRecorder:

@@ -1,78 +1,127 @@
-"""Make an instrument from the catalogue, and find its series without hashing each label by itself."""
+"""Count in plain numbers, and show them at the scrape.
+
+An observation of prometheus-client takes a lock or two and walks over the buckets; here it is a step of one number.
+For what happens at each request or statement, that is the difference between 1.5 and 0.2 microseconds.
+
+The numbers are written by one thread, the event loop's, and may be read by any. A scrape that comes in between two
+steps sees a sum that is one observation ahead of its count, or behind it, as it does with prometheus-client.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
 
-from .catalogue import INSTRUMENTS
+from .catalogue import INSTRUMENTS, Instrument
 from .exchange import OTHER
-from .plain import PlainHistogram, ReadGauge
 
+MetricFamily = CounterMetricFamily | GaugeMetricFamily
 _OVERFLOWS: Final = "postfacta_metrics_label_overflow_total"
+
+
+class Buckets:
+    """One series of a histogram; that of a counter has one bucket, and its total is what it counts.
+
+    Attributes:
+        bounds: Of its buckets, upwards, without the infinite one.
+        counts: The values in each bucket.
+        total: Their sum.
+        moment: When the newest of them began, if that is of interest.
+        exemplars: By the place of their bucket.
+    """
+
+    __slots__ = ("bounds", "counts", "exemplars", "moment", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds: Sequence[float] = bounds
+        self.counts: list[int] = [0] * (len(bounds) + 1)
+        self.total: float = 0.0
+        self.moment: float = 0.0
+        self.exemplars: dict[int, Exemplar] = {}
+
+    def observe(self, value: float) -> None:
+        """Count a value in the first bucket whose bound is not below it."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def exemplify(self, value: float, labels: dict[str, str], at: float) -> None:
+        """Set an observed value as the example of its bucket; labels are at most 128 characters (OpenMetrics)."""
+        self.exemplars[bisect_left(self.bounds, value)] = Exemplar(labels, value, at)
 
 
 @dataclass(slots=True, eq=False)
 class Family:
-    """One metric and its series, at most `cap`.
+    """One counter or histogram and its series, at most `cap`.
 
     What is new after that goes to `_OTHER` in the labels at the places `wide`, and `overflow` is called for it.
     """
 
-    metric: Counter | PlainHistogram
-    cap: int
-    overflow: Callable[[], None]
-    wide: tuple[int, ...]
-    children: dict[tuple[str, ...], Any] = field(default_factory=dict[tuple[str, ...], Any])
+    about: Instrument
+    cap: float
+    overflow: Callable[[], object]
+    series: dict[tuple[str, ...], Buckets] = field(default_factory=dict[tuple[str, ...], Buckets])
 
-    def child(self, key: tuple[str, ...]) -> Any:
+    def child(self, key: tuple[str, ...]) -> Buckets:
         """Return the series of these label values, or the one that stands in for it."""
-        if (known := self.children.get(key)) is not None:
+        if (known := self.series.get(key)) is not None:
             return known
-        if len(self.children) < self.cap:
-            return self._add(key)
-        self.overflow()
-        key = tuple(OTHER if place in self.wide else value for place, value in enumerate(key))
-        return self.children.get(key) or self._add(key)
+        if self.is_full:
+            self.overflow()
+            key = tuple(OTHER if place in self.about.wide else value for place, value in enumerate(key))
+        return self.series.setdefault(key, Buckets(self.about.buckets))
 
     @property
     def is_full(self) -> bool:
-        return len(self.children) >= self.cap
-
-    def known(self) -> list[tuple[tuple[str, ...], Any]]:
-        return list(self.children.items())
-
-    def _add(self, key: tuple[str, ...]) -> Any:
-        child = self.children[key] = self.metric.labels(*key)
-        return child
+        return len(self.series) >= self.cap
 
 
-class Families:
-    """Makes families on one registry."""
+class Families(Collector):
+    """All counters and histograms of one `Metrics`. It is a collector of prometheus-client."""
 
-    def __init__(self, registry: CollectorRegistry, cap: int) -> None:
-        self._registry = registry
+    def __init__(self, cap: int) -> None:
         self._cap = cap
-        about = INSTRUMENTS[_OVERFLOWS]
-        self._overflows = Counter(_OVERFLOWS, about.text, about.labels, registry=registry)
+        overflows = self._overflows = Family(INSTRUMENTS[_OVERFLOWS], float("inf"), lambda: None)
+        self._families: dict[str, Family] = {_OVERFLOWS: overflows}
 
-    def overflow(self, metric: str) -> Callable[[], None]:
+    def overflow(self, metric: str) -> Callable[[], object]:
         """Return the counter for an observation of a metric that had too many series."""
-        # The bound child is made here: `labels` costs more than the observation itself.
-        return self._overflows.labels(metric).inc
+        counter = self._overflows.child((metric,))
+        return lambda: counter.observe(1)
 
     def make(self, name: str) -> Family:
-        about, registry = INSTRUMENTS[name], self._registry
-        metric = (
-            Counter(name, about.text, about.labels, registry=registry)
-            if about.kind == "counter"
-            else PlainHistogram(name, about.text, about.labels, bounds=about.buckets, registry=registry)
-        )
-        return Family(metric, self._cap, overflow=self.overflow(name), wide=about.wide)
+        family = self._families[name] = Family(INSTRUMENTS[name], self._cap, self.overflow(name))
+        return family
 
-    def gauge(self, name: str, read: Callable[[], Mapping[tuple[str, ...], float]]) -> None:
-        about = INSTRUMENTS[name]
-        ReadGauge(name, about.text, about.labels, registry=self._registry, read=read)
+    def describe(self) -> Iterator[MetricFamily | HistogramMetricFamily]:
+        for name, family in self._families.items():
+            if family.about.buckets:
+                yield HistogramMetricFamily(name, family.about.text, labels=family.about.labels)
+            else:
+                yield empty(name, family.about)
+
+    def collect(self) -> Iterator[MetricFamily | HistogramMetricFamily]:
+        for shown, family in zip(self.describe(), self._families.values(), strict=True):
+            names = [*(repr(float(bound)) for bound in family.about.buckets), "+Inf"]
+            for labels, series in tuple(family.series.items()):
+                if isinstance(shown, HistogramMetricFamily):
+                    counts = zip(names, accumulate(series.counts), strict=True)
+                    told: Any = [
+                        (name, count, series.exemplars.get(place))
+                        for place, (name, count) in enumerate(counts)
+                    ]
+                    shown.add_metric(labels, told, series.total)
+                else:
+                    shown.add_metric(labels, series.total)
+            yield shown
+
+
+def empty(name: str, about: Instrument) -> MetricFamily:
+    """Make the family of a counter or gauge, without series."""
+    kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+    return kind(name, about.text, labels=about.labels)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as _quote
-from typing import Any, Final
+from typing import Final
 
 from .failure import failure_fields
-from .logs import STANDARD, EventRecord, Values, members_of, printable, shown
+from .logs import STANDARD, EventRecord, Values, printable, shown
 from .redaction import redact, redact_text
 
 # What uvicorn adds for its own colours.
@@ -23,15 +23,11 @@ class JsonFormatter(logging.Formatter):
 
     Args:
         constant: Further members of each line, such as the service and its version.
-        encode: Writes the members as JSON; it may raise `ValueError` for what it cannot write.
     """
 
-    def __init__(
-        self, constant: Mapping[str, object] | None = None, *, encode: Callable[[Any], str] | None = None
-    ) -> None:
+    def __init__(self, constant: Mapping[str, object] | None = None) -> None:
         super().__init__()
         self._constant = dict(constant or {})
-        self._encode = encode or _encode
         self._second, self._day = -1.0, ""
         self._for: Mapping[str, object] | None = None
         # A template for each set of members.
@@ -49,14 +45,10 @@ class JsonFormatter(logging.Formatter):
         fields |= {name: value for name, value in vars(record).items() if name not in STANDARD}
         if record.exc_info and record.exc_info[1] is not None:
             fields |= failure_fields(record.exc_info[1])
-        clean = redact(fields)
-        try:
-            return self._encode(clean)
-        except ValueError:  # Such as half of a surrogate pair.
-            return _encode(clean)
+        return _encode(redact(fields))
 
     def access_line(self, values: Values, at: float, constant: Mapping[str, object]) -> str | None:
-        """Write an access line that has no record; None if it needs one, for it holds a secret or what `encode` refuses.
+        """Write an access line that has no record; None if it needs one, for it holds a secret.
 
         It has the members that `format` writes of the record, at a fraction of the cost.
         """
@@ -69,14 +61,6 @@ class JsonFormatter(logging.Formatter):
             self._second = second
             self._day = datetime.fromtimestamp(second, UTC).isoformat()[:19]
         micros = (at - second) * 1e6
-        if self._encode is not _encode:
-            stamp = f"{self._day}.{int(micros):06d}Z"
-            try:
-                return self._encode(
-                    {"timestamp": stamp, **self._constant, **constant, **dict(members_of(values))}
-                )
-            except ValueError:
-                return None
         if constant is not self._for:
             self._for, self._forms = constant, {}
         form = self._forms.get(names) or self._make_form(names, constant)

@@ -12,6 +12,7 @@ import math
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
 
@@ -36,9 +37,10 @@ from ..events import (
     fan_out,
     ignore,
 )
-from .exchange import Exchange, NullRecorder, SocketExchange
+from ..validation import validation
+from .exchange import OTHER, Exchange, NullRecorder, SocketExchange
 from .redaction import redact_text
-from .sampling import AccessSampler, EventBudget
+from .sampling import AccessSampler
 
 LOGGER: Final = logging.getLogger("postfacta")
 
@@ -55,6 +57,8 @@ _REQUESTS: Final = frozenset(
 # The event names of this library, and of code that logs in the same way. Other messages may hold anything.
 _is_event = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)+").fullmatch
 _LONGEST_EVENT: Final = 64
+_MOST_KINDS: Final = 500
+_TELL_AFTER: Final = 10.0
 _NAMES: Final[tuple[str, ...]] = (
     "method", "route", "path", "error_type", "client", "principal", "traffic", "request_id", "trace_id", "span_id",
     "trace_flags", "status", "duration_ms", "request_bytes", "bytes",
@@ -126,17 +130,19 @@ class RequestFilter(logging.Filter):
 
 
 class FloodFilter(logging.Filter):
-    """Limit each kind of line to 100 a second, after a burst of 200.
+    """Limit each kind of line to `rate` a second, after a burst.
 
     Add it to a handler, not to a logger. What it holds back is counted: ten seconds after the first, one
     `log.suppressed` line for each kind has the number, and so does the event `LogsSuppressed`. It comes with the next
     record of any kind, or by `tell`, which a timer should call.
 
     A kind is an event, such as `pool.connection_failed`. All records of a logger whose message is no event's name are
-    of one kind, which has the logger's name. Access lines pass: `AccessLog` samples them itself, and never the errors.
+    of one kind, which has the logger's name; kinds beyond the first 500 share one, called `_OTHER`. Access lines pass:
+    `AccessLog` samples them itself, and never the errors.
 
     Args:
-        budget: How many of each kind.
+        rate: Lines a second, of each kind.
+        burst: Lines at once.
         logger: Where the `log.suppressed` lines go.
         clock: Monotonic seconds.
 
@@ -146,43 +152,70 @@ class FloodFilter(logging.Filter):
 
     def __init__(
         self,
-        budget: EventBudget | None = None,
         *,
+        rate: float = 100.0,
+        burst: int = 200,
         logger: logging.Logger = LOGGER,
         observer: Observer = ignore,
         clock: Clock = MONOTONIC,
     ) -> None:
         super().__init__()
+        self._rate = validation.number("FloodFilter.rate", rate, above=0, example="rate=100.0")
+        self._burst = validation.number("FloodFilter.burst", burst, at_least=1, example="burst=200")
         self.observer: Observer = observer
-        self._budget = budget or EventBudget()
         self._logger = logger
         self._clock = clock
         # A handler is called by all threads.
         self._lock = threading.Lock()
+        self._buckets: dict[str, _Bucket] = {}
+        self._tell_at = math.inf
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.msg in (_ACCESS, _SUPPRESSED):
             return True
-        kind, now = _kind(record), self._clock()
+        now = self._clock()
         with self._lock:
-            passes = self._budget.admit(kind, now)
-            due = self._budget.due(now)
-        self._tell(due)
+            passes = self._admit(_kind(record), now)
+        if now >= self._tell_at:
+            self.tell()
         return passes
+
+    def _admit(self, kind: str, now: float) -> bool:
+        if kind not in self._buckets and len(self._buckets) >= _MOST_KINDS:
+            kind = OTHER
+        bucket = self._buckets.setdefault(kind, _Bucket(self._burst, now))
+        bucket.tokens = min(self._burst, bucket.tokens + max(0.0, now - bucket.at) * self._rate)
+        bucket.at = now
+        if bucket.tokens >= 1.0:
+            bucket.tokens -= 1.0
+            return True
+        bucket.suppressed += 1
+        self._tell_at = min(self._tell_at, now + _TELL_AFTER)
+        return False
 
     def tell(self, *, at_once: bool = False) -> None:
         """Report suppressed lines, if that is due or the process ends."""
         with self._lock:
-            due = self._budget.due(math.inf if at_once else self._clock())
-        self._tell(due)
-
-    def _tell(self, due: Sequence[LogsSuppressed]) -> None:
+            if not at_once and self._clock() < self._tell_at:
+                return
+            self._tell_at = math.inf
+            due = [(kind, bucket) for kind, bucket in self._buckets.items() if bucket.suppressed]
+            news = [LogsSuppressed(kind, bucket.suppressed) for kind, bucket in due]
+            for _, bucket in due:
+                bucket.suppressed = 0
         # Outside of the lock: the line comes back to this filter.
-        for told in due:
+        for told in news:
             record = _record(self._logger, logging.WARNING, _SUPPRESSED)
             record.__dict__.update(suppressed_event=told.event, count=told.count)
             self._logger.handle(record)
             fan_out([self.observer])(told)
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    at: float
+    suppressed: int = 0
 
 
 def _kind(record: logging.LogRecord) -> str:
@@ -200,14 +233,12 @@ class AccessLog(NullRecorder):
     With a sampler, a line stands for `sample_rate` requests if it has that field, else for one. What failed, what was
     refused with 429 and what was slow is never left out.
 
-    A line is a `logging.LogRecord` with all that logging puts on one, for every handler, filter and formatter; only
-    `taskName` (Python 3.12) is None. The handler of `logs.configure`, if it is the only one, gets it without a record.
+    A line is a `logging.LogRecord` with all that logging puts on one, for every handler, filter and formatter. The handler of `logs.configure`, if it is the only one, gets it without a record.
 
     Args:
         logger: Where the lines go.
         service: Its name, on each line if it has one.
         sampler: Thins out the lines when there are many; without one all are written.
-        wall: Seconds since the epoch, for the time of a line.
     """
 
     def __init__(
@@ -216,14 +247,11 @@ class AccessLog(NullRecorder):
         *,
         service: str = "",
         sampler: AccessSampler | None = None,
-        wall: Clock = WALL,
     ) -> None:
         self._logger = logger
         self._constant: dict[str, object] = {"service": service} if service else {}
         self._line = {"level": "info", "event": _ACCESS, "logger": logger.name, **self._constant}
         self._sampler = sampler
-        self._wall = wall
-        self._mould: tuple[tuple[float, int], dict[str, Any], float] = (0.0, 0), {}, 0.0
 
     def end(self, exchange: Exchange, /) -> None:
         error = exchange.error
@@ -237,17 +265,15 @@ class AccessLog(NullRecorder):
             if not weight:
                 return
         values = access_values(exchange, weight)
-        record = None
         if error is None and _LOGGING["_logRecordFactory"] is logging.LogRecord:
             logger, handlers = self._logger, _ROOT.handlers
             # With one handler alone, which takes lines, none needs a record.
             is_alone = len(handlers) == 1 and logger.parent is _ROOT and logger.propagate
             if is_alone and not (logger.handlers or logger.filters):
                 write: Any = getattr(handlers[0], "write_access", None)
-                if write is not None and write(values, self._wall(), self._line):
+                if write is not None and write(values, WALL(), self._line):
                     return
-            record = self._cast()
-        record = record or self._make(level, error)
+        record = self._make(level, error)
         record.__dict__.update(members_of(values))
         self._logger.handle(record)
 
@@ -266,29 +292,6 @@ class AccessLog(NullRecorder):
     def _make(self, level: int, error: Exception | None, event: str = _ACCESS) -> logging.LogRecord:
         record = _record(self._logger, level, event, error=error)
         record.__dict__.update(self._constant)
-        return record
-
-    def _cast(self) -> logging.LogRecord:
-        """Make a record like the one before, but for its time.
-
-        Logging would look up file, thread and process for each: here they are looked up once a second, and in
-        another thread. To ask for the process id is a system call, which costs 1 microsecond.
-        """
-        now = self._wall()
-        key, fields, loaded_at = self._mould
-        if key != (present := (now // 1, threading.get_ident())):
-            fields = vars(self._make(logging.INFO, None))
-            # The task is another one for the next request; before Python 3.12 a record does not know it.
-            fields |= dict.fromkeys(fields.keys() & {"taskName"})
-            # A place for each member: a dictionary that has to grow is made anew.
-            fields |= dict.fromkeys(_NAMES)
-            # When logging was imported.
-            loaded_at = fields["created"] - fields["relativeCreated"] / 1000
-            self._mould = present, fields, loaded_at
-        record = EventRecord.__new__(EventRecord)
-        record.__dict__ = fields.copy()
-        record.created, record.msecs = now, now % 1 * 1000 // 1
-        record.relativeCreated = (now - loaded_at) * 1000
         return record
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from .policies import RUNTIME_METRICS
+from .catalogue import RUNTIME_METRICS
 
 _WORKERS: Final = "postfacta_metrics_workers"
 _HELP: Final = b"# HELP "

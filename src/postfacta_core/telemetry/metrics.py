@@ -13,7 +13,6 @@ import platform
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, Final, NamedTuple, cast
 
@@ -44,14 +43,14 @@ from ..events import (
     PolicyCreated,
     QueryFinished,
     RequestsOverdue,
+    Sample,
     SignalsIntercepted,
     TaskCrashed,
 )
 from ..validation import validation
 from .catalogue import INSTRUMENTS, METHODS
 from .exchange import OTHER, Exchange, SocketExchange
-from .families import Families, Family
-from .plain import Buckets
+from .families import Buckets, Families, Family
 from .policies import PolicyCollector
 
 Registry = CollectorRegistry
@@ -66,8 +65,6 @@ _SAMPLED: Final = frozenset("13579bdf")
 _OURS: Final = ("prometheus_client.", "postfacta_core.")
 _LOG: Final = logging.getLogger("postfacta")
 _CLOSE_CODES: Final = frozenset({*range(1000, 1016), 3000, 3003, 3008})
-_Numbers = Mapping[tuple[str, ...], float]
-_Reading = Callable[[], _Numbers]
 _NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -128,13 +125,12 @@ class Metrics:
         self._wall = wall
         self._checks: dict[tuple[str, str], tuple[HealthChecked, float]] = {}
         self._phase, self._overdue = _PHASES[0], 0
-        self._mechanisms: dict[tuple[str, ...], float] = {}
+        self._mechanisms: dict[str, bool] = {}
         self._broken: set[str] = set()
-        families = Families(registry, label_cap)
-        self._make_http(families, body_sizes=body_sizes)
-        self._make_the_rest(families)
-        self._make_gauges(families.gauge)
-        self._policies = PolicyCollector(label_cap, overflow=families.overflow("policies"))
+        self._make(Families(label_cap), body_sizes=body_sizes)
+        overflow = self._families.overflow("policies")
+        self._policies = PolicyCollector(label_cap, gauges=self._gauges, overflow=overflow)
+        registry.register(self._families)
         registry.register(self._policies)
         self._counted = self._count_by()
         Info("postfacta_build", "What runs.", registry=registry).info(
@@ -145,8 +141,9 @@ class Metrics:
             PlatformCollector(registry=registry)
             GCCollector(registry=registry)
 
-    def _make_http(self, families: Families, *, body_sizes: bool) -> None:
-        make = families.make
+    def _make(self, families: Families, *, body_sizes: bool) -> None:
+        self._families = families
+        make, connection = families.make, "db_client_connection"
         self._seen: dict[tuple[str, str, int, str, str], Buckets] = {}
         self._methods: set[str] = set()
         # Active requests are counted at the scrape, so that each costs no more than a place in a set; a background
@@ -163,9 +160,6 @@ class Metrics:
         if body_sizes:
             sizes = ("http_server_request_body_size_bytes", "http_server_response_body_size_bytes")
             self._bodies = make(sizes[0]), make(sizes[1])
-
-    def _make_the_rest(self, families: Families) -> None:
-        make, connection = families.make, "db_client_connection"
         self._queries = make("db_client_operation_duration_seconds")
         self._timeouts = make(f"{connection}_timeouts_total")
         self._waits = make(f"{connection}_wait_time_seconds")
@@ -178,20 +172,31 @@ class Metrics:
             self._late.child((stage,))
         self._lag = make("postfacta_event_loop_lag_seconds").child(())
 
-    def _make_gauges(self, gauge: Callable[[str, _Reading], None]) -> None:
-        def of_checks(read: Callable[[HealthChecked, float], float]) -> _Reading:
-            return lambda: {key: read(*one) for key, one in tuple(self._checks.items())}
-
-        gauge("http_server_active_requests", self._count_active)
-        gauge("http_last_request_received_time", self._find_latest)
-        gauge("postfacta_websocket_open", lambda: {(): self._open_sockets})
-        gauge("postfacta_requests_overdue", lambda: {(): self._overdue})
-        gauge("postfacta_lifecycle_state", lambda: {(phase,): phase == self._phase for phase in _PHASES})
-        gauge("postfacta_lifecycle_interception", self._mechanisms.copy)
-        gauge("postfacta_health_check_up", of_checks(lambda check, _: check.up))
-        gauge("postfacta_health_check_duration_seconds", of_checks(lambda check, _: check.seconds))
-        # An age is as old as the scrape that asks for it.
-        gauge("postfacta_health_check_age_seconds", of_checks(lambda _, at: self._clock() - at))
+    def _gauges(self) -> Iterator[Sample]:
+        """Yield what is known at the scrape alone."""
+        methods = [_METHODS.get(exchange.method, OTHER) for exchange in tuple(self._under_way)]
+        # It is shown although none is active any more.
+        self._methods.update(methods)
+        for method in tuple(self._methods):
+            yield Sample("http_server_active_requests", (method,), methods.count(method))
+        latest: dict[tuple[str, ...], float] = {}
+        for (method, route, *_), series in tuple(self._durations.series.items()):
+            latest[route, method] = max(series.moment, latest.get((route, method), -math.inf))
+        # To the millisecond, so that a moment reads the same at each scrape.
+        now, wall = self._clock(), self._wall()
+        for labels, moment in latest.items():
+            yield Sample("http_last_request_received_time", labels, round(wall - (now - moment), 3))
+        yield Sample("postfacta_websocket_open", (), self._open_sockets)
+        yield Sample("postfacta_requests_overdue", (), self._overdue)
+        for phase in _PHASES:
+            yield Sample("postfacta_lifecycle_state", (phase,), phase == self._phase)
+        for mechanism, is_in_place in tuple(self._mechanisms.items()):
+            yield Sample("postfacta_lifecycle_interception", (mechanism,), is_in_place)
+        for labels, (check, at) in tuple(self._checks.items()):
+            yield Sample("postfacta_health_check_up", labels, check.up)
+            yield Sample("postfacta_health_check_duration_seconds", labels, check.seconds)
+            # An age is as old as the scrape that asks for it.
+            yield Sample("postfacta_health_check_age_seconds", labels, now - at)
 
     def end(self, exchange: Exchange, /) -> None:
         request, seconds = exchange.request, exchange.seconds
@@ -208,31 +213,17 @@ class Metrics:
             read.child(labels).observe(exchange.request_bytes)
             sent.child(labels).observe(exchange.response_bytes)
         if exchange.error is not None:
-            self._crashes.child((exchange.error_type,)).inc()
+            self._crashes.child((exchange.error_type,)).observe(1)
 
     def _find(self, given: str, route: str, status: int, *rest: str) -> Buckets:
         """Find the series of an exchange; the same labels are found at once from then on."""
         method = _METHODS.get(given, OTHER)
         self._methods.add(method)
-        series: Buckets = self._durations.child((method, route, str(status), *rest))
+        series = self._durations.child((method, route, str(status), *rest))
         if given == method and not self._durations.is_full:
             error_type, traffic = rest
             self._seen[given, route, status, error_type, traffic] = series
         return series
-
-    def _count_active(self) -> _Numbers:
-        methods = [_METHODS.get(exchange.method, OTHER) for exchange in tuple(self._under_way)]
-        # It is shown although none is active any more.
-        self._methods.update(methods)
-        return {(method,): methods.count(method) for method in tuple(self._methods)}
-
-    def _find_latest(self) -> _Numbers:
-        latest: dict[tuple[str, ...], float] = {}
-        for (method, route, *_), series in self._durations.known():
-            latest[route, method] = max(series.moment, latest.get((route, method), -math.inf))
-        # To the millisecond, so that a moment reads the same at each scrape.
-        now, wall = self._clock(), self._wall()
-        return {labels: round(wall - (now - moment), 3) for labels, moment in latest.items()}
 
     def opened(self, exchange: SocketExchange, /) -> None:
         self._open_sockets += 1
@@ -243,7 +234,7 @@ class Metrics:
         key = (exchange.route, exchange.outcome, _code(exchange.close_code), exchange.error_type)
         self._sockets.child(key).observe(exchange.seconds)
         if exchange.error is not None:
-            self._crashes.child((exchange.error_type,)).inc()
+            self._crashes.child((exchange.error_type,)).observe(1)
 
     def _exemplify(self, series: Buckets, value: float, request: RequestContext) -> None:
         # An exemplar must lead to a trace that is stored.
@@ -270,10 +261,10 @@ class Metrics:
             ConnectionAcquired: self._acquired,
             ConnectionReleased: lambda it: self._uses.child((it.pool,)).observe(it.seconds),
             ConnectionOpened: lambda it: self._creations.child((it.pool,)).observe(it.seconds),
-            DeadlineExceeded: lambda it: self._late.child((self._stage(it.stage),)).inc(),
-            TaskCrashed: lambda it: self._task_crashes.child((it.task,)).inc(),
+            DeadlineExceeded: lambda it: self._late.child((self._stage(it.stage),)).observe(1),
+            TaskCrashed: lambda it: self._task_crashes.child((it.task,)).observe(1),
             HealthChecked: self._check,
-            LogsSuppressed: lambda it: self._suppressed.child((it.event,)).inc(it.count),
+            LogsSuppressed: lambda it: self._suppressed.child((it.event,)).observe(it.count),
             PhaseChanged: lambda it: setattr(self, "_phase", it.new),
             SignalsIntercepted: self._intercepted,
             RequestsOverdue: lambda it: setattr(self, "_overdue", it.count),
@@ -294,14 +285,14 @@ class Metrics:
     def _acquired(self, event: ConnectionAcquired) -> None:
         self._waits.child((event.pool,)).observe(event.seconds)
         if event.error_type in _POOL_TIMEOUTS:
-            self._timeouts.child((event.pool,)).inc()
+            self._timeouts.child((event.pool,)).observe(1)
 
     def _check(self, event: HealthChecked) -> None:
         self._checks[event.check, "true" if event.critical else "false"] = event, self._clock()
 
     def _intercepted(self, event: SignalsIntercepted) -> None:
         # It may be settled a second time, by a server that came late.
-        self._mechanisms.update({**dict.fromkeys(self._mechanisms, 0), (event.mechanism,): event.in_place})
+        self._mechanisms = {**dict.fromkeys(self._mechanisms, False), event.mechanism: event.in_place}
 
     def _stage(self, stage: str) -> str:
         request = current_request()
@@ -318,61 +309,52 @@ class Metrics:
             labels: Put on each series, besides its own.
         """
         encode, content_type = choose_encoder(accept)
-        registries = (self.registry, *self._include)
-        source: Any = _Isolated(registries, labels, self._broken, encode)
-        return Exposition(encode(source), content_type)
+        metrics = [_labelled(metric, labels) if labels else metric for metric in self._collect(encode)]
+        return Exposition(encode(_page(metrics)), content_type)
+
+    def _collect(self, encode: Callable[[Any], bytes]) -> Iterator[Metric]:
+        """Read all registries; of two metrics of one name, the first is shown."""
+        seen: set[str] = set()
+        for registry in (self.registry, *self._include):
+            if info := registry.get_target_info():
+                yield InfoMetricFamily("target", "Target metadata", value=info)
+            # The registry reads its collectors in one go, of which the first that raises ends all.
+            for collector in _collectors(registry):
+                for metric in self._read(collector, encode):
+                    if metric.name not in seen:
+                        seen.add(metric.name)
+                        yield metric
+
+    def _read(self, collector: Collector, encode: Callable[[Any], bytes]) -> Sequence[Metric]:
+        """Read a collector; one that fails costs its own series, and is logged once."""
+        try:
+            metrics = list(collector.collect())
+            if not type(collector).__module__.startswith(_OURS):
+                # Written out once, since a label that is no text is found only then.
+                encode(_page(metrics))
+        except Exception as error:  # noqa: BLE001 - a collector is foreign code, and may raise anything
+            name = type(collector).__qualname__
+            if name not in self._broken:
+                self._broken.add(name)
+                _LOG.error("metrics.collector_failed", extra={"collector": name, "error": repr(error)})
+            return ()
+        return metrics
+
+
+def _page(metrics: Sequence[Metric]) -> Any:
+    return SimpleNamespace(collect=lambda: metrics)
+
+
+def _labelled(metric: Metric, labels: Mapping[str, str]) -> Metric:
+    # A copy: what never changes, such as the platform, is the collector's own and comes again.
+    more = copy(metric)
+    more.samples = [sample._replace(labels={**labels, **sample.labels}) for sample in metric.samples]
+    return more
 
 
 def _code(code: int) -> str:
     # The registry of IANA. What a client makes up is no label.
     return str(code) if code in _CLOSE_CODES else OTHER if code else ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Isolated(Collector):
-    """Shows several registries as one, and reads each collector by itself: one that fails costs its own series.
-
-    Of two metrics of one name, the first is shown. `broken` are the collectors that were reported already.
-    """
-
-    registries: Sequence[CollectorRegistry]
-    labels: Mapping[str, str]
-    broken: set[str]
-    encode: Callable[[Any], bytes]
-
-    def collect(self) -> Iterator[Metric]:
-        seen: set[str] = set()
-        for registry in self.registries:
-            if info := registry.get_target_info():
-                yield InfoMetricFamily("target", "Target metadata", value=info)
-            # The registry reads its collectors in one go, of which the first that raises ends all.
-            for collector in _collectors(registry):
-                for metric in self._read(collector):
-                    if metric.name not in seen:
-                        seen.add(metric.name)
-                        yield self._labelled(metric) if self.labels else metric
-
-    def _read(self, collector: Collector) -> Sequence[Metric]:
-        try:
-            # Written out once, since a label that is no text is found only then.
-            metrics = list(collector.collect())
-            if not type(collector).__module__.startswith(_OURS):
-                self.encode(SimpleNamespace(collect=lambda: metrics))
-        except Exception as error:  # noqa: BLE001 - a collector is foreign code, and may raise anything
-            self._report(type(collector).__qualname__, error)
-            return ()
-        return metrics
-
-    def _report(self, collector: str, error: Exception) -> None:
-        if collector not in self.broken:
-            self.broken.add(collector)
-            _LOG.error("metrics.collector_failed", extra={"collector": collector, "error": repr(error)})
-
-    def _labelled(self, metric: Metric) -> Metric:
-        # A copy: what never changes, such as the platform, is the collector's own and comes again.
-        more = copy(metric)
-        more.samples = [sample._replace(labels={**self.labels, **sample.labels}) for sample in metric.samples]
-        return more
 
 
 def _collectors(registry: CollectorRegistry) -> Sequence[Collector]:

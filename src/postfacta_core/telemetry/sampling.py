@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Final
 
 from ..clock import LUCK, Luck
-from ..events import LogsSuppressed
 from ..validation import validation
-
-OTHER: Final = "_OTHER"
 
 
 class AccessSampler:
@@ -59,65 +54,3 @@ class AccessSampler:
         self._every = max(1, math.ceil(self._seen / self._most)) if is_fresh else 1
         self._seen = 0
         self._until = now + 1.0
-
-
-class EventBudget:
-    """Limits the lines of each event by a token bucket of its own, and counts those left out.
-
-    Args:
-        rate: Lines a second, of each event.
-        burst: Lines at once.
-        tell_every: Seconds from the first line left out until it is reported.
-        most_events: How many events have buckets of their own; later ones share one, called `_OTHER`.
-    """
-
-    def __init__(
-        self, *, rate: float = 100.0, burst: int = 200, tell_every: float = 10.0, most_events: int = 500
-    ) -> None:
-        validation.number("EventBudget.rate", rate, above=0, example="rate=100.0")
-        validation.number("EventBudget.burst", burst, at_least=1, example="burst=200")
-        validation.seconds("EventBudget.tell_every", tell_every, example="tell_every=10.0")
-        validation.whole("EventBudget.most_events", most_events, example="most_events=500")
-        self._rate = rate
-        self._burst = float(burst)
-        self._tell_every = tell_every
-        self._most_events = most_events
-        self._buckets: dict[str, _Bucket] = {}
-        self._tell_at = math.inf
-
-    def admit(self, event: str, now: float) -> bool:
-        """Take a token for one line; False if there is none."""
-        bucket = self._buckets.get(event) or self._add(event, now)
-        bucket.tokens = min(self._burst, bucket.tokens + max(0.0, now - bucket.at) * self._rate)
-        bucket.at = now
-        if bucket.tokens >= 1.0:
-            bucket.tokens -= 1.0
-            return True
-        bucket.suppressed += 1
-        if self._tell_at == math.inf:
-            self._tell_at = now + self._tell_every
-        return False
-
-    def _add(self, event: str, now: float) -> _Bucket:
-        if len(self._buckets) >= self._most_events:
-            event = OTHER
-        return self._buckets.setdefault(event, _Bucket(self._burst, now))
-
-    def due(self, now: float) -> list[LogsSuppressed]:
-        """Return the reports that are due: none, or all that was left out so far."""
-        if now < self._tell_at:
-            return []
-        self._tell_at = math.inf
-        told: list[LogsSuppressed] = []
-        for event, bucket in self._buckets.items():
-            if bucket.suppressed:
-                told.append(LogsSuppressed(event, bucket.suppressed))
-                bucket.suppressed = 0
-        return told
-
-
-@dataclass(slots=True)
-class _Bucket:
-    tokens: float
-    at: float
-    suppressed: int = 0

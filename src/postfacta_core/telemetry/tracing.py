@@ -6,11 +6,14 @@ import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from opentelemetry import context, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ..clock import WALL, Clock
 from ..context import RequestContext
@@ -19,29 +22,92 @@ from ..events import (
     ConnectionAcquired,
     DeadlineExceeded,
     Event,
+    HttpCallFinished,
     QueryFinished,
     RetryScheduled,
     Sample,
 )
+from .catalogue import METHODS
 from .exchange import CALLERS_DEADLINE, Exchange, NullRecorder, SocketExchange
+from .failure import failure_fields
 from .redaction import redact_text
-from .spans import (
-    PROPAGATOR,
-    OpenSpan,
-    Tracers,
-    method_attributes,
-    nanoseconds,
-    of_exception,
-    span_name,
-)
 
+_PROPAGATOR: Final = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
+_SCOPE: Final = "postfacta_core"
+_METHODS: Final = frozenset(METHODS)
 _CARRIED: Final = {name.encode(): name for name in ("traceparent", "tracestate", "baggage")}
 _SERVER_ERROR: Final = 500
 # Seconds. A connection that is there at once is no news.
 _WORTH_TELLING: Final = 0.001
 
 
-class Tracing(NullRecorder):
+class OpenSpan(NamedTuple):
+    """A span under way, with what it takes to end it."""
+
+    span: Span
+    token: Any  # contextvars.Token of a context whose type OpenTelemetry keeps to itself
+    began: float
+
+
+class _Spans:
+    """Makes spans with the tracer of a provider; there is none without an SDK.
+
+    Args:
+        provider: Where the spans go; by default OpenTelemetry's global one, whenever that is installed.
+        wall: Seconds since the epoch, for the times of spans.
+    """
+
+    def __init__(self, provider: TracerProvider | None = None, *, wall: Clock = WALL) -> None:
+        self._provider = provider
+        self._tracer = None if provider is None else provider.get_tracer(_SCOPE)
+        self._wall = wall
+
+    def _find(self) -> Tracer | None:
+        """Return the tracer, if there is one by now."""
+        # get_tracer_provider() reads the environment each time as long as there is none: 600 ns a request. The global
+        # provider may be installed late, but only once.
+        if self._tracer is None and (provider := trace._TRACER_PROVIDER) is not None:  # noqa: SLF001 - see above # pyright: ignore[reportPrivateUsage]
+            self._provider, self._tracer = provider, provider.get_tracer(_SCOPE)
+        return self._tracer
+
+    def tally(self) -> Iterable[Sample]:
+        self._find()
+        tally = getattr(self._provider, "tally", None)
+        return () if tally is None else tally()
+
+
+class CallSpans(_Spans):
+    """Begins and ends the spans of calls, below the span that is the present one.
+
+    A call outside of any recording span gets none, as a statement does: it would be a trace without context.
+    """
+
+    def begin(self) -> OpenSpan | None:
+        """Start a span and make it the present one, so that the call's headers name it as their parent."""
+        tracer = self._find()
+        if tracer is None or not trace.get_current_span().is_recording():
+            return None
+        began = self._wall()
+        span = tracer.start_span("HTTP", kind=SpanKind.CLIENT, start_time=nanoseconds(began))
+        return OpenSpan(span, context.attach(trace.set_span_in_context(span)), began)
+
+    def end(
+        self, opened: OpenSpan, call: HttpCallFinished, *, url: str, resends: int, error: Exception | None
+    ) -> None:
+        """End it, in the task that began it; `url` is without user, password and query, empty if there was no request."""
+        span = opened.span
+        context.detach(opened.token)
+        if span.is_recording():
+            span.update_name(span_name(call.method))
+            span.set_attributes(_known_of_call(call, url, resends))
+            if error is not None:
+                span.add_event("exception", of_exception(error))
+            if call.error_type:
+                span.set_status(Status(StatusCode.ERROR))
+        span.end(nanoseconds(opened.began + call.seconds))
+
+
+class Tracing(_Spans, NullRecorder):
     """Make a SERVER span for each request, and a CLIENT span for each database statement.
 
     Retries, waits, circuit changes and refusals become span events: a wait for a connection, a retry, a circuit that
@@ -51,10 +117,6 @@ class Tracing(NullRecorder):
         provider: Where the spans go; by default OpenTelemetry's global one, whenever that is installed.
         wall: Seconds since the epoch, for the times of spans.
     """
-
-    def __init__(self, provider: TracerProvider | None = None, *, wall: Clock = WALL) -> None:
-        self._tracers = Tracers(provider)
-        self._wall = wall
 
     @property
     def leftover(self) -> Callable[[], object]:
@@ -74,7 +136,7 @@ class Tracing(NullRecorder):
 
     def begin(self, exchange: Exchange, /) -> None:
         """Start the span, so that the handler's spans and log lines belong to it."""
-        tracer = self._tracers.find()
+        tracer = self._find()
         if tracer is None or exchange.quiet:
             return
         began = self._wall()
@@ -119,7 +181,7 @@ class Tracing(NullRecorder):
 
         What happens outside of any recording span, such as a health check's statement, leaves nothing.
         """
-        tracer = self._tracers.find()
+        tracer = self._find()
         if tracer is None:
             return
         if isinstance(event, QueryFinished):
@@ -159,7 +221,7 @@ class Tracing(NullRecorder):
         Args:
             name: Of the work, from the code.
         """
-        tracer = self._tracers.find()
+        tracer = self._find()
         if tracer is None:
             yield
             return
@@ -182,8 +244,50 @@ class Tracing(NullRecorder):
             context.detach(token)
             span.end(nanoseconds(self._wall()))
 
-    def tally(self) -> Iterable[Sample]:
-        return self._tracers.tally()
+
+def trace_headers() -> dict[str, str]:
+    """Write the W3C headers that make a call to another service part of the present span's trace.
+
+    There are none without a span.
+    """
+    headers: dict[str, str] = {}
+    _PROPAGATOR.inject(headers)
+    return headers
+
+
+def method_attributes(method: str) -> dict[str, str]:
+    if method in _METHODS:
+        return {"http.request.method": method}
+    return {"http.request.method": "_OTHER", "http.request.method_original": method}
+
+
+def nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)
+
+
+def span_name(method: str) -> str:
+    """Return the method, or the semantic conventions' name for an unknown one."""
+    return method if method in _METHODS else "HTTP"
+
+
+def of_exception(error: Exception) -> dict[str, str]:
+    """Describe an error as an event of a span, without secrets."""
+    told = failure_fields(error).items()
+    return {name: redact_text(str(value)) for name, value in told if name != "retry_after"}
+
+
+def _known_of_call(call: HttpCallFinished, url: str, resends: int) -> dict[str, str | int]:
+    known: dict[str, str | int] = {
+        "postfacta.dependency": call.service,
+        **(method_attributes(call.method) if call.method else {}),
+        "server.address": call.address,
+        "server.port": call.port,
+        "url.full": url,
+        "http.response.status_code": call.status,
+        "error.type": call.error_type,
+        "http.request.resend_count": resends,
+    }
+    return {key: value for key, value in known.items() if value}
 
 
 def _parent(headers: Sequence[tuple[bytes, bytes]]) -> Context:
@@ -193,7 +297,7 @@ def _parent(headers: Sequence[tuple[bytes, bytes]]) -> Context:
         if (key := _CARRIED.get(name)) is not None:
             text = value.decode("latin-1")
             carrier[key] = f"{carrier[key]},{text}" if key in carrier else text
-    return PROPAGATOR.extract(carrier, context=Context()) if carrier else Context()
+    return _PROPAGATOR.extract(carrier, context=Context()) if carrier else Context()
 
 
 def _tell(request: RequestContext, span: Span) -> None:
@@ -239,13 +343,11 @@ def _known_at_end(exchange: Exchange, *, is_routed: bool) -> dict[str, str | int
         "network.protocol.version": exchange.http_version,
         "postfacta.request_id": exchange.request.request_id,
         "postfacta.traffic": exchange.traffic,
+        "http.route": exchange.route if is_routed else "",
+        "error.type": exchange.error_type,
+        "client.address": exchange.client,
     }
-    if is_routed:
-        known["http.route"] = exchange.route
-    if exchange.error_type:
-        known["error.type"] = exchange.error_type
-    if exchange.client:
-        known["client.address"] = exchange.client
+    known = {name: value for name, value in known.items() if value}
     request = exchange.request
     limit = min(request.asked, request.limit)
     if limit < math.inf:

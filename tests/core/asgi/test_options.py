@@ -27,7 +27,6 @@ GIVEN = {
     "BILLING_DRAIN_DELAY": "0",
     "BILLING_DRAIN_CLOSE_TIMEOUT": "2.5",
     "BILLING_DEV": "False",
-    "BILLING_RECYCLE_MAX_AGE": "86400",
     "BILLING_CORS_ALLOW_ORIGINS": "https://console.example.org",
     "BILLING_RESPONSE_HEADERS": "X-Frame-Options: DENY\nStrict-Transport-Security: max-age=1, b; c\n",
     "BILLING_METRICS_PATH": "/series",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_core.drain._course import Course, DrainLimits, Phase, RecycleLimits
+from postfacta_core.drain._course import Course, DrainLimits, Phase
 from tests.kit.every import every
 
 LIMITS = DrainLimits(drain_delay=5, drain_timeout=20, close_timeout=4)
@@ -180,23 +180,3 @@ def test_no_delay_and_no_time_for_requests_are_possible_but_resources_need_some(
     assert DrainLimits(drain_delay=0, drain_timeout=0).total == 5
     with pytest.raises(ValueError, match=r"DrainLimits\.close_timeout must be a finite number above 0"):
         DrainLimits(close_timeout=0)
-
-
-def test_limits_of_a_worker_that_make_no_sense_are_refused_at_once() -> None:
-    cases: list[dict[str, Any]] = [
-        {"max_age": 0},
-        {"max_age": -1},
-        {"max_age": math.nan},
-        {"max_age": 1, "jitter": 1.0},
-        {"max_age": 1, "jitter": -0.1},
-        {"max_age": 1, "jitter": math.nan},
-    ]
-    with every() as case:
-        for wrong in cases:
-            with case(wrong), pytest.raises(ValueError, match=r"RecycleLimits\.\w+ must be a "):
-                RecycleLimits(**wrong)
-
-
-def test_workers_end_at_different_ages() -> None:
-    limits = RecycleLimits(max_age=100)
-    assert [limits.ends_after(luck) for luck in (0.0, 0.5)] == [100, 90]

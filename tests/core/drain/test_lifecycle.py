@@ -13,8 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -23,7 +23,7 @@ import pytest
 from postfacta_core.context import RequestContext
 from postfacta_core.deadlines.requests import Running, RunningRequests
 from postfacta_core.drain import lifecycle as module
-from postfacta_core.drain._course import DrainLimits, Phase, RecycleLimits
+from postfacta_core.drain._course import DrainLimits, Phase
 from postfacta_core.drain.lifecycle import Lifecycle
 from postfacta_core.errors import StoppedError
 from postfacta_core.events import Drained, Event, PhaseChanged, SignalsIntercepted
@@ -46,7 +46,7 @@ class Server:
         Server.present = self
 
     def signal(self, signum: int = signal.SIGTERM) -> None:
-        """Receive one, in a thread, as under a launcher."""
+        """Receive one, in a thread."""
         thread = threading.Thread(target=self._heard, args=(signum,))
         thread.start()
         thread.join()
@@ -81,7 +81,6 @@ class Life:
         delay: float = 0.0,
         timeout: float = 10.0,
         close: float = 5.0,
-        recycle: RecycleLimits | None = None,
     ) -> None:
         self.observer = RecordingObserver()
         self.running = RunningRequests(observer=self.observer)
@@ -90,7 +89,6 @@ class Life:
             DrainLimits(drain_delay=delay, drain_timeout=timeout, close_timeout=close),
             running=self.running,
             on_drain=lambda: self.drains.append(time.monotonic()),
-            recycle=recycle,
             observer=self.observer,
         )
 
@@ -405,52 +403,6 @@ async def test_it_reports_that_no_signal_is_caught(monkeypatch: pytest.MonkeyPat
         assert Server.present is server
         assert not life.lifecycle.can_stop_server
     assert life.observer.of(SignalsIntercepted) == [SignalsIntercepted("none", in_place=False)]
-
-
-@contextmanager
-def terminations() -> Generator[list[int]]:
-    """Take this process's SIGTERM."""
-    heard: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
-    try:
-        yield heard
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-async def test_a_worker_that_is_due_sends_itself_the_signal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_VERIFY_AFTER", 0.01)
-    monkeypatch.setattr(module, "_RECYCLE_EVERY", 0.02)
-    life = Life(recycle=RecycleLimits(max_age=0.01))
-    with terminations() as heard:
-        async with life.lived():
-            await until(lambda: bool(heard))
-            await anyio.sleep(0.06)
-    assert heard == [signal.SIGTERM]
-
-
-async def test_a_worker_that_drains_already_is_not_hurried_by_its_age(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "_VERIFY_AFTER", 0.01)
-    monkeypatch.setattr(module, "_RECYCLE_EVERY", 0.1)
-    life = Life(delay=30, recycle=RecycleLimits(max_age=0.01))
-    with terminations() as heard:
-        async with life.lived() as server:
-            await anyio.sleep(0.05)
-            server.signal()
-            await anyio.sleep(0.2)
-    assert heard == []
-
-
-async def test_a_worker_that_is_young_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_VERIFY_AFTER", 0.01)
-    monkeypatch.setattr(module, "_RECYCLE_EVERY", 0.01)
-    life = Life(recycle=RecycleLimits(max_age=1000))
-    with terminations() as heard:
-        async with life.lived():
-            await anyio.sleep(0.1)
-    assert heard == []
 
 
 async def test_it_is_entered_as_itself_and_its_thread_ends_with_it() -> None:

@@ -18,7 +18,7 @@ import uvicorn
 import uvloop
 from uvicorn.server import Server
 
-from postfacta_core.drain._mechanisms import Mechanism, choose, is_reloaded
+from postfacta_core.drain.signals import Mechanism, choose, is_reloaded
 from tests.kit.apart import apart
 from tests.kit.waiting import until
 

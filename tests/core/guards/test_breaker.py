@@ -27,7 +27,7 @@ from postfacta_core.events import CircuitChanged, ListenerFailed, Mode, ModeChan
 from postfacta_core.guards._circuit import CircuitState
 from postfacta_core.guards._outcome import Outcome
 from postfacta_core.guards.breaker import CircuitBreaker
-from postfacta_core.telemetry.policies import POLICY_METRICS
+from postfacta_core.telemetry.catalogue import POLICY_METRICS
 from postfacta_core.testing import RecordingObserver
 from tests.core.guards.breakers import (
     CLOSED,

@@ -44,7 +44,7 @@ from postfacta_core.guards.outgoing import Outgoing, is_failure, outgoing_header
 from postfacta_core.guards.retry import Retry
 from postfacta_core.guards.timeout import Timeout
 from postfacta_core.limits._overload import Priority
-from postfacta_core.telemetry.calls import CallSpans
+from postfacta_core.telemetry.tracing import CallSpans
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.kit.every import every
 

@@ -22,7 +22,7 @@ from postfacta_core.errors import BulkheadFullError
 from postfacta_core.events import Mode, Sample
 from postfacta_core.guards import Bulkhead, registry
 from postfacta_core.guards._guard import Wait
-from postfacta_core.telemetry.policies import POLICY_METRICS
+from postfacta_core.telemetry.catalogue import POLICY_METRICS
 from postfacta_core.testing import ManualClock
 from tests.kit.every import every
 

@@ -9,7 +9,7 @@ import pytest
 
 from postfacta_core.events import Mode
 from postfacta_core.limits._overload import ADMIT, Ending, OverloadConfig, OverloadLimiter, Shed, Wait
-from postfacta_core.telemetry.policies import POLICY_METRICS
+from postfacta_core.telemetry.catalogue import POLICY_METRICS
 from tests.core.limits.limiters import (
     ANSWERED,
     CRITICAL,

@@ -17,7 +17,7 @@ from postfacta_core.events import Mode, ModeChanged, PolicyCreated, StoreChanged
 from postfacta_core.limits._rates import Rate, strictest
 from postfacta_core.limits.rate import Charge, HitPlan, RateLimiter, hit_all, parse_rates
 from postfacta_core.limits.store import SharedStore, Strategy
-from postfacta_core.telemetry.policies import POLICY_METRICS
+from postfacta_core.telemetry.catalogue import POLICY_METRICS
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.kit.every import every
 from tests.kit.storage import HitLists
@@ -596,7 +596,10 @@ async def test_each_strategy_of_limits_can_count(strategy: Strategy, clock: Manu
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_store_can_be_given_by_its_address() -> None:
-    limiter = RateLimiter("client", "1/minute", store="async+memory://", store_timeout=5.0)
+    by_address = RateLimiter("client", "1/minute", store="async+memory://")
+    assert isinstance(by_address.store, SharedStore)
+    # A busy machine takes longer than its 50 ms.
+    limiter = RateLimiter("client", "1/minute", store=SharedStore("async+memory://", timeout=5.0))
     assert [(await limiter.hit("a")).allowed for _ in range(2)] == [True, False]
 
 

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
 from postfacta_core.events import HttpCallFinished
-from postfacta_core.telemetry.calls import CallSpans
+from postfacta_core.telemetry.tracing import CallSpans
 from postfacta_core.testing import ManualClock
 
 

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from postfacta_core import Bulkhead, CircuitBreaker
 from postfacta_core.events import PolicyCreated, Sample
+from postfacta_core.telemetry.catalogue import POLICY_METRICS
 from postfacta_core.telemetry.metrics import Metrics
-from postfacta_core.telemetry.policies import POLICY_METRICS
 
 
 @pytest.fixture

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 
 import pytest
 from hypothesis import given, strategies as st
 
 from postfacta_core.clock import Luck
-from postfacta_core.events import LogsSuppressed
-from postfacta_core.telemetry.sampling import AccessSampler, EventBudget
+from postfacta_core.telemetry.sampling import AccessSampler
 
 
 def lucky(seed: int = 7) -> Luck:
@@ -85,59 +83,3 @@ def test_the_sum_of_what_lines_stand_for_is_about_the_number_of_requests(
 def test_no_line_at_all_is_no_sample(most: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         AccessSampler(most)
-
-
-def admitted(budget: EventBudget, event: str, moments: Iterable[float]) -> int:
-    return sum(budget.admit(event, now) for now in moments)
-
-
-def test_an_event_has_a_burst_and_then_its_rate() -> None:
-    budget = EventBudget(rate=10, burst=20)
-    assert admitted(budget, "a.b", [1000.0] * 100) == 20
-    assert admitted(budget, "a.b", [1001.0] * 100) == 10
-    assert admitted(budget, "a.b", [1100.0] * 100) == 20
-
-
-def test_an_event_takes_nothing_from_another() -> None:
-    budget = EventBudget(burst=1)
-    assert [budget.admit(event, 1000.0) for event in ("a.b", "a.b", "c.d")] == [True, False, True]
-
-
-def test_suppressed_lines_are_reported_once_ten_seconds_after_the_first() -> None:
-    budget = EventBudget(burst=1)
-    admitted(budget, "a.b", [1000.0] * 4)
-    admitted(budget, "c.d", [1000.0] * 1)
-    admitted(budget, "e.f", [1009.0] * 2)
-    assert budget.due(1009.99) == []
-    assert budget.due(1010.0) == [LogsSuppressed("a.b", 3), LogsSuppressed("e.f", 1)]
-    assert budget.due(1e9) == []
-    admitted(budget, "a.b", [2000.0] * 3)
-    assert budget.due(2010.0) == [LogsSuppressed("a.b", 2)]
-
-
-def test_a_clock_that_steps_back_gives_no_tokens_and_takes_none() -> None:
-    budget = EventBudget(rate=1, burst=2)
-    assert [budget.admit("a.b", now) for now in (1000.0, 500.0, 500.0)] == [True, True, False]
-
-
-def test_events_beyond_the_most_share_one_bucket() -> None:
-    budget = EventBudget(burst=1, most_events=2)
-    assert [budget.admit(event, 1000.0) for event in "abcd"] == [True, True, True, False]
-    assert budget.due(2000.0) == [LogsSuppressed("_OTHER", 1)]
-
-
-@pytest.mark.parametrize("options", [{"rate": 0.0}, {"burst": 0}])
-def test_a_budget_of_nothing_is_refused(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"EventBudget\.\w+ must be a finite number"):
-        EventBudget(**options)  # type: ignore[arg-type] # one of each
-
-
-@given(st.lists(st.floats(0, 5), min_size=1, max_size=300))
-def test_no_event_has_more_lines_than_its_burst_and_its_rate_allow(gaps: list[float]) -> None:
-    budget, now, passed = EventBudget(rate=2, burst=3), 1000.0, 0
-    for gap in gaps:
-        now += gap
-        passed += budget.admit("a.b", now)
-    assert passed <= 3 + 2 * sum(gaps) + 1e-6
-    suppressed = sum(told.count for told in budget.due(now + 1e6))
-    assert passed + suppressed == len(gaps)

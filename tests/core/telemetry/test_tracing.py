@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pytest
 from opentelemetry import trace
@@ -28,9 +28,10 @@ from postfacta_core.events import (
     Event,
     QueryFinished,
     RetryScheduled,
+    Sample,
     TaskCrashed,
 )
-from postfacta_core.telemetry.tracing import Tracing
+from postfacta_core.telemetry.tracing import Tracing, nanoseconds, of_exception, span_name, trace_headers
 from postfacta_core.testing import AsgiResponse, ManualClock, call_asgi
 from tests.kit.every import every
 
@@ -235,7 +236,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import NonRecordingSpan
 from postfacta_core.asgi.middlewares import TelemetryMiddleware
-from postfacta_core.telemetry.tracing import Tracing
+from postfacta_core.telemetry.tracing import Tracing, nanoseconds, of_exception, span_name, trace_headers
 from postfacta_core.testing import call_asgi
 
 async def app(scope, receive, send):
@@ -474,3 +475,61 @@ async def test_a_websocket_is_one_span_from_handshake_to_close(sampler: Sampler)
     assert (known["postfacta.outcome"], known["postfacta.close_code"]) == ("closed", 1001)
     assert known["http.response.status_code"] == 101
     assert (span.end_time or 0) - (span.start_time or 0) == 3_000_000_000
+
+
+class Telling(TracerProvider):
+    """A provider that counts what it loses."""
+
+    def tally(self) -> Iterable[Sample]:
+        return [Sample("postfacta_telemetry_spans_dropped_total", ("queue_full",), 7)]
+
+
+def test_only_a_provider_that_counts_losses_reports_them() -> None:
+    assert [sample.value for sample in Tracing(Telling()).tally()] == [7]
+    assert list(Tracing(TracerProvider()).tally()) == []
+    assert list(Tracing().tally()) == []
+
+
+def test_a_global_provider_is_found_when_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracing = Tracing()
+    assert list(tracing.tally()) == []
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", Telling())
+    for _ in range(2):
+        assert [sample.value for sample in tracing.tally()] == [7]
+
+
+def test_the_headers_name_the_present_span() -> None:
+    assert trace_headers() == {}
+    span = TracerProvider().get_tracer("test").start_span("x")
+    with trace.use_span(span):
+        ids = span.get_span_context()
+        assert trace_headers() == {
+            "traceparent": f"00-{ids.trace_id:032x}-{ids.span_id:016x}-{ids.trace_flags:02x}"
+        }
+
+
+@pytest.mark.parametrize(("method", "name"), [("GET", "GET"), ("BREW", "HTTP"), ("", "HTTP")])
+def test_a_span_is_named_by_a_method_that_exists(method: str, name: str) -> None:
+    assert span_name(method) == name
+
+
+def test_an_error_is_described_without_secrets_and_by_the_end_of_its_stack() -> None:
+    def fall(depth: int) -> None:
+        if not depth:
+            raise ValueError("cannot reach postgresql://app:hunter2@db/x")
+        (fall if depth % 2 else _fall)(depth - 1)
+
+    def _fall(depth: int) -> None:
+        fall(depth)
+
+    with pytest.raises(ValueError, match="cannot reach") as caught:
+        fall(200)
+    told = of_exception(caught.value)
+    assert told["exception.type"] == "builtins.ValueError"
+    assert "hunter2" not in str(told)
+    assert len(told["exception.stacktrace"]) <= 16_384
+    assert told["exception.stacktrace"].rstrip().endswith("@db/x")
+
+
+def test_moments_are_whole_nanoseconds() -> None:
+    assert nanoseconds(1.5) == 1_500_000_000

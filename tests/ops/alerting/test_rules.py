@@ -15,7 +15,7 @@ import yaml
 
 from postfacta_app.app import create_app
 from postfacta_app.settings import load_settings
-from postfacta_core.telemetry.policies import POLICY_METRICS, RUNTIME_METRICS
+from postfacta_core.telemetry.catalogue import POLICY_METRICS, RUNTIME_METRICS
 from tests.kit.every import every
 from tests.ops.alerting.rules import (
     DEPLOY,
