@@ -25,7 +25,7 @@ from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from postfacta_app.app import declared
 from postfacta_app.openapi import openapi_document
@@ -40,7 +40,18 @@ from postfacta_core.telemetry.catalogue import INSTRUMENTS, POLICY_METRICS, RUNT
 from postfacta_core.workers import JobOutcome
 from postfacta_lab.assess.model import rubric
 
-__all__ = ["FACES", "PAGES", "Doc", "documented", "group_of", "list_entries", "parse", "render", "renew"]
+__all__ = [
+    "FACES",
+    "PAGES",
+    "Doc",
+    "documented",
+    "exported",
+    "group_of",
+    "list_entries",
+    "parse",
+    "render",
+    "renew",
+]
 
 ROOT: Final = Path(__file__).parent.parent
 _RESULTS: Final = "benchmarks/results/policies.json"
@@ -80,7 +91,7 @@ FACES: Final = (
     *("postfacta_core.otlp", "postfacta_postgres", "postfacta_embedded"),
     *("postfacta_adapters.psycopg", "postfacta_adapters.sqlalchemy"),
 )
-"""The modules to import from: each name in their `__all__` has an entry in the reference."""
+"""The modules to import from: each name that they export has an entry in the reference."""
 _MARKED: Final = re.compile(
     r"^(<!-- made by docs/generate\.py: (\w+)([^\n]*) -->\n).*?^<!-- end -->$", re.MULTILINE | re.DOTALL
 )
@@ -305,10 +316,18 @@ def _function(name: str, function: Callable[..., object]) -> str:
 
 
 def _errors(_asked: str) -> str:
-    drawn = re.search(r"^\* ResilienceError\n(?:^  .*\n)+", errors.__doc__ or "", re.MULTILINE)
-    if drawn is None:
-        raise AssertionError("the docstring of errors draws the tree")
-    return f"```text\n{drawn[0]}```"
+    """Draw the tree of errors: each below the first that it is a kind of, with the first sentence about it."""
+
+    def draw(kind: type[Exception], depth: int) -> Iterator[str]:
+        says = parse(kind.__doc__).summary.removesuffix(".").split(". ")[0]
+        name = f"{'  ' * depth}{'*+-'[depth]} {kind.__name__}"
+        yield f"{name:<32} -- {says}"
+        for known in vars(errors).values():
+            if isinstance(known, type) and known.__base__ is kind:
+                yield from draw(known, depth + 1)
+
+    tree = "\n".join(draw(errors.ResilienceError, 0))
+    return f"```text\n{tree}\n```"
 
 
 def _value(module: ModuleType, name: str) -> str:
@@ -335,6 +354,26 @@ def _assigned(module: ModuleType, name: str) -> tuple[str, Doc]:
     raise ValueError(msg)
 
 
+def exported(face: str) -> Sequence[str]:
+    """List what a module exports: its `__all__`, or else each name without an underscore that it defines."""
+    module = import_module(face)
+    listed: Sequence[str] | None = getattr(module, "__all__", None)
+    if listed is not None:
+        return listed
+    defined: set[str] = set()
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            defined.update(target.id for target in targets if isinstance(target, ast.Name))
+    return sorted(
+        name
+        for name in defined
+        if not name.startswith("_") and not isinstance(getattr(module, name), TypeVar)
+    )
+
+
 def list_entries() -> Mapping[str, tuple[str, str]]:
     """List the entries of the reference by name: the page with the anchor, and the first paragraph."""
     found: dict[str, tuple[str, str]] = {}
@@ -353,8 +392,8 @@ def list_entries() -> Mapping[str, tuple[str, str]]:
 def _names(asked: str) -> str:
     """Write the table of all that a face exports, each name with a link to its entry."""
     known = list_entries()
-    names: Sequence[str] = import_module(asked.strip()).__all__
-    return _table("name", "what it is", [(f"[`{name}`]({known[name][0]})", known[name][1]) for name in names])
+    rows = [(f"[`{name}`]({known[name][0]})", known[name][1]) for name in exported(asked.strip())]
+    return _table("name", "what it is", rows)
 
 
 def _label_values() -> Mapping[tuple[str, str], Sequence[str]]:

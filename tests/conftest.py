@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from postfacta_core.events import process_observer
-from postfacta_core.guards._registry import registry
+from postfacta_core.guards._guard import registry
 from postfacta_embedded import EmbeddedPostgres
 from tests.kit.pg import fresh_database, open_folder
 from tests.kit.watch import sparing

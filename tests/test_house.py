@@ -7,7 +7,7 @@ import subprocess
 from importlib import import_module
 from pathlib import Path
 
-from docs.generate import FACES
+from docs.generate import FACES, exported
 
 from postfacta_app.settings import Settings, variable
 from postfacta_core import errors
@@ -48,14 +48,14 @@ def test_a_face_says_what_it_exports() -> None:
     with every() as case:
         for face in FACES:
             with case(face):
-                assert import_module(face).__all__
+                assert exported(face)
 
 
 # Lines, of SQL too, which may only fall (docs/decisions/0019). The plan of `postfacta_core` is 12,000, of
 # `postfacta_slo` 4,600, of `postfacta_postgres` 1,600, of the lab 7,500, of which 3,500 in `assess`,
 # of `postfacta_app` 11,700 with its kit (docs/decisions/0006).
 BUDGETS = {
-    "postfacta_core": 17_304,
+    "postfacta_core": 16_921,
     "postfacta_postgres": 1_746,
     "postfacta_adapters": 1_070,
     "postfacta_slo": 4_506,
@@ -122,7 +122,7 @@ def test_what_is_public_is_documented() -> None:
 
 
 def test_every_error_has_a_status() -> None:
-    assert [name for name in errors.__all__ if getattr(errors, name) not in PROBLEMS] == []
+    assert [name for name in exported(errors.__name__) if getattr(errors, name) not in PROBLEMS] == []
 
 
 def test_every_setting_is_documented() -> None:

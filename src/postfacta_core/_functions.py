@@ -19,12 +19,7 @@ def is_async(function: object) -> bool:
 
 
 def must_be_guardable(owner: str, function: object, *, if_async: bool = False) -> None:
-    """Refuse to decorate what cannot be guarded by any call, or only by one that is awaited.
-
-    Raises:
-        TypeError: If it is no function, a `staticmethod` or `classmethod` object, or a generator function; with
-            `if_async` also if it is a plain one. It says what to do instead.
-    """
+    """Raise `TypeError` for what no call can guard; with `if_async` also for a plain function. It says what to do."""
     name = getattr(function, "__qualname__", repr(function))
     msg = ""
     if isinstance(function, staticmethod | classmethod):
@@ -47,12 +42,9 @@ def must_be_guardable(owner: str, function: object, *, if_async: bool = False) -
 
 
 async def answer_of(owner: str, function: Callable[..., Awaitable[T]], result: Any) -> T:
-    """Return the result of a call, awaited if it is awaitable.
+    """Return the result of a call, awaited if it is awaitable; raise `TypeError` if its body has not begun.
 
     Guards ask `hasattr(result, "__await__")` themselves, which is all that a coroutine needs.
-
-    Raises:
-        TypeError: If it is a generator function, whose body has not begun.
     """
     if inspect.isawaitable(result):
         return cast("T", await result)

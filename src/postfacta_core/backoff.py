@@ -11,6 +11,14 @@ from .validation import validation
 _MAX_EXPONENT: Final = 2**53
 
 
+def longest_wait(first: float, cap: float, *, multiplier: float, attempt: int) -> float:
+    """Return the bound of the wait after a try, counted from 1: it grows by the multiplier, up to the cap."""
+    try:
+        return min(cap, first * multiplier ** min(attempt - 1, _MAX_EXPONENT))
+    except OverflowError:
+        return cap
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backoff:
     """Exponential waits with full jitter, in seconds.
@@ -46,14 +54,6 @@ class Backoff:
             ValueError: If the attempt is below 1.
         """
         if attempt < 1:
-            msg = f"counts tries from 1: {attempt}"
-            raise ValueError(msg)
+            raise ValueError(f"counts tries from 1: {attempt}")
         # `1 - luck` is never 0: a wait of nothing would turn a loop of tries into a spin.
-        return self._longest(attempt) * (1.0 - luck)
-
-    def _longest(self, attempt: int) -> float:
-        try:
-            growth = self.multiplier ** min(attempt - 1, _MAX_EXPONENT)
-        except OverflowError:
-            return self.cap
-        return min(self.cap, self.base * growth)
+        return longest_wait(self.base, self.cap, multiplier=self.multiplier, attempt=attempt) * (1.0 - luck)

@@ -9,19 +9,6 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final
 
-__all__ = [
-    "LUCK",
-    "MONOTONIC",
-    "PROCESS",
-    "WALL",
-    "Clock",
-    "Ids",
-    "Luck",
-    "hasten",
-    "present_haste",
-    "random_id",
-]
-
 Clock = Callable[[], float]
 """Seconds since some fixed point."""
 

@@ -1,26 +1,5 @@
 """The errors this library raises, in one tree.
 
-* ResilienceError
-  + RejectedError                -- refused with no effect, before the work began or undone with it: safe to try again
-    - PoolTimeoutError           -- no connection came free in time, or too many wait for one
-    - DatabaseUnavailableError   -- there is no database to talk to, or it was lost before anything was written
-    - ReadOnlyDatabaseError      -- the database takes no writes: it is failing over
-    - LockTimeoutError           -- others held what a statement needs for too long
-    - BodyTooLargeError          -- the request body is larger than this route takes
-    - BodyTooSlowError           -- the request body did not come in time
-    - HeadersTooLargeError       -- the request headers are larger than the service takes
-    - DrainingError              -- the service is stopping, and takes no more work
-    - CircuitOpenError           -- the circuit is open: the dependency has been failing
-    - BulkheadFullError          -- too many work with the dependency, and too many wait
-    - RateLimitExceededError     -- the caller has used up its rate
-    - LoadShedError              -- the service has more work than it can do in time
-  + DeadlineExceededError        -- the time ran out; the work may have begun
-  + FailedResponseError          -- a dependency answered that it failed
-  + StoppedError                 -- the service stopped before the work was done; it may have begun
-  + OutcomeUnknownError          -- the work was sent, and its answer was lost: it may have been done
-    - OutcomeTimeoutError        -- the same, as the time ran out: a DeadlineExceededError too
-  + InvalidInputError            -- a value is none that the database can store
-
 The split is the one a caller needs: can my work have had an effect? After a RejectedError it cannot: the default of
 `Retry` tries again, and nothing else. Each error is about the call that raised it: where a function makes two calls,
 the first may have been done when the second is rejected.
@@ -29,29 +8,6 @@ the first may have been done when the second is rejected.
 from __future__ import annotations
 
 from typing import Any
-
-__all__ = [
-    "BodyTooLargeError",
-    "BodyTooSlowError",
-    "BulkheadFullError",
-    "CircuitOpenError",
-    "DatabaseUnavailableError",
-    "DeadlineExceededError",
-    "DrainingError",
-    "FailedResponseError",
-    "HeadersTooLargeError",
-    "InvalidInputError",
-    "LoadShedError",
-    "LockTimeoutError",
-    "OutcomeTimeoutError",
-    "OutcomeUnknownError",
-    "PoolTimeoutError",
-    "RateLimitExceededError",
-    "ReadOnlyDatabaseError",
-    "RejectedError",
-    "ResilienceError",
-    "StoppedError",
-]
 
 
 class ResilienceError(Exception):

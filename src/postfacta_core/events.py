@@ -5,52 +5,17 @@ They are tuples, since several are made for each statement: a frozen dataclass t
 
 from __future__ import annotations
 
-import itertools
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from inspect import ismethod
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 from weakref import WeakMethod
 
 from .validation import validation
-
-__all__ = [
-    "CircuitChanged",
-    "ConnectionAcquired",
-    "ConnectionOpened",
-    "ConnectionReleased",
-    "DeadlineExceeded",
-    "Drained",
-    "Event",
-    "HealthChecked",
-    "HttpCallFinished",
-    "ListenerFailed",
-    "LogsSuppressed",
-    "LoopLagged",
-    "Mode",
-    "ModeChanged",
-    "Observer",
-    "PhaseChanged",
-    "PolicyCreated",
-    "QueryFinished",
-    "RequestsOverdue",
-    "ResourceStuck",
-    "RetryScheduled",
-    "Sample",
-    "SignalsIntercepted",
-    "StoreChanged",
-    "Tally",
-    "TaskCrashed",
-    "fan_out",
-    "ignore",
-    "observing",
-    "process_observer",
-    "weakly",
-]
-
 
 _LOG: Final = logging.getLogger("postfacta")
 
@@ -326,12 +291,8 @@ Event = (
 """Any of the records: match on its class."""
 
 
-class Observer(Protocol):
-    """Receives events: metrics, spans, logs, tests. It must be quick and not wait."""
-
-    def __call__(self, event: Event, /) -> None:
-        """Handle the event."""
-        ...
+Observer = Callable[[Event], None]
+"""Receives events: metrics, spans, logs, tests. It must be quick and not wait."""
 
 
 def ignore(event: Event, /) -> None:
@@ -350,14 +311,11 @@ def fan_out(observers: Sequence[Observer]) -> Observer:
                 observer(event)
             except Exception as error:  # noqa: BLE001 - an observer is foreign code, and may raise anything
                 if not isinstance(event, ListenerFailed):
-                    tell(ListenerFailed(_name_of(observer), repr(error)))
+                    # The name as it is in the code: a function's own, or the class of an object.
+                    name = getattr(observer, "__qualname__", type(observer).__qualname__)
+                    tell(ListenerFailed(name, repr(error)))
 
     return tell
-
-
-def _name_of(observer: Observer) -> str:
-    """Return the name as it is in the code: a function's own, or the class of an object."""
-    return getattr(observer, "__qualname__", type(observer).__qualname__)
 
 
 def weakly(tally: Tally) -> Callable[[], Tally | None]:
@@ -365,7 +323,7 @@ def weakly(tally: Tally) -> Callable[[], Tally | None]:
     return WeakMethod(tally) if ismethod(tally) else lambda: tally
 
 
-class ProcessObserver:
+class _ProcessObserver:
     """The observer of every policy without one of its own: by default that of the last `asgi.Telemetry`.
 
     It is looked up at each event, and the policies that exist are kept weakly, so that a `Telemetry` made after them
@@ -374,13 +332,17 @@ class ProcessObserver:
 
     def __init__(self) -> None:
         self._observer: Observer = ignore
-        self._created: dict[int, tuple[str, Callable[[], Tally | None]]] = {}
-        self._numbers = itertools.count()
+        self._created: deque[tuple[str, Callable[[], Tally | None]]] = deque()
 
     def __call__(self, event: Event, /) -> None:
         """Pass the event to the present observer."""
         if isinstance(event, PolicyCreated):
-            self._keep(event)
+            # What is gone is dropped by twos as what is new comes: no callback runs in the collector.
+            with suppress(IndexError):
+                for _ in range(2):
+                    if (kept := self._created.popleft())[1]() is not None:
+                        self._created.append(kept)
+            self._created.append((event.policy, weakly(event.tally)))
         self._observer(event)
 
     def __len__(self) -> int:
@@ -394,7 +356,7 @@ class ProcessObserver:
     def use(self, observer: Observer | None) -> None:
         """Send events to this observer from now on, and show it every policy that exists; None sends them nowhere."""
         self._observer = ignore if observer is None else observer
-        for name, tally in tuple(self._created.values()):
+        for name, tally in tuple(self._created):
             if (living := tally()) is not None:
                 self._observer(PolicyCreated(name, living))
 
@@ -403,16 +365,8 @@ class ProcessObserver:
         self._observer = ignore
         self._created.clear()
 
-    def _keep(self, event: PolicyCreated) -> None:
-        # What is gone is dropped by twos as what is new comes: no callback runs in the collector.
-        for number in tuple(itertools.islice(self._created, 2)):
-            kept = self._created.pop(number, None)
-            if kept is not None and kept[1]() is not None:
-                self._created[next(self._numbers)] = kept
-        self._created[next(self._numbers)] = event.policy, weakly(event.tally)
 
-
-process_observer: Final = ProcessObserver()
+process_observer: Final = _ProcessObserver()
 """The observer of every policy by default."""
 
 

@@ -27,17 +27,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_.:/*-]{1,64}")
 
 
 def refuse(field: str, value: object, rule: str, *, example: str = "") -> NoReturn:
-    """Refuse a setting.
-
-    Args:
-        field: What was set, with its owner, such as `Retry.attempts`.
-        value: What it was set to; never a secret.
-        rule: What it must be, as the end of "it must be ...".
-        example: A right one, as code.
-
-    Raises:
-        ValueError: Always.
-    """
+    """Refuse a setting: its name with its owner, its value, which is no secret, what it must be, a right one as code."""
     hint = f"; for example {example}" if example else ""
     shown = repr(value)
     if len(shown) > _LONGEST:

@@ -31,8 +31,6 @@ from .events import Drained, Observer, PolicyCreated, Sample, SignalsIntercepted
 from .limits._overload import Priority
 from .validation import validation
 
-__all__ = ["Job", "JobOutcome", "Worker", "arq_settings", "celery_signals"]
-
 C = TypeVar("C", bound=type)
 
 _is_id: Final = re.compile(r"[A-Za-z0-9._-]{8,64}").fullmatch
@@ -138,8 +136,7 @@ class Worker:
             job_id: The request id of its log lines and calls; by default, or if it is no 8 to 64 letters, digits and
                 `._-`, a random one.
         """
-        limit = math.inf if timeout is None else timeout
-        return Job(self.name, task, timeout=limit, job_id=job_id, begin=self._begin, end=self._end)
+        return Job(self, task, math.inf if timeout is None else timeout, job_id)
 
     def tally(self) -> Iterable[Sample]:
         """Return its counts, for metrics."""
@@ -150,22 +147,6 @@ class Worker:
             labels = (self.name, task, outcome.value)
             yield Sample("postfacta_jobs_total", labels, count)
             yield Sample("postfacta_jobs_seconds_total", labels, seconds)
-
-    def _begin(self, job: Job) -> RequestContext:
-        request_id = job.job_id if _is_id(job.job_id) else random_id()
-        context = RequestContext(request_id, self._clock())
-        context.limit, context.deadline = job.timeout, context.started + job.timeout
-        context.priority = self._priority
-        with self._lock:
-            self._jobs.add(job)
-        return context
-
-    def _end(self, job: Job, began: float, outcome: JobOutcome) -> None:
-        key, seconds = (job.task, outcome), self._clock() - began
-        with self._lock:
-            self._jobs.discard(job)
-            count, before = self._counts.get(key, (0, 0.0))
-            self._counts[key] = (count + 1, before + seconds)
 
     def __enter__(self) -> Self:
         if self._course.phase is Phase.STOPPED:
@@ -198,24 +179,20 @@ class Worker:
         tasks = cast("TaskGroup", self._tasks)
         self.drain()
         try:
-            await self._wait(lambda: not self._jobs, _LAST_WORDS)
+            while self._jobs and self._clock() < self._course.cancels_at + _LAST_WORDS:  # noqa: ASYNC110 - see below
+                await anyio.sleep(_GLANCE)
         finally:
             self._stopped()
             tasks.cancel_scope.cancel()
             await tasks.__aexit__(None, None, None)
 
     async def _cancel_in_time(self) -> None:
-        await self._wait(lambda: self.is_draining)
-        self._tell()
-        await self._wait(lambda: False)
+        # What a signal handler or a thread changes is looked at: it could not set an event of the loop.
+        while self._clock() < self._course.cancels_at:
+            self._tell()
+            await anyio.sleep(_GLANCE)
         for job in list(self._jobs):
             self._cancelled += job.stop()
-
-    async def _wait(self, is_over: Callable[[], bool], more: float = 0.0) -> None:
-        """Wait until something is over, or the drain may last no longer."""
-        # What a signal handler or a thread changes is looked at: it could not set an event of the loop.
-        while not is_over() and self._clock() < self._course.cancels_at + more:  # noqa: ASYNC110
-            await anyio.sleep(_GLANCE)
 
     def _stopped(self) -> None:
         now = self._clock()
@@ -232,6 +209,11 @@ class Worker:
             self._observe(change)
 
 
+# A worker and its jobs know each other well.
+# pyright: reportPrivateUsage=false
+# ruff: noqa: SLF001
+
+
 class Job:
     """One job of a worker; see `Worker.job`. It is entered once.
 
@@ -241,22 +223,11 @@ class Job:
         job_id: As it was given.
     """
 
-    def __init__(
-        self,
-        worker: str,
-        task: str,
-        *,
-        timeout: float,
-        job_id: str,
-        begin: Callable[[Job], RequestContext],
-        end: Callable[[Job, float, JobOutcome], None],
-    ) -> None:
+    def __init__(self, worker: Worker, task: str, timeout: float, job_id: str) -> None:  # noqa: PLR0917
         self.task: str = task
         self.timeout: float = timeout
         self.job_id: str = job_id
         self._worker = worker
-        self._begin = begin
-        self._end = end
         self._began = 0.0
         self._token: Any = None
         self._scope: anyio.CancelScope | None = None
@@ -270,16 +241,23 @@ class Job:
         return self._is_stopped
 
     def __enter__(self) -> Self:
-        context = self._begin(self)
-        self._began = context.started
-        self._token = bind_request(context)
+        worker = self._worker
+        context = RequestContext(self.job_id if _is_id(self.job_id) else random_id(), worker._clock())
+        context.limit, context.deadline = self.timeout, context.started + self.timeout
+        context.priority = worker._priority
+        with worker._lock:
+            worker._jobs.add(self)
+        self._began, self._token = context.started, bind_request(context)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         release_request(self._token)
-        self._end(
-            self, self._began, next(_OUTCOMES[kind] for kind in type(error).__mro__ if kind in _OUTCOMES)
-        )
+        outcome = next(_OUTCOMES[kind] for kind in type(error).__mro__ if kind in _OUTCOMES)
+        worker, seconds = self._worker, self._worker._clock() - self._began
+        with worker._lock:
+            worker._jobs.discard(self)
+            count, before = worker._counts.get((self.task, outcome), (0, 0.0))
+            worker._counts[self.task, outcome] = (count + 1, before + seconds)
 
     async def __aenter__(self) -> Self:
         self.__enter__()
@@ -288,19 +266,14 @@ class Job:
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Count it.
-
-        Raises:
-            DeadlineExceededError: If its time ran out.
-            StoppedError: If the worker stops and could wait no longer.
-        """
+        """Count it; raise `DeadlineExceededError` if its time ran out, `StoppedError` if the worker could wait no longer."""
         scope = cast("anyio.CancelScope", self._scope)
         raised = error
         try:
             scope.__exit__(None if error is None else type(error), error, None)
             if scope.cancelled_caught:
                 ended_by = StoppedError if self._is_stopped else DeadlineExceededError
-                raised = ended_by(self._worker)
+                raised = ended_by(self._worker.name)
                 raise raised from error
         finally:
             self.__exit__(None, raised, None)
@@ -323,7 +296,9 @@ def arq_settings(worker: Worker) -> Callable[[C], C]:
 
     def prepare(settings: C) -> C:
         given = cast("Any", settings)
-        timeout = _seconds(getattr(given, "job_timeout", _ARQ_TIMEOUT))
+        timeout = getattr(given, "job_timeout", _ARQ_TIMEOUT)
+        if isinstance(timeout, timedelta):
+            timeout = timeout.total_seconds()
         for kind in ("functions", "cron_jobs"):
             if functions := getattr(given, kind, ()):
                 setattr(given, kind, [_as_job(worker, function, timeout) for function in functions])
@@ -347,10 +322,6 @@ def _as_job(worker: Worker, function: Any, timeout: float) -> Any:
             return await coroutine(ctx, *args, **kwargs)
 
     return run if function is coroutine else replace(function, coroutine=run)
-
-
-def _seconds(value: float | timedelta) -> float:
-    return value.total_seconds() if isinstance(value, timedelta) else float(value)
 
 
 def celery_signals(worker: Worker) -> None:

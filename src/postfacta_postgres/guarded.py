@@ -24,7 +24,7 @@ from postfacta_core.errors import (
     ResilienceError,
 )
 from postfacta_core.events import DeadlineExceeded, QueryFinished
-from postfacta_core.guards._outcome import Outcome
+from postfacta_core.guards._guard import Outcome
 
 from ._verdicts import QUERY_CANCELED, broke, error_of, is_to_blame, outcome_of, sqlstate_of
 from .connecting import RawConnection, Setup

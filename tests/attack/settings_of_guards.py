@@ -150,7 +150,6 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
             "budget": OBJECT,
             "mode": MODE,
             **OBSERVED,
-            "later": FUNCTION,
         },
     ),
     FixedDelay: Setting(right={"seconds": 0.1}, wrong={"seconds": FROM_ZERO}),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docs.generate import PAGES, parse, render, renew
+from docs.generate import PAGES, exported, parse, render, renew
 
 from postfacta_core.asgi import HardenOptions, harden
 from postfacta_core.deadlines._transfer import TransferLimits
@@ -43,6 +43,13 @@ OURS = [
     "docs/reference/policies.md",
     "docs/tutorial/first-post-mortem.md",
 ]
+
+
+def test_the_tree_of_errors_has_each() -> None:
+    tree = POLICIES.partition("generate.py: errors -->")[2].partition("<!-- end -->")[0]
+    assert sorted(re.findall(r"^ *[*+-] (\w+) +-- \w", tree, re.MULTILINE)) == exported(
+        "postfacta_core.errors"
+    )
 
 
 @pytest.mark.parametrize("page", PAGES)

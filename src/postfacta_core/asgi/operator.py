@@ -7,10 +7,9 @@ import logging
 import math
 from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from ..guards._guard import Guard
-from ..guards._registry import Listed, Registry, registry as process_registry
+from ..guards._guard import Guard, Registry, registry as process_registry
 from ..validation import validation
 from ._problem import send_whole
 from ._secret import Secret, knows
@@ -114,9 +113,9 @@ class OperatorEndpoint:
                 logging.getLogger(logger).setLevel(level)
                 return {"logger": logger, "level": level}
             case {"kind": str(kind), "name": str(name), "mode": str(mode)} if len(asked) == 3:  # noqa: PLR2004 - nothing else
-                moded = cast("Guard", self._registry.find(kind, name))
-                moded.mode = mode
-                return _shown(moded)
+                guard = self._registry.find(kind, name)
+                guard.mode = mode
+                return _shown(guard)
             case {"kind": str(kind), "name": str(name), "action": str(action)} if len(asked) == 3:  # noqa: PLR2004 - nothing else
                 guard = self._registry.find(kind, name)
                 actions = _ACTIONS.get(kind, ())
@@ -130,7 +129,7 @@ class OperatorEndpoint:
                 )
 
 
-def _shown(guard: Listed) -> Mapping[str, object]:
+def _shown(guard: Guard) -> Mapping[str, object]:
     return {
         "kind": guard.kind,
         "name": guard.name,

@@ -55,16 +55,10 @@ class TransferLimits:
         return not length.isdigit() or (len(length) <= 20 and int(length) <= self.max_body_bytes)  # noqa: PLR2004
 
     def next_chunk_due(self, now: float, *, received: int, waited: float) -> float:
-        """Return when the next chunk of the body is due.
+        """Return when the next chunk of the body is due; at or before `now`, the client has been too slow already.
 
-        Args:
-            now: When the waiting for it begins.
-            received: Bytes of body so far.
-            waited: Seconds that the body was waited for so far. The application's own time between two
-                chunks is not among them: the client is not to blame for it.
-
-        Returns:
-            A moment; at or before `now`, the client has been too slow already.
+        `waited` is how many seconds were waited for the bytes that were `received`, without the application's own time
+        between two chunks: the client is not to blame for it.
         """
         return now + min(self.body_idle_timeout, self.body_grace + received / self.min_body_rate - waited)
 

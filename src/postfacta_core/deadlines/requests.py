@@ -16,12 +16,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
 from functools import wraps
 from typing import Any, Final, Self, TypeVar, cast
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.lowlevel import current_token
 
 from .._functions import is_async
 from ..clock import MONOTONIC, Clock
@@ -95,6 +95,8 @@ class Running:
         is_watched: Disconnect watching is requested but not started.
         task: The task of its handler, on asyncio.
         already: How often others had cancelled that before.
+        cancel_scope: That of its handler, where no task is cancelled.
+        time_ahead: How far the event loop's clock is ahead of ours; None where a sweep looks after the deadline.
     """
 
     # Of most requests, none of this ever changes: what is not set for each costs nothing.
@@ -108,22 +110,17 @@ class Running:
     _has_ended: bool = False
     task: asyncio.Task[Any] | None = None
     already: int = 0
+    cancel_scope: anyio.CancelScope | None = None
+    time_ahead: float | None = None
     _reader: asyncio.Task[Any] | None = None
     _had_cancels: int = 0
     _is_cut: bool = False
     _watcher: anyio.CancelScope | None = None
-    _cancel_scope: anyio.CancelScope | None = None
-    _time_ahead: float | None = None
     _cancels: int = 0
     _again_after: int = 0
 
     def __init__(self, request: RequestContext) -> None:
         self.request: RequestContext = request
-
-    def caused(self, error: BaseException) -> bool:
-        """Return whether this is our cancellation of the handler, and ours alone: another's goes on."""
-        is_ours = isinstance(error, asyncio.CancelledError) and self.take_back() <= self.already
-        return is_ours and self.is_cancelled
 
     def await_client(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
         """Have the present task's wait for the client cut short at a moment; `resume` ends it."""
@@ -146,21 +143,12 @@ class Running:
             self._is_cut = True
             self._reader.cancel()
 
-    async def run_in_scope(self, handler: Awaitable[None], *, now: float, timed: bool) -> bool:
-        """Run its handler in a cancel scope, with a timer where no sweep runs; return whether that ended it."""
-        with anyio.CancelScope() as self._cancel_scope:
-            if timed:
-                self._time_ahead = anyio.current_time() - now
-                self._cancel_scope.deadline = self.request.deadline + self._time_ahead
-            await handler
-        return self._cancel_scope.cancelled_caught and not self.is_cancelled
-
     def limit(self, seconds: float) -> None:
         """Limit it to this many seconds from its start, unless it was cancelled."""
         if not self.is_cancelled:
             deadline = self.request.deadline = self.request.started + seconds
-            if self._cancel_scope is not None and self._time_ahead is not None:
-                self._cancel_scope.deadline = deadline + self._time_ahead
+            if self.cancel_scope is not None and self.time_ahead is not None:
+                self.cancel_scope.deadline = deadline + self.time_ahead
 
     def cancel(self, error: ResilienceError | None) -> None:
         """Cancel its handler with a reason; the first reason stays."""
@@ -170,8 +158,8 @@ class Running:
 
     def press(self) -> None:
         """Cancel a handler again that ignored its cancellation, unless it is shielded or it is too soon."""
-        if self._cancel_scope is not None:
-            self._cancel_scope.cancel()
+        if self.cancel_scope is not None:
+            self.cancel_scope.cancel()
         elif self._again_after > 0:
             self._again_after -= 1
         elif self.task is not None and not is_shielded(self.task):
@@ -228,15 +216,14 @@ class RunningRequests:
     def __init__(self, *, observer: Observer = ignore, clock: Clock = MONOTONIC) -> None:
         self.is_closed: bool = False
         self.is_sweeping: bool = False
-        self.on_tick: Callable[[float], object] = _do_nothing
-        self.on_beat: Callable[[float], object] = _do_nothing
+        self.on_tick: Callable[[float], object] = lambda now: None
+        self.on_beat: Callable[[float], object] = lambda late: None
         self._observe = fan_out([observer])
         self._clock = clock
         self._running: set[Running] = set()
         self._overdue = 0
         self._idle: anyio.Event | None = None
         self.tasks: TaskGroup | None = None
-        self._stack = AsyncExitStack()
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
@@ -263,7 +250,9 @@ class RunningRequests:
                 running.already = 0 if task is None else task.cancelling()
                 await handler
         except BaseException as error:
-            if not running.caused(error):
+            # Another's cancellation goes on.
+            is_ours = isinstance(error, asyncio.CancelledError) and running.take_back() <= running.already
+            if not (is_ours and running.is_cancelled):
                 raise
         finally:
             if running.is_plain and self._idle is None:
@@ -274,8 +263,12 @@ class RunningRequests:
 
     async def _run_in_scope(self, running: Running, handler: Awaitable[None]) -> None:
         running.is_plain = False
-        timed = not self.is_sweeping and running.request.deadline < math.inf
-        if await running.run_in_scope(handler, now=self._clock(), timed=timed):
+        with anyio.CancelScope() as running.cancel_scope:
+            if not self.is_sweeping and running.request.deadline < math.inf:
+                running.time_ahead = anyio.current_time() - self._clock()
+                running.cancel_scope.deadline = running.request.deadline + running.time_ahead
+            await handler
+        if running.cancel_scope.cancelled_caught and not running.is_cancelled:
             running.is_cancelled, running.reason = True, DeadlineExceededError("request")
             self._tell_late(running.request)
 
@@ -290,16 +283,13 @@ class RunningRequests:
             if running.reason is not None:
                 await running.answer()
         finally:
-            self._forget(running)
-
-    def _forget(self, running: Running) -> None:
-        self._running.discard(running)
-        if self._idle is not None and not self._running:
-            self._idle.set()
-            self._idle = None
-        if running.is_overdue:
-            running.is_overdue = False
-            self._tell_overdue(-1)
+            self._running.discard(running)
+            if self._idle is not None and not self._running:
+                self._idle.set()
+                self._idle = None
+            if running.is_overdue:
+                running.is_overdue = False
+                self._tell_overdue(-1)
 
     def cancel(self, error: ResilienceError, *, only_endless: bool = False) -> int:
         """Cancel all requests with this reason; return how many were not cancelled before."""
@@ -319,17 +309,18 @@ class RunningRequests:
         # What an earlier lifespan left behind is bound to an event loop that is gone.
         self._running.clear()
         self._idle, self._overdue = None, 0
-        self.tasks = await self._stack.enter_async_context(anyio.create_task_group())
-        self._stack.callback(self.tasks.cancel_scope.cancel)
+        self.tasks = await anyio.create_task_group().__aenter__()
         self.tasks.start_soon(self._keep_sweeping)
-        self.is_sweeping = True
-        self.loop = _asyncio_loop()
+        loop, self.is_sweeping = current_token().native_token, True
+        self.loop = loop if isinstance(loop, asyncio.AbstractEventLoop) else None
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self.is_sweeping, self.loop = False, None
+        tasks = cast("TaskGroup", self.tasks)
+        tasks.cancel_scope.cancel()
         # What ended the block is not for the task group to wrap.
-        await self._stack.aclose()
+        await tasks.__aexit__(None, None, None)
 
     async def _keep_sweeping(self) -> None:
         while True:
@@ -381,15 +372,3 @@ class RunningRequests:
     def _tell_overdue(self, step: int) -> None:
         self._overdue += step
         self._observe(RequestsOverdue(self._overdue))
-
-
-def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-    return None if asyncio.current_task(loop) is None else loop
-
-
-def _do_nothing(seconds: float) -> None:
-    """Do nothing."""

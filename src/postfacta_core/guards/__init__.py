@@ -13,9 +13,15 @@ if TYPE_CHECKING:
         CircuitStatistics as CircuitStatistics,
     )
     from ._delay import FixedDelay as FixedDelay, HedgeDelay as HedgeDelay, QuantileDelay as QuantileDelay
-    from ._guard import BlockGuard as BlockGuard, Guard as Guard, Runner as Runner
-    from ._outcome import On as On, Outcome as Outcome
-    from ._registry import Listed as Listed, Registry as Registry, registry as registry
+    from ._guard import (
+        BlockGuard as BlockGuard,
+        Guard as Guard,
+        On as On,
+        Outcome as Outcome,
+        Registry as Registry,
+        Runner as Runner,
+        registry as registry,
+    )
     from .adaptive import AdaptiveLimiter as AdaptiveLimiter
     from .breaker import CircuitBreaker as CircuitBreaker
     from .budget import RetryBudget as RetryBudget
@@ -33,16 +39,14 @@ else:
         {
             "_circuit": ("CircuitConfig", "CircuitState", "CircuitStatistics"),
             "_delay": ("FixedDelay", "HedgeDelay", "QuantileDelay"),
-            "_outcome": ("On", "Outcome"),
             "budget": ("RetryBudget",),
-            "_registry": ("Listed", "Registry", "registry"),
             "adaptive": ("AdaptiveLimiter",),
             "breaker": ("CircuitBreaker",),
             "bulkhead": ("Bulkhead",),
             "fallback": ("Answer", "Fallback"),
             "hedge": ("Hedge",),
             "outgoing": ("Outgoing",),
-            "_guard": ("BlockGuard", "Guard", "Runner"),
+            "_guard": ("BlockGuard", "Guard", "On", "Outcome", "Registry", "Runner", "registry"),
             "pipeline": ("Pipeline",),
             "retry": ("Retry",),
             "throttle": ("Throttle",),

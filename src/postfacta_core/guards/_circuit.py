@@ -32,17 +32,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
+from ..backoff import longest_wait
 from ..events import CircuitChanged
 from ..validation import validation
-
-CallKind = Literal["success", "slow", "failure", "ignored", "rejected"]
-"""What a call counts as. A slow one succeeded, but late; one that failed late is a failure."""
-
-_OfTrials = Literal["trials_passed", "trial_failed", "trial_slow", "trial_hung"]
-_Reason = Literal["failures", "slow_calls", "wait_over", "by_hand", "remote", _OfTrials]
-_Moved = Callable[[CircuitChanged], object]
 
 REFUSED: Final = 0
 """The permit of a call that is not admitted."""
@@ -72,13 +66,8 @@ class CircuitState(StrEnum):
 
 _CLOSED, _OPEN, _HALF_OPEN, _FORCED_OPEN, _DISABLED, _METRICS_ONLY = CircuitState
 
-_BY_HAND: Final = frozenset({_CLOSED, _FORCED_OPEN, _DISABLED, _METRICS_ONLY})
-_MOVES: Final = {
-    _CLOSED: _BY_HAND | {_OPEN},
-    _OPEN: _BY_HAND | {_HALF_OPEN},
-    _HALF_OPEN: _BY_HAND | {_OPEN},
-    **dict.fromkeys((_FORCED_OPEN, _DISABLED, _METRICS_ONLY), _BY_HAND),
-}
+_HELD: Final = frozenset({_FORCED_OPEN, _DISABLED, _METRICS_ONLY})
+_COUNTS: Final = frozenset({_CLOSED, _METRICS_ONLY})
 
 # What a window remembers of a call, in bits.
 _FAILED: Final = 1
@@ -86,7 +75,8 @@ _SLOW: Final = 2
 
 _IGNORED: Final = Verdict.IGNORED
 _FAILURE: Final = Verdict.FAILURE
-_KINDS: Final[tuple[CallKind, ...]] = ("success", "failure", "slow", "failure")
+# What a call counts as, by its bits.
+_KINDS: Final = ("success", "failure", "slow", "failure")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,11 +137,8 @@ class CircuitConfig:
 
     def wait(self, opening: int, luck: float) -> float:
         """Return the seconds to refuse after this many openings in a row, from 1; `luck` is from 0 up to 1."""
-        longest = self.max_wait_duration_in_open_state
-        try:
-            wait = min(longest, self.wait_duration_in_open_state * self.wait_multiplier ** (opening - 1))
-        except OverflowError:
-            wait = longest
+        first, longest = self.wait_duration_in_open_state, self.max_wait_duration_in_open_state
+        wait = longest_wait(first, longest, multiplier=self.wait_multiplier, attempt=opening)
         return wait * (1.0 - self.wait_jitter * luck)
 
 
@@ -174,78 +161,65 @@ class CircuitStatistics:
     retry_after: float | None
 
 
-class _CountWindow:
+class _Window:
     """The last calls, as far as the size goes."""
 
     def __init__(self, size: int) -> None:
         self.calls = self.failures = self.slow = 0
         self._size = size
-        self._marks: deque[int] = deque()
+        self._kept: deque[Any] = deque()
 
     def add(self, mark: int, now: float) -> bool:
         """Add a call; return whether that can have raised a rate."""
-        self._marks.append(mark)
+        self._kept.append(mark)
         old = 0
         if self.calls < self._size:
             self.calls += 1
-        elif (old := self._marks.popleft()) == mark:
+        elif (old := self._kept.popleft()) == mark:
             return False
         self.failures += (mark & _FAILED) - (old & _FAILED)
         self.slow += (mark >> 1) - (old >> 1)
         return True
 
     def forget(self, now: float) -> None:
-        """Do nothing: calls do not expire here."""
+        """Drop what has expired."""
 
 
-class _TimeWindow:
-    """The calls that ended in the last whole seconds."""
-
-    def __init__(self, size: int) -> None:
-        self.calls = self.failures = self.slow = 0
-        self._size = size
-        # Of each second in which calls ended: which one, the calls, the failures and the slow ones.
-        self._seconds: deque[list[int]] = deque()
+class _WindowOfSeconds(_Window):
+    """The calls that ended in the last whole seconds: of each which one, the calls, the failures and the slow ones."""
 
     def add(self, mark: int, now: float) -> bool:
         # A thread that read the clock before another one did counts into the other's second.
-        if not self._seconds or now >= self._seconds[-1][0] + 1:
+        if not self._kept or now >= self._kept[-1][0] + 1:
             self.forget(now)
-            self._seconds.append([math.floor(now), 0, 0, 0])
-        counts = self._seconds[-1]
-        counts[1] += 1
+            self._kept.append([math.floor(now), 0, 0, 0])
+        second = self._kept[-1]
+        second[1] += 1
+        second[2] += mark & _FAILED
+        second[3] += mark >> 1
         self.calls += 1
-        if mark:
-            counts[2] += mark & _FAILED
-            counts[3] += mark >> 1
-            self.failures += mark & _FAILED
-            self.slow += mark >> 1
+        self.failures += mark & _FAILED
+        self.slow += mark >> 1
         return self.failures + self.slow > 0
 
     def forget(self, now: float) -> None:
-        """Drop the seconds that have expired."""
         oldest = math.floor(now) - self._size + 1
-        while self._seconds and self._seconds[0][0] < oldest:
-            _, calls, failures, slow = self._seconds.popleft()
+        while self._kept and self._kept[0][0] < oldest:
+            _, calls, failures, slow = self._kept.popleft()
             self.calls -= calls
             self.failures -= failures
             self.slow -= slow
 
 
 class Circuit:
-    """A circuit, its window and its permits.
+    """A circuit, its window and its permits; `state` is where it was when it was last asked anything.
 
-    Args:
-        name: The name in its state-change events.
-        config: When it opens and closes.
-        now: The moment it begins at.
-        moved: Called with each state change, after it; it must not raise, nor call the circuit.
-
-    Attributes:
-        state: Where it was when it was last asked anything.
+    `moved` is called with each state change, after it; it must not raise, nor call the circuit.
     """
 
-    def __init__(self, name: str, config: CircuitConfig, now: float, *, moved: _Moved) -> None:
+    def __init__(
+        self, name: str, config: CircuitConfig, now: float, *, moved: Callable[[CircuitChanged], object]
+    ) -> None:
         self.state: CircuitState = _CLOSED
         self._name, self._config, self._moved = name, config, moved
         # A window of calls never holds more than its size.
@@ -254,7 +228,7 @@ class Circuit:
         self._slow_after = config.slow_call_duration
         self._generation, self._trial_is_out, self._luck = 1, False, 0.0
         self._wanted = config.permitted_number_of_calls_in_half_open_state
-        self._trials = _CountWindow(self._wanted)
+        self._trials = _Window(self._wanted)
         # Of open: until when it refuses. Of half_open: when it ends.
         self._until = self._held_until = -math.inf
         self._begin(now)
@@ -278,57 +252,55 @@ class Circuit:
             self._generation += 1
         return self._generation
 
-    def leave(self, permit: int, outcome: Verdict, *, started: float, now: float, luck: float) -> CallKind:
+    def leave(
+        self, permit: int, outcome: Verdict, *, started: float, now: float, luck: float, asked: float = 0.0
+    ) -> str:
         """Return a permit with the outcome of its call; return what the call counts as.
 
-        `luck`, from 0 up to, not including, 1, is the random number for the wait if the circuit opens.
+        One that succeeded late counts as slow, one that failed late as a failure. `luck`, from 0 up to, not including, 1,
+        is the random number for the wait if the circuit opens. `asked` is how many seconds a failure asks not to be
+        called (Retry-After): an open circuit does not try before, up to the longest wait. Invalid values are ignored.
         """
-        if outcome is _IGNORED:
+        if self.state is _HALF_OPEN:
             self._settle(now)
-            if permit == self._generation:
-                self._trial_is_out = False
+        is_of_now = permit == self._generation
+        if outcome is _IGNORED:
+            self._trial_is_out = self._trial_is_out and not is_of_now
             return "ignored"
         mark = _FAILED if outcome is _FAILURE else 0
         if now >= started + self._slow_after:
             mark |= _SLOW
-        if self.state is not _CLOSED:
-            self._take(permit, mark, now=now, luck=luck)
-        elif (
-            permit == self._generation and self._window.add(mark, now) and self._window.calls >= self._enough
-        ):
-            self._judge(now, luck)
+        if is_of_now:
+            if asked > 0:
+                wait = min(asked, self._config.max_wait_duration_in_open_state)
+                self._held_until = max(self._held_until, now + wait)
+            if self.state is not _CLOSED:
+                self._count(mark, now, luck)
+            elif (window := self._window).add(mark, now) and window.calls >= self._enough:
+                self._judge(window, window.calls, now=now, luck=luck)
         return _KINDS[mark]
 
-    def hold(self, permit: int, seconds: float, now: float) -> None:
-        """Record that a failed call asked for this wait (Retry-After).
+    def _count(self, mark: int, now: float, luck: float) -> None:
+        if self.state is _METRICS_ONLY:
+            self._window.add(mark, now)
+        elif self._trial_is_out:
+            self._trial_is_out = False
+            self._trials.add(mark, now)
+            self._judge(self._trials, self._wanted, now=now, luck=luck)
 
-        An open circuit does not try before, up to the longest wait. Invalid values are ignored.
-        """
+    def open(self, now: float, luck: float, reason: str = "by_hand") -> None:
+        """Open it, as if a threshold had been reached, unless it is; raise if it is held by hand."""
         self._settle(now)
-        if permit == self._generation and seconds > 0:
-            wait = min(seconds, self._config.max_wait_duration_in_open_state)
-            self._held_until = max(self._held_until, now + wait)
-
-    def open(self, now: float, luck: float, reason: _Reason = "by_hand") -> None:
-        """Open it, as if a threshold had been reached; nothing happens if it is open.
-
-        Raises:
-            ValueError: If it is forced open, disabled or measures only: put it to closed first.
-        """
-        self._settle(now)
+        if self.state in _HELD:
+            raise ValueError(f"a circuit that is {self.state} cannot become open: put it to closed first")
         if self.state is not _OPEN:
             self._open(now, luck, reason)
 
     def put(self, state: CircuitState, now: float) -> None:
-        """Set it by hand to forced_open, disabled or metrics_only; or to closed, with an empty window.
-
-        Raises:
-            ValueError: If it is to be open or half_open.
-        """
+        """Set it by hand to forced_open, disabled or metrics_only; or to closed, with an empty window."""
         self._settle(now)
-        if state not in _BY_HAND:
-            msg = f"cannot be put to {state}: put it to one of {sorted(_BY_HAND)}"
-            raise ValueError(msg)
+        if state not in {_CLOSED, *_HELD}:
+            raise ValueError(f"cannot be put to {state}: put it to one of {sorted((_CLOSED, *_HELD))}")
         if self.state is state is _CLOSED:
             # Calls under way do not count in the new window.
             self._generation += 1
@@ -346,7 +318,7 @@ class Circuit:
     def statistics(self, now: float) -> CircuitStatistics:
         self._settle(now)
         window = self._window
-        if self.state in {_CLOSED, _METRICS_ONLY}:
+        if self.state in _COUNTS:
             window.forget(now)
         calls = max(1, window.calls)
         rates = (window.failures / calls, window.slow / calls)
@@ -355,34 +327,15 @@ class Circuit:
             self.state, self._since, self._generation, *counts, *rates, self.retry_after(now)
         )
 
-    def _take(self, permit: int, mark: int, *, now: float, luck: float) -> None:
-        """Count the outcome of a call while the circuit is not closed."""
-        self._settle(now)
-        if permit != self._generation:
-            return
-        if self.state is _METRICS_ONLY:
-            self._window.add(mark, now)
-        elif self._trial_is_out:
-            self._trial_is_out = False
-            self._trials.add(mark, now)
-            self._judge_trials(self._wanted, now, luck)
-
-    def _judge(self, now: float, luck: float) -> None:
-        window, config = self._window, self._config
+    def _judge(self, calls: _Window, of: int, *, now: float, luck: float) -> None:
+        """Open it if too many of a number of calls failed or were slow; else close it if all of its trials are made."""
+        config, are_trials = self._config, calls is self._trials
         # Divided, and not the threshold multiplied: 7 of 100 are 0.07, but 0.07 times 100 is more than 7.
-        if window.failures / window.calls >= config.failure_rate_threshold:
-            self._open(now, luck, "failures")
-        elif window.slow / window.calls >= config.slow_call_rate_threshold:
-            self._open(now, luck, "slow_calls")
-
-    def _judge_trials(self, wanted: int, now: float, luck: float) -> None:
-        """Leave half_open once the trials made decide it, whatever the rest of the `wanted` ones would say."""
-        trials, config = self._trials, self._config
-        if trials.failures / wanted >= config.failure_rate_threshold:
-            self._open(now, luck, "trial_failed")
-        elif trials.slow / wanted >= config.slow_call_rate_threshold:
-            self._open(now, luck, "trial_slow")
-        elif trials.calls >= wanted:
+        if calls.failures / of >= config.failure_rate_threshold:
+            self._open(now, luck, "trial_failed" if are_trials else "failures")
+        elif calls.slow / of >= config.slow_call_rate_threshold:
+            self._open(now, luck, "trial_slow" if are_trials else "slow_calls")
+        elif are_trials and calls.calls >= of:
             self._move(_CLOSED, now, "trials_passed")
 
     def _settle(self, now: float) -> None:
@@ -391,32 +344,28 @@ class Circuit:
             return
         if self._trials.calls > 0 and not self._trial_is_out:
             # Fewer calls came than trials were wanted: those made decide.
-            self._judge_trials(self._trials.calls, self._until, self._luck)
+            self._judge(self._trials, self._trials.calls, now=self._until, luck=self._luck)
         else:
             # A trial that hangs has no random number of its own: that of the opening before it is used.
             self._open(self._until, self._luck, "trial_hung")
 
-    def _open(self, now: float, luck: float, reason: _Reason) -> None:
+    def _open(self, now: float, luck: float, reason: str) -> None:
         self._move(_OPEN, now, reason)
         self._luck = luck
         self._openings += 1
         self._until = max(now + self._config.wait(self._openings, luck), self._held_until)
 
-    def _move(self, new: CircuitState, at: float, reason: _Reason) -> None:
-        old = self.state
-        if new not in _MOVES[old]:
-            msg = f"a circuit that is {old} cannot become {new}: put it to closed first"
-            raise ValueError(msg)
-        self.state, self._since = new, at
+    def _move(self, new: CircuitState, at: float, reason: str) -> None:
+        old, self.state, self._since = self.state, new, at
         self._generation += 1
-        self._trials, self._trial_is_out = _CountWindow(self._wanted), False
-        if new in {_CLOSED, _METRICS_ONLY}:
+        self._trials, self._trial_is_out = _Window(self._wanted), False
+        if new in _COUNTS:
             self._begin(at)
         self._moved(CircuitChanged(self._name, old, new, at, reason))
 
     def _begin(self, now: float) -> None:
         size, by_count = self._config.sliding_window_size, self._config.sliding_window_type == "count"
-        self._window = _CountWindow(size) if by_count else _TimeWindow(size)
+        self._window = _Window(size) if by_count else _WindowOfSeconds(size)
         self._since = now
         self._openings = 0
         self._held_until = -math.inf

@@ -10,7 +10,7 @@ import math
 from bisect import insort
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from ..validation import validation
 
@@ -32,6 +32,7 @@ class HedgeOutcome(StrEnum):
     SHADOW = "shadow"
 
 
+@runtime_checkable
 class HedgeDelay(Protocol):
     """After how long a second try may start."""
 
@@ -42,7 +43,6 @@ class HedgeDelay(Protocol):
 
     def record(self, seconds: float, /) -> None:
         """Record the duration of a first try, or a lower bound if it was cut off."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

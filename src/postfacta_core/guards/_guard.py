@@ -1,9 +1,9 @@
-"""The base of all guards: a name, a mode, an observer, and how a function is called under it.
+"""The base of all guards: name, mode, observer, the list of them all, and how a function is called under one.
 
 A guard calls a function, refuses to, or calls it again. A subclass adds its own verdict at four points, which the base
 calls once for async functions and once for plain ones:
 
-    ticket = _enter(function, args, kwargs)    admit; raise to refuse; or return a `Wait` to be waited for first
+    ticket = _enter(function, args, kwargs)    admit; raise to refuse; or return a wait, which returns the ticket
     _passed(ticket, result) -> result          the call returned
     _failed(ticket, error) -> RAISE            the call raised; or a result in the error's place
     _dropped(ticket)                           cancelled or killed: no outcome, only give back what is held
@@ -11,21 +11,24 @@ calls once for async functions and once for plain ones:
 A lock guards straight-line code only, and is never held while the function, a wait or foreign code runs. It is
 reentrant: a coroutine that the collector closes may give back what it holds at any allocation.
 
-A wait is written once, as a generator, and driven by a task or a thread. It yields the seconds it is willing to wait, is
-resumed when they are over or when it is woken, and returns what the wait was for. What interrupts it is raised in it.
+A wait is written once, as a generator, and driven by a task or a thread. What it yields first gets the function that
+wakes it. Then it yields the seconds it is willing to wait, is resumed when they are over or when it is woken, and
+returns what the wait was for. What interrupts it is raised in it.
 """
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial, wraps
-from types import CoroutineType, FunctionType
-from typing import Any, ClassVar, Final, ParamSpec, Self, TypeVar, cast
+from types import CoroutineType, FrameType, FunctionType, GeneratorType
+from typing import Any, ClassVar, Final, Generic, ParamSpec, Self, TypeVar, cast
+from weakref import WeakValueDictionary
 
 from .._functions import answer_of, is_async, must_be_guardable
 from ..clock import LUCK, MONOTONIC, Clock, Luck
@@ -40,13 +43,46 @@ from ..events import (
     process_observer,
 )
 from ..validation import validation
-from ._outcome import RAISE, On, Outcome, Predicate, check_on
-from ._registry import Listed, registry
 
 P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+
+RAISE: Final[Any] = object()
+"""What a guard answers to an error that it lets pass."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Outcome(Generic[T]):
+    """The end of a call. A cancelled one has no outcome.
+
+    Attributes:
+        result: What it returned; None if it raised.
+        error: What it raised; None if it returned.
+    """
+
+    result: T | None = None
+    error: Exception | None = None
+
+    def __repr__(self) -> str:
+        return f"Outcome({self.result!r})" if self.error is None else f"Outcome(error={self.error!r})"
+
+
+Predicate = Callable[[Outcome[Any]], bool]
+
+On = type[Exception] | tuple[type[Exception], ...] | Predicate
+"""Which outcomes a guard acts on: types of errors, or a function of the `Outcome` that alone decides."""
+
+
+def asked_by(outcome: Outcome[Any]) -> float | None:
+    """Read how many seconds an outcome asks to wait: its error's or result's `retry_after`, if that is a number."""
+    seconds: object = getattr(outcome.result if outcome.error is None else outcome.error, "retry_after", None)
+    return float(seconds) if isinstance(seconds, int | float) else None
+
+
 Wake = Callable[[], object]
+Waiting = Generator[float, Any, T]
+_WAITING: Final[Any] = GeneratorType
 
 
 class Runner:
@@ -96,7 +132,7 @@ class Runner:
         return cast("F", guarded_sync)
 
 
-class Guard(Runner, Listed):
+class Guard(Runner):
     """What all guards have in common: they stand in a `Pipeline`, guard by `call` and `call_sync`, or decorate a function.
 
     Tasks and threads share it. Where a plain function has to wait first, its thread does; on an event loop it is refused
@@ -111,10 +147,17 @@ class Guard(Runner, Listed):
         clock: Monotonic seconds; it must be the clock of the request contexts.
         luck: Spreads waits.
 
+    Attributes:
+        made_at: The file and line that made it.
+
     Raises:
         ValueError: If a setting is wrong, or the name is taken.
     """
 
+    kind: ClassVar[str] = "guard"
+    """What it is called in the list."""
+    example: ClassVar[str] = '"billing"'
+    """How one is made, for refusals."""
     modes: ClassVar[tuple[Mode, ...]] = tuple(Mode)
     """The modes that it knows."""
     metric: ClassVar[str] = ""
@@ -130,7 +173,8 @@ class Guard(Runner, Listed):
         luck: Luck = LUCK,
     ) -> None:
         owner = type(self).__name__
-        super().__init__(name)
+        self.name: str = validation.name(f"{owner}.name", name, example=self.example)
+        self.made_at: str = _caller()
         self._mode = validation.choice(f"{owner}.mode", mode, Mode)
         validation.functions(owner, clock=clock, luck=luck)
         self._observe = observing(owner, name, observer)
@@ -143,12 +187,15 @@ class Guard(Runner, Listed):
         # On the path of every call: a with statement takes nearly twice as long.
         self._acquire, self._release = self._lock.acquire, self._lock.release
 
-    def _announce(self, **settings: object) -> None:
-        """List and announce it: the end of every `__init__`, so that one that raises leaves no trace.
+    def __repr__(self) -> str:
+        texts = (
+            f", {key}={f'{value:g}' if isinstance(value, float) else repr(value)}"
+            for key, value in self.settings().items()
+        )
+        return f"{type(self).__name__}({self.name!r}{''.join(texts)})"
 
-        Args:
-            settings: How it is set up, for lists.
-        """
+    def _announce(self, **settings: object) -> None:
+        """List it with its settings and announce it: the end of every `__init__`, so that one that raises leaves no trace."""
         self._settings.update(settings)
         registry.add(self)
         self._observe(PolicyCreated(self.name, self.collect))
@@ -173,6 +220,10 @@ class Guard(Runner, Listed):
         """Return how it is set up, for lists; of each guard, its mode."""
         return {**self._settings, "mode": self._mode.value}
 
+    def status(self) -> Mapping[str, object]:
+        """Return its present state, for lists. Any thread may ask."""
+        return {}
+
     def collect(self) -> Iterable[Sample]:
         """Return its counts, for metrics. Any thread may ask."""
         return [Sample(self.metric, (self.name, what), count) for what, count in self._counts.items()]
@@ -180,8 +231,8 @@ class Guard(Runner, Listed):
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call an async function under this guard; what either raises is raised."""
         ticket = self._enter(function, args, kwargs)
-        if type(ticket) is Wait:
-            ticket = await wait_in_task(ticket.steps)
+        if type(ticket) is _WAITING:
+            ticket = await wait_in_task(ticket)
         try:
             result: Any = function(*args, **kwargs)
             answer: T = await (
@@ -200,8 +251,8 @@ class Guard(Runner, Listed):
     def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a plain function under this guard; what either raises is raised. A wait blocks the thread."""
         ticket = self._enter(function, args, kwargs)
-        if type(ticket) is Wait:
-            ticket = wait_in_thread(self, ticket.steps)
+        if type(ticket) is _WAITING:
+            ticket = wait_in_thread(self, ticket)
         try:
             answer = function(*args, **kwargs)
         except Exception as error:
@@ -232,8 +283,12 @@ class Guard(Runner, Listed):
         """Take note of a new mode, under the lock."""
 
     def _act_on(self, on: On) -> None:
-        """Check and keep which outcomes it acts on."""
-        self._types, self._predicate = check_on(f"{type(self).__name__}.on", on, example="on=ConnectionError")
+        """Check and keep which outcomes it acts on. A cancellation is no outcome, and is refused."""
+        if callable(on) and not isinstance(cast("object", on), type | tuple):
+            self._predicate = cast("Predicate", on)
+        else:
+            owner = type(self).__name__
+            self._types = validation.error_types(f"{owner}.on", on, example="on=ConnectionError")
 
     def _acts_on(self, outcome: Outcome[Any], *, otherwise: bool) -> bool:
         """Return whether it acts on an outcome; `otherwise` is what a function means that raises."""
@@ -254,6 +309,73 @@ class Guard(Runner, Listed):
         self._observe(ListenerFailed(self.name, repr(fault)))
 
 
+class Registry:
+    """The guards that are alive; it keeps none alive.
+
+    A name is unique for its kind. Made again by the same line of code, as by an application factory in a test, it
+    passes on to the new guard, and both are counted together. Made by another line it is refused.
+    """
+
+    def __init__(self) -> None:
+        # Reentrant: the collector may run a guard's end at any allocation.
+        self._lock = threading.RLock()
+        self._guards: WeakValueDictionary[tuple[str, str], Guard] = WeakValueDictionary()
+
+    def add(self, guard: Guard) -> None:
+        """List a guard.
+
+        Raises:
+            ValueError: If another one of its kind has its name, made by another line.
+        """
+        with self._lock:
+            key = guard.kind, guard.name
+            other = self._guards.get(key)
+            if other is not None and other.made_at != guard.made_at:
+                # One that is part of a circle, and used by none, may still be there.
+                del other
+                gc.collect()
+                other = self._guards.get(key)
+            if other is not None and other.made_at != guard.made_at:
+                raise ValueError(
+                    f"{type(guard).__name__}.name must be a name of its own: {guard.name!r} at {guard.made_at} was "
+                    f"given at {other.made_at} already. Share that one, or choose another name"
+                )
+            self._guards[key] = guard
+
+    def __iter__(self) -> Iterator[Guard]:
+        with self._lock:
+            guards = list(self._guards.values())
+        return iter(sorted(guards, key=lambda guard: (guard.kind, guard.name)))
+
+    def find(self, kind: str, name: str) -> Guard:
+        """Return a guard, such as `find("breaker", "billing")`.
+
+        Raises:
+            KeyError: If there is none; it lists those there are.
+        """
+        found = self._guards.get((kind, name))
+        if found is None:
+            raise KeyError(f"no {kind} {name!r}; there are {[f'{each.kind} {each.name}' for each in self]}")
+        return found
+
+    def clear(self) -> None:
+        """Forget all guards: for use between tests."""
+        with self._lock:
+            self._guards.clear()
+
+
+registry: Final = Registry()
+"""The guards of this process."""
+
+
+def _caller() -> str:
+    """Return the file and line outside of this package that is being run."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - inspect.stack() reads files
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith("postfacta_core.guards"):
+        frame = frame.f_back
+    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
 _BLOCKS: Final[ContextVar[tuple[tuple[Guard, Any], ...]]] = ContextVar("postfacta_blocks", default=())
 """The blocks entered in this context and not left: of each its guard and ticket."""
 
@@ -269,14 +391,14 @@ class BlockGuard(Guard):
 
     def __enter__(self) -> Self:
         ticket = self._enter(None, (), {})
-        if type(ticket) is Wait:
-            ticket = wait_in_thread(self, ticket.steps)
+        if type(ticket) is _WAITING:
+            ticket = wait_in_thread(self, ticket)
         return self._hold(ticket)
 
     async def __aenter__(self) -> Self:
         ticket = self._enter(None, (), {})
-        if type(ticket) is Wait:
-            ticket = await wait_in_task(ticket.steps)
+        if type(ticket) is _WAITING:
+            ticket = await wait_in_task(ticket)
         return self._hold(ticket)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -327,13 +449,6 @@ def innermost(
     return function, args, kwargs
 
 
-@dataclass(slots=True, eq=False)
-class Wait:
-    """A call that has to wait first. `steps` makes the generator, from the function that wakes it."""
-
-    steps: Callable[[Wake], Generator[float, None, Any]]
-
-
 def running_loop() -> Any:
     """Return asyncio's loop that runs in this thread, or None."""
     # Looked up, and not imported: where it is not imported, no loop runs.
@@ -354,12 +469,12 @@ def pause(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-def wait_in_thread(owner: object, steps: Callable[[Wake], Generator[float, None, T]]) -> T:
+def wait_in_thread(owner: object, wait: Waiting[T]) -> T:
     """Run a wait of a guard in this thread, where no event loop runs, and return its result."""
     event = threading.Event()
-    wait = steps(event.set)
     try:
-        seconds = next(wait)
+        next(wait)
+        seconds = wait.send(event.set)
         while True:
             try:
                 refuse_on_loop(owner)
@@ -374,7 +489,7 @@ def wait_in_thread(owner: object, steps: Callable[[Wake], Generator[float, None,
         return result
 
 
-async def wait_in_task(steps: Callable[[Wake], Generator[float, None, T]]) -> T:
+async def wait_in_task(wait: Waiting[T]) -> T:
     """Run a wait in this task, and return its result. Any thread may wake it."""
     import anyio  # noqa: PLC0415 - code without an event loop needs none
     from anyio.lowlevel import current_token  # noqa: PLC0415
@@ -389,9 +504,9 @@ async def wait_in_task(steps: Callable[[Wake], Generator[float, None, T]]) -> T:
         else:
             soon(lambda: event.set())  # noqa: PLW0108 - the present event, and not that of now
 
-    wait = steps(wake)
     try:
-        seconds = next(wait)
+        next(wait)
+        seconds = wait.send(wake)
         while True:
             try:
                 with anyio.move_on_after(seconds):

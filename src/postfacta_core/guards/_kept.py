@@ -38,22 +38,14 @@ class LastValues(Generic[T]):
         """Keep a value whose call began at a moment, and in a generation."""
         if generation != self.generation:
             return
-        values = self._kept
-        kept = values.get(key)
-        if kept is None:
-            values[key] = (began, value, size)
-            self._bytes += size
-        else:
-            if kept[0] <= began:
-                values[key] = (began, value, size)
-                self._bytes += size - kept[2]
-            values.move_to_end(key)
-        if len(values) > self._max_entries or self._bytes > self._max_bytes:
-            self._make_room(key, size)
-
-    def _make_room(self, key: Hashable, size: int) -> None:
-        if size > self._max_bytes:
-            self.drop(key)
+        kept = self._kept.get(key)
+        if kept is None or kept[0] <= began:
+            self._kept[key] = (began, value, size)
+            self._bytes += size - (0 if kept is None else kept[2])
+            if size > self._max_bytes:
+                self.drop(key)
+                return
+        self._kept.move_to_end(key)
         while len(self._kept) > self._max_entries or self._bytes > self._max_bytes:
             self.drop(next(iter(self._kept)))
 

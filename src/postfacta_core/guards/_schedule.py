@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -61,28 +62,30 @@ def may_repeat(error: Exception) -> bool:
     return isinstance(error, RejectedError) and not isinstance(error, _FUTILE)
 
 
-def plan(
-    asked: float | None,
-    attempt: int,
-    *,
-    attempts: int,
-    backoff: Backoff,
-    max_wait: float,
-    now: float,
-    deadline: float,
-    luck: float,
-) -> tuple[RetryOutcome, float]:
-    """Decide about a retry of what may be retried, apart from the budget: its outcome, and the wait before the next try.
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How often, and after which waits, what may be tried again is.
 
-    `asked` is the wait that the outcome asks for; `attempt` counts from 1, `deadline` is `math.inf` for none, `luck` from
-    0 up to 1. `max_wait` holds also where no deadline bounds a wait: then the answer is late, and the caller's own retry
-    is better.
+    `max_wait` holds also where no deadline bounds a wait: then the answer is late, and the caller's own retry is better.
     """
-    if asked is not None and not 0 <= asked < math.inf:
-        return RetryOutcome.FAILURE, 0.0
-    if attempt >= attempts:
-        return RetryOutcome.EXHAUSTED, 0.0
-    delay = (asked or 0.0) + backoff.delay(attempt, luck)
-    if delay > max_wait or now + delay >= deadline:
-        return RetryOutcome.DEADLINE, 0.0
-    return RetryOutcome.RETRIED, delay
+
+    attempts: int
+    backoff: Backoff
+    max_wait: float
+
+    def plan(
+        self, asked: float | None, attempt: int, *, now: float, deadline: float, luck: float
+    ) -> tuple[RetryOutcome, float]:
+        """Decide about a retry, apart from the budget: its outcome, and the wait before the next try.
+
+        `asked` is the wait that the outcome asks for; `attempt` counts from 1, `deadline` is `math.inf` for none, `luck`
+        from 0 up to 1.
+        """
+        if asked is not None and not 0 <= asked < math.inf:
+            return RetryOutcome.FAILURE, 0.0
+        if attempt >= self.attempts:
+            return RetryOutcome.EXHAUSTED, 0.0
+        delay = (asked or 0.0) + self.backoff.delay(attempt, luck)
+        if delay > self.max_wait or now + delay >= deadline:
+            return RetryOutcome.DEADLINE, 0.0
+        return RetryOutcome.RETRIED, delay

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -19,11 +19,10 @@ from ..limits._overload import (
     OverloadLimiter,
     Priority,
     Shed,
-    Wait as Place,
+    Wait,
 )
 from ..validation import validation
-from ._guard import BlockGuard, Wait, Wake, innermost
-from ._outcome import RAISE, On, Outcome
+from ._guard import RAISE, BlockGuard, On, Outcome, Waiting, innermost
 
 # When a call was admitted, and its kind.
 _Ticket = tuple[float, int] | None
@@ -91,7 +90,7 @@ class AdaptiveLimiter(BlockGuard):
     def _mode_was_set(self) -> None:
         self._limiter.mode = self._mode
 
-    def _enter(self, function: Any, args: Any, kwargs: Any) -> _Ticket | Wait:
+    def _enter(self, function: Any, args: Any, kwargs: Any) -> _Ticket | Waiting[_Ticket]:
         if self._mode is Mode.OFF:
             return None
         request, kind = current_request(), 0
@@ -105,9 +104,8 @@ class AdaptiveLimiter(BlockGuard):
         now = self._clock()
         with self._lock:
             decision = self._limiter.arrive(priority, now, luck=self._luck())
-        if isinstance(decision, Place):
-            place = decision
-            return Wait(lambda wake: self._wait(place, kind, wake))
+        if isinstance(decision, Wait):
+            return self._wait(decision, kind)
         return self._take(decision, now, kind)
 
     def _take(self, verdict: Admit | Shed, decided: float, kind: int) -> _Ticket:
@@ -117,7 +115,9 @@ class AdaptiveLimiter(BlockGuard):
             raise LoadShedError(self.name, verdict.retry_after)
         return None
 
-    def _wait(self, place: Place, kind: int, wake: Wake) -> Generator[float, None, _Ticket]:
+    def _wait(self, place: Wait, kind: int) -> Waiting[_Ticket]:
+        wake = yield 0.0
+
         def decided() -> None:
             # If its event loop is closed, it gives back what it has when its coroutine is closed.
             with suppress(RuntimeError):

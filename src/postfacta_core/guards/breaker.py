@@ -21,8 +21,7 @@ from ..errors import (
 from ..events import CircuitChanged, Mode, Observer, Sample, process_observer
 from ..validation import validation
 from ._circuit import Circuit, CircuitConfig, CircuitState, CircuitStatistics, Verdict
-from ._guard import BlockGuard
-from ._outcome import RAISE, On, Outcome, asked_by
+from ._guard import RAISE, BlockGuard, On, Outcome, asked_by
 
 _KINDS: Final[tuple[str, ...]] = ("success", "slow", "failure", "ignored", "rejected")
 _SUCCESS, _FAILURE, _IGNORED = Verdict
@@ -166,10 +165,11 @@ class CircuitBreaker(BlockGuard):
             return permit, started
         if self._mode is Mode.OFF:
             return None
-        if self._is_opened_elsewhere is not None and self._is_opened_elsewhere(started):
-            self._follow(started)
+        opens = self._is_opened_elsewhere is not None and self._is_opened_elsewhere(started)
         retry_after = None
         with self._lock:
+            if opens and self._circuit.state is _CLOSED:
+                self._circuit.open(started, self._luck(), "remote")
             if not (permit := self._circuit.enter(started)):
                 self._counts["rejected"] += 1
                 retry_after = self._circuit.retry_after(started)
@@ -179,11 +179,6 @@ class CircuitBreaker(BlockGuard):
         if not permit and self._mode is Mode.ENFORCE:
             raise self._refusal(self.name, retry_after)
         return (permit, started) if permit else None
-
-    def _follow(self, now: float) -> None:
-        with self._lock:
-            if self._circuit.state is _CLOSED:
-                self._circuit.open(now, self._luck(), "remote")
 
     def _passed(self, ticket: _Ticket, result: Any) -> Any:
         if ticket is not None:
@@ -203,14 +198,15 @@ class CircuitBreaker(BlockGuard):
 
     def _end(self, ticket: tuple[int, float], verdict: Verdict, outcome: Outcome[Any] | None) -> None:
         permit, started = ticket
-        seconds = self._asked(outcome) if verdict is _FAILURE and outcome is not None else 0.0
+        asked = 0.0
+        if verdict is _FAILURE and outcome is not None:
+            asked = self._ask(lambda ended: float(self._retry_after(ended) or 0.0), outcome, otherwise=0.0)
         self._acquire()
         try:
-            if verdict is _FAILURE:
-                self._circuit.hold(permit, seconds, self._clock())
-                if self._mirror is not None:
-                    self._news.append(("failure", outcome and outcome.error))
-            kind = self._circuit.leave(permit, verdict, started=started, now=self._clock(), luck=self._luck())
+            if self._mirror is not None and verdict is _FAILURE:
+                self._news.append(("failure", outcome and outcome.error))
+            now, luck = self._clock(), self._luck()
+            kind = self._circuit.leave(permit, verdict, started=started, now=now, luck=luck, asked=asked)
             self._counts[kind] += 1
             if self._mirror is not None and verdict is _SUCCESS:
                 self._news.append(("success", self._circuit.state is CircuitState.HALF_OPEN))
@@ -228,12 +224,6 @@ class CircuitBreaker(BlockGuard):
             is_callers = request is not None and request.is_out_of_callers_time(self._clock())
             return _IGNORED if is_callers else _FAILURE
         return _IGNORED if _is_local(error) else _SUCCESS
-
-    def _asked(self, outcome: Outcome[Any]) -> float:
-        def seconds(ended: Outcome[Any]) -> float:
-            return float(self._retry_after(ended) or 0.0)
-
-        return self._ask(seconds, outcome, otherwise=0.0)
 
     def _note(self, move: CircuitChanged) -> None:
         # Under the lock; foreign code is called outside of it.

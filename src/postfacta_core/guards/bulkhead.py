@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from ..clock import MONOTONIC, Clock
@@ -11,8 +11,7 @@ from ..deadlines.present import time_to_wait
 from ..errors import BulkheadFullError
 from ..events import Mode, Observer, Sample, process_observer
 from ..validation import validation
-from ._guard import BlockGuard, Wait, Wake
-from ._outcome import RAISE
+from ._guard import RAISE, BlockGuard, Waiting
 from ._slots import Turns
 
 _ADMITTED: Final = 0
@@ -92,7 +91,7 @@ class Bulkhead(BlockGuard):
         if self._mode is not Mode.ENFORCE:
             self._turns.admit_all()
 
-    def _enter(self, function: object, args: object, kwargs: object) -> Wait | None:
+    def _enter(self, function: object, args: object, kwargs: object) -> Waiting[None] | None:
         turns = self._turns
         self._acquire()
         try:
@@ -102,7 +101,7 @@ class Bulkhead(BlockGuard):
                 would_refuse = turns.used >= turns.size + turns.max_waiting
                 self._count[_REFUSED if would_refuse else _ADMITTED] += 1
             elif turns.waiting < turns.max_waiting:
-                return Wait(self._wait)
+                return self._wait()
             else:
                 raise self._refusal()
             turns.used += 1
@@ -115,7 +114,8 @@ class Bulkhead(BlockGuard):
         # By then everyone who waits now is served or refused. Without a queue there is no estimate.
         return BulkheadFullError(self.name, self._max_wait if self._turns.max_waiting else None)
 
-    def _wait(self, wake: Wake) -> Generator[float, None, None]:
+    def _wait(self) -> Waiting[None]:
+        wake = yield 0.0
         began = self._clock()
         patience = time_to_wait(self._max_wait, began)
         with self._lock:

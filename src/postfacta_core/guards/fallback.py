@@ -12,9 +12,8 @@ from ..clock import MONOTONIC, Clock
 from ..errors import FailedResponseError, ResilienceError
 from ..events import Mode, Observer, process_observer
 from ..validation import validation
-from ._guard import Guard, innermost
+from ._guard import RAISE, Guard, On, Outcome, innermost
 from ._kept import LastValues
-from ._outcome import RAISE, On, Outcome
 
 P = ParamSpec("P")
 T = TypeVar("T")

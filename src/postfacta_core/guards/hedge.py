@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import Context, copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -17,32 +17,11 @@ from ..deadlines.present import present_limit
 from ..events import Mode, Observer, Sample, process_observer
 from ..validation import validation
 from ._delay import FixedDelay, HedgeDelay, HedgeOutcome
-from ._guard import Guard, running_loop
-from ._outcome import On, Outcome
+from ._guard import Guard, On, Outcome, running_loop
 from .budget import RetryBudget
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-Later = Callable[[TaskGroup, float, Callable[[], object]], Callable[[], object]]
-"""Calls a function after some seconds, from a task of the group or the loop itself; returns what calls it off."""
-
-
-def later(tasks: TaskGroup, seconds: float, act: Callable[[], object]) -> Callable[[], object]:
-    """Call it after some seconds; return what calls it off."""
-    loop = running_loop()
-    if loop is not None:
-        # In a context of its own: one that is called off would keep its request alive until then.
-        return cast("Callable[[], object]", loop.call_later(seconds, act, context=Context()).cancel)
-    scope = anyio.CancelScope()
-    tasks.start_soon(_sleep, scope, seconds, act)
-    return scope.cancel
-
-
-async def _sleep(scope: anyio.CancelScope, seconds: float, act: Callable[[], object]) -> None:
-    with scope:
-        await anyio.sleep(seconds)
-        act()
 
 
 class Hedge(Guard):
@@ -64,7 +43,6 @@ class Hedge(Guard):
             own, of the same name.
         mode: `SHADOW` makes one try, and counts those that took longer than the delay without spending for them;
             `OFF` is a plain call.
-        later: Starts the second.
 
     Attributes:
         budget: What its second tries are spent from.
@@ -86,15 +64,17 @@ class Hedge(Guard):
         mode: Mode | str = Mode.ENFORCE,
         observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
-        later: Later = later,
     ) -> None:
         super().__init__(name, mode=mode, observer=observer, clock=clock)
-        self.delay: HedgeDelay = _delay(delay)
+        example = "delay=0.1, or QuantileDelay()"
+        self.delay: HedgeDelay = (
+            delay
+            if isinstance(delay, HedgeDelay)
+            else FixedDelay(validation.number("Hedge.delay", delay, at_least=0, example=example))
+        )
         self._act_on(on)
-        validation.functions("Hedge", later=later)
         self.budget: RetryBudget = RetryBudget(name) if budget is None else budget
         validation.instance("Hedge.budget", self.budget, RetryBudget, example='RetryBudget("billing")')
-        self._later = later
         self._counts = {outcome.value: 0 for outcome in HedgeOutcome}
         self._announce(budget=self.budget.name)
 
@@ -111,11 +91,7 @@ class Hedge(Guard):
         return [*super().collect(), self.budget.sample(self._clock())]
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call it, and a second time beside that if it is slow.
-
-        Raises:
-            Exception: What the first try raised, if the second did not answer in its place.
-        """
+        """Call it, and a second time beside that if it is slow."""
         mode = self._mode
         if mode is Mode.OFF:
             return await answer_of("Hedge", function, function(*args, **kwargs))
@@ -133,12 +109,10 @@ class Hedge(Guard):
                 if mode is Mode.SHADOW and in_time:
                     self._note_shadow(race, delay)
             if race.has_second:
-                self._counts[race.outcome] += 1
-            if race.latency is not None:
-                self.delay.record(race.latency)
-            if race.error is not None:
-                raise race.error
-            return cast("T", race.result)
+                self._counts[race.winner or HedgeOutcome.FAILED] += 1
+            if race.end.error is not None:
+                raise race.end.error
+            return cast("T", race.end.result)
         finally:
             race.clear()
 
@@ -159,6 +133,22 @@ class Hedge(Guard):
             if len(group.exceptions) == 1:
                 raise group.exceptions[0] from None
             raise
+
+    def _later(self, tasks: TaskGroup, seconds: float, act: Callable[[], object]) -> Callable[[], object]:
+        """Call a function after some seconds, from a task of the group or the loop itself; return what calls it off."""
+        loop = running_loop()
+        if loop is not None:
+            # In a context of its own: one that is called off would keep its request alive until then.
+            return cast("Callable[[], object]", loop.call_later(seconds, act, context=Context()).cancel)
+        scope = anyio.CancelScope()
+
+        async def wait() -> None:
+            with scope:
+                await anyio.sleep(seconds)
+                act()
+
+        tasks.start_soon(wait)
+        return scope.cancel
 
     async def _follow(self, race: _Race) -> None:
         """Make the second try, unless there is an answer, or there was one."""
@@ -188,18 +178,14 @@ class Hedge(Guard):
     def _end(self, race: _Race, which: HedgeOutcome, outcome: Outcome[Any]) -> None:
         if not race.is_open:
             return
-        is_first = which is HedgeOutcome.FIRST
-        wins = self._is_answer(outcome, is_alone=not race.has_second)
-        if wins or is_first:
-            race.error, race.result = outcome.error, outcome.result
-        if wins:
-            race.is_open, race.outcome = False, which
+        race.ends[which] = outcome
+        if self._is_answer(outcome, is_alone=not race.has_second):
+            race.is_open, race.winner = False, which
             if race.has_second:
                 race.stop()
             # If the second has won, the first would have taken longer still.
-            if outcome.error is None and (is_first or not race.has_first_ended):
-                race.latency = self._clock() - race.began
-        race.has_first_ended = race.has_first_ended or is_first
+            if outcome.error is None and (which is HedgeOutcome.FIRST or HedgeOutcome.FIRST not in race.ends):
+                self.delay.record(self._clock() - race.began)
 
     def _is_answer(self, outcome: Outcome[Any], *, is_alone: bool) -> bool:
         if self._predicate is None:
@@ -213,21 +199,9 @@ class Hedge(Guard):
             self._counts[HedgeOutcome.SHADOW if has_token else HedgeOutcome.BUDGET_REFUSED] += 1
 
 
-def _delay(given: object) -> HedgeDelay:
-    if hasattr(given, "seconds") and hasattr(given, "record"):
-        return cast("HedgeDelay", given)
-    return FixedDelay(
-        validation.number("Hedge.delay", given, at_least=0, example="delay=0.1, or QuantileDelay()")
-    )
-
-
 @dataclass(slots=True, eq=False)
 class _Race:
-    """One call, open until there is an answer; `is_followed` by a second try, or a refusal of the budget.
-
-    The error or result is that of the first try, or of the one that won. `latency` is how long the first took, at the
-    least; None if it failed.
-    """
+    """One call, open until a try has won; `is_followed` by a second try, or a refusal of the budget."""
 
     start: partial[Any]
     began: float
@@ -235,13 +209,15 @@ class _Race:
     is_open: bool = True
     is_followed: bool = False
     has_second: bool = False
-    has_first_ended: bool = False
-    outcome: HedgeOutcome = HedgeOutcome.FAILED
-    latency: float | None = None
-    error: Exception | None = None
-    result: Any = None
+    winner: HedgeOutcome | None = None
+    ends: dict[HedgeOutcome, Outcome[Any]] = field(default_factory=dict[HedgeOutcome, Outcome[Any]])
+
+    @property
+    def end(self) -> Outcome[Any]:
+        """That of the try that won, or else of the first."""
+        return self.ends[self.winner or HedgeOutcome.FIRST]
 
     def clear(self) -> None:
         """Drop all references: a cancelled task, or an error's traceback, may hold this for a while."""
-        self.error = self.result = None
+        self.ends.clear()
         del self.start, self.stop

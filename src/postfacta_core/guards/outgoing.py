@@ -7,12 +7,14 @@ No HTTP client is imported. `Outgoing.transport` wraps a transport of httpx2 or 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Mapping, MutableMapping
+import operator
+from collections.abc import Callable, Generator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Final, Self, TypeVar, cast
 
 import anyio
@@ -33,13 +35,7 @@ T = TypeVar("T")
 
 _TIMEOUT: Final = "X-Request-Timeout"
 _REQUEST_ID: Final = "X-Request-ID"
-_PRIORITY: Final = "X-Priority"
-_PRIORITY_KEY: Final = "X-Priority-Key"
 _PRIORITIES: Final = tuple(priority.name.lower() for priority in Priority)
-_REFUSED: Final = frozenset({429, 503})
-_TOO_MANY_REQUESTS: Final = 429
-_SERVER_ERROR: Final = 500
-_NOT_IMPLEMENTED: Final = 501
 # RFC 9110, section 9.2.2.
 _IDEMPOTENT: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
 # httpx's classes, by name: what happens on the wire, and of that what happens before anything is sent.
@@ -48,7 +44,6 @@ _UNSENT: Final = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
 # The four waits of an httpx request; of each, seconds or None for any number.
 _WAITS: Final = ("connect", "read", "write", "pool")
 _PORTS: Final = {"http": 80, "https": 443}
-_CLIENT_ERROR: Final = 400
 # The longest that a dependency may send us away for: more is nonsense, or means "never".
 _LONGEST: Final = 86_400.0
 
@@ -62,20 +57,17 @@ def outgoing_headers(
     of a request there is no `X-Priority` and no `X-Request-ID` either.
 
     Args:
-        name: The dependency, for the error.
+        name: The dependency, for the `DeadlineExceededError` if there is no time left: do not call.
         priority_key: The secret that makes the dependency trust the priority; sent as `X-Priority-Key`.
         clock: Monotonic seconds; it must be the clock of the request contexts.
-
-    Raises:
-        DeadlineExceededError: If there is no time left: do not call.
     """
     headers = trace_headers()
     request, deadline = current_request(), current_deadline()
     if request is not None:
         headers[_REQUEST_ID] = request.request_id
-        headers[_PRIORITY] = _PRIORITIES[min(max(request.priority, 0), len(_PRIORITIES) - 1)]
+        headers["X-Priority"] = _PRIORITIES[min(max(request.priority, 0), len(_PRIORITIES) - 1)]
         if priority_key:
-            headers[_PRIORITY_KEY] = priority_key
+            headers["X-Priority-Key"] = priority_key
     if deadline is not None:
         headers[_TIMEOUT] = deadline.header(clock())
         if float(headers[_TIMEOUT]) <= 0:
@@ -86,27 +78,19 @@ def outgoing_headers(
 def is_failure(response: Any) -> bool:
     """Return whether a response is a failure of the dependency: a status of 500 or more, but 501, or 429."""
     status: int = response.status_code
-    return status == _TOO_MANY_REQUESTS or (status >= _SERVER_ERROR and status != _NOT_IMPLEMENTED)
+    return status == HTTPStatus.TOO_MANY_REQUESTS or (status >= 500 and status != HTTPStatus.NOT_IMPLEMENTED)  # noqa: PLR2004 - the class of 5xx
 
 
 def refusal_in(response: Any, name: str, *, wall: Clock = WALL) -> RejectedError | None:
-    """Make an error of a response by which the dependency refused before it did anything.
+    """Make an error of a response by which the dependency, of this name, refused before it did anything; else None.
 
     That is 429, and 503 with `Retry-After`. A 503 without it may be anything, such as a proxy that lost its server in
     the middle: it is the caller's to judge.
-
-    Args:
-        response: What came: an object with `status_code` and `headers`.
-        name: The dependency, for the error.
-        wall: Seconds since the epoch, for a `Retry-After` that is a date in a response without `Date`.
-
-    Returns:
-        The error, with `retry_after` in seconds if the response has it; or None.
     """
-    if response.status_code not in _REFUSED:
+    if response.status_code not in {429, 503}:
         return None
     retry_after = _retry_after(response.headers, wall)
-    if retry_after is None and response.status_code != _TOO_MANY_REQUESTS:
+    if retry_after is None and response.status_code != HTTPStatus.TOO_MANY_REQUESTS:
         return None
     return RejectedError(name, retry_after)
 
@@ -159,8 +143,8 @@ class Outgoing:
             validation.instance("Outgoing.spans", spans, CallSpans, example="CallSpans(provider)")
         validation.functions("Outgoing", is_failure=is_failure, clock=clock)
         self.pipeline: Pipeline | None = Pipeline(*guards) if guards else None
-        self._call: Callable[..., Any] = self.pipeline.call if self.pipeline else _unguarded
-        self._call_sync: Callable[..., Any] = self.pipeline.call_sync if self.pipeline else _unguarded
+        self._call: Callable[..., Any] = self.pipeline.call if self.pipeline else operator.call
+        self._call_sync: Callable[..., Any] = self.pipeline.call_sync if self.pipeline else operator.call
         self._is_failure, self._tell, self._priority_key = is_failure, tell, priority_key
         self._observe = observing("Outgoing", name, observer)
         self._spans = spans or CallSpans()
@@ -336,9 +320,7 @@ class _Call:
 class _Transport:
     """A transport around another one; httpx asks for these methods, and for no class."""
 
-    def __init__(
-        self, inner: Any, send: Callable[[Any], Awaitable[Any]], send_sync: Callable[[Any], Any]
-    ) -> None:
+    def __init__(self, inner: Any, send: object, send_sync: object) -> None:
         self._inner = inner
         self.handle_async_request = send
         self.handle_request = send_sync
@@ -361,13 +343,9 @@ class _Transport:
         self._inner.__exit__(*raised)
 
 
-def _unguarded(function: Callable[..., T], *args: object) -> T:
-    return function(*args)
-
-
 def _error_type(error: BaseException | None, status: int, *, is_sent: bool) -> str:
     if error is None:
-        return str(status) if status >= _CLIENT_ERROR else ""
+        return str(status) if status >= HTTPStatus.BAD_REQUEST else ""
     if not isinstance(error, Exception):
         return "cancelled"
     return type(error).__name__ if is_sent else "deadline_exceeded"

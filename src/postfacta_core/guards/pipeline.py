@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from itertools import combinations
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar, cast
 
@@ -82,11 +83,7 @@ class Pipeline(Runner):
         return cast("Awaitable[T]", self._first(*self._rest, function, *args))
 
     def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a plain function through all guards.
-
-        Raises:
-            TypeError: If a guard cannot guard it; it says why.
-        """
+        """Call a plain function through all guards; raise `TypeError` if one of them cannot guard it."""
         if self.no_sync:
             super().call_sync(function, *args, **kwargs)
         if kwargs:
@@ -94,11 +91,7 @@ class Pipeline(Runner):
         return cast("T", self._first_sync(*self._rest_sync, function, *args))
 
     async def __aenter__(self) -> Self:
-        """Enter all guards.
-
-        Raises:
-            TypeError: If one of them cannot hold a block open.
-        """
+        """Enter all guards; raise `TypeError` if one of them cannot hold a block open."""
         if self._unable:
             raise TypeError(
                 f"cannot guard a block by {', '.join(self._unable)}: it calls a function, perhaps again. "
@@ -123,17 +116,13 @@ class Pipeline(Runner):
 def _refuse_nonsense(guards: Sequence[Guard]) -> None:
     if not guards:
         raise ValueError(f"Pipeline.guards must be one guard at least, not none; {_EXAMPLE}")
-    for place, guard in enumerate(guards):
+    for guard in guards:
         if not isinstance(cast("object", guard), Guard):
             raise TypeError(f"Pipeline.guards must be guards, not {guard!r}; {_EXAMPLE}")
-        for outer in guards[:place]:
-            _refuse_pair(outer, guard)
-
-
-def _refuse_pair(outer: Guard, inner: Guard) -> None:
-    if inner is outer:
-        raise ValueError(f"{inner!r} stands twice in one pipeline: each call would count twice")
-    if isinstance(outer, Timeout) and isinstance(inner, Timeout) and inner.seconds >= outer.seconds:
-        raise ValueError(f"{inner!r} never ends a call, as it stands inside of {outer!r}")
-    if why := _NONSENSE.get((outer.kind, inner.kind)):
-        raise ValueError(f"{inner!r} must not stand inside of {outer!r}: {why}")
+    for outer, inner in combinations(guards, 2):
+        if inner is outer:
+            raise ValueError(f"{inner!r} stands twice in one pipeline: each call would count twice")
+        if isinstance(outer, Timeout) and isinstance(inner, Timeout) and inner.seconds >= outer.seconds:
+            raise ValueError(f"{inner!r} never ends a call, as it stands inside of {outer!r}")
+        if why := _NONSENSE.get((outer.kind, inner.kind)):
+            raise ValueError(f"{inner!r} must not stand inside of {outer!r}: {why}")

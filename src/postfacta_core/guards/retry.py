@@ -20,9 +20,8 @@ from ..clock import LUCK, MONOTONIC, Clock, Luck, present_haste
 from ..deadlines.present import present_limit
 from ..events import Mode, Observer, RetryScheduled, Sample, process_observer
 from ..validation import validation
-from ._guard import Guard, pause, refuse_on_loop
-from ._outcome import On, Outcome, asked_by
-from ._schedule import RetryOutcome, may_repeat, plan
+from ._guard import Guard, On, Outcome, asked_by, pause, refuse_on_loop
+from ._schedule import RetryOutcome, Schedule, may_repeat
 from .budget import RetryBudget
 
 P = ParamSpec("P")
@@ -114,9 +113,10 @@ class Retry(Guard):
         for field, given in (("discard", discard), ("sleep", sleep)):
             if given is not None:
                 validation.function(f"Retry.{field}", given, example="None")
-        self._attempts = validation.whole("Retry.attempts", attempts, example="attempts=3")
-        self._backoff = validation.instance("Retry.backoff", backoff, Backoff, example="Backoff(base=0.1)")
-        self._max_wait = validation.seconds("Retry.max_wait", max_wait, example="max_wait=30.0")
+        validation.whole("Retry.attempts", attempts, example="attempts=3")
+        validation.instance("Retry.backoff", backoff, Backoff, example="Backoff(base=0.1)")
+        validation.seconds("Retry.max_wait", max_wait, example="max_wait=30.0")
+        self._schedule = Schedule(attempts, backoff, max_wait)
         self._act_on(on)
         validation.function("Retry.retry_after", retry_after, example="retry_after=asked_by")
         self._retry_after = retry_after
@@ -138,11 +138,7 @@ class Retry(Guard):
         return [*super().collect(), self.budget.sample(self._clock())]
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call an async function, and again if it fails and may be repeated.
-
-        Raises:
-            Exception: What the last try raised, as it is.
-        """
+        """Call an async function, and again if it fails and may be repeated; raise what the last try raised, as it is."""
         if self._mode is Mode.OFF:
             return await answer_of("Retry", function, function(*args, **kwargs))
         call = self._begin()
@@ -161,19 +157,14 @@ class Retry(Guard):
                     if (delay := self._wait_after_answer(answer, call)) is None:
                         return answer
                     await self._dispose(answer)
-                await (_sleep if self._sleep is None else cast("_Sleep", self._sleep))(delay)
+                await (cast("Any", self._sleep) or _sleep)(delay)
                 call.attempt += 1
         finally:
             # Not by a token: one does not work where a loop that was given up closes its coroutines.
             _CALL.set(call.outer)
 
     def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a plain function, and again if it fails and may be repeated.
-
-        Raises:
-            Exception: What the last try raised, as it is.
-            RuntimeError: On an event loop, which a wait would block.
-        """
+        """Call a plain function likewise, but raise `RuntimeError` on an event loop, which a wait would block."""
         if self._mode is Mode.OFF:
             return function(*args, **kwargs)
         refuse_on_loop(self)
@@ -240,31 +231,18 @@ class Retry(Guard):
 
     def _plan(self, ended: Outcome[Any], attempt: int, *, now: float) -> tuple[RetryOutcome, float]:
         try:
-            if not self._may_retry(ended):
+            # A result is here because `on` has named it.
+            may = ended.error is None or (self._predicate is None and may_repeat(ended.error))
+            if not (may or self._acts_on(ended, otherwise=False)):
                 return RetryOutcome.FAILURE, 0.0
-            outcome, delay = plan(
-                self._retry_after(ended),
-                attempt,
-                attempts=self._attempts,
-                backoff=self._backoff,
-                max_wait=self._max_wait,
-                now=now,
-                deadline=present_limit(),
-                luck=self._luck(),
-            )
+            asked, luck = self._retry_after(ended), self._luck()
+            outcome, delay = self._schedule.plan(asked, attempt, now=now, deadline=present_limit(), luck=luck)
         except Exception as fault:  # noqa: BLE001 - what judges is foreign code, and may raise anything
             self._report(fault)
             return RetryOutcome.FAILURE, 0.0
         if outcome is not RetryOutcome.RETRIED or (most := present_haste()) is None:
             return outcome, delay
         return RetryOutcome.RETRIED if attempt < most else RetryOutcome.EXHAUSTED, 0.0
-
-    def _may_retry(self, ended: Outcome[Any]) -> bool:
-        # A result is here because `on` has named it.
-        if ended.error is None:
-            return True
-        may = self._predicate is None and may_repeat(ended.error)
-        return may or self._acts_on(ended, otherwise=False)
 
     def _dispose_now(self, answer: object) -> object:
         return None if self._discard is None else self._ask(self._discard, answer, otherwise=None)
@@ -278,7 +256,7 @@ class Retry(Guard):
 
     def _give_up(self, error: Exception, outcome: RetryOutcome, call: _Call) -> None:
         # One that never tries twice multiplies nothing.
-        if call.outer is not None and self._attempts > 1:
+        if call.outer is not None and self._schedule.attempts > 1:
             error.__dict__[_MARK] = call.outer
         tries = "1 try" if call.attempt == 1 else f"{call.attempt} tries"
         note = f"retry {self.name!r}: given up after {tries}: {_REASONS[outcome]}"
@@ -287,9 +265,6 @@ class Retry(Guard):
             # A frozen error takes no note, and is raised without.
             with suppress(Exception):
                 error.add_note(note)
-
-
-_Sleep = Callable[[float], Awaitable[object]]
 
 
 async def _sleep(seconds: float) -> None:

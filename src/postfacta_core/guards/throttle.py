@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..events import Mode, Observer, Sample, process_observer
 from ..limits._rates import BucketSet, Counts, Rate, shorten
 from ..limits.rate import Rates, parse_rates
 from ..validation import validation
-from ._guard import BlockGuard, Wait, Wake, innermost
+from ._guard import BlockGuard, Waiting, Wake, innermost
 
 
 class Throttle(BlockGuard):
@@ -77,7 +77,7 @@ class Throttle(BlockGuard):
     def _mode_was_set(self) -> None:
         self._decisions.turn_to(self._mode)
 
-    def _enter(self, function: Any, args: Any, kwargs: Any) -> Wait | None:
+    def _enter(self, function: Any, args: Any, kwargs: Any) -> Waiting[None] | None:
         if self._mode is Mode.OFF:
             return None
         key = ""
@@ -96,7 +96,7 @@ class Throttle(BlockGuard):
                 raise self._refusal(wait)
         finally:
             self._release()
-        return Wait(lambda wake: self._wait(key, wake))
+        return self._wait(key)
 
     def _wait_for(self, key: str) -> float | None:
         """Spend one call, and return None; or return the seconds until there may be one."""
@@ -110,7 +110,8 @@ class Throttle(BlockGuard):
         self._decisions.now["limited"] += 1
         return RateLimitExceededError(self.name, wait if 0 < wait < math.inf else None)
 
-    def _wait(self, key: str, wake: Wake) -> Generator[float, None, None]:
+    def _wait(self, key: str) -> Waiting[None]:
+        wake = yield 0.0
         began = self._clock()
         patience = time_to_wait(self._max_wait, began)
         with self._lock:
@@ -130,14 +131,11 @@ class Throttle(BlockGuard):
         finally:
             add_wait(self._clock() - began)
             with self._lock:
-                self._leave(key, line, wake)
-
-    def _leave(self, key: str, line: deque[Wake], wake: Wake) -> None:
-        was_first = line[0] is wake
-        line.remove(wake)
-        if not line:
-            del self._lines[key]
-        elif was_first:
-            # One whose event loop is closed leaves when its coroutine is closed, and wakes the next.
-            with suppress(RuntimeError):
-                line[0]()
+                was_first = line[0] is wake
+                line.remove(wake)
+                if not line:
+                    del self._lines[key]
+                elif was_first:
+                    # One whose event loop is closed leaves when its coroutine is closed, and wakes the next.
+                    with suppress(RuntimeError):
+                        line[0]()

@@ -29,8 +29,7 @@ from ..deadlines.shield import is_shielded, scope_of
 from ..errors import DeadlineExceededError
 from ..events import DeadlineExceeded, Mode, Observer, process_observer
 from ..validation import validation
-from ._guard import Guard, running_loop
-from ._registry import registry
+from ._guard import Guard, registry, running_loop
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -161,11 +160,7 @@ class Timeout(Guard):
         return f"Timeout({self.seconds:g}, name={self.name!r})"
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run it within the bound.
-
-        Raises:
-            DeadlineExceededError: If it did not end in time; or, with nothing begun, if there was no time left.
-        """
+        """Run it within the bound; raise `DeadlineExceededError` if it did not end in time, or if none is left."""
         bounded = self._begin()
         try:
             result: Any = function(*args, **kwargs)

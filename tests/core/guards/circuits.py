@@ -53,8 +53,17 @@ class Played:
     def enter(self) -> int:
         return self.circuit.pass_closed() or self.circuit.enter(self.now)
 
-    def leave(self, permit: int, outcome: Verdict, *, seconds: float = 0.0, luck: float = 0.0) -> str:
-        return self.circuit.leave(permit, outcome, started=self.now - seconds, now=self.now, luck=luck)
+    def leave(
+        self,
+        permit: int,
+        outcome: Verdict,
+        *,
+        seconds: float = 0.0,
+        luck: float = 0.0,
+        asked: float = 0.0,
+    ) -> str:
+        started = self.now - seconds
+        return self.circuit.leave(permit, outcome, started=started, now=self.now, luck=luck, asked=asked)
 
     def play(self, calls: str, *, luck: float = 0.0) -> Played:
         """Make calls: S succeeds, F fails, I is ignored, L succeeds late, X fails late, - is refused."""

@@ -18,7 +18,7 @@ from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.guards.hedge import Hedge
 from postfacta_core.testing import ManualClock, RecordingObserver
 
-__all__ = ["WHERE", "Bench", "Caller", "Try", "at_once", "deadline", "settled"]
+__all__ = ["WHERE", "Bench", "Caller", "HedgeAtOnce", "Try", "deadline", "settled"]
 
 WHERE: ContextVar[str] = ContextVar("where", default="outside")
 
@@ -60,6 +60,15 @@ class Try:
         return self._answer
 
 
+class _Driven(Hedge):
+    """Waits as the test says."""
+
+    later: Callable[[TaskGroup, float, Callable[[], object]], Callable[[], object]]
+
+    def _later(self, tasks: TaskGroup, seconds: float, act: Callable[[], object]) -> Callable[[], object]:
+        return self.later(tasks, seconds, act)
+
+
 class Bench:
     """A hedge whose delay ends when the test says so."""
 
@@ -77,7 +86,7 @@ class Bench:
         self.delay_is_over = anyio.Event()
         self.tries = [Try(), Try()]
         self._started = 0
-        self.hedge = Hedge(
+        self.hedge = _Driven(
             "search",
             delay=delay,
             on=on,
@@ -85,8 +94,8 @@ class Bench:
             mode=mode,
             observer=self.observed,
             clock=self.clock,
-            later=self.later,
         )
+        self.hedge.later = self.later
 
     def later(self, tasks: TaskGroup, seconds: float, act: Callable[[], object]) -> Callable[[], object]:
         self.slept.append(seconds)
@@ -162,7 +171,9 @@ async def settled() -> None:
         await checkpoint()
 
 
-def at_once(tasks: TaskGroup, seconds: float, act: Callable[[], object]) -> Callable[[], object]:
-    """Do not wait."""
-    act()
-    return lambda: None
+class HedgeAtOnce(Hedge):
+    """Does not wait for its delay."""
+
+    def _later(self, tasks: TaskGroup, seconds: float, act: Callable[[], object]) -> Callable[[], object]:
+        act()
+        return lambda: None

@@ -25,7 +25,7 @@ from postfacta_core.errors import (
 )
 from postfacta_core.events import CircuitChanged, ListenerFailed, Mode, ModeChanged, PolicyCreated
 from postfacta_core.guards._circuit import CircuitState
-from postfacta_core.guards._outcome import Outcome
+from postfacta_core.guards._guard import Outcome
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.telemetry.catalogue import POLICY_METRICS
 from postfacta_core.testing import RecordingObserver

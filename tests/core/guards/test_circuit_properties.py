@@ -187,12 +187,11 @@ class CircuitMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([4.0, 12.0, 32.0, 1000.0]), luck=LUCK)
     def a_call_fails_and_asks_to_be_left_alone(self, seconds: float, luck: float) -> None:
         ticket = self.pending.pop()
-        self.played.circuit.hold(ticket.permit, seconds, self.played.now)
         self.oracle.tick()
         # A trial holds its permit, all others share that of the stay.
         if ticket.stay is self.oracle.stay and (not ticket.trial or ticket in self.oracle.trials):
             self.oracle.holds.append(self.oracle.now + min(seconds, 32.0))
-        self.end(ticket, FAILURE, luck)
+        self.end(ticket, FAILURE, luck, asked=seconds)
 
     @rule(
         outcomes=st.lists(st.sampled_from(Verdict), min_size=1, max_size=5),
@@ -214,9 +213,9 @@ class CircuitMachine(RuleBasedStateMachine):
         trials = [ticket for ticket in self.over if ticket.trial]
         self.end(trials[data.draw(st.integers(0, len(trials) - 1))], outcome, luck)
 
-    def end(self, ticket: Ticket, outcome: Verdict, luck: float) -> None:
-        now = self.played.now
-        self.played.circuit.leave(ticket.permit, outcome, started=ticket.started, now=now, luck=luck)
+    def end(self, ticket: Ticket, outcome: Verdict, luck: float, *, asked: float = 0.0) -> None:
+        seconds = self.played.now - ticket.started
+        self.played.leave(ticket.permit, outcome, seconds=seconds, luck=luck, asked=asked)
         self.oracle.leave(ticket, outcome, luck)
 
     @rule(state=st.sampled_from([CLOSED, CLOSED, FORCED_OPEN, DISABLED, METRICS_ONLY]))

@@ -232,9 +232,7 @@ def test_what_the_dependency_asks_for_prolongs_the_wait_and_no_further_than_the_
             with case(seconds, wait):
                 played = Played().play("SFF")
                 permit = played.enter()
-                played.circuit.hold(permit, seconds, played.now)
-                assert played.state is CLOSED
-                played.leave(permit, FAILURE)
+                played.leave(permit, FAILURE, asked=seconds)
                 assert played.circuit.retry_after(played.now) == wait
 
 
@@ -242,13 +240,11 @@ def test_of_what_was_asked_for_the_latest_moment_counts_until_it_is_closed_again
     played = Played().play("FF")
     for seconds in (24.0, 2.0):
         permit = played.enter()
-        played.circuit.hold(permit, seconds, played.now)
-        played.leave(permit, FAILURE)
+        played.leave(permit, FAILURE, asked=seconds)
     assert played.circuit.retry_after(played.now) == 24.0
     played.wait(24.0)
     permit = played.enter()
-    played.circuit.hold(permit, 32.0, played.now)
-    played.leave(permit, SUCCESS)
+    played.leave(permit, SUCCESS, asked=32.0)
     assert played.play("SFFFF").circuit.retry_after(played.now) == 8.0
 
 
@@ -256,10 +252,10 @@ def test_what_a_call_from_before_the_trip_asks_for_prolongs_nothing() -> None:
     played = Played()
     old = played.enter()
     played.play("FFFF")
-    played.circuit.hold(old, 32.0, played.now)
+    played.leave(old, FAILURE, asked=32.0)
     assert played.circuit.retry_after(played.now) == 8.0
     trial = played.wait(8.0).enter()
-    played.circuit.hold(old, 32.0, played.now)
+    played.leave(old, FAILURE, asked=32.0)
     played.leave(trial, FAILURE)
     assert played.circuit.retry_after(played.now) == 16.0
 
@@ -268,7 +264,7 @@ def test_what_a_trial_asks_for_after_its_time_prolongs_nothing() -> None:
     played = Played().play("FFFF").wait(8.0)
     trial = played.enter()
     played.wait(16.0)
-    played.circuit.hold(trial, 32.0, played.now)
+    played.leave(trial, FAILURE, asked=32.0)
     assert played.circuit.retry_after(played.now) == 16.0
 
 

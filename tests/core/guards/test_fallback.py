@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from postfacta_core.errors import CircuitOpenError, DeadlineExceededError, FailedResponseError
 from postfacta_core.events import Event, ListenerFailed, Mode, ModeChanged, PolicyCreated, Sample
-from postfacta_core.guards._outcome import RAISE, Outcome
+from postfacta_core.guards._guard import RAISE, Outcome
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.fallback import Answer, Fallback
 from postfacta_core.guards.pipeline import Pipeline

@@ -10,8 +10,7 @@ import anyio
 import pytest
 
 from postfacta_core.events import ListenerFailed, Mode, ModeChanged, PolicyCreated
-from postfacta_core.guards._guard import BlockGuard
-from postfacta_core.guards._outcome import RAISE
+from postfacta_core.guards._guard import RAISE, BlockGuard
 from postfacta_core.testing import RecordingObserver
 from tests.kit.every import every
 

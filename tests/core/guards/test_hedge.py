@@ -12,7 +12,7 @@ from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.guards.hedge import Hedge
 from postfacta_core.guards.retry import Retry
 from postfacta_core.testing import ManualClock
-from tests.core.guards.hedging import WHERE, Bench, Caller, Try, at_once, deadline, settled
+from tests.core.guards.hedging import WHERE, Bench, Caller, HedgeAtOnce, Try, deadline, settled
 from tests.kit.every import every
 
 
@@ -150,7 +150,7 @@ async def test_second_tries_are_no_more_than_the_budget_has() -> None:
         await settled()
         return "answer"
 
-    hedge = Hedge("search", delay=0.0, budget=budget, clock=ManualClock(), later=at_once)
+    hedge = HedgeAtOnce("search", delay=0.0, budget=budget, clock=ManualClock())
     for _ in range(200):
         assert await hedge.call(slow) == "answer"
     assert 200 + 40 <= calls <= 200 + 40 + 5
@@ -169,7 +169,7 @@ async def test_retries_and_second_tries_together_are_no_more_than_their_budget_h
     async def no_wait(seconds: float) -> None:
         """Many callers wait at the same time: the time passes between the calls."""
 
-    hedge = Hedge("search", delay=0.0, budget=budget, clock=clock, later=at_once)
+    hedge = HedgeAtOnce("search", delay=0.0, budget=budget, clock=clock)
     retry = Retry("search", budget=budget, on=ConnectionError, clock=clock, sleep=no_wait)
     for _ in range(rate * seconds):
         with pytest.raises(ConnectionError):
@@ -435,7 +435,7 @@ def test_it_announces_itself_and_its_own_budget() -> None:
     *tries, budget = own.tally()
     assert {sample.labels for sample in tries} == {("search", outcome.value) for outcome in HedgeOutcome}
     assert budget.labels == ("search",)
-    assert repr(bench.hedge) == "Hedge('search', delay=0.05, budget='search', mode='enforce')"
+    assert repr(Hedge("other", delay=0.05)) == "Hedge('other', delay=0.05, budget='other', mode='enforce')"
     assert bench.hedge.delay == FixedDelay(0.05)
 
 

@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 
 from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.guards.hedge import Hedge
-from tests.core.guards.hedging import Bench, Caller, at_once, settled
+from tests.core.guards.hedging import Bench, Caller, HedgeAtOnce, settled
 from tests.kit.garbage import garbage
 
 
@@ -110,7 +110,7 @@ async def test_several_that_are_no_exceptions_come_out_together() -> None:
 async def test_a_clock_that_raises_in_the_second_task_comes_out_bare() -> None:
     bench, times = Bench(), [0.0]
 
-    hedge = Hedge("broken", delay=0.0, clock=times.pop, later=at_once)
+    hedge = HedgeAtOnce("broken", delay=0.0, clock=times.pop)
     with pytest.raises(IndexError):
         await hedge.call(bench.dependency)
     assert bench.tries[0].has_ended
@@ -134,7 +134,7 @@ async def test_a_call_that_is_fast_leaves_nothing_for_the_cyclic_collector(*, fa
 
 
 async def test_two_tries_that_fail_leave_nothing_for_the_cyclic_collector() -> None:
-    hedge = Hedge("search", delay=0.0, later=at_once, budget=RetryBudget("search", ratio=1.0))
+    hedge = HedgeAtOnce("search", delay=0.0, budget=RetryBudget("search", ratio=1.0))
 
     async def work() -> str:
         await settled()
@@ -151,7 +151,7 @@ async def test_an_answer_is_not_kept_alive_by_what_is_left_of_the_other_try() ->
     class Answer:
         """Something large."""
 
-    hedge = Hedge("search", delay=0.0, later=at_once, budget=RetryBudget("search", ratio=1.0))
+    hedge = HedgeAtOnce("search", delay=0.0, budget=RetryBudget("search", ratio=1.0))
     calls = 0
 
     async def work(large: Answer) -> Answer:

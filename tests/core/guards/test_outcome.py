@@ -7,12 +7,23 @@ from typing import Any
 import anyio
 import pytest
 
-from postfacta_core.guards._outcome import Outcome, asked_by, check_on
+from postfacta_core.guards._guard import Guard, On, Outcome, asked_by
 from tests.kit.every import every
 
 
 def is_empty(outcome: Outcome[Any]) -> bool:
     return outcome.result == []
+
+
+class Judge(Guard):
+    """Says which outcomes it acts on."""
+
+    def __init__(self, on: On) -> None:
+        super().__init__("judge")
+        self._act_on(on)
+
+    def judges(self, outcome: Outcome[Any]) -> bool:
+        return self._acts_on(outcome, otherwise=False)
 
 
 def test_an_outcome_shows_its_result_or_its_error() -> None:
@@ -21,9 +32,18 @@ def test_an_outcome_shows_its_result_or_its_error() -> None:
 
 
 def test_types_and_a_function_are_distinguished() -> None:
-    assert check_on("Retry.on", OSError, example="") == ((OSError,), None)
-    assert check_on("Retry.on", (), example="") == ((), None)
-    assert check_on("Retry.on", is_empty, example="") == ((), is_empty)
+    empty, failed = Outcome[Any]([]), Outcome[Any](error=ConnectionError())
+    cases: list[tuple[On, bool, bool]] = [
+        (OSError, False, True),
+        ((KeyError, OSError), False, True),
+        ((), False, False),
+        (is_empty, True, False),
+    ]
+    with every() as case:
+        for on, acts_on_empty, acts_on_failed in cases:
+            with case(on):
+                judge = Judge(on)
+                assert (judge.judges(empty), judge.judges(failed)) == (acts_on_empty, acts_on_failed)
 
 
 def test_a_cancellation_is_no_outcome() -> None:
@@ -37,8 +57,8 @@ def test_a_cancellation_is_no_outcome() -> None:
     ]
     with every() as case:
         for on in wrong:
-            with case(on), pytest.raises(ValueError, match=r"^Retry\.on must be"):
-                check_on("Retry.on", on, example="on=OSError")
+            with case(on), pytest.raises(ValueError, match=r"^Judge\.on must be"):
+                Judge(on)
 
 
 class Asking:

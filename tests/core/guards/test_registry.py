@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from postfacta_core.guards._registry import Registry, registry
+from postfacta_core.guards._guard import Registry, registry
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.retry import Retry

@@ -25,7 +25,7 @@ from postfacta_core.events import (
     RetryScheduled,
     Sample,
 )
-from postfacta_core.guards._outcome import On, Outcome
+from postfacta_core.guards._guard import On, Outcome
 from postfacta_core.guards._schedule import RetryOutcome
 from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.guards.retry import Retry

@@ -19,9 +19,8 @@ from postfacta_core.errors import (
     RejectedError,
     ResilienceError,
 )
-from postfacta_core.guards import _schedule
-from postfacta_core.guards._outcome import On, Outcome, asked_by
-from postfacta_core.guards._schedule import RetryOutcome, may_repeat
+from postfacta_core.guards._guard import On, Outcome, asked_by
+from postfacta_core.guards._schedule import RetryOutcome, Schedule, may_repeat
 from postfacta_core.guards.retry import Retry
 from tests.kit.every import every
 
@@ -98,8 +97,8 @@ def test_a_backoff_that_makes_no_sense_is_refused_at_once() -> None:
 
 REFUSALS: Final[list[type[ResilienceError]]] = [
     kind
-    for kind in (getattr(errors, name) for name in errors.__all__)
-    if issubclass(kind, RejectedError) and kind is not RejectedError
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, RejectedError) and kind is not RejectedError
 ]
 
 
@@ -154,15 +153,9 @@ def plan(
     deadline: float = math.inf,
     luck: float = 0.0,
 ) -> tuple[RetryOutcome, float]:
-    return _schedule.plan(
-        asked_by(Outcome(error=error)),
-        attempt,
-        attempts=attempts,
-        backoff=backoff,
-        max_wait=max_wait,
-        now=1000.0,
-        deadline=deadline,
-        luck=luck,
+    asked = asked_by(Outcome(error=error))
+    return Schedule(attempts, backoff, max_wait).plan(
+        asked, attempt, now=1000.0, deadline=deadline, luck=luck
     )
 
 

@@ -21,7 +21,7 @@ from postfacta_core.deadlines.present import BOUND, Bound
 from postfacta_core.errors import BulkheadFullError
 from postfacta_core.events import Mode, Sample
 from postfacta_core.guards import Bulkhead, registry
-from postfacta_core.guards._guard import Wait
+from postfacta_core.guards._guard import Waiting
 from postfacta_core.telemetry.catalogue import POLICY_METRICS
 from postfacta_core.testing import ManualClock
 from tests.kit.every import every
@@ -34,16 +34,16 @@ class Slots(Bulkhead):
         registry.clear()
         super().__init__("db", size, max_waiting=max_waiting, clock=ManualClock(), **options)
 
-    def enter(self) -> Wait | None:
+    def enter(self) -> Waiting[None] | None:
         return self._enter(None, (), {})
 
     def queue(self, wake: Callable[[], object], patience: float = 1.0) -> Generator[float, None, None]:
-        wait = self.enter()
-        assert wait is not None
-        steps = wait.steps(wake)
+        steps = self.enter()
+        assert steps is not None
+        next(steps)
         bound = BOUND.set(None if patience > 0 else Bound(patience, None))
         try:
-            next(steps)
+            steps.send(wake)
         finally:
             BOUND.reset(bound)
         return steps

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 
 import anyio
 import pytest
 from anyio import to_thread
 
-from postfacta_core.guards._guard import Wake, pause, refuse_on_loop, wait_in_task, wait_in_thread
+from postfacta_core.guards._guard import Waiting, Wake, pause, refuse_on_loop, wait_in_task, wait_in_thread
 
 
 class Interrupted(BaseException):
     """Ends a wait, as a cancellation does."""
 
 
-def waits_of(
-    *seconds: float, woken_by: Callable[[Wake], object] = lambda _: None
-) -> Callable[[Wake], Generator[float, None, int]]:
-    def steps(wake: Wake) -> Generator[float, None, int]:
-        for each in seconds:
-            woken_by(wake)
-            yield each
-        return len(seconds)
-
-    return steps
+def waits_of(*seconds: float, woken_by: Callable[[Wake], object] = lambda _: None) -> Waiting[int]:
+    wake = yield 0.0
+    for each in seconds:
+        woken_by(wake)
+        yield each
+    return len(seconds)
 
 
 def by_a_thread(wake: Wake) -> None:
@@ -44,8 +40,8 @@ async def test_a_task_waits_until_the_seconds_are_over_or_it_is_woken() -> None:
 async def test_a_thread_waits_until_the_seconds_are_over_or_it_is_woken() -> None:
     def wait() -> list[int]:
         return [
-            wait_in_thread("Bulkhead('db')", steps)
-            for steps in (
+            wait_in_thread("Bulkhead('db')", wait)
+            for wait in (
                 waits_of(),
                 waits_of(0.001, 0.001),
                 waits_of(math.inf, math.inf, woken_by=by_a_thread),
@@ -58,7 +54,8 @@ async def test_a_thread_waits_until_the_seconds_are_over_or_it_is_woken() -> Non
 async def test_a_task_that_is_cancelled_interrupts_its_wait() -> None:
     seen: list[str] = []
 
-    def steps(wake: Wake) -> Generator[float, None, None]:
+    def wait() -> Waiting[None]:
+        yield 0.0
         try:
             yield math.inf
         except BaseException:
@@ -66,7 +63,7 @@ async def test_a_task_that_is_cancelled_interrupts_its_wait() -> None:
             raise
 
     with anyio.move_on_after(0.01) as scope:
-        await wait_in_task(steps)
+        await wait_in_task(wait())
     assert (scope.cancelled_caught, seen) == (True, ["interrupted"])
 
 
