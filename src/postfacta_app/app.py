@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from starlette.staticfiles import StaticFiles
 from postfacta_core import logs
 from postfacta_core.asgi import Cors, Hardened, HardenOptions, Scope, Telemetry, harden
 from postfacta_core.drain._course import DrainLimits
+from postfacta_core.drain.resources import Resource
 from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.limits._address import TrustedProxies
 from postfacta_core.limits.store import SharedStore
@@ -39,19 +40,11 @@ from .openapi import openapi_document
 from .postmortems import history, pages as postmortems
 from .principal import NOBODY
 from .problems import Problems
-from .rates import (
-    address_limits,
-    limit_retrying,
-    principal_limits,
-    route_options,
-    shared_store,
-    transfer_limits,
-)
+from .rates import address_limits, limited, route_options, transfer_limits
 from .reliability import about, pages as reliability_page
 from .reliability.about import load_codebase
 from .reliability.business import BusinessMetrics, read_business
-from .reliability.pages import Reliability
-from .reliability.watch import Watch
+from .reliability.pages import Reliability, Watch
 from .rotation import AGES, Rotation, password_of
 from .settings import AuthMode, Settings, is_loopback
 from .signals import api as signals
@@ -64,25 +57,11 @@ from .web.routes import RouteClass, Rule, build_routes
 from .web.stale import StaleAnswers
 
 if TYPE_CHECKING:
-    from .identity.gotrue import Project, SupabaseAccounts
+    from .identity.supabase import SupabaseAccounts
 
 _SLICES = (
-    incidents,
-    incident_page,
-    signals,
-    timeline,
-    postmortems,
-    history,
-    durations,
-    actions,
-    links,
-    labels,
-    export,
-    v0,
-    identity,
-    about,
-    reliability_page,
-    error_pages,
+    *(incidents, incident_page, signals, timeline, postmortems, history, durations, actions, links, labels),
+    *(export, v0, identity, about, reliability_page, error_pages),
 )
 _CSP = "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
 _HEADERS = (
@@ -107,13 +86,7 @@ class NotDurableError(Exception):
 def create_app(
     settings: Settings, *, v0_store: PostgresV0 | None = None, read: Callable[[], Settings] | None = None
 ) -> Hardened:
-    """Create the application; nothing is opened before its lifespan starts.
-
-    Args:
-        settings: All settings.
-        v0_store: Where v0 keeps its incidents; by default the database.
-        read: Reloads the settings for replaced secrets; by default they are not reloaded.
-    """
+    """Create the application; nothing is opened before its lifespan starts. `read` reloads replaced secrets."""
     rotation = Rotation(settings, read)
     codebase = load_codebase()
     telemetry = Telemetry(version=settings.app_version or codebase.version)
@@ -125,15 +98,12 @@ def create_app(
     problems = Problems(
         version="" if settings.is_local else settings.app_version, html=partial(error_page, pages)
     )
-    rate_store = shared_store(settings)
-    project, accounts = _sign_in(
+    rate_store = SharedStore(settings.rate_store.get_secret_value()) if settings.rate_store else None
+    accounts, resources = _sign_in(
         rotation, transactions, store=rate_store, business=business, telemetry=telemetry
     )
     guard = Guard(
-        database,
-        settings,
-        foreign=project.tokens.credential if project else None,
-        attempted=partial(business.attempted, "token"),
+        database, settings, foreign=accounts.credential, attempted=partial(business.attempted, "token")
     )
     stale = StaleAnswers(database.name)
     revocations = Revocations(
@@ -150,19 +120,15 @@ def create_app(
         Reliability(health, telemetry.metrics, watch=watch),
         about_us,
         signals.Intake(
-            settings.secret_keys,
-            AlertLabels(settings.alert_service_label, settings.alert_environment_label),
+            settings.secret_keys, AlertLabels(settings.alert_service_label, settings.alert_environment_label)
         ),
         KeptTimelines(),
     )
     table = declared(Tools(transactions, pages, stale, parts=parts), switches)
     about_us.document = openapi_document(table, version=codebase.version)
-    spend = principal_limits(settings, store=rate_store, observer=telemetry.observer)
+    admit = limited(guard.authenticate, settings, store=rate_store, observer=telemetry.observer)
     static = Mount("/static", StaticFiles(directory=STATIC))
-    authenticate = limit_retrying(
-        guard.authenticate, settings, table, store=rate_store, observer=telemetry.observer
-    )
-    routes: list[BaseRoute] = [*build_routes(table, authenticate, spend=spend), static]
+    routes: list[BaseRoute] = [*build_routes(table, admit), static]
     every = partial(repeating, connected=database.wait_connected, observer=telemetry.observer)
     numbers = (partial(revision, database), partial(read_business, database))
     handlers = problems.handlers | dict.fromkeys(SCHEMA_ERRORS, problems.schema_missing)
@@ -184,7 +150,7 @@ def create_app(
             every("revocations", revocations.look, interval=2.0),
             every("business_metrics", partial(business.look, *numbers), interval=60.0),
             *([watch.running()] if watch else []),
-            *(project.resources if project else []),
+            *resources,
         ],
         render=problems.core,
     )
@@ -229,16 +195,18 @@ def _sign_in(
     store: SharedStore | None,
     business: BusinessMetrics,
     telemetry: Telemetry,
-) -> tuple[Project | None, LocalAccounts | SupabaseAccounts]:
-    attempted = partial(business.attempted, "password")
-    common: dict[str, Any] = {"throttle": Throttle(store=store), "attempted": attempted}
+) -> tuple[LocalAccounts | SupabaseAccounts, Sequence[Resource]]:
+    common: dict[str, Any] = {
+        "throttle": Throttle(store=store),
+        "attempted": partial(business.attempted, "password"),
+    }
     if rotation.current.auth_mode is not AuthMode.SUPABASE:
-        return None, LocalAccounts(transactions, is_local=rotation.current.is_local, **common)
-    from .identity.gotrue import Project  # noqa: PLC0415 - its cryptography is slow to import, and needed by this mode only
+        return LocalAccounts(transactions, is_local=rotation.current.is_local, **common), ()
+    from .identity.supabase import of_project  # noqa: PLC0415 - its cryptography is slow to import, and needed by this mode only
 
-    project = Project(rotation, transactions, observer=telemetry.observer, **common)
-    business.show("postfacta_jwks_age_seconds", project.keys.age)
-    return project, project.accounts
+    accounts, resources = of_project(rotation, transactions, observer=telemetry.observer, **common)
+    business.show("postfacta_jwks_age_seconds", accounts.keys.age)
+    return accounts, resources
 
 
 def _options(rotation: Rotation, table: list[Rule], rate_store: SharedStore | None) -> HardenOptions:
@@ -330,7 +298,7 @@ def _watch(rotation: Rotation) -> Watch | None:
         # One second a query: at exit, the process waits for one that is still running.
         return Prometheus(url.get_secret_value() if url else "", timeout=1.0)
 
-    return Watch(current, "postfacta") if rotation.current.prometheus_url else None
+    return Watch(current) if rotation.current.prometheus_url else None
 
 
 def _is_away(database: Database) -> bool:

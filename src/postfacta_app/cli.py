@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial, wraps
 from pathlib import Path
@@ -23,46 +21,29 @@ from postfacta_postgres import Database, PoolOptions
 from . import COMMANDS
 from .app import declared
 from .db import Unit
-from .errors import AppError, InvalidFieldsError
+from .errors import AppError, CommandFailedError, InvalidFieldsError
 from .examples import EXAMPLES
 from .identity import model, postgres
 from .identity.api import new_password
 from .identity.local import Passwords, mint
 from .incidents.access import read_ref
-from .migrations import HEAD, MigrationError, revision, upgrade
+from .migrations import HEAD, revision, upgrade
 from .principal import Principal, Role
-from .reach import NoDatabaseError, reach
-from .server import SERVERS, PortInUseError, serve
+from .reach import reach
+from .server import serve
 from .settings import AuthMode, Settings, SettingsError, exposed_secrets, load_settings
 from .timeline import postgres as timelines
 from .timeline.rebuild import Compared, compare
-from .timeline.verify import Verified, verify, write_metrics
+from .timeline.verify import verify, write_metrics
 from .web.body import parse
 
 P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., object])
-Work = Callable[[Unit], Awaitable[T]]
 
 _OPERATOR = Principal(actor="operator", name="operator", role=Role.ADMIN)
-_MOST_DAYS = 3650
 _MOST_LISTED = 10_000
 _ROLES = click.Choice([role.value for role in Role])
-
-
-class _CommandError(Exception):
-    """A one-sentence error for the user of the command."""
-
-
-_FAILURES = (
-    _CommandError,
-    AppError,
-    EmbeddedPostgresError,
-    MigrationError,
-    NoDatabaseError,
-    PortInUseError,
-    ResilienceError,
-)
 
 
 def main(words: Sequence[str]) -> int:
@@ -77,9 +58,9 @@ def main(words: Sequence[str]) -> int:
         raise SystemExit(error.exit_code) from None
     except (SettingsError, InvalidFieldsError) as error:
         return _complain(error, 2)
-    except _FAILURES as error:
+    except (AppError, CommandFailedError, EmbeddedPostgresError, ResilienceError) as error:
         return _complain(error, 1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         return 130
 
 
@@ -89,13 +70,8 @@ def _complain(error: Exception, code: int) -> int:
         text = "\n".join(f"{it.pointer.lstrip('/') or 'request'} {it.message}" for it in error.errors)
     elif isinstance(error, ResilienceError):
         text = f"the database failed: {type(error).__name__}"
-    sys.stderr.write(f"postfacta: {text}\n")
+    click.echo(f"postfacta: {text}", err=True)
     return code
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 def _now() -> datetime:
@@ -127,17 +103,12 @@ for _group in (_admin, _user, _token):
     _all.add_command(_group)
 
 
-def _command(name: str, summary: str = "", *, of: click.Group = _all) -> Callable[[F], F]:
+def _command(
+    name: str, summary: str = "", *, of: click.Group = _all
+) -> Callable[[Callable[..., object]], click.Command]:
     summary = summary or COMMANDS[name]
     epilog = EXAMPLES[name if of is _all else str(of.name)]
-
-    def declare(function: F) -> F:
-        of.command(name, help=f"{summary[0].upper()}{summary[1:]}.", short_help=summary, epilog=epilog)(
-            function
-        )
-        return function
-
-    return declare
+    return of.command(name, help=f"{summary[0].upper()}{summary[1:]}.", short_help=summary, epilog=epilog)
 
 
 def _address(function: F) -> F:
@@ -152,27 +123,29 @@ _from_stdin = click.option("--password-stdin", is_flag=True, help="read the pass
 _person = click.argument("person")
 
 
-@asynccontextmanager
-async def _migrated(settings: Settings, **others: Any) -> AsyncGenerator[Database]:
-    async with reach(settings, **others) as database:
-        if await revision(database) is None:
-            raise _CommandError("the database is not migrated: run `postfacta migrate` first")
-        yield database
-
-
-def _transact(settings: Settings, work: Work[T]) -> T:
-    """Do it in one transaction of the operator."""
+def _run(settings: Settings, work: Callable[[Database], Awaitable[T]], **others: Any) -> T:
+    """Do it with a migrated database; `others` are those of `reach`."""
 
     async def run() -> T:
-        async with _migrated(settings) as database, database.transaction() as connection:
-            return await work(Unit(connection, _OPERATOR, None))
+        async with reach(settings, **others) as database:
+            if await revision(database) is None:
+                raise CommandFailedError("the database is not migrated: run `postfacta migrate` first")
+            return await work(database)
 
     return anyio.run(run)
 
 
-def _says(
-    function: Callable[Concatenate[Unit, P], Awaitable[Iterable[str]]],
-) -> Callable[P, None]:
+def _transact(settings: Settings, work: Callable[[Unit], Awaitable[T]]) -> T:
+    """Do it in one transaction of the operator."""
+
+    async def run(database: Database) -> T:
+        async with database.transaction() as connection:
+            return await work(Unit(connection, _OPERATOR, None))
+
+    return _run(settings, run)
+
+
+def _says(function: Callable[Concatenate[Unit, P], Awaitable[Iterable[str]]]) -> Callable[P, None]:
     """Make a command of a function that works in one transaction; print its lines once it is committed."""
 
     @wraps(function)
@@ -181,7 +154,7 @@ def _says(
             return await function(unit, *args, **given)
 
         for line in _transact(load_settings(), work):
-            _say(line)
+            click.echo(line)
 
     return run
 
@@ -200,16 +173,16 @@ def _serve(host: str | None, port: int | None, *, dev: bool) -> int:
     more = {"environment": "local", "log_level": "DEBUG"} if dev else {}
     read = partial(load_settings, None, host=host, port=port, **more)
     for file in exposed_secrets():
-        sys.stderr.write(f"postfacta: warning: every user can read {file}; run chmod 600 {file}\n")
-    return serve(read(), say=_say, read=read)
+        click.echo(f"postfacta: warning: every user can read {file}; run chmod 600 {file}", err=True)
+    return serve(read(), say=click.echo, read=read)
 
 
 @_command("migrate")
 def _migrate() -> None:
     settings = load_settings()
     dsn = settings.database_owner_dsn or settings.database_dsn
-    upgrade(dsn.get_secret_value(), progress=_say)
-    _say(f"the database is at revision {HEAD}")
+    upgrade(dsn.get_secret_value(), progress=click.echo)
+    click.echo(f"the database is at revision {HEAD}")
 
 
 @_command("demo")
@@ -218,26 +191,20 @@ def _demo(host: str | None, port: int | None) -> int:
     settings = load_settings(None, host=host, port=port)
     from . import demo  # noqa: PLC0415 - the other commands do not need it
 
-    return demo.run(settings, say=_say)
+    return demo.run(settings, say=click.echo)
 
 
 @_command("verify")
 @click.option("--metrics-file", type=Path, help="write metrics there, for node_exporter's textfile collector")
 def _verify(metrics_file: Path | None) -> int:
-    settings = load_settings()
-
-    async def run() -> Verified:
-        async with _migrated(settings) as database:
-            return await verify(timelines.revised(database))
-
-    result = anyio.run(run)
+    result = _run(load_settings(), lambda database: verify(timelines.revised(database)))
     if metrics_file:
         write_metrics(result, metrics_file, now=WALL())
     for found in result["fault"]:
-        sys.stderr.write(f"{found.incident}, revision {found.rev}: the timeline has changed\n")
+        click.echo(f"{found.incident}, revision {found.rev}: the timeline has changed", err=True)
     for found in result["other_rules"]:
-        _say(f"{found.incident}, revision {found.rev}: written under rules {found.rules}, not compared")
-    _say(f"{len(result['equal'])} revisions are equal, {len(result['fault'])} differ")
+        click.echo(f"{found.incident}, revision {found.rev}: written under rules {found.rules}, not compared")
+    click.echo(f"{len(result['equal'])} revisions are equal, {len(result['fault'])} differ")
     return 1 if result["fault"] else 0
 
 
@@ -247,25 +214,22 @@ def _verify(metrics_file: Path | None) -> int:
 def _rebuild(incidents: Sequence[str], *, verify: bool) -> int:
     settings, numbers = load_settings(), [read_ref(it.upper()) for it in incidents]
     options = PoolOptions(max_size=2, statement_timeout=600.0, lock_timeout=30.0)
+    named = [number for number in numbers if isinstance(number, int)]
 
-    async def run() -> Sequence[Compared]:
-        async with _migrated(settings, dsn=settings.database_owner_dsn, options=options) as database:
-            named = [number for number in numbers if isinstance(number, int)]
-            return (
-                [it async for it in compare(database, named, repair=not verify)]
-                if named or not numbers
-                else []
-            )
+    async def work(database: Database) -> Sequence[Compared]:
+        return [it async for it in compare(database, named, repair=not verify)]
 
-    found = anyio.run(run)
+    found: Sequence[Compared] = ()
+    if named or not numbers:
+        found = _run(settings, work, dsn=settings.database_owner_dsn, options=options)
     for it in found:
         said = [f"{count} {fault}" for fault, count in it.faults.items()]
         if said := said if it.is_built else [*said, "not as the rules build it"]:
-            _say(f"{it.ref}: {', '.join(said)}")
+            click.echo(f"{it.ref}: {', '.join(said)}")
     if unknown := sorted({it.upper() for it in incidents} - {it.ref for it in found}):
-        raise _CommandError(f"no incident {unknown[0]}: write INC-7, for example")
+        raise CommandFailedError(f"no incident {unknown[0]}: write INC-7, for example")
     differ = sum(bool(it.faults) for it in found)
-    _say(f"{len(found)} timelines compared, {differ} {'differ' if verify else 'written again'}")
+    click.echo(f"{len(found)} timelines compared, {differ} {'differ' if verify else 'written again'}")
     return 1 if not all(it.is_built for it in found) or (verify and differ) else 0
 
 
@@ -273,22 +237,18 @@ def _rebuild(incidents: Sequence[str], *, verify: bool) -> int:
 def _routes() -> None:
     load_settings()  # They change no route, but no command takes wrong ones.
     for rule in declared():
-        _say(f"{rule.method:6} {rule.path:66} {rule.access:9} {rule.route_class:6} {rule.summary}".rstrip())
+        click.echo(
+            f"{rule.method:6} {rule.path:66} {rule.access:9} {rule.route_class:6} {rule.summary}".rstrip()
+        )
 
 
 @_command("doctor")
-@click.option(
-    "--server",
-    type=click.Choice(SERVERS),
-    default="uvicorn",
-    help="the ASGI server that will run it (default: uvicorn, as in `serve`)",
-)
 @_address
-def _doctor(host: str | None, port: int | None, *, server: str) -> int:
+def _doctor(host: str | None, port: int | None) -> int:
     settings = load_settings(None, host=host, port=port)
     from . import doctor  # noqa: PLC0415 - the other commands do not need it
 
-    return doctor.run(settings, server=server, say=_say)
+    return doctor.run(settings, say=click.echo)
 
 
 _secret_file = partial(click.option, type=click.File(), default=None)
@@ -314,7 +274,7 @@ def _smoke(
     from .smoke import Smoke  # noqa: PLC0415 - the other commands do not need it
 
     own, metrics, key = (it.read().strip() if it else "" for it in (token, metrics_token, traffic_key))
-    return anyio.run(Smoke(token=own, metrics_token=metrics, traffic_key=key, **others).run, _say)
+    return anyio.run(Smoke(token=own, metrics_token=metrics, traffic_key=key, **others).run, click.echo)
 
 
 # People
@@ -329,14 +289,16 @@ def _create_admin(*, email: str, name: str, password_stdin: bool, sub: UUID | No
     settings = load_settings()
     sent = {"email": email, "display_name": name, "role": Role.ADMIN}
     if (settings.auth_mode is AuthMode.SUPABASE) != (sub is not None):
-        raise _CommandError("--sub is required with POSTFACTA_AUTH_MODE=supabase, and only allowed there")
+        raise CommandFailedError(
+            "--sub is required with POSTFACTA_AUTH_MODE=supabase, and only allowed there"
+        )
     if sub is None:
         new = parse(model.NewUser, sent | {"password": _password(from_stdin=password_stdin)})
         hashed = anyio.run(Passwords().hash, new.password)
         who = _transact(settings, partial(postgres.add_user, new=new, password_hash=hashed)).email
     else:
         who = _transact(settings, partial(_adopt, settings=settings, sub=sub, sent=sent))
-    _say(f"{who} is now an administrator and can sign in at /signin")
+    click.echo(f"{who} is now an administrator and can sign in at /signin")
 
 
 async def _adopt(unit: Unit, *, settings: Settings, sub: UUID, sent: Mapping[str, object]) -> str:
@@ -350,17 +312,15 @@ def _password(*, from_stdin: bool) -> str:
     if from_stdin:
         return sys.stdin.readline().rstrip("\r\n")
     if not sys.stdin.isatty():
-        raise _CommandError("no terminal to read the password from: use --password-stdin")
-    password = getpass.getpass("Password: ")
-    if getpass.getpass("Again: ") != password:
-        raise _CommandError("the passwords do not match; nothing was created")
+        raise CommandFailedError("no terminal to read the password from: use --password-stdin")
+    password: str = click.prompt("Password", hide_input=True, confirmation_prompt="Again", err=True)
     return password
 
 
 async def _found(unit: Unit, person: str) -> model.Account:
     account = await postgres.person(unit, person)
     if account is None:
-        raise _CommandError(f"no account {person}: see `postfacta user list`")
+        raise CommandFailedError(f"no account {person}: see `postfacta user list`")
     return account
 
 
@@ -381,7 +341,7 @@ def _reset_password(person: str, *, password_stdin: bool) -> None:
     async def work(unit: Unit) -> str:
         account = await _found(unit, person)
         if account.password_hash is None:
-            raise _CommandError("this account's password is managed elsewhere")
+            raise CommandFailedError("this account's password is managed elsewhere")
         sent = parse(model.PasswordChange, {"current_password": "", "password": given})
         hashed = await Passwords().hash(sent.password)
         await postgres.reset_password(unit, account, hashed=hashed, now=_now())
@@ -389,8 +349,8 @@ def _reset_password(person: str, *, password_stdin: bool) -> None:
 
     email = _transact(settings, work)
     if not password_stdin:
-        _say(given)
-    sys.stderr.write(f"The password of {email} was reset. All sessions have ended.\n")
+        click.echo(given)
+    click.echo(f"The password of {email} was reset. All sessions have ended.", err=True)
 
 
 @_command("sessions", "list a person's sessions", of=_user)
@@ -421,14 +381,16 @@ async def _sign_out(unit: Unit, person: str, *, session: UUID | None) -> Iterabl
 def _add_user(*, email: str, name: str | None, role: str, password_stdin: bool) -> None:
     settings = load_settings()
     if settings.auth_mode is AuthMode.SUPABASE:
-        raise _CommandError("add people in the Supabase project; they appear here when they first sign in")
+        raise CommandFailedError(
+            "add people in the Supabase project; they appear here when they first sign in"
+        )
     given = _password(from_stdin=True) if password_stdin else new_password()
     new = parse(model.NewUser, {"email": email, "display_name": name, "role": role, "password": given})
     hashed = anyio.run(Passwords().hash, new.password)
     added = _transact(settings, partial(postgres.add_user, new=new, password_hash=hashed)).email
     if not password_stdin:
-        _say(given)
-    sys.stderr.write(f"{added} can sign in at /signin.\n")
+        click.echo(given)
+    click.echo(f"{added} can sign in at /signin.", err=True)
 
 
 async def _change(unit: Unit, person: str, **wish: object) -> Iterable[str]:
@@ -473,16 +435,14 @@ async def _enable(unit: Unit, person: str) -> Iterable[str]:
     help="may be repeated",
 )
 @click.option("--source", help="the source of its signals (required for signals:write)")
-@click.option("--days", type=int, default=365, help="days until it expires (365)")
+@click.option("--days", type=click.IntRange(1, 3650), default=365, help="days until it expires (365)")
 def _create_token(*, name: str, scopes: Sequence[str], source: str | None, days: int) -> None:
     settings, now = load_settings(), _now()
-    if not 1 <= days <= _MOST_DAYS:
-        raise _CommandError(f"--days must be between 1 and {_MOST_DAYS}")
     new = parse(model.NewToken, {"name": name, "scopes": scopes, "source": source})
     minted = mint(model.Kind.API, _OPERATOR, now, expires_at=now + timedelta(days=days))
     _transact(settings, partial(postgres.add_token, new=new, minted=minted))
-    _say(minted.secret)
-    sys.stderr.write(f"Store it now: it is not shown again. It expires in {days} days.\n")
+    click.echo(minted.secret)
+    click.echo(f"Store it now: it is not shown again. It expires in {days} days.", err=True)
 
 
 @_command("list", "list API tokens", of=_token)
@@ -500,5 +460,5 @@ async def _list_tokens(unit: Unit) -> Iterable[str]:
 @_says
 async def _revoke_token(unit: Unit, token: UUID) -> Iterable[str]:
     if not await postgres.revoke_token(unit, token, _now()):
-        raise _CommandError("no such token, or it is already revoked")
+        raise CommandFailedError("no such token, or it is already revoked")
     return ["the token is revoked"]

@@ -17,6 +17,7 @@ from uuid import UUID
 
 import anyio
 import asyncpg
+from anyio.lowlevel import checkpoint
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,14 +26,7 @@ from postfacta_core.context import current_request
 from postfacta_core.errors import ResilienceError
 from postfacta_core.events import Observer, TaskCrashed
 from postfacta_core.limits._address import client_address
-from postfacta_postgres import (
-    Connection,
-    Database,
-    KeyInUseError,
-    KeyReusedError,
-    StoredAnswer,
-    write_once,
-)
+from postfacta_postgres import Connection, Database, KeyInUseError, KeyReusedError, StoredAnswer, write_once
 
 from .errors import IdempotencyInProgressError, IdempotencyMismatchError, NotFoundError
 from .principal import Principal
@@ -55,9 +49,6 @@ SCHEMA_ERRORS = (
     asyncpg.InsufficientPrivilegeError,
 )
 """The errors of a statement in a database that was never migrated, was emptied, or lacks grants."""
-
-UNUSABLE = (ResilienceError, *SCHEMA_ERRORS)
-"""Errors that health checks report, so that background tasks need not."""
 
 _STAMP = """
 update incidents set timeline_at = greatest(clock_timestamp(), timeline_at + interval '1 microsecond')
@@ -103,11 +94,8 @@ class Answer:
 class Unit:
     """The work of one request, inside one transaction.
 
-    Attributes:
-        connection: Its transaction.
-        principal: The caller; facts record its `actor`.
-        counts: What to count once committed: names of metrics and their labels.
-        about: The incidents that it has locked or written to, which its response may show.
+    `counts` are metrics to count once it is committed, with their labels; `about` are the incidents that it has locked or
+    written to, which its response may show.
     """
 
     def __init__(self, connection: Connection, principal: Principal, client: Address | None) -> None:
@@ -224,7 +212,8 @@ class Where:
         return " and ".join(self._conditions) or "true"
 
 
-Work = Callable[[Unit], Awaitable[Answer]]
+Work = Callable[[Unit], Awaitable[Answer | None]]
+"""Returns the response; None for 204."""
 
 
 class Transactions:
@@ -243,18 +232,12 @@ class Transactions:
         """Run the work in one transaction; respond only after the commit.
 
         It may run again after a deadlock, so it must change nothing but the database. With an
-        Idempotency-Key, the response to a request of the same method, path and body is replayed.
-
-        Raises:
-            IdempotencyMismatchError: If the key was used for another request.
-            NotFoundError: If the stored response is about an incident that the caller may no longer see.
-            IdempotencyInProgressError: If the first request with the key takes longer than the lock time-out.
-            LockTimeoutError: If it cannot lock its rows in time.
-            DatabaseUnavailableError: If it repeatedly lost to other transactions.
+        Idempotency-Key, the response to a request of the same method, path and body is replayed; raise if the key was
+        used for another, if the first is still under way, or if it is about an incident hidden from the caller since.
         """
         fingerprint = b"" if key is None else await _fingerprint(request)
 
-        async def run(connection: Connection) -> tuple[Unit, Answer]:
+        async def run(connection: Connection) -> tuple[Unit, Answer | None]:
             unit = Unit(connection, principal, _client(request))
             return unit, await (
                 work(unit) if key is None else _once(unit, work, key=key, fingerprint=fingerprint)
@@ -263,7 +246,7 @@ class Transactions:
         unit, answer = await self._database.run_transaction(run)
         for count in unit.counts:
             self._count(*count)
-        return answer.response()
+        return (answer or Answer(204)).response()
 
     async def read(self, principal: Principal, look: Callable[[Unit], Awaitable[T]]) -> T:
         """Read from one snapshot of the database: all queries of the unit see the same state."""
@@ -276,7 +259,7 @@ async def _once(unit: Unit, work: Work, *, key: str, fingerprint: bytes) -> Answ
     """Do the work, or replay the response of the first request with the key."""
 
     async def done() -> StoredAnswer:
-        answer = await work(unit)
+        answer = await work(unit) or Answer(204)
         about = {_ABOUT: ",".join(map(str, unit.about))} if unit.about else {}
         return StoredAnswer(answer.status, {**answer.headers, **about}, answer.body)
 
@@ -320,12 +303,12 @@ def _client(request: Request) -> Address | None:
 async def repeating(
     name: str,
     work: Callable[[], Awaitable[object]],
-    connected: Callable[[], Awaitable[object]],
+    connected: Callable[[], Awaitable[object]] = checkpoint,
     *,
     observer: Observer,
     interval: float,
 ) -> AsyncGenerator[None]:
-    """Do some work with the database every `interval` seconds while the block runs, failed or not.
+    """Do some work every `interval` seconds once `connected`, while the block runs, failed or not.
 
     The observer gets failures by `name`, but for those that health checks report.
     """
@@ -335,7 +318,7 @@ async def repeating(
             await connected()
             try:
                 await work()
-            except UNUSABLE:
+            except (ResilienceError, *SCHEMA_ERRORS):
                 pass
             except Exception as error:  # noqa: BLE001 - a failure here must end neither the task nor the service
                 observer(TaskCrashed(name, error))

@@ -1,30 +1,45 @@
-"""Run everything on this machine: an embedded PostgreSQL, the schema, sample incidents, and the server."""
+"""Run everything on this machine: an embedded PostgreSQL, the schema, sample incidents, and the server.
+
+The samples are recorded through the use cases of the API.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import secrets
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, Final
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import anyio
 from pydantic import SecretStr
 
 from postfacta_core.clock import WALL
 from postfacta_embedded import EmbeddedPostgres
-from postfacta_postgres import Database
+from postfacta_postgres import Connection, Database
 
-from . import migrations
+from . import actions, links, migrations
 from .db import Unit
 from .identity.local import Passwords
 from .identity.model import NewUser
 from .identity.postgres import add_user
-from .principal import Role
-from .samples import SEEDER, record
+from .incidents import api as incidents
+from .incidents.model import Incident, Move, NewIncident
+from .postmortems import api as postmortems, model
+from .principal import Principal, Role
 from .server import check_port, serve
 from .settings import AuthMode, Settings
+from .signals import api as signals
+from .signals.model import Attachments, Fact, NewSignal
+from .timeline import api as timeline
+from .timeline.annotations import NewAnnotation
+from .timeline.edits import AnyEdit
+from .web.body import format_time, parse
 
 EMAIL = "admin@demo.example"
 # The service does not own its tables, so not even faulty SQL could change recorded facts.
@@ -33,6 +48,13 @@ do $$ begin if not exists (select from pg_roles where rolname = 'postfacta_demo'
   create role postfacta_demo login in role postfacta_app; end if; end $$"""
 
 Say = Callable[[str], None]
+
+SEEDER: Final = Principal(actor="demo", name="demo", role=Role.ADMIN)
+"""The actor that records the samples."""
+
+# An instant in minutes from the declaration, or a date in days from today.
+_MOMENT: Final = re.compile(r'"T([+-]\d+(?:\.\d+)?)"')
+_DAY: Final = re.compile(r'"D([+-]\d+)"')
 
 
 def run(settings: Settings, *, say: Say) -> int:
@@ -86,3 +108,69 @@ async def _seed(database: Database, password: str) -> None:
         unit = Unit(connection, SEEDER, None)
         await add_user(unit, person, password_hash=password_hash)
         await record(connection, now=now)
+
+
+# The samples
+
+
+async def record(connection: Connection, *, now: datetime) -> None:
+    """Record each sample with everything below it, in one transaction; links only lead to earlier samples."""
+    unit = Unit(connection, SEEDER, None)
+    known: dict[str, UUID] = {}
+    for written in json.loads(Path(__file__).with_name("samples.json").read_text()):
+        sample = _read(written, now)
+        incident = (await incidents.create(unit, parse(NewIncident, sample["incident"]), now=now)).value
+        for move in sample["moves"]:
+            await incidents.transition(unit, incident.id, parse(Move, move), now=now)
+        await _attach(unit, incident, sample.get("signals", {}), now=now)
+        await _tell(unit, incident.id, sample, known=known, now=now)
+        known[sample["key"]] = incident.id
+
+
+async def _attach(
+    unit: Unit, incident: Incident, told: Mapping[str, Sequence[object]], *, now: datetime
+) -> None:
+    for source, items in told.items():
+        # Machine sources need a token; people do not.
+        token = Principal(actor="demo", name=source, scopes=frozenset({"signals:write"}), source=source)
+        who = SEEDER if source == "manual" else token
+        facts = [Fact.of(index, parse(NewSignal, item), who) for index, item in enumerate(items)]
+        done = await signals.store(Unit(unit.connection, who, None), facts, now=now)
+        ids = [result.signal_id for result in done.results if result.signal_id]
+        await signals.attach(unit, incident.id, Attachments(ids=ids))
+
+
+async def _tell(
+    unit: Unit, incident: UUID, sample: Mapping[str, Any], *, known: Mapping[str, UUID], now: datetime
+) -> None:
+    ways: Mapping[str, Callable[[Any], Awaitable[object]]] = {
+        "edits": lambda it: timeline.add_edit(unit, incident, parse(AnyEdit, it).root, now=now),
+        "annotations": lambda it: timeline.add_annotation(unit, incident, parse(NewAnnotation, it), now=now),
+        "actions": lambda it: actions.add(unit, incident, parse(actions.NewAction, it)),
+        "links": lambda it: links.link(
+            unit, incident, parse(links.NewLink, it | {"to": str(known[it["to"]])})
+        ),
+    }
+    for name, tell in ways.items():
+        for it in sample.get(name, ()):
+            await tell(it)
+    if (told := sample.get("postmortem")) is not None:
+        draft = parse(model.Draft, {"content": told["content"]})
+        await postmortems.write(unit, incident, draft, follows=lambda _: None)
+        for stage in told["to"]:
+            wish = parse(model.Transition, {"to": stage})
+            await postmortems.transition(unit, incident, wish, follows=lambda _: None)
+
+
+def _read(written: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """Replace relative times: `T-2.5` is two and a half minutes before the declaration."""
+    began = now.replace(second=0, microsecond=0) - timedelta(hours=written["hours_ago"])
+
+    def moment(found: re.Match[str]) -> str:
+        return f'"{format_time(min(began + timedelta(minutes=float(found[1])), now))}"'
+
+    def day(found: re.Match[str]) -> str:
+        return f'"{now.date() + timedelta(days=int(found[1]))}"'
+
+    sample: dict[str, Any] = json.loads(_DAY.sub(day, _MOMENT.sub(moment, json.dumps(written))))
+    return sample

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import anyio
 import httpx2
@@ -33,30 +32,6 @@ select current_setting('max_connections')::int - current_setting('superuser_rese
   - coalesce(current_setting('reserved_connections', true), '0')::int"""
 _NOW = "select extract(epoch from clock_timestamp())::float8"
 _MANY = 3  # The most missing rights to name.
-_NEVER = ("has no timeout for request headers", "set one in a proxy in front: {proxy}")
-_PROXY = "haproxy `timeout http-request 10s`"
-# Measured: docs/reference/slow-clients.md and drain.md.
-_HEADERS: Final = {
-    "uvicorn": (
-        f"alone has no header timeout; `postfacta serve` sets {HEADER_TIMEOUT:g} s",
-        "for your own uvicorn: {proxy}",
-    ),
-    "gunicorn": _NEVER,
-    "granian": (
-        "has a header timeout with --http 1 only",
-        "granian --http 1 --http1-header-read-timeout 10000; it is also the keep-alive timeout",
-    ),
-    "hypercorn": (
-        "times out headers after --keep-alive seconds",
-        "hypercorn --keep-alive 10 --backlog 2048; never --read-timeout, which cuts streams",
-    ),
-}
-_STOP: Final = {
-    "uvicorn": "uvicorn --timeout-graceful-shutdown {closing} --reset-contextvars: `postfacta serve` sets both",
-    "gunicorn": "gunicorn --graceful-timeout {longest}, then it kills; --timeout is not a request timeout",
-    "granian": "granian --workers-kill-timeout {longest}, then it kills; add --respawn-failed-workers",
-    "hypercorn": "hypercorn --graceful-timeout {closing}; one worker per process, since more lose requests",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +44,13 @@ class Finding:
     advice: str = ""
 
 
-def run(settings: Settings, *, server: str, say: Callable[[str], None]) -> int:
+def run(settings: Settings, *, say: Callable[[str], None]) -> int:
     """Run all checks and print a line for each; return 1 if any fails."""
     findings = [
         *_look_at_settings(settings),
         _look_at_port(settings),
-        _look_at_files(settings, server),
-        *_look_at_server(settings, server),
+        _look_at_files(settings),
+        *_look_at_server(settings),
         *anyio.run(_look_at_project, settings),
         *anyio.run(_look_at_database, settings),
     ]
@@ -96,39 +71,34 @@ def report(findings: Iterable[Finding], say: Callable[[str], None]) -> int:
 # This machine
 
 
-def _look_at_settings(settings: Settings) -> list[Finding]:
-    findings = [
-        Finding("settings", "ok", f"environment {settings.environment}, sign-in {settings.auth_mode}")
-    ]
-    findings += [
-        Finding("secrets", "warn", f"every user of this machine can read {file}", f"chmod 600 {file}")
-        for file in exposed_secrets()
-    ]
-    findings += _look_at_flags(settings.flags) if settings.flags else []
+def _look_at_settings(settings: Settings) -> Iterator[Finding]:
+    yield Finding("settings", "ok", f"environment {settings.environment}, sign-in {settings.auth_mode}")
+    for file in exposed_secrets():
+        yield Finding("secrets", "warn", f"every user of this machine can read {file}", f"chmod 600 {file}")
+    if settings.flags:
+        yield _look_at_flags(settings.flags)
     if settings.auth_mode is AuthMode.NONE:
-        findings.append(Finding("sign-in", "warn", "anyone on this machine can write", "AUTH_MODE=local"))
+        yield Finding("sign-in", "warn", "anyone on this machine can write", "AUTH_MODE=local")
     if settings.is_local and not settings.is_loopback:
         advice = "set ENVIRONMENT, for example to production"
-        findings.append(Finding("cookies", "warn", "sent without TLS while ENVIRONMENT is local", advice))
+        yield Finding("cookies", "warn", "sent without TLS while ENVIRONMENT is local", advice)
     if settings.metrics_token is None and not (settings.is_local and settings.is_loopback):
         who = "public" if settings.is_local else "only readable from this machine"
-        findings.append(Finding("metrics", "warn", f"/metrics is {who}", "set POSTFACTA_METRICS_TOKEN"))
+        yield Finding("metrics", "warn", f"/metrics is {who}", "set POSTFACTA_METRICS_TOKEN")
     if settings.rate("address") and not settings.trusted_proxies:
         advice = "behind a proxy all clients share one limit: list the proxy in POSTFACTA_TRUSTED_PROXIES"
         verdict = "warn" if settings.is_loopback else "ok"
-        findings.append(Finding("rates", verdict, "limits count by the address that connects", advice))
-    return findings
+        yield Finding("rates", verdict, "limits count by the address that connects", advice)
 
 
-def _look_at_flags(file: Path) -> list[Finding]:
+def _look_at_flags(file: Path) -> Finding:
     try:
         states = read_flags(file)
     except FlagsError as error:
-        return [Finding("flags", "fail", str(error), "correct the file; until then the former flags hold")]
-    off = [f"{name} ({state.reason or 'no reason'})" for name, state in states.items() if not state.on]
-    if not off:
-        return [Finding("flags", "ok", f"all on: {', '.join(states)}")]
-    return [Finding("flags", "warn", f"off: {', '.join(off)}", "turn each on again when it can be")]
+        return Finding("flags", "fail", str(error), "correct the file; until then the former flags hold")
+    if off := [f"{name} ({state.reason or 'no reason'})" for name, state in states.items() if not state.on]:
+        return Finding("flags", "warn", f"off: {', '.join(off)}", "turn each on again when it can be")
+    return Finding("flags", "ok", f"all on: {', '.join(states)}")
 
 
 def _look_at_port(settings: Settings) -> Finding:
@@ -139,9 +109,8 @@ def _look_at_port(settings: Settings) -> Finding:
     return Finding("port", "ok", f"{settings.port} of {settings.host} is free")
 
 
-def _look_at_files(settings: Settings, server: str) -> Finding:
-    # `postfacta serve` raises its soft limit itself.
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[server == "uvicorn"]
+def _look_at_files(settings: Settings) -> Finding:
+    _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)  # `postfacta serve` raises its soft limit itself.
     needed = BACKLOG + settings.pool_max_size + _OTHER_FILES
     if allowed == resource.RLIM_INFINITY or allowed >= needed:
         return Finding("files", "ok", f"room for {BACKLOG} connections")
@@ -149,19 +118,12 @@ def _look_at_files(settings: Settings, server: str) -> Finding:
     return Finding("files", "warn", f"the limit is {allowed}; {BACKLOG} connections need {needed}", advice)
 
 
-def _look_at_server(settings: Settings, server: str) -> list[Finding]:
-    limits = DrainLimits(drain_timeout=settings.drain_timeout)
-    delay = limits.drain_delay if settings.drain_delay is None else settings.drain_delay
-    closing = graceful_timeout(settings)
-    words = {"closing": closing, "longest": round(delay + closing), "proxy": _PROXY}
-    text, advice = _HEADERS[server]
-    headers = Finding(
-        "headers", "ok" if server == "uvicorn" else "warn", f"{server} {text}", advice.format_map(words)
-    )
-    ends = f"within {words['longest']} s of SIGTERM; set a longer stop timeout in systemd or Kubernetes"
-    if closing <= limits.drain_timeout + limits.close_timeout:
-        return [headers, Finding("stop", "fail", "the server's timeout ends before the drain", ends)]
-    return [headers, Finding("stop", "ok", ends, _STOP[server].format_map(words))]
+def _look_at_server(settings: Settings) -> Iterator[Finding]:
+    yield Finding("headers", "ok", f"`postfacta serve` waits {HEADER_TIMEOUT:g} s for them, then closes")
+    delay = DrainLimits().drain_delay if settings.drain_delay is None else settings.drain_delay
+    longest = round(delay + graceful_timeout(settings))
+    advice = "set a longer stop timeout in systemd or Kubernetes"
+    yield Finding("stop", "ok", f"within {longest} s of SIGTERM", advice)
 
 
 # The Supabase project
@@ -170,7 +132,7 @@ def _look_at_server(settings: Settings, server: str) -> list[Finding]:
 async def _look_at_project(settings: Settings) -> list[Finding]:
     if settings.auth_mode is not AuthMode.SUPABASE:
         return []
-    from .identity.client import Client  # noqa: PLC0415 - only this check needs it
+    from .identity.project import Client  # noqa: PLC0415 - only this check needs it
 
     try:
         async with Client("project", lambda: settings, Timeout(5, name="project")) as client:

@@ -19,27 +19,23 @@ class FieldError:
     message: str
 
 
+class CommandFailedError(Exception):
+    """Ends a command with 1; the message is for its user."""
+
+
 class AppError(Exception):
     """An error with a documented problem type.
 
-    Args:
-        detail: What is wrong and how to fix it, in one sentence; no cause, SQL or path.
-        errors: The invalid fields.
-        headers: Further response headers, such as `ETag`.
-        extra: Further members of the problem document, such as `allowed`.
-
-    Attributes:
-        about: What its page says; no docstring, since `python -OO` drops those.
-        message: What v0 says, if it is not the detail.
-        is_spent: Whether the idempotency key of a form was used, so that it needs a new one.
+    `detail` says what is wrong and how to fix it, in one sentence: no cause, SQL or path. `extra` are further members of
+    the problem document, such as `allowed`.
     """
 
     slug: str
     status: int
     title: str
-    about: str
-    message: str = ""
-    is_spent: bool = False
+    about: str  # what its page says; no docstring, since `python -OO` drops those
+    message: str = ""  # what v0 says, if it is not the detail
+    is_spent: bool = False  # whether the idempotency key of a form was used, so that it needs a new one
 
     def __init__(
         self,
@@ -65,10 +61,8 @@ class AppError(Exception):
     @property
     def by_field(self) -> dict[str, str]:
         """The message of each invalid field, for the page that shows a form again."""
-        words: dict[str, str] = {}
-        for error in self.errors:
-            words.setdefault(error.pointer.lstrip("/").partition("/")[0], error.message)
-        return words
+        # Of several, the first.
+        return {it.pointer.lstrip("/").partition("/")[0]: it.message for it in reversed(self.errors)}
 
 
 class MalformedError(AppError):

@@ -66,10 +66,9 @@ Needs no database.
   postfacta routes | grep admin""",
     "doctor": """\
 Needs the settings of the service. Checks settings, port, machine limits, the database (schema, durability,
-connections, clock) and the server's time-outs. Exits with 1 if a check fails.
+connections, clock) and time-outs. Exits with 1 if a check fails.
 
-  postfacta doctor && postfacta serve
-  postfacta doctor --server granian""",
+  postfacta doctor && postfacta serve""",
     "smoke": """\
 Needs nothing but the address; takes at most 30 s. With a token of the scopes incidents:read and incidents:write it records
 an exercise, reads it back and archives it; in a production only with --write. Exits with 0 if all passed, 1 if a check

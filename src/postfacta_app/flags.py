@@ -12,10 +12,10 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
-import anyio
 import anyio.to_thread
 from openfeature import api
 from pydantic import BaseModel, StringConstraints, TypeAdapter, ValidationError
@@ -161,23 +161,17 @@ class Switches:
         """Evaluate until the block ends, and record each change in the audit log once."""
         await anyio.to_thread.run_sync(self.reread)
 
-        async def keep_reading() -> None:
-            while True:
-                await anyio.sleep(INTERVAL)
-                await anyio.to_thread.run_sync(self.reread)
-
         async def audit() -> None:
             if (states := self._states) != self._recorded:
-                await _record(database, states)
+                await database.run_transaction(partial(_record, states=states))
                 self._recorded = states
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(keep_reading, name="flags")
-            async with repeating(
-                "flags", audit, database.wait_connected, observer=observer, interval=INTERVAL
-            ):
-                yield
-            tasks.cancel_scope.cancel()
+        every = partial(repeating, "flags", observer=observer, interval=INTERVAL)
+        async with (
+            every(partial(anyio.to_thread.run_sync, self.reread)),
+            every(audit, database.wait_connected),
+        ):
+            yield
 
 
 # Several instances see the same change: the first records it. The last million rows are looked at.
@@ -189,12 +183,7 @@ insert into audit_log (actor, action, object, detail) select 'operator', 'flag.c
     and action = 'flag.change' and object = $1 order by seq desc limit 1), 'true')"""
 
 
-async def _record(database: Database, states: dict[str, State]) -> None:
-    async def write(connection: Connection) -> None:
-        await connection.execute(_ONE_AT_A_TIME, operation="flags")
-        for name, state in states.items():
-            await connection.execute(
-                _RECORD, f"flag:{name}", json.dumps(state.model_dump()), operation="flags"
-            )
-
-    await database.run_transaction(write)
+async def _record(connection: Connection, states: Mapping[str, State]) -> None:
+    await connection.execute(_ONE_AT_A_TIME, operation="flags")
+    for name, state in states.items():
+        await connection.execute(_RECORD, f"flag:{name}", json.dumps(state.model_dump()), operation="flags")

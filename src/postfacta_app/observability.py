@@ -58,14 +58,10 @@ class RedactingExporter(SpanExporter):
         self._inner = inner
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export copies without secrets."""
         return self._inner.export([_without_secrets(span) for span in spans])
 
     def shutdown(self) -> None:
         self._inner.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self._inner.force_flush(timeout_millis)
 
 
 def _without_secrets(span: ReadableSpan) -> ReadableSpan:

@@ -21,13 +21,7 @@ from postfacta_core.context import current_request
 from postfacta_core.errors import ResilienceError
 from postfacta_core.telemetry.redaction import redact_text
 
-from .errors import (
-    AppError,
-    MalformedError,
-    MethodNotAllowedError,
-    NotFoundError,
-    SchemaMissingError,
-)
+from .errors import AppError, MalformedError, MethodNotAllowedError, NotFoundError, SchemaMissingError
 
 Html = Callable[[AppError, Scope], Response]
 """Renders an error as a page."""

@@ -13,13 +13,14 @@ from postfacta_core.events import ConnectionOpened, Event
 from postfacta_postgres import Database, PoolOptions
 
 from .db import SCHEMA_ERRORS
+from .errors import CommandFailedError
 from .settings import Settings
 
 _WAIT = 5.0  # Seconds.
 _OPTIONS = PoolOptions(max_size=2)
 
 
-class NoDatabaseError(Exception):
+class NoDatabaseError(CommandFailedError):
     """The database is unreachable; the message says where, why, and what to check."""
 
 

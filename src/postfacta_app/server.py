@@ -15,6 +15,7 @@ import uvicorn
 from postfacta_core.terminal import has_terminal
 
 from .connections import Room, bounded, make_room
+from .errors import CommandFailedError
 from .observability import configure_logging, configure_tracing
 from .settings import Settings
 
@@ -23,14 +24,11 @@ BACKLOG: Final = 2048
 
 _ROOM: Final = Room(4096, BACKLOG)
 
-SERVERS: Final = ("uvicorn", "granian", "hypercorn", "gunicorn")
-"""The supported servers; `serve` uses the first."""
-
 # The core's drain ends everything earlier, except the sockets of clients that do not read.
 _CLOSING = 10.0
 
 
-class PortInUseError(Exception):
+class PortInUseError(CommandFailedError):
     """The address cannot be bound; the message says why and how to fix it."""
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -36,8 +37,6 @@ _BARE = {
     "log_level": "LOG_LEVEL",
     "log_format": "LOG_FORMAT",
 }
-# Has our prefix but is not a field: it says where fields may be read from.
-_NOT_OURS = {"POSTFACTA_SECRETS_DIR"}
 
 
 _SHORTEST_SECRET = 32  # Bytes, the output size of HMAC-SHA-256.
@@ -48,6 +47,7 @@ _PUBLISHED: Final = {
     "reallyreallyreallyreallyverysafe",
     "a-string-secret-at-least-256-bits-long",
 }
+RateOf = Literal["address", "read", "write", "ingest"]
 # The limits in production.
 _RATES = {"address": "1200/minute", "read": "600/minute", "write": "120/minute", "ingest": "600/minute"}
 
@@ -146,17 +146,13 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _prometheus(value: SecretStr) -> SecretStr:
-    return SecretStr(check_address(value.get_secret_value()))
-
-
-def _postgresql(value: SecretStr) -> SecretStr:
-    return SecretStr(connecting.check_address("it", value.get_secret_value()))
+def _checked(check: Callable[[str], str]) -> AfterValidator:
+    return AfterValidator(lambda value: SecretStr(check(value.get_secret_value())))
 
 
 # An empty secret is a mistake, and must not grant access.
 Secret = Annotated[SecretStr, Field(min_length=1)]
-Dsn = Annotated[Secret, AfterValidator(_postgresql)]
+Dsn = Annotated[Secret, _checked(partial(connecting.check_address, "it"))]
 # Longer texts could hold numbers beyond any clock.
 Rates = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100), AfterValidator(_rates)]
 
@@ -203,8 +199,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     )
     cors_credentials: bool = Field(default=False, description="Whether those origins may send cookies.")
     trusted_proxies: Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_networks)] = Field(
-        (),
-        description="Networks whose `X-Forwarded-For` is trusted, comma separated, or `unix`.",
+        (), description="Networks whose `X-Forwarded-For` is trusted, comma separated, or `unix`."
     )
     rate_address: Rates | None = Field(None, description="Limit per address (1200/minute; none in `local`).")
     rate_read: Rates | None = Field(
@@ -234,7 +229,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     traces: str = Field(
         "none", pattern="^(none|otlp)$", description="`otlp` exports spans, configured by `OTEL_*` variables."
     )
-    prometheus_url: Annotated[Secret, AfterValidator(_prometheus)] | None = Field(
+    prometheus_url: Annotated[Secret, _checked(check_address)] | None = Field(
         None,
         description="Prometheus from which `/reliability` reads the objectives; else it shows this process only.",
     )
@@ -268,7 +263,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         """Return the values of a secret that are valid: in a rotation the new and the former one, one per line."""
         return _lines(getattr(self, secret))
 
-    def rate(self, of: Literal["address", "read", "write", "ingest"]) -> str:
+    def rate(self, of: RateOf) -> str:
         """Return the limit of this kind; empty for no limit."""
         given: str | None = getattr(self, f"rate_{of}")
         return given if given is not None else "" if self.is_local else _RATES[of]
@@ -294,66 +289,60 @@ def variable(field: str) -> str:
 def load_settings(environ: Mapping[str, str] | None = None, **overrides: object) -> Settings:
     """Read the settings, by default from the environment; `overrides` (from the command line) win.
 
-    Raises:
-        SettingsError: If a value is invalid, a name under `POSTFACTA_` is unknown, or a file cannot be read.
+    Raise `SettingsError` if a value is invalid, a name under `POSTFACTA_` is unknown, or a file cannot be read.
     """
     environ = os.environ if environ is None else environ
     _refuse_unknown(environ)
-    found = [(field, _look_up(field, environ)) for field in Settings.model_fields]
+    given: dict[str, object] = {field: _look_up(field, environ) for field in Settings.model_fields}
+    given |= {name: it for name, it in overrides.items() if it is not None}
     try:
-        return Settings.model_validate(
-            {name: it for name, it in (*found, *overrides.items()) if it is not None}
-        )
+        return Settings.model_validate({name: it for name, it in given.items() if it is not None})
     except ValidationError as invalid:
         raise SettingsError(_explain(invalid)) from None
 
 
-def secret_files(environ: Mapping[str, str] | None = None) -> dict[str, Path]:
+def secret_files() -> dict[str, Path]:
     """Return the file of each secret that is read from one."""
-    environ = os.environ if environ is None else environ
     secrets = [it for it, about in Settings.model_fields.items() if "SecretStr" in str(about.annotation)]
-    return {field: found[0] for field in secrets if (found := _file_of(field, environ))}
+    return {field: file for field in secrets if (file := _file_of(field, os.environ))}
 
 
-def exposed_secrets(environ: Mapping[str, str] | None = None) -> list[Path]:
+def exposed_secrets() -> list[Path]:
     """List the secret files that every user of this machine can read or change."""
-    files = secret_files(environ).values()
-    return [file for file in files if file.exists() and file.stat().st_mode & 0o006]
+    return [it for it in secret_files().values() if it.exists() and it.stat().st_mode & 0o006]
 
 
 def _look_up(field: str, environ: Mapping[str, str]) -> str | None:
-    if (name := variable(field)) in environ:
-        return environ[name]
-    found = _file_of(field, environ)
-    return _read(*found) if found else None
+    name = variable(field)
+    if name in environ or (file := _file_of(field, environ)) is None:
+        return environ.get(name)
+    try:
+        return file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        source = f"{name}_FILE" if f"{name}_FILE" in environ else "POSTFACTA_SECRETS_DIR"
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise SettingsError(f"{source}: cannot read {file}: {why}") from None
 
 
-def _file_of(field: str, environ: Mapping[str, str]) -> tuple[Path, str] | None:
+def _file_of(field: str, environ: Mapping[str, str]) -> Path | None:
     name = variable(field)
     if name in environ:
         return None
     if f"{name}_FILE" in environ:
-        return Path(environ[f"{name}_FILE"]), f"{name}_FILE"
+        return Path(environ[f"{name}_FILE"])
     if "POSTFACTA_SECRETS_DIR" in environ:
         folder = Path(environ["POSTFACTA_SECRETS_DIR"])
         if not folder.is_dir():
             raise SettingsError(f"POSTFACTA_SECRETS_DIR: {folder} is not a folder")
         if (file := folder / name.lower()).is_file():
-            return file, "POSTFACTA_SECRETS_DIR"
+            return file
     return None
-
-
-def _read(file: Path, name: str) -> str:
-    try:
-        return file.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"{name}: cannot read {file}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
-        raise SettingsError(msg) from None
 
 
 def _refuse_unknown(environ: Mapping[str, str]) -> None:
     known = {variable(field) for field in Settings.model_fields}
-    known |= {f"{name}_FILE" for name in known} | _NOT_OURS
+    # Where fields may be read from.
+    known |= {f"{name}_FILE" for name in known} | {"POSTFACTA_SECRETS_DIR"}
     lines: list[str] = []
     for name in sorted(environ):
         if name.startswith(_PREFIX) and name not in known:

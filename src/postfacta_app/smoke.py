@@ -40,47 +40,39 @@ class RefusedError(SettingsError):
     """It may not write there; the text says how to permit it."""
 
 
-class _FaultError(Exception):
-    """What a check found."""
+class _FoundError(Exception):
+    """What a check found, or why it could not look."""
+
+    def __init__(self, text: str, verdict: str = "fail") -> None:
+        super().__init__(text)
+        self.verdict = verdict
 
 
-class _NotRunError(Exception):
-    """Why a check could not look."""
-
-
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class Smoke:
     """One look at a service; reads, then records an exercise, reads it back and archives it."""
 
     url: str
-    token: str = field(default="", repr=False)  # of a person, or to read and write incidents
-    metrics_token: str = field(default="", repr=False)
-    traffic_key: str = field(
-        default="", repr=False
-    )  # lets its requests be `synthetic`: no objective counts them
+    token: str = ""  # of a person, or to read and write incidents
+    metrics_token: str = ""
+    traffic_key: str = ""  # lets its requests be `synthetic`: no objective counts them
     version: str = ""  # that must run; empty accepts any
     may_write: bool | None = None  # None writes unless the environment is `production`
     transport: httpx2.AsyncBaseTransport | None = None
-    _environment: str = field(default="", init=False)
-    _versions: list[str] = field(default_factory=list[str], init=False)
+
+    _http: httpx2.AsyncClient = field(init=False)
     _recorded: Mapping[str, Any] = field(default_factory=dict[str, Any], init=False)
-    _etag: str = field(default="", init=False)
-    _http: httpx2.AsyncClient = field(init=False, repr=False)
+    _environment = _runs = _etag = ""
 
     async def run(self, say: Callable[[str], None]) -> int:
-        """Make all checks and print a line for each; return 0, 1 if one failed, else 77 if one was not run.
-
-        Raises:
-            RefusedError: If it is a production that it may not write to; nothing was written.
-        """
+        """Make all checks and print a line for each; return 0, 1 if one failed, else 77 if one was not run."""
         found: list[Finding] = []
-        marks = (
-            {"X-Traffic-Class": "synthetic", "X-Traffic-Key": self.traffic_key} if self.traffic_key else {}
-        )
+        key = self.traffic_key
+        marks = {"X-Traffic-Class": "synthetic", "X-Traffic-Key": key} if key else {}
         checks = (
-            self.live, self.ready, self.about, self.headers, self.cors, self.closed, self.metrics, self.versions,
-            self.identity, self.write, self.read, self.archive,
-        )  # fmt: skip
+            *(self.live, self.ready, self.about, self.headers, self.cors, self.closed, self.metrics),
+            *(self.versions, self.identity, self.write, self.read, self.archive),
+        )
         with anyio.move_on_after(WITHIN) as limit:
             async with httpx2.AsyncClient(
                 base_url=self.url, headers=marks, timeout=_EACH, trust_env=False, transport=self.transport
@@ -94,19 +86,17 @@ class Smoke:
     # What anyone may see
 
     async def live(self) -> str:
-        return await self._probe("/healthz/live")
+        await self._ask("GET", "/healthz/live")
+        return "/healthz/live answers 200"
 
     async def ready(self) -> str:
-        return await self._probe("/healthz/ready")
-
-    async def _probe(self, path: str) -> str:
-        await self._ask("GET", path)
-        return f"{path} answers 200"
+        await self._ask("GET", "/healthz/ready")
+        return "/healthz/ready answers 200"
 
     async def about(self) -> str:
         about = _members(await self._ask("GET", "/service-info"))
         self._environment = str(about.get("environment", ""))
-        self._versions.append(str(cast("dict[str, Any]", about.get("codebase", {})).get("version", "")))
+        self._runs = str(cast("dict[str, Any]", about.get("codebase", {})).get("version", ""))
         if self.token and self._environment == "production" and self.may_write is None:
             raise RefusedError(
                 f"{self.url} is a production: --write records an exercise there and archives it, --read-only does not"
@@ -137,16 +127,17 @@ class Smoke:
         own = {"Authorization": f"Bearer {self.metrics_token}"} if self.metrics_token else {}
         answer = await self._ask("GET", "/metrics", *((200,) if own else (200, 401, 403, 404)), **own)
         if not answer.is_success:
-            raise _NotRunError("closed here: give --metrics-token-file, and an instance's own address")
+            raise _FoundError("closed here: give --metrics-token-file, and an instance's own address", "skip")
         lacking = [name for name in _SERIES if f"# TYPE {name} " not in answer.text]
         _need(not lacking, f"no series {', '.join(lacking)}")
-        self._versions += _BUILD.findall(answer.text)
+        if build := _BUILD.search(answer.text):
+            self._runs = build[1]
         return "requests, build and process are measured"
 
     async def versions(self) -> str:
-        runs = self._versions[-1] if self._versions else ""
-        _need(self.version in {"", runs}, f"{runs or 'an unknown version'} runs, not {self.version}")
-        return f"{runs or 'unknown'} runs"
+        runs = self._runs or "an unknown version"
+        _need(self.version in {"", self._runs}, f"{runs} runs, not {self.version}")
+        return f"{runs} runs"
 
     async def identity(self) -> str:
         me = _members(await self._ask("GET", "/api/v1/me", **self._own))
@@ -157,7 +148,7 @@ class Smoke:
     async def write(self) -> str:
         own = self._own
         if self.may_write is False:
-            raise _NotRunError("--read-only")
+            raise _FoundError("--read-only", "skip")
         _need(bool(self._environment), "nothing was written: the environment is not known")
         new = {
             "title": "Smoke test",
@@ -187,13 +178,13 @@ class Smoke:
     @property
     def _own(self) -> dict[str, str]:
         if not self.token:
-            raise _NotRunError("no token: give --token-file")
+            raise _FoundError("no token: give --token-file", "skip")
         return {"Authorization": f"Bearer {self.token}"}
 
     @property
     def _path(self) -> str:
         if not self._recorded.get("id"):
-            raise _NotRunError("nothing was recorded")
+            raise _FoundError("nothing was recorded", "skip")
         return f"{_INCIDENTS}/{self._recorded['id']}"
 
     async def _ask(
@@ -206,21 +197,17 @@ class Smoke:
 
 
 async def _judge(check: Callable[[], Awaitable[str]]) -> Finding:
-    verdict = "fail"
     try:
-        verdict, text = "ok", await check()
-    except _FaultError as fault:
-        text = str(fault)
-    except _NotRunError as reason:
-        verdict, text = "skip", str(reason)
+        return Finding(check.__name__, "ok", await check())
+    except _FoundError as found:
+        return Finding(check.__name__, found.verdict, str(found))
     except httpx2.HTTPError as error:
-        text = f"no answer: {type(error).__name__}"
-    return Finding(check.__name__, verdict, text)
+        return Finding(check.__name__, "fail", f"no answer: {type(error).__name__}")
 
 
 def _need(true: bool, fault: str) -> None:  # noqa: FBT001 - as `assert` has it
     if not true:
-        raise _FaultError(fault)
+        raise _FoundError(fault)
 
 
 def _members(answer: httpx2.Response) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from postfacta_app.migrations import (
     HEAD,
     MigrationError,
     migrate,
+    statements,
 )
-from postfacta_app.migrations.sql import statements
 from tests.app.timeline.stored import revision_of
 from tests.kit.every import every
 

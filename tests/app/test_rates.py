@@ -14,12 +14,13 @@ import anyio
 import httpx2
 import pytest
 from argon2 import PasswordHasher
+from starlette.requests import Request
 
 from postfacta_app.app import create_app, declared
 from postfacta_app.errors import RateLimitedError
 from postfacta_app.identity import local
-from postfacta_app.principal import ANONYMOUS, NOBODY
-from postfacta_app.rates import principal_limits, route_options
+from postfacta_app.principal import ANONYMOUS, NOBODY, Access, Principal
+from postfacta_app.rates import limited, route_options
 from postfacta_app.settings import load_settings
 from postfacta_app.web.routes import RouteClass, Rule
 from postfacta_core.asgi._rules import RouteTable, Rules
@@ -223,19 +224,31 @@ async def test_anonymous_callers_have_no_shared_budget(
 ) -> None:
     async with in_process(shared_app_dsn, rate_read="1/hour") as service:
         assert await statuses(service.client, ["/openapi.json", LIST] * 5) == [200, 401] * 5
-    spend = principal_limits(load_settings({}, rate_write="1/hour"), store=None, observer=ignore)
-    assert spend is not None
-    for principal in (NOBODY, ANONYMOUS):
-        for _ in range(5):
-            await spend(principal, RouteClass.WRITE)
+
+
+WRITE = Rule(method="POST", path="/", handler=None, access=Access.WRITE, route_class=RouteClass.WRITE)  # type: ignore[arg-type] # it is not called
+
+
+async def sent_by(principal: Principal, times: int, **settings: str) -> None:
+    async def authenticate(request: Request) -> Principal:
+        return principal
+
+    admit = limited(authenticate, load_settings({}, **settings), store=None, observer=ignore)
+    for _ in range(times):
+        assert await admit(Request({"type": "http"}), WRITE) is principal
+
+
+async def test_only_who_is_signed_in_spends_the_budget_of_a_caller() -> None:
     ada = replace(ANONYMOUS, actor="user:1")
-    await spend(ada, RouteClass.WRITE)
+    for principal in (NOBODY, ANONYMOUS):
+        await sent_by(principal, 5, rate_write="1/hour")
+    await sent_by(ada, 1, rate_write="1/hour")
     with pytest.raises(RateLimitedError):
-        await spend(ada, RouteClass.WRITE)
+        await sent_by(ada, 2, rate_write="1/hour")
 
 
-def test_without_a_rate_no_limiter_is_called() -> None:
-    assert principal_limits(load_settings({}), store=None, observer=ignore) is None
+async def test_without_a_rate_there_is_no_limit() -> None:
+    await sent_by(replace(ANONYMOUS, actor="user:1"), 1000)
 
 
 # Behind a proxy

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from postfacta_app.samples import record
+from postfacta_app.demo import record
 from postfacta_core.clock import WALL
 from postfacta_postgres import Database
 from tests.app.live import Service, in_process

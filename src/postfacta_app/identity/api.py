@@ -6,52 +6,26 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
 from uuid import UUID
 
 from starlette.responses import Response
 
 from ..db import Answer, Reader, Unit
-from ..errors import (
-    ConflictError,
-    ForbiddenError,
-    NotFoundError,
-    RegistrationClosedError,
-    invalid,
-)
+from ..errors import ConflictError, ForbiddenError, NotFoundError, RegistrationClosedError, invalid
 from ..principal import Access
 from ..settings import Settings
 from ..web.calls import Call, Fill, Matches
 from ..web.paging import Paged
 from ..web.routes import RouteClass
 from ..web.slices import Reply, Routes
-from . import postgres
-from .local import LocalAccounts, cookie_name, digest, mint, presented, session_cookie
-from .model import (
-    Account,
-    AuditPage,
-    AuditQuery,
-    Credential,
-    Credentials,
-    IssuedPassword,
-    IssuedToken,
-    Kind,
-    Me,
-    NewToken,
-    NewUser,
-    PasswordChange,
-    Registered,
-    Registration,
-    SessionList,
-    SignedIn,
-    TokenPage,
-    User,
-    UserChange,
-    UserPage,
-)
+from . import model, postgres
+from .guard import PRESENTED
+from .local import LocalAccounts, mint, session_cookie
 
 if TYPE_CHECKING:
-    from .gotrue import SupabaseAccounts
+    from .supabase import SupabaseAccounts
 
 OPEN, SIGNED_IN, ADMIN = Access.OPEN, Access.SIGNED_IN, Access.ADMIN
 AUTH, SEARCH = RouteClass.AUTH, RouteClass.SEARCH
@@ -70,7 +44,7 @@ class Identity:
 
     settings: Settings
     accounts: LocalAccounts | SupabaseAccounts
-    forget: Callable[[Callable[[Credential], bool]], None]
+    forget: Callable[[Callable[[model.Credential], bool]], None]
 
 
 class _Desk:
@@ -82,14 +56,9 @@ class _Desk:
         self.request, self.caller, self.now, self.write = call.request, call.principal, call.now, call.write
         self.is_local, self.is_open = part.settings.is_local, part.settings.register_open
         self.q, self._afterwards = call.tools.transactions.reader(call.principal), call.afterwards
-        header = call.request.headers.getlist("authorization")
-        cookie = call.request.cookies.get(cookie_name(is_local=self.is_local))
-        try:
-            self.this = digest(presented(header, cookie) or "")
-        except ValueError:  # Where it is no credential: the guard has refused it elsewhere.
-            self.this = digest("")
+        self.this: bytes = call.request.scope.get(PRESENTED, b"")
 
-    def lose(self, is_lost: Callable[[Credential], bool]) -> None:
+    def lose(self, is_lost: Callable[[model.Credential], bool]) -> None:
         """Stop trusting these tokens once the transaction is over: even a failed one may be committed."""
         self._afterwards.append(lambda: self._forget(is_lost))
 
@@ -97,14 +66,14 @@ class _Desk:
         """Stop trusting a person's tokens, except the one with the hash `keep`."""
         self.lose(lambda it: it.principal.user_id == user and it.secret_sha256 != keep)
 
-    def kept_here(self, account: Account) -> tuple[LocalAccounts, str]:
+    def kept_here(self, account: model.Account) -> tuple[LocalAccounts, str]:
         """Return who checks an account's password, and its hash; raise if it is managed elsewhere."""
         if not isinstance(self.accounts, LocalAccounts) or account.password_hash is None:
             raise ConflictError("This account's password is managed by your sign-in provider")
         return self.accounts, account.password_hash
 
 
-async def _owner(call: Call, _: str) -> Account:
+async def _owner(call: Call, _: str) -> model.Account:
     given = call.request.path_params.get("id")
     try:
         user_id = call.principal.user_id if given is None else UUID(given)
@@ -119,7 +88,7 @@ async def _owner(call: Call, _: str) -> Account:
 
 
 Desk = Annotated[_Desk, Fill(_Desk)]
-Owner = Annotated[Account, Fill(_owner)]
+Owner = Annotated[model.Account, Fill(_owner)]
 """The person a request is about: the one in its path, else the caller."""
 
 
@@ -130,16 +99,16 @@ Owner = Annotated[Account, Fill(_owner)]
     "POST /login", OPEN, "Exchange e-mail and password for a bearer token",
     status=200, kind=AUTH, problems=("rate-limited", "unauthenticated"),
 )  # fmt: skip
-async def login(sent: Credentials, desk: Desk) -> Reply[SignedIn]:
-    minted = await desk.accounts.sign_in(desk.request, sent, Kind.BEARER, now=desk.now)
-    return Reply(SignedIn(token=minted.secret, expires_at=minted.token.expires_at), 200, _NO_STORE)
+async def login(sent: model.Credentials, desk: Desk) -> Reply[model.SignedIn]:
+    minted = await desk.accounts.sign_in(desk.request, sent, model.Kind.BEARER, now=desk.now)
+    return Reply(model.SignedIn(token=minted.secret, expires_at=minted.token.expires_at), 200, _NO_STORE)
 
 
 @routes.api(
     "POST /register", OPEN, "Register an account, if registration is open",
     kind=AUTH, problems=("registration-closed", "conflict", "rate-limited"),
 )  # fmt: skip
-async def register(sent: Registration, desk: Desk) -> Annotated[Response, Registered]:
+async def register(sent: model.Registration, desk: Desk) -> Annotated[Response, model.Registered]:
     if not desk.is_open:
         raise RegistrationClosedError("Registration is closed; ask an administrator for an account")
     return await desk.accounts.register(desk.request, sent)
@@ -158,9 +127,11 @@ async def logout(unit: Unit, desk: Desk) -> Answer:
 
 
 @routes.api("GET /api/v1/me", SIGNED_IN, "Read the current user or token")
-async def me(q: Reader) -> Me:
+async def me(q: Reader) -> model.Me:
     who = q.principal
-    return Me(actor=who.actor, name=who.name, role=who.role, scopes=sorted(who.scopes), source=who.source)
+    return model.Me(
+        actor=who.actor, name=who.name, role=who.role, scopes=sorted(who.scopes), source=who.source
+    )
 
 
 # Passwords and sessions
@@ -170,7 +141,7 @@ async def me(q: Reader) -> Me:
     "PUT /api/v1/me/password", SIGNED_IN, "Change your password and end your other sessions",
     problems=("conflict",),
 )  # fmt: skip
-async def change_password(owner: Owner, sent: PasswordChange, desk: Desk) -> Response:
+async def change_password(owner: Owner, sent: model.PasswordChange, desk: Desk) -> Response:
     local, stored = desk.kept_here(owner)
     if sent.password.strip().lower() == owner.email:
         raise invalid("/password", "invalid", "must not be the e-mail address")
@@ -180,12 +151,11 @@ async def change_password(owner: Owner, sent: PasswordChange, desk: Desk) -> Res
             raise invalid("/current_password", "invalid", "is wrong")
     hashed = await local.passwords.hash(sent.password)
 
-    async def work(unit: Unit) -> Answer:
+    async def work(unit: Unit) -> None:
         if not await postgres.set_password(unit, owner.id, hashed, old=stored):
             raise ConflictError("The password was just changed elsewhere")
         ended = await postgres.end_sessions(unit, owner.id, desk.now, keep=desk.this)
         await unit.audit("password.change", owner.actor, detail={"sessions": ended})
-        return Answer(204)
 
     desk.lose_all(owner.id, keep=desk.this)
     return await desk.write(work)
@@ -195,18 +165,14 @@ async def change_password(owner: Owner, sent: PasswordChange, desk: Desk) -> Res
     "POST /api/v1/users/{id}/password", ADMIN, "Reset a person's password; the new one is returned once",
     status=200, problems=("conflict",),
 )  # fmt: skip
-async def reset(owner: Owner, desk: Desk) -> Reply[IssuedPassword]:
+async def reset(owner: Owner, desk: Desk) -> Reply[model.IssuedPassword]:
     local, _ = desk.kept_here(owner)
     password = new_password()
     hashed = await local.passwords.hash(password)
 
-    async def work(unit: Unit) -> Answer:
-        await postgres.reset_password(unit, owner, hashed=hashed, now=desk.now)
-        return Answer(204)
-
     desk.lose_all(owner.id)
-    await desk.write(work)
-    return Reply(IssuedPassword(password=password), 200, _NO_STORE)
+    await desk.write(partial(postgres.reset_password, user=owner, hashed=hashed, now=desk.now))
+    return Reply(model.IssuedPassword(password=password), 200, _NO_STORE)
 
 
 def new_password() -> str:
@@ -216,8 +182,8 @@ def new_password() -> str:
 
 @routes.api("GET /api/v1/me/sessions", SIGNED_IN, "List your sessions", kind=SEARCH)
 @routes.api("GET /api/v1/users/{id}/sessions", ADMIN, "List a person's sessions", kind=SEARCH)
-async def sessions(owner: Owner, desk: Desk) -> SessionList:
-    return SessionList(items=await postgres.sessions(desk.q, owner.id, this=desk.this, now=desk.now))
+async def sessions(owner: Owner, desk: Desk) -> model.SessionList:
+    return model.SessionList(items=await postgres.sessions(desk.q, owner.id, this=desk.this, now=desk.now))
 
 
 @routes.api("DELETE /api/v1/me/sessions", SIGNED_IN, "Sign out everywhere")
@@ -233,7 +199,7 @@ async def end_one(unit: Unit, owner: Owner, *, session: UUID, desk: Desk) -> Non
 
 
 async def end_sessions(
-    unit: Unit, owner: Account, desk: _Desk, *, only: UUID | None = None, keep: bytes = b""
+    unit: Unit, owner: model.Account, desk: _Desk, *, only: UUID | None = None, keep: bytes = b""
 ) -> None:
     """End a person's sessions, except the one with the hash `keep`; or `only` one, which must be there."""
     desk.lose_all(owner.id, keep=keep)
@@ -246,25 +212,27 @@ async def end_sessions(
 
 
 @routes.api("GET /api/v1/users", ADMIN, "List people")
-async def users(q: Reader, query: Paged) -> UserPage:
+async def users(q: Reader, query: Paged) -> model.UserPage:
     rows = await postgres.users(q, query.after("users"), query.limit + 1)
-    return query.page(UserPage, rows, "users", key=lambda it: (it.created_at, it.id))
+    return query.page(model.UserPage, rows, "users", key=lambda it: (it.created_at, it.id))
 
 
 @routes.api(
     "POST /api/v1/users", ADMIN, "Add a person", problems=("conflict", "rate-limited", "registration-closed")
 )  # fmt: skip
-async def add_user(new: NewUser, desk: Desk) -> Annotated[Response, User]:
+async def add_user(new: model.NewUser, desk: Desk) -> Annotated[Response, model.User]:
     return await desk.accounts.add(desk.request, desk.caller, new)
 
 
 @routes.api("GET /api/v1/users/{id}", ADMIN, "Read a person")
-async def user(owner: Owner) -> User:
+async def user(owner: Owner) -> model.User:
     return owner
 
 
 @routes.api("PATCH /api/v1/users/{id}", ADMIN, "Change a person's role, or disable an account")
-async def change_user(unit: Unit, id: UUID, wish: UserChange, *, matches: Matches, desk: Desk) -> User:
+async def change_user(
+    unit: Unit, id: UUID, wish: model.UserChange, *, matches: Matches, desk: Desk
+) -> model.User:
     desk.lose_all(id)
     return await postgres.change_user(unit, id, wish, now=desk.now, matches=matches)
 
@@ -273,18 +241,18 @@ async def change_user(unit: Unit, id: UUID, wish: UserChange, *, matches: Matche
 
 
 @routes.api("GET /api/v1/tokens", ADMIN, "List API tokens")
-async def tokens(q: Reader, query: Paged) -> TokenPage:
+async def tokens(q: Reader, query: Paged) -> model.TokenPage:
     rows = await postgres.tokens(q, query.after("tokens"), query.limit + 1)
-    return query.page(TokenPage, rows, "tokens", key=lambda it: (it.created_at, it.id))
+    return query.page(model.TokenPage, rows, "tokens", key=lambda it: (it.created_at, it.id))
 
 
 @routes.api("POST /api/v1/tokens", ADMIN, "Create an API token; its secret is returned once")
-async def create_token(unit: Unit, new: NewToken, desk: Desk) -> Reply[IssuedToken]:
+async def create_token(unit: Unit, new: model.NewToken, desk: Desk) -> Reply[model.IssuedToken]:
     if new.expires_at is not None and not desk.now < new.expires_at <= desk.now + _LONGEST_LIFE:
         raise invalid("/expires_at", "out_of_range", "must be within the next ten years")
-    minted = mint(Kind.API, unit.principal, desk.now, expires_at=new.expires_at)
+    minted = mint(model.Kind.API, unit.principal, desk.now, expires_at=new.expires_at)
     token = await postgres.add_token(unit, new, minted)
-    issued = IssuedToken(**token.model_dump(), secret=minted.secret)
+    issued = model.IssuedToken(**token.model_dump(), secret=minted.secret)
     return Reply(issued, 201, {"Location": f"/api/v1/tokens/{token.id}", **_NO_STORE})
 
 
@@ -299,9 +267,11 @@ async def revoke_token(unit: Unit, id: UUID, desk: Desk) -> None:
 
 
 @routes.api("GET /api/v1/audit", ADMIN, "Read the audit log")
-async def audit(q: Reader, query: AuditQuery) -> AuditPage:
+async def audit(q: Reader, query: model.AuditQuery) -> model.AuditPage:
     (before,) = query.after("audit", int) or (None,)
-    return query.page(AuditPage, await postgres.audit(q, query, before), "audit", key=lambda it: [it.seq])
+    return query.page(
+        model.AuditPage, await postgres.audit(q, query, before), "audit", key=lambda it: [it.seq]
+    )
 
 
 def _missing() -> NotFoundError:

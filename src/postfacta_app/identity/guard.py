@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -23,8 +23,11 @@ from ..settings import AuthMode, Settings, is_loopback
 from ..web.forms import csrf_token, is_same_origin
 from ..web.stale import MAX_AGE
 from . import postgres
-from .local import SECRET, cookie_name, digest, presented
+from .local import SECRET, cookie_name, digest
 from .model import Credential, Kind
+
+PRESENTED: Final = "postfacta.secret"
+"""The scope key of the hash of a valid secret that a request presents."""
 
 _SAFE: Final = {"GET", "HEAD", "OPTIONS"}
 # Probes and scrapers have other credentials; a sign-in request may carry an old token.
@@ -36,9 +39,8 @@ _IN_HEADER, _IN_COOKIE = frozenset({Kind.BEARER, Kind.API}), frozenset({Kind.SES
 _TRUSTED_FOR = 10.0  # Seconds until a revocation in another process takes effect here.
 _MOST_TRUSTED = 1024
 _TOUCH_AFTER = 60.0
-# A lower number may commit after a higher one, but no transaction lives this long.
-_SETTLED: Final = 30.0
-_UNSETTLED_AT_START: Final = 1000
+# An entry has the time at which its transaction began: none lives for half as long.
+_SETTLED: Final = 60.0
 
 
 class Guard:
@@ -100,6 +102,7 @@ class Guard:
             raise _invalid(str(error)) from None
         kinds = _IN_HEADER if header else _IN_COOKIE
         token = await self._look_up(request, secret, kinds) if secret else None
+        request.scope[PRESENTED] = token.secret_sha256 if token else b""
         if header:
             if token is None:
                 raise _invalid("This token is unknown, expired or revoked")
@@ -168,6 +171,19 @@ class Guard:
             return  # Reads continue while the database is read-only.
 
 
+_SCHEME: Final = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
+
+
+def presented(authorization: Sequence[str], cookie: str | None) -> str | None:
+    """Return the secret that a request presents, if any; raise `ValueError` if it is no Bearer token."""
+    if not authorization:
+        return cookie or None
+    found = _SCHEME.fullmatch(authorization[0])
+    if found is None or len(authorization) > 1:
+        raise ValueError("Authorization must be a single Bearer token")
+    return found[1]
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return is_loopback(urlsplit(f"//{host}").hostname or "")
@@ -184,7 +200,7 @@ class Revocations:
 
     def __init__(
         self,
-        losses: Callable[[int], Awaitable[tuple[int, Sequence[tuple[int, bool]]]]],
+        losses: Callable[[float], Awaitable[Mapping[int, bool]]],
         *,
         distrust: Callable[[], object],
         hide: Callable[[], object],
@@ -194,25 +210,17 @@ class Revocations:
         self._distrust = distrust
         self._hide = hide
         self._clock = clock
-        self._after: int | None = None
-        self._known = set[int]()
-        self._newest: deque[tuple[float, int]] = deque()
+        self._known: Mapping[int, bool] | None = None
+        self._looked_at = clock()
 
     async def look(self) -> None:
-        """Process new entries of the audit log; the first call only records where it ends."""
+        """Process new entries of the audit log; the first call only records what is there."""
         now = self._clock()
-        if self._after is None:
-            newest, _ = await self._losses(1 << 62)
-            self._after = newest - _UNSETTLED_AT_START
-            self._known = {seq for seq, _ in (await self._losses(self._after))[1]}
-            return
-        newest, found = await self._losses(self._after)
-        kinds = {hides for seq, hides in found if seq not in self._known}
+        found = await self._losses(now - self._looked_at + _SETTLED)
+        known = found if self._known is None else self._known
+        kinds = {hides for seq, hides in found.items() if seq not in known}
         if True in kinds:
             self._hide()
         if False in kinds:
             self._distrust()
-        self._known = {seq for seq, _ in found}
-        self._newest.append((now, newest))
-        while self._newest[0][0] <= now - _SETTLED:
-            self._after = self._newest.popleft()[1]
+        self._known, self._looked_at = found, now

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -27,18 +27,7 @@ from postfacta_core.limits._address import client_address
 from ..db import Answer, Transactions, Unit
 from ..errors import AppError, RateLimitedError, UnauthenticatedError, slow_down
 from ..principal import NOBODY, Principal
-from . import postgres
-from .model import (
-    Account,
-    Credential,
-    Credentials,
-    Kind,
-    Minted,
-    NewUser,
-    Registered,
-    Registration,
-    User,
-)
+from . import model, postgres
 from .throttle import Throttle
 
 T = TypeVar("T")
@@ -94,17 +83,19 @@ SECRET: Final = re.compile(r"(?:pf_(?P<prefix>[A-Za-z0-9_-]{8})_)?[A-Za-z0-9_-]{
 """The format of a secret; nothing else is looked up in the database."""
 
 _LIVES: Final = {
-    Kind.SESSION: timedelta(days=7),
-    Kind.BEARER: timedelta(hours=24),
-    Kind.API: timedelta(days=365),
+    model.Kind.SESSION: timedelta(days=7),
+    model.Kind.BEARER: timedelta(hours=24),
+    model.Kind.API: timedelta(days=365),
 }
 
 
-def mint(kind: Kind, owner: Principal, now: datetime, *, expires_at: datetime | None = None) -> Minted:
+def mint(
+    kind: model.Kind, owner: Principal, now: datetime, *, expires_at: datetime | None = None
+) -> model.Minted:
     """Generate a secret of 256 random bits; an API token also gets a prefix for lookup."""
-    prefix = secrets.token_urlsafe(6) if kind is Kind.API else ""
+    prefix = secrets.token_urlsafe(6) if kind is model.Kind.API else ""
     secret = (f"pf_{prefix}_" if prefix else "") + secrets.token_urlsafe(32)
-    token = Credential(
+    token = model.Credential(
         id=uuid4(),
         kind=kind,
         secret_sha256=digest(secret),
@@ -113,7 +104,7 @@ def mint(kind: Kind, owner: Principal, now: datetime, *, expires_at: datetime | 
         last_used_at=None,
         expires_at=expires_at or now + _LIVES[kind],
     )
-    return Minted(secret, token, prefix)
+    return model.Minted(secret, token, prefix)
 
 
 def digest(secret: str) -> bytes:
@@ -135,6 +126,10 @@ class Accounts:
         self._transactions, self._attempted = transactions, attempted
         self._reader = transactions.reader(NOBODY)
 
+    async def credential(self, request: Request, token: str) -> model.Credential | None:
+        """Return the principal of a bearer token that others issued; None if it is not valid."""
+        return None
+
     @asynccontextmanager
     async def _attempt(self, request: Request, email: str, device: str = "") -> AsyncGenerator[None]:
         try:
@@ -145,14 +140,13 @@ class Accounts:
             raise
 
     async def _begin(
-        self, request: Request, minted: Minted, keep: Callable[[Unit], Awaitable[object]]
-    ) -> Minted:
+        self, request: Request, minted: model.Minted, keep: Callable[[Unit], Awaitable[object]]
+    ) -> model.Minted:
         who = minted.token.principal
 
-        async def work(unit: Unit) -> Answer:
+        async def work(unit: Unit) -> None:
             await keep(unit)
             await unit.audit("session.begin", who.actor, detail={"kind": minted.token.kind})
-            return Answer(204)
 
         await self._transactions.write(request, who, work)
         self._attempted("ok")
@@ -175,8 +169,8 @@ class LocalAccounts(Accounts):
         self._is_local = is_local
 
     async def sign_in(
-        self, request: Request, credentials: Credentials, kind: Kind, *, now: datetime
-    ) -> Minted:
+        self, request: Request, credentials: model.Credentials, kind: model.Kind, *, now: datetime
+    ) -> model.Minted:
         """Check a password; return a new session or bearer token, or raise, alike for whatever was wrong."""
         account = await postgres.account(self._reader, credentials.email)
         device = await self._device(request, account, now)
@@ -192,7 +186,9 @@ class LocalAccounts(Accounts):
             await self._begin(request, minted, keep)
         return replace(minted, device=device_cookie(user.id, new, is_local=self._is_local))
 
-    async def _verified(self, account: Account | None, password: str, device: str) -> tuple[User, str, str]:
+    async def _verified(
+        self, account: model.Account | None, password: str, device: str
+    ) -> tuple[model.User, str, str]:
         """Return the person, the hash of their password, and the one it becomes."""
         stored = account.password_hash if account else None
         is_right = await self.passwords.verify(stored, password, is_known=bool(device))
@@ -200,49 +196,36 @@ class LocalAccounts(Accounts):
             raise wrong_password()
         return account, stored, await self.passwords.renew(stored, password) or stored
 
-    async def _device(self, request: Request, account: Account | None, now: datetime) -> str:
+    async def _device(self, request: Request, account: model.Account | None, now: datetime) -> str:
         """Return the device's id if it has or had a session of this account, else an empty string."""
         session = request.cookies.get(cookie_name(is_local=self._is_local), "")
         # Looked up even without an account, so that both take equally long.
-        found = (
-            await postgres.credential(self._reader, digest(session), None)
-            if SECRET.fullmatch(session)
-            else None
-        )
+        is_secret = SECRET.fullmatch(session) is not None
+        found = await postgres.credential(self._reader, digest(session), None) if is_secret else None
         if account is None or account.password_hash is None:
             return ""
-        if (
-            found is not None
-            and found.principal.user_id == account.id
-            and found.is_good(digest(session), now)
-        ):
+        if found and found.principal.user_id == account.id and found.outcome(digest(session), now) == "ok":
             return str(found.id)
         name, _, proof = request.cookies.get(_device_name(is_local=self._is_local), "").partition(".")
         expected = _device_proof(account.id, account.password_hash, name)
         return name if hmac.compare_digest(proof.encode(), expected.encode()) else ""
 
-    async def register(self, request: Request, sent: Registration) -> Response:
-        new = NewUser.model_validate(sent.model_dump())  # As a viewer.
+    async def register(self, request: Request, sent: model.Registration) -> Response:
+        new = model.NewUser.model_validate(sent.model_dump())  # As a viewer.
         async with self.throttle.attempt(address(request)):
-            return await self.add(
-                request, NOBODY, new, body=lambda user: Registered(id=user.id, email=user.email)
-            )
+            return await self.add(request, NOBODY, new, shown=model.Registered)
 
     async def add(
-        self,
-        request: Request,
-        principal: Principal,
-        new: NewUser,
-        *,
-        body: Callable[[User], BaseModel] = lambda user: user,
+        self, request: Request, who: Principal, new: model.NewUser, *, shown: type[BaseModel] = model.User
     ) -> Response:
         password_hash = await self.passwords.hash(new.password)
 
         async def work(unit: Unit) -> Answer:
             user = await postgres.add_user(unit, new, password_hash=password_hash)
-            return Answer.of(201, body(user), {"ETag": user.etag})
+            body = shown.model_validate(user, from_attributes=True)
+            return Answer.of(201, body, {"ETag": user.etag})
 
-        return await self._transactions.write(request, principal, work)
+        return await self._transactions.write(request, who, work)
 
 
 def wrong_password() -> UnauthenticatedError:
@@ -296,16 +279,3 @@ def _device_proof(user_id: UUID, password_hash: str, name: str) -> str:
     # Keyed by the stored hash: secret, shared by all processes, and changed with the password.
     text = f"postfacta device\n{user_id}\n{name}"
     return hmac.new(password_hash.encode(), text.encode(), hashlib.sha256).hexdigest()
-
-
-_SCHEME: Final = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
-
-
-def presented(authorization: Sequence[str], cookie: str | None) -> str | None:
-    """Return the secret that a request presents, if any; raise `ValueError` if it is no Bearer token."""
-    if not authorization:
-        return cookie or None
-    found = _SCHEME.fullmatch(authorization[0])
-    if found is None or len(authorization) > 1:
-        raise ValueError("Authorization must be a single Bearer token")
-    return found[1]

@@ -11,14 +11,7 @@ from enum import StrEnum
 from typing import Annotated, Final, Literal, Self
 from uuid import UUID
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    Field,
-    JsonValue,
-    StringConstraints,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Field, JsonValue, StringConstraints, model_validator
 
 from ..errors import ConflictError
 from ..principal import Principal, Role
@@ -303,9 +296,6 @@ class Credential:
             return "revoked"
         is_idle = self.kind is Kind.SESSION and now >= (self.last_used_at or self.created_at) + _IDLE
         return "expired" if is_idle or now >= self.expires_at else "ok"
-
-    def is_good(self, sha256: bytes, now: datetime) -> bool:
-        return self.outcome(sha256, now) == "ok"
 
 
 @dataclass(frozen=True, slots=True)

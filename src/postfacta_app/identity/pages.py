@@ -4,52 +4,25 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Final
-from urllib.parse import parse_qs
 from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from ..db import Answer, Unit
+from ..db import Unit
 from ..errors import AppError, FieldError, ForbiddenError, InvalidFieldsError, NotFoundError
 from ..principal import Access
 from ..web.body import parse
 from ..web.calls import Fields, Matches
-from ..web.forms import Typed, attempt, fields_of, formed, is_same_origin, read_form
+from ..web.forms import Typed, attempt, fields_of, formed, is_same_origin, read_form, sent_fields
 from ..web.routes import RouteClass
 from ..web.slices import Page
-from . import postgres
-from .api import (
-    Desk,
-    Owner,
-    add_user,
-    change_password,
-    change_user,
-    create_token,
-    end_sessions,
-    logout,
-    new_password,
-    reset,
-    revoke_token,
-    routes,
-    sessions,
-)
+from . import api, model, postgres
 from .local import LocalAccounts, session_cookie
-from .model import (
-    Account,
-    Credentials,
-    Kind,
-    NewToken,
-    NewUser,
-    PasswordChange,
-    Scope,
-    UserChange,
-)
-
-__all__ = ["routes"]
 
 OPEN, SIGNED_IN, ADMIN = Access.OPEN, Access.SIGNED_IN, Access.ADMIN
 AUTH = RouteClass.AUTH
+routes: Final = api.routes
 
 _AWAY: Final = "Sign-in is temporarily unavailable. Please try again in a moment."
 _DONE: Final = {
@@ -70,15 +43,15 @@ async def sign_in(*, request: Request) -> Page:
 
 
 @routes.page("POST /signin", OPEN, kind=AUTH)
-async def submit(*, request: Request, desk: Desk) -> Page | Response:
+async def submit(*, request: Request, desk: api.Desk) -> Page | Response:
     if not is_same_origin(request.headers):
         raise ForbiddenError("This request came from another site; open the sign-in page here")
-    fields = await _fields(request)
+    fields = await sent_fields(request)
     email, target = fields.get("email", ""), _local_path(fields.get("next", ""))
 
     async def begin() -> Response:
-        sent = parse(Credentials, {"email": email, "password": fields.get("password", "")})
-        minted = await desk.accounts.sign_in(request, sent, Kind.SESSION, now=desk.now)
+        sent = parse(model.Credentials, {"email": email, "password": fields.get("password", "")})
+        minted = await desk.accounts.sign_in(request, sent, model.Kind.SESSION, now=desk.now)
         life = minted.token.expires_at - desk.now
         cookie = session_cookie(minted.secret, life, is_local=desk.is_local)
         done = Response(status_code=303, headers={"Location": target, "Cache-Control": "no-store"})
@@ -91,13 +64,13 @@ async def submit(*, request: Request, desk: Desk) -> Page | Response:
 
 
 @routes.page("POST /signout", OPEN, kind=AUTH)
-async def leave(*, request: Request, desk: Desk) -> Response:
+async def leave(*, request: Request, desk: api.Desk) -> Response:
     headers: dict[str, str] = {}
     if desk.caller.is_signed_in:
         if desk.caller.session_csrf is None:
             raise ForbiddenError("Only browser sessions end here; send POST /logout instead")
         await read_form(request, desk.caller)
-        headers["Set-Cookie"] = (await desk.write(partial(logout, desk=desk))).headers["set-cookie"]
+        headers["Set-Cookie"] = (await desk.write(partial(api.logout, desk=desk))).headers["set-cookie"]
     return RedirectResponse("/signin", 303, headers)
 
 
@@ -108,15 +81,6 @@ def _sign_in(target: str, email: str = "", refusal: AppError | None = None) -> P
     is_away = Typed(refusal=refusal).is_away
     context["error"] = "Wrong e-mail or password" if refusal.errors else _AWAY if is_away else refusal.detail
     return Page("signin.html", context, refusal.status, headers=refusal.headers)
-
-
-async def _fields(request: Request) -> dict[str, str]:
-    # Three short fields, of which nothing is an error but that they do not fit; the last of a repeated name counts.
-    text = (await request.body()).decode("utf-8", "replace")
-    try:
-        return {name: values[-1] for name, values in parse_qs(text, max_num_fields=10).items()}
-    except ValueError:
-        return {}
 
 
 def _local_path(target: str) -> str:
@@ -130,21 +94,19 @@ def _local_path(target: str) -> str:
 
 
 @routes.page("/account", SIGNED_IN)
-async def own(desk: Desk, *, typed: Typed) -> Page:
-    if desk.caller.user_id is None:
-        raise NotFoundError("This account has no password or sessions here")
-    account = await postgres.person(desk.q, desk.caller.user_id)
+async def own(desk: api.Desk, *, typed: Typed) -> Page:
+    account = await postgres.person(desk.q, desk.caller.user_id or "")
     if account is None:
-        raise NotFoundError("No such id")
+        raise NotFoundError("This account has no password or sessions here")
     return await _account(account, desk, typed, is_own=True)
 
 
 @routes.form("/account/password", SIGNED_IN, again=own, kind=AUTH)
-async def change(owner: Owner, sent: PasswordChange, *, fields: Fields, desk: Desk) -> str:
+async def change(owner: api.Owner, sent: model.PasswordChange, *, fields: Fields, desk: api.Desk) -> str:
     if fields.get("password_again") != sent.password:
         errors = [FieldError("/password_again", "invalid", "does not match the new password")]
         raise InvalidFieldsError("Some fields are invalid", errors=errors)
-    await change_password(owner, sent, desk)
+    await api.change_password(owner, sent, desk)
     return "/account?done=password"
 
 
@@ -152,23 +114,23 @@ async def change(owner: Owner, sent: PasswordChange, *, fields: Fields, desk: De
 
 
 @routes.page("/people", ADMIN, kind=RouteClass.SEARCH)
-async def people(desk: Desk) -> Page:
+async def people(desk: api.Desk) -> Page:
     return await _people(desk)
 
 
 @routes.form("/people", ADMIN, again=people, kind=AUTH)
-async def add_person(*, fields: Fields, desk: Desk) -> Page:
-    new = formed(NewUser, {**fields, "password": (password := new_password())})
-    await add_user(new, desk)
+async def add_person(*, fields: Fields, desk: api.Desk) -> Page:
+    new = formed(model.NewUser, {**fields, "password": (password := api.new_password())})
+    await api.add_user(new, desk)
     return await _people(desk, person=new.email, secret=password)
 
 
-async def _people(desk: Desk, **more: str) -> Page:
+async def _people(desk: api.Desk, **more: str) -> Page:
     context = {
         "here": "people",
-        "new": fields_of(NewUser),
-        "new_token": fields_of(NewToken),
-        "scopes": list(Scope),
+        "new": fields_of(model.NewUser),
+        "new_token": fields_of(model.NewToken),
+        "scopes": list(model.Scope),
         "people": await postgres.users(desk.q, None, _MOST),
         "tokens": await postgres.tokens(desk.q, None, _MOST),
         "most": _MOST,
@@ -182,63 +144,64 @@ async def _people(desk: Desk, **more: str) -> Page:
 
 
 @routes.form("/people/tokens", ADMIN, again=people, kind=AUTH)
-async def add_machine(*, fields: Fields, desk: Desk) -> Page:
-    scopes = [it for it in Scope if f"scope-{it}" in fields]
-    new = formed(NewToken, {**fields, "scopes": scopes}, desk.now)
+async def add_machine(*, fields: Fields, desk: api.Desk) -> Page:
+    scopes = [it for it in model.Scope if f"scope-{it}" in fields]
+    new = formed(model.NewToken, {**fields, "scopes": scopes}, desk.now)
     secrets: list[str] = []
 
-    async def work(unit: Unit) -> Answer:
-        secrets[:] = [(await create_token(unit, new, desk)).value.secret]
-        return Answer(204)
+    async def work(unit: Unit) -> None:
+        secrets[:] = [(await api.create_token(unit, new, desk)).value.secret]
 
     await desk.write(work)
     return await _people(desk, token=new.name, secret=secrets[0])
 
 
 @routes.form("/people/tokens/{id}", ADMIN, again=people)
-async def revoke(unit: Unit, id: UUID, desk: Desk) -> str:
-    await revoke_token(unit, id, desk)
+async def revoke(unit: Unit, id: UUID, desk: api.Desk) -> str:
+    await api.revoke_token(unit, id, desk)
     return "/people?done=token"
 
 
 @routes.page("/people/{id}", ADMIN)
-async def person(owner: Owner, desk: Desk, typed: Typed) -> Page:
+async def person(owner: api.Owner, desk: api.Desk, typed: Typed) -> Page:
     return await _account(owner, desk, typed)
 
 
 @routes.form("/people/{id}", ADMIN, again=person)
-async def change_access(unit: Unit, id: UUID, wish: UserChange, *, matches: Matches, desk: Desk) -> str:
-    await change_user(unit, id, wish, matches=matches, desk=desk)
+async def change_access(
+    unit: Unit, id: UUID, wish: model.UserChange, *, matches: Matches, desk: api.Desk
+) -> str:
+    await api.change_user(unit, id, wish, matches=matches, desk=desk)
     return f"/people/{id}?done=user"
 
 
 @routes.form("/people/{id}/password", ADMIN, again=person, kind=AUTH)
-async def reset_shown(owner: Owner, desk: Desk, typed: Typed) -> Page:
-    issued = await reset(owner, desk)
+async def reset_shown(owner: api.Owner, desk: api.Desk, typed: Typed) -> Page:
+    issued = await api.reset(owner, desk)
     return await _account(owner, desk, typed, password=issued.value.password)
 
 
 @routes.form("/account/sessions", SIGNED_IN, again=own)
 @routes.form("/people/{id}/sessions", ADMIN, again=person)
-async def end_others(unit: Unit, owner: Owner, desk: Desk) -> str:
-    await end_sessions(unit, owner, desk, keep=desk.this)
+async def end_others(unit: Unit, owner: api.Owner, desk: api.Desk) -> str:
+    await api.end_sessions(unit, owner, desk, keep=desk.this)
     return _done(desk, "sessions")
 
 
 @routes.form("/account/sessions/{session}", SIGNED_IN, again=own)
 @routes.form("/people/{id}/sessions/{session}", ADMIN, again=person)
-async def end_named(unit: Unit, owner: Owner, *, session: UUID, desk: Desk) -> str:
-    await end_sessions(unit, owner, desk, only=session)
+async def end_named(unit: Unit, owner: api.Owner, *, session: UUID, desk: api.Desk) -> str:
+    await api.end_sessions(unit, owner, desk, only=session)
     return _done(desk, "sessions")
 
 
-def _done(desk: Desk, what: str) -> str:
+def _done(desk: api.Desk, what: str) -> str:
     """Return the page that the form is on, which then says what was done."""
     return f"{desk.request.scope['path'].partition(f'/{what}')[0]}?done={what}"
 
 
 async def _account(
-    account: Account, desk: Desk, typed: Typed, *, is_own: bool = False, password: str = ""
+    account: model.Account, desk: api.Desk, typed: Typed, *, is_own: bool = False, password: str = ""
 ) -> Page:
     refusal = typed.refusal
     context = {
@@ -246,9 +209,9 @@ async def _account(
         "user": account,
         "path": "/account" if is_own else f"/people/{account.id}",
         "is_own": is_own,
-        "changed": fields_of(UserChange),
+        "changed": fields_of(model.UserChange),
         "has_password": isinstance(desk.accounts, LocalAccounts) and account.password_hash is not None,
-        "sessions": (await sessions(account, desk)).items,
+        "sessions": (await api.sessions(account, desk)).items,
         "refusal": refusal,
         "errors": refusal.by_field if refusal else {},
         "password": password,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
@@ -14,26 +14,11 @@ from ..db import Query, Unit
 from ..errors import ConflictError, NotFoundError
 from ..principal import Principal, Role
 from ..web.paging import Key
-from .model import (
-    Account,
-    AuditEntry,
-    AuditQuery,
-    Credential,
-    Kind,
-    Minted,
-    Newcomer,
-    NewToken,
-    NewUser,
-    Session,
-    Token,
-    User,
-    UserChange,
-    keep_an_admin,
-)
+from . import model
 
 M = TypeVar("M", bound=BaseModel)
 
-_USER: Final = ", ".join(User.model_fields)
+_USER: Final = ", ".join(model.User.model_fields)
 _ACCOUNT = f"""
 select {_USER}, password_hash from users where email = $1 and external_sub is null and disabled_at is null"""  # noqa: S608 - only constants of our modules
 _CREDENTIAL = """
@@ -44,14 +29,11 @@ _TOUCH = "update tokens set last_used_at = $2 where id = $1 and (last_used_at is
 _USERS = f"""
 select {_USER} from users where $1::timestamptz is null or (created_at, id) > ($1, $2::uuid)
  order by created_at, id limit $3"""  # noqa: S608 - only constants of our modules
-_ADD_USER = f"""
-insert into users (id, email, display_name, role, password_hash) values ($1, $2, $3, $4, $5)
-on conflict (email) where external_sub is null do nothing returning {_USER}"""  # noqa: S608 - only constants of our modules
-_EXTERNAL = f"select {_USER} from users where external_sub = $1"  # noqa: S608 - only constants of our modules
 # Lowered by the database, since its check compares with its own `lower`.
-_ADD_EXTERNAL = """
-insert into users (id, external_sub, email, display_name, role) values ($1, $2, lower($3), $4, $5)
-on conflict (external_sub) do nothing returning id"""
+_ADD_USER = f"""
+insert into users (id, email, display_name, role, password_hash, external_sub) values ($1, lower($2), $3, $4, $5, $6)
+on conflict do nothing returning {_USER}"""  # noqa: S608 - only constants of our modules
+_EXTERNAL = f"select {_USER} from users where external_sub = $1"  # noqa: S608 - only constants of our modules
 _PERSON = f"""
 select {_USER}, password_hash from users where id::text = $1 or email = lower($1)
  order by external_sub is not null, id limit 1"""  # noqa: S608 - only constants of our modules
@@ -72,7 +54,7 @@ update users set role = coalesce($2, role), version = version + 1,
 _END_SESSIONS = """
 update tokens set revoked_at = $2
  where user_id = $1 and revoked_at is null and ($3::uuid is null or id = $3) and secret_sha256 <> $4 returning id"""
-_MACHINE: Final = ", ".join(Token.model_fields)
+_MACHINE: Final = ", ".join(model.Token.model_fields)
 _MACHINES = f"""
 select {_MACHINE} from tokens
  where kind = 'api' and ($1::timestamptz is null or (created_at, id) > ($1, $2::uuid))
@@ -87,9 +69,10 @@ _REVOKE = """
 update tokens set revoked_at = $2 where id = $1 and kind = 'api' and revoked_at is null returning id"""
 _END_SESSION = """
 update tokens set revoked_at = $2 where secret_sha256 = $1 and kind <> 'api' and revoked_at is null"""
+# Read from the end: there is no index by time.
 _LOSSES = """
-select (select max(seq) from audit_log) as newest, seq, action = 'incident.change' as hides from (select) one
-  left join audit_log on seq > $1
+select seq, action = 'incident.change' as hides from audit_log
+ where seq > coalesce((select seq from audit_log where at < now() - make_interval(secs => $1) order by seq desc limit 1), 0)
    and (action = any ($2::text[]) or (action = 'incident.change' and detail ? 'visibility'))"""
 _LESS = ["session.end", "session.revoke", "token.revoke", "password.change", "password.reset", "user.change"]
 _AUDIT = """
@@ -101,42 +84,40 @@ select seq, at, actor, action, object, incident_id, detail::text, request_id, ho
  order by seq desc limit $6"""
 
 
-async def _all(q: Query, model: type[M], operation: str, *query: Any) -> list[M]:
-    return [model.model_validate(dict(row)) for row in await q.fetch(*query, operation=operation)]
+async def _all(q: Query, of: type[M], operation: str, *query: Any) -> list[M]:
+    return [of.model_validate(dict(row)) for row in await q.fetch(*query, operation=operation)]
 
 
-async def _one(q: Query, model: type[M], operation: str, *query: Any) -> M | None:
-    return next(iter(await _all(q, model, operation, *query)), None)
+async def _one(q: Query, of: type[M], operation: str, *query: Any) -> M | None:
+    return next(iter(await _all(q, of, operation, *query)), None)
 
 
 # People
 
 
-async def account(q: Query, email: str) -> Account | None:
+async def account(q: Query, email: str) -> model.Account | None:
     """Find a local account that is not disabled."""
-    return await _one(q, Account, "account_get", _ACCOUNT, email)
+    return await _one(q, model.Account, "account_get", _ACCOUNT, email)
 
 
-async def person(q: Query, who: UUID | str) -> Account | None:
+async def person(q: Query, who: UUID | str) -> model.Account | None:
     """Find a person by id or e-mail address, disabled or not; of several with one address, the local account."""
-    return await _one(q, Account, "user_get", _PERSON, str(who))
+    return await _one(q, model.Account, "user_get", _PERSON, str(who))
 
 
-async def external(q: Query, name: str) -> User | None:
-    return await _one(q, User, "account_get", _EXTERNAL, name)
+async def external(q: Query, name: str) -> model.User | None:
+    return await _one(q, model.User, "account_get", _EXTERNAL, name)
 
 
-async def users(q: Query, after: Key | None, limit: int) -> Sequence[User]:
-    return await _all(q, User, "user_list", _USERS, *(after or (None, None)), limit)
+async def users(q: Query, after: Key | None, limit: int) -> Sequence[model.User]:
+    return await _all(q, model.User, "user_list", _USERS, *(after or (None, None)), limit)
 
 
-async def add_user(unit: Unit, new: NewUser, *, password_hash: str) -> User:
+async def add_user(unit: Unit, new: model.NewUser, *, password_hash: str) -> model.User:
     """Add a person; raise `ConflictError` if the address is taken."""
-    args = (uuid4(), new.email, new.name, new.role, password_hash)
-    user = await _one(unit, User, "user_create", _ADD_USER, *args)
+    user = await _add(unit, new.email, new.name, new.role, password_hash, None)
     if user is None:
         raise ConflictError("An account with this e-mail address already exists")
-    await unit.audit("user.create", user.actor, detail={"role": user.role})
     return user
 
 
@@ -145,33 +126,36 @@ def external_name(issuer: str, subject: UUID) -> str:
     return f"{issuer} {subject}"
 
 
-async def meet(unit: Unit, name: str, new: Newcomer) -> bool:
+async def meet(unit: Unit, name: str, new: model.Newcomer) -> bool:
     """Add an external account; False if it exists."""
-    args = (uuid4(), name, new.email, new.display_name, new.role)
-    added = await unit.fetchrow(_ADD_EXTERNAL, *args, operation="user_create")
-    if added is not None:
-        await unit.audit("user.create", f"user:{added['id']}", detail={"role": new.role})
-    return added is not None
+    return await _add(unit, new.email, new.display_name, new.role, None, name) is not None
+
+
+async def _add(unit: Unit, *given: str | None) -> model.User | None:
+    user = await _one(unit, model.User, "user_create", _ADD_USER, uuid4(), *given)
+    if user is not None:
+        await unit.audit("user.create", user.actor, detail={"role": user.role})
+    return user
 
 
 async def change_user(
     unit: Unit,
     user_id: UUID,
-    wish: UserChange,
+    wish: model.UserChange,
     *,
     now: datetime,
     matches: Callable[[str], object] = lambda _etag: None,
-) -> User:
+) -> model.User:
     """Change a person; disabling ends all sessions. Raise if no enabled administrator would be left."""
-    locked = await _all(unit, User, "user_lock", _LOCK, user_id)
+    locked = await _all(unit, model.User, "user_lock", _LOCK, user_id)
     old = next((user for user in locked if user.id == user_id), None)
     if old is None:
         raise NotFoundError("No such id")
     matches(old.etag)
-    keep_an_admin(old, wish, [it for it in locked if it.role is Role.ADMIN and it.disabled_at is None])
+    model.keep_an_admin(old, wish, [it for it in locked if it.role is Role.ADMIN and it.disabled_at is None])
     sent = wish.model_dump(exclude_unset=True)
     args = (user_id, sent.get("role"), sent.get("disabled"), now)
-    (changed,) = await _all(unit, User, "user_change", _CHANGE_USER, *args)
+    (changed,) = await _all(unit, model.User, "user_change", _CHANGE_USER, *args)
     if sent.get("disabled"):
         await end_sessions(unit, user_id, now)
     await unit.audit("user.change", old.actor, detail=sent)
@@ -183,7 +167,7 @@ async def set_password(unit: Unit, user_id: UUID, password_hash: str, *, old: st
     return bool(await unit.fetch(_SET_HASH, user_id, password_hash, old, operation="user_password"))
 
 
-async def reset_password(unit: Unit, user: User, *, hashed: str, now: datetime) -> None:
+async def reset_password(unit: Unit, user: model.User, *, hashed: str, now: datetime) -> None:
     """Replace a person's password and end all sessions."""
     await set_password(unit, user.id, hashed)
     ended = await end_sessions(unit, user.id, now)
@@ -193,15 +177,15 @@ async def reset_password(unit: Unit, user: User, *, hashed: str, now: datetime) 
 # Sessions and tokens
 
 
-async def credential(q: Query, sha256: bytes, prefix: str | None) -> Credential | None:
+async def credential(q: Query, sha256: bytes, prefix: str | None) -> model.Credential | None:
     """Find a token by its hash; an API token by its prefix."""
     where, key = ("t.secret_sha256 = $1", sha256) if prefix is None else ("t.prefix = $1", prefix)
     found = await q.fetch(_CREDENTIAL + where, key, operation="credential_get")
     return _credential(found[0]) if found else None
 
 
-def _credential(row: asyncpg.Record) -> Credential:
-    if row["kind"] == Kind.API:
+def _credential(row: asyncpg.Record) -> model.Credential:
+    if row["kind"] == model.Kind.API:
         scopes = frozenset(row["scopes"])
         owner = Principal(actor=f"token:{row['id']}", name=row["name"], scopes=scopes, source=row["source"])
     else:
@@ -210,18 +194,20 @@ def _credential(row: asyncpg.Record) -> Credential:
             actor=f"user:{user_id}", name=row["display_name"], user_id=user_id, role=Role(row["role"])
         )
     same = ("id", "secret_sha256", "created_at", "last_used_at", "expires_at", "revoked_at", "disabled_at")
-    return Credential(kind=Kind(row["kind"]), principal=owner, **{name: row[name] for name in same})
+    return model.Credential(
+        kind=model.Kind(row["kind"]), principal=owner, **{name: row[name] for name in same}
+    )
 
 
 async def touch(q: Query, token_id: UUID, now: datetime) -> None:
     await q.fetch(_TOUCH, token_id, now, operation="token_touch")
 
 
-async def sessions(q: Query, user_id: UUID, *, this: bytes, now: datetime) -> Sequence[Session]:
-    return await _all(q, Session, "session_list", _SESSIONS, user_id, this, now)
+async def sessions(q: Query, user_id: UUID, *, this: bytes, now: datetime) -> Sequence[model.Session]:
+    return await _all(q, model.Session, "session_list", _SESSIONS, user_id, this, now)
 
 
-async def add_secret(unit: Unit, token: Credential) -> None:
+async def add_secret(unit: Unit, token: model.Credential) -> None:
     """Store the hash of a session or bearer token, and drop this person's expired ones."""
     owner = token.principal.user_id
     await unit.execute(_PRUNE, owner, token.created_at, operation="token_prune")
@@ -237,7 +223,7 @@ async def end_sessions(
 
 
 async def revoke_sessions(
-    unit: Unit, user: User, now: datetime, *, only: UUID | None = None, keep: bytes = b""
+    unit: Unit, user: model.User, now: datetime, *, only: UUID | None = None, keep: bytes = b""
 ) -> int:
     """End sessions as `end_sessions` does, with an audit row."""
     ended = await end_sessions(unit, user.id, now, only=only, keep=keep)
@@ -250,15 +236,15 @@ async def revoke_secret(unit: Unit, sha256: bytes, now: datetime) -> None:
     await unit.execute(_END_SESSION, sha256, now, operation="session_end")
 
 
-async def tokens(q: Query, after: Key | None, limit: int) -> Sequence[Token]:
-    return await _all(q, Token, "token_list", _MACHINES, *(after or (None, None)), limit)
+async def tokens(q: Query, after: Key | None, limit: int) -> Sequence[model.Token]:
+    return await _all(q, model.Token, "token_list", _MACHINES, *(after or (None, None)), limit)
 
 
-async def add_token(unit: Unit, new: NewToken, minted: Minted) -> Token:
+async def add_token(unit: Unit, new: model.NewToken, minted: model.Minted) -> model.Token:
     token = minted.token
     stored = (token.id, token.kind, token.secret_sha256, token.principal.user_id, token.created_at)
     said = (token.expires_at, new.name, minted.prefix, sorted(new.scopes), new.source)
-    (added,) = await _all(unit, Token, "token_create", _ADD_MACHINE, *stored, *said)
+    (added,) = await _all(unit, model.Token, "token_create", _ADD_MACHINE, *stored, *said)
     await unit.audit("token.create", f"token:{token.id}", detail={"scopes": sorted(new.scopes)})
     return added
 
@@ -274,13 +260,13 @@ async def revoke_token(unit: Unit, token_id: UUID, now: datetime) -> bool:
 # The audit log
 
 
-async def losses(q: Query, after: int) -> tuple[int, Sequence[tuple[int, bool]]]:
-    """Read the newest sequence number of the audit log, and later entries that reduce access."""
-    rows = await q.fetch(_LOSSES, after, _LESS, operation="audit_losses")
-    return rows[0]["newest"] or 0, [(row["seq"], row["hides"]) for row in rows if row["seq"] is not None]
+async def losses(q: Query, seconds: float) -> Mapping[int, bool]:
+    """Read which entries of the last seconds reduce access, and whether they hide an incident."""
+    rows = await q.fetch(_LOSSES, seconds, _LESS, operation="audit_losses")
+    return {row["seq"]: row["hides"] for row in rows}
 
 
-async def audit(q: Query, query: AuditQuery, before: int | None) -> Sequence[AuditEntry]:
+async def audit(q: Query, query: model.AuditQuery, before: int | None) -> Sequence[model.AuditEntry]:
     """List one entry more than requested, newest first."""
     args = (query.incident, query.actor, query.since, query.until, before, query.limit + 1)
-    return await _all(q, AuditEntry, "audit_list", _AUDIT, *args)
+    return await _all(q, model.AuditEntry, "audit_list", _AUDIT, *args)

@@ -1,4 +1,4 @@
-"""Verify tokens of the Supabase project, and map them to accounts.
+"""Sign-in through the Supabase project (GoTrue): verify its tokens, map them to accounts, check passwords.
 
 A valid signature is not enough: the project's own API keys, anonymous users and other projects have one too. So each
 claim must have one value, and the role of an account is that of our own row.
@@ -6,25 +6,38 @@ claim must have one value, and the role of an account is that of our own row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from datetime import UTC, datetime
-from typing import Annotated, Final, Literal
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
+import httpx2
 import jwt
 from jwt.exceptions import InvalidSignatureError, PyJWTError
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 from starlette.requests import Request
+from starlette.responses import Response
 
 from postfacta_core.clock import WALL, Clock
+from postfacta_core.drain.resources import Resource
+from postfacta_core.errors import DeadlineExceededError, RejectedError, ResilienceError
+from postfacta_core.events import Observer
+from postfacta_core.guards._circuit import CircuitConfig
+from postfacta_core.guards.breaker import CircuitBreaker
+from postfacta_core.guards.bulkhead import Bulkhead
+from postfacta_core.guards.timeout import Timeout
 
-from ..db import Answer, Transactions, Unit
-from ..principal import NOBODY, Role
+from ..db import Answer, Unit
+from ..errors import ConflictError, RegistrationClosedError, invalid
+from ..principal import NOBODY, Principal, Role
+from ..rotation import Rotation
 from ..settings import Settings
-from .jwks import LONGEST_KID, Jwks
-from .local import digest
-from .model import Credential, Email, Kind, Newcomer, User
-from .postgres import external, external_name, meet
+from . import model
+from .local import Accounts, address, digest, mint, wrong_password
+from .postgres import add_secret, external, external_name, meet
+from .project import Client, Jwks, Reply
 
 _LONGEST: Final = 8_192  # Characters; the project's have about 1,000.
 _LEEWAY: Final = 30.0  # Allowed clock difference in seconds.
@@ -45,38 +58,158 @@ class _Claims(BaseModel, strict=True, frozen=True):
     iat: Seconds
     nbf: Seconds = 0.0
     is_anonymous: Literal[False] = False
-    email: Email | Literal[""] | None = None
+    email: model.Email | Literal[""] | None = None
     app_metadata: Mapping[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
 
     @property
-    def newcomer(self) -> Newcomer:
+    def newcomer(self) -> model.Newcomer:
         """The person, for their first sign-in. A token cannot make anyone an administrator."""
         # Not a set: the value may be unhashable.
         is_writer = self.app_metadata.get("postfacta_role") in (Role.RESPONDER, Role.ADMIN)
         # Sign-in by telephone has no address.
         email = self.email or f"{self.sub}@no-address.invalid"
         name = email.partition("@")[0][:100]
-        return Newcomer(email=email, display_name=name, role=Role.RESPONDER if is_writer else Role.VIEWER)
+        return model.Newcomer(
+            email=email, display_name=name, role=Role.RESPONDER if is_writer else Role.VIEWER
+        )
 
 
-class SupabaseTokens:
-    """Verifies tokens and finds their accounts."""
+_OK: Final = 200
+_SESSION: Final = timedelta(hours=12)  # A ban in the project takes effect here when this session ends.
+_SOON: Final = 5.0  # Default Retry-After, in seconds.
+# Answered alike, so that a failed sign-in reveals nothing else.
+_WRONG: Final = {
+    "email_not_confirmed",
+    "invalid_credentials",
+    "phone_not_confirmed",
+    "user_banned",
+    "user_not_found",
+    "validation_failed",
+}
+_CLOSED: Final = {"email_provider_disabled", "signup_disabled"}
+_TAKEN: Final = {"email_exists", "user_already_exists"}
+_FIELDS: Final = {
+    "email_address_invalid": ("/email", "is not accepted by the project"),
+    "email_address_not_authorized": ("/email", "is not an address the project can send mail to"),
+    "validation_failed": ("", "the project rejects this e-mail address or password"),
+    "weak_password": ("/password", "is too weak for the project"),
+}
+
+
+class SignedUp(model.Registered):
+    """A new account of the project; it cannot sign in before its address is confirmed."""
+
+    confirmation_required: bool
+
+
+class _User(BaseModel):
+    id: UUID
+    email: str
+
+
+class SupabaseAccounts(Accounts):
+    """Signs people in with passwords that the project holds, and verifies the tokens that it signed with its `keys`."""
 
     def __init__(
         self,
         current: Callable[[], Settings],
-        transactions: Transactions,
-        *,
+        client: Client,
         keys: Jwks,
+        *common: Any,
         clock: Clock = WALL,
+        **others: Any,
     ) -> None:
+        super().__init__(*common, **others)
+        self.keys: Jwks = keys
         self._current = current
         self._issuer = current().issuer
-        self._transactions = transactions
-        self._keys = keys
+        self._client = client
         self._clock = clock
 
-    async def credential(self, request: Request, token: str) -> Credential | None:
+    async def sign_in(
+        self, request: Request, credentials: model.Credentials, kind: model.Kind, *, now: datetime
+    ) -> model.Minted:
+        """Have the project check a password; return its token, or a session; raises as the local way."""
+        async with self._attempt(request, credentials.email):
+            token = await self._token(credentials)
+        found = await self.credential(request, token)
+        if found is None or found.expires_at <= now:
+            raise self._unusable("token_refused")
+        if found.outcome(digest(token), now) != "ok":
+            self._attempted("revoked")
+            raise wrong_password()
+        minted = model.Minted(token, found)
+        if kind is model.Kind.SESSION:
+            minted = mint(kind, found.principal, now, expires_at=now + _SESSION)
+
+        async def keep(unit: Unit) -> None:
+            if kind is model.Kind.SESSION:
+                await add_secret(unit, minted.token)
+
+        return await self._begin(request, minted, keep)
+
+    async def register(self, request: Request, sent: model.Registration) -> Response:
+        """Sign a person up. They become a viewer here when they first sign in."""
+        body: dict[str, JsonValue] = {
+            "email": sent.email,
+            "password": sent.password,
+            "data": {"display_name": sent.name},
+        }
+        async with self.throttle.attempt(address(request)):
+            reply = await self._ask("signup", body)
+        if reply.status_code != _OK:
+            raise self._signup_refusal(_code(reply))
+        said = reply.said
+        try:
+            # A user, or a session with one: then there is nothing to confirm.
+            user = _User.model_validate(said.get("user", said))
+        except ValidationError:
+            raise self._unusable("answer_unreadable") from None
+        signed_up = SignedUp(id=user.id, email=user.email, confirmation_required="access_token" not in said)
+        return Answer.of(201, signed_up).response()
+
+    async def add(self, request: Request, principal: Principal, new: model.NewUser) -> Response:
+        raise RegistrationClosedError(
+            "Add people in the Supabase project; they appear here when they first sign in"
+        )
+
+    async def _token(self, credentials: model.Credentials) -> str:
+        reply = await self._ask(
+            "token?grant_type=password", {"email": credentials.email, "password": credentials.password}
+        )
+        if reply.status_code != _OK:
+            code = _code(reply)
+            raise wrong_password() if code in _WRONG else self._unusable(code)
+        token = reply.said.get("access_token")
+        if not isinstance(token, str):
+            raise self._unusable("answer_unreadable")
+        return token
+
+    async def _ask(self, path: str, body: Mapping[str, JsonValue]) -> Reply:
+        try:
+            return await self._client.ask("POST", path, body)
+        except (ResilienceError, httpx2.HTTPError, ValueError) as error:
+            wait = error.retry_after if isinstance(error, ResilienceError) else None
+            raise RejectedError(self._client.name, wait or _SOON) from error
+
+    def _signup_refusal(self, code: str) -> Exception:
+        if code in _CLOSED:
+            return RegistrationClosedError("Sign-ups are disabled in the Supabase project")
+        if code in _TAKEN:
+            return ConflictError("An account with this e-mail address already exists")
+        if code in _FIELDS:
+            pointer, message = _FIELDS[code]
+            return invalid(pointer, code, message)
+        return self._unusable(code)
+
+    def _unusable(self, reason: str) -> RejectedError:
+        # Not the user's fault: our settings do not match the project.
+        logging.getLogger(__name__).warning("gotrue.unusable", extra={"reason": reason})
+        return RejectedError(self._client.name, _SOON)
+
+    # Tokens
+
+    async def credential(self, request: Request, token: str) -> model.Credential | None:
         """Return the principal of a token; None if it is not valid; raise if that cannot be known now."""
         claims = await self._verify(token)
         if claims is None:
@@ -105,27 +238,26 @@ class SupabaseTokens:
         algorithm, kid = header.get("alg"), header.get("kid")
         if algorithm == "HS256":
             return self._current().valid("jwt_secret")
-        if algorithm not in ("ES256", "RS256") or not isinstance(kid, str) or len(kid) > LONGEST_KID:
+        if algorithm not in ("ES256", "RS256") or not isinstance(kid, str):
             return ()
-        key = await self._keys.key(kid)
+        key = await self.keys.key(kid)
         return () if key is None else (key,)
 
-    async def _account(self, request: Request, claims: _Claims) -> User | None:
-        name, reader = external_name(self._issuer, claims.sub), self._transactions.reader(NOBODY)
+    async def _account(self, request: Request, claims: _Claims) -> model.User | None:
+        name = external_name(self._issuer, claims.sub)
 
-        async def work(unit: Unit) -> Answer:
+        async def work(unit: Unit) -> None:
             await meet(unit, name, claims.newcomer)
-            return Answer(204)
 
-        if (user := await external(reader, name)) is None:
+        if (user := await external(self._reader, name)) is None:
             await self._transactions.write(request, NOBODY, work)
-            user = await external(reader, name)
+            user = await external(self._reader, name)
         return user
 
-    def _credential(self, token: str, claims: _Claims, user: User | None) -> Credential:
-        return Credential(
+    def _credential(self, token: str, claims: _Claims, user: model.User | None) -> model.Credential:
+        return model.Credential(
             id=claims.sub,
-            kind=Kind.BEARER,
+            kind=model.Kind.BEARER,
             secret_sha256=digest(token),
             principal=user.principal if user else NOBODY,
             created_at=datetime.fromtimestamp(claims.iat, UTC),
@@ -133,6 +265,44 @@ class SupabaseTokens:
             expires_at=datetime.fromtimestamp(claims.exp + _LEEWAY, UTC),
             disabled_at=user.disabled_at if user else None,
         )
+
+
+def of_project(
+    rotation: Rotation, *common: Any, observer: Observer, **others: Any
+) -> tuple[SupabaseAccounts, Sequence[Resource]]:
+    """Return the accounts of the project that the settings name, and what to keep open for them."""
+
+    def current() -> Settings:
+        return rotation.current
+
+    # Separate pipelines: failing sign-ins must not stop the fetching of keys, nor the reverse.
+    publisher = Client("jwks", current, Timeout(3, name="jwks"), observer=observer)
+    gotrue = Client(
+        "gotrue",
+        current,
+        CircuitBreaker(
+            "gotrue",
+            # Sign-ins are rare: with the defaults the circuit would take an hour to open.
+            config=CircuitConfig(sliding_window_size=20, minimum_number_of_calls=5),
+            on=(httpx2.HTTPError, DeadlineExceededError, ValueError),
+            observer=observer,
+        ),
+        Bulkhead("gotrue", 20, observer=observer),
+        Timeout(4, name="gotrue"),  # A sign-in request has a deadline of 5 seconds.
+        observer=observer,
+    )
+    keys = Jwks(partial(publisher.ask, "GET", ".well-known/jwks.json"))
+    accounts = SupabaseAccounts(current, gotrue, keys, *common, **others)
+    return accounts, (publisher, gotrue, keys.running())
+
+
+def _code(reply: Reply) -> str:
+    """Return the error code; older versions use `invalid_grant` for a wrong password."""
+    said = reply.said
+    if said.get("error") == "invalid_grant":
+        return "invalid_credentials"
+    codes = [code for code in (said.get("error_code"), said.get("code")) if isinstance(code, str)]
+    return codes[0][:100] if codes else f"status {reply.status_code}"
 
 
 def _payload(token: str, key: jwt.PyJWK | str) -> bytes | None:

@@ -70,9 +70,7 @@ class Throttle:
             raise
         finally:
             self._pending.subtract(held)
-            for name in held:
-                if not self._pending[name]:
-                    del self._pending[name]
+            self._pending = +self._pending  # Without those that are zero.
             with anyio.CancelScope(shield=True):
                 for limiter, key in counts:
                     await limiter.hit(key)

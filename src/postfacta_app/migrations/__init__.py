@@ -9,12 +9,13 @@ older code tolerates, and the next one fixes its mistakes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import anyio
-from alembic import command
+from alembic import command, op
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection
@@ -25,6 +26,7 @@ from sqlalchemy.pool import NullPool
 from postfacta_core.clock import LUCK, Luck
 from postfacta_postgres import Database
 
+from ..errors import CommandFailedError
 from .rights import CAN_CHANGE_FACTS, LACKS, grant
 
 HEAD: Final = "0004"
@@ -40,7 +42,7 @@ _INSUFFICIENT_PRIVILEGE = "42501"
 _ONE_AT_A_TIME = 0x706F737466616374
 
 
-class MigrationError(Exception):
+class MigrationError(CommandFailedError):
     """The upgrade failed; the message says why, without the password."""
 
 
@@ -55,16 +57,12 @@ def upgrade(dsn: str, *, progress: Progress, luck: Luck = LUCK) -> None:
 async def migrate(dsn: str, *, progress: Progress, tries: int = _TRIES, luck: Luck = LUCK) -> None:
     """Upgrade to the newest revision; safe to repeat and to run concurrently.
 
-    Args:
-        dsn: The owner's DSN for asyncpg; several hosts and `sslmode` are supported.
-        progress: Called with a sentence for each applied revision and each wait.
-        tries: The most attempts when a lock is not free.
-        luck: Adds jitter to the waits of 2.5 to 5 seconds.
-
-    Raises:
-        MigrationError: If the database is unreachable, rejects the upgrade, is newer, or stays locked.
+    `progress` is called with a sentence for each applied revision and each wait of 2.5 to 5 seconds for a lock. Raise
+    `MigrationError` if the database is unreachable, rejects the upgrade, is newer, or stays locked.
     """
-    engine = _engine(dsn)
+    # The DSN goes to asyncpg unparsed: SQLAlchemy supports neither `sslmode` nor several hosts.
+    connect = {"dsn": dsn, "timeout": 10}
+    engine = create_async_engine("postgresql+asyncpg://", connect_args=connect, poolclass=NullPool)
     try:
         for attempt in range(1, tries + 1):
             if await _try(engine, progress, last=attempt == tries):
@@ -98,13 +96,6 @@ async def role_rights(database: Database) -> tuple[str, Sequence[str], bool]:
 
 async def _value(database: Database, sql: str) -> object:
     return await database.fetchval(sql, operation="revision", repeatable=True)
-
-
-def _engine(dsn: str) -> AsyncEngine:
-    # The DSN goes to asyncpg unparsed: SQLAlchemy supports neither `sslmode` nor several hosts.
-    return create_async_engine(
-        "postgresql+asyncpg://", connect_args={"dsn": dsn, "timeout": 10}, poolclass=NullPool
-    )
 
 
 async def _try(engine: AsyncEngine, progress: Progress, *, last: bool) -> bool:
@@ -192,3 +183,36 @@ async def backfill(connection: AsyncConnection, progress: Callable[[str], None])
     await connection.commit()
     if done:
         progress(f"kept the timelines of {done} incidents")
+
+
+# What revisions are made of
+
+
+def statements(revision: str, words: Mapping[str, str] | None = None) -> list[str]:
+    """Return the statements in the file of SQL beside a revision's Python file, one by one as asyncpg prepares them.
+
+    Blank lines separate them; `<name>` stands for one of the words, and comments before one are left out.
+    """
+    text = Path(revision).with_suffix(".sql").read_text(encoding="utf-8")
+    for name, word in (words or {}).items():
+        text = text.replace(f"<{name}>", word)
+    return [re.sub(r"\A(--.*\n)+", "", statement) for statement in text.strip().split("\n\n")]
+
+
+def run_sql(revision: str, words: Mapping[str, str] | None = None) -> None:
+    for statement in statements(revision, words):
+        op.get_bind().exec_driver_sql(statement)
+
+
+def downgrade() -> None:
+    """Always raise: facts would be lost."""
+    raise MigrationError("there is no downgrade: write a new revision that fixes it")
+
+
+def ways(revision: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return the way up of a revision that is all SQL, and the one down."""
+
+    def upgrade() -> None:
+        run_sql(revision)
+
+    return upgrade, downgrade

@@ -66,12 +66,8 @@ class Document(RootModel[dict[str, JsonValue]]):
 def load_codebase(path: Path = _PACKAGED) -> Codebase:
     try:
         return Codebase.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise SettingsError(f"{path.name}: cannot read it: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
-        raise SettingsError(f"{path.name}: {where}: {first['msg']}; reinstall the package") from error
+    except (OSError, ValidationError) as error:
+        raise SettingsError(f"{path.name}: {error}; reinstall the package") from error
 
 
 @dataclass(slots=True)

@@ -1,25 +1,27 @@
-"""The page `/reliability`: objectives, health checks and protection."""
+"""The page `/reliability`: objectives, from a Prometheus or from this process, health checks and protection."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
 import anyio
 import anyio.to_thread
+from prometheus_client import CollectorRegistry
 
-from postfacta_core.clock import WALL, Clock
+from postfacta_core.clock import MONOTONIC, WALL, Clock
 from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.telemetry.metrics import Metrics
-from postfacta_slo.status.query import SloStatus
+from postfacta_slo.status.prometheus import Prometheus, PrometheusError
+from postfacta_slo.status.query import SloStatus, query_status
 from postfacta_slo.status.report import facts, percent, plot
 
 from ..principal import Access
 from ..web.calls import part
 from ..web.slices import Page, Routes
-from .process import PROMISES, Numbers, kept
-from .watch import Watch
 
 routes: Final = Routes("page")
 
@@ -54,8 +56,8 @@ async def show(here: Annotated[Reliability, part(Reliability)]) -> Page:
         "watch": watch,
         "is_old": watch is not None and watch.age() > _RECENT,
         "age": _seconds(watch.age() if watch else 0.0),
-        "objectives": [_objective(one) for one in (watch.seen.standings if watch and watch.seen else ())],
-        "kept": [kept(promise, numbers) for promise in PROMISES],
+        "objectives": [_objective(one) for one in (watch and watch.seen) or ()],
+        "kept": [(promise, *kept(promise, numbers)) for promise in PROMISES],
         "numbers": numbers,
         "health": here.health.snapshot(),
         "percent": percent,
@@ -76,3 +78,134 @@ def _objective(one: SloStatus) -> Mapping[str, object]:
 
 def _seconds(length: float) -> timedelta:
     return timedelta(seconds=length)
+
+
+# A Prometheus
+
+WINDOW: Final = 30 * 86_400  # Seconds, of the objectives.
+_AGAIN: Final = 5.0
+
+
+class Watch:
+    """Holds the last reading of the objectives, every `interval` seconds; after a failure in five.
+
+    `name` is the Prometheus without credentials, `error` says why the last reading failed.
+    """
+
+    def __init__(
+        self,
+        current: Callable[[], Prometheus],
+        *,
+        interval: float = 60.0,
+        clock: Clock = MONOTONIC,
+        wall: Clock = WALL,
+    ) -> None:
+        self._current = current
+        self.name: str = self._current().name
+        self.seen: Sequence[SloStatus] | None = None
+        self._seen_at = 0.0
+        self.error: str = ""
+        self._interval = interval
+        self._clock = clock
+        self._wall = wall
+
+    def age(self) -> float:
+        return 0.0 if self.seen is None else self._clock() - self._seen_at
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_reading)
+            yield
+            tasks.cancel_scope.cancel()
+
+    async def _keep_reading(self) -> None:
+        own = anyio.CapacityLimiter(1)
+        while True:
+            try:
+                # Abandoned at exit: its own timeout ends it.
+                standings = await anyio.to_thread.run_sync(self._read, limiter=own, abandon_on_cancel=True)
+                self.seen, self._seen_at, self.error = standings, self._clock(), ""
+            except Exception as error:  # noqa: BLE001 - a failure here must end neither the task nor the service
+                self.error = str(error) if isinstance(error, PrometheusError) else type(error).__name__
+            await anyio.sleep(min(self._interval, _AGAIN) if self.error else self._interval)
+
+    def _read(self) -> Sequence[SloStatus]:
+        prometheus = self._current()
+        self.name = prometheus.name
+        return query_status(prometheus, at=self._wall(), window=WINDOW, service="postfacta")
+
+
+# This process
+
+_DURATIONS: Final = "http_server_request_duration_seconds_bucket"
+# What the page shows; other metrics are not read.
+_SHOWN: Final = (
+    _DURATIONS, "postfacta_breaker_state", "postfacta_breaker_calls_total", "db_client_connection_count",
+    "db_client_connection_max", "db_client_connection_pending_requests", "db_client_connection_timeouts_total",
+    "postfacta_ratelimit_decisions_total", "postfacta_ratelimit_store_up", "postfacta_limiter_limit",
+    "postfacta_limiter_inflight", "postfacta_limiter_queued", "postfacta_limiter_decisions_total",
+)  # fmt: skip
+_LEFT, _TOO_MANY = "499", "429"
+
+
+class Numbers:
+    """A snapshot of the process's metrics. Reading them takes milliseconds and may run in a thread."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._series: dict[str, list[tuple[Mapping[str, str], float]]] = {}
+        for family in registry.restricted_registry(_SHOWN).collect():
+            for sample in family.samples:
+                self._series.setdefault(sample.name, []).append((sample.labels, sample.value))
+
+    def series(self, metric: str, **labels: str) -> list[tuple[Mapping[str, str], float]]:
+        return [one for one in self._series.get(metric, ()) if labels.items() <= one[0].items()]
+
+    def sum(self, metric: str, **labels: str) -> float:
+        return sum(value for _, value in self.series(metric, **labels))
+
+    def names(self, metric: str, label: str) -> Iterable[str]:
+        return sorted({labels[label] for labels, _ in self.series(metric)})
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """An objective that one process can measure: the share of requests that succeed, or are fast enough."""
+
+    name: str
+    aim: float
+    seconds: float | None = None
+
+    @property
+    def minimum(self) -> int:
+        """The requests from which it is judged: ten may miss it."""
+        return round(10 / (1 - self.aim))
+
+
+# As in deploy/slo/postfacta.openslo.yaml, which is not deployed with the service; a test compares both.
+PROMISES: Final = (
+    Promise("success-rate", 0.995),
+    Promise("latency-p95", 0.95, 0.2),
+    Promise("latency-p99", 0.99, 0.5),
+)
+
+
+def kept(promise: Promise, numbers: Numbers) -> tuple[float, float]:
+    """Count the good requests of an objective, and all: those of users, without probes and client disconnects."""
+    asked = [
+        (labels, value)
+        for labels, value in numbers.series(_DURATIONS, traffic="user")
+        if labels["http_response_status_code"] != _LEFT
+        and labels["http_route"] != "/metrics"
+        and not labels["http_route"].startswith("/healthz")
+    ]
+    answered = [one for one in asked if not one[0]["error_type"]]
+    if promise.seconds is None:
+        return _count(answered, "+Inf"), _count(asked, "+Inf")
+    # The latency of rejections and errors says nothing about speed.
+    timed = [one for one in answered if one[0]["http_response_status_code"] != _TOO_MANY]
+    return _count(timed, repr(promise.seconds)), _count(timed, "+Inf")
+
+
+def _count(series: Iterable[tuple[Mapping[str, str], float]], edge: str) -> float:
+    return sum(value for labels, value in series if labels["le"] == edge)

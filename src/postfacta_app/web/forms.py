@@ -90,7 +90,7 @@ async def read_form(request: Request, principal: Principal) -> dict[str, str]:
 
     Line endings become line feeds. A `key`, if present, is a valid idempotency key; no text contains U+0000.
     """
-    fields = await _sent(request)
+    fields = await sent_fields(request)
     given = fields.pop("csrf", "")
     # Browsers do not send an Authorization header by themselves.
     if principal.session_csrf is not None and not (
@@ -107,17 +107,18 @@ async def read_form(request: Request, principal: Principal) -> dict[str, str]:
 async def keep_typed(request: Request) -> None:
     """Store a form's input, without passwords, in the scope, for an error page."""
     if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-        fields = await _sent(request)
+        fields = await sent_fields(request)
         request.scope[TYPED] = {name: text for name, text in fields.items() if "password" not in name}
 
 
-async def _sent(request: Request) -> dict[str, str]:
+async def sent_fields(request: Request) -> dict[str, str]:
+    """Parse a form with empty fields; the last of repeated ones wins."""
     text = (await request.body()).decode("utf-8", "replace")
     try:
-        sent = parse_qs(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+        given = parse_qs(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS)
     except ValueError:
         raise MalformedError("The form has too many fields") from None
-    return {name: values[-1].replace("\r\n", "\n") for name, values in sent.items()}
+    return {name: values[-1].replace("\r\n", "\n") for name, values in given.items()}
 
 
 def parse(

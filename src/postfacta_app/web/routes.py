@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from postfacta_core.deadlines.requests import limit_request
-from postfacta_core.errors import LoadShedError, ResilienceError
+from postfacta_core.errors import ResilienceError
 from postfacta_core.limits._overload import Priority
 
 from ..errors import ForbiddenError, MethodNotAllowedError, RateLimitedError, UnauthenticatedError
@@ -22,8 +22,6 @@ from ..problems import keep_private
 from .forms import is_same_origin, keep_typed
 
 Handler = Callable[[Request, Principal], Awaitable[Response]]
-Authenticate = Callable[[Request], Awaitable[Principal]]
-"""Returns the sender of a request."""
 PRINCIPAL = "postfacta.principal"
 """The scope key of a request's sender, once authenticated."""
 
@@ -55,10 +53,6 @@ class RouteClass(StrEnum):
         made._value_ = name
         made.seconds, made.body_bytes, made.priority, made.rate = what
         return made
-
-
-Spend = Callable[[Principal, RouteClass], Awaitable[None]]
-"""Counts a request against its sender's limit, and raises if that is exceeded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +89,11 @@ class Rule:
     only_5xx: bool = False
 
 
-def build_routes(
-    rules: Iterable[Rule], authenticate: Authenticate, *, spend: Spend | None = None
-) -> list[Route]:
+Admit = Callable[[Request, Rule], Awaitable[Principal]]
+"""Returns the sender of a request; raises if its credentials are wrong, or a limit is exceeded."""
+
+
+def build_routes(rules: Iterable[Rule], admit: Admit) -> list[Route]:
     """Create one Starlette route for each path, so that a 405 can list all its methods."""
     paths: dict[str, dict[str, Rule]] = {}
     for rule in rules:
@@ -107,7 +103,7 @@ def build_routes(
             raise ValueError(msg)
         if rule.method == "GET":
             methods["HEAD"] = rule
-    return [Route(path, _Endpoint(methods, authenticate, spend)) for path, methods in paths.items()]
+    return [Route(path, _Endpoint(methods, admit)) for path, methods in paths.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +111,7 @@ class _Endpoint:
     """The endpoint of one path. A class, so that Starlette leaves method checks to it."""
 
     rules: Mapping[str, Rule]
-    authenticate: Authenticate
-    spend: Spend | None
+    admit: Admit
 
     async def __call__(self, scope: dict[str, object], receive: object, send: object) -> None:
         request = Request(scope, receive, send)  # type: ignore[arg-type]
@@ -140,7 +135,7 @@ class _Endpoint:
             detail = f"Method '{request.method}' is not allowed for '{path}'"
             raise MethodNotAllowedError(detail, headers={"Allow": ", ".join(sorted(self.rules))})
         limit_request(rule.route_class.seconds)
-        principal = await self._admit(request, rule)
+        principal = await self.admit(request, rule)
         request.scope[PRINCIPAL] = principal
         if not principal.may(rule.access):
             if not principal.is_signed_in:
@@ -149,14 +144,3 @@ class _Endpoint:
                 )
             raise ForbiddenError(f"This needs '{rule.access}' rights, which {principal.name} does not have")
         return await rule.handler(request, principal)
-
-    async def _admit(self, request: Request, rule: Rule) -> Principal:
-        try:
-            principal = await self.authenticate(request)
-            if self.spend is not None:
-                await self.spend(principal, rule.route_class)
-        except RateLimitedError as error:
-            if not rule.only_5xx:
-                raise
-            raise LoadShedError(rule.route_class, float(error.headers["Retry-After"])) from error
-        return principal

@@ -1,27 +1,22 @@
 """Replay earlier responses while the database is unavailable.
 
-A caller gets their own last response to the same URL, marked as stale. A response is
-cached only if its handler declares it free of private data, whose visibility can change at any time.
+A caller gets their own last response to the same URL, marked as stale; another role or browser session is another
+caller. A response is cached only if its handler declares it free of private data, whose visibility can change at any time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Final
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
 from postfacta_core.clock import MONOTONIC, WALL, Clock
-from postfacta_core.errors import (
-    CircuitOpenError,
-    DatabaseUnavailableError,
-    DeadlineExceededError,
-    LockTimeoutError,
-    PoolTimeoutError,
-    ResilienceError,
-)
+from postfacta_core.errors import DeadlineExceededError, ReadOnlyDatabaseError, RejectedError, ResilienceError
 from postfacta_core.guards._kept import LastValues
 
 from ..errors import AppError
@@ -34,18 +29,14 @@ MAX_AGE: Final = 900.0
 
 _MAX_ANSWERS: Final = 1000
 _MAX_BYTES: Final = 32 * 1024 * 1024
-_AWAY: Final = (
-    CircuitOpenError | DatabaseUnavailableError | PoolTimeoutError | LockTimeoutError | DeadlineExceededError
-)
 _ALLOWED: Final = "postfacta.stale"
 _OK, _NOT_MODIFIED = 200, 304
 
-Key = tuple[Principal, str, bytes]
-"""The caller, path and query of a response. Another role or browser session is another caller."""
-
 
 def is_away(error: ResilienceError, database: str) -> bool:
-    return isinstance(error, _AWAY) and error.policy == database
+    """Return whether this database could not be read; while it is read-only, it can."""
+    is_refused = isinstance(error, RejectedError | DeadlineExceededError) and error.policy == database
+    return is_refused and not isinstance(error, ReadOnlyDatabaseError)
 
 
 def allow_stale(request: Request) -> None:
@@ -53,16 +44,12 @@ def allow_stale(request: Request) -> None:
     request.scope[_ALLOWED] = True
 
 
-Kept = tuple[bytes, Mapping[str, str]]
-"""The body of a response, and its headers."""
-
-
 class StaleAnswers:
     """Wraps handlers, and replays cached responses while the database of this name is unavailable."""
 
     def __init__(self, database: str, *, monotonic: Clock = MONOTONIC, wall: Clock = WALL) -> None:
         self._database = database
-        self._kept = LastValues[Kept](MAX_AGE, _MAX_ANSWERS, _MAX_BYTES)
+        self._kept = LastValues[tuple[bytes, Headers]](MAX_AGE, _MAX_ANSWERS, _MAX_BYTES)
         self._monotonic = monotonic
         self._wall = wall
 
@@ -90,36 +77,29 @@ class StaleAnswers:
             if kept is None:
                 raise
             return self._again(request, *kept)
-        new = self._keepable(request, response, key=key, now=began)
-        if new is None:
+        new = None
+        if response.status_code == _OK:
+            new = bytes(response.body), Headers(raw=[*response.raw_headers])
+        elif response.status_code == _NOT_MODIFIED and (kept := self._kept.find(key, began)):
+            # What is cached stays what it is.
+            new = kept[0] if kept[0][1].get("etag") == response.headers.get("etag") else None
+        if new is None or _ALLOWED not in request.scope:
             self._kept.drop(key)
         else:
-            size = len(new[0]) + sum(map(len, (*key[1:], *new[1].keys(), *new[1].values())))
+            size = len(new[0]) + sum(map(len, (*key[1:], *chain(*new[1].raw))))
             self._kept.keep(key, new, began, generation, size)
         return response
 
-    def _keepable(self, request: Request, response: Response, *, key: Key, now: float) -> Kept | None:
-        """Return what is cached of a response: that of a 304 stays what it is."""
-        if _ALLOWED not in request.scope:
-            return None
-        if response.status_code == _OK:
-            lines = [(name.decode("latin-1"), text.decode("latin-1")) for name, text in response.raw_headers]
-            return bytes(response.body), dict(lines)
-        kept = self._kept.find(key, now) if response.status_code == _NOT_MODIFIED else None
-        etag = response.headers.get("etag")
-        return kept[0] if kept and etag == kept[0][1].get("etag", "") else None
-
-    def _again(self, request: Request, kept: Kept, seconds: float) -> Response:
-        body, age = kept[0], int(seconds)
+    def _again(self, request: Request, kept: tuple[bytes, Headers], seconds: float) -> Response:
+        (body, before), age = kept, int(seconds)
         # RFC 9211, 2.2: never fresh, so stale since it was stored.
         headers = {
-            **{name: text for name, text in kept[1].items() if name != "content-length"},
+            **{name: text for name, text in before.items() if name != "content-length"},
             "age": str(age),
             "cache-status": f"postfacta; hit; ttl={-age}; detail=database-unavailable",
             "cache-control": "no-store",
         }
-        etag = headers.get("etag")
-        if etag is not None and if_none_match(request, etag):
+        if "etag" in headers and if_none_match(request, headers["etag"]):
             return Response(status_code=_NOT_MODIFIED, headers=headers)
         if headers.get("content-type", "").startswith("text/html"):
             body = mark_stale(body, datetime.fromtimestamp(self._wall() - age, UTC))

@@ -19,14 +19,12 @@ from postfacta_app.db import Transactions, Unit
 from postfacta_app.errors import AppError
 from postfacta_app.identity import pages as slice_
 from postfacta_app.identity.api import Identity
-from postfacta_app.identity.client import Client
-from postfacta_app.identity.gotrue import SupabaseAccounts
 from postfacta_app.identity.guard import Guard
-from postfacta_app.identity.jwks import Jwks
 from postfacta_app.identity.local import LocalAccounts, Passwords, mint, session_cookie
 from postfacta_app.identity.model import Kind, NewUser, User
 from postfacta_app.identity.postgres import add_secret, add_user
-from postfacta_app.identity.supabase import SupabaseTokens
+from postfacta_app.identity.project import Client, Jwks
+from postfacta_app.identity.supabase import SupabaseAccounts
 from postfacta_app.identity.throttle import Throttle
 from postfacta_app.principal import NOBODY, Access, Principal, Role
 from postfacta_app.settings import Settings, load_settings
@@ -73,14 +71,13 @@ class World:
     def instance(
         self,
         settings: Settings,
-        tokens: SupabaseTokens | None = None,
         accounts: SupabaseAccounts | None = None,
     ) -> tuple[httpx2.AsyncClient, Guard]:
         """Start one more process of the service, as far as accounts go."""
         guard = Guard(
             self.database,
             settings,
-            foreign=tokens.credential if tokens else None,
+            foreign=accounts.credential if accounts else None,
             clock=lambda: self.wall,
             monotonic=lambda: self.monotonic,
         )
@@ -91,7 +88,7 @@ class World:
             self.transactions, Pages(version="1"), StaleAnswers("postgres"), lambda: self.wall, parts=parts
         )
         table = [*slice_.routes.rules(tools), *WHO]
-        app = Starlette(routes=build_routes(table, guard.authenticate))
+        app = Starlette(routes=build_routes(table, lambda request, _: guard.authenticate(request)))
         app.add_exception_handler(AppError, _refuse)
         transport = httpx2.ASGITransport(app, client=("192.0.2.7", 4711))
         return httpx2.AsyncClient(transport=transport, base_url="http://localhost"), guard
@@ -141,7 +138,6 @@ class Realm:
     client: httpx2.AsyncClient
     guard: Guard
     jwks: Jwks
-    tokens: SupabaseTokens
     accounts: SupabaseAccounts
     attempts: list[str]
 
@@ -220,14 +216,15 @@ async def realm(world: World, project: FakeProject) -> AsyncGenerator[Realm]:
     ):
         fetch = partial(publisher.ask, "GET", ".well-known/jwks.json")
         jwks = Jwks(fetch, clock=lambda: world.monotonic)
-        tokens = SupabaseTokens(lambda: settings, transactions, keys=jwks, clock=lambda: world.wall)
         accounts = SupabaseAccounts(
+            lambda: settings,
             gotrue,
-            tokens,
+            jwks,
             transactions,
+            clock=lambda: world.wall,
             throttle=Throttle(clock=lambda: world.monotonic),
             attempted=attempts.append,
         )
-        client, guard = world.instance(settings, tokens, accounts)
+        client, guard = world.instance(settings, accounts)
         async with jwks.running(), client:
-            yield Realm(world, project, client, guard, jwks, tokens, accounts, attempts)
+            yield Realm(world, project, client, guard, jwks, accounts, attempts)

@@ -12,8 +12,8 @@ import httpx2
 import pytest
 from pydantic import SecretStr
 
-from postfacta_app.identity.client import Client
-from postfacta_app.identity.gotrue import SupabaseAccounts
+from postfacta_app.identity.project import Client
+from postfacta_app.identity.supabase import SupabaseAccounts
 from postfacta_core.clock import WALL
 from postfacta_core.errors import RejectedError
 from postfacta_core.guards.timeout import Timeout
@@ -156,8 +156,8 @@ async def test_a_project_that_does_not_answer_is_not_waited_for(realm: Realm) ->
     realm.project.answer, world = (200, "slow"), realm.world
     settings = realm.project.settings(register_open=True)
     async with Client("gotrue", lambda: settings, Timeout(0.1)) as hasty:
-        accounts = SupabaseAccounts(hasty, realm.tokens, world.transactions)
-        client, _ = world.instance(settings, realm.tokens, accounts)
+        accounts = SupabaseAccounts(lambda: settings, hasty, realm.jwks, world.transactions)
+        client, _ = world.instance(settings, accounts)
         sent = {"email": EMAIL, "password": PASSWORD}
         async with client:
             for path in ("/login", "/register"):
@@ -220,7 +220,7 @@ async def test_a_refused_sign_up_names_its_reason(realm: Realm) -> None:
 
 async def test_registration_is_closed_here_too_unless_it_is_opened(realm: Realm) -> None:
     settings = realm.project.settings()
-    client, _ = realm.world.instance(settings, realm.tokens, realm.accounts)
+    client, _ = realm.world.instance(settings, realm.accounts)
     async with client:
         answer = await client.post("/register", json={"email": EMAIL, "password": PASSWORD})
     assert (answer.status_code, answer.json()["slug"]) == (403, "registration-closed")

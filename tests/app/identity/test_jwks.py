@@ -12,8 +12,7 @@ import pytest
 from jwt import PyJWK
 from pydantic import JsonValue
 
-from postfacta_app.identity.client import Client, Reply
-from postfacta_app.identity.jwks import Jwks
+from postfacta_app.identity.project import Client, Jwks, Reply
 from postfacta_core.errors import RejectedError
 from postfacta_core.guards.timeout import Timeout
 from postfacta_core.testing.by_hand import ManualClock

@@ -10,13 +10,13 @@ from argon2 import PasswordHasher
 from starlette.requests import Request
 
 from postfacta_app.errors import RateLimitedError
+from postfacta_app.identity.guard import presented
 from postfacta_app.identity.local import (
     SECRET,
     Passwords,
     address,
     digest,
     mint,
-    presented,
     session_cookie,
 )
 from postfacta_app.identity.model import Kind

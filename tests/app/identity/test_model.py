@@ -54,27 +54,27 @@ def user(role: Role = Role.ADMIN) -> User:
 
 
 def test_a_good_token_proves_something_only_with_its_own_secret() -> None:
-    assert credential().is_good(HASH, NOW)
-    assert not credential().is_good(b"\1" * 32, NOW)
+    assert credential().outcome(HASH, NOW) == "ok"
+    assert credential().outcome(b"\1" * 32, NOW) != "ok"
 
 
 def test_a_revoked_token_or_a_disabled_owner_proves_nothing() -> None:
-    assert not replace(credential(), revoked_at=NOW).is_good(HASH, NOW)
-    assert not replace(credential(), disabled_at=NOW).is_good(HASH, NOW)
+    assert replace(credential(), revoked_at=NOW).outcome(HASH, NOW) != "ok"
+    assert replace(credential(), disabled_at=NOW).outcome(HASH, NOW) != "ok"
 
 
 def test_a_token_ends_at_its_expiry_and_not_before() -> None:
     token = credential()
-    assert token.is_good(HASH, token.expires_at - timedelta(microseconds=1))
-    assert not token.is_good(HASH, token.expires_at)
+    assert token.outcome(HASH, token.expires_at - timedelta(microseconds=1)) == "ok"
+    assert token.outcome(HASH, token.expires_at) != "ok"
 
 
 def test_a_session_ends_after_twelve_idle_hours_and_a_bearer_token_does_not() -> None:
     twelve = timedelta(hours=12)
-    assert credential(Kind.SESSION, age=twelve - timedelta(seconds=1)).is_good(HASH, NOW)
-    assert not credential(Kind.SESSION, age=twelve).is_good(HASH, NOW)
-    assert credential(Kind.BEARER, age=twelve).is_good(HASH, NOW)
-    assert replace(credential(Kind.SESSION, age=twelve), last_used_at=NOW).is_good(HASH, NOW)
+    assert credential(Kind.SESSION, age=twelve - timedelta(seconds=1)).outcome(HASH, NOW) == "ok"
+    assert credential(Kind.SESSION, age=twelve).outcome(HASH, NOW) != "ok"
+    assert credential(Kind.BEARER, age=twelve).outcome(HASH, NOW) == "ok"
+    assert replace(credential(Kind.SESSION, age=twelve), last_used_at=NOW).outcome(HASH, NOW) == "ok"
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,12 @@ import httpx2
 import pytest
 from argon2 import PasswordHasher
 
+from postfacta_app.db import Reader, Unit
 from postfacta_app.identity import local
 from postfacta_app.identity.local import Passwords
+from postfacta_app.identity.postgres import losses
+from postfacta_app.principal import NOBODY
+from postfacta_postgres import Database
 from tests.app.live import Service, in_process
 from tests.app.screen import Screen
 
@@ -331,3 +335,18 @@ async def test_a_sign_in_that_a_password_change_overtakes_begins_no_session(
     assert (await ada.login()).status_code == 401
     left = "select count(*) from tokens where user_id = $1"
     assert await service.database.fetchval(left, ada.id) == 0
+
+
+async def test_the_log_is_read_from_its_end(app_database: Database) -> None:
+    async with app_database.transaction() as connection:
+        unit = Unit(connection, NOBODY, None)
+        for action, detail in (
+            ("session.begin", None),
+            ("session.end", None),
+            ("incident.change", {"title": "x"}),
+            ("incident.change", {"visibility": "private"}),
+        ):
+            await unit.audit(action, "it", detail=detail)
+    reader = Reader(app_database, NOBODY)
+    assert list((await losses(reader, 60.0)).values()) == [False, True]
+    assert await losses(reader, -60.0) == {}

@@ -8,15 +8,17 @@ import json
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 from uuid import UUID
 
 import jwt
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_app.identity.jwks import Jwks
-from postfacta_app.identity.supabase import SupabaseTokens
+from postfacta_app.identity.project import Client, Jwks
+from postfacta_app.identity.supabase import SupabaseAccounts
 from postfacta_app.principal import Role
+from postfacta_core.guards.timeout import Timeout
 
 from .project import SECRET, SUB, FakeProject, ec_key, rsa_key
 
@@ -193,8 +195,11 @@ async def test_an_invalid_token_is_refused_and_creates_no_account(realm: Realm, 
 
 async def test_without_a_secret_nothing_is_signed_by_one(world: World, project: FakeProject) -> None:
     settings = project.settings(jwt_secret=None)
-    tokens = SupabaseTokens(lambda: settings, world.transactions, keys=_no_keys(), clock=lambda: world.wall)
-    client, _ = world.instance(settings, tokens)
+    asked = Client("gotrue", lambda: settings, Timeout(20))
+    accounts = SupabaseAccounts(
+        lambda: settings, asked, _no_keys(), world.transactions, clock=lambda: world.wall
+    )
+    client, _ = world.instance(settings, accounts)
     async with client:
         for secret in (SECRET, "None" * 8):
             token = project.token(world.wall, by=secret)
@@ -227,7 +232,7 @@ async def test_a_token_ends_with_its_time_also_when_it_was_trusted_before(realm:
 async def test_disabling_an_account_here_works_at_once_here_and_within_ten_seconds_elsewhere(
     realm: Realm,
 ) -> None:
-    elsewhere, _ = realm.world.instance(realm.project.settings(), realm.tokens)
+    elsewhere, _ = realm.world.instance(realm.project.settings(), realm.accounts)
     token, root = realm.token(), realm.token(sub=str(UUID(int=1)), email="root@example.org")
     await realm.get(root)
     await realm.world.database.execute("update users set role = 'admin'", operation="test")
@@ -310,7 +315,7 @@ async def test_a_rotation_is_noticed_by_the_first_token_of_the_new_key(realm: Re
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
 def test_no_bytes_for_a_token_are_more_than_refused(given_bytes: bytes) -> None:
     project = FakeProject(url="https://abc.supabase.co")
-    tokens = SupabaseTokens(project.settings, None, keys=_no_keys())  # type: ignore[arg-type]
+    accounts = SupabaseAccounts(project.settings, Mock(), _no_keys(), Mock())
     text = given_bytes.decode("latin-1")
     for token in (text, f"{text}.{text}.{text}", f"e30.{text}.", f"{_base64(given_bytes)}.e30.AA"):
-        assert asyncio.run(tokens.credential(None, token)) is None  # type: ignore[arg-type]
+        assert asyncio.run(accounts.credential(None, token)) is None  # type: ignore[arg-type]

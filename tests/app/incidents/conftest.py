@@ -18,7 +18,7 @@ from postfacta_app.incidents.api import routes
 from postfacta_app.principal import Principal, Role
 from postfacta_app.web.calls import Tools
 from postfacta_app.web.render import Pages
-from postfacta_app.web.routes import build_routes
+from postfacta_app.web.routes import Rule, build_routes
 from postfacta_app.web.stale import StaleAnswers
 from postfacta_postgres import Database
 
@@ -70,10 +70,10 @@ async def client_for(app_database: Database) -> AsyncGenerator[ClientFor]:
         made: dict[Principal, httpx2.AsyncClient] = {}
 
         def make(principal: Principal) -> httpx2.AsyncClient:
-            async def authenticate(request: Request) -> Principal:
+            async def admit(request: Request, rule: Rule) -> Principal:
                 return principal
 
-            app = Starlette(routes=build_routes(rules, authenticate))
+            app = Starlette(routes=build_routes(rules, admit))
             app.add_exception_handler(AppError, _refuse)
             transport = httpx2.ASGITransport(app, client=("192.0.2.7", 4711))
             return httpx2.AsyncClient(transport=transport, base_url="http://test")

@@ -10,8 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from postfacta_app.reliability.pages import Reliability, show
-from postfacta_app.reliability.watch import Watch
+from postfacta_app.reliability.pages import Reliability, Watch, show
 from postfacta_app.settings import SettingsError, load_settings
 from postfacta_app.web.render import Pages
 from postfacta_core.health.registry import HealthRegistry
@@ -107,7 +106,7 @@ async def test_without_our_rules_the_page_asks_to_load_them(shared_app_dsn: str,
 async def test_no_page_waits_for_a_prometheus_that_hangs() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         prometheus = Prometheus(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=2 * PATIENCE)
-        watch = Watch(prometheus, "postfacta")
+        watch = Watch(lambda: prometheus)
         here = Reliability(HealthRegistry(), Metrics(with_process=False), watch=watch)
         async with watch.running():
             with anyio.fail_after(PATIENCE):
@@ -130,7 +129,7 @@ async def test_a_prometheus_that_does_not_answer_in_time_is_reported(shared_app_
 
 async def test_a_prometheus_that_fails_later_leaves_its_last_figures_with_their_age(told: Told) -> None:
     now = [1000.0]
-    watch = Watch(Prometheus(told.url), "postfacta", interval=0.01, clock=lambda: now[0])
+    watch = Watch(lambda: Prometheus(told.url), interval=0.01, clock=lambda: now[0])
     here = Reliability(HealthRegistry(), Metrics(with_process=False), watch=watch)
 
     async def shown() -> str:
@@ -145,7 +144,7 @@ async def test_a_prometheus_that_fails_later_leaves_its_last_figures_with_their_
             told.broken = "<html>"
             while "is the address right?" not in await shown():
                 await anyio.sleep(0.01)
-    now[0] = watch.seen.at + 190 if watch.seen else 0.0
+    now[0] += 190
     assert "These figures are 3 min old." in await shown()
     assert "60 % of the budget left" in await shown()
 

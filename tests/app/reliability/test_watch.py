@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from postfacta_app.reliability.watch import Watch
+from postfacta_app.reliability.pages import Watch
 from postfacta_slo.status.prometheus import Prometheus
 from tests.app.reliability.told import Told
 from tests.kit.waiting import until
@@ -25,7 +25,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 def a_watch(url: str, *, interval: float = 0.01, clock: Callable[[], float] = time.monotonic) -> Watch:
-    return Watch(Prometheus(url, timeout=1.0), "postfacta", interval=interval, clock=clock)
+    return Watch(lambda: Prometheus(url, timeout=1.0), interval=interval, clock=clock)
 
 
 async def test_what_was_read_is_there_with_its_age(told: Told) -> None:
@@ -35,15 +35,15 @@ async def test_what_was_read_is_there_with_its_age(told: Told) -> None:
     async with watch.running():
         await until(lambda: watch.seen is not None)
     assert watch.seen is not None
-    assert [one.slo for one in watch.seen.standings] == ["availability"]
-    assert watch.seen.standings[0].remaining == pytest.approx(0.6)
+    assert [one.slo for one in watch.seen] == ["availability"]
+    assert watch.seen[0].remaining == pytest.approx(0.6)
     now[0] = 142.0
     assert watch.age() == 42.0
 
 
 async def test_a_new_address_is_read_the_next_time(told: Told) -> None:
     current = [Prometheus("http://127.0.0.1:9", timeout=1.0)]
-    watch = Watch(lambda: current[-1], "postfacta", interval=0.01)
+    watch = Watch(lambda: current[-1], interval=0.01)
     assert watch.name == "http://127.0.0.1:9"
     async with watch.running():
         await until(lambda: bool(watch.error))
@@ -63,7 +63,7 @@ async def test_what_was_read_last_is_kept_while_nothing_can_be_read(told: Told, 
         await until(lambda: bool(watch.error))
         kept = watch.seen
         assert kept is not None
-        assert kept.standings[0].slo == "availability"
+        assert kept[0].slo == "availability"
         told.broken = ""
         await until(lambda: not watch.error)
         assert watch.seen is not kept
@@ -72,7 +72,7 @@ async def test_what_was_read_last_is_kept_while_nothing_can_be_read(told: Told, 
 async def test_what_could_not_be_read_is_asked_for_again_before_the_interval_is_over(
     told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postfacta_app.reliability.watch._AGAIN", 0.01)
+    monkeypatch.setattr("postfacta_app.reliability.pages._AGAIN", 0.01)
     watch, told.broken = a_watch(told.url, interval=3600), "<html>"
     async with watch.running():
         await until(lambda: bool(watch.error))
@@ -85,7 +85,7 @@ async def test_a_fault_of_our_own_ends_neither_the_reading_nor_the_service(
 ) -> None:
     watch = a_watch(told.url)
     with monkeypatch.context() as broken:
-        broken.setattr("postfacta_app.reliability.watch.query_status", None)
+        broken.setattr("postfacta_app.reliability.pages.query_status", None)
         async with watch.running():
             await until(lambda: watch.error == "TypeError")
             broken.undo()
@@ -96,7 +96,7 @@ async def test_one_that_never_answers_does_not_hold_up_the_end() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(PATIENCE / 2)
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        watch = Watch(Prometheus(url, timeout=2 * PATIENCE), "postfacta")
+        watch = Watch(lambda: Prometheus(url, timeout=2 * PATIENCE))
         with anyio.fail_after(PATIENCE):
             async with watch.running():
                 asked, _ = await anyio.to_thread.run_sync(silent.accept)

@@ -6,13 +6,8 @@ Revises:
 
 from __future__ import annotations
 
-from postfacta_app.migrations import sql
+from postfacta_app import migrations
 
 revision = "0001"
 down_revision: str | None = None
-downgrade = sql.downgrade
-
-
-def upgrade() -> None:
-    """Create everything in one transaction."""
-    sql.run(__file__)
+upgrade, downgrade = migrations.ways(__file__)

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from alembic import op
 
-from postfacta_app.migrations import sql
+from postfacta_app import migrations
 
 revision = "0002"
 down_revision: str | None = "0001"
-downgrade = sql.downgrade
+downgrade = migrations.downgrade
 
 _INDEXES = {
     "edits_entry": "(source, external_id, incident_id, at, id) where external_id is not null",
@@ -64,7 +64,7 @@ def upgrade() -> None:
                 run(f"drop index concurrently {name}")
             run(f"create index concurrently if not exists {name} on edits {of}")
         run("set lock_timeout = '1s'")
-        sql.run(__file__, _SAID)
+        migrations.run_sql(__file__, _SAID)
         run(f"revoke execute on function {_OWNER_ONLY} from public")
         for table, what in _TRIGGERS.items():
             run(

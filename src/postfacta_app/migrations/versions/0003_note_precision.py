@@ -9,13 +9,8 @@ Revises: 0002
 
 from __future__ import annotations
 
-from postfacta_app.migrations import sql
+from postfacta_app import migrations
 
 revision = "0003"
 down_revision: str | None = "0002"
-downgrade = sql.downgrade
-
-
-def upgrade() -> None:
-    """Add the column, and have the rules read it."""
-    sql.run(__file__)
+upgrade, downgrade = migrations.ways(__file__)

@@ -1,4 +1,4 @@
-"""A cache of the public keys that the Supabase project signs with.
+"""The Supabase project over HTTP: a client that is bounded in time and size, with a cache of the project's public keys.
 
 Requests read the cache. One task fetches: at startup, when the keys are ten minutes old, or when a token names an
 unknown key; at most once in 30 seconds, failed or not. So no request waits for a known key, and a flood of tokens
@@ -7,35 +7,106 @@ does not become a flood of fetches. If fetches fail, keys stay valid for a day.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 import anyio
+import httpx2
 from jwt import PyJWK
 from jwt.exceptions import PyJWTError
 from pydantic import JsonValue
 
 from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.errors import RejectedError
+from postfacta_core.events import Observer, ignore
+from postfacta_core.guards import Guard, Pipeline
+from postfacta_core.guards.outgoing import Outgoing, refusal_in
 
-from .client import Reply
+from ..errors import slow_down
+from ..settings import Settings
 
-LONGEST_KID: Final = 128
-"""The longest key name, in characters."""
+_MOST_BYTES: Final = 65_536
+_OK, _TOO_MANY_REQUESTS, _SERVER_ERROR = 200, 429, 500
 
+_LONGEST_KID: Final = 128  # Characters of a key's name.
 _SOFT_AGE: Final = 600.0  # Seconds after which they are fetched again in the background.
 _HARD_AGE: Final = 86_400.0
 _PAUSE: Final = 30.0  # Seconds between fetches, failed or not.
 _MOST_KEYS: Final = 16
 _MOST_UNKNOWN: Final = 128
-_OK: Final = 200
 # By key type. Others could let the token choose its verification: `oct` is not a public key.
 _ALGORITHMS: Final = {"EC": "ES256", "RSA": "RS256"}
 
 Keys = Mapping[str, PyJWK]
+
+
+class Reply(NamedTuple):
+    """The status of a complete response, and its JSON object; empty if it is anything else, such as HTML."""
+
+    status_code: int
+    said: Mapping[str, JsonValue]
+
+
+class Client(httpx2.AsyncClient):
+    """Requests paths below `/auth/v1` of the project. Follows no redirects and uses no proxy.
+
+    The guards are around each call and its whole response, outermost first; there is no timeout but theirs.
+    """
+
+    def __init__(
+        self, name: str, current: Callable[[], Settings], *guards: Guard, observer: Observer = ignore
+    ) -> None:
+        self.name: str = name
+        self._pipeline = Pipeline(*guards)
+        self._current = current
+        outgoing = Outgoing(name, tell=False, observer=observer)
+        super().__init__(
+            base_url=f"{current().db_url}/auth/v1/",
+            # A compressed response could expand a thousandfold.
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+            transport=outgoing.transport(httpx2.AsyncHTTPTransport(trust_env=False)),
+            follow_redirects=False,
+            timeout=None,  # The guards' timeout is for the whole call.
+            trust_env=False,
+        )
+
+    async def ask(self, method: str, path: str, body: Mapping[str, JsonValue] | None = None) -> Reply:
+        """Send a request and read the whole response.
+
+        Raise `RateLimitedError` for a 429, else `ResilienceError`, `httpx2.HTTPError` or `ValueError` if there is no
+        complete answer below 500 of at most 64 KiB.
+        """
+        return await self._pipeline.call(self._ask, method, path, body)
+
+    async def _ask(self, method: str, path: str, body: Mapping[str, JsonValue] | None) -> Reply:
+        key = self._current().db_key
+        headers = {"apikey": key.get_secret_value() if key else ""}
+        async with self.stream(method, path, json=body, headers=headers) as response:
+            read = bytearray()
+            async for part in response.aiter_raw():
+                read += part
+                if len(read) > _MOST_BYTES:
+                    raise ValueError(f"longer than {_MOST_BYTES} bytes")
+        refusal = refusal_in(response, self.name)
+        if response.status_code == _TOO_MANY_REQUESTS:
+            raise slow_down((refusal and refusal.retry_after) or 1)
+        if refusal is not None:
+            raise refusal
+        if response.status_code >= _SERVER_ERROR:
+            response.raise_for_status()
+        return Reply(response.status_code, _members(bytes(read)))
+
+
+def _members(body: bytes) -> Mapping[str, JsonValue]:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return cast("dict[str, JsonValue]", found) if isinstance(found, dict) else {}
 
 
 class Jwks:
@@ -69,7 +140,7 @@ class Jwks:
 
     async def key(self, kid: str) -> PyJWK | None:
         """Return a key; None if the project has none of this name; raise if none could be fetched for a day."""
-        if len(kid) > LONGEST_KID:
+        if len(kid) > _LONGEST_KID:
             return None
         now = self._clock()
         if self._is_good(now) and (kid in self._keys or kid in self._unknown):
@@ -129,7 +200,7 @@ def _key(given: JsonValue) -> PyJWK | None:
     if not isinstance(given, dict) or given.get("use", "sig") != "sig":
         return None
     kid, kind = given.get("kid"), given.get("kty")
-    if not isinstance(kid, str) or not isinstance(kind, str) or len(kid) > LONGEST_KID:
+    if not isinstance(kid, str) or not isinstance(kind, str) or len(kid) > _LONGEST_KID:
         return None
     try:
         key = PyJWK.from_dict(cast("dict[str, object]", given))
