@@ -105,7 +105,7 @@ _AMBIGUOUS: Final = {"RateLimit"}
 # Called by other parts of the library, and not by those who use it.
 _INNER: Final = {
     *("announce", "heed", "tally", "collect", "probes", "is_due"),
-    *("allows_length", "next_chunk_due"),
+    "next_chunk_due",
 }
 
 _SECTION: Final = re.compile(r"(Args|Attributes|Returns|Raises):")

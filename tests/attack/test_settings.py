@@ -108,7 +108,6 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Pool",
             "Setup",
             "RequestFilter",
-            "RouteProbe",
             "Running",
             "LineWriter",
             "ConsoleFormatter",

@@ -79,7 +79,7 @@ async def test_a_fault_before_spares_the_work_and_one_after_loses_its_answer() -
 async def test_what_passes_has_its_arguments_and_its_result() -> None:
     chaos = Chaos()
 
-    @chaos.wrap
+    @chaos
     async def work(one: int, *, two: int) -> tuple[int, int]:
         return one, two
 
@@ -267,7 +267,7 @@ async def tries(*, attempts: int, **options: Any) -> tuple[int, list[float], Rec
         "bench", attempts=attempts, on=(ConnectionResetError,), observer=seen, sleep=sleep, **options
     )
     with pytest.raises(ConnectionResetError):
-        await retry.call(chaos.wrap(Worker()))
+        await retry.call(chaos(Worker()))
     return chaos.calls, waits, seen
 
 

@@ -15,6 +15,7 @@ import pytest
 from docs.generate import PAGES, exported, parse, render, renew
 
 from postfacta_core.asgi import HardenOptions, harden
+from postfacta_core.asgi._kernel import Kernel
 from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.drain._course import DrainLimits
 from postfacta_core.guards import Guard
@@ -25,6 +26,7 @@ from postfacta_postgres import Database, PoolOptions
 from tests.kit.every import every
 
 ROOT = Path(__file__).parent.parent.parent
+MIDDLEWARES = (ROOT / "docs/reference/middlewares.md").read_text()
 POLICIES = (ROOT / "docs/reference/policies.md").read_text()
 MARKS = re.findall(r"^<!-- made by docs/generate\.py: classes ([\w.]+) (.+) -->$", POLICIES, re.MULTILINE)
 CLASSES = {
@@ -106,7 +108,9 @@ def test_no_argument_is_without_a_word() -> None:
 
 
 def _is_said_once(kind: Any, argument: str) -> bool:
-    """Return whether an argument is that of each guard."""
+    """Return whether an argument is that of each guard, or of the middlewares, whose page has it."""
+    if issubclass(kind, Kernel):
+        return f"\n* `{argument}` " in MIDDLEWARES
     return kind is not Guard and issubclass(kind, Guard) and argument in inspect.signature(Guard).parameters
 
 

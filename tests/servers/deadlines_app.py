@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from postfacta_core.asgi import HardenOptions, harden
+from postfacta_core.asgi import HardenOptions, RouteOptions, harden
 from postfacta_core.drain._course import DrainLimits
 
 LIMIT = 0.5
@@ -103,8 +103,8 @@ app = harden(
     Starlette(routes=routes),
     service="deadlines",
     options=HardenOptions(
-        request_timeout=lambda scope: 20 if scope["path"] == "/left" else LIMIT,
-        cancel_on_disconnect=lambda scope: scope["path"] == "/left",
+        request_timeout=LIMIT,
+        routes=[RouteOptions(routes=["/left"], request_timeout=20, cancel_on_disconnect=True)],
         drain=DrainLimits(drain_delay=0.3, drain_timeout=0.7, close_timeout=2),
     ),
     resources=[solid(), fragile()],

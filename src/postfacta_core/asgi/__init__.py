@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         LoadSheddingMiddleware,
         RateLimitMiddleware,
         ResponseHeadersMiddleware,
-        RouteProbe,
         TelemetryMiddleware,
         TransferMiddleware,
     )
@@ -44,7 +43,7 @@ else:
         "metrics": ("MetricsEndpoint",),
         "middlewares": ("ContextMiddleware", "CorsMiddleware", "DeadlineMiddleware", "ErrorMiddleware",
             "LifecycleMiddleware", "LoadSheddingMiddleware", "RateLimitMiddleware",
-            "ResponseHeadersMiddleware", "RouteProbe", "TelemetryMiddleware", "TransferMiddleware"),
+            "ResponseHeadersMiddleware", "TelemetryMiddleware", "TransferMiddleware"),
         "operator": ("OperatorEndpoint",),
         "options": ("HardenOptions", "RouteOptions"),
         "stack": ("Hardened", "Telemetry", "harden"),
@@ -56,6 +55,6 @@ __all__ = [
     "ErrorMiddleware", "HardenOptions", "Hardened", "HealthMiddleware", "LifecycleMiddleware",
     "LifespanMiddleware", "LoadSheddingMiddleware", "Message", "MetricsEndpoint", "OperatorEndpoint",
     "Problem", "RateLimit", "RateLimitMiddleware", "Receive", "Render", "ResponseHeadersMiddleware",
-    "RouteOptions", "RouteProbe", "Scope", "Send", "Telemetry", "TelemetryMiddleware", "TransferMiddleware", "aside",
+    "RouteOptions", "Scope", "Send", "Telemetry", "TelemetryMiddleware", "TransferMiddleware", "aside",
     "harden", "problem_handler", "problem_of", "problem_response",
 ]  # fmt: skip

@@ -64,9 +64,6 @@ class Cors:
                     validation.refuse(f"Cors.{field}", name, rule, example=example)
         validation.flag("Cors.allow_credentials", self.allow_credentials)
         validation.whole("Cors.max_age", self.max_age, at_least=0)
-        self._check_origins()
-
-    def _check_origins(self) -> None:
         for origin in self.allow_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 validation.refuse(

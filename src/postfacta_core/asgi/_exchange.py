@@ -7,21 +7,25 @@ method of its own: a refusal, a slow body, a long response, a cancellation, a cl
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final, Literal
 
 import anyio
 from anyio.lowlevel import checkpoint
 
+from ..clock import Clock
 from ..context import RequestContext
 from ..deadlines._transfer import may_have_body
+from ..deadlines.requests import RunningRequests
+from ..drain.lifecycle import Lifecycle
 from ..errors import BodyTooLargeError, BodyTooSlowError
+from ..events import ListenerFailed, Observer
 from ..limits._overload import Ending
-from ..telemetry.exchange import CLIENT_DISCONNECTED, Exchange
+from ..telemetry.exchange import CLIENT_DISCONNECTED, ErrorTypes, Exchange
 from ._concurrency import Slotted, watched
-from ._problem import problem_of, send_problem
+from ._problem import Render, problem_of, send_problem
 from ._rules import Rules
-from ._shared import GRANTS, Headers, Shared
 from ._types import Message, Receive, Scope, Send
 
 _INTERNAL: Final = 500
@@ -39,6 +43,55 @@ _SLOW: Final = 0.02
 _PIECE: Final = 65_536
 # Closing a connection on which bytes still arrive resets it, and the client may lose the answer with it.
 _LINGER: Final = 2.0
+
+
+Headers = Sequence[tuple[bytes, bytes]]
+Record = Callable[[Any], None]
+"""A method of a recorder."""
+
+GRANTS: Final = frozenset(
+    {b"access-control-allow-origin", b"access-control-allow-credentials", b"access-control-expose-headers"}
+)
+
+
+class Shared:
+    """What all exchanges of one kernel have in common: of each part, what is asked of it in mid-exchange.
+
+    Attributes:
+        identifies: Whether a response has its request's id.
+        added: Headers of each response that does not set them itself, with names in lower case.
+        owned: The names of all headers that the application may not set beside these.
+        process: Holds whether the service drains, which responses say then.
+        is_bounded: Whether clients have limits of size and pace.
+        room: The size up to which a response is sent without a timer.
+        answered: Called at the last byte of each response.
+        opened: Called as a WebSocket is accepted.
+    """
+
+    clock: Clock
+    render: Render | None
+    identifies: bool
+    added: Headers
+    owned: frozenset[bytes]
+    has_cors: bool
+    process: Lifecycle | None
+    is_bounded: bool
+    room: float
+    requests: RunningRequests | None
+    answered: Sequence[Record]
+    opened: Sequence[Record]
+    observe: Observer
+
+    def tell(self, records: Iterable[Record], exchange: Exchange) -> None:
+        """Call recorders; what one raises reaches neither the request nor the others."""
+        for record in records:
+            try:
+                record(exchange)
+            except Exception as error:  # noqa: BLE001 - foreign code
+                self.blame(record, error)
+
+    def blame(self, record: Record, error: Exception) -> None:
+        self.observe(ListenerFailed(getattr(record, "__qualname__", "recorder"), repr(error)))
 
 
 class HttpExchange(Slotted, Exchange):
@@ -66,6 +119,7 @@ class HttpExchange(Slotted, Exchange):
     )
     # fmt: on
 
+    is_socket: Literal[False] = False
     cancels: bool = False
     is_watched: bool = True
     _is_shut: bool = False
@@ -180,6 +234,11 @@ class HttpExchange(Slotted, Exchange):
             except Exception as error:  # noqa: BLE001 - a recorder is foreign code
                 shared.blame(record, error)
 
+    def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
+        if not self.is_complete:
+            self.end_response()
+        super().settle(error, types, was_cancelled=was_cancelled)
+
     def _dress(self, message: Message) -> Message:
         shared = self.shared
         given = self._response_headers = message.get("headers", ())
@@ -249,7 +308,7 @@ class HttpExchange(Slotted, Exchange):
 
     async def _send_in_time(self, message: Message) -> None:
         if not self._is_gone:
-            with anyio.move_on_after(self.rules.limits_of(self._scope).write_timeout):
+            with anyio.move_on_after(self.rules.limits.write_timeout):
                 await self.emit(message)
                 return
             self._is_gone, self.is_plain = True, False
@@ -356,7 +415,7 @@ class HttpExchange(Slotted, Exchange):
         kind = message["type"]
         if kind == "http.request":
             received = self.request_bytes = self.request_bytes + len(message.get("body", b""))
-            if received > self.rules.max_body and received > self.rules.limits_of(self._scope).max_body_bytes:
+            if received > self.rules.limits.max_body_bytes:
                 return await self._refuse(BodyTooLargeError("transfer"))
         elif kind == "http.disconnect" and not self._is_refused:
             self.leave()
@@ -394,9 +453,8 @@ class HttpExchange(Slotted, Exchange):
         return self.request_bytes > 0 or may_have_body(self.headers, self.http_version)
 
     def _next_due(self, now: float) -> float:
-        return self.rules.limits_of(self._scope).next_chunk_due(
-            now, received=self.request_bytes, waited=self._waited
-        )
+        limits = self.rules.limits
+        return limits.next_chunk_due(now, received=self.request_bytes, waited=self._waited)
 
     async def _refuse(self, error: BodyTooLargeError | BodyTooSlowError) -> Message:
         self._shut()

@@ -27,13 +27,13 @@ from ..telemetry.exchange import ErrorTypes, NullRecorder, Recorder, tells_of_di
 from ..telemetry.tracing import Tracing
 from ._concurrency import Shedding
 from ._cors import CorsRules
-from ._exchange import HttpExchange
+from ._exchange import GRANTS, Headers, HttpExchange, Record, Shared
 from ._problem import Render, problem_of, request_of, send_problem
 from ._ratelimit import RatePlan, Verdict
 from ._route import RouteReader, local_path
-from ._rules import RouteTable, Rules
+from ._rules import UNBOUNDED, RouteTable, Rules
 from ._secret import Secret, knows
-from ._shared import GRANTS, Headers, Record, Shared
+from ._settings import check_options
 from ._types import ASGIApp, Receive, Scope, Send
 from ._websocket import SERVICE_RESTART, TRY_AGAIN_LATER, WebSocketExchange
 
@@ -52,7 +52,8 @@ _TRAFFIC: Final = {b"synthetic": "synthetic", b"load": "load"}
 # A field line costs two bytes for ": " and two for its line end, and a parser's bookkeeping on top of that:
 # RFC 7541 (section 4.1) counts 32 bytes a field, so a flood of empty fields is not free.
 _FIELD_OVERHEAD: Final = 32
-_LONGEST_LENGTH: Final = 18
+# A longer one is too large before it is even a number: 2**64 has 20 digits.
+_LONGEST_LENGTH: Final = 20
 _ASKS_FOR_TIME: Final = frozenset({b"x-request-timeout", b"grpc-timeout"})
 _PREFLIGHT: Final = b"access-control-request-method"
 # The headers that some part asks for.
@@ -71,12 +72,20 @@ _trace_of = re.compile(
 ).fullmatch
 # No more than this goes into headers, log lines and problems: it stops log injection.
 _is_id = re.compile(rb"[A-Za-z0-9._-]{8,64}").fullmatch
+_Either = HttpExchange | WebSocketExchange
+_EXCHANGES: Final[Mapping[str, type[_Either]]] = {"http": HttpExchange, "websocket": WebSocketExchange}
 
 
 class Kernel(Shared):
     """An ASGI application around another one. Each option is one part's; without it the part is absent.
 
-    What each option is stands in the documentation of its middleware.
+    What each option is stands in the documentation of its middleware, and here what many have.
+
+    Args:
+        app: The application to wrap.
+        render: Another shape of problem, for APIs that have one.
+        observer: Receives events, functions that raised among them. It may raise.
+        clock: Monotonic seconds; it must be the clock of the request contexts.
 
     Attributes:
         doors: What is answered before the application, by path.
@@ -96,7 +105,7 @@ class Kernel(Shared):
         route_of: RouteOf | None = None,
         quiet: Collection[str] = (),
         traffic_key: Secret = "",
-        response_headers: Headers = (),
+        response_headers: Collection[tuple[str, str]] = (),
         cors: CorsRules | None = None,
         answers: bool = False,
         lifecycle: Lifecycle | None = None,
@@ -106,17 +115,23 @@ class Kernel(Shared):
         rules: Rules | None = None,
         routes: RouteTable | None = None,
     ) -> None:
+        check_options(
+            type(self).__name__, app=app, clock=clock, render=render, observer=observer, resetters=resetters,
+            route_of=route_of, quiet=quiet, traffic_key=traffic_key,
+        )  # fmt: skip
         is_recorded = recorders is not None
         recorders, rules = recorders or (), rules or Rules()
         self.clock = clock
         self.render = render
         self.identifies: bool = ids is not None
-        self.added: Headers = tuple(response_headers)
+        self.added: Headers = [
+            (name.lower().encode("ascii"), value.encode("latin-1")) for name, value in response_headers
+        ]
         self.has_cors: bool = cors is not None
-        owned = {name for name, _ in response_headers} | ({b"x-request-id"} if ids else set[bytes]())
+        owned = {name for name, _ in self.added} | ({b"x-request-id"} if ids else set[bytes]())
         self.owned: frozenset[bytes] = frozenset(owned | GRANTS if self.has_cors else owned)
         self.process = lifecycle
-        self.is_bounded: bool = rules.limits is not None
+        self.is_bounded: bool = rules.limits is not UNBOUNDED
         self.room: float = _ROOM if self.is_bounded else math.inf
         self.requests = running
         self.answered: Sequence[Record] = _wanted(recorders, "answered")
@@ -128,7 +143,6 @@ class Kernel(Shared):
         self._all_resetters = self._resetters if tracing is None else (tracing.fresh_context, *resetters)
         # Mostly there is nothing, and to know that is cheaper than to begin a new context.
         self._leftover: Callable[[], object] = tuple if tracing is None else tracing.leftover
-        self._is_new = False
         self._is_recorded = is_recorded
         self._begin, self._end = _wanted(recorders, "begin"), _wanted(recorders, "end")
         self._connect, self._closed = _wanted(recorders, "connect"), _wanted(recorders, "closed")
@@ -143,19 +157,18 @@ class Kernel(Shared):
         self._rules = rules
         self._find = None if routes is None else routes.find
         self._shedding = shedding
-        self._reads = any(
-            part is not None for part in (ids, rules.limits, running, cors, traffic_key or None)
+        self._reads = self.is_bounded or any(
+            part is not None for part in (ids, running, cors, traffic_key or None)
         )
         # Who binds a context for itself, if none is there.
         self._binds = is_recorded or running is not None
-        self._has_sockets = self._binds or any(part is not None for part in (ids, rules.rates, shedding))
+        has_sockets = self._binds or any(part is not None for part in (ids, rules.rates, shedding))
+        self._served: Collection[str] = _EXCHANGES if has_sockets else ("http",)
 
     async def __call__(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one straight line: a call more costs each request
         self, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if self._is_new:
-            self._begin_life(scope)
-        if scope["type"] != "http":
+        if scope["type"] not in self._served:
             await self._serve_other(scope, receive, send)
             return
         # Its headers, once for all parts.
@@ -172,11 +185,13 @@ class Kernel(Shared):
         path = scope["path"]
         if root_path := scope.get("root_path"):
             path = local_path(path, root_path)
-        rules = self._rules if self._find is None else self._find(scope["method"], path)
-        exchange = HttpExchange(self, rules, request, scope, receive, send)
-        error: Exception | None = None
-        was_cancelled = False
+        rules = self._rules if self._find is None else self._find(scope.get("method", "GET"), path)
+        exchange: _Either = _EXCHANGES[scope["type"]](self, rules, request, scope, receive, send)
+        raised: BaseException | None = None
         try:
+            if exchange.is_socket is True:  # Type checkers follow this.
+                await self._serve_socket(exchange, scope, fields)
+                return
             # What is seen.
             if self._is_recorded:
                 if path in self._quiet:
@@ -197,18 +212,14 @@ class Kernel(Shared):
                 return
             # What is too large.
             if self.is_bounded:
-                length = fields.get(b"content-length")
-                if (
-                    size > rules.max_headers
-                    or (
-                        length is not None
-                        and (
-                            not length.isdigit()
-                            or len(length) > _LONGEST_LENGTH
-                            or int(length) > rules.max_body
-                        )
-                    )
-                ) and await self._is_too_large(exchange, scope, size=size, length=length):
+                length, limits = fields.get(b"content-length"), rules.limits
+                if size > limits.max_header_bytes or (
+                    # One that is no number is the server's business.
+                    length is not None
+                    and length.isdigit()
+                    and (len(length) > _LONGEST_LENGTH or int(length) > limits.max_body_bytes)
+                ):
+                    await self._refuse_size(exchange, scope, size)
                     return
             # Rates.
             rates = rules.rates
@@ -224,56 +235,54 @@ class Kernel(Shared):
             if running is None:
                 await self._admit(exchange, scope)
                 return
-            limit = rules.seconds
-            if limit >= 0.0 and not running.is_closed and _ASKS_FOR_TIME.isdisjoint(fields):
-                request.limit = limit
+            if not running.is_closed and _ASKS_FOR_TIME.isdisjoint(fields):
+                request.limit = limit = rules.timeout
                 request.deadline = request.started + limit
             elif await self._is_late(exchange, scope, running):
                 return
-            if rules.cancels is not False and (rules.cancels is True or rules.cancels(scope)):
+            if rules.cancels:
                 exchange.cancels = True
             await running.run(exchange, self._admit(exchange, scope))
-        except Exception as raised:
-            if exchange.has_cut_off and tells_of_disconnect(raised):
+        except Exception as crash:
+            if exchange.has_cut_off and tells_of_disconnect(crash):
                 # The application's reaction to the disconnect is of no use; a crash is recorded all the same.
                 return
-            if self._answers and await self._answer_for(exchange, scope, raised):
+            if self._answers and await self._answer_for(exchange, scope, crash):
                 return
-            error = raised
+            raised = crash
             raise
-        except BaseException:
-            was_cancelled = True
+        except BaseException as cancellation:
+            raised = cancellation
             raise
         finally:
             if self._is_recorded:
-                if not exchange.is_complete:
-                    exchange.end_response()
                 exchange.route = request.route or self._route(scope, request, path)
                 if (
                     not (exchange.is_plain and exchange.is_complete)
-                    or error is not None
-                    or was_cancelled
+                    or raised is not None
                     or request.error_type
                     or exchange.status >= _SERVER_ERROR
                 ):
-                    exchange.settle(error, self._error_types, was_cancelled=was_cancelled)
-                for record in self._end:
+                    error = raised if isinstance(raised, Exception) else None
+                    exchange.settle(error, self._error_types, was_cancelled=raised is not error)
+                for record in self._closed if exchange.is_socket else self._end:
                     try:
                         record(exchange)
                     except Exception as failure:  # noqa: BLE001 - as above
                         self.blame(record, failure)
                 # The error's traceback holds this frame: without this, the two would keep each other alive.
-                exchange.error = None
-            error = None
+                exchange.error = error = None
+            raised = None
             if token is not None:
                 CURRENT.reset(token)
-            for put_back in undo:
-                put_back()
-            if not undo and self._leftover():
+            if undo:
+                for put_back in undo:
+                    put_back()
+            elif self._leftover():
                 self._reset()
 
-    def _begin_life(self, scope: Scope) -> None:
-        """Take note of the first connection."""
+    async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
 
     # Identity.
 
@@ -334,7 +343,7 @@ class Kernel(Shared):
             self.observe(ListenerFailed("route_of", repr(error)))
             return _UNMATCHED
 
-    async def _answer_for(self, exchange: HttpExchange, scope: Scope, error: Exception) -> bool:
+    async def _answer_for(self, exchange: _Either, scope: Scope, error: Exception) -> bool:
         """Answer for an application that raised; return whether that is the end of it, and no crash."""
         if exchange.has_begun:
             return False
@@ -366,28 +375,18 @@ class Kernel(Shared):
         exchange.fields = (*exchange.fields, *fields)
         await send_problem(scope, exchange.emit, problem, render=self.render)
 
-    async def _is_too_large(
-        self, exchange: HttpExchange, scope: Scope, *, size: int, length: bytes | None
-    ) -> bool:
-        limits = exchange.rules.limits_of(scope)
-        has_large_headers = size > limits.max_header_bytes
-        if not has_large_headers and (length is None or limits.allows_length(length)):
-            return False
+    async def _refuse_size(self, exchange: HttpExchange, scope: Scope, size: int) -> None:
         exchange.request.route = _PREROUTING
-        if has_large_headers:
+        if size > exchange.rules.limits.max_header_bytes:
             problem = problem_of(HeadersTooLargeError("transfer"))
             await send_problem(scope, exchange.emit, problem, render=self.render)
         else:
             await exchange.refuse_unread()
-        return True
 
     async def _is_late(self, exchange: HttpExchange, scope: Scope, running: RunningRequests) -> bool:
         request = exchange.request
         asked = asked_timeout(exchange.headers)
-        timeout = exchange.rules.timeout
-        limit = timeout(scope) if callable(timeout) else timeout
-        if limit is not None:
-            request.limit = limit
+        request.limit = exchange.rules.timeout
         seconds = min(asked, request.limit)
         request.asked, request.deadline = asked, request.started + seconds
         # What the outer parts took counts too, but only a caller can give so little that it matters.
@@ -404,7 +403,7 @@ class Kernel(Shared):
         return True
 
     async def _admit(  # noqa: C901, PLR0912, PLR0915 - see `__call__`
-        self, exchange: HttpExchange | WebSocketExchange, scope: Scope
+        self, exchange: _Either, scope: Scope
     ) -> None:
         """Run the application, once there is room for it."""
         shedding = self._shedding
@@ -443,50 +442,16 @@ class Kernel(Shared):
             if exchange.is_held:
                 exchange.land()
 
-    # What is no HTTP request.
-
-    async def _serve_other(  # noqa: C901, PLR0915 - see `__call__`
-        self, scope: Scope, receive: Receive, send: Send
+    async def _serve_socket(
+        self, socket: WebSocketExchange, scope: Scope, fields: Mapping[bytes, bytes]
     ) -> None:
-        if scope["type"] != "websocket" or not self._has_sockets:
-            await self._app(scope, receive, send)
-            return
-        undo = self._reset() if self._resetters or self._leftover() else ()
-        fields = dict(scope["headers"])
-        request, token = self._identify(scope, fields)
-        path = local_path(scope.get("path", ""), request.root_path)
-        rules = self._rules if self._find is None else self._find("GET", path)
-        socket = WebSocketExchange(self, rules, request, scope, receive, send)
-        error: Exception | None = None
-        was_cancelled = True
+        """Serve a WebSocket through the parts that it has."""
         if self._is_recorded:
-            if path in self._quiet:
-                socket.quiet = True
+            socket.quiet = local_path(socket.path, socket.request.root_path) in self._quiet
             if self._traffic_key:
                 socket.traffic = self._traffic(fields)
             self.tell(self._connect, socket)
-        try:
-            await self._serve_socket(socket, scope)
-            was_cancelled = False
-        except Exception as raised:
-            error, was_cancelled = raised, False
-            raise
-        finally:
-            if self._is_recorded:
-                socket.seconds = self.clock() - request.started
-                socket.route = request.route or self._route(scope, request, path)
-                socket.settle(error, self._error_types, was_cancelled=was_cancelled)
-                self.tell(self._closed, socket)
-            error = socket.error = None
-            if token is not None:
-                CURRENT.reset(token)
-            for put_back in undo:
-                put_back()
-            if not undo and self._leftover():
-                self._reset()
-
-    async def _serve_socket(self, socket: WebSocketExchange, scope: Scope) -> None:
-        request, rates, timeout = socket.request, socket.rules.rates, socket.rules.timeout
+        request, rates, limit = socket.request, socket.rules.rates, socket.rules.timeout
         if rates is not None:
             verdict = await rates.judge(scope, request)
             if verdict is not None and not verdict.decision.allowed:
@@ -501,22 +466,9 @@ class Kernel(Shared):
             request.route, request.error_type = _PREROUTING, "draining"
             await socket.emit({"type": "websocket.close", "code": SERVICE_RESTART})
             return
-        limit = timeout(scope) if callable(timeout) else timeout
-        if limit is not None:
-            request.limit = socket.handshake_limit = limit
-            request.deadline = request.started + limit
+        request.limit = socket.handshake_limit = limit
+        request.deadline = request.started + limit
         await running.run(socket, self._admit(socket, scope))
-
-
-class Doors(Kernel):
-    """A kernel that answers at some paths, and hands on all else untouched."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_http = scope["type"] == "http"
-        if is_http and local_path(scope["path"], scope.get("root_path", "")) in self.doors:
-            await super().__call__(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
 
 
 def _wanted(recorders: Sequence[Recorder], moment: str) -> tuple[Record, ...]:

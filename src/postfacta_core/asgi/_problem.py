@@ -47,16 +47,14 @@ None means RFC 9457, and so does an exception: an answer is due in any case.
 _UNAVAILABLE: Final = Problem(
     status=503, code="unavailable", title="Unavailable", detail="Try again soon", error_type="unavailable"
 )
-_UNKNOWN: Final = Problem(
-    status=503,
-    code="outcome-unknown",
-    title="The outcome is unknown",
-    detail="The change may or may not have been made: look, or repeat it with the same Idempotency-Key",
-    error_type="database_unavailable",
-)
 _LESS_OFTEN: Final = "Try again after the time in Retry-After, and less often"
 _MAY_HAVE_BEGUN: Final = "The work may have begun"
 # fmt: off
+_UNKNOWN: Final = replace(
+    _UNAVAILABLE, code="outcome-unknown", title="The outcome is unknown", error_type="database_unavailable",
+    detail="The change may or may not have been made: look, or repeat it with the same Idempotency-Key")
+_INTERNAL: Final = Problem(
+    status=500, code="internal", title="Internal Server Error", detail="It was logged with this request's id")
 _KNOWN: Final[dict[type[errors.ResilienceError], Problem]] = {
     errors.HeadersTooLargeError: Problem(
         status=431, code="headers-too-large", title="The request headers are too large", detail="Send fewer of them"),
@@ -100,12 +98,6 @@ PROBLEMS: Final[Mapping[type[errors.ResilienceError], Problem]] = MappingProxyTy
 _STATUSES: Final = frozenset(HTTPStatus)
 # RFC 9110 renamed these; Python knows the new phrases from 3.13 on.
 _PHRASES: Final = {413: "Content Too Large", 422: "Unprocessable Content"}
-_INTERNAL: Final = Problem(
-    status=500,
-    code="internal",
-    title="Internal Server Error",
-    detail="It was logged with this request's id",
-)
 
 
 def problem_of(error: BaseException) -> Problem:

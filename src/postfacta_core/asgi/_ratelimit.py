@@ -14,31 +14,26 @@ from ..context import RequestContext
 from ..errors import RateLimitExceededError
 from ..events import ListenerFailed, Mode, Observer
 from ..limits._address import TrustedProxies, client_address, site_of
-from ..limits._rates import Decision, Rate, StoreFailure, strictest
+from ..limits._rates import Decision, StoreFailure, strictest
 from ..limits.rate import Charge, HitPlan, RateLimiter, Rates, hit_all, parse_rates
 from ..validation import validation
 from ._problem import Problem, problem_of
-from ._settings import settings
+from ._settings import check_options
 from ._types import Scope
 
-Scopes = Literal["client", "site", "global", "principal", "route"]
-Key = Callable[[Scope], str | None]
-"""Returns the key that a request is counted for, or None if there is none."""
-
-_SCOPES: Final[dict[str, Scopes]] = {scope: scope for scope in get_args(Scopes)}
+Scopes = Literal["client", "site", "global"]
 Fields = tuple[tuple[bytes, bytes], ...]
 T = TypeVar("T")
 
 # What the keys of a request are, in this order; others are asked of functions.
-_KEYS: Final = ("client", "site", "global")
+_KEYS: Final[tuple[Scopes, ...]] = get_args(Scopes)
 _SITE: Final = 1
 # The key of requests whose own key is unknown.
 _NOBODY: Final = "?"
-_UNMATCHED: Final = "_unmatched"
 # Of the wait, and one second at least: the field has whole seconds.
 _JITTER: Final = 0.1
 
-_with_scope = re.compile(r"(.*\S)\s+per\s+([a-z]+)", re.IGNORECASE | re.DOTALL).fullmatch
+_with_scope = re.compile(rf"(.*\S)\s+per\s+({'|'.join(_KEYS)})", re.IGNORECASE | re.DOTALL).fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +42,8 @@ class RateLimit:
 
     Attributes:
         rate: Such as `100/minute`, or `10/second;1000/hour`.
-        per: The key of each budget: each `client` address, each `site` (an IPv6 /48; an IPv4 client has none), each
-            `principal`, each `route`, all together (`global`), or what a function returns for a scope; there None
-            means that this limit does not apply.
+        per: The key of each budget: each `client` address, each `site` (an IPv6 /48; an IPv4 client has none), all
+            together (`global`), or what a function returns for a scope; there None means that this limit does not apply.
         name: Names it in metrics and in the RateLimit fields; by default what it is per.
         cost: What a request costs, or a function that returns it for a scope.
         applies_to: Returns whether it applies to a scope; by default to all.
@@ -59,7 +53,7 @@ class RateLimit:
 
     rate: Rates
     _: KW_ONLY
-    per: Scopes | Key = "client"
+    per: Scopes | Callable[[Scope], str | None] = "client"
     name: str = ""
     cost: int | Callable[[Scope], int] = 1
     applies_to: Callable[[Scope], bool] | None = None
@@ -68,22 +62,15 @@ class RateLimit:
 
     def __post_init__(self) -> None:
         parse_rates(self.rate, field="RateLimit.rate")
-        per = cast("object", self.per)
-        if not callable(per) and (not isinstance(per, str) or per not in _SCOPES):
-            known = ", ".join(map(repr, _SCOPES))
-            validation.refuse(
-                "RateLimit.per",
-                self.per,
-                f"one of {known} or a function of the scope",
-                example="per='client'",
-            )
+        if not callable(self.per):
+            validation.one_of("RateLimit.per", self.per, _KEYS)
         if self.name or callable(self.per):
             validation.name("RateLimit.name", self.name, example="name='tenant'")
         if not callable(self.cost):
             validation.whole(
                 "RateLimit.cost", self.cost, at_least=0, example="cost=1, or a function of the scope"
             )
-        settings.function_or_none("RateLimit.applies_to", self.applies_to)
+        check_options("RateLimit", applies_to=self.applies_to)
         failure = validation.choice("RateLimit.on_store_failure", self.on_store_failure, StoreFailure)
         object.__setattr__(self, "on_store_failure", failure)
         object.__setattr__(self, "mode", validation.choice("RateLimit.mode", self.mode, Mode))
@@ -96,11 +83,10 @@ def parse_rate_limit(text: str, *, field: str = "rate limit") -> RateLimit:
         ValueError: If it cannot be read.
     """
     found = _with_scope(text)
-    per = _SCOPES.get(found[2].lower()) if found is not None else None
     try:
-        return RateLimit(text) if found is None or per is None else RateLimit(found[1], per=per)
+        return RateLimit(found[1], per=cast("Scopes", found[2].lower())) if found else RateLimit(text)
     except ValueError as error:
-        rule = f"a rate, and what it is per: {', '.join(_SCOPES)}"
+        rule = f"a rate, and what it is per: {', '.join(_KEYS)}"
         msg = f"{field} must be {rule}, not {text!r}; for example '100/minute per client'"
         raise ValueError(msg) from error
 
@@ -133,14 +119,11 @@ def name_of(limit: RateLimit) -> str:
 
 
 class RatePlan:
-    """The limits of some routes, and how their requests are judged; `always` is whether answers have the fields."""
+    """The limits of some routes, and how their requests are judged."""
 
-    def __init__(
-        self, rules: Sequence[LimitRule], *, proxies: TrustedProxies, always: bool, luck: Luck
-    ) -> None:
+    def __init__(self, rules: Sequence[LimitRule], *, proxies: TrustedProxies, luck: Luck) -> None:
         self._rules = rules
         self._proxies = proxies
-        self._always = always
         self._luck = luck
         self._by_address = _Fast.of([rule for rule in rules if rule.key != _SITE])
         self._by_site = _Fast.of(rules) if any(rule.key == _SITE for rule in rules) else self._by_address
@@ -148,7 +131,7 @@ class RatePlan:
     def only(self, limits: Sequence[RateLimit | str]) -> RatePlan:
         names = {name_of(each) for each in check_rate_limits("rate_limits", limits)}
         some = [rule for rule in self._rules if rule.limiter.name in names]
-        return RatePlan(some, proxies=self._proxies, always=self._always, luck=self._luck)
+        return RatePlan(some, proxies=self._proxies, luck=self._luck)
 
     async def judge(self, scope: Scope, request: RequestContext) -> Verdict | None:
         """Spend what a request costs; None if nothing limits it. Its client is known from then on."""
@@ -164,7 +147,7 @@ class RatePlan:
         if not asked:
             return None
         decisions = await hit_all([charge for _, charge in asked])
-        told = [(rule, one) for (rule, _), one in zip(asked, decisions, strict=True) if rule.is_told]
+        told = [(rule, one) for (rule, _), one in zip(asked, decisions, strict=True) if rule.limiter.enforces]
         if not told:
             return None
         strict = strictest([decision for _, decision in told])
@@ -174,8 +157,7 @@ class RatePlan:
 
     def told(self, verdict: Verdict) -> Fields:
         """Return the RateLimit fields of an answer to a request that may pass."""
-        is_told = self._always and verdict.rule.limiter.enforces
-        return verdict.fields(verdict.decision.reset_after) if is_told else ()
+        return verdict.fields(verdict.decision.reset_after) if verdict.rule.limiter.enforces else ()
 
     def refusal(self, verdict: Verdict, request: RequestContext) -> tuple[Problem, Fields]:
         rule, decision, _ = verdict
@@ -207,33 +189,23 @@ class _Fast(NamedTuple):
 class LimitRule:
     """A limit as it is asked: `policy` is its part of the field, `key` is which of `_KEYS` it has, if no function says so."""
 
-    __slots__ = ("_items", "_observe", "_rule", "_tell", "cost", "key", "limiter", "policy")
+    __slots__ = ("_items", "_observe", "_rule", "cost", "key", "limiter", "policy")
 
-    def __init__(self, rule: RateLimit, limiter: RateLimiter, *, tell: Key | None, observe: Observer) -> None:
+    def __init__(self, rule: RateLimit, limiter: RateLimiter, observe: Observer) -> None:
         self.limiter: RateLimiter = limiter
         self.cost: int = 1 if callable(rule.cost) else rule.cost
         has_functions = callable(rule.cost) or rule.applies_to is not None
-        is_known = rule.per in _KEYS and not has_functions and limiter.store is None
-        self.key: int | None = _KEYS.index(str(rule.per)) if is_known else None
+        is_known = not callable(rule.per) and not has_functions and limiter.store is None
+        self.key: int | None = _KEYS.index(cast("Scopes", rule.per)) if is_known else None
         self._rule = rule
-        self._tell = tell
         self._observe = observe
-        alone = len(limiter.rates) == 1
+        windows = {(rate.amount, rate.period): math.ceil(rate.period) for rate in limiter.rates}
         self._items = {
-            (rate.amount, rate.period): f'"{limiter.name}"'
-            if alone
-            else f'"{limiter.name}-{_seconds(rate)}s"'
-            for rate in limiter.rates
+            rate: f'"{limiter.name}-{window}s"' if len(windows) > 1 else f'"{limiter.name}"'
+            for rate, window in windows.items()
         }
-        self.policy: bytes = ", ".join(
-            f"{self._items[rate.amount, rate.period]};q={rate.amount};w={_seconds(rate)}"
-            for rate in limiter.rates
-        ).encode("ascii")
-
-    @property
-    def is_told(self) -> bool:
-        """Whether its headers are sent: not while it is in shadow."""
-        return self.limiter.enforces
+        policy = ", ".join(f"{self._items[rate]};q={rate[0]};w={window}" for rate, window in windows.items())
+        self.policy: bytes = policy.encode("ascii")
 
     def item(self, decision: Decision) -> str:
         # It has none of them if it was off when that was decided.
@@ -246,35 +218,15 @@ class LimitRule:
             return None
         if rule.applies_to is not None and not self._safely(rule.applies_to, scope, default=True):
             return None
-        key = self._key(scope, client)
+        key: str | None = ""
+        if callable(rule.per):
+            key = self._safely(rule.per, scope, default=cast("str | None", _NOBODY))
+        elif rule.per != "global":
+            key = client if rule.per == "client" else site_of(client)
         if key is None:
             return None
         cost = self._safely(partial(_cost, rule.cost), scope, default=1) if callable(rule.cost) else rule.cost
-        return self.limiter.charge(key, cost)
-
-    def _key(self, scope: Scope, client: str) -> str | None:
-        per = self._rule.per
-        if per == "client":
-            return client
-        if per == "global":
-            return ""
-        if per == "site":
-            return site_of(client)
-        nobody: str | None = _NOBODY
-        return self._safely(partial(self._foreign_key, client), scope, default=nobody)
-
-    def _foreign_key(self, client: str, scope: Scope) -> str | None:
-        if self._tell is None:
-            raise AssertionError("a limit of this kind has a function")
-        key: object = self._tell(scope)
-        match self._rule.per:
-            case "principal":
-                # Marked, so that no principal has the name of an address.
-                return client if key is None else f"={key}"
-            case "route":
-                return _UNMATCHED if key is None else str(key)
-            case _:
-                return None if key is None else str(key)
+        return self.limiter.charge(str(key), cost)
 
     def _safely(self, function: Callable[[Scope], T], scope: Scope, *, default: T) -> T:
         try:
@@ -300,25 +252,5 @@ class Verdict(NamedTuple):
 _new: Final[Callable[[type[Verdict], tuple[object, ...]], Verdict]] = vars(tuple)["__new__"]
 
 
-def teller(rule: RateLimit, principal_of: Key | None, route_of: Key | None) -> Key | None:
-    """Return the function for the key, for a limit that needs one."""
-    if callable(rule.per):
-        return rule.per
-    if rule.per in _KEYS:
-        return None
-    tell = principal_of if rule.per == "principal" else route_of
-    if tell is None:
-        msg = (
-            f"a limit per {rule.per} comes before the application: pass a function that gets it from a scope,"
-            f" {rule.per}_of=..., or limit per client or per a function"
-        )
-        raise ValueError(msg)
-    return tell
-
-
 def _cost(tell: Callable[[Scope], int], scope: Scope) -> int:
     return max(0, int(tell(scope)))
-
-
-def _seconds(rate: Rate) -> int:
-    return math.ceil(rate.period)

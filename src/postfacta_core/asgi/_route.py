@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 from ..context import current_request
 from ._types import Scope
@@ -32,27 +32,30 @@ def shadowed(app: object, paths: Collection[str], *, prefix: str = "") -> list[s
     A mount counts if it stands at such a path, and not if it stands above it. At the prefix it alone counts: what is
     below the prefix is answered before the application, and the prefix itself is not.
     """
-    for _ in range(_MAX_LAYERS):
-        routes: object = getattr(app, "routes", None)
+    for layer in _layers(app):
+        routes: object = getattr(layer, "routes", None)
         if isinstance(routes, Iterable):
             found = [
                 (getattr(it, "path", None), hasattr(it, "routes")) for it in cast("Iterable[object]", routes)
             ]
             own = {path for path, is_mount in found if path != prefix or is_mount}
             return [path for path in paths if path in own]
-        # Middleware in pure ASGI calls what it wraps so, as a rule.
-        app = getattr(app, "app", None)
     return []
 
 
 def note_routes(app: object) -> None:
     """Make Django, Quart or Falcon, or one inside of other layers, note each request's route in its context."""
-    for _ in range(_MAX_LAYERS):
-        for kind in type(app).__mro__:
+    for layer in _layers(app):
+        for kind in type(layer).__mro__:
             if (prepare := _PREPARATIONS.get(f"{kind.__module__}.{kind.__qualname__}")) is not None:
-                prepare(app)
+                prepare(layer)
                 break
-        # Django's handler of static files calls what it wraps so.
+
+
+def _layers(app: object) -> Iterator[object]:
+    """Yield an application and what it wraps: middleware calls that `app` as a rule, Django's for static files not."""
+    for _ in range(_MAX_LAYERS):
+        yield app
         app = getattr(app, "app", None) or getattr(app, "application", None)
 
 
@@ -77,19 +80,13 @@ def _prepare_django(handler: Any) -> None:
 def _prepare_quart(app: object) -> None:
     signals = sys.modules["quart.signals"]
     # Connected again, they stay connected once.
-    signals.request_started.connect(_note_quarts_request, app)
-    signals.websocket_started.connect(_note_quarts_websocket, app)
+    signals.request_started.connect(_note_rule, app)
+    signals.websocket_started.connect(_note_rule, app)
 
 
-async def _note_quarts_request(app: object) -> None:
-    _note_rule(sys.modules["quart"].request)
-
-
-async def _note_quarts_websocket(app: object) -> None:
-    _note_rule(sys.modules["quart"].websocket)
-
-
-def _note_rule(connection: Any) -> None:
+async def _note_rule(app: object) -> None:
+    quart = sys.modules["quart"]
+    connection: Any = quart.request if quart.has_request_context() else quart.websocket
     if connection.url_rule is not None:
         _note(connection.url_rule.rule)
 
@@ -114,11 +111,8 @@ _PREPARATIONS: Final[Mapping[str, Callable[[Any], None]]] = {
 }
 
 
-class _Place(NamedTuple):
-    """The place of a route: the templates of the mounts around it, and its whole template."""
-
-    mounts: str
-    template: str
+_Place = tuple[str, str]
+"""The place of a route: the templates of the mounts around it, and its whole template."""
 
 
 class RouteReader:
@@ -172,7 +166,7 @@ class RouteReader:
             known = (wanted, list(_places(wanted, routes, "", depth=0)))
             if len(self._known) < _MAX_KNOWN:
                 self._known[id(wanted)] = known
-        fitting = [place.template for place in known[1] if _fits(place.mounts, growth)]
+        fitting = [template for mounts, template in known[1] if _fits(mounts, growth)]
         # One function may serve two routes: then it is not known which of them it was.
         return fitting[0] if len(fitting) == 1 else None
 
@@ -221,7 +215,7 @@ def _places(wanted: object, routes: Sequence[Any], mounts: str, *, depth: int) -
         if route is wanted or (
             not inner and wanted in (getattr(route, "endpoint", None), getattr(route, "app", None))
         ):
-            yield _Place(inside if _is_mount(route) else mounts, mounts + template)
+            yield inside if _is_mount(route) else mounts, mounts + template
         elif inner and depth < 10:  # noqa: PLR2004 - deep enough, and no circle
             yield from _places(wanted, inner, inside, depth=depth + 1)
 

@@ -4,57 +4,37 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from ..deadlines._transfer import TransferLimits
 from ..limits._overload import Priority
 from ..validation import validation
 from ._ratelimit import RatePlan
-from ._types import Scope
 
-Timeout = float | None | Callable[[Scope], float | None]
-"""Seconds for a request, None for any number of them, or a function that returns them for a scope."""
-
+UNBOUNDED: Final = TransferLimits(max_header_bytes=sys.maxsize, max_body_bytes=sys.maxsize)
 _route_of = re.compile(r"(?:([A-Z]+) )?(/\S*)").fullmatch
 _slashes = re.compile("/{2,}").sub
 _PARAMETER: Final = re.compile(r"\{[^{}:]+(:[a-z]+)?\}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rules:
-    """What the requests of some routes are given; -1 is what a function of the scope has to be asked for."""
+    """What the requests of some routes are given."""
 
-    __slots__ = (
-        "cancels", "limits", "max_body", "max_headers", "priority", "rates", "seconds", "stream_timeout", "timeout",
-    )  # fmt: skip
+    limits: TransferLimits = UNBOUNDED
+    timeout: float = math.inf
+    stream_timeout: float = math.inf
+    cancels: bool = False
+    priority: Priority = Priority.CRITICAL
+    rates: RatePlan | None = None
 
-    def __init__(
-        self,
-        *,
-        limits: TransferLimits | Callable[[Scope], TransferLimits] | None = None,
-        timeout: Timeout = None,
-        stream_timeout: float | None = None,
-        cancels: bool | Callable[[Scope], bool] = False,
-        priority: Priority = Priority.CRITICAL,
-        rates: RatePlan | None = None,
-    ) -> None:
-        self.limits: TransferLimits | Callable[[Scope], TransferLimits] | None = limits
-        self.timeout: Timeout = timeout
-        self.stream_timeout: float = math.inf if stream_timeout is None else stream_timeout
-        self.cancels: bool | Callable[[Scope], bool] = cancels
-        self.priority: Priority = priority
-        self.rates: RatePlan | None = rates
-        self.seconds: float = -1.0 if callable(timeout) else math.inf if timeout is None else timeout
-        self.max_headers: float = math.inf if limits is None else -1
-        self.max_body: float = self.max_headers
-        if isinstance(limits, TransferLimits):
-            self.max_headers, self.max_body = limits.max_header_bytes, limits.max_body_bytes
 
-    def limits_of(self, scope: Scope) -> TransferLimits:
-        limits = self.limits
-        if limits is None:
-            raise AssertionError("without limits nothing is asked for them")
-        return limits if isinstance(limits, TransferLimits) else limits(scope)
+def any_of_none(seconds: float | None) -> float:
+    """Return a limit in seconds, which is None for any number of them."""
+    return math.inf if seconds is None else seconds
 
 
 class RouteTable:

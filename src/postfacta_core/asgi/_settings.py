@@ -1,120 +1,131 @@
-"""Check the options that the middlewares and `HardenOptions` share, each under its owner's name."""
+"""Check the options that the middlewares and `HardenOptions` share, each by the rule of its name."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from inspect import isclass, iscoroutinefunction
-from typing import cast
+from os import PathLike
+from typing import Final, cast
 
-import postfacta_core.asgi._settings as settings  # noqa: PLW0406 - see `validation`
-
+from ..deadlines._transfer import TransferLimits
 from ..validation import validation
 
-__all__ = [
-    "application", "function_or_none", "headers", "limit", "path", "prefix", "resources", "secret",
-    "settings", "switch",
-]  # fmt: skip
-
+Check = Callable[[str, object], object]
 
 # RFC 9110, section 5: a name is a token, and a value holds no line end and no NUL.
 _is_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _is_value = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch
 
 
-def application(owner: str, value: object, **functions: object) -> None:
-    """Check an ASGI application, an object that is called with scope, receive and send; and its owner's functions."""
-    if isclass(value) or not callable(value):
-        validation.refuse(
-            f"{owner}.app",
-            value,
-            "the application itself: a function of scope, receive and send, or an object of that kind",
-            example="app, and neither its class nor the text 'main:app'",
-        )
-    for name, given in functions.items():
-        function_or_none(f"{owner}.{name}", given)
+def check_options(owner: str, **given: object) -> None:
+    """Check options, each under its owner's name."""
+    for name, value in given.items():
+        RULES[name](f"{owner}.{name}", value)
 
 
-def limit(field: str, value: object) -> None:
-    """Check seconds for a request, None for any number, or a function that returns them for a scope."""
-    if value is None or (callable(value) and not isclass(value)):
-        _refuse_async(field, value)
-    else:
-        validation.seconds(field, value, example="30.0, None, or a function of the scope")
+def one(kind: type[object], example: str = "") -> Check:
+    """Return the rule for an option that is of a class."""
+    return partial(validation.instance, kind=kind, example=example or f"{kind.__name__}()")
 
 
-def switch(field: str, value: object) -> None:
-    """Check a bool, or a function that returns one for a scope."""
-    if callable(value) and not isclass(value):
-        _refuse_async(field, value)
-    else:
-        validation.flag(field, value, example="True, or a function of the scope")
+def or_none(rule: Check) -> Check:
+    def either(field: str, value: object) -> None:
+        if value is not None:
+            rule(field, value)
+
+    return either
 
 
-def function_or_none(field: str, value: object) -> None:
-    """Check a function that is called while a request waits, or None."""
-    if value is not None:
-        validation.function(field, value, example="a function, or None")
-        _refuse_async(field, value)
+def _or_function(rule: Check) -> Check:
+    """Return the rule for an option that may be a function too, which is called while a request waits."""
+
+    def either(field: str, value: object) -> None:
+        if not callable(value) or isclass(value):
+            rule(field, value)
+        elif iscoroutinefunction(value):
+            validation.refuse(field, value, "a plain function, since no request waits for it", example="def")
+
+    return either
 
 
-def secret(field: str, value: object) -> None:
-    """Check a secret, or a function that returns all that hold."""
-    if callable(value) and not isclass(value):
-        _refuse_async(field, value)
-    else:
-        validation.secret(field, value, example="a text, a function that returns several, or leave it out")
+def _that(is_right: Callable[[object], bool], rule: str, example: str) -> Check:
+    def check(field: str, value: object) -> None:
+        if not is_right(value):
+            validation.refuse(field, value, rule, example=example)
+
+    return check
 
 
-def path(field: str, value: object, *, example: str) -> str:
-    """Check a path of this service's own, such as `/metrics`."""
-    if not isinstance(value, str) or not value.startswith("/") or any(mark in value for mark in "?# \n"):
-        validation.refuse(field, value, "a path that starts with a slash, without a query", example=example)
-    return value
+def list_of(is_right: Callable[[object], bool], rule: str, example: str) -> Check:
+    def check(field: str, value: object) -> None:
+        given: object = value
+        if not isinstance(value, Collection) or isinstance(value, str | bytes | dict):
+            validation.refuse(field, given, rule, example=example)
+        for each in cast("Collection[object]", value):
+            if not is_right(each):
+                validation.refuse(field, each, rule, example=example)
+
+    return check
 
 
-def prefix(field: str, value: object) -> str:
-    """Check a path prefix: empty, or a path without a slash at its end."""
-    if value == "":
-        return ""
-    value = path(field, value, example='"/healthz"')
-    if value.endswith("/"):
-        validation.refuse(field, value, "without a slash at its end", example='"/healthz"')
-    return value
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and value.startswith("/") and not any(mark in value for mark in "?# \n")
 
 
-def headers(field: str, value: object) -> list[tuple[str, str]]:
-    """Check a list of names and values that HTTP allows."""
-    example, rule = '[("x-content-type-options", "nosniff")]', "a list of pairs of a name and a value"
-    given = value
-    if not isinstance(value, Iterable) or isinstance(value, str | bytes | dict):
-        validation.refuse(field, given, rule, example=example)
-    pairs = list(cast("Iterable[object]", value))
-    for pair in pairs:
-        match pair:
-            case (str(name), str(text)):
-                if not (_is_name(name) and _is_value(text)):
-                    validation.refuse(
-                        field, pair, "a name and a value that HTTP allows", example=example[1:-1]
-                    )
-            case _:
-                validation.refuse(field, pair, rule, example=example)
-    return cast("list[tuple[str, str]]", pairs)
+def _is_prefix(value: object) -> bool:
+    return value == "" or (_is_path(value) and not str(value).endswith("/"))
 
 
-def resources(field: str, value: object) -> list[AbstractAsyncContextManager[object]]:
-    """Check a list of async context managers."""
-    example = "[database], each with __aenter__ and __aexit__"
-    if not isinstance(value, Iterable) or isinstance(value, str | bytes):
-        validation.refuse(field, value, "a list of async context managers", example=example)
-    found = list(cast("Iterable[object]", value))
-    for each in found:
-        if isclass(each) or not isinstance(each, AbstractAsyncContextManager):
-            validation.refuse(field, each, "a list of async context managers", example=example)
-    return cast("list[AbstractAsyncContextManager[object]]", found)
+def _is_header(value: object) -> bool:
+    match value:
+        case (str(name), str(text)):
+            return bool(_is_name(name) and _is_value(text))
+        case _:
+            return False
 
 
-def _refuse_async(field: str, value: object) -> None:
-    if iscoroutinefunction(value):
-        validation.refuse(field, value, "a plain function, since no request waits for it", example="def")
+_FUNCTION: Final = or_none(_or_function(partial(validation.function, example="a function, or None")))
+_REPLACED: Final = partial(validation.function, example="a function, or leave it out")
+_SECRET: Final = partial(validation.secret, example="a text, or leave it out")
+_LIMIT: Final = or_none(partial(validation.seconds, example="30.0, or None"))
+_PATH: Final = "a path that starts with a slash, without a query"
+_PREFIX: Final = f"{_PATH}, and without a slash at its end; or empty"
+_HEADERS: Final = "a list of pairs of a name and a value, as HTTP allows them"
+_CALLED: Final = (
+    "allow", "allow_detail", "allow_health_detail", "allow_metrics", "applies_to", "priority_of", "render",
+    "route_of", "spares", "trusts",
+)  # fmt: skip
+RULES: Final[Mapping[str, Check]] = {
+    **dict.fromkeys(_CALLED, _FUNCTION),
+    **dict.fromkeys(("clock", "ids", "luck", "observer", "processor"), _REPLACED),
+    **dict.fromkeys(("metrics_token", "token", "traffic_key"), _or_function(_SECRET)),
+    **dict.fromkeys(("request_timeout", "stream_timeout", "timeout"), _LIMIT),
+    **dict.fromkeys(("metrics_path", "path"), _that(_is_path, _PATH, '"/metrics"')),
+    **dict.fromkeys(("health_prefix", "prefix"), _that(_is_prefix, _PREFIX, '"/healthz"')),
+    **dict.fromkeys(
+        ("metrics_workers", "workers"),
+        _that(lambda it: isinstance(it, str | PathLike), "a folder", '"/run/billing"'),
+    ),
+    **dict.fromkeys(
+        ("headers", "response_headers"), list_of(_is_header, _HEADERS, '[("x-frame-options", "DENY")]')
+    ),
+    "app": _that(
+        lambda it: callable(it) and not isclass(it),
+        "the application itself: a function of scope, receive and send, or an object of that kind",
+        "app, and neither its class nor the text 'main:app'",
+    ),
+    "cancel_on_disconnect": validation.flag,
+    "limits": one(TransferLimits, "TransferLimits(max_body_bytes=1_048_576)"),
+    "priority_key": _SECRET,
+    "quiet": list_of(_is_path, f"a list, each {_PATH}", '["/ping"]'),
+    "resetters": list_of(callable, "a list of functions", "[clear_contextvars]"),
+    "resources": list_of(
+        lambda it: isinstance(it, AbstractAsyncContextManager),
+        "a list of async context managers",
+        "[database], each with __aenter__ and __aexit__",
+    ),
+}
+"""The rule of each option that more than one class has, or that is checked in more than one place."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from typing import Final
+from typing import Final, Literal
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from ..context import RequestContext
 from ..errors import StoppedError
-from ..telemetry.exchange import SocketExchange
+from ..telemetry.exchange import ErrorTypes, SocketExchange
 from ._concurrency import Slotted
+from ._exchange import Shared
 from ._problem import problem_of
 from ._rules import Rules
-from ._shared import Shared
 from ._types import Message, Receive, Scope, Send
 
 # The close codes of the IANA WebSocket registry. Before the handshake is answered a server makes a 403 of each.
@@ -29,7 +29,11 @@ _SWITCHING_PROTOCOLS: Final = 101
 class WebSocketExchange(Slotted, SocketExchange):
     """One WebSocket. The request's limit is for its handshake: once it is accepted, it has none but its handler's."""
 
+    is_socket: Literal[True] = True
     is_endless: bool = True
+    # What the application raises is no answer to a handshake: the server closes it.
+    has_begun: bool = True
+    has_cut_off: bool = False
     handshake_limit: float = math.inf
     _is_closed: bool = False
     _answered: anyio.Event | None = None
@@ -87,6 +91,10 @@ class WebSocketExchange(Slotted, SocketExchange):
             self.close_code, self.is_complete = message.get("code", _NORMAL), True
         elif kind == "websocket.http.response.start":
             self.status = message.get("status", 0)
+
+    def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
+        self.seconds = self.shared.clock() - self.request.started
+        super().settle(error, types, was_cancelled=was_cancelled)
 
     async def answer(self) -> None:
         if self._answered is not None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 from ..drain.lifecycle import Lifecycle
 from ..drain.resources import Resource, hold
 from ..events import Observer, ignore
-from ..validation import validation
-from ._settings import settings
+from ._settings import check_options, one, or_none
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
 
@@ -37,12 +37,10 @@ class LifespanMiddleware:
         lifecycle: Lifecycle | None = None,
         observer: Observer = ignore,
     ) -> None:
-        settings.application("LifespanMiddleware", app)
-        if lifecycle is not None:
-            validation.instance("LifespanMiddleware.lifecycle", lifecycle, Lifecycle, example="None")
-        validation.functions("LifespanMiddleware", observer=observer)
+        check_options("LifespanMiddleware", app=app, resources=resources, observer=observer)
+        or_none(one(Lifecycle, "None"))("LifespanMiddleware.lifecycle", lifecycle)
         self._app = app
-        self._resources = tuple(settings.resources("LifespanMiddleware.resources", resources))
+        self._resources = tuple(resources)
         self._lifecycle = lifecycle
         self._observe = observer
 
@@ -51,24 +49,21 @@ class LifespanMiddleware:
         if scope["type"] != "lifespan":
             await self._app(scope, receive, send)
             return
-        conversation = _Conversation(receive, send, self._lifecycle)
+        lifecycle = self._lifecycle
+        conversation = _Conversation(receive, send, lifecycle)
         try:
             async with AsyncExitStack() as stack:
-                if self._lifecycle is not None:
-                    await stack.enter_async_context(self._lifecycle)
-                await stack.enter_async_context(self._hold())
+                held = partial(hold, self._resources, observer=self._observe)
+                if lifecycle is not None:
+                    await stack.enter_async_context(lifecycle)
+                    lost = lifecycle.drain if lifecycle.can_stop_server else None
+                    held = partial(held, share=lifecycle.share, lost=lost)
+                await stack.enter_async_context(held())
                 await conversation.hold(self._app, scope)
         except Exception as error:
             await conversation.fail(error)
             raise
         await conversation.end()
-
-    def _hold(self) -> AbstractAsyncContextManager[None]:
-        lifecycle = self._lifecycle
-        if lifecycle is None:
-            return hold(self._resources, observer=self._observe)
-        lost = lifecycle.drain if lifecycle.can_stop_server else None
-        return hold(self._resources, share=lifecycle.share, lost=lost, observer=self._observe)
 
 
 @dataclass(slots=True, eq=False)

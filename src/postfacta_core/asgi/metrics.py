@@ -15,23 +15,22 @@ from ..health.siblings import Siblings
 from ..telemetry.merging import merge
 from ..telemetry.metrics import Exposition, Metrics
 from ..validation import validation
-from ._kernel import Doors
+from ._kernel import Kernel
 from ._problem import send_whole
-from ._secret import Secret, knows
-from ._settings import settings
+from ._secret import Secret, bears
+from ._settings import check_options
 from ._types import ASGIApp, Scope, Send
 
 _TEXT: Final = b"text/plain; charset=utf-8"
 
 
-class MetricsEndpoint(Doors):
+class MetricsEndpoint(Kernel):
     """Answer GET and HEAD on one path with the metrics; all else goes on to the application.
 
     They are rendered in a worker thread, one scrape at a time: at 11,000 series it takes 80 ms, for which
     the event loop would stand still.
 
     Args:
-        app: The application to wrap.
         metrics: What to render.
         path: Where, below the server's `root_path`.
         token: The bearer token that a scrape must bring, or a function that returns all that hold now. Without one,
@@ -39,7 +38,6 @@ class MetricsEndpoint(Doors):
         allow: Decides for each scrape whether it may read at all, beside the token.
         workers: A folder that all workers of the service share, if there are several: then a scrape of one of them
             shows all, each with its number in the label `worker`. Without one, each worker shows itself.
-        observer: Receives each answer to another worker that raised.
 
     Attributes:
         siblings: To be entered in the service's lifespan; None without `workers`.
@@ -56,13 +54,10 @@ class MetricsEndpoint(Doors):
         workers: str | PathLike[str] = "",
         observer: Observer = ignore,
     ) -> None:
-        settings.application("MetricsEndpoint", app, allow=allow)
+        check_options(
+            "MetricsEndpoint", path=path, token=token, allow=allow, workers=workers, observer=observer
+        )
         validation.instance("MetricsEndpoint.metrics", metrics, Metrics, example="Metrics()")
-        settings.path("MetricsEndpoint.path", path, example='"/metrics"')
-        settings.secret("MetricsEndpoint.token", token)
-        validation.functions("MetricsEndpoint", observer=observer)
-        if not isinstance(workers, PathLike):
-            validation.text("MetricsEndpoint.workers", workers, example='"/run/billing"')
         self._metrics = metrics
         self._token = token
         self._allow = allow
@@ -75,12 +70,11 @@ class MetricsEndpoint(Doors):
 
     async def _scrape(self, scope: Scope, send: Send) -> None:
         headers = dict(scope["headers"])
-        # The scheme's name is case-insensitive (RFC 9110, section 11.1).
-        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        is_known = scheme.lower() == b"bearer" and knows(self._token, given.strip())
         if scope["method"] not in {"GET", "HEAD"}:
             await send_whole(scope, send, 405, _TEXT, b"Only GET and HEAD\n", (b"allow", b"GET, HEAD"))
-        elif (self._token and not is_known) or not (self._allow is None or self._allow(scope)):
+        elif (self._token and not bears(headers, self._token)) or not (
+            self._allow is None or self._allow(scope)
+        ):
             header = (b"www-authenticate", b"Bearer")
             await send_whole(scope, send, 401, _TEXT, b"A bearer token is needed\n", header)
         else:
@@ -90,20 +84,18 @@ class MetricsEndpoint(Doors):
             await send_whole(scope, send, 200, kind, page.body, (b"vary", b"accept"))
 
     async def _render(self, accept: str) -> Exposition:
+        ours = await self._render_ours(accept)
         if self.siblings is None:
-            return await anyio.to_thread.run_sync(self._metrics.render, accept, limiter=self._one)
-        ours = await self._render_ours(accept, self.siblings.number)
+            return ours
         others = await self.siblings.ask(accept.encode("latin-1"))
         join = partial(merge, [ours.body, *others.said], silent=others.silent)
         return ours._replace(body=await anyio.to_thread.run_sync(join, limiter=self._one))
 
-    async def _render_ours(self, accept: str, number: int) -> Exposition:
-        render = partial(self._metrics.render, accept, labels={"worker": str(number)})
+    async def _render_ours(self, accept: str) -> Exposition:
+        labels = {} if self.siblings is None else {"worker": str(self.siblings.number)}
+        render = partial(self._metrics.render, accept, labels=labels)
         return await anyio.to_thread.run_sync(render, limiter=self._one)
 
     async def _answer_sibling(self, question: bytes) -> bytes:
         """Render for another worker, which was asked by this `Accept`."""
-        siblings = self.siblings
-        if siblings is None:
-            raise AssertionError("no other worker has the address of this one")
-        return (await self._render_ours(question.decode("latin-1"), siblings.number)).body
+        return (await self._render_ours(question.decode("latin-1"))).body

@@ -12,8 +12,8 @@ from typing import Any, Final
 from ..guards._guard import Guard, Registry, registry as process_registry
 from ..validation import validation
 from ._problem import send_whole
-from ._secret import Secret, knows
-from ._settings import settings
+from ._secret import Secret, bears
+from ._settings import check_options
 from ._types import Receive, Scope, Send
 
 _LOG: Final = logging.getLogger("postfacta")
@@ -56,7 +56,7 @@ class OperatorEndpoint:
     """
 
     def __init__(self, *, token: Secret = "", registry: Registry = process_registry) -> None:
-        settings.secret("OperatorEndpoint.token", token)
+        check_options("OperatorEndpoint", token=token)
         validation.instance("OperatorEndpoint.registry", registry, Registry, example="Registry()")
         self._token = token
         self._registry = registry
@@ -88,8 +88,7 @@ class OperatorEndpoint:
 
     def _is_known(self, scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
         if self._token:
-            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-            return scheme.lower() == b"bearer" and knows(self._token, given.strip())
+            return bears(headers, self._token)
         host = headers.get(b"host", b"").decode("latin-1").lower()
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         return _is_local(scope) and name in _LOCAL_HOSTS and not _FORWARDED & headers.keys()

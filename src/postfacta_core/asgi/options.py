@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields, replace
+from difflib import get_close_matches
+from functools import partial
 from os import PathLike
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self, TypeVar, cast
 
 from ..deadlines._transfer import TransferLimits
 from ..drain._course import DrainLimits
@@ -16,13 +19,14 @@ from ..limits._overload import OverloadConfig, Priority
 from ..limits.store import SharedStore
 from ..validation import validation
 from ._concurrency import PriorityOf
-from ._cors import Cors
-from ._environment import read_options
+from ._cors import EXAMPLE, Cors
 from ._ratelimit import RateLimit, check_rate_limits
-from ._rules import Timeout, check_route
+from ._rules import check_route
 from ._secret import Secret
-from ._settings import settings
+from ._settings import RULES, Check, one, or_none
 from ._types import Scope
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,27 +56,19 @@ class RouteOptions:
     def __post_init__(self) -> None:
         for route in validation.texts("RouteOptions.routes", self.routes, example='["GET /items/{id}"]'):
             check_route("RouteOptions.routes", route)
-        for field_name, kind in (("limits", TransferLimits), ("priority", Priority)):
-            if (value := getattr(self, field_name)) is not None:
-                validation.instance(f"RouteOptions.{field_name}", value, kind, example="None")
-        for field_name in ("request_timeout", "stream_timeout"):
-            if (value := getattr(self, field_name)) is not None:
-                validation.seconds(f"RouteOptions.{field_name}", value, finite=False, example="5.0")
-        if self.cancel_on_disconnect is not None:
-            validation.flag("RouteOptions.cancel_on_disconnect", self.cancel_on_disconnect)
-        if self.rate_limits is not None:
-            check_rate_limits("RouteOptions.rate_limits", self.rate_limits)
+        for option, rule in _OF_ROUTES.items():
+            or_none(rule)(f"RouteOptions.{option}", getattr(self, option))
 
 
-_MAY_BE_NONE: Final = frozenset({"rate_limit_store", "cors"})
-# Options that are of a class, and how one is made.
-_KINDS: Final[tuple[tuple[str, type[object], str], ...]] = (
-    ("limits", TransferLimits, "TransferLimits(max_body_bytes=1_048_576)"),
-    ("rate_limit_store", SharedStore, "SharedStore('async+valkey://valkey:6379')"),
-    ("concurrency", OverloadConfig, "OverloadConfig()"),
-    ("drain", DrainLimits, "DrainLimits(drain_delay=5.0)"),
-    ("cors", Cors, 'Cors(allow_origins=["https://app.example.org"])'),
-)
+_TIME: Final = partial(validation.seconds, finite=False)
+_OF_ROUTES: Final[Mapping[str, Check]] = {
+    "limits": one(TransferLimits),
+    "request_timeout": _TIME,
+    "stream_timeout": _TIME,
+    "cancel_on_disconnect": validation.flag,
+    "priority": one(Priority, "Priority.SHEDDABLE"),
+    "rate_limits": check_rate_limits,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +76,12 @@ class HardenOptions:
     """The options of a service; the defaults suit production.
 
     Attributes:
-        limits: The largest headers and body, for all requests or by scope.
-        routes: What some routes are given instead; the first that matches a request counts, and it is looked up without
-            calling a function. Else an option may be a function of the scope, where that is said.
-        request_timeout: Seconds from a request's beginning until it is cancelled; None for any number, or a
-            function that tells them of a scope. A handler may have its own: `deadlines.requests.time_limit`.
+        limits: The largest headers and body.
+        routes: What some routes are given instead; the first that matches a request counts.
+        request_timeout: Seconds from a request's beginning until it is cancelled; None for any number. A handler may
+            have its own: `deadlines.requests.time_limit`.
         stream_timeout: The same for a response in pieces, once the first is sent.
-        cancel_on_disconnect: Whether a handler is cancelled when its client goes away, or a function of the scope.
+        cancel_on_disconnect: Whether a handler is cancelled when its client goes away.
         rate_limits: How much each caller may ask for, such as `100/minute per client`; by default without bound.
         rate_limit_store: Shared by several processes; by default each counts by itself. It is opened and closed here.
         trusted_proxies: Networks whose `X-Forwarded-For` names the client; by default none is trusted.
@@ -112,11 +107,11 @@ class HardenOptions:
         access_lines: How many ordinary access lines a second are written before they are sampled; None for all.
     """
 
-    limits: TransferLimits | Callable[[Scope], TransferLimits] = field(default_factory=TransferLimits)
+    limits: TransferLimits = field(default_factory=TransferLimits)
     routes: Sequence[RouteOptions] = ()
-    request_timeout: Timeout = 30.0
+    request_timeout: float | None = 30.0
     stream_timeout: float | None = None
-    cancel_on_disconnect: bool | Callable[[Scope], bool] = False
+    cancel_on_disconnect: bool = False
     rate_limits: Sequence[RateLimit | str] = ()
     rate_limit_store: SharedStore | None = None
     trusted_proxies: Sequence[str] | TrustedProxies = ()
@@ -139,44 +134,16 @@ class HardenOptions:
     access_lines: int | None = 100
 
     def __post_init__(self) -> None:
-        for option, kind, example in _KINDS:
-            given = getattr(self, option)
-            if not (given is None and option in _MAY_BE_NONE) and not (
-                option == "limits" and callable(given)
-            ):
-                validation.instance(f"HardenOptions.{option}", given, kind, example=example)
-        self._check_routes()
-        settings.limit("HardenOptions.request_timeout", self.request_timeout)
-        if self.stream_timeout is not None:
-            validation.seconds("HardenOptions.stream_timeout", self.stream_timeout, example="600.0, or None")
-        settings.switch("HardenOptions.cancel_on_disconnect", self.cancel_on_disconnect)
-        self._check_rates()
+        for option, check in _RULES.items():
+            check(f"HardenOptions.{option}", getattr(self, option))
         object.__setattr__(self, "shedding", validation.choice("HardenOptions.shedding", self.shedding, Mode))
-        validation.flag("HardenOptions.dev", self.dev, example="dev=True")
-        settings.headers("HardenOptions.response_headers", self.response_headers)
-        validation.secret("HardenOptions.priority_key", self.priority_key, example="a text, or leave it out")
-        for key in ("metrics_token", "traffic_key"):
-            settings.secret(f"HardenOptions.{key}", getattr(self, key))
-        for function in ("priority_of", "allow_health_detail", "allow_metrics"):
-            settings.function_or_none(f"HardenOptions.{function}", getattr(self, function))
-        self._check_paths()
-        if self.access_lines is not None:
-            validation.whole("HardenOptions.access_lines", self.access_lines, example="100, or None for all")
-
-    def _check_routes(self) -> None:
-        example = '[RouteOptions(routes=["GET /export"], request_timeout=120)]'
-        given = cast("object", self.routes)
-        if isinstance(given, str) or not isinstance(given, Sequence):
-            validation.refuse("HardenOptions.routes", given, "a list of RouteOptions", example=example)
-        listed: set[str] = set()
-        for each in self.routes:
-            validation.instance("HardenOptions.routes", each, RouteOptions, example=example)
-            for route in each.routes:
-                if route in listed:
-                    validation.refuse(
-                        "HardenOptions.routes", route, "in one RouteOptions only", example=example
-                    )
-                listed.add(route)
+        check_rate_limits("HardenOptions.rate_limits", self.all_rate_limits)
+        if self.rate_limit_store is not None and not self.all_rate_limits:
+            rule = "set where there is a rate_limit_store, which nothing uses otherwise"
+            validation.refuse("HardenOptions.rate_limits", self.rate_limits, rule, example="['100/minute']")
+        if self.metrics_path in self.probes:
+            rule = "another path than the probes'"
+            validation.refuse("HardenOptions.metrics_path", self.metrics_path, rule, example='"/metrics"')
 
     @property
     def all_rate_limits(self) -> list[RateLimit | str]:
@@ -185,41 +152,6 @@ class HardenOptions:
         for each in self.routes:
             found += [limit for limit in each.rate_limits or () if limit not in found]
         return found
-
-    def _check_rates(self) -> None:
-        check_rate_limits("HardenOptions.rate_limits", self.rate_limits)
-        for limit in check_rate_limits("HardenOptions.rate_limits", self.all_rate_limits):
-            if limit.per in {"principal", "route"}:
-                validation.refuse(
-                    "HardenOptions.rate_limits",
-                    f"{limit.rate} per {limit.per}",
-                    f"per client, global or a function, as the {limit.per} is unknown before the application runs",
-                    example="RateLimit('100/minute', per=api_key_of, name='api-key')",
-                )
-        if self.rate_limit_store is not None and not self.all_rate_limits:
-            validation.refuse(
-                "HardenOptions.rate_limits",
-                self.rate_limits,
-                "set where there is a rate_limit_store, which nothing uses otherwise",
-                example="['100/minute per client']",
-            )
-        if not isinstance(self.trusted_proxies, TrustedProxies):
-            TrustedProxies(self.trusted_proxies)
-
-    def _check_paths(self) -> None:
-        settings.path("HardenOptions.metrics_path", self.metrics_path, example='"/metrics"')
-        settings.prefix("HardenOptions.health_prefix", self.health_prefix)
-        if self.metrics_path in self.probes:
-            validation.refuse(
-                "HardenOptions.metrics_path",
-                self.metrics_path,
-                "another path than the probes'",
-                example='"/metrics"',
-            )
-        if not isinstance(self.metrics_workers, PathLike):
-            validation.text("HardenOptions.metrics_workers", self.metrics_workers, example='"/run/billing"')
-        for each in validation.texts("HardenOptions.quiet", self.quiet, example='["/ping"]'):
-            settings.path("HardenOptions.quiet", each, example='["/ping"]')
 
     @property
     def probes(self) -> tuple[str, ...]:
@@ -244,3 +176,127 @@ class HardenOptions:
         """
         validation.text("HardenOptions.from_env.prefix", prefix, empty=False, example='"BILLING_"')
         return read_options(cls, prefix, os.environ if environ is None else environ, given=given)
+
+
+def _check_routes(field: str, value: object) -> None:
+    example = '[RouteOptions(routes=["GET /export"], request_timeout=120)]'
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        validation.refuse(field, value, "a list of RouteOptions", example=example)
+    listed: set[str] = set()
+    for each in cast("Sequence[object]", value):
+        for route in validation.instance(field, each, RouteOptions, example=example).routes:
+            if route in listed:
+                validation.refuse(field, route, "in one RouteOptions only", example=example)
+            listed.add(route)
+
+
+def _check_proxies(_: str, value: Any) -> None:
+    if not isinstance(value, TrustedProxies):
+        TrustedProxies(value)
+
+
+_RULES: Final[Mapping[str, Check]] = {
+    **{option.name: RULES[option.name] for option in fields(HardenOptions) if option.name in RULES},
+    "routes": _check_routes,
+    "rate_limits": check_rate_limits,
+    "rate_limit_store": or_none(one(SharedStore, "SharedStore('async+valkey://valkey:6379')")),
+    "trusted_proxies": _check_proxies,
+    "concurrency": one(OverloadConfig),
+    "drain": one(DrainLimits),
+    "dev": validation.flag,
+    "cors": or_none(one(Cors, f"Cors({EXAMPLE})")),
+    "access_lines": or_none(partial(validation.whole, example="100, or None for all")),
+}
+
+
+# Options that no text can say.
+FUNCTIONS: Final = frozenset({"priority_of", "allow_metrics", "allow_health_detail", "routes"})
+GROUPS: Final[Mapping[str, type[Any]]] = {
+    "limits": TransferLimits,
+    "concurrency": OverloadConfig,
+    "drain": DrainLimits,
+    "cors": Cors,
+}
+_WHOLE: Final = re.compile(r"[+-]?\d+")
+# A name that is so much like one of ours is a mistake.
+_ALIKE: Final = 0.9
+
+
+def _read(option: Field[Any], variable: str, text: str) -> object:  # noqa: PLR0911 - one for each notation
+    """Read a value in the notation of its option's default."""
+    match option.name, option.default:
+        case "rate_limit_store", _:
+            try:
+                return SharedStore(text)
+            except ValueError as error:
+                raise ValueError(f"{error} (the environment sets {variable})") from None
+        case "response_headers", _:
+            return tuple(_header(variable, line) for line in text.splitlines() if line.strip())
+        case _, bool():
+            if text.lower() not in {"true", "false"}:
+                validation.refuse(variable, text, "true or false", example="true")
+            return text.lower() == "true"
+        case _, str():
+            return text
+        case _, tuple():
+            return tuple(part.strip() for part in text.split(",") if part.strip())
+        case _:
+            return None if text.lower() == "none" else _number(variable, text)
+
+
+def _number(variable: str, text: str) -> float:
+    try:
+        return int(text) if _WHOLE.fullmatch(text) else float(text)
+    except ValueError:
+        validation.refuse(variable, text, "a number", example="30")
+
+
+def _header(variable: str, line: str) -> tuple[str, str]:
+    name, colon, value = line.partition(":")
+    if not colon:
+        validation.refuse(variable, line, "a header a line", example="X-Frame-Options: DENY")
+    return name.strip(), value.strip()
+
+
+def _variables(kind: type[Any], prefix: str, group: str = "") -> dict[str, Field[Any]]:
+    """Return the variables of the options of a class; `DRAIN_TIMEOUT`, not `DRAIN_DRAIN_TIMEOUT`."""
+    return {
+        f"{prefix}{group}{option.name.upper().removeprefix(group)}": option
+        for option in fields(kind)
+        if option.name not in {*FUNCTIONS, *GROUPS}
+    }
+
+
+def read_options(kind: type[T], prefix: str, environ: Mapping[str, str], *, given: Mapping[str, Any]) -> T:
+    """Make the options that the environment sets, on top of what the code gives.
+
+    Raises:
+        ValueError: If a value is wrong, or a name is nearly that of an option.
+    """
+    own = _variables(kind, prefix)
+    groups = {name: _variables(group, prefix, f"{name.upper()}_") for name, group in GROUPS.items()}
+    known = [*own, *(variable for group in groups.values() for variable in group)]
+    for name in environ:
+        if name.startswith(prefix) and name not in known:
+            for alike in get_close_matches(name, known, n=1, cutoff=_ALIKE):
+                validation.refuse("the environment variable", name, alike, example=f"{alike}=...")
+    values = dict(given)
+    for name, variables in groups.items():
+        if variables.keys() & environ.keys():
+            base = values.get(name)
+            make = GROUPS[name] if base is None else partial(replace, base)
+            values[name] = _made(make, variables, environ)
+    return _made(partial(kind, **values), own, environ)
+
+
+def _made(make: Callable[..., T], variables: Mapping[str, Field[Any]], environ: Mapping[str, str]) -> T:
+    read = {
+        option.name: _read(option, name, environ[name])
+        for name, option in variables.items()
+        if name in environ
+    }
+    try:
+        return make(**read)
+    except ValueError as error:
+        names = ", ".join(name for name in variables if name in environ)
+        raise ValueError(f"{error} (the environment sets {names or 'nothing'})") from None

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ..clock import MONOTONIC, Clock, random_id
 from ..deadlines.requests import RunningRequests
@@ -45,13 +45,13 @@ from ._cors import CorsRules
 from ._kernel import Kernel, Resetter, RouteOf
 from ._problem import Render
 from ._route import note_routes, shadowed
-from ._rules import RouteTable, Rules
-from ._settings import settings
+from ._rules import RouteTable, Rules, any_of_none
+from ._settings import check_options, one, or_none
 from ._types import ASGIApp, Receive, Scope, Send
 from .health import HealthMiddleware
 from .lifespan import LifespanMiddleware
 from .metrics import MetricsEndpoint
-from .middlewares import LoadSheddingMiddleware, RateLimitMiddleware, encode_headers
+from .middlewares import LoadSheddingMiddleware, RateLimitMiddleware
 from .options import HardenOptions, RouteOptions
 
 _TAKEN: Final = (
@@ -86,16 +86,12 @@ class Telemetry:
     ) -> None:
         validation.text("Telemetry.version", version)
         validation.text("Telemetry.revision", revision)
-        if metrics is not None:
-            validation.instance("Telemetry.metrics", metrics, Metrics, example="Metrics()")
-        if tracing is not None:
-            validation.instance("Telemetry.tracing", tracing, Tracing, example="Tracing()")
+        or_none(one(Metrics))("Telemetry.metrics", metrics)
+        or_none(one(Tracing))("Telemetry.tracing", tracing)
         if include and metrics is not None:
+            example = "Metrics(include=[REGISTRY])"
             validation.refuse(
-                "Telemetry.include",
-                include,
-                "given to Metrics, where metrics is",
-                example="Metrics(include=[REGISTRY])",
+                "Telemetry.include", include, "given to Metrics, where metrics is", example=example
             )
         self.metrics: Metrics = metrics or Metrics(version=version, revision=revision, include=include)
         self.tracing: Tracing = tracing or Tracing()
@@ -155,13 +151,9 @@ class Hardened(Kernel):
         )
         self.rate_limits: RateLimitMiddleware | None = None
         if (limits := options.all_rate_limits) or options.trusted_proxies:
+            proxies, store = options.trusted_proxies, options.rate_limit_store
             self.rate_limits = RateLimitMiddleware(
-                app,
-                limits,
-                trusted_proxies=options.trusted_proxies,
-                store=options.rate_limit_store,
-                observer=observer,
-                clock=clock,
+                app, limits, trusted_proxies=proxies, store=store, observer=observer, clock=clock
             )
         probes = HealthMiddleware(
             app, health, prefix=options.health_prefix, allow_detail=options.allow_health_detail
@@ -189,7 +181,7 @@ class Hardened(Kernel):
             recorders=[telemetry.tracing, telemetry.metrics, AccessLog(service=service, sampler=sampler)],
             quiet={*options.probes, options.metrics_path, *options.quiet},
             traffic_key=options.traffic_key,
-            response_headers=encode_headers("HardenOptions.response_headers", options.response_headers),
+            response_headers=options.response_headers,
             cors=None if options.cors is None else CorsRules(options.cors),
             answers=True,
             lifecycle=self.lifecycle,
@@ -200,37 +192,30 @@ class Hardened(Kernel):
             routes=RouteTable(classes, rules) if classes else None,
             **given,
         )
-        ours: list[Resource] = [
-            running,
-            Runtime(observer=observer),
-            *([options.rate_limit_store] if options.rate_limit_store else []),
-            *([scrapes.siblings] if scrapes.siblings else []),
-        ]
-        self._lifespan = LifespanMiddleware(
-            app, [*ours, *resources, health], lifecycle=self.lifecycle, observer=observer
-        )
+        ours = (running, Runtime(observer=observer), options.rate_limit_store, scrapes.siblings)
+        held: list[Resource] = [*(each for each in ours if each is not None), *resources, health]
+        self._lifespan = LifespanMiddleware(app, held, lifecycle=self.lifecycle, observer=observer)
         paths = (options.metrics_path, options.health_prefix, *options.probes)
         # Not before it starts: a router may get routes until then.
         self._taken = partial(shadowed, app, paths, prefix=options.health_prefix)
-        self._is_new = True  # Neither a lifespan nor a request has come.
+        # Neither a lifespan nor a request has come.
+        self._later, self._served = self._served, ()
 
     def _beat(self, late: float) -> None:
         self.shedding.beat(late)
         self.observe(LoopLagged(late))
 
-    def _begin_life(self, scope: Scope) -> None:
-        self._is_new = False
-        if scope["type"] != "lifespan":
-            LOGGER.error(NO_LIFESPAN)
-            return
-        for path in self._taken():
-            LOGGER.warning(_TAKEN, path)
-
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_first, self._served = not self._served, self._later
         if scope["type"] == "lifespan":
+            for path in self._taken() if is_first else ():
+                LOGGER.warning(_TAKEN, path)
             await self._lifespan(scope, receive, send)
-        else:
-            await super()._serve_other(scope, receive, send)
+            return
+        if is_first:
+            LOGGER.error(NO_LIFESPAN)
+        serve = self if scope["type"] in self._served else super()._serve_other
+        await serve(scope, receive, send)
 
 
 def harden(
@@ -265,11 +250,15 @@ def harden(
     Raises:
         ValueError: If an argument is wrong, or the application is hardened already.
     """
-    _check(app, service=service, options=options, telemetry=telemetry, health=health, clock=clock)
-    for name, function in (("render", render), ("route_of", route_of)):
-        settings.function_or_none(f"harden.{name}", function)
-    for resetter in resetters:
-        validation.function("harden.resetters", resetter, example="[clear_contextvars]")
+    check_options("harden", app=app, resources=resources, clock=clock)
+    check_options("harden", render=render, route_of=route_of, resetters=resetters)
+    if isinstance(app, Hardened):
+        validation.refuse("harden.app", app, "an application that is not hardened yet", example="its own app")
+    if not isinstance(cast("object", service), str) or not service.strip():
+        validation.refuse("harden.service", service, "the service's name", example="service='billing'")
+    or_none(one(HardenOptions))("harden.options", options)
+    or_none(one(Telemetry))("harden.telemetry", telemetry)
+    or_none(one(HealthRegistry))("harden.health", health)
     if route_of is None:
         note_routes(app)
     telemetry = telemetry or Telemetry()
@@ -279,35 +268,12 @@ def harden(
         options=options or HardenOptions(),
         telemetry=telemetry,
         health=health or HealthRegistry(observer=telemetry.observer),
-        resources=settings.resources("harden.resources", resources),
+        resources=resources,
         render=render,
         clock=clock,
         resetters=resetters,
         route_of=route_of,
     )
-
-
-def _check(
-    app: object, *, service: object, options: object, telemetry: object, health: object, clock: object
-) -> None:
-    settings.application("harden", app)
-    if isinstance(app, Hardened):
-        validation.refuse(
-            "harden.app",
-            app,
-            "an application that is not hardened yet",
-            example="harden(app, service='billing')",
-        )
-    if not isinstance(service, str) or not service.strip():
-        validation.refuse("harden.service", service, "the service's name", example="service='billing'")
-    for name, given, kind in (
-        ("options", options, HardenOptions),
-        ("telemetry", telemetry, Telemetry),
-        ("health", health, HealthRegistry),
-    ):
-        if given is not None:
-            validation.instance(f"harden.{name}", given, kind, example=f"{kind.__name__}()")
-    validation.functions("harden", clock=clock)
 
 
 def _rules(
@@ -321,8 +287,8 @@ def _rules(
 
     return Rules(
         limits=given("limits"),
-        timeout=given("request_timeout"),
-        stream_timeout=given("stream_timeout"),
+        timeout=any_of_none(given("request_timeout")),
+        stream_timeout=any_of_none(given("stream_timeout")),
         cancels=given("cancel_on_disconnect"),
         priority=Priority.CRITICAL if of is None or of.priority is None else of.priority,
         rates=None if rates is None else rates.plan.only(given("rate_limits")),

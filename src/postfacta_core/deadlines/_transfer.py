@@ -46,14 +46,6 @@ class TransferLimits:
             "TransferLimits.body_grace", self.body_grace, at_least=0, finite=False, example="10.0"
         )
 
-    def allows_length(self, length: bytes) -> bool:
-        """Return whether a `Content-Length` allows the body.
-
-        One that is no number is the server's business: it ends the message there, or refuses it.
-        """
-        # A length of over 20 digits is too large before it is even a number: 2**64 has 20.
-        return not length.isdigit() or (len(length) <= 20 and int(length) <= self.max_body_bytes)  # noqa: PLR2004
-
     def next_chunk_due(self, now: float, *, received: int, waited: float) -> float:
         """Return when the next chunk of the body is due; at or before `now`, the client has been too slow already.
 

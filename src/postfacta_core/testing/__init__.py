@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from .asgi import AsgiResponse, call_asgi
-from .by_hand import ManualClock, RecordingObserver
+from .by_hand import ManualClock, RecordingObserver, testing_mode
 from .cancelling import cancel_at_each_await
 from .chaos import Chaos, Fault, cancellable
-from .haste import testing_mode
 from .virtual import VirtualTimeLoop, run_in_virtual_time
 
 __all__ = [
-    "AsgiResponse",
-    "Chaos",
-    "Fault",
-    "ManualClock",
-    "RecordingObserver",
-    "VirtualTimeLoop",
-    "call_asgi",
-    "cancel_at_each_await",
-    "cancellable",
-    "run_in_virtual_time",
-    "testing_mode",
-]
+    "AsgiResponse", "Chaos", "Fault", "ManualClock", "RecordingObserver", "VirtualTimeLoop", "call_asgi",
+    "cancel_at_each_await", "cancellable", "run_in_virtual_time", "testing_mode",
+]  # fmt: skip

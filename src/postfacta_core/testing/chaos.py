@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import anyio
@@ -50,7 +49,7 @@ class Chaos(Guard):
     """Calls functions, and makes some of the calls fail.
 
     It is a guard: let it stand in a `Pipeline`, the last one for a dependency that fails, the first one for a
-    caller that does. Or wrap an async function in it.
+    caller that does. Or decorate an async function with it.
 
         chaos = Chaos([Fault(error=ConnectionResetError), None, Fault(latency=2)])
 
@@ -100,15 +99,6 @@ class Chaos(Guard):
         if fault.after:
             await self._inject(fault)
         return answer
-
-    def wrap(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-        """Return the function with faults; it also works as a decorator."""
-
-        @wraps(function)
-        async def faulty(*args: P.args, **kwargs: P.kwargs) -> T:
-            return await self.call(function, *args, **kwargs)
-
-        return faulty
 
     async def _inject(self, fault: Fault) -> None:
         if fault.latency == math.inf:

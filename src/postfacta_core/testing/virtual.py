@@ -70,7 +70,6 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def __init__(self, clock: ManualClock | None = None, *, autojump_threshold: float = 0.0) -> None:
         self.clock: ManualClock = clock or ManualClock()
-        self._is_closed_world = autojump_threshold == 0
         self._own_thread = threading.get_ident()
         self._waits = _Selector(self._jump, autojump_threshold)
         super().__init__(self._waits)
@@ -79,7 +78,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             self.close()
             raise ValueError(f"needs a threshold in seconds, 0 or more: {autojump_threshold}")
         # Its own pipe to itself is in place now; whatever comes after that is a stranger.
-        self._waits.is_closed = self._is_closed_world
+        self._waits.is_closed = autojump_threshold == 0
 
     def time(self) -> float:
         """Return the clock's time."""
@@ -89,7 +88,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
     ) -> asyncio.Future[T]:
         """Run in a thread, as asyncio does; refuse without a threshold."""
-        if self._is_closed_world:
+        if self._waits.is_closed:
             raise RuntimeError(f"a thread: {_REMEDY}")
         return super().run_in_executor(executor, func, *args)
 
@@ -97,13 +96,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """Call soon, as asyncio does; without a threshold, another thread that calls it ends the run."""
-        if self._is_closed_world and threading.get_ident() != self._own_thread:
+        if self._waits.is_closed and threading.get_ident() != self._own_thread:
             self._waits.refuse("a thread")
         return super().call_soon_threadsafe(callback, *args, context=context)
 
     async def _make_subprocess_transport(self, *args: Any, **kwargs: Any) -> Any:
         # What starts a process, with a shell or without.
-        if self._is_closed_world:
+        if self._waits.is_closed:
             raise RuntimeError(f"another process: {_REMEDY}")
         return await super()._make_subprocess_transport(*args, **kwargs)  # type: ignore[misc]
 

@@ -160,7 +160,7 @@ async def test_a_websocket_has_a_context_and_the_lifespan_passes_untouched() -> 
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scopes: list[Scope] = [{"type": "websocket", "headers": []}, {"type": "lifespan"}]
+    scopes: list[Scope] = [{"type": "websocket", "path": "/", "headers": []}, {"type": "lifespan"}]
     for scope in scopes:
         await ContextMiddleware(app)(scope, receive, send)
     assert sent == [{"type": "websocket.something"}, {"type": "lifespan.something"}]

@@ -18,7 +18,9 @@ from postfacta_core.asgi.middlewares import ContextMiddleware, ErrorMiddleware, 
 from postfacta_core.context import RequestContext
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.errors import DeadlineExceededError, StoppedError
-from postfacta_core.testing import call_asgi
+from postfacta_core.events import ListenerFailed
+from postfacta_core.telemetry.exchange import Exchange
+from postfacta_core.testing import RecordingObserver, call_asgi
 from tests.kit.garbage import garbage
 
 SCOPE: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
@@ -62,12 +64,12 @@ async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
     """Stand for the application."""
 
 
-def make(scope: Scope, receive: Receive, send: Send, *, stream_timeout: float | None = None) -> HttpExchange:
+def make(scope: Scope, receive: Receive, send: Send, *, stream_timeout: float = math.inf) -> HttpExchange:
     kernel, rules = Kernel(nothing, running=RunningRequests()), Rules(stream_timeout=stream_timeout)
     return HttpExchange(kernel, rules, RequestContext("request-id", 1000.0), scope, receive, send)
 
 
-def exchange_on(wire: Wire, *, stream_timeout: float | None = None) -> HttpExchange:
+def exchange_on(wire: Wire, *, stream_timeout: float = math.inf) -> HttpExchange:
     exchange = make(SCOPE, wire.receive, wire.send, stream_timeout=stream_timeout)
     exchange.request.deadline = 1030.0
     return exchange
@@ -470,3 +472,17 @@ async def test_it_leaves_nothing_for_the_cyclic_collector() -> None:
         await app(dict(scope), None, _read_nothing)  # type: ignore[arg-type] # it is not called
 
     assert await garbage(once) == 0
+
+
+def test_a_recorder_that_raises_is_reported_and_the_next_one_is_called() -> None:
+    seen: list[Exchange] = []
+
+    def broken(exchange: Exchange) -> None:
+        raise ValueError("a crash")
+
+    observer = RecordingObserver()
+    exchange = Exchange(RequestContext("request-id", 0.0), "GET", "/")
+    Kernel(nothing, observer=observer).tell([broken, seen.append], exchange)
+    assert seen == [exchange]
+    (failure,) = observer.of(ListenerFailed)
+    assert "broken" in failure.policy

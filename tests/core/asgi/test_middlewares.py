@@ -16,7 +16,6 @@ from postfacta_core.asgi import (
     LoadSheddingMiddleware,
     RateLimitMiddleware,
     ResponseHeadersMiddleware,
-    RouteProbe,
     TelemetryMiddleware,
     TransferMiddleware,
 )
@@ -28,7 +27,6 @@ from postfacta_core.testing import call_asgi
 MIDDLEWARES: dict[str, Callable[[ASGIApp], ASGIApp]] = {
     "context": ContextMiddleware,
     "telemetry": lambda app: TelemetryMiddleware(app, []),
-    "probe": RouteProbe,
     "headers": lambda app: ResponseHeadersMiddleware(app, []),
     "cors": lambda app: CorsMiddleware(app, Cors()),
     "errors": ErrorMiddleware,

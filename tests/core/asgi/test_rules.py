@@ -21,18 +21,6 @@ SCOPE: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
 OTHERS = Rules()
 
 
-def test_limits_are_those_of_the_scope() -> None:
-    limits = TransferLimits(max_body_bytes=7)
-
-    def of(scope: Scope) -> TransferLimits:
-        return limits if scope["path"] == "/" else TransferLimits()
-
-    assert Rules(limits=limits).limits_of(SCOPE) is limits
-    assert Rules(limits=of).limits_of(SCOPE) is limits
-    with pytest.raises(AssertionError):
-        Rules().limits_of(SCOPE)
-
-
 def test_the_first_route_that_matches_counts() -> None:
     names = [
         ["GET /items", "POST /items"],

@@ -34,7 +34,6 @@ from postfacta_core.asgi import (
     LifespanMiddleware,
     MetricsEndpoint,
     ResponseHeadersMiddleware,
-    RouteProbe,
     Telemetry,
     TelemetryMiddleware,
     TransferMiddleware,
@@ -260,7 +259,6 @@ ALONE: dict[str, Middleware] = {
     "deadline": Middleware(DeadlineMiddleware, RunningRequests()),
     "lifecycle": Middleware(LifecycleMiddleware, Lifecycle(running=RunningRequests())),
     "lifespan": Middleware(LifespanMiddleware, []),
-    "probe": Middleware(RouteProbe),
 }
 
 

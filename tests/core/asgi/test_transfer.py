@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from postfacta_core.asgi import HardenOptions, RouteOptions, harden
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import TransferMiddleware
@@ -61,6 +63,35 @@ async def test_a_body_beyond_it_is_answered_once_with_413() -> None:
                 assert (response.status, whole(response)) == (413, True)
                 assert response.json()["code"] == "too-large"
                 assert response.header("connection") == "close"
+
+
+async def test_a_declared_length_is_judged_if_it_is_a_number() -> None:
+    cases: list[tuple[bytes, bool]] = [
+        (b"0", True),
+        (b"10", True),
+        (b"0000000010", True),
+        (b"11", False),
+        (b"99999999999999999999", False),
+        (b"9" * 5000, False),
+        (b"%020d" % 10, True),
+        (b"%021d" % 10, False),
+        (b"-1", True),
+        (b"1e9", True),
+        ("\u0661\u0661".encode(), True),
+    ]
+    limits = TransferLimits(max_header_bytes=10_000, max_body_bytes=10)
+    with every() as case:
+        for declared, fits in cases:
+            with case(declared, fits):
+                headers = [("content-length", declared.decode("latin-1"))]
+                response = await call_asgi(TransferMiddleware(length, limits), "POST", headers=headers)
+                assert response.status == (200 if fits else 413)
+
+
+async def test_a_body_of_any_size_is_allowed_by_infinity() -> None:
+    limits = TransferLimits(max_header_bytes=math.inf, max_body_bytes=math.inf)  # type: ignore[arg-type] # as the docs say
+    headers = [("content-length", str(10**18))]
+    assert (await call_asgi(TransferMiddleware(length, limits), "POST", headers=headers)).status == 200
 
 
 async def test_a_frameworks_own_reader_adds_nothing_to_the_413() -> None:
@@ -193,10 +224,9 @@ async def test_a_crash_is_seen_by_the_layers_outside_after_a_refusal_too() -> No
 
 
 async def test_limits_may_differ_by_route() -> None:
-    def limits(scope: Scope) -> TransferLimits:
-        return TransferLimits(max_body_bytes=100) if scope["path"] == "/upload" else LIMITS
-
-    app = TransferMiddleware(length, limits)
+    upload = RouteOptions(routes=["/upload"], limits=TransferLimits(max_body_bytes=100))
+    options = HardenOptions(limits=replace(LIMITS, max_header_bytes=1000), routes=[upload])
+    app = harden(length, service="uploads", options=options)
     assert (await call_asgi(app, "POST", "/upload", body=b"x" * 100)).body == b"100"
     assert (await call_asgi(app, "POST", "/other", body=b"x" * 100)).status == 413
 
