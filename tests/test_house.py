@@ -61,8 +61,8 @@ BUDGETS = {
     "postfacta_slo": 4_506,
     "postfacta_lab": 7_370,
     "postfacta_lab/assess": 2_811,
-    "postfacta_app": 17_132,
-    "postfacta_app/web": 1_843,
+    "postfacta_app": 16_766,
+    "postfacta_app/web": 1_838,
 }
 
 

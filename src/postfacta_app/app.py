@@ -21,9 +21,8 @@ from postfacta_core.limits.store import SharedStore
 from postfacta_postgres import Database, PoolOptions, prune_keys
 from postfacta_slo.status.prometheus import Prometheus
 
-from . import actions, error_pages, incident_page, labels, links
+from . import actions, durations, error_pages, incident_page, labels, links
 from .db import SCHEMA_ERRORS, Reader, Transactions, repeating
-from .durations import pages as durations
 from .error_pages import error_page
 from .export import api as export
 from .flags import FLAGS, Switches

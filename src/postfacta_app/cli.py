@@ -32,9 +32,7 @@ from .principal import Principal, Role
 from .reach import reach
 from .server import serve
 from .settings import AuthMode, Settings, SettingsError, exposed_secrets, load_settings
-from .timeline import postgres as timelines
-from .timeline.rebuild import Compared, compare
-from .timeline.verify import verify, write_metrics
+from .timeline.rebuild import Compared, compare, verify, write_metrics
 from .web.body import parse
 
 P = ParamSpec("P")
@@ -197,13 +195,15 @@ def _demo(host: str | None, port: int | None) -> int:
 @_command("verify")
 @click.option("--metrics-file", type=Path, help="write metrics there, for node_exporter's textfile collector")
 def _verify(metrics_file: Path | None) -> int:
-    result = _run(load_settings(), lambda database: verify(timelines.revised(database)))
+    result = _run(load_settings(), verify)
     if metrics_file:
         write_metrics(result, metrics_file, now=WALL())
     for found in result["fault"]:
-        click.echo(f"{found.incident}, revision {found.rev}: the timeline has changed", err=True)
+        click.echo(f"{found['incident']}, revision {found['rev']}: the timeline has changed", err=True)
     for found in result["other_rules"]:
-        click.echo(f"{found.incident}, revision {found.rev}: written under rules {found.rules}, not compared")
+        click.echo(
+            f"{found['incident']}, revision {found['rev']}: written under rules {found['rules']}, not compared"
+        )
     click.echo(f"{len(result['equal'])} revisions are equal, {len(result['fault'])} differ")
     return 1 if result["fault"] else 0
 

@@ -37,8 +37,7 @@ from .settings import AuthMode, Settings
 from .signals import api as signals
 from .signals.model import Attachments, Fact, NewSignal
 from .timeline import api as timeline
-from .timeline.annotations import NewAnnotation
-from .timeline.edits import AnyEdit
+from .timeline.model import AnyEdit, NewAnnotation
 from .web.body import format_time, parse
 
 EMAIL = "admin@demo.example"

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from postfacta_app.db import Reader, repeating
-from postfacta_app.durations.postgres import every
+from postfacta_app.durations import every
 from postfacta_app.incidents.model import IncidentFilters
 from postfacta_app.migrations import HEAD, migrate
 from postfacta_app.principal import ANONYMOUS

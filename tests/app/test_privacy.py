@@ -19,7 +19,7 @@ import pytest
 from pydantic import BaseModel, JsonValue
 
 from postfacta_app.actions import ActionChange, ActionQuery, NewAction
-from postfacta_app.durations.pages import InsightQuery
+from postfacta_app.durations import InsightQuery
 from postfacta_app.identity.model import (
     Credentials,
     NewToken,
@@ -35,8 +35,7 @@ from postfacta_app.links import NewLink
 from postfacta_app.postmortems.model import Draft, Restore, Transition
 from postfacta_app.signals.alertmanager import Webhook
 from postfacta_app.signals.model import Attachments, Batch
-from postfacta_app.timeline.annotations import AnnotationChange, NewAnnotation
-from postfacta_app.timeline.edits import AnyEdit
+from postfacta_app.timeline.model import AnnotationChange, AnyEdit, NewAnnotation
 from postfacta_app.web.routes import Rule
 from tests.app.live import NEW, START, Body, Service, in_process
 from tests.app.test_access import table

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from postfacta_app.app import create_app
 from postfacta_app.db import Answer
 from postfacta_app.errors import ConflictError
-from postfacta_app.incidents.v0 import Note, PostgresV0, V0Incident
+from postfacta_app.incidents.v0 import PostgresV0, ShownIncident, ShownNote
 from postfacta_app.principal import Principal
 from postfacta_app.settings import AuthMode, Settings, load_settings
 
@@ -27,21 +27,27 @@ __all__ = ["FailingStore", "FixedStore", "MemoryStore", "a_client", "an_applicat
 class MemoryStore(PostgresV0):
     """Keeps incidents in a list."""
 
-    incidents: list[V0Incident] = field(default_factory=list[V0Incident])
+    incidents: list[ShownIncident] = field(default_factory=list[ShownIncident])
     calls: list[str] = field(default_factory=list[str])
 
-    async def list(self, before: tuple[datetime, uuid.UUID] | None) -> tuple[Sequence[V0Incident], bool]:
+    async def list(self, before: tuple[datetime, uuid.UUID] | None) -> tuple[Sequence[ShownIncident], bool]:
         """Give them in their order."""
         self.calls.append("list")
         return self.incidents, False
 
-    async def get(self, incident_id: uuid.UUID) -> V0Incident | None:
+    async def get(self, incident_id: uuid.UUID) -> ShownIncident | None:
         """Find one."""
         self.calls.append("get")
         return next((incident for incident in self.incidents if incident.id == incident_id), None)
 
     async def start(
-        self, request: Request, principal: Principal, incident: V0Incident, *, answer: Answer, key: str | None
+        self,
+        request: Request,
+        principal: Principal,
+        incident: ShownIncident,
+        *,
+        answer: Answer,
+        key: str | None,
     ) -> Response:
         """Keep it."""
         self.calls.append("start")
@@ -52,13 +58,19 @@ class MemoryStore(PostgresV0):
 class FailingStore(MemoryStore):
     """Fails whatever it is asked, for a reason that callers must not learn."""
 
-    async def list(self, before: tuple[datetime, uuid.UUID] | None) -> tuple[Sequence[V0Incident], bool]:
+    async def list(self, before: tuple[datetime, uuid.UUID] | None) -> tuple[Sequence[ShownIncident], bool]:
         """Fail."""
         self.calls.append("list")
         raise OSError("db unavailable")
 
     async def start(
-        self, request: Request, principal: Principal, incident: V0Incident, *, answer: Answer, key: str | None
+        self,
+        request: Request,
+        principal: Principal,
+        incident: ShownIncident,
+        *,
+        answer: Answer,
+        key: str | None,
     ) -> Response:
         """Fail."""
         self.calls.append("start")
@@ -72,26 +84,40 @@ class FixedStore(MemoryStore):
         super().__init__(_three_incidents())
 
     async def start(
-        self, request: Request, principal: Principal, incident: V0Incident, *, answer: Answer, key: str | None
+        self,
+        request: Request,
+        principal: Principal,
+        incident: ShownIncident,
+        *,
+        answer: Answer,
+        key: str | None,
     ) -> Response:
         """Refuse."""
         self.calls.append("start")
         raise ConflictError("Incident with the same ID already exists: incident conflict")
 
 
-def _three_incidents() -> list[V0Incident]:
+def _incident(**told: object) -> ShownIncident:
+    rest = {
+        "status": "OPEN",
+        "initial_notes": None,
+        "additional_notes": None,
+        "end_time": datetime.min.replace(tzinfo=UTC),
+    }
+    return ShownIncident.model_validate(rest | told)
+
+
+def _three_incidents() -> list[ShownIncident]:
     return [
-        V0Incident(
+        _incident(
             id=uuid.UUID("11111111-1111-4111-8111-111111111111"),
             title="DB outage",
             description="Primary database unavailable",
             severity="HIGH",
             reporter="sre",
-            owner=None,
             start_time=datetime(2025, 11, 1, 10, tzinfo=UTC),
-            initial_notes=None,
         ),
-        V0Incident(
+        _incident(
             id=uuid.UUID("22222222-2222-4222-8222-222222222222"),
             title="Cache saturation",
             description="Cache hit rate dropped",
@@ -100,17 +126,15 @@ def _three_incidents() -> list[V0Incident]:
             reporter="infra",
             owner="platform",
             start_time=datetime(2025, 11, 2, 11, 30, 0, 500_000, tzinfo=UTC),
-            initial_notes=None,
-            additional_notes=[Note("2025-11-02T12:00:00Z", "evicted hot keys")],
+            additional_notes=[ShownNote(timestamp="2025-11-02T12:00:00Z", message="evicted hot keys")],
         ),
-        V0Incident(
+        _incident(
             id=uuid.UUID("33333333-3333-4333-8333-333333333333"),
             title="Queue stuck",
             description="Consumer stopped reading",
             severity="LOW",
             status="CLOSED",
             reporter="infra",
-            owner=None,
             start_time=datetime(2025, 11, 3, 8, 0, 0, 123_456, tzinfo=UTC),
             initial_notes=[],
             end_time=datetime(2025, 11, 3, 9, 15, tzinfo=UTC),

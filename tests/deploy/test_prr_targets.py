@@ -23,7 +23,7 @@ from deploy.prr.targets import (
     of_ledger,
     of_objectives,
 )
-from postfacta_app.durations.model import Aggregate, Aggregates, Phase
+from postfacta_app.durations import Aggregate, Aggregates, Phase
 from postfacta_lab.verdict import Verdict
 from postfacta_slo.status.query import SloStatus
 from tests.kit.every import every

@@ -1,14 +1,16 @@
-"""Export documents, each as of one snapshot of the database; long ones are streams."""
+"""Exports as JSON, Markdown or NDJSON, each as of one snapshot of the database; long ones are streams."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Final
 from uuid import UUID
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -19,19 +21,21 @@ from ..db import Reader, Unit
 from ..errors import NotFoundError
 from ..incidents.access import Ref, incident_of, listed, seen
 from ..incidents.model import Incident, Sort
-from ..postmortems import postgres as revisions
+from ..postmortems import api as postmortems
 from ..principal import Access
-from ..timeline import postgres as timelines
+from ..timeline import api as timelines
 from ..timeline.api import Kept
-from ..timeline.kept import KeptTimelines
-from ..timeline.model import Entry
-from ..timeline.query import TimelineQuery
+from ..timeline.kept import KeptTimelines, TimelineQuery
+from ..timeline.model import (
+    Entry,
+    format_micros,
+)
 from ..web.body import format_time, if_none_match
 from ..web.calls import Fill, Snapshot
 from ..web.paging import Key, decode_cursor, encode_cursor, filters_hash, next_link
+from ..web.render import TEMPLATES
 from ..web.routes import RouteClass
 from ..web.slices import Routes
-from .markdown import entry_lines, frame
 from .model import Document, ExportFormat, ExportQuery, OneQuery, Remark, TimelineDocument
 
 NDJSON: Final = "application/x-ndjson"
@@ -39,6 +43,85 @@ _MOST_BYTES: Final = 8 * 2**20  # Of a page that waits to be sent; entries of a 
 _STEP: Final = 500  # The most entries that are read at once.
 _ENTRY: Final = 500  # Bytes of an entry's JSON, about.
 routes: Final = Routes("export")
+
+
+# As Markdown, in which user input is inert: single lines of plain text are escaped. Markdown input keeps its
+# formatting, but no HTML, no images and no links except to http, https or mailto; it is placed in a quote or list item,
+# so constructs it leaves open end there. The template gets the escaped form unless it asks for the other.
+
+
+class _Inert(str):
+    """Text that is already safe."""
+
+    __slots__ = ()
+
+
+_ACTIVE: Final = re.compile(r"[\\`*_\[\]~|]")
+# A backslash and what it escapes, or what must become inert: images become links; other links, text.
+_LIVE: Final = re.compile(r"\\.|<|!(?=\[)|\](?=\s*\((?!(?:https?://|mailto:)))|\](?=\s*:)", re.DOTALL)
+_BREAK: Final = re.compile(r"\r\n?|\n")
+
+
+def plain(text: object) -> str:
+    if isinstance(text, _Inert):
+        return text
+    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return _Inert(_ACTIVE.sub(r"\\\g<0>", line))
+
+
+def quote(markdown: str) -> str:
+    return _Inert("> " + "\n> ".join(_lines(markdown))) if markdown.strip() else _Inert("Nothing recorded.")
+
+
+def item(markdown: str) -> str:
+    # A list item that begins with two blank lines would end there.
+    return _Inert("- " + "\n  ".join(_lines(markdown.strip())))
+
+
+def _lines(markdown: str) -> list[str]:
+    return _BREAK.split(_LIVE.sub(_still, markdown))
+
+
+def _still(found: re.Match[str]) -> str:
+    # An entity, since not every dialect escapes it with a backslash.
+    if found[0] in {"<", "\\<"}:
+        return "&lt;"
+    return found[0] if found[0].startswith("\\") else f"\\{found[0]}"
+
+
+def _templates() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=False,  # noqa: S701 - not HTML; `finalize` escapes
+        finalize=plain,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(quote=quote, item=item, url=lambda address: _Inert(f"<{address}>"))
+    return environment
+
+
+_TEMPLATE: Final = _templates().get_template("incident.md")
+
+
+_ENTRIES: Final = _Inert("\0\n")  # No text contains U+0000.
+
+
+def frame(document: Document) -> tuple[bytes, bytes]:
+    """Render the document in UTF-8: what comes before the entries of its timeline, and after them."""
+    text = _TEMPLATE.render(document.model_dump(mode="json"), entries=_ENTRIES)
+    before, _, after = text.partition(_ENTRIES + "\n")
+    return before.encode(), after.encode()
+
+
+def entry_lines(entries: Sequence[Entry]) -> bytes:
+    return "".join(
+        f"- {format_micros(it.t)} ({it.p}), {plain(it.source)}, {plain(it.kind)}: {plain(it.title)}\n"
+        for it in entries
+    ).encode()
+
 
 Later = Annotated[Reader, Fill(lambda call, _: call.tools.transactions.reader(call.principal))]
 """Reads once the snapshot is gone."""
@@ -141,7 +224,7 @@ async def _begin(
     found = await kept.slice(unit, incident.id, _query(digest=True))
     page, entries = found.page, found.page.items
     rest = _following(_query(as_of=found.at), incident.id, entries) if page.next_cursor else None
-    revision = await revisions.read(unit, incident.id, rev)
+    revision = await postmortems.find(unit, incident.id, rev)
     if rev is not None and revision is None:
         raise NotFoundError("No such revision, or none that you may read")
     said = await timelines.remarks(unit, incident.id)
@@ -152,7 +235,7 @@ async def _begin(
             digest=page.digest or "", rules=page.rules, milestones=page.milestones, entries=()
         ),
         annotations=[Remark(**it.model_dump(include={*Remark.model_fields})) for it in said],
-        postmortem=None if revision is None else await revisions.compared(unit, revision),
+        postmortem=None if revision is None else await postmortems.compared(unit, revision),
         actions=await actions.of(unit, incident.id),
         links=await links.of(unit, incident.id),
     )

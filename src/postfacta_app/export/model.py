@@ -14,9 +14,7 @@ from ..incidents.model import Incident, IncidentFilters
 from ..labels import Label
 from ..links import IncidentLink
 from ..postmortems.model import PostMortem
-from ..timeline.annotations import AnnotationKind, AnnotationState
-from ..timeline.edits import EntryRef
-from ..timeline.model import Entry, Instant, Milestone
+from ..timeline.model import AnnotationKind, AnnotationState, Entry, EntryRef, Instant, Milestone
 from ..web.body import Time
 
 

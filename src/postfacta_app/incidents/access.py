@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from ..db import VISIBLE, Query, Sql, Unit, Where, row, sees
-from ..errors import ConflictError, NotFoundError
+from ..errors import ConflictError, NotFoundError, SchemaMissingError
 from ..principal import Access, Principal
 from ..web.calls import Call, Fill
 from ..web.stale import allow_stale
@@ -48,6 +48,11 @@ def ref_text(ref: UUID | int) -> str:
 def missing() -> NotFoundError:
     """Return the one error for what does not exist and for what the caller may not see."""
     return NotFoundError("No such incident")
+
+
+def not_kept() -> SchemaMissingError:
+    """Return the error for an incident whose timeline `migrate` has not kept yet."""
+    return SchemaMissingError("This timeline is not kept yet", headers={"Retry-After": "10"})
 
 
 def _in_path(call: Call, name: str) -> UUID | int:

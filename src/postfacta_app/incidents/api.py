@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated, Final
 from uuid import UUID, uuid4
 
 from ..db import Reader, Unit, insert, update
-from ..errors import FieldError, ForbiddenError, InvalidFieldsError, invalid
+from ..errors import ConflictError, FieldError, ForbiddenError, InvalidFieldsError, invalid
 from ..principal import Access
 from ..web.calls import Call, Fill, Matches, Now
 from ..web.slices import Reply, Routes, made
@@ -32,10 +33,8 @@ Hide = Annotated[Callable[[], None], Fill(_hide)]
 # SQL
 
 _INSERT: Final = f"""
-insert into incidents as i (id, title, description, kind, severity, reporter, owner, services, teams,
-  visibility, members, declared_at, created_by, timeline_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, clock_timestamp())
-returning {COLUMNS}, i.timeline_at"""  # noqa: S608 - only constants of this package
+insert into incidents as i ({{names}}, timeline_at) values ({{places}}, clock_timestamp())
+on conflict (id) do nothing returning {COLUMNS}, i.timeline_at"""  # noqa: S608 - only constants of this package
 _ARCHIVE: Final = """
 update incidents set archived_at = clock_timestamp(), version = version + 1, updated_at = clock_timestamp()
  where id = $1"""
@@ -60,20 +59,27 @@ async def create(unit: Unit, new: model.NewIncident, *, now: Now) -> Reply[Incid
     _check_private(unit, new.visibility, members)
     # Names may have one character, reporters need two.
     reporter = new.reporter or (who.name[:100] if len(who.name) > 1 else who.actor)
-    row = await unit.fetchrow(
-        _INSERT,
-        *(uuid4(), new.title, new.description, new.kind, new.severity, reporter, new.owner),
-        *(new.services, new.teams, new.visibility, members, declared_at, who.actor),
-        operation="incident_insert",
-    )
-    assert row is not None  # noqa: S101 - an insert returns its row or raises
-    incident = access.incident_of(row)
-    facts = {"to_status": incident.status, "occurred_at": declared_at, "at": row["timeline_at"]}
-    await insert(unit, "status_changes", id=uuid4(), incident_id=incident.id, actor=who.actor, **facts)
+    given = {"reporter": reporter, "members": members, "declared_at": declared_at}
+    incident, _ = await declare(unit, id=uuid4(), **{**dict(new), **given})
+    return Reply(incident, 201, {"Location": f"/api/v1/incidents/{incident.id}"})
+
+
+async def declare(unit: Unit, **values: object) -> tuple[Incident, datetime]:
+    """Write a new incident with its first status change; also return the first instant of its timeline."""
+    values["created_by"] = unit.principal.actor
+    places = ", ".join(f"${n}" for n, _ in enumerate(values, 1))
+    sql = _INSERT.format(names=", ".join(values), places=places)
+    rows = await unit.fetch(sql, *values.values(), operation="incident_insert")
+    if not rows:
+        raise ConflictError("Incident with the same ID already exists: incident conflict")
+    incident, at = access.incident_of(rows[0]), rows[0]["timeline_at"]
+    facts = {"to_status": incident.status, "occurred_at": incident.declared_at, "at": at}
+    same = {"incident_id": incident.id, "actor": unit.principal.actor}
+    await insert(unit, "status_changes", id=uuid4(), **same, **facts)
     await unit.audit("incident.create", incident.ref, incident_id=incident.id)
     if _is_counted(incident):
         unit.counts.append(("postfacta_incidents_opened_total", incident.severity))
-    return Reply(incident, 201, {"Location": f"/api/v1/incidents/{incident.id}"})
+    return incident, at
 
 
 @routes.api("GET /api/v1/incidents/{ref}", READ, "Read an incident", conditional=True, stale=True)

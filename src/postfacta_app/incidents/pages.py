@@ -23,8 +23,6 @@ from .access import Ref, Share, follow_ups, page, seen
 from .api import Hide, change, create, routes
 from .model import Change, IncidentQuery, Kind, NewIncident, Severity, Status
 
-__all__ = ["asked", "filter_form", "found", "routes", "tidied"]
-
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, cast
 from uuid import UUID, uuid4
 
-from pydantic import BaseModel, RootModel, StringConstraints
+from pydantic import BaseModel, PlainSerializer, RootModel, StringConstraints, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
 from postfacta_postgres import Database
 
 from ..aside import aside
-from ..db import Answer, Reader, Transactions, Unit, insert
-from ..errors import ConflictError, MalformedError, NotFoundError
+from ..db import Answer, Reader, Transactions, Unit
+from ..errors import MalformedError, NotFoundError
 from ..principal import Access, Principal
 from ..problems import encode
 from ..web.body import Time, format_time, idempotency_key, read_json, read_moment
@@ -26,40 +25,18 @@ from ..web.paging import decode_cursor, encode_cursor, next_link
 from ..web.routes import RouteClass
 from ..web.slices import Routes
 from ..web.stale import allow_stale
+from .api import declare
 from .model import Description, Reporter, Severity, Status, Title
 
 routes: Final = Routes("incident")
 
-_NEVER: Final = "0001-01-01T00:00:00Z"
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
+"""The end of an open incident, and the time of a note without one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A note: its time as echoed, its text, and the instant if the time is valid."""
+# Model
 
-    timestamp: str
-    message: str
-    instant: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class V0Incident:
-    """An incident as v0 shows it."""
-
-    id: UUID
-    title: str
-    description: str
-    severity: str
-    reporter: str
-    owner: str | None
-    start_time: datetime
-    initial_notes: Sequence[Note] | None  # of the start request; None if it had none, not even an empty array
-    status: str = "OPEN"
-    additional_notes: Sequence[Note] = ()  # added later
-    end_time: datetime | None = None
-
-
-# For the OpenAPI document only. The code below also accepts keys in any case, and ignores unknown fields.
+# Of a request, for the OpenAPI document and the rules of texts: keys may have any case, and unknown fields are ignored.
 
 
 class Remark(BaseModel):
@@ -87,6 +64,14 @@ class Started(BaseModel):
     message: str
 
 
+def _shown(at: datetime) -> str:
+    return read_moment(format_time(at)).text
+
+
+Shown = Annotated[Time, PlainSerializer(_shown, when_used="json")]
+"""A time in UTC without trailing zeros."""
+
+
 class ShownNote(BaseModel):
     """A note of a response; its time is as its author sent it."""
 
@@ -103,11 +88,11 @@ class ShownIncident(BaseModel):
     severity: Severity
     status: Status
     reporter: str
-    start_time: Time
+    start_time: Shown
     initial_notes: list[ShownNote] | None
     additional_notes: list[ShownNote] | None
     owner: str = ""
-    end_time: Time
+    end_time: Shown
 
 
 class ShownIncidents(RootModel[list[ShownIncident]]):
@@ -124,8 +109,9 @@ class V0Query(BaseModel):
 
 # v0 shows no private, archived or exercise incidents, to any caller.
 _COLUMNS = """
-select id, title, description, severity, status, reporter, owner, declared_at as start_time, ended_at as end_time,
-  v0_notes_null from incidents where visibility = 'internal' and archived_at is null and kind <> 'exercise'"""
+select id, title, description, severity, status, reporter, coalesce(owner, '') as owner, declared_at as start_time,
+  coalesce(ended_at, '0001-01-01 00:00Z') as end_time, v0_notes_null
+  from incidents where visibility = 'internal' and archived_at is null and kind <> 'exercise'"""
 _LIST = f"""{_COLUMNS} and (declared_at, id) <
    (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
  order by declared_at desc, id desc limit $3"""
@@ -138,11 +124,6 @@ select a.incident_id, a.v0_position, a.v0_time, a.body, coalesce(a.occurred_at, 
    a.kind = 'note' and a.entry_id is null and not a.retracted and first.v0_position is null
    and not exists (select from annotations later where later.supersedes = a.id)))
  order by a.v0_position, first.at, first.id"""
-_INSERT = """
-insert into incidents (id, title, description, severity, reporter, owner, declared_at, v0_notes_null,
-  created_by, timeline_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, clock_timestamp())
-on conflict (id) do nothing returning number, timeline_at"""
 _INSERT_NOTES = """
 insert into annotations (id, root, incident_id, kind, body, occurred_at, v0_position, v0_time, author, at)
 select n.id, n.id, $1, 'note', n.body, n.occurred_at, n.position - 1, n.time, $2, $3
@@ -158,7 +139,7 @@ class PostgresV0:
         self._transactions = transactions
         self._limit = limit
 
-    async def list(self, before: tuple[datetime, UUID] | None) -> tuple[Sequence[V0Incident], bool]:
+    async def list(self, before: tuple[datetime, UUID] | None) -> tuple[Sequence[ShownIncident], bool]:
         """Read the newest ones before this start time and id, oldest first; also return whether there are older ones."""
         at, last = before or (None, None)
         rows = await self._database.fetch(
@@ -167,18 +148,24 @@ class PostgresV0:
         shown = [dict(row.items()) for row in reversed(rows[: self._limit])]
         return await self._with_notes(shown), len(rows) > self._limit
 
-    async def get(self, incident_id: UUID) -> V0Incident | None:
+    async def get(self, incident_id: UUID) -> ShownIncident | None:
         """Read one."""
         rows = await self._database.fetch(_GET, incident_id, operation="v0_get", repeatable=True)
         return next(iter(await self._with_notes([dict(row.items()) for row in rows])), None)
 
-    async def _with_notes(self, rows: Sequence[Mapping[str, object]]) -> Sequence[V0Incident]:
+    async def _with_notes(self, rows: Sequence[Mapping[str, object]]) -> Sequence[ShownIncident]:
         ids = [row["id"] for row in rows]
         notes = await self._database.fetch(_NOTES, ids, operation="v0_notes", repeatable=True) if ids else []
         return await aside(300 * (len(rows) + len(notes)), _noted, rows, notes)
 
     async def start(
-        self, request: Request, principal: Principal, incident: V0Incident, *, answer: Answer, key: str | None
+        self,
+        request: Request,
+        principal: Principal,
+        incident: ShownIncident,
+        *,
+        answer: Answer,
+        key: str | None,
     ) -> Response:
         """Write it with its first status change, its notes, and an audit row; raise if the id is taken."""
 
@@ -189,45 +176,38 @@ class PostgresV0:
         return await self._transactions.write(request, principal, work, key=key)
 
 
-def _noted(rows: Sequence[Mapping[str, Any]], notes: Sequence[Any]) -> Sequence[V0Incident]:
-    initial: dict[object, list[Note]] = defaultdict(list)
-    additional: dict[object, list[Note]] = defaultdict(list)
+def _noted(rows: Sequence[Mapping[str, Any]], notes: Sequence[Any]) -> Sequence[ShownIncident]:
+    initial: dict[object, list[ShownNote]] = defaultdict(list)
+    additional: dict[object, list[ShownNote]] = defaultdict(list)
     for row in notes:
-        if row["v0_position"] is None:
-            shown = read_moment(format_time(row["shown"])).text
-            additional[row["incident_id"]].append(Note(shown, row["body"]))
-        else:
-            initial[row["incident_id"]].append(Note(row["v0_time"], row["body"]))
-    return [_incident(row, initial[row["id"]], additional[row["id"]]) for row in rows]
+        is_initial = row["v0_position"] is not None
+        note = ShownNote(
+            timestamp=row["v0_time"] if is_initial else _shown(row["shown"]), message=row["body"]
+        )
+        (initial if is_initial else additional)[row["incident_id"]].append(note)
+    return [
+        ShownIncident.model_validate(
+            {
+                **row,
+                "initial_notes": None if row["v0_notes_null"] else initial[row["id"]],
+                "additional_notes": additional[row["id"]] or None,
+            }
+        )
+        for row in rows
+    ]
 
 
-def _incident(row: Mapping[str, Any], initial: Sequence[Note], additional: Sequence[Note]) -> V0Incident:
-    fields = dict(row)
-    notes = None if fields.pop("v0_notes_null") else initial
-    return V0Incident(initial_notes=notes, additional_notes=additional, **fields)
-
-
-async def _insert(unit: Unit, new: V0Incident) -> None:
-    row = await unit.fetchrow(
-        _INSERT,
-        *(new.id, new.title, new.description, new.severity, new.reporter, new.owner, new.start_time),
-        *(new.initial_notes is None, unit.principal.actor),
-        operation="v0_start",
-    )
-    if row is None:
-        raise ConflictError("Incident with the same ID already exists: incident conflict")
-    at, actor = row["timeline_at"], unit.principal.actor
-    facts = {"to_status": "OPEN", "occurred_at": new.start_time, "at": at, "actor": actor}
-    await insert(unit, "status_changes", id=uuid4(), incident_id=new.id, **facts)
-    if notes := new.initial_notes:
+async def _insert(unit: Unit, new: ShownIncident) -> None:
+    told = new.model_dump(include={"id", "title", "description", "severity", "reporter"})
+    notes, ends = new.initial_notes, {"owner": new.owner or None, "declared_at": new.start_time}
+    _, at = await declare(unit, **told, **ends, v0_notes_null=notes is None)
+    if notes:
         await unit.execute(
             _INSERT_NOTES,
-            *(new.id, actor, at, [uuid4() for _ in notes], [note.message for note in notes]),
-            *([note.instant for note in notes], [note.timestamp for note in notes]),
+            *(new.id, unit.principal.actor, at, [uuid4() for _ in notes], [note.message for note in notes]),
+            *([_instant(note.timestamp) for note in notes], [note.timestamp for note in notes]),
             operation="v0_notes_insert",
         )
-    await unit.audit("incident.create", f"INC-{row['number']}", incident_id=new.id)
-    unit.counts.append(("postfacta_incidents_opened_total", new.severity))
 
 
 # API
@@ -272,8 +252,8 @@ async def start(q: Reader, here: Here, *, request: Request, now: Now) -> Annotat
     return await here.start(request, q.principal, incident, answer=answer, key=key)
 
 
-def _size(incidents: Iterable[V0Incident]) -> int:
-    return sum(300 + 500 * (len(it.initial_notes or ()) + len(it.additional_notes)) for it in incidents)
+def _size(incidents: Iterable[ShownIncident]) -> int:
+    return sum(300 + 500 * (len(it.initial_notes or ()) + len(it.additional_notes or ())) for it in incidents)
 
 
 def _answer(status: int, value: object, headers: Mapping[str, str] | None = None) -> Answer:
@@ -289,7 +269,7 @@ def _invalid(detail: str) -> MalformedError:
     return MalformedError(f"Invalid request body: {detail}")
 
 
-def parse_start(value: object, incident_id: UUID, start_time: datetime) -> V0Incident:
+def parse_start(value: object, incident_id: UUID, start_time: datetime) -> ShownIncident:
     """Build an incident from a request's JSON value.
 
     Keys match in any case, and the last of equal ones wins. Absent, null and "" are the same.
@@ -305,16 +285,24 @@ def parse_start(value: object, incident_id: UUID, start_time: datetime) -> V0Inc
     if not isinstance(notes, list | None):
         raise _invalid("notes must be an array")
     initial = None if notes is None else [_note(note) for note in cast("list[object]", notes)]
-    if broken := _broken_rules(text):
-        raise MalformedError("Validation failed: " + ", ".join(broken))
-    owner = text.pop("owner") or None
-    return V0Incident(
-        id=incident_id,
-        owner=owner,
-        start_time=start_time,
-        initial_notes=initial,
-        **cast("dict[str, Any]", text),
-    )
+    try:
+        Start.model_validate({name: given for name, given in text.items() if given})
+    except ValidationError as error:
+        broken = (
+            f"{it['loc'][0]} {_BROKEN[it['type']].format(**it.get('ctx', {}))}" for it in error.errors()
+        )
+        raise MalformedError("Validation failed: " + ", ".join(broken)) from None
+    times = {"start_time": start_time, "end_time": _NEVER}
+    told = {"id": incident_id, "status": Status.OPEN, "initial_notes": initial, "additional_notes": None}
+    return ShownIncident.model_validate({**text, **times, **told})
+
+
+_BROKEN: Final = {
+    "missing": "is required",
+    "string_too_short": "must be at least {min_length} characters",
+    "string_too_long": "must be at most {max_length} characters",
+    "enum": f"must be one of [{' '.join(Severity)}]",
+}
 
 
 def _members(value: object, name: str) -> dict[str, object]:
@@ -330,68 +318,29 @@ def _string(members: Mapping[str, object], name: str) -> str:
     return value or ""
 
 
-def _note(value: object) -> Note:
+def _note(value: object) -> ShownNote:
     members = {} if value is None else _members(value, "a note")
     message = _string(members, "message")
     written = members.get("timestamp")
     if written is None:
-        return Note(_NEVER, message)
+        return ShownNote(timestamp=_shown(_NEVER), message=message)
     try:
         moment = read_moment(written if isinstance(written, str) else "")
     except ValueError as error:
         raise _invalid(f"timestamp {error}") from None
-    return Note(moment.text, message, moment.instant if _is_real(moment.instant) else None)
+    return ShownNote(timestamp=moment.text, message=message)
 
 
-def _is_real(instant: datetime | None) -> bool:
-    # The first instant, with any offset, means none; asyncpg reads the last one as infinity.
-    ends = {datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)}
-    return instant is not None and instant not in ends
-
-
-_LENGTHS: Final = {"title": (3, 200), "description": (10, 2000), "reporter": (2, 100)}
-
-
-def _broken_rules(text: Mapping[str, str]) -> Sequence[str]:
-    """Return the first error of each field."""
-    broken: list[str] = []
-    for name, (shortest, longest) in _LENGTHS.items():
-        length = len(text[name])
-        if not length:
-            broken.append(f"{name} is required")
-        elif length < shortest:
-            broken.append(f"{name} must be at least {shortest} characters")
-        elif length > longest:
-            broken.append(f"{name} must be at most {longest} characters")
-    if not text["severity"]:
-        broken.append("severity is required")
-    elif text["severity"] not in list(Severity):
-        broken.append(f"severity must be one of [{' '.join(Severity)}]")
-    if len(text["owner"]) > 100:  # noqa: PLR2004 - as the message says
-        broken.append("owner must be at most 100 characters")
-    return broken
+def _instant(timestamp: str) -> datetime | None:
+    """Return when it happened; the first instant means none, and asyncpg reads the last one as infinity."""
+    at = read_moment(timestamp).instant
+    return None if at in {_NEVER, datetime.max.replace(tzinfo=UTC)} else at
 
 
 # The response
 
 
-def render_incident(incident: V0Incident) -> Mapping[str, object]:
+def render_incident(incident: ShownIncident) -> Mapping[str, object]:
     """Return the members of an incident in the original's order."""
-    same = ("title", "description", "severity", "status", "reporter")
-    return {
-        "id": str(incident.id),
-        **{name: getattr(incident, name) for name in same},
-        "start_time": _time(incident.start_time),
-        "initial_notes": _notes(incident.initial_notes),
-        "additional_notes": _notes(incident.additional_notes or None),
-        **({"owner": incident.owner} if incident.owner else {}),
-        "end_time": _NEVER if incident.end_time is None else _time(incident.end_time),
-    }
-
-
-def _time(at: datetime) -> str:
-    return read_moment(format_time(at)).text
-
-
-def _notes(notes: Sequence[Note] | None) -> object:
-    return None if notes is None else [{"timestamp": it.timestamp, "message": it.message} for it in notes]
+    shown = incident.model_dump(mode="json")
+    return shown if incident.owner else {name: value for name, value in shown.items() if name != "owner"}

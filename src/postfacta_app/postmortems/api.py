@@ -6,8 +6,9 @@ orders the revision among the facts: the timeline as of it is what its author co
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -16,11 +17,12 @@ from starlette.responses import Response
 
 from .. import actions, errors
 from ..aside import LARGE, aside
-from ..db import Answer, Query, Reader, Unit
+from ..db import VISIBLE, Answer, Query, Reader, Unit, sees
 from ..errors import NotFoundError, PreconditionFailedError
-from ..incidents.access import Ref, Share, lock_active, seen
+from ..incidents.access import Ref, Share, lock_active, seen, where_of
 from ..incidents.model import Incident, IncidentFilters
-from ..principal import Access
+from ..principal import Access, Principal
+from ..signals.model import PRECISIONS
 from ..timeline.kept import digest_in
 from ..timeline.rules import RULES
 from ..web.body import if_match, if_none_match
@@ -28,9 +30,19 @@ from ..web.calls import Call, Fill, Snapshot
 from ..web.paging import Paged
 from ..web.routes import RouteClass
 from ..web.slices import Reply, Routes, made
-from . import model, postgres
-from .content import SCHEMA_VERSION, Content, differences
-from .model import Revision, RevisionPage, Stage
+from . import model
+from .model import (
+    SCHEMA_VERSION,
+    ChangedEntry,
+    Content,
+    PostMortem,
+    Revision,
+    RevisionPage,
+    RevisionSummary,
+    Stage,
+    TimelineChanges,
+    differences,
+)
 
 READ, WRITE = Access.READ, Access.WRITE
 routes: Final = Routes("post-mortem")
@@ -78,6 +90,56 @@ Rev = Annotated[int, Fill(lambda call, name: number(call.request.path_params[nam
 """A revision in the path; 0, which never exists, if it is not a number."""
 
 
+# SQL
+
+_SUMMARY: Final = ", ".join(f"r.{name}" for name in RevisionSummary.model_fields)
+_COLUMNS: Final = ", ".join(f"r.{name}" for name in Revision.model_fields).replace("content", "content::text")
+_WRITTEN: Final = [name for name in Revision.model_fields if name != "content"]
+# Only writers see drafts and waivers.
+_READABLE: Final = (
+    f"{VISIBLE} and ($3::boolean or r.status in ('in_review', 'published')) and r.incident_id = $4"
+)
+_READ: Final = f"""
+select {_COLUMNS} from postmortem_revisions r join incidents i on i.id = r.incident_id
+ where {_READABLE} and ($5::int is null or r.rev = $5) order by r.rev desc limit 1"""  # noqa: S608 - only constants of this module and db.py
+_PAGE: Final = f"""
+select {_SUMMARY} from postmortem_revisions r join incidents i on i.id = r.incident_id
+ where {_READABLE} and ($5::bigint is null or r.rev < $5) order by r.rev desc limit $6"""  # noqa: S608 - only constants of this module and db.py
+# The database checks the size: `jsonb` formats numbers and spaces in its own way.
+_APPEND: Final = f"""
+insert into postmortem_revisions as r (content, {", ".join(_WRITTEN)})
+select c.content, {", ".join(f"${n}" for n, _ in enumerate(_WRITTEN, 2))}
+  from (select $1::text::jsonb as content) c where octet_length(c.content::text) <= 524288
+returning {_COLUMNS}"""  # noqa: S608 - only constants of this module
+_FACTORS: Final = """
+with published as (
+  select distinct on (r.incident_id) i.number, r.content
+    from postmortem_revisions r join incidents i on i.id = r.incident_id
+   where {where} and r.status = 'published' order by r.incident_id, r.rev desc)
+select f->>'slug' as slug, f->>'category' as category, count(*) as count,
+       array_agg('INC-' || p.number order by p.number) as incidents
+  from published p cross join lateral jsonb_array_elements(p.content->'factors') f
+ group by 1, 2 order by count(*) desc, (f->>'slug') collate "C", (f->>'category') collate "C" limit 500"""
+
+# Only what was written since can differ, and what stands on a clock that was moved since.
+_CHANGES: Final = """
+with was as materialized (select * from timeline_seen($1, $2) e where not e.hidden),
+is_now as materialized (
+  select e.* from timeline_entries e where e.incident_id = $1 and e.present and not e.hidden
+     and (e.since > $2 or e.shift is not null and e.source = any ((select array(select m.source from timeline_moved($1, $2) m))::text[]))),
+differing as (
+  select n.source is null as is_gone, w.source is null as is_new, (w.t, w.p) is distinct from (n.t, n.p) as is_moved,
+    (w.title, w.sha) is distinct from (n.title, n.sha) as is_retitled, (w.pinned is distinct from n.pinned) as is_pinned,
+    coalesce(n.source, w.source) as source, coalesce(n.id, w.id) as id, coalesce(n.kind, w.kind) as kind, coalesce(n.t, w.t) as t,
+    coalesce(n.p, w.p) as p, coalesce(n.title, w.title) as title, coalesce(n.k, w.k) as k,
+    coalesce(n.unnumbered, w.unnumbered) as unnumbered, coalesce(n.sequence, w.sequence) as sequence
+    from was w full join is_now n on n.source = w.source collate "C" and n.id = w.id collate "C")
+select coalesce((select json_agg(json_build_array(is_gone, is_new, is_moved, is_retitled, source, id, kind, t, p, title)
+    order by t, p, k, source collate "C", unnumbered, sequence collate "C", id collate "C")
+    from differing where is_gone or is_new or is_moved or is_retitled or is_pinned), '[]')::text as entries,
+  timeline_milestones($1, $2) <> timeline_milestones($1, 'infinity') as milestones"""
+
+
 # What is read
 
 
@@ -86,11 +148,11 @@ async def read(
     q: Snapshot, ref: Ref, *, request: Request, share: Share
 ) -> Annotated[Response, model.PostMortem]:
     incident = await seen(q, ref)
-    revision = await postgres.read(q, incident.id)
+    revision = await find(q, incident.id)
     if revision is None:
         raise NotFoundError("No post-mortem, or none that you may read")
     share(incident.visibility)
-    shown = await postgres.compared(q, revision)
+    shown = await compared(q, revision)
     headers = {"ETag": shown.etag}
     # The body also depends on the timeline, which the revision number does not reflect.
     if not shown.timeline_changed and if_none_match(request, shown.etag):
@@ -99,8 +161,13 @@ async def read(
 
 
 @routes.api(f"GET {_ONE}/revisions", READ, "List the revisions", kind=RouteClass.READ)
-async def revisions(q: Reader, ref: Ref, query: Paged) -> RevisionPage:
-    return await read_page(q, (await seen(q, ref)).id, query)
+async def revisions(q: Query, ref: Ref, query: Paged) -> RevisionPage:
+    incident_id = (await seen(q, ref)).id
+    (before,) = query.after(str(incident_id), int) or (None,)
+    args = (*_reads(q.principal), incident_id, before, query.limit + 1)
+    found = await q.fetch(_PAGE, *args, operation="postmortem_revisions")
+    rows = [RevisionSummary.model_validate(dict(row.items())) for row in found]
+    return query.page(RevisionPage, rows, str(incident_id), key=lambda it: [it.rev])
 
 
 @routes.api(f"GET {_ONE}/revisions/{{rev}}", READ, "Read a revision, or compare it with another")
@@ -117,20 +184,50 @@ async def revision(
 
 @routes.api("GET /api/v1/factors", READ, "Count the factors of published post-mortems", kind=RouteClass.SEARCH)  # fmt: skip
 async def factors(q: Reader, filters: IncidentFilters) -> model.FactorList:
-    return model.FactorList(items=await postgres.factors(q, filters))
+    where = where_of(q.principal, filters)
+    found = await q.fetch(_FACTORS.format(where=where), *where.args, operation="factors")
+    return model.FactorList(items=[model.FactorCount.model_validate(dict(row.items())) for row in found])
 
 
-async def read_page(q: Query, incident_id: UUID, query: Paged) -> RevisionPage:
-    (before,) = query.after(str(incident_id), int) or (None,)
-    rows = await postgres.page(q, incident_id, before=before, limit=query.limit + 1)
-    return query.page(RevisionPage, rows, str(incident_id), key=lambda it: [it.rev])
+async def find(q: Query, incident_id: UUID, rev: int | None = None) -> Revision | None:
+    """Read the last revision that the caller may see, or that of this number."""
+    rows = await q.fetch(_READ, *_reads(q.principal), incident_id, rev, operation="postmortem_get")
+    return _revision(rows[0]) if rows else None
 
 
 async def read_revision(q: Query, incident_id: UUID, rev: int) -> Revision:
-    found = await postgres.read(q, incident_id, rev)
+    found = await find(q, incident_id, rev)
     if found is None:
         raise NotFoundError("No such revision, or none that you may read")
     return found
+
+
+async def compared(q: Query, revision: Revision) -> PostMortem:
+    args = (revision.incident_id, revision.timeline_at)
+    row = (await q.fetch(_CHANGES, *args, operation="postmortem_changes"))[0]
+    found: list[tuple[Any, ...]] = json.loads(row["entries"])
+    changes = _changes(found) if found or row["milestones"] else None
+    return PostMortem(**dict(revision), timeline_changed=changes is not None, timeline_changes=changes)
+
+
+def _changes(found: Sequence[tuple[Any, ...]]) -> TimelineChanges:
+    lists: dict[str, list[ChangedEntry]] = {name: [] for name in TimelineChanges.model_fields}
+    for is_gone, is_new, is_moved, is_retitled, source, identity, kind, t, p, title in found:
+        entry = ChangedEntry(source=source, id=identity, kind=kind, t=t, p=PRECISIONS[int(p)], title=title)
+        is_there = not (is_gone or is_new)
+        which = (is_new, is_gone, is_there and is_moved, is_there and is_retitled)
+        for name, applies in zip(lists, which, strict=True):
+            if applies:
+                lists[name].append(entry)
+    return TimelineChanges(**lists)
+
+
+def _reads(principal: Principal) -> tuple[bool, UUID | None, bool]:
+    return (*sees(principal), principal.may(WRITE))
+
+
+def _revision(row: Any) -> Revision:
+    return Revision.model_validate({**row, "content": Content.model_validate_json(row["content"])})
 
 
 # What is written
@@ -141,10 +238,10 @@ async def read_revision(q: Query, incident_id: UUID, rev: int) -> Revision:
     status=(200, 201), headers=_STARTS_FROM, problems=_OUTDATED,
 )  # fmt: skip
 async def write(unit: Unit, ref: Ref, wish: model.Draft, *, follows: Follows) -> Reply[Revision]:
-    incident, last = await _locked(unit, ref, follows)
-    if last is not None and last.content == wish.content:
-        return made(last, is_new=False)
-    new = await _append(unit, incident, last, content=wish.content, message=wish.message)
+    incident, old = await _locked(unit, ref, follows)
+    if old is not None and old.content == wish.content:
+        return made(old, is_new=False)
+    new = await _append(unit, incident, old, content=wish.content, message=wish.message)
     return made(new, is_new=new.rev == 1)  # A PUT creates the post-mortem, and later changes it.
 
 
@@ -153,13 +250,13 @@ async def write(unit: Unit, ref: Ref, wish: model.Draft, *, follows: Follows) ->
     status=(200, 201), headers=_STARTS_FROM, problems=(*_OUTDATED, "illegal-transition", "not-publishable"),
 )  # fmt: skip
 async def transition(unit: Unit, ref: Ref, wish: model.Transition, *, follows: Follows) -> Reply[Revision]:
-    incident, last = await _locked(unit, ref, follows)
-    if not model.move(_stage(last), wish) and last is not None:
-        return made(last, is_new=False)
-    content: Content = Content() if last is None else last.content
+    incident, old = await _locked(unit, ref, follows)
+    if not model.move(_stage(old), wish) and old is not None:
+        return made(old, is_new=False)
+    content: Content = Content() if old is None else old.content
     if wish.to is Stage.PUBLISHED:
         await _check_publishable(unit, incident.id, content)
-    new = await _append(unit, incident, last, status=wish.to, content=content, message=wish.message)
+    new = await _append(unit, incident, old, status=wish.to, content=content, message=wish.message)
     return made(new, is_new=True)
 
 
@@ -168,14 +265,14 @@ async def transition(unit: Unit, ref: Ref, wish: model.Transition, *, follows: F
     status=(200, 201), headers=_STARTS_FROM, problems=_OUTDATED,
 )  # fmt: skip
 async def restore(unit: Unit, ref: Ref, wish: model.Restore, *, follows: Follows) -> Reply[Revision]:
-    incident, last = await _locked(unit, ref, follows)
-    source = await postgres.read(unit, incident.id, wish.rev)
-    if last is None or source is None:
+    incident, old = await _locked(unit, ref, follows)
+    source = await find(unit, incident.id, wish.rev)
+    if old is None or source is None:
         error = errors.FieldError("/rev", "unknown", "is not a revision")
         raise errors.InvalidFieldsError("/rev is not a revision", errors=[error])
-    if last.content == source.content:
-        return made(last, is_new=False)
-    new = await _append(unit, incident, last, content=source.content, restored_from=source.rev)
+    if old.content == source.content:
+        return made(old, is_new=False)
+    new = await _append(unit, incident, old, content=source.content, restored_from=source.rev)
     return made(new, is_new=True)
 
 
@@ -183,13 +280,13 @@ async def _locked(
     unit: Unit, ref: UUID | int, follows: Callable[[str | None], None]
 ) -> tuple[Incident, Revision | None]:
     incident = await lock_active(unit, ref)
-    last = await postgres.read(unit, incident.id)
-    follows(None if last is None else last.etag)
-    return incident, last
+    old = await find(unit, incident.id)
+    follows(None if old is None else old.etag)
+    return incident, old
 
 
-def _stage(last: Revision | None) -> Stage | None:
-    return None if last is None else last.status
+def _stage(old: Revision | None) -> Stage | None:
+    return None if old is None else old.status
 
 
 async def _check_publishable(unit: Unit, incident_id: UUID, content: Content) -> None:
@@ -203,35 +300,34 @@ async def _check_publishable(unit: Unit, incident_id: UUID, content: Content) ->
 async def _append(
     unit: Unit,
     incident: Incident,
-    last: Revision | None,
+    old: Revision | None,
     *,
     content: Content,
     status: Stage | None = None,
     **fields: Any,
 ) -> Revision:
     at = await unit.stamp(incident.id)
-    status = status or model.next_stage(_stage(last))
-    revision = await postgres.append(
-        unit,
-        Revision(
-            incident_id=incident.id,
-            rev=1 if last is None else last.rev + 1,
-            content=content,
-            status=status,
-            schema_version=SCHEMA_VERSION,
-            timeline_digest=await digest_in(unit, incident.id),
-            timeline_at=at,
-            rules=RULES,
-            author=unit.principal.actor,
-            at=at,
-            **{"message": None, "restored_from": None, **fields},
-        ),
-    )
-    if revision is None:
+    status = status or model.next_stage(_stage(old))
+    written = {
+        "incident_id": incident.id,
+        "rev": 1 if old is None else old.rev + 1,
+        "status": status,
+        "schema_version": SCHEMA_VERSION,
+        "timeline_digest": await digest_in(unit, incident.id),
+        "timeline_at": at,
+        "rules": RULES,
+        "author": unit.principal.actor,
+        "at": at,
+        **fields,
+    }
+    args = (written.get(name) for name in _WRITTEN)
+    rows = await unit.fetch(_APPEND, content.model_dump_json(), *args, operation="postmortem_append")
+    if not rows:
         error = errors.FieldError("/content", "too_long", "must be at most 512 KiB in total")
         raise errors.InvalidFieldsError(
             "Shorten the post-mortem, or move parts of it elsewhere", errors=[error]
         )
-    detail = {"rev": revision.rev, "from": _stage(last), "to": status}
+    revision = _revision(rows[0])
+    detail = {"rev": revision.rev, "from": _stage(old), "to": status}
     await unit.audit("postmortem.write", incident.ref, incident_id=incident.id, detail=detail)
     return revision

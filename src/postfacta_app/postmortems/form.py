@@ -17,8 +17,7 @@ from pydantic import JsonValue
 
 from ..errors import FieldError, InvalidFieldsError, MalformedError
 from ..web.body import parse, parse_json
-from .content import Content
-from .model import Draft
+from .model import Content, Draft
 
 Form = Mapping[str, str]
 

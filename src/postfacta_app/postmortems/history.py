@@ -15,9 +15,9 @@ from starlette.requests import Request
 from ..aside import LARGE
 from ..incidents.access import Ref, seen
 from ..principal import Access
-from ..timeline.api import Kept
-from ..timeline.model import Op, Precision, micros
-from ..timeline.postgres import names as names_of
+from ..signals.model import Precision
+from ..timeline.api import Kept, names as names_of
+from ..timeline.model import Op, micros
 from ..timeline.view import stamp
 from ..web.body import parse_time
 from ..web.calls import Snapshot

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Final
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from difflib import SequenceMatcher
+from typing import Annotated, Final, Literal
 
 from starlette.requests import Request
 
@@ -14,25 +17,34 @@ from ..errors import NotFoundError, PreconditionFailedError
 from ..incidents.access import Ref, Share, lock_active, ref_text, seen
 from ..incidents.model import Incident
 from ..principal import Access
-from ..timeline.api import Kept
-from ..timeline.model import Entry
-from ..timeline.postgres import names as names_of
-from ..timeline.query import Wanted
+from ..timeline.api import Kept, names as names_of
+from ..timeline.kept import Wanted
+from ..timeline.model import Entry, EntryRef, moment
+from ..timeline.view import anchor, clock
 from ..web.body import parse
 from ..web.calls import Call, Fields, Fill, Snapshot
 from ..web.forms import Typed, fields_of
 from ..web.paging import Paged, next_page
 from ..web.slices import Page
-from . import postgres, reading
-from .api import Follows, Rev, number, read_page, read_revision, restore, routes, transition, write
-from .content import Category, Content, TriggerKind
-from .form import LISTS, MOST_ROWS, SECTIONS, draft, label, rows, shown, typed as typed_form
-from .model import MOVES, Restore, RevisionQuery, Stage, Transition, lacks
-from .reading import compare
-
-__all__ = ["routes"]
+from . import api
+from .api import Follows, Rev, number, read_revision, restore, routes, transition, write
+from .form import LISTS, MOST_ROWS, SECTIONS, draft, entry_text, label, rows, shown, typed as typed_form
+from .model import (
+    MOVES,
+    Category,
+    ChangedEntry,
+    Content,
+    Restore,
+    RevisionQuery,
+    Stage,
+    TimelineChanges,
+    Transition,
+    TriggerKind,
+    lacks,
+)
 
 _ONE: Final = "/incidents/{ref}/postmortem"
+_MOST: Final = 500  # Entries that a page lists or a form offers.
 _MOST_CHANGED: Final = 100  # Entries that a page lists; the API lists all.
 
 
@@ -50,22 +62,22 @@ Section = Annotated[str, Fill(_section)]
 async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, kept: Kept) -> Page:
     if typed.is_away:
         return Page("postmortem_unsaved.html", {"here": "incidents", "ref": ref_text(ref)})
-    told = await kept.page(q, ref, Wanted(is_narrative=True), size=reading.MOST)
+    told = await kept.page(q, ref, Wanted(is_narrative=True), size=_MOST)
     incident = told.incident
-    last = await postgres.read(q, incident.id)
+    last = await api.find(q, incident.id)
     content, acted = last.content if last else Content(), await actions.of(q, incident.id)
-    moved = (await postgres.compared(q, last)).timeline_changes if last else None
-    changed: Sequence[reading.Mention] = reading.changed(moved) if moved else ()
+    moved = (await api.compared(q, last)).timeline_changes if last else None
+    differing = _changed(moved) if moved else ()
     share(incident.visibility)
     stage = last.status if last else None
     context = {
         "revision": last,
         "content": content,
-        "headline": reading.headline(moved) if moved else None,
-        "changed": changed[:_MOST_CHANGED],
-        "unlisted": len(changed[_MOST_CHANGED:]),
+        "headline": _headline(moved) if moved else None,
+        "changed": differing[:_MOST_CHANGED],
+        "unlisted": len(differing[_MOST_CHANGED:]),
         "cited": await _cited(q, incident, content, kept=kept),
-        "narrative": reading.mentions(told.entries),
+        "narrative": [_mention(it) for it in told.entries],
         "actions": acted,
         "missing": lacks(content, has_owners=all(it.owner for it in acted if it.is_open)),
         "moves": [it for it in MOVES[stage] if it is not Stage.WAIVED],
@@ -79,7 +91,7 @@ async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, kept: Kept)
 @routes.page(f"{_ONE}/revisions", Access.READ)
 async def listed(q: Reader, ref: Ref, query: Paged, *, request: Request) -> Page:
     incident = await seen(q, ref)
-    page = await read_page(q, incident.id, query)
+    page = await api.revisions(q, incident.id, query)
     names = await names_of(q, {it.author for it in page.items})
     more = next_page(request, page.next_cursor) if page.next_cursor else None
     return _page("revisions.html", q, incident, revisions=page.items, names=names, next_url=more)
@@ -92,7 +104,7 @@ async def revision(q: Snapshot, ref: Ref, query: RevisionQuery, *, rev: Rev, kep
     against = query.against and await read_revision(q, incident.id, query.against)
     context = {
         "revision": asked,
-        "last": await postgres.read(q, incident.id),
+        "last": await api.find(q, incident.id),
         "against": against,
         "differences": compare(against.content, asked.content) if against else None,
         "cited": await _cited(q, incident, asked.content, kept=kept),
@@ -106,11 +118,11 @@ async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, kept: K
     entries: Sequence[Entry] = ()
     incident, last = None, None
     if not typed.is_away:
-        offered = await kept.page(q, ref, Wanted(), size=reading.MOST)
+        offered = await kept.page(q, ref, Wanted(), size=_MOST)
         if offered.after:
-            offered = await kept.page(q, ref, Wanted(is_narrative=True), size=reading.MOST)
+            offered = await kept.page(q, ref, Wanted(is_narrative=True), size=_MOST)
         incident, entries = offered.incident, offered.entries
-        last = await postgres.read(q, incident.id)
+        last = await api.find(q, incident.id)
     if refusal := typed.refusal:
         form, rev = typed_form(section, typed.fields), number(typed.fields.get("rev", ""))
     else:
@@ -130,7 +142,7 @@ async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, kept: K
         "rev": (last.rev if last else 0) if is_outdated and incident else rev,
         "there": there,
         "cited": await _cited(q, incident, there, kept=kept) if there and incident else {},
-        "entries": reading.mentions(entries),
+        "entries": [_mention(it) for it in entries],
         "errors": refusal.by_field if refusal else {},
         "labels": {name: label(name) for name in refusal.by_field} if refusal else {},
         "kinds": list(TriggerKind),
@@ -144,8 +156,8 @@ async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, kept: K
 async def save(unit: Unit, ref: Ref, *, section: Section, fields: Fields, follows: Follows) -> str:
     form, rev = typed_form(section, fields), number(fields.get("rev", ""))
     incident = await lock_active(unit, ref)
-    base = await postgres.read(unit, incident.id, rev) if rev else None
-    last = await postgres.read(unit, incident.id)
+    base = await api.find(unit, incident.id, rev) if rev else None
+    last = await api.find(unit, incident.id)
     content = base.content if base else Content()
     if last and (base or not rev) and shown(section, content) == shown(section, last.content):
         content, follows = last.content, _follow_anything  # Others changed other sections only.
@@ -176,11 +188,118 @@ def _follow_anything(_: str | None) -> None:
 
 async def _cited(
     q: Query, incident: Incident, content: Content, *, kept: Kept
-) -> Mapping[tuple[str, str], reading.Mention]:
-    return reading.cited(content, await kept.named(q, incident.id, reading.names(content)))
+) -> Mapping[tuple[str, str], Mention]:
+    """Return the cited entries by source and id; those not on the timeline have no time."""
+    found = await kept.named(q, incident.id, _named(content))
+    there = {(it.source, it.id): it for it in found}
+    words = {key: entry_text(*key) for key in _named(content)}
+    return {key: _mention(there[key]) if key in there else Mention(it, it) for key, it in words.items()}
 
 
 def _page(template: str, q: Query, incident: Incident, **context: object) -> Page:
     may_write = q.principal.may(Access.WRITE) and incident.archived_at is None
     known = {"here": "incidents", "item": incident, "tab": "postmortem", "may_write": may_write}
     return Page(template, {**known, "sections": SECTIONS, **context}, size=LARGE)
+
+
+# What is shown of entries that changed or are cited
+
+_KINDS: Final = {"added": "added", "moved": "moved", "retitled": "renamed", "removed": "removed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """An entry of the timeline in one line."""
+
+    title: str
+    typed: str  # its text in a form
+    at: datetime | None = None  # when it happened; None if there is no such entry now
+    clock: str = ""  # its time of day, to its precision
+    place: str | None = None  # its anchor on the incident's page; None if it has none
+    how: str = ""  # how it changed, in a word
+
+
+def _headline(changes: TimelineChanges) -> str:
+    """Return one line about the changes of the timeline since a revision."""
+    kinds = [word for name, word in _KINDS.items() if getattr(changes, name)]
+    count = len({(it.source, it.id) for name in _KINDS for it in getattr(changes, name)})
+    if not count:
+        return "Pins or milestones of the timeline changed since this version"
+    return f"{count} {'entry' if count == 1 else 'entries'} {' or '.join(kinds)} since this version"
+
+
+def _changed(changes: TimelineChanges) -> Sequence[Mention]:
+    return [
+        _mention(it, how=word, is_there=name != "removed")
+        for name, word in _KINDS.items()
+        for it in getattr(changes, name)
+    ]
+
+
+def _named(content: Content) -> Sequence[tuple[str, str]]:
+    named: list[EntryRef] = [ref for factor in content.factors for ref in factor.evidence]
+    if content.trigger.entry is not None:
+        named.append(content.trigger.entry)
+    return [(ref.source, ref.id) for ref in named]
+
+
+def _mention(entry: Entry | ChangedEntry, *, how: str = "", is_there: bool = True) -> Mention:
+    return Mention(
+        title=entry.title,
+        typed=entry_text(entry.source, entry.id),
+        at=moment(entry.t),
+        clock=clock(entry.t, entry.p),
+        place=anchor(entry.source, entry.id) if is_there else None,
+        how=how,
+    )
+
+
+# What differs between revisions
+
+_MOST_LINES: Final = 500  # A longer section is shown whole, before and after: matching takes quadratic time.
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of either revision."""
+
+    mark: Literal["kept", "removed", "added"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SectionDifference:
+    """A section that differs, with its lines."""
+
+    section: str
+    title: str
+    lines: Sequence[Line]
+
+
+def compare(before: Content, after: Content) -> Sequence[SectionDifference]:
+    differing: list[SectionDifference] = []
+    for section, title in SECTIONS.items():
+        old, new = _lines(section, before), _lines(section, after)
+        if old != new:
+            differing.append(SectionDifference(section, title, list(_matched(old, new))))
+    return differing
+
+
+def _lines(section: str, content: Content) -> Sequence[str]:
+    lines: list[str] = []
+    for name, text in shown(section, content).items():
+        if text:
+            lines += text.split("\n") if name == section else f"{label(name)}: {text}".split("\n")
+    return lines
+
+
+def _matched(old: Sequence[str], new: Sequence[str]) -> Iterator[Line]:
+    steps: Sequence[tuple[str, int, int, int, int]] = [("replace", 0, len(old), 0, len(new))]
+    if max(len(old), len(new)) <= _MOST_LINES:
+        steps = SequenceMatcher(None, old, new).get_opcodes()
+    for tag, i1, i2, j1, j2 in steps:
+        if tag == "equal":
+            yield from (Line("kept", text) for text in old[i1:i2])
+        else:
+            yield from (Line("removed", text) for text in old[i1:i2])
+            yield from (Line("added", text) for text in new[j1:j2])

@@ -2,37 +2,116 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence, Set as AbstractSet
+from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache, partial
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from pydantic import JsonValue
 
 from postfacta_core.telemetry.redaction import REDACTED, redact, redact_text
 
-from ..aside import aside
-from ..db import Reader, Unit
+from ..aside import aside, aside_locked
+from ..db import VISIBLE, Query, Reader, Unit, Where, new_id, sees
 from ..errors import ForbiddenError, InvalidFieldsError, NotFoundError
-from ..incidents.access import Ref, lock_active, read_ref
+from ..incidents.access import Ref, lock_active, not_kept, read_ref
 from ..incidents.model import Incident, Visibility
 from ..principal import Access, Principal
 from ..web.body import parse, read_body, read_json
 from ..web.calls import Call, Fill, Now
 from ..web.routes import RouteClass
 from ..web.slices import Routes
-from . import model, postgres
+from . import model
 from .alertmanager import AlertLabels, Webhook, read_alerts
-from .model import Attached, Batch, Fact, Ingested, ItemResult, Result
+from .model import Attached, Batch, Fact, Ingested, ItemResult, Key, Result, Signal
 
 _ALL: Final = "/api/v1/signals"
 _OF_INCIDENT: Final = "/api/v1/incidents/{ref}/signals"
 _DEPLOYED: Final = {"succeeded", "failed", "rolled_back"}
+_ORDER: Final = "-occurred_at"
 routes: Final = Routes("signal")
+
+Stored = Mapping[Key, tuple[UUID, bytes, bool]]
+"""The id and the hash of stored signals, and whether the caller may see them."""
+
+
+# SQL
+
+# The incidents of the signal `s` that the caller may see; the last edit in each decides.
+_INCIDENTS: Final = f"""
+(select distinct on (e.incident_id) e.incident_id, e.op from edits e where e.signal_id = s.id
+  order by e.incident_id, e.at desc, e.id desc) a
+  join incidents i on i.id = a.incident_id and a.op = 'attach' and {VISIBLE}"""  # noqa: S608 - only constants of db.py
+_ATTACHED_TO: Final = f"exists (select from {_INCIDENTS})"
+# A signal is visible to all, unless it was sent with an incident: then to those who see that one, or one that it is
+# attached to, and to its sender. Signals that were visible before they were attached are marked, and stay visible.
+_SEEN: Final = f"""
+(s.received_by = $3 or {_ATTACHED_TO} or coalesce((select bool_or({VISIBLE}) from edits e
+  join incidents i on i.id = e.incident_id where e.signal_id = s.id and e.op = 'attach' and e.value is null), true))"""  # noqa: S608 - only constants of this module and db.py
+_COLUMNS: Final = """s.id, s.source, s.external_id, s.kind, s.occurred_at, s.precision, s.time_basis, s.known_at, s.sequence,
+  s.title, s.services, s.environment, s.links::text, s.received_at, s.received_by"""
+_PAGE: Final = f"""
+select {_COLUMNS} from signals s
+ where {_SEEN} and {{where}} order by s.occurred_at desc, s.id desc limit {{limit}}"""  # noqa: S608 - only constants of this module
+_FIND: Final = f"""
+select {_COLUMNS}, s.body, s.payload::text, encode(s.content_sha256, 'hex') as content_sha256
+  from signals s where s.id = $4 and {_SEEN}"""  # noqa: S608 - only constants of this module
+_CONFLICTS: Final = """
+select content::text, encode(content_sha256, 'hex') as content_sha256, received_at, received_by
+  from signal_conflicts where signal_id = $1 order by received_at, content_sha256"""
+_INCIDENTS_OF: Final = f"""
+select i.id, 'INC-' || i.number as ref, i.title from signals s cross join lateral {_INCIDENTS}
+ where s.id = $3 order by i.number"""  # noqa: S608 - only constants of this module
+
+# Sorted by code point, so that two batches with the same keys cannot deadlock.
+_INSERT: Final = """
+insert into signals (id, source, external_id, kind, occurred_at, time_basis, known_at, sequence, precision, title,
+  body, services, environment, links, payload, content_sha256, received_by)
+select r.id, r.source, r.external_id, r.kind, coalesce(r.occurred_at, now()),
+       case when r.occurred_at is null then 'received' else 'event' end, r.known_at, r.sequence, r.precision,
+       r.title, r.body, r.services, r.environment, r.links, r.payload, decode(r.sha256, 'hex'), $2
+  from jsonb_to_recordset($1::text::jsonb) as r(id uuid, source text, external_id text, kind text,
+       occurred_at timestamptz, known_at timestamptz, sequence text, precision text, title text, body text,
+       services text[], environment text, links jsonb, payload jsonb, sha256 text)
+ order by r.source collate "C", r.external_id collate "C"
+on conflict (source, external_id) do nothing returning id, source, external_id"""
+_STORED: Final = f"""
+select s.id, s.source, s.external_id, s.content_sha256, {_SEEN} as is_seen
+  from signals s join unnest($4::text[], $5::text[]) k(source, external_id) using (source, external_id)"""  # noqa: S608 - only constants of this module
+# Facts cannot be locked, since they cannot be updated; so writers of conflicts lock the source.
+_ONE_BY_ONE: Final = """
+select pg_advisory_xact_lock(hashtextextended(k.source, 0))
+  from (select source from unnest($1::text[]) source order by source collate "C") k"""
+_KEEP: Final = """
+insert into signal_conflicts (signal_id, content_sha256, content, received_by)
+select n.signal_id, decode(n.sha256, 'hex'), n.content, $2 from (
+  select r.*, row_number() over (partition by r.signal_id order by r.place) as nth
+    from jsonb_to_recordset($1::text::jsonb) as r(place int, signal_id uuid, sha256 text, content jsonb)
+   where not exists (select from signal_conflicts c where c.signal_id = r.signal_id
+                       and c.content_sha256 = decode(r.sha256, 'hex'))) n
+ where n.nth + (select count(*) from signal_conflicts c where c.signal_id = n.signal_id) <= 20
+returning true"""
+_VISIBLE_OF: Final = f"select s.id from signals s where s.id = any ($4::uuid[]) and {_SEEN}"  # noqa: S608 - only constants of this module
+_ATTACHED: Final = """
+select distinct on (signal_id) signal_id, op = 'attach' as is_attached
+  from edits where incident_id = $1 and signal_id = any ($2::uuid[]) order by signal_id, at desc, id desc"""
+_SIZE: Final = (
+    "octet_length(s.title) + octet_length(s.links::text) + octet_length(array_to_string(s.services, ' '))"
+)
+_ROOM: Final = f"""
+with new as (select s.id, row_number() over (order by k.place) as signals, sum({_SIZE}) over (order by k.place) as bytes
+   from unnest($2::uuid[]) with ordinality k(id, place) join signals s on s.id = k.id)
+ select array(select new.id from new where held.signals + new.signals <= $3 and held.bytes + new.bytes <= $4) as ids
+   from incident_measures held where held.incident_id = $1"""  # noqa: S608 - only constants of this module
+_EDIT: Final = """
+insert into edits (id, incident_id, at, op, signal_id, value, actor)
+select s.edit, $1, $2, $3, s.id, case when not s.id = any ($5::uuid[]) then '{"lay_open": true}'::jsonb end, $6
+  from unnest($4::uuid[], $7::uuid[]) s(id, edit)"""
 
 
 # What is received
@@ -116,15 +195,19 @@ async def alertmanager(unit: Unit, received: Alerts, *, now: Now) -> Ingested:
 
 @routes.api(f"GET {_ALL}", Access.READ, "List signals")
 async def page(q: Reader, query: model.SignalQuery) -> model.SignalPage:
-    rows = await postgres.page(q, query)
-    return query.page(model.SignalPage, rows, postgres.ORDER, key=lambda it: (it.occurred_at, it.id))
+    found = await rows(q, query)
+    return query.page(model.SignalPage, found, _ORDER, key=lambda it: (it.occurred_at, it.id))
 
 
 @routes.api(f"GET {_ALL}/{{id}}", Access.READ, "Read a signal, its conflicts and its incidents")
 async def read(q: Reader, id: UUID) -> model.SignalDetail:
-    if (signal := await postgres.find(q, id)) is None:
+    found = await q.fetch(_FIND, *_seen_by(q), id, operation="signal_get")
+    if not found:
         raise missing()
-    return signal
+    conflicts = await q.fetch(_CONFLICTS, id, operation="signal_conflicts")
+    incidents = await q.fetch(_INCIDENTS_OF, *sees(q.principal), id, operation="signal_incidents")
+    below = {"conflicts": [*map(_decoded, conflicts)], "incidents": [dict(it) for it in incidents]}
+    return model.SignalDetail.model_validate(_decoded(found[0]) | below)
 
 
 @routes.api(f"POST {_OF_INCIDENT}", Access.WRITE, "Attach signals to an incident", status=200, once=True)
@@ -135,13 +218,41 @@ async def attach(unit: Unit, ref: Ref, wish: model.Attachments) -> model.Attache
 @routes.api(f"DELETE {_OF_INCIDENT}/{{id}}", Access.WRITE, "Detach a signal")
 async def detach(unit: Unit, ref: Ref, id: UUID) -> None:
     incident = await lock_active(unit, ref)
-    if not (await postgres.attached(unit, incident.id, [id])).get(id):
+    if not (await _attached(unit, incident.id, [id])).get(id):
         raise missing()
-    await postgres.edit(unit, "detach", incident_id=incident.id, ids=[id])
-    await unit.audit("signal.detach", incident.ref, incident_id=incident.id, detail={"signals": [id]})
+    await _edit(unit, incident, "detach", ids=[id])
 
 
-# Rules
+async def rows(q: Query, query: model.SignalQuery) -> Sequence[Signal]:
+    """List one more than requested of what the caller may see, latest first."""
+    where = Where(*_seen_by(q))
+    where.add("s.source = any ({}::text[])", query.source)
+    where.add("s.kind = any ({}::text[])", query.kind)
+    where.add("s.services && {}::text[]", query.service)
+    where.add("s.occurred_at >= {}::timestamptz", query.since)
+    where.add("s.occurred_at < {}::timestamptz", query.until)
+    where.add(f"{_ATTACHED_TO} = {{}}::boolean", query.attached)
+    where.add("(s.occurred_at, s.id) < ({}::timestamptz, {}::uuid)", *query.after(_ORDER) or [None])
+    sql = _PAGE.format(where=where, limit=where.bind(query.limit + 1))
+    return [
+        Signal.model_validate(_decoded(row))
+        for row in await q.fetch(sql, *where.args, operation="signal_list")
+    ]
+
+
+def _seen_by(q: Query) -> tuple[bool, UUID | None, str]:
+    return *sees(q.principal), q.principal.actor
+
+
+def _decoded(row: Any) -> dict[str, Any]:
+    """Return a row with its JSON columns parsed."""
+    columns = dict(row.items())
+    return columns | {
+        name: json.loads(columns[name]) for name in ("links", "payload", "content") if name in columns
+    }
+
+
+# Storing
 
 
 async def store(
@@ -150,12 +261,12 @@ async def store(
     """Store new signals, attach valid ones to an incident that this unit has locked; return the results."""
     if incident is not None and incident.visibility is Visibility.PRIVATE:
         items = [item.within(incident.ref) if isinstance(item, Fact) else item for item in items]
-    first: dict[model.Key, Fact] = {}
+    first: dict[Key, Fact] = {}
     for item in items:
         if isinstance(item, Fact):
             first.setdefault(item.key, item)
-    created = await postgres.insert(unit, list(first.values()))
-    stored = dict(await postgres.stored(unit, [key for key in first if key not in created]))
+    created = await _insert(unit, list(first.values()))
+    stored = await _stored(unit, [key for key in first if key not in created])
     stored |= {key: (signal_id, first[key].sha256, True) for key, signal_id in created.items()}
     results = [
         item
@@ -163,12 +274,14 @@ async def store(
         else _result(item, stored, is_new=item.key in created and item is first[item.key], now=now)
         for item in items
     ]
-    conflicts = {
-        (stored[item.key][0], item.sha256): item
-        for item, done in zip(items, results, strict=True)
-        if isinstance(item, Fact) and done.result is Result.CONFLICT
-    }
-    kept = await postgres.keep(unit, conflicts)
+    kept = await _keep_conflicts(
+        unit,
+        {
+            (stored[item.key][0], item.sha256): item
+            for item, done in zip(items, results, strict=True)
+            if isinstance(item, Fact) and done.result is Result.CONFLICT
+        },
+    )
     counts = Counter(result.result for result in results)
     if created or kept:
         detail = {"created": len(created), "conflicts_kept": kept}
@@ -187,36 +300,48 @@ async def store(
     return Ingested(results=results, counts={it: counts[it] for it in Result}, warnings=warnings)
 
 
-async def _attach(
-    unit: Unit, incident: Incident, ids: Sequence[UUID], *, came_with: AbstractSet[UUID] = frozenset()
-) -> Sequence[model.Attachment]:
-    """Attach signals to an incident that this unit has locked; attached ones write nothing.
-
-    Those sent with the incident stay as private as it is; the visibility of others does not change.
-    """
-    known = await postgres.visible(unit, ids)
-    before = await postgres.attached(unit, incident.id, ids)
-    wanted = [it for it in dict.fromkeys(ids) if it in known and not before.get(it)]
-    never = [it for it in wanted if it not in before]
-    refused = set(never) - await postgres.room(unit, incident.id, never) if never else set[UUID]()
-    new = [it for it in wanted if it not in refused]
-    if new:
-        await postgres.edit(unit, "attach", incident_id=incident.id, ids=new, new=came_with)
-        await unit.audit("signal.attach", incident.ref, incident_id=incident.id, detail={"signals": new})
-    results: list[model.Attachment] = []
-    waiting = set(new)
-    for signal_id in ids:
-        result = Attached.ALREADY if signal_id in known else Attached.UNKNOWN
-        if signal_id in waiting:
-            waiting.remove(signal_id)
-            result = Attached.ATTACHED
-        elif signal_id in refused:
-            result = Attached.FULL
-        results.append(model.Attachment(id=signal_id, result=result))
-    return results
+async def _insert(unit: Unit, facts: Sequence[Fact]) -> Mapping[Key, UUID]:
+    """Write those with new keys, which are distinct; wait for concurrent writers of the same keys."""
+    if not facts:
+        return {}
+    texts = await aside_locked(2_000 * len(facts), lambda: json.dumps([_row(fact) for fact in facts]))
+    rows = await unit.fetch(_INSERT, texts, unit.principal.actor, operation="signal_insert")
+    return {(row["source"], row["external_id"]): row["id"] for row in rows}
 
 
-def _result(fact: Fact, stored: postgres.Stored, *, is_new: bool, now: datetime) -> ItemResult:
+def _row(fact: Fact) -> dict[str, Any]:
+    named = {"id": str(new_id()), "source": fact.source, "external_id": fact.external_id}
+    return {**_content(fact), **named, "sha256": fact.sha256.hex()}
+
+
+def _content(fact: Fact) -> dict[str, Any]:
+    return fact.new.model_dump(mode="json", exclude={"source", "id"})
+
+
+async def _stored(unit: Unit, keys: Sequence[Key]) -> dict[Key, tuple[UUID, bytes, bool]]:
+    """Look up stored signals, visible to the caller or not."""
+    if not keys:
+        return {}
+    args = (*_seen_by(unit), *([key[part] for key in keys] for part in (0, 1)))
+    rows = await unit.fetch(_STORED, *args, operation="signal_stored")
+    return {(source, name): (signal_id, sha256, seen) for signal_id, source, name, sha256, seen in rows}
+
+
+async def _keep_conflicts(unit: Unit, conflicts: Mapping[tuple[UUID, bytes], Fact]) -> int:
+    """Write new other contents of signals, at most 20 for each; return the count."""
+    if not conflicts:
+        return 0
+    sources = list({fact.source for fact in conflicts.values()})
+    await unit.execute(_ONE_BY_ONE, sources, operation="signal_conflict_lock")
+    contents = [
+        {"place": place, "signal_id": str(signal_id), "sha256": sha256.hex(), "content": _content(fact)}
+        for place, ((signal_id, sha256), fact) in enumerate(conflicts.items())
+    ]
+    args = (json.dumps(contents), unit.principal.actor)
+    return len(await unit.fetch(_KEEP, *args, operation="signal_conflict_insert"))
+
+
+def _result(fact: Fact, stored: Stored, *, is_new: bool, now: datetime) -> ItemResult:
     signal_id, sha256, is_seen = stored[fact.key]
     same = Result.CREATED if is_new else Result.DUPLICATE
     return ItemResult(
@@ -239,6 +364,66 @@ def _count(unit: Unit, items: Sequence[Fact | ItemResult], results: Sequence[Ite
                 unit.counts.append(("postfacta_deployments_total", environment, outcome))
 
 
+# Attaching
+
+
+async def _attach(
+    unit: Unit, incident: Incident, ids: Sequence[UUID], *, came_with: AbstractSet[UUID] = frozenset()
+) -> Sequence[model.Attachment]:
+    """Attach signals to an incident that this unit has locked; attached ones write nothing.
+
+    Those sent with the incident stay as private as it is; the visibility of others does not change.
+    """
+    rows = await unit.fetch(_VISIBLE_OF, *_seen_by(unit), ids, operation="signal_visible")
+    known, before = {row["id"] for row in rows}, await _attached(unit, incident.id, ids)
+    wanted = [it for it in dict.fromkeys(ids) if it in known and not before.get(it)]
+    never = [it for it in wanted if it not in before]
+    refused = set(never) - await _room(unit, incident.id, never) if never else set[UUID]()
+    new = [it for it in wanted if it not in refused]
+    if new:
+        await _edit(unit, incident, "attach", ids=new, came_with=came_with)
+    results: list[model.Attachment] = []
+    waiting = set(new)
+    for signal_id in ids:
+        result = Attached.ALREADY if signal_id in known else Attached.UNKNOWN
+        if signal_id in waiting:
+            waiting.remove(signal_id)
+            result = Attached.ATTACHED
+        elif signal_id in refused:
+            result = Attached.FULL
+        results.append(model.Attachment(id=signal_id, result=result))
+    return results
+
+
+async def _attached(unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> Mapping[UUID, bool]:
+    """Return those of these that an incident ever had, and whether it has them now."""
+    rows = await unit.fetch(_ATTACHED, incident_id, ids, operation="signal_attached")
+    return {row["signal_id"]: row["is_attached"] for row in rows}
+
+
+async def _room(unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> AbstractSet[UUID]:
+    """Return those of these, in order, that still fit into an incident; raise if its timeline is not kept yet."""
+    args = (incident_id, ids, model.MOST_SIGNALS, model.MOST_BYTES)
+    for row in await unit.fetch(_ROOM, *args, operation="signal_room"):
+        return {*row["ids"]}
+    raise not_kept()
+
+
+async def _edit(
+    unit: Unit,
+    incident: Incident,
+    op: Literal["attach", "detach"],
+    *,
+    ids: Sequence[UUID],
+    came_with: AbstractSet[UUID] = frozenset(),
+) -> None:
+    """Write the edit of each at the next instant of the timeline; some were sent with the incident."""
+    at = await unit.stamp(incident.id)
+    args = (incident.id, at, op, ids, list(came_with), unit.principal.actor, [new_id() for _ in ids])
+    await unit.execute(_EDIT, *args, operation="signal_edit")
+    await unit.audit(f"signal.{op}", incident.ref, incident_id=incident.id, detail={"signals": ids})
+
+
 def full(incident: Incident) -> str:
     """Return why an incident accepts no more signals, and what to do."""
     return (
@@ -251,6 +436,8 @@ def missing() -> NotFoundError:
     """Return the one error for what does not exist and for what the caller may not see."""
     return NotFoundError("No such signal")
 
+
+# Secrets
 
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
-from uuid import UUID
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, Final
+from uuid import UUID, uuid4
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ..aside import aside
-from ..db import Answer, Query, Reader, Unit
-from ..errors import ForbiddenError, invalid
+from ..db import VISIBLE, Answer, Query, Reader, Unit, insert, sees
+from ..errors import ForbiddenError, NotFoundError, invalid
 from ..incidents.access import Ref, Share, lock_active, seen
 from ..incidents.model import Incident, check_time
 from ..principal import Access, Principal
@@ -19,15 +21,27 @@ from ..web.calls import Call, Fill, Matches, Now, part
 from ..web.paging import Paged, next_link
 from ..web.routes import RouteClass
 from ..web.slices import Routes
-from . import annotations as remarks, postgres
-from .annotations import STATES, AnnotationKind, AnnotationState, ShownAnnotation
-from .edits import MODELS, AddedEdit, AnyEdit, EditPage, NewEdit, OpOnly, SetMilestone, SetTime
-from .kept import KeptTimelines, digest_in
-from .query import TimelinePage, TimelineQuery
+from . import model
+from .kept import KeptTimelines, TimelinePage, TimelineQuery, digest_in
+from .model import (
+    MODELS,
+    STATES,
+    AddedEdit,
+    AnnotationKind,
+    AnnotationState,
+    EditPage,
+    Entry,
+    EntryRef,
+    NewEdit,
+    SetMilestone,
+    SetTime,
+    ShownAnnotation,
+    ShownEdit,
+)
 
 READ, WRITE, ANNOTATE = Access.READ, Access.WRITE, Access.ANNOTATE
 _ONE: Final = "/api/v1/incidents/{ref}"
-_ANNOTATION: Final = "/api/v1/annotations/{root}"
+_OF_ROOT: Final = "/api/v1/annotations/{root}"
 _ENTRY: Final = 500  # Bytes of an entry's JSON, about.
 routes: Final = Routes("annotation")
 
@@ -56,9 +70,27 @@ async def timeline(
 
 # Edits
 
+# The value of an attachment records visibility, for the signals slice only.
+_EDIT: Final = """e.id, e.at, e.op, e.signal_id, e.source, e.external_id,
+  case when e.signal_id is null then e.value::text end as value, e.reason, e.actor"""
+_EDITS: Final = f"""
+select {_EDIT} from edits e where e.incident_id = $1 and ($2::timestamptz is null or (e.at, e.id) > ($2, $3::uuid))
+ order by e.at, e.id limit $4"""  # noqa: S608 - only constants of this module
+# The last edit of each kind and entry, or clock.
+_DECIDED: Final = f"""
+select distinct on (s.sort, e.source, e.external_id) {_EDIT}
+  from edits e cross join lateral (select case e.op when 'unhide' then 'hide' else e.op end as sort) s
+ where e.incident_id = $1 and (e.op = 'clock_offset' and e.source = any ($2::text[])
+    or e.op in ('set_time', 'set_title', 'hide', 'unhide')
+       and (e.source, e.external_id) in (select * from unnest($2::text[], $3::text[])))
+ order by s.sort, e.source, e.external_id, e.at desc, e.id desc"""  # noqa: S608 - only constants of this module
+_ADD_EDIT: Final = f"""
+insert into edits as e (id, incident_id, at, op, source, external_id, value, reason, actor)
+values ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, $9) returning {_EDIT}"""  # noqa: S608 - only constants of this module
+
 
 async def _sent_edit(call: Call, _: str) -> NewEdit:
-    first = await read_body(call.request, OpOnly)
+    first = await read_body(call.request, model.OpOnly)
     return parse(MODELS[first.op], await read_json(call.request))
 
 
@@ -67,38 +99,94 @@ SentEdit = Annotated[NewEdit, Fill(_sent_edit)]
 
 @routes.api(f"GET {_ONE}/edits", READ, "List the edits of a timeline", kind=RouteClass.READ)
 async def edit_page(q: Reader, ref: Ref, query: Paged) -> EditPage:
-    incident = await seen(q, ref)
-    rows = await postgres.edit_page(q, incident.id, query)
-    return query.page(EditPage, rows, str(incident.id), key=lambda it: (it.at, it.id))
+    incident_id = (await seen(q, ref)).id
+    args = (*(query.after(str(incident_id)) or (None, None)), query.limit + 1)
+    rows = [_edit(row) for row in await q.fetch(_EDITS, incident_id, *args, operation="edit_list")]
+    return query.page(EditPage, rows, str(incident_id), key=lambda it: (it.at, it.id))
 
 
-@routes.api(f"POST {_ONE}/edits", WRITE, "Edit a timeline; originals are kept", once=True, reads=AnyEdit)
+@routes.api(
+    f"POST {_ONE}/edits", WRITE, "Edit a timeline; originals are kept", once=True, reads=model.AnyEdit
+)
 async def add_edit(unit: Unit, ref: Ref, new: SentEdit, *, now: Now) -> AddedEdit:
     if isinstance(new, SetTime | SetMilestone) and new.value is not None and new.value.at is not None:
         check_time("/value/at", new.value.at, now)
     incident = await lock_active(unit, ref)
-    edit = await postgres.add_edit(unit, incident.id, new)
+    entry, value = getattr(new, "entry", None), getattr(new, "value", None)
+    source, external_id = (entry.source, entry.id) if entry else (getattr(new, "source", None), None)
+    rows = await unit.fetch(
+        _ADD_EDIT,
+        *(uuid4(), incident.id, await unit.stamp(incident.id), new.op, source, external_id),
+        *(None if value is None else value.model_dump_json(), new.reason, unit.principal.actor),
+        operation="edit_insert",
+    )
+    edit = _edit(rows[0])
     detail = {"edit": edit.id, "op": edit.op}
     await unit.audit("timeline.edit", incident.ref, incident_id=incident.id, detail=detail)
     return AddedEdit(edit=edit, digest=await digest_in(unit, incident.id))
 
 
+async def decided(q: Query, incident_id: UUID, entries: Sequence[Entry]) -> Sequence[ShownEdit]:
+    """Read the last edit of each kind of these entries, and of their clocks."""
+    rows = await q.fetch(_DECIDED, incident_id, *_keys(entries), operation="edit_decided")
+    return [_edit(row) for row in rows]
+
+
+def _edit(row: Any) -> ShownEdit:
+    source = row["source"] if row["external_id"] is None else None
+    value = None if row["value"] is None else json.loads(row["value"])
+    entry = _entry_ref(row["source"], row["external_id"])
+    return ShownEdit.model_validate({**row, "entry": entry, "source": source, "value": value})
+
+
+def _entry_ref(source: str | None, identity: str | None) -> EntryRef | None:
+    return None if source is None or identity is None else EntryRef(source=source, id=identity)
+
+
+def _keys(entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
+    return [it.source for it in entries], [it.id for it in entries]
+
+
 # Annotations
+
+# The last version of an annotation with the author and time of the first; `version` counts them.
+_REMARKS: Final = """
+select first.id, first.incident_id, a.kind, a.state, a.body, a.entry_source, a.entry_id, a.occurred_at, first.author, first.at,
+  case when a.occurred_at is not null then coalesce(first.precision, 'exact') end as precision,
+  a.at as changed_at,
+  (select count(*) from annotations v where v.root = first.id and v.incident_id = first.incident_id) as version
+  from annotations first join annotations a on a.root = first.id and a.incident_id = first.incident_id
+ where not a.retracted and not exists (select from annotations later where later.supersedes = a.id)"""
+_ANNOTATIONS: Final = f"""{_REMARKS} and first.root = first.id and first.incident_id = $1
+   and ($2::timestamptz is null or (first.at, first.id) > ($2, $3::uuid))
+ order by first.at, first.id limit $4"""
+# Annotations that are entries come first, since the list may be truncated.
+_SAID: Final = f"""{_REMARKS} and first.root = first.id and first.incident_id = $1
+   and (first.id = any ($2::uuid[]) or (a.entry_source, a.entry_id) in (select * from unnest($3::text[], $4::text[]))
+        or a.entry_source is null and a.occurred_at is null)
+ order by first.id = any ($2::uuid[]) desc, first.at, first.id limit $5"""  # noqa: S608 - only constants of this module
+_ANNOTATION: Final = f"""{_REMARKS} and first.id = $3 and first.root = $3
+   and exists (select from incidents i where i.id = first.incident_id and {VISIBLE})"""
+_SUPERSEDE: Final = """
+insert into annotations (id, root, supersedes, incident_id, kind, entry_source, entry_id, occurred_at, at, author,
+  state, body, retracted)
+select $1, a.root, a.id, a.incident_id, a.kind, a.entry_source, a.entry_id, a.occurred_at, $3, $4, $5, $6, $7
+  from annotations a where a.root = $2 and not exists (select from annotations l where l.supersedes = a.id)"""
 
 
 @routes.api(
     f"GET {_ONE}/annotations", READ, "List notes, decisions, hypotheses and questions", kind=RouteClass.READ
 )
-async def annotation_page(q: Reader, ref: Ref, query: Paged) -> remarks.AnnotationPage:
-    incident = await seen(q, ref)
-    rows = await postgres.remarks(q, incident.id, query)
-    return query.page(remarks.AnnotationPage, rows, str(incident.id), key=lambda it: (it.at, it.id))
+async def annotation_page(q: Reader, ref: Ref, query: Paged) -> model.AnnotationPage:
+    incident_id = (await seen(q, ref)).id
+    rows = await remarks(q, incident_id, query)
+    return query.page(model.AnnotationPage, rows, str(incident_id), key=lambda it: (it.at, it.id))
 
 
 @routes.api(
     f"POST {_ONE}/annotations", ANNOTATE, "Add a note, decision, hypothesis or question", once=True
 )  # fmt: skip
-async def add_annotation(unit: Unit, ref: Ref, new: remarks.NewAnnotation, *, now: Now) -> ShownAnnotation:
+async def add_annotation(unit: Unit, ref: Ref, new: model.NewAnnotation, *, now: Now) -> ShownAnnotation:
     if new.occurred_at is not None:
         check_time("/occurred_at", new.occurred_at, now)
         if new.entry is not None:
@@ -110,19 +198,23 @@ async def add_annotation(unit: Unit, ref: Ref, new: remarks.NewAnnotation, *, no
     _check_state(new.kind, new.state)
     incident = await lock_active(unit, ref)
     _check_decision(unit.principal, new.kind)
-    root = await postgres.add_annotation(unit, incident.id, new)
-    await _audit(unit, "annotation.add", incident, root=root)
+    root, at, entry = uuid4(), await unit.stamp(incident.id), new.entry
+    about = {"entry_source": entry and entry.source, "entry_id": entry and entry.id}
+    given = {name: value for name, value in new if name != "entry"} | about
+    same = {"id": root, "root": root, "incident_id": incident.id, "at": at, "author": unit.principal.actor}
+    await insert(unit, "annotations", **same, **given)
+    await _audit(unit, "add", incident, root=root)
     return await annotation(unit, root)
 
 
-@routes.api(f"GET {_ANNOTATION}", READ, "Read an annotation", kind=RouteClass.READ)
+@routes.api(f"GET {_OF_ROOT}", READ, "Read an annotation", kind=RouteClass.READ)
 async def annotation(q: Query, root: UUID) -> ShownAnnotation:
-    return (await postgres.annotation(q, root))[1]
+    return (await find(q, root))[1]
 
 
-@routes.api(f"PUT {_ANNOTATION}", ANNOTATE, "Change the text or state of an annotation")
+@routes.api(f"PUT {_OF_ROOT}", ANNOTATE, "Change the text or state of an annotation")
 async def change(
-    unit: Unit, root: UUID, wish: remarks.AnnotationChange, *, matches: Matches
+    unit: Unit, root: UUID, wish: model.AnnotationChange, *, matches: Matches
 ) -> ShownAnnotation:
     incident, old = await _locked(unit, root)
     matches(old.etag)
@@ -130,21 +222,48 @@ async def change(
     _check_state(new.kind, new.state)
     if new == old:
         return old
-    await postgres.supersede(unit, incident.id, new, retracted=False)
-    await _audit(unit, "annotation.change", incident, root=root)
+    await _supersede(unit, incident, new)
     return await annotation(unit, root)
 
 
-@routes.api(f"DELETE {_ANNOTATION}", ANNOTATE, "Retract an annotation")
+@routes.api(f"DELETE {_OF_ROOT}", ANNOTATE, "Retract an annotation")
 async def retract(unit: Unit, root: UUID, *, matches: Matches) -> None:
     incident, old = await _locked(unit, root)
     matches(old.etag)
-    await postgres.supersede(unit, incident.id, old, retracted=True)
-    await _audit(unit, "annotation.retract", incident, root=root)
+    await _supersede(unit, incident, old, retracted=True)
+
+
+async def find(q: Query, root: UUID) -> tuple[UUID, ShownAnnotation]:
+    """Read one and the id of its incident; the error is the same for what does not exist and for what is not visible."""
+    for row in await q.fetch(_ANNOTATION, *sees(q.principal), root, operation="annotation_get"):
+        return row["incident_id"], _annotation(row)
+    raise NotFoundError("No such annotation")
+
+
+async def remarks(q: Query, incident_id: UUID, query: Paged | None = None) -> Sequence[ShownAnnotation]:
+    """List them, oldest first: one more than a page holds, or all."""
+    last = query.after(str(incident_id)) if query else None
+    args = (incident_id, *(last or (None, None)), query.limit + 1 if query else None)
+    return [_annotation(row) for row in await q.fetch(_ANNOTATIONS, *args, operation="annotation_list")]
+
+
+async def said(
+    q: Query, incident_id: UUID, entries: Sequence[Entry], *, limit: int
+) -> Sequence[ShownAnnotation]:
+    """List annotations on entries or on the incident as a whole, oldest first."""
+    roots = [UUID(it.id.partition(":")[2]) for it in entries if it.source == "human"]
+    rows = await q.fetch(_SAID, incident_id, roots, *_keys(entries), limit, operation="annotation_said")
+    return sorted([_annotation(row) for row in rows], key=lambda it: (it.at, it.id))
+
+
+def _annotation(row: Any) -> ShownAnnotation:
+    entry = _entry_ref(row["entry_source"], row["entry_id"])
+    changed_at = row["changed_at"] if row["version"] > 1 else None
+    return ShownAnnotation.model_validate({**row, "entry": entry, "changed_at": changed_at})
 
 
 async def _locked(unit: Unit, root: UUID) -> tuple[Incident, ShownAnnotation]:
-    incident = await lock_active(unit, (await postgres.annotation(unit, root))[0])
+    incident = await lock_active(unit, (await find(unit, root))[0])
     current = await annotation(unit, root)
     if not (current.author == unit.principal.actor or unit.principal.is_admin):
         raise ForbiddenError("Only its author or an administrator may change an annotation")
@@ -152,8 +271,17 @@ async def _locked(unit: Unit, root: UUID) -> tuple[Incident, ShownAnnotation]:
     return incident, current
 
 
-async def _audit(unit: Unit, action: str, incident: Incident, *, root: UUID) -> None:
-    await unit.audit(action, incident.ref, incident_id=incident.id, detail={"annotation": root})
+async def _supersede(
+    unit: Unit, incident: Incident, new: ShownAnnotation, *, retracted: bool = False
+) -> None:
+    at, actor = await unit.stamp(incident.id), unit.principal.actor
+    args = (uuid4(), new.id, at, actor, new.state, new.body, retracted)
+    await unit.execute(_SUPERSEDE, *args, operation="annotation_supersede")
+    await _audit(unit, "retract" if retracted else "change", incident, root=new.id)
+
+
+async def _audit(unit: Unit, did: str, incident: Incident, *, root: UUID) -> None:
+    await unit.audit(f"annotation.{did}", incident.ref, incident_id=incident.id, detail={"annotation": root})
 
 
 def _check_decision(principal: Principal, kind: AnnotationKind) -> None:
@@ -167,3 +295,27 @@ def _check_state(kind: AnnotationKind, state: AnnotationState | None) -> None:
             raise invalid("/state", "forbidden", "only a hypothesis or a question may have a state")
     elif state not in STATES[kind]:
         raise invalid("/state", "state", f"of a {kind} is one of: {', '.join(STATES[kind])}")
+
+
+# What pages show besides
+
+_CONTENTS: Final = """
+select s.id, left(s.body, $2) as body,
+  case when s.payload <> '{}'::jsonb then left(jsonb_pretty(s.payload), $2) end as payload
+  from signals s where s.id = any ($1::uuid[])"""
+_NAMES: Final = """
+select id, display_name as name from users where id = any ($1::uuid[])
+ union all select id, name from tokens where id = any ($1::uuid[]) and name is not null"""
+
+
+async def contents(q: Query, signals: Sequence[UUID], letters: int) -> Mapping[UUID, Mapping[str, Any]]:
+    """Return the truncated `body` and `payload` of signals."""
+    rows = await q.fetch(_CONTENTS, signals, letters, operation="signal_contents")
+    return {row["id"]: dict(row.items()) for row in rows}
+
+
+async def names(q: Query, actors: Collection[str]) -> Mapping[str, str]:
+    """Return the display names of actors; those without one are omitted."""
+    ids = {UUID(actor.partition(":")[2]): actor for actor in actors if ":" in actor}
+    rows = await q.fetch(_NAMES, list(ids), operation="actor_names")
+    return {ids[row["id"]]: row["name"] for row in rows}

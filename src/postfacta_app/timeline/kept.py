@@ -1,28 +1,196 @@
-"""Slices of the timelines that the database keeps, for the present or any past, without building one.
-
-`rules.py` stays the definition: entries, order and digest are the same, which a property test holds.
-"""
+"""Read the timelines that the database keeps, for the present or any past, without building one."""
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, Self, cast
 from uuid import UUID
 
 import anyio
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
 from ..aside import aside
 from ..db import VISIBLE, Query, Unit, Where, sees
-from ..errors import AppError, SchemaMissingError
-from ..incidents.access import COLUMNS, incident_of, missing, ref_of
-from ..signals.model import PRECISIONS
-from .model import Entry, Instant, Milestone, Precision, Repeats, Stretch, micros
-from .query import WIDTHS, NumberedPage, Slice, TimelinePage, TimelineQuery, Wanted, place, span_of
-from .rules import AHEAD, RULES, Place
+from ..errors import AppError
+from ..incidents.access import COLUMNS, incident_of, missing, not_kept, ref_of
+from ..incidents.model import Incident
+from ..signals.model import PRECISIONS, Precision
+from ..web.body import Time
+from ..web.paging import decode_cursor, encode_cursor, filters_hash
+from .model import Entry, Instant, Milestone, Repeats, Stretch, micros
+from .rules import AHEAD, RULES, Place, sort_key
+
+# What is asked
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+EntryKind = Literal[
+    "change", "alert_firing", "alert_resolved", "page", "metric", "log", "status", "action", "note", "other",
+]  # fmt: skip
+
+
+WIDTHS: Final = {
+    "1m": 60_000_000, "5m": 300_000_000, "15m": 900_000_000, "1h": 3_600_000_000, "6h": 21_600_000_000,
+    "1d": 86_400_000_000, "1w": 604_800_000_000,
+}  # fmt: skip
+"""The windows of time within which repeats are folded, in microseconds; each begins at a multiple since 1970."""
+Width = Literal["1m", "5m", "15m", "1h", "6h", "1d", "1w"]
+
+
+def span_of(group: str) -> tuple[int, int, int]:
+    """Return what the entries of a group have in common, and the ends of its window; raise if it names no group."""
+    alike, start, width = (int(part) for part in group.split("."))
+    if max(abs(alike), abs(start), abs(start + width)) >= 2**63:
+        raise ValueError("names no group")
+    return alike, start, start + width
+
+
+def _checked(group: str) -> str:
+    span_of(group)
+    return group
+
+
+Group = Annotated[
+    str, StringConstraints(pattern=r"^-?[0-9]{1,19}(\.-?[0-9]{1,19}){2}$"), AfterValidator(_checked)
+]
+"""The name of a group of repeats."""
+
+
+class TimelineQuery(BaseModel, extra="forbid", frozen=True):
+    """The view of a timeline, and filters of its entries; different ones are joined by "and"."""
+
+    as_of: Time | None = Field(None, description="Only what had been recorded by then.")
+    known_as_of: Time | None = Field(None, description="Only what people knew by then.")
+    include_hidden: bool = False
+    kind: Annotated[list[EntryKind], Field(max_length=20)] = []
+    source: Annotated[list[Text], Field(max_length=20)] = []
+    pinned: bool | None = None
+    text: Annotated[Text | None, Field(description="Only entries whose title has this text.")] = None
+    fold: Annotated[
+        Width | None, Field(description="Show equal signals as one item, within windows of this width.")
+    ] = None
+    group: Annotated[Group | None, Field(description="Only the signals of this group of `repeats`.")] = None
+    digest: Annotated[bool, Field(description="Compute the digest even of more than 10,000 entries.")] = False
+    limit: int = Field(500, ge=1, le=2000)
+    # The cursor holds source, sequence and id: 600 characters of up to four bytes.
+    cursor: Annotated[str, StringConstraints(max_length=4000)] | None = None
+
+    def cursor_after(self, incident_id: UUID, entry: Entry) -> str:
+        return encode_cursor(str(incident_id), sort_key(entry), filters_hash(self))
+
+
+class TimelinePage(BaseModel):
+    """A page of a timeline; `digest` and `milestones` are those of the whole timeline."""
+
+    digest: str | None
+    why: str | None = Field(None, description="Why there is no digest.")
+    rules: int
+    milestones: dict[Milestone, Instant] = Field(description="Milestones that people have set.")
+    items: Sequence[Entry]
+    repeats: Sequence[Repeats] = Field((), description="With `fold`: which items stand for several signals.")
+    next_cursor: str | None
+
+    @classmethod
+    def of(
+        cls,
+        found: Sequence[Entry],
+        query: TimelineQuery,
+        incident_id: UUID,
+        *,
+        digest: str | None,
+        milestones: Mapping[Milestone, Instant],
+        repeats: Sequence[Repeats] = (),
+    ) -> Self:
+        """Return the page of the entries after the cursor; one more than its limit leads to the next."""
+        items = found[: query.limit]
+        more = len(found) > len(items)
+        return cls(
+            digest=digest,
+            why="more than 10,000 entries: ask with digest=true" if digest is None else None,
+            rules=RULES,
+            milestones=dict(milestones),
+            items=items,
+            repeats=[it for it in repeats if it.item < len(items)],
+            next_cursor=query.cursor_after(incident_id, items[-1]) if more else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A page of a timeline, with its incident from the same snapshot, and the instant up to which it goes."""
+
+    incident: Incident
+    page: TimelinePage
+    etag: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A numbered page of the present."""
+
+    page: int = 1
+    known_as_of: datetime | None = None
+    include_hidden: bool = False
+    is_narrative: bool = False
+    # Given source and id: the page has the first for which it holds.
+    entry: Callable[[str, str], bool] | None = None
+    names: Collection[tuple[str, str]] | None = None  # only the entries with these sources and ids
+    text: str = ""  # only the entries whose title has it, in either case
+    group: str | None = None  # only the entries of this group of repeats
+    fold: bool = False  # whether repeats are one line, if there are more entries than the page holds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberedPage:
+    """A numbered page, with what else it shows of its incident, from one snapshot."""
+
+    incident: Incident
+    entries: Sequence[Entry]
+    after: Sequence[Entry]  # the entry after the page, if there is one
+    page: int
+    count: int  # how many lines the view has
+    hidden: int  # how many are hidden
+    marks: Mapping[str, tuple[int, int, str]]  # the milestones by name: time, rank of the precision, basis
+    is_open: bool
+    reasons: Mapping[str, str | None]  # why it was moved, by the id of the status change
+    total: int  # how many entries the view has
+    repeats: Sequence[Repeats] = ()  # which lines stand for several entries
+    stretches: Sequence[Stretch] = ()  # where the whole view has entries, if it has more than the page
+    size: int  # the most lines of a page
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the page holds all entries, each with its forms; else each entry links to them."""
+        return self.total <= self.size
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether some lines stand for several entries."""
+        return self.total > self.count
+
+    @property
+    def first(self) -> int:
+        """The number of the first entry of the page, from 1."""
+        return (self.page - 1) * self.size + 1
+
+    @property
+    def pages(self) -> int:
+        return -(-self.count // self.size)
+
+
+def place(query: TimelineQuery, incident_id: UUID) -> Place | None:
+    if query.cursor is None:
+        return None
+    kinds = (int, int, int, str, bool, str, str)
+    return cast("Place", decode_cursor(query.cursor, str(incident_id), filters_hash(query), *kinds))
+
+
+# Reading
 
 COMPLETE: Final = 10_000
 """The most entries of an incident for which every answer has the digest."""
@@ -133,7 +301,7 @@ Key = tuple[UUID, datetime, int | None, bool]
 async def _absence(q: Query, ref: UUID | int) -> AppError:
     """Return why there is no timeline: no incident that the caller may see, or `migrate` has not kept it yet."""
     if await q.fetch(_ID, *sees(q.principal), *ref_of(ref), operation="timeline_id"):
-        return SchemaMissingError("This timeline is not kept yet", headers={"Retry-After": "10"})
+        return not_kept()
     return missing()
 
 
@@ -198,9 +366,10 @@ class KeptTimelines:
             return await self.page(q, ref, again, size=size)
         entries, repeats = await aside(sum(map(len, row["page"])), _entries, row["page"])
         return NumberedPage(
-            incident_of(row), entries[:size], entries[size:], at + 1, row["count"], row["hidden"],
-            json.loads(row["marks"]), is_open=row["is_open"], reasons=json.loads(row["reasons"] or "{}"),
-            total=row["entries"], repeats=repeats, stretches=await self._stretches(q, row, wanted) if row["entries"] > size else (),
+            incident=incident_of(row), entries=entries[:size], after=entries[size:], page=at + 1, size=size,
+            count=row["count"], hidden=row["hidden"], total=row["entries"], is_open=row["is_open"], repeats=repeats,
+            marks=json.loads(row["marks"]), reasons=json.loads(row["reasons"] or "{}"),
+            stretches=await self._stretches(q, row, wanted) if row["entries"] > size else (),
         )  # fmt: skip
 
     async def named(

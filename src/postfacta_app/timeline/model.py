@@ -1,4 +1,4 @@
-"""The facts and entries of a timeline; all times are whole microseconds."""
+"""The records of a timeline; times of facts and entries are whole microseconds."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, get_args
 from uuid import UUID
 
-from pydantic import Field, JsonValue, PlainSerializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    RootModel,
+    StringConstraints,
+)
 
+from ..incidents.model import Reason
 from ..signals.model import Precision
-from ..web.body import format_time
-
-__all__ = [
-    "Annotation", "Content", "Edit", "Entry", "Facts", "Instant", "Micros", "Milestone", "Op", "Precision", "Repeats",
-    "Signal", "StatusChange", "Stretch", "format_micros", "micros", "moment",
-]  # fmt: skip
+from ..web.body import WHOLE, Time, format_time
+from ..web.paging import Listed
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_HERE: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - for formatting only: without a zone it takes half the time
@@ -159,14 +164,6 @@ class Facts:
     edits: Sequence[Edit] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
-    """The truncated text and payload of a signal, for display only."""
-
-    body: str | None
-    payload: str | None
-
-
 # Results
 
 
@@ -230,3 +227,226 @@ class Stretch:
     start: int
     until: int
     count: int
+
+
+# Edits
+
+Source = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class EntryRef(BaseModel, extra="forbid"):
+    """An entry of the timeline; it need not exist yet."""
+
+    source: Source
+    id: Annotated[str, StringConstraints(min_length=1, max_length=300)]
+
+
+class TimeValue(BaseModel, extra="forbid"):
+    """The corrected time of an entry, truncated to its precision; clock offsets do not apply to it."""
+
+    at: Time
+    precision: Precision = Precision.EXACT
+
+
+class TitleValue(BaseModel, extra="forbid"):
+    """The new title of an entry."""
+
+    title: Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+
+class OffsetValue(BaseModel, extra="forbid"):
+    """The offset of a source's clock in milliseconds; 0 removes it."""
+
+    ms: Annotated[int, Field(strict=True, ge=-86_400_000, le=86_400_000), WHOLE]
+
+
+class MilestoneValue(BaseModel, extra="forbid"):
+    """The time of a milestone; null removes it."""
+
+    name: Milestone
+    at: Time | None
+    precision: Precision = Precision.EXACT
+
+
+class SetTime(BaseModel, extra="forbid"):
+    """Correct the time of an entry; null undoes the correction."""
+
+    op: Literal["set_time"]
+    entry: EntryRef
+    value: TimeValue | None
+    reason: Reason
+
+
+class SetTitle(BaseModel, extra="forbid"):
+    """Change the title of an entry; null undoes the change."""
+
+    op: Literal["set_title"]
+    entry: EntryRef
+    value: TitleValue | None
+    reason: Reason | None = None
+
+
+class Hide(BaseModel, extra="forbid"):
+    """Hide an entry; it stays on record."""
+
+    op: Literal["hide"]
+    entry: EntryRef
+    reason: Reason
+
+
+class Flag(BaseModel, extra="forbid"):
+    """Unhide an entry, or pin it to or unpin it from the narrative."""
+
+    op: Literal["unhide", "pin", "unpin"]
+    entry: EntryRef
+    reason: Reason | None = None
+
+
+class ClockOffset(BaseModel, extra="forbid"):
+    """Correct the clock of a source, for all its entries without a corrected time."""
+
+    op: Literal["clock_offset"]
+    source: Source
+    value: OffsetValue
+    reason: Reason
+
+
+class SetMilestone(BaseModel, extra="forbid"):
+    """Set a milestone."""
+
+    op: Literal["milestone"]
+    value: MilestoneValue
+    reason: Reason | None = None
+
+
+NewEdit = SetTime | SetTitle | Hide | Flag | ClockOffset | SetMilestone
+
+
+class AnyEdit(RootModel[Annotated[NewEdit, Field(discriminator="op")]]):
+    """An edit; `op` determines its fields."""
+
+
+_ELSEWHERE: Final = {
+    "attach": "use POST /api/v1/incidents/{ref}/signals",
+    "detach": "use DELETE /api/v1/incidents/{ref}/signals/{id}",
+}
+MODELS: Final[dict[str, type[NewEdit]]] = {
+    op: model for model in get_args(NewEdit) for op in get_args(model.model_fields["op"].annotation)
+}
+"""The model of edits by their `op`."""
+
+
+def _here(op: object) -> object:
+    if isinstance(op, str) and op in _ELSEWHERE:
+        raise ValueError(_ELSEWHERE[op])
+    return op
+
+
+class OpOnly(BaseModel):
+    """The discriminator of edits: `op` determines the fields."""
+
+    op: Annotated[
+        Literal["set_time", "set_title", "hide", "unhide", "pin", "unpin", "clock_offset", "milestone"],
+        BeforeValidator(_here),
+    ]
+
+
+class ShownEdit(BaseModel):
+    """A stored edit, with its author, time and reason."""
+
+    id: UUID
+    at: Time
+    op: Op
+    signal_id: UUID | None = None
+    entry: EntryRef | None = None
+    source: str | None = Field(None, description="Of `clock_offset`.")
+    value: dict[str, JsonValue] | None = None
+    reason: str | None = None
+    actor: str
+
+
+class EditPage(Listed[ShownEdit]):
+    """A page of an incident's edits, oldest first."""
+
+
+class AddedEdit(BaseModel):
+    """A new edit, and the resulting digest of the timeline."""
+
+    edit: ShownEdit
+    digest: str
+
+
+# Annotations, on the incident or one of its entries
+
+
+class AnnotationKind(StrEnum):
+    """The kind of an annotation."""
+
+    NOTE = "note"
+    DECISION = "decision"
+    HYPOTHESIS = "hypothesis"
+    QUESTION = "question"
+
+
+class AnnotationState(StrEnum):
+    """The state of a hypothesis or a question."""
+
+    OPEN = "open"
+    SUPPORTED = "supported"
+    REFUTED = "refuted"
+    ANSWERED = "answered"
+
+
+STATES: Final = {
+    AnnotationKind.HYPOTHESIS: (AnnotationState.OPEN, AnnotationState.SUPPORTED, AnnotationState.REFUTED),
+    AnnotationKind.QUESTION: (AnnotationState.OPEN, AnnotationState.ANSWERED),
+}
+"""The states of each kind; other kinds have none."""
+Body = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
+
+
+class NewAnnotation(BaseModel, extra="forbid"):
+    """A new annotation on the incident, or on one entry of its timeline."""
+
+    kind: AnnotationKind
+    body: Body
+    state: AnnotationState | None = Field(
+        None, description="The state of a hypothesis or a question; default `open`."
+    )
+    entry: EntryRef | None = Field(
+        None, description="The entry it is about; such an annotation has no time of its own."
+    )
+    occurred_at: Time | None = Field(None, description="When it happened; makes it an entry of the timeline.")
+    precision: Precision | None = Field(None, description="How exactly that time is known; default `exact`.")
+
+
+class AnnotationChange(BaseModel, extra="forbid"):
+    """A new text, a new state, or both; absent fields stay."""
+
+    body: Body = Field(default_factory=str)  # As in incidents.model.Change: never read.
+    state: AnnotationState = Field(default_factory=lambda: AnnotationState.OPEN)
+
+
+class ShownAnnotation(BaseModel, frozen=True):
+    """The current version of an annotation; `id` is that of its first version."""
+
+    id: UUID
+    kind: AnnotationKind
+    state: AnnotationState | None
+    body: str
+    entry: EntryRef | None
+    occurred_at: Time | None
+    precision: Precision | None
+    author: str = Field(description="The author of the first version.")
+    at: Time = Field(description="The time of the first version.")
+    changed_at: Time | None
+    version: int
+
+    @property
+    def etag(self) -> str:
+        """Its version, which a change must name."""
+        return f'"ann-{self.version}"'
+
+
+class AnnotationPage(Listed[ShownAnnotation]):
+    """A page of an incident's annotations, without retracted ones, oldest first."""

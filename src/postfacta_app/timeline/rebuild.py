@@ -1,4 +1,4 @@
-"""Compare kept timelines with their facts, and write those entries again that differ."""
+"""Compare kept timelines, and the digests of revisions, with the facts; write kept entries again that differ."""
 
 from __future__ import annotations
 
@@ -6,16 +6,89 @@ from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
+from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+from pydantic import TypeAdapter
+
 from postfacta_postgres import Connection, Database
 
-from ..db import Unit
+from ..db import Query, Reader, Unit
 from ..principal import ANONYMOUS
 from .kept import digest_in
-from .postgres import facts_in
+from .model import Facts
 from .rules import RULES, build
+
+# Facts
+
+_FACTS: Final = TypeAdapter(Facts)
+_READ: Final = """
+select json_build_object('signals', (select coalesce(json_agg(f), '[]') from (
+    select s.id as signal_id, s.source, s.external_id, s.kind, timeline_us(s.occurred_at) as occurred_at, s.precision,
+           s.title, encode(s.content_sha256, 'hex') as content_sha256, s.sequence, timeline_us(s.known_at) as known_at,
+           timeline_us(s.received_at) as received_at, s.time_basis, s.services, s.environment, s.links,
+           (select count(*) from signal_conflicts c where c.signal_id = s.id) as conflicts
+      from signals s where s.id in (select signal_id from edits where incident_id = $1 and op = 'attach')) f),
+  'changes', (select coalesce(json_agg(f), '[]') from (
+    select id, timeline_us(at) as at, from_status, to_status, outcome, reason, timeline_us(occurred_at) as occurred_at
+      from status_changes where incident_id = $1) f),
+  'annotations', (select coalesce(json_agg(f), '[]') from (
+    select a.id, a.root, timeline_us(a.at) as at, a.kind, a.state, a.body, timeline_us(a.occurred_at) as occurred_at,
+           a.retracted, coalesce(first.precision, 'exact') as precision
+      from annotations a join annotations first on first.id = a.root
+     where a.incident_id = $1 and a.occurred_at is not null) f),
+  'edits', (select coalesce(json_agg(f), '[]') from (
+    select id, timeline_us(at) as at, op, signal_id, source, external_id, value from edits where incident_id = $1) f))::text"""
+
+
+async def facts_in(q: Query, incident_id: UUID) -> Facts:
+    """Read the facts of an incident in one statement, so from one snapshot."""
+    rows = await q.fetch(_READ, incident_id, operation="timeline_facts")
+    return _FACTS.validate_json(rows[0][0])
+
+
+# Revisions
+
+_REVISIONS: Final = """
+select i.id, 'INC-' || i.number as incident, r.rev, r.timeline_digest as digest, timeline_us(r.timeline_at) as at, r.rules
+  from postmortem_revisions r join incidents i on i.id = r.incident_id order by i.id, r.rev"""
+
+Verified = Mapping[str, Sequence[Any]]
+"""The revisions by result: `equal`, `fault`, or `other_rules`, which were not compared."""
+
+
+async def verify(database: Database) -> Verified:
+    """Rebuild the timeline of each post-mortem revision from the facts of its incident and compare the digests."""
+    found: dict[str, list[Any]] = {"equal": [], "fault": [], "other_rules": []}
+    q = Reader(database, ANONYMOUS)
+    rows = await q.fetch(_REVISIONS, operation="revisions")
+    for incident_id, revisions in groupby(rows, itemgetter("id")):
+        facts = await facts_in(q, incident_id)
+        for it in revisions:
+            is_comparable = it["rules"] == RULES
+            is_equal = is_comparable and build(facts, as_of=it["at"]).digest == it["digest"]
+            found["equal" if is_equal else "fault" if is_comparable else "other_rules"].append(it)
+    return found
+
+
+def write_metrics(result: Verified, file: Path, *, now: float) -> None:
+    registry = CollectorRegistry()
+    told = "Post-mortem revisions whose timeline was rebuilt, by result."
+    revisions = Gauge("postfacta_timeline_revisions", told, ["result"], registry=registry)
+    for name, found in result.items():
+        revisions.labels(name).set(len(found))
+    when = Gauge(
+        "postfacta_timeline_verified_timestamp_seconds", "Time of the last verification.", registry=registry
+    )
+    when.set(now)
+    write_to_textfile(str(file), registry)
+
+
+# Kept timelines
 
 _STEP: Final = 1000
 """The most entries that are written while writers of their incident wait."""

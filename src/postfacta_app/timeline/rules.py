@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final, Protocol, TypeVar
-from uuid import UUID
+from typing import Any, Final, TypeVar
 
+from ..signals.model import Precision
 from .model import (
     Annotation,
     Edit,
@@ -22,7 +22,6 @@ from .model import (
     Instant,
     Milestone,
     Op,
-    Precision,
     Signal,
     StatusChange,
     micros,
@@ -118,14 +117,7 @@ def sort_key(entry: Entry) -> Place:
 # Effective facts
 
 
-class _Dated(Protocol):
-    @property
-    def id(self) -> UUID: ...
-    @property
-    def at(self) -> int: ...
-
-
-D = TypeVar("D", bound=_Dated)
+D = TypeVar("D", Edit, StatusChange, Annotation)
 
 
 def _until(facts: Iterable[D], as_of: int | None) -> list[D]:

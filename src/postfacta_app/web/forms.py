@@ -121,10 +121,8 @@ async def sent_fields(request: Request) -> dict[str, str]:
     return {name: values[-1].replace("\r\n", "\n") for name, values in given.items()}
 
 
-def parse(
-    model: type[M], fields: Mapping[str, object], now: datetime | None = None
-) -> M | tuple[FieldError, ...]:
-    """Validate form input against a model; empty and unknown fields are ignored.
+def formed(model: type[M], fields: Mapping[str, object], now: datetime | None = None) -> M:
+    """Validate form input against a model; empty and unknown fields are ignored. Raise if some are invalid.
 
     Instants go through `read_typed_time`, which needs `now` for times in words; lists are split at commas and spaces;
     numbers are decimal. Only strings are parsed.
@@ -132,34 +130,30 @@ def parse(
     typed: dict[str, object] = {}
     wrong: list[FieldError] = []
     for own, about in model.model_fields.items():
-        name = about.alias or own
+        name, kinds = about.alias or own, [*_kinds(about.annotation)]
         value = fields.get(name, "")
-        if not isinstance(value, str):
-            typed[name] = value
-        elif datetime in _kinds(about.annotation):
-            try:
-                typed |= {name: read_typed_time(value, now)} if value.strip() else {}
-            except ValueError as error:
-                wrong.append(FieldError(f"/{name}", "time", str(error)))
-        elif value:
-            typed[name] = _typed(value, [*_kinds(about.annotation)])
+        if isinstance(value, str) and not (value.strip() if datetime in kinds else value):
+            continue
+        try:
+            typed[name] = _typed(value, kinds, now)
+        except ValueError as error:
+            wrong.append(FieldError(f"/{name}", "time", str(error)))
     try:
         made = body.parse(model, typed)
     except InvalidFieldsError as refusal:
         named = {error.pointer for error in wrong}
-        return (*wrong, *(error for error in refusal.errors if error.pointer not in named))
-    return tuple(wrong) or made
+        wrong += [error for error in refusal.errors if error.pointer not in named]
+    else:
+        if not wrong:
+            return made
+    raise InvalidFieldsError("Some fields are invalid", errors=wrong)
 
 
-def formed(model: type[M], fields: Mapping[str, object], now: datetime | None = None) -> M:
-    """Validate form input against a model as `parse` does; raise if some fields are invalid."""
-    made = parse(model, fields, now)
-    if isinstance(made, tuple):
-        raise InvalidFieldsError("Some fields are invalid", errors=made)
-    return made
-
-
-def _typed(value: str, kinds: Sequence[object]) -> object:
+def _typed(value: object, kinds: Sequence[object], now: datetime | None) -> object:
+    if not isinstance(value, str):
+        return value
+    if datetime in kinds:
+        return read_typed_time(value, now)
     if list in kinds:
         return re.findall(r"[^,\s]+", value)
     is_number = int in kinds and value.isascii() and value.isdecimal() and len(value) < _LONGEST_NUMBER

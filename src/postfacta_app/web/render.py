@@ -17,6 +17,7 @@ from .markdown import Markdown
 
 _RENDERS = "_markdown"  # The name of the Markdown renderer in a page's context.
 STATIC = Path(__file__).parent / "static"
+TEMPLATES = Path(__file__).parent / "templates"
 _MAIN = b'<main id="main"><div class="wrap">'  # As in base.html; user input is escaped.
 
 
@@ -52,7 +53,7 @@ class Pages:
 
     def __init__(self, *, version: str) -> None:
         self._environment = Environment(
-            loader=FileSystemLoader(Path(__file__).parent / "templates"),
+            loader=FileSystemLoader(TEMPLATES),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,

@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 from hypothesis import Phase as HypothesisPhase, given, settings, strategies as st
 
-from postfacta_app.durations import model
-from postfacta_app.durations.model import (
+import postfacta_app.durations as model
+from postfacta_app.durations import (
     Basis,
     Duration,
     DurationStatus as Status,
@@ -19,7 +19,8 @@ from postfacta_app.durations.model import (
     durations,
     measure,
 )
-from postfacta_app.timeline.model import Edit, Facts, Op, Precision, Signal, StatusChange, moment
+from postfacta_app.signals.model import Precision
+from postfacta_app.timeline.model import Edit, Facts, Op, Signal, StatusChange, moment
 from tests.app.timeline.oracle import marks
 from tests.app.timeline.worlds import (
     LATER,

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from postfacta_app.db import Reader
-from postfacta_app.durations.model import DurationStatus as Status, Phase
-from postfacta_app.durations.postgres import PLOTTED, Insights, every, insights
+from postfacta_app.durations import PLOTTED, DurationStatus as Status, Insights, Phase, every, insights
 from postfacta_app.incidents.model import IncidentFilters
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.web.charts import Point

@@ -10,7 +10,7 @@ from hypothesis import example, given, strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from postfacta_app.export.markdown import entry_lines, frame, item, plain, quote
+from postfacta_app.export.api import entry_lines, frame, item, plain, quote
 from postfacta_app.export.model import Document
 
 PIECES = [

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from postfacta_app.errors import InvalidFieldsError
-from postfacta_app.postmortems.content import (
+from postfacta_app.postmortems.form import LISTS, SECTIONS, draft, entry_text, label, rows, shown, typed
+from postfacta_app.postmortems.model import (
     Category,
     Content,
     Detection,
@@ -16,9 +17,8 @@ from postfacta_app.postmortems.content import (
     Trigger,
     TriggerKind,
 )
-from postfacta_app.postmortems.form import LISTS, SECTIONS, draft, entry_text, label, rows, shown, typed
-from postfacta_app.postmortems.reading import Line, compare
-from postfacta_app.timeline.edits import EntryRef
+from postfacta_app.postmortems.pages import Line, compare
+from postfacta_app.timeline.model import EntryRef
 from tests.kit.every import every
 
 # What a form can hold: line breaks within, no space around any line, nothing but text.

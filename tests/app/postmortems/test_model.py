@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given, strategies as st
 
 from postfacta_app.errors import IllegalTransitionError, InvalidFieldsError
-from postfacta_app.postmortems.content import Content, differences
-from postfacta_app.postmortems.model import Draft, Stage, Transition, lacks, move, next_stage
+from postfacta_app.postmortems.model import (
+    Content,
+    Draft,
+    Stage,
+    Transition,
+    differences,
+    lacks,
+    move,
+    next_stage,
+)
 from postfacta_app.web.body import parse
 from tests.app.desk import FULL
 from tests.kit.every import every

@@ -314,10 +314,11 @@ async def test_no_page_of_a_kept_timeline_reads_all_facts(
     renamed = {"op": "set_title", "entry": entry, "value": {"title": "Deploy 8"}}
     await desk.send("POST", "/edits", expect=201, json=renamed)
 
-    def refuse(_: object) -> None:
+    def refuse(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("postfacta_app.timeline.postgres._facts", refuse)
+    monkeypatch.setattr("postfacta_app.timeline.rebuild.facts_in", refuse)
+    monkeypatch.setattr("postfacta_app.timeline.rules.build", refuse)
     path = f"/incidents/{desk.ref}"
     page = (await screen.get(f"{path}/postmortem")).text
     assert "1 entry renamed since this version" in page

@@ -121,6 +121,25 @@ async def test_ingest_can_attach_what_it_stores_and_what_it_has_already(service:
     assert {it["external_id"] for it in page.json()["items"]} == {"old", "new"}
 
 
+async def test_nothing_is_attached_before_the_timeline_is_kept(service: Service) -> None:
+    responder = await service.as_role("responder")
+    incident = await service.record(responder)
+    (signal,) = await fresh(service, "unkept")
+    await service.database.execute("delete from incident_measures where incident_id = $1", incident["id"])
+    path, before = f"/api/v1/incidents/{incident['id']}/signals", await service.rows()
+    body = {"items": [item(source="unkept", id="with-it")], "incident": incident["id"]}
+    for url, sent_body in ((path, {"ids": [signal]}), (SIGNALS, body)):
+        refused = await service.client.post(url, json=sent_body, headers=responder)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "10"), refused.text
+        assert refused.json()["type"] == "/problems/schema-missing"
+        assert await service.rows() == before
+    assert (await get(service, f"/api/v1/incidents/{incident['id']}/timeline", responder)).status_code == 503
+    await service.database.execute("select timeline_rebuild($1)", incident["id"])
+    assert await attach(service, responder, incident["id"], signal) == ["attached"]
+    assert await sent(service, responder, *body["items"], incident=incident["id"]) == ["created"]
+    assert len(await edits(service, incident["id"])) == 2
+
+
 async def test_who_only_ingests_attaches_nothing_and_nothing_is_stored_then(service: Service) -> None:
     incident = await service.record(await service.as_role("responder"))
     body = {"items": [item(id="mine")], "incident": f"INC-{incident['number']}"}

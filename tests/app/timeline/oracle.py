@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
-from postfacta_app.durations.model import Basis, Mark
+from postfacta_app.durations import Basis, Mark
 from postfacta_app.postmortems.model import ChangedEntry, PostMortem, Revision, TimelineChanges
+from postfacta_app.timeline.kept import TimelinePage, TimelineQuery, place
 from postfacta_app.timeline.model import Entry, Facts, Milestone, micros
-from postfacta_app.timeline.query import TimelinePage, TimelineQuery, place
 from postfacta_app.timeline.rules import Timeline, build, sort_key
 
 __all__ = ["changes", "cut", "etag", "is_narrative", "marks", "post_mortem", "shows"]

@@ -10,8 +10,8 @@ from uuid import UUID
 from hypothesis import assume, strategies as st
 from pydantic import JsonValue
 
+from postfacta_app.timeline.kept import TimelineQuery
 from postfacta_app.timeline.model import Edit, Entry, Facts, Op, StatusChange, moment
-from postfacta_app.timeline.query import TimelineQuery
 from postfacta_app.timeline.rules import Timeline, build, sort_key
 from tests.app.timeline.oracle import cut, etag
 from tests.app.timeline.worlds import (

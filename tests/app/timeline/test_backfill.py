@@ -17,9 +17,8 @@ from sqlalchemy.pool import NullPool
 from postfacta_app.db import Reader, Unit
 from postfacta_app.migrations import migrate
 from postfacta_app.principal import ANONYMOUS
-from postfacta_app.timeline.kept import KeptTimelines
-from postfacta_app.timeline.postgres import facts_in
-from postfacta_app.timeline.query import TimelineQuery
+from postfacta_app.timeline.kept import KeptTimelines, TimelineQuery
+from postfacta_app.timeline.rebuild import facts_in
 from postfacta_app.timeline.rules import build
 from postfacta_postgres import Database
 from tests.app.timeline.stored import revision_of

@@ -11,8 +11,9 @@ from uuid import UUID
 
 import pytest
 
+from postfacta_app.signals.model import Precision
 from postfacta_app.timeline import rules
-from postfacta_app.timeline.model import Edit, Entry, Facts, Op, Precision, Signal
+from postfacta_app.timeline.model import Edit, Entry, Facts, Op, Signal
 from postfacta_app.timeline.rules import RULES, Place, build, sort_key
 from tests.app.timeline.goldens import FOLDER, goldens, outcome, rewrite, sealed, seals
 from tests.kit.every import every

@@ -8,8 +8,7 @@ import pytest
 
 from postfacta_app.db import Reader, new_id
 from postfacta_app.principal import ANONYMOUS
-from postfacta_app.timeline.kept import KeptTimelines
-from postfacta_app.timeline.query import TimelineQuery
+from postfacta_app.timeline.kept import KeptTimelines, TimelineQuery
 from postfacta_postgres import Database, PoolOptions
 
 pytestmark = pytest.mark.usefixtures("programs")

@@ -19,27 +19,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from postfacta_app.db import Unit
-from postfacta_app.durations.model import Phase, durations
+from postfacta_app.durations import Phase, durations
 from postfacta_app.errors import NotFoundError, SchemaMissingError
 from postfacta_app.migrations import upgrade
-from postfacta_app.postmortems import postgres
-from postfacta_app.postmortems.content import Content
-from postfacta_app.postmortems.model import Revision, Stage
+from postfacta_app.postmortems import api as postmortems
+from postfacta_app.postmortems.model import Content, Revision, Stage
 from postfacta_app.principal import ANONYMOUS
-from postfacta_app.timeline.kept import KeptTimelines
+from postfacta_app.signals.model import Precision
+from postfacta_app.timeline.kept import WIDTHS, KeptTimelines, TimelineQuery, Wanted
 from postfacta_app.timeline.model import (
     Annotation,
     Edit,
     Entry,
     Facts,
     Op,
-    Precision,
     Signal,
     StatusChange,
     micros,
     moment,
 )
-from postfacta_app.timeline.query import WIDTHS, TimelineQuery, Wanted
 from postfacta_app.timeline.rules import RULES, build
 from postfacta_embedded.account import Account
 from postfacta_postgres import Connection, Database
@@ -253,7 +251,7 @@ async def _fold_differences(
 async def _change_differences(unit: Unit, incident: UUID, facts: Facts, until: int) -> Iterable[str]:
     """Compare what a post-mortem of that time says of the present."""
     revision = Revision.model_validate(_REVISION | {"incident_id": incident, "timeline_at": moment(until)})
-    got, wanted = await postgres.compared(unit, revision), post_mortem(revision, facts)
+    got, wanted = await postmortems.compared(unit, revision), post_mortem(revision, facts)
     return [] if got == wanted else [f"changes since {until}: {got} for {wanted}"]
 
 
@@ -478,7 +476,7 @@ CHANGE_MUTANTS = {
 async def test_each_clause_of_what_changed_is_missed(
     app_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    statement: str = vars(postgres)["_CHANGES"]
+    statement: str = vars(postmortems)["_CHANGES"]
 
     async def is_right() -> bool:
         for facts in AIMED.values():
@@ -494,7 +492,7 @@ async def test_each_clause_of_what_changed_is_missed(
         for what, (says, mutant) in CHANGE_MUTANTS.items():
             with case(what):
                 assert says in statement
-                monkeypatch.setattr(postgres, "_CHANGES", statement.replace(says, mutant))
+                monkeypatch.setattr(postmortems, "_CHANGES", statement.replace(says, mutant))
                 assert not await is_right()
 
 

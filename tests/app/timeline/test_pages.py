@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import httpx2
 import pytest
 
-from postfacta_app.durations.view import UNKNOWN
+from postfacta_app.durations import UNKNOWN
 from postfacta_app.timeline.view import anchor
 from tests.app.live import Service
 from tests.app.timeline.conftest import Body, Case, a_case
@@ -505,7 +505,7 @@ async def test_an_empty_timeline_says_so(service: Service) -> None:
 async def test_a_long_timeline_is_turned_page_by_page(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postfacta_app.incident_view._PAGE", 3)
+    monkeypatch.setattr("postfacta_app.incident_page._PAGE", 3)
     case = await a_case(service)
     await case.signals(
         *(
@@ -559,7 +559,7 @@ async def test_repeats_of_a_long_timeline_share_a_line_that_opens(
 ) -> None:
     here = await repeating(service)
     assert len(disks(await here.get("?"))) == 9
-    monkeypatch.setattr("postfacta_app.incident_view._PAGE", 8)
+    monkeypatch.setattr("postfacta_app.incident_page._PAGE", 8)
     seen = await here.get("?")
     assert disks(seen) == ["0", "5", "7"]
     assert "7, 10:00:00 to 10:00:08" in seen.text
@@ -594,7 +594,7 @@ async def test_repeats_share_an_item_of_the_api_and_none_of_an_export(service: S
 async def test_a_form_on_a_later_page_leads_back_to_its_entry(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postfacta_app.incident_view._PAGE", 3)
+    monkeypatch.setattr("postfacta_app.incident_page._PAGE", 3)
     case = await a_case(service)
     await case.signals(
         *({**FIRING, "id": f"f{n}", "occurred_at": f"2026-02-07T10:0{n}:00Z"} for n in range(6))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings, strategies as st
 
-from postfacta_app.timeline import query, rules
+from postfacta_app.timeline import kept, rules
 from postfacta_app.timeline.model import Annotation, Edit, Entry, Instant, Milestone, Op
 from tests.app.timeline.properties import PROPERTIES
 
@@ -136,7 +136,7 @@ MUTANTS: dict[str, tuple[str, Broken]] = {
     "first edit wins": ("P7", (rules, "_last", _first_edit_wins)),
     "as-of reads later edits": ("P8", (rules, "_until", _reads_later_edits)),
     "as-of reads later facts": ("P8", (rules, "_until", _reads_later_facts)),
-    "cursor on time only": ("P10", (query, "sort_key", _time_alone)),
+    "cursor on time only": ("P10", (kept, "sort_key", _time_alone)),
     "filter that reorders": ("P11", (rules, "_known_by", _reordering_filter)),
     "title outside the digest": ("P12", (rules, "_digest", _titles_outside)),
     "milestones outside the digest": ("P12", (rules, "_digest", _without_milestones)),

@@ -10,6 +10,7 @@ from uuid import UUID
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
+from postfacta_app.signals.model import Precision
 from postfacta_app.timeline.model import (
     Annotation,
     Edit,
@@ -17,7 +18,6 @@ from postfacta_app.timeline.model import (
     Facts,
     Milestone,
     Op,
-    Precision,
     Signal,
     StatusChange,
     micros,

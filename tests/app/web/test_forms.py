@@ -29,10 +29,10 @@ from postfacta_app.web.body import Time
 from postfacta_app.web.forms import (
     attempt,
     csrf_token,
+    formed,
     is_csrf_token,
     is_same_origin,
     new_key,
-    parse,
     read_form,
     read_typed_time,
 )
@@ -162,14 +162,13 @@ async def test_a_new_key_is_fit_to_be_sent_and_is_never_given_twice() -> None:
 
 
 def test_typed_texts_become_what_the_model_wants() -> None:
-    made = parse(
+    made = formed(
         NewIncident,
         {
             "key": "k", "title": " a ", "description": "ten letters", "severity": "HIGH", "kind": "near_miss",
             "owner": "", "services": "search, checkout ,\n pay,", "teams": " ", "declared_at": "2026-02-07 10:04",
         },
     )  # fmt: skip
-    assert isinstance(made, NewIncident)
     assert (made.title, made.severity, made.kind, made.owner) == (" a ", Severity.HIGH, Kind.NEAR_MISS, None)
     assert (made.services, made.declared_at) == (
         ["search", "checkout", "pay"],
@@ -190,7 +189,7 @@ class Everything(BaseModel):
 
 
 def test_optional_times_days_and_lists_are_read_too() -> None:
-    made = parse(
+    made = formed(
         Everything,
         {
             "at": "2026-02-07 10:04",
@@ -210,15 +209,16 @@ def test_optional_times_days_and_lists_are_read_too() -> None:
 
 
 def test_an_unreadable_time_is_one_error_and_not_missing() -> None:
-    assert parse(Everything, {"at": "noon"}) == (
-        FieldError("/at", "time", "must be a time in UTC, such as 2026-02-07 10:04"),
-    )
+    with pytest.raises(InvalidFieldsError) as refused:
+        formed(Everything, {"at": "noon"})
+    told = FieldError("/at", "time", "must be a time in UTC, such as 2026-02-07 10:04")
+    assert refused.value.errors == (told,)
 
 
 def test_every_error_is_under_the_name_of_its_field() -> None:
-    errors = parse(NewIncident, {"title": "a", "declared_at": "noon", "services": "ok, NOT"})
-    assert isinstance(errors, tuple)
-    words = InvalidFieldsError("Some fields are invalid", errors=errors).by_field
+    with pytest.raises(InvalidFieldsError) as refused:
+        formed(NewIncident, {"title": "a", "declared_at": "noon", "services": "ok, NOT"})
+    words = refused.value.by_field
     assert words.keys() == {"title", "description", "severity", "declared_at", "services"}
     assert words["declared_at"] == "must be a time in UTC, such as 2026-02-07 10:04"
     assert words["description"] == "is required"

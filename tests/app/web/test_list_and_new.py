@@ -11,8 +11,7 @@ from uuid import uuid4
 import httpx2
 import pytest
 
-from postfacta_app.durations.model import Aggregate
-from postfacta_app.durations.pages import caption
+from postfacta_app.durations import Aggregate, caption
 from tests.app.live import Service, in_process
 from tests.app.screen import Screen, forms_of
 

@@ -1,1 +1,0 @@
-"""Durations of the phases of incidents."""
