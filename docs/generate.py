@@ -88,8 +88,13 @@ FACES: Final = (
         "postfacta_core.errors",
     ),
     *("postfacta_core.events", "postfacta_core.context", "postfacta_core.clock", "postfacta_core.logs"),
-    *("postfacta_core.otlp", "postfacta_postgres", "postfacta_embedded"),
-    *("postfacta_adapters.psycopg", "postfacta_adapters.sqlalchemy"),
+    *("postfacta_postgres", "postfacta_embedded"),
+    *(
+        "postfacta_adapters.otlp",
+        "postfacta_adapters.psycopg",
+        "postfacta_adapters.sqlalchemy",
+        "postfacta_adapters.workers",
+    ),
 )
 """The modules to import from: each name that they export has an entry in the reference."""
 _MARKED: Final = re.compile(

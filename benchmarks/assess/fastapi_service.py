@@ -16,11 +16,11 @@ from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from postfacta_adapters.otlp import Provider
 from postfacta_adapters.sqlalchemy import guard_engine
 from postfacta_core import ResilienceError, logs
 from postfacta_core.asgi import ASGIApp, HardenOptions, Telemetry, harden, problem_handler
 from postfacta_core.asgi.stack import Hardened
-from postfacta_core.otlp import Provider
 from postfacta_postgres import Database
 
 __all__ = ["app"]

@@ -12,8 +12,8 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import Link, Status
 
+from postfacta_adapters.otlp import Provider
 from postfacta_core import logs
-from postfacta_core.otlp import Provider
 from postfacta_core.telemetry.redaction import redact, redact_text
 
 from .settings import Settings

@@ -1,8 +1,7 @@
 """Give the jobs of a worker what `harden` gives requests: a deadline, metrics, an end that loses none.
 
 A job is whatever a worker takes from a queue or a schedule. It has a context as a request has: guards, `Outgoing` and a
-database see its deadline, and its id goes along to other services. `arq_settings` and `celery_signals` do it for workers
-that run their loop themselves.
+database see its deadline, and its id goes along to other services. `postfacta_adapters.workers` does it for arq and Celery.
 """
 
 from __future__ import annotations
@@ -10,14 +9,10 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from datetime import timedelta
+from collections.abc import Iterable
 from enum import StrEnum
-from functools import wraps
-from importlib import import_module
 from types import NoneType
-from typing import Any, Final, Self, TypeVar, cast
+from typing import Any, Final, Self, cast
 
 import anyio
 from anyio.abc import TaskGroup
@@ -31,15 +26,10 @@ from .events import Drained, Observer, PolicyCreated, Sample, SignalsIntercepted
 from .limits._overload import Priority
 from .validation import validation
 
-C = TypeVar("C", bound=type)
-
 _is_id: Final = re.compile(r"[A-Za-z0-9._-]{8,64}").fullmatch
 _GLANCE: Final = 0.05
 # For jobs that were cancelled to clean up.
 _LAST_WORDS: Final = 1.0
-# arq's own, in seconds, and the share of a job's time after which it ends here: arq would call it cancelled.
-_ARQ_TIMEOUT: Final = 300
-_ARQ_SHARE: Final = 0.99
 
 
 class JobOutcome(StrEnum):
@@ -277,85 +267,3 @@ class Job:
                 raise raised from error
         finally:
             self.__exit__(None, raised, None)
-
-
-def arq_settings(worker: Worker) -> Callable[[C], C]:
-    """Decorate a `WorkerSettings` of arq: each of its functions and cron jobs is run as a job.
-
-        @arq_settings(Worker("mailer"))
-        class WorkerSettings:
-            functions = [send, arq.func(bill, timeout=5)]
-            job_timeout = 30
-
-    A job's deadline is arq's own timeout for it. On SIGTERM arq takes no more jobs, and waits `drain_timeout` for those
-    under way, unless the settings have a `job_completion_wait`; then it cancels them, and runs them again later.
-
-    Args:
-        worker: What measures them; arq handles the signals, so it need not be entered.
-    """
-
-    def prepare(settings: C) -> C:
-        given = cast("Any", settings)
-        timeout = getattr(given, "job_timeout", _ARQ_TIMEOUT)
-        if isinstance(timeout, timedelta):
-            timeout = timeout.total_seconds()
-        for kind in ("functions", "cron_jobs"):
-            if functions := getattr(given, kind, ()):
-                setattr(given, kind, [_as_job(worker, function, timeout) for function in functions])
-        if not hasattr(given, "job_completion_wait"):
-            given.job_completion_wait = math.ceil(worker.drain_timeout)
-        return settings
-
-    return prepare
-
-
-def _as_job(worker: Worker, function: Any, timeout: float) -> Any:
-    """Wrap a coroutine function, or the one in a `Function` or `CronJob` of arq."""
-    coroutine = getattr(function, "coroutine", function)
-    own = getattr(function, "timeout_s", None)
-    limit = (timeout if own is None else own) * _ARQ_SHARE
-    name = getattr(function, "name", coroutine.__qualname__)
-
-    @wraps(coroutine)
-    async def run(ctx: Any, *args: Any, **kwargs: Any) -> Any:
-        async with worker.job(name, timeout=limit, job_id=ctx["job_id"]):
-            return await coroutine(ctx, *args, **kwargs)
-
-    return run if function is coroutine else replace(function, coroutine=run)
-
-
-def celery_signals(worker: Worker) -> None:
-    """Run each task of this process's Celery worker as a job: connect to Celery's signals.
-
-    A task's deadline is its soft time limit, or else its hard one. What it calls sees the deadline; only Celery ends
-    the task. On SIGTERM Celery takes no more tasks and waits for those under way.
-
-    With the pools `threads` and `solo` this process counts all tasks, and its `is_draining` is true after SIGTERM. With
-    `prefork` each child counts its own, and does not learn of the signal.
-
-    Args:
-        worker: What measures them; Celery handles the signals, so it must not be entered.
-    """
-    signals: Any = import_module("celery.signals")
-
-    def begin(task_id: str, task: Any, **_: object) -> None:
-        job = worker.job(task.name, timeout=_celery_limit(task), job_id=task_id)
-        task.request.postfacta_job = job.__enter__()
-
-    def end(task: Any, state: str, retval: object, **_: object) -> None:
-        error = retval if isinstance(retval, BaseException) and state != "SUCCESS" else None
-        if type(error).__name__ == "SoftTimeLimitExceeded":
-            error = DeadlineExceededError(worker.name)
-        task.request.postfacta_job.__exit__(None, error, None)
-
-    def drain(**_: object) -> None:
-        worker.drain()
-
-    signals.task_prerun.connect(begin, weak=False)
-    signals.task_postrun.connect(end, weak=False)
-    signals.worker_shutting_down.connect(drain, weak=False)
-
-
-def _celery_limit(task: Any) -> float | None:
-    hard, soft = task.request.timelimit or (None, None)
-    return cast("float | None", soft or hard or task.soft_time_limit or task.time_limit)

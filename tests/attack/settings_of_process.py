@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from sqlalchemy import create_engine
 
+from postfacta_adapters.otlp import Provider
 from postfacta_adapters.psycopg import AsyncGuardedPool, GuardedPool
 from postfacta_adapters.sqlalchemy import guard_engine
 from postfacta_core import (
@@ -21,7 +22,6 @@ from postfacta_core.asgi import (
 from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.health._verdict import CheckConfig
 from postfacta_core.limits._address import TrustedProxies
-from postfacta_core.otlp import Provider
 from postfacta_core.telemetry.exchange import ErrorTypes
 from postfacta_core.telemetry.logs import FloodFilter
 from postfacta_core.telemetry.metrics import Metrics

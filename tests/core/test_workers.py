@@ -6,8 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import anyio
@@ -20,7 +18,7 @@ from postfacta_core.events import Drained, PhaseChanged
 from postfacta_core.limits._overload import Priority
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import ManualClock, RecordingObserver
-from postfacta_core.workers import Worker, arq_settings
+from postfacta_core.workers import Worker
 from tests.kit.every import every
 
 JOB_ID = "0123456789abcdef"
@@ -167,42 +165,6 @@ def test_jobs_of_many_threads_are_counted_exactly() -> None:
     for thread in threads:
         thread.join(20)
     assert counts(worker) == {("send", "success"): 4000}
-
-
-@dataclass
-class Function:
-    """As arq's `Function` and `CronJob`."""
-
-    name: str
-    coroutine: Callable[..., Awaitable[object]]
-    timeout_s: float | None = None
-
-
-async def test_functions_of_arq_are_jobs_with_arqs_own_timeouts() -> None:
-    async def left(ctx: dict[str, str], more: float) -> float:
-        deadline = current_deadline()
-        assert deadline is not None
-        return deadline.remaining(0.0) + more
-
-    worker = Worker("mailer", clock=ManualClock(0.0), drain_timeout=4.2)
-
-    @arq_settings(worker)
-    class Settings:
-        functions: tuple[Any, ...] = (left, Function("short", left, 5))
-        cron_jobs: tuple[Any, ...] = (Function("cron:left", left),)
-        job_timeout = timedelta(seconds=20)
-
-    cases = [*Settings.functions, *Settings.cron_jobs]
-    ways = [getattr(case, "coroutine", case) for case in cases]
-    assert [await way({"job_id": JOB_ID}, more=1.0) for way in ways] == pytest.approx([20.8, 5.95, 20.8])
-    assert [name for name, _ in counts(worker)] == [left.__qualname__, "short", "cron:left"]
-    assert vars(Settings)["job_completion_wait"] == 5
-
-    @arq_settings(worker)
-    class Patient:
-        job_completion_wait = 60
-
-    assert Patient.job_completion_wait == 60
 
 
 def test_wrong_settings_are_refused() -> None:

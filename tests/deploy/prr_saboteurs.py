@@ -73,7 +73,7 @@ SABOTEURS = {
         "        if exchange.error is not None:\n            self._crashes",
         "        if exchange.error is None:\n            self._crashes",
     ),
-    "R18": Saboteur(f"{_CORE}/telemetry/families.py", "if len(self.children) < self.cap:", "if self.cap:"),
+    "R18": Saboteur(f"{_CORE}/telemetry/families.py", "return len(self.series) >= self.cap", "return False"),
     "R19": Saboteur(f"{_CORE}/telemetry/catalogue.py", "0.075, 0.1, 0.2, 0.25", "0.075, 0.1, 0.25"),
     "R20": Saboteur(f"{_CORE}/telemetry/metrics.py", "if request.trace_flags[-1] in _SAMPLED:", "if False:"),
     "R21": Saboteur(
@@ -170,7 +170,7 @@ SABOTEURS = {
     "R62": Saboteur(
         f"{_CORE}/asgi/_cors.py", '"*" in self.allow_origins\n            or', "True\n            or"
     ),
-    "R63": Saboteur(f"{_CORE}/asgi/_exchange.py", "if received > self.rules.max_body and", "if False and"),
+    "R63": Saboteur(f"{_CORE}/asgi/_exchange.py", "if received > self.rules.limits.max_body_bytes:", "if False:"),
     "R64": Saboteur("docs/reference/rotation.md", "requests, 0 failed.", "requests, 3 failed."),
     "R65": Saboteur("deploy/key.py", "", _KEY),
     "R66": Saboteur("requirements/image.txt", "anyio==4.16.0", "anyio==4.15.0"),
@@ -186,7 +186,7 @@ SABOTEURS = {
         "actions/checkout@v7",
     ),
     "R70": Saboteur(f"{_APP}/reliability/codebase.json", '"version": "0.1.0"', '"version": "0.0.9"'),
-    "R71": Saboteur(f"{_CORE}/otlp.py", '"queue_full" if self._pending >= self._queued else ""', '""'),
+    "R71": Saboteur("src/postfacta_adapters/otlp.py", '"queue_full" if self._pending >= self._queued else ""', '""'),
     "R72": Saboteur("deploy/prr/targets.py", "figure.n < least", "figure.n < 0"),
     "R75": Saboteur("docs/reference/durability.md", "| **pass** | 1295 |", "| **fail** | 1295 |"),
     "R76": Saboteur("docs/reference/shared-limits.md", "", _DRILL),

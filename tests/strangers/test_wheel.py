@@ -38,7 +38,7 @@ NEEDS = {
     "postfacta_adapters.psycopg": "pip install 'postfacta[psycopg]'",
     "postfacta_adapters.sqlalchemy": "pip install 'postfacta[sqlalchemy]'",
     "postfacta_adapters.pybreaker": "pip install 'postfacta[pybreaker]'",
-    "postfacta_core.otlp": "pip install 'postfacta[otlp]'",
+    "postfacta_adapters.otlp": "pip install 'postfacta[otlp]'",
     "postfacta_slo.__main__": "2",
 }
 WALK: Final = """

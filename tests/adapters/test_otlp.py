@@ -12,8 +12,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 from opentelemetry.trace import Tracer
 
+from postfacta_adapters.otlp import Provider
 from postfacta_core.asgi import Telemetry
-from postfacta_core.otlp import Provider
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.tracing import Tracing
 

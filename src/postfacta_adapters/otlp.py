@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from .validation import validation
+from postfacta_core.validation import validation
 
 try:
     from opentelemetry.sdk.resources import Resource
@@ -21,7 +21,7 @@ try:
 except ModuleNotFoundError as _error:
     raise validation.missing_extra(__name__, "otlp", _error) from _error
 
-from .events import Sample
+from postfacta_core.events import Sample
 
 __all__ = ["Provider"]
 
