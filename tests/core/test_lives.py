@@ -25,6 +25,7 @@ from postfacta_core.limits.store import SharedStore
 from postfacta_core.testing import call_asgi
 from postfacta_postgres import Database, PoolOptions
 from tests.kit.lifespan import running
+from tests.postgres.postgres import until_pinged
 
 
 class Lives:
@@ -131,7 +132,7 @@ def test_a_database_is_entered_again_in_another_loop(database_dsn: str) -> None:
         async with database:
             with anyio.fail_after(20):
                 await database.wait_connected()
-                await database.ping()
+                await until_pinged(database)
                 async with database.acquire() as one, database.acquire() as other:
                     return [await one.fetchval("select 1"), await other.fetchval("select 2")]
 

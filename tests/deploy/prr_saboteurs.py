@@ -170,7 +170,9 @@ SABOTEURS = {
     "R62": Saboteur(
         f"{_CORE}/asgi/_cors.py", '"*" in self.allow_origins\n            or', "True\n            or"
     ),
-    "R63": Saboteur(f"{_CORE}/asgi/_exchange.py", "if received > self.rules.limits.max_body_bytes:", "if False:"),
+    "R63": Saboteur(
+        f"{_CORE}/asgi/_exchange.py", "if received > self.rules.limits.max_body_bytes:", "if False:"
+    ),
     "R64": Saboteur("docs/reference/rotation.md", "requests, 0 failed.", "requests, 3 failed."),
     "R65": Saboteur("deploy/key.py", "", _KEY),
     "R66": Saboteur("requirements/image.txt", "anyio==4.16.0", "anyio==4.15.0"),
@@ -186,7 +188,9 @@ SABOTEURS = {
         "actions/checkout@v7",
     ),
     "R70": Saboteur(f"{_APP}/reliability/codebase.json", '"version": "0.1.0"', '"version": "0.0.9"'),
-    "R71": Saboteur("src/postfacta_adapters/otlp.py", '"queue_full" if self._pending >= self._queued else ""', '""'),
+    "R71": Saboteur(
+        "src/postfacta_adapters/otlp.py", '"queue_full" if self._pending >= self._queued else ""', '""'
+    ),
     "R72": Saboteur("deploy/prr/targets.py", "figure.n < least", "figure.n < 0"),
     "R75": Saboteur("docs/reference/durability.md", "| **pass** | 1295 |", "| **fail** | 1295 |"),
     "R76": Saboteur("docs/reference/shared-limits.md", "", _DRILL),

@@ -32,6 +32,7 @@ __all__ = [
     "size_of",
     "until",
     "until_answers",
+    "until_pinged",
     "until_quiet",
     "watcher",
 ]
@@ -216,6 +217,16 @@ async def until_answers(database: Database) -> None:
                 await anyio.sleep(0.02)
             else:
                 return
+
+
+async def until_pinged(database: Database) -> None:
+    """Ping until there is an answer within the second that it may take: a busy machine may stand still for longer."""
+    with anyio.fail_after(10):
+        while True:
+            try:
+                return await database.ping()
+            except DatabaseUnavailableError:
+                await anyio.sleep(0.02)
 
 
 async def until_quiet(

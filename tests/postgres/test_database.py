@@ -22,7 +22,7 @@ from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres import Database, PoolOptions, translate
 
-from .postgres import QUICK, SHORT_WAIT, opened, size_of, until_answers, watcher
+from .postgres import QUICK, SHORT_WAIT, opened, size_of, until_answers, until_pinged, watcher
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
@@ -141,7 +141,7 @@ async def test_a_full_pool_refuses_after_the_bound_and_in_turn(database_dsn: str
         async with database.acquire(), database.acquire():
             with pytest.raises(PoolTimeoutError):
                 await database.fetchval("select 1")
-            await database.ping()  # on a connection that no load can take
+            await until_pinged(database)  # on a connection that no load can take
             assert size_of(seen).used == 2
         assert await database.fetchval("select 1") == 1
     assert [e.error_type for e in seen.of(ConnectionAcquired)].count("PoolTimeoutError") == 1

@@ -26,7 +26,7 @@ from tests.adapters.borrowers import PSYCOPG, Opens, fails
 from tests.kit.pg import open_folder
 from tests.kit.ports import free_port
 
-from .postgres import QUICK, opened, request_within, until_answers, watcher
+from .postgres import QUICK, opened, request_within, until_answers, until_pinged, watcher
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
 pytestmark = [
@@ -104,7 +104,7 @@ async def test_the_plain_pool_is_refused_and_the_option_is_what_it_takes(bouncer
         await asyncpg.connect(bouncer.dsn, server_settings=PoolOptions().session_settings())
     async with opened(bouncer.dsn, POOLED) as database:
         assert await database.fetchval("select $1::int + 1", 41) == 42
-        await database.ping()
+        await until_pinged(database)
 
 
 async def test_reads_and_transactions_work(bouncer: PgBouncer) -> None:

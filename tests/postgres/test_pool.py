@@ -18,7 +18,7 @@ from postfacta_core.events import ConnectionAcquired, ConnectionOpened, Deadline
 from postfacta_core.testing import RecordingObserver
 from postfacta_postgres import Database, PoolOptions
 
-from .postgres import QUICK, SHORT_WAIT, opened, request_within, size_of, until_quiet, watcher
+from .postgres import QUICK, SHORT_WAIT, opened, request_within, size_of, until_pinged, until_quiet, watcher
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
@@ -174,7 +174,7 @@ async def test_a_connection_is_replaced_at_its_age_and_no_caller_notices(databas
             while len(seen.of(ConnectionOpened)) < 8:  # the reserved one, too
                 assert await database.fetchval("select 1") == 1
                 await anyio.sleep(0.01)
-        await database.ping()
+        await until_pinged(database)
     assert not [event for event in seen.of(ConnectionAcquired) if event.error_type]
 
 
