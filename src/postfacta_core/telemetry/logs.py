@@ -233,7 +233,7 @@ class AccessLog(NullRecorder):
     With a sampler, a line stands for `sample_rate` requests if it has that field, else for one. What failed, what was
     refused with 429 and what was slow is never left out.
 
-    A line is a `logging.LogRecord` with all that logging puts on one, for every handler, filter and formatter. The handler of `logs.configure`, if it is the only one, gets it without a record.
+    A line is a complete `logging.LogRecord` for every handler; that of `logs.configure`, if alone, gets it without one.
 
     Args:
         logger: Where the lines go.
