@@ -1,4 +1,4 @@
-"""PostFacta for software that a service may have: pools of psycopg and SQLAlchemy, code for pybreaker.
+"""PostFacta for software that a service may have: pools, pybreaker, arq and Celery, OpenTelemetry's SDK.
 
-Import from the module that has the software's name; it says which extra is missing, and no other module needs it.
+Import from the module; it says which extra is missing, and none of the others needs that.
 """

@@ -23,26 +23,27 @@ from postfacta_core.events import CircuitChanged, Event, ListenerFailed
 from postfacta_core.guards._circuit import CircuitConfig, CircuitState
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.core.guards.breakers import (
+    CLOSED,
+    CONFIG,
+    DISABLED,
+    OPEN,
+    breaker as plain_breaker,
+    clock_of,
+    fails,
+    half_open_it,
+    open_it,
+    works,
+)
 from tests.core.guards.notes import Notes
 from tests.kit.waiting import until
 
 pytestmark = pytest.mark.usefixtures("anyio_backend")
-CLOSED, OPEN, HALF_OPEN, FORCED_OPEN, DISABLED, METRICS_ONLY = CircuitState
-CONFIG = CircuitConfig(
-    failure_rate_threshold=1.0,
-    sliding_window_size=4,
-    minimum_number_of_calls=4,
-    wait_duration_in_open_state=8.0,
-    max_wait_duration_in_open_state=32.0,
-    permitted_number_of_calls_in_half_open_state=2,
-    max_wait_duration_in_half_open_state=16.0,
-)
 
 
 def breaker(name: str = "db", **options: Any) -> CircuitBreaker:
-    defaults: dict[str, Any] = {"config": CONFIG, "clock": ManualClock(), "luck": lambda: 0.0}
     view = {key: options.pop(key) for key in ("listeners", "storage") if key in options}
-    guard = CircuitBreaker(name, **{**defaults, **options})
+    guard = plain_breaker(name, **options)
     attach(guard, follow=True, **view)
     return guard
 
@@ -50,32 +51,6 @@ def breaker(name: str = "db", **options: Any) -> CircuitBreaker:
 def view_of(guard: CircuitBreaker) -> View:
     hear: Any = guard._mirror  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - it has no other way back
     return cast("View", hear.__self__)
-
-
-def clock_of(guard: CircuitBreaker) -> ManualClock:
-    return cast("ManualClock", guard._clock)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - it was passed in
-
-
-async def works() -> str:
-    return "answer"
-
-
-async def fails() -> str:
-    raise OSError("down")
-
-
-async def open_it(guard: CircuitBreaker) -> None:
-    """Let calls fail until it is open."""
-    for _ in range(4):
-        with pytest.raises(OSError, match="down"):
-            await guard.call(fails)
-    assert guard.statistics().state is OPEN
-
-
-async def half_open_it(guard: CircuitBreaker) -> None:
-    """Open it and let its wait pass."""
-    await open_it(guard)
-    clock_of(guard).advance(8.0)
 
 
 async def test_listeners_are_called_as_pybreaker_would_in_its_order() -> None:
