@@ -67,10 +67,9 @@ class RateLimit:
         if self.name or callable(self.per):
             validation.name("RateLimit.name", self.name, example="name='tenant'")
         if not callable(self.cost):
-            validation.whole(
-                "RateLimit.cost", self.cost, at_least=0, example="cost=1, or a function of the scope"
-            )
-        check_options("RateLimit", applies_to=self.applies_to)
+            validation.whole("RateLimit.cost", self.cost, at_least=0, example="cost=1, or a function")
+        functions = {name: it for name, it in (("per", self.per), ("cost", self.cost)) if callable(it)}
+        check_options("RateLimit", applies_to=self.applies_to, **functions)
         failure = validation.choice("RateLimit.on_store_failure", self.on_store_failure, StoreFailure)
         object.__setattr__(self, "on_store_failure", failure)
         object.__setattr__(self, "mode", validation.choice("RateLimit.mode", self.mode, Mode))

@@ -96,6 +96,9 @@ def test_a_limit_that_cannot_be_read_is_refused_with_how_to_write_it(text: str) 
 
 
 def test_an_option_that_makes_no_sense_is_refused_at_once() -> None:
+    async def waits(scope: Scope) -> Any:
+        """Return a coroutine, whose text is another for each request: a key of its own, and so no limit."""
+
     cases: list[tuple[Callable[[], object], str]] = [
         (
             lambda: RateLimit("100/minute", per="user"),  # type: ignore[arg-type]
@@ -103,6 +106,8 @@ def test_an_option_that_makes_no_sense_is_refused_at_once() -> None:
         ),
         (lambda: RateLimit("100/minute", per=lambda scope: ""), "RateLimit.name must be a text of 1 to 64"),
         (lambda: RateLimit("100/minute", cost=-1), "RateLimit.cost must be a whole number at least 0"),
+        (lambda: RateLimit("1/minute", per=waits, name="x"), "RateLimit.per must be a plain function"),  # type: ignore[arg-type]
+        (lambda: RateLimit("1/minute", cost=waits), "RateLimit.cost must be a plain function"),  # type: ignore[arg-type]
         (lambda: RateLimit("100/never"), "RateLimit.rate must be one or more rates"),
         (lambda: limited("1/minute", "2/minute"), "are both named 'client'"),
         (
