@@ -14,12 +14,12 @@ from secure import Secure
 
 from postfacta_core.asgi._concurrency import Shedding
 from postfacta_core.asgi._types import ASGIApp
-from postfacta_core.asgi.health import HealthMiddleware
 from postfacta_core.asgi.metrics import MetricsEndpoint
 from postfacta_core.asgi.middlewares import (
     ContextMiddleware,
     DeadlineMiddleware,
     ErrorMiddleware,
+    HealthMiddleware,
     LifecycleMiddleware,
     LoadSheddingMiddleware,
     ResponseHeadersMiddleware,

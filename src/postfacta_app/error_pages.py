@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse, Response
 
-from postfacta_core.asgi import PROBLEMS, problem_of
+from postfacta_core.asgi import PROBLEMS, REFUSALS, problem_of
 from postfacta_core.context import current_request
 
 from .errors import AppError, NotFoundError, UnauthenticatedError
@@ -47,7 +47,7 @@ def error_page(pages: Pages, fault: AppError, scope: Mapping[str, Any]) -> Respo
 @routes.page("/problems/{slug}", Access.OPEN)
 async def explain(*, slug: str) -> Page:
     kinds = {cls.slug: (cls.title, cls.about) for cls in AppError.__subclasses__()}
-    for problem in (*PROBLEMS.values(), problem_of(Exception())):
+    for problem in (*REFUSALS, *PROBLEMS.values(), problem_of(Exception())):
         kinds.setdefault(problem.code, (problem.title, problem.detail))
     if slug not in kinds:
         raise NotFoundError(f"No such problem: '{slug}'")

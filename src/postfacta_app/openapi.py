@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from postfacta_core.asgi import PROBLEMS, problem_of
+from postfacta_core.asgi import PROBLEMS, REFUSALS, problem_of
 
 from .errors import AppError
 from .principal import Access
@@ -71,7 +71,7 @@ _MESSAGE: Final[JSON] = {
     "properties": {key: {"type": "string"} for key in ("message", "requestId", "serviceVersion")},
 }
 # What any route may return besides the problems of its rule: the core's problems, and a crash.
-_ALWAYS: Final = {problem.status: problem.title for problem in (*PROBLEMS.values(), problem_of(Exception()))}
+_ALWAYS: Final = {it.status: it.title for it in (*REFUSALS, *PROBLEMS.values(), problem_of(Exception()))}
 _ANSWER_HEADERS: Final = {401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After"}
 # PostgreSQL cannot store U+0000, so no text may contain one.
 _TEXT_PATTERN: Final = r"^[^\u0000]*$"

@@ -17,63 +17,47 @@ from ._face import lazy
 
 if TYPE_CHECKING:
     from ._version import __version__ as __version__
-    from .backoff import Backoff as Backoff
-    from .context import RequestContext as RequestContext, current_request as current_request
-    from .deadlines._deadline import Deadline as Deadline
-    from .deadlines.present import current_deadline as current_deadline
-    from .deadlines.requests import time_limit as time_limit
-    from .drain._course import DrainLimits as DrainLimits
-    from .drain.lifecycle import Lifecycle as Lifecycle
-    from .errors import (
-        CircuitOpenError as CircuitOpenError,
-        DeadlineExceededError as DeadlineExceededError,
-        RejectedError as RejectedError,
-        ResilienceError as ResilienceError,
+    from .backoff import Backoff
+    from .context import RequestContext, current_request
+    from .deadlines import Deadline, current_deadline, time_limit
+    from .drain import DrainLimits, Lifecycle
+    from .errors import CircuitOpenError, DeadlineExceededError, RejectedError, ResilienceError
+    from .events import Mode
+    from .guards import (
+        Bulkhead,
+        CircuitBreaker,
+        CircuitConfig,
+        Fallback,
+        Hedge,
+        Outgoing,
+        Pipeline,
+        Retry,
+        RetryBudget,
+        Timeout,
     )
-    from .events import Mode as Mode
-    from .guards._circuit import CircuitConfig as CircuitConfig
-    from .guards.breaker import CircuitBreaker as CircuitBreaker
-    from .guards.budget import RetryBudget as RetryBudget
-    from .guards.bulkhead import Bulkhead as Bulkhead
-    from .guards.fallback import Fallback as Fallback
-    from .guards.hedge import Hedge as Hedge
-    from .guards.outgoing import Outgoing as Outgoing
-    from .guards.pipeline import Pipeline as Pipeline
-    from .guards.retry import Retry as Retry
-    from .guards.timeout import Timeout as Timeout
-    from .health.registry import HealthRegistry as HealthRegistry
-    from .limits._overload import (
-        OverloadConfig as OverloadConfig,
-        OverloadLimiter as OverloadLimiter,
-        Priority as Priority,
-    )
-    from .limits.rate import RateLimiter as RateLimiter
+    from .health import HealthRegistry
+    from .limits import OverloadConfig, OverloadLimiter, Priority, RateLimiter
 else:
-    __getattr__, __dir__ = lazy(
-        __name__,
-        {
-            "guards.breaker": ("CircuitBreaker",),
-            "guards.bulkhead": ("Bulkhead",),
-            "deadlines.requests": ("time_limit",),
-            "deadlines.present": ("current_deadline",),
-            "backoff": ("Backoff",),
-            "guards.fallback": ("Fallback",),
-            "health.registry": ("HealthRegistry",),
-            "guards.hedge": ("Hedge",),
-            "drain.lifecycle": ("Lifecycle",),
-            "guards.outgoing": ("Outgoing",),
-            "guards.pipeline": ("Pipeline",),
-            "limits.rate": ("RateLimiter",),
-            "guards.retry": ("Retry",),
-            "guards.timeout": ("Timeout",),
-            "context": ("RequestContext", "current_request"),
-            "errors": ("CircuitOpenError", "DeadlineExceededError", "RejectedError", "ResilienceError"),
-            "events": ("Mode",),
-            "guards._circuit": ("CircuitConfig",),
-            "deadlines._deadline": ("Deadline",),
-            "drain._course": ("DrainLimits",),
-            "limits._overload": ("OverloadConfig", "OverloadLimiter", "Priority"),
-            "guards.budget": ("RetryBudget",),
-            "_version": ("__version__",),
-        },
-    )
+    # fmt: off
+    __getattr__, __dir__ = lazy(__name__, {
+        "_version": ("__version__",),
+        "backoff": ("Backoff",),
+        "context": ("RequestContext", "current_request"),
+        "deadlines": ("Deadline", "current_deadline", "time_limit"),
+        "drain": ("DrainLimits", "Lifecycle"),
+        "errors": ("CircuitOpenError", "DeadlineExceededError", "RejectedError", "ResilienceError"),
+        "events": ("Mode",),
+        "guards": ("Bulkhead", "CircuitBreaker", "CircuitConfig", "Fallback", "Hedge", "Outgoing", "Pipeline",
+            "Retry", "RetryBudget", "Timeout"),
+        "health": ("HealthRegistry",),
+        "limits": ("OverloadConfig", "OverloadLimiter", "Priority", "RateLimiter"),
+    })
+    # fmt: on
+
+__all__ = [
+    "Backoff", "Bulkhead", "CircuitBreaker", "CircuitConfig", "CircuitOpenError", "Deadline",
+    "DeadlineExceededError", "DrainLimits", "Fallback", "HealthRegistry", "Hedge", "Lifecycle", "Mode",
+    "Outgoing", "OverloadConfig", "OverloadLimiter", "Pipeline", "Priority", "RateLimiter", "RejectedError",
+    "RequestContext", "ResilienceError", "Retry", "RetryBudget", "Timeout", "current_deadline",
+    "current_request", "time_limit",
+]  # fmt: skip

@@ -12,8 +12,7 @@ def lazy(
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` for a package that imports nothing by itself; `__all__` is computed.
 
-    A name becomes an attribute of the package at its first use, so that later uses cost nothing. Type checkers read
-    the same names from imports under `TYPE_CHECKING`, each `as` itself, which exports it; a test holds both lists together.
+    Type checkers read the same names from imports under `TYPE_CHECKING`; a test holds both lists together.
 
     Args:
         package: The package's `__name__`.

@@ -36,13 +36,12 @@ def random_id() -> str:
     return os.urandom(16).hex()
 
 
-# For the whole process. A context variable would not do: a test that has an async fixture runs in a context that was
-# copied before `testing_mode` began, and a server in another thread has none of it.
+# For the whole process: a context variable would not reach async fixtures and servers in other threads.
 _HASTE: Final[list[float]] = []
 
 
 def present_haste() -> float | None:
-    """Return the most tries of a call in a test, which waits for none; None outside of tests. Call it only before a wait."""
+    """Return the most tries of a call in a test, which skips its waits; None outside of tests."""
     return _HASTE[-1] if _HASTE else None
 
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 from contextvars import ContextVar, Token
+from dataclasses import KW_ONLY, dataclass
 from typing import Final, Protocol
 
 __all__ = [
-    "RequestContext",
-    "Slot",
-    "add_wait",
-    "bind_request",
-    "current_request",
-    "ignore_duration",
+    "RequestContext", "Slot", "add_wait", "bind_request", "current_request", "ignore_duration",
     "release_request",
-]
+]  # fmt: skip
 
 
 class Slot(Protocol):
@@ -22,15 +18,12 @@ class Slot(Protocol):
 
     def step_aside(self) -> None:
         """Release it for a while."""
-        ...
 
     def come_back(self) -> None:
         """Take it again, without waiting."""
-        ...
 
     def ignore_duration(self) -> None:
         """Learn nothing from how long its request takes; it may be called in any thread."""
-        ...
 
 
 # Two hops in a row keep a twentieth of the time each, and 5 ms at least.
@@ -38,6 +31,7 @@ _NEARLY: Final = 0.02
 _NEARLY_SHARE: Final = 0.1
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class RequestContext:
     """One request's identity, shared by all layers that it passes.
 
@@ -50,8 +44,7 @@ class RequestContext:
         limit: The seconds that the service gives it; `math.inf` for any number.
         deadline: Monotonic seconds at which it must have ended; `math.inf` if it may take for ever, or is over.
         queued: Seconds for which it waited to be admitted.
-        waited: Seconds for which it waited after that, for a connection of a pool or a slot of a bulkhead. It tells a
-            queue from slow work, so whatever makes a request wait adds to it by `add_wait`.
+        waited: Seconds for which it waited after that, such as for a connection of a pool; see `add_wait`.
         slot: Its part of the limit on requests under way; None before it is admitted and once its response began.
         priority: How much it matters, a `limits._overload.Priority`: 0 the most, 3 the least.
         client: The key of rate limits by default: an address, or an IPv6 /64; empty until it is known.
@@ -65,44 +58,24 @@ class RequestContext:
         principal: Who asks, for the access line: set by the application once it is known.
     """
 
-    __slots__ = (
-        "asked",
-        "client",
-        "deadline",
-        "error_type",
-        "limit",
-        "principal",
-        "priority",
-        "queued",
-        "request_id",
-        "root_path",
-        "route",
-        "slot",
-        "span_id",
-        "started",
-        "trace_flags",
-        "trace_id",
-        "waited",
-    )
-
-    def __init__(self, request_id: str, started: float, *, root_path: str = "") -> None:
-        self.request_id: str = request_id
-        self.started: float = started
-        self.asked: float = math.inf
-        self.limit: float = math.inf
-        self.deadline: float = math.inf
-        self.priority: int = 1
-        self.queued: float = 0.0
-        self.waited: float = 0.0
-        self.slot: Slot | None = None
-        self.client: str = ""
-        self.root_path: str = root_path
-        self.route: str | None = None
-        self.trace_id: str = ""
-        self.span_id: str = ""
-        self.trace_flags: str = ""
-        self.error_type: str = ""
-        self.principal: str = ""
+    request_id: str
+    started: float
+    _: KW_ONLY
+    root_path: str = ""
+    asked: float = math.inf
+    limit: float = math.inf
+    deadline: float = math.inf
+    priority: int = 1
+    queued: float = 0.0
+    waited: float = 0.0
+    slot: Slot | None = None
+    client: str = ""
+    route: str | None = None
+    trace_id: str = ""
+    span_id: str = ""
+    trace_flags: str = ""
+    error_type: str = ""
+    principal: str = ""
 
     @property
     def deadline_is_callers(self) -> bool:
@@ -112,12 +85,8 @@ class RequestContext:
     def is_out_of_callers_time(self, now: float) -> bool:
         """Return whether the caller's time has run out, or nearly, and was shorter than the service's.
 
-        What fails then is the caller's outcome: no error or breaker failure of the service. The limiter counts the age
-        that it reached, but only above what such requests may take, which no caller can shorten. "Nearly",
-        since pools and outgoing calls keep a share of the time, and begin nothing in the rest.
-
-        Args:
-            now: Monotonic seconds.
+        What fails then is the caller's outcome: no error or breaker failure of the service. "Nearly", since
+        pools and outgoing calls keep a share of the time, and begin nothing in the rest.
         """
         asked = self.asked
         return asked < self.limit and now - self.started >= asked - max(_NEARLY, asked * _NEARLY_SHARE)
@@ -141,15 +110,15 @@ def add_wait(seconds: float) -> None:
 def ignore_duration() -> None:
     """Have the limiter on requests under way learn nothing from how long the present request takes.
 
-    Call it where one request pays for what others will use, such as a new connection of a pool: were it taken for slow,
-    fewer would be let in, when more connections are what is missing. Outside of a request nothing happens.
+    Call it where one request pays for what others will use, such as a new connection of a pool: were it taken
+    for slow, fewer would be let in, when more connections are what is missing.
     """
     if (request := CURRENT.get()) is not None and (slot := request.slot) is not None:
         slot.ignore_duration()
 
 
 def bind_request(request: RequestContext | None) -> Token[RequestContext | None]:
-    """Make it the present one. It must be released, or the task keeps itself alive in a reference cycle."""
+    """Make it the present one; release it, or the task keeps itself alive in a reference cycle."""
     return CURRENT.set(request)
 
 

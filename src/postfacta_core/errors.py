@@ -45,22 +45,6 @@ class LockTimeoutError(RejectedError):
     """Others held a lock that a statement needs for longer than it may wait; its transaction writes nothing."""
 
 
-class BodyTooLargeError(RejectedError):
-    """The request body is larger than this route takes."""
-
-
-class BodyTooSlowError(RejectedError):
-    """The request body did not come in time."""
-
-
-class HeadersTooLargeError(RejectedError):
-    """The request's header section is larger than the service takes."""
-
-
-class DrainingError(RejectedError):
-    """The service is stopping, and accepts no more work; another instance does."""
-
-
 class CircuitOpenError(RejectedError):
     """The circuit is open: the dependency has been failing, and is not called for a while."""
 

@@ -23,8 +23,7 @@ _LOG: Final = logging.getLogger("postfacta")
 class Mode(StrEnum):
     """How a policy's decisions are used; it may be set at any time.
 
-    `ENFORCE` acts on them. `SHADOW` decides and counts as if it did, and lets everything pass: for trying new
-    limits on live traffic. `OFF` does not even decide.
+    `ENFORCE` acts on them. `SHADOW` decides and counts, and lets everything pass. `OFF` does not even decide.
     """
 
     ENFORCE = "enforce"
@@ -33,13 +32,7 @@ class Mode(StrEnum):
 
 
 class Sample(NamedTuple):
-    """One number of a policy, as metrics show it.
-
-    Attributes:
-        metric: The full name, such as `postfacta_breaker_calls_total`; `telemetry.catalogue` has all of them.
-        labels: The label values, in the order of the metric's labels.
-        value: The number now; a counter never goes back.
-    """
+    """One number of a policy now, with its label values in the order of `telemetry.catalogue`."""
 
     metric: str
     labels: tuple[str, ...]
@@ -51,11 +44,9 @@ Tally = Callable[[], Iterable[Sample]]
 
 
 class PolicyCreated(NamedTuple):
-    """A policy was created. Its counts are plain numbers that cost nothing to keep, read at the scrape.
+    """A policy was created; `tally` reads its counts at the scrape, in any thread, and must not wait.
 
-    Attributes:
-        policy: Its name.
-        tally: Reads them; as a method of the policy it is kept weakly. It must be quick and not wait, and may be called from another thread.
+    As a method of the policy it is kept weakly.
     """
 
     policy: str
@@ -90,10 +81,9 @@ class RetryScheduled(NamedTuple):
 
 
 class StoreChanged(NamedTuple):
-    """A shared store of a rate limit became unavailable or recovered; `error` is empty if it recovered.
+    """A shared store of a rate limit became unavailable or recovered, without an `error` then.
 
-    Attributes:
-        fallback: What decides meanwhile: `local`, `allow` or `deny`.
+    Meanwhile `fallback` decides: `local`, `allow` or `deny`.
     """
 
     policy: str
@@ -117,11 +107,9 @@ class ListenerFailed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)  # A tuple has another `count`.
 class LogsSuppressed:
-    """A number of log records of one kind were not written, since they were sampled or too frequent.
+    """Log records of one kind were sampled or too frequent: `count` were not written since the last report.
 
-    Attributes:
-        event: What kind they were: a logger's or an event's name from the code, never a message's text.
-        count: How many since the last report.
+    `event` is a logger's or an event's name from the code, never a message's text.
     """
 
     event: str
@@ -163,16 +151,14 @@ class ConnectionReleased(NamedTuple):
 
 
 class QueryFinished(NamedTuple):
-    """A statement or transaction step ended.
+    """A statement or transaction step of a `Database` ended; on success there is no `sqlstate`.
 
     Attributes:
-        database: The name of the `Database`, `system` the product (`postgresql`).
+        system: The product: `postgresql`.
         operation: The first word, such as `SELECT`.
         collection: The table it is about, or empty.
         seconds: From sent to answered, without the wait for a connection.
         namespace: The database's name on its server, `server` its host; for spans only.
-        sqlstate: The five characters of a failure, else empty.
-        error_type: Empty on success.
     """
 
     database: str
@@ -187,15 +173,10 @@ class QueryFinished(NamedTuple):
 
 
 class HttpCallFinished(NamedTuple):
-    """One try of a call to another service ended.
+    """One try of a call to another service ended, after `seconds` until the response began or the failure.
 
-    Attributes:
-        service: The name of the `Outgoing`.
-        method: As it was sent; empty if the call failed before there was a request.
-        address: The host that was asked, `port` its port; empty and 0 in the same case.
-        status: Of the response; 0 without one.
-        seconds: Until the response began, or the failure.
-        error_type: Empty on success; else the status from 400 up, or the class of the error.
+    What a failure leaves unknown is empty or 0: the method sent, the host asked, its port, the status.
+    `error_type` is empty on success; else the status from 400 up, or the class of the error.
     """
 
     service: str
@@ -208,11 +189,9 @@ class HttpCallFinished(NamedTuple):
 
 
 class DeadlineExceeded(NamedTuple):
-    """A request's time ran out.
+    """A request's time ran out at a `stage`: `ingress` (it came too late), `handler`, `pool` or `database`.
 
-    Attributes:
-        stage: Where: `ingress` (it came too late), `handler`, `pool`, `database`, `client`: there was none left for
-            a call to another service; or `timeout`: a `Timeout` ended a call.
+    Or `client`: there was none left for a call to another service; or `timeout`: a `Timeout` ended a call.
     """
 
     stage: str
@@ -241,10 +220,7 @@ class SignalsIntercepted(NamedTuple):
 
 
 class Drained(NamedTuple):
-    """The last request has ended: `cancelled` of them by the drain, `seconds` after the drain began.
-
-    `left` are still running all the same: they did not heed it.
-    """
+    """The last request has ended, `seconds` after the drain began; `left` did not heed a cancellation."""
 
     cancelled: int
     left: int
@@ -266,28 +242,11 @@ class TaskCrashed(NamedTuple):
 
 
 Event = (
-    ListenerFailed
-    | LogsSuppressed
-    | HealthChecked
-    | ConnectionOpened
-    | ConnectionAcquired
-    | ConnectionReleased
-    | QueryFinished
-    | HttpCallFinished
-    | RequestsOverdue
-    | PhaseChanged
-    | SignalsIntercepted
-    | Drained
-    | ResourceStuck
-    | TaskCrashed
-    | DeadlineExceeded
-    | PolicyCreated
-    | ModeChanged
-    | CircuitChanged
-    | RetryScheduled
-    | StoreChanged
-    | LoopLagged
-)
+    ListenerFailed | LogsSuppressed | HealthChecked | ConnectionOpened | ConnectionAcquired
+    | ConnectionReleased | QueryFinished | HttpCallFinished | RequestsOverdue | PhaseChanged
+    | SignalsIntercepted | Drained | ResourceStuck | TaskCrashed | DeadlineExceeded | PolicyCreated
+    | ModeChanged | CircuitChanged | RetryScheduled | StoreChanged | LoopLagged
+)  # fmt: skip
 """Any of the records: match on its class."""
 
 
@@ -300,10 +259,7 @@ def ignore(event: Event, /) -> None:
 
 
 def fan_out(observers: Sequence[Observer]) -> Observer:
-    """Join observers into one that never raises.
-
-    If one raises, the others still get the event, and an event for its failure.
-    """
+    """Join observers into one that never raises: the others get an event for the failure too."""
 
     def tell(event: Event, /) -> None:
         for observer in observers:
@@ -326,8 +282,7 @@ def weakly(tally: Tally) -> Callable[[], Tally | None]:
 class _ProcessObserver:
     """The observer of every policy without one of its own: by default that of the last `asgi.Telemetry`.
 
-    It is looked up at each event, and the policies that exist are kept weakly, so that a `Telemetry` made after them
-    shows their numbers too. There is one a process, `process_observer`.
+    The policies that exist are kept weakly, so that a `Telemetry` made after them shows their numbers too.
     """
 
     def __init__(self) -> None:
@@ -335,7 +290,6 @@ class _ProcessObserver:
         self._created: deque[tuple[str, Callable[[], Tally | None]]] = deque()
 
     def __call__(self, event: Event, /) -> None:
-        """Pass the event to the present observer."""
         if isinstance(event, PolicyCreated):
             # What is gone is dropped by twos as what is new comes: no callback runs in the collector.
             with suppress(IndexError):
@@ -353,9 +307,9 @@ class _ProcessObserver:
         """Whether anything observes."""
         return self._observer is not ignore
 
-    def use(self, observer: Observer | None) -> None:
-        """Send events to this observer from now on, and show it every policy that exists; None sends them nowhere."""
-        self._observer = ignore if observer is None else observer
+    def use(self, observer: Observer) -> None:
+        """Send events to this observer from now on, and show it every policy that exists."""
+        self._observer = observer
         for name, tally in tuple(self._created):
             if (living := tally()) is not None:
                 self._observer(PolicyCreated(name, living))
@@ -373,14 +327,10 @@ process_observer: Final = _ProcessObserver()
 def observing(owner: str, name: str, observer: Observer | None) -> Observer:
     """Check the `observer` of a policy, and make it one that never raises.
 
-    Args:
-        owner: The class, for the refusal.
-        name: The policy's: an observer that raises is reported under it, to the process's observer or, without
-            one, once to the log.
-        observer: None ignores all events.
+    One that raises is reported under the policy's name, to the process's observer or else once to the log.
 
     Raises:
-        ValueError: If it cannot be called.
+        ValueError: If it cannot be called. None ignores all events.
     """
     if observer is None or observer is ignore:
         return ignore
@@ -394,10 +344,10 @@ def observing(owner: str, name: str, observer: Observer | None) -> Observer:
         except Exception as error:  # noqa: BLE001 - an observer is foreign code, and may raise anything
             if isinstance(event, ListenerFailed):
                 return
-            failed = ListenerFailed(name, repr(error))
-            for other in (observer, ignore if observer is process_observer else process_observer):
-                with suppress(Exception):
-                    other(failed)
+            others: list[Observer] = (
+                [observer] if observer is process_observer else [observer, process_observer]
+            )
+            fan_out(others)(ListenerFailed(name, repr(error)))
             if not (is_reported or process_observer.is_set):
                 is_reported = True
                 _LOG.error("listener.failed", extra={"policy": name, "error": repr(error)})

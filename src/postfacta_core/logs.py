@@ -45,9 +45,8 @@ def configure(
 ) -> LineWriter:
     """Send every log record of this process to standard output, each kind at most 100 times a second.
 
-    Call it once, before the server begins to serve; a second call replaces the first. Request and trace ids stand on
-    each line that belongs to a request. Secrets are replaced by `[redacted]`. The servers' own access lines are
-    switched off, since `harden` writes better ones.
+    Call it once, before the server begins to serve; a second call replaces the first. Request and trace ids
+    stand on each line of a request. Secrets are `[redacted]`. The servers' own access lines are switched off.
 
     Args:
         format: `json` for one object a line, `console` for text.
@@ -104,18 +103,11 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 class LineWriter(logging.Handler):
-    """Queues lines for a thread that ends with the process.
-
-    Args:
-        descriptor: The open file that the lines go to.
-
-    Attributes:
-        flood: Holds back kinds of lines that come too often.
-    """
+    """Queues lines for a thread that writes them to an open file, and ends with the process."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
-        self.flood: FloodFilter = FloodFilter()
+        self.flood: FloodFilter = FloodFilter()  # Holds back kinds of lines that come too often.
         self._descriptor = descriptor
         self._lines: deque[str] = deque()
         self._dropped = 0

@@ -14,11 +14,7 @@ def has_terminal() -> bool:
 
 
 def is_ctrl_c(signum: int) -> bool:
-    """Return whether a signal to this process may come from Ctrl-C.
-
-    That is SIGINT in the foreground of a terminal. A supervisor that stops its services by SIGINT has none. It takes
-    some microseconds, and may be called in a signal handler.
-    """
+    """Return whether a signal may come from Ctrl-C: SIGINT in the foreground of a terminal."""
     return signum == signal.SIGINT and _foreground() == os.getpgrp()
 
 

@@ -36,7 +36,7 @@ def refuse(field: str, value: object, rule: str, *, example: str = "") -> NoRetu
 
 
 def name(field: str, value: object, *, example: str = '"billing"') -> str:
-    """Check a name that becomes a metric label: 1 to 64 letters, digits and `_.:/*-`."""
+    """Check a name that becomes a metric label."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         refuse(field, value, "a text of 1 to 64 letters, digits and _.:/*-", example=example)
     return value
@@ -48,8 +48,6 @@ def choice(field: str, value: object, kind: type[E]) -> E:
 
 
 class _Bounds(TypedDict, total=False):
-    """Between what a number must be; `above` and `below` are excluded."""
-
     above: float
     at_least: float
     below: float

@@ -22,7 +22,6 @@ from postfacta_app.errors import AppError, FieldError, InvalidFieldsError, Preco
 from postfacta_app.problems import Problems, encode, redirect_target, render
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import (
-    BodyTooLargeError,
     DatabaseUnavailableError,
     DeadlineExceededError,
     OutcomeUnknownError,
@@ -77,7 +76,6 @@ CORE: list[tuple[Exception, int, str, str | None]] = [
     (ReadOnlyDatabaseError("database"), 503, "unavailable", None),
     (OutcomeUnknownError("database", 3.0), 503, "outcome-unknown", None),
     (DeadlineExceededError("request"), 504, "deadline-exceeded", None),
-    (BodyTooLargeError("body"), 413, "too-large", None),
     (OSError(CAUSE), 500, "internal", None),
 ]
 

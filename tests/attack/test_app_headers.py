@@ -11,7 +11,7 @@ from tests.app.live import Service, in_process
 from tests.attack.test_headers import CALLERS_OWN, READ, VALUES, Objectives
 from tests.kit.exposition import OPEN_METRICS, read_open_metrics
 
-TIMES = {"grpc-timeout", "x-request-timeout"}
+TIMES = {"x-request-timeout"}
 ROUTES = ("/api/v1/incidents", "/api/v1/signals", "/incidents", "/home")
 # Of all lists, forms and exports; what a route does not read it leaves alone or refuses.
 PARAMETERS = (

@@ -36,7 +36,7 @@ CALLERS_OWN = {"", "callers_deadline", "client_disconnected"}
 
 READ = {
     "accept", "access-control-request-headers", "access-control-request-method", "authorization", "baggage",
-    "content-length", "content-type", "forwarded", "grpc-timeout", "host", "idempotency-key",
+    "content-length", "content-type", "forwarded", "host", "idempotency-key",
     "if-match", "if-none-match", "origin", "referer", "sec-fetch-site", "traceparent", "tracestate",
     "transfer-encoding", "user-agent", "x-forwarded-for", "x-priority", "x-priority-key", "x-request-id",
     "via", "x-real-ip", "x-request-timeout", "x-traffic-class", "x-traffic-key",
@@ -52,7 +52,7 @@ SENT = {
     "set-cookie", "strict-transport-security", "vary", "www-authenticate", "x-content-type-options",
 }  # fmt: skip
 # Words that are like header names and are none.
-_WORDS = {"bearer", "true", "close", "no-store", "load", "synthetic", "h", "m", "n", "s", "u"}
+_WORDS = {"bearer", "true", "close", "no-store", "load", "synthetic"}
 
 VALUES = (
     "", "0", "0.0", "-1", "nan", "inf", "1e-9", "0.001", "0.02", "0S", "1n", "20m", "99999999H", "9" * 400,
@@ -229,8 +229,8 @@ async def test_no_header_moves_an_objective_a_breaker_or_the_limiter(name: str) 
     assert min(pressures) <= 1
 
 
-@pytest.mark.parametrize("header", [("x-request-timeout", "0"), ("grpc-timeout", "0S")])
-async def test_a_request_without_time_spends_its_rate(header: tuple[str, str]) -> None:
+async def test_a_request_without_time_spends_its_rate() -> None:
+    header = ("x-request-timeout", "0")
     async with victim(rate_limits=["2/minute per client"]) as service:
         statuses = [
             (await call_asgi(service.app, path="/guarded", headers=[header])).status for _ in range(5)

@@ -92,7 +92,6 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Families",
             "Family",
             "Guard",
-            "Hardened",
             "HitPlan",
             "Interception",
             "Job",

@@ -167,9 +167,7 @@ SABOTEURS = {
         'return "expired" if is_idle or now >= self.expires_at else "ok"',
         'return "ok"',
     ),
-    "R62": Saboteur(
-        f"{_CORE}/asgi/_cors.py", '"*" in self.allow_origins\n            or', "True\n            or"
-    ),
+    "R62": Saboteur(f"{_CORE}/asgi/_cors.py", '"*" in self.allow_origins or', "True or"),
     "R63": Saboteur(
         f"{_CORE}/asgi/_exchange.py", "if received > self.rules.limits.max_body_bytes:", "if False:"
     ),

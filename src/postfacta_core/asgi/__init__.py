@@ -9,18 +9,18 @@ from .._face import lazy
 if TYPE_CHECKING:
     from ._concurrency import aside
     from ._cors import Cors
-    from ._problem import PROBLEMS, Problem, Render, problem_handler, problem_of, problem_response
+    from ._problem import PROBLEMS, REFUSALS, Problem, Render, problem_handler, problem_of, problem_response
     from ._ratelimit import RateLimit
     from ._types import ASGIApp, Message, Receive, Scope, Send
-    from .health import HealthMiddleware
-    from .lifespan import LifespanMiddleware
     from .metrics import MetricsEndpoint
     from .middlewares import (
         ContextMiddleware,
         CorsMiddleware,
         DeadlineMiddleware,
         ErrorMiddleware,
+        HealthMiddleware,
         LifecycleMiddleware,
+        LifespanMiddleware,
         LoadSheddingMiddleware,
         RateLimitMiddleware,
         ResponseHeadersMiddleware,
@@ -35,15 +35,14 @@ else:
     __getattr__, __dir__ = lazy(__name__, {
         "_concurrency": ("aside",),
         "_cors": ("Cors",),
-        "_problem": ("PROBLEMS", "Problem", "Render", "problem_handler", "problem_of", "problem_response"),
+        "_problem": ("PROBLEMS", "REFUSALS", "Problem", "Render", "problem_handler", "problem_of",
+            "problem_response"),
         "_ratelimit": ("RateLimit",),
         "_types": ("ASGIApp", "Message", "Receive", "Scope", "Send"),
-        "health": ("HealthMiddleware",),
-        "lifespan": ("LifespanMiddleware",),
         "metrics": ("MetricsEndpoint",),
         "middlewares": ("ContextMiddleware", "CorsMiddleware", "DeadlineMiddleware", "ErrorMiddleware",
-            "LifecycleMiddleware", "LoadSheddingMiddleware", "RateLimitMiddleware",
-            "ResponseHeadersMiddleware", "TelemetryMiddleware", "TransferMiddleware"),
+            "HealthMiddleware", "LifecycleMiddleware", "LifespanMiddleware", "LoadSheddingMiddleware",
+            "RateLimitMiddleware", "ResponseHeadersMiddleware", "TelemetryMiddleware", "TransferMiddleware"),
         "operator": ("OperatorEndpoint",),
         "options": ("HardenOptions", "RouteOptions"),
         "stack": ("Hardened", "Telemetry", "harden"),
@@ -51,7 +50,7 @@ else:
     # fmt: on
 
 __all__ = [
-    "PROBLEMS", "ASGIApp", "ContextMiddleware", "Cors", "CorsMiddleware", "DeadlineMiddleware",
+    "PROBLEMS", "REFUSALS", "ASGIApp", "ContextMiddleware", "Cors", "CorsMiddleware", "DeadlineMiddleware",
     "ErrorMiddleware", "HardenOptions", "Hardened", "HealthMiddleware", "LifecycleMiddleware",
     "LifespanMiddleware", "LoadSheddingMiddleware", "Message", "MetricsEndpoint", "OperatorEndpoint",
     "Problem", "RateLimit", "RateLimitMiddleware", "Receive", "Render", "ResponseHeadersMiddleware",

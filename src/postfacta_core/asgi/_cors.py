@@ -17,18 +17,13 @@ _TOLD: Final = ("Retry-After", "X-Request-ID", "RateLimit", "RateLimit-Policy")
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s*]+|null")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 EXAMPLE: Final = 'allow_origins=["https://console.example.org"]'
-_REGEX: Final = r'r"https://[a-z]+\.example\.org"'
 _LISTS: Final = (
     ("allow_methods", "methods", 'allow_methods=["GET", "PUT"]'),
     ("allow_headers", "names of headers", 'allow_headers=["Authorization"]'),
     ("expose_headers", "names of headers", 'expose_headers=["ETag"]'),
 )
 _Headers = list[tuple[bytes, bytes]]
-_VARY: Final = (b"vary", b"Origin")
-_VARY_PREFLIGHT: Final = (
-    b"vary",
-    b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
-)
+_VARY: Final = b"vary"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +32,6 @@ class Cors:
 
     Attributes:
         allow_origins: Such as `https://console.example.org`, without a path; `*` for all.
-        allow_origin_regex: Further origins; the whole origin must match.
         allow_methods: What a page may do.
         allow_headers: What it may send besides the four that are always allowed; `*` for all.
         allow_credentials: Whether cookies count. Not together with `*` for all origins.
@@ -49,7 +43,6 @@ class Cors:
     """
 
     allow_origins: Sequence[str] = ()
-    allow_origin_regex: str = ""
     allow_methods: Sequence[str] = ("GET", "HEAD", "POST")
     allow_headers: Sequence[str] = ()
     allow_credentials: bool = False
@@ -73,19 +66,10 @@ class Cors:
             validation.refuse(
                 "Cors.allow_origins", "*", "a list of origins where credentials are allowed", example=EXAMPLE
             )
-        field, pattern = "Cors.allow_origin_regex", self.allow_origin_regex
-        try:
-            re.compile(validation.text(field, pattern, example=_REGEX))
-        except re.error:
-            validation.refuse(field, pattern, "a regular expression", example=_REGEX)
 
     def allows(self, origin: str) -> bool:
         """Return whether pages of this origin may read answers."""
-        return (
-            "*" in self.allow_origins
-            or origin in self.allow_origins
-            or bool(self.allow_origin_regex and re.fullmatch(self.allow_origin_regex, origin))
-        )
+        return "*" in self.allow_origins or origin in self.allow_origins
 
 
 class CorsRules:
@@ -103,11 +87,11 @@ class CorsRules:
             (b"access-control-allow-methods", ", ".join(cors.allow_methods).encode()),
             (b"access-control-allow-headers", ", ".join((*_SAFE, *cors.allow_headers)).encode()),
             (b"access-control-max-age", str(cors.max_age).encode()),
-            _VARY_PREFLIGHT,
+            (_VARY, b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers"),
         ]
 
     def decision(self, origin: bytes | None) -> _Headers:
-        decided: _Headers = [] if self._is_open else [_VARY]
+        decided: _Headers = [] if self._is_open else [(_VARY, b"Origin")]
         if origin is not None and self._cors.allows(origin.decode("latin-1")):
             decided.append((b"access-control-allow-origin", b"*" if self._is_open else origin))
             decided += self._granted

@@ -1,4 +1,4 @@
-"""One request and its response: the state of both, one `receive`, one `send`.
+"""One request or WebSocket and its response: the state of both, one `receive`, one `send`.
 
 Each message passes one coroutine, in which the rules of all parts stand in the order of `stack`. What is rare has a
 method of its own: a refusal, a slow body, a long response, a cancellation, a client that leaves.
@@ -19,12 +19,12 @@ from ..context import RequestContext
 from ..deadlines._transfer import may_have_body
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
-from ..errors import BodyTooLargeError, BodyTooSlowError
+from ..errors import StoppedError
 from ..events import ListenerFailed, Observer
 from ..limits._overload import Ending
-from ..telemetry.exchange import CLIENT_DISCONNECTED, ErrorTypes, Exchange
+from ..telemetry.exchange import CLIENT_DISCONNECTED, ErrorTypes, Exchange, SocketExchange
 from ._concurrency import Slotted, watched
-from ._problem import Render, problem_of, send_problem
+from ._problem import BODY_TOO_LARGE, BODY_TOO_SLOW, Problem, Render, problem_of, send_problem
 from ._rules import Rules
 from ._types import Message, Receive, Scope, Send
 
@@ -43,7 +43,12 @@ _SLOW: Final = 0.02
 _PIECE: Final = 65_536
 # Closing a connection on which bytes still arrive resets it, and the client may lose the answer with it.
 _LINGER: Final = 2.0
-
+# Close codes of IANA's WebSocket registry. Before the handshake is answered a server makes a 403 of each.
+SERVICE_RESTART: Final = 1012
+TRY_AGAIN_LATER: Final = 1013
+_POLICY_VIOLATION: Final = 1008
+_NORMAL, _ABNORMAL = 1000, 1006
+_SWITCHING_PROTOCOLS: Final = 101
 
 Headers = Sequence[tuple[bytes, bytes]]
 Record = Callable[[Any], None]
@@ -55,31 +60,20 @@ GRANTS: Final = frozenset(
 
 
 class Shared:
-    """What all exchanges of one kernel have in common: of each part, what is asked of it in mid-exchange.
-
-    Attributes:
-        identifies: Whether a response has its request's id.
-        added: Headers of each response that does not set them itself, with names in lower case.
-        owned: The names of all headers that the application may not set beside these.
-        process: Holds whether the service drains, which responses say then.
-        is_bounded: Whether clients have limits of size and pace.
-        room: The size up to which a response is sent without a timer.
-        answered: Called at the last byte of each response.
-        opened: Called as a WebSocket is accepted.
-    """
+    """What all exchanges of one kernel have in common: of each part, what is asked of it in mid-exchange."""
 
     clock: Clock
     render: Render | None
-    identifies: bool
-    added: Headers
-    owned: frozenset[bytes]
+    identifies: bool  # A response has its request's id.
+    added: Headers  # Of each response that does not set them itself, with names in lower case.
+    owned: frozenset[bytes]  # All names that the application may not set beside these.
     has_cors: bool
     process: Lifecycle | None
-    is_bounded: bool
-    room: float
+    is_bounded: bool  # Clients have limits of size and pace.
+    room: float  # The size up to which a response is sent without a timer.
     requests: RunningRequests | None
-    answered: Sequence[Record]
-    opened: Sequence[Record]
+    answered: Sequence[Record]  # Called at the last byte of each response.
+    opened: Sequence[Record]  # Called as a WebSocket is accepted.
     observe: Observer
 
     def tell(self, records: Iterable[Record], exchange: Exchange) -> None:
@@ -94,30 +88,49 @@ class Shared:
         self.observe(ListenerFailed(getattr(record, "__qualname__", "recorder"), repr(error)))
 
 
-class HttpExchange(Slotted, Exchange):
+class Answering(Slotted):
+    """What may be answered in its application's place, if its response can still be sent."""
+
+    _is_ending: bool = False
+    _answered: anyio.Event | None = None
+
+    async def answer(self) -> None:
+        """Answer the caller with the reason for the cancellation."""
+        if self._answered is not None:
+            # An answer under way must reach the server completely before the end.
+            await self._answered.wait()
+        elif self.reason is not None and not self._is_ending:
+            self._answered = anyio.Event()
+            problem = problem_of(self.reason)
+            self.request.error_type = self.request.error_type or problem.error_type
+            try:
+                await self._tell(problem)
+            finally:
+                self._answered.set()
+
+    async def _tell(self, problem: Problem) -> None:
+        raise NotImplementedError
+
+
+class HttpExchange(Answering, Exchange):
     """One HTTP request and its response.
 
     Once it is older than 0.2 seconds and its body is complete, its client is watched, so that its leaving is counted
     though the application never asks.
 
     Attributes:
-        began: When the application began, after its admission.
         cancels: Whether it is cancelled when its client has left.
         fields: More headers of its response.
         has_begun: Its response was started, by the application or in its place.
-        is_answered: The application's answer is no failure of its own.
-        is_held: It has a slot of the limiter.
     """
 
     # What each request looks at lies in slots; what only some set is found in the classes above, and costs nothing.
-    # fmt: off
     __slots__ = (
         "_has_body", "_in", "_is_ending", "_is_read", "_is_waiting", "_out", "_response_headers", "_scope", "admitted",
         "already", "began", "client", "error", "error_type", "fields", "has_begun", "headers", "is_answered",
         "is_complete", "is_held", "is_plain", "method", "path", "quiet", "request", "request_bytes", "response_bytes",
         "route", "rules", "seconds", "shared", "shedding", "span", "status", "task", "traffic",
-    )
-    # fmt: on
+    )  # fmt: skip
 
     is_socket: Literal[False] = False
     cancels: bool = False
@@ -132,7 +145,6 @@ class HttpExchange(Slotted, Exchange):
     _waited: float = 0.0
     _has_pieces: bool = False
     _has_left_early: bool = False
-    _answered: anyio.Event | None = None
     _is_refused: bool = False
     _is_gone: bool = False
 
@@ -282,21 +294,16 @@ class HttpExchange(Slotted, Exchange):
             if self._watcher is not None:
                 # Some servers report a disconnect as the last byte goes out.
                 self._watcher.cancel()
-            if self.is_endless:
-                self.is_endless = False
+            self.is_endless = False
             self.limit(math.inf)
         elif not self._has_pieces:
             self._has_pieces = True
-            self._begin_stream(message)
-
-    def _begin_stream(self, first: Message) -> None:
-        # Behind Starlette's BaseHTTPMiddleware each response comes in pieces, with an empty one at the end: one whose
-        # first piece is all of it is no stream.
-        whole = b"%d" % len(first.get("body", b""))
-        headers = self._response_headers
-        if not any(name.lower() == b"content-length" and value == whole for name, value in headers):
-            limit = self.request.limit = self.rules.stream_timeout
-            self.limit(min(limit, self.request.asked))
+            # Behind Starlette's BaseHTTPMiddleware each response comes in pieces, the last one empty: one whose
+            # first piece is all of it is no stream.
+            whole = (b"content-length", b"%d" % len(message.get("body", b"")))
+            if not any((name.lower(), value) == whole for name, value in self._response_headers):
+                limit = self.request.limit = self.rules.stream_timeout
+                self.limit(min(limit, self.request.asked))
 
     async def _send_pieces(self, message: Message) -> None:
         body: bytes = message.get("body", b"")
@@ -312,42 +319,25 @@ class HttpExchange(Slotted, Exchange):
                 await self.emit(message)
                 return
             self._is_gone, self.is_plain = True, False
-            self._call_it_gone()
+            # No disconnect is seen: this says why the response will never be complete.
+            self.request.error_type = self.request.error_type or CLIENT_DISCONNECTED
         raise ConnectionAbortedError("the client does not read its response")
 
-    def _call_it_gone(self) -> None:
-        """Record why the response will never be complete, since no disconnect is seen."""
-        if not self.request.error_type:
-            self.request.error_type = CLIENT_DISCONNECTED
+    async def reply(self, problem: Problem, *, close: bool = False, more_body: bool = False) -> None:
+        """Send a problem in the application's place; see `send_problem`."""
+        render = self.shared.render
+        await send_problem(self._scope, self.emit, problem, render=render, close=close, more_body=more_body)
 
-    async def answer(self) -> None:
-        """Answer the caller with the reason for the cancellation, if a response can still be sent."""
-        if self._answered is not None:
-            # An answer under way must reach the server completely before the end.
-            await self._answered.wait()
-        elif self.reason is not None and not self._is_ending:
-            self._answered = anyio.Event()
-            try:
-                await self._tell()
-            finally:
-                self._answered.set()
-
-    async def _tell(self) -> None:
+    async def _tell(self, problem: Problem) -> None:
         self._is_shut, self.is_plain = True, False
-        problem = problem_of(self.reason) if self.reason else None
-        if problem is None:
-            raise AssertionError("there is nothing to answer")
-        if not self.request.error_type:
-            self.request.error_type = problem.error_type
         if self._is_refused:
             return  # It has its answer.
         # The client may be gone by now.
         with suppress(OSError):
             if not self.has_begun:
-                await send_problem(self._scope, self.emit, problem, render=self.shared.render)
+                await self.reply(problem)
             elif self.is_endless:
-                farewell = {"type": "http.response.body", "body": _SSE_FAREWELL, "more_body": False}
-                await self.emit(farewell)
+                await self.emit({"type": "http.response.body", "body": _SSE_FAREWELL, "more_body": False})
 
     # The request
 
@@ -357,20 +347,26 @@ class HttpExchange(Slotted, Exchange):
         return self._is_refused or self._is_gone
 
     async def receive(self) -> Message:
-        """Receive for the application; while that has to wait for the body, it holds no slot."""
-        # With the body complete, it is the client's leaving for which an application may look while it works.
-        if not self.is_held or self._has_body or (not self.is_plain and self._is_away):
-            return await self._listen()
+        """Receive what the client sends now, or sent while it was watched, without a slot meanwhile."""
         try:
-            return await watched(self._listen(), self._give_place)
+            if not self.is_plain and self._kept is not None:
+                while self._is_read_ahead and not self._kept:
+                    self._give_place(self.shared.clock())
+                    await self._news.wait()
+                if self._kept:
+                    return self._kept.pop(0)
+            self._is_read = True
+            return await self._take()
         finally:
+            self._is_read = False
             if not self.is_plain and self._is_paused:
                 self._take_place()
 
-    def _give_place(self) -> None:
-        self._is_paused = True
-        self._paused_at = self.shared.clock()
-        self._pause()
+    def _give_place(self, now: float) -> None:
+        # With the body complete, it is the client's leaving for which an application may look while it works.
+        if self.is_held and not (self._has_body or self._is_away):
+            self._is_paused, self._paused_at = True, now
+            self._pause()
 
     def _take_place(self) -> None:
         self._is_paused = False
@@ -379,35 +375,25 @@ class HttpExchange(Slotted, Exchange):
                 self._if_answered = Ending.UNKNOWN
             self.come_back()
 
-    async def _listen(self) -> Message:
-        """Receive what the client sends now, or has sent while it was watched."""
-        if not self.is_plain and self._kept is not None:
-            while self._is_read_ahead and not self._kept:
-                await self._news.wait()
-            if self._kept:
-                return self._kept.pop(0)
-        self._is_read = True
-        try:
-            return await self._take()
-        finally:
-            self._is_read = False
-
     async def _take(self) -> Message:  # noqa: C901, PLR0912 - one line of rules
         """Receive from the client, bounded in bytes and time."""
         if not self.is_plain and self.has_cut_off:
             return {"type": "http.disconnect"}
-        shared = self.shared
-        if self._has_body or not shared.is_bounded:
+        running = self.shared.requests
+        if self._has_body:
             message = await self._in()
-        elif shared.requests is None or shared.requests.loop is None:
-            message = await self._next_in_scope()
+        elif self.shared.is_bounded and (running is None or running.loop is None):
+            # Nothing sweeps.
+            in_time = await watched(self._in_time(), self._wait)
+            self._was_cut(None)
+            message = in_time or await self._refuse(BODY_TOO_SLOW)
         else:
             try:
                 message = await watched(self._in(), self._wait)
             except BaseException as error:
                 if not self._was_cut(error):
                     raise
-                message = await self._refuse(BodyTooSlowError("transfer"))
+                message = await self._refuse(BODY_TOO_SLOW)
             else:
                 if self._is_waiting:
                     self._was_cut(None)
@@ -416,7 +402,7 @@ class HttpExchange(Slotted, Exchange):
         if kind == "http.request":
             received = self.request_bytes = self.request_bytes + len(message.get("body", b""))
             if received > self.rules.limits.max_body_bytes:
-                return await self._refuse(BodyTooLargeError("transfer"))
+                return await self._refuse(BODY_TOO_LARGE)
         elif kind == "http.disconnect" and not self._is_refused:
             self.leave()
         return message
@@ -424,8 +410,15 @@ class HttpExchange(Slotted, Exchange):
     def _wait(self) -> None:
         self._is_waiting = True
         now = self._since = self.shared.clock()
+        if self._is_read:
+            self._give_place(now)
         running = self.shared.requests
-        if running is not None and running.loop is not None and self._may_bring_more():
+        if (
+            self.shared.is_bounded
+            and running is not None
+            and running.loop is not None
+            and self._may_bring_more()
+        ):
             self.await_client(running.loop, self._next_due(now))
 
     def _was_cut(self, error: BaseException | None) -> bool:
@@ -436,36 +429,26 @@ class HttpExchange(Slotted, Exchange):
         self._waited += self.shared.clock() - self._since
         return self.resume(error)
 
-    async def _next_in_scope(self) -> Message:
-        """Wait for a piece of the body where nothing sweeps."""
-        if not self._may_bring_more():
+    async def _in_time(self) -> Message | None:
+        now = self.shared.clock()
+        with anyio.move_on_after(self._next_due(now) - now if self._may_bring_more() else math.inf):
             return await self._in()
-        clock = self.shared.clock
-        now = clock()
-        try:
-            with anyio.move_on_after(self._next_due(now) - now):
-                return await self._in()
-        finally:
-            self._waited += clock() - now
-        return await self._refuse(BodyTooSlowError("transfer"))
+        return None
 
     def _may_bring_more(self) -> bool:
         return self.request_bytes > 0 or may_have_body(self.headers, self.http_version)
 
     def _next_due(self, now: float) -> float:
-        limits = self.rules.limits
-        return limits.next_chunk_due(now, received=self.request_bytes, waited=self._waited)
+        return self.rules.limits.next_chunk_due(now, received=self.request_bytes, waited=self._waited)
 
-    async def _refuse(self, error: BodyTooLargeError | BodyTooSlowError) -> Message:
+    async def _refuse(self, problem: Problem) -> Message:
         self._shut()
         if self.has_begun:
-            self._call_it_gone()
-        elif isinstance(error, BodyTooLargeError) and not self._has_body:
+            self.request.error_type = self.request.error_type or CLIENT_DISCONNECTED
+        elif problem is BODY_TOO_LARGE and not self._has_body:
             await self.refuse_unread()
         else:
-            await send_problem(
-                self._scope, self.emit, problem_of(error), render=self.shared.render, close=True
-            )
+            await self.reply(problem, close=True)
         return {"type": "http.disconnect"}
 
     def _shut(self) -> None:
@@ -475,22 +458,18 @@ class HttpExchange(Slotted, Exchange):
     async def refuse_unread(self) -> None:
         """Answer 413, then let the client stop sending before the connection is closed."""
         self._shut()
-        problem = problem_of(BodyTooLargeError("transfer"))
-        render = self.shared.render
-        await send_problem(self._scope, self.emit, problem, render=render, close=True, more_body=True)
+        await self.reply(BODY_TOO_LARGE, close=True, more_body=True)
         with anyio.move_on_after(_LINGER):
-            while (await self._drain()).get("more_body", False):
-                pass
+            more = True
+            while more:
+                message = await self._in()
+                self.request_bytes += len(message.get("body", b""))
+                if message["type"] == "http.disconnect":
+                    self.leave()
+                more = message.get("more_body", False)
         # If it left meanwhile, it has its answer.
         with suppress(OSError):
             await self.emit({"type": "http.response.body", "body": b""})
-
-    async def _drain(self) -> Message:
-        message = await self._in()
-        self.request_bytes += len(message.get("body", b""))
-        if message["type"] == "http.disconnect":
-            self.leave()
-        return message
 
     async def is_abandoned(self) -> bool:
         """Return whether the client has left, which uvicorn sends in place of the body; other messages are kept."""
@@ -546,3 +525,76 @@ class HttpExchange(Slotted, Exchange):
         finally:
             self._is_read_ahead = False
             self._news.set()
+
+
+class WebSocketExchange(Answering, SocketExchange):
+    """One WebSocket. Its limit is for its handshake: once it is accepted, it has none but its handler's."""
+
+    is_socket: Literal[True] = True
+    is_endless: bool = True
+    has_cut_off: bool = False
+    handshake_limit: float = math.inf
+
+    def __init__(  # noqa: PLR0917 - as above
+        self, shared: Shared, rules: Rules, request: RequestContext, scope: Scope, receive: Receive, send:
+        Send
+    ) -> None:  # fmt: skip
+        SocketExchange.__init__(self, request, "GET", scope.get("path", ""))
+        self.shared = shared
+        self.rules = rules
+        self._scope = scope
+        self._in = receive
+        self._out = send
+        self.headers = scope["headers"]
+        self.scheme = scope.get("scheme", "ws")
+        self.http_version = scope.get("http_version", "1.1")
+        if client := scope.get("client"):
+            self.client = client[0]
+
+    async def receive(self) -> Message:
+        message = await self._in()
+        if message["type"] == "websocket.disconnect" and not self.is_complete:
+            self.close_code = message.get("code") or _ABNORMAL
+            self.leave()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send what the application sends, unless the socket was closed without it."""
+        kind = message["type"]
+        if kind == "websocket.accept" and self.is_held:
+            self.land()
+        if self._answered is not None:
+            await checkpoint()
+            return
+        if kind == "websocket.accept":
+            # A limit that the handler gave itself stays.
+            if self.shared.requests is not None and self.request.limit == self.handshake_limit:
+                self.request.limit = math.inf
+                self.limit(math.inf)
+        elif kind in {"websocket.close", "websocket.http.response.start"}:
+            self._is_ending = True
+        await self.emit(message)
+
+    async def emit(self, message: Message) -> None:
+        try:
+            await self._out(message)
+        except OSError:
+            self.leave()
+            raise
+        kind = message["type"]
+        if kind == "websocket.accept":
+            self.status, self.is_open = _SWITCHING_PROTOCOLS, True
+            self.shared.tell(self.shared.opened, self)
+        elif kind == "websocket.close" and not self.has_left:
+            self.close_code, self.is_complete = message.get("code", _NORMAL), True
+        elif kind == "websocket.http.response.start":
+            self.status = message.get("status", 0)
+
+    def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
+        self.seconds = self.shared.clock() - self.request.started
+        super().settle(error, types, was_cancelled=was_cancelled)
+
+    async def _tell(self, problem: Problem) -> None:
+        code = SERVICE_RESTART if isinstance(self.reason, StoppedError) else _POLICY_VIOLATION
+        with suppress(OSError, RuntimeError):
+            await self.emit({"type": "websocket.close", "code": code, "reason": problem.title})

@@ -20,28 +20,31 @@ from ..context import CURRENT, RequestContext
 from ..deadlines._deadline import asked_timeout
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
-from ..errors import DeadlineExceededError, DrainingError, HeadersTooLargeError, ResilienceError
+from ..errors import DeadlineExceededError, ResilienceError
 from ..events import DeadlineExceeded, ListenerFailed, Observer, fan_out, ignore
 from ..limits._overload import ADMIT, Shed, Wait
 from ..telemetry.exchange import ErrorTypes, NullRecorder, Recorder, tells_of_disconnect
 from ..telemetry.tracing import Tracing
 from ._concurrency import Shedding
 from ._cors import CorsRules
-from ._exchange import GRANTS, Headers, HttpExchange, Record, Shared
-from ._problem import Render, problem_of, request_of, send_problem
-from ._ratelimit import RatePlan, Verdict
+from ._exchange import (
+    GRANTS,
+    SERVICE_RESTART,
+    TRY_AGAIN_LATER,
+    HttpExchange,
+    Record,
+    Shared,
+    WebSocketExchange,
+)
+from ._problem import DRAINING, HEADERS_TOO_LARGE, Render, problem_of, request_of
 from ._route import RouteReader, local_path
 from ._rules import UNBOUNDED, RouteTable, Rules
 from ._secret import Secret, knows
 from ._settings import check_options
 from ._types import ASGIApp, Receive, Scope, Send
-from ._websocket import SERVICE_RESTART, TRY_AGAIN_LATER, WebSocketExchange
 
 RouteOf = Callable[[Scope], str | None]
 """Returns the route template of a scope that the application is done with, or None."""
-
-Resetter = Callable[[], Callable[[], object] | None]
-"""Called when a request begins, and again when it ends; or then what it returned is called, if it did."""
 
 Door = Callable[[Scope, Send], Awaitable[None]]
 """Answers a probe or a scrape."""
@@ -54,13 +57,13 @@ _TRAFFIC: Final = {b"synthetic": "synthetic", b"load": "load"}
 _FIELD_OVERHEAD: Final = 32
 # A longer one is too large before it is even a number: 2**64 has 20 digits.
 _LONGEST_LENGTH: Final = 20
-_ASKS_FOR_TIME: Final = frozenset({b"x-request-timeout", b"grpc-timeout"})
+_ASKS_FOR_TIME: Final = b"x-request-timeout"
 _PREFLIGHT: Final = b"access-control-request-method"
 # The headers that some part asks for.
-_WANTED: Final = _ASKS_FOR_TIME | {
-    b"x-request-id", b"traceparent", b"content-length", b"x-traffic-class", b"x-traffic-key",
+_WANTED: Final = frozenset({
+    _ASKS_FOR_TIME, b"x-request-id", b"traceparent", b"content-length", b"x-traffic-class", b"x-traffic-key",
     b"origin", _PREFLIGHT, b"access-control-request-headers",
-}  # fmt: skip
+})  # fmt: skip
 _SERVER_ERROR: Final = 500
 # A response up to this size finds room in the buffers of server and kernel, whether or not its client reads.
 _ROOM: Final = 65_536
@@ -91,6 +94,8 @@ class Kernel(Shared):
         doors: What is answered before the application, by path.
     """
 
+    _fresh_context: Callable[[], Callable[[], object] | None]
+
     def __init__(  # noqa: PLR0915 - one attribute a line
         self,
         app: ASGIApp,
@@ -99,8 +104,6 @@ class Kernel(Shared):
         render: Render | None = None,
         observer: Observer = ignore,
         ids: Ids | None = None,
-        resetters: Sequence[Resetter] = (),
-        tracing: Tracing | None = None,
         recorders: Sequence[Recorder] | None = None,
         route_of: RouteOf | None = None,
         quiet: Collection[str] = (),
@@ -116,33 +119,32 @@ class Kernel(Shared):
         routes: RouteTable | None = None,
     ) -> None:
         check_options(
-            type(self).__name__, app=app, clock=clock, render=render, observer=observer, resetters=resetters,
-            route_of=route_of, quiet=quiet, traffic_key=traffic_key,
+            type(self).__name__, app=app, clock=clock, render=render, observer=observer, route_of=route_of,
+            quiet=quiet, traffic_key=traffic_key,
         )  # fmt: skip
         is_recorded = recorders is not None
         recorders, rules = recorders or (), rules or Rules()
         self.clock = clock
         self.render = render
-        self.identifies: bool = ids is not None
-        self.added: Headers = [
-            (name.lower().encode("ascii"), value.encode("latin-1")) for name, value in response_headers
-        ]
-        self.has_cors: bool = cors is not None
+        self.identifies = ids is not None
+        self.added = [(name.lower().encode("ascii"), it.encode("latin-1")) for name, it in response_headers]
+        self.has_cors = cors is not None
         owned = {name for name, _ in self.added} | ({b"x-request-id"} if ids else set[bytes]())
-        self.owned: frozenset[bytes] = frozenset(owned | GRANTS if self.has_cors else owned)
+        self.owned = frozenset(owned | GRANTS if self.has_cors else owned)
         self.process = lifecycle
-        self.is_bounded: bool = rules.limits is not UNBOUNDED
-        self.room: float = _ROOM if self.is_bounded else math.inf
+        self.is_bounded = rules.limits is not UNBOUNDED
+        self.room = _ROOM if self.is_bounded else math.inf
         self.requests = running
-        self.answered: Sequence[Record] = _wanted(recorders, "answered")
-        self.opened: Sequence[Record] = _wanted(recorders, "opened")
-        self.observe: Observer = fan_out([observer])
+        self.answered = _wanted(recorders, "answered")
+        self.opened = _wanted(recorders, "opened")
+        self.observe = fan_out([observer])
         self._app = app
         self._ids = ids
-        self._resetters = tuple(resetters)
-        self._all_resetters = self._resetters if tracing is None else (tracing.fresh_context, *resetters)
         # Mostly there is nothing, and to know that is cheaper than to begin a new context.
-        self._leftover: Callable[[], object] = tuple if tracing is None else tracing.leftover
+        self._leftover: Callable[[], object] = tuple
+        for recorder in recorders:
+            if isinstance(recorder, Tracing):
+                self._leftover, self._fresh_context = recorder.leftover, recorder.fresh_context
         self._is_recorded = is_recorded
         self._begin, self._end = _wanted(recorders, "begin"), _wanted(recorders, "end")
         self._connect, self._closed = _wanted(recorders, "connect"), _wanted(recorders, "closed")
@@ -180,7 +182,7 @@ class Kernel(Shared):
             if name in _WANTED:
                 fields[name] = value
         # Identity.
-        undo = self._reset() if self._resetters or self._leftover() else ()
+        put_back = self._fresh_context() if self._leftover() else None
         request, token = self._identify(scope, fields)
         path = scope["path"]
         if root_path := scope.get("root_path"):
@@ -219,7 +221,11 @@ class Kernel(Shared):
                     and length.isdigit()
                     and (len(length) > _LONGEST_LENGTH or int(length) > limits.max_body_bytes)
                 ):
-                    await self._refuse_size(exchange, scope, size)
+                    request.route = _PREROUTING
+                    if size > limits.max_header_bytes:
+                        await exchange.reply(HEADERS_TOO_LARGE)
+                    else:
+                        await exchange.refuse_unread()
                     return
             # Rates.
             rates = rules.rates
@@ -227,7 +233,9 @@ class Kernel(Shared):
                 verdict = await rates.judge(scope, request)
                 if verdict is not None:
                     if not verdict.decision.allowed:
-                        await self._limit(rates, verdict, exchange, scope)
+                        problem, told = rates.refusal(verdict, request)
+                        exchange.fields = (*exchange.fields, *told)
+                        await exchange.reply(problem)
                         return
                     exchange.fields = (*exchange.fields, *rates.told(verdict))
             # The deadline, and admission.
@@ -235,10 +243,10 @@ class Kernel(Shared):
             if running is None:
                 await self._admit(exchange, scope)
                 return
-            if not running.is_closed and _ASKS_FOR_TIME.isdisjoint(fields):
+            if not running.is_closed and _ASKS_FOR_TIME not in fields:
                 request.limit = limit = rules.timeout
                 request.deadline = request.started + limit
-            elif await self._is_late(exchange, scope, running):
+            elif await self._is_late(exchange, running):
                 return
             if rules.cancels:
                 exchange.cancels = True
@@ -247,7 +255,7 @@ class Kernel(Shared):
             if exchange.has_cut_off and tells_of_disconnect(crash):
                 # The application's reaction to the disconnect is of no use; a crash is recorded all the same.
                 return
-            if self._answers and await self._answer_for(exchange, scope, crash):
+            if self._answers and await self._answer_for(exchange, crash):
                 return
             raised = crash
             raise
@@ -275,35 +283,31 @@ class Kernel(Shared):
             raised = None
             if token is not None:
                 CURRENT.reset(token)
-            if undo:
-                for put_back in undo:
-                    put_back()
+            if put_back is not None:
+                put_back()
             elif self._leftover():
-                self._reset()
+                self._fresh_context()
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
 
     # Identity.
 
-    def _reset(self) -> Sequence[Callable[[], object]]:
-        undo: list[Callable[[], object]] = []
-        for reset in self._all_resetters:
-            undo.insert(0, reset() or reset)
-        return undo
-
     def _identify(
         self, scope: Scope, fields: Mapping[bytes, bytes]
     ) -> tuple[RequestContext, Token[RequestContext | None] | None]:
         """Return the request's context; if it is made here, it is bound, and has to be released."""
-        ids = self._ids
-        if ids is None:
-            return self._find_context(scope)
-        given = fields.get(b"x-request-id")
-        if given is not None and _is_id(given):
+        if self._ids is None:
+            # What is bound to the task may be left over from another request: the scope is this one's own.
+            known = request_of(scope)
+            if known is not None or not self._binds:
+                # If nothing binds one, nothing asks for its id or its time either.
+                return known or RequestContext("", math.inf), None
+            request_id = random_id()
+        elif (given := fields.get(b"x-request-id")) is not None and _is_id(given):
             request_id = given.decode("ascii")
         else:
-            request_id = ids()
+            request_id = self._ids()
             # What reads the header inside, such as asgi-correlation-id, sees the same id.
             headers = scope["headers"]
             others = headers if given is None else [pair for pair in headers if pair[0] != b"x-request-id"]
@@ -314,18 +318,6 @@ class Kernel(Shared):
             request.trace_id = found[1].decode("ascii")
         scope["postfacta.request"] = request
         # What is bound must be released: else the task would hold its context, which holds the task.
-        return request, CURRENT.set(request)
-
-    def _find_context(self, scope: Scope) -> tuple[RequestContext, Token[RequestContext | None] | None]:
-        known = request_of(scope)
-        if known is not None:
-            return known, None
-        if not self._binds:
-            # Nothing asks for its id or its time.
-            return RequestContext("", math.inf), None
-        # What is bound to the task may be left over from another request: only the scope is this one's own.
-        request = RequestContext(random_id(), self.clock(), root_path=scope.get("root_path", ""))
-        scope["postfacta.request"] = request
         return request, CURRENT.set(request)
 
     # What is seen.
@@ -343,16 +335,16 @@ class Kernel(Shared):
             self.observe(ListenerFailed("route_of", repr(error)))
             return _UNMATCHED
 
-    async def _answer_for(self, exchange: _Either, scope: Scope, error: Exception) -> bool:
+    async def _answer_for(self, exchange: _Either, error: Exception) -> bool:
         """Answer for an application that raised; return whether that is the end of it, and no crash."""
-        if exchange.has_begun:
+        # That is no answer to the handshake of a WebSocket: the server closes it.
+        if exchange.is_socket is True or exchange.has_begun:
             return False
         problem = problem_of(error)
-        if not exchange.request.error_type:
-            exchange.request.error_type = problem.error_type
+        exchange.request.error_type = exchange.request.error_type or problem.error_type
         # If the client is gone, the answer cannot be sent; the crash is still recorded.
         with suppress(OSError):
-            await send_problem(scope, exchange.emit, problem, render=self.render)
+            await exchange.reply(problem)
         return isinstance(error, ResilienceError)
 
     # What is refused.
@@ -368,22 +360,7 @@ class Kernel(Shared):
         await cors.answer(scope, exchange.emit, fields, render=self.render)
         return True
 
-    async def _limit(  # noqa: PLR0917 - as the parts are called
-        self, rates: RatePlan, verdict: Verdict, exchange: HttpExchange, scope: Scope
-    ) -> None:
-        problem, fields = rates.refusal(verdict, exchange.request)
-        exchange.fields = (*exchange.fields, *fields)
-        await send_problem(scope, exchange.emit, problem, render=self.render)
-
-    async def _refuse_size(self, exchange: HttpExchange, scope: Scope, size: int) -> None:
-        exchange.request.route = _PREROUTING
-        if size > exchange.rules.limits.max_header_bytes:
-            problem = problem_of(HeadersTooLargeError("transfer"))
-            await send_problem(scope, exchange.emit, problem, render=self.render)
-        else:
-            await exchange.refuse_unread()
-
-    async def _is_late(self, exchange: HttpExchange, scope: Scope, running: RunningRequests) -> bool:
+    async def _is_late(self, exchange: HttpExchange, running: RunningRequests) -> bool:
         request = exchange.request
         asked = asked_timeout(exchange.headers)
         request.limit = exchange.rules.timeout
@@ -393,13 +370,12 @@ class Kernel(Shared):
         is_late = seconds <= 0 or (asked < math.inf and self.clock() >= request.deadline)
         if not is_late and not running.is_closed:
             return False
-        error: ResilienceError = DrainingError("drain", 1.0)
+        problem = DRAINING
         if not running.is_closed:
-            error = DeadlineExceededError("request")
+            problem = problem_of(DeadlineExceededError("request"))
             self.observe(DeadlineExceeded("caller" if request.deadline_is_callers else "ingress"))
-        problem = problem_of(error)
         request.route, request.error_type = _PREROUTING, problem.error_type
-        await send_problem(scope, exchange.emit, problem, render=self.render)
+        await exchange.reply(problem)
         return True
 
     async def _admit(  # noqa: C901, PLR0912, PLR0915 - see `__call__`

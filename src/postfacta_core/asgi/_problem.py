@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from types import MappingProxyType
@@ -21,8 +22,7 @@ class Problem:
     """The problem document that a caller gets for an error.
 
     Attributes:
-        status: The HTTP status.
-        code: A short, stable name of the kind of problem; the member `code` of the document.
+        code: A short, stable name of the kind of problem.
         title: The kind of problem in plain words, the same each time.
         detail: What to do about it. It never holds a cause.
         error_type: The value of the metric label; empty for what the caller did wrong.
@@ -38,10 +38,7 @@ class Problem:
 
 
 Render = Callable[[Problem, Scope], tuple[str, bytes] | None]
-"""Renders a problem as (content type, body) for APIs with a shape of their own.
-
-None means RFC 9457, and so does an exception: an answer is due in any case.
-"""
+"""Renders a problem as (content type, body); None, or an exception, means RFC 9457."""
 
 
 _UNAVAILABLE: Final = Problem(
@@ -55,19 +52,23 @@ _UNKNOWN: Final = replace(
     detail="The change may or may not have been made: look, or repeat it with the same Idempotency-Key")
 _INTERNAL: Final = Problem(
     status=500, code="internal", title="Internal Server Error", detail="It was logged with this request's id")
-_KNOWN: Final[dict[type[errors.ResilienceError], Problem]] = {
-    errors.HeadersTooLargeError: Problem(
-        status=431, code="headers-too-large", title="The request headers are too large", detail="Send fewer of them"),
-    errors.BodyTooLargeError: Problem(
-        status=413, code="too-large", title="The request body is too large", detail="Send less at once"),
-    errors.BodyTooSlowError: Problem(
-        status=408, code="request-timeout", title="The request body came too slowly",
-        detail="Send it faster, or less at once"),
+HEADERS_TOO_LARGE: Final = Problem(
+    status=431, code="headers-too-large", title="The request headers are too large",
+    detail="Send fewer of them")
+BODY_TOO_LARGE: Final = Problem(
+    status=413, code="too-large", title="The request body is too large", detail="Send less at once")
+BODY_TOO_SLOW: Final = Problem(
+    status=408, code="request-timeout", title="The request body came too slowly",
+    detail="Send it faster, or less at once")
+DRAINING: Final = replace(
+    _UNAVAILABLE, error_type="draining", code="draining", title="The service is stopping", retry_after=1.0)
+REFUSALS: Final = (HEADERS_TOO_LARGE, BODY_TOO_LARGE, BODY_TOO_SLOW, DRAINING)
+"""What is answered before the application is asked, and for no error."""
+PROBLEMS: Final[Mapping[type[errors.ResilienceError], Problem]] = MappingProxyType({
     errors.PoolTimeoutError: replace(_UNAVAILABLE, error_type="pool_timeout"),
     errors.DatabaseUnavailableError: replace(_UNAVAILABLE, error_type="database_unavailable"),
     errors.LockTimeoutError: replace(_UNAVAILABLE, error_type="lock_timeout"),
     errors.ReadOnlyDatabaseError: replace(_UNAVAILABLE, error_type="database_unavailable"),
-    errors.DrainingError: replace(_UNAVAILABLE, error_type="draining", code="draining", title="The service is stopping"),
     errors.StoppedError: replace(
         _UNAVAILABLE, error_type="draining", code="stopped", title="The service stopped before the work was done",
         detail="It may have begun: look, or repeat it with the same Idempotency-Key"),
@@ -90,10 +91,9 @@ _KNOWN: Final[dict[type[errors.ResilienceError], Problem]] = {
         status=502, code="bad-gateway", title="A service that this one needs has failed", detail=_MAY_HAVE_BEGUN,
         error_type="dependency_failed"),
     errors.ResilienceError: replace(_UNAVAILABLE, detail=""),
-}
+})
 # fmt: on
-PROBLEMS: Final[Mapping[type[errors.ResilienceError], Problem]] = MappingProxyType(_KNOWN)
-"""Every error of the library has its line, or that of the nearest class above it. It cannot be changed: see `Render`."""
+"""The problem of every error of the library, or of the nearest class above it; immutable, see `Render`."""
 
 _STATUSES: Final = frozenset(HTTPStatus)
 # RFC 9110 renamed these; Python knows the new phrases from 3.13 on.
@@ -114,15 +114,6 @@ def problem_of(error: BaseException) -> Problem:
     return _INTERNAL
 
 
-def _document(problem: Problem, scope: Scope) -> tuple[str, bytes]:
-    request = request_of(scope)
-    # `instance` is a URI reference, and a client may have put anything into the path.
-    members = kind_members(problem) | {"instance": quote(scope["path"], errors="replace")}
-    if request is not None:
-        members["request_id"] = request.request_id
-    return "application/problem+json", json.dumps(members).encode()
-
-
 def kind_members(problem: Problem) -> dict[str, object]:
     """Return the members that identify the type of problem, the same for each request."""
     status = problem.status
@@ -140,11 +131,16 @@ def request_of(scope: Scope) -> RequestContext | None:
 
 def _rendered(problem: Problem, scope: Scope, render: Render | None) -> tuple[str, bytes]:
     if render is not None:
-        try:
-            return render(problem, scope) or _document(problem, scope)
-        except Exception:  # noqa: BLE001, S110 - it is foreign code; what it answers for counts more than why it failed
-            pass
-    return _document(problem, scope)
+        # It is foreign code, and what it answers for counts more than why it failed.
+        with suppress(Exception):
+            if (rendered := render(problem, scope)) is not None:
+                return rendered
+    request = request_of(scope)
+    # `instance` is a URI reference, and a client may have put anything into the path.
+    members = kind_members(problem) | {"instance": quote(scope["path"], errors="replace")}
+    if request is not None:
+        members["request_id"] = request.request_id
+    return "application/problem+json", json.dumps(members).encode()
 
 
 async def send_problem(
@@ -178,30 +174,21 @@ async def send_whole(  # noqa: PLR0917 - as a response is read
     more_body: bool = False,
 ) -> None:
     """Send a response that no cache keeps."""
-    fields = [
-        (b"content-type", content_type),
-        (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-store"),
-        *headers,
-    ]
+    fields = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
+    fields += [(b"cache-control", b"no-store"), *headers]
     await send({"type": "http.response.start", "status": status, "headers": fields})
     body = b"" if scope["method"] == "HEAD" else body
     await send({"type": "http.response.body", "body": body, "more_body": more_body})
 
 
 def problem_response(error: BaseException, *, render: Render | None = None) -> ASGIApp:
-    """Answer an error with its problem document, as an ASGI application.
-
-    Args:
-        error: Any exception; those of this library have their own status, all others are a 500.
-        render: Another shape, for APIs that have one.
-    """
+    """Make an ASGI application that answers with the problem of an error, in the shape of `render`."""
     problem = problem_of(error)
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         request = request_of(scope)
-        if request is not None and not request.error_type:
-            request.error_type = problem.error_type
+        if request is not None:
+            request.error_type = request.error_type or problem.error_type
         await send_problem(scope, send, problem, render=render)
 
     return answer

@@ -1,14 +1,14 @@
 """Read the route template that a framework left in the scope, or make it leave one.
 
-No framework is imported: Starlette, FastAPI and Litestar are recognised by what they put into the scope; Django, Quart
-and Falcon, which put nothing there, by their classes. A template holds nothing that a client chose. Where that is
-unknown, there is no template.
+No framework is imported: Starlette, FastAPI and Litestar are recognised by what they put into the scope;
+Django and Quart, which put nothing there, by their classes. A template holds nothing that a client chose.
+Where that is unknown, there is no template.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Final, cast
 
@@ -26,36 +26,14 @@ def local_path(path: str, root_path: str) -> str:
     return path[len(root_path) :] if root_path and path.startswith(root_path + "/") else path
 
 
-def shadowed(app: object, paths: Collection[str], *, prefix: str = "") -> list[str]:
-    """Return which of these paths an application has routes for: Starlette, FastAPI or Litestar, or around one.
-
-    A mount counts if it stands at such a path, and not if it stands above it. At the prefix it alone counts: what is
-    below the prefix is answered before the application, and the prefix itself is not.
-    """
-    for layer in _layers(app):
-        routes: object = getattr(layer, "routes", None)
-        if isinstance(routes, Iterable):
-            found = [
-                (getattr(it, "path", None), hasattr(it, "routes")) for it in cast("Iterable[object]", routes)
-            ]
-            own = {path for path, is_mount in found if path != prefix or is_mount}
-            return [path for path in paths if path in own]
-    return []
-
-
 def note_routes(app: object) -> None:
-    """Make Django, Quart or Falcon, or one inside of other layers, note each request's route in its context."""
-    for layer in _layers(app):
-        for kind in type(layer).__mro__:
-            if (prepare := _PREPARATIONS.get(f"{kind.__module__}.{kind.__qualname__}")) is not None:
-                prepare(layer)
-                break
-
-
-def _layers(app: object) -> Iterator[object]:
-    """Yield an application and what it wraps: middleware calls that `app` as a rule, Django's for static files not."""
+    """Make Django or Quart, or one inside of other layers, note each request's route in its context."""
     for _ in range(_MAX_LAYERS):
-        yield app
+        for kind in type(app).__mro__:
+            if (prepare := _PREPARATIONS.get(f"{kind.__module__}.{kind.__qualname__}")) is not None:
+                prepare(app)
+                break
+        # Middleware calls what it wraps `app` as a rule, Django's for static files does not.
         app = getattr(app, "app", None) or getattr(app, "application", None)
 
 
@@ -91,23 +69,9 @@ async def _note_rule(app: object) -> None:
         _note(connection.url_rule.rule)
 
 
-class _FalconNotes:
-    """A middleware of Falcon, called once a route is found."""
-
-    async def process_resource(self, request: Any, *_: object) -> None:
-        _note(request.uri_template)
-
-    process_resource_ws = process_resource
-
-
-def _prepare_falcon(app: Any) -> None:
-    app.add_middleware(_FalconNotes())
-
-
 _PREPARATIONS: Final[Mapping[str, Callable[[Any], None]]] = {
     "django.core.handlers.asgi.ASGIHandler": _prepare_django,
     "quart.app.Quart": _prepare_quart,
-    "falcon.asgi.app.App": _prepare_falcon,
 }
 
 

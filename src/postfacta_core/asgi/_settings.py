@@ -51,20 +51,14 @@ def _or_function(rule: Check) -> Check:
     return either
 
 
-def _that(is_right: Callable[[object], bool], rule: str, example: str) -> Check:
-    def check(field: str, value: object) -> None:
-        if not is_right(value):
-            validation.refuse(field, value, rule, example=example)
+def _that(is_right: Callable[[object], bool], rule: str, example: str, *, of_each: bool = False) -> Check:
+    """Return the rule for an option of which this holds, or of a list, for each of its items."""
 
-    return check
-
-
-def list_of(is_right: Callable[[object], bool], rule: str, example: str) -> Check:
     def check(field: str, value: object) -> None:
         given: object = value
-        if not isinstance(value, Collection) or isinstance(value, str | bytes | dict):
+        if of_each and (not isinstance(value, Collection) or isinstance(value, str | bytes | dict)):
             validation.refuse(field, given, rule, example=example)
-        for each in cast("Collection[object]", value):
+        for each in cast("Collection[object]", value) if of_each else (given,):
             if not is_right(each):
                 validation.refuse(field, each, rule, example=example)
 
@@ -110,7 +104,8 @@ RULES: Final[Mapping[str, Check]] = {
         _that(lambda it: isinstance(it, str | PathLike), "a folder", '"/run/billing"'),
     ),
     **dict.fromkeys(
-        ("headers", "response_headers"), list_of(_is_header, _HEADERS, '[("x-frame-options", "DENY")]')
+        ("headers", "response_headers"),
+        _that(_is_header, _HEADERS, '[("x-frame-options", "DENY")]', of_each=True),
     ),
     "app": _that(
         lambda it: callable(it) and not isclass(it),
@@ -120,12 +115,12 @@ RULES: Final[Mapping[str, Check]] = {
     "cancel_on_disconnect": validation.flag,
     "limits": one(TransferLimits, "TransferLimits(max_body_bytes=1_048_576)"),
     "priority_key": _SECRET,
-    "quiet": list_of(_is_path, f"a list, each {_PATH}", '["/ping"]'),
-    "resetters": list_of(callable, "a list of functions", "[clear_contextvars]"),
-    "resources": list_of(
+    "quiet": _that(_is_path, f"a list, each {_PATH}", '["/ping"]', of_each=True),
+    "resources": _that(
         lambda it: isinstance(it, AbstractAsyncContextManager),
         "a list of async context managers",
         "[database], each with __aenter__ and __aexit__",
+        of_each=True,
     ),
 }
 """The rule of each option that more than one class has, or that is checked in more than one place."""

@@ -1,18 +1,26 @@
-"""The middlewares, each by itself: the kernel with one part.
+"""The middlewares, each by itself: the kernel with one part, in the order of `stack`.
 
-They stand in the order of `stack`. What a part decides stands in a module of its own; here are its options, checked.
+What a part decides stands in a module of its own; here are its options, checked. What is not described has a
+like name in `HardenOptions`, and is described there.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Final
 
 from ..clock import LUCK, MONOTONIC, PROCESS, Clock, Ids, Luck, random_id
 from ..deadlines._transfer import TransferLimits
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
+from ..drain.resources import Resource, hold
 from ..events import Mode, Observer, PolicyCreated, fan_out, ignore
+from ..health._verdict import CheckReport, HealthReport
+from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..limits._address import TrustedProxies
 from ..limits._overload import OverloadLimiter
 from ..limits._rates import MAX_KEYS
@@ -22,55 +30,47 @@ from ..telemetry.exchange import Recorder
 from ..validation import validation
 from ._concurrency import PriorityOf, Shedding
 from ._cors import EXAMPLE, Cors, CorsRules
-from ._kernel import Kernel, Resetter, RouteOf
-from ._problem import Render
+from ._kernel import Kernel, RouteOf
+from ._problem import Problem, Render, send_problem, send_whole
 from ._ratelimit import LimitRule, RateLimit, RatePlan, check_rate_limits, name_of
 from ._rules import Rules, any_of_none
 from ._secret import Secret
-from ._settings import check_options
-from ._types import ASGIApp, Scope
+from ._settings import check_options, one, or_none
+from ._types import ASGIApp, Message, Receive, Scope, Send
+
+_JSON: Final = b"application/json"
+_PROBLEM_JSON: Final = b"application/problem+json"
+_NOT_FOUND: Final = Problem(status=404, code="not-found", title="Not Found")
+_WRONG_METHOD: Final = b'{"type":"about:blank","title":"Method Not Allowed","status":405}'
+_PROBES: Final = ("live", "ready", "startup", "deps")
 
 
 class ContextMiddleware(Kernel):
     """Bind a fresh `RequestContext` for each HTTP request and WebSocket. It belongs outermost.
 
-    The context is the scope's `postfacta.request` too, where layers find it even if a task in between runs
-    in another context. The response carries its `X-Request-ID`, and so does the request inside. A server may run a
-    request in the variables of an earlier one: uvicorn 0.54 does on the asyncio loop, once a body above 64 KiB was
-    read on the connection. So nothing found at entry is trusted.
+    It is the scope's `postfacta.request` too, where layers find it even if a task in between runs in another
+    context. The response carries its `X-Request-ID`, and so does the request inside. A server may run a
+    request in the variables of an earlier one, so nothing found at entry is trusted.
 
     Args:
-        resetters: For variables of others, such as `structlog.contextvars.clear_contextvars` and
-            `Tracing.fresh_context`. They must be quick and must not raise.
         ids: Makes the id of a request that brings none, or one of another form.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        resetters: Sequence[Resetter] = (),
-        clock: Clock = MONOTONIC,
-        ids: Ids = random_id,
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, clock: Clock = MONOTONIC, ids: Ids = random_id) -> None:
         check_options("ContextMiddleware", ids=ids)
-        super().__init__(app, ids=ids, resetters=resetters, clock=clock)
+        super().__init__(app, ids=ids, clock=clock)
 
 
 class TelemetryMiddleware(Kernel):
     """Make one `Exchange` of each HTTP request or WebSocket. What the application raises is recorded, and raised again.
 
-    It belongs outside of all that may answer or refuse, and right inside of `ContextMiddleware`; without that
-    it makes a request context of its own. A layer that answers before the application may set, on the
-    scope's `postfacta.request`, `route` to `_prerouting` (or its own path) and `error_type` to the reason. A copy
-    of the scope hides what the router puts there: then a layer inside of the one that copies sets the `route`.
+    It belongs right inside of `ContextMiddleware`; without that it makes a request context of its own. A
+    layer that answers before the application may set, on the scope's `postfacta.request`, `route` to
+    `_prerouting` (or its own path) and `error_type` to the reason. Where a layer copies the scope, one inside
+    of it sets the `route`.
 
     Args:
         recorders: Each is called when the exchange begins, is answered and ends.
-        route_of: Returns the route for a framework that is neither Starlette, FastAPI nor Litestar.
-        quiet: Paths of probes and scrapes: without span and log line.
-        traffic_key: The secret that a caller must give in `X-Traffic-Key` for its `X-Traffic-Class` to count, or a
-            function that returns all that hold now. Without one, all traffic is `user`.
     """
 
     def __init__(
@@ -85,25 +85,13 @@ class TelemetryMiddleware(Kernel):
         observer: Observer = ignore,
     ) -> None:
         super().__init__(
-            app,
-            recorders=recorders,
-            route_of=route_of,
-            quiet=quiet,
-            traffic_key=traffic_key,
-            clock=clock,
-            observer=observer,
-        )
+            app, recorders=recorders, route_of=route_of, quiet=quiet, traffic_key=traffic_key,
+            clock=clock, observer=observer,
+        )  # fmt: skip
 
 
 class ResponseHeadersMiddleware(Kernel):
-    """Add headers to each response that does not set them itself.
-
-    Args:
-        headers: Names and values; sent in this order.
-
-    Raises:
-        ValueError: If one is no header that a response can have.
-    """
+    """Add headers to each response that does not set them itself, in this order."""
 
     def __init__(self, app: ASGIApp, headers: Collection[tuple[str, str]]) -> None:
         check_options("ResponseHeadersMiddleware", headers=headers)
@@ -111,12 +99,9 @@ class ResponseHeadersMiddleware(Kernel):
 
 
 class CorsMiddleware(Kernel):
-    """Answer preflights, and put the CORS headers on every answer, including refusals and crashes.
+    """Answer preflights, and put the CORS headers on every answer, refusals and crashes too.
 
     What an application inside decides by itself is replaced.
-
-    Args:
-        cors: What is allowed.
     """
 
     def __init__(self, app: ASGIApp, cors: Cors, *, render: Render | None = None) -> None:
@@ -138,8 +123,7 @@ class ErrorMiddleware(Kernel):
 class LifecycleMiddleware(Kernel):
     """Put `Connection: close` on every HTTP/1 response that starts while the service drains.
 
-    So each client learns in time that its connection will be closed. Without it a client finds out by sending a
-    request into a connection that the server has closed, and that request fails.
+    Else a client finds out by sending a request into a connection that the server has closed, which fails.
 
     Args:
         lifecycle: Holds whether the service drains. It must be entered by the code that made it.
@@ -149,20 +133,82 @@ class LifecycleMiddleware(Kernel):
         super().__init__(app, lifecycle=lifecycle)
 
 
-class TransferMiddleware(Kernel):
-    """Answer 431 to oversized headers, 413 to oversized bodies and 408 to slow ones; drop clients that do not read.
+class HealthMiddleware(Kernel):
+    """Serve `live`, `ready`, `startup`, and to permitted callers `deps`, below a prefix, from memory.
 
-    A body whose `Content-Length` is too large is refused before the application sees it; one of unknown length
-    is counted. Of a response, what lies beyond the first 64 KiB is handed on in pieces of that size. Where one does not
-    get away in time, `send` raises `ConnectionAbortedError`, an OSError, then and ever after. Smaller responses get no
-    timer: they fit into buffers. A client that pipelines requests and reads no answers can fill those; the request's
-    deadline covers that.
-
-    In `harden` a request that has a body costs no timer, as the sweep of deadlines ends its waits; alone, each message
-    costs some 7 µs. What else holds for slow clients stands in reference/slow-clients.md.
+    `live` depends on nothing but the loop and is 200 while draining too; `ready` and `startup` are 200 or
+    503. All else goes on to the application, the bare prefix too.
 
     Args:
-        limits: For all requests.
+        registry: It must be entered by the code that made it.
+        prefix: Below the server's `root_path`; such as `/healthz`, or empty.
+        allow_detail: Returns whether a request may see the checks by name; all others get a 404, and so do
+            all if it raises. None leaves that path to the application.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        registry: HealthRegistry,
+        *,
+        prefix: str = "/healthz",
+        allow_detail: Callable[[Scope], bool] | None = None,
+    ) -> None:
+        check_options("HealthMiddleware", prefix=prefix, allow_detail=allow_detail)
+        validation.instance("HealthMiddleware.registry", registry, HealthRegistry, example="HealthRegistry()")
+        self._registry = registry
+        self._allow_detail = allow_detail
+        probes = _PROBES if allow_detail is not None else _PROBES[:-1]
+        super().__init__(app, doors={f"{prefix}/{probe}": partial(self._answer, probe) for probe in probes})
+
+    async def _answer(self, probe: str, scope: Scope, send: Send) -> None:
+        if probe == "deps" and not self._may_see_detail(scope):
+            await send_problem(scope, send, _NOT_FOUND)
+        elif scope["method"] not in {"GET", "HEAD"}:
+            await send_whole(scope, send, 405, _PROBLEM_JSON, _WRONG_METHOD, (b"allow", b"GET, HEAD"))
+        else:
+            status, members = self._said(probe, self._registry.snapshot())
+            await send_whole(scope, send, status, _JSON, json.dumps(members, separators=(",", ":")).encode())
+
+    def _may_see_detail(self, scope: Scope) -> bool:
+        try:
+            return self._allow_detail is not None and self._allow_detail(scope) is True
+        except Exception:  # noqa: BLE001 - it is foreign code, and who cannot be judged is not let in
+            return False
+
+    def _said(self, probe: str, report: HealthReport) -> tuple[int, Mapping[str, object]]:
+        state = "ready" if report.ready else "draining" if report.draining else "unready"
+        match probe:
+            case "live":
+                is_well, state = report.live, "live" if report.live else "dead"
+            case "startup":
+                is_well, state = report.started, "started" if report.started else "starting"
+            case "ready":
+                is_well = report.ready
+                if not (self._registry.is_entered or report.draining):
+                    return 503, {"status": "unready", "detail": NO_LIFESPAN}
+            case _:
+                # Always 200: it answers a person's question, and no machine acts on it.
+                members = {name: getattr(report, name) for name in ("live", "ready", "started", "draining")}
+                return 200, {"status": state, **members, "checks": [_rounded(each) for each in report.checks]}
+        return (200 if is_well else 503), {"status": state}
+
+
+def _rounded(check: CheckReport) -> dict[str, object]:
+    # To the microsecond: more digits are noise.
+    return {
+        key: round(value, 6) if isinstance(value, float) else value for key, value in asdict(check).items()
+    }
+
+
+class TransferMiddleware(Kernel):
+    """Answer 431 to large headers, 413 to large bodies and 408 to slow ones; drop clients that do not read.
+
+    A body whose `Content-Length` is too large is refused before the application sees it; one of unknown
+    length is counted. Of a response, what lies beyond the first 64 KiB is handed on in pieces of that size.
+    Where one does not get away in time, `send` raises `ConnectionAbortedError`, an OSError, then and ever
+    after. Alone, each message of a body costs some 7 µs for a timer. What else holds for slow clients stands
+    in reference/slow-clients.md.
     """
 
     def __init__(
@@ -181,24 +227,17 @@ class TransferMiddleware(Kernel):
 class RateLimitMiddleware(Kernel):
     """Answer 429 to a request that is over a limit, before the application sees it.
 
-    A request that one limit refuses is spent from none of them. A WebSocket counts when it is opened; if it is
-    refused, it is closed with 1013 before the handshake, which a server answers with 403. The fields of an answer
-    stand in how-to/rate-limits.md; a limit in shadow is not shown.
-
-    The key of a limit never holds the URL. A function that raises bypasses nothing: then the request is counted for one
-    key that all such requests share, and costs 1.
+    A request that one limit refuses is spent from none of them. A WebSocket counts when it is opened; if it
+    is refused, it is closed with 1013 before the handshake, which a server answers with 403. Where a function
+    of a limit raises, the request is counted for one key that all such requests share, and costs 1.
 
     Args:
         rules: Limits, or texts such as `100/minute per client`. Each has a name of its own.
-        trusted_proxies: Whose `X-Forwarded-For` is trusted: networks, or `TrustedProxies` for `Forwarded`. If the
-            server itself replaces the address by that of such a field, leave this empty.
-        store: A store that several processes share, or its address; by default each process counts by itself.
+        trusted_proxies: If the server itself replaces the address by that of such a field, leave this empty.
         max_keys: The most callers kept in memory for each rate.
-        luck: Spreads `Retry-After`.
 
     Attributes:
         limiters: The limiters by name; their `mode` may be set at any time.
-        plan: How requests are judged.
 
     Raises:
         ValueError: If a rule or a network cannot be read, or a name is used twice.
@@ -243,20 +282,14 @@ class RateLimitMiddleware(Kernel):
 class DeadlineMiddleware(Kernel):
     """Cancel a request at its deadline, wait for it to end, and answer 504 if nothing was sent.
 
-    A caller may shorten the limit by `X-Request-Timeout` or `grpc-timeout`. One that has no time left is refused
-    before the application sees it. A handler may give its route a limit of its own: `deadlines.requests.time_limit`.
-    How streams, WebSockets, threads and background tasks are treated stands in how-to/deadlines.md.
-
-    It is also the door of a drain: while the service stops, what still runs is cancelled in the same way. Then
-    the answer is 503, a WebSocket is closed with 1012, and server-sent events end with a `retry:` of 3 seconds.
+    A caller may shorten the limit by `X-Request-Timeout`, a handler set its own by
+    `deadlines.requests.time_limit`. Streams, WebSockets, threads and background tasks: see
+    how-to/deadlines.md. In a drain what still runs is cancelled in the same way: then the answer is 503, a
+    WebSocket is closed with 1012, and server-sent events end with a `retry:` of 3 seconds.
 
     Args:
         running: Looks after the deadlines while it is entered. Before that, limits hold by a timer for each
             request, handlers cannot change them, and nothing is drained.
-        timeout: The limit of a request, from its beginning.
-        stream_timeout: The limit of a stream, from the request's beginning.
-        cancel_on_disconnect: Whether a handler is cancelled when its client goes away. It begins to be watched after
-            0.2 seconds, so that a quick request does not pay.
     """
 
     def __init__(
@@ -273,51 +306,33 @@ class DeadlineMiddleware(Kernel):
     ) -> None:
         owner = "DeadlineMiddleware"
         validation.instance(f"{owner}.running", running, RunningRequests, example="RunningRequests()")
-        check_options(
-            owner, timeout=timeout, stream_timeout=stream_timeout, cancel_on_disconnect=cancel_on_disconnect
-        )
-        super().__init__(
-            app,
-            running=running,
-            rules=Rules(
-                timeout=any_of_none(timeout),
-                stream_timeout=any_of_none(stream_timeout),
-                cancels=cancel_on_disconnect,
-            ),
-            render=render,
-            observer=observer,
-            clock=clock,
-        )
+        check_options(owner, timeout=timeout, stream_timeout=stream_timeout)
+        check_options(owner, cancel_on_disconnect=cancel_on_disconnect)
+        limit, stream_limit = any_of_none(timeout), any_of_none(stream_timeout)
+        rules = Rules(timeout=limit, stream_timeout=stream_limit, cancels=cancel_on_disconnect)
+        super().__init__(app, running=running, rules=rules, render=render, observer=observer, clock=clock)
 
 
 class LoadSheddingMiddleware(Shedding, Kernel):
     """Admit a request, queue it for a moment, or answer 503 with `Retry-After` before any other work is done for it.
 
-    After its admission a request yields to the event loop once. A handler that keeps the processor busy runs
-    to its end in one step: without this, no limit would ever see more than one request at once. While `beat` shows
-    that the loop is hardly ever late, there is no queue, and a request skips that yield. What is treated how stands in
+    It belongs innermost, around the application: what it measures must be the application's work. After its
+    admission a request yields to the event loop once, or no limit would ever see two that keep the processor
+    busy; while `beat` shows that the loop is hardly ever late, it does not. More stands in
     how-to/load-shedding.md.
-
-    It belongs innermost, around the application: what it measures must be the application's work.
 
     Args:
         limiter: By default one named `requests`. It belongs to one middleware alone.
-        priority_of: Returns the priority for a scope, such as by path.
         priority_key: A caller that gives this secret in `X-Priority-Key` may say in `X-Priority` how much its
             request matters: `critical_plus`, `critical`, `sheddable_plus` or `sheddable`. That goes first. Empty
             trusts no caller.
         spares: Returns whether a request that would be shed is served all the same, by the latest moment at which it
             reached the process: one that was under way when a drain began has nowhere else to go.
         trusts: Returns for a scope whether its `X-Priority` counts, besides callers that know the key.
-        mode: `shadow` counts requests that would be shed, and admits all immediately.
-        render: Without it a refusal is cheaper.
         processor: Seconds of processor time that the process used: less than a late loop took, if others had the rest.
-        luck: Spreads `Retry-After`.
 
     Attributes:
-        limiter: The one that decides.
-        calm: Decides which requests skip the yield.
-        mode: How the decisions are used. It may be set at any time; waiting requests are still decided.
+        mode: It may be set at any time; waiting requests are still decided.
         beat: To be called with how many seconds late the event loop is, as `RunningRequests.on_beat` does.
     """
 
@@ -346,3 +361,115 @@ class LoadSheddingMiddleware(Shedding, Kernel):
         Kernel.__init__(self, app, shedding=self, render=render, observer=observer, clock=clock)
         Shedding.__init__(self, limiter, priority_of, priority_key, spares, trusts, processor, luck)
         self.observe(PolicyCreated(self.limiter.name, self.limiter.tally))
+
+
+class LifespanMiddleware:
+    """Hold resources open from before the application's startup until after its shutdown.
+
+    They are entered in order and left in reverse order, each in a task of its own, so a resource may own an
+    anyio task group. One that raises stops the startup, and the server says why; in the middle of its life it
+    begins a drain, since a server goes on without a lifespan, and its error is raised at the end.
+
+    Args:
+        app: If it has no lifespan, this stands in for it.
+        lifecycle: Entered before all of them, and left after. With it they close only after the last request
+            has ended, each within its share of the drain's `close_timeout`; one that takes longer is
+            cancelled.
+        observer: Receives each resource that did not close in time. It may raise.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        resources: Sequence[Resource],
+        *,
+        lifecycle: Lifecycle | None = None,
+        observer: Observer = ignore,
+    ) -> None:
+        check_options("LifespanMiddleware", app=app, resources=resources, observer=observer)
+        or_none(one(Lifecycle, "None"))("LifespanMiddleware.lifecycle", lifecycle)
+        self._app = app
+        self._resources = tuple(resources)
+        self._lifecycle = lifecycle
+        self._observe = observer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        lifecycle = self._lifecycle
+        conversation = _Conversation(receive, send, lifecycle)
+        try:
+            async with AsyncExitStack() as stack:
+                held = partial(hold, self._resources, observer=self._observe)
+                if lifecycle is not None:
+                    await stack.enter_async_context(lifecycle)
+                    lost = lifecycle.drain if lifecycle.can_stop_server else None
+                    held = partial(held, share=lifecycle.share, lost=lost)
+                await stack.enter_async_context(held())
+                await conversation.hold(self._app, scope)
+        except Exception as error:
+            await conversation.fail(error)
+            raise
+        await conversation.end()
+
+
+@dataclass(slots=True, eq=False)
+class _Conversation:
+    """The lifespan's messages between the server and the application, with our part in between."""
+
+    _receive_message: Receive
+    _send_message: Send
+    _lifecycle: Lifecycle | None
+    _asked: set[str] = field(default_factory=set[str])
+    _told: set[str] = field(default_factory=set[str])
+    _last: Message | None = None
+
+    async def hold(self, app: ASGIApp, scope: Scope) -> None:
+        try:
+            await app(scope, self._receive, self._send)
+        except Exception:
+            # To raise at once is the protocol's way to say "no lifespan here"; later, a startup failed.
+            if self._told or self._asked:
+                raise
+        if "lifespan.startup.failed" in self._told:
+            return
+        if "lifespan.startup" not in self._asked:
+            await self._receive()
+        if not self._told:
+            await self._send({"type": "lifespan.startup.complete"})
+        if "lifespan.shutdown" not in self._asked:
+            await self._receive()
+
+    async def fail(self, error: Exception) -> None:
+        """Report a failed startup or shutdown to the server, unless that was sent."""
+        phase = "shutdown" if "lifespan.startup.complete" in self._told else "startup"
+        if f"lifespan.{phase}.failed" not in self._told:
+            if phase == "startup" and "lifespan.startup" not in self._asked:
+                await self._receive()
+            await self._send_message({"type": f"lifespan.{phase}.failed", "message": repr(error)})
+
+    async def end(self) -> None:
+        """Report the end of the shutdown to the server, now that all resources are closed."""
+        if self._last is not None:
+            await self._send_message(self._last)
+        elif "lifespan.startup.failed" not in self._told:
+            await self._send_message({"type": "lifespan.shutdown.complete"})
+
+    async def _receive(self) -> Message:
+        message = await self._receive_message()
+        self._asked.add(message["type"])
+        if message["type"] == "lifespan.shutdown" and self._lifecycle is not None:
+            await self._lifecycle.finish_requests()
+        return message
+
+    async def _send(self, message: Message) -> None:
+        self._told.add(message["type"])
+        if message["type"].startswith("lifespan.shutdown."):
+            # The server may exit as soon as it gets this: our resources close first.
+            self._last = message
+        else:
+            await self._send_message(message)
+            if message["type"] == "lifespan.startup.complete" and self._lifecycle is not None:
+                self._lifecycle.started()

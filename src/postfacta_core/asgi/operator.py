@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any, Final
 
-from ..guards._guard import Guard, Registry, registry as process_registry
+from ..guards._guard import Guard, registry
 from ..validation import validation
 from ._problem import send_whole
 from ._secret import Secret, bears
@@ -46,27 +46,20 @@ class OperatorEndpoint:
     `clear`ed. Each change is a line in the log, `operator.changed`, with the address it came from.
 
     Args:
-        token: The bearer token that each request must bring, or a function that returns all that hold now. Without one,
-            only a client on this machine is served, and none that came through a proxy: one that adds no header of its
-            own must not reach it.
-        registry: The guards; by default those of the process.
+        token: The bearer token that each request must bring, or a function that returns all that hold now.
+            Without one, only a client on this machine is served, and none through a proxy, which must add its
+            header.
 
     Raises:
         ValueError: If a setting is wrong.
     """
 
-    def __init__(self, *, token: Secret = "", registry: Registry = process_registry) -> None:
+    def __init__(self, *, token: Secret = "") -> None:
         check_options("OperatorEndpoint", token=token)
-        validation.instance("OperatorEndpoint.registry", registry, Registry, example="Registry()")
         self._token = token
-        self._registry = registry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request.
-
-        Raises:
-            TypeError: If it is no HTTP request: mount it as a route.
-        """
+        """Answer a request; raise `TypeError` if it is none of HTTP."""
         if scope["type"] != "http":
             raise TypeError(f"OperatorEndpoint serves HTTP, not {scope['type']}: mount it as a route")
         headers = dict(scope["headers"])
@@ -74,7 +67,7 @@ class OperatorEndpoint:
         if not self._is_known(scope, headers):
             answer: _Answer = 401, "a bearer token is needed, or a client on this machine"
         elif method in {"GET", "HEAD"}:
-            answer = 200, {"guards": [_shown(guard) for guard in self._registry]}
+            answer = 200, {"guards": [_shown(guard) for guard in registry]}
         elif method != "POST":
             answer = 405, "only GET, HEAD and POST"
         elif headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != _JSON:
@@ -107,16 +100,16 @@ class OperatorEndpoint:
 
     def _apply(self, asked: Any) -> object:
         match asked:
-            case {"logger": str(logger), "level": str(level)} if len(asked) == 2:  # noqa: PLR2004 - nothing else
+            case {"logger": str(logger), "level": str(level), **more} if not more:
                 validation.one_of("level", level, _LEVELS)
                 logging.getLogger(logger).setLevel(level)
                 return {"logger": logger, "level": level}
-            case {"kind": str(kind), "name": str(name), "mode": str(mode)} if len(asked) == 3:  # noqa: PLR2004 - nothing else
-                guard = self._registry.find(kind, name)
+            case {"kind": str(kind), "name": str(name), "mode": str(mode), **more} if not more:
+                guard = registry.find(kind, name)
                 guard.mode = mode
                 return _shown(guard)
-            case {"kind": str(kind), "name": str(name), "action": str(action)} if len(asked) == 3:  # noqa: PLR2004 - nothing else
-                guard = self._registry.find(kind, name)
+            case {"kind": str(kind), "name": str(name), "action": str(action), **more} if not more:
+                guard = registry.find(kind, name)
                 actions = _ACTIONS.get(kind, ())
                 if action not in actions:
                     raise ValueError(f"of a {kind}, an action is one of {list(actions)}: {action!r}")
@@ -129,12 +122,8 @@ class OperatorEndpoint:
 
 
 def _shown(guard: Guard) -> Mapping[str, object]:
-    return {
-        "kind": guard.kind,
-        "name": guard.name,
-        "settings": _plain(guard.settings()),
-        "status": _plain(guard.status()),
-    }
+    settings, status = _plain(guard.settings()), _plain(guard.status())
+    return {"kind": guard.kind, "name": guard.name, "settings": settings, "status": status}
 
 
 def _plain(facts: Mapping[str, object]) -> Mapping[str, object]:

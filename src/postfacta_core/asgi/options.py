@@ -34,9 +34,9 @@ class RouteOptions:
     """The options of some routes: what is None is as `HardenOptions` says.
 
     Attributes:
-        routes: Such as `GET /items/{id}`, where `{id}` stands for one part of the path and `{rest:path}` for all that is
-            left; without a method for any. GET means HEAD too, and WebSockets. Slashes at the end of a path, and runs of
-            them, make no difference.
+        routes: Such as `GET /items/{id}`, where `{id}` is one part of the path and `{rest:path}` all that is
+            left; without a method for any. GET means HEAD too, and WebSockets. Slashes at the end of a path,
+            and runs of them, make no difference.
         limits: The largest headers and body.
         request_timeout: Seconds from a request's beginning until it is cancelled; `math.inf` for any number.
         stream_timeout: The same for a response in pieces, once the first is sent.
@@ -81,10 +81,11 @@ class HardenOptions:
         request_timeout: Seconds from a request's beginning until it is cancelled; None for any number. A handler may
             have its own: `deadlines.requests.time_limit`.
         stream_timeout: The same for a response in pieces, once the first is sent.
-        cancel_on_disconnect: Whether a handler is cancelled when its client goes away.
+        cancel_on_disconnect: Whether a handler is cancelled when its client goes away, from 0.2 seconds on.
         rate_limits: How much each caller may ask for, such as `100/minute per client`; by default without bound.
         rate_limit_store: Shared by several processes; by default each counts by itself. It is opened and closed here.
-        trusted_proxies: Networks whose `X-Forwarded-For` names the client; by default none is trusted.
+        trusted_proxies: Networks whose `X-Forwarded-For` names the client, or `TrustedProxies` for
+            `Forwarded`; by default none is trusted.
         shedding: Whether requests that cannot be served in time are refused early; in `shadow` they are counted.
         concurrency: What the limit on requests under way starts from; it finds its level from what is finished.
         priority_of: Returns for a scope how much a request matters; None for `critical`.
@@ -162,9 +163,9 @@ class HardenOptions:
     def from_env(cls, prefix: str, environ: Mapping[str, str] | None = None, **given: Any) -> Self:
         """Read options from environment variables: with the prefix `BILLING_`, `BILLING_REQUEST_TIMEOUT=10`.
 
-        A variable is named as its option; those of `limits`, `concurrency`, `drain` and `cors` have its
-        name before their own: `BILLING_LIMITS_MAX_BODY_BYTES`, `BILLING_DRAIN_TIMEOUT`, `BILLING_CORS_ALLOW_ORIGINS`.
-        Lists have commas, `response_headers` a header a line, `none` is None, and a store is its address.
+        A variable is named as its option; those of `limits`, `concurrency`, `drain` and `cors` have its name
+        before their own: `BILLING_LIMITS_MAX_BODY_BYTES`, `BILLING_DRAIN_TIMEOUT`. Lists have commas,
+        `response_headers` a header a line, `none` is None, and a store is its address.
 
         Args:
             prefix: Of the names, with its underscore.
@@ -175,7 +176,19 @@ class HardenOptions:
             ValueError: If a value is wrong, or a name is nearly that of an option.
         """
         validation.text("HardenOptions.from_env.prefix", prefix, empty=False, example='"BILLING_"')
-        return read_options(cls, prefix, os.environ if environ is None else environ, given=given)
+        environ, own = os.environ if environ is None else environ, _variables(cls, prefix)
+        groups = {name: _variables(group, prefix, f"{name.upper()}_") for name, group in GROUPS.items()}
+        known = [*own, *(variable for group in groups.values() for variable in group)]
+        for name in environ:
+            if name.startswith(prefix) and name not in known:
+                for alike in get_close_matches(name, known, n=1, cutoff=_ALIKE):
+                    validation.refuse("the environment variable", name, alike, example=f"{alike}=...")
+        for name, variables in groups.items():
+            if variables.keys() & environ.keys():
+                base = given.get(name)
+                make = GROUPS[name] if base is None else partial(replace, base)
+                given[name] = _made(make, variables, environ)
+        return _made(partial(cls, **given), own, environ)
 
 
 def _check_routes(field: str, value: object) -> None:
@@ -190,17 +203,14 @@ def _check_routes(field: str, value: object) -> None:
             listed.add(route)
 
 
-def _check_proxies(_: str, value: Any) -> None:
-    if not isinstance(value, TrustedProxies):
-        TrustedProxies(value)
-
-
 _RULES: Final[Mapping[str, Check]] = {
     **{option.name: RULES[option.name] for option in fields(HardenOptions) if option.name in RULES},
     "routes": _check_routes,
     "rate_limits": check_rate_limits,
     "rate_limit_store": or_none(one(SharedStore, "SharedStore('async+valkey://valkey:6379')")),
-    "trusted_proxies": _check_proxies,
+    "trusted_proxies": lambda _, value: (
+        isinstance(value, TrustedProxies) or TrustedProxies(cast("Any", value))
+    ),
     "concurrency": one(OverloadConfig),
     "drain": one(DrainLimits),
     "dev": validation.flag,
@@ -265,28 +275,6 @@ def _variables(kind: type[Any], prefix: str, group: str = "") -> dict[str, Field
         for option in fields(kind)
         if option.name not in {*FUNCTIONS, *GROUPS}
     }
-
-
-def read_options(kind: type[T], prefix: str, environ: Mapping[str, str], *, given: Mapping[str, Any]) -> T:
-    """Make the options that the environment sets, on top of what the code gives.
-
-    Raises:
-        ValueError: If a value is wrong, or a name is nearly that of an option.
-    """
-    own = _variables(kind, prefix)
-    groups = {name: _variables(group, prefix, f"{name.upper()}_") for name, group in GROUPS.items()}
-    known = [*own, *(variable for group in groups.values() for variable in group)]
-    for name in environ:
-        if name.startswith(prefix) and name not in known:
-            for alike in get_close_matches(name, known, n=1, cutoff=_ALIKE):
-                validation.refuse("the environment variable", name, alike, example=f"{alike}=...")
-    values = dict(given)
-    for name, variables in groups.items():
-        if variables.keys() & environ.keys():
-            base = values.get(name)
-            make = GROUPS[name] if base is None else partial(replace, base)
-            values[name] = _made(make, variables, environ)
-    return _made(partial(kind, **values), own, environ)
 
 
 def _made(make: Callable[..., T], variables: Mapping[str, Field[Any]], environ: Mapping[str, str]) -> T:

@@ -10,23 +10,22 @@ A request passes these layers, outermost first:
 5. `LifecycleMiddleware`: while the service drains, every answer below says `Connection: close`, probes too.
 6. `MetricsEndpoint` and `HealthMiddleware`: never refused, whatever stands below them.
 7. `TransferMiddleware`: what is too large or too slow is refused; also while the application waits for it.
-8. `RateLimitMiddleware`, if there are limits or trusted proxies: a caller over its rate costs nothing below. A
-   request spends its rate before its time is looked at, since the caller may have set the time.
+8. `RateLimitMiddleware`, if there are limits or trusted proxies: a caller over its rate costs nothing below.
+   It comes before the time is looked at, since the caller may have set that.
 9. `DeadlineMiddleware`: what lies below is cancelled at its deadline, and in a drain.
 10. `LoadSheddingMiddleware`: innermost, since what it measures must be the application's own work.
 11. The application.
 
-`LifespanMiddleware` stands beside all of them, since it has nothing to do with requests. It enters the lifecycle
-first, then the sweep of deadlines, which is the loop's heartbeat too, the process's metrics, the resources, and health
-last, and leaves them the other way round.
+`LifespanMiddleware` stands beside all of them. It enters the lifecycle first, then the sweep of deadlines,
+which is the loop's heartbeat too, the process's metrics, the resources, and health last, and leaves them in
+reverse order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from ..clock import MONOTONIC, Clock, random_id
 from ..deadlines.requests import RunningRequests
@@ -42,37 +41,30 @@ from ..telemetry.sampling import AccessSampler
 from ..telemetry.tracing import Tracing
 from ..validation import validation
 from ._cors import CorsRules
-from ._kernel import Kernel, Resetter, RouteOf
+from ._kernel import Kernel, RouteOf
 from ._problem import Render
-from ._route import note_routes, shadowed
+from ._route import note_routes
 from ._rules import RouteTable, Rules, any_of_none
 from ._settings import check_options, one, or_none
 from ._types import ASGIApp, Receive, Scope, Send
-from .health import HealthMiddleware
-from .lifespan import LifespanMiddleware
 from .metrics import MetricsEndpoint
-from .middlewares import LoadSheddingMiddleware, RateLimitMiddleware
+from .middlewares import HealthMiddleware, LifespanMiddleware, LoadSheddingMiddleware, RateLimitMiddleware
 from .options import HardenOptions, RouteOptions
-
-_TAKEN: Final = (
-    "the application's own route %s is not reached, as harden answers there: "
-    "move it, or set HardenOptions.metrics_path or HardenOptions.health_prefix"
-)
 
 
 class Telemetry:
     """Metrics, traces and logs of one service, and one observer that feeds all three.
 
-    That is the process's observer from now on: every policy that was given no `observer` of its own reports to it,
-    those that were made before it too. Of several, the last one counts.
+    Every policy that was given no `observer` of its own reports to that, those that were made before it too.
+    Of several, the last one counts.
 
     Args:
         version: Of the service.
         revision: The commit it was built from.
         metrics: By default on a registry of their own, with this version and revision.
         tracing: By default through the globally installed OpenTelemetry SDK, if there is one.
-        include: More registries whose series are shown with these, such as `prometheus_client.REGISTRY`; see
-            `Metrics`, which takes them where `metrics` is given.
+        include: More registries whose series are shown with these, such as `prometheus_client.REGISTRY`,
+            unless `metrics` are given, which has its own.
     """
 
     def __init__(
@@ -84,15 +76,11 @@ class Telemetry:
         tracing: Tracing | None = None,
         include: Sequence[Registry] = (),
     ) -> None:
-        validation.text("Telemetry.version", version)
-        validation.text("Telemetry.revision", revision)
         or_none(one(Metrics))("Telemetry.metrics", metrics)
         or_none(one(Tracing))("Telemetry.tracing", tracing)
         if include and metrics is not None:
-            example = "Metrics(include=[REGISTRY])"
-            validation.refuse(
-                "Telemetry.include", include, "given to Metrics, where metrics is", example=example
-            )
+            rule, example = "given to Metrics, where metrics is", "Metrics(include=[REGISTRY])"
+            validation.refuse("Telemetry.include", include, rule, example=example)
         self.metrics: Metrics = metrics or Metrics(version=version, revision=revision, include=include)
         self.tracing: Tracing = tracing or Tracing()
         self.observer: Observer = fan_out([self.metrics, self.tracing, EventLog()])
@@ -101,31 +89,58 @@ class Telemetry:
 
 
 class Hardened(Kernel):
-    """An application with all its parts: an ASGI application itself.
+    """A whole ASGI application with all parts around it, so that its framework's own answers are covered too.
+
+    Args:
+        app: Starlette, FastAPI, Litestar or any ASGI application.
+        service: Its name, for the access line.
+        options: Limits, paths and headers; by default those of production.
+        telemetry: Share one to let a `Database` report to its `observer`.
+        health: A registry with checks; by default an empty one, which is ready at once.
+        resources: Opened before the application starts and closed after it and after the last request, each
+            within its share of the time; such as a `Database`.
+        render: Another shape of problem for some paths; None from it means RFC 9457.
+        route_of: Returns the route template, for a framework that is none of Starlette, FastAPI, Litestar,
+            Django and Quart, or in place of what is read from these.
+        clock: Monotonic seconds.
 
     Attributes:
-        health: Add checks to it before the service starts.
         lifecycle: The phase of the process, and what SIGTERM does to it; `drain` begins the end.
         running: The requests under way.
         shedding: Its `mode` may be set at any time.
         rate_limits: Its `limiters` have a mode each; None if there are none.
-        telemetry: Its `observer` is for `Database` and whatever else emits events.
+
+    Raises:
+        ValueError: If an argument is wrong, or the application is hardened already.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - one part after the other
         self,
         app: ASGIApp,
         *,
         service: str,
-        options: HardenOptions,
-        telemetry: Telemetry,
-        health: HealthRegistry,
-        resources: Sequence[Resource],
-        render: Render | None,
-        clock: Clock,
-        **given: Any,
+        options: HardenOptions | None = None,
+        telemetry: Telemetry | None = None,
+        health: HealthRegistry | None = None,
+        resources: Sequence[Resource] = (),
+        render: Render | None = None,
+        route_of: RouteOf | None = None,
+        clock: Clock = MONOTONIC,
     ) -> None:
+        check_options("harden", app=app, resources=resources, clock=clock, render=render, route_of=route_of)
+        if isinstance(app, Hardened):
+            rule = "an application that is not hardened yet"
+            validation.refuse("harden.app", app, rule, example="its own app")
+        if not isinstance(cast("object", service), str) or not service.strip():
+            validation.refuse("harden.service", service, "the service's name", example="service='billing'")
+        or_none(one(HardenOptions))("harden.options", options)
+        or_none(one(Telemetry))("harden.telemetry", telemetry)
+        or_none(one(HealthRegistry))("harden.health", health)
+        if route_of is None:
+            note_routes(app)
+        options, telemetry = options or HardenOptions(), telemetry or Telemetry()
         observer = telemetry.observer
+        health = health or HealthRegistry(observer=observer)
         running = RunningRequests(observer=observer, clock=clock)
         running.on_beat = self._beat
         self.health: HealthRegistry = health
@@ -155,9 +170,8 @@ class Hardened(Kernel):
             self.rate_limits = RateLimitMiddleware(
                 app, limits, trusted_proxies=proxies, store=store, observer=observer, clock=clock
             )
-        probes = HealthMiddleware(
-            app, health, prefix=options.health_prefix, allow_detail=options.allow_health_detail
-        )
+        prefix, allow_detail = options.health_prefix, options.allow_health_detail
+        probes = HealthMiddleware(app, health, prefix=prefix, allow_detail=allow_detail)
         scrapes = MetricsEndpoint(
             app,
             telemetry.metrics,
@@ -176,7 +190,6 @@ class Hardened(Kernel):
             render=render,
             observer=observer,
             ids=random_id,
-            tracing=telemetry.tracing,
             # Spans come first, so that the access line has their ids.
             recorders=[telemetry.tracing, telemetry.metrics, AccessLog(service=service, sampler=sampler)],
             quiet={*options.probes, options.metrics_path, *options.quiet},
@@ -190,14 +203,11 @@ class Hardened(Kernel):
             shedding=self.shedding,
             rules=rules,
             routes=RouteTable(classes, rules) if classes else None,
-            **given,
+            route_of=route_of,
         )
         ours = (running, Runtime(observer=observer), options.rate_limit_store, scrapes.siblings)
         held: list[Resource] = [*(each for each in ours if each is not None), *resources, health]
         self._lifespan = LifespanMiddleware(app, held, lifecycle=self.lifecycle, observer=observer)
-        paths = (options.metrics_path, options.health_prefix, *options.probes)
-        # Not before it starts: a router may get routes until then.
-        self._taken = partial(shadowed, app, paths, prefix=options.health_prefix)
         # Neither a lifespan nor a request has come.
         self._later, self._served = self._served, ()
 
@@ -208,8 +218,6 @@ class Hardened(Kernel):
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_first, self._served = not self._served, self._later
         if scope["type"] == "lifespan":
-            for path in self._taken() if is_first else ():
-                LOGGER.warning(_TAKEN, path)
             await self._lifespan(scope, receive, send)
             return
         if is_first:
@@ -218,62 +226,8 @@ class Hardened(Kernel):
         await serve(scope, receive, send)
 
 
-def harden(
-    app: ASGIApp,
-    *,
-    service: str,
-    options: HardenOptions | None = None,
-    telemetry: Telemetry | None = None,
-    health: HealthRegistry | None = None,
-    resources: Sequence[Resource] = (),
-    render: Render | None = None,
-    route_of: RouteOf | None = None,
-    resetters: Sequence[Resetter] = (),
-    clock: Clock = MONOTONIC,
-) -> Hardened:
-    """Wrap a whole ASGI application, so that its framework's own answers are covered too.
-
-    Args:
-        app: Starlette, FastAPI, Litestar or any ASGI application.
-        service: Its name, for the access line.
-        options: Limits, paths and headers; by default those of production.
-        telemetry: Share one to let a `Database` report to it.
-        health: A registry with checks; by default an empty one, which is ready at once.
-        resources: Opened before the application starts and closed after it and after the last request, each
-            within its share of the time; such as a `Database`.
-        render: Another shape of problem for some paths; None from it means RFC 9457.
-        route_of: Returns the route template, for a framework that is none of Starlette, FastAPI, Litestar, Django, Quart
-            and Falcon, or in place of what is read from these.
-        resetters: For context variables of others, such as structlog's `clear_contextvars`.
-        clock: Monotonic seconds.
-
-    Raises:
-        ValueError: If an argument is wrong, or the application is hardened already.
-    """
-    check_options("harden", app=app, resources=resources, clock=clock)
-    check_options("harden", render=render, route_of=route_of, resetters=resetters)
-    if isinstance(app, Hardened):
-        validation.refuse("harden.app", app, "an application that is not hardened yet", example="its own app")
-    if not isinstance(cast("object", service), str) or not service.strip():
-        validation.refuse("harden.service", service, "the service's name", example="service='billing'")
-    or_none(one(HardenOptions))("harden.options", options)
-    or_none(one(Telemetry))("harden.telemetry", telemetry)
-    or_none(one(HealthRegistry))("harden.health", health)
-    if route_of is None:
-        note_routes(app)
-    telemetry = telemetry or Telemetry()
-    return Hardened(
-        app,
-        service=service,
-        options=options or HardenOptions(),
-        telemetry=telemetry,
-        health=health or HealthRegistry(observer=telemetry.observer),
-        resources=resources,
-        render=render,
-        clock=clock,
-        resetters=resetters,
-        route_of=route_of,
-    )
+harden = Hardened
+"""Put all parts around an application, in their order: the library in one call."""
 
 
 def _rules(

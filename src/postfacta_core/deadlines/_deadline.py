@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from typing import Final
 
 _SECONDS: Final = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?").fullmatch
-# The grpc-over-HTTP2 specification: at most eight digits and one unit.
-_GRPC: Final = re.compile(rb"([0-9]{1,8})([HMSmun])").fullmatch
-_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 # Kept of the remainder for what is still to do when the next hop has answered: to read it and to answer.
 _KEPT_SHARE: Final = 0.05
 _KEPT_AT_LEAST: Final = 0.005
@@ -53,16 +50,11 @@ class Deadline:
 
 
 def asked_timeout(headers: Iterable[tuple[bytes, bytes]]) -> float:
-    """Parse the caller's timeout in seconds; `math.inf` if there is none.
+    """Parse the caller's `X-Request-Timeout`, seconds such as `2.5`; `math.inf` if there is none.
 
-    `X-Request-Timeout` is seconds, such as `2.5`; `grpc-timeout` is gRPC's form, such as `2500m`. What cannot be
-    read is ignored: a caller's nonsense must not fail a request. Of several, the shortest counts.
+    What cannot be read is ignored: nonsense must not fail a request. Of several, the shortest counts.
     """
-    asked = math.inf
-    for name, value in headers:
-        if name == b"x-request-timeout":
-            if _SECONDS(value):
-                asked = min(asked, float(value))
-        elif name == b"grpc-timeout" and (match := _GRPC(value)):
-            asked = min(asked, int(match[1]) * _UNITS[match[2]])
-    return asked
+    return min(
+        (float(value) for name, value in headers if name == b"x-request-timeout" and _SECONDS(value)),
+        default=math.inf,
+    )

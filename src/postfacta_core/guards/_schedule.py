@@ -14,19 +14,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
 
 from ..backoff import Backoff
-from ..errors import (
-    BodyTooLargeError,
-    BodyTooSlowError,
-    DrainingError,
-    HeadersTooLargeError,
-    RejectedError,
-)
-
-# Refused for what the request is, or for good: it is safe to send it again, and of no use.
-_FUTILE: Final = (BodyTooLargeError, BodyTooSlowError, HeadersTooLargeError, DrainingError)
+from ..errors import RejectedError
 
 
 class RetryOutcome(StrEnum):
@@ -52,14 +42,13 @@ class RetryOutcome(StrEnum):
 def may_repeat(error: Exception) -> bool:
     """Return whether a call that failed so may be made again, whatever it does.
 
-    That is so after a `RejectedError`, as the work never began; but not if it is about the request itself, such as a
-    body that is too large, or about this service that stops. And after an error that says so by its `is_repeatable`, as
-    `Outgoing` has it.
+    That is so after a `RejectedError`, as the work never began, and after an error that says so by its
+    `is_repeatable`, as `Outgoing` has it.
     """
     is_repeatable = getattr(error, "is_repeatable", None)
     if isinstance(is_repeatable, bool):
         return is_repeatable
-    return isinstance(error, RejectedError) and not isinstance(error, _FUTILE)
+    return isinstance(error, RejectedError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from ..context import current_request
 from ..errors import (
     BulkheadFullError,
     CircuitOpenError,
-    DrainingError,
     LoadShedError,
     RateLimitExceededError,
     StoppedError,
@@ -32,7 +31,6 @@ _ALL: Final = (Exception,)
 _LOCAL: Final = (
     BulkheadFullError,
     CircuitOpenError,
-    DrainingError,
     LoadShedError,
     RateLimitExceededError,
     StoppedError,

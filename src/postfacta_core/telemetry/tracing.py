@@ -128,7 +128,7 @@ class Tracing(_Spans, NullRecorder):
         """Detach the OpenTelemetry context that an earlier request left in the task.
 
         Returns:
-            What puts it back, or None if there was nothing. Made for `ContextMiddleware`'s resetters.
+            What puts it back, or None if there was nothing.
         """
         if not context.get_current():
             return None

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextvars import ContextVar
-
 import pytest
-import structlog
 from opentelemetry import baggage, context
 from starlette.responses import PlainTextResponse
 
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import ContextMiddleware
+from postfacta_core.asgi.middlewares import ContextMiddleware, TelemetryMiddleware
 from postfacta_core.context import RequestContext, bind_request, current_request, release_request
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import ManualClock, call_asgi
@@ -98,49 +94,19 @@ async def test_a_crash_leaves_no_context_behind() -> None:
     assert current_request() is None
 
 
-async def test_variables_of_others_are_cleared_at_both_ends() -> None:
+async def test_baggage_of_another_request_is_not_seen_and_is_put_back() -> None:
     found: list[object] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        found.append((dict(structlog.contextvars.get_contextvars()), dict(context.get_current())))
-        structlog.contextvars.bind_contextvars(user="left by the handler")
+        found.append(dict(context.get_current()))
 
-    structlog.contextvars.bind_contextvars(user="left by another request")
     token = context.attach(baggage.set_baggage("tenant", "another"))
     try:
-        middleware = ContextMiddleware(
-            app, resetters=[structlog.contextvars.clear_contextvars, Tracing().fresh_context]
-        )
-        await call_asgi(middleware)
-        assert found == [({}, {})]
-        assert structlog.contextvars.get_contextvars() == {}
+        await call_asgi(TelemetryMiddleware(app, [Tracing()]))
+        assert found == [{}]
         assert baggage.get_baggage("tenant") == "another"
     finally:
         context.detach(token)
-
-
-async def test_a_resetter_that_returns_a_way_back_is_undone_in_reverse_order() -> None:
-    log: list[str] = []
-    variable = ContextVar("variable", default="")
-
-    def one() -> None:
-        log.append("one")
-
-    def two() -> Callable[[], object]:
-        token = variable.set("fresh")
-        log.append("two")
-
-        def undo() -> None:
-            variable.reset(token)
-            log.append("undo two")
-
-        return undo
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        log.append(variable.get())
-
-    await call_asgi(ContextMiddleware(app, resetters=[one, two]))
-    assert log == ["one", "two", "fresh", "undo two", "one"]
 
 
 async def test_a_websocket_has_a_context_and_the_lifespan_passes_untouched() -> None:

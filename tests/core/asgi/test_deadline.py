@@ -47,7 +47,6 @@ async def test_the_answer_is_504_in_time_and_the_handler_has_ended_before_it_ret
     ("header", "limit", "takes"),
     [
         (("x-request-timeout", "0.05"), 0.6, 0.05),
-        (("grpc-timeout", "50m"), 0.6, 0.05),
         (("x-request-timeout", "30"), 0.1, 0.1),
         (("x-request-timeout", "nonsense"), 0.1, 0.1),
         (("x-request-timeout", "0.05"), None, 0.05),
@@ -64,7 +63,7 @@ async def test_a_caller_may_shorten_the_limit_and_never_lengthen_it(
 
 
 @on_real_loops  # A nanosecond passes by itself there alone.
-@pytest.mark.parametrize("header", [("x-request-timeout", "0"), ("grpc-timeout", "1n")])
+@pytest.mark.parametrize("header", [("x-request-timeout", "0"), ("x-request-timeout", "0.000000001")])
 async def test_a_request_without_time_never_reaches_its_handler(header: tuple[str, str]) -> None:
     log = Log()
     service = Service(sleeping(log))

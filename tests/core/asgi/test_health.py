@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from postfacta_core.asgi._types import Receive, Scope, Send
-from postfacta_core.asgi.health import HealthMiddleware
+from postfacta_core.asgi.middlewares import HealthMiddleware
 from postfacta_core.context import RequestContext
 from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.testing import AsgiResponse, ManualClock, call_asgi

@@ -130,8 +130,8 @@ RATES = ["1000000/minute per client", "1000000/minute per global"]
 @pytest.mark.parametrize(
     ("method", "options", "most_frames", "most_bytecodes"),
     [
-        ("GET", HardenOptions(access_lines=None), 27, 1990),
-        ("POST", HardenOptions(access_lines=None, rate_limits=RATES), 45, 2730),
+        ("GET", HardenOptions(access_lines=None), 27, 1970),
+        ("POST", HardenOptions(access_lines=None, rate_limits=RATES), 42, 2655),
     ],
 )
 async def test_a_request_costs_no_more_than_it_did(

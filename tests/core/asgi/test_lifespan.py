@@ -10,7 +10,7 @@ import pytest
 from starlette.applications import Starlette
 
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.lifespan import LifespanMiddleware
+from postfacta_core.asgi.middlewares import LifespanMiddleware
 from postfacta_core.context import RequestContext
 from postfacta_core.deadlines.requests import Running, RunningRequests
 from postfacta_core.drain._course import DrainLimits

@@ -8,6 +8,7 @@ import pytest
 
 from postfacta_core import errors
 from postfacta_core.asgi._problem import (
+    BODY_TOO_LARGE,
     PROBLEMS,
     Problem,
     kind_members,
@@ -20,11 +21,9 @@ from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.asgi.middlewares import ContextMiddleware
 from postfacta_core.context import RequestContext
 from postfacta_core.errors import (
-    BodyTooLargeError,
     DatabaseUnavailableError,
     DeadlineExceededError,
     FailedResponseError,
-    HeadersTooLargeError,
     InvalidInputError,
     OutcomeTimeoutError,
     OutcomeUnknownError,
@@ -50,8 +49,6 @@ async def answer(error: BaseException, **options: Any) -> AsgiResponse:
 
 async def test_an_error_has_its_status_and_its_name() -> None:
     cases: list[tuple[Exception, int, str, str]] = [
-        (HeadersTooLargeError("transfer"), 431, "headers-too-large", ""),
-        (BodyTooLargeError("transfer"), 413, "too-large", ""),
         (PoolTimeoutError("main"), 503, "unavailable", "pool_timeout"),
         (DatabaseUnavailableError("main"), 503, "unavailable", "database_unavailable"),
         (ReadOnlyDatabaseError("main"), 503, "unavailable", "database_unavailable"),
@@ -86,7 +83,7 @@ def test_every_error_of_the_library_has_a_line_of_its_own() -> None:
 def test_the_problems_of_the_library_cannot_be_changed() -> None:
     everybodys: Any = PROBLEMS
     with pytest.raises(TypeError):
-        everybodys[BodyTooLargeError] = TEAPOT
+        everybodys[InvalidInputError] = TEAPOT
 
 
 async def test_a_foreign_error_tells_nothing_of_itself() -> None:
@@ -96,10 +93,11 @@ async def test_a_foreign_error_tells_nothing_of_itself() -> None:
 
 
 async def test_a_problem_is_a_complete_rfc_9457_document_without_caching() -> None:
-    response = await call_asgi(
-        ContextMiddleware(problem_response(BodyTooLargeError("transfer")), ids=lambda: "request-1"),
-        path="/files/a b?.txt",
-    )
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send_problem(scope, send, BODY_TOO_LARGE)
+
+    middleware = ContextMiddleware(app, ids=lambda: "request-1")
+    response = await call_asgi(middleware, path="/files/a b?.txt")
     assert response.json() == {
         "type": "about:blank",
         "title": "Content Too Large",
@@ -116,7 +114,7 @@ async def test_a_problem_is_a_complete_rfc_9457_document_without_caching() -> No
 
 @pytest.mark.parametrize("path", ["/\udc80", '/"<script>', "/\x00\n", "/ü"])
 async def test_whatever_is_in_the_path_the_instance_is_a_plain_reference(path: str) -> None:
-    instance = (await answer(BodyTooLargeError("transfer"), path=path, scope={"raw_path": b"/"})).json()[
+    instance = (await answer(InvalidInputError("main"), path=path, scope={"raw_path": b"/"})).json()[
         "instance"
     ]
     assert instance.isascii()

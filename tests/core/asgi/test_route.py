@@ -10,10 +10,10 @@ from litestar import Litestar, Router as LitestarRouter, asgi, get
 from litestar.params import FromPath
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Route, Router
 
-from postfacta_core.asgi._route import RouteReader, local_path, note_routes, shadowed
+from postfacta_core.asgi._route import RouteReader, local_path, note_routes
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.testing import call_asgi
@@ -163,36 +163,6 @@ async def test_one_route_under_two_prefixes_has_two_templates() -> None:
         "/b/in/{id}",
         "/a/in/{id}",
     ]
-
-
-def test_routes_that_are_answered_before_them_are_found_in_layers_too() -> None:
-    async def handle(request: Request) -> Response:
-        raise AssertionError
-
-    app = Starlette(
-        routes=[
-            Route("/metrics", handle),
-            Mount("/healthz", routes=[Route("/live", handle)]),
-            Route("/x", handle),
-        ]
-    )
-    paths = ["/metrics", "/healthz", "/healthz/live"]
-
-    class Layer:
-        def __init__(self, app: object) -> None:
-            self.app = app
-
-    assert shadowed(app, paths) == shadowed(Layer(Layer(app)), paths) == ["/metrics", "/healthz"]
-    assert shadowed(app, paths, prefix="/healthz") == ["/metrics", "/healthz"]
-    # Below the prefix is answered before the application, and the prefix itself is not.
-    assert shadowed(Starlette(routes=[Route("/healthz", handle)]), paths, prefix="/healthz") == []
-    assert shadowed(Starlette(routes=[Route("/healthz/live", handle)]), paths, prefix="/healthz") == [
-        "/healthz/live"
-    ]
-    circle = Layer(None)
-    circle.app = circle
-    assert shadowed(circle, paths) == shadowed(object(), paths) == []
-    assert shadowed(Starlette(routes=[Mount("/", Router([Route("/metrics", handle)]))]), paths) == []
 
 
 def test_an_application_hardened_twice_notes_each_route_once() -> None:

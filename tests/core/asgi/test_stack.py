@@ -236,13 +236,6 @@ async def test_the_health_registry_may_be_given_and_is_else_made() -> None:
     assert harden(starlette(), service="billing").health is not registry
 
 
-async def test_variables_of_others_are_reset_for_each_request() -> None:
-    calls: list[str] = []
-    app = harden(starlette(), service="billing", resetters=[lambda: calls.append("reset")])
-    await call_asgi(app, "GET", "/items/7")
-    assert calls == ["reset", "reset"]
-
-
 def test_a_service_has_a_name() -> None:
     with pytest.raises(ValueError, match="name"):
         harden(starlette(), service="")
@@ -522,19 +515,6 @@ async def test_ordinary_access_lines_are_sampled_as_the_policy_says(
     lines = [vars(record) for record in caplog.records if record.msg == "http.request"]
     assert len([line for line in lines if "sample_rate" not in line]) == written
     assert len(lines) <= 100 or most is None
-
-
-async def test_an_unreachable_route_of_the_application_is_reported_at_start(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    web = Starlette(routes=ROUTES)
-    app = harden(web, service="billing")
-    web.add_route("/metrics", hello)
-    async with running(app):
-        pass
-    told = [record.getMessage() for record in caplog.records if "not reached" in record.getMessage()]
-    assert len(told) == 1
-    assert "/metrics" in told[0]
 
 
 async def test_series_of_other_registries_are_shown_too() -> None:

@@ -59,7 +59,6 @@ class Bench:
         )
         self.app = ContextMiddleware(
             TelemetryMiddleware(app, [self.tracing], quiet=["/healthz/live"], clock=self.clock),
-            resetters=[self.tracing.fresh_context],
             clock=self.clock,
         )
 
