@@ -20,11 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Engine, event
-
 # It is started by its path from anywhere, and its modules are no part of an installed package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from deploy.migrations.kills import before_each
 from deploy.outcome import Outcome
 from postfacta_app.migrations import HEAD, upgrade
 from postfacta_embedded import EmbeddedPostgres
@@ -33,7 +32,7 @@ __all__ = ["BAD", "faults", "main", "statements"]
 
 _OLDEST: Final = "15"  # of PostgreSQL
 _BASE: Final = "0001"
-_MARK: Final = re.compile(r"(?:INSERT INTO|UPDATE) alembic_version\b.*?'(\d{4})'", re.DOTALL)
+_MARK: Final = re.compile(r"insert into alembic_version values \('(\d{4})'")
 # `postfacta migrate` sets both timeouts for its session. Counts and ranks are bounded by the rules, not by their type.
 _EXCLUDED: Final = (
     "require-lock-timeout",
@@ -42,6 +41,7 @@ _EXCLUDED: Final = (
     "prefer-bigint-over-smallint",
 )
 
+_TRANSACTION: Final = {"BEGIN;", "COMMIT;"}  # as asyncpg sends them
 _TABLE: Final = re.compile(r"\s*create table (?:if not exists )?(\w+)", re.IGNORECASE)
 _INDEX: Final = re.compile(r"\s*create (?:unique )?index (?:if not exists )?\w+ on (\w+)", re.IGNORECASE)
 
@@ -65,20 +65,15 @@ def statements() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     current: list[str] = []
 
-    def record(*given: object) -> None:
-        text = str(given[2])
+    def record(text: str) -> None:
         if mark := _MARK.match(text):
             found[mark[1]] = current.copy()
             current.clear()
-        else:
+        elif text not in _TRANSACTION:
             current.append(text)
 
-    event.listen(Engine, "before_cursor_execute", record)
-    try:
-        with _database() as dsn:
-            upgrade(dsn, progress=lambda _: None)
-    finally:
-        event.remove(Engine, "before_cursor_execute", record)
+    with _database() as dsn, before_each(record):
+        upgrade(dsn, progress=lambda _: None)
     # Rights, of each migration. What a backfill says counts to the revision after it.
     found["after"] = current
     return found

@@ -64,24 +64,12 @@ BAD: Final = {
 }
 """Revisions that the version before does not survive."""
 
-_REVISION: Final = '''"""A bad one."""
-from alembic import op
-
-revision, down_revision, branch_labels, depends_on = {number!r}, {before!r}, None, None
-
-
-def upgrade() -> None:
-    for statement in {statements!r}:
-        op.execute(statement)
-'''
-
-
 # The versions
 
 
 def former(folder: Path) -> Path | None:
     """Unpack the code before the newest revision; None if the history does not hold it."""
-    newest = max((ROOT / "src" / _VERSIONS).glob("[0-9]*.py")).relative_to(ROOT)
+    newest = max((ROOT / "src" / _VERSIONS).glob("[0-9]*.sql")).relative_to(ROOT)
     added = _git("log", "--diff-filter=A", "--format=%H", "--", str(newest)).decode().split()
     packed = _git("archive", f"{added[-1]}^", "src") if added else b""
     if not packed:
@@ -99,12 +87,7 @@ def bad_build(folder: Path, statements: Sequence[str]) -> Path:
     """Copy this version and add a revision that executes the statements."""
     source = shutil.copytree(ROOT / "src", folder, ignore=shutil.ignore_patterns("__pycache__"))
     number = f"{int(HEAD) + 1:04}"
-    text = _REVISION.format(number=number, before=HEAD, statements=tuple(statements))
-    (source / _VERSIONS / f"{number}_bad.py").write_text(text)
-    module = source / "postfacta_app/migrations/__init__.py"
-    module.write_text(
-        re.sub(r"^HEAD: .*$", f'HEAD: Final = "{number}"', module.read_text(), flags=re.MULTILINE)
-    )
+    (source / _VERSIONS / f"{number}_bad.sql").write_text("\n\n".join(statements))
     return source
 
 

@@ -14,16 +14,18 @@ import warnings
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Final
+from unittest.mock import patch
 
 import anyio
 import asyncpg
-from sqlalchemy import Engine, event
 
 from postfacta_app.migrations import MigrationError, upgrade
 from postfacta_embedded import EmbeddedPostgres
+from postfacta_postgres.connecting import RawConnection
 
-__all__ = ["HOW", "Kills", "every_statement", "fetch_value", "kill_each", "run"]
+__all__ = ["HOW", "Kills", "before_each", "every_statement", "fetch_value", "kill_each", "run"]
 
 _SCHEMA: Final = """
 select md5(string_agg(line, e'\\n' order by line)) from (
@@ -96,37 +98,34 @@ def fetch_value(dsn: str, query: str) -> object:
 
 
 @contextmanager
-def _before_each(do: Callable[[int], None]) -> Generator[None]:
-    """Call it with the number of each statement, before that is sent."""
-    count = 0
+def before_each(do: Callable[[str], None]) -> Generator[None]:
+    """Call it with each statement of an upgrade, before that is sent."""
+    send = asyncpg.Connection.execute
 
-    def sent(*_: object) -> None:
-        nonlocal count
-        count += 1
-        do(count)
+    async def told(connection: RawConnection, query: str, *args: object) -> str:
+        do(query)
+        return await send(connection, query, *args)
 
-    event.listen(Engine, "before_cursor_execute", sent)
-    try:
+    with patch.object(asyncpg.Connection, "execute", told):
         yield
-    finally:
-        event.remove(Engine, "before_cursor_execute", sent)
 
 
-def _migrate(dsn: str) -> None:
-    upgrade(dsn, progress=lambda _: None, luck=lambda: -0.8)
+def _migrate(dsn: str, do: Callable[[int], None] = lambda _: None) -> None:
+    """Upgrade; call it with the number of each statement, before that is sent."""
+    numbers = count(1)
+    with before_each(lambda _: do(next(numbers))):
+        upgrade(dsn, progress=lambda _: None, luck=lambda: -0.8)
 
 
 def _count(dsn: str) -> int:
     seen: list[int] = []
-    with _before_each(seen.append):
-        _migrate(dsn)
+    _migrate(dsn, seen.append)
     return len(seen)
 
 
 def _kill_process(dsn: str, at: int) -> bool:
     def work() -> None:
-        with _before_each(lambda number: os.kill(os.getpid(), signal.SIGKILL) if number == at else None):
-            _migrate(dsn)
+        _migrate(dsn, lambda number: os.kill(os.getpid(), signal.SIGKILL) if number == at else None)
 
     # Forked, as a fresh interpreter takes longer than the upgrade.
     child = multiprocessing.get_context("fork").Process(target=work)
@@ -145,8 +144,8 @@ def _kill_backend(dsn: str, at: int) -> bool:
             thread.start()
             thread.join()
 
-    with _before_each(end), suppress(MigrationError):
-        _migrate(dsn)
+    with suppress(MigrationError):
+        _migrate(dsn, end)
         return False
     return True
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from starlette.staticfiles import StaticFiles
 
 from postfacta_core import logs
 from postfacta_core.asgi import Cors, Hardened, HardenOptions, Scope, Telemetry, harden
+from postfacta_core.asgi._secret import bears
 from postfacta_core.drain._course import DrainLimits
 from postfacta_core.drain.resources import Resource
 from postfacta_core.health.registry import HealthRegistry
@@ -28,7 +28,7 @@ from .export import api as export
 from .flags import FLAGS, Switches
 from .identity import pages as identity
 from .identity.api import Identity
-from .identity.guard import Guard, Revocations
+from .identity.guard import Guard, revocations
 from .identity.local import LocalAccounts
 from .identity.postgres import losses
 from .identity.throttle import Throttle
@@ -90,7 +90,7 @@ def create_app(
     codebase = load_codebase()
     telemetry = Telemetry(version=settings.app_version or codebase.version)
     logs.watch(telemetry.observer)
-    business = _business(rotation, telemetry)
+    business, switches = _business(rotation, telemetry)
     database = _database(rotation, telemetry)
     transactions = Transactions(database, count=business.count)
     pages = Pages(version=settings.app_version or codebase.version)
@@ -105,13 +105,12 @@ def create_app(
         database, settings, foreign=accounts.credential, attempted=partial(business.attempted, "token")
     )
     stale = StaleAnswers(database.name)
-    revocations = Revocations(
+    look = revocations(
         partial(losses, Reader(database, NOBODY)),
         distrust=partial(guard.forget, lambda _: True),
         hide=stale.forget,
     )
     health, watch = _health(settings, database, telemetry), _watch(rotation)
-    switches = _switches(settings, business)
     about_us = about.About(codebase, settings.environment)
     parts = (
         Identity(settings, accounts, guard.forget),
@@ -146,7 +145,7 @@ def create_app(
             # With limits by address, `harden` opens it.
             *([rate_store] if rate_store and not address_limits(settings) else []),
             every("prune_keys", partial(prune_keys, database), interval=3600.0),
-            every("revocations", revocations.look, interval=2.0),
+            every("revocations", look, interval=2.0),
             every("business_metrics", partial(business.look, *numbers), interval=60.0),
             *([watch.running()] if watch else []),
             *resources,
@@ -161,12 +160,16 @@ def declared(tools: Tools | None = None, switches: Switches | None = None) -> li
     return [guarded(rule) for slice_ in _SLICES for rule in slice_.routes.rules(tools)]
 
 
-def _business(rotation: Rotation, telemetry: Telemetry) -> BusinessMetrics:
+def _business(rotation: Rotation, telemetry: Telemetry) -> tuple[BusinessMetrics, Switches]:
     business = BusinessMetrics(expected=HEAD)
     telemetry.metrics.registry.register(business)
+    switches = Switches(rotation.current.flags, count=business.count)
     for name in AGES:
         business.show("postfacta_secret_age_seconds", partial(rotation.age, name), name)
-    return business
+    for flag in FLAGS:
+        business.show("postfacta_feature_flag", partial(switches.is_on, flag.name), flag.name)
+    business.show("postfacta_feature_flags_valid", lambda: switches.is_valid)
+    return business, switches
 
 
 def _database(rotation: Rotation, telemetry: Telemetry) -> Database:
@@ -216,8 +219,8 @@ def _options(rotation: Rotation, table: list[Rule], rate_store: SharedStore | No
     rates = address_limits(settings)
     return HardenOptions(
         cors=_cors(settings),
-        limits=transfer_limits(settings),
-        routes=route_options(settings, table),
+        limits=transfer_limits(),
+        routes=route_options(table),
         request_timeout=RouteClass.WRITE.seconds,  # Until routing has found the class.
         rate_limits=rates,
         rate_limit_store=rate_store if rates else None,
@@ -249,10 +252,7 @@ def _may_see_checks(rotation: Rotation, scope: Scope) -> bool:
     settings = rotation.current
     if settings.metrics_token is None:
         return settings.is_local
-    given = dict(scope["headers"]).get(b"authorization", b"")
-    return any(
-        hmac.compare_digest(given, f"Bearer {one}".encode()) for one in settings.valid("metrics_token")
-    )
+    return bears(dict(scope["headers"]), lambda: settings.valid("metrics_token"))
 
 
 def _health(settings: Settings, database: Database, telemetry: Telemetry) -> HealthRegistry:
@@ -281,14 +281,6 @@ def _health(settings: Settings, database: Database, telemetry: Telemetry) -> Hea
     health.add("schema", schema, critical=critical, rise=1)
     health.add("durability", durability, critical=critical, rise=1)
     return health
-
-
-def _switches(settings: Settings, business: BusinessMetrics) -> Switches:
-    switches = Switches(settings.flags, count=business.count)
-    for flag in FLAGS:
-        business.show("postfacta_feature_flag", partial(switches.is_on, flag.name), flag.name)
-    business.show("postfacta_feature_flags_valid", lambda: switches.is_valid)
-    return switches
 
 
 def _watch(rotation: Rotation) -> Watch | None:

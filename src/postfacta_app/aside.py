@@ -1,8 +1,4 @@
-"""Run long synchronous work in a thread, so that the event loop stays responsive.
-
-Python runs one thread at a time, and the event loop has to get its turn back after each system call: the work takes
-as long as before, but probes are answered in the meantime.
-"""
+"""Run long synchronous work in a thread, so that probes are answered in the meantime."""
 
 from __future__ import annotations
 
@@ -17,9 +13,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _SMALL: Final = 32_768  # This many bytes take a few milliseconds, less than a thread is worth.
-LARGE: Final = _SMALL + 1
-"""A size that always runs in a thread."""
-
+LARGE: Final = _SMALL + 1  # Always runs in a thread.
 # A thread that works gives way this many seconds after the event loop asks for its turn, which it does some three times
 # for a request. With Python's 5 ms a probe waited for 15 ms beside one thread at work.
 _GIVE_WAY: Final = 0.000_5
@@ -31,11 +25,9 @@ _WRITES: Final = _threads("postfacta-write")
 
 
 async def aside(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run small work inline and other work in a thread; at most two run at once, others wait.
+    """Run small work inline and other work in a thread; `size` is about how many bytes of text it handles.
 
-    Cancelling the caller prevents a start; running work finishes and its result is dropped. It must not touch
-    anything that the event loop may change. `size` is about how many bytes of JSON or text it reads or
-    writes.
+    At most two run at once, others wait. The work must not touch what the event loop may change.
     """
     if size <= _SMALL:
         return work(*args, **kwargs)

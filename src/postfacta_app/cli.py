@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial, wraps
 from pathlib import Path
@@ -12,6 +12,7 @@ from uuid import UUID
 
 import anyio
 import click
+from pydantic import SecretStr
 
 from postfacta_core.clock import WALL
 from postfacta_core.errors import ResilienceError
@@ -20,16 +21,14 @@ from postfacta_postgres import Database, PoolOptions
 
 from . import COMMANDS
 from .app import declared
-from .db import Unit
+from .db import Unit, reach
 from .errors import AppError, CommandFailedError, InvalidFieldsError
-from .examples import EXAMPLES
 from .identity import model, postgres
 from .identity.api import new_password
 from .identity.local import Passwords, mint
 from .incidents.access import read_ref
 from .migrations import HEAD, revision, upgrade
 from .principal import Principal, Role
-from .reach import reach
 from .server import serve
 from .settings import AuthMode, Settings, SettingsError, exposed_secrets, load_settings
 from .timeline.rebuild import Compared, compare, verify, write_metrics
@@ -42,6 +41,8 @@ F = TypeVar("F", bound=Callable[..., object])
 _OPERATOR = Principal(actor="operator", name="operator", role=Role.ADMIN)
 _MOST_LISTED = 10_000
 _ROLES = click.Choice([role.value for role in Role])
+_SCOPES = click.Choice([scope.value for scope in model.Scope])
+Told = tuple[Iterable[str], str]  # The lines that a command prints, and what it says on standard error.
 
 
 def main(words: Sequence[str]) -> int:
@@ -76,27 +77,8 @@ def _now() -> datetime:
     return datetime.fromtimestamp(WALL(), UTC)
 
 
-# How a command is declared
-
-
-class _Help(click.Command):
-    """A command whose help ends with its examples, as they are."""
-
-    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write_usage(ctx.command_path, " ".join(self.collect_usage_pieces(ctx)), "usage: ")
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write(f"\n{self.epilog}\n")
-
-
-class _Group(_Help, click.Group):
-    command_class: type[click.Command] | None = _Help
-
-
-_all = _Group("postfacta", epilog="")
-_admin, _user, _token = (
-    _Group(name, short_help=COMMANDS[name], epilog=EXAMPLES[name]) for name in ("admin", "user", "token")
-)
+_all = click.Group("postfacta")
+_admin, _user, _token = (click.Group(name, short_help=COMMANDS[name]) for name in ("admin", "user", "token"))
 for _group in (_admin, _user, _token):
     _all.add_command(_group)
 
@@ -105,8 +87,7 @@ def _command(
     name: str, summary: str = "", *, of: click.Group = _all
 ) -> Callable[[Callable[..., object]], click.Command]:
     summary = summary or COMMANDS[name]
-    epilog = EXAMPLES[name if of is _all else str(of.name)]
-    return of.command(name, help=f"{summary[0].upper()}{summary[1:]}.", short_help=summary, epilog=epilog)
+    return of.command(name, help=f"{summary[0].upper()}{summary[1:]}.", short_help=summary)
 
 
 def _address(function: F) -> F:
@@ -117,15 +98,25 @@ def _address(function: F) -> F:
     return host(port(function))
 
 
-_from_stdin = click.option("--password-stdin", is_flag=True, help="read the password from standard input")
+def _read_line(_: click.Context, __: click.Parameter, is_wanted: bool) -> str | None:  # noqa: FBT001 - click's
+    return sys.stdin.readline().rstrip("\r\n") if is_wanted else None
+
+
+_from_stdin = click.option(
+    "--password-stdin",
+    "given",
+    is_flag=True,
+    callback=_read_line,
+    help="read the password from standard input",
+)
 _person = click.argument("person")
 
 
-def _run(settings: Settings, work: Callable[[Database], Awaitable[T]], **others: Any) -> T:
+def _run(dsn: SecretStr, work: Callable[[Database], Awaitable[T]], **others: Any) -> T:
     """Do it with a migrated database; `others` are those of `reach`."""
 
     async def run() -> T:
-        async with reach(settings, **others) as database:
+        async with reach(dsn, **others) as database:
             if await revision(database) is None:
                 raise CommandFailedError("the database is not migrated: run `postfacta migrate` first")
             return await work(database)
@@ -140,19 +131,19 @@ def _transact(settings: Settings, work: Callable[[Unit], Awaitable[T]]) -> T:
         async with database.transaction() as connection:
             return await work(Unit(connection, _OPERATOR, None))
 
-    return _run(settings, run)
+    return _run(settings.database_dsn, run)
 
 
-def _says(function: Callable[Concatenate[Unit, P], Awaitable[Iterable[str]]]) -> Callable[P, None]:
-    """Make a command of a function that works in one transaction; print its lines once it is committed."""
+def _says(function: Callable[Concatenate[Unit, P], Awaitable[Told]]) -> Callable[P, None]:
+    """Make a command of a function that works in one transaction; it speaks once that is committed."""
 
     @wraps(function)
     def run(*args: P.args, **given: P.kwargs) -> None:
-        async def work(unit: Unit) -> Iterable[str]:
-            return await function(unit, *args, **given)
-
-        for line in _transact(load_settings(), work):
+        lines, said = _transact(load_settings(), lambda unit: function(unit, *args, **given))
+        for line in lines:
             click.echo(line)
+        if said:
+            click.echo(said, err=True)
 
     return run
 
@@ -161,15 +152,10 @@ def _line(*parts: object) -> str:
     return "\t".join(f"{it:%Y-%m-%d %H:%M}Z" if isinstance(it, datetime) else str(it) for it in parts)
 
 
-# The service
-
-
 @_command("serve")
-@click.option("--dev", is_flag=True, help="development mode: ENVIRONMENT=local and debug logs")
 @_address
-def _serve(host: str | None, port: int | None, *, dev: bool) -> int:
-    more = {"environment": "local", "log_level": "DEBUG"} if dev else {}
-    read = partial(load_settings, None, host=host, port=port, **more)
+def _serve(host: str | None, port: int | None) -> int:
+    read = partial(load_settings, None, host=host, port=port)
     for file in exposed_secrets():
         click.echo(f"postfacta: warning: every user can read {file}; run chmod 600 {file}", err=True)
     return serve(read(), say=click.echo, read=read)
@@ -195,7 +181,7 @@ def _demo(host: str | None, port: int | None) -> int:
 @_command("verify")
 @click.option("--metrics-file", type=Path, help="write metrics there, for node_exporter's textfile collector")
 def _verify(metrics_file: Path | None) -> int:
-    result = _run(load_settings(), verify)
+    result = _run(load_settings().database_dsn, verify)
     if metrics_file:
         write_metrics(result, metrics_file, now=WALL())
     for found in result["fault"]:
@@ -221,7 +207,7 @@ def _rebuild(incidents: Sequence[str], *, verify: bool) -> int:
 
     found: Sequence[Compared] = ()
     if named or not numbers:
-        found = _run(settings, work, dsn=settings.database_owner_dsn, options=options)
+        found = _run(settings.database_owner_dsn or settings.database_dsn, work, options=options)
     for it in found:
         said = [f"{count} {fault}" for fault, count in it.faults.items()]
         if said := said if it.is_built else [*said, "not as the rules build it"]:
@@ -277,15 +263,12 @@ def _smoke(
     return anyio.run(Smoke(token=own, metrics_token=metrics, traffic_key=key, **others).run, click.echo)
 
 
-# People
-
-
 @_command("create", "create an administrator", of=_admin)
 @click.option("--email", required=True, help="the address to sign in with")
 @click.option("--name", required=True, help="display name")
 @_from_stdin
 @click.option("--sub", type=UUID, help="in auth mode supabase: the `User UID` of the account there")
-def _create_admin(*, email: str, name: str, password_stdin: bool, sub: UUID | None) -> None:
+def _create_admin(*, email: str, name: str, given: str | None, sub: UUID | None) -> None:
     settings = load_settings()
     sent = {"email": email, "display_name": name, "role": Role.ADMIN}
     if (settings.auth_mode is AuthMode.SUPABASE) != (sub is not None):
@@ -293,24 +276,23 @@ def _create_admin(*, email: str, name: str, password_stdin: bool, sub: UUID | No
             "--sub is required with POSTFACTA_AUTH_MODE=supabase, and only allowed there"
         )
     if sub is None:
-        new = parse(model.NewUser, sent | {"password": _password(from_stdin=password_stdin)})
+        new = parse(model.NewUser, sent | {"password": _typed() if given is None else given})
         hashed = anyio.run(Passwords().hash, new.password)
         who = _transact(settings, partial(postgres.add_user, new=new, password_hash=hashed)).email
     else:
-        who = _transact(settings, partial(_adopt, settings=settings, sub=sub, sent=sent))
+        external = postgres.external_name(settings.issuer, sub)
+        who = _transact(settings, partial(_adopt, external, parse(model.Newcomer, sent)))
     click.echo(f"{who} is now an administrator and can sign in at /signin")
 
 
-async def _adopt(unit: Unit, *, settings: Settings, sub: UUID, sent: Mapping[str, object]) -> str:
-    new, name = parse(model.Newcomer, sent), postgres.external_name(settings.issuer, sub)
-    if not await postgres.meet(unit, name, new) and (user := await postgres.external(unit, name)) is not None:
+async def _adopt(external: str, new: model.Newcomer, unit: Unit) -> str:
+    await postgres.meet(unit, external, new)
+    if (user := await postgres.external(unit, external)) and user.role is not Role.ADMIN:
         await postgres.change_user(unit, user.id, model.UserChange(role=Role.ADMIN), now=_now())
     return new.email
 
 
-def _password(*, from_stdin: bool) -> str:
-    if from_stdin:
-        return sys.stdin.readline().rstrip("\r\n")
+def _typed() -> str:
     if not sys.stdin.isatty():
         raise CommandFailedError("no terminal to read the password from: use --password-stdin")
     password: str = click.prompt("Password", hide_input=True, confirmation_prompt="Again", err=True)
@@ -326,51 +308,9 @@ async def _found(unit: Unit, person: str) -> model.Account:
 
 @_command("list", "list people", of=_user)
 @_says
-async def _list_users(unit: Unit) -> Iterable[str]:
+async def _list_users(unit: Unit) -> Told:
     people = await postgres.users(unit, None, _MOST_LISTED)
-    return [_line(it.id, it.email, it.role, "disabled" if it.disabled_at else "active") for it in people]
-
-
-@_command("reset-password", "set a new password and end all sessions", of=_user)
-@_person
-@_from_stdin
-def _reset_password(person: str, *, password_stdin: bool) -> None:
-    settings = load_settings()
-    given = _password(from_stdin=True) if password_stdin else new_password()
-
-    async def work(unit: Unit) -> str:
-        account = await _found(unit, person)
-        if account.password_hash is None:
-            raise CommandFailedError("this account's password is managed elsewhere")
-        sent = parse(model.PasswordChange, {"current_password": "", "password": given})
-        hashed = await Passwords().hash(sent.password)
-        await postgres.reset_password(unit, account, hashed=hashed, now=_now())
-        return account.email
-
-    email = _transact(settings, work)
-    if not password_stdin:
-        click.echo(given)
-    click.echo(f"The password of {email} was reset. All sessions have ended.", err=True)
-
-
-@_command("sessions", "list a person's sessions", of=_user)
-@_person
-@_says
-async def _list_sessions(unit: Unit, person: str) -> Iterable[str]:
-    sessions = await postgres.sessions(unit, (await _found(unit, person)).id, this=b"", now=_now())
-    return [
-        _line(it.id, it.kind, it.created_at, it.last_used_at or "never", it.expires_at) for it in sessions
-    ]
-
-
-@_command("sign-out", "end a person's sessions, or one of them", of=_user)
-@_person
-@click.option("--session", type=UUID, help="the session's id (default: all sessions)")
-@_says
-async def _sign_out(unit: Unit, person: str, *, session: UUID | None) -> Iterable[str]:
-    user = await _found(unit, person)
-    ended = await postgres.revoke_sessions(unit, user, _now(), only=session)
-    return [f"sessions ended: {ended}"]
+    return [_line(it.id, it.email, it.role, "disabled" if it.disabled_at else "active") for it in people], ""
 
 
 @_command("add", "add a person; prints their password", of=_user)
@@ -378,87 +318,99 @@ async def _sign_out(unit: Unit, person: str, *, session: UUID | None) -> Iterabl
 @click.option("--name", help="display name (default: the part of the address before the @)")
 @click.option("--role", type=_ROLES, default=Role.VIEWER.value, help="their role (viewer)")
 @_from_stdin
-def _add_user(*, email: str, name: str | None, role: str, password_stdin: bool) -> None:
-    settings = load_settings()
-    if settings.auth_mode is AuthMode.SUPABASE:
+@_says
+async def _add_user(unit: Unit, *, email: str, name: str | None, role: str, given: str | None) -> Told:
+    if load_settings().auth_mode is AuthMode.SUPABASE:
         raise CommandFailedError(
             "add people in the Supabase project; they appear here when they first sign in"
         )
-    given = _password(from_stdin=True) if password_stdin else new_password()
-    new = parse(model.NewUser, {"email": email, "display_name": name, "role": role, "password": given})
-    hashed = anyio.run(Passwords().hash, new.password)
-    added = _transact(settings, partial(postgres.add_user, new=new, password_hash=hashed)).email
-    if not password_stdin:
-        click.echo(given)
-    click.echo(f"{added} can sign in at /signin.", err=True)
+    password = new_password() if given is None else given
+    new = parse(model.NewUser, {"email": email, "display_name": name, "role": role, "password": password})
+    hashed = await Passwords().hash(new.password)
+    added = await postgres.add_user(unit, new, password_hash=hashed)
+    return [password] if given is None else [], f"{added.email} can sign in at /signin."
 
 
-async def _change(unit: Unit, person: str, **wish: object) -> Iterable[str]:
+@_command("reset-password", "set a new password and end all sessions", of=_user)
+@_person
+@_from_stdin
+@_says
+async def _reset_password(unit: Unit, person: str, *, given: str | None) -> Told:
+    account = await _found(unit, person)
+    if account.password_hash is None:
+        raise CommandFailedError("this account's password is managed elsewhere")
+    password = new_password() if given is None else given
+    sent = parse(model.PasswordChange, {"current_password": "", "password": password})
+    hashed = await Passwords().hash(sent.password)
+    await postgres.reset_password(unit, account, hashed=hashed, now=_now())
+    said = f"The password of {account.email} was reset. All sessions have ended."
+    return [password] if given is None else [], said
+
+
+@_command("sessions", "list a person's sessions", of=_user)
+@_person
+@_says
+async def _list_sessions(unit: Unit, person: str) -> Told:
+    sessions = await postgres.sessions(unit, (await _found(unit, person)).id, this=b"", now=_now())
+    return [
+        _line(it.id, it.kind, it.created_at, it.last_used_at or "never", it.expires_at) for it in sessions
+    ], ""
+
+
+@_command("sign-out", "end a person's sessions, or one of them", of=_user)
+@_person
+@click.option("--session", type=UUID, help="the session's id (default: all sessions)")
+@_says
+async def _sign_out(unit: Unit, person: str, *, session: UUID | None) -> Told:
+    user = await _found(unit, person)
+    return [f"sessions ended: {await postgres.revoke_sessions(unit, user, _now(), only=session)}"], ""
+
+
+async def _change(unit: Unit, /, person: str, **wish: object) -> Told:
     change = model.UserChange.model_validate(wish)
     changed = await postgres.change_user(unit, (await _found(unit, person)).id, change, now=_now())
-    return [f"{changed.email} is {'disabled' if changed.disabled_at else f'enabled, as {changed.role}'}"]
+    return [f"{changed.email} is {'disabled' if changed.disabled_at else f'enabled, as {changed.role}'}"], ""
 
 
-@_command("role", "change a person's role", of=_user)
-@_person
-@click.argument("role", type=_ROLES)
-@_says
-async def _set_role(unit: Unit, person: str, *, role: str) -> Iterable[str]:
-    return await _change(unit, person, role=role)
-
-
-@_command("disable", "disable an account and end all sessions", of=_user)
-@_person
-@_says
-async def _disable(unit: Unit, person: str) -> Iterable[str]:
-    return await _change(unit, person, disabled=True)
-
-
-@_command("enable", "enable a disabled account", of=_user)
-@_person
-@_says
-async def _enable(unit: Unit, person: str) -> Iterable[str]:
-    return await _change(unit, person, disabled=False)
-
-
-# Tokens
+_command("role", "change a person's role", of=_user)(
+    _person(click.argument("role", type=_ROLES)(_says(_change)))
+)
+_command("disable", "disable an account and end all sessions", of=_user)(
+    _person(_says(partial(_change, disabled=True)))
+)
+_command("enable", "enable a disabled account", of=_user)(_person(_says(partial(_change, disabled=False))))
 
 
 @_command("create", "create an API token for a machine", of=_token)
 @click.option("--name", required=True, help="a name for it")
-@click.option(
-    "--scope",
-    "scopes",
-    required=True,
-    multiple=True,
-    type=click.Choice([scope.value for scope in model.Scope]),
-    help="may be repeated",
-)
+@click.option("--scope", "scopes", required=True, multiple=True, type=_SCOPES, help="may be repeated")
 @click.option("--source", help="the source of its signals (required for signals:write)")
 @click.option("--days", type=click.IntRange(1, 3650), default=365, help="days until it expires (365)")
-def _create_token(*, name: str, scopes: Sequence[str], source: str | None, days: int) -> None:
-    settings, now = load_settings(), _now()
+@_says
+async def _create_token(
+    unit: Unit, *, name: str, scopes: Sequence[str], source: str | None, days: int
+) -> Told:
+    now = _now()
     new = parse(model.NewToken, {"name": name, "scopes": scopes, "source": source})
     minted = mint(model.Kind.API, _OPERATOR, now, expires_at=now + timedelta(days=days))
-    _transact(settings, partial(postgres.add_token, new=new, minted=minted))
-    click.echo(minted.secret)
-    click.echo(f"Store it now: it is not shown again. It expires in {days} days.", err=True)
+    await postgres.add_token(unit, new, minted)
+    return [minted.secret], f"Store it now: it is not shown again. It expires in {days} days."
 
 
 @_command("list", "list API tokens", of=_token)
 @_says
-async def _list_tokens(unit: Unit) -> Iterable[str]:
+async def _list_tokens(unit: Unit) -> Told:
     return [
         _line(it.id, it.name, ",".join(it.scopes), it.last_used_at or "never", it.expires_at)
         for it in await postgres.tokens(unit, None, _MOST_LISTED)
         if it.revoked_at is None
-    ]
+    ], ""
 
 
 @_command("revoke", "revoke an API token", of=_token)
 @click.argument("token", metavar="ID", type=UUID)
 @_says
-async def _revoke_token(unit: Unit, token: UUID) -> Iterable[str]:
+async def _revoke_token(unit: Unit, token: UUID) -> Told:
     if not await postgres.revoke_token(unit, token, _now()):
         raise CommandFailedError("no such token, or it is already revoked")
-    return ["the token is revoked"]
+    return ["the token is revoked"], ""

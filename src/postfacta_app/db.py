@@ -13,29 +13,36 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from secrets import randbits
 from time import time_ns
 from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import anyio
 import asyncpg
 from anyio.lowlevel import checkpoint
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from starlette.requests import Request
 from starlette.responses import Response
 
 from postfacta_core.context import current_request
 from postfacta_core.errors import ResilienceError
-from postfacta_core.events import Observer, TaskCrashed
+from postfacta_core.events import ConnectionOpened, Event, Observer, TaskCrashed
 from postfacta_core.limits._address import client_address
-from postfacta_postgres import Connection, Database, KeyInUseError, KeyReusedError, StoredAnswer, write_once
+from postfacta_postgres import (
+    Connection,
+    Database,
+    KeyInUseError,
+    KeyReusedError,
+    PoolOptions,
+    StoredAnswer,
+    write_once,
+)
 
-from .errors import IdempotencyInProgressError, IdempotencyMismatchError, NotFoundError
+from .errors import CommandFailedError, IdempotencyInProgressError, IdempotencyMismatchError, NotFoundError
 from .principal import Principal
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 Address = IPv4Address | IPv6Address
-Fetch = Callable[..., Awaitable[Sequence[Any]]]
-"""Runs a query: through the database, or through a unit, which sees its own writes and locks."""
 
 # Internal incidents are visible to all, private ones to admins and members; a token is neither.
 VISIBLE = "(i.visibility = 'internal' or $1::boolean or coalesce($2::uuid = any (i.members), false))"
@@ -57,14 +64,14 @@ _AUDIT = """
 insert into audit_log (actor, action, object, incident_id, detail, request_id, client)
 values ($1, $2, $3, $4, $5::text::jsonb, $6, $7)"""
 _HIDDEN = f"select from incidents i where i.id = any ($3::uuid[]) and not {VISIBLE} limit 1"
+_WAIT, _FEW = 5.0, PoolOptions(max_size=2)  # Seconds and connections of a command.
 _ABOUT = "Postfacta-About"  # Stored with the headers of a response.
 
 
 def new_id() -> UUID:
-    """Return a UUID of version 7, for rows that come in batches.
+    """Return a UUID of version 7, for rows in batches: it grows with time, so a batch touches few pages.
 
-    It grows with time, so that a batch touches a few pages of an index. Random ones touch a page each, and after a
-    checkpoint PostgreSQL writes each whole to its log: that cost half of the throughput of ingest.
+    Random ones touch a page each, logged whole after a checkpoint: that cost half of ingest's throughput.
     """
     high = time_ns() // 1_000_000 << 16 | 7 << 12 | randbits(12)
     return UUID(int=high << 64 | 2 << 62 | randbits(62))
@@ -94,8 +101,7 @@ class Answer:
 class Unit:
     """The work of one request, inside one transaction.
 
-    `counts` are metrics to count once it is committed, with their labels; `about` are the incidents that it has locked or
-    written to, which its response may show.
+    `counts` are metrics to count after the commit; `about` are incidents that it locked or wrote to.
     """
 
     def __init__(self, connection: Connection, principal: Principal, client: Address | None) -> None:
@@ -109,10 +115,7 @@ class Unit:
         self.execute = connection.execute
 
     async def stamp(self, incident_id: UUID) -> datetime:
-        """Return the next instant of an incident's timeline; its row stays locked until the end.
-
-        Instants of one incident increase strictly, even when the database's clock steps back.
-        """
+        """Return the next instant of an incident's timeline; its row stays locked until the end."""
         row = await self.fetchrow(_STAMP, incident_id, operation="stamp")
         if row is None:
             raise LookupError(incident_id)
@@ -143,11 +146,10 @@ class Reader:
     def __init__(self, database: Database, principal: Principal) -> None:
         self.database = database
         self.principal = principal
-        self.fetch: Fetch = partial(database.fetch, repeatable=True)
+        self.fetch: Callable[..., Awaitable[Sequence[Any]]] = partial(database.fetch, repeatable=True)
 
 
-Query = Reader | Unit
-"""What a query runs through; a unit sees its own writes and locks."""
+Query = Reader | Unit  # What a query runs through; a unit sees its own writes and locks.
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +214,7 @@ class Where:
         return " and ".join(self._conditions) or "true"
 
 
-Work = Callable[[Unit], Awaitable[Answer | None]]
-"""Returns the response; None for 204."""
+Work = Callable[[Unit], Awaitable[Answer | None]]  # Returns the response; None for 204.
 
 
 class Transactions:
@@ -229,11 +230,10 @@ class Transactions:
     async def write(
         self, request: Request, principal: Principal, work: Work, *, key: str | None = None
     ) -> Response:
-        """Run the work in one transaction; respond only after the commit.
+        """Run the work in one transaction, perhaps again after a deadlock; respond only after the commit.
 
-        It may run again after a deadlock, so it must change nothing but the database. With an
-        Idempotency-Key, the response to a request of the same method, path and body is replayed; raise if the key was
-        used for another, if the first is still under way, or if it is about an incident hidden from the caller since.
+        With an Idempotency-Key, the response to the same method, path and body is replayed; raise if
+        the key had another request, the first is under way, or it is about an incident hidden since.
         """
         fingerprint = b"" if key is None else await _fingerprint(request)
 
@@ -328,3 +328,27 @@ async def repeating(
         group.start_soon(keep_working)
         yield
         group.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def reach(dsn: SecretStr, options: PoolOptions = _FEW) -> AsyncGenerator[Database]:
+    """Connect for a command; `CommandFailedError` says where and why not."""
+    address, reason = dsn.get_secret_value(), "no response"
+
+    def listen(event: Event, /) -> None:
+        nonlocal reason
+        if isinstance(event, ConnectionOpened) and event.error_type:
+            reason = event.error_type
+
+    async with Database(address, options=options, observer=listen) as database:
+        with anyio.move_on_after(_WAIT):
+            await database.wait_connected()
+        if not database.is_connected:
+            where = urlsplit(address).netloc.rpartition("@")[2]
+            raise CommandFailedError(
+                f"no database at {where} ({reason}); check that it is running, and POSTFACTA_DATABASE_DSN"
+            )
+        try:
+            yield database
+        except SCHEMA_ERRORS as error:
+            raise CommandFailedError(f"{error}: run `postfacta doctor` for advice") from error

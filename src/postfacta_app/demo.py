@@ -1,7 +1,4 @@
-"""Run everything on this machine: an embedded PostgreSQL, the schema, sample incidents, and the server.
-
-The samples are recorded through the use cases of the API.
-"""
+"""Run everything on this machine: an embedded PostgreSQL, the schema, sample incidents, and the server."""
 
 from __future__ import annotations
 
@@ -21,10 +18,10 @@ from pydantic import SecretStr
 
 from postfacta_core.clock import WALL
 from postfacta_embedded import EmbeddedPostgres
-from postfacta_postgres import Connection, Database
+from postfacta_postgres import Connection
 
 from . import actions, links, migrations
-from .db import Unit
+from .db import Unit, reach
 from .identity.local import Passwords
 from .identity.model import NewUser
 from .identity.postgres import add_user
@@ -48,12 +45,9 @@ do $$ begin if not exists (select from pg_roles where rolname = 'postfacta_demo'
 
 Say = Callable[[str], None]
 
-SEEDER: Final = Principal(actor="demo", name="demo", role=Role.ADMIN)
-"""The actor that records the samples."""
-
+SEEDER: Final = Principal(actor="demo", name="demo", role=Role.ADMIN)  # records the samples
 # An instant in minutes from the declaration, or a date in days from today.
-_MOMENT: Final = re.compile(r'"T([+-]\d+(?:\.\d+)?)"')
-_DAY: Final = re.compile(r'"D([+-]\d+)"')
+_RELATIVE: Final = re.compile(r'"([TD])([+-]\d+(?:\.\d+)?)"')
 
 
 def run(settings: Settings, *, say: Say) -> int:
@@ -73,21 +67,23 @@ def run(settings: Settings, *, say: Say) -> int:
 
 
 async def _prepare(server: EmbeddedPostgres, folder: Path, say: Say) -> tuple[str, str]:
-    async with Database(server.dsn(), name="setup") as database:
-        await database.wait_connected()
+    async with reach(SecretStr(server.dsn())) as database:
         if not await database.fetchval("select exists (select from pg_database where datname = 'postfacta')"):
             await database.execute("create database postfacta")
     owner = server.dsn("postfacta")
     await migrations.migrate(owner, progress=say)
     password = _secret(folder / "admin-password")
     role_password = _secret(folder / "service-password")
-    async with Database(owner, name="setup") as database:
-        await database.wait_connected()
+    async with reach(SecretStr(owner)) as database:
         await database.execute(_ROLE)
         await database.execute(f"alter role postfacta_demo password '{role_password}'")
         if not await database.fetchval("select exists (select from users)"):
             say("recording the sample incidents")
-            await _seed(database, password)
+            person = NewUser(email=EMAIL, password=password, display_name="Demo admin", role=Role.ADMIN)
+            password_hash = await Passwords().hash(password)
+            async with database.transaction() as connection:
+                await add_user(Unit(connection, SEEDER, None), person, password_hash=password_hash)
+                await record(connection, now=datetime.fromtimestamp(WALL(), UTC))
     parts = urlsplit(owner)
     return password, f"postgresql://postfacta_demo:{role_password}@{parts.hostname}:{parts.port}/postfacta"
 
@@ -97,19 +93,6 @@ def _secret(file: Path) -> str:
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as made:
             made.write(secrets.token_urlsafe(12))
     return file.read_text()
-
-
-async def _seed(database: Database, password: str) -> None:
-    now = datetime.fromtimestamp(WALL(), UTC)
-    person = NewUser(email=EMAIL, password=password, display_name="Demo admin", role=Role.ADMIN)
-    password_hash = await Passwords().hash(password)
-    async with database.transaction() as connection:
-        unit = Unit(connection, SEEDER, None)
-        await add_user(unit, person, password_hash=password_hash)
-        await record(connection, now=now)
-
-
-# The samples
 
 
 async def record(connection: Connection, *, now: datetime) -> None:
@@ -165,11 +148,10 @@ def _read(written: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     """Replace relative times: `T-2.5` is two and a half minutes before the declaration."""
     began = now.replace(second=0, microsecond=0) - timedelta(hours=written["hours_ago"])
 
-    def moment(found: re.Match[str]) -> str:
-        return f'"{format_time(min(began + timedelta(minutes=float(found[1])), now))}"'
+    def absolute(found: re.Match[str]) -> str:
+        if found[1] == "D":
+            return f'"{now.date() + timedelta(days=int(found[2]))}"'
+        return f'"{format_time(min(began + timedelta(minutes=float(found[2])), now))}"'
 
-    def day(found: re.Match[str]) -> str:
-        return f'"{now.date() + timedelta(days=int(found[1]))}"'
-
-    sample: dict[str, Any] = json.loads(_DAY.sub(day, _MOMENT.sub(moment, json.dumps(written))))
+    sample: dict[str, Any] = json.loads(_RELATIVE.sub(absolute, json.dumps(written)))
     return sample

@@ -16,13 +16,12 @@ from postfacta_core.errors import ResilienceError
 from postfacta_core.guards.timeout import Timeout
 from postfacta_postgres import Database
 
-from .connections import HEADER_TIMEOUT
-from .errors import AppError
-from .flags import FlagsError, read_flags
+from .db import reach
+from .errors import AppError, CommandFailedError
+from .flags import read_flags
 from .migrations import HEAD, revision, role_rights
-from .reach import NoDatabaseError, reach
-from .server import BACKLOG, PortInUseError, check_port, graceful_timeout
-from .settings import AuthMode, Settings, exposed_secrets
+from .server import BACKLOG, HEADER_TIMEOUT, check_port, graceful_timeout
+from .settings import AuthMode, Settings, SettingsError, exposed_secrets
 
 _OK = 200
 _SKEW = (1.0, 30.0)  # Above the first, timestamps look odd; above the second, they are wrong.
@@ -48,9 +47,7 @@ def run(settings: Settings, *, say: Callable[[str], None]) -> int:
     """Run all checks and print a line for each; return 1 if any fails."""
     findings = [
         *_look_at_settings(settings),
-        _look_at_port(settings),
-        _look_at_files(settings),
-        *_look_at_server(settings),
+        *_look_at_process(settings),
         *anyio.run(_look_at_project, settings),
         *anyio.run(_look_at_database, settings),
     ]
@@ -66,9 +63,6 @@ def report(findings: Iterable[Finding], say: Callable[[str], None]) -> int:
             say(f"{'':<17} -> {it.advice}")
         code |= it.verdict == "fail"
     return code
-
-
-# This machine
 
 
 def _look_at_settings(settings: Settings) -> Iterator[Finding]:
@@ -94,39 +88,32 @@ def _look_at_settings(settings: Settings) -> Iterator[Finding]:
 def _look_at_flags(file: Path) -> Finding:
     try:
         states = read_flags(file)
-    except FlagsError as error:
+    except SettingsError as error:
         return Finding("flags", "fail", str(error), "correct the file; until then the former flags hold")
     if off := [f"{name} ({state.reason or 'no reason'})" for name, state in states.items() if not state.on]:
         return Finding("flags", "warn", f"off: {', '.join(off)}", "turn each on again when it can be")
     return Finding("flags", "ok", f"all on: {', '.join(states)}")
 
 
-def _look_at_port(settings: Settings) -> Finding:
+def _look_at_process(settings: Settings) -> Iterator[Finding]:
     try:
         check_port(settings.host, settings.port)
-    except PortInUseError as error:
-        return Finding("port", "warn", str(error), "ignore this if PostFacta itself listens there")
-    return Finding("port", "ok", f"{settings.port} of {settings.host} is free")
-
-
-def _look_at_files(settings: Settings) -> Finding:
+        yield Finding("port", "ok", f"{settings.port} of {settings.host} is free")
+    except CommandFailedError as error:
+        yield Finding("port", "warn", str(error), "ignore this if PostFacta itself listens there")
     _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)  # `postfacta serve` raises its soft limit itself.
     needed = BACKLOG + settings.pool_max_size + _OTHER_FILES
     if allowed == resource.RLIM_INFINITY or allowed >= needed:
-        return Finding("files", "ok", f"room for {BACKLOG} connections")
-    advice = f"ulimit -n {4 * BACKLOG}, or LimitNOFILE={4 * BACKLOG} in the systemd unit"
-    return Finding("files", "warn", f"the limit is {allowed}; {BACKLOG} connections need {needed}", advice)
-
-
-def _look_at_server(settings: Settings) -> Iterator[Finding]:
+        yield Finding("files", "ok", f"room for {BACKLOG} connections")
+    else:
+        advice = f"ulimit -n {4 * BACKLOG}, or LimitNOFILE={4 * BACKLOG} in the systemd unit"
+        text = f"the limit is {allowed}; {BACKLOG} connections need {needed}"
+        yield Finding("files", "warn", text, advice)
     yield Finding("headers", "ok", f"`postfacta serve` waits {HEADER_TIMEOUT:g} s for them, then closes")
     delay = DrainLimits().drain_delay if settings.drain_delay is None else settings.drain_delay
     longest = round(delay + graceful_timeout(settings))
     advice = "set a longer stop timeout in systemd or Kubernetes"
     yield Finding("stop", "ok", f"within {longest} s of SIGTERM", advice)
-
-
-# The Supabase project
 
 
 async def _look_at_project(settings: Settings) -> list[Finding]:
@@ -152,20 +139,15 @@ async def _look_at_project(settings: Settings) -> list[Finding]:
     return [Finding("project", "ok", f"{settings.db_url} is reachable; tokens are verified with {by}")]
 
 
-# The database
-
-
 async def _look_at_database(settings: Settings) -> list[Finding]:
     try:
-        async with reach(settings) as database:
+        async with reach(settings.database_dsn) as database:
             return [
                 Finding("database", "ok", "reachable"),
                 *await _look_at_schema(database, is_local=settings.is_local),
-                await _look_at_durability(database),
-                await _look_at_connections(database, settings.pool_max_size),
-                await _look_at_clock(database),
+                *await _look_at_server(database, settings.pool_max_size),
             ]
-    except (NoDatabaseError, ResilienceError) as error:
+    except (CommandFailedError, ResilienceError) as error:
         return [Finding("database", "fail", str(error), "dependent checks were skipped")]
 
 
@@ -189,26 +171,19 @@ async def _look_at_schema(database: Database, *, is_local: bool) -> list[Finding
     return [schema, Finding("rights", "warn" if is_local else "fail", text, advice)]
 
 
-async def _look_at_durability(database: Database) -> Finding:
-    problems = await database.durability_problems()
-    if not problems:
-        return Finding("durability", "ok", "acknowledged writes survive a crash")
-    advice = "enable them in postgresql.conf; the service is not ready until then"
-    return Finding("durability", "fail", ", ".join(problems), advice)
-
-
-async def _look_at_connections(database: Database, pool: int) -> Finding:
+async def _look_at_server(database: Database, pool: int) -> list[Finding]:
+    if problems := await database.durability_problems():
+        advice = "enable them in postgresql.conf; the service is not ready until then"
+        durable = Finding("durability", "fail", ", ".join(problems), advice)
+    else:
+        durable = Finding("durability", "ok", "acknowledged writes survive a crash")
     allowed = await database.fetchval(_ALLOWED, operation="connections", repeatable=True)
+    verdict = "ok" if pool * 2 <= allowed else "fail" if pool > allowed else "warn"
     text = f"up to {pool} per process; PostgreSQL allows {allowed}"
-    if pool * 2 <= allowed:
-        return Finding("connections", "ok", text)
-    verdict = "fail" if pool > allowed else "warn"
     advice = "lower POSTFACTA_POOL_MAX_SIZE or raise max_connections: two processes run during a restart"
-    return Finding("connections", verdict, text, advice)
-
-
-async def _look_at_clock(database: Database) -> Finding:
+    connections = Finding("connections", verdict, text, "" if verdict == "ok" else advice)
     skew = abs(await database.fetchval(_NOW, operation="clock", repeatable=True) - WALL())
     verdict = "ok" if skew < _SKEW[0] else "warn" if skew < _SKEW[1] else "fail"
     advice = "" if verdict == "ok" else "synchronize both machines with NTP"
-    return Finding("clock", verdict, f"{skew:.1f} s difference from the database", advice)
+    clock = Finding("clock", verdict, f"{skew:.1f} s difference from the database", advice)
+    return [durable, connections, clock]

@@ -24,10 +24,9 @@ class CommandFailedError(Exception):
 
 
 class AppError(Exception):
-    """An error with a documented problem type.
+    """An error with a documented problem type; `extra` are more members of its document, such as `allowed`.
 
-    `detail` says what is wrong and how to fix it, in one sentence: no cause, SQL or path. `extra` are further members of
-    the problem document, such as `allowed`.
+    `detail` says what is wrong and how to fix it, in one sentence: no cause, SQL or path.
     """
 
     slug: str
@@ -112,9 +111,7 @@ class IllegalTransitionError(AppError):
 
 class NotPublishableError(AppError):
     slug, status, title = "not-publishable", 409, "The post-mortem cannot be published yet"
-    about = (
-        "The post-mortem is incomplete; `missing` lists what it needs: a summary, an impact, factors, owners."
-    )
+    about = "The post-mortem lacks what `missing` lists: a summary, an impact, factors or owners."
 
 
 class IdempotencyInProgressError(AppError):

@@ -1,7 +1,6 @@
 """Feature flags: what an operator may turn off by name, without a restart.
 
-They are evaluated every two seconds: by the file of the setting `flags`, or else through OpenFeature, by the provider of
-the domain `postfacta`. A request only looks up the last result.
+The file of the setting `flags`, or else OpenFeature's provider for the domain `postfacta`, is asked at times.
 """
 
 from __future__ import annotations
@@ -28,13 +27,12 @@ from postfacta_postgres import Connection, Database
 from .db import repeating
 from .errors import FeatureOffError
 from .principal import Principal
+from .settings import SettingsError
 from .web.routes import RouteClass, Rule
 
-DOMAIN: Final = "postfacta"
-"""The domain of OpenFeature."""
+DOMAIN: Final = "postfacta"  # of OpenFeature
+INTERVAL: Final = 2.0  # seconds between evaluations
 _LOGGER: Final = logging.getLogger("postfacta_app")
-INTERVAL: Final = 2.0
-"""Seconds between evaluations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +58,6 @@ FLAGS: Final = (
 )
 
 
-# The file
-
-
-class FlagsError(Exception):
-    """The file is no valid file of flags; the text says where."""
-
-
 class State(BaseModel, extra="forbid", frozen=True, strict=True):
     """Whether a feature is on, and why not."""
 
@@ -82,27 +73,21 @@ def read_flags(file: Path) -> dict[str, State]:
     try:
         named = _FILE.validate_json(file.read_bytes())
     except OSError as error:
-        raise FlagsError(f"{file}: {error.strerror}") from None
+        raise SettingsError(f"{file}: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
-        raise FlagsError(f"{file}: {where}: {first['msg']}") from None
+        raise SettingsError(f"{file}: {where}: {first['msg']}") from None
     known = {flag.name for flag in FLAGS}
     if unknown := named.keys() - known:
-        raise FlagsError(
+        raise SettingsError(
             f"{file}: {', '.join(sorted(unknown))}: unknown; known are {', '.join(sorted(known))}"
         )
     return dict.fromkeys(sorted(known), State()) | named
 
 
-# The process
-
-
 class Switches:
-    """What is on, as last evaluated. At first, and if an evaluation fails at first, all is.
-
-    `is_valid` says whether the file could be read the last time.
-    """
+    """What is on, as last evaluated; at first, all is. `is_valid` says whether the file could be read."""
 
     def __init__(
         self, file: Path | None, *, count: Callable[[str, str], object] = lambda _metric, _flag: None
@@ -144,7 +129,7 @@ class Switches:
     def _of_file(self, file: Path) -> Mapping[str, State]:
         try:
             read = read_flags(file)
-        except FlagsError as error:
+        except SettingsError as error:
             if self.is_valid:
                 _LOGGER.error("flags.unreadable", extra={"reason": str(error)})  # noqa: TRY400 - an operator's mistake
             self.is_valid = False

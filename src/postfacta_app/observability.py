@@ -33,8 +33,7 @@ def configure_logging(settings: Settings) -> None:
 def configure_tracing(settings: Settings) -> Callable[[], None]:
     """Export spans by OTLP over HTTP if the settings enable it; return a function that flushes them.
 
-    The SDK reads the endpoint and the sampler from its own `OTEL_*` variables. The queue is bounded: spans that do
-    not fit, or cannot be sent, are dropped and counted; no request waits for them.
+    The SDK reads its own `OTEL_*` variables. Spans that cannot be queued or sent are dropped and counted.
     """
     if settings.traces != "otlp":
         return lambda: None

@@ -19,18 +19,20 @@ JSON = dict[str, Any]
 Schemas = Mapping[tuple[Any, JsonSchemaMode], JSON]
 
 _PARAMETER: Final = re.compile(r"{(\w+)(?::\w+)?}")
+_TEXT: Final[JSON] = {"type": "string"}
+_REF: Final[JSON] = {
+    "type": "string",
+    "pattern": r"^(INC-[1-9][0-9]{0,17}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$",
+    "description": "`INC-12`, or the incident's UUID.",
+}
 _PATTERNS: Final[dict[str, JSON]] = {
-    "ref": {
-        "type": "string",
-        "pattern": r"^(INC-[1-9][0-9]{0,17}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$",
-        "description": "`INC-12`, or the incident's UUID.",
-    },
+    "ref": _REF,
+    "other": _REF,
     **{name: {"type": "string", "format": "uuid"} for name in ("id", "root", "session")},
     "rev": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
     "type": {"enum": ["related", "duplicate_of", "follows"]},
     "slug": {"type": "string", "pattern": "^[a-z][a-z-]{0,62}$"},
 }
-_PATTERNS["other"] = _PATTERNS["ref"]
 _ETAGS: Final = r'^(\*|(W/)?"[!#-~]{0,100}"( ?, ?(W/)?"[!#-~]{0,100}"){0,9})$'
 _HEADERS: Final[dict[str, JSON]] = {
     "If-Match": {"type": "string", "pattern": _ETAGS, "description": "The ETag of the version you change."},
@@ -45,31 +47,26 @@ _HEADERS: Final[dict[str, JSON]] = {
         "description": "Makes a repeat safe: the first response is replayed for 24 hours.",
     },
 }
-_PROBLEM: Final[JSON] = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail", "instance", "request_id"],
-    "properties": {
-        "type": {"type": "string", "description": "`/problems/<slug>`: a page that explains it."},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "instance": {"type": "string"},
-        "request_id": {"type": "string"},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["pointer", "code", "message"],
-                "properties": {key: {"type": "string"} for key in ("pointer", "code", "message")},
-            },
-        },
-    },
+
+
+def _object(**required: JSON) -> JSON:
+    return {"type": "object", "required": [*required], "properties": required}
+
+
+_PROBLEM: Final = _object(
+    type=_TEXT | {"description": "`/problems/<slug>`: a page that explains it."},
+    title=_TEXT,
+    status={"type": "integer"},
+    detail=_TEXT,
+    instance=_TEXT,
+    request_id=_TEXT,
+)
+_PROBLEM["properties"]["errors"] = {
+    "type": "array",
+    "items": _object(pointer=_TEXT, code=_TEXT, message=_TEXT),
 }
-_MESSAGE: Final[JSON] = {
-    "type": "object",
-    "required": ["message", "requestId"],
-    "properties": {key: {"type": "string"} for key in ("message", "requestId", "serviceVersion")},
-}
+_MESSAGE: Final = _object(message=_TEXT, requestId=_TEXT)
+_MESSAGE["properties"]["serviceVersion"] = _TEXT
 # What any route may return besides the problems of its rule: the core's problems, and a crash.
 _ALWAYS: Final = {it.status: it.title for it in (*REFUSALS, *PROBLEMS.values(), problem_of(Exception()))}
 _ANSWER_HEADERS: Final = {401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After"}

@@ -74,8 +74,6 @@ class Principal:
         return any(access in _SCOPES[scope] for scope in self.scopes)
 
 
-NOBODY = Principal(actor="nobody", name="nobody")
-"""Not signed in."""
-
+NOBODY = Principal(actor="nobody", name="nobody")  # not signed in
+# Every caller in auth mode `none`.
 ANONYMOUS = Principal(actor="anonymous", name="anonymous", role=Role.RESPONDER)
-"""Every caller in auth mode `none`."""

@@ -23,9 +23,7 @@ from postfacta_core.telemetry.redaction import redact_text
 
 from .errors import AppError, MalformedError, MethodNotAllowedError, NotFoundError, SchemaMissingError
 
-Html = Callable[[AppError, Scope], Response]
-"""Renders an error as a page."""
-
+Html = Callable[[AppError, Scope], Response]  # Renders an error as a page.
 _SPECIAL: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
 
 
@@ -157,10 +155,7 @@ def _wants_page(scope: Scope) -> bool:
 
 
 def redirect_target(path: str, routes: Iterable[BaseRoute]) -> str | None:
-    """Return the route that a path with a trailing slash means; None if there is none.
-
-    Only our own routes are targets: stripping the slash of any path would make `//host/` lead to `host`.
-    """
+    """Return the route that a path with a trailing slash means, if any: never `host` for `//host/`."""
     target = path[:-1]
     if not path.endswith("/") or not target.startswith("/") or target.startswith("//"):
         return None

@@ -26,19 +26,18 @@ from .web.routes import Admit, RouteClass, Rule
 _PER_SITE: Final = 10  # The networks of one IPv6 /48 count as this many addresses.
 
 
-def route_options(settings: Settings, rules: Iterable[Rule]) -> list[RouteOptions]:
+def route_options(rules: Iterable[Rule]) -> list[RouteOptions]:
     """Return what requests are given before routing.
 
-    A path without parameters has the body limit and priority of its route's class. For others the method decides: a
-    read is `READ`, a write `WRITE`. Probes have no rate limit by address, nor do routes whose callers retry only
-    after 5xx, which `limited` counts.
+    A path without parameters has what its route's class has; for others the method decides. Probes have no
+    rate limit by address, nor do routes whose callers retry only after 5xx, which `limited` counts.
     """
-    read = transfer_limits(settings, RouteClass.READ)
+    read = transfer_limits(RouteClass.READ)
     return [
         *(
             RouteOptions(
                 routes=[f"{rule.method} {rule.path}"],
-                limits=read if rule.method == "GET" else transfer_limits(settings, rule.route_class),
+                limits=read if rule.method == "GET" else transfer_limits(rule.route_class),
                 cancel_on_disconnect=rule.method == "GET",
                 priority=rule.route_class.priority,
                 rate_limits=() if rule.only_5xx or rule.route_class is RouteClass.PROBE else None,
@@ -56,8 +55,8 @@ def route_options(settings: Settings, rules: Iterable[Rule]) -> list[RouteOption
     ]
 
 
-def transfer_limits(settings: Settings, of: RouteClass = RouteClass.WRITE) -> TransferLimits:
-    return TransferLimits(max_header_bytes=settings.max_header_bytes, max_body_bytes=of.body_bytes)
+def transfer_limits(of: RouteClass = RouteClass.WRITE) -> TransferLimits:
+    return TransferLimits(max_body_bytes=of.body_bytes)
 
 
 def address_limits(settings: Settings) -> list[RateLimit]:
@@ -80,8 +79,7 @@ def limited(
 ) -> Admit:
     """Return what authenticates the sender of a request, and counts it against the limits of signed-in callers.
 
-    They hold over all addresses and tokens: reads and searches share one, writes have another. Anonymous callers are
-    limited by address only. Routes that respond with 503 are limited by address here, before authentication.
+    Those hold over all addresses and tokens. Routes that answer 503 are limited by address here, before.
     """
     named: Mapping[str, RateOf]
     named = {"address_retrying": "address", "read": "read", "write": "write", "ingest": "ingest"}

@@ -1,8 +1,4 @@
-"""Reload secrets from their files, so that replacing one needs no restart.
-
-They are reloaded every ten seconds and on SIGHUP, the database's password also for each new connection. If a value is
-missing, unreadable or invalid, the former one stays.
-"""
+"""Reload secrets from their files without a restart; if a new value is unusable, the former stays."""
 
 from __future__ import annotations
 
@@ -28,14 +24,11 @@ from .settings import Settings, SettingsError, secret_files
 
 _LOGGER: Final = logging.getLogger("postfacta_app")
 _SECRETS: Final = (
-    *("database_dsn", "metrics_token", "traffic_key", "jwt_secret"),
-    *("db_key", "rate_store", "prometheus_url"),
-)
+    "database_dsn", "metrics_token", "traffic_key", "jwt_secret", "db_key", "rate_store", "prometheus_url",
+)  # fmt: skip
 # Files that addresses name: they are read for each new connection, to a store once they have changed.
 _TLS: Final = {"database_tls": "database_dsn", "rate_store_tls": "rate_store"}
-AGES: Final = (*_SECRETS, *_TLS)
-"""What `age` knows."""
-_EVERY: Final = 10.0
+AGES: Final = (*_SECRETS, *_TLS)  # what `age` knows
 
 
 class Rotation:
@@ -46,7 +39,7 @@ class Rotation:
         settings: Settings,
         read: Callable[[], Settings] | None = None,
         *,
-        every: float = _EVERY,
+        every: float = 10.0,
         wall: Clock = WALL,
     ) -> None:
         self.current = settings
@@ -74,18 +67,18 @@ class Rotation:
                 self._complain("secrets.unreadable", str(error))
                 return
             old = self.current
-            changed = [name for name in _SECRETS if getattr(found, name) != getattr(old, name)]
-            gone = [name for name in changed if getattr(found, name) is None]
-            changed = [name for name in changed if name not in gone]
+            new = {name: it for name in _SECRETS if (it := getattr(found, name)) != getattr(old, name)}
+            gone = [name for name, it in new.items() if it is None]
+            changed = {name: it for name, it in new.items() if it is not None}
             if _place(found) != _place(old):
-                changed.remove("database_dsn")
+                del changed["database_dsn"]
                 self._complain("secrets.need_restart", "database_dsn: only its password can change")
             elif gone:
                 self._complain("secrets.unreadable", f"{', '.join(gone)}: no longer set")
             else:
                 self._complaint = ""
             if changed:
-                self.current = old.model_copy(update={name: getattr(found, name) for name in changed})
+                self.current = old.model_copy(update=changed)
                 _LOGGER.warning("secrets.changed", extra={"settings": ", ".join(changed)})
 
     def _complain(self, event: str, reason: str) -> None:
@@ -100,10 +93,7 @@ class Rotation:
 
     @asynccontextmanager
     async def watching(self, store: SharedStore | None = None) -> AsyncGenerator[None]:
-        """Reload until the block ends, and on SIGHUP if this is the main thread.
-
-        The store of rate limits is replaced once its address or a file named in it has changed.
-        """
+        """Reload until the block ends, and on SIGHUP; renew the store's connections as their files change."""
         loop, wake, had_terminal = asyncio.get_running_loop(), asyncio.Event(), has_terminal()
 
         def hang_up() -> None:

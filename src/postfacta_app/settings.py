@@ -37,9 +37,7 @@ _BARE = {
     "log_level": "LOG_LEVEL",
     "log_format": "LOG_FORMAT",
 }
-
-
-_SHORTEST_SECRET = 32  # Bytes, the output size of HMAC-SHA-256.
+_SHORTEST_SECRET: Final = 32  # Bytes, the output size of HMAC-SHA-256.
 # From the documentation of Supabase, PostgREST and jwt.io: with one of these, anyone can forge tokens.
 _PUBLISHED: Final = {
     "super-secret-jwt-token-with-at-least-32-characters-long",
@@ -75,52 +73,53 @@ def _level(value: object) -> object:
     return value.upper() if isinstance(value, str) and value.upper() in known else "INFO"
 
 
+def _need(is_sound: Callable[[str], object], value: str, otherwise: str) -> None:
+    try:
+        fault = "" if is_sound(value) else otherwise
+    except Exception:  # noqa: BLE001 - each client has its own errors, which may contain the value
+        fault = otherwise
+    if fault:
+        raise ValueError(fault)
+
+
 def _networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    advice = "is not a valid network: use 10.0.0.0/8, one address, or `unix`; never /0"
     for number, text in enumerate(value, 1):
-        try:
-            is_sound = text == "unix" or ipaddress.ip_network(text).prefixlen > 0
-        except ValueError:
-            is_sound = False
-        if not is_sound:
-            msg = f"entry {number} is not a valid network: use 10.0.0.0/8, one address, or `unix`; never /0"
-            raise ValueError(msg)
+        _need(
+            lambda it: it == "unix" or ipaddress.ip_network(it).prefixlen > 0,
+            text,
+            f"entry {number} {advice}",
+        )
     return value
 
 
 def _rates(value: str) -> str:
-    try:
-        if value:
-            parse_rates(value)
-    except ValueError:
-        msg = "is not a valid rate: use 600/minute, or 10/second;1000/hour; empty for no limit"
-        raise ValueError(msg) from None
+    advice = "is not a valid rate: use 600/minute, or 10/second;1000/hour; empty for no limit"
+    _need(lambda it: not it or parse_rates(it), value, advice)
     return value
+
+
+def _is_store(address: str) -> bool:
+    SharedStore(address)  # This does not connect.
+    return address.startswith("async+valkey")
 
 
 def _store(value: SecretStr) -> SecretStr:
-    address = value.get_secret_value()
-    try:
-        SharedStore(address)  # To validate it; this does not connect.
-        is_sound = address.startswith("async+valkey")
-    except Exception:  # noqa: BLE001 - each client has its own errors, which may contain the address
-        is_sound = False
-    if not is_sound:
-        raise ValueError("is not a valid store: use async+valkey://host:6379 and postfacta[valkey]")
+    advice = "is not a valid store: use async+valkey://host:6379 and postfacta[valkey]"
+    _need(_is_store, value.get_secret_value(), advice)
     return value
+
+
+def _is_project(value: str) -> bool:
+    parts = urlsplit(value)
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+    is_plain = parts.port != 0 and not any(char in value for char in "@?# \t\r\n")
+    return not value or (is_safe and is_plain and bool(parts.hostname))
 
 
 def _project(value: str) -> str:
     value = value.strip().rstrip("/")
-    try:
-        parts = urlsplit(value)
-        is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
-        is_sound = (
-            bool(parts.hostname) and parts.port != 0 and not any(char in value for char in "@?# \t\r\n")
-        )
-    except ValueError:  # Such as a port that is not a number.
-        is_safe = is_sound = False
-    if value and not (is_safe and is_sound):
-        raise ValueError("is not a project URL: use https://<ref>.supabase.co, without a path")
+    _need(_is_project, value, "is not a project URL: use https://<ref>.supabase.co, without a path")
     return value
 
 
@@ -153,99 +152,57 @@ def _checked(check: Callable[[str], str]) -> AfterValidator:
 # An empty secret is a mistake, and must not grant access.
 Secret = Annotated[SecretStr, Field(min_length=1)]
 Dsn = Annotated[Secret, _checked(partial(connecting.check_address, "it"))]
+Listed = Annotated[tuple[str, ...], BeforeValidator(_split)]
 # Longer texts could hold numbers beyond any clock.
 Rates = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100), AfterValidator(_rates)]
 
 
 class Settings(BaseModel, frozen=True, extra="forbid"):
-    """All settings. Durations are in seconds, sizes in bytes.
+    """All settings, each described in docs/reference/settings.md. Durations are in seconds, sizes in bytes.
 
     Each field is read from `POSTFACTA_<NAME>` (the first four from their bare name), from the file named by
     `POSTFACTA_<NAME>_FILE`, or from a file `<NAME>` in lower case in the secrets folder, in this order.
     """
 
-    environment: str = Field("local", description="`local` relaxes cookies and allows auth mode `none`.")
-    app_version: str = Field("", description="Shown in errors outside `local`, in metrics and spans.")
-    log_level: Annotated[str, BeforeValidator(_level)] = Field(
-        "INFO", description="Case-insensitive; unknown values mean INFO."
-    )
-    log_format: str = Field("text", description="`JSON` for one object per line; anything else means text.")
-    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
-    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
-    database_dsn: Dsn = Field(SecretStr("postgresql://127.0.0.1:5432/postfacta"), description="PostgreSQL.")
-    database_owner_dsn: Dsn | None = Field(None, description="For `migrate`; default: `database_dsn`.")
-    pool_max_size: int = Field(10, ge=2, le=500, description="At most this many connections per process.")
-    pool_acquire_timeout: float = Field(1.0, gt=0, le=60, description="Longest wait for a connection.")
-    statement_timeout: float = Field(5.0, gt=0, le=300, description="Longest run of one statement.")
-    drain_delay: float | None = Field(
-        None, ge=0, le=300, description="Seconds to keep serving, unready, after SIGTERM; 5 (0 in `local`)."
-    )
-    drain_timeout: float = Field(20.0, gt=0, le=600, description="Seconds for requests to finish after that.")
-    ready_requires_db: bool = Field(default=True, description="Whether readiness needs the database.")
-    auth_mode: AuthMode = Field(
-        AuthMode.LOCAL, description="`local`, `supabase`, or `none` on a loopback address only."
-    )
-    db_url: Annotated[str, AfterValidator(_project)] = Field(
-        "", description="The Supabase project that signs people in: `https://<ref>.supabase.co`."
-    )
-    db_key: Secret | None = Field(None, description="The project's publishable (or `anon`) key.")
-    jwt_secret: Annotated[Secret, AfterValidator(_jwt_secret)] | None = Field(
-        None, description="The project's own secret, if it signs by HS256; else it publishes its keys."
-    )
-    jwt_issuer: str = Field("", description="`iss` of its tokens, if that is not `<db_url>/auth/v1`.")
-    register_open: bool = Field(default=False, description="Whether anyone may register, as a viewer.")
-    cors_origins: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
-        (), description="Origins, comma separated, that browsers may call from."
-    )
-    cors_credentials: bool = Field(default=False, description="Whether those origins may send cookies.")
-    trusted_proxies: Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_networks)] = Field(
-        (), description="Networks whose `X-Forwarded-For` is trusted, comma separated, or `unix`."
-    )
-    rate_address: Rates | None = Field(None, description="Limit per address (1200/minute; none in `local`).")
-    rate_read: Rates | None = Field(
-        None, description="Read and search limit per signed-in user (600/minute; none in `local`)."
-    )
-    rate_write: Rates | None = Field(
-        None, description="Write limit per signed-in user (120/minute; none in `local`)."
-    )
-    rate_ingest: Rates | None = Field(
-        None, description="Ingest limit per signed-in user or token (600/minute; none in `local`)."
-    )
-    rate_store: Annotated[Secret, AfterValidator(_store)] | None = Field(
-        None, description="Valkey for shared counters of several processes: `async+valkey://host:6379`."
-    )
-    secret_keys: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
-        (), description="Keys, comma separated, whose values in signals are redacted, as for `password`."
-    )
-    alert_service_label: str = Field(
-        "service", min_length=1, description="The label of an alert that names its service."
-    )
-    alert_environment_label: str = Field(
-        "env", min_length=1, description="The label of an alert that names its environment."
-    )
-    shedding: Mode = Field(
-        Mode.ENFORCE, description="Under overload: `enforce` rejects early, `shadow` only counts, or `off`."
-    )
-    traces: str = Field(
-        "none", pattern="^(none|otlp)$", description="`otlp` exports spans, configured by `OTEL_*` variables."
-    )
-    prometheus_url: Annotated[Secret, _checked(check_address)] | None = Field(
-        None,
-        description="Prometheus from which `/reliability` reads the objectives; else it shows this process only.",
-    )
-    metrics_token: Secret | None = Field(
-        None,
-        description="Bearer token for `/metrics`; without it, outside `local`, only this machine may read them.",
-    )
-    traffic_key: Secret | None = Field(None, description="Secret with which `X-Traffic-Class` is trusted.")
-    demo_dir: Path = Field(Path(".postfacta"), description="Where `postfacta demo` keeps its database.")
-    postgres_bin: Path | None = Field(None, description="Folder of `initdb` and `postgres` for the demo.")
-    flags: Path | None = Field(
-        None, description="JSON file of features that are turned off, read again every two seconds."
-    )
-    max_header_bytes: int = Field(
-        32_768, ge=1024, le=1_048_576, description="Longest request header section."
-    )
+    environment: str = "local"  # which relaxes cookies and allows auth mode `none`
+    app_version: str = ""
+    log_level: Annotated[str, BeforeValidator(_level)] = "INFO"
+    log_format: str = "text"  # `JSON` for one object per line; anything else means text
+    host: str = Field("127.0.0.1", min_length=1)
+    port: int = Field(8080, ge=0, le=65535)  # 0 picks a free one
+    database_dsn: Dsn = SecretStr("postgresql://127.0.0.1:5432/postfacta")
+    database_owner_dsn: Dsn | None = None  # for `migrate`
+    pool_max_size: int = Field(10, ge=2, le=500)  # connections of each process
+    pool_acquire_timeout: float = Field(1.0, gt=0, le=60)
+    statement_timeout: float = Field(5.0, gt=0, le=300)
+    drain_delay: float | None = Field(None, ge=0, le=300)  # to keep serving, unready; 5, or 0 in `local`
+    drain_timeout: float = Field(20.0, gt=0, le=600)  # for requests to finish after that
+    ready_requires_db: bool = True
+    auth_mode: AuthMode = AuthMode.LOCAL
+    db_url: Annotated[str, AfterValidator(_project)] = ""  # the Supabase project that signs people in
+    db_key: Secret | None = None  # its publishable (or `anon`) key
+    jwt_secret: Annotated[Secret, AfterValidator(_jwt_secret)] | None = None  # if it signs by HS256
+    jwt_issuer: str = ""  # of its tokens, if that is not `<db_url>/auth/v1`
+    register_open: bool = False  # whether anyone may register, as a viewer
+    cors_origins: Listed = ()  # that browsers may call from
+    cors_credentials: bool = False  # whether those may send cookies
+    trusted_proxies: Annotated[Listed, AfterValidator(_networks)] = ()  # networks, or `unix`
+    rate_address: Rates | None = None
+    rate_read: Rates | None = None  # per signed-in user, like those below
+    rate_write: Rates | None = None
+    rate_ingest: Rates | None = None
+    rate_store: Annotated[Secret, AfterValidator(_store)] | None = None  # counters of several processes
+    secret_keys: Listed = ()  # whose values in signals are redacted, beside `password` and the like
+    alert_service_label: str = Field("service", min_length=1)
+    alert_environment_label: str = Field("env", min_length=1)
+    shedding: Mode = Mode.ENFORCE
+    traces: str = Field("none", pattern="^(none|otlp)$")
+    prometheus_url: Annotated[Secret, _checked(check_address)] | None = None
+    metrics_token: Secret | None = None
+    traffic_key: Secret | None = None  # with which `X-Traffic-Class` is trusted
+    demo_dir: Path = Path(".postfacta")
+    postgres_bin: Path | None = None
+    flags: Path | None = None  # features that are turned off
 
     @property
     def is_local(self) -> bool:
@@ -340,9 +297,8 @@ def _file_of(field: str, environ: Mapping[str, str]) -> Path | None:
 
 
 def _refuse_unknown(environ: Mapping[str, str]) -> None:
-    known = {variable(field) for field in Settings.model_fields}
-    # Where fields may be read from.
-    known |= {f"{name}_FILE" for name in known} | {"POSTFACTA_SECRETS_DIR"}
+    names = {variable(field) for field in Settings.model_fields}
+    known = names | {f"{name}_FILE" for name in names} | {"POSTFACTA_SECRETS_DIR"}
     lines: list[str] = []
     for name in sorted(environ):
         if name.startswith(_PREFIX) and name not in known:

@@ -14,9 +14,7 @@ import httpx2
 from .doctor import Finding, report
 from .settings import SettingsError
 
-WITHIN: Final = 30.0
-"""Seconds after which it has failed."""
-
+WITHIN: Final = 30.0  # seconds after which it has failed
 NOT_RUN: Final = 77
 _EACH = 10.0  # seconds for one answer
 _INCIDENTS: Final = "/api/v1/incidents"
@@ -34,10 +32,6 @@ _SERIES: Final = (
     "process_start_time_seconds",
 )
 _BUILD: Final = re.compile(r'^postfacta_build_info\{.*?\bversion="([^"]*)"', re.MULTILINE)
-
-
-class RefusedError(SettingsError):
-    """It may not write there; the text says how to permit it."""
 
 
 class _FoundError(Exception):
@@ -83,8 +77,6 @@ class Smoke:
             found.append(Finding("time", "fail", f"not done within {WITHIN:g} s"))
         return report(found, say) or (NOT_RUN if any(it.verdict == "skip" for it in found) else 0)
 
-    # What anyone may see
-
     async def live(self) -> str:
         await self._ask("GET", "/healthz/live")
         return "/healthz/live answers 200"
@@ -98,7 +90,7 @@ class Smoke:
         self._environment = str(about.get("environment", ""))
         self._runs = str(cast("dict[str, Any]", about.get("codebase", {})).get("version", ""))
         if self.token and self._environment == "production" and self.may_write is None:
-            raise RefusedError(
+            raise SettingsError(
                 f"{self.url} is a production: --write records an exercise there and archives it, --read-only does not"
             )
         return f"environment {self._environment}"
@@ -121,8 +113,6 @@ class Smoke:
         await self._ask("GET", _INCIDENTS, 401)
         return "incidents need a token"
 
-    # What a machine may see
-
     async def metrics(self) -> str:
         own = {"Authorization": f"Bearer {self.metrics_token}"} if self.metrics_token else {}
         answer = await self._ask("GET", "/metrics", *((200,) if own else (200, 401, 403, 404)), **own)
@@ -142,8 +132,6 @@ class Smoke:
     async def identity(self) -> str:
         me = _members(await self._ask("GET", "/api/v1/me", **self._own))
         return f"the token is accepted, as {me.get('name') or me.get('display_name') or me.get('actor')}"
-
-    # A write, and what is left of it
 
     async def write(self) -> str:
         own = self._own

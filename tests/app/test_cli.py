@@ -55,32 +55,10 @@ def test_the_help_lists_each_command_with_what_it_needs_and_begins_with_the_demo
         "doctor check the installation and suggest fixes [app]",
         "slo objectives as code: generate, check, report, budget [slo]",
         'pip install "postfacta[app]"',
-        "Exit codes: 0 success, 1 failure, 2 invalid usage or settings.",
+        "Exit codes: 0 success, 1 failure, 2 invalid usage or settings;",
     ):
         assert line in text
     assert text.index("postfacta demo") < text.index("postfacta migrate")
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("serve",),
-        ("migrate",),
-        ("demo",),
-        ("admin", "create"),
-        ("token", "create"),
-        ("user", "list"),
-        ("rebuild-timeline",),
-        ("doctor",),
-    ],
-    ids=" ".join,
-)
-def test_the_help_of_each_command_says_what_it_needs_and_shows_how_it_is_called(
-    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = help_of(capsys, *words)
-    assert "Needs " in text
-    assert f"\n  postfacta {' '.join(words)}" in text or f"postfacta {words[0]}\n" in text
 
 
 @pytest.mark.parametrize(
@@ -90,7 +68,7 @@ def test_wrong_usage_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as ended:
         main(argv)
     assert ended.value.code == 2
-    assert "usage: postfacta" in capsys.readouterr().err
+    assert "usage: postfacta" in capsys.readouterr().err.lower()
 
 
 def test_a_password_is_never_an_argument(capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,7 +128,7 @@ def test_without_a_database_a_command_says_where_it_looked_and_not_the_password(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = free_port()
-    monkeypatch.setattr("postfacta_app.reach._WAIT", 0.3)
+    monkeypatch.setattr("postfacta_app.db._WAIT", 0.3)
     monkeypatch.setenv(
         "POSTFACTA_DATABASE_DSN", f"postgresql://app:{PASSWORD.replace(' ', '')}@127.0.0.1:{port}/x"
     )

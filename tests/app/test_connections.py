@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from postfacta_app.connections import Room, bounded
+from postfacta_app.server import bounded
 
 GET = b"GET /quick HTTP/1.1\r\nhost: x\r\n\r\n"
 HOLD = b"GET /hold HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -182,7 +182,7 @@ ROOM = """
 import json, resource, sys
 soft, hard = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-from postfacta_app.connections import make_room
+from postfacta_app.server import make_room
 room = make_room(1000, 500, others=20)
 print(json.dumps([*room, resource.getrlimit(resource.RLIMIT_NOFILE)[0]]))
 """
@@ -192,14 +192,14 @@ print(json.dumps([*room, resource.getrlimit(resource.RLIMIT_NOFILE)[0]]))
 @pytest.mark.parametrize(
     ("soft", "hard", "room", "after"),
     [
-        (100, 4096, Room(1000, 500), 3584),
-        (3700, 4096, Room(1000, 500), 3700),
-        (256, 784, Room(350, 70), 784),
-        (128, 128, Room(24, 4), 128),
+        (100, 4096, (1000, 500), 3584),
+        (3700, 4096, (1000, 500), 3700),
+        (256, 784, (350, 70), 784),
+        (128, 128, (24, 4), 128),
     ],
 )
 def test_there_is_room_for_what_may_be_accepted_in_one_turn(
-    soft: int, hard: int, room: Room, after: int
+    soft: int, hard: int, room: tuple[int, int], after: int
 ) -> None:
     done = subprocess.run(  # noqa: S603 - our own code
         [sys.executable, "-c", ROOM, str(soft), str(hard)],
@@ -209,4 +209,4 @@ def test_there_is_room_for_what_may_be_accepted_in_one_turn(
         check=True,
     )
     assert json.loads(done.stdout) == [*room, after]
-    assert room.connections + 5 * room.backlog + 20 <= after
+    assert room[0] + 5 * room[1] + 20 <= after

@@ -331,7 +331,7 @@ def test_a_database_that_is_not_there_fails_without_its_password(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    monkeypatch.setattr("postfacta_app.reach._WAIT", 0.3)
+    monkeypatch.setattr("postfacta_app.db._WAIT", 0.3)
     monkeypatch.setenv("POSTFACTA_DATABASE_DSN", f"postgresql://app:{PASSWORD}@127.0.0.1:{port}/x")
     code, shown, text = doctor(capsys)
     assert code == 1

@@ -17,7 +17,8 @@ from openfeature.provider.no_op_provider import NoOpProvider  # pyright: ignore[
 
 from postfacta_app import flags
 from postfacta_app.app import declared
-from postfacta_app.flags import FLAGS, FlagsError, State, Switches, read_flags
+from postfacta_app.flags import FLAGS, State, Switches, read_flags
+from postfacta_app.settings import SettingsError
 from postfacta_app.web.routes import RouteClass
 from postfacta_core.clock import WALL
 from tests.app.live import NEW, Service, in_process
@@ -105,10 +106,10 @@ def test_a_bad_file_is_refused_with_its_place(tmp_path: Path) -> None:
         for text, message in BAD.items():
             with case(text[:40]):
                 file.write_text(text)
-                with pytest.raises(FlagsError) as refused:
+                with pytest.raises(SettingsError) as refused:
                     read_flags(file)
                 assert message in str(refused.value)
-    with pytest.raises(FlagsError, match="No such file"):
+    with pytest.raises(SettingsError, match="No such file"):
         read_flags(tmp_path / "gone")
 
 

@@ -12,7 +12,7 @@ from tests.app.live import NEW, Service, in_process
 from tests.kit.every import every
 
 KIB = 1024
-HEADERS = 8 * KIB
+HEADERS = 32_768
 START = {
     "title": "DB outage",
     "description": "Primary database unavailable",
@@ -44,7 +44,7 @@ ROUTES = [
 
 @pytest.fixture(scope="module")
 async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
-    async with in_process(shared_app_dsn, max_header_bytes=HEADERS) as running:
+    async with in_process(shared_app_dsn) as running:
         yield running
 
 

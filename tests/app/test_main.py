@@ -80,4 +80,4 @@ def test_each_listed_command_has_its_own_help(capsys: pytest.CaptureFixture[str]
         with pytest.raises(SystemExit) as ended:
             main([name, "--help"])
         assert ended.value.code == 0
-        assert f"usage: postfacta {name} " in capsys.readouterr().out
+        assert f"Usage: postfacta {name} " in capsys.readouterr().out

@@ -10,13 +10,7 @@ from pathlib import Path
 import anyio
 import asyncpg
 import pytest
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from asyncpg.transaction import Transaction
-from sqlalchemy import Connection as SyncConnection
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
 from postfacta_app.migrations import (
     HEAD,
@@ -425,18 +419,12 @@ async def test_an_upgrade_gives_back_what_the_service_lost(app_database_dsn: str
     assert await query(app_database_dsn, usage) == [True]
 
 
-def test_the_revision_the_program_needs_is_the_newest_one() -> None:
-    config = Config()
-    config.set_main_option("script_location", "postfacta_app:migrations")
-    config.set_main_option("path_separator", "os")
-    assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
-
-
 def test_a_file_of_sql_is_read_statement_by_statement(tmp_path: Path) -> None:
-    (tmp_path / "0009_notes.sql").write_text(
+    file = tmp_path / "0009_notes.sql"
+    file.write_text(
         "-- Why it is there.\n-- And more.\ncreate table notes (\n  id int,  -- <types>\n  <columns>)\n\ndrop table notes\n"
     )
-    read = statements(str(tmp_path / "0009_notes.py"), {"columns": "body text"})
+    read = statements(file, {"columns": "body text"})
     assert read == ["create table notes (\n  id int,  -- <types>\n  body text)", "drop table notes"]
 
 
@@ -482,33 +470,6 @@ async def test_a_database_of_a_newer_program_is_left_alone(database_dsn: str) ->
     await query(database_dsn, "update alembic_version set version_num = '9999' returning 1")
     with pytest.raises(MigrationError, match="newer version"):
         await migrate(database_dsn, progress=quiet)
-
-
-async def test_there_is_no_way_down(app_database_dsn: str) -> None:
-    def down(connection: SyncConnection) -> None:
-        config = Config(attributes={"connection": connection, "progress": quiet})
-        config.set_main_option("script_location", "postfacta_app:migrations")
-        config.set_main_option("path_separator", "os")
-        command.downgrade(config, "base")
-
-    engine = create_async_engine(
-        "postgresql+asyncpg://", connect_args={"dsn": app_database_dsn}, poolclass=NullPool
-    )
-    try:
-        with pytest.raises(MigrationError, match="no downgrade"):
-            async with engine.connect() as connection:
-                await connection.run_sync(down)
-    finally:
-        await engine.dispose()
-    assert await revision_of(app_database_dsn) == HEAD
-
-
-def test_alembic_alone_names_the_command_to_use() -> None:
-    config = Config()
-    config.set_main_option("script_location", "postfacta_app:migrations")
-    config.set_main_option("path_separator", "os")
-    with pytest.raises(MigrationError, match="postfacta migrate"):
-        command.upgrade(config, "head")
 
 
 BROKEN = {

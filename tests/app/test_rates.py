@@ -410,7 +410,7 @@ def priority_of(rules: list[Rule], method: str, path: str) -> Priority:
     """Return what a request is given before routing."""
     classes = [
         (each.routes, Rules(priority=Priority.CRITICAL if each.priority is None else each.priority))
-        for each in route_options(load_settings({}), rules)
+        for each in route_options(rules)
     ]
     return RouteTable(classes, Rules()).find(method, path).priority
 

@@ -15,7 +15,8 @@ import pytest
 
 from postfacta_app import smoke
 from postfacta_app.cli import main
-from postfacta_app.smoke import RefusedError, Smoke
+from postfacta_app.settings import SettingsError
+from postfacta_app.smoke import Smoke
 from tests.app.live import in_process
 from tests.app.running import LiveService
 
@@ -142,7 +143,7 @@ def test_a_failure_counts_for_more_than_what_was_not_run() -> None:
 
 def test_a_production_is_not_written_to_unless_permitted() -> None:
     fake = Fake("production")
-    with pytest.raises(RefusedError, match="--write"):
+    with pytest.raises(SettingsError, match="--write"):
         look(fake)
     assert look(fake, may_write=False)[0] == 77
     assert {request.method for request in fake.seen} == {"GET"}

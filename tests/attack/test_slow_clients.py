@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from postfacta_app.connections import HEADER_TIMEOUT
+from postfacta_app.server import HEADER_TIMEOUT
 from tests.kit.ports import free_port
 from tests.servers.serving import BIND, wait_for
 

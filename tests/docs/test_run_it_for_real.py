@@ -152,7 +152,7 @@ def doctor(
     assert len(rows) == len(FAULTS)
     for (what, code, line), fault in zip(rows, FAULTS, strict=True):
         with monkeypatch.context() as patch:
-            patch.setattr("postfacta_app.reach._WAIT", 5.0 if fault is not away else 0.5)
+            patch.setattr("postfacta_app.db._WAIT", 5.0 if fault is not away else 0.5)
             for one in machine.read("/etc/postfacta/environment").splitlines():
                 patch.setenv(*one.split("=", 1))
             with fault(machine, patch):

@@ -35,9 +35,6 @@ _LONGEST_LIFE: Final = timedelta(days=3650)
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
-# What it works with
-
-
 @dataclass(frozen=True, slots=True)
 class Identity:
     """The part that these routes need; `forget` is called with tokens that lost their rights."""
@@ -92,9 +89,6 @@ Owner = Annotated[model.Account, Fill(_owner)]
 """The person a request is about: the one in its path, else the caller."""
 
 
-# Sign-in
-
-
 @routes.api(
     "POST /login", OPEN, "Exchange e-mail and password for a bearer token",
     status=200, kind=AUTH, problems=("rate-limited", "unauthenticated"),
@@ -132,9 +126,6 @@ async def me(q: Reader) -> model.Me:
     return model.Me(
         actor=who.actor, name=who.name, role=who.role, scopes=sorted(who.scopes), source=who.source
     )
-
-
-# Passwords and sessions
 
 
 @routes.api(
@@ -208,9 +199,6 @@ async def end_sessions(
         raise _missing()
 
 
-# People
-
-
 @routes.api("GET /api/v1/users", ADMIN, "List people")
 async def users(q: Reader, query: Paged) -> model.UserPage:
     rows = await postgres.users(q, query.after("users"), query.limit + 1)
@@ -237,9 +225,6 @@ async def change_user(
     return await postgres.change_user(unit, id, wish, now=desk.now, matches=matches)
 
 
-# Tokens
-
-
 @routes.api("GET /api/v1/tokens", ADMIN, "List API tokens")
 async def tokens(q: Reader, query: Paged) -> model.TokenPage:
     rows = await postgres.tokens(q, query.after("tokens"), query.limit + 1)
@@ -261,9 +246,6 @@ async def revoke_token(unit: Unit, id: UUID, desk: Desk) -> None:
     desk.lose(lambda it: it.id == id)
     if not await postgres.revoke_token(unit, id, desk.now):
         raise _missing()
-
-
-# Audit
 
 
 @routes.api("GET /api/v1/audit", ADMIN, "Read the audit log")

@@ -46,8 +46,7 @@ _SETTLED: Final = 60.0
 class Guard:
     """Authenticates requests by bearer token, API token or session cookie.
 
-    `foreign` verifies bearer tokens that others issue; `attempted` is called with the outcome of each check
-    of a token that is not answered from memory.
+    `foreign` verifies tokens of others; `attempted` gets the outcome of each check not made from memory.
     """
 
     def __init__(
@@ -96,10 +95,7 @@ class Guard:
         if request.scope["path"] in _UNASKED:
             return NOBODY
         header = request.headers.getlist("authorization")
-        try:
-            secret = presented(header, None if header else request.cookies.get(self._cookie))
-        except ValueError as error:
-            raise _invalid(str(error)) from None
+        secret = presented(header, None if header else request.cookies.get(self._cookie))
         kinds = _IN_HEADER if header else _IN_COOKIE
         token = await self._look_up(request, secret, kinds) if secret else None
         request.scope[PRESENTED] = token.secret_sha256 if token else b""
@@ -175,12 +171,12 @@ _SCHEME: Final = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
 
 
 def presented(authorization: Sequence[str], cookie: str | None) -> str | None:
-    """Return the secret that a request presents, if any; raise `ValueError` if it is no Bearer token."""
+    """Return the secret that a request presents, if any; raise if it is no Bearer token."""
     if not authorization:
         return cookie or None
     found = _SCHEME.fullmatch(authorization[0])
     if found is None or len(authorization) > 1:
-        raise ValueError("Authorization must be a single Bearer token")
+        raise _invalid("Authorization must be a single Bearer token")
     return found[1]
 
 
@@ -195,32 +191,29 @@ def _invalid(detail: str) -> UnauthenticatedError:
     return UnauthenticatedError(detail, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
 
 
-class Revocations:
-    """Reads `losses` in the audit log: calls `distrust` once a right was lost, `hide` once an incident is seen by fewer."""
+def revocations(
+    losses: Callable[[float], Awaitable[Mapping[int, bool]]],
+    *,
+    distrust: Callable[[], object],
+    hide: Callable[[], object],
+    clock: Clock = MONOTONIC,
+) -> Callable[[], Awaitable[None]]:
+    """Return what processes new `losses` in the audit log; its first call only records what is there.
 
-    def __init__(
-        self,
-        losses: Callable[[float], Awaitable[Mapping[int, bool]]],
-        *,
-        distrust: Callable[[], object],
-        hide: Callable[[], object],
-        clock: Clock = MONOTONIC,
-    ) -> None:
-        self._losses = losses
-        self._distrust = distrust
-        self._hide = hide
-        self._clock = clock
-        self._known: Mapping[int, bool] | None = None
-        self._looked_at = clock()
+    It calls `distrust` once a right was lost, `hide` once an incident is seen by fewer.
+    """
+    known: Mapping[int, bool] | None = None
+    looked_at = clock()
 
-    async def look(self) -> None:
-        """Process new entries of the audit log; the first call only records what is there."""
-        now = self._clock()
-        found = await self._losses(now - self._looked_at + _SETTLED)
-        known = found if self._known is None else self._known
-        kinds = {hides for seq, hides in found.items() if seq not in known}
+    async def look() -> None:
+        nonlocal known, looked_at
+        now = clock()
+        found = await losses(now - looked_at + _SETTLED)
+        kinds = {hides for seq, hides in found.items() if known is not None and seq not in known}
         if True in kinds:
-            self._hide()
+            hide()
         if False in kinds:
-            self._distrust()
-        self._known, self._looked_at = found, now
+            distrust()
+        known, looked_at = found, now
+
+    return look

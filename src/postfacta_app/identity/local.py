@@ -32,7 +32,6 @@ from .throttle import Throttle
 
 T = TypeVar("T")
 
-# Passwords
 
 _AT_ONCE = 2  # Each hash takes 64 MiB.
 _MOST_PENDING = 20  # They take under a second; requests that would wait longer get 429.
@@ -76,8 +75,6 @@ class Passwords:
         finally:
             self._pending[is_known] -= 1
 
-
-# Secrets
 
 SECRET: Final = re.compile(r"(?:pf_(?P<prefix>[A-Za-z0-9_-]{8})_)?[A-Za-z0-9_-]{43}")
 """The format of a secret; nothing else is looked up in the database."""
@@ -140,12 +137,16 @@ class Accounts:
             raise
 
     async def _begin(
-        self, request: Request, minted: model.Minted, keep: Callable[[Unit], Awaitable[object]]
+        self,
+        request: Request,
+        minted: model.Minted,
+        keep: Callable[[Unit], Awaitable[object]] | None = None,
     ) -> model.Minted:
         who = minted.token.principal
 
         async def work(unit: Unit) -> None:
-            await keep(unit)
+            if keep is not None:
+                await keep(unit)
             await unit.audit("session.begin", who.actor, detail={"kind": minted.token.kind})
 
         await self._transactions.write(request, who, work)
@@ -173,39 +174,27 @@ class LocalAccounts(Accounts):
     ) -> model.Minted:
         """Check a password; return a new session or bearer token, or raise, alike for whatever was wrong."""
         account = await postgres.account(self._reader, credentials.email)
-        device = await self._device(request, account, now)
+        stored = account.password_hash if account else None
+        device = self._device(request, account)
         async with self._attempt(request, credentials.email, device):
-            user, old, new = await self._verified(account, credentials.password, device)
-            minted = mint(kind, user.principal, now)
+            is_right = await self.passwords.verify(stored, credentials.password, is_known=bool(device))
+            if not is_right or account is None or stored is None:
+                raise wrong_password()
+            new = await self.passwords.renew(stored, credentials.password) or stored
+            minted = mint(kind, account.principal, now)
 
             async def keep(unit: Unit) -> None:
-                if not await postgres.set_password(unit, user.id, new, old=old):
+                if not await postgres.set_password(unit, account.id, new, old=stored):
                     raise wrong_password()  # It changed during verification.
                 await postgres.add_secret(unit, minted.token)
 
             await self._begin(request, minted, keep)
-        return replace(minted, device=device_cookie(user.id, new, is_local=self._is_local))
+        return replace(minted, device=device_cookie(account.id, new, is_local=self._is_local))
 
-    async def _verified(
-        self, account: model.Account | None, password: str, device: str
-    ) -> tuple[model.User, str, str]:
-        """Return the person, the hash of their password, and the one it becomes."""
-        stored = account.password_hash if account else None
-        is_right = await self.passwords.verify(stored, password, is_known=bool(device))
-        if not is_right or account is None or stored is None:
-            raise wrong_password()
-        return account, stored, await self.passwords.renew(stored, password) or stored
-
-    async def _device(self, request: Request, account: model.Account | None, now: datetime) -> str:
-        """Return the device's id if it has or had a session of this account, else an empty string."""
-        session = request.cookies.get(cookie_name(is_local=self._is_local), "")
-        # Looked up even without an account, so that both take equally long.
-        is_secret = SECRET.fullmatch(session) is not None
-        found = await postgres.credential(self._reader, digest(session), None) if is_secret else None
+    def _device(self, request: Request, account: model.Account | None) -> str:
+        """Return the device's name if it has signed in to this account before, else an empty string."""
         if account is None or account.password_hash is None:
             return ""
-        if found and found.principal.user_id == account.id and found.outcome(digest(session), now) == "ok":
-            return str(found.id)
         name, _, proof = request.cookies.get(_device_name(is_local=self._is_local), "").partition(".")
         expected = _device_proof(account.id, account.password_hash, name)
         return name if hmac.compare_digest(proof.encode(), expected.encode()) else ""
@@ -242,9 +231,6 @@ def address(request: Request) -> str:
     return client_address(request.client.host if request.client else None, ())
 
 
-# Browsers
-
-
 def cookie_name(*, is_local: bool) -> str:
     """Return the cookie's name; `__Host-` binds it to this host and TLS, so not in `local`."""
     return "postfacta" if is_local else "__Host-postfacta"
@@ -252,23 +238,20 @@ def cookie_name(*, is_local: bool) -> str:
 
 def session_cookie(secret: str, expires_in: timedelta, *, is_local: bool) -> str:
     """Return the `Set-Cookie` of a new session; an empty one that expires at once removes it."""
+    return _cookie(cookie_name(is_local=is_local), secret, expires_in, is_local=is_local)
+
+
+def _cookie(name: str, value: str, expires_in: timedelta, *, is_local: bool) -> str:
     secure = "" if is_local else "; Secure"
     age = max(0, int(expires_in.total_seconds()))
-    return f"{cookie_name(is_local=is_local)}={secret}; Max-Age={age}; Path=/{secure}; HttpOnly; SameSite=Lax"
-
-
-_DEVICE_SECONDS: Final = 180 * 86_400
+    return f"{name}={value}; Max-Age={age}; Path=/{secure}; HttpOnly; SameSite=Lax"
 
 
 def device_cookie(user_id: UUID, password_hash: str, *, is_local: bool) -> str:
-    """Return the `Set-Cookie` that makes a device known to one account until its password changes.
-
-    It grants no access. It exempts the device from the limits that other clients have exhausted.
-    """
+    """Return the cookie that exempts a device from limits of others, until the password changes."""
     name = secrets.token_urlsafe(16)
-    text = f"{name}.{_device_proof(user_id, password_hash, name)}"
-    secure = "" if is_local else "; Secure"
-    return f"{_device_name(is_local=is_local)}={text}; Max-Age={_DEVICE_SECONDS}; Path=/{secure}; HttpOnly; SameSite=Lax"
+    value = f"{name}.{_device_proof(user_id, password_hash, name)}"
+    return _cookie(_device_name(is_local=is_local), value, timedelta(days=180), is_local=is_local)
 
 
 def _device_name(*, is_local: bool) -> str:

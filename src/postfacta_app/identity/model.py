@@ -18,8 +18,6 @@ from ..principal import Principal, Role
 from ..web.body import Time
 from ..web.paging import Listed, Paged
 
-# What callers send
-
 Text100 = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Source = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 _RESERVED: Final = {"postfacta", "human", "manual"}
@@ -126,9 +124,6 @@ class AuditQuery(Paged, frozen=True):
     actor: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     since: Time | None = Field(None, alias="from")
     until: Time | None = Field(None, alias="to", description="Entries before it.")
-
-
-# What callers get
 
 
 class SignedIn(BaseModel):
@@ -258,9 +253,6 @@ class TokenPage(Listed[Token]):
 
 class AuditPage(Listed[AuditEntry]):
     """A page of the audit log."""
-
-
-# What proves it
 
 
 class Kind(StrEnum):

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from ..db import Unit
-from ..errors import AppError, FieldError, ForbiddenError, InvalidFieldsError, NotFoundError
+from ..errors import AppError, ForbiddenError, NotFoundError, invalid
 from ..principal import Access
 from ..web.body import parse
 from ..web.calls import Fields, Matches
@@ -32,9 +32,6 @@ _DONE: Final = {
     "user": "Saved.",
 }
 _MOST: Final = 1000
-
-
-# Sign-in
 
 
 @routes.page("/signin", OPEN)
@@ -90,9 +87,6 @@ def _local_path(target: str) -> str:
     return target if is_here and target.isascii() and target.isprintable() else "/incidents"
 
 
-# One's own account
-
-
 @routes.page("/account", SIGNED_IN)
 async def own(desk: api.Desk, *, typed: Typed) -> Page:
     account = await postgres.person(desk.q, desk.caller.user_id or "")
@@ -104,13 +98,9 @@ async def own(desk: api.Desk, *, typed: Typed) -> Page:
 @routes.form("/account/password", SIGNED_IN, again=own, kind=AUTH)
 async def change(owner: api.Owner, sent: model.PasswordChange, *, fields: Fields, desk: api.Desk) -> str:
     if fields.get("password_again") != sent.password:
-        errors = [FieldError("/password_again", "invalid", "does not match the new password")]
-        raise InvalidFieldsError("Some fields are invalid", errors=errors)
+        raise invalid("/password_again", "invalid", "does not match the new password")
     await api.change_password(owner, sent, desk)
     return "/account?done=password"
-
-
-# People
 
 
 @routes.page("/people", ADMIN, kind=RouteClass.SEARCH)

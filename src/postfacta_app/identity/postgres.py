@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
-import asyncpg
 from pydantic import BaseModel
 
 from ..db import Query, Unit
@@ -92,9 +91,6 @@ async def _one(q: Query, of: type[M], operation: str, *query: Any) -> M | None:
     return next(iter(await _all(q, of, operation, *query)), None)
 
 
-# People
-
-
 async def account(q: Query, email: str) -> model.Account | None:
     """Find a local account that is not disabled."""
     return await _one(q, model.Account, "account_get", _ACCOUNT, email)
@@ -126,9 +122,9 @@ def external_name(issuer: str, subject: UUID) -> str:
     return f"{issuer} {subject}"
 
 
-async def meet(unit: Unit, name: str, new: model.Newcomer) -> bool:
-    """Add an external account; False if it exists."""
-    return await _add(unit, new.email, new.display_name, new.role, None, name) is not None
+async def meet(unit: Unit, name: str, new: model.Newcomer) -> None:
+    """Add an external account, unless it exists."""
+    await _add(unit, new.email, new.display_name, new.role, None, name)
 
 
 async def _add(unit: Unit, *given: str | None) -> model.User | None:
@@ -174,17 +170,13 @@ async def reset_password(unit: Unit, user: model.User, *, hashed: str, now: date
     await unit.audit("password.reset", user.actor, detail={"sessions": ended})
 
 
-# Sessions and tokens
-
-
 async def credential(q: Query, sha256: bytes, prefix: str | None) -> model.Credential | None:
     """Find a token by its hash; an API token by its prefix."""
     where, key = ("t.secret_sha256 = $1", sha256) if prefix is None else ("t.prefix = $1", prefix)
     found = await q.fetch(_CREDENTIAL + where, key, operation="credential_get")
-    return _credential(found[0]) if found else None
-
-
-def _credential(row: asyncpg.Record) -> model.Credential:
+    if not found:
+        return None
+    row = found[0]
     if row["kind"] == model.Kind.API:
         scopes = frozenset(row["scopes"])
         owner = Principal(actor=f"token:{row['id']}", name=row["name"], scopes=scopes, source=row["source"])
@@ -255,9 +247,6 @@ async def revoke_token(unit: Unit, token_id: UUID, now: datetime) -> bool:
         return False
     await unit.audit("token.revoke", f"token:{token_id}")
     return True
-
-
-# The audit log
 
 
 async def losses(q: Query, seconds: float) -> Mapping[int, bool]:

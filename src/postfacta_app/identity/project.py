@@ -1,8 +1,7 @@
 """The Supabase project over HTTP: a client that is bounded in time and size, with a cache of the project's public keys.
 
 Requests read the cache. One task fetches: at startup, when the keys are ten minutes old, or when a token names an
-unknown key; at most once in 30 seconds, failed or not. So no request waits for a known key, and a flood of tokens
-does not become a flood of fetches. If fetches fail, keys stay valid for a day.
+unknown key; at most once in 30 seconds, failed or not. Keys stay valid for a day without a fetch.
 """
 
 from __future__ import annotations
@@ -12,12 +11,13 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from typing import Final, NamedTuple, cast
 
 import anyio
 import httpx2
-from jwt import PyJWK
-from jwt.exceptions import PyJWTError
+from jwt import PyJWK, PyJWKSet
+from jwt.types import JWKDict
 from pydantic import JsonValue
 
 from postfacta_core.clock import MONOTONIC, Clock
@@ -31,7 +31,6 @@ from ..settings import Settings
 
 _MOST_BYTES: Final = 65_536
 _OK, _TOO_MANY_REQUESTS, _SERVER_ERROR = 200, 429, 500
-
 _LONGEST_KID: Final = 128  # Characters of a key's name.
 _SOFT_AGE: Final = 600.0  # Seconds after which they are fetched again in the background.
 _HARD_AGE: Final = 86_400.0
@@ -52,10 +51,7 @@ class Reply(NamedTuple):
 
 
 class Client(httpx2.AsyncClient):
-    """Requests paths below `/auth/v1` of the project. Follows no redirects and uses no proxy.
-
-    The guards are around each call and its whole response, outermost first; there is no timeout but theirs.
-    """
+    """Requests paths below `/auth/v1` of the project, through the guards, outermost first."""
 
     def __init__(
         self, name: str, current: Callable[[], Settings], *guards: Guard, observer: Observer = ignore
@@ -75,10 +71,9 @@ class Client(httpx2.AsyncClient):
         )
 
     async def ask(self, method: str, path: str, body: Mapping[str, JsonValue] | None = None) -> Reply:
-        """Send a request and read the whole response.
+        """Send a request and read the whole response, of at most 64 KiB and a status below 500.
 
-        Raise `RateLimitedError` for a 429, else `ResilienceError`, `httpx2.HTTPError` or `ValueError` if there is no
-        complete answer below 500 of at most 64 KiB.
+        Raise `RateLimitedError` for a 429, else `ResilienceError`, `httpx2.HTTPError` or `ValueError`.
         """
         return await self._pipeline.call(self._ask, method, path, body)
 
@@ -120,11 +115,11 @@ class Jwks:
         self._not_before = 0.0
         # Requested names that the last fetched keys lacked.
         self._unknown: deque[str] = deque(maxlen=_MOST_UNKNOWN)
-        self._wanted, self._settled = anyio.Event(), anyio.Event()
+        self._fetched = anyio.Event()
 
     @property
     def is_fetching(self) -> bool:
-        return self._wanted.is_set()
+        return not self._fetched.is_set()
 
     def age(self) -> float | None:
         """Return the age of the keys in seconds; None if they were never fetched."""
@@ -132,11 +127,11 @@ class Jwks:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        self._want(self._clock())
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._keep_fetching)
+        self._outside = copy_context()
+        async with anyio.create_task_group() as self._tasks:
+            self._want(self._clock())
             yield
-            tasks.cancel_scope.cancel()
+            self._tasks.cancel_scope.cancel()
 
     async def key(self, kid: str) -> PyJWK | None:
         """Return a key; None if the project has none of this name; raise if none could be fetched for a day."""
@@ -148,8 +143,7 @@ class Jwks:
                 self._want(now)
             return self._keys.get(kid)
         self._want(now)
-        if self.is_fetching:
-            await self._settled.wait()
+        await self._fetched.wait()
         if not self._is_good(self._clock()):
             raise RejectedError("jwks", max(1.0, self._not_before - self._clock()))
         if kid not in self._keys and self._read_at is not None and self._read_at >= now:
@@ -162,48 +156,33 @@ class Jwks:
     def _want(self, now: float) -> None:
         if now >= self._not_before:
             self._not_before = now + _PAUSE
-            self._wanted.set()
+            self._fetched = anyio.Event()
+            # Outside of the request that wants it, whose deadline is not the fetch's.
+            _ = self._outside.run(self._tasks.start_soon, self._read, now)
 
-    async def _keep_fetching(self) -> None:
-        while True:
-            await self._wanted.wait()
-            await self._read()
-            settled = self._settled
-            self._wanted, self._settled = anyio.Event(), anyio.Event()
-            settled.set()
-
-    async def _read(self) -> None:
-        began = self._clock()
+    async def _read(self, began: float) -> None:
         try:
             keys = _keys_in(await self._fetch())
+            # An empty set means that the project signs with HS256; it does not revoke known keys.
+            if keys or not self._keys or not self._is_good(began):
+                self._keys, self._read_at = keys, began
         except Exception as error:  # noqa: BLE001 - on any failure the known keys stay valid
             logging.getLogger(__name__).warning("jwks.failed", extra={"error": type(error).__name__})
-            return
-        # An empty set means that the project signs with HS256; it does not revoke known keys.
-        if keys or not self._keys or not self._is_good(began):
-            self._keys, self._read_at = keys, began
+        finally:
+            self._fetched.set()
 
 
 def _keys_in(reply: Reply) -> Keys:
-    if reply.status_code != _OK:
-        raise ValueError(f"status {reply.status_code}")
     given = reply.said.get("keys")
-    if not isinstance(given, list) or len(given) > _MOST_KEYS:
-        raise ValueError(f"not a list of at most {_MOST_KEYS} keys")
-    keys = {key.key_id: key for key in map(_key, given) if key is not None and key.key_id is not None}
+    if reply.status_code != _OK or not isinstance(given, list) or len(given) > _MOST_KEYS:
+        raise ValueError(f"status {reply.status_code}, or not a list of at most {_MOST_KEYS} keys")
+    keys = {
+        key.key_id: key
+        for key in (PyJWKSet(cast("list[JWKDict]", given)).keys if given else ())
+        if isinstance(key.key_id, str)
+        and key.public_key_use in (None, "sig")  # not a set: the value may be unhashable
+        and key.algorithm_name == _ALGORITHMS.get(str(key.key_type))
+    }
     if given and not keys:
         raise ValueError("none of the keys is usable")
     return keys
-
-
-def _key(given: JsonValue) -> PyJWK | None:
-    if not isinstance(given, dict) or given.get("use", "sig") != "sig":
-        return None
-    kid, kind = given.get("kid"), given.get("kty")
-    if not isinstance(kid, str) or not isinstance(kind, str) or len(kid) > _LONGEST_KID:
-        return None
-    try:
-        key = PyJWK.from_dict(cast("dict[str, object]", given))
-    except PyJWTError:
-        return None
-    return key if key.algorithm_name == _ALGORITHMS.get(kind) else None

@@ -1,7 +1,6 @@
 """Sign-in through the Supabase project (GoTrue): verify its tokens, map them to accounts, check passwords.
 
-A valid signature is not enough: the project's own API keys, anonymous users and other projects have one too. So each
-claim must have one value, and the role of an account is that of our own row.
+A valid signature is not enough: the project's own API keys and anonymous users have one too.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.timeout import Timeout
 
-from ..db import Answer, Unit
+from ..db import Answer
 from ..errors import ConflictError, RegistrationClosedError, invalid
 from ..principal import NOBODY, Principal, Role
 from ..rotation import Rotation
@@ -102,11 +101,6 @@ class SignedUp(model.Registered):
     confirmation_required: bool
 
 
-class _User(BaseModel):
-    id: UUID
-    email: str
-
-
 class SupabaseAccounts(Accounts):
     """Signs people in with passwords that the project holds, and verifies the tokens that it signed with its `keys`."""
 
@@ -138,34 +132,24 @@ class SupabaseAccounts(Accounts):
         if found.outcome(digest(token), now) != "ok":
             self._attempted("revoked")
             raise wrong_password()
-        minted = model.Minted(token, found)
-        if kind is model.Kind.SESSION:
-            minted = mint(kind, found.principal, now, expires_at=now + _SESSION)
-
-        async def keep(unit: Unit) -> None:
-            if kind is model.Kind.SESSION:
-                await add_secret(unit, minted.token)
-
-        return await self._begin(request, minted, keep)
+        if kind is not model.Kind.SESSION:
+            return await self._begin(request, model.Minted(token, found))
+        minted = mint(kind, found.principal, now, expires_at=now + _SESSION)
+        return await self._begin(request, minted, partial(add_secret, token=minted.token))
 
     async def register(self, request: Request, sent: model.Registration) -> Response:
         """Sign a person up. They become a viewer here when they first sign in."""
-        body: dict[str, JsonValue] = {
-            "email": sent.email,
-            "password": sent.password,
-            "data": {"display_name": sent.name},
-        }
         async with self.throttle.attempt(address(request)):
-            reply = await self._ask("signup", body)
+            reply = await self._ask("signup", sent, data={"display_name": sent.name})
         if reply.status_code != _OK:
             raise self._signup_refusal(_code(reply))
         said = reply.said
         try:
             # A user, or a session with one: then there is nothing to confirm.
-            user = _User.model_validate(said.get("user", said))
+            user = model.Registered.model_validate(said.get("user", said))
         except ValidationError:
             raise self._unusable("answer_unreadable") from None
-        signed_up = SignedUp(id=user.id, email=user.email, confirmation_required="access_token" not in said)
+        signed_up = SignedUp(**user.model_dump(), confirmation_required="access_token" not in said)
         return Answer.of(201, signed_up).response()
 
     async def add(self, request: Request, principal: Principal, new: model.NewUser) -> Response:
@@ -174,9 +158,7 @@ class SupabaseAccounts(Accounts):
         )
 
     async def _token(self, credentials: model.Credentials) -> str:
-        reply = await self._ask(
-            "token?grant_type=password", {"email": credentials.email, "password": credentials.password}
-        )
+        reply = await self._ask("token?grant_type=password", credentials)
         if reply.status_code != _OK:
             code = _code(reply)
             raise wrong_password() if code in _WRONG else self._unusable(code)
@@ -185,7 +167,8 @@ class SupabaseAccounts(Accounts):
             raise self._unusable("answer_unreadable")
         return token
 
-    async def _ask(self, path: str, body: Mapping[str, JsonValue]) -> Reply:
+    async def _ask(self, path: str, sent: model.Credentials | model.Registration, **more: JsonValue) -> Reply:
+        body = {"email": sent.email, "password": sent.password, **more}
         try:
             return await self._client.ask("POST", path, body)
         except (ResilienceError, httpx2.HTTPError, ValueError) as error:
@@ -207,17 +190,25 @@ class SupabaseAccounts(Accounts):
         logging.getLogger(__name__).warning("gotrue.unusable", extra={"reason": reason})
         return RejectedError(self._client.name, _SOON)
 
-    # Tokens
-
     async def credential(self, request: Request, token: str) -> model.Credential | None:
         """Return the principal of a token; None if it is not valid; raise if that cannot be known now."""
         claims = await self._verify(token)
         if claims is None:
             return None
-        if self._clock() >= claims.exp + _LEEWAY:
-            return self._credential(token, claims, None)
-        user = await self._account(request, claims)
-        return None if user is None else self._credential(token, claims, user)
+        is_over = self._clock() >= claims.exp + _LEEWAY
+        user = None if is_over else await self._account(request, claims)
+        if user is None and not is_over:
+            return None
+        return model.Credential(
+            id=claims.sub,
+            kind=model.Kind.BEARER,
+            secret_sha256=digest(token),
+            principal=user.principal if user else NOBODY,
+            created_at=datetime.fromtimestamp(claims.iat, UTC),
+            last_used_at=datetime.fromtimestamp(self._clock(), UTC),
+            expires_at=datetime.fromtimestamp(claims.exp + _LEEWAY, UTC),
+            disabled_at=user.disabled_at if user else None,
+        )
 
     async def _verify(self, token: str) -> _Claims | None:
         if len(token) > _LONGEST:
@@ -245,26 +236,10 @@ class SupabaseAccounts(Accounts):
 
     async def _account(self, request: Request, claims: _Claims) -> model.User | None:
         name = external_name(self._issuer, claims.sub)
-
-        async def work(unit: Unit) -> None:
-            await meet(unit, name, claims.newcomer)
-
         if (user := await external(self._reader, name)) is None:
-            await self._transactions.write(request, NOBODY, work)
+            await self._transactions.write(request, NOBODY, partial(meet, name=name, new=claims.newcomer))
             user = await external(self._reader, name)
         return user
-
-    def _credential(self, token: str, claims: _Claims, user: model.User | None) -> model.Credential:
-        return model.Credential(
-            id=claims.sub,
-            kind=model.Kind.BEARER,
-            secret_sha256=digest(token),
-            principal=user.principal if user else NOBODY,
-            created_at=datetime.fromtimestamp(claims.iat, UTC),
-            last_used_at=datetime.fromtimestamp(self._clock(), UTC),
-            expires_at=datetime.fromtimestamp(claims.exp + _LEEWAY, UTC),
-            disabled_at=user.disabled_at if user else None,
-        )
 
 
 def of_project(

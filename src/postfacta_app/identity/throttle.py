@@ -1,8 +1,7 @@
 """Limit sign-in attempts: guessing is slow, and cannot lock an account's owner out.
 
 An attacker can exhaust only the budget of unknown devices on their own networks: known devices have their own budget,
-and a network that has not tried an account always has an attempt. Only completed attempts count: a correct password
-costs an account nothing, and an attempt that failed because the database was down costs nothing at all.
+and a network that has not tried an account always has an attempt.
 """
 
 from __future__ import annotations
@@ -45,11 +44,10 @@ class Throttle:
 
     @asynccontextmanager
     async def attempt(self, address: str, account: str = "", *, device: str = "") -> AsyncGenerator[None]:
-        """Reserve an attempt while the block runs, and count it at the end.
+        """Reserve an attempt while the block runs, and count it at the end, unless it ended in 429 or 503.
 
-        UnauthenticatedError from the block means a wrong password; 429 and 503 do not count. An IPv6 network
-        also counts for its /48. Without an account only the network counts; from a known device, only the
-        budget of that.
+        `UnauthenticatedError` is a wrong password; a right one costs the account nothing. An IPv6 network
+        counts for its /48 too; without an account only the network counts, from a known device only its own.
         """
         places, wrong = await self._places(address, account, device)
         held = [(limiter.name, key) for limiter, key in places]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from sqlalchemy import Connection
+from postfacta_postgres.connecting import RawConnection
 
 
 def _lacking(role: str) -> str:
@@ -46,13 +46,12 @@ _ADVICE: Final = (
 )
 
 
-def grant(connection: Connection, progress: Callable[[str], None]) -> None:
+async def grant(connection: RawConnection, progress: Callable[[str], None]) -> None:
     """Create the role if it is missing and grant its missing rights; the service logs in as a member of it."""
-    run = connection.exec_driver_sql
-    if not run(_HAS_ROLE).scalar():
-        run(_MAKE_ROLE)
-        if not run(_HAS_ROLE).scalar():
+    if not await connection.fetchval(_HAS_ROLE):
+        await connection.execute(_MAKE_ROLE)
+        if not await connection.fetchval(_HAS_ROLE):
             progress(_ADVICE)
             return
-    for verb, name in run(_lacking("'postfacta_app'")).all():
-        run(f"grant {verb} on {name} to postfacta_app")
+    for verb, name in await connection.fetch(_lacking("'postfacta_app'")):
+        await connection.execute(f"grant {verb} on {name} to postfacta_app")

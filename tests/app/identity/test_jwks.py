@@ -13,6 +13,7 @@ from jwt import PyJWK
 from pydantic import JsonValue
 
 from postfacta_app.identity.project import Client, Jwks, Reply
+from postfacta_core.deadlines.present import current_deadline
 from postfacta_core.errors import RejectedError
 from postfacta_core.guards.timeout import Timeout
 from postfacta_core.testing.by_hand import ManualClock
@@ -248,3 +249,19 @@ async def test_only_public_keys_for_signatures_are_taken(keys: Keys) -> None:
     assert await keys.key("good") is not None
     await keys.fetched(3)
     assert await keys.key("good") is not None
+
+
+async def test_a_fetch_has_no_deadline_of_the_request_that_wants_it() -> None:
+    deadlines: list[object] = []
+
+    async def fetch() -> Reply:
+        deadlines.append(current_deadline())
+        return Reply(200, {"keys": [ec_key("first").public]})
+
+    clock = ManualClock()
+    jwks = Jwks(fetch, clock=clock)
+    async with jwks.running():
+        assert await jwks.key("first") is not None
+        clock.advance(30)
+        assert await Timeout(_PATIENCE).call(jwks.key, "second") is None
+    assert deadlines == [None, None]

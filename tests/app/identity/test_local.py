@@ -9,7 +9,7 @@ import pytest
 from argon2 import PasswordHasher
 from starlette.requests import Request
 
-from postfacta_app.errors import RateLimitedError
+from postfacta_app.errors import RateLimitedError, UnauthenticatedError
 from postfacta_app.identity.guard import presented
 from postfacta_app.identity.local import (
     SECRET,
@@ -164,7 +164,7 @@ def test_a_header_goes_before_a_cookie(headers: list[str], cookie: str | None, s
     ids=str,
 )
 def test_what_is_not_one_bearer_token_is_refused(headers: list[str]) -> None:
-    with pytest.raises(ValueError, match="a single Bearer token"):
+    with pytest.raises(UnauthenticatedError, match="a single Bearer token"):
         presented(headers, "cookie")
 
 

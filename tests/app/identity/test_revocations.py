@@ -9,7 +9,7 @@ import pytest
 from asyncpg import InsufficientPrivilegeError, UndefinedTableError
 
 from postfacta_app.db import repeating
-from postfacta_app.identity.guard import Revocations
+from postfacta_app.identity.guard import revocations
 from postfacta_core.errors import DatabaseUnavailableError
 from postfacta_core.events import TaskCrashed
 
@@ -23,7 +23,7 @@ class Log:
         self.fails: Exception | None = None
         self.told: list[str] = []
         self.now = 0.0
-        self.looks = Revocations(
+        self.look_at_losses = revocations(
             self.losses,
             distrust=lambda: self.told.append("distrust"),
             hide=lambda: self.told.append("hide"),
@@ -42,7 +42,7 @@ class Log:
 
     async def look(self) -> list[str]:
         self.told.clear()
-        await self.looks.look()
+        await self.look_at_losses()
         return list(self.told)
 
 
@@ -105,7 +105,9 @@ async def test_a_failure_ends_nothing(anyio_backend: str) -> None:
             log.write(1, hides=True)
 
     with anyio.fail_after(10):
-        async with repeating("revocations", log.looks.look, connected, observer=seen.append, interval=0.001):
+        async with repeating(
+            "revocations", log.look_at_losses, connected, observer=seen.append, interval=0.001
+        ):
             while not log.told:
                 await anyio.sleep(0.001)
     assert log.told == ["hide"]

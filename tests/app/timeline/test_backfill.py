@@ -8,14 +8,9 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
 from postfacta_app.db import Reader, Unit
-from postfacta_app.migrations import migrate
+from postfacta_app.migrations import apply, migrate
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.timeline.kept import KeptTimelines, TimelineQuery
 from postfacta_app.timeline.rebuild import facts_in
@@ -49,18 +44,10 @@ values ($1, $2, $3, 'clock_offset', 'ci', '{"ms": 1500}', 'NTP', 'test')"""
 
 async def _first(dsn: str) -> None:
     """Upgrade to the schema of the program before."""
-
-    def run(connection: Connection) -> None:
-        config = Config(attributes={"connection": connection, "progress": lambda _: None})  # pyright: ignore[reportUnknownLambdaType]
-        config.set_main_option("script_location", "postfacta_app:migrations")
-        config.set_main_option("path_separator", "os")
-        command.upgrade(config, "0001")
-
-    engine = create_async_engine("postgresql+asyncpg://", connect_args={"dsn": dsn}, poolclass=NullPool)
-    async with engine.connect() as connection:
-        await connection.run_sync(run)
-        await connection.commit()
-    await engine.dispose()
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("create table alembic_version (version_num varchar(32) primary key)")
+    await apply(connection, "0001")
+    await connection.close()
 
 
 async def _record(connection: asyncpg.Connection[asyncpg.Record]) -> UUID:
