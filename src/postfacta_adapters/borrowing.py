@@ -32,14 +32,12 @@ from postfacta_core.events import (
 from postfacta_core.validation import validation
 from postfacta_postgres._leases import sizes
 from postfacta_postgres._verdicts import (
-    QUERY_CANCELED,
     database_circuit,
     error_of,
-    is_to_blame,
     outcome_of,
     sqlstate_of,
 )
-from postfacta_postgres.permits import Permit, first_word, is_the_callers_wish
+from postfacta_postgres.permits import Loan, first_word
 
 # These take no time; and SET TRANSACTION must come before any query.
 _UNLIMITED: Final = frozenset(
@@ -56,9 +54,6 @@ def limiting(placeholder: str) -> str:
 
     It never lengthens the one that the role, the database or the address sets. Its text is always the same, so that
     it does not push other statements out of a driver's cache.
-
-    Args:
-        placeholder: The driver's, for the limit.
     """
     limit = f"cast({placeholder} as text)"
     return (
@@ -69,20 +64,10 @@ def limiting(placeholder: str) -> str:
 
 
 class Lender:
-    """The circuit, the clock and the observer before a pool.
+    """The circuit, the clock and the observer before a pool, and what is `lent` of it now.
 
-    Args:
-        owner: The adapter, for refusals of settings.
-        name: Names the database in errors, events and metrics.
-        max_size: The most connections that are lent.
-        is_idle: Returns how many connections are idle, and how many callers wait.
-        breaker: Whether it lends; None is one of this name with `database_circuit`.
-        observer: Receives the events. It may raise.
-        clock: Monotonic seconds.
-
-    Attributes:
-        breaker: The circuit.
-        lent: What is borrowed now.
+    `owner` is the adapter, for refusals of settings; `is_idle` returns how many connections are idle, and how many
+    callers wait.
     """
 
     def __init__(
@@ -121,31 +106,27 @@ class Lender:
         return sizes(self.name, idle=idle, used=len(self.lent), most=self._max_size, waiting=waiting)
 
 
-class Borrowed:
+class Borrowed(Loan):
     """A connection, from the wish for one until it is given back.
 
     Raises:
         CircuitOpenError: If the circuit refuses.
         DeadlineExceededError: If the request has no time left.
-
-    Args:
-        lender: Whose it is.
     """
 
     def __init__(self, lender: Lender) -> None:
+        super().__init__(lender.breaker)
         self._lender = lender
-        self._permit: Permit | None = None
         self._since = lender.now()
         self._sql = ""
         self._started = 0.0
         self._left = math.inf
         self._limit = math.inf
         self._is_inside = False
-        self._is_answered = False
         self._judged: tuple[Exception, ResilienceError | None] | None = None
         if time_to_wait(math.inf, self._since) <= 0.0:
             raise self.not_lent()
-        self._permit = Permit(lender.breaker)
+        self._take_permit()
 
     def patience(self, timeout: float) -> float:
         """Return how long to wait for a connection."""
@@ -161,7 +142,7 @@ class Borrowed:
     def dropped(self) -> None:
         """Record that there is no connection, for a reason that is not about the database, such as a cancellation."""
         self._acquired("cancelled")
-        self._leave(None)
+        self._leave()
 
     def not_lent(self, *, is_full: bool = False) -> ResilienceError:
         """Return the error to raise if there is no connection; `is_full` says that all are lent to others."""
@@ -183,9 +164,7 @@ class Borrowed:
     def sends(self, sql: str, *, is_inside: bool) -> str:
         """Record a statement, and return its limit, to be set by `limiting` before; empty if none is needed.
 
-        Args:
-            sql: The statement.
-            is_inside: Whether it runs in a transaction. Outside of one, a limit would stay in the session.
+        Outside of a transaction there is none, as it would stay in the session.
 
         Raises:
             DeadlineExceededError: If the request has no time left.
@@ -221,21 +200,14 @@ class Borrowed:
         return self._judged[1]
 
     def failed(self, error: Exception, *, is_closed: bool) -> ResilienceError | None:
-        """Return the error to raise for a statement; None if the driver's own says it best.
-
-        Args:
-            error: What the driver raised.
-            is_closed: Whether the connection is closed or broken by it.
-        """
+        """Return the error to raise for a statement; None if the driver's own says it best."""
         lender, state = self._lender, sqlstate_of(error)
         known = error_of(state, lender.name, DatabaseUnavailableError if is_closed else None)
         limit: float | None = None
         if isinstance(known, DeadlineExceededError) and self._is_spent():
             limit = self._left
             lender.observe(DeadlineExceeded("database"))
-        if is_to_blame(state, known, limit=limit, is_callers=is_the_callers_wish()):
-            self._leave(known)
-        self._is_answered = state not in {"", QUERY_CANCELED}
+        self._judge(state, known, limit)
         self.begins()
         known = outcome_of(known, self._sql, state, is_inside=self._is_inside, is_closed=is_closed)
         if state or is_closed:
@@ -249,7 +221,7 @@ class Borrowed:
         if self in lender.lent:
             lender.lent.discard(self)
             self._judged = None
-            self._leave(None)
+            self._leave()
             lender.observe(ConnectionReleased(lender.name, lender.now() - self._since))
 
     def _is_spent(self) -> bool:
@@ -266,8 +238,3 @@ class Borrowed:
         lender = self._lender
         what = lender.name, "postgresql", first_word(self._sql), "", lender.now() - self._started
         lender.observe(QueryFinished(*what, sqlstate=sqlstate, error_type=error_type))
-
-    def _leave(self, error: Exception | None) -> None:
-        permit, self._permit = self._permit, None
-        if permit is not None:
-            permit.leave(error, is_answered=self._is_answered)

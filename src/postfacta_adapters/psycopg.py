@@ -125,17 +125,8 @@ class GuardedPool(_Guarded[psycopg_pool.ConnectionPool[C]], Generic[C]):
 class AsyncGuardedPool(_Guarded[psycopg_pool.AsyncConnectionPool[A]], Generic[A]):
     """An `AsyncConnectionPool` of psycopg; see `GuardedPool`.
 
-    As an async context manager it opens the pool, and closes it, so it may stand in `harden(resources=[...])`.
-
-    Args:
-        pool: The pool, made with `open=False`.
-        name: See `GuardedPool`, as for all that follows.
-        breaker: See there.
-        observer: See there.
-        clock: See there.
-
-    Attributes:
-        breaker: Its circuit.
+    As an async context manager it opens the pool, made with `open=False`, and closes it, so it may stand in
+    `harden(resources=[...])`.
     """
 
     _kind = psycopg_pool.AsyncConnectionPool

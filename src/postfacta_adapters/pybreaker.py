@@ -43,8 +43,6 @@ _STATES: Final = {
     CircuitState.OPEN: pybreaker.CircuitOpenState,
     CircuitState.HALF_OPEN: pybreaker.CircuitHalfOpenState,
     CircuitState.FORCED_OPEN: pybreaker.CircuitOpenState,
-    CircuitState.DISABLED: pybreaker.CircuitClosedState,
-    CircuitState.METRICS_ONLY: pybreaker.CircuitClosedState,
 }
 # The queue of changes for a storage; beyond it the oldest are dropped, since the last one holds the present state.
 _MOST_CHANGES: Final = 100
@@ -66,8 +64,8 @@ def attach(
 ) -> View:
     """Attach a view to a breaker; from then on its refusals are pybreaker's too.
 
-    A breaker with a view costs more: each call is news. `forced_open` is reported as `open`, `disabled` and
-    `metrics_only` as `closed`. Cancelled calls are no news.
+    A breaker with a view costs more: each call is news. `forced_open` is reported as `open`. Cancelled calls are no
+    news.
 
     Args:
         breaker: It has one view at most.
@@ -221,11 +219,7 @@ class View(pybreaker.CircuitBreaker):
         self._breaker.reset()
 
     def half_open(self) -> None:
-        """Raise: a circuit becomes half-open by itself.
-
-        Raises:
-            NotImplementedError: Always.
-        """
+        """Raise `NotImplementedError`: a circuit becomes half-open by itself."""
         raise NotImplementedError("a circuit tries by itself, once its wait is over")
 
 
@@ -245,10 +239,7 @@ def _write_state(storage: Storage, name: str, at: datetime) -> None:
 class _StorageWriter:
     """Writes to a storage and reads it, in order, on a thread that ends when it is idle.
 
-    Args:
-        name: Names the thread.
-        storage: May raise or hang.
-        failed: Called, on that thread, with the first failure in a row.
+    The storage may raise or hang; `failed` gets, on that thread, the first failure in a row.
     """
 
     def __init__(self, name: str, storage: Storage, failed: Callable[[Exception], None]) -> None:

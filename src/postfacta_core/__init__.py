@@ -29,7 +29,6 @@ if TYPE_CHECKING:
         CircuitConfig,
         Fallback,
         Hedge,
-        Outgoing,
         Pipeline,
         Retry,
         RetryBudget,
@@ -47,7 +46,7 @@ else:
         "drain": ("DrainLimits", "Lifecycle"),
         "errors": ("CircuitOpenError", "DeadlineExceededError", "RejectedError", "ResilienceError"),
         "events": ("Mode",),
-        "guards": ("Bulkhead", "CircuitBreaker", "CircuitConfig", "Fallback", "Hedge", "Outgoing", "Pipeline",
+        "guards": ("Bulkhead", "CircuitBreaker", "CircuitConfig", "Fallback", "Hedge", "Pipeline",
             "Retry", "RetryBudget", "Timeout"),
         "health": ("HealthRegistry",),
         "limits": ("OverloadConfig", "OverloadLimiter", "Priority", "RateLimiter"),
@@ -57,7 +56,7 @@ else:
 __all__ = [
     "Backoff", "Bulkhead", "CircuitBreaker", "CircuitConfig", "CircuitOpenError", "Deadline",
     "DeadlineExceededError", "DrainLimits", "Fallback", "HealthRegistry", "Hedge", "Lifecycle", "Mode",
-    "Outgoing", "OverloadConfig", "OverloadLimiter", "Pipeline", "Priority", "RateLimiter", "RejectedError",
+    "OverloadConfig", "OverloadLimiter", "Pipeline", "Priority", "RateLimiter", "RejectedError",
     "RequestContext", "ResilienceError", "Retry", "RetryBudget", "Timeout", "current_deadline",
     "current_request", "time_limit",
 ]  # fmt: skip

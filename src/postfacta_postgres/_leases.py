@@ -1,24 +1,20 @@
 """Decide when a pool lends a connection, makes a caller wait, refuses, renews one or evicts all.
 
-1. There are `max_size` slots, one for each lent connection. When all are taken, callers queue in FIFO order; a caller
-   that finds the queue full is refused immediately.
-2. A slot that comes back goes to the head of the queue, never to a newcomer. A caller that leaves the queue just
-   as its turn has come passes the slot on.
-3. A connection belongs to a generation. When the database is lost or has moved, a new generation begins: the idle ones of the
+1. There are `max_size` slots, one for each lent connection, and a queue for them, see `Turns`.
+2. A connection belongs to a generation. When the database is lost or has moved, a new generation begins: the idle ones of the
    old generation are closed, and the lent ones as they come back.
-4. Age is looked at when a connection comes back or lies idle, never when it is lent: a caller does not wait for
+3. Age is looked at when a connection comes back or lies idle, never when it is lent: a caller does not wait for
    a new one because an old one is old.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from postfacta_core.errors import PoolTimeoutError
 from postfacta_core.events import Sample
-from postfacta_core.guards._slots import Turn, Turns
+from postfacta_core.guards._slots import Turns
 
 C = TypeVar("C")
 
@@ -45,18 +41,13 @@ class PooledConnection(Generic[C]):
 
 
 class LeaseTable(Turns, Generic[C]):
-    """The slots of a pool, the callers that wait for one, and the connections that lie idle.
+    """The slots of a pool, who waits for one, and the connections that lie idle; the thread of its loop is its lock.
 
-    It belongs to one event loop, whose single thread is its lock. Seconds are counted from a connection's opening
-    (`max_lifetime`, a fifth less at most) and from its last use (`max_idle`). Read `generation` before a connection is
-    opened, since it may change meanwhile.
+    Read `generation` before a connection is opened, since it may change meanwhile.
     """
 
-    def __init__(
-        self, name: str, max_size: int, max_waiting: int, *, max_lifetime: float, max_idle: float
-    ) -> None:
+    def __init__(self, max_size: int, max_waiting: int, *, max_lifetime: float, max_idle: float) -> None:
         super().__init__(max_size, max_waiting)
-        self._name = name
         self._max_lifetime, self._max_idle = max_lifetime, max_idle
         self.generation: int = 0
         # The last one in is the first one out: those that a quiet hour does not need grow old below it.
@@ -64,21 +55,13 @@ class LeaseTable(Turns, Generic[C]):
 
     @property
     def idle(self) -> int:
-        """The number of idle connections."""
         return len(self._idle)
 
     def enter(self) -> bool:
-        """Take a slot, if one is free."""
         if self.used >= self.size:
             return False
-        self.occupy()
+        self.used += 1
         return True
-
-    def queue(self, wake: Callable[[], object]) -> Turn:
-        """Join the queue for a slot; raise PoolTimeoutError if it is as long as it may be."""
-        if self.waiting >= self.max_waiting:
-            raise PoolTimeoutError(self._name, 1.0)
-        return self.join(wake)
 
     def opened(self, connection: C, *, generation: int, now: float, luck: float) -> PooledConnection[C]:
         """Add a connection whose opening began in this generation; `luck` is from 0 up to 1."""
@@ -97,10 +80,7 @@ class LeaseTable(Turns, Generic[C]):
         return True
 
     def evict(self, generation: int) -> list[PooledConnection[C]]:
-        """End a generation, and return the idle connections, which are to be closed.
-
-        A report of an earlier generation is stale: its connection would not be lent again anyway.
-        """
+        """End a generation, unless it has ended, and return the idle connections, which are to be closed."""
         if generation != self.generation:
             return []
         self.generation += 1
@@ -108,7 +88,6 @@ class LeaseTable(Turns, Generic[C]):
         return evicted
 
     def sweep(self, now: float) -> list[PooledConnection[C]]:
-        """Remove and return expired idle connections."""
         swept = [it for it in self._idle if now >= min(it.ends_at, it.since + self._max_idle)]
         self._idle = [pooled for pooled in self._idle if pooled not in swept]
         return swept

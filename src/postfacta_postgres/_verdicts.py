@@ -10,28 +10,17 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from postfacta_core import CircuitConfig
-from postfacta_core.errors import (
-    DatabaseUnavailableError,
-    DeadlineExceededError,
-    InvalidInputError,
-    LockTimeoutError,
-    OutcomeTimeoutError,
-    OutcomeUnknownError,
-    ReadOnlyDatabaseError,
-    RejectedError,
-    ResilienceError,
-)
+from postfacta_core import CircuitConfig, errors
 
 QUERY_CANCELED: Final = "57014"
 _NOT_THERE: Final = ("08", "57P01", "57P02", "57P03", "53300", "53100", "53200")
 # What a value can be at fault for: too long, too large, no date, no number, a text with NUL, no regular expression.
 _INPUT: Final = ("22001", "22003", "22007", "22008", "22021", "2201B", "22P02", "22P03", "22P05")
-_MEANINGS: Final[dict[str, type[ResilienceError]]] = {
-    "25006": ReadOnlyDatabaseError,
-    "55P03": LockTimeoutError,
-    QUERY_CANCELED: DeadlineExceededError,
-    **dict.fromkeys(_INPUT, InvalidInputError),
+_MEANINGS: Final[dict[str, type[errors.ResilienceError]]] = {
+    "25006": errors.ReadOnlyDatabaseError,
+    "55P03": errors.LockTimeoutError,
+    QUERY_CANCELED: errors.DeadlineExceededError,
+    **dict.fromkeys(_INPUT, errors.InvalidInputError),
 }
 # Such as a full disk: the server answers, on a connection that is well.
 _OUT_OF_RESOURCES: Final = "53"
@@ -53,26 +42,30 @@ def sqlstate_of(error: BaseException | None) -> str:
 
 
 def error_of(
-    sqlstate: str, name: str, otherwise: type[ResilienceError] | None = None
-) -> ResilienceError | None:
+    sqlstate: str, name: str, otherwise: type[errors.ResilienceError] | None = None
+) -> errors.ResilienceError | None:
     """Return the error of this library that an SQLSTATE is; None if it is about the statement.
 
     `otherwise` is meant where the SQLSTATE says nothing. What had no effect may be tried again in a second.
     """
-    kind = DatabaseUnavailableError if sqlstate.startswith(_NOT_THERE) else _MEANINGS.get(sqlstate, otherwise)
+    kind = (
+        errors.DatabaseUnavailableError
+        if sqlstate.startswith(_NOT_THERE)
+        else _MEANINGS.get(sqlstate, otherwise)
+    )
     if kind is None:
         return None
-    return kind(name, 1.0) if issubclass(kind, RejectedError) else kind(name)
+    return kind(name, 1.0) if issubclass(kind, errors.RejectedError) else kind(name)
 
 
 def outcome_of(
-    known: ResilienceError | None, sql: str, sqlstate: str, *, is_inside: bool, is_closed: bool
-) -> ResilienceError | None:
+    known: errors.ResilienceError | None, sql: str, sqlstate: str, *, is_inside: bool, is_closed: bool
+) -> errors.ResilienceError | None:
     """Return the error to raise for a statement that was sent and failed: `known`, unless it may have had an effect.
 
-    `is_inside` says whether it was sent inside of a transaction, `is_closed` whether the connection is closed by now.
+    It was sent `is_inside` of a transaction, and its connection `is_closed` by now.
     """
-    if known is None or isinstance(known, InvalidInputError):
+    if known is None or isinstance(known, errors.InvalidInputError):
         return known
     if sqlstate and not sqlstate.startswith(_PARTING_WORDS) and not is_closed:
         may_be_done = not is_inside and _COMMITS_A_PART.search(sql) is not None
@@ -80,24 +73,23 @@ def outcome_of(
         may_be_done = not is_inside or _COMMITS.search(sql) is not None
     if not may_be_done:
         return known
-    if isinstance(known, DeadlineExceededError):
-        return OutcomeTimeoutError(known.policy)
+    if isinstance(known, errors.DeadlineExceededError):
+        return errors.OutcomeTimeoutError(known.policy)
     # Without `retry_after`: the caller of a service that answers it would take the answer for a refusal.
-    return OutcomeUnknownError(known.policy)
+    return errors.OutcomeUnknownError(known.policy)
 
 
 def broke(sqlstate: str, known: Exception | None) -> bool:
     """Return whether the connection broke, or could not be opened."""
-    return isinstance(known, DatabaseUnavailableError) and not sqlstate.startswith(_OUT_OF_RESOURCES)
+    return isinstance(known, errors.DatabaseUnavailableError) and not sqlstate.startswith(_OUT_OF_RESOURCES)
 
 
 def is_to_blame(sqlstate: str, known: Exception | None, *, limit: float | None, is_callers: bool) -> bool:
     """Return whether the database failed, and neither the statement nor the caller's short deadline.
 
-    `limit` is the seconds that its request left the statement, None if it had all that any has; `is_callers` says
-    whether the caller had set the request's deadline.
+    `limit` is the seconds that its request left it, None for all that any has; `is_callers` says who set the deadline.
     """
-    if isinstance(known, DeadlineExceededError):
+    if isinstance(known, errors.DeadlineExceededError):
         return limit is None or (limit >= _FAIR and not is_callers)
     return broke(sqlstate, known)
 
@@ -105,13 +97,9 @@ def is_to_blame(sqlstate: str, known: Exception | None, *, limit: float | None, 
 def database_circuit(max_size: int) -> CircuitConfig:
     """Return the default circuit of a database, for a pool of this size.
 
-    It looks at the last calls and not at the last seconds: when a database hangs, each connection gives one failure
-    per `statement_timeout`, and the many successes of the seconds before would outweigh them for long. The window is
-    four times as large as the pool, and counts from three times on: a blow that breaks all lent connections at
-    once is then less than half, and none after it is refused.
-
-    It is open for 4 to 5 seconds each time. One trial in that time is no load, and longer waits would only keep callers
-    out after the end.
+    It looks at the last calls: when a database hangs, each connection gives one failure per `statement_timeout`, which the
+    successes of the last seconds would outweigh for long. The window is four times the pool, and counts from three times
+    on: a blow that breaks all lent connections is less than half. It is open for 4 to 5 seconds each time.
     """
     most = min(4 * max(max_size, 5), _LARGEST_WINDOW)
     return CircuitConfig(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import stat
-import warnings
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, fields
 from os import PathLike
@@ -27,26 +25,14 @@ Password = str | Callable[[], str] | Callable[[], Awaitable[str]]
 class PasswordFile:
     """A `Password` that is read from a file each time, as an orchestrator mounts it and replaces it.
 
-    It warns once if every user of the machine may read the file.
-
-    Args:
-        path: The file. A line feed at its end is not part of the password.
+    A line feed at the end of the file is not part of it.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self._path = anyio.Path(path)
-        self._has_warned = False
 
     async def __call__(self) -> str:
-        """Read it.
-
-        Raises:
-            OSError: If there is no such file at this moment; the next attempt to connect reads it again.
-        """
-        if not self._has_warned and (await self._path.stat()).st_mode & stat.S_IROTH:
-            self._has_warned = True
-            message = f"every user of this machine may read the password in {self._path}: chmod o-r"
-            warnings.warn(message, UserWarning, stacklevel=2)
+        """Read it; raise OSError if there is no such file at this moment."""
         return (await self._path.read_text(encoding="utf-8")).rstrip("\r\n")
 
 
@@ -56,26 +42,23 @@ class PoolOptions:
 
     Attributes:
         max_size: Connections lent at once; one more is reserved for health.
-        max_waiting: Callers that may wait for one; later ones are refused immediately. Ten times `max_size` would
-            be served in time if each used its connection for a tenth of `acquire_timeout`.
+        max_waiting: Callers that may wait for one; later ones are refused immediately.
         acquire_timeout: Longest wait for one. A request's deadline may shorten it.
-        connect_timeout: Longest time to open one, shared by the hosts that are tried. One whose statement was cut off is
-            thrown away if it takes longer than this to clear.
-        statement_timeout: Longest run of a statement; the server ends it, and a second later this side does. A
-            request's deadline may shorten it.
+        connect_timeout: Longest time to open one, shared by the hosts that are tried, or to clear one that was cut off.
+        statement_timeout: Longest run of a statement; a request's deadline may shorten it. The server ends it, and a
+            second later this side does.
         lock_timeout: Longest wait of a statement for a lock.
         idle_in_transaction_timeout: After it the server ends a transaction that does nothing.
         close_timeout: Longest wait for lent connections when the pool closes.
         max_lifetime: Age at which a connection is replaced, up to a fifth earlier, so that not all are at once.
         max_idle: Time without use after which a connection is closed.
         reconnect: The waits between attempts while there is no database.
-        reset: Whether a connection that comes back is cleared of what a session keeps: settings, advisory locks,
-            open cursors. It costs a round trip. Without it no statement may leave such a thing behind.
-        transaction_pooling: Whether a pooler such as pgbouncer stands between, which gives each transaction
-            another session. Then nothing is kept in a session: no prepared statements, no settings, no reset; the
-            time limits are set in each transaction, and outside of one this side alone sees to them.
+        reset: Whether a connection that comes back is cleared, by a round trip, of settings, advisory locks, open
+            cursors. Without it no statement may leave such a thing behind.
+        transaction_pooling: Whether a pooler such as pgbouncer gives each transaction another session. Then nothing is
+            kept in a session; time limits are set in each transaction, and outside of one this side alone sees to them.
         plan_each_time: Whether the server plans a prepared statement for each call. Otherwise a plan made for a small
-            table stays in use while it grows, until its statistics are next taken.
+            table stays in use while it grows.
     """
 
     max_size: int = 10
@@ -128,9 +111,8 @@ class Setup:
 class Connector:
     """Opens connections to one of the hosts of an address.
 
-    All are opened to `host`, the number of the one that a search found: were each to look for itself, two primaries
-    after a failover that went wrong could both be written to by one pool. `namespace` is the name of the database, for
-    spans; empty if the address does not name it.
+    All are opened to `host`, the number of the one that a search found: were each to look for itself, one pool could
+    write to two primaries after a failover that went wrong. `namespace` is the database's name, for spans, or empty.
     """
 
     def __init__(self, setup: Setup, dsn: str, password: Password | None) -> None:
@@ -213,21 +195,16 @@ def _arguments(name: str, options: PoolOptions) -> dict[str, Any]:
 
 
 def check_address(field: str, dsn: str) -> str:
-    """Return an address if it is valid, so that a wrong one is not tried for ever; raise ValueError if not.
-
-    Its password is never shown, nor is anything that may be a part of it.
-    """
+    """Return an address, or raise ValueError, which never shows what may be a part of its password."""
     scheme, mark, rest = validation.secret(field, dsn, example=_EXAMPLE).partition("://")
     netloc = re.split(r"[/?#]", rest, maxsplit=1)[0]
     _, at, places = netloc.rpartition("@")
     shown = f"{scheme}://{'***@' if at else ''}{places}"
     rule = "an address with hosts and ports from 1 to 65535"
-    if "@" in rest[len(netloc) :]:
-        # A part of the password may stand where the host should.
+    if "@" in rest[len(netloc) :]:  # A part of the password may stand where the host should.
         shown = f"{scheme}://***"
         rule = "an address whose password has /, ?, # and @ written as %2F, %3F, %23 and %40"
-    if not mark or scheme not in {"postgresql", "postgres"}:
-        # It may be anything, such as a password that was given in place of an address.
+    if not mark or scheme not in {"postgresql", "postgres"}:  # It may be a password.
         shown, rule = "***", 'an address that begins with "postgresql://"'
     elif all(map(_is_place, places.split(","))) and (query := _query_of(dsn)) is not None:
         wrong = [name for name, known in _CHOICES.items() if not set(query.get(name, ())) <= known]
@@ -245,7 +222,6 @@ def _query_of(dsn: str) -> dict[str, list[str]] | None:
 
 
 def _is_place(place: str) -> bool:
-    """Return whether this is a host with or without a port; an empty one is the machine's own socket."""
     found = _PLACE.fullmatch(place)
     return found is not None and (not found["port"] or 1 <= int(found["port"]) <= _LAST_PORT)
 

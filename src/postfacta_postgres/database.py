@@ -29,26 +29,22 @@ from .pool import Pool
 T = TypeVar("T")
 
 Isolation = Literal["read committed", "repeatable read", "serializable"]
-"""How much a transaction sees of others, in PostgreSQL's words."""
+"""How much a transaction sees of others, in PostgreSQL's words; None is the server's own, read committed."""
 
 _DURABILITY = (
     "select name, setting from pg_settings where name = any"
     " (array['fsync', 'full_page_writes', 'synchronous_commit']) order by name"
 )
-_BY_HAND = frozenset({CircuitState.FORCED_OPEN, CircuitState.DISABLED, CircuitState.METRICS_ONLY})
 
 
 class Statements:
     """Four ways to run a statement, which differ in what they return.
 
-    `operation` names a statement in metrics and spans: a word from code, such as `incident_get`; without it, the
-    statement's first word. `collection` names the table it is about.
-
+    `operation` names it in metrics and spans, by default by its first word; `collection` names the table it is about.
     `repeatable` says that it may run twice, as what only reads may. Then its outcome is never unknown, and a `Database`
     tries it once more, on another connection, if that broke.
     """
 
-    # Each method knows what it returns.
     def _send(self, statement: Statement) -> Awaitable[T]:  # pyright: ignore[reportInvalidTypeVarUse]
         raise NotImplementedError
 
@@ -80,8 +76,8 @@ class Statements:
 class Connection(Statements):
     """A lent connection whose statements are timed and whose errors are classified.
 
-    A statement has what is left of the request's time, a small share for the answer taken off, but no more than
-    `statement_timeout`. When that has passed, this side gives up, and asks the server to end the statement.
+    A statement has what is left of the request's time, a small share for the answer taken off, and `statement_timeout` at
+    most. Then this side gives up, and asks the server to end it.
 
     Every method raises:
         OutcomeUnknownError: If the connection breaks, or time runs out (`OutcomeTimeoutError`), after the statement was
@@ -110,28 +106,22 @@ class Connection(Statements):
 class Database(Statements):
     """A PostgreSQL database that may be unavailable at start and at any time later.
 
-    Use it as an async context manager, around all of the service's life, on asyncio. Entering it waits for nothing; who
-    asks before the first attempt to connect has ended waits for that, for `acquire_timeout` at most. It may be entered
-    again once it was left, in another event loop too.
-
-    Each statement runs on a connection of its own; see `Connection` for what it raises, and `acquire`.
+    Enter it around all of the service's life, on asyncio. That waits for nothing; who asks before the first attempt to
+    connect has ended waits for that, for `acquire_timeout` at most. It may be entered again once it was left, in
+    another event loop too. Each statement runs on a connection of its own; see `Connection` for what it raises, and
+    `acquire`.
 
     Args:
         dsn: A `postgresql://` address, refused if no server could be there. No error or event repeats its password.
         name: Names it in errors, events and metrics.
         options: Pool size and time limits.
-        breaker: Refuses to lend connections while too many break or time out; by default one of this name, with
-            `database_circuit`. What a failure is, is decided here: leave its `on` alone. A long time for
-            which a connection is lent is no slow call of the database, so set no `slow_call_duration` either.
-        retry_budget: What further tries are spent from; by default one of this name.
         password: Wins over the one in the address; a function is asked for each new connection.
+        breaker: Refuses to lend connections while too many break or time out; by default one of this name, with
+            `database_circuit`. Leave its `on` and `slow_call_duration` alone: what a failure is, is decided here.
+        retry_budget: What further tries are spent from; by default one of this name.
         observer: Receives events of connections and statements; see `events`. It may raise.
         clock: Monotonic seconds.
         luck: Spreads the attempts to connect, and the waits before further tries.
-
-    Attributes:
-        breaker: Its circuit.
-        retry_budget: Its budget.
     """
 
     def __init__(
@@ -159,12 +149,12 @@ class Database(Statements):
         if password is not None and not callable(password):
             validation.secret("Database.password", password, example="a text, or PasswordFile(path)")
         validation.functions("Database", clock=clock, luck=luck)
-        options = options or PoolOptions()
-        setup = Setup(name, options, observing("Database", name, observer), clock, luck)
+        setup = Setup(name, options or PoolOptions(), observing("Database", name, observer), clock, luck)
         self._pool = Pool(setup, dsn, password)
         self._pool.monitor.when_found = self._forget
+        config = database_circuit(setup.options.max_size)
         self.breaker: CircuitBreaker = breaker or CircuitBreaker(
-            name, config=database_circuit(options.max_size), observer=setup.observe, clock=clock, luck=luck
+            name, config=config, observer=setup.observe, clock=clock, luck=luck
         )
         self.retry_budget: RetryBudget = retry_budget or RetryBudget(name)
         self._reads, self._transactions = retries(setup, self.retry_budget)
@@ -189,31 +179,15 @@ class Database(Statements):
         await self._stack.aclose()
 
     async def wait_connected(self) -> None:
-        """Wait until there is a database, also if it comes late; bound it by a timeout of your own.
-
-        A statement waits for the first attempt to connect by itself. This is for what must outlast a database that
-        is away: a migration, a job in the background, a test.
-        """
+        """Wait until there is a database, for what must outlast one that is away; bound it by a timeout of your own."""
         await self._pool.monitor.found.wait()
 
     async def ping(self) -> None:
-        """Check that the database answers, on a connection that no load can take.
-
-        Raises:
-            DatabaseUnavailableError: If it does not, within a second.
-        """
+        """Raise DatabaseUnavailableError unless the database answers in a second, on a connection that no load can take."""
         await self._pool.monitor.ping()
 
     async def check_writes(self) -> None:
-        """Check that no write was refused in the last 30 seconds: a health check that asks the database nothing.
-
-        A database whose disk is full, or that is read-only, answers `ping` and reads. As it still serves reads, add this
-        check as one that is not critical: `health.add("writes", database.check_writes, critical=False, fall=1)`.
-
-        Raises:
-            DatabaseUnavailableError: If the disk was full.
-            ReadOnlyDatabaseError: If it took no writes.
-        """
+        """Check that no write was refused in the last 30 seconds; it asks the database nothing, and raises the refusal."""
         self._pool.monitor.check_writes()
 
     @asynccontextmanager
@@ -233,12 +207,7 @@ class Database(Statements):
     async def transaction(self, *, isolation: Isolation | None = None) -> AsyncGenerator[Connection]:
         """Run the block in one transaction, committed at its end and rolled back if it raises.
 
-        The server ends a statement in it by itself when a request's time runs out: the limit is sent in the same
-        message as BEGIN, since one of its own would cost a round trip. It is the remaining time at BEGIN, so that
-        for later statements this side is earlier, as it is for all outside of a transaction.
-
-        Args:
-            isolation: By default the server's, which is read committed.
+        The server itself ends a statement that lasts longer than the request had left at BEGIN.
 
         Raises:
             OutcomeUnknownError: If the connection breaks, or time runs out, while the answer to COMMIT is on its way.
@@ -254,14 +223,10 @@ class Database(Statements):
     async def run_transaction(
         self, function: Callable[[Connection], Awaitable[T]], *, isolation: Isolation | None = None
     ) -> T:
-        """Run a function in one transaction, and the whole again if it was lost to another one.
+        """Run a function in one transaction, and the whole again if it was lost to another one (40001, 40P01).
 
-        That is after 40001 and 40P01, three times at most, after waits that vary, within the request's time and the
-        retry budget. It is never done once COMMIT was sent: a conflict that the server finds only then is raised.
-
-        Args:
-            function: What to do. It may run again from the start: it must change nothing but this database.
-            isolation: By default the server's, which is read committed.
+        Three times at most, after waits that vary, within the request's time and the retry budget, but never once COMMIT
+        was sent: a conflict that the server finds only then is raised. The function must change nothing but this database.
 
         Raises:
             DatabaseUnavailableError: If it was lost to others each time: nothing was written. See `transaction`, too.
@@ -285,8 +250,8 @@ class Database(Statements):
             return await lease.run(statement)
 
     def _forget(self) -> None:
-        """Reset the circuit, since the database is available again: it has just answered. A state set by hand stays."""
-        if self.breaker.statistics().state not in _BY_HAND:
+        """Reset the circuit, since the database is available again: it has just answered. One that is forced open stays so."""
+        if self.breaker.statistics().state is not CircuitState.FORCED_OPEN:
             self.breaker.reset()
 
     async def durability_problems(self) -> list[str]:

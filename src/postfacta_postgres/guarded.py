@@ -4,7 +4,6 @@
 2. A lease in which the database failed is a failure, counted immediately. Else it is a success if its last statement
    was answered, even by an error. One without an answer, for which the database is not to blame, does not count.
 3. While it is known that there is no database, the circuit is not asked: a refusal says nothing about the database.
-4. What was sent and not answered may have been done, unless a transaction that is open around it undoes it.
 """
 
 from __future__ import annotations
@@ -14,22 +13,16 @@ from typing import Any, Final, NamedTuple, Self
 
 import asyncpg
 
-from postfacta_core import Backoff, CircuitBreaker, Deadline, Retry, RetryBudget
+from postfacta_core import Backoff, CircuitBreaker, Deadline, Retry, RetryBudget, errors
 from postfacta_core.context import ignore_duration
 from postfacta_core.deadlines.present import time_to_wait
-from postfacta_core.errors import (
-    DatabaseUnavailableError,
-    DeadlineExceededError,
-    InvalidInputError,
-    ResilienceError,
-)
 from postfacta_core.events import DeadlineExceeded, QueryFinished
-from postfacta_core.guards._guard import Outcome
+from postfacta_core.guards import On, Outcome
 
-from ._verdicts import QUERY_CANCELED, broke, error_of, is_to_blame, outcome_of, sqlstate_of
+from ._verdicts import QUERY_CANCELED, broke, error_of, outcome_of, sqlstate_of
 from .connecting import RawConnection, Setup
 from .monitor import Pooled
-from .permits import Permit, first_word, is_the_callers_wish
+from .permits import Loan, first_word
 from .pool import Pool
 
 _DISK_FULL: Final = "53100"
@@ -37,26 +30,23 @@ _READ_ONLY: Final = "25006"
 _CONFLICTS: Final = frozenset({"40001", "40P01"})
 
 
-def translate(error: BaseException, name: str, *, broken: bool = False) -> ResilienceError | None:
-    """Map a driver's error to one of this library; None if the caller caused it.
+def translate(error: BaseException, name: str, *, broken: bool = False) -> errors.ResilienceError | None:
+    """Map an error of asyncpg or the system to one of this library; None if the caller caused it.
 
-    Args:
-        error: What asyncpg or the operating system raised.
-        name: The database's name, for the error.
-        broken: Whether the connection is closed: then even asyncpg's vague errors mean that.
+    If the connection is `broken`, even asyncpg's vague errors mean that.
     """
-    kind: type[ResilienceError] | None = None
+    kind: type[errors.ResilienceError] | None = None
     # A time-out on this side means that time is up, or a server that answers nothing.
     if isinstance(error, TimeoutError):
-        kind = DeadlineExceededError
+        kind = errors.DeadlineExceededError
     # The driver could not encode a value of a right type, such as a number too large.
     elif isinstance(error, asyncpg.DataError) and isinstance(error.__cause__, ValueError | OverflowError):
-        kind = InvalidInputError
+        kind = errors.InvalidInputError
     # asyncpg is confused when a statement meets the server's parting words, which it has not read to the end.
     elif isinstance(error, OSError | asyncpg.InternalClientError) or (
         broken and isinstance(error, asyncpg.InterfaceError | asyncpg.PostgresError)
     ):
-        kind = DatabaseUnavailableError
+        kind = errors.DatabaseUnavailableError
     return error_of(sqlstate_of(error), name, kind)
 
 
@@ -74,17 +64,15 @@ class Statement(NamedTuple):
 COMMIT: Final = Statement("execute", "commit", operation="COMMIT")
 
 
-class Lease:
+class Lease(Loan):
     """A connection for the length of an `async with` block, unless the circuit refuses."""
 
-    __slots__ = ("_breaker", "_is_answered", "_permit", "_pool", "_pooled")
+    __slots__ = ("_pool", "_pooled")
 
     def __init__(self, pool: Pool, breaker: CircuitBreaker) -> None:
+        super().__init__(breaker)
         self._pool = pool
-        self._breaker = breaker
         self._pooled: Pooled | None = None
-        self._permit: Permit | None = None
-        self._is_answered = False
 
     @property
     def raw(self) -> RawConnection:
@@ -96,10 +84,10 @@ class Lease:
     async def __aenter__(self) -> Self:
         monitor = self._pool.monitor
         if monitor.is_there or not monitor.looked.is_set():
-            self._permit = Permit(self._breaker)
+            self._take_permit()
         try:
             self._pooled = await self._pool.lend()
-        except DatabaseUnavailableError as error:
+        except errors.DatabaseUnavailableError as error:
             # Without a cause none could be opened in time, or none was tried: it was lost meanwhile, or is closed.
             if error.__cause__ is not None or self._pool.is_lending:
                 self._leave(error)
@@ -114,12 +102,6 @@ class Lease:
         pooled, self._pooled = self._pooled, None
         if pooled is not None:
             await self._pool.take_back(pooled, error)
-
-    def _leave(self, error: Exception | None = None) -> None:
-        """Report the outcome to the circuit. A later one of this lease does not count."""
-        permit, self._permit = self._permit, None
-        if permit is not None:
-            permit.leave(error, is_answered=self._is_answered)
 
     async def begin(self, isolation: str | None) -> None:
         """Begin a transaction, with the limit of its request."""
@@ -172,7 +154,9 @@ class Lease:
         left = time_to_wait(most, now)
         return left if left < most else None
 
-    def _take_note(self, error: Exception, sqlstate: str, limit: float | None) -> ResilienceError | None:
+    def _take_note(
+        self, error: Exception, sqlstate: str, limit: float | None
+    ) -> errors.ResilienceError | None:
         """Apply a failure to the connection, the database's availability, and the circuit; return what it means."""
         pool, raw = self._pool, self.raw
         known = translate(error, pool.name, broken=raw.is_closed())
@@ -188,10 +172,7 @@ class Lease:
             pool.monitor.refused_write(known)
         if is_moved or raw.is_closed():
             pool.monitor.suspect(self._pooled, moved=is_moved)
-        if is_to_blame(sqlstate, known, limit=limit, is_callers=is_the_callers_wish()):
-            self._leave(known)
-        # What the driver finds wrong by itself has no SQLSTATE, and may never have been sent.
-        self._is_answered = sqlstate not in {"", QUERY_CANCELED}
+        self._judge(sqlstate, known, limit)
         return known
 
 
@@ -213,20 +194,24 @@ def _count_of_sent(connection: RawConnection) -> object:
 
 def retries(setup: Setup, budget: RetryBudget) -> tuple[Retry, Retry]:
     """Return what tries a statement once more after its connection broke, and what a transaction lost to another."""
-    shared: Any = {
-        "budget": budget,
-        "retry_after": _asks_no_wait,
-        "observer": setup.observe,
-        "clock": setup.clock,
-        "luck": setup.luck,
-    }
-    reads = Backoff(base=0.02, cap=0.02)
+
+    def retry(what: str, attempts: int, on: On, *, base: float, cap: float) -> Retry:
+        return Retry(
+            f"{setup.name}_{what}",
+            attempts=attempts,
+            on=on,
+            backoff=Backoff(base=base, cap=cap),
+            budget=budget,
+            # `retry_after` is for the final caller: the backoff alone sets the wait.
+            retry_after=lambda _: None,
+            observer=setup.observe,
+            clock=setup.clock,
+            luck=setup.luck,
+        )
+
     # A victim of a deadlock wins the next round; one that loses three times meets real contention.
-    transactions = Backoff(base=0.05, cap=0.5)
-    return (
-        Retry(f"{setup.name}_read", attempts=2, backoff=reads, on=_is_repeatable, **shared),
-        Retry(f"{setup.name}_transaction", attempts=3, backoff=transactions, on=_lost_to_another, **shared),
-    )
+    lost = retry("transaction", 3, _lost_to_another, base=0.05, cap=0.5)
+    return retry("read", 2, _is_repeatable, base=0.02, cap=0.02), lost
 
 
 def _is_repeatable(outcome: Outcome[object]) -> bool:
@@ -237,8 +222,4 @@ def _is_repeatable(outcome: Outcome[object]) -> bool:
 
 def _lost_to_another(outcome: Outcome[object]) -> bool:
     error = outcome.error
-    return isinstance(error, DatabaseUnavailableError) and sqlstate_of(error.__cause__) in _CONFLICTS
-
-
-def _asks_no_wait(outcome: Outcome[object]) -> None:
-    """Ignore `retry_after`, which is for the final caller: the backoff alone sets the wait."""
+    return isinstance(error, errors.DatabaseUnavailableError) and sqlstate_of(error.__cause__) in _CONFLICTS

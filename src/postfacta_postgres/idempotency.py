@@ -1,8 +1,7 @@
 """Give a write one effect, however often it is sent: its answer is stored under its key, in its own transaction.
 
 A second request with the same key waits on the unique index of the first one's row. If the first commits, its stored
-answer is returned, byte for byte; if it rolls back, or its process dies, the second takes its place. There is no
-"running" marker that a crash could leave behind.
+answer is returned, byte for byte; if it rolls back, or its process dies, the second takes its place.
 """
 
 from __future__ import annotations
@@ -46,14 +45,7 @@ class KeyReusedError(InvalidInputError):
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """An answer that is stored, and returned to each repetition of its request.
-
-    Attributes:
-        status: The status code.
-        headers: The header fields.
-        body: The body.
-        is_replay: Whether it is that of an earlier request.
-    """
+    """An answer that is stored, and returned to each repetition of its request: then it `is_replay`."""
 
     status: int
     headers: Mapping[str, str]
@@ -101,12 +93,7 @@ async def write_once(
 
 
 async def prune_keys(database: Database, *, batch: int = 1000) -> int:
-    """Delete the keys older than 24 hours, a batch a transaction; return how many.
-
-    Args:
-        database: Where they are.
-        batch: How many one statement deletes at most.
-    """
+    """Delete the keys older than 24 hours, at most a batch in one transaction; return how many."""
     total = 0
     while True:
         status = await database.execute(_PRUNE, batch, operation="idempotency_prune")

@@ -2,14 +2,14 @@
 
 1. There is a database if the reserved connection is open: one more than callers may borrow, for this and for `ping`.
 2. Without one, it is looked for until it is found, with waits that grow and vary.
-3. Code that sees a connection break reports it (`suspect`). Idle ones are then closed, lent ones as they
-   come back, and a new connection is tried; callers are refused only if it is not found, for one connection may
-   break alone.
+3. Code that sees a connection break reports it (`suspect`). Idle ones are then closed, lent ones as they come back, and
+   a new one is tried; callers are refused only if that fails, for one connection may break alone.
 4. Until the first attempt to connect has ended nothing is known: callers wait for it, within their own time.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -70,8 +70,7 @@ class ConnectionMonitor:
     def suspect(self, pooled: Pooled | None = None, *, moved: bool = False) -> None:
         """Report a suspected loss, so that availability is checked.
 
-        `pooled` is the connection that broke: those that are as old may be broken as well. Without it one could only
-        not be opened, or did not answer in time. If this database takes no writes, it is known to have `moved`.
+        If `pooled` broke, those that are as old may be broken too. A database that takes no writes has `moved`.
         """
         if pooled is not None:
             self._has_moved |= moved and pooled.generation == self._table.generation
@@ -144,7 +143,6 @@ class ConnectionMonitor:
             raise self.absence()
 
     async def _come_into_doubt(self) -> None:
-        """Wait until the database is suspected to be lost, and does not answer."""
         while True:
             await self._doubted.wait()
             self._doubted = anyio.Event()
@@ -160,11 +158,9 @@ class ConnectionMonitor:
     async def _find(self) -> bool:
         """Reserve a new connection; return whether there is one in time."""
         setup, table, host = self._setup, self._table, self._connector.host
-        timeout = setup.options.connect_timeout
+        timeout = min(setup.options.connect_timeout, _LOOK_TIMEOUT if self.is_there else math.inf)
         try:
-            connection = await self._connector.open(
-                min(_LOOK_TIMEOUT, timeout) if self.is_there else timeout, search=True
-            )
+            connection = await self._connector.open(timeout, search=True)
         except Exception:  # noqa: BLE001 - whatever it is, an event reported it, and it is tried again
             return False
         # On the same host it was not lost: connections that break alone, one after the other, are for others to count.
@@ -186,7 +182,6 @@ class ConnectionMonitor:
         return True
 
     def _lose(self) -> None:
-        """Forget the reserved connection and the idle ones, and end the opening of others."""
         if self._reserved is not None:
             pooled, self._reserved = self._reserved, None
             self.found = anyio.Event()

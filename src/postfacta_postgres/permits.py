@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Final
 
 from postfacta_core import CircuitBreaker
 from postfacta_core.context import current_request
+from postfacta_core.errors import ResilienceError
+
+from ._verdicts import QUERY_CANCELED, is_to_blame
 
 # What is no Exception is no outcome for a breaker. It is never raised.
 _NO_OUTCOME: Final = GeneratorExit("no answer, and not the database's fault")
@@ -17,29 +20,35 @@ def first_word(sql: str) -> str:
     return sql.split(None, 1)[0].upper() if sql.strip() else ""
 
 
-def is_the_callers_wish() -> bool:
-    """Return whether the request's deadline was set by its caller."""
-    request = current_request()
-    return request is not None and request.deadline_is_callers
+class Loan:
+    """A circuit's permit, which may be given back in another task than it was taken in."""
 
-
-class Permit:
-    """A circuit's permit, which may be given back in another task than it was taken in.
-
-    Raises:
-        CircuitOpenError: If the circuit refuses.
-    """
-
-    __slots__ = ("_breaker", "_context")
+    __slots__ = ("_breaker", "_context", "_is_answered")
 
     def __init__(self, breaker: CircuitBreaker) -> None:
-        # The breaker keeps it in a context: this is one of its own.
         self._breaker = breaker
-        self._context = copy_context()
-        self._context.run(breaker.__enter__)
+        # The breaker keeps the permit in a context: this is one of its own.
+        self._context: Context | None = None
+        self._is_answered = False
 
-    def leave(self, error: Exception | None = None, *, is_answered: bool = True) -> None:
-        """Give it back: with the database's failure, as a success, or as neither."""
-        outcome = error or (None if is_answered else _NO_OUTCOME)
-        kind = None if outcome is None else type(outcome)
-        self._context.run(self._breaker.__exit__, kind, outcome, None)
+    def _take_permit(self) -> None:
+        """Take a permit, or raise CircuitOpenError."""
+        context = copy_context()
+        context.run(self._breaker.__enter__)
+        self._context = context
+
+    def _leave(self, error: Exception | None = None) -> None:
+        """Give it back, once: with the database's failure, or as a success if the last statement was answered."""
+        context, self._context = self._context, None
+        if context is not None:
+            outcome = error or (None if self._is_answered else _NO_OUTCOME)
+            context.run(self._breaker.__exit__, None, outcome, None)
+
+    def _judge(self, sqlstate: str, known: ResilienceError | None, limit: float | None) -> None:
+        """Note that a statement failed; give the permit back if the database is to blame, see `is_to_blame`."""
+        request = current_request()
+        is_callers = request is not None and request.deadline_is_callers
+        if is_to_blame(sqlstate, known, limit=limit, is_callers=is_callers):
+            self._leave(known)
+        # What a driver finds wrong by itself has no SQLSTATE, and may never have been sent.
+        self._is_answered = sqlstate not in {"", QUERY_CANCELED}

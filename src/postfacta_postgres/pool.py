@@ -1,9 +1,7 @@
 """Lend connections to PostgreSQL, while the database is available.
 
-1. Callers wait in FIFO order, and are refused immediately while there is no database. Before the first
-   attempt to connect has ended that is unknown, so they wait for it.
-2. Every wait has a bound: for a connection, to open one, to clear one that comes back, to look, to close. A request's
-   deadline shortens those that a caller sees.
+1. Callers wait in FIFO order, and are refused immediately while there is no database, see `monitor`.
+2. Every wait has a bound, and a request's deadline shortens those that a caller sees.
 3. A caller that was cancelled or ran out of time goes at once. Its connection is cleared by a task of the pool, which
    waits until the server has ended the statement.
 """
@@ -18,23 +16,11 @@ import anyio
 import asyncpg
 from anyio.abc import TaskGroup
 
+from postfacta_core import errors, events
 from postfacta_core.clock import Clock
 from postfacta_core.context import add_wait, ignore_duration
 from postfacta_core.deadlines.present import time_to_wait
-from postfacta_core.errors import (
-    DeadlineExceededError,
-    OutcomeUnknownError,
-    PoolTimeoutError,
-    ResilienceError,
-)
-from postfacta_core.events import (
-    ConnectionAcquired,
-    ConnectionReleased,
-    DeadlineExceeded,
-    Observer,
-    PolicyCreated,
-    Sample,
-)
+from postfacta_core.events import ConnectionAcquired, ConnectionReleased
 
 from ._leases import LeaseTable, sizes
 from .connecting import Connector, Password, PoolOptions, RawConnection, Setup
@@ -44,7 +30,7 @@ from .monitor import ConnectionMonitor, Pooled
 _RELEASE_TIMEOUT = 1.0
 _SWEEP_AT_MOST_EVERY = 10.0
 # Errors after which the server may still be at work on the connection.
-_TIME_IS_UP = (TimeoutError, DeadlineExceededError, OutcomeUnknownError)
+_TIME_IS_UP = (TimeoutError, errors.DeadlineExceededError, errors.OutcomeUnknownError)
 
 
 @dataclass(slots=True, eq=False)
@@ -62,12 +48,11 @@ class Pool:
     def __init__(self, setup: Setup, dsn: str, password: Password | None) -> None:
         self.name: str = setup.name
         self.options: PoolOptions = (options := setup.options)
-        self.observe: Observer = setup.observe
+        self.observe: events.Observer = setup.observe
         self.now: Clock = setup.clock
         self._luck = setup.luck
         self.connector: Connector = Connector(setup, dsn, password)
         self._table: LeaseTable[RawConnection] = LeaseTable(
-            setup.name,
             options.max_size,
             options.max_waiting,
             max_lifetime=options.max_lifetime,
@@ -78,9 +63,9 @@ class Pool:
         self._waiting: dict[_Opening, None] = {}  # in order
         self._all_home = anyio.Event()
         self._group: TaskGroup | None = None
-        self.observe(PolicyCreated(self.name, self.collect))
+        self.observe(events.PolicyCreated(self.name, self.collect))
 
-    def collect(self) -> Iterator[Sample]:
+    def collect(self) -> Iterator[events.Sample]:
         """Return its size, for metrics."""
         table = self._table
         return sizes(self.name, idle=table.idle, used=table.used, most=table.size, waiting=table.waiting)
@@ -112,7 +97,6 @@ class Pool:
                 pooled.connection.terminate()
 
     async def _keep_young(self) -> None:
-        """Close idle connections that are not needed or too old; until cancelled."""
         options = self.options
         pause = min(options.max_lifetime / 4, options.max_idle / 4, _SWEEP_AT_MOST_EVERY)
         while True:
@@ -132,7 +116,7 @@ class Pool:
             if pooled is None:
                 pooled = await self._wait(started, patience, has_slot=has_slot)
             error_type = ""
-        except ResilienceError as error:
+        except errors.ResilienceError as error:
             error_type = type(error).__name__
             raise
         finally:
@@ -167,13 +151,15 @@ class Pool:
         if patience < self.options.acquire_timeout:
             raise self._too_late()
         if is_queueing:
-            raise PoolTimeoutError(self.name, patience)
+            raise errors.PoolTimeoutError(self.name, patience)
         self.monitor.suspect()
         raise self.monitor.absence()
 
     async def _queue(self) -> None:
         event = anyio.Event()
-        turn = self._table.queue(event.set)
+        if self._table.waiting >= self._table.max_waiting:
+            raise errors.PoolTimeoutError(self.name, 1.0)
+        turn = self._table.join(event.set)
         try:
             await event.wait()
         except BaseException:
@@ -188,8 +174,7 @@ class Pool:
     async def _open(self) -> Pooled:
         """Wait for a new connection, or one that comes back before; the slot passes to the task that opens it.
 
-        A caller that leaves, or is served, does not end the attempt: if no request had the time that it takes to open
-        one, there would never be one.
+        A caller that leaves does not end the attempt: if no request had the time for one, there would never be one.
         """
         opening, group = _Opening(), self._group
         if group is None or not self.monitor.is_there:  # it went while the caller stood in the queue
@@ -228,11 +213,9 @@ class Pool:
             self.monitor.openings.discard(scope)
             if opening in self._waiting:
                 self._serve(opening, pooled)
-                if pooled is None:
-                    table.leave()
             elif pooled is not None:
                 self._settle(pooled)
-            else:
+            if pooled is None:
                 table.leave()
 
     def _serve(self, opening: _Opening, pooled: Pooled | None) -> None:
@@ -240,9 +223,9 @@ class Pool:
         opening.pooled = pooled
         opening.ended.set()
 
-    def _too_late(self) -> DeadlineExceededError:
-        self.observe(DeadlineExceeded("pool"))
-        return DeadlineExceededError(self.name)
+    def _too_late(self) -> errors.DeadlineExceededError:
+        self.observe(events.DeadlineExceeded("pool"))
+        return errors.DeadlineExceededError(self.name)
 
     async def take_back(self, pooled: Pooled, error: BaseException | None) -> None:
         """Reset a returned connection and keep it for the next caller, or close it; `error` ended the caller's block."""

@@ -26,7 +26,6 @@ from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.core.guards.breakers import (
     CLOSED,
     CONFIG,
-    DISABLED,
     OPEN,
     breaker as plain_breaker,
     clock_of,
@@ -120,8 +119,6 @@ async def test_states_unknown_to_pybreaker_are_reported_as_known_ones() -> None:
     notes = Notes()
     guard = breaker(listeners=[notes])
     guard.force_open()
-    guard.disable()
-    guard.metrics_only()
     guard.reset()
     assert [note[1:3] for note in notes.take()] == [("closed", "open"), ("open", "closed")]
 
@@ -413,11 +410,15 @@ async def test_of_what_other_processes_write_only_open_is_taken_over_and_only_by
     shelf = Shelf()
     guard = breaker(storage=FarStorage(shelf))
     await looks(guard, shelf)
-    guard.disable()
+    guard.force_open()
     shelf.state = "open"
-    await looks(guard, shelf)
-    assert await guard.call(works) == "answer"
-    assert guard.statistics().state is DISABLED
+    clock_of(guard).advance(1.0)
+    reads = shelf.reads
+    for _ in range(2):
+        with pytest.raises(BreakerOpenError):
+            await guard.call(works)
+        await shelf.until(lambda shelf: shelf.reads > reads)
+    assert guard.status()["state"] == "forced_open"
     guard.reset()
     await open_it(guard)
     await shelf.until(lambda shelf: shelf.writes[-1:] == ["open"])

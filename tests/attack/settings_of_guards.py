@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pybreaker
 
+from postfacta_adapters.httpx import Outgoing
 from postfacta_adapters.pybreaker import attach
 from postfacta_core import (
     Backoff,
@@ -16,7 +17,6 @@ from postfacta_core import (
     CircuitConfig,
     Fallback,
     Hedge,
-    Outgoing,
     Pipeline,
     RateLimiter,
     Retry,
@@ -24,7 +24,7 @@ from postfacta_core import (
     Timeout,
 )
 from postfacta_core.guards import AdaptiveLimiter
-from postfacta_core.guards._delay import FixedDelay, QuantileDelay
+from postfacta_core.guards._delay import QuantileDelay
 from postfacta_core.guards.throttle import Throttle
 from postfacta_core.limits._rates import Rate
 from postfacta_core.limits.store import SharedStore
@@ -76,7 +76,6 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
             "on": ERRORS,
             "retry_after": FUNCTION,
             "max_wait": SECONDS,
-            "retry_nested": FLAG,
             "mode": MODE,
             **OBSERVED,
             "luck": FUNCTION,
@@ -98,7 +97,6 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
             **OBSERVED,
             "luck": FUNCTION,
             "on": ERRORS,
-            "retry_after": FUNCTION,
         },
     ),
     attach: Setting(
@@ -152,12 +150,10 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
             **OBSERVED,
         },
     ),
-    FixedDelay: Setting(right={"seconds": 0.1}, wrong={"seconds": FROM_ZERO}),
     QuantileDelay: Setting(
         wrong={
             "quantile": (0, 1, 95, -0.5, math.nan, "95%", None, True),
             "initial": FROM_ZERO,
-            "minimum": FROM_ZERO,
             "window": (*COUNT, 39),
         }
     ),

@@ -103,7 +103,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "NullRecorder",
             "PasswordFile",
             "PolicyCollector",
-            "Permit",
+            "Loan",
             "Pool",
             "Setup",
             "RequestFilter",

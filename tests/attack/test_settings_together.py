@@ -50,8 +50,8 @@ CONTRADICTIONS: Final[list[tuple[Callable[[], object], str]]] = [
         r"max_wait_duration_in_open_state must be at least wait_duration_in_open_state, 61, not 60",
     ),
     (
-        lambda: QuantileDelay(initial=0.01, minimum=0.1),
-        r"QuantileDelay\.initial must be .* at least 0\.1",
+        lambda: QuantileDelay(initial=0.0001),
+        r"QuantileDelay\.initial must be .* at least 0\.001",
     ),
     (lambda: QuantileDelay(0.99, window=100), r"QuantileDelay\.window must be .* at least 200, not 100"),
     (

@@ -12,13 +12,13 @@ import anyio
 import httpx2
 import pytest
 
+from postfacta_adapters.httpx import Outgoing
 from postfacta_core import (
     Bulkhead,
     CircuitBreaker,
     Fallback,
     HealthRegistry,
     Hedge,
-    Outgoing,
     RateLimiter,
     Retry,
     Timeout,

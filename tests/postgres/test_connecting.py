@@ -258,15 +258,11 @@ def test_an_address_where_a_server_can_be_is_taken(dsn: str, anyio_backend: str)
     assert repr(Database(dsn)) == "Database('postgres')"
 
 
-async def test_a_world_readable_password_file_is_warned_of_once(tmp_path: Path) -> None:
+async def test_a_password_file_is_read_each_time(tmp_path: Path) -> None:
     file = tmp_path / "password"
-    file.write_text("hunter2\n")
-    file.chmod(0o644)
     password = PasswordFile(file)
-    with pytest.warns(UserWarning, match="every user of this machine may read") as warned:
-        assert await password() == "hunter2"
-    assert await password() == "hunter2"
-    assert len(warned) == 1
-    assert "hunter2" not in str(warned[0].message)
-    file.chmod(0o640)
-    assert await PasswordFile(file)() == "hunter2"
+    with pytest.raises(OSError, match="password"):
+        await password()
+    for secret in ("hunter2", "hunter3"):
+        file.write_text(f"{secret}\n")
+        assert await password() == secret

@@ -20,7 +20,8 @@ from postfacta_core.errors import (
 from postfacta_core.events import ConnectionAcquired, ConnectionOpened, Event, QueryFinished
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres
-from postfacta_postgres import Database, PoolOptions, translate
+from postfacta_postgres import Database, PoolOptions
+from postfacta_postgres.guarded import translate
 
 from .postgres import QUICK, SHORT_WAIT, opened, size_of, until_answers, until_pinged, watcher
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from postfacta_core.errors import PoolTimeoutError
 from postfacta_core.guards._slots import Turn
 from postfacta_postgres._leases import LeaseTable, PooledConnection
 
@@ -17,7 +16,7 @@ IDLE = 10.0
 
 
 def lending(max_size: int = 2, max_waiting: int = 3) -> LeaseTable[str]:
-    return LeaseTable("db", max_size, max_waiting, max_lifetime=100.0, max_idle=IDLE)
+    return LeaseTable(max_size, max_waiting, max_lifetime=100.0, max_idle=IDLE)
 
 
 def nobody() -> None:
@@ -57,13 +56,9 @@ class Callers(RuleBasedStateMachine):
             assert not self.expected
             self.connect()
             return
-        try:
-            turn = self.pool.queue(nobody)
-        except PoolTimeoutError:
-            assert len(self.expected) == 3
-        else:
-            turn.wake = self.wake(turn)
-            self.expected.append(turn)
+        turn = self.pool.join(nobody)
+        turn.wake = self.wake(turn)
+        self.expected.append(turn)
 
     @precondition(lambda self: self.served)
     @rule()
@@ -126,17 +121,10 @@ class Callers(RuleBasedStateMachine):
 TestCallers = Callers.TestCase
 
 
-def test_a_full_queue_refuses_at_once() -> None:
-    pool = lending(max_size=1, max_waiting=0)
-    assert pool.enter()
-    with pytest.raises(PoolTimeoutError):
-        pool.queue(nobody)
-
-
 def test_a_slot_that_comes_back_goes_to_who_waits_and_not_to_who_comes() -> None:
     pool = lending(max_size=1)
     pool.enter()
-    turn = pool.queue(nobody)
+    turn = pool.join(nobody)
     pool.leave()
     assert turn.has_come
     assert not pool.enter()
@@ -193,7 +181,7 @@ def test_those_who_wait_get_the_slot_in_the_order_of_coming() -> None:
     pool, woken = lending(max_size=1), list[str]()
     assert pool.enter()
     for name in "abc":
-        pool.queue(partial(woken.append, name))
+        pool.join(partial(woken.append, name))
     assert (pool.waiting, pool.idle, pool.used) == (3, 0, 1)
     for _ in range(3):
         pool.leave()
@@ -201,16 +189,6 @@ def test_those_who_wait_get_the_slot_in_the_order_of_coming() -> None:
     assert (pool.waiting, pool.used) == (0, 1)
     pool.leave()
     assert pool.used == 0
-
-
-def test_one_too_many_gets_a_retry_after_of_one_second() -> None:
-    pool = lending(max_size=1, max_waiting=1)
-    assert pool.enter()
-    assert not pool.enter()
-    pool.queue(nobody)
-    with pytest.raises(PoolTimeoutError) as raised:
-        pool.queue(nobody)
-    assert (raised.value.policy, raised.value.retry_after) == ("db", 1.0)
 
 
 def test_what_lies_idle_is_counted_and_the_last_one_in_goes_first() -> None:

@@ -95,8 +95,9 @@ async def test_one_more_than_may_wait_is_refused_at_once(database_dsn: str) -> N
             for _ in range(2):
                 group.start_soon(ask)
             await anyio.wait_all_tasks_blocked()
-            with anyio.fail_after(1), pytest.raises(PoolTimeoutError):
+            with anyio.fail_after(1), pytest.raises(PoolTimeoutError) as refused:
                 await database.fetchval("select 1")
+            assert (refused.value.policy, refused.value.retry_after) == (database.name, 1.0)
     assert answers == [1, 1]
 
 

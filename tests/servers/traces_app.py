@@ -17,11 +17,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from postfacta_adapters.httpx import Outgoing
 from postfacta_adapters.otlp import Provider
 from postfacta_core.asgi import HardenOptions, Telemetry, harden
 from postfacta_core.backoff import Backoff
 from postfacta_core.drain._course import DrainLimits
-from postfacta_core.guards.outgoing import Outgoing
 from postfacta_core.guards.retry import Retry
 from postfacta_core.telemetry.tracing import CallSpans, Tracing
 from postfacta_postgres import Database

@@ -17,7 +17,8 @@ SERVICE = """
     from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
     from starlette.routing import Route
 
-    from postfacta_core import Bulkhead, CircuitBreaker, Outgoing, Retry, Timeout
+    from postfacta_adapters.httpx import Outgoing
+    from postfacta_core import Bulkhead, CircuitBreaker, Retry, Timeout
     from postfacta_core.asgi import harden
 
     billing = Outgoing(
@@ -82,7 +83,8 @@ SERVICE = """
 SCRIPT = """
     import CLIENT as http
 
-    from postfacta_core import CircuitBreaker, CircuitConfig, CircuitOpenError, Outgoing, Retry
+    from postfacta_adapters.httpx import Outgoing
+    from postfacta_core import CircuitBreaker, CircuitConfig, CircuitOpenError, Retry
 
     breaker = CircuitBreaker("billing", config=CircuitConfig(minimum_number_of_calls=2))
     billing = Outgoing("billing", breaker, Retry("billing", attempts=2))

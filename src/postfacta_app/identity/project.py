@@ -20,11 +20,11 @@ from jwt import PyJWK, PyJWKSet
 from jwt.types import JWKDict
 from pydantic import JsonValue
 
+from postfacta_adapters.httpx import Outgoing, refusal_in
 from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.errors import RejectedError
 from postfacta_core.events import Observer, ignore
 from postfacta_core.guards import Guard, Pipeline
-from postfacta_core.guards.outgoing import Outgoing, refusal_in
 
 from ..errors import slow_down
 from ..settings import Settings

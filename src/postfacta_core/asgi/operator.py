@@ -21,7 +21,7 @@ _LONGEST: Final = 4096
 _JSON: Final = b"application/json"
 # What may be done to a guard, besides setting its mode: names of its methods.
 _ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "breaker": ("open", "force_open", "disable", "metrics_only", "reset"),
+    "breaker": ("open", "force_open", "reset"),
     "fallback": ("clear",),
 }
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -42,8 +42,8 @@ class OperatorEndpoint:
         {"kind": "retry", "name": "billing", "mode": "shadow"}
         {"logger": "postfacta", "level": "DEBUG"}
 
-    A circuit can be opened (`open`, `force_open`), let all pass (`disable`, `metrics_only`) and `reset`; a fallback
-    `clear`ed. Each change is a line in the log, `operator.changed`, with the address it came from.
+    A circuit can be opened (`open`, `force_open`) and `reset`; a fallback `clear`ed. Each change is a
+    line in the log, `operator.changed`, with the address it came from.
 
     Args:
         token: The bearer token that each request must bring, or a function that returns all that hold now.

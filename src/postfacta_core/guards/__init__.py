@@ -12,7 +12,7 @@ if TYPE_CHECKING:
         CircuitState as CircuitState,
         CircuitStatistics as CircuitStatistics,
     )
-    from ._delay import FixedDelay as FixedDelay, HedgeDelay as HedgeDelay, QuantileDelay as QuantileDelay
+    from ._delay import QuantileDelay as QuantileDelay
     from ._guard import (
         BlockGuard as BlockGuard,
         Guard as Guard,
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from .bulkhead import Bulkhead as Bulkhead
     from .fallback import Answer as Answer, Fallback as Fallback
     from .hedge import Hedge as Hedge
-    from .outgoing import Outgoing as Outgoing
     from .pipeline import Pipeline as Pipeline
     from .retry import Retry as Retry
     from .throttle import Throttle as Throttle
@@ -38,14 +37,13 @@ else:
         __name__,
         {
             "_circuit": ("CircuitConfig", "CircuitState", "CircuitStatistics"),
-            "_delay": ("FixedDelay", "HedgeDelay", "QuantileDelay"),
+            "_delay": ("QuantileDelay",),
             "budget": ("RetryBudget",),
             "adaptive": ("AdaptiveLimiter",),
             "breaker": ("CircuitBreaker",),
             "bulkhead": ("Bulkhead",),
             "fallback": ("Answer", "Fallback"),
             "hedge": ("Hedge",),
-            "outgoing": ("Outgoing",),
             "_guard": ("BlockGuard", "Guard", "On", "Outcome", "Registry", "Runner", "registry"),
             "pipeline": ("Pipeline",),
             "retry": ("Retry",),

@@ -7,17 +7,13 @@
       └──────────────────────────────────── half_open ─────────────────┘
               the trials were good enough
 
-By hand it becomes, from anywhere: closed anew, `forced_open` (refuses all), `disabled` (admits all, looks at nothing)
-or `metrics_only` (admits all, and counts).
+By hand it becomes, from anywhere, closed anew or `forced_open`, which refuses all.
 
-1. A call has a permit. One of a state that is past, or of a trial that is over, moves nothing: a success from before
-   the trip closes nothing, and a failure from before prolongs nothing.
+1. A call has a permit. One of a state that is past, or of a trial that is over, moves nothing.
 2. An ignored call, such as a cancelled one, counts for nothing and returns its permit.
-3. In half_open there is one trial at a time. Trials are judged by the rates that opened the circuit: a dependency
-   that fails less often than that is not kept away for the one trial that failed. The circuit opens again as soon as
-   the rest of the trials can no longer bring a rate below its threshold.
-4. half_open has an end. If a trial is still out then, or none was made, the circuit opens again. Else those made
-   decide: calls may be too rare for as many trials as are wanted.
+3. In half_open there is one trial at a time. Trials are judged by the rates that opened the circuit; it opens again as
+   soon as the rest of the trials can no longer bring a rate below its threshold.
+4. half_open has an end. If a trial is still out then, or none was made, the circuit opens again. Else those made decide.
 5. A move that time brings is made when the circuit is next asked anything, and dated to the moment it was due.
 6. Each opening in a row waits longer, up to a maximum; so it does if the dependency asks for it (Retry-After).
 
@@ -46,8 +42,6 @@ _LARGEST_WINDOW: Final = 10_000  # This many seconds in which calls ended take a
 
 
 class Verdict(StrEnum):
-    """What a call says of its dependency."""
-
     SUCCESS = "success"
     FAILURE = "failure"
     IGNORED = "ignored"
@@ -60,14 +54,9 @@ class CircuitState(StrEnum):
     OPEN = "open"
     HALF_OPEN = "half_open"
     FORCED_OPEN = "forced_open"
-    DISABLED = "disabled"
-    METRICS_ONLY = "metrics_only"
 
 
-_CLOSED, _OPEN, _HALF_OPEN, _FORCED_OPEN, _DISABLED, _METRICS_ONLY = CircuitState
-
-_HELD: Final = frozenset({_FORCED_OPEN, _DISABLED, _METRICS_ONLY})
-_COUNTS: Final = frozenset({_CLOSED, _METRICS_ONLY})
+_CLOSED, _OPEN, _HALF_OPEN, _FORCED_OPEN = CircuitState
 
 # What a window remembers of a call, in bits.
 _FAILED: Final = 1
@@ -92,11 +81,9 @@ class CircuitConfig:
         minimum_number_of_calls: The fewest calls in the window for a rate to mean anything.
         wait_duration_in_open_state: Seconds for which it refuses after the first opening.
         wait_multiplier: How much longer each wait is than the one before; 1 keeps it.
-        wait_jitter: The largest fraction that is randomly taken off a wait, so that instances do not retry together;
-            below 1.
+        wait_jitter: The largest fraction that is taken off a wait, so that instances do not retry together; below 1.
         max_wait_duration_in_open_state: The longest wait.
-        permitted_number_of_calls_in_half_open_state: How many trials are made, one after another. They are judged
-            by the same two rates as any other calls.
+        permitted_number_of_calls_in_half_open_state: How many trials are made, one after another.
         max_wait_duration_in_half_open_state: Seconds for all of them.
     """
 
@@ -144,10 +131,9 @@ class CircuitConfig:
 
 @dataclass(frozen=True, slots=True)
 class CircuitStatistics:
-    """A snapshot of a circuit.
+    """A snapshot: the calls are those in the window, or those that opened the circuit; rates are from 0 to 1.
 
-    `generation` rises with each move and trial. The calls are those in the window, or those that opened the circuit;
-    rates are from 0 to 1. `retry_after` is None if it does not refuse, or it is unknown for how long.
+    `generation` rises with each move and trial. `retry_after` is None if it does not refuse, or that is unknown.
     """
 
     state: CircuitState
@@ -162,8 +148,6 @@ class CircuitStatistics:
 
 
 class _Window:
-    """The last calls, as far as the size goes."""
-
     def __init__(self, size: int) -> None:
         self.calls = self.failures = self.slow = 0
         self._size = size
@@ -182,7 +166,7 @@ class _Window:
         return True
 
     def forget(self, now: float) -> None:
-        """Drop what has expired."""
+        pass
 
 
 class _WindowOfSeconds(_Window):
@@ -257,9 +241,8 @@ class Circuit:
     ) -> str:
         """Return a permit with the outcome of its call; return what the call counts as.
 
-        One that succeeded late counts as slow, one that failed late as a failure. `luck`, from 0 up to, not including, 1,
-        is the random number for the wait if the circuit opens. `asked` is how many seconds a failure asks not to be
-        called (Retry-After): an open circuit does not try before, up to the longest wait. Invalid values are ignored.
+        `luck`, from 0 up to 1, is the random number for the wait if the circuit opens. `asked` is how many seconds a
+        failure asks not to be called: an open circuit does not try before, up to the longest wait.
         """
         if self.state is _HALF_OPEN:
             self._settle(now)
@@ -275,15 +258,13 @@ class Circuit:
                 wait = min(asked, self._config.max_wait_duration_in_open_state)
                 self._held_until = max(self._held_until, now + wait)
             if self.state is not _CLOSED:
-                self._count(mark, now, luck)
+                self._end_trial(mark, now, luck)
             elif (window := self._window).add(mark, now) and window.calls >= self._enough:
                 self._judge(window, window.calls, now=now, luck=luck)
         return _KINDS[mark]
 
-    def _count(self, mark: int, now: float, luck: float) -> None:
-        if self.state is _METRICS_ONLY:
-            self._window.add(mark, now)
-        elif self._trial_is_out:
+    def _end_trial(self, mark: int, now: float, luck: float) -> None:
+        if self._trial_is_out:
             self._trial_is_out = False
             self._trials.add(mark, now)
             self._judge(self._trials, self._wanted, now=now, luck=luck)
@@ -291,16 +272,14 @@ class Circuit:
     def open(self, now: float, luck: float, reason: str = "by_hand") -> None:
         """Open it, as if a threshold had been reached, unless it is; raise if it is held by hand."""
         self._settle(now)
-        if self.state in _HELD:
-            raise ValueError(f"a circuit that is {self.state} cannot become open: put it to closed first")
+        if self.state is _FORCED_OPEN:
+            raise ValueError("a circuit that is forced_open cannot become open: put it to closed first")
         if self.state is not _OPEN:
             self._open(now, luck, reason)
 
     def put(self, state: CircuitState, now: float) -> None:
-        """Set it by hand to forced_open, disabled or metrics_only; or to closed, with an empty window."""
+        """Set it by hand to forced_open, or to closed with an empty window."""
         self._settle(now)
-        if state not in {_CLOSED, *_HELD}:
-            raise ValueError(f"cannot be put to {state}: put it to one of {sorted((_CLOSED, *_HELD))}")
         if self.state is state is _CLOSED:
             # Calls under way do not count in the new window.
             self._generation += 1
@@ -318,7 +297,7 @@ class Circuit:
     def statistics(self, now: float) -> CircuitStatistics:
         self._settle(now)
         window = self._window
-        if self.state in _COUNTS:
+        if self.state is _CLOSED:
             window.forget(now)
         calls = max(1, window.calls)
         rates = (window.failures / calls, window.slow / calls)
@@ -339,7 +318,6 @@ class Circuit:
             self._move(_CLOSED, now, "trials_passed")
 
     def _settle(self, now: float) -> None:
-        """Make the state change that is due."""
         if self.state is not _HALF_OPEN or now < self._until:
             return
         if self._trials.calls > 0 and not self._trial_is_out:
@@ -359,7 +337,7 @@ class Circuit:
         old, self.state, self._since = self.state, new, at
         self._generation += 1
         self._trials, self._trial_is_out = _Window(self._wanted), False
-        if new in _COUNTS:
+        if new is _CLOSED:
             self._begin(at)
         self._moved(CircuitChanged(self._name, old, new, at, reason))
 

@@ -1,7 +1,6 @@
 """The base of all guards: name, mode, observer, the list of them all, and how a function is called under one.
 
-A guard calls a function, refuses to, or calls it again. A subclass adds its own verdict at four points, which the base
-calls once for async functions and once for plain ones:
+A subclass adds its own verdict at four points, which the base calls once for async functions and once for plain ones:
 
     ticket = _enter(function, args, kwargs)    admit; raise to refuse; or return a wait, which returns the ticket
     _passed(ticket, result) -> result          the call returned
@@ -11,9 +10,9 @@ calls once for async functions and once for plain ones:
 A lock guards straight-line code only, and is never held while the function, a wait or foreign code runs. It is
 reentrant: a coroutine that the collector closes may give back what it holds at any allocation.
 
-A wait is written once, as a generator, and driven by a task or a thread. What it yields first gets the function that
-wakes it. Then it yields the seconds it is willing to wait, is resumed when they are over or when it is woken, and
-returns what the wait was for. What interrupts it is raised in it.
+A wait is a generator, driven by a task or a thread. What it yields first gets the function that wakes it. Then it yields
+the seconds it is willing to wait, is resumed when they are over or when it is woken, and returns what it waited for.
+What interrupts it is raised in it.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ RAISE: Final[Any] = object()
 """What a guard answers to an error that it lets pass."""
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@dataclass(slots=True, eq=False)
 class Outcome(Generic[T]):
     """The end of a call. A cancelled one has no outcome.
 
@@ -63,9 +62,6 @@ class Outcome(Generic[T]):
 
     result: T | None = None
     error: Exception | None = None
-
-    def __repr__(self) -> str:
-        return f"Outcome({self.result!r})" if self.error is None else f"Outcome(error={self.error!r})"
 
 
 Predicate = Callable[[Outcome[Any]], bool]
@@ -96,19 +92,15 @@ class Runner:
         raise NotImplementedError
 
     def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a plain function.
-
-        Raises:
-            TypeError: If that cannot be guarded; it says why.
-        """
+        """Call a plain function; raise `TypeError` if that cannot be guarded, which says why."""
         raise TypeError(f"{self!r} cannot guard a plain function: {self.no_sync}")
 
     def __call__(self, function: F) -> F:
         """Decorate a function, async or plain, so that each call of it is guarded.
 
         Raises:
-            TypeError: If it is a generator function, whose body runs after the call: guard the calls inside of it. Or
-                if it is a plain function that this guard cannot serve; at the call, if that returns a coroutine.
+            TypeError: If it is a generator function, or a plain one that this guard cannot serve; at the call, if a plain
+                one returns a coroutine.
         """
         owner = type(self).__name__
         must_be_guardable(owner, function, if_async=bool(self.no_sync))
@@ -139,8 +131,7 @@ class Guard(Runner):
     then.
 
     Args:
-        name: Its metric label, and the `policy` of its errors: 1 to 64 letters, digits and `_.:/*-`. It is unique for its
-            kind, see `registry`.
+        name: Its metric label, and the `policy` of its errors: 1 to 64 letters, digits and `_.:/*-`, unique for its kind.
         mode: Text or member. `ENFORCE` acts, `SHADOW` only counts what it would do, `OFF` does nothing.
         observer: Receives its events, and its announcement once. It may raise, and must be thread-safe. By default the
             process's, see `asgi.Telemetry`; None for none.
@@ -181,6 +172,7 @@ class Guard(Runner):
         self._clock, self._luck = clock, luck
         self._settings: dict[str, object] = {}
         self._counts: dict[str, int] = {}
+        self._by_mode: dict[Mode, dict[str, int]] = {}
         self._types: tuple[type[Exception], ...] = ()
         self._predicate: Predicate | None = None
         self._lock = threading.RLock()
@@ -279,11 +271,10 @@ class Guard(Runner):
     def _dropped(self, ticket: Any) -> None:
         pass
 
-    def _mode_was_set(self) -> None:
-        """Take note of a new mode, under the lock."""
+    def _mode_was_set(self) -> None:  # under the lock
+        pass
 
     def _act_on(self, on: On) -> None:
-        """Check and keep which outcomes it acts on. A cancellation is no outcome, and is refused."""
         if callable(on) and not isinstance(cast("object", on), type | tuple):
             self._predicate = cast("Predicate", on)
         else:
@@ -322,11 +313,7 @@ class Registry:
         self._guards: WeakValueDictionary[tuple[str, str], Guard] = WeakValueDictionary()
 
     def add(self, guard: Guard) -> None:
-        """List a guard.
-
-        Raises:
-            ValueError: If another one of its kind has its name, made by another line.
-        """
+        """List a guard; raise `ValueError` if one of its kind that another line made has its name."""
         with self._lock:
             key = guard.kind, guard.name
             other = self._guards.get(key)
@@ -348,11 +335,7 @@ class Registry:
         return iter(sorted(guards, key=lambda guard: (guard.kind, guard.name)))
 
     def find(self, kind: str, name: str) -> Guard:
-        """Return a guard, such as `find("breaker", "billing")`.
-
-        Raises:
-            KeyError: If there is none; it lists those there are.
-        """
+        """Return a guard, such as `find("breaker", "billing")`; raise `KeyError` with those there are if it is none."""
         found = self._guards.get((kind, name))
         if found is None:
             raise KeyError(f"no {kind} {name!r}; there are {[f'{each.kind} {each.name}' for each in self]}")
@@ -381,13 +364,21 @@ _BLOCKS: Final[ContextVar[tuple[tuple[Guard, Any], ...]]] = ContextVar("postfact
 
 
 class BlockGuard(Guard):
-    """A guard that can be held around a block, by `with` or `async with`, too.
-
-    A block must be left in the context (task or thread) in which it was entered: there its ticket is found again.
-    """
+    """A guard that holds blocks too, by `with` or `async with`, each left in the task or thread that entered it."""
 
     has_tickets: ClassVar[bool] = False
     """Whether `_enter` returns what must be found again where a block is left."""
+    kinds: ClassVar[tuple[str, ...]] = ()
+    """What it counts, for each mode: the labels of its metric are its name, one of these, and the mode."""
+
+    def collect(self) -> Iterable[Sample]:
+        for mode, counts in tuple(self._by_mode.items()):
+            for what, count in counts.items():
+                yield Sample(self.metric, (self.name, what, mode), count)
+
+    def _mode_was_set(self) -> None:
+        # At hand: the path of every call looks nothing up.
+        self._counts = self._by_mode.setdefault(self._mode, dict.fromkeys(self.kinds, 0))
 
     def __enter__(self) -> Self:
         ticket = self._enter(None, (), {})
@@ -437,7 +428,7 @@ class BlockGuard(Guard):
 def innermost(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]:
-    """Return the function that is called in the end, and its arguments: guards pass on one another's `call`."""
+    """Return the function that is called in the end: guards pass on one another's `call`."""
     while type(function) is not FunctionType:
         if isinstance(getattr(function, "__self__", None), Runner) and args:
             function, args = args[0], args[1:]
@@ -463,10 +454,6 @@ def refuse_on_loop(owner: object) -> None:
             f"{owner!r} may wait, which would block the event loop: decorate an async function, await call(...), "
             "or run the plain function by anyio.to_thread.run_sync"
         )
-
-
-def pause(seconds: float) -> None:
-    threading.Event().wait(seconds)
 
 
 def wait_in_thread(owner: object, wait: Waiting[T]) -> T:

@@ -17,10 +17,7 @@ T = TypeVar("T")
 
 
 class LastValues(Generic[T]):
-    """The last value of each key, in seconds, number and bytes. Its owner holds a lock, or is the only thread.
-
-    `generation` counts how often something was forgotten.
-    """
+    """The last value of each key, in seconds, number and bytes. Its owner holds a lock, or is the only thread."""
 
     def __init__(self, max_age: float, max_entries: int, max_bytes: float = math.inf) -> None:
         self.generation: int = 0

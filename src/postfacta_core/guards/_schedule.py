@@ -40,11 +40,7 @@ class RetryOutcome(StrEnum):
 
 
 def may_repeat(error: Exception) -> bool:
-    """Return whether a call that failed so may be made again, whatever it does.
-
-    That is so after a `RejectedError`, as the work never began, and after an error that says so by its
-    `is_repeatable`, as `Outgoing` has it.
-    """
+    """Return whether a call that failed so may be made again, whatever it does: an error says so, or it never began."""
     is_repeatable = getattr(error, "is_repeatable", None)
     if isinstance(is_repeatable, bool):
         return is_repeatable

@@ -1,9 +1,8 @@
 """Decide who of those that wait for a slot gets it.
 
-1. There is a fixed number of slots; callers that find none free queue in FIFO order.
-2. A returned slot goes to the caller that has waited longest, never to a newcomer. A caller that leaves the queue
+1. A returned slot goes to the caller that has waited longest, never to a newcomer. A caller that leaves the queue
    just as its turn comes passes the slot on.
-3. More slots may be taken than there are, by those who need not wait: these are not passed on.
+2. More slots may be taken than there are, by those who need not wait: these are not passed on.
 
 The pattern is Nygard's (*Release It!*, 2nd ed., 2018, "Bulkheads").
 """
@@ -34,11 +33,7 @@ class Turns:
 
     @property
     def waiting(self) -> int:
-        """The number of callers in the queue."""
         return len(self._queue)
-
-    def occupy(self) -> None:
-        self.used += 1
 
     def join(self, wake: Callable[[], object]) -> Turn:
         """Join the queue, whose length is not checked."""
@@ -49,7 +44,7 @@ class Turns:
     def admit_all(self) -> None:
         """Give a slot to all that wait, though there are none."""
         while self._queue:
-            self.occupy()
+            self.used += 1
             self._admit_next()
 
     def give_up(self, turn: Turn) -> None:

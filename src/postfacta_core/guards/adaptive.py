@@ -31,17 +31,16 @@ _Ticket = tuple[float, int] | None
 class AdaptiveLimiter(BlockGuard):
     """Find out how many calls may run at once, let a burst wait, and refuse the rest.
 
-    It is a `Bulkhead` whose slots need not be known: what `LoadSheddingMiddleware` is to requests, for a queue worker, a
-    script or a dependency.
+    It is a `Bulkhead` whose slots need not be known: `LoadSheddingMiddleware` for a worker, a script or a dependency.
 
     * Calls of one function take about as long as each other; all blocks together are one kind.
-    * A call that waits for room does so no longer than its request or an outer `Timeout` gives it.
+    * A call waits no longer than its request or an outer `Timeout` gives it.
     * A call that was cancelled, or failed, is no answer: it counts at the age that it had, if that is late.
 
     Args:
         config: What it starts from; nothing needs setting.
         on: Which outcomes are no answers: types of errors, by default all; or a function of the `Outcome` that alone
-            decides. If that raises, it is none.
+            decides.
         priority_of: Makes the `Priority` from the arguments of the call; by default it is that of the present request.
             Higher ones go first, and lower ones may use only a part of the limit.
         mode: `SHADOW` counts what it would refuse or hold up, `OFF` does nothing.

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..context import current_request
@@ -22,9 +22,7 @@ from ..validation import validation
 from ._circuit import Circuit, CircuitConfig, CircuitState, CircuitStatistics, Verdict
 from ._guard import RAISE, BlockGuard, On, Outcome, asked_by
 
-_KINDS: Final[tuple[str, ...]] = ("success", "slow", "failure", "ignored", "rejected")
 _SUCCESS, _FAILURE, _IGNORED = Verdict
-_CLOSED: Final = CircuitState.CLOSED
 _ALL: Final = (Exception,)
 
 # Our own refusals, and the end of the service: the dependency was not asked, or its answer not waited for.
@@ -46,21 +44,20 @@ class CircuitBreaker(BlockGuard):
 
     * What `on` names is a failure. Refusals of our own policies, from below, are ignored: the dependency was not asked.
       Any other outcome is a success: it answered.
-    * What is no `Exception`, such as a cancellation, is no outcome; it is raised, and the permit is returned.
-    * Foreign code (predicates, observers) may raise. The observer gets an event; the call is not affected.
+    * What is no `Exception`, such as a cancellation, is no outcome.
     * For listeners and storages of pybreaker, see `postfacta_adapters.pybreaker.attach`.
 
     Args:
         config: When it opens and closes.
         on: Which outcomes are failures: types of errors, by default all; or a function of the `Outcome` that alone
             decides. If that raises, the call counts as a failure.
-        retry_after: Reads from a failure how many seconds the dependency asks not to be called. By default its
-            `retry_after`.
         mode: `SHADOW` counts what it would refuse, `OFF` does nothing.
         observer: Also receives state changes, in their order.
     """
 
     kind = "breaker"
+    metric = "postfacta_breaker_calls_total"
+    kinds: ClassVar[tuple[str, ...]] = ("success", "slow", "failure", "ignored", "rejected")
     example = 'CircuitBreaker("billing")'
     has_tickets = True
 
@@ -70,7 +67,6 @@ class CircuitBreaker(BlockGuard):
         *,
         config: CircuitConfig | None = None,
         on: On = Exception,
-        retry_after: Callable[[Outcome[Any]], float | None] = asked_by,
         mode: Mode | str = Mode.ENFORCE,
         observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
@@ -80,12 +76,9 @@ class CircuitBreaker(BlockGuard):
         config = CircuitConfig() if config is None else config
         validation.instance("CircuitBreaker.config", config, CircuitConfig, example="CircuitConfig()")
         self._act_on(on)
-        validation.functions("CircuitBreaker", retry_after=retry_after)
-        self._retry_after = retry_after
         self._news: deque[News] = deque()
         self._telling = threading.Lock()
         self._transitions: dict[tuple[str, str], int] = {}
-        self._calls: dict[Mode, dict[str, int]] = {}
         self._circuit = Circuit(name, config, clock(), moved=self._note)
         # A view for code of pybreaker: its error, what receives news, and whether another process has opened its circuit.
         self._refusal: type[CircuitOpenError] = CircuitOpenError
@@ -97,20 +90,11 @@ class CircuitBreaker(BlockGuard):
     def status(self) -> Mapping[str, object]:
         """Return its state and rates."""
         now = self.statistics()
-        return {
-            "state": now.state.value,
-            "calls": now.calls,
-            "failure_rate": now.failure_rate,
-            "slow_call_rate": now.slow_call_rate,
-            "retry_after": now.retry_after,
-        }
+        shown = ("state", "calls", "failure_rate", "slow_call_rate", "retry_after")
+        return {field: getattr(now, field) for field in shown}
 
     def open(self) -> None:
-        """Open it, as if a threshold had been reached.
-
-        Raises:
-            ValueError: If it is forced open, disabled or measures only: reset it first.
-        """
+        """Open it, as if a threshold had been reached; raise `ValueError` if it is forced open: reset it first."""
         with self._lock:
             self._circuit.open(self._clock(), self._luck())
         self._tell()
@@ -119,17 +103,9 @@ class CircuitBreaker(BlockGuard):
         """Refuse all calls, until it is reset."""
         self._put(CircuitState.FORCED_OPEN)
 
-    def disable(self) -> None:
-        """Let all calls pass and look at none, until it is reset."""
-        self._put(CircuitState.DISABLED)
-
-    def metrics_only(self) -> None:
-        """Let all calls pass and only count them, until it is reset."""
-        self._put(CircuitState.METRICS_ONLY)
-
     def reset(self) -> None:
         """Close it, with an empty window."""
-        self._put(_CLOSED)
+        self._put(CircuitState.CLOSED)
 
     def statistics(self) -> CircuitStatistics:
         """Return a snapshot of the circuit. Any thread may ask."""
@@ -141,14 +117,12 @@ class CircuitBreaker(BlockGuard):
         now = self.statistics().state
         for state in CircuitState:
             yield Sample("postfacta_breaker_state", (self.name, state), float(state is now))
-        for mode, counts in tuple(self._calls.items()):
-            for kind, count in counts.items():
-                yield Sample("postfacta_breaker_calls_total", (self.name, kind, mode), count)
+        yield from super().collect()
         for (old, new), count in tuple(self._transitions.items()):
             yield Sample("postfacta_breaker_transitions_total", (self.name, old, new), count)
 
     def _mode_was_set(self) -> None:
-        self._counts = self._calls.setdefault(self._mode, dict.fromkeys(_KINDS, 0))
+        super()._mode_was_set()
         # Whether a call has more to do than to count itself, though the circuit is closed.
         self._heeds = self._mode is not Mode.ENFORCE or self._mirror is not None
 
@@ -166,7 +140,7 @@ class CircuitBreaker(BlockGuard):
         opens = self._is_opened_elsewhere is not None and self._is_opened_elsewhere(started)
         retry_after = None
         with self._lock:
-            if opens and self._circuit.state is _CLOSED:
+            if opens and self._circuit.state is CircuitState.CLOSED:
                 self._circuit.open(started, self._luck(), "remote")
             if not (permit := self._circuit.enter(started)):
                 self._counts["rejected"] += 1
@@ -198,7 +172,7 @@ class CircuitBreaker(BlockGuard):
         permit, started = ticket
         asked = 0.0
         if verdict is _FAILURE and outcome is not None:
-            asked = self._ask(lambda ended: float(self._retry_after(ended) or 0.0), outcome, otherwise=0.0)
+            asked = self._ask(asked_by, outcome, otherwise=None) or 0.0
         self._acquire()
         try:
             if self._mirror is not None and verdict is _FAILURE:

@@ -12,16 +12,11 @@ from ..validation import validation
 class RetryBudget:
     """How many retries a dependency gets: a share of the calls, and some each second besides.
 
-    One budget for one dependency, shared by all that try it again: with the dependency down, it sees no more
-    than `1 + ratio` times the calls, and the floor. In any stretch of time, whatever happens in it, there are at
+    One budget for one dependency, shared by all that try it again, in tasks or threads. In any stretch of time there are at
     most `burst + ratio * calls + floor * seconds` further tries.
 
     A share with a floor is that of Finagle's `RetryBudget` and of chapter 21 of Google's SRE book. Finagle forgets
-    what is older than 10 seconds; here a token bucket with a cap does the same in constant time and space. It
-    starts full.
-
-    Threads may share it: a token is spent once. `deposit`, on the path of every call, takes no lock; without a GIL a
-    share may be lost now and then, and nothing worse.
+    what is older than 10 seconds; here a token bucket does the same in constant time and space. It starts full.
 
     Args:
         name: The dependency's, as metrics show it.
@@ -53,7 +48,7 @@ class RetryBudget:
         self._lock = threading.Lock()
 
     def deposit(self) -> None:
-        """Add the share of one call, whatever its outcome. The excess over the burst is dropped later."""
+        """Add the share of one call, whatever its outcome, without a lock; a share may be lost where there is no GIL."""
         self._tokens += self._ratio
 
     def try_withdraw(self, now: float) -> bool:

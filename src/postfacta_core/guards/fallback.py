@@ -53,24 +53,20 @@ class Fallback(Guard):
     A kept value is given to every caller with the same key: the caller's identity belongs in the key if answers differ
     by it. In a `Pipeline` it is the outermost guard. Use it by `ask` where the age of an answer matters.
 
-    An error that it does not cover is the dependency's answer, such as that the thing is gone: then what was
-    kept of it is forgotten. A cancelled call changes nothing.
+    An error that it does not cover is the dependency's answer: then what was kept is forgotten.
 
     Args:
-        key: Makes the key of a question from the arguments of the call; without it no value is kept. If it raises,
-            the call does.
+        key: Makes the key of a question from the arguments of the call; without it no value is kept, and there must be an
+            `otherwise`. If it raises, the call does.
         on: What it stands in for: types of errors, beside `ResilienceError` (an open circuit, a deadline, a full
             bulkhead and so on); or a function of the `Outcome` that alone decides, of results too. A result that is a
-            failure is not kept, and is returned if nothing stands in for it. If the function raises, that means no.
+            failure is not kept, and is returned if nothing stands in for it.
         otherwise: The value when none is kept, or a function that makes it from the `Outcome`; that may raise to give
             none.
         max_age: Seconds, counted from when its call began, from which a value is not given any more.
-        max_entries: The most values kept; what was not used for longest goes first. Their size does not count.
+        max_entries: The most values kept; what was not used for longest goes first.
         mode: `SHADOW` keeps values and counts what it would have given, and lets the error through; `OFF` is a plain
             call.
-
-    Raises:
-        ValueError: If a setting is wrong, the name is taken, or there is neither a `key` nor an `otherwise`.
     """
 
     kind = "fallback"
@@ -121,11 +117,7 @@ class Fallback(Guard):
     async def ask(
         self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Answer[T]:
-        """Call a function like `call`, and return the answer with its age, and why it is not fresh.
-
-        Raises:
-            Exception: What the function raised, if nothing can stand in for it.
-        """
+        """Call a function like `call`, and return the answer with its age, and why it is not fresh."""
         ticket = self._enter(function, args, kwargs)
         try:
             result: Any = function(*args, **kwargs)
@@ -133,7 +125,7 @@ class Fallback(Guard):
                 result if hasattr(result, "__await__") else answer_of("Fallback", function, result)
             )
         except Exception as error:  # noqa: BLE001 - without a stand-in it is raised
-            answer = self._after_error(ticket, error)
+            answer = self._answer(ticket, Outcome(error=error))
             try:
                 if answer is None:
                     raise
@@ -141,7 +133,7 @@ class Fallback(Guard):
             finally:
                 # The error holds this frame: with the answer in it, both would be garbage in a circle.
                 del answer
-        return self._after_value(ticket, value)
+        return self._answer(ticket, Outcome(value)) or Answer(value)
 
     def forget(self, key: Hashable) -> None:
         """Drop the value of this key, and ignore the results of all calls under way."""
@@ -166,29 +158,27 @@ class Fallback(Guard):
         if ticket is not None and self._predicate is None:
             self._keep(ticket, result)
             return result
-        return self._after_value(ticket, result).value
+        answer = self._answer(ticket, Outcome(result))
+        return result if answer is None else answer.value
 
     def _failed(self, ticket: _Ticket | None, error: Exception) -> Any:
-        answer = self._after_error(ticket, error)
+        answer = self._answer(ticket, Outcome(error=error))
         return RAISE if answer is None else answer.value
 
-    def _after_value(self, ticket: _Ticket | None, value: Any) -> Answer[Any]:
-        if ticket is None:
-            return Answer(value)
-        if self._predicate is not None and self._acts_on(outcome := Outcome(value), otherwise=False):
-            error = FailedResponseError(self.name, response=value)
-            return self._stand_in(ticket, outcome, error) or Answer(value, 0.0, error)
-        self._keep(ticket, value)
-        return Answer(value)
-
-    def _after_error(self, ticket: _Ticket | None, error: Exception) -> Answer[Any] | None:
+    def _answer(self, ticket: _Ticket | None, outcome: Outcome[Any]) -> Answer[Any] | None:
+        """Return what to answer in place of an outcome, or a result that is a failure as it is; None for no other."""
         if ticket is None:
             return None
-        outcome = Outcome[Any](error=error)
         if self._acts_on(outcome, otherwise=False):
-            return self._stand_in(ticket, outcome, error)
-        with self._lock:
-            self._kept.drop(ticket[0])
+            if outcome.error is not None:
+                return self._stand_in(ticket, outcome, outcome.error)
+            error = FailedResponseError(self.name, response=outcome.result)
+            return self._stand_in(ticket, outcome, error) or Answer(outcome.result, 0.0, error)
+        if outcome.error is None:
+            self._keep(ticket, outcome.result)
+        else:
+            with self._lock:
+                self._kept.drop(ticket[0])
         return None
 
     def _keep(self, ticket: _Ticket, value: Any) -> None:

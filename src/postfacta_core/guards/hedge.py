@@ -16,7 +16,7 @@ from ..clock import MONOTONIC, Clock
 from ..deadlines.present import present_limit
 from ..events import Mode, Observer, Sample, process_observer
 from ..validation import validation
-from ._delay import FixedDelay, HedgeDelay, HedgeOutcome
+from ._delay import HedgeOutcome, QuantileDelay
 from ._guard import Guard, On, Outcome, running_loop
 from .budget import RetryBudget
 
@@ -29,24 +29,18 @@ class Hedge(Guard):
 
     Only for calls that may be made twice at the same time, such as reads.
 
-    * The first try runs in the task of its caller, the second in one beside it.
     * What `on` names is no answer: before the second has started, it starts at once.
     * Another error of the first is raised at once then: to try again is the job of `Retry`.
     * Once both run, an error of one leaves it to the other. If both fail, what the first ended with counts, bare.
     * The call ends when both tries have: one that does not heed its cancellation holds it up.
 
     Args:
-        delay: Seconds after which the second starts, or an object with them, such as a `QuantileDelay`.
+        delay: Seconds after which the second starts, from 0 up, or a `QuantileDelay`.
         on: Which outcomes are no answers: types of errors; or a function of the `Outcome` that alone decides, of results
             too. If that raises, it is an answer. Nothing closes a response that has lost: `Outgoing` does.
         budget: What all that try this dependency again share, the `Retry` around this too; by default one of its
             own, of the same name.
-        mode: `SHADOW` makes one try, and counts those that took longer than the delay without spending for them;
-            `OFF` is a plain call.
-
-    Attributes:
-        budget: What its second tries are spent from.
-        delay: When they start.
+        mode: `SHADOW` makes one try, and counts those that took longer than the delay; `OFF` is a plain call.
     """
 
     kind = "hedge"
@@ -58,7 +52,7 @@ class Hedge(Guard):
         self,
         name: str,
         *,
-        delay: float | HedgeDelay,
+        delay: float | QuantileDelay,
         on: On = (),
         budget: RetryBudget | None = None,
         mode: Mode | str = Mode.ENFORCE,
@@ -66,12 +60,9 @@ class Hedge(Guard):
         clock: Clock = MONOTONIC,
     ) -> None:
         super().__init__(name, mode=mode, observer=observer, clock=clock)
-        example = "delay=0.1, or QuantileDelay()"
-        self.delay: HedgeDelay = (
-            delay
-            if isinstance(delay, HedgeDelay)
-            else FixedDelay(validation.number("Hedge.delay", delay, at_least=0, example=example))
-        )
+        if not isinstance(delay, QuantileDelay):
+            validation.number("Hedge.delay", delay, at_least=0, example="delay=0.1, or QuantileDelay()")
+        self.delay: float | QuantileDelay = delay
         self._act_on(on)
         self.budget: RetryBudget = RetryBudget(name) if budget is None else budget
         validation.instance("Hedge.budget", self.budget, RetryBudget, example='RetryBudget("billing")')
@@ -80,7 +71,7 @@ class Hedge(Guard):
 
     def settings(self) -> Mapping[str, object]:
         """Return its present delay, and the name of its budget."""
-        return {"delay": self.delay.seconds, **super().settings()}
+        return {"delay": self._delay(), **super().settings()}
 
     def status(self) -> Mapping[str, object]:
         """Return how many second tries its budget allows now."""
@@ -96,7 +87,7 @@ class Hedge(Guard):
         if mode is Mode.OFF:
             return await answer_of("Hedge", function, function(*args, **kwargs))
         race = _Race(partial(function, *args, **kwargs), self._clock())
-        delay = self.delay.seconds
+        delay = self._delay()
         # A Retry that shares the budget has paid in for this call.
         if not self.budget.is_fed:
             self.budget.deposit()
@@ -115,6 +106,9 @@ class Hedge(Guard):
             return cast("T", race.end.result)
         finally:
             race.clear()
+
+    def _delay(self) -> float:
+        return self.delay.seconds if isinstance(self.delay, QuantileDelay) else self.delay
 
     async def _run(self, race: _Race, delay: float) -> None:
         try:
@@ -184,7 +178,8 @@ class Hedge(Guard):
             if race.has_second:
                 race.stop()
             # If the second has won, the first would have taken longer still.
-            if outcome.error is None and (which is HedgeOutcome.FIRST or HedgeOutcome.FIRST not in race.ends):
+            says_how_long = which is HedgeOutcome.FIRST or HedgeOutcome.FIRST not in race.ends
+            if outcome.error is None and says_how_long and isinstance(self.delay, QuantileDelay):
                 self.delay.record(self._clock() - race.began)
 
     def _is_answer(self, outcome: Outcome[Any], *, is_alone: bool) -> bool:

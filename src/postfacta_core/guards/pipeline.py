@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
 from functools import partial
 from itertools import combinations
-from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from ._guard import Guard, Runner
 from .timeout import Timeout
@@ -34,15 +32,11 @@ class Pipeline(Runner):
 
         Pipeline(Timeout(2), Retry("billing"), breaker, Bulkhead("billing", 10))
 
-    Here two seconds bound all tries together, the circuit counts each try, and an open circuit takes no slot. Use
-    it by `call` or `call_sync`, as a decorator, or by `async with`, if each guard can hold a block open. A pipeline
+    Here two seconds bound all tries together, the circuit counts each try, and an open circuit takes no slot. A pipeline
     inside of another is as if its guards stood there.
 
     Args:
         guards: From the outermost to the innermost.
-
-    Attributes:
-        guards: All of them.
 
     Raises:
         TypeError: If one of them is no guard.
@@ -60,17 +54,12 @@ class Pipeline(Runner):
         self._first, self._first_sync = calls[0]
         self._rest = tuple(call for call, _ in calls[1:])
         self._rest_sync = tuple(call for _, call in calls[1:])
-        self._unable = [repr(guard) for guard in self.guards if not hasattr(guard, "__aenter__")]
         self.no_sync: str = "; ".join(
             f"{guard!r} cannot, as {guard.no_sync}" for guard in self.guards if guard.no_sync
         )
 
     def __repr__(self) -> str:
         return f"Pipeline({', '.join(map(repr, self.guards))})"
-
-    def describe(self) -> str:
-        """Write one line for each guard, the outermost first."""
-        return "\n".join(map(repr, self.guards))
 
     def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
         """Call an async function through all guards; what it raises, or a guard does, is raised.
@@ -89,28 +78,6 @@ class Pipeline(Runner):
         if kwargs:
             return cast("T", self._first_sync(*self._rest_sync, partial(function, *args, **kwargs)))
         return cast("T", self._first_sync(*self._rest_sync, function, *args))
-
-    async def __aenter__(self) -> Self:
-        """Enter all guards; raise `TypeError` if one of them cannot hold a block open."""
-        if self._unable:
-            raise TypeError(
-                f"cannot guard a block by {', '.join(self._unable)}: it calls a function, perhaps again. "
-                "Use call() or decorate a function"
-            )
-        async with AsyncExitStack() as stack:
-            for guard in self.guards:
-                await stack.enter_async_context(cast("Any", guard))
-            stack.pop_all()
-            return self
-        raise AssertionError("a guard must not take a refusal for its own")
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        stack = AsyncExitStack()
-        for guard in self.guards:
-            stack.push_async_exit(cast("Any", guard))
-        return bool(await stack.__aexit__(kind, error, trace))
 
 
 def _refuse_nonsense(guards: Sequence[Guard]) -> None:

@@ -1,13 +1,13 @@
 """Try a call again that failed, within its deadline, its dependency's budget, and no other try.
 
-Retries at several layers multiply: three tries around three are nine. So the layer next to the failure tries again, and
-those around it do not (Google's SRE book, chapter 21, "Deciding to Retry"). A `Retry` that gives up leaves a mark on
-the error, which says in which try of the one around it that was; that one reads the mark there, or on what the error
-became the cause of. A mark of another call, on an error object that is raised more than once, means nothing.
+Retries at several layers multiply. So the layer next to the failure tries again, and those around it do not (Google's SRE
+book, chapter 21, "Deciding to Retry"). A `Retry` that gives up leaves a mark on the error, which says in which call
+around it that was; that one reads the mark there, or on what the error became the cause of.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
@@ -20,7 +20,7 @@ from ..clock import LUCK, MONOTONIC, Clock, Luck, present_haste
 from ..deadlines.present import present_limit
 from ..events import Mode, Observer, RetryScheduled, Sample, process_observer
 from ..validation import validation
-from ._guard import Guard, On, Outcome, asked_by, pause, refuse_on_loop
+from ._guard import Guard, On, Outcome, asked_by, refuse_on_loop
 from ._schedule import RetryOutcome, Schedule, may_repeat
 from .budget import RetryBudget
 
@@ -60,30 +60,24 @@ class Retry(Guard):
 
     Only the caller knows what may be called twice, so by default only what was refused before it began is tried again.
 
-    When no other try is made, the last error of the dependency itself is raised, with a note that says why, or the last
-    result is returned. No try begins at the request's deadline or after it. A call inside of another of any `Retry` is
-    tried again by the inner one alone. Between tries of a plain function its thread sleeps: on an event loop it is
-    refused.
+    When no other try is made, the last error is raised, with a note that says why, or the last result is returned. No try
+    begins at the request's deadline or after it. A call inside of another of any `Retry` is tried again by the inner one
+    alone. Between tries of a plain function its thread sleeps: on an event loop it is refused.
 
     Args:
         attempts: The most tries, the first included; 1 only counts.
-        on: After which outcomes the call may be made again: types of errors, beside those of `may_repeat`; or a function
-            of the `Outcome` that alone decides. If that raises, the answer is no.
+        on: After which outcomes the call may be made again: types of errors, beside what never began; or a function of the
+            `Outcome` that alone decides. If that raises, the answer is no.
         backoff: The waits between tries.
         budget: What all that try this dependency again share; by default one of its own, of the same name.
-        retry_after: Reads how many seconds an outcome asks to wait: None if it does not say, `math.inf` for no other
-            try. By default its `retry_after`. If it raises, no other try is made.
-        discard: Releases a result that is tried again, such as a response with an open connection; it may return an
-            awaitable. The last result is the caller's.
+        retry_after: Reads how many seconds an outcome asks to wait, by default its `retry_after`: None if it does not say,
+            `math.inf` for no other try, which is also meant if it raises.
+        discard: Releases a result that is tried again, such as an open response; it may return an awaitable.
         max_wait: The longest wait in seconds. An outcome that asks for more is not retried.
-        retry_nested: Also retry what an inner `Retry` has given up: then tries multiply.
         mode: `SHADOW` makes one try, and counts what would have been tried again without spending for it; `OFF` is a
             plain call.
         observer: Also receives each retry.
         sleep: Waits the given seconds; by default the event loop, or the thread.
-
-    Attributes:
-        budget: What its further tries are spent from.
     """
 
     kind = "retry"
@@ -101,7 +95,6 @@ class Retry(Guard):
         retry_after: Callable[[Outcome[Any]], float | None] = asked_by,
         discard: Callable[[Any], object] | None = None,
         max_wait: float = 30.0,
-        retry_nested: bool = False,
         mode: Mode | str = Mode.ENFORCE,
         observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
@@ -109,7 +102,6 @@ class Retry(Guard):
         sleep: Callable[[float], object] | None = None,
     ) -> None:
         super().__init__(name, mode=mode, observer=observer, clock=clock, luck=luck)
-        validation.flag("Retry.retry_nested", retry_nested)
         for field, given in (("discard", discard), ("sleep", sleep)):
             if given is not None:
                 validation.function(f"Retry.{field}", given, example="None")
@@ -124,7 +116,6 @@ class Retry(Guard):
         validation.instance("Retry.budget", self.budget, RetryBudget, example='RetryBudget("billing")')
         self.budget.is_fed = True
         self._discard = discard
-        self._retry_nested = retry_nested
         self._sleep = sleep
         self._counts = {outcome.value: 0 for outcome in RetryOutcome}
         self._announce(attempts=attempts, budget=self.budget.name, max_wait=max_wait)
@@ -180,7 +171,7 @@ class Retry(Guard):
                     if (delay := self._wait_after_answer(answer, call)) is None:
                         return answer
                     self._dispose_now(answer)
-                (self._sleep or pause)(delay)
+                (self._sleep or threading.Event().wait)(delay)
                 call.attempt += 1
         finally:
             _CALL.set(call.outer)
@@ -215,7 +206,7 @@ class Retry(Guard):
             if self._mode is not Mode.ENFORCE:
                 has_token = self.budget.tokens(now) >= 1.0
                 outcome = RetryOutcome.SHADOW if has_token else RetryOutcome.BUDGET_REFUSED
-            elif not self._retry_nested and _was_retried_inside(ended.error, call):
+            elif _was_retried_inside(ended.error, call):
                 outcome = RetryOutcome.NESTED
             elif not self.budget.try_withdraw(now):
                 outcome = RetryOutcome.BUDGET_REFUSED

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from ..clock import MONOTONIC, Clock
 from ..context import add_wait
 from ..deadlines.present import time_to_wait
 from ..errors import RateLimitExceededError
-from ..events import Mode, Observer, Sample, process_observer
-from ..limits._rates import BucketSet, Counts, Rate, shorten
+from ..events import Mode, Observer, process_observer
+from ..limits._rates import BucketSet, Rate, shorten
 from ..limits.rate import Rates, parse_rates
 from ..validation import validation
 from ._guard import BlockGuard, Waiting, Wake, innermost
@@ -24,20 +24,19 @@ class Throttle(BlockGuard):
 
     The rate is this process's; for a limit of requests that come in see `RateLimitMiddleware`.
 
-    * A caller waits no longer than `max_wait`, and no longer than its request or an outer `Timeout` gives it. One that
-      would have to wait longer is refused at once, with `retry_after`.
-    * Callers of a key are admitted in FIFO order. One that is cancelled leaves no trace.
-    * A call counts when it begins, whatever becomes of it.
+    * A caller waits no longer than its request or an outer `Timeout` gives it. One that would have to is refused at once.
+    * Callers of a key are admitted in FIFO order. A call counts when it begins, whatever becomes of it.
 
     Args:
         rates: One or more, such as `"10/second;1000/hour"`.
         max_wait: How long a caller may wait, in seconds; 0 refuses.
         key: Makes a key from the arguments of the call, each with a rate of its own; by default all calls share it.
-        mode: `SHADOW` counts what it would refuse or hold up, `OFF` does nothing. On a change to them waiting callers
-            are admitted when they look next.
+        mode: `SHADOW` counts what it would refuse or hold up, `OFF` does nothing.
     """
 
     kind = "throttle"
+    metric = "postfacta_ratelimit_decisions_total"
+    kinds: ClassVar[tuple[str, ...]] = ("allowed", "limited")
     example = 'Throttle("partner", "10/second")'
 
     def __init__(
@@ -59,7 +58,6 @@ class Throttle(BlockGuard):
         self._max_wait = max_wait
         self._key = key
         self._buckets = BucketSet(self.rates)
-        self._decisions = Counts()
         # Those who wait for a key, in order: how each is woken.
         self._lines: dict[str, deque[Wake]] = {}
         self._mode_was_set()
@@ -69,13 +67,6 @@ class Throttle(BlockGuard):
     def status(self) -> Mapping[str, object]:
         """Return how many callers wait."""
         return {"waiting": sum(map(len, tuple(self._lines.values())))}
-
-    def collect(self) -> Iterable[Sample]:
-        """Return its counts, for metrics."""
-        return self._decisions.samples(self.name)
-
-    def _mode_was_set(self) -> None:
-        self._decisions.turn_to(self._mode)
 
     def _enter(self, function: Any, args: Any, kwargs: Any) -> Waiting[None] | None:
         if self._mode is Mode.OFF:
@@ -90,7 +81,7 @@ class Throttle(BlockGuard):
             if wait is None:
                 return None
             if self._mode is not Mode.ENFORCE:
-                self._decisions.now["limited"] += 1
+                self._counts["limited"] += 1
                 return None
             if wait > self._max_wait or self._max_wait == 0:
                 raise self._refusal(wait)
@@ -102,12 +93,12 @@ class Throttle(BlockGuard):
         """Spend one call, and return None; or return the seconds until there may be one."""
         decision = self._buckets.spend(key, 1, self._clock())
         if decision.allowed:
-            self._decisions.now["allowed"] += 1
+            self._counts["allowed"] += 1
             return None
         return decision.retry_after
 
     def _refusal(self, wait: float) -> RateLimitExceededError:
-        self._decisions.now["limited"] += 1
+        self._counts["limited"] += 1
         return RateLimitExceededError(self.name, wait if 0 < wait < math.inf else None)
 
     def _wait(self, key: str) -> Waiting[None]:

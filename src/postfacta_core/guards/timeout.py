@@ -1,13 +1,13 @@
 """End a call that takes too long, and give its deadline to everything that it calls.
 
-On asyncio, calls of one `Timeout` end in the order in which they began, as each has the same seconds. So they stand in
-a queue, and one timer looks at its head: a call that ends in time pays for a place in the queue, and not for a timer.
+On asyncio, calls of one `Timeout` end in the order in which they began. So they stand in a queue, and one timer looks at
+its head: a call that ends in time pays for a place in the queue, and not for a timer.
 
-Where its request or an outer `Timeout` leaves a call less, that one ends it. Were it this one, a circuit breaker between
-the two would take the hurry of a caller for a failure of the dependency.
+Where its request or an outer `Timeout` leaves a call less, that one ends it: else a circuit breaker between the two would
+take the hurry of a caller for a failure of the dependency.
 
-A call is cancelled as a task, the way `asyncio.timeout` does it, but what the call shields by anyio is left alone until
-the shield is gone. On trio a cancel scope does all of that.
+A call is cancelled as a task, the way `asyncio.timeout` does it, but what it shields by anyio is left alone until the
+shield is gone. On trio a cancel scope does all of that.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from contextvars import Context
+from itertools import takewhile
 from threading import get_ident
-from typing import Any, ClassVar, Final, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, Final, ParamSpec, TypeVar
 
 import anyio
 
@@ -38,19 +39,20 @@ _UNNAMED: Final = "timeout"
 _ENDED: Final = DeadlineExceeded("timeout")
 # How often it is looked whether a shield is gone.
 _TICK: Final = 0.025
-# The delay after its deadline until we end a request that nothing else ends: `RunningRequests` needs 0.025 at most,
-# unless the loop lags.
-_GRACE: Final = 0.1
 
 
 class _Bounded(Bound):
     """A call under way, and what was bound when it began.
 
-    On asyncio it has its task until it has ended, with how often others had cancelled that when it began, and the cancel
-    scope of anyio that it was in; a place in the queue or a timer ends it. On trio a scope does.
+    On asyncio it has its task until it has ended, how often others had `already` cancelled that, and the cancel scope that
+    it `entered` in; the queue ends it. On trio a scope does.
     """
 
-    __slots__ = ("already", "calls", "ends_at", "entered", "has_fired", "outer", "scope", "task", "timer")
+    __slots__ = ("already", "ends_at", "entered", "has_fired", "outer", "queue", "scope", "task")
+    already: int
+    entered: Any
+    queue: dict[_Bounded, asyncio.Task[Any]]
+    scope: anyio.CancelScope
 
     def __init__(  # noqa: PLR0917 - one frame, for each call
         self,
@@ -65,25 +67,10 @@ class _Bounded(Bound):
         self.ends_at = ends_at
         self.outer = outer
         self.task = task
-        self.timer: asyncio.TimerHandle | None = None
         self.has_fired = False
-        if task is None:
-            self.scope = anyio.CancelScope()
-        else:
-            self.calls: dict[_Bounded, None]
-            self.already: int = task.cancelling()
-            self.entered: Any = scope_of(task)
-
-    def press(self, context: Context) -> None:
-        """Cancel its task, as soon as nothing of its own shields that."""
-        task = self.task
-        if task is None:
-            raise AssertionError("it has ended, and yet it is timed")
-        if is_shielded(task, within=self.entered):
-            self.timer = task.get_loop().call_later(_TICK, self.press, context, context=context)
-        else:
-            self.has_fired = True
-            task.cancel()
+        if task is not None:
+            self.already = task.cancelling()
+            self.entered = scope_of(task)
 
 
 class _Queue:
@@ -92,39 +79,39 @@ class _Queue:
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         self.loop = loop
         self.thread = get_ident()
-        self.calls: dict[_Bounded, None] = {}
+        self.calls: dict[_Bounded, asyncio.Task[Any]] = {}
         self.is_watched = False
         # Timers run in it: else each would keep the request alive that began it.
-        self.context = Context()
+        self._context = Context()
         self._clock = clock
 
     def watch(self, seconds: float) -> None:
         self.is_watched = True
-        self.loop.call_later(seconds, self._look, context=self.context)
+        self.loop.call_later(seconds, self._look, context=self._context)
 
     def _look(self) -> None:
         self.is_watched = False
         now = self._clock()
-        while self.calls:
-            head = next(iter(self.calls))
-            if now < head.ends_at:
-                self.watch(head.ends_at - now)
-                return
-            del self.calls[head]
-            head.press(self.context)
+        for call, task in tuple(takewhile(lambda it: it[0].ends_at <= now, self.calls.items())):
+            if not is_shielded(task, within=call.entered):
+                del self.calls[call]
+                call.has_fired = True
+                task.cancel()
+        if self.calls:
+            left = next(iter(self.calls)).ends_at - now
+            self.watch(left if left > 0 else _TICK)
 
 
 class Timeout(Guard):
     """Bound each call by `seconds`, or by what its request has left, if that is less.
 
     After its seconds the call is cancelled and awaited, and `DeadlineExceededError` is raised. A cancellation from
-    outside passes, and so does what the call itself raises. It guards a block by `async with` too.
+    outside passes, and so does what the call itself raises.
 
     * `current_deadline()` inside of the call knows the bound, as does code that respects it, such as `Database`.
     * If the request or an outer `Timeout` leaves less, the call is cancelled by that one, and this one raises nothing.
-      Only a request that no middleware ends is ended here, 0.1 seconds after its deadline.
     * A call without time left is not started.
-    * A call that swallows its cancellation goes on, and its result counts. A thread cannot be cancelled.
+    * A call that swallows its cancellation goes on, and its result counts.
     * It has no mode but `ENFORCE`. What it ends is counted as `postfacta_deadline_exceeded_total{stage="timeout"}`, and the policies
       around it count an error.
 
@@ -132,9 +119,6 @@ class Timeout(Guard):
         seconds: For each call.
         name: The `policy` of its error. With a name of its own it is listed, see `Guard`.
         observer: Receives each call that it ends.
-
-    Raises:
-        ValueError: If a setting is wrong.
     """
 
     kind = "timeout"
@@ -174,30 +158,14 @@ class Timeout(Guard):
         self._end(bounded, None)
         return answer
 
-    async def __aenter__(self) -> Self:
-        self._begin()
-        return self
-
-    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        bounded = BOUND.get()
-        if not isinstance(bounded, _Bounded):
-            raise AssertionError("left in other context variables than it was entered in")  # noqa: TRY004
-        if self._end(bounded, error):
-            raise DeadlineExceededError(self.name) from error
-
-    def _begin(self) -> _Bounded:  # noqa: C901, PLR0912, PLR0915 - one frame, for each call
+    def _begin(self) -> _Bounded:
         request, outer = CURRENT.get(), BOUND.get()
         now = self._clock()
         at = ends_at = now + self.seconds
-        is_last = True
         if request is not None or outer is not None:
-            limit = present_limit()
-            if limit <= now:
+            at = min(at, present_limit())
+            if at <= now:
                 raise DeadlineExceededError(self.name)
-            if limit < at:
-                at = limit
-                if request is not None and request.deadline + _GRACE < ends_at:
-                    ends_at, is_last = request.deadline + _GRACE, False
         queue = self._queue
         task = None
         if queue is not None and queue.thread == get_ident():
@@ -207,20 +175,16 @@ class Timeout(Guard):
             task = asyncio.current_task(loop)
         bounded = _Bounded(at, request, ends_at, outer, task)
         if task is None:
-            bounded.scope.deadline = anyio.current_time() + ends_at - now
+            bounded.scope = anyio.move_on_after(self.seconds)
             bounded.scope.__enter__()
         else:
             if queue is None or queue.loop is not task.get_loop():
                 # Calls on another loop keep their own queue, and its timer.
                 queue = self._queue = _Queue(task.get_loop(), self._clock)
-            bounded.calls = queue.calls
-            if is_last:
-                queue.calls[bounded] = None
-                if not queue.is_watched:
-                    queue.watch(ends_at - now)
-            else:
-                press, context = bounded.press, queue.context
-                bounded.timer = queue.loop.call_later(ends_at - now, press, context, context=context)
+            bounded.queue = queue.calls
+            queue.calls[bounded] = task
+            if not queue.is_watched:
+                queue.watch(self.seconds)
         BOUND.set(bounded)
         return bounded
 
@@ -234,9 +198,7 @@ class Timeout(Guard):
             is_ours = bool(bounded.scope.__exit__(kind, error, trace)) and error is not None
         else:
             bounded.task = None
-            bounded.calls.pop(bounded, None)
-            if bounded.timer is not None:
-                bounded.timer.cancel()
+            bounded.queue.pop(bounded, None)
             if not bounded.has_fired:
                 return False
             # Another canceller must see it raised.

@@ -15,10 +15,8 @@ from postfacta_core.testing import ManualClock
 __all__ = [
     "CLOSED",
     "CONFIG",
-    "DISABLED",
     "FORCED_OPEN",
     "HALF_OPEN",
-    "METRICS_ONLY",
     "OPEN",
     "Function",
     "Pause",
@@ -38,7 +36,7 @@ __all__ = [
     "works",
 ]
 
-CLOSED, OPEN, HALF_OPEN, FORCED_OPEN, DISABLED, METRICS_ONLY = CircuitState
+CLOSED, OPEN, HALF_OPEN, FORCED_OPEN = CircuitState
 CONFIG = CircuitConfig(
     failure_rate_threshold=1.0,
     sliding_window_size=4,

@@ -9,23 +9,19 @@ from postfacta_core.guards._circuit import REFUSED, Circuit, CircuitConfig, Circ
 
 __all__ = [
     "ANY_TEXT",
-    "BY_HAND",
     "CLOSED",
     "CONFIG",
-    "DISABLED",
     "FAILURE",
     "FORCED_OPEN",
     "HALF_OPEN",
     "IGNORED",
-    "METRICS_ONLY",
     "OPEN",
     "SUCCESS",
     "Played",
 ]
 
-CLOSED, OPEN, HALF_OPEN, FORCED_OPEN, DISABLED, METRICS_ONLY = CircuitState
+CLOSED, OPEN, HALF_OPEN, FORCED_OPEN = CircuitState
 SUCCESS, FAILURE, IGNORED = Verdict
-BY_HAND = [CLOSED, FORCED_OPEN, DISABLED, METRICS_ONLY]
 ANY_TEXT: Any = "calls"
 # Every number of the tests is a sum of few powers of two, so that the oracle may add them in another order.
 CONFIG = CircuitConfig(

@@ -353,5 +353,5 @@ async def test_a_timeout_and_a_retry_stand_around_it_in_a_pipeline() -> None:
     limiter = limiter_of()
     pipeline = Pipeline(Timeout(20), Retry("reports"), limiter)
     assert await pipeline.call(answer) == "answer"
-    async with Pipeline(Timeout(20), limiter):
+    async with limiter:
         assert state(limiter) == (1, 1, 0)

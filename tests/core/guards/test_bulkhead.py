@@ -298,7 +298,7 @@ def test_a_slot_whose_waiter_lost_its_event_loop_goes_to_the_next() -> None:
 
     slots = Turns(1, 2)
     woken: list[str] = []
-    slots.occupy()
+    slots.used += 1
     slots.join(closed)
     slots.join(lambda: woken.append("next"))
     slots.leave()

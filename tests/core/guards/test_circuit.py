@@ -13,14 +13,11 @@ import pytest
 from postfacta_core.guards._circuit import REFUSED, CircuitConfig, CircuitState
 from tests.core.guards.circuits import (
     ANY_TEXT,
-    BY_HAND,
     CLOSED,
-    DISABLED,
     FAILURE,
     FORCED_OPEN,
     HALF_OPEN,
     IGNORED,
-    METRICS_ONLY,
     OPEN,
     SUCCESS,
     Played,
@@ -146,21 +143,18 @@ def test_a_window_of_seconds_takes_a_call_of_a_thread_that_read_the_clock_earlie
     assert played.wait(2.0).circuit.statistics(played.now).calls == 0
 
 
-def test_by_hand_it_refuses_all_admits_all_or_only_counts() -> None:
+def test_by_hand_it_refuses_all_or_is_closed_anew() -> None:
     played = Played()
     played.circuit.put(FORCED_OPEN, played.now)
     played.wait(1000.0).play("---")
-    played.circuit.put(DISABLED, played.now)
-    played.play("FFFFFFFF")
-    assert played.circuit.statistics(played.now).calls == 0
-    played.circuit.put(METRICS_ONLY, played.now)
-    played.play("FFLS")
+    played.circuit.put(CLOSED, played.now)
+    played.play("FLS")
     found = played.circuit.statistics(played.now)
-    assert (found.state, found.calls, found.failures, found.slow_calls) == (METRICS_ONLY, 4, 2, 1)
-    assert (found.failure_rate, found.slow_call_rate, found.since) == (0.5, 0.25, 1100.0)
+    assert (found.state, found.calls, found.failures, found.slow_calls) == (CLOSED, 3, 1, 1)
+    assert (found.failure_rate, found.slow_call_rate, found.since) == (1 / 3, 1 / 3, 1100.0)
     played.circuit.put(CLOSED, played.now)
     assert played.circuit.statistics(played.now).calls == 0
-    assert [reason for *_, reason in played.path] == ["by_hand"] * 4
+    assert [reason for *_, reason in played.path] == ["by_hand"] * 2
 
 
 def test_opened_by_hand_it_waits_and_tries_as_ever() -> None:
@@ -174,27 +168,16 @@ def test_opened_by_hand_it_waits_and_tries_as_ever() -> None:
 
 
 def test_a_circuit_held_by_hand_does_not_open_by_itself() -> None:
-    for state in (FORCED_OPEN, DISABLED, METRICS_ONLY):
-        played = Played()
-        played.circuit.put(state, played.now)
-        with pytest.raises(ValueError, match=f"is {state} cannot become open: put it to closed first"):
-            played.circuit.open(played.now, 0.0)
-        assert played.state is state
-        assert len(played.moves) == 1
-
-
-@pytest.mark.parametrize("state", [OPEN, HALF_OPEN])
-@pytest.mark.parametrize("calls", ["", "FFFF"])
-def test_states_that_only_calls_reach_cannot_be_set(state: CircuitState, calls: str) -> None:
-    played = Played().play(calls)
-    before = played.state
-    with pytest.raises(ValueError, match=f"cannot be put to {state}"):
-        played.circuit.put(state, played.now)
-    assert played.state is before
+    played = Played()
+    played.circuit.put(FORCED_OPEN, played.now)
+    with pytest.raises(ValueError, match="is forced_open cannot become open: put it to closed first"):
+        played.circuit.open(played.now, 0.0)
+    assert played.state is FORCED_OPEN
+    assert len(played.moves) == 1
 
 
 def test_put_where_it_is_it_does_not_move() -> None:
-    for state in BY_HAND:
+    for state in (CLOSED, FORCED_OPEN):
         played = Played()
         played.circuit.put(state, played.now)
         moves = len(played.moves)
@@ -289,8 +272,8 @@ def test_one_call_is_a_whole_window() -> None:
 def test_a_state_that_has_ended_is_left_before_it_is_set_by_hand() -> None:
     played = Played().play("FFFF").wait(8)
     assert played.enter() != REFUSED  # A trial that hangs.
-    played.wait(16).circuit.put(DISABLED, played.now)
+    played.wait(16).circuit.put(FORCED_OPEN, played.now)
     assert [(old, new, reason) for old, new, _, reason in played.path[-2:]] == [
         (HALF_OPEN, OPEN, "trial_hung"),
-        (OPEN, DISABLED, "by_hand"),
+        (OPEN, FORCED_OPEN, "by_hand"),
     ]

@@ -13,12 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from postfacta_core.guards._circuit import REFUSED, CircuitConfig, CircuitState, Verdict
 from tests.core.guards.circuits import (
     CLOSED,
-    DISABLED,
     FAILURE,
     FORCED_OPEN,
     HALF_OPEN,
     IGNORED,
-    METRICS_ONLY,
     OPEN,
     SUCCESS,
     Played,
@@ -57,7 +55,7 @@ class Oracle:
         self.path.append((self.state, state, at))
         self.state, self.since, self.stay = state, at, object()
         self.trials, self.tried = [], []
-        if state in {CLOSED, METRICS_ONLY}:
+        if state is CLOSED:
             self.ended, self.openings, self.holds = [], [], []
 
     def trip(self, at: float, luck: float) -> None:
@@ -82,7 +80,7 @@ class Oracle:
             self.go(HALF_OPEN, self.now)
         if self.state is HALF_OPEN:
             return not self.trials, True
-        return self.state in {CLOSED, DISABLED, METRICS_ONLY}, False
+        return self.state is CLOSED, False
 
     def window(self) -> list[tuple[float, bool, bool]]:
         if self.config.sliding_window_type == "count":
@@ -99,10 +97,9 @@ class Oracle:
             if ticket in self.trials:
                 self.trials.remove(ticket)
                 self.end_trial(outcome, (failed, slow), luck)
-        elif outcome is not IGNORED and self.state in {CLOSED, METRICS_ONLY}:
+        elif outcome is not IGNORED and self.state is CLOSED:
             self.ended.append((self.now, failed, slow))
-            if self.state is CLOSED:
-                self.judge(luck)
+            self.judge(luck)
 
     def end_trial(self, outcome: Verdict, marks: tuple[bool, bool], luck: float) -> None:
         if outcome is IGNORED:
@@ -218,7 +215,7 @@ class CircuitMachine(RuleBasedStateMachine):
         self.played.leave(ticket.permit, outcome, seconds=seconds, luck=luck, asked=asked)
         self.oracle.leave(ticket, outcome, luck)
 
-    @rule(state=st.sampled_from([CLOSED, CLOSED, FORCED_OPEN, DISABLED, METRICS_ONLY]))
+    @rule(state=st.sampled_from([CLOSED, CLOSED, FORCED_OPEN]))
     def somebody_puts_it(self, state: CircuitState) -> None:
         self.played.circuit.put(state, self.played.now)
         self.oracle.tick()
@@ -255,7 +252,7 @@ class CircuitMachine(RuleBasedStateMachine):
             assert self.oracle.now < self.oracle.since + 16.0
         if self.oracle.state is OPEN:
             assert found.retry_after == max(0.0, self.oracle.ends - self.oracle.now)
-        if self.oracle.state in {CLOSED, METRICS_ONLY}:
+        if self.oracle.state is CLOSED:
             calls = self.oracle.window()
             assert found.calls == len(calls)
             assert found.failures == sum(failed for _, failed, _ in calls)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_core.guards._delay import FixedDelay, QuantileDelay
+from postfacta_core.guards._delay import QuantileDelay
 from tests.kit.every import every
 
 VALUES = st.floats(min_value=0, max_value=1e6)
@@ -61,9 +61,9 @@ def test_the_wait_stands_still_within_a_window() -> None:
 
 
 def test_the_wait_never_goes_below_the_minimum() -> None:
-    delay = QuantileDelay(0.5, minimum=0.02)
-    latencies(delay, 0.001, 500)
-    assert delay.seconds == 0.02
+    delay = QuantileDelay(0.5)
+    latencies(delay, 0.00001, 500)
+    assert delay.seconds == 0.001
 
 
 def test_the_wait_is_that_of_the_first_tries_though_the_second_cuts_some_off() -> None:
@@ -86,24 +86,11 @@ def test_no_wait_is_below_0_or_without_end(values: list[float]) -> None:
         assert 0 < delay.seconds <= max(0.1, 0.001, *values)
 
 
-def test_a_fixed_wait_is_fixed() -> None:
-    delay = FixedDelay(0.05)
-    delay.record(10.0)
-    assert delay.seconds == 0.05
-
-
-@pytest.mark.parametrize("seconds", [-0.1, math.inf, math.nan])
-def test_a_fixed_wait_that_makes_no_sense_is_refused_at_once(seconds: float) -> None:
-    with pytest.raises(ValueError, match=r"FixedDelay\.seconds must be a"):
-        FixedDelay(seconds)
-
-
 def test_a_moving_wait_that_makes_no_sense_is_refused_at_once() -> None:
     cases: list[dict[str, Any]] = [
         {"quantile": 0.0},
         {"quantile": 1.0},
         {"quantile": math.nan},
-        {"minimum": -0.1},
         {"initial": 0.0},
         {"initial": math.inf},
         {"initial": math.nan},
@@ -117,7 +104,7 @@ def test_a_moving_wait_that_makes_no_sense_is_refused_at_once() -> None:
 
 
 def test_a_wait_is_the_exact_quantile_of_its_window() -> None:
-    delay = QuantileDelay(0.9, window=100, minimum=0.0)
+    delay = QuantileDelay(0.9, window=100)
     for number in range(100):
         delay.record(float(number * 37 % 100))
     assert delay.seconds == 89.0

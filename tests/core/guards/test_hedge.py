@@ -7,7 +7,7 @@ import pytest
 
 from postfacta_core.events import ListenerFailed, Mode, ModeChanged, PolicyCreated
 from postfacta_core.guards import On, Outcome
-from postfacta_core.guards._delay import FixedDelay, HedgeOutcome, QuantileDelay
+from postfacta_core.guards._delay import HedgeOutcome, QuantileDelay
 from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.guards.hedge import Hedge
 from postfacta_core.guards.retry import Retry
@@ -436,7 +436,7 @@ def test_it_announces_itself_and_its_own_budget() -> None:
     assert {sample.labels for sample in tries} == {("search", outcome.value) for outcome in HedgeOutcome}
     assert budget.labels == ("search",)
     assert repr(Hedge("other", delay=0.05)) == "Hedge('other', delay=0.05, budget='other', mode='enforce')"
-    assert bench.hedge.delay == FixedDelay(0.05)
+    assert bench.hedge.delay == 0.05
 
 
 def test_a_hedge_that_makes_no_sense_is_refused_at_once() -> None:

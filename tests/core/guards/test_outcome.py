@@ -27,8 +27,8 @@ class Judge(Guard):
 
 
 def test_an_outcome_shows_its_result_or_its_error() -> None:
-    assert repr(Outcome(7)) == "Outcome(7)"
-    assert repr(Outcome[int](error=KeyError(7))) == "Outcome(error=KeyError(7))"
+    assert repr(Outcome(7)) == "Outcome(result=7, error=None)"
+    assert repr(Outcome[int](error=KeyError(7))) == "Outcome(result=None, error=KeyError(7))"
 
 
 def test_types_and_a_function_are_distinguished() -> None:

@@ -86,7 +86,6 @@ class Bench:
         budget: RetryBudget | None = None,
         on: On = ConnectionError,
         mode: Mode = Mode.ENFORCE,
-        retry_nested: bool = False,
     ) -> Retry:
         return Retry(
             name,
@@ -94,7 +93,6 @@ class Bench:
             budget=budget,
             on=on,
             mode=mode,
-            retry_nested=retry_nested,
             observer=self.heard,
             clock=self.clock,
             luck=lambda: self._luck,
@@ -302,14 +300,6 @@ async def test_tries_of_four_layers_do_not_multiply(bench: Bench) -> None:
     with pytest.raises(ConnectionError):
         await layers[0](layers[1](layers[2](layers[3](down))))()
     assert down.asked == 3
-
-
-async def test_tries_multiply_if_that_is_asked_for(bench: Bench) -> None:
-    down = Down()
-    outer = bench.retry("outer", retry_nested=True)
-    with pytest.raises(ConnectionError):
-        await outer.call(bench.retry("inner").call, down)
-    assert down.asked == 9
 
 
 async def test_an_error_that_became_the_cause_of_another_is_not_tried_again_either(bench: Bench) -> None:

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from postfacta_core.guards._guard import Waiting, Wake, pause, refuse_on_loop, wait_in_task, wait_in_thread
+from postfacta_core.guards._guard import Waiting, Wake, refuse_on_loop, wait_in_task, wait_in_thread
 
 
 class Interrupted(BaseException):
@@ -89,6 +89,5 @@ class OfName:
         return "Bulkhead('db')"
 
 
-def test_a_thread_without_an_event_loop_may_pause() -> None:
+def test_a_thread_without_an_event_loop_may_wait() -> None:
     refuse_on_loop("Retry('db')")
-    pause(0.001)

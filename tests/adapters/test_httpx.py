@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from postfacta_adapters.httpx import Outgoing, is_failure, outgoing_headers, refusal_in
 from postfacta_core.asgi import ContextMiddleware
 from postfacta_core.asgi.middlewares import DeadlineMiddleware
 from postfacta_core.backoff import Backoff
@@ -40,7 +41,6 @@ from postfacta_core.guards._circuit import CircuitConfig
 from postfacta_core.guards._guard import Guard
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.bulkhead import Bulkhead
-from postfacta_core.guards.outgoing import Outgoing, is_failure, outgoing_headers, refusal_in
 from postfacta_core.guards.retry import Retry
 from postfacta_core.guards.timeout import Timeout
 from postfacta_core.limits._overload import Priority

@@ -19,17 +19,25 @@ from typing import Any, Final, Self, TypeVar, cast
 
 import anyio
 
-from ..clock import MONOTONIC, WALL, Clock
-from ..context import current_request
-from ..deadlines._deadline import asked_timeout
-from ..deadlines.present import current_deadline
-from ..errors import DeadlineExceededError, FailedResponseError, RejectedError
-from ..events import DeadlineExceeded, HttpCallFinished, ListenerFailed, Observer, observing, process_observer
-from ..limits._overload import Priority
-from ..telemetry.tracing import CallSpans, trace_headers
-from ..validation import validation
-from ._guard import Guard
-from .pipeline import Pipeline
+from postfacta_core.clock import MONOTONIC, WALL, Clock
+from postfacta_core.context import current_request
+from postfacta_core.deadlines._deadline import asked_timeout
+from postfacta_core.deadlines.present import current_deadline
+from postfacta_core.errors import DeadlineExceededError, FailedResponseError, RejectedError
+from postfacta_core.events import (
+    DeadlineExceeded,
+    HttpCallFinished,
+    ListenerFailed,
+    Observer,
+    observing,
+    process_observer,
+)
+from postfacta_core.guards import Guard, Pipeline
+from postfacta_core.limits._overload import Priority
+from postfacta_core.telemetry.tracing import CallSpans, trace_headers
+from postfacta_core.validation import validation
+
+__all__ = ["Outgoing", "outgoing_headers"]
 
 T = TypeVar("T")
 
