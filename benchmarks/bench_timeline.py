@@ -28,10 +28,10 @@ from postfacta_app.db import Answer, Unit
 from postfacta_app.migrations import upgrade
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.signals.model import Precision
-from postfacta_app.timeline.kept import TimelinePage, TimelineQuery
+from postfacta_app.timeline.kept import TimelinePage
 from postfacta_app.timeline.model import Edit, Facts, Op, Signal, micros, moment
 from postfacta_app.timeline.rebuild import facts_in
-from postfacta_app.timeline.rules import build
+from postfacta_app.timeline.rules import RULES, build
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres import Database
 
@@ -129,7 +129,6 @@ async def _read(dsn: str, rounds: int) -> dict[str, float]:
     await _keep(dsn, facts, incident)
     spent: list[tuple[float, float, float]] = []
     size = 0
-    query = TimelineQuery.model_validate({"limit": _READ})
     async with Database(dsn) as database:
         await database.wait_connected()
         for _ in range(rounds + 2):
@@ -137,8 +136,14 @@ async def _read(dsn: str, rounds: int) -> dict[str, float]:
             async with database.transaction() as connection:
                 facts = await facts_in(Unit(connection, ANONYMOUS, None), incident)
             read, whole = time.process_time(), build(facts)
-            page = TimelinePage.of(
-                whole.entries, query, incident, digest=whole.digest, milestones=whole.milestones
+            page = TimelinePage(
+                digest=whole.digest,
+                why=None,
+                rules=RULES,
+                milestones=dict(whole.milestones),
+                items=whole.entries,
+                repeats=(),
+                next_cursor=None,
             )
             size = len(Answer.of(200, page).body)
             ended = time.process_time()

@@ -8,7 +8,6 @@ COMMANDS = {
     "user": "list people, reset passwords, end sessions (needs a migrated database)",
     "token": "create, list and revoke API tokens (needs a migrated database)",
     "verify": "rebuild all timelines and compare their digests",
-    "rebuild-timeline": "compare kept timelines with the facts, and repair them (needs the owner role)",
     "routes": "list the routes, with the access that each needs",
     "doctor": "check the installation and suggest fixes",
     "smoke": "check a deployed service from outside, by its address",

@@ -21,19 +21,15 @@ from .incidents.model import Owner, Reason, Slug, Title
 from .incidents.pages import filter_form, found, tidied
 from .principal import Access
 from .web.body import WHOLE, Time, parse
-from .web.calls import Fields, Matches, Now
 from .web.forms import Typed, fields_of
 from .web.paging import Listed, Paged, next_page
 from .web.routes import RouteClass
-from .web.slices import Page, Routes
+from .web.slices import Fields, Matches, Now, Page, Routes
 
 READ, WRITE = Access.READ, Access.WRITE
 MOST: Final = 200
 """The most action items of an incident; they are shown on one page."""
 routes: Final = Routes("action item")
-
-
-# Model
 
 
 class ActionType(StrEnum):
@@ -172,8 +168,6 @@ def change(old: Action, wish: ActionChange, now: datetime) -> Action:
     return new
 
 
-# SQL
-
 _SELECT: Final = f"""
 select {", ".join(f"a.{name}" for name in Action.model_fields if name != "incident")}, 'INC-' || i.number as incident
   from action_items a join incidents i on i.id = a.incident_id
@@ -193,9 +187,6 @@ _PAGE: Final = Sql(
 
 async def of(q: Query, incident_id: UUID) -> list[Action]:
     return await rows(q, Action, _OF, incident_id)
-
-
-# API
 
 
 @routes.api("GET /api/v1/incidents/{ref}/action-items", READ, "List the action items of an incident")
@@ -248,8 +239,6 @@ async def amend(unit: Unit, id: UUID, wish: ActionChange, *, matches: Matches, n
     await unit.audit("action.change", f"action:{id}", incident_id=new.incident_id, detail=detail)
     return await one(unit, id)
 
-
-# Page
 
 _MOVES: Final[Mapping[ActionStatus, Sequence[tuple[ActionStatus, str]]]] = {
     ActionStatus.OPEN: ((ActionStatus.IN_PROGRESS, "Start"), (ActionStatus.DONE, "Done")),

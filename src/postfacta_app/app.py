@@ -21,10 +21,9 @@ from postfacta_core.limits.store import SharedStore
 from postfacta_postgres import Database, PoolOptions, prune_keys
 from postfacta_slo.status.prometheus import Prometheus
 
-from . import actions, durations, error_pages, incident_page, labels, links
+from . import actions, durations, error_pages, export, incident_page, labels, links
 from .db import SCHEMA_ERRORS, Reader, Transactions, repeating
 from .error_pages import error_page
-from .export import api as export
 from .flags import FLAGS, Switches
 from .identity import pages as identity
 from .identity.api import Identity
@@ -36,7 +35,7 @@ from .incidents import pages as incidents, v0
 from .incidents.v0 import PostgresV0
 from .migrations import HEAD, revision
 from .openapi import openapi_document
-from .postmortems import history, pages as postmortems
+from .postmortems import pages as postmortems
 from .principal import NOBODY
 from .problems import Problems
 from .rates import address_limits, limited, route_options, transfer_limits
@@ -50,16 +49,16 @@ from .signals import api as signals
 from .signals.alertmanager import AlertLabels
 from .timeline import api as timeline
 from .timeline.kept import KeptTimelines
-from .web.calls import Tools
 from .web.render import STATIC, Pages
 from .web.routes import RouteClass, Rule, build_routes
+from .web.slices import Tools
 from .web.stale import StaleAnswers
 
 if TYPE_CHECKING:
     from .identity.supabase import SupabaseAccounts
 
 _SLICES = (
-    *(incidents, incident_page, signals, timeline, postmortems, history, durations, actions, links, labels),
+    *(incidents, incident_page, signals, timeline, postmortems, durations, actions, links, labels),
     *(export, v0, identity, about, reliability_page, error_pages),
 )
 _CSP = "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import date, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from math import log
+from typing import Annotated, Final
 from urllib.parse import urlencode
 
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .db import VISIBLE, Reader, sees
+from .db import VISIBLE, Reader, Where, sees
 from .incidents.access import COLUMNS, Ref, Share, incident_of, missing, ref_of, where_of
 from .incidents.model import IncidentFilters, Kind, Severity
 from .incidents.pages import asked, filter_form, tidied
@@ -22,23 +24,19 @@ from .principal import Access
 from .signals.model import PRECISIONS, Precision
 from .timeline.model import Micros, Milestone
 from .timeline.view import Turn
-from .web import charts
+from .web.body import Time
 from .web.render import span
 from .web.routes import RouteClass
 from .web.slices import Page, Routes
 from .web.stale import allow_stale
 
 PLOTTED: Final = 500
-"""The most incidents that are plotted and listed each for itself."""
+"""The most incidents that are plotted and listed: the newest."""
 LEAST: Final = {50: 5, 90: 10}
 """The fewest values for each quantile, by its percentage."""
 UNKNOWN: Final = "\u2013"
 """A dash, for a length that is not known."""
-_SEVERITIES: Final = list(Severity)[::-1]
 routes: Final = Routes("incident")
-
-
-# Model
 
 
 class Phase(StrEnum):
@@ -126,7 +124,7 @@ class Point(BaseModel):
     """One incident: when it was declared, and how many seconds the phase took."""
 
     incident: str
-    x: Micros
+    x: Time
     y: float
 
 
@@ -180,19 +178,9 @@ def measure(start: Mark | None, end: Mark | None, *, is_open: bool) -> Duration:
     return Duration(status=DurationStatus.OK, basis=basis, precision=coarser, seconds=length / 1e6)
 
 
-# SQL
-
 _ONE: Final = f"""
 select {COLUMNS}, m.marks::text, m.is_open from incidents i join incident_measures m on m.incident_id = i.id
  where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"""  # noqa: S608 - only constants of our modules
-_FIT: Final = """
-with fit as materialized (
-  select i.id, i.number, i.declared_at, i.severity, i.visibility, coalesce(m.status, array_fill('missing'::text, array[5])) as status,
-    coalesce(m.seconds, array_fill(null::float8, array[5])) as seconds
-    from incidents i left join incident_measures m on m.incident_id = i.id where {where}),
-phases as (
-  select p.phase, p.nth, p.status, p.seconds, fit.number, fit.declared_at, fit.id, fit.severity
-    from fit cross join lateral unnest({phases}::text[], fit.status, fit.seconds) with ordinality p(phase, status, seconds, nth))"""
 _COUNTED: Final = f"""
     'n_ok', count(*) filter (where status = 'ok'), 'n_imprecise', count(*) filter (where status = 'imprecise'),
     'n_invalid', count(*) filter (where status = 'invalid_order'), 'n_pending', count(*) filter (where status = 'pending'),
@@ -201,80 +189,39 @@ _COUNTED: Final = f"""
     'p90', case when count(seconds) >= {LEAST[90]} then percentile_disc(0.9) within group (order by seconds) end, 'max', max(seconds),
     'insufficient_data', array_remove(array[case when count(seconds) < {LEAST[50]} then 'p50' end,
       case when count(seconds) < {LEAST[90]} then 'p90' end], null)"""
-_ALL: Final = f"""{_FIT}, counted as (
+_ALL: Final = f"""
+with fit as materialized (
+  select i.id, i.number, i.declared_at, i.visibility, coalesce(m.status, array_fill('missing'::text, array[5])) as status,
+    coalesce(m.seconds, array_fill(null::float8, array[5])) as seconds
+    from incidents i left join incident_measures m on m.incident_id = i.id where {{where}}),
+phases as (
+  select p.phase, p.status, p.seconds, fit.number, fit.declared_at, fit.id
+    from fit cross join lateral unnest({{every}}::text[], fit.status, fit.seconds) p(phase, status, seconds)),
+counted as (
   select phase, nth, json_build_object({_COUNTED}, 'points', coalesce(json_agg(json_build_object('incident', 'INC-' || number,
       'x', to_char(declared_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'y', seconds)
       order by declared_at desc, id desc) filter (where status = 'ok'), '[]')) as aggregate
-    from unnest({{phases}}::text[]) with ordinality p(phase, nth) left join phases using (phase, nth) group by phase, nth)
+    from unnest({{phases}}::text[]) with ordinality p(phase, nth) left join phases using (phase) group by phase, nth)
 select json_build_object('n', (select count(*) from fit), 'durations', (select json_object_agg(phase, aggregate order by nth) from counted))::text as answer,
   coalesce((select bool_or(visibility = 'private') from fit), false) as is_private"""  # noqa: S608 - only constants of this module
-# Above the bound, near incidents share a mark, which is the newest of the worst severity.
-_INSIGHTS: Final = f"""{_FIT}, own as (select * from phases where phase = {{phase}}),
-known as (select *, count(*) over () as total, min(declared_at) over () as first, max(declared_at) over () as last from own where status = 'ok'),
-placed as (select k.*, case when total <= {PLOTTED} then id::text else width_bucket(extract(epoch from declared_at),
-      extract(epoch from first), extract(epoch from last) + 1, 48) || '/' || floor(ln(greatest(seconds, 1)) * 2) end as place from known k),
-marked as (select *, count(*) over (partition by place) as near, row_number() over (partition by place
-    order by array_position(array['CRITICAL', 'HIGH', 'MEDIUM', 'LOW'], severity), declared_at desc, id desc) as nth_there from placed),
-weeks as (select date_trunc('week', declared_at at time zone 'UTC') at time zone 'UTC' as week, severity, count(*) as n from fit group by 1, 2)
-select (select json_build_object({_COUNTED}, 'points', array[]::text[]) from own)::text as aggregate,
-  (select json_agg(json_build_array(number, severity, extract(epoch from declared_at), seconds, near - 1)
-     order by declared_at desc, id desc)::text from marked where nth_there = 1) as dots,
-  (select json_agg(json_build_array(number, severity, extract(epoch from declared_at), seconds, 0) order by declared_at desc, id desc)::text
-     from (select * from known order by declared_at desc, id desc limit {PLOTTED}) k) as newest,
-  (select json_agg(json_build_array(extract(epoch from week), severity, n))::text from weeks) as weeks,
-  coalesce((select bool_or(visibility = 'private') from fit), false) as is_private"""  # noqa: S608 - only constants of this module
+_WEEKS: Final = """
+select date_trunc('week', i.declared_at at time zone 'UTC')::date as week, i.severity, count(*)::int as n from incidents i
+ where {where} group by 1, 2"""
 
 
-@dataclass(frozen=True, slots=True)
-class Insights:
-    """What the page shows of the matching incidents."""
-
-    of_phase: Aggregate
-    dots: Sequence[charts.Point]  # the marks of the plot
-    newest: Sequence[charts.Point]  # the newest with a known duration, for the table
-    weeks: Sequence[tuple[datetime, str, int]]  # monday, severity and number of incidents
-    is_private: bool
-
-
-async def every(q: Reader, filters: IncidentFilters) -> tuple[str, bool]:
-    """Return the aggregates of all matching incidents as JSON, and whether one of them is private."""
-    row = await _row(q, _ALL, filters)
+async def every(q: Reader, filters: IncidentFilters, *phases: Phase) -> tuple[str, bool]:
+    """Return the aggregates of all matching incidents as JSON, of all phases or these, and whether one is private."""
+    where = _where(q, filters)
+    given = {"every": where.bind(list(Phase)), "phases": where.bind(phases or list(Phase))}
+    row = (await q.fetch(_ALL.format(where=where, **given), *where.args, operation="durations_all"))[0]
     return row["answer"], row["is_private"]
 
 
-async def insights(q: Reader, filters: IncidentFilters, phase: Phase) -> Insights:
-    row = await _row(q, _INSIGHTS, filters, phase=phase)
-    dots, newest, weeks = (json.loads(row[name] or "[]") for name in ("dots", "newest", "weeks"))
-    return Insights(
-        Aggregate.model_validate_json(row["aggregate"]),
-        [*map(_point, dots)],
-        [*map(_point, newest)],
-        [(_time(at), severity, count) for at, severity, count in weeks],
-        row["is_private"],
-    )
-
-
-async def _row(q: Reader, sql: str, filters: IncidentFilters, **more: object) -> Any:
-    """Read; without a kind, near misses and exercises do not match."""
+def _where(q: Reader, filters: IncidentFilters) -> Where:
+    """Select the matching incidents; without a kind, near misses and exercises do not match."""
     if not filters.kind:
         filters = filters.model_copy(update={"kind": [Kind.INCIDENT]})
-    where = where_of(q.principal, filters)
-    given = {name: where.bind(value) for name, value in {"phases": list(Phase), **more}.items()}
-    return (await q.fetch(sql.format(where=where, **given), *where.args, operation="durations_all"))[0]
-
-
-def _point(row: Sequence[Any]) -> charts.Point:
-    """Return the mark of an incident, which may stand for others at its place."""
-    number, severity, at, seconds, others = row
-    more = f" and {others} more" if others else ""
-    return charts.Point(f"INC-{number}{more}", severity, _time(at), seconds)
-
-
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
-
-
-# API
+    return where_of(q.principal, filters)
 
 
 @routes.api(
@@ -314,32 +261,33 @@ async def show(q: Reader, *, request: Request) -> Page | str:
     if (target := tidied(request)) is not None:
         return target
     query, errors = asked(request, InsightQuery)
-    found = await insights(q, query, query.phase)
-    if not found.is_private:
+    text, is_private = await every(q, query, query.phase)
+    where = _where(q, query)
+    counts = await q.fetch(_WEEKS.format(where=where), *where.args, operation="durations_weeks")
+    if not is_private:
         allow_stale(request)
 
     def draw() -> Mapping[str, object]:
-        of_phase = found.of_phase
-        counted = [(at, severity) for at, severity, count in found.weeks for _ in range(count)]
+        of_phase = Aggregates.model_validate_json(text).durations[query.phase]
+        points = of_phase.points[:PLOTTED]
         given = [(name, text) for name, text in request.query_params.multi_items() if name != "phase"]
         return {
             **filter_form(request, errors),
             "here": "insights",
-            "weeks": charts.week_chart(counted, _SEVERITIES),
-            "plot": charts.dot_plot(found.dots, of_phase.p50),
-            "points": found.newest,
+            "weeks": weeks([(*row,) for row in counts]),
+            "plot": plot(points, of_phase.p50),
+            "points": points,
             "plotted": PLOTTED,
             "caption": caption(of_phase),
             "without": _without(of_phase),
             "of_phase": of_phase,
             "phase": query.phase,
             "phases": [(phase, f"/insights?{urlencode([*given, ('phase', phase)])}") for phase in Phase],
-            "length": charts.length,
+            "length": length,
             "has_kind": bool(query.kind),
         }
 
-    size = 200 * (len(found.dots) + len(found.newest))
-    return Page("insights.html", {}, status=400 if errors else 200, size=size, more=draw)
+    return Page("insights.html", {}, status=400 if errors else 200, size=len(text), more=draw)
 
 
 def caption(phase: Aggregate) -> str:
@@ -355,6 +303,79 @@ def _without(phase: Aggregate) -> list[str]:
         "ending before they begin": phase.n_invalid,
     }
     return [f"{count} {why}" for why, count in reasons.items() if count]
+
+
+# The charts
+
+_MOST_WEEKS: Final = 53
+_WEEK: Final = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Weeks:
+    """How many incidents of each severity each week had."""
+
+    rows: Sequence[tuple[date, dict[str, int]]]  # by the Monday of each week
+    most: int  # of one severity in one week
+    earlier: int  # how many are before the first week shown
+
+
+def weeks(counts: Sequence[tuple[date, str, int]]) -> Weeks | None:
+    """Sort the counts of Mondays and severities: at most 53 weeks, at least four, up to the last with an incident."""
+    if not counts:
+        return None
+    last = max(monday for monday, _, _ in counts)
+    first = min(last - 3 * _WEEK, *(monday for monday, _, _ in counts))
+    first = max(first, last - (_MOST_WEEKS - 1) * _WEEK)
+    shown = [first + n * _WEEK for n in range((last - first).days // 7 + 1)]
+    rows: dict[date, dict[str, int]] = {monday: {str(it): 0 for it in Severity} for monday in shown}
+    for monday, severity, count in counts:
+        if monday >= first:
+            rows[monday][severity] = count
+    earlier = sum(count for monday, _, count in counts if monday < first)
+    return Weeks(list(rows.items()), max(max(of.values()) for of in rows.values()), earlier)
+
+
+_MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
+_LENGTHS: Final = (
+    (1.0, "1 s"), (10.0, "10 s"), (_MINUTE, "1 min"), (10 * _MINUTE, "10 min"), (_HOUR, "1 h"), (6 * _HOUR, "6 h"),
+    (_DAY, "1 d"), (7 * _DAY, "1 week"), (30 * _DAY, "30 d"), (365 * _DAY, "1 year"), (3650 * _DAY, "10 years"),
+    (36500 * _DAY, "100 years"), (3652500 * _DAY, "10,000 years"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Points by declaration and, on a logarithmic scale, duration: each at its place from 0 to 1, rightward and upward."""
+
+    dots: Sequence[tuple[float, float, Point]]
+    lengths: Sequence[tuple[float, str]]
+    median: float | None
+
+
+def plot(points: Sequence[Point], median: float | None) -> Plot | None:
+    """Place points, newest first; a median may lie above or below them."""
+    if not points:
+        return None
+    steps = [seconds for seconds, _ in _LENGTHS]
+    known = [it.y for it in points] + ([] if median is None else [median])
+    low = max(0, bisect_right(steps, min(known)) - 1)
+    high = min(len(steps) - 1, bisect_left(steps, max(known)))
+    low, high = (low, high) if low < high else (max(0, high - 1), max(1, high))
+    begin, wide = points[-1].x, points[0].x - points[-1].x
+
+    def up(seconds: float) -> float:
+        return log(max(seconds, steps[low]) / steps[low]) / log(steps[high] / steps[low])
+
+    return Plot(
+        [((it.x - begin) / wide if wide else 0.5, up(it.y), it) for it in points],
+        [(up(seconds), words) for seconds, words in _LENGTHS[low : high + 1]],
+        None if median is None else up(median),
+    )
+
+
+def length(seconds: float) -> str:
+    return span(timedelta(seconds=seconds)) if seconds >= 1 else "under 1 s"
 
 
 # What the page of one shows

@@ -10,13 +10,10 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 from .db import VISIBLE, Query, Sql, Unit, row
 from .incidents.access import Ref, lock_active, missing, ref_of
 from .principal import Access
-from .web.calls import Matches
-from .web.slices import Routes
+from .web.slices import Matches, Routes
 
 routes: Final = Routes("list of labels")
 
-
-# Model
 
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,38}$", max_length=39)]
 
@@ -35,8 +32,6 @@ class Labels(BaseModel, extra="forbid", frozen=True):
         return hashlib.sha256(" ".join(self.labels).encode()).hexdigest()[:16]
 
 
-# SQL
-
 _OF: Final = Sql(
     "labels_of",
     f"""
@@ -47,9 +42,6 @@ _DELETE: Final = "delete from incident_labels where incident_id = $1 and label <
 _INSERT: Final = """
 insert into incident_labels (incident_id, label, created_by) select $1, it, $3 from unnest($2::text[]) it
 on conflict (incident_id, label) do nothing"""
-
-
-# API
 
 
 @routes.api(

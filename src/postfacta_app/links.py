@@ -22,9 +22,6 @@ MOST: Final = 200
 routes: Final = Routes("link")
 
 
-# Model
-
-
 class LinkType(StrEnum):
     """The relation of one incident to another."""
 
@@ -102,9 +99,6 @@ _DELETE: Final = "delete from incident_links where a = $1 and b = $2 and type = 
 async def of(q: Query, incident_id: UUID) -> list[IncidentLink]:
     rows = await q.fetch(_OF, *sees(q.principal), incident_id, operation="links_of")
     return [IncidentLink.model_validate({**row, "incident": dict(row.items())}) for row in rows]
-
-
-# API
 
 
 @routes.api("GET /api/v1/incidents/{ref}/links", Access.READ, "List the links of an incident")

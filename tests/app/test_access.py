@@ -112,7 +112,6 @@ EXPECTED: dict[str, set[str]] = {
     "GET /api/v1/incidents/{ref}/labels": READ,
     "PUT /api/v1/incidents/{ref}/labels": RESPONDERS,
     "GET /api/v1/incidents/{ref}/export": READ,
-    "GET /api/v1/export": READ,
     "GET /api/v1/tokens": ADMINS,
     "POST /api/v1/tokens": ADMINS,
     "DELETE /api/v1/tokens/{id}": ADMINS,

@@ -65,7 +65,6 @@ LISTS = {
         "status": ["closed", ""], "owner": ["", "o" * 101], "overdue": ["maybe"], "limit": ["0", "201"],
         "cursor": ["c" * 1001], "sort": ["due_on"],
     },
-    "/api/v1/export": {"limit": ["0", "101"], "cursor": ["a%00b"], "updated_since": ["now"], "sort": ["changed"]},
     "/api/v1/incidents/INC-1/postmortem/revisions": {"limit": ["0"], "cursor": ["c" * 1001], "against": ["1"]},
     "/api/v1/incidents/INC-1/timeline": {
         "as_of": ["now", ""], "known_as_of": ["1"], "include_hidden": ["maybe"], "kind": ["Note", ""], "source": ["", "s" * 201],

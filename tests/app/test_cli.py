@@ -51,7 +51,6 @@ def test_the_help_lists_each_command_with_what_it_needs_and_begins_with_the_demo
         "user list people, reset passwords, end sessions (needs a migrated database) [app]",
         "token create, list and revoke API tokens (needs a migrated database) [app]",
         "verify rebuild all timelines and compare their digests [app]",
-        "rebuild-timeline compare kept timelines with the facts, and repair them (needs the owner role) [app]",
         "doctor check the installation and suggest fixes [app]",
         "slo objectives as code: generate, check, report, budget [slo]",
         'pip install "postfacta[app]"',

@@ -25,7 +25,7 @@ from tests.app.live import NEW, Service, in_process
 from tests.kit.every import every
 
 NAMES = [flag.name for flag in FLAGS]
-EXPORT = "/api/v1/export"
+EXPORT = "/api/v1/incidents/INC-404/export"
 INTERVAL = flags.INTERVAL
 OFF = {"on": False, "reason": "INC-12"}
 
@@ -181,7 +181,7 @@ async def test_a_feature_is_off_and_on_again_without_a_restart(app_database_dsn:
     put(file)
     async with serving(app_database_dsn, file) as service:
         headers = await service.as_role("responder")
-        await settle(service, headers, 200)
+        await settle(service, headers, 404)
         put(file, exports=OFF)
         await settle(service, headers, 503)
         answer = await service.client.get(EXPORT, headers=headers)
@@ -193,7 +193,7 @@ async def test_a_feature_is_off_and_on_again_without_a_restart(app_database_dsn:
         assert (await service.client.post("/api/v1/incidents", json=NEW, headers=headers)).status_code == 201
         metrics = (await service.client.get("/metrics")).text
         put(file)
-        await settle(service, headers, 200)
+        await settle(service, headers, 404)
     assert 'postfacta_feature_flag{flag="exports"} 0.0' in metrics
     assert 'postfacta_feature_flag{flag="writes"} 1.0' in metrics
     assert 'postfacta_feature_flag_refusals_total{flag="exports"}' in metrics
@@ -209,7 +209,7 @@ async def test_a_change_is_audited_once_whatever_sees_it(app_database_dsn: str, 
             put(file, exports=OFF | {"on": on})
             wanted.append(("operator", "flag:exports", on))
             for one in (service, other):
-                await settle(one, headers, 200 if on else 503)
+                await settle(one, headers, 404 if on else 503)
             with anyio.fail_after(30):
                 while len(await audited(service)) < len(wanted):
                     await anyio.sleep(0.02)

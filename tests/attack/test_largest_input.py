@@ -42,8 +42,6 @@ WRITES.sort(key=lambda route: route.startswith("DELETE "))
 QUERIES: dict[str, list[dict[str, str]]] = {
     "GET /api/v1/incidents/{ref}/timeline": [{"limit": "2000", "include_hidden": "true"}, {"limit": "1"}],
     "GET /api/v1/incidents/{ref}/export": [{"format": "md"}, {"format": "json"}],
-    "GET /api/v1/export": [{"limit": "100"}],
-    "GET /api/v1/incidents/{ref}/postmortem/revisions/{rev}": [{"against": "1"}],
     "GET /incidents/{ref}/postmortem/revisions/{rev}": [{"against": "1"}],
     "GET /incidents/{ref}": [{"view": "narrative", "hidden": "true"}, {"page": "100"}],
     "GET /insights": [{"phase": "open", "q": "storm"}],

@@ -16,10 +16,9 @@ from ..db import Answer, Reader, Unit
 from ..errors import ConflictError, ForbiddenError, NotFoundError, RegistrationClosedError, invalid
 from ..principal import Access
 from ..settings import Settings
-from ..web.calls import Call, Fill, Matches
 from ..web.paging import Paged
 from ..web.routes import RouteClass
-from ..web.slices import Reply, Routes
+from ..web.slices import Call, Fill, Matches, Reply, Routes
 from . import model, postgres
 from .guard import PRESENTED
 from .local import LocalAccounts, mint, session_cookie

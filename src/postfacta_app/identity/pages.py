@@ -13,10 +13,9 @@ from ..db import Unit
 from ..errors import AppError, ForbiddenError, NotFoundError, invalid
 from ..principal import Access
 from ..web.body import parse
-from ..web.calls import Fields, Matches
 from ..web.forms import Typed, attempt, fields_of, formed, is_same_origin, read_form, sent_fields
 from ..web.routes import RouteClass
-from ..web.slices import Page
+from ..web.slices import Fields, Matches, Page
 from . import api, model, postgres
 from .local import LocalAccounts, session_cookie
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from ..db import VISIBLE, Query, Sql, Unit, Where, row, sees
 from ..errors import ConflictError, NotFoundError, SchemaMissingError
 from ..principal import Access, Principal
-from ..web.calls import Call, Fill
+from ..web.slices import Call, Fill
 from ..web.stale import allow_stale
 from .model import Incident, IncidentFilters, IncidentPage, IncidentQuery, Kind, Severity, Sort, Visibility
 

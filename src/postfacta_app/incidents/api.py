@@ -11,8 +11,7 @@ from uuid import UUID, uuid4
 from ..db import Reader, Unit, insert, update
 from ..errors import ConflictError, FieldError, ForbiddenError, InvalidFieldsError, invalid
 from ..principal import Access
-from ..web.calls import Call, Fill, Matches, Now
-from ..web.slices import Reply, Routes, made
+from ..web.slices import Call, Fill, Matches, Now, Reply, Routes, made
 from . import access, model
 from .access import COLUMNS, Ref, Share, check_active, lock, seen
 from .model import Change, Incident, Kind, Visibility, check_time
@@ -30,8 +29,6 @@ Hide = Annotated[Callable[[], None], Fill(_hide)]
 """Forgets the responses kept for outages, since an incident's visibility may have been reduced."""
 
 
-# SQL
-
 _INSERT: Final = f"""
 insert into incidents as i ({{names}}, timeline_at) values ({{places}}, clock_timestamp())
 on conflict (id) do nothing returning {COLUMNS}, i.timeline_at"""  # noqa: S608 - only constants of this package
@@ -39,9 +36,6 @@ _ARCHIVE: Final = """
 update incidents set archived_at = clock_timestamp(), version = version + 1, updated_at = clock_timestamp()
  where id = $1"""
 _USERS: Final = "select id from users where id = any ($1::uuid[])"
-
-
-# API
 
 
 @routes.api("GET /api/v1/incidents", READ, "List incidents", stale=True)

@@ -14,11 +14,10 @@ from ..db import Reader, Unit
 from ..errors import AppError, FieldError, InvalidCursorError
 from ..principal import Access
 from ..web.body import read_query
-from ..web.calls import Fields, Matches, Now
 from ..web.forms import Typed, fields_of, formed, read_typed_time
 from ..web.paging import next_page
 from ..web.routes import RouteClass
-from ..web.slices import Page
+from ..web.slices import Fields, Matches, Now, Page
 from .access import Ref, Share, follow_ups, page, seen
 from .api import Hide, change, create, routes
 from .model import Change, IncidentQuery, Kind, NewIncident, Severity, Status

@@ -20,10 +20,9 @@ from ..errors import MalformedError, NotFoundError
 from ..principal import Access, Principal
 from ..problems import encode
 from ..web.body import Time, format_time, idempotency_key, read_json, read_moment
-from ..web.calls import Now, part
 from ..web.paging import decode_cursor, encode_cursor, next_link
 from ..web.routes import RouteClass
-from ..web.slices import Routes
+from ..web.slices import Now, Routes, part
 from ..web.stale import allow_stale
 from .api import declare
 from .model import Description, Reporter, Severity, Status, Title
@@ -209,8 +208,6 @@ async def _insert(unit: Unit, new: ShownIncident) -> None:
             operation="v0_notes_insert",
         )
 
-
-# API
 
 Here = Annotated[PostgresV0, part(PostgresV0)]
 

@@ -26,10 +26,9 @@ from ..signals.model import PRECISIONS
 from ..timeline.kept import digest_in
 from ..timeline.rules import RULES
 from ..web.body import if_match, if_none_match
-from ..web.calls import Call, Fill, Snapshot
 from ..web.paging import Paged
 from ..web.routes import RouteClass
-from ..web.slices import Reply, Routes, made
+from ..web.slices import Call, Fill, Reply, Routes, Snapshot, made
 from . import model
 from .model import (
     SCHEMA_VERSION,
@@ -41,7 +40,6 @@ from .model import (
     RevisionSummary,
     Stage,
     TimelineChanges,
-    differences,
 )
 
 READ, WRITE = Access.READ, Access.WRITE
@@ -89,8 +87,6 @@ Follows = Annotated[Callable[[str | None], None], Fill(_follows)]
 Rev = Annotated[int, Fill(lambda call, name: number(call.request.path_params[name]))]
 """A revision in the path; 0, which never exists, if it is not a number."""
 
-
-# SQL
 
 _SUMMARY: Final = ", ".join(f"r.{name}" for name in RevisionSummary.model_fields)
 _COLUMNS: Final = ", ".join(f"r.{name}" for name in Revision.model_fields).replace("content", "content::text")
@@ -170,16 +166,9 @@ async def revisions(q: Query, ref: Ref, query: Paged) -> RevisionPage:
     return query.page(RevisionPage, rows, str(incident_id), key=lambda it: [it.rev])
 
 
-@routes.api(f"GET {_ONE}/revisions/{{rev}}", READ, "Read a revision, or compare it with another")
-async def revision(
-    q: Reader, ref: Ref, query: model.RevisionQuery, *, rev: Rev
-) -> model.RevisionWithDifferences:
-    incident_id = (await seen(q, ref)).id
-    shown, against = await read_revision(q, incident_id, rev), None
-    if query.against is not None:
-        other = await read_revision(q, incident_id, query.against)
-        against = model.Against(rev=other.rev, sections=differences(other.content, shown.content))
-    return model.RevisionWithDifferences(**dict(shown), against=against)
+@routes.api(f"GET {_ONE}/revisions/{{rev}}", READ, "Read a revision")
+async def revision(q: Reader, ref: Ref, *, rev: Rev) -> Revision:
+    return await read_revision(q, (await seen(q, ref)).id, rev)
 
 
 @routes.api("GET /api/v1/factors", READ, "Count the factors of published post-mortems", kind=RouteClass.SEARCH)  # fmt: skip

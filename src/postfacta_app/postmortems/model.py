@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Annotated, Final
 from uuid import UUID
 
-from pydantic import BaseModel, Field, JsonValue, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
 from ..errors import IllegalTransitionError, invalid
 from ..incidents.model import Slug
@@ -122,23 +122,6 @@ class Content(BaseModel, extra="forbid", frozen=True):
         return self
 
 
-class SectionChange(BaseModel):
-    """A section that differs, with both versions."""
-
-    section: str
-    before: JsonValue
-    after: JsonValue
-
-
-def differences(before: Content, after: Content) -> Sequence[SectionChange]:
-    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
-    return [
-        SectionChange(section=name, before=old[name], after=new[name])
-        for name in new
-        if old[name] != new[name]
-    ]
-
-
 class Stage(StrEnum):
     """The status of a post-mortem."""
 
@@ -172,12 +155,6 @@ class Restore(BaseModel, extra="forbid"):
     rev: Number
 
 
-class RevisionQuery(BaseModel, extra="forbid", frozen=True):
-    """What to compare a revision with."""
-
-    against: int | None = Field(None, ge=1, le=2**31 - 1, description="The revision to compare with.")
-
-
 class RevisionSummary(BaseModel, frozen=True):
     """A revision without its content, for lists."""
 
@@ -206,19 +183,6 @@ class Revision(RevisionSummary, frozen=True):
 
 class RevisionPage(Listed[RevisionSummary]):
     """Revisions, newest first, and the cursor of the next page."""
-
-
-class Against(BaseModel):
-    """A section that differs: `before` is the other revision, `after` this one."""
-
-    rev: int
-    sections: Sequence[SectionChange]
-
-
-class RevisionWithDifferences(Revision, frozen=True):
-    """A revision, with its differences from another if requested."""
-
-    against: Against | None
 
 
 class ChangedEntry(BaseModel):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from difflib import SequenceMatcher
-from typing import Annotated, Final, Literal
+from difflib import unified_diff
+from typing import Annotated, Final
 
+from pydantic import BaseModel, Field
 from starlette.requests import Request
 
 from .. import actions
@@ -22,10 +23,9 @@ from ..timeline.kept import Wanted
 from ..timeline.model import Entry, EntryRef, moment
 from ..timeline.view import anchor, clock
 from ..web.body import parse
-from ..web.calls import Call, Fields, Fill, Snapshot
 from ..web.forms import Typed, fields_of
 from ..web.paging import Paged, next_page
-from ..web.slices import Page
+from ..web.slices import Call, Fields, Fill, Page, Snapshot
 from . import api
 from .api import Follows, Rev, number, read_revision, restore, routes, transition, write
 from .form import LISTS, MOST_ROWS, SECTIONS, draft, entry_text, label, rows, shown, typed as typed_form
@@ -35,7 +35,6 @@ from .model import (
     ChangedEntry,
     Content,
     Restore,
-    RevisionQuery,
     Stage,
     TimelineChanges,
     Transition,
@@ -95,6 +94,12 @@ async def listed(q: Reader, ref: Ref, query: Paged, *, request: Request) -> Page
     names = await names_of(q, {it.author for it in page.items})
     more = next_page(request, page.next_cursor) if page.next_cursor else None
     return _page("revisions.html", q, incident, revisions=page.items, names=names, next_url=more)
+
+
+class RevisionQuery(BaseModel, extra="forbid", frozen=True):
+    """What to compare a revision with."""
+
+    against: int | None = Field(None, ge=1, le=2**31 - 1)
 
 
 @routes.page(f"{_ONE}/revisions/{{rev}}", Access.READ)
@@ -257,23 +262,16 @@ def _mention(entry: Entry | ChangedEntry, *, how: str = "", is_there: bool = Tru
 # What differs between revisions
 
 _MOST_LINES: Final = 500  # A longer section is shown whole, before and after: matching takes quadratic time.
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of either revision."""
-
-    mark: Literal["kept", "removed", "added"]
-    text: str
+_MARKS: Final = {" ": "kept", "-": "removed", "+": "added"}
 
 
 @dataclass(frozen=True, slots=True)
 class SectionDifference:
-    """A section that differs, with its lines."""
+    """A section that differs, with its lines: each is kept, removed or added."""
 
     section: str
     title: str
-    lines: Sequence[Line]
+    lines: Sequence[tuple[str, str]]
 
 
 def compare(before: Content, after: Content) -> Sequence[SectionDifference]:
@@ -281,7 +279,7 @@ def compare(before: Content, after: Content) -> Sequence[SectionDifference]:
     for section, title in SECTIONS.items():
         old, new = _lines(section, before), _lines(section, after)
         if old != new:
-            differing.append(SectionDifference(section, title, list(_matched(old, new))))
+            differing.append(SectionDifference(section, title, _matched(old, new)))
     return differing
 
 
@@ -293,13 +291,8 @@ def _lines(section: str, content: Content) -> Sequence[str]:
     return lines
 
 
-def _matched(old: Sequence[str], new: Sequence[str]) -> Iterator[Line]:
-    steps: Sequence[tuple[str, int, int, int, int]] = [("replace", 0, len(old), 0, len(new))]
-    if max(len(old), len(new)) <= _MOST_LINES:
-        steps = SequenceMatcher(None, old, new).get_opcodes()
-    for tag, i1, i2, j1, j2 in steps:
-        if tag == "equal":
-            yield from (Line("kept", text) for text in old[i1:i2])
-        else:
-            yield from (Line("removed", text) for text in old[i1:i2])
-            yield from (Line("added", text) for text in new[j1:j2])
+def _matched(old: Sequence[str], new: Sequence[str]) -> Sequence[tuple[str, str]]:
+    if max(len(old), len(new)) > _MOST_LINES:
+        return [*(("removed", text) for text in old), *(("added", text) for text in new)]
+    _, _, _, *lines = unified_diff(old, new, n=_MOST_LINES, lineterm="")  # Without the names and the place.
+    return [(_MARKS[line[0]], line[1:]) for line in lines]

@@ -16,9 +16,8 @@ from postfacta_core.clock import MONOTONIC, Clock
 from ..principal import Access
 from ..problems import encode
 from ..settings import SettingsError
-from ..web.calls import part
 from ..web.routes import RouteClass
-from ..web.slices import Routes
+from ..web.slices import Routes, part
 
 OPEN = Access.OPEN
 routes: Final = Routes("page")

@@ -20,8 +20,7 @@ from postfacta_slo.status.query import SloStatus, query_status
 from postfacta_slo.status.report import facts, percent, plot
 
 from ..principal import Access
-from ..web.calls import part
-from ..web.slices import Page, Routes
+from ..web.slices import Page, Routes, part
 
 routes: Final = Routes("page")
 

@@ -23,9 +23,8 @@ from ..incidents.access import Ref, lock_active, not_kept, read_ref
 from ..incidents.model import Incident, Visibility
 from ..principal import Access, Principal
 from ..web.body import parse, read_body, read_json
-from ..web.calls import Call, Fill, Now
 from ..web.routes import RouteClass
-from ..web.slices import Routes
+from ..web.slices import Call, Fill, Now, Routes
 from . import model
 from .alertmanager import AlertLabels, Webhook, read_alerts
 from .model import Attached, Batch, Fact, Ingested, ItemResult, Key, Result, Signal
@@ -166,9 +165,6 @@ def _item(index: int, sent: JsonValue, principal: Principal, *, intake: Intake) 
 
 Items = Annotated[Received, Fill(_batch)]
 Alerts = Annotated[Received, Fill(_alerts)]
-
-
-# API
 
 
 @routes.api(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal, Self, cast
+from typing import Annotated, Any, Final, Literal, cast
 from uuid import UUID
 
 import anyio
@@ -21,7 +21,7 @@ from ..incidents.model import Incident
 from ..signals.model import PRECISIONS, Precision
 from ..web.body import Time
 from ..web.paging import decode_cursor, encode_cursor, filters_hash
-from .model import Entry, Instant, Milestone, Repeats, Stretch, micros
+from .model import Entry, Instant, Milestone, Repeats, micros
 from .rules import AHEAD, RULES, Place, sort_key
 
 # What is asked
@@ -94,30 +94,6 @@ class TimelinePage(BaseModel):
     repeats: Sequence[Repeats] = Field((), description="With `fold`: which items stand for several signals.")
     next_cursor: str | None
 
-    @classmethod
-    def of(
-        cls,
-        found: Sequence[Entry],
-        query: TimelineQuery,
-        incident_id: UUID,
-        *,
-        digest: str | None,
-        milestones: Mapping[Milestone, Instant],
-        repeats: Sequence[Repeats] = (),
-    ) -> Self:
-        """Return the page of the entries after the cursor; one more than its limit leads to the next."""
-        items = found[: query.limit]
-        more = len(found) > len(items)
-        return cls(
-            digest=digest,
-            why="more than 10,000 entries: ask with digest=true" if digest is None else None,
-            rules=RULES,
-            milestones=dict(milestones),
-            items=items,
-            repeats=[it for it in repeats if it.item < len(items)],
-            next_cursor=query.cursor_after(incident_id, items[-1]) if more else None,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Slice:
@@ -137,8 +113,7 @@ class Wanted:
     known_as_of: datetime | None = None
     include_hidden: bool = False
     is_narrative: bool = False
-    # Given source and id: the page has the first for which it holds.
-    entry: Callable[[str, str], bool] | None = None
+    entry: str = ""  # the page has the entry with this anchor, if there is one
     names: Collection[tuple[str, str]] | None = None  # only the entries with these sources and ids
     text: str = ""  # only the entries whose title has it, in either case
     group: str | None = None  # only the entries of this group of repeats
@@ -160,7 +135,6 @@ class NumberedPage:
     reasons: Mapping[str, str | None]  # why it was moved, by the id of the status change
     total: int  # how many entries the view has
     repeats: Sequence[Repeats] = ()  # which lines stand for several entries
-    stretches: Sequence[Stretch] = ()  # where the whole view has entries, if it has more than the page
     size: int  # the most lines of a page
 
     @property
@@ -196,8 +170,6 @@ COMPLETE: Final = 10_000
 """The most entries of an incident for which every answer has the digest."""
 
 _MOST_DIGESTS: Final = 10_000
-_MOST_VIEWS: Final = 200
-_MOST_LANES: Final = 12
 _KEY: Final = 'e.t, e.p, e.k, e.source collate "C", e.unnumbered, e.sequence collate "C", e.id collate "C"'
 _COLUMNS: Final = """e.source, e.id, e.signal_id, e.kind, e.t, e.p, e.k, e.unnumbered, e.sequence, e.occurred, e.known_at,
   e.title, e.original, e.sha, e.pinned, e.hidden, e.first_at, e.alike"""
@@ -264,33 +236,18 @@ with i as materialized (
   select {incident}, i.timeline_at, m.marks::text as marks, m.is_open from incidents i join incident_measures m on m.incident_id = i.id and m.rules = $5
    where {visible} and (i.id = $3::uuid or i.number = $4::bigint)),
 {said}, own as (select e.* from timeline_entries e where e.incident_id = (select id from i) and e.present and {own}),
-lines as ({of}),
-page as materialized (select * from lines e order by {key} limit {limit} offset {offset})
-select i.*, (select count(*) from lines) as count, (select count(*) from own) as entries,
+lines as ({of}), place as materialized (select {at} as at),
+page as materialized (select * from lines e order by {key} limit {limit} offset (select at * {size} from place))
+select i.*, place.at, (select count(*) from lines) as count, (select count(*) from own) as entries,
   (select count(*) from timeline_entries e where e.incident_id = (select id from i) and e.present and e.hidden and {whole}) as hidden,
   array(select json_agg(f.entry)::text from (
     select json_build_array({entry}) as entry, row_number() over (order by {key}) / 250 as part
       from page e left join signals s on s.id = e.signal_id order by {key}) f group by f.part order by f.part) as page,
   (select json_object_agg(c.id, c.reason) from status_changes c where c.incident_id = i.id)::text as reasons
-  from i"""
-# Where each source and kind has entries, those joined that are near to each other: by a hundredth of the whole, gaps aside.
-_STRETCHES: Final = """
-with i as (select $1::uuid as id), {said}, own as (
-  select e.source, e.kind, e.t from timeline_entries e where e.incident_id = (select id from i) and e.present and {own}),
-lanes as (select source, case when row_number() over (order by count(*) desc, source) <= {most} then source else '' end as lane
-  from own group by source),
-near as (select (max(t) - min(t) - coalesce((select sum(gap) from (
-  select t - lag(t) over (order by t) as gap from own order by 1 desc nulls last limit 3) g), 0)) / 100 as most from own),
-begun as (select lane, kind, t, t - lag(t) over w > (select most from near) as begins
-  from own join lanes using (source) window w as (partition by lane, kind order by t)),
-numbered as (select *, count(*) filter (where begins) over (partition by lane, kind order by t rows unbounded preceding) as nth from begun)
-select lane, kind, min(t) as start, max(t) as until, count(*) as count from numbered group by lane, kind, nth order by start, lane, kind"""
-_NAMES: Final = """
-with i as (select i.id from incidents i where {visible} and (i.id = $3::uuid or i.number = $4::bigint) and $5 > 0), {said}
-select array(select json_agg(n)::text from (
-  select json_build_array(e.source, e.id) as n, row_number() over (order by {key}) / 1000 as part
-    from i join timeline_entries e on e.incident_id = i.id and e.present and {own} order by {key}) f
- group by f.part order by f.part) as names"""
+  from i, place"""
+# As `anchor` in view.py.
+_PLACE: Final = """coalesce((select n / {size} from (select row_number() over (order by {key}) - 1 as n, e.source, e.id from lines e) e
+  where 'e-' || left(encode(sha256(convert_to(length(e.source) || ' ' || e.source || ' ' || e.id, 'UTF8')), 'hex'), 12) = {anchor}), {at})"""
 _DIGEST: Final = "select timeline_digest($1, $2, $3, $4)"
 _DIGEST_NOW: Final = "select timeline_digest($1, 'infinity', null, false) as digest"
 _OWN: Final = f"select {_COLUMNS} from own e"  # noqa: S608 - only constants of this module
@@ -306,11 +263,10 @@ async def _absence(q: Query, ref: UUID | int) -> AppError:
 
 
 class KeptTimelines:
-    """Reads slices, pages and digests; it holds digests and stretches of lanes, by version."""
+    """Reads slices, pages and digests; it holds digests by version."""
 
     def __init__(self) -> None:
         self._digests: OrderedDict[Key, str] = OrderedDict()
-        self._lanes: dict[object, Sequence[Stretch]] = {}
         self._turns = anyio.Semaphore(2)  # The work of a digest is PostgreSQL's.
 
     async def slice(self, q: Query, ref: UUID | int, query: TimelineQuery) -> Slice:
@@ -332,9 +288,15 @@ class KeptTimelines:
         whole = query.digest or row["entries"] <= COMPLETE
         digest = await self.digest(q, key) if whole else self._digests.get(key)
         entries, repeats = await aside(sum(map(len, row["page"])), _entries, row["page"])
-        milestones = _milestones(json.loads(row["milestones"]))
-        page = TimelinePage.of(
-            entries, query, incident.id, digest=digest, milestones=milestones, repeats=repeats
+        items = entries[: query.limit]
+        page = TimelinePage(
+            digest=digest,
+            why="more than 10,000 entries: ask with digest=true" if digest is None else None,
+            rules=RULES,
+            milestones=_milestones(json.loads(row["milestones"])),
+            items=items,
+            repeats=[it for it in repeats if it.item < len(items)],
+            next_cursor=query.cursor_after(incident.id, items[-1]) if len(entries) > len(items) else None,
         )
         version = f'W/"{micros(row["timeline_at"])}-{conflicts}"'
         return Slice(incident, page, f'"{digest[:32]}-{conflicts}"' if digest else version, row["until"])
@@ -345,31 +307,26 @@ class KeptTimelines:
         A number after the last page gives the last one.
         """
         whole, own = _conditions(wanted, *sees(q.principal), *ref_of(ref), RULES)
-        at = wanted.page - 1
-        if wanted.entry is not None:
-            names = _NAMES.format(key=_KEY, visible=VISIBLE, own=own, said=_SAID)
-            for row in await q.fetch(names, *own.args, operation="timeline_names"):
-                length = sum(map(len, row["names"]))
-                at = await aside(length, _find, row["names"], wanted.entry, at * size) // size
-        limit, offset = own.bind(size + 1, "int"), own.bind(at * size, "int")
+        limit, at = own.bind(size + 1, "int"), own.bind(wanted.page - 1, "int")
+        if wanted.entry:
+            at = _PLACE.format(key=_KEY, size=size, anchor=own.bind(wanted.entry, "text"), at=at)
         of = _FOLDED.format(of=_OWN, width=_WIDTH.format(size=size)) if wanted.fold else _OWN
         statement = _PAGE.format(
-            incident=COLUMNS, visible=VISIBLE, own=own, whole=whole, key=_KEY, limit=limit, offset=offset, said=_SAID, of=of,
+            incident=COLUMNS, visible=VISIBLE, own=own, whole=whole, key=_KEY, limit=limit, at=at, size=size, said=_SAID, of=of,
             entry=_ENTRY.format(tie=_TIE_NOW.format(whole=whole.replace("e.", "x.")), repeats=_REPEATS if wanted.fold else _ALONE),
         )  # fmt: skip
         rows = await q.fetch(statement, *own.args, operation="timeline_page")
         if not rows:
             raise await _absence(q, ref)
         row = rows[0]
-        if at > (last := max(0, row["count"] - 1) // size):
-            again = replace(wanted, page=last + 1, entry=None)
+        if row["at"] > (last := max(0, row["count"] - 1) // size):
+            again = replace(wanted, page=last + 1, entry="")
             return await self.page(q, ref, again, size=size)
         entries, repeats = await aside(sum(map(len, row["page"])), _entries, row["page"])
         return NumberedPage(
-            incident=incident_of(row), entries=entries[:size], after=entries[size:], page=at + 1, size=size,
+            incident=incident_of(row), entries=entries[:size], after=entries[size:], page=row["at"] + 1, size=size,
             count=row["count"], hidden=row["hidden"], total=row["entries"], is_open=row["is_open"], repeats=repeats,
             marks=json.loads(row["marks"]), reasons=json.loads(row["reasons"] or "{}"),
-            stretches=await self._stretches(q, row, wanted) if row["entries"] > size else (),
         )  # fmt: skip
 
     async def named(
@@ -378,18 +335,6 @@ class KeptTimelines:
         """Read the entries with these sources and ids; on demand hidden ones too."""
         wanted = Wanted(names=names, include_hidden=hidden)
         return (await self.page(q, incident_id, wanted, size=len(names))).entries if names else ()
-
-    async def _stretches(self, q: Query, row: Any, wanted: Wanted) -> Sequence[Stretch]:
-        view = replace(wanted, page=1, entry=None, fold=False)
-        key = (row["id"], row["timeline_at"], view)
-        if key not in self._lanes:
-            _, own = _conditions(view, row["id"])
-            statement = _STRETCHES.format(said=_SAID, own=own, most=_MOST_LANES)
-            found = await q.fetch(statement, *own.args, operation="timeline_stretches")
-            if len(self._lanes) >= _MOST_VIEWS:
-                self._lanes.clear()
-            self._lanes[key] = [Stretch(*it) for it in found]
-        return self._lanes[key]
 
     async def digest(self, q: Query, key: Key) -> str:
         """Return the digest of a version of a timeline, which never changes."""
@@ -432,11 +377,6 @@ def _conditions(wanted: TimelineQuery | Wanted, *args: object) -> tuple[str, Whe
             _NAMED.format(*(own.bind([name[part] for name in wanted.names], "text[]") for part in (0, 1)))
         )
     return known, own
-
-
-def _find(texts: Sequence[str], entry: Callable[[str, str], bool], default: int) -> int:
-    names = (it for text in texts for it in json.loads(text))
-    return next((n for n, (source, identity) in enumerate(names) if entry(source, identity)), default)
 
 
 def _sql_of(query: TimelineQuery, after: Place | None, *given: object) -> tuple[str, Sequence[object]]:

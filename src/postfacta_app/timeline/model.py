@@ -218,17 +218,6 @@ class Repeats:
     group: Annotated[str, Field(description="As a parameter, selects them.")]
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """A time in which entries of one kind are near to each other; without a lane it is that of other sources."""
-
-    lane: str
-    kind: str
-    start: int
-    until: int
-    count: int
-
-
 # Edits
 
 Source = Annotated[str, StringConstraints(min_length=1, max_length=200)]

@@ -14,18 +14,7 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from ..signals.model import Precision
-from .model import (
-    Annotation,
-    Edit,
-    Entry,
-    Facts,
-    Instant,
-    Milestone,
-    Op,
-    Signal,
-    StatusChange,
-    micros,
-)
+from .model import Annotation, Edit, Entry, Facts, Instant, Milestone, Op, Signal, StatusChange, micros
 
 RULES: Final = 2
 """The version of these rules; only digests of the same version are comparable."""

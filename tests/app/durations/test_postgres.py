@@ -1,9 +1,8 @@
-"""An aggregate counts every incident once, and its quantiles are values; the plot of many has few marks."""
+"""An aggregate counts every incident once, and its quantiles are values."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
@@ -12,10 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from postfacta_app.db import Reader
-from postfacta_app.durations import PLOTTED, DurationStatus as Status, Insights, Phase, every, insights
+from postfacta_app.durations import DurationStatus as Status, Phase, every
 from postfacta_app.incidents.model import IncidentFilters
 from postfacta_app.principal import ANONYMOUS
-from postfacta_app.web.charts import Point
 from postfacta_postgres import Database
 
 pytestmark = pytest.mark.usefixtures("programs")
@@ -82,22 +80,7 @@ async def test_quantiles_are_by_nearest_rank(app_database: Database) -> None:
     assert (await quantiles(*values[:9]))[1] is None
 
 
-def _number(point: Point, after: str = "INC") -> int:
-    """Return the number of an incident, or how many more stand at its place."""
-    found = re.search(rf"{after}[- ](\d+)", point.name)
-    return int(found[1]) if found else 0
-
-
-async def test_near_incidents_share_a_mark_when_there_are_many(app_database: Database) -> None:
-    async def of(count: int) -> Insights:
-        _, filters = await measured(app_database, _ok(*(60.0 + n % 30 for n in range(count))))
-        return await insights(Reader(app_database, ANONYMOUS), filters, Phase.OPEN)
-
-    few, many = await of(PLOTTED), await of(PLOTTED + 1)
-    assert (len(few.dots), len(few.newest)) == (PLOTTED, PLOTTED)
-    assert {_number(it, "and") for it in few.dots} == {0}
-    assert 10 < len(many.dots) < 200
-    assert sum(1 + _number(it, "and") for it in many.dots) == PLOTTED + 1 == many.of_phase.n_ok
-    assert {it.severity for it in many.dots} == {"HIGH"}
-    assert [_number(it) for it in many.newest] == sorted(map(_number, many.newest), reverse=True)
-    assert sum(count for _, _, count in many.weeks) == PLOTTED + 1
+async def test_one_phase_is_counted_as_among_all(app_database: Database) -> None:
+    answer, filters = await measured(app_database, _ok(1.0, 2.0))
+    text, _ = await every(Reader(app_database, ANONYMOUS), filters, Phase.MITIGATE)
+    assert json.loads(text) == {"n": 2, "durations": {"mitigate": answer["durations"]["mitigate"]}}

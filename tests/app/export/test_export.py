@@ -11,8 +11,8 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from postfacta_app.export import api as export
-from postfacta_app.export.model import Document
+from postfacta_app import export
+from postfacta_app.export import Document
 from postfacta_app.timeline.kept import KeptTimelines
 from tests.app.desk import FULL, Desk, desk_of
 from tests.app.live import Body, Service
@@ -122,60 +122,16 @@ async def test_nothing_that_people_type_is_live_in_markdown(service: Service) ->
         assert live not in text.replace("\\](", "").replace("\\!", ""), live
 
 
-# Lines
-
-
-async def pull(desk: Desk, **query: Any) -> tuple[list[Body], str]:
-    """Follow the pages to the end; give the documents, and where the next pull begins."""
-    answer = await desk.send("GET", "/api/v1/export", expect=200, params=query)
-    documents, as_of = lines(answer.content), answer.headers["as-of"]
-    while "link" in answer.headers:
-        path = answer.headers["link"].split(">")[0][1:]
-        answer = await desk.send("GET", path, expect=200)
-        assert answer.headers["content-type"] == "application/x-ndjson"
-        assert answer.headers["as-of"] == as_of
-        documents += lines(answer.content)
-    return documents, as_of
-
-
-def lines(body: bytes) -> list[Body]:
-    assert body == b"" or body.endswith(b"\n")
-    return [json.loads(line) for line in body.splitlines()]
-
-
-def refs(documents: list[Body]) -> list[str]:
-    return [f"INC-{it['incident']['number']}" for it in documents]
-
-
-async def test_a_line_is_what_the_export_of_its_incident_is(full: Desk) -> None:
-    answer = await full.send("GET", "/api/v1/export", expect=200, params={"q": "Whole story"})
-    alone = await full.send("GET", "/export", expect=200)
-    assert alone.content in answer.content.splitlines()
-
-
-async def test_pages_give_each_incident_that_was_there_at_the_start_once(service: Service) -> None:
-    made = [await desk_of(service, teams=["pages"]) for _ in range(5)]
-    whole = await made[0].send("GET", "/api/v1/export", expect=200, params={"team": "pages", "limit": 5})
-    assert "link" not in whole.headers
-    first = await made[0].send("GET", "/api/v1/export", expect=200, params={"team": "pages", "limit": 2})
-    seen, answer = lines(first.content), first
-    for late in range(9):
-        if "link" not in answer.headers:
-            break
-        if late < 2:
-            await desk_of(service, teams=["pages"])
-        answer = await made[0].send("GET", answer.headers["link"].split(">")[0][1:], expect=200)
-        seen += lines(answer.content)
-    there = refs(seen)
-    assert there[:5] == [desk.ref for desk in made]
-    assert len(set(there)) == len(there) == 7
-
-
 async def test_whatever_changes_of_an_incident_comes_with_the_next_pull(service: Service) -> None:
-    team = {"team": "pulled"}
     one, two, three = [await desk_of(service, teams=["pulled"]) for _ in range(3)]
-    everything, as_of = await pull(one, limit=1, **team)
-    assert refs(everything) == [one.ref, two.ref, three.ref]
+
+    async def pull(**query: Any) -> tuple[list[str], str]:
+        params = {"sort": "changed", "team": "pulled", **query}
+        found = (await one.send("GET", "/api/v1/incidents", expect=200, params=params)).json()
+        return [f"INC-{it['number']}" for it in found["items"]], found["as_of"]
+
+    everything, as_of = await pull()
+    assert everything == [one.ref, two.ref, three.ref]
     # The window of fifteen seconds repeats what is young, so here time passes before each change.
     before = (
         "update incidents set updated_at = updated_at - interval '1 hour',"
@@ -183,7 +139,7 @@ async def test_whatever_changes_of_an_incident_comes_with_the_next_pull(service:
     )
 
     async def again() -> list[str]:
-        return refs((await pull(one, updated_since=as_of, **team))[0])
+        return (await pull(updated_since=as_of))[0]
 
     async def close() -> None:
         action = (await one.get("/action-items"))["items"][0]
@@ -212,45 +168,6 @@ async def test_whatever_changes_of_an_incident_comes_with_the_next_pull(service:
     assert set(await again()) == {one.ref, two.ref}
 
 
-async def test_a_pull_shows_neither_private_nor_archived_incidents_nor_unasked_exercises(
-    service: Service,
-) -> None:
-    team: Body = {"teams": ["kept"]}
-    shown, drill = await desk_of(service, **team), await desk_of(service, kind="exercise", **team)
-    hidden = await desk_of(service, visibility="private", title="Whisper", **team)
-    gone = await desk_of(service, "admin", **team)
-    await gone.send("DELETE", expect=204, headers={"If-Match": '"inc-1"'})
-    assert refs((await pull(shown, team="kept"))[0]) == [shown.ref]
-    assert refs((await pull(shown, team="kept", kind="exercise"))[0]) == [drill.ref]
-    assert refs((await pull(hidden, team="kept"))[0]) == [shown.ref, hidden.ref]
-    for headers in (await service.as_role("viewer"), await service.machine("incidents:read")):
-        assert refs((await pull(shown.seen_by(headers), team="kept"))[0]) == [shown.ref]
-
-
-async def test_a_page_ends_before_it_grows_too_large(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(export, "_MOST_BYTES", 1)
-    made = [await desk_of(service, teams=["large"]) for _ in range(3)]
-    answer = await made[0].send("GET", "/api/v1/export", expect=200, params={"team": "large"})
-    assert len(lines(answer.content)) == 1
-    assert refs((await pull(made[0], team="large"))[0]) == [desk.ref for desk in made]
-
-
-async def test_a_cursor_fits_its_own_filters_alone(desk: Desk) -> None:
-    await desk_of(desk.service)
-    answer = await desk.send("GET", "/api/v1/export", expect=200, params={"limit": 1})
-    path = answer.headers["link"].split(">")[0][1:]
-    for damaged in (
-        f"{path}&severity=LOW",
-        f"{path}x",
-        "/api/v1/export?cursor=WzFd",
-        "/api/v1/export?limit=101",
-    ):
-        await desk.send("GET", damaged, expect=400)
-    await desk.send("GET", "/api/v1/export?sort=changed", expect=400)
-
-
 async def test_a_quantity_that_is_whole_has_no_fraction_in_markdown(service: Service) -> None:
     desk = await desk_of(service)
     quantities = [{"name": "failed", "value": value, "unit": "requests"} for value in (4096, 0.5)]
@@ -276,9 +193,6 @@ async def test_a_long_export_is_streamed_with_the_bytes_of_one_piece(
     assert "content-length" not in streamed.headers
     assert streamed.content == whole.content
     assert streamed.headers["etag"] == whole.headers["etag"]
-    lines_of = await full.send("GET", "/api/v1/export", expect=200, params={"q": "Whole story"})
-    if form == "json":
-        assert whole.content in lines_of.content.splitlines()
 
 
 async def test_no_piece_of_a_stream_has_more_entries_than_a_step(

@@ -10,8 +10,7 @@ from hypothesis import example, given, strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from postfacta_app.export.api import entry_lines, frame, item, plain, quote
-from postfacta_app.export.model import Document
+from postfacta_app.export import Document, entry_lines, frame, item, plain, quote
 
 PIECES = [
     *("<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<javascript:alert(1)>", "<a href='x'>"),

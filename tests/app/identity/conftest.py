@@ -28,9 +28,9 @@ from postfacta_app.identity.supabase import SupabaseAccounts
 from postfacta_app.identity.throttle import Throttle
 from postfacta_app.principal import NOBODY, Access, Principal, Role
 from postfacta_app.settings import Settings, load_settings
-from postfacta_app.web.calls import Tools
 from postfacta_app.web.render import Pages
 from postfacta_app.web.routes import RouteClass, Rule, build_routes
+from postfacta_app.web.slices import Tools
 from postfacta_app.web.stale import StaleAnswers
 from postfacta_core.guards.timeout import Timeout
 from postfacta_postgres import Database

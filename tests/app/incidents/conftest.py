@@ -16,9 +16,9 @@ from postfacta_app.db import Transactions
 from postfacta_app.errors import AppError
 from postfacta_app.incidents.api import routes
 from postfacta_app.principal import Principal, Role
-from postfacta_app.web.calls import Tools
 from postfacta_app.web.render import Pages
 from postfacta_app.web.routes import Rule, build_routes
+from postfacta_app.web.slices import Tools
 from postfacta_app.web.stale import StaleAnswers
 from postfacta_postgres import Database
 

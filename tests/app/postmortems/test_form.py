@@ -17,7 +17,7 @@ from postfacta_app.postmortems.model import (
     Trigger,
     TriggerKind,
 )
-from postfacta_app.postmortems.pages import Line, compare
+from postfacta_app.postmortems.pages import compare
 from postfacta_app.timeline.model import EntryRef
 from tests.kit.every import every
 
@@ -82,28 +82,28 @@ def test_a_section_is_all_that_its_form_changes(before: Content, after: Content)
 def test_a_difference_holds_every_line_of_both(before: Content, after: Content) -> None:
     assert compare(before, before) == []
     for it in compare(before, after):
-        forward = [line.text for line in it.lines if line.mark != "removed"]
-        backward = [line.text for line in it.lines if line.mark != "added"]
+        forward = [text for mark, text in it.lines if mark != "removed"]
+        backward = [text for mark, text in it.lines if mark != "added"]
         other = next(that for that in compare(after, before) if that.section == it.section)
-        assert forward == [line.text for line in other.lines if line.mark != "added"]
-        assert backward == [line.text for line in other.lines if line.mark != "removed"]
+        assert forward == [text for mark, text in other.lines if mark != "added"]
+        assert backward == [text for mark, text in other.lines if mark != "removed"]
 
 
 def test_a_difference_keeps_the_lines_that_both_have() -> None:
     before, after = Content(summary="one\ntwo\nthree"), Content(summary="one\n2\nthree")
     (summary,) = compare(before, after)
     assert list(summary.lines) == [
-        Line("kept", "one"),
-        Line("removed", "two"),
-        Line("added", "2"),
-        Line("kept", "three"),
+        ("kept", "one"),
+        ("removed", "two"),
+        ("added", "2"),
+        ("kept", "three"),
     ]
 
 
 def test_a_section_of_very_many_lines_is_shown_whole() -> None:
     before, after = Content(summary="a\n" * 600 + "b"), Content(summary="a\n" * 600 + "c")
     (summary,) = compare(before, after)
-    assert [line.mark for line in summary.lines] == ["removed"] * 601 + ["added"] * 601
+    assert [mark for mark, _ in summary.lines] == ["removed"] * 601 + ["added"] * 601
 
 
 def test_rows_without_text_are_left_out_and_the_others_move_up() -> None:

@@ -14,7 +14,6 @@ from postfacta_app.postmortems.model import (
     Draft,
     Stage,
     Transition,
-    differences,
     lacks,
     move,
     next_stage,
@@ -65,15 +64,6 @@ def test_a_post_mortem_moves_as_the_design_says_and_in_no_other_way(
 @given(stages)
 def test_new_content_is_never_published_unseen(state: Stage | None) -> None:
     assert next_stage(state) == ("in_review" if state == "in_review" else "draft")
-
-
-@given(contents, contents)
-def test_the_sections_that_differ_are_listed_with_both_and_no_others(before: Content, after: Content) -> None:
-    told = differences(before, after)
-    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
-    assert [it.section for it in told] == [name for name in new if old[name] != new[name]]
-    assert all((it.before, it.after) == (old[it.section], new[it.section]) for it in told)
-    assert bool(told) == (before != after)
 
 
 @given(contents)

@@ -9,7 +9,7 @@ from postfacta_app.durations import Basis, Mark
 from postfacta_app.postmortems.model import ChangedEntry, PostMortem, Revision, TimelineChanges
 from postfacta_app.timeline.kept import TimelinePage, TimelineQuery, place
 from postfacta_app.timeline.model import Entry, Facts, Milestone, micros
-from postfacta_app.timeline.rules import Timeline, build, sort_key
+from postfacta_app.timeline.rules import RULES, Timeline, build, sort_key
 
 __all__ = ["changes", "cut", "etag", "is_narrative", "marks", "post_mortem", "shows"]
 
@@ -35,7 +35,16 @@ def cut(timeline: Timeline, query: TimelineQuery, incident_id: UUID) -> Timeline
     """Return the page that a query asks for."""
     after = place(query, incident_id)
     asked = [it for it in timeline.entries if shows(query, it) and (after is None or sort_key(it) > after)]
-    return TimelinePage.of(asked, query, incident_id, digest=timeline.digest, milestones=timeline.milestones)
+    items = asked[: query.limit]
+    return TimelinePage(
+        digest=timeline.digest,
+        why=None,
+        rules=RULES,
+        milestones=dict(timeline.milestones),
+        items=items,
+        repeats=(),
+        next_cursor=query.cursor_after(incident_id, items[-1]) if len(asked) > len(items) else None,
+    )
 
 
 def is_narrative(entry: Entry) -> bool:

@@ -281,7 +281,7 @@ async def test_the_insights_count_what_the_asker_may_see(service: Service) -> No
     assert "Not plotted: 1 still open." in told
     assert "2026-03-02 0 5 0 0" in told
     assert "2026-03-09 0 0 0 1" in told
-    assert page.text.count('<path class="mark severity-HIGH" transform') == 5
+    assert page.text.count('<circle class="mark"') == 5
     owner = await service.client.get(f"/insights?service={name}", headers=PAGE | api)
     assert "n = 5, 2 unknown, 0 contradictory" in text_of(owner)
 

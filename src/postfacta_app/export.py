@@ -1,4 +1,4 @@
-"""Exports as JSON, Markdown or NDJSON, each as of one snapshot of the database; long ones are streams."""
+"""The export of an incident as JSON or Markdown, as of one snapshot of the database; a long one is a stream."""
 
 from __future__ import annotations
 
@@ -6,43 +6,103 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Annotated, Final
+from enum import StrEnum
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pydantic import TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from .. import actions, labels, links
-from ..aside import LARGE, aside
-from ..db import Reader, Unit
-from ..errors import NotFoundError
-from ..incidents.access import Ref, incident_of, listed, seen
-from ..incidents.model import Incident, Sort
-from ..postmortems import api as postmortems
-from ..principal import Access
-from ..timeline import api as timelines
-from ..timeline.api import Kept
-from ..timeline.kept import KeptTimelines, TimelineQuery
-from ..timeline.model import (
+from . import actions, labels, links
+from .actions import Action
+from .aside import LARGE, aside
+from .db import Reader, Unit
+from .errors import NotFoundError
+from .incidents.access import Ref, seen
+from .incidents.model import Incident
+from .labels import Label
+from .links import IncidentLink
+from .postmortems import api as postmortems
+from .postmortems.model import PostMortem
+from .principal import Access
+from .timeline import api as timelines
+from .timeline.api import Kept
+from .timeline.kept import KeptTimelines, TimelineQuery
+from .timeline.model import (
+    AnnotationKind,
+    AnnotationState,
     Entry,
+    EntryRef,
+    Instant,
+    Milestone,
     format_micros,
 )
-from ..web.body import format_time, if_none_match
-from ..web.calls import Fill, Snapshot
-from ..web.paging import Key, decode_cursor, encode_cursor, filters_hash, next_link
-from ..web.render import TEMPLATES
-from ..web.routes import RouteClass
-from ..web.slices import Routes
-from .model import Document, ExportFormat, ExportQuery, OneQuery, Remark, TimelineDocument
+from .web.body import Time, if_none_match
+from .web.render import TEMPLATES
+from .web.routes import RouteClass
+from .web.slices import Fill, Routes, Snapshot
 
-NDJSON: Final = "application/x-ndjson"
-_MOST_BYTES: Final = 8 * 2**20  # Of a page that waits to be sent; entries of a large incident follow.
 _STEP: Final = 500  # The most entries that are read at once.
 _ENTRY: Final = 500  # Bytes of an entry's JSON, about.
 routes: Final = Routes("export")
+
+
+# What is exported
+
+
+class ExportFormat(StrEnum):
+    """The format of a single export."""
+
+    JSON = "json"
+    MD = "md"
+
+
+class OneQuery(BaseModel, extra="forbid", frozen=True):
+    """The parameters of a single export."""
+
+    format: ExportFormat = ExportFormat.JSON
+    rev: int | None = Field(
+        None, ge=1, le=2**31 - 1, description="The post-mortem's revision; by default the last."
+    )
+
+
+class TimelineDocument(BaseModel):
+    """The timeline without hidden entries, and its digest."""
+
+    digest: str
+    rules: int
+    milestones: Mapping[Milestone, Instant]
+    entries: Sequence[Entry]
+
+
+class Remark(BaseModel):
+    """The current version of an annotation: on an entry, at a time of its own, or on the incident."""
+
+    id: UUID
+    kind: AnnotationKind
+    state: AnnotationState | None
+    body: str
+    entry: EntryRef | None
+    occurred_at: Time | None
+    author: str
+    at: Time
+
+
+class Document(BaseModel):
+    """What the caller may see of an incident. Equal states give equal bytes: there is no time of export."""
+
+    format: Literal["postfacta-incident/1"] = "postfacta-incident/1"
+    incident: Incident
+    labels: Sequence[Label]
+    timeline: TimelineDocument
+    annotations: Sequence[Remark]
+    postmortem: PostMortem | None = Field(
+        description="Null if there is none, or none that the caller may read."
+    )
+    actions: Sequence[Action]
+    links: Sequence[IncidentLink] = Field(description="Those whose other end the caller may see.")
 
 
 # As Markdown, in which user input is inert: single lines of plain text are escaped. Markdown input keeps its
@@ -127,9 +187,6 @@ Later = Annotated[Reader, Fill(lambda call, _: call.tools.transactions.reader(ca
 """Reads once the snapshot is gone."""
 
 
-# API
-
-
 @routes.api(
     "GET /api/v1/incidents/{ref}/export", Access.READ, "Export an incident",
     kind=RouteClass.SEARCH, also=("text/markdown",), conditional=True,
@@ -146,29 +203,9 @@ async def one(
         "Content-Disposition": f'attachment; filename="{incident.ref}.{query.format}"',
         "Content-Type": form.kind,
     }
-    return _answer([begun], headers, q=later, kept=kept)
-
-
-@routes.api(
-    "GET /api/v1/export", Access.READ, "Export incidents as NDJSON, least recently changed first",
-    status=200, also=(NDJSON,),
-)  # fmt: skip
-async def pull(unit: Snapshot, query: ExportQuery, *, request: Request, kept: Kept, later: Later) -> Response:
-    since, after = _place(query)
-    found, now = await listed(unit, query, Sort.CHANGED, after=after, limit=query.limit + 1)
-    form = _FORMS[ExportFormat.JSON]
-    lines: list[_Begun] = []
-    last = None
-    for at, row in enumerate(found[: query.limit]):
-        if sum(len(it.text) + len(it.tail) for it in lines) >= _MOST_BYTES:
-            break
-        lines.append(await _begin(unit, incident_of(row), kept=kept, form=form, end=b"\n"))
-        last = (row["sort_key"], row["id"]) if at + 1 < len(found) else None
-    # A change during a pull may fall behind its cursor: the next pull begins where this one began.
-    as_of = format_time(since or now)
-    cursor = encode_cursor("export", [as_of, *last], filters_hash(query)) if last is not None else None
-    headers = {"Content-Type": NDJSON, "As-Of": as_of, **next_link(request, cursor)}
-    return _answer(lines, headers, q=later, kept=kept)
+    if begun.rest is None:
+        return Response(begun.text + begun.tail, headers=headers)
+    return StreamingResponse(_pieces(begun, form, incident.id, q=later, kept=kept), headers=headers)
 
 
 # Streams
@@ -188,11 +225,9 @@ class _Form:
 class _Begun:
     """A document up to its first entries, as read in one snapshot."""
 
-    incident_id: UUID
     text: bytes
     tail: bytes  # what comes after the entries
     etag: str
-    form: _Form
     rest: TimelineQuery | None  # finds the entries that follow, as they were in that snapshot
 
 
@@ -212,13 +247,7 @@ _FORMS: Final[Mapping[ExportFormat, _Form]] = {
 
 
 async def _begin(
-    unit: Unit,
-    incident: Incident,
-    *,
-    kept: KeptTimelines,
-    form: _Form,
-    rev: int | None = None,
-    end: bytes = b"",
+    unit: Unit, incident: Incident, *, kept: KeptTimelines, form: _Form, rev: int | None
 ) -> _Begun:
     """Read a document, and its first entries."""
     found = await kept.slice(unit, incident.id, _query(digest=True))
@@ -243,7 +272,7 @@ async def _begin(
     def written() -> _Begun:
         before, after = form.frame(document)
         etag = f'"{hashlib.sha256(before + after + found.etag.encode()).hexdigest()[:32]}"'
-        return _Begun(incident.id, before + form.entries(entries), after + end, etag, form, rest)
+        return _Begun(before + form.entries(entries), after, etag, rest)
 
     return await aside(LARGE, written)
 
@@ -256,30 +285,15 @@ def _following(query: TimelineQuery, incident_id: UUID, entries: Sequence[Entry]
     return query.model_copy(update={"cursor": query.cursor_after(incident_id, entries[-1])})
 
 
-def _answer(
-    documents: Sequence[_Begun], headers: dict[str, str], *, q: Reader, kept: KeptTimelines
-) -> Response:
-    if all(it.rest is None for it in documents):
-        return Response(b"".join(part for it in documents for part in (it.text, it.tail)), headers=headers)
-    return StreamingResponse(_pieces(documents, q, kept), headers=headers)
-
-
-async def _pieces(documents: Sequence[_Begun], q: Reader, kept: KeptTimelines) -> AsyncIterator[bytes]:
+async def _pieces(
+    it: _Begun, form: _Form, incident_id: UUID, *, q: Reader, kept: KeptTimelines
+) -> AsyncIterator[bytes]:
     """Read the entries that follow, each group by a statement of its own: no transaction waits for a slow client."""
-    for it in documents:
-        yield it.text
-        query = it.rest
-        while query is not None:
-            found = await kept.slice(q, it.incident_id, query)  # No longer visible: it ends without its end.
-            entries = found.page.items
-            yield it.form.between + await aside(_ENTRY * len(entries), it.form.entries, entries)
-            query = _following(query, it.incident_id, entries) if found.page.next_cursor else None
-        yield it.tail
-
-
-def _place(query: ExportQuery) -> tuple[datetime | None, Key | None]:
-    if query.cursor is None:
-        return None, None
-    kinds = (datetime, datetime, UUID)
-    since, *after = decode_cursor(query.cursor, "export", filters_hash(query), *kinds)
-    return since, (after[0], after[1])
+    yield it.text
+    query = it.rest
+    while query is not None:
+        found = await kept.slice(q, incident_id, query)  # No longer visible: it ends without its end.
+        entries = found.page.items
+        yield form.between + await aside(_ENTRY * len(entries), form.entries, entries)
+        query = _following(query, incident_id, entries) if found.page.next_cursor else None
+    yield it.tail

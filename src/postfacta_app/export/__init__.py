@@ -1,1 +1,0 @@
-"""Export of incidents as JSON, Markdown or NDJSON."""

@@ -1,0 +1,106 @@
+"""Charts: no mark lies, and none lies outside."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+import pytest
+from hypothesis import example, given, strategies as st
+
+from postfacta_app.durations import Plot, Point, Weeks, length, plot, weeks
+from postfacta_app.timeline.model import moment
+
+MONDAY = date(2026, 3, 2)
+WEEK = timedelta(days=7)
+DAY = 86_400_000_000
+
+mondays = st.integers(0, 7000).map(lambda n: date(1970, 1, 5) + n * WEEK)
+counts = st.dictionaries(st.tuples(mondays, st.sampled_from(["HIGH", "LOW"])), st.integers(1, 9), min_size=1)
+lengths = st.one_of(st.just(0.0), st.floats(1e-6, 1e11))
+times = st.integers(0, 47_482 * DAY)
+
+
+def weeks_of(*given_counts: tuple[date, str, int]) -> Weeks:
+    found = weeks(given_counts)
+    assert found is not None
+    return found
+
+
+def plot_of(*places: tuple[int, float], median: float | None = None) -> Plot:
+    found = plot([Point(incident="INC-1", x=moment(x), y=y) for x, y in places], median)
+    assert found is not None
+    return found
+
+
+def test_without_incidents_there_is_no_chart() -> None:
+    assert weeks([]) is None
+    assert plot([], None) is None
+
+
+# How often
+
+
+def test_a_week_without_incidents_has_its_place() -> None:
+    found = weeks_of((MONDAY, "LOW", 1), (MONDAY + 5 * WEEK, "HIGH", 2))
+    assert [(monday, of["HIGH"], of["LOW"]) for monday, of in found.rows] == [
+        (MONDAY, 0, 1), *((MONDAY + n * WEEK, 0, 0) for n in range(1, 5)), (MONDAY + 5 * WEEK, 2, 0),
+    ]  # fmt: skip
+    assert found.most == 2
+
+
+def test_of_many_years_the_last_53_weeks_are_shown_and_the_rest_is_counted() -> None:
+    found = weeks_of((MONDAY, "LOW", 1), (MONDAY - 52 * WEEK, "HIGH", 1), (MONDAY - 53 * WEEK, "LOW", 7))
+    assert len(found.rows) == 53
+    assert (found.earlier, found.most) == (7, 1)
+
+
+@given(counts)
+def test_each_incident_is_counted_once(of: dict[tuple[date, str], int]) -> None:
+    found = weeks_of(*((*name, count) for name, count in of.items()))
+    assert sum(sum(it.values()) for _, it in found.rows) + found.earlier == sum(of.values())
+    assert 4 <= len(found.rows) <= 53
+    assert found.most == max(max(it.values()) for _, it in found.rows)
+
+
+# How long
+
+
+@given(st.lists(st.tuples(times, lengths), min_size=1, max_size=30), st.none() | lengths)
+@example([(DAY, 0.0)], None)
+@example([(DAY, 60.0)], None)
+@example([(DAY, 1e11)], 1e11)
+@example([(DAY, 1.0)], 86_400.0)
+def test_every_dot_lies_inside_and_longer_lies_higher(
+    places: list[tuple[int, float]], median: float | None
+) -> None:
+    found = plot_of(*sorted(places, reverse=True), median=median)
+    assert len(found.dots) == len(places)
+    assert len(found.lengths) >= 2
+    ups = [up for _, up, _ in found.dots] + ([] if found.median is None else [found.median])
+    assert all(0 <= along <= 1 for along, _, _ in found.dots)
+    assert all(0 <= up <= 1 for up in ups)
+    by_length = sorted(found.dots, key=lambda dot: dot[2].y)
+    assert [up for _, up, _ in by_length] == sorted(up for _, up, _ in found.dots)
+    by_time = sorted(found.dots, key=lambda dot: dot[2].x)
+    assert [along for along, _, _ in by_time] == sorted(along for along, _, _ in found.dots)
+
+
+def test_equal_ratios_are_equal_distances() -> None:
+    one, ten, hundred = (up for _, up, _ in plot_of((0, 60.0), (0, 600.0), (0, 6000.0)).dots)
+    assert ten - one == pytest.approx(hundred - ten)
+
+
+def test_a_dot_of_a_tick_stands_on_its_line_and_so_does_the_median() -> None:
+    places = [(0, 60.0), (0, 3600.0), (0, 86400.0)]
+    found = plot_of(*places, median=3600.0)
+    lines = {words: up for up, words in found.lengths}
+    assert [up for _, up, _ in found.dots] == pytest.approx([lines["1 min"], lines["1 h"], lines["1 d"]])
+    assert found.median == pytest.approx(lines["1 h"])
+    assert plot_of(*places).median is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.0, "under 1 s"), (0.9, "under 1 s"), (1.0, "1 s"), (90, "1 min")]
+)
+def test_a_duration_in_words_is_never_empty(seconds: float, words: str) -> None:
+    assert length(seconds) == words
