@@ -207,11 +207,11 @@ def _limiters() -> list[Panel]:
 
 def _rates() -> list[Panel]:
     decisions = "postfacta_ratelimit_decisions_total"
-    limited = per_second(decisions, 'decision=~"limited|store_error_denied",mode="enforce"', by="policy")
+    limited = per_second(decisions, 'decision="limited",mode="enforce"', by="policy")
     return [
         Panel(
             title="Decisions",
-            description="Requests a second by decision of each limit. `local` and `store_error_*`: the shared store is away.",
+            description="Requests a second by decision of each limit. `local`: the shared store is away.",
             unit="reqps",
             queries=[Query(per_second(decisions, by="policy, decision"), "{{policy}} {{decision}}")],
             stacked=True,

@@ -81,14 +81,10 @@ class RetryScheduled(NamedTuple):
 
 
 class StoreChanged(NamedTuple):
-    """A shared store of a rate limit became unavailable or recovered, without an `error` then.
-
-    Meanwhile `fallback` decides: `local`, `allow` or `deny`.
-    """
+    """A shared store of a rate limit became unavailable or recovered, without an `error` then."""
 
     policy: str
     available: bool
-    fallback: str
     error: str = ""
 
 

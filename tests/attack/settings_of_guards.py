@@ -32,7 +32,6 @@ from tests.attack.wrong import (
     CLOCK,
     COUNT,
     COUNT_FROM_ZERO,
-    COUNT_OR_NONE,
     ERRORS,
     FLAG,
     FROM_ONE,
@@ -50,7 +49,6 @@ from tests.attack.wrong import (
     SECONDS_OR_INF,
     SECRET,
     SECRET_TEXT,
-    STORE_FAILURE,
     Setting,
 )
 
@@ -199,7 +197,6 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
             "name": NAME,
             "rates": RATES,
             "store": (3, {}, "memory://", "banana", "async+nowhere://x"),
-            "on_store_failure": STORE_FAILURE,
             "max_keys": COUNT,
             "mode": MODE,
             **OBSERVED,
@@ -209,13 +206,12 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
     ),
     Rate: Setting(
         right={"amount": 1, "period": 1.0},
-        wrong={"amount": COUNT, "period": SECONDS, "burst": COUNT_OR_NONE},
+        wrong={"amount": COUNT, "period": SECONDS},
     ),
     SharedStore: Setting(
         right={"storage": "async+memory://"},
         wrong={
             "storage": ("banana", "memory://", "", 3, None, f"memory://user:{SECRET_TEXT}@host"),
-            "strategy": ("x", "", None, 1),
             "timeout": SECONDS,
             "max_calls": COUNT,
             "backoff": OBJECT,

@@ -44,7 +44,6 @@ from tests.attack.wrong import (
     REGISTRIES,
     SECONDS,
     SECONDS_OR_INF,
-    SECONDS_OR_NONE,
     SECRET,
     SECRET_TEXT,
     TEXT,
@@ -124,7 +123,6 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
             "timeout": SECONDS,
             "fall": COUNT,
             "rise": COUNT,
-            "stale_after": SECONDS_OR_NONE,
         },
         call=_add,
     ),
@@ -135,7 +133,6 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
             "timeout": SECONDS,
             "fall": COUNT,
             "rise": COUNT,
-            "stale_after": SECONDS_OR_NONE,
         }
     ),
     TransferLimits: Setting(
@@ -154,7 +151,6 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
     TrustedProxies: Setting(
         wrong={
             "networks": ("10.0.0.0/8", ["10.0.0.1/8"], ["proxy"], [3], 3, None),
-            "field": ("x-real-ip", "", None, 3),
         }
     ),
     Telemetry: Setting(

@@ -24,7 +24,6 @@ __all__ = [
     "CLOCK",
     "COUNT",
     "COUNT_FROM_ZERO",
-    "COUNT_OR_NONE",
     "ERRORS",
     "FLAG",
     "FROM_ONE",
@@ -48,7 +47,6 @@ __all__ = [
     "SECONDS_OR_NONE",
     "SECRET",
     "SECRET_TEXT",
-    "STORE_FAILURE",
     "TEXT",
     "TEXTS",
     "Setting",
@@ -84,7 +82,6 @@ FROM_ZERO: Final[Wrong] = (-1, -0.5, math.nan, math.inf, "30s", None, True)
 FROM_ZERO_OR_INF: Final[Wrong] = (-1, math.nan, "30s", None, True)
 COUNT: Final[Wrong] = (0, -1, 1.5, math.nan, math.inf, "3", None, True)
 COUNT_FROM_ZERO: Final[Wrong] = (-1, 1.5, math.nan, math.inf, "3", None, True)
-COUNT_OR_NONE: Final[Wrong] = (0, -1, 1.5, math.nan, "3", True)
 BYTES: Final[Wrong] = (-1, 1.5, math.nan, "1MB", None, True)
 RATE: Final[Wrong] = (0, -0.1, 1.1, 50, math.nan, "50%", None, True)
 JITTER: Final[Wrong] = (-0.1, 1.0, math.nan, math.inf, "0.2", None, True)
@@ -111,7 +108,6 @@ PREFIX: Final[Wrong] = ("healthz", "/healthz/", "/", None, 3)
 TEXTS: Final[Wrong] = ("text", b"text", 3, None, [3], ["a b"])
 REGISTRIES: Final[Wrong] = ("text", 3, None, {}, [3], ["REGISTRY"], CollectorRegistry())
 RATES: Final[Wrong] = ("", "100", "100/fortnight", "many/minute", (), None, 100, ["100/minute"])
-STORE_FAILURE: Final[Wrong] = ("guess", "", None, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,10 @@ import pytest
 
 import postfacta_core
 import postfacta_postgres
-from postfacta_core import asgi, deadlines, drain, guards, health, limits, testing
+from postfacta_core import asgi, guards, testing
 from postfacta_core._face import lazy
 
-FACES = (postfacta_core, asgi, deadlines, drain, guards, health, limits, postfacta_postgres)
+FACES = (postfacta_core, asgi, guards, postfacta_postgres)
 # It is read as an attribute, and no import with a star brings it.
 NOT_STARRED = {"__version__"}
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from types import coroutine
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
@@ -17,10 +17,10 @@ from ..context import RequestContext, current_request
 from ..deadlines.requests import Running
 from ..errors import LoadShedError
 from ..events import Mode, ModeChanged, Observer
-from ..limits._calm import Calm
 from ..limits._overload import ADMIT, Admit, Ending, OverloadLimiter, Priority, Shed, Wait
 from ..validation import validation
 from ._problem import Problem, Render, kind_members, problem_of, request_of, send_problem, send_whole
+from ._secret import knows
 from ._types import Scope, Send
 
 PriorityOf = Callable[[Scope], Priority | None]
@@ -31,11 +31,24 @@ T = TypeVar("T")
 # RFC 6455 leaves the registry to IANA: 1013 is "try again later".
 _TRY_AGAIN_LATER: Final = 1013
 _ANSWERED: Final = Ending.ANSWERED  # To look it up in the class costs each request more than a global.
+# Seconds: a beat that comes later than this is no accident of scheduling.
+_LATE: Final = 0.005
+# Seconds of processor time: of a request that is served, and of a refusal, with its server.
+_CHEAP: Final = 0.0005
+_REFUSAL: Final = 0.00015
+# Requests for a mean of their cost: what the process does besides is shared among them.
+_FEWEST: Final = 16
 _NAMES: Final = {priority.name.lower().encode(): priority for priority in Priority}
 
 
 class Shedding:
-    """What admits requests, and refuses others; `LoadSheddingMiddleware` makes it, and says what each option is."""
+    """What admits requests, and refuses others; `LoadSheddingMiddleware` makes it, and says what each option is.
+
+    Attributes:
+        begun: Requests admitted since their cost was last known.
+        is_cheap: Whether they cost next to no processor time. To refuse one costs about as much as to serve it then, so
+            nothing is won by the yield that shows the loop's queue. Others' use of the processor does not count.
+    """
 
     # The kernel's.
     clock: Clock
@@ -48,19 +61,19 @@ class Shedding:
         priority_of: PriorityOf | None,
         key: str,
         spares: Callable[[float], bool] | None,
-        trusts: Callable[[Scope], bool] | None,
         processor: Clock,
         luck: Luck,
     ) -> None:
         self.limiter: OverloadLimiter = limiter
-        self.calm: Calm = Calm()
+        self.begun: int = 0
+        self.is_cheap: bool = False
         self.luck: Luck = luck
         self.is_off: bool = limiter.mode is Mode.OFF
-        self.has_priorities: bool = bool(priority_of or key or trusts)
-        self._priority_of, self._key, self._spares, self._trusts = priority_of, key.encode(), spares, trusts
+        self.has_priorities: bool = bool(priority_of or key)
+        self._priority_of, self._key, self._spares = priority_of, key, spares
         self._late = 0.0
-        self._refusals: dict[float, _Refusal] = {}
         self._processor, self._used = processor, processor()
+        self._own, self._busy, self._refused = 1.0, 0.0, 0
 
     @property
     def mode(self) -> Mode:
@@ -76,20 +89,21 @@ class Shedding:
 
     def beat(self, late: float) -> None:
         self._late = late
-        now, used = self.clock(), self._processor()
-        self.calm.beat(late, now, used - self._used)
-        self._used = used
-        self.limiter.beat(now, self.calm.own)
+        used = self._processor()
+        busy, self._used = used - self._used, used
+        own = min(1.0, busy / late) if late >= _LATE else 1.0
+        self._own += (own - self._own) / 2
+        self._busy += busy
+        if self.begun >= _FEWEST:
+            self.is_cheap = self._busy - self._refused * _REFUSAL < self.begun * _CHEAP
+            self._busy, self.begun, self._refused = 0.0, 0, 0
+        self.limiter.beat(self.clock(), self._own)
 
     def priority(self, scope: Scope, default: Priority = Priority.CRITICAL) -> Priority:
-        if self._key or self._trusts:
-            said = given = b""
-            for name, value in scope["headers"]:
-                if name == b"x-priority":
-                    said = value
-                elif name == b"x-priority-key":
-                    given = value
-            if said in _NAMES and self._believes(scope, given):
+        if self._key:
+            headers = dict(scope["headers"])
+            said = headers.get(b"x-priority", b"")
+            if said in _NAMES and knows(self._key, headers.get(b"x-priority-key", b"")):
                 return _NAMES[said]
         # Foreign code may raise or lie; what it does must not reach the request.
         try:
@@ -97,14 +111,6 @@ class Shedding:
         except Exception:  # noqa: BLE001 - see above
             return default
         return told if isinstance(told, Priority) else default
-
-    def _believes(self, scope: Scope, given: bytes) -> bool:
-        if self._key and hmac.compare_digest(given, self._key):
-            return True
-        try:
-            return self._trusts is not None and self._trusts(scope) is True
-        except Exception:  # noqa: BLE001 - foreign code; an error is no trust
-            return False
 
     async def wait(self, wait: Wait, request: RequestContext) -> Admit | Shed:
         limiter, clock = self.limiter, self.clock
@@ -132,17 +138,18 @@ class Shedding:
     async def refuse(  # noqa: PLR0917 - as the parts are called
         self, shed: Shed, request: RequestContext, scope: Scope, send: Send
     ) -> None:
-        self.calm.refused()
-        refusal = self._refusals.get(shed.retry_after)
-        if refusal is None:
-            refusal = self._refusals[shed.retry_after] = _Refusal(self.limiter.name, shed.retry_after)
-        request.route, request.error_type = "_prerouting", refusal.problem.error_type
+        self._refused += 1
+        problem, before, wait = _refusal(self.limiter.name, shed.retry_after)
+        request.route, request.error_type = "_prerouting", problem.error_type
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
         elif self.render is not None:
-            await send_problem(scope, send, refusal.problem, render=self.render)
+            await send_problem(scope, send, problem, render=self.render)
         else:
-            await refusal.send(scope, request_of(scope), send)
+            known = request_of(scope)
+            end = '"}' if known is None else f'", "request_id": "{known.request_id}"}}'
+            body = f"{before}{quote(scope['path'], errors='replace')}{end}".encode()
+            await send_whole(scope, send, problem.status, b"application/problem+json", body, wait)
 
 
 class Slotted(Running):
@@ -251,16 +258,9 @@ async def aside() -> AsyncGenerator[None]:
             slot.come_back()
 
 
-class _Refusal:
-    """The answer to a shed request: its constant parts are made once."""
-
-    def __init__(self, limiter: str, retry_after: float) -> None:
-        self.problem: Problem = problem_of(LoadShedError(limiter, retry_after))
-        self._before = json.dumps(kind_members(self.problem))[:-1] + ', "instance": "'
-        self._wait = (b"retry-after", b"%d" % retry_after)
-
-    async def send(self, scope: Scope, request: RequestContext | None, send: Send) -> None:
-        path = quote(scope["path"], errors="replace")
-        end = '"}' if request is None else f'", "request_id": "{request.request_id}"}}'
-        body = f"{self._before}{path}{end}".encode()
-        await send_whole(scope, send, self.problem.status, b"application/problem+json", body, self._wait)
+@lru_cache(256)
+def _refusal(limiter: str, retry_after: float) -> tuple[Problem, str, tuple[bytes, bytes]]:
+    """Return what is constant of the answer to a shed request: its problem, the begin of its body, and a header."""
+    problem = problem_of(LoadShedError(limiter, retry_after))
+    before = json.dumps(kind_members(problem))[:-1] + ', "instance": "'
+    return problem, before, (b"retry-after", b"%d" % retry_after)

@@ -409,7 +409,8 @@ class Kernel(Shared):
         exchange.admitted = exchange.began = admitted
         request.slot = exchange
         try:
-            if not shedding.calm.spares(admitted):
+            shedding.begun += 1
+            if not shedding.is_cheap:
                 await checkpoint()
                 exchange.began = self.clock()
             if exchange.began - came < _MAY_HAVE_LEFT or not await exchange.is_abandoned():

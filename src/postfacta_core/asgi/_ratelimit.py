@@ -14,8 +14,8 @@ from ..context import RequestContext
 from ..errors import RateLimitExceededError
 from ..events import ListenerFailed, Mode, Observer
 from ..limits._address import TrustedProxies, client_address, site_of
-from ..limits._rates import Decision, StoreFailure, strictest
-from ..limits.rate import Charge, HitPlan, RateLimiter, Rates, hit_all, parse_rates
+from ..limits._rates import LONGEST_KEY, Decision, strictest
+from ..limits.rate import Charge, RateLimiter, Rates, hit_all, parse_rates
 from ..validation import validation
 from ._problem import Problem, problem_of
 from ._settings import check_options
@@ -28,10 +28,8 @@ T = TypeVar("T")
 # What the keys of a request are, in this order; others are asked of functions.
 _KEYS: Final[tuple[Scopes, ...]] = get_args(Scopes)
 _SITE: Final = 1
-# The key of requests whose own key is unknown.
-_NOBODY: Final = "?"
-# Of the wait, and one second at least: the field has whole seconds.
-_JITTER: Final = 0.1
+_NOBODY: Final = "?"  # The key of requests whose own key is unknown.
+_JITTER: Final = 0.1  # Of the wait, and one second at least: the field has whole seconds.
 
 _with_scope = re.compile(rf"(.*\S)\s+per\s+({'|'.join(_KEYS)})", re.IGNORECASE | re.DOTALL).fullmatch
 
@@ -47,7 +45,6 @@ class RateLimit:
         name: Names it in metrics and in the RateLimit fields; by default what it is per.
         cost: What a request costs, or a function that returns it for a scope.
         applies_to: Returns whether it applies to a scope; by default to all.
-        on_store_failure: What decides while a shared store is away: `local`, `allow` or `deny`.
         mode: In `shadow` it counts, and lets all pass; in `off` it does nothing.
     """
 
@@ -57,7 +54,6 @@ class RateLimit:
     name: str = ""
     cost: int | Callable[[Scope], int] = 1
     applies_to: Callable[[Scope], bool] | None = None
-    on_store_failure: StoreFailure | str = StoreFailure.LOCAL
     mode: Mode | str = Mode.ENFORCE
 
     def __post_init__(self) -> None:
@@ -70,24 +66,17 @@ class RateLimit:
             validation.whole("RateLimit.cost", self.cost, at_least=0, example="cost=1, or a function")
         functions = {name: it for name, it in (("per", self.per), ("cost", self.cost)) if callable(it)}
         check_options("RateLimit", applies_to=self.applies_to, **functions)
-        failure = validation.choice("RateLimit.on_store_failure", self.on_store_failure, StoreFailure)
-        object.__setattr__(self, "on_store_failure", failure)
         object.__setattr__(self, "mode", validation.choice("RateLimit.mode", self.mode, Mode))
 
 
 def parse_rate_limit(text: str, *, field: str = "rate limit") -> RateLimit:
-    """Parse a limit such as `100/minute per client`; without a scope it is per client.
-
-    Raises:
-        ValueError: If it cannot be read.
-    """
+    """Parse a limit such as `100/minute per client`, or raise ValueError; without a scope it is per client."""
     found = _with_scope(text)
     try:
         return RateLimit(found[1], per=cast("Scopes", found[2].lower())) if found else RateLimit(text)
-    except ValueError as error:
+    except ValueError:
         rule = f"a rate, and what it is per: {', '.join(_KEYS)}"
-        msg = f"{field} must be {rule}, not {text!r}; for example '100/minute per client'"
-        raise ValueError(msg) from error
+        validation.refuse(field, text, rule, example="'100/minute per client'")
 
 
 def check_rate_limits(field: str, rules: object) -> list[RateLimit]:
@@ -124,8 +113,10 @@ class RatePlan:
         self._rules = rules
         self._proxies = proxies
         self._luck = luck
-        self._by_address = _Fast.of([rule for rule in rules if rule.key != _SITE])
-        self._by_site = _Fast.of(rules) if any(rule.key == _SITE for rule in rules) else self._by_address
+        is_known = all(rule.key is not None for rule in rules)
+        of_address = [rule for rule in rules if rule.key != _SITE]
+        self._by_address = FastPlan(of_address) if is_known and of_address else None
+        self._by_site = FastPlan(rules) if is_known and rules else None
 
     def only(self, limits: Sequence[RateLimit | str]) -> RatePlan:
         names = {name_of(each) for each in check_rate_limits("rate_limits", limits)}
@@ -139,9 +130,8 @@ class RatePlan:
         request.client = client
         site = site_of(client) if ":" in client else None
         fast = self._by_address if site is None else self._by_site
-        if fast is not None and (hit := fast.plan.hit(client, site or "", "")) is not None:
-            place, decision = hit
-            return _new(Verdict, (fast.rules[place], decision, fast.policy))
+        if fast is not None and (verdict := fast.hit(client, site or "", "")) is not None:
+            return verdict
         asked = [(rule, charge) for rule in self._rules if (charge := rule.charge(scope, client)) is not None]
         if not asked:
             return None
@@ -169,20 +159,44 @@ class RatePlan:
         return problem, verdict.fields(decision.reset_after if wait is None else max(1.0, wait))
 
 
-class _Fast(NamedTuple):
+class FastPlan:
     """Limits whose keys and costs are known beforehand: they need no charges, as long as all of them allow a request."""
 
-    plan: HitPlan
-    rules: Sequence[LimitRule]
-    policy: bytes
+    __slots__ = ("_clock", "_firsts", "_last", "_policy")
 
-    @classmethod
-    def of(cls, rules: Sequence[LimitRule]) -> _Fast | None:
-        """Plan these; None if one of them has a store or a function to ask, or if there is none."""
-        hits = [(rule.limiter, rule.cost, rule.key) for rule in rules if rule.key is not None]
-        if not hits or len(hits) < len(rules):
+    def __init__(self, rules: Sequence[LimitRule]) -> None:
+        known = [(rule, rule.limiter.buckets) for rule in rules]
+        *firsts, self._last = [
+            (rule, rule.limiter, rule.cost, rule.key or 0, buckets.test, buckets.spend)
+            for rule, buckets in known
+        ]
+        self._firsts = tuple(reversed(firsts))
+        self._clock = rules[0].limiter.clock
+        self._policy = b", ".join([rule.policy for rule in rules])
+
+    def hit(self, *keys: str) -> Verdict | None:
+        """Spend all of them for a request's keys; the limit that has the least left is the one that callers see.
+
+        None if one of several would refuse, or one does not enforce its rates: then nothing is spent, and `hit_all`
+        decides.
+        """
+        now = self._clock()
+        for _, limiter, cost, key, test, _ in self._firsts:
+            if not limiter.enforces or not test(keys[key], cost, now).allowed:
+                return None
+        least, limiter, cost, key, _, spend = self._last
+        if not limiter.enforces or len(keys[0]) > LONGEST_KEY:
             return None
-        return cls(HitPlan(hits), rules, b", ".join([rule.policy for rule in rules]))
+        found = spend(keys[key], cost, now)
+        if not found.allowed and self._firsts:
+            return None
+        limiter.counted["allowed" if found.allowed else "limited"] += 1
+        for rule, limiter, cost, key, _, spend in self._firsts:
+            decision = spend(keys[key], cost, now)
+            limiter.counted["allowed"] += 1
+            if decision.remaining <= found.remaining:
+                least, found = rule, decision
+        return _new(Verdict, (least, found, self._policy))
 
 
 class LimitRule:

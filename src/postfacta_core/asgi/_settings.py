@@ -90,7 +90,7 @@ _PREFIX: Final = f"{_PATH}, and without a slash at its end; or empty"
 _HEADERS: Final = "a list of pairs of a name and a value, as HTTP allows them"
 _CALLED: Final = (
     "allow", "allow_detail", "allow_health_detail", "allow_metrics", "applies_to", "cost", "per", "priority_of",
-    "render", "route_of", "spares", "trusts",
+    "render", "route_of", "spares",
 )  # fmt: skip
 RULES: Final[Mapping[str, Check]] = {
     **dict.fromkeys(_CALLED, _FUNCTION),

@@ -267,7 +267,7 @@ class RateLimitMiddleware(Kernel):
         limit_rules = [
             LimitRule(
                 limit,
-                make(name_of(limit), limit.rate, on_store_failure=limit.on_store_failure, mode=limit.mode),
+                make(name_of(limit), limit.rate, mode=limit.mode),
                 fan_out([observer]),
             )
             for limit in limits
@@ -318,8 +318,8 @@ class LoadSheddingMiddleware(Shedding, Kernel):
 
     It belongs innermost, around the application: what it measures must be the application's work. After its
     admission a request yields to the event loop once, or no limit would ever see two that keep the processor
-    busy; while `beat` shows that the loop is hardly ever late, it does not. More stands in
-    how-to/load-shedding.md.
+    busy. Where `beat` shows that requests cost next to no processor time, they skip that yield: to refuse one
+    would cost as much. More stands in how-to/load-shedding.md.
 
     Args:
         limiter: By default one named `requests`. It belongs to one middleware alone.
@@ -328,7 +328,6 @@ class LoadSheddingMiddleware(Shedding, Kernel):
             trusts no caller.
         spares: Returns whether a request that would be shed is served all the same, by the latest moment at which it
             reached the process: one that was under way when a drain began has nowhere else to go.
-        trusts: Returns for a scope whether its `X-Priority` counts, besides callers that know the key.
         processor: Seconds of processor time that the process used: less than a late loop took, if others had the rest.
 
     Attributes:
@@ -344,7 +343,6 @@ class LoadSheddingMiddleware(Shedding, Kernel):
         priority_of: PriorityOf | None = None,
         priority_key: str = "",
         spares: Callable[[float], bool] | None = None,
-        trusts: Callable[[Scope], bool] | None = None,
         mode: Mode | str = Mode.ENFORCE,
         render: Render | None = None,
         observer: Observer = ignore,
@@ -353,13 +351,13 @@ class LoadSheddingMiddleware(Shedding, Kernel):
         luck: Luck = LUCK,
     ) -> None:
         owner = "LoadSheddingMiddleware"
-        check_options(owner, priority_of=priority_of, priority_key=priority_key, spares=spares, trusts=trusts)
+        check_options(owner, priority_of=priority_of, priority_key=priority_key, spares=spares)
         check_options(owner, processor=processor, luck=luck)
         limiter = OverloadLimiter("requests") if limiter is None else limiter
         validation.instance(f"{owner}.limiter", limiter, OverloadLimiter, example="None")
         limiter.mode = validation.choice(f"{owner}.mode", mode, Mode)
         Kernel.__init__(self, app, shedding=self, render=render, observer=observer, clock=clock)
-        Shedding.__init__(self, limiter, priority_of, priority_key, spares, trusts, processor, luck)
+        Shedding.__init__(self, limiter, priority_of, priority_key, spares, processor, luck)
         self.observe(PolicyCreated(self.limiter.name, self.limiter.tally))
 
 
@@ -405,7 +403,7 @@ class LifespanMiddleware:
                 held = partial(hold, self._resources, observer=self._observe)
                 if lifecycle is not None:
                     await stack.enter_async_context(lifecycle)
-                    lost = lifecycle.drain if lifecycle.can_stop_server else None
+                    lost = None if lifecycle.mechanism == "none" else lifecycle.drain
                     held = partial(held, share=lifecycle.share, lost=lost)
                 await stack.enter_async_context(held())
                 await conversation.hold(self._app, scope)

@@ -205,7 +205,8 @@ class Hardened(Kernel):
             routes=RouteTable(classes, rules) if classes else None,
             route_of=route_of,
         )
-        ours = (running, Runtime(observer=observer), options.rate_limit_store, scrapes.siblings)
+        self._runtime = Runtime(lambda: running.loop, observer=observer)
+        ours = (running, options.rate_limit_store, scrapes.siblings)
         held: list[Resource] = [*(each for each in ours if each is not None), *resources, health]
         self._lifespan = LifespanMiddleware(app, held, lifecycle=self.lifecycle, observer=observer)
         # Neither a lifespan nor a request has come.

@@ -9,19 +9,14 @@ from dataclasses import dataclass
 from typing import Final
 
 _SECONDS: Final = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?").fullmatch
-# Kept of the remainder for what is still to do when the next hop has answered: to read it and to answer.
-_KEPT_SHARE: Final = 0.05
+_KEPT_SHARE: Final = 0.05  # Of the remainder, to read the next hop's answer and to give our own.
 _KEPT_AT_LEAST: Final = 0.005
-# The longest that `asked_timeout` reads, some 30 years.
-_LONGEST: Final = 999_999_999.0
+_LONGEST: Final = 999_999_999.0  # The longest that `asked_timeout` reads, some 30 years.
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A point in time on the monotonic clock, in its seconds; `math.inf` never comes.
-
-    It is a point and not a length, so that it means the same moment to every holder, however late.
-    """
+    """A point in time on the monotonic clock, in its seconds; `math.inf` never comes."""
 
     at: float
 
@@ -30,19 +25,12 @@ class Deadline:
         return max(0.0, self.at - now)
 
     def for_next_hop(self, now: float) -> float:
-        """Return the seconds that a call made now may take: less than is left, so that its answer is of use.
-
-        A twentieth is kept, and 5 ms at least; so each hop sees strictly less than the one before.
-        """
+        """Return the seconds that a call made now may take: a twentieth less than is left, and 5 ms at least."""
         left = self.remaining(now)
         return max(0.0, left - max(_KEPT_AT_LEAST, left * _KEPT_SHARE)) if left < math.inf else left
 
     def header(self, now: float) -> str:
-        """Write the value of `X-Request-Timeout` for a call made now: seconds with three digits, rounded down.
-
-        Raises:
-            ValueError: If it never comes: then send no header.
-        """
+        """Write the `X-Request-Timeout` of a call made now, in seconds; ValueError if the deadline never comes."""
         if self.at == math.inf:
             raise ValueError("a deadline that never comes has no header")
         seconds = min(self.for_next_hop(now), _LONGEST)

@@ -13,19 +13,17 @@ from ..validation import validation
 class TransferLimits:
     """The largest header section and body, in bytes, and how long to wait for a slow client, in seconds.
 
-    A client may be slow, but not for ever: the waiting for its body ends after `body_idle_timeout` seconds of
-    silence, and in all after `body_grace` seconds and one more for every `min_body_rate` bytes that came. An
-    idle limit alone would let one byte a second hold a handler for as long as the client likes.
+    The waiting for a body ends after `body_idle_timeout` seconds of silence, and in all after `body_grace` seconds and
+    one more for every `min_body_rate` bytes that came: else one byte a second could hold a handler for ever.
 
     Attributes:
         max_header_bytes: Of the header section, with 32 more for each field.
         max_body_bytes: Of the body as it arrives.
         body_idle_timeout: Longest silence while the body is waited for.
         body_grace: The time allowed for a body of any size.
-        min_body_rate: Bytes a second that a body must reach beyond the grace. A phone on the edge of its
-            network does 2,000.
-        write_timeout: Longest time that one piece of a long response may take to be sent: a client that
-            reads none of it for so long is considered gone. `math.inf` turns any of these limits off.
+        min_body_rate: Bytes a second that a body must reach beyond the grace; a phone at its network's edge does 2,000.
+        write_timeout: Longest time that one piece of a long response may take to be sent. `math.inf` turns any of
+            these limits off.
     """
 
     max_header_bytes: int = 32_768
@@ -37,7 +35,6 @@ class TransferLimits:
 
     def __post_init__(self) -> None:
         for field, least in (("max_header_bytes", 1), ("max_body_bytes", 0)):
-            # `math.inf` is no limit.
             if (value := getattr(self, field)) != math.inf:
                 validation.whole(f"TransferLimits.{field}", value, at_least=least, example="1_048_576")
         for field in ("body_idle_timeout", "min_body_rate", "write_timeout"):
@@ -49,8 +46,7 @@ class TransferLimits:
     def next_chunk_due(self, now: float, *, received: int, waited: float) -> float:
         """Return when the next chunk of the body is due; at or before `now`, the client has been too slow already.
 
-        `waited` is how many seconds were waited for the bytes that were `received`, without the application's own time
-        between two chunks: the client is not to blame for it.
+        `waited` is how many seconds were waited for the `received` bytes, without the application's own time.
         """
         return now + min(self.body_idle_timeout, self.body_grace + received / self.min_body_rate - waited)
 

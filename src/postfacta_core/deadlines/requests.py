@@ -1,11 +1,8 @@
 """Track the requests under way, cancel each whose time has run out, and measure how late the event loop runs.
 
-One task sweeps over all of them 40 times a second. So a request that ends in time pays for a place in a set, and
-not for a timer; and it is cancelled no later than a tick after its deadline. The sweep also answers in the place
-of a handler that does not heed its cancellation, such as one in a thread: the caller has waited long enough.
-
-A loop that is busy takes longer than it should to come back to that task. So long every request waits besides its own
-work, and no count of requests shows it.
+One task sweeps over all of them 40 times a second. So a request that ends in time pays for a place in a set, and not for
+a timer. The sweep also answers in the place of a handler that does not heed its cancellation, such as one in a thread;
+and it sees how late a busy loop comes back to it.
 
 On asyncio a handler is cancelled as a task, the way `asyncio.timeout` does it, and not by a cancel scope, whose
 6 microseconds every request would pay. What anyio shields is left alone until the shield is gone.
@@ -28,25 +25,22 @@ from ..clock import MONOTONIC, Clock
 from ..context import RequestContext, current_request
 from ..errors import DeadlineExceededError, ResilienceError
 from ..events import DeadlineExceeded, Observer, RequestsOverdue, TaskCrashed, fan_out, ignore
-from .shield import is_shielded
+from .present import is_shielded
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _TICK: Final = 0.025
 _TICKS_A_BEAT: Final = 2
-# So long a handler may take to clean up, before its caller is answered without it.
-_PATIENCE: Final = 0.05
-# A request that ends before pays nothing for being watched.
-_WATCH_AFTER: Final = 0.2
-# A handler that swallows its cancellation gets another after this many ticks.
-_AGAIN_AFTER: Final = 40
+_PATIENCE: Final = 0.05  # For a handler to clean up, before its caller is answered without it.
+_WATCH_AFTER: Final = 0.2  # A request that ends before pays nothing for being watched.
+_AGAIN_AFTER: Final = 40  # Ticks after which a handler that swallows its cancellation gets another.
 
 
 def limit_request(seconds: float | None) -> None:
     """Set another time limit for the present request, from its start; its caller's limit still applies.
 
-    For a handler, once the route is known. It may be longer than the limit that all requests have.
-    Outside of a request nothing happens, and without a running lifespan it has no effect.
+    It may be longer than the limit that all requests have. Outside of a request, and without a running lifespan, it has
+    no effect.
 
     Args:
         seconds: None is no limit, for a stream.
@@ -57,11 +51,7 @@ def limit_request(seconds: float | None) -> None:
 
 
 def time_limit(seconds: float | None) -> Callable[[F], F]:
-    """Decorate a handler, async or not, with a limit of its own; see `limit_request`.
-
-    Raises:
-        ValueError: If the limit is not above 0.
-    """
+    """Decorate a handler, async or not, with a limit of its own, above 0; see `limit_request`."""
     if seconds is not None and not seconds > 0:
         raise ValueError(f"needs seconds above 0, or None for no limit: {seconds}")
 
@@ -82,36 +72,21 @@ def time_limit(seconds: float | None) -> Callable[[F], F]:
 
 
 class Running:
-    """A request or WebSocket under way, as the sweep sees it.
-
-    Attributes:
-        request: Its context, with the deadline.
-        reason: Why it was cancelled; None if it was not, or if its client has left.
-        due: When its wait for its client is cut short; `math.inf` while it does not wait.
-        is_cancelled: Its handler was cancelled.
-        is_endless: It does not end by itself, such as server-sent events: a drain does not wait for it.
-        is_overdue: It was cancelled, and yet goes on.
-        is_plain: Nothing of the above has come, nor anything else that is rare: so most requests are to their end.
-        is_watched: Disconnect watching is requested but not started.
-        task: The task of its handler, on asyncio.
-        already: How often others had cancelled that before.
-        cancel_scope: That of its handler, where no task is cancelled.
-        time_ahead: How far the event loop's clock is ahead of ours; None where a sweep looks after the deadline.
-    """
+    """A request or WebSocket under way, as the sweep sees it."""
 
     # Of most requests, none of this ever changes: what is not set for each costs nothing.
-    reason: ResilienceError | None = None
-    due: float = math.inf
+    reason: ResilienceError | None = None  # Why it was cancelled; None too if its client has left.
+    due: float = math.inf  # When its wait for its client is cut short.
     is_cancelled: bool = False
-    is_endless: bool = False
-    is_overdue: bool = False
-    is_plain: bool = False
-    is_watched: bool = False
+    is_endless: bool = False  # Such as server-sent events: a drain does not wait for its end.
+    is_overdue: bool = False  # It was cancelled, and yet goes on.
+    is_plain: bool = False  # Nothing of this has come, nor anything else that is rare.
+    is_watched: bool = False  # Disconnect watching is requested but not started.
     _has_ended: bool = False
     task: asyncio.Task[Any] | None = None
-    already: int = 0
-    cancel_scope: anyio.CancelScope | None = None
-    time_ahead: float | None = None
+    already: int = 0  # How often others had cancelled the task before.
+    cancel_scope: anyio.CancelScope | None = None  # Where no task is cancelled.
+    time_ahead: float | None = None  # The loop's clock less ours; None where there is a sweep.
     _reader: asyncio.Task[Any] | None = None
     _had_cancels: int = 0
     _is_cut: bool = False
@@ -176,7 +151,7 @@ class Running:
         return left
 
     def end(self) -> None:
-        """Record that the handler has ended: there is no deadline, no cancellation and no watch any more."""
+        """Record that the handler has ended."""
         self.request.deadline = math.inf
         self.task = None
         self._has_ended = True
@@ -201,7 +176,7 @@ class RunningRequests:
     it tracks requests, but cancels none. On asyncio, requests run on the loop that it was entered on.
 
     Args:
-        observer: Receives each handler that ran out of time, and the number of those that ignored it. It may raise.
+        observer: Receives each handler that ran out of time, and how many ignored it. It may raise.
         clock: Monotonic seconds.
 
     Attributes:
@@ -209,8 +184,7 @@ class RunningRequests:
         is_sweeping: Whether deadlines are looked after.
         loop: The asyncio loop whose tasks it cancels; None on trio, and before it is entered.
         on_tick: Called at each tick with the time; it must be quick and must not raise.
-        on_beat: Called 20 times a second with how many seconds late the loop is, such as `LoadSheddingMiddleware.beat`;
-            likewise.
+        on_beat: Likewise, 20 times a second with how many seconds late the loop is; see `LoadSheddingMiddleware.beat`.
     """
 
     def __init__(self, *, observer: Observer = ignore, clock: Clock = MONOTONIC) -> None:
@@ -333,8 +307,7 @@ class RunningRequests:
                 self._sweep(now)
             self.on_beat(late)
 
-    # Not in the loop above: the last one looked at would stay in its frame, with all that it refers to. granian
-    # closes a connection when nothing refers to it any more.
+    # Not in the loop above, whose frame would keep the last one: granian closes a connection when nothing refers to it.
     def _sweep(self, now: float) -> None:
         self.on_tick(now)
         for running in tuple(self._running):
@@ -360,8 +333,7 @@ class RunningRequests:
             self._start(running.answer, "answer")
 
     def _start(self, job: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
-        if self.tasks is not None:
-            self.tasks.start_soon(self._do, job, what, name=f"{what} in place of a request")
+        cast("TaskGroup", self.tasks).start_soon(self._do, job, what, name=f"{what} in place of a request")
 
     async def _do(self, job: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
         try:

@@ -39,8 +39,8 @@ _ORDER: Final = tuple(Phase)
 class DrainLimits:
     """How long each part of a drain may take, in seconds.
 
-    The server's own graceful timeout must be longer than `drain_timeout` and `close_timeout` together (uvicorn
-    counts from the end of the delay), or than all three (granian and gunicorn count from the signal).
+    The server's own graceful timeout must be longer than `drain_timeout` and `close_timeout` together (uvicorn), or than
+    all three (granian and gunicorn, which count from the signal).
 
     Attributes:
         drain_delay: How long to serve on while unready. It must exceed the load balancer's check interval times
@@ -54,10 +54,9 @@ class DrainLimits:
     close_timeout: float = 5.0
 
     def __post_init__(self) -> None:
-        validation.number("DrainLimits.drain_delay", self.drain_delay, at_least=0, example="drain_delay=5.0")
-        validation.number(
-            "DrainLimits.drain_timeout", self.drain_timeout, at_least=0, example="drain_timeout=20.0"
-        )
+        for name, example in (("drain_delay", "5.0"), ("drain_timeout", "20.0")):
+            value = getattr(self, name)
+            validation.number(f"DrainLimits.{name}", value, at_least=0, example=f"{name}={example}")
         validation.seconds("DrainLimits.close_timeout", self.close_timeout, example="close_timeout=5.0")
 
     @property
@@ -69,11 +68,10 @@ class DrainLimits:
 class Course:
     """The schedule of one process: the phases that it has reached, and the deadlines of its drain.
 
-    Every method but `news` may be called from any thread and from a signal handler, also in the midst of another. What
-    has come is only ever added to, so none of them can undo what another one did.
+    Every method but `news` may be called from any thread and from a signal handler, also in the midst of another: what
+    has come is only ever added to.
 
     Attributes:
-        limits: How long the parts of a drain may take.
         is_draining: Whether it was asked to stop, in whatever phase that was.
         lets_go_at: When the server gets the signal; `inf` before a drain.
     """
@@ -97,32 +95,25 @@ class Course:
 
     @property
     def cancels_at(self) -> float:
-        """When requests that still run are cancelled."""
         return self.lets_go_at + self.limits.drain_timeout
 
     @property
     def gone_at(self) -> float:
-        """When the drain must have ended."""
         return self.cancels_at + self.limits.close_timeout
 
     def start(self, now: float) -> bool:
-        """Mark the service ready unless it drains; return whether it is ready."""
+        """Mark the service ready unless it drains; return whether it is."""
         return self._move(Phase.READY, now)
 
     def drain(self, now: float, *, at_once: bool = False) -> bool:
-        """Begin to drain, at once without the delay. A second call ends the delay. Return whether it was the first.
-
-        During startup no request was served yet, so there is no load balancer to wait for.
-        """
+        """Begin to drain, without a delay during startup. A second call ends the delay. Return whether it was the first."""
         delay = self.limits.drain_delay if self.phase is Phase.READY and not at_once else 0.0
-        if self._move(Phase.DRAINING, now):
-            self.lets_go_at = min(self.lets_go_at, now + delay)
-            return True
-        self.lets_go_at = min(self.lets_go_at, now)
-        return False
+        is_first = self._move(Phase.DRAINING, now)
+        self.lets_go_at = min(self.lets_go_at, now + delay if is_first else now)
+        return is_first
 
     def stop(self, now: float) -> bool:
-        """Record that the server itself has stopped listening, which ends the delay."""
+        """Record that the server has stopped listening, which ends the delay."""
         self.lets_go_at = min(self.lets_go_at, now)
         return self._move(Phase.STOPPING, now)
 

@@ -1,10 +1,8 @@
 """Carry a service from SIGTERM to closed, without failing a request.
 
-The signal is caught before the server gets it. From then on the service is unready but serves on, until
-`drain_delay` has passed; then the server gets its signal, and stops as it does by itself. What still runs after
-`drain_timeout` is cancelled and waited for, and only then resources close.
-
-There is no delay after a Ctrl-C at a terminal, and none under `uvicorn --reload`.
+The signal is caught before the server gets it. From then on the service is unready but serves on, until `drain_delay`
+has passed; there is none after a Ctrl-C at a terminal, and none under `uvicorn --reload`. Then the server gets its
+signal. What still runs after `drain_timeout` is cancelled and waited for, and only then resources close.
 
 A thread runs the timer, since a blocked event loop must not keep the server from its signal.
 """
@@ -41,17 +39,15 @@ _MARGIN: Final = 2.0
 class Lifecycle:
     """Holds the phase of a service's life, and runs its drain.
 
-    An async context manager, to be entered in the main thread, inside the server's lifespan, before all resources.
-    After its exit it may be entered again, and begins anew: a test client starts one application many times.
+    An async context manager, to be entered in the main thread, inside the server's lifespan, before all resources. It
+    may be entered again, and begins anew. It ends the process, with all stacks on stderr and exit code 1, when a drain
+    is not over 2 seconds after its limits, or a thread keeps the process from its end.
 
     Args:
         limits: How long the parts of a drain may take.
         running: The requests under way.
         on_drain: Called at once when a drain begins, from any thread or a signal handler: it must only set a
             flag, as `HealthRegistry.drain` does.
-        force_exit: Whether to end the process, with all stacks on stderr and exit code 1, when a drain that a
-            signal began is not over 2 seconds after its limits, or a thread keeps the process from its end. Else
-            something that hangs has to be killed from outside, without a report.
         observer: Receives phases, the mechanism, and the outcome of the drain. It may raise.
         clock: Monotonic seconds.
 
@@ -66,14 +62,12 @@ class Lifecycle:
         *,
         running: RunningRequests,
         on_drain: Callable[[], None] = lambda: None,
-        force_exit: bool = True,
         observer: Observer = ignore,
         clock: Clock = MONOTONIC,
     ) -> None:
         self.limits: DrainLimits = limits or DrainLimits()
         self._running = running
         self._on_drain = on_drain
-        self._force_exit = force_exit
         self._observe = fan_out([observer])
         self._clock = clock
         self._telling = threading.Lock()
@@ -81,7 +75,6 @@ class Lifecycle:
         self._begin()
 
     def _begin(self) -> None:
-        # Each response looks at it.
         self.is_draining: bool = False
         self._course = Course(self.limits)
         self._close_by: float | None = None
@@ -106,11 +99,6 @@ class Lifecycle:
         return self._course.phase
 
     @property
-    def can_stop_server(self) -> bool:
-        """Whether a drain ends by stopping the server; false in a test client, for example."""
-        return self.mechanism not in {"", "none"}
-
-    @property
     def mechanism(self) -> str:
         """How SIGTERM is caught; `none` if it is not, and empty before the start."""
         return self._interception.mechanism if self._interception else ""
@@ -121,7 +109,7 @@ class Lifecycle:
 
     def drain(self) -> None:
         """Begin to drain, as after a SIGTERM; a second call ends the delay. From any thread."""
-        self._drain()
+        self._drain(at_once=False)
 
     def started(self) -> None:
         """Record that the startup is complete."""
@@ -133,7 +121,7 @@ class Lifecycle:
     async def finish_requests(self) -> None:
         """Wait for the requests under way, and cancel those that take longer than the drain may.
 
-        For the server's `lifespan.shutdown`: by then it takes no new ones.
+        It is for the server's `lifespan.shutdown`: by then it takes no new ones.
         """
         now = self._clock()
         if not self.is_draining:
@@ -159,11 +147,7 @@ class Lifecycle:
         return max(0.0, self._close_by - now) / max(1, left)
 
     async def __aenter__(self) -> Self:
-        """Begin to catch signals.
-
-        Raises:
-            RuntimeError: If it is entered already: two lifespans at once have one end only.
-        """
+        """Begin to catch signals; RuntimeError if it is entered already: two lifespans at once have one end only."""
         if self._is_entered:
             raise RuntimeError("this application runs already: a Lifecycle leads one lifespan at a time")
         if self.phase is Phase.STOPPED:
@@ -188,7 +172,7 @@ class Lifecycle:
         self._tell()
         self._is_entered = False
 
-    def _drain(self, *, at_once: bool = False) -> None:
+    def _drain(self, *, at_once: bool) -> None:
         is_first = self._course.drain(self._clock(), at_once=at_once)
         self.is_draining = True
         if is_first:
@@ -249,30 +233,21 @@ class Lifecycle:
         self._tell()
         self._wait(lambda now: now >= course.lets_go_at)
         farewell = self._clock() + _FAREWELL
-        # A tick first: the loop closes the streams.
-        self._wait(
-            lambda now: (
-                course.phase is not Phase.DRAINING
-                or now >= farewell
-                or (self._told_endless and not self._running.endless)
-            )
-        )
-        # A server that stops in the middle of its startup leaves out the shutdown, or raises. A second call makes it stop.
-        self._wait(
-            lambda now: (
-                course.phase is not Phase.DRAINING
-                or now >= course.gone_at
-                or self._is_started
-                or not calls.empty()
-            )
-        )
+
+        def may_stop(now: float) -> bool:
+            # A tick first: the loop closes the streams.
+            has_parted = now >= farewell or (self._told_endless and not self._running.endless)
+            # A server that stops in the middle of its startup leaves out the shutdown, or raises. A second call makes it.
+            has_started = self._is_started or now >= course.gone_at or not calls.empty()
+            return course.phase is not Phase.DRAINING or (has_parted and has_started)
+
+        self._wait(may_stop)
         # A server that stops by itself needs no signal; one that has stopped would die of it.
         if self._interception is not None and course.phase is Phase.DRAINING:
             self._interception.release()
         # If the service has stopped, a handler's thread may still keep the process from its end.
         self._wait(lambda now: now >= course.gone_at + _MARGIN)
-        is_over = course.phase is Phase.STOPPED and threading.main_thread().is_alive()
-        if self._force_exit and not is_over:
+        if course.phase is not Phase.STOPPED or not threading.main_thread().is_alive():
             self._end_the_process()
 
     def _wait(self, is_over: Callable[[float], bool]) -> None:

@@ -1,7 +1,7 @@
 """Hold resources open around a block, each in a task of its own, so that each can be given its time to close.
 
-A bound on a resource's exit cannot be a cancel scope in the task that entered it: a resource that owns a task
-group must be left in the order in which scopes were entered. So each has its own task, and that is bounded.
+A resource that owns a task group must be left in the order in which scopes were entered: so the bound on its exit is
+that of a task.
 """
 
 from __future__ import annotations
@@ -31,22 +31,18 @@ async def hold(
 ) -> AsyncGenerator[None]:
     """Enter resources in order, and leave them in reverse order at the end of the block.
 
-    One that raises while it is entered stops the rest, and what is open is closed. One that raises in the
-    middle of the block cancels the block, or whatever `lost` does. Either error is raised here as it is; of
-    several, the first. One that shields itself from cancellation keeps this from ending, but not the next one
+    One that raises while it is entered stops the rest, and what is open is closed. One that raises in the middle of the
+    block cancels the block, or whatever `lost` does. Either error is raised here as it is; of several, the first, and
+    the block's own before all. One that shields itself from cancellation keeps this from ending, but not the next one
     from being closed.
 
     Args:
         resources: What to hold. To be held again, each must be one that can be entered again; what
             `asynccontextmanager` makes is.
         share: Given how many are still to close, returns the seconds for the next; None for any number.
-        lost: Called when a resource raises in the middle of the block, which goes on; it may do so without that
-            resource until it ends.
+        lost: Called when a resource raises in the middle of the block, which goes on.
         observer: Receives each one that did not close in time or raised while open. It may raise.
         clock: Monotonic seconds.
-
-    Raises:
-        Exception: What a resource raised; unless the block raised, which goes first.
     """
     observe = fan_out([observer])
     holders: list[_Holder] = []
@@ -68,25 +64,10 @@ async def hold(
             finally:
                 with anyio.CancelScope(shield=True):
                     for left in range(len(holders), 0, -1):
-                        await _close(holders[left - 1], share(left), observe=observe, clock=clock)
+                        await holders[left - 1].close(share(left), clock=clock)
     for failed in (failure, *(holder.error for holder in holders)):
         if failed is not None:
             raise failed
-
-
-async def _close(holder: _Holder, seconds: float | None, *, observe: Observer, clock: Clock) -> None:
-    started = clock()
-    holder.leaving.set()
-    if not holder.opened.is_set():
-        # The waiting task was cancelled.
-        holder.scope.cancel()
-    with anyio.move_on_after(seconds):
-        await holder.closed.wait()
-        return
-    holder.scope.cancel()
-    observe(ResourceStuck(holder.name, clock() - started))
-    with anyio.move_on_after(_LAST_WORDS):
-        await holder.closed.wait()
 
 
 class _Holder:
@@ -127,3 +108,17 @@ class _Holder:
         finally:
             self.opened.set()
             self.closed.set()
+
+    async def close(self, seconds: float | None, *, clock: Clock) -> None:
+        started = clock()
+        self.leaving.set()
+        if not self.opened.is_set():
+            # The waiting task was cancelled.
+            self.scope.cancel()
+        with anyio.move_on_after(seconds):
+            await self.closed.wait()
+            return
+        self.scope.cancel()
+        self._observe(ResourceStuck(self.name, clock() - started))
+        with anyio.move_on_after(_LAST_WORDS):
+            await self.closed.wait()

@@ -9,12 +9,9 @@
 | `event` | the parent, which sets an event | hypercorn's workers |
 | `none` | unknown: not in the main thread | test clients, servers in a thread |
 
-A server installs its handlers before the lifespan starts, so they can be found there. There is one class for each way in
-which servers handle signals: it keeps what the server installed, puts its own in front, and can later pass the signal to
-the server. Each has `is_in_place`: whether our handlers are still the ones installed; `pass_on`: pass one signal to the
-server, once, from any thread or signal handler; `restore`: put the server's handlers back where ours are still installed.
-
-What is private to a server or a loop is looked at in `_private`. Where it is not found, this is not the mechanism.
+A server installs its handlers before the lifespan starts. There is one class for each way of it, which keeps them and
+puts its own in front. `is_in_place` returns whether these are still installed; `pass_on` passes one signal to the server,
+from any thread or signal handler; `restore` puts the server's handlers back where ours are still installed.
 """
 
 from __future__ import annotations
@@ -52,8 +49,8 @@ OnSignal = Callable[[int], None]
 class _PlainHandlers:
     """In front of `signal.signal` handlers, or of the default action.
 
-    uvicorn sends itself every signal again that it caught, once it has shut down, and so dies of it. What is
-    passed on to it is therefore its own request to exit, `Server.should_exit`: a clean drain ends with code 0.
+    uvicorn would send itself the signal again once it has shut down, and die of it: what is passed on to it is
+    `Server.should_exit`, and a clean drain ends with code 0.
     """
 
     def __init__(
@@ -75,7 +72,6 @@ class _PlainHandlers:
         return all(signal.getsignal(signum) is self._ours for signum in self._theirs)
 
     def pass_on(self) -> None:
-        """Ask uvicorn to exit; send any other server the signal."""
         server = uvicorn_of(self._theirs[signal.SIGTERM])
         if server is not None:
             if self._loop is None:
@@ -110,8 +106,8 @@ class _PlainHandlers:
 class _TrioHandlers(_PlainHandlers):
     """In front of trio, where SIGTERM has no handler: SIGINT is passed on.
 
-    trio raises KeyboardInterrupt wherever the signal finds the program. In a request's task it would end all other
-    requests. Raised from a context that trio protects, it goes to the main task, where a server awaits it.
+    Its KeyboardInterrupt would end all requests if it were raised in one's task. Raised from a context that trio
+    protects, it goes to the main task, where a server awaits it.
     """
 
     def __init__(self, on_signal: OnSignal, token: Any) -> None:
@@ -123,7 +119,6 @@ class _TrioHandlers(_PlainHandlers):
         )
 
     def pass_on(self) -> None:
-        """Interrupt the main task, or do what SIGTERM does by default."""
         if self._has_interrupt:
             self._token.run_sync_soon(self._interrupt)
         else:
@@ -135,11 +130,7 @@ class _TrioHandlers(_PlainHandlers):
 
 
 class _LoopHandlers:
-    """In front of the handlers of an event loop.
-
-    A handler of `signal.signal` would not do: the loop learns of each signal from its wakeup file descriptor and
-    runs the server's callback all the same.
-    """
+    """In front of the handlers of an event loop, which learns of each signal from its wakeup file descriptor."""
 
     def __init__(self, on_signal: OnSignal, loop: Any, *, table: dict[int, Any], name: str) -> None:
         self.name = name
@@ -159,7 +150,6 @@ class _LoopHandlers:
         )
 
     def pass_on(self) -> None:
-        """Run the server's callback on its loop."""
         self._loop.call_soon_threadsafe(*self._callback)
 
     def restore(self) -> None:
@@ -171,8 +161,8 @@ class _LoopHandlers:
 class _WorkerEvent:
     """In front of the event that stops hypercorn's workers; a worker polls it.
 
-    Once the first worker has ended, the parent sends SIGTERM to the others, and that would kill their requests. Here
-    it is no signal of its own once the event was seen, and it has no effect until the process is gone.
+    Once the first worker has ended, the parent sends SIGTERM to the others, which would kill their requests: here it
+    has no effect once the event was seen.
     """
 
     name = "event"
@@ -192,14 +182,12 @@ class _WorkerEvent:
         return self._event.is_set is self._ours and self._term.is_in_place()
 
     def pass_on(self) -> None:
-        """Show the worker that the event is set, at its next poll."""
         self._is_open = True
 
     def restore(self) -> None:
-        """Restore the event, and the signal too if the process continues."""
         if self._event.is_set is self._ours:
             self._event.is_set = self._was_set
-        if not self._is_open:
+        if not self._is_open:  # The process continues.
             self._term.restore()
 
     def _poll(self) -> bool:
@@ -224,22 +212,18 @@ class Interception:
 
     Make it on the event loop while the lifespan starts: by then servers have installed their handlers. It raises
     nothing; where no mechanism applies, the server gets its signals as if we were not here. Signals are kept back, as
-    often as they come: granian locks up if three reach it. Only `release` lets the server have one.
-
-    A worker whose loop is blocked by Python code catches it immediately with `wrap` and `default`, and when the loop
-    goes on with `loop`, `uvloop` and `event`. In a terminal, Ctrl-C reaches a worker as SIGINT and once more as its
-    parent's SIGTERM: these two are one request to stop, and a second one of the same kind is a second request.
+    often as they come: granian locks up if three reach it. A worker whose loop is blocked catches one immediately with
+    `wrap` and `default`, and when the loop goes on with the others.
 
     Args:
         on_signal: Called with each signal, repeats included, and before this is made if one comes early. It runs
             in a signal handler, on the loop or in a thread, possibly in the midst of itself: it must be quick
             and take no lock. What it raises is dropped.
-    """
 
-    mechanism: str
-    """How signals are received: see the module's table."""
-    is_reloaded: bool
-    """Whether the server starts this process anew at each change of a file."""
+    Attributes:
+        mechanism: How signals are received: see the module's table.
+        is_reloaded: Whether this is uvicorn with `--reload`, which sends its process SIGTERM at each change of a file.
+    """
 
     def __init__(self, on_signal: Callable[[int], None]) -> None:
         self._on_signal = on_signal
@@ -247,27 +231,24 @@ class Interception:
         self._passed = threading.Lock()
         self._is_closed = False
         self._server: Mechanism | None = None
-        self.is_reloaded = is_reloaded()
+        self.is_reloaded: bool = reloads(uvicorn_of(signal.getsignal(signal.SIGTERM)))
         # Foreign objects and private attributes: else there is no mechanism.
         with contextlib.suppress(Exception):
             self._server = choose(self._hear)
-        self.mechanism = self._server.name if self._server else "none"
+        self.mechanism: str = self._server.name if self._server else "none"
 
     def is_in_place(self) -> bool:
         """Return whether our handler is still the one installed."""
         return self._server is not None and not self._is_closed and self._server.is_in_place()
 
     def release(self) -> None:
-        """Pass the signal to the server now, as if it had just come; only the first call has an effect.
-
-        It may be called from any thread, from a signal handler, and before any signal came.
-        """
+        """Pass the signal to the server now, from any thread or signal handler; only the first call has an effect."""
         if self._server is not None and self._passed.acquire(blocking=False):
             with contextlib.suppress(Exception):  # the loop may be closed already
                 self._server.pass_on()
 
     def close(self) -> None:
-        """Restore everything, on the loop when the lifespan has shut down. It may be called twice, and never raises."""
+        """Restore everything, on the loop when the lifespan has shut down. It may be called twice."""
         if self._server is not None and not self._is_closed:
             self._is_closed = True
             with contextlib.suppress(Exception):
@@ -279,34 +260,22 @@ class Interception:
 
 
 def choose(on_signal: OnSignal) -> Mechanism | None:
-    """Find the server's handlers, and install ours in front of them; None where nothing can be done.
-
-    It is called on the event loop; `on_signal` from a signal handler or on the loop, and must not raise.
-    """
+    """Find the server's handlers, and install ours in front of them; None where nothing can be done."""
     if threading.current_thread() is not threading.main_thread():
         return None
     event = shutdown_event()
     if event is not None:
         return _WorkerEvent(on_signal, event)
-    loop = _running_loop()
-    return _by_loop(on_signal, loop) or _by_handler(on_signal, loop)
-
-
-def is_reloaded() -> bool:
-    """Return whether this is uvicorn with `--reload`, which sends its process SIGTERM at each change of a file.
-
-    Called before `choose`, and on the event loop too.
-    """
-    return reloads(uvicorn_of(signal.getsignal(signal.SIGTERM)))
-
-
-def _by_loop(on_signal: OnSignal, loop: Any) -> Mechanism | None:
+    try:
+        loop: Any = current_token().native_token  # asyncio's loop, or trio's token
+    except anyio.NoEventLoopError:
+        loop = None
     name, table = handlers_of(loop)
     if table and signal.SIGTERM in table:
         # A handle that looks unlike those we know: LookupError.
         with contextlib.suppress(LookupError):
             return _LoopHandlers(on_signal, loop, table=table, name=name)
-    return None
+    return _by_handler(on_signal, loop)
 
 
 def _by_handler(on_signal: OnSignal, loop: Any) -> Mechanism | None:
@@ -322,19 +291,10 @@ def _by_handler(on_signal: OnSignal, loop: Any) -> Mechanism | None:
     return _PlainHandlers(on_signal, [signal.SIGTERM], loop=loop)
 
 
-def _running_loop() -> Any:
-    """Return asyncio's loop or trio's token, whichever runs here, or None."""
-    try:
-        return current_token().native_token
-    except anyio.NoEventLoopError:
-        return None
-
-
 def _let_go(server: Any, loop: Any) -> None:
     """Stop listening, and ask uvicorn to exit once every connection that it accepted has sent a request.
 
-    It closes those that have not: where its listener is shared, as by workers, each was a client that it took
-    from a sibling. One in some thousands of new connections was reset so when workers were replaced.
+    It closes those that have not: where workers share its listener, each is a client that it took from a sibling.
     """
     listeners = listeners_of(server)
     for listener in listeners or ():

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from ._verdict import CheckReport, HealthReport
+from .registry import HealthRegistry
 
-from .._face import lazy
-
-if TYPE_CHECKING:
-    from ._verdict import CheckReport as CheckReport, HealthReport as HealthReport
-    from .registry import HealthRegistry as HealthRegistry
-else:
-    __getattr__, __dir__ = lazy(
-        __name__,
-        {"_verdict": ("CheckReport", "HealthReport"), "registry": ("HealthRegistry",)},
-    )
+__all__ = ["CheckReport", "HealthRegistry", "HealthReport"]

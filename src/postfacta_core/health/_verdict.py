@@ -1,14 +1,10 @@
 """Decide from the results of checks whether a service is live, ready and started.
 
 1. `up` is a verdict, not the last result. It falls after `fall` failures in a row, and rises after `rise`
-   successes in a row; any result of the other kind starts the count again.
-2. Before the first verdict one success counts at once, so that a start does not lag by an interval. `fall`
-   failures in a row are a first verdict too; from then on it takes `rise` successes.
-3. A result older than the bound counts as `fall` failures: whatever should have come since did not come.
-4. Critical checks decide readiness; the others are reported only.
-5. A check whose verdict is in doubt, or not up, runs more often: a verdict takes several results, and not several
-   intervals.
-6. Draining is never ready. A critical check that passed once has started for good.
+   successes in a row. Before the first verdict one success counts at once, so that a start does not lag.
+2. A result older than the bound counts as `fall` failures: whatever should have come since did not come.
+3. A check whose verdict is in doubt, or not up, runs more often.
+4. Draining is never ready. A critical check that passed once has started for good.
 """
 
 from __future__ import annotations
@@ -21,10 +17,8 @@ from ..validation import validation
 STALE = "Stale"
 """What a report gives in place of an error's class when the last result is too old."""
 
-# A tenth to each side keeps a fleet's checks from falling into step, and the schedule still predictable.
-_JITTER = 0.1
-# The part of an interval after which a check that does not simply pass runs again.
-_HURRY = 0.2
+_JITTER = 0.1  # To each side, which keeps a fleet's checks from falling into step.
+_HURRY = 0.2  # The part of an interval after which a check that does not simply pass runs again.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +30,6 @@ class CheckConfig:
     timeout: float = 1.0
     fall: int = 3
     rise: int = 2
-    stale_after: float | None = None
 
     def __post_init__(self) -> None:
         validation.flag("CheckConfig.critical", self.critical, example="critical=False")
@@ -44,20 +37,10 @@ class CheckConfig:
         validation.seconds("CheckConfig.timeout", self.timeout, example="timeout=1.0")
         validation.whole("CheckConfig.fall", self.fall, example="fall=3")
         validation.whole("CheckConfig.rise", self.rise, example="rise=2")
-        if self.stale_after is not None:
-            # Else the next result comes when the last one is too old already.
-            validation.seconds(
-                "CheckConfig.stale_after",
-                self.stale_after,
-                above=self.interval,
-                example="stale_after=30.0, or None",
-            )
 
     @property
     def bound(self) -> float:
-        """The age from which a result counts as failed."""
-        if self.stale_after is not None:
-            return self.stale_after
+        """The age from which a result counts as failed: `fall` results, and at least two, should have come by then."""
         return max(2, self.fall) * (self.interval * (1 + _JITTER) + self.timeout)
 
     def wait(self, state: CheckState, luck: float) -> float:
@@ -69,7 +52,7 @@ class CheckConfig:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The result of one run of a check: its time, outcome, duration and class of error."""
+    """The result of one run of a check; `error` is the class of its error."""
 
     at: float
     passed: bool
@@ -79,10 +62,7 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class CheckState:
-    """What is remembered of a check: its verdict `up`, since when it holds, and the passes or failures in a row.
-
-    Before the first verdict `up` is None, and `since` when the check was added.
-    """
+    """What is remembered of a check: its verdict `up`, None before the first, since when, and the passes or failures."""
 
     since: float
     up: bool | None = None
@@ -168,8 +148,7 @@ def summarize(
 ) -> HealthReport:
     """Combine the checks into one report; `has_started` is whether every critical check passed once."""
     return HealthReport(
-        # Any answer shows that the process and its loop are alive; dependencies do not count.
-        live=True,
+        live=True,  # Any answer shows that the process and its loop are alive.
         ready=entered and not draining and all(check.up for check in checks if check.critical),
         started=entered and has_started,
         draining=draining,

@@ -30,12 +30,11 @@ class HealthRegistry:
     """Holds a service's health, from checks that run on their own schedules.
 
     An async context manager: it owns the tasks of its checks. It starts no matter how the dependencies are, and a
-    service becomes ready when they come. Without checks it is ready once entered. Once it was left it may be entered
-    again, and then has no earlier results.
+    service becomes ready when they come. Without checks it is ready once entered. It may be entered again, and then has
+    no earlier results.
 
-    A check is foreign code: what it raises is a failed result, what hangs is cancelled, what ignores that turns
-    stale, and nothing of it reaches another check. Only a check that shields itself from cancellation can hold
-    up the exit.
+    What a check raises is a failed result, what hangs is cancelled, what ignores that turns stale. Only a check that
+    shields itself from cancellation can hold up the exit.
 
     Args:
         observer: Receives every result. It may raise.
@@ -69,7 +68,6 @@ class HealthRegistry:
         timeout: float = 1.0,
         fall: int = 3,
         rise: int = 2,
-        stale_after: float | None = None,
     ) -> None:
         """Add a check, before the registry is entered.
 
@@ -82,8 +80,6 @@ class HealthRegistry:
             timeout: Seconds after which a run is cancelled and has failed.
             fall: Failures in a row until it is down.
             rise: Successes in a row until it is up again.
-            stale_after: Seconds after which a result counts as failed, more than the interval. By default the time in
-                which `fall` results, and at least two, should have come.
 
         Raises:
             ValueError: If the name is taken, or an option makes no sense.
@@ -96,31 +92,20 @@ class HealthRegistry:
             validation.refuse("HealthRegistry.add.name", name, "a name that no other check has")
         validation.function("HealthRegistry.add.check", check, example="an async function")
         if not is_async(check) and isroutine(check) and getattr(check, "__name__", "") != "<lambda>":
-            validation.refuse(
-                "HealthRegistry.add.check",
-                check,
-                "an async function: a plain one would block the event loop",
-                example="async def check(): ...",
-            )
-        config = CheckConfig(
-            critical=critical,
-            interval=interval,
-            timeout=timeout,
-            fall=fall,
-            rise=rise,
-            stale_after=stale_after,
-        )
+            rule = "an async function: a plain one would block the event loop"
+            validation.refuse("HealthRegistry.add.check", check, rule, example="async def check(): ...")
+        config = CheckConfig(critical=critical, interval=interval, timeout=timeout, fall=fall, rise=rise)
         self._checks[name] = _Watched(check, config, CheckState(since=self._clock()))
 
     def snapshot(self) -> HealthReport:
         """Return the service's health, from memory."""
         now = self._clock()
-        watched = self._checks.values()
+        watched = self._checks.items()
         return summarize(
-            [inspect(name, one.state, one.config, now=now) for name, one in self._checks.items()],
+            [inspect(name, one.state, one.config, now=now) for name, one in watched],
             entered=self._was_entered,
             draining=self._draining,
-            has_started=all(one.state.has_passed for one in watched if one.config.critical),
+            has_started=all(one.state.has_passed for _, one in watched if one.config.critical),
         )
 
     def drain(self) -> None:
@@ -128,11 +113,7 @@ class HealthRegistry:
         self._draining = True
 
     async def run_once(self, name: str) -> HealthChecked:
-        """Run one check now, besides its schedule, and count its result.
-
-        Raises:
-            KeyError: If there is no such check.
-        """
+        """Run one check now, besides its schedule, and count its result; KeyError if there is none of this name."""
         watched, error = self._checks[name], "Cancelled"
 
         async def run() -> None:
@@ -146,27 +127,17 @@ class HealthRegistry:
                 error = "ReturnedFalse" if answer is False else ""
 
         started = self._clock()
-        # In a group of its own, a check that cancels itself, as one that awaits a cancelled future does, takes
-        # down this group and not the one that runs all checks and the service.
+        # In a group of its own, a check that cancels itself takes down no other, and not the service.
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run, name=f"health check {name}")
-        return self._record(name, started, error)
-
-    def _record(self, name: str, started: float, error: str) -> HealthChecked:
-        watched, now = self._checks[name], self._clock()
-        # One that swallowed its cancellation, or blocked the loop, is late all the same.
+        now = self._clock()
+        # It may have swallowed its cancellation, or blocked the loop.
         if not error and now >= started + watched.config.timeout:
             error = TimeoutError.__name__
         result = CheckResult(at=now, passed=not error, seconds=now - started, error=error)
         watched.state = fold(watched.state, result, watched.config)
-        event = HealthChecked(
-            check=name,
-            critical=watched.config.critical,
-            passed=result.passed,
-            up=watched.state.up is True,
-            seconds=result.seconds,
-            error=error,
-        )
+        is_up = watched.state.up is True
+        event = HealthChecked(name, watched.config.critical, result.passed, is_up, result.seconds, error)
         self._observe(event)
         return event
 
@@ -177,11 +148,7 @@ class HealthRegistry:
             await anyio.sleep(watched.config.wait(watched.state, self._luck()))
 
     async def __aenter__(self) -> Self:
-        """Start the checks; the first runs begin at once.
-
-        Raises:
-            RuntimeError: If it is entered already.
-        """
+        """Start the checks, at once; RuntimeError if it is entered already."""
         if self.is_entered:
             raise RuntimeError("these checks run already: a HealthRegistry is entered once at a time")
         if self._was_entered:

@@ -1,9 +1,7 @@
 """Let the workers of one service answer for each other, so that a query to one reaches them all.
 
 Each worker holds the lowest number that is free, by a lock which the kernel takes back when the process ends, however
-it ends: a number is never left over from the dead, and the worker that takes the place of one gets its number too. It
-answers on a Unix socket beside the lock. One whose socket refuses is dead; one that does not answer in time is busy,
-or stuck.
+it ends. It answers on a Unix socket beside the lock: one that refuses is of the dead.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ from ..events import Observer, TaskCrashed, fan_out, ignore
 
 # More workers than that on one machine share no service; it bounds a folder that others can fill.
 _MOST: Final = 1024
-_LONGEST_QUESTION: Final = 4096
 _LONGEST_PATH: Final = 107  # A Unix socket's, by sockaddr_un, in bytes.
 # Seconds for one whole exchange, on the side that answers.
 _WHOLE: Final = 10.0
@@ -30,12 +27,7 @@ _OTHERS_MAY_WRITE: Final = 0o022
 
 
 class Answers(NamedTuple):
-    """The answers of the others.
-
-    Attributes:
-        said: One for each that answered.
-        silent: How many live, and did not answer in time.
-    """
+    """The answers of the others: those that came in time, and how many live and did not answer."""
 
     said: list[bytes]
     silent: int
@@ -47,7 +39,7 @@ class Siblings:
     An async context manager, for the service's lifespan, that must be entered in the worker and not before the fork.
 
     Args:
-        folder: Theirs alone, on a local disk. It is made if it is not there.
+        folder: Theirs alone, on a local disk; it is made if it is not there.
         answer: Called for each question of another, in a task of its own.
         patience: Seconds that one waits for the others' answers.
         observer: Receives each answer that raised. It may raise.
@@ -74,11 +66,7 @@ class Siblings:
 
     @property
     def number(self) -> int:
-        """Which worker this is, from 0.
-
-        Raises:
-            RuntimeError: If it is not entered.
-        """
+        """Which worker this is, from 0; RuntimeError if it is not entered."""
         if self._number is None:
             raise RuntimeError("a worker has a number only while its lifespan runs: does the server run it?")
         return self._number
@@ -89,21 +77,15 @@ class Siblings:
 
         async def hear(number: int) -> None:
             with suppress(ConnectionRefusedError, FileNotFoundError):
-                answers[number] = None
                 answers[number] = await self._ask_one(number, question)
-                return
-            del answers[number]
 
+        names = (path.stem.removeprefix("worker-") for path in self._folder.glob("worker-*.sock"))
+        known = {int(name) for name in names if name.isdecimal() and int(name) < _MOST}
         async with anyio.create_task_group() as tasks:
-            for number in self._known():
-                if number != self.number:
-                    tasks.start_soon(hear, number)
+            for number in known - {self.number}:
+                tasks.start_soon(hear, number)
         said = [answers[number] for number in sorted(answers)]
         return Answers([one for one in said if one is not None], said.count(None))
-
-    def _known(self) -> list[int]:
-        names = (path.stem.removeprefix("worker-") for path in self._folder.glob("worker-*.sock"))
-        return sorted(int(name) for name in names if name.isdecimal() and int(name) < _MOST)
 
     async def _ask_one(self, number: int, question: bytes) -> bytes | None:
         with anyio.move_on_after(self._patience), suppress(anyio.BrokenResourceError, ConnectionResetError):
@@ -161,19 +143,10 @@ class Siblings:
         try:
             with anyio.move_on_after(_WHOLE), suppress(anyio.BrokenResourceError, anyio.EndOfStream):
                 async with stream:
-                    question = await self._hear(stream)
+                    question = b"".join([part async for part in stream])
                     await stream.send(await self._answer(question))
         except Exception as error:  # noqa: BLE001 - one question must not end the worker
             self._observe(TaskCrashed("siblings", error))
-
-    async def _hear(self, stream: ByteStream) -> bytes:
-        question = b""
-        while len(question) < _LONGEST_QUESTION:
-            try:
-                question += await stream.receive()
-            except anyio.EndOfStream:
-                break
-        return question
 
     def _socket(self, number: int) -> str:
         return str(self._folder / f"worker-{number}.sock")

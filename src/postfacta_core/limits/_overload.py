@@ -4,35 +4,25 @@
    are the requests that may be under way (Little's law, N = X * T). A rate of answers is true at once, however late
    the answers are: the limit is set to it, and old answers cannot cut it twice.
 2. An allowance is 1.25 times what requests of this kind (route) usually take, and `spare`. The usual time is learned
-   while no request waits, nothing is lost and less than half of the limit is used. Known waits, for a connection or
-   for the event loop, are no part of it. A wait for the loop counts four times: as long again it waited in its
-   socket, unseen, and short turns cost nothing. It counts half of that if others had the processor.
-3. The limit falls only while requests take longer than allowed and one finds no room, or requests are lost: a
-   service that is slow and keeps up is not overloaded. It grows, at most to twice, while requests find no room and
-   none is late; then not again before half as many requests admitted since are answered, and a window after that.
-4. A request that was given up, by its caller, a pool or its deadline, took at least as long as it lived, and is no
-   answer. Within its allowance it says nothing; nor does one of a kind that was never answered. Whose caller left before
-   it began is of no known kind: the mean of all is its usual time. One that is slow for a known reason, such as a new
-   connection, counts in the rate of answers, with the allowance of its kind, and in nothing else.
+   while no request waits, nothing is lost and less than half of the limit is used; known waits are no part of it. A
+   wait for the loop counts four times, since as long again it waited in its socket; half of that if others had the
+   processor.
+3. The limit falls only while requests take longer than allowed and one finds no room, or requests are lost. It grows,
+   at most to twice, while requests find no room and none is late; then not again before half as many requests admitted
+   since are answered, and a window after that.
+4. A request that was given up took at least as long as it lived, and is no answer; within its allowance it says
+   nothing, nor does one of a kind that was never answered.
 5. A cut is an experiment, to a quarter at first. A queue gets shorter with the limit. If requests admitted after the cut
    take no less in proportion, the service is slow, and what it takes now is usual (`scale`). While requests find no
    room that verdict is tested again by halving the limit: after 2 s, 4 s, up to 30 s.
-6. Requests that find no room wait in a queue. Higher priorities go first; lower ones may use only part of
-   the limit, and the highest has a reserve.
-7. A request costs O(1); a window of measurements is closed at most 20 times a second.
-
-The queue:
-
-1. A burst is not refused. Its queue is FIFO; once the oldest has waited longer than `patience`, the newest goes
-   first, because a late answer is worth less than one in time. The old ones stay, and are served when the burst is
-   over.
-2. The first refusal begins an overload: the queue had no place, or a request waited to the end. It lasts until none
-   was refused for a second. Meanwhile none waits longer than `spare`, the newest goes first, and a newcomer takes the
-   place of the oldest: its caller has probably given up. (With thanks to CoDel: Nichols and Jacobson, ACM Queue 2012;
-   and to the adaptive LIFO of Maurer, "Fail at Scale", ACM Queue 2015.)
-3. A queue grows by what comes and is not answered. So its length separates chance from overload: 16 places, or what is
-   answered within `patience`, are next to never full at 80 % of the capacity, and soon full above it.
-4. Higher priorities go first, and take the places of lower ones.
+6. A burst is not refused: 16 requests, or as many as are answered within `patience`, wait in a FIFO queue; once the
+   oldest has waited longer, the newest goes first. The first refusal begins an overload, until none was refused for a
+   second: the newest goes first, none waits longer than `spare`, and a newcomer takes the place of the oldest, whose
+   caller has probably given up. (CoDel: Nichols and Jacobson, ACM Queue 2012; adaptive LIFO: Maurer, "Fail at Scale",
+   ACM Queue 2015.)
+7. Higher priorities go first, and take the places of lower ones. These may use only part of the limit; the highest has
+   a reserve.
+8. A request costs O(1); a window of measurements is closed at most 20 times a second.
 """
 
 from __future__ import annotations
@@ -95,7 +85,7 @@ ADMIT: Final = Admit()
 class Wait:
     """A request's place in the queue, until a moment at which the limiter's `give_up` is due.
 
-    The verdict is None while it waits. `wake` is called when there is one; set it before the limiter is called again.
+    `wake` is called when there is a verdict; set it before the limiter is called again.
     """
 
     priority: int
@@ -108,7 +98,7 @@ class Wait:
 
 
 class WaitingLine:
-    """Requests that wait for room; the bounds are those of `OverloadConfig`."""
+    """Requests that wait for room."""
 
     def __init__(self, spare: float, patience: float) -> None:
         self.count: int = 0
@@ -119,12 +109,9 @@ class WaitingLine:
         self.pace(0.0, 0.0)
 
     def pace(self, rate: float, lag: float, possible: float = 0.0) -> None:
-        """Set the bounds of the queue.
+        """Set the bounds of the queue, by the answers a second and the seconds that a request waited for the event loop.
 
-        Args:
-            rate: Answers a second; 0 if that is not known.
-            lag: Seconds that a request waited for the event loop, unseen.
-            possible: Answers a second that may be possible, of a service that was asked for less; 0 if that is not known.
+        `possible` are the answers a second of a service that was asked for less. What is not known is 0.
         """
         self._longest = max(self._patience, min(_PLACES / rate, _LONGEST_WAIT) if rate else 0.0)
         burst = min(possible * self._patience, _MOST_PLACES)
@@ -133,14 +120,12 @@ class WaitingLine:
         self._longest_in_overload = max(_LEAST * self._spare, self._spare - 2.0 * lag)
 
     def is_overloaded(self, now: float) -> bool:
-        """Return whether a request was refused within the last second."""
         return now < self._overloaded_until
 
     def refuse(self, now: float) -> None:
         self._overloaded_until = now + _OVERLOAD_LASTS
 
     def enter(self, priority: int, now: float, *, shed: Shed) -> Wait:
-        """Add a request; a place is not checked."""
         longest = self._longest_in_overload if now < self._overloaded_until else self._longest
         wait = Wait(priority, now, now + longest, shed=shed)
         self._queues[priority][wait] = None
@@ -148,7 +133,6 @@ class WaitingLine:
         return wait
 
     def is_full(self, now: float) -> bool:
-        """Return whether the next request must replace another."""
         return self.count >= (self._places_in_overload if now < self._overloaded_until else self._places)
 
     def displaced_by(self, priority: int, now: float) -> Wait | None:
@@ -172,22 +156,18 @@ class WaitingLine:
         return None
 
     def remove(self, wait: Wait) -> None:
-        """Remove a request, which must be in the queue."""
         del self._queues[wait.priority][wait]
         self.count -= 1
 
 
 class Ending(IntEnum):
-    """How a request ended.
-
-    It was answered; given up; left by its caller before it began; is no evidence; or was answered late for a known reason.
-    """
+    """How a request ended."""
 
     ANSWERED = 0
-    LOST = 1
-    LEFT = 2
-    UNKNOWN = 3
-    UNTIMED = 4
+    LOST = 1  # It was given up.
+    LEFT = 2  # Its caller left before it began: its kind is unknown.
+    UNKNOWN = 3  # It is no evidence.
+    UNTIMED = 4  # It was answered, late for a known reason.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,9 +179,6 @@ class OverloadConfig:
         patience: Seconds that a caller may wait in a burst before it is admitted.
         start: The limit before anything is known.
         retry_after: Seconds in the answer to the refused: whole ones from this up to three times as much, at random.
-
-    Raises:
-        ValueError: If a time is not above 0, or `start` or `retry_after` is not a whole number from 1 up.
     """
 
     spare: float = 0.1
@@ -218,7 +195,7 @@ class OverloadConfig:
 
 @dataclass(slots=True)
 class _Trial:
-    """A cut under way: the limit before it, the stretch (length by usual length) before it, and since when it holds."""
+    """A cut under way: the limit and the stretch (length by usual length) before it, and since when it holds."""
 
     origin: float
     stretch: float
@@ -285,13 +262,7 @@ class OverloadLimiter:
         return self._line.count
 
     def arrive(self, priority: int, now: float, *, luck: float = 0.0) -> Admit | Wait | Shed:
-        """Decide about a request.
-
-        Args:
-            priority: A `Priority`, or its number.
-            now: The moment it came.
-            luck: From 0 up to, not including, 1; spreads `retry_after`.
-        """
+        """Decide about a request that came now; `luck` from 0 up to, not including, 1 spreads `retry_after`."""
         line = self._line
         if line.count:
             self._hand_over(now)
@@ -327,8 +298,8 @@ class OverloadLimiter:
             admitted: The moment it was admitted.
             ending: How it ended.
             kind: Requests of one kind take about as long as each other: the route.
-            waited: Seconds of it that it is known to have waited, such as for a connection of a pool.
-            lag: Seconds of it until the event loop began it.
+            waited: Seconds that it is known to have waited, such as for a connection of a pool.
+            lag: Seconds until the event loop began it.
         """
         self.in_flight -= 1
         if ending < Ending.UNKNOWN:
@@ -372,10 +343,7 @@ class OverloadLimiter:
         self.in_flight += 1
 
     def give_up(self, wait: Wait, now: float) -> Admit | Shed:
-        """End a wait; the returned decision is final.
-
-        A caller that was cancelled and gets `ADMIT` hands the slot back by `finish`.
-        """
+        """End a wait for good; a caller that was cancelled and gets `ADMIT` hands the slot back by `finish`."""
         if wait.verdict is None:
             self._decide(wait, wait.shed, now)
         return wait.verdict or wait.shed
@@ -383,9 +351,7 @@ class OverloadLimiter:
     def beat(self, now: float, own: float = 1.0) -> None:
         """Record a heartbeat of the event loop, some 20 times a second.
 
-        Args:
-            now: Its moment.
-            own: The share of the loop's lag that is the service's own doing; 0 if others took the processor.
+        `own` is the share of the loop's lag that is the service's own doing; 0 if others took the processor.
         """
         self._lag_weight = _LAG_COUNTS * max(own, 0.5) - 1.0
         self._is_overloaded = self._line.is_overloaded(now)
@@ -414,8 +380,6 @@ class OverloadLimiter:
                 for priority, count in zip(Priority, counts, strict=True):
                     labels = (self.name, priority.name.lower(), decision, mode.value)
                     yield Sample("postfacta_limiter_decisions_total", labels, float(count))
-
-    # The queue.
 
     def _make_place(self, priority: int, now: float) -> bool:
         line = self._line
@@ -450,8 +414,6 @@ class OverloadLimiter:
             self._line.refuse(now)
         wait.wake()
 
-    # What is usual.
-
     def _learn_kind(self, kind: Hashable, took: float, ending: Ending) -> list[float]:
         if ending != Ending.ANSWERED:
             return _NEVER_ANSWERED  # it is unknown whether it is late
@@ -461,8 +423,6 @@ class OverloadLimiter:
                 return known
         known = self._kinds[kind] = [max(took, 0.0) / max(1.0, self._stretch)]
         return known
-
-    # The limit.
 
     def _open(self, now: float) -> None:
         self._opened = now

@@ -1,15 +1,11 @@
 """Decide whether a caller is within its rate, in a bounded memory whose cost does not grow.
 
 1. A rate is a token bucket, kept as one moment a key: the one at which all that it spent has come back (GCRA, the
-   "theoretical arrival time" of ITU-T I.371). So a key may spend its burst at once and its rate for ever, and in no
-   window of `t` seconds more than `burst + t * amount / period`. What is refused costs nothing.
-2. A key whose moment has passed is like one that was never seen. Only such keys are forgotten, so that no client can
-   push out a caller that has spent something by inventing other callers.
-3. When the table is full of keys that have spent something, an unknown key is counted in one of 1,024 coarse
-   buckets, picked by its hash (which strings draw anew in each process), together with the others there. Later, in
-   the table, it begins with what that bucket spent. So it never gets more than its rate, but may get less.
-4. While a shared store is away it is asked by one request at a time, and not before a moment that the runner sets.
-   News from before the last change of its state changes nothing.
+   "theoretical arrival time" of ITU-T I.371). In no window of `t` seconds a key gets more than
+   `amount + t * amount / period`. What is refused costs nothing.
+2. Only keys whose moment has passed are forgotten, so that no client can push out a caller by inventing others.
+3. When the table is full, an unknown key is counted in one of 1,024 coarse buckets, picked by its hash, together with
+   the others there. So it never gets more than its rate, but may get less.
 """
 
 from __future__ import annotations
@@ -18,7 +14,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final, NamedTuple
 
 from ..events import Mode, Sample
@@ -30,14 +25,8 @@ MAX_KEYS: Final = 100_000
 COARSE: Final = 1024
 """How many buckets the keys share for which there is no room."""
 
-DECISIONS: Final[tuple[str, ...]] = (
-    "allowed",
-    "limited",
-    "local",
-    "store_error_allowed",
-    "store_error_denied",
-)
-"""How a hit can end; the last three while the store is away, and `local` only if it was allowed."""
+DECISIONS: Final[tuple[str, ...]] = ("allowed", "limited", "local")
+"""How a hit can end; `local` if it was allowed while the store is away."""
 
 LONGEST_KEY: Final = 128
 """The characters of a key that is kept as it is."""
@@ -47,21 +36,8 @@ _MOST: Final = 2**53
 # The old keys checked with each new one: more than one, so that a table shrinks as well as it grows.
 _LOOKS: Final = 2
 _LOOKS_AT_THE_BOUND: Final = 8
-# Seconds after which one that was denied may try again: it is unknown when the store comes back.
-_DENIED: Final = 1.0
 # Of one interval: sums of floats may be off by less, and it never adds up to one more.
 _ROUNDING: Final = 1e-6
-
-
-class StoreFailure(StrEnum):
-    """What decides while a shared store is away.
-
-    `LOCAL` counts in this process alone, each from a full budget. `ALLOW` lets all pass, `DENY` none.
-    """
-
-    LOCAL = "local"
-    ALLOW = "allow"
-    DENY = "deny"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,25 +45,16 @@ class Rate:
     """An amount per period.
 
     Attributes:
-        amount: What comes back in each period.
+        amount: What comes back in each period, and may be spent at once.
         period: Seconds.
-        burst: What may be spent at once; by default as much as the amount.
     """
 
     amount: int
     period: float
-    burst: int | None = None
 
     def __post_init__(self) -> None:
         validation.whole("Rate.amount", self.amount, at_most=_MOST, example="amount=100")
         validation.seconds("Rate.period", self.period, example="period=60.0")
-        if self.burst is not None:
-            validation.whole("Rate.burst", self.burst, at_most=_MOST, example="burst=20, or None")
-
-    @property
-    def size(self) -> int:
-        """The most that can be spent at once."""
-        return self.amount if self.burst is None else self.burst
 
 
 class Decision(NamedTuple):
@@ -98,7 +65,7 @@ class Decision(NamedTuple):
         limit: The amount of the rate that this is about: of several, the one that refused, or has the least left.
         remaining: What could be spent right now, in whole units.
         reset_after: Seconds until nothing counts as spent any more.
-        retry_after: Seconds until the same could be allowed: 0 if it was, `math.inf` if its cost is above the burst.
+        retry_after: Seconds until the same could be allowed: 0 if it was, `math.inf` if its cost is above the amount.
         period: Seconds of the rate that this is about.
     """
 
@@ -110,7 +77,7 @@ class Decision(NamedTuple):
     period: float
 
 
-# A named tuple's own constructor is a Python function, and takes twice as long.
+# A named tuple's own constructor is a Python function: twice as long.
 _new: Final[Callable[[type[Decision], tuple[float, ...]], Decision]] = vars(tuple)["__new__"]
 
 
@@ -119,16 +86,44 @@ def shorten(key: str) -> str:
     return key if len(key) <= LONGEST_KEY else f"{key[:64]}#{hash(key):x}"
 
 
-class KeyTable:
-    """A bounded set of keys, each with the moment from which it may be forgotten."""
+class Buckets:
+    """One rate, for each of a bounded number of keys."""
 
-    __slots__ = ("_max_keys", "until")
+    __slots__ = ("_coarse", "_interval", "_max_keys", "_per_second", "_span", "rate", "until")
 
-    def __init__(self, max_keys: int = MAX_KEYS) -> None:
-        validation.whole("RateLimiter.max_keys", max_keys, example="max_keys=100_000")
+    def __init__(self, rate: Rate, max_keys: int = MAX_KEYS) -> None:
+        self.rate: Rate = rate
         self.until: OrderedDict[str, float] = OrderedDict()
-        """The moment of each key. A known key's may be set here; to add or drop one is for the table."""
-        self._max_keys = max_keys
+        """The moment of each key, from which it may be forgotten."""
+        self._max_keys = validation.whole("RateLimiter.max_keys", max_keys, example="max_keys=100_000")
+        self._interval = rate.period / rate.amount
+        self._per_second = rate.amount / rate.period
+        self._span = (rate.amount + _ROUNDING) * self._interval
+        self._coarse = [-math.inf] * COARSE
+
+    def __len__(self) -> int:
+        return len(self.until)
+
+    def spend(self, key: str, cost: int, now: float) -> Decision:
+        """Spend it if that is within the rate; a refusal changes nothing."""
+        until = self.until.get(key)
+        known = self._coarse[hash(key) % COARSE] if until is None else until
+        after = max(now, known) + cost * self._interval
+        if after > now + self._span:
+            return self._refuse(after, cost, now)
+        if until is not None:
+            self.until[key] = after
+        elif not self.admit(key, after, now):
+            self._coarse[hash(key) % COARSE] = after
+        return self._allow(after, now)
+
+    def test(self, key: str, cost: int, now: float) -> Decision:
+        """Return what `spend` would, without spending."""
+        until = self.until.get(key)
+        if until is None:
+            until = self._coarse[hash(key) % COARSE]
+        after = max(until, now) + cost * self._interval
+        return self._refuse(after, cost, now) if after > now + self._span else self._allow(after, now)
 
     def admit(self, key: str, until: float, now: float) -> bool:
         """Add a key that is not there; false if there is no room, and none of those looked at may go."""
@@ -145,53 +140,6 @@ class KeyTable:
         known[key] = until
         return True
 
-
-class Buckets:
-    """One rate, for each of many keys."""
-
-    __slots__ = ("_coarse", "_interval", "_per_second", "_span", "_table", "_until", "rate")
-
-    def __init__(self, rate: Rate, max_keys: int = MAX_KEYS) -> None:
-        self.rate: Rate = rate
-        self._interval = rate.period / rate.amount
-        self._per_second = rate.amount / rate.period
-        self._span = (rate.size + _ROUNDING) * self._interval
-        self._table = KeyTable(max_keys)
-        self._until = self._table.until
-        self._coarse = [-math.inf] * COARSE
-
-    def __len__(self) -> int:
-        return len(self._until)
-
-    def spend(self, key: str, cost: int, now: float) -> Decision:
-        """Spend it if that is within the rate; a refusal changes nothing."""
-        until = self._until.get(key)
-        if until is None:
-            return self._spend_unknown(key, cost, now)
-        after = max(now, until) + cost * self._interval
-        if after > now + self._span:
-            return self._refuse(after, cost, now)
-        self._until[key] = after
-        return self._allow(after, now)
-
-    def test(self, key: str, cost: int, now: float) -> Decision:
-        """Return what `spend` would, without spending."""
-        until = self._until.get(key)
-        if until is None:
-            until = self._coarse[hash(key) % COARSE]
-        after = max(until, now) + cost * self._interval
-        return self._refuse(after, cost, now) if after > now + self._span else self._allow(after, now)
-
-    def _spend_unknown(self, key: str, cost: int, now: float) -> Decision:
-        coarse = self._coarse
-        place = hash(key) % COARSE
-        after = max(coarse[place], now) + cost * self._interval
-        if after > now + self._span:
-            return self._refuse(after, cost, now)
-        if not self._table.admit(key, after, now):
-            coarse[place] = after
-        return self._allow(after, now)
-
     def _allow(self, after: float, now: float) -> Decision:
         left = int((now + self._span - after) * self._per_second)
         rate = self.rate
@@ -200,7 +148,7 @@ class Buckets:
     def _refuse(self, after: float, cost: int, now: float) -> Decision:
         until = after - cost * self._interval
         left = int(max(0.0, now + self._span - until) * self._per_second)
-        wait = math.inf if cost > self.rate.size else after - self._span - now
+        wait = math.inf if cost > self.rate.amount else after - self._span - now
         return _new(Decision, (False, self.rate.amount, left, until - now, wait, self.rate.period))
 
 
@@ -247,15 +195,6 @@ def strictest(decisions: Sequence[Decision]) -> Decision:
     return strict
 
 
-def without_store(failure: StoreFailure, rate: Rate) -> Decision | None:
-    """Decide without the store; None if the counts of this process decide."""
-    if failure is StoreFailure.LOCAL:
-        return None
-    if failure is StoreFailure.ALLOW:
-        return Decision(True, rate.amount, rate.amount, 0.0, 0.0, rate.period)  # noqa: FBT003 - a record
-    return Decision(False, rate.amount, 0, _DENIED, _DENIED, rate.period)  # noqa: FBT003 - a record
-
-
 class Counts:
     """Counts of decisions, for each mode; `now` are those of the present one, to add to."""
 
@@ -274,56 +213,3 @@ class Counts:
             for decision, number in numbers.items():
                 if number or (numbers is self.now and decision in DECISIONS[:2]):
                     yield Sample("postfacta_ratelimit_decisions_total", (policy, decision, mode), number)
-
-
-class StoreWatch:
-    """Whether a shared store is to be asked, and how often in a row it failed."""
-
-    __slots__ = ("_again_at", "_era", "_is_tried", "failures", "is_up")
-
-    def __init__(self) -> None:
-        self.is_up: bool = True
-        self.failures: int = 0
-        self._era = 0
-        self._again_at = -math.inf
-        self._is_tried = False
-
-    def ask(self, now: float) -> int | None:
-        """Return a ticket to ask the store with, or None to do without. Each ticket has to be given back."""
-        if self.is_up:
-            return self._era
-        if self._is_tried or now < self._again_at:
-            return None
-        self._is_tried = True
-        return self._era
-
-    def answered(self, ticket: int) -> bool:
-        """Record that it answered; return whether it has recovered."""
-        if ticket != self._era or self.is_up:
-            return False
-        self._change(is_up=True, failures=0)
-        return True
-
-    def failed(self, ticket: int, again_at: float) -> bool:
-        """Record that it did not answer, and is not asked before a moment; return whether that is news."""
-        if ticket != self._era:
-            return False
-        was_up = self.is_up
-        self._again_at = again_at
-        if was_up:
-            self._change(is_up=False, failures=1)
-        else:
-            self.failures += 1
-            self._is_tried = False
-        return was_up
-
-    def gave_up(self, ticket: int) -> None:
-        """Record that the caller stopped waiting, which says nothing about the store."""
-        if ticket == self._era:
-            self._is_tried = False
-
-    def _change(self, *, is_up: bool, failures: int) -> None:
-        self.is_up = is_up
-        self.failures = failures
-        self._era += 1
-        self._is_tried = False

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from ..clock import MONOTONIC, Clock
 from ..events import (
@@ -20,18 +19,7 @@ from ..events import (
     process_observer,
 )
 from ..validation import validation
-from ._rates import (
-    LONGEST_KEY,
-    MAX_KEYS,
-    BucketSet,
-    Counts,
-    Decision,
-    Rate,
-    StoreFailure,
-    shorten,
-    strictest,
-    without_store,
-)
+from ._rates import LONGEST_KEY, MAX_KEYS, BucketSet, Counts, Decision, Rate, shorten, strictest
 from .store import SharedStore
 
 if TYPE_CHECKING:
@@ -68,15 +56,14 @@ def parse_rates(rates: Rates, *, field: str = "rates") -> tuple[Rate, ...]:
 class RateLimiter:
     """Limits the rate of each caller.
 
-    In memory it is a token bucket for each key (see `limits._rates`), at a microsecond for a hit. With a shared
-    store, that one's strategy decides, and a hit waits for it twice for each rate. Several rates hold together:
-    what one refuses is not spent from the others.
+    In memory it is a token bucket for each key (see `limits._rates`), at a microsecond for a hit. A shared store is
+    asked twice for each rate; while it is away each process counts by itself, beginning with full budgets. Several
+    rates hold together: what one refuses is not spent from the others.
 
     Args:
         name: Names it in metrics, events and the RateLimit fields.
         rates: Such as `100/minute`, or `10/second;1000/hour`.
         store: A shared store or its address; None keeps the counts in this process.
-        on_store_failure: What decides while the store is away: `local`, `allow` or `deny`.
         max_keys: The most callers kept in memory for each rate.
         mode: In `shadow` it counts, and lets all pass; in `off` it does not even count.
         observer: Receives changes of the store's availability and of the mode. It may raise. By default the
@@ -90,37 +77,31 @@ class RateLimiter:
         rates: Rates,
         *,
         store: SharedStore | str | None = None,
-        on_store_failure: StoreFailure | str = StoreFailure.LOCAL,
         max_keys: int = MAX_KEYS,
         mode: Mode | str = Mode.ENFORCE,
         observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
     ) -> None:
         # It stands in the RateLimit fields, where quotes would have to be escaped.
-        self.name: str = validation.name(
-            "RateLimiter.name", name, example='RateLimiter("partner", "10/second")'
-        )
+        example = 'RateLimiter("partner", "10/second")'
+        self.name: str = validation.name("RateLimiter.name", name, example=example)
         self.rates: tuple[Rate, ...] = parse_rates(rates, field="RateLimiter.rates")
         validation.functions("RateLimiter", clock=clock)
         if isinstance(store, str):
             store = SharedStore(store, clock=clock)
-        if store is not None:
-            validation.instance(
-                "RateLimiter.store", store, SharedStore, example='"async+valkey://valkey:6379"'
-            )
         self.store: Final = store
-        self.items: tuple[RateLimitItem, ...] = () if store is None else tuple(map(_item, self.rates))
+        self.items: tuple[RateLimitItem, ...] = ()
+        if store is not None:
+            example = '"async+valkey://valkey:6379"'
+            validation.instance("RateLimiter.store", store, SharedStore, example=example)
+            self.items = tuple(map(_item, self.rates))
+            store.subscribe(lambda is_up, error: self._observe(StoreChanged(name, is_up, error)))
         self.buckets: BucketSet = BucketSet(self.rates, max_keys)
-        self.on_store_failure: StoreFailure = validation.choice(
-            "RateLimiter.on_store_failure", on_store_failure, StoreFailure
-        )
         self.clock: Clock = clock
         self.counts: Counts = Counts()
         self._spend = self.buckets.spend
         self._observe = observing("RateLimiter", name, observer)
         self._set_mode(validation.choice("RateLimiter.mode", mode, Mode))
-        if store is not None:
-            store.subscribe(self._store_changed)
         self._observe(PolicyCreated(name, self.tally))
 
     @property
@@ -143,13 +124,11 @@ class RateLimiter:
         self.enforces: bool = mode is Mode.ENFORCE
 
     async def hit(self, key: str, cost: int = 1) -> Decision:
-        """Spend a cost for a key, if it is within all rates.
-
-        It never raises because of the store, and waits no longer for it than the store's timeout.
+        """Spend a cost for a key, if it is within all rates; a store is waited for no longer than its timeout.
 
         Args:
             key: The key that spends; the end of a key of more than 128 characters becomes its hash.
-            cost: From 0 up: below that it is a ValueError. One above the burst is never allowed.
+            cost: From 0 up: below that it is a ValueError. One above the amount is never allowed.
         """
         if self.store is None:
             return self.hit_now(key, cost)
@@ -164,18 +143,21 @@ class RateLimiter:
         if len(key) > LONGEST_KEY:
             key = shorten(key)
         decision = self._spend(key, cost, self.clock())
-        if decision.allowed:
-            self.counted["allowed"] += 1
-            return decision
-        self.counted["limited"] += 1
-        return decision if self.enforces else decision._replace(allowed=True)
+        if not decision.allowed:
+            return self.settle(decision)
+        self.counted["allowed"] += 1
+        return decision
 
     def charge(self, key: str, cost: int = 1) -> Charge:
         """Prepare one hit, to be made together with those of other limiters by `hit_all`."""
         if cost < 0:
             raise ValueError(_NEGATIVE)
-        is_here = self.store is None and not self.is_off
-        return Charge(self, shorten(key), cost, None if self.is_off else self.store, is_here)
+        return Charge(self, shorten(key), cost, self.is_off)
+
+    def settle(self, decision: Decision, *, is_local: bool = False) -> Decision:
+        """Count a decision, and return it as the mode has it; `is_local` if it was made in place of a store."""
+        self.counted["limited" if not decision.allowed else "local" if is_local else "allowed"] += 1
+        return decision if decision.allowed or self.enforces else decision._replace(allowed=True)
 
     def tally(self) -> Iterator[Sample]:
         """Yield the present counts."""
@@ -184,159 +166,78 @@ class RateLimiter:
         if self.store is not None:
             yield Sample("postfacta_ratelimit_store_up", (self.name,), float(self.store.is_up))
 
-    def _store_changed(self, available: bool, error: str) -> None:  # noqa: FBT001 - the store's state
-        self._observe(StoreChanged(self.name, available, self.on_store_failure, error))
 
-
-class HitPlan:
-    """Hits in this process's memory whose limiters, costs and kinds of key are known beforehand.
-
-    The usual case, that all of them are allowed, then needs no object for each of them.
-
-    Args:
-        hits: For each a limiter without a store, a cost, and which of the keys is spent from.
-    """
-
-    __slots__ = ("_clock", "_firsts", "_last")
-
-    def __init__(self, hits: Sequence[tuple[RateLimiter, int, int]]) -> None:
-        *firsts, last = [
-            (place, limiter, cost, key, limiter.buckets.test, limiter.buckets.spend)
-            for place, (limiter, cost, key) in enumerate(hits)
-        ]
-        self._firsts = tuple(reversed(firsts))
-        self._last = last
-        self._clock = hits[0][0].clock
-
-    def hit(self, *keys: str) -> tuple[int, Decision] | None:
-        """Spend all of them for a request's keys; return the place of the one that has the least left, and its decision.
-
-        None if one of several would refuse, or one does not enforce its rates: then nothing is spent, and `hit_all`
-        decides.
-        """
-        now = self._clock()
-        for _, limiter, cost, key, test, _ in self._firsts:
-            if not limiter.enforces or not test(keys[key], cost, now).allowed:
-                return None
-        least, limiter, cost, key, _, spend = self._last
-        if not limiter.enforces or len(keys[0]) > LONGEST_KEY:
-            return None
-        found = spend(keys[key], cost, now)
-        if not found.allowed:
-            limiter.counted["limited"] += not self._firsts
-            return None if self._firsts else (least, found)
-        limiter.counted["allowed"] += 1
-        for place, limiter, cost, key, _, spend in self._firsts:
-            decision = spend(keys[key], cost, now)
-            limiter.counted["allowed"] += 1
-            if decision.remaining <= found.remaining:
-                least, found = place, decision
-        return least, found
-
-
-@dataclass(slots=True, eq=False)
-class Charge:
-    """One hit on its way to a decision. It is made by `RateLimiter.charge`, for `hit_all`, once."""
+class Charge(NamedTuple):
+    """One hit on its way to a decision: made by `RateLimiter.charge`, for `hit_all`."""
 
     limiter: RateLimiter
     key: str
     cost: int
-    store: SharedStore | None
-    is_here: bool
-    decision: Decision = _UNLIMITED
-    label: str = ""
-
-    @property
-    def refuses(self) -> bool:
-        """Whether nothing is to be spent, because this is over its rate."""
-        return not self.decision.allowed and self.limiter.enforces
-
-    def test_here(self) -> None:
-        """Decide from the counts in this process, if those decide."""
-        if self.is_here:
-            self.decision = self.limiter.buckets.test(self.key, self.cost, self.limiter.clock())
-
-    def fall_back(self) -> None:
-        """Decide without the store."""
-        decision = without_store(self.limiter.on_store_failure, self.limiter.rates[0])
-        if decision is None:
-            self.is_here = True
-            self.test_here()
-            self.label = "local" if self.decision.allowed else ""
-        else:
-            self.decision = decision
-            self.label = "store_error_allowed" if decision.allowed else "store_error_denied"
-
-    def settle(self, *, spends: bool) -> Decision:
-        """Spend what is counted here, count the decision, and return it as the limiter's mode has it."""
-        limiter = self.limiter
-        if limiter.is_off:
-            return _UNLIMITED
-        if spends and self.is_here:
-            self.decision = limiter.buckets.spend(self.key, self.cost, limiter.clock())
-        decision = self.decision
-        if decision is not _UNLIMITED:
-            limiter.counted[self.label or ("allowed" if decision.allowed else "limited")] += 1
-        return decision if limiter.enforces else decision._replace(allowed=True)
+    is_off: bool
 
 
 async def hit_all(charges: Sequence[Charge], *, spend: bool = True) -> list[Decision]:
     """Make several hits, if each is within its limiter's rates; else none. The decisions come in the same order.
 
-    What a shared store counts is one question to it, with one timeout; so they all share one, or it is a ValueError.
+    A shared store is asked once, with one timeout; so limiters that are hit together have the same store or none, or it
+    is a ValueError.
 
     Args:
         charges: What to spend.
         spend: Whether to spend it; False only returns whether that would be allowed.
     """
-    for charge in charges:
-        charge.test_here()
-    shared = [charge for charge in charges if charge.store is not None]
-    if shared and not _refuse(charges):
-        await _ask(shared, spend=spend)
-    spends = spend and not _refuse(charges)
-    return [charge.settle(spends=spends) for charge in charges]
-
-
-async def _ask(charges: Sequence[Charge], *, spend: bool) -> None:
-    store, *others = {charge.store for charge in charges}
-    if store is None or others:
+    asked = [charge for charge in charges if not charge.is_off]
+    stores = {charge.limiter.store for charge in asked}
+    if len(stores) > 1:
         raise ValueError("limiters that are hit together share one store: give all of them the same one")
-    if not await store.ask(partial(_test_and_hit, store, charges, spend=spend)):
-        for charge in charges:
-            charge.fall_back()
+    store = stores.pop() if stores else None
+    found: list[Decision] = []
+    is_local = store is not None and not await store.ask(
+        partial(_hit_there, store, asked, found, spend=spend)
+    )
+    if store is None or is_local:
+        found = _hit_here(asked, spend=spend)
+    decisions = iter(found)
+    return [
+        _UNLIMITED if charge.is_off else charge.limiter.settle(next(decisions), is_local=is_local)
+        for charge in charges
+    ]
 
 
-async def _test_and_hit(store: SharedStore, charges: Sequence[Charge], *, spend: bool) -> None:
-    for charge in charges:
-        name, items = charge.limiter.name, charge.limiter.items
-        charge.decision = strictest([await store.test(item, charge.cost, name, charge.key) for item in items])
-    if not spend or _refuse(charges):
+def _hit_here(charges: Sequence[Charge], *, spend: bool) -> list[Decision]:
+    found = [it.limiter.buckets.test(it.key, it.cost, it.limiter.clock()) for it in charges]
+    if spend and not _refuse(charges, found):
+        for limiter, key, cost, _ in charges:
+            limiter.buckets.spend(key, cost, limiter.clock())
+    return found
+
+
+async def _hit_there(
+    store: SharedStore, charges: Sequence[Charge], found: list[Decision], *, spend: bool
+) -> None:
+    for limiter, key, cost, _ in charges:
+        found.append(strictest([await store.test(item, cost, limiter.name, key) for item in limiter.items]))
+    if not spend or _refuse(charges, found):
         return
-    for charge in charges:
-        for item in charge.limiter.items if charge.decision.allowed else ():
-            if not await store.hit(item, charge.cost, charge.limiter.name, charge.key):
+    for place, (limiter, key, cost, _) in enumerate(charges):
+        for item in limiter.items if found[place].allowed else ():
+            if not await store.hit(item, cost, limiter.name, key):
                 # Another request was quicker since the test.
-                wait = charge.decision.reset_after
-                charge.decision = charge.decision._replace(allowed=False, remaining=0, retry_after=wait)
+                wait = found[place].reset_after
+                found[place] = found[place]._replace(allowed=False, remaining=0, retry_after=wait)
 
 
-def _refuse(charges: Sequence[Charge]) -> bool:
-    # A loop: any() with a generator costs twice as much for so few.
-    for charge in charges:  # noqa: SIM110 - see above
-        if charge.refuses:
-            return True
-    return False
+def _refuse(charges: Sequence[Charge], found: Sequence[Decision]) -> bool:
+    return any(
+        not decision.allowed and charge.limiter.enforces
+        for charge, decision in zip(charges, found, strict=True)
+    )
 
 
 def _item(rate: Rate) -> RateLimitItem:
-    if rate.size != rate.amount or rate.period != int(rate.period):
-        validation.refuse(
-            "RateLimiter.rates",
-            rate,
-            "without a burst, and of whole seconds, where a store is shared",
-            example="'100/minute'",
-        )
+    if rate.period != int(rate.period):
+        rule = "of whole seconds, where a store is shared"
+        validation.refuse("RateLimiter.rates", rate, rule, example="'100/minute'")
     from limits import RateLimitItemPerSecond  # noqa: PLC0415 - see `ratelimit_store`
 
     return RateLimitItemPerSecond(rate.amount, int(rate.period), namespace="POSTFACTA")

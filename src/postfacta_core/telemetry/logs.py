@@ -388,7 +388,7 @@ _LINES: Final[Mapping[type, Callable[[Any], tuple[int, str, str]]]] = {
     StoreChanged: lambda event: (
         (_INFO, "ratelimit.store_back", "policy")
         if event.available
-        else (_ERROR, "ratelimit.store_away", "policy fallback error")
+        else (_ERROR, "ratelimit.store_away", "policy error")
     ),
     SignalsIntercepted: lambda event: (
         _INFO if event.in_place else _WARNING, "lifecycle.signals", "mechanism in_place"

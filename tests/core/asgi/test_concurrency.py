@@ -65,37 +65,6 @@ async def together(app: LoadSheddingMiddleware, counts: list[int]) -> int:
     return max(counts)
 
 
-async def test_a_loop_that_is_never_late_costs_a_request_no_turn_of_it_and_one_that_is_is_watched() -> None:
-    counts: list[int] = []
-    clock, used, limiter = ManualClock(), ManualClock(), Recording(10)
-
-    async def busy(scope: Scope, receive: Receive, send: Send) -> None:
-        counts.append(limiter.in_flight)
-        clock.advance(0.001)
-        used.advance(0.001)
-        await answer(200)(scope, receive, send)
-
-    app = LoadSheddingMiddleware(busy, limiter, clock=clock, processor=used)
-    app.beat(0.0049)
-    clock.advance(0.2)
-    assert await together(app, counts) == 1
-    clock.advance(0.06)  # Nobody has heard of the loop for too long.
-    assert await together(app, counts) == 8
-    app.beat(0.005)
-    clock.advance(0.1)
-    assert await together(app, counts) == 8
-    for _ in range(8):
-        app.beat(0.0)
-        clock.advance(0.1)
-    assert await together(app, counts) == 8
-    clock.advance(0.11)
-    app.beat(0.0)
-    assert await together(app, counts) == 1
-    assert await together(app, counts) == 1
-    assert await together(app, counts) == 8  # So many between two beats are a crowd.
-    assert limiter.in_flight == 0
-
-
 async def test_requests_that_cost_next_to_nothing_skip_the_turn_even_on_a_late_loop() -> None:
     counts: list[int] = []
     clock, used, limiter = ManualClock(), ManualClock(), Recording(10)
@@ -119,6 +88,31 @@ async def test_requests_that_cost_next_to_nothing_skip_the_turn_even_on_a_late_l
     assert await together(app, counts) == 8
 
 
+@pytest.mark.parametrize(
+    ("cost", "requests", "refused", "is_cheap"),
+    [
+        (0.0005, 16, 0, False),
+        (0.00049, 16, 0, True),
+        (0.0001, 15, 0, False),
+        (0.0009, 16, 64, True),
+        (0.0009, 16, 0, False),
+    ],
+)
+async def test_the_cost_of_a_request_is_the_mean_of_sixteen_without_that_of_refusals(
+    cost: float, requests: int, refused: int, *, is_cheap: bool
+) -> None:
+    used, limiter = ManualClock(0.0), Recording(1, patience=1e-6, spare=1e-6)
+    app = LoadSheddingMiddleware(answer(200), limiter, processor=used)
+    for _ in range(requests):
+        await call_asgi(app)
+    limiter.in_flight = 100
+    for _ in range(refused):
+        assert (await call_asgi(app)).status == 503
+    used.advance(cost * requests)
+    app.beat(0.0)
+    assert app.is_cheap is is_cheap
+
+
 async def test_a_loop_late_for_want_of_processor_is_not_held_against_requests() -> None:
     used, limiter = ManualClock(), Recording()
     app = LoadSheddingMiddleware(answer(200), limiter, processor=used)
@@ -129,6 +123,9 @@ async def test_a_loop_late_for_want_of_processor_is_not_held_against_requests() 
     used.advance(0.1)
     app.beat(0.05)
     assert limiter.beats[-1] == pytest.approx(0.60625)
+    # What is less late than 5 ms is no lag of anyone.
+    app.beat(0.0049)
+    assert limiter.beats[-1] == pytest.approx(0.803125)
 
 
 async def test_a_beat_sheds_those_who_waited_too_long() -> None:

@@ -152,14 +152,6 @@ async def test_an_api_with_another_shape_of_problem_refuses_in_it() -> None:
     assert int(response.header("retry-after") or 0) in {1, 2, 3}
 
 
-def _yes(scope: Scope) -> bool:
-    return True
-
-
-def _no(scope: Scope) -> bool:
-    return False
-
-
 def _sheddable(scope: Scope) -> Priority:
     return Priority.SHEDDABLE
 
@@ -206,8 +198,7 @@ async def test_a_caller_that_knows_the_key_is_trusted(headers: list[tuple[str, s
 
 async def test_without_a_key_an_empty_one_is_not_trusted() -> None:
     headers = [("X-Priority", "critical_plus"), ("X-Priority-Key", "")]
-    assert await priority_of(headers, trusts=_no) == 1
-    assert await priority_of(headers, trusts=_yes) == 0
+    assert await priority_of(headers, priority_key="") == 1
 
 
 @pytest.mark.parametrize(
@@ -219,14 +210,13 @@ async def test_what_a_function_of_the_scope_tells_counts_and_what_it_does_wrong_
 ) -> None:
     assert await priority_of([], priority_of=tells) == priority
     # A trusted caller goes first.
-    trusted = [("X-Priority", "critical_plus")]
-    assert await priority_of(trusted, priority_of=tells, trusts=_yes) == 0
-    assert await priority_of(trusted, priority_of=tells, trusts=_raises) == priority
+    trusted = [("X-Priority", "critical_plus"), KEY]
+    assert await priority_of(trusted, priority_of=tells, priority_key="secret") == 0
 
 
 async def test_the_critical_is_served_where_the_sheddable_is_refused() -> None:
     limiter = Recording(10, patience=1e-6, spare=1e-6)
     limiter.in_flight = 8
-    app = LoadSheddingMiddleware(answer(200), limiter, trusts=_yes)
-    assert (await call_asgi(app, headers=[("X-Priority", "sheddable")])).status == 503
-    assert (await call_asgi(app, headers=[("X-Priority", "critical")])).status == 200
+    app = LoadSheddingMiddleware(answer(200), limiter, priority_key="secret")
+    assert (await call_asgi(app, headers=[("X-Priority", "sheddable"), KEY])).status == 503
+    assert (await call_asgi(app, headers=[("X-Priority", "critical"), KEY])).status == 200

@@ -158,7 +158,7 @@ class Interception:
 def lifecycle(monkeypatch: pytest.MonkeyPatch) -> Lifecycle:
     monkeypatch.setattr("postfacta_core.drain.lifecycle.Interception", Interception)
     limits = DrainLimits(drain_delay=0.05, drain_timeout=0.1, close_timeout=0.6)
-    return Lifecycle(limits, running=RunningRequests(), force_exit=False)
+    return Lifecycle(limits, running=RunningRequests())
 
 
 async def drive(app: ASGIApp, server: Server) -> None:
@@ -192,7 +192,7 @@ async def test_the_application_gets_the_shutdown_after_its_handlers_have_ended(
 ) -> None:
     log: list[str] = []
     running = RunningRequests()
-    lifecycle = Lifecycle(lifecycle.limits, running=running, force_exit=False)
+    lifecycle = Lifecycle(lifecycle.limits, running=running)
 
     async def handler() -> None:
         try:

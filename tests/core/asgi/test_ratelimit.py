@@ -6,23 +6,25 @@ import math
 import re
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 from postfacta_core.asgi import ContextMiddleware, Problem
-from postfacta_core.asgi._ratelimit import RateLimit, parse_rate_limit
+from postfacta_core.asgi._ratelimit import FastPlan, LimitRule, RateLimit, Scopes, parse_rate_limit
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import RateLimitMiddleware
 from postfacta_core.context import current_request
-from postfacta_core.events import ListenerFailed, Mode, ModeChanged, PolicyCreated, StoreChanged
+from postfacta_core.events import ListenerFailed, Mode, ModeChanged, PolicyCreated, StoreChanged, ignore
 from postfacta_core.limits._address import TrustedProxies
-from postfacta_core.limits._rates import Rate
+from postfacta_core.limits._rates import Rate, strictest
+from postfacta_core.limits.rate import Charge, RateLimiter, hit_all
 from postfacta_core.limits.store import SharedStore
 from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
 from tests.kit.every import every
@@ -298,12 +300,8 @@ async def test_clients_behind_a_trusted_proxy_have_budgets_of_their_own(clock: M
         forwarded = [("x-forwarded-for", f"192.0.2.{number}")]
         assert await statuses(service, 2, peer="10.0.0.1", headers=forwarded) == [200, 429]
     assert app.clients == ["192.0.2.0", "192.0.2.1", "192.0.2.2"]
-    other = limited(
-        "1/minute", trusted_proxies=TrustedProxies(["10.0.0.0/8"], field="forwarded"), clock=clock
-    )
-    for number in range(2):
-        forwarded = [("forwarded", f"for=192.0.2.{number}")]
-        assert await statuses(other, 2, peer="10.0.0.1", headers=forwarded) == [200, 429]
+    other = limited("1/minute", trusted_proxies=TrustedProxies(["10.0.0.0/8"]), clock=clock)
+    assert await statuses(other, 2, peer="10.0.0.1", headers=[("x-forwarded-for", "192.0.2.1")]) == [200, 429]
 
 
 async def test_an_ipv6_client_is_its_network_and_a_mapped_address_the_old_one(clock: ManualClock) -> None:
@@ -401,6 +399,52 @@ async def test_a_cost_that_makes_no_sense_is_one(
     assert await statuses(service, 3) == expected
 
 
+NUMBERED = ("3/minute", "9/minute", "2/second;4/minute")
+COSTS, KEYS = (1, 2, 1), ("client", "global", "client")
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b", "c" * 200]), st.floats(0, 5), st.sampled_from([None, *Mode])),
+        max_size=40,
+    )
+)
+async def test_limits_known_beforehand_decide_and_count_as_their_hits_do_one_by_one(
+    course: list[tuple[str, float, Mode | None]],
+) -> None:
+    clock = ManualClock()
+
+    def limiters() -> list[RateLimiter]:
+        return [RateLimiter(f"one-{place}", rate, clock=clock) for place, rate in enumerate(NUMBERED)]
+
+    def charges(of: list[RateLimiter], caller: str) -> list[Charge]:
+        return [
+            limiter.charge(caller if key == "client" else "", cost)
+            for limiter, cost, key in zip(of, COSTS, KEYS, strict=True)
+        ]
+
+    planned, single = limiters(), limiters()
+    rules = [
+        LimitRule(RateLimit(rate, per=cast("Scopes", key), cost=cost), limiter, ignore)
+        for rate, limiter, cost, key in zip(NUMBERED, planned, COSTS, KEYS, strict=True)
+    ]
+    plan = FastPlan(rules)
+    for caller, pause, mode in course:
+        clock.advance(pause)
+        if mode is not None:
+            planned[1].mode = single[1].mode = mode
+        expected = await hit_all(charges(single, caller))
+        found = plan.hit(caller, "", "")
+        if found is None:
+            assert await hit_all(charges(planned, caller)) == expected
+        else:
+            assert all(decision.allowed for decision in expected)
+            assert rules.index(found.rule) == expected.index(strictest(expected))
+            assert found.decision == strictest(expected)
+    assert [list(limiter.tally()) for limiter in planned] == [list(limiter.tally()) for limiter in single]
+
+
 # Modes, stores and other protocols
 
 
@@ -456,9 +500,6 @@ async def test_a_shared_store_that_is_away_fails_no_request(
     assert [response.status for response in responses] == [200, 200, 429]
     assert responses[0].header("ratelimit") == '"client";r=1;t=30'
     assert [event.policy for event in observer.of(StoreChanged)] == ["client", "global"]
-    denied = limited(RateLimit("2/minute", on_store_failure="deny"), store=store, clock=clock)
-    refused = await ask(denied)
-    assert (refused.status, refused.header("retry-after")) == (429, "1")
 
 
 async def test_processes_share_a_budget_through_a_store(clock: ManualClock) -> None:

@@ -127,7 +127,6 @@ async def test_phases_are_in_order_and_the_signal_follows_the_delay() -> None:
     life = Life(delay=0.3)
     async with life.lived() as server:
         assert (life.lifecycle.phase, life.lifecycle.mechanism) == (Phase.READY, "wrap")
-        assert life.lifecycle.can_stop_server
         began = time.monotonic()
         server.signal()
         assert life.lifecycle.is_draining
@@ -401,7 +400,6 @@ async def test_it_reports_that_no_signal_is_caught(monkeypatch: pytest.MonkeyPat
     async with life.lived() as server:
         await anyio.sleep(0.1)
         assert Server.present is server
-        assert not life.lifecycle.can_stop_server
     assert life.observer.of(SignalsIntercepted) == [SignalsIntercepted("none", in_place=False)]
 
 
@@ -463,7 +461,7 @@ signal.signal(signal.SIGTERM, heard)
 
 async def main():
     limits = DrainLimits(drain_delay=0.1, drain_timeout=0.1, close_timeout=0.2)
-    async with Lifecycle(limits, running=RunningRequests(), force_exit={force}) as lifecycle:
+    async with Lifecycle(limits, running=RunningRequests()) as lifecycle:
         lifecycle.started()
         os.kill(os.getpid(), signal.SIGTERM)
         {hang}
@@ -473,8 +471,8 @@ anyio.run(main, backend="{backend}")
 """
 
 
-def run_script(anyio_backend: str, *, hang: str, force: bool) -> subprocess.CompletedProcess[str]:
-    source = SCRIPT.format(backend=anyio_backend, hang=hang, force=force)
+def run_script(anyio_backend: str, *, hang: str) -> subprocess.CompletedProcess[str]:
+    source = SCRIPT.format(backend=anyio_backend, hang=hang)
     return subprocess.run(  # noqa: S603 - this interpreter
         [sys.executable, "-c", source],
         capture_output=True,
@@ -489,7 +487,7 @@ def run_script(anyio_backend: str, *, hang: str, force: bool) -> subprocess.Comp
 @pytest.mark.usefixtures("programs")
 def test_a_process_that_hangs_beyond_all_limits_ends_itself_and_shows_its_stacks(anyio_backend: str) -> None:
     began = time.monotonic()
-    done = run_script(anyio_backend, hang="threading.Event().wait()", force=True)
+    done = run_script(anyio_backend, hang="threading.Event().wait()")
     assert time.monotonic() - began >= 2.4
     assert (done.returncode, done.stdout) == (1, "server heard\n")
     assert "the drain took longer than 0.4 s; all stacks:" in done.stderr
@@ -498,20 +496,12 @@ def test_a_process_that_hangs_beyond_all_limits_ends_itself_and_shows_its_stacks
 
 @pytest.mark.usefixtures("programs")
 def test_a_thread_that_goes_on_does_not_keep_the_process_from_its_end(anyio_backend: str) -> None:
-    done = run_script(
-        anyio_backend, hang="threading.Thread(target=threading.Event().wait).start()", force=True
-    )
+    done = run_script(anyio_backend, hang="threading.Thread(target=threading.Event().wait).start()")
     assert (done.returncode, done.stdout) == (1, "closed\n")
     assert "all stacks:" in done.stderr
 
 
 @pytest.mark.usefixtures("programs")
 def test_a_process_that_closes_late_but_in_time_is_left_alone(anyio_backend: str) -> None:
-    done = run_script(anyio_backend, hang="await anyio.sleep(1.5)", force=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "server heard\nclosed\n", "")
-
-
-@pytest.mark.usefixtures("programs")
-def test_the_end_by_force_can_be_left_to_others(anyio_backend: str) -> None:
-    done = run_script(anyio_backend, hang="await anyio.sleep(3.5)", force=False)
+    done = run_script(anyio_backend, hang="await anyio.sleep(1.5)")
     assert (done.returncode, done.stdout, done.stderr) == (0, "server heard\nclosed\n", "")

@@ -18,7 +18,7 @@ import uvicorn
 import uvloop
 from uvicorn.server import Server
 
-from postfacta_core.drain.signals import Mechanism, choose, is_reloaded
+from postfacta_core.drain.signals import Interception, Mechanism, choose
 from tests.kit.apart import apart
 from tests.kit.waiting import until
 
@@ -169,8 +169,10 @@ def test_uvicorn_is_asked_to_exit_and_does_not_die_of_the_signal(kind: str) -> N
 
 def sees_a_reload(flag: str) -> None:
     with Server(uvicorn.Config("none:none", reload=flag == "reload")).capture_signals():
-        assert is_reloaded() == (flag == "reload")
-    assert not is_reloaded()
+        interception = Interception(lambda signum: None)
+        assert interception.is_reloaded == (flag == "reload")
+        interception.close()
+    assert not Interception(lambda signum: None).is_reloaded
 
 
 @pytest.mark.parametrize("flag", ["reload", "none"])

@@ -193,11 +193,12 @@ async def test_the_report_comes_from_memory(registry: HealthRegistry) -> None:
 async def test_a_stale_result_counts_as_failed_although_nothing_ran(
     registry: HealthRegistry, clock: ManualClock
 ) -> None:
-    registry.add("db", Dependency(), stale_after=20)
+    # Three results should have come by then.
+    registry.add("db", Dependency(), interval=5.0, timeout=1.5, fall=3)
     await registry.run_once("db")
-    clock.advance(19.9)
+    clock.advance(20.9)
     assert only(registry).up
-    clock.advance(0.1)
+    clock.advance(0.2)
     assert (only(registry).up, only(registry).passed, only(registry).error) == (False, False, "Stale")
 
 

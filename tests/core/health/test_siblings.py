@@ -12,7 +12,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-import anyio
 import pytest
 
 from postfacta_core.events import Event, TaskCrashed
@@ -124,20 +123,6 @@ async def test_an_answer_that_raises_is_reported_and_is_none(folder: Path) -> No
     (crash,) = told
     assert isinstance(crash, TaskCrashed)
     assert isinstance(crash.error, ValueError)
-
-
-async def test_a_question_without_end_is_cut_off(folder: Path) -> None:
-    heard: list[int] = []
-
-    async def measure(question: bytes) -> bytes:
-        heard.append(len(question))
-        return b"so long"
-
-    one, two = Siblings(folder, answer), Siblings(folder, measure)
-    async with one, two:
-        with anyio.fail_after(10):
-            await one.ask(b"x" * 1_000_000)
-    assert heard[0] < 1_000_000
 
 
 async def test_files_that_are_no_workers_are_passed_over(folder: Path) -> None:

@@ -20,13 +20,9 @@ from postfacta_core.limits._rates import (
     BucketSet,
     Counts,
     Decision,
-    KeyTable,
     Rate,
-    StoreFailure,
-    StoreWatch,
     shorten,
     strictest,
-    without_store,
 )
 from tests.kit.every import every
 
@@ -42,12 +38,12 @@ class TokenBucket:
 
     def __init__(self, rate: Rate) -> None:
         self.rate = rate
-        self.tokens = Fraction(rate.size)
+        self.tokens = Fraction(rate.amount)
         self.at = Fraction(0)
 
     def fill(self, now: float) -> Fraction:
         gained = (Fraction(now) - self.at) * self.rate.amount / Fraction(self.rate.period)
-        self.tokens = min(Fraction(self.rate.size), self.tokens + gained)
+        self.tokens = min(Fraction(self.rate.amount), self.tokens + gained)
         self.at = Fraction(now)
         return self.tokens
 
@@ -93,10 +89,10 @@ class Limiting(RuleBasedStateMachine):
         assert decision.allowed is (before >= cost)
         after = before - cost if decision.allowed else before
         assert decision.remaining == math.floor(after)
-        missing = self.RATE.size - after
+        missing = self.RATE.amount - after
         assert decision.reset_after == pytest.approx(float(missing) * 2, abs=1e-9)
         if not decision.allowed:
-            wait = float(cost - before) * 2 if cost <= self.RATE.size else math.inf
+            wait = float(cost - before) * 2 if cost <= self.RATE.amount else math.inf
             assert decision.retry_after == pytest.approx(wait, abs=1e-5)
         assert (decision.limit, decision.period) == (4, 8.0)
 
@@ -109,7 +105,6 @@ class BoundedLimiting(Limiting):
     """The same with room for three keys, and one coarse bucket for all others."""
 
     MAX_KEYS = 3
-    RATE = Rate(amount=4, period=8.0, burst=3)
 
     def check(self, decision: Decision, bucket: TokenBucket, cost: int) -> None:
         # It may get less, never more: so a key that is over its rate is refused, whoever else came by.
@@ -129,12 +124,11 @@ def test_each_key_gets_what_a_token_bucket_of_its_own_would_give(
     st.lists(st.tuples(st.floats(min_value=0, max_value=3), st.integers(1, 3)), max_size=60),
     st.integers(1, 20),
     st.floats(min_value=0.01, max_value=100),
-    st.integers(1, 20),
 )
-def test_no_window_sees_more_than_the_burst_and_its_share_of_the_rate(
-    hits: list[tuple[float, int]], amount: int, period: float, burst: int
+def test_no_window_sees_more_than_the_amount_and_its_share_of_the_rate(
+    hits: list[tuple[float, int]], amount: int, period: float
 ) -> None:
-    rate = Rate(amount=amount, period=period, burst=burst)
+    rate = Rate(amount=amount, period=period)
     buckets = Buckets(rate)
     now = 1e6
     admitted: list[tuple[float, int]] = []
@@ -146,7 +140,7 @@ def test_no_window_sees_more_than_the_burst_and_its_share_of_the_rate(
         spent = 0
         for end, cost in admitted[first:]:
             spent += cost
-            assert spent <= burst + (end - begin) * amount / period + 1e-3
+            assert spent <= amount + (end - begin) * amount / period + 1e-3
 
 
 def test_a_burst_is_given_whole_and_then_the_rate() -> None:
@@ -228,7 +222,7 @@ class Watched(OrderedDict[str, float]):
 
 def test_a_new_key_costs_the_same_however_many_there_are() -> None:
     for size in (10, 10_000):
-        table = KeyTable(size)
+        table = Buckets(RATE, size)
         table.until = watched = Watched()
         for number in range(size):
             assert table.admit(f"{number}", 100.0, 0.0)
@@ -239,7 +233,7 @@ def test_a_new_key_costs_the_same_however_many_there_are() -> None:
 
 
 def test_a_table_forgets_what_is_over_and_no_other() -> None:
-    table = KeyTable(4)
+    table = Buckets(RATE, 4)
     for number, key in enumerate("abcd"):
         assert table.admit(key, float(number), -1.0)
     assert not table.admit("e", 9.0, -0.5)
@@ -250,7 +244,7 @@ def test_a_table_forgets_what_is_over_and_no_other() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 12)), max_size=80))
 def test_a_table_never_drops_a_key_before_its_moment(steps: list[tuple[int, int]]) -> None:
-    table = KeyTable(5)
+    table = Buckets(RATE, 5)
     expected: dict[str, float] = {}
     for now, (number, lasts) in enumerate(steps):
         expected = {key: until for key, until in expected.items() if until > now}
@@ -296,66 +290,6 @@ def test_the_strictest_is_the_longest_refusal_or_else_the_least_left() -> None:
     assert strictest([least]) is least
 
 
-def test_without_a_store_the_stated_policy_decides() -> None:
-    assert without_store(StoreFailure.LOCAL, RATE) is None
-    allowed = without_store(StoreFailure.ALLOW, RATE)
-    assert allowed == decided(allowed=True, remaining=4)._replace(limit=4, period=8.0)
-    denied = without_store(StoreFailure.DENY, RATE)
-    assert denied == decided(allowed=False, retry_after=1.0)._replace(limit=4, reset_after=1.0, period=8.0)
-
-
-def test_a_store_is_asked_until_it_fails_and_then_by_one_at_a_time() -> None:
-    watch = StoreWatch()
-    first, second = watch.ask(0.0), watch.ask(0.0)
-    assert first is not None
-    assert second is not None
-    assert not watch.answered(first)
-    assert watch.failed(second, again_at=5.0)
-    assert (watch.is_up, watch.failures) == (False, 1)
-    assert watch.ask(math.nextafter(5.0, 0)) is None
-    trial = watch.ask(5.0)
-    assert trial is not None
-    assert watch.ask(6.0) is None
-    assert not watch.failed(trial, again_at=15.0)
-    assert (watch.failures, watch.ask(14.0)) == (2, None)
-    again = watch.ask(15.0)
-    assert again is not None
-    assert watch.answered(again)
-    assert (watch.is_up, watch.failures) == (True, 0)
-    assert watch.ask(15.0) is not None
-
-
-def test_news_from_before_the_last_change_changes_nothing() -> None:
-    watch = StoreWatch()
-    late_failure, late_answer, failing = watch.ask(0.0), watch.ask(0.0), watch.ask(0.0)
-    assert late_failure is not None
-    assert late_answer is not None
-    assert failing is not None
-    assert watch.failed(failing, again_at=5.0)
-    assert not watch.failed(late_failure, again_at=99.0)
-    assert not watch.answered(late_answer)
-    assert (watch.is_up, watch.failures) == (False, 1)
-    trial = watch.ask(5.0)
-    assert trial is not None
-    watch.gave_up(late_answer)
-    assert watch.ask(5.0) is None
-    assert watch.answered(trial)
-    assert not watch.failed(trial, again_at=99.0)
-    assert watch.is_up
-
-
-def test_an_abandoned_trial_lets_the_next_one_try() -> None:
-    watch = StoreWatch()
-    ticket = watch.ask(0.0)
-    assert ticket is not None
-    watch.failed(ticket, again_at=5.0)
-    trial = watch.ask(5.0)
-    assert trial is not None
-    watch.gave_up(trial)
-    assert (watch.is_up, watch.failures) == (False, 1)
-    assert watch.ask(5.0) is not None
-
-
 def test_counts_are_apart_for_each_mode_and_the_plain_ones_are_there_from_the_start() -> None:
     name = "postfacta_ratelimit_decisions_total"
     counts = Counts()
@@ -385,10 +319,8 @@ def test_a_rate_that_makes_no_sense_is_refused_at_once() -> None:
         partial(Rate, amount=1, period=0.0),
         partial(Rate, amount=1, period=math.nan),
         partial(Rate, amount=1, period=math.inf),
-        partial(Rate, amount=1, period=1.0, burst=0),
         # What no float tells from its neighbour.
         partial(Rate, amount=2**53 + 1, period=1.0),
-        partial(Rate, amount=1, period=1.0, burst=2**53 + 1),
         partial(Rate, amount=10**400, period=1.0),
     ]
     with every() as case:
@@ -406,7 +338,7 @@ def test_the_greatest_rate_counts_to_the_last_unit() -> None:
 
 def test_an_empty_table_and_no_rate_are_refused_at_once() -> None:
     with pytest.raises(ValueError, match=r"RateLimiter\.max_keys must be a whole number at least 1, not 0"):
-        KeyTable(0)
+        Buckets(RATE, 0)
     with pytest.raises(ValueError, match="needs a rate"):
         BucketSet([])
 
@@ -417,17 +349,6 @@ def test_an_allowed_caller_need_not_wait_and_size_is_kept() -> None:
         assert buckets.spend(key, 1, 0.0).retry_after == 0.0
     assert BucketSet([Rate(amount=5, period=1.0)]).spend("a", 1, 0.0).retry_after == 0.0
     assert len(buckets) == 2
-
-
-def test_a_store_that_fails_a_second_time_is_tried_again_too() -> None:
-    watch = StoreWatch()
-    for outage in (10.0, 30.0):
-        ticket = watch.ask(outage)
-        assert ticket is not None
-        assert watch.failed(ticket, again_at=outage + 5)
-        trial = watch.ask(outage + 5)
-        assert trial is not None
-        assert watch.answered(trial)
 
 
 def test_a_decision_says_when_all_is_there_again_and_when_the_cost_is() -> None:

@@ -152,10 +152,10 @@ def health(*, up: bool) -> HealthChecked:
         ([ModeChanged("db", Mode.SHADOW, Mode.ENFORCE)], ["policy.mode_changed"]),
         ([RetryScheduled("db", 1, 0.1, "TimeoutError")], ["retry.scheduled"]),
         (
-            [StoreChanged("limit", available=False, fallback="local", error="ConnectionError()")],
+            [StoreChanged("limit", available=False, error="ConnectionError()")],
             ["ratelimit.store_away"],
         ),
-        ([StoreChanged("limit", available=True, fallback="local")], ["ratelimit.store_back"]),
+        ([StoreChanged("limit", available=True)], ["ratelimit.store_back"]),
         ([CircuitChanged("db", "closed", "open", 1.0, "failures")], ["breaker.changed"]),
         ([ListenerFailed("db", "boom")], ["listener.failed"]),
         ([TaskCrashed("poller", ValueError("a crash"))], ["task.crashed"]),
