@@ -27,6 +27,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Protocol, TypeVar
 
+from postfacta_adapters.workers import JobOutcome
 from postfacta_app.app import declared
 from postfacta_app.openapi import openapi_document
 from postfacta_app.principal import Access
@@ -37,7 +38,6 @@ from postfacta_core.events import Event, PolicyCreated, Sample
 from postfacta_core.limits._overload import OverloadLimiter
 from postfacta_core.limits._rates import DECISIONS
 from postfacta_core.telemetry.catalogue import INSTRUMENTS, POLICY_METRICS, RUNTIME_METRICS, Instrument
-from postfacta_core.workers import JobOutcome
 from postfacta_lab.assess.model import rubric
 
 __all__ = [
@@ -450,8 +450,7 @@ def _instruments(_asked: str) -> str:
 
 
 def _kind(name: str, instrument: Instrument) -> str:
-    kind = "histogram" if instrument.buckets else _policy_kind(name)
-    return f"{kind}, {instrument.note}" if instrument.note else kind
+    return "histogram" if instrument.buckets else _policy_kind(name)
 
 
 def _buckets(_asked: str) -> str:

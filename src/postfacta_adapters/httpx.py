@@ -34,7 +34,7 @@ from postfacta_core.events import (
 )
 from postfacta_core.guards import Guard, Pipeline
 from postfacta_core.limits._overload import Priority
-from postfacta_core.telemetry.tracing import CallSpans, trace_headers
+from postfacta_core.telemetry.tracing import Tracing, trace_headers
 from postfacta_core.validation import validation
 
 __all__ = ["Outgoing", "outgoing_headers"]
@@ -141,21 +141,21 @@ class Outgoing:
         tell: bool = True,
         priority_key: str = "",
         observer: Observer | None = process_observer,
-        spans: CallSpans | None = None,
+        spans: Tracing | None = None,
         clock: Clock = MONOTONIC,
     ) -> None:
         self.name: str = validation.name("Outgoing.name", name, example='Outgoing("billing", Timeout(2))')
         validation.flag("Outgoing.tell", tell)
         validation.secret("Outgoing.priority_key", priority_key, example="a text, or leave it out")
         if spans is not None:
-            validation.instance("Outgoing.spans", spans, CallSpans, example="CallSpans(provider)")
+            validation.instance("Outgoing.spans", spans, Tracing, example="Tracing(provider)")
         validation.functions("Outgoing", is_failure=is_failure, clock=clock)
         self.pipeline: Pipeline | None = Pipeline(*guards) if guards else None
         self._call: Callable[..., Any] = self.pipeline.call if self.pipeline else operator.call
         self._call_sync: Callable[..., Any] = self.pipeline.call_sync if self.pipeline else operator.call
         self._is_failure, self._tell, self._priority_key = is_failure, tell, priority_key
         self._observe = observing("Outgoing", name, observer)
-        self._spans = spans or CallSpans()
+        self._spans = spans or Tracing()
         self._clock = clock
 
     def transport(self, inner: T) -> T:
@@ -272,7 +272,7 @@ class Outgoing:
         """Observe one try, from here until its head is there."""
         attempt, request, resends = _Try(), call.request, call.count
         call.count += 1
-        span, began = self._spans.begin(), self._clock()
+        span, began = self._spans.begin_call(), self._clock()
         raised: BaseException | None = None
         try:
             yield attempt
@@ -290,7 +290,7 @@ class Outgoing:
                 _mark(raised, request)
             if span is not None:
                 fault = raised if isinstance(raised, Exception) else None
-                self._spans.end(span, ended, url=_shown(url), resends=resends, error=fault)
+                self._spans.end_call(span, ended, url=_shown(url), resends=resends, error=fault)
                 del fault
             # The error holds this frame: with it here, both would be garbage in a circle.
             del raised

@@ -21,7 +21,7 @@ try:
 except ModuleNotFoundError as _error:
     raise validation.missing_extra(__name__, "otlp", _error) from _error
 
-from postfacta_core.events import Sample
+from postfacta_core.events import PolicyCreated, Sample, process_observer
 
 __all__ = ["Provider"]
 
@@ -145,6 +145,7 @@ class Provider(TracerProvider):
         super().__init__(sampler=sampler, resource=resource, shutdown_on_exit=False)
         self._spans = _CountedSpans(exporter, queued=queued, batch=batch, every=every, patience=patience)
         self.add_span_processor(self._spans)
+        process_observer(PolicyCreated("tracing", self.tally))
 
     @property
     def dropped(self) -> Mapping[str, int]:

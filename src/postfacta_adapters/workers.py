@@ -1,25 +1,281 @@
-"""Run what arq and Celery call as jobs of a `Worker`, which has no loop of its own there."""
+"""Give the jobs of a worker what `harden` gives requests: a deadline, metrics, an end that loses none.
+
+A job is whatever a worker takes from a queue or a schedule. It has a context as a request has: guards, `Outgoing` and a
+database see its deadline, and its id goes along to other services. `Worker` runs them in a loop or threads of your own;
+`arq_settings` and `celery_signals` make jobs of what arq and Celery call.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import timedelta
+from enum import StrEnum
 from functools import wraps
 from importlib import import_module
-from typing import Any, Final, TypeVar, cast
+from types import NoneType
+from typing import Any, Final, Self, TypeVar, cast
 
-from postfacta_core.errors import DeadlineExceededError
-from postfacta_core.workers import Worker
+import anyio
+from anyio.abc import TaskGroup
 
-__all__ = ["arq_settings", "celery_signals"]
+from postfacta_core.clock import MONOTONIC, Clock, random_id
+from postfacta_core.context import RequestContext, bind_request, release_request
+from postfacta_core.drain._course import Course, DrainLimits, Phase
+from postfacta_core.drain.signals import Interception
+from postfacta_core.errors import DeadlineExceededError, StoppedError
+from postfacta_core.events import (
+    Drained,
+    Observer,
+    PolicyCreated,
+    Sample,
+    SignalsIntercepted,
+    observing,
+    process_observer,
+)
+from postfacta_core.limits._overload import Priority
+from postfacta_core.validation import validation
+
+__all__ = ["Job", "JobOutcome", "Worker", "arq_settings", "celery_signals"]
 
 C = TypeVar("C", bound=type)
 
+_is_id: Final = re.compile(r"[A-Za-z0-9._-]{8,64}").fullmatch
+_GLANCE: Final = 0.05
+# For jobs that were cancelled to clean up.
+_LAST_WORDS: Final = 1.0
 # arq's own, in seconds, and the share of a job's time after which it ends here: arq would call it cancelled.
 _ARQ_TIMEOUT: Final = 300
 _ARQ_SHARE: Final = 0.99
+
+
+class JobOutcome(StrEnum):
+    """How a job ended."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    DEADLINE = "deadline"
+    STOPPED = "stopped"
+    CANCELLED = "cancelled"
+
+
+# By the class of what it raised, or the nearest one above that.
+_OUTCOMES: Final[dict[type, JobOutcome]] = {
+    NoneType: JobOutcome.SUCCESS,
+    DeadlineExceededError: JobOutcome.DEADLINE,
+    StoppedError: JobOutcome.STOPPED,
+    Exception: JobOutcome.FAILURE,
+    BaseException: JobOutcome.CANCELLED,
+}
+
+
+class Worker:
+    """Runs jobs until SIGTERM, and then those that it has begun.
+
+        worker = Worker("mailer")
+
+        async with worker:
+            while not worker.is_draining:
+                message = await queue.receive(timeout=1)
+                if message is not None:
+                    async with worker.job("send", timeout=30, job_id=message.id):
+                        await send(message)
+
+    Entered in the main thread, by `async with` on asyncio and trio or by `with` in a worker of threads, it catches
+    SIGTERM: `is_draining` becomes true, and leaving it waits for the jobs that other tasks or threads still run. After
+    `drain_timeout` it cancels those of `async with`; the others are waited for no longer. Its jobs are measured without
+    that too.
+
+    Args:
+        name: The worker's, a label of its metrics.
+        drain_timeout: How long jobs may go on after SIGTERM, in seconds; less than the supervisor waits before it kills.
+        priority: Of what its jobs ask of other services: users come first.
+        observer: Receives the signal handling, phases and the drain. It may raise. By default the process's, see
+            `asgi.Telemetry`; None for none.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        drain_timeout: float = 20.0,
+        priority: Priority = Priority.SHEDDABLE_PLUS,
+        observer: Observer | None = process_observer,
+        clock: Clock = MONOTONIC,
+    ) -> None:
+        self.name: str = validation.name("Worker.name", name, example='Worker("mailer")')
+        self.drain_timeout: float = validation.number(
+            "Worker.drain_timeout", drain_timeout, at_least=0, example="drain_timeout=20.0"
+        )
+        validation.functions("Worker", clock=clock)
+        self._limits = DrainLimits(drain_delay=0.0, drain_timeout=drain_timeout)
+        self._priority = validation.instance(
+            "Worker.priority", priority, Priority, example="Priority.SHEDDABLE_PLUS"
+        )
+        self._observe = observing("Worker", name, observer)
+        self._clock = clock
+        self._course = Course(self._limits)
+        self._interception: Interception | None = None
+        self._tasks: TaskGroup | None = None
+        self._lock = threading.Lock()
+        self._jobs: set[Job] = set()
+        self._counts: dict[tuple[str, JobOutcome], tuple[int, float]] = {}
+        self._cancelled = 0
+        self._observe(PolicyCreated(name, self.tally))
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it was asked to stop: take no more jobs."""
+        return self._course.is_draining
+
+    def drain(self) -> None:
+        """Begin to drain, as after a SIGTERM. From any thread or signal handler."""
+        self._course.drain(self._clock())
+
+    def job(self, task: str, *, timeout: float | None = None, job_id: str = "") -> Job:
+        """Return a job, to be run by `async with` or `with`.
+
+        Args:
+            task: What it does, from a small set: a label of its metrics.
+            timeout: Its deadline, in seconds from when it begins. `async with` cancels it then, and raises
+                `DeadlineExceededError`; with `with` only what it calls sees the deadline.
+            job_id: The request id of its log lines and calls; by default, or if it is no 8 to 64 letters, digits and
+                `._-`, a random one.
+        """
+        return Job(self, task, math.inf if timeout is None else timeout, job_id)
+
+    def tally(self) -> Iterable[Sample]:
+        """Return its counts, for metrics."""
+        with self._lock:
+            counts = list(self._counts.items())
+        yield Sample("postfacta_jobs_running", (self.name,), len(self._jobs))
+        for (task, outcome), (count, seconds) in counts:
+            labels = (self.name, task, outcome.value)
+            yield Sample("postfacta_jobs_total", labels, count)
+            yield Sample("postfacta_jobs_seconds_total", labels, seconds)
+
+    def __enter__(self) -> Self:
+        if self._course.phase is Phase.STOPPED:
+            self._course, self._cancelled = Course(self._limits), 0
+        self._interception = Interception(lambda _: self.drain())
+        mechanism = self._interception.mechanism
+        self._observe(SignalsIntercepted(mechanism, in_place=mechanism != "none"))
+        self._course.start(self._clock())
+        self._tell()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pause = threading.Event()
+        self.drain()
+        while self._jobs and self._clock() < self._course.cancels_at:
+            pause.wait(_GLANCE)
+        self._stopped()
+
+    async def __aenter__(self) -> Self:
+        self.__enter__()
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._cancel_in_time)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        tasks = cast("TaskGroup", self._tasks)
+        self.drain()
+        try:
+            while self._jobs and self._clock() < self._course.cancels_at + _LAST_WORDS:  # noqa: ASYNC110 - see below
+                await anyio.sleep(_GLANCE)
+        finally:
+            self._stopped()
+            tasks.cancel_scope.cancel()
+            await tasks.__aexit__(None, None, None)
+
+    async def _cancel_in_time(self) -> None:
+        # What a signal handler or a thread changes is looked at: it could not set an event of the loop.
+        while self._clock() < self._course.cancels_at:
+            self._tell()
+            await anyio.sleep(_GLANCE)
+        for job in list(self._jobs):
+            self._cancelled += job.stop()
+
+    def _stopped(self) -> None:
+        now = self._clock()
+        self._course.stop(now)
+        self._course.end(now)
+        self._observe(Drained(self._cancelled, len(self._jobs), now - self._course.told_at))
+        self._tell()
+        if self._interception is not None:
+            self._interception.close()
+
+    def _tell(self) -> None:
+        # Never in a signal handler.
+        for change in self._course.news():
+            self._observe(change)
+
+
+# A worker and its jobs know each other well.
+# pyright: reportPrivateUsage=false
+# ruff: noqa: SLF001
+
+
+class Job:
+    """One job of a worker; see `Worker.job`. It is entered once."""
+
+    def __init__(self, worker: Worker, task: str, timeout: float, job_id: str) -> None:  # noqa: PLR0917
+        self._worker = worker
+        self._task, self._timeout = task, timeout
+        self._context = RequestContext(job_id if _is_id(job_id) else random_id(), 0.0)
+        self._token: Any = None
+        self._scope: anyio.CancelScope | None = None
+        self._is_stopped = False
+
+    def stop(self) -> bool:
+        """Cancel it because the worker stops; return whether that can be done."""
+        self._is_stopped = self._scope is not None
+        if self._scope is not None:
+            self._scope.cancel()
+        return self._is_stopped
+
+    def __enter__(self) -> Self:
+        worker, context = self._worker, self._context
+        context.started = worker._clock()
+        context.limit, context.deadline = self._timeout, context.started + self._timeout
+        context.priority = worker._priority
+        with worker._lock:
+            worker._jobs.add(self)
+        self._token = bind_request(context)
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        release_request(self._token)
+        outcome = next(_OUTCOMES[kind] for kind in type(error).__mro__ if kind in _OUTCOMES)
+        worker, seconds = self._worker, self._worker._clock() - self._context.started
+        with worker._lock:
+            worker._jobs.discard(self)
+            count, before = worker._counts.get((self._task, outcome), (0, 0.0))
+            worker._counts[self._task, outcome] = (count + 1, before + seconds)
+
+    async def __aenter__(self) -> Self:
+        self.__enter__()
+        self._scope = anyio.CancelScope(deadline=anyio.current_time() + self._timeout)
+        self._scope.__enter__()
+        return self
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Count it; raise `DeadlineExceededError` if its time ran out, `StoppedError` if the worker could wait no longer."""
+        scope = cast("anyio.CancelScope", self._scope)
+        raised = error
+        try:
+            scope.__exit__(None if error is None else type(error), error, None)
+            if scope.cancelled_caught:
+                ended_by = StoppedError if self._is_stopped else DeadlineExceededError
+                raised = ended_by(self._worker.name)
+                raise raised from error
+        finally:
+            self.__exit__(None, raised, None)
 
 
 def arq_settings(worker: Worker) -> Callable[[C], C]:

@@ -43,7 +43,7 @@ def configure(
     version: str = "",
     environment: str = "",
 ) -> LineWriter:
-    """Send every log record of this process to standard output, each kind at most 100 times a second.
+    """Send every log record of this process to standard output, each kind at most 200 times a second.
 
     Call it once, before the server begins to serve; a second call replaces the first. Request and trace ids
     stand on each line of a request. Secrets are `[redacted]`. The servers' own access lines are switched off.
@@ -73,7 +73,7 @@ def configure(
         constant = {name: value for name, value in names.items() if value} | {"instance": instance()}
         handler.setFormatter(JsonFormatter(constant))
     else:
-        handler.setFormatter(ConsoleFormatter(colours=os.isatty(_STDOUT)))
+        handler.setFormatter(ConsoleFormatter())
     handler.take_lines()
     for name in (*_SERVERS, *_ACCESS):
         logger = logging.getLogger(name)

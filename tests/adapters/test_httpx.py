@@ -44,7 +44,7 @@ from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.retry import Retry
 from postfacta_core.guards.timeout import Timeout
 from postfacta_core.limits._overload import Priority
-from postfacta_core.telemetry.tracing import CallSpans
+from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.kit.every import every
 
@@ -594,7 +594,7 @@ class Traced:
         self.told: list[Event] = []
 
     def outgoing(self, *guards: Guard, **options: Any) -> Outgoing:
-        spans = CallSpans(self.provider)
+        spans = Tracing(self.provider)
         return Outgoing("billing", *guards, observer=self.told.append, spans=spans, **options)
 
     @contextmanager

@@ -12,6 +12,7 @@ from sqlalchemy import create_engine
 from postfacta_adapters.otlp import Provider
 from postfacta_adapters.psycopg import AsyncGuardedPool, GuardedPool
 from postfacta_adapters.sqlalchemy import guard_engine
+from postfacta_adapters.workers import Worker
 from postfacta_core import (
     DrainLimits,
     HealthRegistry,
@@ -22,11 +23,8 @@ from postfacta_core.asgi import (
 from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.health._verdict import CheckConfig
 from postfacta_core.limits._address import TrustedProxies
-from postfacta_core.telemetry.exchange import ErrorTypes
-from postfacta_core.telemetry.logs import FloodFilter
+from postfacta_core.telemetry.logs import AccessSampler, FloodFilter
 from postfacta_core.telemetry.metrics import Metrics
-from postfacta_core.telemetry.sampling import AccessSampler
-from postfacta_core.workers import Worker
 from postfacta_postgres import Database, PoolOptions
 from tests.attack.wrong import (
     BYTES,
@@ -34,7 +32,6 @@ from tests.attack.wrong import (
     COUNT,
     COUNT_FROM_ZERO,
     FLAG,
-    FROM_ONE,
     FROM_ZERO,
     FROM_ZERO_OR_INF,
     FUNCTION,
@@ -171,16 +168,14 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
             **CLOCK,
             "wall": FUNCTION,
             "with_process": FLAG,
-            "body_sizes": FLAG,
             "include": REGISTRIES,
         }
     ),
-    AccessSampler: Setting(wrong={"most": COUNT, "slow": FROM_ZERO_OR_INF}, free={"luck": "for tests"}),
+    AccessSampler: Setting(wrong={"most": COUNT}, free={"luck": "for tests"}),
     FloodFilter: Setting(
-        wrong={"rate": SECONDS, "burst": FROM_ONE},
+        wrong={"most": COUNT},
         free={"logger": "foreign code", "observer": "foreign code", "clock": "for tests"},
     ),
-    ErrorTypes: Setting(wrong={"limit": COUNT_FROM_ZERO}),
     Provider: Setting(
         right={"exporter": InMemorySpanExporter()},
         wrong={

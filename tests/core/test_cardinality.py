@@ -30,7 +30,7 @@ def service() -> Hardened:
         return PlainTextResponse("item")
 
     app = Starlette(routes=[Mount("/v1/{tenant}", routes=[Route("/i/{id}", item, methods=["GET", "POST"])])])
-    metrics = Metrics(CollectorRegistry(), with_process=False, body_sizes=True)
+    metrics = Metrics(CollectorRegistry(), with_process=False)
     policy = HardenOptions(shedding=Mode.OFF, rate_limits=["1000000/minute per client"], traffic_key="known")
     return harden(app, service="items", options=policy, telemetry=Telemetry(metrics=metrics))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 import socket
 import threading
 import time
@@ -166,33 +165,12 @@ OUTSIDE = [use_an_executor, use_a_socket, use_a_process, use_a_shell]
 @pytest.mark.parametrize("function", [wait_for_nobody, use_a_thread, *OUTSIDE])
 def test_what_waits_for_the_real_world_is_refused(function: Callable[[], Awaitable[None]]) -> None:
     before = threading.active_count()
-    with pytest.raises(RuntimeError, match="`autojump_threshold`"):
+    with pytest.raises(RuntimeError, match="test it in real time"):
         run_in_virtual_time(function)
     deadline = time.monotonic() + REAL_SECONDS
     while threading.active_count() > before and time.monotonic() < deadline:
         threading.Event().wait(0.001)
     assert threading.active_count() == before
-
-
-@pytest.mark.parametrize("function", [use_a_thread, use_an_executor, use_a_socket])
-def test_with_a_threshold_the_real_world_is_waited_for(function: Callable[[], Awaitable[None]]) -> None:
-    clock = ManualClock(0.0)
-    run_in_virtual_time(function, clock=clock, autojump_threshold=REAL_SECONDS)
-    assert clock() == 0.0
-
-
-@pytest.mark.usefixtures("programs")
-@pytest.mark.parametrize("function", [use_a_process, use_a_shell])
-def test_with_a_threshold_another_process_is_waited_for(function: Callable[[], Awaitable[None]]) -> None:
-    clock = ManualClock(0.0)
-    run_in_virtual_time(function, clock=clock, autojump_threshold=REAL_SECONDS)
-    assert clock() == 0.0
-
-
-def test_with_a_threshold_the_clock_jumps_once_nothing_happens_for_so_long() -> None:
-    began = time.monotonic()
-    assert run_in_virtual_time(nap, 3600.0, autojump_threshold=0.01) == 3600.0
-    assert 0.01 <= time.monotonic() - began < REAL_SECONDS
 
 
 def test_a_thread_that_wakes_the_loop_is_noticed() -> None:
@@ -205,7 +183,6 @@ def test_a_thread_that_wakes_the_loop_is_noticed() -> None:
 
     with pytest.raises(RuntimeError, match="a thread"):
         run_in_virtual_time(work)
-    run_in_virtual_time(work, autojump_threshold=0.001)
 
 
 @pytest.mark.parametrize(
@@ -267,12 +244,6 @@ def test_a_refusal_that_is_swallowed_ends_the_run_all_the_same() -> None:
 
     with pytest.raises(RuntimeError, match="a socket or pipe"):
         run_in_virtual_time(work)
-
-
-@pytest.mark.parametrize("threshold", [-1.0, math.nan])
-def test_a_threshold_that_makes_no_sense_is_refused(threshold: float) -> None:
-    with pytest.raises(ValueError, match="needs a threshold"):
-        VirtualTimeLoop(autojump_threshold=threshold)
 
 
 def test_a_virtual_loop_goes_on_from_run_to_run() -> None:

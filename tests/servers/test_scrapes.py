@@ -6,6 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from postfacta_core.asgi.metrics import merge
 from postfacta_core.context import RequestContext
 from postfacta_core.events import (
     ConnectionAcquired,
@@ -17,7 +18,6 @@ from postfacta_core.events import (
     TaskCrashed,
 )
 from postfacta_core.telemetry.exchange import Exchange
-from postfacta_core.telemetry.merging import merge
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_postgres._leases import sizes
 from tests.ops.prometheus import Prometheus, needs, scrape_config
@@ -31,7 +31,7 @@ KNOWN = "db_client_connection_count non-histogram and non-summary metrics should
 
 def full() -> Metrics:
     """Make a page on which each kind of metric has a series."""
-    metrics = Metrics(body_sizes=True)
+    metrics = Metrics()
     exchange = Exchange(RequestContext("an-id-of-some-kind", 0.0), "GET", "/i")
     exchange.status, exchange.route, exchange.error, exchange.error_type = (
         500,

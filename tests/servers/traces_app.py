@@ -9,8 +9,11 @@ import os
 
 import anyio.to_thread
 import httpx2
+from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource as About
+from opentelemetry.trace import Link
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import Request
@@ -23,7 +26,7 @@ from postfacta_core.asgi import HardenOptions, Telemetry, harden
 from postfacta_core.backoff import Backoff
 from postfacta_core.drain._course import DrainLimits
 from postfacta_core.guards.retry import Retry
-from postfacta_core.telemetry.tracing import CallSpans, Tracing
+from postfacta_core.telemetry.tracing import Tracing
 from postfacta_postgres import Database
 
 provider = Provider(
@@ -38,7 +41,7 @@ billing = Outgoing(
     "billing",
     Retry("billing", backoff=Backoff(base=0.001, cap=0.001), observer=telemetry.observer),
     observer=telemetry.observer,
-    spans=CallSpans(provider),
+    spans=telemetry.tracing,
 )
 refusals = [503]
 
@@ -62,7 +65,8 @@ async def order(request: Request) -> Response:
 
 
 async def mail() -> None:
-    with telemetry.tracing.background("send mail"):
+    cause = Link(trace.get_current_span().get_span_context())
+    with provider.get_tracer("mail").start_as_current_span("send mail", context=Context(), links=[cause]):
         await database.fetchval("select 1", operation="mail_sent")
 
 

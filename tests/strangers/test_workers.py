@@ -24,8 +24,7 @@ COMMON = """
     from postfacta_core import DeadlineExceededError, current_deadline
     from postfacta_core.asgi import Telemetry
     from postfacta_core.clock import MONOTONIC
-    from postfacta_adapters.workers import arq_settings, celery_signals
-    from postfacta_core.workers import Worker
+    from postfacta_adapters.workers import Worker, arq_settings, celery_signals
 
     telemetry = Telemetry()
     worker = Worker("pauses", drain_timeout=10)

@@ -23,7 +23,7 @@ from ..drain.lifecycle import Lifecycle
 from ..errors import DeadlineExceededError, ResilienceError
 from ..events import DeadlineExceeded, ListenerFailed, Observer, fan_out, ignore
 from ..limits._overload import ADMIT, Shed, Wait
-from ..telemetry.exchange import ErrorTypes, NullRecorder, Recorder, tells_of_disconnect
+from ..telemetry.exchange import ErrorTypes, Recorder, tells_of_disconnect
 from ..telemetry.tracing import Tracing
 from ._concurrency import Shedding
 from ._cors import CorsRules
@@ -450,6 +450,6 @@ class Kernel(Shared):
 
 def _wanted(recorders: Sequence[Recorder], moment: str) -> tuple[Record, ...]:
     """Collect the methods for one moment, without those that do nothing."""
-    nothing = getattr(NullRecorder, moment)
+    nothing = getattr(Recorder, moment)
     methods = [getattr(recorder, moment, nothing) for recorder in recorders]
     return tuple(method for method in methods if getattr(method, "__func__", method) is not nothing)

@@ -1,8 +1,8 @@
-"""Serve the metrics without blocking the event loop."""
+"""Serve the metrics of one worker, or of all, without blocking the event loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from os import PathLike
 from typing import Final
@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from ..events import Observer, ignore
 from ..health.siblings import Siblings
-from ..telemetry.merging import merge
+from ..telemetry.catalogue import RUNTIME_METRICS
 from ..telemetry.metrics import Exposition, Metrics
 from ..validation import validation
 from ._kernel import Kernel
@@ -22,6 +22,8 @@ from ._settings import check_options
 from ._types import ASGIApp, Scope, Send
 
 _TEXT: Final = b"text/plain; charset=utf-8"
+_WORKERS: Final = "postfacta_metrics_workers"
+_END: Final = b"# EOF"
 
 
 class MetricsEndpoint(Kernel):
@@ -99,3 +101,35 @@ class MetricsEndpoint(Kernel):
     async def _answer_sibling(self, question: bytes) -> bytes:
         """Render for another worker, which was asked by this `Accept`."""
         return (await self._render_ours(question.decode("latin-1"))).body
+
+
+def merge(pages: Sequence[bytes], *, silent: int = 0) -> bytes:
+    """Join pages that were all rendered in the same format, by the same library.
+
+    Each worker's series carry its own label, so that nothing has to be added up, and none occurs twice. What Prometheus
+    asks for is that all series of a metric stand together, below one heading.
+
+    Args:
+        pages: Of the workers that answered, each with a label of its own on all series.
+        silent: How many did not answer.
+    """
+    about = (
+        f"# HELP {_WORKERS} {RUNTIME_METRICS[_WORKERS].text}\n# TYPE {_WORKERS} gauge\n"
+        f'{_WORKERS}{{state="answered"}} {float(len(pages))}\n{_WORKERS}{{state="silent"}} {float(silent)}\n'
+    )
+    sections: dict[bytes, list[bytes]] = {}
+    for page in (*pages, about.encode()):
+        section, is_first = list[bytes](), False
+        # Not by `splitlines`: a carriage return may stand in a label.
+        for line in page.rstrip(b"\n").split(b"\n"):
+            if line.startswith(b"# HELP "):
+                name = line.split(b" ", 3)[2]
+                is_first = name not in sections
+                section = sections.setdefault(name, [])
+            # Of two versions of the service, the first one's heading stays.
+            if line != _END and (is_first or not line.startswith(b"# ")):
+                section.append(line)
+    lines = [line for section in sections.values() for line in section]
+    if any(page.rstrip().endswith(_END) for page in pages):
+        lines.append(_END)
+    return b"".join(line + b"\n" for line in lines)

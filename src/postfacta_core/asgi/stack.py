@@ -31,13 +31,12 @@ from ..clock import MONOTONIC, Clock, random_id
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..drain.resources import Resource
-from ..events import LoopLagged, Observer, PolicyCreated, fan_out, process_observer
+from ..events import LoopLagged, Observer, fan_out, process_observer
 from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..health.runtime import Runtime
 from ..limits._overload import OverloadLimiter, Priority
-from ..telemetry.logs import LOGGER, AccessLog, EventLog
+from ..telemetry.logs import LOGGER, AccessLog, AccessSampler, EventLog
 from ..telemetry.metrics import Metrics, Registry
-from ..telemetry.sampling import AccessSampler
 from ..telemetry.tracing import Tracing
 from ..validation import validation
 from ._cors import CorsRules
@@ -84,7 +83,6 @@ class Telemetry:
         self.metrics: Metrics = metrics or Metrics(version=version, revision=revision, include=include)
         self.tracing: Tracing = tracing or Tracing()
         self.observer: Observer = fan_out([self.metrics, self.tracing, EventLog()])
-        self.observer(PolicyCreated("tracing", self.tracing.tally))
         process_observer.use(self.observer)
 
 

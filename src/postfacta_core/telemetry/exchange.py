@@ -2,7 +2,6 @@
 
 An exchange begins when the outermost layer sees the request, is answered when the last byte of its response
 is sent, and ends when the application has returned: a background task after the response is not latency.
-`Exchange.settle` is the one place that turns what was seen into a status and an error type.
 """
 
 from __future__ import annotations
@@ -11,14 +10,12 @@ from collections.abc import Sequence
 from typing import Final, Protocol, cast
 
 from ..context import RequestContext
-from ..validation import validation
 
 OTHER: Final = "_OTHER"
 """The label of all that is outside of a closed set; OpenTelemetry's word."""
 
+# The caller gave the request less time than the service would have, and it failed as that was up.
 CALLERS_DEADLINE: Final = "callers_deadline"
-"""The caller gave the request less time than the service would have, and it failed as that was up."""
-
 CLIENT_DISCONNECTED: Final = "client_disconnected"
 INCOMPLETE: Final = "incomplete_response"
 
@@ -28,34 +25,20 @@ _SERVER_ERROR: Final = 500
 _DISCONNECTS: Final = frozenset({"ClientDisconnect", "WebSocketDisconnect"})
 
 # The error types of this library's own refusals. They are not counted as class names.
-_OWN: Final = frozenset(
-    {
-        "",
-        CALLERS_DEADLINE,
-        CLIENT_DISCONNECTED,
-        INCOMPLETE,
-        "breaker_open",
-        "database_unavailable",
-        "deadline_exceeded",
-        "draining",
-        "lock_timeout",
-        "pool_timeout",
-        "rejected",
-        "shed",
-        "unavailable",
-    }
-)
+_OWN: Final = frozenset({
+    "", CALLERS_DEADLINE, CLIENT_DISCONNECTED, INCOMPLETE, "breaker_open", "database_unavailable", "deadline_exceeded",
+    "draining", "lock_timeout", "pool_timeout", "rejected", "shed", "unavailable",
+})  # fmt: skip
 
 
 class ErrorTypes:
     """The closed set of error types of one process: the first `limit` foreign names, then `_OTHER`."""
 
     def __init__(self, limit: int = 30) -> None:
-        self._limit = validation.whole("ErrorTypes.limit", limit, at_least=0, example="limit=30")
+        self._limit = limit
         self._seen: set[str] = set()
 
     def close(self, name: str) -> str:
-        """Return the name if it belongs to the set, or if there is still room in it."""
         if name in _OWN or name in self._seen:
             return name
         if len(self._seen) >= self._limit:
@@ -65,15 +48,11 @@ class ErrorTypes:
 
 
 class Exchange:
-    """One request and its response.
-
-    It refers to no scope, task or callable of the request: nothing that refers back to it.
+    """One request and its response. It refers to nothing of the request that refers back to it.
 
     Attributes:
         request: The request context; its ids are the ones to record.
-        method: As the client sent it: not a label.
-        path: As the server gives it, without the query: not a label.
-        headers: The raw request headers.
+        method: As the client sent it, and `path` as the server gives it, without the query: no labels.
         quiet: A probe or a scrape, which gets no span and no log line.
         traffic: `user`, `synthetic` or `load`.
         status: Sent to the client; 0 until then. After `settle` never 0, and 499 for what its client ended: it left
@@ -83,7 +62,6 @@ class Exchange:
         error_type: Empty if all went well, or the client was at fault.
         error: The exception of a crash, while the recorders look at it.
         has_left: The client was seen to leave before the response was complete.
-        is_complete: The last byte of the response was sent.
         span: What the tracing recorder keeps for itself.
     """
 
@@ -118,12 +96,9 @@ class Exchange:
             self.left_unanswered = self.status == 0
 
     def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
-        """Decide the status and the error type, once, when the application has returned or raised.
+        """Decide the status and the error type, once, when the application has returned or raised this error.
 
-        Args:
-            error: What the application let through, if it did.
-            types: The closed set that the error type must belong to.
-            was_cancelled: The application was cancelled; by the server, since no layer inside answered for it.
+        If it was cancelled, the server did so, since no layer inside answered for it.
         """
         if error is not None and not (self.has_left and tells_of_disconnect(error)):
             self.error = error
@@ -168,15 +143,11 @@ class SocketExchange(Exchange):
         is_open: It was accepted.
     """
 
-    status: int
-    error: Exception | None
-    error_type: str
     close_code: int = 0
     outcome: str = ""
     is_open: bool = False
 
     def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
-        """Decide the outcome and the error type, once; see `Exchange.settle`."""
         self.status = self.status or _FORBIDDEN
         named = types.close(self.request.error_type) if self.request.error_type else ""
         if error is not None and not (self.has_left and tells_of_disconnect(error)):
@@ -202,24 +173,27 @@ def tells_of_disconnect(error: BaseException) -> bool:
 
 
 class Recorder(Protocol):
-    """A recorder of exchanges. The three are called once each, in this order, and must not wait.
+    """A recorder of exchanges. Inherit from it and write only what is wanted: the rest is not even called.
 
-    `begin` comes before the application, `answered` with the last byte or the end without one (`seconds` is known), `end`
-    with the settled exchange. For WebSockets it may have the others of `NullRecorder` too: `connect` and `closed` are
-    called once each, and `opened` between them if the WebSocket is accepted.
+    Each is called once, in this order, and must not wait: `begin` before the application, `answered` with the last byte or
+    the end without one (`seconds` is known), `end` with the settled exchange; for a WebSocket `connect`, `opened` if it is
+    accepted, `closed`.
     """
 
-    def begin(self, exchange: Exchange, /) -> None: ...
-    def answered(self, exchange: Exchange, /) -> None: ...
-    def end(self, exchange: Exchange, /) -> None: ...
+    def begin(self, exchange: Exchange, /) -> None:
+        return
 
+    def answered(self, exchange: Exchange, /) -> None:
+        return
 
-class NullRecorder:
-    """Records nothing. A recorder that inherits from it writes only what it wants: the rest is not even called."""
+    def end(self, exchange: Exchange, /) -> None:
+        return
 
-    def begin(self, exchange: Exchange, /) -> None: ...
-    def answered(self, exchange: Exchange, /) -> None: ...
-    def end(self, exchange: Exchange, /) -> None: ...
-    def connect(self, exchange: SocketExchange, /) -> None: ...
-    def opened(self, exchange: SocketExchange, /) -> None: ...
-    def closed(self, exchange: SocketExchange, /) -> None: ...
+    def connect(self, exchange: SocketExchange, /) -> None:
+        return
+
+    def opened(self, exchange: SocketExchange, /) -> None:
+        return
+
+    def closed(self, exchange: SocketExchange, /) -> None:
+        return

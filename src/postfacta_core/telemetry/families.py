@@ -1,27 +1,35 @@
-"""Count in plain numbers, and show them at the scrape.
+"""Count in plain numbers, and show them at the scrape, with those that policies count.
 
-An observation of prometheus-client takes a lock or two and walks over the buckets; here it is a step of one number.
-For what happens at each request or statement, that is the difference between 1.5 and 0.2 microseconds.
-
-The numbers are written by one thread, the event loop's, and may be read by any. A scrape that comes in between two
-steps sees a sum that is one observation ahead of its count, or behind it, as it does with prometheus-client.
+An observation of prometheus-client takes a lock or two and walks over the buckets; here it is a step of one number: 0.2
+microseconds in place of 1.5. One thread writes, the event loop's, and any may read: between two steps a sum is one
+observation ahead of its count, or behind it, as with prometheus-client. A policy announces itself once by `PolicyCreated`.
 """
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    Exemplar,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
-from .catalogue import INSTRUMENTS, Instrument
+from ..events import PolicyCreated, Sample, Tally, weakly
+from .catalogue import CLOSED, INSTRUMENTS, POLICY_METRICS, RUNTIME_METRICS, Instrument
 from .exchange import OTHER
 
-MetricFamily = CounterMetricFamily | GaugeMetricFamily
+_LOG: Final = logging.getLogger("postfacta")
+_METRICS: Final = {**INSTRUMENTS, **POLICY_METRICS, **RUNTIME_METRICS}
 _OVERFLOWS: Final = "postfacta_metrics_label_overflow_total"
 
 
@@ -30,8 +38,7 @@ class Buckets:
 
     Attributes:
         bounds: Of its buckets, upwards, without the infinite one.
-        counts: The values in each bucket.
-        total: Their sum.
+        counts: The values in each bucket, `total` their sum.
         moment: When the newest of them began, if that is of interest.
         exemplars: By the place of their bucket.
     """
@@ -46,7 +53,6 @@ class Buckets:
         self.exemplars: dict[int, Exemplar] = {}
 
     def observe(self, value: float) -> None:
-        """Count a value in the first bucket whose bound is not below it."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
@@ -57,10 +63,7 @@ class Buckets:
 
 @dataclass(slots=True, eq=False)
 class Family:
-    """One counter or histogram and its series, at most `cap`.
-
-    What is new after that goes to `_OTHER` in the labels at the places `wide`, and `overflow` is called for it.
-    """
+    """One counter or histogram, and at most `cap` series: then new labels, if not `CLOSED`, become `_OTHER`."""
 
     about: Instrument
     cap: float
@@ -73,7 +76,8 @@ class Family:
             return known
         if self.is_full:
             self.overflow()
-            key = tuple(OTHER if place in self.about.wide else value for place, value in enumerate(key))
+            pairs = zip(self.about.labels, key, strict=True)
+            key = tuple(value if label in CLOSED else OTHER for label, value in pairs)
         return self.series.setdefault(key, Buckets(self.about.buckets))
 
     @property
@@ -81,47 +85,116 @@ class Family:
         return len(self.series) >= self.cap
 
 
-class Families(Collector):
-    """All counters and histograms of one `Metrics`. It is a collector of prometheus-client."""
+class Numbers(Collector):
+    """All numbers of one `Metrics`: what it counts itself in `families`, its gauges, and those of policies.
 
-    def __init__(self, cap: int) -> None:
-        self._cap = cap
-        overflows = self._overflows = Family(INSTRUMENTS[_OVERFLOWS], float("inf"), lambda: None)
-        self._families: dict[str, Family] = {_OVERFLOWS: overflows}
+    A policy that raises, or gives a number that is none, costs its own numbers, and is logged once. A policy above the cap
+    is counted as an overflow: their names are from the code, so that more of them are a mistake.
+    """
 
-    def overflow(self, metric: str) -> Callable[[], object]:
-        """Return the counter for an observation of a metric that had too many series."""
-        counter = self._overflows.child((metric,))
-        return lambda: counter.observe(1)
+    def __init__(self, cap: int, gauges: Tally) -> None:
+        self._most = cap + 1
+        self._asked: dict[tuple[int, int], tuple[str, Callable[[], Tally | None]]] = {
+            (0, 0): ("metrics", lambda: gauges)
+        }
+        self._broken: set[str] = set()
+        self.families: dict[str, Family] = {
+            name: Family(about, cap, partial(self._overflow, name))
+            for name, about in INSTRUMENTS.items()
+            if about.buckets or name.endswith("_total")
+        }
+        overflows = self.families[_OVERFLOWS]
+        overflows.cap = float("inf")
+        for name in (*self.families, "policies"):
+            overflows.child((name,))
 
-    def make(self, name: str) -> Family:
-        family = self._families[name] = Family(INSTRUMENTS[name], self._cap, self.overflow(name))
-        return family
+    def _overflow(self, metric: str) -> None:
+        self.families[_OVERFLOWS].child((metric,)).observe(1)
 
-    def describe(self) -> Iterator[MetricFamily | HistogramMetricFamily]:
-        for name, family in self._families.items():
+    def add(self, event: PolicyCreated) -> None:
+        """Read this one too from now on, while it exists. Adding it again changes nothing."""
+        tally = event.tally
+        key = (id(getattr(tally, "__self__", None)), id(getattr(tally, "__func__", tally)))
+        if key in self._asked and self._asked[key][1]() is not None:
+            return
+        if len(self._asked) >= self._most:
+            self._living()  # forgets the dead ones, such as one at whose address this one is
+        if len(self._asked) < self._most:
+            self._asked[key] = event.policy, weakly(tally)
+        else:
+            self._overflow("policies")
+
+    def describe(self) -> Iterator[Metric]:
+        return map(_empty, _METRICS)
+
+    def collect(self) -> Iterator[Metric]:
+        # Ours are shown without a series too, so that a rule's names can be looked up before there is one.
+        numbers: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in INSTRUMENTS}
+        for name, family in self.families.items():
             if family.about.buckets:
-                yield HistogramMetricFamily(name, family.about.text, labels=family.about.labels)
+                yield _histogram(name, family)
+                del numbers[name]
             else:
-                yield empty(name, family.about)
-
-    def collect(self) -> Iterator[MetricFamily | HistogramMetricFamily]:
-        for shown, family in zip(self.describe(), self._families.values(), strict=True):
-            names = [*(repr(float(bound)) for bound in family.about.buckets), "+Inf"]
-            for labels, series in tuple(family.series.items()):
-                if isinstance(shown, HistogramMetricFamily):
-                    counts = zip(names, accumulate(series.counts), strict=True)
-                    told: Any = [
-                        (name, count, series.exemplars.get(place))
-                        for place, (name, count) in enumerate(counts)
-                    ]
-                    shown.add_metric(labels, told, series.total)
-                else:
-                    shown.add_metric(labels, series.total)
+                numbers[name] = {labels: series.total for labels, series in tuple(family.series.items())}
+        for policy, tally in self._living():
+            for sample in self._read(policy, tally):
+                of_metric, labels = numbers.setdefault(sample.metric, {}), tuple(sample.labels)
+                known = of_metric.get(labels)
+                merge = _METRICS[sample.metric].merge
+                of_metric[labels] = sample.value if known is None else merge(known, sample.value)
+        for name, values in numbers.items():
+            shown = _empty(name)
+            for labels, value in values.items():
+                shown.add_metric(labels, value)
             yield shown
 
+    def _living(self) -> list[tuple[str, Tally]]:
+        living: list[tuple[str, Tally]] = []
+        for key, (policy, find) in tuple(self._asked.items()):
+            if (tally := find()) is None:
+                self._asked.pop(key, None)
+            else:
+                living.append((policy, tally))
+        return living
 
-def empty(name: str, about: Instrument) -> MetricFamily:
-    """Make the family of a counter or gauge, without series."""
-    kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-    return kind(name, about.text, labels=about.labels)
+    def _read(self, policy: str, tally: Tally) -> list[Sample]:
+        # A policy with a fault of its own must not take the scrape of all others with it.
+        try:
+            samples = [sample for sample in tally() if sample.metric in _METRICS]
+            bad = [sample for sample in samples if not _can_be_shown(sample)]
+        except Exception as error:  # noqa: BLE001 - a tally is foreign code, and may raise anything
+            samples, bad, why = [], [], repr(error)
+        else:
+            why = f"its labels must be texts and its value a number: {bad[0]!r}" if bad else ""
+        if why and policy not in self._broken:
+            self._broken.add(policy)
+            _LOG.error("metrics.policy_failed", extra={"policy": policy, "error": why})
+        return [sample for sample in samples if sample not in bad]
+
+
+def _can_be_shown(sample: Sample) -> bool:
+    labels, value = cast("tuple[object, ...]", sample.labels), cast("object", sample.value)
+    about = _METRICS[sample.metric]
+    return (
+        len(labels) == len(about.labels)
+        and not about.buckets
+        and all(isinstance(label, str) for label in labels)
+        and isinstance(value, int | float)
+    )
+
+
+def _empty(name: str) -> Any:
+    """Make the family of a metric, without series."""
+    about = _METRICS[name]
+    plain = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+    return (HistogramMetricFamily if about.buckets else plain)(name, about.text, labels=about.labels)
+
+
+def _histogram(name: str, family: Family) -> Metric:
+    shown = _empty(name)
+    bounds = [*(repr(float(bound)) for bound in family.about.buckets), "+Inf"]
+    for labels, series in tuple(family.series.items()):
+        counts = zip(bounds, accumulate(series.counts), strict=True)
+        buckets = [(bound, count, series.exemplars.get(place)) for place, (bound, count) in enumerate(counts)]
+        shown.add_metric(labels, buckets, series.total)
+    return cast("Metric", shown)

@@ -15,7 +15,6 @@ from .redaction import redact, redact_text
 
 # What uvicorn adds for its own colours.
 _HIDDEN: Final = frozenset({"color_message", "service", "request_id", "trace_id", "span_id", "trace_flags"})
-_COLOURS: Final = {logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m", logging.CRITICAL: "\x1b[31m"}
 
 
 class JsonFormatter(logging.Formatter):
@@ -78,26 +77,15 @@ _encode: Final = json.JSONEncoder(default=str).encode
 
 
 class ConsoleFormatter(logging.Formatter):
-    """Write a record as one line of text, and the stack trace of its error below. Control characters are escaped.
-
-    Args:
-        colours: Whether warnings and errors have a colour, by ANSI escapes.
-    """
-
-    def __init__(self, *, colours: bool = False) -> None:
-        super().__init__()
-        self._colours = colours
+    """Write a record as one line of text, and the stack trace of its error below. Control characters are escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        level = f"{record.levelname:<8}"
-        if self._colours and (colour := _COLOURS.get(record.levelno)):
-            level = f"{colour}{level}\x1b[0m"
         text = printable(redact_text(record.getMessage()))
         if not isinstance(record, EventRecord):
             fields = {name: value for name, value in shown(vars(record)).items() if name not in _HIDDEN}
             text = " ".join([text, *(printable(f"{name}={value}") for name, value in redact(fields).items())])
-        line = f"{at.replace('+00:00', 'Z')} {level} {record.name}: {text}"
+        line = f"{at.replace('+00:00', 'Z')} {record.levelname:<8} {record.name}: {text}"
         if record.exc_info and record.exc_info[1] is not None:
             trace = redact_text(str(failure_fields(record.exc_info[1])["exception.stacktrace"]))
             line = "\n".join([line, *map(printable, trace.rstrip().split("\n"))])

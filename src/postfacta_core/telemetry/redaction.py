@@ -58,54 +58,40 @@ def redact_text(text: str) -> str:
 
 
 def redact(fields: Mapping[str, object]) -> dict[str, object]:
-    """Replace the values of secret keys, and secret shapes in all other values, however deep.
-
-    Use it as the last structlog processor before the renderer:
-    `lambda logger, name, event: redact(event)`. The mapping given is not changed.
-    """
+    """Replace the values of secret keys, and secret shapes in all other values, however deep, in a copy."""
     # Most lines have nothing to hide, and are looked at as one text: half of the cost.
     values = fields.values()
-    if _PLAIN.issuperset(map(type, values)) and not _names_a_secret(tuple(fields)):
+    if _PLAIN.issuperset(map(type, values)) and not any(map(_is_secret, fields)):
         text = "\n".join([value for value in values if isinstance(value, str)])
         if redact_text(text) == text:
             return dict(fields)
     return _redact_fields(fields, 0)
 
 
-# The lines of one kind have the same names.
-@lru_cache(maxsize=256)
-def _names_a_secret(names: tuple[object, ...]) -> bool:
-    return any(_is_secret(str(name)) for name in names)
-
-
 def _redact_fields(fields: Mapping[str, object], depth: int) -> dict[str, object]:
     return {
-        key: REDACTED if _is_secret(str(key)) and value else _redact_value(value, depth)
+        key: REDACTED if _is_secret(key) and value else _redact_value(value, depth)
         for key, value in fields.items()
     }
 
 
 # The same few names come with every line.
 @lru_cache(maxsize=1024)
-def _is_secret(name: str) -> bool:
-    return _SECRET_KEY.search(name.lower().replace("-", "_")) is not None
+def _is_secret(name: object) -> bool:
+    return _SECRET_KEY.search(str(name).lower().replace("-", "_")) is not None
 
 
 def _redact_value(value: object, depth: int) -> object:
-    if isinstance(value, str):
-        return redact_text(value)
     if value is None or isinstance(value, int | float):
         return value
     if isinstance(value, Mapping | list | tuple | set | frozenset):
-        # What is too deep to look at is not let through.
-        return REDACTED if depth >= _MAX_DEPTH else _redact_items(cast("object", value), depth + 1)
+        if depth >= _MAX_DEPTH:
+            # What is too deep to look at is not let through.
+            return REDACTED
+        if isinstance(value, Mapping):
+            return _redact_fields(cast("Mapping[str, object]", value), depth + 1)
+        return [_redact_value(item, depth + 1) for item in cast("Iterable[object]", value)]
     if isinstance(value, bytes):
-        return redact_text(value.decode("utf-8", "backslashreplace"))
+        value = value.decode("utf-8", "backslashreplace")
     # A foreign object is rendered by its repr sooner or later: here, where it can be looked at.
-    return redact_text(repr(value))
-
-
-def _redact_items(value: object, depth: int) -> object:
-    if isinstance(value, Mapping):
-        return _redact_fields(cast("Mapping[str, object]", value), depth)
-    return [_redact_value(item, depth) for item in cast("Iterable[object]", value)]
+    return redact_text(value if isinstance(value, str) else repr(value))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -12,11 +11,10 @@ from opentelemetry import context, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ..clock import WALL, Clock
-from ..context import RequestContext
 from ..events import (
     CircuitChanged,
     ConnectionAcquired,
@@ -25,16 +23,14 @@ from ..events import (
     HttpCallFinished,
     QueryFinished,
     RetryScheduled,
-    Sample,
 )
 from .catalogue import METHODS
-from .exchange import CALLERS_DEADLINE, Exchange, NullRecorder, SocketExchange
+from .exchange import CALLERS_DEADLINE, Exchange, Recorder, SocketExchange
 from .failure import failure_fields
 from .redaction import redact_text
 
 _PROPAGATOR: Final = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
 _SCOPE: Final = "postfacta_core"
-_METHODS: Final = frozenset(METHODS)
 _CARRIED: Final = {name.encode(): name for name in ("traceparent", "tracestate", "baggage")}
 _SERVER_ERROR: Final = 500
 # Seconds. A connection that is there at once is no news.
@@ -49,8 +45,11 @@ class OpenSpan(NamedTuple):
     began: float
 
 
-class _Spans:
-    """Makes spans with the tracer of a provider; there is none without an SDK.
+class Tracing(Recorder):
+    """Make a SERVER span for each request, and a CLIENT span for each database statement and each try of a call.
+
+    A wait for a connection, a retry, a circuit that opens or closes, a deadline and a refusal become events of a span. There
+    is none of all that without an SDK.
 
     Args:
         provider: Where the spans go; by default OpenTelemetry's global one, whenever that is installed.
@@ -58,7 +57,6 @@ class _Spans:
     """
 
     def __init__(self, provider: TracerProvider | None = None, *, wall: Clock = WALL) -> None:
-        self._provider = provider
         self._tracer = None if provider is None else provider.get_tracer(_SCOPE)
         self._wall = wall
 
@@ -67,56 +65,8 @@ class _Spans:
         # get_tracer_provider() reads the environment each time as long as there is none: 600 ns a request. The global
         # provider may be installed late, but only once.
         if self._tracer is None and (provider := trace._TRACER_PROVIDER) is not None:  # noqa: SLF001 - see above # pyright: ignore[reportPrivateUsage]
-            self._provider, self._tracer = provider, provider.get_tracer(_SCOPE)
+            self._tracer = provider.get_tracer(_SCOPE)
         return self._tracer
-
-    def tally(self) -> Iterable[Sample]:
-        self._find()
-        tally = getattr(self._provider, "tally", None)
-        return () if tally is None else tally()
-
-
-class CallSpans(_Spans):
-    """Begins and ends the spans of calls, below the span that is the present one.
-
-    A call outside of any recording span gets none, as a statement does: it would be a trace without context.
-    """
-
-    def begin(self) -> OpenSpan | None:
-        """Start a span and make it the present one, so that the call's headers name it as their parent."""
-        tracer = self._find()
-        if tracer is None or not trace.get_current_span().is_recording():
-            return None
-        began = self._wall()
-        span = tracer.start_span("HTTP", kind=SpanKind.CLIENT, start_time=nanoseconds(began))
-        return OpenSpan(span, context.attach(trace.set_span_in_context(span)), began)
-
-    def end(
-        self, opened: OpenSpan, call: HttpCallFinished, *, url: str, resends: int, error: Exception | None
-    ) -> None:
-        """End it, in the task that began it; `url` is without user, password and query, empty if there was no request."""
-        span = opened.span
-        context.detach(opened.token)
-        if span.is_recording():
-            span.update_name(span_name(call.method))
-            span.set_attributes(_known_of_call(call, url, resends))
-            if error is not None:
-                span.add_event("exception", of_exception(error))
-            if call.error_type:
-                span.set_status(Status(StatusCode.ERROR))
-        span.end(nanoseconds(opened.began + call.seconds))
-
-
-class Tracing(_Spans, NullRecorder):
-    """Make a SERVER span for each request, and a CLIENT span for each database statement.
-
-    Retries, waits, circuit changes and refusals become span events: a wait for a connection, a retry, a circuit that
-    opens or closes, a deadline, a refusal.
-
-    Args:
-        provider: Where the spans go; by default OpenTelemetry's global one, whenever that is installed.
-        wall: Seconds since the epoch, for the times of spans.
-    """
 
     @property
     def leftover(self) -> Callable[[], object]:
@@ -125,14 +75,8 @@ class Tracing(_Spans, NullRecorder):
         return context.get_current if variable is None else variable.get
 
     def fresh_context(self) -> Callable[[], object] | None:
-        """Detach the OpenTelemetry context that an earlier request left in the task.
-
-        Returns:
-            What puts it back, or None if there was nothing.
-        """
-        if not context.get_current():
-            return None
-        return partial(context.detach, context.attach(Context()))
+        """Detach the context that an earlier request left in the task; return what puts it back, None if there was none."""
+        return partial(context.detach, context.attach(Context())) if context.get_current() else None
 
     def begin(self, exchange: Exchange, /) -> None:
         """Start the span, so that the handler's spans and log lines belong to it."""
@@ -144,18 +88,24 @@ class Tracing(_Spans, NullRecorder):
             span_name(exchange.method),
             context=_parent(exchange.headers),
             kind=SpanKind.SERVER,
-            attributes=_known_at_start(exchange),
+            # For a sampler's decision.
+            attributes={
+                **method_attributes(exchange.method),
+                "url.path": exchange.path,
+                "url.scheme": exchange.scheme,
+            },
             start_time=nanoseconds(began),
         )
-        _tell(exchange.request, span)
+        ids, request = span.get_span_context(), exchange.request
+        if ids.is_valid:
+            request.trace_id = trace.format_trace_id(ids.trace_id)
+            request.span_id = trace.format_span_id(ids.span_id)
+            request.trace_flags = f"{int(ids.trace_flags):02x}"
         token = context.attach(trace.set_span_in_context(span, context.get_current()))
         exchange.span = OpenSpan(span, token, began)
 
     def end(self, exchange: Exchange, /) -> None:
-        """End the span at the last byte, with the attributes known by then.
-
-        Until now it was open: what the application does after the response still belongs to it.
-        """
+        """End the span at the last byte; until now it was open, for what the application does after the response."""
         opened = exchange.span
         if not isinstance(opened, OpenSpan):
             return
@@ -166,8 +116,7 @@ class Tracing(_Spans, NullRecorder):
         span.end(nanoseconds(opened.began + exchange.seconds))
         context.detach(opened.token)
 
-    def connect(self, exchange: SocketExchange, /) -> None:
-        self.begin(exchange)
+    connect = begin
 
     def closed(self, exchange: SocketExchange, /) -> None:
         opened = exchange.span
@@ -176,87 +125,78 @@ class Tracing(_Spans, NullRecorder):
             opened.span.set_attribute("postfacta.close_code", exchange.close_code)
         self.end(exchange)
 
+    def begin_call(self) -> OpenSpan | None:
+        """Start the span of a call and make it the present one, so that the call's headers name it as their parent.
+
+        A call outside of any recording span gets none, as a statement does: it would be a trace without context.
+        """
+        tracer = self._find()
+        if tracer is None or not trace.get_current_span().is_recording():
+            return None
+        began = self._wall()
+        span = tracer.start_span("HTTP", kind=SpanKind.CLIENT, start_time=nanoseconds(began))
+        return OpenSpan(span, context.attach(trace.set_span_in_context(span)), began)
+
+    def end_call(
+        self, opened: OpenSpan, call: HttpCallFinished, *, url: str, resends: int, error: Exception | None
+    ) -> None:
+        """End it, in the task that began it; `url` is without user, password and query, empty if there was no request."""
+        span = opened.span
+        context.detach(opened.token)
+        if span.is_recording():
+            span.update_name(span_name(call.method))
+            known: dict[str, str | int] = {
+                "postfacta.dependency": call.service,
+                **(method_attributes(call.method) if call.method else {}),
+                "server.address": call.address,
+                "server.port": call.port,
+                "url.full": url,
+                "http.response.status_code": call.status,
+                "error.type": call.error_type,
+                "http.request.resend_count": resends,
+            }
+            _finish(span, known, error, has_failed=bool(call.error_type))
+        span.end(nanoseconds(opened.began + call.seconds))
+
     def __call__(self, event: Event, /) -> None:
         """Make a span of a statement that has ended, below the span it ran in; add other events to that span.
 
         What happens outside of any recording span, such as a health check's statement, leaves nothing.
         """
         tracer = self._find()
-        if tracer is None:
+        if tracer is None or (event_type := type(event)) not in _TOLD:
+            return
+        span = trace.get_current_span()
+        if not span.is_recording():
             return
         if isinstance(event, QueryFinished):
             self._statement(tracer, event)
-        elif (told := _TOLD.get(type(event))) is not None:
-            is_news = (
-                not isinstance(event, ConnectionAcquired)
-                or event.error_type
-                or event.seconds >= _WORTH_TELLING
-            )
-            span = trace.get_current_span()
-            if is_news and span.is_recording():
-                name, fields = told
-                span.add_event(name, _attributes(event, fields), nanoseconds(self._wall()))
+        elif not isinstance(event, ConnectionAcquired) or event.error_type or event.seconds >= _WORTH_TELLING:
+            name, fields = _TOLD[event_type]
+            span.add_event(name, _attributes(event, fields), nanoseconds(self._wall()))
 
     def _statement(self, tracer: Tracer, event: QueryFinished) -> None:
-        if not trace.get_current_span().is_recording():
-            return
-        ended = self._wall()
+        ended, summary = self._wall(), f"{event.operation} {event.collection}".strip()
         span = tracer.start_span(
-            _summary(event),
+            summary,
             kind=SpanKind.CLIENT,
-            attributes={**_attributes(event, _QUERY), "db.query.summary": _summary(event)},
+            attributes={**_attributes(event, _QUERY), "db.query.summary": summary},
             start_time=nanoseconds(ended - event.seconds),
         )
         if event.error_type:
             span.set_status(Status(StatusCode.ERROR))
         span.end(nanoseconds(ended))
 
-    @contextmanager
-    def background(self, name: str) -> Generator[None]:
-        """Start a separate trace for a background task, linked to the request that caused it.
-
-        Use it inside of the task, around its work: `with telemetry.tracing.background("send mail"):`. The task may
-        last longer than the request, whose span would else have children after its end.
-
-        Args:
-            name: Of the work, from the code.
-        """
-        tracer = self._find()
-        if tracer is None:
-            yield
-            return
-        cause = trace.get_current_span().get_span_context()
-        span = tracer.start_span(
-            name,
-            context=Context(),
-            links=[Link(cause)] if cause.is_valid else [],
-            start_time=nanoseconds(self._wall()),
-        )
-        token = context.attach(trace.set_span_in_context(span, Context()))
-        try:
-            yield
-        except Exception as error:
-            span.set_attribute("error.type", type(error).__name__)
-            span.add_event("exception", of_exception(error))
-            span.set_status(Status(StatusCode.ERROR))
-            raise
-        finally:
-            context.detach(token)
-            span.end(nanoseconds(self._wall()))
-
 
 def trace_headers() -> dict[str, str]:
-    """Write the W3C headers that make a call to another service part of the present span's trace.
-
-    There are none without a span.
-    """
+    """Write the W3C headers that make a call part of the present span's trace; there are none without a span."""
     headers: dict[str, str] = {}
     _PROPAGATOR.inject(headers)
     return headers
 
 
 def method_attributes(method: str) -> dict[str, str]:
-    if method in _METHODS:
+    if method in METHODS:
         return {"http.request.method": method}
     return {"http.request.method": "_OTHER", "http.request.method_original": method}
 
@@ -267,27 +207,13 @@ def nanoseconds(seconds: float) -> int:
 
 def span_name(method: str) -> str:
     """Return the method, or the semantic conventions' name for an unknown one."""
-    return method if method in _METHODS else "HTTP"
+    return method if method in METHODS else "HTTP"
 
 
 def of_exception(error: Exception) -> dict[str, str]:
     """Describe an error as an event of a span, without secrets."""
     told = failure_fields(error).items()
     return {name: redact_text(str(value)) for name, value in told if name != "retry_after"}
-
-
-def _known_of_call(call: HttpCallFinished, url: str, resends: int) -> dict[str, str | int]:
-    known: dict[str, str | int] = {
-        "postfacta.dependency": call.service,
-        **(method_attributes(call.method) if call.method else {}),
-        "server.address": call.address,
-        "server.port": call.port,
-        "url.full": url,
-        "http.response.status_code": call.status,
-        "error.type": call.error_type,
-        "http.request.resend_count": resends,
-    }
-    return {key: value for key, value in known.items() if value}
 
 
 def _parent(headers: Sequence[tuple[bytes, bytes]]) -> Context:
@@ -300,35 +226,29 @@ def _parent(headers: Sequence[tuple[bytes, bytes]]) -> Context:
     return _PROPAGATOR.extract(carrier, context=Context()) if carrier else Context()
 
 
-def _tell(request: RequestContext, span: Span) -> None:
-    ids = span.get_span_context()
-    if ids.is_valid:
-        request.trace_id = trace.format_trace_id(ids.trace_id)
-        request.span_id = trace.format_span_id(ids.span_id)
-        request.trace_flags = f"{int(ids.trace_flags):02x}"
-
-
-def _known_at_start(exchange: Exchange) -> dict[str, str]:
-    """Return the attributes for a sampler's decision."""
-    known = {"url.path": exchange.path, "url.scheme": exchange.scheme}
-    return method_attributes(exchange.method) | known
-
-
 def _describe(span: Span, exchange: Exchange, began: float) -> None:
     is_routed = exchange.route.startswith("/")
-    name = span_name(exchange.method)
+    name, request = span_name(exchange.method), exchange.request
     span.update_name(f"{name} {exchange.route}" if is_routed else name)
-    span.set_attributes(_known_at_end(exchange, is_routed=is_routed))
-    if exchange.error is not None:
-        span.add_event("exception", of_exception(exchange.error))
-    _tell_refusal(span, exchange, began)
-    if exchange.status >= _SERVER_ERROR or exchange.error is not None:
-        span.set_status(Status(StatusCode.ERROR))
-
-
-def _tell_refusal(span: Span, exchange: Exchange, began: float) -> None:
-    request = exchange.request
+    known: dict[str, str | int] = {
+        "http.response.status_code": exchange.status,
+        "network.protocol.version": exchange.http_version,
+        "postfacta.request_id": request.request_id,
+        "postfacta.traffic": exchange.traffic,
+        "http.route": exchange.route if is_routed else "",
+        "error.type": exchange.error_type,
+        "client.address": exchange.client,
+    }
     limit = min(request.asked, request.limit)
+    if limit < math.inf:
+        left = round((limit - exchange.seconds) * 1000)
+        span.set_attribute("postfacta.deadline_remaining_ms", left)
+    for header, value in exchange.headers:
+        if header == b"user-agent":
+            known["user_agent.original"] = redact_text(value.decode("latin-1"))
+    _finish(
+        span, known, exchange.error, has_failed=exchange.status >= _SERVER_ERROR or exchange.error is not None
+    )
     if exchange.error_type in {"deadline_exceeded", CALLERS_DEADLINE} and limit < math.inf:
         # At the moment when its time was up: what it did after that was of no use.
         span.add_event("postfacta.deadline", timestamp=nanoseconds(began + limit))
@@ -337,29 +257,12 @@ def _tell_refusal(span: Span, exchange: Exchange, began: float) -> None:
         span.add_event("postfacta.refused", reason, nanoseconds(began + exchange.seconds))
 
 
-def _known_at_end(exchange: Exchange, *, is_routed: bool) -> dict[str, str | int]:
-    known: dict[str, str | int] = {
-        "http.response.status_code": exchange.status,
-        "network.protocol.version": exchange.http_version,
-        "postfacta.request_id": exchange.request.request_id,
-        "postfacta.traffic": exchange.traffic,
-        "http.route": exchange.route if is_routed else "",
-        "error.type": exchange.error_type,
-        "client.address": exchange.client,
-    }
-    known = {name: value for name, value in known.items() if value}
-    request = exchange.request
-    limit = min(request.asked, request.limit)
-    if limit < math.inf:
-        known["postfacta.deadline_remaining_ms"] = round((limit - exchange.seconds) * 1000)
-    for header, value in exchange.headers:
-        if header == b"user-agent":
-            known["user_agent.original"] = redact_text(value.decode("latin-1"))
-    return known
-
-
-def _summary(event: QueryFinished) -> str:
-    return f"{event.operation} {event.collection}".strip()
+def _finish(span: Span, known: Mapping[str, str | int], error: Exception | None, *, has_failed: bool) -> None:
+    span.set_attributes({name: value for name, value in known.items() if value})
+    if error is not None:
+        span.add_event("exception", of_exception(error))
+    if has_failed:
+        span.set_status(Status(StatusCode.ERROR))
 
 
 # What an event adds to a span: the field of each attribute. Seconds are given in milliseconds, and what is empty is left out.
@@ -388,6 +291,7 @@ _TOLD: Final[Mapping[type, tuple[str, Mapping[str, str]]]] = {
     ConnectionAcquired: ("postfacta.pool_wait", _POOL_WAIT),
     DeadlineExceeded: ("postfacta.deadline_exceeded", {"postfacta.stage": "stage"}),
     RetryScheduled: ("postfacta.retry", _RETRY),
+    QueryFinished: ("", _QUERY),  # A span of its own.
 }
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from .asgi import AsgiResponse, call_asgi
-from .by_hand import ManualClock, RecordingObserver, testing_mode
-from .cancelling import cancel_at_each_await
-from .chaos import Chaos, Fault, cancellable
-from .virtual import VirtualTimeLoop, run_in_virtual_time
+from .chaos import Chaos, Fault, cancel_at_each_await, cancellable
+from .virtual import ManualClock, RecordingObserver, VirtualTimeLoop, run_in_virtual_time, testing_mode
 
 __all__ = [
     "AsgiResponse", "Chaos", "Fault", "ManualClock", "RecordingObserver", "VirtualTimeLoop", "call_asgi",

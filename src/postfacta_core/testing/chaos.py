@@ -1,13 +1,14 @@
-"""Inject faults on purpose: latency, errors, cancellation, by script."""
+"""Inject faults on purpose: latency, errors, cancellation, by script or at each await."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from functools import partial
+from types import coroutine
+from typing import Any, ParamSpec, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -16,7 +17,6 @@ from ..guards._guard import Guard
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_Sleep = Callable[[float], Awaitable[object]]
 
 _SCOPE: ContextVar[anyio.CancelScope | None] = ContextVar("postfacta_chaos_scope", default=None)
 
@@ -46,18 +46,15 @@ class Fault:
 
 
 class Chaos(Guard):
-    """Calls functions, and makes some of the calls fail.
+    """Calls functions, and makes some of the calls fail: `Chaos([Fault(error=OSError), None, Fault(latency=2)])`.
 
     It is a guard: let it stand in a `Pipeline`, the last one for a dependency that fails, the first one for a
     caller that does. Or decorate an async function with it.
-
-        chaos = Chaos([Fault(error=ConnectionResetError), None, Fault(latency=2)])
 
     Args:
         faults: One for each call, in order; None lets a call pass, and so does the end. It may be endless, and drawn by
             chance, as by `random.choices`.
         name: Its name in the description of a pipeline.
-        sleep: Waits the given seconds.
 
     Attributes:
         is_active: Whether faults are injected. While it is false calls pass, and use none of them up.
@@ -68,18 +65,12 @@ class Chaos(Guard):
     kind = "chaos"
     no_sync = "its faults are awaited"
 
-    def __init__(
-        self, faults: Iterable[Fault | None] = (), *, name: str = "chaos", sleep: _Sleep = anyio.sleep
-    ) -> None:
+    def __init__(self, faults: Iterable[Fault | None] = (), *, name: str = "chaos") -> None:
         super().__init__(name, observer=None)
         self.is_active: bool = True
         self.calls: int = 0
         self.injected: list[Fault] = []
         self._faults = iter(faults)
-        self._sleep = sleep
-
-    def __repr__(self) -> str:
-        return f"Chaos({self.name!r}, calls={self.calls}, injected={len(self.injected)})"
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the function, or make that fail.
@@ -101,12 +92,17 @@ class Chaos(Guard):
         return answer
 
     async def _inject(self, fault: Fault) -> None:
-        if fault.latency == math.inf:
-            await anyio.sleep_forever()
         if fault.latency:
-            await self._sleep(fault.latency)
+            await anyio.sleep(fault.latency)
         if fault.cancel:
-            await _cancel_caller()
+            scope = _SCOPE.get()
+            if scope is None:
+                raise RuntimeError(
+                    "needs `with cancellable():` around the call: else there is nothing to cancel"
+                )
+            scope.cancel()
+            # The cancellation arrives here; behind a shield it arrives once that has ended.
+            await checkpoint()
         if fault.error is not None:
             raise fault.error()
 
@@ -125,10 +121,56 @@ def cancellable() -> Generator[anyio.CancelScope]:
             _SCOPE.reset(token)
 
 
-async def _cancel_caller() -> None:
-    scope = _SCOPE.get()
-    if scope is None:
-        raise RuntimeError("needs `with cancellable():` around the call: else there is nothing to cancel")
-    scope.cancel()
-    # The cancellation arrives here; behind a shield it arrives once that has ended.
-    await checkpoint()
+async def cancel_at_each_await(
+    function: Callable[[], Awaitable[object]],
+    check: Callable[[], object] = lambda: None,
+    *,
+    most: int = 1000,
+) -> int:
+    """Run the work, cancelled at its first await that waits; again, cancelled at its second; until it ends before.
+
+    Only the awaits of the calling task count, not those of tasks that it starts. Work that waits for other tasks
+    has to start them itself.
+
+    Args:
+        function: Begins the work anew.
+        check: Called after each run, the last and uncancelled one included: it asserts that no permit is out, no
+            waiter left.
+        most: The most runs.
+
+    Returns:
+        How often an uncancelled run waits.
+
+    Raises:
+        RuntimeError: If this many runs are not enough.
+    """
+    for at in range(1, most + 1):
+        awaits = at  # Unless it ends before.
+        with anyio.CancelScope() as scope:
+            awaits = await _run(function(), at, scope.cancel)
+        check()
+        if awaits < at:
+            return awaits
+    raise RuntimeError(f"waits more often than {most} times: allow for more by `most`")
+
+
+@coroutine
+def _run(work: Awaitable[object], at: int, cancel: Callable[[], object]) -> Generator[Any, Any, int]:
+    """Pass values between the work and the event loop, cancel at one of its waits, and return their number."""
+    steps, awaits = work.__await__(), 0
+    step: Callable[[], Any] = partial(steps.send, None)
+    while True:
+        try:
+            waited_for = step()
+        except StopIteration:
+            return awaits
+        awaits += 1
+        if awaits == at:
+            cancel()
+        try:
+            step = partial(steps.send, (yield waited_for))
+        except GeneratorExit:
+            steps.close()
+            raise
+        except BaseException as error:  # noqa: BLE001 - it is the work's, and is raised there
+            step = partial(steps.throw, error)

@@ -1,34 +1,92 @@
-"""Run asyncio in virtual time: whenever all wait, the clock jumps to the next timer."""
+"""What a test has in its hands: a clock, virtual time, the waits between tries, the events.
+
+In virtual time, whenever all wait, the clock jumps to the next timer.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from contextvars import Context
-from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple
+from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple, cast
 
 import anyio
 
-from .by_hand import ManualClock
+from ..clock import hasten
+from ..events import Event
 
 # Real seconds that tasks have to end after a run has failed.
 _CLEANING: Final = 10.0
+E = TypeVar("E")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_REMEDY = (
-    "virtual time does not wait for the real world: give it real seconds to wait by `autojump_threshold`"
-)
+_REMEDY: Final = "virtual time does not wait for the real world: test it in real time"
+
+
+class ManualClock:
+    """A clock that stands still until it is moved.
+
+    Args:
+        start: What it shows at first, in seconds.
+    """
+
+    def __init__(self, start: float = 1000.0) -> None:
+        self.now: float = start
+
+    def __call__(self) -> float:
+        """Return its time."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Advance it."""
+        self.now += seconds
+
+
+class RecordingObserver:
+    """Keeps every event, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def __call__(self, event: Event, /) -> None:
+        """Keep an event."""
+        self.events.append(event)
+
+    def of(self, kind: type[E]) -> list[E]:
+        """Return the events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def testing_mode(*, attempts: int | None = None) -> AbstractContextManager[None]:  # noqa: PT028 - it is no test
+    """Skip the waits of every `Retry` of this process inside the block.
+
+    All else is as it is in production: what is tried again, the budget, the deadline, the counts, the events. It
+    holds for all threads and tasks, those of a server or a `TestClient` too. Blocks may be nested; the innermost
+    counts. In virtual time there is no need for it.
+
+    Args:
+        attempts: The most tries of a call, where its own setting is not lower; 1 makes a test see the first error.
+
+    Raises:
+        ValueError: If the attempts are below 1.
+    """
+    if attempts is not None and attempts < 1:
+        raise ValueError(f"needs 1 attempt or more, or None for as many as are set: {attempts}")
+    return hasten(math.inf if attempts is None else attempts)
+
+
+# Its name begins as that of a test: pytest would run it in each module that imports it.
+cast("Any", testing_mode).__test__ = False
 
 
 def run_in_virtual_time(
-    function: Callable[[*Ts], Awaitable[T]],
-    *args: *Ts,
-    clock: ManualClock | None = None,
-    autojump_threshold: float = 0.0,
+    function: Callable[[*Ts], Awaitable[T]], *args: *Ts, clock: ManualClock | None = None
 ) -> T:
     """Run an async function on asyncio to its end; its sleeps and timeouts cost no real time.
 
@@ -36,12 +94,11 @@ def run_in_virtual_time(
         function: What to run.
         args: Its arguments.
         clock: The loop's time: it jumps with it. Give it to policies; `anyio.current_time` works for all but `Timeout`.
-        autojump_threshold: See `VirtualTimeLoop`.
 
     Raises:
         RuntimeError: See `VirtualTimeLoop`.
     """
-    options = {"loop_factory": lambda: VirtualTimeLoop(clock, autojump_threshold=autojump_threshold)}
+    options = {"loop_factory": lambda: VirtualTimeLoop(clock)}
     return anyio.run(function, *args, backend="asyncio", backend_options=options)
 
 
@@ -52,33 +109,24 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     takes the same virtual time, and the order of its timers is the same in every run.
 
     What waits for the real world (a socket, a pipe, a thread, another process) and a timer would race each other,
-    and the timer always win. So without a threshold all of those are refused: the run ends with a RuntimeError.
-    So it does when all tasks wait for one another, with no timer to come: in real time, that would hang. After such
-    an end, tasks that were cancelled have 10 real seconds to clean up.
+    and the timer always win. So all of those are refused: the run ends with a RuntimeError. So it does when all tasks
+    wait for one another, with no timer to come: in real time, that would hang. After such an end, tasks that were
+    cancelled have 10 real seconds to clean up.
 
     Args:
         clock: What `time()` reads. A test may also move it by hand. None is one of its own.
-        autojump_threshold: Real seconds in which nothing may happen before the clock jumps. Above 0, sockets and
-            threads are allowed, and whatever takes longer than this is late.
-
-    Raises:
-        ValueError: If the threshold is below 0.
     """
 
     # asyncio's own heap of timers: at a jump, the first of it is the next one that was not cancelled.
     _scheduled: list[asyncio.TimerHandle]
 
-    def __init__(self, clock: ManualClock | None = None, *, autojump_threshold: float = 0.0) -> None:
+    def __init__(self, clock: ManualClock | None = None) -> None:
         self.clock: ManualClock = clock or ManualClock()
         self._own_thread = threading.get_ident()
-        self._waits = _Selector(self._jump, autojump_threshold)
+        self._waits = _Selector(self._jump)
         super().__init__(self._waits)
-        if not autojump_threshold >= 0:
-            # Only now: asyncio complains of a loop that is thrown away half made.
-            self.close()
-            raise ValueError(f"needs a threshold in seconds, 0 or more: {autojump_threshold}")
         # Its own pipe to itself is in place now; whatever comes after that is a stranger.
-        self._waits.is_closed = autojump_threshold == 0
+        self._waits.is_closed = True
 
     def time(self) -> float:
         """Return the clock's time."""
@@ -87,7 +135,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
     ) -> asyncio.Future[T]:
-        """Run in a thread, as asyncio does; refuse without a threshold."""
+        """Refuse: a thread takes real time."""
         if self._waits.is_closed:
             raise RuntimeError(f"a thread: {_REMEDY}")
         return super().run_in_executor(executor, func, *args)
@@ -95,7 +143,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def call_soon_threadsafe(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
-        """Call soon, as asyncio does; without a threshold, another thread that calls it ends the run."""
+        """Call soon, as asyncio does; another thread that calls it ends the run."""
         if self._waits.is_closed and threading.get_ident() != self._own_thread:
             self._waits.refuse("a thread")
         return super().call_soon_threadsafe(callback, *args, context=context)
@@ -112,21 +160,23 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 class _Selector(selectors.DefaultSelector):
-    """Replaces the real selector: it waits by making the clock jump."""
+    """Replaces the real selector: it waits by making the clock jump.
 
-    def __init__(self, jump: Callable[[], None], threshold: float) -> None:
+    Attributes:
+        is_closed: Whether the real world is refused; not while the loop is made, nor once a run has failed: then all is
+            cancelled, and a thread may have to end first.
+    """
+
+    def __init__(self, jump: Callable[[], None]) -> None:
         super().__init__()
         self.is_closed = False
         self._jump = jump
-        self._threshold = threshold
-        self._refusal: str | None = None
-        self._has_failed = False
+        self._refusal = ""
 
     def refuse(self, what: str) -> RuntimeError:
         """Fail at the loop's next wait; raised here, the error could be swallowed."""
-        refusal = f"{what}: {_REMEDY}"
-        self._refusal = None if self._has_failed else refusal
-        return RuntimeError(refusal)
+        self._refusal = f"{what}: {_REMEDY}"
+        return RuntimeError(self._refusal)
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         if self.is_closed:
@@ -134,27 +184,17 @@ class _Selector(selectors.DefaultSelector):
         return super().register(fileobj, events, data)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if self._refusal is not None:
+        if self._refusal:
             self._fail(self._refusal)
-        if timeout is None:
-            return self._wait_for_others()
-        if timeout <= 0:
-            return super().select(0)
-        ready = super().select(self._threshold)
-        if not ready:
+        ready = super().select(_CLEANING if timeout is None and not self.is_closed else 0)
+        if timeout is None and not ready:
+            has_failed = f"a cancelled task did not end in {_CLEANING:g} real seconds"
+            is_stuck = f"all tasks wait, and no timer will wake one of them; if a thread will: {_REMEDY}"
+            self._fail(is_stuck if self.is_closed else has_failed)
+        elif timeout and timeout > 0 and not ready:
             self._jump()
         return ready
 
-    def _wait_for_others(self) -> list[tuple[selectors.SelectorKey, int]]:
-        # Once the run has failed, all is cancelled, and a thread may have to end first: that is waited for.
-        patience = _CLEANING if self._has_failed else None if self._threshold else 0
-        ready = super().select(patience)
-        if not ready and self._has_failed:
-            self._fail(f"a cancelled task did not end in {_CLEANING:g} real seconds")
-        if not ready:
-            self._fail(f"all tasks wait, and no timer will wake one of them; if a thread will: {_REMEDY}")
-        return ready
-
     def _fail(self, why: str) -> NoReturn:
-        self._refusal, self._has_failed = None, True
+        self._refusal, self.is_closed = "", False
         raise RuntimeError(why)

@@ -16,7 +16,7 @@ from postfacta_app.identity.project import Client, Jwks, Reply
 from postfacta_core.deadlines.present import current_deadline
 from postfacta_core.errors import RejectedError
 from postfacta_core.guards.timeout import Timeout
-from postfacta_core.testing.by_hand import ManualClock
+from postfacta_core.testing import ManualClock
 
 from .project import FakeProject, ec_key, rsa_key
 

@@ -13,7 +13,7 @@ from starlette.routing import Mount, Route
 
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import TelemetryMiddleware
-from postfacta_core.telemetry.exchange import Exchange
+from postfacta_core.telemetry.exchange import Exchange, Recorder
 from postfacta_core.testing import call_asgi
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-class Kept:
+class Kept(Recorder):
     """A recorder that keeps its calls, and the state of the exchange at each."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import TelemetryMiddleware
 from postfacta_core.deadlines.requests import limit_request
 from postfacta_core.errors import StoppedError
-from postfacta_core.telemetry.exchange import Exchange, NullRecorder
+from postfacta_core.telemetry.exchange import Exchange, Recorder
 from postfacta_core.testing import AsgiResponse, call_asgi
 from tests.core.asgi.deadlines import Log, Service, asgi, sleeping
 from tests.kit.waiting import until
@@ -36,12 +36,12 @@ async def test_a_client_that_leaves_cancels_its_handler_where_that_is_wanted() -
 async def test_else_a_client_that_leaves_is_only_counted() -> None:
     log, seen = Log(), list[Exchange]()
 
-    class Recorder(NullRecorder):
+    class Kept(Recorder):
         def end(self, exchange: Exchange, /) -> None:
             seen.append(exchange)
 
     service = Service(sleeping(log, 0.5))
-    app = TelemetryMiddleware(service.app, [Recorder()])
+    app = TelemetryMiddleware(service.app, [Kept()])
 
     async def silent(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_silently(message: Message) -> None:

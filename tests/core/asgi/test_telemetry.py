@@ -28,7 +28,7 @@ from postfacta_core.context import RequestContext, bind_request, current_request
 from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.errors import PoolTimeoutError
 from postfacta_core.events import ListenerFailed
-from postfacta_core.telemetry.exchange import Exchange, NullRecorder
+from postfacta_core.telemetry.exchange import Exchange, Recorder
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
 from tests.core.asgi.observed import APP, ROUTES, Boom, CopyingMiddleware, Kept, files, hello, observe
@@ -246,17 +246,17 @@ async def test_a_recorder_that_raises_reaches_neither_the_request_nor_the_others
 
 
 async def test_what_a_recorder_does_not_want_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Counting(NullRecorder):
+    class Counting(Recorder):
         ends = 0
 
         def end(self, exchange: Exchange, /) -> None:
             self.ends += 1
 
-    def fail(self: NullRecorder, exchange: Exchange, /) -> None:
+    def fail(self: Recorder, exchange: Exchange, /) -> None:
         raise Boom
 
-    monkeypatch.setattr(NullRecorder, "begin", fail)
-    monkeypatch.setattr(NullRecorder, "answered", fail)
+    monkeypatch.setattr(Recorder, "begin", fail)
+    monkeypatch.setattr(Recorder, "answered", fail)
     observer, counting = RecordingObserver(), Counting()
     await call_asgi(TelemetryMiddleware(APP, [counting], observer=observer), "GET", "/i/7")
     assert counting.ends == 1

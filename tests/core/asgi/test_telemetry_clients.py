@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import TelemetryMiddleware
-from postfacta_core.telemetry.exchange import NullRecorder, SocketExchange
+from postfacta_core.telemetry.exchange import Recorder, SocketExchange
 from tests.core.asgi.observed import APP, Boom, observe
 
 
@@ -63,7 +63,7 @@ async def test_an_error_of_the_application_that_looks_like_a_disconnect_is_a_cra
     assert (await observe(bare)).summary == (500, "_unmatched", "FileNotFoundError")
 
 
-class Sockets(NullRecorder):
+class Sockets(Recorder):
     """Keeps the calls for WebSockets too."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from postfacta_core.asgi.middlewares import LoadSheddingMiddleware, TelemetryMid
 from postfacta_core.context import RequestContext
 from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.deadlines.requests import RunningRequests
-from postfacta_core.telemetry.exchange import Exchange
+from postfacta_core.telemetry.exchange import Exchange, Recorder
 from postfacta_core.testing import ManualClock
 from tests.core.asgi.transfers import ClientDisconnect, fastapi_app, length, reading_crash, starlette_app
 from tests.core.virtual import loop_clock
@@ -252,7 +252,7 @@ async def recorded(app: ASGIApp, client: SlowClient | NonReader) -> tuple[int, s
     """Serve a client under telemetry; return the status and the error type that it recorded."""
     seen: list[tuple[int, str]] = []
 
-    class Keep:
+    class Keep(Recorder):
         def begin(self, exchange: Exchange, /) -> None: ...
         def answered(self, exchange: Exchange, /) -> None: ...
         def end(self, exchange: Exchange, /) -> None:

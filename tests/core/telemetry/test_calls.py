@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
 from postfacta_core.events import HttpCallFinished
-from postfacta_core.telemetry.tracing import CallSpans
+from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import ManualClock
 
 
@@ -23,17 +23,17 @@ class Bench:
         self.provider = TracerProvider(shutdown_on_exit=False)
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.clock = ManualClock(1_700_000_000)
-        self.spans = CallSpans(self.provider, wall=self.clock)
+        self.spans = Tracing(self.provider, wall=self.clock)
 
     def call(
         self, call: HttpCallFinished, *, url: str = "", resends: int = 0, error: Exception | None = None
     ) -> ReadableSpan:
         parent = self.provider.get_tracer("test").start_span("request")
         with trace.use_span(parent):
-            opened = self.spans.begin()
+            opened = self.spans.begin_call()
             assert opened is not None
             assert trace.get_current_span() is opened.span
-            self.spans.end(opened, call, url=url, resends=resends, error=error)
+            self.spans.end_call(opened, call, url=url, resends=resends, error=error)
             assert trace.get_current_span() is parent
         (span,) = self.exporter.get_finished_spans()
         assert span.parent is not None
@@ -84,22 +84,22 @@ def test_an_unknown_method_is_no_span_name() -> None:
 def test_outside_of_a_recording_span_there_is_none(parent: str | None) -> None:
     bench = Bench()
     if parent is None:
-        assert bench.spans.begin() is None
+        assert bench.spans.begin_call() is None
         return
     tracer = TracerProvider(sampler=ALWAYS_OFF).get_tracer("test")
     with trace.use_span(tracer.start_span(parent)):
-        assert bench.spans.begin() is None
+        assert bench.spans.begin_call() is None
 
 
 def test_a_span_that_is_not_recorded_is_only_ended() -> None:
     bench = Bench()
-    spans = CallSpans(TracerProvider(sampler=ALWAYS_OFF))
+    spans = Tracing(TracerProvider(sampler=ALWAYS_OFF))
     with trace.use_span(bench.provider.get_tracer("test").start_span("request")):
-        opened = spans.begin()
+        opened = spans.begin_call()
         assert opened is not None
-        spans.end(opened, HttpCallFinished("x", "GET", "y", 80, 200, 0.1), url="", resends=0, error=None)
+        spans.end_call(opened, HttpCallFinished("x", "GET", "y", 80, 200, 0.1), url="", resends=0, error=None)
 
 
 def test_without_an_sdk_there_is_none() -> None:
     with trace.use_span(TracerProvider().get_tracer("test").start_span("request")):
-        assert CallSpans().begin() is None
+        assert Tracing().begin_call() is None

@@ -66,7 +66,7 @@ def test_retry_after_is_included_if_the_error_has_it() -> None:
     assert failure_fields(PoolTimeoutError("main", 2.5))["retry_after"] == 2.5
 
 
-def test_a_stack_that_is_too_long_keeps_both_ends_and_every_cause() -> None:
+def test_a_stack_that_is_too_long_keeps_its_inner_end_and_every_cause() -> None:
     def deep() -> None:
         try:
             dive(400, broken)
@@ -76,8 +76,8 @@ def test_a_stack_that_is_too_long_keeps_both_ends_and_every_cause() -> None:
     error = caught(lambda: dive(400, deep))
     text = text_of(error)
     assert len(text.encode()) <= 16_384
-    assert text.startswith("Frames in the middle of each stack are left out.")
-    for kept in ("in caught", "in broken", "ValueError: the cause", "RuntimeError: the consequence"):
+    assert text.startswith("The outermost frames of each stack are left out.")
+    for kept in ("in broken", "in deep", "ValueError: the cause", "RuntimeError: the consequence"):
         assert kept in text
 
 

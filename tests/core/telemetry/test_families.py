@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from postfacta_core.telemetry.catalogue import INSTRUMENTS
-from postfacta_core.telemetry.families import Families
+from postfacta_core.telemetry.families import Numbers
 from tests.kit.exposition import open_metrics_of, read_open_metrics
 
 CRASHES = "postfacta_task_crashes_total"
@@ -16,16 +16,16 @@ CALLS = "http_client_request_duration_seconds"
 
 
 def test_a_series_is_the_same_each_time_it_is_asked_for() -> None:
-    family = Families(10).make(CRASHES)
+    family = Numbers(10, list).families[CRASHES]
     assert family.child(("poller",)) is family.child(("poller",))
     assert family.child(("poller",)) is not family.child(("sweeper",))
     assert list(family.series) == [("poller",), ("sweeper",)]
 
 
 def test_past_the_cap_a_new_value_goes_to_other_and_is_counted() -> None:
-    registry, families = CollectorRegistry(), Families(2)
-    family = families.make(CRASHES)
-    registry.register(families)
+    registry, numbers = CollectorRegistry(), Numbers(2, list)
+    family = numbers.families[CRASHES]
+    registry.register(numbers)
     for name in ("one", "two", "three", "four", "one"):
         family.child((name,)).observe(1)
     counted = {
@@ -38,13 +38,10 @@ def test_past_the_cap_a_new_value_goes_to_other_and_is_counted() -> None:
 
 def test_a_name_is_taken_once() -> None:
     registry = CollectorRegistry()
-    for name in (CRASHES, LAG):
-        ours = Families(10)
-        ours.make(name)
-        registry.register(ours)
+    registry.register(Numbers(10, list))
+    for taken in (Counter(CRASHES, "Taken.", registry=None), Histogram(LAG, "Taken.", registry=None)):
         with pytest.raises(ValueError, match="Duplicated"):
-            registry.register(ours)
-        registry.unregister(ours)
+            registry.register(taken)
 
 
 def lines(registry: CollectorRegistry, name: str) -> list[str]:
@@ -57,9 +54,9 @@ VALUES = st.one_of(st.floats(0, 20), st.sampled_from(INSTRUMENTS[CALLS].buckets)
 
 @given(st.lists(VALUES))
 def test_a_histogram_reads_as_prometheus_clients(values: list[float]) -> None:
-    ours, theirs, families = CollectorRegistry(), CollectorRegistry(), Families(10)
-    about, plain = INSTRUMENTS[CALLS], families.make(CALLS)
-    ours.register(families)
+    ours, theirs, numbers = CollectorRegistry(), CollectorRegistry(), Numbers(10, list)
+    about, plain = INSTRUMENTS[CALLS], numbers.families[CALLS]
+    ours.register(numbers)
     model = Histogram(CALLS, about.text, about.labels, buckets=about.buckets, registry=theirs)
     for number, value in enumerate(values):
         plain.child(("x", "x", "x", "x", str(number % 2))).observe(value)
@@ -69,9 +66,9 @@ def test_a_histogram_reads_as_prometheus_clients(values: list[float]) -> None:
 
 @given(st.lists(st.sampled_from([1, 17])))
 def test_a_counter_reads_as_prometheus_clients(values: list[int]) -> None:
-    ours, theirs, families = CollectorRegistry(), CollectorRegistry(), Families(10)
-    about, plain = INSTRUMENTS[CRASHES], families.make(CRASHES)
-    ours.register(families)
+    ours, theirs, numbers = CollectorRegistry(), CollectorRegistry(), Numbers(10, list)
+    about, plain = INSTRUMENTS[CRASHES], numbers.families[CRASHES]
+    ours.register(numbers)
     model = Counter(CRASHES, about.text, about.labels, registry=theirs)
     for number, value in enumerate(values):
         plain.child((str(number % 2),)).observe(value)
@@ -80,9 +77,9 @@ def test_a_counter_reads_as_prometheus_clients(values: list[int]) -> None:
 
 
 def test_the_latest_value_of_a_bucket_stands_for_it() -> None:
-    registry, families = CollectorRegistry(), Families(10)
-    series = families.make(LAG).child(())
-    registry.register(families)
+    registry, numbers = CollectorRegistry(), Numbers(10, list)
+    series = numbers.families[LAG].child(())
+    registry.register(numbers)
     for value, name in ((0.003, "first"), (0.004, "alpha"), (9.0, "late")):
         series.observe(value)
         series.exemplify(value, {"trace_id": name}, 1000.5)

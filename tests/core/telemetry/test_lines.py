@@ -88,11 +88,6 @@ def test_a_text_without_an_error_has_no_stack_trace() -> None:
     assert "\n" not in ConsoleFormatter().format(record(exc_info=(None, None, None)))
 
 
-def test_warnings_and_errors_have_a_colour_where_one_is_wanted() -> None:
-    assert "\x1b[33mWARNING \x1b[0m" in ConsoleFormatter(colours=True).format(record(level=logging.WARNING))
-    assert "\x1b" not in ConsoleFormatter(colours=True).format(record())
-
-
 def exchange(path: str = "/items/7", **fields: Any) -> Exchange:
     request = RequestContext("request-12345", 100.0)
     request.asked, request.queued, request.principal = (

@@ -37,8 +37,14 @@ from postfacta_core.events import (
     TaskCrashed,
 )
 from postfacta_core.telemetry.exchange import Exchange, SocketExchange
-from postfacta_core.telemetry.logs import LOGGER, AccessLog, EventLog, FloodFilter, RequestFilter
-from postfacta_core.telemetry.sampling import AccessSampler
+from postfacta_core.telemetry.logs import (
+    LOGGER,
+    AccessLog,
+    AccessSampler,
+    EventLog,
+    FloodFilter,
+    RequestFilter,
+)
 from postfacta_core.testing import ManualClock, RecordingObserver, call_asgi
 from tests.kit.every import every
 
@@ -366,14 +372,12 @@ def test_a_line_that_is_left_out_costs_no_record(lines: Lines) -> None:
 class Flood:
     """A logger with a filter at its handler, and the clock of both."""
 
-    def __init__(self, *, rate: float = 1, burst: int = 2) -> None:
+    def __init__(self, most: int = 2) -> None:
         self.clock = ManualClock(1000)
         self.observer = RecordingObserver()
         self.logger = logging.Logger("of.a.test", logging.INFO)  # noqa: LOG001 - nobody else is to find it
         self.kept = Lines()
-        self.filter = FloodFilter(
-            rate=rate, burst=burst, logger=self.logger, observer=self.observer, clock=self.clock
-        )
+        self.filter = FloodFilter(most, logger=self.logger, observer=self.observer, clock=self.clock)
         self.kept.addFilter(self.filter)
         self.logger.addHandler(self.kept)
 
@@ -435,22 +439,22 @@ def test_a_message_that_is_no_event_counts_for_its_logger_and_names_nothing() ->
                 assert flood.observer.events == [LogsSuppressed("a.server", 2)]
 
 
-def test_an_event_has_a_burst_and_then_its_rate() -> None:
-    flood = Flood(rate=10, burst=20)
+def test_an_event_has_its_lines_anew_each_second() -> None:
+    flood = Flood(20)
     assert flood.passed("a.b", 100) == 20
-    flood.clock.advance(1)
-    assert flood.passed("a.b", 100) == 10
-    flood.clock.advance(99)
+    flood.clock.advance(0.99)
+    assert flood.passed("a.b", 100) == 0
+    flood.clock.advance(0.01)
     assert flood.passed("a.b", 100) == 20
 
 
 def test_an_event_takes_nothing_from_another() -> None:
-    flood = Flood(burst=1)
+    flood = Flood(1)
     assert [flood.passed(event, 1) for event in ("a.b", "a.b", "c.d")] == [1, 0, 1]
 
 
 def test_suppressed_lines_are_reported_once_ten_seconds_after_the_first() -> None:
-    flood = Flood(burst=1)
+    flood = Flood(1)
     flood.passed("a.b", 4)
     flood.passed("c.d", 1)
     flood.clock.advance(9)
@@ -470,37 +474,36 @@ def test_suppressed_lines_are_reported_once_ten_seconds_after_the_first() -> Non
     assert flood.observer.events == [*first, LogsSuppressed("a.b", 2)]
 
 
-def test_a_clock_that_steps_back_gives_no_tokens_and_takes_none() -> None:
+def test_a_clock_that_steps_back_begins_no_new_second() -> None:
     now, kept = iter([1000.0, 500.0, 500.0]), Lines()
-    kept.addFilter(FloodFilter(rate=1, burst=2, clock=lambda: next(now)))
+    kept.addFilter(FloodFilter(2, clock=lambda: next(now)))
     for _ in range(3):
         kept.handle(logging.makeLogRecord({"msg": "a.b"}))
     assert kept.events == ["a.b"] * 2
 
 
-def test_events_beyond_the_most_share_one_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_beyond_the_most_share_one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("postfacta_core.telemetry.logs._MOST_KINDS", 2)
-    flood = Flood(burst=1)
+    flood = Flood(1)
     assert [flood.passed(f"{letter}.x", 1) for letter in "abcd"] == [1, 1, 1, 0]
     flood.filter.tell(at_once=True)
     assert flood.observer.events == [LogsSuppressed("_OTHER", 1)]
 
 
 @given(st.lists(st.floats(0, 5), min_size=1, max_size=200))
-def test_no_event_has_more_lines_than_its_burst_and_its_rate_allow(gaps: list[float]) -> None:
-    flood, passed = Flood(rate=2, burst=3), 0
+def test_no_event_has_more_lines_than_its_seconds_allow(gaps: list[float]) -> None:
+    flood, passed = Flood(3), 0
     for gap in gaps:
         flood.clock.advance(gap)
         passed += flood.passed("a.b", 1)
-    assert passed <= 3 + 2 * sum(gaps) + 1e-6
+    assert passed <= 3 * (1 + sum(gaps) // 1)
     flood.filter.tell(at_once=True)
     assert passed + sum(told.count for told in flood.observer.of(LogsSuppressed)) == len(gaps)
 
 
-@pytest.mark.parametrize("options", [{"rate": 0.0}, {"burst": 0}])
-def test_a_filter_that_lets_nothing_through_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"FloodFilter\.\w+ must be a finite number"):
-        FloodFilter(**options)
+def test_a_filter_that_lets_nothing_through_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"FloodFilter\.most must be a whole number"):
+        FloodFilter(0)
 
 
 def test_access_lines_are_not_held_back_a_second_time() -> None:

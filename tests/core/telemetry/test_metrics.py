@@ -331,25 +331,6 @@ def test_a_probe_has_no_span_to_lead_to(metrics: Metrics) -> None:
     assert exemplars(metrics, "http_server_request_duration_seconds") == []
 
 
-def test_the_sizes_of_bodies_are_observed_where_enabled() -> None:
-    for wanted in (True, False):
-        metrics = Metrics(CollectorRegistry(), body_sizes=wanted)
-        exchange = Exchange(RequestContext("an-id-of-some-kind", 0.0), "POST", "/i")
-        exchange.status, exchange.route = 201, "/i"
-        exchange.request_bytes, exchange.response_bytes = 200, 5000
-        metrics.end(exchange)
-        sums = [
-            value(
-                metrics,
-                f"http_server_{what}_body_size_bytes_sum",
-                http_request_method="POST",
-                http_route="/i",
-            )
-            for what in ("request", "response")
-        ]
-        assert sums == ([200, 5000] if wanted else [None, None])
-
-
 def test_a_page_may_have_one_more_label_on_all_series(metrics: Metrics) -> None:
     finished(metrics)
     for _ in range(2):

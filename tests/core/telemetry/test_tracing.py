@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pytest
 from opentelemetry import trace
@@ -26,9 +26,9 @@ from postfacta_core.events import (
     ConnectionAcquired,
     DeadlineExceeded,
     Event,
+    HttpCallFinished,
     QueryFinished,
     RetryScheduled,
-    Sample,
     TaskCrashed,
 )
 from postfacta_core.telemetry.tracing import Tracing, nanoseconds, of_exception, span_name, trace_headers
@@ -410,43 +410,6 @@ async def test_a_request_says_how_much_of_its_time_was_left() -> None:
     assert "postfacta.deadline_remaining_ms" not in span.attributes
 
 
-async def test_a_background_task_has_a_trace_of_its_own_that_is_linked_to_its_cause() -> None:
-    bench = Bench()
-    tracer = bench.provider.get_tracer("test")
-    request = tracer.start_span("request")
-    with trace.use_span(request, end_on_exit=True), bench.tracing.background("send mail"):
-        tracer.start_span("smtp").end()
-    smtp, mail, _ = bench.spans
-    assert (mail.name, mail.parent) == ("send mail", None)
-    assert ids_of(mail).trace_id != request.get_span_context().trace_id
-    assert [link.context for link in mail.links] == [request.get_span_context()]
-    assert smtp.parent is not None
-    assert smtp.parent.span_id == ids_of(mail).span_id
-    assert not trace.get_current_span().get_span_context().is_valid
-
-
-async def test_one_without_cause_has_no_link_and_failures_are_marked() -> None:
-    bench = Bench()
-    with pytest.raises(ValueError, match="away"), bench.tracing.background("send mail"):
-        raise ValueError("away: postgresql://app:hunter2@db/x")
-    (mail,) = bench.spans
-    assert (list(mail.links), mail.status.status_code) == ([], StatusCode.ERROR)
-    assert mail.attributes == {"error.type": "ValueError"}
-    assert [event.name for event in mail.events] == ["exception"]
-    assert "hunter2" not in str(mail.events[0].attributes)
-
-
-def test_without_an_sdk_a_background_task_runs_all_the_same() -> None:
-    ran: list[int] = []
-    with Tracing().background("send mail"):
-        ran.append(1)
-    assert ran == [1]
-
-
-def test_losses_are_reported_by_the_provider() -> None:
-    assert list(Tracing(TracerProvider()).tally()) == []
-
-
 @pytest.mark.parametrize("sampler", [ALWAYS_ON, ALWAYS_OFF])
 async def test_a_websocket_is_one_span_from_handshake_to_close(sampler: Sampler) -> None:
     bench = Bench(sampler)
@@ -476,25 +439,18 @@ async def test_a_websocket_is_one_span_from_handshake_to_close(sampler: Sampler)
     assert (span.end_time or 0) - (span.start_time or 0) == 3_000_000_000
 
 
-class Telling(TracerProvider):
-    """A provider that counts what it loses."""
-
-    def tally(self) -> Iterable[Sample]:
-        return [Sample("postfacta_telemetry_spans_dropped_total", ("queue_full",), 7)]
-
-
-def test_only_a_provider_that_counts_losses_reports_them() -> None:
-    assert [sample.value for sample in Tracing(Telling()).tally()] == [7]
-    assert list(Tracing(TracerProvider()).tally()) == []
-    assert list(Tracing().tally()) == []
-
-
 def test_a_global_provider_is_found_when_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    tracing = Tracing()
-    assert list(tracing.tally()) == []
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", Telling())
-    for _ in range(2):
-        assert [sample.value for sample in tracing.tally()] == [7]
+    tracing, bench = Tracing(), Bench()
+    with trace.use_span(bench.provider.get_tracer("test").start_span("request")):
+        assert tracing.begin_call() is None
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", bench.provider)
+        for _ in range(2):
+            call = tracing.begin_call()
+            assert call is not None
+            tracing.end_call(
+                call, HttpCallFinished("billing", "GET", "", 0, 200, 1.0), url="", resends=0, error=None
+            )
+    assert len(bench.spans) == 2
 
 
 def test_the_headers_name_the_present_span() -> None:

@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Info
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from postfacta_core.asgi.metrics import merge
 from postfacta_core.context import RequestContext
 from postfacta_core.telemetry.exchange import Exchange
-from postfacta_core.telemetry.merging import merge
 from postfacta_core.telemetry.metrics import Metrics
 from tests.kit.exposition import OPEN_METRICS, read_open_metrics
 
