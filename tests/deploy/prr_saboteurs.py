@@ -70,8 +70,8 @@ SABOTEURS = {
     ),
     "R17": Saboteur(
         f"{_CORE}/telemetry/metrics.py",
-        "        if exchange.error is not None:\n            self._crashes",
-        "        if exchange.error is None:\n            self._crashes",
+        "        if exchange.error is not None:\n            self._count",
+        "        if exchange.error is None:\n            self._count",
     ),
     "R18": Saboteur(f"{_CORE}/telemetry/families.py", "return len(self.series) >= self.cap", "return False"),
     "R19": Saboteur(f"{_CORE}/telemetry/catalogue.py", "0.075, 0.1, 0.2, 0.25", "0.075, 0.1, 0.25"),
@@ -114,8 +114,8 @@ SABOTEURS = {
     "R38": Saboteur(f"{_CORE}/guards/budget.py", "allowed = tokens >= 1.0", "allowed = tokens >= 0.0"),
     "R39": Saboteur(
         f"{_CORE}/limits/_rates.py",
-        "        if after > now + self._span:\n            return self._refuse(after, cost, now)\n        self._until",
-        "        self._until",
+        "        if after > now + self._span:\n            return self._refuse(after, cost, now)\n        if until",
+        "        if until",
     ),
     "R40": Saboteur(
         f"{_CORE}/guards/_circuit.py",
@@ -147,9 +147,9 @@ SABOTEURS = {
     "R49": Saboteur("deploy/haproxy/haproxy.cfg", "  timeout http-request 10s\n", ""),
     "R50": Saboteur("deploy/Dockerfile", "USER 10001:10001", "USER root"),
     "R51": Saboteur(
-        f"{_APP}/migrations/versions/0002_kept_timeline.py",
-        "    run = op.get_bind().exec_driver_sql\n",
-        '    run = op.get_bind().exec_driver_sql\n    run("alter table users drop column name")\n',
+        f"{_APP}/migrations/versions/0004_incident_labels.sql",
+        "create index if not exists incident_labels_label",
+        "alter table users drop column name\n\ncreate index if not exists incident_labels_label",
     ),
     "R52": Saboteur("docs/reference/migrations.md", "", _DRILL),
     "R53": Saboteur("docs/reference/rollback.md", "", _DRILL),
