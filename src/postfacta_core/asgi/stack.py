@@ -54,16 +54,14 @@ from .options import HardenOptions, RouteOptions
 class Telemetry:
     """Metrics, traces and logs of one service, and one observer that feeds all three.
 
-    Every policy that was given no `observer` of its own reports to that, those that were made before it too.
-    Of several, the last one counts.
+    Policies without an observer of their own report to it, earlier ones too. Of several, the last one counts.
 
     Args:
         version: Of the service.
         revision: The commit it was built from.
-        metrics: By default on a registry of their own, with this version and revision.
+        metrics: By default of these three; where it is given, it has them.
         tracing: By default through the globally installed OpenTelemetry SDK, if there is one.
-        include: More registries whose series are shown with these, such as `prometheus_client.REGISTRY`,
-            unless `metrics` are given, which has its own.
+        include: More registries whose series are shown with these, such as `prometheus_client.REGISTRY`.
     """
 
     def __init__(
@@ -77,9 +75,12 @@ class Telemetry:
     ) -> None:
         or_none(one(Metrics))("Telemetry.metrics", metrics)
         or_none(one(Tracing))("Telemetry.tracing", tracing)
-        if include and metrics is not None:
-            rule, example = "given to Metrics, where metrics is", "Metrics(include=[REGISTRY])"
-            validation.refuse("Telemetry.include", include, rule, example=example)
+        validation.text("Telemetry.version", version)
+        validation.text("Telemetry.revision", revision)
+        for name, given in (("version", version), ("revision", revision), ("include", include)):
+            if given and metrics is not None:
+                example = f"Metrics({name}=…)"
+                validation.refuse(f"Telemetry.{name}", given, "given to Metrics", example=example)
         self.metrics: Metrics = metrics or Metrics(version=version, revision=revision, include=include)
         self.tracing: Tracing = tracing or Tracing()
         self.observer: Observer = fan_out([self.metrics, self.tracing, EventLog()])
@@ -207,8 +208,7 @@ class Hardened(Kernel):
         ours = (running, options.rate_limit_store, scrapes.siblings)
         held: list[Resource] = [*(each for each in ours if each is not None), *resources, health]
         self._lifespan = LifespanMiddleware(app, held, lifecycle=self.lifecycle, observer=observer)
-        # Neither a lifespan nor a request has come.
-        self._later, self._served = self._served, ()
+        self._later, self._served = self._served, ()  # Neither a lifespan nor a request has come.
 
     def _beat(self, late: float) -> None:
         self.shedding.beat(late)

@@ -9,7 +9,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -526,8 +526,20 @@ async def test_series_of_other_registries_are_shown_too() -> None:
     assert "orders_total 3.0" in page
     assert "postfacta_websocket_open 0.0" in page
     assert page.count("# TYPE postfacta_websocket_open") == 1
-    with pytest.raises(ValueError, match=r"Telemetry\.include"):
-        Telemetry(metrics=Metrics(), include=[other])
+
+
+@pytest.mark.parametrize(
+    "given", [{"version": "1.2"}, {"revision": "0123abc"}, {"include": [CollectorRegistry()]}], ids=str
+)
+def test_what_given_metrics_have_is_refused_beside_them(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"Telemetry\.{next(iter(given))}"):
+        Telemetry(metrics=Metrics(), **given)
+
+
+def test_a_wrong_version_is_refused_where_it_is_given() -> None:
+    for name in ("version", "revision"):
+        with pytest.raises(ValueError, match=rf"Telemetry\.{name}"):
+            Telemetry(**cast("dict[str, Any]", {name: 3}))
 
 
 def test_cors_of_another_kind_is_refused() -> None:
