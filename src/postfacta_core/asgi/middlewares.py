@@ -233,7 +233,7 @@ class RateLimitMiddleware(Kernel):
 
     Args:
         rules: Limits, or texts such as `100/minute per client`. Each has a name of its own.
-        trusted_proxies: If the server itself replaces the address by that of such a field, leave this empty.
+        trusted_proxies: If the server itself replaces the address by that of `X-Forwarded-For`, leave this empty.
         max_keys: The most callers kept in memory for each rate.
 
     Attributes:
@@ -248,7 +248,7 @@ class RateLimitMiddleware(Kernel):
         app: ASGIApp,
         rules: Sequence[RateLimit | str],
         *,
-        trusted_proxies: Sequence[str] | TrustedProxies = (),
+        trusted_proxies: Sequence[str] = (),
         store: SharedStore | str | None = None,
         max_keys: int = MAX_KEYS,
         render: Render | None = None,
@@ -273,9 +273,7 @@ class RateLimitMiddleware(Kernel):
             for limit in limits
         ]
         self.limiters: Mapping[str, RateLimiter] = {rule.limiter.name: rule.limiter for rule in limit_rules}
-        if not isinstance(trusted_proxies, TrustedProxies):
-            trusted_proxies = TrustedProxies(trusted_proxies)
-        self.plan: RatePlan = RatePlan(limit_rules, proxies=trusted_proxies, luck=luck)
+        self.plan: RatePlan = RatePlan(limit_rules, proxies=TrustedProxies(trusted_proxies), luck=luck)
         super().__init__(app, rules=Rules(rates=self.plan), render=render, observer=observer, clock=clock)
 
 

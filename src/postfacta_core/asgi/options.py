@@ -84,8 +84,7 @@ class HardenOptions:
         cancel_on_disconnect: Whether a handler is cancelled when its client goes away, from 0.2 seconds on.
         rate_limits: How much each caller may ask for, such as `100/minute per client`; by default without bound.
         rate_limit_store: Shared by several processes; by default each counts by itself. It is opened and closed here.
-        trusted_proxies: Networks whose `X-Forwarded-For` names the client, or `TrustedProxies` for
-            `Forwarded`; by default none is trusted.
+        trusted_proxies: Networks whose `X-Forwarded-For` names the client; by default none is trusted.
         shedding: Whether requests that cannot be served in time are refused early; in `shadow` they are counted.
         concurrency: What the limit on requests under way starts from; it finds its level from what is finished.
         priority_of: Returns for a scope how much a request matters; None for `critical`.
@@ -115,7 +114,7 @@ class HardenOptions:
     cancel_on_disconnect: bool = False
     rate_limits: Sequence[RateLimit | str] = ()
     rate_limit_store: SharedStore | None = None
-    trusted_proxies: Sequence[str] | TrustedProxies = ()
+    trusted_proxies: Sequence[str] = ()
     shedding: Mode | str = Mode.ENFORCE
     concurrency: OverloadConfig = field(default_factory=OverloadConfig)
     priority_of: PriorityOf | None = None
@@ -208,9 +207,7 @@ _RULES: Final[Mapping[str, Check]] = {
     "routes": _check_routes,
     "rate_limits": check_rate_limits,
     "rate_limit_store": or_none(one(SharedStore, "SharedStore('async+valkey://valkey:6379')")),
-    "trusted_proxies": lambda _, value: (
-        isinstance(value, TrustedProxies) or TrustedProxies(cast("Any", value))
-    ),
+    "trusted_proxies": lambda _, value: TrustedProxies(cast("Any", value)),
     "concurrency": one(OverloadConfig),
     "drain": one(DrainLimits),
     "dev": validation.flag,
