@@ -61,7 +61,7 @@ BUDGETS = {
     "postfacta_slo": 4_506,
     "postfacta_lab": 7_370,
     "postfacta_lab/assess": 2_811,
-    "postfacta_app": 15_357,
+    "postfacta_app": 15_366,
     "postfacta_app/web": 1_584,
 }
 

@@ -10,10 +10,13 @@ import resource
 import signal
 import socket
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Final, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from postfacta_core.terminal import has_terminal
 
 from .errors import CommandFailedError
 from .observability import configure_logging, configure_tracing
@@ -60,8 +63,14 @@ def serve(
         # Handled here too, since uvicorn handles signals only once its loop runs: a KeyboardInterrupt before that can
         # be lost in an import. uvicorn re-raises them after its graceful stop, so that our caller can clean up.
         before = {told: signal.signal(told, server.handle_exit) for told in (signal.SIGINT, signal.SIGTERM)}
-        # Until the application handles it.
-        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        had_terminal = has_terminal()
+
+        def hang_up(signum: int, frame: FrameType | None) -> None:
+            # Until the application handles it.
+            if had_terminal and not has_terminal():
+                server.handle_exit(signum, frame)
+
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, hang_up)
         try:
             say(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C stops it")
             server.run(sockets=[listener])

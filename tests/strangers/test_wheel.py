@@ -172,7 +172,9 @@ def test_every_module_is_imported_without_a_warning_with_all_extras(
     environments: Environments, interpreters: dict[str, str], tmp_path: Path
 ) -> None:
     for version, python in interpreters.items():
-        whole = environments(extras=["app", "lab", "psycopg", "pybreaker", "valkey"], python=python)
+        whole = environments(
+            extras=["app", "lab", "psycopg", "pybreaker", "sqlalchemy", "valkey"], python=python
+        )
         # Only pytest runs it.
         failed = walk(whole, tmp_path, *PACKAGES, "postfacta_app", "postfacta_lab")
         assert failed.keys() == {"postfacta_lab.fixtures"}, (version, failed)
