@@ -57,12 +57,6 @@ class LeaseTable(Turns, Generic[C]):
     def idle(self) -> int:
         return len(self._idle)
 
-    def enter(self) -> bool:
-        if self.used >= self.size:
-            return False
-        self.used += 1
-        return True
-
     def opened(self, connection: C, *, generation: int, now: float, luck: float) -> PooledConnection[C]:
         """Add a connection whose opening began in this generation; `luck` is from 0 up to 1."""
         return PooledConnection(connection, generation, now + self._max_lifetime * (1.0 - _JITTER * luck))

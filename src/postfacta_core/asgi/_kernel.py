@@ -31,6 +31,7 @@ from ._exchange import (
     GRANTS,
     SERVICE_RESTART,
     TRY_AGAIN_LATER,
+    Headers,
     HttpExchange,
     Record,
     Shared,
@@ -126,18 +127,19 @@ class Kernel(Shared):
         recorders, rules = recorders or (), rules or Rules()
         self.clock = clock
         self.render = render
-        self.identifies = ids is not None
-        self.added = [(name.lower().encode("ascii"), it.encode("latin-1")) for name, it in response_headers]
-        self.has_cors = cors is not None
-        owned = {name for name, _ in self.added} | ({b"x-request-id"} if ids else set[bytes]())
-        self.owned = frozenset(owned | GRANTS if self.has_cors else owned)
+        self.identifies: bool = ids is not None
+        headers = [(name.lower().encode("ascii"), it.encode("latin-1")) for name, it in response_headers]
+        self.added: Headers = headers
+        self.has_cors: bool = cors is not None
+        owned = {name for name, _ in headers} | ({b"x-request-id"} if ids else set[bytes]())
+        self.owned: frozenset[bytes] = frozenset(owned | GRANTS if self.has_cors else owned)
         self.process = lifecycle
-        self.is_bounded = rules.limits is not UNBOUNDED
-        self.room = _ROOM if self.is_bounded else math.inf
+        self.is_bounded: bool = rules.limits is not UNBOUNDED
+        self.room: float = _ROOM if self.is_bounded else math.inf
         self.requests = running
-        self.answered = _wanted(recorders, "answered")
-        self.opened = _wanted(recorders, "opened")
-        self.observe = fan_out([observer])
+        self.answered: Sequence[Record] = _wanted(recorders, "answered")
+        self.opened: Sequence[Record] = _wanted(recorders, "opened")
+        self.observe: Observer = fan_out([observer])
         self._app = app
         self._ids = ids
         # Mostly there is nothing, and to know that is cheaper than to begin a new context.

@@ -35,6 +35,13 @@ class Turns:
     def waiting(self) -> int:
         return len(self._queue)
 
+    def enter(self) -> bool:
+        """Take a slot, if one is free."""
+        if self.used >= self.size:
+            return False
+        self.used += 1
+        return True
+
     def join(self, wake: Callable[[], object]) -> Turn:
         """Join the queue, whose length is not checked."""
         turn = Turn(wake)

@@ -8,7 +8,7 @@ into IPv6 is the IPv4 address. An IPv6 client is its /64, the smallest network t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, NamedTuple
@@ -52,7 +52,7 @@ class TrustedProxies:
         self.has_unix: bool = _UNIX in networks
         self.is_empty: bool = not networks
         self._networks = [_network(text) for text in networks if text != _UNIX]
-        self.look_up = lru_cache(_MOST_KNOWN)(self._classify)
+        self.look_up: Callable[[str], _Known | None] = lru_cache(_MOST_KNOWN)(self._classify)
 
     def _classify(self, text: str) -> _Known | None:
         address = _parse(text)

@@ -143,6 +143,9 @@ class SocketExchange(Exchange):
         is_open: It was accepted.
     """
 
+    status: int
+    error: Exception | None
+    error_type: str
     close_code: int = 0
     outcome: str = ""
     is_open: bool = False

@@ -24,7 +24,7 @@ from ..clock import MONOTONIC, WALL, Clock
 from ..context import RequestContext, current_request
 from ..validation import validation
 from .catalogue import INSTRUMENTS, METHODS
-from .exchange import OTHER, Exchange, Recorder, SocketExchange
+from .exchange import OTHER, Exchange, SocketExchange
 from .families import Buckets, Numbers
 
 Registry = CollectorRegistry
@@ -163,7 +163,8 @@ class Metrics:
             self._seen[given, route, status, error_type, traffic] = series
         return series
 
-    connect = Recorder.connect
+    def connect(self, exchange: SocketExchange, /) -> None:
+        pass
 
     def opened(self, exchange: SocketExchange, /) -> None:
         self._open_sockets += 1

@@ -116,7 +116,8 @@ class Tracing(Recorder):
         span.end(nanoseconds(opened.began + exchange.seconds))
         context.detach(opened.token)
 
-    connect = begin
+    def connect(self, exchange: SocketExchange, /) -> None:
+        self.begin(exchange)
 
     def closed(self, exchange: SocketExchange, /) -> None:
         opened = exchange.span
