@@ -128,9 +128,7 @@ SABOTEURS = {
         "if self.in_flight < self._rooms[0]:",
     ),
     "R42": Saboteur(f"{_CORE}/health/_verdict.py", "(config.rise if up is False else 1)", "1e9"),
-    "R43": Saboteur(
-        "src/postfacta_postgres/_leases.py", "if self.used >= self.size:", "if self.used > self.size:"
-    ),
+    "R43": Saboteur(f"{_CORE}/guards/_slots.py", "if self.used >= self.size:", "if self.used > self.size:"),
     "R44": Saboteur("docs/reference/durability.md", "| lost | 0 |", "| lost | 1 |"),
     "R45": Saboteur(
         "docs/reference/drain.md",
