@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, strategies as st
 
 from postfacta_core.context import RequestContext
-from postfacta_core.telemetry.exchange import ErrorTypes, Exchange
+from postfacta_core.telemetry.exchange import ErrorTypes, Exchange, Recorder, SocketExchange
 from tests.kit.every import every
 
 
@@ -101,3 +101,19 @@ def test_a_good_answer_to_a_hasty_caller_is_a_good_answer() -> None:
     one.request.asked, one.request.limit, one.seconds = 1.0, 30.0, 1.0
     one.settle(None, ErrorTypes())
     assert (one.status, one.error_type) == (200, "")
+
+
+def test_a_recorder_that_writes_no_part_changes_nothing() -> None:
+    class Silent(Recorder):
+        pass
+
+    silent, seen = Silent(), exchange(status=200, complete=True)
+    before = dict(vars(seen))
+    for part in (silent.begin, silent.answered, silent.end):
+        part(seen)
+    assert dict(vars(seen)) == before
+    socket = SocketExchange(RequestContext("an-id-of-some-kind", 0.0), "GET", "/")
+    untouched = dict(vars(socket))
+    for listen in (silent.connect, silent.opened, silent.closed):
+        listen(socket)
+    assert vars(socket) == untouched
