@@ -186,11 +186,13 @@ def test_every_module_is_imported_without_a_warning_with_all_extras(
         ("import postfacta_core", (), 20),
         ("import postfacta_core.asgi", (), 20),
         ("import postfacta_postgres", (), 20),
+        ("from postfacta_core import Retry", (), 120),
+        ("from postfacta_core import current_deadline", (), 100),
         ("from postfacta_core import Retry, Timeout", (), 160),
         ("from postfacta_core.asgi import harden", ("opentelemetry", "prometheus_client"), 330),
         ("from postfacta_core import CircuitBreaker", (), 80),
     ],
-    ids=["core", "asgi", "postgres", "guards", "harden", "breaker"],
+    ids=["core", "asgi", "postgres", "retry", "deadline", "guards", "harden", "breaker"],
 )
 def test_a_face_loads_only_what_is_used(
     statement: str, heavy: tuple[str, ...], most: int, environments: Environments, tmp_path: Path

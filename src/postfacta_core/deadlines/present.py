@@ -1,21 +1,14 @@
-"""Find until when the present work must have ended, by its request and its `Timeout`, unless a shield protects it."""
+"""Until when the present work must have ended: its request, or the `Timeout` it is in, whichever is earlier."""
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final
-
-from anyio._backends import _asyncio as anyio_asyncio
+from typing import Final
 
 from ..context import RequestContext, current_request
 from ._deadline import Deadline
-
-# anyio keeps the scopes of a task to itself. If it keeps them elsewhere one day, a test turns red.
-_TASK_STATES: Final[Mapping[asyncio.Task[Any], Any]] = getattr(anyio_asyncio, "_task_states", {})
 
 
 @dataclass(slots=True, eq=False)
@@ -52,17 +45,3 @@ def time_to_wait(most: float, now: float) -> float:
     """Return the seconds that present work may wait: less than `most` if it must end before, with time for its answer."""
     at = present_limit()
     return most if at == math.inf else min(most, Deadline(at).for_next_hop(now))
-
-
-def scope_of(task: asyncio.Task[Any]) -> Any:
-    """Return the innermost cancel scope that a task is in; None if there is none."""
-    state = _TASK_STATES.get(task)
-    return None if state is None else state.cancel_scope
-
-
-def is_shielded(task: asyncio.Task[Any], *, within: object = None) -> bool:
-    """Return whether a shielded cancel scope, entered inside of the scope `within`, protects a task."""
-    scope = scope_of(task)
-    while scope is not None and scope is not within and not scope.shield:
-        scope = scope._parent_scope  # noqa: SLF001 - see above
-    return scope is not None and scope is not within

@@ -25,7 +25,7 @@ from ..clock import MONOTONIC, Clock
 from ..context import RequestContext, current_request
 from ..errors import DeadlineExceededError, ResilienceError
 from ..events import DeadlineExceeded, Observer, RequestsOverdue, TaskCrashed, fan_out, ignore
-from .present import is_shielded
+from .shield import is_shielded
 
 F = TypeVar("F", bound=Callable[..., Any])
 

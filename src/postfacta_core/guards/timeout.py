@@ -25,7 +25,8 @@ import anyio
 from .._functions import answer_of
 from ..clock import MONOTONIC, Clock
 from ..context import CURRENT, RequestContext
-from ..deadlines.present import BOUND, Bound, is_shielded, present_limit, scope_of
+from ..deadlines.present import BOUND, Bound, present_limit
+from ..deadlines.shield import is_shielded, scope_of
 from ..errors import DeadlineExceededError
 from ..events import DeadlineExceeded, Mode, Observer, process_observer
 from ..validation import validation

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Generator
 
-import anyio
 import pytest
-from anyio.lowlevel import checkpoint
 
 from postfacta_core.context import RequestContext, bind_request, release_request
-from postfacta_core.deadlines.present import (
-    BOUND,
-    Bound,
-    current_deadline,
-    is_shielded,
-    present_limit,
-    scope_of,
-    time_to_wait,
-)
+from postfacta_core.deadlines.present import BOUND, Bound, current_deadline, present_limit, time_to_wait
 
 
 @pytest.fixture
@@ -61,18 +50,3 @@ def test_who_waits_does_so_no_longer_than_its_work_can(request_until_8: RequestC
     assert [time_to_wait(2.0, now) for now in (0.0, 6.0, 8.0, 9.0)] == [2.0, pytest.approx(1.9), 0.0, 0.0]
     request_until_8.deadline = math.inf
     assert (time_to_wait(2.0, 6.0), time_to_wait(math.inf, 6.0)) == (2.0, math.inf)
-
-
-def test_a_task_is_shielded_by_any_scope_around_it_up_to_one_that_is_looked_from() -> None:
-    async def look() -> list[bool]:
-        task = asyncio.current_task()
-        assert task is not None
-        seen = [is_shielded(task)]
-        with anyio.CancelScope(shield=True):
-            seen.append(is_shielded(task))
-            with anyio.CancelScope() as inner:
-                seen.extend((is_shielded(task), scope_of(task) is inner, is_shielded(task, within=inner)))
-                await checkpoint()
-        return seen
-
-    assert asyncio.run(look()) == [False, True, True, True, False]
