@@ -18,7 +18,7 @@ from postfacta_lab.assess.runner import Options, Run, run
 from postfacta_lab.assess.spec import Ask, Spec
 
 SMALL = Path(__file__).parent / "small.py"
-CANARY = "canary-4711"
+CANARY = f"canary-{os.getpid()}"
 
 
 def spec(habit: str, **others: object) -> Spec:
@@ -41,12 +41,17 @@ def assess(what: Spec, *only: str) -> Run:
 
 
 def left() -> list[str]:
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)  # noqa: S607 - of the system
-    return [
-        line
-        for line in listed.stdout.splitlines()
-        if ("small.py" in line and "starter" not in line) or "time.sleep(600)" in line
-    ]
+    """Return what runs of the services that this module started: each inherits its mark, other workers have others."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            marked = f"CANARY={CANARY}".encode() in (folder / "environ").read_bytes().split(b"\0")
+            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if marked and (str(SMALL) in words[:2] or "import time; time.sleep(600)" in words):
+            found.append(" ".join(words))
+    return found
 
 
 def test_a_service_that_never_answers_is_refused(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +104,12 @@ def test_sigterm_ends_what_was_started(programs: None, tmp_path: Path) -> None:
         "plain",
     ]
     with subprocess.Popen(  # noqa: S603 - our own
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "CANARY": CANARY},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as tool:
         assert tool.stdout is not None
         while "METR" not in tool.stdout.readline():
