@@ -42,7 +42,7 @@ def assess(what: Spec, *only: str) -> Run:
 
 def left() -> list[str]:
     """Return what runs of the services that this module started: each inherits its mark, other workers have others."""
-    found = []
+    found: list[str] = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             marked = f"CANARY={CANARY}".encode() in (folder / "environ").read_bytes().split(b"\0")
