@@ -3,15 +3,12 @@
 The circuit decides, and the view decides nothing. It gets what happened in order: the circuit puts its news in line
 under its lock, and one thread at a time passes them on without it.
 
-A storage may be far away, so calls never touch it. Writes are queued and applied in order by a background thread. That
-also reads, once a second at most while calls come, if openings of other processes are to be followed: then a closed
-circuit here opens too, for a wait of its own. Nothing else is taken over, and nothing is written until it has closed
-again, so that two processes do not keep opening each other.
+A storage may be far away, so calls never touch it. Writes are queued and applied in order by a background thread. Nothing
+is read: what other processes write decides nothing here.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -46,7 +43,6 @@ _STATES: Final = {
 }
 # The queue of changes for a storage; beyond it the oldest are dropped, since the last one holds the present state.
 _MOST_CHANGES: Final = 100
-_LOOK_EVERY: Final = 1.0
 # So long the thread waits for more to write before it ends.
 _IDLE: Final = 5.0
 
@@ -60,7 +56,6 @@ def attach(
     *,
     listeners: Sequence[Listener] = (),
     storage: Storage | None = None,
-    follow: bool = False,
 ) -> View:
     """Attach a view to a breaker; from then on its refusals are pybreaker's too.
 
@@ -72,7 +67,6 @@ def attach(
         listeners: pybreaker's listeners, called at calls and state changes. They must be quick, and may raise.
         storage: Where the state is written for others to see. One in memory is used as it is, any other one from a
             thread. It may hang, and may raise.
-        follow: Whether the circuit opens when another process writes to the storage that its own has opened.
 
     Raises:
         ValueError: If it has a view, or a setting is wrong.
@@ -86,10 +80,9 @@ def attach(
         validation.refuse(
             "attach.storage", storage, "a CircuitBreakerStorage", example="CircuitMemoryStorage(...)"
         )
-    validation.flag("attach.follow", follow)
     if breaker._mirror is not None:
         validation.refuse("attach.breaker", breaker, "a breaker without a view: share that one")
-    return View(breaker, listeners, storage, follow=follow)
+    return View(breaker, listeners, storage)
 
 
 # The two know each other well.
@@ -101,12 +94,7 @@ class View(pybreaker.CircuitBreaker):
     """A circuit as pybreaker, and code written for it, sees it. What is done to it, the circuit does."""
 
     def __init__(
-        self,
-        breaker: CircuitBreaker,
-        listeners: Sequence[Listener],
-        storage: Storage | None,
-        *,
-        follow: bool,
+        self, breaker: CircuitBreaker, listeners: Sequence[Listener], storage: Storage | None
     ) -> None:
         near = pybreaker.CircuitMemoryStorage(pybreaker.STATE_CLOSED)
         # Not a kind of it: what a subclass adds may take its time.
@@ -117,11 +105,8 @@ class View(pybreaker.CircuitBreaker):
         self._breaker = breaker
         self._near = near
         self._clerk = None if storage is None else _StorageWriter(breaker.name, storage, self._report)
-        self._is_adopted = False
         with breaker._lock:
             breaker._refusal, breaker._mirror = BreakerOpenError, self._hear
-            if follow and self._clerk is not None:
-                breaker._is_opened_elsewhere = self._clerk.has_news
             breaker._mode_was_set()
 
     def _hear(self, news: News) -> None:
@@ -156,25 +141,23 @@ class View(pybreaker.CircuitBreaker):
             self._tell(listener.success, self)
 
     def _moved(self, move: CircuitChanged) -> None:
-        self._is_adopted = self._is_adopted or move.reason == "remote"
         old, new = self._state, _STATES[CircuitState(move.new)](self, self._state)
         self._state = new
         # pybreaker has fewer states.
         if old.name != new.name:
             at = datetime.fromtimestamp(WALL(), UTC)
-            self._write(lambda storage: _write_state(storage, new.name, at), new.name)
+            self._write(lambda storage: _write_state(storage, new.name, at))
             for listener in self._heard():
                 self._tell(listener.state_change, self, old, new)
-        self._is_adopted = self._is_adopted and new.name != pybreaker.STATE_CLOSED
 
     def _heard(self) -> tuple[Listener, ...]:
         # A listener may remove itself when called.
         return tuple(self._listeners)
 
-    def _write(self, change: _Change, state: str | None = None) -> None:
+    def _write(self, change: _Change) -> None:
         change(self._near)
-        if self._clerk is not None and not self._is_adopted:
-            self._clerk.post(change, state)
+        if self._clerk is not None:
+            self._clerk.post(change)
 
     def _tell(self, hear: Callable[..., object], /, *args: object, **kwargs: object) -> None:
         try:
@@ -237,7 +220,7 @@ def _write_state(storage: Storage, name: str, at: datetime) -> None:
 
 
 class _StorageWriter:
-    """Writes to a storage and reads it, in order, on a thread that ends when it is idle.
+    """Writes to a storage, in order, on a thread that ends when it is idle.
 
     The storage may raise or hang; `failed` gets, on that thread, the first failure in a row.
     """
@@ -246,47 +229,27 @@ class _StorageWriter:
         self._name = name
         self._storage = storage
         self._failed = failed
-        self._changes: deque[tuple[_Change, str | None]] = deque(maxlen=_MOST_CHANGES)
+        self._changes: deque[_Change] = deque(maxlen=_MOST_CHANGES)
         self._wakes = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._is_to_look = self._has_news = self._is_sick = False
-        self._seen: str | None = None
-        self._look_at = -math.inf
+        self._is_sick = False
 
-    def post(self, change: _Change, state: str | None) -> None:
-        """Queue a change; `state` is the new state, if it has one."""
+    def post(self, change: _Change) -> None:
         with self._wakes:
-            self._changes.append((change, state))
-            self._wake()
-
-    def has_news(self, now: float) -> bool:
-        """Return, once, whether another process has opened its circuit; look for that once a second."""
-        if now >= self._look_at:
-            self._look_at = now + _LOOK_EVERY
-            with self._wakes:
-                self._is_to_look = True
-                self._wake()
-        has_news = self._has_news
-        if has_news:
-            self._has_news = False
-        return has_news
-
-    def _wake(self) -> None:
-        # After a fork the thread is there, and not alive.
-        if self._thread is not None and self._thread.is_alive():
-            self._wakes.notify()
-            return
-        self._thread = threading.Thread(
-            target=self._work, name=f"postfacta breaker {self._name}", daemon=True
-        )
-        try:
-            self._thread.start()
-        except RuntimeError as error:
-            self._failed(error)
+            self._changes.append(change)
+            # After a fork the thread is there, and not alive.
+            if self._thread is not None and self._thread.is_alive():
+                self._wakes.notify()
+                return
+            name = f"postfacta breaker {self._name}"
+            self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError as error:
+                self._failed(error)
 
     def _work(self) -> None:
-        while (job := self._next()) is not None:
-            change, state = job
+        while (change := self._next()) is not None:
             try:
                 change(self._storage)
             except Exception as error:  # noqa: BLE001 - a storage is foreign code, and may raise anything
@@ -295,21 +258,10 @@ class _StorageWriter:
                 self._is_sick = True
             else:
                 self._is_sick = False
-                self._seen = state or self._seen
 
-    def _next(self) -> tuple[_Change, str | None] | None:
+    def _next(self) -> _Change | None:
         with self._wakes:
-            if not self._wakes.wait_for(lambda: self._changes or self._is_to_look, _IDLE):
-                self._thread = None
-                return None
-            if self._changes:
+            if self._wakes.wait_for(lambda: self._changes, _IDLE):
                 return self._changes.popleft()
-            self._is_to_look = False
-            return self._look, None
-
-    def _look(self, storage: Storage) -> None:
-        state = storage.state
-        # The value of the first read is ignored: the process that wrote it may be gone.
-        if state == pybreaker.STATE_OPEN and self._seen not in {None, state}:
-            self._has_news = True
-        self._seen = state
+            self._thread = None
+            return None

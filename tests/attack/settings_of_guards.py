@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,7 +23,6 @@ from postfacta_core import (
     Timeout,
 )
 from postfacta_core.guards import AdaptiveLimiter
-from postfacta_core.guards._delay import QuantileDelay
 from postfacta_core.guards.throttle import Throttle
 from postfacta_core.limits._rates import Rate
 from postfacta_core.limits.store import SharedStore
@@ -103,7 +101,6 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
             "breaker": OBJECT,
             "listeners": (["listener"], [3], [pybreaker.CircuitBreakerListener]),
             "storage": OBJECT,
-            "follow": FLAG,
         },
     ),
     CircuitConfig: Setting(
@@ -111,7 +108,6 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
             "failure_rate_threshold": RATE,
             "slow_call_rate_threshold": RATE,
             "slow_call_duration": SECONDS,
-            "sliding_window_type": ("calls", "", None, 1),
             "sliding_window_size": (*COUNT, 10_001),
             "minimum_number_of_calls": COUNT,
             "wait_duration_in_open_state": SECONDS,
@@ -148,13 +144,6 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
             **OBSERVED,
         },
     ),
-    QuantileDelay: Setting(
-        wrong={
-            "quantile": (0, 1, 95, -0.5, math.nan, "95%", None, True),
-            "initial": FROM_ZERO,
-            "window": (*COUNT, 39),
-        }
-    ),
     Fallback: Setting(
         right={"name": "billing", "otherwise": None},
         wrong={
@@ -174,7 +163,6 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
             "name": NAME,
             "config": OBJECT,
             "on": ERRORS,
-            "priority_of": FUNCTION_OR_NONE,
             "mode": MODE,
             **OBSERVED,
             "luck": FUNCTION,

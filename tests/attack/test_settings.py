@@ -73,7 +73,6 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Outcome",
             "Registry",
             "Runner",
-            "Schedule",
             "View",
             "Borrowed",
             "BucketSet",

@@ -82,7 +82,7 @@ NAMES = re.findall(
     r"\w+",
     """
     Answer Backoff Bulkhead CircuitBreaker CircuitConfig Ending Fallback Hedge LoadSheddingMiddleware
-    Mode Outgoing OverloadConfig OverloadLimiter Pipeline Priority QuantileDelay RateLimit RateLimitMiddleware
+    Mode Outgoing OverloadConfig OverloadLimiter Pipeline Priority RateLimit RateLimitMiddleware
     RateLimiter ResilienceError Retry RetryBudget SharedStore Timeout TrustedProxies
     """,
 )
@@ -135,6 +135,7 @@ def test_every_setting_of_the_stack_has_its_row() -> None:
 # These are told of in sentences.
 PROSE = {
     "BreakerOpenError": ["policy", "retry_after"],
+    "Outcome": ["result", "error"],
     "CircuitStatistics": list(inspect.signature(CLASSES["CircuitStatistics"]).parameters),
 }
 

@@ -59,11 +59,11 @@ def test_a_blow_that_breaks_all_lent_connections_at_once_opens_no_circuit(
     circuit = Circuit("db", database_circuit(max_size), 0.0, moved=moves.append)
     broken = min(max_size, 2400)  # a window has an end
     for number in range(broken * 10):
-        outcome = Verdict.FAILURE if number < broken else Verdict.SUCCESS
+        outcome: Verdict = "failure" if number < broken else "success"
         circuit.leave(circuit.enter(0.0), outcome, started=0.0, now=0.0, luck=0.0)
     assert moves == []
     for _ in range(broken * 4 + 20):  # but all that follow are more than a blow
-        circuit.leave(circuit.enter(0.0), Verdict.FAILURE, started=0.0, now=0.0, luck=0.0)
+        circuit.leave(circuit.enter(0.0), "failure", started=0.0, now=0.0, luck=0.0)
     assert [move.new for move in moves] == ["open"]
 
 

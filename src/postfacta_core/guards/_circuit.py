@@ -7,18 +7,17 @@
       └──────────────────────────────────── half_open ─────────────────┘
               the trials were good enough
 
-By hand it becomes, from anywhere, closed anew or `forced_open`, which refuses all.
+By hand it becomes, from anywhere, closed anew or `forced_open`, which refuses all. A move that time brings is made when
+the circuit is next asked anything, and dated to the moment it was due.
 
-1. A call has a permit. One of a state that is past, or of a trial that is over, moves nothing.
-2. An ignored call, such as a cancelled one, counts for nothing and returns its permit.
-3. In half_open there is one trial at a time. Trials are judged by the rates that opened the circuit; it opens again as
+1. A permit of a state that is past, or of a trial that is over, moves nothing. An ignored call, such as a cancelled
+   one, counts for nothing and returns its permit.
+2. In half_open there is one trial at a time. Trials are judged by the rates that opened the circuit; it opens again as
    soon as the rest of the trials can no longer bring a rate below its threshold.
-4. half_open has an end. If a trial is still out then, or none was made, the circuit opens again. Else those made decide.
-5. A move that time brings is made when the circuit is next asked anything, and dated to the moment it was due.
-6. Each opening in a row waits longer, up to a maximum; so it does if the dependency asks for it (Retry-After).
+3. half_open has an end. If a trial is still out then, or none was made, it opens again. Else those made decide.
+4. Each opening in a row waits longer, up to a maximum; so it does if the dependency asks for it (Retry-After).
 
-States, windows and the names of the options are those of resilience4j 2. Moments are those of a monotonic clock. One
-thread at a time: callers with several threads must hold a lock.
+The names of states and options are those of resilience4j 2. Moments are monotonic. Several threads must hold a lock.
 """
 
 from __future__ import annotations
@@ -28,23 +27,17 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from ..backoff import longest_wait
+from ..backoff import Backoff
 from ..events import CircuitChanged
 from ..validation import validation
 
-REFUSED: Final = 0
-"""The permit of a call that is not admitted."""
-
+REFUSED: Final = 0  # The permit of a call that is not admitted.
 _SOON: Final = 1.0  # While a trial is out, it is unknown when the next may be made.
-_LARGEST_WINDOW: Final = 10_000  # This many seconds in which calls ended take a megabyte.
 
 
-class Verdict(StrEnum):
-    SUCCESS = "success"
-    FAILURE = "failure"
-    IGNORED = "ignored"
+Verdict = Literal["success", "failure", "ignored"]
 
 
 class CircuitState(StrEnum):
@@ -58,13 +51,9 @@ class CircuitState(StrEnum):
 
 _CLOSED, _OPEN, _HALF_OPEN, _FORCED_OPEN = CircuitState
 
-# What a window remembers of a call, in bits.
+# What a window remembers of a call, in bits, and what it counts as.
 _FAILED: Final = 1
 _SLOW: Final = 2
-
-_IGNORED: Final = Verdict.IGNORED
-_FAILURE: Final = Verdict.FAILURE
-# What a call counts as, by its bits.
 _KINDS: Final = ("success", "failure", "slow", "failure")
 
 
@@ -76,8 +65,7 @@ class CircuitConfig:
         failure_rate_threshold: It opens when this part of the calls in the window failed; above 0, up to 1.
         slow_call_rate_threshold: Or when this part was slow, failed or not.
         slow_call_duration: Seconds from which a call is slow.
-        sliding_window_type: The last calls (`count`), or those that ended in the last seconds (`time`).
-        sliding_window_size: How many calls or whole seconds. In a window of seconds the oldest one is dropped whole.
+        sliding_window_size: How many of the last calls count, up to 10,000.
         minimum_number_of_calls: The fewest calls in the window for a rate to mean anything.
         wait_duration_in_open_state: Seconds for which it refuses after the first opening.
         wait_multiplier: How much longer each wait is than the one before; 1 keeps it.
@@ -90,7 +78,6 @@ class CircuitConfig:
     failure_rate_threshold: float = 0.5
     slow_call_rate_threshold: float = 1.0
     slow_call_duration: float = 60.0
-    sliding_window_type: Literal["count", "time"] = "count"
     sliding_window_size: int = 100
     minimum_number_of_calls: int = 20
     wait_duration_in_open_state: float = 5.0
@@ -110,50 +97,44 @@ class CircuitConfig:
         check(validation.number, *rates, above=0, at_most=1, example="0.5, which is 50 %")
         counts = ("minimum_number_of_calls", "permitted_number_of_calls_in_half_open_state")
         check(validation.whole, *counts, example="3")
-        check(validation.whole, "sliding_window_size", at_most=_LARGEST_WINDOW, example="100")
-        check(
-            validation.seconds, "slow_call_duration", first, longest, "max_wait_duration_in_half_open_state"
-        )
-        check(validation.one_of, "sliding_window_type", options=("count", "time"))
+        check(validation.whole, "sliding_window_size", at_most=10_000, example="100")
+        seconds = ("slow_call_duration", first, longest, "max_wait_duration_in_half_open_state")
+        check(validation.seconds, *seconds)
         check(validation.number, "wait_multiplier", at_least=1, example="2.0")
         check(validation.number, "wait_jitter", at_least=0, below=1, example="0.2")
         least, most = self.wait_duration_in_open_state, self.max_wait_duration_in_open_state
         if most < least:
-            rule = f"at least wait_duration_in_open_state, {least:g}"
+            rule = f"at least {first}, {least:g}"
             validation.refuse(f"CircuitConfig.{longest}", most, rule, example="60.0")
 
     def wait(self, opening: int, luck: float) -> float:
-        """Return the seconds to refuse after this many openings in a row, from 1; `luck` is from 0 up to 1."""
+        """Return the seconds to refuse after this many openings in a row, from 1, spread by `luck`."""
         first, longest = self.wait_duration_in_open_state, self.max_wait_duration_in_open_state
-        wait = longest_wait(first, longest, multiplier=self.wait_multiplier, attempt=opening)
-        return wait * (1.0 - self.wait_jitter * luck)
+        waits = Backoff(base=first, cap=longest, multiplier=self.wait_multiplier)
+        return waits.delay(opening, self.wait_jitter * luck)
 
 
 @dataclass(frozen=True, slots=True)
 class CircuitStatistics:
-    """A snapshot: the calls are those in the window, or those that opened the circuit; rates are from 0 to 1.
-
-    `generation` rises with each move and trial. `retry_after` is None if it does not refuse, or that is unknown.
-    """
+    """A snapshot: the calls are those in the window, or those that opened the circuit; rates are from 0 to 1."""
 
     state: CircuitState
     since: float
-    generation: int
     calls: int
     failures: int
     slow_calls: int
     failure_rate: float
     slow_call_rate: float
-    retry_after: float | None
+    retry_after: float | None  # None if it does not refuse, or that is unknown.
 
 
 class _Window:
     def __init__(self, size: int) -> None:
         self.calls = self.failures = self.slow = 0
         self._size = size
-        self._kept: deque[Any] = deque()
+        self._kept: deque[int] = deque()
 
-    def add(self, mark: int, now: float) -> bool:
+    def add(self, mark: int) -> bool:
         """Add a call; return whether that can have raised a rate."""
         self._kept.append(mark)
         old = 0
@@ -165,50 +146,17 @@ class _Window:
         self.slow += (mark >> 1) - (old >> 1)
         return True
 
-    def forget(self, now: float) -> None:
-        pass
-
-
-class _WindowOfSeconds(_Window):
-    """The calls that ended in the last whole seconds: of each which one, the calls, the failures and the slow ones."""
-
-    def add(self, mark: int, now: float) -> bool:
-        # A thread that read the clock before another one did counts into the other's second.
-        if not self._kept or now >= self._kept[-1][0] + 1:
-            self.forget(now)
-            self._kept.append([math.floor(now), 0, 0, 0])
-        second = self._kept[-1]
-        second[1] += 1
-        second[2] += mark & _FAILED
-        second[3] += mark >> 1
-        self.calls += 1
-        self.failures += mark & _FAILED
-        self.slow += mark >> 1
-        return self.failures + self.slow > 0
-
-    def forget(self, now: float) -> None:
-        oldest = math.floor(now) - self._size + 1
-        while self._kept and self._kept[0][0] < oldest:
-            _, calls, failures, slow = self._kept.popleft()
-            self.calls -= calls
-            self.failures -= failures
-            self.slow -= slow
-
 
 class Circuit:
-    """A circuit, its window and its permits; `state` is where it was when it was last asked anything.
-
-    `moved` is called with each state change, after it; it must not raise, nor call the circuit.
-    """
+    """A circuit; `moved` is called with each state change, after it: it must not raise, nor call the circuit."""
 
     def __init__(
         self, name: str, config: CircuitConfig, now: float, *, moved: Callable[[CircuitChanged], object]
     ) -> None:
         self.state: CircuitState = _CLOSED
         self._name, self._config, self._moved = name, config, moved
-        # A window of calls never holds more than its size.
-        most = config.sliding_window_size if config.sliding_window_type == "count" else math.inf
-        self._enough = min(config.minimum_number_of_calls, most)
+        # A window never holds more than its size.
+        self._enough = min(config.minimum_number_of_calls, config.sliding_window_size)
         self._slow_after = config.slow_call_duration
         self._generation, self._trial_is_out, self._luck = 1, False, 0.0
         self._wanted = config.permitted_number_of_calls_in_half_open_state
@@ -239,18 +187,14 @@ class Circuit:
     def leave(
         self, permit: int, outcome: Verdict, *, started: float, now: float, luck: float, asked: float = 0.0
     ) -> str:
-        """Return a permit with the outcome of its call; return what the call counts as.
-
-        `luck`, from 0 up to 1, is the random number for the wait if the circuit opens. `asked` is how many seconds a
-        failure asks not to be called: an open circuit does not try before, up to the longest wait.
-        """
+        """Take a permit back, and return what its call counts as; a failure may have `asked` for seconds of peace."""
         if self.state is _HALF_OPEN:
             self._settle(now)
         is_of_now = permit == self._generation
-        if outcome is _IGNORED:
+        if outcome == "ignored":
             self._trial_is_out = self._trial_is_out and not is_of_now
             return "ignored"
-        mark = _FAILED if outcome is _FAILURE else 0
+        mark = _FAILED if outcome == "failure" else 0
         if now >= started + self._slow_after:
             mark |= _SLOW
         if is_of_now:
@@ -259,26 +203,25 @@ class Circuit:
                 self._held_until = max(self._held_until, now + wait)
             if self.state is not _CLOSED:
                 self._end_trial(mark, now, luck)
-            elif (window := self._window).add(mark, now) and window.calls >= self._enough:
+            elif (window := self._window).add(mark) and window.calls >= self._enough:
                 self._judge(window, window.calls, now=now, luck=luck)
         return _KINDS[mark]
 
     def _end_trial(self, mark: int, now: float, luck: float) -> None:
         if self._trial_is_out:
             self._trial_is_out = False
-            self._trials.add(mark, now)
+            self._trials.add(mark)
             self._judge(self._trials, self._wanted, now=now, luck=luck)
 
-    def open(self, now: float, luck: float, reason: str = "by_hand") -> None:
+    def open(self, now: float, luck: float) -> None:
         """Open it, as if a threshold had been reached, unless it is; raise if it is held by hand."""
         self._settle(now)
         if self.state is _FORCED_OPEN:
             raise ValueError("a circuit that is forced_open cannot become open: put it to closed first")
         if self.state is not _OPEN:
-            self._open(now, luck, reason)
+            self._open(now, luck, "by_hand")
 
     def put(self, state: CircuitState, now: float) -> None:
-        """Set it by hand to forced_open, or to closed with an empty window."""
         self._settle(now)
         if self.state is state is _CLOSED:
             # Calls under way do not count in the new window.
@@ -288,7 +231,6 @@ class Circuit:
             self._move(state, now, "by_hand")
 
     def retry_after(self, now: float) -> float | None:
-        """Return after how many seconds it may admit a call, if it refuses and that is known."""
         self._settle(now)
         if self.state is _OPEN:
             return max(0.0, self._until - now)
@@ -297,17 +239,13 @@ class Circuit:
     def statistics(self, now: float) -> CircuitStatistics:
         self._settle(now)
         window = self._window
-        if self.state is _CLOSED:
-            window.forget(now)
         calls = max(1, window.calls)
         rates = (window.failures / calls, window.slow / calls)
         counts = (window.calls, window.failures, window.slow)
-        return CircuitStatistics(
-            self.state, self._since, self._generation, *counts, *rates, self.retry_after(now)
-        )
+        return CircuitStatistics(self.state, self._since, *counts, *rates, self.retry_after(now))
 
     def _judge(self, calls: _Window, of: int, *, now: float, luck: float) -> None:
-        """Open it if too many of a number of calls failed or were slow; else close it if all of its trials are made."""
+        """Open it if a rate is reached; else close it if all of its trials are made."""
         config, are_trials = self._config, calls is self._trials
         # Divided, and not the threshold multiplied: 7 of 100 are 0.07, but 0.07 times 100 is more than 7.
         if calls.failures / of >= config.failure_rate_threshold:
@@ -342,8 +280,7 @@ class Circuit:
         self._moved(CircuitChanged(self._name, old, new, at, reason))
 
     def _begin(self, now: float) -> None:
-        size, by_count = self._config.sliding_window_size, self._config.sliding_window_type == "count"
-        self._window = _Window(size) if by_count else _WindowOfSeconds(size)
+        self._window = _Window(self._config.sliding_window_size)
         self._since = now
         self._openings = 0
         self._held_until = -math.inf

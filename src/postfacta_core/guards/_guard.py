@@ -2,30 +2,28 @@
 
 A subclass adds its own verdict at four points, which the base calls once for async functions and once for plain ones:
 
-    ticket = _enter(function, args, kwargs)    admit; raise to refuse; or return a wait, which returns the ticket
+    ticket = _enter(function, args, kwargs)    admit; raise to refuse; or return a `partial`, which is a wait
     _passed(ticket, result) -> result          the call returned
     _failed(ticket, error) -> RAISE            the call raised; or a result in the error's place
     _dropped(ticket)                           cancelled or killed: no outcome, only give back what is held
 
-A lock guards straight-line code only, and is never held while the function, a wait or foreign code runs. It is
-reentrant: a coroutine that the collector closes may give back what it holds at any allocation.
+The lock is never held while the function, a wait or foreign code runs. It is reentrant: a coroutine that the collector
+closes may give back what it holds at any allocation.
 
-A wait is a generator, driven by a task or a thread. What it yields first gets the function that wakes it. Then it yields
-the seconds it is willing to wait, is resumed when they are over or when it is woken, and returns what it waited for.
-What interrupts it is raised in it.
+A wait gets the function that wakes it, once, and is a generator, driven by a task or a thread. It yields the seconds
+to wait, is resumed when they are over or it is woken, and returns the ticket. What interrupts it is raised in it.
 """
 
 from __future__ import annotations
 
 import gc
-import math
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial, wraps
-from types import CoroutineType, FrameType, FunctionType, GeneratorType
+from types import CoroutineType, FrameType, FunctionType
 from typing import Any, ClassVar, Final, Generic, ParamSpec, Self, TypeVar, cast
 from weakref import WeakValueDictionary
 
@@ -47,18 +45,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-RAISE: Final[Any] = object()
-"""What a guard answers to an error that it lets pass."""
+RAISE: Final[Any] = object()  # What a guard answers to an error that it lets pass.
 
 
 @dataclass(slots=True, eq=False)
 class Outcome(Generic[T]):
-    """The end of a call. A cancelled one has no outcome.
-
-    Attributes:
-        result: What it returned; None if it raised.
-        error: What it raised; None if it returned.
-    """
+    """The end of a call: the `result` that it returned, or the `error` that it raised. A cancelled one has none."""
 
     result: T | None = None
     error: Exception | None = None
@@ -77,15 +69,14 @@ def asked_by(outcome: Outcome[Any]) -> float | None:
 
 
 Wake = Callable[[], object]
-Waiting = Generator[float, Any, T]
-_WAITING: Final[Any] = GeneratorType
+Waiting = partial[Generator[float, None, T]]
+_WAITING: Final[Any] = partial
 
 
 class Runner:
     """What calls functions, or decorates them."""
 
-    no_sync: str = ""
-    """Why it cannot guard a plain function; empty if it can."""
+    no_sync: str = ""  # Why it cannot guard a plain function; empty if it can.
 
     def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
         """Call an async function."""
@@ -96,12 +87,7 @@ class Runner:
         raise TypeError(f"{self!r} cannot guard a plain function: {self.no_sync}")
 
     def __call__(self, function: F) -> F:
-        """Decorate a function, async or plain, so that each call of it is guarded.
-
-        Raises:
-            TypeError: If it is a generator function, or a plain one that this guard cannot serve; at the call, if a plain
-                one returns a coroutine.
-        """
+        """Decorate a function, async or plain: each call is guarded. Raise `TypeError` for one that cannot be."""
         owner = type(self).__name__
         must_be_guardable(owner, function, if_async=bool(self.no_sync))
         if is_async(function):
@@ -125,34 +111,24 @@ class Runner:
 
 
 class Guard(Runner):
-    """What all guards have in common: they stand in a `Pipeline`, guard by `call` and `call_sync`, or decorate a function.
+    """What stands in a `Pipeline`, guards by `call` and `call_sync`, or decorates a function.
 
-    Tasks and threads share it. Where a plain function has to wait first, its thread does; on an event loop it is refused
-    then.
+    Tasks and threads share it. If a plain function has to wait, its thread does; on an event loop it is refused.
 
     Args:
         name: Its metric label, and the `policy` of its errors: 1 to 64 letters, digits and `_.:/*-`, unique for its kind.
         mode: Text or member. `ENFORCE` acts, `SHADOW` only counts what it would do, `OFF` does nothing.
-        observer: Receives its events, and its announcement once. It may raise, and must be thread-safe. By default the
-            process's, see `asgi.Telemetry`; None for none.
+        observer: Receives its events, in any thread; it may raise. By default `asgi.Telemetry`'s; None for none.
         clock: Monotonic seconds; it must be the clock of the request contexts.
         luck: Spreads waits.
-
-    Attributes:
-        made_at: The file and line that made it.
 
     Raises:
         ValueError: If a setting is wrong, or the name is taken.
     """
 
-    kind: ClassVar[str] = "guard"
-    """What it is called in the list."""
-    example: ClassVar[str] = '"billing"'
-    """How one is made, for refusals."""
+    kind: ClassVar[str] = "guard"  # What it is called in the list.
     modes: ClassVar[tuple[Mode, ...]] = tuple(Mode)
-    """The modes that it knows."""
-    metric: ClassVar[str] = ""
-    """The metric of its counts, whose labels are its name and what was counted."""
+    metric: ClassVar[str] = ""  # That of its counts, whose labels are its name and what was counted.
 
     def __init__(
         self,
@@ -164,8 +140,8 @@ class Guard(Runner):
         luck: Luck = LUCK,
     ) -> None:
         owner = type(self).__name__
-        self.name: str = validation.name(f"{owner}.name", name, example=self.example)
-        self.made_at: str = _caller()
+        self.name: str = validation.name(f"{owner}.name", name)
+        self.made_at: str = _caller()  # The file and line.
         self._mode = validation.choice(f"{owner}.mode", mode, Mode)
         validation.functions(owner, clock=clock, luck=luck)
         self._observe = observing(owner, name, observer)
@@ -189,6 +165,7 @@ class Guard(Runner):
     def _announce(self, **settings: object) -> None:
         """List it with its settings and announce it: the end of every `__init__`, so that one that raises leaves no trace."""
         self._settings.update(settings)
+        self._mode_was_set()
         registry.add(self)
         self._observe(PolicyCreated(self.name, self.collect))
 
@@ -257,9 +234,7 @@ class Guard(Runner):
             raise
         return cast("T", self._passed(ticket, answer))
 
-    def _enter(
-        self, function: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _enter(self, function: Any, args: Any, kwargs: Any) -> Any:  # the function is None for a block
         raise NotImplementedError
 
     def _passed(self, ticket: Any, result: Any) -> Any:
@@ -288,7 +263,7 @@ class Guard(Runner):
         return self._ask(self._predicate, outcome, otherwise=otherwise)
 
     def _ask(self, foreign: Callable[[Any], T], about: object, otherwise: T) -> T:
-        """Ask foreign code, such as a predicate: what it raises is reported, and means something else."""
+        """Ask foreign code: what it raises is reported, and means something else."""
         try:
             return foreign(about)
         except Exception as fault:  # noqa: BLE001 - it may raise anything
@@ -296,15 +271,13 @@ class Guard(Runner):
             return otherwise
 
     def _report(self, fault: Exception) -> None:
-        """Report what foreign code raised, such as a predicate."""
         self._observe(ListenerFailed(self.name, repr(fault)))
 
 
 class Registry:
     """The guards that are alive; it keeps none alive.
 
-    A name is unique for its kind. Made again by the same line of code, as by an application factory in a test, it
-    passes on to the new guard, and both are counted together. Made by another line it is refused.
+    A name is unique for its kind. Given again by the same line of code, as by a factory, it passes on to the new guard.
     """
 
     def __init__(self) -> None:
@@ -352,24 +325,21 @@ registry: Final = Registry()
 
 
 def _caller() -> str:
-    """Return the file and line outside of this package that is being run."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - inspect.stack() reads files
     while frame is not None and str(frame.f_globals.get("__name__")).startswith("postfacta_core.guards"):
         frame = frame.f_back
     return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
+# The blocks entered in this context and not left: of each its guard and ticket.
 _BLOCKS: Final[ContextVar[tuple[tuple[Guard, Any], ...]]] = ContextVar("postfacta_blocks", default=())
-"""The blocks entered in this context and not left: of each its guard and ticket."""
 
 
 class BlockGuard(Guard):
     """A guard that holds blocks too, by `with` or `async with`, each left in the task or thread that entered it."""
 
-    has_tickets: ClassVar[bool] = False
-    """Whether `_enter` returns what must be found again where a block is left."""
-    kinds: ClassVar[tuple[str, ...]] = ()
-    """What it counts, for each mode: the labels of its metric are its name, one of these, and the mode."""
+    has_tickets: ClassVar[bool] = False  # Whether a block's ticket must be found again where it is left.
+    kinds: ClassVar[tuple[str, ...]] = ()  # What it counts for each mode: labels of its metric.
 
     def collect(self) -> Iterable[Sample]:
         for mode, counts in tuple(self._by_mode.items()):
@@ -419,9 +389,8 @@ class BlockGuard(Guard):
                 _BLOCKS.set(blocks[:place] + blocks[place + 1 :])
                 return blocks[place][1]
         if error is None:
-            raise RuntimeError(
-                f"a block of {self.name!r} was left in another context than it was entered in: use call"
-            )
+            what = f"a block of {self.name!r}"
+            raise RuntimeError(f"{what} was left in another context than it was entered in: use call")
         return None
 
 
@@ -441,8 +410,7 @@ def innermost(
 
 
 def running_loop() -> Any:
-    """Return asyncio's loop that runs in this thread, or None."""
-    # Looked up, and not imported: where it is not imported, no loop runs.
+    """Return asyncio's loop that runs in this thread, or None: where asyncio is not imported, no loop runs."""
     events = sys.modules.get("asyncio.events")
     return None if events is None else events._get_running_loop()  # noqa: SLF001 - a public one raises if there is none
 
@@ -457,53 +425,39 @@ def refuse_on_loop(owner: object) -> None:
 
 
 def wait_in_thread(owner: object, wait: Waiting[T]) -> T:
-    """Run a wait of a guard in this thread, where no event loop runs, and return its result."""
+    """Run a wait of a guard in this thread, where no event loop runs, and return its ticket."""
     event = threading.Event()
+    steps = wait(event.set)
     try:
-        next(wait)
-        seconds = wait.send(event.set)
         while True:
+            seconds = next(steps)
             try:
                 refuse_on_loop(owner)
-                event.wait(None if seconds == math.inf else min(seconds, threading.TIMEOUT_MAX))
+                event.wait(min(seconds, threading.TIMEOUT_MAX))
             except BaseException as error:
-                wait.throw(error)
+                steps.throw(error)
                 raise
-            event.clear()
-            seconds = wait.send(None)
     except StopIteration as end:
-        result: T = end.value
-        return result
+        return cast("T", end.value)
 
 
 async def wait_in_task(wait: Waiting[T]) -> T:
-    """Run a wait in this task, and return its result. Any thread may wake it."""
+    """Run a wait in this task, and return its ticket. Any thread may wake it."""
     import anyio  # noqa: PLC0415 - code without an event loop needs none
     from anyio.lowlevel import current_token  # noqa: PLC0415
 
     event, here = anyio.Event(), threading.get_ident()
     loop: Any = current_token().native_token
     soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
-
-    def wake() -> None:
-        if threading.get_ident() == here:
-            event.set()
-        else:
-            soon(lambda: event.set())  # noqa: PLW0108 - the present event, and not that of now
-
+    steps = wait(lambda: event.set() if threading.get_ident() == here else soon(event.set))
     try:
-        next(wait)
-        seconds = wait.send(wake)
         while True:
+            seconds = next(steps)
             try:
                 with anyio.move_on_after(seconds):
                     await event.wait()
             except BaseException as error:
-                wait.throw(error)
+                steps.throw(error)
                 raise
-            if event.is_set():
-                event = anyio.Event()
-            seconds = wait.send(None)
     except StopIteration as end:
-        result: T = end.value
-        return result
+        return cast("T", end.value)

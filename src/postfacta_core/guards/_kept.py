@@ -1,9 +1,7 @@
 """Decide which values are kept for the time in which no new one can be had: the last of each key, within bounds.
 
-1. A value is not given from its age on, counted from when its call began; use does not renew it.
-2. Of two calls at once, the one that began later has the newer value, whichever ends first.
-3. What was asked for before something was forgotten is not kept after it: its caller may have lost access.
-4. Beyond the bounds, what was not used for longest goes first; what is larger than all is not kept.
+Of two calls at once, the one that began later has the newer value. What was asked for before something was forgotten is
+not kept after it: its caller may have lost access. Beyond the bounds, what was not used for longest goes first.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ T = TypeVar("T")
 
 
 class LastValues(Generic[T]):
-    """The last value of each key, in seconds, number and bytes. Its owner holds a lock, or is the only thread."""
+    """The last value of each key. Its owner holds a lock, or is the only thread."""
 
     def __init__(self, max_age: float, max_entries: int, max_bytes: float = math.inf) -> None:
         self.generation: int = 0
@@ -47,7 +45,6 @@ class LastValues(Generic[T]):
             self.drop(next(iter(self._kept)))
 
     def find(self, key: Hashable, now: float) -> tuple[T, float] | None:
-        """Return a value and its age, unless it is too old."""
         kept = self._kept.get(key)
         if kept is None:
             return None
@@ -58,14 +55,8 @@ class LastValues(Generic[T]):
         return kept[1], now - kept[0]
 
     def drop(self, key: Hashable) -> None:
-        """Remove a value: there is none any more."""
         kept = self._kept.pop(key, None)
         self._bytes -= 0 if kept is None else kept[2]
-
-    def forget(self, key: Hashable) -> None:
-        """Remove a value, and keep none of the calls under way."""
-        self.drop(key)
-        self.generation += 1
 
     def clear(self) -> None:
         """Remove all values, and keep none of the calls under way."""

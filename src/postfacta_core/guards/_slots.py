@@ -1,10 +1,7 @@
-"""Decide who of those that wait for a slot gets it.
+"""Decide who of those that wait for a slot gets it: the one that has waited longest, never a newcomer.
 
-1. A returned slot goes to the caller that has waited longest, never to a newcomer. A caller that leaves the queue
-   just as its turn comes passes the slot on.
-2. More slots may be taken than there are, by those who need not wait: these are not passed on.
-
-The pattern is Nygard's (*Release It!*, 2nd ed., 2018, "Bulkheads").
+More slots may be taken than there are, by those who need not wait: these are not passed on. The pattern is Nygard's
+(*Release It!*, 2nd ed., 2018, "Bulkheads").
 """
 
 from __future__ import annotations
@@ -36,26 +33,23 @@ class Turns:
         return len(self._queue)
 
     def enter(self) -> bool:
-        """Take a slot, if one is free."""
         if self.used >= self.size:
             return False
         self.used += 1
         return True
 
     def join(self, wake: Callable[[], object]) -> Turn:
-        """Join the queue, whose length is not checked."""
         turn = Turn(wake)
         self._queue[turn] = None
         return turn
 
     def admit_all(self) -> None:
-        """Give a slot to all that wait, though there are none."""
         while self._queue:
             self.used += 1
             self._admit_next()
 
     def give_up(self, turn: Turn) -> None:
-        """End a wait; a slot that it was given goes to the next."""
+        """End a wait; a slot that it was just given goes to the next."""
         if turn.has_come:
             self.leave()
         else:

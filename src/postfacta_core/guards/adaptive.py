@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from ..clock import LUCK, MONOTONIC, Clock, Luck
@@ -11,43 +12,28 @@ from ..context import add_wait, current_request
 from ..deadlines.present import time_to_wait
 from ..errors import LoadShedError
 from ..events import Mode, Observer, Sample, process_observer
-from ..limits._overload import (
-    ADMIT,
-    Admit,
-    Ending,
-    OverloadConfig,
-    OverloadLimiter,
-    Priority,
-    Shed,
-    Wait,
-)
+from ..limits._overload import ADMIT, Ending, OverloadConfig, OverloadLimiter, Priority, Shed, Wait
 from ..validation import validation
-from ._guard import RAISE, BlockGuard, On, Outcome, Waiting, innermost
+from ._guard import RAISE, BlockGuard, On, Outcome, Waiting, Wake, innermost
 
-# When a call was admitted, and its kind.
-_Ticket = tuple[float, int] | None
+_Ticket = tuple[float, int] | None  # When a call was admitted, and its kind.
 
 
 class AdaptiveLimiter(BlockGuard):
-    """Find out how many calls may run at once, let a burst wait, and refuse the rest.
-
-    It is a `Bulkhead` whose slots need not be known: `LoadSheddingMiddleware` for a worker, a script or a dependency.
+    """Find out how many calls may run at once, let a burst wait, and refuse the rest: a `Bulkhead` of unknown slots.
 
     * Calls of one function take about as long as each other; all blocks together are one kind.
+    * A call has the `Priority` of its request: higher ones go first, and lower ones may use only a part of the limit.
     * A call waits no longer than its request or an outer `Timeout` gives it.
     * A call that was cancelled, or failed, is no answer: it counts at the age that it had, if that is late.
 
     Args:
         config: What it starts from; nothing needs setting.
-        on: Which outcomes are no answers: types of errors, by default all; or a function of the `Outcome` that alone
-            decides.
-        priority_of: Makes the `Priority` from the arguments of the call; by default it is that of the present request.
-            Higher ones go first, and lower ones may use only a part of the limit.
+        on: Which outcomes are no answers: types of errors, by default all; or a function of the `Outcome` that decides.
         mode: `SHADOW` counts what it would refuse or hold up, `OFF` does nothing.
     """
 
     kind = "limiter"
-    example = 'AdaptiveLimiter("reports")'
     has_tickets = True
 
     def __init__(
@@ -56,7 +42,6 @@ class AdaptiveLimiter(BlockGuard):
         config: OverloadConfig | None = None,
         *,
         on: On = Exception,
-        priority_of: Callable[..., Priority] | None = None,
         mode: Mode | str = Mode.ENFORCE,
         observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
@@ -66,13 +51,7 @@ class AdaptiveLimiter(BlockGuard):
         if config is not None:
             validation.instance("AdaptiveLimiter.config", config, OverloadConfig, example="OverloadConfig()")
         self._act_on(on)
-        if priority_of is not None:
-            validation.function(
-                "AdaptiveLimiter.priority_of", priority_of, example="priority_of=lambda job: job.priority"
-            )
         self._limiter = OverloadLimiter(name, config)
-        self._priority_of = priority_of
-        self._mode_was_set()
         self._announce()
 
     def status(self) -> Mapping[str, object]:
@@ -95,28 +74,21 @@ class AdaptiveLimiter(BlockGuard):
         request, kind = current_request(), 0
         priority = Priority.CRITICAL if request is None else request.priority
         if function is not None:
-            function, args, kwargs = innermost(function, args, kwargs)
             # Closures of one line of code are one kind.
-            kind = id(getattr(function, "__code__", None))
-            if self._priority_of is not None:
-                priority = Priority(self._priority_of(*args, **kwargs))
+            kind = id(getattr(innermost(function, args, kwargs)[0], "__code__", None))
         now = self._clock()
         with self._lock:
             decision = self._limiter.arrive(priority, now, luck=self._luck())
         if isinstance(decision, Wait):
-            return self._wait(decision, kind)
-        return self._take(decision, now, kind)
+            return partial(self._wait, decision, kind)
+        return self._refuse(decision) if isinstance(decision, Shed) else (now, kind)
 
-    def _take(self, verdict: Admit | Shed, decided: float, kind: int) -> _Ticket:
-        if not isinstance(verdict, Shed):
-            return decided, kind
+    def _refuse(self, shed: Shed) -> _Ticket:
         if self._mode is Mode.ENFORCE:
-            raise LoadShedError(self.name, verdict.retry_after)
+            raise LoadShedError(self.name, shed.retry_after)
         return None
 
-    def _wait(self, place: Wait, kind: int) -> Waiting[_Ticket]:
-        wake = yield 0.0
-
+    def _wait(self, place: Wait, kind: int, wake: Wake) -> Generator[float, None, _Ticket]:
         def decided() -> None:
             # If its event loop is closed, it gives back what it has when its coroutine is closed.
             with suppress(RuntimeError):
@@ -139,7 +111,7 @@ class AdaptiveLimiter(BlockGuard):
             add_wait(self._clock() - place.since)
         with self._lock:
             verdict = self._limiter.give_up(place, self._clock())
-        return self._take(verdict, place.decided, kind)
+        return self._refuse(verdict) if isinstance(verdict, Shed) else (place.decided, kind)
 
     def _passed(self, ticket: _Ticket, result: Any) -> Any:
         self._finish(ticket, None if self._predicate is None else Outcome(result))

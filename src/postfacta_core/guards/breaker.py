@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -10,41 +9,25 @@ from typing import Any, ClassVar, Final
 
 from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..context import current_request
-from ..errors import (
-    BulkheadFullError,
-    CircuitOpenError,
-    LoadShedError,
-    RateLimitExceededError,
-    StoppedError,
-)
+from ..errors import BulkheadFullError, CircuitOpenError, LoadShedError, RateLimitExceededError, StoppedError
 from ..events import CircuitChanged, Mode, Observer, Sample, process_observer
 from ..validation import validation
 from ._circuit import Circuit, CircuitConfig, CircuitState, CircuitStatistics, Verdict
 from ._guard import RAISE, BlockGuard, On, Outcome, asked_by
 
-_SUCCESS, _FAILURE, _IGNORED = Verdict
 _ALL: Final = (Exception,)
 
 # Our own refusals, and the end of the service: the dependency was not asked, or its answer not waited for.
-_LOCAL: Final = (
-    BulkheadFullError,
-    CircuitOpenError,
-    LoadShedError,
-    RateLimitExceededError,
-    StoppedError,
-)
+_LOCAL: Final = (BulkheadFullError, CircuitOpenError, LoadShedError, RateLimitExceededError, StoppedError)
 _Ticket = tuple[int, float] | None
-
-News = tuple[str, Any]
-"""What happened: its kind and its subject. They are passed on in their order, by one thread at a time."""
+News = tuple[str, Any]  # What happened: its kind and its subject.
 
 
 class CircuitBreaker(BlockGuard):
     """Calls a dependency while it works, and refuses calls while it fails.
 
     * What `on` names is a failure. Refusals of our own policies, from below, are ignored: the dependency was not asked.
-      Any other outcome is a success: it answered.
-    * What is no `Exception`, such as a cancellation, is no outcome.
+      Any other outcome is a success: it answered. A cancellation is no outcome.
     * For listeners and storages of pybreaker, see `postfacta_adapters.pybreaker.attach`.
 
     Args:
@@ -58,7 +41,6 @@ class CircuitBreaker(BlockGuard):
     kind = "breaker"
     metric = "postfacta_breaker_calls_total"
     kinds: ClassVar[tuple[str, ...]] = ("success", "slow", "failure", "ignored", "rejected")
-    example = 'CircuitBreaker("billing")'
     has_tickets = True
 
     def __init__(
@@ -80,11 +62,9 @@ class CircuitBreaker(BlockGuard):
         self._telling = threading.Lock()
         self._transitions: dict[tuple[str, str], int] = {}
         self._circuit = Circuit(name, config, clock(), moved=self._note)
-        # A view for code of pybreaker: its error, what receives news, and whether another process has opened its circuit.
+        # A view for code of pybreaker: its error, and what receives news.
         self._refusal: type[CircuitOpenError] = CircuitOpenError
         self._mirror: Callable[[News], None] | None = None
-        self._is_opened_elsewhere: Callable[[float], bool] | None = None
-        self._mode_was_set()
         self._announce()
 
     def status(self) -> Mapping[str, object]:
@@ -137,11 +117,8 @@ class CircuitBreaker(BlockGuard):
             return permit, started
         if self._mode is Mode.OFF:
             return None
-        opens = self._is_opened_elsewhere is not None and self._is_opened_elsewhere(started)
         retry_after = None
         with self._lock:
-            if opens and self._circuit.state is CircuitState.CLOSED:
-                self._circuit.open(started, self._luck(), "remote")
             if not (permit := self._circuit.enter(started)):
                 self._counts["rejected"] += 1
                 retry_after = self._circuit.retry_after(started)
@@ -155,7 +132,7 @@ class CircuitBreaker(BlockGuard):
     def _passed(self, ticket: _Ticket, result: Any) -> Any:
         if ticket is not None:
             outcome = None if self._predicate is None else Outcome(result)
-            self._end(ticket, _SUCCESS if outcome is None else self._judge(outcome), outcome)
+            self._end(ticket, "success" if outcome is None else self._judge(outcome), outcome)
         return result
 
     def _failed(self, ticket: _Ticket, error: Exception) -> Any:
@@ -166,21 +143,21 @@ class CircuitBreaker(BlockGuard):
 
     def _dropped(self, ticket: _Ticket) -> None:
         if ticket is not None:
-            self._end(ticket, _IGNORED, None)
+            self._end(ticket, "ignored", None)
 
     def _end(self, ticket: tuple[int, float], verdict: Verdict, outcome: Outcome[Any] | None) -> None:
         permit, started = ticket
         asked = 0.0
-        if verdict is _FAILURE and outcome is not None:
+        if verdict == "failure" and outcome is not None:
             asked = self._ask(asked_by, outcome, otherwise=None) or 0.0
         self._acquire()
         try:
-            if self._mirror is not None and verdict is _FAILURE:
+            if self._mirror is not None and verdict == "failure":
                 self._news.append(("failure", outcome and outcome.error))
             now, luck = self._clock(), self._luck()
             kind = self._circuit.leave(permit, verdict, started=started, now=now, luck=luck, asked=asked)
             self._counts[kind] += 1
-            if self._mirror is not None and verdict is _SUCCESS:
+            if self._mirror is not None and verdict == "success":
                 self._news.append(("success", self._circuit.state is CircuitState.HALF_OPEN))
         finally:
             self._release()
@@ -189,13 +166,13 @@ class CircuitBreaker(BlockGuard):
 
     def _judge(self, outcome: Outcome[Any]) -> Verdict:
         error = outcome.error
-        is_refusal = self._types == _ALL and _is_local(error)
-        if not is_refusal and self._acts_on(outcome, otherwise=True):
+        is_local = isinstance(error, _LOCAL)
+        if not (is_local and self._types == _ALL) and self._acts_on(outcome, otherwise=True):
             # Its caller gave it less time than the service does: that says nothing about the dependency.
             request = current_request()
             is_callers = request is not None and request.is_out_of_callers_time(self._clock())
-            return _IGNORED if is_callers else _FAILURE
-        return _IGNORED if _is_local(error) else _SUCCESS
+            return "ignored" if is_callers else "failure"
+        return "ignored" if is_local else "success"
 
     def _note(self, move: CircuitChanged) -> None:
         # Under the lock; foreign code is called outside of it.
@@ -203,8 +180,7 @@ class CircuitBreaker(BlockGuard):
         self._news.append(("move", move))
 
     def _tell(self) -> None:
-        # One thread at a time reports news, in their order; the others leave theirs to it and go on. News that come
-        # while that one lets go of its turn are seen by the outer loop.
+        # One thread at a time reports news, in their order; the others leave theirs to it and go on.
         while self._news and self._telling.acquire(blocking=False):
             try:
                 while self._news:
@@ -215,11 +191,3 @@ class CircuitBreaker(BlockGuard):
                         self._mirror(news)
             finally:
                 self._telling.release()
-
-
-def _is_local(error: Exception | None) -> bool:
-    # pybreaker is not imported: where no code has imported it, no error is its own.
-    foreign = sys.modules.get("pybreaker")
-    return isinstance(error, _LOCAL) or (
-        foreign is not None and isinstance(error, foreign.CircuitBreakerError)
-    )

@@ -15,20 +15,17 @@ class RetryBudget:
     One budget for one dependency, shared by all that try it again, in tasks or threads. In any stretch of time there are at
     most `burst + ratio * calls + floor * seconds` further tries.
 
-    A share with a floor is that of Finagle's `RetryBudget` and of chapter 21 of Google's SRE book. Finagle forgets
-    what is older than 10 seconds; here a token bucket does the same in constant time and space. It starts full.
+    A share with a floor is that of Finagle's `RetryBudget` and of chapter 21 of Google's SRE book; here it is a token
+    bucket, which starts full.
 
     Args:
         name: The dependency's, as metrics show it.
-        ratio: Further tries for each call. With the number of tries less 1 it never refuses.
-        floor: Further tries a second besides, so that a few calls an hour can be tried again too.
-        burst: The most that is saved up: by default what the default floor gives in Finagle's 10 seconds.
+        ratio: Further tries for each call, above 0 without a floor. With the number of tries less 1 it never refuses.
+        floor: Further tries a second besides, so that a few calls an hour can be tried again too; from 0 up.
+        burst: The most that is saved up, from 1 up: by default what the default floor gives in Finagle's 10 seconds.
 
     Attributes:
         is_fed: A `Retry` pays in for its calls. Then a `Hedge` does not: its calls are, as a rule, tries of those.
-
-    Raises:
-        ValueError: If a number is below 0 or infinite, if nothing would ever come in, or if the burst is below 1.
     """
 
     def __init__(self, name: str, *, ratio: float = 0.2, floor: float = 10.0, burst: float = 100.0) -> None:
@@ -39,9 +36,7 @@ class RetryBudget:
         if ratio == floor == 0:
             validation.refuse("RetryBudget.ratio", ratio, "above 0 where the floor is 0", example="ratio=0.2")
         self.is_fed: bool = False
-        self._ratio = ratio
-        self._floor = floor
-        self._burst = burst
+        self._ratio, self._floor, self._burst = ratio, floor, burst
         self._tokens = burst
         # Before any moment: the first one fills what is full. Not -inf, of which a floor of 0 would make a nan.
         self._at = -sys.float_info.max
@@ -69,5 +64,5 @@ class RetryBudget:
         return min(self._burst, self._tokens + max(0.0, now - self._at) * self._floor)
 
     def sample(self, now: float) -> Sample:
-        """Return its tokens, for metrics. Each guard that spends from it shows them."""
+        """Return its tokens, for metrics: each guard that spends from it shows them."""
         return Sample("postfacta_retry_budget_tokens", (self.name,), self.tokens(now))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Generator, Iterable, Mapping
+from functools import partial
+from typing import Any, ClassVar
 
 from ..clock import MONOTONIC, Clock
 from ..context import add_wait
@@ -11,17 +12,12 @@ from ..deadlines.present import time_to_wait
 from ..errors import BulkheadFullError
 from ..events import Mode, Observer, Sample, process_observer
 from ..validation import validation
-from ._guard import RAISE, BlockGuard, Waiting
+from ._guard import RAISE, BlockGuard, Waiting, Wake
 from ._slots import Turns
-
-_ADMITTED: Final = 0
-_REFUSED: Final = 1
 
 
 class Bulkhead(BlockGuard):
     """Run at most `slots` calls to a dependency at once, let a few more wait, and refuse the rest.
-
-    One dependency that hangs then holds this many tasks or threads, and not all of them.
 
     * A caller waits no longer than `max_wait`, and no longer than its request or an outer `Timeout` gives it.
     * Callers are admitted in FIFO order. One that is cancelled leaves no trace.
@@ -36,7 +32,8 @@ class Bulkhead(BlockGuard):
     """
 
     kind = "bulkhead"
-    example = 'Bulkhead("billing", 10)'
+    metric = "postfacta_bulkhead_decisions_total"
+    kinds: ClassVar[tuple[str, ...]] = ("admitted", "refused")
 
     def __init__(
         self,
@@ -54,9 +51,6 @@ class Bulkhead(BlockGuard):
         validation.whole("Bulkhead.max_waiting", max_waiting, at_least=0, example="max_waiting=20")
         self._max_wait = validation.seconds("Bulkhead.max_wait", max_wait, example="max_wait=1.0")
         self._turns = Turns(slots, max_waiting)
-        # Of each mode how many were admitted, and refused: a list is quicker than a dictionary.
-        self._numbers = {each: [0, 0] for each in Mode}
-        self._mode_was_set()
         self._announce(slots=slots, max_waiting=max_waiting, max_wait=max_wait)
 
     @property
@@ -77,12 +71,11 @@ class Bulkhead(BlockGuard):
         """Return its counts, for metrics."""
         for what, number in (("used", self.used), ("waiting", self.waiting), ("slots", self._turns.size)):
             yield Sample(f"postfacta_bulkhead_{what}", (self.name,), number)
-        for mode in (Mode.ENFORCE, Mode.SHADOW):
-            for decision, number in zip(("admitted", "refused"), self._numbers[mode], strict=True):
-                yield Sample("postfacta_bulkhead_decisions_total", (self.name, decision, mode), number)
+        # What is off decides nothing.
+        yield from (sample for sample in super().collect() if sample.labels[-1] != Mode.OFF)
 
     def _mode_was_set(self) -> None:
-        self._count = self._numbers[self._mode]
+        super()._mode_was_set()
         if self._mode is not Mode.ENFORCE:
             self._turns.admit_all()
 
@@ -91,12 +84,12 @@ class Bulkhead(BlockGuard):
         self._acquire()
         try:
             if turns.used < turns.size:
-                self._count[_ADMITTED] += 1
+                self._counts["admitted"] += 1
             elif self._mode is not Mode.ENFORCE:
                 would_refuse = turns.used >= turns.size + turns.max_waiting
-                self._count[_REFUSED if would_refuse else _ADMITTED] += 1
+                self._counts["refused" if would_refuse else "admitted"] += 1
             elif turns.waiting < turns.max_waiting:
-                return self._wait()
+                return partial(self._wait)
             else:
                 raise self._refusal()
             turns.used += 1
@@ -105,12 +98,11 @@ class Bulkhead(BlockGuard):
             self._release()
 
     def _refusal(self) -> BulkheadFullError:
-        self._count[_REFUSED] += 1
-        # By then everyone who waits now is served or refused. Without a queue there is no estimate.
+        self._counts["refused"] += 1
+        # By then all that wait now are served or refused. Without a queue there is no estimate.
         return BulkheadFullError(self.name, self._max_wait if self._turns.max_waiting else None)
 
-    def _wait(self) -> Waiting[None]:
-        wake = yield 0.0
+    def _wait(self, wake: Wake) -> Generator[float, None, None]:
         began = self._clock()
         patience = time_to_wait(self._max_wait, began)
         with self._lock:
@@ -132,7 +124,7 @@ class Bulkhead(BlockGuard):
             if not turn.has_come:
                 self._turns.give_up(turn)
                 raise self._refusal()
-            self._count[_ADMITTED] += 1
+            self._counts["admitted"] += 1
 
     def _passed(self, ticket: object, result: Any) -> Any:
         self._acquire()

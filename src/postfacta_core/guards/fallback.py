@@ -5,21 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic
 
 from .._functions import answer_of
 from ..clock import MONOTONIC, Clock
 from ..errors import FailedResponseError, ResilienceError
 from ..events import Mode, Observer, process_observer
 from ..validation import validation
-from ._guard import RAISE, Guard, On, Outcome, innermost
+from ._guard import RAISE, Guard, On, Outcome, P, T, innermost
 from ._kept import LastValues
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-# Where answers came from: the call, what was kept, `otherwise`. None was to be had, so the error was raised; or one
-# would have been given, but for the mode.
+# Where answers came from: the call, what was kept, `otherwise`; or there was none, or none was given for the mode.
 _FRESH, _STALE, _DEFAULT, _NONE, _SHADOW = "fresh", "stale", "default", "none", "shadow"
 
 
@@ -51,9 +47,8 @@ class Fallback(Guard):
     """Keep the last good value of each key, and return it instead of an error.
 
     A kept value is given to every caller with the same key: the caller's identity belongs in the key if answers differ
-    by it. In a `Pipeline` it is the outermost guard. Use it by `ask` where the age of an answer matters.
-
-    An error that it does not cover is the dependency's answer: then what was kept is forgotten.
+    by it. An error that it does not cover is the dependency's answer: then what was kept is forgotten. In a `Pipeline`
+    it is the outermost guard. Use it by `ask` where the age of an answer matters.
 
     Args:
         key: Makes the key of a question from the arguments of the call; without it no value is kept, and there must be an
@@ -65,13 +60,11 @@ class Fallback(Guard):
             none.
         max_age: Seconds, counted from when its call began, from which a value is not given any more.
         max_entries: The most values kept; what was not used for longest goes first.
-        mode: `SHADOW` keeps values and counts what it would have given, and lets the error through; `OFF` is a plain
-            call.
+        mode: `SHADOW` keeps values, counts what it would have given, and lets the error through; `OFF` is a plain call.
     """
 
     kind = "fallback"
     metric = "postfacta_fallback_answers_total"
-    example = 'Fallback("prices", otherwise=None)'
 
     def __init__(
         self,
@@ -94,24 +87,15 @@ class Fallback(Guard):
         validation.seconds("Fallback.max_age", max_age, finite=False, example="max_age=900.0")
         validation.whole("Fallback.max_entries", max_entries, example="max_entries=1000")
         if key is None and otherwise is RAISE:
-            validation.refuse(
-                "Fallback.key",
-                key,
-                "a function where there is no otherwise=",
-                example="key=lambda number: number",
-            )
-        self._key = key
-        self._otherwise = otherwise
+            rule = "a function where there is no otherwise="
+            validation.refuse("Fallback.key", key, rule, example="key=lambda number: number")
+        self._key, self._otherwise = key, otherwise
         self._kept = LastValues[Any](max_age, max_entries)
         self._counts = dict.fromkeys((_FRESH, _STALE, _DEFAULT, _NONE, _SHADOW), 0)
         self._announce(max_age=max_age, max_entries=max_entries)
 
-    def __len__(self) -> int:
-        """The number of kept values, including expired ones not yet removed."""
-        return len(self._kept)
-
     def status(self) -> Mapping[str, object]:
-        """Return how many values are kept."""
+        """Return how many values are kept, including expired ones not yet removed."""
         return {"kept": len(self._kept)}
 
     async def ask(
@@ -120,10 +104,8 @@ class Fallback(Guard):
         """Call a function like `call`, and return the answer with its age, and why it is not fresh."""
         ticket = self._enter(function, args, kwargs)
         try:
-            result: Any = function(*args, **kwargs)
-            value: T = await (
-                result if hasattr(result, "__await__") else answer_of("Fallback", function, result)
-            )
+            coro: Any = function(*args, **kwargs)
+            value: T = await (coro if hasattr(coro, "__await__") else answer_of("Fallback", function, coro))
         except Exception as error:  # noqa: BLE001 - without a stand-in it is raised
             answer = self._answer(ticket, Outcome(error=error))
             try:
@@ -138,7 +120,8 @@ class Fallback(Guard):
     def forget(self, key: Hashable) -> None:
         """Drop the value of this key, and ignore the results of all calls under way."""
         with self._lock:
-            self._kept.forget(key)
+            self._kept.drop(key)
+            self._kept.generation += 1
 
     def clear(self) -> None:
         """Drop all values, and ignore calls under way: for when permissions have been reduced."""
@@ -194,26 +177,23 @@ class Fallback(Guard):
     def _stand_in(self, ticket: _Ticket, outcome: Outcome[Any], error: Exception) -> Answer[Any] | None:
         with self._lock:
             kept = self._kept.find(ticket[0], self._clock())
-        if kept is None:
-            answer, source = self._made_up(outcome, error), _DEFAULT
-        else:
+        if kept is not None:
             answer, source = Answer(kept[0], kept[1], error), _STALE
-        if answer is None:
-            source = _NONE
-        elif self._mode is Mode.SHADOW:
+        elif (value := self._made_up(outcome)) is not RAISE:
+            answer, source = Answer(value, math.inf, error), _DEFAULT
+        else:
+            answer, source = None, _NONE
+        if answer is not None and self._mode is Mode.SHADOW:
             answer, source = None, _SHADOW
-        with self._lock:
-            self._counts[source] += 1
+        self._counts[source] += 1
         return answer
 
-    def _made_up(self, outcome: Outcome[Any], error: Exception) -> Answer[Any] | None:
-        if self._otherwise is RAISE:
-            return None
+    def _made_up(self, outcome: Outcome[Any]) -> Any:
         if not callable(self._otherwise):
-            return Answer(self._otherwise, math.inf, error)
+            return self._otherwise
         try:
-            return Answer(self._otherwise(outcome), math.inf, error)
+            return self._otherwise(outcome)
         except Exception as fault:  # noqa: BLE001 - it is foreign code, and may raise anything
-            if fault is not error:
+            if fault is not outcome.error:
                 self._report(fault)
-            return None
+            return RAISE

@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import combinations
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, cast
 
-from ._guard import Guard, Runner
+from ._guard import Guard, P, Runner, T
 from .timeout import Timeout
 
-P = ParamSpec("P")
-T = TypeVar("T")
-# A guard's `call`, as it is used here: (function, *arguments of the function).
-_Call = Callable[..., Any]
 _EXAMPLE: Final = 'for example Pipeline(Timeout(2), Retry("billing"))'
+_BLIND: Final = "it would not see the errors that the fallback stands in for: put the fallback first"
 # Why a guard must not stand inside of another one of a kind.
 _NONSENSE: Final = {
-    **dict.fromkeys(
-        (("retry", "fallback"), ("breaker", "fallback")),
-        "it would not see the errors that the fallback stands in for: put the fallback first",
-    ),
+    ("retry", "fallback"): _BLIND,
+    ("breaker", "fallback"): _BLIND,
     ("hedge", "fallback"): "it would take what stands in for an answer: put the fallback first",
     ("retry", "retry"): "tries would multiply, or the outer one never try again: keep one",
     ("hedge", "hedge"): "tries would multiply: keep one",
@@ -28,12 +23,11 @@ _NONSENSE: Final = {
 
 
 class Pipeline(Runner):
-    """Guards around a call; the first is the outermost.
+    """Guards around a call; the first is the outermost. A pipeline inside of another is as if its guards stood there.
 
         Pipeline(Timeout(2), Retry("billing"), breaker, Bulkhead("billing", 10))
 
-    Here two seconds bound all tries together, the circuit counts each try, and an open circuit takes no slot. A pipeline
-    inside of another is as if its guards stood there.
+    Here two seconds bound all tries together, the circuit counts each try, and an open circuit takes no slot.
 
     Args:
         guards: From the outermost to the innermost.
@@ -50,10 +44,10 @@ class Pipeline(Runner):
         _refuse_nonsense(self.guards)
         # Each guard's `call` gets that of the next one as its function, and those after it as arguments of
         # that. So guards are joined once, and a call needs no closure for each of them.
-        calls: list[tuple[_Call, _Call]] = [(guard.call, guard.call_sync) for guard in self.guards]
-        self._first, self._first_sync = calls[0]
-        self._rest = tuple(call for call, _ in calls[1:])
-        self._rest_sync = tuple(call for _, call in calls[1:])
+        calls: tuple[Callable[..., Any], ...] = tuple(guard.call for guard in self.guards)
+        calls_sync: tuple[Callable[..., Any], ...] = tuple(guard.call_sync for guard in self.guards)
+        self._first, self._rest = calls[0], calls[1:]
+        self._first_sync, self._rest_sync = calls_sync[0], calls_sync[1:]
         self.no_sync: str = "; ".join(
             f"{guard!r} cannot, as {guard.no_sync}" for guard in self.guards if guard.no_sync
         )
@@ -62,10 +56,7 @@ class Pipeline(Runner):
         return f"Pipeline({', '.join(map(repr, self.guards))})"
 
     def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
-        """Call an async function through all guards; what it raises, or a guard does, is raised.
-
-        A guard that tries again calls it again, with the same arguments.
-        """
+        """Call an async function through all guards; what it raises, or a guard does, is raised."""
         if kwargs:
             # A keyword is for the function alone, whatever the guards may call their own.
             return cast("Awaitable[T]", self._first(*self._rest, partial(function, *args, **kwargs)))

@@ -1,42 +1,46 @@
 """Try a call again that failed, within its deadline, its dependency's budget, and no other try.
 
-Retries at several layers multiply. So the layer next to the failure tries again, and those around it do not (Google's SRE
-book, chapter 21, "Deciding to Retry"). A `Retry` that gives up leaves a mark on the error, which says in which call
-around it that was; that one reads the mark there, or on what the error became the cause of.
+1. Retries at several layers multiply. So the layer next to the failure tries again, and those around it do not (Google's
+   SRE book, chapter 21, "Deciding to Retry"). A `Retry` that gives up leaves a mark on the error, which says in which
+   call around it that was; that one reads the mark there, or on what the error became the cause of.
+2. A wait that an outcome asks for is prolonged by some jitter: callers that were given the same moment must not return
+   at it. Below 0, infinite or nan it says: do not try again. (gRPC's gRFC A6 reads a negative pushback so.)
+3. The budget is asked last, so a retry refused for another reason costs no token.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, Literal, cast, get_args
 
 from .._functions import answer_of
 from ..backoff import Backoff
 from ..clock import LUCK, MONOTONIC, Clock, Luck, present_haste
 from ..deadlines.present import present_limit
+from ..errors import RejectedError
 from ..events import Mode, Observer, RetryScheduled, Sample, process_observer
 from ..validation import validation
-from ._guard import Guard, On, Outcome, asked_by, refuse_on_loop
-from ._schedule import RetryOutcome, Schedule, may_repeat
+from ._guard import Guard, On, Outcome, P, T, asked_by, refuse_on_loop
 from .budget import RetryBudget
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 _MARK: Final = "_postfacta_retried_in"
-# The mark is searched for in this many causes. Errors are seldom wrapped so often, and a chain may be a circle.
-_LONGEST_CHAIN: Final = 10
+_LONGEST_CHAIN: Final = 10  # The most causes in which the mark is searched for: a chain may be a circle.
+
 # Why no other try was made of what may be tried again. The words hold no number that grows without end.
 _REASONS: Final = {
-    RetryOutcome.EXHAUSTED: "no more tries",
-    RetryOutcome.BUDGET_REFUSED: "the retry budget of its dependency is used up",
-    RetryOutcome.DEADLINE: "the wait would have been too long",
-    RetryOutcome.NESTED: "a Retry within has tried it again already",
+    "exhausted": "no more tries",
+    "budget_refused": "the retry budget of its dependency is used up",
+    "deadline": "the wait would have been too long",
+    "nested": "a Retry within has tried it again already",
 }
+_Reason = Literal["exhausted", "budget_refused", "deadline", "nested"]
+# How a try ended. After a failure another followed, or none: it may not, or for a reason, or for the mode.
+_Ending = Literal["success", "recovered", "retried", "failure", _Reason, "shadow"]
 
 
 @dataclass(slots=True, eq=False)
@@ -59,7 +63,6 @@ class Retry(Guard):
     """Retry calls that failed: a few times, with growing waits, and never more than the budget has.
 
     Only the caller knows what may be called twice, so by default only what was refused before it began is tried again.
-
     When no other try is made, the last error is raised, with a note that says why, or the last result is returned. No try
     begins at the request's deadline or after it. A call inside of another of any `Retry` is tried again by the inner one
     alone. Between tries of a plain function its thread sleeps: on an event loop it is refused.
@@ -74,15 +77,13 @@ class Retry(Guard):
             `math.inf` for no other try, which is also meant if it raises.
         discard: Releases a result that is tried again, such as an open response; it may return an awaitable.
         max_wait: The longest wait in seconds. An outcome that asks for more is not retried.
-        mode: `SHADOW` makes one try, and counts what would have been tried again without spending for it; `OFF` is a
-            plain call.
+        mode: `SHADOW` makes one try, counts what would be tried again, and spends nothing; `OFF` is a plain call.
         observer: Also receives each retry.
         sleep: Waits the given seconds; by default the event loop, or the thread.
     """
 
     kind = "retry"
     metric = "postfacta_retry_attempts_total"
-    example = 'Retry("billing", attempts=3)'
 
     def __init__(
         self,
@@ -105,19 +106,17 @@ class Retry(Guard):
         for field, given in (("discard", discard), ("sleep", sleep)):
             if given is not None:
                 validation.function(f"Retry.{field}", given, example="None")
-        validation.whole("Retry.attempts", attempts, example="attempts=3")
-        validation.instance("Retry.backoff", backoff, Backoff, example="Backoff(base=0.1)")
-        validation.seconds("Retry.max_wait", max_wait, example="max_wait=30.0")
-        self._schedule = Schedule(attempts, backoff, max_wait)
+        self._attempts = validation.whole("Retry.attempts", attempts, example="attempts=3")
+        self._backoff = validation.instance("Retry.backoff", backoff, Backoff, example="Backoff(base=0.1)")
+        self._max_wait = validation.seconds("Retry.max_wait", max_wait, example="max_wait=30.0")
         self._act_on(on)
         validation.function("Retry.retry_after", retry_after, example="retry_after=asked_by")
         self._retry_after = retry_after
         self.budget: RetryBudget = RetryBudget(name) if budget is None else budget
         validation.instance("Retry.budget", self.budget, RetryBudget, example='RetryBudget("billing")')
         self.budget.is_fed = True
-        self._discard = discard
-        self._sleep = sleep
-        self._counts = {outcome.value: 0 for outcome in RetryOutcome}
+        self._discard, self._sleep = discard, sleep
+        self._counts = dict.fromkeys(get_args(_Ending), 0)
         self._announce(attempts=attempts, budget=self.budget.name, max_wait=max_wait)
 
     def status(self) -> Mapping[str, object]:
@@ -170,7 +169,8 @@ class Retry(Guard):
                 else:
                     if (delay := self._wait_after_answer(answer, call)) is None:
                         return answer
-                    self._dispose_now(answer)
+                    if self._discard is not None:
+                        self._ask(self._discard, answer, otherwise=None)
                 (self._sleep or threading.Event().wait)(delay)
                 call.attempt += 1
         finally:
@@ -190,29 +190,24 @@ class Retry(Guard):
     def _wait_after_answer(self, answer: object, call: _Call) -> float | None:
         if self._predicate is not None and self._acts_on(ended := Outcome(answer), otherwise=False):
             return self._wait_after(ended, call)
-        if call.attempt == 1:
-            # Without the lock: no call stands between reading and writing it.
-            self._counts["success"] += 1
-        else:
-            with self._lock:
-                self._counts[RetryOutcome.RECOVERED] += 1
+        # Without the lock: no call stands between reading and writing it.
+        self._counts["success" if call.attempt == 1 else "recovered"] += 1
         return None
 
     def _wait_after(self, ended: Outcome[Any], call: _Call) -> float | None:
         """Return how long to wait for the next try, or None if there is none."""
         now = self._clock()
-        outcome, delay = self._plan(ended, call.attempt, now=now)
-        if outcome is RetryOutcome.RETRIED:
+        outcome, delay = self._plan(ended, call.attempt, now)
+        if outcome == "retried":
             if self._mode is not Mode.ENFORCE:
                 has_token = self.budget.tokens(now) >= 1.0
-                outcome = RetryOutcome.SHADOW if has_token else RetryOutcome.BUDGET_REFUSED
+                outcome = "shadow" if has_token else "budget_refused"
             elif _was_retried_inside(ended.error, call):
-                outcome = RetryOutcome.NESTED
+                outcome = "nested"
             elif not self.budget.try_withdraw(now):
-                outcome = RetryOutcome.BUDGET_REFUSED
-        with self._lock:
-            self._counts[outcome] += 1
-        if outcome is RetryOutcome.RETRIED:
+                outcome = "budget_refused"
+        self._counts[outcome] += 1
+        if outcome == "retried":
             what = "result" if ended.error is None else type(ended.error).__name__
             self._observe(RetryScheduled(self.name, call.attempt, delay, what))
             return delay
@@ -220,34 +215,37 @@ class Retry(Guard):
             self._give_up(ended.error, outcome, call)
         return None
 
-    def _plan(self, ended: Outcome[Any], attempt: int, *, now: float) -> tuple[RetryOutcome, float]:
+    def _plan(self, ended: Outcome[Any], attempt: int, now: float) -> tuple[_Ending, float]:
         try:
             # A result is here because `on` has named it.
             may = ended.error is None or (self._predicate is None and may_repeat(ended.error))
-            if not (may or self._acts_on(ended, otherwise=False)):
-                return RetryOutcome.FAILURE, 0.0
-            asked, luck = self._retry_after(ended), self._luck()
-            outcome, delay = self._schedule.plan(asked, attempt, now=now, deadline=present_limit(), luck=luck)
+            if may or self._acts_on(ended, otherwise=False):
+                asked = self._retry_after(ended) or 0.0
+                if 0 <= asked < math.inf:
+                    return self._plan_after(asked, attempt, now)
         except Exception as fault:  # noqa: BLE001 - what judges is foreign code, and may raise anything
             self._report(fault)
-            return RetryOutcome.FAILURE, 0.0
-        if outcome is not RetryOutcome.RETRIED or (most := present_haste()) is None:
-            return outcome, delay
-        return RetryOutcome.RETRIED if attempt < most else RetryOutcome.EXHAUSTED, 0.0
+        return "failure", 0.0
 
-    def _dispose_now(self, answer: object) -> object:
-        return None if self._discard is None else self._ask(self._discard, answer, otherwise=None)
+    def _plan_after(self, asked: float, attempt: int, now: float) -> tuple[_Ending, float]:
+        most = present_haste()
+        if attempt >= (self._attempts if most is None else min(most, self._attempts)):
+            return "exhausted", 0.0
+        delay = asked + self._backoff.delay(attempt, self._luck())
+        if delay > self._max_wait or now + delay >= present_limit():
+            return "deadline", 0.0
+        return "retried", delay if most is None else 0.0
 
     async def _dispose(self, answer: object) -> None:
         try:
-            if isinstance(released := self._dispose_now(answer), Awaitable):
+            if self._discard is not None and isinstance(released := self._discard(answer), Awaitable):
                 await released
         except Exception as fault:  # noqa: BLE001 - see above
             self._report(fault)
 
-    def _give_up(self, error: Exception, outcome: RetryOutcome, call: _Call) -> None:
+    def _give_up(self, error: Exception, outcome: _Ending, call: _Call) -> None:
         # One that never tries twice multiplies nothing.
-        if call.outer is not None and self._schedule.attempts > 1:
+        if call.outer is not None and self._attempts > 1:
             error.__dict__[_MARK] = call.outer
         tries = "1 try" if call.attempt == 1 else f"{call.attempt} tries"
         note = f"retry {self.name!r}: given up after {tries}: {_REASONS[outcome]}"
@@ -258,6 +256,12 @@ class Retry(Guard):
                 error.add_note(note)
 
 
+def may_repeat(error: Exception) -> bool:
+    """Return whether a call that failed so may be made again, whatever it does: an error says so, or it never began."""
+    is_repeatable = getattr(error, "is_repeatable", None)
+    return is_repeatable if isinstance(is_repeatable, bool) else isinstance(error, RejectedError)
+
+
 async def _sleep(seconds: float) -> None:
     import anyio  # noqa: PLC0415 - code without an event loop needs none
 
@@ -265,11 +269,8 @@ async def _sleep(seconds: float) -> None:
 
 
 def _was_retried_inside(error: BaseException | None, call: _Call) -> bool:
-    link = error
     for _ in range(_LONGEST_CHAIN):
-        if link is None:
-            return False
-        if link.__dict__.get(_MARK) is call:
-            return True
-        link = link.__cause__ or link.__context__
+        if error is None or error.__dict__.get(_MARK) is call:
+            return error is not None
+        error = error.__cause__ or error.__context__
     return False

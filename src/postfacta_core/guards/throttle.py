@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import Any, ClassVar
+from collections.abc import Callable, Generator, Mapping
+from functools import partial
+from typing import Any, ClassVar, Final
 
 from ..clock import MONOTONIC, Clock
 from ..context import add_wait
@@ -18,6 +17,8 @@ from ..limits.rate import Rates, parse_rates
 from ..validation import validation
 from ._guard import BlockGuard, Waiting, Wake, innermost
 
+_LATER: Final = 1e-6  # Sums of floats may be off by less.
+
 
 class Throttle(BlockGuard):
     """Let calls through at the rate that a partner allows, let others wait for their turn, and refuse the rest.
@@ -25,7 +26,7 @@ class Throttle(BlockGuard):
     The rate is this process's; for a limit of requests that come in see `RateLimitMiddleware`.
 
     * A caller waits no longer than its request or an outer `Timeout` gives it. One that would have to is refused at once.
-    * Callers of a key are admitted in FIFO order. A call counts when it begins, whatever becomes of it.
+    * Callers of a key are admitted in FIFO order. One that is cancelled while it waits has used up its turn.
 
     Args:
         rates: One or more, such as `"10/second;1000/hour"`.
@@ -37,7 +38,6 @@ class Throttle(BlockGuard):
     kind = "throttle"
     metric = "postfacta_ratelimit_decisions_total"
     kinds: ClassVar[tuple[str, ...]] = ("allowed", "limited")
-    example = 'Throttle("partner", "10/second")'
 
     def __init__(
         self,
@@ -52,21 +52,17 @@ class Throttle(BlockGuard):
     ) -> None:
         super().__init__(name, mode=mode, observer=observer, clock=clock)
         self.rates: tuple[Rate, ...] = parse_rates(rates, field="Throttle.rates")
-        validation.number("Throttle.max_wait", max_wait, at_least=0, example="max_wait=2.0")
+        self._max_wait = validation.number("Throttle.max_wait", max_wait, at_least=0, example="max_wait=2.0")
         if key is not None:
             validation.function("Throttle.key", key, example="key=lambda tenant: tenant")
-        self._max_wait = max_wait
         self._key = key
         self._buckets = BucketSet(self.rates)
-        # Those who wait for a key, in order: how each is woken.
-        self._lines: dict[str, deque[Wake]] = {}
-        self._mode_was_set()
-        shown = ";".join(f"{rate.amount}/{rate.period:g}s" for rate in self.rates)
-        self._announce(rates=shown, max_wait=max_wait)
+        self._waiting = 0
+        self._announce(rates=";".join(f"{it.amount}/{it.period:g}s" for it in self.rates), max_wait=max_wait)
 
     def status(self) -> Mapping[str, object]:
         """Return how many callers wait."""
-        return {"waiting": sum(map(len, tuple(self._lines.values())))}
+        return {"waiting": self._waiting}
 
     def _enter(self, function: Any, args: Any, kwargs: Any) -> Waiting[None] | None:
         if self._mode is Mode.OFF:
@@ -77,56 +73,31 @@ class Throttle(BlockGuard):
             key = shorten(self._key(*args, **kwargs))
         self._acquire()
         try:
-            wait = self._wait_for(key) if key not in self._lines else 0.0
-            if wait is None:
+            now = self._clock()
+            decision = self._buckets.spend(key, 1, now)
+            if decision.allowed:
+                self._counts["allowed"] += 1
                 return None
-            if self._mode is not Mode.ENFORCE:
-                self._counts["limited"] += 1
-                return None
-            if wait > self._max_wait or self._max_wait == 0:
-                raise self._refusal(wait)
+            wait, enforces = decision.retry_after, self._mode is Mode.ENFORCE
+            if enforces and self._max_wait > 0 and wait <= time_to_wait(self._max_wait, now):
+                # Its turn is spent now: who comes after it gets a later one.
+                self._buckets.spend(key, 1, now + wait + _LATER)
+                self._counts["allowed"] += 1
+                return partial(self._wait, now + wait + _LATER)
+            self._counts["limited"] += 1
         finally:
             self._release()
-        return self._wait(key)
+        if enforces:
+            raise RateLimitExceededError(self.name, wait if 0 < wait < math.inf else None)
+        return None
 
-    def _wait_for(self, key: str) -> float | None:
-        """Spend one call, and return None; or return the seconds until there may be one."""
-        decision = self._buckets.spend(key, 1, self._clock())
-        if decision.allowed:
-            self._counts["allowed"] += 1
-            return None
-        return decision.retry_after
-
-    def _refusal(self, wait: float) -> RateLimitExceededError:
-        self._counts["limited"] += 1
-        return RateLimitExceededError(self.name, wait if 0 < wait < math.inf else None)
-
-    def _wait(self, key: str) -> Waiting[None]:
-        wake = yield 0.0
+    def _wait(self, turn: float, wake: Wake) -> Generator[float, None, None]:
         began = self._clock()
-        patience = time_to_wait(self._max_wait, began)
-        with self._lock:
-            line = self._lines.setdefault(key, deque())
-            line.append(wake)
+        # Without the lock: no call stands between reading and writing it.
+        self._waiting += 1
         try:
-            while True:
-                left = began + patience - self._clock()
-                with self._lock:
-                    is_first = line[0] is wake
-                    wait = self._wait_for(key) if is_first else left
-                    if wait is None or self._mode is not Mode.ENFORCE:
-                        return
-                    if wait > left or left <= 0:
-                        raise self._refusal(wait)
-                yield wait
+            while (left := turn - self._clock()) > 0:
+                yield left
         finally:
+            self._waiting -= 1
             add_wait(self._clock() - began)
-            with self._lock:
-                was_first = line[0] is wake
-                line.remove(wake)
-                if not line:
-                    del self._lines[key]
-                elif was_first:
-                    # One whose event loop is closed leaves when its coroutine is closed, and wakes the next.
-                    with suppress(RuntimeError):
-                        line[0]()

@@ -1,13 +1,11 @@
 """End a call that takes too long, and give its deadline to everything that it calls.
 
 On asyncio, calls of one `Timeout` end in the order in which they began. So they stand in a queue, and one timer looks at
-its head: a call that ends in time pays for a place in the queue, and not for a timer.
+its head. A call is cancelled as a task, the way `asyncio.timeout` does it, but what it shields by anyio is left alone
+until the shield is gone. On trio a cancel scope does all of that.
 
 Where its request or an outer `Timeout` leaves a call less, that one ends it: else a circuit breaker between the two would
 take the hurry of a caller for a failure of the dependency.
-
-A call is cancelled as a task, the way `asyncio.timeout` does it, but what it shields by anyio is left alone until the
-shield is gone. On trio a cancel scope does all of that.
 """
 
 from __future__ import annotations
@@ -16,61 +14,39 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from contextvars import Context
+from dataclasses import dataclass, field
 from itertools import takewhile
 from threading import get_ident
-from typing import Any, ClassVar, Final, ParamSpec, TypeVar
+from typing import Any, ClassVar, Final
 
 import anyio
 
 from .._functions import answer_of
 from ..clock import MONOTONIC, Clock
-from ..context import CURRENT, RequestContext
+from ..context import CURRENT
 from ..deadlines.present import BOUND, Bound, present_limit
 from ..deadlines.shield import is_shielded, scope_of
 from ..errors import DeadlineExceededError
 from ..events import DeadlineExceeded, Mode, Observer, process_observer
 from ..validation import validation
-from ._guard import Guard, registry, running_loop
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from ._guard import Guard, P, T, registry, running_loop
 
 _UNNAMED: Final = "timeout"
-_ENDED: Final = DeadlineExceeded("timeout")
-# How often it is looked whether a shield is gone.
-_TICK: Final = 0.025
+_TICK: Final = 0.025  # How often it is looked whether a shield is gone.
 
 
+@dataclass(slots=True, eq=False)
 class _Bounded(Bound):
-    """A call under way, and what was bound when it began.
+    """A call under way, and what was bound when it began. On asyncio the queue ends it, on trio a scope."""
 
-    On asyncio it has its task until it has ended, how often others had `already` cancelled that, and the cancel scope that
-    it `entered` in; the queue ends it. On trio a scope does.
-    """
-
-    __slots__ = ("already", "ends_at", "entered", "has_fired", "outer", "queue", "scope", "task")
-    already: int
-    entered: Any
-    queue: dict[_Bounded, asyncio.Task[Any]]
-    scope: anyio.CancelScope
-
-    def __init__(  # noqa: PLR0917 - one frame, for each call
-        self,
-        at: float,
-        request: RequestContext | None,
-        ends_at: float,
-        outer: Bound | None,
-        task: asyncio.Task[Any] | None,
-    ) -> None:
-        self.at = at
-        self.request = request
-        self.ends_at = ends_at
-        self.outer = outer
-        self.task = task
-        self.has_fired = False
-        if task is not None:
-            self.already = task.cancelling()
-            self.entered = scope_of(task)
+    ends_at: float
+    outer: Bound | None
+    task: asyncio.Task[Any] | None  # On asyncio, until it has ended.
+    has_fired: bool = False
+    already: int = field(init=False)  # How often others had cancelled the task.
+    entered: Any = field(init=False)  # The cancel scope that it began in.
+    queue: dict[_Bounded, asyncio.Task[Any]] = field(init=False)
+    scope: anyio.CancelScope = field(init=False)
 
 
 class _Queue:
@@ -105,15 +81,12 @@ class _Queue:
 class Timeout(Guard):
     """Bound each call by `seconds`, or by what its request has left, if that is less.
 
-    After its seconds the call is cancelled and awaited, and `DeadlineExceededError` is raised. A cancellation from
-    outside passes, and so does what the call itself raises.
+    After its seconds the call is cancelled and awaited, and `DeadlineExceededError` is raised.
 
     * `current_deadline()` inside of the call knows the bound, as does code that respects it, such as `Database`.
     * If the request or an outer `Timeout` leaves less, the call is cancelled by that one, and this one raises nothing.
-    * A call without time left is not started.
-    * A call that swallows its cancellation goes on, and its result counts.
-    * It has no mode but `ENFORCE`. What it ends is counted as `postfacta_deadline_exceeded_total{stage="timeout"}`, and the policies
-      around it count an error.
+    * A call without time left is not started. One that swallows its cancellation goes on, and its result counts.
+    * It has no mode but `ENFORCE`. What it ends is counted as `postfacta_deadline_exceeded_total{stage="timeout"}`.
 
     Args:
         seconds: For each call.
@@ -140,17 +113,12 @@ class Timeout(Guard):
         if name != _UNNAMED:
             registry.add(self)
 
-    def __repr__(self) -> str:
-        return f"Timeout({self.seconds:g}, name={self.name!r})"
-
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run it within the bound; raise `DeadlineExceededError` if it did not end in time, or if none is left."""
         bounded = self._begin()
         try:
-            result: Any = function(*args, **kwargs)
-            answer: T = await (
-                result if hasattr(result, "__await__") else answer_of("Timeout", function, result)
-            )
+            coro: Any = function(*args, **kwargs)
+            answer: T = await (coro if hasattr(coro, "__await__") else answer_of("Timeout", function, coro))
         except BaseException as error:
             if self._end(bounded, error):
                 raise DeadlineExceededError(self.name) from error
@@ -181,7 +149,7 @@ class Timeout(Guard):
             if queue is None or queue.loop is not task.get_loop():
                 # Calls on another loop keep their own queue, and its timer.
                 queue = self._queue = _Queue(task.get_loop(), self._clock)
-            bounded.queue = queue.calls
+            bounded.already, bounded.entered, bounded.queue = task.cancelling(), scope_of(task), queue.calls
             queue.calls[bounded] = task
             if not queue.is_watched:
                 queue.watch(self.seconds)
@@ -204,5 +172,5 @@ class Timeout(Guard):
             # Another canceller must see it raised.
             is_ours = task.uncancel() <= bounded.already and isinstance(error, asyncio.CancelledError)
         if is_ours:
-            self._observe(_ENDED)
+            self._observe(DeadlineExceeded("timeout"))
         return is_ours

@@ -73,7 +73,7 @@ async def test_a_mode_a_fallback_and_a_log_level_are_changed() -> None:
     assert (await post(app, {"kind": "retry", "name": "billing", "mode": "shadow"})).status == 200
     assert (await post(app, {"kind": "fallback", "name": "prices", "action": "clear"})).status == 200
     assert (await post(app, {"logger": "postfacta.test", "level": "DEBUG"})).status == 200
-    assert (retry.mode, len(fallback)) == (Mode.SHADOW, 0)
+    assert (retry.mode, fallback.status()) == (Mode.SHADOW, {"kept": 0})
     assert logging.getLogger("postfacta.test").level == logging.DEBUG
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Final
 
 from postfacta_core.events import CircuitChanged
 from postfacta_core.guards._circuit import REFUSED, Circuit, CircuitConfig, CircuitState, Verdict
 
 __all__ = [
-    "ANY_TEXT",
     "CLOSED",
     "CONFIG",
     "FAILURE",
@@ -17,12 +16,13 @@ __all__ = [
     "IGNORED",
     "OPEN",
     "SUCCESS",
+    "VERDICTS",
     "Played",
 ]
 
 CLOSED, OPEN, HALF_OPEN, FORCED_OPEN = CircuitState
-SUCCESS, FAILURE, IGNORED = Verdict
-ANY_TEXT: Any = "calls"
+VERDICTS: Final[tuple[Verdict, ...]] = ("success", "failure", "ignored")
+SUCCESS, FAILURE, IGNORED = VERDICTS
 # Every number of the tests is a sum of few powers of two, so that the oracle may add them in another order.
 CONFIG = CircuitConfig(
     failure_rate_threshold=0.5,

@@ -13,7 +13,6 @@ from anyio.lowlevel import checkpoint
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.events import Mode
 from postfacta_core.guards import On
-from postfacta_core.guards._delay import QuantileDelay
 from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.guards.hedge import Hedge
 from postfacta_core.testing import ManualClock, RecordingObserver
@@ -77,7 +76,7 @@ class Bench:
         *,
         budget: RetryBudget | None = None,
         mode: Mode = Mode.ENFORCE,
-        delay: float | QuantileDelay = 0.05,
+        delay: float | Callable[[], float] = 0.05,
         on: On = (),
     ) -> None:
         self.clock = ManualClock()

@@ -162,12 +162,16 @@ async def test_one_that_is_cancelled_as_its_turn_comes_gives_its_slot_back(anyio
 
 
 async def test_more_important_calls_go_first() -> None:
-    limiter, door = limiter_of(priority_of=Priority), Door()
+    limiter, door = limiter_of(), Door()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(door.enter, limiter, Priority.CRITICAL)
         await until(lambda: door.order)
         for number, priority in enumerate((Priority.SHEDDABLE, Priority.CRITICAL), 1):
+            request = RequestContext("7", 0.0)
+            request.priority = priority
+            token = bind_request(request)
             tasks.start_soon(door.enter, limiter, priority)
+            release_request(token)
             await stands(limiter, 1, 1, number)
         door.event.set()
     assert door.order == [Priority.CRITICAL, Priority.CRITICAL, Priority.SHEDDABLE]

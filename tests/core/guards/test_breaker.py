@@ -227,7 +227,6 @@ FAILURES: list[tuple[Any, Exception, str]] = [
     (Exception, RateLimitExceededError("db"), "ignored"),
     (Exception, LoadShedError("db"), "ignored"),
     (Exception, BreakerOpenError("inner"), "ignored"),
-    (Exception, pybreaker.CircuitBreakerError("inner"), "ignored"),
     (OSError, TimeoutError(), "failure"),
     (OSError, NotFoundError(), "success"),
     (OSError, BulkheadFullError("db"), "ignored"),

@@ -6,13 +6,11 @@ import math
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 import pytest
 
-from postfacta_core.guards._circuit import REFUSED, CircuitConfig, CircuitState
+from postfacta_core.guards._circuit import REFUSED, CircuitConfig, CircuitState, Verdict
 from tests.core.guards.circuits import (
-    ANY_TEXT,
     CLOSED,
     FAILURE,
     FORCED_OPEN,
@@ -79,68 +77,20 @@ def test_slow_calls_open_it_for_a_reason_of_their_own() -> None:
 
 def test_a_call_counts_as_what_it_was() -> None:
     played = Played()
-    kinds = [
-        played.leave(played.enter(), outcome, seconds=seconds)
-        for outcome, seconds in [
-            (SUCCESS, 1.75),
-            (SUCCESS, 2.0),
-            (FAILURE, 0.0),
-            (FAILURE, 2.0),
-            (IGNORED, 9.0),
-        ]
+    calls: list[tuple[Verdict, float]] = [
+        (SUCCESS, 1.75),
+        (SUCCESS, 2.0),
+        (FAILURE, 0.0),
+        (FAILURE, 2.0),
+        (IGNORED, 9.0),
     ]
+    kinds = [played.leave(played.enter(), outcome, seconds=seconds) for outcome, seconds in calls]
     assert kinds == ["success", "slow", "failure", "failure", "ignored"]
 
 
 def test_a_window_no_larger_than_the_minimum_can_be_filled() -> None:
     config = CircuitConfig(sliding_window_size=3, minimum_number_of_calls=100)
     assert Played(config).play("FFF").state is OPEN
-
-
-def test_a_window_of_seconds_forgets_what_is_older() -> None:
-    config = CircuitConfig(sliding_window_type="time", sliding_window_size=10, minimum_number_of_calls=4)
-    played = Played(config).play("FFF").wait(9.5)
-    assert played.circuit.statistics(played.now).failures == 3
-    played.wait(0.5)
-    assert played.circuit.statistics(played.now).calls == 0
-    assert played.play("FFF").state is CLOSED
-    assert played.play("F").state is OPEN
-
-
-def test_a_window_of_seconds_forgets_each_call_after_any_gap() -> None:
-    with every() as case:
-        for gap in range(25):
-            with case(gap):
-                config = CircuitConfig(sliding_window_type="time", sliding_window_size=10)
-                played = Played(config).play("F").wait(gap).play("S")
-                found = played.circuit.statistics(played.now)
-                assert (found.calls, found.failures) == ((2, 1) if gap < 10 else (1, 0))
-
-
-def test_a_window_of_seconds_forgets_each_call_with_its_own_second() -> None:
-    config = CircuitConfig(sliding_window_type="time", sliding_window_size=10)
-    played = Played(config).play("F").wait(1.0).play("S").wait(9.0)
-    found = played.circuit.statistics(played.now)
-    assert (found.calls, found.failures) == (1, 0)
-
-
-def test_slow_calls_alone_open_a_window_of_seconds_too() -> None:
-    config = CircuitConfig(sliding_window_type="time", slow_call_duration=2.0, minimum_number_of_calls=4)
-    played = Played(config).play("LLL").wait(1.0)
-    assert played.state is CLOSED
-    assert played.play("L").path[-1][3] == "slow_calls"
-
-
-def test_a_window_of_seconds_takes_a_call_of_a_thread_that_read_the_clock_earlier() -> None:
-    config = CircuitConfig(sliding_window_type="time", sliding_window_size=2, minimum_number_of_calls=4)
-    played = Played(config)
-    permit = played.enter()
-    played.wait(5.0).play("F")
-    played.wait(-5.0)
-    played.leave(permit, FAILURE)
-    played.wait(5.0)
-    assert played.circuit.statistics(played.now).failures == 2
-    assert played.wait(2.0).circuit.statistics(played.now).calls == 0
 
 
 def test_by_hand_it_refuses_all_or_is_closed_anew() -> None:
@@ -202,9 +152,8 @@ def test_numbers_of_an_open_circuit_are_those_that_opened_it() -> None:
     assert (found.failure_rate, found.slow_call_rate, found.retry_after) == (0.5, 0.0, 7.0)
 
 
-@pytest.mark.parametrize("kind", ["count", "time"])
-def test_a_window_costs_the_same_memory_however_many_calls_it_sees(kind: Literal["count", "time"]) -> None:
-    config = CircuitConfig(sliding_window_type=kind, sliding_window_size=5, failure_rate_threshold=1.0)
+def test_a_window_costs_the_same_memory_however_many_calls_it_sees() -> None:
+    config = CircuitConfig(sliding_window_size=5, failure_rate_threshold=1.0)
     tracemalloc.start()
     played = Played(config).play("SFSFSF")
     for _ in range(2000):
@@ -214,7 +163,7 @@ def test_a_window_costs_the_same_memory_however_many_calls_it_sees(kind: Literal
     held = tracemalloc.take_snapshot().filter_traces(ours).statistics("filename")
     tracemalloc.stop()
     assert 0 < sum(each.size for each in held) < 3000
-    assert played.circuit.statistics(played.now).calls == (5 if kind == "count" else 10)
+    assert played.circuit.statistics(played.now).calls == 5
 
 
 def test_options_that_make_no_sense_are_refused_at_once() -> None:
@@ -228,7 +177,6 @@ def test_options_that_make_no_sense_are_refused_at_once() -> None:
         (partial(CircuitConfig, wait_multiplier=math.inf), "wait_multiplier"),
         (partial(CircuitConfig, wait_jitter=1.0), "wait_jitter"),
         (partial(CircuitConfig, wait_jitter=-0.1), "wait_jitter"),
-        (partial(CircuitConfig, sliding_window_type=ANY_TEXT), "sliding_window_type"),
         (partial(CircuitConfig, sliding_window_size=0), "sliding_window_size"),
         (partial(CircuitConfig, sliding_window_size=10_001), "sliding_window_size"),
         (partial(CircuitConfig, minimum_number_of_calls=0), "minimum_number_of_calls"),

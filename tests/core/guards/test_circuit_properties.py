@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Literal
 
-import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -19,6 +16,7 @@ from tests.core.guards.circuits import (
     IGNORED,
     OPEN,
     SUCCESS,
+    VERDICTS,
     Played,
 )
 
@@ -83,10 +81,7 @@ class Oracle:
         return self.state is CLOSED, False
 
     def window(self) -> list[tuple[float, bool, bool]]:
-        if self.config.sliding_window_type == "count":
-            return self.ended[-self.config.sliding_window_size :]
-        oldest = math.floor(self.now) - self.config.sliding_window_size
-        return [call for call in self.ended if math.floor(call[0]) > oldest]
+        return self.ended[-self.config.sliding_window_size :]
 
     def leave(self, ticket: Ticket, outcome: Verdict, luck: float) -> None:
         self.tick()
@@ -128,15 +123,12 @@ LUCK = st.sampled_from([0.0, 0.25, 0.5, 0.75])
 class CircuitMachine(RuleBasedStateMachine):
     """A circuit beside the oracle, under calls that end in any order, late or never."""
 
-    kind: Literal["count", "time"] = "count"
-
     @initialize(minimum=st.integers(min_value=1, max_value=4))
     def begin(self, minimum: int) -> None:
         self.config = CircuitConfig(
             failure_rate_threshold=0.5,
             slow_call_rate_threshold=0.5,
             slow_call_duration=2.0,
-            sliding_window_type=self.kind,
             sliding_window_size=4,
             minimum_number_of_calls=minimum,
             wait_duration_in_open_state=8.0,
@@ -191,7 +183,7 @@ class CircuitMachine(RuleBasedStateMachine):
         self.end(ticket, FAILURE, luck, asked=seconds)
 
     @rule(
-        outcomes=st.lists(st.sampled_from(Verdict), min_size=1, max_size=5),
+        outcomes=st.lists(st.sampled_from(VERDICTS), min_size=1, max_size=5),
         seconds=st.sampled_from([0.0, 0.25, 2.0]),
         luck=LUCK,
     )
@@ -205,7 +197,7 @@ class CircuitMachine(RuleBasedStateMachine):
                 self.end(self.over[-1], outcome, luck)
 
     @precondition(lambda self: any(ticket.trial for ticket in self.over))
-    @rule(data=st.data(), outcome=st.sampled_from(Verdict), luck=LUCK)
+    @rule(data=st.data(), outcome=st.sampled_from(VERDICTS), luck=LUCK)
     def a_trial_comes_back_again(self, data: st.DataObject, outcome: Verdict, luck: float) -> None:
         trials = [ticket for ticket in self.over if ticket.trial]
         self.end(trials[data.draw(st.integers(0, len(trials) - 1))], outcome, luck)
@@ -271,24 +263,14 @@ class CircuitMachine(RuleBasedStateMachine):
         assert all(0 <= end - begin <= 16.0 for begin, end in zip(entered, left, strict=False))
 
 
-class TimedCircuitMachine(CircuitMachine):
-    """The same with a window of seconds."""
-
-    kind: Literal["count", "time"] = "time"
-
-
 TestWindowOfCalls = CircuitMachine.TestCase
-TestWindowOfSeconds = TimedCircuitMachine.TestCase
-
-
-for case in (TestWindowOfCalls, TestWindowOfSeconds):
-    case.settings = settings(stateful_step_count=40)
+TestWindowOfCalls.settings = settings(stateful_step_count=40)
 
 
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from([0.0, 0.25, 1.0, 8.0, 15.75, 16.0, 40.0]), st.sampled_from([*Verdict, None])
+            st.sampled_from([0.0, 0.25, 1.0, 8.0, 15.75, 16.0, 40.0]), st.sampled_from([*VERDICTS, None])
         ),
         max_size=40,
     )
@@ -315,13 +297,11 @@ def test_half_open_never_admits_two_at_once_and_never_lasts_longer_than_its_maxi
         assert all(end - begin <= 16.0 for begin, end in zip(entered, ends, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["count", "time"])
-def test_slow_calls_are_counted_one_by_one_and_forgotten_one_by_one(kind: Literal["count", "time"]) -> None:
+def test_slow_calls_are_counted_one_by_one_and_forgotten_one_by_one() -> None:
     config = CircuitConfig(
         failure_rate_threshold=1.0,
         slow_call_rate_threshold=1.0,
         slow_call_duration=2.0,
-        sliding_window_type=kind,
         sliding_window_size=4,
         minimum_number_of_calls=100,
     )
@@ -332,15 +312,7 @@ def test_slow_calls_are_counted_one_by_one_and_forgotten_one_by_one(kind: Litera
         return statistics.calls, statistics.slow_calls
 
     assert slow() == (4, 3)
-    if kind == "count":
-        played.play("S")
-        assert slow() == (4, 2)
-        played.play("XXX")  # In the places of two slow ones and of one that was not.
-        assert slow() == (4, 3)
-    else:
-        played.now += 3.0
-        played.play("L")
-        assert slow() == (5, 4)
-        played.now += 1.0  # The first second is out of the window, and the second one is not.
-        played.play("S")
-        assert slow() == (2, 1)
+    played.play("S")
+    assert slow() == (4, 2)
+    played.play("XXX")  # In the places of two slow ones and of one that was not.
+    assert slow() == (4, 3)

@@ -19,6 +19,7 @@ from tests.core.guards.circuits import (
     IGNORED,
     OPEN,
     SUCCESS,
+    VERDICTS,
     Played,
 )
 from tests.kit.every import every
@@ -113,7 +114,7 @@ def test_a_trial_that_hangs_opens_it_at_the_end_of_half_open_and_counts_no_more(
     assert played.play("S").state is CLOSED
 
 
-@pytest.mark.parametrize("outcome", Verdict)
+@pytest.mark.parametrize("outcome", VERDICTS)
 def test_a_late_trial_is_late_even_without_other_calls(outcome: Verdict) -> None:
     played = Played().play("FFFF").wait(8.0)
     trial = played.enter()
@@ -149,7 +150,7 @@ def test_trials_that_were_all_cancelled_open_it_again() -> None:
     assert played.play("-").path[-1] == ("half_open", "open", 124.0, "trial_hung")
 
 
-@pytest.mark.parametrize("outcome", Verdict)
+@pytest.mark.parametrize("outcome", VERDICTS)
 def test_a_call_from_before_the_trip_moves_nothing_in_any_later_state(outcome: Verdict) -> None:
     played = Played()
     old = [played.enter() for _ in range(40)]

@@ -26,6 +26,7 @@ class Diary(BlockGuard):
         self.lines: list[object] = []
         self.instead: Any = RAISE
         self._announce()
+        self.lines.clear()
 
     def _enter(self, function: object, args: Any, kwargs: Any) -> int:
         self.lines.append("enter")

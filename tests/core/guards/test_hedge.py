@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import anyio
 import pytest
 
 from postfacta_core.events import ListenerFailed, Mode, ModeChanged, PolicyCreated
 from postfacta_core.guards import On, Outcome
-from postfacta_core.guards._delay import HedgeOutcome, QuantileDelay
 from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.guards.hedge import Hedge
 from postfacta_core.guards.retry import Retry
 from postfacta_core.testing import ManualClock
 from tests.core.guards.hedging import WHERE, Bench, Caller, HedgeAtOnce, Try, deadline, settled
 from tests.kit.every import every
+
+OUTCOMES = ("first", "second", "failed", "budget_refused", "shadow")
 
 
 async def test_a_first_try_that_is_fast_is_the_only_one() -> None:
@@ -251,60 +254,22 @@ async def test_switched_off_it_is_not_there() -> None:
     assert bench.hedge.mode is Mode.ENFORCE
 
 
-@pytest.mark.parametrize("mode", [Mode.ENFORCE, Mode.SHADOW])
-async def test_the_delay_learns_from_first_tries_that_answered_and_from_no_error(mode: Mode) -> None:
-    delay = QuantileDelay(0.5, initial=9.0, window=5)
-    bench = Bench(delay=delay, mode=mode)
-
-    async def take(seconds: float) -> str:
-        bench.clock.advance(seconds)
-        if seconds == 7.0:
-            raise ConnectionError("down")
-        return "answer"
-
-    for seconds in (1.0, 2.0, 7.0, 3.0, 4.0, 5.0):
-        try:
-            assert await bench.hedge.call(take, seconds) == "answer"
-        except ConnectionError:
-            assert seconds == 7.0
-    assert delay.seconds == pytest.approx(3.0)
-
-
-async def test_the_delay_learns_that_a_first_try_took_longer_than_it_lived() -> None:
-    delay = QuantileDelay(0.5, initial=0.05, window=5)
-    for _ in range(4):
-        delay.record(1.0)
-    bench = Bench(delay=delay)
-    caller = Caller(bench)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(caller.run)
-        await bench.tries[0].has_begun.wait()
-        await bench.end_delay()
-        bench.clock.advance(1.95)
-        bench.tries[1].answer("second")
-        await caller.ended()
-    delay.record(0.0)
-    assert delay.seconds == pytest.approx(1.0)
-
-
-async def test_the_delay_learns_nothing_from_a_first_try_that_failed_though_the_second_answered() -> None:
-    delay = QuantileDelay(0.5, initial=0.05, window=5)
-    for seconds in (1.0, 2.0, 3.0, 4.0):
-        delay.record(seconds)
-    bench = Bench(delay=delay)
-    caller = Caller(bench)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(caller.run)
-        await bench.tries[0].has_begun.wait()
-        await bench.end_delay()
-        bench.tries[0].fail(ConnectionError("down"))
-        await settled()
-        bench.clock.advance(9.0)
-        bench.tries[1].answer("second")
-        await caller.ended()
-    assert delay.seconds == 0.05
-    delay.record(0.0)
-    assert delay.seconds == 2.0
+async def test_the_delay_may_be_a_function_that_is_asked_at_each_call() -> None:
+    delays = [0.05, math.inf]
+    bench = Bench(delay=lambda: delays.pop(0))
+    bench.tries[0].answer("first")
+    bench.tries[1].answer("second")
+    assert await bench.hedge.call(bench.dependency) == "first"
+    with deadline(bench.clock.now + 1000.0):
+        assert await bench.hedge.call(bench.dependency) == "second"
+    assert (bench.slept, delays) == ([0.05], [])
+    # One that raises is reported, and there is no second try.
+    bench.tries.append(Try())
+    bench.tries[2].answer("third")
+    assert await bench.hedge.call(bench.dependency) == "third"
+    assert bench.slept == [0.05]
+    assert [event.policy for event in bench.observed.of(ListenerFailed)] == ["search"]
+    assert bench.hedge.settings() == {"delay": "a function", "budget": "search", "mode": "enforce"}
 
 
 async def test_what_on_names_starts_the_second_at_once() -> None:
@@ -433,7 +398,7 @@ def test_it_announces_itself_and_its_own_budget() -> None:
     bench = Bench()
     (own,) = bench.observed.of(PolicyCreated)
     *tries, budget = own.tally()
-    assert {sample.labels for sample in tries} == {("search", outcome.value) for outcome in HedgeOutcome}
+    assert {sample.labels for sample in tries} == {("search", outcome) for outcome in OUTCOMES}
     assert budget.labels == ("search",)
     assert repr(Hedge("other", delay=0.05)) == "Hedge('other', delay=0.05, budget='other', mode='enforce')"
     assert bench.hedge.delay == 0.05

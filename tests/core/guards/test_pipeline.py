@@ -100,8 +100,9 @@ async def test_a_decorated_function_is_still_one() -> None:
 
 def test_it_tells_in_one_line_which_guards_it_has() -> None:
     pipeline = Pipeline(Timeout(2), Plain("a", []), Bulkhead("db", 10, max_waiting=5))
-    shown = "Bulkhead('db', slots=10, max_waiting=5, max_wait=1, mode='enforce')"
-    assert repr(pipeline) == f"Pipeline(Timeout(2, name='timeout'), Plain('a'), {shown})"
+    timeout = "Timeout('timeout', seconds=2, mode='enforce')"
+    bulkhead = "Bulkhead('db', slots=10, max_waiting=5, max_wait=1, mode='enforce')"
+    assert repr(pipeline) == f"Pipeline({timeout}, Plain('a'), {bulkhead})"
 
 
 async def test_a_pipeline_inside_of_another_is_as_if_its_guards_stood_there() -> None:
@@ -125,6 +126,8 @@ def test_a_pipeline_that_makes_no_sense_is_refused_at_once() -> None:
         with pytest.raises(TypeError, match="must be guards"):
             Pipeline(guard, wrong)
     for seconds in (1.0, 2.0):
-        with pytest.raises(ValueError, match=r"never ends a call, as it stands inside of Timeout\(1,"):
+        with pytest.raises(
+            ValueError, match=r"never ends a call, as it stands inside of Timeout\('timeout', seconds=1"
+        ):
             Pipeline(Timeout(1), guard, Timeout(seconds))
     assert len(Pipeline(Timeout(2), guard, Timeout(1)).guards) == 3

@@ -12,6 +12,7 @@ from hypothesis import given, strategies as st
 
 from postfacta_core import errors
 from postfacta_core.backoff import Backoff
+from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import (
     CircuitOpenError,
     DeadlineExceededError,
@@ -20,8 +21,7 @@ from postfacta_core.errors import (
     ResilienceError,
 )
 from postfacta_core.guards._guard import On, Outcome, asked_by
-from postfacta_core.guards._schedule import RetryOutcome, Schedule, may_repeat
-from postfacta_core.guards.retry import Retry
+from postfacta_core.guards.retry import Retry, may_repeat
 from tests.kit.every import every
 
 SECONDS = st.floats(min_value=1e-9, max_value=1e9)
@@ -143,19 +143,18 @@ def test_the_wait_that_an_error_asks_for_is_read_if_it_is_a_number() -> None:
 
 
 def plan(
-    error: Exception,
-    attempt: int = 1,
-    *,
-    attempts: int = 3,
-    backoff: Backoff = Backoff(),  # noqa: B008 - it is frozen
-    max_wait: float = 30.0,
-    deadline: float = math.inf,
-    luck: float = 0.0,
-) -> tuple[RetryOutcome, float]:
-    asked = asked_by(Outcome(error=error))
-    return Schedule(attempts, backoff, max_wait).plan(
-        asked, attempt, now=1000.0, deadline=deadline, luck=luck
-    )
+    error: Exception, attempt: int = 1, *, deadline: float = math.inf, luck: float = 0.0, **settings: Any
+) -> tuple[str, float]:
+    """Return what a retry decides about a try that failed at the moment 1000, and its wait."""
+    request = RequestContext("0123456789abcdef", 0.0)
+    request.deadline = deadline
+    token = bind_request(request)
+    try:
+        retry: Any = Retry("db", luck=lambda: luck, **settings)
+        planned: tuple[str, float] = retry._plan(Outcome(error=error), attempt, now=1000.0)  # noqa: SLF001
+    finally:
+        release_request(token)
+    return planned
 
 
 def is_os_error(outcome: Outcome[object]) -> bool:
@@ -203,7 +202,7 @@ def test_a_throttled_caller_waits_longer_than_retry_after(asked: float, luck: fl
 
 @pytest.mark.parametrize("never", [-1.0, math.inf, -math.inf, math.nan])
 def test_an_error_that_says_never_again_stops_the_tries(never: float) -> None:
-    assert plan(RejectedError("db", never)) == (RetryOutcome.FAILURE, 0.0)
+    assert plan(RejectedError("db", never)) == ("failure", 0.0)
 
 
 def test_the_callers_own_reading_of_the_wait_counts() -> None:

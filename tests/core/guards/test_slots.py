@@ -38,12 +38,12 @@ class Slots(Bulkhead):
         return self._enter(None, (), {})
 
     def queue(self, wake: Callable[[], object], patience: float = 1.0) -> Generator[float, None, None]:
-        steps = self.enter()
-        assert steps is not None
-        next(steps)
+        wait = self.enter()
+        assert wait is not None
+        steps = wait(wake)
         bound = BOUND.set(None if patience > 0 else Bound(patience, None))
         try:
-            steps.send(wake)
+            next(steps)
         finally:
             BOUND.reset(bound)
         return steps

@@ -92,14 +92,14 @@ async def test_one_that_would_wait_too_long_is_refused_at_once() -> None:
     assert patient.status() == {"waiting": 0}
 
 
-async def test_one_that_is_cancelled_leaves_its_place_to_the_next() -> None:
-    throttle, order = Throttle("partner", "20/second", max_wait=20.0), list[str]()
+async def test_one_that_is_cancelled_holds_up_none_of_the_others() -> None:
+    throttle, order = Throttle("partner", "5/second", max_wait=20.0), list[str]()
 
     async def come(name: str) -> None:
         async with throttle:
             order.append(name)
 
-    for _ in range(20):
+    for _ in range(5):
         await throttle.call(answer)
     async with anyio.create_task_group() as tasks:
         with anyio.CancelScope() as scope:
@@ -110,6 +110,26 @@ async def test_one_that_is_cancelled_leaves_its_place_to_the_next() -> None:
                 await until(lambda: throttle.status() == {"waiting": 2})
                 scope.cancel()
     assert (order, throttle.status()) == (["next"], {"waiting": 0})
+
+
+async def test_each_that_waits_has_a_turn_of_its_own() -> None:
+    clock = ManualClock()
+    throttle = Throttle("partner", (SLOW, Rate(amount=100, period=1.0)), max_wait=21.0, clock=clock)
+    for _ in range(2):
+        await throttle.call(answer)
+    async with anyio.create_task_group() as tasks:
+        for number in (1, 2):
+            tasks.start_soon(throttle.call, answer)
+            await until(partial(waits, throttle, number))
+        with pytest.raises(RateLimitExceededError) as refused:
+            await throttle.call(answer)
+        assert refused.value.retry_after == pytest.approx(30.0, rel=1e-4)
+        tasks.cancel_scope.cancel()
+    assert counts(throttle) == {"allowed": 4, "limited": 1}
+
+
+def waits(throttle: Throttle, number: int) -> bool:
+    return throttle.status() == {"waiting": number}
 
 
 async def test_each_key_has_a_rate_of_its_own() -> None:

@@ -312,7 +312,7 @@ async def test_a_decorated_function_is_bounded() -> None:
     assert (sleep.__name__, sleep.__doc__, await sleep(0)) == ("sleep", "Sleep.", "done")
     with anyio.fail_after(20), pytest.raises(DeadlineExceededError):
         await sleep(LONG)
-    assert repr(timeout) == "Timeout(0.02, name='billing')"
+    assert repr(timeout) == "Timeout('billing', seconds=0.02, mode='enforce')"
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
