@@ -96,7 +96,7 @@ def _sweeping() -> RunningRequests:
 
 def _sweep(running: RunningRequests) -> None:
     # As if its lifespan ran: else each request would have a timer of its own.
-    running.is_sweeping, running.loop = True, asyncio.get_running_loop()
+    running.loop = asyncio.get_running_loop()
 
 
 def _calm(shedding: S) -> S:

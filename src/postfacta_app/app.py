@@ -10,7 +10,6 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
-from postfacta_core import logs
 from postfacta_core.asgi import Cors, Hardened, HardenOptions, Scope, Telemetry, harden
 from postfacta_core.asgi._secret import bears
 from postfacta_core.drain._course import DrainLimits
@@ -88,7 +87,6 @@ def create_app(
     rotation = Rotation(settings, read)
     codebase = load_codebase()
     telemetry = Telemetry(version=settings.app_version or codebase.version)
-    logs.watch(telemetry.observer)
     business, switches = _business(rotation, telemetry)
     database = _database(rotation, telemetry)
     transactions = Transactions(database, count=business.count)

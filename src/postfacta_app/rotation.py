@@ -17,8 +17,8 @@ import anyio
 from pydantic import SecretStr
 
 from postfacta_core.clock import WALL, Clock
+from postfacta_core.drain.signals import has_terminal
 from postfacta_core.limits.store import SharedStore
-from postfacta_core.terminal import has_terminal
 
 from .settings import Settings, SettingsError, secret_files
 

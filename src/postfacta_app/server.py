@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from postfacta_core.terminal import has_terminal
+from postfacta_core.drain.signals import has_terminal
 
 from .errors import CommandFailedError
 from .observability import configure_logging, configure_tracing

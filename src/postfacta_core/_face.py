@@ -12,11 +12,7 @@ def lazy(
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` for a package that imports nothing by itself; `__all__` is computed.
 
-    Type checkers read the same names from imports under `TYPE_CHECKING`; a test holds both lists together.
-
-    Args:
-        package: The package's `__name__`.
-        names: What each of its modules exports; the module is relative to the package.
+    `names` is what each of its modules exports. Type checkers read the same from imports under `TYPE_CHECKING`.
     """
     homes = {name: module for module, exported in names.items() for name in exported}
 

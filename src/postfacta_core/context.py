@@ -85,8 +85,7 @@ class RequestContext:
     def is_out_of_callers_time(self, now: float) -> bool:
         """Return whether the caller's time has run out, or nearly, and was shorter than the service's.
 
-        What fails then is the caller's outcome: no error or breaker failure of the service. "Nearly", since
-        pools and outgoing calls keep a share of the time, and begin nothing in the rest.
+        What fails then is no failure of the service. "Nearly", since pools and outgoing calls keep a share of the time.
         """
         asked = self.asked
         return asked < self.limit and now - self.started >= asked - max(_NEARLY, asked * _NEARLY_SHARE)
@@ -110,8 +109,7 @@ def add_wait(seconds: float) -> None:
 def ignore_duration() -> None:
     """Have the limiter on requests under way learn nothing from how long the present request takes.
 
-    Call it where one request pays for what others will use, such as a new connection of a pool: were it taken
-    for slow, fewer would be let in, when more connections are what is missing.
+    Call it where one request pays for what others will use, such as a new connection of a pool.
     """
     if (request := CURRENT.get()) is not None and (slot := request.slot) is not None:
         slot.ignore_duration()

@@ -44,10 +44,7 @@ Tally = Callable[[], Iterable[Sample]]
 
 
 class PolicyCreated(NamedTuple):
-    """A policy was created; `tally` reads its counts at the scrape, in any thread, and must not wait.
-
-    As a method of the policy it is kept weakly.
-    """
+    """A policy was created; `tally`, kept weakly, reads its counts at the scrape, in any thread, and must not wait."""
 
     policy: str
     tally: Tally
@@ -103,12 +100,9 @@ class ListenerFailed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)  # A tuple has another `count`.
 class LogsSuppressed:
-    """Log records of one kind were sampled or too frequent: `count` were not written since the last report.
+    """Log records of one kind were sampled or too frequent: `count` were not written since the last report."""
 
-    `event` is a logger's or an event's name from the code, never a message's text.
-    """
-
-    event: str
+    event: str  # A logger's or an event's name from the code, never a message's text.
     count: int
 
 
@@ -149,12 +143,9 @@ class ConnectionReleased(NamedTuple):
 class QueryFinished(NamedTuple):
     """A statement or transaction step of a `Database` ended; on success there is no `sqlstate`.
 
-    Attributes:
-        system: The product: `postgresql`.
-        operation: The first word, such as `SELECT`.
-        collection: The table it is about, or empty.
-        seconds: From sent to answered, without the wait for a connection.
-        namespace: The database's name on its server, `server` its host; for spans only.
+    `system` is the product, `postgresql`; `operation` the first word, such as `SELECT`, and `collection` the table it
+    is about, or empty. It took `seconds` from sent to answered, without the wait for a connection. For spans only are
+    `namespace`, the database's name on its server, and `server`, its host.
     """
 
     database: str
@@ -185,9 +176,9 @@ class HttpCallFinished(NamedTuple):
 
 
 class DeadlineExceeded(NamedTuple):
-    """A request's time ran out at a `stage`: `ingress` (it came too late), `handler`, `pool` or `database`.
+    """A request's time ran out at a `stage`: `ingress` (it came too late), `handler`, `pool`, `database`, `timeout`.
 
-    Or `client`: there was none left for a call to another service; or `timeout`: a `Timeout` ended a call.
+    Or `client`: there was none left for a call to another service.
     """
 
     stage: str
@@ -276,13 +267,10 @@ def weakly(tally: Tally) -> Callable[[], Tally | None]:
 
 
 class _ProcessObserver:
-    """The observer of every policy without one of its own: by default that of the last `asgi.Telemetry`.
-
-    The policies that exist are kept weakly, so that a `Telemetry` made after them shows their numbers too.
-    """
+    """By default that of the last `asgi.Telemetry`, which is shown the policies made before it, kept weakly, too."""
 
     def __init__(self) -> None:
-        self._observer: Observer = ignore
+        self.observer: Observer = ignore
         self._created: deque[tuple[str, Callable[[], Tally | None]]] = deque()
 
     def __call__(self, event: Event, /) -> None:
@@ -293,26 +281,18 @@ class _ProcessObserver:
                     if (kept := self._created.popleft())[1]() is not None:
                         self._created.append(kept)
             self._created.append((event.policy, weakly(event.tally)))
-        self._observer(event)
-
-    def __len__(self) -> int:
-        return len(self._created)
-
-    @property
-    def is_set(self) -> bool:
-        """Whether anything observes."""
-        return self._observer is not ignore
+        self.observer(event)
 
     def use(self, observer: Observer) -> None:
         """Send events to this observer from now on, and show it every policy that exists."""
-        self._observer = observer
+        self.observer = observer
         for name, tally in tuple(self._created):
             if (living := tally()) is not None:
-                self._observer(PolicyCreated(name, living))
+                self.observer(PolicyCreated(name, living))
 
     def clear(self) -> None:
         """Drop the observer and all policies: for use between tests."""
-        self._observer = ignore
+        self.observer = ignore
         self._created.clear()
 
 
@@ -340,11 +320,9 @@ def observing(owner: str, name: str, observer: Observer | None) -> Observer:
         except Exception as error:  # noqa: BLE001 - an observer is foreign code, and may raise anything
             if isinstance(event, ListenerFailed):
                 return
-            others: list[Observer] = (
-                [observer] if observer is process_observer else [observer, process_observer]
-            )
-            fan_out(others)(ListenerFailed(name, repr(error)))
-            if not (is_reported or process_observer.is_set):
+            others = [] if observer is process_observer else [process_observer]
+            fan_out([observer, *others])(ListenerFailed(name, repr(error)))
+            if process_observer.observer is ignore and not is_reported:
                 is_reported = True
                 _LOG.error("listener.failed", extra={"policy": name, "error": repr(error)})
 

@@ -1,8 +1,7 @@
 """Send all log lines of a process to one place, in one format: `configure`.
 
 A thread writes the lines, so that no request waits for a slow reader: together, 20 ms after the first, but at once if
-one is a warning or worse; at the end of the process all that is left. A kill loses the others. What does not fit is
-dropped, and `log.dropped` says how many.
+one is a warning or worse. What does not fit is dropped, and `log.dropped` says how many.
 """
 
 from __future__ import annotations
@@ -16,12 +15,10 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from .clock import MONOTONIC
-from .events import LogsSuppressed, Observer
+from .events import LogsSuppressed, process_observer
 from .telemetry.lines import ConsoleFormatter, JsonFormatter
 from .telemetry.logs import FloodFilter, RequestFilter, Values
 from .validation import validation
-
-__all__ = ["LineWriter", "configure", "instance", "watch"]
 
 _STDOUT: Final = 1
 _COLLECT: Final = 0.02  # Seconds.
@@ -47,6 +44,7 @@ def configure(
 
     Call it once, before the server begins to serve; a second call replaces the first. Request and trace ids
     stand on each line of a request. Secrets are `[redacted]`. The servers' own access lines are switched off.
+    Lines that are held back or dropped are counted by the process's `asgi.Telemetry`.
 
     Args:
         format: `json` for one object a line, `console` for text.
@@ -66,15 +64,12 @@ def configure(
     if validation.text("logs.configure(level=)", level, example="'INFO'").upper() not in known:
         validation.refuse("logs.configure(level=)", level, f"one of {', '.join(known)}", example="'INFO'")
     handler = LineWriter(_STDOUT)
-    handler.addFilter(handler.flood)
-    handler.addFilter(RequestFilter())
     if form == "json":
         names = {"service": service, "version": version, "environment": environment}
         constant = {name: value for name, value in names.items() if value} | {"instance": instance()}
         handler.setFormatter(JsonFormatter(constant))
     else:
         handler.setFormatter(ConsoleFormatter())
-    handler.take_lines()
     for name in (*_SERVERS, *_ACCESS):
         logger = logging.getLogger(name)
         logger.handlers.clear()
@@ -84,13 +79,6 @@ def configure(
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     return handler
-
-
-def watch(observer: Observer) -> None:
-    """Report suppressed and dropped lines to an observer, if `configure` was called before."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, LineWriter):
-            handler.flood.observer = observer
 
 
 def instance() -> str:
@@ -107,18 +95,17 @@ class LineWriter(logging.Handler):
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
-        self.flood: FloodFilter = FloodFilter()  # Holds back kinds of lines that come too often.
+        # Holds back kinds of lines that come too often.
+        self.flood: FloodFilter = FloodFilter(observer=process_observer)
+        self.addFilter(self.flood)
+        self.addFilter(RequestFilter())
+        self._own_filters = len(self.filters)
         self._descriptor = descriptor
         self._lines: deque[str] = deque()
         self._dropped = 0
-        self._own_filters = -1
         self._wake, self._hurry = threading.Event(), threading.Event()
         self._is_awake = False  # To ask the event itself is a call for each line.
         threading.Thread(target=self._run, name="log", daemon=True).start()
-
-    def take_lines(self) -> None:
-        """Take access lines without records from now on, as long as it gets no more filters."""
-        self._own_filters = len(self.filters)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Put a line into the queue, if it fits."""

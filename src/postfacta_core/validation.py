@@ -37,9 +37,9 @@ def refuse(field: str, value: object, rule: str, *, example: str = "") -> NoRetu
 
 def name(field: str, value: object, *, example: str = '"billing"') -> str:
     """Check a name that becomes a metric label."""
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        refuse(field, value, "a text of 1 to 64 letters, digits and _.:/*-", example=example)
-    return value
+    if isinstance(value, str) and _NAME.fullmatch(value):
+        return value
+    refuse(field, value, "a text of 1 to 64 letters, digits and _.:/*-", example=example)
 
 
 def choice(field: str, value: object, kind: type[E]) -> E:
@@ -93,9 +93,9 @@ def _within(field: str, value: object, *, is_one: bool, kind: str, bounds: _Boun
 
 def text(field: str, value: object, *, empty: bool = True, example: str = '""') -> str:
     """Check a text."""
-    if not isinstance(value, str) or not (value or empty):
-        refuse(field, value, "a text" if empty else "a text that is not empty", example=example)
-    return value
+    if isinstance(value, str) and (value or empty):
+        return value
+    refuse(field, value, "a text" if empty else "a text that is not empty", example=example)
 
 
 def secret(field: str, value: object, *, example: str) -> str:
@@ -105,16 +105,12 @@ def secret(field: str, value: object, *, example: str) -> str:
 
 def instance(field: str, value: object, kind: type[T], *, example: str) -> T:
     """Check the class of an object."""
-    if not isinstance(value, kind):
-        refuse(field, value, f"a {kind.__name__}", example=example)
-    return value
+    return value if isinstance(value, kind) else refuse(field, value, f"a {kind.__name__}", example=example)
 
 
 def function(field: str, value: object, *, example: str) -> Callable[..., object]:
     """Check that something can be called."""
-    if not callable(value):
-        refuse(field, value, "a function", example=example)
-    return value
+    return value if callable(value) else refuse(field, value, "a function", example=example)
 
 
 def functions(owner: str, **given: object) -> None:
@@ -125,16 +121,14 @@ def functions(owner: str, **given: object) -> None:
 
 def flag(field: str, value: object, *, example: str = "True") -> bool:
     """Check a bool; what is only as good as one, such as 1 or a text, is refused."""
-    if not isinstance(value, bool):
-        refuse(field, value, "True or False", example=example)
-    return value
+    return value if isinstance(value, bool) else refuse(field, value, "True or False", example=example)
 
 
 def one_of(field: str, value: object, options: Collection[str]) -> str:
     """Check one of a few texts."""
-    if not isinstance(value, str) or value not in options:
-        refuse(field, value, f"one of {', '.join(map(repr, options))}", example=repr(next(iter(options))))
-    return value
+    if isinstance(value, str) and value in options:
+        return value
+    refuse(field, value, f"one of {', '.join(map(repr, options))}", example=repr(next(iter(options))))
 
 
 def texts(field: str, value: object, *, example: str) -> tuple[str, ...]:

@@ -21,7 +21,6 @@ from postfacta_core.asgi import (
     Telemetry,
 )
 from postfacta_core.deadlines._transfer import TransferLimits
-from postfacta_core.health._verdict import CheckConfig
 from postfacta_core.limits._address import TrustedProxies
 from postfacta_core.telemetry.logs import AccessSampler, FloodFilter
 from postfacta_core.telemetry.metrics import Metrics
@@ -122,15 +121,6 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
             "rise": COUNT,
         },
         call=_add,
-    ),
-    CheckConfig: Setting(
-        wrong={
-            "critical": FLAG,
-            "interval": SECONDS,
-            "timeout": SECONDS,
-            "fall": COUNT,
-            "rise": COUNT,
-        }
     ),
     TransferLimits: Setting(
         wrong={

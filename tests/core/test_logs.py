@@ -16,8 +16,8 @@ import pytest
 
 from postfacta_core import logs
 from postfacta_core.context import RequestContext, bind_request, release_request
-from postfacta_core.events import CircuitChanged, LogsSuppressed
-from postfacta_core.logs import LineWriter, instance, watch
+from postfacta_core.events import CircuitChanged, LogsSuppressed, process_observer
+from postfacta_core.logs import LineWriter, instance
 from postfacta_core.telemetry.exchange import Exchange
 from postfacta_core.telemetry.logs import AccessLog, EventLog, FloodFilter
 from postfacta_core.testing import RecordingObserver
@@ -121,10 +121,11 @@ def test_an_event_that_comes_too_often_is_held_back_and_counted(
     configure()
     [handler] = logging.getLogger().handlers
     assert isinstance(handler, LineWriter)
-    handler.flood = FloodFilter(3)
+    assert handler.flood.observer is process_observer
+    handler.flood = FloodFilter(3, observer=process_observer)
     handler.filters[:] = [handler.flood]
     observer = RecordingObserver()
-    watch(observer)
+    process_observer.use(observer)
     for _ in range(10):
         logging.getLogger("test").info("the.same")
     end = time.monotonic() + 20

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.fallback import Fallback
 from postfacta_core.guards.hedge import Hedge
 from postfacta_core.guards.retry import Retry
-from postfacta_core.health._verdict import CheckConfig
+from postfacta_core.health import HealthRegistry
 from postfacta_core.limits._address import TrustedProxies
 from postfacta_core.limits._overload import OverloadConfig, OverloadLimiter
 from postfacta_core.limits._rates import Rate
@@ -28,12 +29,25 @@ from postfacta_core.limits.rate import RateLimiter
 from postfacta_postgres.connecting import PoolOptions, check_address
 from tests.kit.every import every
 
+
+async def is_alive() -> None:
+    """Be a check."""
+
+
+def add_check(**options: Any) -> None:
+    HealthRegistry().add("database", is_alive, **options)
+
+
 KINDS = (
-    Backoff, Bulkhead, CheckConfig, CircuitConfig, DrainLimits, Fallback, OverloadConfig,
+    Backoff, Bulkhead, CircuitConfig, DrainLimits, Fallback, OverloadConfig,
     OverloadLimiter, PoolOptions, Rate, RateLimiter, Retry, RetryBudget,
     TransferLimits, TrustedProxies,
 )  # fmt: skip
-NAMES: dict[str, object] = {"check_address": check_address, **{kind.__name__: kind for kind in KINDS}}
+NAMES: dict[str, object] = {
+    "check_address": check_address,
+    "add_check": add_check,
+    **{kind.__name__: kind for kind in KINDS},
+}
 CASES = re.findall(r"^(\S.*)\n    (.+)$", Path(__file__).with_name("refusals.txt").read_text(), re.MULTILINE)
 
 

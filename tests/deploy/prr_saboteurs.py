@@ -127,7 +127,7 @@ SABOTEURS = {
         "if self.in_flight < self._rooms[priority]:",
         "if self.in_flight < self._rooms[0]:",
     ),
-    "R42": Saboteur(f"{_CORE}/health/_verdict.py", "(config.rise if up is False else 1)", "1e9"),
+    "R42": Saboteur(f"{_CORE}/health/_verdict.py", "(self.rise if self.up is False else 1)", "1e9"),
     "R43": Saboteur(f"{_CORE}/guards/_slots.py", "if self.used >= self.size:", "if self.used > self.size:"),
     "R44": Saboteur("docs/reference/durability.md", "| lost | 0 |", "| lost | 1 |"),
     "R45": Saboteur(
@@ -135,7 +135,9 @@ SABOTEURS = {
         "| uvicorn-1 | 0 / 10698 | 10 | reached |",
         "| uvicorn-1 | 9 / 10698 | 10 | **missed** |",
     ),
-    "R46": Saboteur(f"{_CORE}/health/_verdict.py", "if failures >= config.fall:", "if failures >= 1:"),
+    "R46": Saboteur(
+        f"{_CORE}/health/_verdict.py", "if self._failures >= self.fall:", "if self._failures >= 1:"
+    ),
     "R47": Saboteur("docs/reference/failover.md", "", _DRILL),
     "R48": Saboteur(
         "deploy/k8s/base/deployment.yaml",

@@ -63,7 +63,7 @@ async def lifespan(
     note("starting")
     if "SIGNALS_SLOW" in os.environ:
         await anyio.sleep(1.5)
-    note(f"started {drain.interception.mechanism} {drain.interception.is_in_place()}")
+    note(f"started {drain.interception.mechanism}")
     await send({"type": "lifespan.startup.complete"})
     await receive()
     drain.interception.close()

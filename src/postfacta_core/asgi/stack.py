@@ -23,7 +23,7 @@ reverse order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -31,9 +31,9 @@ from ..clock import MONOTONIC, Clock, random_id
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..drain.resources import Resource
-from ..events import LoopLagged, Observer, fan_out, process_observer
+from ..events import LoopLagged, Observer, PolicyCreated, Sample, fan_out, process_observer
+from ..health import runtime
 from ..health.registry import NO_LIFESPAN, HealthRegistry
-from ..health.runtime import Runtime
 from ..limits._overload import OverloadLimiter, Priority
 from ..telemetry.logs import LOGGER, AccessLog, AccessSampler, EventLog
 from ..telemetry.metrics import Metrics, Registry
@@ -204,11 +204,14 @@ class Hardened(Kernel):
             routes=RouteTable(classes, rules) if classes else None,
             route_of=route_of,
         )
-        self._runtime = Runtime(lambda: running.loop, observer=observer)
+        self.observe(PolicyCreated("runtime", self._tally))
         ours = (running, options.rate_limit_store, scrapes.siblings)
         held: list[Resource] = [*(each for each in ours if each is not None), *resources, health]
         self._lifespan = LifespanMiddleware(app, held, lifecycle=self.lifecycle, observer=observer)
         self._later, self._served = self._served, ()  # Neither a lifespan nor a request has come.
+
+    def _tally(self) -> Iterable[Sample]:
+        return runtime.tally(self.running.loop)
 
     def _beat(self, late: float) -> None:
         self.shedding.beat(late)

@@ -12,12 +12,9 @@ if TYPE_CHECKING:
     from .present import current_deadline as current_deadline
     from .requests import limit_request as limit_request, time_limit as time_limit
 else:
-    __getattr__, __dir__ = lazy(
-        __name__,
-        {
-            "_deadline": ("Deadline",),
-            "_transfer": ("TransferLimits",),
-            "present": ("current_deadline",),
-            "requests": ("limit_request", "time_limit"),
-        },
-    )
+    # fmt: off
+    __getattr__, __dir__ = lazy(__name__, {
+        "_deadline": ("Deadline",), "_transfer": ("TransferLimits",), "present": ("current_deadline",),
+        "requests": ("limit_request", "time_limit"),
+    })
+    # fmt: on

@@ -38,9 +38,9 @@ class Deadline:
 
 
 def asked_timeout(headers: Iterable[tuple[bytes, bytes]]) -> float:
-    """Parse the caller's `X-Request-Timeout`, seconds such as `2.5`; `math.inf` if there is none.
+    """Parse the caller's `X-Request-Timeout`, seconds such as `2.5`; of several the shortest, `math.inf` without one.
 
-    What cannot be read is ignored: nonsense must not fail a request. Of several, the shortest counts.
+    What cannot be read is ignored: nonsense must not fail a request.
     """
     return min(
         (float(value) for name, value in headers if name == b"x-request-timeout" and _SECONDS(value)),

@@ -13,15 +13,10 @@ from ._deadline import Deadline
 
 @dataclass(slots=True, eq=False)
 class Bound:
-    """A call that must end in time.
+    """A call that must end in time."""
 
-    Attributes:
-        at: Its deadline, whatever enforces it; once it has, `math.inf`, for tasks that it has left behind.
-        request: The request it is part of. A server may run another one in the same context variables.
-    """
-
-    at: float
-    request: RequestContext | None
+    at: float  # Its deadline, whatever enforces it; once it has, `math.inf`, for tasks that it has left behind.
+    request: RequestContext | None  # Its own: a server may run another one in the same context variables.
 
 
 BOUND: Final[ContextVar[Bound | None]] = ContextVar("postfacta_timeout", default=None)

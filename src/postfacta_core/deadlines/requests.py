@@ -1,11 +1,10 @@
 """Track the requests under way, cancel each whose time has run out, and measure how late the event loop runs.
 
-One task sweeps over all of them 40 times a second. So a request that ends in time pays for a place in a set, and not for
-a timer. The sweep also answers in the place of a handler that does not heed its cancellation, such as one in a thread;
-and it sees how late a busy loop comes back to it.
+One task sweeps over all of them 40 times a second, so that a request which ends in time pays for a place in a set, and
+not for a timer. It also answers in the place of a handler that does not heed its cancellation, such as one in a thread.
 
-On asyncio a handler is cancelled as a task, the way `asyncio.timeout` does it, and not by a cancel scope, whose
-6 microseconds every request would pay. What anyio shields is left alone until the shield is gone.
+On asyncio a handler is cancelled as a task, and not by a cancel scope, whose 6 microseconds every request would pay.
+What anyio shields is left alone until the shield is gone.
 """
 
 from __future__ import annotations
@@ -34,16 +33,14 @@ _TICKS_A_BEAT: Final = 2
 _PATIENCE: Final = 0.05  # For a handler to clean up, before its caller is answered without it.
 _WATCH_AFTER: Final = 0.2  # A request that ends before pays nothing for being watched.
 _AGAIN_AFTER: Final = 40  # Ticks after which a handler that swallows its cancellation gets another.
+_GLANCE: Final = 0.01
 
 
 def limit_request(seconds: float | None) -> None:
     """Set another time limit for the present request, from its start; its caller's limit still applies.
 
-    It may be longer than the limit that all requests have. Outside of a request, and without a running lifespan, it has
-    no effect.
-
-    Args:
-        seconds: None is no limit, for a stream.
+    It may be longer than the limit that all requests have; None is no limit, for a stream. Outside of a request, and
+    without a running lifespan, it has no effect.
     """
     if (request := current_request()) is not None:
         request.limit = math.inf if seconds is None else seconds
@@ -172,8 +169,8 @@ class Running:
 class RunningRequests:
     """All requests under way in one process; their number is its length.
 
-    An async context manager, for the service's lifespan: it owns the task that sweeps. Before it is entered
-    it tracks requests, but cancels none. On asyncio, requests run on the loop that it was entered on.
+    An async context manager, for the service's lifespan: it owns the task that sweeps. Before it is entered it tracks
+    requests, whose deadlines are timers. On asyncio, requests run on the loop that it was entered on.
 
     Args:
         observer: Receives each handler that ran out of time, and how many ignored it. It may raise.
@@ -181,7 +178,7 @@ class RunningRequests:
 
     Attributes:
         is_closed: Whether new requests are to be refused.
-        is_sweeping: Whether deadlines are looked after.
+        tasks: Those of the sweep, while deadlines are looked after; else None.
         loop: The asyncio loop whose tasks it cancels; None on trio, and before it is entered.
         on_tick: Called at each tick with the time; it must be quick and must not raise.
         on_beat: Likewise, 20 times a second with how many seconds late the loop is; see `LoadSheddingMiddleware.beat`.
@@ -189,14 +186,11 @@ class RunningRequests:
 
     def __init__(self, *, observer: Observer = ignore, clock: Clock = MONOTONIC) -> None:
         self.is_closed: bool = False
-        self.is_sweeping: bool = False
         self.on_tick: Callable[[float], object] = lambda now: None
         self.on_beat: Callable[[float], object] = lambda late: None
         self._observe = fan_out([observer])
         self._clock = clock
         self._running: set[Running] = set()
-        self._overdue = 0
-        self._idle: anyio.Event | None = None
         self.tasks: TaskGroup | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -229,7 +223,7 @@ class RunningRequests:
             if not (is_ours and running.is_cancelled):
                 raise
         finally:
-            if running.is_plain and self._idle is None:
+            if running.is_plain:
                 running.request.deadline, running.task = math.inf, None
                 self._running.discard(running)
             else:
@@ -238,7 +232,7 @@ class RunningRequests:
     async def _run_in_scope(self, running: Running, handler: Awaitable[None]) -> None:
         running.is_plain = False
         with anyio.CancelScope() as running.cancel_scope:
-            if not self.is_sweeping and running.request.deadline < math.inf:
+            if self.tasks is None and running.request.deadline < math.inf:
                 running.time_ahead = anyio.current_time() - self._clock()
                 running.cancel_scope.deadline = running.request.deadline + running.time_ahead
             await handler
@@ -258,12 +252,8 @@ class RunningRequests:
                 await running.answer()
         finally:
             self._running.discard(running)
-            if self._idle is not None and not self._running:
-                self._idle.set()
-                self._idle = None
             if running.is_overdue:
-                running.is_overdue = False
-                self._tell_overdue(-1)
+                self._tell_overdue()
 
     def cancel(self, error: ResilienceError, *, only_endless: bool = False) -> int:
         """Cancel all requests with this reason; return how many were not cancelled before."""
@@ -275,23 +265,21 @@ class RunningRequests:
 
     async def wait_idle(self) -> None:
         """Wait until none is under way; bound it by a timeout of your own."""
-        if self._running:
-            self._idle = self._idle or anyio.Event()
-            await self._idle.wait()
+        while self._running:  # noqa: ASYNC110 - an event is one more thing that each request looks at
+            await anyio.sleep(_GLANCE)
 
     async def __aenter__(self) -> Self:
         # What an earlier lifespan left behind is bound to an event loop that is gone.
         self._running.clear()
-        self._idle, self._overdue = None, 0
         self.tasks = await anyio.create_task_group().__aenter__()
         self.tasks.start_soon(self._keep_sweeping)
-        loop, self.is_sweeping = current_token().native_token, True
+        loop = current_token().native_token
         self.loop = loop if isinstance(loop, asyncio.AbstractEventLoop) else None
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.is_sweeping, self.loop = False, None
         tasks = cast("TaskGroup", self.tasks)
+        self.tasks = self.loop = None
         tasks.cancel_scope.cancel()
         # What ended the block is not for the task group to wrap.
         await tasks.__aexit__(None, None, None)
@@ -311,26 +299,21 @@ class RunningRequests:
     def _sweep(self, now: float) -> None:
         self.on_tick(now)
         for running in tuple(self._running):
-            self._look_at(running, now)
-
-    def _look_at(self, running: Running, now: float) -> None:
-        request = running.request
-        if running.is_watched and now >= request.started + _WATCH_AFTER and running.may_watch():
-            running.is_watched = running.is_plain = False
-            self._start(running.watch, "watch")
-        if now >= running.due:
-            running.cut()
-        if running.is_cancelled:
-            running.press()
-        if now < request.deadline:
-            return
-        if not running.is_cancelled:
-            running.cancel(DeadlineExceededError("request"))
-            self._tell_late(request)
-        elif now >= request.deadline + _PATIENCE and not running.is_overdue:
-            running.is_overdue = True
-            self._tell_overdue(1)
-            self._start(running.answer, "answer")
+            request = running.request
+            if running.is_watched and now >= request.started + _WATCH_AFTER and running.may_watch():
+                running.is_watched = running.is_plain = False
+                self._start(running.watch, "watch")
+            if now >= running.due:
+                running.cut()
+            if running.is_cancelled:
+                running.press()
+            if now >= request.deadline and not running.is_cancelled:
+                running.cancel(DeadlineExceededError("request"))
+                self._tell_late(request)
+            elif now >= request.deadline + _PATIENCE and not running.is_overdue:
+                running.is_overdue = True
+                self._tell_overdue()
+                self._start(running.answer, "answer")
 
     def _start(self, job: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
         cast("TaskGroup", self.tasks).start_soon(self._do, job, what, name=f"{what} in place of a request")
@@ -341,6 +324,5 @@ class RunningRequests:
         except Exception as error:  # noqa: BLE001 - a server may raise anything; one request must not end the sweep
             self._observe(TaskCrashed(what, error))
 
-    def _tell_overdue(self, step: int) -> None:
-        self._overdue += step
-        self._observe(RequestsOverdue(self._overdue))
+    def _tell_overdue(self) -> None:
+        self._observe(RequestsOverdue(sum(running.is_overdue for running in self._running)))

@@ -1,11 +1,6 @@
 """Decide when a stopping service stops listening, cancels what still runs, and closes its resources.
 
-A drain has three parts, whose lengths are `DrainLimits`:
-
     signal ── drain_delay ──> stops ── drain_timeout ──> cancels ── close_timeout ──> gone
-      unready, but serving:      the server stops listening,     what still ran is cancelled;
-      the load balancer looks    requests under way finish       resources close
-      away in this time
 
 Each part ends earlier if there is nothing left to wait for. Moments are those of a monotonic clock.
 """
@@ -70,22 +65,17 @@ class Course:
 
     Every method but `news` may be called from any thread and from a signal handler, also in the midst of another: what
     has come is only ever added to.
-
-    Attributes:
-        is_draining: Whether it was asked to stop, in whatever phase that was.
-        lets_go_at: When the server gets the signal; `inf` before a drain.
     """
 
     def __init__(self, limits: DrainLimits) -> None:
         self.limits: DrainLimits = limits
         self.is_draining: bool = False
-        self.lets_go_at: float = math.inf
+        self.lets_go_at: float = math.inf  # When the server gets the signal.
         self._told = Phase.STARTING
         self._since: dict[Phase, float] = {}
 
     @property
     def phase(self) -> Phase:
-        """The furthest phase that it has reached."""
         return next((phase for phase in reversed(_ORDER) if phase in self._since), Phase.STARTING)
 
     @property
@@ -118,6 +108,7 @@ class Course:
         return self._move(Phase.STOPPING, now)
 
     def end(self, now: float) -> bool:
+        self.stop(now)
         return self._move(Phase.STOPPED, now)
 
     def closes_by(self, now: float) -> float:
@@ -131,11 +122,8 @@ class Course:
                 yield PhaseChanged(told, phase, self._since[phase])
 
     def _move(self, to: Phase, now: float) -> bool:
-        # Forward only, and to the end only from where the server has stopped.
-        here = self.phase
-        if _ORDER.index(to) <= _ORDER.index(here) or (to is Phase.STOPPED and here is not Phase.STOPPING):
+        if _ORDER.index(to) <= _ORDER.index(self.phase):
             return False
         self._since[to] = now
-        if to is not Phase.READY:
-            self.is_draining = True
+        self.is_draining |= to is not Phase.READY
         return self.phase is to

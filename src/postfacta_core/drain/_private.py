@@ -31,11 +31,7 @@ def handlers_of(loop: Any) -> tuple[str, dict[int, Any] | None]:
 
 
 def callback_of(handle: Any) -> tuple[Callable[..., Any], *tuple[Any, ...]]:
-    """Return callback and arguments of a loop's handle.
-
-    Raises:
-        LookupError: If they are not found.
-    """
+    """Return callback and arguments of a loop's handle; LookupError if they are not found."""
     if hasattr(handle, "_callback"):
         return (handle._callback, *handle._args)  # noqa: SLF001 - asyncio offers no other way to run it later
     held = gc.get_referents(handle)

@@ -1,10 +1,7 @@
 """Carry a service from SIGTERM to closed, without failing a request.
 
-The signal is caught before the server gets it. From then on the service is unready but serves on, until `drain_delay`
-has passed; there is none after a Ctrl-C at a terminal, and none under `uvicorn --reload`. Then the server gets its
-signal. What still runs after `drain_timeout` is cancelled and waited for, and only then resources close.
-
-A thread runs the timer, since a blocked event loop must not keep the server from its signal.
+The signal is caught before the server gets it, and passed on once `drain_delay` is over: by a thread, since a blocked
+event loop must not keep the server from it. There is no delay after a Ctrl-C at a terminal, nor under `uvicorn --reload`.
 """
 
 from __future__ import annotations
@@ -24,11 +21,9 @@ from ..clock import MONOTONIC, Clock
 from ..deadlines.requests import RunningRequests
 from ..errors import StoppedError
 from ..events import Drained, Observer, SignalsIntercepted, fan_out, ignore
-from ..terminal import is_ctrl_c
 from ._course import Course, DrainLimits, Phase
-from .signals import Interception
+from .signals import Interception, is_ctrl_c
 
-_VERIFY_AFTER: Final = 1.0  # A server that installs its handlers late has done so by then.
 _FAREWELL: Final = 0.5  # For streams to say goodbye before the server closes their connections.
 # Then requests that did not heed their cancellation are waited for no longer; nor for half of what is left to close.
 _LAST_WORDS: Final = 1.0
@@ -52,8 +47,8 @@ class Lifecycle:
         clock: Monotonic seconds.
 
     Attributes:
-        limits: How long the parts of a drain may take.
         is_draining: Whether it was asked to stop, in whatever phase that was.
+        mechanism: How SIGTERM is caught; `none` if it is not, and empty before the start.
     """
 
     def __init__(
@@ -71,45 +66,37 @@ class Lifecycle:
         self._observe = fan_out([observer])
         self._clock = clock
         self._telling = threading.Lock()
-        self._is_entered = False
+        self._interception: Interception | None = None
         self._begin()
 
     def _begin(self) -> None:
         self.is_draining: bool = False
+        self.mechanism: str = ""
         self._course = Course(self.limits)
-        self._close_by: float | None = None
+        self._close_by = math.inf
         self._cancelled = 0
         self._told_endless = False
         # Its `put` may be called again while it runs, as a signal handler does.
         self._calls: queue.SimpleQueue[str] = queue.SimpleQueue()
-        # The thread of one lifespan may last into the next: it has its own course and calls.
-        lifespan = self._course, self._calls
-        self._thread = threading.Thread(
-            target=self._run_drain_timer, args=lifespan, name="postfacta-drain", daemon=True
-        )
-        self._interception: Interception | None = None
         self._signals: set[int] = set()
-        self._is_hurried = False
         self._is_started = False
-        self._verifies_at = math.inf
 
     @property
     def phase(self) -> Phase:
         """The phase of the service's life."""
         return self._course.phase
 
-    @property
-    def mechanism(self) -> str:
-        """How SIGTERM is caught; `none` if it is not, and empty before the start."""
-        return self._interception.mechanism if self._interception else ""
-
     def found(self, moment: float) -> bool:
         """Return whether the drain began after this moment, so that what started then was under way."""
         return moment <= self._course.told_at < math.inf
 
-    def drain(self) -> None:
-        """Begin to drain, as after a SIGTERM; a second call ends the delay. From any thread."""
-        self._drain(at_once=False)
+    def drain(self, *, at_once: bool = False) -> None:
+        """Begin to drain, as after a SIGTERM, or without its delay; a second call ends that. From any thread."""
+        is_first = self._course.drain(self._clock(), at_once=at_once)
+        self.is_draining = True
+        if is_first:
+            self._on_drain()
+        self._calls.put("drain")
 
     def started(self) -> None:
         """Record that the startup is complete."""
@@ -126,74 +113,61 @@ class Lifecycle:
         now = self._clock()
         if not self.is_draining:
             self._on_drain()
-        self._stop(now)
-        self._calls.put("look")
+        self._course.stop(now)
+        self.is_draining = True
         self._tell()
         with anyio.move_on_after(max(0.0, self._course.cancels_at - now)):
             await self._running.wait_idle()
-        self._running.is_closed = True
         self._cancel_all()
         with anyio.move_on_after(min(_LAST_WORDS, self._course.limits.close_timeout / 2)):
             await self._running.wait_idle()
-        now = self._clock()
-        self._observe(Drained(self._cancelled, len(self._running), now - self._course.told_at))
-        self._close_by = self._course.closes_by(now)
+        seconds = self._clock() - self._course.told_at
+        self._observe(Drained(self._cancelled, len(self._running), seconds))
 
     def share(self, left: int) -> float:
         """Return the seconds that the next resource has to close."""
         now = self._clock()
-        if self._close_by is None:
-            self._close_by = self._course.closes_by(now)
+        self._close_by = min(self._close_by, self._course.closes_by(now))
         return max(0.0, self._close_by - now) / max(1, left)
 
     async def __aenter__(self) -> Self:
         """Begin to catch signals; RuntimeError if it is entered already: two lifespans at once have one end only."""
-        if self._is_entered:
+        if self._interception is not None:
             raise RuntimeError("this application runs already: a Lifecycle leads one lifespan at a time")
         if self.phase is Phase.STOPPED:
             self._begin()
-        self._is_entered = True
         self._running.is_closed = False
         self._interception = Interception(self._hear)
+        self.mechanism = self._interception.mechanism
         self._observe(SignalsIntercepted(self.mechanism, in_place=self.mechanism != "none"))
         self._running.on_tick = self._on_tick
-        self._verifies_at = self._clock() + _VERIFY_AFTER
-        self._thread.start()
+        # The thread of one lifespan may last into the next: it has its own course and calls.
+        lifespan = self._course, self._calls
+        threading.Thread(
+            target=self._run_drain_timer, args=lifespan, name="postfacta-drain", daemon=True
+        ).start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if not self._is_entered or self._interception is None:
+        if self._interception is None:
             raise AssertionError("left, but never entered")
-        now = self._clock()
-        self._stop(now)
-        self._course.end(now)
+        self._course.end(self._clock())
+        self.is_draining = True
         self._calls.put("look")
         self._interception.close()
+        self._interception = None
         self._tell()
-        self._is_entered = False
-
-    def _drain(self, *, at_once: bool) -> None:
-        is_first = self._course.drain(self._clock(), at_once=at_once)
-        self.is_draining = True
-        if is_first:
-            self._on_drain()
-        self._calls.put("drain")
-
-    def _stop(self, now: float) -> None:
-        self._course.stop(now)
-        self.is_draining = True
 
     def _hear(self, signum: int) -> None:
         # No load balancer looks at a developer's machine.
         is_developers = is_ctrl_c(signum) or (
             self._interception is not None and self._interception.is_reloaded
         )
-        at_once = is_developers and not self._is_hurried
-        self._is_hurried |= is_developers
+        at_once = is_developers and self._clock() < self._course.lets_go_at
         # One stop may come twice: as SIGINT, and as SIGTERM from a parent that had it too. Only the same signal again
         # means: wait no longer.
         if at_once or signum in self._signals or not self.is_draining:
-            self._drain(at_once=at_once)
+            self.drain(at_once=at_once)
         self._signals.add(signum)
 
     def _tell(self) -> None:
@@ -203,9 +177,6 @@ class Lifecycle:
                 self._observe(change)
 
     def _on_tick(self, now: float) -> None:
-        if now >= self._verifies_at:
-            self._verifies_at = math.inf
-            self._verify()
         if now >= self._course.lets_go_at:
             self._cancelled += self._running.cancel(StoppedError("drain"), only_endless=True)
             self._told_endless = True
@@ -215,14 +186,6 @@ class Lifecycle:
     def _cancel_all(self) -> None:
         self._running.is_closed = True
         self._cancelled += self._running.cancel(StoppedError("drain"))
-
-    def _verify(self) -> None:
-        interception = self._interception
-        if interception is None or self.is_draining or self.mechanism == "none" or interception.is_in_place():
-            return
-        interception.close()
-        self._interception = Interception(self._hear)
-        self._observe(SignalsIntercepted(self.mechanism, in_place=self._interception.is_in_place()))
 
     # From here on in a thread of its own.
 
@@ -243,20 +206,18 @@ class Lifecycle:
 
         self._wait(may_stop)
         # A server that stops by itself needs no signal; one that has stopped would die of it.
-        if self._interception is not None and course.phase is Phase.DRAINING:
-            self._interception.release()
+        interception = self._interception
+        if interception is not None and course.phase is Phase.DRAINING:
+            interception.release()
         # If the service has stopped, a handler's thread may still keep the process from its end.
         self._wait(lambda now: now >= course.gone_at + _MARGIN)
         if course.phase is not Phase.STOPPED or not threading.main_thread().is_alive():
-            self._end_the_process()
+            sys.stderr.write(f"postfacta: the drain took longer than {self.limits.total:g} s; all stacks:\n")
+            faulthandler.dump_traceback(all_threads=True)
+            sys.stderr.flush()
+            os._exit(1)
 
     def _wait(self, is_over: Callable[[float], bool]) -> None:
         pause = threading.Event()
         while not is_over(self._clock()):
             pause.wait(_GLANCE)
-
-    def _end_the_process(self) -> None:
-        sys.stderr.write(f"postfacta: the drain took longer than {self.limits.total:g} s; all stacks:\n")
-        faulthandler.dump_traceback(all_threads=True)
-        sys.stderr.flush()
-        os._exit(1)

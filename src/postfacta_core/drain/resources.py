@@ -1,8 +1,4 @@
-"""Hold resources open around a block, each in a task of its own, so that each can be given its time to close.
-
-A resource that owns a task group must be left in the order in which scopes were entered: so the bound on its exit is
-that of a task.
-"""
+"""Hold resources open around a block, each in a task of its own, so that each can be given its time to close."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ from contextlib import AbstractAsyncContextManager, AsyncContextDecorator, async
 
 import anyio
 
-from ..clock import MONOTONIC, Clock
 from ..events import Observer, ResourceStuck, TaskCrashed, fan_out, ignore
 
 Resource = AbstractAsyncContextManager[object]
@@ -27,22 +22,19 @@ async def hold(
     share: Callable[[int], float | None] = lambda left: None,
     lost: Callable[[], object] | None = None,
     observer: Observer = ignore,
-    clock: Clock = MONOTONIC,
 ) -> AsyncGenerator[None]:
     """Enter resources in order, and leave them in reverse order at the end of the block.
 
     One that raises while it is entered stops the rest, and what is open is closed. One that raises in the middle of the
-    block cancels the block, or whatever `lost` does. Either error is raised here as it is; of several, the first, and
-    the block's own before all. One that shields itself from cancellation keeps this from ending, but not the next one
-    from being closed.
+    block cancels it, or calls `lost`, and the block goes on. Either error is raised here as it is; of several, the
+    first, and the block's own before all.
 
     Args:
         resources: What to hold. To be held again, each must be one that can be entered again; what
             `asynccontextmanager` makes is.
         share: Given how many are still to close, returns the seconds for the next; None for any number.
-        lost: Called when a resource raises in the middle of the block, which goes on.
+        lost: Called when a resource raises in the middle of the block.
         observer: Receives each one that did not close in time or raised while open. It may raise.
-        clock: Monotonic seconds.
     """
     observe = fan_out([observer])
     holders: list[_Holder] = []
@@ -64,7 +56,7 @@ async def hold(
             finally:
                 with anyio.CancelScope(shield=True):
                     for left in range(len(holders), 0, -1):
-                        await holders[left - 1].close(share(left), clock=clock)
+                        await holders[left - 1].close(share(left))
     for failed in (failure, *(holder.error for holder in holders)):
         if failed is not None:
             raise failed
@@ -78,22 +70,18 @@ class _Holder:
         made_by = getattr(resource, "gen", resource)
         self.name: str = getattr(made_by, "__name__", type(resource).__name__)
         # It is left when its turn comes, also if all around it is cancelled.
-        self.scope = anyio.CancelScope(shield=True)
-        self.opened = anyio.Event()
-        self.closed = anyio.Event()
+        self._scope = anyio.CancelScope(shield=True)
+        self.opened, self._leaving, self._closed = anyio.Event(), anyio.Event(), anyio.Event()
         self.error: Exception | None = None
-        self._resource = resource
-        self._lost = lost
-        self._observe = observe
-        self.leaving = anyio.Event()
+        self._resource, self._lost, self._observe = resource, lost, observe
 
     async def _inside(self) -> None:
         self.opened.set()
-        await self.leaving.wait()
+        await self._leaving.wait()
 
     async def run(self) -> None:
         try:
-            with self.scope:
+            with self._scope:
                 if isinstance(self._resource, AsyncContextDecorator):
                     # As a decorator it is made anew for each call: what `asynccontextmanager` made can be entered once.
                     await self._resource(self._inside)()
@@ -102,23 +90,23 @@ class _Holder:
                         await self._inside()
         except Exception as error:  # noqa: BLE001 - whatever it is, `hold` raises it
             self.error = error
-            if self.opened.is_set() and not self.leaving.is_set():
+            if self.opened.is_set() and not self._leaving.is_set():
                 self._observe(TaskCrashed(self.name, error))
                 self._lost()
         finally:
             self.opened.set()
-            self.closed.set()
+            self._closed.set()
 
-    async def close(self, seconds: float | None, *, clock: Clock) -> None:
-        started = clock()
-        self.leaving.set()
+    async def close(self, seconds: float | None) -> None:
+        started = anyio.current_time()
+        self._leaving.set()
         if not self.opened.is_set():
             # The waiting task was cancelled.
-            self.scope.cancel()
+            self._scope.cancel()
         with anyio.move_on_after(seconds):
-            await self.closed.wait()
+            await self._closed.wait()
             return
-        self.scope.cancel()
-        self._observe(ResourceStuck(self.name, clock() - started))
+        self._scope.cancel()
+        self._observe(ResourceStuck(self.name, anyio.current_time() - started))
         with anyio.move_on_after(_LAST_WORDS):
-            await self.closed.wait()
+            await self._closed.wait()

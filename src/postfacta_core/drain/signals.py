@@ -10,13 +10,14 @@
 | `none` | unknown: not in the main thread | test clients, servers in a thread |
 
 A server installs its handlers before the lifespan starts. There is one class for each way of it, which keeps them and
-puts its own in front. `is_in_place` returns whether these are still installed; `pass_on` passes one signal to the server,
-from any thread or signal handler; `restore` puts the server's handlers back where ours are still installed.
+puts its own in front. `pass_on` passes one signal to the server, from any thread or signal handler; `restore` puts the
+server's handlers back where ours are still installed, and may be called twice.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -40,17 +41,15 @@ from ._private import (
 _ACCEPTED = 0.1  # For what the kernel handed over last to arrive at the protocol.
 _FIRST_WORDS = 1.0  # A connection opened in advance may stay silent for ever.
 _TICK = 0.02
+_TERMINAL = "/dev/tty"  # The terminal that controls this process, wherever its input and output go.
 
-# What getsignal and signal.signal return: a callable, SIG_DFL or SIG_IGN, or None for a handler from C.
-Handler = Callable[[int, FrameType | None], Any] | int | None
 OnSignal = Callable[[int], None]
 
 
 class _PlainHandlers:
     """In front of `signal.signal` handlers, or of the default action.
 
-    uvicorn would send itself the signal again once it has shut down, and die of it: what is passed on to it is
-    `Server.should_exit`, and a clean drain ends with code 0.
+    uvicorn would send itself the signal again once it has shut down, and die of it: it gets `Server.should_exit`.
     """
 
     def __init__(
@@ -62,22 +61,14 @@ class _PlainHandlers:
         self._due = 0  # the signal that is passed on when it comes next
         self._is_restored = False
         self._thread = threading.get_ident()  # the main thread
-        # One object, as each look at a bound method makes another: what is compared later is this one.
-        self._ours: Callable[[int, FrameType | None], None] = self._handle
-        self._theirs: dict[int, Handler] = {signum: signal.getsignal(signum) for signum in signums}
+        self._theirs = {signum: signal.getsignal(signum) for signum in signums}
         for signum in signums:
-            signal.signal(signum, self._ours)
-
-    def is_in_place(self) -> bool:
-        return all(signal.getsignal(signum) is self._ours for signum in self._theirs)
+            signal.signal(signum, self._handle)
 
     def pass_on(self) -> None:
         server = uvicorn_of(self._theirs[signal.SIGTERM])
-        if server is not None:
-            if self._loop is None:
-                server.should_exit = True
-            else:
-                self._loop.call_soon_threadsafe(_let_go, server, self._loop)
+        if server is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(_let_go, server, self._loop)
             return
         self._due = signal.SIGTERM
         # To the main thread, which runs handlers: it wakes from a wait, which a signal to the process may not do.
@@ -86,7 +77,7 @@ class _PlainHandlers:
     def restore(self) -> None:
         self._is_restored = True
         for signum, theirs in self._theirs.items():
-            if signal.getsignal(signum) is self._ours:
+            if signal.getsignal(signum) == self._handle:
                 signal.signal(signum, theirs)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
@@ -104,10 +95,9 @@ class _PlainHandlers:
 
 
 class _TrioHandlers(_PlainHandlers):
-    """In front of trio, where SIGTERM has no handler: SIGINT is passed on.
+    """In front of trio, where SIGTERM has no handler: SIGINT is passed on, from a context that trio protects.
 
-    Its KeyboardInterrupt would end all requests if it were raised in one's task. Raised from a context that trio
-    protects, it goes to the main task, where a server awaits it.
+    So its KeyboardInterrupt goes to the main task, where a server awaits it, and not to a request's.
     """
 
     def __init__(self, on_signal: OnSignal, token: Any) -> None:
@@ -141,13 +131,6 @@ class _LoopHandlers:
         for signum in self._theirs:
             loop.add_signal_handler(signum, on_signal, signum)
         self._ours = {signum: table[signum] for signum in self._theirs}
-        self._below = {signum: signal.getsignal(signum) for signum in self._theirs}
-
-    def is_in_place(self) -> bool:
-        return all(
-            self._table.get(signum) is ours and signal.getsignal(signum) == self._below[signum]
-            for signum, ours in self._ours.items()
-        )
 
     def pass_on(self) -> None:
         self._loop.call_soon_threadsafe(*self._callback)
@@ -161,8 +144,7 @@ class _LoopHandlers:
 class _WorkerEvent:
     """In front of the event that stops hypercorn's workers; a worker polls it.
 
-    Once the first worker has ended, the parent sends SIGTERM to the others, which would kill their requests: here it
-    has no effect once the event was seen.
+    Once the first worker has ended, the parent sends SIGTERM to the others: it has no effect once the event was seen.
     """
 
     name = "event"
@@ -171,21 +153,16 @@ class _WorkerEvent:
         self._on_signal = on_signal
         self._event = event
         self._was_set: Callable[[], bool] = event.is_set
-        self._was_seen = False  # the event
-        self._was_signalled = False  # a signal
+        self._was_seen = self._was_signalled = False  # the event, a signal
         self._is_open = False
-        self._ours: Callable[[], bool] = self._poll
-        event.is_set = self._ours
+        event.is_set = self._poll
         self._term = _PlainHandlers(self._receive, [signal.SIGTERM])
-
-    def is_in_place(self) -> bool:
-        return self._event.is_set is self._ours and self._term.is_in_place()
 
     def pass_on(self) -> None:
         self._is_open = True
 
     def restore(self) -> None:
-        if self._event.is_set is self._ours:
+        if self._event.is_set == self._poll:
             self._event.is_set = self._was_set
         if not self._is_open:  # The process continues.
             self._term.restore()
@@ -210,10 +187,8 @@ Mechanism = _PlainHandlers | _LoopHandlers | _WorkerEvent
 class Interception:
     """Stands between SIGTERM and the server, until `release` or `close`; SIGINT too, where the server handles that.
 
-    Make it on the event loop while the lifespan starts: by then servers have installed their handlers. It raises
-    nothing; where no mechanism applies, the server gets its signals as if we were not here. Signals are kept back, as
-    often as they come: granian locks up if three reach it. A worker whose loop is blocked catches one immediately with
-    `wrap` and `default`, and when the loop goes on with the others.
+    Make it on the event loop while the lifespan starts. It raises nothing; where no mechanism applies, the server gets
+    its signals as if we were not here. Signals are kept back, as often as they come: granian locks up if three reach it.
 
     Args:
         on_signal: Called with each signal, repeats included, and before this is made if one comes early. It runs
@@ -229,17 +204,12 @@ class Interception:
         self._on_signal = on_signal
         # Taken once and never given back: a test-and-set that is safe in signal handlers.
         self._passed = threading.Lock()
-        self._is_closed = False
         self._server: Mechanism | None = None
         self.is_reloaded: bool = reloads(uvicorn_of(signal.getsignal(signal.SIGTERM)))
         # Foreign objects and private attributes: else there is no mechanism.
         with contextlib.suppress(Exception):
             self._server = choose(self._hear)
         self.mechanism: str = self._server.name if self._server else "none"
-
-    def is_in_place(self) -> bool:
-        """Return whether our handler is still the one installed."""
-        return self._server is not None and not self._is_closed and self._server.is_in_place()
 
     def release(self) -> None:
         """Pass the signal to the server now, from any thread or signal handler; only the first call has an effect."""
@@ -249,8 +219,7 @@ class Interception:
 
     def close(self) -> None:
         """Restore everything, on the loop when the lifespan has shut down. It may be called twice."""
-        if self._server is not None and not self._is_closed:
-            self._is_closed = True
+        if self._server is not None:
             with contextlib.suppress(Exception):
                 self._server.restore()
 
@@ -259,7 +228,7 @@ class Interception:
             self._on_signal(signum)
 
 
-def choose(on_signal: OnSignal) -> Mechanism | None:
+def choose(on_signal: OnSignal) -> Mechanism | None:  # noqa: PLR0911 - one for each kind of server
     """Find the server's handlers, and install ours in front of them; None where nothing can be done."""
     if threading.current_thread() is not threading.main_thread():
         return None
@@ -275,10 +244,6 @@ def choose(on_signal: OnSignal) -> Mechanism | None:
         # A handle that looks unlike those we know: LookupError.
         with contextlib.suppress(LookupError):
             return _LoopHandlers(on_signal, loop, table=table, name=name)
-    return _by_handler(on_signal, loop)
-
-
-def _by_handler(on_signal: OnSignal, loop: Any) -> Mechanism | None:
     term, interrupt = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     if term is signal.SIG_DFL:
         if hasattr(loop, "run_sync_soon"):
@@ -286,9 +251,8 @@ def _by_handler(on_signal: OnSignal, loop: Any) -> Mechanism | None:
         return _PlainHandlers(on_signal, [signal.SIGTERM], "default")
     if not callable(term) or is_own_handler(loop, term):
         return None
-    if callable(interrupt) and interrupt is not signal.default_int_handler:
-        return _PlainHandlers(on_signal, [signal.SIGTERM, signal.SIGINT], loop=loop)
-    return _PlainHandlers(on_signal, [signal.SIGTERM], loop=loop)
+    is_servers = callable(interrupt) and interrupt is not signal.default_int_handler
+    return _PlainHandlers(on_signal, [signal.SIGTERM, *([signal.SIGINT] if is_servers else [])], loop=loop)
 
 
 def _let_go(server: Any, loop: Any) -> None:
@@ -308,3 +272,24 @@ def _let_go(server: Any, loop: Any) -> None:
             server.should_exit = True
 
     loop.call_later(0 if listeners is None else _ACCEPTED, exit_when_served)
+
+
+def has_terminal() -> bool:
+    """Return whether a terminal controls this process, and is still open."""
+    return _foreground() is not None
+
+
+def is_ctrl_c(signum: int) -> bool:
+    """Return whether a signal may come from Ctrl-C: SIGINT in the foreground of a terminal."""
+    return signum == signal.SIGINT and _foreground() == os.getpgrp()
+
+
+def _foreground() -> int | None:
+    """Return the process group that has the terminal; None if there is none."""
+    with contextlib.suppress(OSError):
+        terminal = os.open(_TERMINAL, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            return os.tcgetpgrp(terminal)
+        finally:
+            os.close(terminal)
+    return None

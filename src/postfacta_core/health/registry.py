@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from inspect import isroutine
 from typing import Final, Self
 
@@ -14,7 +12,7 @@ from .._functions import is_async
 from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..events import HealthChecked, Observer, observing, process_observer
 from ..validation import validation
-from ._verdict import CheckConfig, CheckResult, CheckState, HealthReport, fold, inspect, summarize
+from ._verdict import Check, HealthReport, Watched
 
 NO_LIFESPAN: Final = (
     "No lifespan has reached this application: its resources are not open, it is not ready, and it gets no SIGTERM."
@@ -23,15 +21,12 @@ NO_LIFESPAN: Final = (
 )
 """What is wrong if a request comes before the lifespan has started, and what to do."""
 
-Check = Callable[[], Awaitable[object]]
-
 
 class HealthRegistry:
     """Holds a service's health, from checks that run on their own schedules.
 
     An async context manager: it owns the tasks of its checks. It starts no matter how the dependencies are, and a
-    service becomes ready when they come. Without checks it is ready once entered. It may be entered again, and then has
-    no earlier results.
+    service becomes ready when they come, or at once without checks. Entered again, it has no earlier results.
 
     What a check raises is a failed result, what hangs is cancelled, what ignores that turns stale. Only a check that
     shields itself from cancellation can hold up the exit.
@@ -52,10 +47,9 @@ class HealthRegistry:
         self._observe = observing("HealthRegistry", "health", observer)
         self._clock = clock
         self._luck = luck
-        self._checks: dict[str, _Watched] = {}
+        self._checks: dict[str, Watched] = {}
         self._stack = AsyncExitStack()
         self.is_entered: bool = False
-        self._was_entered = False
         self._draining = False
 
     def add(
@@ -94,18 +88,21 @@ class HealthRegistry:
         if not is_async(check) and isroutine(check) and getattr(check, "__name__", "") != "<lambda>":
             rule = "an async function: a plain one would block the event loop"
             validation.refuse("HealthRegistry.add.check", check, rule, example="async def check(): ...")
-        config = CheckConfig(critical=critical, interval=interval, timeout=timeout, fall=fall, rise=rise)
-        self._checks[name] = _Watched(check, config, CheckState(since=self._clock()))
+        now = self._clock()
+        self._checks[name] = Watched(
+            name, check, now, critical=critical, interval=interval, timeout=timeout, fall=fall, rise=rise
+        )
 
     def snapshot(self) -> HealthReport:
         """Return the service's health, from memory."""
-        now = self._clock()
-        watched = self._checks.items()
-        return summarize(
-            [inspect(name, one.state, one.config, now=now) for name, one in watched],
-            entered=self._was_entered,
+        now, checks = self._clock(), self._checks.values()
+        reports = tuple(check.report(now) for check in checks)
+        return HealthReport(
+            live=True,  # Any answer shows that the process and its loop are alive.
+            ready=self.is_entered and not self._draining and all(one.up for one in reports if one.critical),
+            started=self.is_entered and all(check.has_passed for check in checks if check.critical),
             draining=self._draining,
-            has_started=all(one.state.has_passed for _, one in watched if one.config.critical),
+            checks=reports,
         )
 
     def drain(self) -> None:
@@ -119,12 +116,10 @@ class HealthRegistry:
         async def run() -> None:
             nonlocal error
             try:
-                with anyio.fail_after(watched.config.timeout):
-                    answer = await watched.check()
+                with anyio.fail_after(watched.timeout):
+                    error = "ReturnedFalse" if await watched.check() is False else ""
             except Exception as raised:  # noqa: BLE001 - it is foreign code, and may raise anything
                 error = type(raised).__name__
-            else:
-                error = "ReturnedFalse" if answer is False else ""
 
         started = self._clock()
         # In a group of its own, a check that cancels itself takes down no other, and not the service.
@@ -132,34 +127,28 @@ class HealthRegistry:
             tasks.start_soon(run, name=f"health check {name}")
         now = self._clock()
         # It may have swallowed its cancellation, or blocked the loop.
-        if not error and now >= started + watched.config.timeout:
+        if not error and now >= started + watched.timeout:
             error = TimeoutError.__name__
-        result = CheckResult(at=now, passed=not error, seconds=now - started, error=error)
-        watched.state = fold(watched.state, result, watched.config)
-        is_up = watched.state.up is True
-        event = HealthChecked(name, watched.config.critical, result.passed, is_up, result.seconds, error)
+        event = watched.count(now, now - started, error)
         self._observe(event)
         return event
 
-    async def _keep_running(self, name: str) -> None:
+    async def _keep_running(self, watched: Watched) -> None:
         while True:
-            await self.run_once(name)
-            watched = self._checks[name]
-            await anyio.sleep(watched.config.wait(watched.state, self._luck()))
+            await self.run_once(watched.name)
+            await anyio.sleep(watched.wait(self._luck()))
 
     async def __aenter__(self) -> Self:
         """Start the checks, at once; RuntimeError if it is entered already."""
         if self.is_entered:
             raise RuntimeError("these checks run already: a HealthRegistry is entered once at a time")
-        if self._was_entered:
-            self._draining = False
-            for watched in self._checks.values():
-                watched.state = CheckState(since=self._clock())
+        self._draining = False
         tasks = await self._stack.enter_async_context(anyio.create_task_group())
         self._stack.callback(tasks.cancel_scope.cancel)
-        for name in self._checks:
-            tasks.start_soon(self._keep_running, name, name=f"health {name}")
-        self.is_entered = self._was_entered = True
+        for name, watched in self._checks.items():
+            watched.begin(self._clock())
+            tasks.start_soon(self._keep_running, watched, name=f"health {name}")
+        self.is_entered = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -167,10 +156,3 @@ class HealthRegistry:
         self.is_entered = False
         # What ended the block is not for the task group to wrap.
         await self._stack.aclose()
-
-
-@dataclass(slots=True)
-class _Watched:
-    check: Check
-    config: CheckConfig
-    state: CheckState

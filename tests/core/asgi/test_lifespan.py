@@ -144,9 +144,6 @@ class Interception:
     def __init__(self, heard: Callable[[int], None]) -> None:
         pass
 
-    def is_in_place(self) -> bool:
-        return True
-
     def release(self) -> None:
         """Do nothing: no server listens."""
 

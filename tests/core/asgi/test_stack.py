@@ -315,9 +315,6 @@ class Interception:
     def __init__(self, heard: Callable[[int], None]) -> None:
         pass
 
-    def is_in_place(self) -> bool:
-        return True
-
     def release(self) -> None:
         """Do nothing: no server listens."""
 
@@ -410,8 +407,8 @@ async def test_the_application_can_wait_for_resources_in_its_lifespan(
     assert app.lifecycle.phase == "starting"
     async with running(app):
         assert (app.lifecycle.phase, app.lifecycle.mechanism) == ("ready", "wrap")
-        assert app.running.is_sweeping
-    assert not app.running.is_sweeping
+        assert app.running.tasks is not None
+    assert app.running.tasks is None
 
 
 @pytest.mark.parametrize("times", [50, pytest.param(2500, marks=pytest.mark.long)])

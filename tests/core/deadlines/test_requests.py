@@ -368,7 +368,7 @@ async def test_nothing_is_left_behind_and_an_error_of_the_service_comes_out_as_i
         async with bench.running:
             await anyio.sleep(0.03)
             raise LookupError("of the service")
-    assert not bench.running.is_sweeping
+    assert bench.running.tasks is None
     assert [task for task in anyio.get_running_tasks() if "sweep" in (task.name or "")] == []
 
 

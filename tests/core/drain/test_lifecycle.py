@@ -39,7 +39,6 @@ class Server:
     def __init__(self, heard: Callable[[int], None]) -> None:
         self.mechanism = "wrap"
         self.is_reloaded = False
-        self.in_place = True
         self.released_at: float | None = None
         self.closed = False
         self._heard = heard
@@ -50,9 +49,6 @@ class Server:
         thread = threading.Thread(target=self._heard, args=(signum,))
         thread.start()
         thread.join()
-
-    def is_in_place(self) -> bool:
-        return self.in_place
 
     def release(self) -> None:
         self.released_at = time.monotonic()
@@ -373,28 +369,13 @@ async def test_a_blocked_event_loop_does_not_keep_the_server_from_its_signal() -
         assert server.released_at is not None
 
 
-async def test_a_server_that_puts_its_handlers_in_front_later_is_got_in_front_of_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "_VERIFY_AFTER", 0.05)
-    life = Life()
-    async with life.lived() as first:
-        first.in_place = False
-        await until(lambda: Server.present is not first)
-        assert first.closed
-        assert not Server.present.closed
-    assert life.observer.of(SignalsIntercepted) == [SignalsIntercepted("wrap", in_place=True)] * 2
-
-
 async def test_it_reports_that_no_signal_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(heard: Callable[[int], None]) -> Server:
         server = Server(heard)
         server.mechanism = "none"
-        server.in_place = False
         return server
 
     monkeypatch.setattr(module, "Interception", none)
-    monkeypatch.setattr(module, "_VERIFY_AFTER", 0.01)
     life = Life()
     assert life.lifecycle.mechanism == ""
     async with life.lived() as server:

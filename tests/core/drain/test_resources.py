@@ -12,7 +12,6 @@ import pytest
 from postfacta_core.drain.resources import Resource, hold
 from postfacta_core.events import ResourceStuck, TaskCrashed
 from postfacta_core.testing import RecordingObserver
-from tests.core.virtual import loop_clock
 
 
 class Log(list[str]):
@@ -96,9 +95,7 @@ async def test_nothing_to_hold_is_nothing_to_do() -> None:
 async def test_one_that_hangs_is_cancelled_after_its_share_and_the_next_still_closes() -> None:
     log, observer = Log(), RecordingObserver()
     with anyio.fail_after(10):
-        async with hold(
-            [log.good("one"), log.hangs()], share=shares(0.05, []), observer=observer, clock=loop_clock()
-        ):
+        async with hold([log.good("one"), log.hangs()], share=shares(0.05, []), observer=observer):
             pass
     assert log == ["open one", "cancelled hangs", "close one"]
     (stuck,) = observer.of(ResourceStuck)

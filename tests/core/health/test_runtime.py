@@ -6,12 +6,12 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
-from postfacta_core.events import Event, PolicyCreated
-from postfacta_core.health.runtime import Runtime, cpu_limit, memory_limit
+from postfacta_core.health.runtime import cpu_limit, memory_limit, tally
 
 MIB = 1 << 20
 
@@ -85,20 +85,20 @@ def test_where_processes_are_not_bound_to_processors_all_of_them_count(
     assert cpu_limit(tmp_path) == os.cpu_count()
 
 
+def read(*given: Any) -> dict[str, float]:
+    return {sample.metric: sample.value for sample in tally(*given)}
+
+
 async def test_tasks_are_counted_in_another_thread(anyio_backend_name: str) -> None:
-    told: list[Event] = []
-    loops: list[asyncio.AbstractEventLoop | None] = [None]
-    Runtime(lambda: loops[0], observer=told.append)
-    (created,) = told
-    assert isinstance(created, PolicyCreated)
+    loop: asyncio.AbstractEventLoop | None = None
 
     def tasks() -> float | None:
-        return {sample.metric: sample.value for sample in created.tally()}.get("postfacta_asyncio_tasks")
+        return read(loop).get("postfacta_asyncio_tasks")
 
     before = after = tasks()
     assert before is None
     if anyio_backend_name == "asyncio":
-        loops[0] = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
     async with anyio.create_task_group() as group:
         before = await anyio.to_thread.run_sync(tasks)
         for _ in range(20):
@@ -110,8 +110,6 @@ async def test_tasks_are_counted_in_another_thread(anyio_backend_name: str) -> N
         assert (after or 0) - (before or 0) == 20
     else:
         assert before is after is None
-    loops[0] = None
-    assert tasks() is None
 
 
 def test_this_process_has_some_memory_and_some_processors() -> None:
@@ -120,12 +118,8 @@ def test_this_process_has_some_memory_and_some_processors() -> None:
 
 
 def test_both_limits_are_known_as_they_are(tmp_path: Path) -> None:
-    seen: list[Event] = []
     root = lay_out(tmp_path, {**V2, f"{CGROUP}/pods/billing/memory.max": f"{64 * MIB}\n"})
-    Runtime(lambda: None, observer=seen.append, root=root)
-    (created,) = seen
-    assert isinstance(created, PolicyCreated)
-    assert {sample.metric: sample.value for sample in created.tally()} == {
+    assert read(None, root) == {
         "postfacta_memory_limit_bytes": 64 * MIB,
         "postfacta_cpu_limit_cores": cpu_limit(root),
     }

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from postfacta_core.terminal import is_ctrl_c
+from postfacta_core.drain.signals import is_ctrl_c
 
-ASK = f"from postfacta_core.terminal import is_ctrl_c; print(is_ctrl_c({int(signal.SIGINT)}))"
+ASK = f"from postfacta_core.drain.signals import is_ctrl_c; print(is_ctrl_c({int(signal.SIGINT)}))"
 # The parent leads the session, and the child moves to a group of its own, which is then in the background.
 BACKGROUND = f"import os, sys; os.spawnv(os.P_WAIT, sys.executable, [sys.executable, '-c', {'import os; os.setpgid(0, 0); ' + ASK!r}])"
 
@@ -56,5 +56,5 @@ def test_another_signal_is_no_ctrl_c(signum: int) -> None:
 
 
 def test_a_terminal_that_cannot_be_asked_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("postfacta_core.terminal._TERMINAL", os.devnull)
+    monkeypatch.setattr("postfacta_core.drain.signals._TERMINAL", os.devnull)
     assert not is_ctrl_c(signal.SIGINT)
