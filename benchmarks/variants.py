@@ -58,7 +58,7 @@ def variants(bare: ASGIApp) -> Mapping[str, ASGIApp]:
         "context + telemetry, tracing (no SDK)": _observed(bare, Tracing()),
         "context + telemetry, metrics": _observed(bare, Metrics()),
         "context + telemetry, access log": _observed(bare, AccessLog(service="bench")),
-        "response headers": ResponseHeadersMiddleware(bare, HardenOptions().response_headers),
+        "response headers": ResponseHeadersMiddleware(bare),
         "errors": ErrorMiddleware(bare),
         "metrics endpoint": MetricsEndpoint(bare, Metrics()),
         "health": HealthMiddleware(bare, HealthRegistry()),

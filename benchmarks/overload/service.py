@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import LoadSheddingMiddleware
 from postfacta_core.deadlines.requests import RunningRequests
@@ -60,7 +61,7 @@ def build(handler: str, *, shedding: bool) -> ASGIApp:
 
     if not shedding:
         return _alive(serve)
-    guarded = LoadSheddingMiddleware(serve, priority_key=KEY)
+    guarded = LoadSheddingMiddleware(serve, options=HardenOptions(priority_key=KEY))
     running = RunningRequests()
     running.on_beat = guarded.beat
     return _alive(guarded, running)

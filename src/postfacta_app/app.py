@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
 from postfacta_core.asgi import Cors, Hardened, HardenOptions, Scope, Telemetry, harden
-from postfacta_core.asgi._secret import bears
+from postfacta_core.asgi._settings import bears
 from postfacta_core.drain._course import DrainLimits
 from postfacta_core.drain.resources import Resource
 from postfacta_core.health.registry import HealthRegistry

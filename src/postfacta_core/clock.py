@@ -15,9 +15,6 @@ Clock = Callable[[], float]
 Luck = Callable[[], float]
 """A number from 0 up to, not including, 1."""
 
-Ids = Callable[[], str]
-"""A new, unique identifier."""
-
 MONOTONIC: Final[Clock] = time.monotonic
 """For every decision and every duration: it never steps back."""
 

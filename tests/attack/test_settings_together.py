@@ -86,7 +86,7 @@ MODES: Final[dict[str, Callable[[str], Any]]] = {
     "Hedge": lambda mode: Hedge("a", delay=1, mode=mode),
     "Fallback": lambda mode: Fallback("a", otherwise=None, mode=mode),
     "RateLimiter": lambda mode: RateLimiter("a", "1/second", mode=mode),
-    "LoadSheddingMiddleware": lambda mode: LoadSheddingMiddleware(app, mode=mode),
+    "LoadSheddingMiddleware": lambda mode: LoadSheddingMiddleware(app, options=HardenOptions(shedding=mode)),
     "harden": lambda mode: harden(app, service="a", options=HardenOptions(shedding=mode)).shedding,
 }
 

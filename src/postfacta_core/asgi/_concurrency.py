@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Generator
 from functools import lru_cache
 from types import coroutine
 from typing import Any, Final, TypeVar
@@ -13,14 +12,14 @@ from urllib.parse import quote
 import anyio
 
 from ..clock import Clock, Luck
-from ..context import RequestContext, current_request
+from ..context import RequestContext
 from ..deadlines.requests import Running
 from ..errors import LoadShedError
 from ..events import Mode, ModeChanged, Observer
 from ..limits._overload import ADMIT, Admit, Ending, OverloadLimiter, Priority, Shed, Wait
 from ..validation import validation
 from ._problem import Problem, Render, kind_members, problem_of, request_of, send_problem, send_whole
-from ._secret import knows
+from ._settings import knows
 from ._types import Scope, Send
 
 PriorityOf = Callable[[Scope], Priority | None]
@@ -184,21 +183,6 @@ class Slotted(Running):
     def _ending(self) -> Ending:
         return Ending.UNKNOWN
 
-    def step_aside(self) -> None:
-        """Release the slot for a while; the request's duration is no evidence any more."""
-        if self.is_held and not self._is_away:
-            self._if_answered = Ending.UNKNOWN
-            self._pause()
-
-    def _pause(self) -> None:
-        self._is_away, self.is_plain = True, False
-        self.shedding.limiter.finish(self.shedding.clock(), self.admitted, Ending.UNKNOWN)
-
-    def come_back(self) -> None:
-        if self._is_away:
-            self._is_away = False
-            self.shedding.limiter.resume()
-
     def ignore_duration(self) -> None:
         if self._if_answered is _ANSWERED:
             self._if_answered, self.is_plain = Ending.UNTIMED, False
@@ -238,24 +222,6 @@ def watched(  # noqa: C901 - it is what `yield from` does
         except StopIteration as done:
             found = done.value
             return found
-
-
-@asynccontextmanager
-async def aside() -> AsyncGenerator[None]:
-    """Release the present request's slot while it waits without working, such as in a long poll.
-
-    Else its wait counts as work under way, and others are refused for it. Afterwards it has a slot again at once.
-    Outside of a request, or once its response began, nothing happens.
-    """
-    request = current_request()
-    slot = request.slot if request is not None else None
-    if slot is not None:
-        slot.step_aside()
-    try:
-        yield
-    finally:
-        if slot is not None:
-            slot.come_back()
 
 
 @lru_cache(256)

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..validation import validation
-from ._problem import Problem, Render, send_problem
-from ._types import Scope, Send
+from ._settings import is_name
+from ._types import Send
 
 # The Fetch standard lets a page send these to any origin without asking.
 _SAFE: Final = ("Accept", "Accept-Language", "Content-Language", "Content-Type")
 _TOLD: Final = ("Retry-After", "X-Request-ID", "RateLimit", "RateLimit-Policy")
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s*]+|null")
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 EXAMPLE: Final = 'allow_origins=["https://console.example.org"]'
 _LISTS: Final = (
     ("allow_methods", "methods", 'allow_methods=["GET", "PUT"]'),
@@ -53,7 +52,7 @@ class Cors:
         validation.texts("Cors.allow_origins", self.allow_origins, example=EXAMPLE)
         for field, rule, example in _LISTS:
             for name in validation.texts(f"Cors.{field}", getattr(self, field), example=example):
-                if not _TOKEN.fullmatch(name):
+                if not is_name(name):
                     validation.refuse(f"Cors.{field}", name, rule, example=example)
         validation.flag("Cors.allow_credentials", self.allow_credentials)
         validation.whole("Cors.max_age", self.max_age, at_least=0)
@@ -82,7 +81,7 @@ class CorsRules:
         self._granted = [(b"access-control-expose-headers", ", ".join(exposed).encode())]
         if cors.allow_credentials:
             self._granted.append((b"access-control-allow-credentials", b"true"))
-        self._allowed = {name.lower() for name in (*_SAFE, *cors.allow_headers)}
+        self._allows_all_headers = "*" in cors.allow_headers
         self._preflight = [
             (b"access-control-allow-methods", ", ".join(cors.allow_methods).encode()),
             (b"access-control-allow-headers", ", ".join((*_SAFE, *cors.allow_headers)).encode()),
@@ -97,25 +96,12 @@ class CorsRules:
             decided += self._granted
         return decided
 
-    async def answer(
-        self, scope: Scope, send: Send, fields: Mapping[bytes, bytes], *, render: Render | None
-    ) -> None:
-        origin, method = fields[b"origin"], fields[b"access-control-request-method"]
-        asked = fields.get(b"access-control-request-headers", b"")
-        wrong = [] if self._cors.allows(origin.decode("latin-1")) else ["origin"]
-        if method.decode("latin-1") not in self._cors.allow_methods:
-            wrong.append("method")
-        names = {name.strip().lower() for name in asked.decode("latin-1").split(",")} - {""}
-        if "*" not in self._allowed and not names <= self._allowed:
-            wrong.append("headers")
-        if wrong:
-            detail = f"Not allowed to pages of other origins: {', '.join(wrong)}"
-            problem = Problem(status=400, code="cors", title="Bad Request", detail=detail)
-            await send_problem(scope, send, problem, render=render)
-            return
+    async def answer(self, send: Send, fields: Mapping[bytes, bytes]) -> None:
+        """Answer a preflight with what is allowed; the browser compares."""
         headers = [*self._preflight, (b"content-length", b"0")]
-        if "*" in self._allowed and asked:
+        asked = fields.get(b"access-control-request-headers")
+        if self._allows_all_headers and asked:
             # A star means itself where credentials count: so what was asked for is named.
-            headers[1] = (b"access-control-allow-headers", ", ".join(sorted(names)).encode("latin-1"))
+            headers[1] = (b"access-control-allow-headers", asked)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b""})

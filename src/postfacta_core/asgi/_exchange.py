@@ -9,17 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ..clock import Clock
+from ..clock import MONOTONIC, Clock
 from ..context import RequestContext
 from ..deadlines._transfer import may_have_body
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
-from ..errors import StoppedError
 from ..events import ListenerFailed, Observer
 from ..limits._overload import Ending
 from ..telemetry.exchange import CLIENT_DISCONNECTED, ErrorTypes, Exchange, SocketExchange
@@ -44,9 +44,8 @@ _PIECE: Final = 65_536
 # Closing a connection on which bytes still arrive resets it, and the client may lose the answer with it.
 _LINGER: Final = 2.0
 # Close codes of IANA's WebSocket registry. Before the handshake is answered a server makes a 403 of each.
-SERVICE_RESTART: Final = 1012
-TRY_AGAIN_LATER: Final = 1013
-_POLICY_VIOLATION: Final = 1008
+_RESTART, _VIOLATION, _TRY_AGAIN_LATER = 1012, 1008, 1013
+_CODES: Final = {"draining": _RESTART, "deadline_exceeded": _VIOLATION}
 _NORMAL, _ABNORMAL = 1000, 1006
 _SWITCHING_PROTOCOLS: Final = 101
 
@@ -59,22 +58,22 @@ GRANTS: Final = frozenset(
 )
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Shared:
     """What all exchanges of one kernel have in common: of each part, what is asked of it in mid-exchange."""
 
-    clock: Clock
-    render: Render | None
-    identifies: bool  # A response has its request's id.
-    added: Headers  # Of each response that does not set them itself, with names in lower case.
-    owned: frozenset[bytes]  # All names that the application may not set beside these.
-    has_cors: bool
-    process: Lifecycle | None
-    is_bounded: bool  # Clients have limits of size and pace.
-    room: float  # The size up to which a response is sent without a timer.
-    requests: RunningRequests | None
-    answered: Sequence[Record]  # Called at the last byte of each response.
-    opened: Sequence[Record]  # Called as a WebSocket is accepted.
-    observe: Observer
+    clock: Clock = MONOTONIC
+    render: Render | None = None
+    identifies: bool = False  # A response has its request's id.
+    process: Lifecycle | None = None
+    requests: RunningRequests | None = None
+    added: Headers = field(init=False)  # Of each response that does not set them itself, in lower case.
+    owned: frozenset[bytes] = field(init=False)  # All names that the application may not set beside these.
+    is_bounded: bool = field(init=False)  # Clients have limits of size and pace.
+    room: float = field(init=False)  # The size up to which a response is sent without a timer.
+    answered: Sequence[Record] = field(init=False)  # Called at the last byte of each response.
+    opened: Sequence[Record] = field(init=False)  # Called as a WebSocket is accepted.
+    observe: Observer = field(init=False)
 
     def tell(self, records: Iterable[Record], exchange: Exchange) -> None:
         """Call recorders; what one raises reaches neither the request nor the others."""
@@ -91,11 +90,12 @@ class Shared:
 class Answering(Slotted):
     """What may be answered in its application's place, if its response can still be sent."""
 
+    fields: Headers = ()  # More of its response.
+    has_begun: bool = False  # Its response was started, by the application or in its place.
     _is_ending: bool = False
     _answered: anyio.Event | None = None
 
     async def answer(self) -> None:
-        """Answer the caller with the reason for the cancellation."""
         if self._answered is not None:
             # An answer under way must reach the server completely before the end.
             await self._answered.wait()
@@ -117,11 +117,6 @@ class HttpExchange(Answering, Exchange):
 
     Once it is older than 0.2 seconds and its body is complete, its client is watched, so that its leaving is counted
     though the application never asks.
-
-    Attributes:
-        cancels: Whether it is cancelled when its client has left.
-        fields: More headers of its response.
-        has_begun: Its response was started, by the application or in its place.
     """
 
     # What each request looks at lies in slots; what only some set is found in the classes above, and costs nothing.
@@ -133,14 +128,11 @@ class HttpExchange(Answering, Exchange):
     )  # fmt: skip
 
     is_socket: Literal[False] = False
-    cancels: bool = False
     is_watched: bool = True
     _is_shut: bool = False
-    _is_read_ahead: bool = False
     _kept: list[Message] | None = None
-    _news: anyio.Event
+    _news: anyio.Event | None = None  # While it is read ahead of its application.
     _since: float = 0.0
-    _is_paused: bool = False
     _paused_at: float = 0.0
     _waited: float = 0.0
     _has_pieces: bool = False
@@ -199,7 +191,7 @@ class HttpExchange(Answering, Exchange):
                 if self._answered is not None:
                     await checkpoint()
                 return
-        is_last, size = False, -1
+        is_last, size = False, 0
         if is_start:
             self.has_begun = True
             message = self._dress(message)
@@ -221,12 +213,12 @@ class HttpExchange(Answering, Exchange):
         except OSError:  # So ASGI says that the client is gone.
             self.leave()
             raise
-        if size >= 0:
+        if is_start:
+            self.status = message["status"]
+        else:
             self.response_bytes += size
             if is_last and not self.is_complete:
                 self.end_response(is_complete=True)
-        elif is_start:
-            self.status = message["status"]
 
     async def emit(self, message: Message) -> None:
         await self.send(message, is_ours=True)
@@ -274,7 +266,7 @@ class HttpExchange(Answering, Exchange):
         shared = self.shared
         names = {name.lower() for name, _ in given}
         unwanted = {b"x-request-id"} if shared.identifies else set[bytes]()
-        if shared.has_cors and b"access-control-allow-origin" in names:
+        if shared.owned >= GRANTS and b"access-control-allow-origin" in names:
             unwanted |= GRANTS
         # HTTP/2 forbids the field (RFC 9113, section 8.2.2), and has GOAWAY for it.
         is_last = (
@@ -324,7 +316,6 @@ class HttpExchange(Answering, Exchange):
         raise ConnectionAbortedError("the client does not read its response")
 
     async def reply(self, problem: Problem, *, close: bool = False, more_body: bool = False) -> None:
-        """Send a problem in the application's place; see `send_problem`."""
         render = self.shared.render
         await send_problem(self._scope, self.emit, problem, render=render, close=close, more_body=more_body)
 
@@ -350,7 +341,7 @@ class HttpExchange(Answering, Exchange):
         """Receive what the client sends now, or sent while it was watched, without a slot meanwhile."""
         try:
             if not self.is_plain and self._kept is not None:
-                while self._is_read_ahead and not self._kept:
+                while self._news is not None and not self._kept:
                     self._give_place(self.shared.clock())
                     await self._news.wait()
                 if self._kept:
@@ -359,37 +350,31 @@ class HttpExchange(Answering, Exchange):
             return await self._take()
         finally:
             self._is_read = False
-            if not self.is_plain and self._is_paused:
+            if not self.is_plain and self._is_away:
                 self._take_place()
 
     def _give_place(self, now: float) -> None:
         # With the body complete, it is the client's leaving for which an application may look while it works.
         if self.is_held and not (self._has_body or self._is_away):
-            self._is_paused, self._paused_at = True, now
-            self._pause()
+            self._is_away, self._paused_at, self.is_plain = True, now, False
+            self.shedding.limiter.finish(self.shedding.clock(), self.admitted, Ending.UNKNOWN)
 
     def _take_place(self) -> None:
-        self._is_paused = False
-        if self._is_away:
-            if self.shared.clock() >= self._paused_at + _SLOW:
-                self._if_answered = Ending.UNKNOWN
-            self.come_back()
+        self._is_away = False
+        if self.shared.clock() >= self._paused_at + _SLOW:
+            self._if_answered = Ending.UNKNOWN
+        self.shedding.limiter.resume()
 
-    async def _take(self) -> Message:  # noqa: C901, PLR0912 - one line of rules
-        """Receive from the client, bounded in bytes and time."""
+    async def _take(self) -> Message:  # noqa: C901 - one line of rules
         if not self.is_plain and self.has_cut_off:
             return {"type": "http.disconnect"}
         running = self.shared.requests
         if self._has_body:
             message = await self._in()
-        elif self.shared.is_bounded and (running is None or running.loop is None):
-            # Nothing sweeps.
-            in_time = await watched(self._in_time(), self._wait)
-            self._was_cut(None)
-            message = in_time or await self._refuse(BODY_TOO_SLOW)
         else:
+            is_unswept = self.shared.is_bounded and (running is None or running.loop is None)
             try:
-                message = await watched(self._in(), self._wait)
+                message = await watched(self._in_time() if is_unswept else self._in(), self._wait)
             except BaseException as error:
                 if not self._was_cut(error):
                     raise
@@ -429,11 +414,11 @@ class HttpExchange(Answering, Exchange):
         self._waited += self.shared.clock() - self._since
         return self.resume(error)
 
-    async def _in_time(self) -> Message | None:
+    async def _in_time(self) -> Message:
         now = self.shared.clock()
         with anyio.move_on_after(self._next_due(now) - now if self._may_bring_more() else math.inf):
             return await self._in()
-        return None
+        return await self._refuse(BODY_TOO_SLOW)
 
     def _may_bring_more(self) -> bool:
         return self.request_bytes > 0 or may_have_body(self.headers, self.http_version)
@@ -486,11 +471,8 @@ class HttpExchange(Answering, Exchange):
     # The client
 
     def may_watch(self) -> bool:
-        """Return whether to begin now: never while the application itself receives, nor before it has the body.
-
-        One that is cancelled when its client leaves is watched in any case, and read ahead of.
-        """
-        if self.cancels:
+        """Return whether to begin now; one that is cancelled when its client leaves is read ahead of in any case."""
+        if self.rules.cancels:
             return True
         return not self._is_read and (self._has_body or not may_have_body(self.headers, self.http_version))
 
@@ -500,7 +482,7 @@ class HttpExchange(Answering, Exchange):
         self.is_plain = False
         with anyio.CancelScope() as self._watcher:
             while not (self._has_ended or self._is_ending):
-                if self._is_read and not self.cancels:
+                if self._is_read and not self.rules.cancels:
                     # The application sees for itself; the sweep looks whether it goes on to.
                     self.is_watched = True
                     return
@@ -508,7 +490,7 @@ class HttpExchange(Answering, Exchange):
                     # The application sees for itself, or has not yet taken what there is.
                     await anyio.sleep(_POLL)
                 elif await self._next_message(kept) == "http.disconnect":
-                    if self.cancels and not self._is_ending:
+                    if self.rules.cancels and not self._is_ending:
                         self.cancel(None)
                     return
                 elif len(kept) > _MOST_KEPT:
@@ -516,15 +498,14 @@ class HttpExchange(Answering, Exchange):
                     return
 
     async def _next_message(self, kept: list[Message]) -> str:
-        self._news = anyio.Event()
-        self._is_read_ahead = True
+        news = self._news = anyio.Event()
         try:
             message = await self._take()
             kept.append(message)
             return str(message["type"])
         finally:
-            self._is_read_ahead = False
-            self._news.set()
+            self._news = None
+            news.set()
 
 
 class WebSocketExchange(Answering, SocketExchange):
@@ -533,7 +514,6 @@ class WebSocketExchange(Answering, SocketExchange):
     is_socket: Literal[True] = True
     is_endless: bool = True
     has_cut_off: bool = False
-    handshake_limit: float = math.inf
 
     def __init__(  # noqa: PLR0917 - as above
         self, shared: Shared, rules: Rules, request: RequestContext, scope: Scope, receive: Receive, send:
@@ -568,7 +548,7 @@ class WebSocketExchange(Answering, SocketExchange):
             return
         if kind == "websocket.accept":
             # A limit that the handler gave itself stays.
-            if self.shared.requests is not None and self.request.limit == self.handshake_limit:
+            if self.shared.requests is not None and self.request.limit == self.rules.timeout:
                 self.request.limit = math.inf
                 self.limit(math.inf)
         elif kind in {"websocket.close", "websocket.http.response.start"}:
@@ -594,7 +574,10 @@ class WebSocketExchange(Answering, SocketExchange):
         self.seconds = self.shared.clock() - self.request.started
         super().settle(error, types, was_cancelled=was_cancelled)
 
+    async def reply(self, problem: Problem) -> None:
+        code = _CODES.get(problem.error_type, _TRY_AGAIN_LATER)
+        await self.emit({"type": "websocket.close", "code": code, "reason": problem.title})
+
     async def _tell(self, problem: Problem) -> None:
-        code = SERVICE_RESTART if isinstance(self.reason, StoppedError) else _POLICY_VIOLATION
         with suppress(OSError, RuntimeError):
-            await self.emit({"type": "websocket.close", "code": code, "reason": problem.title})
+            await self.reply(problem)

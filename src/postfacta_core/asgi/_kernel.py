@@ -1,7 +1,7 @@
 """Serve a request through all parts of `harden` in one straight coroutine, and a WebSocket through those it has.
 
 `harden` and each single middleware are this kernel, with some parts absent. What the parts decide stands in their own
-modules; their order stands in `__call__` and is explained in `stack`.
+modules; their order stands in `__call__`, and is explained in docs/reference/middlewares.md.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Token
+from dataclasses import dataclass, field
 from typing import Final
 
 from anyio.lowlevel import checkpoint
 
-from ..clock import MONOTONIC, Clock, Ids, random_id
+from ..clock import random_id
 from ..context import CURRENT, RequestContext
 from ..deadlines._deadline import asked_timeout
 from ..deadlines.requests import RunningRequests
-from ..drain.lifecycle import Lifecycle
 from ..errors import DeadlineExceededError, ResilienceError
 from ..events import DeadlineExceeded, ListenerFailed, Observer, fan_out, ignore
 from ..limits._overload import ADMIT, Shed, Wait
@@ -27,21 +27,11 @@ from ..telemetry.exchange import ErrorTypes, Recorder, tells_of_disconnect
 from ..telemetry.tracing import Tracing
 from ._concurrency import Shedding
 from ._cors import CorsRules
-from ._exchange import (
-    GRANTS,
-    SERVICE_RESTART,
-    TRY_AGAIN_LATER,
-    Headers,
-    HttpExchange,
-    Record,
-    Shared,
-    WebSocketExchange,
-)
-from ._problem import DRAINING, HEADERS_TOO_LARGE, Render, problem_of, request_of
+from ._exchange import GRANTS, Headers, HttpExchange, Record, Shared, WebSocketExchange
+from ._problem import DRAINING, HEADERS_TOO_LARGE, problem_of, request_of
 from ._route import RouteReader, local_path
 from ._rules import UNBOUNDED, RouteTable, Rules
-from ._secret import Secret, knows
-from ._settings import check_options
+from ._settings import Secret, check_options, knows
 from ._types import ASGIApp, Receive, Scope, Send
 
 RouteOf = Callable[[Scope], str | None]
@@ -76,107 +66,86 @@ _trace_of = re.compile(
 ).fullmatch
 # No more than this goes into headers, log lines and problems: it stops log injection.
 _is_id = re.compile(rb"[A-Za-z0-9._-]{8,64}").fullmatch
+_NO_RULES: Final = Rules()
 _Either = HttpExchange | WebSocketExchange
-_EXCHANGES: Final[Mapping[str, type[_Either]]] = {"http": HttpExchange, "websocket": WebSocketExchange}
+_Served = tuple[type[_Either], Sequence[Record], Sequence[Record]]
+"""How a kind of connection is served: its exchange, and what is called as it begins and ends."""
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Kernel(Shared):
-    """An ASGI application around another one. Each option is one part's; without it the part is absent.
-
-    What each option is stands in the documentation of its middleware, and here what many have.
+    """An ASGI application around another one, with those parts whose options are given; see their middlewares.
 
     Args:
         app: The application to wrap.
         render: Another shape of problem, for APIs that have one.
         observer: Receives events, functions that raised among them. It may raise.
         clock: Monotonic seconds; it must be the clock of the request contexts.
-
-    Attributes:
         doors: What is answered before the application, by path.
     """
 
-    _fresh_context: Callable[[], Callable[[], object] | None]
+    app: ASGIApp = field(kw_only=False)
+    observer: Observer = ignore
+    recorders: Sequence[Recorder] = ()
+    route_of: RouteOf | None = None
+    quiet: Collection[str] = ()
+    traffic_key: Secret = ""
+    response_headers: Collection[tuple[str, str]] = ()
+    cors: CorsRules | None = None
+    answers: bool = False
+    doors: Mapping[str, Door] = field(default_factory=dict[str, Door])
+    admission: Shedding | None = None
+    rules: Rules = _NO_RULES
+    routes: RouteTable | None = None
+    _fresh_context: Callable[[], Callable[[], object] | None] = field(init=False)
 
-    def __init__(  # noqa: PLR0915 - one attribute a line
-        self,
-        app: ASGIApp,
-        *,
-        clock: Clock = MONOTONIC,
-        render: Render | None = None,
-        observer: Observer = ignore,
-        ids: Ids | None = None,
-        recorders: Sequence[Recorder] | None = None,
-        route_of: RouteOf | None = None,
-        quiet: Collection[str] = (),
-        traffic_key: Secret = "",
-        response_headers: Collection[tuple[str, str]] = (),
-        cors: CorsRules | None = None,
-        answers: bool = False,
-        lifecycle: Lifecycle | None = None,
-        doors: Mapping[str, Door] | None = None,
-        running: RunningRequests | None = None,
-        shedding: Shedding | None = None,
-        rules: Rules | None = None,
-        routes: RouteTable | None = None,
-    ) -> None:
-        check_options(
-            type(self).__name__, app=app, clock=clock, render=render, observer=observer, route_of=route_of,
-            quiet=quiet, traffic_key=traffic_key,
-        )  # fmt: skip
-        is_recorded = recorders is not None
-        recorders, rules = recorders or (), rules or Rules()
-        self.clock = clock
-        self.render = render
-        self.identifies: bool = ids is not None
-        headers = [(name.lower().encode("ascii"), it.encode("latin-1")) for name, it in response_headers]
-        self.added: Headers = headers
-        self.has_cors: bool = cors is not None
-        owned = {name for name, _ in headers} | ({b"x-request-id"} if ids else set[bytes]())
-        self.owned: frozenset[bytes] = frozenset(owned | GRANTS if self.has_cors else owned)
-        self.process = lifecycle
+    def __post_init__(self) -> None:
+        checked = ("app", "clock", "render", "observer", "route_of")
+        check_options(type(self).__name__, **{name: getattr(self, name) for name in checked})
+        recorders, rules = self.recorders, self.rules
+        self.added: Headers = [
+            (name.lower().encode("ascii"), it.encode("latin-1")) for name, it in self.response_headers
+        ]
+        owned = {name for name, _ in self.added} | ({b"x-request-id"} if self.identifies else set[bytes]())
+        self.owned: frozenset[bytes] = frozenset(owned if self.cors is None else owned | GRANTS)
         self.is_bounded: bool = rules.limits is not UNBOUNDED
         self.room: float = _ROOM if self.is_bounded else math.inf
-        self.requests = running
         self.answered: Sequence[Record] = _wanted(recorders, "answered")
         self.opened: Sequence[Record] = _wanted(recorders, "opened")
-        self.observe: Observer = fan_out([observer])
-        self._app = app
-        self._ids = ids
+        self.observe: Observer = fan_out([self.observer])
         # Mostly there is nothing, and to know that is cheaper than to begin a new context.
         self._leftover: Callable[[], object] = tuple
         for recorder in recorders:
             if isinstance(recorder, Tracing):
                 self._leftover, self._fresh_context = recorder.leftover, recorder.fresh_context
-        self._is_recorded = is_recorded
-        self._begin, self._end = _wanted(recorders, "begin"), _wanted(recorders, "end")
-        self._connect, self._closed = _wanted(recorders, "connect"), _wanted(recorders, "closed")
-        self._route_of = route_of
+        self._is_recorded = bool(recorders)
         self._reader = RouteReader()
-        self._quiet = frozenset(quiet)
-        self._traffic_key = traffic_key
         self._error_types = ErrorTypes()
-        self._cors = cors
-        self._answers = answers
-        self.doors: Mapping[str, Door] = dict(doors or {})
-        self._rules = rules
-        self._find = None if routes is None else routes.find
-        self._shedding = shedding
-        self._reads = self.is_bounded or any(
-            part is not None for part in (ids, running, cors, traffic_key or None)
+        self._find = None if self.routes is None else self.routes.find
+        is_timed = self.requests is not None
+        self._reads = (
+            self.is_bounded or self.identifies or is_timed or self.cors is not None or bool(self.traffic_key)
         )
         # Who binds a context for itself, if none is there.
-        self._binds = is_recorded or running is not None
-        has_sockets = self._binds or any(part is not None for part in (ids, rules.rates, shedding))
-        self._served: Collection[str] = _EXCHANGES if has_sockets else ("http",)
+        self._binds = self._is_recorded or is_timed
+        has_sockets = self._binds or self.identifies or rules.rates is not None or self.admission is not None
+        self._served: dict[str, _Served] = {
+            "http": (HttpExchange, _wanted(recorders, "begin"), _wanted(recorders, "end"))
+        }
+        if has_sockets:
+            connect, closed = _wanted(recorders, "connect"), _wanted(recorders, "closed")
+            self._served["websocket"] = (WebSocketExchange, connect, closed)
 
     async def __call__(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one straight line: a call more costs each request
         self, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if scope["type"] not in self._served:
+        served = self._served.get(scope["type"])
+        if served is None:
             await self._serve_other(scope, receive, send)
             return
+        make, begin, end = served
         # Its headers, once for all parts.
-        headers = scope["headers"] if self._reads else ()
+        headers: Headers = scope["headers"] if self._reads else ()
         fields: dict[bytes, bytes] = {}
         size = _FIELD_OVERHEAD * len(headers)
         for name, value in headers:
@@ -185,49 +154,48 @@ class Kernel(Shared):
                 fields[name] = value
         # Identity.
         put_back = self._fresh_context() if self._leftover() else None
-        request, token = self._identify(scope, fields)
-        path = scope["path"]
-        if root_path := scope.get("root_path"):
+        path, root_path = scope["path"], scope.get("root_path", "")
+        if root_path:
             path = local_path(path, root_path)
-        rules = self._rules if self._find is None else self._find(scope.get("method", "GET"), path)
-        exchange: _Either = _EXCHANGES[scope["type"]](self, rules, request, scope, receive, send)
+        request, token = self._identify(scope, fields, root_path)
+        rules = self.rules if self._find is None else self._find(scope.get("method", "GET"), path)
+        exchange = make(self, rules, request, scope, receive, send)
         raised: BaseException | None = None
         try:
-            if exchange.is_socket is True:  # Type checkers follow this.
-                await self._serve_socket(exchange, scope, fields)
-                return
             # What is seen.
             if self._is_recorded:
-                if path in self._quiet:
+                if path in self.quiet:
                     exchange.quiet = True
-                if self._traffic_key:
+                if self.traffic_key:
                     exchange.traffic = self._traffic(fields)
-                for record in self._begin:
+                for record in begin:
                     try:
                         record(exchange)
                     except Exception as failure:  # noqa: BLE001 - a recorder is foreign code
                         self.blame(record, failure)
             # Pages of other origins, probes and scrapes.
-            if self._cors is not None and await self._is_preflight(self._cors, exchange, scope, fields):
+            if self.cors is not None and await self._is_preflight(self.cors, exchange, fields):
                 return
-            if path in self.doors:
+            if path in self.doors and not exchange.is_socket:
                 request.route = path
                 await self.doors[path](scope, exchange.emit)
                 return
             # What is too large.
             if self.is_bounded:
                 length, limits = fields.get(b"content-length"), rules.limits
-                if size > limits.max_header_bytes or (
-                    # One that is no number is the server's business.
+                if size > limits.max_header_bytes:
+                    request.route = _PREROUTING
+                    await exchange.reply(HEADERS_TOO_LARGE)
+                    return
+                # One that is no number is the server's business.
+                if (
                     length is not None
+                    and exchange.is_socket is False
                     and length.isdigit()
                     and (len(length) > _LONGEST_LENGTH or int(length) > limits.max_body_bytes)
                 ):
                     request.route = _PREROUTING
-                    if size > limits.max_header_bytes:
-                        await exchange.reply(HEADERS_TOO_LARGE)
-                    else:
-                        await exchange.refuse_unread()
+                    await exchange.refuse_unread()
                     return
             # Rates.
             rates = rules.rates
@@ -250,14 +218,12 @@ class Kernel(Shared):
                 request.deadline = request.started + limit
             elif await self._is_late(exchange, running):
                 return
-            if rules.cancels:
-                exchange.cancels = True
             await running.run(exchange, self._admit(exchange, scope))
         except Exception as crash:
             if exchange.has_cut_off and tells_of_disconnect(crash):
                 # The application's reaction to the disconnect is of no use; a crash is recorded all the same.
                 return
-            if self._answers and await self._answer_for(exchange, crash):
+            if self.answers and await self._answer_for(exchange, crash):
                 return
             raised = crash
             raise
@@ -275,7 +241,7 @@ class Kernel(Shared):
                 ):
                     error = raised if isinstance(raised, Exception) else None
                     exchange.settle(error, self._error_types, was_cancelled=raised is not error)
-                for record in self._closed if exchange.is_socket else self._end:
+                for record in end:
                     try:
                         record(exchange)
                     except Exception as failure:  # noqa: BLE001 - as above
@@ -291,15 +257,15 @@ class Kernel(Shared):
                 self._fresh_context()
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+        await self.app(scope, receive, send)
 
     # Identity.
 
     def _identify(
-        self, scope: Scope, fields: Mapping[bytes, bytes]
+        self, scope: Scope, fields: Mapping[bytes, bytes], root_path: str
     ) -> tuple[RequestContext, Token[RequestContext | None] | None]:
         """Return the request's context; if it is made here, it is bound, and has to be released."""
-        if self._ids is None:
+        if not self.identifies:
             # What is bound to the task may be left over from another request: the scope is this one's own.
             known = request_of(scope)
             if known is not None or not self._binds:
@@ -309,12 +275,12 @@ class Kernel(Shared):
         elif (given := fields.get(b"x-request-id")) is not None and _is_id(given):
             request_id = given.decode("ascii")
         else:
-            request_id = self._ids()
+            request_id = random_id()
             # What reads the header inside, such as asgi-correlation-id, sees the same id.
             headers = scope["headers"]
             others = headers if given is None else [pair for pair in headers if pair[0] != b"x-request-id"]
             scope["headers"] = [*others, (b"x-request-id", request_id.encode("ascii"))]
-        request = RequestContext(request_id, self.clock(), root_path=scope.get("root_path", ""))
+        request = RequestContext(request_id, self.clock(), root_path=root_path)
         trace = fields.get(b"traceparent")
         if trace is not None and (found := _trace_of(trace)):
             request.trace_id = found[1].decode("ascii")
@@ -326,12 +292,12 @@ class Kernel(Shared):
 
     def _traffic(self, fields: Mapping[bytes, bytes]) -> str:
         given = _TRAFFIC.get(fields.get(b"x-traffic-class", b""), "user")
-        return given if knows(self._traffic_key, fields.get(b"x-traffic-key", b"")) else "user"
+        return given if knows(self.traffic_key, fields.get(b"x-traffic-key", b"")) else "user"
 
     def _route(self, scope: Scope, request: RequestContext, path: str) -> str:
         try:
-            if self._route_of is not None:
-                return self._route_of(scope) or _UNMATCHED
+            if self.route_of is not None:
+                return self.route_of(scope) or _UNMATCHED
             return self._reader.read(scope, request.root_path, path) or _UNMATCHED
         except Exception as error:  # noqa: BLE001 - foreign code and foreign objects may raise anything
             self.observe(ListenerFailed("route_of", repr(error)))
@@ -340,7 +306,7 @@ class Kernel(Shared):
     async def _answer_for(self, exchange: _Either, error: Exception) -> bool:
         """Answer for an application that raised; return whether that is the end of it, and no crash."""
         # That is no answer to the handshake of a WebSocket: the server closes it.
-        if exchange.is_socket is True or exchange.has_begun:
+        if exchange.is_socket or exchange.has_begun:
             return False
         problem = problem_of(error)
         exchange.request.error_type = exchange.request.error_type or problem.error_type
@@ -351,18 +317,16 @@ class Kernel(Shared):
 
     # What is refused.
 
-    async def _is_preflight(  # noqa: PLR0917 - as the parts are called
-        self, cors: CorsRules, exchange: HttpExchange, scope: Scope, fields: Mapping[bytes, bytes]
-    ) -> bool:
+    async def _is_preflight(self, cors: CorsRules, exchange: _Either, fields: Mapping[bytes, bytes]) -> bool:
         origin = fields.get(b"origin")
         exchange.fields = cors.decision(origin)
-        if origin is None or scope["method"] != "OPTIONS" or _PREFLIGHT not in fields:
+        if origin is None or exchange.method != "OPTIONS" or _PREFLIGHT not in fields:
             return False
         exchange.request.route = _PREROUTING
-        await cors.answer(scope, exchange.emit, fields, render=self.render)
+        await cors.answer(exchange.emit, fields)
         return True
 
-    async def _is_late(self, exchange: HttpExchange, running: RunningRequests) -> bool:
+    async def _is_late(self, exchange: _Either, running: RunningRequests) -> bool:
         request = exchange.request
         asked = asked_timeout(exchange.headers)
         request.limit = exchange.rules.timeout
@@ -384,9 +348,9 @@ class Kernel(Shared):
         self, exchange: _Either, scope: Scope
     ) -> None:
         """Run the application, once there is room for it."""
-        shedding = self._shedding
+        shedding = self.admission
         if shedding is None or shedding.is_off:
-            await self._app(scope, exchange.receive, exchange.send)
+            await self.app(scope, exchange.receive, exchange.send)
             return
         request = exchange.request
         priority = exchange.rules.priority
@@ -402,7 +366,7 @@ class Kernel(Shared):
                 admitted = wait.decided
             if isinstance(decision, Shed):
                 if shedding.spares(request):
-                    await self._app(scope, exchange.receive, exchange.send)
+                    await self.app(scope, exchange.receive, exchange.send)
                 else:
                     await shedding.refuse(decision, request, scope, exchange.send)
                 return
@@ -416,38 +380,10 @@ class Kernel(Shared):
                 await checkpoint()
                 exchange.began = self.clock()
             if exchange.began - came < _MAY_HAVE_LEFT or not await exchange.is_abandoned():
-                await self._app(scope, exchange.receive, exchange.send)
+                await self.app(scope, exchange.receive, exchange.send)
         finally:
             if exchange.is_held:
                 exchange.land()
-
-    async def _serve_socket(
-        self, socket: WebSocketExchange, scope: Scope, fields: Mapping[bytes, bytes]
-    ) -> None:
-        """Serve a WebSocket through the parts that it has."""
-        if self._is_recorded:
-            socket.quiet = local_path(socket.path, socket.request.root_path) in self._quiet
-            if self._traffic_key:
-                socket.traffic = self._traffic(fields)
-            self.tell(self._connect, socket)
-        request, rates, limit = socket.request, socket.rules.rates, socket.rules.timeout
-        if rates is not None:
-            verdict = await rates.judge(scope, request)
-            if verdict is not None and not verdict.decision.allowed:
-                rates.refusal(verdict, request)
-                await socket.emit({"type": "websocket.close", "code": TRY_AGAIN_LATER})
-                return
-        running = self.requests
-        if running is None:
-            await self._admit(socket, scope)
-            return
-        if running.is_closed:
-            request.route, request.error_type = _PREROUTING, "draining"
-            await socket.emit({"type": "websocket.close", "code": SERVICE_RESTART})
-            return
-        request.limit = socket.handshake_limit = limit
-        request.deadline = request.started + limit
-        await running.run(socket, self._admit(socket, scope))
 
 
 def _wanted(recorders: Sequence[Recorder], moment: str) -> tuple[Record, ...]:

@@ -95,9 +95,12 @@ PROBLEMS: Final[Mapping[type[errors.ResilienceError], Problem]] = MappingProxyTy
 # fmt: on
 """The problem of every error of the library, or of the nearest class above it; immutable, see `Render`."""
 
-_STATUSES: Final = frozenset(HTTPStatus)
-# RFC 9110 renamed these; Python knows the new phrases from 3.13 on.
-_PHRASES: Final = {413: "Content Too Large", 422: "Unprocessable Content"}
+# RFC 9110 renamed two; Python knows the new phrases from 3.13 on.
+_PHRASES: Final[Mapping[int, str]] = {
+    **{status.value: status.phrase for status in HTTPStatus},
+    413: "Content Too Large",
+    422: "Unprocessable Content",
+}
 
 
 def problem_of(error: BaseException) -> Problem:
@@ -116,8 +119,7 @@ def problem_of(error: BaseException) -> Problem:
 
 def kind_members(problem: Problem) -> dict[str, object]:
     """Return the members that identify the type of problem, the same for each request."""
-    status = problem.status
-    known = _PHRASES.get(status) or (HTTPStatus(status).phrase if status in _STATUSES else "Error")
+    status, known = problem.status, _PHRASES.get(problem.status, "Error")
     detail = f"{problem.title}. {problem.detail}" if problem.detail else problem.title
     # With this type the title is the status' own phrase (RFC 9457, section 4.2.1).
     return {"type": "about:blank", "title": known, "status": status, "code": problem.code, "detail": detail}

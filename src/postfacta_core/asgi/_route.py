@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import zip_longest
 from typing import Any, Final, cast
 
 from ..context import current_request
@@ -75,33 +74,23 @@ _PREPARATIONS: Final[Mapping[str, Callable[[Any], None]]] = {
 }
 
 
-_Place = tuple[str, str]
-"""The place of a route: the templates of the mounts around it, and its whole template."""
-
-
 class RouteReader:
     """Finds the route template of a scope after the application has run."""
 
     def __init__(self) -> None:
         # What is searched for is kept, so that its id stays its own.
-        self._known: dict[int, tuple[object, list[_Place]]] = {}
+        self._known: dict[int, tuple[object, str | None]] = {}
         self._plain: dict[int, tuple[object, str | None]] = {}
 
     def read(self, scope: Scope, root_path: str, path: str) -> str | None:
-        """Return the template, or None if nothing was matched.
-
-        Args:
-            scope: As the application leaves it.
-            root_path: The `root_path` at entry: what mounts added to it since is part of the template.
-            path: The path at entry, without the `root_path`.
-        """
+        """Return the template of a scope as the application left it; at entry, it had this `root_path` and path."""
         route = scope.get("route")
-        growth: str = scope.get("root_path", "")[len(root_path) :]
         if route is None:
             found = _of_litestar(scope, path) if "path_template" in scope else None
             # A Starlette route in a FastAPI application leaves only the endpoint in the scope.
             endpoint = scope.get("endpoint")
-            return found if found or endpoint is None else self._search(scope, endpoint, growth)
+            return found if found or endpoint is None else self._search(scope, endpoint)
+        growth: str = scope.get("root_path", "")[len(root_path) :]
         if not growth and "fastapi" not in scope:
             return self._of_plain(scope, route)
         template = _of_route(scope, route)
@@ -109,12 +98,11 @@ class RouteReader:
             return template
         if _has_foreign_parameters(scope, template):
             # The mounts' values stand in the root_path: their templates have to be looked for.
-            return self._search(scope, route, growth)
+            return self._search(scope, route)
         # A mount without parameters grew it by its own words, and a mount at the end by itself as well.
         return growth + (_MOUNT_END if _is_mount(route) else template)
 
     def _of_plain(self, scope: Scope, route: object) -> str | None:
-        """Return the template of a route without mounts around it, which is the same each time."""
         known = self._plain.get(id(route))
         if known is None:
             known = (route, _of_route(scope, route))
@@ -122,21 +110,18 @@ class RouteReader:
                 self._plain[id(route)] = known
         return known[1]
 
-    def _search(self, scope: Scope, wanted: object, growth: str) -> str | None:
-        """Join the templates of the mounts around a route."""
+    def _search(self, scope: Scope, wanted: object) -> str | None:
+        """Join the templates of the mounts around a route; if it has two places, it is not known which it was."""
         known = self._known.get(id(wanted))
         if known is None:
-            routes = getattr(scope.get("router"), "routes", ())
-            known = (wanted, list(_places(wanted, routes, "", depth=0)))
+            places = list(_places(wanted, getattr(scope.get("router"), "routes", ()), "", depth=0))
+            known = (wanted, places[0] if len(places) == 1 else None)
             if len(self._known) < _MAX_KNOWN:
                 self._known[id(wanted)] = known
-        fitting = [template for mounts, template in known[1] if _fits(mounts, growth)]
-        # One function may serve two routes: then it is not known which of them it was.
-        return fitting[0] if len(fitting) == 1 else None
+        return known[1]
 
 
 def _of_route(scope: Scope, route: object) -> str | None:
-    """Return the route's own template, without the mounts around it."""
     if _is_mount(route) and getattr(route, "routes", None):
         return None  # the mount of a router that matched nothing
     template = _of_included(scope, route) if "fastapi" in scope else None
@@ -145,10 +130,7 @@ def _of_route(scope: Scope, route: object) -> str | None:
 
 
 def _of_included(scope: Scope, route: object) -> str | None:
-    """Return the template with the prefixes of FastAPI's `include_router`, which the route itself lacks.
-
-    FastAPI 0.165 keeps it in a private place. Without it, the route's own template has to do.
-    """
+    """Return the template with the prefixes of `include_router`, which FastAPI 0.165 keeps in a private place."""
     fastapi: object = scope.get("fastapi")
     if not isinstance(fastapi, Mapping):
         return None
@@ -170,24 +152,17 @@ def _has_foreign_parameters(scope: Scope, template: str) -> bool:
     return len(scope.get("path_params", ())) > template.removesuffix(_MOUNT_END).count("{")
 
 
-def _places(wanted: object, routes: Sequence[Any], mounts: str, *, depth: int) -> Iterator[_Place]:
-    """Yield each place of a route or an endpoint in the tree of routes."""
+def _places(wanted: object, routes: Sequence[Any], mounts: str, *, depth: int) -> Iterator[str]:
+    """Yield the whole template of each place of a route or an endpoint in the tree of routes."""
     for route in routes:
-        template = getattr(route, "path_format", "")
-        inside = mounts + template.removesuffix(_MOUNT_END)
+        template = mounts + getattr(route, "path_format", "")
         inner = getattr(route, "routes", None)
         if route is wanted or (
             not inner and wanted in (getattr(route, "endpoint", None), getattr(route, "app", None))
         ):
-            yield inside if _is_mount(route) else mounts, mounts + template
+            yield template
         elif inner and depth < 10:  # noqa: PLR2004 - deep enough, and no circle
-            yield from _places(wanted, inner, inside, depth=depth + 1)
-
-
-def _fits(mounts: str, growth: str) -> bool:
-    """Return whether these mounts may have grown the root_path so."""
-    pairs = zip_longest(mounts.split("/"), growth.split("/"))
-    return all(word == value or (word or "").startswith("{") for word, value in pairs)
+            yield from _places(wanted, inner, template.removesuffix(_MOUNT_END), depth=depth + 1)
 
 
 def _of_litestar(scope: Scope, path: str) -> str | None:

@@ -1,7 +1,8 @@
-"""Check the options that the middlewares and `HardenOptions` share, each by the rule of its name."""
+"""Check the options of the middlewares and `HardenOptions`, each by the rule of its name; compare secrets."""
 
 from __future__ import annotations
 
+import hmac
 import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -14,10 +15,25 @@ from ..deadlines._transfer import TransferLimits
 from ..validation import validation
 
 Check = Callable[[str, object], object]
+Secret = str | Callable[[], Collection[str]]
+"""A secret, empty for none; or a function that returns all that hold now, so that a rotation needs no restart."""
 
 # RFC 9110, section 5: a name is a token, and a value holds no line end and no NUL.
-_is_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
+is_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _is_value = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch
+
+
+def knows(secret: Secret, given: bytes) -> bool:
+    """Return whether one of the secrets was given; each is compared in constant time."""
+    held = secret() if callable(secret) else (secret,)
+    return any(bool(one) and hmac.compare_digest(given, one.encode()) for one in held)
+
+
+def bears(headers: Mapping[bytes, bytes], secret: Secret) -> bool:
+    """Return whether a request brings one of the secrets as its bearer token."""
+    # The scheme's name is case-insensitive (RFC 9110, section 11.1).
+    scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+    return scheme.lower() == b"bearer" and knows(secret, given.strip())
 
 
 def check_options(owner: str, **given: object) -> None:
@@ -27,7 +43,6 @@ def check_options(owner: str, **given: object) -> None:
 
 
 def one(kind: type[object], example: str = "") -> Check:
-    """Return the rule for an option that is of a class."""
     return partial(validation.instance, kind=kind, example=example or f"{kind.__name__}()")
 
 
@@ -76,7 +91,7 @@ def _is_prefix(value: object) -> bool:
 def _is_header(value: object) -> bool:
     match value:
         case (str(name), str(text)):
-            return bool(_is_name(name) and _is_value(text))
+            return bool(is_name(name) and _is_value(text))
         case _:
             return False
 
@@ -89,24 +104,18 @@ _PATH: Final = "a path that starts with a slash, without a query"
 _PREFIX: Final = f"{_PATH}, and without a slash at its end; or empty"
 _HEADERS: Final = "a list of pairs of a name and a value, as HTTP allows them"
 _CALLED: Final = (
-    "allow", "allow_detail", "allow_health_detail", "allow_metrics", "applies_to", "cost", "per", "priority_of",
+    "allow_health_detail", "allow_metrics", "applies_to", "cost", "per", "priority_of",
     "render", "route_of", "spares",
 )  # fmt: skip
 RULES: Final[Mapping[str, Check]] = {
     **dict.fromkeys(_CALLED, _FUNCTION),
-    **dict.fromkeys(("clock", "ids", "luck", "observer", "processor"), _REPLACED),
+    **dict.fromkeys(("clock", "luck", "observer", "processor"), _REPLACED),
     **dict.fromkeys(("metrics_token", "token", "traffic_key"), _or_function(_SECRET)),
-    **dict.fromkeys(("request_timeout", "stream_timeout", "timeout"), _LIMIT),
-    **dict.fromkeys(("metrics_path", "path"), _that(_is_path, _PATH, '"/metrics"')),
-    **dict.fromkeys(("health_prefix", "prefix"), _that(_is_prefix, _PREFIX, '"/healthz"')),
-    **dict.fromkeys(
-        ("metrics_workers", "workers"),
-        _that(lambda it: isinstance(it, str | PathLike), "a folder", '"/run/billing"'),
-    ),
-    **dict.fromkeys(
-        ("headers", "response_headers"),
-        _that(_is_header, _HEADERS, '[("x-frame-options", "DENY")]', of_each=True),
-    ),
+    **dict.fromkeys(("request_timeout", "stream_timeout"), _LIMIT),
+    "metrics_path": _that(_is_path, _PATH, '"/metrics"'),
+    "health_prefix": _that(_is_prefix, _PREFIX, '"/healthz"'),
+    "metrics_workers": _that(lambda it: isinstance(it, str | PathLike), "a folder", '"/run/billing"'),
+    "response_headers": _that(_is_header, _HEADERS, '[("x-frame-options", "DENY")]', of_each=True),
     "app": _that(
         lambda it: callable(it) and not isclass(it),
         "the application itself: a function of scope, receive and send, or an object of that kind",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from os import PathLike
 from typing import Final
 
 import anyio
@@ -17,13 +16,14 @@ from ..telemetry.metrics import Exposition, Metrics
 from ..validation import validation
 from ._kernel import Kernel
 from ._problem import send_whole
-from ._secret import Secret, bears
-from ._settings import check_options
+from ._settings import bears, one
 from ._types import ASGIApp, Scope, Send
+from .options import HardenOptions
 
 _TEXT: Final = b"text/plain; charset=utf-8"
 _WORKERS: Final = "postfacta_metrics_workers"
 _END: Final = b"# EOF"
+_DEFAULTS: Final = HardenOptions()
 
 
 class MetricsEndpoint(Kernel):
@@ -34,41 +34,31 @@ class MetricsEndpoint(Kernel):
 
     Args:
         metrics: What to render.
-        path: Where, below the server's `root_path`.
-        token: The bearer token that a scrape must bring, or a function that returns all that hold now. Without one,
-            every client that reaches the path may read.
-        allow: Decides for each scrape whether it may read at all, beside the token.
-        workers: A folder that all workers of the service share, if there are several: then a scrape of one of them
-            shows all, each with its number in the label `worker`. Without one, each worker shows itself.
+        options: Their `metrics_path`, `metrics_token`, `allow_metrics` and `metrics_workers`.
 
     Attributes:
-        siblings: To be entered in the service's lifespan; None without `workers`.
+        siblings: To be entered in the service's lifespan; None without `metrics_workers`.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         metrics: Metrics,
+        options: HardenOptions = _DEFAULTS,
         *,
-        path: str = "/metrics",
-        token: Secret = "",
-        allow: Callable[[Scope], bool] | None = None,
-        workers: str | PathLike[str] = "",
         observer: Observer = ignore,
     ) -> None:
-        check_options(
-            "MetricsEndpoint", path=path, token=token, allow=allow, workers=workers, observer=observer
-        )
+        one(HardenOptions)("MetricsEndpoint.options", options)
         validation.instance("MetricsEndpoint.metrics", metrics, Metrics, example="Metrics()")
         self._metrics = metrics
-        self._token = token
-        self._allow = allow
+        self._token = options.metrics_token
+        self._allow = options.allow_metrics
         # A limiter of its own: a scrape takes no thread from the application's handlers.
         self._one = anyio.CapacityLimiter(1)
         self.siblings: Siblings | None = None
-        if workers:
-            self.siblings = Siblings(workers, self._answer_sibling, observer=observer)
-        super().__init__(app, doors={path: self._scrape})
+        if options.metrics_workers:
+            self.siblings = Siblings(options.metrics_workers, self._answer_sibling, observer=observer)
+        super().__init__(app, doors={options.metrics_path: self._scrape}, observer=observer)
 
     async def _scrape(self, scope: Scope, send: Send) -> None:
         headers = dict(scope["headers"])

@@ -1,48 +1,46 @@
 """The middlewares, each by itself: the kernel with one part, in the order of `stack`.
 
-What a part decides stands in a module of its own; here are its options, checked. What is not described has a
-like name in `HardenOptions`, and is described there.
+What a part decides stands in a module of its own. Of the `options`, those of `harden`, each reads its own.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Final
 
-from ..clock import LUCK, MONOTONIC, PROCESS, Clock, Ids, Luck, random_id
+from ..clock import LUCK, MONOTONIC, PROCESS, Clock, Luck
 from ..deadlines._transfer import TransferLimits
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..drain.resources import Resource, hold
 from ..events import Mode, Observer, PolicyCreated, fan_out, ignore
-from ..health._verdict import CheckReport, HealthReport
+from ..health._verdict import HealthReport
 from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..limits._address import TrustedProxies
 from ..limits._overload import OverloadLimiter
-from ..limits._rates import MAX_KEYS
 from ..limits.rate import RateLimiter
-from ..limits.store import SharedStore
 from ..telemetry.exchange import Recorder
 from ..validation import validation
-from ._concurrency import PriorityOf, Shedding
+from ._concurrency import Shedding
 from ._cors import EXAMPLE, Cors, CorsRules
 from ._kernel import Kernel, RouteOf
 from ._problem import Problem, Render, send_problem, send_whole
-from ._ratelimit import LimitRule, RateLimit, RatePlan, check_rate_limits, name_of
+from ._ratelimit import LimitRule, RatePlan, check_rate_limits, name_of
 from ._rules import Rules, any_of_none
-from ._secret import Secret
 from ._settings import check_options, one, or_none
 from ._types import ASGIApp, Message, Receive, Scope, Send
+from .options import HardenOptions
 
 _JSON: Final = b"application/json"
 _PROBLEM_JSON: Final = b"application/problem+json"
 _NOT_FOUND: Final = Problem(status=404, code="not-found", title="Not Found")
 _WRONG_METHOD: Final = b'{"type":"about:blank","title":"Method Not Allowed","status":405}'
-_PROBES: Final = ("live", "ready", "startup", "deps")
+_DEFAULTS: Final = HardenOptions()
+_check: Final = one(HardenOptions)
 
 
 class ContextMiddleware(Kernel):
@@ -51,14 +49,10 @@ class ContextMiddleware(Kernel):
     It is the scope's `postfacta.request` too, where layers find it even if a task in between runs in another
     context. The response carries its `X-Request-ID`, and so does the request inside. A server may run a
     request in the variables of an earlier one, so nothing found at entry is trusted.
-
-    Args:
-        ids: Makes the id of a request that brings none, or one of another form.
     """
 
-    def __init__(self, app: ASGIApp, *, clock: Clock = MONOTONIC, ids: Ids = random_id) -> None:
-        check_options("ContextMiddleware", ids=ids)
-        super().__init__(app, ids=ids, clock=clock)
+    def __init__(self, app: ASGIApp, *, clock: Clock = MONOTONIC) -> None:
+        super().__init__(app, identifies=True, clock=clock)
 
 
 class TelemetryMiddleware(Kernel):
@@ -71,31 +65,32 @@ class TelemetryMiddleware(Kernel):
 
     Args:
         recorders: Each is called when the exchange begins, is answered and ends.
+        options: Their `quiet` and `traffic_key`.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         recorders: Sequence[Recorder],
+        options: HardenOptions = _DEFAULTS,
         *,
         route_of: RouteOf | None = None,
-        quiet: Collection[str] = (),
-        traffic_key: Secret = "",
         clock: Clock = MONOTONIC,
         observer: Observer = ignore,
     ) -> None:
+        _check("TelemetryMiddleware.options", options)
+        quiet, key = frozenset(options.quiet), options.traffic_key
         super().__init__(
-            app, recorders=recorders, route_of=route_of, quiet=quiet, traffic_key=traffic_key,
-            clock=clock, observer=observer,
+            app, recorders=recorders, route_of=route_of, quiet=quiet, traffic_key=key, clock=clock, observer=observer
         )  # fmt: skip
 
 
 class ResponseHeadersMiddleware(Kernel):
-    """Add headers to each response that does not set them itself, in this order."""
+    """Add the `response_headers` of its options to each response that does not set them itself, in this order."""
 
-    def __init__(self, app: ASGIApp, headers: Collection[tuple[str, str]]) -> None:
-        check_options("ResponseHeadersMiddleware", headers=headers)
-        super().__init__(app, response_headers=headers)
+    def __init__(self, app: ASGIApp, options: HardenOptions = _DEFAULTS) -> None:
+        _check("ResponseHeadersMiddleware.options", options)
+        super().__init__(app, response_headers=options.response_headers)
 
 
 class CorsMiddleware(Kernel):
@@ -104,9 +99,9 @@ class CorsMiddleware(Kernel):
     What an application inside decides by itself is replaced.
     """
 
-    def __init__(self, app: ASGIApp, cors: Cors, *, render: Render | None = None) -> None:
+    def __init__(self, app: ASGIApp, cors: Cors) -> None:
         validation.instance("CorsMiddleware.cors", cors, Cors, example="Cors(" + EXAMPLE + ")")
-        super().__init__(app, cors=CorsRules(cors), render=render)
+        super().__init__(app, cors=CorsRules(cors))
 
 
 class ErrorMiddleware(Kernel):
@@ -130,7 +125,7 @@ class LifecycleMiddleware(Kernel):
     """
 
     def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
-        super().__init__(app, lifecycle=lifecycle)
+        super().__init__(app, process=lifecycle)
 
 
 class HealthMiddleware(Kernel):
@@ -141,25 +136,16 @@ class HealthMiddleware(Kernel):
 
     Args:
         registry: It must be entered by the code that made it.
-        prefix: Below the server's `root_path`; such as `/healthz`, or empty.
-        allow_detail: Returns whether a request may see the checks by name; all others get a 404, and so do
-            all if it raises. None leaves that path to the application.
+        options: Their `health_prefix` and `allow_health_detail`.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        registry: HealthRegistry,
-        *,
-        prefix: str = "/healthz",
-        allow_detail: Callable[[Scope], bool] | None = None,
-    ) -> None:
-        check_options("HealthMiddleware", prefix=prefix, allow_detail=allow_detail)
+    def __init__(self, app: ASGIApp, registry: HealthRegistry, options: HardenOptions = _DEFAULTS) -> None:
+        _check("HealthMiddleware.options", options)
         validation.instance("HealthMiddleware.registry", registry, HealthRegistry, example="HealthRegistry()")
         self._registry = registry
-        self._allow_detail = allow_detail
-        probes = _PROBES if allow_detail is not None else _PROBES[:-1]
-        super().__init__(app, doors={f"{prefix}/{probe}": partial(self._answer, probe) for probe in probes})
+        self._allow_detail = options.allow_health_detail
+        probes = options.probes if self._allow_detail is not None else options.probes[:-1]
+        super().__init__(app, doors={path: partial(self._answer, path.rpartition("/")[2]) for path in probes})
 
     async def _answer(self, probe: str, scope: Scope, send: Send) -> None:
         if probe == "deps" and not self._may_see_detail(scope):
@@ -190,15 +176,8 @@ class HealthMiddleware(Kernel):
             case _:
                 # Always 200: it answers a person's question, and no machine acts on it.
                 members = {name: getattr(report, name) for name in ("live", "ready", "started", "draining")}
-                return 200, {"status": state, **members, "checks": [_rounded(each) for each in report.checks]}
+                return 200, {"status": state, **members, "checks": [asdict(each) for each in report.checks]}
         return (200 if is_well else 503), {"status": state}
-
-
-def _rounded(check: CheckReport) -> dict[str, object]:
-    # To the microsecond: more digits are noise.
-    return {
-        key: round(value, 6) if isinstance(value, float) else value for key, value in asdict(check).items()
-    }
 
 
 class TransferMiddleware(Kernel):
@@ -214,12 +193,11 @@ class TransferMiddleware(Kernel):
     def __init__(
         self,
         app: ASGIApp,
-        limits: TransferLimits | None = None,
+        limits: TransferLimits = _DEFAULTS.limits,
         *,
         render: Render | None = None,
         clock: Clock = MONOTONIC,
     ) -> None:
-        limits = TransferLimits() if limits is None else limits
         check_options("TransferMiddleware", limits=limits)
         super().__init__(app, rules=Rules(limits=limits), render=render, clock=clock)
 
@@ -232,48 +210,32 @@ class RateLimitMiddleware(Kernel):
     of a limit raises, the request is counted for one key that all such requests share, and costs 1.
 
     Args:
-        rules: Limits, or texts such as `100/minute per client`. Each has a name of its own.
-        trusted_proxies: If the server itself replaces the address by that of `X-Forwarded-For`, leave this empty.
-        max_keys: The most callers kept in memory for each rate.
+        options: Their `rate_limits`, `trusted_proxies` and `rate_limit_store`.
 
     Attributes:
         limiters: The limiters by name; their `mode` may be set at any time.
-
-    Raises:
-        ValueError: If a rule or a network cannot be read, or a name is used twice.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        rules: Sequence[RateLimit | str],
+        options: HardenOptions = _DEFAULTS,
         *,
-        trusted_proxies: Sequence[str] = (),
-        store: SharedStore | str | None = None,
-        max_keys: int = MAX_KEYS,
         render: Render | None = None,
         observer: Observer = ignore,
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
     ) -> None:
         owner = "RateLimitMiddleware"
+        _check(f"{owner}.options", options)
         check_options(owner, observer=observer, clock=clock, luck=luck)
-        limits = check_rate_limits(f"{owner}.rules", rules)
-        validation.whole(f"{owner}.max_keys", max_keys, example="max_keys=100_000")
-        if isinstance(store, str):
-            store = SharedStore(store, clock=clock)
-
-        make = partial(RateLimiter, store=store, max_keys=max_keys, observer=observer, clock=clock)
-        limit_rules = [
-            LimitRule(
-                limit,
-                make(name_of(limit), limit.rate, mode=limit.mode),
-                fan_out([observer]),
-            )
-            for limit in limits
+        make = partial(RateLimiter, store=options.rate_limit_store, observer=observer, clock=clock)
+        rules = [
+            LimitRule(limit, make(name_of(limit), limit.rate, mode=limit.mode), fan_out([observer]))
+            for limit in check_rate_limits(f"{owner}.options", options.all_rate_limits)
         ]
-        self.limiters: Mapping[str, RateLimiter] = {rule.limiter.name: rule.limiter for rule in limit_rules}
-        self.plan: RatePlan = RatePlan(limit_rules, proxies=TrustedProxies(trusted_proxies), luck=luck)
+        self.limiters: Mapping[str, RateLimiter] = {rule.limiter.name: rule.limiter for rule in rules}
+        self.plan: RatePlan = RatePlan(rules, proxies=TrustedProxies(options.trusted_proxies), luck=luck)
         super().__init__(app, rules=Rules(rates=self.plan), render=render, observer=observer, clock=clock)
 
 
@@ -288,42 +250,37 @@ class DeadlineMiddleware(Kernel):
     Args:
         running: Looks after the deadlines while it is entered. Before that, limits hold by a timer for each
             request, handlers cannot change them, and nothing is drained.
+        options: Their `request_timeout`, `stream_timeout` and `cancel_on_disconnect`.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         running: RunningRequests,
+        options: HardenOptions = _DEFAULTS,
         *,
-        timeout: float | None = 30.0,
-        stream_timeout: float | None = None,
-        cancel_on_disconnect: bool = False,
         render: Render | None = None,
         observer: Observer = ignore,
         clock: Clock = MONOTONIC,
     ) -> None:
-        owner = "DeadlineMiddleware"
-        validation.instance(f"{owner}.running", running, RunningRequests, example="RunningRequests()")
-        check_options(owner, timeout=timeout, stream_timeout=stream_timeout)
-        check_options(owner, cancel_on_disconnect=cancel_on_disconnect)
-        limit, stream_limit = any_of_none(timeout), any_of_none(stream_timeout)
-        rules = Rules(timeout=limit, stream_timeout=stream_limit, cancels=cancel_on_disconnect)
-        super().__init__(app, running=running, rules=rules, render=render, observer=observer, clock=clock)
+        validation.instance(
+            "DeadlineMiddleware.running", running, RunningRequests, example="RunningRequests()"
+        )
+        _check("DeadlineMiddleware.options", options)
+        limit, stream_limit = any_of_none(options.request_timeout), any_of_none(options.stream_timeout)
+        rules = Rules(timeout=limit, stream_timeout=stream_limit, cancels=options.cancel_on_disconnect)
+        super().__init__(app, requests=running, rules=rules, render=render, observer=observer, clock=clock)
 
 
 class LoadSheddingMiddleware(Shedding, Kernel):
     """Admit a request, queue it for a moment, or answer 503 with `Retry-After` before any other work is done for it.
 
-    It belongs innermost, around the application: what it measures must be the application's work. After its
-    admission a request yields to the event loop once, or no limit would ever see two that keep the processor
-    busy. Where `beat` shows that requests cost next to no processor time, they skip that yield: to refuse one
-    would cost as much. More stands in how-to/load-shedding.md.
+    It belongs innermost, around the application: what it measures must be the application's work. More stands in
+    how-to/load-shedding.md.
 
     Args:
         limiter: By default one named `requests`. It belongs to one middleware alone.
-        priority_key: A caller that gives this secret in `X-Priority-Key` may say in `X-Priority` how much its
-            request matters: `critical_plus`, `critical`, `sheddable_plus` or `sheddable`. That goes first. Empty
-            trusts no caller.
+        options: Their `shedding`, `concurrency`, `priority_of` and `priority_key`.
         spares: Returns whether a request that would be shed is served all the same, by the latest moment at which it
             reached the process: one that was under way when a drain began has nowhere else to go.
         processor: Seconds of processor time that the process used: less than a late loop took, if others had the rest.
@@ -337,11 +294,9 @@ class LoadSheddingMiddleware(Shedding, Kernel):
         self,
         app: ASGIApp,
         limiter: OverloadLimiter | None = None,
+        options: HardenOptions = _DEFAULTS,
         *,
-        priority_of: PriorityOf | None = None,
-        priority_key: str = "",
         spares: Callable[[float], bool] | None = None,
-        mode: Mode | str = Mode.ENFORCE,
         render: Render | None = None,
         observer: Observer = ignore,
         clock: Clock = MONOTONIC,
@@ -349,13 +304,14 @@ class LoadSheddingMiddleware(Shedding, Kernel):
         luck: Luck = LUCK,
     ) -> None:
         owner = "LoadSheddingMiddleware"
-        check_options(owner, priority_of=priority_of, priority_key=priority_key, spares=spares)
-        check_options(owner, processor=processor, luck=luck)
-        limiter = OverloadLimiter("requests") if limiter is None else limiter
+        _check(f"{owner}.options", options)
+        check_options(owner, spares=spares, processor=processor, luck=luck)
+        limiter = OverloadLimiter("requests", options.concurrency) if limiter is None else limiter
         validation.instance(f"{owner}.limiter", limiter, OverloadLimiter, example="None")
-        limiter.mode = validation.choice(f"{owner}.mode", mode, Mode)
-        Kernel.__init__(self, app, shedding=self, render=render, observer=observer, clock=clock)
-        Shedding.__init__(self, limiter, priority_of, priority_key, spares, processor, luck)
+        limiter.mode = Mode(options.shedding)
+        Kernel.__init__(self, app, admission=self, render=render, observer=observer, clock=clock)
+        key = options.priority_key
+        Shedding.__init__(self, limiter, options.priority_of, key, spares, processor, luck)
         self.observe(PolicyCreated(self.limiter.name, self.limiter.tally))
 
 

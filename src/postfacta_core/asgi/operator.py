@@ -6,14 +6,12 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from ipaddress import ip_address
 from typing import Any, Final
 
 from ..guards._guard import Guard, registry
 from ..validation import validation
 from ._problem import send_whole
-from ._secret import Secret, bears
-from ._settings import check_options
+from ._settings import Secret, bears, check_options
 from ._types import Receive, Scope, Send
 
 _LOG: Final = logging.getLogger("postfacta")
@@ -25,9 +23,6 @@ _ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "fallback": ("clear",),
 }
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-# A proxy on this machine has an address of it, and its clients may be anyone.
-_FORWARDED: Final = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
-_LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _Answer = tuple[int, object]
 # RFC 9110, sections 11.6.1 and 15.5.6.
 _MORE: Final = {401: [(b"www-authenticate", b"Bearer")], 405: [(b"allow", b"GET, HEAD, POST")]}
@@ -47,44 +42,34 @@ class OperatorEndpoint:
 
     Args:
         token: The bearer token that each request must bring, or a function that returns all that hold now.
-            Without one, only a client on this machine is served, and none through a proxy, which must add its
-            header.
 
     Raises:
         ValueError: If a setting is wrong.
     """
 
-    def __init__(self, *, token: Secret = "") -> None:
+    def __init__(self, *, token: Secret) -> None:
         check_options("OperatorEndpoint", token=token)
+        if token == "":
+            validation.refuse("OperatorEndpoint.token", token, "a secret", example='"a long random text"')
         self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; raise `TypeError` if it is none of HTTP."""
         if scope["type"] != "http":
             raise TypeError(f"OperatorEndpoint serves HTTP, not {scope['type']}: mount it as a route")
-        headers = dict(scope["headers"])
         method: str = scope["method"]
-        if not self._is_known(scope, headers):
-            answer: _Answer = 401, "a bearer token is needed, or a client on this machine"
+        # A page of another site cannot send a token without asking first.
+        if not bears(dict(scope["headers"]), self._token):
+            answer: _Answer = 401, "a bearer token is needed"
         elif method in {"GET", "HEAD"}:
             answer = 200, {"guards": [_shown(guard) for guard in registry]}
         elif method != "POST":
             answer = 405, "only GET, HEAD and POST"
-        elif headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != _JSON:
-            # A page of another site cannot send this type without asking first.
-            answer = 415, "the body must be application/json"
         else:
             answer = self._change(await _body(receive), scope)
         status, content = answer
         page = json.dumps({"detail": content} if isinstance(content, str) else content).encode()
         await send_whole(scope, send, status, _JSON, page, *_MORE.get(status, ()))
-
-    def _is_known(self, scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
-        if self._token:
-            return bears(headers, self._token)
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        name = host if host.endswith("]") else host.rpartition(":")[0] or host
-        return _is_local(scope) and name in _LOCAL_HOSTS and not _FORWARDED & headers.keys()
 
     def _change(self, body: bytes, scope: Scope) -> _Answer:
         try:
@@ -132,14 +117,6 @@ def _plain(facts: Mapping[str, object]) -> Mapping[str, object]:
         key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in facts.items()
     }
-
-
-def _is_local(scope: Scope) -> bool:
-    client: Any = scope.get("client")
-    try:
-        return client is not None and ip_address(client[0]).is_loopback
-    except ValueError:
-        return False
 
 
 async def _body(receive: Receive) -> bytes:

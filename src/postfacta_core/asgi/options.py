@@ -22,8 +22,7 @@ from ._concurrency import PriorityOf
 from ._cors import EXAMPLE, Cors
 from ._ratelimit import RateLimit, check_rate_limits
 from ._rules import check_route
-from ._secret import Secret
-from ._settings import RULES, Check, one, or_none
+from ._settings import RULES, Check, Secret, one, or_none
 from ._types import Scope
 
 T = TypeVar("T")
@@ -56,18 +55,15 @@ class RouteOptions:
     def __post_init__(self) -> None:
         for route in validation.texts("RouteOptions.routes", self.routes, example='["GET /items/{id}"]'):
             check_route("RouteOptions.routes", route)
-        for option, rule in _OF_ROUTES.items():
-            or_none(rule)(f"RouteOptions.{option}", getattr(self, option))
+        for name in (option.name for option in fields(self)[1:]):
+            or_none(_OF_ROUTES.get(name) or _RULES[name])(f"RouteOptions.{name}", getattr(self, name))
 
 
 _TIME: Final = partial(validation.seconds, finite=False)
 _OF_ROUTES: Final[Mapping[str, Check]] = {
-    "limits": one(TransferLimits),
     "request_timeout": _TIME,
     "stream_timeout": _TIME,
-    "cancel_on_disconnect": validation.flag,
     "priority": one(Priority, "Priority.SHEDDABLE"),
-    "rate_limits": check_rate_limits,
 }
 
 
@@ -88,7 +84,8 @@ class HardenOptions:
         shedding: Whether requests that cannot be served in time are refused early; in `shadow` they are counted.
         concurrency: What the limit on requests under way starts from; it finds its level from what is finished.
         priority_of: Returns for a scope how much a request matters; None for `critical`.
-        priority_key: Lets a caller that knows it set `X-Priority`; empty trusts no caller.
+        priority_key: A caller that gives this secret in `X-Priority-Key` may say in `X-Priority` how much its request
+            matters: `critical_plus`, `critical`, `sheddable_plus` or `sheddable`. Empty trusts no caller.
         drain: How long the parts of a drain may take.
         dev: Whether this is a developer's machine, with no load balancer to wait for: then a drain has no delay. It
             has none either after Ctrl-C at a terminal, and under `uvicorn --reload`.
@@ -99,9 +96,11 @@ class HardenOptions:
         metrics_token: The bearer token that a scrape must bring; empty asks for none. Or a function that returns all
             that hold now, so that it can be replaced in a running service.
         allow_metrics: Decides for each scrape whether it may read at all, beside the token; by default each may.
-        metrics_workers: A folder that all workers share, if the server runs several; see `MetricsEndpoint`.
-        health_prefix: Where the probes are.
-        allow_health_detail: Decides which callers see the checks by name.
+        metrics_workers: A folder that all workers share, if the server runs several: then a scrape of one of them shows
+            all, each with its number in the label `worker`. Without one, each worker shows itself.
+        health_prefix: Where the probes are, below the server's `root_path`; such as `/healthz`, or empty.
+        allow_health_detail: Returns whether a request may see the checks by name; all others get a 404, and so do all
+            if it raises. None leaves that path to the application.
         traffic_key: Makes `X-Traffic-Class` trusted; empty trusts no caller. Or a function, as for `metrics_token`.
         quiet: More paths that get no span and no access line.
         access_lines: How many ordinary access lines a second are written before they are sampled; None for all.
@@ -230,7 +229,6 @@ _ALIKE: Final = 0.9
 
 
 def _read(option: Field[Any], variable: str, text: str) -> object:  # noqa: PLR0911 - one for each notation
-    """Read a value in the notation of its option's default."""
     match option.name, option.default:
         case "rate_limit_store", _:
             try:

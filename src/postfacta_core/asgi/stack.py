@@ -1,24 +1,6 @@
 """Compose the middlewares in the one right order: `harden`.
 
-A request passes these layers, outermost first:
-
-1. `ContextMiddleware`: all others need the request's identity.
-2. `TelemetryMiddleware`: it must see every answer, refusals and crashes among them.
-3. `ResponseHeadersMiddleware`: every answer below it gets its headers, the framework's own 500 too.
-   `CorsMiddleware`, if there is a `cors`, stands inside of it: browsers read refusals too.
-4. `ErrorMiddleware`: it answers for anything below that raises, so that this answer is recorded too.
-5. `LifecycleMiddleware`: while the service drains, every answer below says `Connection: close`, probes too.
-6. `MetricsEndpoint` and `HealthMiddleware`: never refused, whatever stands below them.
-7. `TransferMiddleware`: what is too large or too slow is refused; also while the application waits for it.
-8. `RateLimitMiddleware`, if there are limits or trusted proxies: a caller over its rate costs nothing below.
-   It comes before the time is looked at, since the caller may have set that.
-9. `DeadlineMiddleware`: what lies below is cancelled at its deadline, and in a drain.
-10. `LoadSheddingMiddleware`: innermost, since what it measures must be the application's own work.
-11. The application.
-
-`LifespanMiddleware` stands beside all of them. It enters the lifecycle first, then the sweep of deadlines,
-which is the loop's heartbeat too, the process's metrics, the resources, and health last, and leaves them in
-reverse order.
+Which it is, and why, stands in docs/reference/middlewares.md.
 """
 
 from __future__ import annotations
@@ -27,14 +9,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from ..clock import MONOTONIC, Clock, random_id
+from ..clock import MONOTONIC, Clock
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..drain.resources import Resource
 from ..events import LoopLagged, Observer, PolicyCreated, Sample, fan_out, process_observer
 from ..health import runtime
 from ..health.registry import NO_LIFESPAN, HealthRegistry
-from ..limits._overload import OverloadLimiter, Priority
+from ..limits._overload import Priority
 from ..telemetry.logs import LOGGER, AccessLog, AccessSampler, EventLog
 from ..telemetry.metrics import Metrics, Registry
 from ..telemetry.tracing import Tracing
@@ -139,47 +121,23 @@ class Hardened(Kernel):
             note_routes(app)
         options, telemetry = options or HardenOptions(), telemetry or Telemetry()
         observer = telemetry.observer
-        health = health or HealthRegistry(observer=observer)
-        running = RunningRequests(observer=observer, clock=clock)
-        running.on_beat = self._beat
-        self.health: HealthRegistry = health
         self.telemetry: Telemetry = telemetry
-        self.running: RunningRequests = running
+        self.health: HealthRegistry = health or HealthRegistry(observer=observer)
+        self.running: RunningRequests = RunningRequests(observer=observer, clock=clock)
+        running = self.running
+        running.on_beat = self._beat
+        drain = replace(options.drain, drain_delay=0.0) if options.dev else options.drain
         self.lifecycle: Lifecycle = Lifecycle(
-            replace(options.drain, drain_delay=0.0) if options.dev else options.drain,
-            running=running,
-            on_drain=health.drain,
-            observer=observer,
-            clock=clock,
+            drain, running=running, on_drain=self.health.drain, observer=observer, clock=clock
         )
         self.shedding: LoadSheddingMiddleware = LoadSheddingMiddleware(
-            app,
-            OverloadLimiter("requests", options.concurrency),
-            priority_of=options.priority_of,
-            priority_key=options.priority_key,
-            spares=self.lifecycle.found,
-            mode=options.shedding,
-            render=render,
-            observer=observer,
-            clock=clock,
+            app, options=options, spares=self.lifecycle.found, render=render, observer=observer, clock=clock
         )
         self.rate_limits: RateLimitMiddleware | None = None
-        if (limits := options.all_rate_limits) or options.trusted_proxies:
-            proxies, store = options.trusted_proxies, options.rate_limit_store
-            self.rate_limits = RateLimitMiddleware(
-                app, limits, trusted_proxies=proxies, store=store, observer=observer, clock=clock
-            )
-        prefix, allow_detail = options.health_prefix, options.allow_health_detail
-        probes = HealthMiddleware(app, health, prefix=prefix, allow_detail=allow_detail)
-        scrapes = MetricsEndpoint(
-            app,
-            telemetry.metrics,
-            path=options.metrics_path,
-            token=options.metrics_token,
-            allow=options.allow_metrics,
-            workers=options.metrics_workers,
-            observer=observer,
-        )
+        if options.all_rate_limits or options.trusted_proxies:
+            self.rate_limits = RateLimitMiddleware(app, options, observer=observer, clock=clock)
+        probes = HealthMiddleware(app, self.health, options)
+        scrapes = MetricsEndpoint(app, telemetry.metrics, options, observer=observer)
         sampler = None if options.access_lines is None else AccessSampler(options.access_lines)
         rules = _rules(options, self.rate_limits)
         classes = [(each.routes, _rules(options, self.rate_limits, each)) for each in options.routes]
@@ -188,7 +146,7 @@ class Hardened(Kernel):
             clock=clock,
             render=render,
             observer=observer,
-            ids=random_id,
+            identifies=True,
             # Spans come first, so that the access line has their ids.
             recorders=[telemetry.tracing, telemetry.metrics, AccessLog(service=service, sampler=sampler)],
             quiet={*options.probes, options.metrics_path, *options.quiet},
@@ -196,19 +154,19 @@ class Hardened(Kernel):
             response_headers=options.response_headers,
             cors=None if options.cors is None else CorsRules(options.cors),
             answers=True,
-            lifecycle=self.lifecycle,
+            process=self.lifecycle,
             doors={**probes.doors, **scrapes.doors},
-            running=running,
-            shedding=self.shedding,
+            requests=running,
+            admission=self.shedding,
             rules=rules,
             routes=RouteTable(classes, rules) if classes else None,
             route_of=route_of,
         )
         self.observe(PolicyCreated("runtime", self._tally))
         ours = (running, options.rate_limit_store, scrapes.siblings)
-        held: list[Resource] = [*(each for each in ours if each is not None), *resources, health]
+        held: list[Resource] = [*(each for each in ours if each is not None), *resources, self.health]
         self._lifespan = LifespanMiddleware(app, held, lifecycle=self.lifecycle, observer=observer)
-        self._later, self._served = self._served, ()  # Neither a lifespan nor a request has come.
+        self._later, self._served = self._served, {}  # Neither a lifespan nor a request has come.
 
     def _tally(self) -> Iterable[Sample]:
         return runtime.tally(self.running.loop)

@@ -10,6 +10,7 @@ import anyio
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import ContextMiddleware, DeadlineMiddleware, ErrorMiddleware
 from postfacta_core.deadlines.requests import RunningRequests
@@ -34,7 +35,8 @@ class Service:
         self.observer = RecordingObserver()
         clock = loop_clock()
         self.running = RunningRequests(observer=self.observer, clock=clock)
-        layer = DeadlineMiddleware(app, self.running, observer=self.observer, clock=clock, **options)
+        limits = HardenOptions(**options)
+        layer = DeadlineMiddleware(app, self.running, limits, observer=self.observer, clock=clock)
         self.app: ASGIApp = ContextMiddleware(ErrorMiddleware(layer), clock=clock)
 
     @asynccontextmanager

@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
+from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import ContextMiddleware, LoadSheddingMiddleware
 from postfacta_core.context import add_wait
@@ -230,7 +231,7 @@ async def test_a_stream_gives_its_slot_back_with_its_first_piece() -> None:
 
 
 async def test_a_shadow_admits_all_and_counts_would_be_refusals() -> None:
-    app = full(mode=Mode.SHADOW)
+    app = full(options=HardenOptions(shedding=Mode.SHADOW))
     assert (await call_asgi(app)).status == 200
     counted = {s.labels: s.value for s in app.limiter.tally() if s.value and "decisions" in s.metric}
     assert counted == {("requests", "critical", "shed", "shadow"): 1}
@@ -241,7 +242,7 @@ async def test_off_is_as_if_it_were_not_there() -> None:
     arrivals: list[None] = []
     limiter = Recording()
     limiter.on_arrival = lambda: arrivals.append(None)
-    app = LoadSheddingMiddleware(answer(200), limiter, mode=Mode.OFF)
+    app = LoadSheddingMiddleware(answer(200), limiter, HardenOptions(shedding=Mode.OFF))
     assert (await call_asgi(app)).status == 200
     assert not arrivals
     assert not [s for s in app.limiter.tally() if s.value and "decisions" in s.metric]

@@ -10,6 +10,7 @@ import anyio
 import pytest
 from hypothesis import given, strategies as st
 
+from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import ASGIApp, Message, Scope
 from postfacta_core.asgi.middlewares import ContextMiddleware, LoadSheddingMiddleware
@@ -169,7 +170,7 @@ def _raises(scope: Scope) -> Any:
 
 
 async def priority_of(headers: list[tuple[str, str]], **options: Any) -> int:
-    app = ContextMiddleware(LoadSheddingMiddleware(answer(200), **options))
+    app = ContextMiddleware(LoadSheddingMiddleware(answer(200), None, HardenOptions(**options)))
     response = await call_asgi(app, headers=headers)
     request = response.scope["postfacta.request"]
     return int(request.priority)
@@ -217,6 +218,6 @@ async def test_what_a_function_of_the_scope_tells_counts_and_what_it_does_wrong_
 async def test_the_critical_is_served_where_the_sheddable_is_refused() -> None:
     limiter = Recording(10, patience=1e-6, spare=1e-6)
     limiter.in_flight = 8
-    app = LoadSheddingMiddleware(answer(200), limiter, priority_key="secret")
+    app = LoadSheddingMiddleware(answer(200), limiter, HardenOptions(priority_key="secret"))
     assert (await call_asgi(app, headers=[("X-Priority", "sheddable"), KEY])).status == 503
     assert (await call_asgi(app, headers=[("X-Priority", "critical"), KEY])).status == 200

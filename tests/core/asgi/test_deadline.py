@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import ContextMiddleware, DeadlineMiddleware
 from postfacta_core.deadlines.present import current_deadline
@@ -31,7 +32,7 @@ from tests.kit.waiting import until
 @pytest.mark.clock("0.4 s")
 async def test_the_answer_is_504_in_time_and_the_handler_has_ended_before_it_returns() -> None:
     log = Log()
-    service = Service(sleeping(log), timeout=0.1)
+    service = Service(sleeping(log), request_timeout=0.1)
     async with service.running_now():
         began = anyio.current_time()
         response = await service.get("/")
@@ -55,7 +56,7 @@ async def test_the_answer_is_504_in_time_and_the_handler_has_ended_before_it_ret
 async def test_a_caller_may_shorten_the_limit_and_never_lengthen_it(
     header: tuple[str, str], limit: float | None, takes: float
 ) -> None:
-    service = Service(sleeping(Log()), timeout=limit)
+    service = Service(sleeping(Log()), request_timeout=limit)
     async with service.running_now():
         began = anyio.current_time()
         assert (await service.get("/", headers=[header])).status == 504
@@ -93,10 +94,10 @@ async def test_the_limit_may_be_any_number_or_none() -> None:
             "none" if deadline is None else f"{deadline.remaining(anyio.current_time()):.0f}"
         )
 
-    service = Service(asgi(tell), timeout=None)
+    service = Service(asgi(tell), request_timeout=None)
     async with service.running_now():
         assert (await service.get("/")).body == b"none"
-    service = Service(asgi(tell), timeout=7.0)
+    service = Service(asgi(tell), request_timeout=7.0)
     async with service.running_now():
         assert (await service.get("/")).body == b"7"
         assert (await service.get("/", headers=[("x-request-timeout", "3")])).body == b"3"
@@ -127,7 +128,7 @@ async def test_a_handler_gives_itself_less_or_more_time_async_or_in_a_thread() -
         return PlainTextResponse("longer")
 
     routes = [Route(f"/{f.__name__}", f) for f in (short, longer, short_sync, longer_sync)]
-    service = Service(Starlette(routes=routes), timeout=0.2)
+    service = Service(Starlette(routes=routes), request_timeout=0.2)
 
     async def release() -> None:
         await anyio.sleep(0.3)
@@ -187,7 +188,7 @@ async def seconds_until_504(service: Service, times: list[float]) -> None:
 @on_real_loops
 async def test_threads_past_their_deadline_are_answered_for_counted_and_bounded() -> None:
     crew, times = Crew(), list[float]()
-    service = Service(Starlette(routes=[Route("/", crew.work)]), timeout=0.3)
+    service = Service(Starlette(routes=[Route("/", crew.work)]), request_timeout=0.3)
     async with service.running_now(), anyio.create_task_group() as tasks:
         for _ in range(60):
             tasks.start_soon(seconds_until_504, service, times)
@@ -228,7 +229,7 @@ async def test_a_stream_is_exempt_once_it_has_begun_unless_it_has_a_limit(
     async def handler(request: Request) -> Response:
         return StreamingResponse(pieces())
 
-    service = Service(asgi(handler), timeout=0.2, **options)
+    service = Service(asgi(handler), request_timeout=0.2, **options)
     async with service.running_now():
         response = await service.get("/", headers=headers)
     assert response.status == 200
@@ -248,7 +249,7 @@ async def test_a_stream_that_does_not_begin_in_time_is_a_504() -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": piece})
 
-    service = Service(app, timeout=0.1)
+    service = Service(app, request_timeout=0.1)
     async with service.running_now():
         assert (await service.get("/")).status == 504
 
@@ -263,7 +264,7 @@ async def test_what_runs_after_the_response_is_not_cancelled_by_the_deadline() -
     async def handler(request: Request) -> Response:
         return PlainTextResponse("ok", background=BackgroundTask(later))
 
-    service = Service(asgi(handler), timeout=0.1)
+    service = Service(asgi(handler), request_timeout=0.1)
     async with service.running_now():
         assert (await service.get("/", headers=[("x-request-timeout", "0.1")])).status == 200
     assert (log, service.stages) == (["done"], [])
@@ -281,7 +282,7 @@ async def test_an_application_that_swallows_its_cancellation_is_answered_for_onc
                 continue
         return PlainTextResponse("late")
 
-    service = Service(asgi(stubborn), timeout=0.05)
+    service = Service(asgi(stubborn), request_timeout=0.05)
     answers: list[AsgiResponse] = []
 
     async def ask() -> None:
@@ -304,7 +305,7 @@ async def test_an_application_that_raises_as_it_is_cancelled_crashes_but_its_cal
         finally:
             raise LookupError("in reaction")
 
-    service = Service(asgi(fragile), timeout=0.05)
+    service = Service(asgi(fragile), request_timeout=0.05)
     async with service.running_now():
         response = await service.get("/", raise_errors=False)
     assert response.status == 504
@@ -319,7 +320,7 @@ async def test_an_application_that_answers_as_it_is_cancelled_has_answered() -> 
             return PlainTextResponse("partial result")
         raise AssertionError
 
-    service = Service(asgi(quick), timeout=0.05)
+    service = Service(asgi(quick), request_timeout=0.05)
     async with service.running_now():
         response = await service.get("/")
     # On trio a cancelled scope lets nothing be awaited, so the answer cannot be sent there.
@@ -337,7 +338,7 @@ async def test_a_shielded_part_of_a_handler_is_finished() -> None:
         await anyio.sleep(20)
         raise AssertionError
 
-    service = Service(asgi(handler), timeout=0.05)
+    service = Service(asgi(handler), request_timeout=0.05)
     async with service.running_now():
         assert (await service.get("/")).status == 504
     assert log == ["committed"]
@@ -366,7 +367,7 @@ async def test_a_response_whose_first_piece_is_all_of_it_is_no_stream(
         await anyio.sleep(0.4)
         await send({"type": "http.response.body", "body": b""})
 
-    service = Service(half, timeout=0.1)
+    service = Service(half, request_timeout=0.1)
     async with service.running_now():
         response = await service.get("/")
     assert service.stages == (["handler"] if is_cut else [])
@@ -376,7 +377,7 @@ async def test_a_response_whose_first_piece_is_all_of_it_is_no_stream(
 @pytest.mark.clock("0.4 s")
 async def test_without_a_lifespan_the_limit_holds_all_the_same() -> None:
     log = Log()
-    service = Service(sleeping(log), timeout=0.1)
+    service = Service(sleeping(log), request_timeout=0.1)
     began = anyio.current_time()
     assert (await service.get("/")).status == 504
     assert 0.1 <= anyio.current_time() - began < 0.1 + LATE
@@ -391,7 +392,7 @@ async def test_without_a_lifespan_the_limit_holds_all_the_same() -> None:
     async def handler(request: Request) -> Response:
         return StreamingResponse(pieces())
 
-    assert (await Service(asgi(handler), timeout=0.1).get("/")).body == b"piece " * 3
+    assert (await Service(asgi(handler), request_timeout=0.1).get("/")).body == b"piece " * 3
 
 
 async def test_around_nothing_it_makes_its_own_context_and_lets_a_lifespan_pass() -> None:
@@ -404,7 +405,9 @@ async def test_around_nothing_it_makes_its_own_context_and_lets_a_lifespan_pass(
             await PlainTextResponse("ok")(scope, receive, send)
 
     clock = ManualClock()
-    alone = DeadlineMiddleware(app, RunningRequests(clock=clock), timeout=7, clock=clock)
+    alone = DeadlineMiddleware(
+        app, RunningRequests(clock=clock), HardenOptions(request_timeout=7), clock=clock
+    )
     assert (await call_asgi(alone)).status == 200
     await call_asgi(alone, scope={"type": "lifespan"})
     assert seen == [1007, "lifespan"]
@@ -412,7 +415,7 @@ async def test_around_nothing_it_makes_its_own_context_and_lets_a_lifespan_pass(
 
 
 async def test_nothing_is_left_behind() -> None:
-    service = Service(sleeping(Log()), timeout=0.3, cancel_on_disconnect=True)
+    service = Service(sleeping(Log()), request_timeout=0.3, cancel_on_disconnect=True)
     before = len(anyio.get_running_tasks())
     async with service.running_now():
         with_sweep = len(anyio.get_running_tasks())
@@ -437,7 +440,7 @@ async def test_a_request_leaves_nothing_for_the_cyclic_collector(options: dict[s
 
 
 async def test_a_watched_or_cancelled_request_leaves_little_for_the_cyclic_collector() -> None:
-    service = Service(sleeping(Log()), timeout=0.3, cancel_on_disconnect=True)
+    service = Service(sleeping(Log()), request_timeout=0.3, cancel_on_disconnect=True)
 
     async def many(times: int) -> None:
         async with anyio.create_task_group() as tasks:

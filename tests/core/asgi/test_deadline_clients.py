@@ -111,7 +111,7 @@ SOCKETS = [WebSocketRoute("/own", endless_socket), WebSocketRoute("/free", endle
 
 
 async def test_a_websocket_with_a_limit_of_its_own_is_closed_with_1008() -> None:
-    service = Service(Starlette(routes=SOCKETS), timeout=0.05)
+    service = Service(Starlette(routes=SOCKETS), request_timeout=0.05)
     async with service.running_now():
         sent = await socket_messages(service, "/own")
     assert sent[1:] == [{"type": "websocket.close", "code": 1008, "reason": "The time ran out"}]
@@ -121,7 +121,7 @@ async def test_a_handshake_that_is_never_accepted_is_refused_at_the_requests_lim
     async def mute(scope: Scope, receive: Receive, send: Send) -> None:
         await anyio.sleep_forever()
 
-    service = Service(mute, timeout=0.1)
+    service = Service(mute, request_timeout=0.1)
     with anyio.fail_after(10):
         async with service.running_now():
             sent = await socket_messages(service, "/")
@@ -130,7 +130,7 @@ async def test_a_handshake_that_is_never_accepted_is_refused_at_the_requests_lim
 
 
 async def test_a_websocket_has_no_limit_and_closes_for_a_restart() -> None:
-    service = Service(Starlette(routes=SOCKETS), timeout=0.05)
+    service = Service(Starlette(routes=SOCKETS), request_timeout=0.05)
     closed: list[Message] = []
 
     async def talk() -> None:
@@ -152,7 +152,8 @@ async def test_while_the_service_stops_new_requests_and_websockets_are_refused()
         response = await service.get("/")
         assert (response.status, response.json()["code"]) == (503, "draining")
         assert response.header("retry-after") == "1"
-        assert await socket_messages(service, "/") == [{"type": "websocket.close", "code": 1012}]
+        (closed,) = await socket_messages(service, "/")
+        assert (closed["type"], closed["code"]) == ("websocket.close", 1012)
     assert (log, service.stages) == ([], [])
 
 

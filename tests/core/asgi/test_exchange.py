@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 import anyio
 import anyio.lowlevel
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._exchange import HttpExchange
 from postfacta_core.asgi._kernel import Kernel
 from postfacta_core.asgi._rules import Rules
@@ -65,12 +67,13 @@ async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def make(scope: Scope, receive: Receive, send: Send, *, stream_timeout: float = math.inf) -> HttpExchange:
-    kernel, rules = Kernel(nothing, running=RunningRequests()), Rules(stream_timeout=stream_timeout)
+    kernel, rules = Kernel(nothing, requests=RunningRequests()), Rules(stream_timeout=stream_timeout)
     return HttpExchange(kernel, rules, RequestContext("request-id", 1000.0), scope, receive, send)
 
 
-def exchange_on(wire: Wire, *, stream_timeout: float = math.inf) -> HttpExchange:
+def exchange_on(wire: Wire, *, stream_timeout: float = math.inf, cancels: bool = False) -> HttpExchange:
     exchange = make(SCOPE, wire.receive, wire.send, stream_timeout=stream_timeout)
+    exchange.rules = replace(exchange.rules, cancels=cancels)
     exchange.request.deadline = 1030.0
     return exchange
 
@@ -213,8 +216,8 @@ async def test_one_that_was_cancelled_gets_no_more_time() -> None:
 
 async def test_a_client_that_leaves_cancels_its_handler() -> None:
     wire = Wire(part(b"", more=False))
-    exchange = exchange_on(wire)
-    exchange.cancels, receive = True, exchange.receive
+    exchange = exchange_on(wire, cancels=True)
+    receive = exchange.receive
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(exchange.watch)
@@ -230,8 +233,7 @@ async def test_a_client_that_leaves_cancels_its_handler() -> None:
 
 async def test_one_that_leaves_after_its_response_cancels_nothing() -> None:
     wire = Wire()
-    exchange = exchange_on(wire)
-    exchange.cancels = True
+    exchange = exchange_on(wire, cancels=True)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(exchange.watch)
@@ -244,8 +246,7 @@ async def test_one_that_leaves_after_its_response_cancels_nothing() -> None:
 
 async def test_no_more_of_a_body_is_read_ahead_than_one_piece() -> None:
     wire = Wire(*(part(b"x", more=True) for _ in range(5)))
-    exchange = exchange_on(wire)
-    exchange.cancels = True
+    exchange = exchange_on(wire, cancels=True)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(exchange.watch)
@@ -256,8 +257,8 @@ async def test_no_more_of_a_body_is_read_ahead_than_one_piece() -> None:
 
 async def test_an_application_in_its_own_receive_is_not_disturbed() -> None:
     wire = Wire()
-    exchange = exchange_on(wire)
-    exchange.cancels, receive = True, exchange.receive
+    exchange = exchange_on(wire, cancels=True)
+    receive = exchange.receive
     got: list[Message] = []
 
     async def read() -> None:
@@ -277,8 +278,8 @@ async def test_an_application_in_its_own_receive_is_not_disturbed() -> None:
 
 async def test_a_look_at_the_client_that_does_not_wait_loses_nothing() -> None:
     wire = Wire(part(b"", more=False))
-    exchange = exchange_on(wire)
-    exchange.cancels, receive = True, exchange.receive
+    exchange = exchange_on(wire, cancels=True)
+    receive = exchange.receive
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(exchange.watch)
@@ -297,8 +298,7 @@ async def test_a_look_at_the_client_that_does_not_wait_loses_nothing() -> None:
 @pytest.mark.parametrize("reading", [False, True])
 async def test_the_watcher_ends_with_the_request(reading: bool) -> None:  # noqa: FBT001 - a table
     wire = Wire(*([] if reading else [part(b"x", more=True)]))
-    exchange = exchange_on(wire)
-    exchange.cancels = True
+    exchange = exchange_on(wire, cancels=True)
     began = 0.0
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
@@ -327,8 +327,8 @@ async def test_a_body_is_the_same_to_the_byte_wherever_the_watching_begins(
     pieces: list[bytes], pauses: list[int], watch_at: int
 ) -> None:
     wire = Wire()
-    exchange = exchange_on(wire)
-    exchange.cancels, receive = True, exchange.receive
+    exchange = exchange_on(wire, cancels=True)
+    receive = exchange.receive
     got: list[bytes] = []
 
     async def client() -> None:
@@ -450,7 +450,9 @@ async def test_a_foreign_layer_in_between_changes_nothing() -> None:
         await send({"type": "http.response.body", "body": b"1"})
 
     def stack(app: ASGIApp) -> ASGIApp:
-        added = ResponseHeadersMiddleware(ErrorMiddleware(app), [("x-two", "2")])
+        added = ResponseHeadersMiddleware(
+            ErrorMiddleware(app), HardenOptions(response_headers=[("x-two", "2")])
+        )
         return ContextMiddleware(Holding(added))
 
     response = await call_asgi(stack(answer))
@@ -465,7 +467,9 @@ async def test_it_leaves_nothing_for_the_cyclic_collector() -> None:
         await send(START)
         await send({"type": "http.response.body", "body": b"1"})
 
-    app = ContextMiddleware(ResponseHeadersMiddleware(ErrorMiddleware(answer), [("x-two", "2")]))
+    app = ContextMiddleware(
+        ResponseHeadersMiddleware(ErrorMiddleware(answer), HardenOptions(response_headers=[("x-two", "2")]))
+    )
     scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
 
     async def once() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import ResponseHeadersMiddleware
 from postfacta_core.testing import call_asgi
 
-OWED = [("X-Frame-Options", "DENY"), ("Referrer-Policy", "same-origin")]
+OWED = HardenOptions(response_headers=[("X-Frame-Options", "DENY"), ("Referrer-Policy", "same-origin")])
 
 
 class App:
@@ -57,7 +58,7 @@ async def test_a_response_that_names_no_headers_gets_them() -> None:
 )
 def test_a_header_that_no_response_can_have_is_refused_at_once(header: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match="header"):
-        ResponseHeadersMiddleware(App(), [header])
+        HardenOptions(response_headers=[header])
 
 
 async def test_what_is_not_http_passes_untouched() -> None:

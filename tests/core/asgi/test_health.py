@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.asgi.middlewares import HealthMiddleware
 from postfacta_core.context import RequestContext
@@ -130,18 +131,20 @@ async def test_what_is_not_http_goes_on_to_the_application(
 
 
 async def test_the_prefix_can_be_another(app: App, registry: HealthRegistry) -> None:
-    probes = HealthMiddleware(app, registry, prefix="/-")
+    probes = HealthMiddleware(app, registry, HardenOptions(health_prefix="/-"))
     assert (await call_asgi(probes, path="/-/live")).status == 200
     assert (await call_asgi(probes, path="/healthz/live")).status == 204
-    assert (await call_asgi(HealthMiddleware(app, registry, prefix=""), path="/live")).status == 200
+    assert (
+        await call_asgi(HealthMiddleware(app, registry, HardenOptions(health_prefix="")), path="/live")
+    ).status == 200
 
 
 @pytest.mark.parametrize("prefix", ["healthz", "/healthz/", "/"])
 async def test_a_prefix_that_no_path_can_have_is_refused(
     app: App, registry: HealthRegistry, prefix: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"HealthMiddleware\.prefix must be "):
-        HealthMiddleware(app, registry, prefix=prefix)
+    with pytest.raises(ValueError, match=r"HardenOptions\.health_prefix must be "):
+        HealthMiddleware(app, registry, HardenOptions(health_prefix=prefix))
 
 
 async def test_the_root_path_is_not_part_of_a_probes_path(probes: HealthMiddleware) -> None:
@@ -170,11 +173,11 @@ async def deps(probes: HealthMiddleware, method: str = "GET", *, bearer: str = "
 async def test_details_are_for_those_who_may_see_them(
     registry: HealthRegistry, database: Database, clock: ManualClock
 ) -> None:
-    probes = HealthMiddleware(App(), registry, allow_detail=with_token)
+    probes = HealthMiddleware(App(), registry, HardenOptions(allow_health_detail=with_token))
     async with registry:
         database.up = False
         await registry.run_once("db")
-        clock.advance(2.0000004)
+        clock.advance(2.0)
         answer = await deps(probes)
         assert answer.status == 200
         assert answer.header("cache-control") == "no-store"
@@ -204,7 +207,7 @@ async def test_details_are_for_those_who_may_see_them(
 
 async def test_details_say_how_the_service_stands(app: App) -> None:
     registry = HealthRegistry()
-    probes = HealthMiddleware(app, registry, allow_detail=with_token)
+    probes = HealthMiddleware(app, registry, HardenOptions(allow_health_detail=with_token))
     async with registry:
         assert (await deps(probes)).json()["status"] == "ready"
         registry.drain()
@@ -212,7 +215,7 @@ async def test_details_say_how_the_service_stands(app: App) -> None:
 
 
 async def test_all_other_paths_are_404(app: App, registry: HealthRegistry) -> None:
-    probes = HealthMiddleware(app, registry, allow_detail=with_token)
+    probes = HealthMiddleware(app, registry, HardenOptions(allow_health_detail=with_token))
     for method in ("GET", "HEAD", "POST"):
         answer = await deps(probes, method, bearer="wrong")
         assert answer.status == 404
@@ -225,4 +228,6 @@ async def test_a_rule_that_raises_admits_no_one(app: App, registry: HealthRegist
     def broken(scope: Scope) -> bool:
         raise LookupError(scope["path"])
 
-    assert (await deps(HealthMiddleware(app, registry, allow_detail=broken))).status == 404
+    assert (
+        await deps(HealthMiddleware(app, registry, HardenOptions(allow_health_detail=broken)))
+    ).status == 404

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.asgi.metrics import MetricsEndpoint
 from postfacta_core.asgi.middlewares import ContextMiddleware, TelemetryMiddleware
@@ -52,7 +53,7 @@ async def test_head_has_the_length_and_no_body(metrics: Metrics) -> None:
 
 
 async def test_other_methods_are_refused_and_other_paths_passed_on(metrics: Metrics) -> None:
-    app = MetricsEndpoint(teapot, metrics, path="/m")
+    app = MetricsEndpoint(teapot, metrics, HardenOptions(metrics_path="/m"))
     refused = await call_asgi(app, "POST", "/m")
     assert (refused.status, refused.header("allow")) == (405, "GET, HEAD")
     for path in ("/metrics", "/m/", "/mm", "/"):
@@ -74,7 +75,7 @@ async def test_other_methods_are_refused_and_other_paths_passed_on(metrics: Metr
     ],
 )
 async def test_a_token_is_asked_for_if_there_is_one(metrics: Metrics, given: str, status: int) -> None:
-    app = MetricsEndpoint(teapot, metrics, token="s3cret")  # noqa: S106 - it opens nothing
+    app = MetricsEndpoint(teapot, metrics, HardenOptions(metrics_token="s3cret"))  # noqa: S106 - it opens nothing
     response = await call_asgi(app, "GET", "/metrics", headers=[("Authorization", given)])
     assert response.status == status
     assert (b"postfacta" in response.body) == (status == 200)
@@ -118,7 +119,11 @@ async def test_a_scrape_is_a_route_of_its_own(metrics: Metrics) -> None:
 
 async def test_workers_that_share_a_folder_show_each_other(tmp_path: Path) -> None:
     one, two = (
-        MetricsEndpoint(teapot, Metrics(CollectorRegistry(), version=version), workers=tmp_path / "w")
+        MetricsEndpoint(
+            teapot,
+            Metrics(CollectorRegistry(), version=version),
+            HardenOptions(metrics_workers=tmp_path / "w"),
+        )
         for version in ("one", "two")
     )
     assert one.siblings is not None

@@ -22,17 +22,23 @@ from postfacta_core.asgi import (
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.drain.lifecycle import Lifecycle
+from postfacta_core.telemetry.exchange import Recorder
 from postfacta_core.testing import call_asgi
+
+
+class Silent(Recorder):
+    """Records nothing."""
+
 
 MIDDLEWARES: dict[str, Callable[[ASGIApp], ASGIApp]] = {
     "context": ContextMiddleware,
-    "telemetry": lambda app: TelemetryMiddleware(app, []),
-    "headers": lambda app: ResponseHeadersMiddleware(app, []),
+    "telemetry": lambda app: TelemetryMiddleware(app, [Silent()]),
+    "headers": ResponseHeadersMiddleware,
     "cors": lambda app: CorsMiddleware(app, Cors()),
     "errors": ErrorMiddleware,
     "lifecycle": lambda app: LifecycleMiddleware(app, Lifecycle(running=RunningRequests())),
     "transfer": TransferMiddleware,
-    "rates": lambda app: RateLimitMiddleware(app, []),
+    "rates": RateLimitMiddleware,
     "deadline": lambda app: DeadlineMiddleware(app, RunningRequests()),
     "shedding": LoadSheddingMiddleware,
 }

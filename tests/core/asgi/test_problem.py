@@ -96,8 +96,8 @@ async def test_a_problem_is_a_complete_rfc_9457_document_without_caching() -> No
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send_problem(scope, send, BODY_TOO_LARGE)
 
-    middleware = ContextMiddleware(app, ids=lambda: "request-1")
-    response = await call_asgi(middleware, path="/files/a b?.txt")
+    asked = [("X-Request-ID", "request-1")]
+    response = await call_asgi(ContextMiddleware(app), path="/files/a b?.txt", headers=asked)
     assert response.json() == {
         "type": "about:blank",
         "title": "Content Too Large",

@@ -50,14 +50,16 @@ def fastapi_app() -> FastAPI:
     inner.routes.append(Mount("/static", plain))
     outer = APIRouter(prefix="/api/tenants/{t}")
     outer.include_router(inner)
-    mounted = FastAPI()
+    mounted, of_someone = FastAPI(), FastAPI()
     mounted.include_router(inner, prefix="/m")
-    mounted.add_api_route("/top/{id}", ok)
+    for each in (mounted, of_someone):
+        each.add_api_route("/top/{id}", ok)
     app = FastAPI()
     app.add_api_route("/plain/{id}", ok)
     app.include_router(outer)
     app.mount("/sub", mounted)
-    app.mount("/of/{who}", mounted)
+    app.mount("/of/{who}", of_someone)
+    app.mount("/also-of/{who}", mounted)
     app.mount("/files", plain)
     app.mount("/files-of/{who}", another)
     return app
@@ -75,6 +77,7 @@ async def test_fastapi() -> None:
         ("GET", "/sub/m/v1/in/7", "/sub/m/v1/in/{id}"),
         ("GET", "/sub/nothing", None),
         ("GET", "/of/acme/top/7", "/of/{who}/top/{id}"),
+        ("GET", "/also-of/acme/top/7", None),
         ("GET", "/files/a.css", "/files/{path}"),
         ("GET", "/files-of/acme/a.css", "/files-of/{who}/{path}"),
         ("GET", "/openapi.json", "/openapi.json"),
@@ -90,7 +93,7 @@ async def test_what_fastapi_hides_is_left_out_and_never_replaced_by_what_the_cli
     app = fastapi_app()
     for tenant in ("acme", "other"):
         seen = {
-            await route_of(app, f"/of/{tenant}/m/v1/in/7"),
+            await route_of(app, f"/also-of/{tenant}/m/v1/in/7"),
             await route_of(app, f"/api/tenants/{tenant}/v1/static/x"),
             await route_of(app, f"/api/tenants/{tenant}/v1/starlette/7"),
         }

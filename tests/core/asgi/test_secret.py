@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from postfacta_core.asgi._secret import Secret, knows
+from postfacta_core.asgi import HardenOptions
+from postfacta_core.asgi._settings import Secret, knows
 from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.asgi.metrics import MetricsEndpoint
 from postfacta_core.telemetry.metrics import Metrics
@@ -38,7 +39,7 @@ def test_what_holds_is_known() -> None:
 
 async def test_a_token_that_is_replaced_holds_at_once() -> None:
     held = ["former"]
-    app = MetricsEndpoint(nothing, Metrics(), token=lambda: held)
+    app = MetricsEndpoint(nothing, Metrics(), HardenOptions(metrics_token=lambda: held))
 
     async def status(token: str) -> int:
         return (await call_asgi(app, path="/metrics", headers=[("authorization", f"Bearer {token}")])).status

@@ -53,10 +53,10 @@ async def test_an_application_that_is_hardened_is_refused() -> None:
 
 
 def test_paths_begin_with_a_slash_and_prefixes_end_with_none() -> None:
-    settings.check_options("x", path="/metrics", prefix="")
-    settings.check_options("x", prefix="/-")
-    with pytest.raises(ValueError, match=r"x\.prefix must be .* without a slash at its end"):
-        settings.check_options("x", prefix="/healthz/")
+    settings.check_options("x", metrics_path="/metrics", health_prefix="")
+    settings.check_options("x", health_prefix="/-")
+    with pytest.raises(ValueError, match=r"x\.health_prefix must be .* without a slash at its end"):
+        settings.check_options("x", health_prefix="/healthz/")
 
 
 def test_resources_are_context_managers() -> None:
@@ -68,11 +68,11 @@ def test_resources_are_context_managers() -> None:
 
 
 def test_headers_are_pairs() -> None:
-    settings.check_options("x", headers=(("a", "b"),))
+    settings.check_options("x", response_headers=(("a", "b"),))
     with pytest.raises(
-        ValueError, match=r"x\.headers must be a list of pairs of a name and a value, .*, not \{\}"
+        ValueError, match=r"x\.response_headers must be a list of pairs of a name and a value, .*, not \{\}"
     ):
-        settings.check_options("x", headers={})
+        settings.check_options("x", response_headers={})
 
 
 def test_a_text_for_shedding_is_the_mode() -> None:

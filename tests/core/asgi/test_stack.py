@@ -245,7 +245,7 @@ ALONE: dict[str, Middleware] = {
     "context": Middleware(ContextMiddleware),
     "telemetry": Middleware(TelemetryMiddleware, [Metrics(with_process=False)]),
     "errors": Middleware(ErrorMiddleware),
-    "headers": Middleware(ResponseHeadersMiddleware, [("x-own", "1")]),
+    "headers": Middleware(ResponseHeadersMiddleware, HardenOptions(response_headers=[("x-own", "1")])),
     "metrics": Middleware(MetricsEndpoint, Metrics(with_process=False)),
     "health": Middleware(HealthMiddleware, HealthRegistry()),
     "transfer": Middleware(TransferMiddleware),

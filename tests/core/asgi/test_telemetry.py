@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import (
     ContextMiddleware,
@@ -298,7 +299,7 @@ async def test_only_the_secret_takes_traffic_out_of_the_objectives(
 ) -> None:
     headers = [("X-Traffic-Class", wanted), ("X-Traffic-Key", key)]
     kept, keyless = Kept(), Kept()
-    await call_asgi(TelemetryMiddleware(files, [kept], traffic_key="s3cret"), headers=headers)
+    await call_asgi(TelemetryMiddleware(files, [kept], HardenOptions(traffic_key="s3cret")), headers=headers)
     await call_asgi(TelemetryMiddleware(files, [keyless]), headers=headers)
     assert kept.only.traffic == traffic
     assert keyless.only.traffic == "user"
@@ -306,7 +307,7 @@ async def test_only_the_secret_takes_traffic_out_of_the_objectives(
 
 async def test_probes_are_quiet_below_a_root_path_too() -> None:
     kept = Kept()
-    app = TelemetryMiddleware(files, [kept], quiet=["/healthz/live"])
+    app = TelemetryMiddleware(files, [kept], HardenOptions(quiet=["/healthz/live"]))
     for path, root in [("/healthz/live", ""), ("/pre/healthz/live", "/pre"), ("/healthz/liver", "")]:
         await call_asgi(app, "GET", path, root_path=root)
     assert [exchange.quiet for exchange in kept.exchanges] == [True, True, False]

@@ -294,9 +294,9 @@ class Swept:
         self.shedding = LoadSheddingMiddleware(self._read, clock=loop_clock())
         self.app = Kernel(
             self._read,
-            running=self.running,
+            requests=self.running,
             rules=Rules(limits=limits, timeout=timeout),
-            shedding=self.shedding,
+            admission=self.shedding,
             clock=loop_clock(),
         )
 

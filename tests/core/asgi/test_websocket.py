@@ -37,7 +37,7 @@ async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def socket_on(wire: Wire) -> WebSocketExchange:
-    kernel = Kernel(nothing, running=RunningRequests())
+    kernel = Kernel(nothing, requests=RunningRequests())
     scope: Scope = {"type": "websocket", "path": "/", "headers": []}
     return WebSocketExchange(
         kernel, Rules(), RequestContext("request-id", 0.0), scope, wire.receive, wire.send

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.asgi.middlewares import ContextMiddleware, TelemetryMiddleware
 from postfacta_core.context import RequestContext
@@ -86,7 +87,9 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"four"})
 
 
-STACK = ContextMiddleware(TelemetryMiddleware(app, [AccessLog()], quiet=["/quiet", "/quiet/crash"]))
+STACK = ContextMiddleware(
+    TelemetryMiddleware(app, [AccessLog()], HardenOptions(quiet=["/quiet", "/quiet/crash"]))
+)
 ID = "a-good-request-id"
 
 

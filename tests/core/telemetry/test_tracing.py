@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import ContextMiddleware, TelemetryMiddleware
 from postfacta_core.context import current_request
@@ -58,7 +59,9 @@ class Bench:
             routes=[Route("/i/{id}", self.handle), Route("/crash", self.crash), Route("/503", self.busy)]
         )
         self.app = ContextMiddleware(
-            TelemetryMiddleware(app, [self.tracing], quiet=["/healthz/live"], clock=self.clock),
+            TelemetryMiddleware(
+                app, [self.tracing], HardenOptions(quiet=["/healthz/live"]), clock=self.clock
+            ),
             clock=self.clock,
         )
 
