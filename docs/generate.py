@@ -36,7 +36,7 @@ from postfacta_app.web.routes import Rule
 from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Mode, Retry, errors
 from postfacta_core.events import Event, PolicyCreated, Sample
 from postfacta_core.limits._overload import OverloadLimiter
-from postfacta_core.limits._rates import DECISIONS
+from postfacta_core.limits.rate import DECISIONS
 from postfacta_core.telemetry.catalogue import INSTRUMENTS, POLICY_METRICS, RUNTIME_METRICS, Instrument
 from postfacta_lab.assess.model import rubric
 
@@ -91,6 +91,7 @@ FACES: Final = (
     *("postfacta_postgres", "postfacta_embedded"),
     *(
         "postfacta_adapters.httpx",
+        "postfacta_adapters.limits",
         "postfacta_adapters.otlp",
         "postfacta_adapters.psycopg",
         "postfacta_adapters.sqlalchemy",

@@ -10,13 +10,13 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
+from postfacta_adapters.limits import SharedStore
 from postfacta_core.asgi import Cors, Hardened, HardenOptions, Scope, Telemetry, harden
 from postfacta_core.asgi._settings import bears
 from postfacta_core.drain._course import DrainLimits
 from postfacta_core.drain.resources import Resource
 from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.limits._address import TrustedProxies
-from postfacta_core.limits.store import SharedStore
 from postfacta_postgres import Database, PoolOptions, prune_keys
 from postfacta_slo.status.prometheus import Prometheus
 

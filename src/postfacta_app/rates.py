@@ -8,6 +8,7 @@ from typing import Final
 
 from starlette.requests import Request
 
+from postfacta_adapters.limits import SharedStore
 from postfacta_core.asgi import RateLimit, RouteOptions
 from postfacta_core.clock import LUCK, Luck
 from postfacta_core.context import current_request
@@ -16,7 +17,6 @@ from postfacta_core.errors import LoadShedError
 from postfacta_core.events import Observer
 from postfacta_core.limits._rates import Rate
 from postfacta_core.limits.rate import RateLimiter, parse_rates
-from postfacta_core.limits.store import SharedStore
 
 from .errors import RateLimitedError
 from .principal import ANONYMOUS, Principal

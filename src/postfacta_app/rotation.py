@@ -16,9 +16,9 @@ from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 import anyio
 from pydantic import SecretStr
 
+from postfacta_adapters.limits import SharedStore
 from postfacta_core.clock import WALL, Clock
 from postfacta_core.drain.signals import has_terminal
-from postfacta_core.limits.store import SharedStore
 
 from .settings import Settings, SettingsError, secret_files
 

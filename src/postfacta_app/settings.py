@@ -23,9 +23,9 @@ from pydantic import (
     model_validator,
 )
 
+from postfacta_adapters.limits import SharedStore
 from postfacta_core.events import Mode
 from postfacta_core.limits.rate import parse_rates
-from postfacta_core.limits.store import SharedStore
 from postfacta_postgres import connecting
 from postfacta_slo.status.prometheus import check_address
 

@@ -104,6 +104,7 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "access_lines": (0, -1, 1.5, "all", True),
         },
         shown_as={"trusted_proxies": "networks"},
+        hidden={"rate_limit_store"},
     ),
     RouteOptions: Setting(
         right={"routes": ["GET /items"]},

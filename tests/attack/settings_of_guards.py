@@ -8,6 +8,7 @@ from typing import Any, Final
 import pybreaker
 
 from postfacta_adapters.httpx import Outgoing
+from postfacta_adapters.limits import SharedStore
 from postfacta_adapters.pybreaker import attach
 from postfacta_core import (
     Backoff,
@@ -25,7 +26,6 @@ from postfacta_core import (
 from postfacta_core.guards import AdaptiveLimiter
 from postfacta_core.guards.throttle import Throttle
 from postfacta_core.limits._rates import Rate
-from postfacta_core.limits.store import SharedStore
 from tests.attack.wrong import (
     CLOCK,
     COUNT,
@@ -201,7 +201,6 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
         wrong={
             "storage": ("banana", "memory://", "", 3, None, f"memory://user:{SECRET_TEXT}@host"),
             "timeout": SECONDS,
-            "max_calls": COUNT,
             "backoff": OBJECT,
             **CLOCK,
             "luck": FUNCTION,

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pytest
 
+from postfacta_adapters.limits import SharedStore
 from postfacta_core import (
     Backoff,
     Bulkhead,
@@ -30,7 +31,6 @@ from postfacta_core.asgi import (
     harden,
 )
 from postfacta_core.events import process_observer
-from postfacta_core.limits.store import SharedStore
 from tests.attack.wrong import (
     SECRET_TEXT,
     app,

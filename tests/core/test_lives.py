@@ -18,10 +18,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 
+from postfacta_adapters.limits import SharedStore
 from postfacta_core.asgi import Hardened, HardenOptions, harden
 from postfacta_core.drain._course import Phase
 from postfacta_core.health.registry import HealthRegistry
-from postfacta_core.limits.store import SharedStore
 from postfacta_core.testing import call_asgi
 from postfacta_postgres import Database, PoolOptions
 from tests.kit.lifespan import running

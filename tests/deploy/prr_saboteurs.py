@@ -114,8 +114,8 @@ SABOTEURS = {
     "R38": Saboteur(f"{_CORE}/guards/budget.py", "allowed = tokens >= 1.0", "allowed = tokens >= 0.0"),
     "R39": Saboteur(
         f"{_CORE}/limits/_rates.py",
-        "        if after > now + self._span:\n            return self._refuse(after, cost, now)\n        if until",
-        "        if until",
+        "if after > now + self._span:",
+        "if False:",
     ),
     "R40": Saboteur(
         f"{_CORE}/guards/_circuit.py",

@@ -15,11 +15,11 @@ from typing import Final
 
 import anyio
 
+from postfacta_adapters.limits import SharedStore
 from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.errors import DeadlineExceededError, ResilienceError
 from postfacta_core.limits._address import site_of
 from postfacta_core.limits.rate import RateLimiter, hit_all
-from postfacta_core.limits.store import SharedStore
 
 from ..errors import RateLimitedError, slow_down
 

@@ -30,26 +30,20 @@ T = TypeVar("T")
 # RFC 6455 leaves the registry to IANA: 1013 is "try again later".
 _TRY_AGAIN_LATER: Final = 1013
 _ANSWERED: Final = Ending.ANSWERED  # To look it up in the class costs each request more than a global.
-# Seconds: a beat that comes later than this is no accident of scheduling.
-_LATE: Final = 0.005
+_LATE: Final = 0.005  # Seconds: a beat that comes later than this is no accident of scheduling.
 # Seconds of processor time: of a request that is served, and of a refusal, with its server.
-_CHEAP: Final = 0.0005
-_REFUSAL: Final = 0.00015
-# Requests for a mean of their cost: what the process does besides is shared among them.
-_FEWEST: Final = 16
+_CHEAP, _REFUSAL = 0.0005, 0.00015
+_FEWEST: Final = 16  # Requests for a mean of their cost: what the process does besides is shared among them.
 _NAMES: Final = {priority.name.lower().encode(): priority for priority in Priority}
 
 
 class Shedding:
     """What admits requests, and refuses others; `LoadSheddingMiddleware` makes it, and says what each option is.
 
-    Attributes:
-        begun: Requests admitted since their cost was last known.
-        is_cheap: Whether they cost next to no processor time. To refuse one costs about as much as to serve it then, so
-            nothing is won by the yield that shows the loop's queue. Others' use of the processor does not count.
+    Requests that are cheap cost next to no processor time. To refuse one costs about as much as to serve it then, so
+    nothing is won by the yield that shows the loop's queue.
     """
 
-    # The kernel's.
     clock: Clock
     render: Render | None
     observe: Observer
@@ -64,7 +58,7 @@ class Shedding:
         luck: Luck,
     ) -> None:
         self.limiter: OverloadLimiter = limiter
-        self.begun: int = 0
+        self.begun: int = 0  # Admitted since the cost of requests was last known.
         self.is_cheap: bool = False
         self.luck: Luck = luck
         self.is_off: bool = limiter.mode is Mode.OFF

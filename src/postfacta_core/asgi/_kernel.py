@@ -207,7 +207,7 @@ class Kernel(Shared):
                         exchange.fields = (*exchange.fields, *told)
                         await exchange.reply(problem)
                         return
-                    exchange.fields = (*exchange.fields, *rates.told(verdict))
+                    exchange.fields = (*exchange.fields, *verdict.fields(verdict.decision.reset_after))
             # The deadline, and admission.
             running = self.requests
             if running is None:

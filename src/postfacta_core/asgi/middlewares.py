@@ -17,7 +17,7 @@ from ..deadlines._transfer import TransferLimits
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..drain.resources import Resource, hold
-from ..events import Mode, Observer, PolicyCreated, fan_out, ignore
+from ..events import Mode, Observer, PolicyCreated, ignore
 from ..health._verdict import HealthReport
 from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..limits._address import TrustedProxies
@@ -29,7 +29,7 @@ from ._concurrency import Shedding
 from ._cors import EXAMPLE, Cors, CorsRules
 from ._kernel import Kernel, RouteOf
 from ._problem import Problem, Render, send_problem, send_whole
-from ._ratelimit import LimitRule, RatePlan, check_rate_limits, name_of
+from ._ratelimit import LimitRule, RatePlan, check_rate_limits
 from ._rules import Rules, any_of_none
 from ._settings import check_options, one, or_none
 from ._types import ASGIApp, Message, Receive, Scope, Send
@@ -229,13 +229,11 @@ class RateLimitMiddleware(Kernel):
         owner = "RateLimitMiddleware"
         _check(f"{owner}.options", options)
         check_options(owner, observer=observer, clock=clock, luck=luck)
-        make = partial(RateLimiter, store=options.rate_limit_store, observer=observer, clock=clock)
-        rules = [
-            LimitRule(limit, make(name_of(limit), limit.rate, mode=limit.mode), fan_out([observer]))
-            for limit in check_rate_limits(f"{owner}.options", options.all_rate_limits)
-        ]
-        self.limiters: Mapping[str, RateLimiter] = {rule.limiter.name: rule.limiter for rule in rules}
-        self.plan: RatePlan = RatePlan(rules, proxies=TrustedProxies(options.trusted_proxies), luck=luck)
+        limits = check_rate_limits(f"{owner}.options", options.all_rate_limits)
+        make = partial(LimitRule, store=options.rate_limit_store, observer=observer, clock=clock)
+        limiters = [make(limit) for limit in limits]
+        self.limiters: Mapping[str, RateLimiter] = {it.name: it for it in limiters}
+        self.plan: RatePlan = RatePlan(limiters, proxies=TrustedProxies(options.trusted_proxies), luck=luck)
         super().__init__(app, rules=Rules(rates=self.plan), render=render, observer=observer, clock=clock)
 
 

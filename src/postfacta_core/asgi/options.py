@@ -16,7 +16,7 @@ from ..drain._course import DrainLimits
 from ..events import Mode
 from ..limits._address import TrustedProxies
 from ..limits._overload import OverloadConfig, Priority
-from ..limits.store import SharedStore
+from ..limits.rate import Store, check_store
 from ..validation import validation
 from ._concurrency import PriorityOf
 from ._cors import EXAMPLE, Cors
@@ -112,7 +112,7 @@ class HardenOptions:
     stream_timeout: float | None = None
     cancel_on_disconnect: bool = False
     rate_limits: Sequence[RateLimit | str] = ()
-    rate_limit_store: SharedStore | None = None
+    rate_limit_store: Store | None = None
     trusted_proxies: Sequence[str] = ()
     shedding: Mode | str = Mode.ENFORCE
     concurrency: OverloadConfig = field(default_factory=OverloadConfig)
@@ -163,15 +163,17 @@ class HardenOptions:
 
         A variable is named as its option; those of `limits`, `concurrency`, `drain` and `cors` have its name
         before their own: `BILLING_LIMITS_MAX_BODY_BYTES`, `BILLING_DRAIN_TIMEOUT`. Lists have commas,
-        `response_headers` a header a line, `none` is None, and a store is its address.
+        `response_headers` a header a line, and `none` is None.
 
         Args:
             prefix: Of the names, with its underscore.
             environ: By default the process's environment.
-            given: Options from the code, among them functions, which no variable can say. The environment wins.
+            given: Options from the code, among them functions and a store, which no variable can say. The
+                environment wins.
 
         Raises:
-            ValueError: If a value is wrong, or a name is nearly that of an option.
+            ValueError: If a value is wrong, a name is nearly that of an option, or there is the address of a
+                store, `BILLING_RATE_LIMIT_STORE`, and no store.
         """
         validation.text("HardenOptions.from_env.prefix", prefix, empty=False, example='"BILLING_"')
         environ, own = os.environ if environ is None else environ, _variables(cls, prefix)
@@ -181,6 +183,9 @@ class HardenOptions:
             if name.startswith(prefix) and name not in known:
                 for alike in get_close_matches(name, known, n=1, cutoff=_ALIKE):
                     validation.refuse("the environment variable", name, alike, example=f"{alike}=...")
+        if (address := f"{prefix}RATE_LIMIT_STORE") in environ and "rate_limit_store" not in given:
+            example = "rate_limit_store=SharedStore(address)"
+            validation.refuse("HardenOptions.from_env", address, "given the store itself", example=example)
         for name, variables in groups.items():
             if variables.keys() & environ.keys():
                 base = given.get(name)
@@ -205,7 +210,7 @@ _RULES: Final[Mapping[str, Check]] = {
     **{option.name: RULES[option.name] for option in fields(HardenOptions) if option.name in RULES},
     "routes": _check_routes,
     "rate_limits": check_rate_limits,
-    "rate_limit_store": or_none(one(SharedStore, "SharedStore('async+valkey://valkey:6379')")),
+    "rate_limit_store": check_store,
     "trusted_proxies": lambda _, value: TrustedProxies(cast("Any", value)),
     "concurrency": one(OverloadConfig),
     "drain": one(DrainLimits),
@@ -216,7 +221,9 @@ _RULES: Final[Mapping[str, Check]] = {
 
 
 # Options that no text can say.
-FUNCTIONS: Final = frozenset({"priority_of", "allow_metrics", "allow_health_detail", "routes"})
+FUNCTIONS: Final = frozenset(
+    {"priority_of", "allow_metrics", "allow_health_detail", "rate_limit_store", "routes"}
+)
 GROUPS: Final[Mapping[str, type[Any]]] = {
     "limits": TransferLimits,
     "concurrency": OverloadConfig,
@@ -228,13 +235,9 @@ _WHOLE: Final = re.compile(r"[+-]?\d+")
 _ALIKE: Final = 0.9
 
 
-def _read(option: Field[Any], variable: str, text: str) -> object:  # noqa: PLR0911 - one for each notation
+def _read(option: Field[Any], variable: str, text: str) -> object:
+    """Read a value in the notation of its option's default."""
     match option.name, option.default:
-        case "rate_limit_store", _:
-            try:
-                return SharedStore(text)
-            except ValueError as error:
-                raise ValueError(f"{error} (the environment sets {variable})") from None
         case "response_headers", _:
             return tuple(_header(variable, line) for line in text.splitlines() if line.strip())
         case _, bool():

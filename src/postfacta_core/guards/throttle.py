@@ -12,7 +12,7 @@ from ..context import add_wait
 from ..deadlines.present import time_to_wait
 from ..errors import RateLimitExceededError
 from ..events import Mode, Observer, process_observer
-from ..limits._rates import BucketSet, Rate, shorten
+from ..limits._rates import Rate, buckets_of, shorten
 from ..limits.rate import Rates, parse_rates
 from ..validation import validation
 from ._guard import BlockGuard, Waiting, Wake, innermost
@@ -56,7 +56,7 @@ class Throttle(BlockGuard):
         if key is not None:
             validation.function("Throttle.key", key, example="key=lambda tenant: tenant")
         self._key = key
-        self._buckets = BucketSet(self.rates)
+        self._buckets = buckets_of(self.rates)
         self._waiting = 0
         self._announce(rates=";".join(f"{it.amount}/{it.period:g}s" for it in self.rates), max_wait=max_wait)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from ._address import TrustedProxies
 from ._overload import Ending, OverloadConfig, OverloadLimiter, Priority
 from ._rates import Decision, Rate
-from .rate import RateLimiter, Rates
-from .store import SharedStore
+from .rate import RateLimiter, Rates, Store
 
 __all__ = [
     "Decision", "Ending", "OverloadConfig", "OverloadLimiter", "Priority", "Rate", "RateLimiter", "Rates",
-    "SharedStore", "TrustedProxies",
+    "Store", "TrustedProxies",
 ]  # fmt: skip

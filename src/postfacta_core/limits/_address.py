@@ -8,7 +8,8 @@ into IPv6 is the IPv4 address. An IPv6 client is its /64, the smallest network t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, NamedTuple
@@ -21,7 +22,6 @@ _MOST_HOPS: Final = 16
 # The longest textual form is 45 characters; a port, brackets and a zone fit as well.
 _MOST_CHARACTERS: Final = 80
 _MOST_KNOWN: Final = 4096
-_SITE_BITS: Final = 48
 
 # A port after an IPv4 address, or brackets around an IPv6 one.
 _with_port = re.compile(r"([0-9.]+):[0-9]{1,5}|\[([0-9A-Fa-f:.%A-Za-z]+)\](?::[0-9]{1,5})?").fullmatch
@@ -80,29 +80,17 @@ def client_address(
         trusted: Whose word counts.
     """
     if trusted.is_empty and peer and ":" not in peer:
-        return peer
-    if not peer:
-        return _walk("", headers, trusted) if trusted.has_unix else ""
-    known = trusted.look_up(peer)
-    if known is None:
         return peer[:_MOST_CHARACTERS]
-    return _walk(known.client, headers, trusted) if known.is_trusted else known.client
-
-
-@lru_cache(_MOST_KNOWN)
-def site_of(client: str) -> str | None:
-    """Return the /48 of a client's IPv6 network, which often is one site with 65,536 of them; None for others."""
-    try:
-        network = ip_network(client) if "/" in client else None
-    except ValueError:
-        return None
-    return str(network.supernet(new_prefix=_SITE_BITS)) if isinstance(network, IPv6Network) else None
-
-
-def _walk(nearest: str, headers: Iterable[tuple[bytes, bytes]], trusted: TrustedProxies) -> str:
-    client = nearest
-    for hop, text in enumerate(_from_the_right(headers)):
-        known = trusted.look_up(text) if hop < _MOST_HOPS and len(text) <= _MOST_CHARACTERS else None
+    known = trusted.look_up(peer) if peer else _Known(trusted.has_unix, "")
+    if known is None:
+        return str(peer)[:_MOST_CHARACTERS]
+    if not known.is_trusted:
+        return known.client
+    client = known.client
+    field = b",".join([value for name, value in headers if name == b"x-forwarded-for" and value])
+    for element in reversed(field.rsplit(b",", _MOST_HOPS)[-_MOST_HOPS:]):
+        text = element.decode("latin-1").strip()
+        known = trusted.look_up(text) if len(text) <= _MOST_CHARACTERS else None
         if known is None:
             break
         client = known.client
@@ -111,12 +99,12 @@ def _walk(nearest: str, headers: Iterable[tuple[bytes, bytes]], trusted: Trusted
     return client
 
 
-def _from_the_right(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[str]:
-    """Yield what each hop wrote, the nearest first; lazily, from right to left."""
-    rest = b",".join([value for name, value in headers if name == b"x-forwarded-for" and value])
-    while rest:
-        rest, _, element = rest.rpartition(b",")
-        yield element.decode("latin-1").strip()
+@lru_cache(_MOST_KNOWN)
+def site_of(client: str) -> str | None:
+    """Return the /48 of a client's IPv6 network, which often is one site with 65,536 of them; None for others."""
+    with suppress(ValueError):
+        return str(IPv6Network(client).supernet(new_prefix=48))
+    return None
 
 
 def _parse(text: str) -> IPv4Address | IPv6Address | None:

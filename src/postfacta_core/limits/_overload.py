@@ -1,28 +1,7 @@
 """Decide whether a request starts, waits or is refused, from the requests that the service completes.
 
-1. The limit is what is proved. Each answer adds its allowance, the time that it may take; the allowances of a second
-   are the requests that may be under way (Little's law, N = X * T). A rate of answers is true at once, however late
-   the answers are: the limit is set to it, and old answers cannot cut it twice.
-2. An allowance is 1.25 times what requests of this kind (route) usually take, and `spare`. The usual time is learned
-   while no request waits, nothing is lost and less than half of the limit is used; known waits are no part of it. A
-   wait for the loop counts four times, since as long again it waited in its socket; half of that if others had the
-   processor.
-3. The limit falls only while requests take longer than allowed and one finds no room, or requests are lost. It grows,
-   at most to twice, while requests find no room and none is late; then not again before half as many requests admitted
-   since are answered, and a window after that.
-4. A request that was given up took at least as long as it lived, and is no answer; within its allowance it says
-   nothing, nor does one of a kind that was never answered.
-5. A cut is an experiment, to a quarter at first. A queue gets shorter with the limit. If requests admitted after the cut
-   take no less in proportion, the service is slow, and what it takes now is usual (`scale`). While requests find no
-   room that verdict is tested again by halving the limit: after 2 s, 4 s, up to 30 s.
-6. A burst is not refused: 16 requests, or as many as are answered within `patience`, wait in a FIFO queue; once the
-   oldest has waited longer, the newest goes first. The first refusal begins an overload, until none was refused for a
-   second: the newest goes first, none waits longer than `spare`, and a newcomer takes the place of the oldest, whose
-   caller has probably given up. (CoDel: Nichols and Jacobson, ACM Queue 2012; adaptive LIFO: Maurer, "Fail at Scale",
-   ACM Queue 2015.)
-7. Higher priorities go first, and take the places of lower ones. These may use only part of the limit; the highest has
-   a reserve.
-8. A request costs O(1); a window of measurements is closed at most 20 times a second.
+The limit follows Little's law; the queue follows CoDel and adaptive LIFO. How it decides is written point by point in
+docs/decisions/0015-a-limit-that-is-proved.md. A request costs O(1); a window of measurements closes 20 times a second at most.
 """
 
 from __future__ import annotations
@@ -53,8 +32,7 @@ _PLACES: Final = 16
 _MOST_PLACES: Final = 256
 _LONGEST_WAIT: Final = 4.0
 _OVERLOAD_LASTS: Final = 1.0
-_LEAST: Final = 0.2
-"""The share of `spare` that a request may wait even if the event loop takes all of it."""
+_LEAST: Final = 0.2  # The share of `spare` that a request may wait even if the event loop takes all of it.
 
 
 class Priority(IntEnum):
@@ -79,6 +57,7 @@ class Shed:
 
 
 ADMIT: Final = Admit()
+_SHEDS: Final = (Shed(1.0), Shed(2.0), Shed(3.0))
 
 
 @dataclass(slots=True, eq=False)
@@ -178,19 +157,16 @@ class OverloadConfig:
         spare: Seconds that a request may wait inside the service, beyond what it usually takes.
         patience: Seconds that a caller may wait in a burst before it is admitted.
         start: The limit before anything is known.
-        retry_after: Seconds in the answer to the refused: whole ones from this up to three times as much, at random.
     """
 
     spare: float = 0.1
     patience: float = 0.5
     start: int = 16
-    retry_after: int = 1
 
     def __post_init__(self) -> None:
         validation.seconds("OverloadConfig.spare", self.spare, example="0.1")
         validation.seconds("OverloadConfig.patience", self.patience, example="0.5")
         validation.whole("OverloadConfig.start", self.start, example="16")
-        validation.whole("OverloadConfig.retry_after", self.retry_after)
 
 
 @dataclass(slots=True)
@@ -226,7 +202,6 @@ class OverloadLimiter:
         self.limit: float = float(config.start)
         self.in_flight: int = 0
         self._config = config
-        self._sheds = tuple(Shed(float(n)) for n in range(config.retry_after, 3 * config.retry_after + 1))
         self._line = WaitingLine(config.spare, config.patience)
         self._grew_at = self._test_at = -math.inf
         self._untried = 0.0
@@ -262,7 +237,7 @@ class OverloadLimiter:
         return self._line.count
 
     def arrive(self, priority: int, now: float, *, luck: float = 0.0) -> Admit | Wait | Shed:
-        """Decide about a request that came now; `luck` from 0 up to, not including, 1 spreads `retry_after`."""
+        """Decide about a request that came now; `luck` from 0 up to, not including, 1 spreads the time of a new try."""
         line = self._line
         if line.count:
             self._hand_over(now)
@@ -275,11 +250,15 @@ class OverloadLimiter:
         self._was_short = True
         if now >= self._closes:
             self._close(now)
-        shed = self._sheds[int(luck * len(self._sheds))]
-        if self._mode is Mode.SHADOW or not self._make_place(priority, now):
-            self._refused[priority] += 1
+        shed = _SHEDS[int(luck * len(_SHEDS))]
+        is_shadow = self._mode is Mode.SHADOW
+        if is_shadow or line.is_full(now):
             line.refuse(now)
-            return shed
+            displaced = None if is_shadow else line.displaced_by(priority, now)
+            if displaced is None:
+                self._refused[priority] += 1
+                return shed
+            self._decide(displaced, displaced.shed, now)
         return line.enter(priority, now, shed=shed)
 
     def finish(  # noqa: C901, PLR0912, PLR0915, PLR0917 - by position and in one frame, for each request
@@ -291,15 +270,10 @@ class OverloadLimiter:
         waited: float = 0.0,
         lag: float = 0.0,
     ) -> None:
-        """Free the slot of an admitted request, and learn from its outcome.
+        """Free the slot of a request that was admitted at one moment and ended now, and learn from its outcome.
 
-        Args:
-            now: The moment it ended.
-            admitted: The moment it was admitted.
-            ending: How it ended.
-            kind: Requests of one kind take about as long as each other: the route.
-            waited: Seconds that it is known to have waited, such as for a connection of a pool.
-            lag: Seconds until the event loop began it.
+        Requests of one kind, the route, take about as long as each other. `waited` seconds are known to be a wait, such
+        as for a connection of a pool; `lag` seconds passed until the event loop began it.
         """
         self.in_flight -= 1
         if ending < Ending.UNKNOWN:
@@ -359,7 +333,6 @@ class OverloadLimiter:
             self._hand_over(now)
 
     def tally(self) -> Iterator[Sample]:
-        """Return the numbers for the metrics."""
         label = (self.name,)
         gauges = {
             "limit": int(self.limit),
@@ -380,17 +353,6 @@ class OverloadLimiter:
                 for priority, count in zip(Priority, counts, strict=True):
                     labels = (self.name, priority.name.lower(), decision, mode.value)
                     yield Sample("postfacta_limiter_decisions_total", labels, float(count))
-
-    def _make_place(self, priority: int, now: float) -> bool:
-        line = self._line
-        if not line.is_full(now):
-            return True
-        line.refuse(now)
-        displaced = line.displaced_by(priority, now)
-        if displaced is None:
-            return False
-        self._decide(displaced, displaced.shed, now)
-        return True
 
     def _hand_over(self, now: float) -> None:
         line = self._line
@@ -489,9 +451,10 @@ class OverloadLimiter:
             trial = _Trial(min(self.limit, float(max(self.in_flight, self._peak))), stretch, now)
         else:
             trial.stretch = max(trial.stretch, stretch)  # the old backlog still grows
-            if self.limit <= 0.5 * trial.origin and trial.ended >= self._enough():
-                if self._judge(trial, now):
-                    return
+            was_slow = self._judge(trial, now) if self.limit <= 0.5 * trial.origin else None
+            if was_slow:
+                return
+            if was_slow is False:
                 trial = _Trial(self.limit, stretch, now)
         self._trial = trial
         before = self.limit
@@ -499,14 +462,11 @@ class OverloadLimiter:
         if self.limit < 0.8 * before:
             trial.since, trial.ended, trial.took, trial.usual = now, 0, 0.0, 0.0
 
-    def _enough(self) -> int:
-        # As many as were under way at once: the first to end are the short ones.
-        return max(3, int(self.limit))
-
-    def _judge(self, trial: _Trial, now: float) -> bool:
+    def _judge(self, trial: _Trial, now: float) -> bool | None:
         """Return whether requests after a cut took about as long as before, so that it was no queue."""
-        if trial.ended < self._enough():
-            return False
+        # As many as were under way at once: the first to end are the short ones.
+        if trial.ended < max(3, int(self.limit)):
+            return None
         self._trial = None
         stretch = trial.took / max(trial.usual, _NONE)
         left, still = self.limit / trial.origin, stretch / max(trial.stretch, _NONE)

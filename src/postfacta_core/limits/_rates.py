@@ -12,25 +12,15 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from ..events import Mode, Sample
 from ..validation import validation
 
-MAX_KEYS: Final = 100_000
-"""How many keys are kept by default: some 18 MB for each rate, if they are addresses."""
-
+MAX_KEYS: Final = 100_000  # Some 18 MB for each rate, if they are addresses.
 COARSE: Final = 1024
-"""How many buckets the keys share for which there is no room."""
-
-DECISIONS: Final[tuple[str, ...]] = ("allowed", "limited", "local")
-"""How a hit can end; `local` if it was allowed while the store is away."""
-
 LONGEST_KEY: Final = 128
-"""The characters of a key that is kept as it is."""
-
 # Up to here a float counts without a gap.
 _MOST: Final = 2**53
 # The old keys checked with each new one: more than one, so that a table shrinks as well as it grows.
@@ -89,12 +79,11 @@ def shorten(key: str) -> str:
 class Buckets:
     """One rate, for each of a bounded number of keys."""
 
-    __slots__ = ("_coarse", "_interval", "_max_keys", "_per_second", "_span", "rate", "until")
+    __slots__ = ("_amount", "_coarse", "_interval", "_max_keys", "_per_second", "_period", "_span", "until")
 
     def __init__(self, rate: Rate, max_keys: int = MAX_KEYS) -> None:
-        self.rate: Rate = rate
-        self.until: OrderedDict[str, float] = OrderedDict()
-        """The moment of each key, from which it may be forgotten."""
+        self._amount, self._period = rate.amount, rate.period
+        self.until: OrderedDict[str, float] = OrderedDict()  # The moment of each key.
         self._max_keys = validation.whole("RateLimiter.max_keys", max_keys, example="max_keys=100_000")
         self._interval = rate.period / rate.amount
         self._per_second = rate.amount / rate.period
@@ -110,20 +99,25 @@ class Buckets:
         known = self._coarse[hash(key) % COARSE] if until is None else until
         after = max(now, known) + cost * self._interval
         if after > now + self._span:
-            return self._refuse(after, cost, now)
+            spent = after - cost * self._interval
+            left = int(max(0.0, now + self._span - spent) * self._per_second)
+            wait = math.inf if cost > self._amount else after - self._span - now
+            return _new(Decision, (False, self._amount, left, spent - now, wait, self._period))
         if until is not None:
             self.until[key] = after
         elif not self.admit(key, after, now):
             self._coarse[hash(key) % COARSE] = after
-        return self._allow(after, now)
+        left = int((now + self._span - after) * self._per_second)
+        return _new(Decision, (True, self._amount, left, after - now, 0.0, self._period))
 
-    def test(self, key: str, cost: int, now: float) -> Decision:
-        """Return what `spend` would, without spending."""
-        until = self.until.get(key)
-        if until is None:
-            until = self._coarse[hash(key) % COARSE]
-        after = max(until, now) + cost * self._interval
-        return self._refuse(after, cost, now) if after > now + self._span else self._allow(after, now)
+    def refund(self, key: str, cost: int, now: float) -> None:
+        back = cost * self._interval
+        if key not in self.until:
+            self._coarse[hash(key) % COARSE] -= back
+        elif (until := self.until[key] - back) > now:
+            self.until[key] = until
+        else:
+            del self.until[key]
 
     def admit(self, key: str, until: float, now: float) -> bool:
         """Add a key that is not there; false if there is no room, and none of those looked at may go."""
@@ -140,47 +134,36 @@ class Buckets:
         known[key] = until
         return True
 
-    def _allow(self, after: float, now: float) -> Decision:
-        left = int((now + self._span - after) * self._per_second)
-        rate = self.rate
-        return _new(Decision, (True, rate.amount, left, after - now, 0.0, rate.period))
-
-    def _refuse(self, after: float, cost: int, now: float) -> Decision:
-        until = after - cost * self._interval
-        left = int(max(0.0, now + self._span - until) * self._per_second)
-        wait = math.inf if cost > self.rate.amount else after - self._span - now
-        return _new(Decision, (False, self.rate.amount, left, until - now, wait, self.rate.period))
-
 
 class BucketSet:
     """Several rates that hold together: what one refuses is spent from none."""
 
-    __slots__ = ("_buckets", "spend", "test")
+    __slots__ = ("_buckets",)
 
-    def __init__(self, rates: Sequence[Rate], max_keys: int = MAX_KEYS) -> None:
-        if not rates:
-            raise ValueError("a rate limit needs a rate, such as '100/minute'")
-        self._buckets = [Buckets(rate, max_keys) for rate in rates]
-        # One rate is the common case, and pays for no other.
-        first = self._buckets[0]
-        is_one = len(self._buckets) == 1
-        self.spend: Callable[[str, int, float], Decision] = first.spend if is_one else self._spend_each
-        """Spend a cost for a key at a moment, if that is within all rates."""
-        self.test: Callable[[str, int, float], Decision] = first.test if is_one else self._test_each
-        """Decide the same, but spend nothing."""
+    def __init__(self, buckets: Sequence[Buckets]) -> None:
+        self._buckets = buckets
 
     def __len__(self) -> int:
         return max(map(len, self._buckets))
 
-    def _test_each(self, key: str, cost: int, now: float) -> Decision:
-        return strictest([buckets.test(key, cost, now) for buckets in self._buckets])
+    def spend(self, key: str, cost: int, now: float) -> Decision:
+        found = [buckets.spend(key, cost, now) for buckets in self._buckets]
+        strict = strictest(found)
+        if not strict.allowed:
+            for buckets, decision in zip(self._buckets, found, strict=True):
+                if decision.allowed:
+                    buckets.refund(key, cost, now)
+        return strict
 
-    def _spend_each(self, key: str, cost: int, now: float) -> Decision:
-        tested = self._test_each(key, cost, now)
-        if tested.allowed:
-            for buckets in self._buckets:
-                buckets.spend(key, cost, now)
-        return tested
+    def refund(self, key: str, cost: int, now: float) -> None:
+        for buckets in self._buckets:
+            buckets.refund(key, cost, now)
+
+
+def buckets_of(rates: Sequence[Rate], max_keys: int = MAX_KEYS) -> Buckets | BucketSet:
+    """Return the budgets of one rate or more: one alone, the common case, pays for no other."""
+    each = [Buckets(rate, max_keys) for rate in rates]
+    return each[0] if len(each) == 1 else BucketSet(each)
 
 
 def strictest(decisions: Sequence[Decision]) -> Decision:
@@ -193,23 +176,3 @@ def strictest(decisions: Sequence[Decision]) -> Decision:
         elif strict.allowed and other.remaining < strict.remaining:
             strict = other
     return strict
-
-
-class Counts:
-    """Counts of decisions, for each mode; `now` are those of the present one, to add to."""
-
-    __slots__ = ("_by_mode", "now")
-
-    def __init__(self) -> None:
-        self._by_mode: dict[Mode, dict[str, int]] = {mode: dict.fromkeys(DECISIONS, 0) for mode in Mode}
-        self.now: dict[str, int] = self._by_mode[Mode.ENFORCE]
-
-    def turn_to(self, mode: Mode) -> None:
-        self.now = self._by_mode[mode]
-
-    def samples(self, policy: str) -> Iterator[Sample]:
-        """Yield all counts that are not 0, and those of the present mode in any case."""
-        for mode, numbers in self._by_mode.items():
-            for decision, number in numbers.items():
-                if number or (numbers is self.now and decision in DECISIONS[:2]):
-                    yield Sample("postfacta_ratelimit_decisions_total", (policy, decision, mode), number)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Final, Protocol, cast, runtime_checkable
 
 from ..clock import MONOTONIC, Clock
 from ..events import (
@@ -19,14 +18,13 @@ from ..events import (
     process_observer,
 )
 from ..validation import validation
-from ._rates import LONGEST_KEY, MAX_KEYS, BucketSet, Counts, Decision, Rate, shorten, strictest
-from .store import SharedStore
-
-if TYPE_CHECKING:
-    from limits import RateLimitItem
+from ._rates import LONGEST_KEY, MAX_KEYS, Buckets, BucketSet, Decision, Rate, buckets_of, shorten
 
 Rates = str | Rate | Sequence[Rate]
 """One or more rates: in the notation of `limits`, such as `10/second;1000/hour`, or as `Rate`."""
+
+DECISIONS: Final[tuple[str, ...]] = ("allowed", "limited", "local")
+"""How a hit can end; `local` if it was allowed while the store is away."""
 
 _EXAMPLE: Final = "'100/minute', '10/second;1000/hour' or Rate(amount=100, period=60.0)"
 _UNLIMITED: Final = Decision(True, 0, 0, 0.0, 0.0, 0.0)  # noqa: FBT003 - a record
@@ -42,7 +40,8 @@ def parse_rates(rates: Rates, *, field: str = "rates") -> tuple[Rate, ...]:
     if isinstance(rates, Rate):
         return (rates,)
     if isinstance(rates, str):
-        from limits import parse_many  # noqa: PLC0415 - see `ratelimit_store`
+        # As slow to import as a quarter of all else that `harden` imports.
+        from limits import parse_many  # noqa: PLC0415
 
         with suppress(ValueError):
             return tuple(
@@ -51,6 +50,34 @@ def parse_rates(rates: Rates, *, field: str = "rates") -> tuple[Rate, ...]:
     elif isinstance(cast("object", rates), Sequence) and rates:
         return tuple(validation.instance(field, rate, Rate, example=_EXAMPLE) for rate in rates)
     return validation.refuse(field, rates, "one or more rates", example=_EXAMPLE)
+
+
+@runtime_checkable
+class Store(AbstractAsyncContextManager[object], Protocol):
+    """Counts that several processes share, such as a `postfacta_adapters.limits.SharedStore`, closed at its exit.
+
+    Attributes:
+        is_up: Whether it answered last.
+    """
+
+    is_up: bool
+
+    def subscribe(self, rates: Sequence[Rate], tell: Callable[[bool, str], None]) -> None:
+        """Get ready for these rates, and report each change: whether it is there, and the class of the error.
+
+        Raises:
+            ValueError: If it cannot count one of them.
+        """
+
+    async def decide(self, charges: Sequence[Charge], *, spend: bool) -> list[Decision] | None:
+        """Decide as `hit_all` does, soon, and without raising; None if it is away."""
+
+
+def check_store(field: str, store: object) -> None:
+    """Raise ValueError if it is neither a store nor None. An address may hold a password, so no error repeats it."""
+    if store is not None and not isinstance(store, Store):
+        example = 'SharedStore("async+valkey://valkey:6379") of postfacta_adapters.limits'
+        validation.refuse(field, type(store), "a Store, or None", example=example)
 
 
 class RateLimiter:
@@ -63,7 +90,7 @@ class RateLimiter:
     Args:
         name: Names it in metrics, events and the RateLimit fields.
         rates: Such as `100/minute`, or `10/second;1000/hour`.
-        store: A shared store or its address; None keeps the counts in this process.
+        store: A shared store; None keeps the counts in this process.
         max_keys: The most callers kept in memory for each rate.
         mode: In `shadow` it counts, and lets all pass; in `off` it does not even count.
         observer: Receives changes of the store's availability and of the mode. It may raise. By default the
@@ -76,7 +103,7 @@ class RateLimiter:
         name: str,
         rates: Rates,
         *,
-        store: SharedStore | str | None = None,
+        store: Store | None = None,
         max_keys: int = MAX_KEYS,
         mode: Mode | str = Mode.ENFORCE,
         observer: Observer | None = process_observer,
@@ -87,18 +114,13 @@ class RateLimiter:
         self.name: str = validation.name("RateLimiter.name", name, example=example)
         self.rates: tuple[Rate, ...] = parse_rates(rates, field="RateLimiter.rates")
         validation.functions("RateLimiter", clock=clock)
-        if isinstance(store, str):
-            store = SharedStore(store, clock=clock)
-        self.store: Final = store
-        self.items: tuple[RateLimitItem, ...] = ()
+        check_store("RateLimiter.store", store)
+        self.store: Store | None = store
         if store is not None:
-            example = '"async+valkey://valkey:6379"'
-            validation.instance("RateLimiter.store", store, SharedStore, example=example)
-            self.items = tuple(map(_item, self.rates))
-            store.subscribe(lambda is_up, error: self._observe(StoreChanged(name, is_up, error)))
-        self.buckets: BucketSet = BucketSet(self.rates, max_keys)
+            store.subscribe(self.rates, lambda is_up, error: self._observe(StoreChanged(name, is_up, error)))
+        self.buckets: Buckets | BucketSet = buckets_of(self.rates, max_keys)
         self.clock: Clock = clock
-        self.counts: Counts = Counts()
+        self._counts: dict[Mode, dict[str, int]] = {mode: dict.fromkeys(DECISIONS, 0) for mode in Mode}
         self._spend = self.buckets.spend
         self._observe = observing("RateLimiter", name, observer)
         self._set_mode(validation.choice("RateLimiter.mode", mode, Mode))
@@ -118,8 +140,7 @@ class RateLimiter:
 
     def _set_mode(self, mode: Mode) -> None:
         self._mode = mode
-        self.counts.turn_to(mode)
-        self.counted: dict[str, int] = self.counts.now
+        self.counted: dict[str, int] = self._counts[mode]
         self.is_off: bool = mode is Mode.OFF
         self.enforces: bool = mode is Mode.ENFORCE
 
@@ -143,37 +164,28 @@ class RateLimiter:
         if len(key) > LONGEST_KEY:
             key = shorten(key)
         decision = self._spend(key, cost, self.clock())
-        if not decision.allowed:
-            return self.settle(decision)
-        self.counted["allowed"] += 1
-        return decision
+        self.counted["allowed" if decision.allowed else "limited"] += 1
+        return decision if decision.allowed or self.enforces else decision._replace(allowed=True)
 
     def charge(self, key: str, cost: int = 1) -> Charge:
         """Prepare one hit, to be made together with those of other limiters by `hit_all`."""
         if cost < 0:
             raise ValueError(_NEGATIVE)
-        return Charge(self, shorten(key), cost, self.is_off)
-
-    def settle(self, decision: Decision, *, is_local: bool = False) -> Decision:
-        """Count a decision, and return it as the mode has it; `is_local` if it was made in place of a store."""
-        self.counted["limited" if not decision.allowed else "local" if is_local else "allowed"] += 1
-        return decision if decision.allowed or self.enforces else decision._replace(allowed=True)
+        return self, shorten(key), cost
 
     def tally(self) -> Iterator[Sample]:
-        """Yield the present counts."""
-        yield from self.counts.samples(self.name)
+        """Yield the counts that are not 0, and those of the present mode in any case."""
+        for mode, numbers in self._counts.items():
+            for decision, number in numbers.items():
+                if number or (numbers is self.counted and decision in DECISIONS[:2]):
+                    yield Sample("postfacta_ratelimit_decisions_total", (self.name, decision, mode), number)
         yield Sample("postfacta_ratelimit_keys", (self.name,), len(self.buckets))
         if self.store is not None:
             yield Sample("postfacta_ratelimit_store_up", (self.name,), float(self.store.is_up))
 
 
-class Charge(NamedTuple):
-    """One hit on its way to a decision: made by `RateLimiter.charge`, for `hit_all`."""
-
-    limiter: RateLimiter
-    key: str
-    cost: int
-    is_off: bool
+Charge = tuple[RateLimiter, str, int]
+"""One hit on its way to a decision, as `RateLimiter.charge` makes it: who counts it, its key and its cost."""
 
 
 async def hit_all(charges: Sequence[Charge], *, spend: bool = True) -> list[Decision]:
@@ -186,58 +198,41 @@ async def hit_all(charges: Sequence[Charge], *, spend: bool = True) -> list[Deci
         charges: What to spend.
         spend: Whether to spend it; False only returns whether that would be allowed.
     """
-    asked = [charge for charge in charges if not charge.is_off]
-    stores = {charge.limiter.store for charge in asked}
+    are_off = [limiter.is_off for limiter, _, _ in charges]
+    asked = [charge for charge, is_off in zip(charges, are_off, strict=True) if not is_off]
+    stores = {limiter.store for limiter, _, _ in asked}
     if len(stores) > 1:
         raise ValueError("limiters that are hit together share one store: give all of them the same one")
     store = stores.pop() if stores else None
-    found: list[Decision] = []
-    is_local = store is not None and not await store.ask(
-        partial(_hit_there, store, asked, found, spend=spend)
-    )
-    if store is None or is_local:
-        found = _hit_here(asked, spend=spend)
+    found = None if store is None else await store.decide(asked, spend=spend)
+    if found is None:
+        found = hit_here(asked, spend=spend, allowed="allowed" if store is None else "local")
+    else:
+        for (limiter, _, _), decision in zip(asked, found, strict=True):
+            limiter.counted["allowed" if decision.allowed else "limited"] += 1
     decisions = iter(found)
+    given = [_UNLIMITED if is_off else next(decisions) for is_off in are_off]
     return [
-        _UNLIMITED if charge.is_off else charge.limiter.settle(next(decisions), is_local=is_local)
-        for charge in charges
+        one if one.allowed or limiter.enforces else one._replace(allowed=True)
+        for (limiter, _, _), one in zip(charges, given, strict=True)
     ]
 
 
-def _hit_here(charges: Sequence[Charge], *, spend: bool) -> list[Decision]:
-    found = [it.limiter.buckets.test(it.key, it.cost, it.limiter.clock()) for it in charges]
-    if spend and not _refuse(charges, found):
-        for limiter, key, cost, _ in charges:
-            limiter.buckets.spend(key, cost, limiter.clock())
+def hit_here(charges: Sequence[Charge], *, spend: bool = True, allowed: str = "allowed") -> list[Decision]:
+    """Make several hits of limiters that are on, in this process's memory; shadows refuse here, too."""
+    # All are spent, and given back if one refuses: nothing else runs in between.
+    found: list[Decision] = []
+    is_refused = not spend
+    for limiter, key, cost in charges:
+        decision = limiter.buckets.spend(key, cost, limiter.clock())
+        found.append(decision)
+        if decision.allowed:
+            limiter.counted[allowed] += 1
+        else:
+            limiter.counted["limited"] += 1
+            is_refused = is_refused or limiter.enforces
+    if is_refused:
+        for (limiter, key, cost), decision in zip(charges, found, strict=True):
+            if decision.allowed:
+                limiter.buckets.refund(key, cost, limiter.clock())
     return found
-
-
-async def _hit_there(
-    store: SharedStore, charges: Sequence[Charge], found: list[Decision], *, spend: bool
-) -> None:
-    for limiter, key, cost, _ in charges:
-        found.append(strictest([await store.test(item, cost, limiter.name, key) for item in limiter.items]))
-    if not spend or _refuse(charges, found):
-        return
-    for place, (limiter, key, cost, _) in enumerate(charges):
-        for item in limiter.items if found[place].allowed else ():
-            if not await store.hit(item, cost, limiter.name, key):
-                # Another request was quicker since the test.
-                wait = found[place].reset_after
-                found[place] = found[place]._replace(allowed=False, remaining=0, retry_after=wait)
-
-
-def _refuse(charges: Sequence[Charge], found: Sequence[Decision]) -> bool:
-    return any(
-        not decision.allowed and charge.limiter.enforces
-        for charge, decision in zip(charges, found, strict=True)
-    )
-
-
-def _item(rate: Rate) -> RateLimitItem:
-    if rate.period != int(rate.period):
-        rule = "of whole seconds, where a store is shared"
-        validation.refuse("RateLimiter.rates", rate, rule, example="'100/minute'")
-    from limits import RateLimitItemPerSecond  # noqa: PLC0415 - see `ratelimit_store`
-
-    return RateLimitItemPerSecond(rate.amount, int(rate.period), namespace="POSTFACTA")

@@ -7,6 +7,7 @@ from dataclasses import fields
 
 import pytest
 
+from postfacta_adapters.limits import SharedStore
 from postfacta_core.asgi import Cors, HardenOptions
 from postfacta_core.asgi.options import FUNCTIONS, GROUPS
 from postfacta_core.drain._course import DrainLimits
@@ -20,7 +21,6 @@ GIVEN = {
     "BILLING_STREAM_TIMEOUT": "none",
     "BILLING_CANCEL_ON_DISCONNECT": "true",
     "BILLING_RATE_LIMITS": "100/minute per client, 1000/minute per global",
-    "BILLING_RATE_LIMIT_STORE": "async+memory://",
     "BILLING_TRUSTED_PROXIES": "10.0.0.0/8,unix",
     "BILLING_SHEDDING": "shadow",
     "BILLING_CONCURRENCY_START": "32",
@@ -105,14 +105,15 @@ def test_a_wrong_value_is_refused_with_its_variable() -> None:
             assert str(refused.value) == message
 
 
-def test_the_address_of_a_store_is_not_repeated() -> None:
-    given = {"BILLING_RATE_LIMIT_STORE": "carrier://user:hunter2@pigeon"}
+def test_the_address_of_a_store_without_the_store_is_refused_and_not_repeated() -> None:
+    given = {"BILLING_RATE_LIMITS": "1/minute", "BILLING_RATE_LIMIT_STORE": "carrier://user:hunter2@pigeon"}
     with pytest.raises(
-        ValueError, match=r"not 'carrier://...'.*\(the environment sets BILLING_RATE_LIMIT_STORE\)"
+        ValueError, match=r"given the store itself, not 'BILLING_RATE_LIMIT_STORE'; .*SharedStore\(address\)"
     ) as refused:
         HardenOptions.from_env("BILLING_", given)
-    # Nor by an error before it, which a traceback shows too.
     assert "hunter2" not in "".join(traceback.format_exception(refused.value))
+    store = SharedStore("async+memory://")
+    assert HardenOptions.from_env("BILLING_", given, rate_limit_store=store).rate_limit_store is store
 
 
 def test_every_group_is_an_option() -> None:

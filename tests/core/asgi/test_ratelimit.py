@@ -16,15 +16,15 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
+from postfacta_adapters.limits import SharedStore
 from postfacta_core.asgi import ContextMiddleware, HardenOptions, Problem
-from postfacta_core.asgi._ratelimit import FastPlan, LimitRule, RateLimit, Scopes, parse_rate_limit
+from postfacta_core.asgi._ratelimit import LimitRule, RateLimit, Scopes, fast_plan, parse_rate_limit
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import RateLimitMiddleware
 from postfacta_core.context import current_request
 from postfacta_core.events import ListenerFailed, Mode, ModeChanged, PolicyCreated, StoreChanged, ignore
 from postfacta_core.limits._rates import Rate, strictest
-from postfacta_core.limits.rate import Charge, RateLimiter, hit_all
-from postfacta_core.limits.store import SharedStore
+from postfacta_core.limits.rate import Charge, hit_all
 from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
 from tests.kit.every import every
 from tests.kit.storage import HitLists
@@ -118,6 +118,10 @@ def test_an_option_that_makes_no_sense_is_refused_at_once() -> None:
         (
             lambda: limited("1/minute", trusted_proxies="10.0.0.0/8"),
             "TrustedProxies.networks must be a list of texts",
+        ),
+        (
+            lambda: limited("1/minute", rate_limit_store="async+valkey://x"),
+            "HardenOptions.rate_limit_store must be a Store, or None",
         ),
     ]
     with every() as case:
@@ -401,7 +405,7 @@ COSTS, KEYS = (1, 2, 1), ("client", "global", "client")
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["a", "b", "c" * 200]), st.floats(0, 5), st.sampled_from([None, *Mode])),
+        st.tuples(st.sampled_from(["a", "b", "c" * 80]), st.floats(0, 5), st.sampled_from([None, *Mode])),
         max_size=40,
     )
 )
@@ -410,32 +414,32 @@ async def test_limits_known_beforehand_decide_and_count_as_their_hits_do_one_by_
 ) -> None:
     clock = ManualClock()
 
-    def limiters() -> list[RateLimiter]:
-        return [RateLimiter(f"one-{place}", rate, clock=clock) for place, rate in enumerate(NUMBERED)]
+    def limiters() -> list[LimitRule]:
+        limits = [
+            RateLimit(rate, per=cast("Scopes", key), name=f"one-{place}", cost=cost)
+            for place, (rate, cost, key) in enumerate(zip(NUMBERED, COSTS, KEYS, strict=True))
+        ]
+        return [LimitRule(it, store=None, observer=ignore, clock=clock) for it in limits]
 
-    def charges(of: list[RateLimiter], caller: str) -> list[Charge]:
+    def charges(of: list[LimitRule], caller: str) -> list[Charge]:
         return [
             limiter.charge(caller if key == "client" else "", cost)
             for limiter, cost, key in zip(of, COSTS, KEYS, strict=True)
         ]
 
     planned, single = limiters(), limiters()
-    rules = [
-        LimitRule(RateLimit(rate, per=cast("Scopes", key), cost=cost), limiter, ignore)
-        for rate, limiter, cost, key in zip(NUMBERED, planned, COSTS, KEYS, strict=True)
-    ]
-    plan = FastPlan(rules)
+    plan = fast_plan(planned)
     for caller, pause, mode in course:
         clock.advance(pause)
         if mode is not None:
             planned[1].mode = single[1].mode = mode
         expected = await hit_all(charges(single, caller))
-        found = plan.hit(caller, "", "")
+        found = plan(caller, "", "")
         if found is None:
             assert await hit_all(charges(planned, caller)) == expected
         else:
             assert all(decision.allowed for decision in expected)
-            assert rules.index(found.rule) == expected.index(strictest(expected))
+            assert planned.index(found.rule) == expected.index(strictest(expected))
             assert found.decision == strictest(expected)
     assert [list(limiter.tally()) for limiter in planned] == [list(limiter.tally()) for limiter in single]
 

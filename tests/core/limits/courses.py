@@ -122,9 +122,7 @@ def _callers_leave() -> _Course:
 
 
 def _slow_and_well_again() -> _Course:
-    it = _Course(
-        3, slots=40, takes=0.02, config=OverloadConfig(start=32, spare=0.05, patience=0.3, retry_after=2)
-    )
+    it = _Course(3, slots=40, takes=0.02, config=OverloadConfig(start=32, spare=0.05, patience=0.3))
     it.play(4, rate=80)
     it.takes = 0.3
     it.play(8, rate=250)

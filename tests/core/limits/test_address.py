@@ -121,6 +121,7 @@ def test_a_peer_without_an_address_is_a_proxy_only_if_that_is_said() -> None:
 
 def test_a_long_name_of_a_peer_is_cut() -> None:
     assert client_address("x:" * 5000, (), NO_PROXIES) == "x:" * 40
+    assert client_address("x" * 5000, (), NO_PROXIES) == "x" * 80
 
 
 def test_what_is_kept_of_addresses_is_bounded() -> None:

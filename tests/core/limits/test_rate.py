@@ -11,11 +11,11 @@ import anyio
 import pytest
 from limits.aio.storage import Storage
 
+from postfacta_adapters.limits import SharedStore
 from postfacta_core.backoff import Backoff
-from postfacta_core.events import Mode, ModeChanged, PolicyCreated, StoreChanged
+from postfacta_core.events import Mode, ModeChanged, PolicyCreated, Sample, StoreChanged
 from postfacta_core.limits._rates import Rate
 from postfacta_core.limits.rate import RateLimiter, hit_all, parse_rates
-from postfacta_core.limits.store import SharedStore
 from postfacta_core.telemetry.catalogue import POLICY_METRICS
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.kit.every import every
@@ -123,9 +123,10 @@ def test_an_option_that_makes_no_sense_is_refused_at_once() -> None:
         (partial(RateLimiter, "a", ()), "RateLimiter.rates must be one or more rates"),
         (partial(RateLimiter, "a", "1/second", max_keys=0), "RateLimiter.max_keys must be .*, not 0"),
         (
-            partial(RateLimiter, "a", "1/second", store="async+nowhere://"),
-            "SharedStore.storage must be the address",
+            lambda: RateLimiter("a", "1/second", store="async+valkey://user:hunter2@host"),  # type: ignore[arg-type]
+            "RateLimiter.store must be a Store, or None, not <class 'str'>; for example SharedStore",
         ),
+        (partial(SharedStore, "async+nowhere://"), "SharedStore.storage must be the address"),
         (
             partial(SharedStore, "async+memory://", timeout=0.0),
             "SharedStore.timeout must be a finite number above 0",
@@ -134,8 +135,10 @@ def test_an_option_that_makes_no_sense_is_refused_at_once() -> None:
             partial(SharedStore, "async+memory://", timeout=math.nan),
             "SharedStore.timeout must be a finite number above 0",
         ),
-        (partial(SharedStore, "async+memory://", max_calls=0), "SharedStore.max_calls must be .*, not 0"),
-        (partial(RateLimiter, "a", Rate(amount=1, period=0.5), store="async+memory://"), "whole seconds"),
+        (
+            lambda: RateLimiter("a", Rate(amount=1, period=0.5), store=SharedStore("async+memory://")),
+            "RateLimiter.rates must be of whole seconds",
+        ),
     ]
     with every() as case:
         for wrong, message in cases:
@@ -222,6 +225,19 @@ async def test_in_shadow_all_pass_and_are_counted_as_if_not(
     assert observer.of(ModeChanged) == [
         ModeChanged("client", Mode.SHADOW, Mode.OFF),
         ModeChanged("client", Mode.OFF, Mode.ENFORCE),
+    ]
+
+
+def test_counts_are_apart_for_each_mode_and_the_plain_ones_are_there_from_the_start() -> None:
+    limiter = RateLimiter("client", "2/minute")
+    assert [limiter.hit_now("a").allowed for _ in range(2)] == [True, True]
+    limiter.mode = Mode.SHADOW
+    assert limiter.hit_now("a").allowed
+    name = "postfacta_ratelimit_decisions_total"
+    assert [sample for sample in limiter.tally() if sample.metric == name] == [
+        Sample(name, ("client", "allowed", "enforce"), 2),
+        Sample(name, ("client", "allowed", "shadow"), 0),
+        Sample(name, ("client", "limited", "shadow"), 1),
     ]
 
 
@@ -386,9 +402,10 @@ async def test_a_timeout_of_a_loop_that_is_busy_is_no_news_of_a_store_that_just_
 
 @pytest.mark.clock("20 ms for one turn of the loop")
 async def test_one_that_got_its_turn_too_late_does_without_the_store_which_stays_up(
-    clock: ManualClock, storage: Faulty
+    clock: ManualClock, storage: Faulty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = SharedStore(storage, timeout=0.02, max_calls=1, clock=clock)
+    monkeypatch.setattr("postfacta_adapters.limits._MOST_AT_ONCE", 1)
+    store = SharedStore(storage, timeout=0.02, clock=clock)
     limiter = RateLimiter("client", "9/minute", store=store, clock=clock)
     release = anyio.Event()
     async with anyio.create_task_group() as tasks:
@@ -402,17 +419,15 @@ async def test_one_that_got_its_turn_too_late_does_without_the_store_which_stays
     assert (storage.asked, decided(limiter, "allowed")) == (1, 1)
 
 
-async def test_no_more_requests_ask_the_store_at_once_than_it_is_said(
-    clock: ManualClock, storage: Faulty
-) -> None:
-    store = SharedStore(storage, timeout=5.0, max_calls=3, clock=clock)
+async def test_at_most_16_requests_ask_the_store_at_once(clock: ManualClock, storage: Faulty) -> None:
+    store = SharedStore(storage, timeout=5.0, clock=clock)
     limiter = RateLimiter("client", "99/minute", store=store, clock=clock)
     storage.gate = anyio.Event()
     async with anyio.create_task_group() as tasks:
         for _ in range(20):
             tasks.start_soon(limiter.hit, "a")
         await anyio.wait_all_tasks_blocked()
-        assert storage.asked == 3
+        assert storage.asked == 16
         storage.gate.set()
     assert (storage.asked, decided(limiter, "allowed")) == (20, 20)
 
@@ -539,9 +554,7 @@ async def test_a_window_of_the_store_slides(clock: ManualClock) -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_store_can_be_given_by_its_address() -> None:
-    by_address = RateLimiter("client", "1/minute", store="async+memory://")
-    assert isinstance(by_address.store, SharedStore)
+async def test_a_storage_of_limits_can_be_given_by_its_address() -> None:
     # A busy machine takes longer than its 50 ms.
     limiter = RateLimiter("client", "1/minute", store=SharedStore("async+memory://", timeout=5.0))
     assert [(await limiter.hit("a")).allowed for _ in range(2)] == [True, False]

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from postfacta_adapters.limits import SharedStore
 from postfacta_adapters.otlp import Provider
 from postfacta_core import (
     Bulkhead,
@@ -23,7 +24,6 @@ from postfacta_core import (
 )
 from postfacta_core.asgi import HardenOptions, Telemetry, harden, problem_handler
 from postfacta_core.guards import CircuitConfig
-from postfacta_core.limits.store import SharedStore
 
 __all__ = ["app"]
 

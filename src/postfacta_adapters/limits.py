@@ -1,25 +1,27 @@
-"""Query a `limits` store shared by several processes, in bounded time, and pause while it is unavailable.
-
-`limits` is imported when a store is made: that takes as long as a quarter of all else that `harden` imports.
-"""
+"""Count in a store of `limits` that several processes share, in bounded time, and do without it while it is away."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Self
+from functools import lru_cache, partial
+from typing import Any, Final, Self
 
 import anyio
+from limits import RateLimitItem, RateLimitItemPerSecond
+from limits.aio.storage import Storage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from limits.errors import ConfigurationError
+from limits.storage import storage_from_string
 
-from ..backoff import Backoff
-from ..clock import LUCK, MONOTONIC, WALL, Clock, Luck
-from ..validation import validation
-from ._rates import Decision
+from postfacta_core.backoff import Backoff
+from postfacta_core.clock import LUCK, MONOTONIC, WALL, Clock, Luck
+from postfacta_core.limits._rates import Decision, Rate, strictest
+from postfacta_core.limits.rate import Charge
+from postfacta_core.validation import validation
 
-if TYPE_CHECKING:
-    from limits import RateLimitItem
-    from limits.aio.storage import Storage
+__all__ = ["SharedStore"]
 
 # A busy loop sees an answer late, and takes it for none: a timeout late by this much says nothing about a store that
 # answered within the last second.
@@ -27,6 +29,8 @@ _LATE: Final = 1.5
 _RECENTLY: Final = 1.0
 _CLOSE: Final = 1.0
 _ROUNDING: Final = 1e-3  # Between two looks at the wall clock.
+# Requests that ask it, and connections: a burst of 100 opened 100, and took it for one that is away.
+_MOST_AT_ONCE: Final = 16
 
 
 class SharedStore:
@@ -43,7 +47,6 @@ class SharedStore:
     Args:
         storage: An address, such as `async+valkey://valkey:6379`, or a storage of `limits.aio`.
         timeout: Seconds for all that one request asks of it, its turn included.
-        max_calls: The most requests that ask it at once, and its connections.
         backoff: How long it is not asked after each failure in a row.
         clock: Monotonic seconds.
         luck: Spreads the retries of processes.
@@ -61,21 +64,17 @@ class SharedStore:
         storage: str | Storage,
         *,
         timeout: float = 0.05,
-        max_calls: int = 16,
         backoff: Backoff | None = None,
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
     ) -> None:
-        from limits.aio.strategies import SlidingWindowCounterRateLimiter  # noqa: PLC0415 - see above
-
         validation.seconds("SharedStore.timeout", timeout, example="timeout=0.05")
-        validation.whole("SharedStore.max_calls", max_calls, example="max_calls=16")
         if backoff is not None:
             validation.instance("SharedStore.backoff", backoff, Backoff, example="Backoff(base=1.0)")
         validation.functions("SharedStore", clock=clock, luck=luck)
         self._limits = SlidingWindowCounterRateLimiter(_storage(storage))
         self._timeout = timeout
-        self._turns = anyio.Semaphore(max_calls, fast_acquire=True)
+        self._turns = anyio.Semaphore(_MOST_AT_ONCE, fast_acquire=True)
         self._backoff = backoff or Backoff(base=1.0, cap=30.0)
         self._clock = clock
         self._luck = luck
@@ -85,9 +84,18 @@ class SharedStore:
         self._failures = self._changes = 0
         self._is_tried = False
 
-    def subscribe(self, tell: Callable[[bool, str], None]) -> None:
-        """Call it at each change, with whether the store is there, and the class of the error."""
+    def subscribe(self, rates: Sequence[Rate], tell: Callable[[bool, str], None]) -> None:
+        """Count these rates too, and tell each change: whether the store is there, and the class of the error."""
+        for rate in rates:
+            if rate.period != int(rate.period):
+                rule = "of whole seconds, where a store is shared"
+                validation.refuse("RateLimiter.rates", rate, rule, example="'100/minute'")
         self._tell.append(tell)
+
+    async def decide(self, charges: Sequence[Charge], *, spend: bool) -> list[Decision] | None:
+        """Decide as `hit_all` does, within the timeout; None if it is away."""
+        found: list[Decision] = []
+        return found if await self.ask(partial(self._decide, charges, found, spend=spend)) else None
 
     async def ask(self, work: Callable[[], Awaitable[object]]) -> bool:
         """Run an operation on the store, which is cancelled at the timeout; return whether the store was available."""
@@ -130,21 +138,29 @@ class SharedStore:
         await anyio.sleep(self._timeout)
         await _close(former)
 
-    async def test(self, item: RateLimitItem, cost: int, *key: str) -> Decision:
-        """Return whether a cost is within the rate, and what is left without it."""
-        reset_at, left = await self._limits.get_window_stats(item, *key)
-        period = float(item.get_expiry())
-        # The strategies read this clock too, and cannot be given another. Without any hit, a window ends now.
-        reset = min(max(0.0, reset_at - WALL()), period)
-        reset = reset if reset > _ROUNDING else period
-        if left >= cost:
-            return Decision(True, item.amount, left - cost, reset, 0.0, period)  # noqa: FBT003 - a record
-        wait = math.inf if cost > item.amount else reset
-        return Decision(False, item.amount, left, reset, wait, period)  # noqa: FBT003 - a record
+    async def _decide(self, charges: Sequence[Charge], found: list[Decision], *, spend: bool) -> None:
+        for limiter, key, cost in charges:
+            found.append(strictest([await self._test(it, cost, limiter.name, key) for it in limiter.rates]))
+        if not spend or any(
+            not one.allowed and limiter.enforces for (limiter, _, _), one in zip(charges, found, strict=True)
+        ):
+            return
+        for place, (limiter, key, cost) in enumerate(charges):
+            for rate in limiter.rates if found[place].allowed else ():
+                if not await self._limits.hit(_item(rate), limiter.name, key, cost=cost):
+                    # Another request was quicker since the test.
+                    wait = found[place].reset_after
+                    found[place] = found[place]._replace(allowed=False, remaining=0, retry_after=wait)
 
-    async def hit(self, item: RateLimitItem, cost: int, *key: str) -> bool:
-        """Spend a cost, if it is still within the rate."""
-        return await self._limits.hit(item, *key, cost=cost)
+    async def _test(self, rate: Rate, cost: int, *key: str) -> Decision:
+        reset_at, left = await self._limits.get_window_stats(_item(rate), *key)
+        # The strategies read this clock too, and cannot be given another. Without any hit, a window ends now.
+        reset = min(max(0.0, reset_at - WALL()), rate.period)
+        reset = reset if reset > _ROUNDING else rate.period
+        if left >= cost:
+            return Decision(True, rate.amount, left - cost, reset, 0.0, rate.period)  # noqa: FBT003 - a record
+        wait = math.inf if cost > rate.amount else reset
+        return Decision(False, rate.amount, left, reset, wait, rate.period)  # noqa: FBT003 - a record
 
     def _learn(self, error: str) -> None:
         """Record an answer, without an error, or a failure, and report it if that is a change."""
@@ -167,6 +183,11 @@ class SharedStore:
         return now < began + _LATE * self._timeout or now >= self._answered_at + _RECENTLY
 
 
+@lru_cache
+def _item(rate: Rate) -> RateLimitItem:
+    return RateLimitItemPerSecond(rate.amount, int(rate.period), namespace="POSTFACTA")
+
+
 async def _close(storage: Storage) -> None:
     # `limits` has no word for it: this is where its Valkey and Redis storages keep their clients.
     bridge = getattr(storage, "bridge", None)
@@ -180,10 +201,6 @@ async def _close(storage: Storage) -> None:
 
 def _storage(storage: str | Storage) -> Storage:
     """Build the storage of an address. An address may hold a password, so no error repeats it."""
-    from limits.aio.storage import Storage  # noqa: PLC0415 - see above
-    from limits.errors import ConfigurationError  # noqa: PLC0415
-    from limits.storage import storage_from_string  # noqa: PLC0415
-
     built: object = storage
     if isinstance(storage, str):
         scheme = storage.partition("://")[0]
