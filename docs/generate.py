@@ -37,7 +37,7 @@ from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Mode, Retr
 from postfacta_core.events import Event, PolicyCreated, Sample
 from postfacta_core.limits._overload import OverloadLimiter
 from postfacta_core.limits.rate import DECISIONS
-from postfacta_core.telemetry.catalogue import INSTRUMENTS, POLICY_METRICS, RUNTIME_METRICS, Instrument
+from postfacta_core.telemetry.catalogue import INSTRUMENTS, POLICY_METRICS, RUNTIME_METRICS, About
 from postfacta_lab.assess.model import rubric
 
 __all__ = [
@@ -450,7 +450,7 @@ def _instruments(_asked: str) -> str:
     return "\n".join([*_HEAD, *rows])
 
 
-def _kind(name: str, instrument: Instrument) -> str:
+def _kind(name: str, instrument: About) -> str:
     return "histogram" if instrument.buckets else _policy_kind(name)
 
 

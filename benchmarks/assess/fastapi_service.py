@@ -21,6 +21,7 @@ from postfacta_adapters.sqlalchemy import guard_engine
 from postfacta_core import ResilienceError, logs
 from postfacta_core.asgi import ASGIApp, HardenOptions, Telemetry, harden, problem_handler
 from postfacta_core.asgi.stack import Hardened
+from postfacta_core.telemetry.metrics import Metrics
 from postfacta_postgres import Database
 
 __all__ = ["app"]
@@ -51,7 +52,7 @@ class Row(Base):
 
 
 items: dict[int, Item] = {}
-telemetry = Telemetry(version="1.0.0")
+telemetry = Telemetry(metrics=Metrics(version="1.0.0"))
 handlers: Any = {ResilienceError: problem_handler, Exception: problem_handler}
 
 

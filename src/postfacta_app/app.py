@@ -17,6 +17,7 @@ from postfacta_core.drain._course import DrainLimits
 from postfacta_core.drain.resources import Resource
 from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.limits._address import TrustedProxies
+from postfacta_core.telemetry.metrics import Metrics
 from postfacta_postgres import Database, PoolOptions, prune_keys
 from postfacta_slo.status.prometheus import Prometheus
 
@@ -86,7 +87,7 @@ def create_app(
     """Create the application; nothing is opened before its lifespan starts. `read` reloads replaced secrets."""
     rotation = Rotation(settings, read)
     codebase = load_codebase()
-    telemetry = Telemetry(version=settings.app_version or codebase.version)
+    telemetry = Telemetry(metrics=Metrics(version=settings.app_version or codebase.version))
     business, switches = _business(rotation, telemetry)
     database = _database(rotation, telemetry)
     transactions = Transactions(database, count=business.count)
@@ -122,8 +123,7 @@ def create_app(
     table = declared(Tools(transactions, pages, stale, parts=parts), switches)
     about_us.document = openapi_document(table, version=codebase.version)
     admit = limited(guard.authenticate, settings, store=rate_store, observer=telemetry.observer)
-    static = Mount("/static", StaticFiles(directory=STATIC))
-    routes: list[BaseRoute] = [*build_routes(table, admit), static]
+    routes: list[BaseRoute] = [*build_routes(table, admit), Mount("/static", StaticFiles(directory=STATIC))]
     every = partial(repeating, connected=database.wait_connected, observer=telemetry.observer)
     numbers = (partial(revision, database), partial(read_business, database))
     handlers = problems.handlers | dict.fromkeys(SCHEMA_ERRORS, problems.schema_missing)

@@ -15,9 +15,8 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from .clock import MONOTONIC
-from .events import LogsSuppressed, process_observer
-from .telemetry.lines import ConsoleFormatter, JsonFormatter
-from .telemetry.logs import FloodFilter, RequestFilter, Values
+from .events import LogsSuppressed
+from .telemetry.logs import ConsoleFormatter, FloodFilter, JsonFormatter, RequestFilter, Values
 from .validation import validation
 
 _STDOUT: Final = 1
@@ -96,7 +95,7 @@ class LineWriter(logging.Handler):
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         # Holds back kinds of lines that come too often.
-        self.flood: FloodFilter = FloodFilter(observer=process_observer)
+        self.flood: FloodFilter = FloodFilter()
         self.addFilter(self.flood)
         self.addFilter(RequestFilter())
         self._own_filters = len(self.filters)

@@ -37,7 +37,6 @@ from tests.attack.wrong import (
     NAME,
     OBJECT,
     OBSERVED,
-    REGISTRIES,
     SECONDS,
     SECONDS_OR_INF,
     SECRET,
@@ -140,15 +139,7 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
             "networks": ("10.0.0.0/8", ["10.0.0.1/8"], ["proxy"], [3], 3, None),
         }
     ),
-    Telemetry: Setting(
-        wrong={
-            "version": TEXT,
-            "revision": TEXT,
-            "metrics": OBJECT,
-            "tracing": OBJECT,
-            "include": REGISTRIES,
-        },
-    ),
+    Telemetry: Setting(wrong={"metrics": OBJECT, "tracing": OBJECT}),
     Metrics: Setting(
         wrong={
             "registry": OBJECT,
@@ -158,13 +149,12 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
             **CLOCK,
             "wall": FUNCTION,
             "with_process": FLAG,
-            "include": REGISTRIES,
         }
     ),
     AccessSampler: Setting(wrong={"most": COUNT}, free={"luck": "for tests"}),
     FloodFilter: Setting(
         wrong={"most": COUNT},
-        free={"logger": "foreign code", "observer": "foreign code", "clock": "for tests"},
+        free={"clock": "for tests"},
     ),
     Provider: Setting(
         right={"exporter": InMemorySpanExporter()},

@@ -45,7 +45,6 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
     **dict.fromkeys(
         (
             "Answer",
-            "Answers",
             "OpenSpan",
             "CheckReport",
             "CircuitStatistics",
@@ -55,7 +54,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Exchange",
             "Exposition",
             "HealthReport",
-            "Instrument",
+            "About",
             "Shed",
             "SocketExchange",
             "StoredAnswer",
@@ -82,7 +81,6 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Statement",
             "Statements",
             "Course",
-            "Numbers",
             "ErrorTypes",
             "Family",
             "Guard",
@@ -112,7 +110,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
         ),
         "made by the library, from settings that were checked",
     ),
-    **dict.fromkeys(("AccessLog", "EventLog"), "made by the library; a logger is foreign code"),
+    **dict.fromkeys(("AccessLog", "EventLog"), "made by the library, with nothing to check"),
     **dict.fromkeys(
         ("OverloadConfig", "OverloadLimiter"),
         "checked in tests/core/limits/test_overload.py",

@@ -7,8 +7,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from prometheus_client import CollectorRegistry
-
 from postfacta_core import (
     Mode,
 )
@@ -41,7 +39,6 @@ __all__ = [
     "PREFIX",
     "RATE",
     "RATES",
-    "REGISTRIES",
     "SECONDS",
     "SECONDS_OR_INF",
     "SECONDS_OR_NONE",
@@ -106,7 +103,6 @@ APP: Final[Wrong] = (None, "billing:app", 3, dict)
 PATH: Final[Wrong] = ("metrics", "", None, 3, "/metrics?x=1", "/a b")
 PREFIX: Final[Wrong] = ("healthz", "/healthz/", "/", None, 3)
 TEXTS: Final[Wrong] = ("text", b"text", 3, None, [3], ["a b"])
-REGISTRIES: Final[Wrong] = ("text", 3, None, {}, [3], ["REGISTRY"], CollectorRegistry())
 RATES: Final[Wrong] = ("", "100", "100/fortnight", "many/minute", (), None, 100, ["100/minute"])
 
 

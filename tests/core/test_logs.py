@@ -122,7 +122,7 @@ def test_an_event_that_comes_too_often_is_held_back_and_counted(
     [handler] = logging.getLogger().handlers
     assert isinstance(handler, LineWriter)
     assert handler.flood.observer is process_observer
-    handler.flood = FloodFilter(3, observer=process_observer)
+    handler.flood = FloodFilter(3)
     handler.filters[:] = [handler.flood]
     observer = RecordingObserver()
     process_observer.use(observer)

@@ -234,16 +234,6 @@ async def test_a_clean_up_that_waits_is_waited_for() -> None:
     assert cleaned >= 2
 
 
-async def test_work_that_waits_too_often_is_reported() -> None:
-    async def work() -> None:
-        for _ in range(10):
-            await checkpoint()
-
-    assert await cancel_at_each_await(work, most=11) == 10
-    with pytest.raises(RuntimeError, match="more often than 10"):
-        await cancel_at_each_await(work, most=10)
-
-
 async def test_an_error_of_the_work_is_raised() -> None:
     async def work() -> None:
         await checkpoint()

@@ -73,9 +73,8 @@ SABOTEURS = {
         "        if exchange.error is not None:\n            self._count",
         "        if exchange.error is None:\n            self._count",
     ),
-    "R18": Saboteur(f"{_CORE}/telemetry/families.py", "return len(self.series) >= self.cap", "return False"),
+    "R18": Saboteur(f"{_CORE}/telemetry/metrics.py", "return len(self) >= self.cap", "return False"),
     "R19": Saboteur(f"{_CORE}/telemetry/catalogue.py", "0.075, 0.1, 0.2, 0.25", "0.075, 0.1, 0.25"),
-    "R20": Saboteur(f"{_CORE}/telemetry/metrics.py", "if request.trace_flags[-1] in _SAMPLED:", "if False:"),
     "R21": Saboteur(
         f"{_APP}/reliability/business.py",
         "self._counts[metric, labels] += 1",
@@ -84,7 +83,7 @@ SABOTEURS = {
     "R22": Saboteur(
         f"{_CORE}/telemetry/tracing.py", 'f"{name} {exchange.route}" if is_routed else name', "name"
     ),
-    "R23": Saboteur(f"{_CORE}/telemetry/failure.py", '"exception.stacktrace"', '"stack"'),
+    "R23": Saboteur(f"{_CORE}/telemetry/redaction.py", '"exception.stacktrace"', '"stack"'),
     "R24": Saboteur("deploy/logs/rsyslog.conf", 'action(type="mmjsonparse" cookie="")', ""),
     "R25": Saboteur(
         f"{_CORE}/asgi/_kernel.py", "                CURRENT.reset(token)\n", "                pass\n"

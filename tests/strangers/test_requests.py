@@ -74,7 +74,9 @@ EXPORTER = """
     web.add_middleware(CorrelationIdMiddleware)
     web.add_route("/id", id_)
     web.add_route("/metrics", handle_metrics)
-    app = harden(web, service="shop", telemetry=Telemetry(include=[REGISTRY]))
+    telemetry = Telemetry()
+    telemetry.metrics.registry.register(REGISTRY)
+    app = harden(web, service="shop", telemetry=telemetry)
 """
 DJANGO = """
     import django

@@ -18,7 +18,7 @@ from ..health import runtime
 from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..limits._overload import Priority
 from ..telemetry.logs import LOGGER, AccessLog, AccessSampler, EventLog
-from ..telemetry.metrics import Metrics, Registry
+from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing
 from ..validation import validation
 from ._cors import CorsRules
@@ -39,31 +39,14 @@ class Telemetry:
     Policies without an observer of their own report to it, earlier ones too. Of several, the last one counts.
 
     Args:
-        version: Of the service.
-        revision: The commit it was built from.
-        metrics: By default of these three; where it is given, it has them.
+        metrics: By default without a version of the service.
         tracing: By default through the globally installed OpenTelemetry SDK, if there is one.
-        include: More registries whose series are shown with these, such as `prometheus_client.REGISTRY`.
     """
 
-    def __init__(
-        self,
-        *,
-        version: str = "",
-        revision: str = "",
-        metrics: Metrics | None = None,
-        tracing: Tracing | None = None,
-        include: Sequence[Registry] = (),
-    ) -> None:
+    def __init__(self, *, metrics: Metrics | None = None, tracing: Tracing | None = None) -> None:
         or_none(one(Metrics))("Telemetry.metrics", metrics)
         or_none(one(Tracing))("Telemetry.tracing", tracing)
-        validation.text("Telemetry.version", version)
-        validation.text("Telemetry.revision", revision)
-        for name, given in (("version", version), ("revision", revision), ("include", include)):
-            if given and metrics is not None:
-                example = f"Metrics({name}=…)"
-                validation.refuse(f"Telemetry.{name}", given, "given to Metrics", example=example)
-        self.metrics: Metrics = metrics or Metrics(version=version, revision=revision, include=include)
+        self.metrics: Metrics = metrics or Metrics()
         self.tracing: Tracing = tracing or Tracing()
         self.observer: Observer = fan_out([self.metrics, self.tracing, EventLog()])
         process_observer.use(self.observer)

@@ -11,26 +11,18 @@ import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 import anyio
 from anyio.abc import ByteStream
 
 from ..events import Observer, TaskCrashed, fan_out, ignore
 
-# More workers than that on one machine share no service; it bounds a folder that others can fill.
-_MOST: Final = 1024
+_MOST: Final = 1024  # Workers on one machine; it bounds a folder that others can fill.
 _LONGEST_PATH: Final = 107  # A Unix socket's, by sockaddr_un, in bytes.
-# Seconds for one whole exchange, on the side that answers.
-_WHOLE: Final = 10.0
+_WHOLE: Final = 10.0  # Seconds for one whole exchange, on the side that answers.
+_PATIENCE: Final = 2.0  # Seconds that one waits for the others' answers.
 _OTHERS_MAY_WRITE: Final = 0o022
-
-
-class Answers(NamedTuple):
-    """The answers of the others: those that came in time, and how many live and did not answer."""
-
-    said: list[bytes]
-    silent: int
 
 
 class Siblings:
@@ -41,7 +33,6 @@ class Siblings:
     Args:
         folder: Theirs alone, on a local disk; it is made if it is not there.
         answer: Called for each question of another, in a task of its own.
-        patience: Seconds that one waits for the others' answers.
         observer: Receives each answer that raised. It may raise.
     """
 
@@ -50,7 +41,6 @@ class Siblings:
         folder: str | os.PathLike[str],
         answer: Callable[[bytes], Awaitable[bytes]],
         *,
-        patience: float = 2.0,
         observer: Observer = ignore,
     ) -> None:
         self._folder = Path(folder).absolute()
@@ -59,7 +49,6 @@ class Siblings:
                 f"the path is too long for a Unix socket: name a folder with a shorter one than {self._folder}"
             )
         self._answer = answer
-        self._patience = patience
         self._observe = fan_out([observer])
         self._number: int | None = None
         self._stack = AsyncExitStack()
@@ -71,13 +60,24 @@ class Siblings:
             raise RuntimeError("a worker has a number only while its lifespan runs: does the server run it?")
         return self._number
 
-    async def ask(self, question: bytes) -> Answers:
-        """Query all others concurrently, and wait for those that are alive."""
-        answers: dict[int, bytes | None] = {}
+    async def ask(self, question: bytes) -> tuple[list[bytes], int]:
+        """Query all others concurrently; return what came in time, and how many live and did not answer."""
+        answers: dict[int, bytes] = {}
 
         async def hear(number: int) -> None:
-            with suppress(ConnectionRefusedError, FileNotFoundError):
-                answers[number] = await self._ask_one(number, question)
+            # Until it answers; one whose answer raised, or that ended during the query, sends nothing.
+            answers[number] = b""
+            try:
+                with (
+                    anyio.move_on_after(_PATIENCE),
+                    suppress(anyio.BrokenResourceError, ConnectionResetError),
+                ):
+                    async with await anyio.connect_unix(self._socket(number)) as stream:
+                        await stream.send(question)
+                        await stream.send_eof()
+                        answers[number] = b"".join([part async for part in stream])
+            except (ConnectionRefusedError, FileNotFoundError):
+                del answers[number]
 
         names = (path.stem.removeprefix("worker-") for path in self._folder.glob("worker-*.sock"))
         known = {int(name) for name in names if name.isdecimal() and int(name) < _MOST}
@@ -85,16 +85,7 @@ class Siblings:
             for number in known - {self.number}:
                 tasks.start_soon(hear, number)
         said = [answers[number] for number in sorted(answers)]
-        return Answers([one for one in said if one is not None], said.count(None))
-
-    async def _ask_one(self, number: int, question: bytes) -> bytes | None:
-        with anyio.move_on_after(self._patience), suppress(anyio.BrokenResourceError, ConnectionResetError):
-            async with await anyio.connect_unix(self._socket(number)) as stream:
-                await stream.send(question)
-                await stream.send_eof()
-                # A worker whose answer raised, or that ended during the query, sends nothing.
-                return b"".join([part async for part in stream]) or None
-        return None
+        return [one for one in said if one], said.count(b"")
 
     async def __aenter__(self) -> Self:
         self._open_folder()

@@ -1,8 +1,4 @@
-"""One request and its outcome, observed once for metrics, span, log line alike.
-
-An exchange begins when the outermost layer sees the request, is answered when the last byte of its response
-is sent, and ends when the application has returned: a background task after the response is not latency.
-"""
+"""One request and its outcome, observed once for metrics, span, log line alike."""
 
 from __future__ import annotations
 
@@ -31,20 +27,15 @@ _OWN: Final = frozenset({
 })  # fmt: skip
 
 
-class ErrorTypes:
-    """The closed set of error types of one process: the first `limit` foreign names, then `_OTHER`."""
+class ErrorTypes(dict[str, str]):
+    """The closed set of error types of one process: the first `limit` foreign names; all others are `_OTHER`."""
 
     def __init__(self, limit: int = 30) -> None:
-        self._limit = limit
-        self._seen: set[str] = set()
+        super().__init__(zip(_OWN, _OWN, strict=True))
+        self._most = len(_OWN) + limit
 
-    def close(self, name: str) -> str:
-        if name in _OWN or name in self._seen:
-            return name
-        if len(self._seen) >= self._limit:
-            return OTHER
-        self._seen.add(name)
-        return name
+    def __missing__(self, name: str) -> str:
+        return self.setdefault(name, name) if len(self) < self._most else OTHER
 
 
 class Exchange:
@@ -55,9 +46,8 @@ class Exchange:
         method: As the client sent it, and `path` as the server gives it, without the query: no labels.
         quiet: A probe or a scrape, which gets no span and no log line.
         traffic: `user`, `synthetic` or `load`.
-        status: Sent to the client; 0 until then. After `settle` never 0, and 499 for what its client ended: it left
-            before it had the whole response, or gave too little time.
-        seconds: From the first sight to the last byte sent.
+        status: Sent to the client; 0 until then. After `settle` never 0, and 499 for what its client ended.
+        seconds: From the first sight to the last byte sent: a background task after the response is not latency.
         route: The route template; known at the end.
         error_type: Empty if all went well, or the client was at fault.
         error: The exception of a crash, while the recorders look at it.
@@ -90,26 +80,22 @@ class Exchange:
         self.path: str = path
 
     def leave(self) -> None:
-        """Record that the client is gone. After the last byte that is how every connection ends."""
+        # After the last byte that is how every connection ends.
         if not self.is_complete:
             self.has_left = True
             self.left_unanswered = self.status == 0
 
     def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
-        """Decide the status and the error type, once, when the application has returned or raised this error.
-
-        If it was cancelled, the server did so, since no layer inside answered for it.
-        """
+        """Decide the status and the error type, when the application returned, raised, or the server cancelled it."""
         if error is not None and not (self.has_left and tells_of_disconnect(error)):
             self.error = error
             self.status = self.status or _SERVER_ERROR
-            self.error_type = types.close(type(error).__name__)
+            self.error_type = types[type(error).__name__]
         elif self.left_unanswered or (was_cancelled and not self.status):
             self.error_type = CLIENT_DISCONNECTED
         else:
-            named = self.request.error_type
             left = self.has_left or was_cancelled
-            self.error_type = types.close(named) if named else self._why_failed(left=left)
+            self.error_type = types[self.request.error_type] or self._why_failed(left=left)
             self.status = self.status or _SERVER_ERROR
         if self.error_type:
             self._blame_client()
@@ -138,8 +124,7 @@ class SocketExchange(Exchange):
     Attributes:
         status: Of the handshake: 101 once it is accepted, 403 if it was refused without a status of its own.
         close_code: As the application or its client closed it; 0 if neither did.
-        outcome: `closed` by the application, `left` by its client, `refused` before it was accepted, `crashed`, or
-            `unfinished` if the application returned without closing it; known after `settle`.
+        outcome: After `settle` one of the catalogue's; `unfinished` if the application returned without closing it.
         is_open: It was accepted.
     """
 
@@ -152,9 +137,9 @@ class SocketExchange(Exchange):
 
     def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
         self.status = self.status or _FORBIDDEN
-        named = types.close(self.request.error_type) if self.request.error_type else ""
+        named = types[self.request.error_type]
         if error is not None and not (self.has_left and tells_of_disconnect(error)):
-            self.outcome, self.error, self.error_type = "crashed", error, types.close(type(error).__name__)
+            self.outcome, self.error, self.error_type = "crashed", error, types[type(error).__name__]
         elif not self.is_open:
             # A client that gives up in the handshake was not refused.
             self.outcome, self.error_type = "left" if self.has_left or was_cancelled else "refused", named
@@ -179,8 +164,8 @@ class Recorder(Protocol):
     """A recorder of exchanges. Inherit from it and write only what is wanted: the rest is not even called.
 
     Each is called once, in this order, and must not wait: `begin` before the application, `answered` with the last byte or
-    the end without one (`seconds` is known), `end` with the settled exchange; for a WebSocket `connect`, `opened` if it is
-    accepted, `closed`.
+    the end without one (`seconds` is known), `end` with the settled exchange, once the application has returned; for a
+    WebSocket `connect`, `opened` if it is accepted, `closed`.
     """
 
     def begin(self, exchange: Exchange, /) -> None:

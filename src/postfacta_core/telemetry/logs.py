@@ -1,18 +1,21 @@
-"""Write log records through the standard library: one for each exchange, one for each notable event.
+"""Write log lines through the standard library: one for each exchange, one for each notable event; JSON or text.
 
-A record's `msg` is a constant event name, and its fields are attributes, for formatters that write them
-(`telemetry.lines`). As plain text its message reads as a line, with any formatter.
+A record's `msg` is a constant event name, and its fields are attributes, for formatters that write them. With any
+other, its message reads as a line.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import chain
+from json.encoder import encode_basestring_ascii as _quote
 from typing import Any, Final
 
 from .. import events
@@ -20,7 +23,7 @@ from ..clock import LUCK, MONOTONIC, WALL, Clock, Luck
 from ..context import current_request
 from ..validation import validation
 from .exchange import OTHER, Exchange, Recorder, SocketExchange
-from .redaction import redact_text
+from .redaction import failure_fields, redact, redact_text
 
 LOGGER: Final = logging.getLogger("postfacta")
 
@@ -46,8 +49,13 @@ _NAMES: Final[tuple[str, ...]] = (
 )  # fmt: skip
 _NAMES_AND_LIMIT: Final = (*_NAMES, "deadline_remaining_ms")
 Values = tuple[tuple[str, ...], tuple[str, ...], Sequence[float]]
-STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
-"""The attributes of a record that are no fields of its own."""
+"""Of an access line: the names, and the texts and the numbers in their order."""
+# The attributes of a record that are no fields of its own.
+_STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
+# And what uvicorn adds for its own colours.
+_HIDDEN: Final = _STANDARD | {"color_message", "service", "request_id", "trace_id", "span_id", "trace_flags"}
+# `json.dumps` makes an encoder for each call.
+_encode: Final = json.JSONEncoder(default=str).encode
 
 
 class EventRecord(logging.LogRecord):
@@ -58,21 +66,19 @@ class EventRecord(logging.LogRecord):
         # A queue's handler has made a text of it already.
         if not _is_event(event):
             return event
-        said = [event]
         if event == _ACCESS:
-            line = "{method} {path} {status} {duration_ms:.1f}ms"
-            said.append(line.format_map(fields))
+            event = "http.request {method} {path} {status} {duration_ms:.1f}ms".format_map(fields)
             fields = {name: fields.get(name) for name in ("error_type", "request_id", "trace_id")}
-        said += [f"{name}={value}" for name, value in shown(fields).items()]
-        return printable(redact_text(" ".join(said)))
+        return _as_text(event, fields)
 
 
-def shown(fields: Mapping[str, object]) -> dict[str, object]:
-    """Return the fields that a person reads: those of the record itself and empty ones left out."""
-    return {name: value for name, value in fields.items() if name not in STANDARD and value not in ("", None)}
+def _as_text(message: str, fields: Mapping[str, object]) -> str:
+    """Add the fields that a person reads: those of the record itself and empty ones left out."""
+    shown = (f"{k}={v}" for k, v in fields.items() if k not in _STANDARD and v not in ("", None))
+    return _printable(redact_text(" ".join([message, *shown])))
 
 
-def printable(text: str) -> str:
+def _printable(text: str) -> str:
     """Escape what would move a terminal's cursor or end the line: control characters and Unicode's line ends."""
     if text.isprintable():
         return text
@@ -80,28 +86,84 @@ def printable(text: str) -> str:
 
 
 def _write(
-    logger: logging.Logger,
-    level: int,
-    event: str,
-    *,
-    fields: Iterable[tuple[str, object]],
-    error: BaseException | None = None,
+    level: int, event: str, *, fields: Iterable[tuple[str, object]], error: BaseException | None = None
 ) -> None:
-    """Write a record, for a level that is on."""
     # `log` would look for its caller, and check that each field is new: half of its cost, for nothing.
     exc_info = None if error is None else (type(error), error, error.__traceback__)
     # Respect a custom record factory.
-    make = EventRecord if logging.getLogRecordFactory() is logging.LogRecord else logger.makeRecord
-    record = make(logger.name, level, __file__, 0, event, (), exc_info, "end")
+    make = EventRecord if logging.getLogRecordFactory() is logging.LogRecord else LOGGER.makeRecord
+    record = make(LOGGER.name, level, __file__, 0, event, (), exc_info, "end")
     record.__dict__.update(fields)
-    logger.handle(record)
+    LOGGER.handle(record)
+
+
+class JsonFormatter(logging.Formatter):
+    """Write a record as one JSON object: time, level, event, logger, what is `constant`, and each of its fields."""
+
+    def __init__(self, constant: Mapping[str, object] | None = None) -> None:
+        super().__init__()
+        self._constant = dict(constant or {})
+        self._second, self._day = -1.0, ""
+        self._for: Mapping[str, object] | None = None
+        # A template for each set of members.
+        self._forms: dict[tuple[str, ...], str] = {}
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
+        fields: dict[str, object] = {
+            "timestamp": at.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "event": str(record.msg) if isinstance(record, EventRecord) else record.getMessage(),
+            "logger": record.name,
+            **self._constant,
+        }
+        fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        fields = redact(fields)
+        if record.exc_info and record.exc_info[1] is not None:
+            fields |= failure_fields(record.exc_info[1])
+        return _encode(fields)
+
+    def access_line(self, values: Values, at: float, constant: Mapping[str, object]) -> str | None:
+        """Write an access line as `format` writes its record, at a fraction of the cost; None if it holds a secret."""
+        names, texts, numbers = values
+        text = "\n".join(texts)
+        if redact_text(text) != text:
+            return None
+        second = at // 1
+        if second != self._second:
+            self._second = second
+            self._day = datetime.fromtimestamp(second, UTC).isoformat()[:19]
+        micros = (at - second) * 1e6
+        if constant is not self._for:
+            self._for, self._forms = constant, {}
+        if (form := self._forms.get(names)) is None:
+            line = {"level": "info", "event": _ACCESS, "logger": LOGGER.name, **self._constant, **constant}
+            head = _encode(line)[1:-1].replace("%", "%%")
+            form = "".join(f', "{name}": %s' for name in names)
+            form = self._forms[names] = f'{{"timestamp": "%s.%06dZ", {head}{form}}}'
+        return form % (self._day, micros, *map(_quote, texts), *numbers)
+
+
+class ConsoleFormatter(logging.Formatter):
+    """Write a record as one line of text, and the stack trace of its error below. Control characters are escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        is_event = isinstance(record, EventRecord)
+        fields = {} if is_event else {k: v for k, v in vars(record).items() if k not in _HIDDEN}
+        text = _as_text(record.getMessage(), redact(fields))
+        line = f"{at.replace('+00:00', 'Z')} {record.levelname:<8} {record.name}: {text}"
+        if record.exc_info and record.exc_info[1] is not None:
+            trace = str(failure_fields(record.exc_info[1])["exception.stacktrace"])
+            line = "\n".join([line, *map(_printable, trace.rstrip().split("\n"))])
+        return line
 
 
 class RequestFilter(logging.Filter):
     """Add the present request's ids to each record: `request_id`, `trace_id`, `span_id`, `trace_flags`.
 
-    Add it to a handler, not to a logger: a logger's filters do not see the records of the loggers below it.
-    Outside of a request the four are empty strings, so that a format string may always name them.
+    Add it to a handler, not to a logger, whose filters do not see the records of the loggers below it. Outside of a
+    request the four are empty, so that a format string may always name them.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -117,37 +179,20 @@ class RequestFilter(logging.Filter):
 
 
 class FloodFilter(logging.Filter):
-    """Limit each kind of line to `most` in a second.
+    """Limit each kind of line to `most` in a second. Add it to a handler, not to a logger.
 
-    Add it to a handler, not to a logger. What it holds back is counted: ten seconds after the first, one
-    `log.suppressed` line for each kind has the number, and so does the event `LogsSuppressed`. It comes with the next
-    record of any kind, or by `tell`, which a timer should call.
-
-    A kind is an event, such as `pool.connection_failed`. All records of a logger whose message is no event's name are
-    of one kind, which has the logger's name; kinds beyond the first 500 of a second share one, called `_OTHER`. Access
-    lines pass: `AccessLog` samples them itself, and never the errors.
-
-    Args:
-        most: Lines of each kind in a second.
-        logger: Where the `log.suppressed` lines go.
-        clock: Monotonic seconds.
+    What it holds back is counted: ten seconds after the first, a `log.suppressed` line for each kind has the number.
+    It comes with the next record of any kind, or by `tell`, which a timer should call. A kind is an event, or all
+    other records of a logger; kinds beyond the first 500 of a second share one. `AccessLog` samples its own lines.
 
     Attributes:
         observer: Receives `LogsSuppressed`. It may be set at any time.
     """
 
-    def __init__(
-        self,
-        most: int = 200,
-        *,
-        logger: logging.Logger = LOGGER,
-        observer: events.Observer = events.ignore,
-        clock: Clock = MONOTONIC,
-    ) -> None:
+    def __init__(self, most: int = 200, *, clock: Clock = MONOTONIC) -> None:
         super().__init__()
         self._most = validation.whole("FloodFilter.most", most, example="200")
-        self.observer: events.Observer = observer
-        self._logger = logger
+        self.observer: events.Observer = events.process_observer
         self._clock = clock
         # A handler is called by all threads.
         self._lock = threading.Lock()
@@ -183,8 +228,7 @@ class FloodFilter(logging.Filter):
             due, self._suppressed, self._tell_at = self._suppressed, Counter[str](), math.inf
         # Outside of the lock: the line comes back to this filter.
         for kind, count in due.items():
-            fields = (("suppressed_event", kind), ("count", count))
-            _write(self._logger, logging.WARNING, _SUPPRESSED, fields=fields)
+            _write(logging.WARNING, _SUPPRESSED, fields=(("suppressed_event", kind), ("count", count)))
             events.fan_out([self.observer])(events.LogsSuppressed(kind, count))
 
 
@@ -195,11 +239,7 @@ class AccessSampler:
     the sum of all N is then about the number of requests, of each route and caller too. N follows the second before; in
     the first second of a sudden crowd of `r` requests, about `most * (1 + ln(r / most))` lines are written. By chance, and
     not each N-th: else two requests that take turns would look like one. What took more than half a second is always
-    written. It must be called from one thread, or lines may be miscounted.
-
-    Args:
-        most: Lines a second, at least 1.
-        luck: Draws.
+    written. It must be called from one thread.
     """
 
     def __init__(self, most: int = 100, *, luck: Luck = LUCK) -> None:
@@ -227,32 +267,19 @@ class AccessLog(Recorder):
     """Write a line for each exchange, `http.request` or `websocket.closed`: at ERROR with the stack trace for a crash.
 
     Probes and scrapes are left out, unless they crash. With a sampler, a line stands for `sample_rate` requests if it has
-    that field, else for one. What failed, what was refused with 429 and what was slow is never left out.
+    that field, else for one; what failed, what was refused with 429 and what was slow is never left out.
 
     A line is a complete `logging.LogRecord` for every handler; that of `logs.configure`, if alone, gets it without one.
-
-    Args:
-        logger: Where the lines go.
-        service: Its name, on each line if it has one.
-        sampler: Thins out the lines when there are many; without one all are written.
     """
 
-    def __init__(
-        self,
-        logger: logging.Logger = LOGGER,
-        *,
-        service: str = "",
-        sampler: AccessSampler | None = None,
-    ) -> None:
-        self._logger = logger
+    def __init__(self, *, service: str = "", sampler: AccessSampler | None = None) -> None:
         self._constant: dict[str, object] = {"service": service} if service else {}
-        self._line = {"level": "info", "event": _ACCESS, "logger": logger.name, **self._constant}
         self._sampler = sampler
 
     def end(self, exchange: Exchange, /) -> None:
         error = exchange.error
         level = logging.INFO if error is None else logging.ERROR
-        if (exchange.quiet and error is None) or not self._logger.isEnabledFor(level):
+        if (exchange.quiet and error is None) or not LOGGER.isEnabledFor(level):
             return
         weight = 1
         if self._sampler is not None and not exchange.error_type and exchange.status != _TOO_MANY_REQUESTS:
@@ -262,29 +289,28 @@ class AccessLog(Recorder):
                 return
         values = access_values(exchange, weight)
         if error is None and _LOGGING["_logRecordFactory"] is logging.LogRecord:
-            logger, handlers = self._logger, _ROOT.handlers
+            handlers = _ROOT.handlers
             # With one handler alone, which takes lines, none needs a record.
-            is_alone = len(handlers) == 1 and logger.parent is _ROOT and logger.propagate
-            if is_alone and not (logger.handlers or logger.filters):
+            is_alone = len(handlers) == 1 and LOGGER.parent is _ROOT and LOGGER.propagate
+            if is_alone and not (LOGGER.handlers or LOGGER.filters):
                 write: Any = getattr(handlers[0], "write_access", None)
-                if write is not None and write(values, WALL(), self._line):
+                if write is not None and write(values, WALL(), self._constant):
                     return
-        fields = chain(self._constant.items(), _members(values))
-        _write(self._logger, level, _ACCESS, fields=fields, error=error)
+        _write(level, _ACCESS, fields=chain(self._constant.items(), _members(values)), error=error)
 
     def closed(self, exchange: SocketExchange, /) -> None:
         error = exchange.error
         level = logging.INFO if error is None else logging.ERROR
-        if not self._logger.isEnabledFor(level):
+        if not LOGGER.isEnabledFor(level):
             return
         members = dict(_members(access_values(exchange)))
         members |= {**self._constant, "outcome": exchange.outcome, "close_code": exchange.close_code}
         fields = ((name, value) for name, value in members.items() if name not in _REQUESTS)
-        _write(self._logger, level, "websocket.closed", fields=fields, error=error)
+        _write(level, "websocket.closed", fields=fields, error=error)
 
 
 def access_values(exchange: Exchange, weight: int = 1) -> Values:
-    """Return what an access line says of an exchange that stands for this many: names, and texts and numbers in their order."""
+    """Return what an access line says of an exchange that stands for this many."""
     request, seconds = exchange.request, exchange.seconds
     texts = (
         exchange.method, exchange.route, exchange.path, exchange.error_type, exchange.client, request.principal,
@@ -313,10 +339,9 @@ def _members(values: Values) -> Iterable[tuple[str, Any]]:
 
 
 class EventLog:
-    """Write a line to the logger for each notable event; of a health check, when its verdict changes or is down at first."""
+    """Write a line for each notable event; of a health check, when its verdict changes or is down at first."""
 
-    def __init__(self, logger: logging.Logger = LOGGER) -> None:
-        self._logger = logger
+    def __init__(self) -> None:
         self._verdicts: dict[str, bool] = {}
 
     def __call__(self, event: events.Event, /) -> None:
@@ -324,12 +349,12 @@ class EventLog:
         if about is None or (isinstance(event, events.HealthChecked) and not self._has_changed(event)):
             return
         level, name, fields = about(event)
-        if level and self._logger.isEnabledFor(level):
+        if level and LOGGER.isEnabledFor(level):
             crash = event.error if isinstance(event, events.TaskCrashed) else None
             members = {field: getattr(event, field) for field in fields.split()}
             if crash is not None:
                 members["error_type"] = type(crash).__name__
-            _write(self._logger, level, name, fields=members.items(), error=crash)
+            _write(level, name, fields=members.items(), error=crash)
 
     def _has_changed(self, event: events.HealthChecked) -> bool:
         before = self._verdicts.get(event.check, True)
@@ -339,20 +364,15 @@ class EventLog:
 
 _INFO, _WARNING, _ERROR = logging.INFO, logging.WARNING, logging.ERROR
 
-
-def _always(level: int, name: str, fields: str) -> Callable[[Any], tuple[int, str, str]]:
-    return lambda _: (level, name, fields)
-
-
 # The level, the name and the fields of an event's line; without a level there is none.
 _LINES: Final[Mapping[type, Callable[[Any], tuple[int, str, str]]]] = {
-    events.CircuitChanged: _always(_WARNING, "breaker.changed", "breaker old new reason"),
-    events.ListenerFailed: _always(_ERROR, "listener.failed", "policy error"),
-    events.TaskCrashed: _always(_ERROR, "task.crashed", "task"),
-    events.ModeChanged: _always(_WARNING, "policy.mode_changed", "policy old new"),
-    events.RetryScheduled: _always(_INFO, "retry.scheduled", "policy error_type attempt delay"),
-    events.PhaseChanged: _always(_INFO, "lifecycle.changed", "old new"),
-    events.ResourceStuck: _always(_ERROR, "resource.stuck", "resource seconds"),
+    events.CircuitChanged: lambda _: (_WARNING, "breaker.changed", "breaker old new reason"),
+    events.ListenerFailed: lambda _: (_ERROR, "listener.failed", "policy error"),
+    events.TaskCrashed: lambda _: (_ERROR, "task.crashed", "task"),
+    events.ModeChanged: lambda _: (_WARNING, "policy.mode_changed", "policy old new"),
+    events.RetryScheduled: lambda _: (_INFO, "retry.scheduled", "policy error_type attempt delay"),
+    events.PhaseChanged: lambda _: (_INFO, "lifecycle.changed", "old new"),
+    events.ResourceStuck: lambda _: (_ERROR, "resource.stuck", "resource seconds"),
     events.HealthChecked: lambda event: (_INFO if event.up else _WARNING, "health.changed", "check critical up error"),
     events.ConnectionOpened: lambda event: (
         _WARNING if event.error_type else 0, "pool.connection_failed", "pool error_type"

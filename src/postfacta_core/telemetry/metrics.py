@@ -1,6 +1,7 @@
 """Every metric of the library, made once on a registry that is passed in.
 
-`Metrics` records exchanges (it is a `Recorder`) and receives the events of pools, checks and tasks (it is an `Observer`).
+It counts in plain numbers: a step of one is 0.2 microseconds, where prometheus-client takes a lock or two and 1.5. One
+thread writes, the event loop's, and any may read: between two steps a sum is one observation ahead of its count.
 """
 
 from __future__ import annotations
@@ -9,40 +10,32 @@ import logging
 import math
 import platform
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
+from itertools import accumulate
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, Final, NamedTuple, cast
 
 from prometheus_client import CollectorRegistry, GCCollector, Info, PlatformCollector, ProcessCollector
-from prometheus_client.core import InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from .. import events
 from ..clock import MONOTONIC, WALL, Clock
-from ..context import RequestContext, current_request
+from ..context import current_request
 from ..validation import validation
-from .catalogue import INSTRUMENTS, METHODS
+from .catalogue import CLOSED, INSTRUMENTS, METHODS, POLICY_METRICS, RUNTIME_METRICS, About
 from .exchange import OTHER, Exchange, SocketExchange
-from .families import Buckets, Numbers
 
-Registry = CollectorRegistry
-"""prometheus-client's own, for code that may not import it."""
-
-_METHODS: Final = {method: method for method in METHODS}
+_METRICS: Final = {**INSTRUMENTS, **POLICY_METRICS, **RUNTIME_METRICS}
+_METHODS: Final = {method: method for method in sorted(METHODS)}
 _PHASES: Final = INSTRUMENTS["postfacta_lifecycle_state"].values["state"]
 _STAGES: Final = INSTRUMENTS["postfacta_deadline_exceeded_total"].values["stage"]
 _POOL_TIMEOUTS: Final = frozenset({"pool_timeout", "PoolTimeoutError"})
-# The lowest bit of the flags says that the trace is stored.
-_SAMPLED: Final = frozenset("13579bdf")
-_OFTEN: Final = (
-    "http_server_request_duration_seconds", "db_client_operation_duration_seconds",
-    "http_client_request_duration_seconds", "db_client_connection_wait_time_seconds",
-)  # fmt: skip
+_OVERFLOWS: Final = "postfacta_metrics_label_overflow_total"
 _LOG: Final = logging.getLogger("postfacta")
 _CLOSE_CODES: Final = frozenset({*range(1000, 1016), 3000, 3003, 3008})
-_NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Exposition(NamedTuple):
@@ -52,19 +45,63 @@ class Exposition(NamedTuple):
     content_type: str
 
 
-class Metrics:
-    """All instruments on one registry.
+class Buckets:
+    """One series of a histogram; that of a counter has one bucket, and its total is what it counts.
+
+    Attributes:
+        bounds: Of its buckets, upwards, without the infinite one.
+        counts: The values in each bucket, `total` their sum.
+        moment: When the newest of them began, if that is of interest.
+    """
+
+    __slots__ = ("bounds", "counts", "moment", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds: Sequence[float] = bounds
+        self.counts: list[int] = [0] * (len(bounds) + 1)
+        self.total: float = 0.0
+        self.moment: float = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class Family(dict[tuple[str, ...], Buckets]):
+    """The series of one counter or histogram; above `cap`, new values become `_OTHER`, except of `CLOSED` labels."""
+
+    def __init__(self, about: About, cap: int) -> None:
+        super().__init__()
+        self.about: About = about
+        self.cap: int = cap
+        self.overflows: int = 0  # How often that was.
+
+    def __missing__(self, key: tuple[str, ...]) -> Buckets:
+        if self.is_full:
+            self.overflows += 1
+            pairs = zip(self.about.labels, key, strict=True)
+            key = tuple(value if label in CLOSED else OTHER for label, value in pairs)
+        return self.setdefault(key, Buckets(self.about.buckets))
+
+    @property
+    def is_full(self) -> bool:
+        return len(self) >= self.cap
+
+
+class Metrics(Collector):
+    """All instruments on one registry: a `Recorder` of exchanges, an `Observer` of events, a `Collector` of both.
+
+    A policy that raises, or gives a number that is none, costs its own numbers, and is logged once. One above the cap
+    is counted as an overflow: their names are from the code, so that more of them are a mistake.
 
     Args:
         registry: Where they are made, by default one of its own; two applications in one process have two.
         version: Of the service, for `postfacta_build_info`.
         revision: The commit it was built from.
-        label_cap: The most sets of labels a metric takes before new ones go to `_OTHER`.
+        label_cap: The most sets of labels a metric takes before new ones go to `_OTHER`; the most policies too.
         clock: Monotonic seconds, for ages.
-        wall: Seconds since the epoch, for `http_last_request_received_time` and exemplars.
+        wall: Seconds since the epoch, for `http_last_request_received_time`.
         with_process: Whether to add what is known of the process, the platform and the garbage collector.
-        include: More registries, such as `prometheus_client.REGISTRY`, where libraries put their series by default. What
-            has a name of ours is left out of them.
     """
 
     def __init__(
@@ -77,7 +114,6 @@ class Metrics:
         clock: Clock = MONOTONIC,
         wall: Clock = WALL,
         with_process: bool = True,
-        include: Sequence[Registry] = (),
     ) -> None:
         registry = CollectorRegistry() if registry is None else registry
         self.registry: CollectorRegistry = validation.instance(
@@ -85,29 +121,35 @@ class Metrics:
         )
         validation.text("Metrics.version", version)
         validation.text("Metrics.revision", revision)
-        validation.whole("Metrics.label_cap", label_cap, example="label_cap=1000")
+        self._cap = validation.whole("Metrics.label_cap", label_cap, example="label_cap=1000")
         validation.functions("Metrics", clock=clock, wall=wall)
         validation.flag("Metrics.with_process", with_process)
-        self._include = _registries("Metrics.include", include)
         self._clock, self._wall = clock, wall
         self._checks: dict[tuple[str, str], tuple[events.HealthChecked, float]] = {}
         self._phase, self._overdue, self._open_sockets = _PHASES[0], 0, 0
         self._mechanisms: dict[str, bool] = {}
-        self._broken: set[str] = set()
+        self._policies: dict[tuple[int, int], tuple[str, Callable[[], events.Tally | None]]] = {}
+        self._left_out = 0
+        self._broken: set[tuple[str, str]] = set()
         self._seen: dict[tuple[str, str, int, str, str], Buckets] = {}
-        self._methods: set[str] = set()
         # Active requests are counted at the scrape, so that each costs no more than a place in a set; a background
         # task after the response is not a request.
         self._under_way: set[Exchange] = set()
         self.begin: Callable[[Exchange], None] = self._under_way.add
         self.answered: Callable[[Exchange], None] = self._under_way.discard
-        self._numbers = Numbers(label_cap, self._gauges)
-        registry.register(self._numbers)
-        self._families = self._numbers.families
-        self._durations, self._queries, self._calls, self._waits = map(self._families.__getitem__, _OFTEN)
+        self._families: dict[str, Family] = {
+            name: Family(about, label_cap)
+            for name, about in INSTRUMENTS.items()
+            if about.buckets or (name.endswith("_total") and name != _OVERFLOWS)
+        }
+        self._durations = self._families["http_server_request_duration_seconds"]
+        self._queries = self._families["db_client_operation_duration_seconds"]
+        self._calls = self._families["http_client_request_duration_seconds"]
+        self._waits = self._families["db_client_connection_wait_time_seconds"]
         for stage in _STAGES:
-            self._families["postfacta_deadline_exceeded_total"].child((stage,))
+            self._families["postfacta_deadline_exceeded_total"][stage,]
         self._counted = self._count_by()
+        registry.register(self)
         Info("postfacta_build", "What runs.", registry=registry).info(
             {"version": version, "revision": revision, "python_version": platform.python_version()}
         )
@@ -115,49 +157,19 @@ class Metrics:
             for collector in (ProcessCollector, PlatformCollector, GCCollector):
                 collector(registry=registry)
 
-    def _gauges(self) -> Iterator[events.Sample]:
-        """Yield what is known at the scrape alone."""
-        methods = [_METHODS.get(exchange.method, OTHER) for exchange in tuple(self._under_way)]
-        # It is shown although none is active any more.
-        self._methods.update(methods)
-        for method in tuple(self._methods):
-            yield events.Sample("http_server_active_requests", (method,), methods.count(method))
-        latest: dict[tuple[str, ...], float] = {}
-        for (method, route, *_), series in tuple(self._durations.series.items()):
-            latest[route, method] = max(series.moment, latest.get((route, method), -math.inf))
-        # To the millisecond, so that a moment reads the same at each scrape.
-        now, wall = self._clock(), self._wall()
-        for labels, moment in latest.items():
-            yield events.Sample("http_last_request_received_time", labels, round(wall - (now - moment), 3))
-        yield events.Sample("postfacta_websocket_open", (), self._open_sockets)
-        yield events.Sample("postfacta_requests_overdue", (), self._overdue)
-        for phase in _PHASES:
-            yield events.Sample("postfacta_lifecycle_state", (phase,), phase == self._phase)
-        for mechanism, is_in_place in tuple(self._mechanisms.items()):
-            yield events.Sample("postfacta_lifecycle_interception", (mechanism,), is_in_place)
-        for labels, (check, at) in tuple(self._checks.items()):
-            yield events.Sample("postfacta_health_check_up", labels, check.up)
-            yield events.Sample("postfacta_health_check_duration_seconds", labels, check.seconds)
-            # An age is as old as the scrape that asks for it.
-            yield events.Sample("postfacta_health_check_age_seconds", labels, now - at)
-
     def end(self, exchange: Exchange, /) -> None:
-        request, seconds = exchange.request, exchange.seconds
+        seconds = exchange.seconds
         key = (exchange.method, exchange.route, exchange.status, exchange.error_type, exchange.traffic)
         series = self._seen.get(key) or self._find(*key)
         series.counts[bisect_left(series.bounds, seconds)] += 1
         series.total += seconds
-        series.moment = request.started
-        if request.trace_flags and not exchange.quiet:
-            self._exemplify(series, seconds, request)
+        series.moment = exchange.request.started
         if exchange.error is not None:
             self._count("postfacta_unhandled_exceptions_total", exchange.error_type)
 
     def _find(self, given: str, route: str, status: int, *rest: str) -> Buckets:
-        """Find the series of an exchange; the same labels are found at once from then on."""
         method = _METHODS.get(given, OTHER)
-        self._methods.add(method)
-        series = self._durations.child((method, route, str(status), *rest))
+        series = self._durations[method, route, str(status), *rest]
         if given == method and not self._durations.is_full:
             error_type, traffic = rest
             self._seen[given, route, status, error_type, traffic] = series
@@ -176,40 +188,26 @@ class Metrics:
         code = exchange.close_code
         shown = str(code) if code in _CLOSE_CODES else OTHER if code else ""
         key = (exchange.route, exchange.outcome, shown, exchange.error_type)
-        self._families["postfacta_websocket_duration_seconds"].child(key).observe(exchange.seconds)
+        self._families["postfacta_websocket_duration_seconds"][key].observe(exchange.seconds)
         if exchange.error is not None:
             self._count("postfacta_unhandled_exceptions_total", exchange.error_type)
-
-    def _exemplify(self, series: Buckets, value: float, request: RequestContext) -> None:
-        # An exemplar must lead to a trace that is stored.
-        if request.trace_flags[-1] in _SAMPLED:
-            labels = {"trace_id": request.trace_id, "span_id": request.span_id}
-            series.exemplify(value, labels, self._wall())
-
-    def _observe_call(self, series: Buckets, seconds: float) -> None:
-        """Observe what was done for the present request, which stands for its bucket if its trace is stored."""
-        series.observe(seconds)
-        request = current_request()
-        if request is not None and request.trace_flags:
-            self._exemplify(series, seconds, request)
 
     def __call__(self, event: events.Event, /) -> None:
         if (count := self._counted.get(type(event))) is not None:
             count(event)
 
     def _count(self, metric: str, label: str, value: float = 1) -> None:
-        self._families[metric].child((label,)).observe(value)
+        self._families[metric][label,].observe(value)
 
     def _count_by(self) -> dict[type, Callable[[Any], object]]:
-        """Return what counts an event, by its class."""
         count, families = self._count, self._families
-        lag = families["postfacta_event_loop_lag_seconds"].child(())
+        lag = families["postfacta_event_loop_lag_seconds"][()]
         uses = families["db_client_connection_use_time_seconds"]
         return {
             events.QueryFinished: self._query,
             events.HttpCallFinished: self._call,
             events.ConnectionAcquired: self._acquired,
-            events.ConnectionReleased: lambda it: uses.child((it.pool,)).observe(it.seconds),
+            events.ConnectionReleased: lambda it: uses[it.pool,].observe(it.seconds),
             events.ConnectionOpened: lambda it: count(
                 "db_client_connection_create_time_seconds", it.pool, it.seconds
             ),
@@ -223,21 +221,20 @@ class Metrics:
             events.SignalsIntercepted: self._intercepted,
             events.RequestsOverdue: lambda it: setattr(self, "_overdue", it.count),
             events.LoopLagged: lambda it: lag.observe(it.seconds),
-            events.PolicyCreated: self._numbers.add,
+            events.PolicyCreated: self._add,
         }
 
     def _query(self, event: events.QueryFinished) -> None:
         key = (event.system, event.operation, event.collection, event.sqlstate, event.error_type)
-        self._observe_call(self._queries.child(key), event.seconds)
+        self._queries[key].observe(event.seconds)
 
     def _call(self, event: events.HttpCallFinished) -> None:
-        method = _METHODS.get(event.method, OTHER)
         port, status = (str(number) if number else "" for number in (event.port, event.status))
-        key = (method, event.address, port, status, event.error_type)
-        self._observe_call(self._calls.child(key), event.seconds)
+        key = (_METHODS.get(event.method, OTHER), event.address, port, status, event.error_type)
+        self._calls[key].observe(event.seconds)
 
     def _acquired(self, event: events.ConnectionAcquired) -> None:
-        self._waits.child((event.pool,)).observe(event.seconds)
+        self._waits[event.pool,].observe(event.seconds)
         if event.error_type in _POOL_TIMEOUTS:
             self._count("db_client_connection_timeouts_total", event.pool)
 
@@ -253,37 +250,135 @@ class Metrics:
         is_callers = request is not None and request.is_out_of_callers_time(self._clock())
         self._count("postfacta_deadline_exceeded_total", "caller" if is_callers else event.stage)
 
-    def render(self, accept: str = "", *, labels: Mapping[str, str] = _NO_LABELS) -> Exposition:
-        """Render all metrics in the format that an `Accept` header asks for.
+    def _add(self, event: events.PolicyCreated) -> None:
+        tally = event.tally
+        key = (id(getattr(tally, "__self__", None)), id(getattr(tally, "__func__", tally)))
+        if key in self._policies and self._policies[key][1]() is not None:
+            return
+        if len(self._policies) >= self._cap:
+            self._living()  # forgets the dead ones, such as one at whose address this one is
+        if len(self._policies) < self._cap:
+            self._policies[key] = event.policy, events.weakly(tally)
+        else:
+            self._left_out += 1
 
-        It takes milliseconds, and may run in another thread; `asgi.metrics` does so.
+    def _living(self) -> list[tuple[str, events.Tally]]:
+        living: list[tuple[str, events.Tally]] = []
+        for key, (policy, find) in tuple(self._policies.items()):
+            if (tally := find()) is None:
+                self._policies.pop(key, None)
+            else:
+                living.append((policy, tally))
+        return living
 
-        Args:
-            accept: The header's value. What asks for OpenMetrics gets exemplars too.
-            labels: Put on each series, besides its own.
+    def describe(self) -> Iterator[Metric]:
+        return map(_empty, _METRICS)
+
+    def collect(self) -> Iterator[Metric]:
+        # Ours are shown without a series too, so that a rule's names can be looked up before there is one.
+        numbers: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in INSTRUMENTS}
+        for name, family in self._families.items():
+            if family.about.buckets:
+                yield _histogram(name, family)
+                del numbers[name]
+            else:
+                numbers[name] = {labels: series.total for labels, series in tuple(family.items())}
+        for policy, tally in [("metrics", self._gauges), *self._living()]:
+            for sample in self._read(policy, tally):
+                of_metric, labels = numbers.setdefault(sample.metric, {}), tuple(sample.labels)
+                known = of_metric.get(labels)
+                merge = _METRICS[sample.metric].merge
+                of_metric[labels] = sample.value if known is None else merge(known, sample.value)
+        for name, values in numbers.items():
+            shown = _empty(name)
+            for labels, value in values.items():
+                shown.add_metric(labels, value)
+            yield shown
+
+    def _read(self, policy: str, tally: events.Tally) -> list[events.Sample]:
+        # A policy with a fault of its own must not take the scrape of all others with it.
+        try:
+            return [_checked(sample) for sample in tally() if sample.metric in _METRICS]
+        except Exception as error:  # noqa: BLE001 - a tally is foreign code, and may raise anything
+            self._report("policy", policy, repr(error))
+            return []
+
+    def _gauges(self) -> Iterator[events.Sample]:
+        for name, family in self._families.items():
+            yield events.Sample(_OVERFLOWS, (name,), family.overflows)
+        yield events.Sample(_OVERFLOWS, ("policies",), self._left_out)
+        methods = [_METHODS.get(exchange.method, OTHER) for exchange in tuple(self._under_way)]
+        for method in (*_METHODS, OTHER):
+            yield events.Sample("http_server_active_requests", (method,), methods.count(method))
+        latest: dict[tuple[str, ...], float] = {}
+        for (method, route, *_), series in tuple(self._durations.items()):
+            latest[route, method] = max(series.moment, latest.get((route, method), -math.inf))
+        # To the millisecond, so that a moment reads the same at each scrape.
+        now, wall = self._clock(), self._wall()
+        for labels, moment in latest.items():
+            yield events.Sample("http_last_request_received_time", labels, round(wall - (now - moment), 3))
+        yield events.Sample("postfacta_websocket_open", (), self._open_sockets)
+        yield events.Sample("postfacta_requests_overdue", (), self._overdue)
+        for phase in _PHASES:
+            yield events.Sample("postfacta_lifecycle_state", (phase,), phase == self._phase)
+        for mechanism, is_in_place in tuple(self._mechanisms.items()):
+            yield events.Sample("postfacta_lifecycle_interception", (mechanism,), is_in_place)
+        for labels, (check, at) in tuple(self._checks.items()):
+            yield events.Sample("postfacta_health_check_up", labels, check.up)
+            yield events.Sample("postfacta_health_check_duration_seconds", labels, check.seconds)
+            # An age is as old as the scrape that asks for it.
+            yield events.Sample("postfacta_health_check_age_seconds", labels, now - at)
+
+    def render(self, accept: str = "", *, labels: Mapping[str, str] = MappingProxyType({})) -> Exposition:
+        """Render all metrics in the format that an `Accept` header asks for, with these labels on each series.
+
+        It takes milliseconds, and may run in another thread; `asgi.metrics` does so. Of two metrics of one name, the
+        first is shown. A collector that fails costs its own series, and is logged once.
         """
         encode, content_type = choose_encoder(accept)
-        # Of two metrics of one name, the first is shown.
         pages: dict[str, bytes] = {}
-        for registry in (self.registry, *self._include):
-            # The registry reads its collectors in one go, of which the first that raises ends all.
-            for collector in _collectors(registry):
-                try:
-                    read = [(each.name, encode(_page(each, labels))) for each in collector.collect()]
-                except Exception as error:  # noqa: BLE001 - a collector is foreign code, and may raise anything
-                    self._report(type(collector).__qualname__, error)
-                else:
-                    for name, page in read:
-                        pages.setdefault(name, page)
+        # The registry reads its collectors in one go, of which the first that raises ends all. It has no public list
+        # of them. Were the list elsewhere one day, a test would turn red.
+        for collector in tuple(cast("dict[Collector, object]", vars(self.registry)["_collector_to_names"])):
+            try:
+                read = [(each.name, encode(_page(each, labels))) for each in collector.collect()]
+            except Exception as error:  # noqa: BLE001 - a collector is foreign code, and may raise anything
+                self._report("collector", type(collector).__qualname__, repr(error))
+            else:
+                for name, page in read:
+                    pages.setdefault(name, page)
         nothing: Any = SimpleNamespace(collect=list)
         end = encode(nothing)
         return Exposition(b"".join(page.removesuffix(end) for page in pages.values()) + end, content_type)
 
-    def _report(self, collector: str, error: Exception) -> None:
-        """Log once that a collector failed; that costs its own series."""
-        if collector not in self._broken:
-            self._broken.add(collector)
-            _LOG.error("metrics.collector_failed", extra={"collector": collector, "error": repr(error)})
+    def _report(self, kind: str, name: str, why: str) -> None:
+        if (kind, name) not in self._broken:
+            self._broken.add((kind, name))
+            event = f"metrics.{kind}_failed"
+            _LOG.error(event, extra={kind: name, "error": why})
+
+
+def _checked(sample: events.Sample) -> events.Sample:
+    about, labels = _METRICS[sample.metric], cast("tuple[object, ...]", sample.labels)
+    is_text = len(labels) == len(about.labels) and all(isinstance(label, str) for label in labels)
+    if not is_text or about.buckets or not isinstance(cast("object", sample.value), int | float):
+        raise TypeError(f"its labels must be texts and its value a number: {sample!r}")
+    return sample
+
+
+def _empty(name: str) -> Any:
+    about = _METRICS[name]
+    plain = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+    return (HistogramMetricFamily if about.buckets else plain)(name, about.text, labels=about.labels)
+
+
+def _histogram(name: str, family: Family) -> Metric:
+    shown = _empty(name)
+    bounds = [*(repr(float(bound)) for bound in family.about.buckets), "+Inf"]
+    for labels, series in tuple(family.items()):
+        buckets = [*zip(bounds, accumulate(series.counts), strict=True)]
+        shown.add_metric(labels, buckets, series.total)
+    return cast("Metric", shown)
 
 
 def _page(metric: Metric, labels: Mapping[str, str]) -> Any:
@@ -292,17 +387,3 @@ def _page(metric: Metric, labels: Mapping[str, str]) -> Any:
         metric = copy(metric)
         metric.samples = [sample._replace(labels={**labels, **sample.labels}) for sample in metric.samples]
     return SimpleNamespace(collect=lambda: [metric])
-
-
-def _collectors(registry: CollectorRegistry) -> Iterator[Collector]:
-    if info := registry.get_target_info():
-        yield cast("Collector", _page(InfoMetricFamily("target", "Target metadata", value=info), {}))
-    # It has no public list of them. Were the list elsewhere one day, a test would turn red.
-    yield from cast("Iterable[Collector]", vars(registry)["_collector_to_names"])
-
-
-def _registries(field: str, value: object) -> tuple[CollectorRegistry, ...]:
-    if not isinstance(value, list | tuple):
-        validation.refuse(field, value, "a list of registries", example="[REGISTRY]")
-    given = cast("Sequence[object]", value)
-    return tuple(validation.instance(field, each, CollectorRegistry, example="[REGISTRY]") for each in given)

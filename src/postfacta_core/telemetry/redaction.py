@@ -1,10 +1,11 @@
-"""Remove secrets from what is about to be recorded."""
+"""Remove secrets from what is about to be recorded, errors included."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from traceback import TracebackException
 from typing import Final, cast
 
 REDACTED: Final = "[redacted]"
@@ -32,14 +33,15 @@ _PAIRS: Final = (
     re.compile(rf"""({_NAMES}(?:\)=\(|=|:\s?))[^\s"'&,;(){{}}\[\]\\]+""", re.IGNORECASE),
 )
 _MAX_DEPTH: Final = 6
+_MOST: Final = 16_384  # Bytes of a stack trace: as JSON, a line is then still below what collectors take.
+_MOST_MESSAGE: Final = 2_048  # Characters.
+_CUT: Final = "\n  ... left out here ...\n"
+_LEFT_OUT: Final = "The outermost frames of each stack are left out.\n"
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 
 
 def redact_text(text: str) -> str:
-    """Replace API tokens, JWTs, bearer and basic credentials, passwords in URLs, and what a secret's name is set to.
-
-    Done twice, it changes nothing more.
-    """
+    """Replace tokens, JWTs, credentials, passwords in URLs, and what a secret's name is set to; twice is as once."""
     # No shape is without one of these, and to look for them costs a tenth: every field of every line is looked at.
     if "pf_" in text or "eyJ" in text or "://" in text or "earer" in text or "asic" in text:
         for shape, replacement in _SHAPES:
@@ -95,3 +97,41 @@ def _redact_value(value: object, depth: int) -> object:
         value = value.decode("utf-8", "backslashreplace")
     # A foreign object is rendered by its repr sooner or later: here, where it can be looked at.
     return redact_text(value if isinstance(value, str) else repr(value))
+
+
+def failure_fields(error: BaseException) -> dict[str, str | float]:
+    """Return `exception.type`, `.message`, `.stacktrace` with the causes, and `retry_after` if the error carries one.
+
+    A stack trace above 16 kB of UTF-8 loses the outermost frames of each stack first, so that every cause stays.
+    """
+    kind = type(error)
+    fields: dict[str, str | float] = {
+        "exception.type": f"{kind.__module__}.{kind.__qualname__}",
+        "exception.message": redact_text(_message(error)),
+        "exception.stacktrace": redact_text(_stack_trace(error)),
+    }
+    retry_after = getattr(error, "retry_after", None)
+    if isinstance(retry_after, int | float):
+        fields["retry_after"] = retry_after
+    return fields
+
+
+def _message(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - foreign code, and what it describes counts more
+        return "<its text cannot be made>"
+    return text if len(text) <= _MOST_MESSAGE else f"{text[:_MOST_MESSAGE]}..."
+
+
+def _stack_trace(error: BaseException) -> str:
+    data = b""
+    for frames in (None, -32, -8, -2):
+        text = "".join(TracebackException.from_exception(error, limit=frames).format())
+        text = f"{_LEFT_OUT}{text}" if frames else text
+        data = text.encode(errors="replace")
+        if len(data) <= _MOST:
+            return text
+    # The beginning is the first cause, and the end the error itself.
+    half = (_MOST - len(_CUT)) // 2
+    return data[:half].decode(errors="ignore") + _CUT + data[-half:].decode(errors="ignore")

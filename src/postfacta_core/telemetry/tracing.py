@@ -14,20 +14,12 @@ from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from .. import events
 from ..clock import WALL, Clock
-from ..events import (
-    CircuitChanged,
-    ConnectionAcquired,
-    DeadlineExceeded,
-    Event,
-    HttpCallFinished,
-    QueryFinished,
-    RetryScheduled,
-)
+from ..events import ConnectionAcquired, Event, HttpCallFinished, QueryFinished
 from .catalogue import METHODS
 from .exchange import CALLERS_DEADLINE, Exchange, Recorder, SocketExchange
-from .failure import failure_fields
-from .redaction import redact_text
+from .redaction import failure_fields, redact_text
 
 _PROPAGATOR: Final = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
 _SCOPE: Final = "postfacta_core"
@@ -48,8 +40,8 @@ class OpenSpan(NamedTuple):
 class Tracing(Recorder):
     """Make a SERVER span for each request, and a CLIENT span for each database statement and each try of a call.
 
-    A wait for a connection, a retry, a circuit that opens or closes, a deadline and a refusal become events of a span. There
-    is none of all that without an SDK.
+    A wait for a connection, a retry, a circuit that opens or closes, a deadline and a refusal become events of a span.
+    Without an SDK there is none of all that.
 
     Args:
         provider: Where the spans go; by default OpenTelemetry's global one, whenever that is installed.
@@ -61,7 +53,6 @@ class Tracing(Recorder):
         self._wall = wall
 
     def _find(self) -> Tracer | None:
-        """Return the tracer, if there is one by now."""
         # get_tracer_provider() reads the environment each time as long as there is none: 600 ns a request. The global
         # provider may be installed late, but only once.
         if self._tracer is None and (provider := trace._TRACER_PROVIDER) is not None:  # noqa: SLF001 - see above # pyright: ignore[reportPrivateUsage]
@@ -89,11 +80,8 @@ class Tracing(Recorder):
             context=_parent(exchange.headers),
             kind=SpanKind.SERVER,
             # For a sampler's decision.
-            attributes={
-                **method_attributes(exchange.method),
-                "url.path": exchange.path,
-                "url.scheme": exchange.scheme,
-            },
+            attributes=method_attributes(exchange.method)
+            | {"url.path": exchange.path, "url.scheme": exchange.scheme},
             start_time=nanoseconds(began),
         )
         ids, request = span.get_span_context(), exchange.request
@@ -127,10 +115,7 @@ class Tracing(Recorder):
         self.end(exchange)
 
     def begin_call(self) -> OpenSpan | None:
-        """Start the span of a call and make it the present one, so that the call's headers name it as their parent.
-
-        A call outside of any recording span gets none, as a statement does: it would be a trace without context.
-        """
+        """Start the span of a call, which its headers name as their parent; none outside of any recording span."""
         tracer = self._find()
         if tracer is None or not trace.get_current_span().is_recording():
             return None
@@ -141,7 +126,7 @@ class Tracing(Recorder):
     def end_call(
         self, opened: OpenSpan, call: HttpCallFinished, *, url: str, resends: int, error: Exception | None
     ) -> None:
-        """End it, in the task that began it; `url` is without user, password and query, empty if there was no request."""
+        """End it, in the task that began it; `url` is without user, password and query."""
         span = opened.span
         context.detach(opened.token)
         if span.is_recording():
@@ -160,10 +145,7 @@ class Tracing(Recorder):
         span.end(nanoseconds(opened.began + call.seconds))
 
     def __call__(self, event: Event, /) -> None:
-        """Make a span of a statement that has ended, below the span it ran in; add other events to that span.
-
-        What happens outside of any recording span, such as a health check's statement, leaves nothing.
-        """
+        """Make a span of a statement that has ended, below the recording span it ran in; add other events to that."""
         tracer = self._find()
         if tracer is None or (event_type := type(event)) not in _TOLD:
             return
@@ -190,7 +172,7 @@ class Tracing(Recorder):
 
 
 def trace_headers() -> dict[str, str]:
-    """Write the W3C headers that make a call part of the present span's trace; there are none without a span."""
+    """Write the W3C headers that make a call part of the present span's trace, if there is one."""
     headers: dict[str, str] = {}
     _PROPAGATOR.inject(headers)
     return headers
@@ -207,14 +189,7 @@ def nanoseconds(seconds: float) -> int:
 
 
 def span_name(method: str) -> str:
-    """Return the method, or the semantic conventions' name for an unknown one."""
     return method if method in METHODS else "HTTP"
-
-
-def of_exception(error: Exception) -> dict[str, str]:
-    """Describe an error as an event of a span, without secrets."""
-    told = failure_fields(error).items()
-    return {name: redact_text(str(value)) for name, value in told if name != "retry_after"}
 
 
 def _parent(headers: Sequence[tuple[bytes, bytes]]) -> Context:
@@ -247,9 +222,8 @@ def _describe(span: Span, exchange: Exchange, began: float) -> None:
     for header, value in exchange.headers:
         if header == b"user-agent":
             known["user_agent.original"] = redact_text(value.decode("latin-1"))
-    _finish(
-        span, known, exchange.error, has_failed=exchange.status >= _SERVER_ERROR or exchange.error is not None
-    )
+    has_failed = exchange.status >= _SERVER_ERROR or exchange.error is not None
+    _finish(span, known, exchange.error, has_failed=has_failed)
     if exchange.error_type in {"deadline_exceeded", CALLERS_DEADLINE} and limit < math.inf:
         # At the moment when its time was up: what it did after that was of no use.
         span.add_event("postfacta.deadline", timestamp=nanoseconds(began + limit))
@@ -261,21 +235,17 @@ def _describe(span: Span, exchange: Exchange, began: float) -> None:
 def _finish(span: Span, known: Mapping[str, str | int], error: Exception | None, *, has_failed: bool) -> None:
     span.set_attributes({name: value for name, value in known.items() if value})
     if error is not None:
-        span.add_event("exception", of_exception(error))
+        span.add_event("exception", failure_fields(error))
     if has_failed:
         span.set_status(Status(StatusCode.ERROR))
 
 
 # What an event adds to a span: the field of each attribute. Seconds are given in milliseconds, and what is empty is left out.
 _QUERY: Final = {
-    "db.system.name": "system",
-    "db.operation.name": "operation",
-    "db.collection.name": "collection",
-    "db.namespace": "namespace",
-    "db.response.status_code": "sqlstate",
-    "server.address": "server",
+    "db.system.name": "system", "db.operation.name": "operation", "db.collection.name": "collection",
+    "db.namespace": "namespace", "db.response.status_code": "sqlstate", "server.address": "server",
     "error.type": "error_type",
-}
+}  # fmt: skip
 _BREAKER: Final = {
     "postfacta.policy": "breaker", "postfacta.old": "old", "postfacta.new": "new", "postfacta.reason": "reason",
 }  # fmt: skip
@@ -288,10 +258,10 @@ _RETRY: Final = {
 }  # fmt: skip
 # Pools emit more than half a dozen events for each statement: those not for a span must cost one lookup.
 _TOLD: Final[Mapping[type, tuple[str, Mapping[str, str]]]] = {
-    CircuitChanged: ("postfacta.breaker", _BREAKER),
+    events.CircuitChanged: ("postfacta.breaker", _BREAKER),
     ConnectionAcquired: ("postfacta.pool_wait", _POOL_WAIT),
-    DeadlineExceeded: ("postfacta.deadline_exceeded", {"postfacta.stage": "stage"}),
-    RetryScheduled: ("postfacta.retry", _RETRY),
+    events.DeadlineExceeded: ("postfacta.deadline_exceeded", {"postfacta.stage": "stage"}),
+    events.RetryScheduled: ("postfacta.retry", _RETRY),
     QueryFinished: ("", _QUERY),  # A span of its own.
 }
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 
-_Message = MutableMapping[str, Any]
-_App = Callable[
-    [_Message, Callable[[], Awaitable[_Message]], Callable[[_Message], Awaitable[None]]], Awaitable[None]
-]
+from ..asgi._types import ASGIApp, Message
 
 
 @dataclass(slots=True)
@@ -31,9 +28,9 @@ class AsgiResponse:
     status: int = 0
     headers: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
     body: bytes = b""
-    messages: list[_Message] = field(default_factory=list[_Message])
+    messages: list[Message] = field(default_factory=list[Message])
     error: Exception | None = None
-    scope: _Message = field(default_factory=dict[str, Any])
+    scope: Message = field(default_factory=dict[str, Any])
 
     def header(self, name: str) -> str | None:
         """Return a header's value, or None."""
@@ -46,7 +43,7 @@ class AsgiResponse:
 
 
 async def call_asgi(
-    app: _App,
+    app: ASGIApp,
     method: str = "GET",
     path: str = "/",
     *,
@@ -60,21 +57,13 @@ async def call_asgi(
 ) -> AsgiResponse:
     """Send one request to an application as a server does, on asyncio or trio.
 
-    Args:
-        app: The application.
-        method: Sent as it is.
-        path: The decoded path.
-        headers: Names and values; names are lowered, as servers do.
-        body: Sent in one message, or one for each chunk.
-        query: The query string, without `?`.
-        root_path: Where the server says the application is mounted.
-        scope: More keys for the scope; they win.
-        disconnect_after: After this many messages from the application the client is gone: `receive` returns a
-            disconnect, and `send` raises OSError. 0: it is gone once the body is read.
-        raise_errors: Whether what the application raises is raised here, or kept in `error`.
+    `path` is decoded, `query` without `?`, and `root_path` where the server says the application is mounted. Names of
+    headers are lowered, as servers do. The body is sent in one message, or one for each chunk. Keys of `scope` win.
+
+    After `disconnect_after` messages from the application the client is gone: `receive` returns a disconnect, and
+    `send` raises OSError; 0: once the body is read. What the application raises is raised here, or kept in `error`.
     """
-    raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    full: _Message = {
+    full: Message = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
@@ -84,7 +73,7 @@ async def call_asgi(
         "raw_path": path.encode("utf-8", "surrogatepass"),
         "query_string": query.encode(),
         "root_path": root_path,
-        "headers": raw,
+        "headers": [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers],
         "client": ("127.0.0.1", 50_000),
         "server": ("127.0.0.1", 80),
         "state": {},
@@ -103,13 +92,13 @@ async def call_asgi(
 class _Exchange:
     """The server's end of one request."""
 
-    def __init__(self, chunks: list[bytes], disconnect_after: int | None, scope: _Message) -> None:
+    def __init__(self, chunks: list[bytes], disconnect_after: int | None, scope: Message) -> None:
         self.response = AsgiResponse(scope=scope)
         self._chunks = chunks
         self._disconnect_after = disconnect_after
         self._finished = anyio.Event()
 
-    async def receive(self) -> _Message:
+    async def receive(self) -> Message:
         if self._chunks:
             chunk = self._chunks.pop(0)
             return {"type": "http.request", "body": chunk, "more_body": bool(self._chunks)}
@@ -117,7 +106,7 @@ class _Exchange:
             await self._finished.wait()
         return {"type": "http.disconnect"}
 
-    async def send(self, message: _Message) -> None:
+    async def send(self, message: Message) -> None:
         if self._is_gone():
             raise OSError("the client is gone")
         response = self.response

@@ -46,15 +46,14 @@ class Fault:
 
 
 class Chaos(Guard):
-    """Calls functions, and makes some of the calls fail: `Chaos([Fault(error=OSError), None, Fault(latency=2)])`.
+    """A guard that makes some of the calls fail: `Chaos([Fault(error=OSError), None, Fault(latency=2)])`.
 
-    It is a guard: let it stand in a `Pipeline`, the last one for a dependency that fails, the first one for a
-    caller that does. Or decorate an async function with it.
+    Let it stand in a `Pipeline`, the last one for a dependency that fails, the first one for a caller that does. Or
+    decorate an async function with it.
 
     Args:
         faults: One for each call, in order; None lets a call pass, and so does the end. It may be endless, and drawn by
             chance, as by `random.choices`.
-        name: Its name in the description of a pipeline.
 
     Attributes:
         is_active: Whether faults are injected. While it is false calls pass, and use none of them up.
@@ -65,8 +64,8 @@ class Chaos(Guard):
     kind = "chaos"
     no_sync = "its faults are awaited"
 
-    def __init__(self, faults: Iterable[Fault | None] = (), *, name: str = "chaos") -> None:
-        super().__init__(name, observer=None)
+    def __init__(self, faults: Iterable[Fault | None] = ()) -> None:
+        super().__init__("chaos", observer=None)
         self.is_active: bool = True
         self.calls: int = 0
         self.injected: list[Fault] = []
@@ -76,7 +75,6 @@ class Chaos(Guard):
         """Call the function, or make that fail.
 
         Raises:
-            Exception: The fault's error, or the function's own.
             RuntimeError: If the fault is a cancellation, and no `cancellable` block is around.
         """
         self.calls += 1
@@ -109,10 +107,7 @@ class Chaos(Guard):
 
 @contextmanager
 def cancellable() -> Generator[anyio.CancelScope]:
-    """Mark what an injected cancellation cancels: the caller, whatever policies stand between.
-
-    The scope it returns has in `cancelled_caught` whether that happened. Tasks that are started inside belong to it.
-    """
+    """Mark what an injected cancellation cancels, with the tasks started inside; the scope says if it did."""
     with anyio.CancelScope() as scope:
         token = _SCOPE.set(scope)
         try:
@@ -122,36 +117,23 @@ def cancellable() -> Generator[anyio.CancelScope]:
 
 
 async def cancel_at_each_await(
-    function: Callable[[], Awaitable[object]],
-    check: Callable[[], object] = lambda: None,
-    *,
-    most: int = 1000,
+    function: Callable[[], Awaitable[object]], check: Callable[[], object] = lambda: None
 ) -> int:
     """Run the work, cancelled at its first await that waits; again, cancelled at its second; until it ends before.
 
-    Only the awaits of the calling task count, not those of tasks that it starts. Work that waits for other tasks
-    has to start them itself.
-
-    Args:
-        function: Begins the work anew.
-        check: Called after each run, the last and uncancelled one included: it asserts that no permit is out, no
-            waiter left.
-        most: The most runs.
-
-    Returns:
-        How often an uncancelled run waits.
-
-    Raises:
-        RuntimeError: If this many runs are not enough.
+    Return how often an uncancelled run waits. Only the awaits of the calling task count, not those of tasks that it
+    starts. Work that waits for other tasks has to start them itself. The check is called after each run, the last and
+    uncancelled one included.
     """
-    for at in range(1, most + 1):
+    at = 0
+    while True:
+        at += 1
         awaits = at  # Unless it ends before.
         with anyio.CancelScope() as scope:
             awaits = await _run(function(), at, scope.cancel)
         check()
         if awaits < at:
             return awaits
-    raise RuntimeError(f"waits more often than {most} times: allow for more by `most`")
 
 
 @coroutine

@@ -1,7 +1,4 @@
-"""What a test has in its hands: a clock, virtual time, the waits between tries, the events.
-
-In virtual time, whenever all wait, the clock jumps to the next timer.
-"""
+"""What a test has in its hands: a clock, virtual time, the waits between tries, the events."""
 
 from __future__ import annotations
 
@@ -30,11 +27,7 @@ _REMEDY: Final = "virtual time does not wait for the real world: test it in real
 
 
 class ManualClock:
-    """A clock that stands still until it is moved.
-
-    Args:
-        start: What it shows at first, in seconds.
-    """
+    """A clock that stands still until it is moved, and shows `start` seconds at first."""
 
     def __init__(self, start: float = 1000.0) -> None:
         self.now: float = start
@@ -64,14 +57,12 @@ class RecordingObserver:
 
 
 def testing_mode(*, attempts: int | None = None) -> AbstractContextManager[None]:  # noqa: PT028 - it is no test
-    """Skip the waits of every `Retry` of this process inside the block.
+    """Skip the waits of every `Retry` of this process inside the block, in all threads and tasks.
 
-    All else is as it is in production: what is tried again, the budget, the deadline, the counts, the events. It
-    holds for all threads and tasks, those of a server or a `TestClient` too. Blocks may be nested; the innermost
-    counts. In virtual time there is no need for it.
+    All else is as it is in production: what is tried again, the budget, the deadline, the counts, the events. Blocks
+    may be nested; the innermost counts.
 
-    Args:
-        attempts: The most tries of a call, where its own setting is not lower; 1 makes a test see the first error.
+    A call makes at most these attempts, where its own setting is not lower; 1 makes a test see the first error.
 
     Raises:
         ValueError: If the attempts are below 1.
@@ -88,33 +79,23 @@ cast("Any", testing_mode).__test__ = False
 def run_in_virtual_time(
     function: Callable[[*Ts], Awaitable[T]], *args: *Ts, clock: ManualClock | None = None
 ) -> T:
-    """Run an async function on asyncio to its end; its sleeps and timeouts cost no real time.
+    """Run an async function on asyncio to its end; its sleeps and timeouts cost no real time: see `VirtualTimeLoop`.
 
-    Args:
-        function: What to run.
-        args: Its arguments.
-        clock: The loop's time: it jumps with it. Give it to policies; `anyio.current_time` works for all but `Timeout`.
-
-    Raises:
-        RuntimeError: See `VirtualTimeLoop`.
+    The clock is the loop's, and jumps with it. Give it to policies; `anyio.current_time` works for all but `Timeout`.
     """
     options = {"loop_factory": lambda: VirtualTimeLoop(clock)}
     return anyio.run(function, *args, backend="asyncio", backend_options=options)
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop of asyncio whose clock stands still while there is work, and jumps when all tasks wait.
+    """An event loop of asyncio whose clock stands still while there is work, and jumps to a timer when all tasks wait.
 
-    It is the counterpart of `trio.testing.MockClock(autojump_threshold=0)`: code that does the same on both
-    takes the same virtual time, and the order of its timers is the same in every run.
+    It is the counterpart of `trio.testing.MockClock(autojump_threshold=0)`: code takes the same virtual time on both,
+    and the order of its timers is the same in every run.
 
-    What waits for the real world (a socket, a pipe, a thread, another process) and a timer would race each other,
-    and the timer always win. So all of those are refused: the run ends with a RuntimeError. So it does when all tasks
-    wait for one another, with no timer to come: in real time, that would hang. After such an end, tasks that were
-    cancelled have 10 real seconds to clean up.
-
-    Args:
-        clock: What `time()` reads. A test may also move it by hand. None is one of its own.
+    What waits for the real world (a socket, a pipe, a thread, another process) would lose each race against a timer.
+    So the run ends with a RuntimeError; also when all tasks wait for one another, with no timer to come. After that,
+    tasks that were cancelled have 10 real seconds to clean up. A test may also move its `clock` by hand.
     """
 
     # asyncio's own heap of timers: at a jump, the first of it is the next one that was not cancelled.
@@ -136,9 +117,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
     ) -> asyncio.Future[T]:
         """Refuse: a thread takes real time."""
-        if self._waits.is_closed:
-            raise RuntimeError(f"a thread: {_REMEDY}")
-        return super().run_in_executor(executor, func, *args)
+        raise RuntimeError(f"a thread: {_REMEDY}")
 
     def call_soon_threadsafe(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
@@ -148,11 +127,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             self._waits.refuse("a thread")
         return super().call_soon_threadsafe(callback, *args, context=context)
 
-    async def _make_subprocess_transport(self, *args: Any, **kwargs: Any) -> Any:
+    async def _make_subprocess_transport(self, *_args: Any, **_options: Any) -> Any:
         # What starts a process, with a shell or without.
-        if self._waits.is_closed:
-            raise RuntimeError(f"another process: {_REMEDY}")
-        return await super()._make_subprocess_transport(*args, **kwargs)  # type: ignore[misc]
+        raise RuntimeError(f"another process: {_REMEDY}")
 
     def _jump(self) -> None:
         # To the very moment: adding up lengths would miss it by a rounding error.
@@ -160,15 +137,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 class _Selector(selectors.DefaultSelector):
-    """Replaces the real selector: it waits by making the clock jump.
-
-    Attributes:
-        is_closed: Whether the real world is refused; not while the loop is made, nor once a run has failed: then all is
-            cancelled, and a thread may have to end first.
-    """
+    """Waits by making the clock jump."""
 
     def __init__(self, jump: Callable[[], None]) -> None:
         super().__init__()
+        # Whether the real world is refused; not while the loop is made, nor once a run has failed: then all is
+        # cancelled, and a thread may have to end first.
         self.is_closed = False
         self._jump = jump
         self._refusal = ""

@@ -39,7 +39,6 @@ class Query:
 
     expr: str  # In PromQL, with Grafana's variables.
     legend: str = ""  # What each series is called, such as `{{route}}`.
-    exemplars: bool = False  # Whether the traces of single observations are drawn too.
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,7 @@ def _target(panel: Panel, ref: str, query: Query) -> dict[str, Any]:
         "legendFormat": query.legend or "__auto",
         "instant": present,
         "range": not present,
-        "exemplar": query.exemplars,
+        "exemplar": False,
         "format": {Kind.HEAT: "heatmap", Kind.TABLE: "table"}.get(panel.kind, "time_series"),
     }
 

@@ -19,7 +19,7 @@ import pytest
 from postfacta_core.asgi import HardenOptions, harden
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.logs import LineWriter
-from postfacta_core.telemetry.lines import JsonFormatter
+from postfacta_core.telemetry.logs import JsonFormatter
 from tests.core.asgi.test_middlewares import MIDDLEWARES
 from tests.kit.every import every
 

@@ -98,8 +98,11 @@ async def test_a_killed_worker_is_dropped_and_its_number_is_reused(folder: Path)
 
 @pytest.mark.clock("1.7 s")
 @pytest.mark.usefixtures("programs")
-async def test_a_stuck_worker_delays_others_no_longer_than_the_patience(folder: Path) -> None:
-    siblings = Siblings(folder, answer, patience=0.3)
+async def test_a_stuck_worker_delays_others_no_longer_than_the_patience(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postfacta_core.health.siblings._PATIENCE", 0.3)
+    siblings = Siblings(folder, answer)
     async with siblings:
         with worker(folder, 1) as stuck, worker(folder, 2):
             os.kill(stuck.pid, signal.SIGSTOP)
@@ -107,7 +110,7 @@ async def test_a_stuck_worker_delays_others_no_longer_than_the_patience(folder: 
             assert await siblings.ask(b"you") == ([b"2 heard you"], 1)
             assert time.monotonic() - began < 2
             os.kill(stuck.pid, signal.SIGCONT)
-            assert len((await siblings.ask(b"you")).said) == 2
+            assert len((await siblings.ask(b"you"))[0]) == 2
 
 
 async def test_an_answer_that_raises_is_reported_and_is_none(folder: Path) -> None:

@@ -59,16 +59,16 @@ def test_what_was_seen_settles_the_status_and_the_error_type() -> None:
 @given(st.lists(st.text(max_size=3)), st.integers(0, 5))
 def test_error_types_never_grow_past_their_limit_and_never_change(names: list[str], limit: int) -> None:
     types = ErrorTypes(limit)
-    first = [types.close(name) for name in names]
-    assert [types.close(name) for name in names] == first
+    first = [types[name] for name in names]
+    assert [types[name] for name in names] == first
     assert len({name for name in first if name} - {"_OTHER"}) <= limit
 
 
 def test_the_librarys_own_words_find_room_in_a_full_set() -> None:
     types = ErrorTypes(0)
-    assert types.close("ValueError") == "_OTHER"
-    assert types.close("pool_timeout") == "pool_timeout"
-    assert types.close("") == ""
+    assert types["ValueError"] == "_OTHER"
+    assert types["pool_timeout"] == "pool_timeout"
+    assert types[""] == ""
 
 
 def test_what_fails_as_the_callers_time_is_up_is_the_callers() -> None:

@@ -6,14 +6,24 @@ import json
 import logging
 import math
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from itertools import product
 from typing import Any
 
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.events import ListenerFailed
 from postfacta_core.telemetry.exchange import Exchange
-from postfacta_core.telemetry.lines import ConsoleFormatter, JsonFormatter
-from postfacta_core.telemetry.logs import AccessLog, EventLog, EventRecord, RequestFilter, access_values
+from postfacta_core.telemetry.logs import (
+    LOGGER,
+    AccessLog,
+    ConsoleFormatter,
+    EventLog,
+    EventRecord,
+    JsonFormatter,
+    RequestFilter,
+    access_values,
+)
 from tests.kit.every import every
 
 
@@ -31,13 +41,25 @@ def failed() -> Any:
         return sys.exc_info()
 
 
-def test_json_has_the_event_and_each_field() -> None:
+@contextmanager
+def listening(*filters: logging.Filter) -> Generator[list[logging.LogRecord]]:
+    """Keep what the library logs."""
     kept: list[logging.LogRecord] = []
-    logger = logging.Logger("postfacta")  # noqa: LOG001 - nobody else is to find it
-    handler = logging.Handler()
-    handler.handle = kept.append  # type: ignore[assignment,method-assign]
-    logger.addHandler(handler)
-    EventLog(logger)(ListenerFailed("db", "boom"))
+    handler, level = logging.Handler(), LOGGER.level
+    handler.filters.extend(filters)
+    handler.emit = kept.append  # type: ignore[assignment,method-assign]
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield kept
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(level)
+
+
+def test_json_has_the_event_and_each_field() -> None:
+    with listening() as kept:
+        EventLog()(ListenerFailed("db", "boom"))
     assert isinstance(kept[0], EventRecord)
     line = json.loads(JsonFormatter({"service": "shop"}).format(kept[0]))
     assert line.pop("timestamp").endswith("Z")
@@ -104,14 +126,9 @@ def exchange(path: str = "/items/7", **fields: Any) -> Exchange:
 
 def by_record(made: Exchange, formatter: JsonFormatter) -> dict[str, Any]:
     """Return the line of an exchange by way of a record and its filters."""
-    kept: list[logging.LogRecord] = []
-    logger = logging.Logger("postfacta")  # noqa: LOG001 - nobody else is to find it
-    handler = logging.Handler()
-    handler.addFilter(RequestFilter())
-    handler.emit = kept.append  # type: ignore[assignment,method-assign]
-    logger.addHandler(handler)
     token = bind_request(made.request)
-    AccessLog(logger, service="billing").end(made)
+    with listening(RequestFilter()) as kept:
+        AccessLog(service="billing").end(made)
     release_request(token)
     kept[0].created = 1_790_000_000.25
     line: dict[str, Any] = json.loads(formatter.format(kept[0]))
@@ -120,7 +137,7 @@ def by_record(made: Exchange, formatter: JsonFormatter) -> dict[str, Any]:
 
 def test_a_line_without_a_record_is_that_of_the_record() -> None:
     formatters = [JsonFormatter({"service": "shop", "version": "1.2"}), JsonFormatter()]
-    constant = {"level": "info", "event": "http.request", "logger": "postfacta", "service": "billing"}
+    constant = {"service": "billing"}
     cases = [
         exchange(),
         exchange('/a"b\\c\n\ud800é', principal="anna\u2028", client="2001:db8::1", method='G"ET'),
@@ -137,7 +154,7 @@ def test_a_line_without_a_record_is_that_of_the_record() -> None:
 
 def test_a_line_that_stands_for_several_says_so_and_one_with_a_secret_needs_a_record() -> None:
     formatter = JsonFormatter()
-    line = formatter.access_line(access_values(exchange(), 7), 1.0, {"level": "info"})
+    line = formatter.access_line(access_values(exchange(), 7), 1.0, {})
     assert line is not None
     assert json.loads(line)["sample_rate"] == 7
     with_a_secret = access_values(exchange("/?token=canary-of-a-secret"))

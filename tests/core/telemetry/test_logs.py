@@ -73,7 +73,7 @@ def lines() -> Generator[Lines]:
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     yield handler
-    LOGGER.removeHandler(handler)
+    LOGGER.handlers.clear()
     LOGGER.setLevel(logging.NOTSET)
     LOGGER.propagate = True
 
@@ -223,20 +223,16 @@ def test_a_record_that_names_its_request_keeps_it_outside_of_one() -> None:
     assert vars(record)["request_id"] == "from-another-thread"
 
 
-async def two_lines() -> list[logging.LogRecord]:
-    kept = Lines()
-    logger = logging.Logger("of.a.test", logging.INFO)  # noqa: LOG001 - nobody else is to find it
-    logger.addHandler(kept)
-    app = ContextMiddleware(TelemetryMiddleware(STACK, [AccessLog(logger)]))
+async def two_lines(lines: Lines) -> list[logging.LogRecord]:
     for _ in range(2):
-        await call_asgi(app, "GET", "/a/b")
-    return kept.records
+        await call_asgi(STACK, "GET", "/a/b")
+    return [record for record in lines.records if record.msg == "http.request"]
 
 
-async def test_an_access_line_has_all_that_logging_itself_puts_on_a_record() -> None:
-    _, line = await two_lines()
+async def test_an_access_line_has_all_that_logging_itself_puts_on_a_record(lines: Lines) -> None:
+    _, line = await two_lines(lines)
     model = vars(
-        logging.LogRecord("of.a.test", logging.INFO, line.pathname, 0, "http.request", (), None, "end")
+        logging.LogRecord("postfacta", logging.INFO, line.pathname, 0, "http.request", (), None, "end")
     )
     model.pop("taskName", None)
     times = {"created", "msecs", "relativeCreated"}
@@ -247,12 +243,9 @@ async def test_an_access_line_has_all_that_logging_itself_puts_on_a_record() -> 
 
 
 async def test_an_access_line_names_the_thread_and_the_process_that_wrote_it(
-    monkeypatch: pytest.MonkeyPatch,
+    lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = Lines()
-    logger = logging.Logger("of.a.test", logging.INFO)  # noqa: LOG001 - nobody else is to find it
-    logger.addHandler(kept)
-    log = AccessLog(logger)
+    log = AccessLog()
     exchange = Exchange(RequestContext(ID, 0.0), "GET", "/")
     thread = threading.Thread(target=log.end, args=(exchange,), name="another")
     log.end(exchange)
@@ -262,12 +255,12 @@ async def test_an_access_line_names_the_thread_and_the_process_that_wrote_it(
     # As after a fork.
     monkeypatch.setattr("os.getpid", lambda: -1)
     log.end(exchange)
-    names = [record.threadName for record in kept.records]
+    names = [record.threadName for record in lines.records]
     assert names == ["MainThread", "another", "MainThread", "MainThread"]
-    assert [record.process == -1 for record in kept.records] == [False, False, False, True]
+    assert [record.process == -1 for record in lines.records] == [False, False, False, True]
 
 
-async def test_a_record_factory_is_asked_for_each_access_line() -> None:
+async def test_a_record_factory_is_asked_for_each_access_line(lines: Lines) -> None:
     numbers = itertools.count()
 
     def factory(*args: Any, **options: Any) -> logging.LogRecord:
@@ -277,7 +270,7 @@ async def test_a_record_factory_is_asked_for_each_access_line() -> None:
 
     logging.setLogRecordFactory(factory)
     try:
-        first, second = await two_lines()
+        first, second = await two_lines(lines)
     finally:
         logging.setLogRecordFactory(logging.LogRecord)
     assert vars(first)["number"] < vars(second)["number"]
@@ -373,16 +366,17 @@ def test_a_line_that_is_left_out_costs_no_record(lines: Lines) -> None:
 
 
 class Flood:
-    """A logger with a filter at its handler, and the clock of both."""
+    """The logger with a filter at its only handler, and the clock of both."""
 
     def __init__(self, most: int = 2) -> None:
         self.clock = ManualClock(1000)
         self.observer = RecordingObserver()
-        self.logger = logging.Logger("of.a.test", logging.INFO)  # noqa: LOG001 - nobody else is to find it
+        self.logger = LOGGER
         self.kept = Lines()
-        self.filter = FloodFilter(most, logger=self.logger, observer=self.observer, clock=self.clock)
+        self.filter = FloodFilter(most, clock=self.clock)
+        self.filter.observer = self.observer
         self.kept.addFilter(self.filter)
-        self.logger.addHandler(self.kept)
+        LOGGER.handlers[:] = [self.kept]
 
     def passed(self, event: str, times: int) -> int:
         """Log an event so often, and return how many lines passed."""
@@ -392,6 +386,7 @@ class Flood:
         return self.kept.events[before:].count(event)
 
 
+@pytest.mark.usefixtures("lines")
 def test_a_too_frequent_event_is_suppressed_and_reported_once() -> None:
     flood = Flood()
     for _ in range(5):
@@ -407,6 +402,7 @@ def test_a_too_frequent_event_is_suppressed_and_reported_once() -> None:
     assert flood.observer.events == [LogsSuppressed("pool.connection_failed", 3)]
 
 
+@pytest.mark.usefixtures("lines")
 def test_suppressed_lines_are_reported_even_without_further_lines() -> None:
     flood = Flood()
     for _ in range(5):
@@ -419,6 +415,7 @@ def test_suppressed_lines_are_reported_even_without_further_lines() -> None:
     assert flood.kept.events == ["a.b"] * 2 + ["log.suppressed"]
 
 
+@pytest.mark.usefixtures("lines")
 def test_the_end_does_not_wait_until_it_is_time_to_tell() -> None:
     flood = Flood()
     flood.filter.tell(at_once=True)
@@ -428,6 +425,7 @@ def test_the_end_does_not_wait_until_it_is_time_to_tell() -> None:
     assert flood.observer.events == [LogsSuppressed("a.b", 3)]
 
 
+@pytest.mark.usefixtures("lines")
 def test_a_message_that_is_no_event_counts_for_its_logger_and_names_nothing() -> None:
     cases: list[object] = ["no event: %s", "user.7 said hello", "a.b" * 30, "Traceback", 7, "deadbeef"]
     with every() as case:
@@ -442,6 +440,7 @@ def test_a_message_that_is_no_event_counts_for_its_logger_and_names_nothing() ->
                 assert flood.observer.events == [LogsSuppressed("a.server", 2)]
 
 
+@pytest.mark.usefixtures("lines")
 def test_an_event_has_its_lines_anew_each_second() -> None:
     flood = Flood(20)
     assert flood.passed("a.b", 100) == 20
@@ -451,11 +450,13 @@ def test_an_event_has_its_lines_anew_each_second() -> None:
     assert flood.passed("a.b", 100) == 20
 
 
+@pytest.mark.usefixtures("lines")
 def test_an_event_takes_nothing_from_another() -> None:
     flood = Flood(1)
     assert [flood.passed(event, 1) for event in ("a.b", "a.b", "c.d")] == [1, 0, 1]
 
 
+@pytest.mark.usefixtures("lines")
 def test_suppressed_lines_are_reported_once_ten_seconds_after_the_first() -> None:
     flood = Flood(1)
     flood.passed("a.b", 4)
@@ -485,6 +486,7 @@ def test_a_clock_that_steps_back_begins_no_new_second() -> None:
     assert kept.events == ["a.b"] * 2
 
 
+@pytest.mark.usefixtures("lines")
 def test_events_beyond_the_most_share_one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("postfacta_core.telemetry.logs._MOST_KINDS", 2)
     flood = Flood(1)
@@ -494,6 +496,7 @@ def test_events_beyond_the_most_share_one_kind(monkeypatch: pytest.MonkeyPatch) 
 
 
 @given(st.lists(st.floats(0, 5), min_size=1, max_size=200))
+@pytest.mark.usefixtures("lines")
 def test_no_event_has_more_lines_than_its_seconds_allow(gaps: list[float]) -> None:
     flood, passed = Flood(3), 0
     for gap in gaps:
@@ -509,14 +512,16 @@ def test_a_filter_that_lets_nothing_through_is_refused() -> None:
         FloodFilter(0)
 
 
+@pytest.mark.usefixtures("lines")
 def test_access_lines_are_not_held_back_a_second_time() -> None:
     flood = Flood()
-    log = AccessLog(flood.logger)
+    log = AccessLog()
     for _ in range(50):
         log.end(ended(503, error_type="shed"))
     assert len(flood.kept.records) == 50
 
 
+@pytest.mark.usefixtures("lines")
 def test_an_observer_that_raises_costs_no_line() -> None:
     def raises(event: Event, /) -> None:
         raise ValueError

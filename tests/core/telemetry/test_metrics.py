@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 
-from postfacta_core.context import RequestContext, bind_request, release_request
+from postfacta_core.context import RequestContext
 from postfacta_core.events import (
     CircuitChanged,
     ConnectionAcquired,
@@ -32,7 +32,7 @@ from postfacta_core.events import (
 from postfacta_core.telemetry.exchange import Exchange, SocketExchange
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import ManualClock
-from tests.kit.exposition import OPEN_METRICS, read_open_metrics
+from tests.kit.exposition import OPEN_METRICS
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -288,49 +288,6 @@ def test_two_applications_live_in_one_process_and_the_global_registry_stays_unto
     assert not [name for name in names if name.startswith(("postfacta", "http_server", "db_client"))]
 
 
-TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-
-
-def exemplars(metrics: Metrics, name: str) -> list[dict[str, str]]:
-    family = read_open_metrics(metrics.render(OPEN_METRICS).body)[name]
-    return [one.exemplar.labels for one in family.samples if one.exemplar is not None]
-
-
-def traced(flags: str) -> RequestContext:
-    request = RequestContext("an-id-of-some-kind", 990.0)
-    request.trace_id, request.span_id, request.trace_flags = TRACE, SPAN, flags
-    return request
-
-
-@pytest.mark.parametrize(
-    ("flags", "is_stored"), [("01", True), ("03", True), ("00", False), ("02", False), ("", False)]
-)
-def test_an_exemplar_leads_to_a_trace_that_is_stored(
-    metrics: Metrics, flags: str, *, is_stored: bool
-) -> None:
-    exchange = Exchange(traced(flags), "GET", "/i/7")
-    exchange.status, exchange.route, exchange.seconds = 200, "/i/{id}", 0.15
-    metrics.end(exchange)
-    token = bind_request(exchange.request)
-    metrics(QueryFinished("main", "postgresql", "SELECT", "incidents", 0.02))
-    metrics(HttpCallFinished("billing", "GET", "billing.example", 443, 200, 0.3))
-    release_request(token)
-    expected = [{"trace_id": TRACE, "span_id": SPAN}] * is_stored
-    for name in (
-        "http_server_request_duration_seconds",
-        "db_client_operation_duration_seconds",
-        "http_client_request_duration_seconds",
-    ):
-        assert exemplars(metrics, name) == expected
-
-
-def test_a_probe_has_no_span_to_lead_to(metrics: Metrics) -> None:
-    exchange = Exchange(traced("01"), "GET", "/healthz/live")
-    exchange.status, exchange.route, exchange.quiet = 200, "/healthz/live", True
-    metrics.end(exchange)
-    assert exemplars(metrics, "http_server_request_duration_seconds") == []
-
-
 def test_a_page_may_have_one_more_label_on_all_series(metrics: Metrics) -> None:
     finished(metrics)
     for _ in range(2):
@@ -379,12 +336,6 @@ def test_a_foreign_collector_that_fails_costs_its_own_series_and_is_logged_once(
     assert [(record.message, vars(record)["collector"]) for record in caplog.records] == [
         ("metrics.collector_failed", "Foreign")
     ]
-
-
-def test_what_the_registry_says_of_its_target_is_shown() -> None:
-    registry = CollectorRegistry(target_info={"env": "test"})
-    page = Metrics(registry, with_process=False).render().body.decode()
-    assert 'target_info{env="test"} 1.0' in page
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,13 @@ from postfacta_core import (
 )
 from postfacta_core.asgi import HardenOptions, Telemetry, harden, problem_handler
 from postfacta_core.guards import CircuitConfig
+from postfacta_core.telemetry.metrics import Metrics
 
 __all__ = ["app"]
 
 # Nobody takes its traces either.
 trace.set_tracer_provider(Provider(OTLPSpanExporter("http://127.0.0.1:1/v1/traces", timeout=1), every=1.0))
-telemetry = Telemetry(version="1.4.2", revision="0123abc")
+telemetry = Telemetry(metrics=Metrics(version="1.4.2", revision="0123abc"))
 observer = telemetry.observer
 
 slots = Bulkhead("ledger", 1, observer=observer)

@@ -18,7 +18,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from postfacta_core.telemetry.lines import JsonFormatter
+from postfacta_core.telemetry.logs import JsonFormatter
 from tests.kit.waiting import wait_until
 
 CONFIGURATION = Path(__file__).parents[3] / "deploy/logs/rsyslog.conf"
