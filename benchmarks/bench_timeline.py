@@ -142,7 +142,6 @@ async def _read(dsn: str, rounds: int) -> dict[str, float]:
                 rules=RULES,
                 milestones=dict(whole.milestones),
                 items=whole.entries,
-                repeats=(),
                 next_cursor=None,
             )
             size = len(Answer.of(200, page).body)

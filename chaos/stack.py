@@ -32,7 +32,7 @@ def prepare(folder: Path) -> Path:
     with EmbeddedPostgres(folder / "data") as server:
         command("migrate", dsn=server.dsn())
         who = ("--email", EMAIL, "--name", "Chaos", "--password-stdin")
-        command("admin", "create", *who, dsn=server.dsn(), given=password + "\n")
+        command("user", "add", "--role", "admin", *who, dsn=server.dsn(), given=password + "\n")
     return folder
 
 

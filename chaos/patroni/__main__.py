@@ -201,7 +201,7 @@ def _start_service(cluster: Cluster, folder: Path, stack: ExitStack) -> tuple[li
     dsn, password = cluster.dsn(), secrets.token_urlsafe(16)
     command("migrate", dsn=dsn)
     who = ("--email", EMAIL, "--name", "Chaos", "--password-stdin")
-    command("admin", "create", *who, dsn=dsn, given=password + "\n")
+    command("user", "add", "--role", "admin", *who, dsn=dsn, given=password + "\n")
     instances = [
         Instance(f"instance{number}", dsn, log=folder / f"instance{number}.log") for number in (1, 2)
     ]

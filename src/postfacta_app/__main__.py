@@ -26,7 +26,7 @@ to try it:
 
 to run it in production:
   postfacta migrate     creates or upgrades the tables
-  postfacta admin create --email ada@example.org --name "Ada"
+  postfacta user add --email ada@example.org --role admin
   postfacta serve       listens on 127.0.0.1:8080
   postfacta doctor      checks the installation
 

@@ -14,11 +14,11 @@ from uuid import UUID, uuid4
 from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
 from starlette.requests import Request
 
-from .db import VISIBLE, Query, Reader, Sql, Unit, insert, row, rows, update
+from .db import VISIBLE, Query, Reader, Unit, insert, row, rows, update
 from .errors import ConflictError, NotFoundError, invalid
 from .incidents.access import Ref, lock_active, ref_text, seen
 from .incidents.model import Owner, Reason, Slug, Title
-from .incidents.pages import filter_form, found, tidied
+from .incidents.pages import filter_form, found
 from .principal import Access
 from .web.body import WHOLE, Time, parse
 from .web.forms import Typed, fields_of
@@ -27,8 +27,7 @@ from .web.routes import RouteClass
 from .web.slices import Fields, Matches, Now, Page, Routes
 
 READ, WRITE = Access.READ, Access.WRITE
-MOST: Final = 200
-"""The most action items of an incident; they are shown on one page."""
+MOST: Final = 200  # the most action items of an incident; they are shown on one page
 routes: Final = Routes("action item")
 
 
@@ -144,17 +143,8 @@ class ActionQuery(Paged, frozen=True):
     overdue: bool | None = Field(None, description="Whether it is open after its due date, in UTC.")
 
 
-# Rules
-
-
 def change(old: Action, wish: ActionChange, now: datetime) -> Action:
-    """Apply a change to an action item; return the same object if nothing changes.
-
-    Closing it again drops the earlier reason; reopening drops the reason and the time.
-
-    Raises:
-        InvalidFieldsError: If it is closed as `wont_do` without a reason, or is open and has one.
-    """
+    """Apply a change; raise if it is closed as `wont_do` without a reason, or is open and has one."""
     wanted = {name: getattr(wish, name) for name in wish.model_fields_set}
     status = wanted.get("status", old.status)
     kept = old if status == old.status else old.model_copy(update={"closed_at": now, "closed_reason": None})
@@ -172,21 +162,18 @@ _SELECT: Final = f"""
 select {", ".join(f"a.{name}" for name in Action.model_fields if name != "incident")}, 'INC-' || i.number as incident
   from action_items a join incidents i on i.id = a.incident_id
  where {VISIBLE}"""  # noqa: S608 - only constants of our modules
-_ONE: Final = Sql("action_get", f"{_SELECT} and a.id = $3")
-_OF: Final = Sql("actions_of", f"{_SELECT} and a.incident_id = $3 order by a.created_at, a.id")
+_ONE: Final = f"{_SELECT} and a.id = $3"
+_OF: Final = f"{_SELECT} and a.incident_id = $3 order by a.created_at, a.id"
 # The driver maps `date.max` to infinity, so it sorts with the items without a due date.
-_PAGE: Final = Sql(
-    "action_list",
-    f"""{_SELECT} and i.archived_at is null
+_PAGE: Final = f"""{_SELECT} and i.archived_at is null
    and ($3::text[] = '{{}}' or a.status = any ($3)) and ($4::text[] = '{{}}' or a.owner = any ($4))
    and ($5::boolean is null or $5 = coalesce(a.closed_at is null and a.due_on < (now() at time zone 'UTC')::date, false))
    and ($6::date is null or (coalesce(a.due_on, 'infinity'), a.id) > ($6, $7::uuid))
- order by coalesce(a.due_on, 'infinity'), a.id limit $8""",
-)
+ order by coalesce(a.due_on, 'infinity'), a.id limit $8"""
 
 
 async def of(q: Query, incident_id: UUID) -> list[Action]:
-    return await rows(q, Action, _OF, incident_id)
+    return await rows(q, Action, _OF, incident_id, operation="actions_of")
 
 
 @routes.api("GET /api/v1/incidents/{ref}/action-items", READ, "List the action items of an incident")
@@ -209,15 +196,15 @@ async def add(unit: Unit, ref: Ref, new: NewAction) -> Action:
 @routes.api("GET /api/v1/action-items", READ, "List action items of all incidents by due date")
 async def page(q: Reader, query: ActionQuery) -> ActionPage:
     due, last = query.after("due_on") or (None, None)
-    place = (due and due.date(), last, query.limit + 1)
-    those = await rows(q, Action, _PAGE, query.status, query.owner, query.overdue, *place)
+    args = (query.status, query.owner, query.overdue, due and due.date(), last, query.limit + 1)
+    those = await rows(q, Action, _PAGE, *args, operation="action_list")
     days = partial(datetime.combine, time=time(), tzinfo=UTC)
     return query.page(ActionPage, those, "due_on", key=lambda it: (days(it.due_on or date.max), it.id))
 
 
 @routes.api("GET /api/v1/action-items/{id}", READ, "Read an action item", conditional=True)
 async def one(q: Query, id: UUID) -> Action:
-    action = await row(q, Action, _ONE, id)
+    action = await row(q, Action, _ONE, id, operation="action_get")
     if action is None:
         raise NotFoundError("No such action item")
     return action
@@ -280,14 +267,11 @@ def due_words(days: int) -> str:
 
 
 def order(lines: Sequence[Line]) -> Sequence[Line]:
-    """Sort open ones first, by due date (none last), then as they are given: by age."""
     return sorted(lines, key=lambda it: (not it.action.is_open, it.action.due_on or date.max))
 
 
 @routes.page("/actions", READ, kind=RouteClass.SEARCH)
-async def listed(q: Reader, *, request: Request, now: Now) -> Page | str:
-    if (target := tidied(request)) is not None:
-        return target
+async def listed(q: Reader, *, request: Request, now: Now) -> Page:
     those, errors = await found(request, ActionQuery, partial(page, q))
     context = {
         **filter_form(request, errors, ("owner", "status", "overdue")),

@@ -46,7 +46,6 @@ from .reliability.pages import Reliability, Watch
 from .rotation import AGES, Rotation, password_of
 from .settings import AuthMode, Settings, is_loopback
 from .signals import api as signals
-from .signals.alertmanager import AlertLabels
 from .timeline import api as timeline
 from .timeline.kept import KeptTimelines
 from .web.render import STATIC, Pages
@@ -116,7 +115,7 @@ def create_app(
         Reliability(health, telemetry.metrics, watch=watch),
         about_us,
         signals.Intake(
-            settings.secret_keys, AlertLabels(settings.alert_service_label, settings.alert_environment_label)
+            settings.secret_keys, (settings.alert_service_label, settings.alert_environment_label)
         ),
         KeptTimelines(),
     )
@@ -200,7 +199,7 @@ def _sign_in(
         "attempted": partial(business.attempted, "password"),
     }
     if rotation.current.auth_mode is not AuthMode.SUPABASE:
-        return LocalAccounts(transactions, is_local=rotation.current.is_local, **common), ()
+        return LocalAccounts(transactions, **common), ()
     from .identity.supabase import of_project  # noqa: PLC0415 - its cryptography is slow to import, and needed by this mode only
 
     accounts, resources = of_project(rotation, transactions, observer=telemetry.observer, **common)

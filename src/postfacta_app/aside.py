@@ -25,9 +25,9 @@ _WRITES: Final = _threads("postfacta-write")
 
 
 async def aside(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run small work inline and other work in a thread; `size` is about how many bytes of text it handles.
+    """Run small work inline, other work in one of two threads; `size` is about its bytes of text.
 
-    At most two run at once, others wait. The work must not touch what the event loop may change.
+    It must not touch what the event loop may change.
     """
     if size <= _SMALL:
         return work(*args, **kwargs)

@@ -11,7 +11,6 @@ from uuid import UUID
 
 import anyio
 import click
-from pydantic import SecretStr
 
 from postfacta_core.clock import WALL
 from postfacta_core.errors import ResilienceError
@@ -28,7 +27,7 @@ from .identity.local import Passwords, mint
 from .migrations import HEAD, revision, upgrade
 from .principal import Principal, Role
 from .server import serve
-from .settings import AuthMode, Settings, SettingsError, exposed_secrets, load_settings
+from .settings import AuthMode, SettingsError, exposed_secrets, load_settings
 from .timeline.rebuild import REPAIR, verify
 from .web.body import parse
 
@@ -44,7 +43,6 @@ Told = tuple[Iterable[str], str]  # The lines that a command prints, and what it
 
 
 def main(words: Sequence[str]) -> int:
-    """Run one command; return the exit code."""
     try:
         with _all.make_context("postfacta", list(words)) as context:
             return int(_all.invoke(context) or 0)
@@ -76,8 +74,8 @@ def _now() -> datetime:
 
 
 _all = click.Group("postfacta")
-_admin, _user, _token = (click.Group(name, short_help=COMMANDS[name]) for name in ("admin", "user", "token"))
-for _group in (_admin, _user, _token):
+_user, _token = (click.Group(name, short_help=COMMANDS[name]) for name in ("user", "token"))
+for _group in (_user, _token):
     _all.add_command(_group)
 
 
@@ -110,11 +108,11 @@ _from_stdin = click.option(
 _person = click.argument("person")
 
 
-def _run(dsn: SecretStr, work: Callable[[Database], Awaitable[T]], **others: Any) -> T:
-    """Do it with a migrated database; `others` are those of `reach`."""
+def _run(work: Callable[[Database], Awaitable[T]]) -> T:
+    """Do it with a migrated database."""
 
     async def run() -> T:
-        async with reach(dsn, **others) as database:
+        async with reach(load_settings().database_dsn) as database:
             if await revision(database) is None:
                 raise CommandFailedError("the database is not migrated: run `postfacta migrate` first")
             return await work(database)
@@ -122,22 +120,16 @@ def _run(dsn: SecretStr, work: Callable[[Database], Awaitable[T]], **others: Any
     return anyio.run(run)
 
 
-def _transact(settings: Settings, work: Callable[[Unit], Awaitable[T]]) -> T:
-    """Do it in one transaction of the operator."""
-
-    async def run(database: Database) -> T:
-        async with database.transaction() as connection:
-            return await work(Unit(connection, _OPERATOR, None))
-
-    return _run(settings.database_dsn, run)
-
-
 def _says(function: Callable[Concatenate[Unit, P], Awaitable[Told]]) -> Callable[P, None]:
     """Make a command of a function that works in one transaction; it speaks once that is committed."""
 
     @wraps(function)
     def run(*args: P.args, **given: P.kwargs) -> None:
-        lines, said = _transact(load_settings(), lambda unit: function(unit, *args, **given))
+        async def work(database: Database) -> Told:
+            async with database.transaction() as connection:
+                return await function(Unit(connection, _OPERATOR, None), *args, **given)
+
+        lines, said = _run(work)
         for line in lines:
             click.echo(line)
         if said:
@@ -178,7 +170,7 @@ def _demo(host: str | None, port: int | None) -> int:
 
 @_command("verify")
 def _verify() -> int:
-    result = _run(load_settings().database_dsn, verify)
+    result = _run(verify)
     for found in result["kept_fault"]:
         told = f"INC-{found['number']}: the kept timeline is not that of the facts; repair it as the owner"
         click.echo(f"{told}: {REPAIR.format(found['number'])}", err=True)
@@ -236,40 +228,12 @@ def _smoke(
     return anyio.run(Smoke(token=own, metrics_token=metrics, traffic_key=key, **others).run, click.echo)
 
 
-@_command("create", "create an administrator", of=_admin)
-@click.option("--email", required=True, help="the address to sign in with")
-@click.option("--name", required=True, help="display name")
-@_from_stdin
-@click.option("--sub", type=UUID, help="in auth mode supabase: the `User UID` of the account there")
-def _create_admin(*, email: str, name: str, given: str | None, sub: UUID | None) -> None:
-    settings = load_settings()
-    sent = {"email": email, "display_name": name, "role": Role.ADMIN}
-    if (settings.auth_mode is AuthMode.SUPABASE) != (sub is not None):
-        raise CommandFailedError(
-            "--sub is required with POSTFACTA_AUTH_MODE=supabase, and only allowed there"
-        )
-    if sub is None:
-        new = parse(model.NewUser, sent | {"password": _typed() if given is None else given})
-        hashed = anyio.run(Passwords().hash, new.password)
-        who = _transact(settings, partial(postgres.add_user, new=new, password_hash=hashed)).email
-    else:
-        external = postgres.external_name(settings.issuer, sub)
-        who = _transact(settings, partial(_adopt, external, parse(model.Newcomer, sent)))
-    click.echo(f"{who} is now an administrator and can sign in at /signin")
-
-
-async def _adopt(external: str, new: model.Newcomer, unit: Unit) -> str:
+async def _meet(unit: Unit, external: str, new: model.Newcomer) -> str:
+    """Add an account of the project, or give it this role if it has signed in before."""
     await postgres.meet(unit, external, new)
-    if (user := await postgres.external(unit, external)) and user.role is not Role.ADMIN:
-        await postgres.change_user(unit, user.id, model.UserChange(role=Role.ADMIN), now=_now())
+    if (user := await postgres.external(unit, external)) and user.role is not new.role:
+        await postgres.change_user(unit, user.id, model.UserChange(role=new.role), now=_now())
     return new.email
-
-
-def _typed() -> str:
-    if not sys.stdin.isatty():
-        raise CommandFailedError("no terminal to read the password from: use --password-stdin")
-    password: str = click.prompt("Password", hide_input=True, confirmation_prompt="Again", err=True)
-    return password
 
 
 async def _found(unit: Unit, person: str) -> model.Account:
@@ -290,18 +254,26 @@ async def _list_users(unit: Unit) -> Told:
 @click.option("--email", required=True, help="the address to sign in with")
 @click.option("--name", help="display name (default: the part of the address before the @)")
 @click.option("--role", type=_ROLES, default=Role.VIEWER.value, help="their role (viewer)")
+@click.option("--sub", type=UUID, help="in auth mode supabase: the `User UID` of the account there")
 @_from_stdin
 @_says
-async def _add_user(unit: Unit, *, email: str, name: str | None, role: str, given: str | None) -> Told:
-    if load_settings().auth_mode is AuthMode.SUPABASE:
+async def _add_user(
+    unit: Unit, *, email: str, name: str | None, role: str, sub: UUID | None, given: str | None
+) -> Told:
+    settings = load_settings()
+    if (settings.auth_mode is AuthMode.SUPABASE) != (sub is not None):
         raise CommandFailedError(
-            "add people in the Supabase project; they appear here when they first sign in"
+            "--sub is required with POSTFACTA_AUTH_MODE=supabase, and only allowed there"
         )
     password = new_password() if given is None else given
     new = parse(model.NewUser, {"email": email, "display_name": name, "role": role, "password": password})
+    if sub is not None:
+        external = postgres.external_name(settings.issuer, sub)
+        newcomer = model.Newcomer(email=new.email, display_name=new.name, role=new.role)
+        return [], f"{await _meet(unit, external, newcomer)} can sign in at /signin, as {role}."
     hashed = await Passwords().hash(new.password)
     added = await postgres.add_user(unit, new, password_hash=hashed)
-    return [password] if given is None else [], f"{added.email} can sign in at /signin."
+    return [password] if given is None else [], f"{added.email} can sign in at /signin, as {role}."
 
 
 @_command("reset-password", "set a new password and end all sessions", of=_user)
@@ -320,23 +292,11 @@ async def _reset_password(unit: Unit, person: str, *, given: str | None) -> Told
     return [password] if given is None else [], said
 
 
-@_command("sessions", "list a person's sessions", of=_user)
+@_command("sign-out", "end all sessions of a person", of=_user)
 @_person
 @_says
-async def _list_sessions(unit: Unit, person: str) -> Told:
-    sessions = await postgres.sessions(unit, (await _found(unit, person)).id, this=b"", now=_now())
-    return [
-        _line(it.id, it.kind, it.created_at, it.last_used_at or "never", it.expires_at) for it in sessions
-    ], ""
-
-
-@_command("sign-out", "end a person's sessions, or one of them", of=_user)
-@_person
-@click.option("--session", type=UUID, help="the session's id (default: all sessions)")
-@_says
-async def _sign_out(unit: Unit, person: str, *, session: UUID | None) -> Told:
-    user = await _found(unit, person)
-    return [f"sessions ended: {await postgres.revoke_sessions(unit, user, _now(), only=session)}"], ""
+async def _sign_out(unit: Unit, person: str) -> Told:
+    return [f"sessions ended: {await postgres.revoke_sessions(unit, await _found(unit, person), _now())}"], ""
 
 
 async def _change(unit: Unit, /, person: str, **wish: object) -> Told:

@@ -99,17 +99,14 @@ class Answer:
 
 
 class Unit:
-    """The work of one request, inside one transaction.
-
-    `counts` are metrics to count after the commit; `about` are incidents that it locked or wrote to.
-    """
+    """The work of one request, inside one transaction."""
 
     def __init__(self, connection: Connection, principal: Principal, client: Address | None) -> None:
         self.connection = connection
         self._client = client
         self.principal = principal
-        self.counts: list[tuple[str, ...]] = []
-        self.about: set[UUID] = set()
+        self.counts: list[tuple[str, ...]] = []  # metrics to count after the commit
+        self.about: set[UUID] = set()  # incidents that it locked or wrote to
         self.fetch = connection.fetch
         self.fetchrow = connection.fetchrow
         self.execute = connection.execute
@@ -152,22 +149,14 @@ class Reader:
 Query = Reader | Unit  # What a query runs through; a unit sees its own writes and locks.
 
 
-@dataclass(frozen=True, slots=True)
-class Sql:
-    """A query and its name in metrics; `$1` and `$2` are the caller, as `VISIBLE` needs them."""
-
-    name: str
-    text: str
-
-
-async def rows(q: Query, model: type[M], sql: Sql, *args: object) -> list[M]:
-    found = await q.fetch(sql.text, *sees(q.principal), *args, operation=sql.name)
+async def rows(q: Query, model: type[M], sql: str, *args: object, operation: str) -> list[M]:
+    """Run a query in which `$1` and `$2` are the caller, as `VISIBLE` needs them."""
+    found = await q.fetch(sql, *sees(q.principal), *args, operation=operation)
     return [model.model_validate(dict(each.items())) for each in found]
 
 
-async def row(q: Query, model: type[M], sql: Sql, *args: object) -> M | None:
-    found = await rows(q, model, sql, *args)
-    return found[0] if found else None
+async def row(q: Query, model: type[M], sql: str, *args: object, operation: str) -> M | None:
+    return next(iter(await rows(q, model, sql, *args, operation=operation)), None)
 
 
 async def insert(unit: Unit, table: str, **values: object) -> None:
@@ -201,7 +190,6 @@ class Where:
         self._conditions: list[str] = []
 
     def bind(self, value: object, kind: str = "") -> str:
-        """Add an argument and return its placeholder."""
         self.args.append(value)
         return f"${len(self.args)}" + (f"::{kind}" if kind else "")
 
@@ -249,14 +237,12 @@ class Transactions:
         return (answer or Answer(204)).response()
 
     async def read(self, principal: Principal, look: Callable[[Unit], Awaitable[T]]) -> T:
-        """Read from one snapshot of the database: all queries of the unit see the same state."""
         return await self._database.run_transaction(
             lambda connection: look(Unit(connection, principal, None)), isolation="repeatable read"
         )
 
 
 async def _once(unit: Unit, work: Work, *, key: str, fingerprint: bytes) -> Answer:
-    """Do the work, or replay the response of the first request with the key."""
 
     async def done() -> StoredAnswer:
         answer = await work(unit) or Answer(204)

@@ -8,22 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
-import httpx2
 
 from postfacta_core.clock import WALL
 from postfacta_core.drain._course import DrainLimits
 from postfacta_core.errors import ResilienceError
-from postfacta_core.guards.timeout import Timeout
 from postfacta_postgres import Database
 
 from .db import reach
-from .errors import AppError, CommandFailedError
+from .errors import CommandFailedError
 from .flags import read_flags
 from .migrations import HEAD, revision, role_rights
 from .server import BACKLOG, HEADER_TIMEOUT, check_port, graceful_timeout
 from .settings import AuthMode, Settings, SettingsError, exposed_secrets
 
-_OK = 200
 _SKEW = (1.0, 30.0)  # Above the first, timestamps look odd; above the second, they are wrong.
 _OTHER_FILES = 100  # Libraries, logs, the event loop.
 _ALLOWED = """
@@ -48,14 +45,12 @@ def run(settings: Settings, *, say: Callable[[str], None]) -> int:
     findings = [
         *_look_at_settings(settings),
         *_look_at_process(settings),
-        *anyio.run(_look_at_project, settings),
         *anyio.run(_look_at_database, settings),
     ]
     return report(findings, say)
 
 
 def report(findings: Iterable[Finding], say: Callable[[str], None]) -> int:
-    """Print a line for each; return 1 if any is a failure."""
     code = 0
     for it in findings:
         say(f"{it.verdict:<5} {it.about:<11} {it.text}")
@@ -114,29 +109,6 @@ def _look_at_process(settings: Settings) -> Iterator[Finding]:
     longest = round(delay + graceful_timeout(settings))
     advice = "set a longer stop timeout in systemd or Kubernetes"
     yield Finding("stop", "ok", f"within {longest} s of SIGTERM", advice)
-
-
-async def _look_at_project(settings: Settings) -> list[Finding]:
-    if settings.auth_mode is not AuthMode.SUPABASE:
-        return []
-    from .identity.project import Client  # noqa: PLC0415 - only this check needs it
-
-    try:
-        async with Client("project", lambda: settings, Timeout(5, name="project")) as client:
-            reply = await client.ask("GET", "settings")
-            keys = (await client.ask("GET", ".well-known/jwks.json")).said.get("keys")
-    except (AppError, ResilienceError, httpx2.HTTPError, ValueError) as error:
-        advice = "check POSTFACTA_DB_URL, and that a firewall allows outbound HTTPS to it"
-        return [Finding("project", "fail", f"{settings.db_url} cannot be reached: {error}", advice)]
-    if reply.status_code != _OK:
-        text = f"{settings.db_url} answers {reply.status_code} to the key"
-        return [Finding("project", "fail", text, "set POSTFACTA_DB_KEY to its publishable (or anon) key")]
-    found = len(keys) if isinstance(keys, list) else 0
-    if not found and settings.jwt_secret is None:
-        advice = "enable JWT signing keys in the project, or set POSTFACTA_JWT_SECRET"
-        return [Finding("project", "fail", "it publishes no key to verify its tokens with", advice)]
-    by = f"{found} published keys" if found else "the secret"
-    return [Finding("project", "ok", f"{settings.db_url} is reachable; tokens are verified with {by}")]
 
 
 async def _look_at_database(settings: Settings) -> list[Finding]:

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from .db import VISIBLE, Reader, Where, sees
 from .incidents.access import COLUMNS, Ref, Share, incident_of, missing, ref_of, where_of
 from .incidents.model import IncidentFilters, Kind, Severity
-from .incidents.pages import asked, filter_form, tidied
+from .incidents.pages import asked, filter_form, meant
 from .principal import Access
 from .signals.model import PRECISIONS, Precision
 from .timeline.model import Micros, Milestone
@@ -30,12 +30,9 @@ from .web.routes import RouteClass
 from .web.slices import Page, Routes
 from .web.stale import allow_stale
 
-PLOTTED: Final = 500
-"""The most incidents that are plotted and listed: the newest."""
-LEAST: Final = {50: 5, 90: 10}
-"""The fewest values for each quantile, by its percentage."""
-UNKNOWN: Final = "\u2013"
-"""A dash, for a length that is not known."""
+PLOTTED: Final = 500  # the most incidents that are plotted and listed: the newest
+LEAST: Final = {50: 5, 90: 10}  # the fewest values for each quantile, by its percentage
+UNKNOWN: Final = "\u2013"  # a dash, for a length that is not known
 routes: Final = Routes("incident")
 
 
@@ -218,7 +215,6 @@ async def every(q: Reader, filters: IncidentFilters, *phases: Phase) -> tuple[st
 
 
 def _where(q: Reader, filters: IncidentFilters) -> Where:
-    """Select the matching incidents; without a kind, near misses and exercises do not match."""
     if not filters.kind:
         filters = filters.model_copy(update={"kind": [Kind.INCIDENT]})
     return where_of(q.principal, filters)
@@ -257,9 +253,7 @@ class InsightQuery(IncidentFilters, frozen=True):
 
 
 @routes.page("/insights", Access.READ, kind=RouteClass.SEARCH, stale=True)
-async def show(q: Reader, *, request: Request) -> Page | str:
-    if (target := tidied(request)) is not None:
-        return target
+async def show(q: Reader, *, request: Request) -> Page:
     query, errors = asked(request, InsightQuery)
     text, is_private = await every(q, query, query.phase)
     where = _where(q, query)
@@ -270,7 +264,7 @@ async def show(q: Reader, *, request: Request) -> Page | str:
     def draw() -> Mapping[str, object]:
         of_phase = Aggregates.model_validate_json(text).durations[query.phase]
         points = of_phase.points[:PLOTTED]
-        given = [(name, text) for name, text in request.query_params.multi_items() if name != "phase"]
+        given = [(name, text) for name, text in meant(request) if name != "phase"]
         return {
             **filter_form(request, errors),
             "here": "insights",
@@ -385,12 +379,6 @@ _WHY: Final = {
     DurationStatus.PENDING: "still open",
     DurationStatus.MISSING: "unknown",
 }
-_WITHIN: Final = {
-    Precision.DAY: "within a day",
-    Precision.HOUR: "within an hour",
-    Precision.MINUTE: "within a minute",
-    Precision.SECOND: "within a second",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,4 +427,6 @@ def _length(length: Duration) -> str:
 
 
 def _within(length: Duration) -> str:
-    return _WITHIN.get(length.precision or Precision.EXACT, "at the same time")
+    if length.precision in (None, Precision.EXACT):
+        return "at the same time"
+    return f"within {'an' if length.precision is Precision.HOUR else 'a'} {length.precision}"

@@ -57,7 +57,6 @@ async def explain(*, slug: str) -> Page:
 
 
 def _page_of(scope: Mapping[str, Any]) -> str:
-    """Return the user's current page: the one requested, or the one whose form was sent."""
     if scope["method"] in {"GET", "HEAD"}:
         query = scope["query_string"].decode("latin-1")
         return str(scope["path"]) + (f"?{query}" if query else "")

@@ -52,14 +52,12 @@ class AppError(Exception):
 
     @classmethod
     def of(cls, problem: Problem, detail: str, *, headers: Mapping[str, str] | None = None) -> Self:
-        """Return a problem of the core."""
         error = cls(detail, headers=headers)
         error.slug, error.status, error.title = problem.code, problem.status, problem.title
         return error
 
     @property
     def by_field(self) -> dict[str, str]:
-        """The message of each invalid field, for the page that shows a form again."""
         # Of several, the first.
         return {it.pointer.lstrip("/").partition("/")[0]: it.message for it in reversed(self.errors)}
 
@@ -166,5 +164,4 @@ def slow_down(seconds: float) -> RateLimitedError:
 
 
 def invalid(pointer: str, code: str, message: str) -> InvalidFieldsError:
-    """Return the error of one invalid field."""
     return InvalidFieldsError(message, errors=[FieldError(pointer, code, message)])

@@ -49,9 +49,6 @@ _ENTRY: Final = 500  # Bytes of an entry's JSON, about.
 routes: Final = Routes("export")
 
 
-# What is exported
-
-
 class ExportFormat(StrEnum):
     """The format of a single export."""
 
@@ -111,8 +108,6 @@ class Document(BaseModel):
 
 
 class _Inert(str):
-    """Text that is already safe."""
-
     __slots__ = ()
 
 
@@ -208,13 +203,8 @@ async def one(
     return StreamingResponse(_pieces(begun, form, incident.id, q=later, kept=kept), headers=headers)
 
 
-# Streams
-
-
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """How a document is written."""
-
     kind: str
     frame: Callable[[Document], tuple[bytes, bytes]]  # writes what comes before its entries, and after them
     entries: Callable[[Sequence[Entry]], bytes]  # writes entries
@@ -249,7 +239,6 @@ _FORMS: Final[Mapping[ExportFormat, _Form]] = {
 async def _begin(
     unit: Unit, incident: Incident, *, kept: KeptTimelines, form: _Form, rev: int | None
 ) -> _Begun:
-    """Read a document, and its first entries."""
     found = await kept.slice(unit, incident.id, _query(digest=True))
     page, entries = found.page, found.page.items
     rest = _following(_query(as_of=found.at), incident.id, entries) if page.next_cursor else None

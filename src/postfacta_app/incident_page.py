@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated, Any, Final, Literal
@@ -25,7 +24,7 @@ from .incidents.access import Ref, Share, lock_active, missing, read_ref, seen
 from .incidents.model import MOVES, Incident, Move, Outcome
 from .principal import Access
 from .signals import api as signals
-from .signals.model import Attached, Attachments, Precision, Signal, SignalQuery
+from .signals.model import Attached, Attachments, Precision, SignalQuery
 from .timeline import api as timeline
 from .timeline.kept import Group, NumberedPage, Wanted
 from .timeline.model import (
@@ -39,7 +38,7 @@ from .timeline.model import (
     Op,
     micros,
 )
-from .timeline.view import Line, anchor, chart, clock, days, lines, stamp
+from .timeline.view import Line, anchor, clock, days, lines, stamp
 from .web.body import Time, format_time, parse_time
 from .web.forms import formed, read_typed_time
 from .web.paging import Paged, decode_cursor, encode_cursor, next_page
@@ -51,8 +50,7 @@ _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _SECONDS: Final = re.compile(r"\d:\d\d:\d\d(\.)?|-\d+ ?s$", re.ASCII)
 _OFFSET: Final = re.compile(r"[+-]?\d{1,6}(\.\d{1,3})?", re.ASCII)
 Word = Annotated[str, StringConstraints(max_length=200)]
-_PAGE: Final = 100
-"""The most entries of one page."""
+_PAGE: Final = 100  # the most entries of one page
 _MOST_SAID: Final = _PAGE + 100  # Annotations; the API lists all.
 _MOST_JOINED: Final = 100
 _LETTERS: Final = 2000  # Characters of a signal's text and payload; a link leads to the rest.
@@ -86,22 +84,13 @@ class View(BaseModel, extra="forbid", frozen=True):
     until: Word = Field("", alias="to")
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
-    """A search for unassigned signals."""
-
-    fields: Mapping[str, str]
-    found: Sequence[Signal] | None = None
-    errors: Sequence[FieldError] = ()
-
-
 def _is_within(t: int, page: NumberedPage, view: View) -> bool:
     is_known = view.known_as_of is None or t <= micros(view.known_as_of)
     is_after = page.page == 1 or t >= page.entries[0].t
     return is_known and is_after and (not page.after or t < page.after[0].t)
 
 
-async def _search(unit: Unit, incident: Incident, view: View, *, now: datetime) -> Search:
+async def _search(unit: Unit, incident: Incident, view: View, *, now: datetime) -> Mapping[str, object]:
     until = incident.ended_at or now
     fields = {
         "service": view.service,
@@ -109,13 +98,14 @@ async def _search(unit: Unit, incident: Incident, view: View, *, now: datetime) 
         "from": view.since or f"{incident.declared_at - _BEFORE:%Y-%m-%d %H:%M}",
         "to": view.until or f"{until + _BEFORE:%Y-%m-%d %H:%M}",
     }
+    searched: dict[str, object] = {"fields": fields, "found": None, "errors": ()}
     if view.since is None:
-        return Search(fields)
+        return searched
     try:
         query = formed(SignalQuery, {**fields, "attached": False})
     except InvalidFieldsError as refusal:
-        return Search(fields, errors=refusal.errors)
-    return Search(fields, (await signals.rows(unit, query))[: query.limit])
+        return searched | {"errors": refusal.errors}
+    return searched | {"found": (await signals.rows(unit, query))[: query.limit]}
 
 
 def _wanted(view: View) -> Wanted:
@@ -147,8 +137,7 @@ def _back(call: Call, _: str) -> Callable[[str], str]:
     return back
 
 
-Back = Annotated[Callable[[str], str], Fill(_back)]
-"""Returns the address of the page as it was, at a place."""
+Back = Annotated[Callable[[str], str], Fill(_back)]  # returns the address of the page as it was, at a place
 
 
 @routes.page(_ONE, Access.READ, stale=True)
@@ -207,7 +196,6 @@ def _laid_out(page: NumberedPage, made: Sequence[Line], view: View) -> Mapping[s
     within = [it for it in turns(known) if _is_within(it.t, page, view)]
     return {
         "days": days(made, within),
-        "chart": chart(made, within),
         "turns": turns(known),
         "strip": strip(durations(known, is_open=page.is_open)),
     }
@@ -277,11 +265,7 @@ def precision_of(text: str) -> Precision:
 
 
 def read_edit(fields: Mapping[str, str], now: datetime | None = None) -> NewEdit:
-    """Parse an edit from the fields of a form.
-
-    `op` is the operation; `source` and `id` name the entry, `value` is the input. An empty time or title undoes the
-    correction. Clock offsets are in seconds.
-    """
+    """Parse an edit from the fields of a form: an empty time or title undoes one, offsets are in seconds."""
     if (op := fields.get("op", "")) not in MODELS:
         raise _wrong("/op", "unknown", "is not an edit: reload the page and try again")
     try:
@@ -369,8 +353,7 @@ async def label(unit: Unit, ref: Ref, *, fields: Fields, matches: Matches, back:
 
 # The history: edits, revisions and, for administrators, the audit log, newest first
 
-_MOST_EVENTS: Final = 200
-"""The most events of a page."""
+_MOST_EVENTS: Final = 200  # the most events of a page
 _UUID: Final = re.compile(r"\b([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.ASCII)
 
 # Signals that were attached together are one event. `$3` and `$4` say whether the caller writes, and is an administrator.
@@ -390,18 +373,6 @@ select * from (
     from audit_log a where a.incident_id = $1 and $4::boolean) e
  where $5::timestamptz is null or (at, kind, id) < ($5, $6::text, $7::text)
  order by at desc, kind desc, id desc limit $2"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """One action in the history."""
-
-    at: datetime
-    actor: str
-    kind: str  # `timeline`, `post-mortem` or `audit`
-    what: str  # A description of the action
-    why: str | None = None  # the given reason or message
-    rev: int | None = None  # the resulting revision
 
 
 @routes.page("/incidents/{ref}/history", Access.READ)
@@ -431,7 +402,7 @@ async def history(q: Snapshot, ref: Ref, place: Paged, *, request: Request, kept
         "item": incident,
         "tab": "history",
         "events": events,
-        "names": await timeline.names(q, {it.actor for it in events}),
+        "names": await timeline.names(q, {it["actor"] for it in events}),
         "next_url": next_page(request, older) if older else None,
     }
     return Page("history.html", context, size=LARGE)
@@ -451,7 +422,7 @@ _DONE: Final[Mapping[Op, str]] = {
 }
 
 
-def _event(row: Any, titles: Mapping[tuple[str, str], str]) -> Event:
+def _event(row: Any, titles: Mapping[tuple[str, str], str]) -> dict[str, Any]:
     rev = None
     match row["kind"]:
         case "timeline":
@@ -463,7 +434,7 @@ def _event(row: Any, titles: Mapping[tuple[str, str], str]) -> Event:
         case _:
             done = f"{row['what']} {row['source']}"
             what = _UUID.sub(r"\1", ", ".join([done, *_details(json.loads(row["value"] or "{}"))]))
-    return Event(at=row["at"], actor=row["actor"], kind=row["kind"], what=what, why=row["why"], rev=rev)
+    return {**{name: row[name] for name in ("at", "actor", "kind", "why")}, "what": what, "rev": rev}
 
 
 def _edited(row: Any, titles: Mapping[tuple[str, str], str]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
-from .db import VISIBLE, Query, Sql, Unit, row
+from .db import VISIBLE, Query, Unit, row
 from .incidents.access import Ref, lock_active, missing, ref_of
 from .principal import Access
 from .web.slices import Matches, Routes
@@ -32,12 +32,9 @@ class Labels(BaseModel, extra="forbid", frozen=True):
         return hashlib.sha256(" ".join(self.labels).encode()).hexdigest()[:16]
 
 
-_OF: Final = Sql(
-    "labels_of",
-    f"""
+_OF: Final = f"""
 select array(select l.label from incident_labels l where l.incident_id = i.id) as labels from incidents i
- where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)""",  # noqa: S608 - only constants of db.py
-)
+ where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"""  # noqa: S608 - only constants of db.py
 _DELETE: Final = "delete from incident_labels where incident_id = $1 and label <> all ($2::text[])"
 _INSERT: Final = """
 insert into incident_labels (incident_id, label, created_by) select $1, it, $3 from unnest($2::text[]) it
@@ -48,7 +45,7 @@ on conflict (incident_id, label) do nothing"""
     "GET /api/v1/incidents/{ref}/labels", Access.READ, "List the labels of an incident", conditional=True
 )
 async def of(q: Query, ref: Ref) -> Labels:
-    found = await row(q, Labels, _OF, *ref_of(ref))
+    found = await row(q, Labels, _OF, *ref_of(ref), operation="labels_of")
     if found is None:
         raise missing()
     return found

@@ -17,8 +17,7 @@ from .principal import Access
 from .web.body import Time
 from .web.slices import Reply, Routes, made
 
-MOST: Final = 200
-"""The most links of an incident; they are shown on one page."""
+MOST: Final = 200  # the most links of an incident; they are shown on one page
 routes: Final = Routes("link")
 
 
@@ -77,8 +76,6 @@ class LinkList(BaseModel):
 
     items: Sequence[IncidentLink]
 
-
-# SQL
 
 # `i` is the other end; callers have already checked that this end is visible.
 _OF: Final = f"""

@@ -28,7 +28,7 @@ _REF: Final[JSON] = {
 _PATTERNS: Final[dict[str, JSON]] = {
     "ref": _REF,
     "other": _REF,
-    **{name: {"type": "string", "format": "uuid"} for name in ("id", "root", "session")},
+    **{name: {"type": "string", "format": "uuid"} for name in ("id", "root")},
     "rev": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
     "type": {"enum": ["related", "duplicate_of", "follows"]},
     "slug": {"type": "string", "pattern": "^[a-z][a-z-]{0,62}$"},
@@ -106,7 +106,6 @@ def _schemas(rules: Sequence[Rule]) -> tuple[Schemas, JSON]:
 
 
 def _forbid_nul(schema: object) -> None:
-    """Add the excluded character to every text without a narrower pattern."""
     if isinstance(schema, list):
         for part in cast("list[object]", schema):
             _forbid_nul(part)

@@ -127,13 +127,11 @@ class Rotation:
                     signal.signal(signal.SIGHUP, before)
 
     def _of_store(self) -> tuple[str, object]:
-        """Return what a connection to the store of rate limits depends on."""
         address = self.current.rate_store
         return (address.get_secret_value() if address else "", self._changed_at.get("rate_store_tls"))
 
 
 def _changes(settings: Settings) -> dict[str, list[float]]:
-    """Return when the files of each secret were changed."""
     files: dict[str, Iterable[Path]] = {name: [file] for name, file in secret_files().items()}
     for name, of in _TLS.items():
         address: SecretStr | None = getattr(settings, of)

@@ -259,7 +259,6 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
 
 
 def secret_files() -> dict[str, Path]:
-    """Return the file of each secret that is read from one."""
     secrets = [it for it, about in Settings.model_fields.items() if "SecretStr" in str(about.annotation)]
     return {field: file for field in secrets if (file := _file_of(field, os.environ))}
 

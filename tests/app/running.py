@@ -123,7 +123,7 @@ def live_service(server: EmbeddedPostgres, template: str) -> Generator[LiveServi
             "POSTFACTA_READY_REQUIRES_DB": "false",
         }
         who = ("--email", ADMIN.email, "--name", "Admin", "--password-stdin")
-        command("admin", "create", *who, environment=environment, given=ADMIN.password + "\n")
+        command("user", "add", "--role", "admin", *who, environment=environment, given=ADMIN.password + "\n")
         with started(environment=environment) as (process, url), httpx2.Client(base_url=url) as client:
             client.headers["Authorization"] = f"Bearer {sign_in(client, ADMIN)}"
             yield LiveService(url, client, process)

@@ -160,7 +160,9 @@ def test_without_a_database_it_lives_and_says_503_and_is_ready_by_itself_when_th
                 upgrade(server.dsn(), progress=lambda _: None)
                 given = {"POSTFACTA_DATABASE_DSN": server.dsn()}
                 who = ("--email", ADMIN.email, "--name", "Ada", "--password-stdin")
-                command("admin", "create", *who, environment=given, given=f"{ADMIN.password}\n")
+                command(
+                    "user", "add", "--role", "admin", *who, environment=given, given=f"{ADMIN.password}\n"
+                )
                 token = command(
                     "token", "create", "--name", "ci", "--scope", "incidents:write", environment=given
                 )

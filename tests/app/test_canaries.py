@@ -78,7 +78,7 @@ def test_secrets_that_are_sent_and_set_reach_no_sink(
             "LOG_LEVEL": "DEBUG",
         }
         who = ("--email", ADMIN.email, "--name", "Admin", "--password-stdin")
-        command("admin", "create", *who, environment=environment, given=ADMIN.password + "\n")
+        command("user", "add", "--role", "admin", *who, environment=environment, given=ADMIN.password + "\n")
         with started(environment=environment) as (process, url), httpx2.Client(base_url=url) as client:
             client.headers["Authorization"] = f"Bearer {CANARY}-metrics"
             admin = {"Authorization": f"Bearer {sign_in(client, ADMIN)}"}

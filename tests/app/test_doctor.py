@@ -13,7 +13,6 @@ import pytest
 
 from postfacta_app.cli import main
 from postfacta_embedded import EmbeddedPostgres
-from tests.app.identity.project import ANON_KEY, running_project
 from tests.kit.pg import create_database, execute, fetch_value, prepared_server
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
@@ -292,38 +291,6 @@ def test_auth_mode_none_is_a_warning(
 ) -> None:
     monkeypatch.setenv("POSTFACTA_AUTH_MODE", "none")
     assert doctor(capsys)[1]["sign-in"] == "warn"
-
-
-@pytest.mark.parametrize(
-    ("turned", "verdict", "words"),
-    [
-        ({}, "ok", "tokens are verified with 1 published keys"),
-        ({"published": '{"keys": []}'}, "ok", "tokens are verified with the secret"),
-        ({"published": '{"keys": []}', "jwt_secret": ""}, "fail", "-> enable JWT signing keys"),
-        ({"published": "down"}, "fail", "cannot be reached: "),
-        ({"db_key": "another key"}, "fail", "answers 401 to the key"),
-        ({"db_url": "http://127.0.0.1:9"}, "fail", "-> check POSTFACTA_DB_URL"),
-    ],
-)
-def test_a_project_is_asked_whether_it_can_sign_people_in(
-    turned: dict[str, str],
-    verdict: str,
-    words: str,
-    *,
-    migrated: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with running_project() as project:
-        project.published = turned.get("published")
-        given = {**project.given, **{name: value for name, value in turned.items() if name != "published"}}
-        for name, value in given.items():
-            if value:
-                monkeypatch.setenv(f"POSTFACTA_{name.upper()}", value)
-        _, shown, text = doctor(capsys)
-    assert shown["project"] == verdict
-    assert words in text
-    assert ANON_KEY not in text
 
 
 def test_a_database_that_is_not_there_fails_without_its_password(

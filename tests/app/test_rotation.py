@@ -300,7 +300,7 @@ def test_a_password_and_a_token_are_replaced_under_load(
     with fresh_database(postgres_server, app_template) as owner:
         who = ("--email", ADMIN.email, "--name", "Admin", "--password-stdin")
         database = {"POSTFACTA_DATABASE_DSN": owner}
-        command("admin", "create", *who, environment=database, given=ADMIN.password + "\n")
+        command("user", "add", "--role", "admin", *who, environment=database, given=ADMIN.password + "\n")
         execute(
             owner,
             f"create role {role} login password '{FORMER}' in role postfacta_app",

@@ -59,8 +59,14 @@ class _Desk:
         self._afterwards.append(lambda: self._forget(is_lost))
 
     def lose_all(self, user: UUID, *, keep: bytes = b"") -> None:
-        """Stop trusting a person's tokens, except the one with the hash `keep`."""
         self.lose(lambda it: it.principal.user_id == user and it.secret_sha256 != keep)
+
+    def local(self) -> LocalAccounts:
+        if isinstance(self.accounts, LocalAccounts):
+            return self.accounts
+        raise RegistrationClosedError(
+            "Add people in the Supabase project; they appear here when they first sign in"
+        )
 
     def kept_here(self, account: model.Account) -> tuple[LocalAccounts, str]:
         """Return who checks an account's password, and its hash; raise if it is managed elsewhere."""
@@ -104,7 +110,7 @@ async def login(sent: model.Credentials, desk: Desk) -> Reply[model.SignedIn]:
 async def register(sent: model.Registration, desk: Desk) -> Annotated[Response, model.Registered]:
     if not desk.is_open:
         raise RegistrationClosedError("Registration is closed; ask an administrator for an account")
-    return await desk.accounts.register(desk.request, sent)
+    return await desk.local().register(desk.request, sent)
 
 
 @routes.api("POST /logout", SIGNED_IN, "End the current session or bearer token", kind=AUTH)
@@ -136,8 +142,8 @@ async def change_password(owner: Owner, sent: model.PasswordChange, desk: Desk) 
     if sent.password.strip().lower() == owner.email:
         raise invalid("/password", "invalid", "must not be the e-mail address")
     # Only the holder of this session can use up its attempts.
-    async with local.throttle.attempt("", device=f"password of {owner.id}"):
-        if not await local.passwords.verify(stored, sent.current_password, is_known=True):
+    async with local.throttle.attempt("", str(owner.id), is_own=True):
+        if not await local.passwords.verify(stored, sent.current_password):
             raise invalid("/current_password", "invalid", "is wrong")
     hashed = await local.passwords.hash(sent.password)
 
@@ -166,36 +172,19 @@ async def reset(owner: Owner, desk: Desk) -> Reply[model.IssuedPassword]:
 
 
 def new_password() -> str:
-    """Generate a random password for its owner to change."""
     return secrets.token_urlsafe(15)
-
-
-@routes.api("GET /api/v1/me/sessions", SIGNED_IN, "List your sessions", kind=SEARCH)
-@routes.api("GET /api/v1/users/{id}/sessions", ADMIN, "List a person's sessions", kind=SEARCH)
-async def sessions(owner: Owner, desk: Desk) -> model.SessionList:
-    return model.SessionList(items=await postgres.sessions(desk.q, owner.id, this=desk.this, now=desk.now))
 
 
 @routes.api("DELETE /api/v1/me/sessions", SIGNED_IN, "Sign out everywhere")
 @routes.api("DELETE /api/v1/users/{id}/sessions", ADMIN, "Sign a person out everywhere")
-async def end_all(unit: Unit, owner: Owner, desk: Desk) -> None:
-    await end_sessions(unit, owner, desk)
+async def end_sessions(unit: Unit, owner: Owner, desk: Desk) -> None:
+    await sign_out(unit, owner, desk)
 
 
-@routes.api("DELETE /api/v1/me/sessions/{session}", SIGNED_IN, "End one of your sessions")
-@routes.api("DELETE /api/v1/users/{id}/sessions/{session}", ADMIN, "End one of a person's sessions")
-async def end_one(unit: Unit, owner: Owner, *, session: UUID, desk: Desk) -> None:
-    await end_sessions(unit, owner, desk, only=session)
-
-
-async def end_sessions(
-    unit: Unit, owner: model.Account, desk: _Desk, *, only: UUID | None = None, keep: bytes = b""
-) -> None:
-    """End a person's sessions, except the one with the hash `keep`; or `only` one, which must be there."""
+async def sign_out(unit: Unit, owner: model.Account, desk: _Desk, *, keep: bytes = b"") -> None:
+    """End a person's sessions, except the one with the hash `keep`."""
     desk.lose_all(owner.id, keep=keep)
-    ended = await postgres.revoke_sessions(unit, owner, desk.now, only=only, keep=keep)
-    if only is not None and not ended:
-        raise _missing()
+    await postgres.revoke_sessions(unit, owner, desk.now, keep=keep)
 
 
 @routes.api("GET /api/v1/users", ADMIN, "List people")
@@ -208,7 +197,7 @@ async def users(q: Reader, query: Paged) -> model.UserPage:
     "POST /api/v1/users", ADMIN, "Add a person", problems=("conflict", "rate-limited", "registration-closed")
 )  # fmt: skip
 async def add_user(new: model.NewUser, desk: Desk) -> Annotated[Response, model.User]:
-    return await desk.accounts.add(desk.request, desk.caller, new)
+    return await desk.local().add(desk.request, desk.caller, new)
 
 
 @routes.api("GET /api/v1/users/{id}", ADMIN, "Read a person")

@@ -26,8 +26,7 @@ from . import postgres
 from .local import SECRET, cookie_name, digest
 from .model import Credential, Kind
 
-PRESENTED: Final = "postfacta.secret"
-"""The scope key of the hash of a valid secret that a request presents."""
+PRESENTED: Final = "postfacta.secret"  # the scope key of the hash of a valid secret that a request presents
 
 _SAFE: Final = {"GET", "HEAD", "OPTIONS"}
 # Probes and scrapers have other credentials; a sign-in request may carry an old token.

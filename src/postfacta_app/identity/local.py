@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import re
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import anyio
 import anyio.to_thread
@@ -38,25 +36,24 @@ _MOST_PENDING = 20  # They take under a second; requests that would wait longer 
 
 
 class Passwords:
-    """Hashes passwords with argon2id in worker threads; known devices have a queue of their own."""
+    """Hashes passwords with argon2id in worker threads."""
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher()
-        self._limiters = {True: anyio.CapacityLimiter(1), False: anyio.CapacityLimiter(_AT_ONCE)}
-        self._pending = {True: 0, False: 0}
+        self._limiter = anyio.CapacityLimiter(_AT_ONCE)
+        self._pending = 0
         # Unknown accounts are verified against this hash, so that timing reveals nothing.
         self._nobody = self._hasher.hash(secrets.token_urlsafe())
 
     async def hash(self, password: str) -> str:
         return await self._work(lambda: self._hasher.hash(password))
 
-    async def verify(self, stored: str | None, password: str, *, is_known: bool = False) -> bool:
+    async def verify(self, stored: str | None, password: str) -> bool:
         """Return whether the password matches; without a stored hash, False after the same time."""
-        matches = await self._work(lambda: self._matches(stored or self._nobody, password), is_known=is_known)
+        matches = await self._work(lambda: self._matches(stored or self._nobody, password))
         return matches and stored is not None
 
     async def renew(self, stored: str, password: str) -> str | None:
-        """Rehash a verified password if the parameters have changed."""
         return await self.hash(password) if self._hasher.check_needs_rehash(stored) else None
 
     def _matches(self, stored: str, password: str) -> bool:
@@ -65,15 +62,15 @@ class Passwords:
         except (Argon2Error, InvalidHashError):
             return False
 
-    async def _work(self, work: Callable[[], T], *, is_known: bool = False) -> T:
+    async def _work(self, work: Callable[[], T]) -> T:
         # Counted here: the limiter does not yet count tasks on the way to its queue.
-        if self._pending[is_known] >= _MOST_PENDING:
+        if self._pending >= _MOST_PENDING:
             raise slow_down(1.0)
-        self._pending[is_known] += 1
+        self._pending += 1
         try:
-            return await anyio.to_thread.run_sync(work, limiter=self._limiters[is_known])
+            return await anyio.to_thread.run_sync(work, limiter=self._limiter)
         finally:
-            self._pending[is_known] -= 1
+            self._pending -= 1
 
 
 SECRET: Final = re.compile(r"(?:pf_(?P<prefix>[A-Za-z0-9_-]{8})_)?[A-Za-z0-9_-]{43}")
@@ -105,7 +102,6 @@ def mint(
 
 
 def digest(secret: str) -> bytes:
-    """Hash a secret of 256 random bits, which needs neither salt nor a slow hash."""
     return hashlib.sha256(secret.encode()).digest()
 
 
@@ -128,19 +124,16 @@ class Accounts:
         return None
 
     @asynccontextmanager
-    async def _attempt(self, request: Request, email: str, device: str = "") -> AsyncGenerator[None]:
+    async def _attempt(self, request: Request, email: str) -> AsyncGenerator[None]:
         try:
-            async with self.throttle.attempt(address(request), email, device=device):
+            async with self.throttle.attempt(address(request), email):
                 yield
         except AppError as error:
             self._attempted("limited" if isinstance(error, RateLimitedError) else "bad_credentials")
             raise
 
     async def _begin(
-        self,
-        request: Request,
-        minted: model.Minted,
-        keep: Callable[[Unit], Awaitable[object]] | None = None,
+        self, request: Request, minted: model.Minted, keep: Callable[[Unit], Awaitable[object]] | None = None
     ) -> model.Minted:
         who = minted.token.principal
 
@@ -158,16 +151,10 @@ class LocalAccounts(Accounts):
     """Signs in people with local passwords."""
 
     def __init__(
-        self,
-        transactions: Transactions,
-        *,
-        passwords: Passwords | None = None,
-        is_local: bool = True,
-        **others: Any,
+        self, transactions: Transactions, *, passwords: Passwords | None = None, **others: Any
     ) -> None:
         super().__init__(transactions, **others)
         self.passwords = passwords or Passwords()
-        self._is_local = is_local
 
     async def sign_in(
         self, request: Request, credentials: model.Credentials, kind: model.Kind, *, now: datetime
@@ -175,9 +162,8 @@ class LocalAccounts(Accounts):
         """Check a password; return a new session or bearer token, or raise, alike for whatever was wrong."""
         account = await postgres.account(self._reader, credentials.email)
         stored = account.password_hash if account else None
-        device = self._device(request, account)
-        async with self._attempt(request, credentials.email, device):
-            is_right = await self.passwords.verify(stored, credentials.password, is_known=bool(device))
+        async with self._attempt(request, credentials.email):
+            is_right = await self.passwords.verify(stored, credentials.password)
             if not is_right or account is None or stored is None:
                 raise wrong_password()
             new = await self.passwords.renew(stored, credentials.password) or stored
@@ -188,16 +174,7 @@ class LocalAccounts(Accounts):
                     raise wrong_password()  # It changed during verification.
                 await postgres.add_secret(unit, minted.token)
 
-            await self._begin(request, minted, keep)
-        return replace(minted, device=device_cookie(account.id, new, is_local=self._is_local))
-
-    def _device(self, request: Request, account: model.Account | None) -> str:
-        """Return the device's name if it has signed in to this account before, else an empty string."""
-        if account is None or account.password_hash is None:
-            return ""
-        name, _, proof = request.cookies.get(_device_name(is_local=self._is_local), "").partition(".")
-        expected = _device_proof(account.id, account.password_hash, name)
-        return name if hmac.compare_digest(proof.encode(), expected.encode()) else ""
+            return await self._begin(request, minted, keep)
 
     async def register(self, request: Request, sent: model.Registration) -> Response:
         new = model.NewUser.model_validate(sent.model_dump())  # As a viewer.
@@ -218,7 +195,6 @@ class LocalAccounts(Accounts):
 
 
 def wrong_password() -> UnauthenticatedError:
-    """Return the one error of every failed sign-in."""
     return UnauthenticatedError("Wrong e-mail or password", headers={"WWW-Authenticate": "Bearer"})
 
 
@@ -238,27 +214,7 @@ def cookie_name(*, is_local: bool) -> str:
 
 def session_cookie(secret: str, expires_in: timedelta, *, is_local: bool) -> str:
     """Return the `Set-Cookie` of a new session; an empty one that expires at once removes it."""
-    return _cookie(cookie_name(is_local=is_local), secret, expires_in, is_local=is_local)
-
-
-def _cookie(name: str, value: str, expires_in: timedelta, *, is_local: bool) -> str:
     secure = "" if is_local else "; Secure"
     age = max(0, int(expires_in.total_seconds()))
-    return f"{name}={value}; Max-Age={age}; Path=/{secure}; HttpOnly; SameSite=Lax"
-
-
-def device_cookie(user_id: UUID, password_hash: str, *, is_local: bool) -> str:
-    """Return the cookie that exempts a device from limits of others, until the password changes."""
-    name = secrets.token_urlsafe(16)
-    value = f"{name}.{_device_proof(user_id, password_hash, name)}"
-    return _cookie(_device_name(is_local=is_local), value, timedelta(days=180), is_local=is_local)
-
-
-def _device_name(*, is_local: bool) -> str:
-    return f"{cookie_name(is_local=is_local)}-device"
-
-
-def _device_proof(user_id: UUID, password_hash: str, name: str) -> str:
-    # Keyed by the stored hash: secret, shared by all processes, and changed with the password.
-    text = f"postfacta device\n{user_id}\n{name}"
-    return hmac.new(password_hash.encode(), text.encode(), hashlib.sha256).hexdigest()
+    name = cookie_name(is_local=is_local)
+    return f"{name}={secret}; Max-Age={age}; Path=/{secure}; HttpOnly; SameSite=Lax"

@@ -36,11 +36,6 @@ _EXTERNAL = f"select {_USER} from users where external_sub = $1"  # noqa: S608 -
 _PERSON = f"""
 select {_USER}, password_hash from users where id::text = $1 or email = lower($1)
  order by external_sub is not null, id limit 1"""  # noqa: S608 - only constants of our modules
-_SESSIONS = """
-select id, kind, created_at, last_used_at, expires_at, secret_sha256 = $2 as is_this from tokens
- where user_id = $1 and revoked_at is null and expires_at > $3
-   and (kind = 'bearer' or coalesce(last_used_at, created_at) > $3::timestamptz - interval '12 hours')
- order by created_at desc, id"""
 _SET_HASH = """
 update users set password_hash = $2 where id = $1 and ($3::text is null or password_hash = $3) returning id"""
 # Sorted, so that two of these cannot deadlock.
@@ -52,7 +47,7 @@ update users set role = coalesce($2, role), version = version + 1,
  where id = $1 returning {_USER}"""  # noqa: S608 - only constants of our modules
 _END_SESSIONS = """
 update tokens set revoked_at = $2
- where user_id = $1 and revoked_at is null and ($3::uuid is null or id = $3) and secret_sha256 <> $4 returning id"""
+ where user_id = $1 and revoked_at is null and secret_sha256 <> $3 returning id"""
 _MACHINE: Final = ", ".join(model.Token.model_fields)
 _MACHINES = f"""
 select {_MACHINE} from tokens
@@ -92,7 +87,6 @@ async def _one(q: Query, of: type[M], operation: str, *query: Any) -> M | None:
 
 
 async def account(q: Query, email: str) -> model.Account | None:
-    """Find a local account that is not disabled."""
     return await _one(q, model.Account, "account_get", _ACCOUNT, email)
 
 
@@ -123,7 +117,6 @@ def external_name(issuer: str, subject: UUID) -> str:
 
 
 async def meet(unit: Unit, name: str, new: model.Newcomer) -> None:
-    """Add an external account, unless it exists."""
     await _add(unit, new.email, new.display_name, new.role, None, name)
 
 
@@ -164,14 +157,12 @@ async def set_password(unit: Unit, user_id: UUID, password_hash: str, *, old: st
 
 
 async def reset_password(unit: Unit, user: model.User, *, hashed: str, now: datetime) -> None:
-    """Replace a person's password and end all sessions."""
     await set_password(unit, user.id, hashed)
     ended = await end_sessions(unit, user.id, now)
     await unit.audit("password.reset", user.actor, detail={"sessions": ended})
 
 
 async def credential(q: Query, sha256: bytes, prefix: str | None) -> model.Credential | None:
-    """Find a token by its hash; an API token by its prefix."""
     where, key = ("t.secret_sha256 = $1", sha256) if prefix is None else ("t.prefix = $1", prefix)
     found = await q.fetch(_CREDENTIAL + where, key, operation="credential_get")
     if not found:
@@ -195,10 +186,6 @@ async def touch(q: Query, token_id: UUID, now: datetime) -> None:
     await q.fetch(_TOUCH, token_id, now, operation="token_touch")
 
 
-async def sessions(q: Query, user_id: UUID, *, this: bytes, now: datetime) -> Sequence[model.Session]:
-    return await _all(q, model.Session, "session_list", _SESSIONS, user_id, this, now)
-
-
 async def add_secret(unit: Unit, token: model.Credential) -> None:
     """Store the hash of a session or bearer token, and drop this person's expired ones."""
     owner = token.principal.user_id
@@ -207,24 +194,19 @@ async def add_secret(unit: Unit, token: model.Credential) -> None:
     await unit.execute(_ADD_SESSION, *args, operation="session_create")
 
 
-async def end_sessions(
-    unit: Unit, user_id: UUID, now: datetime, *, only: UUID | None = None, keep: bytes = b""
-) -> int:
-    """End a person's sessions and bearer tokens, or one, except the one with hash `keep`; return the count."""
-    return len(await unit.fetch(_END_SESSIONS, user_id, now, only, keep, operation="session_end"))
+async def end_sessions(unit: Unit, user_id: UUID, now: datetime, *, keep: bytes = b"") -> int:
+    """End a person's sessions and bearer tokens, except the one with hash `keep`; return the count."""
+    return len(await unit.fetch(_END_SESSIONS, user_id, now, keep, operation="session_end"))
 
 
-async def revoke_sessions(
-    unit: Unit, user: model.User, now: datetime, *, only: UUID | None = None, keep: bytes = b""
-) -> int:
+async def revoke_sessions(unit: Unit, user: model.User, now: datetime, *, keep: bytes = b"") -> int:
     """End sessions as `end_sessions` does, with an audit row."""
-    ended = await end_sessions(unit, user.id, now, only=only, keep=keep)
+    ended = await end_sessions(unit, user.id, now, keep=keep)
     await unit.audit("session.revoke", user.actor, detail={"sessions": ended})
     return ended
 
 
 async def revoke_secret(unit: Unit, sha256: bytes, now: datetime) -> None:
-    """End the session or bearer token with this hash, if any."""
     await unit.execute(_END_SESSION, sha256, now, operation="session_end")
 
 
@@ -256,6 +238,5 @@ async def losses(q: Query, seconds: float) -> Mapping[int, bool]:
 
 
 async def audit(q: Query, query: model.AuditQuery, before: int | None) -> Sequence[model.AuditEntry]:
-    """List one entry more than requested, newest first."""
     args = (query.incident, query.actor, query.since, query.until, before, query.limit + 1)
     return await _all(q, model.AuditEntry, "audit_list", _AUDIT, *args)

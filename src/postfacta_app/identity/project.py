@@ -122,7 +122,6 @@ class Jwks:
         return not self._fetched.is_set()
 
     def age(self) -> float | None:
-        """Return the age of the keys in seconds; None if they were never fetched."""
         return None if self._read_at is None else self._clock() - self._read_at
 
     @asynccontextmanager

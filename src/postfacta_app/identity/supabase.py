@@ -17,7 +17,6 @@ import jwt
 from jwt.exceptions import InvalidSignatureError, PyJWTError
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 from starlette.requests import Request
-from starlette.responses import Response
 
 from postfacta_core.clock import WALL, Clock
 from postfacta_core.drain.resources import Resource
@@ -28,13 +27,11 @@ from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.timeout import Timeout
 
-from ..db import Answer
-from ..errors import ConflictError, RegistrationClosedError, invalid
-from ..principal import NOBODY, Principal, Role
+from ..principal import NOBODY, Role
 from ..rotation import Rotation
 from ..settings import Settings
 from . import model
-from .local import Accounts, address, digest, mint, wrong_password
+from .local import Accounts, digest, mint, wrong_password
 from .postgres import add_secret, external, external_name, meet
 from .project import Client, Jwks, Reply
 
@@ -85,20 +82,6 @@ _WRONG: Final = {
     "user_not_found",
     "validation_failed",
 }
-_CLOSED: Final = {"email_provider_disabled", "signup_disabled"}
-_TAKEN: Final = {"email_exists", "user_already_exists"}
-_FIELDS: Final = {
-    "email_address_invalid": ("/email", "is not accepted by the project"),
-    "email_address_not_authorized": ("/email", "is not an address the project can send mail to"),
-    "validation_failed": ("", "the project rejects this e-mail address or password"),
-    "weak_password": ("/password", "is too weak for the project"),
-}
-
-
-class SignedUp(model.Registered):
-    """A new account of the project; it cannot sign in before its address is confirmed."""
-
-    confirmation_required: bool
 
 
 class SupabaseAccounts(Accounts):
@@ -137,28 +120,12 @@ class SupabaseAccounts(Accounts):
         minted = mint(kind, found.principal, now, expires_at=now + _SESSION)
         return await self._begin(request, minted, partial(add_secret, token=minted.token))
 
-    async def register(self, request: Request, sent: model.Registration) -> Response:
-        """Sign a person up. They become a viewer here when they first sign in."""
-        async with self.throttle.attempt(address(request)):
-            reply = await self._ask("signup", sent, data={"display_name": sent.name})
-        if reply.status_code != _OK:
-            raise self._signup_refusal(_code(reply))
-        said = reply.said
-        try:
-            # A user, or a session with one: then there is nothing to confirm.
-            user = model.Registered.model_validate(said.get("user", said))
-        except ValidationError:
-            raise self._unusable("answer_unreadable") from None
-        signed_up = SignedUp(**user.model_dump(), confirmation_required="access_token" not in said)
-        return Answer.of(201, signed_up).response()
-
-    async def add(self, request: Request, principal: Principal, new: model.NewUser) -> Response:
-        raise RegistrationClosedError(
-            "Add people in the Supabase project; they appear here when they first sign in"
-        )
-
     async def _token(self, credentials: model.Credentials) -> str:
-        reply = await self._ask("token?grant_type=password", credentials)
+        try:
+            reply = await self._client.ask("POST", "token?grant_type=password", credentials.model_dump())
+        except (ResilienceError, httpx2.HTTPError, ValueError) as error:
+            wait = error.retry_after if isinstance(error, ResilienceError) else None
+            raise RejectedError(self._client.name, wait or _SOON) from error
         if reply.status_code != _OK:
             code = _code(reply)
             raise wrong_password() if code in _WRONG else self._unusable(code)
@@ -166,24 +133,6 @@ class SupabaseAccounts(Accounts):
         if not isinstance(token, str):
             raise self._unusable("answer_unreadable")
         return token
-
-    async def _ask(self, path: str, sent: model.Credentials | model.Registration, **more: JsonValue) -> Reply:
-        body = {"email": sent.email, "password": sent.password, **more}
-        try:
-            return await self._client.ask("POST", path, body)
-        except (ResilienceError, httpx2.HTTPError, ValueError) as error:
-            wait = error.retry_after if isinstance(error, ResilienceError) else None
-            raise RejectedError(self._client.name, wait or _SOON) from error
-
-    def _signup_refusal(self, code: str) -> Exception:
-        if code in _CLOSED:
-            return RegistrationClosedError("Sign-ups are disabled in the Supabase project")
-        if code in _TAKEN:
-            return ConflictError("An account with this e-mail address already exists")
-        if code in _FIELDS:
-            pointer, message = _FIELDS[code]
-            return invalid(pointer, code, message)
-        return self._unusable(code)
 
     def _unusable(self, reason: str) -> RejectedError:
         # Not the user's fault: our settings do not match the project.

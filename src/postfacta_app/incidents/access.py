@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from ..db import VISIBLE, Query, Sql, Unit, Where, row, sees
+from ..db import VISIBLE, Query, Unit, Where, row, sees
 from ..errors import ConflictError, NotFoundError, SchemaMissingError
 from ..principal import Access, Principal
 from ..web.slices import Call, Fill
@@ -24,8 +24,6 @@ COLUMNS = ", ".join(f"i.{name}" for name in Incident.model_fields)
 _FIND = f"""
 select {COLUMNS} from incidents i
  where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"""  # noqa: S608 - only constants of this module and db.py
-_SEEN = Sql("incident_get", _FIND)
-_LOCKED = Sql("incident_lock", f"{_FIND} for update")
 
 
 def read_ref(text: str) -> UUID | int | None:
@@ -76,9 +74,10 @@ Share = Annotated[Callable[..., None], Fill(_share)]
 """Lets the response be repeated while the database is away, unless one of these visibilities is private."""
 
 
-async def seen(q: Query, ref: UUID | int, sql: Sql = _SEEN) -> Incident:
+async def seen(q: Query, ref: UUID | int, *, is_locked: bool = False) -> Incident:
     """Read one; raise `NotFoundError` if there is none that the caller may see."""
-    incident = await row(q, Incident, sql, *ref_of(ref))
+    lock, operation = (" for update", "incident_lock") if is_locked else ("", "incident_get")
+    incident = await row(q, Incident, _FIND + lock, *ref_of(ref), operation=operation)
     if incident is None:
         raise missing()
     return incident
@@ -86,7 +85,7 @@ async def seen(q: Query, ref: UUID | int, sql: Sql = _SEEN) -> Incident:
 
 async def lock(unit: Unit, ref: UUID | int) -> Incident:
     """Read one as `seen`; it and everything below it stay locked until the unit ends."""
-    incident = await seen(unit, ref, _LOCKED)
+    incident = await seen(unit, ref, is_locked=True)
     unit.about.add(incident.id)
     return incident
 
@@ -99,7 +98,6 @@ async def lock_active(unit: Unit, ref: UUID | int) -> Incident:
 
 
 def check_active(incident: Incident) -> None:
-    """Refuse a change of an archived one."""
     if incident.archived_at is not None:
         raise ConflictError(f"{incident.ref} is archived")
 
@@ -153,7 +151,6 @@ async def follow_ups(q: Query, incidents: Sequence[UUID]) -> Mapping[UUID, Mappi
 
 
 def incident_of(row: Any) -> Incident:
-    """Build an incident from a row that has its columns, among others."""
     return Incident.model_validate(dict(row.items()))
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Final
 from uuid import UUID, uuid4
 
 from ..db import Reader, Unit, insert, update
 from ..errors import ConflictError, FieldError, ForbiddenError, InvalidFieldsError, invalid
 from ..principal import Access
-from ..web.slices import Call, Fill, Matches, Now, Reply, Routes, made
+from ..web.slices import Fill, Matches, Now, Reply, Routes, made
 from . import access, model
 from .access import COLUMNS, Ref, Share, check_active, lock, seen
 from .model import Change, Incident, Kind, Visibility, check_time
@@ -21,11 +22,9 @@ routes: Final = Routes("incident")
 _MOST_MEMBERS: Final = 100
 
 
-def _hide(call: Call, _: str) -> Callable[[], None]:
-    return lambda: call.afterwards.append(call.tools.stale.forget)
-
-
-Hide = Annotated[Callable[[], None], Fill(_hide)]
+Hide = Annotated[
+    Callable[[], None], Fill(lambda call, _: partial(call.afterwards.append, call.tools.stale.forget))
+]
 """Forgets the responses kept for outages, since an incident's visibility may have been reduced."""
 
 
@@ -110,7 +109,6 @@ async def change(unit: Unit, ref: Ref, wish: Change, *, matches: Matches, hide: 
 
 
 async def _note_changes(unit: Unit, old: Incident, new: Incident) -> None:
-    """Add a note to the timeline if the severity or the owner is another."""
     changes = (
         ("severity", old.severity.capitalize(), new.severity.capitalize()),
         ("owner", old.owner, new.owner),
@@ -162,9 +160,6 @@ async def transition(unit: Unit, ref: Ref, wish: model.Move, *, now: Now) -> Rep
     if _is_counted(incident):
         unit.counts.append(("postfacta_incident_transitions_total", old.status, new.status, old.severity))
     return made(incident, is_new=True)
-
-
-# Rules of what is written
 
 
 def _is_counted(incident: Incident) -> bool:

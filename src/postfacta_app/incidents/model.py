@@ -175,12 +175,7 @@ class State:
 
 
 def move(state: State, wish: Move, occurred_at: datetime) -> State | None:
-    """Return the standing after a transition, or None if the incident is already in that status.
-
-    Raises:
-        IllegalTransitionError: If there is no such transition.
-        InvalidFieldsError: If an outcome or a reason is missing, or not allowed.
-    """
+    """Return the state after a transition, None if it has that status already; raise if it is not allowed."""
     if wish.to == state.status:
         return None
     allowed = MOVES[state.status]

@@ -8,6 +8,7 @@ from typing import TypeVar
 from urllib.parse import urlencode
 
 from pydantic import BaseModel
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from ..db import Reader, Unit
@@ -31,9 +32,7 @@ _LABELS = {"declared_at": "Started (UTC)", "reporter": "Reported by", "visibilit
 
 
 @routes.page("/incidents", Access.READ, kind=RouteClass.SEARCH, stale=True)
-async def listed(q: Reader, *, request: Request, share: Share) -> Page | str:
-    if (target := tidied(request)) is not None:
-        return target
+async def listed(q: Reader, *, request: Request, share: Share) -> Page:
     rows, errors = await found(request, IncidentQuery, partial(page, q))
     share(*(it.visibility for it in rows.items))
     more = None if errors else rows.next_cursor
@@ -88,7 +87,7 @@ async def edit(unit: Unit, ref: Ref, *, fields: Fields, matches: Matches, hide: 
 def asked(request: Request, model: type[M]) -> tuple[M, Sequence[FieldError]]:
     """Return the filters of a page; if some are invalid, none, and why."""
     try:
-        return read_query(request, model, is_page=True), ()
+        return read_query(QueryParams(meant(request)), model, is_page=True), ()
     except AppError as refusal:
         return model.model_validate({}), refusal.errors
 
@@ -104,15 +103,10 @@ async def found(
         return await page(model.model_validate({})), (FieldError("?", refusal.slug, refusal.detail),)
 
 
-def tidied(request: Request) -> str | None:
-    """Return the canonical URL of a submitted filter form; None if it is canonical already.
-
-    A form also sends empty fields, several values in one, and times in input format.
-    """
+def meant(request: Request) -> list[tuple[str, str]]:
+    """Return the filters of a page: a form also sends empty ones, several values in one, and typed times."""
     given = request.query_params.multi_items()
-    meant = [(name, each) for name, value in given for each in _meant(name, value) if each]
-    path: str = request.scope["path"]
-    return None if meant == given else f"{path}?{urlencode(meant)}" if meant else path
+    return [(name, each) for name, value in given for each in _meant(name, value) if each]
 
 
 def _meant(name: str, value: str) -> Sequence[str]:
@@ -134,7 +128,7 @@ def filter_form(
     request: Request, errors: Sequence[FieldError], names: Sequence[str] = _FILTERS
 ) -> dict[str, object]:
     """Return the template context of the filter form, which has fields of these names."""
-    given = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+    given = [(name, value) for name, value in meant(request) if name != "cursor"]
     form: dict[str, str] = dict.fromkeys(names, "")
     more: list[tuple[str, str]] = []  # What has no field of its own, but must not be lost.
     for name, value in given:
@@ -148,7 +142,7 @@ def filter_form(
         "form": form,
         "more": more,
         "errors": errors,
-        "filtered": bool(request.query_params),
+        "filtered": bool(given),
         "query": urlencode(given),
         "statuses": list(Status),
         "severities": list(Severity)[::-1],

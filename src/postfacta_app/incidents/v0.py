@@ -33,8 +33,6 @@ _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 """The end of an open incident, and the time of a note without one."""
 
 
-# Model
-
 # Of a request, for the OpenAPI document and the rules of texts: keys may have any case, and unknown fields are ignored.
 
 
@@ -67,8 +65,7 @@ def _shown(at: datetime) -> str:
     return read_moment(format_time(at)).text
 
 
-Shown = Annotated[Time, PlainSerializer(_shown, when_used="json")]
-"""A time in UTC without trailing zeros."""
+Shown = Annotated[Time, PlainSerializer(_shown, when_used="json")]  # a time in UTC without trailing zeros
 
 
 class ShownNote(BaseModel):
@@ -103,8 +100,6 @@ class V0Query(BaseModel):
 
     cursor: str | None = None
 
-
-# SQL
 
 # v0 shows no private, archived or exercise incidents, to any caller.
 _COLUMNS = """
@@ -148,7 +143,6 @@ class PostgresV0:
         return await self._with_notes(shown), len(rows) > self._limit
 
     async def get(self, incident_id: UUID) -> ShownIncident | None:
-        """Read one."""
         rows = await self._database.fetch(_GET, incident_id, operation="v0_get", repeatable=True)
         return next(iter(await self._with_notes([dict(row.items()) for row in rows])), None)
 
@@ -259,20 +253,14 @@ def _answer(status: int, value: object, headers: Mapping[str, str] | None = None
     )
 
 
-# The request
-
-
 def _invalid(detail: str) -> MalformedError:
     return MalformedError(f"Invalid request body: {detail}")
 
 
 def parse_start(value: object, incident_id: UUID, start_time: datetime) -> ShownIncident:
-    """Build an incident from a request's JSON value.
+    """Build an incident from a request's JSON value; raise `MalformedError` with the original's message.
 
     Keys match in any case, and the last of equal ones wins. Absent, null and "" are the same.
-
-    Raises:
-        MalformedError: With the original's message.
     """
     members = {} if value is None else _members(value, "the body")
     text = {
@@ -334,10 +322,6 @@ def _instant(timestamp: str) -> datetime | None:
     return None if at in {_NEVER, datetime.max.replace(tzinfo=UTC)} else at
 
 
-# The response
-
-
 def render_incident(incident: ShownIncident) -> Mapping[str, object]:
-    """Return the members of an incident in the original's order."""
     shown = incident.model_dump(mode="json")
     return shown if incident.owner else {name: value for name, value in shown.items() if name != "owner"}

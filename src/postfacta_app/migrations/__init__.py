@@ -52,13 +52,7 @@ def upgrade(dsn: str, *, progress: Progress, luck: Luck = LUCK) -> None:
     anyio.run(partial(migrate, dsn, progress=progress, luck=luck))
 
 
-async def migrate(
-    dsn: str,
-    *,
-    progress: Progress,
-    tries: int = _TRIES,
-    luck: Luck = LUCK,
-) -> None:
+async def migrate(dsn: str, *, progress: Progress, tries: int = _TRIES, luck: Luck = LUCK) -> None:
     """Upgrade to the newest revision; safe to repeat and to run concurrently. `progress` gets sentences.
 
     Raise `MigrationError` if the database is unreachable, rejects the upgrade, is newer, or stays locked.
@@ -144,7 +138,6 @@ def _reason(error: Exception) -> str:
 
 
 async def apply(connection: RawConnection, number: str) -> None:
-    """Apply one revision, and note it."""
     parts = statements(REVISIONS[number], WORDS)
     if number == _KEEPS:
         await upgrade_kept(connection, parts)

@@ -30,17 +30,6 @@ from ..web.paging import Paged
 from ..web.routes import RouteClass
 from ..web.slices import Call, Fill, Reply, Routes, Snapshot, made
 from . import model
-from .model import (
-    SCHEMA_VERSION,
-    ChangedEntry,
-    Content,
-    PostMortem,
-    Revision,
-    RevisionPage,
-    RevisionSummary,
-    Stage,
-    TimelineChanges,
-)
 
 READ, WRITE = Access.READ, Access.WRITE
 routes: Final = Routes("post-mortem")
@@ -88,9 +77,11 @@ Rev = Annotated[int, Fill(lambda call, name: number(call.request.path_params[nam
 """A revision in the path; 0, which never exists, if it is not a number."""
 
 
-_SUMMARY: Final = ", ".join(f"r.{name}" for name in RevisionSummary.model_fields)
-_COLUMNS: Final = ", ".join(f"r.{name}" for name in Revision.model_fields).replace("content", "content::text")
-_WRITTEN: Final = [name for name in Revision.model_fields if name != "content"]
+_SUMMARY: Final = ", ".join(f"r.{name}" for name in model.RevisionSummary.model_fields)
+_COLUMNS: Final = ", ".join(f"r.{name}" for name in model.Revision.model_fields).replace(
+    "content", "content::text"
+)
+_WRITTEN: Final = [name for name in model.Revision.model_fields if name != "content"]
 # Only writers see drafts and waivers.
 _READABLE: Final = (
     f"{VISIBLE} and ($3::boolean or r.status in ('in_review', 'published')) and r.incident_id = $4"
@@ -136,9 +127,6 @@ select coalesce((select json_agg(json_build_array(is_gone, is_new, is_moved, is_
   timeline_milestones($1, $2) <> timeline_milestones($1, 'infinity') as milestones"""
 
 
-# What is read
-
-
 @routes.api(f"GET {_ONE}", READ, "Read the post-mortem, and how its timeline has changed since", conditional=True, stale=True)  # fmt: skip
 async def read(
     q: Snapshot, ref: Ref, *, request: Request, share: Share
@@ -157,17 +145,17 @@ async def read(
 
 
 @routes.api(f"GET {_ONE}/revisions", READ, "List the revisions", kind=RouteClass.READ)
-async def revisions(q: Query, ref: Ref, query: Paged) -> RevisionPage:
+async def revisions(q: Query, ref: Ref, query: Paged) -> model.RevisionPage:
     incident_id = (await seen(q, ref)).id
     (before,) = query.after(str(incident_id), int) or (None,)
     args = (*_reads(q.principal), incident_id, before, query.limit + 1)
     found = await q.fetch(_PAGE, *args, operation="postmortem_revisions")
-    rows = [RevisionSummary.model_validate(dict(row.items())) for row in found]
-    return query.page(RevisionPage, rows, str(incident_id), key=lambda it: [it.rev])
+    rows = [model.RevisionSummary.model_validate(dict(row.items())) for row in found]
+    return query.page(model.RevisionPage, rows, str(incident_id), key=lambda it: [it.rev])
 
 
 @routes.api(f"GET {_ONE}/revisions/{{rev}}", READ, "Read a revision")
-async def revision(q: Reader, ref: Ref, *, rev: Rev) -> Revision:
+async def revision(q: Reader, ref: Ref, *, rev: Rev) -> model.Revision:
     return await read_revision(q, (await seen(q, ref)).id, rev)
 
 
@@ -178,55 +166,56 @@ async def factors(q: Reader, filters: IncidentFilters) -> model.FactorList:
     return model.FactorList(items=[model.FactorCount.model_validate(dict(row.items())) for row in found])
 
 
-async def find(q: Query, incident_id: UUID, rev: int | None = None) -> Revision | None:
+async def find(q: Query, incident_id: UUID, rev: int | None = None) -> model.Revision | None:
     """Read the last revision that the caller may see, or that of this number."""
     rows = await q.fetch(_READ, *_reads(q.principal), incident_id, rev, operation="postmortem_get")
     return _revision(rows[0]) if rows else None
 
 
-async def read_revision(q: Query, incident_id: UUID, rev: int) -> Revision:
+async def read_revision(q: Query, incident_id: UUID, rev: int) -> model.Revision:
     found = await find(q, incident_id, rev)
     if found is None:
         raise NotFoundError("No such revision, or none that you may read")
     return found
 
 
-async def compared(q: Query, revision: Revision) -> PostMortem:
+async def compared(q: Query, revision: model.Revision) -> model.PostMortem:
     args = (revision.incident_id, revision.timeline_at)
     row = (await q.fetch(_CHANGES, *args, operation="postmortem_changes"))[0]
     found: list[tuple[Any, ...]] = json.loads(row["entries"])
     changes = _changes(found) if found or row["milestones"] else None
-    return PostMortem(**dict(revision), timeline_changed=changes is not None, timeline_changes=changes)
+    return model.PostMortem(**dict(revision), timeline_changed=changes is not None, timeline_changes=changes)
 
 
-def _changes(found: Sequence[tuple[Any, ...]]) -> TimelineChanges:
-    lists: dict[str, list[ChangedEntry]] = {name: [] for name in TimelineChanges.model_fields}
+def _changes(found: Sequence[tuple[Any, ...]]) -> model.TimelineChanges:
+    lists: dict[str, list[model.ChangedEntry]] = {name: [] for name in model.TimelineChanges.model_fields}
     for is_gone, is_new, is_moved, is_retitled, source, identity, kind, t, p, title in found:
-        entry = ChangedEntry(source=source, id=identity, kind=kind, t=t, p=PRECISIONS[int(p)], title=title)
+        entry = model.ChangedEntry(
+            source=source, id=identity, kind=kind, t=t, p=PRECISIONS[int(p)], title=title
+        )
         is_there = not (is_gone or is_new)
         which = (is_new, is_gone, is_there and is_moved, is_there and is_retitled)
         for name, applies in zip(lists, which, strict=True):
             if applies:
                 lists[name].append(entry)
-    return TimelineChanges(**lists)
+    return model.TimelineChanges(**lists)
 
 
 def _reads(principal: Principal) -> tuple[bool, UUID | None, bool]:
     return (*sees(principal), principal.may(WRITE))
 
 
-def _revision(row: Any) -> Revision:
-    return Revision.model_validate({**row, "content": Content.model_validate_json(row["content"])})
-
-
-# What is written
+def _revision(row: Any) -> model.Revision:
+    return model.Revision.model_validate(
+        {**row, "content": model.Content.model_validate_json(row["content"])}
+    )
 
 
 @routes.api(
     f"PUT {_ONE}", WRITE, "Write the post-mortem's next revision",
     status=(200, 201), headers=_STARTS_FROM, problems=_OUTDATED,
 )  # fmt: skip
-async def write(unit: Unit, ref: Ref, wish: model.Draft, *, follows: Follows) -> Reply[Revision]:
+async def write(unit: Unit, ref: Ref, wish: model.Draft, *, follows: Follows) -> Reply[model.Revision]:
     incident, old = await _locked(unit, ref, follows)
     if old is not None and old.content == wish.content:
         return made(old, is_new=False)
@@ -238,47 +227,33 @@ async def write(unit: Unit, ref: Ref, wish: model.Draft, *, follows: Follows) ->
     f"POST {_ONE}/transitions", WRITE, "Change the status of the post-mortem", once=True,
     status=(200, 201), headers=_STARTS_FROM, problems=(*_OUTDATED, "illegal-transition", "not-publishable"),
 )  # fmt: skip
-async def transition(unit: Unit, ref: Ref, wish: model.Transition, *, follows: Follows) -> Reply[Revision]:
+async def transition(
+    unit: Unit, ref: Ref, wish: model.Transition, *, follows: Follows
+) -> Reply[model.Revision]:
     incident, old = await _locked(unit, ref, follows)
     if not model.move(_stage(old), wish) and old is not None:
         return made(old, is_new=False)
-    content: Content = Content() if old is None else old.content
-    if wish.to is Stage.PUBLISHED:
+    content: model.Content = model.Content() if old is None else old.content
+    if wish.to is model.Stage.PUBLISHED:
         await _check_publishable(unit, incident.id, content)
     new = await _append(unit, incident, old, status=wish.to, content=content, message=wish.message)
     return made(new, is_new=True)
 
 
-@routes.api(
-    f"POST {_ONE}/restore", WRITE, "Restore the content of an older revision", once=True,
-    status=(200, 201), headers=_STARTS_FROM, problems=_OUTDATED,
-)  # fmt: skip
-async def restore(unit: Unit, ref: Ref, wish: model.Restore, *, follows: Follows) -> Reply[Revision]:
-    incident, old = await _locked(unit, ref, follows)
-    source = await find(unit, incident.id, wish.rev)
-    if old is None or source is None:
-        error = errors.FieldError("/rev", "unknown", "is not a revision")
-        raise errors.InvalidFieldsError("/rev is not a revision", errors=[error])
-    if old.content == source.content:
-        return made(old, is_new=False)
-    new = await _append(unit, incident, old, content=source.content, restored_from=source.rev)
-    return made(new, is_new=True)
-
-
 async def _locked(
     unit: Unit, ref: UUID | int, follows: Callable[[str | None], None]
-) -> tuple[Incident, Revision | None]:
+) -> tuple[Incident, model.Revision | None]:
     incident = await lock_active(unit, ref)
     old = await find(unit, incident.id)
     follows(None if old is None else old.etag)
     return incident, old
 
 
-def _stage(old: Revision | None) -> Stage | None:
+def _stage(old: model.Revision | None) -> model.Stage | None:
     return None if old is None else old.status
 
 
-async def _check_publishable(unit: Unit, incident_id: UUID, content: Content) -> None:
+async def _check_publishable(unit: Unit, incident_id: UUID, content: model.Content) -> None:
     unowned = [it for it in await actions.of(unit, incident_id) if it.is_open and it.owner is None]
     if lacking := model.lacks(content, has_owners=not unowned):
         detail = f"Before it can be published, add: {', '.join(lacking)}"
@@ -289,25 +264,25 @@ async def _check_publishable(unit: Unit, incident_id: UUID, content: Content) ->
 async def _append(
     unit: Unit,
     incident: Incident,
-    old: Revision | None,
+    old: model.Revision | None,
     *,
-    content: Content,
-    status: Stage | None = None,
-    **fields: Any,
-) -> Revision:
+    content: model.Content,
+    message: str | None,
+    status: model.Stage | None = None,
+) -> model.Revision:
     at = await unit.stamp(incident.id)
     status = status or model.next_stage(_stage(old))
     written = {
         "incident_id": incident.id,
         "rev": 1 if old is None else old.rev + 1,
         "status": status,
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": model.SCHEMA_VERSION,
         "timeline_digest": await digest_in(unit, incident.id),
         "timeline_at": at,
         "rules": RULES,
         "author": unit.principal.actor,
         "at": at,
-        **fields,
+        "message": message,
     }
     args = (written.get(name) for name in _WRITTEN)
     rows = await unit.fetch(_APPEND, content.model_dump_json(), *args, operation="postmortem_append")

@@ -37,8 +37,7 @@ SECTIONS: Final[Mapping[str, str]] = {
 """The sections in reading order, and their titles."""
 
 LISTS: Final = ("went_well", "went_poorly", "got_lucky", "surprises", "open_questions")
-MOST_ROWS: Final = 50
-"""The most rows of a section."""
+MOST_ROWS: Final = 50  # the most rows of a section
 
 _FIELDS: Final[Mapping[str, Sequence[str]]] = {
     "impact": ("impact-description", "impact-users_affected"),
@@ -106,7 +105,6 @@ def shown(section: str, content: Content) -> Form:
 
 
 def _part(stored: Any, name: str) -> Any:
-    """Return what a field shows: `impact-users_affected` is a member of `impact`."""
     return reduce(getitem, name.split("-"), stored)
 
 
@@ -131,11 +129,7 @@ def entry_text(source: str, identity: str) -> str:
 
 
 def draft(base: Content, section: str, form: Form, *, message: str) -> Draft:
-    """Replace a section by the input of its form.
-
-    Raises:
-        InvalidFieldsError: With the names of form fields as pointers.
-    """
+    """Replace a section by the input of its form; errors have the names of form fields as pointers."""
     content = base.model_dump(mode="json") | _value(section, form)
     try:
         return parse(Draft, {"content": content, "message": message.strip() or None})

@@ -132,7 +132,6 @@ class Stage(StrEnum):
 
 
 Message = Annotated[str, StringConstraints(min_length=1, max_length=500)]
-Number = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1), WHOLE]
 
 
 class Draft(BaseModel, extra="forbid"):
@@ -149,19 +148,13 @@ class Transition(BaseModel, extra="forbid"):
     message: Message | None = Field(None, description="Required for `waived`: why no post-mortem is needed.")
 
 
-class Restore(BaseModel, extra="forbid"):
-    """The older revision to restore."""
-
-    rev: Number
-
-
 class RevisionSummary(BaseModel, frozen=True):
     """A revision without its content, for lists."""
 
     rev: int
     status: Stage
     message: str | None
-    restored_from: int | None
+    restored_from: int | None  # of revisions that earlier releases wrote
     author: str
     at: Time
 
@@ -238,12 +231,7 @@ MOVES: Mapping[Stage | None, Sequence[Stage]] = {
 
 
 def move(stage: Stage | None, wish: Transition) -> bool:
-    """Return whether this is a transition; False if the post-mortem already has that status.
-
-    Raises:
-        IllegalTransitionError: If there is no such transition.
-        InvalidFieldsError: If it is waived without a message.
-    """
+    """Return whether this is a transition, not the present status; raise if it may not be, or unexplained."""
     if wish.to == stage:
         return False
     if wish.to not in MOVES[stage]:

@@ -26,21 +26,9 @@ from ..web.body import parse
 from ..web.forms import Typed, fields_of
 from ..web.paging import Paged, next_page
 from ..web.slices import Call, Fields, Fill, Page, Snapshot
-from . import api
-from .api import Follows, Rev, number, read_revision, restore, routes, transition, write
+from . import api, model
+from .api import Follows, Rev, number, read_revision, routes, transition, write
 from .form import LISTS, MOST_ROWS, SECTIONS, draft, entry_text, label, rows, shown, typed as typed_form
-from .model import (
-    MOVES,
-    Category,
-    ChangedEntry,
-    Content,
-    Restore,
-    Stage,
-    TimelineChanges,
-    Transition,
-    TriggerKind,
-    lacks,
-)
 
 _ONE: Final = "/incidents/{ref}/postmortem"
 _MOST: Final = 500  # Entries that a page lists or a form offers.
@@ -64,7 +52,7 @@ async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, kept: Kept)
     told = await kept.page(q, ref, Wanted(is_narrative=True), size=_MOST)
     incident = told.incident
     last = await api.find(q, incident.id)
-    content, acted = last.content if last else Content(), await actions.of(q, incident.id)
+    content, acted = last.content if last else model.Content(), await actions.of(q, incident.id)
     moved = (await api.compared(q, last)).timeline_changes if last else None
     differing = _changed(moved) if moved else ()
     share(incident.visibility)
@@ -78,10 +66,10 @@ async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, kept: Kept)
         "cited": await _cited(q, incident, content, kept=kept),
         "narrative": [_mention(it) for it in told.entries],
         "actions": acted,
-        "missing": lacks(content, has_owners=all(it.owner for it in acted if it.is_open)),
-        "moves": [it for it in MOVES[stage] if it is not Stage.WAIVED],
-        "may_waive": Stage.WAIVED in MOVES[stage],
-        "transition": fields_of(Transition),
+        "missing": model.lacks(content, has_owners=all(it.owner for it in acted if it.is_open)),
+        "moves": [it for it in model.MOVES[stage] if it is not model.Stage.WAIVED],
+        "may_waive": model.Stage.WAIVED in model.MOVES[stage],
+        "transition": fields_of(model.Transition),
         "names": await names_of(q, {last.author} if last else set()),
     }
     return _page("postmortem.html", q, incident, **context)
@@ -109,7 +97,6 @@ async def revision(q: Snapshot, ref: Ref, query: RevisionQuery, *, rev: Rev, kep
     against = query.against and await read_revision(q, incident.id, query.against)
     context = {
         "revision": asked,
-        "last": await api.find(q, incident.id),
         "against": against,
         "differences": compare(against.content, asked.content) if against else None,
         "cited": await _cited(q, incident, asked.content, kept=kept),
@@ -131,7 +118,7 @@ async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, kept: K
     if refusal := typed.refusal:
         form, rev = typed_form(section, typed.fields), number(typed.fields.get("rev", ""))
     else:
-        form, rev = shown(section, last.content if last else Content()), last.rev if last else 0
+        form, rev = shown(section, last.content if last else model.Content()), last.rev if last else 0
     is_outdated = refusal is not None and (
         refusal.status == PreconditionFailedError.status or refusal.is_spent
     )
@@ -150,8 +137,8 @@ async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, kept: K
         "entries": [_mention(it) for it in entries],
         "errors": refusal.by_field if refusal else {},
         "labels": {name: label(name) for name in refusal.by_field} if refusal else {},
-        "kinds": list(TriggerKind),
-        "categories": list(Category),
+        "kinds": list(model.TriggerKind),
+        "categories": list(model.Category),
         "sections": SECTIONS,
     }
     return Page("postmortem_edit.html", context, size=LARGE)
@@ -163,7 +150,7 @@ async def save(unit: Unit, ref: Ref, *, section: Section, fields: Fields, follow
     incident = await lock_active(unit, ref)
     base = await api.find(unit, incident.id, rev) if rev else None
     last = await api.find(unit, incident.id)
-    content = base.content if base else Content()
+    content = base.content if base else model.Content()
     if last and (base or not rev) and shown(section, content) == shown(section, last.content):
         content, follows = last.content, _follow_anything  # Others changed other sections only.
     await write(unit, ref, draft(content, section, form, message=fields.get("message", "")), follows=follows)
@@ -175,15 +162,7 @@ async def save(unit: Unit, ref: Ref, *, section: Section, fields: Fields, follow
 async def move(unit: Unit, ref: Ref, *, fields: Fields, follows: Follows) -> str:
     wish = {"to": fields.get("to", ""), "message": fields.get("message", "").strip() or None}
     incident = await lock_active(unit, ref)
-    await transition(unit, ref, parse(Transition, wish), follows=follows)
-    return f"/incidents/{incident.ref}/postmortem"
-
-
-@routes.form(f"{_ONE}/restore", Access.WRITE, again=read)
-async def restore_form(unit: Unit, ref: Ref, *, fields: Fields, follows: Follows) -> str:
-    wish = parse(Restore, {"rev": number(fields.get("restore", ""))})
-    incident = await lock_active(unit, ref)
-    await restore(unit, ref, wish, follows=follows)
+    await transition(unit, ref, parse(model.Transition, wish), follows=follows)
     return f"/incidents/{incident.ref}/postmortem"
 
 
@@ -192,7 +171,7 @@ def _follow_anything(_: str | None) -> None:
 
 
 async def _cited(
-    q: Query, incident: Incident, content: Content, *, kept: Kept
+    q: Query, incident: Incident, content: model.Content, *, kept: Kept
 ) -> Mapping[tuple[str, str], Mention]:
     """Return the cited entries by source and id; those not on the timeline have no time."""
     found = await kept.named(q, incident.id, _named(content))
@@ -224,8 +203,7 @@ class Mention:
     how: str = ""  # how it changed, in a word
 
 
-def _headline(changes: TimelineChanges) -> str:
-    """Return one line about the changes of the timeline since a revision."""
+def _headline(changes: model.TimelineChanges) -> str:
     kinds = [word for name, word in _KINDS.items() if getattr(changes, name)]
     count = len({(it.source, it.id) for name in _KINDS for it in getattr(changes, name)})
     if not count:
@@ -233,7 +211,7 @@ def _headline(changes: TimelineChanges) -> str:
     return f"{count} {'entry' if count == 1 else 'entries'} {' or '.join(kinds)} since this version"
 
 
-def _changed(changes: TimelineChanges) -> Sequence[Mention]:
+def _changed(changes: model.TimelineChanges) -> Sequence[Mention]:
     return [
         _mention(it, how=word, is_there=name != "removed")
         for name, word in _KINDS.items()
@@ -241,14 +219,14 @@ def _changed(changes: TimelineChanges) -> Sequence[Mention]:
     ]
 
 
-def _named(content: Content) -> Sequence[tuple[str, str]]:
+def _named(content: model.Content) -> Sequence[tuple[str, str]]:
     named: list[EntryRef] = [ref for factor in content.factors for ref in factor.evidence]
     if content.trigger.entry is not None:
         named.append(content.trigger.entry)
     return [(ref.source, ref.id) for ref in named]
 
 
-def _mention(entry: Entry | ChangedEntry, *, how: str = "", is_there: bool = True) -> Mention:
+def _mention(entry: Entry | model.ChangedEntry, *, how: str = "", is_there: bool = True) -> Mention:
     return Mention(
         title=entry.title,
         typed=entry_text(entry.source, entry.id),
@@ -274,7 +252,7 @@ class SectionDifference:
     lines: Sequence[tuple[str, str]]
 
 
-def compare(before: Content, after: Content) -> Sequence[SectionDifference]:
+def compare(before: model.Content, after: model.Content) -> Sequence[SectionDifference]:
     differing: list[SectionDifference] = []
     for section, title in SECTIONS.items():
         old, new = _lines(section, before), _lines(section, after)
@@ -283,7 +261,7 @@ def compare(before: Content, after: Content) -> Sequence[SectionDifference]:
     return differing
 
 
-def _lines(section: str, content: Content) -> Sequence[str]:
+def _lines(section: str, content: model.Content) -> Sequence[str]:
     lines: list[str] = []
     for name, text in shown(section, content).items():
         if text:

@@ -55,8 +55,7 @@ _MOST_SERIES: Final = 1000
 class BusinessMetrics(Collector):
     """Reads values in the background, counts events of this process, and exports both at a scrape.
 
-    No scrape waits for the database. During an outage the values grow old, as their age shows. All instances read
-    the same values, so use `max`; each counts its own events, so use `sum`.
+    No scrape waits for the database. All instances read the same values, so use `max`; for own events, `sum`.
     """
 
     def __init__(self, *, expected: str, clock: Clock = MONOTONIC) -> None:
@@ -84,7 +83,6 @@ class BusinessMetrics(Collector):
     async def look(
         self, revision: Callable[[], Awaitable[str | None]], read: Callable[[], Awaitable[Sequence[Sample]]]
     ) -> None:
-        """Read the schema's revision, and the values if it has any."""
         actual = await revision()
         self._schema = (
             Sample("postfacta_schema_revision_info", (self._expected, actual or "none"), 1),

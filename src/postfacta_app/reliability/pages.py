@@ -1,10 +1,9 @@
-"""The page `/reliability`: objectives, from a Prometheus or from this process, health checks and protection."""
+"""The page `/reliability`: objectives as a Prometheus has them, health checks and protection."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
@@ -24,8 +23,7 @@ from ..web.slices import Page, Routes, part
 
 routes: Final = Routes("page")
 
-_RECENT: Final = 180.0
-"""The age in seconds from which a reading is marked as old: three intervals."""
+_RECENT: Final = 180.0  # the age in seconds from which a reading is marked as old: three intervals
 
 
 class Reliability:
@@ -56,7 +54,6 @@ async def show(here: Annotated[Reliability, part(Reliability)]) -> Page:
         "is_old": watch is not None and watch.age() > _RECENT,
         "age": _seconds(watch.age() if watch else 0.0),
         "objectives": [_objective(one) for one in (watch and watch.seen) or ()],
-        "kept": [(promise, *kept(promise, numbers)) for promise in PROMISES],
         "numbers": numbers,
         "health": here.health.snapshot(),
         "percent": percent,
@@ -78,8 +75,6 @@ def _objective(one: SloStatus) -> Mapping[str, object]:
 def _seconds(length: float) -> timedelta:
     return timedelta(seconds=length)
 
-
-# A Prometheus
 
 WINDOW: Final = 30 * 86_400  # Seconds, of the objectives.
 _AGAIN: Final = 5.0
@@ -135,17 +130,13 @@ class Watch:
         return query_status(prometheus, at=self._wall(), window=WINDOW, service="postfacta")
 
 
-# This process
-
-_DURATIONS: Final = "http_server_request_duration_seconds_bucket"
 # What the page shows; other metrics are not read.
 _SHOWN: Final = (
-    _DURATIONS, "postfacta_breaker_state", "postfacta_breaker_calls_total", "db_client_connection_count",
+    "postfacta_breaker_state", "postfacta_breaker_calls_total", "db_client_connection_count",
     "db_client_connection_max", "db_client_connection_pending_requests", "db_client_connection_timeouts_total",
     "postfacta_ratelimit_decisions_total", "postfacta_ratelimit_store_up", "postfacta_limiter_limit",
     "postfacta_limiter_inflight", "postfacta_limiter_queued", "postfacta_limiter_decisions_total",
 )  # fmt: skip
-_LEFT, _TOO_MANY = "499", "429"
 
 
 class Numbers:
@@ -165,46 +156,3 @@ class Numbers:
 
     def names(self, metric: str, label: str) -> Iterable[str]:
         return sorted({labels[label] for labels, _ in self.series(metric)})
-
-
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """An objective that one process can measure: the share of requests that succeed, or are fast enough."""
-
-    name: str
-    aim: float
-    seconds: float | None = None
-
-    @property
-    def minimum(self) -> int:
-        """The requests from which it is judged: ten may miss it."""
-        return round(10 / (1 - self.aim))
-
-
-# As in deploy/slo/postfacta.openslo.yaml, which is not deployed with the service; a test compares both.
-PROMISES: Final = (
-    Promise("success-rate", 0.995),
-    Promise("latency-p95", 0.95, 0.2),
-    Promise("latency-p99", 0.99, 0.5),
-)
-
-
-def kept(promise: Promise, numbers: Numbers) -> tuple[float, float]:
-    """Count the good requests of an objective, and all: those of users, without probes and client disconnects."""
-    asked = [
-        (labels, value)
-        for labels, value in numbers.series(_DURATIONS, traffic="user")
-        if labels["http_response_status_code"] != _LEFT
-        and labels["http_route"] != "/metrics"
-        and not labels["http_route"].startswith("/healthz")
-    ]
-    answered = [one for one in asked if not one[0]["error_type"]]
-    if promise.seconds is None:
-        return _count(answered, "+Inf"), _count(asked, "+Inf")
-    # The latency of rejections and errors says nothing about speed.
-    timed = [one for one in answered if one[0]["http_response_status_code"] != _TOO_MANY]
-    return _count(timed, repr(promise.seconds)), _count(timed, "+Inf")
-
-
-def _count(series: Iterable[tuple[Mapping[str, str], float]], edge: str) -> float:
-    return sum(value for labels, value in series if labels["le"] == edge)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, JsonValue, StringConstraints
@@ -38,7 +37,6 @@ class Webhook(BaseModel):
 
     @property
     def lost(self) -> int:
-        """How many alerts were omitted."""
         number = self.truncated_alerts
         return number if isinstance(number, int) and number > 0 else 0
 
@@ -48,8 +46,10 @@ def _time(text: str) -> str:
     return text
 
 
-Sent = Annotated[str, AfterValidator(_time)]
-"""A time exactly as sent."""
+Sent = Annotated[str, AfterValidator(_time)]  # a time exactly as sent
+
+
+Labels = tuple[str, str]  # those that hold an alert's service and environment
 
 
 class _Alert(BaseModel):
@@ -62,21 +62,12 @@ class _Alert(BaseModel):
     generator_url: str = Field("", alias="generatorURL")
 
 
-@dataclass(frozen=True, slots=True)
-class AlertLabels:
-    """The labels that hold an alert's service and environment."""
-
-    service: str = "service"
-    environment: str = "env"
-
-
 def read_alerts(
-    webhook: Webhook, principal: Principal, *, labels: AlertLabels, clean: Callable[[JsonValue], JsonValue]
+    webhook: Webhook, principal: Principal, *, labels: Labels, clean: Callable[[JsonValue], JsonValue]
 ) -> Sequence[Fact | ItemResult]:
     """Convert each alert to one signal, a resolved one to two; the index is that of the alert.
 
-    Invalid alerts, and those beyond 1,000 items, are rejected; the others are accepted. `clean` redacts
-    secrets.
+    Invalid alerts, and those beyond 1,000 items, are rejected, the others not. `clean` redacts secrets.
     """
     items: list[Fact | ItemResult] = []
     source = None if principal.source else "alertmanager"
@@ -115,12 +106,10 @@ def _known(sent: str) -> str | None:
     return None if parse_time(sent) == parse_time(_ZERO) else sent
 
 
-def _said(alert: _Alert, labels: AlertLabels) -> dict[str, object]:
+def _said(alert: _Alert, labels: Labels) -> dict[str, object]:
     notes = alert.annotations
     title = alert.labels.get("alertname") or notes.get("summary") or "An alert without a name"
-    service, environment = (
-        _slug(alert.labels.get(name, "")) for name in (labels.service, labels.environment)
-    )
+    service, environment = (_slug(alert.labels.get(name, "")) for name in labels)
     links = (
         ("Prometheus", alert.generator_url),
         ("Runbook", notes.get("runbook_url") or notes.get("runbook") or ""),

@@ -26,7 +26,7 @@ from ..web.body import parse, read_body, read_json
 from ..web.routes import RouteClass
 from ..web.slices import Call, Fill, Now, Routes
 from . import model
-from .alertmanager import AlertLabels, Webhook, read_alerts
+from .alertmanager import Labels, Webhook, read_alerts
 from .model import Attached, Batch, Fact, Ingested, ItemResult, Key, Result, Signal
 
 _ALL: Final = "/api/v1/signals"
@@ -38,8 +38,6 @@ routes: Final = Routes("signal")
 Stored = Mapping[Key, tuple[UUID, bytes, bool]]
 """The id and the hash of stored signals, and whether the caller may see them."""
 
-
-# SQL
 
 # The incidents of the signal `s` that the caller may see; the last edit in each decides.
 _INCIDENTS: Final = f"""
@@ -119,7 +117,7 @@ select s.edit, $1, $2, $3, s.id, case when not s.id = any ($5::uuid[]) then '{"l
 class Intake:
     """How received signals are read: further keys whose values are redacted, and the labels of alerts."""
 
-    def __init__(self, secret_keys: Sequence[str], labels: AlertLabels) -> None:
+    def __init__(self, secret_keys: Sequence[str], labels: Labels) -> None:
         keys = frozenset(key.lower().replace("-", "_") for key in secret_keys)
         self.clean: Callable[[JsonValue], JsonValue] = partial(without_secrets, keys=keys)
         self.labels = labels
@@ -241,7 +239,6 @@ def _seen_by(q: Query) -> tuple[bool, UUID | None, str]:
 
 
 def _decoded(row: Any) -> dict[str, Any]:
-    """Return a row with its JSON columns parsed."""
     columns = dict(row.items())
     return columns | {
         name: json.loads(columns[name]) for name in ("links", "payload", "content") if name in columns
@@ -315,7 +312,6 @@ def _content(fact: Fact) -> dict[str, Any]:
 
 
 async def _stored(unit: Unit, keys: Sequence[Key]) -> dict[Key, tuple[UUID, bytes, bool]]:
-    """Look up stored signals, visible to the caller or not."""
     if not keys:
         return {}
     args = (*_seen_by(unit), *([key[part] for key in keys] for part in (0, 1)))
@@ -433,17 +429,13 @@ def missing() -> NotFoundError:
     return NotFoundError("No such signal")
 
 
-# Secrets
-
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 def without_secrets(value: JsonValue, keys: frozenset[str] = frozenset()) -> JsonValue:
     """Redact the values of secret keys, and secrets in any text, at any depth.
 
-    A key is secret if the service's own log would redact it: `password`, `X-Api-Key`, `accessToken`; or if it
-    is one of `keys`, which are in lower case, with `_` for `-`. The value is not nested beyond Python's
-    recursion limit.
+    A key is secret if the service's log would redact it, or if it is one of `keys` (lower case, `_` for `-`).
     """
     if isinstance(value, str):
         return redact_text(value)

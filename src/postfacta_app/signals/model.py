@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 from uuid import UUID
 
 from pydantic import (
@@ -33,37 +33,25 @@ from ..web.paging import Listed, Paged
 class Precision(StrEnum):
     """The precision of a time, coarsest first."""
 
-    DAY = "day"
-    HOUR = "hour"
-    MINUTE = "minute"
-    SECOND = "second"
-    EXACT = "exact"
+    width: int  # the length of a time of this precision in microseconds, from its start
+    rank: int  # of equal times, the coarser sorts first
 
-    @property
-    def width(self) -> int:
-        """The length of a time of this precision in microseconds, from its start."""
-        return _WIDTHS[self]
+    DAY = "day", 86_400_000_000
+    HOUR = "hour", 3_600_000_000
+    MINUTE = "minute", 60_000_000
+    SECOND = "second", 1_000_000
+    EXACT = "exact", 1
 
-    @property
-    def rank(self) -> int:
-        """Its rank: of equal times, the coarser sorts first."""
-        return _RANKS[self]
+    def __new__(cls, name: str, width: int = 0) -> Self:
+        made = str.__new__(cls, name)
+        made._value_, made.width, made.rank = name, width, len(cls.__members__)
+        return made
 
     def floor(self, at: int) -> int:
-        """Cut a time to this precision."""
-        return at - at % _WIDTHS[self]
+        return at - at % self.width
 
 
-_WIDTHS: Final = {
-    Precision.DAY: 86_400_000_000,
-    Precision.HOUR: 3_600_000_000,
-    Precision.MINUTE: 60_000_000,
-    Precision.SECOND: 1_000_000,
-    Precision.EXACT: 1,
-}
-PRECISIONS: Final = tuple(Precision)
-"""All of them, by their rank."""
-_RANKS: Final = {precision: rank for rank, precision in enumerate(Precision)}
+PRECISIONS: Final = tuple(Precision)  # all of them, by their rank
 
 
 class Kind(StrEnum):
@@ -178,8 +166,7 @@ _HASHED: Final = (
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _AHEAD: Final = timedelta(minutes=2)
 
-Key = tuple[str, str]
-"""The unique key of a signal: its source, and its id there."""
+Key = tuple[str, str]  # the unique key of a signal: its source, and its id there
 
 
 def source_of(principal: Principal, refinement: str | None) -> str:
@@ -210,18 +197,14 @@ def _plain(value: object) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A valid and redacted signal, ready to be stored.
+    """A valid and redacted signal, ready to be stored."""
 
-    Attributes:
-        index: Its position in the request.
-        sha256: The hash of its content, in canonical JSON: sorted keys, no spaces, times in microseconds. It is made
-            once, never from stored data: PostgreSQL formats numbers in its own way.
-    """
-
-    index: int
+    index: int  # its position in the request
     source: str
     external_id: str
     new: NewSignal
+    # Of its content in canonical JSON: sorted keys, no spaces, times in microseconds. Made once, never from
+    # stored data: PostgreSQL formats numbers in its own way.
     sha256: bytes
 
     @classmethod
@@ -240,7 +223,6 @@ class Fact:
 
     @property
     def key(self) -> Key:
-        """Its source, and its id there."""
         return self.source, self.external_id
 
 

@@ -22,21 +22,6 @@ from ..web.routes import RouteClass
 from ..web.slices import Call, Fill, Matches, Now, Routes, part
 from . import model
 from .kept import KeptTimelines, TimelinePage, TimelineQuery, digest_in
-from .model import (
-    MODELS,
-    STATES,
-    AddedEdit,
-    AnnotationKind,
-    AnnotationState,
-    EditPage,
-    Entry,
-    EntryRef,
-    NewEdit,
-    SetMilestone,
-    SetTime,
-    ShownAnnotation,
-    ShownEdit,
-)
 
 READ, WRITE, ANNOTATE = Access.READ, Access.WRITE, Access.ANNOTATE
 _ONE: Final = "/api/v1/incidents/{ref}"
@@ -44,11 +29,7 @@ _OF_ROOT: Final = "/api/v1/annotations/{root}"
 _ENTRY: Final = 500  # Bytes of an entry's JSON, about.
 routes: Final = Routes("annotation")
 
-Kept = Annotated[KeptTimelines, part(KeptTimelines)]
-"""The timelines that the database keeps."""
-
-
-# Slices
+Kept = Annotated[KeptTimelines, part(KeptTimelines)]  # the timelines that the database keeps
 
 
 @routes.api(
@@ -88,27 +69,31 @@ insert into edits as e (id, incident_id, at, op, source, external_id, value, rea
 values ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, $9) returning {_EDIT}"""  # noqa: S608 - only constants of this module
 
 
-async def _sent_edit(call: Call, _: str) -> NewEdit:
+async def _sent_edit(call: Call, _: str) -> model.NewEdit:
     first = await read_body(call.request, model.OpOnly)
-    return parse(MODELS[first.op], await read_json(call.request))
+    return parse(model.MODELS[first.op], await read_json(call.request))
 
 
-SentEdit = Annotated[NewEdit, Fill(_sent_edit)]
+SentEdit = Annotated[model.NewEdit, Fill(_sent_edit)]
 
 
 @routes.api(f"GET {_ONE}/edits", READ, "List the edits of a timeline", kind=RouteClass.READ)
-async def edit_page(q: Reader, ref: Ref, query: Paged) -> EditPage:
+async def edit_page(q: Reader, ref: Ref, query: Paged) -> model.EditPage:
     incident_id = (await seen(q, ref)).id
     args = (*(query.after(str(incident_id)) or (None, None)), query.limit + 1)
     rows = [_edit(row) for row in await q.fetch(_EDITS, incident_id, *args, operation="edit_list")]
-    return query.page(EditPage, rows, str(incident_id), key=lambda it: (it.at, it.id))
+    return query.page(model.EditPage, rows, str(incident_id), key=lambda it: (it.at, it.id))
 
 
 @routes.api(
     f"POST {_ONE}/edits", WRITE, "Edit a timeline; originals are kept", once=True, reads=model.AnyEdit
 )
-async def add_edit(unit: Unit, ref: Ref, new: SentEdit, *, now: Now) -> AddedEdit:
-    if isinstance(new, SetTime | SetMilestone) and new.value is not None and new.value.at is not None:
+async def add_edit(unit: Unit, ref: Ref, new: SentEdit, *, now: Now) -> model.AddedEdit:
+    if (
+        isinstance(new, model.SetTime | model.SetMilestone)
+        and new.value is not None
+        and new.value.at is not None
+    ):
         check_time("/value/at", new.value.at, now)
     incident = await lock_active(unit, ref)
     entry, value = getattr(new, "entry", None), getattr(new, "value", None)
@@ -122,27 +107,27 @@ async def add_edit(unit: Unit, ref: Ref, new: SentEdit, *, now: Now) -> AddedEdi
     edit = _edit(rows[0])
     detail = {"edit": edit.id, "op": edit.op}
     await unit.audit("timeline.edit", incident.ref, incident_id=incident.id, detail=detail)
-    return AddedEdit(edit=edit, digest=await digest_in(unit, incident.id))
+    return model.AddedEdit(edit=edit, digest=await digest_in(unit, incident.id))
 
 
-async def decided(q: Query, incident_id: UUID, entries: Sequence[Entry]) -> Sequence[ShownEdit]:
+async def decided(q: Query, incident_id: UUID, entries: Sequence[model.Entry]) -> Sequence[model.ShownEdit]:
     """Read the last edit of each kind of these entries, and of their clocks."""
     rows = await q.fetch(_DECIDED, incident_id, *_keys(entries), operation="edit_decided")
     return [_edit(row) for row in rows]
 
 
-def _edit(row: Any) -> ShownEdit:
+def _edit(row: Any) -> model.ShownEdit:
     source = row["source"] if row["external_id"] is None else None
     value = None if row["value"] is None else json.loads(row["value"])
     entry = _entry_ref(row["source"], row["external_id"])
-    return ShownEdit.model_validate({**row, "entry": entry, "source": source, "value": value})
+    return model.ShownEdit.model_validate({**row, "entry": entry, "source": source, "value": value})
 
 
-def _entry_ref(source: str | None, identity: str | None) -> EntryRef | None:
-    return None if source is None or identity is None else EntryRef(source=source, id=identity)
+def _entry_ref(source: str | None, identity: str | None) -> model.EntryRef | None:
+    return None if source is None or identity is None else model.EntryRef(source=source, id=identity)
 
 
-def _keys(entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
+def _keys(entries: Sequence[model.Entry]) -> tuple[list[str], list[str]]:
     return [it.source for it in entries], [it.id for it in entries]
 
 
@@ -185,15 +170,17 @@ async def annotation_page(q: Reader, ref: Ref, query: Paged) -> model.Annotation
 @routes.api(
     f"POST {_ONE}/annotations", ANNOTATE, "Add a note, decision, hypothesis or question", once=True
 )  # fmt: skip
-async def add_annotation(unit: Unit, ref: Ref, new: model.NewAnnotation, *, now: Now) -> ShownAnnotation:
+async def add_annotation(
+    unit: Unit, ref: Ref, new: model.NewAnnotation, *, now: Now
+) -> model.ShownAnnotation:
     if new.occurred_at is not None:
         check_time("/occurred_at", new.occurred_at, now)
         if new.entry is not None:
             raise invalid("/occurred_at", "forbidden", "an annotation on an entry has no time of its own")
     elif new.precision is not None:
         raise invalid("/precision", "forbidden", "only the time of an annotation has a precision")
-    if new.state is None and new.kind in STATES:
-        new = new.model_copy(update={"state": AnnotationState.OPEN})
+    if new.state is None and new.kind in model.STATES:
+        new = new.model_copy(update={"state": model.AnnotationState.OPEN})
     _check_state(new.kind, new.state)
     incident = await lock_active(unit, ref)
     _check_decision(unit.principal, new.kind)
@@ -207,14 +194,14 @@ async def add_annotation(unit: Unit, ref: Ref, new: model.NewAnnotation, *, now:
 
 
 @routes.api(f"GET {_OF_ROOT}", READ, "Read an annotation", kind=RouteClass.READ)
-async def annotation(q: Query, root: UUID) -> ShownAnnotation:
+async def annotation(q: Query, root: UUID) -> model.ShownAnnotation:
     return (await find(q, root))[1]
 
 
 @routes.api(f"PUT {_OF_ROOT}", ANNOTATE, "Change the text or state of an annotation")
 async def change(
     unit: Unit, root: UUID, wish: model.AnnotationChange, *, matches: Matches
-) -> ShownAnnotation:
+) -> model.ShownAnnotation:
     incident, old = await _locked(unit, root)
     matches(old.etag)
     new = old.model_copy(update={name: getattr(wish, name) for name in wish.model_fields_set})
@@ -232,14 +219,14 @@ async def retract(unit: Unit, root: UUID, *, matches: Matches) -> None:
     await _supersede(unit, incident, old, retracted=True)
 
 
-async def find(q: Query, root: UUID) -> tuple[UUID, ShownAnnotation]:
+async def find(q: Query, root: UUID) -> tuple[UUID, model.ShownAnnotation]:
     """Read one and the id of its incident; the error is the same for what does not exist and for what is not visible."""
     for row in await q.fetch(_ANNOTATION, *sees(q.principal), root, operation="annotation_get"):
         return row["incident_id"], _annotation(row)
     raise NotFoundError("No such annotation")
 
 
-async def remarks(q: Query, incident_id: UUID, query: Paged | None = None) -> Sequence[ShownAnnotation]:
+async def remarks(q: Query, incident_id: UUID, query: Paged | None = None) -> Sequence[model.ShownAnnotation]:
     """List them, oldest first: one more than a page holds, or all."""
     last = query.after(str(incident_id)) if query else None
     args = (incident_id, *(last or (None, None)), query.limit + 1 if query else None)
@@ -247,21 +234,21 @@ async def remarks(q: Query, incident_id: UUID, query: Paged | None = None) -> Se
 
 
 async def said(
-    q: Query, incident_id: UUID, entries: Sequence[Entry], *, limit: int
-) -> Sequence[ShownAnnotation]:
+    q: Query, incident_id: UUID, entries: Sequence[model.Entry], *, limit: int
+) -> Sequence[model.ShownAnnotation]:
     """List annotations on entries or on the incident as a whole, oldest first."""
     roots = [UUID(it.id.partition(":")[2]) for it in entries if it.source == "human"]
     rows = await q.fetch(_SAID, incident_id, roots, *_keys(entries), limit, operation="annotation_said")
     return sorted([_annotation(row) for row in rows], key=lambda it: (it.at, it.id))
 
 
-def _annotation(row: Any) -> ShownAnnotation:
+def _annotation(row: Any) -> model.ShownAnnotation:
     entry = _entry_ref(row["entry_source"], row["entry_id"])
     changed_at = row["changed_at"] if row["version"] > 1 else None
-    return ShownAnnotation.model_validate({**row, "entry": entry, "changed_at": changed_at})
+    return model.ShownAnnotation.model_validate({**row, "entry": entry, "changed_at": changed_at})
 
 
-async def _locked(unit: Unit, root: UUID) -> tuple[Incident, ShownAnnotation]:
+async def _locked(unit: Unit, root: UUID) -> tuple[Incident, model.ShownAnnotation]:
     incident = await lock_active(unit, (await find(unit, root))[0])
     current = await annotation(unit, root)
     if not (current.author == unit.principal.actor or unit.principal.is_admin):
@@ -271,7 +258,7 @@ async def _locked(unit: Unit, root: UUID) -> tuple[Incident, ShownAnnotation]:
 
 
 async def _supersede(
-    unit: Unit, incident: Incident, new: ShownAnnotation, *, retracted: bool = False
+    unit: Unit, incident: Incident, new: model.ShownAnnotation, *, retracted: bool = False
 ) -> None:
     at, actor = await unit.stamp(incident.id), unit.principal.actor
     args = (uuid4(), new.id, at, actor, new.state, new.body, retracted)
@@ -283,17 +270,17 @@ async def _audit(unit: Unit, did: str, incident: Incident, *, root: UUID) -> Non
     await unit.audit(f"annotation.{did}", incident.ref, incident_id=incident.id, detail={"annotation": root})
 
 
-def _check_decision(principal: Principal, kind: AnnotationKind) -> None:
-    if kind is AnnotationKind.DECISION and not principal.may(WRITE):
+def _check_decision(principal: Principal, kind: model.AnnotationKind) -> None:
+    if kind is model.AnnotationKind.DECISION and not principal.may(WRITE):
         raise ForbiddenError("Only responders may record decisions")
 
 
-def _check_state(kind: AnnotationKind, state: AnnotationState | None) -> None:
-    if kind not in STATES:
+def _check_state(kind: model.AnnotationKind, state: model.AnnotationState | None) -> None:
+    if kind not in model.STATES:
         if state is not None:
             raise invalid("/state", "forbidden", "only a hypothesis or a question may have a state")
-    elif state not in STATES[kind]:
-        raise invalid("/state", "state", f"of a {kind} is one of: {', '.join(STATES[kind])}")
+    elif state not in model.STATES[kind]:
+        raise invalid("/state", "state", f"of a {kind} is one of: {', '.join(model.STATES[kind])}")
 
 
 # What pages show besides
@@ -308,7 +295,6 @@ select id, display_name as name from users where id = any ($1::uuid[])
 
 
 async def contents(q: Query, signals: Sequence[UUID], letters: int) -> Mapping[UUID, Mapping[str, Any]]:
-    """Return the truncated `body` and `payload` of signals."""
     rows = await q.fetch(_CONTENTS, signals, letters, operation="signal_contents")
     return {row["id"]: dict(row.items()) for row in rows}
 

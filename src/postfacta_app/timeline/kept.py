@@ -24,8 +24,6 @@ from ..web.paging import decode_cursor, encode_cursor, filters_hash
 from .model import Entry, Instant, Milestone, Repeats, micros
 from .rules import AHEAD, RULES, Place, sort_key
 
-# What is asked
-
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 EntryKind = Literal[
@@ -33,12 +31,10 @@ EntryKind = Literal[
 ]  # fmt: skip
 
 
-WIDTHS: Final = {
-    "1m": 60_000_000, "5m": 300_000_000, "15m": 900_000_000, "1h": 3_600_000_000, "6h": 21_600_000_000,
-    "1d": 86_400_000_000, "1w": 604_800_000_000,
-}  # fmt: skip
-"""The windows of time within which repeats are folded, in microseconds; each begins at a multiple since 1970."""
-Width = Literal["1m", "5m", "15m", "1h", "6h", "1d", "1w"]
+# The windows of time within which repeats are folded, in microseconds; each begins at a multiple since 1970.
+WIDTHS: Final = (
+    60_000_000, 300_000_000, 900_000_000, 3_600_000_000, 21_600_000_000, 86_400_000_000, 604_800_000_000,
+)  # fmt: skip
 
 
 def span_of(group: str) -> tuple[int, int, int]:
@@ -70,10 +66,6 @@ class TimelineQuery(BaseModel, extra="forbid", frozen=True):
     source: Annotated[list[Text], Field(max_length=20)] = []
     pinned: bool | None = None
     text: Annotated[Text | None, Field(description="Only entries whose title has this text.")] = None
-    fold: Annotated[
-        Width | None, Field(description="Show equal signals as one item, within windows of this width.")
-    ] = None
-    group: Annotated[Group | None, Field(description="Only the signals of this group of `repeats`.")] = None
     digest: Annotated[bool, Field(description="Compute the digest even of more than 10,000 entries.")] = False
     limit: int = Field(500, ge=1, le=2000)
     # The cursor holds source, sequence and id: 600 characters of up to four bytes.
@@ -91,7 +83,6 @@ class TimelinePage(BaseModel):
     rules: int
     milestones: dict[Milestone, Instant] = Field(description="Milestones that people have set.")
     items: Sequence[Entry]
-    repeats: Sequence[Repeats] = Field((), description="With `fold`: which items stand for several signals.")
     next_cursor: str | None
 
 
@@ -164,10 +155,7 @@ def place(query: TimelineQuery, incident_id: UUID) -> Place | None:
     return cast("Place", decode_cursor(query.cursor, str(incident_id), filters_hash(query), *kinds))
 
 
-# Reading
-
-COMPLETE: Final = 10_000
-"""The most entries of an incident for which every answer has the digest."""
+COMPLETE: Final = 10_000  # the most entries of an incident for which every answer has the digest
 
 _MOST_DIGESTS: Final = 10_000
 _KEY: Final = 'e.t, e.p, e.k, e.source collate "C", e.unnumbered, e.sequence collate "C", e.id collate "C"'
@@ -200,7 +188,7 @@ with i as materialized (
     from incidents i join incident_measures m on m.incident_id = i.id and m.rules = $6
    where {visible} and (i.id = $3::uuid or i.number = $4::bigint)),
 changed as materialized (select e.* from i, timeline_seen(i.id, case when i.until < i.timeline_at then i.until else 'infinity' end) e),
-{said}, page as materialized (select * from ({of}) e where {beyond} order by {key} limit {limit})
+page as materialized (select * from ({of}) e where {beyond} order by {key} limit {limit})
 select i.*,
   array(select json_agg(f.entry)::text from (
     select json_build_array({entry}) as entry, row_number() over (order by {key}) / 250 as part
@@ -209,7 +197,7 @@ select i.*,
     where {whole}) + (select count(*) from signal_conflicts c join changed e on e.signal_id = c.signal_id where {whole}) as conflicts,
   timeline_milestones(i.id, i.until) as milestones
   from i"""
-# Of each part no more than the page, which the index gives in its order; folded, all of both.
+# Of each part no more than the page, which the index gives in its order.
 _UNION: Final = """(select {columns} from timeline_entries e where {kept} and {own} {most})
     union all (select {columns} from changed e where {own} {most})"""
 # As it was at the end: what was changed since, and whose clock was, is in `changed` instead.
@@ -228,8 +216,8 @@ _KEPT: Final = """{e}.incident_id = (select id from i) and {e}.present and {e}.s
 _TIE: Final = """(exists (select from timeline_entries x where {kept} and x.t = e.t and {whole} and (x.source, x.id) <> (e.source, e.id))
    or exists (select from changed x where x.t = e.t and {whole} and (x.source, x.id) <> (e.source, e.id)))"""
 # Above a page, the least width of which thirty cover the view; so there are at most thirty lines of a kind.
-_WIDTH: Final = f"""select min(w) from unnest(array{list(WIDTHS.values())}::bigint[]) w, (
-  select count(*) as entries, max(t) - min(t) as length from own) o where o.entries > {{size}} and (o.length <= 30 * w or w = {max(WIDTHS.values())})"""  # noqa: S608 - only constants of our modules
+_WIDTH: Final = f"""select min(w) from unnest(array{[*WIDTHS]}::bigint[]) w, (
+  select count(*) as entries, max(t) - min(t) as length from own) o where o.entries > {{size}} and (o.length <= 30 * w or w = {max(WIDTHS)})"""  # noqa: S608 - only constants of our modules
 # A page by its number, of the present.
 _PAGE: Final = """
 with i as materialized (
@@ -287,15 +275,18 @@ class KeptTimelines:
         key = (incident.id, row["until"], known, query.include_hidden)
         whole = query.digest or row["entries"] <= COMPLETE
         digest = await self.digest(q, key) if whole else self._digests.get(key)
-        entries, repeats = await aside(sum(map(len, row["page"])), _entries, row["page"])
-        items = entries[: query.limit]
+        entries, _ = await aside(sum(map(len, row["page"])), _entries, row["page"])
+        items, milestones = entries[: query.limit], json.loads(row["milestones"])
         page = TimelinePage(
             digest=digest,
             why="more than 10,000 entries: ask with digest=true" if digest is None else None,
             rules=RULES,
-            milestones=_milestones(json.loads(row["milestones"])),
+            milestones={
+                name: Instant(milestones[name]["t"], Precision(milestones[name]["p"]))
+                for name in Milestone
+                if name in milestones
+            },
             items=items,
-            repeats=[it for it in repeats if it.item < len(items)],
             next_cursor=query.cursor_after(incident.id, items[-1]) if len(entries) > len(items) else None,
         )
         version = f'W/"{micros(row["timeline_at"])}-{conflicts}"'
@@ -364,14 +355,14 @@ def _conditions(wanted: TimelineQuery | Wanted, *args: object) -> tuple[str, Whe
     own.add(known)
     own.add("true" if wanted.include_hidden else "not e.hidden")
     own.add("strpos(lower(e.title), lower({}::text)) > 0", wanted.text or None)
-    if wanted.group:
-        own.add(_OF_GROUP, *span_of(wanted.group))
     if isinstance(wanted, TimelineQuery):
         own.add("e.kind = any ({}::text[])", wanted.kind)
         own.add("e.source = any ({}::text[])", wanted.source)
         own.add("e.pinned = {}::boolean", wanted.pinned)
         return known, own
     own.add(_NARRATIVE if wanted.is_narrative else "true")
+    if wanted.group:
+        own.add(_OF_GROUP, *span_of(wanted.group))
     if wanted.names is not None:
         own.add(
             _NAMED.format(*(own.bind([name[part] for name in wanted.names], "text[]") for part in (0, 1)))
@@ -392,22 +383,15 @@ def _sql_of(query: TimelineQuery, after: Place | None, *given: object) -> tuple[
         # The second lets the range of the index begin there in any plan.
         beyond = f"({_KEY}) > ({', '.join(places)}) and e.t >= {places[0]}"
     kept = _KEPT.format(e="e")
-    most = "" if query.fold else f"and {beyond} order by {_KEY} limit {limit}"
-    of = _UNION.format(columns=_COLUMNS, kept=kept, own=own, most=most)
-    if query.fold is not None:
-        of = _FOLDED.format(of=of, width=f"values ({own.bind(WIDTHS[query.fold], 'bigint')})")
+    of = _UNION.format(
+        columns=_COLUMNS, kept=kept, own=own, most=f"and {beyond} order by {_KEY} limit {limit}"
+    )
     tie = _TIE.format(kept=_KEPT.format(e="x"), whole=whole.replace("e.", "x."))
     statement = _SLICE.format(
-        incident=COLUMNS, visible=VISIBLE, kept=kept, said=_SAID, of=of, beyond=beyond, whole=whole, key=_KEY, limit=limit,
-        entry=_ENTRY.format(tie=tie, repeats=_REPEATS if query.fold else _ALONE),
+        incident=COLUMNS, visible=VISIBLE, kept=kept, of=of, beyond=beyond, whole=whole, key=_KEY, limit=limit,
+        entry=_ENTRY.format(tie=tie, repeats=_ALONE),
     )  # fmt: skip
     return statement, own.args
-
-
-def _milestones(given: Mapping[str, Any]) -> dict[Milestone, Instant]:
-    return {
-        name: Instant(given[name]["t"], Precision(given[name]["p"])) for name in Milestone if name in given
-    }
 
 
 def _entries(texts: Sequence[str]) -> tuple[list[Entry], list[Repeats]]:

@@ -30,7 +30,6 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def micros(at: datetime) -> int:
-    """Return the exact microseconds since 1970."""
     return (at - _EPOCH) // _MICROSECOND
 
 
@@ -78,6 +77,9 @@ class Op(StrEnum):
     UNPIN = "unpin"
     CLOCK_OFFSET = "clock_offset"
     MILESTONE = "milestone"
+
+
+UNDOES: Final = {Op.DETACH: Op.ATTACH, Op.UNHIDE: Op.HIDE, Op.UNPIN: Op.PIN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +166,6 @@ class Facts:
     edits: Sequence[Edit] = ()
 
 
-# Results
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """An entry of the timeline.
@@ -212,10 +211,10 @@ class Entry:
 class Repeats:
     """The signals that one item stands for: equal but for numbers in their titles, in one window of time."""
 
-    item: Annotated[int, Field(description="The position of the first of them in `items`.")]
+    item: int  # the position of the first of them on the page
     count: int
-    until: Annotated[Micros, Field(description="The time of the last of them.")]
-    group: Annotated[str, Field(description="As a parameter, selects them.")]
+    until: int  # the time of the last of them
+    group: str  # selects them
 
 
 # Edits
@@ -433,7 +432,6 @@ class ShownAnnotation(BaseModel, frozen=True):
 
     @property
     def etag(self) -> str:
-        """Its version, which a change must name."""
         return f'"ann-{self.version}"'
 
 

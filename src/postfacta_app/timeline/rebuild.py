@@ -18,8 +18,6 @@ from .kept import digest_in
 from .model import Facts
 from .rules import RULES, build
 
-# Facts
-
 _FACTS: Final = TypeAdapter(Facts)
 _READ: Final = """
 select json_build_object('signals', (select coalesce(json_agg(f), '[]') from (
@@ -45,8 +43,6 @@ async def facts_in(q: Query, incident_id: UUID) -> Facts:
     rows = await q.fetch(_READ, incident_id, operation="timeline_facts")
     return _FACTS.validate_json(rows[0][0])
 
-
-# Revisions, and what is kept
 
 _REVISIONS: Final = """
 select i.id, i.number, r.rev, r.timeline_digest as digest, timeline_us(r.timeline_at) as at, r.rules

@@ -14,13 +14,23 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from ..signals.model import Precision
-from .model import Annotation, Edit, Entry, Facts, Instant, Milestone, Op, Signal, StatusChange, micros
+from .model import (
+    UNDOES,
+    Annotation,
+    Edit,
+    Entry,
+    Facts,
+    Instant,
+    Milestone,
+    Op,
+    Signal,
+    StatusChange,
+    micros,
+)
 
-RULES: Final = 2
-"""The version of these rules; only digests of the same version are comparable."""
+RULES: Final = 2  # the version of these rules; only digests of the same version are comparable
 
-AHEAD: Final = 120_000_000
-"""Two minutes; a clock further ahead is suspect."""
+AHEAD: Final = 120_000_000  # two minutes; a clock further ahead is suspect
 
 # At the same instant, causes come before symptoms and recoveries last.
 _KINDS: Final = {
@@ -35,18 +45,6 @@ _KINDS: Final = {
     "alert_resolved": 70,
     "other": 80,
 }
-_FAMILIES: Final = {
-    Op.ATTACH: "attached",
-    Op.DETACH: "attached",
-    Op.SET_TIME: "time",
-    Op.SET_TITLE: "title",
-    Op.HIDE: "hidden",
-    Op.UNHIDE: "hidden",
-    Op.PIN: "pinned",
-    Op.UNPIN: "pinned",
-    Op.CLOCK_OFFSET: "offset",
-    Op.MILESTONE: "milestone",
-}
 _CANONICAL: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 # What an entry has of its signal, and what a digest has of an entry.
 _SAME: Final = (
@@ -58,8 +56,8 @@ _TITLE: Final = 200  # The most characters of a note's first line in its title.
 
 Place = tuple[int, int, int, str, bool, str, str]
 """The sort key of an entry: a strict total order, because source and id are unique."""
-Last = Mapping[tuple[str, Hashable], Edit]
-"""The effective edit of each family and target."""
+Last = Mapping[tuple[Op, Hashable], Edit]
+"""The effective edit of each kind and target; what undoes another is of its kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +72,9 @@ class Timeline:
 def build(
     facts: Facts, *, as_of: int | None = None, known_as_of: int | None = None, include_hidden: bool = False
 ) -> Timeline:
-    """Build the timeline.
+    """Build the timeline from all facts of one incident; their order and duplicates do not matter.
 
-    Args:
-        facts: All facts of one incident; order and duplicates do not matter.
-        as_of: Only what had been recorded by then, in microseconds. Later facts do not change it.
-        known_as_of: Only what people knew by then, in microseconds.
-        include_hidden: Whether to include hidden entries.
+    `as_of` limits it to what had been recorded by then, `known_as_of` to what people knew, in microseconds.
     """
     last = _last(_until(facts.edits, as_of))
     shown = [entry for entry in _unique(_entries(facts, last, as_of)) if include_hidden or not entry.hidden]
@@ -103,9 +97,6 @@ def sort_key(entry: Entry) -> Place:
     )
 
 
-# Effective facts
-
-
 D = TypeVar("D", Edit, StatusChange, Annotation)
 
 
@@ -115,7 +106,7 @@ def _until(facts: Iterable[D], as_of: int | None) -> list[D]:
 
 
 def _last(edits: Iterable[Edit]) -> Last:
-    return {(_FAMILIES[edit.op], _target(edit)): edit for edit in edits}
+    return {(UNDOES.get(edit.op, edit.op), _target(edit)): edit for edit in edits}
 
 
 def _target(edit: Edit) -> Hashable:
@@ -127,7 +118,7 @@ def _target(edit: Edit) -> Hashable:
 
 
 def _milestones(last: Last) -> dict[Milestone, Instant]:
-    given = {name: _instant(last.get(("milestone", name.value))) for name in Milestone}
+    given = {name: _instant(last.get((Op.MILESTONE, name.value))) for name in Milestone}
     return {name: at for name, at in given.items() if at is not None}
 
 
@@ -138,12 +129,9 @@ def _instant(edit: Edit | None) -> Instant | None:
     return Instant(precision.floor(micros(datetime.fromisoformat(str(edit.value["at"])))), precision)
 
 
-# Entries
-
-
 def _entries(facts: Facts, last: Last, as_of: int | None) -> Iterator[Entry]:
     for signal in facts.signals:
-        edit = last.get(("attached", signal.signal_id))
+        edit = last.get((Op.ATTACH, signal.signal_id))
         if edit is not None and edit.op is Op.ATTACH:
             yield _edited(_of_signal(signal), last)
     for change in _until(facts.changes, as_of):
@@ -192,12 +180,12 @@ def _made(when: Instant, *, title: str, **others: Any) -> Entry:
 
 def _edited(entry: Entry, last: Last) -> Entry:
     target = (entry.source, entry.id)
-    offset = last.get(("offset", entry.source))
-    at = _when(entry, _instant(last.get(("time", target))), 0 if offset is None else _offset(offset))
-    retitled = last.get(("title", target))
+    offset = last.get((Op.CLOCK_OFFSET, entry.source))
+    shift = 0 if offset is None or offset.value is None else int(str(offset.value["ms"])) * 1000
+    at = _when(entry, _instant(last.get((Op.SET_TIME, target))), shift)
+    retitled = last.get((Op.SET_TITLE, target))
     title = entry.title if retitled is None or retitled.value is None else str(retitled.value["title"])
-    pinned = _is(Op.PIN, last.get(("pinned", target)))
-    hidden = _is(Op.HIDE, last.get(("hidden", target)))
+    pinned, hidden = (_is(op, last.get((op, target))) for op in (Op.PIN, Op.HIDE))
     if (at.t, at.p, title) == (entry.t, entry.p, entry.title) and not (pinned or hidden):
         return entry
     return replace(entry, t=at.t, p=at.p, title=title, pinned=pinned, hidden=hidden)
@@ -206,10 +194,6 @@ def _edited(entry: Entry, last: Last) -> Entry:
 def _when(entry: Entry, corrected: Instant | None, offset: int) -> Instant:
     """Truncate first, then shift: the reverse would reorder entries within a source."""
     return corrected or Instant(entry.p.floor(entry.occurred_at) + offset, entry.p)
-
-
-def _offset(edit: Edit) -> int:
-    return 0 if edit.value is None else int(str(edit.value["ms"])) * 1000
 
 
 def _is(op: Op, edit: Edit | None) -> bool:
@@ -229,9 +213,6 @@ def _known_by(entries: Sequence[Entry], known_as_of: int | None) -> Sequence[Ent
 def _with_ties(entries: Sequence[Entry]) -> Sequence[Entry]:
     at = Counter(entry.t for entry in entries)
     return [replace(entry, tie=True) if at[entry.t] > 1 else entry for entry in entries]
-
-
-# Hashes
 
 
 def _digest(entries: Iterable[Entry], milestones: Mapping[Milestone, Instant]) -> str:

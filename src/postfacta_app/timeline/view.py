@@ -1,19 +1,19 @@
-"""A timeline as a page shows it: days, moments, gaps, milestones, and above them the lanes of its chart."""
+"""A timeline as a page shows it: days, moments, gaps and milestones."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import accumulate, groupby, pairwise
+from itertools import accumulate, groupby
 from typing import Any, ClassVar, Final
 from uuid import UUID
 
 from ..signals.model import Precision
 from ..web.render import span
-from .model import AnnotationKind, Entry, Op, Repeats, ShownAnnotation, ShownEdit, moment
+from .model import UNDOES, AnnotationKind, Entry, Op, Repeats, ShownAnnotation, ShownEdit, moment
 
 _SECOND, _MINUTE, _DAY = 1_000_000, 60_000_000, 86_400_000_000
 _SILENCE: Final = 600_000_000  # Ten minutes; longer gaps are shown.
@@ -158,13 +158,14 @@ def lines(
         decided = _decided(entry, last)
         corrected = any(edit.op is Op.SET_TIME for edit in decided)
         remark = said.get(entry.id) if entry.source == "human" else None
+        is_of_people = entry.source in {"human", "postfacta"} or entry.source.startswith("manual/")
         made.append(
             Line(
                 entry=entry,
                 anchor=anchor(entry.source, entry.id),
                 sign=_REMARKS[remark.kind] if remark is not None else SIGNS[entry.kind],
                 known=_later(entry, entry.known_at, _MINUTE),
-                late=_later(entry, entry.received_at, 5 * _MINUTE) if _is_of_people(entry) else "",
+                late=_later(entry, entry.received_at, 5 * _MINUTE) if is_of_people else "",
                 shift="" if corrected else _shift(entry),
                 was=_original(entry) if corrected else "",
                 remark=remark,
@@ -178,13 +179,10 @@ def lines(
     return made
 
 
-def _is_of_people(entry: Entry) -> bool:
-    return entry.source in {"human", "postfacta"} or entry.source.startswith("manual/")
-
-
 def days(shown: Sequence[Line], turns: Sequence[Turn]) -> list[Day]:
     """Group lines by day and moment; at equal times a milestone comes first."""
-    moments = list(_moments(shown))
+    at_once = groupby(shown, key=lambda line: (line.entry.t, line.entry.p))
+    moments = [Moment(t, p, list(same)) for (t, p), same in at_once]
     ends = accumulate((max(line.until for line in it.lines) for it in moments), max)
     placed: list[tuple[int, int, Moment | Gap | Turn]] = [
         *((turn.t, 0, turn) for turn in turns),
@@ -219,11 +217,6 @@ def stamp(t: int, p: Precision) -> str:
     return format(moment(t), "%Y-%m-%d" + _STAMPS.get(p, " %H:%M"))
 
 
-def _moments(shown: Sequence[Line]) -> Iterator[Moment]:
-    for (t, p), same in groupby(shown, key=lambda line: (line.entry.t, line.entry.p)):
-        yield Moment(t, p, list(same))
-
-
 def _silence(before: Moment, end: int, after: Moment) -> str:
     """Return the length of a gap; empty if it is short, or a time is only known to the hour or day."""
     if min(before.p.rank, after.p.rank) < Precision.MINUTE.rank or after.t - end <= _SILENCE:
@@ -232,11 +225,10 @@ def _silence(before: Moment, end: int, after: Moment) -> str:
 
 
 def _last(edits: Sequence[ShownEdit]) -> dict[tuple[str, str, str], ShownEdit]:
-    same = {Op.UNHIDE: Op.HIDE, Op.UNPIN: Op.PIN}
     last: dict[tuple[str, str, str], ShownEdit] = {}
     for edit in edits:
         source, identity = (edit.entry.source, edit.entry.id) if edit.entry else (edit.source or "", "")
-        last[same.get(edit.op, edit.op), source, identity] = edit
+        last[UNDOES.get(edit.op, edit.op), source, identity] = edit
     return last
 
 
@@ -285,64 +277,3 @@ def _later(entry: Entry, at: int | None, least: int) -> str:
     if at is None or at < entry.t + max(entry.p.width, least):
         return ""
     return f"{moment(at):%H:%M}" if at // _DAY == entry.t // _DAY else f"{moment(at):%Y-%m-%d %H:%M}"
-
-
-# The chart: a lane for each source, time from left to right
-
-_LEFT: Final = 190.0
-_RIGHT: Final = 902.0
-_BREAK: Final = 96.0  # The width of a cut-out gap.
-_APART: Final = 96.0  # Between two labels of times.
-_MOST_CUTS: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """What the template draws, each at its place from left to right."""
-
-    lanes: Mapping[str, Sequence[tuple[float, Line]]]  # the entries of each source
-    rules: Sequence[tuple[float, Turn]]  # the milestones
-    ticks: Sequence[tuple[float, str]]
-    breaks: Sequence[tuple[float, str]]  # the middle of gaps that were cut out, with their lengths
-
-
-def chart(shown: Sequence[Line], turns: Sequence[Turn]) -> Chart | None:
-    """Lay out the entries of a page and its milestones; None if there are no entries.
-
-    Gaps longer than twice the rest are cut out; a single instant gets a minute.
-    """
-    if not shown:
-        return None
-    points = sorted({*(it.entry.t for it in shown), *(it.t for it in turns)})
-    if len(points) == 1:
-        points = [points[0] - _MINUTE // 2, points[0] + _MINUTE // 2]
-    cuts = _cuts(points)
-    ends = [points[0], *(t for cut in cuts for t in cut), points[-1]]
-    spans = list(zip(ends[::2], ends[1::2], strict=True))
-    unit = (_RIGHT - _LEFT - _BREAK * len(cuts)) / sum(end - start for start, end in spans)
-
-    def x(t: int) -> float:
-        before = [(start, min(t, end)) for start, end in spans if start <= t]
-        passed = sum(end - start for start, end in before)
-        return round(_LEFT + passed * unit + _BREAK * (len(before) - 1), 1)
-
-    lanes: defaultdict[str, list[tuple[float, Line]]] = defaultdict(list)
-    for it in shown:
-        lanes[it.entry.source].append((x(it.entry.t), it))
-    ticks: list[tuple[float, str]] = []
-    for t in ends:
-        if not ticks or x(t) >= ticks[-1][0] + _APART:
-            ticks.append((x(t), f"{moment(t):%m-%d %H:%M}"))
-    breaks = [(x(start) + _BREAK / 2, span(timedelta(microseconds=end - start))) for start, end in cuts]
-    return Chart(lanes, [(x(it.t), it) for it in sorted(turns, key=lambda it: it.t)], ticks, breaks)
-
-
-def _cuts(points: Sequence[int]) -> list[tuple[int, int]]:
-    left = points[-1] - points[0]
-    cuts: list[tuple[int, int]] = []
-    for start, end in sorted(pairwise(points), key=lambda gap: gap[0] - gap[1])[:_MOST_CUTS]:
-        left -= end - start
-        if left <= 0 or end - start <= 2 * left:
-            break
-        cuts.append((start, end))
-    return sorted(cuts)

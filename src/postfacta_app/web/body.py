@@ -15,6 +15,7 @@ from typing import Annotated, Final, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationError
 from pydantic_core import ErrorDetails
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from ..aside import aside
@@ -40,14 +41,10 @@ _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _JSON_TYPE: Final = re.compile(r"application/([a-z0-9.+-]+\+)?json", re.IGNORECASE)
 
 
-# JSON
-
-
 def parse_json(body: bytes) -> object:
     """Parse a JSON text: UTF-8 without a byte order mark, one value, finite numbers, no NUL, at most 100,000 parts.
 
-    Lone surrogates become U+FFFD, since they cannot be encoded. A repeated key has the position of its
-    last occurrence, so that the last one wins when keys are folded.
+    Lone surrogates become U+FFFD, since they cannot be encoded. A repeated key counts where it is last.
     """
     if _parts(body) > MOST_PARTS:
         raise MalformedError(f"more than {MOST_PARTS:,} commas and brackets")
@@ -177,18 +174,17 @@ def _field_error(error: ErrorDetails, pointer: str) -> FieldError:
 # Parameters
 
 
-def read_query(request: Request, model: type[M], *, is_page: bool = False) -> M:
+def read_query(query: QueryParams, model: type[M], *, is_page: bool = False) -> M:
     """Parse the query as a model: list parameters may repeat, others may not.
 
-    Unknown parameters are refused: a filter that is silently ignored would return wrong results. A page ignores
-    them, since mailers and trackers add some to links.
+    Unknown ones are refused: an ignored filter would return wrong results. A page ignores what trackers add.
     """
     lists = {field.alias or name: _is_list(field.annotation) for name, field in model.model_fields.items()}
     values: dict[str, object] = {}
     errors: list[FieldError] = []
-    asked = [name for name in dict.fromkeys(request.query_params) if name in lists or not is_page]
+    asked = [name for name in dict.fromkeys(query) if name in lists or not is_page]
     for name in asked:
-        given = request.query_params.getlist(name)
+        given = query.getlist(name)
         if name not in lists:
             errors.append(FieldError(f"?{name}", "unknown", "is not a known parameter"))
         elif any("\0" in text for text in given):
@@ -342,9 +338,6 @@ def _time_field(value: object) -> object:
 
 Time = Annotated[datetime, BeforeValidator(_time_field), PlainSerializer(format_time, when_used="json")]
 """A field of a model that holds an instant."""
-
-
-# Numbers
 
 
 def _whole(value: object) -> object:

@@ -27,29 +27,17 @@ from postfacta_core.errors import (
     StoppedError,
 )
 
-from ..errors import (
-    AppError,
-    FieldError,
-    ForbiddenError,
-    IdempotencyMismatchError,
-    InvalidFieldsError,
-    MalformedError,
-    NotFoundError,
-)
+from .. import errors
 from ..principal import Principal
 from . import body
 
 M = TypeVar("M", bound=BaseModel)
 
-TYPED: Final = "postfacta.typed"
-"""The scope key of a form's input, for the error page if it was not saved."""
+TYPED: Final = "postfacta.typed"  # the scope key of a form's input, for the error page if it was not saved
 
 _MOST_FIELDS: Final = 500
 _LONGEST_NUMBER: Final = 18  # Digits, far above every bound.
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-
-# CSRF
 
 
 def csrf_token(secret: str) -> str:
@@ -82,9 +70,6 @@ def new_key() -> str:
     return secrets.token_urlsafe(16)
 
 
-# Input
-
-
 async def read_form(request: Request, principal: Principal) -> dict[str, str]:
     """Parse a form with empty fields but without its CSRF token; the last of repeated fields wins.
 
@@ -96,11 +81,11 @@ async def read_form(request: Request, principal: Principal) -> dict[str, str]:
     if principal.session_csrf is not None and not (
         is_same_origin(request.headers) and is_csrf_token(given, principal)
     ):
-        raise ForbiddenError("This form is out of date: reload the page and try again")
+        raise errors.ForbiddenError("This form is out of date: reload the page and try again")
     if "\0" in "".join([*fields, *fields.values()]):
-        raise MalformedError("A text contains U+0000")
+        raise errors.MalformedError("A text contains U+0000")
     if "key" in fields and _KEY.fullmatch(fields["key"]) is None:
-        raise MalformedError("The form's key is damaged: reload the page and try again")
+        raise errors.MalformedError("The form's key is damaged: reload the page and try again")
     return fields
 
 
@@ -117,18 +102,17 @@ async def sent_fields(request: Request) -> dict[str, str]:
     try:
         given = parse_qs(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS)
     except ValueError:
-        raise MalformedError("The form has too many fields") from None
+        raise errors.MalformedError("The form has too many fields") from None
     return {name: values[-1].replace("\r\n", "\n") for name, values in given.items()}
 
 
 def formed(model: type[M], fields: Mapping[str, object], now: datetime | None = None) -> M:
     """Validate form input against a model; empty and unknown fields are ignored. Raise if some are invalid.
 
-    Instants go through `read_typed_time`, which needs `now` for times in words; lists are split at commas and spaces;
-    numbers are decimal. Only strings are parsed.
+    Instants are `read_typed_time`, lists are split at commas and spaces, numbers decimal; only texts are read.
     """
     typed: dict[str, object] = {}
-    wrong: list[FieldError] = []
+    wrong: list[errors.FieldError] = []
     for own, about in model.model_fields.items():
         name, kinds = about.alias or own, [*_kinds(about.annotation)]
         value = fields.get(name, "")
@@ -137,16 +121,16 @@ def formed(model: type[M], fields: Mapping[str, object], now: datetime | None = 
         try:
             typed[name] = _typed(value, kinds, now)
         except ValueError as error:
-            wrong.append(FieldError(f"/{name}", "time", str(error)))
+            wrong.append(errors.FieldError(f"/{name}", "time", str(error)))
     try:
         made = body.parse(model, typed)
-    except InvalidFieldsError as refusal:
+    except errors.InvalidFieldsError as refusal:
         named = {error.pointer for error in wrong}
         wrong += [error for error in refusal.errors if error.pointer not in named]
     else:
         if not wrong:
             return made
-    raise InvalidFieldsError("Some fields are invalid", errors=wrong)
+    raise errors.InvalidFieldsError("Some fields are invalid", errors=wrong)
 
 
 def _typed(value: object, kinds: Sequence[object], now: datetime | None) -> object:
@@ -161,7 +145,6 @@ def _typed(value: object, kinds: Sequence[object], now: datetime | None) -> obje
 
 
 def _kinds(annotation: object) -> Iterator[object]:
-    """List the types in an annotation."""
     yield annotation
     yield getattr(annotation, "__origin__", None)
     for part in get_args(annotation):
@@ -183,8 +166,7 @@ _AHEAD: Final = timedelta(minutes=5)  # A user's clock may be ahead of ours.
 def read_typed_time(text: str, now: datetime | None = None) -> datetime:
     """Parse a typed time: `2026-02-07 10:04`, with optional seconds, in UTC unless an offset follows; raise for others.
 
-    With `now`, also `now`, `-5m` (or s, h, d), `10:04`, `today 10:04` and `yesterday 22:10`. A bare time of day is
-    the last one.
+    With `now`, also `now`, `-5m` (or s, h, d), `10:04` (the last one), `today 10:04` and `yesterday 22:10`.
     """
     text = text.strip()
     spoken = None if now is None else _spoken(text.lower(), now)
@@ -216,8 +198,6 @@ def _spoken(text: str, now: datetime) -> datetime | None:
     return at - timedelta(days=1) if clock[1] is None and at > now + _AHEAD else at
 
 
-# Errors
-
 _AWAY: Final = "Not saved: the database is unavailable. Your input is still here; send it again in a moment."
 _UNKNOWN: Final = "We could not confirm this was saved. Sending it again is safe: it will be saved once."
 _SPENT: Final = "This form was already submitted with different content. Check the result first."
@@ -228,7 +208,7 @@ class Typed:
     """The input of a form that was not saved; without a refusal there is none."""
 
     fields: Mapping[str, str] = field(default_factory=dict[str, str])
-    refusal: AppError | None = None
+    refusal: errors.AppError | None = None
 
     @property
     def form(self) -> str:
@@ -253,21 +233,21 @@ class Typed:
         return (self.fields.get("key") if is_same else None) or new_key()
 
 
-async def attempt(write: Awaitable[Response]) -> Response | AppError:
+async def attempt(write: Awaitable[Response]) -> Response | errors.AppError:
     """Await a write; return a refusal for errors that the user can fix, and raise others."""
     try:
         return await write
-    except (NotFoundError, ForbiddenError, InvalidInputError):
+    except (errors.NotFoundError, errors.ForbiddenError, InvalidInputError):
         raise
-    except IdempotencyMismatchError:
-        return IdempotencyMismatchError(_SPENT)
-    except AppError as refusal:
+    except errors.IdempotencyMismatchError:
+        return errors.IdempotencyMismatchError(_SPENT)
+    except errors.AppError as refusal:
         return refusal
     except ResilienceError as failure:
         unknown = isinstance(failure, OutcomeUnknownError | DeadlineExceededError | StoppedError)
         wait = str(max(1, math.ceil(failure.retry_after or 0)))
         text = _UNKNOWN if unknown else _AWAY
-        return AppError.of(problem_of(failure), text, headers={"retry-after": wait})
+        return errors.AppError.of(problem_of(failure), text, headers={"retry-after": wait})
 
 
 JSON = Mapping[str, Any]

@@ -19,8 +19,7 @@ from .body import format_time, parse_json, parse_time
 
 T = TypeVar("T")
 L = TypeVar("L", bound="Listed[Any]")
-Key = tuple[datetime, UUID]
-"""The position of a row in a list."""
+Key = tuple[datetime, UUID]  # the position of a row in a list
 _CURSOR_VERSION: Final = 1
 _READERS: Final[dict[type, Callable[[str], object]]] = {datetime: parse_time, UUID: UUID}
 
@@ -78,7 +77,6 @@ class Paged(BaseModel, extra="forbid", frozen=True):
     cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
 
     def after(self, order: str, *kinds: type) -> tuple[Any, ...] | None:
-        """Return the key that the cursor holds, if there is one."""
         return None if self.cursor is None else decode_cursor(self.cursor, order, filters_hash(self), *kinds)
 
     def cut(

@@ -22,24 +22,16 @@ from ..problems import keep_private
 from .forms import is_same_origin, keep_typed
 
 Handler = Callable[[Request, Principal], Awaitable[Response]]
-PRINCIPAL = "postfacta.principal"
-"""The scope key of a request's sender, once authenticated."""
+PRINCIPAL = "postfacta.principal"  # the scope key of a request's sender, once authenticated
 
 
 class RouteClass(StrEnum):
-    """The kind of work of a route, and what follows from it.
+    """The kind of work of a route, and what follows from it."""
 
-    Attributes:
-        seconds: Its deadline from the start of the request; a caller may request a shorter one.
-        body_bytes: The most bytes of its body.
-        priority: How much it matters under overload.
-        rate: Which limit of signed-in callers counts it; empty for none.
-    """
-
-    seconds: float
-    body_bytes: int
-    priority: Priority
-    rate: str
+    seconds: float  # its deadline from the start of the request; a caller may request a shorter one
+    body_bytes: int  # the most of its body
+    priority: Priority  # how much it matters under overload
+    rate: str  # which limit of signed-in callers counts it; empty for none
 
     PROBE = "probe", 1.0, 0, Priority.CRITICAL_PLUS, ""
     READ = "read", 2.0, 0, Priority.SHEDDABLE_PLUS, "read"
@@ -57,36 +49,27 @@ class RouteClass(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One row of the route table.
+    """One row of the route table."""
 
-    Attributes:
-        method: The HTTP method; GET includes HEAD.
-        handler: Called with the request and the caller once access is granted.
-        summary: One line for the OpenAPI document; empty leaves the route out of it (pages).
-        body: The model of the JSON body.
-        answers: The model of each success status; None for no body.
-        also: The media types of a 200 besides JSON.
-        problems: Problem slugs besides those of every route.
-        headers: Request headers it reads, such as `If-Match`, and whether each is required.
-        stale: Whether its last response may be replayed while the database is unavailable. The handler must also
-            declare each response free of private data: see `allow_stale`.
-        only_5xx: Whether its callers retry after 5xx but not after 429, so that they get 503 for an exceeded limit.
-    """
-
-    method: str
+    method: str  # GET includes HEAD
     path: str
-    handler: Handler
+    handler: Handler  # called with the request and the caller once access is granted
     access: Access
     route_class: RouteClass
-    summary: str = ""
+    summary: str = ""  # for the OpenAPI document; empty leaves the route out of it (pages)
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
+    # The model of each success status; None for no body.
     answers: Mapping[int, type[BaseModel] | None] = field(default_factory=dict[int, type[BaseModel] | None])
-    also: Sequence[str] = ()
-    problems: Sequence[str] = ()
-    headers: Mapping[str, bool] = field(default_factory=dict[str, bool])
-    stale: bool = False
-    only_5xx: bool = False
+    also: Sequence[str] = ()  # the media types of a 200 besides JSON
+    problems: Sequence[str] = ()  # slugs besides those of every route
+    headers: Mapping[str, bool] = field(
+        default_factory=dict[str, bool]
+    )  # it reads, and whether each is required
+    stale: bool = False  # replays responses that the handler declares free of private data: see `allow_stale`
+    only_5xx: bool = (
+        False  # its callers retry after 5xx but not after 429: they get 503 for an exceeded limit
+    )
 
 
 Admit = Callable[[Request, Rule], Awaitable[Principal]]

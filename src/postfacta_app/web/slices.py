@@ -46,8 +46,6 @@ _VERSIONED = ("precondition-failed", "precondition-required", "conflict")
 _CREATED, _REDIRECTED = 201, 300
 
 
-# What a function works with, and how its parameters are filled
-
 NOTHING: Final = Typed()
 
 
@@ -117,20 +115,12 @@ def _matches(call: Call, _: str) -> Callable[[str], None]:
     return of_form
 
 
-Afterwards = Annotated[Callable[[Callable[[], object]], None], Fill(lambda call, _: call.afterwards.append)]
-"""Registers what must happen once the request is over, even if its outcome is unknown."""
-Fields = Annotated[Mapping[str, str], Fill(lambda call, _: call.fields)]
-"""The input of a form."""
+Fields = Annotated[Mapping[str, str], Fill(lambda call, _: call.fields)]  # the input of a form
 Matches = Annotated[Callable[[str], None], Fill(_matches)]
 """Raises if the caller did not start from the version with this ETag."""
-Now = Annotated[datetime, Fill(lambda call, _: call.now)]
-"""The time of the request."""
-Snapshot = Annotated[Unit, "snapshot"]
-"""A transaction that only reads: all its queries see the same state."""
+Now = Annotated[datetime, Fill(lambda call, _: call.now)]  # the time of the request
+Snapshot = Annotated[Unit, "snapshot"]  # a transaction that only reads: all its queries see the same state
 WORKS_IN: Final[Mapping[Any, Any]] = {Unit: Unit, Snapshot: Snapshot, Reader: Reader, Query: Reader}
-
-
-# What it returns
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,18 +139,14 @@ def made(value: M, *, is_new: bool) -> Reply[M]:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A template and what it shows.
-
-    Attributes:
-        size: Its approximate bytes; a large page is rendered in a thread.
-        more: Works out the rest of what it shows, there, once the transaction is over.
-    """
+    """A template and what it shows."""
 
     template: str
     context: Mapping[str, object]
     status: int = 200
-    size: int = 0
+    size: int = 0  # its approximate bytes; a large page is rendered in a thread
     headers: Mapping[str, str] | None = None
+    # Works out the rest of what it shows, there, once the transaction is over.
     more: Callable[[], Mapping[str, object]] = dict[str, object]
 
 
@@ -242,7 +228,6 @@ class _Plan:
 
 
 def _fill(of: Any, read_model: Callable[[Call, type[BaseModel]], Any]) -> Callable[[Call, str], Any]:
-    """Choose how parameters of a type are filled."""
     if own := [it for it in getattr(of, "__metadata__", ()) if isinstance(it, Fill)]:
         return own[0].of
     if of is Typed:
@@ -261,9 +246,6 @@ def _from_path(of: Callable[[str], Any], call: Call, name: str) -> Any:
         return of(str(call.request.path_params[name]))
     except ValueError:
         raise NotFoundError(f"No such {call.noun}") from None
-
-
-# Routes
 
 
 class Routes:
@@ -314,7 +296,7 @@ class Routes:
         is_read = method == "GET"
 
         def declare(function: H) -> H:
-            plan = _Plan(function, lambda call, of: (read_query if is_read else read_body)(call.request, of))
+            plan = _Plan(function, _of_query if is_read else _of_body)
             usual = 204 if plan.returns is None else _CREATED if method == "POST" else 200
             statuses = status if isinstance(status, tuple) else (status or usual,)
 
@@ -405,8 +387,15 @@ class Routes:
         self._made.append(Rule(method=method, path=path, handler=handle, **about))
 
 
-def _of_page(call: Call, of: type[BaseModel]) -> BaseModel:
-    return read_query(call.request, of, is_page=True)
+def _of_body(call: Call, of: type[BaseModel]) -> Awaitable[BaseModel]:
+    return read_body(call.request, of)
+
+
+def _of_query(call: Call, of: type[BaseModel], *, is_page: bool = False) -> BaseModel:
+    return read_query(call.request.query_params, of, is_page=is_page)
+
+
+_of_page: Final = partial(_of_query, is_page=True)
 
 
 def _go(place: str) -> Answer:

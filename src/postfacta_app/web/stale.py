@@ -24,8 +24,7 @@ from ..principal import Principal
 from .body import if_none_match
 from .render import mark_stale
 
-MAX_AGE: Final = 900.0
-"""The age in seconds up to which responses are replayed."""
+MAX_AGE: Final = 900.0  # the age in seconds up to which responses are replayed
 
 _MAX_ANSWERS: Final = 1000
 _MAX_BYTES: Final = 32 * 1024 * 1024

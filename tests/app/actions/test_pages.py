@@ -235,13 +235,10 @@ async def test_the_next_page_of_actions_keeps_the_filters(service: Service, scre
     assert seen == [it["id"] for it in made]
 
 
-async def test_a_sent_filter_of_actions_leads_to_its_shortest_address(screen: Screen) -> None:
-    answer = await screen.get("/actions?owner=&status=open%2Cin_progress&overdue=", expect=303)
-    assert answer.headers["location"] == "/actions?status=open&status=in_progress"
+async def test_a_sent_filter_of_actions_is_understood(screen: Screen) -> None:
     await screen.get("/actions?service=a&service=b")
-    page = await screen.get(answer.headers["location"])
+    page = await screen.get("/actions?owner=&status=open%2Cin_progress&overdue=")
     assert 'value="open,in_progress" selected' in page.text
-    assert f'href="{answer.headers["location"]}" aria-current="page">Action items</a>' in unescape(page.text)
 
 
 @pytest.mark.parametrize("query", ["status=closed", "overdue=maybe", "cursor=x", "limit=0"])

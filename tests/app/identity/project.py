@@ -159,7 +159,7 @@ class FakeProject:
         return Response(json.dumps({"keys": [key.public for key in self.keys]}))
 
     async def gotrue(self, request: Request) -> Response:
-        """POST /auth/v1/token and /auth/v1/signup."""
+        """POST /auth/v1/token."""
         path = request.url.path.removeprefix("/auth/v1") + f"?{request.url.query}".removesuffix("?")
         self.requests.append((path, dict(request.headers), json.loads(await request.body())))
         status, body = self.answer
@@ -208,7 +208,6 @@ def running_project() -> Generator[FakeProject]:
         Route("/auth/v1/.well-known/jwks.json", project.publish),
         Route("/auth/v1/settings", project.settings_of),
         Route("/auth/v1/token", project.gotrue, methods=["POST"]),
-        Route("/auth/v1/signup", project.gotrue, methods=["POST"]),
         Route("/elsewhere", project.publish_elsewhere),
     ]
     config = uvicorn.Config(

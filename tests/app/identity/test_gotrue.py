@@ -1,4 +1,4 @@
-"""Signing in and up at a Supabase project, and that nothing it does is our crash."""
+"""Signing in at a Supabase project, and that nothing it does is our crash."""
 
 from __future__ import annotations
 
@@ -60,10 +60,6 @@ def refusal(code: str, status: int = 400) -> tuple[int, Json]:
 
 async def log_in(realm: Realm, email: str = EMAIL, password: str = PASSWORD) -> httpx2.Response:
     return await realm.client.post("/login", json={"email": email, "password": password})
-
-
-async def sign_up(realm: Realm, **more: object) -> httpx2.Response:
-    return await realm.client.post("/register", json={"email": EMAIL, "password": PASSWORD, **more})
 
 
 # Signing in
@@ -129,9 +125,9 @@ async def test_who_is_disabled_here_learns_no_more(realm: Realm) -> None:
 @pytest.mark.parametrize(("said", "wait"), [("", "1"), ("7", "7"), ("nonsense", "1")])
 async def test_too_many_tries_there_are_too_many_here(realm: Realm, said: str, wait: str) -> None:
     realm.project.answer, realm.project.retry_after = refusal("over_request_rate_limit", 429), said
-    for answer in (await log_in(realm), await sign_up(realm)):
-        assert (answer.status_code, answer.json()["slug"]) == (429, "rate-limited")
-        assert answer.headers["Retry-After"] == wait
+    answer = await log_in(realm)
+    assert (answer.status_code, answer.json()["slug"]) == (429, "rate-limited")
+    assert answer.headers["Retry-After"] == wait
     assert realm.attempts == ["limited"]
 
 
@@ -145,24 +141,22 @@ async def test_our_own_limits_spare_the_project(realm: Realm) -> None:
 async def test_what_the_project_cannot_do_is_unavailable_and_never_a_wrong_password(realm: Realm) -> None:
     for number, realm.project.answer in enumerate(BROKEN):
         realm.world.pass_time(60)
-        for attempt in (log_in(realm, email=f"{number}@example.org"), sign_up(realm)):
-            with pytest.raises(RejectedError) as caught:
-                await attempt
-            assert caught.value.retry_after == 5
+        with pytest.raises(RejectedError) as caught:
+            await log_in(realm, email=f"{number}@example.org")
+        assert caught.value.retry_after == 5
     assert realm.attempts == []
 
 
 async def test_a_project_that_does_not_answer_is_not_waited_for(realm: Realm) -> None:
     realm.project.answer, world = (200, "slow"), realm.world
-    settings = realm.project.settings(register_open=True)
+    settings = realm.project.settings()
     async with Client("gotrue", lambda: settings, Timeout(0.1)) as hasty:
         accounts = SupabaseAccounts(lambda: settings, hasty, realm.jwks, world.transactions)
         client, _ = world.instance(settings, accounts)
         sent = {"email": EMAIL, "password": PASSWORD}
         async with client:
-            for path in ("/login", "/register"):
-                with pytest.raises(RejectedError):
-                    await client.post(path, json=sent)
+            with pytest.raises(RejectedError):
+                await client.post("/login", json=sent)
 
 
 async def test_a_token_that_the_service_cannot_check_is_the_operators_affair(
@@ -176,65 +170,17 @@ async def test_a_token_that_the_service_cannot_check_is_the_operators_affair(
     assert told == ["token_refused"] * 4
 
 
-# Signing up
-
-
-async def test_a_new_account_may_have_to_be_confirmed(realm: Realm) -> None:
-    realm.project.answer = (200, USER | {"confirmation_sent_at": "2026-03-01T12:00:00Z"})
-    answer = await sign_up(realm, display_name="Ada")
-    assert (answer.status_code, answer.json()) == (
-        201, {"id": str(SUB), "email": EMAIL, "confirmation_required": True},
-    )  # fmt: skip
-    [(path, _, sent)] = realm.project.requests
-    assert (path, sent["data"]) == ("/signup", {"display_name": "Ada"})
-    assert await realm.people() == []  # Only whoever signs in is known here.
-
-
-async def test_a_new_account_may_be_good_at_once_and_its_token_is_not_shown(realm: Realm) -> None:
-    realm.project.answer = session(realm.token())
-    answer = await sign_up(realm)
-    assert (answer.status_code, answer.json()) == (
-        201, {"id": str(SUB), "email": EMAIL, "confirmation_required": False},
-    )  # fmt: skip
-
-
-SIGN_UP_REFUSALS: list[tuple[str, int, str, list[str]]] = [
-    ("user_already_exists", 409, "conflict", []),
-    ("email_exists", 409, "conflict", []),
-    ("signup_disabled", 403, "registration-closed", []),
-    ("email_provider_disabled", 403, "registration-closed", []),
-    ("weak_password", 422, "validation", ["/password"]),
-    ("email_address_invalid", 422, "validation", ["/email"]),
-    ("validation_failed", 422, "validation", [""]),
-]
-
-
-async def test_a_refused_sign_up_names_its_reason(realm: Realm) -> None:
-    for code, status, slug, pointers in SIGN_UP_REFUSALS:
-        realm.project.answer = refusal(code, 422)
-        answer = await sign_up(realm)
-        assert (answer.status_code, answer.json()["slug"]) == (status, slug), code
-        assert [error["pointer"] for error in answer.json()["errors"]] == pointers
-        assert "Invalid login credentials" not in answer.text
-
-
-async def test_registration_is_closed_here_too_unless_it_is_opened(realm: Realm) -> None:
-    settings = realm.project.settings()
-    client, _ = realm.world.instance(settings, realm.accounts)
-    async with client:
-        answer = await client.post("/register", json={"email": EMAIL, "password": PASSWORD})
-    assert (answer.status_code, answer.json()["slug"]) == (403, "registration-closed")
-    assert realm.project.requests == []
-
-
 async def test_people_are_added_in_the_project_and_not_here(realm: Realm) -> None:
     await realm.get(realm.token())
     await realm.world.database.execute("update users set role = 'admin'", operation="test")
     realm.world.pass_time(11)
     headers = {"Authorization": f"Bearer {realm.token()}"}
     new = {"email": "bob@example.org", "password": PASSWORD}
-    answer = await realm.client.post("/api/v1/users", json=new, headers=headers)
-    assert (answer.status_code, "Supabase" in answer.json()["detail"]) == (403, True)
+    for path in ("/api/v1/users", "/register"):
+        answer = await realm.client.post(path, json=new, headers=headers)
+        assert (answer.status_code, answer.json()["slug"]) == (403, "registration-closed")
+        assert "Supabase" in answer.json()["detail"]
+    assert realm.project.requests == []
 
 
 # The whole service

@@ -73,7 +73,7 @@ def url(prometheus: Prometheus, postgres_server: EmbeddedPostgres, app_template:
             "LOG_LEVEL": "ERROR",
         }
         who = ("--email", ADMIN.email, "--name", "Admin", "--password-stdin")
-        command("admin", "create", *who, environment=environment, given=ADMIN.password + "\n")
+        command("user", "add", "--role", "admin", *who, environment=environment, given=ADMIN.password + "\n")
         with started(environment=environment) as (_, address):
             with httpx2.Client(base_url=address) as client:
                 get_token(client, ADMIN)

@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from pydantic import ValidationError
 
 from postfacta_app.principal import ANONYMOUS, Principal
-from postfacta_app.signals.alertmanager import AlertLabels, Webhook, read_alerts
+from postfacta_app.signals.alertmanager import Labels, Webhook, read_alerts
 from postfacta_app.signals.api import without_secrets
 from postfacta_app.signals.model import Fact, ItemResult, Link
 from tests.app.signals.conftest import Body, recorded
@@ -23,13 +23,13 @@ BURN = f"d3c81fccc5a5fae0:{STARTED}"
 
 
 def read(
-    body: Body, *, principal: Principal = TOKEN, labels: AlertLabels | None = None
+    body: Body, *, principal: Principal = TOKEN, labels: Labels = ("service", "env")
 ) -> Sequence[Fact | ItemResult]:
     clean = partial(without_secrets, keys=frozenset[str]())
-    return read_alerts(Webhook.model_validate(body), principal, labels=labels or AlertLabels(), clean=clean)
+    return read_alerts(Webhook.model_validate(body), principal, labels=labels, clean=clean)
 
 
-def facts(body: Body, labels: AlertLabels | None = None) -> list[Fact]:
+def facts(body: Body, labels: Labels = ("service", "env")) -> list[Fact]:
     items = read(body, labels=labels)
     found = [it for it in items if isinstance(it, Fact)]
     assert len(found) == len(items), items
@@ -155,7 +155,7 @@ def test_what_is_missing_or_odd_leaves_a_gap_and_no_error() -> None:
 
 
 def test_the_labels_to_look_at_can_be_chosen() -> None:
-    (fact,) = facts(recorded("firing"), AlertLabels("slo", "severity"))
+    (fact,) = facts(recorded("firing"), ("slo", "severity"))
     assert (fact.new.services, fact.new.environment) == (["availability"], "page")
 
 

@@ -42,7 +42,6 @@ def cut(timeline: Timeline, query: TimelineQuery, incident_id: UUID) -> Timeline
         rules=RULES,
         milestones=dict(timeline.milestones),
         items=items,
-        repeats=(),
         next_cursor=query.cursor_after(incident_id, items[-1]) if len(asked) > len(items) else None,
     )
 

@@ -35,7 +35,6 @@ from postfacta_app.timeline.model import (
     Op,
     Signal,
     StatusChange,
-    micros,
     moment,
 )
 from postfacta_app.timeline.rules import RULES, build
@@ -186,19 +185,15 @@ async def differences(
             found.append(f"entries {told}: {items} for {wanted}")
         if (digest, etag, milestones) != (whole.digest, etag_of(whole), whole.milestones):
             found.append(f"digest {told}")
-        if random is not None:
-            found += await _fold_differences(unit, incident, facts, query, whole.entries, random)
     found += [it for until in range(8) for it in await _change_differences(unit, incident, facts, until)]
     if random is not None:
         found += await _page_differences(unit, incident, facts, random)
     return [*found, *await _measure_differences(connection, incident, facts)]
 
 
-def folded(
-    entries: Iterable[Entry], facts: Facts, until: int | None, width: int
-) -> list[tuple[Entry, list[Entry]]]:
+def folded(entries: Iterable[Entry], facts: Facts, width: int) -> list[tuple[Entry, list[Entry]]]:
     """Fold a whole list: by source, kind, title without numbers, and window; what an edit touched stands alone."""
-    touched = {(it.source, it.external_id) for it in facts.edits if until is None or it.at <= until}
+    touched = {(it.source, it.external_id) for it in facts.edits}
     groups: dict[tuple[object, ...], list[Entry]] = {}
     for it in entries:
         title = re.sub("[0-9a-fA-F-]*[0-9][0-9a-fA-F-]*", "#", it.title)
@@ -206,34 +201,6 @@ def folded(
         key = (it.source, it.kind, title, it.t // width) if not is_alone else (it.source, it.id)
         groups.setdefault(key, []).append(it)
     return [(group[0], group) for group in groups.values()]
-
-
-async def _fold_differences(
-    unit: Unit, incident: UUID, facts: Facts, query: TimelineQuery, entries: Iterable[Entry], random: Random
-) -> Iterable[str]:
-    """Compare the pages of a folded timeline, and what its groups open to, with the whole list folded."""
-    name = random.choice(list(WIDTHS))
-    wanted = [it for it in entries if shows(query, it)]
-    until = None if query.as_of is None else micros(query.as_of)
-    told = folded(wanted, facts, until, WIDTHS[name])
-    got: list[tuple[Entry, list[Entry]]] = []
-    cursor = None
-    while True:
-        page = await KeptTimelines().slice(
-            unit, incident, query.model_copy(update={"fold": name, "cursor": cursor})
-        )
-        repeats = {it.item: it for it in page.page.repeats}
-        for n, it in enumerate(page.page.items):
-            group = [it]
-            if n in repeats:
-                opened = query.model_copy(update={"group": repeats[n].group, "limit": 2000})
-                inner = await KeptTimelines().slice(unit, incident, opened)
-                group = list(inner.page.items)
-                if (repeats[n].count, repeats[n].until) != (len(group), group[-1].t):
-                    return [f"count {repeats[n]} for {group}"]
-            got.append((it, group))
-        if (cursor := page.page.next_cursor) is None:
-            return [] if got == told else [f"folded by {name}, {query!r}: {got} for {told}"]
 
 
 async def _change_differences(unit: Unit, incident: UUID, facts: Facts, until: int) -> Iterable[str]:
@@ -281,22 +248,19 @@ async def _page_differences(unit: Unit, incident: UUID, facts: Facts, random: Ra
     groups = [(it, [it]) for it in shown]
     if fold and total > size:
         length = shown[-1].t - shown[0].t
-        width = next((it for it in WIDTHS.values() if length <= 30 * it), max(WIDTHS.values()))
-        groups = folded(shown, facts, None, width)
+        width = next((it for it in WIDTHS if length <= 30 * it), max(WIDTHS))
+        groups = folded(shown, facts, width)
     shown, last = [it for it, _ in groups], max(0, len(groups) - 1) // size
-    got = await KeptTimelines().page(
-        unit,
-        incident,
-        Wanted(
-            page=at + 1,
-            known_as_of=None if known is None else moment(known),
-            include_hidden=hidden,
-            is_narrative=narrative,
-            entry="" if named is None else anchor(*named),
-            fold=fold,
-        ),
-        size=size,
+    view = Wanted(
+        known_as_of=None if known is None else moment(known), include_hidden=hidden, is_narrative=narrative
     )
+    which = replace(view, page=at + 1, entry="" if named is None else anchor(*named), fold=fold)
+    got = await KeptTimelines().page(unit, incident, which, size=size)
+    for it in got.repeats:
+        inner = (await KeptTimelines().page(unit, incident, replace(view, group=it.group), size=2000)).entries
+        alike = next(group for first, group in groups if first == got.entries[it.item])
+        if (inner, it.until) != (alike, alike[-1].t):
+            return [f"group {it} opens to {inner} for {alike}"]
     at = min(at, last) if turned is None else turned // size
     wanted = (
         shown[at * size :][:size],
