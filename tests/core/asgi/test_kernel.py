@@ -130,8 +130,8 @@ RATES = ["1000000/minute per client", "1000000/minute per global"]
 @pytest.mark.parametrize(
     ("method", "options", "most_frames", "most_bytecodes"),
     [
-        ("GET", HardenOptions(access_lines=None), 26, 1925),
-        ("POST", HardenOptions(access_lines=None, rate_limits=RATES), 41, 2624),
+        ("GET", HardenOptions(access_lines=None), 26, 1914),
+        ("POST", HardenOptions(access_lines=None, rate_limits=RATES), 35, 2494),
     ],
 )
 async def test_a_request_costs_no_more_than_it_did(
@@ -161,7 +161,7 @@ MOST = {
     "headers": 611,
     "errors": 611,
     "lifecycle": 615,
-    "rates": 692,
+    "rates": 681,
     "telemetry": 741,
     "context": 822,
     "transfer": 802,
