@@ -145,7 +145,7 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
     ),
     CorsMiddleware: Setting(
         right={"app": app, "cors": Cors()},
-        wrong={"app": APP, "cors": (*OBJECT, None)},
+        wrong={"app": APP, "cors": (*OBJECT, None), "render": FUNCTION_OR_NONE},
     ),
     DeadlineMiddleware: Setting(
         right={"app": app, "running": RunningRequests()},

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ..validation import validation
+from ._problem import Problem
 from ._settings import is_name
-from ._types import Send
+from ._types import Message
 
 # The Fetch standard lets a page send these to any origin without asking.
 _SAFE: Final = ("Accept", "Accept-Language", "Content-Language", "Content-Type")
@@ -81,7 +82,7 @@ class CorsRules:
         self._granted = [(b"access-control-expose-headers", ", ".join(exposed).encode())]
         if cors.allow_credentials:
             self._granted.append((b"access-control-allow-credentials", b"true"))
-        self._allows_all_headers = "*" in cors.allow_headers
+        self._allowed = {name.lower() for name in (*_SAFE, *cors.allow_headers)}
         self._preflight = [
             (b"access-control-allow-methods", ", ".join(cors.allow_methods).encode()),
             (b"access-control-allow-headers", ", ".join((*_SAFE, *cors.allow_headers)).encode()),
@@ -96,12 +97,27 @@ class CorsRules:
             decided += self._granted
         return decided
 
-    async def answer(self, send: Send, fields: Mapping[bytes, bytes]) -> None:
-        """Answer a preflight with what is allowed; the browser compares."""
+    async def answer(
+        self,
+        fields: Mapping[bytes, bytes],
+        refuse: Callable[[Problem], Awaitable[None]],
+        emit: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        """Answer a preflight, with a problem if it asks for more than is allowed."""
+        asked = fields.get(b"access-control-request-headers", b"").decode("latin-1")
+        names = {name.strip().lower() for name in asked.split(",")} - {""}
+        wrong = [] if self._cors.allows(fields[b"origin"].decode("latin-1")) else ["origin"]
+        if fields[b"access-control-request-method"].decode("latin-1") not in self._cors.allow_methods:
+            wrong.append("method")
+        if "*" not in self._allowed and not names <= self._allowed:
+            wrong.append("headers")
+        if wrong:
+            detail = f"Not allowed to pages of other origins: {', '.join(wrong)}"
+            await refuse(Problem(status=400, code="cors", title="Bad Request", detail=detail))
+            return
         headers = [*self._preflight, (b"content-length", b"0")]
-        asked = fields.get(b"access-control-request-headers")
-        if self._allows_all_headers and asked:
+        if "*" in self._allowed and asked:
             # A star means itself where credentials count: so what was asked for is named.
-            headers[1] = (b"access-control-allow-headers", asked)
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b""})
+            headers[1] = (b"access-control-allow-headers", ", ".join(sorted(names)).encode("latin-1"))
+        await emit({"type": "http.response.start", "status": 200, "headers": headers})
+        await emit({"type": "http.response.body", "body": b""})

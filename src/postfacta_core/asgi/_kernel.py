@@ -323,7 +323,7 @@ class Kernel(Shared):
         if origin is None or exchange.method != "OPTIONS" or _PREFLIGHT not in fields:
             return False
         exchange.request.route = _PREROUTING
-        await cors.answer(exchange.emit, fields)
+        await cors.answer(fields, exchange.reply, exchange.emit)
         return True
 
     async def _is_late(self, exchange: _Either, running: RunningRequests) -> bool:

@@ -99,9 +99,9 @@ class CorsMiddleware(Kernel):
     What an application inside decides by itself is replaced.
     """
 
-    def __init__(self, app: ASGIApp, cors: Cors) -> None:
+    def __init__(self, app: ASGIApp, cors: Cors, *, render: Render | None = None) -> None:
         validation.instance("CorsMiddleware.cors", cors, Cors, example="Cors(" + EXAMPLE + ")")
-        super().__init__(app, cors=CorsRules(cors))
+        super().__init__(app, cors=CorsRules(cors), render=render)
 
 
 class ErrorMiddleware(Kernel):
