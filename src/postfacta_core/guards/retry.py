@@ -3,14 +3,11 @@
 1. Retries at several layers multiply. So the layer next to the failure tries again, and those around it do not (Google's
    SRE book, chapter 21, "Deciding to Retry"). A `Retry` that gives up leaves a mark on the error, which says in which
    call around it that was; that one reads the mark there, or on what the error became the cause of.
-2. A wait that an outcome asks for is prolonged by some jitter: callers that were given the same moment must not return
-   at it. Below 0, infinite or nan it says: do not try again. (gRPC's gRFC A6 reads a negative pushback so.)
-3. The budget is asked last, so a retry refused for another reason costs no token.
+2. The budget is asked last, so a retry refused for another reason costs no token.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
@@ -26,6 +23,7 @@ from ..errors import RejectedError
 from ..events import Mode, Observer, RetryScheduled, Sample, process_observer
 from ..validation import validation
 from ._guard import Guard, On, Outcome, P, T, asked_by, refuse_on_loop
+from ._schedule import Schedule
 from .budget import RetryBudget
 
 _MARK: Final = "_postfacta_retried_in"
@@ -106,9 +104,11 @@ class Retry(Guard):
         for field, given in (("discard", discard), ("sleep", sleep)):
             if given is not None:
                 validation.function(f"Retry.{field}", given, example="None")
-        self._attempts = validation.whole("Retry.attempts", attempts, example="attempts=3")
-        self._backoff = validation.instance("Retry.backoff", backoff, Backoff, example="Backoff(base=0.1)")
-        self._max_wait = validation.seconds("Retry.max_wait", max_wait, example="max_wait=30.0")
+        self._schedule = Schedule(
+            validation.whole("Retry.attempts", attempts, example="attempts=3"),
+            validation.instance("Retry.backoff", backoff, Backoff, example="Backoff(base=0.1)"),
+            validation.seconds("Retry.max_wait", max_wait, example="max_wait=30.0"),
+        )
         self._act_on(on)
         validation.function("Retry.retry_after", retry_after, example="retry_after=asked_by")
         self._retry_after = retry_after
@@ -220,21 +220,16 @@ class Retry(Guard):
             # A result is here because `on` has named it.
             may = ended.error is None or (self._predicate is None and may_repeat(ended.error))
             if may or self._acts_on(ended, otherwise=False):
-                asked = self._retry_after(ended) or 0.0
-                if 0 <= asked < math.inf:
-                    return self._plan_after(asked, attempt, now)
+                asked, most = self._retry_after(ended) or 0.0, present_haste()
+                schedule = self._schedule
+                if most is not None:
+                    schedule = schedule._replace(attempts=min(most, schedule.attempts))
+                deadline, luck = present_limit(), self._luck()
+                follows, delay = schedule.plan(asked, attempt, now=now, deadline=deadline, luck=luck)
+                return follows, delay if most is None else 0.0
         except Exception as fault:  # noqa: BLE001 - what judges is foreign code, and may raise anything
             self._report(fault)
         return "failure", 0.0
-
-    def _plan_after(self, asked: float, attempt: int, now: float) -> tuple[_Ending, float]:
-        most = present_haste()
-        if attempt >= (self._attempts if most is None else min(most, self._attempts)):
-            return "exhausted", 0.0
-        delay = asked + self._backoff.delay(attempt, self._luck())
-        if delay > self._max_wait or now + delay >= present_limit():
-            return "deadline", 0.0
-        return "retried", delay if most is None else 0.0
 
     async def _dispose(self, answer: object) -> None:
         try:
@@ -245,7 +240,7 @@ class Retry(Guard):
 
     def _give_up(self, error: Exception, outcome: _Ending, call: _Call) -> None:
         # One that never tries twice multiplies nothing.
-        if call.outer is not None and self._attempts > 1:
+        if call.outer is not None and self._schedule.attempts > 1:
             error.__dict__[_MARK] = call.outer
         tries = "1 try" if call.attempt == 1 else f"{call.attempt} tries"
         note = f"retry {self.name!r}: given up after {tries}: {_REASONS[outcome]}"

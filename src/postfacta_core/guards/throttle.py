@@ -26,7 +26,7 @@ class Throttle(BlockGuard):
     The rate is this process's; for a limit of requests that come in see `RateLimitMiddleware`.
 
     * A caller waits no longer than its request or an outer `Timeout` gives it. One that would have to is refused at once.
-    * Callers of a key are admitted in FIFO order. One that is cancelled while it waits has used up its turn.
+    * Turns of a key are given in FIFO order. A caller that is cancelled while it waits has used up its own.
 
     Args:
         rates: One or more, such as `"10/second;1000/hour"`.
