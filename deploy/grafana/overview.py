@@ -115,11 +115,11 @@ def _requests() -> list[Panel]:
         ),
         Panel(
             title="How long requests take",
-            description=f"From arrival to the last byte. {slow}",
+            description=f"From arrival to the last byte, with traces of single requests. {slow}",
             unit="s",
             queries=[
                 Query(faster_than(0.5, REQUESTS, _ANSWERED), "P50"),
-                Query(faster_than(0.95, REQUESTS, _ANSWERED), "P95"),
+                Query(faster_than(0.95, REQUESTS, _ANSWERED), "P95", exemplars=True),
                 Query(faster_than(0.99, REQUESTS, _ANSWERED), "P99"),
             ],
         ),

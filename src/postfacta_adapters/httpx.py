@@ -21,7 +21,7 @@ import anyio
 
 from postfacta_core.clock import MONOTONIC, WALL, Clock
 from postfacta_core.context import current_request
-from postfacta_core.deadlines._deadline import asked_timeout
+from postfacta_core.deadlines._limits import asked_timeout
 from postfacta_core.deadlines.present import current_deadline
 from postfacta_core.errors import DeadlineExceededError, FailedResponseError, RejectedError
 from postfacta_core.events import (

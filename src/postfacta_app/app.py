@@ -199,7 +199,7 @@ def _sign_in(
         "attempted": partial(business.attempted, "password"),
     }
     if rotation.current.auth_mode is not AuthMode.SUPABASE:
-        return LocalAccounts(transactions, **common), ()
+        return LocalAccounts(transactions, is_local=rotation.current.is_local, **common), ()
     from .identity.supabase import of_project  # noqa: PLC0415 - its cryptography is slow to import, and needed by this mode only
 
     accounts, resources = of_project(rotation, transactions, observer=telemetry.observer, **common)

@@ -292,11 +292,23 @@ async def _reset_password(unit: Unit, person: str, *, given: str | None) -> Told
     return [password] if given is None else [], said
 
 
-@_command("sign-out", "end all sessions of a person", of=_user)
+@_command("sessions", "list a person's sessions", of=_user)
 @_person
 @_says
-async def _sign_out(unit: Unit, person: str) -> Told:
-    return [f"sessions ended: {await postgres.revoke_sessions(unit, await _found(unit, person), _now())}"], ""
+async def _list_sessions(unit: Unit, person: str) -> Told:
+    sessions = await postgres.sessions(unit, (await _found(unit, person)).id, this=b"", now=_now())
+    return [
+        _line(it.id, it.kind, it.created_at, it.last_used_at or "never", it.expires_at) for it in sessions
+    ], ""
+
+
+@_command("sign-out", "end a person's sessions, or one of them", of=_user)
+@_person
+@click.option("--session", type=UUID, help="the session's id (default: all sessions)")
+@_says
+async def _sign_out(unit: Unit, person: str, *, session: UUID | None) -> Told:
+    user = await _found(unit, person)
+    return [f"sessions ended: {await postgres.revoke_sessions(unit, user, _now(), only=session)}"], ""
 
 
 async def _change(unit: Unit, /, person: str, **wish: object) -> Told:

@@ -38,7 +38,7 @@ from .timeline.model import (
     Op,
     micros,
 )
-from .timeline.view import Line, anchor, clock, days, lines, stamp
+from .timeline.view import Line, anchor, chart, clock, days, lines, stamp
 from .web.body import Time, format_time, parse_time
 from .web.forms import formed, read_typed_time
 from .web.paging import Paged, decode_cursor, encode_cursor, next_page
@@ -196,6 +196,7 @@ def _laid_out(page: NumberedPage, made: Sequence[Line], view: View) -> Mapping[s
     within = [it for it in turns(known) if _is_within(it.t, page, view)]
     return {
         "days": days(made, within),
+        "chart": chart(made, within),
         "turns": turns(known),
         "strip": strip(durations(known, is_open=page.is_open)),
     }

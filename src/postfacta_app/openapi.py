@@ -28,7 +28,7 @@ _REF: Final[JSON] = {
 _PATTERNS: Final[dict[str, JSON]] = {
     "ref": _REF,
     "other": _REF,
-    **{name: {"type": "string", "format": "uuid"} for name in ("id", "root")},
+    **{name: {"type": "string", "format": "uuid"} for name in ("id", "root", "session")},
     "rev": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
     "type": {"enum": ["related", "duplicate_of", "follows"]},
     "slug": {"type": "string", "pattern": "^[a-z][a-z-]{0,62}$"},

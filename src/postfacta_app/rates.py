@@ -12,7 +12,7 @@ from postfacta_adapters.limits import SharedStore
 from postfacta_core.asgi import RateLimit, RouteOptions
 from postfacta_core.clock import LUCK, Luck
 from postfacta_core.context import current_request
-from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.errors import LoadShedError
 from postfacta_core.events import Observer
 from postfacta_core.limits._rates import Rate

@@ -16,6 +16,12 @@ __all__ = [
 class Slot(Protocol):
     """A request's slot in the limit on requests under way."""
 
+    def step_aside(self) -> None:
+        """Release it for a while."""
+
+    def come_back(self) -> None:
+        """Take it again, without waiting."""
+
     def ignore_duration(self) -> None:
         """Learn nothing from how long its request takes; it may be called in any thread."""
 

@@ -48,6 +48,7 @@ JSON_ROUTES: list[tuple[str, str, Body, Sequence[str]]] = [
     ("POST", "/api/v1/signals", {"items": [7]}, ("incident",)),
     ("POST", f"{ONE}/signals", {"ids": ["00000000-0000-4000-8000-000000000000"]}, ("ids",)),
     ("POST", f"{ONE}/postmortem/transitions", {"to": "in_review"}, ("to", "message")),
+    ("POST", f"{ONE}/postmortem/restore", {"rev": 1}, ("rev",)),
     ("POST", f"{ONE}/action-items", {"type": "learn", "title": "Ask"}, ("type", "title", "factor", "owner", "priority", "due_on", "url")),
     ("POST", f"{ONE}/links", {"to": "INC-1", "type": "related"}, ("to", "type", "note")),
     ("POST", f"{ONE}/edits", {"op": "pin", "entry": {"source": "a", "id": "b"}}, ("op", "entry", "reason")),

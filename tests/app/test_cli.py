@@ -244,12 +244,16 @@ def test_a_password_is_reset_and_printed_once(
     begun = "insert into tokens (id, kind, secret_sha256, user_id, expires_at) select gen_random_uuid(), 'session',"
     begun += " sha256(n::text::bytea), id, now() + interval '1 day' from users, generate_series(1, 2) n returning id"
     fetch_value(migrated, begun)
-    assert "sessions ended: 2" in run(capsys, "user", "sign-out", "Ada@example.org")
+    listed = run(capsys, "user", "sessions", "Ada@example.org").splitlines()
+    assert [line.split("\t")[1] for line in listed] == ["session"] * 2
+    one = listed[0].split("\t")[0]
+    assert "sessions ended: 1" in run(capsys, "user", "sign-out", "ada@example.org", "--session", one)
     before = fetch_value(migrated, "select password_hash from users")
     printed = run(capsys, "user", "reset-password", "ada@example.org").strip()
     after = str(fetch_value(migrated, "select password_hash from users"))
     assert before != after
     assert PasswordHasher().verify(after, printed)
+    assert run(capsys, "user", "sessions", "ada@example.org") == ""
     type_in(monkeypatch, "another horse battery\n")
     assert run(capsys, "user", "reset-password", "ada@example.org", "--password-stdin") == ""
     assert PasswordHasher().verify(

@@ -24,15 +24,15 @@ PAGES = {
     "GET /incidents/new", "POST /incidents/new",
     "POST /incidents/{ref}/moves", "POST /incidents/{ref}/edits", "POST /incidents/{ref}/notes", "POST /incidents/{ref}/notes/{root}",
     "POST /incidents/{ref}/links", "POST /incidents/{ref}/labels", "GET /incidents/{ref}/edit", "POST /incidents/{ref}/edit",
-    "GET /incidents/{ref}/postmortem", "POST /incidents/{ref}/postmortem/moves",
+    "GET /incidents/{ref}/postmortem", "POST /incidents/{ref}/postmortem/moves", "POST /incidents/{ref}/postmortem/restore",
     "GET /incidents/{ref}/postmortem/edit/{section}", "POST /incidents/{ref}/postmortem/edit/{section}",
     "GET /incidents/{ref}/postmortem/revisions", "GET /incidents/{ref}/postmortem/revisions/{rev}",
     "GET /incidents/{ref}/actions", "POST /incidents/{ref}/actions", "POST /incidents/{ref}/actions/{id}",
     "GET /incidents/{ref}/history",
-    "GET /account", "POST /account/password", "POST /account/sessions",
+    "GET /account", "POST /account/password", "POST /account/sessions", "POST /account/sessions/{session}",
     "GET /people", "GET /people/{id}", "POST /people", "POST /people/{id}", "POST /people/{id}/password", "POST /people/tokens",
     "POST /people/tokens/{id}",
-    "POST /people/{id}/sessions",
+    "POST /people/{id}/sessions", "POST /people/{id}/sessions/{session}",
 }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from postfacta_app.incidents.model import Change, IncidentQuery, Move, NewIncide
 from postfacta_app.incidents.v0 import Start
 from postfacta_app.labels import Labels
 from postfacta_app.links import NewLink
-from postfacta_app.postmortems.model import Draft, Transition
+from postfacta_app.postmortems.model import Draft, Restore, Transition
 from postfacta_app.signals.alertmanager import Webhook
 from postfacta_app.signals.model import Attachments, Batch
 from postfacta_app.timeline.model import AnnotationChange, AnyEdit, NewAnnotation
@@ -91,6 +91,7 @@ PLACES: dict[str, Callable[[Named], str]] = {
     "users/{id}": lambda it: "00000000-0000-4000-8000-000000000000",
     "problems/{slug}": lambda it: "conflict",
     "people/{id}": lambda it: "00000000-0000-4000-8000-000000000000",
+    "sessions/{session}": lambda it: "00000000-0000-4000-8000-000000000000",
 }
 LOGIN: Body = {"email": "nobody@example.org", "password": "wrong"}
 ENTRY = {"source": "manual/gossip"}
@@ -107,6 +108,7 @@ BODIES: dict[type[BaseModel], Callable[[Named], Body]] = {
     AnnotationChange: lambda it: {"body": "A stranger's own"},
     Draft: lambda it: {"content": {"summary": "A stranger's own"}},
     Transition: lambda it: {"to": "in_review"},
+    Restore: lambda it: {"rev": 1},
     NewAction: lambda it: {"type": "learn", "title": "A stranger's own"},
     ActionChange: lambda it: {"title": "A stranger's own"},
     NewLink: lambda it: {"to": it.ref, "type": "follows"},
@@ -165,7 +167,7 @@ QUERIES: dict[str, type[BaseModel]] = {
 SILENT = {
     "/", "/home", "/healthz", "/service-info", "/openapi.json", "/signin", "/problems/{slug}", "/reliability",
     "/api/v1/me", "/api/v1/tokens", "/api/v1/users",
-    "/api/v1/users/{id}", "/account", "/people", "/people/{id}",
+    "/api/v1/me/sessions", "/api/v1/users/{id}", "/api/v1/users/{id}/sessions", "/account", "/people", "/people/{id}",
     "/api/v0/incidents", "/api/v0/incidents/{id:uuid}",
     "/api/v1/durations", "/api/v1/incidents/{ref}/durations",  # Numbers alone: they are compared.
     "/incidents/new", "/insights",  # A form for something new, and numbers alone.

@@ -23,7 +23,7 @@ from postfacta_app.principal import ANONYMOUS, NOBODY, Access, Principal
 from postfacta_app.rates import limited, route_options
 from postfacta_app.settings import load_settings
 from postfacta_app.web.routes import RouteClass, Rule
-from postfacta_core.asgi._rules import RouteTable, Rules
+from postfacta_core.asgi._rules import Rules, route_table
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.events import Mode, ignore
 from postfacta_core.limits._overload import Admit, Ending, OverloadLimiter, Priority
@@ -412,7 +412,7 @@ def priority_of(rules: list[Rule], method: str, path: str) -> Priority:
         (each.routes, Rules(priority=Priority.CRITICAL if each.priority is None else each.priority))
         for each in route_options(rules)
     ]
-    return RouteTable(classes, Rules()).find(method, path).priority
+    return route_table(classes, Rules())(method, path).priority
 
 
 def test_every_route_matters_as_much_as_its_class_says(rules: list[Rule]) -> None:

@@ -184,7 +184,7 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "luck": FUNCTION,
         },
     ),
-    OperatorEndpoint: Setting(right={"token": "a long random text"}, wrong={"token": (*SECRET, "")}),
+    OperatorEndpoint: Setting(wrong={"token": SECRET}),
     MetricsEndpoint: Setting(
         right={"app": app, "metrics": Metrics()},
         wrong={

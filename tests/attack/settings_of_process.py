@@ -20,7 +20,7 @@ from postfacta_core import (
 from postfacta_core.asgi import (
     Telemetry,
 )
-from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.limits._address import TrustedProxies
 from postfacta_core.telemetry.logs import AccessSampler, FloodFilter
 from postfacta_core.telemetry.metrics import Metrics

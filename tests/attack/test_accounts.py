@@ -70,17 +70,36 @@ async def test_no_client_locks_another_out_of_sign_in(app_database_dsn: str) -> 
     async with in_process(app_database_dsn) as service, browser(service, "203.0.113.9") as laptop:
         await with_ada(service)
         assert await submit(laptop) == 303
-        # More than any budget of the account, from many addresses.
+        # More than any budget of the account, from many addresses, and then from the laptop's own.
         hosts = [f"198.51.100.{host}" for host in range(12)]
         assert set(await guess(service, hosts, 8)) == {401, 429}
-        # The live session goes on, and networks that have not guessed sign in.
+        assert set(await guess(service, ["203.0.113.9"], 30)) == {401, 429}
+        # The live session goes on, and the device that was used before signs in.
         assert (await laptop.get("/api/v1/me")).json()["name"] == "Ada"
-        for own in ("203.0.113.9", "192.0.2.77"):
-            async with browser(service, own) as client:
-                assert await submit(client) == 303
-        # And what guesses stays out.
-        async with browser(service, hosts[0]) as attacker:
-            assert await submit(attacker) == 429
+        assert await submit(laptop) == 303
+        laptop.cookies.delete("postfacta")
+        assert await submit(laptop) == 303
+        # So does one that is new, from a network that has not guessed.
+        async with browser(service, "192.0.2.77") as phone:
+            assert await submit(phone) == 303
+        # And what guesses stays out, with a made-up device or with that of somebody else.
+        async with browser(service, "203.0.113.9") as attacker:
+            for cookie in ("", "x.y", laptop.cookies["postfacta-device"][:-1] + "0x"):
+                attacker.cookies.set("postfacta-device", cookie)
+                assert await submit(attacker) == 429
+
+
+async def test_a_stolen_device_guesses_ten_times_a_minute(app_database_dsn: str) -> None:
+    async with in_process(app_database_dsn) as service, browser(service, "203.0.113.9") as laptop:
+        await with_ada(service)
+        assert await submit(laptop) == 303
+        async with browser(service, "198.51.100.1") as thief:
+            thief.cookies.set("postfacta-device", laptop.cookies["postfacta-device"])
+            assert [await submit(thief, "wrong horse") for _ in range(12)] == [401] * 10 + [429] * 2
+            # It opens nothing, and is worth nothing at another account.
+            assert (await thief.get("/api/v1/me")).status_code == 401
+            told = [await submit(thief, "wrong horse", "bob@tests.example") for _ in range(6)]
+            assert told == [401] * 5 + [429]
 
 
 async def test_an_ipv6_site_is_one_attacker(app_database_dsn: str) -> None:
@@ -101,6 +120,7 @@ async def test_no_answer_tells_whether_there_is_an_account(app_database_dsn: str
         told: dict[str, list[tuple[Any, ...]]] = {}
         for email, address in ((ADA, "198.51.100.1"), ("nobody@tests.example", "198.51.100.2")):
             async with browser(service, address) as client:
+                client.cookies.set("postfacta-device", "x.y")
                 body = {"email": email, "password": "wrong horse"}
                 told[email] = [shown(await client.post("/login", json=body)) for _ in range(7)]
         assert told[ADA] == told["nobody@tests.example"]

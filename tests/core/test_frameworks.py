@@ -28,7 +28,7 @@ from starlette.websockets import WebSocket
 
 from postfacta_core.asgi import Hardened, HardenOptions, harden, problem_handler
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.errors import PoolTimeoutError, ResilienceError
 from postfacta_core.health.registry import NO_LIFESPAN
 from postfacta_core.testing import AsgiResponse, call_asgi

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from postfacta_core.backoff import Backoff
-from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.drain._course import DrainLimits
 from postfacta_core.guards._circuit import CircuitConfig
 from postfacta_core.guards.breaker import CircuitBreaker

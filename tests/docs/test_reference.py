@@ -16,7 +16,7 @@ from docs.generate import PAGES, exported, parse, render, renew
 
 from postfacta_core.asgi import HardenOptions, harden
 from postfacta_core.asgi._kernel import Kernel
-from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.drain._course import DrainLimits
 from postfacta_core.guards import Guard
 from postfacta_core.health.registry import HealthRegistry

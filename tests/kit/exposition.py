@@ -11,7 +11,7 @@ from prometheus_client.openmetrics import parser
 __all__ = ["OPEN_METRICS", "read_open_metrics"]
 
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
-"""What a scrape asks for in `Accept` to get OpenMetrics."""
+"""What a scrape asks for in `Accept` to get exemplars."""
 
 _READ = cast("Callable[[str], Iterable[Metric]]", parser.text_string_to_metric_families)  # pyright: ignore[reportUnknownMemberType] - see above
 

@@ -83,6 +83,7 @@ class Prometheus:
             f"--web.listen-address=127.0.0.1:{self.port}",
             f"--query.lookback-delta={lookback}",
             f"--storage.tsdb.retention.time={keep}",
+            "--enable-feature=exemplar-storage",
             "--log.level=warn",
         ]
         self._process: subprocess.Popen[bytes] | None = None

@@ -257,6 +257,11 @@ class NotedSlot:
 
     is_ignored: bool = False
 
+    def step_aside(self) -> None:
+        raise NotImplementedError
+
+    come_back = step_aside
+
     def ignore_duration(self) -> None:
         self.is_ignored = True
 

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from postfacta_core.asgi import HardenOptions, harden
 from postfacta_core.asgi._types import Receive, Scope, Send
-from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.drain._course import DrainLimits
 
 LIMITS = TransferLimits(

@@ -1,8 +1,9 @@
-"""A real Prometheus reads what a service shows."""
+"""A real Prometheus reads what a service shows, and its exemplars lead to traces that are stored."""
 
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 from postfacta_core.asgi.metrics import merge
@@ -21,6 +22,7 @@ from postfacta_core.telemetry.metrics import Metrics
 from postfacta_postgres._leases import sizes
 from tests.ops.prometheus import Prometheus, needs, scrape_config
 from tests.servers.serving import BIND
+from tests.servers.test_traces import ask, collector, service, spans
 from tests.servers.test_workers import serving, until, workers
 
 # The convention's name for a gauge; it is not ours to change.
@@ -65,6 +67,25 @@ def test_promtool_finds_fault_with_one_name_alone_which_is_the_conventions() -> 
         )
         found = [line for line in (done.stdout + done.stderr).decode().splitlines() if line.strip()]
         assert [line for line in found if not line.startswith(KNOWN)] == []
+
+
+@needs("prometheus")
+def test_an_exemplar_in_prometheus_leads_to_a_trace_that_the_collector_has(
+    database_dsn: str, tmp_path: Path
+) -> None:
+    with collector(tmp_path) as (_, url), service(database_dsn, url, tmp_path) as (_, port):
+        with Prometheus(tmp_path / "prometheus", scrape_config({"traces": [f"{BIND}:{port}"]})) as prometheus:
+            for _ in range(5):
+                assert ask(port, "/order")[0] == 200
+            name = "http_server_request_duration_seconds"
+            prometheus.wait_for(f'{name}_count{{http_route="/order"}} >= 5', within=60)
+            now = time.time()  # noqa: TID251 - Prometheus asks for the time of day
+            given = {"query": f"{name}_bucket", "start": f"{now - 300}", "end": f"{now + 60}"}
+            found = prometheus.get("query_exemplars", given)
+        traces = {span["trace"] for span in spans(tmp_path)}
+    shown = {one["labels"]["trace_id"] for series in found for one in series["exemplars"]}
+    assert shown
+    assert shown <= traces
 
 
 @needs("prometheus")

@@ -36,10 +36,10 @@ def test_a_panel_stands_at_its_place_with_its_number() -> None:
 
 
 def test_queries_are_distinguished_by_letters() -> None:
-    targets = drawn(queries=[Query("up"), Query("down", "{{x}}")])["targets"]
-    assert [(t["refId"], t["expr"], t["legendFormat"]) for t in targets] == [
-        ("A", "up", "__auto"),
-        ("B", "down", "{{x}}"),
+    targets = drawn(queries=[Query("up"), Query("down", "{{x}}", exemplars=True)])["targets"]
+    assert [(t["refId"], t["expr"], t["legendFormat"], t["exemplar"]) for t in targets] == [
+        ("A", "up", "__auto", False),
+        ("B", "down", "{{x}}", True),
     ]
 
 

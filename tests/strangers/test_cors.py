@@ -18,7 +18,7 @@ SERVICE = """
     from fastapi import FastAPI
     from postfacta_core.asgi import Cors, HardenOptions, harden, problem_handler
     from postfacta_core.errors import PoolTimeoutError, ResilienceError
-    from postfacta_core.deadlines._transfer import TransferLimits
+    from postfacta_core.deadlines._limits import TransferLimits
 
     web = FastAPI(exception_handlers={ResilienceError: problem_handler})
 

@@ -18,7 +18,7 @@ FASTAPI = """
 
     from fastapi import FastAPI, WebSocket
     from postfacta_core.asgi import HardenOptions, harden
-    from postfacta_core.deadlines._transfer import TransferLimits
+    from postfacta_core.deadlines._limits import TransferLimits
 
     web = FastAPI()
 

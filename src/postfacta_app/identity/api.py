@@ -142,8 +142,8 @@ async def change_password(owner: Owner, sent: model.PasswordChange, desk: Desk) 
     if sent.password.strip().lower() == owner.email:
         raise invalid("/password", "invalid", "must not be the e-mail address")
     # Only the holder of this session can use up its attempts.
-    async with local.throttle.attempt("", str(owner.id), is_own=True):
-        if not await local.passwords.verify(stored, sent.current_password):
+    async with local.throttle.attempt("", device=f"password of {owner.id}"):
+        if not await local.passwords.verify(stored, sent.current_password, is_known=True):
             raise invalid("/current_password", "invalid", "is wrong")
     hashed = await local.passwords.hash(sent.password)
 
@@ -175,16 +175,32 @@ def new_password() -> str:
     return secrets.token_urlsafe(15)
 
 
+@routes.api("GET /api/v1/me/sessions", SIGNED_IN, "List your sessions", kind=SEARCH)
+@routes.api("GET /api/v1/users/{id}/sessions", ADMIN, "List a person's sessions", kind=SEARCH)
+async def sessions(owner: Owner, desk: Desk) -> model.SessionList:
+    return model.SessionList(items=await postgres.sessions(desk.q, owner.id, this=desk.this, now=desk.now))
+
+
 @routes.api("DELETE /api/v1/me/sessions", SIGNED_IN, "Sign out everywhere")
 @routes.api("DELETE /api/v1/users/{id}/sessions", ADMIN, "Sign a person out everywhere")
-async def end_sessions(unit: Unit, owner: Owner, desk: Desk) -> None:
-    await sign_out(unit, owner, desk)
+async def end_all(unit: Unit, owner: Owner, desk: Desk) -> None:
+    await end_sessions(unit, owner, desk)
 
 
-async def sign_out(unit: Unit, owner: model.Account, desk: _Desk, *, keep: bytes = b"") -> None:
-    """End a person's sessions, except the one with the hash `keep`."""
+@routes.api("DELETE /api/v1/me/sessions/{session}", SIGNED_IN, "End one of your sessions")
+@routes.api("DELETE /api/v1/users/{id}/sessions/{session}", ADMIN, "End one of a person's sessions")
+async def end_one(unit: Unit, owner: Owner, *, session: UUID, desk: Desk) -> None:
+    await end_sessions(unit, owner, desk, only=session)
+
+
+async def end_sessions(
+    unit: Unit, owner: model.Account, desk: _Desk, *, only: UUID | None = None, keep: bytes = b""
+) -> None:
+    """End a person's sessions, except the one with the hash `keep`; or `only` one, which must be there."""
     desk.lose_all(owner.id, keep=keep)
-    await postgres.revoke_sessions(unit, owner, desk.now, keep=keep)
+    ended = await postgres.revoke_sessions(unit, owner, desk.now, only=only, keep=keep)
+    if only is not None and not ended:
+        raise _missing()
 
 
 @routes.api("GET /api/v1/users", ADMIN, "List people")

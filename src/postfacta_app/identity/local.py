@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import re
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import anyio
 import anyio.to_thread
@@ -36,21 +38,21 @@ _MOST_PENDING = 20  # They take under a second; requests that would wait longer 
 
 
 class Passwords:
-    """Hashes passwords with argon2id in worker threads."""
+    """Hashes passwords with argon2id in worker threads; known devices have a queue of their own."""
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher()
-        self._limiter = anyio.CapacityLimiter(_AT_ONCE)
-        self._pending = 0
+        self._limiters = {True: anyio.CapacityLimiter(1), False: anyio.CapacityLimiter(_AT_ONCE)}
+        self._pending = {True: 0, False: 0}
         # Unknown accounts are verified against this hash, so that timing reveals nothing.
         self._nobody = self._hasher.hash(secrets.token_urlsafe())
 
     async def hash(self, password: str) -> str:
         return await self._work(lambda: self._hasher.hash(password))
 
-    async def verify(self, stored: str | None, password: str) -> bool:
+    async def verify(self, stored: str | None, password: str, *, is_known: bool = False) -> bool:
         """Return whether the password matches; without a stored hash, False after the same time."""
-        matches = await self._work(lambda: self._matches(stored or self._nobody, password))
+        matches = await self._work(lambda: self._matches(stored or self._nobody, password), is_known=is_known)
         return matches and stored is not None
 
     async def renew(self, stored: str, password: str) -> str | None:
@@ -62,15 +64,15 @@ class Passwords:
         except (Argon2Error, InvalidHashError):
             return False
 
-    async def _work(self, work: Callable[[], T]) -> T:
+    async def _work(self, work: Callable[[], T], *, is_known: bool = False) -> T:
         # Counted here: the limiter does not yet count tasks on the way to its queue.
-        if self._pending >= _MOST_PENDING:
+        if self._pending[is_known] >= _MOST_PENDING:
             raise slow_down(1.0)
-        self._pending += 1
+        self._pending[is_known] += 1
         try:
-            return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+            return await anyio.to_thread.run_sync(work, limiter=self._limiters[is_known])
         finally:
-            self._pending -= 1
+            self._pending[is_known] -= 1
 
 
 SECRET: Final = re.compile(r"(?:pf_(?P<prefix>[A-Za-z0-9_-]{8})_)?[A-Za-z0-9_-]{43}")
@@ -124,9 +126,9 @@ class Accounts:
         return None
 
     @asynccontextmanager
-    async def _attempt(self, request: Request, email: str) -> AsyncGenerator[None]:
+    async def _attempt(self, request: Request, email: str, device: str = "") -> AsyncGenerator[None]:
         try:
-            async with self.throttle.attempt(address(request), email):
+            async with self.throttle.attempt(address(request), email, device=device):
                 yield
         except AppError as error:
             self._attempted("limited" if isinstance(error, RateLimitedError) else "bad_credentials")
@@ -151,10 +153,16 @@ class LocalAccounts(Accounts):
     """Signs in people with local passwords."""
 
     def __init__(
-        self, transactions: Transactions, *, passwords: Passwords | None = None, **others: Any
+        self,
+        transactions: Transactions,
+        *,
+        passwords: Passwords | None = None,
+        is_local: bool = True,
+        **others: Any,
     ) -> None:
         super().__init__(transactions, **others)
         self.passwords = passwords or Passwords()
+        self._is_local = is_local
 
     async def sign_in(
         self, request: Request, credentials: model.Credentials, kind: model.Kind, *, now: datetime
@@ -162,8 +170,9 @@ class LocalAccounts(Accounts):
         """Check a password; return a new session or bearer token, or raise, alike for whatever was wrong."""
         account = await postgres.account(self._reader, credentials.email)
         stored = account.password_hash if account else None
-        async with self._attempt(request, credentials.email):
-            is_right = await self.passwords.verify(stored, credentials.password)
+        device = self._device(request, account)
+        async with self._attempt(request, credentials.email, device):
+            is_right = await self.passwords.verify(stored, credentials.password, is_known=bool(device))
             if not is_right or account is None or stored is None:
                 raise wrong_password()
             new = await self.passwords.renew(stored, credentials.password) or stored
@@ -174,7 +183,16 @@ class LocalAccounts(Accounts):
                     raise wrong_password()  # It changed during verification.
                 await postgres.add_secret(unit, minted.token)
 
-            return await self._begin(request, minted, keep)
+            await self._begin(request, minted, keep)
+        return replace(minted, device=device_cookie(account.id, new, is_local=self._is_local))
+
+    def _device(self, request: Request, account: model.Account | None) -> str:
+        """Return the device's name if it has signed in to this account before, else an empty string."""
+        if account is None or account.password_hash is None:
+            return ""
+        name, _, proof = request.cookies.get(_device_name(is_local=self._is_local), "").partition(".")
+        expected = _device_proof(account.id, account.password_hash, name)
+        return name if hmac.compare_digest(proof.encode(), expected.encode()) else ""
 
     async def register(self, request: Request, sent: model.Registration) -> Response:
         new = model.NewUser.model_validate(sent.model_dump())  # As a viewer.
@@ -214,7 +232,27 @@ def cookie_name(*, is_local: bool) -> str:
 
 def session_cookie(secret: str, expires_in: timedelta, *, is_local: bool) -> str:
     """Return the `Set-Cookie` of a new session; an empty one that expires at once removes it."""
+    return _cookie(cookie_name(is_local=is_local), secret, expires_in, is_local=is_local)
+
+
+def _cookie(name: str, value: str, expires_in: timedelta, *, is_local: bool) -> str:
     secure = "" if is_local else "; Secure"
     age = max(0, int(expires_in.total_seconds()))
-    name = cookie_name(is_local=is_local)
-    return f"{name}={secret}; Max-Age={age}; Path=/{secure}; HttpOnly; SameSite=Lax"
+    return f"{name}={value}; Max-Age={age}; Path=/{secure}; HttpOnly; SameSite=Lax"
+
+
+def device_cookie(user_id: UUID, password_hash: str, *, is_local: bool) -> str:
+    """Return the cookie that exempts a device from limits of others, until the password changes."""
+    name = secrets.token_urlsafe(16)
+    value = f"{name}.{_device_proof(user_id, password_hash, name)}"
+    return _cookie(_device_name(is_local=is_local), value, timedelta(days=180), is_local=is_local)
+
+
+def _device_name(*, is_local: bool) -> str:
+    return f"{cookie_name(is_local=is_local)}-device"
+
+
+def _device_proof(user_id: UUID, password_hash: str, name: str) -> str:
+    # Keyed by the stored hash: secret, shared by all processes, and changed with the password.
+    text = f"postfacta device\n{user_id}\n{name}"
+    return hmac.new(password_hash.encode(), text.encode(), hashlib.sha256).hexdigest()

@@ -208,6 +208,23 @@ class IssuedPassword(BaseModel):
     password: str
 
 
+class Session(BaseModel):
+    """A browser session or bearer token of a person."""
+
+    id: UUID
+    kind: Literal["session", "bearer"]
+    created_at: Time
+    last_used_at: Time | None
+    expires_at: Time
+    is_this: bool = Field(description="Whether this request was sent with it.")
+
+
+class SessionList(BaseModel):
+    """The current sessions and bearer tokens of a person, newest first."""
+
+    items: Sequence[Session]
+
+
 def _stored(value: object) -> object:
     return json.loads(value) if isinstance(value, str) else value
 
@@ -275,11 +292,12 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Minted:
-    """A new secret and its stored form; an API token has a prefix."""
+    """A new secret and its stored form; an API token has a prefix, a sign-in here a cookie that makes the device known."""
 
     secret: str
     token: Credential
     prefix: str = ""
+    device: str = ""
 
 
 def keep_an_admin(user: User, change: UserChange, admins: Sequence[User]) -> None:

@@ -50,8 +50,10 @@ async def submit(*, request: Request, desk: api.Desk) -> Page | Response:
         minted = await desk.accounts.sign_in(request, sent, model.Kind.SESSION, now=desk.now)
         life = minted.token.expires_at - desk.now
         cookie = session_cookie(minted.secret, life, is_local=desk.is_local)
-        headers = {"Location": target, "Cache-Control": "no-store", "Set-Cookie": cookie}
-        return Response(status_code=303, headers=headers)
+        done = Response(status_code=303, headers={"Location": target, "Cache-Control": "no-store"})
+        for each in filter(None, (cookie, minted.device)):
+            done.headers.append("Set-Cookie", each)
+        return done
 
     done = await attempt(begin())
     return done if isinstance(done, Response) else _sign_in(target, email, done)
@@ -171,8 +173,20 @@ async def reset_shown(owner: api.Owner, desk: api.Desk, typed: Typed) -> Page:
 @routes.form("/account/sessions", SIGNED_IN, again=own)
 @routes.form("/people/{id}/sessions", ADMIN, again=person)
 async def end_others(unit: Unit, owner: api.Owner, desk: api.Desk) -> str:
-    await api.sign_out(unit, owner, desk, keep=desk.this)
-    return f"{desk.request.scope['path'].removesuffix('/sessions')}?done=sessions"
+    await api.end_sessions(unit, owner, desk, keep=desk.this)
+    return _done(desk, "sessions")
+
+
+@routes.form("/account/sessions/{session}", SIGNED_IN, again=own)
+@routes.form("/people/{id}/sessions/{session}", ADMIN, again=person)
+async def end_named(unit: Unit, owner: api.Owner, *, session: UUID, desk: api.Desk) -> str:
+    await api.end_sessions(unit, owner, desk, only=session)
+    return _done(desk, "sessions")
+
+
+def _done(desk: api.Desk, what: str) -> str:
+    """Return the page that the form is on, which then says what was done."""
+    return f"{desk.request.scope['path'].partition(f'/{what}')[0]}?done={what}"
 
 
 async def _account(
@@ -186,6 +200,7 @@ async def _account(
         "is_own": is_own,
         "changed": fields_of(model.UserChange),
         "has_password": isinstance(desk.accounts, LocalAccounts) and account.password_hash is not None,
+        "sessions": (await api.sessions(account, desk)).items,
         "refusal": refusal,
         "errors": refusal.by_field if refusal else {},
         "password": password,

@@ -36,6 +36,11 @@ _EXTERNAL = f"select {_USER} from users where external_sub = $1"  # noqa: S608 -
 _PERSON = f"""
 select {_USER}, password_hash from users where id::text = $1 or email = lower($1)
  order by external_sub is not null, id limit 1"""  # noqa: S608 - only constants of our modules
+_SESSIONS = """
+select id, kind, created_at, last_used_at, expires_at, secret_sha256 = $2 as is_this from tokens
+ where user_id = $1 and revoked_at is null and expires_at > $3
+   and (kind = 'bearer' or coalesce(last_used_at, created_at) > $3::timestamptz - interval '12 hours')
+ order by created_at desc, id"""
 _SET_HASH = """
 update users set password_hash = $2 where id = $1 and ($3::text is null or password_hash = $3) returning id"""
 # Sorted, so that two of these cannot deadlock.
@@ -47,7 +52,7 @@ update users set role = coalesce($2, role), version = version + 1,
  where id = $1 returning {_USER}"""  # noqa: S608 - only constants of our modules
 _END_SESSIONS = """
 update tokens set revoked_at = $2
- where user_id = $1 and revoked_at is null and secret_sha256 <> $3 returning id"""
+ where user_id = $1 and revoked_at is null and ($3::uuid is null or id = $3) and secret_sha256 <> $4 returning id"""
 _MACHINE: Final = ", ".join(model.Token.model_fields)
 _MACHINES = f"""
 select {_MACHINE} from tokens
@@ -186,6 +191,10 @@ async def touch(q: Query, token_id: UUID, now: datetime) -> None:
     await q.fetch(_TOUCH, token_id, now, operation="token_touch")
 
 
+async def sessions(q: Query, user_id: UUID, *, this: bytes, now: datetime) -> Sequence[model.Session]:
+    return await _all(q, model.Session, "session_list", _SESSIONS, user_id, this, now)
+
+
 async def add_secret(unit: Unit, token: model.Credential) -> None:
     """Store the hash of a session or bearer token, and drop this person's expired ones."""
     owner = token.principal.user_id
@@ -194,14 +203,18 @@ async def add_secret(unit: Unit, token: model.Credential) -> None:
     await unit.execute(_ADD_SESSION, *args, operation="session_create")
 
 
-async def end_sessions(unit: Unit, user_id: UUID, now: datetime, *, keep: bytes = b"") -> int:
-    """End a person's sessions and bearer tokens, except the one with hash `keep`; return the count."""
-    return len(await unit.fetch(_END_SESSIONS, user_id, now, keep, operation="session_end"))
+async def end_sessions(
+    unit: Unit, user_id: UUID, now: datetime, *, only: UUID | None = None, keep: bytes = b""
+) -> int:
+    """End a person's sessions and bearer tokens, or one, except the one with hash `keep`; return the count."""
+    return len(await unit.fetch(_END_SESSIONS, user_id, now, only, keep, operation="session_end"))
 
 
-async def revoke_sessions(unit: Unit, user: model.User, now: datetime, *, keep: bytes = b"") -> int:
+async def revoke_sessions(
+    unit: Unit, user: model.User, now: datetime, *, only: UUID | None = None, keep: bytes = b""
+) -> int:
     """End sessions as `end_sessions` does, with an audit row."""
-    ended = await end_sessions(unit, user.id, now, keep=keep)
+    ended = await end_sessions(unit, user.id, now, only=only, keep=keep)
     await unit.audit("session.revoke", user.actor, detail={"sessions": ended})
     return ended
 

@@ -1,6 +1,7 @@
 """Limit sign-in attempts: guessing is slow, and cannot lock an account's owner out.
 
-An attacker can exhaust only the budget of their own networks: another one always has an attempt.
+An attacker can exhaust only the budget of unknown devices on their own networks: a known device and another
+network always have an attempt.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ class Throttle:
         # From all networks together. Beyond it, each network has one attempt a minute.
         self._account = limiter("sign-in-account-anywhere", "30/minute")
         self._slowly = limiter("sign-in-account-slow", "1/minute")
-        self._own = limiter("sign-in-own-password", "10/minute")
+        self._device = limiter("sign-in-device", "10/minute")
         self._pending: Counter[tuple[str, str]] = Counter()
 
     @asynccontextmanager
-    async def attempt(self, address: str, account: str = "", *, is_own: bool = False) -> AsyncGenerator[None]:
+    async def attempt(self, address: str, account: str = "", *, device: str = "") -> AsyncGenerator[None]:
         """Reserve an attempt while the block runs, and count it at the end, unless it ended in 429 or 503.
 
-        A right password costs the account nothing. Without one the network counts, with `is_own` only it.
+        A right password costs the account nothing. Without one the network counts, from a known device only it.
         """
-        places, wrong = await self._places(address, account, is_own=is_own)
+        places, wrong = await self._places(address, account, device)
         held = [(limiter.name, key) for limiter, key in places]
         # Reserved first, so that concurrent attempts count.
         self._pending.update(held)
@@ -72,12 +73,12 @@ class Throttle:
                     await limiter.hit(key)
 
     async def _places(
-        self, address: str, account: str, *, is_own: bool
+        self, address: str, account: str, device: str
     ) -> tuple[Sequence[_Place], Sequence[_Place]]:
         """Return the limits of every attempt, and those of wrong passwords only."""
         who, site = _hashed(account), site_of(address) or address
-        if is_own:
-            return [(self._own, who)], ()
+        if device:
+            return [(self._device, _hashed(account, device))], ()
         places = [(self._address, address)]
         if site != address:
             places.append((self._site, site))

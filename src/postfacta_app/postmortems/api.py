@@ -240,6 +240,21 @@ async def transition(
     return made(new, is_new=True)
 
 
+@routes.api(
+    f"POST {_ONE}/restore", WRITE, "Restore the content of an older revision", once=True,
+    status=(200, 201), headers=_STARTS_FROM, problems=_OUTDATED,
+)  # fmt: skip
+async def restore(unit: Unit, ref: Ref, wish: model.Restore, *, follows: Follows) -> Reply[model.Revision]:
+    incident, old = await _locked(unit, ref, follows)
+    source = await find(unit, incident.id, wish.rev)
+    if old is None or source is None:
+        raise errors.invalid("/rev", "unknown", "is not a revision")
+    if old.content == source.content:
+        return made(old, is_new=False)
+    new = await _append(unit, incident, old, content=source.content, restored_from=source.rev)
+    return made(new, is_new=True)
+
+
 async def _locked(
     unit: Unit, ref: UUID | int, follows: Callable[[str | None], None]
 ) -> tuple[Incident, model.Revision | None]:
@@ -267,8 +282,9 @@ async def _append(
     old: model.Revision | None,
     *,
     content: model.Content,
-    message: str | None,
+    message: str | None = None,
     status: model.Stage | None = None,
+    restored_from: int | None = None,
 ) -> model.Revision:
     at = await unit.stamp(incident.id)
     status = status or model.next_stage(_stage(old))
@@ -283,6 +299,7 @@ async def _append(
         "author": unit.principal.actor,
         "at": at,
         "message": message,
+        "restored_from": restored_from,
     }
     args = (written.get(name) for name in _WRITTEN)
     rows = await unit.fetch(_APPEND, content.model_dump_json(), *args, operation="postmortem_append")

@@ -148,13 +148,19 @@ class Transition(BaseModel, extra="forbid"):
     message: Message | None = Field(None, description="Required for `waived`: why no post-mortem is needed.")
 
 
+class Restore(BaseModel, extra="forbid"):
+    """The older revision to restore."""
+
+    rev: Annotated[int, Field(strict=True, ge=1, le=2**31 - 1), WHOLE]
+
+
 class RevisionSummary(BaseModel, frozen=True):
     """A revision without its content, for lists."""
 
     rev: int
     status: Stage
     message: str | None
-    restored_from: int | None  # of revisions that earlier releases wrote
+    restored_from: int | None
     author: str
     at: Time
 

@@ -27,7 +27,7 @@ from ..web.forms import Typed, fields_of
 from ..web.paging import Paged, next_page
 from ..web.slices import Call, Fields, Fill, Page, Snapshot
 from . import api, model
-from .api import Follows, Rev, number, read_revision, routes, transition, write
+from .api import Follows, Rev, number, read_revision, restore, routes, transition, write
 from .form import LISTS, MOST_ROWS, SECTIONS, draft, entry_text, label, rows, shown, typed as typed_form
 
 _ONE: Final = "/incidents/{ref}/postmortem"
@@ -97,6 +97,7 @@ async def revision(q: Snapshot, ref: Ref, query: RevisionQuery, *, rev: Rev, kep
     against = query.against and await read_revision(q, incident.id, query.against)
     context = {
         "revision": asked,
+        "last": await api.find(q, incident.id),
         "against": against,
         "differences": compare(against.content, asked.content) if against else None,
         "cited": await _cited(q, incident, asked.content, kept=kept),
@@ -163,6 +164,14 @@ async def move(unit: Unit, ref: Ref, *, fields: Fields, follows: Follows) -> str
     wish = {"to": fields.get("to", ""), "message": fields.get("message", "").strip() or None}
     incident = await lock_active(unit, ref)
     await transition(unit, ref, parse(model.Transition, wish), follows=follows)
+    return f"/incidents/{incident.ref}/postmortem"
+
+
+@routes.form(f"{_ONE}/restore", Access.WRITE, again=read)
+async def restore_form(unit: Unit, ref: Ref, *, fields: Fields, follows: Follows) -> str:
+    wish = parse(model.Restore, {"rev": number(fields.get("restore", ""))})
+    incident = await lock_active(unit, ref)
+    await restore(unit, ref, wish, follows=follows)
     return f"/incidents/{incident.ref}/postmortem"
 
 

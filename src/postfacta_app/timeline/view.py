@@ -1,4 +1,4 @@
-"""A timeline as a page shows it: days, moments, gaps and milestones."""
+"""A timeline as a page shows it: days, moments, gaps, milestones, and above them the lanes of its chart."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, pairwise
 from typing import Any, ClassVar, Final
 from uuid import UUID
 
@@ -277,3 +277,64 @@ def _later(entry: Entry, at: int | None, least: int) -> str:
     if at is None or at < entry.t + max(entry.p.width, least):
         return ""
     return f"{moment(at):%H:%M}" if at // _DAY == entry.t // _DAY else f"{moment(at):%Y-%m-%d %H:%M}"
+
+
+# The chart: a lane for each source, time from left to right
+
+_LEFT: Final = 190.0
+_RIGHT: Final = 902.0
+_BREAK: Final = 96.0  # The width of a cut-out gap.
+_APART: Final = 96.0  # Between two labels of times.
+_MOST_CUTS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """What the template draws, each at its place from left to right."""
+
+    lanes: Mapping[str, Sequence[tuple[float, Line]]]  # the entries of each source
+    rules: Sequence[tuple[float, Turn]]  # the milestones
+    ticks: Sequence[tuple[float, str]]
+    breaks: Sequence[tuple[float, str]]  # the middle of gaps that were cut out, with their lengths
+
+
+def chart(shown: Sequence[Line], turns: Sequence[Turn]) -> Chart | None:
+    """Lay out the entries of a page and its milestones; None if there are no entries.
+
+    Gaps longer than twice the rest are cut out; a single instant gets a minute.
+    """
+    if not shown:
+        return None
+    points = sorted({*(it.entry.t for it in shown), *(it.t for it in turns)})
+    if len(points) == 1:
+        points = [points[0] - _MINUTE // 2, points[0] + _MINUTE // 2]
+    cuts = _cuts(points)
+    ends = [points[0], *(t for cut in cuts for t in cut), points[-1]]
+    spans = list(zip(ends[::2], ends[1::2], strict=True))
+    unit = (_RIGHT - _LEFT - _BREAK * len(cuts)) / sum(end - start for start, end in spans)
+
+    def x(t: int) -> float:
+        before = [(start, min(t, end)) for start, end in spans if start <= t]
+        passed = sum(end - start for start, end in before)
+        return round(_LEFT + passed * unit + _BREAK * (len(before) - 1), 1)
+
+    lanes: defaultdict[str, list[tuple[float, Line]]] = defaultdict(list)
+    for it in shown:
+        lanes[it.entry.source].append((x(it.entry.t), it))
+    ticks: list[tuple[float, str]] = []
+    for t in ends:
+        if not ticks or x(t) >= ticks[-1][0] + _APART:
+            ticks.append((x(t), f"{moment(t):%m-%d %H:%M}"))
+    breaks = [(x(start) + _BREAK / 2, span(timedelta(microseconds=end - start))) for start, end in cuts]
+    return Chart(lanes, [(x(it.t), it) for it in sorted(turns, key=lambda it: it.t)], ticks, breaks)
+
+
+def _cuts(points: Sequence[int]) -> list[tuple[int, int]]:
+    left = points[-1] - points[0]
+    cuts: list[tuple[int, int]] = []
+    for start, end in sorted(pairwise(points), key=lambda gap: gap[0] - gap[1])[:_MOST_CUTS]:
+        left -= end - start
+        if left <= 0 or end - start <= 2 * left:
+            break
+        cuts.append((start, end))
+    return sorted(cuts)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from .._face import lazy
 
 if TYPE_CHECKING:
+    from ._concurrency import aside
     from ._cors import Cors
     from ._problem import PROBLEMS, REFUSALS, Problem, Render, problem_handler, problem_of, problem_response
     from ._ratelimit import RateLimit
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 else:
     # fmt: off
     __getattr__, __dir__ = lazy(__name__, {
+        "_concurrency": ("aside",),
         "_cors": ("Cors",),
         "_problem": ("PROBLEMS", "REFUSALS", "Problem", "Render", "problem_handler", "problem_of",
             "problem_response"),
@@ -52,6 +54,6 @@ __all__ = [
     "ErrorMiddleware", "HardenOptions", "Hardened", "HealthMiddleware", "LifecycleMiddleware",
     "LifespanMiddleware", "LoadSheddingMiddleware", "Message", "MetricsEndpoint", "OperatorEndpoint",
     "Problem", "RateLimit", "RateLimitMiddleware", "Receive", "Render", "ResponseHeadersMiddleware",
-    "RouteOptions", "Scope", "Send", "Telemetry", "TelemetryMiddleware", "TransferMiddleware",
+    "RouteOptions", "Scope", "Send", "Telemetry", "TelemetryMiddleware", "TransferMiddleware", "aside",
     "harden", "problem_handler", "problem_of", "problem_response",
 ]  # fmt: skip

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import ExitStack, asynccontextmanager
 from functools import lru_cache
 from types import coroutine
 from typing import Any, Final, TypeVar
@@ -12,7 +13,7 @@ from urllib.parse import quote
 import anyio
 
 from ..clock import Clock, Luck
-from ..context import RequestContext
+from ..context import RequestContext, current_request
 from ..deadlines.requests import Running
 from ..errors import LoadShedError
 from ..events import Mode, ModeChanged, Observer
@@ -38,11 +39,7 @@ _NAMES: Final = {priority.name.lower().encode(): priority for priority in Priori
 
 
 class Shedding:
-    """What admits requests, and refuses others; `LoadSheddingMiddleware` makes it, and says what each option is.
-
-    Requests that are cheap cost next to no processor time. To refuse one costs about as much as to serve it then, so
-    nothing is won by the yield that shows the loop's queue.
-    """
+    """What admits requests, and refuses others; `LoadSheddingMiddleware` makes it, and says what each option is."""
 
     clock: Clock
     render: Render | None
@@ -59,6 +56,7 @@ class Shedding:
     ) -> None:
         self.limiter: OverloadLimiter = limiter
         self.begun: int = 0  # Admitted since the cost of requests was last known.
+        # To refuse one costs about as much as to serve it: nothing is won by the yield that shows the loop's queue.
         self.is_cheap: bool = False
         self.luck: Luck = luck
         self.is_off: bool = limiter.mode is Mode.OFF
@@ -177,6 +175,18 @@ class Slotted(Running):
     def _ending(self) -> Ending:
         return Ending.UNKNOWN
 
+    def step_aside(self) -> None:
+        if self.is_held and not self._is_away:
+            self._is_away, self.is_plain = True, False
+            self.shedding.limiter.finish(self.shedding.clock(), self.admitted, Ending.UNKNOWN)
+
+    def come_back(self, *, is_evidence: bool = False) -> None:
+        if self._is_away:
+            self._is_away = False
+            if not is_evidence:
+                self._if_answered = Ending.UNKNOWN
+            self.shedding.limiter.resume()
+
     def ignore_duration(self) -> None:
         if self._if_answered is _ANSWERED:
             self._if_answered, self.is_plain = Ending.UNTIMED, False
@@ -216,6 +226,21 @@ def watched(  # noqa: C901 - it is what `yield from` does
         except StopIteration as done:
             found = done.value
             return found
+
+
+@asynccontextmanager
+async def aside() -> AsyncGenerator[None]:
+    """Release the present request's slot while it waits without working, such as in a long poll.
+
+    Else its wait counts as work under way, and others are refused for it. Afterwards it has a slot again at once.
+    Outside of a request, or once its response began, nothing happens.
+    """
+    request = current_request()
+    with ExitStack() as afterwards:
+        if request is not None and (slot := request.slot) is not None:
+            slot.step_aside()
+            afterwards.callback(slot.come_back)
+        yield
 
 
 @lru_cache(256)

@@ -59,13 +59,11 @@ class Cors:
         validation.whole("Cors.max_age", self.max_age, at_least=0)
         for origin in self.allow_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
-                validation.refuse(
-                    "Cors.allow_origins", origin, "origins: scheme and host, without a path", example=EXAMPLE
-                )
+                rule = "origins: scheme and host, without a path"
+                validation.refuse("Cors.allow_origins", origin, rule, example=EXAMPLE)
         if self.allow_credentials and "*" in self.allow_origins:
-            validation.refuse(
-                "Cors.allow_origins", "*", "a list of origins where credentials are allowed", example=EXAMPLE
-            )
+            rule = "a list of origins where credentials are allowed"
+            validation.refuse("Cors.allow_origins", "*", rule, example=EXAMPLE)
 
     def allows(self, origin: str) -> bool:
         """Return whether pages of this origin may read answers."""

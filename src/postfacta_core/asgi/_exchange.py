@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint
 
 from ..clock import MONOTONIC, Clock
 from ..context import RequestContext
-from ..deadlines._transfer import may_have_body
+from ..deadlines._limits import may_have_body
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..events import ListenerFailed, Observer
@@ -113,11 +113,7 @@ class Answering(Slotted):
 
 
 class HttpExchange(Answering, Exchange):
-    """One HTTP request and its response.
-
-    Once it is older than 0.2 seconds and its body is complete, its client is watched, so that its leaving is counted
-    though the application never asks.
-    """
+    """One HTTP request and its response; its client is watched once it is older than 0.2 s and has its body."""
 
     # What each request looks at lies in slots; what only some set is found in the classes above, and costs nothing.
     __slots__ = (
@@ -133,7 +129,7 @@ class HttpExchange(Answering, Exchange):
     _kept: list[Message] | None = None
     _news: anyio.Event | None = None  # While it is read ahead of its application.
     _since: float = 0.0
-    _paused_at: float = 0.0
+    _paused_at: float | None = None  # While it has no slot, for it waits for its client.
     _waited: float = 0.0
     _has_pieces: bool = False
     _has_left_early: bool = False
@@ -269,9 +265,8 @@ class HttpExchange(Answering, Exchange):
         if shared.owned >= GRANTS and b"access-control-allow-origin" in names:
             unwanted |= GRANTS
         # HTTP/2 forbids the field (RFC 9113, section 8.2.2), and has GOAWAY for it.
-        is_last = (
-            shared.process is not None and shared.process.is_draining and self.http_version.startswith("1")
-        )
+        process = shared.process
+        is_last = process is not None and process.is_draining and self.http_version.startswith("1")
         if is_last:
             unwanted.add(b"connection")
         headers = [pair for pair in given if pair[0].lower() not in unwanted]
@@ -350,20 +345,16 @@ class HttpExchange(Answering, Exchange):
             return await self._take()
         finally:
             self._is_read = False
-            if not self.is_plain and self._is_away:
-                self._take_place()
+            if not self.is_plain and self._paused_at is not None:
+                is_evidence = self.shared.clock() < self._paused_at + _SLOW
+                self._paused_at = None
+                self.come_back(is_evidence=is_evidence)
 
     def _give_place(self, now: float) -> None:
         # With the body complete, it is the client's leaving for which an application may look while it works.
         if self.is_held and not (self._has_body or self._is_away):
-            self._is_away, self._paused_at, self.is_plain = True, now, False
-            self.shedding.limiter.finish(self.shedding.clock(), self.admitted, Ending.UNKNOWN)
-
-    def _take_place(self) -> None:
-        self._is_away = False
-        if self.shared.clock() >= self._paused_at + _SLOW:
-            self._if_answered = Ending.UNKNOWN
-        self.shedding.limiter.resume()
+            self._paused_at = now
+            self.step_aside()
 
     async def _take(self) -> Message:  # noqa: C901 - one line of rules
         if not self.is_plain and self.has_cut_off:
@@ -398,13 +389,9 @@ class HttpExchange(Answering, Exchange):
         if self._is_read:
             self._give_place(now)
         running = self.shared.requests
-        if (
-            self.shared.is_bounded
-            and running is not None
-            and running.loop is not None
-            and self._may_bring_more()
-        ):
-            self.await_client(running.loop, self._next_due(now))
+        loop = running.loop if running is not None and self.shared.is_bounded else None
+        if loop is not None and self._may_bring_more():
+            self.await_client(loop, self._next_due(now))
 
     def _was_cut(self, error: BaseException | None) -> bool:
         """End the wait; return whether the sweep ended it."""

@@ -18,7 +18,7 @@ from anyio.lowlevel import checkpoint
 
 from ..clock import random_id
 from ..context import CURRENT, RequestContext
-from ..deadlines._deadline import asked_timeout
+from ..deadlines._limits import asked_timeout
 from ..deadlines.requests import RunningRequests
 from ..errors import DeadlineExceededError, ResilienceError
 from ..events import DeadlineExceeded, ListenerFailed, Observer, fan_out, ignore
@@ -30,7 +30,7 @@ from ._cors import CorsRules
 from ._exchange import GRANTS, Headers, HttpExchange, Record, Shared, WebSocketExchange
 from ._problem import DRAINING, HEADERS_TOO_LARGE, problem_of, request_of
 from ._route import RouteReader, local_path
-from ._rules import UNBOUNDED, RouteTable, Rules
+from ._rules import UNBOUNDED, Find, Rules
 from ._settings import Secret, check_options, knows
 from ._types import ASGIApp, Receive, Scope, Send
 
@@ -74,15 +74,7 @@ _Served = tuple[type[_Either], Sequence[Record], Sequence[Record]]
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Kernel(Shared):
-    """An ASGI application around another one, with those parts whose options are given; see their middlewares.
-
-    Args:
-        app: The application to wrap.
-        render: Another shape of problem, for APIs that have one.
-        observer: Receives events, functions that raised among them. It may raise.
-        clock: Monotonic seconds; it must be the clock of the request contexts.
-        doors: What is answered before the application, by path.
-    """
+    """An ASGI application around another one, with those parts whose options are given; see their middlewares."""
 
     app: ASGIApp = field(kw_only=False)
     observer: Observer = ignore
@@ -93,10 +85,12 @@ class Kernel(Shared):
     response_headers: Collection[tuple[str, str]] = ()
     cors: CorsRules | None = None
     answers: bool = False
-    doors: Mapping[str, Door] = field(default_factory=dict[str, Door])
+    doors: Mapping[str, Door] = field(
+        default_factory=dict[str, Door]
+    )  # What is answered before the application.
     admission: Shedding | None = None
     rules: Rules = _NO_RULES
-    routes: RouteTable | None = None
+    find: Find | None = None  # The rules of a route, where not all have the same.
     _fresh_context: Callable[[], Callable[[], object] | None] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -121,7 +115,6 @@ class Kernel(Shared):
         self._is_recorded = bool(recorders)
         self._reader = RouteReader()
         self._error_types = ErrorTypes()
-        self._find = None if self.routes is None else self.routes.find
         is_timed = self.requests is not None
         self._reads = (
             self.is_bounded or self.identifies or is_timed or self.cors is not None or bool(self.traffic_key)
@@ -158,7 +151,7 @@ class Kernel(Shared):
         if root_path:
             path = local_path(path, root_path)
         request, token = self._identify(scope, fields, root_path)
-        rules = self.rules if self._find is None else self._find(scope.get("method", "GET"), path)
+        rules = self.rules if self.find is None else self.find(scope.get("method", "GET"), path)
         exchange = make(self, rules, request, scope, receive, send)
         raised: BaseException | None = None
         try:
@@ -347,7 +340,6 @@ class Kernel(Shared):
     async def _admit(  # noqa: C901, PLR0912, PLR0915 - see `__call__`
         self, exchange: _Either, scope: Scope
     ) -> None:
-        """Run the application, once there is room for it."""
         shedding = self.admission
         if shedding is None or shedding.is_off:
             await self.app(scope, exchange.receive, exchange.send)

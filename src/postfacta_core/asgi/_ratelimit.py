@@ -118,9 +118,8 @@ class RatePlan:
 
     def only(self, limits: Sequence[RateLimit | str]) -> RatePlan:
         names = {each.name for each in check_rate_limits("rate_limits", limits)}
-        return RatePlan(
-            [it for it in self._rules if it.name in names], proxies=self._proxies, luck=self._luck
-        )
+        rules = [rule for rule in self._rules if rule.name in names]
+        return RatePlan(rules, proxies=self._proxies, luck=self._luck)
 
     async def judge(self, scope: Scope, request: RequestContext) -> Verdict | None:
         """Spend what a request costs; None if nothing limits it. Its client is known from then on."""

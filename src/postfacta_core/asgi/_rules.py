@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ..deadlines._transfer import TransferLimits
+from ..deadlines._limits import TransferLimits
 from ..limits._overload import Priority
 from ..validation import validation
 from ._ratelimit import RatePlan
@@ -22,8 +22,6 @@ _PARAMETER: Final = re.compile(r"\{[^{}:]+(:[a-z]+)?\}")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rules:
-    """What the requests of some routes are given."""
-
     limits: TransferLimits = UNBOUNDED
     timeout: float = math.inf
     stream_timeout: float = math.inf
@@ -37,30 +35,27 @@ def any_of_none(seconds: float | None) -> float:
     return math.inf if seconds is None else seconds
 
 
-class RouteTable:
-    """The rules of each route: the first that matches a request counts.
+Find = Callable[[str, str], Rules]
+"""Finds the rules of a request by its method and path."""
 
-    Some frameworks serve `/items//7/` as `/items/7`, so neither slashes at the end nor runs of them lead around a limit.
-    A path without parameters costs one look-up, all templates of a method together one regular expression.
-    """
 
-    def __init__(self, classes: Sequence[tuple[Sequence[str], Rules]], others: Rules) -> None:
-        listed = [(*check_route("route", route), rules) for routes, rules in classes for route in routes]
-        self._by_method = {
-            method: _compiled(method, listed)
-            for method in ({method for method, _, _ in listed} | {"", "HEAD"})
-        }
-        self._others = others
+def route_table(classes: Sequence[tuple[Sequence[str], Rules]], others: Rules) -> Find:
+    """Return what finds the rules of a request: the first route that matches counts, with `/items//7/` as `/items/7`."""
+    listed = [(*check_route("route", route), rules) for routes, rules in classes for route in routes]
+    methods = {method for method, _, _ in listed} | {"", "HEAD"}
+    by_method = {method: _compiled(method, listed) for method in methods}
 
-    def find(self, method: str, path: str) -> Rules:
-        exact, match, found = self._by_method.get(method) or self._by_method[""]
+    def find(method: str, path: str) -> Rules:
+        exact, match, found = by_method.get(method) or by_method[""]
         if (rules := exact.get(path)) is not None:
             return rules
         if "//" in path:
-            return self.find(method, _slashes("/", path))
+            return find(method, _slashes("/", path))
         if match is not None and (place := match(path)) is not None and place.lastindex is not None:
             return found[place.lastindex - 1]
-        return self._others
+        return others
+
+    return find
 
 
 _Compiled = tuple[dict[str, Rules], Callable[[str], re.Match[str] | None] | None, list[Rules]]
@@ -93,7 +88,6 @@ def check_route(field: str, value: object) -> tuple[str, str]:
     """Split a route such as `GET /items/{id}` into its method, empty for any, and its path."""
     found = _route_of(value) if isinstance(value, str) else None
     if found is None or any(mark in _PARAMETER.sub("", found[2]) for mark in "{}?#"):
-        validation.refuse(
-            field, value, "a path or template, with or without a method", example='"GET /items/{id}"'
-        )
+        rule = "a path or template, with or without a method"
+        validation.refuse(field, value, rule, example='"GET /items/{id}"')
     return found[1] or "", _slashes("/", found[2]).rstrip("/") or "/"

@@ -11,7 +11,7 @@ from inspect import isclass, iscoroutinefunction
 from os import PathLike
 from typing import Final, cast
 
-from ..deadlines._transfer import TransferLimits
+from ..deadlines._limits import TransferLimits
 from ..validation import validation
 
 Check = Callable[[str, object], object]
@@ -37,7 +37,6 @@ def bears(headers: Mapping[bytes, bytes], secret: Secret) -> bool:
 
 
 def check_options(owner: str, **given: object) -> None:
-    """Check options, each under its owner's name."""
     for name, value in given.items():
         RULES[name](f"{owner}.{name}", value)
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final
 
 from ..clock import LUCK, MONOTONIC, PROCESS, Clock, Luck
-from ..deadlines._transfer import TransferLimits
+from ..deadlines._limits import TransferLimits
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..drain.resources import Resource, hold
@@ -261,9 +261,7 @@ class DeadlineMiddleware(Kernel):
         observer: Observer = ignore,
         clock: Clock = MONOTONIC,
     ) -> None:
-        validation.instance(
-            "DeadlineMiddleware.running", running, RunningRequests, example="RunningRequests()"
-        )
+        one(RunningRequests)("DeadlineMiddleware.running", running)
         _check("DeadlineMiddleware.options", options)
         limit, stream_limit = any_of_none(options.request_timeout), any_of_none(options.stream_timeout)
         rules = Rules(timeout=limit, stream_timeout=stream_limit, cancels=options.cancel_on_disconnect)

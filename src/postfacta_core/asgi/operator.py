@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any, Final
 
 from ..guards._guard import Guard, registry
@@ -23,6 +25,9 @@ _ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "fallback": ("clear",),
 }
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+# A proxy on this machine has an address of it, and its clients may be anyone.
+_FORWARDED: Final = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
+_is_own_name = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:\d*)?", re.IGNORECASE).fullmatch
 _Answer = tuple[int, object]
 # RFC 9110, sections 11.6.1 and 15.5.6.
 _MORE: Final = {401: [(b"www-authenticate", b"Bearer")], 405: [(b"allow", b"GET, HEAD, POST")]}
@@ -42,29 +47,32 @@ class OperatorEndpoint:
 
     Args:
         token: The bearer token that each request must bring, or a function that returns all that hold now.
+            Without one, only a client on this machine is served, and none through a proxy, which must add its
+            header.
 
     Raises:
         ValueError: If a setting is wrong.
     """
 
-    def __init__(self, *, token: Secret) -> None:
+    def __init__(self, *, token: Secret = "") -> None:
         check_options("OperatorEndpoint", token=token)
-        if token == "":
-            validation.refuse("OperatorEndpoint.token", token, "a secret", example='"a long random text"')
         self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; raise `TypeError` if it is none of HTTP."""
         if scope["type"] != "http":
             raise TypeError(f"OperatorEndpoint serves HTTP, not {scope['type']}: mount it as a route")
+        headers, token = dict(scope["headers"]), self._token
         method: str = scope["method"]
-        # A page of another site cannot send a token without asking first.
-        if not bears(dict(scope["headers"]), self._token):
-            answer: _Answer = 401, "a bearer token is needed"
+        if not (bears(headers, token) if token else _is_local(scope, headers)):
+            answer: _Answer = 401, "a bearer token is needed, or without one a client on this machine"
         elif method in {"GET", "HEAD"}:
             answer = 200, {"guards": [_shown(guard) for guard in registry]}
         elif method != "POST":
             answer = 405, "only GET, HEAD and POST"
+        elif not (token or headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == _JSON):
+            # A page of another site cannot send this type, or a token, without asking first.
+            answer = 415, "the body must be application/json"
         else:
             answer = self._change(await _body(receive), scope)
         status, content = answer
@@ -101,9 +109,8 @@ class OperatorEndpoint:
                 getattr(guard, action)()
                 return _shown(guard)
             case _:
-                raise ValueError(
-                    "give kind, name and mode; kind, name and action; or logger and level: all texts"
-                )
+                forms = "kind, name and mode; kind, name and action; or logger and level"
+                raise ValueError(f"give {forms}: all texts")
 
 
 def _shown(guard: Guard) -> Mapping[str, object]:
@@ -117,6 +124,15 @@ def _plain(facts: Mapping[str, object]) -> Mapping[str, object]:
         key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in facts.items()
     }
+
+
+def _is_local(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
+    client: Any = scope.get("client")
+    try:
+        is_own = client is not None and ip_address(client[0]).is_loopback
+    except ValueError:
+        return False
+    return is_own and bool(_is_own_name(headers.get(b"host", b""))) and not _FORWARDED & headers.keys()
 
 
 async def _body(receive: Receive) -> bytes:

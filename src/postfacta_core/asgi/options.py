@@ -11,7 +11,7 @@ from functools import partial
 from os import PathLike
 from typing import Any, Final, Self, TypeVar, cast
 
-from ..deadlines._transfer import TransferLimits
+from ..deadlines._limits import TransferLimits
 from ..drain._course import DrainLimits
 from ..events import Mode
 from ..limits._address import TrustedProxies

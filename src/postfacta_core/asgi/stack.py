@@ -25,7 +25,7 @@ from ._cors import CorsRules
 from ._kernel import Kernel, RouteOf
 from ._problem import Render
 from ._route import note_routes
-from ._rules import RouteTable, Rules, any_of_none
+from ._rules import Rules, any_of_none, route_table
 from ._settings import check_options, one, or_none
 from ._types import ASGIApp, Receive, Scope, Send
 from .metrics import MetricsEndpoint
@@ -142,7 +142,7 @@ class Hardened(Kernel):
             requests=running,
             admission=self.shedding,
             rules=rules,
-            routes=RouteTable(classes, rules) if classes else None,
+            find=route_table(classes, rules) if classes else None,
             route_of=route_of,
         )
         self.observe(PolicyCreated("runtime", self._tally))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..context import RequestContext, current_request
-from ._deadline import Deadline
+from ._limits import Deadline
 
 
 @dataclass(slots=True, eq=False)

@@ -14,7 +14,6 @@ from typing import Any
 
 
 def is_own_handler(loop: Any, handler: Any) -> bool:
-    """Return whether a handler of `signal.signal` is the loop's own."""
     return loop is not None and getattr(handler, "__self__", None) is loop
 
 
@@ -24,9 +23,8 @@ def handlers_of(loop: Any) -> tuple[str, dict[int, Any] | None]:
     if table is None and is_own_handler(loop, signal.getsignal(signal.SIGTERM)):
         tables: list[dict[Any, Any]] = [one for one in gc.get_referents(loop) if isinstance(one, dict)]
         # Other tables have file descriptors as keys, which are numbers too.
-        return "uvloop", next(
-            (one for one in tables if type(one.get(signal.SIGTERM)).__name__ == "Handle"), None
-        )
+        known = (one for one in tables if type(one.get(signal.SIGTERM)).__name__ == "Handle")
+        return "uvloop", next(known, None)
     return "loop", table
 
 
@@ -46,10 +44,8 @@ def uvicorn_of(handler: Any) -> Any:
     """Return the server if this is uvicorn's own handler, or None. One that overrides it wants to be called."""
     made_by = getattr(handler, "__module__", None), getattr(handler, "__name__", None)
     server = getattr(handler, "__self__", None)
-    is_known = made_by == ("uvicorn.server", "handle_exit") and isinstance(
-        getattr(server, "should_exit", None), bool
-    )
-    return server if is_known else None
+    is_server = isinstance(getattr(server, "should_exit", None), bool)
+    return server if is_server and made_by == ("uvicorn.server", "handle_exit") else None
 
 
 def reloads(server: Any) -> bool:

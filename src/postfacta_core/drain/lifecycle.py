@@ -160,10 +160,8 @@ class Lifecycle:
 
     def _hear(self, signum: int) -> None:
         # No load balancer looks at a developer's machine.
-        is_developers = is_ctrl_c(signum) or (
-            self._interception is not None and self._interception.is_reloaded
-        )
-        at_once = is_developers and self._clock() < self._course.lets_go_at
+        is_reloaded = self._interception is not None and self._interception.is_reloaded
+        at_once = (is_reloaded or is_ctrl_c(signum)) and self._clock() < self._course.lets_go_at
         # One stop may come twice: as SIGINT, and as SIGTERM from a parent that had it too. Only the same signal again
         # means: wait no longer.
         if at_once or signum in self._signals or not self.is_draining:

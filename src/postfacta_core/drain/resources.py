@@ -63,8 +63,6 @@ async def hold(
 
 
 class _Holder:
-    """One resource and the task that is inside of it."""
-
     def __init__(self, resource: Resource, lost: Callable[[], object], observe: Observer) -> None:
         # What `asynccontextmanager` makes is named after its function.
         made_by = getattr(resource, "gen", resource)

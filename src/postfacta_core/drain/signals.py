@@ -47,10 +47,7 @@ OnSignal = Callable[[int], None]
 
 
 class _PlainHandlers:
-    """In front of `signal.signal` handlers, or of the default action.
-
-    uvicorn would send itself the signal again once it has shut down, and die of it: it gets `Server.should_exit`.
-    """
+    """In front of `signal.signal` handlers or the default action; uvicorn, which would die of it, gets `should_exit`."""
 
     def __init__(
         self, on_signal: OnSignal, signums: list[int], name: str = "wrap", *, loop: Any = None
@@ -95,18 +92,14 @@ class _PlainHandlers:
 
 
 class _TrioHandlers(_PlainHandlers):
-    """In front of trio, where SIGTERM has no handler: SIGINT is passed on, from a context that trio protects.
-
-    So its KeyboardInterrupt goes to the main task, where a server awaits it, and not to a request's.
-    """
+    """In front of trio: SIGINT is passed on from a context that trio protects, so that the main task gets it."""
 
     def __init__(self, on_signal: OnSignal, token: Any) -> None:
         self._token = token
         # A program that was started with SIGINT ignored (in the background of a shell) has none of trio's.
         self._has_interrupt = callable(signal.getsignal(signal.SIGINT))
-        super().__init__(
-            on_signal, [signal.SIGTERM, *([signal.SIGINT] if self._has_interrupt else [])], "default"
-        )
+        signums: list[int] = [signal.SIGTERM, signal.SIGINT] if self._has_interrupt else [signal.SIGTERM]
+        super().__init__(on_signal, signums, "default")
 
     def pass_on(self) -> None:
         if self._has_interrupt:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 
 from ..events import HealthChecked
 from ..validation import validation
@@ -54,35 +54,31 @@ class HealthReport:
     checks: tuple[CheckReport, ...]
 
 
+@dataclass(eq=False, repr=False)
 class Watched:
     """A check with its options, those of `HealthRegistry.add`, and what is remembered of its results."""
 
-    def __init__(
-        self,
-        name: str,
-        check: Check,
-        now: float,
-        *,
-        critical: bool,
-        interval: float,
-        timeout: float,
-        fall: int,
-        rise: int,
-    ) -> None:
+    name: str
+    check: Check
+    now: InitVar[float]
+    critical: bool
+    interval: float
+    timeout: float
+    fall: int
+    rise: int
+
+    def __post_init__(self, now: float) -> None:
         owner = "HealthRegistry.add"
-        self.name = name
-        self.check = check
-        self.critical = validation.flag(f"{owner}.critical", critical, example="critical=False")
-        self.interval = validation.seconds(f"{owner}.interval", interval, example="interval=5.0")
-        self.timeout = validation.seconds(f"{owner}.timeout", timeout, example="timeout=1.0")
-        self.fall = validation.whole(f"{owner}.fall", fall, example="fall=3")
-        self.rise = validation.whole(f"{owner}.rise", rise, example="rise=2")
+        validation.flag(f"{owner}.critical", self.critical, example="critical=False")
+        validation.seconds(f"{owner}.interval", self.interval, example="interval=5.0")
+        validation.seconds(f"{owner}.timeout", self.timeout, example="timeout=1.0")
+        validation.whole(f"{owner}.fall", self.fall, example="fall=3")
+        validation.whole(f"{owner}.rise", self.rise, example="rise=2")
         # From this age on a result counts as failed: `fall` more, and at least two, should have come by then.
-        self.bound = max(2, fall) * (interval * (1 + _JITTER) + timeout)
+        self.bound = max(2, self.fall) * (self.interval * (1 + _JITTER) + self.timeout)
         self.begin(now)
 
     def begin(self, now: float) -> None:
-        """Forget all results."""
         self.since = now
         self.up: bool | None = None  # None before the first verdict.
         self.has_passed = False

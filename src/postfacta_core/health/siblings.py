@@ -45,9 +45,8 @@ class Siblings:
     ) -> None:
         self._folder = Path(folder).absolute()
         if len(os.fsencode(self._socket(_MOST))) > _LONGEST_PATH:
-            raise ValueError(
-                f"the path is too long for a Unix socket: name a folder with a shorter one than {self._folder}"
-            )
+            advice = f"name a folder with a shorter one than {self._folder}"
+            raise ValueError(f"the path is too long for a Unix socket: {advice}")
         self._answer = answer
         self._observe = fan_out([observer])
         self._number: int | None = None
@@ -126,9 +125,8 @@ class Siblings:
             # Of the one that had the number before, if it was killed.
             Path(self._socket(number)).unlink(missing_ok=True)
             return number
-        raise RuntimeError(
-            f"{_MOST} workers have their numbers in {self._folder}: is it shared by several services?"
-        )
+        full = f"{_MOST} workers have their numbers in {self._folder}"
+        raise RuntimeError(f"{full}: is it shared by several services?")
 
     async def _serve(self, stream: ByteStream) -> None:
         try:

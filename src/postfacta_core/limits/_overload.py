@@ -323,10 +323,7 @@ class OverloadLimiter:
         return wait.verdict or wait.shed
 
     def beat(self, now: float, own: float = 1.0) -> None:
-        """Record a heartbeat of the event loop, some 20 times a second.
-
-        `own` is the share of the loop's lag that is the service's own doing; 0 if others took the processor.
-        """
+        """Record a heartbeat of the event loop, some 20 a second; `own` is the service's share of its lag, from 0 to 1."""
         self._lag_weight = _LAG_COUNTS * max(own, 0.5) - 1.0
         self._is_overloaded = self._line.is_overloaded(now)
         if self._line.count:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from ..context import RequestContext
 
@@ -72,7 +72,7 @@ class Exchange:
     is_complete: bool = False
     request_bytes: int = 0
     response_bytes: int = 0
-    span: object = None
+    span: Any = None
 
     def __init__(self, request: RequestContext, method: str, path: str) -> None:
         self.request: RequestContext = request

@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, GCCollector, Info, PlatformColl
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from .. import events
 from ..clock import MONOTONIC, WALL, Clock
@@ -52,15 +53,17 @@ class Buckets:
         bounds: Of its buckets, upwards, without the infinite one.
         counts: The values in each bucket, `total` their sum.
         moment: When the newest of them began, if that is of interest.
+        exemplars: The newest value of each bucket whose trace is stored, or None.
     """
 
-    __slots__ = ("bounds", "counts", "moment", "total")
+    __slots__ = ("bounds", "counts", "exemplars", "moment", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds: Sequence[float] = bounds
         self.counts: list[int] = [0] * (len(bounds) + 1)
         self.total: float = 0.0
         self.moment: float = 0.0
+        self.exemplars: list[Exemplar | None] = [None] * len(self.counts)
 
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
@@ -100,7 +103,7 @@ class Metrics(Collector):
         revision: The commit it was built from.
         label_cap: The most sets of labels a metric takes before new ones go to `_OTHER`; the most policies too.
         clock: Monotonic seconds, for ages.
-        wall: Seconds since the epoch, for `http_last_request_received_time`.
+        wall: Seconds since the epoch, for `http_last_request_received_time` and exemplars.
         with_process: Whether to add what is known of the process, the platform and the garbage collector.
     """
 
@@ -158,12 +161,17 @@ class Metrics(Collector):
                 collector(registry=registry)
 
     def end(self, exchange: Exchange, /) -> None:
-        seconds = exchange.seconds
         key = (exchange.method, exchange.route, exchange.status, exchange.error_type, exchange.traffic)
         series = self._seen.get(key) or self._find(*key)
-        series.counts[bisect_left(series.bounds, seconds)] += 1
-        series.total += seconds
-        series.moment = exchange.request.started
+        series.counts[bisect_left(series.bounds, exchange.seconds)] += 1
+        series.total += exchange.seconds
+        request = exchange.request
+        series.moment = request.started
+        # An exemplar must lead to a trace that is stored: the lowest bit says so.
+        if request.trace_flags and int(request.trace_flags, 16) & 1:
+            ids = {"trace_id": request.trace_id, "span_id": request.span_id}
+            exemplar = Exemplar(ids, exchange.seconds, self._wall())
+            series.exemplars[bisect_left(series.bounds, exchange.seconds)] = exemplar
         if exchange.error is not None:
             self._count("postfacta_unhandled_exceptions_total", exchange.error_type)
 
@@ -332,8 +340,8 @@ class Metrics(Collector):
     def render(self, accept: str = "", *, labels: Mapping[str, str] = MappingProxyType({})) -> Exposition:
         """Render all metrics in the format that an `Accept` header asks for, with these labels on each series.
 
-        It takes milliseconds, and may run in another thread; `asgi.metrics` does so. Of two metrics of one name, the
-        first is shown. A collector that fails costs its own series, and is logged once.
+        Only OpenMetrics has exemplars. It takes milliseconds, and may run in another thread: `asgi.metrics` does so.
+        Of two metrics of one name, the first is shown. A collector that fails costs its own series, logged once.
         """
         encode, content_type = choose_encoder(accept)
         pages: dict[str, bytes] = {}
@@ -376,7 +384,7 @@ def _histogram(name: str, family: Family) -> Metric:
     shown = _empty(name)
     bounds = [*(repr(float(bound)) for bound in family.about.buckets), "+Inf"]
     for labels, series in tuple(family.items()):
-        buckets = [*zip(bounds, accumulate(series.counts), strict=True)]
+        buckets = [*zip(bounds, accumulate(series.counts), series.exemplars, strict=True)]
         shown.add_metric(labels, buckets, series.total)
     return cast("Metric", shown)
 

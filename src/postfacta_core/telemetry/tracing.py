@@ -94,8 +94,8 @@ class Tracing(Recorder):
 
     def end(self, exchange: Exchange, /) -> None:
         """End the span at the last byte; until now it was open, for what the application does after the response."""
-        opened = exchange.span
-        if not isinstance(opened, OpenSpan):
+        opened: OpenSpan | None = exchange.span
+        if opened is None:
             return
         exchange.span = None
         span = opened.span
@@ -108,8 +108,8 @@ class Tracing(Recorder):
         self.begin(exchange)
 
     def closed(self, exchange: SocketExchange, /) -> None:
-        opened = exchange.span
-        if isinstance(opened, OpenSpan) and opened.span.is_recording():
+        opened: OpenSpan | None = exchange.span
+        if opened is not None and opened.span.is_recording():
             opened.span.set_attribute("postfacta.outcome", exchange.outcome)
             opened.span.set_attribute("postfacta.close_code", exchange.close_code)
         self.end(exchange)

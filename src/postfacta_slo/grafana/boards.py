@@ -39,6 +39,7 @@ class Query:
 
     expr: str  # In PromQL, with Grafana's variables.
     legend: str = ""  # What each series is called, such as `{{route}}`.
+    exemplars: bool = False  # Whether the traces of single observations are drawn too.
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def _target(panel: Panel, ref: str, query: Query) -> dict[str, Any]:
         "legendFormat": query.legend or "__auto",
         "instant": present,
         "range": not present,
-        "exemplar": False,
+        "exemplar": query.exemplars,
         "format": {Kind.HEAT: "heatmap", Kind.TABLE: "table"}.get(panel.kind, "time_series"),
     }
 
@@ -174,9 +175,8 @@ _ONE_TABLE: Final[list[dict[str, Any]]] = [
 ]
 
 
-_SCHEMA_VERSION: Final = (
-    39  # That of Grafana 10.4; newer ones bring a dashboard up to date when they load it.
-)
+# That of Grafana 10.4; newer ones bring a dashboard up to date when they load it.
+_SCHEMA_VERSION: Final = 39
 
 # What Grafana asks for beside what is ours.
 _LINK: Final[dict[str, Any]] = {

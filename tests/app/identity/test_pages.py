@@ -39,7 +39,9 @@ async def test_signing_in_sets_the_cookie_and_signing_out_ends_the_session(
     ada = await world.person(EMAIL)
     answer = await submit(browser)
     assert (answer.status_code, answer.headers["location"]) == (303, "/incidents")
-    (cookie,) = answer.headers.get_list("set-cookie")
+    cookie, device = answer.headers.get_list("set-cookie")
+    assert device.startswith("postfacta-device=")
+    assert device.endswith("; Max-Age=15552000; Path=/; HttpOnly; SameSite=Lax")
     assert cookie.startswith("postfacta=")
     assert cookie.endswith("; Max-Age=604800; Path=/; HttpOnly; SameSite=Lax")
     assert (await browser.get("/api/v1/me")).json()["actor"] == f"user:{ada.id}"

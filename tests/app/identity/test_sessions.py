@@ -1,4 +1,4 @@
-"""A password is changed or reset, and sessions are ended: by the API and by pages."""
+"""A password is changed or reset, and sessions are listed and ended: by the API and by pages."""
 
 from __future__ import annotations
 
@@ -144,28 +144,41 @@ async def test_a_reset_answers_a_new_password_once_and_ends_all_sessions(service
     assert await service.database.fetchval(detail, told["password"]) == 0
 
 
-async def test_all_sessions_of_a_person_are_ended(service: Service) -> None:
+async def test_sessions_are_listed_and_ended_one_by_one_or_all(service: Service) -> None:
     ada = await person(service)
-    for path, who in (("/me/sessions", None), ("/users/{id}/sessions", ada.admin)):
-        first, second = await ada.bearer(), await ada.bearer()
-        await ada.send("DELETE", path, who or first, expect=204)
-        assert [await ada.is_in(it) for it in (first, second)] == [False, False]
-    assert await ada.audited() == [
-        ("session.revoke", f"user:{ada.id}"),
-        ("session.revoke", (await service.client.get("/api/v1/me", headers=ada.admin)).json()["actor"]),
+    first, second, third = await ada.bearer(), await ada.bearer(), await ada.bearer()
+    listed = (await ada.send("GET", "/me/sessions", second, expect=200))["items"]
+    assert [it["is_this"] for it in listed] == [False, True, False]
+    assert listed == [
+        it | {"is_this": it["id"] == listed[1]["id"]}
+        for it in (await ada.send("GET", "/users/{id}/sessions", ada.admin, expect=200))["items"]
     ]
+    await ada.send("DELETE", f"/me/sessions/{listed[0]['id']}", second, expect=204)
+    assert [await ada.is_in(it) for it in (first, second, third)] == [True, True, False]
+    await ada.send("DELETE", f"/me/sessions/{listed[0]['id']}", second, expect=404)
+    await ada.send("DELETE", f"/users/{{id}}/sessions/{listed[2]['id']}", ada.admin, expect=204)
+    assert [await ada.is_in(it) for it in (first, second)] == [False, True]
+    await ada.bearer()
+    await ada.send("DELETE", "/users/{id}/sessions", ada.admin, expect=204)
+    assert not await ada.is_in(second)
+    assert (await ada.send("GET", "/users/{id}/sessions", ada.admin, expect=200))["items"] == []
+    assert {action for action, _ in await ada.audited()} == {"session.revoke"}
 
 
 async def test_sessions_of_other_people_are_out_of_reach(service: Service) -> None:
     ada, bob = await person(service), await person(service, "responder")
     here, there = await ada.bearer(), await bob.bearer()
+    (session,) = (await ada.send("GET", "/me/sessions", here, expect=200))["items"]
+    await bob.send("DELETE", f"/me/sessions/{session['id']}", there, expect=404)
     await bob.send("DELETE", "/me/sessions", there, expect=204)
     assert await ada.is_in(here)
-    for method, path in (("DELETE", "sessions"), ("POST", "password")):
+    for method, path in (("GET", "sessions"), ("DELETE", "sessions"), ("POST", "password")):
         await ada.send(method, f"/users/{ada.id}/{path}", here, expect=403)
-    await ada.send("DELETE", "/me/sessions", await service.machine("incidents:read"), expect=403)
+    machine = await service.machine("incidents:write")
+    await ada.send("GET", "/me/sessions", machine, expect=403)
     for unknown in (str(uuid4()), "x"):
-        await ada.send("DELETE", f"/users/{unknown}/sessions", ada.admin, expect=404)
+        await ada.send("GET", f"/users/{unknown}/sessions", ada.admin, expect=404)
+        await ada.send("DELETE", f"/me/sessions/{unknown}", await ada.bearer(), expect=404)
 
 
 async def test_an_account_whose_password_is_kept_elsewhere_has_sessions_alone(service: Service) -> None:
@@ -182,7 +195,7 @@ async def signed_in(ada: Person, password: str = OLD) -> Screen:
     body = {"email": ada.email, "password": password}
     answer = await ada.post("/signin", data=body, headers={"Sec-Fetch-Site": "same-origin"})
     assert answer.status_code == 303, answer.text
-    session = answer.headers["set-cookie"].partition(";")[0]
+    session = answer.headers.get_list("set-cookie")[0].partition(";")[0]
     return Screen(ada.service, {"Cookie": session})
 
 
@@ -205,14 +218,20 @@ async def test_the_page_of_ones_own_account_changes_the_password(service: Servic
     assert (await ada.login(NEW)).status_code == 200
 
 
-async def test_the_page_of_ones_own_account_ends_all_other_sessions(service: Service) -> None:
+async def test_the_page_of_ones_own_account_ends_sessions(service: Service) -> None:
     ada = await person(service)
     screen, other, third = await signed_in(ada), await signed_in(ada), await ada.bearer()
-    done = await screen.send(await screen.get("/account"), "/account/sessions")
-    assert done.headers["location"] == "/account?done=sessions"
+    page = await screen.get("/account")
+    actions = re.findall(r'action="(/account/sessions/[^"]+)"', page.text)
+    assert len(actions) == 3
+    await screen.send(page, actions[0])
+    assert not await ada.is_in(third)
+    await screen.send(page, "/account/sessions")
     assert await ada.is_in(screen.headers)
     assert not await ada.is_in(other.headers)
-    assert not await ada.is_in(third)
+    done = await screen.send(await screen.get("/account"), actions[2])
+    assert done.headers["location"] == "/account?done=sessions"
+    assert not await ada.is_in(screen.headers)
 
 
 async def test_the_pages_of_people_reset_sign_out_and_revoke(service: Service) -> None:
@@ -307,8 +326,8 @@ async def test_a_sign_in_that_a_password_change_overtakes_begins_no_session(
     ada = await person(service)
     verify = Passwords.verify
 
-    async def overtaken(self: Passwords, stored: str | None, password: str) -> bool:
-        matches = await verify(self, stored, password)
+    async def overtaken(self: Passwords, stored: str | None, password: str, **more: Any) -> bool:
+        matches = await verify(self, stored, password, **more)
         await service.database.execute("update users set password_hash = 'other' where email = $1", ada.email)
         return matches
 

@@ -32,7 +32,7 @@ class Tries:
         self.now = 0.0
         self.throttle = Throttle(clock=lambda: self.now)
 
-    async def outcome(self, error: Exception | None, address: str, account: str = ADA, **how: bool) -> str:
+    async def outcome(self, error: Exception | None, address: str, account: str = ADA, **how: str) -> str:
         with suppress(UnauthenticatedError, DatabaseUnavailableError, DeadlineExceededError):
             try:
                 async with self.throttle.attempt(address, account, **how):
@@ -43,12 +43,12 @@ class Tries:
                 return refusal.headers["Retry-After"]
         return "failed"
 
-    async def wrong(self, address: str, account: str = ADA, *, times: int = 1, **how: bool) -> list[str]:
+    async def wrong(self, address: str, account: str = ADA, *, times: int = 1, **how: str) -> list[str]:
         return [
             await self.outcome(UnauthenticatedError("wrong"), address, account, **how) for _ in range(times)
         ]
 
-    async def right(self, address: str, account: str = ADA, **how: bool) -> str:
+    async def right(self, address: str, account: str = ADA, **how: str) -> str:
         return await self.outcome(None, address, account, **how)
 
 
@@ -61,11 +61,12 @@ async def test_a_network_has_five_wrong_tries_a_minute_at_an_account() -> None:
     assert await tries.right("192.0.2.1") == "ok"
 
 
-async def test_outsiders_do_not_lock_out_another_network() -> None:
+async def test_outsiders_lock_out_neither_another_network_nor_a_known_device() -> None:
     tries = Tries()
     for host in range(100):
         assert "failed" in await tries.wrong(f"192.0.2.{host}", times=5)
         assert await tries.right(f"198.51.100.{host}") == "ok"
+        assert await tries.right(f"192.0.2.{host}", device="laptop") == "ok" or host % 10
         tries.now += 1
 
 
@@ -83,9 +84,10 @@ async def test_right_passwords_cost_an_account_nothing_and_a_network_its_tries()
     assert await tries.right("192.0.2.2") == "ok"
 
 
-async def test_a_sessions_own_password_has_a_budget_of_its_own() -> None:
+async def test_a_known_device_has_a_budget_of_its_own() -> None:
     tries = Tries()
-    assert await tries.wrong("", is_own=True, times=11) == ["failed"] * 10 + ["6"]
+    assert await tries.wrong("192.0.2.1", device="stolen", times=11) == ["failed"] * 10 + ["6"]
+    assert await tries.right("192.0.2.1", device="laptop") == "ok"
     assert await tries.right("192.0.2.1") == "ok"
 
 

@@ -43,7 +43,7 @@ async def test_each_command_is_answered_with_success(app_database_dsn: str) -> N
             answer = await service.client.request(**request, headers=headers)
             assert answer.status_code in {200, 201}, (request, answer.text)
             answers.append((request["method"], answer.status_code))
-        assert len(answers) == 11
+        assert len(answers) == 12
         shown = await service.client.get(
             "/api/v1/incidents/INC-1/postmortem", headers={"Authorization": token}
         )

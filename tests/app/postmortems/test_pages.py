@@ -1,4 +1,4 @@
-"""The pages of post-mortems: edited by section, moved, compared, and marked when late facts arrive."""
+"""The pages of post-mortems: edited by section, moved, compared, restored, and marked when late facts arrive."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ async def test_a_late_signal_shows_a_banner_that_names_it(desk: Desk, screen: Sc
     assert "since this version" not in (await screen.get(path_of(desk))).text
 
 
-async def test_revisions_are_listed_and_compared(desk: Desk, screen: Screen) -> None:
+async def test_revisions_are_listed_compared_and_restored(desk: Desk, screen: Screen) -> None:
     await desk.write(0, {"summary": "One\nTwo"}, expect=201, message="Begun")
     await desk.write(1, {"summary": "One\n2 <script>", "surprises": ["It was Sunday"]})
     page = (await screen.get(path_of(desk, "/revisions"))).text
@@ -251,6 +251,14 @@ async def test_revisions_are_listed_and_compared(desk: Desk, screen: Screen) -> 
     assert '<ins><span class="unseen">Added: </span>2 &lt;script&gt;</ins>' in page
     assert "<span>One</span>" in page
     assert page.count("<h3") == 2
+    old = await screen.get(path_of(desk, "/revisions/1"))
+    await screen.send(old, path_of(desk, "/restore"))
+    revision = await desk.get("/postmortem")
+    assert (revision["rev"], revision["restored_from"]) == (3, 1)
+    assert revision["content"]["summary"] == "One\nTwo"
+    # Somebody with the old page open cannot restore over what was written since.
+    answer = await screen.send(old, path_of(desk, "/restore"), expect=412, key="another-key")
+    assert "someone else wrote a new revision" in answer.text
     await screen.get(path_of(desk, "/revisions/9"), expect=404)
     await screen.get(path_of(desk, "/revisions/x"), expect=404)
     await screen.get(path_of(desk, "/edit/root_cause"), expect=404)

@@ -56,6 +56,7 @@ async def test_a_write_must_name_the_revision_it_follows(
     sent: list[tuple[str, str, Body]] = [
         ("PUT", "/postmortem", {"content": {"summary": "Mine"}}),
         ("POST", "/postmortem/transitions", {"to": "in_review"}),
+        ("POST", "/postmortem/restore", {"rev": 1}),
     ]
     for method, path, body in sent:
         answer = await desk.send(method, path, expect=status, json=body, headers=headers)
@@ -67,6 +68,8 @@ async def test_what_is_not_there_cannot_be_followed(desk: Desk) -> None:
     await desk.write(1, FULL, expect=412)
     await desk.move(1, "in_review", expect=412)
     await desk.move(0, "in_review", expect=409)
+    answer = await desk.send("POST", "/postmortem/restore", expect=422, json={"rev": 1}, headers=FIRST)
+    assert answer.json()["errors"][0]["pointer"] == "/rev"
 
 
 async def test_of_two_concurrent_writers_one_wins_and_one_gets_412(desk: Desk) -> None:
@@ -166,7 +169,8 @@ FOLLOWING = {
 }
 steps = st.lists(
     st.tuples(st.just("write"), st.sampled_from(["", "One", "Two"]))
-    | st.tuples(st.just("move"), st.sampled_from(list(FOLLOWING))),
+    | st.tuples(st.just("move"), st.sampled_from(list(FOLLOWING)))
+    | st.tuples(st.just("restore"), st.integers(1, 4)),
     min_size=3,
     max_size=10,
 )
@@ -193,6 +197,20 @@ class Told:
         await self.desk.move(len(self.revisions), to, expect=expect, message="So be it")
         if expect == 201:
             self.revisions.append((to, text))
+
+    async def restore(self, rev: int) -> None:
+        count = len(self.revisions)
+        if rev > count:
+            return
+        text = self.revisions[rev - 1][1]
+        expect = 200 if text == self.revisions[-1][1] else 201
+        answer = await self.desk.send(
+            "POST", "/postmortem/restore", expect=expect, json={"rev": rev}, headers=after(count)
+        )
+        old = await self.desk.get(f"/postmortem/revisions/{rev}")
+        assert answer.json()["content"] == old["content"]
+        assert answer.json()["restored_from"] == (rev if expect == 201 else answer.json()["restored_from"])
+        self._add(text, answer)
 
     def _add(self, text: str, answer: httpx2.Response) -> None:
         state, now = self.revisions[-1] if self.revisions else ("draft", None)

@@ -93,6 +93,11 @@ def curate(entry: Locator, button: str, **typed: str) -> None:
     form.locator("button").click()
 
 
+def test_a_mark_of_the_drawing_leads_to_its_entry(page: Page) -> None:
+    page.locator("svg a.mark").first.click(position={"x": 16, "y": 16})
+    assert page.locator("article:target h4").text_content() == "Deploy 7"
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(320, "light"), (1280, "dark")])
 def test_the_page_fits_any_screen_with_all_its_forms_open(
     browser: Browser, live: LiveService, session: StorageState, width: int, scheme: str, tmp_path: Path
@@ -121,7 +126,7 @@ def test_the_page_fits_any_screen_with_all_its_forms_open(
 
 # What can be clicked and is lower than 24 pixels (WCAG 2.2, 2.5.8), but for links inside a sentence.
 SMALL = """() => [...document.querySelectorAll("main button, main summary, main select, main input:not([type=hidden]),"
-    + " main nav a, main .hindsight a")]
+    + " main nav a, main .hindsight a, main svg a")]
   .filter(it => it.getClientRects().length && it.getBoundingClientRect().height < 23.5)
   .map(it => it.outerHTML.slice(0, 80))"""
 

@@ -131,6 +131,7 @@ async def test_the_page_tells_what_happened_in_order_with_durations_and_evidence
     assert 'href="https://grafana.example/d/7" rel="noopener nofollow">The panel' in seen.html
     assert '"instance": "web-7"' in seen.text
     assert seen.html.count("<article") == 3
+    assert seen.html.count('class="mark ') == 3
     assert seen.html.count("<h1") == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import pairwise
 from uuid import UUID, uuid5
 
 import pytest
@@ -32,6 +33,7 @@ from postfacta_app.timeline.view import (
     Moment,
     Turn,
     anchor,
+    chart,
     clock,
     days,
     lines,
@@ -114,6 +116,51 @@ def test_every_visible_entry_is_on_the_page_once_and_in_the_order_of_the_timelin
     timed = [it.t for it in items if isinstance(it, Moment | Turn)]
     assert timed == sorted(timed)
     assert [day.at for day in laid] == sorted({day.at for day in laid})
+
+
+@given(worlds(), some_turns)
+def test_every_mark_of_the_drawing_lies_within_it_and_in_the_order_of_time(
+    facts: Facts, across: list[Turn]
+) -> None:
+    entries = build(facts).entries
+    drawn = chart(lines(entries), across)
+    if drawn is None:
+        assert not entries
+        return
+    marks_ = [mark for lane in drawn.lanes.values() for mark in lane]
+    assert sorted(line.anchor for _, line in marks_) == sorted(anchor(it.source, it.id) for it in entries)
+    assert all({line.entry.source for _, line in lane} == {source} for source, lane in drawn.lanes.items())
+    assert [turn for _, turn in drawn.rules] == sorted(across, key=lambda it: it.t)
+    places = [x for x, _ in (*marks_, *drawn.rules, *drawn.ticks)]
+    assert all(190 <= x <= 902 for x in places)
+    by_time = sorted(marks_, key=lambda mark: mark[1].entry.t)
+    assert [x for x, _ in by_time] == sorted(x for x, _ in marks_)
+    assert all(b >= a + 96 for (a, _), (b, _) in pairwise(drawn.ticks))
+
+
+def test_a_long_gap_is_cut_out_and_labelled_with_its_length() -> None:
+    day = 86_400_000_000
+    shown = [
+        entry("10:00:00"),
+        entry("10:30:00"),
+        entry("11:00:00"),
+        entry("09:00:00", t=at("09:00:00") + day),
+    ]
+    drawn = chart(lines(shown), [])
+    assert drawn is not None
+    ((gap, words),) = drawn.breaks
+    assert words == "22 h 00 min"
+    first, middle, before, after = (x for x, _ in drawn.lanes["ci"])
+    assert middle - first == pytest.approx(before - middle, abs=0.2)
+    assert after - before < middle - first
+    assert before < gap < after
+    assert [words for _, words in drawn.ticks] == ["02-07 10:00", "02-07 11:00", "02-08 09:00"]
+
+
+def test_two_moments_far_apart_are_drawn_with_all_the_time_between_them() -> None:
+    drawn = chart(lines([entry("00:00:00"), entry("23:00:00")]), [])
+    assert drawn is not None
+    assert not drawn.breaks
 
 
 # What it says

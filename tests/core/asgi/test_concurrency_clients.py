@@ -9,9 +9,10 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from postfacta_core.asgi._concurrency import aside
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import ContextMiddleware, LoadSheddingMiddleware
-from postfacta_core.context import ignore_duration
+from postfacta_core.context import current_request, ignore_duration
 from postfacta_core.limits._overload import OverloadConfig, OverloadLimiter
 from postfacta_core.testing import ManualClock, call_asgi
 from tests.core.asgi.concurrency import (
@@ -222,6 +223,48 @@ async def test_a_body_read_while_looking_for_the_caller_reaches_the_handler() ->
     assert limiter.endings == [ANSWERED]
 
 
+async def test_a_long_poll_that_steps_aside_holds_no_slot_and_says_nothing() -> None:
+    limiter, news, begun = Recording(1), anyio.Event(), anyio.Event()
+
+    async def poll(scope: Scope, receive: Receive, send: Send) -> None:
+        async with aside():
+            await receive()
+            begun.set()
+            await news.wait()
+        assert limiter.in_flight == 1
+        await answer(200)(scope, receive, send)
+        async with aside():
+            assert limiter.in_flight == 0
+
+    app = ContextMiddleware(LoadSheddingMiddleware(poll, limiter))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call_asgi, app)
+        await begun.wait()
+        assert limiter.in_flight == 0
+        news.set()
+    assert limiter.endings == [UNKNOWN, UNKNOWN]
+    assert limiter.in_flight == 0
+
+
+async def test_a_body_that_has_come_while_a_request_is_aside_takes_no_slot() -> None:
+    limiter, held = Recording(1), list[int]()
+
+    async def poll(scope: Scope, receive: Receive, send: Send) -> None:
+        async with aside():
+            await receive()
+            held.append(limiter.in_flight)
+        held.append(limiter.in_flight)
+        await answer(200)(scope, receive, send)
+
+    app, slow = ContextMiddleware(LoadSheddingMiddleware(poll, limiter)), Client()
+    slow.reads.set()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, dict(POST), slow.receive, slow.send)
+        await until(lambda: slow.asked == 1)
+        slow.gives.set()
+    assert (held, limiter.in_flight) == ([0, 1], 0)
+
+
 async def test_a_request_that_pays_for_others_keeps_its_slot_and_says_nothing() -> None:
     limiter = Recording(1)
 
@@ -238,17 +281,29 @@ async def test_a_request_that_pays_for_others_keeps_its_slot_and_says_nothing() 
     ignore_duration()
 
 
-async def test_a_request_that_pays_for_others_and_is_not_answered_is_unknown() -> None:
+async def test_a_request_that_pays_for_others_and_is_not_answered_or_was_aside_is_unknown() -> None:
     limiter = Recording(1)
 
     async def fails(scope: Scope, receive: Receive, send: Send) -> None:
         ignore_duration()
         raise ValueError
 
-    with suppress(ValueError):
-        await call_asgi(ContextMiddleware(LoadSheddingMiddleware(fails, limiter)))
-    assert limiter.endings == [UNKNOWN]
+    async def leaves(scope: Scope, receive: Receive, send: Send) -> None:
+        ignore_duration()
+        async with aside():
+            ignore_duration()
+        await answer(200)(scope, receive, send)
+
+    for endpoint in (fails, leaves):
+        with suppress(ValueError):
+            await call_asgi(ContextMiddleware(LoadSheddingMiddleware(endpoint, limiter)))
+    assert limiter.endings == [UNKNOWN] * 3  # the last gave its slot back twice
     assert limiter.in_flight == 0
+
+
+async def test_stepping_aside_outside_of_a_request_does_nothing() -> None:
+    async with aside():
+        assert current_request() is None
 
 
 async def test_the_slot_leaves_the_context_with_the_response() -> None:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from postfacta_core.asgi import Cors, CorsMiddleware, Hardened, HardenOptions, harden
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
-from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.testing import AsgiResponse, call_asgi
 from tests.kit.every import every
 

@@ -100,9 +100,35 @@ async def test_what_makes_no_sense_changes_nothing() -> None:
     assert (breaker.mode, breaker.status()["state"]) == (Mode.ENFORCE, "closed")
 
 
-def test_without_a_token_it_is_not_made() -> None:
-    with pytest.raises(ValueError, match=r"OperatorEndpoint\.token must be a secret, not ''"):
-        OperatorEndpoint(token="")
+async def test_without_a_token_only_this_machine_is_served() -> None:
+    app, host = OperatorEndpoint(), ("Host", "localhost:8080")
+    with every() as case:
+        for name, address in (host[1], "127.0.0.1"), ("LOCALHOST", "127.0.0.2"), ("[::1]:8080", "::1"):
+            with case(name):
+                known = await call_asgi(app, headers=[("Host", name)], scope={"client": (address, 5)})
+                assert known.status == 200
+        for client in (("10.0.0.7", 5), ("somewhere", 5), None):
+            with case(client):
+                assert (await call_asgi(app, headers=[host], scope={"client": client})).status == 401
+        for header in (
+            ("X-Forwarded-For", "10.0.0.7"),
+            ("Via", "1.1 proxy"),
+            ("Host", "localhost.evil.example"),
+        ):
+            with case(header):
+                assert (await call_asgi(app, headers=[host, header], **LOCAL)).status == 401
+        assert (await call_asgi(app, **LOCAL)).status == 401  # It has no Host.
+
+
+async def test_without_a_token_a_page_of_another_site_changes_nothing() -> None:
+    retry, app, host = Retry("billing"), OperatorEndpoint(), ("Host", "localhost")
+    body = b'{"kind": "retry", "name": "billing", "mode": "off"}'
+    for headers in ([host], [host, ("Content-Type", "text/plain;application/json")]):
+        form = await call_asgi(app, "POST", "/", headers=headers, body=body, **LOCAL)
+        assert (form.status, retry.mode) == (415, Mode.ENFORCE)
+    json_type = ("Content-Type", "Application/JSON; charset=utf-8")
+    assert (await call_asgi(app, "POST", "/", headers=[host, json_type], body=body, **LOCAL)).status == 200
+    assert retry.mode is Mode.OFF
 
 
 async def test_with_a_token_it_alone_counts() -> None:

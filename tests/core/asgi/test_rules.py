@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 from postfacta_core.asgi import HardenOptions, RateLimit, RouteOptions, harden
-from postfacta_core.asgi._rules import RouteTable, Rules, check_route
+from postfacta_core.asgi._rules import Rules, check_route, route_table
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.context import current_request
-from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.limits._overload import Priority
 from postfacta_core.testing import call_asgi
 from tests.kit.every import every
@@ -32,7 +32,7 @@ def test_the_first_route_that_matches_counts() -> None:
         ["GET /{a}/{b}/c.d"],
     ]
     classes = [(routes, Rules()) for routes in names]
-    table = RouteTable(classes, OTHERS)
+    find = route_table(classes, OTHERS)
     expected = {
         "GET /items": 0,
         "HEAD /items": 0,
@@ -63,7 +63,7 @@ def test_the_first_route_that_matches_counts() -> None:
     with every() as case:
         for route, place in expected.items():
             with case(route):
-                assert table.find(*route.split(" ")) is (OTHERS if place is None else classes[place][1])
+                assert find(*route.split(" ")) is (OTHERS if place is None else classes[place][1])
 
 
 PARTS = st.sampled_from(["a", "b", "{x}", "a.b"])
@@ -93,7 +93,7 @@ def test_a_look_up_finds_what_a_search_in_order_would(
         return is_method and re.fullmatch(f"{pattern}/?", re.sub("/+", "/", path)) is not None
 
     first = next((rules for (route,), rules in classes if matches(route)), OTHERS)
-    assert RouteTable(classes, OTHERS).find(method, path) is first
+    assert route_table(classes, OTHERS)(method, path) is first
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:

@@ -43,7 +43,7 @@ from postfacta_core.asgi import (
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.context import current_request
-from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.errors import PoolTimeoutError, ResilienceError
 from postfacta_core.events import QueryFinished, TaskCrashed

@@ -26,7 +26,7 @@ from postfacta_core.asgi.middlewares import (
     TransferMiddleware,
 )
 from postfacta_core.context import RequestContext, bind_request, current_request, release_request
-from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.errors import PoolTimeoutError
 from postfacta_core.events import ListenerFailed
 from postfacta_core.telemetry.exchange import Exchange, Recorder

@@ -15,7 +15,7 @@ from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import TransferMiddleware
 from postfacta_core.context import RequestContext
-from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.testing import call_asgi
 from tests.core.asgi.transfers import (
     CRASHES,

@@ -15,7 +15,7 @@ from postfacta_core.asgi._rules import Rules
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import LoadSheddingMiddleware, TelemetryMiddleware, TransferMiddleware
 from postfacta_core.context import RequestContext
-from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.telemetry.exchange import Exchange, Recorder
 from postfacta_core.testing import ManualClock

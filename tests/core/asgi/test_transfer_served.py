@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from postfacta_core.asgi import HardenOptions, harden
-from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.deadlines._limits import TransferLimits
 
 async def read(request: Request):
     return PlainTextResponse(str(len(await request.body())))

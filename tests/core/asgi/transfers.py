@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import TransferMiddleware
-from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.testing import AsgiResponse, call_asgi
 
 __all__ = [

@@ -7,7 +7,7 @@ import math
 import pytest
 from hypothesis import example, given, strategies as st
 
-from postfacta_core.deadlines._deadline import Deadline, asked_timeout
+from postfacta_core.deadlines._limits import Deadline, asked_timeout
 from tests.kit.every import every
 
 SECONDS = st.floats(min_value=0, max_value=1e12)

@@ -32,7 +32,7 @@ from postfacta_core.events import (
 from postfacta_core.telemetry.exchange import Exchange, SocketExchange
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import ManualClock
-from tests.kit.exposition import OPEN_METRICS
+from tests.kit.exposition import OPEN_METRICS, read_open_metrics
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -286,6 +286,54 @@ def test_two_applications_live_in_one_process_and_the_global_registry_stays_unto
     assert b"/i/{id}" not in two.render().body
     names = set(prometheus_client.REGISTRY._names_to_collectors)  # noqa: SLF001, TID251 # pyright: ignore[reportPrivateUsage] - nothing public lists them
     assert not [name for name in names if name.startswith(("postfacta", "http_server", "db_client"))]
+
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+def exemplars(metrics: Metrics, **labels: str) -> dict[str, tuple[dict[str, str], float, float]]:
+    family = read_open_metrics(metrics.render(OPEN_METRICS, labels=labels).body)[
+        "http_server_request_duration_seconds"
+    ]
+    return {
+        sample.labels["le"]: (one.labels, one.value, float(one.timestamp or 0))
+        for sample in family.samples
+        if (one := sample.exemplar) is not None
+    }
+
+
+def traced(metrics: Metrics, flags: str, *, span: str = SPAN, seconds: float = 0.15) -> None:
+    request = RequestContext("an-id-of-some-kind", 990.0)
+    request.trace_id, request.span_id, request.trace_flags = TRACE, span, flags
+    exchange = Exchange(request, "GET", "/i/7")
+    exchange.status, exchange.route, exchange.seconds = 200, "/i/{id}", seconds
+    metrics.end(exchange)
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_stored"), [("01", True), ("03", True), ("00", False), ("02", False), ("", False)]
+)
+def test_an_exemplar_leads_to_a_trace_that_is_stored(
+    metrics: Metrics, flags: str, *, is_stored: bool
+) -> None:
+    traced(metrics, flags)
+    found = [labels for labels, _, _ in exemplars(metrics).values()]
+    assert found == [{"trace_id": TRACE, "span_id": SPAN}] * is_stored
+
+
+def test_the_latest_value_of_a_bucket_stands_for_it() -> None:
+    metrics = Metrics(wall=lambda: 1000.5)
+    for span, seconds in (("1" * 16, 0.12), ("2" * 16, 0.15), ("3" * 16, 11.0)):
+        traced(metrics, "01", span=span, seconds=seconds)
+    traced(metrics, "00", span="4" * 16)
+    expected = {
+        "0.2": ({"trace_id": TRACE, "span_id": "2" * 16}, 0.15, 1000.5),
+        "+Inf": ({"trace_id": TRACE, "span_id": "3" * 16}, 11.0, 1000.5),
+    }
+    # Those of several workers are on one page, under one more label.
+    assert exemplars(metrics) == exemplars(metrics, worker="1") == expected
+    # The older format has no place for them.
+    assert TRACE.encode() not in metrics.render().body
 
 
 def test_a_page_may_have_one_more_label_on_all_series(metrics: Metrics) -> None:

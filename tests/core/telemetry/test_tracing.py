@@ -32,10 +32,12 @@ from postfacta_core.events import (
     RetryScheduled,
     TaskCrashed,
 )
+from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.redaction import failure_fields
 from postfacta_core.telemetry.tracing import Tracing, nanoseconds, span_name, trace_headers
 from postfacta_core.testing import AsgiResponse, ManualClock, call_asgi
 from tests.kit.every import every
+from tests.kit.exposition import OPEN_METRICS
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -55,13 +57,14 @@ class Bench:
         provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.clock = ManualClock()
         self.tracing = Tracing(provider, wall=lambda: self.clock() + 1_700_000_000)
+        self.metrics = Metrics(with_process=False)
         self.seen: list[tuple[str, str, str]] = []
         app = Starlette(
             routes=[Route("/i/{id}", self.handle), Route("/crash", self.crash), Route("/503", self.busy)]
         )
         self.app = ContextMiddleware(
             TelemetryMiddleware(
-                app, [self.tracing], HardenOptions(quiet=["/healthz/live"]), clock=self.clock
+                app, [self.tracing, self.metrics], HardenOptions(quiet=["/healthz/live"]), clock=self.clock
             ),
             clock=self.clock,
         )
@@ -97,6 +100,10 @@ class Bench:
     @property
     def spans(self) -> tuple[ReadableSpan, ...]:
         return self.exporter.get_finished_spans()
+
+    @property
+    def page(self) -> str:
+        return self.metrics.render(OPEN_METRICS).body.decode()
 
 
 async def test_a_request_is_one_server_span_and_a_statement_one_client_span_below_it() -> None:
@@ -205,6 +212,14 @@ async def test_probes_have_no_span() -> None:
     bench = Bench()
     await bench.call("/healthz/live")
     assert bench.spans == ()
+    assert bench.page.count("trace_id=") == 0
+
+
+async def test_an_exemplar_names_the_span_that_was_exported() -> None:
+    bench = Bench()
+    await bench.call("/503")
+    (ids,) = map(ids_of, bench.spans)
+    assert f'# {{span_id="{ids.span_id:016x}",trace_id="{ids.trace_id:032x}"}}' in bench.page
 
 
 async def test_what_is_not_sampled_has_ids_and_no_spans() -> None:
@@ -212,6 +227,7 @@ async def test_what_is_not_sampled_has_ids_and_no_spans() -> None:
     await bench.call("/i/7")
     assert bench.spans == ()
     trace_id, _, flags = bench.seen[0]
+    assert trace_id not in bench.page
     assert len(trace_id) == 32
     assert not int(flags, 16) & 1
 

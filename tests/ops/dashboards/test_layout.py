@@ -200,3 +200,12 @@ def test_what_grafana_is_given_cannot_be_changed_in_the_browser() -> None:
                 for source in given.get("datasources", ()):
                     assert source["editable"] is False
                     assert source["url"].startswith("$")
+
+
+def test_a_dot_on_a_graph_leads_to_a_store_of_traces_that_exists() -> None:
+    (file,) = (file for file in PROVISIONING if "datasources" in file.parts)
+    sources = {source["uid"]: source for source in yaml.safe_load(file.read_text())["datasources"]}
+    for place in sources["prometheus"]["jsonData"]["exemplarTraceIdDestinations"]:
+        assert place["datasourceUid"] in sources
+        # That is what the library calls it: see telemetry.
+        assert place["name"] == "trace_id"

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.kit.every import every
-from tests.ops.dashboards.reading import ROOT, Asked, asked, filled, seen
+from tests.ops.dashboards.reading import BOARDS, ROOT, Asked, asked, filled, seen
 
 QUERIES = asked()
 GROWING = frozenset({"rate", "increase"})
@@ -129,3 +129,11 @@ def test_the_rules_above_see_what_breaks_them() -> None:
         names_recorded(broken("slo:unheard_of:ratio"))
     with pytest.raises(ValueError, match=r"."):
         parses(broken("sum by (route"))
+
+
+def test_exemplars_are_asked_of_a_histogram_alone() -> None:
+    targets = [
+        t for board in BOARDS.values() for p in board["panels"] for t in p.get("targets", ()) if t["exemplar"]
+    ]
+    assert targets
+    assert all("_bucket" in target["expr"] for target in targets)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, strategies as st
 
-from postfacta_core.deadlines._transfer import TransferLimits, may_have_body
+from postfacta_core.deadlines._limits import TransferLimits, may_have_body
 from tests.kit.every import every
 
 
