@@ -75,7 +75,7 @@ def test_a_database_that_acknowledges_before_it_has_written_is_found_out(templat
     )
     with open_folder() as folder:
         careless = check_durability(folder, options, template=template)
-    assert (careless.verdict, careless.exit_code) == ("fail", 1)
+    assert (careless.verdict, careless.exit_code) == ("fail", 1), careless.problems
     assert careless.findings.wrong["lost"]
 
 

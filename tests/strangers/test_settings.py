@@ -55,7 +55,7 @@ def test_guards_made_without_an_observer_stand_in_the_metrics(
         ("import postfacta_adapters.otlp", "pip install 'postfacta[otlp]'"),
         ("import postfacta_slo.__main__", 'pip install "postfacta[slo]"'),
         (
-            "from postfacta_core import RateLimiter; RateLimiter('a', '10/second', store='async+valkey://localhost:1')",
+            "from postfacta_adapters.limits import SharedStore; SharedStore('async+valkey://localhost:1')",
             "pip install 'postfacta[valkey]'",
         ),
     ],
