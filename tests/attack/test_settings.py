@@ -82,6 +82,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Statements",
             "Course",
             "ErrorTypes",
+            "Schedule",
             "Family",
             "Guard",
             "Interception",
