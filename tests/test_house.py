@@ -61,7 +61,7 @@ BUDGETS = {
     "postfacta_slo": 4_505,
     "postfacta_lab": 7_370,
     "postfacta_lab/assess": 2_811,
-    "postfacta_app": 14_865,
+    "postfacta_app": 14_867,
     "postfacta_app/web": 1_526,
 }
 

@@ -141,20 +141,28 @@ class Switches:
         found = [self._client.get_boolean_details(flag.name, default_value=True) for flag in FLAGS]
         return {it.flag_key: State(on=it.value) for it in found if it.error_code is None}
 
+    async def audit(self, database: Database) -> None:
+        if self._states != self._recorded:
+            self._recorded = await database.run_transaction(self._record)
+
+    async def _record(self, connection: Connection) -> dict[str, State]:
+        await connection.execute(_ONE_AT_A_TIME, operation="flags")
+        # Another instance may have recorded a later change by now.
+        await anyio.to_thread.run_sync(self.reread)
+        states = self._states
+        for name, state in states.items():
+            detail = json.dumps(state.model_dump())
+            await connection.execute(_RECORD, f"flag:{name}", detail, operation="flags")
+        return states
+
     @asynccontextmanager
     async def running(self, database: Database, observer: Observer) -> AsyncGenerator[None]:
         """Evaluate until the block ends, and record each change in the audit log once."""
         await anyio.to_thread.run_sync(self.reread)
-
-        async def audit() -> None:
-            if (states := self._states) != self._recorded:
-                await database.run_transaction(partial(_record, states=states))
-                self._recorded = states
-
         every = partial(repeating, "flags", observer=observer, interval=INTERVAL)
         async with (
             every(partial(anyio.to_thread.run_sync, self.reread)),
-            every(audit, database.wait_connected),
+            every(partial(self.audit, database), database.wait_connected),
         ):
             yield
 
@@ -166,9 +174,3 @@ insert into audit_log (actor, action, object, detail) select 'operator', 'flag.c
  where $2::jsonb -> 'on' is distinct from coalesce((
   select detail -> 'on' from audit_log where seq > (select max(seq) from audit_log) - 1000000
     and action = 'flag.change' and object = $1 order by seq desc limit 1), 'true')"""
-
-
-async def _record(connection: Connection, states: Mapping[str, State]) -> None:
-    await connection.execute(_ONE_AT_A_TIME, operation="flags")
-    for name, state in states.items():
-        await connection.execute(_RECORD, f"flag:{name}", json.dumps(state.model_dump()), operation="flags")

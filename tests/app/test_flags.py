@@ -21,6 +21,7 @@ from postfacta_app.flags import FLAGS, State, Switches, read_flags
 from postfacta_app.settings import SettingsError
 from postfacta_app.web.routes import RouteClass
 from postfacta_core.clock import WALL
+from postfacta_postgres import Database
 from tests.app.live import NEW, Service, in_process
 from tests.kit.every import every
 
@@ -162,8 +163,8 @@ async def serving(dsn: str, file: Path) -> AsyncGenerator[Service]:
         yield service
 
 
-async def audited(service: Service) -> list[tuple[str, str, object]]:
-    rows = await service.database.fetch(
+async def audited(database: Database | asyncpg.Connection[asyncpg.Record]) -> list[tuple[str, str, object]]:
+    rows = await database.fetch(
         "select actor, object, detail from audit_log where action = 'flag.change' order by seq"
     )
     return [(row["actor"], row["object"], json.loads(row["detail"])["on"]) for row in rows]
@@ -211,10 +212,24 @@ async def test_a_change_is_audited_once_whatever_sees_it(app_database_dsn: str, 
             for one in (service, other):
                 await settle(one, headers, 404 if on else 503)
             with anyio.fail_after(30):
-                while len(await audited(service)) < len(wanted):
+                while len(await audited(service.database)) < len(wanted):
                     await anyio.sleep(0.02)
         await anyio.sleep(0.2)  # for the other instance
-        assert await audited(service) == wanted
+        assert await audited(service.database) == wanted
+
+
+async def test_an_instance_that_is_late_records_no_older_state(app_database_dsn: str, tmp_path: Path) -> None:
+    file = tmp_path / "flags"
+    first, late = Switches(file), Switches(file)
+    async with Database(app_database_dsn) as database:
+        await database.wait_connected()
+        for on, seen_by in ((False, (first, late)), (True, (first,))):
+            put(file, exports=OFF | {"on": on})
+            for one in seen_by:
+                one.reread()
+            await first.audit(database)
+        await late.audit(database)
+        assert [on for _, _, on in await audited(database)] == [False, True]
 
 
 async def test_a_change_without_an_instance_is_audited_at_the_next_start(
@@ -229,9 +244,9 @@ async def test_a_change_without_an_instance_is_audited_at_the_next_start(
     await connection.close()
     async with serving(app_database_dsn, tmp_path / "flags") as service:
         with anyio.fail_after(30):
-            while len(await audited(service)) < 2:
+            while len(await audited(service.database)) < 2:
                 await anyio.sleep(0.02)
-        assert (await audited(service))[-1] == ("operator", "flag:exports", True)
+        assert (await audited(service.database))[-1] == ("operator", "flag:exports", True)
 
 
 async def test_without_writes_all_can_be_read_and_people_sign_in(
