@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import gc
 import json
-import logging
 import statistics
 import time
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from benchmarks.lines import write_to_nowhere
 from benchmarks.peers import peers
 from benchmarks.variants import sampling, variants
 from postfacta_core.asgi._types import ASGIApp, Message
@@ -178,8 +178,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=3000)
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
-    # The access line is formatted and goes nowhere: what a log collector costs is not ours.
-    logging.basicConfig(level=logging.INFO, handlers=[logging.NullHandler()])
+    write_to_nowhere()
     figures = asyncio.run(_measure(options.rounds, options.requests, options.request))
     print(f"{'variant':<34}{'us/request':>11}{'added us':>10}{'ratio':>8}{'cyclic objects':>16}")  # noqa: T201 - its job
     for name, figure in figures.items():

@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import gc
 import json
-import logging
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.bench_asgi import KINDS, applications, serve
+from benchmarks.lines import write_to_nowhere
 
 __all__ = ["count", "main"]
 
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.serve:
-        logging.basicConfig(level=logging.INFO, handlers=[logging.NullHandler()])
+        write_to_nowhere()
         asyncio.run(_serve(options.variants, options.request))
         return
     figures = count(options.variants or DEFAULT, options.request)

@@ -33,12 +33,14 @@ from starlette_exporter import PrometheusMiddleware
 
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Make", "peers"]
+__all__ = ["ACCESS", "Make", "peers"]
 
 Make = Callable[..., Starlette]
 """Makes the application with some middlewares."""
 
-_ACCESS = logging.getLogger("peers.access")
+ACCESS = logging.getLogger("peers.access")
+"""Has a line for each request of a stack."""
+
 _TIMEOUT = 30.0
 # Never reached: what is measured is a request that passes.
 _RATE = "1000000000/minute"
@@ -104,7 +106,7 @@ async def _time_out(request: Request, call_next: RequestResponseEndpoint) -> Res
 
 def _note(method: str, path: str, status: int, started: float) -> None:
     took = round((time.perf_counter() - started) * 1000, 3)
-    _ACCESS.info("request", extra={"method": method, "path": path, "status": status, "duration_ms": took})
+    ACCESS.info("request", extra={"method": method, "path": path, "status": status, "duration_ms": took})
 
 
 class _AccessLog:
