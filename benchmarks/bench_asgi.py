@@ -1,20 +1,19 @@
 """Measure the CPU that each layer, all of `harden`, and the peers' stacks add to a request over bare Starlette.
 
 Every variant handles the same in-process request. Rounds are interleaved, so that a slow moment of the machine hits
-all variants alike; what is printed are medians, and ratios to the bare application of the same run.
+all variants alike; what is printed is the least of each one's rounds, since whatever disturbs can only add, and its
+ratio to the bare application of the same run.
 
-    python -m benchmarks.bench_asgi [--request GET] [--rounds 15] [--requests 3000] [--json FILE]
+    python -m benchmarks.bench_asgi [--request GET] [--rounds 31] [--requests 1000] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
-import statistics
-import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +27,7 @@ from starlette.routing import Route
 
 from benchmarks.lines import write_to_nowhere
 from benchmarks.peers import peers
+from benchmarks.rounds import Work, cyclic_objects, interleaved, marked
 from benchmarks.variants import sampling, variants
 from postfacta_core.asgi._types import ASGIApp, Message
 
@@ -111,28 +111,6 @@ async def serve(app: ASGIApp, requests: int, kind: str = "GET") -> None:
         await app(_scope(kind), _receive, _send)
 
 
-async def _round(app: ASGIApp, requests: int, kind: str) -> float:
-    """CPU seconds a request, in this process alone."""
-    gc.collect()
-    gc.disable()
-    started = time.process_time()
-    await serve(app, requests, kind)
-    spent = time.process_time() - started
-    gc.enable()
-    return spent / requests
-
-
-async def _garbage(app: ASGIApp, requests: int, kind: str) -> float:
-    """Objects a request that only the cyclic collector can free."""
-    await _round(app, 100, kind)
-    gc.collect()
-    gc.disable()
-    await serve(app, requests, kind)
-    found = gc.collect()
-    gc.enable()
-    return found / requests
-
-
 def applications(kind: str = "GET") -> Mapping[str, ASGIApp]:
     """Name all that is compared, for a kind of `KINDS`; `bare` comes first."""
 
@@ -149,22 +127,21 @@ def applications(kind: str = "GET") -> Mapping[str, ASGIApp]:
 
 
 async def _measure(rounds: int, requests: int, kind: str) -> dict[str, dict[str, float]]:
-    apps = applications(kind)
-    times: dict[str, list[float]] = {name: [] for name in apps}
-    for app in apps.values():
-        await _round(app, 300, kind)
-    for _ in range(rounds):
-        for name, app in apps.items():
-            times[name].append(await _round(app, requests, kind))
-    base = statistics.median(times["bare"])
+    works: dict[str, Work] = {
+        name: partial(serve, app, kind=kind) for name, app in applications(kind).items()
+    }
+    for work in works.values():
+        await work(300)
+    times = await interleaved(works, rounds, dict.fromkeys(works, requests))
+    least = {name: min(spent) for name, spent in times.items()}
     return {
         name: {
-            "us": statistics.median(spent) * 1e6,
-            "added_us": (statistics.median(spent) - base) * 1e6,
-            "ratio": statistics.median(spent) / base,
-            "cyclic_objects": await _garbage(apps[name], 500, kind),
+            "us": spent * 1e6,
+            "added_us": (spent - least["bare"]) * 1e6,
+            "ratio": spent / least["bare"],
+            "cyclic_objects": await cyclic_objects(works[name], 500),
         }
-        for name, spent in times.items()
+        for name, spent in least.items()
     }
 
 
@@ -174,12 +151,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--request", choices=KINDS, default="GET", help="its kind (default: GET)")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--requests", type=int, default=3000)
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
     write_to_nowhere()
-    figures = asyncio.run(_measure(options.rounds, options.requests, options.request))
+    with marked():
+        figures = asyncio.run(_measure(options.rounds, options.requests, options.request))
     print(f"{'variant':<34}{'us/request':>11}{'added us':>10}{'ratio':>8}{'cyclic objects':>16}")  # noqa: T201 - its job
     for name, figure in figures.items():
         row = f"{figure['us']:>11.1f}{figure['added_us']:>10.1f}{figure['ratio']:>8.2f}{figure['cyclic_objects']:>16.2f}"

@@ -17,7 +17,7 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.policy_peers import OURS, TURN, nothing, rows
-from benchmarks.rounds import Work, cyclic_objects, medians
+from benchmarks.rounds import Work, cyclic_objects, marked, medians
 
 __all__ = ["main", "measure", "table"]
 
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     loops: dict[str, Figures] = {}
     for loop in options.loop:
-        with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        with marked(), asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
             loops[loop] = runner.run(measure(options.rounds, options.row))
     print("\n".join(table(loops)))  # noqa: T201 - its job
     options.json.parent.mkdir(exist_ok=True)

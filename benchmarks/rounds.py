@@ -5,12 +5,28 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Final
 
-__all__ = ["Work", "cpu_seconds", "cyclic_objects", "interleaved", "medians"]
+__all__ = ["Work", "cpu_seconds", "cyclic_objects", "interleaved", "marked", "medians"]
 
 Work = Callable[[int], Awaitable[object]]
 """Does a thing this many times."""
+
+_OWNED: Final = 0.9  # of a core
+
+
+@contextmanager
+def marked(
+    cpu: Callable[[], float] = time.process_time, wall: Callable[[], float] = time.perf_counter
+) -> Generator[None]:
+    """Mark what is printed as invalid if the process had less than 0.9 of a core while the block ran."""
+    used, began = cpu(), wall()
+    yield
+    share = (cpu() - used) / (wall() - began)
+    if share < _OWNED:
+        print(f"INVALID: this process had {share:.2f} of a core, not {_OWNED}. Measure on a quiet machine.")  # noqa: T201 - its job
 
 
 async def cpu_seconds(work: Work, repeats: int) -> float:
