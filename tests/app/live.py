@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -207,11 +207,18 @@ async def in_process(
     """Run the application on a migrated database until the block ends."""
     # Patient enough for a busy machine.
     patient = {"pool_acquire_timeout": 30, "statement_timeout": 30}
+    with patient_routes():
+        async with _served(dsn, v0_store, patient | settings) as service:
+            yield service
+
+
+@contextmanager
+def patient_routes() -> Generator[None]:
+    """Give each request of the applications that are made in the block half a minute."""
     with ExitStack() as stack:
         for of in RouteClass:
             stack.enter_context(patch.object(of, "seconds", 30.0))
-        async with _served(dsn, v0_store, patient | settings) as service:
-            yield service
+        yield
 
 
 @asynccontextmanager

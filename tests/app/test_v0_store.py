@@ -18,6 +18,7 @@ from postfacta_app.incidents.v0 import PostgresV0
 from postfacta_core.asgi import Hardened
 from postfacta_core.events import Mode
 from postfacta_postgres import Database
+from tests.app.live import patient_routes
 from tests.app.v0_app import MemoryStore, a_client, an_application
 
 LIST, START = "/api/v0/incidents", "/api/v0/incidents/start"
@@ -44,12 +45,13 @@ async def v0(
     database: Database, *, limit: int = 1000, sheds: bool = True
 ) -> AsyncGenerator[httpx2.AsyncClient]:
     store = PostgresV0(database, Transactions(database), limit=limit)
-    app = an_application(store)
-    assert isinstance(app, Hardened)
-    if not sheds:
-        app.shedding.mode = Mode.OFF
-    async with a_client(app) as client:
-        yield client
+    with patient_routes():
+        app = an_application(store)
+        assert isinstance(app, Hardened)
+        if not sheds:
+            app.shedding.mode = Mode.OFF
+        async with a_client(app) as client:
+            yield client
 
 
 async def started(client: httpx2.AsyncClient, **fields: object) -> UUID:

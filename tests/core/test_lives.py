@@ -34,7 +34,7 @@ class Lives:
     def __init__(self) -> None:
         self.log: list[str] = []
         self.health = HealthRegistry()
-        self.health.add("own", self._check, interval=3600)
+        self.health.add("own", self._check, interval=3600, timeout=60)
         api = FastAPI(lifespan=self._lifespan)
         api.get("/")(self._serve)
         policy = HardenOptions(
