@@ -91,6 +91,7 @@ FACES: Final = (
     *("postfacta_postgres", "postfacta_embedded"),
     *(
         "postfacta_adapters.httpx",
+        "postfacta_adapters.jwks",
         "postfacta_adapters.limits",
         "postfacta_adapters.otlp",
         "postfacta_adapters.psycopg",

@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from sqlalchemy import create_engine
 
+from postfacta_adapters.jwks import Jwks
 from postfacta_adapters.otlp import Provider
 from postfacta_adapters.psycopg import AsyncGuardedPool, GuardedPool
 from postfacta_adapters.sqlalchemy import guard_engine
@@ -106,6 +107,17 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
     Worker: Setting(
         right={"name": "mailer"},
         wrong={"name": NAME, "drain_timeout": FROM_ZERO, "priority": OBJECT, **OBSERVED},
+    ),
+    Jwks: Setting(
+        right={"fetch": check},
+        wrong={
+            "fetch": (None, "https://login.example.org/", sync_check, len),
+            "name": NAME,
+            **dict.fromkeys(("fresh", "valid", "pause", "timeout"), SECONDS),
+            "most_keys": COUNT,
+            **CLOCK,
+            "wall": FUNCTION,
+        },
     ),
     HealthRegistry: Setting(wrong={**OBSERVED, "luck": FUNCTION}),
     HealthRegistry.add: Setting(

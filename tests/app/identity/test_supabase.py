@@ -15,12 +15,14 @@ import jwt
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_app.identity.project import Client, Jwks
+from postfacta_adapters.jwks import Jwks
+from postfacta_app.identity.project import Client
 from postfacta_app.identity.supabase import SupabaseAccounts
 from postfacta_app.principal import Role
 from postfacta_core.guards.timeout import Timeout
+from tests.kit.keys import ec_key, rsa_key
 
-from .project import SECRET, SUB, FakeProject, ec_key, rsa_key
+from .project import SECRET, SUB, FakeProject
 
 if TYPE_CHECKING:
     from .conftest import Realm, World
@@ -161,6 +163,7 @@ CLAIMS: dict[str, Callable[[Realm], str]] = {
     "exp is true": lambda it: it.token(exp=True),
     "exp beyond all time": lambda it: it.token(exp=1e300),
     "e-mail is a list": lambda it: it.token(email=["ada@example.org"]),
+    "too long": lambda it: it.token(user_metadata={"about": "x" * 8192}),
 }
 SIGNATURES: dict[str, Callable[[Realm], str]] = {
     "unsigned": _unsigned,
@@ -175,7 +178,6 @@ SIGNATURES: dict[str, Callable[[Realm], str]] = {
     "ES256 said of the secret": lambda it: _by_hand(it, alg="HS256"),
     "unknown extension": lambda it: _by_hand(it, crit=["x"], x=1),
     "detached": lambda it: _by_hand(it, b64=False, crit=["b64"]),
-    "too long": lambda it: it.token(user_metadata={"about": "x" * 8192}),
     "deep": lambda it: f"{_base64(b'[' * 5000)}.e30.AA",
     "cut": lambda it: it.token()[:-8],
     "two parts": lambda it: it.token().rpartition(".")[0],
