@@ -40,6 +40,10 @@ _ALGORITHMS: Final = {"EC": "ES256", "RSA": "RS256"}
 _SIGNED: Final = PyJWS(options={"enforce_minimum_key_length": True})
 
 
+class _UnusableError(ValueError):
+    """What was fetched is no key set that can be used."""
+
+
 class Jwks:
     """The public keys of one issuer of tokens, such as Keycloak, Auth0, Entra or Supabase, and what they verify.
 
@@ -222,7 +226,9 @@ class Jwks:
             if keys or not self._keys or not self._is_good(began):
                 self._keys, self._read_at = keys, began
         except Exception as error:  # noqa: BLE001 - on any failure the known keys stay valid
-            said = {"policy": self.name, "error": type(error).__name__, "reason": str(error)[:200]}
+            # The text of others may hold the address with its credentials.
+            reason = str(error) if isinstance(error, _UnusableError) else ""
+            said = {"policy": self.name, "error": type(error).__name__, "reason": reason}
             logging.getLogger(__name__).warning("jwks.failed", extra=said)
         finally:
             self._fetched.set()
@@ -232,7 +238,7 @@ class Jwks:
             cast("Mapping[str, object]", found).get("keys") if isinstance(found, Mapping) else None
         )
         if not isinstance(given, list) or len(cast("list[object]", given)) > self._most_keys:
-            raise ValueError(f"not a set of at most {self._most_keys} keys")
+            raise _UnusableError(f"not a set of at most {self._most_keys} keys")
         keys = {
             key.key_id: key
             for key in (PyJWKSet(cast("list[dict[str, Any]]", given)).keys if given else ())
@@ -241,7 +247,7 @@ class Jwks:
             and key.algorithm_name == _ALGORITHMS.get(str(key.key_type))
         }
         if given and not keys:
-            raise ValueError("none of the keys is usable")
+            raise _UnusableError("none of the keys is usable")
         return keys
 
 

@@ -198,7 +198,20 @@ async def test_a_failed_fetch_is_logged_with_its_reason(
     await issuer.fetched(2)
     (record,) = (vars(record) for record in caplog.records if record.levelno == logging.WARNING)
     said = (record["message"], record["policy"], record["error"], record["reason"])
-    assert said == ("jwks.failed", "login", "ValueError", "not a set of at most 16 keys")
+    assert said == ("jwks.failed", "login", "_UnusableError", "not a set of at most 16 keys")
+
+
+async def test_the_text_of_a_foreign_error_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def fetch() -> object:
+        raise OSError("cannot reach https://me:hunter2@login.example.org/")
+
+    keys = Jwks(fetch)
+    async with keys.running():
+        with pytest.raises(RejectedError):
+            await keys.key("any")
+    (record,) = (vars(record) for record in caplog.records if record.levelno == logging.WARNING)
+    assert (record["error"], record["reason"]) == ("OSError", "")
+    assert "hunter2" not in str(record)
 
 
 async def test_a_hundred_who_wait_wait_for_one_fetch() -> None:
