@@ -1,27 +1,33 @@
 """Send spans to an OpenTelemetry collector, without any effect on the service when that fails.
 
 It needs the extra `otlp`, which brings OpenTelemetry's SDK. The SDK's own batches are used; what is added is what it
-leaves open: a loss is counted where it happens, and the end waits for two seconds, not for as long as the exporter
-tries. No request waits for anything but a lock that is held for a few instructions.
+leaves open: a loss is counted where it happens, the end waits for two seconds, not for as long as the exporter tries,
+and secrets stay in the process. No request waits for anything but a lock that is held for a few instructions: spans are
+cleaned where they are sent, by the SDK's thread.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from postfacta_core.validation import validation
 
 try:
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
     from opentelemetry.sdk.trace.sampling import Sampler
+    from opentelemetry.sdk.util import BoundedList
 except ModuleNotFoundError as _error:
     raise validation.missing_extra(__name__, "otlp", _error) from _error
 
+from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.trace import Link, Status
+
 from postfacta_core.events import PolicyCreated, Sample, process_observer
+from postfacta_core.telemetry.redaction import redact, redact_text
 
 __all__ = ["Provider"]
 
@@ -85,7 +91,7 @@ class _CountedSpans(BatchSpanProcessor):
 
 
 class _Watched(SpanExporter):
-    """Reports the outcome of each batch."""
+    """Removes secrets from each batch, and reports its outcome. What cannot be cleaned is not sent."""
 
     def __init__(self, exporter: SpanExporter, spans: _CountedSpans) -> None:
         self._exporter = exporter
@@ -94,7 +100,7 @@ class _Watched(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = SpanExportResult.FAILURE
         try:
-            result = self._exporter.export(spans)
+            result = self._exporter.export([_without_secrets(span) for span in spans])
         finally:
             self._spans.settled(len(spans), is_lost=result is not SpanExportResult.SUCCESS)
         return result
@@ -103,8 +109,47 @@ class _Watched(SpanExporter):
         self._exporter.shutdown()
 
 
+def _without_secrets(span: ReadableSpan) -> ReadableSpan:
+    return ReadableSpan(
+        name=redact_text(span.name),
+        context=span.context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes=_clean(span),
+        events=_bounded(
+            [Event(redact_text(it.name), _clean(it), it.timestamp) for it in span.events], span.dropped_events
+        ),
+        links=_bounded([Link(it.context, _clean(it)) for it in span.links], span.dropped_links),
+        kind=span.kind,
+        status=Status(span.status.status_code, redact_text(span.status.description or "") or None),
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
+
+
+# What the SDK's limits left out is sent as a number, which a plain list or dict does not have.
+
+
+def _clean(it: ReadableSpan | Event | Link) -> Mapping[str, Any]:
+    clean: dict[str, Any] = redact(dict(it.attributes or {}))
+    if not it.dropped_attributes:
+        return clean
+    bounded = BoundedAttributes(attributes=clean)
+    bounded.dropped = it.dropped_attributes
+    return bounded
+
+
+def _bounded(items: Sequence[Any], dropped: int) -> Sequence[Any]:
+    if not dropped:
+        return items
+    bounded = BoundedList[Any].from_seq(len(items), items)
+    bounded.dropped = dropped
+    return bounded
+
+
 class Provider(TracerProvider):
-    """A provider whose spans go to one exporter, and whose losses metrics can see.
+    """A provider whose spans go to one exporter without their secrets, and whose losses metrics can see.
 
     Make it OpenTelemetry's global one by `opentelemetry.trace.set_tracer_provider`, or give it to `Tracing`. The
     metrics of `harden` then show `postfacta_telemetry_spans_dropped_total` by themselves.
@@ -113,6 +158,9 @@ class Provider(TracerProvider):
         trace.set_tracer_provider(provider)
         ...
         provider.shutdown()  # two seconds at most
+
+    Passwords, tokens and what else looks like a secret are removed from names, attributes, events, links and status of
+    all spans, whatever library made them. The resource, and what is given to `add_span_processor`, stay as they are.
 
     Args:
         exporter: Such as `opentelemetry.exporter.otlp.proto.http.trace_exporter.OTLPSpanExporter`. It may hang, raise or

@@ -1,17 +1,19 @@
-"""A collector that is away, slow or stuck costs spans, which are counted, and nothing else."""
+"""A collector that is away, slow or stuck costs spans, which are counted, and nothing else; it gets no secret."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
-from opentelemetry.trace import Tracer
+from opentelemetry.trace import Link, SpanKind, StatusCode, Tracer
 
+from postfacta_adapters import otlp
 from postfacta_adapters.otlp import Provider
 from postfacta_core.asgi import Telemetry
 from postfacta_core.telemetry.metrics import Metrics
@@ -149,3 +151,79 @@ def test_the_metrics_of_a_service_show_the_losses_by_themselves(exporter: Export
     }
     assert seen == {"queue_full": 0, "export_failed": 4, "shutdown": 0}
     provider.shutdown()
+
+
+def test_secrets_in_spans_never_leave_the_process() -> None:
+    kept = InMemorySpanExporter()
+    provider = Provider(kept, sampler=ALWAYS_ON)
+    tracer = provider.get_tracer("somebody.else")
+    with tracer.start_as_current_span("GET https://me:canary-1@host/") as other:
+        pass
+    link = Link(other.get_span_context(), {"token": "canary-2"})
+    with tracer.start_as_current_span("work", links=[link], attributes={"db.password": "canary-3"}) as span:
+        span.set_attributes({"url.full": "https://host/?api_key=canary-4", "rows": 7, "names": ("a", "b")})
+        span.add_event("told", {"note": "Bearer canary-55555"})
+        span.set_status(StatusCode.ERROR, "at postgresql://me:canary-6@host/db")
+    provider.shutdown()
+    spans = kept.get_finished_spans()
+    assert "canary" not in "".join(span.to_json() for span in spans)
+    work = spans[1]
+    assert work.attributes is not None
+    assert (work.attributes["rows"], work.attributes["names"]) == (7, ["a", "b"])
+    assert work.attributes["url.full"] == "https://host/?api_key=[redacted]"
+    assert work.status.status_code is StatusCode.ERROR
+    assert (work.context, work.kind, work.resource) == (
+        span.get_span_context(),
+        SpanKind.INTERNAL,
+        provider.resource,
+    )
+    assert work.end_time is not None
+
+
+def test_a_clean_span_says_what_the_limits_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for what, most in (("SPAN_ATTRIBUTE", 2), ("SPAN_EVENT", 1), ("SPAN_LINK", 1), ("LINK_ATTRIBUTE", 1)):
+        monkeypatch.setenv(f"OTEL_{what}_COUNT_LIMIT", str(most))
+    kept = InMemorySpanExporter()
+    provider = Provider(kept, sampler=ALWAYS_ON)
+    context = tracer_of(provider).start_span("other").get_span_context()
+    links = [Link(context), Link(context, {"a": 1, "b": 2})]
+    with tracer_of(provider).start_as_current_span("work", links=links) as span:
+        span.set_attributes({"a": 1, "b": 2, "token": "canary"})
+        for name in ("first", "second", "third"):
+            span.add_event(name)
+    provider.shutdown()
+    (work,) = kept.get_finished_spans()
+    assert (work.dropped_attributes, work.dropped_events, work.dropped_links) == (1, 2, 1)
+    assert dict(work.attributes or {}) == {"b": 2, "token": "[redacted]"}
+    assert [event.name for event in work.events] == ["third"]
+    assert [(link.attributes, link.dropped_attributes) for link in work.links] == [({"b": 2}, 1)]
+
+
+def test_spans_are_cleaned_outside_of_requests(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[threading.Thread] = set()
+
+    def redact(fields: Mapping[str, object]) -> dict[str, object]:
+        threads.add(threading.current_thread())
+        return dict(fields)
+
+    monkeypatch.setattr(otlp, "redact", redact)
+    provider = Provider(exporter, sampler=ALWAYS_ON, batch=2)
+    end(provider, 5)
+    provider.shutdown()
+    assert len(exporter.taken) == 5
+    assert threads
+    assert threading.current_thread() not in threads
+
+
+def test_a_span_that_cannot_be_cleaned_is_counted_and_not_sent(
+    exporter: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def redact(_: Mapping[str, object]) -> dict[str, object]:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(otlp, "redact", redact)
+    provider = Provider(exporter, sampler=ALWAYS_ON)
+    end(provider, 3)
+    provider.shutdown()
+    assert exporter.taken == []
+    assert lost(provider) == {"export_failed": 3}

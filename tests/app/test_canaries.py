@@ -13,15 +13,14 @@ import anyio
 import anyio.to_thread
 import httpx2
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from postfacta_app.observability import RedactingExporter, configure_logging
+from postfacta_adapters.otlp import Provider
+from postfacta_app.observability import configure_logging
 from postfacta_app.problems import Problems
 from postfacta_app.settings import Settings
 from postfacta_core import logs
@@ -158,8 +157,7 @@ async def test_secrets_in_what_is_raised_reach_no_sink(written: int, message: st
 
     configure_logging(Settings.model_validate({"log_format": style}))
     kept = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(RedactingExporter(kept)))
+    provider = Provider(kept)
     problems = Problems()
     web = Starlette(routes=[Route("/api/v1/crash", crash)], exception_handlers=problems.handlers)
     telemetry = Telemetry(tracing=Tracing(provider))
@@ -171,8 +169,8 @@ async def test_secrets_in_what_is_raised_reach_no_sink(written: int, message: st
     assert answer.status_code == 500
     await anyio.to_thread.run_sync(logging.getLogger().handlers[0].flush)
     said = os.read(written, 1_000_000).decode()
+    await anyio.to_thread.run_sync(provider.shutdown)
     spans = "".join(span.to_json() for span in kept.get_finished_spans())
-    provider.shutdown()
     # The error is there, in each of them: only its secret is not.
     assert "RuntimeError" in said
     assert "OSError" in said
