@@ -95,6 +95,8 @@ FACES: Final = (
         "postfacta_adapters.limits",
         "postfacta_adapters.otlp",
         "postfacta_adapters.psycopg",
+        "postfacta_adapters.secrets",
+        "postfacta_adapters.sign_in",
         "postfacta_adapters.sqlalchemy",
         "postfacta_adapters.workers",
     ),

@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
 from postfacta_adapters.limits import SharedStore
+from postfacta_adapters.sign_in import SignInThrottle
 from postfacta_core.asgi import Cors, Hardened, HardenOptions, Scope, Telemetry, harden
 from postfacta_core.asgi._settings import bears
 from postfacta_core.drain._course import DrainLimits
@@ -24,13 +25,13 @@ from postfacta_slo.status.prometheus import Prometheus
 from . import actions, durations, error_pages, export, incident_page, labels, links
 from .db import SCHEMA_ERRORS, Reader, Transactions, repeating
 from .error_pages import error_page
+from .errors import RateLimitedError
 from .flags import FLAGS, Switches
 from .identity import pages as identity
 from .identity.api import Identity
 from .identity.guard import Guard, revocations
 from .identity.local import LocalAccounts
 from .identity.postgres import losses
-from .identity.throttle import Throttle
 from .incidents import pages as incidents, v0
 from .incidents.v0 import PostgresV0
 from .migrations import HEAD, revision
@@ -135,7 +136,7 @@ def create_app(
         telemetry=telemetry,
         health=health,
         resources=[
-            rotation.watching(rate_store),
+            rotation.renewing(rate_store),
             switches.running(database, telemetry.observer),
             database,
             # With limits by address, `harden` opens it.
@@ -195,7 +196,7 @@ def _sign_in(
     telemetry: Telemetry,
 ) -> tuple[LocalAccounts | SupabaseAccounts, Sequence[Resource]]:
     common: dict[str, Any] = {
-        "throttle": Throttle(store=store),
+        "throttle": SignInThrottle(uncounted=RateLimitedError, store=store, observer=None),
         "attempted": partial(business.attempted, "password"),
     }
     if rotation.current.auth_mode is not AuthMode.SUPABASE:

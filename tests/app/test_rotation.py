@@ -147,7 +147,7 @@ async def test_the_store_of_rates_is_replaced_when_its_address_or_a_file_of_it_c
     address = f"async+valkeys://:{{}}@127.0.0.1:9?ssl_certfile={certificate}"
     source, store = Source(RATE_STORE=address.format("one")), FakeStore()
     rotation = Rotation(source(), source, every=0.01)
-    async with rotation.watching(store):
+    async with rotation.renewing(store):
         source.set("RATE_STORE", address.format("two"))
         with anyio.fail_after(PATIENCE):
             while len(store.replaced_by) < 1:

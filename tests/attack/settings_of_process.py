@@ -12,6 +12,8 @@ from sqlalchemy import create_engine
 from postfacta_adapters.jwks import Jwks
 from postfacta_adapters.otlp import Provider
 from postfacta_adapters.psycopg import AsyncGuardedPool, GuardedPool
+from postfacta_adapters.secrets import Reloaded
+from postfacta_adapters.sign_in import SignInThrottle
 from postfacta_adapters.sqlalchemy import guard_engine
 from postfacta_adapters.workers import Worker
 from postfacta_core import (
@@ -31,18 +33,22 @@ from tests.attack.wrong import (
     CLOCK,
     COUNT,
     COUNT_FROM_ZERO,
+    ERRORS,
     FLAG,
     FROM_ZERO,
     FROM_ZERO_OR_INF,
     FUNCTION,
+    FUNCTION_OR_NONE,
     NAME,
     OBJECT,
     OBSERVED,
+    RATES,
     SECONDS,
     SECONDS_OR_INF,
     SECRET,
     SECRET_TEXT,
     TEXT,
+    TEXTS,
     Setting,
     check,
     sync_check,
@@ -103,6 +109,33 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
             "transaction_pooling": FLAG,
             "plan_each_time": FLAG,
         }
+    ),
+    Reloaded: Setting(
+        right={"value": 1.0, "read": lambda: 2.0, "names": ["real"]},
+        wrong={
+            "read": FUNCTION,
+            "names": (*TEXTS, ["away"]),
+            "replace": FUNCTION_OR_NONE,
+            "files": FUNCTION_OR_NONE,
+            "needs_restart": FUNCTION_OR_NONE,
+            "explains": ERRORS,
+            "every": SECONDS,
+            "wall": FUNCTION,
+        },
+        free={"value": "of any kind"},
+    ),
+    SignInThrottle: Setting(
+        wrong={
+            "name": (*NAME, "x" * 49),
+            **dict.fromkeys(
+                ("network", "site", "account_here", "account", "account_beyond", "device"), RATES
+            ),
+            "uncounted": ERRORS,
+            "store": (3, {}, "memory://"),
+            "max_keys": COUNT,
+            **OBSERVED,
+        },
+        hidden={"store"},
     ),
     Worker: Setting(
         right={"name": "mailer"},

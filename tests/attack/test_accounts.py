@@ -11,9 +11,11 @@ import httpx2
 import pytest
 from argon2 import PasswordHasher
 
+from postfacta_adapters.sign_in import SignInThrottle
 from postfacta_app import app
-from postfacta_app.errors import RateLimitedError, UnauthenticatedError
-from postfacta_app.identity import local, throttle
+from postfacta_app.errors import UnauthenticatedError
+from postfacta_app.identity import local
+from postfacta_core.errors import RateLimitExceededError
 from postfacta_core.limits.rate import RateLimiter
 from postfacta_core.testing import ManualClock
 from tests.app.live import Service, in_process
@@ -25,7 +27,7 @@ OURS = {"Sec-Fetch-Site": "same-origin"}
 @pytest.fixture(autouse=True)
 def standing_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no budget of tries fill up while a busy machine is slow to use it up."""
-    monkeypatch.setattr(app, "Throttle", partial(throttle.Throttle, clock=ManualClock()))
+    monkeypatch.setattr(app, "SignInThrottle", partial(SignInThrottle, clock=ManualClock()))
 
 
 @pytest.fixture(autouse=True)
@@ -126,11 +128,10 @@ async def test_no_answer_tells_whether_there_is_an_account(app_database_dsn: str
         assert told[ADA] == told["nobody@tests.example"]
 
 
-async def test_the_throttle_keeps_a_bounded_number_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throttle, "_MOST_KEYS", 100)
-    tries = throttle.Throttle(clock=lambda: 0.0)
+async def test_the_throttle_keeps_a_bounded_number_of_keys() -> None:
+    tries = SignInThrottle(max_keys=100, observer=None, clock=lambda: 0.0)
     for number in range(2_000):
-        with suppress(UnauthenticatedError, RateLimitedError):
+        with suppress(UnauthenticatedError, RateLimitExceededError):
             async with tries.attempt(f"10.0.{number // 250}.{number % 250}", f"{number}@tests.example"):
                 raise UnauthenticatedError("wrong")
     limiters = [it for it in vars(tries).values() if isinstance(it, RateLimiter)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import runpy
@@ -13,7 +14,7 @@ import anyio
 import pytest
 
 from postfacta_core.asgi import Hardened
-from postfacta_core.testing import call_asgi
+from postfacta_core.testing import AsgiResponse, call_asgi
 from tests.kit.lifespan import running
 from tests.kit.pg import execute
 
@@ -26,6 +27,7 @@ PAGES = [
     "docs/how-to/deadlines.md",
     "docs/how-to/graceful-shutdown.md",
     "docs/how-to/hedging-and-fallback.md",
+    "docs/how-to/limit-sign-in.md",
     "docs/how-to/load-shedding.md",
     "docs/how-to/logs.md",
     "docs/how-to/migrate.md",
@@ -33,6 +35,7 @@ PAGES = [
     "docs/how-to/psycopg.md",
     "docs/how-to/rate-limits.md",
     "docs/how-to/retries.md",
+    "docs/how-to/rotate-secrets.md",
     "docs/how-to/sqlalchemy.md",
 ]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -54,6 +57,16 @@ def dsn(database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
+def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the files that the examples read secrets from."""
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    for name in ("mail_password", "traffic_key"):
+        (folder / name).write_text(f"the-{name}\n")
+    monkeypatch.setenv("SECRETS_DIR", str(folder))
+
+
+@pytest.fixture
 def root_logger() -> Generator[None]:
     """Put the root logger back: an example configures it."""
     root = logging.getLogger()
@@ -64,7 +77,7 @@ def root_logger() -> Generator[None]:
     root.setLevel(level)
 
 
-@pytest.mark.usefixtures("root_logger", "dsn")
+@pytest.mark.usefixtures("root_logger", "dsn", "secrets")
 @pytest.mark.parametrize("page", PAGES)
 async def test_each_example_runs_and_answers(page: str, tmp_path: Path) -> None:
     blocks = BLOCK.findall((ROOT / page).read_text())
@@ -94,6 +107,31 @@ async def _answers(app: Any) -> None:
         if isinstance(app, Hardened):
             scrape = (await call_asgi(app, "GET", "/metrics")).body.decode()
             assert re.search(r'http_route="/invoices/\{id(:int)?\}"', scrape)
+
+
+async def test_what_the_page_says_of_guesses_and_known_devices_is_so(tmp_path: Path) -> None:
+    known: dict[str, Any] = {}
+    for number, block in enumerate(BLOCK.findall((ROOT / "docs/how-to/limit-sign-in.md").read_text())):
+        file = tmp_path / f"block_{number}.py"
+        file.write_text(block)
+        known |= runpy.run_path(str(file), init_globals=known)
+    app: Hardened = known["app"]
+
+    async def sign_in(password: str, email: str = "ann@example.org", cookie: str = "") -> AsgiResponse:
+        body = json.dumps({"email": email, "password": password}).encode()
+        return await call_asgi(app, "POST", "/sign-in", headers=[("cookie", cookie)], body=body)
+
+    async with running(app):
+        answer = await sign_in("correct horse")
+        device = (answer.header("set-cookie") or "").partition(";")[0]
+        assert (answer.status, device[:7]) == (200, "device=")
+        guesses = [await sign_in("wrong") for _ in range(6)]
+        assert [guess.status for guess in guesses] == [401] * 5 + [429]
+        assert 0 < int(guesses[-1].header("retry-after") or 0) <= 12
+        assert (await sign_in("wrong", email="nobody@example.org")).body == guesses[0].body
+        assert (await sign_in("correct horse")).status == 429
+        assert (await sign_in("correct horse", cookie=device)).status == 200
+        assert (await sign_in("correct horse", cookie=device[:-1] + "x")).status == 429
 
 
 @pytest.mark.usefixtures("dsn")

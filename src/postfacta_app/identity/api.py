@@ -142,9 +142,10 @@ async def change_password(owner: Owner, sent: model.PasswordChange, desk: Desk) 
     if sent.password.strip().lower() == owner.email:
         raise invalid("/password", "invalid", "must not be the e-mail address")
     # Only the holder of this session can use up its attempts.
-    async with local.throttle.attempt("", device=f"password of {owner.id}"):
+    async with local.limited("", device=f"password of {owner.id}") as accept:
         if not await local.passwords.verify(stored, sent.current_password, is_known=True):
             raise invalid("/current_password", "invalid", "is wrong")
+        accept()
     hashed = await local.passwords.hash(sent.password)
 
     async def work(unit: Unit) -> None:

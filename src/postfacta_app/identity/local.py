@@ -21,14 +21,13 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from postfacta_core.context import current_request
-from postfacta_core.limits._address import client_address
+from postfacta_adapters.sign_in import SignInThrottle, client_of
+from postfacta_core.errors import RateLimitExceededError
 
 from ..db import Answer, Transactions, Unit
 from ..errors import AppError, RateLimitedError, UnauthenticatedError, slow_down
 from ..principal import NOBODY, Principal
 from . import model, postgres
-from .throttle import Throttle
 
 T = TypeVar("T")
 
@@ -114,10 +113,10 @@ class Accounts:
         self,
         transactions: Transactions,
         *,
-        throttle: Throttle | None = None,
+        throttle: SignInThrottle | None = None,
         attempted: Callable[[str], object] = lambda _: None,
     ) -> None:
-        self.throttle = throttle or Throttle()
+        self._throttle = throttle or SignInThrottle(uncounted=RateLimitedError, observer=None)
         self._transactions, self._attempted = transactions, attempted
         self._reader = transactions.reader(NOBODY)
 
@@ -126,10 +125,20 @@ class Accounts:
         return None
 
     @asynccontextmanager
-    async def _attempt(self, request: Request, email: str, device: str = "") -> AsyncGenerator[None]:
+    async def limited(self, *who: str, device: str = "") -> AsyncGenerator[Callable[[], None]]:
         try:
-            async with self.throttle.attempt(address(request), email, device=device):
-                yield
+            async with self._throttle.attempt(*who, device=device) as accept:
+                yield accept
+        except RateLimitExceededError as error:
+            raise slow_down(error.retry_after or 1.0) from None
+
+    @asynccontextmanager
+    async def _attempt(
+        self, request: Request, email: str, device: str = ""
+    ) -> AsyncGenerator[Callable[[], None]]:
+        try:
+            async with self.limited(client_of(request.scope), email, device=device) as accept:
+                yield accept
         except AppError as error:
             self._attempted("limited" if isinstance(error, RateLimitedError) else "bad_credentials")
             raise
@@ -171,7 +180,7 @@ class LocalAccounts(Accounts):
         account = await postgres.account(self._reader, credentials.email)
         stored = account.password_hash if account else None
         device = self._device(request, account)
-        async with self._attempt(request, credentials.email, device):
+        async with self._attempt(request, credentials.email, device) as accept:
             is_right = await self.passwords.verify(stored, credentials.password, is_known=bool(device))
             if not is_right or account is None or stored is None:
                 raise wrong_password()
@@ -184,6 +193,7 @@ class LocalAccounts(Accounts):
                 await postgres.add_secret(unit, minted.token)
 
             await self._begin(request, minted, keep)
+            accept()
         return replace(minted, device=device_cookie(account.id, new, is_local=self._is_local))
 
     def _device(self, request: Request, account: model.Account | None) -> str:
@@ -196,7 +206,7 @@ class LocalAccounts(Accounts):
 
     async def register(self, request: Request, sent: model.Registration) -> Response:
         new = model.NewUser.model_validate(sent.model_dump())  # As a viewer.
-        async with self.throttle.attempt(address(request)):
+        async with self.limited(client_of(request.scope)):
             return await self.add(request, NOBODY, new, shown=model.Registered)
 
     async def add(
@@ -214,15 +224,6 @@ class LocalAccounts(Accounts):
 
 def wrong_password() -> UnauthenticatedError:
     return UnauthenticatedError("Wrong e-mail or password", headers={"WWW-Authenticate": "Bearer"})
-
-
-def address(request: Request) -> str:
-    """Return the client's address behind trusted proxies; for IPv6 the /64, which has one owner."""
-    known = current_request()
-    if known is not None and known.client:
-        return known.client
-    # Without the layer that knows the proxies there are none.
-    return client_address(request.client.host if request.client else None, ())
 
 
 def cookie_name(*, is_local: bool) -> str:

@@ -112,8 +112,9 @@ class SupabaseAccounts(Accounts):
         self, request: Request, credentials: model.Credentials, kind: model.Kind, *, now: datetime
     ) -> model.Minted:
         """Have the project check a password; return its token, or a session; raises as the local way."""
-        async with self._attempt(request, credentials.email):
+        async with self._attempt(request, credentials.email) as accept:
             token = await self._token(credentials)
+            accept()
         found = await self.credential(request, token)
         if found is None or found.expires_at <= now:
             raise self._unusable("token_refused")

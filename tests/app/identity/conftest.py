@@ -15,8 +15,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from postfacta_adapters.jwks import Jwks
+from postfacta_adapters.sign_in import SignInThrottle
 from postfacta_app.db import Transactions, Unit
-from postfacta_app.errors import AppError
+from postfacta_app.errors import AppError, RateLimitedError
 from postfacta_app.identity import pages as slice_
 from postfacta_app.identity.api import Identity
 from postfacta_app.identity.guard import Guard
@@ -25,7 +26,6 @@ from postfacta_app.identity.model import Kind, NewUser, User
 from postfacta_app.identity.postgres import add_secret, add_user
 from postfacta_app.identity.project import Client
 from postfacta_app.identity.supabase import SupabaseAccounts
-from postfacta_app.identity.throttle import Throttle
 from postfacta_app.principal import NOBODY, Access, Principal, Role
 from postfacta_app.settings import Settings, load_settings
 from postfacta_app.web.render import Pages
@@ -222,7 +222,7 @@ async def realm(world: World, project: FakeProject) -> AsyncGenerator[Realm]:
             jwks,
             transactions,
             clock=lambda: world.wall,
-            throttle=Throttle(clock=lambda: world.monotonic),
+            throttle=SignInThrottle(uncounted=RateLimitedError, observer=None, clock=lambda: world.monotonic),
             attempted=attempts.append,
         )
         client, guard = world.instance(settings, accounts)

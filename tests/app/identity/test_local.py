@@ -7,21 +7,18 @@ from datetime import UTC, datetime, timedelta
 import anyio
 import pytest
 from argon2 import PasswordHasher
-from starlette.requests import Request
 
 from postfacta_app.errors import RateLimitedError, UnauthenticatedError
 from postfacta_app.identity.guard import presented
 from postfacta_app.identity.local import (
     SECRET,
     Passwords,
-    address,
     digest,
     mint,
     session_cookie,
 )
 from postfacta_app.identity.model import Kind
 from postfacta_app.principal import Principal, Role
-from postfacta_core.context import RequestContext, bind_request, release_request
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 ADA = Principal(actor="user:1", name="Ada", role=Role.VIEWER)
@@ -86,28 +83,6 @@ async def test_verifications_beyond_the_queue_limit_get_429() -> None:
         for _ in range(60):
             group.start_soon(knock)
     assert 0 < refused < 60
-
-
-# Browsers, and where they are
-
-
-@pytest.mark.parametrize(
-    ("peer", "named"),
-    [(("192.0.2.1", 1), "192.0.2.1"), (("2001:db8::1:2", 1), "2001:db8::/64"), (("x", 1), "x"), (None, "")],
-)
-def test_an_address_is_that_of_the_connection_unless_the_core_names_the_client(
-    peer: tuple[str, int] | None, named: str
-) -> None:
-    request = Request({"type": "http", "client": peer, "headers": [(b"x-forwarded-for", b"203.0.113.9")]})
-    assert address(request) == named
-    context = RequestContext("0123456789", 0.0)
-    token = bind_request(context)
-    try:
-        assert address(request) == named
-        context.client = "198.51.100.1"
-        assert address(request) == "198.51.100.1"
-    finally:
-        release_request(token)
 
 
 # Secrets
