@@ -98,6 +98,7 @@ FACES: Final = (
         "postfacta_adapters.secrets",
         "postfacta_adapters.sign_in",
         "postfacta_adapters.sqlalchemy",
+        "postfacta_adapters.stale",
         "postfacta_adapters.workers",
     ),
 )

@@ -49,10 +49,9 @@ from .settings import AuthMode, Settings, is_loopback
 from .signals import api as signals
 from .timeline import api as timeline
 from .timeline.kept import KeptTimelines
-from .web.render import STATIC, Pages
+from .web.render import STATIC, Pages, stale_answers
 from .web.routes import RouteClass, Rule, build_routes
 from .web.slices import Tools
-from .web.stale import StaleAnswers
 
 if TYPE_CHECKING:
     from .identity.supabase import SupabaseAccounts
@@ -102,7 +101,7 @@ def create_app(
     guard = Guard(
         database, settings, foreign=accounts.credential, attempted=partial(business.attempted, "token")
     )
-    stale = StaleAnswers(database.name)
+    stale = stale_answers(database.name)
     look = revocations(
         partial(losses, Reader(database, NOBODY)),
         distrust=partial(guard.forget, lambda _: True),

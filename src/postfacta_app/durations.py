@@ -16,6 +16,8 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from postfacta_adapters.stale import allow_stale
+
 from .db import VISIBLE, Reader, Where, sees
 from .incidents.access import COLUMNS, Ref, Share, incident_of, missing, ref_of, where_of
 from .incidents.model import IncidentFilters, Kind, Severity
@@ -28,7 +30,6 @@ from .web.body import Time
 from .web.render import span
 from .web.routes import RouteClass
 from .web.slices import Page, Routes
-from .web.stale import allow_stale
 
 PLOTTED: Final = 500  # the most incidents that are plotted and listed: the newest
 LEAST: Final = {50: 5, 90: 10}  # the fewest values for each quantile, by its percentage

@@ -10,7 +10,7 @@ from postfacta_core.asgi._types import Message, Scope
 from tests.app.live import NEW, in_process
 
 # Of the app and what it calls; the ways to the handler and to the database are counted with the core.
-_OURS = ("/postfacta_app/", "/starlette/", "/pydantic/")
+_OURS = ("/postfacta_adapters/", "/postfacta_app/", "/starlette/", "/pydantic/")
 _MOST = 105
 
 

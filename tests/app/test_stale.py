@@ -9,9 +9,10 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
+from postfacta_adapters.stale import allow_stale, is_away
 from postfacta_app.errors import MalformedError, NotFoundError
 from postfacta_app.principal import Principal, Role
-from postfacta_app.web.stale import MAX_AGE, StaleAnswers, allow_stale, is_away
+from postfacta_app.web.render import MAX_STALE, stale_answers
 from postfacta_core.errors import (
     DatabaseUnavailableError,
     DeadlineExceededError,
@@ -39,7 +40,7 @@ class World:
 
     def __post_init__(self) -> None:
         # 10:00:00 UTC, and the monotonic seconds on top.
-        self.stale = StaleAnswers(
+        self.stale = stale_answers(
             "postgres", monotonic=lambda: self.now, wall=lambda: 1_772_359_200 + self.now
         )
 
@@ -67,7 +68,11 @@ class World:
             "query_string": query.encode(),
             "headers": raw,
         }
-        return await self.stale.answer(Request(scope), who, handler or self.handle)
+
+        def handled(request: Request) -> Awaitable[Response]:
+            return (handler or self.handle)(request, who)
+
+        return await self.stale.answer(Request(scope), who, handled)
 
     async def has_kept(self, query: str) -> bool:
         try:
@@ -128,7 +133,7 @@ async def test_a_stale_response_has_its_age_and_no_store() -> None:
 async def test_after_a_quarter_of_an_hour_it_is_no_answer_any_more_and_use_does_not_renew_it() -> None:
     world = World()
     await world.get()
-    world.answer, world.now = AWAY, world.now + MAX_AGE - 0.1
+    world.answer, world.now = AWAY, world.now + MAX_STALE - 0.1
     assert (await world.get()).headers["age"] == "899"
     world.now += 0.1
     await world.assert_nothing_is_kept()

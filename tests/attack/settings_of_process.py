@@ -15,6 +15,7 @@ from postfacta_adapters.psycopg import AsyncGuardedPool, GuardedPool
 from postfacta_adapters.secrets import Reloaded
 from postfacta_adapters.sign_in import SignInThrottle
 from postfacta_adapters.sqlalchemy import guard_engine
+from postfacta_adapters.stale import StaleAnswers
 from postfacta_adapters.workers import Worker
 from postfacta_core import (
     DrainLimits,
@@ -211,5 +212,17 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
             "patience": SECONDS,
         },
         free={"resource": "OpenTelemetry's", "sampler": "OpenTelemetry's"},
+    ),
+    StaleAnswers: Setting(
+        right={"dependency": "billing"},
+        wrong={
+            "dependency": NAME,
+            **dict.fromkeys(("cache", "detail"), (*NAME, "9 lives", "9", 'b"', "b;c=d", "b\n")),
+            "refusals": ERRORS,
+            **dict.fromkeys(("mark", "is_current"), FUNCTION_OR_NONE),
+            "max_age": SECONDS,
+            **dict.fromkeys(("max_entries", "max_bytes"), COUNT),
+            **dict.fromkeys(("monotonic", "wall"), FUNCTION),
+        },
     ),
 }

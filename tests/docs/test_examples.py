@@ -7,6 +7,7 @@ import logging
 import re
 import runpy
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import anyio
 import pytest
 
 from postfacta_core.asgi import Hardened
+from postfacta_core.errors import DatabaseUnavailableError
 from postfacta_core.testing import AsgiResponse, call_asgi
+from postfacta_postgres import Database
 from tests.kit.lifespan import running
 from tests.kit.pg import execute
 
@@ -22,6 +25,7 @@ ROOT = Path(__file__).parent.parent.parent
 PAGES = [
     "README.md",
     "docs/how-to/adopt-the-core.md",
+    "docs/how-to/answer-while-the-database-is-away.md",
     "docs/how-to/call-other-services.md",
     "docs/how-to/circuit-breaker.md",
     "docs/how-to/deadlines.md",
@@ -132,6 +136,38 @@ async def test_what_the_page_says_of_guesses_and_known_devices_is_so(tmp_path: P
         assert (await sign_in("correct horse")).status == 429
         assert (await sign_in("correct horse", cookie=device)).status == 200
         assert (await sign_in("correct horse", cookie=device[:-1] + "x")).status == 429
+
+
+@pytest.mark.usefixtures("dsn")
+async def test_routes_answer_again_while_the_database_is_away(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise DatabaseUnavailableError("postgres", 1.0)
+
+    known: dict[str, Any] = {}
+    page = (ROOT / "docs/how-to/answer-while-the-database-is-away.md").read_text()
+    ada, bob = [[("authorization", f"Bearer {name}")] for name in ("ada", "bob")]
+    for number, block in enumerate(BLOCK.findall(page)[:2]):
+        file = tmp_path / f"stale_{number}.py"
+        file.write_text(block)
+        known |= runpy.run_path(str(file), init_globals=known)
+        known["stale"].forget()
+        async with running(known["app"]):
+            ask = partial(call_asgi, known["app"], "GET", "/invoices/7")
+            with anyio.fail_after(10):
+                while (await ask(headers=ada)).status != 200:
+                    await anyio.sleep(0.02)
+            with monkeypatch.context() as away:
+                away.setattr(Database, "fetchval", refuse)
+                old = await ask(headers=ada)
+                assert (old.status, old.json()) == (200, {"id": 7, "total": 120})
+                marks = old.header("cache-status") or "", old.header("cache-control")
+                assert re.fullmatch(r"billing; hit; ttl=-?\d+; detail=dependency-unavailable", marks[0])
+                assert marks[1] == "no-store"
+                for who in (bob, []):
+                    refusal = await ask(headers=who)
+                    assert (refusal.status, refusal.header("age")) == (503, None)
 
 
 @pytest.mark.usefixtures("dsn")

@@ -37,6 +37,7 @@ NEEDS = {
     "postfacta_postgres.pool": "asyncpg",
     "postfacta_adapters.psycopg": "pip install 'postfacta[psycopg]'",
     "postfacta_adapters.sqlalchemy": "pip install 'postfacta[sqlalchemy]'",
+    "postfacta_adapters.stale": "pip install 'postfacta[starlette]'",
     "postfacta_adapters.pybreaker": "pip install 'postfacta[pybreaker]'",
     "postfacta_adapters.otlp": "pip install 'postfacta[otlp]'",
     "postfacta_slo.__main__": "2",

@@ -21,7 +21,7 @@ from ..errors import ForbiddenError, UnauthenticatedError
 from ..principal import ANONYMOUS, NOBODY, Principal
 from ..settings import AuthMode, Settings, is_loopback
 from ..web.forms import csrf_token, is_same_origin
-from ..web.stale import MAX_AGE
+from ..web.render import MAX_STALE
 from . import postgres
 from .local import SECRET, cookie_name, digest
 from .model import Credential, Kind
@@ -120,7 +120,7 @@ class Guard:
                 token = await self._fetch(request, secret, kinds, sha256=sha256)
             except (RejectedError, DeadlineExceededError):
                 # A recent verification is enough for stale reads, never for writes.
-                token = self._recall(sha256, MAX_AGE) if request.method in _SAFE else None
+                token = self._recall(sha256, MAX_STALE) if request.method in _SAFE else None
                 if token is None:
                     raise
         now = datetime.fromtimestamp(self._clock(), UTC)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, PlainSerializer, RootModel, StringConstraints, V
 from starlette.requests import Request
 from starlette.responses import Response
 
+from postfacta_adapters.stale import allow_stale
 from postfacta_postgres import Database
 
 from ..aside import aside
@@ -23,7 +24,6 @@ from ..web.body import Time, format_time, idempotency_key, read_json, read_momen
 from ..web.paging import decode_cursor, encode_cursor, next_link
 from ..web.routes import RouteClass
 from ..web.slices import Now, Routes, part
-from ..web.stale import allow_stale
 from .api import declare
 from .model import Description, Reporter, Severity, Status, Title
 

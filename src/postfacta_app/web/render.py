@@ -12,10 +12,16 @@ from jinja2.runtime import Context
 from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
+from postfacta_adapters.stale import StaleAnswers
+from postfacta_core.clock import MONOTONIC, WALL, Clock
+
+from ..errors import AppError
 from ..principal import Principal
+from .body import if_none_match
 from .markdown import Markdown
 
 _RENDERS = "_markdown"  # The name of the Markdown renderer in a page's context.
+MAX_STALE = 900.0  # The age in seconds up to which answers are given again while the database is unavailable.
 STATIC = Path(__file__).parent / "static"
 TEMPLATES = Path(__file__).parent / "templates"
 _MAIN = b'<main id="main"><div class="wrap">'  # As in base.html; user input is escaped.
@@ -40,6 +46,14 @@ def mark_stale(page: bytes, at: datetime) -> bytes:
         " The database is unavailable; nothing can be saved.</p>"
     )
     return page.replace(_MAIN, _MAIN + line.encode(), 1)
+
+
+def stale_answers(database: str, *, monotonic: Clock = MONOTONIC, wall: Clock = WALL) -> StaleAnswers:
+    """Return what gives earlier answers again while the database of this name is unavailable."""
+    return StaleAnswers(
+        database, detail="database-unavailable", refusals=AppError, mark=mark_stale,
+        is_current=if_none_match, max_age=MAX_STALE, monotonic=monotonic, wall=wall,
+    )  # fmt: skip
 
 
 @pass_context

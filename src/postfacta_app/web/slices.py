@@ -17,12 +17,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from types import CoroutineType, MappingProxyType
-from typing import Annotated, Any, Final, Generic, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from postfacta_adapters.stale import StaleAnswers
 from postfacta_core.clock import WALL, Clock
 
 from ..aside import aside
@@ -34,7 +35,6 @@ from .forms import Typed, attempt, formed, read_form
 from .paging import next_link
 from .render import Pages
 from .routes import RouteClass, Rule
-from .stale import StaleAnswers
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -261,13 +261,15 @@ class Routes:
             return self._made
 
         def bound(rule: Rule) -> Handler:
-            handle: Any = rule.handler
+            handle = cast("Callable[[Call], Awaitable[Response]]", rule.handler)
 
-            async def answered(request: Request, principal: Principal) -> Response:
-                response: Response = await handle(Call(request, principal, tools, self._noun))
-                return response
+            def answered(request: Request, principal: Principal) -> Awaitable[Response]:
+                def handled(request: Request) -> Awaitable[Response]:
+                    return handle(Call(request, principal, tools, self._noun))
 
-            return partial(tools.stale.answer, handler=answered) if rule.stale else answered
+                return tools.stale.answer(request, principal, handled) if rule.stale else handled(request)
+
+            return answered
 
         return [replace(rule, handler=bound(rule)) for rule in self._made]
 

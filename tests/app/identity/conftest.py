@@ -28,10 +28,9 @@ from postfacta_app.identity.project import Client
 from postfacta_app.identity.supabase import SupabaseAccounts
 from postfacta_app.principal import NOBODY, Access, Principal, Role
 from postfacta_app.settings import Settings, load_settings
-from postfacta_app.web.render import Pages
+from postfacta_app.web.render import Pages, stale_answers
 from postfacta_app.web.routes import RouteClass, Rule, build_routes
 from postfacta_app.web.slices import Tools
-from postfacta_app.web.stale import StaleAnswers
 from postfacta_core.guards.timeout import Timeout
 from postfacta_postgres import Database
 from tests.kit.keys import Key
@@ -86,7 +85,7 @@ class World:
         signs_in = accounts or LocalAccounts(self.transactions, passwords=passwords)
         parts = [Identity(settings, signs_in, guard.forget)]
         tools = Tools(
-            self.transactions, Pages(version="1"), StaleAnswers("postgres"), lambda: self.wall, parts=parts
+            self.transactions, Pages(version="1"), stale_answers("postgres"), lambda: self.wall, parts=parts
         )
         table = [*slice_.routes.rules(tools), *WHO]
         app = Starlette(routes=build_routes(table, lambda request, _: guard.authenticate(request)))

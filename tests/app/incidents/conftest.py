@@ -16,10 +16,9 @@ from postfacta_app.db import Transactions
 from postfacta_app.errors import AppError
 from postfacta_app.incidents.api import routes
 from postfacta_app.principal import Principal, Role
-from postfacta_app.web.render import Pages
+from postfacta_app.web.render import Pages, stale_answers
 from postfacta_app.web.routes import Rule, build_routes
 from postfacta_app.web.slices import Tools
-from postfacta_app.web.stale import StaleAnswers
 from postfacta_postgres import Database
 
 ClientFor = Callable[[Principal], httpx2.AsyncClient]
@@ -64,7 +63,7 @@ def machine() -> Principal:
 @pytest.fixture
 async def client_for(app_database: Database) -> AsyncGenerator[ClientFor]:
     """Make HTTP clients, each of them signed in."""
-    stale = StaleAnswers(app_database.name)
+    stale = stale_answers(app_database.name)
     rules = routes.rules(Tools(Transactions(app_database), Pages(version=""), stale))
     async with AsyncExitStack() as stack:
         made: dict[Principal, httpx2.AsyncClient] = {}
