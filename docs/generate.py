@@ -99,6 +99,7 @@ FACES: Final = (
         "postfacta_adapters.sign_in",
         "postfacta_adapters.sqlalchemy",
         "postfacta_adapters.stale",
+        "postfacta_adapters.uvicorn",
         "postfacta_adapters.workers",
     ),
 )

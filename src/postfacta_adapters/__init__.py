@@ -1,4 +1,4 @@
-"""PostFacta for software that a service may have: pools, httpx, pybreaker, arq and Celery, Starlette, OpenTelemetry's SDK.
+"""PostFacta for software that a service may have: pools, clients, servers, frameworks, tokens, secrets, jobs, tracing.
 
 Import from the module; it says which extra is missing, and none of the others needs that.
 """

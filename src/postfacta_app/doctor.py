@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 
+from postfacta_adapters.uvicorn import BoundedHttp
 from postfacta_core.clock import WALL
 from postfacta_core.drain._course import DrainLimits
 from postfacta_core.errors import ResilienceError
@@ -18,7 +19,7 @@ from .db import reach
 from .errors import CommandFailedError
 from .flags import read_flags
 from .migrations import HEAD, revision, role_rights
-from .server import BACKLOG, HEADER_TIMEOUT, check_port, graceful_timeout
+from .server import BACKLOG, check_port, graceful_timeout
 from .settings import AuthMode, Settings, SettingsError, exposed_secrets
 
 _SKEW = (1.0, 30.0)  # Above the first, timestamps look odd; above the second, they are wrong.
@@ -104,7 +105,8 @@ def _look_at_process(settings: Settings) -> Iterator[Finding]:
         advice = f"ulimit -n {4 * BACKLOG}, or LimitNOFILE={4 * BACKLOG} in the systemd unit"
         text = f"the limit is {allowed}; {BACKLOG} connections need {needed}"
         yield Finding("files", "warn", text, advice)
-    yield Finding("headers", "ok", f"`postfacta serve` waits {HEADER_TIMEOUT:g} s for them, then closes")
+    text = f"`postfacta serve` waits {BoundedHttp.patience:g} s for them, then closes"
+    yield Finding("headers", "ok", text)
     delay = DrainLimits().drain_delay if settings.drain_delay is None else settings.drain_delay
     longest = round(delay + graceful_timeout(settings))
     advice = "set a longer stop timeout in systemd or Kubernetes"

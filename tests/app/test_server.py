@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 
@@ -11,39 +10,27 @@ import pytest
 
 from postfacta_app.server import (
     _config,  # pyright: ignore[reportPrivateUsage] - it is the subject
-    _listen,  # pyright: ignore[reportPrivateUsage] - it is the subject
     graceful_timeout,
 )
 from postfacta_app.settings import load_settings
 from postfacta_core.drain._course import DrainLimits
 
-ROOM = (10, 10)
-
 
 def test_uvicorn_waits_longer_than_the_drain_but_not_for_ever() -> None:
     for seconds in (0.1, 20.0, 600.0):
         settings = load_settings({}, drain_timeout=seconds)
-        timeout = _config(settings, ROOM, None).timeout_graceful_shutdown
+        timeout = _config(settings, None).timeout_graceful_shutdown
         assert timeout == graceful_timeout(settings)
         assert seconds + DrainLimits().close_timeout < graceful_timeout(settings) < seconds + 30
 
 
 def test_trusted_proxies_are_set_by_us_and_not_by_uvicorn() -> None:
     # By default it takes X-Forwarded-For from whoever asks from this machine.
-    assert _config(load_settings({}), ROOM, None).proxy_headers is False
+    assert _config(load_settings({}), None).proxy_headers is False
 
 
 def test_no_request_inherits_the_context_of_an_earlier_one() -> None:
-    assert _config(load_settings({}), ROOM, None).reset_contextvars is True
-
-
-def test_no_answer_waits_forty_milliseconds_for_an_acknowledgement() -> None:
-    with (
-        _listen("127.0.0.1", 0) as listener,
-        socket.create_connection(listener.getsockname()),
-        listener.accept()[0] as accepted,
-    ):
-        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert _config(load_settings({}), None).reset_contextvars is True
 
 
 # A signal that comes while nobody can raise: Python drops what a callback of a weak reference raises.

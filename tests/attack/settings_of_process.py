@@ -16,6 +16,7 @@ from postfacta_adapters.secrets import Reloaded
 from postfacta_adapters.sign_in import SignInThrottle
 from postfacta_adapters.sqlalchemy import guard_engine
 from postfacta_adapters.stale import StaleAnswers
+from postfacta_adapters.uvicorn import bounded, make_room
 from postfacta_adapters.workers import Worker
 from postfacta_core import (
     DrainLimits,
@@ -137,6 +138,14 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
             **OBSERVED,
         },
         hidden={"store"},
+    ),
+    bounded: Setting(
+        right={"most": 4096},
+        wrong={"most": COUNT, "patience": SECONDS, "max_head_bytes": COUNT, "others": COUNT_FROM_ZERO},
+    ),
+    make_room: Setting(
+        right={"connections": 1, "backlog": 1, "others": 0},
+        wrong={"connections": COUNT, "backlog": COUNT, "others": COUNT_FROM_ZERO},
     ),
     Worker: Setting(
         right={"name": "mailer"},

@@ -112,6 +112,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
         "made by the library, from settings that were checked",
     ),
     **dict.fromkeys(("AccessLog", "EventLog"), "made by the library, with nothing to check"),
+    "BoundedHttp": "made by uvicorn; its numbers are checked by `bounded`",
     **dict.fromkeys(
         ("OverloadConfig", "OverloadLimiter"),
         "checked in tests/core/limits/test_overload.py",

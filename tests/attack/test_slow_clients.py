@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from postfacta_app.server import HEADER_TIMEOUT
+from postfacta_adapters.uvicorn import BoundedHttp
 from tests.kit.ports import free_port
 from tests.servers.serving import BIND, wait_for
 
@@ -140,7 +140,7 @@ async def test_slow_heads_are_closed_and_others_are_served(tmp_path: Path) -> No
         crowd = Crowd(service.port, first=b"GET / HTTP/1.1\r\nhost: x\r\n", then=b"x: y\r\n")
         async with crowded(crowd, 300):
             answers = await others(service.port, seconds=3.0)
-            async with asyncio.timeout(HEADER_TIMEOUT + SLACK):
+            async with asyncio.timeout(BoundedHttp.patience + SLACK):
                 while len(crowd.lasted) < 300:
                     await asyncio.sleep(0.1)
         assert set(answers) == {200}

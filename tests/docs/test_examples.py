@@ -27,6 +27,7 @@ PAGES = [
     "docs/how-to/adopt-the-core.md",
     "docs/how-to/answer-while-the-database-is-away.md",
     "docs/how-to/call-other-services.md",
+    "docs/how-to/choose-a-server.md",
     "docs/how-to/circuit-breaker.md",
     "docs/how-to/deadlines.md",
     "docs/how-to/graceful-shutdown.md",

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from postfacta_adapters.uvicorn import bounded
 from postfacta_core.asgi import HardenOptions, harden
 from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.deadlines._limits import TransferLimits
@@ -18,6 +19,7 @@ from postfacta_core.drain._course import DrainLimits
 LIMITS = TransferLimits(
     max_body_bytes=100_000, body_idle_timeout=5, body_grace=2, min_body_rate=1000, write_timeout=2
 )
+Http = bounded(4096, patience=5.0)
 CHUNK = b"x" * 65_536
 CHUNKS = 800  # 50 MB
 

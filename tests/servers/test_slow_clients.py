@@ -31,17 +31,22 @@ HYPERCORN = "hypercorn --bind 127.0.0.1:{port} --workers 0 --keep-alive 5 --back
 SERVERS = {
     "uvicorn, httptools": "uvicorn --loop asyncio --http httptools --port {port}",
     "uvicorn, h11": "uvicorn --loop asyncio --http h11 --port {port}",
+    "uvicorn, `BoundedHttp`": "uvicorn --loop asyncio --http slow_app:Http --port {port}",
     "granian": "granian --interface asgi --loop asyncio --http 1 --http1-header-read-timeout 5000 --port {port}",
     "hypercorn, asyncio": f"{HYPERCORN} --worker-class asyncio",
     "hypercorn, trio": f"{HYPERCORN} --worker-class trio",
     "gunicorn, uvicorn-worker": "gunicorn --bind 127.0.0.1:{port} --worker-class uvicorn_worker.UvicornWorker",
+    "gunicorn, `BoundedHttp`": "gunicorn --bind 127.0.0.1:{port} --worker-class slow_worker.BoundedWorker",
     "gunicorn, asgi": "gunicorn --bind 127.0.0.1:{port} --worker-class asgi",
 }
 FLOODED = [
     pytest.param(name, marks=() if name == "uvicorn, httptools" else pytest.mark.long) for name in SERVERS
 ]
 # Those that give up on a client that does not finish its headers; elsewhere a proxy must.
-TIME_HEADERS = {"granian", "hypercorn, asyncio", "hypercorn, trio"}
+TIME_HEADERS = {
+    *("granian", "hypercorn, asyncio", "hypercorn, trio"),
+    *("gunicorn, `BoundedHttp`", "uvicorn, `BoundedHttp`"),
+}
 # Its write to the socket is shielded from cancellation, so nothing can free the handler.
 STUCK_ON_WRITE = {"hypercorn, trio"}
 

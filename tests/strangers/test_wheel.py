@@ -40,6 +40,7 @@ NEEDS = {
     "postfacta_adapters.stale": "pip install 'postfacta[starlette]'",
     "postfacta_adapters.pybreaker": "pip install 'postfacta[pybreaker]'",
     "postfacta_adapters.otlp": "pip install 'postfacta[otlp]'",
+    "postfacta_adapters.uvicorn": "pip install 'postfacta[uvicorn]'",
     "postfacta_slo.__main__": "2",
 }
 WALK: Final = """
