@@ -72,7 +72,7 @@ class Environment:
         *command: object,
         cwd: Path,
         environment: Mapping[str, str] | None = None,
-        timeout: float = 60.0,
+        timeout: float = 300.0,
     ) -> subprocess.CompletedProcess[str]:
         """Run a program of this environment to its end, and return what it wrote."""
         name, *rest = map(str, command)
@@ -87,7 +87,7 @@ class Environment:
         )
 
     def script(
-        self, code: str, *, cwd: Path, environment: Mapping[str, str] | None = None, timeout: float = 60.0
+        self, code: str, *, cwd: Path, environment: Mapping[str, str] | None = None, timeout: float = 300.0
     ) -> subprocess.CompletedProcess[str]:
         """Write a script into the folder `cwd`, and run it to its end."""
         (cwd / "script.py").write_text(dedent(code))
@@ -181,7 +181,7 @@ def _done(
     *,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    timeout: float = 120,
+    timeout: float = 300,
 ) -> None:
     done = subprocess.run(  # noqa: S603 - our own tools
         list(map(str, command)),

@@ -122,6 +122,7 @@ def test_no_extra_lacks_its_code_or_brings_tools_that_build(
         "pybreaker",
         "slo",
         "sqlalchemy",
+        "starlette",
         "uvicorn",
         "valkey",
     }
