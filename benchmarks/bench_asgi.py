@@ -1,10 +1,10 @@
 """Measure the CPU that each layer, all of `harden`, and the peers' stacks add to a request over bare Starlette.
 
 Every variant handles the same in-process request. Rounds are interleaved, so that a slow moment of the machine hits
-all variants alike; what is printed is the least of each one's rounds, since whatever disturbs can only add, and its
-ratio to the bare application of the same run.
+all variants alike; all have as long in a round. What is printed is the least of each one's rounds, since whatever
+disturbs can only add, and its ratio to the bare application of the same run.
 
-    python -m benchmarks.bench_asgi [--request GET] [--rounds 31] [--requests 1000] [--json FILE]
+    python -m benchmarks.bench_asgi [--request GET] [--rounds 61] [--seconds 0.05] [--json FILE]
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from starlette.routing import Route
 
 from benchmarks.lines import write_to_nowhere
 from benchmarks.peers import peers
-from benchmarks.rounds import Work, cyclic_objects, interleaved, marked
+from benchmarks.rounds import Work, cyclic_objects, marked, rounds_of
 from benchmarks.variants import sampling, variants
 from postfacta_core.asgi._types import ASGIApp, Message
 
@@ -126,13 +126,13 @@ def applications(kind: str = "GET") -> Mapping[str, ASGIApp]:
     return {"bare": bare, **variants(bare), **peers(make, sampling())}
 
 
-async def _measure(rounds: int, requests: int, kind: str) -> dict[str, dict[str, float]]:
+async def _measure(rounds: int, seconds: float, kind: str) -> dict[str, dict[str, float]]:
     works: dict[str, Work] = {
         name: partial(serve, app, kind=kind) for name, app in applications(kind).items()
     }
     for work in works.values():
         await work(300)
-    times = await interleaved(works, rounds, dict.fromkeys(works, requests))
+    times = await rounds_of(works, rounds, seconds=seconds)
     least = {name: min(spent) for name, spent in times.items()}
     return {
         name: {
@@ -151,13 +151,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--request", choices=KINDS, default="GET", help="its kind (default: GET)")
-    parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=61)
+    parser.add_argument("--seconds", type=float, default=0.05, help="of each variant in each round, about")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
     write_to_nowhere()
     with marked():
-        figures = asyncio.run(_measure(options.rounds, options.requests, options.request))
+        figures = asyncio.run(_measure(options.rounds, options.seconds, options.request))
     print(f"{'variant':<34}{'us/request':>11}{'added us':>10}{'ratio':>8}{'cyclic objects':>16}")  # noqa: T201 - its job
     for name, figure in figures.items():
         row = f"{figure['us']:>11.1f}{figure['added_us']:>10.1f}{figure['ratio']:>8.2f}{figure['cyclic_objects']:>16.2f}"

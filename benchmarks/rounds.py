@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-__all__ = ["Work", "cpu_seconds", "cyclic_objects", "interleaved", "marked", "medians"]
+__all__ = ["Work", "cpu_seconds", "cyclic_objects", "interleaved", "marked", "medians", "rounds_of"]
 
 Work = Callable[[int], Awaitable[object]]
 """Does a thing this many times."""
@@ -73,13 +73,16 @@ async def interleaved(
     return times
 
 
-async def medians(works: Mapping[str, Work], rounds: int, *, seconds: float) -> dict[str, float]:
-    """Return the median CPU seconds for one repetition of each work.
+async def rounds_of(
+    works: Mapping[str, Work], rounds: int, *, seconds: float, most: int = 100_000
+) -> dict[str, list[float]]:
+    """Measure each work once a round, for as long as each other; return its CPU seconds for one repetition, round by round.
 
     Args:
         works: What is compared.
         rounds: How often each is measured.
         seconds: How long one of them takes in one round, about.
+        most: The most repetitions in one round.
     """
     repeats: dict[str, int] = {}
     for name, work in works.items():
@@ -87,6 +90,11 @@ async def medians(works: Mapping[str, Work], rounds: int, *, seconds: float) -> 
         once = await cpu_seconds(work, 10)
         # A first guess is too slow: caches are cold.
         once = await cpu_seconds(work, max(1, min(1000, int(seconds / 4 / max(once, 1e-9)))))
-        repeats[name] = max(1, min(100_000, int(seconds / max(once, 1e-9))))
-    times = await interleaved(works, rounds, repeats)
+        repeats[name] = max(1, min(most, int(seconds / max(once, 1e-9))))
+    return await interleaved(works, rounds, repeats)
+
+
+async def medians(works: Mapping[str, Work], rounds: int, *, seconds: float) -> dict[str, float]:
+    """Return the median CPU seconds for one repetition of each work; see `rounds_of`."""
+    times = await rounds_of(works, rounds, seconds=seconds)
     return {name: statistics.median(spent) for name, spent in times.items()}
