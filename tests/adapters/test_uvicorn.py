@@ -22,7 +22,7 @@ from postfacta_adapters.uvicorn import BoundedHttp, bounded
 
 GET = b"GET /quick HTTP/1.1\r\nhost: x\r\n\r\n"
 HOLD = b"GET /hold HTTP/1.1\r\nhost: x\r\n\r\n"
-PATIENCE = 0.3
+PATIENCE = 1.0
 LONG = 600.0
 
 
