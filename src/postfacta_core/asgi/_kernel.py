@@ -72,6 +72,25 @@ _Served = tuple[type[_Either], Sequence[Record], Sequence[Record]]
 """How a kind of connection is served: its exchange, and what is called as it begins and ends."""
 
 
+class Doors:
+    """An ASGI application around another one, with doors alone: all other requests cost next to nothing."""
+
+    def __init__(self, app: ASGIApp, doors: Mapping[str, Door]) -> None:
+        check_options(type(self).__name__, app=app)
+        self.app: ASGIApp = app
+        self.doors: Mapping[str, Door] = doors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = local_path(scope.get("path", ""), scope.get("root_path", ""))
+        door = self.doors.get(path) if scope["type"] == "http" else None
+        if door is None:
+            await self.app(scope, receive, send)
+            return
+        if (request := request_of(scope)) is not None:
+            request.route = path
+        await door(scope, send)
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class Kernel(Shared):
     """An ASGI application around another one, with those parts whose options are given; see their middlewares."""
@@ -85,9 +104,7 @@ class Kernel(Shared):
     response_headers: Collection[tuple[str, str]] = ()
     cors: CorsRules | None = None
     answers: bool = False
-    doors: Mapping[str, Door] = field(
-        default_factory=dict[str, Door]
-    )  # What is answered before the application.
+    doors: Mapping[str, Door] = field(default_factory=dict[str, Door])  # Answered before the application.
     admission: Shedding | None = None
     rules: Rules = _NO_RULES
     find: Find | None = None  # The rules of a route, where not all have the same.
@@ -160,7 +177,9 @@ class Kernel(Shared):
                 if path in self.quiet:
                     exchange.quiet = True
                 if self.traffic_key:
-                    exchange.traffic = self._traffic(fields)
+                    is_known = knows(self.traffic_key, fields.get(b"x-traffic-key", b""))
+                    given = _TRAFFIC.get(fields.get(b"x-traffic-class", b""), "user")
+                    exchange.traffic = given if is_known else "user"
                 for record in begin:
                     try:
                         record(exchange)
@@ -282,10 +301,6 @@ class Kernel(Shared):
         return request, CURRENT.set(request)
 
     # What is seen.
-
-    def _traffic(self, fields: Mapping[bytes, bytes]) -> str:
-        given = _TRAFFIC.get(fields.get(b"x-traffic-class", b""), "user")
-        return given if knows(self.traffic_key, fields.get(b"x-traffic-key", b"")) else "user"
 
     def _route(self, scope: Scope, request: RequestContext, path: str) -> str:
         try:

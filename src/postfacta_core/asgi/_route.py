@@ -96,7 +96,7 @@ class RouteReader:
         template = _of_route(scope, route)
         if template is None or not growth:
             return template
-        if _has_foreign_parameters(scope, template):
+        if len(scope.get("path_params", ())) > template.removesuffix(_MOUNT_END).count("{"):
             # The mounts' values stand in the root_path: their templates have to be looked for.
             return self._search(scope, route)
         # A mount without parameters grew it by its own words, and a mount at the end by itself as well.
@@ -145,11 +145,6 @@ def _of_included(scope: Scope, route: object) -> str | None:
 
 def _is_mount(route: object) -> bool:
     return getattr(route, "path_format", "").endswith(_MOUNT_END) and hasattr(route, "routes")
-
-
-def _has_foreign_parameters(scope: Scope, template: str) -> bool:
-    """Return whether a mount around the route has parameters: its values are in the `root_path`."""
-    return len(scope.get("path_params", ())) > template.removesuffix(_MOUNT_END).count("{")
 
 
 def _places(wanted: object, routes: Sequence[Any], mounts: str, *, depth: int) -> Iterator[str]:

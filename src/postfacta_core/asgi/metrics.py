@@ -14,9 +14,9 @@ from ..health.siblings import Siblings
 from ..telemetry.catalogue import RUNTIME_METRICS
 from ..telemetry.metrics import Exposition, Metrics
 from ..validation import validation
-from ._kernel import Kernel
+from ._kernel import Doors
 from ._problem import send_whole
-from ._settings import bears, one
+from ._settings import bears, check_options, one
 from ._types import ASGIApp, Scope, Send
 from .options import HardenOptions
 
@@ -26,7 +26,7 @@ _END: Final = b"# EOF"
 _DEFAULTS: Final = HardenOptions()
 
 
-class MetricsEndpoint(Kernel):
+class MetricsEndpoint(Doors):
     """Answer GET and HEAD on one path with the metrics; all else goes on to the application.
 
     They are rendered in a worker thread, one scrape at a time: 11,000 series take 80 ms.
@@ -47,6 +47,7 @@ class MetricsEndpoint(Kernel):
         *,
         observer: Observer = ignore,
     ) -> None:
+        check_options("MetricsEndpoint", observer=observer)
         one(HardenOptions)("MetricsEndpoint.options", options)
         validation.instance("MetricsEndpoint.metrics", metrics, Metrics, example="Metrics()")
         self._metrics = metrics
@@ -57,7 +58,7 @@ class MetricsEndpoint(Kernel):
         self.siblings: Siblings | None = None
         if options.metrics_workers:
             self.siblings = Siblings(options.metrics_workers, self._answer_sibling, observer=observer)
-        super().__init__(app, doors={options.metrics_path: self._scrape}, observer=observer)
+        super().__init__(app, {options.metrics_path: self._scrape})
 
     async def _scrape(self, scope: Scope, send: Send) -> None:
         headers = dict(scope["headers"])

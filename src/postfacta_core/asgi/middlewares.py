@@ -27,7 +27,7 @@ from ..telemetry.exchange import Recorder
 from ..validation import validation
 from ._concurrency import Shedding
 from ._cors import EXAMPLE, Cors, CorsRules
-from ._kernel import Kernel, RouteOf
+from ._kernel import Doors, Kernel, RouteOf
 from ._problem import Problem, Render, send_problem, send_whole
 from ._ratelimit import LimitRule, RatePlan, check_rate_limits
 from ._rules import Rules, any_of_none
@@ -128,7 +128,7 @@ class LifecycleMiddleware(Kernel):
         super().__init__(app, process=lifecycle)
 
 
-class HealthMiddleware(Kernel):
+class HealthMiddleware(Doors):
     """Serve `live`, `ready`, `startup`, and to permitted callers `deps`, below a prefix, from memory.
 
     `live` depends on nothing but the loop and is 200 while draining too; `ready` and `startup` are 200 or
@@ -145,7 +145,7 @@ class HealthMiddleware(Kernel):
         self._registry = registry
         self._allow_detail = options.allow_health_detail
         probes = options.probes if self._allow_detail is not None else options.probes[:-1]
-        super().__init__(app, doors={path: partial(self._answer, path.rpartition("/")[2]) for path in probes})
+        super().__init__(app, {path: partial(self._answer, path.rpartition("/")[2]) for path in probes})
 
     async def _answer(self, probe: str, scope: Scope, send: Send) -> None:
         if probe == "deps" and not self._may_see_detail(scope):

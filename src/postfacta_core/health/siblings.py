@@ -87,7 +87,13 @@ class Siblings:
         return [one for one in said if one], said.count(b"")
 
     async def __aenter__(self) -> Self:
-        self._open_folder()
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        about = self._folder.stat()
+        if about.st_uid != os.geteuid() or about.st_mode & _OTHERS_MAY_WRITE:
+            raise PermissionError(
+                f"others may write to {self._folder}, or it is another user's: name a folder in it that is not there"
+                " yet, which is then made"
+            )
         async with AsyncExitStack() as stack:
             self._number = self._claim(stack)
             path = Path(self._socket(self._number))
@@ -103,15 +109,6 @@ class Siblings:
         # What ended the block is not for the task group to wrap.
         await self._stack.aclose()
         self._number = None
-
-    def _open_folder(self) -> None:
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        about = self._folder.stat()
-        if about.st_uid != os.geteuid() or about.st_mode & _OTHERS_MAY_WRITE:
-            raise PermissionError(
-                f"others may write to {self._folder}, or it is another user's: name a folder in it that is not there"
-                " yet, which is then made"
-            )
 
     def _claim(self, stack: AsyncExitStack) -> int:
         for number in range(_MOST):

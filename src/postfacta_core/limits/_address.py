@@ -55,9 +55,14 @@ class TrustedProxies:
         self.look_up: Callable[[str], _Known | None] = lru_cache(_MOST_KNOWN)(self._classify)
 
     def _classify(self, text: str) -> _Known | None:
-        address = _parse(text)
-        if address is None:
+        if (found := _with_port(text)) is not None:
+            text = found[1] or found[2]
+        try:
+            address = ip_address(text)
+        except ValueError:
             return None
+        if isinstance(address, IPv6Address):
+            address = address.ipv4_mapped or address
         is_trusted = any(address in network for network in self._networks)
         if isinstance(address, IPv4Address):
             return _Known(is_trusted, str(address))
@@ -105,16 +110,6 @@ def site_of(client: str) -> str | None:
     with suppress(ValueError):
         return str(IPv6Network(client).supernet(new_prefix=48))
     return None
-
-
-def _parse(text: str) -> IPv4Address | IPv6Address | None:
-    if (found := _with_port(text)) is not None:
-        text = found[1] or found[2]
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    return address if isinstance(address, IPv4Address) else address.ipv4_mapped or address
 
 
 def _network(text: str) -> IPv4Network | IPv6Network:

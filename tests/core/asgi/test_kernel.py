@@ -165,6 +165,8 @@ MOST = {
     "telemetry": 741,
     "context": 822,
     "transfer": 802,
+    "metrics": 49,
+    "health": 49,
 }
 
 

@@ -12,8 +12,10 @@ from postfacta_core.asgi import (
     CorsMiddleware,
     DeadlineMiddleware,
     ErrorMiddleware,
+    HealthMiddleware,
     LifecycleMiddleware,
     LoadSheddingMiddleware,
+    MetricsEndpoint,
     RateLimitMiddleware,
     ResponseHeadersMiddleware,
     TelemetryMiddleware,
@@ -22,7 +24,9 @@ from postfacta_core.asgi import (
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.drain.lifecycle import Lifecycle
+from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.telemetry.exchange import Recorder
+from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import call_asgi
 
 
@@ -41,6 +45,8 @@ MIDDLEWARES: dict[str, Callable[[ASGIApp], ASGIApp]] = {
     "rates": RateLimitMiddleware,
     "deadline": lambda app: DeadlineMiddleware(app, RunningRequests()),
     "shedding": LoadSheddingMiddleware,
+    "metrics": lambda app: MetricsEndpoint(app, Metrics(with_process=False)),
+    "health": lambda app: HealthMiddleware(app, HealthRegistry()),
 }
 
 
