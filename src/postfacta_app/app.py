@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from anyio import to_thread
+from anyio.lowlevel import checkpoint
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
@@ -21,6 +23,7 @@ from postfacta_core.limits._address import TrustedProxies
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_postgres import Database, PoolOptions, prune_keys
 from postfacta_slo.status.prometheus import Prometheus
+from postfacta_slo.status.watch import Watch
 
 from . import actions, durations, error_pages, export, incident_page, labels, links
 from .db import SCHEMA_ERRORS, Reader, Transactions, repeating
@@ -40,10 +43,9 @@ from .postmortems import pages as postmortems
 from .principal import NOBODY
 from .problems import Problems
 from .rates import address_limits, limited, route_options, transfer_limits
-from .reliability import about, pages as reliability_page
+from .reliability import about
 from .reliability.about import load_codebase
 from .reliability.business import BusinessMetrics, read_business
-from .reliability.pages import Reliability, Watch
 from .rotation import AGES, Rotation, password_of
 from .settings import AuthMode, Settings, is_loopback
 from .signals import api as signals
@@ -58,7 +60,7 @@ if TYPE_CHECKING:
 
 _SLICES = (
     *(incidents, incident_page, signals, timeline, postmortems, durations, actions, links, labels),
-    *(export, v0, identity, about, reliability_page, error_pages),
+    *(export, v0, identity, about, error_pages),
 )
 _CSP = "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
 _HEADERS = (
@@ -108,11 +110,10 @@ def create_app(
         hide=stale.forget,
     )
     health, watch = _health(settings, database, telemetry), _watch(rotation)
-    about_us = about.About(codebase, settings.environment)
+    about_us = about.About(codebase, settings.environment, health, telemetry.metrics, watch)
     parts = (
         Identity(settings, accounts, guard.forget),
         v0_store or PostgresV0(database, transactions),
-        Reliability(health, telemetry.metrics, watch=watch),
         about_us,
         signals.Intake(
             settings.secret_keys, (settings.alert_service_label, settings.alert_environment_label)
@@ -124,6 +125,7 @@ def create_app(
     admit = limited(guard.authenticate, settings, store=rate_store, observer=telemetry.observer)
     routes: list[BaseRoute] = [*build_routes(table, admit), Mount("/static", StaticFiles(directory=STATIC))]
     every = partial(repeating, connected=database.wait_connected, observer=telemetry.observer)
+    objectives = partial(every, "objectives", connected=checkpoint, interval=5.0)  # It needs no database.
     numbers = (partial(revision, database), partial(read_business, database))
     handlers = problems.handlers | dict.fromkeys(SCHEMA_ERRORS, problems.schema_missing)
     app = Starlette(routes=routes, exception_handlers=handlers)
@@ -143,7 +145,7 @@ def create_app(
             every("prune_keys", partial(prune_keys, database), interval=3600.0),
             every("revocations", look, interval=2.0),
             every("business_metrics", partial(business.look, *numbers), interval=60.0),
-            *([watch.running()] if watch else []),
+            *([objectives(partial(to_thread.run_sync, watch.look, abandon_on_cancel=True))] if watch else []),
             *resources,
         ],
         render=problems.core,
@@ -285,7 +287,7 @@ def _watch(rotation: Rotation) -> Watch | None:
         # One second a query: at exit, the process waits for one that is still running.
         return Prometheus(url.get_secret_value() if url else "", timeout=1.0)
 
-    return Watch(current) if rotation.current.prometheus_url else None
+    return Watch("postfacta", current) if rotation.current.prometheus_url else None
 
 
 def _is_away(database: Database) -> bool:

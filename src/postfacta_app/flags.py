@@ -78,12 +78,10 @@ def read_flags(file: Path) -> dict[str, State]:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise SettingsError(f"{file}: {where}: {first['msg']}") from None
-    known = {flag.name for flag in FLAGS}
-    if unknown := named.keys() - known:
-        raise SettingsError(
-            f"{file}: {', '.join(sorted(unknown))}: unknown; known are {', '.join(sorted(known))}"
-        )
-    return dict.fromkeys(sorted(known), State()) | named
+    known = sorted(flag.name for flag in FLAGS)
+    if unknown := sorted(named.keys() - known):
+        raise SettingsError(f"{file}: {', '.join(unknown)}: unknown; known are {', '.join(known)}")
+    return dict.fromkeys(known, State()) | named
 
 
 class Switches:
@@ -121,21 +119,18 @@ class Switches:
 
     def reread(self) -> None:
         """Read the file, or ask the provider; call it in a thread."""
-        for name, state in (self._of_file(self._file) if self._file else self._of_provider()).items():
-            if state.on != self.is_on(name):
-                self._states = {**self._states, name: state}
-                _LOGGER.warning("flag.changed", extra={"flag": name, **state.model_dump()})
-
-    def _of_file(self, file: Path) -> Mapping[str, State]:
         try:
-            read = read_flags(file)
+            states = read_flags(self._file) if self._file else self._of_provider()
         except SettingsError as error:
             if self.is_valid:
                 _LOGGER.error("flags.unreadable", extra={"reason": str(error)})  # noqa: TRY400 - an operator's mistake
             self.is_valid = False
-            return {}
+            return
         self.is_valid = True
-        return read
+        for name, state in states.items():
+            if state.on != self.is_on(name):
+                self._states = {**self._states, name: state}
+                _LOGGER.warning("flag.changed", extra={"flag": name, **state.model_dump()})
 
     def _of_provider(self) -> Mapping[str, State]:
         found = [self._client.get_boolean_details(flag.name, default_value=True) for flag in FLAGS]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.requests import Request
@@ -13,6 +14,8 @@ from starlette.responses import Response
 
 from postfacta_app.reliability.about import About, Codebase, load_codebase, root, service_info
 from postfacta_app.settings import SettingsError
+from postfacta_core.health.registry import HealthRegistry
+from postfacta_core.telemetry.metrics import Metrics
 
 CODEBASE = Codebase(
     author="somebody",
@@ -23,6 +26,10 @@ CODEBASE = Codebase(
     languages=["Python"],
     active=True,
 )
+
+
+def an_about(codebase: Codebase, environment: str, **more: Any) -> About:
+    return About(codebase, environment, HealthRegistry(), Metrics(with_process=False), **more)
 
 
 def a_request(accept: str) -> Request:
@@ -48,8 +55,7 @@ async def test_a_browser_is_led_to_the_incidents() -> None:
 
 
 async def test_the_uptime_counts_whole_seconds_from_the_start() -> None:
-    moments = iter([100.0, 161.9])
-    about = About(CODEBASE, environment="prod", clock=lambda: next(moments))
+    about = an_about(CODEBASE, "prod", started=100.0, clock=lambda: 161.9)
     info = told(await service_info(about))
     assert info == {
         "name": "PostFacta API",
@@ -60,7 +66,7 @@ async def test_the_uptime_counts_whole_seconds_from_the_start() -> None:
 
 
 async def test_contributors_are_left_out_when_there_are_none() -> None:
-    about = About(load_codebase(), environment="local")
+    about = an_about(load_codebase(), "local")
     assert list(told(await service_info(about))) == [
         "name",
         "environment",

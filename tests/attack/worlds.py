@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from postfacta_app.postmortems.form import LISTS
+from postfacta_app.postmortems.pages import LISTS
 
 __all__ = ["MARKS", "STORM", "Largest", "fill", "postmortem"]
 

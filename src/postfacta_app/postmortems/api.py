@@ -6,10 +6,10 @@ orders the revision among the facts: the timeline as of it is what its author co
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Final
 from uuid import UUID
 
 from starlette.requests import Request
@@ -17,11 +17,11 @@ from starlette.responses import Response
 
 from .. import actions, errors
 from ..aside import LARGE, aside
-from ..db import VISIBLE, Answer, Query, Reader, Unit, sees
+from ..db import VISIBLE, Answer, Query, Reader, Unit, row, rows
 from ..errors import NotFoundError, PreconditionFailedError
 from ..incidents.access import Ref, Share, lock_active, seen, where_of
 from ..incidents.model import Incident, IncidentFilters
-from ..principal import Access, Principal
+from ..principal import Access
 from ..signals.model import PRECISIONS
 from ..timeline.kept import digest_in
 from ..timeline.rules import RULES
@@ -34,7 +34,6 @@ from . import model
 READ, WRITE = Access.READ, Access.WRITE
 routes: Final = Routes("post-mortem")
 _ONE: Final = "/api/v1/incidents/{ref}/postmortem"
-_NUMBER: Final = re.compile("[1-9][0-9]{0,8}", re.ASCII)
 _OTHERS: Final = "Not saved: someone else wrote a new revision in the meantime. Compare with the current version, then save again."
 _STARTS_FROM: Final = {"If-Match": False, "If-None-Match": False}
 _OUTDATED: Final = ("precondition-failed", "precondition-required", "conflict")
@@ -42,18 +41,17 @@ _OUTDATED: Final = ("precondition-failed", "precondition-required", "conflict")
 
 def number(text: str) -> int:
     """Parse the number of a revision; 0 is before the first, or not a number."""
-    return int(text) if _NUMBER.fullmatch(text) else 0
+    return int(text) if re.fullmatch("[1-9][0-9]{0,8}", text) else 0
 
 
 def _follows(call: Call, _: str) -> Callable[[str | None], None]:
-    if call.fields:
-        return lambda etag: _check_form(number(call.fields.get("rev", "")), etag)
-    return lambda etag: _check_headers(call.request, etag)
+    rev = number(call.fields.get("rev", ""))
 
+    def check_form(etag: str | None) -> None:
+        if etag != (f'"pm-{rev}"' if rev else None):
+            raise PreconditionFailedError(_OTHERS)
 
-def _check_form(rev: int, etag: str | None) -> None:
-    if etag != (f'"pm-{rev}"' if rev else None):
-        raise PreconditionFailedError(_OTHERS)
+    return check_form if call.fields else partial(_check_headers, call.request)
 
 
 def _check_headers(request: Request, etag: str | None) -> None:
@@ -78,20 +76,14 @@ Rev = Annotated[int, Fill(lambda call, name: number(call.request.path_params[nam
 
 
 _SUMMARY: Final = ", ".join(f"r.{name}" for name in model.RevisionSummary.model_fields)
-_COLUMNS: Final = ", ".join(f"r.{name}" for name in model.Revision.model_fields).replace(
-    "content", "content::text"
-)
 _WRITTEN: Final = [name for name in model.Revision.model_fields if name != "content"]
+_COLUMNS: Final = "r.content::text, " + ", ".join(f"r.{name}" for name in _WRITTEN)
 # Only writers see drafts and waivers.
-_READABLE: Final = (
-    f"{VISIBLE} and ($3::boolean or r.status in ('in_review', 'published')) and r.incident_id = $4"
-)
-_READ: Final = f"""
-select {_COLUMNS} from postmortem_revisions r join incidents i on i.id = r.incident_id
- where {_READABLE} and ($5::int is null or r.rev = $5) order by r.rev desc limit 1"""  # noqa: S608 - only constants of this module and db.py
-_PAGE: Final = f"""
-select {_SUMMARY} from postmortem_revisions r join incidents i on i.id = r.incident_id
- where {_READABLE} and ($5::bigint is null or r.rev < $5) order by r.rev desc limit $6"""  # noqa: S608 - only constants of this module and db.py
+_SELECT: Final = f"""
+select {{columns}} from postmortem_revisions r join incidents i on i.id = r.incident_id
+ where {VISIBLE} and ($3::boolean or r.status in ('in_review', 'published')) and r.incident_id = $4
+   and ($5::bigint is null or r.rev {{which}} $5) order by r.rev desc limit $6"""  # noqa: S608 - only constants of this module and db.py
+_READ, _PAGE = _SELECT.format(columns=_COLUMNS, which="="), _SELECT.format(columns=_SUMMARY, which="<")
 # The database checks the size: `jsonb` formats numbers and spaces in its own way.
 _APPEND: Final = f"""
 insert into postmortem_revisions as r (content, {", ".join(_WRITTEN)})
@@ -108,23 +100,29 @@ select f->>'slug' as slug, f->>'category' as category, count(*) as count,
   from published p cross join lateral jsonb_array_elements(p.content->'factors') f
  group by 1, 2 order by count(*) desc, (f->>'slug') collate "C", (f->>'category') collate "C" limit 500"""
 
+_LISTS: Final = ", ".join(
+    f"'{name}', coalesce(json_agg(entry order by place) filter (where is_{name}), '[]')"
+    for name in model.TimelineChanges.model_fields
+)
 # Only what was written since can differ, and what stands on a clock that was moved since.
-_CHANGES: Final = """
+_CHANGES: Final = f"""
 with was as materialized (select * from timeline_seen($1, $2) e where not e.hidden),
 is_now as materialized (
   select e.* from timeline_entries e where e.incident_id = $1 and e.present and not e.hidden
      and (e.since > $2 or e.shift is not null and e.source = any ((select array(select m.source from timeline_moved($1, $2) m))::text[]))),
 differing as (
-  select n.source is null as is_gone, w.source is null as is_new, (w.t, w.p) is distinct from (n.t, n.p) as is_moved,
-    (w.title, w.sha) is distinct from (n.title, n.sha) as is_retitled, (w.pinned is distinct from n.pinned) as is_pinned,
+  select n.source is null as is_removed, w.source is null as is_added, (w.t, w.p) <> (n.t, n.p) as is_moved,
+    (w.title, w.sha) <> (n.title, n.sha) as is_retitled, w.pinned <> n.pinned as is_pinned,
     coalesce(n.source, w.source) as source, coalesce(n.id, w.id) as id, coalesce(n.kind, w.kind) as kind, coalesce(n.t, w.t) as t,
     coalesce(n.p, w.p) as p, coalesce(n.title, w.title) as title, coalesce(n.k, w.k) as k,
     coalesce(n.unnumbered, w.unnumbered) as unnumbered, coalesce(n.sequence, w.sequence) as sequence
-    from was w full join is_now n on n.source = w.source collate "C" and n.id = w.id collate "C")
-select coalesce((select json_agg(json_build_array(is_gone, is_new, is_moved, is_retitled, source, id, kind, t, p, title)
-    order by t, p, k, source collate "C", unnumbered, sequence collate "C", id collate "C")
-    from differing where is_gone or is_new or is_moved or is_retitled or is_pinned), '[]')::text as entries,
-  timeline_milestones($1, $2) <> timeline_milestones($1, 'infinity') as milestones"""
+    from was w full join is_now n on n.source = w.source collate "C" and n.id = w.id collate "C"),
+entries as (
+  select *, row_number() over (order by t, p, k, source collate "C", unnumbered, sequence collate "C", id collate "C") as place,
+    json_build_object('source', source, 'id', id, 'kind', kind, 't', t, 'p', (array{[*map(str, PRECISIONS)]})[p + 1], 'title', title) as entry
+    from differing where is_removed or is_added or is_moved or is_retitled or is_pinned)
+select json_build_object({_LISTS})::text as changes,
+  count(*) > 0 or timeline_milestones($1, $2) <> timeline_milestones($1, 'infinity') as is_changed from entries"""  # noqa: S608 - only constants of our modules
 
 
 @routes.api(f"GET {_ONE}", READ, "Read the post-mortem, and how its timeline has changed since", conditional=True, stale=True)  # fmt: skip
@@ -148,10 +146,9 @@ async def read(
 async def revisions(q: Query, ref: Ref, query: Paged) -> model.RevisionPage:
     incident_id = (await seen(q, ref)).id
     (before,) = query.after(str(incident_id), int) or (None,)
-    args = (*_reads(q.principal), incident_id, before, query.limit + 1)
-    found = await q.fetch(_PAGE, *args, operation="postmortem_revisions")
-    rows = [model.RevisionSummary.model_validate(dict(row.items())) for row in found]
-    return query.page(model.RevisionPage, rows, str(incident_id), key=lambda it: [it.rev])
+    args = (q.principal.may(WRITE), incident_id, before, query.limit + 1)
+    found = await rows(q, model.RevisionSummary, _PAGE, *args, operation="postmortem_revisions")
+    return query.page(model.RevisionPage, found, str(incident_id), key=lambda it: [it.rev])
 
 
 @routes.api(f"GET {_ONE}/revisions/{{rev}}", READ, "Read a revision")
@@ -168,8 +165,8 @@ async def factors(q: Reader, filters: IncidentFilters) -> model.FactorList:
 
 async def find(q: Query, incident_id: UUID, rev: int | None = None) -> model.Revision | None:
     """Read the last revision that the caller may see, or that of this number."""
-    rows = await q.fetch(_READ, *_reads(q.principal), incident_id, rev, operation="postmortem_get")
-    return _revision(rows[0]) if rows else None
+    args = (q.principal.may(WRITE), incident_id, rev, 1)
+    return await row(q, model.Revision, _READ, *args, operation="postmortem_get")
 
 
 async def read_revision(q: Query, incident_id: UUID, rev: int) -> model.Revision:
@@ -181,34 +178,9 @@ async def read_revision(q: Query, incident_id: UUID, rev: int) -> model.Revision
 
 async def compared(q: Query, revision: model.Revision) -> model.PostMortem:
     args = (revision.incident_id, revision.timeline_at)
-    row = (await q.fetch(_CHANGES, *args, operation="postmortem_changes"))[0]
-    found: list[tuple[Any, ...]] = json.loads(row["entries"])
-    changes = _changes(found) if found or row["milestones"] else None
+    found = (await q.fetch(_CHANGES, *args, operation="postmortem_changes"))[0]
+    changes = model.TimelineChanges.model_validate_json(found["changes"]) if found["is_changed"] else None
     return model.PostMortem(**dict(revision), timeline_changed=changes is not None, timeline_changes=changes)
-
-
-def _changes(found: Sequence[tuple[Any, ...]]) -> model.TimelineChanges:
-    lists: dict[str, list[model.ChangedEntry]] = {name: [] for name in model.TimelineChanges.model_fields}
-    for is_gone, is_new, is_moved, is_retitled, source, identity, kind, t, p, title in found:
-        entry = model.ChangedEntry(
-            source=source, id=identity, kind=kind, t=t, p=PRECISIONS[int(p)], title=title
-        )
-        is_there = not (is_gone or is_new)
-        which = (is_new, is_gone, is_there and is_moved, is_there and is_retitled)
-        for name, applies in zip(lists, which, strict=True):
-            if applies:
-                lists[name].append(entry)
-    return model.TimelineChanges(**lists)
-
-
-def _reads(principal: Principal) -> tuple[bool, UUID | None, bool]:
-    return (*sees(principal), principal.may(WRITE))
-
-
-def _revision(row: Any) -> model.Revision:
-    return model.Revision.model_validate(
-        {**row, "content": model.Content.model_validate_json(row["content"])}
-    )
 
 
 @routes.api(
@@ -231,11 +203,15 @@ async def transition(
     unit: Unit, ref: Ref, wish: model.Transition, *, follows: Follows
 ) -> Reply[model.Revision]:
     incident, old = await _locked(unit, ref, follows)
-    if not model.move(_stage(old), wish) and old is not None:
+    if not model.move(old.status if old else None, wish) and old is not None:
         return made(old, is_new=False)
     content: model.Content = model.Content() if old is None else old.content
     if wish.to is model.Stage.PUBLISHED:
-        await _check_publishable(unit, incident.id, content)
+        unowned = [it for it in await actions.of(unit, incident.id) if it.is_open and it.owner is None]
+        if lacking := model.lacks(content, has_owners=not unowned):
+            detail = f"Before it can be published, add: {', '.join(lacking)}"
+            extra = {"missing": lacking, "actions_without_owner": [str(it.id) for it in unowned]}
+            raise errors.NotPublishableError(detail, extra=extra)
     new = await _append(unit, incident, old, status=wish.to, content=content, message=wish.message)
     return made(new, is_new=True)
 
@@ -264,18 +240,6 @@ async def _locked(
     return incident, old
 
 
-def _stage(old: model.Revision | None) -> model.Stage | None:
-    return None if old is None else old.status
-
-
-async def _check_publishable(unit: Unit, incident_id: UUID, content: model.Content) -> None:
-    unowned = [it for it in await actions.of(unit, incident_id) if it.is_open and it.owner is None]
-    if lacking := model.lacks(content, has_owners=not unowned):
-        detail = f"Before it can be published, add: {', '.join(lacking)}"
-        extra = {"missing": lacking, "actions_without_owner": [str(it.id) for it in unowned]}
-        raise errors.NotPublishableError(detail, extra=extra)
-
-
 async def _append(
     unit: Unit,
     incident: Incident,
@@ -286,8 +250,8 @@ async def _append(
     status: model.Stage | None = None,
     restored_from: int | None = None,
 ) -> model.Revision:
-    at = await unit.stamp(incident.id)
-    status = status or model.next_stage(_stage(old))
+    at, former = await unit.stamp(incident.id), old.status if old else None
+    status = status or model.next_stage(former)
     written = {
         "incident_id": incident.id,
         "rev": 1 if old is None else old.rev + 1,
@@ -302,13 +266,12 @@ async def _append(
         "restored_from": restored_from,
     }
     args = (written.get(name) for name in _WRITTEN)
-    rows = await unit.fetch(_APPEND, content.model_dump_json(), *args, operation="postmortem_append")
-    if not rows:
+    found = await unit.fetch(_APPEND, content.model_dump_json(), *args, operation="postmortem_append")
+    if not found:
         error = errors.FieldError("/content", "too_long", "must be at most 512 KiB in total")
-        raise errors.InvalidFieldsError(
-            "Shorten the post-mortem, or move parts of it elsewhere", errors=[error]
-        )
-    revision = _revision(rows[0])
-    detail = {"rev": revision.rev, "from": _stage(old), "to": status}
-    await unit.audit("postmortem.write", incident.ref, incident_id=incident.id, detail=detail)
+        detail = "Shorten the post-mortem, or move parts of it elsewhere"
+        raise errors.InvalidFieldsError(detail, errors=[error])
+    revision = model.Revision.model_validate(dict(found[0].items()))
+    about = {"rev": revision.rev, "from": former, "to": status}
+    await unit.audit("postmortem.write", incident.ref, incident_id=incident.id, detail=about)
     return revision

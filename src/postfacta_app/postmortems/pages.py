@@ -1,38 +1,59 @@
-"""The pages of a post-mortem: read, edit a section at a time, change status, revisions."""
+"""The pages of a post-mortem: read, edit a section at a time, change status, revisions.
+
+In the form of a section a list is a text with one item per line; a line that begins with a space continues the item
+above. Rows (quantities, factors) are numbered fields, `factors-0-slug`; empty rows are omitted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from difflib import unified_diff
 from typing import Annotated, Final
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue
 from starlette.requests import Request
 
 from .. import actions
 from ..aside import LARGE
 from ..db import Query, Reader, Unit
-from ..errors import NotFoundError, PreconditionFailedError
+from ..errors import FieldError, InvalidFieldsError, MalformedError, NotFoundError, PreconditionFailedError
 from ..incidents.access import Ref, Share, lock_active, ref_text, seen
 from ..incidents.model import Incident
 from ..principal import Access
 from ..timeline.api import Kept, names as names_of
 from ..timeline.kept import Wanted
-from ..timeline.model import Entry, EntryRef, moment
+from ..timeline.model import Entry, moment
 from ..timeline.view import anchor, clock
-from ..web.body import parse
+from ..web.body import parse, parse_json
 from ..web.forms import Typed, fields_of
 from ..web.paging import Paged, next_page
 from ..web.slices import Call, Fields, Fill, Page, Snapshot
 from . import api, model
 from .api import Follows, Rev, number, read_revision, restore, routes, transition, write
-from .form import LISTS, MOST_ROWS, SECTIONS, draft, entry_text, label, rows, shown, typed as typed_form
+from .model import Content, Draft
+
+Form = Mapping[str, str]
 
 _ONE: Final = "/incidents/{ref}/postmortem"
 _MOST: Final = 500  # Entries that a page lists or a form offers.
-_MOST_CHANGED: Final = 100  # Entries that a page lists; the API lists all.
+_KINDS: Final = {"added": "added", "moved": "moved", "retitled": "renamed", "removed": "removed"}
+SECTIONS: Final[Mapping[str, str]] = {
+    "summary": "Summary",
+    "impact": "Impact",
+    "detection": "Detection",
+    "trigger": "Trigger",
+    "response": "Response",
+    "factors": "Contributing factors",
+    "went_well": "What went well",
+    "went_poorly": "What went poorly",
+    "got_lucky": "Where we got lucky",
+    "surprises": "Surprises",
+    "open_questions": "Open questions",
+}
+"""The sections in reading order, and their titles."""
 
 
 def _section(call: Call, name: str) -> str:
@@ -49,26 +70,26 @@ Section = Annotated[str, Fill(_section)]
 async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, kept: Kept) -> Page:
     if typed.is_away:
         return Page("postmortem_unsaved.html", {"here": "incidents", "ref": ref_text(ref)})
-    told = await kept.page(q, ref, Wanted(is_narrative=True), size=_MOST)
-    incident = told.incident
-    last = await api.find(q, incident.id)
-    content, acted = last.content if last else model.Content(), await actions.of(q, incident.id)
+    shown = await kept.page(q, ref, Wanted(is_narrative=True), size=_MOST)
+    incident = shown.incident
+    last, acted = await api.find(q, incident.id), await actions.of(q, incident.id)
+    content = last.content if last else Content()
     moved = (await api.compared(q, last)).timeline_changes if last else None
-    differing = _changed(moved) if moved else ()
+    changed = [(word, it) for name, word in _KINDS.items() for it in getattr(moved, name, ())]
     share(incident.visibility)
-    stage = last.status if last else None
+    moves = model.MOVES[last.status if last else None]
     context = {
         "revision": last,
         "content": content,
-        "headline": _headline(moved) if moved else None,
-        "changed": differing[:_MOST_CHANGED],
-        "unlisted": len(differing[_MOST_CHANGED:]),
-        "cited": await _cited(q, incident, content, kept=kept),
-        "narrative": [_mention(it) for it in told.entries],
+        "moved": moved,
+        "changed": changed,
+        "count": len({(it.source, it.id) for _, it in changed}),
+        "cited": await _cited(q, last, kept=kept),
+        "narrative": shown.entries,
         "actions": acted,
         "missing": model.lacks(content, has_owners=all(it.owner for it in acted if it.is_open)),
-        "moves": [it for it in model.MOVES[stage] if it is not model.Stage.WAIVED],
-        "may_waive": model.Stage.WAIVED in model.MOVES[stage],
+        "moves": [it for it in moves if it is not model.Stage.WAIVED],
+        "may_waive": model.Stage.WAIVED in moves,
         "transition": fields_of(model.Transition),
         "names": await names_of(q, {last.author} if last else set()),
     }
@@ -100,7 +121,7 @@ async def revision(q: Snapshot, ref: Ref, query: RevisionQuery, *, rev: Rev, kep
         "last": await api.find(q, incident.id),
         "against": against,
         "differences": compare(against.content, asked.content) if against else None,
-        "cited": await _cited(q, incident, asked.content, kept=kept),
+        "cited": await _cited(q, asked, kept=kept),
         "names": await names_of(q, {asked.author}),
     }
     return _page("revision.html", q, incident, **context)
@@ -109,38 +130,38 @@ async def revision(q: Snapshot, ref: Ref, query: RevisionQuery, *, rev: Rev, kep
 @routes.page(f"{_ONE}/edit/{{section}}", Access.WRITE)
 async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, kept: Kept) -> Page:
     entries: Sequence[Entry] = ()
-    incident, last = None, None
+    last, name, refusal = None, ref_text(ref), typed.refusal
     if not typed.is_away:
         offered = await kept.page(q, ref, Wanted(), size=_MOST)
         if offered.after:
             offered = await kept.page(q, ref, Wanted(is_narrative=True), size=_MOST)
-        incident, entries = offered.incident, offered.entries
-        last = await api.find(q, incident.id)
-    if refusal := typed.refusal:
-        form, rev = typed_form(section, typed.fields), number(typed.fields.get("rev", ""))
-    else:
-        form, rev = shown(section, last.content if last else model.Content()), last.rev if last else 0
+        entries, name = offered.entries, offered.incident.ref
+        last = await api.find(q, offered.incident.id)
+    form, rev = shown(section, last.content if last else Content()), last.rev if last else 0
     is_outdated = refusal is not None and (
         refusal.status == PreconditionFailedError.status or refusal.is_spent
     )
-    there = last.content if last and is_outdated else None
+    if refusal:
+        form = typed_form(section, typed.fields)
+        rev = rev if is_outdated else number(typed.fields.get("rev", ""))
+    there = last if is_outdated else None
+    errors = refusal.by_field if refusal else {}
     context = {
-        "here": "incidents",
-        "ref": incident.ref if incident else ref_text(ref),
+        **_SHOWN,
+        "ref": name,
         "section": section,
         "title": SECTIONS[section],
         "is_list": section in LISTS,
         "form": {**form, "message": typed.fields.get("message", "")},
         "count": min(len(rows(section, form)) + 1, MOST_ROWS),
-        "rev": (last.rev if last else 0) if is_outdated and incident else rev,
+        "rev": rev,
         "there": there,
-        "cited": await _cited(q, incident, there, kept=kept) if there and incident else {},
-        "entries": [_mention(it) for it in entries],
-        "errors": refusal.by_field if refusal else {},
-        "labels": {name: label(name) for name in refusal.by_field} if refusal else {},
+        "cited": await _cited(q, there, kept=kept),
+        "entries": entries,
+        "errors": errors,
+        "labels": {name: label(name) for name in errors},
         "kinds": list(model.TriggerKind),
         "categories": list(model.Category),
-        "sections": SECTIONS,
     }
     return Page("postmortem_edit.html", context, size=LARGE)
 
@@ -151,126 +172,233 @@ async def save(unit: Unit, ref: Ref, *, section: Section, fields: Fields, follow
     incident = await lock_active(unit, ref)
     base = await api.find(unit, incident.id, rev) if rev else None
     last = await api.find(unit, incident.id)
-    content = base.content if base else model.Content()
+    content = base.content if base else Content()
+    is_elsewhere = False
     if last and (base or not rev) and shown(section, content) == shown(section, last.content):
-        content, follows = last.content, _follow_anything  # Others changed other sections only.
-    await write(unit, ref, draft(content, section, form, message=fields.get("message", "")), follows=follows)
-    path = f"/incidents/{incident.ref}/postmortem"
+        content, is_elsewhere = last.content, True  # Others changed other sections only.
+    wish = draft(content, section, form, message=fields.get("message", ""))
+    await write(unit, ref, wish, follows=(lambda _: None) if is_elsewhere else follows)
+    path = _ONE.format(ref=incident.ref)
     return f"{path}/edit/{section}" if "more" in fields else f"{path}#{section}"
 
 
 @routes.form(f"{_ONE}/moves", Access.WRITE, again=read)
 async def move(unit: Unit, ref: Ref, *, fields: Fields, follows: Follows) -> str:
     wish = {"to": fields.get("to", ""), "message": fields.get("message", "").strip() or None}
-    incident = await lock_active(unit, ref)
     await transition(unit, ref, parse(model.Transition, wish), follows=follows)
-    return f"/incidents/{incident.ref}/postmortem"
+    return _ONE.format(ref=ref_text(ref))
 
 
 @routes.form(f"{_ONE}/restore", Access.WRITE, again=read)
 async def restore_form(unit: Unit, ref: Ref, *, fields: Fields, follows: Follows) -> str:
     wish = parse(model.Restore, {"rev": number(fields.get("restore", ""))})
-    incident = await lock_active(unit, ref)
     await restore(unit, ref, wish, follows=follows)
-    return f"/incidents/{incident.ref}/postmortem"
+    return _ONE.format(ref=ref_text(ref))
 
 
-def _follow_anything(_: str | None) -> None:
-    """Accept any revision."""
-
-
-async def _cited(
-    q: Query, incident: Incident, content: model.Content, *, kept: Kept
-) -> Mapping[tuple[str, str], Mention]:
-    """Return the cited entries by source and id; those not on the timeline have no time."""
-    found = await kept.named(q, incident.id, _named(content))
-    there = {(it.source, it.id): it for it in found}
-    words = {key: entry_text(*key) for key in _named(content)}
-    return {key: _mention(there[key]) if key in there else Mention(it, it) for key, it in words.items()}
+async def _cited(q: Query, revision: model.Revision | None, *, kept: Kept) -> Mapping[tuple[str, str], Entry]:
+    """Return the entries of the timeline that it refers to, by source and id."""
+    if revision is None:
+        return {}
+    named = [ref for factor in revision.content.factors for ref in factor.evidence]
+    if revision.content.trigger.entry is not None:
+        named.append(revision.content.trigger.entry)
+    found = await kept.named(q, revision.incident_id, [(it.source, it.id) for it in named])
+    return {(it.source, it.id): it for it in found}
 
 
 def _page(template: str, q: Query, incident: Incident, **context: object) -> Page:
     may_write = q.principal.may(Access.WRITE) and incident.archived_at is None
-    known = {"here": "incidents", "item": incident, "tab": "postmortem", "may_write": may_write}
-    return Page(template, {**known, "sections": SECTIONS, **context}, size=LARGE)
+    known = {"item": incident, "tab": "postmortem", "may_write": may_write}
+    return Page(template, {**_SHOWN, **known, **context}, size=LARGE)
 
 
-# What is shown of entries that changed or are cited
+# From stored content to text fields
 
-_KINDS: Final = {"added": "added", "moved": "moved", "retitled": "renamed", "removed": "removed"}
-
-
-@dataclass(frozen=True, slots=True)
-class Mention:
-    """An entry of the timeline in one line."""
-
-    title: str
-    typed: str  # its text in a form
-    at: datetime | None = None  # when it happened; None if there is no such entry now
-    clock: str = ""  # its time of day, to its precision
-    place: str | None = None  # its anchor on the incident's page; None if it has none
-    how: str = ""  # how it changed, in a word
+LISTS: Final = ("went_well", "went_poorly", "got_lucky", "surprises", "open_questions")
+MOST_ROWS: Final = 50  # the most rows of a section
+_ROWS: Final[Mapping[str, tuple[str, Sequence[str]]]] = {
+    "impact": ("impact-quantities", tuple(model.Quantity.model_fields)),
+    "factors": ("factors", tuple(model.Factor.model_fields)),
+}
+_ROW_FIELD: Final = re.compile(r".*-(\d+)-([a-z_]+)")
 
 
-def _headline(changes: model.TimelineChanges) -> str:
-    kinds = [word for name, word in _KINDS.items() if getattr(changes, name)]
-    count = len({(it.source, it.id) for name in _KINDS for it in getattr(changes, name)})
-    if not count:
-        return "Pins or milestones of the timeline changed since this version"
-    return f"{count} {'entry' if count == 1 else 'entries'} {' or '.join(kinds)} since this version"
+def typed_form(section: str, fields: Form) -> Form:
+    """Return the fields of a section as they were typed, with its rows numbered anew."""
+    prefix, _ = _ROWS.get(section, (section, ()))
+    form = {name: fields.get(name, "").strip() for name in shown(section, Content())}
+    for n, row in enumerate(rows(section, fields)):
+        form |= {f"{prefix}-{n}-{name}": text for name, text in row.items()}
+    return form
 
 
-def _changed(changes: model.TimelineChanges) -> Sequence[Mention]:
-    return [
-        _mention(it, how=word, is_there=name != "removed")
-        for name, word in _KINDS.items()
-        for it in getattr(changes, name)
+def rows(section: str, form: Form) -> Sequence[Mapping[str, str]]:
+    prefix, names = _ROWS.get(section, (section, ()))
+    found = [
+        {name: text for name in names if (text := form.get(f"{prefix}-{n}-{name}", "").strip())}
+        for n in range(MOST_ROWS)
     ]
+    return [row for row in found if row]
 
 
-def _named(content: model.Content) -> Sequence[tuple[str, str]]:
-    named: list[EntryRef] = [ref for factor in content.factors for ref in factor.evidence]
-    if content.trigger.entry is not None:
-        named.append(content.trigger.entry)
-    return [(ref.source, ref.id) for ref in named]
+def shown(section: str, content: Content) -> Form:
+    # Whether there are no factors is a field beside them.
+    stored = content.model_dump(mode="json", include={section, f"{section}_none_found"})
+    return dict(field for name, value in stored.items() for field in _fields(name, value))
 
 
-def _mention(entry: Entry | model.ChangedEntry, *, how: str = "", is_there: bool = True) -> Mention:
-    return Mention(
-        title=entry.title,
-        typed=entry_text(entry.source, entry.id),
-        at=moment(entry.t),
-        clock=clock(entry.t, entry.p),
-        place=anchor(entry.source, entry.id) if is_there else None,
-        how=how,
-    )
+def _fields(name: str, value: JsonValue) -> Iterator[tuple[str, str]]:
+    match value:
+        case {"source": str(source), "id": str(identity)}:
+            yield name, entry_text(source, identity)
+        case dict():
+            for key, part in value.items():
+                yield from _fields(f"{name}-{key}", part)
+        case list() if name in ("impact-quantities", "factors"):
+            for n, part in enumerate(value):
+                yield from _fields(f"{name}-{n}", part)
+        case list():
+            items = [text for item in value for _, text in _fields(name, item)]
+            yield name, "\n".join(item.replace("\n", "\n  ") for item in items)
+        case None | bool():
+            yield name, "yes" if value else ""
+        case _:
+            yield name, value if isinstance(value, str) else repr(value).removesuffix(".0")
+
+
+def entry_text(source: str, identity: str) -> str:
+    """Return a timeline entry as form text; unusual names are JSON, so that each can be parsed."""
+    if source.isprintable() and identity.isprintable() and " " not in source and not source.startswith("["):
+        return f"{source} {identity}"
+    return json.dumps([source, identity], ensure_ascii=False)
+
+
+# What every template of them works with.
+_SHOWN: Final[Mapping[str, object]] = {
+    "here": "incidents",
+    "sections": SECTIONS,
+    "moment": moment,
+    "clock": clock,
+    "anchor": anchor,
+    "entry_text": entry_text,
+}
+
+
+# And back
+
+_ENTRY_WORDS: Final = "must be the source of an entry, a space and its id"
+_SLUG_WORDS: Final = "must be lowercase letters, digits and hyphens, such as no-canary"
+_LABELS: Final[Mapping[str, str]] = {
+    "slug": "Short name",
+    "category": "Category",
+    "statement": "Description",
+    "safeguard": "Safeguard that failed",
+    "why_it_made_sense": "Why it made sense at the time",
+    "kind": "Kind",
+    "how": "How it was detected",
+    "could_be_sooner": "Could it have been sooner",
+    "value": "Number",
+    "message": "Reason for the change",
+    "factors_none_found": "We looked and found none",
+}
+
+
+def draft(base: Content, section: str, form: Form, *, message: str) -> Draft:
+    """Replace a section by the input of its form; errors have the names of form fields as pointers."""
+    content = base.model_dump(mode="json") | _value(section, form)
+    try:
+        return parse(Draft, {"content": content, "message": message.strip() or None})
+    except InvalidFieldsError as refusal:
+        raise InvalidFieldsError(
+            "Some fields are invalid", errors=[_named(section, error) for error in refusal.errors]
+        ) from None
+
+
+def label(name: str) -> str:
+    row = _ROW_FIELD.fullmatch(name)
+    own = row[2] if row else name.rpartition("-")[2]
+    words = _LABELS.get(own) or SECTIONS.get(own) or own.replace("_", " ").capitalize()
+    return f"{words} (no. {int(row[1]) + 1})" if row else words
+
+
+def _value(section: str, form: Form) -> dict[str, JsonValue]:
+    given = {name: _read(name, text) for name, text in form.items() if not _ROW_FIELD.fullmatch(name)}
+    if section in _ROWS:
+        prefix, _ = _ROWS[section]
+        given[prefix] = [
+            {name: _read(name, text) for name, text in row.items()} for row in rows(section, form)
+        ]
+    if not all(name.startswith(f"{section}-") for name in given):
+        return given
+    return {section: {name.removeprefix(f"{section}-"): value for name, value in given.items()}}
+
+
+def _read(name: str, text: str) -> JsonValue:
+    """Read a field. What cannot be read stays text, so that the model reports what it expected."""
+    value: JsonValue = text
+    match name.rpartition("-")[2]:
+        case "users_affected" | "value":
+            value = text or None
+            for kind in (float, int):
+                with suppress(ValueError):
+                    value = kind(text)
+        case "entry":
+            value = _entry(text) if text else None
+        case "evidence":
+            value = [_entry(line) for line in text.split("\n") if line.strip()]
+        case "factors_none_found":
+            value = bool(text)
+        case own if own in LISTS:
+            # A line that begins with no space begins an item.
+            items = [item.split("\n") for item in re.split(r"\n(?=\S)", text) if item.strip()]
+            value = ["\n".join(map(str.strip, lines)).strip() for lines in items]
+        case _:
+            pass
+    return value
+
+
+def _entry(text: str) -> JsonValue:
+    source, _, identity = text.strip().partition(" ")
+    if not source.startswith("["):
+        return {"source": source, "id": identity.strip()}
+    with suppress(MalformedError):
+        match parse_json(text.encode()):
+            case [str(source), str(identity)]:
+                return {"source": source, "id": identity}
+            case _:
+                pass
+    return text
+
+
+def _named(section: str, error: FieldError) -> FieldError:
+    _, _, *parts = error.pointer.split("/")
+    message = error.message
+    if error.pointer == "/message":
+        parts = ["message"]
+    elif "evidence" in parts:
+        parts, message = parts[:3], _ENTRY_WORDS
+    elif parts[:2] == ["trigger", "entry"]:
+        parts, message = parts[:2], _ENTRY_WORDS
+    elif parts[-1:] == ["slug"]:
+        message = _SLUG_WORDS
+    elif section in LISTS and parts[1:]:
+        parts, message = parts[:1], f"item {int(parts[1]) + 1} {message}"
+    return FieldError("-".join(parts) or section, error.code, message)
 
 
 # What differs between revisions
 
 _MOST_LINES: Final = 500  # A longer section is shown whole, before and after: matching takes quadratic time.
-_MARKS: Final = {" ": "kept", "-": "removed", "+": "added"}
 
 
-@dataclass(frozen=True, slots=True)
-class SectionDifference:
-    """A section that differs, with its lines: each is kept, removed or added."""
-
-    section: str
-    title: str
-    lines: Sequence[tuple[str, str]]
+def compare(before: Content, after: Content) -> Mapping[str, Sequence[str]]:
+    """Return the lines of each section that differs; those of both begin with a space, others with - or +."""
+    lines = {name: (_lines(name, before), _lines(name, after)) for name in SECTIONS}
+    return {name: _matched(old, new) for name, (old, new) in lines.items() if old != new}
 
 
-def compare(before: model.Content, after: model.Content) -> Sequence[SectionDifference]:
-    differing: list[SectionDifference] = []
-    for section, title in SECTIONS.items():
-        old, new = _lines(section, before), _lines(section, after)
-        if old != new:
-            differing.append(SectionDifference(section, title, _matched(old, new)))
-    return differing
-
-
-def _lines(section: str, content: model.Content) -> Sequence[str]:
+def _lines(section: str, content: Content) -> Sequence[str]:
     lines: list[str] = []
     for name, text in shown(section, content).items():
         if text:
@@ -278,8 +406,7 @@ def _lines(section: str, content: model.Content) -> Sequence[str]:
     return lines
 
 
-def _matched(old: Sequence[str], new: Sequence[str]) -> Sequence[tuple[str, str]]:
+def _matched(old: Sequence[str], new: Sequence[str]) -> Sequence[str]:
     if max(len(old), len(new)) > _MOST_LINES:
-        return [*(("removed", text) for text in old), *(("added", text) for text in new)]
-    _, _, _, *lines = unified_diff(old, new, n=_MOST_LINES, lineterm="")  # Without the names and the place.
-    return [(_MARKS[line[0]], line[1:]) for line in lines]
+        return [*(f"-{text}" for text in old), *(f"+{text}" for text in new)]
+    return [*unified_diff(old, new, n=_MOST_LINES, lineterm="")][3:]  # Without the names and the place.

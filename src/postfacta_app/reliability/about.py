@@ -1,23 +1,32 @@
-"""The greeting, the original's health check, the origin of the code, and the OpenAPI document."""
+"""What the service reports about itself: greeting, origin of the code, objectives, protection, its OpenAPI document."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
+from prometheus_client.samples import Sample
 from pydantic import BaseModel, JsonValue, RootModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from postfacta_core.clock import MONOTONIC, Clock
+from postfacta_core.clock import MONOTONIC, WALL, Clock
+from postfacta_core.health.registry import HealthRegistry
+from postfacta_core.telemetry.metrics import Metrics
+from postfacta_slo.status.report import facts, percent, plot
+from postfacta_slo.status.watch import Watch
 
+from ..aside import LARGE
 from ..principal import Access
 from ..problems import encode
 from ..settings import SettingsError
 from ..web.routes import RouteClass
-from ..web.slices import Routes, part
+from ..web.slices import Page, Routes, part
 
 OPEN = Access.OPEN
 routes: Final = Routes("page")
@@ -71,16 +80,20 @@ def load_codebase(path: Path = _PACKAGED) -> Codebase:
 
 @dataclass(slots=True)
 class About:
-    """The part that these routes need; the uptime counts from its start, the document is set later."""
+    """The part that these routes need; it begins with the process, the document is set later.
+
+    Its page needs neither the database nor the network. Without a Prometheus there is no `watch`.
+    """
 
     codebase: Codebase
     environment: str
-    clock: Clock = MONOTONIC
+    health: HealthRegistry
+    metrics: Metrics
+    watch: Watch | None = None
     document: Mapping[str, object] = field(default_factory=dict[str, object])
-    started: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.started = self.clock()
+    clock: Clock = MONOTONIC
+    started: float = field(default_factory=MONOTONIC)
+    since: datetime = field(default_factory=lambda: datetime.fromtimestamp(WALL(), UTC))
 
 
 Here = Annotated[About, part(About)]
@@ -124,3 +137,34 @@ async def openapi(here: Here) -> Annotated[Response, Document]:
 
 def _json(value: object) -> Response:
     return Response(encode(value), headers={"Content-Type": "application/json; charset=utf-8"})
+
+
+# The page
+
+# Of the metrics, those that the page shows begin so.
+_SHOWN: Final = ("postfacta_breaker_", "db_client_connection_", "postfacta_ratelimit_", "postfacta_limiter_")
+
+
+@routes.page("/reliability", Access.READ)
+async def show(here: Here) -> Page:
+    context: dict[str, object] = {
+        "here": "reliability",
+        "since": here.since,
+        "watch": here.watch,
+        "health": here.health.snapshot(),
+        "percent": percent,
+        "facts": facts,
+        "plot": plot,
+        "seconds": partial(timedelta, 0),
+    }
+    # In a thread, like a scrape: with many routes it takes long.
+    return Page("reliability.html", context, size=LARGE, more=lambda: {"series": _series(here.metrics)})
+
+
+def _series(metrics: Metrics) -> Mapping[str, Sequence[Sample]]:
+    series: defaultdict[str, list[Sample]] = defaultdict(list)
+    for family in metrics.collect():
+        if family.name.startswith(_SHOWN):
+            for sample in family.samples:
+                series[sample.name].append(sample)
+    return series

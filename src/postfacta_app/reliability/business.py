@@ -92,11 +92,11 @@ class BusinessMetrics(Collector):
             self._told = await read()
             self._told_at = self._clock()
 
-    def describe(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        return map(_family, METRICS)
-
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        families = {name: _family(name) for name in METRICS}
+        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+        for name, (text, of) in METRICS.items():
+            kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            families[name] = kind(name, text, labels=of)
         counted = [Sample(metric, labels, value) for (metric, labels), value in tuple(self._counts.items())]
         age = Sample("postfacta_business_metrics_age_seconds", (), self._clock() - self._told_at)
         shown = [Sample(*it, value) for it, read in self._shown.items() if (value := read()) is not None]
@@ -104,11 +104,7 @@ class BusinessMetrics(Collector):
             families[sample.metric].add_metric(sample.labels, sample.value)
         yield from families.values()
 
-
-def _family(name: str) -> CounterMetricFamily | GaugeMetricFamily:
-    kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-    text, labels = METRICS[name]
-    return kind(name, text, labels=labels)
+    describe = collect  # Of what is described, the names alone count.
 
 
 # Without exercises and private incidents. The durations are those of the API. Quantiles are by nearest rank; the median

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, strategies as st
 
 from postfacta_app.errors import InvalidFieldsError
-from postfacta_app.postmortems.form import LISTS, SECTIONS, draft, entry_text, label, rows, shown, typed
 from postfacta_app.postmortems.model import (
     Category,
     Content,
@@ -17,7 +16,17 @@ from postfacta_app.postmortems.model import (
     Trigger,
     TriggerKind,
 )
-from postfacta_app.postmortems.pages import compare
+from postfacta_app.postmortems.pages import (
+    LISTS,
+    SECTIONS,
+    compare,
+    draft,
+    entry_text,
+    label,
+    rows,
+    shown,
+    typed_form as typed,
+)
 from postfacta_app.timeline.model import EntryRef
 from tests.kit.every import every
 
@@ -75,35 +84,28 @@ def test_a_section_is_all_that_its_form_changes(before: Content, after: Content)
         assert getattr(changed, section) == getattr(after, section)
         others = set(SECTIONS) - {section}
         assert changed.model_dump(include=others) == before.model_dump(include=others)
-        assert {it.section for it in compare(before, changed)} <= {section}
+        assert set(compare(before, changed)) <= {section}
 
 
 @given(_CONTENT, _CONTENT)
 def test_a_difference_holds_every_line_of_both(before: Content, after: Content) -> None:
-    assert compare(before, before) == []
-    for it in compare(before, after):
-        forward = [text for mark, text in it.lines if mark != "removed"]
-        backward = [text for mark, text in it.lines if mark != "added"]
-        other = next(that for that in compare(after, before) if that.section == it.section)
-        assert forward == [text for mark, text in other.lines if mark != "added"]
-        assert backward == [text for mark, text in other.lines if mark != "removed"]
+    assert compare(before, before) == {}
+    back = compare(after, before)
+    for section, lines in compare(before, after).items():
+        forward = [line[1:] for line in lines if line[0] != "-"]
+        backward = [line[1:] for line in lines if line[0] != "+"]
+        assert forward == [line[1:] for line in back[section] if line[0] != "+"]
+        assert backward == [line[1:] for line in back[section] if line[0] != "-"]
 
 
 def test_a_difference_keeps_the_lines_that_both_have() -> None:
     before, after = Content(summary="one\ntwo\nthree"), Content(summary="one\n2\nthree")
-    (summary,) = compare(before, after)
-    assert list(summary.lines) == [
-        ("kept", "one"),
-        ("removed", "two"),
-        ("added", "2"),
-        ("kept", "three"),
-    ]
+    assert compare(before, after) == {"summary": [" one", "-two", "+2", " three"]}
 
 
 def test_a_section_of_very_many_lines_is_shown_whole() -> None:
     before, after = Content(summary="a\n" * 600 + "b"), Content(summary="a\n" * 600 + "c")
-    (summary,) = compare(before, after)
-    assert [mark for mark, _ in summary.lines] == ["removed"] * 601 + ["added"] * 601
+    assert [line[0] for line in compare(before, after)["summary"]] == ["-"] * 601 + ["+"] * 601
 
 
 def test_rows_without_text_are_left_out_and_the_others_move_up() -> None:

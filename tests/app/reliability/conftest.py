@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.app.reliability.told import Told
 from tests.slo.test_prometheus import server
+from tests.slo.told import Told
 
 
 @pytest.fixture

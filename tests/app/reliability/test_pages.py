@@ -5,19 +5,24 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
-from postfacta_app.reliability.pages import Reliability, Watch, show
+from postfacta_app.db import repeating
+from postfacta_app.reliability.about import About, load_codebase, show
 from postfacta_app.settings import SettingsError, load_settings
 from postfacta_app.web.render import Pages
 from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.telemetry.metrics import Metrics
+from postfacta_core.testing import ManualClock, RecordingObserver
 from postfacta_slo.status.prometheus import Prometheus
+from postfacta_slo.status.watch import Watch
 from tests.app.live import Service, in_process
-from tests.app.reliability.told import Told
+from tests.slo.told import Told
 
 PATIENCE = 30.0
 HTML = {"Accept": "text/html"}
@@ -91,15 +96,29 @@ async def test_without_our_rules_the_page_asks_to_load_them(shared_app_dsn: str,
         await until_told(service, "load the generated rules")
 
 
-async def test_no_page_waits_for_a_prometheus_that_hangs() -> None:
+async def test_no_page_waits_for_a_prometheus_that_hangs(shared_app_dsn: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        prometheus = Prometheus(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=2 * PATIENCE)
-        watch = Watch(lambda: prometheus)
-        here = Reliability(HealthRegistry(), Metrics(with_process=False), watch=watch)
-        async with watch.running():
+        silent.settimeout(PATIENCE)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        async with in_process(shared_app_dsn, prometheus_url=url) as service:
+            asked, _ = await anyio.to_thread.run_sync(silent.accept)
             with anyio.fail_after(PATIENCE):
-                page = await show(here)
-    assert (page.context["objectives"], watch.error) == ([], "")
+                page = await page_of(service)
+        asked.close()
+    assert f"Nothing has been read from {url} yet." in page
+
+
+async def test_a_prometheus_that_never_answers_does_not_hold_up_the_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE)
+        prometheus = Prometheus(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=2 * PATIENCE)
+        look = partial(
+            anyio.to_thread.run_sync, Watch("postfacta", lambda: prometheus).look, abandon_on_cancel=True
+        )
+        with anyio.fail_after(PATIENCE):
+            async with repeating("objectives", look, observer=RecordingObserver(), interval=5.0):
+                asked, _ = await anyio.to_thread.run_sync(silent.accept)
+        asked.close()
 
 
 async def test_a_prometheus_that_does_not_answer_in_time_is_reported(shared_app_dsn: str) -> None:
@@ -114,26 +133,44 @@ async def test_a_prometheus_that_does_not_answer_in_time_is_reported(shared_app_
     assert "hunter2" not in page
 
 
+def an_about(watch: Watch | None = None) -> About:
+    return About(load_codebase(), "local", HealthRegistry(), Metrics(with_process=False), watch)
+
+
+async def drawn(about: About) -> str:
+    page = await show(about)
+    return plain(bytes(Pages(version="1").page(page.template, {**page.context, **page.more()}).body).decode())
+
+
 async def test_a_prometheus_that_fails_later_leaves_its_last_figures_with_their_age(told: Told) -> None:
-    now = [1000.0]
-    watch = Watch(lambda: Prometheus(told.url), interval=0.01, clock=lambda: now[0])
-    here = Reliability(HealthRegistry(), Metrics(with_process=False), watch=watch)
+    clock = ManualClock()
+    watch = Watch("postfacta", lambda: Prometheus(told.url), interval=0, clock=clock)
+    about = an_about(watch)
+    watch.look()
+    page = await drawn(about)
+    assert "Over the last 30 days" in page
+    assert "These figures are" not in page
+    told.broken = "<html>"
+    watch.look()
+    assert "is the address right?" in await drawn(about)
+    clock.advance(190)
+    page = await drawn(about)
+    assert "These figures are 3 min old." in page
+    assert "60 % of the budget left" in page
 
-    async def shown() -> str:
-        page = await show(here)
-        return plain(bytes(Pages(version="1").page(page.template, page.context).body).decode())
 
-    async with watch.running():
-        with anyio.fail_after(PATIENCE):
-            while "Over the last 30 days" not in await shown():
-                await anyio.sleep(0.01)
-            assert "These figures are" not in await shown()
-            told.broken = "<html>"
-            while "is the address right?" not in await shown():
-                await anyio.sleep(0.01)
-    now[0] += 190
-    assert "These figures are 3 min old." in await shown()
-    assert "60 % of the budget left" in await shown()
+async def test_figures_that_were_not_read_again_are_old(told: Told) -> None:
+    clock = ManualClock()
+    watch = Watch("postfacta", lambda: Prometheus(told.url), clock=clock)
+    watch.look()
+    clock.advance(181)
+    assert "These figures are 3 min old." in await drawn(an_about(watch))
+
+
+async def test_a_process_that_has_just_begun_has_a_page_too() -> None:
+    page = await drawn(an_about())
+    assert "Counts since this process started" in page
+    assert "Circuit breaker" not in page
 
 
 @pytest.mark.parametrize("url", ["prometheus:9090", "ftp://prometheus", "http://p:9090/?x=hunter2", ""])
