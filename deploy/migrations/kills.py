@@ -21,7 +21,8 @@ from unittest.mock import patch
 import anyio
 import asyncpg
 
-from postfacta_app.migrations import MigrationError, upgrade
+from postfacta_app.errors import CommandFailedError
+from postfacta_app.migrations import upgrade
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres.connecting import RawConnection
 
@@ -144,7 +145,7 @@ def _kill_backend(dsn: str, at: int) -> bool:
             thread.start()
             thread.join()
 
-    with suppress(MigrationError):
+    with suppress(CommandFailedError):
         _migrate(dsn, end)
         return False
     return True

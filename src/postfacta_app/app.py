@@ -63,6 +63,7 @@ _SLICES = (
     *(export, v0, identity, about, error_pages),
 )
 _CSP = "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
+_EXPOSED = ["Age", "As-Of", "Cache-Status", "ETag", "Link", "Location", "Idempotency-Replayed"]
 _HEADERS = (
     ("content-security-policy", _CSP),
     ("x-content-type-options", "nosniff"),
@@ -109,7 +110,8 @@ def create_app(
         distrust=partial(guard.forget, lambda _: True),
         hide=stale.forget,
     )
-    health, watch = _health(settings, database, telemetry), _watch(rotation)
+    health = _health(settings, database, telemetry)
+    watch = Watch("postfacta", partial(_prometheus, rotation)) if settings.prometheus_url else None
     about_us = about.About(codebase, settings.environment, health, telemetry.metrics, watch)
     parts = (
         Identity(settings, accounts, guard.forget),
@@ -215,8 +217,22 @@ def _options(rotation: Rotation, table: list[Rule], rate_store: SharedStore | No
     if delay is None:
         delay = 0.0 if settings.is_local else DrainLimits().drain_delay
     rates = address_limits(settings)
+
+    def tokens() -> tuple[str, ...]:
+        return rotation.current.valid("metrics_token")
+
+    def may_see_checks(scope: Scope) -> bool:
+        # As who may scrape the metrics; in `local`, all.
+        return bears(dict(scope["headers"]), tokens) if rotation.current.metrics_token else settings.is_local
+
     return HardenOptions(
-        cors=_cors(settings),
+        cors=Cors(
+            allow_origins=settings.cors_origins,
+            allow_credentials=settings.cors_credentials,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "If-Match", "If-None-Match", "Idempotency-Key"],
+            expose_headers=_EXPOSED,
+        ),
         limits=transfer_limits(),
         routes=route_options(table),
         request_timeout=RouteClass.WRITE.seconds,  # Until routing has found the class.
@@ -226,9 +242,9 @@ def _options(rotation: Rotation, table: list[Rule], rate_store: SharedStore | No
         shedding=settings.shedding,
         drain=DrainLimits(drain_delay=delay, drain_timeout=settings.drain_timeout),
         response_headers=_HEADERS if settings.is_local else (*_HEADERS, _STRICT_TRANSPORT),
-        metrics_token=(lambda: rotation.current.valid("metrics_token")) if settings.metrics_token else "",
+        metrics_token=tokens if settings.metrics_token else "",
         allow_metrics=partial(_may_scrape, settings, TrustedProxies(settings.trusted_proxies)),
-        allow_health_detail=partial(_may_see_checks, rotation),
+        allow_health_detail=may_see_checks,
         traffic_key=(lambda: rotation.current.valid("traffic_key")) if settings.traffic_key else "",
         quiet=("/healthz",),
     )
@@ -239,18 +255,9 @@ def _may_scrape(settings: Settings, proxies: TrustedProxies, scope: Scope) -> bo
     if settings.is_local or settings.metrics_token is not None:
         return True
     peer = (scope.get("client") or ("",))[0]
-    names = {name for name, _ in scope["headers"]}
     known = proxies.look_up(peer)
     is_proxy = known is None or known.is_trusted
-    return is_loopback(peer) and not is_proxy and names.isdisjoint(_FORWARDED)
-
-
-def _may_see_checks(rotation: Rotation, scope: Scope) -> bool:
-    """Show the checks to callers that may scrape the metrics; in `local`, to all."""
-    settings = rotation.current
-    if settings.metrics_token is None:
-        return settings.is_local
-    return bears(dict(scope["headers"]), lambda: settings.valid("metrics_token"))
+    return is_loopback(peer) and not is_proxy and dict(scope["headers"]).keys().isdisjoint(_FORWARDED)
 
 
 def _health(settings: Settings, database: Database, telemetry: Telemetry) -> HealthRegistry:
@@ -258,9 +265,12 @@ def _health(settings: Settings, database: Database, telemetry: Telemetry) -> Hea
     critical = settings.ready_requires_db
     right = {"schema": False, "durability": False}
 
+    def is_away() -> bool:
+        return not database.is_connected or database.breaker.statistics().retry_after is not None
+
     async def schema() -> None:
         # Keep the last result while the database is unavailable: the first check reports that.
-        if right["schema"] and _is_away(database):
+        if right["schema"] and is_away():
             return
         found = await revision(database)
         right["schema"] = found is not None and found >= HEAD
@@ -268,7 +278,7 @@ def _health(settings: Settings, database: Database, telemetry: Telemetry) -> Hea
             raise SchemaOutdatedError(found)
 
     async def durability() -> None:
-        if not (right["durability"] and _is_away(database)):
+        if not (right["durability"] and is_away()):
             problems = await database.durability_problems()
             right["durability"] = not problems
             if problems:
@@ -281,24 +291,7 @@ def _health(settings: Settings, database: Database, telemetry: Telemetry) -> Hea
     return health
 
 
-def _watch(rotation: Rotation) -> Watch | None:
-    def current() -> Prometheus:
-        url = rotation.current.prometheus_url
-        # One second a query: at exit, the process waits for one that is still running.
-        return Prometheus(url.get_secret_value() if url else "", timeout=1.0)
-
-    return Watch("postfacta", current) if rotation.current.prometheus_url else None
-
-
-def _is_away(database: Database) -> bool:
-    return not database.is_connected or database.breaker.statistics().retry_after is not None
-
-
-def _cors(settings: Settings) -> Cors:
-    return Cors(
-        allow_origins=settings.cors_origins,
-        allow_credentials=settings.cors_credentials,
-        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=["Authorization", "If-Match", "If-None-Match", "Idempotency-Key"],
-        expose_headers=["Age", "As-Of", "Cache-Status", "ETag", "Link", "Location", "Idempotency-Replayed"],
-    )
+def _prometheus(rotation: Rotation) -> Prometheus:
+    url = rotation.current.prometheus_url
+    # One second a query: at exit, the process waits for one that is still running.
+    return Prometheus(url.get_secret_value() if url else "", timeout=1.0)

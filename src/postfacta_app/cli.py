@@ -6,7 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial, wraps
-from typing import Any, Concatenate, ParamSpec, TextIO, TypeVar
+from typing import Any, Concatenate, TextIO, TypeVar
 from uuid import UUID
 
 import anyio
@@ -17,7 +17,7 @@ from postfacta_core.errors import ResilienceError
 from postfacta_embedded import EmbeddedPostgresError
 from postfacta_postgres import Database
 
-from . import COMMANDS
+from . import COMMANDS, doctor
 from .app import declared
 from .db import Unit, reach
 from .errors import AppError, CommandFailedError, InvalidFieldsError
@@ -27,19 +27,18 @@ from .identity.local import Passwords, mint
 from .migrations import HEAD, revision, upgrade
 from .principal import Principal, Role
 from .server import serve
-from .settings import AuthMode, SettingsError, exposed_secrets, load_settings
+from .settings import AuthMode, Settings, SettingsError, exposed_secrets, load_settings
 from .timeline.rebuild import REPAIR, verify
 from .web.body import parse
 
-P = ParamSpec("P")
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., object])
 
 _OPERATOR = Principal(actor="operator", name="operator", role=Role.ADMIN)
 _MOST_LISTED = 10_000
 _ROLES = click.Choice([role.value for role in Role])
 _SCOPES = click.Choice([scope.value for scope in model.Scope])
 Told = tuple[Iterable[str], str]  # The lines that a command prints, and what it says on standard error.
+Work = Callable[Concatenate[Unit, ...], Awaitable[Told]]
 
 
 def main(words: Sequence[str]) -> int:
@@ -51,21 +50,16 @@ def main(words: Sequence[str]) -> int:
     except click.UsageError as error:
         error.show()
         raise SystemExit(error.exit_code) from None
-    except (SettingsError, InvalidFieldsError) as error:
-        return _complain(error, 2)
-    except (AppError, CommandFailedError, EmbeddedPostgresError, ResilienceError) as error:
-        return _complain(error, 1)
     except (KeyboardInterrupt, click.Abort):
         return 130
-
-
-def _complain(error: Exception, code: int) -> int:
-    text = str(error)
-    if isinstance(error, InvalidFieldsError):
-        text = "\n".join(f"{it.pointer.lstrip('/') or 'request'} {it.message}" for it in error.errors)
-    elif isinstance(error, ResilienceError):
-        text = f"the database failed: {type(error).__name__}"
-    click.echo(f"postfacta: {text}", err=True)
+    except InvalidFieldsError as error:
+        told = "\n".join(f"{it.pointer.lstrip('/') or 'request'} {it.message}" for it in error.errors)
+        code = 2
+    except ResilienceError as error:
+        told, code = f"the database failed: {type(error).__name__}", 1
+    except (SettingsError, AppError, CommandFailedError, EmbeddedPostgresError) as error:
+        told, code = str(error), 2 if isinstance(error, SettingsError) else 1
+    click.echo(f"postfacta: {told}", err=True)
     return code
 
 
@@ -86,12 +80,15 @@ def _command(
     return of.command(name, help=f"{summary[0].upper()}{summary[1:]}.", short_help=summary)
 
 
-def _address(function: F) -> F:
-    host = click.option("--host", help="address to listen on (POSTFACTA_HOST, else 127.0.0.1)")
-    port = click.option(
-        "--port", type=int, help="port to listen on (POSTFACTA_PORT, else 8080); 0 for a free one"
-    )
-    return host(port(function))
+def _address(function: Callable[[Callable[[], Settings]], T]) -> Callable[..., T]:
+    """Give a command what reads the settings, in which the address of its options wins."""
+
+    @click.option("--host", help="address to listen on (POSTFACTA_HOST, else 127.0.0.1)")
+    @click.option("--port", type=int, help="port to listen on (POSTFACTA_PORT, else 8080); 0 for a free one")
+    def run(**address: object) -> T:
+        return function(partial(load_settings, None, **address))
+
+    return run
 
 
 def _read_line(_: click.Context, __: click.Parameter, is_wanted: bool) -> str | None:  # noqa: FBT001 - click's
@@ -120,22 +117,26 @@ def _run(work: Callable[[Database], Awaitable[T]]) -> T:
     return anyio.run(run)
 
 
-def _says(function: Callable[Concatenate[Unit, P], Awaitable[Told]]) -> Callable[P, None]:
+def _of(group: click.Group, name: str, summary: str) -> Callable[[Work], click.Command]:
     """Make a command of a function that works in one transaction; it speaks once that is committed."""
 
-    @wraps(function)
-    def run(*args: P.args, **given: P.kwargs) -> None:
-        async def work(database: Database) -> Told:
-            async with database.transaction() as connection:
-                return await function(Unit(connection, _OPERATOR, None), *args, **given)
+    def declare(function: Work) -> click.Command:
+        @_command(name, summary, of=group)
+        @wraps(function)
+        def run(**given: object) -> None:
+            async def work(database: Database) -> Told:
+                async with database.transaction() as connection:
+                    return await function(Unit(connection, _OPERATOR, None), **given)
 
-        lines, said = _run(work)
-        for line in lines:
-            click.echo(line)
-        if said:
-            click.echo(said, err=True)
+            lines, said = _run(work)
+            for line in lines:
+                click.echo(line)
+            if said:
+                click.echo(said, err=True)
 
-    return run
+        return run
+
+    return declare
 
 
 def _line(*parts: object) -> str:
@@ -144,8 +145,7 @@ def _line(*parts: object) -> str:
 
 @_command("serve")
 @_address
-def _serve(host: str | None, port: int | None) -> int:
-    read = partial(load_settings, None, host=host, port=port)
+def _serve(read: Callable[[], Settings]) -> int:
     for file in exposed_secrets():
         click.echo(f"postfacta: warning: every user can read {file}; run chmod 600 {file}", err=True)
     return serve(read(), say=click.echo, read=read)
@@ -161,11 +161,10 @@ def _migrate() -> None:
 
 @_command("demo")
 @_address
-def _demo(host: str | None, port: int | None) -> int:
-    settings = load_settings(None, host=host, port=port)
+def _demo(read: Callable[[], Settings]) -> int:
     from . import demo  # noqa: PLC0415 - the other commands do not need it
 
-    return demo.run(settings, say=click.echo)
+    return demo.run(read(), say=click.echo)
 
 
 @_command("verify")
@@ -195,14 +194,15 @@ def _routes() -> None:
 
 @_command("doctor")
 @_address
-def _doctor(host: str | None, port: int | None) -> int:
-    settings = load_settings(None, host=host, port=port)
-    from . import doctor  # noqa: PLC0415 - the other commands do not need it
-
-    return doctor.run(settings, say=click.echo)
+def _doctor(read: Callable[[], Settings]) -> int:
+    return doctor.run(read(), say=click.echo)
 
 
-_secret_file = partial(click.option, type=click.File(), default=None)
+def _content(_: click.Context, __: click.Parameter, file: TextIO | None) -> str:
+    return file.read().strip() if file else ""
+
+
+_secret_file = partial(click.option, type=click.File(), callback=_content)
 
 
 @_command("smoke")
@@ -219,21 +219,10 @@ _secret_file = partial(click.option, type=click.File(), default=None)
     default=None,
     help="whether to record an exercise (not in a production)",
 )
-def _smoke(
-    *, token: TextIO | None, metrics_token: TextIO | None, traffic_key: TextIO | None, **others: Any
-) -> int:
+def _smoke(**given: Any) -> int:
     from .smoke import Smoke  # noqa: PLC0415 - the other commands do not need it
 
-    own, metrics, key = (it.read().strip() if it else "" for it in (token, metrics_token, traffic_key))
-    return anyio.run(Smoke(token=own, metrics_token=metrics, traffic_key=key, **others).run, click.echo)
-
-
-async def _meet(unit: Unit, external: str, new: model.Newcomer) -> str:
-    """Add an account of the project, or give it this role if it has signed in before."""
-    await postgres.meet(unit, external, new)
-    if (user := await postgres.external(unit, external)) and user.role is not new.role:
-        await postgres.change_user(unit, user.id, model.UserChange(role=new.role), now=_now())
-    return new.email
+    return anyio.run(Smoke(**given).run, click.echo)
 
 
 async def _found(unit: Unit, person: str) -> model.Account:
@@ -243,20 +232,18 @@ async def _found(unit: Unit, person: str) -> model.Account:
     return account
 
 
-@_command("list", "list people", of=_user)
-@_says
+@_of(_user, "list", "list people")
 async def _list_users(unit: Unit) -> Told:
     people = await postgres.users(unit, None, _MOST_LISTED)
     return [_line(it.id, it.email, it.role, "disabled" if it.disabled_at else "active") for it in people], ""
 
 
-@_command("add", "add a person; prints their password", of=_user)
+@_of(_user, "add", "add a person; prints their password")
 @click.option("--email", required=True, help="the address to sign in with")
 @click.option("--name", help="display name (default: the part of the address before the @)")
 @click.option("--role", type=_ROLES, default=Role.VIEWER.value, help="their role (viewer)")
 @click.option("--sub", type=UUID, help="in auth mode supabase: the `User UID` of the account there")
 @_from_stdin
-@_says
 async def _add_user(
     unit: Unit, *, email: str, name: str | None, role: str, sub: UUID | None, given: str | None
 ) -> Told:
@@ -269,17 +256,21 @@ async def _add_user(
     new = parse(model.NewUser, {"email": email, "display_name": name, "role": role, "password": password})
     if sub is not None:
         external = postgres.external_name(settings.issuer, sub)
-        newcomer = model.Newcomer(email=new.email, display_name=new.name, role=new.role)
-        return [], f"{await _meet(unit, external, newcomer)} can sign in at /signin, as {role}."
-    hashed = await Passwords().hash(new.password)
-    added = await postgres.add_user(unit, new, password_hash=hashed)
-    return [password] if given is None else [], f"{added.email} can sign in at /signin, as {role}."
+        await postgres.meet(
+            unit, external, model.Newcomer(email=new.email, display_name=new.name, role=new.role)
+        )
+        # They may have signed in before.
+        if (user := await postgres.external(unit, external)) and user.role is not new.role:
+            await postgres.change_user(unit, user.id, model.UserChange(role=new.role), now=_now())
+    else:
+        await postgres.add_user(unit, new, password_hash=await Passwords().hash(new.password))
+    said = f"{new.email} can sign in at /signin, as {role}."
+    return [password] if given is None and sub is None else [], said
 
 
-@_command("reset-password", "set a new password and end all sessions", of=_user)
+@_of(_user, "reset-password", "set a new password and end all sessions")
 @_person
 @_from_stdin
-@_says
 async def _reset_password(unit: Unit, person: str, *, given: str | None) -> Told:
     account = await _found(unit, person)
     if account.password_hash is None:
@@ -292,9 +283,8 @@ async def _reset_password(unit: Unit, person: str, *, given: str | None) -> Told
     return [password] if given is None else [], said
 
 
-@_command("sessions", "list a person's sessions", of=_user)
+@_of(_user, "sessions", "list a person's sessions")
 @_person
-@_says
 async def _list_sessions(unit: Unit, person: str) -> Told:
     sessions = await postgres.sessions(unit, (await _found(unit, person)).id, this=b"", now=_now())
     return [
@@ -302,10 +292,9 @@ async def _list_sessions(unit: Unit, person: str) -> Told:
     ], ""
 
 
-@_command("sign-out", "end a person's sessions, or one of them", of=_user)
+@_of(_user, "sign-out", "end a person's sessions, or one of them")
 @_person
 @click.option("--session", type=UUID, help="the session's id (default: all sessions)")
-@_says
 async def _sign_out(unit: Unit, person: str, *, session: UUID | None) -> Told:
     user = await _found(unit, person)
     return [f"sessions ended: {await postgres.revoke_sessions(unit, user, _now(), only=session)}"], ""
@@ -317,21 +306,16 @@ async def _change(unit: Unit, /, person: str, **wish: object) -> Told:
     return [f"{changed.email} is {'disabled' if changed.disabled_at else f'enabled, as {changed.role}'}"], ""
 
 
-_command("role", "change a person's role", of=_user)(
-    _person(click.argument("role", type=_ROLES)(_says(_change)))
-)
-_command("disable", "disable an account and end all sessions", of=_user)(
-    _person(_says(partial(_change, disabled=True)))
-)
-_command("enable", "enable a disabled account", of=_user)(_person(_says(partial(_change, disabled=False))))
+_of(_user, "role", "change a person's role")(_person(click.argument("role", type=_ROLES)(partial(_change))))
+_of(_user, "disable", "disable an account and end all sessions")(_person(partial(_change, disabled=True)))
+_of(_user, "enable", "enable a disabled account")(_person(partial(_change, disabled=False)))
 
 
-@_command("create", "create an API token for a machine", of=_token)
+@_of(_token, "create", "create an API token for a machine")
 @click.option("--name", required=True, help="a name for it")
 @click.option("--scope", "scopes", required=True, multiple=True, type=_SCOPES, help="may be repeated")
 @click.option("--source", help="the source of its signals (required for signals:write)")
 @click.option("--days", type=click.IntRange(1, 3650), default=365, help="days until it expires (365)")
-@_says
 async def _create_token(
     unit: Unit, *, name: str, scopes: Sequence[str], source: str | None, days: int
 ) -> Told:
@@ -342,8 +326,7 @@ async def _create_token(
     return [minted.secret], f"Store it now: it is not shown again. It expires in {days} days."
 
 
-@_command("list", "list API tokens", of=_token)
-@_says
+@_of(_token, "list", "list API tokens")
 async def _list_tokens(unit: Unit) -> Told:
     return [
         _line(it.id, it.name, ",".join(it.scopes), it.last_used_at or "never", it.expires_at)
@@ -352,9 +335,8 @@ async def _list_tokens(unit: Unit) -> Told:
     ], ""
 
 
-@_command("revoke", "revoke an API token", of=_token)
+@_of(_token, "revoke", "revoke an API token")
 @click.argument("token", metavar="ID", type=UUID)
-@_says
 async def _revoke_token(unit: Unit, token: UUID) -> Told:
     if not await postgres.revoke_token(unit, token, _now()):
         raise CommandFailedError("no such token, or it is already revoked")

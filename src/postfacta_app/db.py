@@ -43,6 +43,8 @@ from .principal import Principal
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 Address = IPv4Address | IPv6Address
+Detail = Mapping[str, object] | None  # Of an audit row.
+Job = Callable[[], Awaitable[object]]
 
 # Internal incidents are visible to all, private ones to admins and members; a token is neither.
 VISIBLE = "(i.visibility = 'internal' or $1::boolean or coalesce($2::uuid = any (i.members), false))"
@@ -64,7 +66,7 @@ _AUDIT = """
 insert into audit_log (actor, action, object, incident_id, detail, request_id, client)
 values ($1, $2, $3, $4, $5::text::jsonb, $6, $7)"""
 _HIDDEN = f"select from incidents i where i.id = any ($3::uuid[]) and not {VISIBLE} limit 1"
-_WAIT, _FEW = 5.0, PoolOptions(max_size=2)  # Seconds and connections of a command.
+_WAIT = 5.0  # Seconds of a command.
 _ABOUT = "Postfacta-About"  # Stored with the headers of a response.
 
 
@@ -120,12 +122,7 @@ class Unit:
         return at
 
     async def audit(
-        self,
-        action: str,
-        obj: str,
-        *,
-        incident_id: UUID | None = None,
-        detail: Mapping[str, object] | None = None,
+        self, action: str, obj: str, *, incident_id: UUID | None = None, detail: Detail = None
     ) -> None:
         """Write an audit row: who did what to which object, such as `incident.create` to `INC-12`."""
         if incident_id is not None:
@@ -141,7 +138,6 @@ class Reader:
     """Reads for one caller, without a transaction; the database may repeat each query."""
 
     def __init__(self, database: Database, principal: Principal) -> None:
-        self.database = database
         self.principal = principal
         self.fetch: Callable[..., Awaitable[Sequence[Any]]] = partial(database.fetch, repeatable=True)
 
@@ -223,7 +219,11 @@ class Transactions:
         With an Idempotency-Key, the response to the same method, path and body is replayed; raise if
         the key had another request, the first is under way, or it is about an incident hidden since.
         """
-        fingerprint = b"" if key is None else await _fingerprint(request)
+        fingerprint = b""
+        if key is not None:
+            # The path as a Python literal: a decoded line break must not end it.
+            head = f"{request.method} {request.scope['path']!r}\n".encode()
+            fingerprint = hashlib.sha256(head + await request.body()).digest()
 
         async def run(connection: Connection) -> tuple[Unit, Answer | None]:
             unit = Unit(connection, principal, _client(request))
@@ -268,12 +268,6 @@ async def _once(unit: Unit, work: Work, *, key: str, fingerprint: bytes) -> Answ
     return Answer(stored.status, headers, stored.body)
 
 
-async def _fingerprint(request: Request) -> bytes:
-    # The path as a Python literal: a decoded line break must not end it.
-    head = f"{request.method} {request.scope['path']!r}\n".encode()
-    return hashlib.sha256(head + await request.body()).digest()
-
-
 def _client(request: Request) -> Address | None:
     # PostgreSQL's inet has no zone.
     peer, known = request.client.host.partition("%")[0] if request.client else "", current_request()
@@ -287,12 +281,7 @@ def _client(request: Request) -> Address | None:
 
 @asynccontextmanager
 async def repeating(
-    name: str,
-    work: Callable[[], Awaitable[object]],
-    connected: Callable[[], Awaitable[object]] = checkpoint,
-    *,
-    observer: Observer,
-    interval: float,
+    name: str, work: Job, connected: Job = checkpoint, *, observer: Observer, interval: float
 ) -> AsyncGenerator[None]:
     """Do some work every `interval` seconds once `connected`, while the block runs, failed or not.
 
@@ -317,7 +306,7 @@ async def repeating(
 
 
 @asynccontextmanager
-async def reach(dsn: SecretStr, options: PoolOptions = _FEW) -> AsyncGenerator[Database]:
+async def reach(dsn: SecretStr) -> AsyncGenerator[Database]:
     """Connect for a command; `CommandFailedError` says where and why not."""
     address, reason = dsn.get_secret_value(), "no response"
 
@@ -326,7 +315,7 @@ async def reach(dsn: SecretStr, options: PoolOptions = _FEW) -> AsyncGenerator[D
         if isinstance(event, ConnectionOpened) and event.error_type:
             reason = event.error_type
 
-    async with Database(address, options=options, observer=listen) as database:
+    async with Database(address, options=PoolOptions(max_size=2), observer=listen) as database:
         with anyio.move_on_after(_WAIT):
             await database.wait_connected()
         if not database.is_connected:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -26,10 +26,11 @@ from .identity.local import Passwords
 from .identity.model import NewUser
 from .identity.postgres import add_user
 from .incidents import api as incidents
-from .incidents.model import Incident, Move, NewIncident
-from .postmortems import api as postmortems, model
+from .incidents.model import Move, NewIncident
+from .postmortems import api as postmortems
+from .postmortems.model import Draft, Transition
 from .principal import Principal, Role
-from .server import check_port, serve
+from .server import listen, serve
 from .settings import AuthMode, Settings
 from .signals import api as signals
 from .signals.model import Attachments, Fact, NewSignal
@@ -52,7 +53,7 @@ _RELATIVE: Final = re.compile(r'"([TD])([+-]\d+(?:\.\d+)?)"')
 
 def run(settings: Settings, *, say: Say) -> int:
     """Serve until Ctrl-C or SIGTERM; return the exit code. Data is kept between runs."""
-    check_port(settings.host, settings.port)
+    listen(settings.host, settings.port).close()
     folder = settings.demo_dir.absolute()
     say("starting PostgreSQL")
     with EmbeddedPostgres(folder / "postgres", binaries=settings.postgres_bin, log=say) as server:
@@ -98,53 +99,46 @@ def _secret(file: Path) -> str:
 async def record(connection: Connection, *, now: datetime) -> None:
     """Record each sample with everything below it, in one transaction; links only lead to earlier samples."""
     unit = Unit(connection, SEEDER, None)
-    known: dict[str, UUID] = {}
+    known: dict[str, str] = {}
     for written in json.loads(Path(__file__).with_name("samples.json").read_text()):
         sample = _read(written, now)
-        incident = (await incidents.create(unit, parse(NewIncident, sample["incident"]), now=now)).value
-        for move in sample["moves"]:
-            await incidents.transition(unit, incident.id, parse(Move, move), now=now)
-        await _attach(unit, incident, sample.get("signals", {}), now=now)
-        await _tell(unit, incident.id, sample, known=known, now=now)
-        known[sample["key"]] = incident.id
+        incident = (await incidents.create(unit, parse(NewIncident, sample["incident"]), now=now)).value.id
+        known[sample["key"]] = str(incident)
+        for name, tell in _ways(unit, incident, known, now=now).items():
+            for it in sample.get(name, ()):
+                await tell(it)
 
 
-async def _attach(
-    unit: Unit, incident: Incident, told: Mapping[str, Sequence[object]], *, now: datetime
-) -> None:
-    for source, items in told.items():
+def _ways(
+    unit: Unit, incident: UUID, known: Mapping[str, str], *, now: datetime
+) -> Mapping[str, Callable[[Any], Awaitable[object]]]:
+    """Return what records the items of each member of a sample, in this order."""
+
+    async def attach(told: Mapping[str, Any]) -> None:
         # Machine sources need a token; people do not.
-        token = Principal(actor="demo", name=source, scopes=frozenset({"signals:write"}), source=source)
+        source, scopes = told["source"], frozenset({"signals:write"})
+        token = Principal(actor="demo", name=source, scopes=scopes, source=source)
         who = SEEDER if source == "manual" else token
-        facts = [Fact.of(index, parse(NewSignal, item), who) for index, item in enumerate(items)]
+        facts = [Fact.of(index, parse(NewSignal, item), who) for index, item in enumerate(told["items"])]
         done = await signals.store(Unit(unit.connection, who, None), facts, now=now)
         ids = [result.signal_id for result in done.results if result.signal_id]
-        await signals.attach(unit, incident.id, Attachments(ids=ids))
+        await signals.attach(unit, incident, Attachments(ids=ids))
 
-
-async def _tell(
-    unit: Unit, incident: UUID, sample: Mapping[str, Any], *, known: Mapping[str, UUID], now: datetime
-) -> None:
-    ways: Mapping[str, Callable[[Any], Awaitable[object]]] = {
+    return {
+        "moves": lambda it: incidents.transition(unit, incident, parse(Move, it), now=now),
+        "signals": attach,
         "edits": lambda it: timeline.add_edit(unit, incident, parse(AnyEdit, it).root, now=now),
         "annotations": lambda it: timeline.add_annotation(unit, incident, parse(NewAnnotation, it), now=now),
         "actions": lambda it: actions.add(unit, incident, parse(actions.NewAction, it)),
-        "links": lambda it: links.link(
-            unit, incident, parse(links.NewLink, it | {"to": str(known[it["to"]])})
+        "links": lambda it: links.link(unit, incident, parse(links.NewLink, it | {"to": known[it["to"]]})),
+        "drafts": lambda it: postmortems.write(unit, incident, parse(Draft, it), follows=lambda _: None),
+        "stages": lambda it: postmortems.transition(
+            unit, incident, parse(Transition, it), follows=lambda _: None
         ),
     }
-    for name, tell in ways.items():
-        for it in sample.get(name, ()):
-            await tell(it)
-    if (told := sample.get("postmortem")) is not None:
-        draft = parse(model.Draft, {"content": told["content"]})
-        await postmortems.write(unit, incident, draft, follows=lambda _: None)
-        for stage in told["to"]:
-            wish = parse(model.Transition, {"to": stage})
-            await postmortems.transition(unit, incident, wish, follows=lambda _: None)
 
 
-def _read(written: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+def _read(written: Mapping[str, Any], now: datetime) -> Any:
     """Replace relative times: `T-2.5` is two and a half minutes before the declaration."""
     began = now.replace(second=0, microsecond=0) - timedelta(hours=written["hours_ago"])
 
@@ -153,5 +147,4 @@ def _read(written: Mapping[str, Any], now: datetime) -> dict[str, Any]:
             return f'"{now.date() + timedelta(days=int(found[2]))}"'
         return f'"{format_time(min(began + timedelta(minutes=float(found[2])), now))}"'
 
-    sample: dict[str, Any] = json.loads(_RELATIVE.sub(absolute, json.dumps(written)))
-    return sample
+    return json.loads(_RELATIVE.sub(absolute, json.dumps(written)))

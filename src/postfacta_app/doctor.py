@@ -19,7 +19,7 @@ from .db import reach
 from .errors import CommandFailedError
 from .flags import read_flags
 from .migrations import HEAD, revision, role_rights
-from .server import BACKLOG, check_port, graceful_timeout
+from .server import BACKLOG, graceful_timeout, listen
 from .settings import AuthMode, Settings, SettingsError, exposed_secrets
 
 _SKEW = (1.0, 30.0)  # Above the first, timestamps look odd; above the second, they are wrong.
@@ -93,7 +93,7 @@ def _look_at_flags(file: Path) -> Finding:
 
 def _look_at_process(settings: Settings) -> Iterator[Finding]:
     try:
-        check_port(settings.host, settings.port)
+        listen(settings.host, settings.port).close()
         yield Finding("port", "ok", f"{settings.port} of {settings.host} is free")
     except CommandFailedError as error:
         yield Finding("port", "warn", str(error), "ignore this if PostFacta itself listens there")

@@ -1,4 +1,4 @@
-"""Run the application under uvicorn: its port, its signals, its garbage collector."""
+"""Run the application under uvicorn: its port, its signals, its garbage collector, its logs and traces."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from types import FrameType
 from typing import Final
 
 import uvicorn
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
 
+from postfacta_adapters.otlp import Provider
 from postfacta_adapters.uvicorn import BoundedHttp, bounded, make_room
+from postfacta_core import logs
 from postfacta_core.drain.signals import has_terminal
 
 from .errors import CommandFailedError
-from .observability import configure_logging, configure_tracing
 from .settings import Settings
 
 BACKLOG: Final = 2048
 # The core's drain ends everything earlier, except the sockets of clients that do not read.
 _CLOSING = 10.0
-
-
-def check_port(host: str, port: int) -> None:
-    """Check that the address is free before any slow startup work; raise `CommandFailedError` if not."""
-    _listen(host, port).close()
 
 
 def graceful_timeout(settings: Settings) -> int:
@@ -40,10 +39,10 @@ def serve(
 
     SIGHUP reloads the secrets by `read`; it stops the service only if a terminal was closed.
     """
-    with _listen(settings.host, settings.port) as listener:
+    with listen(settings.host, settings.port) as listener:
         host, port = listener.getsockname()[:2]
         configure_logging(settings)
-        flush = configure_tracing(settings)
+        flush = _configure_tracing(settings)
         server = uvicorn.Server(_config(settings, read))
         # Requests leave no reference cycles; collecting every 700 objects took 5 to 10 % of their time.
         gc.freeze()
@@ -92,21 +91,46 @@ def _config(settings: Settings, read: Callable[[], Settings] | None) -> uvicorn.
     )
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def configure_logging(settings: Settings) -> None:
+    """Log to standard output in one format, with a rate limit for each kind of record."""
+    logs.configure(
+        format="json" if settings.log_format.upper() == "JSON" else "console",
+        level=settings.log_level,
+        service="postfacta",
+        version=settings.app_version,
+        environment=settings.environment,
+    )
+
+
+def _configure_tracing(settings: Settings) -> Callable[[], None]:
+    """Export spans by OTLP over HTTP if the settings enable it; return a function that flushes them.
+
+    The SDK reads its own `OTEL_*` variables. Spans that cannot be queued or sent are dropped and counted.
+    """
+    if settings.traces != "otlp":
+        return lambda: None
+    resource = {
+        "service.name": "postfacta",
+        "service.version": settings.app_version,
+        "service.instance.id": logs.instance(),
+        "deployment.environment.name": settings.environment,
+    }
+    provider = Provider(OTLPSpanExporter(timeout=5), resource=Resource.create(resource))
+    trace.set_tracer_provider(provider)
+    return provider.shutdown
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Listen there, before any slow startup work; raise `CommandFailedError` with advice if that is not possible."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise CommandFailedError(_advice(host, port, error)) from None
-
-
-def _advice(host: str, port: int, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        other = port + 1 if port < 65535 else 8080  # noqa: PLR2004 - the last port
-        return (
-            f"port {port} of {host} is in use: stop the process that listens there, or choose another port with --port {other}"
-            f" (or POSTFACTA_PORT={other})"
-        )
-    if error.errno == errno.EACCES:
-        return f"port {port} needs more privileges: choose a port above 1023, such as --port 8080"
-    return f"cannot listen on {host}: {error.strerror}; --host must be an address of this machine"
+        advice = f"cannot listen on {host}: {error.strerror}; --host must be an address of this machine"
+        if error.errno == errno.EADDRINUSE:
+            other = port + 1 if port < 65535 else 8080  # noqa: PLR2004 - the last port
+            advice = f"port {port} of {host} is in use: stop the process that listens there, or choose another port"
+            advice += f" with --port {other} (or POSTFACTA_PORT={other})"
+        elif error.errno == errno.EACCES:
+            advice = f"port {port} needs more privileges: choose a port above 1023, such as --port 8080"
+        raise CommandFailedError(advice) from None

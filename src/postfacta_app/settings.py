@@ -6,6 +6,7 @@ import difflib
 import ipaddress
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from postfacta_adapters.limits import SharedStore
 from postfacta_core.events import Mode
@@ -31,12 +33,7 @@ from postfacta_slo.status.prometheus import check_address
 
 _PREFIX = "POSTFACTA_"
 # Names of the original service, kept without the prefix of all others.
-_BARE = {
-    "environment": "ENVIRONMENT",
-    "app_version": "APP_VERSION",
-    "log_level": "LOG_LEVEL",
-    "log_format": "LOG_FORMAT",
-}
+_BARE = {"environment", "app_version", "log_level", "log_format"}
 _SHORTEST_SECRET: Final = 32  # Bytes, the output size of HMAC-SHA-256.
 # From the documentation of Supabase, PostgREST and jwt.io: with one of these, anyone can forge tokens.
 _PUBLISHED: Final = {
@@ -73,41 +70,18 @@ def _level(value: object) -> object:
     return value.upper() if isinstance(value, str) and value.upper() in known else "INFO"
 
 
-def _need(is_sound: Callable[[str], object], value: str, otherwise: str) -> None:
-    try:
-        fault = "" if is_sound(value) else otherwise
-    except Exception:  # noqa: BLE001 - each client has its own errors, which may contain the value
-        fault = otherwise
-    if fault:
-        raise ValueError(fault)
+def _checked(check: Callable[[str], str]) -> AfterValidator:
+    return AfterValidator(lambda value: SecretStr(check(value.get_secret_value())))
 
 
-def _networks(value: tuple[str, ...]) -> tuple[str, ...]:
-    advice = "is not a valid network: use 10.0.0.0/8, one address, or `unix`; never /0"
-    for number, text in enumerate(value, 1):
-        _need(
-            lambda it: it == "unix" or ipaddress.ip_network(it).prefixlen > 0,
-            text,
-            f"entry {number} {advice}",
-        )
-    return value
+def _sound(is_sound: Callable[[str], object], otherwise: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        with suppress(Exception):  # Each client has its own errors, which may contain the value.
+            if is_sound(value):
+                return value
+        raise ValueError(otherwise)
 
-
-def _rates(value: str) -> str:
-    advice = "is not a valid rate: use 600/minute, or 10/second;1000/hour; empty for no limit"
-    _need(lambda it: not it or parse_rates(it), value, advice)
-    return value
-
-
-def _is_store(address: str) -> bool:
-    SharedStore(address)  # This does not connect.
-    return address.startswith("async+valkey")
-
-
-def _store(value: SecretStr) -> SecretStr:
-    advice = "is not a valid store: use async+valkey://host:6379 and postfacta[valkey]"
-    _need(_is_store, value.get_secret_value(), advice)
-    return value
+    return check
 
 
 def _is_project(value: str) -> bool:
@@ -117,25 +91,15 @@ def _is_project(value: str) -> bool:
     return not value or (is_safe and is_plain and bool(parts.hostname))
 
 
-def _project(value: str) -> str:
-    value = value.strip().rstrip("/")
-    _need(_is_project, value, "is not a project URL: use https://<ref>.supabase.co, without a path")
-    return value
-
-
-def _jwt_secret(value: SecretStr) -> SecretStr:
+def _jwt_secret(value: str) -> str:
     # Empty ones are rejected earlier.
-    for secret in _lines(value):
+    for secret in filter(None, value.splitlines()):
         if len(secret.encode()) < _SHORTEST_SECRET:
             msg = f"is shorter than {_SHORTEST_SECRET} bytes, and so can be guessed: use the project's own, or generate one"
             raise ValueError(msg)
         if secret.strip().lower() in _PUBLISHED:
             raise ValueError("is a published example, with which anyone can sign tokens: generate your own")
     return value
-
-
-def _lines(secret: SecretStr | None) -> tuple[str, ...]:
-    return tuple(line for line in secret.get_secret_value().splitlines() if line) if secret else ()
 
 
 def is_loopback(host: str) -> bool:
@@ -145,16 +109,26 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _checked(check: Callable[[str], str]) -> AfterValidator:
-    return AfterValidator(lambda value: SecretStr(check(value.get_secret_value())))
-
-
 # An empty secret is a mistake, and must not grant access.
 Secret = Annotated[SecretStr, Field(min_length=1)]
 Dsn = Annotated[Secret, _checked(partial(connecting.check_address, "it"))]
 Listed = Annotated[tuple[str, ...], BeforeValidator(_split)]
+_network = _sound(
+    lambda it: it == "unix" or ipaddress.ip_network(it).prefixlen > 0,
+    "is not a valid network: use 10.0.0.0/8, one address, or `unix`; never /0",
+)
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_split)]
+_rate = _sound(
+    lambda it: not it or parse_rates(it),
+    "is not a valid rate: use 600/minute, or 10/second;1000/hour; empty for no limit",
+)
 # Longer texts could hold numbers beyond any clock.
-Rates = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100), AfterValidator(_rates)]
+Rates = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100), AfterValidator(_rate)]
+_store = _sound(
+    lambda it: it.startswith("async+valkey") and SharedStore(it),  # This does not connect.
+    "is not a valid store: use async+valkey://host:6379 and postfacta[valkey]",
+)
+_project = _sound(_is_project, "is not a project URL: use https://<ref>.supabase.co, without a path")
 
 
 class Settings(BaseModel, frozen=True, extra="forbid"):
@@ -179,19 +153,21 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     drain_timeout: float = Field(20.0, gt=0, le=600)  # for requests to finish after that
     ready_requires_db: bool = True
     auth_mode: AuthMode = AuthMode.LOCAL
-    db_url: Annotated[str, AfterValidator(_project)] = ""  # the Supabase project that signs people in
+    db_url: Annotated[str, AfterValidator(lambda it: _project(it.strip().rstrip("/")))] = (
+        ""  # the Supabase project that signs people in
+    )
     db_key: Secret | None = None  # its publishable (or `anon`) key
-    jwt_secret: Annotated[Secret, AfterValidator(_jwt_secret)] | None = None  # if it signs by HS256
+    jwt_secret: Annotated[Secret, _checked(_jwt_secret)] | None = None  # if it signs by HS256
     jwt_issuer: str = ""  # of its tokens, if that is not `<db_url>/auth/v1`
     register_open: bool = False  # whether anyone may register, as a viewer
     cors_origins: Listed = ()  # that browsers may call from
     cors_credentials: bool = False  # whether those may send cookies
-    trusted_proxies: Annotated[Listed, AfterValidator(_networks)] = ()  # networks, or `unix`
+    trusted_proxies: Networks = ()  # networks, or `unix`
     rate_address: Rates | None = None
     rate_read: Rates | None = None  # per signed-in user, like those below
     rate_write: Rates | None = None
     rate_ingest: Rates | None = None
-    rate_store: Annotated[Secret, AfterValidator(_store)] | None = None  # counters of several processes
+    rate_store: Annotated[Secret, _checked(_store)] | None = None  # counters of several processes
     secret_keys: Listed = ()  # whose values in signals are redacted, beside `password` and the like
     alert_service_label: str = Field("service", min_length=1)
     alert_environment_label: str = Field("env", min_length=1)
@@ -218,7 +194,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
 
     def valid(self, secret: Literal["jwt_secret", "metrics_token", "traffic_key"]) -> tuple[str, ...]:
         """Return the values of a secret that are valid: in a rotation the new and the former one, one per line."""
-        return _lines(getattr(self, secret))
+        value: SecretStr | None = getattr(self, secret)
+        return tuple(filter(None, value.get_secret_value().splitlines())) if value else ()
 
     def rate(self, of: RateOf) -> str:
         """Return the limit of this kind; empty for no limit."""
@@ -240,7 +217,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
 
 
 def variable(field: str) -> str:
-    return _BARE.get(field, _PREFIX + field.upper())
+    return ("" if field in _BARE else _PREFIX) + field.upper()
 
 
 def load_settings(environ: Mapping[str, str] | None = None, **overrides: object) -> Settings:
@@ -249,13 +226,19 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
     Raise `SettingsError` if a value is invalid, a name under `POSTFACTA_` is unknown, or a file cannot be read.
     """
     environ = os.environ if environ is None else environ
-    _refuse_unknown(environ)
+    names = {variable(field) for field in Settings.model_fields}
+    known = names | {f"{name}_FILE" for name in names} | {"POSTFACTA_SECRETS_DIR"}
+    unknown = (name for name in sorted(environ) if name.startswith(_PREFIX) and name not in known)
+    if lines := [f"{name}: unknown setting{_meant(name, known)}" for name in unknown]:
+        raise SettingsError("\n".join(lines))
     given: dict[str, object] = {field: _look_up(field, environ) for field in Settings.model_fields}
     given |= {name: it for name, it in overrides.items() if it is not None}
     try:
         return Settings.model_validate({name: it for name, it in given.items() if it is not None})
     except ValidationError as invalid:
-        raise SettingsError(_explain(invalid)) from None
+        # Without the input, which may be a secret.
+        errors = invalid.errors(include_url=False, include_input=False, include_context=False)
+        raise SettingsError("\n".join(map(_explain, errors))) from None
 
 
 def secret_files() -> dict[str, Path]:
@@ -270,7 +253,7 @@ def exposed_secrets() -> list[Path]:
 
 def _look_up(field: str, environ: Mapping[str, str]) -> str | None:
     name = variable(field)
-    if name in environ or (file := _file_of(field, environ)) is None:
+    if (file := _file_of(field, environ)) is None:
         return environ.get(name)
     try:
         return file.read_text(encoding="utf-8").rstrip("\r\n")
@@ -295,22 +278,10 @@ def _file_of(field: str, environ: Mapping[str, str]) -> Path | None:
     return None
 
 
-def _refuse_unknown(environ: Mapping[str, str]) -> None:
-    names = {variable(field) for field in Settings.model_fields}
-    known = names | {f"{name}_FILE" for name in names} | {"POSTFACTA_SECRETS_DIR"}
-    lines: list[str] = []
-    for name in sorted(environ):
-        if name.startswith(_PREFIX) and name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            lines.append(f"{name}: unknown setting" + (f"; did you mean {close[0]}?" if close else ""))
-    if lines:
-        raise SettingsError("\n".join(lines))
+def _meant(name: str, known: set[str]) -> str:
+    return "".join(f"; did you mean {it}?" for it in difflib.get_close_matches(name, known, n=1))
 
 
-def _explain(invalid: ValidationError) -> str:
-    # Without the input, which may be a secret.
-    lines: list[str] = []
-    for error in invalid.errors(include_url=False, include_input=False, include_context=False):
-        text = error["msg"].removeprefix("Value error, ")
-        lines.append(f"{variable(str(error['loc'][0]))}: {text}" if error["loc"] else text)
-    return "\n".join(lines)
+def _explain(error: ErrorDetails) -> str:
+    where = [f"entry {it + 1}" if isinstance(it, int) else f"{variable(it)}:" for it in error["loc"]]
+    return " ".join((*where, error["msg"].removeprefix("Value error, ")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 from uuid import uuid4
@@ -25,7 +26,6 @@ _HEADERS: Final = {
     "cross-origin-opener-policy": "same-origin",
     "x-request-id": "",
 }
-_STRANGER: Final = {"Origin": "https://smoke.invalid"}
 _SERIES: Final = (
     "http_server_request_duration_seconds",
     "postfacta_build_info",
@@ -61,8 +61,9 @@ class Smoke:
     async def run(self, say: Callable[[str], None]) -> int:
         """Make all checks and print a line for each; return 0, 1 if one failed, else 77 if one was not run."""
         found: list[Finding] = []
-        key = self.traffic_key
-        marks = {"X-Traffic-Class": "synthetic", "X-Traffic-Key": key} if key else {}
+        marks = (
+            {"X-Traffic-Class": "synthetic", "X-Traffic-Key": self.traffic_key} if self.traffic_key else {}
+        )
         checks = (
             *(self.live, self.ready, self.about, self.headers, self.cors, self.closed, self.metrics),
             *(self.versions, self.identity, self.write, self.read, self.archive),
@@ -77,13 +78,12 @@ class Smoke:
             found.append(Finding("time", "fail", f"not done within {WITHIN:g} s"))
         return report(found, say) or (NOT_RUN if any(it.verdict == "skip" for it in found) else 0)
 
-    async def live(self) -> str:
-        await self._ask("GET", "/healthz/live")
-        return "/healthz/live answers 200"
+    async def live(self, path: str = "/healthz/live") -> str:
+        await self._ask("GET", path)
+        return f"{path} answers 200"
 
     async def ready(self) -> str:
-        await self._ask("GET", "/healthz/ready")
-        return "/healthz/ready answers 200"
+        return await self.live("/healthz/ready")
 
     async def about(self) -> str:
         about = _members(await self._ask("GET", "/service-info"))
@@ -97,15 +97,14 @@ class Smoke:
 
     async def headers(self) -> str:
         answer = await self._ask("GET", "/service-info")
-        wanted = dict(_HEADERS)
-        if self._environment != "local":
-            wanted["strict-transport-security"] = "max-age="
+        tls = {} if self._environment == "local" else {"strict-transport-security": "max-age="}
+        wanted = _HEADERS | tls
         lacking = [name for name, value in wanted.items() if value not in answer.headers.get(name, "\0")]
         _need(not lacking, f"missing or changed: {', '.join(lacking)}")
         return "security headers and a request id"
 
     async def cors(self) -> str:
-        answer = await self._ask("GET", "/healthz", **_STRANGER)
+        answer = await self._ask("GET", "/healthz", Origin="https://smoke.invalid")
         _need("access-control-allow-origin" not in answer.headers, "an unknown origin may read answers")
         return "an unknown origin is refused"
 
@@ -134,7 +133,7 @@ class Smoke:
         return f"the token is accepted, as {me.get('name') or me.get('display_name') or me.get('actor')}"
 
     async def write(self) -> str:
-        own = self._own
+        own = self._own  # Without a token, that is what is missing.
         if self.may_write is False:
             raise _FoundError("--read-only", "skip")
         _need(bool(self._environment), "nothing was written: the environment is not known")
@@ -144,8 +143,8 @@ class Smoke:
             "severity": "LOW",
             "kind": "exercise",
         }
-        key = {**own, "Idempotency-Key": f'"{uuid4()}"'}
-        answers = [await self._ask("POST", _INCIDENTS, 201, new=new, **key) for _ in "12"]
+        own["Idempotency-Key"] = f'"{uuid4()}"'
+        answers = [await self._ask("POST", _INCIDENTS, 201, new=new, **own) for _ in "12"]
         first, again = map(_members, answers)
         self._recorded, self._etag = first, answers[0].headers.get("etag", "")
         _need(bool(first.get("id")) and first["id"] == again.get("id"), "sent twice, it was recorded twice")
@@ -199,9 +198,7 @@ def _need(true: bool, fault: str) -> None:  # noqa: FBT001 - as `assert` has it
 
 
 def _members(answer: httpx2.Response) -> dict[str, Any]:
-    try:
-        found = answer.json()
-    except ValueError:
-        found = None
-    _need(isinstance(found, dict), "the answer is no JSON object")
-    return cast("dict[str, Any]", found)
+    with suppress(ValueError):
+        if isinstance(found := answer.json(), dict):
+            return cast("dict[str, Any]", found)
+    raise _FoundError("the answer is no JSON object")

@@ -20,8 +20,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from postfacta_adapters.otlp import Provider
-from postfacta_app.observability import configure_logging
 from postfacta_app.problems import Problems
+from postfacta_app.server import configure_logging
 from postfacta_app.settings import Settings
 from postfacta_core import logs
 from postfacta_core.asgi import Telemetry, harden

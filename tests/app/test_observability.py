@@ -8,7 +8,7 @@ from collections.abc import Generator
 
 import pytest
 
-from postfacta_app.observability import configure_logging
+from postfacta_app.server import configure_logging
 from postfacta_app.settings import Settings
 
 

@@ -321,6 +321,14 @@ def test_what_is_no_network_to_trust_is_named_by_its_place() -> None:
                 assert value not in text
 
 
+def test_each_entry_that_is_no_network_is_named() -> None:
+    text = refusal({"POSTFACTA_TRUSTED_PROXIES": "*, 10.0.0.0/8, proxy.example"})
+    assert [line.partition(" is not")[0] for line in text.splitlines()] == [
+        "POSTFACTA_TRUSTED_PROXIES: entry 1",
+        "POSTFACTA_TRUSTED_PROXIES: entry 3",
+    ]
+
+
 NO_STORES = [
     f"valkey://:{SECRET}@127.0.0.1",
     f"async+valkey://:{SECRET}@h:port",

@@ -158,7 +158,7 @@ SABOTEURS = {
     "R56": Saboteur(f"{_APP}/smoke.py", "_need(not lacking, ", "_need(True, "),
     "R57": Saboteur(f"{_APP}/flags.py", "date(2027, 5, 31)", "date(2026, 5, 31)"),
     "R58": Saboteur("docs/reference/restore.md", "", _DRILL),
-    "R59": Saboteur(f"{_APP}/migrations/rights.py", "then v.verb in ('select', 'insert')", "then true"),
+    "R59": Saboteur(f"{_APP}/migrations/__init__.py", "then v.verb in ('select', 'insert')", "then true"),
     "R60": Saboteur(
         f"{_APP}/principal.py", "Role.RESPONDER: set(Access) - {Access.ADMIN}", "Role.RESPONDER: set(Access)"
     ),

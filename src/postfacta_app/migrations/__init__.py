@@ -7,7 +7,7 @@ retried; one that was killed resumes. There are no downgrades: a revision only a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -20,8 +20,6 @@ from postfacta_postgres import Database
 from postfacta_postgres.connecting import RawConnection
 
 from ..errors import CommandFailedError
-from .kept import WORDS, upgrade_kept
-from .rights import CAN_CHANGE_FACTS, LACKS, grant
 
 Progress = Callable[[str], None]
 
@@ -30,7 +28,6 @@ REVISIONS: Final = {it.name[:4]: it for it in sorted(Path(__file__).with_name("v
 
 HEAD: Final = max(REVISIONS)  # The revision this program needs.
 _KEEPS: Final = "0002"  # From this revision on, triggers keep the timelines of new facts.
-_TRIES: Final = 12
 # Any number that no other advisory lock uses: "postfact" in ASCII.
 _LOCK: Final = f"select pg_try_advisory_lock({0x706F737466616374})"
 # As Alembic has it, which ran the upgrades of earlier programs.
@@ -39,23 +36,55 @@ create table if not exists alembic_version (
   version_num varchar(32) not null constraint alembic_version_pkc primary key)"""
 _EXISTS: Final = "select to_regclass('alembic_version') is not null"
 _VERSION: Final = "select version_num from alembic_version"
+_CONCURRENT: Final = re.compile(r"create index concurrently if not exists (\w+)")
+# What a build that was killed leaves: `if not exists` would take it for the index.
+_INVALID: Final = "select from pg_index where indexrelid = to_regclass($1) and not indisvalid"
 _NEXT: Final = """
 select i.id from incidents i where not exists (select from incident_measures m where m.incident_id = i.id)
  order by i.id limit 500"""
 
+_HAS_ROLE: Final = "select exists (select from pg_roles where rolname = 'postfacta_app')"
+# A role belongs to the whole cluster: another database's migration may create it at the same moment.
+_MAKE_ROLE: Final = """
+do $$ begin
+  create role postfacta_app nologin;
+exception when duplicate_object or unique_violation or insufficient_privilege then null; end $$"""
+_ADVICE: Final = (
+    "role postfacta_app is missing and this role may not create it, so nothing was granted;"
+    " run `create role postfacta_app nologin` as a superuser, then `postfacta migrate` again"
+)
 
-class MigrationError(CommandFailedError):
-    """The upgrade failed; the message says why, without the password."""
+# Of a role; of the current one for null. Fact tables have a trigger that rejects changes. The version is read for readiness;
+# what is derived is kept by triggers.
+_LACKS: Final = """
+select verb, object from (
+  select v.verb, format('%I', c.relname) as object,
+         has_table_privilege(coalesce($1::name, current_user), c.oid, v.verb) as has_it
+    from pg_class c left join pg_trigger t on t.tgrelid = c.oid and t.tgname = 'append_only',
+         unnest(array['select', 'insert', 'update', 'delete']) as v (verb)
+   where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and case
+     when t.tgname is not null then v.verb in ('select', 'insert')
+     when c.relname in ('alembic_version', 'incident_measures', 'timeline_entries') then v.verb = 'select'
+     when c.relname in ('idempotency_keys', 'tokens') then true
+     when c.relname in ('incident_labels', 'incident_links') then v.verb <> 'update'
+     else c.relname in ('action_items', 'incidents', 'users') and v.verb <> 'delete' end
+  union all select 'usage', 'schema public', has_schema_privilege(coalesce($1, current_user), 'public', 'usage')
+) needed where not has_it"""
+_RIGHTS: Final = f"""
+select current_user::text,
+       (select coalesce(array_agg(verb || ' on ' || object order by object, verb), '{{}}') from ({_LACKS}) lacking),
+       (select coalesce(bool_or(pg_has_role(c.relowner, 'member') or has_table_privilege(c.oid, 'update, delete, truncate')), false)
+          from pg_class c join pg_trigger t on t.tgrelid = c.oid where t.tgname = 'append_only')"""  # noqa: S608 - ours
 
 
 def upgrade(dsn: str, *, progress: Progress, luck: Luck = LUCK) -> None:
     anyio.run(partial(migrate, dsn, progress=progress, luck=luck))
 
 
-async def migrate(dsn: str, *, progress: Progress, tries: int = _TRIES, luck: Luck = LUCK) -> None:
+async def migrate(dsn: str, *, progress: Progress, tries: int = 12, luck: Luck = LUCK) -> None:
     """Upgrade to the newest revision; safe to repeat and to run concurrently. `progress` gets sentences.
 
-    Raise `MigrationError` if the database is unreachable, rejects the upgrade, is newer, or stays locked.
+    Raise `CommandFailedError`, without the password, if the database is unreachable, rejects it, is newer, or stays locked.
     """
     for attempt in range(1, tries + 1):
         try:
@@ -63,7 +92,7 @@ async def migrate(dsn: str, *, progress: Progress, tries: int = _TRIES, luck: Lu
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
             # Without the cause: asyncpg's messages may repeat the DSN.
             if attempt == tries or not isinstance(error, asyncpg.LockNotAvailableError):
-                raise MigrationError(_reason(error)) from None
+                raise CommandFailedError(_reason(error)) from None
         else:
             return
         wait = 2.5 * (1 + luck())
@@ -75,22 +104,17 @@ async def migrate(dsn: str, *, progress: Progress, tries: int = _TRIES, luck: Lu
 
 async def revision(database: Database) -> str | None:
     """Return the revision of a connected database; None if it was never migrated."""
-    found = await _value(database, _VERSION) if await _value(database, _EXISTS) else None
-    return None if found is None else str(found)
+    ask = partial(database.fetchval, operation="revision", repeatable=True)
+    found: str | None = await ask(_VERSION) if await ask(_EXISTS) else None
+    return found
 
 
-async def role_rights(database: Database) -> tuple[str, Sequence[str], bool]:
-    """Return the connected role, the rights it lacks, and whether it could change recorded facts."""
-    lacking = await _value(database, LACKS)
-    return (
-        str(await _value(database, "select current_user")),
-        str(lacking).split(", ") if lacking else [],
-        bool(await _value(database, CAN_CHANGE_FACTS)),
+async def role_rights(database: Database) -> tuple[str, list[str], bool]:
+    """Return the connected role, the rights it lacks, and whether it could change facts, as owners and superusers can."""
+    ((role, lacking, can_change),) = await database.fetch(
+        _RIGHTS, None, operation="revision", repeatable=True
     )
-
-
-async def _value(database: Database, sql: str) -> object:
-    return await database.fetchval(sql, operation="revision", repeatable=True)
+    return role, lacking, can_change
 
 
 async def _upgrade(dsn: str, progress: Progress) -> None:
@@ -100,7 +124,9 @@ async def _upgrade(dsn: str, progress: Progress) -> None:
         await connection.execute(_TABLE)
         found = await connection.fetchval(_VERSION) or ""
         if found > HEAD:
-            raise MigrationError(f"the database was upgraded by a newer version: it is at revision {found}")
+            raise CommandFailedError(
+                f"the database was upgraded by a newer version: it is at revision {found}"
+            )
         for number in REVISIONS:
             if number > found:
                 await apply(connection, number)
@@ -108,7 +134,7 @@ async def _upgrade(dsn: str, progress: Progress) -> None:
             # A program gets no requests before its revision is there; by then all timelines are kept.
             if number == _KEEPS:
                 await _backfill(connection, progress)
-        await grant(connection, progress)
+        await _grant(connection, progress)
     finally:
         await connection.close(timeout=5)
 
@@ -138,9 +164,15 @@ def _reason(error: Exception) -> str:
 
 
 async def apply(connection: RawConnection, number: str) -> None:
-    parts = statements(REVISIONS[number], WORDS)
-    if number == _KEEPS:
-        await upgrade_kept(connection, parts)
+    """Apply a revision in a transaction; one that builds indexes concurrently cannot, so its steps can be repeated."""
+    parts = statements(REVISIONS[number])
+    if any(map(_CONCURRENT.match, parts)):
+        for statement in parts:
+            if (index := _CONCURRENT.match(statement)) and await connection.fetchrow(
+                _INVALID, index[1]
+            ) is not None:
+                await connection.execute(f"drop index concurrently {index[1]}")
+            await connection.execute(statement)
         parts.clear()
     async with connection.transaction():
         for statement in parts:
@@ -165,9 +197,18 @@ async def _backfill(connection: RawConnection, progress: Progress) -> None:
         progress(f"kept the timelines of {done} incidents")
 
 
-def statements(file: Path, words: Mapping[str, str]) -> list[str]:
-    """Return the statements in a revision's file, between blank lines; `<name>` is one of the words."""
-    text = file.read_text(encoding="utf-8")
-    for name, word in words.items():
-        text = text.replace(f"<{name}>", word)
-    return [re.sub(r"\A(--.*\n)+", "", statement) for statement in text.strip().split("\n\n")]
+def statements(file: Path) -> list[str]:
+    """Return the statements in a revision's file, between blank lines, without the comment before each."""
+    parts = file.read_text(encoding="utf-8").strip().split("\n\n")
+    return [re.sub(r"\A(--.*\n)+", "", statement) for statement in parts]
+
+
+async def _grant(connection: RawConnection, progress: Progress) -> None:
+    """Create the role if it is missing and grant its missing rights; the service logs in as a member of it."""
+    if not await connection.fetchval(_HAS_ROLE):
+        await connection.execute(_MAKE_ROLE)
+        if not await connection.fetchval(_HAS_ROLE):
+            progress(_ADVICE)
+            return
+    for verb, name in await connection.fetch(_LACKS, "postfacta_app"):
+        await connection.execute(f"grant {verb} on {name} to postfacta_app")

@@ -1,3 +1,20 @@
+-- The kept timeline: one row per entry in the order of the rules, kept by triggers in the transaction of the fact.
+-- A look-up of `signals` or `edits` by a text of a "C" column says `collate "default"`, or it finds no index;
+-- `lateral (... offset 0)` and `(incident_id = x) is true` keep the planner from the index by incident.
+set statement_timeout = 0
+
+set lock_timeout = '30s'
+
+create index concurrently if not exists edits_entry on edits (source, external_id, incident_id, at, id) where external_id is not null
+
+create index concurrently if not exists edits_clock on edits (incident_id, source, at, id) where op = 'clock_offset'
+
+create index concurrently if not exists edits_milestone on edits (incident_id, at, id) where op = 'milestone'
+
+create index concurrently if not exists edits_said on edits (incident_id) where external_id is not null
+
+set lock_timeout = '1s'
+
 create table if not exists timeline_entries (  -- derived: no foreign keys, whose checks cost more than the rows
   incident_id uuid not null, source text collate "C" not null, id text collate "C" not null, signal_id uuid, kind text not null,
   t bigint not null, p smallint not null, k smallint not null,  -- the order: time, ranks of its precision and kind
@@ -55,8 +72,10 @@ language sql stable as $$
     from edits e where e.incident_id = inc and e.op = 'clock_offset' and e.at <= until order by e.source, e.at desc, e.id desc $$
 
 -- The rules: the named entries, or all of an incident, as recorded until an instant.
-create or replace function timeline_rows(inc uuid, until timestamptz, sources text[], ids text[]) returns table (<types>)
-language plpgsql stable <planned> as $$
+create or replace function timeline_rows(inc uuid, until timestamptz, sources text[], ids text[]) returns table (source text, id text, signal_id uuid, kind text, t bigint, p smallint, k smallint, shift bigint,
+  unnumbered boolean, sequence text, occurred bigint, known_at bigint, title text, original text, sha text,
+  pinned boolean, hidden boolean, present boolean, first_at timestamptz, since timestamptz, alike bigint)
+language plpgsql stable set plan_cache_mode = force_custom_plan set jit = off as $$
 #variable_conflict use_column
 begin return query
 with attached as (
@@ -70,10 +89,14 @@ with attached as (
    cross join lateral (select min(e.at) as first_at, max(e.at) as at, (array_agg(e.op order by e.at desc, e.id desc))[1] as op
      from edits e where e.signal_id = s.id and (e.incident_id = inc) is true and e.at <= until having count(*) > 0) l),
 facts as (
-  select <signal>
+  select s.source, s.external_id as id, s.id as signal_id, s.kind, timeline_us(s.occurred_at) as occurred, s.precision as pn,
+         s.sequence, s.title, encode(s.content_sha256, 'hex') as sha, timeline_us(s.known_at) as known_at,
+         a.op = 'attach' as present, a.first_at, a.at
     from attached a cross join lateral (select * from signals s where s.id = a.signal_id and sources is not null offset 0) s
   union all
-  select <signal> from attached a join signals s on s.id = a.signal_id where sources is null
+  select s.source, s.external_id as id, s.id as signal_id, s.kind, timeline_us(s.occurred_at) as occurred, s.precision as pn,
+         s.sequence, s.title, encode(s.content_sha256, 'hex') as sha, timeline_us(s.known_at) as known_at,
+         a.op = 'attach' as present, a.first_at, a.at from attached a join signals s on s.id = a.signal_id where sources is null
   union all
   select 'postfacta', 'status:' || c.id, null, 'status', timeline_us(c.occurred_at), 'exact', null,
          case when c.from_status is null then 'Declared' else 'Moved to ' || lower(replace(c.to_status, '_', ' ')) end
@@ -118,8 +141,10 @@ select f.source, f.id, f.signal_id, f.kind,
 end $$
 
 -- Those whose clock stands elsewhere than it did, and those that changed since, as they were.
-create or replace function timeline_seen(inc uuid, until timestamptz) returns table (<types>)
-language plpgsql stable <planned> as $$
+create or replace function timeline_seen(inc uuid, until timestamptz) returns table (source text, id text, signal_id uuid, kind text, t bigint, p smallint, k smallint, shift bigint,
+  unnumbered boolean, sequence text, occurred bigint, known_at bigint, title text, original text, sha text,
+  pinned boolean, hidden boolean, present boolean, first_at timestamptz, since timestamptz, alike bigint)
+language plpgsql stable set plan_cache_mode = force_custom_plan set jit = off as $$
 #variable_conflict use_column
 declare sources text[]; ids text[]; begin
   if until = 'infinity' then return; end if;
@@ -139,19 +164,25 @@ language sql stable as $$
     left join timeline_clocks(inc, until) o using (source) where n.at > until and n.shift <> coalesce(o.shift, 0) $$
 
 -- Kept rows that are as they were, and the others. Its order is that of the index, so a page reads only its rows.
-create or replace function timeline_at(inc uuid, until timestamptz) returns table (<types>) language sql stable as $$
-  select <columns> from timeline_entries e where e.incident_id = inc and e.present and e.since <= until
+create or replace function timeline_at(inc uuid, until timestamptz) returns table (source text, id text, signal_id uuid, kind text, t bigint, p smallint, k smallint, shift bigint,
+  unnumbered boolean, sequence text, occurred bigint, known_at bigint, title text, original text, sha text,
+  pinned boolean, hidden boolean, present boolean, first_at timestamptz, since timestamptz, alike bigint) language sql stable as $$
+  select source, id, signal_id, kind, t, p, k, shift, unnumbered, sequence, occurred, known_at, title, original, sha,
+  pinned, hidden, present, first_at, since, alike from timeline_entries e where e.incident_id = inc and e.present and e.since <= until
      and (e.shift is null or e.source <> all ((select array(select m.source from timeline_moved(inc, until) m))::text[]))
-  union all select <columns> from timeline_seen(inc, until) $$
+  union all select source, id, signal_id, kind, t, p, k, shift, unnumbered, sequence, occurred, known_at, title, original, sha,
+  pinned, hidden, present, first_at, since, alike from timeline_seen(inc, until) $$
 
 create or replace function timeline_refresh(inc uuid, sources text[], ids text[]) returns void
-language plpgsql <owned> <planned> as $$
+language plpgsql security definer set search_path = public, pg_temp set plan_cache_mode = force_custom_plan set jit = off as $$
 declare new record; begin
   with kept as (
-    insert into timeline_entries as e (incident_id, <columns>)
-    select inc, <columns> from timeline_rows(inc, 'infinity', sources, ids)
-    on conflict (incident_id, source, id) do update set (t, p, shift, title, original, sha, pinned, hidden, present, first_at, since, alike) = row (<excluded>)
-     where (e.t, e.p, e.shift, e.title, e.original, e.sha, e.pinned, e.hidden, e.present, e.first_at, e.since, e.alike) is distinct from (<excluded>)
+    insert into timeline_entries as e (incident_id, source, id, signal_id, kind, t, p, k, shift, unnumbered, sequence, occurred, known_at, title, original, sha,
+  pinned, hidden, present, first_at, since, alike)
+    select inc, source, id, signal_id, kind, t, p, k, shift, unnumbered, sequence, occurred, known_at, title, original, sha,
+  pinned, hidden, present, first_at, since, alike from timeline_rows(inc, 'infinity', sources, ids)
+    on conflict (incident_id, source, id) do update set (t, p, shift, title, original, sha, pinned, hidden, present, first_at, since, alike) = row (excluded.t, excluded.p, excluded.shift, excluded.title, excluded.original, excluded.sha, excluded.pinned, excluded.hidden, excluded.present, excluded.first_at, excluded.since, excluded.alike)
+     where (e.t, e.p, e.shift, e.title, e.original, e.sha, e.pinned, e.hidden, e.present, e.first_at, e.since, e.alike) is distinct from (excluded.t, excluded.p, excluded.shift, excluded.title, excluded.original, excluded.sha, excluded.pinned, excluded.hidden, excluded.present, excluded.first_at, excluded.since, excluded.alike)
     returning xmax = 0 as is_new, signal_id)
   select count(*) as entries, count(k.signal_id) as signals, coalesce(sum(s.bytes), 0) as bytes into new
     from kept k left join lateral (
@@ -175,7 +206,7 @@ begin
 end $$
 
 -- Only of an incident that has a row: the declaration makes it, or the backfill.
-create or replace function timeline_measures(inc uuid) returns void language plpgsql <owned> <planned> as $$
+create or replace function timeline_measures(inc uuid) returns void language plpgsql security definer set search_path = public, pg_temp set plan_cache_mode = force_custom_plan set jit = off as $$
 declare found_marks jsonb := '{}'; opened boolean := true; ending jsonb; r record; st text[] := '{}'; se float8[] := '{}';
 begin
   for r in select c.to_status, jsonb_build_array(e.t, e.p, 'derived') as mark from status_changes c join timeline_entries e
@@ -206,7 +237,7 @@ begin
 end $$
 
 -- The backfill of one incident, whose row the caller has locked; also the repair.
-create or replace function timeline_rebuild(inc uuid) returns void language plpgsql <owned> as $$ begin
+create or replace function timeline_rebuild(inc uuid) returns void language plpgsql security definer set search_path = public, pg_temp as $$ begin
   delete from timeline_entries where incident_id = inc;
   delete from incident_measures where incident_id = inc;
   insert into incident_measures (incident_id, rules) values (inc, 2);
@@ -222,7 +253,7 @@ create or replace function timeline_milestones(inc uuid, until timestamptz) retu
    where v ->> 'at' is not null $$
 
 create or replace function timeline_digest(inc uuid, until timestamptz, known bigint, with_hidden boolean) returns text
-language plpgsql stable <planned> as $$
+language plpgsql stable set plan_cache_mode = force_custom_plan set jit = off as $$
 declare content text; begin
   select string_agg('{"hidden":' || hidden || ',"id":' || to_json(id) || ',"kind":"' || kind || '","p":"'
       || (array['day', 'hour', 'minute', 'second', 'exact'])[p + 1] || '","pinned":' || pinned || ',"sha":"' || sha
@@ -233,7 +264,7 @@ declare content text; begin
     || timeline_milestones(inc, until) || ',"rules":2}', 'UTF8')), 'hex');
 end $$
 
-create or replace function timeline_keep_edits() returns trigger language plpgsql <owned> <planned> as $$
+create or replace function timeline_keep_edits() returns trigger language plpgsql security definer set search_path = public, pg_temp set plan_cache_mode = force_custom_plan set jit = off as $$
 declare i record; begin
   for i in select distinct incident_id, source from new_rows where op = 'clock_offset' loop
     update timeline_entries e set t = e.t - e.shift + c.shift, shift = c.shift from timeline_clocks(i.incident_id, 'infinity') c
@@ -248,7 +279,7 @@ declare i record; begin
   end loop; return null;
 end $$
 
-create or replace function timeline_keep_changes() returns trigger language plpgsql <owned> <planned> as $$
+create or replace function timeline_keep_changes() returns trigger language plpgsql security definer set search_path = public, pg_temp set plan_cache_mode = force_custom_plan set jit = off as $$
 declare i record; begin
   insert into incident_measures (incident_id, rules) select incident_id, 2 from new_rows where from_status is null on conflict do nothing;
   for i in select incident_id, array_agg('postfacta'::text) as sources, array_agg('status:' || id) as ids from new_rows group by 1 loop
@@ -256,10 +287,21 @@ declare i record; begin
   end loop; return null;
 end $$
 
-create or replace function timeline_keep_notes() returns trigger language plpgsql <owned> <planned> as $$
+create or replace function timeline_keep_notes() returns trigger language plpgsql security definer set search_path = public, pg_temp set plan_cache_mode = force_custom_plan set jit = off as $$
 declare i record; begin
   for i in select incident_id, array_agg('human'::text) as sources, array_agg('annotation:' || root) as ids
       from new_rows where occurred_at is not null group by 1 loop
     perform timeline_refresh(i.incident_id, i.sources, i.ids);
   end loop; return null;
 end $$
+
+revoke execute on function timeline_rebuild(uuid), timeline_refresh(uuid, text[], text[]), timeline_measures(uuid) from public
+
+-- Each waits for writes; the declaration's is last: an incident it marks as kept has had the others from its first fact on.
+create or replace trigger timeline after insert on edits referencing new table as new_rows for each statement execute function timeline_keep_edits()
+
+create or replace trigger timeline after insert on annotations referencing new table as new_rows for each statement execute function timeline_keep_notes()
+
+create or replace trigger timeline after insert on status_changes referencing new table as new_rows for each statement execute function timeline_keep_changes()
+
+set statement_timeout = '5s'
