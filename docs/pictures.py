@@ -32,9 +32,8 @@ from benchmarks.overload import report
 from postfacta_app import migrations
 from postfacta_app.db import Unit
 from postfacta_app.demo import EMAIL, SEEDER, record
-from postfacta_app.identity.local import Passwords
+from postfacta_app.identity.accounts import Passwords, add_user
 from postfacta_app.identity.model import NewUser
-from postfacta_app.identity.postgres import add_user
 from postfacta_app.principal import Role
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres import Connection, Database

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
@@ -30,11 +30,9 @@ from .db import SCHEMA_ERRORS, Reader, Transactions, repeating
 from .error_pages import error_page
 from .errors import RateLimitedError
 from .flags import FLAGS, Switches
-from .identity import pages as identity
-from .identity.api import Identity
+from .identity import api as identity
+from .identity.accounts import Accounts, LocalAccounts, losses
 from .identity.guard import Guard, revocations
-from .identity.local import LocalAccounts
-from .identity.postgres import losses
 from .incidents import pages as incidents, v0
 from .incidents.v0 import PostgresV0
 from .migrations import HEAD, revision
@@ -54,9 +52,6 @@ from .timeline.kept import KeptTimelines
 from .web.render import STATIC, Pages, stale_answers
 from .web.routes import RouteClass, Rule, build_routes
 from .web.slices import Tools
-
-if TYPE_CHECKING:
-    from .identity.supabase import SupabaseAccounts
 
 _SLICES = (
     *(incidents, incident_page, signals, timeline, postmortems, durations, actions, links, labels),
@@ -107,14 +102,15 @@ def create_app(
     stale = stale_answers(database.name)
     look = revocations(
         partial(losses, Reader(database, NOBODY)),
-        distrust=partial(guard.forget, lambda _: True),
+        distrust=guard.forget,
         hide=stale.forget,
     )
     health = _health(settings, database, telemetry)
     watch = Watch("postfacta", partial(_prometheus, rotation)) if settings.prometheus_url else None
     about_us = about.About(codebase, settings.environment, health, telemetry.metrics, watch)
     parts = (
-        Identity(settings, accounts, guard.forget),
+        accounts,
+        guard,
         v0_store or PostgresV0(database, transactions),
         about_us,
         signals.Intake(
@@ -197,7 +193,7 @@ def _sign_in(
     store: SharedStore | None,
     business: BusinessMetrics,
     telemetry: Telemetry,
-) -> tuple[LocalAccounts | SupabaseAccounts, Sequence[Resource]]:
+) -> tuple[Accounts, Sequence[Resource]]:
     common: dict[str, Any] = {
         "throttle": SignInThrottle(uncounted=RateLimitedError, store=store, observer=None),
         "attempted": partial(business.attempted, "password"),

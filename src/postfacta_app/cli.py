@@ -21,9 +21,9 @@ from . import COMMANDS, doctor
 from .app import declared
 from .db import Unit, reach
 from .errors import AppError, CommandFailedError, InvalidFieldsError
-from .identity import model, postgres
+from .identity import accounts, model
+from .identity.accounts import Passwords
 from .identity.api import new_password
-from .identity.local import Passwords, mint
 from .migrations import HEAD, revision, upgrade
 from .principal import Principal, Role
 from .server import serve
@@ -226,7 +226,7 @@ def _smoke(**given: Any) -> int:
 
 
 async def _found(unit: Unit, person: str) -> model.Account:
-    account = await postgres.person(unit, person)
+    account = await accounts.person(unit, person)
     if account is None:
         raise CommandFailedError(f"no account {person}: see `postfacta user list`")
     return account
@@ -234,7 +234,7 @@ async def _found(unit: Unit, person: str) -> model.Account:
 
 @_of(_user, "list", "list people")
 async def _list_users(unit: Unit) -> Told:
-    people = await postgres.users(unit, None, _MOST_LISTED)
+    people = await accounts.users(unit, None, _MOST_LISTED)
     return [_line(it.id, it.email, it.role, "disabled" if it.disabled_at else "active") for it in people], ""
 
 
@@ -255,15 +255,13 @@ async def _add_user(
     password = new_password() if given is None else given
     new = parse(model.NewUser, {"email": email, "display_name": name, "role": role, "password": password})
     if sub is not None:
-        external = postgres.external_name(settings.issuer, sub)
-        await postgres.meet(
-            unit, external, model.Newcomer(email=new.email, display_name=new.name, role=new.role)
-        )
+        external = accounts.external_name(settings.issuer, sub)
+        await accounts.meet(unit, external, email=new.email, display_name=new.name, role=new.role)
         # They may have signed in before.
-        if (user := await postgres.external(unit, external)) and user.role is not new.role:
-            await postgres.change_user(unit, user.id, model.UserChange(role=new.role), now=_now())
+        if (user := await accounts.external(unit, external)) and user.role is not new.role:
+            await accounts.change_user(unit, user.id, model.UserChange(role=new.role))
     else:
-        await postgres.add_user(unit, new, password_hash=await Passwords().hash(new.password))
+        await accounts.add_user(unit, new, password_hash=await Passwords().hash(new.password))
     said = f"{new.email} can sign in at /signin, as {role}."
     return [password] if given is None and sub is None else [], said
 
@@ -278,7 +276,7 @@ async def _reset_password(unit: Unit, person: str, *, given: str | None) -> Told
     password = new_password() if given is None else given
     sent = parse(model.PasswordChange, {"current_password": "", "password": password})
     hashed = await Passwords().hash(sent.password)
-    await postgres.reset_password(unit, account, hashed=hashed, now=_now())
+    await accounts.change_password(unit, account.id, hashed, action="password.reset")
     said = f"The password of {account.email} was reset. All sessions have ended."
     return [password] if given is None else [], said
 
@@ -286,7 +284,7 @@ async def _reset_password(unit: Unit, person: str, *, given: str | None) -> Told
 @_of(_user, "sessions", "list a person's sessions")
 @_person
 async def _list_sessions(unit: Unit, person: str) -> Told:
-    sessions = await postgres.sessions(unit, (await _found(unit, person)).id, this=b"", now=_now())
+    sessions = await accounts.sessions(unit, (await _found(unit, person)).id, this=None, now=_now())
     return [
         _line(it.id, it.kind, it.created_at, it.last_used_at or "never", it.expires_at) for it in sessions
     ], ""
@@ -297,12 +295,13 @@ async def _list_sessions(unit: Unit, person: str) -> Told:
 @click.option("--session", type=UUID, help="the session's id (default: all sessions)")
 async def _sign_out(unit: Unit, person: str, *, session: UUID | None) -> Told:
     user = await _found(unit, person)
-    return [f"sessions ended: {await postgres.revoke_sessions(unit, user, _now(), only=session)}"], ""
+    ended = await accounts.end_sessions(unit, user.id, "session.revoke", only=session)
+    return [f"sessions ended: {ended}"], ""
 
 
 async def _change(unit: Unit, /, person: str, **wish: object) -> Told:
     change = model.UserChange.model_validate(wish)
-    changed = await postgres.change_user(unit, (await _found(unit, person)).id, change, now=_now())
+    changed = await accounts.change_user(unit, (await _found(unit, person)).id, change)
     return [f"{changed.email} is {'disabled' if changed.disabled_at else f'enabled, as {changed.role}'}"], ""
 
 
@@ -320,17 +319,16 @@ async def _create_token(
     unit: Unit, *, name: str, scopes: Sequence[str], source: str | None, days: int
 ) -> Told:
     now = _now()
-    new = parse(model.NewToken, {"name": name, "scopes": scopes, "source": source})
-    minted = mint(model.Kind.API, _OPERATOR, now, expires_at=now + timedelta(days=days))
-    await postgres.add_token(unit, new, minted)
-    return [minted.secret], f"Store it now: it is not shown again. It expires in {days} days."
+    given = {"name": name, "scopes": scopes, "source": source, "expires_at": now + timedelta(days=days)}
+    issued = await accounts.create_token(unit, parse(model.NewToken, given), now)
+    return [issued.secret], f"Store it now: it is not shown again. It expires in {days} days."
 
 
 @_of(_token, "list", "list API tokens")
 async def _list_tokens(unit: Unit) -> Told:
     return [
         _line(it.id, it.name, ",".join(it.scopes), it.last_used_at or "never", it.expires_at)
-        for it in await postgres.tokens(unit, None, _MOST_LISTED)
+        for it in await accounts.tokens(unit, None, _MOST_LISTED)
         if it.revoked_at is None
     ], ""
 
@@ -338,6 +336,6 @@ async def _list_tokens(unit: Unit) -> Told:
 @_of(_token, "revoke", "revoke an API token")
 @click.argument("token", metavar="ID", type=UUID)
 async def _revoke_token(unit: Unit, token: UUID) -> Told:
-    if not await postgres.revoke_token(unit, token, _now()):
+    if not await accounts.revoke_token(unit, token):
         raise CommandFailedError("no such token, or it is already revoked")
     return ["the token is revoked"], ""

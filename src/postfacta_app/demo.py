@@ -22,9 +22,8 @@ from postfacta_postgres import Connection
 
 from . import actions, links, migrations
 from .db import Unit, reach
-from .identity.local import Passwords
+from .identity.accounts import Passwords, add_user
 from .identity.model import NewUser
-from .identity.postgres import add_user
 from .incidents import api as incidents
 from .incidents.model import Move, NewIncident
 from .postmortems import api as postmortems

@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from postfacta_app.app import create_app, declared
 from postfacta_app.errors import RateLimitedError
-from postfacta_app.identity import local
+from postfacta_app.identity import accounts
 from postfacta_app.principal import ANONYMOUS, NOBODY, Access, Principal
 from postfacta_app.rates import limited, route_options
 from postfacta_app.settings import load_settings
@@ -62,7 +62,7 @@ def valkey(programs: None, tmp_path: Path) -> Generator[Server]:
 def weak_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a try to sign in take no time."""
     weak = partial(PasswordHasher, time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr(local, "PasswordHasher", weak)
+    monkeypatch.setattr(accounts, "PasswordHasher", weak)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from argon2 import PasswordHasher
 from postfacta_adapters.sign_in import SignInThrottle
 from postfacta_app import app
 from postfacta_app.errors import UnauthenticatedError
-from postfacta_app.identity import local
+from postfacta_app.identity import accounts
 from postfacta_core.errors import RateLimitExceededError
 from postfacta_core.limits.rate import RateLimiter
 from postfacta_core.testing import ManualClock
@@ -34,7 +34,7 @@ def standing_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def weak_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a verification take no time: what is counted here is tries."""
     weak = partial(PasswordHasher, time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr(local, "PasswordHasher", weak)
+    monkeypatch.setattr(accounts, "PasswordHasher", weak)
 
 
 @asynccontextmanager

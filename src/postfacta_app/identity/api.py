@@ -1,65 +1,53 @@
-"""The API of accounts: sign-in, people, passwords, sessions, tokens and the audit log."""
+"""The routes of accounts: an API of sign-in, people, tokens and the audit log, with the pages that call it."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 from uuid import UUID
 
-from starlette.responses import Response
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from postfacta_adapters.sign_in import client_of
 
 from ..db import Answer, Reader, Unit
 from ..errors import ConflictError, ForbiddenError, NotFoundError, RegistrationClosedError, invalid
 from ..principal import Access
-from ..settings import Settings
+from ..web.body import parse
+from ..web.forms import Typed, attempt, fields_of, formed, is_same_origin, read_form, sent_fields
 from ..web.paging import Paged
 from ..web.routes import RouteClass
-from ..web.slices import Call, Fill, Matches, Reply, Routes
-from . import model, postgres
-from .guard import PRESENTED
-from .local import LocalAccounts, mint, session_cookie
-
-if TYPE_CHECKING:
-    from .supabase import SupabaseAccounts
+from ..web.slices import Call, Fields, Fill, Matches, Page, Reply, Routes
+from . import accounts, model
+from .accounts import Accounts, LocalAccounts, session_cookie
+from .guard import PRESENTED, Guard
 
 OPEN, SIGNED_IN, ADMIN = Access.OPEN, Access.SIGNED_IN, Access.ADMIN
 AUTH, SEARCH = RouteClass.AUTH, RouteClass.SEARCH
 routes: Final = Routes("id")
 
 _LONGEST_LIFE: Final = timedelta(days=3650)
+_MOST: Final = 1000  # People or tokens on a page.
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """The part that these routes need; `forget` is called with tokens that lost their rights."""
-
-    settings: Settings
-    accounts: LocalAccounts | SupabaseAccounts
-    forget: Callable[[Callable[[model.Credential], bool]], None]
-
-
 class _Desk:
-    """The identity part, at the service of one request; `this` is the hash of the secret that it presents."""
+    """Accounts and the guard, at the service of one request; `this` is the id of the token that it presents."""
 
     def __init__(self, call: Call, _: str) -> None:
-        part = call.tools.part(Identity)
-        self.accounts, self._forget = part.accounts, part.forget
-        self.request, self.caller, self.now, self.write = call.request, call.principal, call.now, call.write
-        self.is_local, self.is_open = part.settings.is_local, part.settings.register_open
-        self.q, self._afterwards = call.tools.transactions.reader(call.principal), call.afterwards
-        self.this: bytes = call.request.scope.get(PRESENTED, b"")
+        self.call, self.request, self.now = call, call.request, call.now
+        self.accounts, self._guard = call.tools.part(Accounts), call.tools.part(Guard)
+        self.settings = self._guard.settings
+        self.q = call.tools.transactions.reader(call.principal)
+        self.this: UUID | None = call.request.scope.get(PRESENTED)
 
-    def lose(self, is_lost: Callable[[model.Credential], bool]) -> None:
+    def lose(self, lost: str | UUID) -> None:
         """Stop trusting these tokens once the transaction is over: even a failed one may be committed."""
-        self._afterwards.append(lambda: self._forget(is_lost))
-
-    def lose_all(self, user: UUID, *, keep: bytes = b"") -> None:
-        self.lose(lambda it: it.principal.user_id == user and it.secret_sha256 != keep)
+        self.call.afterwards.append(partial(self._guard.forget, lost))
 
     def local(self) -> LocalAccounts:
         if isinstance(self.accounts, LocalAccounts):
@@ -75,23 +63,30 @@ class _Desk:
         return self.accounts, account.password_hash
 
 
-async def _owner(call: Call, _: str) -> model.Account:
-    given = call.request.path_params.get("id")
+def _given(call: Call, name: str) -> UUID | None:
+    """Return the id of this name in the path, if there is one."""
+    text = call.request.path_params.get(name)
     try:
-        user_id = call.principal.user_id if given is None else UUID(given)
+        return None if text is None else UUID(text)
     except ValueError:
-        raise _missing() from None
+        raise NotFoundError("No such id") from None
+
+
+async def _owner(call: Call, _: str) -> model.Account:
+    user_id = _given(call, "id") or call.principal.user_id
     if user_id is None:
         raise ForbiddenError("Only a person with an account has a password and sessions")
-    account = await postgres.person(call.tools.transactions.reader(call.principal), user_id)
+    account = await accounts.person(call.tools.transactions.reader(call.principal), user_id)
     if account is None:
-        raise _missing()
+        raise NotFoundError("No such id")
     return account
 
 
 Desk = Annotated[_Desk, Fill(_Desk)]
 Owner = Annotated[model.Account, Fill(_owner)]
 """The person a request is about: the one in its path, else the caller."""
+Only = Annotated[UUID | None, Fill(_given)]
+"""The session in the path; without it, all."""
 
 
 @routes.api(
@@ -108,9 +103,11 @@ async def login(sent: model.Credentials, desk: Desk) -> Reply[model.SignedIn]:
     kind=AUTH, problems=("registration-closed", "conflict", "rate-limited"),
 )  # fmt: skip
 async def register(sent: model.Registration, desk: Desk) -> Annotated[Response, model.Registered]:
-    if not desk.is_open:
+    if not desk.settings.register_open:
         raise RegistrationClosedError("Registration is closed; ask an administrator for an account")
-    return await desk.local().register(desk.request, sent)
+    new = model.NewUser.model_validate(sent.model_dump())  # As a viewer.
+    async with desk.local().limited(client_of(desk.request.scope)):
+        return await _add(desk, new, model.Registered)
 
 
 @routes.api("POST /logout", SIGNED_IN, "End the current session or bearer token", kind=AUTH)
@@ -118,11 +115,10 @@ async def logout(unit: Unit, desk: Desk) -> Answer:
     who = unit.principal
     if who.scopes:
         raise ForbiddenError("An administrator must revoke API tokens: DELETE /api/v1/tokens/{id}")
-    desk.lose(lambda it: it.secret_sha256 == desk.this)
-    if who.user_id is not None:
-        await postgres.revoke_secret(unit, desk.this, desk.now)
-        await unit.audit("session.end", who.actor)
-    return Answer(204, {"Set-Cookie": session_cookie("", timedelta(0), is_local=desk.is_local)})
+    if who.user_id is not None and desk.this is not None:
+        desk.lose(desk.this)
+        await accounts.end_sessions(unit, who.user_id, "session.end", only=desk.this)
+    return Answer(204, {"Set-Cookie": session_cookie("", timedelta(0), is_local=desk.settings.is_local)})
 
 
 @routes.api("GET /api/v1/me", SIGNED_IN, "Read the current user or token")
@@ -147,15 +143,9 @@ async def change_password(owner: Owner, sent: model.PasswordChange, desk: Desk) 
             raise invalid("/current_password", "invalid", "is wrong")
         accept()
     hashed = await local.passwords.hash(sent.password)
-
-    async def work(unit: Unit) -> None:
-        if not await postgres.set_password(unit, owner.id, hashed, old=stored):
-            raise ConflictError("The password was just changed elsewhere")
-        ended = await postgres.end_sessions(unit, owner.id, desk.now, keep=desk.this)
-        await unit.audit("password.change", owner.actor, detail={"sessions": ended})
-
-    desk.lose_all(owner.id, keep=desk.this)
-    return await desk.write(work)
+    desk.lose(owner.actor)
+    change = partial(accounts.change_password, user_id=owner.id, hashed=hashed, old=stored, keep=desk.this)
+    return await desk.call.write(partial(change, action="password.change"))
 
 
 @routes.api(
@@ -166,9 +156,9 @@ async def reset(owner: Owner, desk: Desk) -> Reply[model.IssuedPassword]:
     local, _ = desk.kept_here(owner)
     password = new_password()
     hashed = await local.passwords.hash(password)
-
-    desk.lose_all(owner.id)
-    await desk.write(partial(postgres.reset_password, user=owner, hashed=hashed, now=desk.now))
+    desk.lose(owner.actor)
+    change = partial(accounts.change_password, user_id=owner.id, hashed=hashed, action="password.reset")
+    await desk.call.write(change)
     return Reply(model.IssuedPassword(password=password), 200, _NO_STORE)
 
 
@@ -179,34 +169,30 @@ def new_password() -> str:
 @routes.api("GET /api/v1/me/sessions", SIGNED_IN, "List your sessions", kind=SEARCH)
 @routes.api("GET /api/v1/users/{id}/sessions", ADMIN, "List a person's sessions", kind=SEARCH)
 async def sessions(owner: Owner, desk: Desk) -> model.SessionList:
-    return model.SessionList(items=await postgres.sessions(desk.q, owner.id, this=desk.this, now=desk.now))
-
-
-@routes.api("DELETE /api/v1/me/sessions", SIGNED_IN, "Sign out everywhere")
-@routes.api("DELETE /api/v1/users/{id}/sessions", ADMIN, "Sign a person out everywhere")
-async def end_all(unit: Unit, owner: Owner, desk: Desk) -> None:
-    await end_sessions(unit, owner, desk)
+    return model.SessionList(items=await accounts.sessions(desk.q, owner.id, this=desk.this, now=desk.now))
 
 
 @routes.api("DELETE /api/v1/me/sessions/{session}", SIGNED_IN, "End one of your sessions")
 @routes.api("DELETE /api/v1/users/{id}/sessions/{session}", ADMIN, "End one of a person's sessions")
-async def end_one(unit: Unit, owner: Owner, *, session: UUID, desk: Desk) -> None:
-    await end_sessions(unit, owner, desk, only=session)
+@routes.api("DELETE /api/v1/me/sessions", SIGNED_IN, "Sign out everywhere")
+@routes.api("DELETE /api/v1/users/{id}/sessions", ADMIN, "Sign a person out everywhere")
+async def end_sessions(unit: Unit, owner: Owner, *, session: Only, desk: Desk) -> None:
+    await _end_sessions(unit, owner, desk, only=session)
 
 
-async def end_sessions(
-    unit: Unit, owner: model.Account, desk: _Desk, *, only: UUID | None = None, keep: bytes = b""
+async def _end_sessions(
+    unit: Unit, owner: model.Account, desk: _Desk, *, only: UUID | None, keep: UUID | None = None
 ) -> None:
-    """End a person's sessions, except the one with the hash `keep`; or `only` one, which must be there."""
-    desk.lose_all(owner.id, keep=keep)
-    ended = await postgres.revoke_sessions(unit, owner, desk.now, only=only, keep=keep)
+    """End a person's sessions, but never `keep`; or `only` one, which must be there."""
+    desk.lose(owner.actor)
+    ended = await accounts.end_sessions(unit, owner.id, "session.revoke", only=only, keep=keep)
     if only is not None and not ended:
-        raise _missing()
+        raise NotFoundError("No such id")
 
 
 @routes.api("GET /api/v1/users", ADMIN, "List people")
 async def users(q: Reader, query: Paged) -> model.UserPage:
-    rows = await postgres.users(q, query.after("users"), query.limit + 1)
+    rows = await accounts.users(q, query.after("users"), query.limit + 1)
     return query.page(model.UserPage, rows, "users", key=lambda it: (it.created_at, it.id))
 
 
@@ -214,7 +200,17 @@ async def users(q: Reader, query: Paged) -> model.UserPage:
     "POST /api/v1/users", ADMIN, "Add a person", problems=("conflict", "rate-limited", "registration-closed")
 )  # fmt: skip
 async def add_user(new: model.NewUser, desk: Desk) -> Annotated[Response, model.User]:
-    return await desk.local().add(desk.request, desk.caller, new)
+    return await _add(desk, new, model.User)
+
+
+async def _add(desk: _Desk, new: model.NewUser, shown: type[BaseModel]) -> Response:
+    hashed = await desk.local().passwords.hash(new.password)
+
+    async def work(unit: Unit) -> Answer:
+        user = await accounts.add_user(unit, new, password_hash=hashed)
+        return Answer.of(201, shown.model_validate(user, from_attributes=True), {"ETag": user.etag})
+
+    return await desk.call.write(work)
 
 
 @routes.api("GET /api/v1/users/{id}", ADMIN, "Read a person")
@@ -226,13 +222,13 @@ async def user(owner: Owner) -> model.User:
 async def change_user(
     unit: Unit, id: UUID, wish: model.UserChange, *, matches: Matches, desk: Desk
 ) -> model.User:
-    desk.lose_all(id)
-    return await postgres.change_user(unit, id, wish, now=desk.now, matches=matches)
+    desk.lose(f"user:{id}")
+    return await accounts.change_user(unit, id, wish, matches=matches)
 
 
 @routes.api("GET /api/v1/tokens", ADMIN, "List API tokens")
 async def tokens(q: Reader, query: Paged) -> model.TokenPage:
-    rows = await postgres.tokens(q, query.after("tokens"), query.limit + 1)
+    rows = await accounts.tokens(q, query.after("tokens"), query.limit + 1)
     return query.page(model.TokenPage, rows, "tokens", key=lambda it: (it.created_at, it.id))
 
 
@@ -240,26 +236,174 @@ async def tokens(q: Reader, query: Paged) -> model.TokenPage:
 async def create_token(unit: Unit, new: model.NewToken, desk: Desk) -> Reply[model.IssuedToken]:
     if new.expires_at is not None and not desk.now < new.expires_at <= desk.now + _LONGEST_LIFE:
         raise invalid("/expires_at", "out_of_range", "must be within the next ten years")
-    minted = mint(model.Kind.API, unit.principal, desk.now, expires_at=new.expires_at)
-    token = await postgres.add_token(unit, new, minted)
-    issued = model.IssuedToken(**token.model_dump(), secret=minted.secret)
-    return Reply(issued, 201, {"Location": f"/api/v1/tokens/{token.id}", **_NO_STORE})
+    issued = await accounts.create_token(unit, new, desk.now)
+    return Reply(issued, 201, {"Location": f"/api/v1/tokens/{issued.id}", **_NO_STORE})
 
 
 @routes.api("DELETE /api/v1/tokens/{id}", ADMIN, "Revoke an API token")
 async def revoke_token(unit: Unit, id: UUID, desk: Desk) -> None:
-    desk.lose(lambda it: it.id == id)
-    if not await postgres.revoke_token(unit, id, desk.now):
-        raise _missing()
+    desk.lose(id)
+    if not await accounts.revoke_token(unit, id):
+        raise NotFoundError("No such id")
 
 
 @routes.api("GET /api/v1/audit", ADMIN, "Read the audit log")
 async def audit(q: Reader, query: model.AuditQuery) -> model.AuditPage:
     (before,) = query.after("audit", int) or (None,)
-    return query.page(
-        model.AuditPage, await postgres.audit(q, query, before), "audit", key=lambda it: [it.seq]
-    )
+    rows = await accounts.audit(q, query, before)
+    return query.page(model.AuditPage, rows, "audit", key=lambda it: [it.seq])
 
 
-def _missing() -> NotFoundError:
-    return NotFoundError("No such id")
+# Pages
+
+
+@routes.page("/signin", OPEN)
+async def sign_in(*, request: Request) -> Page:
+    return Page("signin.html", {"next": _local_path(request.query_params.get("next", ""))})
+
+
+@routes.page("POST /signin", OPEN, kind=AUTH)
+async def submit(*, request: Request, desk: Desk) -> Page | Response:
+    if not is_same_origin(request.headers):
+        raise ForbiddenError("This request came from another site; open the sign-in page here")
+    fields = await sent_fields(request)
+    target = _local_path(fields.get("next", ""))
+
+    async def begin() -> Response:
+        given = {name: fields.get(name, "") for name in ("email", "password")}
+        sent = parse(model.Credentials, given)
+        minted = await desk.accounts.sign_in(request, sent, model.Kind.SESSION, now=desk.now)
+        life = minted.token.expires_at - desk.now
+        cookie = session_cookie(minted.secret, life, is_local=desk.settings.is_local)
+        done = Response(status_code=303, headers={"Location": target, **_NO_STORE})
+        for each in filter(None, (cookie, minted.device)):
+            done.headers.append("Set-Cookie", each)
+        return done
+
+    done = await attempt(begin())
+    if isinstance(done, Response):
+        return done
+    desk.call.typed = Typed(fields, done)
+    return Page("signin.html", {"next": target})
+
+
+@routes.page("POST /signout", OPEN, kind=AUTH)
+async def leave(*, request: Request, desk: Desk) -> Response:
+    who = desk.call.principal
+    if not who.is_signed_in:
+        return RedirectResponse("/signin", 303)
+    if who.session_csrf is None:
+        raise ForbiddenError("Only browser sessions end here; send POST /logout instead")
+    await read_form(request, who)
+    done = await desk.call.write(partial(logout, desk=desk))
+    return RedirectResponse("/signin", 303, {"Set-Cookie": done.headers["set-cookie"]})
+
+
+def _local_path(target: str) -> str:
+    """Return a path of this site; anything else becomes the incident list."""
+    # Control characters would end the header; browsers read `//` and `/\` as the start of a host.
+    is_here = target.startswith("/") and not target.startswith(("//", "/\\"))
+    return target if is_here and target.isascii() and target.isprintable() else "/incidents"
+
+
+@routes.page("/account", SIGNED_IN)
+async def own(desk: Desk) -> Page:
+    account = await accounts.person(desk.q, desk.call.principal.user_id or "")
+    if account is None:
+        raise NotFoundError("This account has no password or sessions here")
+    return await _account(account, desk)
+
+
+@routes.form("/account/password", SIGNED_IN, again=own, kind=AUTH)
+async def change(owner: Owner, sent: model.PasswordChange, *, fields: Fields, desk: Desk) -> str:
+    if fields.get("password_again") != sent.password:
+        raise invalid("/password_again", "invalid", "does not match the new password")
+    await change_password(owner, sent, desk)
+    return "/account?done=password"
+
+
+@routes.page("/people", ADMIN, kind=SEARCH)
+async def people(desk: Desk) -> Page:
+    return await _people(desk)
+
+
+@routes.form("/people", ADMIN, again=people, kind=AUTH)
+async def add_person(*, fields: Fields, desk: Desk) -> Page:
+    new = formed(model.NewUser, {**fields, "password": (password := new_password())})
+    await add_user(new, desk)
+    return await _people(desk, person=new.email, secret=password)
+
+
+async def _people(desk: _Desk, **more: str) -> Page:
+    context = {
+        "new": fields_of(model.NewUser),
+        "new_token": fields_of(model.NewToken),
+        "people": await accounts.users(desk.q, None, _MOST),
+        "tokens": await accounts.tokens(desk.q, None, _MOST),
+        "most": _MOST,
+        "now": desk.now,
+        "done": desk.request.query_params.get("done"),
+        "secret": "",
+        "token": "",
+        **more,
+    }
+    return Page("people.html", context)
+
+
+@routes.form("/people/tokens", ADMIN, again=people, kind=AUTH)
+async def add_machine(*, fields: Fields, desk: Desk) -> Page:
+    scopes = [it for it in model.Scope if f"scope-{it}" in fields]
+    new = formed(model.NewToken, {**fields, "scopes": scopes}, desk.now)
+    issued: list[str] = []
+
+    async def work(unit: Unit) -> None:
+        issued[:] = [(await create_token(unit, new, desk)).value.secret]
+
+    await desk.call.write(work)
+    return await _people(desk, token=new.name, secret=issued[0])
+
+
+@routes.form("/people/tokens/{id}", ADMIN, again=people)
+async def revoke(unit: Unit, id: UUID, desk: Desk) -> str:
+    await revoke_token(unit, id, desk)
+    return "/people?done=token"
+
+
+@routes.page("/people/{id}", ADMIN)
+async def person(owner: Owner, desk: Desk) -> Page:
+    return await _account(owner, desk)
+
+
+@routes.form("/people/{id}", ADMIN, again=person)
+async def change_access(unit: Unit, id: UUID, wish: model.UserChange, *, matches: Matches, desk: Desk) -> str:
+    await change_user(unit, id, wish, matches=matches, desk=desk)
+    return f"/people/{id}?done=user"
+
+
+@routes.form("/people/{id}/password", ADMIN, again=person, kind=AUTH)
+async def reset_shown(owner: Owner, desk: Desk) -> Page:
+    issued = await reset(owner, desk)
+    return await _account(owner, desk, password=issued.value.password)
+
+
+@routes.form("/account/sessions/{session}", SIGNED_IN, again=own)
+@routes.form("/people/{id}/sessions/{session}", ADMIN, again=person)
+@routes.form("/account/sessions", SIGNED_IN, again=own)
+@routes.form("/people/{id}/sessions", ADMIN, again=person)
+async def end_shown(unit: Unit, owner: Owner, *, session: Only, desk: Desk) -> str:
+    """End a session, or all but this one, and go back to the page that the form is on."""
+    await _end_sessions(unit, owner, desk, only=session, keep=None if session else desk.this)
+    return f"{desk.request.scope['path'].partition('/sessions')[0]}?done=sessions"
+
+
+async def _account(account: model.Account, desk: _Desk, *, password: str = "") -> Page:
+    context = {
+        "user": account,
+        "is_own": "id" not in desk.request.path_params,
+        "changed": fields_of(model.UserChange),
+        "has_password": isinstance(desk.accounts, LocalAccounts) and account.password_hash is not None,
+        "sessions": (await sessions(account, desk)).items,
+        "password": password,
+        "done": desk.request.query_params.get("done"),
+    }
+    return Page("account.html", context)

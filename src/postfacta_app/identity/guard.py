@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from starlette.requests import Request
 
@@ -22,11 +24,11 @@ from ..principal import ANONYMOUS, NOBODY, Principal
 from ..settings import AuthMode, Settings, is_loopback
 from ..web.forms import csrf_token, is_same_origin
 from ..web.render import MAX_STALE
-from . import postgres
-from .local import SECRET, cookie_name, digest
+from . import accounts
+from .accounts import SECRET, cookie_name, digest
 from .model import Credential, Kind
 
-PRESENTED: Final = "postfacta.secret"  # the scope key of the hash of a valid secret that a request presents
+PRESENTED: Final = "postfacta.token"  # the scope key of the id of the token that a request presents
 
 _SAFE: Final = {"GET", "HEAD", "OPTIONS"}
 # Probes and scrapers have other credentials; a sign-in request may carry an old token.
@@ -58,6 +60,7 @@ class Guard:
         clock: Clock = WALL,
         monotonic: Clock = MONOTONIC,
     ) -> None:
+        self.settings = settings
         self._reader = Reader(database, NOBODY)
         self._foreign = foreign
         self._attempted = attempted
@@ -69,9 +72,11 @@ class Guard:
         self._trusted: dict[bytes, tuple[Credential, float]] = {}
         self._era = 0
 
-    def forget(self, is_lost: Callable[[Credential], bool]) -> None:
-        """Stop trusting these tokens; called after a revocation, so that it takes effect at once."""
-        self._trusted = {key: seen for key, seen in self._trusted.items() if not is_lost(seen[0])}
+    def forget(self, lost: str | UUID | None = None) -> None:
+        """Stop trusting a caller's tokens, or the one of this id, or all: so a revocation takes effect at once."""
+        for key, (token, _) in list(self._trusted.items()):
+            if lost in {None, token.id, token.principal.actor}:
+                del self._trusted[key]
         self._era += 1
 
     async def authenticate(self, request: Request) -> Principal:
@@ -83,7 +88,11 @@ class Guard:
 
     def _anyone(self, request: Request) -> Principal:
         hosts = request.headers.getlist("host")
-        if len(hosts) != 1 or not _is_loopback(hosts[0]):
+        try:
+            name = urlsplit(f"//{hosts[0]}").hostname if len(hosts) == 1 else None
+        except ValueError:
+            name = None
+        if not is_loopback(name or ""):
             raise ForbiddenError("Without sign-in, only requests to localhost are accepted")
         names_page = "origin" in request.headers or "sec-fetch-site" in request.headers
         if names_page and request.method not in _SAFE:
@@ -97,7 +106,7 @@ class Guard:
         secret = presented(header, None if header else request.cookies.get(self._cookie))
         kinds = _IN_HEADER if header else _IN_COOKIE
         token = await self._look_up(request, secret, kinds) if secret else None
-        request.scope[PRESENTED] = token.secret_sha256 if token else b""
+        request.scope[PRESENTED] = token.id if token else None
         if header:
             if token is None:
                 raise _invalid("This token is unknown, expired or revoked")
@@ -138,7 +147,7 @@ class Guard:
         era, began = self._era, self._monotonic()
         token = None
         if (found := SECRET.fullmatch(secret)) is not None:
-            token = await postgres.credential(self._reader, sha256, found["prefix"])
+            token = await accounts.credential(self._reader, sha256, found["prefix"])
         elif self._foreign and Kind.BEARER in kinds:
             token = await self._foreign(request, secret)
         now = datetime.fromtimestamp(self._clock(), UTC)
@@ -147,7 +156,9 @@ class Guard:
         if token is None or outcome != "ok":
             self._trusted.pop(sha256, None)
             return None
-        await self._touch(token, now)
+        if token.last_used_at is None or (now - token.last_used_at).total_seconds() >= _TOUCH_AFTER:
+            with suppress(RejectedError):  # Reads continue while the database is read-only.
+                await accounts.touch(self._reader, token.id, now)
         # It may have been revoked here during the lookup.
         if era == self._era:
             self._trusted.pop(sha256, None)
@@ -155,15 +166,6 @@ class Guard:
                 del self._trusted[next(iter(self._trusted))]
             self._trusted[sha256] = (token, began)
         return token
-
-    async def _touch(self, token: Credential, now: datetime) -> None:
-        used = token.last_used_at
-        if used is not None and (now - used).total_seconds() < _TOUCH_AFTER:
-            return
-        try:
-            await postgres.touch(self._reader, token.id, now)
-        except RejectedError:
-            return  # Reads continue while the database is read-only.
 
 
 _SCHEME: Final = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
@@ -177,13 +179,6 @@ def presented(authorization: Sequence[str], cookie: str | None) -> str | None:
     if found is None or len(authorization) > 1:
         raise _invalid("Authorization must be a single Bearer token")
     return found[1]
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return is_loopback(urlsplit(f"//{host}").hostname or "")
-    except ValueError:
-        return False
 
 
 def _invalid(detail: str) -> UnauthenticatedError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,7 +10,7 @@ from enum import StrEnum
 from typing import Annotated, Final, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, Field, JsonValue, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, Json, JsonValue, StringConstraints, model_validator
 
 from ..errors import ConflictError
 from ..principal import Principal, Role
@@ -76,14 +75,6 @@ class Registration(BaseModel, extra="forbid"):
     def name(self) -> str:
         """The display name; by default the part of the address before the @."""
         return self.display_name or self.email.partition("@")[0][:100]
-
-
-class Newcomer(BaseModel):
-    """A person with an external account, as known at their first sign-in."""
-
-    email: Email
-    display_name: Text100
-    role: Role
 
 
 class NewUser(Registration):
@@ -225,10 +216,6 @@ class SessionList(BaseModel):
     items: Sequence[Session]
 
 
-def _stored(value: object) -> object:
-    return json.loads(value) if isinstance(value, str) else value
-
-
 class AuditEntry(BaseModel):
     """An entry of the audit log: who did what, when."""
 
@@ -238,7 +225,7 @@ class AuditEntry(BaseModel):
     action: str
     object: str
     incident_id: UUID | None
-    detail: Annotated[dict[str, JsonValue] | None, BeforeValidator(_stored)]
+    detail: Json[dict[str, JsonValue]] | None
     request_id: str | None
     client: str | None
 
@@ -275,8 +262,8 @@ class Credential:
     secret_sha256: bytes
     principal: Principal
     created_at: datetime
-    last_used_at: datetime | None
     expires_at: datetime
+    last_used_at: datetime | None = None
     revoked_at: datetime | None = None
     disabled_at: datetime | None = None
 

@@ -1,4 +1,4 @@
-"""Sign-in through the Supabase project (GoTrue): verify its tokens, map them to accounts, check passwords.
+"""Sign-in through the Supabase project (GoTrue): ask it, verify its tokens, map them to accounts.
 
 A valid signature is not enough: the project's own API keys and anonymous users have one too.
 """
@@ -10,32 +10,100 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 import httpx2
 from jwt import PyJWT
 from jwt.exceptions import PyJWTError
-from pydantic import BaseModel, Field, JsonValue, ValidationError
+from pydantic import BaseModel, Field, JsonValue, TypeAdapter, ValidationError
 from starlette.requests import Request
 
+from postfacta_adapters.httpx import Outgoing, refusal_in
 from postfacta_adapters.jwks import Jwks
+from postfacta_adapters.sign_in import client_of
 from postfacta_core.clock import WALL, Clock
 from postfacta_core.drain.resources import Resource
 from postfacta_core.errors import DeadlineExceededError, RejectedError, ResilienceError
-from postfacta_core.events import Observer
+from postfacta_core.events import Observer, ignore
+from postfacta_core.guards import Guard, Pipeline
 from postfacta_core.guards._circuit import CircuitConfig
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.timeout import Timeout
 
+from ..errors import slow_down
 from ..principal import NOBODY, Role
 from ..rotation import Rotation
 from ..settings import Settings
 from . import model
-from .local import Accounts, digest, mint, wrong_password
-from .postgres import add_secret, external, external_name, meet
-from .project import Client, Reply
+from .accounts import Accounts, add_secret, digest, external, external_name, meet, mint, wrong_password
+
+_MOST_BYTES: Final = 65_536
+_OK, _TOO_MANY_REQUESTS, _SERVER_ERROR = 200, 429, 500
+_OBJECT: Final = TypeAdapter(dict[str, JsonValue])
+
+
+class Reply(NamedTuple):
+    """The status of a complete response, and its JSON object; empty if it is anything else, such as HTML."""
+
+    status_code: int
+    said: Mapping[str, JsonValue]
+
+
+class Client(httpx2.AsyncClient):
+    """Requests paths below `/auth/v1` of the project, through the guards, outermost first."""
+
+    def __init__(
+        self, name: str, current: Callable[[], Settings], *guards: Guard, observer: Observer = ignore
+    ) -> None:
+        self.name: str = name
+        self._pipeline = Pipeline(*guards)
+        self._current = current
+        outgoing = Outgoing(name, tell=False, observer=observer)
+        super().__init__(
+            base_url=f"{current().db_url}/auth/v1/",
+            # A compressed response could expand a thousandfold.
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+            transport=outgoing.transport(httpx2.AsyncHTTPTransport(trust_env=False)),
+            follow_redirects=False,
+            timeout=None,  # The guards' timeout is for the whole call.
+            trust_env=False,
+        )
+
+    async def ask(self, method: str, path: str, body: Mapping[str, JsonValue] | None = None) -> Reply:
+        """Send a request and read the whole response, of at most 64 KiB and a status below 500.
+
+        Raise `RateLimitedError` for a 429, else `ResilienceError`, `httpx2.HTTPError` or `ValueError`.
+        """
+        return await self._pipeline.call(self._ask, method, path, body)
+
+    async def key_set(self) -> Mapping[str, JsonValue]:
+        """Return the project's public keys, for a `Jwks`; raise as `ask`."""
+        reply = await self.ask("GET", ".well-known/jwks.json")
+        if reply.status_code != _OK:
+            raise ValueError(f"status {reply.status_code}")
+        return reply.said
+
+    async def _ask(self, method: str, path: str, body: Mapping[str, JsonValue] | None) -> Reply:
+        key = self._current().db_key
+        headers = {"apikey": key.get_secret_value() if key else ""}
+        async with self.stream(method, path, json=body, headers=headers) as response:
+            read = bytearray()
+            async for part in response.aiter_raw():
+                read += part
+                if len(read) > _MOST_BYTES:
+                    raise ValueError(f"longer than {_MOST_BYTES} bytes")
+        if refusal := refusal_in(response, self.name):
+            is_limited = response.status_code == _TOO_MANY_REQUESTS
+            raise slow_down(refusal.retry_after or 1) if is_limited else refusal
+        if response.status_code >= _SERVER_ERROR:
+            response.raise_for_status()
+        try:
+            return Reply(response.status_code, _OBJECT.validate_json(bytes(read)))
+        except ValidationError:
+            return Reply(response.status_code, {})
+
 
 _LONGEST: Final = 8_192  # Characters; the project's have about 1,000.
 _LEEWAY: Final = 30.0  # Allowed clock difference in seconds.
@@ -62,26 +130,14 @@ class _Claims(BaseModel, strict=True, frozen=True):
     email: model.Email | Literal[""] | None = None
     app_metadata: Mapping[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
 
-    @property
-    def newcomer(self) -> model.Newcomer:
-        """The person, for their first sign-in. A token cannot make anyone an administrator."""
-        # Not a set: the value may be unhashable.
-        is_writer = self.app_metadata.get("postfacta_role") in (Role.RESPONDER, Role.ADMIN)
-        # Sign-in by telephone has no address.
-        email = self.email or f"{self.sub}@no-address.invalid"
-        name = email.partition("@")[0][:100]
-        return model.Newcomer(
-            email=email, display_name=name, role=Role.RESPONDER if is_writer else Role.VIEWER
-        )
 
-
-_OK: Final = 200
 _SESSION: Final = timedelta(hours=12)  # A ban in the project takes effect here when this session ends.
 _SOON: Final = 5.0  # Default Retry-After, in seconds.
 # Answered alike, so that a failed sign-in reveals nothing else.
 _WRONG: Final = {
     "email_not_confirmed",
     "invalid_credentials",
+    "invalid_grant",
     "phone_not_confirmed",
     "user_banned",
     "user_not_found",
@@ -111,8 +167,8 @@ class SupabaseAccounts(Accounts):
     async def sign_in(
         self, request: Request, credentials: model.Credentials, kind: model.Kind, *, now: datetime
     ) -> model.Minted:
-        """Have the project check a password; return its token, or a session; raises as the local way."""
-        async with self._attempt(request, credentials.email) as accept:
+        who = (client_of(request.scope), credentials.email)
+        async with self.limited(*who, attempted=self._attempted) as accept:
             token = await self._token(credentials)
             accept()
         found = await self.credential(request, token)
@@ -133,7 +189,9 @@ class SupabaseAccounts(Accounts):
             wait = error.retry_after if isinstance(error, ResilienceError) else None
             raise RejectedError(self._client.name, wait or _SOON) from error
         if reply.status_code != _OK:
-            code = _code(reply)
+            # Older versions have an `error` alone.
+            codes = [it for it in map(reply.said.get, ("error_code", "code", "error")) if isinstance(it, str)]
+            code = codes[0][:100] if codes else f"status {reply.status_code}"
             raise wrong_password() if code in _WRONG else self._unusable(code)
         token = reply.said.get("access_token")
         if not isinstance(token, str):
@@ -147,33 +205,28 @@ class SupabaseAccounts(Accounts):
 
     async def credential(self, request: Request, token: str) -> model.Credential | None:
         """Return the principal of a token; None if it is not valid; raise if that cannot be known now."""
-        claims = await self._verify(token)
-        if claims is None:
-            return None
-        is_over = self._clock() >= claims.exp + _LEEWAY
-        user = None if is_over else await self._account(request, claims)
-        if user is None and not is_over:
-            return None
-        return model.Credential(
-            id=claims.sub,
-            kind=model.Kind.BEARER,
-            secret_sha256=digest(token),
-            principal=user.principal if user else NOBODY,
-            created_at=datetime.fromtimestamp(claims.iat, UTC),
-            last_used_at=datetime.fromtimestamp(self._clock(), UTC),
-            expires_at=datetime.fromtimestamp(claims.exp + _LEEWAY, UTC),
-            disabled_at=user.disabled_at if user else None,
-        )
-
-    async def _verify(self, token: str) -> _Claims | None:
         signed = self._signed_by_secret(token) or await self.keys.signed(token)
         try:
             claims = _Claims.model_validate(signed)
         except ValidationError:
             return None
-        now = self._clock()
-        has_begun = max(claims.iat, claims.nbf) <= now + _LEEWAY
-        return claims if claims.iss == self._issuer and has_begun else None
+        now, end = self._clock(), claims.exp + _LEEWAY
+        if claims.iss != self._issuer or max(claims.iat, claims.nbf) > now + _LEEWAY:
+            return None
+        user = await self._account(request, claims) if now < end else None
+        if user is None and now < end:
+            return None
+        began, used_at, expires_at = (datetime.fromtimestamp(it, UTC) for it in (claims.iat, now, end))
+        return model.Credential(
+            id=claims.sub,
+            kind=model.Kind.BEARER,
+            secret_sha256=digest(token),
+            principal=user.principal if user else NOBODY,
+            created_at=began,
+            last_used_at=used_at,
+            expires_at=expires_at,
+            disabled_at=user.disabled_at if user else None,
+        )
 
     def _signed_by_secret(self, token: str) -> Mapping[str, object] | None:
         for secret in self._current().valid("jwt_secret") if len(token) <= _LONGEST else ():
@@ -183,10 +236,16 @@ class SupabaseAccounts(Accounts):
 
     async def _account(self, request: Request, claims: _Claims) -> model.User | None:
         name = external_name(self._issuer, claims.sub)
-        if (user := await external(self._reader, name)) is None:
-            await self._transactions.write(request, NOBODY, partial(meet, name=name, new=claims.newcomer))
-            user = await external(self._reader, name)
-        return user
+        if (user := await external(self._reader, name)) is not None:
+            return user
+        # A token cannot make anyone an administrator. Not a set: the value may be unhashable.
+        is_writer = claims.app_metadata.get("postfacta_role") in (Role.RESPONDER, Role.ADMIN)
+        role = Role.RESPONDER if is_writer else Role.VIEWER
+        # Sign-in by telephone has no address.
+        email = claims.email or f"{claims.sub}@no-address.invalid"
+        add = partial(meet, name=name, email=email, display_name=email.partition("@")[0][:100], role=role)
+        await self._transactions.write(request, NOBODY, add)
+        return await external(self._reader, name)
 
 
 def of_project(
@@ -216,12 +275,3 @@ def of_project(
     keys = Jwks(publisher.key_set)
     accounts = SupabaseAccounts(current, gotrue, keys, *common, **others)
     return accounts, (publisher, gotrue, keys.running())
-
-
-def _code(reply: Reply) -> str:
-    """Return the error code; older versions use `invalid_grant` for a wrong password."""
-    said = reply.said
-    if said.get("error") == "invalid_grant":
-        return "invalid_credentials"
-    codes = [code for code in (said.get("error_code"), said.get("code")) if isinstance(code, str)]
-    return codes[0][:100] if codes else f"status {reply.status_code}"

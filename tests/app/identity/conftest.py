@@ -18,14 +18,18 @@ from postfacta_adapters.jwks import Jwks
 from postfacta_adapters.sign_in import SignInThrottle
 from postfacta_app.db import Transactions, Unit
 from postfacta_app.errors import AppError, RateLimitedError
-from postfacta_app.identity import pages as slice_
-from postfacta_app.identity.api import Identity
+from postfacta_app.identity import api as slice_
+from postfacta_app.identity.accounts import (
+    LocalAccounts,
+    Passwords,
+    add_secret,
+    add_user,
+    mint,
+    session_cookie,
+)
 from postfacta_app.identity.guard import Guard
-from postfacta_app.identity.local import LocalAccounts, Passwords, mint, session_cookie
 from postfacta_app.identity.model import Kind, NewUser, User
-from postfacta_app.identity.postgres import add_secret, add_user
-from postfacta_app.identity.project import Client
-from postfacta_app.identity.supabase import SupabaseAccounts
+from postfacta_app.identity.supabase import Client, SupabaseAccounts
 from postfacta_app.principal import NOBODY, Access, Principal, Role
 from postfacta_app.settings import Settings, load_settings
 from postfacta_app.web.render import Pages, stale_answers
@@ -83,7 +87,7 @@ class World:
         )
         passwords = Passwords(self.hasher)
         signs_in = accounts or LocalAccounts(self.transactions, passwords=passwords)
-        parts = [Identity(settings, signs_in, guard.forget)]
+        parts = [signs_in, guard]
         tools = Tools(
             self.transactions, Pages(version="1"), stale_answers("postgres"), lambda: self.wall, parts=parts
         )

@@ -12,8 +12,7 @@ import httpx2
 import pytest
 from pydantic import SecretStr
 
-from postfacta_app.identity.project import Client
-from postfacta_app.identity.supabase import SupabaseAccounts
+from postfacta_app.identity.supabase import Client, SupabaseAccounts
 from postfacta_core.clock import WALL
 from postfacta_core.errors import RejectedError
 from postfacta_core.guards.timeout import Timeout

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from postfacta_app.db import Query
-from postfacta_app.identity import guard, postgres
+from postfacta_app.identity import accounts, guard
 from postfacta_app.identity.model import Credential
 from postfacta_app.principal import Role
 from postfacta_app.settings import Settings
@@ -235,7 +235,7 @@ async def test_what_is_revoked_while_it_is_looked_up_is_not_trusted_afterwards(
 ) -> None:
     await world.person("ada@example.org")
     header = await world.login("ada@example.org")
-    looked, go_on, fetch = asyncio.Event(), asyncio.Event(), postgres.credential
+    looked, go_on, fetch = asyncio.Event(), asyncio.Event(), accounts.credential
 
     async def slowly(q: Query, sha256: bytes, prefix: str | None) -> Credential | None:
         found = await fetch(q, sha256, prefix)
@@ -243,11 +243,11 @@ async def test_what_is_revoked_while_it_is_looked_up_is_not_trusted_afterwards(
         await go_on.wait()
         return found
 
-    monkeypatch.setattr(postgres, "credential", slowly)
+    monkeypatch.setattr(accounts, "credential", slowly)
     async with asyncio.TaskGroup() as group:
         early = group.create_task(world.client.get("/read", headers=header))
         await looked.wait()
-        monkeypatch.setattr(postgres, "credential", fetch)
+        monkeypatch.setattr(accounts, "credential", fetch)
         assert (await world.client.post("/logout", headers=header)).status_code == 204
         go_on.set()
     assert early.result().status_code == 200
@@ -265,7 +265,7 @@ async def test_a_trusted_token_costs_no_query_and_ends_at_its_time_nevertheless(
     async def unreachable(q: Query, sha256: bytes, prefix: str | None) -> Credential | None:
         raise AssertionError("asked the database")
 
-    monkeypatch.setattr(postgres, "credential", unreachable)
+    monkeypatch.setattr(accounts, "credential", unreachable)
     assert (await world.client.get("/read", headers=header)).status_code == 200
     world.pass_time(5)
     assert (await world.client.get("/read", headers=header)).status_code == 401
@@ -281,17 +281,17 @@ async def test_in_an_outage_recently_verified_callers_may_read(
 ) -> None:
     ada = await world.person("ada@example.org", Role.RESPONDER)
     header = await world.login("ada@example.org") if proof == "bearer" else await world.cookie(ada)
-    fetch = postgres.credential
+    fetch = accounts.credential
     assert (await world.client.get("/read", headers=header)).status_code == 200
     world.pass_time(899.9)
-    monkeypatch.setattr(postgres, "credential", _away)
+    monkeypatch.setattr(accounts, "credential", _away)
     assert (await world.client.get("/read", headers=header)).status_code == 200
     with pytest.raises(DatabaseUnavailableError):
         await world.client.post("/write", headers=header | SAME_ORIGIN)
     world.pass_time(0.1)
     with pytest.raises(DatabaseUnavailableError):
         await world.client.get("/read", headers=header)
-    monkeypatch.setattr(postgres, "credential", fetch)
+    monkeypatch.setattr(accounts, "credential", fetch)
     assert (await world.client.get("/read", headers=header)).status_code == 200
 
 
@@ -302,7 +302,7 @@ async def test_a_token_ends_at_its_time_also_while_the_database_is_away(
     header = await world.login("ada@example.org")
     world.pass_time(86_399 - 60)
     assert (await world.client.get("/read", headers=header)).status_code == 200
-    monkeypatch.setattr(postgres, "credential", _away)
+    monkeypatch.setattr(accounts, "credential", _away)
     world.pass_time(60)
     assert (await world.client.get("/read", headers=header)).status_code == 200
     world.pass_time(1)
@@ -325,7 +325,7 @@ async def test_what_was_found_revoked_is_not_believed_while_the_database_is_away
     world.pass_time(10)
     if where == "elsewhere":
         assert (await world.client.get("/read", headers=ada)).status_code == 401
-    monkeypatch.setattr(postgres, "credential", _away)
+    monkeypatch.setattr(accounts, "credential", _away)
     with pytest.raises(DatabaseUnavailableError):
         await world.client.get("/read", headers=ada)
     for header in (also_ada, bob):
@@ -343,7 +343,7 @@ async def test_who_is_disabled_or_gets_another_role_is_not_believed_by_any_token
         f"/api/v1/users/{ada.id}", headers=admin | {"If-Match": ada.etag}, json={"disabled": True}
     )
     assert changed.status_code == 200
-    monkeypatch.setattr(postgres, "credential", _away)
+    monkeypatch.setattr(accounts, "credential", _away)
     for header in headers:
         with pytest.raises(DatabaseUnavailableError):
             await world.client.get("/read", headers=header)
@@ -360,7 +360,7 @@ async def test_a_revoked_api_token_is_not_believed_while_the_database_is_away(
     for header in (gone, kept):
         assert (await world.client.get("/read", headers=header)).status_code == 200
     assert (await world.client.delete(f"/api/v1/tokens/{made[0]['id']}", headers=admin)).status_code == 204
-    monkeypatch.setattr(postgres, "credential", _away)
+    monkeypatch.setattr(accounts, "credential", _away)
     with pytest.raises(DatabaseUnavailableError):
         await world.client.get("/read", headers=gone)
     assert (await world.client.get("/read", headers=kept)).status_code == 200
@@ -374,14 +374,14 @@ async def test_trusted_tokens_are_bounded_and_the_oldest_is_dropped(
     headers = [await world.login("ada@example.org") for _ in range(3)]
     for header in headers:
         await whoami(world, header)
-    fetch, asked = postgres.credential, 0
+    fetch, asked = accounts.credential, 0
 
     async def count(q: Query, sha256: bytes, prefix: str | None) -> Credential | None:
         nonlocal asked
         asked += 1
         return await fetch(q, sha256, prefix)
 
-    monkeypatch.setattr(postgres, "credential", count)
+    monkeypatch.setattr(accounts, "credential", count)
     await whoami(world, headers[2])
     await whoami(world, headers[1])
     assert asked == 0

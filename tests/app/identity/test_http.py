@@ -12,9 +12,8 @@ import httpx2
 import pytest
 
 from postfacta_app.db import Unit
-from postfacta_app.identity.local import Passwords
+from postfacta_app.identity.accounts import Passwords, change_user
 from postfacta_app.identity.model import User, UserChange
-from postfacta_app.identity.postgres import change_user
 from postfacta_app.principal import Role
 from postfacta_app.settings import Settings
 
@@ -310,7 +309,7 @@ async def test_two_administrators_who_remove_each_other_at_once_leave_one(world:
     waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
     async with asyncio.TaskGroup() as group, world.database.transaction() as connection:
         unit = Unit(connection, one.principal, None)
-        await change_user(unit, two.id, UserChange(role=Role.VIEWER), now=world.now())
+        await change_user(unit, two.id, UserChange(role=Role.VIEWER))
         url = f"/api/v1/users/{one.id}"
         other = group.create_task(world.client.patch(url, headers=header, json={"role": "viewer"}))
         # Until the other one waits for the first, or has not waited, which is the fault.

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from postfacta_adapters.jwks import Jwks
-from postfacta_app.identity.project import Client
+from postfacta_app.identity.supabase import Client
 from postfacta_core.errors import RejectedError
 from postfacta_core.guards.timeout import Timeout
 from postfacta_core.testing import ManualClock

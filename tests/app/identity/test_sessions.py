@@ -14,9 +14,8 @@ import pytest
 from argon2 import PasswordHasher
 
 from postfacta_app.db import Reader, Unit
-from postfacta_app.identity import local
-from postfacta_app.identity.local import Passwords
-from postfacta_app.identity.postgres import losses
+from postfacta_app.identity import accounts
+from postfacta_app.identity.accounts import Passwords, losses
 from postfacta_app.principal import NOBODY
 from postfacta_postgres import Database
 from tests.app.live import Service, in_process
@@ -30,7 +29,7 @@ async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
     with pytest.MonkeyPatch.context() as patch:
         # Tries that take long come back while they are counted.
         patch.setattr(
-            local, "PasswordHasher", partial(PasswordHasher, time_cost=1, memory_cost=8, parallelism=1)
+            accounts, "PasswordHasher", partial(PasswordHasher, time_cost=1, memory_cost=8, parallelism=1)
         )
         async with in_process(shared_app_dsn) as running:
             yield running

@@ -16,8 +16,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from postfacta_adapters.jwks import Jwks
-from postfacta_app.identity.project import Client
-from postfacta_app.identity.supabase import SupabaseAccounts
+from postfacta_app.identity.supabase import Client, SupabaseAccounts
 from postfacta_app.principal import Role
 from postfacta_core.guards.timeout import Timeout
 from tests.kit.keys import ec_key, rsa_key

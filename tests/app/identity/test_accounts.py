@@ -9,14 +9,14 @@ import pytest
 from argon2 import PasswordHasher
 
 from postfacta_app.errors import RateLimitedError, UnauthenticatedError
-from postfacta_app.identity.guard import presented
-from postfacta_app.identity.local import (
+from postfacta_app.identity.accounts import (
     SECRET,
     Passwords,
     digest,
     mint,
     session_cookie,
 )
+from postfacta_app.identity.guard import presented
 from postfacta_app.identity.model import Kind
 from postfacta_app.principal import Principal, Role
 

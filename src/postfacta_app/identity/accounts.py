@@ -1,0 +1,443 @@
+"""Accounts that are kept here: how people sign in to them, their passwords and secrets, their SQL."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+from uuid import UUID, uuid4
+
+import anyio.to_thread
+from argon2 import PasswordHasher
+from argon2.exceptions import Argon2Error, InvalidHashError
+from pydantic import BaseModel
+from starlette.requests import Request
+
+from postfacta_adapters.sign_in import SignInThrottle, client_of
+from postfacta_core.errors import BulkheadFullError, RateLimitExceededError
+from postfacta_core.guards.bulkhead import Bulkhead
+
+from ..db import Query, Transactions, Unit
+from ..errors import AppError, ConflictError, NotFoundError, RateLimitedError, UnauthenticatedError, slow_down
+from ..principal import NOBODY, Principal, Role
+from ..web.paging import Key
+from . import model
+
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+
+# SQL: what changes accounts and tokens writes its audit row.
+
+_USER: Final = ", ".join(model.User.model_fields)
+_MACHINE: Final = ", ".join(model.Token.model_fields)
+_PERSON = f"select {_USER}, password_hash from users where "  # noqa: S608 - only constants of our modules
+_LOCAL = _PERSON + "email = $1 and external_sub is null and disabled_at is null"
+_EXTERNAL = _PERSON + "external_sub = $1"
+_ANY = _PERSON + "id::text = $1 or email = lower($1) order by external_sub is not null, id limit 1"
+_CREDENTIAL = """
+select t.id, t.kind, t.secret_sha256, t.created_at, t.last_used_at, t.expires_at, t.revoked_at, u.disabled_at,
+       coalesce('user:' || u.id, 'token:' || t.id) as actor, coalesce(u.display_name, t.name) as name,
+       t.user_id, u.role, t.scopes, t.source
+  from tokens t left join users u on u.id = t.user_id where """
+_TOUCH = "update tokens set last_used_at = $2 where id = $1 and (last_used_at is null or last_used_at < $2)"
+_PAGE = "($1::timestamptz is null or (created_at, id) > ($1, $2::uuid)) order by created_at, id limit $3"
+_USERS = f"select {_USER} from users where {_PAGE}"  # noqa: S608 - only constants of our modules
+_MACHINES = f"select {_MACHINE} from tokens where kind = 'api' and {_PAGE}"  # noqa: S608 - only constants of our modules
+# Lowered by the database, since its check compares with its own `lower`.
+_ADD_USER = f"""
+insert into users (id, email, display_name, role, password_hash, external_sub) values ($1, lower($2), $3, $4, $5, $6)
+on conflict do nothing returning {_USER}"""  # noqa: S608 - only constants of our modules
+_SESSIONS = """
+select id, kind, created_at, last_used_at, expires_at, id is not distinct from $2::uuid as is_this from tokens
+ where user_id = $1 and revoked_at is null and expires_at > $3
+   and (kind = 'bearer' or coalesce(last_used_at, created_at) > $3::timestamptz - interval '12 hours')
+ order by created_at desc, id"""
+_SET_HASH = """
+update users set password_hash = $2 where id = $1 and ($3::text is null or password_hash = $3) returning id"""
+# Sorted, so that two of these cannot deadlock.
+_LOCK = f"""
+select {_USER} from users where id = $1 or (role = 'admin' and disabled_at is null) order by id for update"""  # noqa: S608 - only constants of our modules
+_CHANGE_USER = f"""
+update users set role = coalesce($2, role), version = version + 1,
+       disabled_at = case when $3::boolean is null then disabled_at when $3 then coalesce(disabled_at, now()) end
+ where id = $1 returning {_USER}"""  # noqa: S608 - only constants of our modules
+_END_SESSIONS = """
+update tokens set revoked_at = now()
+ where user_id = $1 and revoked_at is null and ($2::uuid is null or id = $2) and id is distinct from $3::uuid
+returning id"""
+_ADD_SESSION = """
+with expired as (delete from tokens where user_id = $4 and expires_at <= $5)
+insert into tokens (id, kind, secret_sha256, user_id, created_at, expires_at) values ($1, $2, $3, $4, $5, $6)"""
+_ADD_MACHINE = f"""
+insert into tokens (id, kind, secret_sha256, created_by, created_at, expires_at, name, prefix, scopes, source)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) returning {_MACHINE}"""  # noqa: S608 - only constants of our modules
+_REVOKE = (
+    "update tokens set revoked_at = now() where id = $1 and kind = 'api' and revoked_at is null returning id"
+)
+# Read from the end: there is no index by time.
+_LOSSES = """
+select seq, action = 'incident.change' as hides from audit_log
+ where seq > coalesce((select seq from audit_log where at < now() - make_interval(secs => $1) order by seq desc limit 1), 0)
+   and (action = any ($2::text[]) or (action = 'incident.change' and detail ? 'visibility'))"""
+_LESS = ["session.end", "session.revoke", "token.revoke", "password.change", "password.reset", "user.change"]
+_AUDIT = """
+select seq, at, actor, action, object, incident_id, detail::text, request_id, host(client) as client
+  from audit_log
+ where ($1::uuid is null or incident_id = $1) and ($2::text is null or actor = $2)
+   and ($3::timestamptz is null or at >= $3) and ($4::timestamptz is null or at < $4)
+   and ($5::bigint is null or seq < $5)
+ order by seq desc limit $6"""
+
+
+async def _all(q: Query, of: type[M], operation: str, *query: Any) -> list[M]:
+    return [of.model_validate(dict(row)) for row in await q.fetch(*query, operation=operation)]
+
+
+async def _one(q: Query, of: type[M], operation: str, *query: Any) -> M | None:
+    return next(iter(await _all(q, of, operation, *query)), None)
+
+
+async def person(q: Query, who: UUID | str) -> model.Account | None:
+    """Find a person by id or e-mail address, disabled or not; of several with one address, the local account."""
+    return await _one(q, model.Account, "user_get", _ANY, str(who))
+
+
+async def external(q: Query, name: str) -> model.Account | None:
+    return await _one(q, model.Account, "account_get", _EXTERNAL, name)
+
+
+async def users(q: Query, after: Key | None, limit: int) -> Sequence[model.User]:
+    return await _all(q, model.User, "user_list", _USERS, *(after or (None, None)), limit)
+
+
+async def add_user(unit: Unit, new: model.NewUser, *, password_hash: str) -> model.User:
+    """Add a person; raise `ConflictError` if the address is taken."""
+    user = await _add(unit, new.email, new.name, new.role, password_hash, None)
+    if user is None:
+        raise ConflictError("An account with this e-mail address already exists")
+    return user
+
+
+def external_name(issuer: str, subject: UUID) -> str:
+    """Return the permanent name of an external account; e-mail addresses can change owners."""
+    return f"{issuer} {subject}"
+
+
+async def meet(unit: Unit, name: str, *, email: str, display_name: str, role: Role) -> None:
+    """Add an external account, unless it is there."""
+    await _add(unit, email, display_name, role, None, name)
+
+
+async def _add(unit: Unit, *given: str | None) -> model.User | None:
+    user = await _one(unit, model.User, "user_create", _ADD_USER, uuid4(), *given)
+    if user is not None:
+        await unit.audit("user.create", user.actor, detail={"role": user.role})
+    return user
+
+
+async def change_user(
+    unit: Unit, user_id: UUID, wish: model.UserChange, *, matches: Callable[[str], object] = lambda _: None
+) -> model.User:
+    """Change a person; disabling ends all sessions. Raise if no enabled administrator would be left."""
+    locked = await _all(unit, model.User, "user_lock", _LOCK, user_id)
+    old = next((user for user in locked if user.id == user_id), None)
+    if old is None:
+        raise NotFoundError("No such id")
+    matches(old.etag)
+    model.keep_an_admin(old, wish, [it for it in locked if it.role is Role.ADMIN and it.disabled_at is None])
+    sent = wish.model_dump(exclude_unset=True)
+    args = (user_id, sent.get("role"), sent.get("disabled"))
+    (changed,) = await _all(unit, model.User, "user_change", _CHANGE_USER, *args)
+    if sent.get("disabled"):
+        await unit.execute(_END_SESSIONS, user_id, None, None, operation="session_end")
+    await unit.audit("user.change", old.actor, detail=sent)
+    return changed
+
+
+async def set_password(unit: Unit, user_id: UUID, password_hash: str, *, old: str | None) -> bool:
+    """Store a password and lock it until the unit ends; False if it is no longer `old`."""
+    return bool(await unit.fetch(_SET_HASH, user_id, password_hash, old, operation="user_password"))
+
+
+async def change_password(
+    unit: Unit, user_id: UUID, hashed: str, *, action: str, old: str | None = None, keep: UUID | None = None
+) -> None:
+    """Store a password and end all sessions but `keep`; raise if it is no longer `old`."""
+    if not await set_password(unit, user_id, hashed, old=old):
+        raise ConflictError("The password was just changed elsewhere")
+    await end_sessions(unit, user_id, action, keep=keep)
+
+
+async def credential(q: Query, sha256: bytes, prefix: str | None) -> model.Credential | None:
+    where, key = ("t.secret_sha256 = $1", sha256) if prefix is None else ("t.prefix = $1", prefix)
+    found = await q.fetch(_CREDENTIAL + where, key, operation="credential_get")
+    if not found:
+        return None
+    row, scopes = found[0], frozenset(found[0]["scopes"])
+    known = {name: row[name] for name in ("actor", "name", "user_id", "source")}
+    owner = Principal(role=row["role"] and Role(row["role"]), scopes=scopes, **known)
+    same = ("id", "secret_sha256", "created_at", "last_used_at", "expires_at", "revoked_at", "disabled_at")
+    return model.Credential(
+        kind=model.Kind(row["kind"]), principal=owner, **{name: row[name] for name in same}
+    )
+
+
+async def touch(q: Query, token_id: UUID, now: datetime) -> None:
+    await q.fetch(_TOUCH, token_id, now, operation="token_touch")
+
+
+async def sessions(q: Query, user_id: UUID, *, this: UUID | None, now: datetime) -> Sequence[model.Session]:
+    return await _all(q, model.Session, "session_list", _SESSIONS, user_id, this, now)
+
+
+async def add_secret(unit: Unit, token: model.Credential) -> None:
+    """Store the hash of a session or bearer token, and drop this person's expired ones."""
+    who = (token.id, token.kind, token.secret_sha256, token.principal.user_id)
+    await unit.execute(_ADD_SESSION, *who, token.created_at, token.expires_at, operation="session_create")
+
+
+async def end_sessions(
+    unit: Unit, user_id: UUID, action: str, *, only: UUID | None = None, keep: UUID | None = None
+) -> int:
+    """End a person's sessions and bearer tokens, or `only` one, but never `keep`; return the count."""
+    ended = await unit.fetch(_END_SESSIONS, user_id, only, keep, operation="session_end")
+    await unit.audit(action, f"user:{user_id}", detail={"sessions": len(ended)})
+    return len(ended)
+
+
+async def tokens(q: Query, after: Key | None, limit: int) -> Sequence[model.Token]:
+    return await _all(q, model.Token, "token_list", _MACHINES, *(after or (None, None)), limit)
+
+
+async def create_token(unit: Unit, new: model.NewToken, now: datetime) -> model.IssuedToken:
+    """Add an API token; its secret is known to the caller alone."""
+    minted, scopes = mint(model.Kind.API, unit.principal, now, expires_at=new.expires_at), sorted(new.scopes)
+    token = minted.token
+    stored = (token.id, token.kind, token.secret_sha256, token.principal.user_id, token.created_at)
+    said = (token.expires_at, new.name, minted.prefix, scopes, new.source)
+    (added,) = await _all(unit, model.Token, "token_create", _ADD_MACHINE, *stored, *said)
+    await unit.audit("token.create", f"token:{token.id}", detail={"scopes": scopes})
+    return model.IssuedToken(**added.model_dump(), secret=minted.secret)
+
+
+async def revoke_token(unit: Unit, token_id: UUID) -> bool:
+    """Revoke an API token; False if there is none, or it is already revoked."""
+    if not await unit.fetch(_REVOKE, token_id, operation="token_revoke"):
+        return False
+    await unit.audit("token.revoke", f"token:{token_id}")
+    return True
+
+
+async def losses(q: Query, seconds: float) -> Mapping[int, bool]:
+    """Read which entries of the last seconds reduce access, and whether they hide an incident."""
+    rows = await q.fetch(_LOSSES, seconds, _LESS, operation="audit_losses")
+    return {row["seq"]: row["hides"] for row in rows}
+
+
+async def audit(q: Query, query: model.AuditQuery, before: int | None) -> Sequence[model.AuditEntry]:
+    args = (query.incident, query.actor, query.since, query.until, before, query.limit + 1)
+    return await _all(q, model.AuditEntry, "audit_list", _AUDIT, *args)
+
+
+# Passwords and secrets
+
+
+class Passwords:
+    """Hashes passwords with argon2id in worker threads; known devices have a queue of their own."""
+
+    def __init__(self, hasher: PasswordHasher | None = None) -> None:
+        self._hasher = hasher or PasswordHasher()
+        # Each hash takes 64 MiB, and under a second; requests that would wait longer get 429.
+        self._known = Bulkhead("passwords-known", 1, max_waiting=19, max_wait=5.0, observer=None)
+        self._unknown = Bulkhead("passwords", 2, max_waiting=18, max_wait=5.0, observer=None)
+        # Unknown accounts are verified against this hash, so that timing reveals nothing.
+        self._nobody = self._hasher.hash(secrets.token_urlsafe())
+
+    async def hash(self, password: str) -> str:
+        return await self._work(lambda: self._hasher.hash(password))
+
+    async def verify(self, stored: str | None, password: str, *, is_known: bool = False) -> bool:
+        """Return whether the password matches; without a stored hash, False after the same time."""
+
+        def matches() -> bool:
+            try:
+                return self._hasher.verify(stored or self._nobody, password)
+            except (Argon2Error, InvalidHashError):
+                return False
+
+        return await self._work(matches, is_known=is_known) and stored is not None
+
+    async def renew(self, stored: str, password: str) -> str | None:
+        return await self.hash(password) if self._hasher.check_needs_rehash(stored) else None
+
+    async def _work(self, work: Callable[[], T], *, is_known: bool = False) -> T:
+        try:
+            async with self._known if is_known else self._unknown:
+                return await anyio.to_thread.run_sync(work)
+        except BulkheadFullError:
+            raise slow_down(1.0) from None
+
+
+SECRET: Final = re.compile(r"(?:pf_(?P<prefix>[A-Za-z0-9_-]{8})_)?[A-Za-z0-9_-]{43}")
+"""The format of a secret; nothing else is looked up in the database."""
+
+_LIVES: Final = {
+    model.Kind.SESSION: timedelta(days=7),
+    model.Kind.BEARER: timedelta(hours=24),
+    model.Kind.API: timedelta(days=365),
+}
+
+
+def mint(
+    kind: model.Kind, owner: Principal, now: datetime, *, expires_at: datetime | None = None
+) -> model.Minted:
+    """Generate a secret of 256 random bits; an API token also gets a prefix for lookup."""
+    prefix = secrets.token_urlsafe(6) if kind is model.Kind.API else ""
+    secret = (f"pf_{prefix}_" if prefix else "") + secrets.token_urlsafe(32)
+    end = expires_at or now + _LIVES[kind]
+    token = model.Credential(
+        id=uuid4(), kind=kind, secret_sha256=digest(secret), principal=owner, created_at=now, expires_at=end
+    )
+    return model.Minted(secret, token, prefix)
+
+
+def digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def cookie_name(*, is_local: bool) -> str:
+    """Return the cookie's name; `__Host-` binds it to this host and TLS, so not in `local`."""
+    return "postfacta" if is_local else "__Host-postfacta"
+
+
+def session_cookie(value: str, expires_in: timedelta, *, is_local: bool, ending: str = "") -> str:
+    """Return the `Set-Cookie` of a new session; an empty one that expires at once removes it."""
+    secure = "" if is_local else "; Secure"
+    age = max(0, int(expires_in.total_seconds()))
+    name = cookie_name(is_local=is_local) + ending
+    return f"{name}={value}; Max-Age={age}; Path=/{secure}; HttpOnly; SameSite=Lax"
+
+
+# Sign-in
+
+# The ending of the cookie that exempts a device from limits of others, until the password changes.
+_DEVICE: Final = "-device"
+
+
+class Accounts:
+    """What both ways to sign in have in common; `attempted` is called with the outcome of each attempt."""
+
+    def __init__(
+        self,
+        transactions: Transactions,
+        *,
+        throttle: SignInThrottle | None = None,
+        attempted: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        self._throttle = throttle or SignInThrottle(uncounted=RateLimitedError, observer=None)
+        self._transactions, self._attempted = transactions, attempted
+        self._reader = transactions.reader(NOBODY)
+
+    async def credential(self, request: Request, token: str) -> model.Credential | None:
+        """Return the principal of a bearer token that others issued; None if it is not valid."""
+        return None
+
+    async def sign_in(
+        self, request: Request, credentials: model.Credentials, kind: model.Kind, *, now: datetime
+    ) -> model.Minted:
+        """Check a password; return a new session or bearer token, or raise, alike for whatever was wrong."""
+        raise NotImplementedError
+
+    @asynccontextmanager
+    async def limited(
+        self, *who: str, device: str = "", attempted: Callable[[str], object] = lambda _: None
+    ) -> AsyncGenerator[Callable[[], None]]:
+        try:
+            async with self._throttle.attempt(*who, device=device) as accept:
+                yield accept
+        except RateLimitExceededError as error:
+            attempted("limited")
+            raise slow_down(error.retry_after or 1.0) from None
+        except AppError as error:
+            attempted("limited" if isinstance(error, RateLimitedError) else "bad_credentials")
+            raise
+
+    async def _begin(
+        self, request: Request, minted: model.Minted, keep: Callable[[Unit], Awaitable[object]] | None = None
+    ) -> model.Minted:
+        who = minted.token.principal
+
+        async def work(unit: Unit) -> None:
+            if keep is not None:
+                await keep(unit)
+            await unit.audit("session.begin", who.actor, detail={"kind": minted.token.kind})
+
+        await self._transactions.write(request, who, work)
+        self._attempted("ok")
+        return minted
+
+
+class LocalAccounts(Accounts):
+    """Signs in people with local passwords."""
+
+    def __init__(
+        self,
+        transactions: Transactions,
+        *,
+        passwords: Passwords | None = None,
+        is_local: bool = True,
+        **others: Any,
+    ) -> None:
+        super().__init__(transactions, **others)
+        self.passwords = passwords or Passwords()
+        self._is_local = is_local
+
+    async def sign_in(
+        self, request: Request, credentials: model.Credentials, kind: model.Kind, *, now: datetime
+    ) -> model.Minted:
+        account = await _one(self._reader, model.Account, "account_get", _LOCAL, credentials.email)
+        stored = account.password_hash if account else None
+        device = self._device(request, account)
+        who = (client_of(request.scope), credentials.email)
+        async with self.limited(*who, device=device, attempted=self._attempted) as accept:
+            is_right = await self.passwords.verify(stored, credentials.password, is_known=bool(device))
+            if not is_right or account is None or stored is None:
+                raise wrong_password()
+            new = await self.passwords.renew(stored, credentials.password) or stored
+            minted = mint(kind, account.principal, now)
+
+            async def keep(unit: Unit) -> None:
+                if not await set_password(unit, account.id, new, old=stored):
+                    raise wrong_password()  # It changed during verification.
+                await add_secret(unit, minted.token)
+
+            await self._begin(request, minted, keep)
+            accept()
+        name, life = secrets.token_urlsafe(16), timedelta(days=180)
+        value = f"{name}.{_device_proof(account.id, new, name)}"
+        return replace(minted, device=session_cookie(value, life, is_local=self._is_local, ending=_DEVICE))
+
+    def _device(self, request: Request, account: model.Account | None) -> str:
+        """Return the device's name if it has signed in to this account before, else an empty string."""
+        if account is None or account.password_hash is None:
+            return ""
+        given = request.cookies.get(cookie_name(is_local=self._is_local) + _DEVICE, "")
+        name, _, proof = given.partition(".")
+        expected = _device_proof(account.id, account.password_hash, name)
+        return name if hmac.compare_digest(proof.encode(), expected.encode()) else ""
+
+
+def wrong_password() -> UnauthenticatedError:
+    return UnauthenticatedError("Wrong e-mail or password", headers={"WWW-Authenticate": "Bearer"})
+
+
+def _device_proof(user_id: UUID, password_hash: str, name: str) -> str:
+    # Keyed by the stored hash: secret, shared by all processes, and changed with the password.
+    text = f"postfacta device\n{user_id}\n{name}"
+    return hmac.new(password_hash.encode(), text.encode(), hashlib.sha256).hexdigest()
