@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time
 from enum import StrEnum
 from functools import partial
 from typing import Annotated, Final
@@ -17,12 +16,12 @@ from starlette.requests import Request
 from .db import VISIBLE, Query, Reader, Unit, insert, row, rows, update
 from .errors import ConflictError, NotFoundError, invalid
 from .incidents.access import Ref, lock_active, ref_text, seen
+from .incidents.api import found
 from .incidents.model import Owner, Reason, Slug, Title
-from .incidents.pages import filter_form, found
 from .principal import Access
 from .web.body import WHOLE, Time, parse
 from .web.forms import Typed, fields_of
-from .web.paging import Listed, Paged, next_page
+from .web.paging import Listed, Paged
 from .web.routes import RouteClass
 from .web.slices import Fields, Matches, Now, Page, Routes
 
@@ -123,6 +122,10 @@ class Action(BaseModel, frozen=True):
     @property
     def is_open(self) -> bool:
         return self.status not in CLOSED
+
+    def days_left(self, now: datetime) -> int | None:
+        """Return the days until it is due, in UTC, below 0 once overdue; None without a due date, or once closed."""
+        return (self.due_on - now.date()).days if self.due_on and self.is_open else None
 
 
 class ActionList(BaseModel):
@@ -227,60 +230,16 @@ async def amend(unit: Unit, id: UUID, wish: ActionChange, *, matches: Matches, n
     return await one(unit, id)
 
 
-_MOVES: Final[Mapping[ActionStatus, Sequence[tuple[ActionStatus, str]]]] = {
-    ActionStatus.OPEN: ((ActionStatus.IN_PROGRESS, "Start"), (ActionStatus.DONE, "Done")),
-    ActionStatus.IN_PROGRESS: ((ActionStatus.DONE, "Done"), (ActionStatus.OPEN, "Move back to open")),
-    ActionStatus.DONE: ((ActionStatus.OPEN, "Reopen"),),
-    ActionStatus.WONT_DO: ((ActionStatus.OPEN, "Reopen"),),
-}
-_CHANGEABLE: Final = ("status", "closed_reason", "owner", "due_on")
-_LABELS: Final = {"closed_reason": "Reason", "due_on": "Due date", "url": "Tracker link"}
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """An action item as it is shown."""
-
-    action: Action
-    age: timedelta  # time since it was created; for a closed one, time until it was closed
-    due: str  # the due date relative to today, in words; empty without one, or once it is closed
-    is_overdue: bool  # whether it is open after its due date, in UTC
-    moves: Sequence[tuple[ActionStatus, str]]  # the status that each button sets, with the button's text
-
-
-def line(action: Action, now: datetime) -> Line:
-    days = None if action.due_on is None or not action.is_open else (action.due_on - now.date()).days
-    return Line(
-        action,
-        age=(action.closed_at or now) - action.created_at,
-        due="" if days is None else due_words(days),
-        is_overdue=days is not None and days < 0,
-        moves=_MOVES[action.status],
-    )
-
-
-def due_words(days: int) -> str:
-    """Return a due date in words; `days` is negative when it is in the past."""
-    if days < 0:
-        return f"overdue by {-days} {'day' if days == -1 else 'days'}"
-    return {0: "due today", 1: "due tomorrow"}.get(days, f"due in {days} days")
-
-
-def order(lines: Sequence[Line]) -> Sequence[Line]:
-    return sorted(lines, key=lambda it: (not it.action.is_open, it.action.due_on or date.max))
+def order(those: Sequence[Action]) -> Sequence[Action]:
+    return sorted(those, key=lambda it: (not it.is_open, it.due_on or date.max))
 
 
 @routes.page("/actions", READ, kind=RouteClass.SEARCH)
 async def listed(q: Reader, *, request: Request, now: Now) -> Page:
-    those, errors = await found(request, ActionQuery, partial(page, q))
-    context = {
-        **filter_form(request, errors, ("owner", "status", "overdue")),
-        "here": "actions",
-        "lines": [line(it, now) for it in those.items],
-        "next_url": next_page(request, those.next_cursor) if those.next_cursor and not errors else None,
-        "statuses": list(ActionStatus),
-    }
-    return Page("all_actions.html", context, status=400 if errors else 200)
+    names = ("owner", "status", "overdue")
+    _, shown = await found(request, ActionQuery, partial(page, q), names=names)
+    shown |= {"statuses": list(ActionStatus), "now": now}
+    return Page("all_actions.html", shown, status=400 if shown["errors"] else 200)
 
 
 @routes.page("/incidents/{ref}/actions", READ)
@@ -288,15 +247,12 @@ async def board(q: Reader, ref: Ref, *, now: Now, typed: Typed) -> Page:
     incident = None if typed.is_away else await seen(q, ref)
     those = await of(q, incident.id) if incident else []
     context = {
-        "here": "incidents",
-        "tab": "actions",
         "item": incident,
         "ref": incident.ref if incident else ref_text(ref),
-        "lines": order([line(it, now) for it in those]),
-        "may_write": q.principal.may(WRITE) and (incident is None or incident.archived_at is None),
+        "items": order(those),
+        "now": now,
         "new": fields_of(NewAction),
         "changed": fields_of(ActionChange),
-        "labels": _LABELS,
     }
     return Page("actions.html", context)
 
@@ -309,7 +265,8 @@ async def add_form(unit: Unit, ref: Ref, new: NewAction) -> str:
 
 @routes.form("/incidents/{ref}/actions/{id}", WRITE, again=board)
 async def amend_form(unit: Unit, ref: Ref, id: UUID, *, fields: Fields, matches: Matches, now: Now) -> str:
-    wish = parse(ActionChange, {name: fields[name].strip() or None for name in _CHANGEABLE if name in fields})
+    given = {name: fields[name].strip() or None for name in ActionChange.model_fields if name in fields}
+    wish = parse(ActionChange, given)
     incident = await lock_active(unit, ref)
     if (await one(unit, id)).incident_id != incident.id:
         raise NotFoundError("No such action item")

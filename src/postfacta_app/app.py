@@ -33,7 +33,7 @@ from .flags import FLAGS, Switches
 from .identity import api as identity
 from .identity.accounts import Accounts, LocalAccounts, losses
 from .identity.guard import Guard, revocations
-from .incidents import pages as incidents, v0
+from .incidents import api as incidents, v0
 from .incidents.v0 import PostgresV0
 from .migrations import HEAD, revision
 from .openapi import openapi_document

@@ -16,12 +16,10 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from postfacta_adapters.stale import allow_stale
-
-from .db import VISIBLE, Reader, Where, sees
+from .db import VISIBLE, Reader, sees
 from .incidents.access import COLUMNS, Ref, Share, incident_of, missing, ref_of, where_of
-from .incidents.model import IncidentFilters, Kind, Severity
-from .incidents.pages import asked, filter_form, meant
+from .incidents.api import asked, filter_form, meant
+from .incidents.model import IncidentFilters, Kind, Severity, Visibility
 from .principal import Access
 from .signals.model import PRECISIONS, Precision
 from .timeline.model import Micros, Milestone
@@ -33,7 +31,6 @@ from .web.slices import Page, Routes
 
 PLOTTED: Final = 500  # the most incidents that are plotted and listed: the newest
 LEAST: Final = {50: 5, 90: 10}  # the fewest values for each quantile, by its percentage
-UNKNOWN: Final = "\u2013"  # a dash, for a length that is not known
 routes: Final = Routes("incident")
 
 
@@ -64,23 +61,12 @@ class Basis(StrEnum):
     DERIVED = "derived"
 
 
-# The ends of each phase, its name, and its ends in words.
-_PHASES: Final[Mapping[Phase, tuple[str, Milestone, str, str]]] = {
-    Phase.DETECT: (Milestone.IMPACT_STARTED, Milestone.DETECTED, "To detect", "impact start → detected"),
-    Phase.ACKNOWLEDGE: (
-        Milestone.DETECTED,
-        Milestone.ACKNOWLEDGED,
-        "To acknowledge",
-        "detected → acknowledged",
-    ),
-    Phase.MITIGATE: (
-        Milestone.IMPACT_STARTED,
-        Milestone.MITIGATED,
-        "To mitigate",
-        "impact start → mitigated",
-    ),
-    Phase.RESOLVE: (Milestone.IMPACT_STARTED, Milestone.RESOLVED, "To resolve", "impact start → resolved"),
-    Phase.OPEN: ("declared", Milestone.RESOLVED, "Open for", "declared → resolved"),
+_ENDS: Final[Mapping[Phase, tuple[str, Milestone]]] = {
+    Phase.DETECT: (Milestone.IMPACT_STARTED, Milestone.DETECTED),
+    Phase.ACKNOWLEDGE: (Milestone.DETECTED, Milestone.ACKNOWLEDGED),
+    Phase.MITIGATE: (Milestone.IMPACT_STARTED, Milestone.MITIGATED),
+    Phase.RESOLVE: (Milestone.IMPACT_STARTED, Milestone.RESOLVED),
+    Phase.OPEN: ("declared", Milestone.RESOLVED),
 }
 
 
@@ -108,6 +94,15 @@ class Duration(BaseModel):
     basis: Basis | None = None
     precision: Precision | None = None
     max_seconds: float | None = None
+
+    @property
+    def words(self) -> str:
+        """Its length, or between ends too close together, what it lies within."""
+        if self.seconds is not None:
+            return span(timedelta(seconds=self.seconds))
+        if self.precision in (None, Precision.EXACT):
+            return "at the same time"
+        return f"within {'an' if self.precision is Precision.HOUR else 'a'} {self.precision}"
 
 
 class IncidentDurations(BaseModel):
@@ -155,10 +150,8 @@ def marks(stored: Mapping[str, tuple[int, int, str]]) -> dict[str, Mark]:
 
 
 def durations(found: Mapping[str, Mark], *, is_open: bool) -> dict[Phase, Duration]:
-    return {
-        phase: measure(found.get(start), found.get(end), is_open=is_open)
-        for phase, (start, end, *_) in _PHASES.items()
-    }
+    ends = {phase: (found.get(start), found.get(end)) for phase, (start, end) in _ENDS.items()}
+    return {phase: measure(*both, is_open=is_open) for phase, both in ends.items()}
 
 
 def measure(start: Mark | None, end: Mark | None, *, is_open: bool) -> Duration:
@@ -201,24 +194,18 @@ counted as (
       order by declared_at desc, id desc) filter (where status = 'ok'), '[]')) as aggregate
     from unnest({{phases}}::text[]) with ordinality p(phase, nth) left join phases using (phase) group by phase, nth)
 select json_build_object('n', (select count(*) from fit), 'durations', (select json_object_agg(phase, aggregate order by nth) from counted))::text as answer,
-  coalesce((select bool_or(visibility = 'private') from fit), false) as is_private"""  # noqa: S608 - only constants of this module
+  array(select distinct visibility from fit) as shown"""  # noqa: S608 - only constants of this module
 _WEEKS: Final = """
 select date_trunc('week', i.declared_at at time zone 'UTC')::date as week, i.severity, count(*)::int as n from incidents i
  where {where} group by 1, 2"""
 
 
-async def every(q: Reader, filters: IncidentFilters, *phases: Phase) -> tuple[str, bool]:
-    """Return the aggregates of all matching incidents as JSON, of all phases or these, and whether one is private."""
-    where = _where(q, filters)
+async def every(q: Reader, filters: IncidentFilters, *phases: Phase) -> tuple[str, Sequence[Visibility]]:
+    """Return the aggregates of all matching incidents as JSON, of all phases or these, and their visibilities."""
+    where = where_of(q.principal, filters, [Kind.INCIDENT])
     given = {"every": where.bind(list(Phase)), "phases": where.bind(phases or list(Phase))}
     row = (await q.fetch(_ALL.format(where=where, **given), *where.args, operation="durations_all"))[0]
-    return row["answer"], row["is_private"]
-
-
-def _where(q: Reader, filters: IncidentFilters) -> Where:
-    if not filters.kind:
-        filters = filters.model_copy(update={"kind": [Kind.INCIDENT]})
-    return where_of(q.principal, filters)
+    return row["answer"], row["shown"]
 
 
 @routes.api(
@@ -237,10 +224,9 @@ async def one(q: Reader, ref: Ref, *, share: Share) -> IncidentDurations:
     "GET /api/v1/durations", Access.READ, "Read aggregated durations of incidents",
     kind=RouteClass.SEARCH, status=200, stale=True,
 )  # fmt: skip
-async def all_of(q: Reader, filters: IncidentFilters, *, request: Request) -> Annotated[Response, Aggregates]:
-    text, is_private = await every(q, filters)
-    if not is_private:
-        allow_stale(request)
+async def all_of(q: Reader, filters: IncidentFilters, *, share: Share) -> Annotated[Response, Aggregates]:
+    text, shown = await every(q, filters)
+    share(*shown)
     return Response(text, media_type="application/json")
 
 
@@ -254,27 +240,27 @@ class InsightQuery(IncidentFilters, frozen=True):
 
 
 @routes.page("/insights", Access.READ, kind=RouteClass.SEARCH, stale=True)
-async def show(q: Reader, *, request: Request) -> Page:
+async def show(q: Reader, *, request: Request, share: Share) -> Page:
     query, errors = asked(request, InsightQuery)
-    text, is_private = await every(q, query, query.phase)
-    where = _where(q, query)
+    text, shown = await every(q, query, query.phase)
+    where = where_of(q.principal, query, [Kind.INCIDENT])
     counts = await q.fetch(_WEEKS.format(where=where), *where.args, operation="durations_weeks")
-    if not is_private:
-        allow_stale(request)
+    share(*shown)
 
     def draw() -> Mapping[str, object]:
         of_phase = Aggregates.model_validate_json(text).durations[query.phase]
         points = of_phase.points[:PLOTTED]
+        by_week, earlier = weeks([(*row,) for row in counts])
         given = [(name, text) for name, text in meant(request) if name != "phase"]
         return {
             **filter_form(request, errors),
-            "here": "insights",
-            "weeks": weeks([(*row,) for row in counts]),
+            "weeks": by_week,
+            "most": max((n for week in by_week.values() for n in week.values()), default=0),
+            "earlier": earlier,
             "plot": plot(points, of_phase.p50),
             "points": points,
             "plotted": PLOTTED,
             "caption": caption(of_phase),
-            "without": _without(of_phase),
             "of_phase": of_phase,
             "phase": query.phase,
             "phases": [(phase, f"/insights?{urlencode([*given, ('phase', phase)])}") for phase in Phase],
@@ -290,35 +276,19 @@ def caption(phase: Aggregate) -> str:
     return f"n = {phase.n_ok}, {unknown} unknown, {phase.n_invalid} contradictory"
 
 
-def _without(phase: Aggregate) -> list[str]:
-    reasons = {
-        "still open": phase.n_pending,
-        "without a recorded milestone": phase.n_missing,
-        "shorter than the precision of their times": phase.n_imprecise,
-        "ending before they begin": phase.n_invalid,
-    }
-    return [f"{count} {why}" for why, count in reasons.items() if count]
-
-
 # The charts
 
 _MOST_WEEKS: Final = 53
 _WEEK: Final = timedelta(days=7)
 
 
-@dataclass(frozen=True, slots=True)
-class Weeks:
-    """How many incidents of each severity each week had."""
+def weeks(counts: Sequence[tuple[date, str, int]]) -> tuple[dict[date, dict[str, int]], int]:
+    """Sort the counts of Mondays and severities: at most 53 weeks, at least four, up to the last with an incident.
 
-    rows: Sequence[tuple[date, dict[str, int]]]  # by the Monday of each week
-    most: int  # of one severity in one week
-    earlier: int  # how many are before the first week shown
-
-
-def weeks(counts: Sequence[tuple[date, str, int]]) -> Weeks | None:
-    """Sort the counts of Mondays and severities: at most 53 weeks, at least four, up to the last with an incident."""
+    Also return how many are earlier.
+    """
     if not counts:
-        return None
+        return {}, 0
     last = max(monday for monday, _, _ in counts)
     first = min(last - 3 * _WEEK, *(monday for monday, _, _ in counts))
     first = max(first, last - (_MOST_WEEKS - 1) * _WEEK)
@@ -327,8 +297,7 @@ def weeks(counts: Sequence[tuple[date, str, int]]) -> Weeks | None:
     for monday, severity, count in counts:
         if monday >= first:
             rows[monday][severity] = count
-    earlier = sum(count for monday, _, count in counts if monday < first)
-    return Weeks(list(rows.items()), max(max(of.values()) for of in rows.values()), earlier)
+    return rows, sum(count for monday, _, count in counts if monday < first)
 
 
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
@@ -373,61 +342,16 @@ def length(seconds: float) -> str:
     return span(timedelta(seconds=seconds)) if seconds >= 1 else "under 1 s"
 
 
-# What the page of one shows
-
-_WHY: Final = {
-    DurationStatus.INVALID_ORDER: "contradictory: it ends before it begins",
-    DurationStatus.PENDING: "still open",
-    DurationStatus.MISSING: "unknown",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Stat:
-    """One duration: its name, its length or a dash, its status, and its two ends."""
-
-    name: str
-    length: str
-    status: str
-    ends: str
-
-
-def strip(measured: Mapping[Phase, Duration]) -> list[Stat]:
-    return [_stat(phase, measured[phase]) for phase in Phase]
+# The milestones of one
 
 
 def turns(found: Mapping[str, Mark]) -> list[Turn]:
-    known = sorted(
-        ((name, found[name]) for name in Milestone if name in found), key=lambda it: (it[1].t, it[1].p.rank)
-    )
-    return [
-        Turn(mark.t, mark.p, name, _since(known, mark), mark.basis is Basis.DERIVED) for name, mark in known
-    ]
-
-
-def _since(known: Sequence[tuple[str, Mark]], mark: Mark) -> str:
-    first = known[0][1]
-    if mark is first:
-        return ""
-    length = measure(first, mark, is_open=False)
-    return f"+{_length(length)}" if length.seconds is not None else _within(length)
-
-
-def _stat(phase: Phase, length: Duration) -> Stat:
-    *_, name, ends = _PHASES[phase]
-    if length.seconds is not None:
-        status = "derived" if length.basis is Basis.DERIVED else "entered manually"
-        return Stat(name, _length(length), status, ends)
-    if length.status is DurationStatus.IMPRECISE:
-        return Stat(name, UNKNOWN, f"{_within(length)}: not known more precisely", ends)
-    return Stat(name, UNKNOWN, _WHY[length.status], ends)
-
-
-def _length(length: Duration) -> str:
-    return span(timedelta(seconds=length.seconds or 0))
-
-
-def _within(length: Duration) -> str:
-    if length.precision in (None, Precision.EXACT):
-        return "at the same time"
-    return f"within {'an' if length.precision is Precision.HOUR else 'a'} {length.precision}"
+    """Return the milestones in order, each with the time since the first in words."""
+    known = [(name, found[name]) for name in Milestone if name in found]
+    known.sort(key=lambda it: (it[1].t, it[1].p.rank))
+    made: list[Turn] = []
+    for name, mark in known:
+        since = measure(known[0][1], mark, is_open=False)
+        words = since.words if since.seconds is None else f"+{since.words}"
+        made.append(Turn(mark.t, mark.p, name, words if made else "", mark.basis is Basis.DERIVED))
+    return made

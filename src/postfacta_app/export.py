@@ -27,18 +27,9 @@ from .links import IncidentLink
 from .postmortems import api as postmortems
 from .postmortems.model import PostMortem
 from .principal import Access
-from .timeline import api as timelines
+from .timeline import api as timelines, model
 from .timeline.api import Kept
-from .timeline.kept import KeptTimelines, TimelineQuery
-from .timeline.model import (
-    AnnotationKind,
-    AnnotationState,
-    Entry,
-    EntryRef,
-    Instant,
-    Milestone,
-    format_micros,
-)
+from .timeline.kept import TimelinePage, TimelineQuery
 from .web.body import Time, if_none_match
 from .web.render import TEMPLATES
 from .web.routes import RouteClass
@@ -70,18 +61,18 @@ class TimelineDocument(BaseModel):
 
     digest: str
     rules: int
-    milestones: Mapping[Milestone, Instant]
-    entries: Sequence[Entry]
+    milestones: Mapping[model.Milestone, model.Instant]
+    entries: Sequence[model.Entry]
 
 
 class Remark(BaseModel):
     """The current version of an annotation: on an entry, at a time of its own, or on the incident."""
 
     id: UUID
-    kind: AnnotationKind
-    state: AnnotationState | None
+    kind: model.AnnotationKind
+    state: model.AnnotationState | None
     body: str
-    entry: EntryRef | None
+    entry: model.EntryRef | None
     occurred_at: Time | None
     author: str
     at: Time
@@ -144,23 +135,17 @@ def _still(found: re.Match[str]) -> str:
     return found[0] if found[0].startswith("\\") else f"\\{found[0]}"
 
 
-def _templates() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=False,  # noqa: S701 - not HTML; `finalize` escapes
-        finalize=plain,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(quote=quote, item=item, url=lambda address: _Inert(f"<{address}>"))
-    return environment
-
-
-_TEMPLATE: Final = _templates().get_template("incident.md")
-
-
+_MARKDOWN: Final = Environment(
+    loader=FileSystemLoader(TEMPLATES),
+    autoescape=False,  # noqa: S701 - not HTML; `finalize` escapes
+    finalize=plain,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_MARKDOWN.filters.update(quote=quote, item=item, url=lambda address: _Inert(f"<{address}>"))
+_TEMPLATE: Final = _MARKDOWN.get_template("incident.md")
 _ENTRIES: Final = _Inert("\0\n")  # No text contains U+0000.
 
 
@@ -171,9 +156,9 @@ def frame(document: Document) -> tuple[bytes, bytes]:
     return before.encode(), after.encode()
 
 
-def entry_lines(entries: Sequence[Entry]) -> bytes:
+def entry_lines(entries: Sequence[model.Entry]) -> bytes:
     return "".join(
-        f"- {format_micros(it.t)} ({it.p}), {plain(it.source)}, {plain(it.kind)}: {plain(it.title)}\n"
+        f"- {model.format_micros(it.t)} ({it.p}), {plain(it.source)}, {plain(it.kind)}: {plain(it.title)}\n"
         for it in entries
     ).encode()
 
@@ -190,35 +175,45 @@ async def one(
     unit: Snapshot, ref: Ref, query: OneQuery, *, request: Request, kept: Kept, later: Later
 ) -> Annotated[Response, Document]:
     form, incident = _FORMS[query.format], await seen(unit, ref)
-    begun = await _begin(unit, incident, kept=kept, rev=query.rev, form=form)
-    if if_none_match(request, begun.etag):
-        return Response(status_code=304, headers={"ETag": begun.etag})
-    headers = {
-        "ETag": begun.etag,
-        "Content-Disposition": f'attachment; filename="{incident.ref}.{query.format}"',
-        "Content-Type": form.kind,
-    }
-    if begun.rest is None:
-        return Response(begun.text + begun.tail, headers=headers)
-    return StreamingResponse(_pieces(begun, form, incident.id, q=later, kept=kept), headers=headers)
+    begin = TimelineQuery.model_validate({"limit": _STEP, "digest": True})
+    found = await kept.slice(unit, incident.id, begin)
+    document, entries = await _document(unit, incident, found.page, rev=query.rev), found.page.items
+
+    def written() -> tuple[bytes, bytes, str]:
+        before, after = form.frame(document)
+        etag = f'"{hashlib.sha256(before + after + found.etag.encode()).hexdigest()[:32]}"'
+        return before + form.entries(entries), after, etag
+
+    text, tail, etag = await aside(LARGE, written)
+    headers = {"ETag": etag}
+    if if_none_match(request, etag):
+        return Response(status_code=304, headers=headers)
+    headers["Content-Disposition"] = f'attachment; filename="{incident.ref}.{query.format}"'
+    headers["Content-Type"] = form.kind
+    if found.page.next_cursor is None:
+        return Response(text + tail, headers=headers)
+    rest = begin.model_copy(update={"digest": False, "as_of": found.at})  # as they are in this snapshot
+    cursor = rest.cursor_after(incident.id, entries[-1])
+
+    async def pieces(cursor: str | None) -> AsyncIterator[bytes]:
+        """Read each group by a statement of its own: no transaction waits for a slow client."""
+        yield text
+        while cursor is not None:
+            # No longer visible: it ends without its end.
+            page = (await kept.slice(later, incident.id, rest.model_copy(update={"cursor": cursor}))).page
+            yield form.between + await aside(_ENTRY * len(page.items), form.entries, page.items)
+            cursor = page.next_cursor
+        yield tail
+
+    return StreamingResponse(pieces(cursor), headers=headers)
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
     kind: str
     frame: Callable[[Document], tuple[bytes, bytes]]  # writes what comes before its entries, and after them
-    entries: Callable[[Sequence[Entry]], bytes]  # writes entries
+    entries: Callable[[Sequence[model.Entry]], bytes]  # writes entries
     between: bytes  # stands between two groups of entries
-
-
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """A document up to its first entries, as read in one snapshot."""
-
-    text: bytes
-    tail: bytes  # what comes after the entries
-    etag: str
-    rest: TimelineQuery | None  # finds the entries that follow, as they were in that snapshot
 
 
 def _json_frame(document: Document) -> tuple[bytes, bytes]:
@@ -227,7 +222,7 @@ def _json_frame(document: Document) -> tuple[bytes, bytes]:
     return before + b'"entries":[', b"]" + after
 
 
-_ENTRY_LIST: Final = TypeAdapter(Sequence[Entry])
+_ENTRY_LIST: Final = TypeAdapter(Sequence[model.Entry])
 _FORMS: Final[Mapping[ExportFormat, _Form]] = {
     ExportFormat.JSON: _Form(
         "application/json", _json_frame, lambda it: _ENTRY_LIST.dump_json(it)[1:-1], b","
@@ -236,17 +231,13 @@ _FORMS: Final[Mapping[ExportFormat, _Form]] = {
 }
 
 
-async def _begin(
-    unit: Unit, incident: Incident, *, kept: KeptTimelines, form: _Form, rev: int | None
-) -> _Begun:
-    found = await kept.slice(unit, incident.id, _query(digest=True))
-    page, entries = found.page, found.page.items
-    rest = _following(_query(as_of=found.at), incident.id, entries) if page.next_cursor else None
+async def _document(unit: Unit, incident: Incident, page: TimelinePage, *, rev: int | None) -> Document:
+    """Read all but the entries of the timeline."""
     revision = await postmortems.find(unit, incident.id, rev)
     if rev is not None and revision is None:
         raise NotFoundError("No such revision, or none that you may read")
     said = await timelines.remarks(unit, incident.id)
-    document = Document(
+    return Document(
         incident=incident,
         labels=(await labels.of(unit, incident.id)).labels,
         timeline=TimelineDocument(
@@ -257,32 +248,3 @@ async def _begin(
         actions=await actions.of(unit, incident.id),
         links=await links.of(unit, incident.id),
     )
-
-    def written() -> _Begun:
-        before, after = form.frame(document)
-        etag = f'"{hashlib.sha256(before + after + found.etag.encode()).hexdigest()[:32]}"'
-        return _Begun(before + form.entries(entries), after, etag, rest)
-
-    return await aside(LARGE, written)
-
-
-def _query(**wanted: object) -> TimelineQuery:
-    return TimelineQuery.model_validate({"limit": _STEP, **wanted})
-
-
-def _following(query: TimelineQuery, incident_id: UUID, entries: Sequence[Entry]) -> TimelineQuery:
-    return query.model_copy(update={"cursor": query.cursor_after(incident_id, entries[-1])})
-
-
-async def _pieces(
-    it: _Begun, form: _Form, incident_id: UUID, *, q: Reader, kept: KeptTimelines
-) -> AsyncIterator[bytes]:
-    """Read the entries that follow, each group by a statement of its own: no transaction waits for a slow client."""
-    yield it.text
-    query = it.rest
-    while query is not None:
-        found = await kept.slice(q, incident_id, query)  # No longer visible: it ends without its end.
-        entries = found.page.items
-        yield form.between + await aside(_ENTRY * len(entries), form.entries, entries)
-        query = _following(query, incident_id, entries) if found.page.next_cursor else None
-    yield it.tail

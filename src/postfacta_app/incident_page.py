@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
+from math import inf
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlencode
 from uuid import UUID
@@ -17,7 +18,7 @@ from starlette.requests import Request
 from . import labels, links
 from .aside import LARGE
 from .db import Unit
-from .durations import durations, marks, strip, turns
+from .durations import durations, marks, turns
 from .errors import ConflictError, FieldError, InvalidFieldsError, NotFoundError
 from .incidents import api as incidents
 from .incidents.access import Ref, Share, lock_active, missing, read_ref, seen
@@ -41,7 +42,7 @@ from .timeline.model import (
 from .timeline.view import Line, anchor, chart, clock, days, lines, stamp
 from .web.body import Time, format_time, parse_time
 from .web.forms import formed, read_typed_time
-from .web.paging import Paged, decode_cursor, encode_cursor, next_page
+from .web.paging import Paged, next_page
 from .web.slices import Call, Fields, Fill, Matches, Now, Page, Routes, Snapshot
 
 _ONE: Final = "/incidents/{ref}"
@@ -52,17 +53,8 @@ _OFFSET: Final = re.compile(r"[+-]?\d{1,6}(\.\d{1,3})?", re.ASCII)
 Word = Annotated[str, StringConstraints(max_length=200)]
 _PAGE: Final = 100  # the most entries of one page
 _MOST_SAID: Final = _PAGE + 100  # Annotations; the API lists all.
-_MOST_JOINED: Final = 100
 _LETTERS: Final = 2000  # Characters of a signal's text and payload; a link leads to the rest.
 _BEFORE: Final = timedelta(hours=1)  # The search for signals begins this long before the incident.
-# A link in words, from either end.
-_JOINED: Final = {
-    "related": "Related to",
-    "duplicate_of out": "Duplicate of",
-    "duplicate_of in": "Has a duplicate,",
-    "follows out": "Follows",
-    "follows in": "Is followed by",
-}
 routes: Final = Routes("note")
 
 
@@ -84,12 +76,6 @@ class View(BaseModel, extra="forbid", frozen=True):
     until: Word = Field("", alias="to")
 
 
-def _is_within(t: int, page: NumberedPage, view: View) -> bool:
-    is_known = view.known_as_of is None or t <= micros(view.known_as_of)
-    is_after = page.page == 1 or t >= page.entries[0].t
-    return is_known and is_after and (not page.after or t < page.after[0].t)
-
-
 async def _search(unit: Unit, incident: Incident, view: View, *, now: datetime) -> Mapping[str, object]:
     until = incident.ended_at or now
     fields = {
@@ -98,14 +84,13 @@ async def _search(unit: Unit, incident: Incident, view: View, *, now: datetime) 
         "from": view.since or f"{incident.declared_at - _BEFORE:%Y-%m-%d %H:%M}",
         "to": view.until or f"{until + _BEFORE:%Y-%m-%d %H:%M}",
     }
-    searched: dict[str, object] = {"fields": fields, "found": None, "errors": ()}
     if view.since is None:
-        return searched
+        return {"fields": fields, "found": None, "errors": ()}
     try:
         query = formed(SignalQuery, {**fields, "attached": False})
     except InvalidFieldsError as refusal:
-        return searched | {"errors": refusal.errors}
-    return searched | {"found": (await signals.rows(unit, query))[: query.limit]}
+        return {"fields": fields, "found": None, "errors": refusal.errors}
+    return {"fields": fields, "found": (await signals.rows(unit, query))[: query.limit], "errors": ()}
 
 
 def _wanted(view: View) -> Wanted:
@@ -158,11 +143,7 @@ async def show(q: Snapshot, ref: Ref, view: View, *, kept: timeline.Kept, now: N
         repeats=page.repeats,
     )
     actors = {*(it.author for it in said), *(edit.actor for line in made for edit in line.decided)}
-    is_now = view.known_as_of is None and incident.archived_at is None
-    here = str(page.page) if page.pages > 1 else ""
     context = {
-        "here": "incidents",
-        "tab": "timeline",
         "item": incident,
         "view": view,
         "shown": page,
@@ -171,9 +152,7 @@ async def show(q: Snapshot, ref: Ref, view: View, *, kept: timeline.Kept, now: N
         "is_cut": len(said) > _MOST_SAID,
         "names": await timeline.names(q, actors),
         "labelled": labelled,
-        "joined": joined[:_MOST_JOINED],
-        "unlisted": len(joined[_MOST_JOINED:]),
-        "joins": _JOINED,
+        "joined": joined,
         "link_types": list(links.LinkType),
         "moves": MOVES[incident.status],
         "outcomes": list(Outcome),
@@ -181,10 +160,7 @@ async def show(q: Snapshot, ref: Ref, view: View, *, kept: timeline.Kept, now: N
         "states": STATES,
         "kinds": [it for it in AnnotationKind if it != "decision" or q.principal.may(Access.WRITE)],
         "search": await _search(q, incident, view, now=now),
-        "may_write": is_now and q.principal.may(Access.WRITE),
-        "may_note": is_now and q.principal.may(Access.ANNOTATE),
         "link": partial(_link, incident, view),
-        "query": "".join(_link(incident, view, edit="", entry="", page=here).partition("?")[1:]),
         "stamp": stamp,
         "clock": clock,
     }
@@ -193,12 +169,16 @@ async def show(q: Snapshot, ref: Ref, view: View, *, kept: timeline.Kept, now: N
 
 def _laid_out(page: NumberedPage, made: Sequence[Line], view: View) -> Mapping[str, object]:
     known = marks(page.marks)
-    within = [it for it in turns(known) if _is_within(it.t, page, view)]
+    across = turns(known)
+    begin = page.entries[0].t if page.page > 1 else -inf
+    end = page.after[0].t if page.after else inf
+    until = micros(view.known_as_of) if view.known_as_of is not None else inf
+    within = [it for it in across if begin <= it.t < end and it.t <= until]
     return {
         "days": days(made, within),
         "chart": chart(made, within),
-        "turns": turns(known),
-        "strip": strip(durations(known, is_open=page.is_open)),
+        "turns": across,
+        "measured": durations(known, is_open=page.is_open),
     }
 
 
@@ -355,11 +335,14 @@ async def label(unit: Unit, ref: Ref, *, fields: Fields, matches: Matches, back:
 # The history: edits, revisions and, for administrators, the audit log, newest first
 
 _MOST_EVENTS: Final = 200  # the most events of a page
-_UUID: Final = re.compile(r"\b([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.ASCII)
-
 # Signals that were attached together are one event. `$3` and `$4` say whether the caller writes, and is an administrator.
-_EVENTS: Final = """
-select * from (
+_EVENTS: Final = r"""
+select at, kind, id, actor, source, external_id, why, count, value, case kind when 'audit' then regexp_replace(
+    concat_ws(', ', what || ' ' || source, (select string_agg(name || ': ' || case jsonb_typeof(v) when 'array'
+      then jsonb_array_length(v)::text else v #>> '{}' end, ', ' order by n)
+      from jsonb_each(value::jsonb) with ordinality d(name, v, n) where v <> 'null')),
+    '\y([0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}\y', '\1', 'g') else what end as what
+  from (select * from (
   select e.at, 'timeline' as kind, min(e.id::text) as id, e.actor, e.op as what, min(e.source) as source,
          min(e.external_id) as external_id, min(e.value::text) as value, e.reason as why, count(*)::int as count
     from edits e where e.incident_id = $1
@@ -373,102 +356,36 @@ select * from (
   select a.at, 'audit', lpad(a.seq::text, 20, '0'), a.actor, a.action, a.object, null, a.detail::text, null, 1
     from audit_log a where a.incident_id = $1 and $4::boolean) e
  where $5::timestamptz is null or (at, kind, id) < ($5, $6::text, $7::text)
- order by at desc, kind desc, id desc limit $2"""
+ order by at desc, kind desc, id desc limit $2) e
+ order by at desc, kind desc, id desc"""
 
 
 @routes.page("/incidents/{ref}/history", Access.READ)
 async def history(q: Snapshot, ref: Ref, place: Paged, *, request: Request, kept: timeline.Kept) -> Page:
-    incident = await seen(q, ref)
-    who = q.principal
-    order, kinds = str(incident.id), (datetime, str, str)
-    after = decode_cursor(place.cursor, order, "", *kinds) if place.cursor is not None else (None, None, None)
-    args = (incident.id, _MOST_EVENTS + 1, who.may(Access.WRITE), who.is_admin, *after)
+    incident, who, place = await seen(q, ref), q.principal, place.model_copy(update={"limit": _MOST_EVENTS})
+    order = str(incident.id)
+    after = place.after(order, datetime, str, str) or (None, None, None)
+    args = (incident.id, place.limit + 1, who.may(Access.WRITE), who.is_admin, *after)
     found = await q.fetch(_EVENTS, *args, operation="history")
-    names = {
-        (row["source"], row["external_id"])
-        for row in found
-        if row["kind"] == "timeline" and row["external_id"]
-    }
+    names = {(row["source"], row["external_id"]) for row in found if row["external_id"]}
     about = await kept.named(q, incident.id, names, hidden=True)
     titles = {(it.source, it.id): it.original_title for it in about}
-    events = [_event(row, titles) for row in found[:_MOST_EVENTS]]
-    key = ("at", "kind", "id")
-    older = (
-        encode_cursor(order, [found[_MOST_EVENTS - 1][it] for it in key], "")
-        if len(found) > _MOST_EVENTS
-        else None
-    )
+    rows, older = place.cut(found, order, lambda row: (row["at"], row["kind"], row["id"]))
     context = {
-        "here": "incidents",
         "item": incident,
-        "tab": "history",
-        "events": events,
-        "names": await timeline.names(q, {it["actor"] for it in events}),
+        "events": [_event(row, titles) for row in rows],
+        "names": await timeline.names(q, {row["actor"] for row in rows}),
         "next_url": next_page(request, older) if older else None,
     }
     return Page("history.html", context, size=LARGE)
 
 
-_DONE: Final[Mapping[Op, str]] = {
-    Op.ATTACH: "Attached",
-    Op.DETACH: "Detached",
-    Op.SET_TIME: "Set the time of",
-    Op.SET_TITLE: "Renamed",
-    Op.CLOCK_OFFSET: "Shifted the clock of",
-    Op.MILESTONE: "Set the milestone",
-    Op.HIDE: "Hid",
-    Op.UNHIDE: "Unhid",
-    Op.PIN: "Pinned",
-    Op.UNPIN: "Unpinned",
-}
-
-
-def _event(row: Any, titles: Mapping[tuple[str, str], str]) -> dict[str, Any]:
-    rev = None
-    match row["kind"]:
-        case "timeline":
-            what = _edited(row, titles)
-        case "post-mortem":
-            rev = row["count"]
-            what = f"Wrote revision {rev}, {row['what'].replace('_', ' ')}"
-            what += f", from revision {row['source']}" if row["source"] else ""
-        case _:
-            done = f"{row['what']} {row['source']}"
-            what = _UUID.sub(r"\1", ", ".join([done, *_details(json.loads(row["value"] or "{}"))]))
-    return {**{name: row[name] for name in ("at", "actor", "kind", "why")}, "what": what, "rev": rev}
-
-
-def _edited(row: Any, titles: Mapping[tuple[str, str], str]) -> str:
-    op, count = Op(row["what"]), row["count"]
-    value: Mapping[str, JsonValue] = json.loads(row["value"] or "null") or {}
-    key = (row["source"] or "", row["external_id"] or "")
-    entry = f"“{titles[key]}”" if key in titles else " ".join(key)
-    match op:
-        case Op.ATTACH | Op.DETACH:
-            about = f"{count} {'signal' if count == 1 else 'signals'}"
-        case Op.SET_TIME:
-            about = f"{entry} to {_moved_to(value) if value else 'the time of its source'}"
-        case Op.SET_TITLE:
-            about = f"{entry} to “{value['title']}”" if value else f"{entry} to its original title"
-        case Op.CLOCK_OFFSET:
-            about = f"{row['source']} by {float(str(value['ms'])) / 1000:+g} s"
-        case Op.MILESTONE:
-            name = str(value["name"]).replace("_", " ")
-            about = f"“{name}” to {_moved_to(value) if value.get('at') else 'unknown'}"
-        case _:
-            about = entry
-    return f"{_DONE[op]} {about}"
-
-
-def _moved_to(value: Mapping[str, JsonValue]) -> str:
-    at, precision = parse_time(str(value["at"])), Precision(str(value["precision"]))
-    return stamp(micros(at), precision).removesuffix(".000000")
-
-
-def _details(detail: Mapping[str, JsonValue]) -> Iterator[str]:
-    for name, value in detail.items():
-        if isinstance(value, list):
-            yield f"{name}: {len(value)}"
-        elif value is not None:
-            words = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
-            yield f"{name}: {words}"
+def _event(row: Any, titles: Mapping[tuple[str, str], str]) -> Mapping[str, object]:
+    """Return what the template words: of an edit also its value, the time in it as it is typed, and its entry."""
+    if row["kind"] != "timeline":
+        return dict(row.items())
+    value: Mapping[str, Any] = json.loads(row["value"] or "null") or {}
+    title = titles.get((row["source"], row["external_id"]))
+    entry = f"{row['source']} {row['external_id']}" if title is None else f"“{title}”"
+    to = stamp(micros(parse_time(value["at"])), Precision(value["precision"])) if value.get("at") else ""
+    return {**row, "value": value, "entry": entry, "to": to.removesuffix(".000000")}

@@ -37,16 +37,12 @@ class Direction(StrEnum):
     BOTH = "both"
 
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=40)]
-Note = Annotated[str, StringConstraints(min_length=1, max_length=500)]
-
-
 class NewLink(BaseModel, extra="forbid"):
     """The relation of the incident in the path to another."""
 
-    to: Name = Field(description="The other incident: `INC-12` or a UUID.")
+    to: str = Field(min_length=1, max_length=40, description="The other incident: `INC-12` or a UUID.")
     type: LinkType
-    note: Note | None = None
+    note: Annotated[str, StringConstraints(min_length=1, max_length=500)] | None = None
 
 
 class Far(BaseModel, frozen=True):
@@ -121,10 +117,8 @@ async def link(unit: Unit, ref: Ref, new: NewLink) -> Reply[IncidentLink]:
                 raise ConflictError(f"{end.ref} has {MOST} links, which is the maximum")
         await _tell(unit, "link.create", (here, there), of=new.type)
     links = await of(unit, here.id)
-    found = (
-        it for it in links if it.type is new.type and it.incident.id == there.id and it.direction != "in"
-    )
-    return made(next(found), is_new=is_new)
+    same = [it for it in links if (it.type, it.incident.id) == (new.type, there.id) and it.direction != "in"]
+    return made(same[0], is_new=is_new)
 
 
 @routes.api("DELETE /api/v1/incidents/{ref}/links/{other}/{type}", Access.WRITE, "Remove a link")

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import httpx2
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
@@ -17,8 +16,8 @@ from postfacta_app.app import create_app
 from postfacta_app.db import Answer
 from postfacta_app.errors import ConflictError
 from postfacta_app.incidents.v0 import PostgresV0, ShownIncident, ShownNote
-from postfacta_app.principal import Principal
 from postfacta_app.settings import AuthMode, Settings, load_settings
+from postfacta_app.web.slices import Call
 
 __all__ = ["FailingStore", "FixedStore", "MemoryStore", "a_client", "an_application"]
 
@@ -41,13 +40,7 @@ class MemoryStore(PostgresV0):
         return next((incident for incident in self.incidents if incident.id == incident_id), None)
 
     async def start(
-        self,
-        request: Request,
-        principal: Principal,
-        incident: ShownIncident,
-        *,
-        answer: Answer,
-        key: str | None,
+        self, call: Call, incident: ShownIncident, *, answer: Answer, key: str | None
     ) -> Response:
         """Keep it."""
         self.calls.append("start")
@@ -64,13 +57,7 @@ class FailingStore(MemoryStore):
         raise OSError("db unavailable")
 
     async def start(
-        self,
-        request: Request,
-        principal: Principal,
-        incident: ShownIncident,
-        *,
-        answer: Answer,
-        key: str | None,
+        self, call: Call, incident: ShownIncident, *, answer: Answer, key: str | None
     ) -> Response:
         """Fail."""
         self.calls.append("start")
@@ -84,13 +71,7 @@ class FixedStore(MemoryStore):
         super().__init__(_three_incidents())
 
     async def start(
-        self,
-        request: Request,
-        principal: Principal,
-        incident: ShownIncident,
-        *,
-        answer: Answer,
-        key: str | None,
+        self, call: Call, incident: ShownIncident, *, answer: Answer, key: str | None
     ) -> Response:
         """Refuse."""
         self.calls.append("start")

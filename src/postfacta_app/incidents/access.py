@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -126,22 +125,15 @@ select s.as_of, p.* from (select now() - interval '15 seconds' as as_of) s left 
 
 
 async def page(q: Query, query: IncidentQuery) -> IncidentPage:
-    """Read one page of what the caller may see."""
-    found, as_of = await listed(q, query, query.sort, after=query.after(query.sort), limit=query.limit + 1)
-    kept, cursor = query.cut(found, query.sort, lambda row: (row["sort_key"], row["id"]))
-    return IncidentPage(items=[incident_of(row) for row in kept], next_cursor=cursor, as_of=as_of)
-
-
-async def listed(
-    q: Query, filters: IncidentFilters, sort: Sort, *, after: Sequence[object] | None, limit: int
-) -> tuple[Sequence[Any], datetime]:
-    """Read rows with the key by which they are sorted, and the instant from which a later pull misses none."""
-    key, order, beyond = _ORDERS[sort]
-    where = where_of(q.principal, filters)
-    where.add(f"({key}, i.id) {beyond} ({{}}::timestamptz, {{}}::uuid)", *after or [None])
-    sql = _PAGE.format(columns=COLUMNS, key=key, order=order, where=where, limit=where.bind(limit))
+    """Read one page of what the caller may see, and the instant from which a later pull misses none."""
+    key, order, beyond = _ORDERS[query.sort]
+    where = where_of(q.principal, query)
+    where.add(f"({key}, i.id) {beyond} ({{}}::timestamptz, {{}}::uuid)", *query.after(query.sort) or [None])
+    sql = _PAGE.format(columns=COLUMNS, key=key, order=order, where=where, limit=where.bind(query.limit + 1))
     rows = await q.fetch(sql, *where.args, operation="incident_list")
-    return [row for row in rows if row["id"] is not None], rows[0]["as_of"]
+    found = [row for row in rows if row["id"] is not None]
+    kept, cursor = query.cut(found, query.sort, lambda row: (row["sort_key"], row["id"]))
+    return IncidentPage(items=[incident_of(row) for row in kept], next_cursor=cursor, as_of=rows[0]["as_of"])
 
 
 async def follow_ups(q: Query, incidents: Sequence[UUID]) -> Mapping[UUID, Mapping[str, Any]]:
@@ -155,11 +147,13 @@ def incident_of(row: Any) -> Incident:
     return Incident.model_validate(dict(row.items()))
 
 
-def where_of(principal: Principal, query: IncidentFilters) -> Where:
-    """Select the matching incidents that the caller may see, never archived ones."""
+def where_of(
+    principal: Principal, query: IncidentFilters, kinds: Sequence[Kind] = (Kind.INCIDENT, Kind.NEAR_MISS)
+) -> Where:
+    """Select the matching incidents that the caller may see, of these kinds if it names none, never archived ones."""
     where = Where(*sees(principal))
     where.add(f"{VISIBLE} and i.archived_at is null")
-    where.add("i.kind = any ({}::text[])", query.kind or [Kind.INCIDENT, Kind.NEAR_MISS])
+    where.add("i.kind = any ({}::text[])", query.kind or kinds)
     where.add("greatest(i.declared_at, coalesce(i.ended_at, now())) >= {}::timestamptz", query.since)
     where.add("i.declared_at < {}::timestamptz", query.until)
     where.add("i.services && {}::text[]", query.service)
@@ -173,9 +167,8 @@ def where_of(principal: Principal, query: IncidentFilters) -> Where:
     where.add("i.status = any ({}::text[])", query.status)
     where.add("i.outcome = any ({}::text[])", query.outcome)
     where.add("i.owner = any ({}::text[])", query.owner)
-    where.add(
-        "exists (select from postmortem_revisions r where r.incident_id = i.id) = {}", query.has_postmortem
-    )
+    written = "exists (select from postmortem_revisions r where r.incident_id = i.id)"
+    where.add(f"{written} = {{}}", query.has_postmortem)
     where.add(f"{_CHANGED} >= {{}}::timestamptz", query.updated_since)
     if query.q:
         words = " or ".join("i.search @@ plainto_tsquery('simple', {})" for _ in query.q)

@@ -1,22 +1,40 @@
-"""The API of incidents: list, record, read, change, archive, and change of status."""
+"""The API of incidents, and the pages that list, record or edit them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
+from pydantic import BaseModel
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+
 from ..db import Reader, Unit, insert, update
-from ..errors import ConflictError, FieldError, ForbiddenError, InvalidFieldsError, invalid
+from ..errors import (
+    AppError,
+    ConflictError,
+    FieldError,
+    ForbiddenError,
+    InvalidCursorError,
+    InvalidFieldsError,
+    invalid,
+)
 from ..principal import Access
-from ..web.slices import Fill, Matches, Now, Reply, Routes, made
+from ..web.body import read_query
+from ..web.forms import Typed, fields_of, formed, read_typed_time
+from ..web.paging import Listed, next_page
+from ..web.routes import RouteClass
+from ..web.slices import Fields, Fill, Matches, Now, Page, Reply, Routes, made
 from . import access, model
 from .access import COLUMNS, Ref, Share, check_active, lock, seen
-from .model import Change, Incident, Kind, Visibility, check_time
+from .model import Change, Incident, Kind, NewIncident, Severity, Status, Visibility, check_time
 
+M = TypeVar("M", bound=BaseModel)
+L = TypeVar("L", bound=Listed[Any])
 READ, WRITE = Access.READ, Access.WRITE
 routes: Final = Routes("incident")
 _MOST_MEMBERS: Final = 100
@@ -34,7 +52,9 @@ on conflict (id) do nothing returning {COLUMNS}, i.timeline_at"""  # noqa: S608 
 _ARCHIVE: Final = """
 update incidents set archived_at = clock_timestamp(), version = version + 1, updated_at = clock_timestamp()
  where id = $1"""
-_USERS: Final = "select id from users where id = any ($1::uuid[])"
+_STRANGERS: Final = """
+select m.nth from unnest($1::uuid[]) with ordinality m(id, nth)
+ where not exists (select from users u where u.id = m.id) order by m.nth"""
 
 
 @routes.api("GET /api/v1/incidents", READ, "List incidents", stale=True)
@@ -45,8 +65,8 @@ async def page(q: Reader, query: model.IncidentQuery, *, share: Share) -> model.
 
 
 @routes.api("POST /api/v1/incidents", WRITE, "Record an incident", status=201, once=True)
-async def create(unit: Unit, new: model.NewIncident, *, now: Now) -> Reply[Incident]:
-    declared_at = check_time("/declared_at", new.declared_at, now) if new.declared_at else now
+async def create(unit: Unit, new: NewIncident, *, now: Now) -> Reply[Incident]:
+    declared_at = check_time("/declared_at", new.declared_at or now, now)
     await _check_members(unit, new.members)
     members, who = _with_asker(unit, new.members), unit.principal
     _check_private(unit, new.visibility, members)
@@ -139,26 +159,21 @@ async def archive(unit: Unit, ref: Ref, *, matches: Matches) -> None:
 )  # fmt: skip
 async def transition(unit: Unit, ref: Ref, wish: model.Move, *, now: Now) -> Reply[Incident]:
     old = await lock(unit, ref)
-    occurred_at = check_time("/occurred_at", wish.occurred_at, now) if wish.occurred_at else now
-    new = model.move(model.State(old.status, old.ended_at, old.outcome), wish, occurred_at)
+    occurred_at = check_time("/occurred_at", wish.occurred_at or now, now)
+    new = model.move(old.status, wish, ended_at=old.ended_at, occurred_at=occurred_at)
     if new is None:
         return made(old, is_new=False)
     check_active(old)
     at, actor = await unit.stamp(old.id), unit.principal.actor
-    row = await update(unit, "incidents", old.id, columns=COLUMNS, **asdict(new))
-    facts = {
-        "from_status": old.status,
-        "to_status": new.status,
-        "outcome": new.outcome,
-        "reason": wish.reason,
-    }
-    when = {"occurred_at": occurred_at, "at": at, "actor": actor}
-    await insert(unit, "status_changes", id=uuid4(), incident_id=old.id, **facts, **when)
-    detail = {"from": old.status, "to": new.status, "outcome": new.outcome}
+    row = await update(unit, "incidents", old.id, columns=COLUMNS, **new)
+    moved = {"from_status": old.status, "to_status": wish.to, "outcome": wish.outcome, "reason": wish.reason}
+    same = {"incident_id": old.id, "occurred_at": occurred_at, "at": at, "actor": actor}
+    await insert(unit, "status_changes", id=uuid4(), **moved, **same)
+    detail = {"from": old.status, "to": wish.to, "outcome": wish.outcome}
     await unit.audit("incident.move", old.ref, incident_id=old.id, detail=detail)
     incident = access.incident_of(row)
     if _is_counted(incident):
-        unit.counts.append(("postfacta_incident_transitions_total", old.status, new.status, old.severity))
+        unit.counts.append(("postfacta_incident_transitions_total", old.status, wish.to, old.severity))
     return made(incident, is_new=True)
 
 
@@ -168,11 +183,8 @@ def _is_counted(incident: Incident) -> bool:
 
 
 async def _check_members(unit: Unit, members: Sequence[UUID]) -> None:
-    rows = await unit.fetch(_USERS, list(members), operation="users_known") if members else ()
-    known = {row["id"] for row in rows}
-    errors = [
-        FieldError(f"/members/{at}", "unknown", "is not a user") for at, who in enumerate(members) if who not in known
-    ]  # fmt: skip
+    rows = await unit.fetch(_STRANGERS, members, operation="users_known") if members else ()
+    errors = [FieldError(f"/members/{row['nth'] - 1}", "unknown", "is not a user") for row in rows]
     if errors:
         raise InvalidFieldsError("Members must be users of this service", errors=errors)
 
@@ -189,3 +201,108 @@ def _check_private(unit: Unit, visibility: Visibility, members: Sequence[UUID]) 
         raise invalid("/visibility", "forbidden", "an API token cannot make an incident private")
     if visibility == Visibility.PRIVATE and not members:
         raise invalid("/members", "too_short", "a private incident needs at least one member")
+
+
+# Pages
+
+_FILTERS = ("q", "status", "severity_gte", "service", "team", "label", "kind", "has_postmortem", "from", "to")
+_LISTS = ("status", "service", "team", "label", "kind")  # Of several values, a comma between each.
+
+
+@routes.page("/incidents", READ, kind=RouteClass.SEARCH, stale=True)
+async def listed(q: Reader, *, request: Request, share: Share) -> Page:
+    rows, shown = await found(request, model.IncidentQuery, partial(access.page, q))
+    share(*(it.visibility for it in rows.items))
+    shown["after"] = await access.follow_ups(q, [incident.id for incident in rows.items])
+    return Page("incidents.html", shown, status=400 if shown["errors"] else 200)
+
+
+@routes.page("/incidents/new", WRITE)
+async def blank(q: Reader, *, typed: Typed) -> Page:
+    return Page("new_incident.html", {"new": fields_of(NewIncident), "reporter": q.principal.name[:100]})
+
+
+@routes.form("/incidents/new", WRITE, again=blank)
+async def record(unit: Unit, new: NewIncident, *, now: Now) -> str:
+    return f"/incidents/{(await create(unit, new, now=now)).value.ref}"
+
+
+@routes.page("/incidents/{ref}/edit", WRITE)
+async def editing(q: Reader, ref: Ref) -> Page:
+    return Page("edit_incident.html", {"item": await seen(q, ref), "changed": fields_of(Change)})
+
+
+@routes.form("/incidents/{ref}/edit", WRITE, again=editing)
+async def edit(unit: Unit, ref: Ref, *, fields: Fields, matches: Matches, hide: Hide) -> str:
+    empty: Mapping[str, list[str]] = {"services": [], "teams": []}  # An emptied field clears what it shows.
+    sent = {name: fields[name].strip() or empty.get(name) for name in Change.model_fields if name in fields}
+    changed = await change(unit, ref, formed(Change, sent), matches=matches, hide=hide)
+    return f"/incidents/{changed.ref}"
+
+
+def asked(request: Request, of: type[M]) -> tuple[M, Sequence[FieldError]]:
+    """Return the filters of a page; if some are invalid, none, and why."""
+    try:
+        return read_query(QueryParams(meant(request)), of, is_page=True), ()
+    except AppError as refusal:
+        return of.model_validate({}), refusal.errors
+
+
+async def found(
+    request: Request, of: type[M], page: Callable[[M], Awaitable[L]], *, names: Sequence[str] = _FILTERS
+) -> tuple[L, dict[str, object]]:
+    """Return the page of a list that is asked for, and what its template shows.
+
+    If a filter or the cursor is invalid, it is the first page, and says why.
+    """
+    query, errors = asked(request, of)
+    try:
+        rows = await page(query)
+    except InvalidCursorError as refusal:
+        rows, errors = await page(of.model_validate({})), [FieldError("?", refusal.slug, refusal.detail)]
+    more = None if errors or rows.next_cursor is None else next_page(request, rows.next_cursor)
+    return rows, {**filter_form(request, errors, names), "items": rows.items, "next_url": more}
+
+
+def meant(request: Request) -> list[tuple[str, str]]:
+    """Return the filters of a page: a form also sends empty ones, several values in one, and typed times."""
+    given: list[tuple[str, str]] = []
+    for name, value in request.query_params.multi_items():
+        texts = [each.strip() for each in value.split(",")] if name in _LISTS else [value]
+        given += [(name, _instant(text) if name in {"from", "to"} else text) for text in texts if text]
+    return given
+
+
+def _instant(text: str) -> str:
+    for typed in (text, f"{text} 00:00"):
+        try:
+            return f"{read_typed_time(typed):%Y-%m-%dT%H:%M:%SZ}"
+        except ValueError:
+            continue
+    return text
+
+
+def filter_form(
+    request: Request, errors: Sequence[FieldError], names: Sequence[str] = _FILTERS
+) -> dict[str, object]:
+    """Return the template context of the filter form, which has fields of these names."""
+    given = [(name, value) for name, value in meant(request) if name != "cursor"]
+    form: dict[str, str] = dict.fromkeys(names, "")
+    more: list[tuple[str, str]] = []  # What has no field of its own, but must not be lost.
+    for name, value in given:
+        if name in _LISTS and form.get(name):
+            form[name] += f",{value}"
+        elif form.get(name) == "":
+            form[name] = value
+        else:
+            more.append((name, value))
+    return {
+        "form": form,
+        "more": more,
+        "errors": errors,
+        "filtered": bool(given),
+        "query": urlencode(given),
+        "statuses": list(Status),
+        "severities": list(Severity)[::-1],
+        "kinds": list(Kind),
+    }

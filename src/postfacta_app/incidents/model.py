@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, TypeVar
@@ -165,36 +164,24 @@ MOVES: Mapping[Status, Sequence[Status]] = {
 _ENDED = (Status.RESOLVED, Status.CLOSED)
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """The fields of an incident that only a transition changes."""
-
-    status: Status
-    ended_at: datetime | None
-    outcome: Outcome | None
-
-
-def move(state: State, wish: Move, occurred_at: datetime) -> State | None:
-    """Return the state after a transition, None if it has that status already; raise if it is not allowed."""
-    if wish.to == state.status:
+def move(
+    status: Status, wish: Move, *, ended_at: datetime | None, occurred_at: datetime
+) -> Mapping[str, object] | None:
+    """Return what a transition sets, None if the incident has that status already; raise if it is not allowed."""
+    if wish.to == status:
         return None
-    allowed = MOVES[state.status]
+    allowed = MOVES[status]
     if wish.to not in allowed:
-        detail = f"An incident that is {state.status} cannot become {wish.to}"
+        detail = f"An incident that is {status} cannot become {wish.to}"
         raise IllegalTransitionError(detail, extra={"allowed": list(allowed)})
-    _check_needs(state, wish)
-    if wish.to not in _ENDED:
-        return State(wish.to, None, None)
-    return State(wish.to, state.ended_at or occurred_at, wish.outcome)
-
-
-def _check_needs(state: State, wish: Move) -> None:
     if wish.to == Status.CLOSED and wish.outcome is None:
         raise invalid("/outcome", "required", "CLOSED requires an outcome")
     if wish.to != Status.CLOSED and wish.outcome is not None:
         raise invalid("/outcome", "forbidden", "only CLOSED may have an outcome")
-    if state.status in _ENDED and wish.to == Status.IN_PROGRESS and wish.reason is None:
+    if status in _ENDED and wish.to == Status.IN_PROGRESS and wish.reason is None:
         raise invalid("/reason", "required", "reopening an incident requires a reason")
+    end = (ended_at or occurred_at) if wish.to in _ENDED else None
+    return {"status": wish.to, "ended_at": end, "outcome": wish.outcome}
 
 
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)

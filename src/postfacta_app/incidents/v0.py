@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Final, cast
 from uuid import UUID, uuid4
 
@@ -16,14 +17,14 @@ from postfacta_adapters.stale import allow_stale
 from postfacta_postgres import Database
 
 from ..aside import aside
-from ..db import Answer, Reader, Transactions, Unit
+from ..db import Answer, Transactions, Unit
 from ..errors import MalformedError, NotFoundError
-from ..principal import Access, Principal
+from ..principal import Access
 from ..problems import encode
 from ..web.body import Time, format_time, idempotency_key, read_json, read_moment
 from ..web.paging import decode_cursor, encode_cursor, next_link
 from ..web.routes import RouteClass
-from ..web.slices import Now, Routes, part
+from ..web.slices import Call, Fill, Now, Routes, part
 from .api import declare
 from .model import Description, Reporter, Severity, Status, Title
 
@@ -101,109 +102,83 @@ class V0Query(BaseModel):
     cursor: str | None = None
 
 
-# v0 shows no private, archived or exercise incidents, to any caller.
-_COLUMNS = """
-select id, title, description, severity, status, reporter, coalesce(owner, '') as owner, declared_at as start_time,
-  coalesce(ended_at, '0001-01-01 00:00Z') as end_time, v0_notes_null
-  from incidents where visibility = 'internal' and archived_at is null and kind <> 'exercise'"""
-_LIST = f"""{_COLUMNS} and (declared_at, id) <
-   (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
- order by declared_at desc, id desc limit $3"""
-_GET = f"{_COLUMNS} and id = $1"
-# Initial notes are as sent. An additional one has its last version at the position of its first.
-_NOTES = """
-select a.incident_id, a.v0_position, a.v0_time, a.body, coalesce(a.occurred_at, a.at) as shown
-  from annotations a join annotations first on first.id = a.root
- where a.incident_id = any ($1::uuid[]) and (a.v0_position is not null or (
-   a.kind = 'note' and a.entry_id is null and not a.retracted and first.v0_position is null
-   and not exists (select from annotations later where later.supersedes = a.id)))
- order by a.v0_position, first.at, first.id"""
+# v0 shows no private, archived or exercise incidents, to any caller. Initial notes are as sent. An additional one has its
+# last version at the position of its first.
+_SHOWN = """
+select i.id, i.title, i.description, i.severity, i.status, i.reporter, coalesce(i.owner, '') as owner,
+  i.declared_at as start_time, coalesce(i.ended_at, '0001-01-01 00:00Z') as end_time,
+  json_build_object('initial_notes', case when not i.v0_notes_null then coalesce(n.initial, '[]') end,
+    'additional_notes', n.additional)::text as notes
+  from (select * from incidents
+   where visibility = 'internal' and archived_at is null and kind <> 'exercise' and {which}) i cross join lateral (
+  select json_agg(s.note order by a.v0_position) filter (where a.v0_position is not null) as initial,
+    json_agg(s.note order by first.at, first.id) filter (where a.v0_position is null) as additional
+    from annotations a join annotations first on first.id = a.root cross join lateral (
+    select json_build_object('timestamp', coalesce(a.v0_time, rtrim(rtrim(to_char(
+      coalesce(a.occurred_at, a.at) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), '0'), '.') || 'Z'),
+      'message', a.body) as note) s
+   where a.incident_id = i.id and (a.v0_position is not null or (
+     a.kind = 'note' and a.entry_id is null and not a.retracted and first.v0_position is null
+     and not exists (select from annotations later where later.supersedes = a.id)))) n
+ order by i.declared_at, i.id"""
+_LIST = _SHOWN.format(
+    which="""(declared_at, id) <
+    (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+    order by declared_at desc, id desc limit $3"""
+)
+_GET = _SHOWN.format(which="id = $1")
 _INSERT_NOTES = """
 insert into annotations (id, root, incident_id, kind, body, occurred_at, v0_position, v0_time, author, at)
 select n.id, n.id, $1, 'note', n.body, n.occurred_at, n.position - 1, n.time, $2, $3
-  from unnest($4::uuid[], $5::text[], $6::timestamptz[], $7::text[])
-    with ordinality as n (id, body, occurred_at, time, position)"""
+  from (select gen_random_uuid() as id, * from unnest($4::text[], $5::timestamptz[], $6::text[])
+    with ordinality as n (body, occurred_at, time, position)) n"""
 
 
 class PostgresV0:
     """Stores the incidents of v0 in the tables of v1, and lists at most `limit`."""
 
     def __init__(self, database: Database, transactions: Transactions, *, limit: int = 1000) -> None:
-        self._database = database
+        self._fetch = partial(database.fetch, repeatable=True)
         self._transactions = transactions
         self._limit = limit
 
     async def list(self, before: tuple[datetime, UUID] | None) -> tuple[Sequence[ShownIncident], bool]:
         """Read the newest ones before this start time and id, oldest first; also return whether there are older ones."""
-        at, last = before or (None, None)
-        rows = await self._database.fetch(
-            _LIST, at, last, self._limit + 1, operation="v0_list", repeatable=True
-        )
-        shown = [dict(row.items()) for row in reversed(rows[: self._limit])]
-        return await self._with_notes(shown), len(rows) > self._limit
+        rows = await self._fetch(_LIST, *before or (None, None), self._limit + 1, operation="v0_list")
+        return await _read(rows[-self._limit :]), len(rows) > self._limit
 
     async def get(self, incident_id: UUID) -> ShownIncident | None:
-        rows = await self._database.fetch(_GET, incident_id, operation="v0_get", repeatable=True)
-        return next(iter(await self._with_notes([dict(row.items()) for row in rows])), None)
-
-    async def _with_notes(self, rows: Sequence[Mapping[str, object]]) -> Sequence[ShownIncident]:
-        ids = [row["id"] for row in rows]
-        notes = await self._database.fetch(_NOTES, ids, operation="v0_notes", repeatable=True) if ids else []
-        return await aside(300 * (len(rows) + len(notes)), _noted, rows, notes)
+        rows = await self._fetch(_GET, incident_id, operation="v0_get")
+        return next(iter(await _read(rows)), None)
 
     async def start(
-        self,
-        request: Request,
-        principal: Principal,
-        incident: ShownIncident,
-        *,
-        answer: Answer,
-        key: str | None,
+        self, call: Call, incident: ShownIncident, *, answer: Answer, key: str | None
     ) -> Response:
         """Write it with its first status change, its notes, and an audit row; raise if the id is taken."""
 
         async def work(unit: Unit) -> Answer:
-            await _insert(unit, incident)
+            told = incident.model_dump(include={"id", "title", "description", "severity", "reporter"})
+            facts = {"owner": incident.owner or None, "declared_at": incident.start_time}
+            notes, actor = incident.initial_notes, unit.principal.actor
+            _, at = await declare(unit, **told, **facts, v0_notes_null=notes is None)
+            if notes:
+                texts, times = [it.message for it in notes], [it.timestamp for it in notes]
+                args = (incident.id, actor, at, texts, [_instant(it) for it in times], times)
+                await unit.execute(_INSERT_NOTES, *args, operation="v0_notes_insert")
             return answer
 
-        return await self._transactions.write(request, principal, work, key=key)
+        return await self._transactions.write(call.request, call.principal, work, key=key)
 
 
-def _noted(rows: Sequence[Mapping[str, Any]], notes: Sequence[Any]) -> Sequence[ShownIncident]:
-    initial: dict[object, list[ShownNote]] = defaultdict(list)
-    additional: dict[object, list[ShownNote]] = defaultdict(list)
-    for row in notes:
-        is_initial = row["v0_position"] is not None
-        note = ShownNote(
-            timestamp=row["v0_time"] if is_initial else _shown(row["shown"]), message=row["body"]
-        )
-        (initial if is_initial else additional)[row["incident_id"]].append(note)
-    return [
-        ShownIncident.model_validate(
-            {
-                **row,
-                "initial_notes": None if row["v0_notes_null"] else initial[row["id"]],
-                "additional_notes": additional[row["id"]] or None,
-            }
-        )
-        for row in rows
-    ]
+async def _read(rows: Sequence[Any]) -> Sequence[ShownIncident]:
+    def read() -> Sequence[ShownIncident]:
+        return [ShownIncident.model_validate({**row, **json.loads(row["notes"])}) for row in rows]
 
-
-async def _insert(unit: Unit, new: ShownIncident) -> None:
-    told = new.model_dump(include={"id", "title", "description", "severity", "reporter"})
-    notes, ends = new.initial_notes, {"owner": new.owner or None, "declared_at": new.start_time}
-    _, at = await declare(unit, **told, **ends, v0_notes_null=notes is None)
-    if notes:
-        await unit.execute(
-            _INSERT_NOTES,
-            *(new.id, unit.principal.actor, at, [uuid4() for _ in notes], [note.message for note in notes]),
-            *([_instant(note.timestamp) for note in notes], [note.timestamp for note in notes]),
-            operation="v0_notes_insert",
-        )
+    return await aside(sum(300 + len(row["notes"]) for row in rows), read)
 
 
 Here = Annotated[PostgresV0, part(PostgresV0)]
+This = Annotated[Call, Fill(lambda call, _: call)]
 
 
 @routes.api(
@@ -232,15 +207,15 @@ async def read(here: Here, id: UUID, *, request: Request) -> Annotated[Response,
 
 
 @routes.api("POST /api/v0/incidents/start", Access.WRITE, "Start an incident", reads=Start, once=True)
-async def start(q: Reader, here: Here, *, request: Request, now: Now) -> Annotated[Response, Started]:
-    key = idempotency_key(request)
+async def start(here: Here, call: This, *, now: Now) -> Annotated[Response, Started]:
+    key = idempotency_key(call.request)
     try:
-        value = await read_json(request)
+        value = await read_json(call.request)
     except MalformedError as error:
         raise _invalid(error.detail) from None
     incident = parse_start(value, uuid4(), now)
     answer = _answer(201, {"id": str(incident.id), "message": "Incident started successfully"})
-    return await here.start(request, q.principal, incident, answer=answer, key=key)
+    return await here.start(call, incident, answer=answer, key=key)
 
 
 def _size(incidents: Iterable[ShownIncident]) -> int:

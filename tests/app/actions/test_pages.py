@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime, timedelta
 from html import unescape
+from types import SimpleNamespace
 from uuid import UUID
 
 import httpx2
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_app.actions import Action, ActionStatus, ActionType, due_words, line, order
+from postfacta_app.actions import Action, ActionStatus, ActionType, order
+from postfacta_app.principal import NOBODY
+from postfacta_app.web.forms import Typed
+from postfacta_app.web.render import Pages
 from tests.app.desk import Desk, desk_of
 from tests.app.live import Service
 from tests.app.screen import Screen, forms_of
@@ -28,27 +32,43 @@ def action(**fields: object) -> Action:
     return base.model_copy(update=fields)
 
 
+def shown(*those: Action) -> str:
+    """Render the page of an incident with these action items, for a caller who may only read."""
+    incident = SimpleNamespace(ref="INC-1", title="Checkout is down")
+    context = {
+        "typed": Typed(),
+        "item": incident,
+        "ref": incident.ref,
+        "items": those,
+        "now": NOW,
+    }
+    return bytes(Pages(version="").page("actions.html", context, principal=NOBODY).body).decode()
+
+
 @pytest.mark.parametrize(
     ("days", "words"),
     [
-        (-2, "overdue by 2 days"),
-        (-1, "overdue by 1 day"),
-        (0, "due today"),
-        (1, "due tomorrow"),
-        (2, "due in 2 days"),
+        (-2, "Overdue by 2 days</strong>"),
+        (-1, "Overdue by 1 day</strong>"),
+        (0, ", due today</dd>"),
+        (1, ", due tomorrow</dd>"),
+        (2, ", due in 2 days</dd>"),
     ],
 )
 def test_how_far_a_day_is_off_is_said_in_words(days: int, words: str) -> None:
-    shown = line(action(due_on=NOW.date() + timedelta(days=days)), NOW)
-    assert (shown.due, due_words(days)) == (words, words)
-    assert shown.is_overdue == (days < 0)
+    late = action(due_on=NOW.date() + timedelta(days=days))
+    page = shown(late)
+    assert (late.days_left(NOW), words in page) == (days, True)
+    assert ("1 overdue" in page) == ("verdue by" in page) == (days < 0)
 
 
 def test_a_closed_action_is_never_late_and_its_age_has_stopped() -> None:
     done = action(due_on=date(2026, 1, 1), status=ActionStatus.DONE, closed_at=NOW - timedelta(days=1))
-    shown = line(done, NOW)
-    assert (shown.due, shown.is_overdue, shown.age) == ("", False, timedelta(days=2))
-    assert line(action(), NOW).age == timedelta(days=3)
+    page = shown(done)
+    assert (done.days_left(NOW), "0 overdue" in page, "verdue by" in page) == (None, True, False)
+    assert '<dt>Due</dt><dd><time datetime="2026-01-01">2026-01-01</time></dd>' in page
+    assert "<dt>Took</dt><dd>2 d 0 h</dd>" in page
+    assert "<dt>Age</dt><dd>3 d 0 h</dd>" in shown(action())
 
 
 @given(
@@ -57,15 +77,13 @@ def test_a_closed_action_is_never_late_and_its_age_has_stopped() -> None:
 def test_what_is_due_first_stands_first_and_what_is_closed_last(
     kinds: list[tuple[date | None, bool]],
 ) -> None:
-    lines = [
-        line(
-            action(due_on=due, status=ActionStatus.OPEN if is_open else ActionStatus.DONE, closed_at=NOW), NOW
-        )
+    those = [
+        action(due_on=due, status=ActionStatus.OPEN if is_open else ActionStatus.DONE, closed_at=NOW)
         for due, is_open in kinds
     ]
-    ordered = order(lines)
-    assert sorted(map(id, ordered)) == sorted(map(id, lines))
-    places = [(not it.action.is_open, it.action.due_on or date.max) for it in ordered]
+    ordered = order(those)
+    assert sorted(map(id, ordered)) == sorted(map(id, those))
+    places = [(not it.is_open, it.due_on or date.max) for it in ordered]
     assert places == sorted(places)
 
 

@@ -7,7 +7,7 @@ from datetime import date, timedelta
 import pytest
 from hypothesis import example, given, strategies as st
 
-from postfacta_app.durations import Plot, Point, Weeks, length, plot, weeks
+from postfacta_app.durations import Plot, Point, length, plot, weeks
 from postfacta_app.timeline.model import moment
 
 MONDAY = date(2026, 3, 2)
@@ -20,12 +20,6 @@ lengths = st.one_of(st.just(0.0), st.floats(1e-6, 1e11))
 times = st.integers(0, 47_482 * DAY)
 
 
-def weeks_of(*given_counts: tuple[date, str, int]) -> Weeks:
-    found = weeks(given_counts)
-    assert found is not None
-    return found
-
-
 def plot_of(*places: tuple[int, float], median: float | None = None) -> Plot:
     found = plot([Point(incident="INC-1", x=moment(x), y=y) for x, y in places], median)
     assert found is not None
@@ -33,7 +27,7 @@ def plot_of(*places: tuple[int, float], median: float | None = None) -> Plot:
 
 
 def test_without_incidents_there_is_no_chart() -> None:
-    assert weeks([]) is None
+    assert weeks([]) == ({}, 0)
     assert plot([], None) is None
 
 
@@ -41,25 +35,25 @@ def test_without_incidents_there_is_no_chart() -> None:
 
 
 def test_a_week_without_incidents_has_its_place() -> None:
-    found = weeks_of((MONDAY, "LOW", 1), (MONDAY + 5 * WEEK, "HIGH", 2))
-    assert [(monday, of["HIGH"], of["LOW"]) for monday, of in found.rows] == [
+    found, _ = weeks([(MONDAY, "LOW", 1), (MONDAY + 5 * WEEK, "HIGH", 2)])
+    assert [(monday, of["HIGH"], of["LOW"]) for monday, of in found.items()] == [
         (MONDAY, 0, 1), *((MONDAY + n * WEEK, 0, 0) for n in range(1, 5)), (MONDAY + 5 * WEEK, 2, 0),
     ]  # fmt: skip
-    assert found.most == 2
 
 
 def test_of_many_years_the_last_53_weeks_are_shown_and_the_rest_is_counted() -> None:
-    found = weeks_of((MONDAY, "LOW", 1), (MONDAY - 52 * WEEK, "HIGH", 1), (MONDAY - 53 * WEEK, "LOW", 7))
-    assert len(found.rows) == 53
-    assert (found.earlier, found.most) == (7, 1)
+    counted = [(MONDAY, "LOW", 1), (MONDAY - 52 * WEEK, "HIGH", 1), (MONDAY - 53 * WEEK, "LOW", 7)]
+    found, earlier = weeks(counted)
+    assert len(found) == 53
+    assert (earlier, max(max(it.values()) for it in found.values())) == (7, 1)
 
 
 @given(counts)
 def test_each_incident_is_counted_once(of: dict[tuple[date, str], int]) -> None:
-    found = weeks_of(*((*name, count) for name, count in of.items()))
-    assert sum(sum(it.values()) for _, it in found.rows) + found.earlier == sum(of.values())
-    assert 4 <= len(found.rows) <= 53
-    assert found.most == max(max(it.values()) for _, it in found.rows)
+    found, earlier = weeks([(*name, count) for name, count in of.items()])
+    assert sum(sum(it.values()) for it in found.values()) + earlier == sum(of.values())
+    assert 4 <= len(found) <= 53
+    assert [*found] == sorted(found)
 
 
 # How long

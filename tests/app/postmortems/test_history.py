@@ -59,6 +59,7 @@ async def test_the_audit_log_is_for_administrators_alone(desk: Desk, service: Se
         assert ("postmortem.write" in page) == sees
         assert ("incident.create" in page) == sees
         assert ("signal.attach INC-" in page and ", signals: 3<" in page) == sees
+        assert bool(re.search(r"timeline\.edit INC-\d+, op: pin, edit: [0-9a-f]{8}<", page)) == sees
     # What a viewer may not read of the post-mortem is not told here either.
     assert "First thoughts" not in (await (await Screen.of(service, "viewer")).get(path)).text
 

@@ -11,7 +11,6 @@ from urllib.parse import urlencode
 import httpx2
 import pytest
 
-from postfacta_app.durations import UNKNOWN
 from postfacta_app.timeline.view import anchor
 from tests.app.live import Service
 from tests.app.timeline.conftest import Body, Case, a_case
@@ -127,7 +126,7 @@ async def test_the_page_tells_what_happened_in_order_with_durations_and_evidence
     assert places == sorted(places)
     assert "Detected, +4 min" in seen.text
     assert "To detect 4 min derived" in seen.text
-    assert f"To mitigate {UNKNOWN} still open" in seen.text
+    assert "To mitigate \u2013 still open" in seen.text
     assert 'href="https://grafana.example/d/7" rel="noopener nofollow">The panel' in seen.html
     assert '"instance": "web-7"' in seen.text
     assert seen.html.count("<article") == 3
