@@ -22,8 +22,7 @@ from .principal import Access
 from .web.body import WHOLE, Time, parse
 from .web.forms import Typed, fields_of
 from .web.paging import Listed, Paged
-from .web.routes import RouteClass
-from .web.slices import Fields, Matches, Now, Page, Routes
+from .web.slices import Fields, Matches, Now, Page, RouteClass, Routes
 
 READ, WRITE = Access.READ, Access.WRITE
 MOST: Final = 200  # the most action items of an incident; they are shown on one page

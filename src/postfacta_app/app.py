@@ -9,7 +9,6 @@ from typing import Any
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
 from postfacta_adapters.limits import SharedStore
@@ -25,9 +24,8 @@ from postfacta_postgres import Database, PoolOptions, prune_keys
 from postfacta_slo.status.prometheus import Prometheus
 from postfacta_slo.status.watch import Watch
 
-from . import actions, durations, error_pages, export, incident_page, labels, links
-from .db import SCHEMA_ERRORS, Reader, Transactions, repeating
-from .error_pages import error_page
+from . import actions, durations, export, incident_page, labels, links, problems
+from .db import Reader, Transactions, repeating
 from .errors import RateLimitedError
 from .flags import FLAGS, Switches
 from .identity import api as identity
@@ -39,8 +37,7 @@ from .migrations import HEAD, revision
 from .openapi import openapi_document
 from .postmortems import pages as postmortems
 from .principal import NOBODY
-from .problems import Problems
-from .rates import address_limits, limited, route_options, transfer_limits
+from .rates import address_limits, limited, route_options
 from .reliability import about
 from .reliability.about import load_codebase
 from .reliability.business import BusinessMetrics, read_business
@@ -50,12 +47,11 @@ from .signals import api as signals
 from .timeline import api as timeline
 from .timeline.kept import KeptTimelines
 from .web.render import STATIC, Pages, stale_answers
-from .web.routes import RouteClass, Rule, build_routes
-from .web.slices import Tools
+from .web.slices import RouteClass, Rule, Tools, build_routes
 
 _SLICES = (
     *(incidents, incident_page, signals, timeline, postmortems, durations, actions, links, labels),
-    *(export, v0, identity, about, error_pages),
+    *(export, v0, identity, about, problems),
 )
 _CSP = "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
 _EXPOSED = ["Age", "As-Of", "Cache-Status", "ETag", "Link", "Location", "Idempotency-Replayed"]
@@ -89,9 +85,7 @@ def create_app(
     database = _database(rotation, telemetry)
     transactions = Transactions(database, count=business.count)
     pages = Pages(version=settings.app_version or codebase.version)
-    problems = Problems(
-        version="" if settings.is_local else settings.app_version, html=partial(error_page, pages)
-    )
+    faults = problems.Problems(version="" if settings.is_local else settings.app_version, pages=pages)
     rate_store = SharedStore(settings.rate_store.get_secret_value()) if settings.rate_store else None
     accounts, resources = _sign_in(
         rotation, transactions, store=rate_store, business=business, telemetry=telemetry
@@ -118,15 +112,14 @@ def create_app(
         ),
         KeptTimelines(),
     )
-    table = declared(Tools(transactions, pages, stale, parts=parts), switches)
+    table, tools = declared(switches), Tools(transactions, pages, stale, parts=parts)
     about_us.document = openapi_document(table, version=codebase.version)
     admit = limited(guard.authenticate, settings, store=rate_store, observer=telemetry.observer)
-    routes: list[BaseRoute] = [*build_routes(table, admit), Mount("/static", StaticFiles(directory=STATIC))]
     every = partial(repeating, connected=database.wait_connected, observer=telemetry.observer)
     objectives = partial(every, "objectives", connected=checkpoint, interval=5.0)  # It needs no database.
     numbers = (partial(revision, database), partial(read_business, database))
-    handlers = problems.handlers | dict.fromkeys(SCHEMA_ERRORS, problems.schema_missing)
-    app = Starlette(routes=routes, exception_handlers=handlers)
+    app = Starlette(routes=build_routes(table, admit, tools), exception_handlers=faults.handlers)
+    app.mount("/static", StaticFiles(directory=STATIC))
     app.router.redirect_slashes = False
     return harden(
         app,
@@ -146,14 +139,14 @@ def create_app(
             *([objectives(partial(to_thread.run_sync, watch.look, abandon_on_cancel=True))] if watch else []),
             *resources,
         ],
-        render=problems.core,
+        render=faults.core,
     )
 
 
-def declared(tools: Tools | None = None, switches: Switches | None = None) -> list[Rule]:
-    """Return the route table; without tools none of its handlers can be called."""
+def declared(switches: Switches | None = None) -> list[Rule]:
+    """Return the route table."""
     guarded = (switches or Switches(None)).guard
-    return [guarded(rule) for slice_ in _SLICES for rule in slice_.routes.rules(tools)]
+    return [guarded(rule) for slice_ in _SLICES for rule in slice_.routes.rules]
 
 
 def _business(rotation: Rotation, telemetry: Telemetry) -> tuple[BusinessMetrics, Switches]:
@@ -229,7 +222,7 @@ def _options(rotation: Rotation, table: list[Rule], rate_store: SharedStore | No
             allow_headers=["Authorization", "If-Match", "If-None-Match", "Idempotency-Key"],
             expose_headers=_EXPOSED,
         ),
-        limits=transfer_limits(),
+        limits=RouteClass.WRITE.limits,
         routes=route_options(table),
         request_timeout=RouteClass.WRITE.seconds,  # Until routing has found the class.
         rate_limits=rates,

@@ -7,10 +7,10 @@ from asyncio import wrap_future
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, TypeVar, TypeVarTuple
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _SMALL: Final = 32_768  # This many bytes take a few milliseconds, less than a thread is worth.
 LARGE: Final = _SMALL + 1  # Always runs in a thread.
@@ -24,18 +24,11 @@ _READS: Final = _threads("postfacta-read")
 _WRITES: Final = _threads("postfacta-write")
 
 
-async def aside(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def aside(size: int, work: Callable[[*Ts], T], *args: *Ts, has_lock: bool = False) -> T:
     """Run small work inline, other work in one of two threads; `size` is about its bytes of text.
 
-    It must not touch what the event loop may change.
+    It must not touch what the event loop may change. Callers that hold a lock have two threads of their own.
     """
     if size <= _SMALL:
-        return work(*args, **kwargs)
-    return await wrap_future(_READS.submit(work, *args, **kwargs))
-
-
-async def aside_locked(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Like `aside`, for callers that hold a lock and must not wait behind reads."""
-    if size <= _SMALL:
-        return work(*args, **kwargs)
-    return await wrap_future(_WRITES.submit(work, *args, **kwargs))
+        return work(*args)
+    return await wrap_future((_WRITES if has_lock else _READS).submit(work, *args))

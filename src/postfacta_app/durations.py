@@ -26,8 +26,7 @@ from .timeline.model import Micros, Milestone
 from .timeline.view import Turn
 from .web.body import Time
 from .web.render import span
-from .web.routes import RouteClass
-from .web.slices import Page, Routes
+from .web.slices import Page, RouteClass, Routes
 
 PLOTTED: Final = 500  # the most incidents that are plotted and listed: the newest
 LEAST: Final = {50: 5, 90: 10}  # the fewest values for each quantile, by its percentage

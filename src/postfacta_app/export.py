@@ -32,8 +32,7 @@ from .timeline.api import Kept
 from .timeline.kept import TimelinePage, TimelineQuery
 from .web.body import Time, if_none_match
 from .web.render import TEMPLATES
-from .web.routes import RouteClass
-from .web.slices import Fill, Routes, Snapshot
+from .web.slices import Fill, RouteClass, Routes, Snapshot
 
 _STEP: Final = 500  # The most entries that are read at once.
 _ENTRY: Final = 500  # Bytes of an entry's JSON, about.

@@ -18,7 +18,6 @@ from typing import Annotated, Final
 import anyio.to_thread
 from openfeature import api
 from pydantic import BaseModel, StringConstraints, TypeAdapter, ValidationError
-from starlette.requests import Request
 from starlette.responses import Response
 
 from postfacta_core.events import Observer
@@ -26,9 +25,8 @@ from postfacta_postgres import Connection, Database
 
 from .db import repeating
 from .errors import FeatureOffError
-from .principal import Principal
 from .settings import SettingsError
-from .web.routes import RouteClass, Rule
+from .web.slices import Call, RouteClass, Rule
 
 DOMAIN: Final = "postfacta"  # of OpenFeature
 INTERVAL: Final = 2.0  # seconds between evaluations
@@ -107,13 +105,13 @@ class Switches:
         if not covering:
             return rule
 
-        async def handle(request: Request, principal: Principal) -> Response:
+        async def handle(call: Call) -> Response:
             for flag in covering:
                 if not self.is_on(flag.name):
                     self._count("postfacta_feature_flag_refusals_total", flag.name)
                     detail = f"{flag.what}: turned off by an operator for now"
                     raise FeatureOffError(detail, headers={"Retry-After": "60"})
-            return await rule.handler(request, principal)
+            return await rule.handler(call)
 
         return replace(rule, handler=handle, problems=(*rule.problems, FeatureOffError.slug))
 

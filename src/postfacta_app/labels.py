@@ -13,7 +13,7 @@ from .principal import Access
 from .web.slices import Matches, Routes
 
 routes: Final = Routes("list of labels")
-
+_ONE: Final = "/api/v1/incidents/{ref}/labels"
 
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,38}$", max_length=39)]
 
@@ -35,15 +35,13 @@ class Labels(BaseModel, extra="forbid", frozen=True):
 _OF: Final = f"""
 select array(select l.label from incident_labels l where l.incident_id = i.id) as labels from incidents i
  where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"""  # noqa: S608 - only constants of db.py
-_DELETE: Final = "delete from incident_labels where incident_id = $1 and label <> all ($2::text[])"
-_INSERT: Final = """
+_REPLACE: Final = """
+with gone as (delete from incident_labels where incident_id = $1 and label <> all ($2::text[]))
 insert into incident_labels (incident_id, label, created_by) select $1, it, $3 from unnest($2::text[]) it
 on conflict (incident_id, label) do nothing"""
 
 
-@routes.api(
-    "GET /api/v1/incidents/{ref}/labels", Access.READ, "List the labels of an incident", conditional=True
-)
+@routes.api(f"GET {_ONE}", Access.READ, "List the labels of an incident", conditional=True)
 async def of(q: Query, ref: Ref) -> Labels:
     found = await row(q, Labels, _OF, *ref_of(ref), operation="labels_of")
     if found is None:
@@ -51,15 +49,14 @@ async def of(q: Query, ref: Ref) -> Labels:
     return found
 
 
-@routes.api("PUT /api/v1/incidents/{ref}/labels", Access.WRITE, "Replace the labels of an incident")
+@routes.api(f"PUT {_ONE}", Access.WRITE, "Replace the labels of an incident")
 async def replace(unit: Unit, ref: Ref, new: Labels, *, matches: Matches) -> Labels:
     incident = await lock_active(unit, ref)
     old = await of(unit, incident.id)
     matches(old.etag)
     if new == old:
         return old
-    await unit.execute(_DELETE, incident.id, new.labels, operation="labels_delete")
-    await unit.execute(_INSERT, incident.id, new.labels, unit.principal.actor, operation="labels_insert")
+    await unit.execute(_REPLACE, incident.id, new.labels, unit.principal.actor, operation="labels_replace")
     await unit.stamp(incident.id)  # So that an incremental pull sees it.
     detail = {"labels": [old.labels, new.labels]}
     await unit.audit("labels.change", incident.ref, incident_id=incident.id, detail=detail)

@@ -13,18 +13,23 @@ from postfacta_core.asgi import PROBLEMS, REFUSALS, problem_of
 
 from .errors import AppError
 from .principal import Access
-from .web.routes import RouteClass, Rule
+from .web.slices import RouteClass, Rule
 
 JSON = dict[str, Any]
 Schemas = Mapping[tuple[Any, JsonSchemaMode], JSON]
 
 _PARAMETER: Final = re.compile(r"{(\w+)(?::\w+)?}")
 _TEXT: Final[JSON] = {"type": "string"}
-_REF: Final[JSON] = {
-    "type": "string",
-    "pattern": r"^(INC-[1-9][0-9]{0,17}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$",
-    "description": "`INC-12`, or the incident's UUID.",
-}
+
+
+def _pattern(pattern: str, description: str) -> JSON:
+    return {"type": "string", "pattern": pattern, "description": description}
+
+
+_REF: Final = _pattern(
+    r"^(INC-[1-9][0-9]{0,17}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$",
+    "`INC-12`, or the incident's UUID.",
+)
 _PATTERNS: Final[dict[str, JSON]] = {
     "ref": _REF,
     "other": _REF,
@@ -34,26 +39,20 @@ _PATTERNS: Final[dict[str, JSON]] = {
     "slug": {"type": "string", "pattern": "^[a-z][a-z-]{0,62}$"},
 }
 _ETAGS: Final = r'^(\*|(W/)?"[!#-~]{0,100}"( ?, ?(W/)?"[!#-~]{0,100}"){0,9})$'
-_HEADERS: Final[dict[str, JSON]] = {
-    "If-Match": {"type": "string", "pattern": _ETAGS, "description": "The ETag of the version you change."},
-    "If-None-Match": {
-        "type": "string",
-        "pattern": _ETAGS,
-        "description": "The ETag you have; the response is 304 if it is current.",
-    },
-    "Idempotency-Key": {
-        "type": "string",
-        "pattern": r'^("[!#-\[\]-~]{1,255}"|[!#-~][!-~]{0,254})$',
-        "description": "Makes a repeat safe: the first response is replayed for 24 hours.",
-    },
+_KEY: Final = r'^("[!#-\[\]-~]{1,255}"|[!#-~][!-~]{0,254})$'
+_HEADERS: Final = {
+    "If-Match": _pattern(_ETAGS, "The ETag of the version you change."),
+    "If-None-Match": _pattern(_ETAGS, "The ETag you have; the response is 304 if it is current."),
+    "Idempotency-Key": _pattern(_KEY, "Makes a repeat safe: the first response is replayed for 24 hours."),
 }
 
 
-def _object(**required: JSON) -> JSON:
-    return {"type": "object", "required": [*required], "properties": required}
+def _object(optional: JSON, **required: JSON) -> JSON:
+    return {"type": "object", "required": [*required], "properties": required | optional}
 
 
 _PROBLEM: Final = _object(
+    {"errors": {"type": "array", "items": _object({}, pointer=_TEXT, code=_TEXT, message=_TEXT)}},
     type=_TEXT | {"description": "`/problems/<slug>`: a page that explains it."},
     title=_TEXT,
     status={"type": "integer"},
@@ -61,17 +60,10 @@ _PROBLEM: Final = _object(
     instance=_TEXT,
     request_id=_TEXT,
 )
-_PROBLEM["properties"]["errors"] = {
-    "type": "array",
-    "items": _object(pointer=_TEXT, code=_TEXT, message=_TEXT),
-}
-_MESSAGE: Final = _object(message=_TEXT, requestId=_TEXT)
-_MESSAGE["properties"]["serviceVersion"] = _TEXT
+_MESSAGE: Final = _object({"serviceVersion": _TEXT}, message=_TEXT, requestId=_TEXT)
 # What any route may return besides the problems of its rule: the core's problems, and a crash.
 _ALWAYS: Final = {it.status: it.title for it in (*REFUSALS, *PROBLEMS.values(), problem_of(Exception()))}
 _ANSWER_HEADERS: Final = {401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After"}
-# PostgreSQL cannot store U+0000, so no text may contain one.
-_TEXT_PATTERN: Final = r"^[^\u0000]*$"
 
 
 def openapi_document(rules: Iterable[Rule], *, version: str) -> JSON:
@@ -94,13 +86,11 @@ def openapi_document(rules: Iterable[Rule], *, version: str) -> JSON:
 
 
 def _schemas(rules: Sequence[Rule]) -> tuple[Schemas, JSON]:
-    wanted: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {}
+    wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = []
     for rule in rules:
-        for model in filter(None, (rule.body, rule.query)):
-            wanted[model, "validation"] = None
-        for model in filter(None, rule.answers.values()):
-            wanted[model, "serialization"] = None
-    schemas, definitions = models_json_schema(list(wanted), ref_template="#/components/schemas/{model}")
+        wanted.extend((model, "validation") for model in (rule.body, rule.query) if model)
+        wanted.extend((model, "serialization") for model in rule.answers.values() if model)
+    schemas, definitions = models_json_schema(wanted, ref_template="#/components/schemas/{model}")
     _forbid_nul(definitions)
     return schemas, definitions.get("$defs", {})
 
@@ -112,7 +102,7 @@ def _forbid_nul(schema: object) -> None:
     elif isinstance(schema, dict):
         members = cast("JSON", schema)
         if members.get("type") == "string" and not members.keys() & {"pattern", "format", "enum", "const"}:
-            members["pattern"] = _TEXT_PATTERN
+            members["pattern"] = r"^[^\u0000]*$"  # PostgreSQL cannot store U+0000.
         for part in members.values():
             _forbid_nul(part)
 
@@ -146,22 +136,15 @@ def _query_parameters(rule: Rule, schemas: Schemas, definitions: JSON) -> list[J
         return []
     # Models with the same name have longer names in the document.
     schema = definitions[schemas[rule.query, "validation"]["$ref"].rpartition("/")[2]]
-    return [
-        _parameter(
-            name,
-            "query",
-            _not_null({key: part for key, part in of.items() if key != "description"}),
-            required=name in schema.get("required", ()),
-            description=of.get("description", ""),
-        )
-        for name, of in schema["properties"].items()
-    ]
-
-
-def _not_null(schema: JSON) -> JSON:
-    # An absent parameter is null in our model, but null cannot be sent.
-    parts = [part for part in schema.get("anyOf", ()) if part != {"type": "null"}]
-    return parts[0] if parts else {key: of for key, of in schema.items() if key not in {"default", "title"}}
+    required = schema.get("required", ())
+    found: list[JSON] = []
+    for name, of in schema["properties"].items():
+        # An absent parameter is null in our model, but null cannot be sent.
+        kinds = [kind for kind in of.get("anyOf", ()) if kind != {"type": "null"}]
+        plain = {key: it for key, it in of.items() if key not in {"default", "title", "description"}}
+        kind, about = kinds[0] if kinds else plain, of.get("description", "")
+        found.append(_parameter(name, "query", kind, required=name in required, description=about))
+    return found
 
 
 def _responses(rule: Rule, schemas: Schemas) -> dict[int, JSON]:
@@ -171,10 +154,9 @@ def _responses(rule: Rule, schemas: Schemas) -> dict[int, JSON]:
         if model is not None:
             answers[status]["content"] = {"application/json": {"schema": schemas[model, "serialization"]}}
     for kind in rule.also:
-        answers[200].setdefault("content", {})[kind] = {"schema": {"type": "string"}}
-    refusals = _ALWAYS | {
-        cls.status: cls.title for cls in AppError.__subclasses__() if cls.slug in _slugs(rule)
-    }
+        answers[200].setdefault("content", {})[kind] = {"schema": _TEXT}
+    slugs = _slugs(rule)
+    refusals = _ALWAYS | {cls.status: cls.title for cls in AppError.__subclasses__() if cls.slug in slugs}
     if rule.route_class is RouteClass.PROBE or rule.only_5xx:
         del refusals[429]  # Probes are not limited; callers that retry only after 5xx get 503 instead of 429.
     v1 = rule.path.startswith("/api/v1/")
@@ -183,7 +165,7 @@ def _responses(rule: Rule, schemas: Schemas) -> dict[int, JSON]:
         content = {kind: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
         answers[status] = {"description": title, "content": content}
         if name := _ANSWER_HEADERS.get(status):
-            answers[status]["headers"] = {name: {"required": True, "schema": {"type": "string"}}}
+            answers[status]["headers"] = {name: {"required": True, "schema": _TEXT}}
     return answers
 
 

@@ -33,9 +33,9 @@ _PEOPLE = {
     Role.ADMIN: set(Access),
 }
 _SCOPES = {
-    "incidents:read": {Access.READ},
-    "incidents:write": {Access.READ, Access.ANNOTATE, Access.WRITE},
-    "signals:write": {Access.INGEST},
+    "incidents:read": {Access.SIGNED_IN, Access.READ},
+    "incidents:write": {Access.SIGNED_IN, Access.READ, Access.ANNOTATE, Access.WRITE},
+    "signals:write": {Access.SIGNED_IN, Access.INGEST},
 }
 
 
@@ -65,13 +65,9 @@ class Principal:
         return self.role is Role.ADMIN
 
     def may(self, access: Access) -> bool:
-        if access is Access.OPEN:
-            return True
         if self.role is not None:
             return access in _PEOPLE[self.role]
-        if access is Access.SIGNED_IN:
-            return self.is_signed_in
-        return any(access in _SCOPES[scope] for scope in self.scopes)
+        return access is Access.OPEN or any(access in _SCOPES[scope] for scope in self.scopes)
 
 
 NOBODY = Principal(actor="nobody", name="nobody")  # not signed in

@@ -1,50 +1,52 @@
-"""Turn every error into a response in the format of its path.
+"""Turn every error into a response in the format of its path; pages explain each problem type.
 
 Under `/api/v1` that is an RFC 9457 problem, for browsers HTML, else `{"message", "requestId", "serviceVersion"?}`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, Final
 from urllib.parse import quote
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match
 
-from postfacta_core.asgi import ASGIApp, Problem, Scope, problem_response
+from postfacta_core.asgi import PROBLEMS, REFUSALS, ASGIApp, Problem, Scope, problem_of, problem_response
 from postfacta_core.context import current_request
 from postfacta_core.errors import ResilienceError
 from postfacta_core.telemetry.redaction import redact_text
 
-from .errors import AppError, MalformedError, MethodNotAllowedError, NotFoundError, SchemaMissingError
+from .db import SCHEMA_ERRORS
+from .errors import (
+    AppError,
+    MalformedError,
+    MethodNotAllowedError,
+    NotFoundError,
+    SchemaMissingError,
+    UnauthenticatedError,
+)
+from .principal import Access
+from .web.forms import TYPED
+from .web.render import Pages, encode
+from .web.slices import PRINCIPAL, Page, Routes, keep_private
 
-Html = Callable[[AppError, Scope], Response]  # Renders an error as a page.
-_SPECIAL: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
-
-
-def encode(value: object) -> bytes:
-    """Serialize JSON as the original does: compact, and safe inside HTML."""
-    # In JSON these characters only occur in strings.
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_SPECIAL)
-    return text.encode("utf-8", "replace")
+routes: Final = Routes("problem")
 
 
 def render(fault: AppError, *, path: str, request_id: str, version: str = "") -> tuple[str, bytes]:
     """Return the content type and body of an error, in the format of its path; only v0 shows a `version`."""
     detail, message = redact_text(fault.detail), redact_text(fault.message)
     if not f"{path}/".startswith("/api/v1/"):
-        shown = {"serviceVersion": version} if version else {}
         # This format has no list of fields: the message names them.
         fields = "; ".join(f"{it.pointer.lstrip('/') or 'the body'} {it.message}" for it in fault.errors)
-        message = fields or message or detail
-        return "application/json; charset=utf-8", encode(
-            {"message": message, "requestId": request_id} | shown
-        )
+        shown = {"message": fields or message or detail, "requestId": request_id}
+        shown |= {"serviceVersion": version} if version else {}
+        return "application/json; charset=utf-8", encode(shown)
     members: dict[str, object] = {
         "type": f"/problems/{fault.slug}",
         "title": fault.title,
@@ -65,24 +67,15 @@ _CRASHES: Final = {
 }
 
 
-def _of_core(problem: Problem, path: str) -> AppError:
-    fault = AppError.of(problem, problem.detail or problem.title)
-    if problem.status == 500:  # noqa: PLR2004 - the status of a crash
-        fault.message = _CRASHES.get(path, problem.title)
-    else:
-        fault.message = f"{problem.title}. {problem.detail}".removesuffix(". ")
-    return fault
-
-
 class Problems:
     """Handles errors inside the application; `core` does so for the layers around it.
 
-    v0 shows the `version`, if it is not empty; without `html`, which renders a page, browsers get JSON too.
+    v0 shows the `version`, if it is not empty; without `pages`, browsers get JSON too.
     """
 
-    def __init__(self, *, version: str = "", html: Html | None = None) -> None:
+    def __init__(self, *, version: str = "", pages: Pages | None = None) -> None:
         self._version = version
-        self._html = html
+        self._pages = pages
 
     @property
     def handlers(self) -> dict[Any, Any]:
@@ -91,18 +84,25 @@ class Problems:
             HTTPException: self._http_exception,
             ResilienceError: self._core_error,
             Exception: self._core_error,
+            **dict.fromkeys(SCHEMA_ERRORS, self._schema_missing),
         }
 
     def core(self, problem: Problem, scope: Scope) -> tuple[str, bytes]:
-        shown = self._show(_of_core(problem, scope["path"]), scope)
+        fault = AppError.of(problem, problem.detail or problem.title)
+        if problem.status == 500:  # noqa: PLR2004 - the status of a crash
+            fault.message = _CRASHES.get(scope["path"], problem.title)
+        else:
+            fault.message = f"{problem.title}. {problem.detail}".removesuffix(". ")
+        shown = self._show(fault, scope)
         return shown.headers["content-type"], bytes(shown.body)
 
     def _show(self, fault: AppError, scope: Scope) -> Response:
-        if self._html is not None and _wants_page(scope):
-            return self._html(fault, scope)
-        context = current_request()
+        context, path = current_request(), scope["path"]
         request_id = context.request_id if context else ""
-        kind, body = render(fault, path=scope["path"], request_id=request_id, version=self._version)
+        accepted = ", ".join(Headers(scope=scope).getlist("accept")).lower()
+        if self._pages is not None and "text/html" in accepted and not path.startswith("/api/"):
+            return _page(self._pages, fault, scope, request_id=request_id)
+        kind, body = render(fault, path=path, request_id=request_id, version=self._version)
         return Response(body, fault.status, {"content-type": kind})
 
     async def _core_error(self, request: Request, error: Exception) -> ASGIApp:
@@ -114,7 +114,7 @@ class Problems:
         keep_private(request.scope["path"], response)
         return response
 
-    async def schema_missing(self, request: Request, error: Exception) -> Response:
+    async def _schema_missing(self, request: Request, error: Exception) -> Response:
         if (context := current_request()) is not None and not context.error_type:
             context.error_type = "schema_missing"
         detail = "The database is not ready: an operator must run `postfacta doctor`"
@@ -122,36 +122,21 @@ class Problems:
 
     async def _http_exception(self, request: Request, error: HTTPException) -> Response:
         path: str = request.scope["path"]
+        fault: AppError = MalformedError("The request cannot be read")
         if error.status_code == MethodNotAllowedError.status:
             detail = f"Method '{request.method}' is not allowed for '{path}'"
-            return await self._app_error(request, MethodNotAllowedError(detail, headers=error.headers))
-        if error.status_code != NotFoundError.status:
-            return await self._app_error(request, MalformedError("The request cannot be read"))
-        target = redirect_target(path, request.app.routes)
-        if target is None:
-            return await self._app_error(request, NotFoundError(f"Endpoint '{path}' does not exist"))
-        query = request.scope["query_string"].decode("latin-1")
-        status = 301 if request.method in {"GET", "HEAD"} else 307
-        return RedirectResponse(target + (f"?{query}" if query else ""), status)
+            fault = MethodNotAllowedError(detail, headers=error.headers)
+        elif error.status_code == NotFoundError.status:
+            if (target := redirect_target(path, request.app.routes)) is not None:
+                status = 301 if request.method in {"GET", "HEAD"} else 307
+                return RedirectResponse(_with_query(target, request.scope), status)
+            fault = NotFoundError(f"Endpoint '{path}' does not exist")
+        return await self._app_error(request, fault)
 
 
-def keep_private(path: str, response: Response) -> None:
-    """Keep caches from sharing API responses, or reusing them without revalidation."""
-    if path.startswith("/api/"):
-        headers = response.raw_headers
-        names = [name for name, _ in headers]
-        if b"cache-control" not in names:
-            headers.append((b"cache-control", b"private, no-cache"))
-        if b"vary" in names:
-            response.headers.add_vary_header("Authorization, Cookie")
-        else:
-            headers.append((b"vary", b"Authorization, Cookie"))
-
-
-def _wants_page(scope: Scope) -> bool:
-    if scope["path"].startswith("/api/"):
-        return False
-    return any(name == b"accept" and b"text/html" in value.lower() for name, value in scope["headers"])
+def _with_query(path: str, scope: Scope) -> str:
+    query = scope["query_string"].decode("latin-1")
+    return f"{path}?{query}" if query else path
 
 
 def redirect_target(path: str, routes: Iterable[BaseRoute]) -> str | None:
@@ -162,3 +147,37 @@ def redirect_target(path: str, routes: Iterable[BaseRoute]) -> str | None:
     scope = {"type": "http", "method": "GET", "path": target}
     known = any(route.matches(scope)[0] is not Match.NONE for route in routes)
     return quote(target) if known else None
+
+
+def _page(pages: Pages, fault: AppError, scope: Scope, *, request_id: str) -> Response:
+    """Render an error; offer an unsaved form again, and lead unauthenticated users to sign-in."""
+    sign_in, typed = None, scope.get(TYPED)
+    if fault.status == UnauthenticatedError.status:
+        sign_in = f"/signin?next={quote(_came_from(scope), safe='/')}"
+        if not typed:
+            return RedirectResponse(sign_in, 303)
+    shown = {"here": "problem", "title": fault.title, "detail": fault.detail, "request_id": request_id}
+    context = {**shown, "typed": typed, "path": quote(scope["path"]), "sign_in": sign_in}
+    # There is no principal if it was refused before authentication.
+    context["principal"] = scope.get(PRINCIPAL)
+    return pages.page("problem.html", context, status=fault.status)
+
+
+def _came_from(scope: Scope) -> str:
+    if scope["method"] in {"GET", "HEAD"}:
+        return _with_query(scope["path"], scope)
+    headers = Headers(scope=scope)
+    host, _, path = headers.get("referer", "").partition("://")[2].partition("/")
+    return f"/{path.partition('?')[0]}" if host == headers.get("host") else "/"
+
+
+@routes.page("/problems/{slug}", Access.OPEN)
+async def explain(*, slug: str) -> Page:
+    known = (*REFUSALS, *PROBLEMS.values(), problem_of(Exception()))
+    kinds = {it.code: (it.title, it.detail) for it in reversed(known)}  # Of several, the first.
+    kinds |= {cls.slug: (cls.title, "") for cls in AppError.__subclasses__()}
+    if slug not in kinds:
+        raise NotFoundError(f"No such problem: '{slug}'")
+    title, detail = kinds[slug]
+    context = {"title": title, "detail": detail, "slug": slug, "request_id": "", "typed": None}
+    return Page("problem.html", context)

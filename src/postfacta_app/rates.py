@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from starlette.requests import Request
@@ -12,7 +12,6 @@ from postfacta_adapters.limits import SharedStore
 from postfacta_core.asgi import RateLimit, RouteOptions
 from postfacta_core.clock import LUCK, Luck
 from postfacta_core.context import current_request
-from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.errors import LoadShedError
 from postfacta_core.events import Observer
 from postfacta_core.limits._rates import Rate
@@ -21,7 +20,7 @@ from postfacta_core.limits.rate import RateLimiter, parse_rates
 from .errors import RateLimitedError
 from .principal import ANONYMOUS, Principal
 from .settings import RateOf, Settings
-from .web.routes import Admit, RouteClass, Rule
+from .web.slices import Admit, RouteClass, Rule
 
 _PER_SITE: Final = 10  # The networks of one IPv6 /48 count as this many addresses.
 
@@ -32,12 +31,12 @@ def route_options(rules: Iterable[Rule]) -> list[RouteOptions]:
     A path without parameters has what its route's class has; for others the method decides. Probes have no
     rate limit by address, nor do routes whose callers retry only after 5xx, which `limited` counts.
     """
-    read = transfer_limits(RouteClass.READ)
+    read = RouteClass.READ
     return [
         *(
             RouteOptions(
                 routes=[f"{rule.method} {rule.path}"],
-                limits=read if rule.method == "GET" else transfer_limits(rule.route_class),
+                limits=rule.route_class.limits,
                 cancel_on_disconnect=rule.method == "GET",
                 priority=rule.route_class.priority,
                 rate_limits=() if rule.only_5xx or rule.route_class is RouteClass.PROBE else None,
@@ -46,17 +45,10 @@ def route_options(rules: Iterable[Rule]) -> list[RouteOptions]:
             if "{" not in rule.path
         ),
         RouteOptions(
-            routes=["GET /{path:path}"],
-            limits=read,
-            cancel_on_disconnect=True,
-            priority=RouteClass.READ.priority,
+            routes=["GET /{path:path}"], limits=read.limits, cancel_on_disconnect=True, priority=read.priority
         ),
-        RouteOptions(routes=["OPTIONS /{path:path}"], limits=read),
+        RouteOptions(routes=["OPTIONS /{path:path}"], limits=read.limits),
     ]
-
-
-def transfer_limits(of: RouteClass = RouteClass.WRITE) -> TransferLimits:
-    return TransferLimits(max_body_bytes=of.body_bytes)
 
 
 def address_limits(settings: Settings) -> list[RateLimit]:
@@ -81,8 +73,8 @@ def limited(
 
     Those hold over all addresses and tokens. Routes that answer 503 are limited by address here, before.
     """
-    named: Mapping[str, RateOf]
-    named = {"address_retrying": "address", "read": "read", "write": "write", "ingest": "ingest"}
+    named: dict[str, RateOf] = {"read": "read", "write": "write", "ingest": "ingest"}
+    named["address_retrying"] = "address"
     limiters = {
         name: RateLimiter(name, rate, store=store, observer=observer)
         for name, of in named.items()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import anyio
 import pytest
 
-from postfacta_app.aside import LARGE, aside, aside_locked
+from postfacta_app.aside import LARGE, aside
 
 
 @dataclass
@@ -46,12 +46,12 @@ def held() -> Iterator[Held]:
 
 async def test_what_is_small_is_done_here() -> None:
     assert await aside(LARGE - 1, threading.get_ident) == threading.get_ident()
-    assert await aside_locked(LARGE - 1, threading.get_ident) == threading.get_ident()
+    assert await aside(LARGE - 1, threading.get_ident, has_lock=True) == threading.get_ident()
 
 
 async def test_what_is_large_is_done_elsewhere() -> None:
     assert await aside(LARGE, threading.get_ident) != threading.get_ident()
-    assert await aside_locked(LARGE, threading.get_ident) != threading.get_ident()
+    assert await aside(LARGE, threading.get_ident, has_lock=True) != threading.get_ident()
 
 
 async def test_a_thread_at_work_gives_way_within_a_millisecond() -> None:
@@ -69,7 +69,7 @@ async def test_two_are_at_work_at_once_and_who_holds_a_lock_goes_past_them(held:
         for name in ("first", "second", "third"):
             tasks.start_soon(held.wait_for, name)
         await held.wait_begun(2)
-        assert await aside_locked(LARGE, sorted, held.begun) == ["first", "second"]
+        assert await aside(LARGE, sorted, held.begun, has_lock=True) == ["first", "second"]
         held.gate.set()
     assert sorted(held.begun) == ["first", "second", "third"]
 

@@ -19,7 +19,7 @@ from postfacta_app import flags
 from postfacta_app.app import declared
 from postfacta_app.flags import FLAGS, State, Switches, read_flags
 from postfacta_app.settings import SettingsError
-from postfacta_app.web.routes import RouteClass
+from postfacta_app.web.slices import RouteClass
 from postfacta_core.clock import WALL
 from postfacta_postgres import Database
 from tests.app.live import NEW, Service, in_process

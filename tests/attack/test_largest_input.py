@@ -16,7 +16,7 @@ import asyncpg
 import httpx2
 import pytest
 
-from postfacta_app.web.routes import Rule
+from postfacta_app.web.slices import Rule
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.live import PATCH_JSON
 from tests.app.test_access import table
@@ -199,7 +199,7 @@ def test_no_write_holds_the_loop(route: str, attack: Attack) -> None:
     is_form = not (rule.path.startswith("/api/") or rule.path in {"/login", "/register"})
     kind = "application/x-www-form-urlencoded" if is_form else "application/json"
     kind = PATCH_JSON if rule.method == "PATCH" else kind
-    size = rule.route_class.body_bytes
+    size = rule.route_class.limits.max_body_bytes
     for body in _hostile_forms(size) if is_form else _hostile(size):
         attack.send(rule, body=body[:size], kind=kind)
     for legal in _legal(route, attack.world):

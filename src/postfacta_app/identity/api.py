@@ -20,8 +20,7 @@ from ..principal import Access
 from ..web.body import parse
 from ..web.forms import Typed, attempt, fields_of, formed, is_same_origin, read_form, sent_fields
 from ..web.paging import Paged
-from ..web.routes import RouteClass
-from ..web.slices import Call, Fields, Fill, Matches, Page, Reply, Routes
+from ..web.slices import Call, Fields, Fill, Matches, Page, Reply, RouteClass, Routes
 from . import accounts, model
 from .accounts import Accounts, LocalAccounts, session_cookie
 from .guard import PRESENTED, Guard

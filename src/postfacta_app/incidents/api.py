@@ -27,8 +27,7 @@ from ..principal import Access
 from ..web.body import read_query
 from ..web.forms import Typed, fields_of, formed, read_typed_time
 from ..web.paging import Listed, next_page
-from ..web.routes import RouteClass
-from ..web.slices import Fields, Fill, Matches, Now, Page, Reply, Routes, made
+from ..web.slices import Fields, Fill, Matches, Now, Page, Reply, RouteClass, Routes, made
 from . import access, model
 from .access import COLUMNS, Ref, Share, check_active, lock, seen
 from .model import Change, Incident, Kind, NewIncident, Severity, Status, Visibility, check_time

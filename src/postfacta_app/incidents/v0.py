@@ -20,11 +20,10 @@ from ..aside import aside
 from ..db import Answer, Transactions, Unit
 from ..errors import MalformedError, NotFoundError
 from ..principal import Access
-from ..problems import encode
 from ..web.body import Time, format_time, idempotency_key, read_json, read_moment
 from ..web.paging import decode_cursor, encode_cursor, next_link
-from ..web.routes import RouteClass
-from ..web.slices import Call, Fill, Now, Routes, part
+from ..web.render import encode
+from ..web.slices import Call, Fill, Now, RouteClass, Routes, part
 from .api import declare
 from .model import Description, Reporter, Severity, Status, Title
 

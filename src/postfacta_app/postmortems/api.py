@@ -27,8 +27,7 @@ from ..timeline.kept import digest_in
 from ..timeline.rules import RULES
 from ..web.body import if_match, if_none_match
 from ..web.paging import Paged
-from ..web.routes import RouteClass
-from ..web.slices import Call, Fill, Reply, Routes, Snapshot, made
+from ..web.slices import Call, Fill, Reply, RouteClass, Routes, Snapshot, made
 from . import model
 
 READ, WRITE = Access.READ, Access.WRITE

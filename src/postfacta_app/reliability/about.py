@@ -23,10 +23,9 @@ from postfacta_slo.status.watch import Watch
 
 from ..aside import LARGE
 from ..principal import Access
-from ..problems import encode
 from ..settings import SettingsError
-from ..web.routes import RouteClass
-from ..web.slices import Page, Routes, part
+from ..web.render import encode
+from ..web.slices import Page, RouteClass, Routes, part
 
 OPEN = Access.OPEN
 routes: Final = Routes("page")

@@ -16,15 +16,14 @@ from pydantic import JsonValue
 
 from postfacta_core.telemetry.redaction import REDACTED, redact, redact_text
 
-from ..aside import aside, aside_locked
+from ..aside import aside
 from ..db import VISIBLE, Query, Reader, Unit, Where, new_id, sees
 from ..errors import ForbiddenError, InvalidFieldsError, NotFoundError
 from ..incidents.access import Ref, lock_active, not_kept, read_ref
 from ..incidents.model import Incident, Visibility
 from ..principal import Access, Principal
 from ..web.body import parse, read_body, read_json
-from ..web.routes import RouteClass
-from ..web.slices import Call, Fill, Now, Routes
+from ..web.slices import Call, Fill, Now, RouteClass, Routes
 from . import model
 from .alertmanager import Labels, Webhook, read_alerts
 from .model import Attached, Batch, Fact, Ingested, ItemResult, Key, Result, Signal
@@ -297,7 +296,8 @@ async def _insert(unit: Unit, facts: Sequence[Fact]) -> Mapping[Key, UUID]:
     """Write those with new keys, which are distinct; wait for concurrent writers of the same keys."""
     if not facts:
         return {}
-    texts = await aside_locked(2_000 * len(facts), lambda: json.dumps([_row(fact) for fact in facts]))
+    size = 2_000 * len(facts)
+    texts = await aside(size, lambda: json.dumps([_row(fact) for fact in facts]), has_lock=True)
     rows = await unit.fetch(_INSERT, texts, unit.principal.actor, operation="signal_insert")
     return {(row["source"], row["external_id"]): row["id"] for row in rows}
 

@@ -18,8 +18,7 @@ from ..incidents.model import Incident, check_time
 from ..principal import Access, Principal
 from ..web.body import if_none_match, parse, read_body, read_json
 from ..web.paging import Paged, next_link
-from ..web.routes import RouteClass
-from ..web.slices import Call, Fill, Matches, Now, Routes, part
+from ..web.slices import Call, Fill, Matches, Now, RouteClass, Routes, part
 from . import model
 from .kept import KeptTimelines, TimelinePage, TimelineQuery, digest_in
 

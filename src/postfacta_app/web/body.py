@@ -8,35 +8,27 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated, Final, TypeVar, cast, get_args, get_origin
+from functools import cache, partial
+from typing import Annotated, Any, Final, NamedTuple, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationError
-from pydantic_core import ErrorDetails
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
+from .. import errors
 from ..aside import aside
-from ..errors import (
-    FieldError,
-    InvalidFieldsError,
-    MalformedError,
-    PreconditionFailedError,
-    PreconditionRequiredError,
-    UnsupportedMediaTypeError,
-)
 
 M = TypeVar("M", bound=BaseModel)
 
-MOST_PARTS: Final = 100_000
-"""The most commas and opening brackets of a JSON text: each is a value of about 100 bytes in memory."""
+_MOST_PARTS: Final = 100_000  # Commas and opening brackets: each is a value of about 100 bytes in memory.
 _CONTAINERS: Final = (dict, list)
 _MOST_ERRORS: Final = 100  # Errors listed in one response.
 _DEPTH: Final = 100  # far above our models, far below Python's recursion limit
-# What a text may hold only by an escape, and must not: U+0000, and halves of surrogate pairs.
-_ODD: Final = re.compile(rb"\\u(?:0000|d[89a-f])", re.IGNORECASE)
+_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # The backslashes before it are escaped themselves.
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _JSON_TYPE: Final = re.compile(r"application/([a-z0-9.+-]+\+)?json", re.IGNORECASE)
 
@@ -46,86 +38,65 @@ def parse_json(body: bytes) -> object:
 
     Lone surrogates become U+FFFD, since they cannot be encoded. A repeated key counts where it is last.
     """
-    if _parts(body) > MOST_PARTS:
-        raise MalformedError(f"more than {MOST_PARTS:,} commas and brackets")
+    if _commas(body) > _MOST_PARTS and _commas(_outside(body)) > _MOST_PARTS:
+        raise errors.MalformedError(f"more than {_MOST_PARTS:,} commas and brackets")
+    if b"\\u0000" in body and _NUL.search(body):
+        raise errors.MalformedError("a text contains U+0000")
     try:
         text = body.decode("utf-8")
+        if not text.strip(" \t\r\n"):
+            raise errors.MalformedError("EOF")
+        value = _loads(text)
+        _check_depth(value if type(value) in _CONTAINERS else (), 1)
     except UnicodeDecodeError:
-        raise MalformedError("the text is not UTF-8") from None
-    if not text.strip(" \t\r\n"):
-        raise MalformedError("EOF")
-    try:
-        value = json.loads(text, parse_constant=_constant, parse_float=_finite, object_pairs_hook=_object)
-        _check_depth(value, 0)
+        raise errors.MalformedError("the text is not UTF-8") from None
     except json.JSONDecodeError as error:
-        raise MalformedError(f"not JSON at line {error.lineno}, column {error.colno}") from None
+        raise errors.MalformedError(f"not JSON at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
-        raise MalformedError("nested too deeply") from None
+        raise errors.MalformedError("nested too deeply") from None
     except ValueError:  # int() rejects numbers of thousands of digits
-        raise MalformedError("a number is too large") from None
-    return _clean(value) if _ODD.search(body) else value
-
-
-def _parts(body: bytes) -> int:
-    """Bound the commas and opening brackets before parsing; those in strings only count if there are too many."""
-    count = _commas(body)
-    if count <= MOST_PARTS:
-        return count
-    body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # Each string follows one of them, or a key that does: so there are less than twice as many.
-    return count if body.count(b'"') > 5 * MOST_PARTS else _commas(b"".join(body.split(b'"')[::2]))
+        raise errors.MalformedError("a number is too large") from None
+    # By now the halves of a pair are one character.
+    is_odd = _SURROGATE.search(body)
+    return _loads(_LONE_SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False))) if is_odd else value
 
 
 def _commas(text: bytes) -> int:
     return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
-def _constant(name: str) -> object:
-    raise MalformedError(f"{name} is not JSON")
+def _outside(body: bytes) -> bytes:
+    """Return what is outside of strings; if there are too many of them, all."""
+    body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # Each string follows a comma or bracket, or a key that does: so there are less than twice as many.
+    return body if body.count(b'"') > 5 * _MOST_PARTS else b"".join(body.split(b'"')[::2])
 
 
 def _finite(text: str) -> float:
     number = float(text)
-    if math.isinf(number):
-        raise MalformedError("a number is too large")
+    if not math.isfinite(number):
+        raise errors.MalformedError("a number is too large" if text[-1].isdigit() else f"{text} is not JSON")
     return number
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        members.clear()
-        for key, value in pairs:
-            members.pop(key, None)
-            members[key] = value
+        newest_first = dict.fromkeys(key for key, _ in reversed(pairs))
+        members = {key: members[key] for key in reversed(newest_first)}
     return members
 
 
-def _check_depth(value: object, depth: int) -> None:
-    if isinstance(value, dict):
-        value = list(cast("dict[str, object]", value).values())
-    if isinstance(value, list):
-        if depth == _DEPTH:
-            raise MalformedError("nested too deeply")
-        for item in cast("list[object]", value):
-            if type(item) in _CONTAINERS:
-                _check_depth(item, depth + 1)
+_loads: Final = partial(json.loads, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_object)
 
 
-def _clean(value: object) -> object:
-    if isinstance(value, str):
-        return _text(value)
-    if isinstance(value, list):
-        return [_clean(item) for item in cast("list[object]", value)]
-    if isinstance(value, dict):
-        return {_text(key): _clean(item) for key, item in cast("dict[str, object]", value).items()}
-    return value
-
-
-def _text(text: str) -> str:
-    if "\0" in text:
-        raise MalformedError("a text contains U+0000")
-    return _LONE_SURROGATE.sub("\ufffd", text)
+def _check_depth(container: Any, depth: int) -> None:
+    if depth > _DEPTH:
+        raise errors.MalformedError("nested too deeply")
+    is_object = isinstance(container, dict)
+    for item in cast("dict[str, object]", container).values() if is_object else container:
+        if type(item) in _CONTAINERS:
+            _check_depth(item, depth + 1)
 
 
 async def read_json(request: Request) -> object:
@@ -136,7 +107,7 @@ async def read_json(request: Request) -> object:
 async def read_body(request: Request, model: type[M]) -> M:
     given = [text.partition(";")[0].strip() for text in request.headers.getlist("content-type")]
     if len(given) != 1 or not _JSON_TYPE.fullmatch(given[0]):
-        raise UnsupportedMediaTypeError("Send JSON, with Content-Type: application/json")
+        raise errors.UnsupportedMediaTypeError("Send JSON, with Content-Type: application/json")
     body = await request.body()
     return await aside(len(body), lambda: parse(model, parse_json(body)))
 
@@ -146,16 +117,8 @@ def parse(model: type[M], value: object) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as invalid:
-        errors = [_field_error(error, _pointer(error["loc"])) for error in _details(invalid)]
-        raise InvalidFieldsError("Correct the fields named in errors", errors=errors) from None
-
-
-def _details(invalid: ValidationError) -> list[ErrorDetails]:
-    return invalid.errors(include_url=False, include_context=False, include_input=False)[:_MOST_ERRORS]
-
-
-def _pointer(location: tuple[int | str, ...]) -> str:
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+        wrong = _field_errors(invalid)
+        raise errors.InvalidFieldsError("Correct the fields named in errors", errors=wrong) from None
 
 
 _WORDS: Final = {
@@ -165,10 +128,14 @@ _WORDS: Final = {
 }
 
 
-def _field_error(error: ErrorDetails, pointer: str) -> FieldError:
-    message = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
-    code, message = _WORDS.get(error["type"], (error["type"], message.replace("String should", "must")))
-    return FieldError(pointer, code, message)
+def _field_errors(invalid: ValidationError) -> list[errors.FieldError]:
+    found: list[errors.FieldError] = []
+    for error in invalid.errors(include_url=False, include_context=False, include_input=False)[:_MOST_ERRORS]:
+        pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in error["loc"])
+        message = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
+        words = error["type"], message.replace("String should", "must")
+        found.append(errors.FieldError(pointer, *_WORDS.get(error["type"], words)))
+    return found
 
 
 # Parameters
@@ -179,75 +146,76 @@ def read_query(query: QueryParams, model: type[M], *, is_page: bool = False) -> 
 
     Unknown ones are refused: an ignored filter would return wrong results. A page ignores what trackers add.
     """
-    lists = {field.alias or name: _is_list(field.annotation) for name, field in model.model_fields.items()}
+    lists = _lists(model)
     values: dict[str, object] = {}
-    errors: list[FieldError] = []
+    wrong: list[errors.FieldError] = []
     asked = [name for name in dict.fromkeys(query) if name in lists or not is_page]
     for name in asked:
         given = query.getlist(name)
         if name not in lists:
-            errors.append(FieldError(f"?{name}", "unknown", "is not a known parameter"))
+            wrong.append(errors.FieldError(f"?{name}", "unknown", "is not a known parameter"))
         elif any("\0" in text for text in given):
-            errors.append(FieldError(f"?{name}", "nul", "contains U+0000"))
+            wrong.append(errors.FieldError(f"?{name}", "nul", "contains U+0000"))
         elif lists[name]:
             values[name] = given
         elif len(given) > 1:
-            errors.append(FieldError(f"?{name}", "repeated", "may be given once"))
+            wrong.append(errors.FieldError(f"?{name}", "repeated", "may be given once"))
         else:
             values[name] = given[0]
     try:
-        if not errors:
+        if not wrong:
             return model.model_validate(values)
     except ValidationError as invalid:
-        errors = [
-            _field_error(error, f"?{error['loc'][0]}" if error["loc"] else "?") for error in _details(invalid)
-        ]
-    raise MalformedError("Correct the parameters named in errors", errors=errors)
+        wrong = [replace(it, pointer=f"?{it.pointer[1:].partition('/')[0]}") for it in _field_errors(invalid)]
+    raise errors.MalformedError("Correct the parameters named in errors", errors=wrong)
 
 
-def _is_list(annotation: object) -> bool:
-    origin = get_origin(annotation)
-    if origin in {list, tuple, set, frozenset}:
-        return True
-    return any(_is_list(part) for part in get_args(annotation)) if origin is not None else False
+@cache
+def _lists(model: type[BaseModel]) -> Mapping[str, bool]:
+    """Return the names of a model's fields, and whether each is a list."""
+    fields = model.model_fields.items()
+    return {field.alias or name: list in kinds(field.annotation) for name, field in fields}
+
+
+def kinds(annotation: object) -> Iterator[object]:
+    """Yield all types of which an annotation is made."""
+    yield annotation
+    yield get_origin(annotation)
+    for part in get_args(annotation):
+        yield from kinds(part)
 
 
 # Preconditions and keys
 
-_ETAG: Final = re.compile(r'\s*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
+_ETAG: Final = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
+_ETAGS: Final = re.compile(rf"\s*(?:\*|{_ETAG}(?:\s*,\s*{_ETAG})*(?:\s*,)?)\s*")
 
 
 def if_match(request: Request, current: str) -> None:
     """Raise unless `If-Match` names `current`, the stored version's strong ETag, quotes included."""
-    given = request.headers.getlist("if-match")
-    if not given:
-        raise PreconditionRequiredError("Send If-Match with the ETag of the version you change")
-    named = list(_etags("If-Match", given))
+    named = _etags(request, "If-Match")
+    if not named:
+        raise errors.PreconditionRequiredError("Send If-Match with the ETag of the version you change")
     if "*" not in named and current not in named:
-        raise PreconditionFailedError("It has changed: read it again, then retry", headers={"ETag": current})
+        raise errors.PreconditionFailedError(
+            "It has changed: read it again, then retry", headers={"ETag": current}
+        )
 
 
 def if_none_match(request: Request, etag: str) -> bool:
     """Return whether the client has this version, so that the response is 304; compares weakly."""
-    given = request.headers.getlist("if-none-match")
-    if not given:
+    if "if-none-match" not in request.headers:
         return False
-    known = {tag.removeprefix("W/") for tag in _etags("If-None-Match", given)}
+    known = {tag.removeprefix("W/") for tag in _etags(request, "If-None-Match")}
     return "*" in known or etag.removeprefix("W/") in known
 
 
-def _etags(header: str, given: Sequence[str]) -> Iterator[str]:
+def _etags(request: Request, header: str) -> list[str]:
+    given = request.headers.getlist(header)
     text = ", ".join(given)
-    if text.strip() == "*":
-        yield "*"
-        return
-    at = 0
-    while at < len(text) or not text:
-        found = _ETAG.match(text, at)
-        if found is None:
-            raise MalformedError(f'{header}: an entity tag must be in double quotes, as in "inc-3"')
-        yield found[1]
-        at = found.end()
+    if given and _ETAGS.fullmatch(text) is None:
+        raise errors.MalformedError(f'{header}: an entity tag must be in double quotes, as in "inc-3"')
+    return re.findall(rf"\*|{_ETAG}", text)
 
 
 _BARE_KEY: Final = re.compile(r"[\x21\x23-\x7e][\x21-\x7e]*")
@@ -261,27 +229,23 @@ def idempotency_key(request: Request) -> str | None:
     if not given:
         return None
     text = given[0].strip()
-    if (quoted := _QUOTED_KEY.fullmatch(text)) is not None:
-        key = re.sub(r"\\(.)", r"\1", quoted[1])
-    else:
-        key = text if _BARE_KEY.fullmatch(text) else ""
-    if len(given) > 1 or not 1 <= len(key) <= _LONGEST_KEY:
-        raise MalformedError("Idempotency-Key must be 1 to 255 visible ASCII characters, given once")
+    quoted = _QUOTED_KEY.fullmatch(text)
+    key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else text
+    if len(given) > 1 or not 1 <= len(key) <= _LONGEST_KEY or not (quoted or _BARE_KEY.fullmatch(text)):
+        raise errors.MalformedError("Idempotency-Key must be 1 to 255 visible ASCII characters, given once")
     return key
 
 
 # Times
 
 _RFC3339: Final = re.compile(
-    r"(?P<year>\d{4})(?P<rest>-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d)(?:\.(?P<fraction>\d+))?"
-    r"(?P<zone>Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
+    r"(\d{4})(-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d)(?:\.(\d+))?(Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
     re.ASCII,
 )
 _NANO: Final = 9
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(NamedTuple):
     """A time as written, and as an instant."""
 
     text: str  # RFC 3339 with the original offset, up to nine fractional digits, without trailing zeros
@@ -293,24 +257,17 @@ def read_moment(text: str) -> Moment:
     found = _RFC3339.fullmatch(text)
     if found is None:
         raise ValueError("must be a time with an offset, such as 2026-02-07T10:00:00Z")
-    year, rest, fraction, zone = (
-        found["year"],
-        found["rest"],
-        (found["fraction"] or "")[:_NANO],
-        found["zone"],
-    )
-    if zone in {"+00:00", "-00:00"}:
-        zone = "Z"
+    year, rest, fraction, zone = found.groups("")
+    zone = "Z" if zone[1:] == "00:00" else zone
     try:
         # Python has no year 0; the year 400 has the same calendar.
         at = datetime.fromisoformat(f"{'0400' if year == '0000' else year}{rest}.{fraction:0<6.6}{zone}")
+        instant = None if year == "0000" else at.astimezone(UTC)
     except ValueError:
         raise ValueError("must be a day that exists") from None
-    try:
-        instant = None if year == "0000" else at.astimezone(UTC)
     except OverflowError:
         instant = None
-    digits = f".{fraction}".rstrip("0").rstrip(".")
+    digits = f".{fraction[:_NANO]}".rstrip("0").rstrip(".")
     return Moment(f"{year}{rest}{digits}{zone}", instant)
 
 
@@ -328,21 +285,13 @@ def format_time(at: datetime) -> str:
     return at.isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 
-def _time_field(value: object) -> object:
-    if isinstance(value, datetime):
-        return value
-    if not isinstance(value, str):
-        raise ValueError("must be a time with an offset, such as 2026-02-07T10:00:00Z")  # noqa: TRY004 - pydantic expects it
-    return parse_time(value)
+def _time_field(value: object) -> datetime:
+    return value if isinstance(value, datetime) else parse_time(str(value))
 
 
 Time = Annotated[datetime, BeforeValidator(_time_field), PlainSerializer(format_time, when_used="json")]
 """A field of a model that holds an instant."""
 
 
-def _whole(value: object) -> object:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-WHOLE = BeforeValidator(_whole)
+WHOLE = BeforeValidator(lambda it: int(it) if isinstance(it, float) and it.is_integer() else it)
 """The last annotation of a strict `int` field: JSON has one number type, so 1.0 is an integer too."""

@@ -7,25 +7,19 @@ import hmac
 import math
 import re
 import secrets
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any, Final, TypeVar, cast, get_args
-from urllib.parse import parse_qs, urlsplit
+from typing import Any, Final, TypeVar, cast
+from urllib.parse import parse_qs
 
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from postfacta_core.asgi import problem_of
-from postfacta_core.errors import (
-    DeadlineExceededError,
-    InvalidInputError,
-    OutcomeUnknownError,
-    ResilienceError,
-    StoppedError,
-)
+from postfacta_core.errors import InvalidInputError, RejectedError, ResilienceError
 
 from .. import errors
 from ..principal import Principal
@@ -44,11 +38,6 @@ def csrf_token(secret: str) -> str:
     return hashlib.sha256(b"postfacta csrf\n" + secret.encode()).hexdigest()
 
 
-def is_csrf_token(given: str, principal: Principal) -> bool:
-    expected = principal.session_csrf
-    return expected is not None and hmac.compare_digest(given.encode(), expected.encode())
-
-
 def is_same_origin(headers: Mapping[str, str], trusted: Sequence[str] = ()) -> bool:
     """Return whether a request comes from our own pages or a trusted origin.
 
@@ -59,15 +48,8 @@ def is_same_origin(headers: Mapping[str, str], trusted: Sequence[str] = ()) -> b
         return True
     if (site := headers.get("sec-fetch-site")) is not None:
         return site == "same-origin"
-    try:
-        host = urlsplit(origin).netloc
-    except ValueError:
-        return False
-    return bool(host) and host.lower() == headers.get("host", "").lower()
-
-
-def new_key() -> str:
-    return secrets.token_urlsafe(16)
+    host = origin.partition("://")[2].lower()
+    return bool(host) and host == headers.get("host", "").lower()
 
 
 async def read_form(request: Request, principal: Principal) -> dict[str, str]:
@@ -75,12 +57,12 @@ async def read_form(request: Request, principal: Principal) -> dict[str, str]:
 
     Line endings become line feeds. A `key`, if present, is a valid idempotency key; no text contains U+0000.
     """
-    fields = await sent_fields(request)
-    given = fields.pop("csrf", "")
-    # Browsers do not send an Authorization header by themselves.
-    if principal.session_csrf is not None and not (
-        is_same_origin(request.headers) and is_csrf_token(given, principal)
-    ):
+    fields, expected = await sent_fields(request), principal.session_csrf
+    given = fields.pop("csrf", "").encode()
+    is_ours = expected is None or (  # Browsers do not send an Authorization header by themselves.
+        is_same_origin(request.headers) and hmac.compare_digest(given, expected.encode())
+    )
+    if not is_ours:
         raise errors.ForbiddenError("This form is out of date: reload the page and try again")
     if "\0" in "".join([*fields, *fields.values()]):
         raise errors.MalformedError("A text contains U+0000")
@@ -112,53 +94,35 @@ def formed(model: type[M], fields: Mapping[str, object], now: datetime | None = 
     Instants are `read_typed_time`, lists are split at commas and spaces, numbers decimal; only texts are read.
     """
     typed: dict[str, object] = {}
-    wrong: list[errors.FieldError] = []
+    mistimed: dict[str, errors.FieldError] = {}
     for own, about in model.model_fields.items():
-        name, kinds = about.alias or own, [*_kinds(about.annotation)]
-        value = fields.get(name, "")
-        if isinstance(value, str) and not (value.strip() if datetime in kinds else value):
+        name, kinds = about.alias or own, [*body.kinds(about.annotation)]
+        value = typed[name] = fields.get(name, "")
+        if not isinstance(value, str):
             continue
-        try:
-            typed[name] = _typed(value, kinds, now)
-        except ValueError as error:
-            wrong.append(errors.FieldError(f"/{name}", "time", str(error)))
+        if datetime in kinds:
+            try:
+                typed[name] = read_typed_time(value, now) if value.strip() else ""
+            except ValueError as error:  # It is refused below.
+                mistimed[f"/{name}"] = errors.FieldError(f"/{name}", "time", str(error))
+        elif list in kinds and value:
+            typed[name] = re.findall(r"[^,\s]+", value)
+        elif int in kinds and value.isascii() and value.isdecimal() and len(value) < _LONGEST_NUMBER:
+            typed[name] = int(value)
     try:
-        made = body.parse(model, typed)
+        return body.parse(model, {name: value for name, value in typed.items() if value != ""})
     except errors.InvalidFieldsError as refusal:
-        named = {error.pointer for error in wrong}
-        wrong += [error for error in refusal.errors if error.pointer not in named]
-    else:
-        if not wrong:
-            return made
-    raise errors.InvalidFieldsError("Some fields are invalid", errors=wrong)
-
-
-def _typed(value: object, kinds: Sequence[object], now: datetime | None) -> object:
-    if not isinstance(value, str):
-        return value
-    if datetime in kinds:
-        return read_typed_time(value, now)
-    if list in kinds:
-        return re.findall(r"[^,\s]+", value)
-    is_number = int in kinds and value.isascii() and value.isdecimal() and len(value) < _LONGEST_NUMBER
-    return int(value) if is_number else value
-
-
-def _kinds(annotation: object) -> Iterator[object]:
-    yield annotation
-    yield getattr(annotation, "__origin__", None)
-    for part in get_args(annotation):
-        yield from _kinds(part)
+        wrong = [mistimed.get(it.pointer, it) for it in refusal.errors]
+        raise errors.InvalidFieldsError("Some fields are invalid", errors=wrong) from None
 
 
 _TYPED_TIME: Final = re.compile(
-    r"(?P<day>\d{4}-\d\d-\d\d)[T ]+(?P<minute>\d\d:\d\d)(?P<second>:\d\d(?:\.\d+)?)? *(?P<zone>UTC|Z|[+-]\d\d:\d\d)?",
-    re.ASCII | re.IGNORECASE,
+    r"(\d{4}-\d\d-\d\d)[T ]+(\d\d:\d\d)(:\d\d(?:\.\d+)?)? *(UTC|Z|[+-]\d\d:\d\d)?", re.ASCII | re.IGNORECASE
 )
-
-
 _AGO: Final = re.compile(r"-(\d{1,4}) ?([smhd])", re.ASCII)
-_CLOCK: Final = re.compile(r"(?:(today|yesterday) +)?(\d?\d:\d\d)(:\d\d(?:\.\d+)?)?", re.ASCII)
+_CLOCK: Final = re.compile(
+    r"(?:(today|yesterday) +)?((?:[01]?\d|2[0-3]):[0-5]\d)(:[0-5]\d(?:\.\d+)?)?", re.ASCII
+)
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _AHEAD: Final = timedelta(minutes=5)  # A user's clock may be ahead of ours.
 
@@ -168,34 +132,27 @@ def read_typed_time(text: str, now: datetime | None = None) -> datetime:
 
     With `now`, also `now`, `-5m` (or s, h, d), `10:04` (the last one), `today 10:04` and `yesterday 22:10`.
     """
-    text = text.strip()
-    spoken = None if now is None else _spoken(text.lower(), now)
-    if spoken is not None:
-        return spoken
-    found = _TYPED_TIME.fullmatch(text)
-    if found is None:
-        others = "" if now is None else ", 10:04, -5m or now"
-        raise ValueError(f"must be a time in UTC, such as 2026-02-07 10:04{others}")
-    zone = (found["zone"] or "Z").upper().replace("UTC", "Z")
-    try:
-        return body.parse_time(f"{found['day']}T{found['minute']}{found['second'] or ':00'}{zone}")
-    except ValueError:
-        raise ValueError("must be an existing date and time") from None
-
-
-def _spoken(text: str, now: datetime) -> datetime | None:
-    if text == "now":
-        return now
-    try:
+    text, others, latest = text.strip().lower(), "", datetime.max.replace(tzinfo=UTC)
+    if now is not None:
+        others = ", 10:04, -5m or now"
+        if text == "now":
+            return now
         if ago := _AGO.fullmatch(text):
             return now - timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
-        if (clock := _CLOCK.fullmatch(text)) is None:
-            return None
-        day = now - timedelta(days=clock[1] == "yesterday")
-        at = body.parse_time(f"{day:%Y-%m-%d}T{clock[2]:0>5}{clock[3] or ':00'}Z")
-    except (ValueError, OverflowError):
-        return None
-    return at - timedelta(days=1) if clock[1] is None and at > now + _AHEAD else at
+        if clock := _CLOCK.fullmatch(text):
+            day = now - timedelta(days=clock[1] == "yesterday")
+            text = f"{day:%Y-%m-%d} {clock[2]:0>5}{clock[3] or ''}"
+            latest = latest if clock[1] else now + _AHEAD
+    found = _TYPED_TIME.fullmatch(text)
+    if found is None:
+        raise ValueError(f"must be a time in UTC, such as 2026-02-07 10:04{others}")
+    day_of, minute, second, zone = found.groups()
+    zone = (zone or "Z").upper().replace("UTC", "Z")
+    try:
+        at = body.parse_time(f"{day_of}T{minute}{second or ':00'}{zone}")
+    except ValueError:
+        raise ValueError("must be an existing date and time") from None
+    return at - timedelta(days=1) if at > latest else at
 
 
 _AWAY: Final = "Not saved: the database is unavailable. Your input is still here; send it again in a moment."
@@ -230,7 +187,7 @@ class Typed:
 
     def key(self, form: str) -> str:
         is_same = form == self.form and self.refusal is not None and not self.refusal.is_spent
-        return (self.fields.get("key") if is_same else None) or new_key()
+        return (self.fields.get("key") if is_same else None) or secrets.token_urlsafe(16)
 
 
 async def attempt(write: Awaitable[Response]) -> Response | errors.AppError:
@@ -244,9 +201,8 @@ async def attempt(write: Awaitable[Response]) -> Response | errors.AppError:
     except errors.AppError as refusal:
         return refusal
     except ResilienceError as failure:
-        unknown = isinstance(failure, OutcomeUnknownError | DeadlineExceededError | StoppedError)
         wait = str(max(1, math.ceil(failure.retry_after or 0)))
-        text = _UNKNOWN if unknown else _AWAY
+        text = _AWAY if isinstance(failure, RejectedError) else _UNKNOWN
         return errors.AppError.of(problem_of(failure), text, headers={"retry-after": wait})
 
 

@@ -4,57 +4,47 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Generic, TypeVar, cast
 from urllib.parse import urlencode
 from uuid import UUID
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints, TypeAdapter
+from pydantic_core import to_json
 from starlette.requests import Request
 
 from ..errors import InvalidCursorError, MalformedError
-from .body import format_time, parse_json, parse_time
+from .body import Time, parse_json
 
 T = TypeVar("T")
 L = TypeVar("L", bound="Listed[Any]")
 Key = tuple[datetime, UUID]  # the position of a row in a list
 _CURSOR_VERSION: Final = 1
-_READERS: Final[dict[type, Callable[[str], object]]] = {datetime: parse_time, UUID: UUID}
+# What the members of a key are; no number of ours is beyond a bigint.
+_KINDS: Final[Mapping[type, TypeAdapter[Any]]] = {
+    datetime: TypeAdapter(Time),
+    int: TypeAdapter(Annotated[int, Field(strict=True, ge=-(1 << 63), lt=1 << 63)]),
+    **{kind: TypeAdapter[Any](kind) for kind in (UUID, str, bool)},
+}
 
 
 def encode_cursor(order: str, key: Sequence[object], of_filters: str) -> str:
-    members = [_CURSOR_VERSION, order, *key, of_filters]
-    text = json.dumps(members, ensure_ascii=False, default=_text)
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def _text(value: object) -> str:
-    return format_time(value) if isinstance(value, datetime) else str(value)
+    text = to_json([_CURSOR_VERSION, order, *key, of_filters])
+    return base64.urlsafe_b64encode(text).decode().rstrip("=")
 
 
 def decode_cursor(text: str, order: str, of_filters: str, *kinds: type) -> tuple[Any, ...]:
     """Return the key of such a cursor, a `Key` or members of these types; raise if it is damaged, or another's."""
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        match cast("list[object]", parse_json(raw)):
-            case [int(version), str(given), *key, str(of)]:
-                if (version, given, of) == (_CURSOR_VERSION, order, of_filters):
-                    return tuple(_read(*it) for it in zip(kinds or (datetime, UUID), key, strict=True))
-            case _:
-                pass
-    except (ValueError, MalformedError):
+        version, given, *key, of = cast("list[Any]", parse_json(raw))
+        if (version, given, of) == (_CURSOR_VERSION, order, of_filters):
+            members = zip(kinds or (datetime, UUID), key, strict=True)
+            return tuple(_KINDS[kind].validate_python(it) for kind, it in members)
+    except (ValueError, TypeError, MalformedError):
         pass
     raise InvalidCursorError("Start again without a cursor")
-
-
-def _read(kind: type, value: object) -> object:
-    if isinstance(value, str) and kind in _READERS:
-        return _READERS[kind](value)
-    if not isinstance(value, kind) or (isinstance(value, int) and abs(value) >= 1 << 63):
-        raise ValueError(value)  # As of a text that is no time; no number of ours is beyond a bigint.
-    return value
 
 
 def filters_hash(query: BaseModel) -> str:

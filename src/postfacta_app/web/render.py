@@ -1,30 +1,42 @@
-"""Render pages: templates, filters and HTML headers."""
+"""Render pages, from templates with their filters, and JSON as version 0 has it."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+import re
+import threading
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Final
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
-from jinja2.runtime import Context
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markdown_it.rules_core import StateCore
 from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
 from postfacta_adapters.stale import StaleAnswers
 from postfacta_core.clock import MONOTONIC, WALL, Clock
+from postfacta_core.guards._kept import LastValues
 
 from ..errors import AppError
-from ..principal import Principal
 from .body import if_none_match
-from .markdown import Markdown
 
-_RENDERS = "_markdown"  # The name of the Markdown renderer in a page's context.
 MAX_STALE = 900.0  # The age in seconds up to which answers are given again while the database is unavailable.
 STATIC = Path(__file__).parent / "static"
 TEMPLATES = Path(__file__).parent / "templates"
+_SPECIAL: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
 _MAIN = b'<main id="main"><div class="wrap">'  # As in base.html; user input is escaped.
+
+
+def encode(value: object) -> bytes:
+    """Serialize JSON as the original does: compact, and safe inside HTML."""
+    # In JSON these characters only occur in strings.
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_SPECIAL)
+    return text.encode("utf-8", "replace")
 
 
 def span(length: timedelta) -> str:
@@ -56,12 +68,6 @@ def stale_answers(database: str, *, monotonic: Clock = MONOTONIC, wall: Clock = 
     )  # fmt: skip
 
 
-@pass_context
-def _markdown(context: Context, text: str) -> Markup:
-    renders: Markdown = context[_RENDERS]
-    return renders(text)
-
-
 class Pages:
     """Renders templates with the common context; the version is shown at the foot."""
 
@@ -73,10 +79,9 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._always = {"version": version, "here": ""}
+        self._always = {"version": version, "here": "", "principal": None}
         self._environment.filters.update(
             words=lambda value: str(value).replace("_", " ").capitalize(),
-            markdown=cast("Any", _markdown),  # Filters are untyped.
             iso=datetime.isoformat,
             day=lambda at: f"{at:%Y-%m-%d}",
             clock=lambda at: f"{at:%H:%M:%S}",
@@ -88,11 +93,66 @@ class Pages:
         template: str,
         context: Mapping[str, object],
         *,
-        principal: Principal | None = None,
         status: int = 200,
         headers: Mapping[str, str] | None = None,
     ) -> HTMLResponse:
-        text = self._environment.get_template(template).render(
-            {**self._always, "principal": principal, _RENDERS: Markdown(), **context}
-        )
+        shown = {**self._always, "markdown": Markdown(), **context}
+        text = self._environment.get_template(template).render(shown)
         return HTMLResponse(text, status, {"cache-control": "no-store", **(headers or {})})
+
+
+# Markdown, in which only links are active
+
+_MARKS: Final = re.compile(r"[][*_~`|<&\n]")
+_TEXT: Final = 2_000  # Marks and lines of one text, at most 45 ms.
+_PAGE: Final = 5_000  # Of all texts on a page.
+_AS_TYPED: Final = Markup(
+    '<p class="prose">{}</p><p class="quiet-text">Shown as plain text: it has too much markup.</p>'
+)
+
+
+class _Writer(MarkdownIt):
+    def validateLink(self, url: str) -> bool:  # noqa: N802 - the library's name
+        """Return whether a link is http, https or mailto; others stay text."""
+        return re.match(r"https?://|mailto:", url, re.IGNORECASE) is not None
+
+
+def _tame(state: StateCore) -> None:
+    for token in state.tokens:
+        if token.type in {"heading_open", "heading_close"}:
+            token.tag = f"h{min(int(token.tag[1:]) + 2, 6)}"  # Below the page's `h1` and a section's `h2`.
+        token.attrs.pop("style", None)  # Column alignment: the pages' policy forbids inline styles.
+        for child in token.children or ():
+            if child.type == "link_open":
+                child.attrSet("rel", "noopener nofollow")
+
+
+# CommonMark with tables, without HTML and images, which could load remote content.
+_WRITER: Final = _Writer("js-default", {"maxNesting": 20}).disable("image")
+_WRITER.core.ruler.push("tame", _tame)
+_KEPT: Final = LastValues[Markup](math.inf, 100_000, 16 * 2**20)
+_LOCK: Final = threading.Lock()  # Pages are rendered in several threads.
+
+
+class Markdown:
+    """Renders the texts of one page. HTML is escaped, and the highest heading becomes an `h3`.
+
+    A text with more than 2,000 marks and lines, and any after 5,000 on a page, is shown as plain text with a note: the
+    time grows with them. Results are cached by text: revisions never change, and successive ones share most texts.
+    """
+
+    def __init__(self) -> None:
+        self._left = _PAGE
+
+    def __call__(self, text: str) -> Markup:
+        marks = len(_MARKS.findall(text))
+        if marks > min(_TEXT, self._left):
+            return _AS_TYPED.format(text)
+        self._left -= marks
+        key = hashlib.sha256(text.encode()).digest()
+        with _LOCK:
+            if kept := _KEPT.find(key, 0.0):
+                return kept[0]
+            html = Markup(_WRITER.render(text))  # noqa: S704 - all input has been escaped
+            _KEPT.keep(key, html, 0.0, _KEPT.generation, len(html))
+        return html

@@ -12,41 +12,163 @@ follows from the same signature.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from functools import cache, partial
 from types import CoroutineType, MappingProxyType
-from typing import Annotated, Any, Final, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Generic, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from postfacta_adapters.stale import StaleAnswers
 from postfacta_core.clock import WALL, Clock
+from postfacta_core.deadlines._limits import TransferLimits
+from postfacta_core.deadlines.requests import limit_request
+from postfacta_core.errors import ResilienceError
+from postfacta_core.limits._overload import Priority
 
+from .. import errors
 from ..aside import aside
 from ..db import Answer, Query, Reader, Transactions, Unit, Work
-from ..errors import NotFoundError, PreconditionFailedError
 from ..principal import Access, Principal
 from .body import idempotency_key, if_match, if_none_match, read_body, read_query
-from .forms import Typed, attempt, formed, read_form
+from .forms import Typed, attempt, formed, is_same_origin, keep_typed, read_form
 from .paging import next_link
 from .render import Pages
-from .routes import RouteClass, Rule
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
-Handler = Callable[..., Awaitable[Any]]
-H = TypeVar("H", bound=Handler)
+Function = Callable[..., Awaitable[Any]]
+F = TypeVar("F", bound=Function)
+Handler = Callable[["Call"], Awaitable[Response]]
+PRINCIPAL = "postfacta.principal"  # the scope key of a request's sender, once authenticated
 
 _ONCE = ("idempotency-in-progress", "idempotency-mismatch", "conflict")
 _VERSIONED = ("precondition-failed", "precondition-required", "conflict")
 _CREATED, _REDIRECTED = 201, 300
+_NOTHING: Final = Typed()
 
 
-NOTHING: Final = Typed()
+class RouteClass(StrEnum):
+    """The kind of work of a route, and what follows from it."""
+
+    seconds: float  # its deadline from the start of the request; a caller may request a shorter one
+    limits: TransferLimits  # of its body
+    priority: Priority  # how much it matters under overload
+    rate: str  # which limit of signed-in callers counts it; empty for none
+
+    PROBE = "probe", 1.0, 0, Priority.CRITICAL_PLUS, ""
+    READ = "read", 2.0, 0, Priority.SHEDDABLE_PLUS, "read"
+    SEARCH = "search", 5.0, 0, Priority.SHEDDABLE, "read"
+    WRITE = "write", 5.0, 1_048_576, Priority.CRITICAL, "write"
+    INGEST = "ingest", 10.0, 4_194_304, Priority.SHEDDABLE_PLUS, "ingest"
+    AUTH = "auth", 5.0, 16_384, Priority.CRITICAL, ""
+
+    def __new__(cls, name: str, *what: Any) -> Self:
+        made = str.__new__(cls, name)
+        made._value_ = name
+        made.seconds, most, made.priority, made.rate = what
+        made.limits = TransferLimits(max_body_bytes=most)
+        return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One row of the route table."""
+
+    method: str  # GET includes HEAD
+    path: str
+    handler: Handler  # called once access is granted
+    access: Access
+    route_class: RouteClass
+    noun: str = ""  # what it is about, as errors call it
+    summary: str = ""  # for the OpenAPI document; empty leaves the route out of it (pages)
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    # The model of each success status; None for no body.
+    answers: Mapping[int, type[BaseModel] | None] = field(default_factory=dict[int, type[BaseModel] | None])
+    also: Sequence[str] = ()  # the media types of a 200 besides JSON
+    problems: Sequence[str] = ()  # slugs besides those of every route
+    # It reads, and whether each is required.
+    headers: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    stale: bool = False  # replays responses that the handler declares free of private data: see `allow_stale`
+    only_5xx: bool = False  # its callers retry after 5xx but not after 429, so an exceeded limit is a 503
+
+
+Admit = Callable[[Request, Rule], Awaitable[Principal]]
+"""Returns the sender of a request; raises if its credentials are wrong, or a limit is exceeded."""
+
+
+def build_routes(rules: Iterable[Rule], admit: Admit, tools: Tools) -> list[Route]:
+    """Create one Starlette route for each path, so that a 405 can list all its methods."""
+    paths: dict[str, dict[str, Rule]] = {}
+    for rule in rules:
+        methods = paths.setdefault(rule.path, {})
+        if methods.setdefault(rule.method, rule) is not rule:
+            raise ValueError(f"two rules for {rule.method} {rule.path}")
+        if rule.method == "GET":
+            methods["HEAD"] = rule
+    return [Route(path, _Endpoint(methods, admit, tools)) for path, methods in paths.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Endpoint:
+    """The endpoint of one path. A class, so that Starlette leaves method checks to it."""
+
+    rules: Mapping[str, Rule]
+    admit: Admit
+    tools: Tools
+
+    async def __call__(self, scope: dict[str, object], receive: object, send: object) -> None:
+        request = Request(scope, receive, send)  # type: ignore[arg-type]
+        try:
+            response = await self._answer(request)
+        except (errors.RateLimitedError, ResilienceError, errors.UnauthenticatedError) as error:
+            # The session may have ended while the form was filled in. Cross-site requests are not read.
+            if not isinstance(error, errors.UnauthenticatedError) or is_same_origin(request.headers):
+                await keep_typed(request)
+            raise
+        keep_private(request.scope["path"], response)
+        await response(scope, receive, send)  # type: ignore[arg-type]
+
+    async def _answer(self, request: Request) -> Response:
+        rule = self.rules.get(request.scope["method"])
+        if rule is None:
+            path = request.scope["path"]
+            detail = f"Method '{request.method}' is not allowed for '{path}'"
+            raise errors.MethodNotAllowedError(detail, headers={"Allow": ", ".join(sorted(self.rules))})
+        limit_request(rule.route_class.seconds)
+        principal = await self.admit(request, rule)
+        request.scope[PRINCIPAL] = principal
+        if not principal.may(rule.access):
+            if not principal.is_signed_in:
+                raise errors.UnauthenticatedError(
+                    "Send a bearer token, or sign in at /signin", headers={"WWW-Authenticate": "Bearer"}
+                )
+            detail = f"This needs '{rule.access}' rights, which {principal.name} does not have"
+            raise errors.ForbiddenError(detail)
+        call = Call(request, principal, self.tools, rule.noun)
+        if rule.stale:
+            return await self.tools.stale.answer(request, principal, lambda _: rule.handler(call))
+        return await rule.handler(call)
+
+
+def keep_private(path: str, response: Response) -> None:
+    """Keep caches from sharing API responses, or reusing them without revalidation."""
+    if path.startswith("/api/"):
+        headers = response.raw_headers
+        names = [name for name, _ in headers]
+        if b"cache-control" not in names:
+            headers.append((b"cache-control", b"private, no-cache"))
+        if b"vary" in names:
+            response.headers.add_vary_header("Authorization, Cookie")
+        else:
+            headers.append((b"vary", b"Authorization, Cookie"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +192,9 @@ class Call:
     request: Request
     principal: Principal
     tools: Tools
-    noun: str  # what the routes of the slice are about
+    noun: str  # what the route is about
     fields: dict[str, str] = field(default_factory=dict[str, str])  # the input of a form
-    typed: Typed = NOTHING  # the same, if it was not saved
+    typed: Typed = _NOTHING  # the same, if it was not saved
     # Called once the request is over, saved or not.
     afterwards: list[Callable[[], object]] = field(default_factory=list[Callable[[], object]])
 
@@ -97,10 +219,7 @@ class Fill:
 
 
 def part(of: type[T]) -> Fill:
-    def found(call: Call, _: str) -> T:
-        return call.tools.part(of)
-
-    return Fill(found)
+    return Fill(lambda call, _: call.tools.part(of))
 
 
 def _matches(call: Call, _: str) -> Callable[[str], None]:
@@ -110,7 +229,7 @@ def _matches(call: Call, _: str) -> Callable[[str], None]:
     def of_form(etag: str) -> None:
         if etag.rpartition("-")[2] != f'{call.fields["version"]}"':
             detail = f"This {call.noun} was changed by someone else in the meantime. Check its current state, then repeat your change."
-            raise PreconditionFailedError(detail)
+            raise errors.PreconditionFailedError(detail)
 
     return of_form
 
@@ -174,7 +293,7 @@ def _shows(model: type[BaseModel]) -> tuple[bool, bool]:
 class _Plan:
     """What the signature of a function says; read once, when its route is declared."""
 
-    def __init__(self, function: Handler, read_model: Callable[[Call, type[BaseModel]], Any]) -> None:
+    def __init__(self, function: Function, read_model: Callable[[Call, type[BaseModel]], Any]) -> None:
         hints = get_type_hints(function, include_extras=True)
         returns = hints.pop("return")
         returns = getattr(returns, "__metadata__", (returns,))[0]  # Of a response, the model of its body.
@@ -219,10 +338,10 @@ class _Plan:
             return shown
         refusal = call.typed.refusal
         status, headers = (refusal.status, refusal.headers) if refusal else (shown.status, shown.headers)
-        draw = partial(call.tools.pages.page, principal=call.principal, status=status, headers=headers)
 
         def drawn() -> Response:
-            return draw(shown.template, {"typed": call.typed, **shown.context, **shown.more()})
+            context = {"principal": call.principal, "typed": call.typed, **shown.context, **shown.more()}
+            return call.tools.pages.page(shown.template, context, status=status, headers=headers)
 
         return await aside(shown.size, drawn)
 
@@ -245,7 +364,7 @@ def _from_path(of: Callable[[str], Any], call: Call, name: str) -> Any:
     try:
         return of(str(call.request.path_params[name]))
     except ValueError:
-        raise NotFoundError(f"No such {call.noun}") from None
+        raise errors.NotFoundError(f"No such {call.noun}") from None
 
 
 class Routes:
@@ -253,25 +372,7 @@ class Routes:
 
     def __init__(self, noun: str) -> None:
         self._noun = noun
-        self._made: list[Rule] = []
-
-    def rules(self, tools: Tools | None) -> list[Rule]:
-        """Return them with handlers that work with these tools; without any, none can be called."""
-        if tools is None:
-            return self._made
-
-        def bound(rule: Rule) -> Handler:
-            handle = cast("Callable[[Call], Awaitable[Response]]", rule.handler)
-
-            def answered(request: Request, principal: Principal) -> Awaitable[Response]:
-                def handled(request: Request) -> Awaitable[Response]:
-                    return handle(Call(request, principal, tools, self._noun))
-
-                return tools.stale.answer(request, principal, handled) if rule.stale else handled(request)
-
-            return answered
-
-        return [replace(rule, handler=bound(rule)) for rule in self._made]
+        self.rules: list[Rule] = []
 
     def api(
         self,
@@ -287,7 +388,7 @@ class Routes:
         headers: Mapping[str, bool] = MappingProxyType({}),
         reads: type[BaseModel] | None = None,
         **more: Any,
-    ) -> Callable[[H], H]:
+    ) -> Callable[[F], F]:
         """Declare an operation of the API, such as `GET /api/v1/incidents`; `Rule` says what the others mean.
 
         `status` is that of success, or several if the function returns `Reply`. `kind` is by default a write, a search (a
@@ -297,8 +398,8 @@ class Routes:
         method, _, path = route.partition(" ")
         is_read = method == "GET"
 
-        def declare(function: H) -> H:
-            plan = _Plan(function, _of_query if is_read else _of_body)
+        def declare(function: F) -> F:
+            plan = _Plan(function, _of_query if is_read else lambda call, of: read_body(call.request, of))
             usual = 204 if plan.returns is None else _CREATED if method == "POST" else 200
             statuses = status if isinstance(status, tuple) else (status or usual,)
 
@@ -317,24 +418,23 @@ class Routes:
 
             is_list = is_read and plan.model is not None and "cursor" in plan.model.model_fields
             answers = {status: plan.returns if status < _REDIRECTED else None for status in statuses}
-            refusals = (
-                *problems,
-                *(_ONCE if once else ()),
-                *(_VERSIONED if plan.is_versioned else ()),
-                *(("conflict",) if plan.works_in is Unit else ()),
-                *(("invalid-cursor",) if is_list else ()),
-            )
+            usual_class = RouteClass.SEARCH if is_list else RouteClass.READ if is_read else RouteClass.WRITE
             self._add(
                 method,
                 path,
                 handle,
                 access=access,
                 summary=summary,
-                route_class=kind
-                or (RouteClass.SEARCH if is_list else RouteClass.READ if is_read else RouteClass.WRITE),
+                route_class=kind or usual_class,
                 **{"query" if is_read else "body": reads or plan.model},
                 answers=answers | ({304: None} if conditional else {}),
-                problems=tuple(dict.fromkeys(refusals)),
+                problems=(
+                    *problems,
+                    *(_ONCE if once else ()),
+                    *(_VERSIONED if plan.is_versioned else ()),
+                    *(("conflict",) if plan.works_in is Unit else ()),
+                    *(("invalid-cursor",) if is_list else ()),
+                ),
                 headers={
                     **({"If-None-Match": False} if conditional else {}),
                     **headers,
@@ -349,11 +449,11 @@ class Routes:
 
     def page(
         self, route: str, access: Access, *, kind: RouteClass = RouteClass.READ, stale: bool = False
-    ) -> Callable[[H], H]:
+    ) -> Callable[[F], F]:
         """Declare a page; its function returns a `Page`, and gets what was `Typed` if it shows a form again."""
         method, _, path = route.rpartition(" ")
 
-        def declare(function: H) -> H:
+        def declare(function: F) -> F:
             show = _Plan(function, _of_page).show
             self._add(method or "GET", path, show, access=access, route_class=kind, stale=stale)
             return function
@@ -361,20 +461,18 @@ class Routes:
         return declare
 
     def form(
-        self, path: str, access: Access, *, again: Handler, kind: RouteClass = RouteClass.WRITE
-    ) -> Callable[[H], H]:
+        self, path: str, access: Access, *, again: Function, kind: RouteClass = RouteClass.WRITE
+    ) -> Callable[[F], F]:
         """Declare what a form sends; its function returns where to go, or a page. If it is not saved, `again` shows one."""
         page = _Plan(again, _of_page)
 
-        def declare(function: H) -> H:
+        def declare(function: F) -> F:
             plan = _Plan(function, lambda call, of: formed(of, call.fields, call.now))
 
             async def handle(call: Call) -> Response:
                 call.fields = await read_form(call.request, call.principal)
-                is_unit = plan.works_in is Unit
-                done = await attempt(
-                    plan.write(call, _go, call.fields.get("key")) if is_unit else plan.show(call)
-                )
+                is_unit, key = plan.works_in is Unit, call.fields.get("key")
+                done = await attempt(plan.write(call, _go, key) if is_unit else plan.show(call))
                 if isinstance(done, Response):
                     return done
                 call.typed = Typed(call.fields, done)
@@ -385,12 +483,8 @@ class Routes:
 
         return declare
 
-    def _add(self, method: str, path: str, handle: Any, **about: Any) -> None:
-        self._made.append(Rule(method=method, path=path, handler=handle, **about))
-
-
-def _of_body(call: Call, of: type[BaseModel]) -> Awaitable[BaseModel]:
-    return read_body(call.request, of)
+    def _add(self, method: str, path: str, handle: Handler, **about: Any) -> None:
+        self.rules.append(Rule(method=method, path=path, handler=handle, noun=self._noun, **about))
 
 
 def _of_query(call: Call, of: type[BaseModel], *, is_page: bool = False) -> BaseModel:

@@ -41,8 +41,9 @@ def shown(*those: Action) -> str:
         "ref": incident.ref,
         "items": those,
         "now": NOW,
+        "principal": NOBODY,
     }
-    return bytes(Pages(version="").page("actions.html", context, principal=NOBODY).body).decode()
+    return bytes(Pages(version="").page("actions.html", context).body).decode()
 
 
 @pytest.mark.parametrize(

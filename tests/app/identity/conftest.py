@@ -30,11 +30,10 @@ from postfacta_app.identity.accounts import (
 from postfacta_app.identity.guard import Guard
 from postfacta_app.identity.model import Kind, NewUser, User
 from postfacta_app.identity.supabase import Client, SupabaseAccounts
-from postfacta_app.principal import NOBODY, Access, Principal, Role
+from postfacta_app.principal import NOBODY, Access, Role
 from postfacta_app.settings import Settings, load_settings
 from postfacta_app.web.render import Pages, stale_answers
-from postfacta_app.web.routes import RouteClass, Rule, build_routes
-from postfacta_app.web.slices import Tools
+from postfacta_app.web.slices import Call, RouteClass, Rule, Tools, build_routes
 from postfacta_core.guards.timeout import Timeout
 from postfacta_postgres import Database
 from tests.kit.keys import Key
@@ -91,8 +90,8 @@ class World:
         tools = Tools(
             self.transactions, Pages(version="1"), stale_answers("postgres"), lambda: self.wall, parts=parts
         )
-        table = [*slice_.routes.rules(tools), *WHO]
-        app = Starlette(routes=build_routes(table, lambda request, _: guard.authenticate(request)))
+        table = [*slice_.routes.rules, *WHO]
+        app = Starlette(routes=build_routes(table, lambda request, _: guard.authenticate(request), tools))
         app.add_exception_handler(AppError, _refuse)
         transport = httpx2.ASGITransport(app, client=("192.0.2.7", 4711))
         return httpx2.AsyncClient(transport=transport, base_url="http://localhost"), guard
@@ -160,8 +159,8 @@ class Realm:
         return [dict(row) for row in rows]
 
 
-async def _who(request: Request, principal: Principal) -> Response:
-    return JSONResponse({"actor": principal.actor, "csrf": principal.session_csrf})
+async def _who(call: Call) -> Response:
+    return JSONResponse({"actor": call.principal.actor, "csrf": call.principal.session_csrf})
 
 
 # A few routes that only say who asks.

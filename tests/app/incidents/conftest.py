@@ -17,8 +17,7 @@ from postfacta_app.errors import AppError
 from postfacta_app.incidents.api import routes
 from postfacta_app.principal import Principal, Role
 from postfacta_app.web.render import Pages, stale_answers
-from postfacta_app.web.routes import Rule, build_routes
-from postfacta_app.web.slices import Tools
+from postfacta_app.web.slices import Rule, Tools, build_routes
 from postfacta_postgres import Database
 
 ClientFor = Callable[[Principal], httpx2.AsyncClient]
@@ -64,7 +63,7 @@ def machine() -> Principal:
 async def client_for(app_database: Database) -> AsyncGenerator[ClientFor]:
     """Make HTTP clients, each of them signed in."""
     stale = stale_answers(app_database.name)
-    rules = routes.rules(Tools(Transactions(app_database), Pages(version=""), stale))
+    tools = Tools(Transactions(app_database), Pages(version=""), stale)
     async with AsyncExitStack() as stack:
         made: dict[Principal, httpx2.AsyncClient] = {}
 
@@ -72,7 +71,7 @@ async def client_for(app_database: Database) -> AsyncGenerator[ClientFor]:
             async def admit(request: Request, rule: Rule) -> Principal:
                 return principal
 
-            app = Starlette(routes=build_routes(rules, admit))
+            app = Starlette(routes=build_routes(routes.rules, admit, tools))
             app.add_exception_handler(AppError, _refuse)
             transport = httpx2.ASGITransport(app, client=("192.0.2.7", 4711))
             return httpx2.AsyncClient(transport=transport, base_url="http://test")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, strategies as st
 from markupsafe import Markup
 
-from postfacta_app.web import markdown
-from postfacta_app.web.markdown import Markdown
+from postfacta_app.web import render as markdown
+from postfacta_app.web.render import Markdown
 from postfacta_core.guards._kept import LastValues
 
 HARMLESS = {
