@@ -27,10 +27,9 @@ from benchmarks.rounds import medians
 from postfacta_app.db import Answer, Unit
 from postfacta_app.migrations import upgrade
 from postfacta_app.principal import ANONYMOUS
-from postfacta_app.signals.model import Precision
-from postfacta_app.timeline.kept import TimelinePage
-from postfacta_app.timeline.model import Edit, Facts, Op, Signal, micros, moment
-from postfacta_app.timeline.rebuild import facts_in
+from postfacta_app.signals.model import Precision, micros
+from postfacta_app.timeline.kept import TimelinePage, facts_in
+from postfacta_app.timeline.model import Edit, Facts, Op, Signal, moment
 from postfacta_app.timeline.rules import RULES, build
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres import Database

@@ -25,7 +25,7 @@ from .incidents.access import Ref, Share, lock_active, missing, read_ref, seen
 from .incidents.model import MOVES, Incident, Move, Outcome
 from .principal import Access
 from .signals import api as signals
-from .signals.model import Attached, Attachments, Precision, SignalQuery
+from .signals.model import Attached, Attachments, Precision, SignalQuery, micros
 from .timeline import api as timeline
 from .timeline.kept import Group, NumberedPage, Wanted
 from .timeline.model import (
@@ -37,7 +37,7 @@ from .timeline.model import (
     NewAnnotation,
     NewEdit,
     Op,
-    micros,
+    moment,
 )
 from .timeline.view import Line, anchor, chart, clock, days, lines, stamp
 from .web.body import Time, format_time, parse_time
@@ -163,6 +163,7 @@ async def show(q: Snapshot, ref: Ref, view: View, *, kept: timeline.Kept, now: N
         "link": partial(_link, incident, view),
         "stamp": stamp,
         "clock": clock,
+        "moment": moment,
     }
     return Page("incident.html", context, size=LARGE, more=partial(_laid_out, page, made, view))
 

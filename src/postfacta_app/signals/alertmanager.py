@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, Field, JsonValue, StringConstraints
 
 from ..errors import FieldError, InvalidFieldsError
 from ..principal import Principal
-from ..web.body import parse, parse_time
-from .model import Fact, ItemResult, Kind, NewSignal, Result
+from ..web.body import Time, parse
+from .model import Fact, ItemResult, NewSignal, Result
 
 _MOST_ITEMS: Final = 1000
 _TOO_MANY: Final = FieldError("", "too_long", f"makes more than {_MOST_ITEMS} signals: lower max_alerts")
-_ZERO: Final = "0001-01-01T00:00:00Z"  # Go's zero time.
+_ZERO: Final = datetime(1, 1, 1, tzinfo=UTC)  # Go's zero time.
 _LONGEST_TITLE, _LONGEST_BODY, _LONGEST_SLUG = 500, 20_000, 63
 _ADDRESS: Final = re.compile(r"https?://[!#-\[\]-~]{1,3000}")
 
@@ -41,14 +42,6 @@ class Webhook(BaseModel):
         return number if isinstance(number, int) and number > 0 else 0
 
 
-def _time(text: str) -> str:
-    parse_time(text)
-    return text
-
-
-Sent = Annotated[str, AfterValidator(_time)]  # a time exactly as sent
-
-
 Labels = tuple[str, str]  # those that hold an alert's service and environment
 
 
@@ -57,8 +50,9 @@ class _Alert(BaseModel):
     labels: dict[str, str]
     annotations: dict[str, str] = {}
     fingerprint: Annotated[str, StringConstraints(min_length=1, max_length=100)]
-    starts_at: Sent = Field(alias="startsAt")
-    ends_at: Sent = Field(_ZERO, alias="endsAt")
+    starts_at: Time = Field(alias="startsAt")
+    sent: JsonValue = Field(None, alias="startsAt")  # the same exactly as sent: a part of its keys
+    ends_at: Time = Field(_ZERO, alias="endsAt")
     generator_url: str = Field("", alias="generatorURL")
 
 
@@ -90,20 +84,13 @@ def read_alerts(
 
 def _events(alert: _Alert) -> Iterator[tuple[dict[str, object], dict[str, object]]]:
     """Return the fields that differ between an alert's signals, with the content of each."""
-    identity = f"{alert.fingerprint}:{alert.starts_at}"
-    began: dict[str, object] = {"labels": alert.labels, "starts_at": parse_time(alert.starts_at)}
-    yield (
-        {"kind": Kind.ALERT_FIRING, "id": f"{identity}:firing", "occurred_at": _known(alert.starts_at)},
-        began,
-    )
+    began: dict[str, object] = {"labels": alert.labels, "starts_at": alert.starts_at}
+    events = {"firing": (alert.starts_at, began)}
     if alert.status == "resolved":
-        ended = began | {"ends_at": parse_time(alert.ends_at)}
-        at = _known(alert.ends_at)
-        yield {"kind": Kind.ALERT_RESOLVED, "id": f"{identity}:resolved", "occurred_at": at}, ended
-
-
-def _known(sent: str) -> str | None:
-    return None if parse_time(sent) == parse_time(_ZERO) else sent
+        events["resolved"] = (alert.ends_at, began | {"ends_at": alert.ends_at})
+    for state, (at, content) in events.items():
+        told: dict[str, object] = {"kind": f"alert_{state}", "occurred_at": None if at == _ZERO else at}
+        yield told | {"id": f"{alert.fingerprint}:{alert.sent}:{state}"}, content
 
 
 def _said(alert: _Alert, labels: Labels) -> dict[str, object]:

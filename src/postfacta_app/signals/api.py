@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache, partial
+from itertools import count
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
@@ -32,8 +32,10 @@ _ALL: Final = "/api/v1/signals"
 _OF_INCIDENT: Final = "/api/v1/incidents/{ref}/signals"
 _DEPLOYED: Final = {"succeeded", "failed", "rolled_back"}
 _ORDER: Final = "-occurred_at"
+_COUNTER: Final = "postfacta_signals_ingested_total"
 routes: Final = Routes("signal")
 
+Change = Literal["attach", "detach"]
 Stored = Mapping[Key, tuple[UUID, bytes, bool]]
 """The id and the hash of stored signals, and whether the caller may see them."""
 
@@ -92,18 +94,23 @@ select n.signal_id, decode(n.sha256, 'hex'), n.content, $2 from (
                        and c.content_sha256 = decode(r.sha256, 'hex'))) n
  where n.nth + (select count(*) from signal_conflicts c where c.signal_id = n.signal_id) <= 20
 returning true"""
-_VISIBLE_OF: Final = f"select s.id from signals s where s.id = any ($4::uuid[]) and {_SEEN}"  # noqa: S608 - only constants of this module
-_ATTACHED: Final = """
-select distinct on (signal_id) signal_id, op = 'attach' as is_attached
-  from edits where incident_id = $1 and signal_id = any ($2::uuid[]) order by signal_id, at desc, id desc"""
 _SIZE: Final = (
     "octet_length(s.title) + octet_length(s.links::text) + octet_length(array_to_string(s.services, ' '))"
 )
-_ROOM: Final = f"""
-with new as (select s.id, row_number() over (order by k.place) as signals, sum({_SIZE}) over (order by k.place) as bytes
-   from unnest($2::uuid[]) with ordinality k(id, place) join signals s on s.id = k.id)
- select array(select new.id from new where held.signals + new.signals <= $3 and held.bytes + new.bytes <= $4) as ids
-   from incident_measures held where held.incident_id = $1"""  # noqa: S608 - only constants of this module
+# What becomes of signals that the caller may see, in their order: those that the incident had once have their place in
+# it. Nothing, if its timeline is not kept yet.
+_BECOMING: Final = f"""
+select id, case when op = 'attach' then 'already' when op is not null or fits then 'attached' when not fits then 'full' end as result
+  from (select s.id, k.place, e.op, m.signals + count(*) filter (where e.op is null) over w <= $6
+           and m.bytes + sum({_SIZE}) filter (where e.op is null) over w <= $7 as fits
+    from unnest($4::uuid[]) with ordinality k(id, place) join signals s on s.id = k.id
+    left join (select distinct on (signal_id) signal_id, op from edits where incident_id = $5 and signal_id = any ($4::uuid[])
+      order by signal_id, at desc, id desc) e on e.signal_id = s.id
+    left join incident_measures m on m.incident_id = $5
+   where {_SEEN} window w as (order by k.place)) s order by place"""  # noqa: S608 - only constants of this module
+_IS_ATTACHED: Final = """
+select from (select op from edits where incident_id = $1 and signal_id = $2 order by at desc, id desc limit 1) e
+ where op = 'attach'"""
 _EDIT: Final = """
 insert into edits (id, incident_id, at, op, signal_id, value, actor)
 select s.edit, $1, $2, $3, s.id, case when not s.id = any ($5::uuid[]) then '{"lay_open": true}'::jsonb end, $6
@@ -122,34 +129,23 @@ class Intake:
         self.labels = labels
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
-    """The items of a request in their order, each valid or rejected; read before the transaction begins."""
-
-    items: Sequence[Fact | ItemResult]
-    ref: UUID | int | None = None  # the incident to attach them to
-    lost: int = 0  # how many alerts Alertmanager omitted
-
-
-async def _batch(call: Call, _: str) -> Received:
+async def _batch(call: Call, _: str) -> tuple[Batch, Sequence[Fact | ItemResult]]:
     batch = await read_body(call.request, Batch)
     if batch.incident is not None and not call.principal.may(Access.WRITE):
         raise ForbiddenError("Attaching signals to an incident requires the right to write incidents")
     intake, size = call.tools.part(Intake), len(await call.request.body())
-    items = await aside(
-        size, lambda: [_item(*it, call.principal, intake=intake) for it in enumerate(batch.items)]
-    )
-    return Received(items, None if batch.incident is None else read_ref(batch.incident))
+    read = partial(_item, principal=call.principal, intake=intake)
+    return batch, await aside(size, lambda: [*map(read, count(), batch.items)])
 
 
-async def _alerts(call: Call, _: str) -> Received:
+async def _alerts(call: Call, _: str) -> tuple[Webhook, Sequence[Fact | ItemResult]]:
     webhook = parse(Webhook, await read_json(call.request))
     intake, size = call.tools.part(Intake), len(await call.request.body())
     read = partial(read_alerts, webhook, call.principal, labels=intake.labels, clean=intake.clean)
-    return Received(await aside(size, read), lost=webhook.lost)
+    return webhook, await aside(size, read)
 
 
-def _item(index: int, sent: JsonValue, principal: Principal, *, intake: Intake) -> Fact | ItemResult:
+def _item(index: int, sent: JsonValue, *, principal: Principal, intake: Intake) -> Fact | ItemResult:
     clean = intake.clean(sent)
     if isinstance(sent, dict) and isinstance(clean, dict):
         # Keys must not be redacted.
@@ -160,8 +156,9 @@ def _item(index: int, sent: JsonValue, principal: Principal, *, intake: Intake) 
         return ItemResult(index=index, result=Result.REJECTED, errors=refused.errors)
 
 
-Items = Annotated[Received, Fill(_batch)]
-Alerts = Annotated[Received, Fill(_alerts)]
+# A request with its items in their order, each valid or rejected: read before the transaction begins.
+Items = Annotated[tuple[Batch, Sequence[Fact | ItemResult]], Fill(_batch)]
+Alerts = Annotated[tuple[Webhook, Sequence[Fact | ItemResult]], Fill(_alerts)]
 
 
 @routes.api(
@@ -169,8 +166,9 @@ Alerts = Annotated[Received, Fill(_alerts)]
     status=200, kind=RouteClass.INGEST, reads=Batch, problems=("conflict", "not-found"),
 )  # fmt: skip
 async def ingest(unit: Unit, received: Items, *, now: Now) -> Ingested:
-    incident = None if received.ref is None else await lock_active(unit, received.ref)
-    return await store(unit, received.items, incident=incident, now=now)
+    batch, items = received
+    ref = read_ref(batch.incident or "")
+    return await store(unit, items, incident=await lock_active(unit, ref) if ref else None, now=now)
 
 
 @routes.api(
@@ -178,9 +176,10 @@ async def ingest(unit: Unit, received: Items, *, now: Now) -> Ingested:
     status=200, kind=RouteClass.INGEST, reads=Webhook, only_5xx=True,
 )  # fmt: skip
 async def alertmanager(unit: Unit, received: Alerts, *, now: Now) -> Ingested:
-    done = await store(unit, received.items, now=now)
-    if received.lost:
-        warning = f"Alertmanager omitted {received.lost} alerts: raise max_alerts of this receiver"
+    webhook, items = received
+    done = await store(unit, items, now=now)
+    if webhook.lost:
+        warning = f"Alertmanager omitted {webhook.lost} alerts: raise max_alerts of this receiver"
         done = done.model_copy(update={"warnings": [warning]})
         unit.counts.append(("postfacta_alertmanager_truncated_total",))
     return done
@@ -199,19 +198,26 @@ async def read(q: Reader, id: UUID) -> model.SignalDetail:
         raise missing()
     conflicts = await q.fetch(_CONFLICTS, id, operation="signal_conflicts")
     incidents = await q.fetch(_INCIDENTS_OF, *sees(q.principal), id, operation="signal_incidents")
-    below = {"conflicts": [*map(_decoded, conflicts)], "incidents": [dict(it) for it in incidents]}
-    return model.SignalDetail.model_validate(_decoded(found[0]) | below)
+    below = {"conflicts": [*map(dict, conflicts)], "incidents": [*map(dict, incidents)]}
+    return model.SignalDetail.model_validate({**found[0], **below})
 
 
 @routes.api(f"POST {_OF_INCIDENT}", Access.WRITE, "Attach signals to an incident", status=200, once=True)
 async def attach(unit: Unit, ref: Ref, wish: model.Attachments) -> model.AttachedPage:
-    return model.AttachedPage(results=await _attach(unit, await lock_active(unit, ref), wish.ids))
+    became = dict(await _attach(unit, await lock_active(unit, ref), wish.ids))
+    results: list[model.Attachment] = []
+    for signal_id in wish.ids:
+        result = became.get(signal_id, Attached.UNKNOWN)
+        results.append(model.Attachment(id=signal_id, result=result))
+        if result is Attached.ATTACHED:
+            became[signal_id] = Attached.ALREADY
+    return model.AttachedPage(results=results)
 
 
 @routes.api(f"DELETE {_OF_INCIDENT}/{{id}}", Access.WRITE, "Detach a signal")
 async def detach(unit: Unit, ref: Ref, id: UUID) -> None:
     incident = await lock_active(unit, ref)
-    if not (await _attached(unit, incident.id, [id])).get(id):
+    if not await unit.fetch(_IS_ATTACHED, incident.id, id, operation="signal_attached"):
         raise missing()
     await _edit(unit, incident, "detach", ids=[id])
 
@@ -227,21 +233,12 @@ async def rows(q: Query, query: model.SignalQuery) -> Sequence[Signal]:
     where.add(f"{_ATTACHED_TO} = {{}}::boolean", query.attached)
     where.add("(s.occurred_at, s.id) < ({}::timestamptz, {}::uuid)", *query.after(_ORDER) or [None])
     sql = _PAGE.format(where=where, limit=where.bind(query.limit + 1))
-    return [
-        Signal.model_validate(_decoded(row))
-        for row in await q.fetch(sql, *where.args, operation="signal_list")
-    ]
+    found = await q.fetch(sql, *where.args, operation="signal_list")
+    return [Signal.model_validate(dict(row.items())) for row in found]
 
 
 def _seen_by(q: Query) -> tuple[bool, UUID | None, str]:
     return *sees(q.principal), q.principal.actor
-
-
-def _decoded(row: Any) -> dict[str, Any]:
-    columns = dict(row.items())
-    return columns | {
-        name: json.loads(columns[name]) for name in ("links", "payload", "content") if name in columns
-    }
 
 
 # Storing
@@ -253,42 +250,27 @@ async def store(
     """Store new signals, attach valid ones to an incident that this unit has locked; return the results."""
     if incident is not None and incident.visibility is Visibility.PRIVATE:
         items = [item.within(incident.ref) if isinstance(item, Fact) else item for item in items]
-    first: dict[Key, Fact] = {}
-    for item in items:
-        if isinstance(item, Fact):
-            first.setdefault(item.key, item)
+    facts, first = [item for item in items if isinstance(item, Fact)], dict[Key, Fact]()
+    for fact in facts:
+        first.setdefault(fact.key, fact)
     created = await _insert(unit, list(first.values()))
     stored = await _stored(unit, [key for key in first if key not in created])
     stored |= {key: (signal_id, first[key].sha256, True) for key, signal_id in created.items()}
-    results = [
-        item
-        if isinstance(item, ItemResult)
-        else _result(item, stored, is_new=item.key in created and item is first[item.key], now=now)
-        for item in items
-    ]
-    kept = await _keep_conflicts(
-        unit,
-        {
-            (stored[item.key][0], item.sha256): item
-            for item, done in zip(items, results, strict=True)
-            if isinstance(item, Fact) and done.result is Result.CONFLICT
-        },
-    )
-    counts = Counter(result.result for result in results)
+    others = {(stored[it.key][0], it.sha256): it for it in facts if it.sha256 != stored[it.key][1]}
+    kept = await _keep_conflicts(unit, others)
     if created or kept:
         detail = {"created": len(created), "conflicts_kept": kept}
         await unit.audit("signal.ingest", f"source:{model.source_of(unit.principal, None)}", detail=detail)
-    warnings: list[str] = []
+    new = {key: first[key] for key in created}
+    results, warnings = [_result(unit, it, stored, new=new, now=now) for it in items], list[str]()
     if incident is not None and stored:
-        ids = list(dict.fromkeys(stored[key][0] for key in first))
-        attachments = await _attach(unit, incident, ids, came_with=set(created.values()))
-        became = {it.id: it.result for it in attachments}
-        results = [
-            done.model_copy(update={"attached": became[done.signal_id]}) if done.signal_id else done
-            for done in results
-        ]
+        ids = [stored[key][0] for key in first]
+        became = await _attach(unit, incident, ids, came_with=created.values())
+        for done in results:
+            if done.signal_id is not None:
+                done.attached = became.get(done.signal_id, Attached.UNKNOWN)
         warnings = [full(incident)] if Attached.FULL in became.values() else []
-    _count(unit, items, results)
+    counts = Counter(result.result for result in results)
     return Ingested(results=results, counts={it: counts[it] for it in Result}, warnings=warnings)
 
 
@@ -333,81 +315,51 @@ async def _keep_conflicts(unit: Unit, conflicts: Mapping[tuple[UUID, bytes], Fac
     return len(await unit.fetch(_KEEP, *args, operation="signal_conflict_insert"))
 
 
-def _result(fact: Fact, stored: Stored, *, is_new: bool, now: datetime) -> ItemResult:
-    signal_id, sha256, is_seen = stored[fact.key]
-    same = Result.CREATED if is_new else Result.DUPLICATE
+def _result(
+    unit: Unit, item: Fact | ItemResult, stored: Stored, *, new: Mapping[Key, Fact], now: datetime
+) -> ItemResult:
+    """Return the result of an item, and count it."""
+    if isinstance(item, ItemResult):
+        unit.counts.append((_COUNTER, "unknown", item.result))  # It may have any name for its kind.
+        return item
+    sent, (signal_id, sha256, is_seen) = item.new, stored[item.key]
+    same = Result.CREATED if new.get(item.key) is item else Result.DUPLICATE
+    result = same if sha256 == item.sha256 else Result.CONFLICT
+    unit.counts.append((_COUNTER, sent.kind, result))
+    outcome = sent.payload.get("outcome") if sent.kind is model.Kind.CHANGE else None
+    if result is Result.CREATED and isinstance(outcome, str) and outcome in _DEPLOYED:
+        unit.counts.append(("postfacta_deployments_total", sent.environment or "unknown", outcome))
     return ItemResult(
-        index=fact.index,
-        result=same if sha256 == fact.sha256 else Result.CONFLICT,
+        index=item.index,
+        result=result,
         signal_id=signal_id if is_seen else None,
-        clock_suspect=fact.new.occurred_at is not None and model.is_suspect(fact.new.occurred_at, now),
+        clock_suspect=sent.occurred_at is not None and model.is_suspect(sent.occurred_at, now),
     )
-
-
-def _count(unit: Unit, items: Sequence[Fact | ItemResult], results: Sequence[ItemResult]) -> None:
-    for item, done in zip(items, results, strict=True):
-        # Rejected items may have any name.
-        kind = item.new.kind if isinstance(item, Fact) else "unknown"
-        unit.counts.append(("postfacta_signals_ingested_total", kind, done.result))
-        if isinstance(item, Fact) and done.result is Result.CREATED and kind == model.Kind.CHANGE:
-            outcome = item.new.payload.get("outcome")
-            if isinstance(outcome, str) and outcome in _DEPLOYED:
-                environment = item.new.environment or "unknown"
-                unit.counts.append(("postfacta_deployments_total", environment, outcome))
 
 
 # Attaching
 
 
 async def _attach(
-    unit: Unit, incident: Incident, ids: Sequence[UUID], *, came_with: AbstractSet[UUID] = frozenset()
-) -> Sequence[model.Attachment]:
-    """Attach signals to an incident that this unit has locked; attached ones write nothing.
+    unit: Unit, incident: Incident, ids: Sequence[UUID], *, came_with: Collection[UUID] = ()
+) -> Mapping[UUID, Attached]:
+    """Attach signals to an incident that this unit has locked; return what became of those that the caller may see.
 
-    Those sent with the incident stay as private as it is; the visibility of others does not change.
+    Attached ones write nothing. Those sent with the incident stay as private as it is; the visibility of others does not change.
     """
-    rows = await unit.fetch(_VISIBLE_OF, *_seen_by(unit), ids, operation="signal_visible")
-    known, before = {row["id"] for row in rows}, await _attached(unit, incident.id, ids)
-    wanted = [it for it in dict.fromkeys(ids) if it in known and not before.get(it)]
-    never = [it for it in wanted if it not in before]
-    refused = set(never) - await _room(unit, incident.id, never) if never else set[UUID]()
-    new = [it for it in wanted if it not in refused]
+    asked = (list(dict.fromkeys(ids)), incident.id, model.MOST_SIGNALS, model.MOST_BYTES)
+    rows = await unit.fetch(_BECOMING, *_seen_by(unit), *asked, operation="signal_becoming")
+    if any(row["result"] is None for row in rows):
+        raise not_kept()
+    became = {row["id"]: Attached(row["result"]) for row in rows}
+    new = [signal_id for signal_id, result in became.items() if result is Attached.ATTACHED]
     if new:
         await _edit(unit, incident, "attach", ids=new, came_with=came_with)
-    results: list[model.Attachment] = []
-    waiting = set(new)
-    for signal_id in ids:
-        result = Attached.ALREADY if signal_id in known else Attached.UNKNOWN
-        if signal_id in waiting:
-            waiting.remove(signal_id)
-            result = Attached.ATTACHED
-        elif signal_id in refused:
-            result = Attached.FULL
-        results.append(model.Attachment(id=signal_id, result=result))
-    return results
-
-
-async def _attached(unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> Mapping[UUID, bool]:
-    """Return those of these that an incident ever had, and whether it has them now."""
-    rows = await unit.fetch(_ATTACHED, incident_id, ids, operation="signal_attached")
-    return {row["signal_id"]: row["is_attached"] for row in rows}
-
-
-async def _room(unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> AbstractSet[UUID]:
-    """Return those of these, in order, that still fit into an incident; raise if its timeline is not kept yet."""
-    args = (incident_id, ids, model.MOST_SIGNALS, model.MOST_BYTES)
-    for row in await unit.fetch(_ROOM, *args, operation="signal_room"):
-        return {*row["ids"]}
-    raise not_kept()
+    return became
 
 
 async def _edit(
-    unit: Unit,
-    incident: Incident,
-    op: Literal["attach", "detach"],
-    *,
-    ids: Sequence[UUID],
-    came_with: AbstractSet[UUID] = frozenset(),
+    unit: Unit, incident: Incident, op: Change, *, ids: Sequence[UUID], came_with: Collection[UUID] = ()
 ) -> None:
     """Write the edit of each at the next instant of the timeline; some were sent with the incident."""
     at = await unit.stamp(incident.id)

@@ -9,25 +9,34 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Self, TypeVar
 from uuid import UUID
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     Field,
-    GetJsonSchemaHandler,
     JsonValue,
+    PlainValidator,
     StringConstraints,
     computed_field,
 )
-from pydantic_core import CoreSchema
+from pydantic_core import to_json
 
 from ..errors import FieldError
 from ..incidents.model import Slug, Slugs
 from ..principal import Principal
 from ..web.body import Time
 from ..web.paging import Listed, Paged
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+T = TypeVar("T")
+
+
+def micros(at: datetime) -> int:
+    return (at - _EPOCH) // _MICROSECOND
 
 
 class Precision(StrEnum):
@@ -70,28 +79,19 @@ class Kind(StrEnum):
 
 # What callers send
 
-_PAYLOAD_BYTES: Final = 65_536
-_LINKS_BYTES: Final = 8192
 _REF: Final = r"^(INC-[1-9][0-9]{0,17}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$"
 
 
-def _stored_bytes(value: object) -> int:
-    """Return the longest text that PostgreSQL may store for a JSON value: it expands numbers."""
-    text = json.dumps(value, ensure_ascii=False)
-    plain = json.loads(text, parse_float=lambda digits: format(Decimal(digits), "f"))
-    return len(json.dumps(plain, ensure_ascii=False).encode())
+def _at_most(kib: int) -> AfterValidator:
+    """Refuse values of which PostgreSQL may store a longer text: it expands numbers."""
 
+    def checked(value: T) -> T:
+        plain = json.loads(to_json(value).decode(), parse_float=lambda digits: format(Decimal(digits), "f"))
+        if len(json.dumps(plain, ensure_ascii=False).encode()) > kib * 1024:
+            raise ValueError(f"must be at most {kib} KiB of JSON")
+        return value
 
-def _small_payload(payload: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    if _stored_bytes(payload) > _PAYLOAD_BYTES:
-        raise ValueError("must be at most 64 KiB of JSON")
-    return payload
-
-
-def _small_links(links: list[Link]) -> list[Link]:
-    if _stored_bytes([link.model_dump() for link in links]) > _LINKS_BYTES:
-        raise ValueError("must be at most 8 KiB of JSON")
-    return links
+    return AfterValidator(checked)
 
 
 class Link(BaseModel, extra="forbid", frozen=True):
@@ -117,22 +117,12 @@ class NewSignal(BaseModel, extra="forbid", frozen=True):
     body: Annotated[str, StringConstraints(max_length=20_000)] | None = None
     services: Slugs = []
     environment: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
-    links: Annotated[list[Link], Field(max_length=50), AfterValidator(_small_links)] = []
+    links: Annotated[list[Link], Field(max_length=50), _at_most(8)] = []
     sequence: Annotated[str, StringConstraints(max_length=100)] | None = Field(
         None, description="Orders signals of one source with the same time, compared as text."
     )
     known_at: Time | None = Field(None, description="When people learned of it.")
-    payload: Annotated[dict[str, JsonValue], AfterValidator(_small_payload)] = {}
-
-
-class _Described:
-    """Documents the item's type but accepts any value: an invalid item does not stop the others."""
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {"anyOf": [handler(NewSignal.__pydantic_core_schema__), {}]}
+    payload: Annotated[dict[str, JsonValue], _at_most(64)] = {}
 
 
 class Batch(BaseModel, extra="forbid"):
@@ -141,7 +131,11 @@ class Batch(BaseModel, extra="forbid"):
     incident: Annotated[str, StringConstraints(pattern=_REF)] | None = Field(
         None, description="`INC-12` or a UUID; requires the right to write incidents."
     )
-    items: Annotated[list[Annotated[JsonValue, _Described]], Field(min_length=1, max_length=500)]
+    # Any value is accepted: an invalid item does not stop the others.
+    items: Annotated[
+        list[Annotated[JsonValue, PlainValidator(lambda it: it, json_schema_input_type=NewSignal | Any)]],
+        Field(min_length=1, max_length=500),
+    ]
 
 
 class Attachments(BaseModel, extra="forbid"):
@@ -159,11 +153,6 @@ MOST_BYTES: Final = 64 * 2**20
 # Ownership and identity
 
 _PEOPLE: Final = "manual"
-_HASHED: Final = (
-    "kind", "occurred_at", "precision", "title", "body", "services", "environment", "links", "sequence", "known_at",
-    "payload",
-)  # fmt: skip
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _AHEAD: Final = timedelta(minutes=2)
 
 Key = tuple[str, str]  # the unique key of a signal: its source, and its id there
@@ -183,16 +172,8 @@ def is_suspect(occurred_at: datetime, received_at: datetime) -> bool:
     return occurred_at > received_at + _AHEAD
 
 
-def _hash(content: Mapping[str, object]) -> bytes:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
-    return hashlib.sha256(text.encode()).digest()
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, datetime):
-        return (value - _EPOCH) // timedelta(microseconds=1)
-    assert isinstance(value, Link)  # noqa: S101 - a signal has no other types
-    return value.model_dump()
+def _plain(value: datetime | Link) -> object:
+    return micros(value) if isinstance(value, datetime) else value.model_dump()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +193,10 @@ class Fact:
         cls, index: int, new: NewSignal, principal: Principal, *, content: Mapping[str, object] | None = None
     ) -> Fact:
         """Return a signal with its key and hash; `content` is what to hash, if not the whole signal."""
-        sha256 = _hash({name: getattr(new, name) for name in _HASHED} if content is None else content)
+        if content is None:
+            content = {name: value for name, value in vars(new).items() if name not in {"source", "id"}}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
+        sha256 = hashlib.sha256(text.encode()).digest()
         source = source_of(principal, new.source)
         return cls(index, source, new.id or f"sha256:{sha256.hex()}", new, sha256)
 
@@ -284,6 +268,9 @@ class AttachedPage(BaseModel):
     results: Sequence[Attachment]
 
 
+_STORED: Final = BeforeValidator(json.loads)  # JSON of the database, as text
+
+
 class Signal(BaseModel, frozen=True):
     """A stored signal, without its long fields."""
 
@@ -299,7 +286,7 @@ class Signal(BaseModel, frozen=True):
     title: str
     services: Sequence[str]
     environment: str | None
-    links: Sequence[Link]
+    links: Annotated[Sequence[Link], _STORED]
     received_at: Time
     received_by: str
 
@@ -312,7 +299,7 @@ class Signal(BaseModel, frozen=True):
 class ConflictingContent(BaseModel):
     """Different content received under the key of a signal; the first content stays."""
 
-    content: dict[str, JsonValue]
+    content: Annotated[dict[str, JsonValue], _STORED]
     content_sha256: str
     received_at: Time
     received_by: str
@@ -330,7 +317,7 @@ class SignalDetail(Signal, frozen=True):
     """A stored signal with all fields, conflicts and incidents."""
 
     body: str | None
-    payload: dict[str, JsonValue]
+    payload: Annotated[dict[str, JsonValue], _STORED]
     content_sha256: str
     conflicts: Sequence[ConflictingContent]
     incidents: Sequence[IncidentOfSignal]

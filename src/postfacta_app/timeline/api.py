@@ -88,14 +88,10 @@ async def edit_page(q: Reader, ref: Ref, query: Paged) -> model.EditPage:
     f"POST {_ONE}/edits", WRITE, "Edit a timeline; originals are kept", once=True, reads=model.AnyEdit
 )
 async def add_edit(unit: Unit, ref: Ref, new: SentEdit, *, now: Now) -> model.AddedEdit:
-    if (
-        isinstance(new, model.SetTime | model.SetMilestone)
-        and new.value is not None
-        and new.value.at is not None
-    ):
-        check_time("/value/at", new.value.at, now)
-    incident = await lock_active(unit, ref)
     entry, value = getattr(new, "entry", None), getattr(new, "value", None)
+    if (at := getattr(value, "at", None)) is not None:
+        check_time("/value/at", at, now)
+    incident = await lock_active(unit, ref)
     source, external_id = (entry.source, entry.id) if entry else (getattr(new, "source", None), None)
     rows = await unit.fetch(
         _ADD_EDIT,
@@ -116,14 +112,10 @@ async def decided(q: Query, incident_id: UUID, entries: Sequence[model.Entry]) -
 
 
 def _edit(row: Any) -> model.ShownEdit:
-    source = row["source"] if row["external_id"] is None else None
-    value = None if row["value"] is None else json.loads(row["value"])
-    entry = _entry_ref(row["source"], row["external_id"])
-    return model.ShownEdit.model_validate({**row, "entry": entry, "source": source, "value": value})
-
-
-def _entry_ref(source: str | None, identity: str | None) -> model.EntryRef | None:
-    return None if source is None or identity is None else model.EntryRef(source=source, id=identity)
+    told = {**row, "value": json.loads(row["value"] or "null")}
+    if row["external_id"] is not None:
+        told |= {"entry": {"source": row["source"], "id": row["external_id"]}, "source": None}
+    return model.ShownEdit.model_validate(told)
 
 
 def _keys(entries: Sequence[model.Entry]) -> tuple[list[str], list[str]]:
@@ -188,7 +180,7 @@ async def add_annotation(
     given = {name: value for name, value in new if name != "entry"} | about
     same = {"id": root, "root": root, "incident_id": incident.id, "at": at, "author": unit.principal.actor}
     await insert(unit, "annotations", **same, **given)
-    await _audit(unit, "add", incident, root=root)
+    await unit.audit("annotation.add", incident.ref, incident_id=incident.id, detail={"annotation": root})
     return await annotation(unit, root)
 
 
@@ -242,7 +234,7 @@ async def said(
 
 
 def _annotation(row: Any) -> model.ShownAnnotation:
-    entry = _entry_ref(row["entry_source"], row["entry_id"])
+    entry = {"source": row["entry_source"], "id": row["entry_id"]} if row["entry_id"] is not None else None
     changed_at = row["changed_at"] if row["version"] > 1 else None
     return model.ShownAnnotation.model_validate({**row, "entry": entry, "changed_at": changed_at})
 
@@ -262,11 +254,8 @@ async def _supersede(
     at, actor = await unit.stamp(incident.id), unit.principal.actor
     args = (uuid4(), new.id, at, actor, new.state, new.body, retracted)
     await unit.execute(_SUPERSEDE, *args, operation="annotation_supersede")
-    await _audit(unit, "retract" if retracted else "change", incident, root=new.id)
-
-
-async def _audit(unit: Unit, did: str, incident: Incident, *, root: UUID) -> None:
-    await unit.audit(f"annotation.{did}", incident.ref, incident_id=incident.id, detail={"annotation": root})
+    action, detail = f"annotation.{'retract' if retracted else 'change'}", {"annotation": new.id}
+    await unit.audit(action, incident.ref, incident_id=incident.id, detail=detail)
 
 
 def _check_decision(principal: Principal, kind: model.AnnotationKind) -> None:

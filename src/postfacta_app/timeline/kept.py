@@ -1,28 +1,32 @@
-"""Read the timelines that the database keeps, for the present or any past, without building one."""
+"""Read the timelines that the database keeps, for the present or any past; only `verify` builds them again."""
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Annotated, Any, Final, Literal, cast
 from uuid import UUID
 
 import anyio
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, TypeAdapter
+
+from postfacta_postgres import Database
 
 from ..aside import aside
-from ..db import VISIBLE, Query, Unit, Where, sees
-from ..errors import AppError
+from ..db import VISIBLE, Query, Reader, Unit, Where, sees
 from ..incidents.access import COLUMNS, incident_of, missing, not_kept, ref_of
 from ..incidents.model import Incident
-from ..signals.model import PRECISIONS, Precision
+from ..principal import ANONYMOUS
+from ..signals.model import Precision, micros
 from ..web.body import Time
 from ..web.paging import decode_cursor, encode_cursor, filters_hash
-from .model import Entry, Instant, Milestone, Repeats, micros
-from .rules import AHEAD, RULES, Place, sort_key
+from .model import Entry, Facts, Instant, Milestone, Repeats
+from .rules import AHEAD, RULES, Place, build, sort_key
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
@@ -45,13 +49,10 @@ def span_of(group: str) -> tuple[int, int, int]:
     return alike, start, start + width
 
 
-def _checked(group: str) -> str:
-    span_of(group)
-    return group
-
-
 Group = Annotated[
-    str, StringConstraints(pattern=r"^-?[0-9]{1,19}(\.-?[0-9]{1,19}){2}$"), AfterValidator(_checked)
+    str,
+    StringConstraints(pattern=r"^-?[0-9]{1,19}(\.-?[0-9]{1,19}){2}$"),
+    AfterValidator(lambda group: span_of(group) and group),
 ]
 """The name of a group of repeats."""
 
@@ -127,25 +128,7 @@ class NumberedPage:
     total: int  # how many entries the view has
     repeats: Sequence[Repeats] = ()  # which lines stand for several entries
     size: int  # the most lines of a page
-
-    @property
-    def is_short(self) -> bool:
-        """Whether the page holds all entries, each with its forms; else each entry links to them."""
-        return self.total <= self.size
-
-    @property
-    def is_folded(self) -> bool:
-        """Whether some lines stand for several entries."""
-        return self.total > self.count
-
-    @property
-    def first(self) -> int:
-        """The number of the first entry of the page, from 1."""
-        return (self.page - 1) * self.size + 1
-
-    @property
-    def pages(self) -> int:
-        return -(-self.count // self.size)
+    pages: int
 
 
 def place(query: TimelineQuery, incident_id: UUID) -> Place | None:
@@ -161,12 +144,16 @@ _MOST_DIGESTS: Final = 10_000
 _KEY: Final = 'e.t, e.p, e.k, e.source collate "C", e.unnumbered, e.sequence collate "C", e.id collate "C"'
 _COLUMNS: Final = """e.source, e.id, e.signal_id, e.kind, e.t, e.p, e.k, e.unnumbered, e.sequence, e.occurred, e.known_at,
   e.title, e.original, e.sha, e.pinned, e.hidden, e.first_at, e.alike"""
-_ENTRY: Final = """e.source, e.id, e.kind, e.t, e.p, e.title, e.sha, e.pinned, e.hidden, e.occurred,
-  coalesce(s.precision, (select a.precision from annotations a
+_ENTRIES: Final = TypeAdapter(list[Entry])
+_ENTRY: Final = f"""json_build_object('source', e.source, 'id', e.id, 'kind', e.kind, 't', e.t, 'p', (array{[it.value for it in Precision]})[e.p + 1],
+  'title', e.title, 'sha', e.sha, 'pinned', e.pinned, 'hidden', e.hidden, 'occurred_at', e.occurred,
+  'original_precision', coalesce(s.precision, (select a.precision from annotations a
     where a.id = case when e.source = 'human' then split_part(e.id, ':', 2)::uuid end), 'exact'),
-  coalesce(e.original, e.title), case when not e.unnumbered then e.sequence end, e.known_at, timeline_us(coalesce(s.received_at, e.first_at)),
-  s.time_basis, e.signal_id, s.services, s.environment, s.links,
-  (select count(*) from signal_conflicts c where c.signal_id = e.signal_id), {tie}, {repeats}"""
+  'original_title', coalesce(e.original, e.title), 'sequence', case when not e.unnumbered then e.sequence end, 'known_at', e.known_at,
+  'received_at', timeline_us(coalesce(s.received_at, e.first_at)), 'time_basis', coalesce(s.time_basis, 'event'), 'signal_id', e.signal_id,
+  'clock_suspect', coalesce(e.occurred > timeline_us(s.received_at) + {AHEAD}, false), 'services', coalesce(s.services, '{{{{}}}}'),
+  'environment', s.environment, 'links', coalesce(s.links, '[]'),
+  'conflicts', (select count(*) from signal_conflicts c where c.signal_id = e.signal_id), 'tie', {{tie}})"""  # noqa: S608 - only constants of our modules
 # What has an annotation is never folded.
 _SAID: Final = """said as (select a.entry_source collate "C", a.entry_id collate "C" from i join annotations a on a.incident_id = i.id
    where a.entry_source is not null)"""
@@ -178,8 +165,8 @@ _FOLDED: Final = f"""select * from (
       from ({{of}}) e, ({{width}}) f(width)) e
   window w as (partition by e.same, e.start, case when e.same is null then e.source end, case when e.same is null then e.id end)) e
  where e.nth = 1"""  # noqa: S608 - only constants of this module
-_REPEATS: Final = "e.repeats, e.until, e.same || '.' || e.start || '.' || e.width"
-_ALONE: Final = "1, null, null"
+_REPEATS: Final = f"""(select json_agg(json_build_array(e.item, e.repeats, e.until, e.same || '.' || e.start || '.' || e.width) order by e.item)
+  from (select e.*, row_number() over (order by {_KEY}) - 1 as item from page e) e where e.repeats > 1)"""  # noqa: S608 - only constants of this module
 _OF_GROUP: Final = """e.alike = {}::bigint and e.t >= {}::bigint and e.t < {}::bigint
   and (e.source, e.id) not in (select * from said)"""
 _SLICE: Final = """
@@ -191,7 +178,7 @@ changed as materialized (select e.* from i, timeline_seen(i.id, case when i.unti
 page as materialized (select * from ({of}) e where {beyond} order by {key} limit {limit})
 select i.*,
   array(select json_agg(f.entry)::text from (
-    select json_build_array({entry}) as entry, row_number() over (order by {key}) / 250 as part
+    select {entry} as entry, row_number() over (order by {key}) / 250 as part
       from page e left join signals s on s.id = e.signal_id order by {key}) f group by f.part order by f.part) as page,
   (select count(*) from signal_conflicts c join (select e.* from timeline_entries e where {kept}) e on e.signal_id = c.signal_id
     where {whole}) + (select count(*) from signal_conflicts c join changed e on e.signal_id = c.signal_id where {whole}) as conflicts,
@@ -206,9 +193,8 @@ _TIE_NOW: Final = """exists (select from timeline_entries x where x.incident_id 
 # As `is_narrative` of the page.
 _NARRATIVE: Final = """(e.pinned or e.kind = 'action' or e.source in ('human', 'postfacta')
   or e.source >= 'manual/' and e.source < 'manual0')"""
-_NAMED: Final = (
-    '(e.source, e.id) in (select n.source collate "C", n.id collate "C" from unnest({}, {}) n(source, id))'
-)
+_NAMED: Final = """(e.source, e.id) in (
+  select n.source collate "C", n.id collate "C" from unnest({}::text[], {}::text[]) n(source, id))"""
 _ID: Final = f"select i.id from incidents i where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"  # noqa: S608
 _KEPT: Final = """{e}.incident_id = (select id from i) and {e}.present and {e}.since <= (select until from i)
   and ({e}.shift is null or {e}.source <> all ((select array(
@@ -224,15 +210,17 @@ with i as materialized (
   select {incident}, i.timeline_at, m.marks::text as marks, m.is_open from incidents i join incident_measures m on m.incident_id = i.id and m.rules = $5
    where {visible} and (i.id = $3::uuid or i.number = $4::bigint)),
 {said}, own as (select e.* from timeline_entries e where e.incident_id = (select id from i) and e.present and {own}),
-lines as ({of}), place as materialized (select {at} as at),
+lines as ({of}), counted as materialized (select count(*) as count from lines),
+place as materialized (select least({at}, greatest(0, count - 1) / {size}) as at from counted),
 page as materialized (select * from lines e order by {key} limit {limit} offset (select at * {size} from place))
-select i.*, place.at, (select count(*) from lines) as count, (select count(*) from own) as entries,
+select i.*, place.at, counted.count, (select count(*) from own) as entries,
   (select count(*) from timeline_entries e where e.incident_id = (select id from i) and e.present and e.hidden and {whole}) as hidden,
   array(select json_agg(f.entry)::text from (
-    select json_build_array({entry}) as entry, row_number() over (order by {key}) / 250 as part
+    select {entry} as entry, row_number() over (order by {key}) / 250 as part
       from page e left join signals s on s.id = e.signal_id order by {key}) f group by f.part order by f.part) as page,
+  {repeats}::text as repeats,
   (select json_object_agg(c.id, c.reason) from status_changes c where c.incident_id = i.id)::text as reasons
-  from i, place"""
+  from i, place, counted"""
 # As `anchor` in view.py.
 _PLACE: Final = """coalesce((select n / {size} from (select row_number() over (order by {key}) - 1 as n, e.source, e.id from lines e) e
   where 'e-' || left(encode(sha256(convert_to(length(e.source) || ' ' || e.source || ' ' || e.id, 'UTF8')), 'hex'), 12) = {anchor}), {at})"""
@@ -243,11 +231,12 @@ _OWN: Final = f"select {_COLUMNS} from own e"  # noqa: S608 - only constants of 
 Key = tuple[UUID, datetime, int | None, bool]
 
 
-async def _absence(q: Query, ref: UUID | int) -> AppError:
-    """Return why there is no timeline: no incident that the caller may see, or `migrate` has not kept it yet."""
-    if await q.fetch(_ID, *sees(q.principal), *ref_of(ref), operation="timeline_id"):
-        return not_kept()
-    return missing()
+async def _read(q: Query, ref: UUID | int, sql: str, *args: object, operation: str) -> Any:
+    """Run a query for one row; raise if the caller may see no such incident, or `migrate` has not kept its timeline yet."""
+    for row in await q.fetch(sql, *args, operation=operation):
+        return row
+    is_there = await q.fetch(_ID, *sees(q.principal), *ref_of(ref), operation="timeline_id")
+    raise not_kept() if is_there else missing()
 
 
 class KeptTimelines:
@@ -261,31 +250,22 @@ class KeptTimelines:
         """Read the matching entries of an incident; raise `NotFoundError` if the caller may not see it."""
         who, after = sees(q.principal), None
         if query.cursor is not None:
-            ids = await q.fetch(_ID, *who, *ref_of(ref), operation="timeline_id")
-            if not ids:
-                raise missing()
-            ref, after = ids[0]["id"], place(query, ids[0]["id"])
+            named = await _read(q, ref, _ID, *who, *ref_of(ref), operation="timeline_id")
+            ref, after = named["id"], place(query, named["id"])
         sql, args = _sql_of(query, after, *who, *ref_of(ref), query.as_of, RULES)
-        rows = await q.fetch(sql, *args, operation="timeline_slice")
-        if not rows:
-            raise await _absence(q, ref)
-        row = rows[0]
+        row = await _read(q, ref, sql, *args, operation="timeline_slice")
         incident, conflicts = incident_of(row), row["conflicts"]
         known = None if query.known_as_of is None else micros(query.known_as_of)
         key = (incident.id, row["until"], known, query.include_hidden)
         whole = query.digest or row["entries"] <= COMPLETE
         digest = await self.digest(q, key) if whole else self._digests.get(key)
-        entries, _ = await aside(sum(map(len, row["page"])), _entries, row["page"])
+        entries = await aside(sum(map(len, row["page"])), _entries, row["page"])
         items, milestones = entries[: query.limit], json.loads(row["milestones"])
         page = TimelinePage(
             digest=digest,
             why="more than 10,000 entries: ask with digest=true" if digest is None else None,
             rules=RULES,
-            milestones={
-                name: Instant(milestones[name]["t"], Precision(milestones[name]["p"]))
-                for name in Milestone
-                if name in milestones
-            },
+            milestones={name: milestones[name] for name in Milestone if name in milestones},
             items=items,
             next_cursor=query.cursor_after(incident.id, items[-1]) if len(entries) > len(items) else None,
         )
@@ -303,21 +283,17 @@ class KeptTimelines:
             at = _PLACE.format(key=_KEY, size=size, anchor=own.bind(wanted.entry, "text"), at=at)
         of = _FOLDED.format(of=_OWN, width=_WIDTH.format(size=size)) if wanted.fold else _OWN
         statement = _PAGE.format(
-            incident=COLUMNS, visible=VISIBLE, own=own, whole=whole, key=_KEY, limit=limit, at=at, size=size, said=_SAID, of=of,
-            entry=_ENTRY.format(tie=_TIE_NOW.format(whole=whole.replace("e.", "x.")), repeats=_REPEATS if wanted.fold else _ALONE),
+            incident=COLUMNS, visible=VISIBLE, own=own, whole=whole, key=_KEY, limit=limit, at=at, size=size, said=_SAID,
+            of=of, entry=_ENTRY.format(tie=_TIE_NOW.format(whole=whole.replace("e.", "x."))),
+            repeats=_REPEATS if wanted.fold else "null",
         )  # fmt: skip
-        rows = await q.fetch(statement, *own.args, operation="timeline_page")
-        if not rows:
-            raise await _absence(q, ref)
-        row = rows[0]
-        if row["at"] > (last := max(0, row["count"] - 1) // size):
-            again = replace(wanted, page=last + 1, entry="")
-            return await self.page(q, ref, again, size=size)
-        entries, repeats = await aside(sum(map(len, row["page"])), _entries, row["page"])
+        row = await _read(q, ref, statement, *own.args, operation="timeline_page")
+        entries = await aside(sum(map(len, row["page"])), _entries, row["page"])
+        marks, reasons, repeats = (json.loads(row[it] or "{}") for it in ("marks", "reasons", "repeats"))
         return NumberedPage(
             incident=incident_of(row), entries=entries[:size], after=entries[size:], page=row["at"] + 1, size=size,
-            count=row["count"], hidden=row["hidden"], total=row["entries"], is_open=row["is_open"], repeats=repeats,
-            marks=json.loads(row["marks"]), reasons=json.loads(row["reasons"] or "{}"),
+            count=row["count"], pages=-(-row["count"] // size), hidden=row["hidden"], total=row["entries"],
+            is_open=row["is_open"], repeats=[Repeats(*it) for it in repeats], marks=marks, reasons=reasons,
         )  # fmt: skip
 
     async def named(
@@ -329,22 +305,18 @@ class KeptTimelines:
 
     async def digest(self, q: Query, key: Key) -> str:
         """Return the digest of a version of a timeline, which never changes."""
-        if (found := self._digests.get(key)) is not None:
-            self._digests.move_to_end(key)
-            return found
-        async with self._turns:
-            if (found := self._digests.get(key)) is None:
-                found = (await q.fetch(_DIGEST, *key, operation="timeline_digest"))[0][0]
-            self._digests[key] = found
+        if key not in self._digests:
+            async with self._turns:
+                if key not in self._digests:
+                    self._digests[key] = (await q.fetch(_DIGEST, *key, operation="timeline_digest"))[0][0]
+        self._digests.move_to_end(key)
         while len(self._digests) > _MOST_DIGESTS:
             self._digests.popitem(last=False)
-        return found
+        return self._digests[key]
 
 
 async def digest_in(unit: Unit, incident_id: UUID) -> str:
-    rows = await unit.fetch(_DIGEST_NOW, incident_id, operation="timeline_digest")
-    digest: str = rows[0]["digest"]
-    return digest
+    return str((await unit.fetch(_DIGEST_NOW, incident_id, operation="timeline_digest"))[0]["digest"])
 
 
 def _conditions(wanted: TimelineQuery | Wanted, *args: object) -> tuple[str, Where]:
@@ -364,9 +336,7 @@ def _conditions(wanted: TimelineQuery | Wanted, *args: object) -> tuple[str, Whe
     if wanted.group:
         own.add(_OF_GROUP, *span_of(wanted.group))
     if wanted.names is not None:
-        own.add(
-            _NAMED.format(*(own.bind([name[part] for name in wanted.names], "text[]") for part in (0, 1)))
-        )
+        own.add(_NAMED, *([name[part] for name in wanted.names] for part in (0, 1)))
     return known, own
 
 
@@ -382,29 +352,74 @@ def _sql_of(query: TimelineQuery, after: Place | None, *given: object) -> tuple[
         places = [own.bind(value, kind) for value, kind in zip(after, kinds, strict=True)]
         # The second lets the range of the index begin there in any plan.
         beyond = f"({_KEY}) > ({', '.join(places)}) and e.t >= {places[0]}"
-    kept = _KEPT.format(e="e")
-    of = _UNION.format(
-        columns=_COLUMNS, kept=kept, own=own, most=f"and {beyond} order by {_KEY} limit {limit}"
-    )
+    kept, most = _KEPT.format(e="e"), f"and {beyond} order by {_KEY} limit {limit}"
+    of = _UNION.format(columns=_COLUMNS, kept=kept, own=own, most=most)
     tie = _TIE.format(kept=_KEPT.format(e="x"), whole=whole.replace("e.", "x."))
     statement = _SLICE.format(
         incident=COLUMNS, visible=VISIBLE, kept=kept, of=of, beyond=beyond, whole=whole, key=_KEY, limit=limit,
-        entry=_ENTRY.format(tie=tie, repeats=_ALONE),
+        entry=_ENTRY.format(tie=tie),
     )  # fmt: skip
     return statement, own.args
 
 
-def _entries(texts: Sequence[str]) -> tuple[list[Entry], list[Repeats]]:
-    rows = [it for text in texts for it in json.loads(text)]
-    return [_entry(it) for it in rows], [Repeats(n, *it[22:]) for n, it in enumerate(rows) if it[22] > 1]
+def _entries(texts: Sequence[str]) -> list[Entry]:
+    return [entry for text in texts for entry in _ENTRIES.validate_json(text)]
 
 
-def _entry(it: Sequence[Any]) -> Entry:
-    received = it[14]
-    return Entry(
-        source=it[0], id=it[1], kind=it[2], t=it[3], p=PRECISIONS[int(it[4])], title=it[5], sha=it[6], pinned=it[7],
-        hidden=it[8], occurred_at=it[9], original_precision=Precision(it[10]), original_title=it[11],
-        sequence=it[12], known_at=it[13], received_at=received, time_basis=it[15] or "event",
-        clock_suspect=it[16] is not None and it[9] > received + AHEAD, signal_id=UUID(it[16]) if it[16] else None,
-        services=tuple(it[17] or ()), environment=it[18], links=tuple(it[19] or ()), conflicts=it[20], tie=it[21],
-    )  # fmt: skip
+# Whether what is kept is what the rules make of the facts
+
+_FACTS: Final = TypeAdapter(Facts)
+_ALL_FACTS: Final = """
+select json_build_object('signals', (select coalesce(json_agg(f), '[]') from (
+    select s.id as signal_id, s.source, s.external_id, s.kind, timeline_us(s.occurred_at) as occurred_at, s.precision,
+           s.title, encode(s.content_sha256, 'hex') as content_sha256, s.sequence, timeline_us(s.known_at) as known_at,
+           timeline_us(s.received_at) as received_at, s.time_basis, s.services, s.environment, s.links,
+           (select count(*) from signal_conflicts c where c.signal_id = s.id) as conflicts
+      from signals s where s.id in (select signal_id from edits where incident_id = $1 and op = 'attach')) f),
+  'changes', (select coalesce(json_agg(f), '[]') from (
+    select id, timeline_us(at) as at, from_status, to_status, outcome, reason, timeline_us(occurred_at) as occurred_at
+      from status_changes where incident_id = $1) f),
+  'annotations', (select coalesce(json_agg(f), '[]') from (
+    select a.id, a.root, timeline_us(a.at) as at, a.kind, a.state, a.body, timeline_us(a.occurred_at) as occurred_at,
+           a.retracted, coalesce(first.precision, 'exact') as precision
+      from annotations a join annotations first on first.id = a.root
+     where a.incident_id = $1 and a.occurred_at is not null) f),
+  'edits', (select coalesce(json_agg(f), '[]') from (
+    select id, timeline_us(at) as at, op, signal_id, source, external_id, value from edits where incident_id = $1) f))::text"""
+
+
+_REVISIONS: Final = """
+select i.id, i.number, r.rev, r.timeline_digest as digest, timeline_us(r.timeline_at) as at, r.rules
+  from incidents i left join postmortem_revisions r on r.incident_id = i.id order by i.id, r.rev"""
+REPAIR: Final = (
+    "select timeline_rebuild(id) from (select id from incidents where number = {} for no key update) i"
+)
+"""Writes the kept timeline of an incident again; for the role that owns the tables."""
+
+
+async def facts_in(q: Query, incident_id: UUID) -> Facts:
+    """Read the facts of an incident in one statement, so from one snapshot."""
+    rows = await q.fetch(_ALL_FACTS, incident_id, operation="timeline_facts")
+    return _FACTS.validate_json(rows[0][0])
+
+
+async def verify(database: Database) -> Mapping[str, Sequence[Any]]:
+    """Build the timelines of each incident from its facts: compare the kept one, and the digest of each revision.
+
+    Return the revisions by result: `equal`, `fault`, or `other_rules`, which were not compared; and `kept_fault`, the
+    incidents whose kept timeline is not the one of their facts.
+    """
+    found: dict[str, list[Any]] = {"equal": [], "fault": [], "other_rules": [], "kept_fault": []}
+    rows = await Reader(database, ANONYMOUS).fetch(_REVISIONS, operation="revisions")
+    for incident_id, revisions in groupby(rows, itemgetter("id")):
+        async with database.transaction(isolation="repeatable read") as connection:
+            unit = Unit(connection, ANONYMOUS, None)
+            facts, kept = await facts_in(unit, incident_id), await digest_in(unit, incident_id)
+        for n, it in enumerate(revisions):
+            if n == 0 and build(facts).digest != kept:
+                found["kept_fault"].append(it)
+            if it["rev"] is not None:
+                is_comparable = it["rules"] == RULES
+                is_equal = is_comparable and build(facts, as_of=it["at"]).digest == it["digest"]
+                found["equal" if is_equal else "fault" if is_comparable else "other_rules"].append(it)
+    return found

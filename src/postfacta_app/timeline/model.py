@@ -20,32 +20,23 @@ from pydantic import (
 )
 
 from ..incidents.model import Reason
-from ..signals.model import Precision
+from ..signals.model import Precision, micros
 from ..web.body import WHOLE, Time, format_time
 from ..web.paging import Listed
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_EPOCH_HERE: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - for formatting only: without a zone it takes half the time
-_MICROSECOND: Final = timedelta(microseconds=1)
-
-
-def micros(at: datetime) -> int:
-    return (at - _EPOCH) // _MICROSECOND
-
-
+_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - to format a time without a zone takes half the time
 _FIRST: Final = micros(datetime(1, 1, 1, tzinfo=UTC))
 _LAST: Final = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
 
 
 def moment(at: int) -> datetime:
     """Return the time of microseconds since 1970, clamped to the years 1 to 9999."""
-    return _EPOCH + max(_FIRST, min(at, _LAST)) * _MICROSECOND
+    return (_EPOCH + timedelta(microseconds=max(_FIRST, min(at, _LAST)))).replace(tzinfo=UTC)
 
 
 def format_micros(at: int) -> str:
-    """Format microseconds since 1970 as a time in UTC."""
     try:
-        return (_EPOCH_HERE + timedelta(0, 0, at)).isoformat(timespec="microseconds") + "Z"
+        return (_EPOCH + timedelta(0, 0, at)).isoformat(timespec="microseconds") + "Z"
     except OverflowError:
         return format_time(moment(at))
 
@@ -314,10 +305,6 @@ class AnyEdit(RootModel[Annotated[NewEdit, Field(discriminator="op")]]):
     """An edit; `op` determines its fields."""
 
 
-_ELSEWHERE: Final = {
-    "attach": "use POST /api/v1/incidents/{ref}/signals",
-    "detach": "use DELETE /api/v1/incidents/{ref}/signals/{id}",
-}
 MODELS: Final[dict[str, type[NewEdit]]] = {
     op: model for model in get_args(NewEdit) for op in get_args(model.model_fields["op"].annotation)
 }
@@ -325,8 +312,10 @@ MODELS: Final[dict[str, type[NewEdit]]] = {
 
 
 def _here(op: object) -> object:
-    if isinstance(op, str) and op in _ELSEWHERE:
-        raise ValueError(_ELSEWHERE[op])
+    if op == Op.ATTACH:
+        raise ValueError("use POST /api/v1/incidents/{ref}/signals")
+    if op == Op.DETACH:
+        raise ValueError("use DELETE /api/v1/incidents/{ref}/signals/{id}")
     return op
 
 

@@ -13,20 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
-from ..signals.model import Precision
-from .model import (
-    UNDOES,
-    Annotation,
-    Edit,
-    Entry,
-    Facts,
-    Instant,
-    Milestone,
-    Op,
-    Signal,
-    StatusChange,
-    micros,
-)
+from ..signals.model import Precision, micros
+from .model import UNDOES, Annotation, Edit, Entry, Facts, Instant, Milestone, Op, StatusChange
 
 RULES: Final = 2  # the version of these rules; only digests of the same version are comparable
 
@@ -77,24 +65,20 @@ def build(
     `as_of` limits it to what had been recorded by then, `known_as_of` to what people knew, in microseconds.
     """
     last = _last(_until(facts.edits, as_of))
-    shown = [entry for entry in _unique(_entries(facts, last, as_of)) if include_hidden or not entry.hidden]
-    ordered = _with_ties(_known_by(sorted(shown, key=sort_key), known_as_of))
-    milestones = _milestones(last)
-    return Timeline(ordered, milestones, _digest(ordered, milestones))
+    made = (_edited(entry, last) for entry in _entries(facts, last, as_of))
+    shown = [entry for entry in _unique(made) if include_hidden or not entry.hidden]
+    known = _known_by(sorted(shown, key=sort_key), known_as_of)
+    times = Counter(entry.t for entry in known)
+    entries = [replace(entry, tie=True) if times[entry.t] > 1 else entry for entry in known]
+    given = {name: _instant(last.get((Op.MILESTONE, name.value))) for name in Milestone}
+    milestones = {name: at for name, at in given.items() if at is not None}
+    return Timeline(entries, milestones, _digest(entries, milestones))
 
 
 def sort_key(entry: Entry) -> Place:
     """Return the sort key of an entry; text is compared by code point."""
-    sequence = entry.sequence
-    return (
-        entry.t,
-        entry.p.rank,
-        _KINDS[entry.kind],
-        entry.source,
-        sequence is None,
-        sequence or "",
-        entry.id,
-    )
+    numbered = (entry.sequence is None, entry.sequence or "")
+    return entry.t, entry.p.rank, _KINDS[entry.kind], entry.source, *numbered, entry.id
 
 
 D = TypeVar("D", Edit, StatusChange, Annotation)
@@ -117,11 +101,6 @@ def _target(edit: Edit) -> Hashable:
     return edit.signal_id or (edit.source, edit.external_id)
 
 
-def _milestones(last: Last) -> dict[Milestone, Instant]:
-    given = {name: _instant(last.get((Op.MILESTONE, name.value))) for name in Milestone}
-    return {name: at for name, at in given.items() if at is not None}
-
-
 def _instant(edit: Edit | None) -> Instant | None:
     if edit is None or edit.value is None or edit.value["at"] is None:
         return None
@@ -130,45 +109,34 @@ def _instant(edit: Edit | None) -> Instant | None:
 
 
 def _entries(facts: Facts, last: Last, as_of: int | None) -> Iterator[Entry]:
+    """Make an entry of each fact, as it was before any edit."""
     for signal in facts.signals:
         edit = last.get((Op.ATTACH, signal.signal_id))
         if edit is not None and edit.op is Op.ATTACH:
-            yield _edited(_of_signal(signal), last)
+            same = {name: getattr(signal, name) for name in _SAME}
+            same["clock_suspect"] = signal.occurred_at > signal.received_at + AHEAD
+            when = Instant(signal.occurred_at, signal.precision)
+            yield _made(when, id=signal.external_id, sha=signal.content_sha256, **same)
     for change in _until(facts.changes, as_of):
-        yield _edited(_of_change(change), last)
+        title = "Declared" if change.from_status is None else f"Moved to {_words(change.to_status)}"
+        title = title if change.outcome is None else f"{title}: {_words(change.outcome)}"
+        sha = _sha256({"to": change.to_status, "outcome": change.outcome, "reason": change.reason})
+        named = {"source": "postfacta", "id": f"status:{change.id}", "kind": "status"}
+        when = Instant(change.occurred_at, Precision.EXACT)
+        yield _made(when, title=title, sha=sha, received_at=change.at, **named)
     notes = _until(facts.annotations, as_of)
     recorded = {note.root: note.at for note in reversed(notes)}
     for note in {note.root: note for note in notes}.values():
         if note.occurred_at is not None and not note.retracted:
-            yield _edited(_of_note(note, note.occurred_at, recorded[note.root]), last)
-
-
-def _of_signal(signal: Signal) -> Entry:
-    same = {name: getattr(signal, name) for name in _SAME}
-    is_suspect = signal.occurred_at > signal.received_at + AHEAD
-    when = Instant(signal.occurred_at, signal.precision)
-    return _made(when, id=signal.external_id, sha=signal.content_sha256, clock_suspect=is_suspect, **same)
-
-
-def _of_change(change: StatusChange) -> Entry:
-    title = "Declared" if change.from_status is None else f"Moved to {_words(change.to_status)}"
-    title = title if change.outcome is None else f"{title}: {_words(change.outcome)}"
-    sha = _sha256({"to": change.to_status, "outcome": change.outcome, "reason": change.reason})
-    when = Instant(change.occurred_at, Precision.EXACT)
-    named = {"source": "postfacta", "id": f"status:{change.id}", "kind": "status"}
-    return _made(when, title=title, sha=sha, received_at=change.at, **named)
+            title = note.body.strip().partition("\n")[0][:_TITLE] or note.kind
+            sha = _sha256({"kind": note.kind, "state": note.state, "text": note.body})
+            named = {"source": "human", "id": f"annotation:{note.root}", "kind": "note"}
+            when = Instant(note.occurred_at, note.precision)
+            yield _made(when, title=title, sha=sha, received_at=recorded[note.root], **named)
 
 
 def _words(name: str) -> str:
     return name.replace("_", " ").lower()
-
-
-def _of_note(note: Annotation, occurred_at: int, at: int) -> Entry:
-    title = note.body.strip().partition("\n")[0][:_TITLE] or note.kind
-    sha = _sha256({"kind": note.kind, "state": note.state, "text": note.body})
-    when = Instant(occurred_at, note.precision)
-    named = {"source": "human", "id": f"annotation:{note.root}", "kind": "note"}
-    return _made(when, title=title, sha=sha, received_at=at, **named)
 
 
 def _made(when: Instant, *, title: str, **others: Any) -> Entry:
@@ -185,7 +153,8 @@ def _edited(entry: Entry, last: Last) -> Entry:
     at = _when(entry, _instant(last.get((Op.SET_TIME, target))), shift)
     retitled = last.get((Op.SET_TITLE, target))
     title = entry.title if retitled is None or retitled.value is None else str(retitled.value["title"])
-    pinned, hidden = (_is(op, last.get((op, target))) for op in (Op.PIN, Op.HIDE))
+    flags = ((op, last.get((op, target))) for op in (Op.PIN, Op.HIDE))
+    pinned, hidden = (edit is not None and edit.op is op for op, edit in flags)
     if (at.t, at.p, title) == (entry.t, entry.p, entry.title) and not (pinned or hidden):
         return entry
     return replace(entry, t=at.t, p=at.p, title=title, pinned=pinned, hidden=hidden)
@@ -196,10 +165,6 @@ def _when(entry: Entry, corrected: Instant | None, offset: int) -> Instant:
     return corrected or Instant(entry.p.floor(entry.occurred_at) + offset, entry.p)
 
 
-def _is(op: Op, edit: Edit | None) -> bool:
-    return edit is not None and edit.op is op
-
-
 def _unique(entries: Iterable[Entry]) -> Iterable[Entry]:
     return {(entry.source, entry.id): entry for entry in entries}.values()
 
@@ -208,11 +173,6 @@ def _known_by(entries: Sequence[Entry], known_as_of: int | None) -> Sequence[Ent
     if known_as_of is None:
         return entries
     return [it for it in entries if (it.t if it.known_at is None else it.known_at) <= known_as_of]
-
-
-def _with_ties(entries: Sequence[Entry]) -> Sequence[Entry]:
-    at = Counter(entry.t for entry in entries)
-    return [replace(entry, tie=True) if at[entry.t] > 1 else entry for entry in entries]
 
 
 def _digest(entries: Iterable[Entry], milestones: Mapping[Milestone, Instant]) -> str:

@@ -8,44 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import accumulate, groupby, pairwise
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 from uuid import UUID
 
 from ..signals.model import Precision
 from ..web.render import span
-from .model import UNDOES, AnnotationKind, Entry, Op, Repeats, ShownAnnotation, ShownEdit, moment
+from .model import UNDOES, Entry, Op, Repeats, ShownAnnotation, ShownEdit, moment
 
 _SECOND, _MINUTE, _DAY = 1_000_000, 60_000_000, 86_400_000_000
 _SILENCE: Final = 600_000_000  # Ten minutes; longer gaps are shown.
-
-
-@dataclass(frozen=True, slots=True)
-class Sign:
-    """The shape and word for a kind of entry; `name` is its CSS class."""
-
-    name: str
-    shape: str
-    word: str
-
-
-SIGNS: Final = {
-    "change": Sign("change", "◆", "Change"),
-    "alert_firing": Sign("alert", "▲", "Alert"),
-    "alert_resolved": Sign("recovery", "▽", "Recovery"),
-    "page": Sign("alert", "▲", "Page"),
-    "metric": Sign("other", "○", "Metric"),
-    "log": Sign("other", "○", "Log"),
-    "status": Sign("status", "▬", "Status"),
-    "action": Sign("human", "●", "Action"),
-    "note": Sign("human", "●", "Note"),
-    "other": Sign("other", "○", "Other"),
-}
-_REMARKS: Final = {
-    AnnotationKind.NOTE: SIGNS["note"],
-    AnnotationKind.DECISION: Sign("decision", "■", "Decision"),
-    AnnotationKind.HYPOTHESIS: Sign("human", "●", "Hypothesis"),
-    AnnotationKind.QUESTION: Sign("human", "●", "Question"),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +25,7 @@ class Line:
 
     entry: Entry
     anchor: str  # its id on the page
-    sign: Sign
+    sign: str  # its kind, or that of the annotation that it is
     known: str = ""  # when people learned of it, if later
     late: str = ""  # when a person recorded it, if more than five minutes later
     shift: str = ""  # the clock offset of its source, such as `+2 min`
@@ -85,55 +56,14 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class _Timed:
-    t: int
-    p: Precision
-
-    @property
-    def at(self) -> datetime:
-        return moment(self.t)
-
-    @property
-    def clock(self) -> str:
-        return clock(self.t, self.p)
-
-
-@dataclass(frozen=True, slots=True)
-class Moment(_Timed):
-    """Entries with the same time."""
-
-    form: ClassVar[str] = "moment"
-    lines: Sequence[Line]
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """A gap of more than ten minutes, in words."""
-
-    form: ClassVar[str] = "gap"
-    words: str
-
-
-@dataclass(frozen=True, slots=True)
-class Turn(_Timed):
+class Turn:
     """A milestone across the timeline; `since` is the time after the first one, in words, or empty."""
 
-    form: ClassVar[str] = "turn"
+    t: int
+    p: Precision
     name: str
     since: str = ""
     is_derived: bool = False
-
-    @property
-    def anchor(self) -> str:
-        return f"m-{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Day:
-    """The items of one day, in UTC."""
-
-    at: datetime
-    items: Sequence[Moment | Gap | Turn]
 
 
 def lines(
@@ -146,7 +76,7 @@ def lines(
     repeats: Sequence[Repeats] = (),
 ) -> list[Line]:
     """Combine each entry, in the given order, with its edits and annotations, oldest first."""
-    last = _last(edits)
+    last = {_target(edit): edit for edit in edits}
     said = {f"annotation:{it.id}": it for it in remarks}
     why, folded = reasons or {}, {it.item: it for it in repeats}
     beneath: dict[tuple[str, str], list[ShownAnnotation]] = defaultdict(list)
@@ -155,7 +85,7 @@ def lines(
             beneath[it.entry.source, it.entry.id].append(it)
     made: list[Line] = []
     for n, entry in enumerate(entries):
-        decided = _decided(entry, last)
+        decided, original = _decided(entry, last), entry.original_precision
         corrected = any(edit.op is Op.SET_TIME for edit in decided)
         remark = said.get(entry.id) if entry.source == "human" else None
         is_of_people = entry.source in {"human", "postfacta"} or entry.source.startswith("manual/")
@@ -163,11 +93,11 @@ def lines(
             Line(
                 entry=entry,
                 anchor=anchor(entry.source, entry.id),
-                sign=_REMARKS[remark.kind] if remark is not None else SIGNS[entry.kind],
+                sign=remark.kind if remark is not None else entry.kind,
                 known=_later(entry, entry.known_at, _MINUTE),
                 late=_later(entry, entry.received_at, 5 * _MINUTE) if is_of_people else "",
                 shift="" if corrected else _shift(entry),
-                was=_original(entry) if corrected else "",
+                was=_within(original.floor(entry.occurred_at), original, entry.t) if corrected else "",
                 remark=remark,
                 reason=why.get(entry.id.removeprefix("status:")) if entry.source == "postfacta" else None,
                 beneath=beneath[entry.source, entry.id],
@@ -179,25 +109,20 @@ def lines(
     return made
 
 
-def days(shown: Sequence[Line], turns: Sequence[Turn]) -> list[Day]:
-    """Group lines by day and moment; at equal times a milestone comes first."""
-    at_once = groupby(shown, key=lambda line: (line.entry.t, line.entry.p))
-    moments = [Moment(t, p, list(same)) for (t, p), same in at_once]
-    ends = accumulate((max(line.until for line in it.lines) for it in moments), max)
-    placed: list[tuple[int, int, Moment | Gap | Turn]] = [
-        *((turn.t, 0, turn) for turn in turns),
-        *((it.t, 1, it) for it in moments),
-        *(
-            (it.t, 2, Gap(words))
-            for it, end, after in zip(moments, ends, moments[1:], strict=False)
-            if (words := _silence(it, end, after))
-        ),
-    ]
+def days(
+    shown: Sequence[Line], turns: Sequence[Turn]
+) -> list[tuple[datetime, Sequence[list[Line] | Turn | str]]]:
+    """Group lines by day, in UTC, and time; at equal times a milestone comes first. A text is a silence."""
+    at_once = [[*same] for _, same in groupby(shown, key=lambda line: (line.entry.t, line.entry.p))]
+    ends = accumulate((max(line.until for line in same) for same in at_once), max)
+    placed: list[tuple[int, int, list[Line] | Turn | str]] = [(turn.t, 0, turn) for turn in turns]
+    placed += [(same[0].entry.t, 1, same) for same in at_once]
+    for before, end, after in zip(at_once, ends, at_once[1:], strict=False):
+        if words := _silence(before[0].entry, end, after[0].entry):
+            placed.append((before[0].entry.t, 2, words))
     placed.sort(key=lambda place: place[:2])
-    return [
-        Day(moment(day * _DAY), [item for _, _, item in items])
-        for day, items in groupby(placed, key=lambda place: place[0] // _DAY)
-    ]
+    by_day = groupby(placed, key=lambda place: place[0] // _DAY)
+    return [(moment(day * _DAY), [item for _, _, item in items]) for day, items in by_day]
 
 
 def anchor(source: str, identity: str) -> str:
@@ -217,35 +142,26 @@ def stamp(t: int, p: Precision) -> str:
     return format(moment(t), "%Y-%m-%d" + _STAMPS.get(p, " %H:%M"))
 
 
-def _silence(before: Moment, end: int, after: Moment) -> str:
+def _silence(before: Entry, end: int, after: Entry) -> str:
     """Return the length of a gap; empty if it is short, or a time is only known to the hour or day."""
     if min(before.p.rank, after.p.rank) < Precision.MINUTE.rank or after.t - end <= _SILENCE:
         return ""
     return span(timedelta(microseconds=after.t - end))
 
 
-def _last(edits: Sequence[ShownEdit]) -> dict[tuple[str, str, str], ShownEdit]:
-    last: dict[tuple[str, str, str], ShownEdit] = {}
-    for edit in edits:
-        source, identity = (edit.entry.source, edit.entry.id) if edit.entry else (edit.source or "", "")
-        last[UNDOES.get(edit.op, edit.op), source, identity] = edit
-    return last
+def _target(edit: ShownEdit) -> tuple[str, str, str]:
+    op, entry = UNDOES.get(edit.op, edit.op), edit.entry
+    return (op, entry.source, entry.id) if entry else (op, edit.source or "", "")
 
 
 def _decided(entry: Entry, last: Mapping[tuple[str, str, str], ShownEdit]) -> list[ShownEdit]:
     """Return the edits that changed the entry, which are shown with author and reason."""
-    moved = (entry.t, entry.p) != (
-        entry.original_precision.floor(entry.occurred_at),
-        entry.original_precision,
-    )
-    corrected = last.get((Op.SET_TIME, entry.source, entry.id))
-    time = corrected if corrected and corrected.value else last.get((Op.CLOCK_OFFSET, entry.source, ""))
-    given = (
-        (moved, time),
-        (entry.title != entry.original_title, last.get((Op.SET_TITLE, entry.source, entry.id))),
-        (entry.hidden, last.get((Op.HIDE, entry.source, entry.id))),
-    )
-    return [edit for applies, edit in given if applies and edit is not None]
+    known = {op: last.get((op, entry.source, entry.id)) for op in (Op.SET_TIME, Op.SET_TITLE, Op.HIDE)}
+    if not ((corrected := known[Op.SET_TIME]) and corrected.value):
+        known[Op.SET_TIME] = last.get((Op.CLOCK_OFFSET, entry.source, ""))
+    was = (entry.original_precision.floor(entry.occurred_at), entry.original_precision)
+    is_changed = ((entry.t, entry.p) != was, entry.title != entry.original_title, entry.hidden)
+    return [edit for edit, applies in zip(known.values(), is_changed, strict=True) if applies and edit]
 
 
 def _shift(entry: Entry) -> str:
@@ -255,16 +171,9 @@ def _shift(entry: Entry) -> str:
     sign = "+" if by > 0 else "\N{MINUS SIGN}"
     if abs(by) < _SECOND:
         return f"{sign}{abs(by) // 1000} ms"
-    minutes, micros = divmod(abs(by), 60_000_000)
-    hours, minutes = divmod(minutes, 60)
-    seconds = f"{micros / 1e6:g} s" if micros else ""
-    parts = (f"{hours} h" if hours else "", f"{minutes} min" if minutes else "", seconds)
-    return sign + " ".join(part for part in parts if part)
-
-
-def _original(entry: Entry) -> str:
-    p = entry.original_precision
-    return _within(p.floor(entry.occurred_at), p, entry.t)
+    minutes, micros = divmod(abs(by), _MINUTE)
+    parts = {"h": minutes // 60, "min": minutes % 60, "s": micros / 1e6}
+    return sign + " ".join(f"{count:g} {unit}" for unit, count in parts.items() if count)
 
 
 def _within(t: int, p: Precision, of: int) -> str:

@@ -7,8 +7,9 @@ from uuid import UUID
 
 from postfacta_app.durations import Basis, Mark
 from postfacta_app.postmortems.model import ChangedEntry, PostMortem, Revision, TimelineChanges
+from postfacta_app.signals.model import micros
 from postfacta_app.timeline.kept import TimelinePage, TimelineQuery, place
-from postfacta_app.timeline.model import Entry, Facts, Milestone, micros
+from postfacta_app.timeline.model import Entry, Facts, Milestone
 from postfacta_app.timeline.rules import RULES, Timeline, build, sort_key
 
 __all__ = ["changes", "cut", "etag", "is_narrative", "marks", "post_mortem", "shows"]

@@ -118,8 +118,8 @@ async def test_the_page_tells_what_happened_in_order_with_durations_and_evidence
     await here.case.edit("milestone", value={"name": "impact_started", "at": "2026-02-07T10:00:00Z"})
     seen = await here.get()
     order = [
-        "≈09:30", "Deploy 7", "Known 10:40", "34 min", "10:00:00 Impact started", "10:04:12 Detected",
-        "Checkout fails", "10:05:00", "Declared",
+        "≈09:30", "◆ Change", "Deploy 7", "Known 10:40", "34 min", "10:00:00 Impact started", "10:04:12 Detected",
+        "▲ Alert", "Checkout fails", "10:05:00", "▬ Status", "Declared",
     ]  # fmt: skip
     places = [seen.story.find(words) for words in order]
     assert -1 not in places
@@ -185,7 +185,12 @@ async def test_a_note_that_is_sent_twice_is_there_once(service: Service) -> None
     seen = await here.get()
     assert seen.html.count("<h4>The cache is cold</h4>") == 1
     assert f'id="{first.headers["location"].partition("#")[2]}"' in seen.html
-    assert "Hypothesis Open" in seen.text
+    assert "● Hypothesis Open" in seen.story
+    decided = {"kind": "decision", "body": "Roll back", "occurred_at": "2026-02-07T10:07:00Z"}
+    await here.case.post("annotations", decided)
+    seen = await here.get()
+    assert "■ Decision" in seen.story
+    assert 'class="mark sign-decision"' in seen.html
 
 
 async def test_a_note_is_shown_as_exactly_as_its_time_was_typed(service: Service) -> None:

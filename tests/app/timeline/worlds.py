@@ -10,7 +10,7 @@ from uuid import UUID
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from postfacta_app.signals.model import Precision
+from postfacta_app.signals.model import Precision, micros
 from postfacta_app.timeline.model import (
     Annotation,
     Edit,
@@ -20,7 +20,6 @@ from postfacta_app.timeline.model import (
     Op,
     Signal,
     StatusChange,
-    micros,
     moment,
 )
 
