@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
@@ -19,7 +20,6 @@ from . import actions, labels, links
 from .actions import Action
 from .aside import LARGE, aside
 from .db import Reader, Unit
-from .errors import NotFoundError
 from .incidents.access import Ref, seen
 from .incidents.model import Incident
 from .labels import Label
@@ -232,9 +232,8 @@ _FORMS: Final[Mapping[ExportFormat, _Form]] = {
 
 async def _document(unit: Unit, incident: Incident, page: TimelinePage, *, rev: int | None) -> Document:
     """Read all but the entries of the timeline."""
-    revision = await postmortems.find(unit, incident.id, rev)
-    if rev is not None and revision is None:
-        raise NotFoundError("No such revision, or none that you may read")
+    read = postmortems.find if rev is None else partial(postmortems.read_revision, rev=rev)
+    revision = await read(unit, incident.id)
     said = await timelines.remarks(unit, incident.id)
     return Document(
         incident=incident,

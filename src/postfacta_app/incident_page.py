@@ -8,39 +8,28 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from math import inf
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 from uuid import UUID
 
-from pydantic import BaseModel, Field, JsonValue, StringConstraints
+from pydantic import Field, JsonValue
 from starlette.requests import Request
 
 from . import labels, links
 from .aside import LARGE
 from .db import Unit
 from .durations import durations, marks, turns
-from .errors import ConflictError, FieldError, InvalidFieldsError, NotFoundError
+from .errors import ConflictError, InvalidFieldsError, NotFoundError, invalid
 from .incidents import api as incidents
 from .incidents.access import Ref, Share, lock_active, missing, read_ref, seen
 from .incidents.model import MOVES, Incident, Move, Outcome
 from .principal import Access
 from .signals import api as signals
 from .signals.model import Attached, Attachments, Precision, SignalQuery, micros
-from .timeline import api as timeline
-from .timeline.kept import Group, NumberedPage, Wanted
-from .timeline.model import (
-    MODELS,
-    STATES,
-    AnnotationChange,
-    AnnotationKind,
-    Milestone,
-    NewAnnotation,
-    NewEdit,
-    Op,
-    moment,
-)
+from .timeline import api as timeline, model
+from .timeline.kept import NumberedPage, Short, Wanted
 from .timeline.view import Line, anchor, chart, clock, days, lines, stamp
-from .web.body import Time, format_time, parse_time
+from .web.body import format_time, parse_time
 from .web.forms import formed, read_typed_time
 from .web.paging import Paged, next_page
 from .web.slices import Call, Fields, Fill, Matches, Now, Page, Routes, Snapshot
@@ -50,7 +39,6 @@ _SIGNAL: Final = re.compile(r"signal-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _SECONDS: Final = re.compile(r"\d:\d\d:\d\d(\.)?|-\d+ ?s$", re.ASCII)
 _OFFSET: Final = re.compile(r"[+-]?\d{1,6}(\.\d{1,3})?", re.ASCII)
-Word = Annotated[str, StringConstraints(max_length=200)]
 _PAGE: Final = 100  # the most entries of one page
 _MOST_SAID: Final = _PAGE + 100  # Annotations; the API lists all.
 _LETTERS: Final = 2000  # Characters of a signal's text and payload; a link leads to the rest.
@@ -58,22 +46,13 @@ _BEFORE: Final = timedelta(hours=1)  # The search for signals begins this long b
 routes: Final = Routes("note")
 
 
-class View(BaseModel, extra="forbid", frozen=True):
-    """Which entries to show, which one to edit, which signals to search; `entry` selects its page."""
+class View(Wanted, frozen=True):
+    """Which entries to show, which one to edit, which signals to search."""
 
-    view: Literal["all", "narrative"] = "all"
-    hidden: bool = False
-    known_as_of: Time | None = None
-    text: Word = ""
-    edit: Word = ""
-    page: int = Field(1, ge=1, le=10_000)
-    repeats: Literal["folded", "each"] = "folded"
-    group: Group | None = None
-    entry: Word = ""
-    service: Word = ""
-    source: Word = ""
-    since: Word | None = Field(None, alias="from")
-    until: Word = Field("", alias="to")
+    service: Short = ""
+    source: Short = ""
+    since: Short | None = Field(None, alias="from")
+    until: Short = Field("", alias="to")
 
 
 async def _search(unit: Unit, incident: Incident, view: View, *, now: datetime) -> Mapping[str, object]:
@@ -91,15 +70,6 @@ async def _search(unit: Unit, incident: Incident, view: View, *, now: datetime) 
     except InvalidFieldsError as refusal:
         return {"fields": fields, "found": None, "errors": refusal.errors}
     return {"fields": fields, "found": (await signals.rows(unit, query))[: query.limit], "errors": ()}
-
-
-def _wanted(view: View) -> Wanted:
-    turned = view.entry or view.edit
-    return Wanted(
-        page=view.page, known_as_of=view.known_as_of, include_hidden=view.hidden, is_narrative=view.view == "narrative",
-        text=view.text, group=view.group, fold=view.repeats == "folded" and view.view == "all" and not (turned or view.group),
-        entry=turned,
-    )  # fmt: skip
 
 
 def _link(incident: Incident, shown: View, /, **changes: str) -> str:
@@ -127,7 +97,7 @@ Back = Annotated[Callable[[str], str], Fill(_back)]  # returns the address of th
 
 @routes.page(_ONE, Access.READ, stale=True)
 async def show(q: Snapshot, ref: Ref, view: View, *, kept: timeline.Kept, now: Now, share: Share) -> Page:
-    page = await kept.page(q, ref, _wanted(view), size=_PAGE)
+    page = await kept.page(q, ref, view, size=_PAGE)
     incident, entries = page.incident, page.entries
     joined, labelled = await links.of(q, incident.id), await labels.of(q, incident.id)
     share(incident.visibility, *(it.incident.visibility for it in joined))
@@ -156,14 +126,14 @@ async def show(q: Snapshot, ref: Ref, view: View, *, kept: timeline.Kept, now: N
         "link_types": list(links.LinkType),
         "moves": MOVES[incident.status],
         "outcomes": list(Outcome),
-        "milestones": list(Milestone),
-        "states": STATES,
-        "kinds": [it for it in AnnotationKind if it != "decision" or q.principal.may(Access.WRITE)],
+        "milestones": list(model.Milestone),
+        "states": model.STATES,
+        "kinds": [it for it in model.AnnotationKind if it != "decision" or q.principal.may(Access.WRITE)],
         "search": await _search(q, incident, view, now=now),
         "link": partial(_link, incident, view),
         "stamp": stamp,
         "clock": clock,
-        "moment": moment,
+        "moment": model.moment,
     }
     return Page("incident.html", context, size=LARGE, more=partial(_laid_out, page, made, view))
 
@@ -192,17 +162,17 @@ async def move(unit: Unit, ref: Ref, wish: Move, *, now: Now, back: Back) -> str
 # Annotations
 
 
-def _new_note(call: Call, _: str) -> NewAnnotation:
+def _new_note(call: Call, _: str) -> model.NewAnnotation:
     fields = call.fields
     entry = {"source": fields["source"], "id": fields.get("id", "")} if "source" in fields else None
     when = fields.get("occurred_at", "").strip()
     precision = precision_of(when) if when else None
     when = f"{when} 00:00" if precision is Precision.DAY else when
     given = {**fields, "entry": entry, "occurred_at": when, "precision": precision}
-    return formed(NewAnnotation, given, call.now)
+    return formed(model.NewAnnotation, given, call.now)
 
 
-NewNote = Annotated[NewAnnotation, Fill(_new_note)]
+NewNote = Annotated[model.NewAnnotation, Fill(_new_note)]
 
 
 @routes.form(f"{_ONE}/notes", Access.ANNOTATE, again=show)
@@ -215,7 +185,14 @@ async def note(unit: Unit, ref: Ref, new: NewNote, *, now: Now, back: Back) -> s
 
 @routes.form(f"{_ONE}/notes/{{root}}", Access.ANNOTATE, again=show)
 async def renote(
-    unit: Unit, ref: Ref, root: UUID, *, wish: AnnotationChange, fields: Fields, matches: Matches, back: Back
+    unit: Unit,
+    ref: Ref,
+    root: UUID,
+    *,
+    wish: model.AnnotationChange,
+    fields: Fields,
+    matches: Matches,
+    back: Back,
 ) -> str:
     incident, found = await lock_active(unit, ref), await timeline.find(unit, root)
     if found[0] != incident.id:
@@ -246,44 +223,44 @@ def precision_of(text: str) -> Precision:
     return Precision.MINUTE if seconds is None else Precision.EXACT if seconds[1] else Precision.SECOND
 
 
-def read_edit(fields: Mapping[str, str], now: datetime | None = None) -> NewEdit:
+def read_edit(fields: Mapping[str, str], now: datetime | None = None) -> model.NewEdit:
     """Parse an edit from the fields of a form: an empty time or title undoes one, offsets are in seconds."""
-    if (op := fields.get("op", "")) not in MODELS:
-        raise _wrong("/op", "unknown", "is not an edit: reload the page and try again")
+    if (op := fields.get("op", "")) not in model.MODELS:
+        raise invalid("/op", "unknown", "is not an edit: reload the page and try again")
     try:
-        value = _value(Op(op), fields, now)
+        value = _value(model.Op(op), fields, now)
     except ValueError as error:
-        raise _wrong("/value", "value", str(error)) from None
+        raise invalid("/value", "value", str(error)) from None
     entry = {"source": fields.get("source", ""), "id": fields.get("id", "")}
-    return formed(MODELS[op], {**fields, "entry": entry, "value": value})
+    return formed(model.MODELS[op], {**fields, "entry": entry, "value": value})
 
 
-def _value(op: Op, fields: Mapping[str, str], now: datetime | None) -> JsonValue:
+def _value(op: model.Op, fields: Mapping[str, str], now: datetime | None) -> JsonValue:
     typed = fields.get("value", "")
-    if op is Op.SET_TIME:
+    if op is model.Op.SET_TIME:
         # Without `now`: a bare `10:04` would move an entry of another day to today.
         return read_instant(typed) if typed.strip() else None
-    if op is Op.SET_TITLE:
+    if op is model.Op.SET_TITLE:
         return {"title": typed} if typed.strip() else None
-    if op is Op.MILESTONE:
+    if op is model.Op.MILESTONE:
         at: dict[str, JsonValue] = read_instant(typed, now) if typed.strip() else {"at": None}
         return {"name": fields.get("name", ""), **at}
-    if op is Op.CLOCK_OFFSET:
+    if op is model.Op.CLOCK_OFFSET:
         if _OFFSET.fullmatch(typed.strip()) is None:
             raise ValueError("must be a number of seconds, such as 120 or -90.5")
         return {"ms": round(float(typed) * 1000)}
     return None
 
 
-def _wish(call: Call, _: str) -> NewEdit | Attachments | UUID:
+def _wish(call: Call, _: str) -> model.NewEdit | Attachments | UUID:
     """Return the edit, the signals to attach, or the signal to detach."""
     fields = call.fields
-    if fields.get("op") == Op.ATTACH:
+    if fields.get("op") == model.Op.ATTACH:
         ids = [UUID(name.removeprefix("signal-")) for name in fields if _SIGNAL.fullmatch(name)]
         if not ids:
-            raise _wrong("/", "required", "choose at least one signal")
+            raise invalid("/", "required", "choose at least one signal")
         return Attachments(ids=ids)
-    if fields.get("op") == Op.DETACH:
+    if fields.get("op") == model.Op.DETACH:
         try:
             return UUID(fields.get("signal", ""))
         except ValueError:
@@ -291,11 +268,7 @@ def _wish(call: Call, _: str) -> NewEdit | Attachments | UUID:
     return read_edit(fields, call.now)
 
 
-def _wrong(pointer: str, code: str, message: str) -> InvalidFieldsError:
-    return InvalidFieldsError("Some fields are invalid", errors=[FieldError(pointer, code, message)])
-
-
-Wish = Annotated[NewEdit | Attachments | UUID, Fill(_wish)]
+Wish = Annotated[model.NewEdit | Attachments | UUID, Fill(_wish)]
 
 
 @routes.form(f"{_ONE}/edits", Access.WRITE, again=show)
@@ -338,7 +311,9 @@ async def label(unit: Unit, ref: Ref, *, fields: Fields, matches: Matches, back:
 _MOST_EVENTS: Final = 200  # the most events of a page
 # Signals that were attached together are one event. `$3` and `$4` say whether the caller writes, and is an administrator.
 _EVENTS: Final = r"""
-select at, kind, id, actor, source, external_id, why, count, value, case kind when 'audit' then regexp_replace(
+select at, kind, id, actor, source, external_id, why, count, case kind when 'timeline' then value end as value,
+  (select coalesce(t.original, t.title) from timeline_entries t where t.incident_id = $1 and t.present
+    and t.source = e.source collate "C" and t.id = e.external_id collate "C") as title, case kind when 'audit' then regexp_replace(
     concat_ws(', ', what || ' ' || source, (select string_agg(name || ': ' || case jsonb_typeof(v) when 'array'
       then jsonb_array_length(v)::text else v #>> '{}' end, ', ' order by n)
       from jsonb_each(value::jsonb) with ordinality d(name, v, n) where v <> 'null')),
@@ -362,31 +337,24 @@ select at, kind, id, actor, source, external_id, why, count, value, case kind wh
 
 
 @routes.page("/incidents/{ref}/history", Access.READ)
-async def history(q: Snapshot, ref: Ref, place: Paged, *, request: Request, kept: timeline.Kept) -> Page:
+async def history(q: Snapshot, ref: Ref, place: Paged, *, request: Request) -> Page:
     incident, who, place = await seen(q, ref), q.principal, place.model_copy(update={"limit": _MOST_EVENTS})
     order = str(incident.id)
     after = place.after(order, datetime, str, str) or (None, None, None)
     args = (incident.id, place.limit + 1, who.may(Access.WRITE), who.is_admin, *after)
     found = await q.fetch(_EVENTS, *args, operation="history")
-    names = {(row["source"], row["external_id"]) for row in found if row["external_id"]}
-    about = await kept.named(q, incident.id, names, hidden=True)
-    titles = {(it.source, it.id): it.original_title for it in about}
     rows, older = place.cut(found, order, lambda row: (row["at"], row["kind"], row["id"]))
     context = {
         "item": incident,
-        "events": [_event(row, titles) for row in rows],
+        "events": [*map(_event, rows)],
         "names": await timeline.names(q, {row["actor"] for row in rows}),
         "next_url": next_page(request, older) if older else None,
     }
     return Page("history.html", context, size=LARGE)
 
 
-def _event(row: Any, titles: Mapping[tuple[str, str], str]) -> Mapping[str, object]:
-    """Return what the template words: of an edit also its value, the time in it as it is typed, and its entry."""
-    if row["kind"] != "timeline":
-        return dict(row.items())
+def _event(row: Any) -> Mapping[str, object]:
+    """Return what the template words: of an edit also its value, and the time in it as it is typed."""
     value: Mapping[str, Any] = json.loads(row["value"] or "null") or {}
-    title = titles.get((row["source"], row["external_id"]))
-    entry = f"{row['source']} {row['external_id']}" if title is None else f"“{title}”"
     to = stamp(micros(parse_time(value["at"])), Precision(value["precision"])) if value.get("at") else ""
-    return {**row, "value": value, "entry": entry, "to": to.removesuffix(".000000")}
+    return {**row, "value": value, "to": to.removesuffix(".000000")}

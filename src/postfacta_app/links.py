@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field, StringConstraints
 
 from .db import VISIBLE, Query, Reader, Unit, sees
-from .errors import ConflictError, FieldError, InvalidFieldsError, NotFoundError
+from .errors import ConflictError, NotFoundError, invalid
 from .incidents.access import Ref, lock_active, missing, read_ref, seen
 from .incidents.model import Incident, Severity, Status, Visibility
 from .principal import Access
@@ -108,7 +108,7 @@ async def link(unit: Unit, ref: Ref, new: NewLink) -> Reply[IncidentLink]:
         raise missing()
     if there is None or there.id == here.id:
         code, message = ("unknown", "no such incident") if there is None else ("same", "must be another one")
-        raise InvalidFieldsError(f"/to {message}", errors=[FieldError("/to", code, message)])
+        raise invalid("/to", code, message)
     row = (*_ordered(here.id, there.id, new.type), new.type, new.note, unit.principal.actor)
     is_new = bool(await unit.fetch(_INSERT, *row, operation="link_insert"))
     if is_new:

@@ -29,6 +29,7 @@ from ..web.body import if_match, if_none_match
 from ..web.paging import Paged
 from ..web.slices import Call, Fill, Reply, RouteClass, Routes, Snapshot, made
 from . import model
+from .model import PostMortem, Revision
 
 READ, WRITE = Access.READ, Access.WRITE
 routes: Final = Routes("post-mortem")
@@ -75,7 +76,7 @@ Rev = Annotated[int, Fill(lambda call, name: number(call.request.path_params[nam
 
 
 _SUMMARY: Final = ", ".join(f"r.{name}" for name in model.RevisionSummary.model_fields)
-_WRITTEN: Final = [name for name in model.Revision.model_fields if name != "content"]
+_WRITTEN: Final = [name for name in Revision.model_fields if name != "content"]
 _COLUMNS: Final = "r.content::text, " + ", ".join(f"r.{name}" for name in _WRITTEN)
 # Only writers see drafts and waivers.
 _SELECT: Final = f"""
@@ -125,9 +126,7 @@ select json_build_object({_LISTS})::text as changes,
 
 
 @routes.api(f"GET {_ONE}", READ, "Read the post-mortem, and how its timeline has changed since", conditional=True, stale=True)  # fmt: skip
-async def read(
-    q: Snapshot, ref: Ref, *, request: Request, share: Share
-) -> Annotated[Response, model.PostMortem]:
+async def read(q: Snapshot, ref: Ref, *, request: Request, share: Share) -> Annotated[Response, PostMortem]:
     incident = await seen(q, ref)
     revision = await find(q, incident.id)
     if revision is None:
@@ -151,7 +150,7 @@ async def revisions(q: Query, ref: Ref, query: Paged) -> model.RevisionPage:
 
 
 @routes.api(f"GET {_ONE}/revisions/{{rev}}", READ, "Read a revision")
-async def revision(q: Reader, ref: Ref, *, rev: Rev) -> model.Revision:
+async def revision(q: Reader, ref: Ref, *, rev: Rev) -> Revision:
     return await read_revision(q, (await seen(q, ref)).id, rev)
 
 
@@ -162,31 +161,31 @@ async def factors(q: Reader, filters: IncidentFilters) -> model.FactorList:
     return model.FactorList(items=[model.FactorCount.model_validate(dict(row.items())) for row in found])
 
 
-async def find(q: Query, incident_id: UUID, rev: int | None = None) -> model.Revision | None:
+async def find(q: Query, incident_id: UUID, rev: int | None = None) -> Revision | None:
     """Read the last revision that the caller may see, or that of this number."""
     args = (q.principal.may(WRITE), incident_id, rev, 1)
-    return await row(q, model.Revision, _READ, *args, operation="postmortem_get")
+    return await row(q, Revision, _READ, *args, operation="postmortem_get")
 
 
-async def read_revision(q: Query, incident_id: UUID, rev: int) -> model.Revision:
+async def read_revision(q: Query, incident_id: UUID, rev: int) -> Revision:
     found = await find(q, incident_id, rev)
     if found is None:
         raise NotFoundError("No such revision, or none that you may read")
     return found
 
 
-async def compared(q: Query, revision: model.Revision) -> model.PostMortem:
+async def compared(q: Query, revision: Revision) -> PostMortem:
     args = (revision.incident_id, revision.timeline_at)
     found = (await q.fetch(_CHANGES, *args, operation="postmortem_changes"))[0]
     changes = model.TimelineChanges.model_validate_json(found["changes"]) if found["is_changed"] else None
-    return model.PostMortem(**dict(revision), timeline_changed=changes is not None, timeline_changes=changes)
+    return PostMortem(**dict(revision), timeline_changed=changes is not None, timeline_changes=changes)
 
 
 @routes.api(
     f"PUT {_ONE}", WRITE, "Write the post-mortem's next revision",
     status=(200, 201), headers=_STARTS_FROM, problems=_OUTDATED,
 )  # fmt: skip
-async def write(unit: Unit, ref: Ref, wish: model.Draft, *, follows: Follows) -> Reply[model.Revision]:
+async def write(unit: Unit, ref: Ref, wish: model.Draft, *, follows: Follows) -> Reply[Revision]:
     incident, old = await _locked(unit, ref, follows)
     if old is not None and old.content == wish.content:
         return made(old, is_new=False)
@@ -198,9 +197,7 @@ async def write(unit: Unit, ref: Ref, wish: model.Draft, *, follows: Follows) ->
     f"POST {_ONE}/transitions", WRITE, "Change the status of the post-mortem", once=True,
     status=(200, 201), headers=_STARTS_FROM, problems=(*_OUTDATED, "illegal-transition", "not-publishable"),
 )  # fmt: skip
-async def transition(
-    unit: Unit, ref: Ref, wish: model.Transition, *, follows: Follows
-) -> Reply[model.Revision]:
+async def transition(unit: Unit, ref: Ref, wish: model.Transition, *, follows: Follows) -> Reply[Revision]:
     incident, old = await _locked(unit, ref, follows)
     if not model.move(old.status if old else None, wish) and old is not None:
         return made(old, is_new=False)
@@ -219,7 +216,7 @@ async def transition(
     f"POST {_ONE}/restore", WRITE, "Restore the content of an older revision", once=True,
     status=(200, 201), headers=_STARTS_FROM, problems=_OUTDATED,
 )  # fmt: skip
-async def restore(unit: Unit, ref: Ref, wish: model.Restore, *, follows: Follows) -> Reply[model.Revision]:
+async def restore(unit: Unit, ref: Ref, wish: model.Restore, *, follows: Follows) -> Reply[Revision]:
     incident, old = await _locked(unit, ref, follows)
     source = await find(unit, incident.id, wish.rev)
     if old is None or source is None:
@@ -232,7 +229,7 @@ async def restore(unit: Unit, ref: Ref, wish: model.Restore, *, follows: Follows
 
 async def _locked(
     unit: Unit, ref: UUID | int, follows: Callable[[str | None], None]
-) -> tuple[Incident, model.Revision | None]:
+) -> tuple[Incident, Revision | None]:
     incident = await lock_active(unit, ref)
     old = await find(unit, incident.id)
     follows(None if old is None else old.etag)
@@ -242,13 +239,13 @@ async def _locked(
 async def _append(
     unit: Unit,
     incident: Incident,
-    old: model.Revision | None,
+    old: Revision | None,
     *,
     content: model.Content,
     message: str | None = None,
     status: model.Stage | None = None,
     restored_from: int | None = None,
-) -> model.Revision:
+) -> Revision:
     at, former = await unit.stamp(incident.id), old.status if old else None
     status = status or model.next_stage(former)
     written = {
@@ -270,7 +267,7 @@ async def _append(
         error = errors.FieldError("/content", "too_long", "must be at most 512 KiB in total")
         detail = "Shorten the post-mortem, or move parts of it elsewhere"
         raise errors.InvalidFieldsError(detail, errors=[error])
-    revision = model.Revision.model_validate(dict(found[0].items()))
+    revision = Revision.model_validate(dict(found[0].items()))
     about = {"rev": revision.rev, "from": former, "to": status}
     await unit.audit("postmortem.write", incident.ref, incident_id=incident.id, detail=about)
     return revision

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Annotated, Final
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, Field, Json, StringConstraints, field_validator, model_validator
 
 from ..errors import IllegalTransitionError, invalid
 from ..incidents.model import Slug
@@ -165,16 +165,12 @@ class RevisionSummary(BaseModel, frozen=True):
     at: Time
 
 
-def _parsed(content: object) -> object:
-    return Content.model_validate_json(content) if isinstance(content, str) else content
-
-
 class Revision(RevisionSummary, frozen=True):
     """A revision as it is stored."""
 
     incident_id: UUID
     schema_version: int
-    content: Annotated[Content, BeforeValidator(_parsed)]
+    content: Content | Json[Content]  # of the database, as text
     timeline_digest: str = Field(description="The digest of the timeline at that time.")
     timeline_at: Time = Field(description="Use it as `as_of` to see the timeline of that time.")
     rules: int = Field(description="The version of the timeline rules at that time.")

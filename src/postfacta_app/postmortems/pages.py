@@ -70,7 +70,7 @@ Section = Annotated[str, Fill(_section)]
 async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, kept: Kept) -> Page:
     if typed.is_away:
         return Page("postmortem_unsaved.html", {"here": "incidents", "ref": ref_text(ref)})
-    shown = await kept.page(q, ref, Wanted(is_narrative=True), size=_MOST)
+    shown = await kept.page(q, ref, Wanted(view="narrative"), size=_MOST)
     incident = shown.incident
     last, acted = await api.find(q, incident.id), await actions.of(q, incident.id)
     content = last.content if last else Content()
@@ -132,15 +132,13 @@ async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, kept: K
     entries: Sequence[Entry] = ()
     last, name, refusal = None, ref_text(ref), typed.refusal
     if not typed.is_away:
-        offered = await kept.page(q, ref, Wanted(), size=_MOST)
+        offered = await kept.page(q, ref, Wanted(repeats="each"), size=_MOST)
         if offered.after:
-            offered = await kept.page(q, ref, Wanted(is_narrative=True), size=_MOST)
+            offered = await kept.page(q, ref, Wanted(view="narrative"), size=_MOST)
         entries, name = offered.entries, offered.incident.ref
         last = await api.find(q, offered.incident.id)
     form, rev = shown(section, last.content if last else Content()), last.rev if last else 0
-    is_outdated = refusal is not None and (
-        refusal.status == PreconditionFailedError.status or refusal.is_spent
-    )
+    is_outdated = refusal is not None and (refusal.slug == PreconditionFailedError.slug or refusal.is_spent)
     if refusal:
         form = typed_form(section, typed.fields)
         rev = rev if is_outdated else number(typed.fields.get("rev", ""))
@@ -310,9 +308,8 @@ def draft(base: Content, section: str, form: Form, *, message: str) -> Draft:
     try:
         return parse(Draft, {"content": content, "message": message.strip() or None})
     except InvalidFieldsError as refusal:
-        raise InvalidFieldsError(
-            "Some fields are invalid", errors=[_named(section, error) for error in refusal.errors]
-        ) from None
+        wrong = [_named(section, error) for error in refusal.errors]
+        raise InvalidFieldsError("Some fields are invalid", errors=wrong) from None
 
 
 def label(name: str) -> str:
@@ -326,9 +323,7 @@ def _value(section: str, form: Form) -> dict[str, JsonValue]:
     given = {name: _read(name, text) for name, text in form.items() if not _ROW_FIELD.fullmatch(name)}
     if section in _ROWS:
         prefix, _ = _ROWS[section]
-        given[prefix] = [
-            {name: _read(name, text) for name, text in row.items()} for row in rows(section, form)
-        ]
+        given[prefix] = [{name: _read(name, it) for name, it in row.items()} for row in rows(section, form)]
     if not all(name.startswith(f"{section}-") for name in given):
         return given
     return {section: {name.removeprefix(f"{section}-"): value for name, value in given.items()}}

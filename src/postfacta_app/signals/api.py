@@ -94,15 +94,13 @@ select n.signal_id, decode(n.sha256, 'hex'), n.content, $2 from (
                        and c.content_sha256 = decode(r.sha256, 'hex'))) n
  where n.nth + (select count(*) from signal_conflicts c where c.signal_id = n.signal_id) <= 20
 returning true"""
-_SIZE: Final = (
-    "octet_length(s.title) + octet_length(s.links::text) + octet_length(array_to_string(s.services, ' '))"
-)
 # What becomes of signals that the caller may see, in their order: those that the incident had once have their place in
 # it. Nothing, if its timeline is not kept yet.
 _BECOMING: Final = f"""
 select id, case when op = 'attach' then 'already' when op is not null or fits then 'attached' when not fits then 'full' end as result
   from (select s.id, k.place, e.op, m.signals + count(*) filter (where e.op is null) over w <= $6
-           and m.bytes + sum({_SIZE}) filter (where e.op is null) over w <= $7 as fits
+           and m.bytes + sum(octet_length(s.title) + octet_length(s.links::text)
+             + octet_length(array_to_string(s.services, ' '))) filter (where e.op is null) over w <= $7 as fits
     from unnest($4::uuid[]) with ordinality k(id, place) join signals s on s.id = k.id
     left join (select distinct on (signal_id) signal_id, op from edits where incident_id = $5 and signal_id = any ($4::uuid[])
       order by signal_id, at desc, id desc) e on e.signal_id = s.id

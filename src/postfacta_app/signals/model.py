@@ -15,8 +15,8 @@ from uuid import UUID
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     Field,
+    Json,
     JsonValue,
     PlainValidator,
     StringConstraints,
@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import to_json
 
 from ..errors import FieldError
-from ..incidents.model import Slug, Slugs
+from ..incidents.model import Many, Slug, Slugs, Word
 from ..principal import Principal
 from ..web.body import Time
 from ..web.paging import Listed, Paged
@@ -94,11 +94,15 @@ def _at_most(kib: int) -> AfterValidator:
     return AfterValidator(checked)
 
 
+ExternalId = Annotated[str, StringConstraints(min_length=1, max_length=300)]  # within its source
+EntryTitle = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+
 class Link(BaseModel, extra="forbid", frozen=True):
     """A link to evidence: only http and https, since people will follow it."""
 
     url: Annotated[str, StringConstraints(pattern=r"^https?://[!#-\[\]-~]+$", max_length=3900)]
-    title: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    title: Word | None = None
 
 
 class NewSignal(BaseModel, extra="forbid", frozen=True):
@@ -107,13 +111,13 @@ class NewSignal(BaseModel, extra="forbid", frozen=True):
     source: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._/-]{0,126}$")] | None = Field(
         None, description="Refines the sender's own source."
     )
-    id: Annotated[str, StringConstraints(min_length=1, max_length=300)] | None = Field(
+    id: ExternalId | None = Field(
         None, description="Its id within its source; by default the hash of its content."
     )
     kind: Kind
     occurred_at: Time | None = Field(None, description="Default: the time of receipt.")
     precision: Precision = Precision.EXACT
-    title: Annotated[str, StringConstraints(min_length=1, max_length=500)]
+    title: EntryTitle
     body: Annotated[str, StringConstraints(max_length=20_000)] | None = None
     services: Slugs = []
     environment: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
@@ -268,9 +272,6 @@ class AttachedPage(BaseModel):
     results: Sequence[Attachment]
 
 
-_STORED: Final = BeforeValidator(json.loads)  # JSON of the database, as text
-
-
 class Signal(BaseModel, frozen=True):
     """A stored signal, without its long fields."""
 
@@ -286,7 +287,7 @@ class Signal(BaseModel, frozen=True):
     title: str
     services: Sequence[str]
     environment: str | None
-    links: Annotated[Sequence[Link], _STORED]
+    links: Json[Sequence[Link]]
     received_at: Time
     received_by: str
 
@@ -299,7 +300,7 @@ class Signal(BaseModel, frozen=True):
 class ConflictingContent(BaseModel):
     """Different content received under the key of a signal; the first content stays."""
 
-    content: Annotated[dict[str, JsonValue], _STORED]
+    content: Json[dict[str, JsonValue]]
     content_sha256: str
     received_at: Time
     received_by: str
@@ -317,7 +318,7 @@ class SignalDetail(Signal, frozen=True):
     """A stored signal with all fields, conflicts and incidents."""
 
     body: str | None
-    payload: Annotated[dict[str, JsonValue], _STORED]
+    payload: Json[dict[str, JsonValue]]
     content_sha256: str
     conflicts: Sequence[ConflictingContent]
     incidents: Sequence[IncidentOfSignal]
@@ -327,15 +328,12 @@ class SignalPage(Listed[Signal]):
     """A page of signals, latest first."""
 
 
-Words = Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=200)]], Field(max_length=20)]
-
-
 class SignalQuery(Paged, frozen=True):
     """The filters; different ones are joined by "and"."""
 
-    source: Words = Field([], description="The full source, including its refinement.")
-    kind: list[Kind] = Field([], max_length=20)
-    service: list[Slug] = Field([], max_length=20)
+    source: Many[Word] = Field([], description="The full source, including its refinement.")
+    kind: Many[Kind] = Field([])
+    service: Many[Slug] = Field([])
     since: Time | None = Field(None, alias="from", description="Signals that occurred at or after it.")
     until: Time | None = Field(None, alias="to", description="Signals that occurred before it.")
     attached: bool | None = Field(None, description="Whether it is attached to any incident.")

@@ -21,6 +21,7 @@ from ..web.paging import Paged, next_link
 from ..web.slices import Call, Fill, Matches, Now, RouteClass, Routes, part
 from . import model
 from .kept import KeptTimelines, TimelinePage, TimelineQuery, digest_in
+from .model import AnnotationChange, AnnotationKind, AnyEdit, Entry, NewAnnotation, ShownAnnotation, ShownEdit
 
 READ, WRITE, ANNOTATE = Access.READ, Access.WRITE, Access.ANNOTATE
 _ONE: Final = "/api/v1/incidents/{ref}"
@@ -84,9 +85,7 @@ async def edit_page(q: Reader, ref: Ref, query: Paged) -> model.EditPage:
     return query.page(model.EditPage, rows, str(incident_id), key=lambda it: (it.at, it.id))
 
 
-@routes.api(
-    f"POST {_ONE}/edits", WRITE, "Edit a timeline; originals are kept", once=True, reads=model.AnyEdit
-)
+@routes.api(f"POST {_ONE}/edits", WRITE, "Edit a timeline; originals are kept", once=True, reads=AnyEdit)
 async def add_edit(unit: Unit, ref: Ref, new: SentEdit, *, now: Now) -> model.AddedEdit:
     entry, value = getattr(new, "entry", None), getattr(new, "value", None)
     if (at := getattr(value, "at", None)) is not None:
@@ -105,20 +104,20 @@ async def add_edit(unit: Unit, ref: Ref, new: SentEdit, *, now: Now) -> model.Ad
     return model.AddedEdit(edit=edit, digest=await digest_in(unit, incident.id))
 
 
-async def decided(q: Query, incident_id: UUID, entries: Sequence[model.Entry]) -> Sequence[model.ShownEdit]:
+async def decided(q: Query, incident_id: UUID, entries: Sequence[Entry]) -> Sequence[ShownEdit]:
     """Read the last edit of each kind of these entries, and of their clocks."""
     rows = await q.fetch(_DECIDED, incident_id, *_keys(entries), operation="edit_decided")
     return [_edit(row) for row in rows]
 
 
-def _edit(row: Any) -> model.ShownEdit:
+def _edit(row: Any) -> ShownEdit:
     told = {**row, "value": json.loads(row["value"] or "null")}
     if row["external_id"] is not None:
         told |= {"entry": {"source": row["source"], "id": row["external_id"]}, "source": None}
-    return model.ShownEdit.model_validate(told)
+    return ShownEdit.model_validate(told)
 
 
-def _keys(entries: Sequence[model.Entry]) -> tuple[list[str], list[str]]:
+def _keys(entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
     return [it.source for it in entries], [it.id for it in entries]
 
 
@@ -161,9 +160,7 @@ async def annotation_page(q: Reader, ref: Ref, query: Paged) -> model.Annotation
 @routes.api(
     f"POST {_ONE}/annotations", ANNOTATE, "Add a note, decision, hypothesis or question", once=True
 )  # fmt: skip
-async def add_annotation(
-    unit: Unit, ref: Ref, new: model.NewAnnotation, *, now: Now
-) -> model.ShownAnnotation:
+async def add_annotation(unit: Unit, ref: Ref, new: NewAnnotation, *, now: Now) -> ShownAnnotation:
     if new.occurred_at is not None:
         check_time("/occurred_at", new.occurred_at, now)
         if new.entry is not None:
@@ -185,21 +182,19 @@ async def add_annotation(
 
 
 @routes.api(f"GET {_OF_ROOT}", READ, "Read an annotation", kind=RouteClass.READ)
-async def annotation(q: Query, root: UUID) -> model.ShownAnnotation:
+async def annotation(q: Query, root: UUID) -> ShownAnnotation:
     return (await find(q, root))[1]
 
 
 @routes.api(f"PUT {_OF_ROOT}", ANNOTATE, "Change the text or state of an annotation")
-async def change(
-    unit: Unit, root: UUID, wish: model.AnnotationChange, *, matches: Matches
-) -> model.ShownAnnotation:
+async def change(unit: Unit, root: UUID, wish: AnnotationChange, *, matches: Matches) -> ShownAnnotation:
     incident, old = await _locked(unit, root)
     matches(old.etag)
     new = old.model_copy(update={name: getattr(wish, name) for name in wish.model_fields_set})
     _check_state(new.kind, new.state)
     if new == old:
         return old
-    await _supersede(unit, incident, new)
+    await _replace(unit, incident, new)
     return await annotation(unit, root)
 
 
@@ -207,17 +202,17 @@ async def change(
 async def retract(unit: Unit, root: UUID, *, matches: Matches) -> None:
     incident, old = await _locked(unit, root)
     matches(old.etag)
-    await _supersede(unit, incident, old, retracted=True)
+    await _replace(unit, incident, old, retracted=True)
 
 
-async def find(q: Query, root: UUID) -> tuple[UUID, model.ShownAnnotation]:
+async def find(q: Query, root: UUID) -> tuple[UUID, ShownAnnotation]:
     """Read one and the id of its incident; the error is the same for what does not exist and for what is not visible."""
     for row in await q.fetch(_ANNOTATION, *sees(q.principal), root, operation="annotation_get"):
         return row["incident_id"], _annotation(row)
     raise NotFoundError("No such annotation")
 
 
-async def remarks(q: Query, incident_id: UUID, query: Paged | None = None) -> Sequence[model.ShownAnnotation]:
+async def remarks(q: Query, incident_id: UUID, query: Paged | None = None) -> Sequence[ShownAnnotation]:
     """List them, oldest first: one more than a page holds, or all."""
     last = query.after(str(incident_id)) if query else None
     args = (incident_id, *(last or (None, None)), query.limit + 1 if query else None)
@@ -225,21 +220,21 @@ async def remarks(q: Query, incident_id: UUID, query: Paged | None = None) -> Se
 
 
 async def said(
-    q: Query, incident_id: UUID, entries: Sequence[model.Entry], *, limit: int
-) -> Sequence[model.ShownAnnotation]:
+    q: Query, incident_id: UUID, entries: Sequence[Entry], *, limit: int
+) -> Sequence[ShownAnnotation]:
     """List annotations on entries or on the incident as a whole, oldest first."""
     roots = [UUID(it.id.partition(":")[2]) for it in entries if it.source == "human"]
     rows = await q.fetch(_SAID, incident_id, roots, *_keys(entries), limit, operation="annotation_said")
     return sorted([_annotation(row) for row in rows], key=lambda it: (it.at, it.id))
 
 
-def _annotation(row: Any) -> model.ShownAnnotation:
+def _annotation(row: Any) -> ShownAnnotation:
     entry = {"source": row["entry_source"], "id": row["entry_id"]} if row["entry_id"] is not None else None
     changed_at = row["changed_at"] if row["version"] > 1 else None
-    return model.ShownAnnotation.model_validate({**row, "entry": entry, "changed_at": changed_at})
+    return ShownAnnotation.model_validate({**row, "entry": entry, "changed_at": changed_at})
 
 
-async def _locked(unit: Unit, root: UUID) -> tuple[Incident, model.ShownAnnotation]:
+async def _locked(unit: Unit, root: UUID) -> tuple[Incident, ShownAnnotation]:
     incident = await lock_active(unit, (await find(unit, root))[0])
     current = await annotation(unit, root)
     if not (current.author == unit.principal.actor or unit.principal.is_admin):
@@ -248,9 +243,7 @@ async def _locked(unit: Unit, root: UUID) -> tuple[Incident, model.ShownAnnotati
     return incident, current
 
 
-async def _supersede(
-    unit: Unit, incident: Incident, new: model.ShownAnnotation, *, retracted: bool = False
-) -> None:
+async def _replace(unit: Unit, incident: Incident, new: ShownAnnotation, *, retracted: bool = False) -> None:
     at, actor = await unit.stamp(incident.id), unit.principal.actor
     args = (uuid4(), new.id, at, actor, new.state, new.body, retracted)
     await unit.execute(_SUPERSEDE, *args, operation="annotation_supersede")
@@ -258,12 +251,12 @@ async def _supersede(
     await unit.audit(action, incident.ref, incident_id=incident.id, detail=detail)
 
 
-def _check_decision(principal: Principal, kind: model.AnnotationKind) -> None:
-    if kind is model.AnnotationKind.DECISION and not principal.may(WRITE):
+def _check_decision(principal: Principal, kind: AnnotationKind) -> None:
+    if kind is AnnotationKind.DECISION and not principal.may(WRITE):
         raise ForbiddenError("Only responders may record decisions")
 
 
-def _check_state(kind: model.AnnotationKind, state: model.AnnotationState | None) -> None:
+def _check_state(kind: AnnotationKind, state: model.AnnotationState | None) -> None:
     if kind not in model.STATES:
         if state is not None:
             raise invalid("/state", "forbidden", "only a hypothesis or a question may have a state")

@@ -20,7 +20,7 @@ from postfacta_postgres import Database
 from ..aside import aside
 from ..db import VISIBLE, Query, Reader, Unit, Where, sees
 from ..incidents.access import COLUMNS, incident_of, missing, not_kept, ref_of
-from ..incidents.model import Incident
+from ..incidents.model import Incident, Many, Word
 from ..principal import ANONYMOUS
 from ..signals.model import Precision, micros
 from ..web.body import Time
@@ -28,7 +28,7 @@ from ..web.paging import decode_cursor, encode_cursor, filters_hash
 from .model import Entry, Facts, Instant, Milestone, Repeats
 from .rules import AHEAD, RULES, Place, build, sort_key
 
-Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Short = Annotated[str, StringConstraints(max_length=200)]
 
 EntryKind = Literal[
     "change", "alert_firing", "alert_resolved", "page", "metric", "log", "status", "action", "note", "other",
@@ -63,10 +63,10 @@ class TimelineQuery(BaseModel, extra="forbid", frozen=True):
     as_of: Time | None = Field(None, description="Only what had been recorded by then.")
     known_as_of: Time | None = Field(None, description="Only what people knew by then.")
     include_hidden: bool = False
-    kind: Annotated[list[EntryKind], Field(max_length=20)] = []
-    source: Annotated[list[Text], Field(max_length=20)] = []
+    kind: Many[EntryKind] = []
+    source: Many[Word] = []
     pinned: bool | None = None
-    text: Annotated[Text | None, Field(description="Only entries whose title has this text.")] = None
+    text: Annotated[Word | None, Field(description="Only entries whose title has this text.")] = None
     digest: Annotated[bool, Field(description="Compute the digest even of more than 10,000 entries.")] = False
     limit: int = Field(500, ge=1, le=2000)
     # The cursor holds source, sequence and id: 600 characters of up to four bytes.
@@ -97,19 +97,22 @@ class Slice:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """A numbered page of the present."""
+class Wanted(BaseModel, extra="forbid", frozen=True):
+    """A numbered page of the present; `entry` and `edit` are anchors of entries, and select the page that has one."""
 
-    page: int = 1
-    known_as_of: datetime | None = None
-    include_hidden: bool = False
-    is_narrative: bool = False
-    entry: str = ""  # the page has the entry with this anchor, if there is one
-    names: Collection[tuple[str, str]] | None = None  # only the entries with these sources and ids
-    text: str = ""  # only the entries whose title has it, in either case
-    group: str | None = None  # only the entries of this group of repeats
-    fold: bool = False  # whether repeats are one line, if there are more entries than the page holds
+    view: Literal["all", "narrative"] = "all"
+    include_hidden: bool = Field(default=False, alias="hidden")
+    known_as_of: Time | None = None
+    text: Short = ""  # only the entries whose title has it, in either case
+    edit: Short = ""
+    page: int = Field(default=1, ge=1, le=10_000)
+    repeats: Literal["folded", "each"] = "folded"  # one line, if there are more entries than the page holds
+    group: Group | None = None  # only the entries of this group of repeats
+    entry: Short = ""
+
+    @property
+    def fold(self) -> bool:
+        return self.repeats == "folded" and self.view == "all" and not (self.entry or self.edit or self.group)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +232,7 @@ _DIGEST_NOW: Final = "select timeline_digest($1, 'infinity', null, false) as dig
 _OWN: Final = f"select {_COLUMNS} from own e"  # noqa: S608 - only constants of this module
 
 Key = tuple[UUID, datetime, int | None, bool]
+Names = Collection[tuple[str, str]]
 
 
 async def _read(q: Query, ref: UUID | int, sql: str, *args: object, operation: str) -> Any:
@@ -272,15 +276,19 @@ class KeptTimelines:
         version = f'W/"{micros(row["timeline_at"])}-{conflicts}"'
         return Slice(incident, page, f'"{digest[:32]}-{conflicts}"' if digest else version, row["until"])
 
-    async def page(self, q: Query, ref: UUID | int, wanted: Wanted, *, size: int) -> NumberedPage:
-        """Read a page of the present; raise `NotFoundError` if the caller may not see the incident.
+    async def page(
+        self, q: Query, ref: UUID | int, wanted: Wanted, *, size: int, names: Names | None = None
+    ) -> NumberedPage:
+        """Read a page of the present, of these sources and ids only if some are named.
 
-        A number after the last page gives the last one.
+        A number after the last page gives the last one. Raise `NotFoundError` if the caller may not see the incident.
         """
         whole, own = _conditions(wanted, *sees(q.principal), *ref_of(ref), RULES)
+        if names is not None:
+            own.add(_NAMED, *([name[part] for name in names] for part in (0, 1)))
         limit, at = own.bind(size + 1, "int"), own.bind(wanted.page - 1, "int")
-        if wanted.entry:
-            at = _PLACE.format(key=_KEY, size=size, anchor=own.bind(wanted.entry, "text"), at=at)
+        if turned := wanted.entry or wanted.edit:
+            at = _PLACE.format(key=_KEY, size=size, anchor=own.bind(turned, "text"), at=at)
         of = _FOLDED.format(of=_OWN, width=_WIDTH.format(size=size)) if wanted.fold else _OWN
         statement = _PAGE.format(
             incident=COLUMNS, visible=VISIBLE, own=own, whole=whole, key=_KEY, limit=limit, at=at, size=size, said=_SAID,
@@ -296,12 +304,10 @@ class KeptTimelines:
             is_open=row["is_open"], repeats=[Repeats(*it) for it in repeats], marks=marks, reasons=reasons,
         )  # fmt: skip
 
-    async def named(
-        self, q: Query, incident_id: UUID, names: Collection[tuple[str, str]], *, hidden: bool = False
-    ) -> Sequence[Entry]:
-        """Read the entries with these sources and ids; on demand hidden ones too."""
-        wanted = Wanted(names=names, include_hidden=hidden)
-        return (await self.page(q, incident_id, wanted, size=len(names))).entries if names else ()
+    async def named(self, q: Query, ref: UUID, names: Names) -> Sequence[Entry]:
+        """Read the entries with these sources and ids, without hidden ones."""
+        wanted = Wanted(repeats="each")
+        return (await self.page(q, ref, wanted, size=len(names), names=names)).entries if names else ()
 
     async def digest(self, q: Query, key: Key) -> str:
         """Return the digest of a version of a timeline, which never changes."""
@@ -332,11 +338,9 @@ def _conditions(wanted: TimelineQuery | Wanted, *args: object) -> tuple[str, Whe
         own.add("e.source = any ({}::text[])", wanted.source)
         own.add("e.pinned = {}::boolean", wanted.pinned)
         return known, own
-    own.add(_NARRATIVE if wanted.is_narrative else "true")
+    own.add(_NARRATIVE if wanted.view == "narrative" else "true")
     if wanted.group:
         own.add(_OF_GROUP, *span_of(wanted.group))
-    if wanted.names is not None:
-        own.add(_NAMED, *([name[part] for name in wanted.names] for part in (0, 1)))
     return known, own
 
 

@@ -9,18 +9,10 @@ from enum import StrEnum
 from typing import Annotated, Final, Literal, get_args
 from uuid import UUID
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    Field,
-    JsonValue,
-    PlainSerializer,
-    RootModel,
-    StringConstraints,
-)
+from pydantic import BaseModel, BeforeValidator, Field, JsonValue, PlainSerializer, RootModel
 
-from ..incidents.model import Reason
-from ..signals.model import Precision, micros
+from ..incidents.model import Reason, Word
+from ..signals.model import EntryTitle, ExternalId, Precision, micros
 from ..web.body import WHOLE, Time, format_time
 from ..web.paging import Listed
 
@@ -210,14 +202,12 @@ class Repeats:
 
 # Edits
 
-Source = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-
 
 class EntryRef(BaseModel, extra="forbid"):
     """An entry of the timeline; it need not exist yet."""
 
-    source: Source
-    id: Annotated[str, StringConstraints(min_length=1, max_length=300)]
+    source: Word
+    id: ExternalId
 
 
 class TimeValue(BaseModel, extra="forbid"):
@@ -230,7 +220,7 @@ class TimeValue(BaseModel, extra="forbid"):
 class TitleValue(BaseModel, extra="forbid"):
     """The new title of an entry."""
 
-    title: Annotated[str, StringConstraints(min_length=1, max_length=500)]
+    title: EntryTitle
 
 
 class OffsetValue(BaseModel, extra="forbid"):
@@ -285,7 +275,7 @@ class ClockOffset(BaseModel, extra="forbid"):
     """Correct the clock of a source, for all its entries without a corrected time."""
 
     op: Literal["clock_offset"]
-    source: Source
+    source: Word
     value: OffsetValue
     reason: Reason
 
@@ -379,7 +369,7 @@ STATES: Final = {
     AnnotationKind.QUESTION: (AnnotationState.OPEN, AnnotationState.ANSWERED),
 }
 """The states of each kind; other kinds have none."""
-Body = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
+Body = Annotated[str, Field(min_length=1, max_length=10_000)]
 
 
 class NewAnnotation(BaseModel, extra="forbid"):

@@ -117,9 +117,11 @@ def days(
     ends = accumulate((max(line.until for line in same) for same in at_once), max)
     placed: list[tuple[int, int, list[Line] | Turn | str]] = [(turn.t, 0, turn) for turn in turns]
     placed += [(same[0].entry.t, 1, same) for same in at_once]
-    for before, end, after in zip(at_once, ends, at_once[1:], strict=False):
-        if words := _silence(before[0].entry, end, after[0].entry):
-            placed.append((before[0].entry.t, 2, words))
+    for [before, *_], end, [after, *_] in zip(at_once, ends, at_once[1:], strict=False):
+        gap = after.entry.t - end
+        # No silence beside a time that is only known to the hour or day.
+        if gap > _SILENCE and min(before.entry.p.rank, after.entry.p.rank) >= Precision.MINUTE.rank:
+            placed.append((before.entry.t, 2, span(timedelta(microseconds=gap))))
     placed.sort(key=lambda place: place[:2])
     by_day = groupby(placed, key=lambda place: place[0] // _DAY)
     return [(moment(day * _DAY), [item for _, _, item in items]) for day, items in by_day]
@@ -140,13 +142,6 @@ def clock(t: int, p: Precision) -> str:
 
 def stamp(t: int, p: Precision) -> str:
     return format(moment(t), "%Y-%m-%d" + _STAMPS.get(p, " %H:%M"))
-
-
-def _silence(before: Entry, end: int, after: Entry) -> str:
-    """Return the length of a gap; empty if it is short, or a time is only known to the hour or day."""
-    if min(before.p.rank, after.p.rank) < Precision.MINUTE.rank or after.t - end <= _SILENCE:
-        return ""
-    return span(timedelta(microseconds=after.t - end))
 
 
 def _target(edit: ShownEdit) -> tuple[str, str, str]:

@@ -244,7 +244,8 @@ async def _page_differences(unit: Unit, incident: UUID, facts: Facts, random: Ra
     at, last = random.randint(0, 5), max(0, len(shown) - 1) // size
     turned = random.choice([None, *range(len(shown))])
     named = None if turned is None else (shown[turned].source, shown[turned].id)
-    fold, total = turned is None and random.random() < 0.5, len(shown)
+    fold = turned is None and not narrative and random.random() < 0.5
+    total = len(shown)
     groups = [(it, [it]) for it in shown]
     if fold and total > size:
         length = shown[-1].t - shown[0].t
@@ -252,12 +253,16 @@ async def _page_differences(unit: Unit, incident: UUID, facts: Facts, random: Ra
         groups = folded(shown, facts, width)
     shown, last = [it for it, _ in groups], max(0, len(groups) - 1) // size
     view = Wanted(
-        known_as_of=None if known is None else moment(known), include_hidden=hidden, is_narrative=narrative
+        known_as_of=None if known is None else moment(known),
+        hidden=hidden,
+        view="narrative" if narrative else "all",
+        repeats="folded" if fold else "each",
     )
-    which = replace(view, page=at + 1, entry="" if named is None else anchor(*named), fold=fold)
+    which = view.model_copy(update={"page": at + 1, "entry": "" if named is None else anchor(*named)})
     got = await KeptTimelines().page(unit, incident, which, size=size)
     for it in got.repeats:
-        inner = (await KeptTimelines().page(unit, incident, replace(view, group=it.group), size=2000)).entries
+        of_group = view.model_copy(update={"group": it.group})
+        inner = (await KeptTimelines().page(unit, incident, of_group, size=2000)).entries
         alike = next(group for first, group in groups if first == got.entries[it.item])
         if (inner, it.until) != (alike, alike[-1].t):
             return [f"group {it} opens to {inner} for {alike}"]
