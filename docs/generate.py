@@ -24,7 +24,7 @@ from importlib import import_module
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, WrapperDescriptorType
 from typing import Any, Final, Protocol, TypeVar
 
 from postfacta_adapters.workers import JobOutcome
@@ -99,6 +99,7 @@ FACES: Final = (
         "postfacta_adapters.sign_in",
         "postfacta_adapters.sqlalchemy",
         "postfacta_adapters.stale",
+        "postfacta_adapters.strict_json",
         "postfacta_adapters.uvicorn",
         "postfacta_adapters.workers",
     ),
@@ -188,7 +189,7 @@ def _sections(kind: type[object], doc: Doc) -> Iterator[str]:
     arguments, attributes = (dict(doc.sections.get(section, {})) for section in ("Args", "Attributes"))
     if not arguments:
         # Of a record, what it is made from and what it has are the same.
-        known = inspect.signature(kind).parameters
+        known = inspect.signature(kind).parameters if attributes else ()
         arguments = {name: attributes.pop(name) for name in list(attributes) if name in known}
     yield _table("argument", "what it is", _rows(arguments))
     yield _table("attribute", "what it is", _rows(attributes))
@@ -211,7 +212,9 @@ def _table(first: str, second: str, rows: _Rows) -> str:
 
 def _import(kind: type[object]) -> str:
     """Write where it comes from, and the signature if it can be made."""
-    is_made = not issubclass(kind, Enum) and Protocol not in kind.__bases__
+    # An error that is only raised has no signature of its own.
+    is_raised = issubclass(kind, Exception) and isinstance(kind.__init__, WrapperDescriptorType)
+    is_made = not issubclass(kind, Enum) and Protocol not in kind.__bases__ and not is_raised
     signature = f"\n\n{_signature(kind, kind.__name__)}" if is_made else ""
     return f"```text\n{_from(kind.__name__, kind, kind.__module__)}{signature}\n```"
 

@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Annotated, cast
+from typing import Annotated
 from uuid import UUID
 
 import pytest
@@ -17,6 +17,8 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import Message
 
+from postfacta_adapters import strict_json
+from postfacta_adapters.strict_json import MalformedJsonError
 from postfacta_app.errors import (
     AppError,
     InvalidCursorError,
@@ -96,111 +98,25 @@ def test_random_json_raises_nothing_but_an_app_error(value: object) -> None:
 
 
 NOT_STRICT = [
+    b"",
     b"{bad",
-    b'{"a":1} trailing',
-    b"{}{}",
-    b"\xef\xbb\xbf{}",
-    '{"a":1}'.encode("utf-16"),
-    b'"\xed\xa0\x80"',
-    b'"a\tb"',
-    b'"a\\u0000b"',
-    b'{"\\u0000":1}',
     b"NaN",
-    b"[Infinity]",
-    b"[1e400]",
-    b"9" * 4301,
+    b"\xff",
     b"[" * 101 + b"]" * 101,
-    b"{'a':1}",
-    b"\x0b{}",
+    b"[" + b"0," * 100_000 + b"0]",
+    b"1e999",
 ]
 
 
-def test_what_is_not_strict_json_is_malformed_and_the_words_are_ours() -> None:
+def test_json_that_is_not_strict_is_malformed_in_the_words_of_the_parser() -> None:
     with every() as case:
         for content in NOT_STRICT:
             with case(content[:60]):
+                with pytest.raises(MalformedJsonError) as original:
+                    strict_json.parse(content)
                 with pytest.raises(MalformedError) as caught:
                     body.parse_json(content)
-                assert "Expecting" not in caught.value.detail
-                assert "codec" not in caught.value.detail
-
-
-def test_a_blank_body_is_the_end_of_the_file() -> None:
-    with every() as case:
-        for content in [b"", b"  \r\n\t"]:
-            with case(content), pytest.raises(MalformedError, match=r"^EOF$"):
-                body.parse_json(content)
-
-
-def test_each_lone_surrogate_becomes_one_replacement_character_and_pairs_stay() -> None:
-    assert body.parse_json(rb'{"\udc00":["\ud800\ud800x","\ud83d\ude00"]}') == {
-        "\ufffd": ["\ufffd\ufffdx", "😀"]
-    }
-
-
-def test_a_repeated_key_stands_where_it_was_last_written() -> None:
-    value = body.parse_json(b'{"a":1,"A":2,"a":3}')
-    assert isinstance(value, dict)
-    assert list(cast("dict[str, int]", value).items()) == [("A", 2), ("a", 3)]
-
-
-def test_a_hundred_levels_of_nesting_are_read() -> None:
-    body.parse_json(b"[" * 100 + b"]" * 100)
-
-
-plain_json = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(TEXT),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(TEXT), inner),
-)
-
-
-@given(
-    plain_json,
-    st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t:\r\n")]),
-    st.sampled_from(["ascii", "utf-8"]),
-)
-@example({'x":': '":', "a": ['\\":', r"\u0000", "\\\\ud800", "😀"]}, (",", ":"), "ascii")
-@example({"a": [], "b": {}}, (",", ":"), "utf-8")
-@example([1e308, -0.0, 10**400], (",", ":"), "utf-8")
-def test_what_is_plain_is_read_as_it_was_written(
-    value: object, separators: tuple[str, str], written: str
-) -> None:
-    text = json.dumps(value, separators=separators, ensure_ascii=written == "ascii").encode()
-    assert repr(body.parse_json(text)) == repr(value)
-
-
-def test_texts_are_looked_through_only_where_one_may_be_odd(monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = {"items": [{"title": f"Déploy: {n}", "payload": {"a": [n, None, 0.5]}} for n in range(500)]}
-    written = json.dumps(batch).encode()
-    monkeypatch.setattr(json, "dumps", None)
-    assert body.parse_json(written) == batch
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b'{"items":[' + b"{}," * 1_390_000 + b"{}]}",
-        b"[" + b'"",' * 1_390_000 + b'""]',
-        b"[" + b"0," * 100_000 + b"0]",
-        b"[" * 4_000_000,
-    ],
-    ids=["objects", "texts", "numbers", "nested"],
-)
-def test_too_many_values_are_refused_before_one_is_built(
-    content: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(json, "loads", None)
-    with pytest.raises(MalformedError, match="more than 100,000 commas and brackets"):
-        body.parse_json(content)
-
-
-@pytest.mark.parametrize("text", ["[,{" * 1_000_000, '",[\\' * 500_000])
-def test_commas_and_brackets_within_texts_do_not_count(text: str) -> None:
-    assert body.parse_json(json.dumps({"a": text}).encode()) == {"a": text}
+                assert caught.value.detail == str(original.value)
 
 
 async def test_at_most_a_hundred_errors_are_listed() -> None:

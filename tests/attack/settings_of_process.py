@@ -16,6 +16,7 @@ from postfacta_adapters.secrets import Reloaded
 from postfacta_adapters.sign_in import SignInThrottle
 from postfacta_adapters.sqlalchemy import guard_engine
 from postfacta_adapters.stale import StaleAnswers
+from postfacta_adapters.strict_json import parse
 from postfacta_adapters.uvicorn import bounded, make_room
 from postfacta_adapters.workers import Worker
 from postfacta_core import (
@@ -146,6 +147,11 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
     make_room: Setting(
         right={"connections": 1, "backlog": 1, "others": 0},
         wrong={"connections": COUNT, "backlog": COUNT, "others": COUNT_FROM_ZERO},
+    ),
+    parse: Setting(
+        right={"body": b"{}"},
+        wrong={"most_parts": COUNT, "most_depth": (*COUNT, 501)},
+        free={"body": "bytes, from a client"},
     ),
     Worker: Setting(
         right={"name": "mailer"},

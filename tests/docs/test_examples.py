@@ -114,6 +114,27 @@ async def _answers(app: Any) -> None:
             assert re.search(r'http_route="/invoices/\{id(:int)?\}"', scrape)
 
 
+@pytest.mark.usefixtures("root_logger", "dsn")
+async def test_what_the_page_says_of_strict_json_is_so(tmp_path: Path) -> None:
+    known: dict[str, Any] = {}
+    for number, block in enumerate(BLOCK.findall((ROOT / "docs/how-to/adopt-the-core.md").read_text())):
+        file = tmp_path / f"block_{number}.py"
+        file.write_text(block)
+        known |= runpy.run_path(str(file), init_globals=known)
+
+    async def put(body: bytes) -> AsgiResponse:
+        return await call_asgi(known["strict_app"], "PUT", "/invoices/7", body=body)
+
+    async with running(known["strict_app"]):
+        assert (await put(b'{"total":120}')).json() == {"id": 7, "sent": {"total": 120}}
+        for body, words in (
+            (b"[" + b"0," * 10_000 + b"0]", "more than 10,000 commas and brackets"),
+            (b"[NaN]", "NaN is not JSON"),
+        ):
+            refused = await put(body)
+            assert (refused.status, refused.json()["detail"]) == (400, f"The body: {words}")
+
+
 async def test_what_the_page_says_of_guesses_and_known_devices_is_so(tmp_path: Path) -> None:
     known: dict[str, Any] = {}
     for number, block in enumerate(BLOCK.findall((ROOT / "docs/how-to/limit-sign-in.md").read_text())):

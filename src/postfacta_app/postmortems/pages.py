@@ -16,10 +16,12 @@ from typing import Annotated, Final
 from pydantic import BaseModel, Field, JsonValue
 from starlette.requests import Request
 
+from postfacta_adapters import strict_json
+
 from .. import actions
 from ..aside import LARGE
 from ..db import Query, Reader, Unit
-from ..errors import FieldError, InvalidFieldsError, MalformedError, NotFoundError, PreconditionFailedError
+from ..errors import FieldError, InvalidFieldsError, NotFoundError, PreconditionFailedError
 from ..incidents.access import Ref, Share, lock_active, ref_text, seen
 from ..incidents.model import Incident
 from ..principal import Access
@@ -27,7 +29,7 @@ from ..timeline.api import Kept, names as names_of
 from ..timeline.kept import Wanted
 from ..timeline.model import Entry, moment
 from ..timeline.view import anchor, clock
-from ..web.body import parse, parse_json
+from ..web.body import parse
 from ..web.forms import Typed, fields_of
 from ..web.paging import Paged, next_page
 from ..web.slices import Call, Fields, Fill, Page, Snapshot
@@ -357,8 +359,8 @@ def _entry(text: str) -> JsonValue:
     source, _, identity = text.strip().partition(" ")
     if not source.startswith("["):
         return {"source": source, "id": identity.strip()}
-    with suppress(MalformedError):
-        match parse_json(text.encode()):
+    with suppress(strict_json.MalformedJsonError):
+        match strict_json.parse(text.encode()):
             case [str(source), str(identity)]:
                 return {"source": source, "id": identity}
             case _:

@@ -5,98 +5,34 @@ Any input results in a value or an `AppError`.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache, partial
-from typing import Annotated, Any, Final, NamedTuple, TypeVar, cast, get_args, get_origin
+from functools import cache
+from typing import Annotated, Final, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationError
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
+
+from postfacta_adapters import strict_json
 
 from .. import errors
 from ..aside import aside
 
 M = TypeVar("M", bound=BaseModel)
 
-_MOST_PARTS: Final = 100_000  # Commas and opening brackets: each is a value of about 100 bytes in memory.
-_CONTAINERS: Final = (dict, list)
 _MOST_ERRORS: Final = 100  # Errors listed in one response.
-_DEPTH: Final = 100  # far above our models, far below Python's recursion limit
-_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # The backslashes before it are escaped themselves.
-_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
-_LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _JSON_TYPE: Final = re.compile(r"application/([a-z0-9.+-]+\+)?json", re.IGNORECASE)
 
 
 def parse_json(body: bytes) -> object:
-    """Parse a JSON text: UTF-8 without a byte order mark, one value, finite numbers, no NUL, at most 100,000 parts.
-
-    Lone surrogates become U+FFFD, since they cannot be encoded. A repeated key counts where it is last.
-    """
-    if _commas(body) > _MOST_PARTS and _commas(_outside(body)) > _MOST_PARTS:
-        raise errors.MalformedError(f"more than {_MOST_PARTS:,} commas and brackets")
-    if b"\\u0000" in body and _NUL.search(body):
-        raise errors.MalformedError("a text contains U+0000")
+    """Parse strict JSON; raise `MalformedError` if it is none."""
     try:
-        text = body.decode("utf-8")
-        if not text.strip(" \t\r\n"):
-            raise errors.MalformedError("EOF")
-        value = _loads(text)
-        _check_depth(value if type(value) in _CONTAINERS else (), 1)
-    except UnicodeDecodeError:
-        raise errors.MalformedError("the text is not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise errors.MalformedError(f"not JSON at line {error.lineno}, column {error.colno}") from None
-    except RecursionError:
-        raise errors.MalformedError("nested too deeply") from None
-    except ValueError:  # int() rejects numbers of thousands of digits
-        raise errors.MalformedError("a number is too large") from None
-    # By now the halves of a pair are one character.
-    is_odd = _SURROGATE.search(body)
-    return _loads(_LONE_SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False))) if is_odd else value
-
-
-def _commas(text: bytes) -> int:
-    return text.count(b",") + text.count(b"[") + text.count(b"{")
-
-
-def _outside(body: bytes) -> bytes:
-    """Return what is outside of strings; if there are too many of them, all."""
-    body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # Each string follows a comma or bracket, or a key that does: so there are less than twice as many.
-    return body if body.count(b'"') > 5 * _MOST_PARTS else b"".join(body.split(b'"')[::2])
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise errors.MalformedError("a number is too large" if text[-1].isdigit() else f"{text} is not JSON")
-    return number
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        newest_first = dict.fromkeys(key for key, _ in reversed(pairs))
-        members = {key: members[key] for key in reversed(newest_first)}
-    return members
-
-
-_loads: Final = partial(json.loads, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_object)
-
-
-def _check_depth(container: Any, depth: int) -> None:
-    if depth > _DEPTH:
-        raise errors.MalformedError("nested too deeply")
-    is_object = isinstance(container, dict)
-    for item in cast("dict[str, object]", container).values() if is_object else container:
-        if type(item) in _CONTAINERS:
-            _check_depth(item, depth + 1)
+        return strict_json.parse(body)
+    except strict_json.MalformedJsonError as error:
+        raise errors.MalformedError(str(error)) from None
 
 
 async def read_json(request: Request) -> object:

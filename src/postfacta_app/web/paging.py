@@ -14,8 +14,10 @@ from pydantic import BaseModel, Field, StringConstraints, TypeAdapter
 from pydantic_core import to_json
 from starlette.requests import Request
 
-from ..errors import InvalidCursorError, MalformedError
-from .body import Time, parse_json
+from postfacta_adapters import strict_json
+
+from ..errors import InvalidCursorError
+from .body import Time
 
 T = TypeVar("T")
 L = TypeVar("L", bound="Listed[Any]")
@@ -38,11 +40,11 @@ def decode_cursor(text: str, order: str, of_filters: str, *kinds: type) -> tuple
     """Return the key of such a cursor, a `Key` or members of these types; raise if it is damaged, or another's."""
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        version, given, *key, of = cast("list[Any]", parse_json(raw))
+        version, given, *key, of = cast("list[Any]", strict_json.parse(raw))
         if (version, given, of) == (_CURSOR_VERSION, order, of_filters):
             members = zip(kinds or (datetime, UUID), key, strict=True)
             return tuple(_KINDS[kind].validate_python(it) for kind, it in members)
-    except (ValueError, TypeError, MalformedError):
+    except (ValueError, TypeError):
         pass
     raise InvalidCursorError("Start again without a cursor")
 
