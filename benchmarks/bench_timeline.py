@@ -24,13 +24,14 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from benchmarks.rounds import medians
-from postfacta_app.db import Answer, Unit
+from postfacta_app.db import Unit
 from postfacta_app.migrations import upgrade
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.signals.model import Precision, micros
 from postfacta_app.timeline.kept import TimelinePage, facts_in
 from postfacta_app.timeline.model import Edit, Facts, Op, Signal, moment
 from postfacta_app.timeline.rules import RULES, build
+from postfacta_app.web.slices import as_json
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres import Database
 
@@ -143,7 +144,7 @@ async def _read(dsn: str, rounds: int) -> dict[str, float]:
                 items=whole.entries,
                 next_cursor=None,
             )
-            size = len(Answer.of(200, page).body)
+            size = len(as_json(200, page).body)
             ended = time.process_time()
             spent.append((time.perf_counter() - wall, ended - cpu, ended - read))
             assert len(page.items) == _READ

@@ -17,6 +17,7 @@ from postfacta_core.asgi import Cors, Hardened, HardenOptions, Scope, Telemetry,
 from postfacta_core.asgi._settings import bears
 from postfacta_core.drain._course import DrainLimits
 from postfacta_core.drain.resources import Resource
+from postfacta_core.events import Observer
 from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.limits._address import TrustedProxies
 from postfacta_core.telemetry.metrics import Metrics
@@ -41,8 +42,7 @@ from .rates import address_limits, limited, route_options
 from .reliability import about
 from .reliability.about import load_codebase
 from .reliability.business import BusinessMetrics, read_business
-from .rotation import AGES, Rotation, password_of
-from .settings import AuthMode, Settings, is_loopback
+from .settings import AGES, AuthMode, Rotation, Settings, is_loopback, password_of
 from .signals import api as signals
 from .timeline import api as timeline
 from .timeline.kept import KeptTimelines
@@ -86,19 +86,12 @@ def create_app(
     transactions = Transactions(database, count=business.count)
     pages = Pages(version=settings.app_version or codebase.version)
     faults = problems.Problems(version="" if settings.is_local else settings.app_version, pages=pages)
-    rate_store = SharedStore(settings.rate_store.get_secret_value()) if settings.rate_store else None
-    accounts, resources = _sign_in(
-        rotation, transactions, store=rate_store, business=business, telemetry=telemetry
-    )
-    guard = Guard(
-        database, settings, foreign=accounts.credential, attempted=partial(business.attempted, "token")
-    )
+    store = SharedStore(settings.rate_store.get_secret_value()) if settings.rate_store else None
+    attempted = partial(business.count, "postfacta_auth_attempts_total")
+    accounts, resources = _sign_in(rotation, transactions, business, store=store, observer=telemetry.observer)
+    guard = Guard(database, settings, foreign=accounts.credential, attempted=partial(attempted, "token"))
     stale = stale_answers(database.name)
-    look = revocations(
-        partial(losses, Reader(database, NOBODY)),
-        distrust=guard.forget,
-        hide=stale.forget,
-    )
+    look = revocations(partial(losses, Reader(database, NOBODY)), distrust=guard.forget, hide=stale.forget)
     health = _health(settings, database, telemetry)
     watch = Watch("postfacta", partial(_prometheus, rotation)) if settings.prometheus_url else None
     about_us = about.About(codebase, settings.environment, health, telemetry.metrics, watch)
@@ -114,7 +107,7 @@ def create_app(
     )
     table, tools = declared(switches), Tools(transactions, pages, stale, parts=parts)
     about_us.document = openapi_document(table, version=codebase.version)
-    admit = limited(guard.authenticate, settings, store=rate_store, observer=telemetry.observer)
+    admit = limited(guard.authenticate, settings, store=store, observer=telemetry.observer)
     every = partial(repeating, connected=database.wait_connected, observer=telemetry.observer)
     objectives = partial(every, "objectives", connected=checkpoint, interval=5.0)  # It needs no database.
     numbers = (partial(revision, database), partial(read_business, database))
@@ -124,15 +117,15 @@ def create_app(
     return harden(
         app,
         service="postfacta",
-        options=_options(rotation, table, rate_store),
+        options=_options(rotation, table, store),
         telemetry=telemetry,
         health=health,
         resources=[
-            rotation.renewing(rate_store),
+            rotation.renewing(store),
             switches.running(database, telemetry.observer),
             database,
             # With limits by address, `harden` opens it.
-            *([rate_store] if rate_store and not address_limits(settings) else []),
+            *([store] if store and not address_limits(settings) else []),
             every("prune_keys", partial(prune_keys, database), interval=3600.0),
             every("revocations", look, interval=2.0),
             every("business_metrics", partial(business.look, *numbers), interval=60.0),
@@ -182,29 +175,26 @@ def _database(rotation: Rotation, telemetry: Telemetry) -> Database:
 def _sign_in(
     rotation: Rotation,
     transactions: Transactions,
+    business: BusinessMetrics,
     *,
     store: SharedStore | None,
-    business: BusinessMetrics,
-    telemetry: Telemetry,
+    observer: Observer,
 ) -> tuple[Accounts, Sequence[Resource]]:
     common: dict[str, Any] = {
         "throttle": SignInThrottle(uncounted=RateLimitedError, store=store, observer=None),
-        "attempted": partial(business.attempted, "password"),
+        "attempted": partial(business.count, "postfacta_auth_attempts_total", "password"),
     }
     if rotation.current.auth_mode is not AuthMode.SUPABASE:
         return LocalAccounts(transactions, is_local=rotation.current.is_local, **common), ()
     from .identity.supabase import of_project  # noqa: PLC0415 - its cryptography is slow to import, and needed by this mode only
 
-    accounts, resources = of_project(rotation, transactions, observer=telemetry.observer, **common)
+    accounts, resources = of_project(rotation, transactions, observer=observer, **common)
     business.show("postfacta_jwks_age_seconds", accounts.keys.age)
     return accounts, resources
 
 
 def _options(rotation: Rotation, table: list[Rule], rate_store: SharedStore | None) -> HardenOptions:
     settings = rotation.current
-    delay = settings.drain_delay
-    if delay is None:
-        delay = 0.0 if settings.is_local else DrainLimits().drain_delay
     rates = address_limits(settings)
 
     def tokens() -> tuple[str, ...]:
@@ -229,7 +219,7 @@ def _options(rotation: Rotation, table: list[Rule], rate_store: SharedStore | No
         rate_limit_store=rate_store if rates else None,
         trusted_proxies=settings.trusted_proxies,
         shedding=settings.shedding,
-        drain=DrainLimits(drain_delay=delay, drain_timeout=settings.drain_timeout),
+        drain=DrainLimits(drain_delay=settings.delay, drain_timeout=settings.drain_timeout),
         response_headers=_HEADERS if settings.is_local else (*_HEADERS, _STRICT_TRANSPORT),
         metrics_token=tokens if settings.metrics_token else "",
         allow_metrics=partial(_may_scrape, settings, TrustedProxies(settings.trusted_proxies)),

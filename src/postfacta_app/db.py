@@ -6,13 +6,12 @@ import hashlib
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache, partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from secrets import randbits
 from time import time_ns
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -83,23 +82,6 @@ def sees(principal: Principal) -> tuple[bool, UUID | None]:
     return principal.is_admin, principal.user_id
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A response that can be stored and replayed."""
-
-    status: int
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    body: bytes = b""
-
-    @classmethod
-    def of(cls, status: int, body: BaseModel, headers: Mapping[str, str] | None = None) -> Self:
-        text = body.__pydantic_serializer__.to_json(body)
-        return cls(status, {"Content-Type": "application/json", **(headers or {})}, text)
-
-    def response(self) -> Response:
-        return Response(self.body, self.status, dict(self.headers))
-
-
 class Unit:
     """The work of one request, inside one transaction."""
 
@@ -110,15 +92,11 @@ class Unit:
         self.counts: list[tuple[str, ...]] = []  # metrics to count after the commit
         self.about: set[UUID] = set()  # incidents that it locked or wrote to
         self.fetch = connection.fetch
-        self.fetchrow = connection.fetchrow
         self.execute = connection.execute
 
     async def stamp(self, incident_id: UUID) -> datetime:
         """Return the next instant of an incident's timeline; its row stays locked until the end."""
-        row = await self.fetchrow(_STAMP, incident_id, operation="stamp")
-        if row is None:
-            raise LookupError(incident_id)
-        at: datetime = row["timeline_at"]
+        at: datetime = (await self.fetch(_STAMP, incident_id, operation="stamp"))[0]["timeline_at"]
         return at
 
     async def audit(
@@ -198,7 +176,7 @@ class Where:
         return " and ".join(self._conditions) or "true"
 
 
-Work = Callable[[Unit], Awaitable[Answer | None]]  # Returns the response; None for 204.
+Work = Callable[[Unit], Awaitable[Response | None]]  # Returns the response; None for 204.
 
 
 class Transactions:
@@ -225,7 +203,7 @@ class Transactions:
             head = f"{request.method} {request.scope['path']!r}\n".encode()
             fingerprint = hashlib.sha256(head + await request.body()).digest()
 
-        async def run(connection: Connection) -> tuple[Unit, Answer | None]:
+        async def run(connection: Connection) -> tuple[Unit, Response | None]:
             unit = Unit(connection, principal, _client(request))
             return unit, await (
                 work(unit) if key is None else _once(unit, work, key=key, fingerprint=fingerprint)
@@ -234,7 +212,7 @@ class Transactions:
         unit, answer = await self._database.run_transaction(run)
         for count in unit.counts:
             self._count(*count)
-        return (answer or Answer(204)).response()
+        return answer or Response(status_code=204)
 
     async def read(self, principal: Principal, look: Callable[[Unit], Awaitable[T]]) -> T:
         return await self._database.run_transaction(
@@ -242,12 +220,11 @@ class Transactions:
         )
 
 
-async def _once(unit: Unit, work: Work, *, key: str, fingerprint: bytes) -> Answer:
-
+async def _once(unit: Unit, work: Work, *, key: str, fingerprint: bytes) -> Response:
     async def done() -> StoredAnswer:
-        answer = await work(unit) or Answer(204)
+        answer = await work(unit) or Response(status_code=204)
         about = {_ABOUT: ",".join(map(str, unit.about))} if unit.about else {}
-        return StoredAnswer(answer.status, {**answer.headers, **about}, answer.body)
+        return StoredAnswer(answer.status_code, {**answer.headers, **about}, bytes(answer.body))
 
     caller = unit.principal.actor
     try:
@@ -265,7 +242,7 @@ async def _once(unit: Unit, work: Work, *, key: str, fingerprint: bytes) -> Answ
         if await unit.fetch(_HIDDEN, *sees(unit.principal), about, operation="idempotency_visible"):
             raise NotFoundError("No such incident")
         headers["Idempotency-Replayed"] = "true"
-    return Answer(stored.status, headers, stored.body)
+    return Response(stored.body, stored.status, headers)
 
 
 def _client(request: Request) -> Address | None:

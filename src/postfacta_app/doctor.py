@@ -11,7 +11,6 @@ import anyio
 
 from postfacta_adapters.uvicorn import BoundedHttp
 from postfacta_core.clock import WALL
-from postfacta_core.drain._course import DrainLimits
 from postfacta_core.errors import ResilienceError
 from postfacta_postgres import Database
 
@@ -43,12 +42,8 @@ class Finding:
 
 def run(settings: Settings, *, say: Callable[[str], None]) -> int:
     """Run all checks and print a line for each; return 1 if any fails."""
-    findings = [
-        *_look_at_settings(settings),
-        *_look_at_process(settings),
-        *anyio.run(_look_at_database, settings),
-    ]
-    return report(findings, say)
+    here = [*_look_at_settings(settings), *_look_at_process(settings)]
+    return report([*here, *anyio.run(_look_at_database, settings)], say)
 
 
 def report(findings: Iterable[Finding], say: Callable[[str], None]) -> int:
@@ -105,10 +100,10 @@ def _look_at_process(settings: Settings) -> Iterator[Finding]:
         advice = f"ulimit -n {4 * BACKLOG}, or LimitNOFILE={4 * BACKLOG} in the systemd unit"
         text = f"the limit is {allowed}; {BACKLOG} connections need {needed}"
         yield Finding("files", "warn", text, advice)
-    text = f"`postfacta serve` waits {BoundedHttp.patience:g} s for them, then closes"
-    yield Finding("headers", "ok", text)
-    delay = DrainLimits().drain_delay if settings.drain_delay is None else settings.drain_delay
-    longest = round(delay + graceful_timeout(settings))
+    yield Finding(
+        "headers", "ok", f"`postfacta serve` waits {BoundedHttp.patience:g} s for them, then closes"
+    )
+    longest = round(settings.delay + graceful_timeout(settings))
     advice = "set a longer stop timeout in systemd or Kubernetes"
     yield Finding("stop", "ok", f"within {longest} s of SIGTERM", advice)
 

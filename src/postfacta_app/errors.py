@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
+from types import MappingProxyType
 from typing import Self
 
 from postfacta_core.asgi import Problem
@@ -23,34 +24,25 @@ class CommandFailedError(Exception):
     """Ends a command with 1; the message is for its user."""
 
 
+@dataclass(eq=False, repr=False)
 class AppError(Exception):
     """An error with a problem type, which problem.html explains; `extra` are more members of its document.
 
     `detail` says what is wrong and how to fix it, in one sentence: no cause, SQL or path.
     """
 
-    slug: str
-    status: int
-    title: str
-    message: str = ""  # what v0 says, if it is not the detail
-    is_spent: bool = False  # whether the idempotency key of a form was used, so that it needs a new one
+    slug, status, title = "", 500, ""
+    is_spent = False  # whether the idempotency key of a form was used, so that it needs a new one
 
-    def __init__(
-        self,
-        detail: str,
-        *,
-        errors: Sequence[FieldError] = (),
-        headers: Mapping[str, str] | None = None,
-        extra: Mapping[str, object] | None = None,
-    ) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.errors = tuple(errors)
-        self.headers = dict(headers or {})
-        self.extra = dict(extra or {})
+    detail: str
+    _: KW_ONLY
+    errors: Sequence[FieldError] = ()
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    extra: Mapping[str, object] = field(default_factory=dict[str, object])
+    message: str = ""  # what v0 says, if it is not the detail
 
     @classmethod
-    def of(cls, problem: Problem, detail: str, *, headers: Mapping[str, str] | None = None) -> Self:
+    def of(cls, problem: Problem, detail: str, headers: Mapping[str, str] = MappingProxyType({})) -> Self:
         error = cls(detail, headers=headers)
         error.slug, error.status, error.title = problem.code, problem.status, problem.title
         return error

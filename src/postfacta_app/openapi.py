@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
 
 from pydantic import BaseModel
@@ -69,7 +69,13 @@ _ANSWER_HEADERS: Final = {401: "WWW-Authenticate", 405: "Allow", 429: "Retry-Aft
 def openapi_document(rules: Iterable[Rule], *, version: str) -> JSON:
     """Describe every rule that has a summary."""
     told = [rule for rule in rules if rule.summary]
-    schemas, definitions = _schemas(told)
+    wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = []
+    for rule in told:
+        wanted.extend((model, "validation") for model in (rule.body, rule.query) if model)
+        wanted.extend((model, "serialization") for model in rule.answers.values() if model)
+    schemas, described = models_json_schema(wanted, ref_template="#/components/schemas/{model}")
+    _forbid_nul(described)
+    definitions = described.get("$defs", {})
     paths: dict[str, JSON] = {}
     for rule in told:
         path = _PARAMETER.sub(r"{\1}", rule.path)
@@ -83,16 +89,6 @@ def openapi_document(rules: Iterable[Rule], *, version: str) -> JSON:
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
         },
     }
-
-
-def _schemas(rules: Sequence[Rule]) -> tuple[Schemas, JSON]:
-    wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = []
-    for rule in rules:
-        wanted.extend((model, "validation") for model in (rule.body, rule.query) if model)
-        wanted.extend((model, "serialization") for model in rule.answers.values() if model)
-    schemas, definitions = models_json_schema(wanted, ref_template="#/components/schemas/{model}")
-    _forbid_nul(definitions)
-    return schemas, definitions.get("$defs", {})
 
 
 def _forbid_nul(schema: object) -> None:

@@ -125,7 +125,7 @@ class Problems:
         fault: AppError = MalformedError("The request cannot be read")
         if error.status_code == MethodNotAllowedError.status:
             detail = f"Method '{request.method}' is not allowed for '{path}'"
-            fault = MethodNotAllowedError(detail, headers=error.headers)
+            fault = MethodNotAllowedError(detail, headers=error.headers or {})
         elif error.status_code == NotFoundError.status:
             if (target := redirect_target(path, request.app.routes)) is not None:
                 status = 301 if request.method in {"GET", "HEAD"} else 307

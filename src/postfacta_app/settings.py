@@ -1,18 +1,19 @@
-"""The settings: their rules and sources; the only module that reads the environment."""
+"""The settings: their rules, their sources, and the secrets that are reloaded; only this module reads the environment."""
 
 from __future__ import annotations
 
 import difflib
 import ipaddress
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Set as AbstractSet
+from contextlib import AbstractAsyncContextManager, suppress
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
+import anyio
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -26,6 +27,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from postfacta_adapters.limits import SharedStore
+from postfacta_adapters.secrets import Reloaded
+from postfacta_core.clock import WALL, Clock
 from postfacta_core.events import Mode
 from postfacta_core.limits.rate import parse_rates
 from postfacta_postgres import connecting
@@ -60,9 +63,7 @@ class AuthMode(StrEnum):
 
 
 def _split(value: object) -> object:
-    return (
-        tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-    )
+    return tuple(it.strip() for it in value.split(",") if it.strip()) if isinstance(value, str) else value
 
 
 def _level(value: object) -> object:
@@ -189,6 +190,10 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         return is_loopback(self.host)
 
     @property
+    def delay(self) -> float:
+        return (0.0 if self.is_local else 5.0) if self.drain_delay is None else self.drain_delay
+
+    @property
     def issuer(self) -> str:
         return self.jwt_issuer or f"{self.db_url}/auth/v1"
 
@@ -285,3 +290,79 @@ def _meant(name: str, known: set[str]) -> str:
 def _explain(error: ErrorDetails) -> str:
     where = [f"entry {it + 1}" if isinstance(it, int) else f"{variable(it)}:" for it in error["loc"]]
     return " ".join((*where, error["msg"].removeprefix("Value error, ")))
+
+
+# Secrets are reloaded from their files without a restart: which those are, and what a change may be.
+
+_SECRETS: Final = (
+    "database_dsn", "metrics_token", "traffic_key", "jwt_secret", "db_key", "rate_store", "prometheus_url",
+)  # fmt: skip
+# Files that addresses name: they are read for each new connection, to a store once they have changed.
+_TLS: Final = {"database_tls": "database_dsn", "rate_store_tls": "rate_store"}
+AGES: Final = (*_SECRETS, *_TLS)  # what `age` knows
+
+
+class Rotation(Reloaded[Settings]):
+    """The settings of a running service, with its current secrets, which `read` reloads in intervals."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        read: Callable[[], Settings] | None = None,
+        *,
+        every: float = 10.0,
+        wall: Clock = WALL,
+    ) -> None:
+        super().__init__(
+            settings,
+            read or (lambda: settings),
+            _SECRETS,
+            replace=lambda former, new: former.model_copy(update=new),
+            files=_files if read else None,
+            needs_restart=_is_elsewhere,
+            explains=SettingsError,
+            every=every,
+            wall=wall,
+        )
+
+    async def password(self) -> str:
+        """Return the current database password; called for each new connection."""
+        await anyio.to_thread.run_sync(self.reread)
+        return password_of(self.current) or ""
+
+    def renewing(self, store: SharedStore | None) -> AbstractAsyncContextManager[None]:
+        """Watch, and renew the store's connections as its address or a file of it changes."""
+
+        async def renew(names: AbstractSet[str]) -> None:
+            address = self.current.rate_store
+            if store and address and names & {"rate_store", "rate_store_tls"}:
+                await store.replace(address.get_secret_value())
+
+        return self.watching(renew)
+
+
+def _files(settings: Settings) -> Mapping[str, Iterable[Path]]:
+    files: dict[str, Iterable[Path]] = {name: [file] for name, file in secret_files().items()}
+    for name, of in _TLS.items():
+        address: SecretStr | None = getattr(settings, of)
+        named = parse_qs(urlsplit(address.get_secret_value()).query) if address else {}
+        files[name] = [Path(it) for key, values in named.items() if key.startswith("ssl") for it in values]
+    return files
+
+
+def password_of(settings: Settings) -> str | None:
+    parts = urlsplit(settings.database_dsn.get_secret_value())
+    _, separator, secret = parts.netloc.rpartition("@")[0].partition(":")
+    return unquote(secret) if separator else next(iter(parse_qs(parts.query).get("password", [])), None)
+
+
+def _is_elsewhere(name: str, former: SecretStr, new: SecretStr) -> str:
+    is_same = name != "database_dsn" or _place(former) == _place(new)
+    return "" if is_same else "only its password can change"
+
+
+def _place(address: SecretStr) -> str:
+    parts = urlsplit(address.get_secret_value())
+    who, _, where = parts.netloc.rpartition("@")
+    query = "&".join(word for word in parts.query.split("&") if not word.startswith("password="))
+    return urlunsplit(parts._replace(netloc=f"{who.partition(':')[0]}@{where}", query=query))

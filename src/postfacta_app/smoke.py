@@ -26,11 +26,7 @@ _HEADERS: Final = {
     "cross-origin-opener-policy": "same-origin",
     "x-request-id": "",
 }
-_SERIES: Final = (
-    "http_server_request_duration_seconds",
-    "postfacta_build_info",
-    "process_start_time_seconds",
-)
+_SERIES = ("http_server_request_duration_seconds", "postfacta_build_info", "process_start_time_seconds")
 _BUILD: Final = re.compile(r'^postfacta_build_info\{.*?\bversion="([^"]*)"', re.MULTILINE)
 
 
@@ -61,9 +57,8 @@ class Smoke:
     async def run(self, say: Callable[[str], None]) -> int:
         """Make all checks and print a line for each; return 0, 1 if one failed, else 77 if one was not run."""
         found: list[Finding] = []
-        marks = (
-            {"X-Traffic-Class": "synthetic", "X-Traffic-Key": self.traffic_key} if self.traffic_key else {}
-        )
+        key = self.traffic_key
+        marks = {"X-Traffic-Class": "synthetic", "X-Traffic-Key": key} if key else {}
         checks = (
             *(self.live, self.ready, self.about, self.headers, self.cors, self.closed, self.metrics),
             *(self.versions, self.identity, self.write, self.read, self.archive),

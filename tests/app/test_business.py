@@ -312,7 +312,7 @@ def test_what_happens_here_is_counted() -> None:
     business = BusinessMetrics(expected=HEAD)
     business.count("postfacta_incidents_opened_total", "HIGH")
     business.count("postfacta_incidents_opened_total", "HIGH")
-    business.attempted("password", "bad_credentials")
+    business.count("postfacta_auth_attempts_total", "password", "bad_credentials")
     told = shown(business)
     assert told["postfacta_incidents_opened_total", "HIGH"] == 2
     assert told["postfacta_auth_attempts_total", "password", "bad_credentials"] == 1

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from postfacta_app.db import Answer, Transactions, Unit, repeating
+from postfacta_app.db import Transactions, Unit, repeating
 from postfacta_app.errors import (
     ConflictError,
     IdempotencyInProgressError,
@@ -32,7 +32,7 @@ from postfacta_postgres import Database, prune_keys
 
 ADA = Principal(actor="user:ada", name="Ada", role=Role.RESPONDER)
 BOB = Principal(actor="user:bob", name="Bob", role=Role.RESPONDER)
-Work = Callable[[Unit], Awaitable[Answer]]
+Work = Callable[[Unit], Awaitable[Response]]
 
 
 def a_request(
@@ -57,10 +57,10 @@ class Counter:
     def __init__(self) -> None:
         self.runs = 0
 
-    async def __call__(self, unit: Unit) -> Answer:
+    async def __call__(self, unit: Unit) -> Response:
         self.runs += 1
         await unit.audit("count", f"run {self.runs}")
-        return Answer(201, {"Location": f"/x/{self.runs}"}, b"\x00\xff" + str(self.runs).encode())
+        return Response(b"\x00\xff" + str(self.runs).encode(), 201, {"Location": f"/x/{self.runs}"})
 
 
 async def rows(database: Database, table: str) -> int:
@@ -116,7 +116,7 @@ async def test_without_a_key_each_request_has_an_effect(app_database: Database) 
 async def test_a_refusal_writes_nothing_and_leaves_the_key_free(app_database: Database) -> None:
     work, transactions = Counter(), Transactions(app_database)
 
-    async def refuse(unit: Unit) -> Answer:
+    async def refuse(unit: Unit) -> Response:
         await work(unit)
         raise ConflictError("No")
 
@@ -138,7 +138,7 @@ class Pair:
         self.outcomes: dict[str, Response | Exception] = {}
 
     async def run(self, end_of_first: Work, second: Work) -> None:
-        async def first(unit: Unit) -> Answer:
+        async def first(unit: Unit) -> Response:
             self._working.set()
             await self._go_on.wait()
             return await end_of_first(unit)
@@ -168,7 +168,7 @@ async def test_the_second_waits_for_the_first_and_gets_its_answer(app_database: 
 
 
 async def test_the_second_becomes_the_first_if_that_is_refused(app_database: Database) -> None:
-    async def refuse(unit: Unit) -> Answer:
+    async def refuse(unit: Unit) -> Response:
         raise ConflictError("No")
 
     work, pair = Counter(), Pair(app_database)
@@ -182,7 +182,7 @@ async def test_the_second_becomes_the_first_if_that_is_refused(app_database: Dat
 async def test_the_second_becomes_the_first_if_its_connection_dies(
     app_database: Database, app_database_dsn: str
 ) -> None:
-    async def die(unit: Unit) -> Answer:
+    async def die(unit: Unit) -> Response:
         await unit.audit("count", "never seen")
         await unit.fetch("select pg_terminate_backend(pg_backend_pid())", operation="test")
         raise AssertionError
@@ -204,7 +204,7 @@ async def test_the_second_does_not_wait_for_ever(app_database: Database) -> None
     transactions, work = Transactions(app_database), Counter()
     working, done = anyio.Event(), anyio.Event()
 
-    async def slow(unit: Unit) -> Answer:
+    async def slow(unit: Unit) -> Response:
         working.set()
         await done.wait()
         return await work(unit)
@@ -255,7 +255,7 @@ async def test_the_victim_of_a_deadlock_tries_again(app_database: Database) -> N
     answers: list[int] = []
 
     async def cross(first: UUID, second: UUID, *, patience: str) -> None:
-        async def work(unit: Unit) -> Answer:
+        async def work(unit: Unit) -> Response:
             # Whoever looks first is the victim: were both to look at once, both would be. Both look before the
             # lock timeout of one second ends the wait in another way.
             await unit.execute(f"set local deadlock_timeout = '{patience}'", operation="test")
@@ -264,7 +264,7 @@ async def test_the_victim_of_a_deadlock_tries_again(app_database: Database) -> N
                 both.set()
             await both.wait()
             await unit.stamp(second)
-            return Answer(200)
+            return Response(status_code=200)
 
         answers.append((await transactions.write(a_request(), ADA, work)).status_code)
 
@@ -278,7 +278,7 @@ async def test_the_victim_of_a_deadlock_tries_again(app_database: Database) -> N
 async def test_a_write_that_always_loses_gets_retry_after(app_database: Database) -> None:
     runs = itertools.count(1)
 
-    async def lose(unit: Unit) -> Answer:
+    async def lose(unit: Unit) -> Response:
         next(runs)
         await unit.execute("do $$ begin raise sqlstate '40001'; end $$", operation="test")
         raise AssertionError
@@ -290,7 +290,7 @@ async def test_a_write_that_always_loses_gets_retry_after(app_database: Database
 
 
 async def test_a_row_that_others_hold_is_no_fault_of_ours(app_database: Database) -> None:
-    async def wait(unit: Unit) -> Answer:
+    async def wait(unit: Unit) -> Response:
         await unit.execute("do $$ begin raise sqlstate '55P03'; end $$", operation="test")
         raise AssertionError
 
@@ -306,16 +306,16 @@ async def test_stamps_of_one_incident_grow_within_a_transaction_and_over_a_clock
         "update incidents set timeline_at = now() + interval '1 hour'", operation="test"
     )
 
-    async def work(unit: Unit) -> Answer:
+    async def work(unit: Unit) -> Response:
         first, second = await unit.stamp(incident), await unit.stamp(incident)
         assert second - first == timedelta(microseconds=1)
-        return Answer(204)
+        return Response(status_code=204)
 
     await Transactions(app_database).write(a_request(), ADA, work)
 
 
 async def test_there_is_no_stamp_without_an_incident(app_database: Database) -> None:
-    async def work(unit: Unit) -> Answer:
+    async def work(unit: Unit) -> Response:
         await unit.stamp(uuid4())
         raise AssertionError
 
@@ -336,10 +336,10 @@ CLIENTS = {
 async def test_the_audit_says_who_did_what_from_where(app_database: Database, client: str | None) -> None:
     incident = await an_incident(app_database)
 
-    async def work(unit: Unit) -> Answer:
+    async def work(unit: Unit) -> Response:
         detail = {"title": ["old", "new"], "id": incident}
         await unit.audit("incident.change", "INC-1", incident_id=incident, detail=detail)
-        return Answer(204)
+        return Response(status_code=204)
 
     token = bind_request(RequestContext("request-0001", 0.0))
     try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Message
 
-from postfacta_app.db import Answer, Transactions, Unit
+from postfacta_app.db import Transactions, Unit
 from postfacta_app.errors import IdempotencyInProgressError
 from postfacta_app.principal import Principal, Role
 from postfacta_core.context import RequestContext, bind_request, release_request
@@ -35,10 +36,10 @@ def a_request(client: str = "192.0.2.7") -> Request:
     return Request(scope | {"client": (client, 1)}, receive)
 
 
-async def audit(unit: Unit) -> Answer:
+async def audit(unit: Unit) -> Response:
     await unit.audit("test", "X-1")
     unit.counts.append(("changed", "x"))
-    return Answer(204)
+    return Response(status_code=204)
 
 
 async def test_what_a_read_sees_was_true_together(app_database: Database) -> None:
@@ -55,7 +56,7 @@ async def test_what_a_read_sees_was_true_together(app_database: Database) -> Non
 async def test_metrics_are_counted_once_committed(app_database: Database) -> None:
     told: list[tuple[object, ...]] = []
 
-    async def refuse(unit: Unit) -> Answer:
+    async def refuse(unit: Unit) -> Response:
         await audit(unit)
         raise LookupError
 
@@ -113,13 +114,13 @@ async def test_one_that_is_at_work_says_when_to_come_back(app_database_dsn: str)
     async with Database(app_database_dsn, options=options) as database:
         transactions = Transactions(database)
 
-        async def again(unit: Unit) -> Answer:
+        async def again(unit: Unit) -> Response:
             with pytest.raises(
                 IdempotencyInProgressError, match="is in progress; repeat it to get its response"
             ) as raised:
                 await transactions.write(a_request(), ADA, audit, key="k")
             assert raised.value.headers == {"Retry-After": "1"}
             assert isinstance(raised.value.__cause__, LockTimeoutError)
-            return Answer(204)
+            return Response(status_code=204)
 
         await transactions.write(a_request(), ADA, again, key="k")

@@ -19,8 +19,7 @@ import pytest
 
 from chaos.rotation import Load
 from postfacta_adapters.limits import SharedStore
-from postfacta_app.rotation import AGES, Rotation, password_of
-from postfacta_app.settings import Settings, SettingsError, load_settings
+from postfacta_app.settings import AGES, Rotation, Settings, SettingsError, load_settings, password_of
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.running import ADMIN, command, read_until, started
 from tests.kit.pg import execute, fetch_value, fresh_database

@@ -13,7 +13,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from postfacta_app.app import create_app
-from postfacta_app.db import Answer
 from postfacta_app.errors import ConflictError
 from postfacta_app.incidents.v0 import PostgresV0, ShownIncident, ShownNote
 from postfacta_app.settings import AuthMode, Settings, load_settings
@@ -39,13 +38,11 @@ class MemoryStore(PostgresV0):
         self.calls.append("get")
         return next((incident for incident in self.incidents if incident.id == incident_id), None)
 
-    async def start(
-        self, call: Call, incident: ShownIncident, *, answer: Answer, key: str | None
-    ) -> Response:
+    async def start(self, call: Call, new: ShownIncident, *, answer: Response, key: str | None) -> Response:
         """Keep it."""
         self.calls.append("start")
-        self.incidents.append(incident)
-        return answer.response()
+        self.incidents.append(new)
+        return answer
 
 
 class FailingStore(MemoryStore):
@@ -56,9 +53,7 @@ class FailingStore(MemoryStore):
         self.calls.append("list")
         raise OSError("db unavailable")
 
-    async def start(
-        self, call: Call, incident: ShownIncident, *, answer: Answer, key: str | None
-    ) -> Response:
+    async def start(self, call: Call, new: ShownIncident, *, answer: Response, key: str | None) -> Response:
         """Fail."""
         self.calls.append("start")
         raise OSError("write failed")
@@ -70,9 +65,7 @@ class FixedStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__(_three_incidents())
 
-    async def start(
-        self, call: Call, incident: ShownIncident, *, answer: Answer, key: str | None
-    ) -> Response:
+    async def start(self, call: Call, new: ShownIncident, *, answer: Response, key: str | None) -> Response:
         """Refuse."""
         self.calls.append("start")
         raise ConflictError("Incident with the same ID already exists: incident conflict")

@@ -14,13 +14,13 @@ from starlette.responses import RedirectResponse, Response
 
 from postfacta_adapters.sign_in import client_of
 
-from ..db import Answer, Reader, Unit
+from ..db import Reader, Unit
 from ..errors import ConflictError, ForbiddenError, NotFoundError, RegistrationClosedError, invalid
 from ..principal import Access
 from ..web.body import parse
 from ..web.forms import Typed, attempt, fields_of, formed, is_same_origin, read_form, sent_fields
 from ..web.paging import Paged
-from ..web.slices import Call, Fields, Fill, Matches, Page, Reply, RouteClass, Routes
+from ..web.slices import Call, Fields, Fill, Matches, Page, Reply, RouteClass, Routes, as_json
 from . import accounts, model
 from .accounts import Accounts, LocalAccounts, session_cookie
 from .guard import PRESENTED, Guard
@@ -110,22 +110,21 @@ async def register(sent: model.Registration, desk: Desk) -> Annotated[Response, 
 
 
 @routes.api("POST /logout", SIGNED_IN, "End the current session or bearer token", kind=AUTH)
-async def logout(unit: Unit, desk: Desk) -> Answer:
+async def logout(unit: Unit, desk: Desk) -> Response:
     who = unit.principal
     if who.scopes:
         raise ForbiddenError("An administrator must revoke API tokens: DELETE /api/v1/tokens/{id}")
     if who.user_id is not None and desk.this is not None:
         desk.lose(desk.this)
         await accounts.end_sessions(unit, who.user_id, "session.end", only=desk.this)
-    return Answer(204, {"Set-Cookie": session_cookie("", timedelta(0), is_local=desk.settings.is_local)})
+    cookie = session_cookie("", timedelta(0), is_local=desk.settings.is_local)
+    return Response(status_code=204, headers={"Set-Cookie": cookie})
 
 
 @routes.api("GET /api/v1/me", SIGNED_IN, "Read the current user or token")
 async def me(q: Reader) -> model.Me:
-    who = q.principal
-    return model.Me(
-        actor=who.actor, name=who.name, role=who.role, scopes=sorted(who.scopes), source=who.source
-    )
+    it = q.principal
+    return model.Me(actor=it.actor, name=it.name, role=it.role, scopes=sorted(it.scopes), source=it.source)
 
 
 @routes.api(
@@ -205,9 +204,9 @@ async def add_user(new: model.NewUser, desk: Desk) -> Annotated[Response, model.
 async def _add(desk: _Desk, new: model.NewUser, shown: type[BaseModel]) -> Response:
     hashed = await desk.local().passwords.hash(new.password)
 
-    async def work(unit: Unit) -> Answer:
+    async def work(unit: Unit) -> Response:
         user = await accounts.add_user(unit, new, password_hash=hashed)
-        return Answer.of(201, shown.model_validate(user, from_attributes=True), {"ETag": user.etag})
+        return as_json(201, shown.model_validate(user, from_attributes=True), {"ETag": user.etag})
 
     return await desk.call.write(work)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import httpx2
@@ -34,21 +34,15 @@ from postfacta_core.guards.timeout import Timeout
 
 from ..errors import slow_down
 from ..principal import NOBODY, Role
-from ..rotation import Rotation
-from ..settings import Settings
+from ..settings import Rotation, Settings
 from . import model
 from .accounts import Accounts, add_secret, digest, external, external_name, meet, mint, wrong_password
 
 _MOST_BYTES: Final = 65_536
 _OK, _TOO_MANY_REQUESTS, _SERVER_ERROR = 200, 429, 500
 _OBJECT: Final = TypeAdapter(dict[str, JsonValue])
-
-
-class Reply(NamedTuple):
-    """The status of a complete response, and its JSON object; empty if it is anything else, such as HTML."""
-
-    status_code: int
-    said: Mapping[str, JsonValue]
+Said = Mapping[str, JsonValue]
+Reply = tuple[int, Said]  # The status, and the JSON object; empty if it is anything else, such as HTML.
 
 
 class Client(httpx2.AsyncClient):
@@ -71,21 +65,21 @@ class Client(httpx2.AsyncClient):
             trust_env=False,
         )
 
-    async def ask(self, method: str, path: str, body: Mapping[str, JsonValue] | None = None) -> Reply:
+    async def ask(self, method: str, path: str, body: Said | None = None) -> Reply:
         """Send a request and read the whole response, of at most 64 KiB and a status below 500.
 
         Raise `RateLimitedError` for a 429, else `ResilienceError`, `httpx2.HTTPError` or `ValueError`.
         """
         return await self._pipeline.call(self._ask, method, path, body)
 
-    async def key_set(self) -> Mapping[str, JsonValue]:
+    async def key_set(self) -> Said:
         """Return the project's public keys, for a `Jwks`; raise as `ask`."""
-        reply = await self.ask("GET", ".well-known/jwks.json")
-        if reply.status_code != _OK:
-            raise ValueError(f"status {reply.status_code}")
-        return reply.said
+        status, said = await self.ask("GET", ".well-known/jwks.json")
+        if status != _OK:
+            raise ValueError(f"status {status}")
+        return said
 
-    async def _ask(self, method: str, path: str, body: Mapping[str, JsonValue] | None) -> Reply:
+    async def _ask(self, method: str, path: str, body: Said | None) -> Reply:
         key = self._current().db_key
         headers = {"apikey": key.get_secret_value() if key else ""}
         async with self.stream(method, path, json=body, headers=headers) as response:
@@ -100,9 +94,9 @@ class Client(httpx2.AsyncClient):
         if response.status_code >= _SERVER_ERROR:
             response.raise_for_status()
         try:
-            return Reply(response.status_code, _OBJECT.validate_json(bytes(read)))
+            return response.status_code, _OBJECT.validate_json(bytes(read))
         except ValidationError:
-            return Reply(response.status_code, {})
+            return response.status_code, {}
 
 
 _LONGEST: Final = 8_192  # Characters; the project's have about 1,000.
@@ -184,16 +178,18 @@ class SupabaseAccounts(Accounts):
 
     async def _token(self, credentials: model.Credentials) -> str:
         try:
-            reply = await self._client.ask("POST", "token?grant_type=password", credentials.model_dump())
+            status, said = await self._client.ask(
+                "POST", "token?grant_type=password", credentials.model_dump()
+            )
         except (ResilienceError, httpx2.HTTPError, ValueError) as error:
             wait = error.retry_after if isinstance(error, ResilienceError) else None
             raise RejectedError(self._client.name, wait or _SOON) from error
-        if reply.status_code != _OK:
+        if status != _OK:
             # Older versions have an `error` alone.
-            codes = [it for it in map(reply.said.get, ("error_code", "code", "error")) if isinstance(it, str)]
-            code = codes[0][:100] if codes else f"status {reply.status_code}"
+            codes = [it for it in map(said.get, ("error_code", "code", "error")) if isinstance(it, str)]
+            code = codes[0][:100] if codes else f"status {status}"
             raise wrong_password() if code in _WRONG else self._unusable(code)
-        token = reply.said.get("access_token")
+        token = said.get("access_token")
         if not isinstance(token, str):
             raise self._unusable("answer_unreadable")
         return token

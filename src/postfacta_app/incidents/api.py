@@ -132,11 +132,9 @@ async def _note_changes(unit: Unit, old: Incident, new: Incident) -> None:
         ("severity", old.severity.capitalize(), new.severity.capitalize()),
         ("owner", old.owner, new.owner),
     )
-    told = "; ".join(
-        f"{name}: {was or 'none'} to {now or 'none'}" for name, was, now in changes if was != now
-    )
-    if told:
-        at, note, body = await unit.stamp(new.id), uuid4(), told[0].upper() + told[1:]
+    told = [f"{name}: {was or 'none'} to {now or 'none'}" for name, was, now in changes if was != now]
+    if body := "; ".join(told):
+        at, note, body = await unit.stamp(new.id), uuid4(), body[0].upper() + body[1:]
         same = {"incident_id": new.id, "kind": "note", "author": unit.principal.actor}
         await insert(unit, "annotations", id=note, root=note, body=body, occurred_at=at, at=at, **same)
 

@@ -17,12 +17,12 @@ from postfacta_adapters.stale import allow_stale
 from postfacta_postgres import Database
 
 from ..aside import aside
-from ..db import Answer, Transactions, Unit
+from ..db import Transactions, Unit
 from ..errors import MalformedError, NotFoundError
 from ..principal import Access
 from ..web.body import Time, format_time, idempotency_key, read_json, read_moment
 from ..web.paging import decode_cursor, encode_cursor, next_link
-from ..web.render import encode
+from ..web.render import encoded
 from ..web.slices import Call, Fill, Now, RouteClass, Routes, part
 from .api import declare
 from .model import Description, Reporter, Severity, Status, Title
@@ -62,7 +62,7 @@ class Started(BaseModel):
 
 
 def _shown(at: datetime) -> str:
-    return read_moment(format_time(at)).text
+    return read_moment(format_time(at))[0]
 
 
 Shown = Annotated[Time, PlainSerializer(_shown, when_used="json")]  # a time in UTC without trailing zeros
@@ -150,19 +150,17 @@ class PostgresV0:
         rows = await self._fetch(_GET, incident_id, operation="v0_get")
         return next(iter(await _read(rows)), None)
 
-    async def start(
-        self, call: Call, incident: ShownIncident, *, answer: Answer, key: str | None
-    ) -> Response:
+    async def start(self, call: Call, new: ShownIncident, *, answer: Response, key: str | None) -> Response:
         """Write it with its first status change, its notes, and an audit row; raise if the id is taken."""
 
-        async def work(unit: Unit) -> Answer:
-            told = incident.model_dump(include={"id", "title", "description", "severity", "reporter"})
-            facts = {"owner": incident.owner or None, "declared_at": incident.start_time}
-            notes, actor = incident.initial_notes, unit.principal.actor
+        async def work(unit: Unit) -> Response:
+            told = new.model_dump(include={"id", "title", "description", "severity", "reporter"})
+            facts = {"owner": new.owner or None, "declared_at": new.start_time}
+            notes, actor = new.initial_notes, unit.principal.actor
             _, at = await declare(unit, **told, **facts, v0_notes_null=notes is None)
             if notes:
                 texts, times = [it.message for it in notes], [it.timestamp for it in notes]
-                args = (incident.id, actor, at, texts, [_instant(it) for it in times], times)
+                args = (new.id, actor, at, texts, [_instant(it) for it in times], times)
                 await unit.execute(_INSERT_NOTES, *args, operation="v0_notes_insert")
             return answer
 
@@ -191,9 +189,7 @@ async def page(here: Here, *, request: Request) -> Annotated[Response, ShownInci
     older = encode_cursor("v0", (shown[0].start_time, shown[0].id), "") if more else None
     headers = next_link(request, older)
     allow_stale(request)  # v0 never shows private incidents.
-    return await aside(
-        _size(shown), lambda: _answer(200, [render_incident(it) for it in shown], headers).response()
-    )
+    return await aside(_size(shown), lambda: encoded([render_incident(it) for it in shown], headers=headers))
 
 
 @routes.api("GET /api/v0/incidents/{id:uuid}", Access.READ, "Read an incident", stale=True)
@@ -202,7 +198,7 @@ async def read(here: Here, id: UUID, *, request: Request) -> Annotated[Response,
     if incident is None:
         raise NotFoundError("Incident not found")
     allow_stale(request)
-    return await aside(_size([incident]), lambda: _answer(200, render_incident(incident)).response())
+    return await aside(_size([incident]), lambda: encoded(render_incident(incident)))
 
 
 @routes.api("POST /api/v0/incidents/start", Access.WRITE, "Start an incident", reads=Start, once=True)
@@ -213,18 +209,12 @@ async def start(here: Here, call: This, *, now: Now) -> Annotated[Response, Star
     except MalformedError as error:
         raise _invalid(error.detail) from None
     incident = parse_start(value, uuid4(), now)
-    answer = _answer(201, {"id": str(incident.id), "message": "Incident started successfully"})
+    answer = encoded({"id": str(incident.id), "message": "Incident started successfully"}, 201)
     return await here.start(call, incident, answer=answer, key=key)
 
 
 def _size(incidents: Iterable[ShownIncident]) -> int:
     return sum(300 + 500 * (len(it.initial_notes or ()) + len(it.additional_notes or ())) for it in incidents)
-
-
-def _answer(status: int, value: object, headers: Mapping[str, str] | None = None) -> Answer:
-    return Answer(
-        status, {"Content-Type": "application/json; charset=utf-8", **(headers or {})}, encode(value)
-    )
 
 
 def _invalid(detail: str) -> MalformedError:
@@ -237,9 +227,7 @@ def parse_start(value: object, incident_id: UUID, start_time: datetime) -> Shown
     Keys match in any case, and the last of equal ones wins. Absent, null and "" are the same.
     """
     members = {} if value is None else _members(value, "the body")
-    text = {
-        name: _string(members, name) for name in ("title", "description", "reporter", "severity", "owner")
-    }
+    text = {it: _string(members, it) for it in ("title", "description", "reporter", "severity", "owner")}
     notes = members.get("notes")
     if not isinstance(notes, list | None):
         raise _invalid("notes must be an array")
@@ -247,10 +235,8 @@ def parse_start(value: object, incident_id: UUID, start_time: datetime) -> Shown
     try:
         Start.model_validate({name: given for name, given in text.items() if given})
     except ValidationError as error:
-        broken = (
-            f"{it['loc'][0]} {_BROKEN[it['type']].format(**it.get('ctx', {}))}" for it in error.errors()
-        )
-        raise MalformedError("Validation failed: " + ", ".join(broken)) from None
+        wrong = (f"{it['loc'][0]} {_BROKEN[it['type']].format(**it.get('ctx', {}))}" for it in error.errors())
+        raise MalformedError("Validation failed: " + ", ".join(wrong)) from None
     times = {"start_time": start_time, "end_time": _NEVER}
     told = {"id": incident_id, "status": Status.OPEN, "initial_notes": initial, "additional_notes": None}
     return ShownIncident.model_validate({**text, **times, **told})
@@ -284,15 +270,15 @@ def _note(value: object) -> ShownNote:
     if written is None:
         return ShownNote(timestamp=_shown(_NEVER), message=message)
     try:
-        moment = read_moment(written if isinstance(written, str) else "")
+        shown, _ = read_moment(written if isinstance(written, str) else "")
     except ValueError as error:
         raise _invalid(f"timestamp {error}") from None
-    return ShownNote(timestamp=moment.text, message=message)
+    return ShownNote(timestamp=shown, message=message)
 
 
 def _instant(timestamp: str) -> datetime | None:
     """Return when it happened; the first instant means none, and asyncpg reads the last one as infinity."""
-    at = read_moment(timestamp).instant
+    _, at = read_moment(timestamp)
     return None if at in {_NEVER, datetime.max.replace(tzinfo=UTC)} else at
 
 

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from .. import actions, errors
 from ..aside import LARGE, aside
-from ..db import VISIBLE, Answer, Query, Reader, Unit, row, rows
+from ..db import VISIBLE, Query, Reader, Unit, row, rows
 from ..errors import NotFoundError, PreconditionFailedError
 from ..incidents.access import Ref, Share, lock_active, seen, where_of
 from ..incidents.model import Incident, IncidentFilters
@@ -27,7 +27,7 @@ from ..timeline.kept import digest_in
 from ..timeline.rules import RULES
 from ..web.body import if_match, if_none_match
 from ..web.paging import Paged
-from ..web.slices import Call, Fill, Reply, RouteClass, Routes, Snapshot, made
+from ..web.slices import Call, Fill, Reply, RouteClass, Routes, Snapshot, as_json, made
 from . import model
 from .model import PostMortem, Revision
 
@@ -137,7 +137,7 @@ async def read(q: Snapshot, ref: Ref, *, request: Request, share: Share) -> Anno
     # The body also depends on the timeline, which the revision number does not reflect.
     if not shown.timeline_changed and if_none_match(request, shown.etag):
         return Response(status_code=304, headers=headers)
-    return (await aside(LARGE, Answer.of, 200, shown, headers)).response()
+    return await aside(LARGE, as_json, 200, shown, headers)
 
 
 @routes.api(f"GET {_ONE}/revisions", READ, "List the revisions", kind=RouteClass.READ)

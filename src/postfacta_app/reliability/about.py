@@ -24,7 +24,7 @@ from postfacta_slo.status.watch import Watch
 from ..aside import LARGE
 from ..principal import Access
 from ..settings import SettingsError
-from ..web.render import encode
+from ..web.render import encoded
 from ..web.slices import Page, RouteClass, Routes, part
 
 OPEN = Access.OPEN
@@ -109,17 +109,17 @@ async def root(*, request: Request) -> Annotated[Response, Greeting]:
 
 @routes.api("GET /home", OPEN, "Greet")
 async def home() -> Annotated[Response, Greeting]:
-    return _json({"message": "Welcome to the PostFacta API!"})
+    return encoded({"message": "Welcome to the PostFacta API!"})
 
 
 @routes.api("GET /healthz", OPEN, "Report that the process is running", kind=RouteClass.PROBE)
 async def healthz() -> Annotated[Response, Healthy]:
-    return _json({"status": "healthy"})  # It never queries the database.
+    return encoded({"status": "healthy"})  # It never queries the database.
 
 
 @routes.api("GET /service-info", OPEN, "Describe this service")
 async def service_info(here: Here) -> Annotated[Response, ServiceInfo]:
-    return _json(
+    return encoded(
         {
             "name": "PostFacta API",
             "environment": here.environment,
@@ -132,10 +132,6 @@ async def service_info(here: Here) -> Annotated[Response, ServiceInfo]:
 @routes.api("GET /openapi.json", OPEN, "Read this OpenAPI document")
 async def openapi(here: Here) -> Annotated[Response, Document]:
     return JSONResponse(here.document)
-
-
-def _json(value: object) -> Response:
-    return Response(encode(value), headers={"Content-Type": "application/json; charset=utf-8"})
 
 
 # The page

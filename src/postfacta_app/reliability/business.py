@@ -77,9 +77,6 @@ class BusinessMetrics(Collector):
         """Export a value at each scrape, unless it is None."""
         self._shown[metric, labels] = read
 
-    def attempted(self, mode: str, outcome: str) -> None:
-        self.count("postfacta_auth_attempts_total", mode, outcome)
-
     async def look(
         self, revision: Callable[[], Awaitable[str | None]], read: Callable[[], Awaitable[Sequence[Sample]]]
     ) -> None:

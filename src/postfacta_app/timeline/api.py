@@ -11,14 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..aside import aside
-from ..db import VISIBLE, Answer, Query, Reader, Unit, insert, sees
+from ..db import VISIBLE, Query, Reader, Unit, insert, sees
 from ..errors import ForbiddenError, NotFoundError, invalid
 from ..incidents.access import Ref, Share, lock_active, seen
 from ..incidents.model import Incident, check_time
 from ..principal import Access, Principal
 from ..web.body import if_none_match, parse, read_body, read_json
 from ..web.paging import Paged, next_link
-from ..web.slices import Call, Fill, Matches, Now, RouteClass, Routes, part
+from ..web.slices import Call, Fill, Matches, Now, RouteClass, Routes, as_json, part
 from . import model
 from .kept import KeptTimelines, TimelinePage, TimelineQuery, digest_in
 from .model import AnnotationChange, AnnotationKind, AnyEdit, Entry, NewAnnotation, ShownAnnotation, ShownEdit
@@ -45,7 +45,7 @@ async def timeline(
     if if_none_match(request, found.etag):
         return Response(status_code=304, headers=headers)
     headers |= next_link(request, found.page.next_cursor)
-    return (await aside(_ENTRY * len(found.page.items), Answer.of, 200, found.page, headers)).response()
+    return await aside(_ENTRY * len(found.page.items), as_json, 200, found.page, headers)
 
 
 # Edits

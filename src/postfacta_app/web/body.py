@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
-from typing import Annotated, Final, NamedTuple, TypeVar, get_args, get_origin
+from typing import Annotated, Final, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationError
 from starlette.datastructures import QueryParams
@@ -181,15 +181,12 @@ _RFC3339: Final = re.compile(
 _NANO: Final = 9
 
 
-class Moment(NamedTuple):
-    """A time as written, and as an instant."""
+def read_moment(text: str) -> tuple[str, datetime | None]:
+    """Parse RFC 3339 strictly: an offset, an existing day, no leap second; raise `ValueError` otherwise.
 
-    text: str  # RFC 3339 with the original offset, up to nine fractional digits, without trailing zeros
-    instant: datetime | None  # in UTC, cut to microseconds; None outside the years 1 to 9999
-
-
-def read_moment(text: str) -> Moment:
-    """Parse RFC 3339 strictly: an offset, an existing day, no leap second; raise `ValueError` otherwise."""
+    Return it with its offset and up to nine fractional digits, without trailing zeros, and as an instant in UTC, cut to
+    microseconds: None outside the years 1 to 9999.
+    """
     found = _RFC3339.fullmatch(text)
     if found is None:
         raise ValueError("must be a time with an offset, such as 2026-02-07T10:00:00Z")
@@ -204,12 +201,12 @@ def read_moment(text: str) -> Moment:
     except OverflowError:
         instant = None
     digits = f".{fraction[:_NANO]}".rstrip("0").rstrip(".")
-    return Moment(f"{year}{rest}{digits}{zone}", instant)
+    return f"{year}{rest}{digits}{zone}", instant
 
 
 def parse_time(text: str) -> datetime:
     """Parse RFC 3339 as an instant in UTC, cut to microseconds, within the years 1 to 9999; else raise."""
-    instant = read_moment(text).instant
+    _, instant = read_moment(text)
     if instant is None:
         raise ValueError("must be within the years 1 to 9999")
     return instant

@@ -112,7 +112,7 @@ def formed(model: type[M], fields: Mapping[str, object], now: datetime | None = 
     try:
         return body.parse(model, {name: value for name, value in typed.items() if value != ""})
     except errors.InvalidFieldsError as refusal:
-        wrong = [mistimed.get(it.pointer, it) for it in refusal.errors]
+        wrong = tuple(mistimed.get(it.pointer, it) for it in refusal.errors)
         raise errors.InvalidFieldsError("Some fields are invalid", errors=wrong) from None
 
 

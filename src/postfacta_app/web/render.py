@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markdown_it.rules_core import StateCore
 from markupsafe import Markup
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, Response
 
 from postfacta_adapters.stale import StaleAnswers
 from postfacta_core.clock import MONOTONIC, WALL, Clock
@@ -25,6 +25,8 @@ from postfacta_core.guards._kept import LastValues
 from ..errors import AppError
 from .body import if_none_match
 
+Shown = Mapping[str, object]  # by a template
+Headers = Mapping[str, str] | None
 MAX_STALE = 900.0  # The age in seconds up to which answers are given again while the database is unavailable.
 STATIC = Path(__file__).parent / "static"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -37,6 +39,10 @@ def encode(value: object) -> bytes:
     # In JSON these characters only occur in strings.
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_SPECIAL)
     return text.encode("utf-8", "replace")
+
+
+def encoded(value: object, status: int = 200, headers: Headers = None) -> Response:
+    return Response(encode(value), status, headers, "application/json; charset=utf-8")
 
 
 def span(length: timedelta) -> str:
@@ -88,14 +94,7 @@ class Pages:
             span=span,
         )
 
-    def page(
-        self,
-        template: str,
-        context: Mapping[str, object],
-        *,
-        status: int = 200,
-        headers: Mapping[str, str] | None = None,
-    ) -> HTMLResponse:
+    def page(self, template: str, context: Shown, *, status: int = 200, headers: Headers = None) -> Response:
         shown = {**self._always, "markdown": Markdown(), **context}
         text = self._environment.get_template(template).render(shown)
         return HTMLResponse(text, status, {"cache-control": "no-store", **(headers or {})})

@@ -18,9 +18,21 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache, partial
 from types import CoroutineType, MappingProxyType
-from typing import Annotated, Any, Final, Generic, Self, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Generic,
+    NoReturn,
+    Self,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -34,7 +46,7 @@ from postfacta_core.limits._overload import Priority
 
 from .. import errors
 from ..aside import aside
-from ..db import Answer, Query, Reader, Transactions, Unit, Work
+from ..db import Query, Reader, Transactions, Unit, Work
 from ..principal import Access, Principal
 from .body import idempotency_key, if_match, if_none_match, read_body, read_query
 from .forms import Typed, attempt, formed, is_same_origin, keep_typed, read_form
@@ -126,8 +138,19 @@ class _Endpoint:
 
     async def __call__(self, scope: dict[str, object], receive: object, send: object) -> None:
         request = Request(scope, receive, send)  # type: ignore[arg-type]
+        rule = self.rules.get(request.method)
+        if rule is None:
+            raise HTTPException(405, headers={"Allow": ", ".join(sorted(self.rules))})
+        limit_request(rule.route_class.seconds)
         try:
-            response = await self._answer(request)
+            principal = scope[PRINCIPAL] = await self.admit(request, rule)
+            if not principal.may(rule.access):
+                _refuse(rule, principal)
+            call = Call(request, principal, self.tools, rule.noun)
+            if rule.stale:
+                response = await self.tools.stale.answer(request, principal, lambda _: rule.handler(call))
+            else:
+                response = await rule.handler(call)
         except (errors.RateLimitedError, ResilienceError, errors.UnauthenticatedError) as error:
             # The session may have ended while the form was filled in. Cross-site requests are not read.
             if not isinstance(error, errors.UnauthenticatedError) or is_same_origin(request.headers):
@@ -136,26 +159,13 @@ class _Endpoint:
         keep_private(request.scope["path"], response)
         await response(scope, receive, send)  # type: ignore[arg-type]
 
-    async def _answer(self, request: Request) -> Response:
-        rule = self.rules.get(request.scope["method"])
-        if rule is None:
-            path = request.scope["path"]
-            detail = f"Method '{request.method}' is not allowed for '{path}'"
-            raise errors.MethodNotAllowedError(detail, headers={"Allow": ", ".join(sorted(self.rules))})
-        limit_request(rule.route_class.seconds)
-        principal = await self.admit(request, rule)
-        request.scope[PRINCIPAL] = principal
-        if not principal.may(rule.access):
-            if not principal.is_signed_in:
-                raise errors.UnauthenticatedError(
-                    "Send a bearer token, or sign in at /signin", headers={"WWW-Authenticate": "Bearer"}
-                )
-            detail = f"This needs '{rule.access}' rights, which {principal.name} does not have"
-            raise errors.ForbiddenError(detail)
-        call = Call(request, principal, self.tools, rule.noun)
-        if rule.stale:
-            return await self.tools.stale.answer(request, principal, lambda _: rule.handler(call))
-        return await rule.handler(call)
+
+def _refuse(rule: Rule, principal: Principal) -> NoReturn:
+    if principal.is_signed_in:
+        detail = f"This needs '{rule.access}' rights, which {principal.name} does not have"
+        raise errors.ForbiddenError(detail)
+    detail = "Send a bearer token, or sign in at /signin"
+    raise errors.UnauthenticatedError(detail, headers={"WWW-Authenticate": "Bearer"})
 
 
 def keep_private(path: str, response: Response) -> None:
@@ -269,10 +279,14 @@ class Page:
     more: Callable[[], Mapping[str, object]] = dict[str, object]
 
 
-def answer(request: Request, value: BaseModel | Reply[Any] | Answer | None, status: int = 200) -> Answer:
+def as_json(status: int, body: BaseModel, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(body.__pydantic_serializer__.to_json(body), status, headers, "application/json")
+
+
+def answer(request: Request, value: BaseModel | Reply[Any] | Response | None, status: int = 200) -> Response:
     """Return the response that shows a value, with its ETag and the link to the next page."""
-    if value is None or isinstance(value, Answer):
-        return value or Answer(204)
+    if value is None or isinstance(value, Response):
+        return value or Response(status_code=204)
     shown: Any = value
     more: Mapping[str, str] = {}
     if isinstance(value, Reply):
@@ -281,7 +295,7 @@ def answer(request: Request, value: BaseModel | Reply[Any] | Answer | None, stat
     headers: dict[str, str] = {"ETag": shown.etag} if has_etag else {}
     if has_cursor:
         headers |= next_link(request, shown.next_cursor)
-    return Answer.of(status, shown, {**headers, **more})
+    return as_json(status, shown, {**headers, **more})
 
 
 @cache
@@ -321,10 +335,10 @@ class _Plan:
             return await function(call.tools.transactions.reader(call.principal))
         return await call.tools.transactions.read(call.principal, function)
 
-    async def write(self, call: Call, show: Callable[[Any], Answer], key: str | None) -> Response:
+    async def write(self, call: Call, show: Callable[[Any], Response], key: str | None) -> Response:
         given = await self.arguments(call)
 
-        async def work(unit: Unit) -> Answer:
+        async def work(unit: Unit) -> Response:
             return show(await self.function(unit, **given))
 
         return await call.write(work, key)
@@ -333,7 +347,7 @@ class _Plan:
         """Return the page that it returns, or go where it says."""
         shown = await self.read(call)
         if isinstance(shown, str):
-            return _go(shown).response()
+            return _go(shown)
         if isinstance(shown, Response):
             return shown
         refusal = call.typed.refusal
@@ -410,11 +424,9 @@ class Routes:
                 value = await plan.read(call)
                 if isinstance(value, Response):
                     return value
-                done = show(value)
-                etag = done.headers.get("ETag", "")
-                if conditional and if_none_match(call.request, etag):
-                    return Response(status_code=304, headers={"ETag": etag})
-                return done.response()
+                if conditional and if_none_match(call.request, value.etag):
+                    return Response(status_code=304, headers={"ETag": value.etag})
+                return show(value)
 
             is_list = is_read and plan.model is not None and "cursor" in plan.model.model_fields
             answers = {status: plan.returns if status < _REDIRECTED else None for status in statuses}
@@ -494,5 +506,5 @@ def _of_query(call: Call, of: type[BaseModel], *, is_page: bool = False) -> Base
 _of_page: Final = partial(_of_query, is_page=True)
 
 
-def _go(place: str) -> Answer:
-    return Answer(303, {"Location": place})
+def _go(place: str) -> Response:
+    return Response(status_code=303, headers={"Location": place})
