@@ -210,4 +210,5 @@ def client_of(scope: Mapping[str, Any]) -> str:
 
 def _hashed(*parts: str) -> str:
     # Hashed, so that a shared store holds no addresses of people.
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+    # JSON may bring a lone surrogate, which is a character like any other here.
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]

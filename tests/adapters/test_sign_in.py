@@ -285,6 +285,11 @@ async def test_without_an_account_the_network_alone_counts() -> None:
     assert await tries.wrong("192.0.2.1", "", times=21) == ["failed"] * 20 + ["3"]
 
 
+async def test_an_account_may_be_any_text() -> None:
+    tries = Tries()
+    assert await tries.wrong("192.0.2.1", "\ud800", times=6) == ["failed"] * 5 + ["12"]
+
+
 async def test_a_refusal_is_answered_by_429_with_retry_after() -> None:
     throttle = SignInThrottle(network="1/hour", clock=ManualClock())
 

@@ -85,7 +85,7 @@ def one(it: Entry, *edits: ShownEdit) -> Line:
 
 
 def laid_out(*shown: Entry, across: list[Turn] | None = None) -> list[tuple[str, list[str]]]:
-    def words(item: object) -> str:
+    def words(item: list[Line] | Turn | str) -> str:
         if isinstance(item, list):
             return f"{clock(item[0].entry.t, item[0].entry.p)} {'+'.join(line.entry.title for line in item)}"
         return item.name if isinstance(item, Turn) else f"({item})"
