@@ -11,7 +11,7 @@ from tests.app.live import NEW, in_process
 
 # Of the app and what it calls; the ways to the handler and to the database are counted with the core.
 _OURS = ("/postfacta_adapters/", "/postfacta_app/", "/starlette/", "/pydantic/")
-_MOST = 103
+_MOST = 102
 
 
 async def test_a_read_of_one_incident_enters_few_frames(shared_app_dsn: str) -> None:

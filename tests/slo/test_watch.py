@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,3 +104,16 @@ def test_a_fault_of_our_own_is_named_and_ends_nothing(told: Told, monkeypatch: p
     assert (watch.error, watch.seen) == ("TypeError", None)
     watch.look()
     assert watch.seen is not None
+
+
+def test_the_page_shows_how_to_keep_objectives_for_a_page_of_ones_own(told: Told) -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/slo-as-code.md").read_text()
+    found = re.search(r"## Show them on a page of your own.*?```python\n(.*?)Thread\(", page, re.DOTALL)
+    assert found
+    text = found[1].replace("http://prometheus:9090", told.url).replace('"shop"', '"postfacta"')
+    names: dict[str, Any] = {}
+    exec(text, names)  # noqa: S102 - our own page
+    assert names["objectives"]() == []
+    names["watch"].look()
+    (shown,) = names["objectives"]()
+    assert (shown["name"], shown["aim"], names["watch"].error) == ("availability", "99%", "")
