@@ -12,6 +12,7 @@ import pytest
 from postfacta_core.testing import ManualClock
 from postfacta_slo.status import watch as module
 from postfacta_slo.status.prometheus import Prometheus
+from postfacta_slo.status.report import percent
 from postfacta_slo.status.watch import Watch
 from tests.slo.test_prometheus import server
 from tests.slo.told import Told
@@ -116,4 +117,4 @@ def test_the_page_shows_how_to_keep_objectives_for_a_page_of_ones_own(told: Told
     assert names["objectives"]() == []
     names["watch"].look()
     (shown,) = names["objectives"]()
-    assert (shown["name"], shown["aim"], names["watch"].error) == ("availability", "99%", "")
+    assert (shown["name"], shown["aim"], names["watch"].error) == ("availability", percent(0.99), "")
