@@ -90,6 +90,7 @@ FACES: Final = (
     *("postfacta_core.events", "postfacta_core.context", "postfacta_core.clock", "postfacta_core.logs"),
     *("postfacta_postgres", "postfacta_embedded"),
     *(
+        "postfacta_adapters.conditional",
         "postfacta_adapters.httpx",
         "postfacta_adapters.jwks",
         "postfacta_adapters.limits",

@@ -27,6 +27,8 @@ try:
 except ModuleNotFoundError as _error:
     raise validation.missing_extra(__name__, "starlette", _error) from _error
 
+from .conditional import is_not_modified
+
 __all__ = ["StaleAnswers", "allow_stale", "is_away"]
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -38,7 +40,6 @@ _METRIC: Final = "postfacta_fallback_answers_total"
 _SAFE: Final = {"GET", "HEAD"}
 _OK, _NOT_MODIFIED = 200, 304
 _TOKEN: Final = re.compile(r"[A-Za-z*][A-Za-z0-9!#$%&'*+.^_`|~:/-]{0,63}")  # RFC 9651
-_ETAG: Final = re.compile(r'"[^"]*"')
 # What a replayed answer says of itself, or must not repeat.
 _OWN: Final = {b"age", b"cache-control", b"cache-status", b"content-length", b"set-cookie"}
 
@@ -92,8 +93,6 @@ class StaleAnswers:
         refusals: Types of errors that are answers, such as 404: what was kept is dropped, since it is gone or hidden.
             Other errors leave it.
         mark: Makes the body of an HTML page say how old it is, from the body and the time at which it was asked for.
-        is_current: Returns whether the client has the version with this ETag, so that a 304 is enough. By default
-            `If-None-Match` is compared weakly, and one that cannot be read names none. It may raise.
         max_age: Seconds, counted from when its request began, from which an answer is not given any more.
         max_entries: The most answers kept; what was not used for longest goes first.
         max_bytes: The most bytes of them: of their bodies, headers and URLs.
@@ -112,7 +111,6 @@ class StaleAnswers:
         detail: str = "dependency-unavailable",
         refusals: type[Exception] | tuple[type[Exception], ...] = HTTPException,
         mark: Callable[[bytes, datetime], bytes] | None = None,
-        is_current: Callable[[Request, str], bool] | None = None,
         max_age: float = 900.0,
         max_entries: int = 1000,
         max_bytes: int = 33_554_432,
@@ -126,10 +124,8 @@ class StaleAnswers:
         validation.whole("StaleAnswers.max_entries", max_entries, example="max_entries=1000")
         validation.whole("StaleAnswers.max_bytes", max_bytes, example="max_bytes=33_554_432")
         self._mark = _unmarked if mark is None else mark
-        self._is_current = _is_current if is_current is None else is_current
         self._monotonic, self._wall = monotonic, wall
-        functions = {"mark": self._mark, "is_current": self._is_current, "monotonic": monotonic, "wall": wall}
-        validation.functions("StaleAnswers", **functions)
+        validation.functions("StaleAnswers", mark=self._mark, monotonic=monotonic, wall=wall)
         self._kept = LastValues[_Answer](max_age, max_entries, max_bytes)
         self._counts = dict.fromkeys(("fresh", "stale", "none"), 0)
         process_observer(PolicyCreated(dependency, self.collect))
@@ -176,6 +172,9 @@ class StaleAnswers:
                 Derive it from a secret or from what was verified, never from what anyone may claim. None if that is
                 not known: then nothing is kept or given again.
             handler: Returns the answer, or raises. What it raises is raised, unless there is an answer to give again.
+
+        Raises:
+            ConditionError: 400 if the answer to give again has an ETag, and `If-None-Match` cannot be read.
         """
         scope = request.scope
         if caller is None or scope["method"] not in _SAFE:
@@ -223,7 +222,7 @@ class StaleAnswers:
 
     def _again(self, request: Request, kept: _Answer, seconds: float) -> Response:
         age, body = int(seconds), kept.body
-        if kept.etag is not None and self._is_current(request, kept.etag.decode("latin-1")):
+        if kept.etag is not None and is_not_modified(request, kept.etag.decode("latin-1")):
             response = Response(status_code=_NOT_MODIFIED)
         else:
             if kept.is_html:
@@ -249,8 +248,3 @@ def _unmarked(page: bytes, _: datetime) -> bytes:
 
 def _values(headers: _Headers, name: bytes) -> list[bytes]:
     return [value for each, value in headers if each == name]
-
-
-def _is_current(request: Request, etag: str) -> bool:
-    given = ",".join(request.headers.getlist("if-none-match"))
-    return given.strip() == "*" or etag.removeprefix("W/") in _ETAG.findall(given)

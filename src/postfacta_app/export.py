@@ -16,6 +16,8 @@ from pydantic import BaseModel, Field, TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from postfacta_adapters.conditional import is_not_modified
+
 from . import actions, labels, links
 from .actions import Action
 from .aside import LARGE, aside
@@ -30,7 +32,7 @@ from .principal import Access
 from .timeline import api as timelines, model
 from .timeline.api import Kept
 from .timeline.kept import TimelinePage, TimelineQuery
-from .web.body import Time, if_none_match
+from .web.body import Time
 from .web.render import TEMPLATES
 from .web.slices import Fill, RouteClass, Routes, Snapshot
 
@@ -185,7 +187,7 @@ async def one(
 
     text, tail, etag = await aside(LARGE, written)
     headers = {"ETag": etag}
-    if if_none_match(request, etag):
+    if is_not_modified(request, etag):
         return Response(status_code=304, headers=headers)
     headers["Content-Disposition"] = f'attachment; filename="{incident.ref}.{query.format}"'
     headers["Content-Type"] = form.kind

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match
 
+from postfacta_adapters.conditional import ConditionError
 from postfacta_core.asgi import PROBLEMS, REFUSALS, ASGIApp, Problem, Scope, problem_of, problem_response
 from postfacta_core.context import current_request
 from postfacta_core.errors import ResilienceError
@@ -123,7 +124,10 @@ class Problems:
     async def _http_exception(self, request: Request, error: HTTPException) -> Response:
         path: str = request.scope["path"]
         fault: AppError = MalformedError("The request cannot be read")
-        if error.status_code == MethodNotAllowedError.status:
+        if isinstance(error, ConditionError):
+            kinds = {it.status: it for it in reversed(AppError.__subclasses__())}  # Of several, the first.
+            fault = kinds[error.status_code](error.detail, headers=error.headers or {})
+        elif error.status_code == MethodNotAllowedError.status:
             detail = f"Method '{request.method}' is not allowed for '{path}'"
             fault = MethodNotAllowedError(detail, headers=error.headers or {})
         elif error.status_code == NotFoundError.status:

@@ -24,8 +24,6 @@ from postfacta_app.errors import (
     InvalidCursorError,
     InvalidFieldsError,
     MalformedError,
-    PreconditionFailedError,
-    PreconditionRequiredError,
     UnsupportedMediaTypeError,
 )
 from postfacta_app.web import body, paging
@@ -176,77 +174,6 @@ def test_an_unknown_repeated_or_invalid_parameter_is_refused() -> None:
                 with pytest.raises(MalformedError) as caught:
                     body.read_query(QueryParams(query), Filters)
                 assert [error.pointer for error in caught.value.errors] == [pointer]
-
-
-@given(st.text(st.characters(max_codepoint=255, exclude_characters="\r\n")))
-def test_random_headers_raise_nothing_but_an_app_error(text: str) -> None:
-    request = a_request(("If-Match", text), ("If-None-Match", text), ("Idempotency-Key", text))
-    refusals = (
-        refused(lambda: body.idempotency_key(request)),
-        refused(lambda: body.if_match(request, '"1"')),
-        refused(lambda: body.if_none_match(request, '"1"')),
-    )
-    assert all(refusal is None or refusal.status in {400, 412} for refusal in refusals)
-
-
-def test_if_match_lets_the_current_version_pass() -> None:
-    with every() as case:
-        for header in ['"7"', "*", '"6", "7"', '"6","7"', ' "7" ']:
-            with case(header):
-                body.if_match(a_request(("If-Match", header)), '"7"')
-
-
-def test_if_match_refuses_other_versions_and_names_the_current_one() -> None:
-    with every() as case:
-        for header in ['"6"', 'W/"7"', '"a", "b"']:
-            with case(header):
-                with pytest.raises(PreconditionFailedError) as caught:
-                    body.if_match(a_request(("If-Match", header)), '"7"')
-                assert caught.value.headers == {"ETag": '"7"'}
-
-
-def test_a_change_without_if_match_is_refused() -> None:
-    with pytest.raises(PreconditionRequiredError):
-        body.if_match(a_request(), '"7"')
-
-
-def test_an_entity_tag_without_quotes_is_malformed() -> None:
-    with every() as case:
-        for header in ["7", '"7', '"7" "8"', '*, "7"', "*,", 'w/"7"', '"7"' + " " * 8_000 + "x"]:
-            with case(header), pytest.raises(MalformedError):
-                body.if_match(a_request(("If-Match", header)), '"7"')
-
-
-WEAK_MATCHES = [('"7"', True), ('W/"7"', True), ("*", True), ('"6"', False), ('"6", "7"', True)]
-
-
-def test_if_none_match_compares_weakly() -> None:
-    with every() as case:
-        for header, known in WEAK_MATCHES:
-            with case(header, known):
-                assert body.if_none_match(a_request(("If-None-Match", header)), '"7"') is known
-
-
-KEYS = [("abc", "abc"), ('"abc"', "abc"), (r'"a\"b\\ c"', r'a"b\ c'), ("k" * 255, "k" * 255), ("a;b", "a;b")]
-
-
-def test_an_idempotency_key_is_read_quoted_or_bare() -> None:
-    with every() as case:
-        for header, key in KEYS:
-            with case(header, key):
-                assert body.idempotency_key(a_request(("Idempotency-Key", header))) == key
-
-
-def test_an_idempotency_key_of_other_characters_or_lengths_is_malformed() -> None:
-    with every() as case:
-        for header in ["", '""', '"abc', "k" * 256, "ä", "a b", r'"a\b"', "\x7f"]:
-            with case(header), pytest.raises(MalformedError):
-                body.idempotency_key(a_request(("Idempotency-Key", header)))
-
-
-def test_two_idempotency_keys_are_malformed() -> None:
-    with pytest.raises(MalformedError):
-        body.idempotency_key(a_request(("Idempotency-Key", "a"), ("Idempotency-Key", "b")))
 
 
 @given(st.datetimes(timezones=st.just(UTC)), st.uuids(), st.text("abc-_", max_size=9))

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from postfacta_adapters.conditional import ConditionError
 from postfacta_app import errors
 from postfacta_app.errors import AppError, FieldError, InvalidFieldsError, PreconditionFailedError
 from postfacta_app.problems import Problems, explain, redirect_target, render
@@ -161,6 +162,22 @@ async def test_what_the_framework_refuses_is_malformed() -> None:
                 got = await answer(HTTPException(status, CAUSE), "/api/v1/incidents")
                 assert (got.status_code, got.json()["type"]) == (400, "/problems/malformed")
                 assert CAUSE not in got.text
+
+
+async def test_a_condition_that_is_refused_has_its_problem_and_names_the_current_version() -> None:
+    with every() as case:
+        for status, slug in (
+            (400, "malformed"),
+            (412, "precondition-failed"),
+            (428, "precondition-required"),
+        ):
+            with case(status):
+                error = ConditionError(status, "Send another", {"ETag": '"7"'} if status == 412 else None)
+                got = await answer(error, "/api/v1/incidents")
+                assert (got.status_code, got.json()["type"]) == (status, f"/problems/{slug}")
+                assert (got.json()["detail"], got.headers["cache-control"]) == ("Send another", "no-store")
+                assert got.headers.get("etag") == ('"7"' if status == 412 else None)
+                assert (await answer(error, "/healthz")).json()["message"] == "Send another"
 
 
 async def test_a_method_that_the_framework_refuses_is_named_with_those_allowed() -> None:

@@ -9,8 +9,9 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
+from postfacta_adapters.conditional import ConditionError
 from postfacta_adapters.stale import allow_stale, is_away
-from postfacta_app.errors import MalformedError, NotFoundError
+from postfacta_app.errors import NotFoundError
 from postfacta_app.principal import Principal, Role
 from postfacta_app.web.render import MAX_STALE, stale_answers
 from postfacta_core.errors import (
@@ -251,7 +252,7 @@ async def test_a_condition_that_cannot_be_read_is_refused_as_ever_but_only_where
     world = World(answer=tagged())
     await world.get()
     world.answer = AWAY
-    with pytest.raises(MalformedError):
+    with pytest.raises(ConditionError):
         await world.get(if_none_match="x")
     plain = World()
     await plain.get()

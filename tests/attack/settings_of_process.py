@@ -234,7 +234,7 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
             "dependency": NAME,
             **dict.fromkeys(("cache", "detail"), (*NAME, "9 lives", "9", 'b"', "b;c=d", "b\n")),
             "refusals": ERRORS,
-            **dict.fromkeys(("mark", "is_current"), FUNCTION_OR_NONE),
+            "mark": FUNCTION_OR_NONE,
             "max_age": SECONDS,
             **dict.fromkeys(("max_entries", "max_bytes"), COUNT),
             **dict.fromkeys(("monotonic", "wall"), FUNCTION),

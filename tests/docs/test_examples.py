@@ -135,6 +135,32 @@ async def test_what_the_page_says_of_strict_json_is_so(tmp_path: Path) -> None:
             assert (refused.status, refused.json()["detail"]) == (400, f"The body: {words}")
 
 
+@pytest.mark.usefixtures("root_logger", "dsn")
+async def test_what_the_page_says_of_versions_and_keys_is_so(tmp_path: Path) -> None:
+    known: dict[str, Any] = {}
+    for number, block in enumerate(BLOCK.findall((ROOT / "docs/how-to/adopt-the-core.md").read_text())):
+        file = tmp_path / f"block_{number}.py"
+        file.write_text(block)
+        known |= runpy.run_path(str(file), init_globals=known)
+    app: Hardened = known["versions_app"]
+
+    async def put(*headers: tuple[str, str]) -> AsgiResponse:
+        return await call_asgi(app, "PUT", "/invoices/7/total/99", headers=headers)
+
+    async with running(app):
+        read = await call_asgi(app, "GET", "/invoices/7")
+        etag = read.header("etag") or ""
+        assert (read.json(), etag) == ({"id": 7, "total": 120}, '"7-120"')
+        same = await call_asgi(app, "GET", "/invoices/7", headers=[("if-none-match", etag)])
+        assert (same.status, same.header("etag"), same.body) == (304, etag, b"")
+        assert [(await put()).status, (await put(("if-match", "7"))).status] == [428, 400]
+        assert (await put(("if-match", etag), ("idempotency-key", ""))).status == 400
+        changed = await put(("if-match", etag), ("idempotency-key", '"k"'))
+        assert changed.json() == {"id": 7, "total": 99, "key": "k"}
+        late = await put(("if-match", etag))
+        assert (late.status, late.header("etag")) == (412, '"7-99"')
+
+
 async def test_what_the_page_says_of_guesses_and_known_devices_is_so(tmp_path: Path) -> None:
     known: dict[str, Any] = {}
     for number, block in enumerate(BLOCK.findall((ROOT / "docs/how-to/limit-sign-in.md").read_text())):

@@ -35,6 +35,7 @@ NEEDS = {
     "postfacta_postgres.idempotency": "pip install 'postfacta[postgres]'",
     "postfacta_postgres.monitor": "asyncpg",
     "postfacta_postgres.pool": "asyncpg",
+    "postfacta_adapters.conditional": "pip install 'postfacta[starlette]'",
     "postfacta_adapters.jwks": "pip install 'postfacta[jwt]'",
     "postfacta_adapters.psycopg": "pip install 'postfacta[psycopg]'",
     "postfacta_adapters.sqlalchemy": "pip install 'postfacta[sqlalchemy]'",

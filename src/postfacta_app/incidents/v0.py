@@ -13,6 +13,7 @@ from pydantic import BaseModel, PlainSerializer, RootModel, StringConstraints, V
 from starlette.requests import Request
 from starlette.responses import Response
 
+from postfacta_adapters.conditional import idempotency_key
 from postfacta_adapters.stale import allow_stale
 from postfacta_postgres import Database
 
@@ -20,7 +21,7 @@ from ..aside import aside
 from ..db import Transactions, Unit
 from ..errors import MalformedError, NotFoundError
 from ..principal import Access
-from ..web.body import Time, format_time, idempotency_key, read_json, read_moment
+from ..web.body import Time, format_time, read_json, read_moment
 from ..web.paging import decode_cursor, encode_cursor, next_link
 from ..web.render import encoded
 from ..web.slices import Call, Fill, Now, RouteClass, Routes, part

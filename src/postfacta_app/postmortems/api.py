@@ -15,6 +15,8 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
+from postfacta_adapters.conditional import check_if_match, is_not_modified
+
 from .. import actions, errors
 from ..aside import LARGE, aside
 from ..db import VISIBLE, Query, Reader, Unit, row, rows
@@ -25,7 +27,6 @@ from ..principal import Access
 from ..signals.model import PRECISIONS
 from ..timeline.kept import digest_in
 from ..timeline.rules import RULES
-from ..web.body import if_match, if_none_match
 from ..web.paging import Paged
 from ..web.slices import Call, Fill, Reply, RouteClass, Routes, Snapshot, as_json, made
 from . import model
@@ -61,7 +62,7 @@ def _check_headers(request: Request, etag: str | None) -> None:
         detail = "Send If-Match with the ETag of the revision you change; for the first revision, send If-None-Match: *"
         raise errors.PreconditionRequiredError(detail)
     if named and etag is not None:
-        if_match(request, etag)
+        check_if_match(request, etag)
     elif named:
         raise PreconditionFailedError("There is no post-mortem yet: send If-None-Match: *")
     elif etag is not None:
@@ -135,7 +136,7 @@ async def read(q: Snapshot, ref: Ref, *, request: Request, share: Share) -> Anno
     shown = await compared(q, revision)
     headers = {"ETag": shown.etag}
     # The body also depends on the timeline, which the revision number does not reflect.
-    if not shown.timeline_changed and if_none_match(request, shown.etag):
+    if not shown.timeline_changed and is_not_modified(request, shown.etag):
         return Response(status_code=304, headers=headers)
     return await aside(LARGE, as_json, 200, shown, headers)
 

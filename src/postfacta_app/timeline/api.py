@@ -10,13 +10,15 @@ from uuid import UUID, uuid4
 from starlette.requests import Request
 from starlette.responses import Response
 
+from postfacta_adapters.conditional import is_not_modified
+
 from ..aside import aside
 from ..db import VISIBLE, Query, Reader, Unit, insert, sees
 from ..errors import ForbiddenError, NotFoundError, invalid
 from ..incidents.access import Ref, Share, lock_active, seen
 from ..incidents.model import Incident, check_time
 from ..principal import Access, Principal
-from ..web.body import if_none_match, parse, read_body, read_json
+from ..web.body import parse, read_body, read_json
 from ..web.paging import Paged, next_link
 from ..web.slices import Call, Fill, Matches, Now, RouteClass, Routes, as_json, part
 from . import model
@@ -42,7 +44,7 @@ async def timeline(
     found = await kept.slice(q, ref, query)
     share(found.incident.visibility)
     headers = {"ETag": found.etag}
-    if if_none_match(request, found.etag):
+    if is_not_modified(request, found.etag):
         return Response(status_code=304, headers=headers)
     headers |= next_link(request, found.page.next_cursor)
     return await aside(_ENTRY * len(found.page.items), as_json, 200, found.page, headers)

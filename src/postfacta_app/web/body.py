@@ -1,7 +1,4 @@
-"""Parse requests: JSON, parameters, preconditions, idempotency keys, times.
-
-Any input results in a value or an `AppError`.
-"""
+"""Parse the JSON, parameters and times of requests: any input results in a value or an `AppError`."""
 
 from __future__ import annotations
 
@@ -121,64 +118,12 @@ def kinds(annotation: object) -> Iterator[object]:
         yield from kinds(part)
 
 
-# Preconditions and keys
-
-_ETAG: Final = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
-_ETAGS: Final = re.compile(rf"\s*(?:\*|{_ETAG}(?:\s*,\s*{_ETAG})*(?:\s*,)?)\s*")
-
-
-def if_match(request: Request, current: str) -> None:
-    """Raise unless `If-Match` names `current`, the stored version's strong ETag, quotes included."""
-    named = _etags(request, "If-Match")
-    if not named:
-        raise errors.PreconditionRequiredError("Send If-Match with the ETag of the version you change")
-    if "*" not in named and current not in named:
-        raise errors.PreconditionFailedError(
-            "It has changed: read it again, then retry", headers={"ETag": current}
-        )
-
-
-def if_none_match(request: Request, etag: str) -> bool:
-    """Return whether the client has this version, so that the response is 304; compares weakly."""
-    if "if-none-match" not in request.headers:
-        return False
-    known = {tag.removeprefix("W/") for tag in _etags(request, "If-None-Match")}
-    return "*" in known or etag.removeprefix("W/") in known
-
-
-def _etags(request: Request, header: str) -> list[str]:
-    given = request.headers.getlist(header)
-    text = ", ".join(given)
-    if given and _ETAGS.fullmatch(text) is None:
-        raise errors.MalformedError(f'{header}: an entity tag must be in double quotes, as in "inc-3"')
-    return re.findall(rf"\*|{_ETAG}", text)
-
-
-_BARE_KEY: Final = re.compile(r"[\x21\x23-\x7e][\x21-\x7e]*")
-_QUOTED_KEY: Final = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
-_LONGEST_KEY: Final = 255
-
-
-def idempotency_key(request: Request) -> str | None:
-    """Return the `Idempotency-Key`, quoted as a structured string or bare; None if absent."""
-    given = request.headers.getlist("idempotency-key")
-    if not given:
-        return None
-    text = given[0].strip()
-    quoted = _QUOTED_KEY.fullmatch(text)
-    key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else text
-    if len(given) > 1 or not 1 <= len(key) <= _LONGEST_KEY or not (quoted or _BARE_KEY.fullmatch(text)):
-        raise errors.MalformedError("Idempotency-Key must be 1 to 255 visible ASCII characters, given once")
-    return key
-
-
 # Times
 
 _RFC3339: Final = re.compile(
     r"(\d{4})(-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d)(?:\.(\d+))?(Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
     re.ASCII,
 )
-_NANO: Final = 9
 
 
 def read_moment(text: str) -> tuple[str, datetime | None]:
@@ -200,7 +145,7 @@ def read_moment(text: str) -> tuple[str, datetime | None]:
         raise ValueError("must be a day that exists") from None
     except OverflowError:
         instant = None
-    digits = f".{fraction[:_NANO]}".rstrip("0").rstrip(".")
+    digits = f".{fraction[:9]}".rstrip("0").rstrip(".")
     return f"{year}{rest}{digits}{zone}", instant
 
 

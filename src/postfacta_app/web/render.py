@@ -23,7 +23,6 @@ from postfacta_core.clock import MONOTONIC, WALL, Clock
 from postfacta_core.guards._kept import LastValues
 
 from ..errors import AppError
-from .body import if_none_match
 
 Shown = Mapping[str, object]  # by a template
 Headers = Mapping[str, str] | None
@@ -70,7 +69,7 @@ def stale_answers(database: str, *, monotonic: Clock = MONOTONIC, wall: Clock = 
     """Return what gives earlier answers again while the database of this name is unavailable."""
     return StaleAnswers(
         database, detail="database-unavailable", refusals=AppError, mark=mark_stale,
-        is_current=if_none_match, max_age=MAX_STALE, monotonic=monotonic, wall=wall,
+        max_age=MAX_STALE, monotonic=monotonic, wall=wall,
     )  # fmt: skip
 
 

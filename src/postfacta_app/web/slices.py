@@ -37,6 +37,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from postfacta_adapters.conditional import check_if_match, idempotency_key, is_not_modified
 from postfacta_adapters.stale import StaleAnswers
 from postfacta_core.clock import WALL, Clock
 from postfacta_core.deadlines._limits import TransferLimits
@@ -48,7 +49,7 @@ from .. import errors
 from ..aside import aside
 from ..db import Query, Reader, Transactions, Unit, Work
 from ..principal import Access, Principal
-from .body import idempotency_key, if_match, if_none_match, read_body, read_query
+from .body import read_body, read_query
 from .forms import Typed, attempt, formed, is_same_origin, keep_typed, read_form
 from .paging import next_link
 from .render import Pages
@@ -234,7 +235,7 @@ def part(of: type[T]) -> Fill:
 
 def _matches(call: Call, _: str) -> Callable[[str], None]:
     if "version" not in call.fields:
-        return partial(if_match, call.request)
+        return partial(check_if_match, call.request)
 
     def of_form(etag: str) -> None:
         if etag.rpartition("-")[2] != f'{call.fields["version"]}"':
@@ -424,7 +425,7 @@ class Routes:
                 value = await plan.read(call)
                 if isinstance(value, Response):
                     return value
-                if conditional and if_none_match(call.request, value.etag):
+                if conditional and is_not_modified(call.request, value.etag):
                     return Response(status_code=304, headers={"ETag": value.etag})
                 return show(value)
 
