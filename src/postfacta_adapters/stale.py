@@ -27,7 +27,7 @@ try:
 except ModuleNotFoundError as _error:
     raise validation.missing_extra(__name__, "starlette", _error) from _error
 
-from .conditional import is_not_modified
+from .conditional import ConditionError, is_not_modified
 
 __all__ = ["StaleAnswers", "allow_stale", "is_away"]
 
@@ -172,9 +172,6 @@ class StaleAnswers:
                 Derive it from a secret or from what was verified, never from what anyone may claim. None if that is
                 not known: then nothing is kept or given again.
             handler: Returns the answer, or raises. What it raises is raised, unless there is an answer to give again.
-
-        Raises:
-            ConditionError: 400 if the answer to give again has an ETag, and `If-None-Match` cannot be read.
         """
         scope = request.scope
         if caller is None or scope["method"] not in _SAFE:
@@ -222,7 +219,7 @@ class StaleAnswers:
 
     def _again(self, request: Request, kept: _Answer, seconds: float) -> Response:
         age, body = int(seconds), kept.body
-        if kept.etag is not None and is_not_modified(request, kept.etag.decode("latin-1")):
+        if kept.etag is not None and _has(request, kept.etag.decode("latin-1")):
             response = Response(status_code=_NOT_MODIFIED)
         else:
             if kept.is_html:
@@ -248,3 +245,10 @@ def _unmarked(page: bytes, _: datetime) -> bytes:
 
 def _values(headers: _Headers, name: bytes) -> list[bytes]:
     return [value for each, value in headers if each == name]
+
+
+def _has(request: Request, etag: str) -> bool:
+    try:
+        return is_not_modified(request, etag)
+    except ConditionError:
+        return False  # A header that cannot be read must not cost the caller the only answer there is.

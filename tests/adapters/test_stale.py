@@ -281,7 +281,7 @@ async def test_a_client_that_has_the_kept_version_gets_304() -> None:
     shop.error = AWAY
     with every() as case:
         for given, status in (
-            ('"1"', 304), ('W/"1"', 304), ('"0", W/"1"', 304), (" * ", 304), ('"2"', 200),
+            ('"1"', 304), ('W/"1"', 304), ('"0", W/"1"', 304), (" * ", 304), ('"2"', 200), ("x", 200), ("1", 200), ("", 200),
         ):  # fmt: skip
             with case(given):
                 old = await shop.get(if_none_match=given)
@@ -300,21 +300,6 @@ async def test_a_304_of_the_same_version_renews_it() -> None:
     shop.error = AWAY
     old = await shop.get()
     assert (old.status, old.body, old.header("age")) == (200, b"new", "600")
-
-
-async def test_a_condition_that_cannot_be_read_is_refused_only_where_there_are_versions() -> None:
-    with every() as case:
-        for given in ("x", "1", " "):
-            with case(given):
-                shop = Shop()
-                shop.answer = lambda: Response("new", headers={"etag": '"1"'})
-                await shop.get()
-                shop.error = AWAY
-                assert (await shop.get(if_none_match=given)).status == 400
-                shop.error, shop.answer = None, lambda: Response("plain")
-                await shop.get()
-                shop.error = AWAY
-                assert (await shop.get(if_none_match=given)).status == 200
 
 
 async def test_a_page_is_marked_and_nothing_else() -> None:
