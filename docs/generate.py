@@ -101,6 +101,7 @@ FACES: Final = (
         "postfacta_adapters.sqlalchemy",
         "postfacta_adapters.stale",
         "postfacta_adapters.strict_json",
+        "postfacta_adapters.switches",
         "postfacta_adapters.uvicorn",
         "postfacta_adapters.workers",
     ),

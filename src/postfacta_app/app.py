@@ -28,7 +28,7 @@ from postfacta_slo.status.watch import Watch
 from . import actions, durations, export, incident_page, labels, links, problems
 from .db import Reader, Transactions, repeating
 from .errors import RateLimitedError
-from .flags import FLAGS, Switches
+from .flags import FLAGS, Flags
 from .identity import api as identity
 from .identity.accounts import Accounts, LocalAccounts, losses
 from .identity.guard import Guard, revocations
@@ -81,7 +81,7 @@ def create_app(
     rotation = Rotation(settings, read)
     codebase = load_codebase()
     telemetry = Telemetry(metrics=Metrics(version=settings.app_version or codebase.version))
-    business, switches = _business(rotation, telemetry)
+    business, flags = _business(rotation, telemetry)
     database = _database(rotation, telemetry)
     transactions = Transactions(database, count=business.count)
     pages = Pages(version=settings.app_version or codebase.version)
@@ -105,7 +105,7 @@ def create_app(
         ),
         KeptTimelines(),
     )
-    table, tools = declared(switches), Tools(transactions, pages, stale, parts=parts)
+    table, tools = declared(flags), Tools(transactions, pages, stale, parts=parts)
     about_us.document = openapi_document(table, version=codebase.version)
     admit = limited(guard.authenticate, settings, store=store, observer=telemetry.observer)
     every = partial(repeating, connected=database.wait_connected, observer=telemetry.observer)
@@ -122,10 +122,11 @@ def create_app(
         health=health,
         resources=[
             rotation.renewing(store),
-            switches.running(database, telemetry.observer),
+            flags.running(),
             database,
             # With limits by address, `harden` opens it.
             *([store] if store and not address_limits(settings) else []),
+            every("flags", partial(flags.audit, database), interval=flags.every),
             every("prune_keys", partial(prune_keys, database), interval=3600.0),
             every("revocations", look, interval=2.0),
             every("business_metrics", partial(business.look, *numbers), interval=60.0),
@@ -136,22 +137,22 @@ def create_app(
     )
 
 
-def declared(switches: Switches | None = None) -> list[Rule]:
+def declared(flags: Flags | None = None) -> list[Rule]:
     """Return the route table."""
-    guarded = (switches or Switches(None)).guard
+    guarded = (flags or Flags(None)).guard
     return [guarded(rule) for slice_ in _SLICES for rule in slice_.routes.rules]
 
 
-def _business(rotation: Rotation, telemetry: Telemetry) -> tuple[BusinessMetrics, Switches]:
+def _business(rotation: Rotation, telemetry: Telemetry) -> tuple[BusinessMetrics, Flags]:
     business = BusinessMetrics(expected=HEAD)
     telemetry.metrics.registry.register(business)
-    switches = Switches(rotation.current.flags, count=business.count)
+    flags = Flags(rotation.current.flags, count=business.count)
     for name in AGES:
         business.show("postfacta_secret_age_seconds", partial(rotation.age, name), name)
     for flag in FLAGS:
-        business.show("postfacta_feature_flag", partial(switches.is_on, flag.name), flag.name)
-    business.show("postfacta_feature_flags_valid", lambda: switches.is_valid)
-    return business, switches
+        business.show("postfacta_feature_flag", partial(flags.is_on, flag.name), flag.name)
+    business.show("postfacta_feature_flags_valid", lambda: flags.is_valid)
+    return business, flags
 
 
 def _database(rotation: Rotation, telemetry: Telemetry) -> Database:

@@ -16,10 +16,10 @@ from postfacta_postgres import Database
 
 from .db import reach
 from .errors import CommandFailedError
-from .flags import read_flags
+from .flags import Flags
 from .migrations import HEAD, revision, role_rights
 from .server import BACKLOG, graceful_timeout, listen
-from .settings import AuthMode, Settings, SettingsError, exposed_secrets
+from .settings import AuthMode, Settings, exposed_secrets
 
 _SKEW = (1.0, 30.0)  # Above the first, timestamps look odd; above the second, they are wrong.
 _OTHER_FILES = 100  # Libraries, logs, the event loop.
@@ -78,8 +78,8 @@ def _look_at_settings(settings: Settings) -> Iterator[Finding]:
 
 def _look_at_flags(file: Path) -> Finding:
     try:
-        states = read_flags(file)
-    except SettingsError as error:
+        states = Flags(file).read()
+    except ValueError as error:
         return Finding("flags", "fail", str(error), "correct the file; until then the former flags hold")
     if off := [f"{name} ({state.reason or 'no reason'})" for name, state in states.items() if not state.on]:
         return Finding("flags", "warn", f"off: {', '.join(off)}", "turn each on again when it can be")

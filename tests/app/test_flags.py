@@ -17,8 +17,7 @@ from openfeature.provider.no_op_provider import NoOpProvider  # pyright: ignore[
 
 from postfacta_app import flags
 from postfacta_app.app import declared
-from postfacta_app.flags import FLAGS, State, Switches, read_flags
-from postfacta_app.settings import SettingsError
+from postfacta_app.flags import FLAGS, Flags
 from postfacta_app.web.slices import RouteClass
 from postfacta_core.clock import WALL
 from postfacta_postgres import Database
@@ -79,68 +78,11 @@ def test_every_flag_is_documented() -> None:
     assert [name for name in NAMES if f"`{name}`" not in page] == []
 
 
-# The file
+# What turns one off
 
 
-def test_what_the_file_does_not_name_is_on(tmp_path: Path) -> None:
-    put(tmp_path / "flags", exports=OFF)
-    states = read_flags(tmp_path / "flags")
-    assert {name for name, state in states.items() if not state.on} == {"exports"}
-    assert set(states) == set(NAMES)
-    assert states["exports"].reason == "INC-12"
-
-
-BAD = {
-    "": "Invalid JSON",
-    "[]": "the whole: Input should be an object",
-    '{"exports": false}': "exports: Input should be an object",
-    '{"exports": {"on": "no"}}': "exports.on: Input should be a valid boolean",
-    '{"exports": {"off": true}}': "exports.off: Extra inputs",
-    '{"export": {"on": false}}': "export: unknown; known are exports, ingest,",
-    '{"exports": {"on": false, "reason": "' + "x" * 201 + '"}}': "exports.reason: ",
-}
-
-
-def test_a_bad_file_is_refused_with_its_place(tmp_path: Path) -> None:
-    file = tmp_path / "flags"
-    with every() as case:
-        for text, message in BAD.items():
-            with case(text[:40]):
-                file.write_text(text)
-                with pytest.raises(SettingsError) as refused:
-                    read_flags(file)
-                assert message in str(refused.value)
-    with pytest.raises(SettingsError, match="No such file"):
-        read_flags(tmp_path / "gone")
-
-
-def test_the_last_valid_file_holds_and_a_bad_one_is_logged_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    file = tmp_path / "flags"
-    switches = Switches(file)
-    switches.reread()
-    valid = [switches.is_valid]
-    assert all(map(switches.is_on, NAMES))
-    put(file, exports=OFF)
-    switches.reread()
-    valid.append(switches.is_valid)
-    for text in ("", "{", '{"exports": {"on": 1}}'):
-        file.write_text(text)
-        switches.reread()
-        assert not switches.is_on("exports")
-    valid.append(switches.is_valid)
-    put(file)
-    switches.reread()
-    assert [*valid, switches.is_valid] == [False, True, False, True]
-    assert switches.is_on("exports")
-    logged = [record.getMessage() for record in caplog.records]
-    assert logged == ["flags.unreadable", "flag.changed", "flags.unreadable", "flag.changed"]
-    assert vars(caplog.records[1])["flag"] == "exports"
-
-
-def test_without_a_file_the_provider_of_the_domain_decides(caplog: pytest.LogCaptureFixture) -> None:
-    switches = Switches(None)
+def test_without_a_file_the_provider_of_the_domain_decides() -> None:
+    switches = Flags(None)
     switches.reread()
     assert all(map(switches.is_on, NAMES))
     variants = {"on": True, "off": False}
@@ -151,7 +93,6 @@ def test_without_a_file_the_provider_of_the_domain_decides(caplog: pytest.LogCap
     api.set_provider_and_wait(InMemoryProvider({}), flags.DOMAIN)
     switches.reread()
     assert not switches.is_on("exports")
-    assert State().on
 
 
 # The service
@@ -220,7 +161,7 @@ async def test_a_change_is_audited_once_whatever_sees_it(app_database_dsn: str, 
 
 async def test_an_instance_that_is_late_records_no_older_state(app_database_dsn: str, tmp_path: Path) -> None:
     file = tmp_path / "flags"
-    first, late = Switches(file), Switches(file)
+    first, late = Flags(file), Flags(file)
     async with Database(app_database_dsn) as database:
         await database.wait_connected()
         for on, seen_by in ((False, (first, late)), (True, (first,))):

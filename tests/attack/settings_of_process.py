@@ -17,6 +17,7 @@ from postfacta_adapters.sign_in import SignInThrottle
 from postfacta_adapters.sqlalchemy import guard_engine
 from postfacta_adapters.stale import StaleAnswers
 from postfacta_adapters.strict_json import parse
+from postfacta_adapters.switches import Switches
 from postfacta_adapters.uvicorn import bounded, make_room
 from postfacta_adapters.workers import Worker
 from postfacta_core import (
@@ -126,6 +127,15 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
             "wall": FUNCTION,
         },
         free={"value": "of any kind"},
+    ),
+    Switches: Setting(
+        right={"names": ["exports"], "file": "/etc/billing/switches.json"},
+        wrong={
+            "names": TEXTS,
+            "file": (None, "", b"/etc/billing/switches.json", 3),
+            "domain": TEXT,
+            "every": SECONDS,
+        },
     ),
     SignInThrottle: Setting(
         wrong={

@@ -56,6 +56,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "HealthReport",
             "About",
             "Shed",
+            "State",
             "SocketExchange",
             "StoredAnswer",
         ),

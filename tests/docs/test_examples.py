@@ -42,6 +42,7 @@ PAGES = [
     "docs/how-to/retries.md",
     "docs/how-to/rotate-secrets.md",
     "docs/how-to/sqlalchemy.md",
+    "docs/how-to/turn-features-off.md",
 ]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -72,6 +73,14 @@ def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def switches_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Name the file that the examples read switches from; it does not exist."""
+    file = tmp_path / "switches.json"
+    monkeypatch.setenv("SWITCHES_FILE", str(file))
+    return file
+
+
+@pytest.fixture
 def root_logger() -> Generator[None]:
     """Put the root logger back: an example configures it."""
     root = logging.getLogger()
@@ -82,7 +91,7 @@ def root_logger() -> Generator[None]:
     root.setLevel(level)
 
 
-@pytest.mark.usefixtures("root_logger", "dsn", "secrets")
+@pytest.mark.usefixtures("root_logger", "dsn", "secrets", "switches_file")
 @pytest.mark.parametrize("page", PAGES)
 async def test_each_example_runs_and_answers(page: str, tmp_path: Path) -> None:
     blocks = BLOCK.findall((ROOT / page).read_text())
@@ -159,6 +168,23 @@ async def test_what_the_page_says_of_versions_and_keys_is_so(tmp_path: Path) -> 
         assert changed.json() == {"id": 7, "total": 99, "key": "k"}
         late = await put(("if-match", etag))
         assert (late.status, late.header("etag")) == (412, '"7-99"')
+
+
+@pytest.mark.usefixtures("root_logger")
+async def test_what_the_page_says_of_switches_is_so(switches_file: Path, tmp_path: Path) -> None:
+    by_file, by_provider = BLOCK.findall((ROOT / "docs/how-to/turn-features-off.md").read_text())
+    file, off = tmp_path / "block.py", '{"exports": {"on": false, "reason": "INC-12"}}'
+    file.write_text(by_file)
+    await anyio.Path(switches_file).write_text(off)
+    known = runpy.run_path(str(file))
+    async with running(known["app"]):
+        refused = await call_asgi(known["app"], "GET", "/invoices.csv")
+        assert (refused.status, refused.header("retry-after")) == (503, "60")
+        assert (await call_asgi(known["app"], "GET", "/invoices/7")).status == 200
+    file.write_text(by_provider)
+    known |= runpy.run_path(str(file), init_globals=known)
+    async with running(known["app"]):
+        assert [known["switches"].is_on(name) for name in ("exports", "mail")] == [True, False]
 
 
 async def test_what_the_page_says_of_guesses_and_known_devices_is_so(tmp_path: Path) -> None:

@@ -114,6 +114,7 @@ def test_no_extra_lacks_its_code_or_brings_tools_that_build(
     assert set(told.stdout.split()) == {
         "app",
         "demo",
+        "flags",
         "jwt",
         "lab",
         "otlp",

@@ -53,13 +53,17 @@ def test_guards_made_without_an_observer_stand_in_the_metrics(
             "needs asyncpg: pip install 'postfacta[postgres]'",
         ),
         ("import postfacta_adapters.otlp", "pip install 'postfacta[otlp]'"),
+        (
+            "from postfacta_adapters.switches import Switches; Switches(['mail'], domain='shop')",
+            "pip install 'postfacta[flags]'",
+        ),
         ("import postfacta_slo.__main__", 'pip install "postfacta[slo]"'),
         (
             "from postfacta_adapters.limits import SharedStore; SharedStore('async+valkey://localhost:1')",
             "pip install 'postfacta[valkey]'",
         ),
     ],
-    ids=["postgres", "otlp", "slo", "valkey"],
+    ids=["postgres", "otlp", "flags", "slo", "valkey"],
 )
 def test_an_extra_that_is_missing_is_named(
     environments: Environments, tmp_path: Path, line: str, hint: str
