@@ -19,9 +19,8 @@ from .incidents.access import Ref, lock_active, ref_text, seen
 from .incidents.api import found
 from .incidents.model import Owner, Reason, Slug, Title
 from .principal import Access
-from .web.body import WHOLE, Time, parse
+from .web.body import WHOLE, Listed, Paged, Time, parse
 from .web.forms import Typed, fields_of
-from .web.paging import Listed, Paged
 from .web.slices import Fields, Matches, Now, Page, RouteClass, Routes
 
 READ, WRITE = Access.READ, Access.WRITE

@@ -53,87 +53,41 @@ class AppError(Exception):
         return {it.pointer.lstrip("/").partition("/")[0]: it.message for it in reversed(self.errors)}
 
 
-class MalformedError(AppError):
-    slug, status, title = "malformed", 400, "Malformed request"
+def _kind(slug: str, status: int, title: str, *, name: str = "", is_spent: bool = False) -> type[AppError]:
+    """Return the class of a problem type; `not-found` names it `NotFoundError`."""
+    about = {"slug": slug, "status": status, "title": title, "is_spent": is_spent, "__module__": __name__}
+    return type(name or f"{slug.title().replace('-', '')}Error", (AppError,), about)
 
 
-class InvalidCursorError(AppError):
-    slug, status, title = "invalid-cursor", 400, "Invalid cursor"
+MalformedError = _kind("malformed", 400, "Malformed request")
+InvalidCursorError = _kind("invalid-cursor", 400, "Invalid cursor")
+UnauthenticatedError = _kind("unauthenticated", 401, "Authentication required")
+ForbiddenError = _kind("forbidden", 403, "Forbidden")
+RegistrationClosedError = _kind("registration-closed", 403, "Registration is closed")
+NotFoundError = _kind("not-found", 404, "Not found")
+MethodNotAllowedError = _kind("method-not-allowed", 405, "Method not allowed")
+ConflictError = _kind("conflict", 409, "Conflict with the stored state")
+IllegalTransitionError = _kind("illegal-transition", 409, "Invalid status transition")
+NotPublishableError = _kind("not-publishable", 409, "The post-mortem cannot be published yet")
+IdempotencyInProgressError = _kind(
+    "idempotency-in-progress", 409, "The same request is still being processed"
+)
+PreconditionFailedError = _kind("precondition-failed", 412, "Changed in the meantime")
+UnsupportedMediaTypeError = _kind("unsupported-media-type", 415, "Unsupported media type")
+InvalidFieldsError = _kind("validation", 422, "Invalid fields", name="InvalidFieldsError")
+IdempotencyMismatchError = _kind(
+    "idempotency-mismatch", 422, "This Idempotency-Key belongs to another request", is_spent=True
+)
+PreconditionRequiredError = _kind("precondition-required", 428, "Precondition required")
+RateLimitedError = _kind("rate-limited", 429, "Too many requests")
+FeatureOffError = _kind("feature-off", 503, "Turned off for now")
+SchemaMissingError = _kind("schema-missing", 503, "The database is not ready for this version")
 
 
-class UnauthenticatedError(AppError):
-    slug, status, title = "unauthenticated", 401, "Authentication required"
-
-
-class ForbiddenError(AppError):
-    slug, status, title = "forbidden", 403, "Forbidden"
-
-
-class RegistrationClosedError(AppError):
-    slug, status, title = "registration-closed", 403, "Registration is closed"
-
-
-class NotFoundError(AppError):
-    slug, status, title = "not-found", 404, "Not found"
-
-
-class MethodNotAllowedError(AppError):
-    slug, status, title = "method-not-allowed", 405, "Method not allowed"
-
-
-class ConflictError(AppError):
-    slug, status, title = "conflict", 409, "Conflict with the stored state"
-
-
-class IllegalTransitionError(AppError):
-    slug, status, title = "illegal-transition", 409, "Invalid status transition"
-
-
-class NotPublishableError(AppError):
-    slug, status, title = "not-publishable", 409, "The post-mortem cannot be published yet"
-
-
-class IdempotencyInProgressError(AppError):
-    slug, status, title = "idempotency-in-progress", 409, "The same request is still being processed"
-
-
-class PreconditionFailedError(AppError):
-    slug, status, title = "precondition-failed", 412, "Changed in the meantime"
-
-
-class UnsupportedMediaTypeError(AppError):
-    slug, status, title = "unsupported-media-type", 415, "Unsupported media type"
-
-
-class InvalidFieldsError(AppError):
-    slug, status, title = "validation", 422, "Invalid fields"
-
-
-class IdempotencyMismatchError(AppError):
-    slug, status, title = "idempotency-mismatch", 422, "This Idempotency-Key belongs to another request"
-    is_spent = True
-
-
-class PreconditionRequiredError(AppError):
-    slug, status, title = "precondition-required", 428, "Precondition required"
-
-
-class RateLimitedError(AppError):
-    slug, status, title = "rate-limited", 429, "Too many requests"
-
-
-class FeatureOffError(AppError):
-    slug, status, title = "feature-off", 503, "Turned off for now"
-
-
-class SchemaMissingError(AppError):
-    slug, status, title = "schema-missing", 503, "The database is not ready for this version"
-
-
-def slow_down(seconds: float) -> RateLimitedError:
+def slow_down(seconds: float) -> AppError:
     wait = max(1, math.ceil(seconds))
     return RateLimitedError("Too many attempts; wait before the next one", headers={"Retry-After": str(wait)})
 
 
-def invalid(pointer: str, code: str, message: str) -> InvalidFieldsError:
+def invalid(pointer: str, code: str, message: str) -> AppError:
     return InvalidFieldsError(message, errors=[FieldError(pointer, code, message)])

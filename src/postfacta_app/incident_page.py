@@ -29,9 +29,8 @@ from .signals.model import Attached, Attachments, Precision, SignalQuery, micros
 from .timeline import api as timeline, model
 from .timeline.kept import NumberedPage, Short, Wanted
 from .timeline.view import Line, anchor, chart, clock, days, lines, stamp
-from .web.body import format_time, parse_time
+from .web.body import Paged, format_time, next_page, parse_time
 from .web.forms import formed, read_typed_time
-from .web.paging import Paged, next_page
 from .web.slices import Call, Fields, Fill, Matches, Now, Page, Routes, Snapshot
 
 _ONE: Final = "/incidents/{ref}"

@@ -15,7 +15,7 @@ from .incidents.access import Ref, lock_active, missing, read_ref, seen
 from .incidents.model import Incident, Severity, Status, Visibility
 from .principal import Access
 from .web.body import Time
-from .web.slices import Reply, Routes, made
+from .web.slices import Reply, Routes
 
 MOST: Final = 200  # the most links of an incident; they are shown on one page
 routes: Final = Routes("link")
@@ -118,7 +118,7 @@ async def link(unit: Unit, ref: Ref, new: NewLink) -> Reply[IncidentLink]:
         await _tell(unit, "link.create", (here, there), of=new.type)
     links = await of(unit, here.id)
     same = [it for it in links if (it.type, it.incident.id) == (new.type, there.id) and it.direction != "in"]
-    return made(same[0], is_new=is_new)
+    return Reply(same[0], 201 if is_new else 200)
 
 
 @routes.api("DELETE /api/v1/incidents/{ref}/links/{other}/{type}", Access.WRITE, "Remove a link")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
@@ -74,8 +75,7 @@ def openapi_document(rules: Iterable[Rule], *, version: str) -> JSON:
         wanted.extend((model, "validation") for model in (rule.body, rule.query) if model)
         wanted.extend((model, "serialization") for model in rule.answers.values() if model)
     schemas, described = models_json_schema(wanted, ref_template="#/components/schemas/{model}")
-    _forbid_nul(described)
-    definitions = described.get("$defs", {})
+    definitions = json.loads(json.dumps(described.get("$defs", {})), object_hook=_forbid_nul)
     paths: dict[str, JSON] = {}
     for rule in told:
         path = _PARAMETER.sub(r"{\1}", rule.path)
@@ -91,16 +91,10 @@ def openapi_document(rules: Iterable[Rule], *, version: str) -> JSON:
     }
 
 
-def _forbid_nul(schema: object) -> None:
-    if isinstance(schema, list):
-        for part in cast("list[object]", schema):
-            _forbid_nul(part)
-    elif isinstance(schema, dict):
-        members = cast("JSON", schema)
-        if members.get("type") == "string" and not members.keys() & {"pattern", "format", "enum", "const"}:
-            members["pattern"] = r"^[^\u0000]*$"  # PostgreSQL cannot store U+0000.
-        for part in members.values():
-            _forbid_nul(part)
+def _forbid_nul(schema: JSON) -> JSON:
+    if schema.get("type") == "string" and not schema.keys() & {"pattern", "format", "enum", "const"}:
+        schema["pattern"] = r"^[^\u0000]*$"  # PostgreSQL cannot store U+0000.
+    return schema
 
 
 def _operation(rule: Rule, schemas: Schemas, definitions: JSON) -> JSON:
@@ -135,10 +129,10 @@ def _query_parameters(rule: Rule, schemas: Schemas, definitions: JSON) -> list[J
     required = schema.get("required", ())
     found: list[JSON] = []
     for name, of in schema["properties"].items():
-        # An absent parameter is null in our model, but null cannot be sent.
-        kinds = [kind for kind in of.get("anyOf", ()) if kind != {"type": "null"}]
         plain = {key: it for key, it in of.items() if key not in {"default", "title", "description"}}
-        kind, about = kinds[0] if kinds else plain, of.get("description", "")
+        # An absent parameter is null in our model, but null cannot be sent.
+        kind = next((kind for kind in of.get("anyOf", ()) if kind != {"type": "null"}), plain)
+        about = of.get("description", "")
         found.append(_parameter(name, "query", kind, required=name in required, description=about))
     return found
 

@@ -6,7 +6,7 @@ Under `/api/v1` that is an RFC 9457 problem, for browsers HTML, else `{"message"
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -22,15 +22,9 @@ from postfacta_core.context import current_request
 from postfacta_core.errors import ResilienceError
 from postfacta_core.telemetry.redaction import redact_text
 
+from . import errors
 from .db import SCHEMA_ERRORS
-from .errors import (
-    AppError,
-    MalformedError,
-    MethodNotAllowedError,
-    NotFoundError,
-    SchemaMissingError,
-    UnauthenticatedError,
-)
+from .errors import AppError
 from .principal import Access
 from .web.forms import TYPED
 from .web.render import Pages, encode
@@ -68,15 +62,12 @@ _CRASHES: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Problems:
-    """Handles errors inside the application; `core` does so for the layers around it.
+    """Handles errors inside the application; `core` does so for the layers around it."""
 
-    v0 shows the `version`, if it is not empty; without `pages`, browsers get JSON too.
-    """
-
-    def __init__(self, *, version: str = "", pages: Pages | None = None) -> None:
-        self._version = version
-        self._pages = pages
+    version: str = ""  # for v0
+    pages: Pages | None = None  # without them, browsers get JSON too
 
     @property
     def handlers(self) -> dict[Any, Any]:
@@ -101,9 +92,9 @@ class Problems:
         context, path = current_request(), scope["path"]
         request_id = context.request_id if context else ""
         accepted = ", ".join(Headers(scope=scope).getlist("accept")).lower()
-        if self._pages is not None and "text/html" in accepted and not path.startswith("/api/"):
-            return _page(self._pages, fault, scope, request_id=request_id)
-        kind, body = render(fault, path=path, request_id=request_id, version=self._version)
+        if self.pages is not None and "text/html" in accepted and not path.startswith("/api/"):
+            return _page(self.pages, fault, scope, request_id=request_id)
+        kind, body = render(fault, path=path, request_id=request_id, version=self.version)
         return Response(body, fault.status, {"content-type": kind})
 
     async def _core_error(self, request: Request, error: Exception) -> ASGIApp:
@@ -119,22 +110,23 @@ class Problems:
         if (context := current_request()) is not None and not context.error_type:
             context.error_type = "schema_missing"
         detail = "The database is not ready: an operator must run `postfacta doctor`"
-        return await self._app_error(request, SchemaMissingError(detail, headers={"Retry-After": "10"}))
+        fault = errors.SchemaMissingError(detail, headers={"Retry-After": "10"})
+        return await self._app_error(request, fault)
 
     async def _http_exception(self, request: Request, error: HTTPException) -> Response:
         path: str = request.scope["path"]
-        fault: AppError = MalformedError("The request cannot be read")
+        fault = errors.MalformedError("The request cannot be read")
         if isinstance(error, ConditionError):
             kinds = {it.status: it for it in reversed(AppError.__subclasses__())}  # Of several, the first.
             fault = kinds[error.status_code](error.detail, headers=error.headers or {})
-        elif error.status_code == MethodNotAllowedError.status:
+        elif error.status_code == errors.MethodNotAllowedError.status:
             detail = f"Method '{request.method}' is not allowed for '{path}'"
-            fault = MethodNotAllowedError(detail, headers=error.headers or {})
-        elif error.status_code == NotFoundError.status:
+            fault = errors.MethodNotAllowedError(detail, headers=error.headers or {})
+        elif error.status_code == errors.NotFoundError.status:
             if (target := redirect_target(path, request.app.routes)) is not None:
                 status = 301 if request.method in {"GET", "HEAD"} else 307
                 return RedirectResponse(_with_query(target, request.scope), status)
-            fault = NotFoundError(f"Endpoint '{path}' does not exist")
+            fault = errors.NotFoundError(f"Endpoint '{path}' does not exist")
         return await self._app_error(request, fault)
 
 
@@ -156,7 +148,7 @@ def redirect_target(path: str, routes: Iterable[BaseRoute]) -> str | None:
 def _page(pages: Pages, fault: AppError, scope: Scope, *, request_id: str) -> Response:
     """Render an error; offer an unsaved form again, and lead unauthenticated users to sign-in."""
     sign_in, typed = None, scope.get(TYPED)
-    if fault.status == UnauthenticatedError.status:
+    if fault.status == errors.UnauthenticatedError.status:
         sign_in = f"/signin?next={quote(_came_from(scope), safe='/')}"
         if not typed:
             return RedirectResponse(sign_in, 303)
@@ -181,7 +173,7 @@ async def explain(*, slug: str) -> Page:
     kinds = {it.code: (it.title, it.detail) for it in reversed(known)}  # Of several, the first.
     kinds |= {cls.slug: (cls.title, "") for cls in AppError.__subclasses__()}
     if slug not in kinds:
-        raise NotFoundError(f"No such problem: '{slug}'")
+        raise errors.NotFoundError(f"No such problem: '{slug}'")
     title, detail = kinds[slug]
     context = {"title": title, "detail": detail, "slug": slug, "request_id": "", "typed": None}
     return Page("problem.html", context)

@@ -26,7 +26,7 @@ from postfacta_core.guards.bulkhead import Bulkhead
 from ..db import Query, Transactions, Unit
 from ..errors import AppError, ConflictError, NotFoundError, RateLimitedError, UnauthenticatedError, slow_down
 from ..principal import NOBODY, Principal, Role
-from ..web.paging import Key
+from ..web.body import Key
 from . import model
 
 M = TypeVar("M", bound=BaseModel)
@@ -433,7 +433,7 @@ class LocalAccounts(Accounts):
         return name if hmac.compare_digest(proof.encode(), expected.encode()) else ""
 
 
-def wrong_password() -> UnauthenticatedError:
+def wrong_password() -> AppError:
     return UnauthenticatedError("Wrong e-mail or password", headers={"WWW-Authenticate": "Bearer"})
 
 

@@ -17,9 +17,8 @@ from postfacta_adapters.sign_in import client_of
 from ..db import Reader, Unit
 from ..errors import ConflictError, ForbiddenError, NotFoundError, RegistrationClosedError, invalid
 from ..principal import Access
-from ..web.body import parse
+from ..web.body import Paged, parse
 from ..web.forms import Typed, attempt, fields_of, formed, is_same_origin, read_form, sent_fields
-from ..web.paging import Paged
 from ..web.slices import Call, Fields, Fill, Matches, Page, Reply, RouteClass, Routes, as_json
 from . import accounts, model
 from .accounts import Accounts, LocalAccounts, session_cookie

@@ -19,7 +19,7 @@ from postfacta_core.errors import DeadlineExceededError, RejectedError
 from postfacta_postgres import Database
 
 from ..db import Reader
-from ..errors import ForbiddenError, UnauthenticatedError
+from ..errors import AppError, ForbiddenError, UnauthenticatedError
 from ..principal import ANONYMOUS, NOBODY, Principal
 from ..settings import AuthMode, Settings, is_loopback
 from ..web.forms import csrf_token, is_same_origin
@@ -181,7 +181,7 @@ def presented(authorization: Sequence[str], cookie: str | None) -> str | None:
     return found[1]
 
 
-def _invalid(detail: str) -> UnauthenticatedError:
+def _invalid(detail: str) -> AppError:
     return UnauthenticatedError(detail, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
 
 

@@ -14,8 +14,7 @@ from pydantic import BaseModel, BeforeValidator, Field, Json, JsonValue, StringC
 
 from ..errors import ConflictError
 from ..principal import Principal, Role
-from ..web.body import Time
-from ..web.paging import Listed, Paged
+from ..web.body import Listed, Paged, Time
 
 Text100 = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Source = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]

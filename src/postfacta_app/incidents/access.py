@@ -10,7 +10,7 @@ from uuid import UUID
 from postfacta_adapters.stale import allow_stale
 
 from ..db import VISIBLE, Query, Unit, Where, row, sees
-from ..errors import ConflictError, NotFoundError, SchemaMissingError
+from ..errors import AppError, ConflictError, NotFoundError, SchemaMissingError
 from ..principal import Access, Principal
 from ..web.slices import Call, Fill
 from .model import Incident, IncidentFilters, IncidentPage, IncidentQuery, Kind, Severity, Sort, Visibility
@@ -43,12 +43,12 @@ def ref_text(ref: UUID | int) -> str:
     return str(ref) if isinstance(ref, UUID) else f"INC-{ref}"
 
 
-def missing() -> NotFoundError:
+def missing() -> AppError:
     """Return the one error for what does not exist and for what the caller may not see."""
     return NotFoundError("No such incident")
 
 
-def not_kept() -> SchemaMissingError:
+def not_kept() -> AppError:
     """Return the error for an incident whose timeline `migrate` has not kept yet."""
     return SchemaMissingError("This timeline is not kept yet", headers={"Retry-After": "10"})
 

@@ -24,10 +24,9 @@ from ..errors import (
     invalid,
 )
 from ..principal import Access
-from ..web.body import read_query
+from ..web.body import Listed, next_page, read_query
 from ..web.forms import Typed, fields_of, formed, read_typed_time
-from ..web.paging import Listed, next_page
-from ..web.slices import Fields, Fill, Matches, Now, Page, Reply, RouteClass, Routes, made
+from ..web.slices import Fields, Fill, Matches, Now, Page, Reply, RouteClass, Routes
 from . import access, model
 from .access import COLUMNS, Ref, Share, check_active, lock, seen
 from .model import Change, Incident, Kind, NewIncident, Severity, Status, Visibility, check_time
@@ -159,7 +158,7 @@ async def transition(unit: Unit, ref: Ref, wish: model.Move, *, now: Now) -> Rep
     occurred_at = check_time("/occurred_at", wish.occurred_at or now, now)
     new = model.move(old.status, wish, ended_at=old.ended_at, occurred_at=occurred_at)
     if new is None:
-        return made(old, is_new=False)
+        return Reply(old)
     check_active(old)
     at, actor = await unit.stamp(old.id), unit.principal.actor
     row = await update(unit, "incidents", old.id, columns=COLUMNS, **new)
@@ -171,7 +170,7 @@ async def transition(unit: Unit, ref: Ref, wish: model.Move, *, now: Now) -> Rep
     incident = access.incident_of(row)
     if _is_counted(incident):
         unit.counts.append(("postfacta_incident_transitions_total", old.status, wish.to, old.severity))
-    return made(incident, is_new=True)
+    return Reply(incident, 201)
 
 
 def _is_counted(incident: Incident) -> bool:

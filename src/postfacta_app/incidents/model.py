@@ -11,8 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field, StringConstraints
 
 from ..errors import IllegalTransitionError, invalid
-from ..web.body import Time
-from ..web.paging import Listed, Paged
+from ..web.body import Listed, Paged, Time
 
 
 class Status(StrEnum):

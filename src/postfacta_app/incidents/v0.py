@@ -19,10 +19,10 @@ from postfacta_postgres import Database
 
 from ..aside import aside
 from ..db import Transactions, Unit
-from ..errors import MalformedError, NotFoundError
+from ..errors import AppError, MalformedError, NotFoundError
 from ..principal import Access
+from ..web import body
 from ..web.body import Time, format_time, read_json, read_moment
-from ..web.paging import decode_cursor, encode_cursor, next_link
 from ..web.render import encoded
 from ..web.slices import Call, Fill, Now, RouteClass, Routes, part
 from .api import declare
@@ -186,9 +186,9 @@ This = Annotated[Call, Fill(lambda call, _: call)]
 async def page(here: Here, *, request: Request) -> Annotated[Response, ShownIncidents]:
     """Return the newest incidents as a bare array; a `Link` header leads to older ones."""
     cursor = request.query_params.get("cursor")
-    shown, more = await here.list(None if cursor is None else decode_cursor(cursor, "v0", ""))
-    older = encode_cursor("v0", (shown[0].start_time, shown[0].id), "") if more else None
-    headers = next_link(request, older)
+    shown, more = await here.list(None if cursor is None else body.decode_cursor(cursor, "v0", ""))
+    older = body.encode_cursor("v0", (shown[0].start_time, shown[0].id), "") if more else None
+    headers = body.next_link(request, older)
     allow_stale(request)  # v0 never shows private incidents.
     return await aside(_size(shown), lambda: encoded([render_incident(it) for it in shown], headers=headers))
 
@@ -218,7 +218,7 @@ def _size(incidents: Iterable[ShownIncident]) -> int:
     return sum(300 + 500 * (len(it.initial_notes or ()) + len(it.additional_notes or ())) for it in incidents)
 
 
-def _invalid(detail: str) -> MalformedError:
+def _invalid(detail: str) -> AppError:
     return MalformedError(f"Invalid request body: {detail}")
 
 

@@ -27,8 +27,8 @@ from ..principal import Access
 from ..signals.model import PRECISIONS
 from ..timeline.kept import digest_in
 from ..timeline.rules import RULES
-from ..web.paging import Paged
-from ..web.slices import Call, Fill, Reply, RouteClass, Routes, Snapshot, as_json, made
+from ..web.body import Paged
+from ..web.slices import Call, Fill, Reply, RouteClass, Routes, Snapshot, as_json
 from . import model
 from .model import PostMortem, Revision
 
@@ -189,9 +189,9 @@ async def compared(q: Query, revision: Revision) -> PostMortem:
 async def write(unit: Unit, ref: Ref, wish: model.Draft, *, follows: Follows) -> Reply[Revision]:
     incident, old = await _locked(unit, ref, follows)
     if old is not None and old.content == wish.content:
-        return made(old, is_new=False)
+        return Reply(old)
     new = await _append(unit, incident, old, content=wish.content, message=wish.message)
-    return made(new, is_new=new.rev == 1)  # A PUT creates the post-mortem, and later changes it.
+    return Reply(new, 201 if new.rev == 1 else 200)  # A PUT creates the post-mortem, and later changes it.
 
 
 @routes.api(
@@ -201,7 +201,7 @@ async def write(unit: Unit, ref: Ref, wish: model.Draft, *, follows: Follows) ->
 async def transition(unit: Unit, ref: Ref, wish: model.Transition, *, follows: Follows) -> Reply[Revision]:
     incident, old = await _locked(unit, ref, follows)
     if not model.move(old.status if old else None, wish) and old is not None:
-        return made(old, is_new=False)
+        return Reply(old)
     content: model.Content = model.Content() if old is None else old.content
     if wish.to is model.Stage.PUBLISHED:
         unowned = [it for it in await actions.of(unit, incident.id) if it.is_open and it.owner is None]
@@ -210,7 +210,7 @@ async def transition(unit: Unit, ref: Ref, wish: model.Transition, *, follows: F
             extra = {"missing": lacking, "actions_without_owner": [str(it.id) for it in unowned]}
             raise errors.NotPublishableError(detail, extra=extra)
     new = await _append(unit, incident, old, status=wish.to, content=content, message=wish.message)
-    return made(new, is_new=True)
+    return Reply(new, 201)
 
 
 @routes.api(
@@ -223,9 +223,9 @@ async def restore(unit: Unit, ref: Ref, wish: model.Restore, *, follows: Follows
     if old is None or source is None:
         raise errors.invalid("/rev", "unknown", "is not a revision")
     if old.content == source.content:
-        return made(old, is_new=False)
+        return Reply(old)
     new = await _append(unit, incident, old, content=source.content, restored_from=source.rev)
-    return made(new, is_new=True)
+    return Reply(new, 201)
 
 
 async def _locked(

@@ -13,8 +13,7 @@ from ..errors import IllegalTransitionError, invalid
 from ..incidents.model import Slug
 from ..signals.model import Precision
 from ..timeline.model import EntryRef, Micros
-from ..web.body import WHOLE, Time
-from ..web.paging import Listed
+from ..web.body import WHOLE, Listed, Time
 
 SCHEMA_VERSION: Final = 1
 

@@ -29,9 +29,8 @@ from ..timeline.api import Kept, names as names_of
 from ..timeline.kept import Wanted
 from ..timeline.model import Entry, moment
 from ..timeline.view import anchor, clock
-from ..web.body import parse
+from ..web.body import Paged, next_page, parse
 from ..web.forms import Typed, fields_of
-from ..web.paging import Paged, next_page
 from ..web.slices import Call, Fields, Fill, Page, Snapshot
 from . import api, model
 from .api import Follows, Rev, number, read_revision, restore, routes, transition, write

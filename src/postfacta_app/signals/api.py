@@ -18,7 +18,7 @@ from postfacta_core.telemetry.redaction import REDACTED, redact, redact_text
 
 from ..aside import aside
 from ..db import VISIBLE, Query, Reader, Unit, Where, new_id, sees
-from ..errors import ForbiddenError, InvalidFieldsError, NotFoundError
+from ..errors import AppError, ForbiddenError, InvalidFieldsError, NotFoundError
 from ..incidents.access import Ref, lock_active, not_kept, read_ref
 from ..incidents.model import Incident, Visibility
 from ..principal import Access, Principal
@@ -374,7 +374,7 @@ def full(incident: Incident) -> str:
     )
 
 
-def missing() -> NotFoundError:
+def missing() -> AppError:
     """Return the one error for what does not exist and for what the caller may not see."""
     return NotFoundError("No such signal")
 

@@ -27,8 +27,7 @@ from pydantic_core import to_json
 from ..errors import FieldError
 from ..incidents.model import Many, Slug, Slugs, Word
 from ..principal import Principal
-from ..web.body import Time
-from ..web.paging import Listed, Paged
+from ..web.body import Listed, Paged, Time
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)

@@ -18,8 +18,7 @@ from ..errors import ForbiddenError, NotFoundError, invalid
 from ..incidents.access import Ref, Share, lock_active, seen
 from ..incidents.model import Incident, check_time
 from ..principal import Access, Principal
-from ..web.body import parse, read_body, read_json
-from ..web.paging import Paged, next_link
+from ..web.body import Paged, next_link, parse, read_body, read_json
 from ..web.slices import Call, Fill, Matches, Now, RouteClass, Routes, as_json, part
 from . import model
 from .kept import KeptTimelines, TimelinePage, TimelineQuery, digest_in

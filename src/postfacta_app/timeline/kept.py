@@ -23,8 +23,7 @@ from ..incidents.access import COLUMNS, incident_of, missing, not_kept, ref_of
 from ..incidents.model import Incident, Many, Word
 from ..principal import ANONYMOUS
 from ..signals.model import Precision, micros
-from ..web.body import Time
-from ..web.paging import decode_cursor, encode_cursor, filters_hash
+from ..web.body import Time, decode_cursor, encode_cursor, filters_hash
 from .model import Entry, Facts, Instant, Milestone, Repeats
 from .rules import AHEAD, RULES, Place, build, sort_key
 

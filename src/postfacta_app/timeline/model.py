@@ -13,8 +13,7 @@ from pydantic import BaseModel, BeforeValidator, Field, JsonValue, PlainSerializ
 
 from ..incidents.model import Reason, Word
 from ..signals.model import EntryTitle, ExternalId, Precision, micros
-from ..web.body import WHOLE, Time, format_time
-from ..web.paging import Listed
+from ..web.body import WHOLE, Listed, Time, format_time
 
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - to format a time without a zone takes half the time
 _FIRST: Final = micros(datetime(1, 1, 1, tzinfo=UTC))

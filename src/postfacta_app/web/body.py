@@ -1,15 +1,20 @@
-"""Parse the JSON, parameters and times of requests: any input results in a value or an `AppError`."""
+"""Parse the JSON, parameters, times and lists of requests: any input results in a value or an `AppError`."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
-from typing import Annotated, Final, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Final, Generic, TypeVar, cast, get_args, get_origin
+from urllib.parse import urlencode
+from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationInfo
+from pydantic_core import ValidationError, to_json
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
@@ -19,6 +24,7 @@ from .. import errors
 from ..aside import aside
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 _MOST_ERRORS: Final = 100  # Errors listed in one response.
 _JSON_TYPE: Final = re.compile(r"application/([a-z0-9.+-]+\+)?json", re.IGNORECASE)
@@ -45,10 +51,10 @@ async def read_body(request: Request, model: type[M]) -> M:
     return await aside(len(body), lambda: parse(model, parse_json(body)))
 
 
-def parse(model: type[M], value: object) -> M:
+def parse(model: type[M], value: object, read_time: Callable[[str], datetime] | None = None) -> M:
     """Validate a JSON value against a model; raise if fields are invalid, without the input."""
     try:
-        return model.model_validate(value)
+        return model.model_validate(value, context=read_time)
     except ValidationError as invalid:
         wrong = _field_errors(invalid)
         raise errors.InvalidFieldsError("Correct the fields named in errors", errors=wrong) from None
@@ -106,8 +112,7 @@ def read_query(query: QueryParams, model: type[M], *, is_page: bool = False) -> 
 @cache
 def _lists(model: type[BaseModel]) -> Mapping[str, bool]:
     """Return the names of a model's fields, and whether each is a list."""
-    fields = model.model_fields.items()
-    return {field.alias or name: list in kinds(field.annotation) for name, field in fields}
+    return {it.alias or name: list in kinds(it.annotation) for name, it in model.model_fields.items()}
 
 
 def kinds(annotation: object) -> Iterator[object]:
@@ -163,8 +168,8 @@ def format_time(at: datetime) -> str:
     return at.isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 
-def _time_field(value: object) -> datetime:
-    return value if isinstance(value, datetime) else parse_time(str(value))
+def _time_field(value: object, info: ValidationInfo) -> datetime:
+    return value if isinstance(value, datetime) else (info.context or parse_time)(str(value))
 
 
 Time = Annotated[datetime, BeforeValidator(_time_field), PlainSerializer(format_time, when_used="json")]
@@ -173,3 +178,78 @@ Time = Annotated[datetime, BeforeValidator(_time_field), PlainSerializer(format_
 
 WHOLE = BeforeValidator(lambda it: int(it) if isinstance(it, float) and it.is_integer() else it)
 """The last annotation of a strict `int` field: JSON has one number type, so 1.0 is an integer too."""
+
+
+# Pages of lists
+
+L = TypeVar("L", bound="Listed[Any]")
+Key = tuple[datetime, UUID]  # the position of a row in a list
+_CURSOR_VERSION: Final = 1
+# What the members of a key are; no number of ours is beyond a bigint.
+_KINDS: Final[Mapping[type, TypeAdapter[Any]]] = {
+    datetime: TypeAdapter(Time),
+    int: TypeAdapter(Annotated[int, Field(strict=True, ge=-(1 << 63), lt=1 << 63)]),
+    **{kind: TypeAdapter[Any](kind) for kind in (UUID, str, bool)},
+}
+
+
+def encode_cursor(order: str, key: Sequence[object], of_filters: str) -> str:
+    text = to_json([_CURSOR_VERSION, order, *key, of_filters])
+    return base64.urlsafe_b64encode(text).decode().rstrip("=")
+
+
+def decode_cursor(text: str, order: str, of_filters: str, *kinds: type) -> tuple[Any, ...]:
+    """Return the key of such a cursor, a `Key` or members of these types; raise if it is damaged, or another's."""
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        version, given, *key, of = cast("list[Any]", strict_json.parse(raw))
+        if (version, given, of) == (_CURSOR_VERSION, order, of_filters):
+            members = zip(kinds or (datetime, UUID), key, strict=True)
+            return tuple(_KINDS[kind].validate_python(it) for kind, it in members)
+    except (ValueError, TypeError):
+        pass
+    raise errors.InvalidCursorError("Start again without a cursor")
+
+
+def filters_hash(query: BaseModel) -> str:
+    """Return a hash of a query's filters, without page and order."""
+    text = query.model_dump_json(exclude={"sort", "limit", "cursor"})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Listed(BaseModel, Generic[T]):
+    """A page of a list, and the cursor of the next one."""
+
+    items: Sequence[T]
+    next_cursor: str | None
+
+
+class Paged(BaseModel, extra="forbid", frozen=True):
+    """Which page of a list."""
+
+    limit: int = Field(50, ge=1, le=200)
+    cursor: Annotated[str, Field(max_length=1000)] | None = None
+
+    def after(self, order: str, *kinds: type) -> tuple[Any, ...] | None:
+        return None if self.cursor is None else decode_cursor(self.cursor, order, filters_hash(self), *kinds)
+
+    def cut(
+        self, rows: Sequence[T], order: str, key: Callable[[T], Sequence[object]]
+    ) -> tuple[Sequence[T], str | None]:
+        """Return the rows of this page, and the cursor of the next one if there is one row more."""
+        items = rows[: self.limit]
+        is_last = len(rows) <= self.limit
+        return items, None if is_last else encode_cursor(order, key(items[-1]), filters_hash(self))
+
+    def page(self, of: type[L], rows: Sequence[T], order: str, *, key: Callable[[T], Sequence[object]]) -> L:
+        items, cursor = self.cut(rows, order, key)
+        return of(items=items, next_cursor=cursor)
+
+
+def next_page(request: Request, cursor: str) -> str:
+    others = [(name, text) for name, text in request.query_params.multi_items() if name != "cursor"]
+    return f"{request.url.path}?{urlencode([*others, ('cursor', cursor)])}"
+
+
+def next_link(request: Request, cursor: str | None) -> dict[str, str]:
+    return {} if cursor is None else {"Link": f'<{next_page(request, cursor)}>; rel="next"'}

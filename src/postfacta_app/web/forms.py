@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import parse_qs
 
@@ -94,26 +94,23 @@ def formed(model: type[M], fields: Mapping[str, object], now: datetime | None = 
     Instants are `read_typed_time`, lists are split at commas and spaces, numbers decimal; only texts are read.
     """
     typed: dict[str, object] = {}
-    mistimed: dict[str, errors.FieldError] = {}
     for own, about in model.model_fields.items():
         name, kinds = about.alias or own, [*body.kinds(about.annotation)]
-        value = typed[name] = fields.get(name, "")
-        if not isinstance(value, str):
-            continue
-        if datetime in kinds:
-            try:
-                typed[name] = read_typed_time(value, now) if value.strip() else ""
-            except ValueError as error:  # It is refused below.
-                mistimed[f"/{name}"] = errors.FieldError(f"/{name}", "time", str(error))
-        elif list in kinds and value:
-            typed[name] = re.findall(r"[^,\s]+", value)
-        elif int in kinds and value.isascii() and value.isdecimal() and len(value) < _LONGEST_NUMBER:
-            typed[name] = int(value)
+        value = fields.get(name, "")
+        if isinstance(value, str):
+            if datetime in kinds:
+                value = value.strip()
+            elif list in kinds and value:
+                value = re.findall(r"[^,\s]+", value)
+            elif int in kinds and value.isascii() and value.isdecimal() and len(value) < _LONGEST_NUMBER:
+                value = int(value)
+        if value != "":
+            typed[name] = value
     try:
-        return body.parse(model, {name: value for name, value in typed.items() if value != ""})
+        return body.parse(model, typed, partial(read_typed_time, now=now))
     except errors.InvalidFieldsError as refusal:
-        wrong = tuple(mistimed.get(it.pointer, it) for it in refusal.errors)
-        raise errors.InvalidFieldsError("Some fields are invalid", errors=wrong) from None
+        refusal.detail = "Some fields are invalid"
+        raise
 
 
 _TYPED_TIME: Final = re.compile(

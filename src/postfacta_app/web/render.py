@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,6 @@ from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
 from postfacta_adapters.stale import StaleAnswers
-from postfacta_core.clock import MONOTONIC, WALL, Clock
 from postfacta_core.guards._kept import LastValues
 
 from ..errors import AppError
@@ -65,12 +65,10 @@ def mark_stale(page: bytes, at: datetime) -> bytes:
     return page.replace(_MAIN, _MAIN + line.encode(), 1)
 
 
-def stale_answers(database: str, *, monotonic: Clock = MONOTONIC, wall: Clock = WALL) -> StaleAnswers:
-    """Return what gives earlier answers again while the database of this name is unavailable."""
-    return StaleAnswers(
-        database, detail="database-unavailable", refusals=AppError, mark=mark_stale,
-        max_age=MAX_STALE, monotonic=monotonic, wall=wall,
-    )  # fmt: skip
+# Gives earlier answers again while the database of a name is unavailable.
+stale_answers: Final = partial(
+    StaleAnswers, detail="database-unavailable", refusals=AppError, mark=mark_stale, max_age=MAX_STALE
+)
 
 
 class Pages:

@@ -18,18 +18,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache, partial
 from types import CoroutineType, MappingProxyType
-from typing import (
-    Annotated,
-    Any,
-    Final,
-    Generic,
-    NoReturn,
-    Self,
-    TypeVar,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Final, Generic, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -49,9 +38,8 @@ from .. import errors
 from ..aside import aside
 from ..db import Query, Reader, Transactions, Unit, Work
 from ..principal import Access, Principal
-from .body import read_body, read_query
+from .body import next_link, read_body, read_query
 from .forms import Typed, attempt, formed, is_same_origin, keep_typed, read_form
-from .paging import next_link
 from .render import Pages
 
 M = TypeVar("M", bound=BaseModel)
@@ -63,7 +51,7 @@ PRINCIPAL = "postfacta.principal"  # the scope key of a request's sender, once a
 
 _ONCE = ("idempotency-in-progress", "idempotency-mismatch", "conflict")
 _VERSIONED = ("precondition-failed", "precondition-required", "conflict")
-_CREATED, _REDIRECTED = 201, 300
+_REDIRECTED = 300
 _NOTHING: Final = Typed()
 
 
@@ -146,7 +134,7 @@ class _Endpoint:
         try:
             principal = scope[PRINCIPAL] = await self.admit(request, rule)
             if not principal.may(rule.access):
-                _refuse(rule, principal)
+                raise _refusal(rule, principal)
             call = Call(request, principal, self.tools, rule.noun)
             if rule.stale:
                 response = await self.tools.stale.answer(request, principal, lambda _: rule.handler(call))
@@ -161,12 +149,12 @@ class _Endpoint:
         await response(scope, receive, send)  # type: ignore[arg-type]
 
 
-def _refuse(rule: Rule, principal: Principal) -> NoReturn:
+def _refusal(rule: Rule, principal: Principal) -> errors.AppError:
     if principal.is_signed_in:
         detail = f"This needs '{rule.access}' rights, which {principal.name} does not have"
-        raise errors.ForbiddenError(detail)
+        return errors.ForbiddenError(detail)
     detail = "Send a bearer token, or sign in at /signin"
-    raise errors.UnauthenticatedError(detail, headers={"WWW-Authenticate": "Bearer"})
+    return errors.UnauthenticatedError(detail, headers={"WWW-Authenticate": "Bearer"})
 
 
 def keep_private(path: str, response: Response) -> None:
@@ -262,11 +250,6 @@ class Reply(Generic[M]):
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def made(value: M, *, is_new: bool) -> Reply[M]:
-    """Return 201 for what was created, 200 for what was there already."""
-    return Reply(value, _CREATED if is_new else 200)
-
-
 @dataclass(frozen=True, slots=True)
 class Page:
     """A template and what it shows."""
@@ -275,7 +258,6 @@ class Page:
     context: Mapping[str, object]
     status: int = 200
     size: int = 0  # its approximate bytes; a large page is rendered in a thread
-    headers: Mapping[str, str] | None = None
     # Works out the rest of what it shows, there, once the transaction is over.
     more: Callable[[], Mapping[str, object]] = dict[str, object]
 
@@ -352,7 +334,7 @@ class _Plan:
         if isinstance(shown, Response):
             return shown
         refusal = call.typed.refusal
-        status, headers = (refusal.status, refusal.headers) if refusal else (shown.status, shown.headers)
+        status, headers = (refusal.status, refusal.headers) if refusal else (shown.status, None)
 
         def drawn() -> Response:
             context = {"principal": call.principal, "typed": call.typed, **shown.context, **shown.more()}
@@ -415,7 +397,7 @@ class Routes:
 
         def declare(function: F) -> F:
             plan = _Plan(function, _of_query if is_read else lambda call, of: read_body(call.request, of))
-            usual = 204 if plan.returns is None else _CREATED if method == "POST" else 200
+            usual = 204 if plan.returns is None else 201 if method == "POST" else 200
             statuses = status if isinstance(status, tuple) else (status or usual,)
 
             async def handle(call: Call) -> Response:
