@@ -63,14 +63,8 @@ def main(words: Sequence[str]) -> int:
     return code
 
 
-def _now() -> datetime:
-    return datetime.fromtimestamp(WALL(), UTC)
-
-
-_all = click.Group("postfacta")
 _user, _token = (click.Group(name, short_help=COMMANDS[name]) for name in ("user", "token"))
-for _group in (_user, _token):
-    _all.add_command(_group)
+_all = click.Group("postfacta", commands=[_user, _token])
 
 
 def _command(
@@ -276,7 +270,7 @@ async def _reset_password(unit: Unit, person: str, *, given: str | None) -> Told
     password = new_password() if given is None else given
     sent = parse(model.PasswordChange, {"current_password": "", "password": password})
     hashed = await Passwords().hash(sent.password)
-    await accounts.change_password(unit, account.id, hashed, action="password.reset")
+    await accounts.change_password(unit, account.id, hashed)
     said = f"The password of {account.email} was reset. All sessions have ended."
     return [password] if given is None else [], said
 
@@ -284,7 +278,8 @@ async def _reset_password(unit: Unit, person: str, *, given: str | None) -> Told
 @_of(_user, "sessions", "list a person's sessions")
 @_person
 async def _list_sessions(unit: Unit, person: str) -> Told:
-    sessions = await accounts.sessions(unit, (await _found(unit, person)).id, this=None, now=_now())
+    account, now = await _found(unit, person), datetime.fromtimestamp(WALL(), UTC)
+    sessions = await accounts.sessions(unit, account.id, this=None, now=now)
     return [
         _line(it.id, it.kind, it.created_at, it.last_used_at or "never", it.expires_at) for it in sessions
     ], ""
@@ -318,7 +313,7 @@ _of(_user, "enable", "enable a disabled account")(_person(partial(_change, disab
 async def _create_token(
     unit: Unit, *, name: str, scopes: Sequence[str], source: str | None, days: int
 ) -> Told:
-    now = _now()
+    now = datetime.fromtimestamp(WALL(), UTC)
     given = {"name": name, "scopes": scopes, "source": source, "expires_at": now + timedelta(days=days)}
     issued = await accounts.create_token(unit, parse(model.NewToken, given), now)
     return [issued.secret], f"Store it now: it is not shown again. It expires in {days} days."

@@ -124,8 +124,9 @@ Query = Reader | Unit  # What a query runs through; a unit sees its own writes a
 
 
 async def rows(q: Query, model: type[M], sql: str, *args: object, operation: str) -> list[M]:
-    """Run a query in which `$1` and `$2` are the caller, as `VISIBLE` needs them."""
-    found = await q.fetch(sql, *sees(q.principal), *args, operation=operation)
+    """Run a query; in one that holds `VISIBLE`, `$1` and `$2` are the caller."""
+    caller = sees(q.principal) if VISIBLE in sql else ()
+    found = await q.fetch(sql, *caller, *args, operation=operation)
     return [model.model_validate(dict(each.items())) for each in found]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -90,8 +89,8 @@ async def _prepare(server: EmbeddedPostgres, folder: Path, say: Say) -> tuple[st
 
 def _secret(file: Path) -> str:
     if not file.exists():
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as made:
-            made.write(secrets.token_urlsafe(12))
+        file.touch(0o600, exist_ok=False)
+        file.write_text(secrets.token_urlsafe(12))
     return file.read_text()
 
 

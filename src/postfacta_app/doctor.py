@@ -23,10 +23,9 @@ from .settings import AuthMode, Settings, exposed_secrets
 
 _SKEW = (1.0, 30.0)  # Above the first, timestamps look odd; above the second, they are wrong.
 _OTHER_FILES = 100  # Libraries, logs, the event loop.
-_ALLOWED = """
+_SERVER = """
 select current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-  - coalesce(current_setting('reserved_connections', true), '0')::int"""
-_NOW = "select extract(epoch from clock_timestamp())::float8"
+  - coalesce(current_setting('reserved_connections', true), '0')::int, extract(epoch from clock_timestamp())::float8"""
 _MANY = 3  # The most missing rights to name.
 
 
@@ -146,12 +145,12 @@ async def _look_at_server(database: Database, pool: int) -> list[Finding]:
         durable = Finding("durability", "fail", ", ".join(problems), advice)
     else:
         durable = Finding("durability", "ok", "acknowledged writes survive a crash")
-    allowed = await database.fetchval(_ALLOWED, operation="connections", repeatable=True)
+    ((allowed, now),) = await database.fetch(_SERVER, operation="server", repeatable=True)
+    skew = abs(now - WALL())
     verdict = "ok" if pool * 2 <= allowed else "fail" if pool > allowed else "warn"
     text = f"up to {pool} per process; PostgreSQL allows {allowed}"
     advice = "lower POSTFACTA_POOL_MAX_SIZE or raise max_connections: two processes run during a restart"
     connections = Finding("connections", verdict, text, "" if verdict == "ok" else advice)
-    skew = abs(await database.fetchval(_NOW, operation="clock", repeatable=True) - WALL())
     verdict = "ok" if skew < _SKEW[0] else "warn" if skew < _SKEW[1] else "fail"
     advice = "" if verdict == "ok" else "synchronize both machines with NTP"
     clock = Finding("clock", verdict, f"{skew:.1f} s difference from the database", advice)

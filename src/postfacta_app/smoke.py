@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -68,7 +68,12 @@ class Smoke:
                 base_url=self.url, headers=marks, timeout=_EACH, trust_env=False, transport=self.transport
             ) as self._http:
                 for check in checks:
-                    found.append(await _judge(check))  # noqa: PERF401 - what was found before the time is up is kept
+                    try:
+                        found.append(Finding(check.__name__, "ok", await check()))
+                    except _FoundError as fault:
+                        found.append(Finding(check.__name__, fault.verdict, str(fault)))
+                    except httpx2.HTTPError as error:
+                        found.append(Finding(check.__name__, "fail", f"no answer: {type(error).__name__}"))
         if limit.cancelled_caught:
             found.append(Finding("time", "fail", f"not done within {WITHIN:g} s"))
         return report(found, say) or (NOT_RUN if any(it.verdict == "skip" for it in found) else 0)
@@ -176,15 +181,6 @@ class Smoke:
         right = wanted or (200,)
         _need(answer.status_code in right, f"{method} {path} answers {answer.status_code}, not {right[0]}")
         return answer
-
-
-async def _judge(check: Callable[[], Awaitable[str]]) -> Finding:
-    try:
-        return Finding(check.__name__, "ok", await check())
-    except _FoundError as found:
-        return Finding(check.__name__, found.verdict, str(found))
-    except httpx2.HTTPError as error:
-        return Finding(check.__name__, "fail", f"no answer: {type(error).__name__}")
 
 
 def _need(true: bool, fault: str) -> None:  # noqa: FBT001 - as `assert` has it

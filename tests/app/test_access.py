@@ -55,7 +55,7 @@ EXPECTED: dict[str, set[str]] = {
     "GET /api/v1/users/{id}/sessions": ADMINS,
     "DELETE /api/v1/users/{id}/sessions": ADMINS,
     "DELETE /api/v1/users/{id}/sessions/{session}": ADMINS,
-    "GET /account": SIGNED_IN,
+    "GET /account": PEOPLE,
     # A session sends the form's token too: tests/app/identity/test_sessions.py.
     "POST /account/password": PEOPLE - {"viewer's session"},
     "POST /account/sessions": PEOPLE - {"viewer's session"},

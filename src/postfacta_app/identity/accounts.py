@@ -16,20 +16,20 @@ from uuid import UUID, uuid4
 import anyio.to_thread
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 from starlette.requests import Request
 
 from postfacta_adapters.sign_in import SignInThrottle, client_of
 from postfacta_core.errors import BulkheadFullError, RateLimitExceededError
 from postfacta_core.guards.bulkhead import Bulkhead
 
-from ..db import Query, Transactions, Unit
+from ..db import Query, Transactions, Unit, row, rows
 from ..errors import AppError, ConflictError, NotFoundError, RateLimitedError, UnauthenticatedError, slow_down
 from ..principal import NOBODY, Principal, Role
 from ..web.body import Key
+from ..web.slices import Call
 from . import model
 
-M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
 # SQL: what changes accounts and tokens writes its audit row.
@@ -45,6 +45,7 @@ select t.id, t.kind, t.secret_sha256, t.created_at, t.last_used_at, t.expires_at
        coalesce('user:' || u.id, 'token:' || t.id) as actor, coalesce(u.display_name, t.name) as name,
        t.user_id, u.role, t.scopes, t.source
   from tokens t left join users u on u.id = t.user_id where """
+_STORED = TypeAdapter(model.Credential)
 _TOUCH = "update tokens set last_used_at = $2 where id = $1 and (last_used_at is null or last_used_at < $2)"
 _PAGE = "($1::timestamptz is null or (created_at, id) > ($1, $2::uuid)) order by created_at, id limit $3"
 _USERS = f"select {_USER} from users where {_PAGE}"  # noqa: S608 - only constants of our modules
@@ -77,9 +78,8 @@ insert into tokens (id, kind, secret_sha256, user_id, created_at, expires_at) va
 _ADD_MACHINE = f"""
 insert into tokens (id, kind, secret_sha256, created_by, created_at, expires_at, name, prefix, scopes, source)
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) returning {_MACHINE}"""  # noqa: S608 - only constants of our modules
-_REVOKE = (
-    "update tokens set revoked_at = now() where id = $1 and kind = 'api' and revoked_at is null returning id"
-)
+_REVOKE = """
+update tokens set revoked_at = now() where id = $1 and kind = 'api' and revoked_at is null returning id"""
 # Read from the end: there is no index by time.
 _LOSSES = """
 select seq, action = 'incident.change' as hides from audit_log
@@ -95,25 +95,17 @@ select seq, at, actor, action, object, incident_id, detail::text, request_id, ho
  order by seq desc limit $6"""
 
 
-async def _all(q: Query, of: type[M], operation: str, *query: Any) -> list[M]:
-    return [of.model_validate(dict(row)) for row in await q.fetch(*query, operation=operation)]
-
-
-async def _one(q: Query, of: type[M], operation: str, *query: Any) -> M | None:
-    return next(iter(await _all(q, of, operation, *query)), None)
-
-
 async def person(q: Query, who: UUID | str) -> model.Account | None:
     """Find a person by id or e-mail address, disabled or not; of several with one address, the local account."""
-    return await _one(q, model.Account, "user_get", _ANY, str(who))
+    return await row(q, model.Account, _ANY, str(who), operation="user_get")
 
 
 async def external(q: Query, name: str) -> model.Account | None:
-    return await _one(q, model.Account, "account_get", _EXTERNAL, name)
+    return await row(q, model.Account, _EXTERNAL, name, operation="account_get")
 
 
 async def users(q: Query, after: Key | None, limit: int) -> Sequence[model.User]:
-    return await _all(q, model.User, "user_list", _USERS, *(after or (None, None)), limit)
+    return await rows(q, model.User, _USERS, *(after or (None, None)), limit, operation="user_list")
 
 
 async def add_user(unit: Unit, new: model.NewUser, *, password_hash: str) -> model.User:
@@ -135,7 +127,7 @@ async def meet(unit: Unit, name: str, *, email: str, display_name: str, role: Ro
 
 
 async def _add(unit: Unit, *given: str | None) -> model.User | None:
-    user = await _one(unit, model.User, "user_create", _ADD_USER, uuid4(), *given)
+    user = await row(unit, model.User, _ADD_USER, uuid4(), *given, operation="user_create")
     if user is not None:
         await unit.audit("user.create", user.actor, detail={"role": user.role})
     return user
@@ -145,15 +137,17 @@ async def change_user(
     unit: Unit, user_id: UUID, wish: model.UserChange, *, matches: Callable[[str], object] = lambda _: None
 ) -> model.User:
     """Change a person; disabling ends all sessions. Raise if no enabled administrator would be left."""
-    locked = await _all(unit, model.User, "user_lock", _LOCK, user_id)
+    locked = await rows(unit, model.User, _LOCK, user_id, operation="user_lock")
     old = next((user for user in locked if user.id == user_id), None)
     if old is None:
         raise NotFoundError("No such id")
     matches(old.etag)
-    model.keep_an_admin(old, wish, [it for it in locked if it.role is Role.ADMIN and it.disabled_at is None])
     sent = wish.model_dump(exclude_unset=True)
+    admins = [it.id for it in locked if it.role is Role.ADMIN and it.disabled_at is None]
+    if admins == [user_id] and (sent.get("disabled") or sent.get("role", Role.ADMIN) is not Role.ADMIN):
+        raise ConflictError("This is the last enabled administrator; make another person one first")
     args = (user_id, sent.get("role"), sent.get("disabled"))
-    (changed,) = await _all(unit, model.User, "user_change", _CHANGE_USER, *args)
+    (changed,) = await rows(unit, model.User, _CHANGE_USER, *args, operation="user_change")
     if sent.get("disabled"):
         await unit.execute(_END_SESSIONS, user_id, None, None, operation="session_end")
     await unit.audit("user.change", old.actor, detail=sent)
@@ -166,26 +160,18 @@ async def set_password(unit: Unit, user_id: UUID, password_hash: str, *, old: st
 
 
 async def change_password(
-    unit: Unit, user_id: UUID, hashed: str, *, action: str, old: str | None = None, keep: UUID | None = None
+    unit: Unit, user_id: UUID, hashed: str, *, old: str | None = None, keep: UUID | None = None
 ) -> None:
-    """Store a password and end all sessions but `keep`; raise if it is no longer `old`."""
+    """Store a password, as a reset if no `old` is given, and end all sessions but `keep`; raise if it is not `old`."""
     if not await set_password(unit, user_id, hashed, old=old):
         raise ConflictError("The password was just changed elsewhere")
-    await end_sessions(unit, user_id, action, keep=keep)
+    await end_sessions(unit, user_id, "password.change" if old else "password.reset", keep=keep)
 
 
 async def credential(q: Query, sha256: bytes, prefix: str | None) -> model.Credential | None:
     where, key = ("t.secret_sha256 = $1", sha256) if prefix is None else ("t.prefix = $1", prefix)
-    found = await q.fetch(_CREDENTIAL + where, key, operation="credential_get")
-    if not found:
-        return None
-    row, scopes = found[0], frozenset(found[0]["scopes"])
-    known = {name: row[name] for name in ("actor", "name", "user_id", "source")}
-    owner = Principal(role=row["role"] and Role(row["role"]), scopes=scopes, **known)
-    same = ("id", "secret_sha256", "created_at", "last_used_at", "expires_at", "revoked_at", "disabled_at")
-    return model.Credential(
-        kind=model.Kind(row["kind"]), principal=owner, **{name: row[name] for name in same}
-    )
+    found = [dict(each) for each in await q.fetch(_CREDENTIAL + where, key, operation="credential_get")]
+    return _STORED.validate_python({**found[0], "principal": found[0]}) if found else None
 
 
 async def touch(q: Query, token_id: UUID, now: datetime) -> None:
@@ -193,7 +179,7 @@ async def touch(q: Query, token_id: UUID, now: datetime) -> None:
 
 
 async def sessions(q: Query, user_id: UUID, *, this: UUID | None, now: datetime) -> Sequence[model.Session]:
-    return await _all(q, model.Session, "session_list", _SESSIONS, user_id, this, now)
+    return await rows(q, model.Session, _SESSIONS, user_id, this, now, operation="session_list")
 
 
 async def add_secret(unit: Unit, token: model.Credential) -> None:
@@ -212,16 +198,16 @@ async def end_sessions(
 
 
 async def tokens(q: Query, after: Key | None, limit: int) -> Sequence[model.Token]:
-    return await _all(q, model.Token, "token_list", _MACHINES, *(after or (None, None)), limit)
+    return await rows(q, model.Token, _MACHINES, *(after or (None, None)), limit, operation="token_list")
 
 
 async def create_token(unit: Unit, new: model.NewToken, now: datetime) -> model.IssuedToken:
     """Add an API token; its secret is known to the caller alone."""
-    minted, scopes = mint(model.Kind.API, unit.principal, now, expires_at=new.expires_at), sorted(new.scopes)
+    minted, scopes = mint(model.Kind.API, unit.principal, now, until=new.expires_at), sorted(new.scopes)
     token = minted.token
     stored = (token.id, token.kind, token.secret_sha256, token.principal.user_id, token.created_at)
     said = (token.expires_at, new.name, minted.prefix, scopes, new.source)
-    (added,) = await _all(unit, model.Token, "token_create", _ADD_MACHINE, *stored, *said)
+    (added,) = await rows(unit, model.Token, _ADD_MACHINE, *stored, *said, operation="token_create")
     await unit.audit("token.create", f"token:{token.id}", detail={"scopes": scopes})
     return model.IssuedToken(**added.model_dump(), secret=minted.secret)
 
@@ -236,13 +222,13 @@ async def revoke_token(unit: Unit, token_id: UUID) -> bool:
 
 async def losses(q: Query, seconds: float) -> Mapping[int, bool]:
     """Read which entries of the last seconds reduce access, and whether they hide an incident."""
-    rows = await q.fetch(_LOSSES, seconds, _LESS, operation="audit_losses")
-    return {row["seq"]: row["hides"] for row in rows}
+    found = await q.fetch(_LOSSES, seconds, _LESS, operation="audit_losses")
+    return {each["seq"]: each["hides"] for each in found}
 
 
 async def audit(q: Query, query: model.AuditQuery, before: int | None) -> Sequence[model.AuditEntry]:
     args = (query.incident, query.actor, query.since, query.until, before, query.limit + 1)
-    return await _all(q, model.AuditEntry, "audit_list", _AUDIT, *args)
+    return await rows(q, model.AuditEntry, _AUDIT, *args, operation="audit_list")
 
 
 # Passwords and secrets
@@ -294,13 +280,11 @@ _LIVES: Final = {
 }
 
 
-def mint(
-    kind: model.Kind, owner: Principal, now: datetime, *, expires_at: datetime | None = None
-) -> model.Minted:
+def mint(kind: model.Kind, owner: Principal, now: datetime, *, until: datetime | None = None) -> model.Minted:
     """Generate a secret of 256 random bits; an API token also gets a prefix for lookup."""
     prefix = secrets.token_urlsafe(6) if kind is model.Kind.API else ""
     secret = (f"pf_{prefix}_" if prefix else "") + secrets.token_urlsafe(32)
-    end = expires_at or now + _LIVES[kind]
+    end = until or now + _LIVES[kind]
     token = model.Credential(
         id=uuid4(), kind=kind, secret_sha256=digest(secret), principal=owner, created_at=now, expires_at=end
     )
@@ -348,9 +332,7 @@ class Accounts:
         """Return the principal of a bearer token that others issued; None if it is not valid."""
         return None
 
-    async def sign_in(
-        self, request: Request, credentials: model.Credentials, kind: model.Kind, *, now: datetime
-    ) -> model.Minted:
+    async def sign_in(self, call: Call, sent: model.Credentials, kind: model.Kind) -> model.Minted:
         """Check a password; return a new session or bearer token, or raise, alike for whatever was wrong."""
         raise NotImplementedError
 
@@ -398,46 +380,39 @@ class LocalAccounts(Accounts):
         self.passwords = passwords or Passwords()
         self._is_local = is_local
 
-    async def sign_in(
-        self, request: Request, credentials: model.Credentials, kind: model.Kind, *, now: datetime
-    ) -> model.Minted:
-        account = await _one(self._reader, model.Account, "account_get", _LOCAL, credentials.email)
+    async def sign_in(self, call: Call, sent: model.Credentials, kind: model.Kind) -> model.Minted:
+        account = await row(self._reader, model.Account, _LOCAL, sent.email, operation="account_get")
         stored = account.password_hash if account else None
-        device = self._device(request, account)
-        who = (client_of(request.scope), credentials.email)
+        given = call.request.cookies.get(cookie_name(is_local=self._is_local) + _DEVICE, "")
+        device = given.partition(".")[0]
+        expected = _device(account.id, stored, device) if account and stored else ""
+        if not hmac.compare_digest(given.encode(), expected.encode()):
+            device = ""
+        who = (client_of(call.request.scope), sent.email)
         async with self.limited(*who, device=device, attempted=self._attempted) as accept:
-            is_right = await self.passwords.verify(stored, credentials.password, is_known=bool(device))
+            is_right = await self.passwords.verify(stored, sent.password, is_known=bool(device))
             if not is_right or account is None or stored is None:
                 raise wrong_password()
-            new = await self.passwords.renew(stored, credentials.password) or stored
-            minted = mint(kind, account.principal, now)
+            new = await self.passwords.renew(stored, sent.password) or stored
+            minted = mint(kind, account.principal, call.now)
 
             async def keep(unit: Unit) -> None:
                 if not await set_password(unit, account.id, new, old=stored):
                     raise wrong_password()  # It changed during verification.
                 await add_secret(unit, minted.token)
 
-            await self._begin(request, minted, keep)
+            await self._begin(call.request, minted, keep)
             accept()
-        name, life = secrets.token_urlsafe(16), timedelta(days=180)
-        value = f"{name}.{_device_proof(account.id, new, name)}"
+        value, life = _device(account.id, new, secrets.token_urlsafe(16)), timedelta(days=180)
         return replace(minted, device=session_cookie(value, life, is_local=self._is_local, ending=_DEVICE))
-
-    def _device(self, request: Request, account: model.Account | None) -> str:
-        """Return the device's name if it has signed in to this account before, else an empty string."""
-        if account is None or account.password_hash is None:
-            return ""
-        given = request.cookies.get(cookie_name(is_local=self._is_local) + _DEVICE, "")
-        name, _, proof = given.partition(".")
-        expected = _device_proof(account.id, account.password_hash, name)
-        return name if hmac.compare_digest(proof.encode(), expected.encode()) else ""
 
 
 def wrong_password() -> AppError:
     return UnauthenticatedError("Wrong e-mail or password", headers={"WWW-Authenticate": "Bearer"})
 
 
-def _device_proof(user_id: UUID, password_hash: str, name: str) -> str:
+def _device(user_id: UUID, password_hash: str, name: str) -> str:
+    """Return the name of a device, with the proof that it has signed in to this account before."""
     # Keyed by the stored hash: secret, shared by all processes, and changed with the password.
     text = f"postfacta device\n{user_id}\n{name}"
-    return hmac.new(password_hash.encode(), text.encode(), hashlib.sha256).hexdigest()
+    return f"{name}.{hmac.new(password_hash.encode(), text.encode(), hashlib.sha256).hexdigest()}"

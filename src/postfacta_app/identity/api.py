@@ -19,7 +19,7 @@ from ..errors import ConflictError, ForbiddenError, NotFoundError, RegistrationC
 from ..principal import Access
 from ..web.body import Paged, parse
 from ..web.forms import Typed, attempt, fields_of, formed, is_same_origin, read_form, sent_fields
-from ..web.slices import Call, Fields, Fill, Matches, Page, Reply, RouteClass, Routes, as_json
+from ..web.slices import Call, Fields, Fill, Matches, Page, Reply, RouteClass, Routes, as_json, from_path
 from . import accounts, model
 from .accounts import Accounts, LocalAccounts, session_cookie
 from .guard import PRESENTED, Guard
@@ -28,7 +28,6 @@ OPEN, SIGNED_IN, ADMIN = Access.OPEN, Access.SIGNED_IN, Access.ADMIN
 AUTH, SEARCH = RouteClass.AUTH, RouteClass.SEARCH
 routes: Final = Routes("id")
 
-_LONGEST_LIFE: Final = timedelta(days=3650)
 _MOST: Final = 1000  # People or tokens on a page.
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
@@ -42,6 +41,8 @@ class _Desk:
         self.settings = self._guard.settings
         self.q = call.tools.transactions.reader(call.principal)
         self.this: UUID | None = call.request.scope.get(PRESENTED)
+        # What a page says once: a secret, or what was done before it.
+        self.told: dict[str, object] = {"done": call.request.query_params.get("done")}
 
     def lose(self, lost: str | UUID) -> None:
         """Stop trusting these tokens once the transaction is over: even a failed one may be committed."""
@@ -62,12 +63,7 @@ class _Desk:
 
 
 def _given(call: Call, name: str) -> UUID | None:
-    """Return the id of this name in the path, if there is one."""
-    text = call.request.path_params.get(name)
-    try:
-        return None if text is None else UUID(text)
-    except ValueError:
-        raise NotFoundError("No such id") from None
+    return from_path(UUID, call, name) if name in call.request.path_params else None
 
 
 async def _owner(call: Call, _: str) -> model.Account:
@@ -92,7 +88,7 @@ Only = Annotated[UUID | None, Fill(_given)]
     status=200, kind=AUTH, problems=("rate-limited", "unauthenticated"),
 )  # fmt: skip
 async def login(sent: model.Credentials, desk: Desk) -> Reply[model.SignedIn]:
-    minted = await desk.accounts.sign_in(desk.request, sent, model.Kind.BEARER, now=desk.now)
+    minted = await desk.accounts.sign_in(desk.call, sent, model.Kind.BEARER)
     return Reply(model.SignedIn(token=minted.secret, expires_at=minted.token.expires_at), 200, _NO_STORE)
 
 
@@ -142,7 +138,7 @@ async def change_password(owner: Owner, sent: model.PasswordChange, desk: Desk) 
     hashed = await local.passwords.hash(sent.password)
     desk.lose(owner.actor)
     change = partial(accounts.change_password, user_id=owner.id, hashed=hashed, old=stored, keep=desk.this)
-    return await desk.call.write(partial(change, action="password.change"))
+    return await desk.call.write(change)
 
 
 @routes.api(
@@ -154,8 +150,7 @@ async def reset(owner: Owner, desk: Desk) -> Reply[model.IssuedPassword]:
     password = new_password()
     hashed = await local.passwords.hash(password)
     desk.lose(owner.actor)
-    change = partial(accounts.change_password, user_id=owner.id, hashed=hashed, action="password.reset")
-    await desk.call.write(change)
+    await desk.call.write(partial(accounts.change_password, user_id=owner.id, hashed=hashed))
     return Reply(model.IssuedPassword(password=password), 200, _NO_STORE)
 
 
@@ -231,7 +226,7 @@ async def tokens(q: Reader, query: Paged) -> model.TokenPage:
 
 @routes.api("POST /api/v1/tokens", ADMIN, "Create an API token; its secret is returned once")
 async def create_token(unit: Unit, new: model.NewToken, desk: Desk) -> Reply[model.IssuedToken]:
-    if new.expires_at is not None and not desk.now < new.expires_at <= desk.now + _LONGEST_LIFE:
+    if new.expires_at is not None and not desk.now < new.expires_at <= desk.now + timedelta(days=3650):
         raise invalid("/expires_at", "out_of_range", "must be within the next ten years")
     issued = await accounts.create_token(unit, new, desk.now)
     return Reply(issued, 201, {"Location": f"/api/v1/tokens/{issued.id}", **_NO_STORE})
@@ -267,9 +262,8 @@ async def submit(*, request: Request, desk: Desk) -> Page | Response:
     target = _local_path(fields.get("next", ""))
 
     async def begin() -> Response:
-        given = {name: fields.get(name, "") for name in ("email", "password")}
-        sent = parse(model.Credentials, given)
-        minted = await desk.accounts.sign_in(request, sent, model.Kind.SESSION, now=desk.now)
+        sent = parse(model.Credentials, {name: fields.get(name, "") for name in ("email", "password")})
+        minted = await desk.accounts.sign_in(desk.call, sent, model.Kind.SESSION)
         life = minted.token.expires_at - desk.now
         cookie = session_cookie(minted.secret, life, is_local=desk.settings.is_local)
         done = Response(status_code=303, headers={"Location": target, **_NO_STORE})
@@ -303,35 +297,8 @@ def _local_path(target: str) -> str:
     return target if is_here and target.isascii() and target.isprintable() else "/incidents"
 
 
-@routes.page("/account", SIGNED_IN)
-async def own(desk: Desk) -> Page:
-    account = await accounts.person(desk.q, desk.call.principal.user_id or "")
-    if account is None:
-        raise NotFoundError("This account has no password or sessions here")
-    return await _account(account, desk)
-
-
-@routes.form("/account/password", SIGNED_IN, again=own, kind=AUTH)
-async def change(owner: Owner, sent: model.PasswordChange, *, fields: Fields, desk: Desk) -> str:
-    if fields.get("password_again") != sent.password:
-        raise invalid("/password_again", "invalid", "does not match the new password")
-    await change_password(owner, sent, desk)
-    return "/account?done=password"
-
-
 @routes.page("/people", ADMIN, kind=SEARCH)
 async def people(desk: Desk) -> Page:
-    return await _people(desk)
-
-
-@routes.form("/people", ADMIN, again=people, kind=AUTH)
-async def add_person(*, fields: Fields, desk: Desk) -> Page:
-    new = formed(model.NewUser, {**fields, "password": (password := new_password())})
-    await add_user(new, desk)
-    return await _people(desk, person=new.email, secret=password)
-
-
-async def _people(desk: _Desk, **more: str) -> Page:
     context = {
         "new": fields_of(model.NewUser),
         "new_token": fields_of(model.NewToken),
@@ -339,25 +306,29 @@ async def _people(desk: _Desk, **more: str) -> Page:
         "tokens": await accounts.tokens(desk.q, None, _MOST),
         "most": _MOST,
         "now": desk.now,
-        "done": desk.request.query_params.get("done"),
-        "secret": "",
-        "token": "",
-        **more,
+        **desk.told,
     }
     return Page("people.html", context)
+
+
+@routes.form("/people", ADMIN, again=people, kind=AUTH)
+async def add_person(*, fields: Fields, desk: Desk) -> Page:
+    new = formed(model.NewUser, {**fields, "password": (password := new_password())})
+    await add_user(new, desk)
+    desk.told |= {"added": new.email, "password": password}
+    return await people(desk)
 
 
 @routes.form("/people/tokens", ADMIN, again=people, kind=AUTH)
 async def add_machine(*, fields: Fields, desk: Desk) -> Page:
     scopes = [it for it in model.Scope if f"scope-{it}" in fields]
     new = formed(model.NewToken, {**fields, "scopes": scopes}, desk.now)
-    issued: list[str] = []
 
     async def work(unit: Unit) -> None:
-        issued[:] = [(await create_token(unit, new, desk)).value.secret]
+        desk.told |= {"added": new.name, "token": (await create_token(unit, new, desk)).value.secret}
 
     await desk.call.write(work)
-    return await _people(desk, token=new.name, secret=issued[0])
+    return await people(desk)
 
 
 @routes.form("/people/tokens/{id}", ADMIN, again=people)
@@ -366,41 +337,45 @@ async def revoke(unit: Unit, id: UUID, desk: Desk) -> str:
     return "/people?done=token"
 
 
+@routes.page("/account", SIGNED_IN)
 @routes.page("/people/{id}", ADMIN)
-async def person(owner: Owner, desk: Desk) -> Page:
-    return await _account(owner, desk)
+async def account(owner: Owner, desk: Desk) -> Page:
+    context = {
+        "user": owner,
+        "is_own": "id" not in desk.request.path_params,
+        "changed": fields_of(model.UserChange),
+        "has_password": isinstance(desk.accounts, LocalAccounts) and owner.password_hash is not None,
+        "sessions": (await sessions(owner, desk)).items,
+        **desk.told,
+    }
+    return Page("account.html", context)
 
 
-@routes.form("/people/{id}", ADMIN, again=person)
+@routes.form("/account/password", SIGNED_IN, again=account, kind=AUTH)
+async def change(owner: Owner, sent: model.PasswordChange, *, fields: Fields, desk: Desk) -> str:
+    if fields.get("password_again") != sent.password:
+        raise invalid("/password_again", "invalid", "does not match the new password")
+    await change_password(owner, sent, desk)
+    return "/account?done=password"
+
+
+@routes.form("/people/{id}", ADMIN, again=account)
 async def change_access(unit: Unit, id: UUID, wish: model.UserChange, *, matches: Matches, desk: Desk) -> str:
     await change_user(unit, id, wish, matches=matches, desk=desk)
     return f"/people/{id}?done=user"
 
 
-@routes.form("/people/{id}/password", ADMIN, again=person, kind=AUTH)
+@routes.form("/people/{id}/password", ADMIN, again=account, kind=AUTH)
 async def reset_shown(owner: Owner, desk: Desk) -> Page:
-    issued = await reset(owner, desk)
-    return await _account(owner, desk, password=issued.value.password)
+    desk.told["password"] = (await reset(owner, desk)).value.password
+    return await account(owner, desk)
 
 
-@routes.form("/account/sessions/{session}", SIGNED_IN, again=own)
-@routes.form("/people/{id}/sessions/{session}", ADMIN, again=person)
-@routes.form("/account/sessions", SIGNED_IN, again=own)
-@routes.form("/people/{id}/sessions", ADMIN, again=person)
+@routes.form("/account/sessions/{session}", SIGNED_IN, again=account)
+@routes.form("/people/{id}/sessions/{session}", ADMIN, again=account)
+@routes.form("/account/sessions", SIGNED_IN, again=account)
+@routes.form("/people/{id}/sessions", ADMIN, again=account)
 async def end_shown(unit: Unit, owner: Owner, *, session: Only, desk: Desk) -> str:
     """End a session, or all but this one, and go back to the page that the form is on."""
     await _end_sessions(unit, owner, desk, only=session, keep=None if session else desk.this)
     return f"{desk.request.scope['path'].partition('/sessions')[0]}?done=sessions"
-
-
-async def _account(account: model.Account, desk: _Desk, *, password: str = "") -> Page:
-    context = {
-        "user": account,
-        "is_own": "id" not in desk.request.path_params,
-        "changed": fields_of(model.UserChange),
-        "has_password": isinstance(desk.accounts, LocalAccounts) and account.password_hash is not None,
-        "sessions": (await sessions(account, desk)).items,
-        "password": password,
-        "done": desk.request.query_params.get("done"),
-    }
-    return Page("account.html", context)

@@ -7,18 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, Field, Json, JsonValue, StringConstraints, model_validator
 
-from ..errors import ConflictError
 from ..principal import Principal, Role
 from ..web.body import Listed, Paged, Time
 
 Text100 = Annotated[str, StringConstraints(min_length=1, max_length=100)]
-Source = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-_RESERVED: Final = {"postfacta", "human", "manual"}
 
 
 def _lower(value: object) -> object:
@@ -95,14 +92,14 @@ class NewToken(BaseModel, extra="forbid"):
 
     name: Text100
     scopes: Annotated[frozenset[Scope], Field(min_length=1)]
-    source: Source | None = None
+    source: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] | None = None
     expires_at: Time | None = Field(None, description="Default: in one year.")
 
     @model_validator(mode="after")
     def _bound(self) -> Self:
         if (Scope.SIGNALS_WRITE in self.scopes) != (self.source is not None):
             raise ValueError("a source is required with signals:write, and only allowed with it")
-        if self.source in _RESERVED:
+        if self.source in {"postfacta", "human", "manual"}:
             raise ValueError("source: postfacta, human and manual are reserved")
         return self
 
@@ -249,9 +246,6 @@ class Kind(StrEnum):
     API = "api"
 
 
-_IDLE: Final = timedelta(hours=12)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credential:
     """A stored token and its owner, to check a presented secret against."""
@@ -272,7 +266,8 @@ class Credential:
             return "bad_credentials"
         if self.revoked_at or self.disabled_at:
             return "revoked"
-        is_idle = self.kind is Kind.SESSION and now >= (self.last_used_at or self.created_at) + _IDLE
+        used_at = self.last_used_at or self.created_at
+        is_idle = self.kind is Kind.SESSION and now >= used_at + timedelta(hours=12)
         return "expired" if is_idle or now >= self.expires_at else "ok"
 
 
@@ -284,11 +279,3 @@ class Minted:
     token: Credential
     prefix: str = ""
     device: str = ""
-
-
-def keep_an_admin(user: User, change: UserChange, admins: Sequence[User]) -> None:
-    """Raise `ConflictError` if no enabled administrator would be left."""
-    demotes = "role" in change.model_fields_set and change.role is not Role.ADMIN
-    disables = "disabled" in change.model_fields_set and change.disabled
-    if (demotes or disables) and [admin.id for admin in admins] == [user.id]:
-        raise ConflictError("This is the last enabled administrator; make another person one first")

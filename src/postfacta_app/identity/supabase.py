@@ -6,7 +6,7 @@ A valid signature is not enough: the project's own API keys and anonymous users 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -34,7 +34,8 @@ from postfacta_core.guards.timeout import Timeout
 
 from ..errors import slow_down
 from ..principal import NOBODY, Role
-from ..settings import Rotation, Settings
+from ..settings import Rotation
+from ..web.slices import Call
 from . import model
 from .accounts import Accounts, add_secret, digest, external, external_name, meet, mint, wrong_password
 
@@ -48,15 +49,13 @@ Reply = tuple[int, Said]  # The status, and the JSON object; empty if it is anyt
 class Client(httpx2.AsyncClient):
     """Requests paths below `/auth/v1` of the project, through the guards, outermost first."""
 
-    def __init__(
-        self, name: str, current: Callable[[], Settings], *guards: Guard, observer: Observer = ignore
-    ) -> None:
+    def __init__(self, name: str, rotation: Rotation, *guards: Guard, observer: Observer = ignore) -> None:
         self.name: str = name
         self._pipeline = Pipeline(*guards)
-        self._current = current
+        self._rotation = rotation
         outgoing = Outgoing(name, tell=False, observer=observer)
         super().__init__(
-            base_url=f"{current().db_url}/auth/v1/",
+            base_url=f"{rotation.current.db_url}/auth/v1/",
             # A compressed response could expand a thousandfold.
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},
             transport=outgoing.transport(httpx2.AsyncHTTPTransport(trust_env=False)),
@@ -80,7 +79,7 @@ class Client(httpx2.AsyncClient):
         return said
 
     async def _ask(self, method: str, path: str, body: Said | None) -> Reply:
-        key = self._current().db_key
+        key = self._rotation.current.db_key
         headers = {"apikey": key.get_secret_value() if key else ""}
         async with self.stream(method, path, json=body, headers=headers) as response:
             read = bytearray()
@@ -101,13 +100,12 @@ class Client(httpx2.AsyncClient):
 
 _LONGEST: Final = 8_192  # Characters; the project's have about 1,000.
 _LEEWAY: Final = 30.0  # Allowed clock difference in seconds.
-_LATEST: Final = 253_402_300_000.0  # In the year 9999, the last that datetime supports.
 # The claims are checked below, by our own clock.
 _BY_SECRET: Final = PyJWT(
     {"enforce_minimum_key_length": True, "verify_exp": False, "verify_iat": False, "verify_nbf": False}
 )
 
-Seconds = Annotated[float, Field(ge=0, le=_LATEST, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=253_402_300_000, allow_inf_nan=False)]  # In datetime's year 9999.
 
 
 class _Claims(BaseModel, strict=True, frozen=True):
@@ -143,27 +141,19 @@ class SupabaseAccounts(Accounts):
     """Signs people in with passwords that the project holds, and verifies the tokens that it signed with its `keys`."""
 
     def __init__(
-        self,
-        current: Callable[[], Settings],
-        client: Client,
-        keys: Jwks,
-        *common: Any,
-        clock: Clock = WALL,
-        **others: Any,
+        self, rotation: Rotation, client: Client, keys: Jwks, *common: Any, clock: Clock = WALL, **others: Any
     ) -> None:
         super().__init__(*common, **others)
         self.keys: Jwks = keys
-        self._current = current
-        self._issuer = current().issuer
+        self._rotation = rotation
+        self._issuer = rotation.current.issuer
         self._client = client
         self._clock = clock
 
-    async def sign_in(
-        self, request: Request, credentials: model.Credentials, kind: model.Kind, *, now: datetime
-    ) -> model.Minted:
-        who = (client_of(request.scope), credentials.email)
-        async with self.limited(*who, attempted=self._attempted) as accept:
-            token = await self._token(credentials)
+    async def sign_in(self, call: Call, sent: model.Credentials, kind: model.Kind) -> model.Minted:
+        request, now = call.request, call.now
+        async with self.limited(client_of(request.scope), sent.email, attempted=self._attempted) as accept:
+            token = await self._token(sent)
             accept()
         found = await self.credential(request, token)
         if found is None or found.expires_at <= now:
@@ -173,7 +163,7 @@ class SupabaseAccounts(Accounts):
             raise wrong_password()
         if kind is not model.Kind.SESSION:
             return await self._begin(request, model.Minted(token, found))
-        minted = mint(kind, found.principal, now, expires_at=now + _SESSION)
+        minted = mint(kind, found.principal, now, until=now + _SESSION)
         return await self._begin(request, minted, partial(add_secret, token=minted.token))
 
     async def _token(self, credentials: model.Credentials) -> str:
@@ -225,7 +215,7 @@ class SupabaseAccounts(Accounts):
         )
 
     def _signed_by_secret(self, token: str) -> Mapping[str, object] | None:
-        for secret in self._current().valid("jwt_secret") if len(token) <= _LONGEST else ():
+        for secret in self._rotation.current.valid("jwt_secret") if len(token) <= _LONGEST else ():
             with suppress(PyJWTError, ValueError):
                 return _BY_SECRET.decode(token, secret, ["HS256"], audience="authenticated")
         return None
@@ -248,15 +238,11 @@ def of_project(
     rotation: Rotation, *common: Any, observer: Observer, **others: Any
 ) -> tuple[SupabaseAccounts, Sequence[Resource]]:
     """Return the accounts of the project that the settings name, and what to keep open for them."""
-
-    def current() -> Settings:
-        return rotation.current
-
     # Separate pipelines: failing sign-ins must not stop the fetching of keys, nor the reverse.
-    publisher = Client("jwks", current, Timeout(3, name="jwks"), observer=observer)
+    publisher = Client("jwks", rotation, Timeout(3, name="jwks"), observer=observer)
     gotrue = Client(
         "gotrue",
-        current,
+        rotation,
         CircuitBreaker(
             "gotrue",
             # Sign-ins are rare: with the defaults the circuit would take an hour to open.
@@ -269,5 +255,5 @@ def of_project(
         observer=observer,
     )
     keys = Jwks(publisher.key_set)
-    accounts = SupabaseAccounts(current, gotrue, keys, *common, **others)
+    accounts = SupabaseAccounts(rotation, gotrue, keys, *common, **others)
     return accounts, (publisher, gotrue, keys.running())

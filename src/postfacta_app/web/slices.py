@@ -350,14 +350,14 @@ def _fill(of: Any, read_model: Callable[[Call, type[BaseModel]], Any]) -> Callab
         return lambda call, _: call.typed
     if of is Request:
         return lambda call, _: call.request
-    return (lambda call, _: read_model(call, of)) if _is_model(of) else partial(_from_path, of)
+    return (lambda call, _: read_model(call, of)) if _is_model(of) else partial(from_path, of)
 
 
 def _is_model(of: object) -> bool:
     return isinstance(of, type) and issubclass(of, BaseModel)
 
 
-def _from_path(of: Callable[[str], Any], call: Call, name: str) -> Any:
+def from_path(of: Callable[[str], Any], call: Call, name: str) -> Any:
     try:
         return of(str(call.request.path_params[name]))
     except ValueError:

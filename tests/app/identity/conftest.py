@@ -31,7 +31,7 @@ from postfacta_app.identity.guard import Guard
 from postfacta_app.identity.model import Kind, NewUser, User
 from postfacta_app.identity.supabase import Client, SupabaseAccounts
 from postfacta_app.principal import NOBODY, Access, Role
-from postfacta_app.settings import Settings, load_settings
+from postfacta_app.settings import Rotation, Settings, load_settings
 from postfacta_app.web.render import Pages, stale_answers
 from postfacta_app.web.slices import Call, RouteClass, Rule, Tools, build_routes
 from postfacta_core.guards.timeout import Timeout
@@ -214,12 +214,12 @@ async def realm(world: World, project: FakeProject) -> AsyncGenerator[Realm]:
     settings, attempts = project.settings(register_open=True), list[str]()
     transactions = world.transactions
     async with (
-        Client("jwks", lambda: settings, Timeout(20)) as publisher,
-        Client("gotrue", lambda: settings, Timeout(20)) as gotrue,
+        Client("jwks", Rotation(settings), Timeout(20)) as publisher,
+        Client("gotrue", Rotation(settings), Timeout(20)) as gotrue,
     ):
         jwks = Jwks(publisher.key_set, timeout=20, clock=lambda: world.monotonic)
         accounts = SupabaseAccounts(
-            lambda: settings,
+            Rotation(settings),
             gotrue,
             jwks,
             transactions,

@@ -116,7 +116,7 @@ def test_secrets_have_256_bits_and_a_shape_that_tells_an_api_token() -> None:
 
 
 def test_a_secret_keeps_the_end_that_was_asked_for() -> None:
-    assert mint(Kind.API, ADA, NOW, expires_at=NOW).token.expires_at == NOW
+    assert mint(Kind.API, ADA, NOW, until=NOW).token.expires_at == NOW
 
 
 @pytest.mark.parametrize(

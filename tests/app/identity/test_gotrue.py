@@ -13,6 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from postfacta_app.identity.supabase import Client, SupabaseAccounts
+from postfacta_app.settings import Rotation
 from postfacta_core.clock import WALL
 from postfacta_core.errors import RejectedError
 from postfacta_core.guards.timeout import Timeout
@@ -89,10 +90,10 @@ async def test_a_right_password_is_answered_with_the_projects_own_token(realm: R
 
 async def test_a_new_key_is_sent_with_the_next_request(realm: Realm) -> None:
     settings = realm.project.settings()
-    current = [settings, settings.model_copy(update={"db_key": SecretStr("another key")})]
-    async with Client("gotrue", lambda: current[0], Timeout(20)) as client:
+    rotation = Rotation(settings, lambda: settings.model_copy(update={"db_key": SecretStr("another key")}))
+    async with Client("gotrue", rotation, Timeout(20)) as client:
         assert (await client.ask("GET", "settings"))[0] == 200
-        del current[0]
+        rotation.reread()
         assert (await client.ask("GET", "settings"))[0] == 401
 
 
@@ -150,8 +151,8 @@ async def test_what_the_project_cannot_do_is_unavailable_and_never_a_wrong_passw
 async def test_a_project_that_does_not_answer_is_not_waited_for(realm: Realm) -> None:
     realm.project.answer, world = (200, "slow"), realm.world
     settings = realm.project.settings()
-    async with Client("gotrue", lambda: settings, Timeout(0.1)) as hasty:
-        accounts = SupabaseAccounts(lambda: settings, hasty, realm.jwks, world.transactions)
+    async with Client("gotrue", Rotation(settings), Timeout(0.1)) as hasty:
+        accounts = SupabaseAccounts(Rotation(settings), hasty, realm.jwks, world.transactions)
         client, _ = world.instance(settings, accounts)
         sent = {"email": EMAIL, "password": PASSWORD}
         async with client:

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from postfacta_app.db import Unit
+from postfacta_app.errors import ConflictError
 from postfacta_app.identity.accounts import Passwords, change_user
 from postfacta_app.identity.model import User, UserChange
 from postfacta_app.principal import Role
@@ -317,6 +318,30 @@ async def test_two_administrators_who_remove_each_other_at_once_leave_one(world:
             pass
     assert other.result().status_code == 409
     assert len(await rows(world, "select id from users where role = 'admin'")) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"role": "viewer"}, {"disabled": True}, {"role": "responder", "disabled": False}],
+    ids=["demoted", "disabled", "demoted though enabled"],
+)
+async def test_the_last_administrator_stays_one(world: World, change: dict[str, object]) -> None:
+    last, viewer = await world.person("root@example.org", Role.ADMIN), await world.person(ADA)
+    async with world.database.transaction() as connection:
+        unit, wish = Unit(connection, last.principal, None), UserChange.model_validate(change)
+        with pytest.raises(ConflictError):
+            await change_user(unit, last.id, wish)
+        await change_user(unit, viewer.id, wish)
+        await world.person("two@example.org", Role.ADMIN)
+        await change_user(unit, last.id, wish)
+
+
+@pytest.mark.parametrize("change", [{}, {"role": "admin"}, {"disabled": False}], ids=str)
+async def test_the_last_administrator_may_be_left_as_is(world: World, change: dict[str, object]) -> None:
+    last = await world.person("root@example.org", Role.ADMIN)
+    async with world.database.transaction() as connection:
+        unit = Unit(connection, last.principal, None)
+        await change_user(unit, last.id, UserChange.model_validate(change))
 
 
 # Tokens

@@ -7,6 +7,7 @@ import pytest
 
 from postfacta_adapters.jwks import Jwks
 from postfacta_app.identity.supabase import Client
+from postfacta_app.settings import Rotation
 from postfacta_core.errors import RejectedError
 from postfacta_core.guards.timeout import Timeout
 from postfacta_core.testing import ManualClock
@@ -26,8 +27,8 @@ async def test_whatever_the_endpoint_does_the_last_good_keys_hold_for_a_day(
     # A busy machine may take long to answer at once.
     bound = Timeout(0.3 if failure == "slow" else _PATIENCE)
     async with (
-        Client("patient", lambda: settings, Timeout(_PATIENCE)) as patient,
-        Client("jwks", lambda: settings, bound) as client,
+        Client("patient", Rotation(settings), Timeout(_PATIENCE)) as patient,
+        Client("jwks", Rotation(settings), bound) as client,
     ):
 
         async def fetch() -> object:

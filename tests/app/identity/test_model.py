@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from postfacta_app.errors import ConflictError, InvalidFieldsError
+from postfacta_app.errors import InvalidFieldsError
 from postfacta_app.identity.model import (
     Credential,
     Credentials,
@@ -17,9 +17,7 @@ from postfacta_app.identity.model import (
     NewToken,
     NewUser,
     Registration,
-    User,
     UserChange,
-    keep_an_admin,
 )
 from postfacta_app.principal import Principal, Role
 from postfacta_app.web.body import parse
@@ -38,18 +36,6 @@ def credential(kind: Kind = Kind.BEARER, *, age: timedelta = timedelta(hours=1))
         created_at=NOW - age,
         last_used_at=None,
         expires_at=NOW - age + timedelta(days=7),
-    )
-
-
-def user(role: Role = Role.ADMIN) -> User:
-    return User(
-        id=uuid4(),
-        email="a@b",
-        display_name="A",
-        role=role,
-        disabled_at=None,
-        version=1,
-        created_at=NOW,
     )
 
 
@@ -75,25 +61,6 @@ def test_a_session_ends_after_twelve_idle_hours_and_a_bearer_token_does_not() ->
     assert credential(Kind.SESSION, age=twelve).outcome(HASH, NOW) != "ok"
     assert credential(Kind.BEARER, age=twelve).outcome(HASH, NOW) == "ok"
     assert replace(credential(Kind.SESSION, age=twelve), last_used_at=NOW).outcome(HASH, NOW) == "ok"
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"role": "viewer"}, {"disabled": True}, {"role": "responder", "disabled": False}],
-    ids=["demoted", "disabled", "demoted though enabled"],
-)
-def test_the_last_administrator_stays_one(change: dict[str, object]) -> None:
-    last = user()
-    with pytest.raises(ConflictError):
-        keep_an_admin(last, parse(UserChange, change), [last])
-    keep_an_admin(last, parse(UserChange, change), [last, user()])
-    keep_an_admin(user(Role.VIEWER), parse(UserChange, change), [last])
-
-
-@pytest.mark.parametrize("change", [{}, {"role": "admin"}, {"disabled": False}], ids=str)
-def test_the_last_administrator_may_be_left_as_is(change: dict[str, object]) -> None:
-    last = user()
-    keep_an_admin(last, parse(UserChange, change), [last])
 
 
 POOR = [

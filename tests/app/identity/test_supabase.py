@@ -18,6 +18,7 @@ from hypothesis import given, strategies as st
 from postfacta_adapters.jwks import Jwks
 from postfacta_app.identity.supabase import Client, SupabaseAccounts
 from postfacta_app.principal import Role
+from postfacta_app.settings import Rotation
 from postfacta_core.guards.timeout import Timeout
 from tests.kit.keys import ec_key, rsa_key
 
@@ -196,9 +197,9 @@ async def test_an_invalid_token_is_refused_and_creates_no_account(realm: Realm, 
 
 async def test_without_a_secret_nothing_is_signed_by_one(world: World, project: FakeProject) -> None:
     settings = project.settings(jwt_secret=None)
-    asked = Client("gotrue", lambda: settings, Timeout(20))
+    asked = Client("gotrue", Rotation(settings), Timeout(20))
     accounts = SupabaseAccounts(
-        lambda: settings, asked, _no_keys(), world.transactions, clock=lambda: world.wall
+        Rotation(settings), asked, _no_keys(), world.transactions, clock=lambda: world.wall
     )
     client, _ = world.instance(settings, accounts)
     async with client:
@@ -316,7 +317,7 @@ async def test_a_rotation_is_noticed_by_the_first_token_of_the_new_key(realm: Re
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
 def test_no_bytes_for_a_token_are_more_than_refused(given_bytes: bytes) -> None:
     project = FakeProject(url="https://abc.supabase.co")
-    accounts = SupabaseAccounts(project.settings, Mock(), _no_keys(), Mock())
+    accounts = SupabaseAccounts(Rotation(project.settings()), Mock(), _no_keys(), Mock())
     text = given_bytes.decode("latin-1")
     for token in (text, f"{text}.{text}.{text}", f"e30.{text}.", f"{_base64(given_bytes)}.e30.AA"):
         assert asyncio.run(accounts.credential(None, token)) is None  # type: ignore[arg-type]
