@@ -31,7 +31,7 @@ from postfacta_adapters.workers import JobOutcome
 from postfacta_app.app import declared
 from postfacta_app.openapi import openapi_document
 from postfacta_app.principal import Access
-from postfacta_app.reliability.business import METRICS
+from postfacta_app.reliability.about import METRICS
 from postfacta_app.web.slices import Rule
 from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Mode, Retry, errors
 from postfacta_core.events import Event, PolicyCreated, Sample
@@ -494,8 +494,8 @@ def _runtime(_asked: str) -> str:
 
 def _business(_asked: str) -> str:
     rows = [
-        _row(name, _policy_kind(name), _labels(labels, {}), text=text)
-        for name, (text, labels) in METRICS.items()
+        _row(name, _policy_kind(name), _labels(one.labels, {}), text=one.text)
+        for name, one in METRICS.items()
     ]
     return "\n".join([*_HEAD, *rows])
 

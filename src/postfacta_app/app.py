@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
 from starlette.applications import Starlette
+from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from postfacta_adapters.limits import SharedStore
@@ -40,9 +41,8 @@ from .postmortems import pages as postmortems
 from .principal import NOBODY
 from .rates import address_limits, limited, route_options
 from .reliability import about
-from .reliability.about import load_codebase
-from .reliability.business import BusinessMetrics, read_business
-from .settings import AGES, AuthMode, Rotation, Settings, is_loopback, password_of
+from .reliability.about import BusinessMetrics, load_codebase, read_business
+from .settings import AGES, AuthMode, Read, Rotation, Settings, is_loopback, password_of
 from .signals import api as signals
 from .timeline import api as timeline
 from .timeline.kept import KeptTimelines
@@ -53,6 +53,7 @@ _SLICES = (
     *(incidents, incident_page, signals, timeline, postmortems, durations, actions, links, labels),
     *(export, v0, identity, about, problems),
 )
+_ASSETS = Mount("/static", StaticFiles(directory=STATIC))
 _CSP = "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
 _EXPOSED = ["Age", "As-Of", "Cache-Status", "ETag", "Link", "Location", "Idempotency-Replayed"]
 _HEADERS = (
@@ -75,7 +76,7 @@ class NotDurableError(Exception):
 
 
 def create_app(
-    settings: Settings, *, v0_store: PostgresV0 | None = None, read: Callable[[], Settings] | None = None
+    settings: Settings, *, v0_store: PostgresV0 | None = None, read: Read | None = None
 ) -> Hardened:
     """Create the application; nothing is opened before its lifespan starts. `read` reloads replaced secrets."""
     rotation = Rotation(settings, read)
@@ -93,26 +94,20 @@ def create_app(
     stale = stale_answers(database.name)
     look = revocations(partial(losses, Reader(database, NOBODY)), distrust=guard.forget, hide=stale.forget)
     health = _health(settings, database, telemetry)
-    watch = Watch("postfacta", partial(_prometheus, rotation)) if settings.prometheus_url else None
+    watch = None
+    if settings.prometheus_url:
+        # One second a query: at exit, the process waits for one that is still running.
+        watch = Watch("postfacta", lambda: Prometheus(*rotation.current.valid("prometheus_url"), timeout=1.0))
     about_us = about.About(codebase, settings.environment, health, telemetry.metrics, watch)
-    parts = (
-        accounts,
-        guard,
-        v0_store or PostgresV0(database, transactions),
-        about_us,
-        signals.Intake(
-            settings.secret_keys, (settings.alert_service_label, settings.alert_environment_label)
-        ),
-        KeptTimelines(),
-    )
+    store_of_v0 = v0_store or PostgresV0(database, transactions)
+    parts = (accounts, guard, store_of_v0, about_us, signals.Intake(settings), KeptTimelines())
     table, tools = declared(flags), Tools(transactions, pages, stale, parts=parts)
     about_us.document = openapi_document(table, version=codebase.version)
     admit = limited(guard.authenticate, settings, store=store, observer=telemetry.observer)
     every = partial(repeating, connected=database.wait_connected, observer=telemetry.observer)
     objectives = partial(every, "objectives", connected=checkpoint, interval=5.0)  # It needs no database.
     numbers = (partial(revision, database), partial(read_business, database))
-    app = Starlette(routes=build_routes(table, admit, tools), exception_handlers=faults.handlers)
-    app.mount("/static", StaticFiles(directory=STATIC))
+    app = Starlette(routes=[*build_routes(table, admit, tools), _ASSETS], exception_handlers=faults.handlers)
     app.router.redirect_slashes = False
     return harden(
         app,
@@ -269,9 +264,3 @@ def _health(settings: Settings, database: Database, telemetry: Telemetry) -> Hea
     health.add("schema", schema, critical=critical, rise=1)
     health.add("durability", durability, critical=critical, rise=1)
     return health
-
-
-def _prometheus(rotation: Rotation) -> Prometheus:
-    url = rotation.current.prometheus_url
-    # One second a query: at exit, the process waits for one that is still running.
-    return Prometheus(url.get_secret_value() if url else "", timeout=1.0)

@@ -26,15 +26,8 @@ from postfacta_core.context import current_request
 from postfacta_core.errors import ResilienceError
 from postfacta_core.events import ConnectionOpened, Event, Observer, TaskCrashed
 from postfacta_core.limits._address import client_address
-from postfacta_postgres import (
-    Connection,
-    Database,
-    KeyInUseError,
-    KeyReusedError,
-    PoolOptions,
-    StoredAnswer,
-    write_once,
-)
+from postfacta_postgres import Connection, Database, PoolOptions
+from postfacta_postgres.idempotency import KeyInUseError, KeyReusedError, StoredAnswer, write_once
 
 from .errors import CommandFailedError, IdempotencyInProgressError, IdempotencyMismatchError, NotFoundError
 from .principal import Principal

@@ -21,20 +21,17 @@ from postfacta_core import logs
 from postfacta_core.drain.signals import has_terminal
 
 from .errors import CommandFailedError
-from .settings import Settings
+from .settings import Read, Settings
 
 BACKLOG: Final = 2048
-# The core's drain ends everything earlier, except the sockets of clients that do not read.
-_CLOSING = 10.0
 
 
 def graceful_timeout(settings: Settings) -> int:
-    return round(settings.drain_timeout + _CLOSING)
+    # The core's drain ends everything earlier, except the sockets of clients that do not read.
+    return round(settings.drain_timeout + 10.0)
 
 
-def serve(
-    settings: Settings, *, say: Callable[[str], None], read: Callable[[], Settings] | None = None
-) -> int:
+def serve(settings: Settings, *, say: Callable[[str], None], read: Read | None = None) -> int:
     """Serve until Ctrl-C or SIGTERM, then drain; return the exit code; raise if the port is taken.
 
     SIGHUP reloads the secrets by `read`; it stops the service only if a terminal was closed.
@@ -68,7 +65,7 @@ def serve(
     return 0 if server.started else 1
 
 
-def _config(settings: Settings, read: Callable[[], Settings] | None) -> uvicorn.Config:
+def _config(settings: Settings, read: Read | None) -> uvicorn.Config:
     from .app import create_app  # noqa: PLC0415 - after the port check, since it is slow
 
     others = 2 * settings.pool_max_size

@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
-from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import anyio
 from pydantic import (
@@ -24,7 +24,6 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from postfacta_adapters.limits import SharedStore
 from postfacta_adapters.secrets import Reloaded
@@ -130,6 +129,7 @@ _store = _sound(
     "is not a valid store: use async+valkey://host:6379 and postfacta[valkey]",
 )
 _project = _sound(_is_project, "is not a project URL: use https://<ref>.supabase.co, without a path")
+Project = Annotated[str, AfterValidator(lambda it: _project(it.strip().rstrip("/")))]
 
 
 class Settings(BaseModel, frozen=True, extra="forbid"):
@@ -154,9 +154,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     drain_timeout: float = Field(20.0, gt=0, le=600)  # for requests to finish after that
     ready_requires_db: bool = True
     auth_mode: AuthMode = AuthMode.LOCAL
-    db_url: Annotated[str, AfterValidator(lambda it: _project(it.strip().rstrip("/")))] = (
-        ""  # the Supabase project that signs people in
-    )
+    db_url: Project = ""  # the Supabase project that signs people in
     db_key: Secret | None = None  # its publishable (or `anon`) key
     jwt_secret: Annotated[Secret, _checked(_jwt_secret)] | None = None  # if it signs by HS256
     jwt_issuer: str = ""  # of its tokens, if that is not `<db_url>/auth/v1`
@@ -197,7 +195,9 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     def issuer(self) -> str:
         return self.jwt_issuer or f"{self.db_url}/auth/v1"
 
-    def valid(self, secret: Literal["jwt_secret", "metrics_token", "traffic_key"]) -> tuple[str, ...]:
+    def valid(
+        self, secret: Literal["jwt_secret", "metrics_token", "prometheus_url", "traffic_key"]
+    ) -> tuple[str, ...]:
         """Return the values of a secret that are valid: in a rotation the new and the former one, one per line."""
         value: SecretStr | None = getattr(self, secret)
         return tuple(filter(None, value.get_secret_value().splitlines())) if value else ()
@@ -221,6 +221,10 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
+Read = Callable[[], Settings]  # reads them anew
+_SECRETS: Final = [it for it, about in Settings.model_fields.items() if "SecretStr" in str(about.annotation)]
+
+
 def variable(field: str) -> str:
     return ("" if field in _BARE else _PREFIX) + field.upper()
 
@@ -233,8 +237,11 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
     environ = os.environ if environ is None else environ
     names = {variable(field) for field in Settings.model_fields}
     known = names | {f"{name}_FILE" for name in names} | {"POSTFACTA_SECRETS_DIR"}
-    unknown = (name for name in sorted(environ) if name.startswith(_PREFIX) and name not in known)
-    if lines := [f"{name}: unknown setting{_meant(name, known)}" for name in unknown]:
+    lines: list[str] = []
+    for name in sorted(it for it in environ if it.startswith(_PREFIX) and it not in known):
+        near = [f"; did you mean {it}?" for it in difflib.get_close_matches(name, known, n=1)]
+        lines.append("".join((name, ": unknown setting", *near)))
+    if lines:
         raise SettingsError("\n".join(lines))
     given: dict[str, object] = {field: _look_up(field, environ) for field in Settings.model_fields}
     given |= {name: it for name, it in overrides.items() if it is not None}
@@ -242,13 +249,14 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
         return Settings.model_validate({name: it for name, it in given.items() if it is not None})
     except ValidationError as invalid:
         # Without the input, which may be a secret.
-        errors = invalid.errors(include_url=False, include_input=False, include_context=False)
-        raise SettingsError("\n".join(map(_explain, errors))) from None
+        for error in invalid.errors(include_url=False, include_input=False, include_context=False):
+            where = [f"entry {it + 1}" if isinstance(it, int) else f"{variable(it)}:" for it in error["loc"]]
+            lines.append(" ".join((*where, error["msg"].removeprefix("Value error, "))))
+        raise SettingsError("\n".join(lines)) from None
 
 
 def secret_files() -> dict[str, Path]:
-    secrets = [it for it, about in Settings.model_fields.items() if "SecretStr" in str(about.annotation)]
-    return {field: file for field in secrets if (file := _file_of(field, os.environ))}
+    return {field: file for field in _SECRETS if (file := _file_of(field, os.environ))}
 
 
 def exposed_secrets() -> list[Path]:
@@ -283,40 +291,24 @@ def _file_of(field: str, environ: Mapping[str, str]) -> Path | None:
     return None
 
 
-def _meant(name: str, known: set[str]) -> str:
-    return "".join(f"; did you mean {it}?" for it in difflib.get_close_matches(name, known, n=1))
-
-
-def _explain(error: ErrorDetails) -> str:
-    where = [f"entry {it + 1}" if isinstance(it, int) else f"{variable(it)}:" for it in error["loc"]]
-    return " ".join((*where, error["msg"].removeprefix("Value error, ")))
-
-
 # Secrets are reloaded from their files without a restart: which those are, and what a change may be.
 
-_SECRETS: Final = (
-    "database_dsn", "metrics_token", "traffic_key", "jwt_secret", "db_key", "rate_store", "prometheus_url",
-)  # fmt: skip
+_RELOADED: Final = [it for it in _SECRETS if it != "database_owner_dsn"]
 # Files that addresses name: they are read for each new connection, to a store once they have changed.
 _TLS: Final = {"database_tls": "database_dsn", "rate_store_tls": "rate_store"}
-AGES: Final = (*_SECRETS, *_TLS)  # what `age` knows
+AGES: Final = (*_RELOADED, *_TLS)  # what `age` knows
 
 
 class Rotation(Reloaded[Settings]):
     """The settings of a running service, with its current secrets, which `read` reloads in intervals."""
 
     def __init__(
-        self,
-        settings: Settings,
-        read: Callable[[], Settings] | None = None,
-        *,
-        every: float = 10.0,
-        wall: Clock = WALL,
+        self, settings: Settings, read: Read | None = None, *, every: float = 10.0, wall: Clock = WALL
     ) -> None:
         super().__init__(
             settings,
             read or (lambda: settings),
-            _SECRETS,
+            _RELOADED,
             replace=lambda former, new: former.model_copy(update=new),
             files=_files if read else None,
             needs_restart=_is_elsewhere,
@@ -361,8 +353,7 @@ def _is_elsewhere(name: str, former: SecretStr, new: SecretStr) -> str:
     return "" if is_same else "only its password can change"
 
 
-def _place(address: SecretStr) -> str:
+def _place(address: SecretStr) -> tuple[object, ...]:
     parts = urlsplit(address.get_secret_value())
-    who, _, where = parts.netloc.rpartition("@")
-    query = "&".join(word for word in parts.query.split("&") if not word.startswith("password="))
-    return urlunsplit(parts._replace(netloc=f"{who.partition(':')[0]}@{where}", query=query))
+    query = [word for word in parts.query.split("&") if not word.startswith("password=")]
+    return parts.scheme, parts.username, parts.netloc.rpartition("@")[2], parts.path, query

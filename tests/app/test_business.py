@@ -25,7 +25,7 @@ from postfacta_app.durations import every
 from postfacta_app.incidents.model import IncidentFilters
 from postfacta_app.migrations import HEAD, migrate
 from postfacta_app.principal import ANONYMOUS
-from postfacta_app.reliability.business import METRICS, BusinessMetrics, read_business
+from postfacta_app.reliability.about import METRICS, BusinessMetrics, read_business
 from postfacta_core.clock import WALL
 from postfacta_core.errors import DatabaseUnavailableError
 from postfacta_core.events import Event, Observer, Sample, TaskCrashed
@@ -100,7 +100,7 @@ async def read(database: Database) -> dict[tuple[str, ...], float]:
     """Read the numbers, by metric and labels."""
     samples = await read_business(database)
     assert {sample.metric for sample in samples} <= set(METRICS)
-    assert all(len(sample.labels) == len(METRICS[sample.metric][1]) for sample in samples)
+    assert all(len(sample.labels) == len(METRICS[sample.metric].labels) for sample in samples)
     return {(sample.metric, *sample.labels): sample.value for sample in samples}
 
 
@@ -333,7 +333,7 @@ def test_what_callers_name_makes_a_thousand_series_and_one_for_all_others() -> N
         business.count("postfacta_deployments_total", "env-0", "failed")
     told = {labels: value for labels, value in shown(business).items() if "deployments" in labels[0]}
     assert len(told) == 1001
-    assert told["postfacta_deployments_total", "_OTHER", "_OTHER"] == 500
+    assert told["postfacta_deployments_total", "_OTHER", "failed"] == 500
     assert told["postfacta_deployments_total", "env-0", "failed"] == 1501
     business.count("postfacta_incidents_opened_total", "HIGH")
     assert shown(business)["postfacta_incidents_opened_total", "HIGH"] == 1

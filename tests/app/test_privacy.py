@@ -33,7 +33,7 @@ from postfacta_app.incidents.v0 import Start
 from postfacta_app.labels import Labels
 from postfacta_app.links import NewLink
 from postfacta_app.postmortems.model import Draft, Restore, Transition
-from postfacta_app.signals.alertmanager import Webhook
+from postfacta_app.signals.api import Webhook
 from postfacta_app.signals.model import Attachments, Batch
 from postfacta_app.timeline.model import AnnotationChange, AnyEdit, NewAnnotation
 from postfacta_app.web.slices import Rule

@@ -77,9 +77,9 @@ SABOTEURS = {
     "R19": Saboteur(f"{_CORE}/telemetry/catalogue.py", "0.075, 0.1, 0.2, 0.25", "0.075, 0.1, 0.25"),
     "R20": Saboteur(f"{_CORE}/telemetry/metrics.py", "int(request.trace_flags, 16) & 1:", "False:"),
     "R21": Saboteur(
-        f"{_APP}/reliability/business.py",
-        "self._counts[metric, labels] += 1",
-        "self._counts[metric, labels] += 0",
+        f"{_APP}/reliability/about.py",
+        "self._counts[metric][labels].observe(1)",
+        "self._counts[metric][labels].observe(0)",
     ),
     "R22": Saboteur(
         f"{_CORE}/telemetry/tracing.py", 'f"{name} {exchange.route}" if is_routed else name', "name"

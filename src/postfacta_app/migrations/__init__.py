@@ -111,9 +111,8 @@ async def revision(database: Database) -> str | None:
 
 async def role_rights(database: Database) -> tuple[str, list[str], bool]:
     """Return the connected role, the rights it lacks, and whether it could change facts, as owners and superusers can."""
-    ((role, lacking, can_change),) = await database.fetch(
-        _RIGHTS, None, operation="revision", repeatable=True
-    )
+    (found,) = await database.fetch(_RIGHTS, None, operation="revision", repeatable=True)
+    role, lacking, can_change = found
     return role, lacking, can_change
 
 
@@ -140,8 +139,7 @@ async def _upgrade(dsn: str, progress: Progress) -> None:
 
 
 async def _lock(connection: RawConnection) -> None:
-    for setting in ("lock_timeout = '1s'", "statement_timeout = '5s'"):
-        await connection.execute(f"set {setting}")
+    await connection.execute("set lock_timeout = '1s'; set statement_timeout = '5s'")
     # A session lock: it outlasts the transactions and ends with the connection. It is tried, not waited for: a
     # statement that waits holds up `create index concurrently` of the upgrade that has it.
     for _ in range(10):
@@ -168,9 +166,8 @@ async def apply(connection: RawConnection, number: str) -> None:
     parts = statements(REVISIONS[number])
     if any(map(_CONCURRENT.match, parts)):
         for statement in parts:
-            if (index := _CONCURRENT.match(statement)) and await connection.fetchrow(
-                _INVALID, index[1]
-            ) is not None:
+            index = _CONCURRENT.match(statement)
+            if index and await connection.fetchrow(_INVALID, index[1]) is not None:
                 await connection.execute(f"drop index concurrently {index[1]}")
             await connection.execute(statement)
         parts.clear()

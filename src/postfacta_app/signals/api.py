@@ -5,27 +5,26 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache, partial
-from itertools import count
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import JsonValue
+from pydantic import BaseModel, Field, JsonValue
 
 from postfacta_core.telemetry.redaction import REDACTED, redact, redact_text
 
 from ..aside import aside
-from ..db import VISIBLE, Query, Reader, Unit, Where, new_id, sees
-from ..errors import AppError, ForbiddenError, InvalidFieldsError, NotFoundError
+from ..db import VISIBLE, Query, Reader, Unit, Where, new_id, row, sees
+from ..errors import AppError, FieldError, ForbiddenError, InvalidFieldsError, NotFoundError
 from ..incidents.access import Ref, lock_active, not_kept, read_ref
 from ..incidents.model import Incident, Visibility
 from ..principal import Access, Principal
-from ..web.body import parse, read_body, read_json
+from ..settings import Settings
+from ..web.body import Time, parse, read_body, read_json
 from ..web.slices import Call, Fill, Now, RouteClass, Routes
 from . import model
-from .alertmanager import Labels, Webhook, read_alerts
 from .model import Attached, Batch, Fact, Ingested, ItemResult, Key, Result, Signal
 
 _ALL: Final = "/api/v1/signals"
@@ -57,14 +56,13 @@ _PAGE: Final = f"""
 select {_COLUMNS} from signals s
  where {_SEEN} and {{where}} order by s.occurred_at desc, s.id desc limit {{limit}}"""  # noqa: S608 - only constants of this module
 _FIND: Final = f"""
-select {_COLUMNS}, s.body, s.payload::text, encode(s.content_sha256, 'hex') as content_sha256
+select {_COLUMNS}, s.body, s.payload::text, encode(s.content_sha256, 'hex') as content_sha256,
+  (select coalesce(json_agg(json_build_object('content', content, 'content_sha256', encode(content_sha256, 'hex'),
+     'received_at', received_at, 'received_by', received_by) order by received_at, content_sha256), '[]')::text
+     from signal_conflicts where signal_id = s.id) as conflicts,
+  (select coalesce(json_agg(json_build_object('id', i.id, 'ref', 'INC-' || i.number, 'title', i.title) order by i.number), '[]')::text
+     from {_INCIDENTS}) as incidents
   from signals s where s.id = $4 and {_SEEN}"""  # noqa: S608 - only constants of this module
-_CONFLICTS: Final = """
-select content::text, encode(content_sha256, 'hex') as content_sha256, received_at, received_by
-  from signal_conflicts where signal_id = $1 order by received_at, content_sha256"""
-_INCIDENTS_OF: Final = f"""
-select i.id, 'INC-' || i.number as ref, i.title from signals s cross join lateral {_INCIDENTS}
- where s.id = $3 order by i.number"""  # noqa: S608 - only constants of this module
 
 # Sorted by code point, so that two batches with the same keys cannot deadlock.
 _INSERT: Final = """
@@ -119,12 +117,37 @@ select s.edit, $1, $2, $3, s.id, case when not s.id = any ($5::uuid[]) then '{"l
 
 
 class Intake:
-    """How received signals are read: further keys whose values are redacted, and the labels of alerts."""
+    """How received signals are read: without secrets, and by which labels of alerts."""
 
-    def __init__(self, secret_keys: Sequence[str], labels: Labels) -> None:
-        keys = frozenset(key.lower().replace("-", "_") for key in secret_keys)
-        self.clean: Callable[[JsonValue], JsonValue] = partial(without_secrets, keys=keys)
-        self.labels = labels
+    def __init__(self, settings: Settings) -> None:
+        self._keys = frozenset(key.lower().replace("-", "_") for key in settings.secret_keys)
+        self.labels = settings.alert_service_label, settings.alert_environment_label
+
+    def clean(self, value: JsonValue) -> JsonValue:
+        """Redact the values of secret keys, and secrets in any text, at any depth.
+
+        A key is secret if the service's log would redact it, or if the settings name it.
+        """
+        if isinstance(value, str):
+            return redact_text(value)
+        if isinstance(value, list):
+            return [self.clean(item) for item in value]
+        if isinstance(value, dict):
+            return {
+                name: REDACTED if item is not None and _is_secret(name, self._keys) else self.clean(item)
+                for name, item in value.items()
+            }
+        return value
+
+
+_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+# The same few names occur in every signal.
+@lru_cache(maxsize=1024)
+def _is_secret(name: str, keys: frozenset[str]) -> bool:
+    plain = _CAMEL.sub("_", name).lower().replace("-", "_")
+    return plain in keys or redact({plain: "x"})[plain] == REDACTED
 
 
 async def _batch(call: Call, _: str) -> tuple[Batch, Sequence[Fact | ItemResult]]:
@@ -133,14 +156,13 @@ async def _batch(call: Call, _: str) -> tuple[Batch, Sequence[Fact | ItemResult]
         raise ForbiddenError("Attaching signals to an incident requires the right to write incidents")
     intake, size = call.tools.part(Intake), len(await call.request.body())
     read = partial(_item, principal=call.principal, intake=intake)
-    return batch, await aside(size, lambda: [*map(read, count(), batch.items)])
+    return batch, await aside(size, lambda: [read(*it) for it in enumerate(batch.items)])
 
 
 async def _alerts(call: Call, _: str) -> tuple[Webhook, Sequence[Fact | ItemResult]]:
     webhook = parse(Webhook, await read_json(call.request))
     intake, size = call.tools.part(Intake), len(await call.request.body())
-    read = partial(read_alerts, webhook, call.principal, labels=intake.labels, clean=intake.clean)
-    return webhook, await aside(size, read)
+    return webhook, await aside(size, read_alerts, webhook, call.principal, intake)
 
 
 def _item(index: int, sent: JsonValue, *, principal: Principal, intake: Intake) -> Fact | ItemResult:
@@ -152,6 +174,100 @@ def _item(index: int, sent: JsonValue, *, principal: Principal, intake: Intake) 
         return Fact.of(index, parse(model.NewSignal, clean), principal)
     except InvalidFieldsError as refused:
         return ItemResult(index=index, result=Result.REJECTED, errors=refused.errors)
+
+
+# Alertmanager's webhook, version 4. Both Alertmanagers of a pair, and every repeat, send the same keys, so each alert is
+# stored once. Its content is its labels and times: annotations are templates that change between repeats. The first stay.
+
+_MOST_ITEMS: Final = 1000
+_TOO_MANY: Final = FieldError("", "too_long", f"makes more than {_MOST_ITEMS} signals: lower max_alerts")
+_ZERO: Final = datetime(1, 1, 1, tzinfo=UTC)  # Go's zero time.
+_LONGEST_TITLE, _LONGEST_BODY, _LONGEST_SLUG = 500, 20_000, 63
+_ADDRESS: Final = re.compile(r"https?://[!#-\[\]-~]{1,3000}")
+
+
+class Webhook(BaseModel):
+    """A notification. Unknown members are ignored, and invalid ones do not lose the alerts."""
+
+    version: Literal["4"]
+    alerts: list[JsonValue]
+    group_key: JsonValue = Field("", alias="groupKey")
+    external_url: JsonValue = Field("", alias="externalURL")
+    truncated_alerts: JsonValue = Field(
+        0, alias="truncatedAlerts", description="How many alerts were omitted due to `max_alerts`."
+    )
+
+    @property
+    def lost(self) -> int:
+        number = self.truncated_alerts
+        return number if isinstance(number, int) and number > 0 else 0
+
+
+class _Alert(BaseModel):
+    status: Literal["firing", "resolved"]
+    labels: dict[str, str]
+    annotations: dict[str, str] = {}
+    fingerprint: Annotated[str, Field(min_length=1, max_length=100)]
+    starts_at: Time = Field(alias="startsAt")
+    sent: JsonValue = Field(None, alias="startsAt")  # the same exactly as sent: a part of its keys
+    ends_at: Time = Field(_ZERO, alias="endsAt")
+    generator_url: str = Field("", alias="generatorURL")
+
+
+def read_alerts(webhook: Webhook, principal: Principal, intake: Intake) -> Sequence[Fact | ItemResult]:
+    """Convert each alert to one signal, a resolved one to two; the index is that of the alert.
+
+    Invalid alerts, and those beyond 1,000 items, are rejected, the others not.
+    """
+    items: list[Fact | ItemResult] = []
+    source = None if principal.source else "alertmanager"
+    about = {"groupKey": intake.clean(webhook.group_key), "externalURL": intake.clean(webhook.external_url)}
+    for index, sent in enumerate(webhook.alerts):
+        try:
+            alert = parse(_Alert, intake.clean(sent))
+            said: dict[str, object] = {**_said(alert, intake.labels), "source": source}
+            said["payload"] = {"labels": alert.labels, "annotations": alert.annotations, **about}
+            found = [
+                Fact.of(index, parse(model.NewSignal, said | told), principal, content=content)
+                for told, content in _events(alert)
+            ]
+            errors = [] if len(items) + len(found) <= _MOST_ITEMS else [_TOO_MANY]
+        except InvalidFieldsError as refused:
+            found, errors = [], list(refused.errors)
+        items += found if not errors else [ItemResult(index=index, result=Result.REJECTED, errors=errors)]
+    return items
+
+
+def _events(alert: _Alert) -> Iterator[tuple[dict[str, object], dict[str, object]]]:
+    """Return the fields that differ between an alert's signals, with the content of each."""
+    began: dict[str, object] = {"labels": alert.labels, "starts_at": alert.starts_at}
+    events = {"firing": (alert.starts_at, began)}
+    if alert.status == "resolved":
+        events["resolved"] = (alert.ends_at, began | {"ends_at": alert.ends_at})
+    for state, (at, content) in events.items():
+        told: dict[str, object] = {"kind": f"alert_{state}", "occurred_at": None if at == _ZERO else at}
+        yield told | {"id": f"{alert.fingerprint}:{alert.sent}:{state}"}, content
+
+
+def _said(alert: _Alert, labels: Sequence[str]) -> dict[str, object]:
+    notes = alert.annotations
+    title = alert.labels.get("alertname") or notes.get("summary") or "An alert without a name"
+    service, environment = (_slug(alert.labels.get(name, "")) for name in labels)
+    links = (
+        ("Prometheus", alert.generator_url),
+        ("Runbook", notes.get("runbook_url") or notes.get("runbook") or ""),
+    )
+    return {
+        "title": title[:_LONGEST_TITLE],
+        "body": notes["description"][:_LONGEST_BODY] if "description" in notes else None,
+        "services": [service] if service else [],
+        "environment": environment or None,
+        "links": [{"title": name, "url": url} for name, url in links if _ADDRESS.fullmatch(url)],
+    }
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_LONGEST_SLUG].rstrip("-")
 
 
 # A request with its items in their order, each valid or rejected: read before the transaction begins.
@@ -177,8 +293,7 @@ async def alertmanager(unit: Unit, received: Alerts, *, now: Now) -> Ingested:
     webhook, items = received
     done = await store(unit, items, now=now)
     if webhook.lost:
-        warning = f"Alertmanager omitted {webhook.lost} alerts: raise max_alerts of this receiver"
-        done = done.model_copy(update={"warnings": [warning]})
+        done.warnings = [f"Alertmanager omitted {webhook.lost} alerts: raise max_alerts of this receiver"]
         unit.counts.append(("postfacta_alertmanager_truncated_total",))
     return done
 
@@ -191,13 +306,10 @@ async def page(q: Reader, query: model.SignalQuery) -> model.SignalPage:
 
 @routes.api(f"GET {_ALL}/{{id}}", Access.READ, "Read a signal, its conflicts and its incidents")
 async def read(q: Reader, id: UUID) -> model.SignalDetail:
-    found = await q.fetch(_FIND, *_seen_by(q), id, operation="signal_get")
-    if not found:
+    found = await row(q, model.SignalDetail, _FIND, q.principal.actor, id, operation="signal_get")
+    if found is None:
         raise missing()
-    conflicts = await q.fetch(_CONFLICTS, id, operation="signal_conflicts")
-    incidents = await q.fetch(_INCIDENTS_OF, *sees(q.principal), id, operation="signal_incidents")
-    below = {"conflicts": [*map(dict, conflicts)], "incidents": [*map(dict, incidents)]}
-    return model.SignalDetail.model_validate({**found[0], **below})
+    return found
 
 
 @routes.api(f"POST {_OF_INCIDENT}", Access.WRITE, "Attach signals to an incident", status=200, once=True)
@@ -377,30 +489,3 @@ def full(incident: Incident) -> str:
 def missing() -> AppError:
     """Return the one error for what does not exist and for what the caller may not see."""
     return NotFoundError("No such signal")
-
-
-_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-
-
-def without_secrets(value: JsonValue, keys: frozenset[str] = frozenset()) -> JsonValue:
-    """Redact the values of secret keys, and secrets in any text, at any depth.
-
-    A key is secret if the service's log would redact it, or if it is one of `keys` (lower case, `_` for `-`).
-    """
-    if isinstance(value, str):
-        return redact_text(value)
-    if isinstance(value, list):
-        return [without_secrets(item, keys) for item in value]
-    if isinstance(value, dict):
-        return {
-            name: REDACTED if item is not None and _is_secret(name, keys) else without_secrets(item, keys)
-            for name, item in value.items()
-        }
-    return value
-
-
-# The same few names occur in every signal.
-@lru_cache(maxsize=1024)
-def _is_secret(name: str, keys: frozenset[str]) -> bool:
-    plain = _CAMEL.sub("_", name).lower().replace("-", "_")
-    return plain in keys or redact({plain: "x"})[plain] == REDACTED

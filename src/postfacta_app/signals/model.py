@@ -12,16 +12,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Self, TypeVar
 from uuid import UUID
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    Field,
-    Json,
-    JsonValue,
-    PlainValidator,
-    StringConstraints,
-    computed_field,
-)
+from pydantic import AfterValidator, BaseModel, Field, Json, JsonValue, PlainValidator, computed_field
 from pydantic_core import to_json
 
 from ..errors import FieldError
@@ -93,21 +84,21 @@ def _at_most(kib: int) -> AfterValidator:
     return AfterValidator(checked)
 
 
-ExternalId = Annotated[str, StringConstraints(min_length=1, max_length=300)]  # within its source
-EntryTitle = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+ExternalId = Annotated[str, Field(min_length=1, max_length=300)]  # within its source
+EntryTitle = Annotated[str, Field(min_length=1, max_length=500)]
 
 
 class Link(BaseModel, extra="forbid", frozen=True):
     """A link to evidence: only http and https, since people will follow it."""
 
-    url: Annotated[str, StringConstraints(pattern=r"^https?://[!#-\[\]-~]+$", max_length=3900)]
+    url: Annotated[str, Field(pattern=r"^https?://[!#-\[\]-~]+$", max_length=3900)]
     title: Word | None = None
 
 
 class NewSignal(BaseModel, extra="forbid", frozen=True):
     """A fact reported by a machine or a person."""
 
-    source: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._/-]{0,126}$")] | None = Field(
+    source: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._/-]{0,126}$")] | None = Field(
         None, description="Refines the sender's own source."
     )
     id: ExternalId | None = Field(
@@ -117,11 +108,11 @@ class NewSignal(BaseModel, extra="forbid", frozen=True):
     occurred_at: Time | None = Field(None, description="Default: the time of receipt.")
     precision: Precision = Precision.EXACT
     title: EntryTitle
-    body: Annotated[str, StringConstraints(max_length=20_000)] | None = None
+    body: Annotated[str, Field(max_length=20_000)] | None = None
     services: Slugs = []
-    environment: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
+    environment: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     links: Annotated[list[Link], Field(max_length=50), _at_most(8)] = []
-    sequence: Annotated[str, StringConstraints(max_length=100)] | None = Field(
+    sequence: Annotated[str, Field(max_length=100)] | None = Field(
         None, description="Orders signals of one source with the same time, compared as text."
     )
     known_at: Time | None = Field(None, description="When people learned of it.")
@@ -131,7 +122,7 @@ class NewSignal(BaseModel, extra="forbid", frozen=True):
 class Batch(BaseModel, extra="forbid"):
     """Signals, and the incident to attach them to."""
 
-    incident: Annotated[str, StringConstraints(pattern=_REF)] | None = Field(
+    incident: Annotated[str, Field(pattern=_REF)] | None = Field(
         None, description="`INC-12` or a UUID; requires the right to write incidents."
     )
     # Any value is accepted: an invalid item does not stop the others.
@@ -155,7 +146,6 @@ MOST_BYTES: Final = 64 * 2**20
 
 # Ownership and identity
 
-_PEOPLE: Final = "manual"
 _AHEAD: Final = timedelta(minutes=2)
 
 Key = tuple[str, str]  # the unique key of a signal: its source, and its id there
@@ -166,7 +156,7 @@ def source_of(principal: Principal, refinement: str | None) -> str:
 
     Callers cannot write elsewhere. No token has the source `manual`, `human` or `postfacta`, or one with a slash.
     """
-    root = principal.source or _PEOPLE
+    root = principal.source or "manual"
     return root if refinement is None else f"{root}/{refinement}"
 
 
@@ -299,7 +289,7 @@ class Signal(BaseModel, frozen=True):
 class ConflictingContent(BaseModel):
     """Different content received under the key of a signal; the first content stays."""
 
-    content: Json[dict[str, JsonValue]]
+    content: dict[str, JsonValue]
     content_sha256: str
     received_at: Time
     received_by: str
@@ -319,8 +309,8 @@ class SignalDetail(Signal, frozen=True):
     body: str | None
     payload: Json[dict[str, JsonValue]]
     content_sha256: str
-    conflicts: Sequence[ConflictingContent]
-    incidents: Sequence[IncidentOfSignal]
+    conflicts: Json[Sequence[ConflictingContent]]
+    incidents: Json[Sequence[IncidentOfSignal]]
 
 
 class SignalPage(Listed[Signal]):

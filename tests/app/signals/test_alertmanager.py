@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ from hypothesis import given, strategies as st
 from pydantic import ValidationError
 
 from postfacta_app.principal import ANONYMOUS, Principal
-from postfacta_app.signals.alertmanager import Labels, Webhook, read_alerts
-from postfacta_app.signals.api import without_secrets
+from postfacta_app.settings import Settings
+from postfacta_app.signals.api import Intake, Webhook, read_alerts
 from postfacta_app.signals.model import Fact, ItemResult, Link
 from tests.app.signals.conftest import Body, recorded
 
@@ -23,13 +22,15 @@ BURN = f"d3c81fccc5a5fae0:{STARTED}"
 
 
 def read(
-    body: Body, *, principal: Principal = TOKEN, labels: Labels = ("service", "env")
+    body: Body, *, principal: Principal = TOKEN, labels: tuple[str, str] = ("service", "env")
 ) -> Sequence[Fact | ItemResult]:
-    clean = partial(without_secrets, keys=frozenset[str]())
-    return read_alerts(Webhook.model_validate(body), principal, labels=labels, clean=clean)
+    settings = Settings.model_validate(
+        {"alert_service_label": labels[0], "alert_environment_label": labels[1]}
+    )
+    return read_alerts(Webhook.model_validate(body), principal, Intake(settings))
 
 
-def facts(body: Body, labels: Labels = ("service", "env")) -> list[Fact]:
+def facts(body: Body, labels: tuple[str, str] = ("service", "env")) -> list[Fact]:
     items = read(body, labels=labels)
     found = [it for it in items if isinstance(it, Fact)]
     assert len(found) == len(items), items

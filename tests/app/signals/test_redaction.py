@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_app.signals.api import without_secrets
+from postfacta_app.settings import Settings
+from postfacta_app.signals.api import Intake
 
 SECRET = "s3cr3t-0f-a-test"  # noqa: S105 - of nobody
-KEYS = frozenset({"license_code"})
+without_secrets = Intake(Settings.model_validate({"secret_keys": ("license-code",)})).clean
 NAMES = [
     "password", "Password", "db_password", "dbPassword", "authorization", "Authorization", "token", "accessToken",
     "X-Auth-Token", "secret", "client-secret", "clientSecret", "api_key", "apiKey", "cookie",
@@ -42,11 +43,11 @@ def wrapped(value: object, path: list[str | None]) -> Any:
 def test_a_secret_key_hides_all_that_it_holds_however_deep_it_lies(
     name: str, value: Any, path: list[str | None]
 ) -> None:
-    clean = without_secrets(wrapped({name: value, "kept": "here"}, path), KEYS)
+    clean = without_secrets(wrapped({name: value, "kept": "here"}, path))
     written = json.dumps(clean)
     assert SECRET not in written
     assert written.count('"here"') == 1
-    assert without_secrets(clean, KEYS) == clean
+    assert without_secrets(clean) == clean
 
 
 plain = st.recursive(
@@ -58,7 +59,7 @@ plain = st.recursive(
 
 @given(plain)
 def test_what_is_not_secret_stays_as_it_is(value: Any) -> None:
-    assert repr(without_secrets(value, KEYS)) == repr(value)
+    assert repr(without_secrets(value)) == repr(value)
 
 
 @pytest.mark.parametrize(
