@@ -6,7 +6,6 @@ import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
 from enum import StrEnum
 from math import log
 from typing import Annotated, Final
@@ -22,7 +21,7 @@ from .incidents.api import asked, filter_form, meant
 from .incidents.model import IncidentFilters, Kind, Severity, Visibility
 from .principal import Access
 from .signals.model import PRECISIONS, Precision
-from .timeline.model import Micros, Milestone
+from .timeline.model import Instant, Milestone
 from .timeline.view import Turn
 from .web.body import Time
 from .web.render import span
@@ -70,11 +69,9 @@ _ENDS: Final[Mapping[Phase, tuple[str, Milestone]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(Instant):
     """A milestone with where it comes from."""
 
-    t: Micros
-    p: Precision
     basis: Basis
 
 
@@ -98,7 +95,7 @@ class Duration(BaseModel):
     def words(self) -> str:
         """Its length, or between ends too close together, what it lies within."""
         if self.seconds is not None:
-            return span(timedelta(seconds=self.seconds))
+            return span(self.seconds)
         if self.precision in (None, Precision.EXACT):
             return "at the same time"
         return f"within {'an' if self.precision is Precision.HOUR else 'a'} {self.precision}"
@@ -194,9 +191,17 @@ counted as (
     from unnest({{phases}}::text[]) with ordinality p(phase, nth) left join phases using (phase) group by phase, nth)
 select json_build_object('n', (select count(*) from fit), 'durations', (select json_object_agg(phase, aggregate order by nth) from counted))::text as answer,
   array(select distinct visibility from fit) as shown"""  # noqa: S608 - only constants of this module
+# The counts of Mondays, by severity: at most 53 weeks, at least four, up to the last with an incident; `earlier` are not shown.
 _WEEKS: Final = """
-select date_trunc('week', i.declared_at at time zone 'UTC')::date as week, i.severity, count(*)::int as n from incidents i
- where {where} group by 1, 2"""
+with counted as materialized (
+  select date_trunc('week', i.declared_at at time zone 'UTC')::date as monday, i.severity, count(*)::int as n from incidents i
+   where {where} group by 1, 2),
+ends as (select greatest(least(min(monday), max(monday) - 7 * 3), max(monday) - 7 * 52) as first, max(monday) as last from counted)
+select first + 7 * week as monday,
+  array(select coalesce(n, 0) from unnest({severities}::text[]) with ordinality s(name, nth)
+    left join counted on severity = name and monday = first + 7 * week order by nth) as counts,
+  (select max(n) from counted where monday >= first) as most, (select coalesce(sum(n), 0) from counted where monday < first) as earlier
+  from ends, generate_series(0, (last - first) / 7) week order by week"""
 
 
 async def every(q: Reader, filters: IncidentFilters, *phases: Phase) -> tuple[str, Sequence[Visibility]]:
@@ -243,61 +248,30 @@ async def show(q: Reader, *, request: Request, share: Share) -> Page:
     query, errors = asked(request, InsightQuery)
     text, shown = await every(q, query, query.phase)
     where = where_of(q.principal, query, [Kind.INCIDENT])
-    counts = await q.fetch(_WEEKS.format(where=where), *where.args, operation="durations_weeks")
+    sql = _WEEKS.format(where=where, severities=where.bind(list(Severity)[::-1]))
+    weeks = await q.fetch(sql, *where.args, operation="durations_weeks")
     share(*shown)
 
     def draw() -> Mapping[str, object]:
         of_phase = Aggregates.model_validate_json(text).durations[query.phase]
         points = of_phase.points[:PLOTTED]
-        by_week, earlier = weeks([(*row,) for row in counts])
         given = [(name, text) for name, text in meant(request) if name != "phase"]
         return {
             **filter_form(request, errors),
-            "weeks": by_week,
-            "most": max((n for week in by_week.values() for n in week.values()), default=0),
-            "earlier": earlier,
+            "weeks": weeks,
             "plot": plot(points, of_phase.p50),
             "points": points,
             "plotted": PLOTTED,
-            "caption": caption(of_phase),
             "of_phase": of_phase,
             "phase": query.phase,
             "phases": [(phase, f"/insights?{urlencode([*given, ('phase', phase)])}") for phase in Phase],
-            "length": length,
             "has_kind": bool(query.kind),
         }
 
     return Page("insights.html", {}, status=400 if errors else 200, size=len(text), more=draw)
 
 
-def caption(phase: Aggregate) -> str:
-    unknown = phase.n_missing + phase.n_pending + phase.n_imprecise
-    return f"n = {phase.n_ok}, {unknown} unknown, {phase.n_invalid} contradictory"
-
-
 # The charts
-
-_MOST_WEEKS: Final = 53
-_WEEK: Final = timedelta(days=7)
-
-
-def weeks(counts: Sequence[tuple[date, str, int]]) -> tuple[dict[date, dict[str, int]], int]:
-    """Sort the counts of Mondays and severities: at most 53 weeks, at least four, up to the last with an incident.
-
-    Also return how many are earlier.
-    """
-    if not counts:
-        return {}, 0
-    last = max(monday for monday, _, _ in counts)
-    first = min(last - 3 * _WEEK, *(monday for monday, _, _ in counts))
-    first = max(first, last - (_MOST_WEEKS - 1) * _WEEK)
-    shown = [first + n * _WEEK for n in range((last - first).days // 7 + 1)]
-    rows: dict[date, dict[str, int]] = {monday: {str(it): 0 for it in Severity} for monday in shown}
-    for monday, severity, count in counts:
-        if monday >= first:
-            rows[monday][severity] = count
-    return rows, sum(count for monday, _, count in counts if monday < first)
-
 
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
 _LENGTHS: Final = (
@@ -335,10 +309,6 @@ def plot(points: Sequence[Point], median: float | None) -> Plot | None:
         [(up(seconds), words) for seconds, words in _LENGTHS[low : high + 1]],
         None if median is None else up(median),
     )
-
-
-def length(seconds: float) -> str:
-    return span(timedelta(seconds=seconds)) if seconds >= 1 else "under 1 s"
 
 
 # The milestones of one

@@ -11,8 +11,7 @@ from functools import partial
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -22,7 +21,7 @@ from . import actions, labels, links
 from .actions import Action
 from .aside import LARGE, aside
 from .db import Reader, Unit
-from .incidents.access import Ref, seen
+from .incidents.access import Ref
 from .incidents.model import Incident
 from .labels import Label
 from .links import IncidentLink
@@ -31,7 +30,7 @@ from .postmortems.model import PostMortem
 from .principal import Access
 from .timeline import api as timelines, model
 from .timeline.api import Kept
-from .timeline.kept import TimelinePage, TimelineQuery
+from .timeline.kept import ENTRIES, TimelinePage, TimelineQuery
 from .web.body import Time
 from .web.render import TEMPLATES
 from .web.slices import Fill, RouteClass, Routes, Snapshot
@@ -136,24 +135,16 @@ def _still(found: re.Match[str]) -> str:
     return found[0] if found[0].startswith("\\") else f"\\{found[0]}"
 
 
-_MARKDOWN: Final = Environment(
-    loader=FileSystemLoader(TEMPLATES),
-    autoescape=False,  # noqa: S701 - not HTML; `finalize` escapes
-    finalize=plain,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
+# Not HTML: `finalize` escapes.
+_MARKDOWN: Final = TEMPLATES.overlay(autoescape=False, finalize=plain, keep_trailing_newline=True)
+_MARKDOWN.filters = _MARKDOWN.filters.copy()
 _MARKDOWN.filters.update(quote=quote, item=item, url=lambda address: _Inert(f"<{address}>"))
 _TEMPLATE: Final = _MARKDOWN.get_template("incident.md")
-_ENTRIES: Final = _Inert("\0\n")  # No text contains U+0000.
 
 
 def frame(document: Document) -> tuple[bytes, bytes]:
     """Render the document in UTF-8: what comes before the entries of its timeline, and after them."""
-    text = _TEMPLATE.render(document.model_dump(mode="json"), entries=_ENTRIES)
-    before, _, after = text.partition(_ENTRIES + "\n")
+    before, _, after = _TEMPLATE.render(document.model_dump(mode="json")).partition("\0\n")
     return before.encode(), after.encode()
 
 
@@ -175,10 +166,10 @@ Later = Annotated[Reader, Fill(lambda call, _: call.tools.transactions.reader(ca
 async def one(
     unit: Snapshot, ref: Ref, query: OneQuery, *, request: Request, kept: Kept, later: Later
 ) -> Annotated[Response, Document]:
-    form, incident = _FORMS[query.format], await seen(unit, ref)
-    begin = TimelineQuery.model_validate({"limit": _STEP, "digest": True})
-    found = await kept.slice(unit, incident.id, begin)
-    document, entries = await _document(unit, incident, found.page, rev=query.rev), found.page.items
+    form, begin = _FORMS[query.format], TimelineQuery.model_validate({"limit": _STEP, "digest": True})
+    found = await kept.slice(unit, ref, begin)
+    incident, entries = found.incident, found.page.items
+    document = await _document(unit, incident, found.page, rev=query.rev)
 
     def written() -> tuple[bytes, bytes, str]:
         before, after = form.frame(document)
@@ -219,15 +210,12 @@ class _Form:
 
 def _json_frame(document: Document) -> tuple[bytes, bytes]:
     # Within a string, quotation marks are escaped.
-    before, _, after = document.__pydantic_serializer__.to_json(document).partition(b'"entries":[]')
-    return before + b'"entries":[', b"]" + after
+    before, begin, after = document.__pydantic_serializer__.to_json(document).partition(b'"entries":[')
+    return before + begin, after
 
 
-_ENTRY_LIST: Final = TypeAdapter(Sequence[model.Entry])
 _FORMS: Final[Mapping[ExportFormat, _Form]] = {
-    ExportFormat.JSON: _Form(
-        "application/json", _json_frame, lambda it: _ENTRY_LIST.dump_json(it)[1:-1], b","
-    ),
+    ExportFormat.JSON: _Form("application/json", _json_frame, lambda it: ENTRIES.dump_json(it)[1:-1], b","),
     ExportFormat.MD: _Form("text/markdown; charset=utf-8", frame, entry_lines, b""),
 }
 

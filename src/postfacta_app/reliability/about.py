@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -153,7 +152,6 @@ async def show(here: Here) -> Page:
         "percent": percent,
         "facts": facts,
         "plot": plot,
-        "seconds": partial(timedelta, 0),
     }
 
     def shown() -> Mapping[str, object]:

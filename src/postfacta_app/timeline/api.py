@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Final
 from uuid import UUID, uuid4
@@ -52,8 +51,9 @@ async def timeline(
 # Edits
 
 # The value of an attachment records visibility, for the signals slice only.
-_EDIT: Final = """e.id, e.at, e.op, e.signal_id, e.source, e.external_id,
-  case when e.signal_id is null then e.value::text end as value, e.reason, e.actor"""
+_EDIT: Final = """json_build_object('id', e.id, 'at', e.at, 'op', e.op, 'signal_id', e.signal_id, 'reason', e.reason, 'actor', e.actor,
+  'entry', case when e.external_id is not null then json_build_object('source', e.source, 'id', e.external_id) end,
+  'source', case when e.external_id is null then e.source end, 'value', case when e.signal_id is null then e.value end)::text"""
 _EDITS: Final = f"""
 select {_EDIT} from edits e where e.incident_id = $1 and ($2::timestamptz is null or (e.at, e.id) > ($2, $3::uuid))
  order by e.at, e.id limit $4"""  # noqa: S608 - only constants of this module
@@ -82,8 +82,9 @@ SentEdit = Annotated[model.NewEdit, Fill(_sent_edit)]
 async def edit_page(q: Reader, ref: Ref, query: Paged) -> model.EditPage:
     incident_id = (await seen(q, ref)).id
     args = (*(query.after(str(incident_id)) or (None, None)), query.limit + 1)
-    rows = [_edit(row) for row in await q.fetch(_EDITS, incident_id, *args, operation="edit_list")]
-    return query.page(model.EditPage, rows, str(incident_id), key=lambda it: (it.at, it.id))
+    rows = await q.fetch(_EDITS, incident_id, *args, operation="edit_list")
+    edits = [ShownEdit.model_validate_json(row[0]) for row in rows]
+    return query.page(model.EditPage, edits, str(incident_id), key=lambda it: (it.at, it.id))
 
 
 @routes.api(f"POST {_ONE}/edits", WRITE, "Edit a timeline; originals are kept", once=True, reads=AnyEdit)
@@ -99,7 +100,7 @@ async def add_edit(unit: Unit, ref: Ref, new: SentEdit, *, now: Now) -> model.Ad
         *(None if value is None else value.model_dump_json(), new.reason, unit.principal.actor),
         operation="edit_insert",
     )
-    edit = _edit(rows[0])
+    edit = ShownEdit.model_validate_json(rows[0][0])
     detail = {"edit": edit.id, "op": edit.op}
     await unit.audit("timeline.edit", incident.ref, incident_id=incident.id, detail=detail)
     return model.AddedEdit(edit=edit, digest=await digest_in(unit, incident.id))
@@ -108,14 +109,7 @@ async def add_edit(unit: Unit, ref: Ref, new: SentEdit, *, now: Now) -> model.Ad
 async def decided(q: Query, incident_id: UUID, entries: Sequence[Entry]) -> Sequence[ShownEdit]:
     """Read the last edit of each kind of these entries, and of their clocks."""
     rows = await q.fetch(_DECIDED, incident_id, *_keys(entries), operation="edit_decided")
-    return [_edit(row) for row in rows]
-
-
-def _edit(row: Any) -> ShownEdit:
-    told = {**row, "value": json.loads(row["value"] or "null")}
-    if row["external_id"] is not None:
-        told |= {"entry": {"source": row["source"], "id": row["external_id"]}, "source": None}
-    return ShownEdit.model_validate(told)
+    return [ShownEdit.model_validate_json(row[0]) for row in rows]
 
 
 def _keys(entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
@@ -126,10 +120,11 @@ def _keys(entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
 
 # The last version of an annotation with the author and time of the first; `version` counts them.
 _REMARKS: Final = """
-select first.id, first.incident_id, a.kind, a.state, a.body, a.entry_source, a.entry_id, a.occurred_at, first.author, first.at,
-  case when a.occurred_at is not null then coalesce(first.precision, 'exact') end as precision,
-  a.at as changed_at,
-  (select count(*) from annotations v where v.root = first.id and v.incident_id = first.incident_id) as version
+select json_build_object('id', first.id, 'kind', a.kind, 'state', a.state, 'body', a.body, 'author', first.author, 'at', first.at,
+  'entry', case when a.entry_id is not null then json_build_object('source', a.entry_source, 'id', a.entry_id) end,
+  'occurred_at', a.occurred_at, 'precision', case when a.occurred_at is not null then coalesce(first.precision, 'exact') end,
+  'changed_at', case when a.id <> first.id then a.at end,
+  'version', (select count(*) from annotations v where v.root = first.id and v.incident_id = first.incident_id))::text, first.incident_id
   from annotations first join annotations a on a.root = first.id and a.incident_id = first.incident_id
  where not a.retracted and not exists (select from annotations later where later.supersedes = a.id)"""
 _ANNOTATIONS: Final = f"""{_REMARKS} and first.root = first.id and first.incident_id = $1
@@ -158,9 +153,7 @@ async def annotation_page(q: Reader, ref: Ref, query: Paged) -> model.Annotation
     return query.page(model.AnnotationPage, rows, str(incident_id), key=lambda it: (it.at, it.id))
 
 
-@routes.api(
-    f"POST {_ONE}/annotations", ANNOTATE, "Add a note, decision, hypothesis or question", once=True
-)  # fmt: skip
+@routes.api(f"POST {_ONE}/annotations", ANNOTATE, "Add a note, decision, hypothesis or question", once=True)
 async def add_annotation(unit: Unit, ref: Ref, new: NewAnnotation, *, now: Now) -> ShownAnnotation:
     if new.occurred_at is not None:
         check_time("/occurred_at", new.occurred_at, now)
@@ -175,9 +168,8 @@ async def add_annotation(unit: Unit, ref: Ref, new: NewAnnotation, *, now: Now) 
     _check_decision(unit.principal, new.kind)
     root, at, entry = uuid4(), await unit.stamp(incident.id), new.entry
     about = {"entry_source": entry and entry.source, "entry_id": entry and entry.id}
-    given = {name: value for name, value in new if name != "entry"} | about
     same = {"id": root, "root": root, "incident_id": incident.id, "at": at, "author": unit.principal.actor}
-    await insert(unit, "annotations", **same, **given)
+    await insert(unit, "annotations", **same, **about, **new.model_dump(exclude={"entry"}))
     await unit.audit("annotation.add", incident.ref, incident_id=incident.id, detail={"annotation": root})
     return await annotation(unit, root)
 
@@ -189,8 +181,7 @@ async def annotation(q: Query, root: UUID) -> ShownAnnotation:
 
 @routes.api(f"PUT {_OF_ROOT}", ANNOTATE, "Change the text or state of an annotation")
 async def change(unit: Unit, root: UUID, wish: AnnotationChange, *, matches: Matches) -> ShownAnnotation:
-    incident, old = await _locked(unit, root)
-    matches(old.etag)
+    incident, old = await _locked(unit, root, matches)
     new = old.model_copy(update={name: getattr(wish, name) for name in wish.model_fields_set})
     _check_state(new.kind, new.state)
     if new == old:
@@ -201,15 +192,14 @@ async def change(unit: Unit, root: UUID, wish: AnnotationChange, *, matches: Mat
 
 @routes.api(f"DELETE {_OF_ROOT}", ANNOTATE, "Retract an annotation")
 async def retract(unit: Unit, root: UUID, *, matches: Matches) -> None:
-    incident, old = await _locked(unit, root)
-    matches(old.etag)
+    incident, old = await _locked(unit, root, matches)
     await _replace(unit, incident, old, retracted=True)
 
 
 async def find(q: Query, root: UUID) -> tuple[UUID, ShownAnnotation]:
     """Read one and the id of its incident; the error is the same for what does not exist and for what is not visible."""
     for row in await q.fetch(_ANNOTATION, *sees(q.principal), root, operation="annotation_get"):
-        return row["incident_id"], _annotation(row)
+        return row["incident_id"], ShownAnnotation.model_validate_json(row[0])
     raise NotFoundError("No such annotation")
 
 
@@ -217,7 +207,8 @@ async def remarks(q: Query, incident_id: UUID, query: Paged | None = None) -> Se
     """List them, oldest first: one more than a page holds, or all."""
     last = query.after(str(incident_id)) if query else None
     args = (incident_id, *(last or (None, None)), query.limit + 1 if query else None)
-    return [_annotation(row) for row in await q.fetch(_ANNOTATIONS, *args, operation="annotation_list")]
+    rows = await q.fetch(_ANNOTATIONS, *args, operation="annotation_list")
+    return [ShownAnnotation.model_validate_json(row[0]) for row in rows]
 
 
 async def said(
@@ -226,21 +217,17 @@ async def said(
     """List annotations on entries or on the incident as a whole, oldest first."""
     roots = [UUID(it.id.partition(":")[2]) for it in entries if it.source == "human"]
     rows = await q.fetch(_SAID, incident_id, roots, *_keys(entries), limit, operation="annotation_said")
-    return sorted([_annotation(row) for row in rows], key=lambda it: (it.at, it.id))
+    found = [ShownAnnotation.model_validate_json(row[0]) for row in rows]
+    return sorted(found, key=lambda it: (it.at, it.id))
 
 
-def _annotation(row: Any) -> ShownAnnotation:
-    entry = {"source": row["entry_source"], "id": row["entry_id"]} if row["entry_id"] is not None else None
-    changed_at = row["changed_at"] if row["version"] > 1 else None
-    return ShownAnnotation.model_validate({**row, "entry": entry, "changed_at": changed_at})
-
-
-async def _locked(unit: Unit, root: UUID) -> tuple[Incident, ShownAnnotation]:
+async def _locked(unit: Unit, root: UUID, matches: Matches) -> tuple[Incident, ShownAnnotation]:
     incident = await lock_active(unit, (await find(unit, root))[0])
     current = await annotation(unit, root)
     if not (current.author == unit.principal.actor or unit.principal.is_admin):
         raise ForbiddenError("Only its author or an administrator may change an annotation")
     _check_decision(unit.principal, current.kind)
+    matches(current.etag)
     return incident, current
 
 

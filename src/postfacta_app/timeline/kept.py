@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import anyio
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints, TypeAdapter
+from pydantic import BaseModel, Field, StringConstraints, TypeAdapter
 
 from postfacta_postgres import Database
 
 from ..aside import aside
 from ..db import VISIBLE, Query, Reader, Unit, Where, sees
-from ..incidents.access import COLUMNS, incident_of, missing, not_kept, ref_of
+from ..incidents.access import COLUMNS, incident_of, not_kept, ref_of, ref_text, seen
 from ..incidents.model import Incident, Many, Word
 from ..principal import ANONYMOUS
 from ..signals.model import Precision, micros
 from ..web.body import Time, decode_cursor, encode_cursor, filters_hash
 from .model import Entry, Facts, Instant, Milestone, Repeats
-from .rules import AHEAD, RULES, Place, build, sort_key
+from .rules import AHEAD, RULES, build, sort_key
 
 Short = Annotated[str, StringConstraints(max_length=200)]
 
@@ -33,27 +33,12 @@ EntryKind = Literal[
     "change", "alert_firing", "alert_resolved", "page", "metric", "log", "status", "action", "note", "other",
 ]  # fmt: skip
 
-
 # The windows of time within which repeats are folded, in microseconds; each begins at a multiple since 1970.
 WIDTHS: Final = (
     60_000_000, 300_000_000, 900_000_000, 3_600_000_000, 21_600_000_000, 86_400_000_000, 604_800_000_000,
 )  # fmt: skip
-
-
-def span_of(group: str) -> tuple[int, int, int]:
-    """Return what the entries of a group have in common, and the ends of its window; raise if it names no group."""
-    alike, start, width = (int(part) for part in group.split("."))
-    if max(abs(alike), abs(start), abs(start + width)) >= 2**63:
-        raise ValueError("names no group")
-    return alike, start, start + width
-
-
-Group = Annotated[
-    str,
-    StringConstraints(pattern=r"^-?[0-9]{1,19}(\.-?[0-9]{1,19}){2}$"),
-    AfterValidator(lambda group: span_of(group) and group),
-]
-"""The name of a group of repeats."""
+Group = Annotated[str, StringConstraints(pattern=r"^-?[0-9]{1,19}\.-?[0-9]{1,18}\.[0-9]{1,18}$")]
+"""The name of a group of repeats: what they have in common, and the start and width of their window."""
 
 
 class TimelineQuery(BaseModel, extra="forbid", frozen=True):
@@ -71,8 +56,14 @@ class TimelineQuery(BaseModel, extra="forbid", frozen=True):
     # The cursor holds source, sequence and id: 600 characters of up to four bytes.
     cursor: Annotated[str, StringConstraints(max_length=4000)] | None = None
 
-    def cursor_after(self, incident_id: UUID, entry: Entry) -> str:
-        return encode_cursor(str(incident_id), sort_key(entry), filters_hash(self))
+    def cursor_after(self, ref: UUID | int, entry: Entry) -> str:
+        return encode_cursor(ref_text(ref), sort_key(entry), filters_hash(self))
+
+    def after(self, ref: UUID | int) -> tuple[Any, ...] | None:
+        """Return the place of the cursor, which belongs to this reference of the incident."""
+        kinds = (int, int, int, str, bool, str, str)
+        of = filters_hash(self)
+        return None if self.cursor is None else decode_cursor(self.cursor, ref_text(ref), of, *kinds)
 
 
 class TimelinePage(BaseModel):
@@ -109,10 +100,6 @@ class Wanted(BaseModel, extra="forbid", frozen=True):
     group: Group | None = None  # only the entries of this group of repeats
     entry: Short = ""
 
-    @property
-    def fold(self) -> bool:
-        return self.repeats == "folded" and self.view == "all" and not (self.entry or self.edit or self.group)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberedPage:
@@ -133,20 +120,13 @@ class NumberedPage:
     pages: int
 
 
-def place(query: TimelineQuery, incident_id: UUID) -> Place | None:
-    if query.cursor is None:
-        return None
-    kinds = (int, int, int, str, bool, str, str)
-    return cast("Place", decode_cursor(query.cursor, str(incident_id), filters_hash(query), *kinds))
-
-
 COMPLETE: Final = 10_000  # the most entries of an incident for which every answer has the digest
 
 _MOST_DIGESTS: Final = 10_000
 _KEY: Final = 'e.t, e.p, e.k, e.source collate "C", e.unnumbered, e.sequence collate "C", e.id collate "C"'
 _COLUMNS: Final = """e.source, e.id, e.signal_id, e.kind, e.t, e.p, e.k, e.unnumbered, e.sequence, e.occurred, e.known_at,
   e.title, e.original, e.sha, e.pinned, e.hidden, e.first_at, e.alike"""
-_ENTRIES: Final = TypeAdapter(list[Entry])
+ENTRIES: Final = TypeAdapter(Sequence[Entry])
 _ENTRY: Final = f"""json_build_object('source', e.source, 'id', e.id, 'kind', e.kind, 't', e.t, 'p', (array{[it.value for it in Precision]})[e.p + 1],
   'title', e.title, 'sha', e.sha, 'pinned', e.pinned, 'hidden', e.hidden, 'occurred_at', e.occurred,
   'original_precision', coalesce(s.precision, (select a.precision from annotations a
@@ -169,15 +149,19 @@ _FOLDED: Final = f"""select * from (
  where e.nth = 1"""  # noqa: S608 - only constants of this module
 _REPEATS: Final = f"""(select json_agg(json_build_array(e.item, e.repeats, e.until, e.same || '.' || e.start || '.' || e.width) order by e.item)
   from (select e.*, row_number() over (order by {_KEY}) - 1 as item from page e) e where e.repeats > 1)"""  # noqa: S608 - only constants of this module
-_OF_GROUP: Final = """e.alike = {}::bigint and e.t >= {}::bigint and e.t < {}::bigint
+_OF_GROUP: Final = """e.alike::text = split_part({0}::text, '.', 1) and e.t >= split_part({0}, '.', 2)::bigint
+  and e.t < split_part({0}, '.', 2)::bigint + split_part({0}, '.', 3)::bigint
   and (e.source, e.id) not in (select * from said)"""
+# Of what is kept and of what was changed no more than the page, which the index gives in its order.
 _SLICE: Final = """
 with i as materialized (
   select {incident}, i.timeline_at, least($5::timestamptz, i.timeline_at) as until, m.entries
     from incidents i join incident_measures m on m.incident_id = i.id and m.rules = $6
    where {visible} and (i.id = $3::uuid or i.number = $4::bigint)),
 changed as materialized (select e.* from i, timeline_seen(i.id, case when i.until < i.timeline_at then i.until else 'infinity' end) e),
-page as materialized (select * from ({of}) e where {beyond} order by {key} limit {limit})
+page as materialized (select * from (
+  (select {columns} from timeline_entries e where {kept} and {own} order by {key} limit {limit})
+    union all (select {columns} from changed e where {own} order by {key} limit {limit})) e order by {key} limit {limit})
 select i.*,
   array(select json_agg(f.entry)::text from (
     select {entry} as entry, row_number() over (order by {key}) / 250 as part
@@ -186,9 +170,9 @@ select i.*,
     where {whole}) + (select count(*) from signal_conflicts c join changed e on e.signal_id = c.signal_id where {whole}) as conflicts,
   timeline_milestones(i.id, i.until) as milestones
   from i"""
-# Of each part no more than the page, which the index gives in its order.
-_UNION: Final = """(select {columns} from timeline_entries e where {kept} and {own} {most})
-    union all (select {columns} from changed e where {own} {most})"""
+# The second condition lets the range of the index begin there in any plan.
+_BEYOND: Final = f"""({_KEY}) > ({{0}}::bigint, {{1}}::smallint, {{2}}::smallint, {{3}}::text collate "C", {{4}}::boolean,
+  {{5}}::text collate "C", {{6}}::text collate "C") and e.t >= {{0}}::bigint"""
 # As it was at the end: what was changed since, and whose clock was, is in `changed` instead.
 _TIE_NOW: Final = """exists (select from timeline_entries x where x.incident_id = (select id from i) and x.present and x.t = e.t
   and {whole} and (x.source, x.id) <> (e.source, e.id))"""
@@ -197,7 +181,6 @@ _NARRATIVE: Final = """(e.pinned or e.kind = 'action' or e.source in ('human', '
   or e.source >= 'manual/' and e.source < 'manual0')"""
 _NAMED: Final = """(e.source, e.id) in (
   select n.source collate "C", n.id collate "C" from unnest({}::text[], {}::text[]) n(source, id))"""
-_ID: Final = f"select i.id from incidents i where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"  # noqa: S608
 _KEPT: Final = """{e}.incident_id = (select id from i) and {e}.present and {e}.since <= (select until from i)
   and ({e}.shift is null or {e}.source <> all ((select array(
     select m.source from i, timeline_moved(i.id, i.until) m where i.until < i.timeline_at))::text[]))"""
@@ -226,8 +209,7 @@ select i.*, place.at, counted.count, (select count(*) from own) as entries,
 # As `anchor` in view.py.
 _PLACE: Final = """coalesce((select n / {size} from (select row_number() over (order by {key}) - 1 as n, e.source, e.id from lines e) e
   where 'e-' || left(encode(sha256(convert_to(length(e.source) || ' ' || e.source || ' ' || e.id, 'UTF8')), 'hex'), 12) = {anchor}), {at})"""
-_DIGEST: Final = "select timeline_digest($1, $2, $3, $4)"
-_DIGEST_NOW: Final = "select timeline_digest($1, 'infinity', null, false) as digest"
+_DIGEST: Final = "select timeline_digest($1, coalesce($2::timestamptz, 'infinity'), $3, coalesce($4, false))"
 _OWN: Final = f"select {_COLUMNS} from own e"  # noqa: S608 - only constants of this module
 
 Key = tuple[UUID, datetime, int | None, bool]
@@ -238,8 +220,8 @@ async def _read(q: Query, ref: UUID | int, sql: str, *args: object, operation: s
     """Run a query for one row; raise if the caller may see no such incident, or `migrate` has not kept its timeline yet."""
     for row in await q.fetch(sql, *args, operation=operation):
         return row
-    is_there = await q.fetch(_ID, *sees(q.principal), *ref_of(ref), operation="timeline_id")
-    raise not_kept() if is_there else missing()
+    await seen(q, ref)
+    raise not_kept()
 
 
 class KeptTimelines:
@@ -251,17 +233,24 @@ class KeptTimelines:
 
     async def slice(self, q: Query, ref: UUID | int, query: TimelineQuery) -> Slice:
         """Read the matching entries of an incident; raise `NotFoundError` if the caller may not see it."""
-        who, after = sees(q.principal), None
-        if query.cursor is not None:
-            named = await _read(q, ref, _ID, *who, *ref_of(ref), operation="timeline_id")
-            ref, after = named["id"], place(query, named["id"])
-        sql, args = _sql_of(query, after, *who, *ref_of(ref), query.as_of, RULES)
-        row = await _read(q, ref, sql, *args, operation="timeline_slice")
+        whole, own = _conditions(query, *sees(q.principal), *ref_of(ref), query.as_of, RULES)
+        own.add("e.kind = any ({}::text[])", query.kind)
+        own.add("e.source = any ({}::text[])", query.source)
+        own.add("e.pinned = {}::boolean", query.pinned)
+        own.add(_BEYOND, *query.after(ref) or [None])
+        if not query.include_hidden:  # What the timeline is, and so what a tie is.
+            whole = f"not e.hidden and {whole}"
+        tie = _TIE.format(kept=_KEPT.format(e="x"), whole=whole.replace("e.", "x."))
+        statement = _SLICE.format(
+            incident=COLUMNS, visible=VISIBLE, columns=_COLUMNS, kept=_KEPT.format(e="e"), own=own, whole=whole,
+            key=_KEY, limit=own.bind(query.limit + 1, "int"), entry=_ENTRY.format(tie=tie),
+        )  # fmt: skip
+        row = await _read(q, ref, statement, *own.args, operation="timeline_slice")
         incident, conflicts = incident_of(row), row["conflicts"]
         known = None if query.known_as_of is None else micros(query.known_as_of)
         key = (incident.id, row["until"], known, query.include_hidden)
-        whole = query.digest or row["entries"] <= COMPLETE
-        digest = await self.digest(q, key) if whole else self._digests.get(key)
+        is_complete = query.digest or row["entries"] <= COMPLETE
+        digest = await self.digest(q, key) if is_complete else self._digests.get(key)
         entries = await aside(sum(map(len, row["page"])), _entries, row["page"])
         items, milestones = entries[: query.limit], json.loads(row["milestones"])
         page = TimelinePage(
@@ -270,7 +259,7 @@ class KeptTimelines:
             rules=RULES,
             milestones={name: milestones[name] for name in Milestone if name in milestones},
             items=items,
-            next_cursor=query.cursor_after(incident.id, items[-1]) if len(entries) > len(items) else None,
+            next_cursor=query.cursor_after(ref, items[-1]) if len(entries) > len(items) else None,
         )
         version = f'W/"{micros(row["timeline_at"])}-{conflicts}"'
         return Slice(incident, page, f'"{digest[:32]}-{conflicts}"' if digest else version, row["until"])
@@ -283,16 +272,20 @@ class KeptTimelines:
         A number after the last page gives the last one. Raise `NotFoundError` if the caller may not see the incident.
         """
         whole, own = _conditions(wanted, *sees(q.principal), *ref_of(ref), RULES)
+        own.add(_NARRATIVE if wanted.view == "narrative" else "true")
+        own.add(_OF_GROUP, wanted.group)
         if names is not None:
             own.add(_NAMED, *([name[part] for name in names] for part in (0, 1)))
         limit, at = own.bind(size + 1, "int"), own.bind(wanted.page - 1, "int")
-        if turned := wanted.entry or wanted.edit:
+        turned = wanted.entry or wanted.edit
+        fold = wanted.repeats == "folded" and wanted.view == "all" and not (turned or wanted.group)
+        if turned:
             at = _PLACE.format(key=_KEY, size=size, anchor=own.bind(turned, "text"), at=at)
-        of = _FOLDED.format(of=_OWN, width=_WIDTH.format(size=size)) if wanted.fold else _OWN
+        of = _FOLDED.format(of=_OWN, width=_WIDTH.format(size=size)) if fold else _OWN
         statement = _PAGE.format(
             incident=COLUMNS, visible=VISIBLE, own=own, whole=whole, key=_KEY, limit=limit, at=at, size=size, said=_SAID,
             of=of, entry=_ENTRY.format(tie=_TIE_NOW.format(whole=whole.replace("e.", "x."))),
-            repeats=_REPEATS if wanted.fold else "null",
+            repeats=_REPEATS if fold else "null",
         )  # fmt: skip
         row = await _read(q, ref, statement, *own.args, operation="timeline_page")
         entries = await aside(sum(map(len, row["page"])), _entries, row["page"])
@@ -321,52 +314,21 @@ class KeptTimelines:
 
 
 async def digest_in(unit: Unit, incident_id: UUID) -> str:
-    return str((await unit.fetch(_DIGEST_NOW, incident_id, operation="timeline_digest"))[0]["digest"])
+    return str((await unit.fetch(_DIGEST, incident_id, None, None, None, operation="timeline_digest"))[0][0])
 
 
 def _conditions(wanted: TimelineQuery | Wanted, *args: object) -> tuple[str, Where]:
     """Return which entries were known then, and which are wanted; the statement has `args` before theirs."""
-    own = Where(*args)
-    at = wanted.known_as_of
+    own, at = Where(*args), wanted.known_as_of
     known = "true" if at is None else f"coalesce(e.known_at, e.t) <= {own.bind(micros(at), 'bigint')}"
     own.add(known)
     own.add("true" if wanted.include_hidden else "not e.hidden")
     own.add("strpos(lower(e.title), lower({}::text)) > 0", wanted.text or None)
-    if isinstance(wanted, TimelineQuery):
-        own.add("e.kind = any ({}::text[])", wanted.kind)
-        own.add("e.source = any ({}::text[])", wanted.source)
-        own.add("e.pinned = {}::boolean", wanted.pinned)
-        return known, own
-    own.add(_NARRATIVE if wanted.view == "narrative" else "true")
-    if wanted.group:
-        own.add(_OF_GROUP, *span_of(wanted.group))
     return known, own
 
 
-def _sql_of(query: TimelineQuery, after: Place | None, *given: object) -> tuple[str, Sequence[object]]:
-    known, own = _conditions(query, *given)
-    # What the timeline is, and so what a tie is.
-    whole = known if query.include_hidden else f"not e.hidden and {known}"
-    limit = own.bind(query.limit + 1, "int")
-    beyond = "true"
-    if after is not None:
-        text = 'text collate "C"'
-        kinds = ("bigint", "smallint", "smallint", text, "boolean", text, text)
-        places = [own.bind(value, kind) for value, kind in zip(after, kinds, strict=True)]
-        # The second lets the range of the index begin there in any plan.
-        beyond = f"({_KEY}) > ({', '.join(places)}) and e.t >= {places[0]}"
-    kept, most = _KEPT.format(e="e"), f"and {beyond} order by {_KEY} limit {limit}"
-    of = _UNION.format(columns=_COLUMNS, kept=kept, own=own, most=most)
-    tie = _TIE.format(kept=_KEPT.format(e="x"), whole=whole.replace("e.", "x."))
-    statement = _SLICE.format(
-        incident=COLUMNS, visible=VISIBLE, kept=kept, of=of, beyond=beyond, whole=whole, key=_KEY, limit=limit,
-        entry=_ENTRY.format(tie=tie),
-    )  # fmt: skip
-    return statement, own.args
-
-
 def _entries(texts: Sequence[str]) -> list[Entry]:
-    return [entry for text in texts for entry in _ENTRIES.validate_json(text)]
+    return [entry for text in texts for entry in ENTRIES.validate_json(text)]
 
 
 # Whether what is kept is what the rules make of the facts

@@ -6,14 +6,14 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import accumulate, groupby, pairwise
 from typing import Any, Final
 from uuid import UUID
 
 from ..signals.model import Precision
 from ..web.render import span
-from .model import UNDOES, Entry, Op, Repeats, ShownAnnotation, ShownEdit, moment
+from .model import UNDOES, Entry, Instant, Op, Repeats, ShownAnnotation, ShownEdit, moment
 
 _SECOND, _MINUTE, _DAY = 1_000_000, 60_000_000, 86_400_000_000
 _SILENCE: Final = 600_000_000  # Ten minutes; longer gaps are shown.
@@ -56,11 +56,9 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Instant):
     """A milestone across the timeline; `since` is the time after the first one, in words, or empty."""
 
-    t: int
-    p: Precision
     name: str
     since: str = ""
     is_derived: bool = False
@@ -121,7 +119,7 @@ def days(
         gap = after.entry.t - end
         # No silence beside a time that is only known to the hour or day.
         if gap > _SILENCE and min(before.entry.p.rank, after.entry.p.rank) >= Precision.MINUTE.rank:
-            placed.append((before.entry.t, 2, span(timedelta(microseconds=gap))))
+            placed.append((before.entry.t, 2, span(gap / _SECOND)))
     placed.sort(key=lambda place: place[:2])
     by_day = groupby(placed, key=lambda place: place[0] // _DAY)
     return [(moment(day * _DAY), [item for _, _, item in items]) for day, items in by_day]
@@ -229,7 +227,7 @@ def chart(shown: Sequence[Line], turns: Sequence[Turn]) -> Chart | None:
     for t in ends:
         if not ticks or x(t) >= ticks[-1][0] + _APART:
             ticks.append((x(t), f"{moment(t):%m-%d %H:%M}"))
-    breaks = [(x(start) + _BREAK / 2, span(timedelta(microseconds=end - start))) for start, end in cuts]
+    breaks = [(x(start) + _BREAK / 2, span((end - start) / _SECOND)) for start, end in cuts]
     return Chart(lanes, [(x(it.t), it) for it in sorted(turns, key=lambda it: it.t)], ticks, breaks)
 
 

@@ -8,7 +8,7 @@ import math
 import re
 import threading
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -28,7 +28,6 @@ Shown = Mapping[str, object]  # by a template
 Headers = Mapping[str, str] | None
 MAX_STALE = 900.0  # The age in seconds up to which answers are given again while the database is unavailable.
 STATIC = Path(__file__).parent / "static"
-TEMPLATES = Path(__file__).parent / "templates"
 _SPECIAL: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
 _MAIN = b'<main id="main"><div class="wrap">'  # As in base.html; user input is escaped.
 
@@ -44,9 +43,9 @@ def encoded(value: object, status: int = 200, headers: Headers = None) -> Respon
     return Response(encode(value), status, headers, "application/json; charset=utf-8")
 
 
-def span(length: timedelta) -> str:
-    """Format a duration in its two largest units, such as `1 h 05 min`."""
-    minutes, seconds = divmod(max(0, int(length.total_seconds())), 60)
+def span(length: float) -> str:
+    """Format a duration of seconds in its two largest units, such as `1 h 05 min`."""
+    minutes, seconds = divmod(max(0, int(length)), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     if days:
@@ -71,29 +70,30 @@ stale_answers: Final = partial(
 )
 
 
+TEMPLATES: Final = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.filters.update(
+    words=lambda value: str(value).replace("_", " ").capitalize(),
+    iso=datetime.isoformat,
+    day=lambda at: f"{at:%Y-%m-%d}",
+    clock=lambda at: f"{at:%H:%M:%S}",
+    span=span,
+)
+
+
 class Pages:
     """Renders templates with the common context; the version is shown at the foot."""
 
     def __init__(self, *, version: str) -> None:
-        self._environment = Environment(
-            loader=FileSystemLoader(TEMPLATES),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
         self._always = {"version": version, "here": "", "principal": None}
-        self._environment.filters.update(
-            words=lambda value: str(value).replace("_", " ").capitalize(),
-            iso=datetime.isoformat,
-            day=lambda at: f"{at:%Y-%m-%d}",
-            clock=lambda at: f"{at:%H:%M:%S}",
-            span=span,
-        )
 
     def page(self, template: str, context: Shown, *, status: int = 200, headers: Headers = None) -> Response:
-        shown = {**self._always, "markdown": Markdown(), **context}
-        text = self._environment.get_template(template).render(shown)
+        text = TEMPLATES.get_template(template).render({**self._always, "markdown": Markdown(), **context})
         return HTMLResponse(text, status, {"cache-control": "no-store", **(headers or {})})
 
 

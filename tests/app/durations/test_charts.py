@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
-
 import pytest
 from hypothesis import example, given, strategies as st
 
-from postfacta_app.durations import Plot, Point, length, plot, weeks
+from postfacta_app.durations import Plot, Point, plot
 from postfacta_app.timeline.model import moment
 
-MONDAY = date(2026, 3, 2)
-WEEK = timedelta(days=7)
 DAY = 86_400_000_000
 
-mondays = st.integers(0, 7000).map(lambda n: date(1970, 1, 5) + n * WEEK)
-counts = st.dictionaries(st.tuples(mondays, st.sampled_from(["HIGH", "LOW"])), st.integers(1, 9), min_size=1)
 lengths = st.one_of(st.just(0.0), st.floats(1e-6, 1e11))
 times = st.integers(0, 47_482 * DAY)
 
@@ -27,33 +21,7 @@ def plot_of(*places: tuple[int, float], median: float | None = None) -> Plot:
 
 
 def test_without_incidents_there_is_no_chart() -> None:
-    assert weeks([]) == ({}, 0)
     assert plot([], None) is None
-
-
-# How often
-
-
-def test_a_week_without_incidents_has_its_place() -> None:
-    found, _ = weeks([(MONDAY, "LOW", 1), (MONDAY + 5 * WEEK, "HIGH", 2)])
-    assert [(monday, of["HIGH"], of["LOW"]) for monday, of in found.items()] == [
-        (MONDAY, 0, 1), *((MONDAY + n * WEEK, 0, 0) for n in range(1, 5)), (MONDAY + 5 * WEEK, 2, 0),
-    ]  # fmt: skip
-
-
-def test_of_many_years_the_last_53_weeks_are_shown_and_the_rest_is_counted() -> None:
-    counted = [(MONDAY, "LOW", 1), (MONDAY - 52 * WEEK, "HIGH", 1), (MONDAY - 53 * WEEK, "LOW", 7)]
-    found, earlier = weeks(counted)
-    assert len(found) == 53
-    assert (earlier, max(max(it.values()) for it in found.values())) == (7, 1)
-
-
-@given(counts)
-def test_each_incident_is_counted_once(of: dict[tuple[date, str], int]) -> None:
-    found, earlier = weeks([(*name, count) for name, count in of.items()])
-    assert sum(sum(it.values()) for it in found.values()) + earlier == sum(of.values())
-    assert 4 <= len(found) <= 53
-    assert [*found] == sorted(found)
 
 
 # How long
@@ -91,10 +59,3 @@ def test_a_dot_of_a_tick_stands_on_its_line_and_so_does_the_median() -> None:
     assert [up for _, up, _ in found.dots] == pytest.approx([lines["1 min"], lines["1 h"], lines["1 d"]])
     assert found.median == pytest.approx(lines["1 h"])
     assert plot_of(*places).median is None
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.0, "under 1 s"), (0.9, "under 1 s"), (1.0, "1 s"), (90, "1 min")]
-)
-def test_a_duration_in_words_is_never_empty(seconds: float, words: str) -> None:
-    assert length(seconds) == words

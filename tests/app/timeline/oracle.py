@@ -8,7 +8,7 @@ from uuid import UUID
 from postfacta_app.durations import Basis, Mark
 from postfacta_app.postmortems.model import ChangedEntry, PostMortem, Revision, TimelineChanges
 from postfacta_app.signals.model import micros
-from postfacta_app.timeline.kept import TimelinePage, TimelineQuery, place
+from postfacta_app.timeline.kept import TimelinePage, TimelineQuery
 from postfacta_app.timeline.model import Entry, Facts, Milestone
 from postfacta_app.timeline.rules import RULES, Timeline, build, sort_key
 
@@ -34,7 +34,7 @@ def shows(query: TimelineQuery, entry: Entry) -> bool:
 
 def cut(timeline: Timeline, query: TimelineQuery, incident_id: UUID) -> TimelinePage:
     """Return the page that a query asks for."""
-    after = place(query, incident_id)
+    after = query.after(incident_id)
     asked = [it for it in timeline.entries if shows(query, it) and (after is None or sort_key(it) > after)]
     items = asked[: query.limit]
     return TimelinePage(

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime, timedelta
 from html import unescape
 from urllib.parse import urlencode
 from uuid import uuid4
 
 import httpx2
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from postfacta_app.durations import Aggregate, caption
+from postfacta_app.durations import DurationStatus
 from tests.app.live import Service, in_process
 from tests.app.screen import Screen, forms_of
 
 Headers = dict[str, str]
+MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 PAGE = {"Accept": "text/html", "Sec-Fetch-Site": "same-origin"}
 TYPED = {"title": "Checkout is down", "description": "Nobody can pay since noon.", "severity": "HIGH"}
 
@@ -298,9 +301,79 @@ async def test_insights_without_lengths_or_without_incidents_say_so(service: Ser
     assert "n = 0, 1 unknown, 0 contradictory" in page
 
 
-def test_a_caption_counts_each_incident_once() -> None:
-    phase = Aggregate(
-        n_ok=23, n_imprecise=1, n_invalid=1, n_pending=2, n_missing=1, min=1, p50=2, p90=3, max=4,
-        insufficient_data=[], points=[],
-    )  # fmt: skip
-    assert caption(phase) == "n = 23, 4 unknown, 1 contradictory"
+_INCIDENTS = """
+with made as (
+  insert into incidents (id, title, description, severity, reporter, services, declared_at, created_by, timeline_at)
+  select gen_random_uuid(), 'One of many', 'Made by a test', severity, 'test', array[$1], declared_at, 'test', now()
+    from unnest($2::timestamptz[], $3::text[]) m(declared_at, severity) returning id, declared_at)
+insert into incident_measures (incident_id, rules, status, seconds)
+select m.id, 2, array_fill(p.status, array[5]), array_fill(p.seconds, array[5])
+  from (select id, row_number() over (order by declared_at) as nth from made) m
+  join unnest($4::text[], $5::float8[]) with ordinality p(status, seconds, nth) using (nth)"""
+
+
+Told = tuple[datetime, str, DurationStatus, float | None]
+"""When an incident was declared, its severity, and the duration of its phases."""
+
+
+def pending(weeks_ago: int, severity: str = "LOW") -> Told:
+    return MONDAY - timedelta(weeks=weeks_ago), severity, DurationStatus.PENDING, None
+
+
+async def insights(service: Service, *told: Told) -> httpx2.Response:
+    name, who = f"s{uuid4().hex}", await browser(service, "viewer")
+    columns = [list(column) for column in zip(*told, strict=True)]
+    await service.database.execute(_INCIDENTS, name, *columns)
+    return await service.client.get(f"/insights?service={name}", headers=who)
+
+
+def weeks(shown: httpx2.Response) -> dict[str, list[int]]:
+    """Read the weeks of the table, which have incidents, and their counts from the highest severity."""
+    found = re.findall(r'<th scope="row"><time datetime="([\d-]{10})">.*?</time></th>(.*?)</tr>', shown.text)
+    return {monday: [int(n) for n in re.findall(r">(\d+)</td>", cells)] for monday, cells in found}
+
+
+async def test_a_caption_counts_each_incident_once(service: Service) -> None:
+    counts = {"ok": 23, "imprecise": 1, "invalid_order": 1, "pending": 2, "missing": 1}
+    told = [
+        (MONDAY, "LOW", DurationStatus(it), 2.0 if it == "ok" else None)
+        for it in counts
+        for _ in range(counts[it])
+    ]
+    assert text_of(await insights(service, *told)).count("n = 23, 4 unknown, 1 contradictory") == 2
+
+
+async def test_a_duration_in_words_is_never_empty(service: Service) -> None:
+    told = [(MONDAY, "LOW", DurationStatus.OK, seconds) for seconds in (0.0, 0.9, 1.0, 90.0)]
+    shown = re.findall('class="took">([^<]*)', (await insights(service, *told)).text)
+    assert sorted(shown) == ["1 min", "1 s", "under 1 s", "under 1 s"]
+
+
+async def test_a_week_without_incidents_has_its_place(service: Service) -> None:
+    shown = await insights(service, pending(5), pending(5), pending(0, "HIGH"), pending(0, "HIGH"))
+    assert weeks(shown) == {"2026-01-26": [0, 0, 0, 2], "2026-03-02": [0, 2, 0, 0]}
+    assert "High: 2 in 6 weeks. Medium: 0 in 6 weeks. Low: 2 in 6 weeks. At most 2" in text_of(shown)
+    first, last = (float(x) for x in re.findall(r'class="mark severity-\w+" x="([^"]*)"', shown.text)[::-1])
+    assert last - first == pytest.approx(5 * 394 / 6, abs=0.2)
+
+
+async def test_of_many_years_the_last_53_weeks_are_shown_and_the_rest_is_counted(service: Service) -> None:
+    shown = await insights(service, pending(0), pending(52, "HIGH"), *[pending(53)] * 7, pending(700))
+    assert weeks(shown) == {"2025-03-03": [0, 1, 0, 0], "2026-03-02": [0, 0, 0, 1]}
+    assert "the tallest bar is 1. 8 more happened before these 53 weeks." in text_of(shown)
+
+
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(
+    st.lists(
+        st.builds(pending, st.integers(0, 900) | st.integers(0, 60), st.sampled_from(["HIGH", "LOW"])),
+        min_size=1,
+    )
+)
+async def test_each_incident_is_counted_once(service: Service, told: list[Told]) -> None:
+    shown = await insights(service, *told)
+    text, found = text_of(shown), weeks(shown)
+    earlier = re.search(r"(\d+) more happened", text)
+    assert sum(map(sum, found.values())) + (int(earlier[1]) if earlier else 0) == len(told)
+    assert 4 <= int(re.findall(r"in (\d+) weeks", text)[0]) <= 53
+    assert [*found] == sorted(found)
