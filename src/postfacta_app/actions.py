@@ -51,12 +51,10 @@ CLOSED: Final = (ActionStatus.DONE, ActionStatus.WONT_DO)
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
-def _day(value: object) -> object:
-    if isinstance(value, str) and _DAY.fullmatch(value):
-        return date.fromisoformat(value)
-    if isinstance(value, date) and not isinstance(value, datetime):
-        return value
-    raise ValueError("must be a date, such as 2026-02-07")
+def _day(value: object) -> date:
+    if not _DAY.fullmatch(str(value)):
+        raise ValueError("must be a date, such as 2026-02-07")
+    return date.fromisoformat(str(value))
 
 
 Day = Annotated[date, BeforeValidator(_day)]
@@ -234,8 +232,7 @@ def order(those: Sequence[Action]) -> Sequence[Action]:
 
 @routes.page("/actions", READ, kind=RouteClass.SEARCH)
 async def listed(q: Reader, *, request: Request, now: Now) -> Page:
-    names = ("owner", "status", "overdue")
-    _, shown = await found(request, ActionQuery, partial(page, q), names=names)
+    _, shown = await found(request, ActionQuery, partial(page, q), names=("owner", "status", "overdue"))
     shown |= {"statuses": list(ActionStatus), "now": now}
     return Page("all_actions.html", shown, status=400 if shown["errors"] else 200)
 

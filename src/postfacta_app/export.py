@@ -26,7 +26,6 @@ from .incidents.model import Incident
 from .labels import Label
 from .links import IncidentLink
 from .postmortems import api as postmortems
-from .postmortems.model import PostMortem
 from .principal import Access
 from .timeline import api as timelines, model
 from .timeline.api import Kept
@@ -86,7 +85,7 @@ class Document(BaseModel):
     labels: Sequence[Label]
     timeline: TimelineDocument
     annotations: Sequence[Remark]
-    postmortem: PostMortem | None = Field(
+    postmortem: postmortems.PostMortem | None = Field(
         description="Null if there is none, or none that the caller may read."
     )
     actions: Sequence[Action]

@@ -28,6 +28,7 @@ from .signals import api as signals
 from .signals.model import Attached, Attachments, Precision, SignalQuery, micros
 from .timeline import api as timeline, model
 from .timeline.kept import NumberedPage, Short, Wanted
+from .timeline.model import AnnotationChange
 from .timeline.view import Line, anchor, chart, clock, days, lines, stamp
 from .web.body import Paged, format_time, next_page, parse_time
 from .web.forms import formed, read_typed_time
@@ -62,13 +63,14 @@ async def _search(unit: Unit, incident: Incident, view: View, *, now: datetime) 
         "from": view.since or f"{incident.declared_at - _BEFORE:%Y-%m-%d %H:%M}",
         "to": view.until or f"{until + _BEFORE:%Y-%m-%d %H:%M}",
     }
-    if view.since is None:
-        return {"fields": fields, "found": None, "errors": ()}
-    try:
-        query = formed(SignalQuery, {**fields, "attached": False})
-    except InvalidFieldsError as refusal:
-        return {"fields": fields, "found": None, "errors": refusal.errors}
-    return {"fields": fields, "found": (await signals.rows(unit, query))[: query.limit], "errors": ()}
+    shown: dict[str, object] = {"fields": fields, "found": None, "errors": ()}
+    if view.since is not None:
+        try:
+            query = formed(SignalQuery, {**fields, "attached": False})
+            shown["found"] = (await signals.rows(unit, query))[: query.limit]
+        except InvalidFieldsError as refusal:
+            shown["errors"] = refusal.errors
+    return shown
 
 
 def _link(incident: Incident, shown: View, /, **changes: str) -> str:
@@ -184,14 +186,7 @@ async def note(unit: Unit, ref: Ref, new: NewNote, *, now: Now, back: Back) -> s
 
 @routes.form(f"{_ONE}/notes/{{root}}", Access.ANNOTATE, again=show)
 async def renote(
-    unit: Unit,
-    ref: Ref,
-    root: UUID,
-    *,
-    wish: model.AnnotationChange,
-    fields: Fields,
-    matches: Matches,
-    back: Back,
+    unit: Unit, ref: Ref, root: UUID, *, wish: AnnotationChange, fields: Fields, matches: Matches, back: Back
 ) -> str:
     incident, found = await lock_active(unit, ref), await timeline.find(unit, root)
     if found[0] != incident.id:

@@ -17,7 +17,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import example, given, settings, strategies as st
 
 from postfacta_app.db import Transactions
-from postfacta_app.incidents.v0 import PostgresV0, parse_start, render_incident
+from postfacta_app.incidents.v0 import PostgresV0, parse_start
 from postfacta_app.web.body import parse_json
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres import Database
@@ -128,7 +128,7 @@ def test_what_is_taken_is_shown_as_it_was_sent(service: Service, start: Mapping[
     assert response.status_code == 201
     shown = service.get(f"{LIST}/{response.json()['id']}")
     at = datetime.fromisoformat(shown["start_time"])
-    sent = render_incident(parse_start(parse_json(content), UUID(shown["id"]), at))
+    sent = parse_start(parse_json(content), UUID(shown["id"]), at).model_dump(mode="json")
     assert list(shown.items()) == list(json.loads(json.dumps(sent)).items())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import urlencode
@@ -29,7 +28,7 @@ from ..web.forms import Typed, fields_of, formed, read_typed_time
 from ..web.slices import Fields, Fill, Matches, Now, Page, Reply, RouteClass, Routes
 from . import access, model
 from .access import COLUMNS, Ref, Share, check_active, lock, seen
-from .model import Change, Incident, Kind, NewIncident, Severity, Status, Visibility, check_time
+from .model import Change, Incident, Kind, NewIncident, Visibility
 
 M = TypeVar("M", bound=BaseModel)
 L = TypeVar("L", bound=Listed[Any])
@@ -37,19 +36,15 @@ READ, WRITE = Access.READ, Access.WRITE
 routes: Final = Routes("incident")
 _MOST_MEMBERS: Final = 100
 
-
-Hide = Annotated[
-    Callable[[], None], Fill(lambda call, _: partial(call.afterwards.append, call.tools.stale.forget))
-]
+Hide = Annotated[Callable[[], None], Fill(lambda it, _: partial(it.afterwards.append, it.tools.stale.forget))]
 """Forgets the responses kept for outages, since an incident's visibility may have been reduced."""
 
-
 _INSERT: Final = f"""
-insert into incidents as i ({{names}}, timeline_at) values ({{places}}, clock_timestamp())
-on conflict (id) do nothing returning {COLUMNS}, i.timeline_at"""  # noqa: S608 - only constants of this package
-_ARCHIVE: Final = """
-update incidents set archived_at = clock_timestamp(), version = version + 1, updated_at = clock_timestamp()
- where id = $1"""
+with i as (insert into incidents ({{names}}, timeline_at) values ({{places}}, clock_timestamp())
+  on conflict (id) do nothing returning *),
+moved as (insert into status_changes (id, incident_id, to_status, occurred_at, at, actor)
+  select gen_random_uuid(), i.id, i.status, i.declared_at, i.timeline_at, i.created_by from i)
+select {COLUMNS} from i"""  # noqa: S608 - only constants of this package
 _STRANGERS: Final = """
 select m.nth from unnest($1::uuid[]) with ordinality m(id, nth)
  where not exists (select from users u where u.id = m.id) order by m.nth"""
@@ -64,33 +59,30 @@ async def page(q: Reader, query: model.IncidentQuery, *, share: Share) -> model.
 
 @routes.api("POST /api/v1/incidents", WRITE, "Record an incident", status=201, once=True)
 async def create(unit: Unit, new: NewIncident, *, now: Now) -> Reply[Incident]:
-    declared_at = check_time("/declared_at", new.declared_at or now, now)
+    declared_at = model.check_time("/declared_at", new.declared_at or now, now)
     await _check_members(unit, new.members)
     members, who = _with_asker(unit, new.members), unit.principal
     _check_private(unit, new.visibility, members)
     # Names may have one character, reporters need two.
     reporter = new.reporter or (who.name[:100] if len(who.name) > 1 else who.actor)
     given = {"reporter": reporter, "members": members, "declared_at": declared_at}
-    incident, _ = await declare(unit, id=uuid4(), **{**dict(new), **given})
+    incident = await declare(unit, id=uuid4(), **{**dict(new), **given})
     return Reply(incident, 201, {"Location": f"/api/v1/incidents/{incident.id}"})
 
 
-async def declare(unit: Unit, **values: object) -> tuple[Incident, datetime]:
-    """Write a new incident with its first status change; also return the first instant of its timeline."""
+async def declare(unit: Unit, **values: object) -> Incident:
+    """Write a new incident with its first status change."""
     values["created_by"] = unit.principal.actor
     places = ", ".join(f"${n}" for n, _ in enumerate(values, 1))
     sql = _INSERT.format(names=", ".join(values), places=places)
     rows = await unit.fetch(sql, *values.values(), operation="incident_insert")
     if not rows:
         raise ConflictError("Incident with the same ID already exists: incident conflict")
-    incident, at = access.incident_of(rows[0]), rows[0]["timeline_at"]
-    facts = {"to_status": incident.status, "occurred_at": incident.declared_at, "at": at}
-    same = {"incident_id": incident.id, "actor": unit.principal.actor}
-    await insert(unit, "status_changes", id=uuid4(), **same, **facts)
+    incident = access.incident_of(rows[0])
     await unit.audit("incident.create", incident.ref, incident_id=incident.id)
     if _is_counted(incident):
         unit.counts.append(("postfacta_incidents_opened_total", incident.severity))
-    return incident, at
+    return incident
 
 
 @routes.api("GET /api/v1/incidents/{ref}", READ, "Read an incident", conditional=True, stale=True)
@@ -117,8 +109,7 @@ async def change(unit: Unit, ref: Ref, wish: Change, *, matches: Matches, hide: 
     if new == old:
         return old
     _check_private(unit, new.visibility, new.members)
-    before, after = (it.model_dump(mode="json", include=set(wanted)) for it in (old, new))
-    detail = {name: [before[name], after[name]] for name in wanted if before[name] != after[name]}
+    detail = {name: [getattr(old, name), it] for name, it in wanted.items() if it != getattr(old, name)}
     values = {name: getattr(new, name) for name in Change.model_fields}
     row = await update(unit, "incidents", new.id, columns=COLUMNS, **values)
     await _note_changes(unit, old, new)
@@ -127,10 +118,8 @@ async def change(unit: Unit, ref: Ref, wish: Change, *, matches: Matches, hide: 
 
 
 async def _note_changes(unit: Unit, old: Incident, new: Incident) -> None:
-    changes = (
-        ("severity", old.severity.capitalize(), new.severity.capitalize()),
-        ("owner", old.owner, new.owner),
-    )
+    severities = old.severity.capitalize(), new.severity.capitalize()
+    changes = ("severity", *severities), ("owner", old.owner, new.owner)
     told = [f"{name}: {was or 'none'} to {now or 'none'}" for name, was, now in changes if was != now]
     if body := "; ".join(told):
         at, note, body = await unit.stamp(new.id), uuid4(), body[0].upper() + body[1:]
@@ -139,13 +128,13 @@ async def _note_changes(unit: Unit, old: Incident, new: Incident) -> None:
 
 
 @routes.api("DELETE /api/v1/incidents/{ref}", WRITE, "Archive an incident")
-async def archive(unit: Unit, ref: Ref, *, matches: Matches) -> None:
+async def archive(unit: Unit, ref: Ref, *, matches: Matches, now: Now) -> None:
     incident = await lock(unit, ref)
     if not (unit.principal.is_admin or incident.kind == Kind.EXERCISE):
         raise ForbiddenError("Only administrators may archive anything but exercises")
     matches(incident.etag)
     if incident.archived_at is None:
-        await unit.execute(_ARCHIVE, incident.id, operation="incident_archive")
+        await update(unit, "incidents", incident.id, archived_at=now)
         await unit.audit("incident.archive", incident.ref, incident_id=incident.id)
 
 
@@ -155,7 +144,7 @@ async def archive(unit: Unit, ref: Ref, *, matches: Matches) -> None:
 )  # fmt: skip
 async def transition(unit: Unit, ref: Ref, wish: model.Move, *, now: Now) -> Reply[Incident]:
     old = await lock(unit, ref)
-    occurred_at = check_time("/occurred_at", wish.occurred_at or now, now)
+    occurred_at = model.check_time("/occurred_at", wish.occurred_at or now, now)
     new = model.move(old.status, wish, ended_at=old.ended_at, occurred_at=occurred_at)
     if new is None:
         return Reply(old)
@@ -298,7 +287,7 @@ def filter_form(
         "errors": errors,
         "filtered": bool(given),
         "query": urlencode(given),
-        "statuses": list(Status),
-        "severities": list(Severity)[::-1],
+        "statuses": list(model.Status),
+        "severities": list(model.Severity)[::-1],
         "kinds": list(Kind),
     }

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Annotated, Any, Final, cast
 from uuid import UUID, uuid4
 
-from pydantic import BaseModel, PlainSerializer, RootModel, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, PlainSerializer, RootModel, StringConstraints, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -62,11 +62,8 @@ class Started(BaseModel):
     message: str
 
 
-def _shown(at: datetime) -> str:
-    return read_moment(format_time(at))[0]
-
-
-Shown = Annotated[Time, PlainSerializer(_shown, when_used="json")]  # a time in UTC without trailing zeros
+Shown = Annotated[Time, PlainSerializer(lambda at: read_moment(format_time(at))[0], str, when_used="json")]
+"""A time in UTC without trailing zeros."""
 
 
 class ShownNote(BaseModel):
@@ -88,7 +85,7 @@ class ShownIncident(BaseModel):
     start_time: Shown
     initial_notes: list[ShownNote] | None
     additional_notes: list[ShownNote] | None
-    owner: str = ""
+    owner: str = Field("", exclude_if=lambda owner: not owner)
     end_time: Shown
 
 
@@ -129,9 +126,9 @@ _LIST = _SHOWN.format(
 _GET = _SHOWN.format(which="id = $1")
 _INSERT_NOTES = """
 insert into annotations (id, root, incident_id, kind, body, occurred_at, v0_position, v0_time, author, at)
-select n.id, n.id, $1, 'note', n.body, n.occurred_at, n.position - 1, n.time, $2, $3
-  from (select gen_random_uuid() as id, * from unnest($4::text[], $5::timestamptz[], $6::text[])
-    with ordinality as n (body, occurred_at, time, position)) n"""
+select n.id, n.id, i.id, 'note', n.body, n.occurred_at, n.position - 1, n.time, i.created_by, i.timeline_at
+  from incidents i cross join (select gen_random_uuid() as id, * from unnest($2::text[], $3::timestamptz[], $4::text[])
+    with ordinality as n (body, occurred_at, time, position)) n where i.id = $1"""
 
 
 class PostgresV0:
@@ -157,11 +154,10 @@ class PostgresV0:
         async def work(unit: Unit) -> Response:
             told = new.model_dump(include={"id", "title", "description", "severity", "reporter"})
             facts = {"owner": new.owner or None, "declared_at": new.start_time}
-            notes, actor = new.initial_notes, unit.principal.actor
-            _, at = await declare(unit, **told, **facts, v0_notes_null=notes is None)
-            if notes:
+            await declare(unit, **told, **facts, v0_notes_null=new.initial_notes is None)
+            if notes := new.initial_notes:
                 texts, times = [it.message for it in notes], [it.timestamp for it in notes]
-                args = (new.id, actor, at, texts, [_instant(it) for it in times], times)
+                args = (new.id, texts, [_instant(it) for it in times], times)
                 await unit.execute(_INSERT_NOTES, *args, operation="v0_notes_insert")
             return answer
 
@@ -190,7 +186,9 @@ async def page(here: Here, *, request: Request) -> Annotated[Response, ShownInci
     older = body.encode_cursor("v0", (shown[0].start_time, shown[0].id), "") if more else None
     headers = body.next_link(request, older)
     allow_stale(request)  # v0 never shows private incidents.
-    return await aside(_size(shown), lambda: encoded([render_incident(it) for it in shown], headers=headers))
+    return await aside(
+        _size(shown), lambda: encoded([it.model_dump(mode="json") for it in shown], headers=headers)
+    )
 
 
 @routes.api("GET /api/v0/incidents/{id:uuid}", Access.READ, "Read an incident", stale=True)
@@ -199,7 +197,7 @@ async def read(here: Here, id: UUID, *, request: Request) -> Annotated[Response,
     if incident is None:
         raise NotFoundError("Incident not found")
     allow_stale(request)
-    return await aside(_size([incident]), lambda: encoded(render_incident(incident)))
+    return await aside(_size([incident]), lambda: encoded(incident.model_dump(mode="json")))
 
 
 @routes.api("POST /api/v0/incidents/start", Access.WRITE, "Start an incident", reads=Start, once=True)
@@ -268,8 +266,7 @@ def _note(value: object) -> ShownNote:
     members = {} if value is None else _members(value, "a note")
     message = _string(members, "message")
     written = members.get("timestamp")
-    if written is None:
-        return ShownNote(timestamp=_shown(_NEVER), message=message)
+    written = "0001-01-01T00:00:00Z" if written is None else written  # `_NEVER`
     try:
         shown, _ = read_moment(written if isinstance(written, str) else "")
     except ValueError as error:
@@ -281,8 +278,3 @@ def _instant(timestamp: str) -> datetime | None:
     """Return when it happened; the first instant means none, and asyncpg reads the last one as infinity."""
     _, at = read_moment(timestamp)
     return None if at in {_NEVER, datetime.max.replace(tzinfo=UTC)} else at
-
-
-def render_incident(incident: ShownIncident) -> Mapping[str, object]:
-    shown = incident.model_dump(mode="json")
-    return shown if incident.owner else {name: value for name, value in shown.items() if name != "owner"}

@@ -1,4 +1,4 @@
-"""The API of post-mortems: read, write, change of status, revisions, factors.
+"""Post-mortems: their content in schema version 1, revisions, transitions and API.
 
 Writes lock the incident first, so of two concurrent writers the second sees the first one's revision. Their stamp
 orders the revision among the facts: the timeline as of it is what its author could see.
@@ -7,11 +7,13 @@ orders the revision among the facts: the timeline as of it is what its author co
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from functools import partial
 from typing import Annotated, Final
 from uuid import UUID
 
+from pydantic import BaseModel, Field, Json, StringConstraints, field_validator, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,20 +22,269 @@ from postfacta_adapters.conditional import check_if_match, is_not_modified
 from .. import actions, errors
 from ..aside import LARGE, aside
 from ..db import VISIBLE, Query, Reader, Unit, row, rows
-from ..errors import NotFoundError, PreconditionFailedError
+from ..errors import NotFoundError, PreconditionFailedError, invalid
 from ..incidents.access import Ref, Share, lock_active, seen, where_of
-from ..incidents.model import Incident, IncidentFilters
+from ..incidents.model import Incident, IncidentFilters, Slug
 from ..principal import Access
-from ..signals.model import PRECISIONS
+from ..signals.model import PRECISIONS, Precision
 from ..timeline.kept import digest_in
+from ..timeline.model import EntryRef, Micros
 from ..timeline.rules import RULES
-from ..web.body import Paged
+from ..web.body import WHOLE, Listed, Paged, Time
 from ..web.slices import Call, Fill, Reply, RouteClass, Routes, Snapshot, as_json
-from . import model
-from .model import PostMortem, Revision
 
 READ, WRITE = Access.READ, Access.WRITE
 routes: Final = Routes("post-mortem")
+SCHEMA_VERSION: Final = 1
+
+Text = Annotated[str, StringConstraints(max_length=20_000)]  # Markdown; HTML is shown as text.
+Statement = Annotated[str, StringConstraints(min_length=1, max_length=20_000)]
+Items = Annotated[list[Statement], Field(max_length=50)]
+
+
+class TriggerKind(StrEnum):
+    """The kind of trigger."""
+
+    CHANGE = "change"
+    CONFIG = "config"
+    LOAD = "load"
+    DEPENDENCY = "dependency"
+    EXPIRY = "expiry"
+    UNKNOWN = "unknown"
+
+
+class Category(StrEnum):
+    """The category of a contributing factor."""
+
+    CHANGE = "change"
+    CAPACITY = "capacity"
+    DEPENDENCY = "dependency"
+    DETECTION = "detection"
+    RESPONSE = "response"
+    DESIGN = "design"
+    PROCESS = "process"
+    KNOWLEDGE = "knowledge"
+    EXTERNAL = "external"
+
+
+class Quantity(BaseModel, extra="forbid", frozen=True):
+    """A measure of the impact."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    value: Annotated[float, Field(strict=True, ge=-1e300, le=1e300, allow_inf_nan=False)]
+    unit: Annotated[str, StringConstraints(max_length=50)] = ""
+
+
+class Impact(BaseModel, extra="forbid", frozen=True):
+    """Who was affected, and how much."""
+
+    description: Text = ""
+    users_affected: Annotated[int, Field(strict=True, ge=0, le=10**12), WHOLE] | None = Field(
+        default=None, description="Null means unknown, which is not 0."
+    )
+    quantities: Annotated[list[Quantity], Field(max_length=50)] = []
+
+
+class Detection(BaseModel, extra="forbid", frozen=True):
+    """How the incident was detected."""
+
+    how: Text = ""
+    could_be_sooner: Text = ""
+
+
+class Trigger(BaseModel, extra="forbid", frozen=True):
+    """What triggered the incident; the factors explain why that was enough."""
+
+    kind: TriggerKind = TriggerKind.UNKNOWN
+    description: Text = ""
+    entry: EntryRef | None = None
+
+
+class Factor(BaseModel, extra="forbid", frozen=True):
+    """A condition without which the incident would not have happened, or been less severe."""
+
+    slug: Slug = Field(description="The same in every post-mortem where it recurs.")
+    category: Category
+    statement: Statement
+    safeguard: Text | None = Field(None, description="The safeguard that failed.")
+    why_it_made_sense: Text | None = Field(None, description="Why it made sense at the time.")
+    evidence: Annotated[list[EntryRef], Field(max_length=50)] = []
+
+
+class Content(BaseModel, extra="forbid", frozen=True):
+    """The sections of a post-mortem in reading order. There is no single root cause."""
+
+    summary: Text = ""
+    impact: Impact = Impact()
+    detection: Detection = Detection()
+    trigger: Trigger = Trigger()
+    response: Text = ""
+    factors: Annotated[list[Factor], Field(max_length=50)] = []
+    factors_none_found: Annotated[bool, Field(strict=True)] = False
+    went_well: Items = []
+    went_poorly: Items = []
+    got_lucky: Items = []
+    surprises: Items = []
+    open_questions: Items = []
+
+    @field_validator("factors")
+    @classmethod
+    def _unique(cls, factors: list[Factor]) -> list[Factor]:
+        if len({factor.slug for factor in factors}) < len(factors):
+            raise ValueError("must have unique slugs")
+        return factors
+
+    @model_validator(mode="after")
+    def _found_or_not(self) -> Content:
+        if self.factors and self.factors_none_found:
+            raise ValueError("must not be set together with factors")
+        return self
+
+
+class Stage(StrEnum):
+    """The status of a post-mortem."""
+
+    DRAFT = "draft"
+    IN_REVIEW = "in_review"
+    PUBLISHED = "published"
+    WAIVED = "waived"
+
+
+Message = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+
+class Draft(BaseModel, extra="forbid"):
+    """The complete new content, and the reason for the change."""
+
+    content: Content
+    message: Message | None = None
+
+
+class Transition(BaseModel, extra="forbid"):
+    """A requested status transition."""
+
+    to: Stage
+    message: Message | None = Field(None, description="Required for `waived`: why no post-mortem is needed.")
+
+
+class Restore(BaseModel, extra="forbid"):
+    """The older revision to restore."""
+
+    rev: Annotated[int, Field(strict=True, ge=1, le=2**31 - 1), WHOLE]
+
+
+class RevisionSummary(BaseModel, frozen=True):
+    """A revision without its content, for lists."""
+
+    rev: int
+    status: Stage
+    message: str | None
+    restored_from: int | None
+    author: str
+    at: Time
+
+
+class Revision(RevisionSummary, frozen=True):
+    """A revision as it is stored."""
+
+    incident_id: UUID
+    schema_version: int
+    content: Content | Json[Content]  # of the database, as text
+    timeline_digest: str = Field(description="The digest of the timeline at that time.")
+    timeline_at: Time = Field(description="Use it as `as_of` to see the timeline of that time.")
+    rules: int = Field(description="The version of the timeline rules at that time.")
+
+    @property
+    def etag(self) -> str:
+        return f'"pm-{self.rev}"'
+
+
+class RevisionPage(Listed[RevisionSummary]):
+    """Revisions, newest first, and the cursor of the next page."""
+
+
+class ChangedEntry(BaseModel):
+    """A changed entry: the former one if removed, else the current one."""
+
+    source: str
+    id: str
+    kind: str
+    t: Micros
+    p: Precision
+    title: str
+
+
+class TimelineChanges(BaseModel):
+    """Changes of the timeline since a revision; all lists are empty if only pins or milestones changed."""
+
+    added: Sequence[ChangedEntry]
+    removed: Sequence[ChangedEntry]
+    moved: Sequence[ChangedEntry]
+    retitled: Sequence[ChangedEntry]
+
+
+class PostMortem(Revision, frozen=True):
+    """The post-mortem: its last revision that the caller may read, and how its timeline has changed since."""
+
+    timeline_changed: bool
+    timeline_changes: TimelineChanges | None
+
+
+class FactorCount(BaseModel):
+    """A contributing factor, and the incidents whose published post-mortems name it."""
+
+    slug: Slug
+    category: Category
+    count: int
+    incidents: Sequence[str]
+
+
+class FactorList(BaseModel):
+    """Contributing factors, most frequent first, at most 500."""
+
+    items: Sequence[FactorCount]
+
+
+MOVES: Mapping[Stage | None, Sequence[Stage]] = {
+    None: (Stage.WAIVED,),  # Waiving needs no earlier revision.
+    Stage.DRAFT: (Stage.IN_REVIEW, Stage.WAIVED),
+    Stage.IN_REVIEW: (Stage.PUBLISHED, Stage.DRAFT, Stage.WAIVED),
+    Stage.PUBLISHED: (Stage.DRAFT,),
+    Stage.WAIVED: (Stage.DRAFT,),
+}
+"""The allowed transitions; None is before the first revision. Staying is not a transition."""
+
+
+def move(stage: Stage | None, wish: Transition) -> bool:
+    """Return whether this is a transition, not the present status; raise if it may not be, or unexplained."""
+    if wish.to == stage:
+        return False
+    if wish.to not in MOVES[stage]:
+        detail = f"A post-mortem that is {stage or 'not yet written'} cannot become {wish.to}"
+        raise errors.IllegalTransitionError(detail, extra={"allowed": list(MOVES[stage])})
+    if wish.to is Stage.WAIVED and wish.message is None:
+        raise invalid("/message", "required", "waiving requires a message: why no post-mortem is needed")
+    return True
+
+
+def next_stage(stage: Stage | None) -> Stage:
+    """Return the status of new content: a review continues, anything else becomes a draft."""
+    return Stage.IN_REVIEW if stage is Stage.IN_REVIEW else Stage.DRAFT
+
+
+def lacks(content: Content, *, has_owners: bool) -> Sequence[str]:
+    """List what content lacks before it can be published; open action items need owners."""
+    there = {
+        "summary": bool(content.summary.strip()),
+        "impact": bool(content.impact.description.strip()),
+        "factors": bool(content.factors) or content.factors_none_found,
+        "owners": has_owners,
+    }
+    return [name for name, is_there in there.items() if not is_there]
+
+
+# The API
+
 _ONE: Final = "/api/v1/incidents/{ref}/postmortem"
 _OTHERS: Final = "Not saved: someone else wrote a new revision in the meantime. Compare with the current version, then save again."
 _STARTS_FROM: Final = {"If-Match": False, "If-None-Match": False}
@@ -76,7 +327,7 @@ Rev = Annotated[int, Fill(lambda call, name: number(call.request.path_params[nam
 """A revision in the path; 0, which never exists, if it is not a number."""
 
 
-_SUMMARY: Final = ", ".join(f"r.{name}" for name in model.RevisionSummary.model_fields)
+_SUMMARY: Final = ", ".join(f"r.{name}" for name in RevisionSummary.model_fields)
 _WRITTEN: Final = [name for name in Revision.model_fields if name != "content"]
 _COLUMNS: Final = "r.content::text, " + ", ".join(f"r.{name}" for name in _WRITTEN)
 # Only writers see drafts and waivers.
@@ -103,7 +354,7 @@ select f->>'slug' as slug, f->>'category' as category, count(*) as count,
 
 _LISTS: Final = ", ".join(
     f"'{name}', coalesce(json_agg(entry order by place) filter (where is_{name}), '[]')"
-    for name in model.TimelineChanges.model_fields
+    for name in TimelineChanges.model_fields
 )
 # Only what was written since can differ, and what stands on a clock that was moved since.
 _CHANGES: Final = f"""
@@ -142,12 +393,12 @@ async def read(q: Snapshot, ref: Ref, *, request: Request, share: Share) -> Anno
 
 
 @routes.api(f"GET {_ONE}/revisions", READ, "List the revisions", kind=RouteClass.READ)
-async def revisions(q: Query, ref: Ref, query: Paged) -> model.RevisionPage:
+async def revisions(q: Query, ref: Ref, query: Paged) -> RevisionPage:
     incident_id = (await seen(q, ref)).id
     (before,) = query.after(str(incident_id), int) or (None,)
     args = (q.principal.may(WRITE), incident_id, before, query.limit + 1)
-    found = await rows(q, model.RevisionSummary, _PAGE, *args, operation="postmortem_revisions")
-    return query.page(model.RevisionPage, found, str(incident_id), key=lambda it: [it.rev])
+    found = await rows(q, RevisionSummary, _PAGE, *args, operation="postmortem_revisions")
+    return query.page(RevisionPage, found, str(incident_id), key=lambda it: [it.rev])
 
 
 @routes.api(f"GET {_ONE}/revisions/{{rev}}", READ, "Read a revision")
@@ -156,10 +407,10 @@ async def revision(q: Reader, ref: Ref, *, rev: Rev) -> Revision:
 
 
 @routes.api("GET /api/v1/factors", READ, "Count the factors of published post-mortems", kind=RouteClass.SEARCH)  # fmt: skip
-async def factors(q: Reader, filters: IncidentFilters) -> model.FactorList:
+async def factors(q: Reader, filters: IncidentFilters) -> FactorList:
     where = where_of(q.principal, filters)
     found = await q.fetch(_FACTORS.format(where=where), *where.args, operation="factors")
-    return model.FactorList(items=[model.FactorCount.model_validate(dict(row.items())) for row in found])
+    return FactorList(items=[FactorCount.model_validate(dict(row.items())) for row in found])
 
 
 async def find(q: Query, incident_id: UUID, rev: int | None = None) -> Revision | None:
@@ -178,7 +429,7 @@ async def read_revision(q: Query, incident_id: UUID, rev: int) -> Revision:
 async def compared(q: Query, revision: Revision) -> PostMortem:
     args = (revision.incident_id, revision.timeline_at)
     found = (await q.fetch(_CHANGES, *args, operation="postmortem_changes"))[0]
-    changes = model.TimelineChanges.model_validate_json(found["changes"]) if found["is_changed"] else None
+    changes = TimelineChanges.model_validate_json(found["changes"]) if found["is_changed"] else None
     return PostMortem(**dict(revision), timeline_changed=changes is not None, timeline_changes=changes)
 
 
@@ -186,51 +437,49 @@ async def compared(q: Query, revision: Revision) -> PostMortem:
     f"PUT {_ONE}", WRITE, "Write the post-mortem's next revision",
     status=(200, 201), headers=_STARTS_FROM, problems=_OUTDATED,
 )  # fmt: skip
-async def write(unit: Unit, ref: Ref, wish: model.Draft, *, follows: Follows) -> Reply[Revision]:
+async def write(unit: Unit, ref: Ref, wish: Draft, *, follows: Follows) -> Reply[Revision]:
     incident, old = await _locked(unit, ref, follows)
     if old is not None and old.content == wish.content:
         return Reply(old)
-    new = await _append(unit, incident, old, content=wish.content, message=wish.message)
-    return Reply(new, 201 if new.rev == 1 else 200)  # A PUT creates the post-mortem, and later changes it.
+    new = await _append(unit, incident, old, new=wish, to=next_stage(old.status if old else None))
+    return Reply(new, 201 if old is None else 200)  # A PUT creates the post-mortem, and later changes it.
 
 
 @routes.api(
     f"POST {_ONE}/transitions", WRITE, "Change the status of the post-mortem", once=True,
     status=(200, 201), headers=_STARTS_FROM, problems=(*_OUTDATED, "illegal-transition", "not-publishable"),
 )  # fmt: skip
-async def transition(unit: Unit, ref: Ref, wish: model.Transition, *, follows: Follows) -> Reply[Revision]:
+async def transition(unit: Unit, ref: Ref, wish: Transition, *, follows: Follows) -> Reply[Revision]:
     incident, old = await _locked(unit, ref, follows)
-    if not model.move(old.status if old else None, wish) and old is not None:
+    if not move(old.status if old else None, wish) and old is not None:
         return Reply(old)
-    content: model.Content = model.Content() if old is None else old.content
-    if wish.to is model.Stage.PUBLISHED:
+    content: Content = Content() if old is None else old.content
+    if wish.to is Stage.PUBLISHED:
         unowned = [it for it in await actions.of(unit, incident.id) if it.is_open and it.owner is None]
-        if lacking := model.lacks(content, has_owners=not unowned):
+        if lacking := lacks(content, has_owners=not unowned):
             detail = f"Before it can be published, add: {', '.join(lacking)}"
             extra = {"missing": lacking, "actions_without_owner": [str(it.id) for it in unowned]}
             raise errors.NotPublishableError(detail, extra=extra)
-    new = await _append(unit, incident, old, status=wish.to, content=content, message=wish.message)
-    return Reply(new, 201)
+    draft = Draft(content=content, message=wish.message)
+    return Reply(await _append(unit, incident, old, new=draft, to=wish.to), 201)
 
 
 @routes.api(
     f"POST {_ONE}/restore", WRITE, "Restore the content of an older revision", once=True,
     status=(200, 201), headers=_STARTS_FROM, problems=_OUTDATED,
 )  # fmt: skip
-async def restore(unit: Unit, ref: Ref, wish: model.Restore, *, follows: Follows) -> Reply[Revision]:
+async def restore(unit: Unit, ref: Ref, wish: Restore, *, follows: Follows) -> Reply[Revision]:
     incident, old = await _locked(unit, ref, follows)
     source = await find(unit, incident.id, wish.rev)
     if old is None or source is None:
-        raise errors.invalid("/rev", "unknown", "is not a revision")
+        raise invalid("/rev", "unknown", "is not a revision")
     if old.content == source.content:
         return Reply(old)
-    new = await _append(unit, incident, old, content=source.content, restored_from=source.rev)
-    return Reply(new, 201)
+    draft, to = Draft(content=source.content), next_stage(old.status)
+    return Reply(await _append(unit, incident, old, new=draft, to=to, source=source.rev), 201)
 
 
-async def _locked(
-    unit: Unit, ref: UUID | int, follows: Callable[[str | None], None]
-) -> tuple[Incident, Revision | None]:
+async def _locked(unit: Unit, ref: Ref, follows: Follows) -> tuple[Incident, Revision | None]:
     incident = await lock_active(unit, ref)
     old = await find(unit, incident.id)
     follows(None if old is None else old.etag)
@@ -238,37 +487,27 @@ async def _locked(
 
 
 async def _append(
-    unit: Unit,
-    incident: Incident,
-    old: Revision | None,
-    *,
-    content: model.Content,
-    message: str | None = None,
-    status: model.Stage | None = None,
-    restored_from: int | None = None,
+    unit: Unit, incident: Incident, old: Revision | None, *, new: Draft, to: Stage, source: int | None = None
 ) -> Revision:
-    at, former = await unit.stamp(incident.id), old.status if old else None
-    status = status or model.next_stage(former)
+    at = await unit.stamp(incident.id)
     written = {
         "incident_id": incident.id,
         "rev": 1 if old is None else old.rev + 1,
-        "status": status,
-        "schema_version": model.SCHEMA_VERSION,
+        "status": to,
+        "schema_version": SCHEMA_VERSION,
         "timeline_digest": await digest_in(unit, incident.id),
         "timeline_at": at,
         "rules": RULES,
         "author": unit.principal.actor,
         "at": at,
-        "message": message,
-        "restored_from": restored_from,
+        "message": new.message,
+        "restored_from": source,
     }
     args = (written.get(name) for name in _WRITTEN)
-    found = await unit.fetch(_APPEND, content.model_dump_json(), *args, operation="postmortem_append")
+    found = await unit.fetch(_APPEND, new.content.model_dump_json(), *args, operation="postmortem_append")
     if not found:
-        error = errors.FieldError("/content", "too_long", "must be at most 512 KiB in total")
-        detail = "Shorten the post-mortem, or move parts of it elsewhere"
-        raise errors.InvalidFieldsError(detail, errors=[error])
+        raise invalid("/content", "too_long", "must be at most 512 KiB in total: move parts of it elsewhere")
     revision = Revision.model_validate(dict(found[0].items()))
-    about = {"rev": revision.rev, "from": former, "to": status}
+    about = {"rev": revision.rev, "from": old and old.status, "to": to}
     await unit.audit("postmortem.write", incident.ref, incident_id=incident.id, detail=about)
     return revision

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import unified_diff
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
 from pydantic import BaseModel, Field, JsonValue
 from starlette.requests import Request
@@ -32,29 +32,16 @@ from ..timeline.view import anchor, clock
 from ..web.body import Paged, next_page, parse
 from ..web.forms import Typed, fields_of
 from ..web.slices import Call, Fields, Fill, Page, Snapshot
-from . import api, model
-from .api import Follows, Rev, number, read_revision, restore, routes, transition, write
-from .model import Content, Draft
+from . import api
+from .api import Content, Draft, Follows, Rev, number, read_revision, restore, routes, transition, write
 
 Form = Mapping[str, str]
 
 _ONE: Final = "/incidents/{ref}/postmortem"
 _MOST: Final = 500  # Entries that a page lists or a form offers.
 _KINDS: Final = {"added": "added", "moved": "moved", "retitled": "renamed", "removed": "removed"}
-SECTIONS: Final[Mapping[str, str]] = {
-    "summary": "Summary",
-    "impact": "Impact",
-    "detection": "Detection",
-    "trigger": "Trigger",
-    "response": "Response",
-    "factors": "Contributing factors",
-    "went_well": "What went well",
-    "went_poorly": "What went poorly",
-    "got_lucky": "Where we got lucky",
-    "surprises": "Surprises",
-    "open_questions": "Open questions",
-}
-"""The sections in reading order, and their titles."""
+SECTIONS: Final = [name for name in Content.model_fields if name != "factors_none_found"]
+"""The sections in reading order."""
 
 
 def _section(call: Call, name: str) -> str:
@@ -70,7 +57,7 @@ Section = Annotated[str, Fill(_section)]
 @routes.page(_ONE, Access.READ, stale=True)
 async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, kept: Kept) -> Page:
     if typed.is_away:
-        return Page("postmortem_unsaved.html", {"here": "incidents", "ref": ref_text(ref)})
+        return Page("postmortem_unsaved.html", {"ref": ref_text(ref)})
     shown = await kept.page(q, ref, Wanted(view="narrative"), size=_MOST)
     incident = shown.incident
     last, acted = await api.find(q, incident.id), await actions.of(q, incident.id)
@@ -78,7 +65,6 @@ async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, kept: Kept)
     moved = (await api.compared(q, last)).timeline_changes if last else None
     changed = [(word, it) for name, word in _KINDS.items() for it in getattr(moved, name, ())]
     share(incident.visibility)
-    moves = model.MOVES[last.status if last else None]
     context = {
         "revision": last,
         "content": content,
@@ -88,13 +74,12 @@ async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, kept: Kept)
         "cited": await _cited(q, last, kept=kept),
         "narrative": shown.entries,
         "actions": acted,
-        "missing": model.lacks(content, has_owners=all(it.owner for it in acted if it.is_open)),
-        "moves": [it for it in moves if it is not model.Stage.WAIVED],
-        "may_waive": model.Stage.WAIVED in moves,
-        "transition": fields_of(model.Transition),
+        "missing": api.lacks(content, has_owners=all(it.owner for it in acted if it.is_open)),
+        "moves": api.MOVES[last.status if last else None],
+        "transition": fields_of(api.Transition),
         "names": await names_of(q, {last.author} if last else set()),
     }
-    return _page("postmortem.html", q, incident, **context)
+    return _page("postmortem.html", incident, **context)
 
 
 @routes.page(f"{_ONE}/revisions", Access.READ)
@@ -103,7 +88,7 @@ async def listed(q: Reader, ref: Ref, query: Paged, *, request: Request) -> Page
     page = await api.revisions(q, incident.id, query)
     names = await names_of(q, {it.author for it in page.items})
     more = next_page(request, page.next_cursor) if page.next_cursor else None
-    return _page("revisions.html", q, incident, revisions=page.items, names=names, next_url=more)
+    return _page("revisions.html", incident, revisions=page.items, names=names, next_url=more)
 
 
 class RevisionQuery(BaseModel, extra="forbid", frozen=True):
@@ -125,44 +110,42 @@ async def revision(q: Snapshot, ref: Ref, query: RevisionQuery, *, rev: Rev, kep
         "cited": await _cited(q, asked, kept=kept),
         "names": await names_of(q, {asked.author}),
     }
-    return _page("revision.html", q, incident, **context)
+    return _page("revision.html", incident, **context)
 
 
 @routes.page(f"{_ONE}/edit/{{section}}", Access.WRITE)
 async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, kept: Kept) -> Page:
+    incident, last, refusal = None, None, typed.refusal
     entries: Sequence[Entry] = ()
-    last, name, refusal = None, ref_text(ref), typed.refusal
     if not typed.is_away:
         offered = await kept.page(q, ref, Wanted(repeats="each"), size=_MOST)
         if offered.after:
             offered = await kept.page(q, ref, Wanted(view="narrative"), size=_MOST)
-        entries, name = offered.entries, offered.incident.ref
-        last = await api.find(q, offered.incident.id)
-    form, rev = shown(section, last.content if last else Content()), last.rev if last else 0
+        incident, entries = offered.incident, offered.entries
+        last = await api.find(q, incident.id)
     is_outdated = refusal is not None and (refusal.slug == PreconditionFailedError.slug or refusal.is_spent)
-    if refusal:
-        form = typed_form(section, typed.fields)
-        rev = rev if is_outdated else number(typed.fields.get("rev", ""))
+    starts_from = last.rev if last else 0
+    form = (
+        typed_form(section, typed.fields) if refusal else shown(section, last.content if last else Content())
+    )
     there = last if is_outdated else None
     errors = refusal.by_field if refusal else {}
     context = {
-        **_SHOWN,
-        "ref": name,
+        "ref": incident.ref if incident else ref_text(ref),
         "section": section,
-        "title": SECTIONS[section],
         "is_list": section in LISTS,
         "form": {**form, "message": typed.fields.get("message", "")},
         "count": min(len(rows(section, form)) + 1, MOST_ROWS),
-        "rev": rev,
+        "rev": number(typed.fields.get("rev", "")) if refusal and not is_outdated else starts_from,
         "there": there,
         "cited": await _cited(q, there, kept=kept),
         "entries": entries,
         "errors": errors,
         "labels": {name: label(name) for name in errors},
-        "kinds": list(model.TriggerKind),
-        "categories": list(model.Category),
+        "kinds": list(api.TriggerKind),
+        "categories": list(api.Category),
     }
-    return Page("postmortem_edit.html", context, size=LARGE)
+    return _page("postmortem_edit.html", incident, **context)
 
 
 @routes.form(f"{_ONE}/edit/{{section}}", Access.WRITE, again=edit)
@@ -184,18 +167,18 @@ async def save(unit: Unit, ref: Ref, *, section: Section, fields: Fields, follow
 @routes.form(f"{_ONE}/moves", Access.WRITE, again=read)
 async def move(unit: Unit, ref: Ref, *, fields: Fields, follows: Follows) -> str:
     wish = {"to": fields.get("to", ""), "message": fields.get("message", "").strip() or None}
-    await transition(unit, ref, parse(model.Transition, wish), follows=follows)
+    await transition(unit, ref, parse(api.Transition, wish), follows=follows)
     return _ONE.format(ref=ref_text(ref))
 
 
 @routes.form(f"{_ONE}/restore", Access.WRITE, again=read)
 async def restore_form(unit: Unit, ref: Ref, *, fields: Fields, follows: Follows) -> str:
-    wish = parse(model.Restore, {"rev": number(fields.get("restore", ""))})
+    wish = parse(api.Restore, {"rev": number(fields.get("restore", ""))})
     await restore(unit, ref, wish, follows=follows)
     return _ONE.format(ref=ref_text(ref))
 
 
-async def _cited(q: Query, revision: model.Revision | None, *, kept: Kept) -> Mapping[tuple[str, str], Entry]:
+async def _cited(q: Query, revision: api.Revision | None, *, kept: Kept) -> Mapping[tuple[str, str], Entry]:
     """Return the entries of the timeline that it refers to, by source and id."""
     if revision is None:
         return {}
@@ -206,10 +189,9 @@ async def _cited(q: Query, revision: model.Revision | None, *, kept: Kept) -> Ma
     return {(it.source, it.id): it for it in found}
 
 
-def _page(template: str, q: Query, incident: Incident, **context: object) -> Page:
-    may_write = q.principal.may(Access.WRITE) and incident.archived_at is None
-    known = {"item": incident, "tab": "postmortem", "may_write": may_write}
-    return Page(template, {**_SHOWN, **known, **context}, size=LARGE)
+def _page(template: str, incident: Incident | None, **context: object) -> Page:
+    names = {"moment": moment, "clock": clock, "anchor": anchor, "entry_text": entry_text}
+    return Page(template, {"item": incident, "sections": SECTIONS, **names, **context}, size=LARGE)
 
 
 # From stored content to text fields
@@ -217,8 +199,8 @@ def _page(template: str, q: Query, incident: Incident, **context: object) -> Pag
 LISTS: Final = ("went_well", "went_poorly", "got_lucky", "surprises", "open_questions")
 MOST_ROWS: Final = 50  # the most rows of a section
 _ROWS: Final[Mapping[str, tuple[str, Sequence[str]]]] = {
-    "impact": ("impact-quantities", tuple(model.Quantity.model_fields)),
-    "factors": ("factors", tuple(model.Factor.model_fields)),
+    "impact": ("impact-quantities", tuple(api.Quantity.model_fields)),
+    "factors": ("factors", tuple(api.Factor.model_fields)),
 }
 _ROW_FIELD: Final = re.compile(r".*-(\d+)-([a-z_]+)")
 
@@ -255,8 +237,7 @@ def _fields(name: str, value: JsonValue) -> Iterator[tuple[str, str]]:
             for key, part in value.items():
                 yield from _fields(f"{name}-{key}", part)
         case list() if name in ("impact-quantities", "factors"):
-            for n, part in enumerate(value):
-                yield from _fields(f"{name}-{n}", part)
+            yield from _fields(name, {str(n): row for n, row in enumerate(value)})
         case list():
             items = [text for item in value for _, text in _fields(name, item)]
             yield name, "\n".join(item.replace("\n", "\n  ") for item in items)
@@ -273,31 +254,16 @@ def entry_text(source: str, identity: str) -> str:
     return json.dumps([source, identity], ensure_ascii=False)
 
 
-# What every template of them works with.
-_SHOWN: Final[Mapping[str, object]] = {
-    "here": "incidents",
-    "sections": SECTIONS,
-    "moment": moment,
-    "clock": clock,
-    "anchor": anchor,
-    "entry_text": entry_text,
-}
-
-
 # And back
 
 _ENTRY_WORDS: Final = "must be the source of an entry, a space and its id"
-_SLUG_WORDS: Final = "must be lowercase letters, digits and hyphens, such as no-canary"
 _LABELS: Final[Mapping[str, str]] = {
     "slug": "Short name",
-    "category": "Category",
     "statement": "Description",
     "safeguard": "Safeguard that failed",
     "why_it_made_sense": "Why it made sense at the time",
-    "kind": "Kind",
     "how": "How it was detected",
     "could_be_sooner": "Could it have been sooner",
-    "value": "Number",
     "message": "Reason for the change",
     "factors_none_found": "We looked and found none",
 }
@@ -316,7 +282,7 @@ def draft(base: Content, section: str, form: Form, *, message: str) -> Draft:
 def label(name: str) -> str:
     row = _ROW_FIELD.fullmatch(name)
     own = row[2] if row else name.rpartition("-")[2]
-    words = _LABELS.get(own) or SECTIONS.get(own) or own.replace("_", " ").capitalize()
+    words = _LABELS.get(own) or own.replace("_", " ").capitalize()
     return f"{words} (no. {int(row[1]) + 1})" if row else words
 
 
@@ -325,9 +291,9 @@ def _value(section: str, form: Form) -> dict[str, JsonValue]:
     if section in _ROWS:
         prefix, _ = _ROWS[section]
         given[prefix] = [{name: _read(name, it) for name, it in row.items()} for row in rows(section, form)]
-    if not all(name.startswith(f"{section}-") for name in given):
+    if section in given:
         return given
-    return {section: {name.removeprefix(f"{section}-"): value for name, value in given.items()}}
+    return {section: {name.partition("-")[2]: it for name, it in given.items()}}
 
 
 def _read(name: str, text: str) -> JsonValue:
@@ -358,26 +324,20 @@ def _entry(text: str) -> JsonValue:
     source, _, identity = text.strip().partition(" ")
     if not source.startswith("["):
         return {"source": source, "id": identity.strip()}
-    with suppress(strict_json.MalformedJsonError):
-        match strict_json.parse(text.encode()):
-            case [str(source), str(identity)]:
-                return {"source": source, "id": identity}
-            case _:
-                pass
+    with suppress(ValueError):
+        source, identity = cast("list[str]", strict_json.parse(text.encode()))
+        return {"source": source, "id": identity}
     return text
 
 
 def _named(section: str, error: FieldError) -> FieldError:
-    _, _, *parts = error.pointer.split("/")
-    message = error.message
-    if error.pointer == "/message":
-        parts = ["message"]
-    elif "evidence" in parts:
+    parts, message = error.pointer.removeprefix("/content").split("/")[1:], error.message
+    if "evidence" in parts:
         parts, message = parts[:3], _ENTRY_WORDS
     elif parts[:2] == ["trigger", "entry"]:
         parts, message = parts[:2], _ENTRY_WORDS
     elif parts[-1:] == ["slug"]:
-        message = _SLUG_WORDS
+        message = "must be lowercase letters, digits and hyphens, such as no-canary"
     elif section in LISTS and parts[1:]:
         parts, message = parts[:1], f"item {int(parts[1]) + 1} {message}"
     return FieldError("-".join(parts) or section, error.code, message)
