@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from postfacta_adapters.conditional import ConditionError
 from postfacta_adapters.jwks import Jwks
 from postfacta_adapters.sign_in import SignInThrottle
 from postfacta_app.db import Transactions, Unit
@@ -93,6 +94,7 @@ class World:
         table = [*slice_.routes.rules, *WHO]
         app = Starlette(routes=build_routes(table, lambda request, _: guard.authenticate(request), tools))
         app.add_exception_handler(AppError, _refuse)
+        app.add_exception_handler(ConditionError, _refuse_condition)
         transport = httpx2.ASGITransport(app, client=("192.0.2.7", 4711))
         return httpx2.AsyncClient(transport=transport, base_url="http://localhost"), guard
 
@@ -176,6 +178,11 @@ WHO = [
         ("GET", "/admin", Access.ADMIN),
     )
 ]
+
+
+async def _refuse_condition(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ConditionError)
+    return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from postfacta_adapters.conditional import ConditionError
 from postfacta_app.db import Transactions
 from postfacta_app.errors import AppError
 from postfacta_app.incidents.api import routes
@@ -73,6 +74,7 @@ async def client_for(app_database: Database) -> AsyncGenerator[ClientFor]:
 
             app = Starlette(routes=build_routes(routes.rules, admit, tools))
             app.add_exception_handler(AppError, _refuse)
+            app.add_exception_handler(ConditionError, _refuse_condition)
             transport = httpx2.ASGITransport(app, client=("192.0.2.7", 4711))
             return httpx2.AsyncClient(transport=transport, base_url="http://test")
 
@@ -83,6 +85,11 @@ async def client_for(app_database: Database) -> AsyncGenerator[ClientFor]:
             return made[principal]
 
         yield lend
+
+
+async def _refuse_condition(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ConditionError)
+    return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
