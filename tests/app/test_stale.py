@@ -247,7 +247,7 @@ async def test_only_the_cached_version_gets_304(asked: str, status: int) -> None
     assert "ttl=-7" in old.headers["cache-status"]
 
 
-async def test_a_condition_that_cannot_be_read_costs_nobody_the_kept_answer() -> None:
+async def test_a_condition_that_cannot_be_read_leaves_the_kept_answer() -> None:
     world = World(answer=tagged())
     await world.get()
     world.answer = AWAY
