@@ -15,12 +15,12 @@ from uuid import UUID, uuid4
 
 import anyio.to_thread
 from argon2 import PasswordHasher
-from argon2.exceptions import Argon2Error, InvalidHashError
+from argon2.exceptions import Argon2Error, InvalidHashError, VerifyMismatchError
 from pydantic import TypeAdapter
 from starlette.requests import Request
 
 from postfacta_adapters.sign_in import SignInThrottle, client_of
-from postfacta_core.errors import BulkheadFullError, RateLimitExceededError
+from postfacta_core.errors import BulkheadFullError, LoadShedError, RateLimitExceededError
 from postfacta_core.guards.bulkhead import Bulkhead
 
 from ..db import Query, Transactions, Unit, row, rows
@@ -254,7 +254,7 @@ class Passwords:
         def matches() -> bool:
             try:
                 return self._hasher.verify(stored or self._nobody, password)
-            except (Argon2Error, InvalidHashError):
+            except (VerifyMismatchError, InvalidHashError):
                 return False
 
         return await self._work(matches, is_known=is_known) and stored is not None
@@ -268,6 +268,8 @@ class Passwords:
                 return await anyio.to_thread.run_sync(work)
         except BulkheadFullError:
             raise slow_down(1.0) from None
+        except Argon2Error as error:  # There is no memory for it: the password is neither right nor wrong.
+            raise LoadShedError("passwords", 1.0) from error
 
 
 SECRET: Final = re.compile(r"(?:pf_(?P<prefix>[A-Za-z0-9_-]{8})_)?[A-Za-z0-9_-]{43}")

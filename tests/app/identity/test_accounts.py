@@ -19,6 +19,7 @@ from postfacta_app.identity.accounts import (
 from postfacta_app.identity.guard import presented
 from postfacta_app.identity.model import Kind
 from postfacta_app.principal import Principal, Role
+from postfacta_core.errors import LoadShedError
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 ADA = Principal(actor="user:1", name="Ada", role=Role.VIEWER)
@@ -46,6 +47,13 @@ async def test_a_password_is_known_again_and_another_is_not() -> None:
     assert await passwords.verify(stored, "correct horse battery")
     assert not await passwords.verify(stored, "correct horse batterz")
     assert not await passwords.verify("not a hash", "correct horse battery")
+
+
+async def test_a_verification_that_lacks_memory_is_no_wrong_password() -> None:
+    passwords = Passwords(CountingHasher())
+    stored = (await passwords.hash("correct horse battery")).replace("m=8,", f"m={2**32 - 1},")  # 4 TiB
+    with pytest.raises(LoadShedError):
+        await passwords.verify(stored, "correct horse battery")
 
 
 async def test_an_unknown_account_costs_one_verification_of_the_same_strength_and_is_refused() -> None:
