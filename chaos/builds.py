@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from postfacta_app import app as application
 from postfacta_app.__main__ import main as run
-from postfacta_app.web.slices import build_routes
+from postfacta_app.web.routes import build_routes
 
 __all__ = ["FAULTS", "main"]
 

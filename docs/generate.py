@@ -32,7 +32,7 @@ from postfacta_app.app import declared
 from postfacta_app.openapi import openapi_document
 from postfacta_app.principal import Access
 from postfacta_app.reliability.about import METRICS
-from postfacta_app.web.slices import Rule
+from postfacta_app.web.routes import Rule
 from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Mode, Retry, errors
 from postfacta_core.events import Event, PolicyCreated, Sample
 from postfacta_core.limits._overload import OverloadLimiter

@@ -21,7 +21,8 @@ from .incidents.model import Owner, Reason, Slug, Title
 from .principal import Access
 from .web.body import WHOLE, Listed, Paged, Time, parse
 from .web.forms import Typed, fields_of
-from .web.slices import Fields, Matches, Now, Page, RouteClass, Routes
+from .web.routes import RouteClass
+from .web.slices import Fields, Matches, Now, Page, Routes
 
 READ, WRITE = Access.READ, Access.WRITE
 MOST: Final = 200  # the most action items of an incident; they are shown on one page

@@ -47,7 +47,7 @@ from .signals import api as signals
 from .timeline import api as timeline
 from .timeline.kept import KeptTimelines
 from .web.render import STATIC, Pages, stale_answers
-from .web.slices import RouteClass, Rule, Tools, build_routes
+from .web.routes import RouteClass, Rule, Tools, build_routes
 
 _SLICES = (
     *(incidents, incident_page, signals, timeline, postmortems, durations, actions, links, labels),

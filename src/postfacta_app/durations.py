@@ -25,7 +25,8 @@ from .timeline.model import Instant, Milestone
 from .timeline.view import Turn
 from .web.body import Time
 from .web.render import span
-from .web.slices import Page, RouteClass, Routes
+from .web.routes import RouteClass
+from .web.slices import Page, Routes
 
 PLOTTED: Final = 500  # the most incidents that are plotted and listed: the newest
 LEAST: Final = {50: 5, 90: 10}  # the fewest values for each quantile, by its percentage

@@ -32,7 +32,8 @@ from .timeline.api import Kept
 from .timeline.kept import ENTRIES, TimelinePage, TimelineQuery
 from .web.body import Time
 from .web.render import TEMPLATES
-from .web.slices import Fill, RouteClass, Routes, Snapshot
+from .web.routes import RouteClass
+from .web.slices import Fill, Routes, Snapshot
 
 _STEP: Final = 500  # The most entries that are read at once.
 _ENTRY: Final = 500  # Bytes of an entry's JSON, about.

@@ -19,7 +19,7 @@ from postfacta_adapters.switches import State, Switches
 from postfacta_postgres import Connection, Database
 
 from .errors import FeatureOffError
-from .web.slices import Call, RouteClass, Rule
+from .web.routes import Call, RouteClass, Rule
 
 DOMAIN: Final = "postfacta"  # of OpenFeature
 INTERVAL: Final = 2.0  # seconds between evaluations

@@ -32,7 +32,8 @@ from .timeline.model import AnnotationChange
 from .timeline.view import Line, anchor, chart, clock, days, lines, stamp
 from .web.body import Paged, format_time, next_page, parse_time
 from .web.forms import formed, read_typed_time
-from .web.slices import Call, Fields, Fill, Matches, Now, Page, Routes, Snapshot
+from .web.routes import Call
+from .web.slices import Fields, Fill, Matches, Now, Page, Routes, Snapshot
 
 _ONE: Final = "/incidents/{ref}"
 _SIGNAL: Final = re.compile(r"signal-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)

@@ -14,7 +14,7 @@ from postfacta_core.asgi import PROBLEMS, REFUSALS, problem_of
 
 from .errors import AppError
 from .principal import Access
-from .web.slices import RouteClass, Rule
+from .web.routes import RouteClass, Rule
 
 JSON = dict[str, Any]
 Schemas = Mapping[tuple[Any, JsonSchemaMode], JSON]

@@ -28,7 +28,8 @@ from .errors import AppError
 from .principal import Access
 from .web.forms import TYPED
 from .web.render import Pages, encode
-from .web.slices import PRINCIPAL, Page, Routes, keep_private
+from .web.routes import PRINCIPAL, keep_private
+from .web.slices import Page, Routes
 
 routes: Final = Routes("problem")
 

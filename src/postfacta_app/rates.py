@@ -20,7 +20,7 @@ from postfacta_core.limits.rate import RateLimiter, parse_rates
 from .errors import RateLimitedError
 from .principal import ANONYMOUS, Principal
 from .settings import RateOf, Settings
-from .web.slices import Admit, RouteClass, Rule
+from .web.routes import Admit, RouteClass, Rule
 
 _PER_SITE: Final = 10  # The networks of one IPv6 /48 count as this many addresses.
 

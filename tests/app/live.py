@@ -19,7 +19,7 @@ import httpx2
 from postfacta_app.app import create_app
 from postfacta_app.incidents.v0 import PostgresV0
 from postfacta_app.settings import load_settings
-from postfacta_app.web.slices import RouteClass
+from postfacta_app.web.routes import RouteClass
 from postfacta_core.asgi._types import Message
 from postfacta_core.asgi.stack import Hardened
 from postfacta_core.clock import WALL

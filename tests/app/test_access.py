@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from postfacta_app.app import declared
-from postfacta_app.web.slices import Rule
+from postfacta_app.web.routes import Rule
 from tests.app.live import NEW, Service, in_process
 from tests.kit.every import every
 

@@ -18,7 +18,7 @@ from openfeature.provider.no_op_provider import NoOpProvider  # pyright: ignore[
 from postfacta_app import flags
 from postfacta_app.app import declared
 from postfacta_app.flags import FLAGS, Flags
-from postfacta_app.web.slices import RouteClass
+from postfacta_app.web.routes import RouteClass
 from postfacta_core.clock import WALL
 from postfacta_postgres import Database
 from tests.app.live import NEW, Service, in_process

@@ -13,7 +13,7 @@ from postfacta_app.app import declared
 from postfacta_app.errors import AppError
 from postfacta_app.openapi import openapi_document
 from postfacta_app.principal import Access
-from postfacta_app.web.slices import Rule
+from postfacta_app.web.routes import Rule
 from postfacta_core.asgi._problem import PROBLEMS
 from tests.app.live import Service, in_process
 

@@ -36,7 +36,7 @@ from postfacta_app.postmortems.api import Draft, Restore, Transition
 from postfacta_app.signals.api import Webhook
 from postfacta_app.signals.model import Attachments, Batch
 from postfacta_app.timeline.model import AnnotationChange, AnyEdit, NewAnnotation
-from postfacta_app.web.slices import Rule
+from postfacta_app.web.routes import Rule
 from tests.app.live import NEW, START, Body, Service, in_process
 from tests.app.test_access import table
 

@@ -22,7 +22,7 @@ from postfacta_app.identity import accounts
 from postfacta_app.principal import ANONYMOUS, NOBODY, Access, Principal
 from postfacta_app.rates import limited, route_options
 from postfacta_app.settings import load_settings
-from postfacta_app.web.slices import RouteClass, Rule
+from postfacta_app.web.routes import RouteClass, Rule
 from postfacta_core.asgi._rules import Rules, route_table
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.events import Mode, ignore

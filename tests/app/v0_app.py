@@ -16,7 +16,7 @@ from postfacta_app.app import create_app
 from postfacta_app.errors import ConflictError
 from postfacta_app.incidents.v0 import PostgresV0, ShownIncident, ShownNote
 from postfacta_app.settings import AuthMode, Settings, load_settings
-from postfacta_app.web.slices import Call
+from postfacta_app.web.routes import Call
 
 __all__ = ["FailingStore", "FixedStore", "MemoryStore", "a_client", "an_application"]
 

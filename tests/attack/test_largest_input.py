@@ -16,7 +16,7 @@ import asyncpg
 import httpx2
 import pytest
 
-from postfacta_app.web.slices import Rule
+from postfacta_app.web.routes import Rule
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.live import PATCH_JSON
 from tests.app.test_access import table

@@ -27,7 +27,7 @@ from ..db import Query, Transactions, Unit, row, rows
 from ..errors import AppError, ConflictError, NotFoundError, RateLimitedError, UnauthenticatedError, slow_down
 from ..principal import NOBODY, Principal, Role
 from ..web.body import Key
-from ..web.slices import Call
+from ..web.routes import Call
 from . import model
 
 T = TypeVar("T")

@@ -19,7 +19,8 @@ from ..errors import ConflictError, ForbiddenError, NotFoundError, RegistrationC
 from ..principal import Access
 from ..web.body import Paged, parse
 from ..web.forms import Typed, attempt, fields_of, formed, is_same_origin, read_form, sent_fields
-from ..web.slices import Call, Fields, Fill, Matches, Page, Reply, RouteClass, Routes, as_json, from_path
+from ..web.routes import Call, RouteClass
+from ..web.slices import Fields, Fill, Matches, Page, Reply, Routes, as_json, from_path
 from . import accounts, model
 from .accounts import Accounts, LocalAccounts, session_cookie
 from .guard import PRESENTED, Guard

@@ -35,7 +35,7 @@ from postfacta_core.guards.timeout import Timeout
 from ..errors import slow_down
 from ..principal import NOBODY, Role
 from ..settings import Rotation
-from ..web.slices import Call
+from ..web.routes import Call
 from . import model
 from .accounts import Accounts, add_secret, digest, external, external_name, meet, mint, wrong_password
 

@@ -12,7 +12,8 @@ from postfacta_adapters.stale import allow_stale
 from ..db import VISIBLE, Query, Unit, Where, row, sees
 from ..errors import AppError, ConflictError, NotFoundError, SchemaMissingError
 from ..principal import Access, Principal
-from ..web.slices import Call, Fill
+from ..web.routes import Call
+from ..web.slices import Fill
 from .model import Incident, IncidentFilters, IncidentPage, IncidentQuery, Kind, Severity, Sort, Visibility
 
 _NUMBER = re.compile(r"INC-([1-9][0-9]{0,17})", re.ASCII)  # 18 digits always fit a bigint

@@ -25,7 +25,8 @@ from ..errors import (
 from ..principal import Access
 from ..web.body import Listed, next_page, read_query
 from ..web.forms import Typed, fields_of, formed, read_typed_time
-from ..web.slices import Fields, Fill, Matches, Now, Page, Reply, RouteClass, Routes
+from ..web.routes import RouteClass
+from ..web.slices import Fields, Fill, Matches, Now, Page, Reply, Routes
 from . import access, model
 from .access import COLUMNS, Ref, Share, check_active, lock, seen
 from .model import Change, Incident, Kind, NewIncident, Visibility

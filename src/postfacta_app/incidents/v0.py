@@ -24,7 +24,8 @@ from ..principal import Access
 from ..web import body
 from ..web.body import Time, format_time, read_json, read_moment
 from ..web.render import encoded
-from ..web.slices import Call, Fill, Now, RouteClass, Routes, part
+from ..web.routes import Call, RouteClass
+from ..web.slices import Fill, Now, Routes, part
 from .api import declare
 from .model import Description, Reporter, Severity, Status, Title
 

@@ -31,7 +31,8 @@ from ..timeline.kept import digest_in
 from ..timeline.model import EntryRef, Micros
 from ..timeline.rules import RULES
 from ..web.body import WHOLE, Listed, Paged, Time
-from ..web.slices import Call, Fill, Reply, RouteClass, Routes, Snapshot, as_json
+from ..web.routes import Call, RouteClass
+from ..web.slices import Fill, Reply, Routes, Snapshot, as_json
 
 READ, WRITE = Access.READ, Access.WRITE
 routes: Final = Routes("post-mortem")

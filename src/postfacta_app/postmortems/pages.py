@@ -31,7 +31,8 @@ from ..timeline.model import Entry, moment
 from ..timeline.view import anchor, clock
 from ..web.body import Paged, next_page, parse
 from ..web.forms import Typed, fields_of
-from ..web.slices import Call, Fields, Fill, Page, Snapshot
+from ..web.routes import Call
+from ..web.slices import Fields, Fill, Page, Snapshot
 from . import api
 from .api import Content, Draft, Follows, Rev, number, read_revision, restore, routes, transition, write
 

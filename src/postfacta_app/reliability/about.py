@@ -27,7 +27,8 @@ from ..aside import LARGE
 from ..principal import Access
 from ..settings import SettingsError
 from ..web.render import encoded
-from ..web.slices import Page, RouteClass, Routes, part
+from ..web.routes import RouteClass
+from ..web.slices import Page, Routes, part
 
 OPEN = Access.OPEN
 routes: Final = Routes("page")

@@ -23,7 +23,8 @@ from ..incidents.model import Incident, Visibility
 from ..principal import Access, Principal
 from ..settings import Settings
 from ..web.body import Time, parse, read_body, read_json
-from ..web.slices import Call, Fill, Now, RouteClass, Routes
+from ..web.routes import Call, RouteClass
+from ..web.slices import Fill, Now, Routes
 from . import model
 from .model import Attached, Batch, Fact, Ingested, ItemResult, Key, Result, Signal
 

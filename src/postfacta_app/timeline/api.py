@@ -18,7 +18,8 @@ from ..incidents.access import Ref, Share, lock_active, seen
 from ..incidents.model import Incident, check_time
 from ..principal import Access, Principal
 from ..web.body import Paged, next_link, parse, read_body, read_json
-from ..web.slices import Call, Fill, Matches, Now, RouteClass, Routes, as_json, part
+from ..web.routes import Call, RouteClass
+from ..web.slices import Fill, Matches, Now, Routes, as_json, part
 from . import model
 from .kept import KeptTimelines, TimelinePage, TimelineQuery, digest_in
 from .model import AnnotationChange, AnnotationKind, AnyEdit, Entry, NewAnnotation, ShownAnnotation, ShownEdit

@@ -34,7 +34,7 @@ from postfacta_app.identity.supabase import Client, SupabaseAccounts
 from postfacta_app.principal import NOBODY, Access, Role
 from postfacta_app.settings import Rotation, Settings, load_settings
 from postfacta_app.web.render import Pages, stale_answers
-from postfacta_app.web.slices import Call, RouteClass, Rule, Tools, build_routes
+from postfacta_app.web.routes import Call, RouteClass, Rule, Tools, build_routes
 from postfacta_core.guards.timeout import Timeout
 from postfacta_postgres import Database
 from tests.kit.keys import Key

@@ -18,7 +18,7 @@ from postfacta_app.errors import AppError
 from postfacta_app.incidents.api import routes
 from postfacta_app.principal import Principal, Role
 from postfacta_app.web.render import Pages, stale_answers
-from postfacta_app.web.slices import Rule, Tools, build_routes
+from postfacta_app.web.routes import Rule, Tools, build_routes
 from postfacta_postgres import Database
 
 ClientFor = Callable[[Principal], httpx2.AsyncClient]

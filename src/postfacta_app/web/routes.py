@@ -1,0 +1,188 @@
+"""The table of routes: who may call each, within which limits, and what a call works with."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final, Self, TypeVar
+
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from postfacta_adapters.stale import StaleAnswers
+from postfacta_core.clock import WALL, Clock
+from postfacta_core.deadlines._limits import TransferLimits
+from postfacta_core.deadlines.requests import limit_request
+from postfacta_core.errors import ResilienceError
+from postfacta_core.limits._overload import Priority
+
+from .. import errors
+from ..db import Transactions, Work
+from ..principal import Access, Principal
+from .forms import Typed, is_same_origin, keep_typed
+from .render import Pages
+
+T = TypeVar("T")
+Handler = Callable[["Call"], Awaitable[Response]]
+PRINCIPAL = "postfacta.principal"  # the scope key of a request's sender, once authenticated
+_NOTHING: Final = Typed()
+
+
+class RouteClass(StrEnum):
+    """The kind of work of a route, and what follows from it."""
+
+    seconds: float  # its deadline from the start of the request; a caller may request a shorter one
+    limits: TransferLimits  # of its body
+    priority: Priority  # how much it matters under overload
+    rate: str  # which limit of signed-in callers counts it; empty for none
+
+    PROBE = "probe", 1.0, 0, Priority.CRITICAL_PLUS, ""
+    READ = "read", 2.0, 0, Priority.SHEDDABLE_PLUS, "read"
+    SEARCH = "search", 5.0, 0, Priority.SHEDDABLE, "read"
+    WRITE = "write", 5.0, 1_048_576, Priority.CRITICAL, "write"
+    INGEST = "ingest", 10.0, 4_194_304, Priority.SHEDDABLE_PLUS, "ingest"
+    AUTH = "auth", 5.0, 16_384, Priority.CRITICAL, ""
+
+    def __new__(cls, name: str, *what: Any) -> Self:
+        made = str.__new__(cls, name)
+        made._value_ = name
+        made.seconds, most, made.priority, made.rate = what
+        made.limits = TransferLimits(max_body_bytes=most)
+        return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One row of the route table."""
+
+    method: str  # GET includes HEAD
+    path: str
+    handler: Handler  # called once access is granted
+    access: Access
+    route_class: RouteClass
+    noun: str = ""  # what it is about, as errors call it
+    summary: str = ""  # for the OpenAPI document; empty leaves the route out of it (pages)
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    # The model of each success status; None for no body.
+    answers: Mapping[int, type[BaseModel] | None] = field(default_factory=dict[int, type[BaseModel] | None])
+    also: Sequence[str] = ()  # the media types of a 200 besides JSON
+    problems: Sequence[str] = ()  # slugs besides those of every route
+    # It reads, and whether each is required.
+    headers: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    stale: bool = False  # replays responses that the handler declares free of private data: see `allow_stale`
+    only_5xx: bool = False  # its callers retry after 5xx but not after 429, so an exceeded limit is a 503
+
+
+Admit = Callable[[Request, Rule], Awaitable[Principal]]
+"""Returns the sender of a request; raises if its credentials are wrong, or a limit is exceeded."""
+
+
+def build_routes(rules: Iterable[Rule], admit: Admit, tools: Tools) -> list[Route]:
+    """Create one Starlette route for each path, so that a 405 can list all its methods."""
+    paths: dict[str, dict[str, Rule]] = {}
+    for rule in rules:
+        methods = paths.setdefault(rule.path, {})
+        if methods.setdefault(rule.method, rule) is not rule:
+            raise ValueError(f"two rules for {rule.method} {rule.path}")
+        if rule.method == "GET":
+            methods["HEAD"] = rule
+    return [Route(path, _Endpoint(methods, admit, tools)) for path, methods in paths.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Endpoint:
+    """The endpoint of one path. A class, so that Starlette leaves method checks to it."""
+
+    rules: Mapping[str, Rule]
+    admit: Admit
+    tools: Tools
+
+    async def __call__(self, scope: dict[str, object], receive: object, send: object) -> None:
+        request = Request(scope, receive, send)  # type: ignore[arg-type]
+        rule = self.rules.get(request.method)
+        if rule is None:
+            raise HTTPException(405, headers={"Allow": ", ".join(sorted(self.rules))})
+        limit_request(rule.route_class.seconds)
+        try:
+            principal = scope[PRINCIPAL] = await self.admit(request, rule)
+            if not principal.may(rule.access):
+                raise _refusal(rule, principal)
+            call = Call(request, principal, self.tools, rule.noun)
+            if rule.stale:
+                response = await self.tools.stale.answer(request, principal, lambda _: rule.handler(call))
+            else:
+                response = await rule.handler(call)
+        except (errors.RateLimitedError, ResilienceError, errors.UnauthenticatedError) as error:
+            # The session may have ended while the form was filled in. Cross-site requests are not read.
+            if not isinstance(error, errors.UnauthenticatedError) or is_same_origin(request.headers):
+                await keep_typed(request)
+            raise
+        keep_private(request.scope["path"], response)
+        await response(scope, receive, send)  # type: ignore[arg-type]
+
+
+def _refusal(rule: Rule, principal: Principal) -> errors.AppError:
+    if principal.is_signed_in:
+        detail = f"This needs '{rule.access}' rights, which {principal.name} does not have"
+        return errors.ForbiddenError(detail)
+    detail = "Send a bearer token, or sign in at /signin"
+    return errors.UnauthenticatedError(detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+def keep_private(path: str, response: Response) -> None:
+    """Keep caches from sharing API responses, or reusing them without revalidation."""
+    if path.startswith("/api/"):
+        headers = response.raw_headers
+        names = [name for name, _ in headers]
+        if b"cache-control" not in names:
+            headers.append((b"cache-control", b"private, no-cache"))
+        if b"vary" in names:
+            response.headers.add_vary_header("Authorization, Cookie")
+        else:
+            headers.append((b"vary", b"Authorization, Cookie"))
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the routes of every slice work with; `parts` are what some need besides, by their type."""
+
+    transactions: Transactions
+    pages: Pages
+    stale: StaleAnswers
+    clock: Clock = WALL
+    parts: Sequence[object] = ()
+
+    def part(self, of: type[T]) -> T:
+        return next(it for it in self.parts if isinstance(it, of))
+
+
+@dataclass(slots=True)
+class Call:
+    """A request, from which the parameters of its function are filled."""
+
+    request: Request
+    principal: Principal
+    tools: Tools
+    noun: str  # what the route is about
+    fields: dict[str, str] = field(default_factory=dict[str, str])  # the input of a form
+    typed: Typed = _NOTHING  # the same, if it was not saved
+    # Called once the request is over, saved or not.
+    afterwards: list[Callable[[], object]] = field(default_factory=list[Callable[[], object]])
+
+    @property
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.tools.clock(), UTC)
+
+    async def write(self, work: Work, key: str | None = None) -> Response:
+        """Run a transaction of the caller, then what must happen once it is over."""
+        try:
+            return await self.tools.transactions.write(self.request, self.principal, work, key=key)
+        finally:
+            for act in self.afterwards:
+                act()
