@@ -107,6 +107,16 @@ async def test_each_example_runs_and_answers(page: str, tmp_path: Path) -> None:
             await _answers(known["app"])
 
 
+def _run_all(page: str, folder: Path) -> dict[str, Any]:
+    """Run the blocks of a page one after the other; return what they define."""
+    known: dict[str, Any] = {}
+    for number, block in enumerate(BLOCK.findall((ROOT / page).read_text())):
+        file = folder / f"block_{number}.py"
+        file.write_text(block)
+        known |= runpy.run_path(str(file), init_globals=known)
+    return known
+
+
 async def _answers(app: Any) -> None:
     async with running(app):
         if isinstance(app, Hardened):
@@ -125,11 +135,7 @@ async def _answers(app: Any) -> None:
 
 @pytest.mark.usefixtures("root_logger", "dsn")
 async def test_what_the_page_says_of_strict_json_is_so(tmp_path: Path) -> None:
-    known: dict[str, Any] = {}
-    for number, block in enumerate(BLOCK.findall((ROOT / "docs/how-to/adopt-the-core.md").read_text())):
-        file = tmp_path / f"block_{number}.py"
-        file.write_text(block)
-        known |= runpy.run_path(str(file), init_globals=known)
+    known = _run_all("docs/how-to/adopt-the-core.md", tmp_path)
 
     async def put(body: bytes) -> AsgiResponse:
         return await call_asgi(known["strict_app"], "PUT", "/invoices/7", body=body)
@@ -146,11 +152,7 @@ async def test_what_the_page_says_of_strict_json_is_so(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("root_logger", "dsn")
 async def test_what_the_page_says_of_versions_and_keys_is_so(tmp_path: Path) -> None:
-    known: dict[str, Any] = {}
-    for number, block in enumerate(BLOCK.findall((ROOT / "docs/how-to/adopt-the-core.md").read_text())):
-        file = tmp_path / f"block_{number}.py"
-        file.write_text(block)
-        known |= runpy.run_path(str(file), init_globals=known)
+    known = _run_all("docs/how-to/adopt-the-core.md", tmp_path)
     app: Hardened = known["versions_app"]
 
     async def put(*headers: tuple[str, str]) -> AsgiResponse:
@@ -188,11 +190,7 @@ async def test_what_the_page_says_of_switches_is_so(switches_file: Path, tmp_pat
 
 
 async def test_what_the_page_says_of_guesses_and_known_devices_is_so(tmp_path: Path) -> None:
-    known: dict[str, Any] = {}
-    for number, block in enumerate(BLOCK.findall((ROOT / "docs/how-to/limit-sign-in.md").read_text())):
-        file = tmp_path / f"block_{number}.py"
-        file.write_text(block)
-        known |= runpy.run_path(str(file), init_globals=known)
+    known = _run_all("docs/how-to/limit-sign-in.md", tmp_path)
     app: Hardened = known["app"]
 
     async def sign_in(password: str, email: str = "ann@example.org", cookie: str = "") -> AsgiResponse:
