@@ -97,7 +97,7 @@ class _Pipeline:
     def __init__(self, site: Site, by: float) -> None:
         self.site, self._by = site, by
         self.ledger = site.folder / "ledger.jsonl"
-        self.sent: list[str] = []
+        self.sent: list[str] = []  # what went wrong with each entry; empty for what was acknowledged
         self._tokens = {
             name: self._token(name, *scopes)
             for name, scopes in {
@@ -213,8 +213,10 @@ class _Pipeline:
 
 def drill(
     folder: Path, builds: Sequence[str] = tuple(BUILDS), *, by: int = _BY
-) -> tuple[list[Row], int, int]:
-    """Deploy each build and undo it; return what was seen, the entries of the ledger, and how many PostFacta knows.
+) -> tuple[list[Row], int, int, int]:
+    """Deploy each build and undo it; return what was seen, and the entries of the ledger: all, acknowledged, and known.
+
+    Each entry is sent to PostFacta once, also through a build that fails, so one may not be acknowledged.
 
     Args:
         folder: Where everything is written; must be open to all users.
@@ -226,7 +228,7 @@ def drill(
         pipeline = _Pipeline(site, by)
         pipeline.record("deploy", GOOD.version, "succeeded", 0.0)
         rows = [_rehearse(pipeline, name) for name in builds]
-        return rows, len(read(pipeline.ledger)), pipeline.known()
+        return rows, len(read(pipeline.ledger)), pipeline.sent.count(""), pipeline.known()
 
 
 def _rehearse(pipeline: _Pipeline, name: str) -> Row:
@@ -262,12 +264,12 @@ def main(words: Sequence[str]) -> int:
         sys.stdout.write(f"not run: {', '.join(missing)} is not installed\n")
         return NOT_RUN
     with drill_folder("rollback") as folder:
-        rows, recorded, known = drill(folder, given.only, by=given.by)
+        rows, recorded, acknowledged, known = drill(folder, given.only, by=given.by)
     for row in rows:
         sys.stderr.write(f"{row.build}: {dict(row.answers)}\n")
     report = _report(rows, recorded, known, given.by)
     publish(report, given.markdown)
-    return 0 if all(row.is_held for row in rows) and recorded == known else 1
+    return 0 if all(row.is_held for row in rows) and acknowledged <= known else 1
 
 
 def _report(rows: Sequence[Row], recorded: int, known: int, by: float) -> str:
