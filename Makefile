@@ -27,6 +27,7 @@ test-rest: .venv/dev
 	pytest -m clock
 check: .venv/dev  ## Run linters, type checkers, and the fast tests under coverage: about seven minutes
 	ruff check . && ruff format --check . && lint-imports && mypy && pyright
+	python -m tests.kit.budgets
 	pyright --ignoreexternal --verifytypes postfacta_core
 	pyright --ignoreexternal --verifytypes postfacta_postgres
 	pyright --ignoreexternal --verifytypes postfacta_adapters

@@ -16,7 +16,6 @@ from tests.kit.every import every
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src"
-STATEMENTS = {path.relative_to(SRC).as_posix(): path.read_text() for path in sorted(SRC.rglob("*.sql"))}
 MODULES = {path.relative_to(SRC).as_posix(): path.read_text() for path in sorted(SRC.rglob("*.py"))}
 TRACKED = subprocess.run(
     ["git", "ls-files", "-z"],  # noqa: S607 - git is what made this checkout
@@ -49,34 +48,6 @@ def test_a_face_says_what_it_exports() -> None:
         for face in FACES:
             with case(face):
                 assert exported(face)
-
-
-# Lines, of SQL too, which may only fall (docs/decisions/0019). The plan of `postfacta_core` is 12,000, of
-# `postfacta_slo` 4,600, of `postfacta_postgres` 1,600, of the lab 7,500, of which 3,500 in `assess`,
-# of `postfacta_app` 11,700 with its kit, of whose `slices.py` 350 (docs/decisions/0006).
-BUDGETS = {
-    "postfacta_core": 11_996,
-    "postfacta_postgres": 1_594,
-    "postfacta_adapters": 3_740,
-    "postfacta_slo": 4_560,
-    "postfacta_lab": 7_370,
-    "postfacta_lab/assess": 2_811,
-    "postfacta_app": 12_105,
-    "postfacta_app/web": 1_148,
-    "postfacta_app/web/slices.py": 326,
-}
-
-
-def test_a_package_keeps_its_budget_of_lines() -> None:
-    with every() as case:
-        for package, most in BUDGETS.items():
-            with case(package):
-                own = [
-                    text
-                    for name, text in (*MODULES.items(), *STATEMENTS.items())
-                    if name == package or name.startswith(f"{package}/")
-                ]
-                assert sum(len(text.splitlines()) for text in own) <= most
 
 
 READERS = (
