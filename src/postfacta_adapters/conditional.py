@@ -20,7 +20,7 @@ except ModuleNotFoundError as _error:
 __all__ = ["ConditionError", "check_if_match", "idempotency_key", "is_not_modified"]
 
 _TAG: Final = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
-_TAGS: Final = re.compile(rf"\s*(?:\*|{_TAG}(?:\s*,\s*{_TAG})*(?:\s*,)?)\s*")
+_are_tags = re.compile(rf"\s*(?:\*|{_TAG}(?:\s*,\s*{_TAG})*(?:\s*,)?)\s*").fullmatch
 _EACH: Final = re.compile(rf"\*|{_TAG}")
 _BARE_KEY: Final = re.compile(r"[\x21\x23-\x7e][\x21-\x7e]*")
 _QUOTED_KEY: Final = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
@@ -73,7 +73,7 @@ def is_not_modified(request: Request, etag: str) -> bool:
 def _named(request: Request, header: str) -> list[str]:
     given = request.headers.getlist(header)
     text = ", ".join(given)
-    if given and _TAGS.fullmatch(text) is None:
+    if given and _are_tags(text) is None:
         raise ConditionError(400, f'{header}: an entity tag must be in double quotes, as in "inc-3"')
     return _EACH.findall(text)
 

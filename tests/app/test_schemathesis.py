@@ -24,7 +24,7 @@ headers = { Authorization = "%(admin)s" }
 expected-statuses = ["400", "428"]
 # The usual ones, and those of the limits of size and of a version that is none of ours.
 [checks.negative_data_rejection]
-expected-statuses = ["400", "401", "403", "404", "405", "409", "412", "413", "415", "422", "428", "429", "431"]
+expected-statuses = ["400", "401", "403", "404", "405", "409", "412", "413", "414", "415", "422", "428", "429", "431"]
 # Beside success: what is not there, or stands against what is stored; and /register is closed. A post-mortem's write
 # needs one of two headers, which the document cannot say: 428.
 [checks.positive_data_acceptance]

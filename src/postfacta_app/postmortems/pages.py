@@ -203,7 +203,7 @@ _ROWS: Final[Mapping[str, tuple[str, Sequence[str]]]] = {
     "impact": ("impact-quantities", tuple(api.Quantity.model_fields)),
     "factors": ("factors", tuple(api.Factor.model_fields)),
 }
-_ROW_FIELD: Final = re.compile(r".*-(\d+)-([a-z_]+)")
+_row_field = re.compile(r".*-(\d+)-([a-z_]+)").fullmatch
 
 
 def typed_form(section: str, fields: Form) -> Form:
@@ -281,14 +281,14 @@ def draft(base: Content, section: str, form: Form, *, message: str) -> Draft:
 
 
 def label(name: str) -> str:
-    row = _ROW_FIELD.fullmatch(name)
+    row = _row_field(name)
     own = row[2] if row else name.rpartition("-")[2]
     words = _LABELS.get(own) or own.replace("_", " ").capitalize()
     return f"{words} (no. {int(row[1]) + 1})" if row else words
 
 
 def _value(section: str, form: Form) -> dict[str, JsonValue]:
-    given = {name: _read(name, text) for name, text in form.items() if not _ROW_FIELD.fullmatch(name)}
+    given = {name: _read(name, text) for name, text in form.items() if not _row_field(name)}
     if section in _ROWS:
         prefix, _ = _ROWS[section]
         given[prefix] = [{name: _read(name, it) for name, it in row.items()} for row in rows(section, form)]

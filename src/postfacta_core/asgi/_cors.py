@@ -15,7 +15,7 @@ from ._types import Message
 # The Fetch standard lets a page send these to any origin without asking.
 _SAFE: Final = ("Accept", "Accept-Language", "Content-Language", "Content-Type")
 _TOLD: Final = ("Retry-After", "X-Request-ID", "RateLimit", "RateLimit-Policy")
-_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s*]+|null")
+_is_origin = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s*]+|null").fullmatch
 EXAMPLE: Final = 'allow_origins=["https://console.example.org"]'
 _LISTS: Final = (
     ("allow_methods", "methods", 'allow_methods=["GET", "PUT"]'),
@@ -58,7 +58,7 @@ class Cors:
         validation.flag("Cors.allow_credentials", self.allow_credentials)
         validation.whole("Cors.max_age", self.max_age, at_least=0)
         for origin in self.allow_origins:
-            if origin != "*" and not _ORIGIN.fullmatch(origin):
+            if origin != "*" and not _is_origin(origin):
                 rule = "origins: scheme and host, without a path"
                 validation.refuse("Cors.allow_origins", origin, rule, example=EXAMPLE)
         if self.allow_credentials and "*" in self.allow_origins:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Token
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final
 
 from anyio.lowlevel import checkpoint
@@ -28,7 +29,7 @@ from ..telemetry.tracing import Tracing
 from ._concurrency import Shedding
 from ._cors import CorsRules
 from ._exchange import GRANTS, Headers, HttpExchange, Record, Shared, WebSocketExchange
-from ._problem import DRAINING, HEADERS_TOO_LARGE, problem_of, request_of
+from ._problem import DRAINING, HEADERS_TOO_LARGE, URI_TOO_LONG, problem_of, request_of
 from ._route import RouteReader, local_path
 from ._rules import UNBOUNDED, Find, Rules
 from ._settings import Secret, check_options, knows
@@ -157,11 +158,9 @@ class Kernel(Shared):
         # Its headers, once for all parts.
         headers: Headers = scope["headers"] if self._reads else ()
         fields: dict[bytes, bytes] = {}
-        size = _FIELD_OVERHEAD * len(headers)
         for name, value in headers:
-            size += len(name) + len(value)
             if name in _WANTED:
-                fields[name] = value
+                fields[name] = value  # noqa: PERF403 - a comprehension is a frame for each request
         # Identity.
         put_back = self._fresh_context() if self._leftover() else None
         path, root_path = scope["path"], scope.get("root_path", "")
@@ -195,9 +194,11 @@ class Kernel(Shared):
             # What is too large.
             if self.is_bounded:
                 length, limits = fields.get(b"content-length"), rules.limits
-                if size > limits.max_header_bytes:
+                line = len(scope["path"]) + len(scope.get("query_string", b""))
+                size = _FIELD_OVERHEAD * len(headers) + sum(map(len, chain.from_iterable(headers)))
+                if line + size > limits.max_header_bytes:
                     request.route = _PREROUTING
-                    await exchange.reply(HEADERS_TOO_LARGE)
+                    await exchange.reply(URI_TOO_LONG if line > size else HEADERS_TOO_LARGE)
                     return
                 # One that is no number is the server's business.
                 if (

@@ -55,6 +55,9 @@ _INTERNAL: Final = Problem(
 HEADERS_TOO_LARGE: Final = Problem(
     status=431, code="headers-too-large", title="The request headers are too large",
     detail="Send fewer of them")
+URI_TOO_LONG: Final = Problem(
+    status=414, code="uri-too-long", title="The request's path and query are too long",
+    detail="Send what is long in the body")
 BODY_TOO_LARGE: Final = Problem(
     status=413, code="too-large", title="The request body is too large", detail="Send less at once")
 BODY_TOO_SLOW: Final = Problem(
@@ -62,7 +65,7 @@ BODY_TOO_SLOW: Final = Problem(
     detail="Send it faster, or less at once")
 DRAINING: Final = replace(
     _UNAVAILABLE, error_type="draining", code="draining", title="The service is stopping", retry_after=1.0)
-REFUSALS: Final = (HEADERS_TOO_LARGE, BODY_TOO_LARGE, BODY_TOO_SLOW, DRAINING)
+REFUSALS: Final = (HEADERS_TOO_LARGE, URI_TOO_LONG, BODY_TOO_LARGE, BODY_TOO_SLOW, DRAINING)
 """What is answered before the application is asked, and for no error."""
 PROBLEMS: Final[Mapping[type[errors.ResilienceError], Problem]] = MappingProxyType({
     errors.PoolTimeoutError: replace(_UNAVAILABLE, error_type="pool_timeout"),
@@ -95,10 +98,11 @@ PROBLEMS: Final[Mapping[type[errors.ResilienceError], Problem]] = MappingProxyTy
 # fmt: on
 """The problem of every error of the library, or of the nearest class above it; immutable, see `Render`."""
 
-# RFC 9110 renamed two; Python knows the new phrases from 3.13 on.
+# RFC 9110 renamed three; Python knows the new phrases from 3.13 on.
 _PHRASES: Final[Mapping[int, str]] = {
     **{status.value: status.phrase for status in HTTPStatus},
     413: "Content Too Large",
+    414: "URI Too Long",
     422: "Unprocessable Content",
 }
 

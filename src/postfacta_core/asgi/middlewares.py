@@ -181,7 +181,7 @@ class HealthMiddleware(Doors):
 
 
 class TransferMiddleware(Kernel):
-    """Answer 431 to large headers, 413 to large bodies and 408 to slow ones; drop clients that do not read.
+    """Answer 431 and 414 to large heads, 413 to large and 408 to slow bodies; drop clients that do not read.
 
     A body whose `Content-Length` is too large is refused before the application sees it; one of unknown
     length is counted. Of a response, what lies beyond the first 64 KiB is handed on in pieces of that size.

@@ -55,7 +55,7 @@ class TransferLimits:
     one more for every `min_body_rate` bytes that came: else one byte a second could hold a handler for ever.
 
     Attributes:
-        max_header_bytes: Of the header section, with 32 more for each field.
+        max_header_bytes: Of the path, the query and the header section together, with 32 more for each field.
         max_body_bytes: Of the body as it arrives.
         body_idle_timeout: Longest silence while the body is waited for.
         body_grace: The time allowed for a body of any size.

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from json.encoder import encode_basestring_ascii
 from typing import Any, Final, Protocol, cast
 
 from ..context import RequestContext
 
 OTHER: Final = "_OTHER"
 """The label of all that is outside of a closed set; OpenTelemetry's word."""
+
+MAX_PATH: Final = 2048
+"""Bytes that a path takes in a line, and characters in a span: a client may send as many as its server takes."""
+MAX_METHOD: Final = 32
+"""Characters of a method that is none of HTTP's. The longest that IANA has registered has 17."""
 
 # The caller gave the request less time than the service would have, and it failed as that was up.
 CALLERS_DEADLINE: Final = "callers_deadline"
@@ -149,6 +155,17 @@ class SocketExchange(Exchange):
             self.outcome, self.error_type = "closed", named
         else:
             self.outcome, self.error_type = "unfinished", named or INCOMPLETE
+
+
+def excerpt(text: str, limit: int) -> str:
+    """Return the beginning of a text, which takes at most `limit` bytes as JSON; `...` stands for what is left out."""
+    if len(encode_basestring_ascii(text)) - 2 <= limit:
+        return text
+    text = text[: limit - 3]
+    # What is no printable ASCII takes up to twelve bytes a character.
+    while len(encode_basestring_ascii(text)) > limit - 1:
+        text = text[: len(text) // 2]
+    return f"{text}..."
 
 
 def tells_of_disconnect(error: BaseException) -> bool:

@@ -22,7 +22,7 @@ from .. import events
 from ..clock import LUCK, MONOTONIC, WALL, Clock, Luck
 from ..context import current_request
 from ..validation import validation
-from .exchange import OTHER, Exchange, Recorder, SocketExchange
+from .exchange import MAX_METHOD, MAX_PATH, OTHER, Exchange, Recorder, SocketExchange, excerpt
 from .redaction import failure_fields, redact, redact_text
 
 LOGGER: Final = logging.getLogger("postfacta")
@@ -43,6 +43,7 @@ _LONGEST_EVENT: Final = 64
 _MOST_KINDS: Final = 500
 _TELL_AFTER: Final = 10.0
 _SLOW: Final = 0.5
+_SHORT_PATH: Final = MAX_PATH // 12  # Characters that fit in any case: JSON has at most 12 bytes for each.
 _NAMES: Final[tuple[str, ...]] = (
     "method", "route", "path", "error_type", "client", "principal", "traffic", "request_id", "trace_id", "span_id",
     "trace_flags", "status", "duration_ms", "request_bytes", "bytes",
@@ -311,9 +312,11 @@ class AccessLog(Recorder):
 
 def access_values(exchange: Exchange, weight: int = 1) -> Values:
     """Return what an access line says of an exchange that stands for this many."""
-    request, seconds = exchange.request, exchange.seconds
+    request, seconds, method, path = exchange.request, exchange.seconds, exchange.method, exchange.path
+    if len(path) > _SHORT_PATH or len(method) > MAX_METHOD:
+        method, path = method[:MAX_METHOD], excerpt(path, MAX_PATH)
     texts = (
-        exchange.method, exchange.route, exchange.path, exchange.error_type, exchange.client, request.principal,
+        method, exchange.route, path, exchange.error_type, exchange.client, request.principal,
         exchange.traffic, request.request_id, request.trace_id, request.span_id, request.trace_flags,
     )  # fmt: skip
     # To the microsecond, for a tenth of what `round` costs.

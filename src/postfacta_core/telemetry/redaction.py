@@ -15,9 +15,17 @@ _SECRET_KEY: Final = re.compile(
     r"(?:^|[._])(?:authorization|cookie|set_cookie|password|passwd|passphrase|secret|token|csrf|dsn"
     r"|(?:api|access|private|secret|signing|traffic|priority)_key)$"
 )
+_BASE64: Final = "[A-Za-z0-9_-]"  # Of URLs, RFC 4648 section 5.
 _SHAPES: Final = (
     (re.compile(r"\bpf_[A-Za-z0-9_-]{8,}"), REDACTED),
-    (re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?"), REDACTED),
+    # A JWT, also behind a hyphen. A run of its characters is looked at once, from where it begins, and only if a dot
+    # follows: from each `-eyJ` in it, the cost would be quadratic.
+    (
+        re.compile(
+            rf"(?<!{_BASE64})(?={_BASE64}++\.{_BASE64})((?:{_BASE64}*?-)??)eyJ{_BASE64}{{5,}}\.{_BASE64}+(?:\.{_BASE64}*)?"
+        ),
+        rf"\1{REDACTED}",
+    ),
     # The password ends at the last @ before the path, since it may hold one itself.
     (re.compile(r"(://[^\s/:@]*:)[^\s/]+(?=@)"), rf"\1{REDACTED}"),
     (re.compile(r"\b((?:[Bb]earer|[Bb]asic)\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1{REDACTED}"),

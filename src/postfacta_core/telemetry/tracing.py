@@ -18,13 +18,14 @@ from .. import events
 from ..clock import WALL, Clock
 from ..events import ConnectionAcquired, Event, HttpCallFinished, QueryFinished
 from .catalogue import METHODS
-from .exchange import CALLERS_DEADLINE, Exchange, Recorder, SocketExchange
+from .exchange import CALLERS_DEADLINE, MAX_METHOD, MAX_PATH, Exchange, Recorder, SocketExchange
 from .redaction import failure_fields, redact_text
 
 _PROPAGATOR: Final = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
 _SCOPE: Final = "postfacta_core"
 _CARRIED: Final = {name.encode(): name for name in ("traceparent", "tracestate", "baggage")}
 _SERVER_ERROR: Final = 500
+_MAX_AGENT: Final = 512  # Bytes; browsers send some 200.
 # Seconds. A connection that is there at once is no news.
 _WORTH_TELLING: Final = 0.001
 
@@ -81,7 +82,7 @@ class Tracing(Recorder):
             kind=SpanKind.SERVER,
             # For a sampler's decision.
             attributes=method_attributes(exchange.method)
-            | {"url.path": exchange.path, "url.scheme": exchange.scheme},
+            | {"url.path": exchange.path[:MAX_PATH], "url.scheme": exchange.scheme},
             start_time=nanoseconds(began),
         )
         ids, request = span.get_span_context(), exchange.request
@@ -181,7 +182,7 @@ def trace_headers() -> dict[str, str]:
 def method_attributes(method: str) -> dict[str, str]:
     if method in METHODS:
         return {"http.request.method": method}
-    return {"http.request.method": "_OTHER", "http.request.method_original": method}
+    return {"http.request.method": "_OTHER", "http.request.method_original": method[:MAX_METHOD]}
 
 
 def nanoseconds(seconds: float) -> int:
@@ -197,7 +198,8 @@ def _parent(headers: Sequence[tuple[bytes, bytes]]) -> Context:
     carrier: dict[str, str] = {}
     for name, value in headers:
         if (key := _CARRIED.get(name)) is not None:
-            text = value.decode("latin-1")
+            # Runs of blanks cost OpenTelemetry's reader their square.
+            text = " ".join(value.decode("latin-1").split())
             carrier[key] = f"{carrier[key]},{text}" if key in carrier else text
     return _PROPAGATOR.extract(carrier, context=Context()) if carrier else Context()
 
@@ -221,7 +223,7 @@ def _describe(span: Span, exchange: Exchange, began: float) -> None:
         span.set_attribute("postfacta.deadline_remaining_ms", left)
     for header, value in exchange.headers:
         if header == b"user-agent":
-            known["user_agent.original"] = redact_text(value.decode("latin-1"))
+            known["user_agent.original"] = redact_text(value[:_MAX_AGENT].decode("latin-1"))
     has_failed = exchange.status >= _SERVER_ERROR or exchange.error is not None
     _finish(span, known, exchange.error, has_failed=has_failed)
     if exchange.error_type in {"deadline_exceeded", CALLERS_DEADLINE} and limit < math.inf:

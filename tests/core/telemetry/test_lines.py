@@ -159,3 +159,26 @@ def test_a_line_that_stands_for_several_says_so_and_one_with_a_secret_needs_a_re
     assert json.loads(line)["sample_rate"] == 7
     with_a_secret = access_values(exchange("/?token=canary-of-a-secret"))
     assert formatter.access_line(with_a_secret, 1.0, {}) is None
+
+
+def test_a_line_has_at_most_2_kb_of_a_path() -> None:
+    for path in (
+        "/" + "a" * 60_000,
+        "/" + "\U0001f4a3" * 60_000,
+        "/" + "\x01" * 60_000,
+        "/" + "\u00e9" * 400,
+    ):
+        exchange = Exchange(RequestContext("a-request-id", 0.0), "GET" * 20_000, path)
+        exchange.status = 404
+        text = JsonFormatter().access_line(access_values(exchange), 0.0, {})
+        assert text is not None
+        assert len(text) < 2048 + 600
+        assert path.startswith(json.loads(text)["path"].removesuffix("...")[:10])
+
+
+def test_a_path_that_fits_into_a_line_is_whole() -> None:
+    for path in ("/" + "a" * 2047, "/" + "\u00e9" * 341, "/items/7"):
+        exchange = Exchange(RequestContext("a-request-id", 0.0), "GET", path)
+        assert access_values(exchange)[1][2] == path
+    exchange = Exchange(RequestContext("a-request-id", 0.0), "GET", "/" + "a" * 2048)
+    assert access_values(exchange)[1][2] == "/" + "a" * 2044 + "..."

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from hypothesis import given, strategies as st
 
 from postfacta_core.telemetry.redaction import REDACTED, redact, redact_text
@@ -17,6 +15,8 @@ def test_a_secrets_shape_is_known_anywhere() -> None:
         ("the token pf_ab12cd34_Zx9Yw8Vu7Ts6Rq5Po4Nm3Lk2Ji1Hg0 was used", "Zx9Yw8"),
         (f"jwt={JWT};", "c2lnbmF0dXJl"),
         (f"jwt={JWT};", "eyJzdWIi"),
+        (f"session-{JWT}", "eyJzdWIi"),
+        (f"-eyJ-{JWT}", "eyJzdWIi"),
         ("postgresql://app:hunter2@db:5432/x", "hunter2"),
         ("postgresql://app:p@ss:w0rd@db/x", "w0rd"),
         ("redis://:hunter2@cache", "hunter2"),
@@ -121,10 +121,3 @@ def test_to_speak_of_secrets_is_no_secret() -> None:
 def test_to_redact_twice_changes_nothing_more(text: str, hint: str) -> None:
     once = redact_text(f"{text}{hint}{text}")
     assert redact_text(once) == once
-
-
-def test_a_long_text_costs_no_more_than_its_length() -> None:
-    for text in ("a" * 1_000_000 + "=", "token" * 200_000 + ": ", "'" * 500_000 + '":' + "\\" * 500_000):
-        began = time.perf_counter()
-        redact_text(text)
-        assert time.perf_counter() - began < 5

@@ -154,6 +154,14 @@ async def test_the_handler_sees_the_ids_of_the_span() -> None:
     assert not trace.get_current_span().get_span_context().is_valid
 
 
+async def test_a_span_carries_at_most_2_kb_of_what_its_client_chose() -> None:
+    bench = Bench()
+    await bench.call("/" + "a" * 60_000, "GET" * 20_000, headers=[("user-agent", "x" * 60_000)])
+    attributes = dict(bench.spans[-1].attributes or {})
+    assert len(str(attributes["url.path"])) == 2048
+    assert sum(len(str(value)) for value in attributes.values()) < 3000
+
+
 async def test_a_valid_parent_is_continued_and_any_other_starts_a_new_trace() -> None:
     cases: list[tuple[list[tuple[str, str]], bool]] = [
         ([("traceparent", f"00-{TRACE}-{PARENT}-01")], True),
