@@ -1,4 +1,4 @@
-"""Budgets of code: at most so many tokens a package, without comments, docstrings and empty lines.
+"""Budgets of code: the most tokens of a package, without comments, docstrings and empty lines.
 
 A line can be packed and a comment left out to meet a budget of lines; tokens measure how much there is to understand.
 `python -m tests.kit.budgets` prints the figures, and fails above a budget and its slack. `make check` runs it.
