@@ -116,8 +116,7 @@ class Hedge(Guard):
             async with anyio.create_task_group() as tasks:
                 race.stop = tasks.cancel_scope.cancel
                 name = f"hedge {self.name}"
-                begin = partial(copy_context().run, lambda: tasks.start_soon(self._follow, race, name=name))
-                call_off = self._later(tasks, delay, begin)
+                call_off = self._later(tasks, delay, lambda: tasks.start_soon(self._follow, race, name=name))
                 try:
                     await self._try(race, _FIRST)
                 finally:
@@ -130,20 +129,38 @@ class Hedge(Guard):
             raise
 
     def _later(self, tasks: TaskGroup, seconds: float, act: Callable[[], object]) -> Callable[[], object]:
-        """Call a function after some seconds, from a task of the group or the loop itself; return what calls it off."""
+        """Call a function in a task of this context after some seconds; return what prevents that."""
         loop = running_loop()
-        if loop is not None:
-            # In a context of its own: one that is called off would keep its request alive until then.
-            return cast("Callable[[], object]", loop.call_later(seconds, act, context=Context()).cancel)
-        scope = anyio.CancelScope()
+        if loop is None:
+            scope = anyio.CancelScope()
 
-        async def wait() -> None:
-            with scope:
-                await anyio.sleep(seconds)
-                act()
+            async def wait() -> None:
+                with scope:
+                    await anyio.sleep(seconds)
+                    act()
 
-        tasks.start_soon(wait)
-        return scope.cancel
+            tasks.start_soon(wait)
+            return scope.cancel
+        # A timer costs less than a task that sleeps. It has a context of its own: a cancelled timer would keep the
+        # request alive until its time. It starts a task, since anyio finds no event loop in a callback if `sniffio` is
+        # installed and the loop was not run by anyio.
+        here = copy_context()
+        started: list[Any] = []
+
+        async def act_in_task() -> None:
+            act()
+
+        def on_time() -> None:
+            started.append(loop.create_task(act_in_task(), context=here))
+
+        timer = loop.call_later(seconds, on_time, context=Context())
+
+        def prevent() -> None:
+            timer.cancel()
+            for task in started:
+                task.cancel()
+
+        return prevent
 
     async def _follow(self, race: _Race) -> None:
         """Make the second try, unless there is an answer, or that was decided before."""

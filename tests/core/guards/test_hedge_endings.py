@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import suppress
+from typing import Any
 
 import anyio
 import pytest
@@ -55,6 +56,28 @@ async def test_a_cancelled_task_of_asyncio_ends_both_tries(*, both: bool) -> Non
         await task
     assert task.cancelled()
     assert [attempt.has_ended for attempt in bench.tries] == [True, both]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_an_answer_at_the_moment_of_the_delay_prevents_the_second_try() -> None:
+    import asyncio  # noqa: PLC0415 - only there a timer starts the second try
+
+    hedge, made = Hedge("search", delay=0.0), list[str]()
+
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        made.append(coro.__qualname__)
+        return asyncio.Task(coro, loop=loop, **options)
+
+    async def answer() -> str:
+        # In the second turn of the loop the timer has fired, and what it started has not run yet.
+        for _ in range(2):
+            await asyncio.sleep(0)
+        return "answer"
+
+    asyncio.get_running_loop().set_task_factory(factory)
+    assert await hedge.call(answer) == "answer"
+    await settled()
+    assert len(made) == 1, made
 
 
 class Stop(BaseException):
