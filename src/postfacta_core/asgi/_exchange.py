@@ -1,7 +1,16 @@
-"""One request or WebSocket and its response: the state of both, one `receive`, one `send`.
+"""One request and its response: the state of both, one `receive`, one `send`.
 
 Each message passes one coroutine, in which the rules of all parts stand in the order of `stack`. What is rare has a
 method of its own: a refusal, a slow body, a long response, a cancellation, a client that leaves.
+
+How a response ends that is cut by a deadline or a drain:
+
+1. Nothing was sent: a problem is sent in its place.
+2. It has begun: it stays unfinished, without a last body, so that the server breaks the connection (HTTP/1) or resets
+   the stream (HTTP/2), and the client knows. Nothing is added: it would be part of the application's protocol.
+3. It is a stream of events whose client resumes by itself, and a drain cuts it between two events: it gets a `retry:`,
+   and ends in order.
+4. Its client has left: nothing is sent, and it is counted as left, whatever comes later.
 """
 
 from __future__ import annotations
@@ -20,20 +29,20 @@ from ..context import RequestContext
 from ..deadlines._limits import may_have_body
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
+from ..errors import StoppedError
 from ..events import ListenerFailed, Observer
 from ..limits._overload import Ending
-from ..telemetry.exchange import CLIENT_DISCONNECTED, ErrorTypes, Exchange, SocketExchange
+from ..telemetry.exchange import CLIENT_DISCONNECTED, ErrorTypes, Exchange
 from ._concurrency import Slotted, watched
 from ._problem import BODY_TOO_LARGE, BODY_TOO_SLOW, Problem, Render, problem_of, send_problem
 from ._rules import Rules
+from ._sse import MEDIA_TYPE, EventStream, accepts_events, farewell, may_be_added_to
 from ._types import Message, Receive, Scope, Send
 
-_INTERNAL: Final = 500
-# A client of server-sent events comes back by itself: not at once, for the service is only just stopping.
-_SSE_FAREWELL: Final = b"retry: 3000\n\n"
+_OK, _INTERNAL = 200, 500
+_NEVER: Final = math.inf  # An attribute of a module costs each request more than a global.
 # What carries the response's bytes, or a file that the server sends in their place.
 _CONTENT_TYPE: Final = len(b"content-type")
-_EVENTS: Final = b"text/event-stream"
 _BODY: Final = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
 _POLL: Final = 0.1
 _MOST_KEPT: Final = 8
@@ -43,11 +52,6 @@ _SLOW: Final = 0.02
 _PIECE: Final = 65_536
 # Closing a connection on which bytes still arrive resets it, and the client may lose the answer with it.
 _LINGER: Final = 2.0
-# Close codes of IANA's WebSocket registry. Before the handshake is answered a server makes a 403 of each.
-_RESTART, _VIOLATION, _TRY_AGAIN_LATER = 1012, 1008, 1013
-_CODES: Final = {"draining": _RESTART, "deadline_exceeded": _VIOLATION}
-_NORMAL, _ABNORMAL = 1000, 1006
-_SWITCHING_PROTOCOLS: Final = 101
 
 Headers = Sequence[tuple[bytes, bytes]]
 Record = Callable[[Any], None]
@@ -90,16 +94,25 @@ class Shared:
 class Answering(Slotted):
     """What may be answered in its application's place, if its response can still be sent."""
 
+    rules: Rules
     fields: Headers = ()  # More of its response.
     has_begun: bool = False  # Its response was started, by the application or in its place.
+    has_left: bool
     _is_ending: bool = False
     _answered: anyio.Event | None = None
+
+    def is_due(self, drained: float) -> bool:
+        return drained >= self.rules.drain_timeout or (self.is_endless and self._may_part())
+
+    def _may_part(self) -> bool:
+        """Return whether it can be ended in order at this moment."""
+        return True
 
     async def answer(self) -> None:
         if self._answered is not None:
             # An answer under way must reach the server completely before the end.
             await self._answered.wait()
-        elif self.reason is not None and not self._is_ending:
+        elif self.reason is not None and not (self._is_ending or self.has_left):
             self._answered = anyio.Event()
             problem = problem_of(self.reason)
             self.request.error_type = self.request.error_type or problem.error_type
@@ -132,7 +145,9 @@ class HttpExchange(Answering, Exchange):
     _paused_at: float | None = None  # While it has no slot, for it waits for its client.
     _waited: float = 0.0
     _has_pieces: bool = False
-    _has_left_early: bool = False
+    _events: EventStream | None = None  # What it answers with, if its client resumes that by itself.
+    _has_left_early: bool = False  # Before it began.
+    _has_left_midway: bool = False  # Before the last byte was sent.
     _is_refused: bool = False
     _is_gone: bool = False
 
@@ -192,13 +207,14 @@ class HttpExchange(Answering, Exchange):
             self.has_begun = True
             message = self._dress(message)
         elif kind in _BODY:
-            is_last, size = not message.get("more_body", False), len(message.get("body", b""))
+            is_last = not message.get("more_body", False)
+            size = len(message.get("body", b""))
             shared = self.shared
             if not is_ours:
                 if shared.requests is not None:
                     if is_last and self.is_plain:
                         self._is_ending = True
-                        self.request.deadline = math.inf
+                        self.request.deadline = _NEVER
                     else:
                         self._pass_body(message)
                 if self.response_bytes + size > shared.room:
@@ -213,14 +229,19 @@ class HttpExchange(Answering, Exchange):
             self.status = message["status"]
         else:
             self.response_bytes += size
-            if is_last and not self.is_complete:
-                self.end_response(is_complete=True)
+            if is_last:
+                if not self.is_complete:
+                    self.end_response(is_complete=True)
+            elif not self.is_plain and self._events is not None:
+                self._events.note(message.get("body", b""))
 
     async def emit(self, message: Message) -> None:
         await self.send(message, is_ours=True)
 
     def leave(self) -> None:
         self.is_plain = False
+        # As the last byte goes out some servers report a disconnect.
+        self._has_left_midway |= self.shared.requests is not None and not self._is_ending
         super().leave()
 
     def end_response(self, *, is_complete: bool = False) -> None:
@@ -237,18 +258,23 @@ class HttpExchange(Answering, Exchange):
     def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
         if not self.is_complete:
             self.end_response()
+        elif self._has_left_midway:
+            self.is_complete = False  # uvicorn takes what is sent to a client that has left.
         super().settle(error, types, was_cancelled=was_cancelled)
 
     def _dress(self, message: Message) -> Message:
         shared = self.shared
-        given = self._response_headers = message.get("headers", ())
+        # Any iterable is legal, and may be read only once.
+        given = self._response_headers = [*message.get("headers", ())]
         owned = shared.owned
         is_plain = shared.process is None or not shared.process.is_draining
         for name, value in given:
             # A name has another length, as a rule.
-            if len(name) == _CONTENT_TYPE and value.startswith(_EVENTS) and name.lower() == b"content-type":
-                self.is_endless = True
-                self.is_plain = False
+            if len(name) == _CONTENT_TYPE and value.startswith(MEDIA_TYPE) and name.lower() == b"content-type":
+                if message["status"] == _OK and self._is_resumed(given):
+                    self._events = EventStream()
+                    self.is_endless = True
+                    self.is_plain = False
             elif name.lower() in owned:
                 is_plain = False
         headers = [*given, *self.fields, *shared.added] if is_plain else self._dress_with_care(given)
@@ -256,6 +282,15 @@ class HttpExchange(Answering, Exchange):
             headers.append((b"x-request-id", self.request.request_id.encode("ascii")))
         # A new message with a new list: an application may send the same objects again and again.
         return {**message, "headers": headers}
+
+    def _is_resumed(self, given: Headers) -> bool:
+        is_resumed = self.rules.farewell
+        if is_resumed is None:
+            is_resumed = self.method == "GET" and accepts_events(self.headers)
+        return is_resumed and may_be_added_to(given)
+
+    def _may_part(self) -> bool:
+        return self._events is not None and self._events.is_between
 
     def _dress_with_care(self, given: Headers) -> list[tuple[bytes, bytes]]:
         """Do the same for a response that has such a header already, or that is its connection's last."""
@@ -283,7 +318,10 @@ class HttpExchange(Answering, Exchange):
                 self._watcher.cancel()
             self.is_endless = False
             self.limit(math.inf)
-        elif not self._has_pieces:
+            return
+        if self._events is not None:
+            self._events.is_between = False
+        if not self._has_pieces:
             self._has_pieces = True
             # Behind Starlette's BaseHTTPMiddleware each response comes in pieces, the last one empty: one whose
             # first piece is all of it is no stream.
@@ -301,6 +339,8 @@ class HttpExchange(Answering, Exchange):
         await self._send_in_time({**message, "body": body[last:]} if last else message)
 
     async def _send_in_time(self, message: Message) -> None:
+        if self._events is not None:
+            self._events.is_between = False
         if not self._is_gone:
             with anyio.move_on_after(self.rules.limits.write_timeout):
                 await self.emit(message)
@@ -322,8 +362,8 @@ class HttpExchange(Answering, Exchange):
         with suppress(OSError):
             if not self.has_begun:
                 await self.reply(problem)
-            elif self.is_endless:
-                await self.emit({"type": "http.response.body", "body": _SSE_FAREWELL, "more_body": False})
+            elif self.is_endless and self._may_part() and isinstance(self.reason, StoppedError):
+                await self.emit({"type": "http.response.body", "body": farewell(), "more_body": False})
 
     # The request
 
@@ -493,78 +533,3 @@ class HttpExchange(Answering, Exchange):
         finally:
             self._news = None
             news.set()
-
-
-class WebSocketExchange(Answering, SocketExchange):
-    """One WebSocket. Its limit is for its handshake: once it is accepted, it has none but its handler's."""
-
-    is_socket: Literal[True] = True
-    is_endless: bool = True
-    has_cut_off: bool = False
-
-    def __init__(  # noqa: PLR0917 - as above
-        self, shared: Shared, rules: Rules, request: RequestContext, scope: Scope, receive: Receive, send:
-        Send
-    ) -> None:  # fmt: skip
-        SocketExchange.__init__(self, request, "GET", scope.get("path", ""))
-        self.shared = shared
-        self.rules = rules
-        self._scope = scope
-        self._in = receive
-        self._out = send
-        self.headers = scope["headers"]
-        self.scheme = scope.get("scheme", "ws")
-        self.http_version = scope.get("http_version", "1.1")
-        if client := scope.get("client"):
-            self.client = client[0]
-
-    async def receive(self) -> Message:
-        message = await self._in()
-        if message["type"] == "websocket.disconnect" and not self.is_complete:
-            self.close_code = message.get("code") or _ABNORMAL
-            self.leave()
-        return message
-
-    async def send(self, message: Message) -> None:
-        """Send what the application sends, unless the socket was closed without it."""
-        kind = message["type"]
-        if kind == "websocket.accept" and self.is_held:
-            self.land()
-        if self._answered is not None:
-            await checkpoint()
-            return
-        if kind == "websocket.accept":
-            # A limit that the handler gave itself stays.
-            if self.shared.requests is not None and self.request.limit == self.rules.timeout:
-                self.request.limit = math.inf
-                self.limit(math.inf)
-        elif kind in {"websocket.close", "websocket.http.response.start"}:
-            self._is_ending = True
-        await self.emit(message)
-
-    async def emit(self, message: Message) -> None:
-        try:
-            await self._out(message)
-        except OSError:
-            self.leave()
-            raise
-        kind = message["type"]
-        if kind == "websocket.accept":
-            self.status, self.is_open = _SWITCHING_PROTOCOLS, True
-            self.shared.tell(self.shared.opened, self)
-        elif kind == "websocket.close" and not self.has_left:
-            self.close_code, self.is_complete = message.get("code", _NORMAL), True
-        elif kind == "websocket.http.response.start":
-            self.status = message.get("status", 0)
-
-    def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
-        self.seconds = self.shared.clock() - self.request.started
-        super().settle(error, types, was_cancelled=was_cancelled)
-
-    async def reply(self, problem: Problem) -> None:
-        code = _CODES.get(problem.error_type, _TRY_AGAIN_LATER)
-        await self.emit({"type": "websocket.close", "code": code, "reason": problem.title})
-
-    async def _tell(self, problem: Problem) -> None:
-        with suppress(OSError, RuntimeError):
-            await self.reply(problem)

@@ -28,12 +28,13 @@ from ..telemetry.exchange import ErrorTypes, Recorder, tells_of_disconnect
 from ..telemetry.tracing import Tracing
 from ._concurrency import Shedding
 from ._cors import CorsRules
-from ._exchange import GRANTS, Headers, HttpExchange, Record, Shared, WebSocketExchange
+from ._exchange import GRANTS, Headers, HttpExchange, Record, Shared
 from ._problem import DRAINING, HEADERS_TOO_LARGE, URI_TOO_LONG, problem_of, request_of
 from ._route import RouteReader, local_path
 from ._rules import UNBOUNDED, Find, Rules
 from ._settings import Secret, check_options, knows
 from ._types import ASGIApp, Receive, Scope, Send
+from ._websocket import WebSocketExchange
 
 RouteOf = Callable[[Scope], str | None]
 """Returns the route template of a scope that the application is done with, or None."""

@@ -242,8 +242,9 @@ class DeadlineMiddleware(Kernel):
 
     A caller may shorten the limit by `X-Request-Timeout`, a handler set its own by
     `deadlines.requests.time_limit`. Streams, WebSockets, threads and background tasks: see
-    how-to/deadlines.md. In a drain what still runs is cancelled in the same way: then the answer is 503, a
-    WebSocket is closed with 1012, and server-sent events end with a `retry:` of 3 seconds.
+    how-to/deadlines.md. A response that has begun stays unfinished, so that its client knows. In a drain what
+    still runs is cancelled in the same way: then the answer is 503, a WebSocket is closed with 1012, and events
+    to a client that resumes by itself, as a browser's EventSource does, end with a `retry:`.
 
     Args:
         running: Looks after the deadlines while it is entered. Before that, limits hold by a timer for each

@@ -34,6 +34,7 @@ _PATIENCE: Final = 0.05  # For a handler to clean up, before its caller is answe
 _WATCH_AFTER: Final = 0.2  # A request that ends before pays nothing for being watched.
 _AGAIN_AFTER: Final = 40  # Ticks after which a handler that swallows its cancellation gets another.
 _GLANCE: Final = 0.01
+_NEVER: Final = math.inf  # An attribute of a module costs each request more than a global.
 
 
 def limit_request(seconds: float | None) -> None:
@@ -75,7 +76,7 @@ class Running:
     reason: ResilienceError | None = None  # Why it was cancelled; None too if its client has left.
     due: float = math.inf  # When its wait for its client is cut short.
     is_cancelled: bool = False
-    is_endless: bool = False  # Such as server-sent events: a drain does not wait for its end.
+    is_endless: bool = False  # Its client comes back by itself: a drain ends it after its delay.
     is_overdue: bool = False  # It was cancelled, and yet goes on.
     is_plain: bool = False  # Nothing of this has come, nor anything else that is rare.
     is_watched: bool = False  # Disconnect watching is requested but not started.
@@ -121,6 +122,10 @@ class Running:
             deadline = self.request.deadline = self.request.started + seconds
             if self.cancel_scope is not None and self.time_ahead is not None:
                 self.cancel_scope.deadline = deadline + self.time_ahead
+
+    def is_due(self, drained: float) -> bool:
+        """Return whether a drain ends it now, `drained` seconds after its delay; `math.inf` is its limit."""
+        return self.is_endless or drained == math.inf
 
     def cancel(self, error: ResilienceError | None) -> None:
         """Cancel its handler with a reason; the first reason stays."""
@@ -199,7 +204,7 @@ class RunningRequests:
 
     @property
     def endless(self) -> int:
-        """The number of those that do not end by themselves."""
+        """The number of those that a drain ends after its delay."""
         return sum(running.is_endless for running in tuple(self._running))
 
     async def run(self, running: Running, handler: Awaitable[None]) -> None:
@@ -224,7 +229,8 @@ class RunningRequests:
                 raise
         finally:
             if running.is_plain:
-                running.request.deadline, running.task = math.inf, None
+                running.request.deadline = _NEVER
+                running.task = None
                 self._running.discard(running)
             else:
                 await self._settle(running)
@@ -255,9 +261,9 @@ class RunningRequests:
             if running.is_overdue:
                 self._tell_overdue()
 
-    def cancel(self, error: ResilienceError, *, only_endless: bool = False) -> int:
-        """Cancel all requests with this reason; return how many were not cancelled before."""
-        chosen = [r for r in self._running if not r.is_cancelled and (r.is_endless or not only_endless)]
+    def cancel(self, error: ResilienceError, *, drained: float = math.inf) -> int:
+        """Cancel all requests that are due in a drain, by default all; return how many were not cancelled before."""
+        chosen = [r for r in self._running if not r.is_cancelled and r.is_due(drained)]
         for running in chosen:
             running.cancel(error)
             running.request.deadline = self._clock()

@@ -175,8 +175,9 @@ class Lifecycle:
                 self._observe(change)
 
     def _on_tick(self, now: float) -> None:
-        if now >= self._course.lets_go_at:
-            self._cancelled += self._running.cancel(StoppedError("drain"), only_endless=True)
+        drained = now - self._course.lets_go_at
+        if drained >= 0:
+            self._cancelled += self._running.cancel(StoppedError("drain"), drained=drained)
             self._told_endless = True
         if now >= self._course.cancels_at:
             self._cancel_all()

@@ -140,7 +140,7 @@ async def test_a_websocket_has_no_limit_and_closes_for_a_restart() -> None:
         tasks.start_soon(talk)
         await anyio.sleep(0.2)
         assert closed == []
-        service.running.cancel(StoppedError("drain"), only_endless=True)
+        service.running.cancel(StoppedError("drain"), drained=0.0)
     assert closed[-1]["code"] == 1012
 
 

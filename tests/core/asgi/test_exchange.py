@@ -147,24 +147,6 @@ async def test_a_response_that_was_begun_is_left_unfinished() -> None:
     assert wire.sent == [START, body(b"half", more=True)]
 
 
-async def test_server_sent_events_end_with_the_time_to_come_back() -> None:
-    wire = Wire()
-    exchange = exchange_on(wire)
-    await exchange.send(EVENTS)
-    assert exchange.is_endless
-    await exchange.send(body(b"data: 1\n\n", more=True))
-    exchange.cancel(StoppedError("drain"))
-    await exchange.answer()
-    assert wire.sent[-1] == body(b"retry: 3000\n\n", more=False)
-
-
-async def test_events_that_have_ended_are_not_endless_any_more() -> None:
-    exchange = exchange_on(Wire())
-    await exchange.send(EVENTS)
-    await exchange.send(body(b"data: 1\n\n", more=False))
-    assert not exchange.is_endless
-
-
 async def test_a_client_that_is_gone_gets_nothing() -> None:
     wire = Wire()
     wire.error = OSError("gone")

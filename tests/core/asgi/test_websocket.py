@@ -6,10 +6,10 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from postfacta_core.asgi._exchange import WebSocketExchange
 from postfacta_core.asgi._kernel import Kernel
 from postfacta_core.asgi._rules import Rules
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
+from postfacta_core.asgi._websocket import WebSocketExchange
 from postfacta_core.context import RequestContext
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.errors import DeadlineExceededError, StoppedError

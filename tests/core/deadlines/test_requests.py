@@ -267,7 +267,7 @@ async def test_a_drain_cancels_all_with_its_reason_and_the_first_reason_stays() 
     async with bench.serving((ordinary, anyio.sleep_forever), (endless, anyio.sleep_forever), (late, stuck)):
         assert bench.running.endless == 1
         late.cancel(DeadlineExceededError("request"))
-        assert bench.running.cancel(StoppedError("drain"), only_endless=True) == 1
+        assert bench.running.cancel(StoppedError("drain"), drained=0.0) == 1
         await until(lambda: len(bench.running) == 2)
         assert bench.running.cancel(StoppedError("drain")) == 1
         assert bench.running.cancel(StoppedError("drain")) == 0

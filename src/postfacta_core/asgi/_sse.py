@@ -1,0 +1,53 @@
+"""Server-sent events: whose client resumes them by itself, where one ends, and how a drain ends the stream.
+
+A stream of events is as any other response until its client is known to come back: then a drain need not wait for its
+end, which may never come. The format is that of the HTML standard, section 9.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from ..clock import LUCK
+
+MEDIA_TYPE: Final = b"text/event-stream"
+# An empty line ends an event, and a line ends with CRLF, LF or CR.
+_ENDS: Final = (b"\n\n", b"\n\r", b"\r\r", b"\n\r\n", b"\r\r\n")
+_LONGEST: Final = 3
+# With these, bytes that are added would not be read as events.
+_FRAMES: Final = frozenset({b"content-encoding", b"content-length"})
+# Milliseconds: clients of a stopping service come back at moments that are spread, so that they are no herd.
+_SOONEST, _SPREAD = 1000, 4000
+
+
+class EventStream:
+    """How far a stream of events has been sent.
+
+    Attributes:
+        is_between: Whether the last event was sent to its end; set to False before each piece, `note` decides.
+    """
+
+    def __init__(self) -> None:
+        self.is_between: bool = True
+        self._tail = _ENDS[0]  # Before the first event is between two, too.
+
+    def note(self, piece: bytes) -> None:
+        """Record a piece that was sent."""
+        self._tail = (self._tail + piece)[-_LONGEST:]
+        self.is_between = self._tail.endswith(_ENDS)
+
+
+def accepts_events(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether a request asks for events by name, as a browser's EventSource does, which reconnects."""
+    return any(name == b"accept" and MEDIA_TYPE in value.lower() for name, value in headers)
+
+
+def may_be_added_to(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether bytes that are added to a response are read as its application's are."""
+    return not any(name.lower() in _FRAMES for name, _ in headers)
+
+
+def farewell() -> bytes:
+    """Return the last lines of a stream: when its client may come back, from 1 up to, not including, 5 seconds."""
+    return b"retry: %d\n\n" % (_SOONEST + LUCK() * _SPREAD)

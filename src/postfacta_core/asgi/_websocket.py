@@ -1,0 +1,97 @@
+"""One WebSocket: the state of its handshake and its end, one `receive`, one `send`."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import Final, Literal
+
+from anyio.lowlevel import checkpoint
+
+from ..context import RequestContext
+from ..telemetry.exchange import ErrorTypes, SocketExchange
+from ._exchange import Answering, Shared
+from ._problem import Problem
+from ._rules import Rules
+from ._types import Message, Receive, Scope, Send
+
+# Close codes of IANA's WebSocket registry. Before the handshake is answered a server makes a 403 of each.
+_RESTART, _VIOLATION, _TRY_AGAIN_LATER = 1012, 1008, 1013
+_CODES: Final = {"draining": _RESTART, "deadline_exceeded": _VIOLATION}
+_NORMAL, _ABNORMAL = 1000, 1006
+_SWITCHING_PROTOCOLS: Final = 101
+
+
+class WebSocketExchange(Answering, SocketExchange):
+    """One WebSocket. Its limit is for its handshake: once it is accepted, it has none but its handler's."""
+
+    is_socket: Literal[True] = True
+    has_cut_off: bool = False
+
+    def __init__(  # noqa: PLR0917 - as above
+        self, shared: Shared, rules: Rules, request: RequestContext, scope: Scope, receive: Receive, send:
+        Send
+    ) -> None:  # fmt: skip
+        SocketExchange.__init__(self, request, "GET", scope.get("path", ""))
+        self.shared = shared
+        self.rules = rules
+        self.is_endless = rules.farewell is not False
+        self._scope = scope
+        self._in = receive
+        self._out = send
+        self.headers = scope["headers"]
+        self.scheme = scope.get("scheme", "ws")
+        self.http_version = scope.get("http_version", "1.1")
+        if client := scope.get("client"):
+            self.client = client[0]
+
+    async def receive(self) -> Message:
+        message = await self._in()
+        if message["type"] == "websocket.disconnect" and not self.is_complete:
+            self.close_code = message.get("code") or _ABNORMAL
+            self.leave()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send what the application sends, unless the socket was closed without it."""
+        kind = message["type"]
+        if kind == "websocket.accept" and self.is_held:
+            self.land()
+        if self._answered is not None:
+            await checkpoint()
+            return
+        if kind == "websocket.accept":
+            # A limit that the handler gave itself stays.
+            if self.shared.requests is not None and self.request.limit == self.rules.timeout:
+                self.request.limit = math.inf
+                self.limit(math.inf)
+        elif kind in {"websocket.close", "websocket.http.response.start"}:
+            self._is_ending = True
+        await self.emit(message)
+
+    async def emit(self, message: Message) -> None:
+        try:
+            await self._out(message)
+        except OSError:
+            self.leave()
+            raise
+        kind = message["type"]
+        if kind == "websocket.accept":
+            self.status, self.is_open = _SWITCHING_PROTOCOLS, True
+            self.shared.tell(self.shared.opened, self)
+        elif kind == "websocket.close" and not self.has_left:
+            self.close_code, self.is_complete = message.get("code", _NORMAL), True
+        elif kind == "websocket.http.response.start":
+            self.status = message.get("status", 0)
+
+    def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
+        self.seconds = self.shared.clock() - self.request.started
+        super().settle(error, types, was_cancelled=was_cancelled)
+
+    async def reply(self, problem: Problem) -> None:
+        code = _CODES.get(problem.error_type, _TRY_AGAIN_LATER)
+        await self.emit({"type": "websocket.close", "code": code, "reason": problem.title})
+
+    async def _tell(self, problem: Problem) -> None:
+        with suppress(OSError, RuntimeError):
+            await self.reply(problem)
