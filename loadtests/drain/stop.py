@@ -61,7 +61,9 @@ class _Load:
 
     def _listen(self, tasks: asyncio.TaskGroup, opened: asyncio.Semaphore) -> None:
         async def events() -> None:
-            held = await Held.begin(self.server.port, encode("GET", "/sse", {"Accept": "text/event-stream"}), patience=20.0)
+            held = await Held.begin(
+                self.server.port, encode("GET", "/sse", {"Accept": "text/event-stream"}), patience=20.0
+            )
             answer = await held.finish(None, begun=opened.release)
             self.sse.append("ended" if answer.status else str(answer.broken))
 

@@ -36,7 +36,7 @@ from ..telemetry.exchange import CLIENT_DISCONNECTED, ErrorTypes, Exchange
 from ._concurrency import Slotted, watched
 from ._problem import BODY_TOO_LARGE, BODY_TOO_SLOW, Problem, Render, problem_of, send_problem
 from ._rules import Rules
-from ._sse import MEDIA_TYPE, EventStream, accepts_events, farewell, may_be_added_to
+from ._sse import MEDIA_TYPE, EventStream, accepts_events, are_events, farewell
 from ._types import Message, Receive, Scope, Send
 
 _OK, _INTERNAL = 200, 500
@@ -270,12 +270,9 @@ class HttpExchange(Answering, Exchange):
         is_plain = shared.process is None or not shared.process.is_draining
         for name, value in given:
             # A name has another length, as a rule.
-            if len(name) == _CONTENT_TYPE and value.startswith(MEDIA_TYPE) and name.lower() == b"content-type":
-                if message["status"] == _OK and self._is_resumed(given):
-                    self._events = EventStream()
-                    self.is_endless = True
-                    self.is_plain = False
-            elif name.lower() in owned:
+            if len(name) == _CONTENT_TYPE and value.startswith(MEDIA_TYPE):
+                self._note_events(message["status"], given)
+            if name.lower() in owned:
                 is_plain = False
         headers = [*given, *self.fields, *shared.added] if is_plain else self._dress_with_care(given)
         if shared.identifies:
@@ -283,11 +280,15 @@ class HttpExchange(Answering, Exchange):
         # A new message with a new list: an application may send the same objects again and again.
         return {**message, "headers": headers}
 
-    def _is_resumed(self, given: Headers) -> bool:
+    def _note_events(self, status: int, given: Headers) -> None:
+        """Note a stream of events whose client resumes it by itself."""
         is_resumed = self.rules.farewell
         if is_resumed is None:
             is_resumed = self.method == "GET" and accepts_events(self.headers)
-        return is_resumed and may_be_added_to(given)
+        if is_resumed and status == _OK and are_events(given):
+            self._events = EventStream()
+            self.is_endless = True
+            self.is_plain = False
 
     def _may_part(self) -> bool:
         return self._events is not None and self._events.is_between

@@ -25,8 +25,8 @@ class Rules:
     limits: TransferLimits = UNBOUNDED
     timeout: float = math.inf
     stream_timeout: float = math.inf
-    drain_timeout: float = math.inf  # Seconds in a drain after its delay; it has a limit of its own.
-    farewell: bool | None = None  # Whether a drain ends event streams with a farewell; None: as the client says.
+    drain_timeout: float = math.inf  # Seconds after a drain's delay; the drain has its own limit.
+    farewell: bool | None = None  # Of event streams, in a drain; None: as the client asks for them.
     cancels: bool = False
     priority: Priority = Priority.CRITICAL
     rates: RatePlan | None = None

@@ -43,9 +43,10 @@ def accepts_events(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return any(name == b"accept" and MEDIA_TYPE in value.lower() for name, value in headers)
 
 
-def may_be_added_to(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Return whether bytes that are added to a response are read as its application's are."""
-    return not any(name.lower() in _FRAMES for name, _ in headers)
+def are_events(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether a response consists of events, and bytes that are added would be read as such."""
+    names = {name.lower(): value for name, value in headers}
+    return names.get(b"content-type", b"").startswith(MEDIA_TYPE) and names.keys().isdisjoint(_FRAMES)
 
 
 def farewell() -> bytes:
