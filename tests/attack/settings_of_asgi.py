@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -114,7 +115,11 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "request_timeout": (0, -1, "1", True),
             "stream_timeout": (0, -1, "1", True),
             "cancel_on_disconnect": ("yes", 1),
+            "drain": ("end", 1, True),
+            "drain_timeout": (0, -1, "1", True, math.inf),
             "priority": ("critical", 1, True),
+            "shedding": ("on", 1, True),
+            "waits": ("yes", 1),
             "rate_limits": ("100/minute", [100], ["100/fortnight"], {}),
         },
     ),

@@ -20,6 +20,7 @@ from ..events import Mode, ModeChanged, Observer
 from ..limits._overload import ADMIT, Admit, Ending, OverloadLimiter, Priority, Shed, Wait
 from ..validation import validation
 from ._problem import Problem, Render, kind_members, problem_of, request_of, send_problem, send_whole
+from ._rules import Rules
 from ._settings import knows
 from ._types import Scope, Send
 
@@ -60,7 +61,8 @@ class Shedding:
         self.is_cheap: bool = False
         self.luck: Luck = luck
         self.is_off: bool = limiter.mode is Mode.OFF
-        self.has_priorities: bool = bool(priority_of or key)
+        # Whether a request may have its priority from its scope, or its route a mode of its own.
+        self.is_special: bool = bool(priority_of or key)
         self._priority_of, self._key, self._spares = priority_of, key, spares
         self._late = 0.0
         self._processor, self._used = processor, processor()
@@ -90,6 +92,24 @@ class Shedding:
             self._busy, self.begun, self._refused = 0.0, 0, 0
         self.limiter.beat(self.clock(), self._own)
 
+    def arrive(self, rules: Rules, request: RequestContext, scope: Scope) -> Admit | Wait | Shed | None:
+        """Decide about a request that came now; None if it is to be served without a slot."""
+        if rules.shedding is Mode.OFF:
+            return None
+        priority = request.priority = self.priority(scope, rules.priority)
+        now = self.clock()
+        mode = rules.shedding or self.limiter.mode
+        decision = self.limiter.arrive_in(mode, priority, now, luck=self.luck())
+        return self._give_back(decision, rules, now)
+
+    def _give_back(self, decision: T, rules: Rules, now: float) -> T | None:
+        """Return the decision; None, without its slot, if the request was admitted and only waits."""
+        if decision is ADMIT and rules.waits:
+            self.begun += 1
+            self.limiter.finish(now, now, Ending.UNKNOWN)
+            return None
+        return decision
+
     def priority(self, scope: Scope, default: Priority = Priority.CRITICAL) -> Priority:
         if self._key:
             headers = dict(scope["headers"])
@@ -103,7 +123,7 @@ class Shedding:
             return default
         return told if isinstance(told, Priority) else default
 
-    async def wait(self, wait: Wait, request: RequestContext) -> Admit | Shed:
+    async def wait(self, wait: Wait, rules: Rules, request: RequestContext) -> Admit | Shed | None:
         limiter, clock = self.limiter, self.clock
         turn = anyio.Event()
         wait.wake = turn.set
@@ -117,11 +137,11 @@ class Shedding:
             request.queued = wait.decided - wait.since
             if not is_here and verdict is ADMIT:
                 limiter.finish(clock(), wait.decided, Ending.UNKNOWN)
-        return verdict
+        return self._give_back(verdict, rules, clock())
 
-    def spares(self, request: RequestContext) -> bool:
+    def spares(self, request: RequestContext, rules: Rules) -> bool:
         """Return whether one that would be refused is served all the same."""
-        if self.limiter.mode is not Mode.ENFORCE:
+        if (rules.shedding or self.limiter.mode) is not Mode.ENFORCE:
             return True
         # A loop that runs late sees a request only so much later.
         return self._spares is not None and self._spares(request.started - self._late)

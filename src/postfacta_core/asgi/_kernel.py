@@ -358,26 +358,27 @@ class Kernel(Shared):
         self, exchange: _Either, scope: Scope
     ) -> None:
         shedding = self.admission
-        if shedding is None or shedding.is_off:
+        rules = exchange.rules
+        if shedding is None or (shedding.is_off and rules.shedding is None):
             await self.app(scope, exchange.receive, exchange.send)
             return
         request = exchange.request
-        priority = exchange.rules.priority
-        if shedding.has_priorities:
-            priority = shedding.priority(scope, priority)
-        request.priority = priority
         came = admitted = self.clock()
-        decision = shedding.limiter.arrive(priority, admitted, luck=shedding.luck())
+        if shedding.is_special:
+            decision = shedding.arrive(rules, request, scope)
+        else:
+            request.priority = priority = rules.priority
+            decision = shedding.limiter.arrive(priority, admitted, luck=shedding.luck())
         if decision is not ADMIT:
             if isinstance(decision, Wait):
                 wait = decision
-                decision = await shedding.wait(wait, request)
+                decision = await shedding.wait(wait, rules, request)
                 admitted = wait.decided
-            if isinstance(decision, Shed):
-                if shedding.spares(request):
-                    await self.app(scope, exchange.receive, exchange.send)
-                else:
-                    await shedding.refuse(decision, request, scope, exchange.send)
+            if isinstance(decision, Shed) and not shedding.spares(request, rules):
+                await shedding.refuse(decision, request, scope, exchange.send)
+                return
+            if decision is not ADMIT:
+                await self.app(scope, exchange.receive, exchange.send)
                 return
         exchange.shedding = shedding
         exchange.is_held = True

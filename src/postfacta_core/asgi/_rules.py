@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..deadlines._limits import TransferLimits
+from ..events import Mode
 from ..limits._overload import Priority
 from ..validation import validation
 from ._ratelimit import RatePlan
@@ -29,6 +30,8 @@ class Rules:
     farewell: bool | None = None  # Of event streams, in a drain; None: as the client asks for them.
     cancels: bool = False
     priority: Priority = Priority.CRITICAL
+    shedding: Mode | None = None  # None: as the limiter's.
+    waits: bool = False  # Its requests hold no slot of the limiter.
     rates: RatePlan | None = None
 
 

@@ -35,7 +35,7 @@ class WebSocketExchange(Answering, SocketExchange):
         SocketExchange.__init__(self, request, "GET", scope.get("path", ""))
         self.shared = shared
         self.rules = rules
-        self.is_endless = rules.farewell is not False
+        self.is_endless = rules.farewell is not False or rules.drain_timeout <= 0
         self._scope = scope
         self._in = receive
         self._out = send

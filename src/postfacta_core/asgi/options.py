@@ -9,7 +9,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import partial
 from os import PathLike
-from typing import Any, Final, Self, TypeVar, cast
+from typing import Any, Final, Literal, Self, TypeVar, cast
 
 from ..deadlines._limits import TransferLimits
 from ..drain._course import DrainLimits
@@ -40,7 +40,17 @@ class RouteOptions:
         request_timeout: Seconds from a request's beginning until it is cancelled; `math.inf` for any number.
         stream_timeout: The same for a response in pieces, once the first is sent.
         cancel_on_disconnect: Whether a handler is cancelled when its client goes away.
+        drain: How a drain ends a response or WebSocket. `finish`: it has `drain_timeout`, and what is cut then is
+            left unfinished. `farewell`: events end after the `drain_delay` between two of them, with a `retry:`
+            of 1 to 5 seconds, and WebSockets with code 1012; all else finishes. `cut`: after the `drain_delay`.
+            None is `farewell` for WebSockets and for a GET with `Accept: text/event-stream`, which its client
+            resumes by itself, and `finish` for all else.
+        drain_timeout: Seconds after the `drain_delay` in which its requests may end; at most, and by default,
+            `DrainLimits.drain_timeout`.
         priority: How much a request matters, if neither `priority_of` nor its caller says so.
+        shedding: Whether its requests are refused early; `off` does not count them in the limiter at all.
+        waits: Whether its requests wait without working, such as long polls: they are admitted as others, and
+            hold no slot of the limiter while they run. `aside` does the same for a part of a handler.
         rate_limits: In place of those for all routes; empty for none. Equal limits of several routes are one.
     """
 
@@ -49,7 +59,11 @@ class RouteOptions:
     request_timeout: float | None = None
     stream_timeout: float | None = None
     cancel_on_disconnect: bool | None = None
+    drain: Literal["finish", "farewell", "cut"] | None = None
+    drain_timeout: float | None = None
     priority: Priority | None = None
+    shedding: Mode | str | None = None
+    waits: bool = False
     rate_limits: Sequence[RateLimit | str] | None = None
 
     def __post_init__(self) -> None:
@@ -57,13 +71,22 @@ class RouteOptions:
             check_route("RouteOptions.routes", route)
         for name in (option.name for option in fields(self)[1:]):
             or_none(_OF_ROUTES.get(name) or _RULES[name])(f"RouteOptions.{name}", getattr(self, name))
+        if self.drain == "cut" and self.drain_timeout is not None:
+            rule = "None for a route with drain='cut', which has no time"
+            validation.refuse(
+                "RouteOptions.drain_timeout", self.drain_timeout, rule, example="drain='finish'"
+            )
 
 
 _TIME: Final = partial(validation.seconds, finite=False)
 _OF_ROUTES: Final[Mapping[str, Check]] = {
     "request_timeout": _TIME,
     "stream_timeout": _TIME,
+    "drain": partial(validation.one_of, options=("finish", "farewell", "cut")),
+    "drain_timeout": validation.seconds,
     "priority": one(Priority, "Priority.SHEDDABLE"),
+    "shedding": partial(validation.choice, kind=Mode),
+    "waits": validation.flag,
 }
 
 
@@ -140,6 +163,11 @@ class HardenOptions:
         if self.rate_limit_store is not None and not self.all_rate_limits:
             rule = "set where there is a rate_limit_store, which nothing uses otherwise"
             validation.refuse("HardenOptions.rate_limits", self.rate_limits, rule, example="['100/minute']")
+        for route in self.routes:
+            if (seconds := route.drain_timeout or 0.0) > self.drain.drain_timeout:
+                most = f"at most the drain_timeout of HardenOptions.drain, {self.drain.drain_timeout:g} s"
+                example = f"DrainLimits(drain_timeout={seconds:g})"
+                validation.refuse("RouteOptions.drain_timeout", seconds, most, example=example)
         if self.metrics_path in self.probes:
             rule = "another path than the probes'"
             validation.refuse("HardenOptions.metrics_path", self.metrics_path, rule, example='"/metrics"')

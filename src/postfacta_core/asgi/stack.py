@@ -13,10 +13,9 @@ from ..clock import MONOTONIC, Clock
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..drain.resources import Resource
-from ..events import LoopLagged, Observer, PolicyCreated, fan_out, process_observer
+from ..events import LoopLagged, Mode, Observer, PolicyCreated, fan_out, process_observer
 from ..health import runtime
 from ..health.registry import NO_LIFESPAN, HealthRegistry
-from ..limits._overload import Priority
 from ..telemetry.logs import LOGGER, AccessLog, AccessSampler, EventLog
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing
@@ -124,6 +123,7 @@ class Hardened(Kernel):
         sampler = None if options.access_lines is None else AccessSampler(options.access_lines)
         rules = _rules(options, self.rate_limits)
         classes = [(each.routes, _rules(options, self.rate_limits, each)) for each in options.routes]
+        self.shedding.is_special |= any(own.waits or own.shedding is not None for _, own in classes)
         super().__init__(
             app,
             clock=clock,
@@ -184,6 +184,22 @@ def _rules(
         timeout=any_of_none(given("request_timeout")),
         stream_timeout=any_of_none(given("stream_timeout")),
         cancels=given("cancel_on_disconnect"),
-        priority=Priority.CRITICAL if of is None or of.priority is None else of.priority,
         rates=None if rates is None else rates.plan.only(given("rate_limits")),
+        **({} if of is None else _only_of(of)),
     )
+
+
+def _only_of(route: RouteOptions) -> dict[str, Any]:
+    """Resolve what only routes are given."""
+    rules: dict[str, Any] = {"waits": route.waits}
+    if route.priority is not None:
+        rules["priority"] = route.priority
+    if route.shedding is not None:
+        rules["shedding"] = Mode(route.shedding)
+    if route.drain is not None:
+        rules["farewell"] = route.drain == "farewell"
+    if route.drain == "cut":
+        rules["drain_timeout"] = 0.0
+    elif route.drain_timeout is not None:
+        rules["drain_timeout"] = route.drain_timeout
+    return rules

@@ -74,6 +74,7 @@ class Wait:
     verdict: Admit | Shed | None = None
     decided: float = 0.0
     wake: Callable[[], object] = lambda: None
+    mode: Mode = Mode.ENFORCE  # In which it is counted.
 
 
 class WaitingLine:
@@ -104,9 +105,9 @@ class WaitingLine:
     def refuse(self, now: float) -> None:
         self._overloaded_until = now + _OVERLOAD_LASTS
 
-    def enter(self, priority: int, now: float, *, shed: Shed) -> Wait:
+    def enter(self, priority: int, now: float, *, shed: Shed, mode: Mode = Mode.ENFORCE) -> Wait:
         longest = self._longest_in_overload if now < self._overloaded_until else self._longest
-        wait = Wait(priority, now, now + longest, shed=shed)
+        wait = Wait(priority, now, now + longest, shed=shed, mode=mode)
         self._queues[priority][wait] = None
         self.count += 1
         return wait
@@ -259,7 +260,15 @@ class OverloadLimiter:
                 self._refused[priority] += 1
                 return shed
             self._decide(displaced, displaced.shed, now)
-        return line.enter(priority, now, shed=shed)
+        return line.enter(priority, now, shed=shed, mode=self._mode)
+
+    def arrive_in(self, mode: Mode, priority: int, now: float, *, luck: float = 0.0) -> Admit | Wait | Shed:
+        """Decide as `arrive` does, in another mode than the limiter's: for one request, and where it is counted."""
+        own = self._mode
+        self.mode = mode
+        decision = self.arrive(priority, now, luck=luck)
+        self.mode = own
+        return decision
 
     def finish(  # noqa: C901, PLR0912, PLR0915, PLR0917 - by position and in one frame, for each request
         self,
@@ -364,12 +373,13 @@ class OverloadLimiter:
     def _decide(self, wait: Wait, verdict: Admit | Shed, now: float) -> None:
         self._line.remove(wait)
         wait.verdict, wait.decided = verdict, now
+        admitted, refused = self._counts[wait.mode]
         if verdict is ADMIT:
             self.in_flight += 1
-            self._admitted[wait.priority] += 1
+            admitted[wait.priority] += 1
             self._queue_seconds += now - wait.since
         else:
-            self._refused[wait.priority] += 1
+            refused[wait.priority] += 1
             self._line.refuse(now)
         wait.wake()
 
