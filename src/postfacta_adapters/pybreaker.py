@@ -186,7 +186,7 @@ class View(pybreaker.CircuitBreaker):
 
     def calling(self) -> Any:
         """Guard a block."""
-        return self._breaker
+        return self._breaker.block()
 
     def __call__(self, *call_args: Any, **call_kwargs: bool) -> Any:
         """Decorate a function, async or not."""

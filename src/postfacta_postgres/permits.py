@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextvars import Context, copy_context
 from typing import Final
 
 from postfacta_core import CircuitBreaker
 from postfacta_core.context import current_request
 from postfacta_core.errors import ResilienceError
+from postfacta_core.guards import Block
 
 from ._verdicts import QUERY_CANCELED, is_to_blame
 
@@ -23,26 +23,25 @@ def first_word(sql: str) -> str:
 class Loan:
     """A circuit's permit, which may be given back in another task than it was taken in."""
 
-    __slots__ = ("_breaker", "_context", "_is_answered")
+    __slots__ = ("_block", "_breaker", "_is_answered")
 
     def __init__(self, breaker: CircuitBreaker) -> None:
         self._breaker = breaker
-        # The breaker keeps the permit in a context: this is one of its own.
-        self._context: Context | None = None
+        self._block: Block | None = None
         self._is_answered = False
 
     def _take_permit(self) -> None:
         """Take a permit, or raise CircuitOpenError."""
-        context = copy_context()
-        context.run(self._breaker.__enter__)
-        self._context = context
+        block = self._breaker.block()
+        block.__enter__()
+        self._block = block
 
     def _leave(self, error: Exception | None = None) -> None:
         """Give it back, once: with the database's failure, or as a success if the last statement was answered."""
-        context, self._context = self._context, None
-        if context is not None:
+        block, self._block = self._block, None
+        if block is not None:
             outcome = error or (None if self._is_answered else _NO_OUTCOME)
-            context.run(self._breaker.__exit__, None, outcome, None)
+            block.__exit__(None, outcome, None)
 
     def _judge(self, sqlstate: str, known: ResilienceError | None, limit: float | None) -> None:
         """Note that a statement failed; give the permit back if the database is to blame, see `is_to_blame`."""

@@ -501,7 +501,7 @@ def test_by_default_a_failure_is_a_server_error_or_a_refusal() -> None:
 async def test_a_bulkhead_around_it_keeps_calls_from_being_sent(service: Service) -> None:
     slots = Bulkhead("billing", 1)
     billing = Outgoing("billing", slots)
-    async with client_of(billing) as client, slots:
+    async with client_of(billing) as client, slots.block():
         with pytest.raises(BulkheadFullError):
             await client.get(service.url)
     assert service.requests == []

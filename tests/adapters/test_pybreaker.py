@@ -79,7 +79,7 @@ async def test_listeners_are_called_as_pybreaker_would_in_its_order() -> None:
         ("success", 0),
     ]
     assert view_of(guard).success_counter == 1
-    async with guard:
+    async with guard.block():
         pass
     assert [note[0] for note in notes.take()] == ["before_call", "state_change", "success"]
     assert (view_of(guard).current_state, view_of(guard).fail_counter, view_of(guard).success_counter) == (
@@ -146,7 +146,7 @@ async def test_a_listener_that_raises_affects_no_call_and_no_listener() -> None:
     await open_it(guard)
     clock_of(guard).advance(8.0)
     assert await guard.call(works) == "answer"
-    async with guard:
+    async with guard.block():
         pass
     assert guard.statistics().state is CLOSED
     kinds = {"before_call", "failure", "success", "state_change"}

@@ -66,6 +66,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
         (
             "Admit",
             "Bound",
+            "Block",
             "BlockGuard",
             "LastValues",
             "Outcome",

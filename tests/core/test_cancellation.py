@@ -19,6 +19,7 @@ from postfacta_adapters.httpx import Outgoing
 from postfacta_core.deadlines.present import present_limit
 from postfacta_core.guards import AdaptiveLimiter
 from postfacta_core.guards._circuit import CircuitConfig, CircuitState
+from postfacta_core.guards._guard import Block, BlockGuard
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.fallback import Fallback
@@ -167,13 +168,13 @@ def through(
     return prepare
 
 
-def inside(guard: Callable[[Bench], Any], *, half_open: bool = False) -> Callable[[Bench], Run]:
+def inside(guard: Callable[[Bench], BlockGuard], *, half_open: bool = False) -> Callable[[Bench], Run]:
     def prepare(bench: Bench) -> Run:
         if half_open:
             bench.half_open()
 
         async def block() -> None:
-            async with guard(bench):
+            async with guard(bench).block():
                 await bench.work()
 
         return block
@@ -284,12 +285,13 @@ async def test_a_caller_that_is_cancelled_while_it_waits_for_a_slot_leaves_it_to
         through(all_blocks),
     ):
         bench = Bench()
-        await bench.bulkhead.__aenter__()
+        slot = bench.bulkhead.block()
+        await slot.__aenter__()
 
-        def leave(bench: Bench = bench) -> None:
+        def leave(slot: Block = slot) -> None:
             # It awaits nothing: one step ends it.
             with pytest.raises(StopIteration):
-                bench.bulkhead.__aexit__(None, None, None).send(None)
+                slot.__aexit__(None, None, None).send(None)
 
         with anyio.fail_after(20):
             # It waits once, for the slot.

@@ -126,7 +126,7 @@ async def test_a_bulkheads_refusal_is_no_failure_of_the_dependency() -> None:
     db = Dependency()
     breaker, bulkhead = db.breaker(calls=1), Bulkhead("db", 1)
     pipeline = Pipeline(breaker, bulkhead)
-    async with bulkhead:
+    async with bulkhead.block():
         for _ in range(5):
             with pytest.raises(BulkheadFullError):
                 await pipeline.call(db.answer)
@@ -141,7 +141,7 @@ async def test_a_limiters_refusal_is_no_failure_of_the_dependency() -> None:
         AdaptiveLimiter("db", OverloadConfig(start=1, patience=SOON, spare=SOON)),
     )
     pipeline = Pipeline(breaker, limiter)
-    async with limiter:
+    async with limiter.block():
         for _ in range(2):
             with pytest.raises(LoadShedError):
                 await pipeline.call(db.answer)
@@ -196,7 +196,7 @@ async def test_a_retry_around_a_full_bulkhead_comes_back_when_there_may_be_a_slo
     db = Dependency()
     bulkhead = Bulkhead("db", 1, max_waiting=1, max_wait=SOON)
     pipeline = Pipeline(db.retry(attempts=2), bulkhead)
-    async with bulkhead:
+    async with bulkhead.block():
         with pytest.raises(BulkheadFullError):
             await pipeline.call(db.answer)
     assert (db.calls, db.slept) == (0, [SOON + 0.1])
@@ -206,7 +206,7 @@ async def test_a_retry_around_a_full_bulkhead_comes_back_when_there_may_be_a_slo
 async def test_a_timeout_bounds_the_wait_for_a_slot_too() -> None:
     db = Dependency()
     bulkhead = Bulkhead("db", 1, max_waiting=1, max_wait=LONG)
-    async with bulkhead:
+    async with bulkhead.block():
         # The bulkhead knows the bound, and refuses just before it, unless the loop lags: nothing was begun.
         with anyio.fail_after(20), pytest.raises((BulkheadFullError, DeadlineExceededError)):
             await Pipeline(Timeout(0.1), bulkhead).call(db.answer)
@@ -285,7 +285,7 @@ async def test_a_fallback_around_a_pipeline_answers_for_each_of_its_refusals() -
     assert (await fallback.ask(answer)).is_fresh
     with anyio.fail_after(20):
         late = await fallback.ask(hang)
-    async with bulkhead:
+    async with bulkhead.block():
         full = await fallback.ask(answer)
     breaker.force_open()
     broken = await fallback.ask(answer)
@@ -334,5 +334,5 @@ async def test_the_pipeline_that_the_docs_recommend_can_guard_a_function_again_a
     with pytest.raises(KeyError):
         await ask(db.fail)
     assert (counted(breaker), bulkhead.used) == ({"success": 5, "failure": 3}, 0)
-    async with breaker, bulkhead:
+    async with breaker.block(), bulkhead.block():
         assert bulkhead.used == 1

@@ -8,7 +8,7 @@ from .._face import lazy
 
 if TYPE_CHECKING:
     from ._circuit import CircuitConfig, CircuitState, CircuitStatistics
-    from ._guard import BlockGuard, Guard, On, Outcome, Registry, Runner, registry
+    from ._guard import Block, BlockGuard, Guard, On, Outcome, Registry, Runner, registry
     from .adaptive import AdaptiveLimiter
     from .breaker import CircuitBreaker
     from .budget import RetryBudget
@@ -23,7 +23,7 @@ else:
     # fmt: off
     __getattr__, __dir__ = lazy(__name__, {
         "_circuit": ("CircuitConfig", "CircuitState", "CircuitStatistics"),
-        "_guard": ("BlockGuard", "Guard", "On", "Outcome", "Registry", "Runner", "registry"),
+        "_guard": ("Block", "BlockGuard", "Guard", "On", "Outcome", "Registry", "Runner", "registry"),
         "adaptive": ("AdaptiveLimiter",),
         "breaker": ("CircuitBreaker",),
         "budget": ("RetryBudget",),
@@ -38,7 +38,7 @@ else:
     # fmt: on
 
 __all__ = [
-    "AdaptiveLimiter", "Answer", "BlockGuard", "Bulkhead", "CircuitBreaker", "CircuitConfig", "CircuitState",
+    "AdaptiveLimiter", "Answer", "Block", "BlockGuard", "Bulkhead", "CircuitBreaker", "CircuitConfig", "CircuitState",
     "CircuitStatistics", "Fallback", "Guard", "Hedge", "On", "Outcome", "Pipeline", "Registry", "Retry",
     "RetryBudget", "Runner", "Throttle", "Timeout", "registry",
 ]  # fmt: skip

@@ -20,11 +20,10 @@ import gc
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial, wraps
 from types import CoroutineType, FrameType, FunctionType
-from typing import Any, ClassVar, Final, Generic, ParamSpec, Self, TypeVar, cast
+from typing import Any, ClassVar, Final, Generic, ParamSpec, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from .._functions import answer_of, is_async, must_be_guardable
@@ -325,21 +324,20 @@ registry: Final = Registry()
 
 
 def _caller() -> str:
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - inspect.stack() reads files
+    frame: FrameType | None = sys._getframe(1)  # inspect.stack() reads files
     while frame is not None and str(frame.f_globals.get("__name__")).startswith("postfacta_core.guards"):
         frame = frame.f_back
     return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-# The blocks entered in this context and not left: of each its guard and ticket.
-_BLOCKS: Final[ContextVar[tuple[tuple[Guard, Any], ...]]] = ContextVar("postfacta_blocks", default=())
-
-
 class BlockGuard(Guard):
-    """A guard that holds blocks too, by `with` or `async with`, each left in the task or thread that entered it."""
+    """A guard that holds blocks of code too: `with guard.block():`, or `async with guard.block():`."""
 
-    has_tickets: ClassVar[bool] = False  # Whether a block's ticket must be found again where it is left.
     kinds: ClassVar[tuple[str, ...]] = ()  # What it counts for each mode: labels of its metric.
+
+    def block(self) -> Block:
+        """Return a block to be entered, once; it may be left in another context or thread."""
+        return Block(self)
 
     def collect(self) -> Iterable[Sample]:
         for mode, counts in tuple(self._by_mode.items()):
@@ -350,48 +348,49 @@ class BlockGuard(Guard):
         # At hand: the path of every call looks nothing up.
         self._counts = self._by_mode.setdefault(self._mode, dict.fromkeys(self.kinds, 0))
 
-    def __enter__(self) -> Self:
-        ticket = self._enter(None, (), {})
-        if type(ticket) is _WAITING:
-            ticket = wait_in_thread(self, ticket)
-        return self._hold(ticket)
 
-    async def __aenter__(self) -> Self:
-        ticket = self._enter(None, (), {})
-        if type(ticket) is _WAITING:
-            ticket = await wait_in_task(ticket)
-        return self._hold(ticket)
+# A block and its guard are two halves of one thing.
+# pyright: reportPrivateUsage=false
+# ruff: noqa: SLF001
+
+
+class Block:
+    """A block of code that a guard holds, as `BlockGuard.block` makes it; entered once, by `with` or `async with`.
+
+    It may be left in another thread or context than it was entered in, as frameworks do with dependencies that `yield`.
+    """
+
+    __slots__ = ("_guard", "_is_entered", "_ticket")
+
+    def __init__(self, guard: BlockGuard) -> None:
+        self._guard = guard
+        self._is_entered = False
+
+    def __enter__(self) -> None:
+        ticket = self._begin()
+        self._ticket = wait_in_thread(self._guard, ticket) if type(ticket) is _WAITING else ticket
+
+    async def __aenter__(self) -> None:
+        ticket = self._begin()
+        self._ticket = await wait_in_task(ticket) if type(ticket) is _WAITING else ticket
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        ticket = self._ticket(error)
+        guard, ticket = self._guard, self._ticket
         if error is None:
-            self._passed(ticket, None)
+            guard._passed(ticket, None)
         elif isinstance(error, Exception):
-            self._failed(ticket, error)
+            guard._failed(ticket, error)
         else:
-            self._dropped(ticket)
+            guard._dropped(ticket)
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.__exit__(kind, error, trace)
 
-    def _hold(self, ticket: Any) -> Self:
-        if self.has_tickets:
-            _BLOCKS.set((*_BLOCKS.get(), (self, ticket)))
-        return self
-
-    def _ticket(self, error: BaseException | None) -> Any:
-        if not self.has_tickets:
-            return None
-        blocks = _BLOCKS.get()
-        for place in reversed(range(len(blocks))):
-            if blocks[place][0] is self:
-                # Blocks need not nest: those entered after it stay.
-                _BLOCKS.set(blocks[:place] + blocks[place + 1 :])
-                return blocks[place][1]
-        if error is None:
-            what = f"a block of {self.name!r}"
-            raise RuntimeError(f"{what} was left in another context than it was entered in: use call")
-        return None
+    def _begin(self) -> Any:
+        if self._is_entered:
+            raise RuntimeError(f"a block of {self._guard!r} was entered before: call block() for each")
+        self._is_entered = True
+        return self._guard._enter(None, (), {})
 
 
 def innermost(
@@ -412,7 +411,7 @@ def innermost(
 def running_loop() -> Any:
     """Return asyncio's loop that runs in this thread, or None: where asyncio is not imported, no loop runs."""
     events = sys.modules.get("asyncio.events")
-    return None if events is None else events._get_running_loop()  # noqa: SLF001 - a public one raises if there is none
+    return None if events is None else events._get_running_loop()  # a public one raises if there is none
 
 
 def refuse_on_loop(owner: object) -> None:

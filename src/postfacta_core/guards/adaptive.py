@@ -34,7 +34,6 @@ class AdaptiveLimiter(BlockGuard):
     """
 
     kind = "limiter"
-    has_tickets = True
 
     def __init__(
         self,

@@ -41,7 +41,6 @@ class CircuitBreaker(BlockGuard):
     kind = "breaker"
     metric = "postfacta_breaker_calls_total"
     kinds: ClassVar[tuple[str, ...]] = ("success", "slow", "failure", "ignored", "rejected")
-    has_tickets = True
 
     def __init__(
         self,

@@ -82,12 +82,12 @@ async def by_decorator(guard: CircuitBreaker, function: Function) -> object:
 
 
 async def by_async_with(guard: CircuitBreaker, function: Function) -> object:
-    async with guard:
+    async with guard.block():
         return await function()
 
 
 async def by_with(guard: CircuitBreaker, function: Function) -> object:
-    with guard:
+    with guard.block():
         return await function()
 
 

@@ -82,9 +82,9 @@ async def test_calls_take_a_slot_and_give_it_back_whatever_becomes_of_them() -> 
 
     with pytest.raises(KeyError):
         await limiter.call(look)
-    async with limiter:
+    async with limiter.block():
         seen.append(state(limiter))
-    with pytest.raises(KeyError), limiter:
+    with pytest.raises(KeyError), limiter.block():
         raise KeyError("gone")
     assert limiter.call_sync(str, 7) == "7"
     assert (seen, state(limiter)) == ([(1, 1, 0)] * 2, (1, 0, 0))
@@ -153,7 +153,7 @@ async def test_one_that_is_cancelled_as_its_turn_comes_gives_its_slot_back(anyio
     if anyio_backend_name == "trio":
         pytest.skip("a task of trio that is woken is not cancelled any more")
     limiter, door = limiter_of(), Door()
-    async with limiter:
+    async with limiter.block():
         waiter = asyncio.ensure_future(limiter.call(door.pass_through, 1))
         await stands(limiter, 1, 1, 1)
     waiter.cancel()
@@ -322,7 +322,7 @@ def test_a_slot_is_not_lost_with_the_event_loop_of_its_waiter() -> None:
         return waiter.get_coro()
 
     loop = asyncio.new_event_loop()
-    with limiter:
+    with limiter.block():
         waiter = loop.run_until_complete(leave())
         loop.close()
     # It was given the slot, and does not know.
@@ -357,5 +357,5 @@ async def test_a_timeout_and_a_retry_stand_around_it_in_a_pipeline() -> None:
     limiter = limiter_of()
     pipeline = Pipeline(Timeout(20), Retry("reports"), limiter)
     assert await pipeline.call(answer) == "answer"
-    async with limiter:
+    async with limiter.block():
         assert state(limiter) == (1, 1, 0)

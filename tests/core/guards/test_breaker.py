@@ -122,7 +122,7 @@ async def test_functions_that_do_not_await_are_guarded_too() -> None:
         raise OSError("down")
 
     def in_a_block() -> None:
-        with guard:
+        with guard.block():
             fails_at_once()
 
     decorated = guard(fails_at_once)
@@ -333,9 +333,9 @@ async def test_a_change_of_mode_applies_immediately_and_is_reported_once() -> No
 
 async def test_a_mode_that_changes_during_a_block_breaks_nothing() -> None:
     guard = breaker(mode=Mode.OFF)
-    async with guard:
+    async with guard.block():
         guard.mode = Mode.ENFORCE
-        async with guard:
+        async with guard.block():
             guard.mode = Mode.OFF
     assert counts(guard, Mode.OFF) == {"success": 1}
 
@@ -500,7 +500,7 @@ def test_one_trial_is_admitted_whenever_threads_change_places() -> None:
 
                 def work(guard: CircuitBreaker = guard, seen: list[str] = seen) -> None:
                     with suppress(CircuitOpenError):
-                        guard.__enter__()
+                        guard.block().__enter__()
                         seen.append("trial")
 
                 interleaved([work, work, work], within="core/guards/", seed=seed)

@@ -191,15 +191,15 @@ async def test_a_decorated_function_and_a_block_take_a_slot() -> None:
         return bulkhead.used
 
     assert (used.__name__, used.__doc__, await used(), bulkhead.used) == ("used", "Look.", 1, 0)
-    async with bulkhead as entered:
-        assert (entered, bulkhead.used) == (bulkhead, 1)
+    async with bulkhead.block():
+        assert bulkhead.used == 1
         with pytest.raises(BulkheadFullError):
             await used()
         with pytest.raises(BulkheadFullError):
-            async with bulkhead:
+            async with bulkhead.block():
                 raise AssertionError
     with pytest.raises(KeyError):
-        async with bulkhead:
+        async with bulkhead.block():
             raise KeyError
     assert bulkhead.used == 0
 
@@ -253,12 +253,12 @@ def test_a_plain_function_runs_in_a_slot_and_is_refused_without_one() -> None:
     def outer() -> str:
         with pytest.raises(BulkheadFullError):
             bulkhead.call_sync(str)
-        with pytest.raises(BulkheadFullError), bulkhead:
+        with pytest.raises(BulkheadFullError), bulkhead.block():
             pass
         return "done"
 
     assert outer() == "done"
-    with bulkhead:
+    with bulkhead.block():
         assert bulkhead.used == 1
     assert bulkhead.used == 0
 
@@ -268,13 +268,13 @@ async def test_tasks_and_threads_share_the_slots_and_wait_in_one_queue() -> None
     order: list[str] = []
 
     async def in_task() -> None:
-        async with bulkhead:
+        async with bulkhead.block():
             order.append("task")
 
     async def in_thread() -> None:
         await to_thread.run_sync(lambda: bulkhead.call_sync(order.append, "thread"))
 
-    async with anyio.create_task_group() as tasks, bulkhead:
+    async with anyio.create_task_group() as tasks, bulkhead.block():
         tasks.start_soon(in_thread)
         await until(lambda: bulkhead.waiting == 1)
         tasks.start_soon(in_task)
@@ -286,7 +286,7 @@ async def test_tasks_and_threads_share_the_slots_and_wait_in_one_queue() -> None
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_plain_function_that_would_have_to_wait_on_an_event_loop_is_refused() -> None:
     bulkhead = Bulkhead("db", 1, max_waiting=1)
-    async with bulkhead:
+    async with bulkhead.block():
         with pytest.raises(RuntimeError, match="may wait, which would block the event loop"):
             bulkhead.call_sync(str)
     assert (bulkhead.used, bulkhead.waiting) == (0, 0)

@@ -19,7 +19,6 @@ class Diary(BlockGuard):
     """Writes down what the base asks of it."""
 
     kind = "diary"
-    has_tickets = True
 
     def __init__(self, name: str = "diary", **options: Any) -> None:
         super().__init__(name, **options)
@@ -125,13 +124,13 @@ async def test_a_coroutine_that_the_collector_closes_has_no_outcome() -> None:
 
 async def test_a_block_is_held_like_a_call() -> None:
     diary = Diary()
-    async with diary:
-        with diary:
+    async with diary.block():
+        with diary.block():
             pass
     with pytest.raises(KeyError):
-        async with diary:
+        async with diary.block():
             raise KeyError
-    with pytest.raises(Killed), diary:
+    with pytest.raises(Killed), diary.block():
         raise Killed
     assert diary.lines == [
         *("enter", "enter", ("passed", 2, None), ("passed", 1, None)),
@@ -139,22 +138,23 @@ async def test_a_block_is_held_like_a_call() -> None:
     ]
 
 
-def test_blocks_that_do_not_nest_find_their_own_tickets() -> None:
-    one, other = Diary("one"), Diary("other")
-    one.__enter__()
-    other.__enter__()
-    with other:
-        one.__exit__(None, None, None)
-    other.__exit__(None, None, None)
-    assert one.lines == ["enter", ("passed", 1, None)]
-    assert other.lines == ["enter", "enter", ("passed", 2, None), ("passed", 1, None)]
+def test_blocks_need_not_nest() -> None:
+    diary = Diary()
+    first, second = diary.block(), diary.block()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert diary.lines == ["enter", "enter", ("passed", 1, None), ("passed", 2, None)]
 
 
-def test_a_block_left_where_it_was_not_entered_is_an_error() -> None:
-    with pytest.raises(
-        RuntimeError, match="a block of 'diary' was left in another context than it was entered in"
-    ):
-        Diary().__exit__(None, None, None)
+async def test_a_block_is_entered_once() -> None:
+    block = Diary().block()
+    with block:
+        with pytest.raises(RuntimeError, match="was entered before: call block"), block:
+            raise AssertionError
+        with pytest.raises(RuntimeError, match="was entered before: call block"):
+            await block.__aenter__()
 
 
 async def test_a_decorated_function_keeps_its_signature() -> None:

@@ -78,7 +78,7 @@ async def test_a_refusal_of_an_outer_guard_is_news_to_no_inner_one() -> None:
     log = list[str]()
     bulkhead = Bulkhead("db", 1)
     pipeline = Pipeline(bulkhead, Plain("a", log))
-    async with bulkhead:
+    async with bulkhead.block():
         with pytest.raises(BulkheadFullError):
             await pipeline.call(answer, log)
     assert log == []

@@ -45,9 +45,9 @@ async def test_calls_within_the_rate_pass_and_the_rest_are_refused() -> None:
     assert refused.value.policy == "partner"
     assert refused.value.retry_after == pytest.approx(10.0, rel=1e-4)
     clock.advance(10.0)
-    async with throttle:
+    async with throttle.block():
         pass
-    with pytest.raises(RateLimitExceededError), throttle:
+    with pytest.raises(RateLimitExceededError), throttle.block():
         pass
     assert counts(throttle) == {"allowed": 3, "limited": 2}
 

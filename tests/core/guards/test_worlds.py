@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
+import httpx2
 import sniffio
 import uvloop
+from fastapi import Depends, FastAPI
 
-from postfacta_core.guards import Hedge
+from postfacta_core.guards import (
+    AdaptiveLimiter,
+    BlockGuard,
+    Bulkhead,
+    CircuitBreaker,
+    CircuitConfig,
+    Hedge,
+    Throttle,
+)
 from tests.kit.every import every
 
 # Where `sniffio` is installed, which the SDKs of models bring, anyio asks it which event loop runs. Neither of these
@@ -38,3 +48,42 @@ async def _slow_first_try() -> str:
 
 async def _answer() -> str:
     return "second"
+
+
+BLOCKS: dict[str, Callable[[], BlockGuard]] = {
+    "limiter": lambda: AdaptiveLimiter("reports"),
+    "breaker": lambda: CircuitBreaker("reports", config=CircuitConfig(minimum_number_of_calls=100)),
+    "bulkhead": lambda: Bulkhead("reports", 2),
+    "throttle": lambda: Throttle("reports", "1000/second"),
+}
+HELD: dict[str, Mapping[str, object]] = {
+    "limiter": {"in_flight": 0, "waiting": 0},
+    "breaker": {"calls": 40, "failure_rate": 1.0},
+    "bulkhead": {"used": 0},
+    "throttle": {"waiting": 0},
+}
+
+
+async def test_a_block_in_a_sync_dependency_of_fastapi_ends() -> None:
+    # FastAPI enters and leaves such a dependency in two threads, each in a copy of the request's context.
+    with every() as case:
+        for kind, make in BLOCKS.items():
+            with case(kind):
+                guard = make()
+                statuses = {await _status_behind(guard) for _ in range(40)}
+                assert (statuses, guard.status()) == ({500}, {**guard.status(), **HELD[kind]})
+
+
+async def _status_behind(guard: BlockGuard) -> int:
+    def held() -> Generator[None]:
+        with guard.block():
+            yield
+
+    def fail() -> None:
+        raise OSError("down")
+
+    app = FastAPI(dependencies=[Depends(held)])
+    app.add_api_route("/", fail)
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://reports") as client:
+        return (await client.get("/")).status_code
