@@ -7,6 +7,7 @@ the first may have been done when the second is rejected.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 
@@ -18,51 +19,79 @@ class ResilienceError(Exception):
         retry_after: Seconds after which a new try makes sense, if that is known.
     """
 
+    _what: str = "the call was refused or ended"  # Follows the name of the policy in its text.
+
     def __init__(self, policy: str, retry_after: float | None = None) -> None:
         # Both go to Exception by position, so that the error survives pickle and copy.
         super().__init__(policy, retry_after)
         self.policy = policy
         self.retry_after = retry_after
 
+    def __str__(self) -> str:
+        seconds = self.retry_after
+        if seconds is None or not 0 < seconds < math.inf:
+            return f"{self.policy}: {self._what}"
+        return f"{self.policy}: {self._what}; try again in {f'{seconds:.3f}'.rstrip('0').rstrip('.')} s"
+
 
 class RejectedError(ResilienceError):
     """The work had no effect: it was refused before it began, or undone as a whole. Another try is safe."""
+
+    _what = "the call was refused, and had no effect"
 
 
 class PoolTimeoutError(RejectedError):
     """No connection of the pool came free in time, or too many wait for one."""
 
+    _what = "no connection of the pool came free in time"
+
 
 class DatabaseUnavailableError(RejectedError):
     """There is no connection to the database, or it broke before anything was sent or committed."""
+
+    _what = "there is no connection to the database"
 
 
 class ReadOnlyDatabaseError(RejectedError):
     """The database accepts no writes, as in the middle of a failover."""
 
+    _what = "the database accepts no writes"
+
 
 class LockTimeoutError(RejectedError):
     """Others held a lock that a statement needs for longer than it may wait; its transaction writes nothing."""
+
+    _what = "another transaction held a lock for too long; nothing was written"
 
 
 class CircuitOpenError(RejectedError):
     """The circuit is open: the dependency has been failing, and is not called for a while."""
 
+    _what = "the circuit is open, and the dependency is not called"
+
 
 class BulkheadFullError(RejectedError):
     """Too many work with the dependency already, and too many wait, or the wait was too long."""
+
+    _what = "all slots are taken, and no other call may wait, or wait longer"
 
 
 class RateLimitExceededError(RejectedError):
     """The caller has used up its rate for now."""
 
+    _what = "the rate is used up"
+
 
 class LoadShedError(RejectedError):
     """The service has more work than it can do in time, and serves higher priorities."""
 
+    _what = "the service is overloaded, and refuses a part of the calls"
+
 
 class DeadlineExceededError(ResilienceError):
     """The time ran out. The work may have begun."""
+
+    _what = "the time ran out; the work may have begun"
 
 
 class FailedResponseError(ResilienceError):
@@ -75,6 +104,8 @@ class FailedResponseError(ResilienceError):
         is_repeatable: Whether the request was idempotent (RFC 9110, section 9.2.2), so that it may be sent again.
     """
 
+    _what = "the dependency answered that it failed"
+
     def __init__(
         self,
         policy: str,
@@ -85,20 +116,31 @@ class FailedResponseError(ResilienceError):
     ) -> None:
         super().__init__(policy, retry_after)
         self.response = response
+        status = getattr(response, "status_code", None)
+        if isinstance(status, int):
+            self._what = f"{self._what}, with status {status}"
         self.is_repeatable = is_repeatable
 
 
 class StoppedError(ResilienceError):
     """The service stopped before the work was done. It may have begun."""
 
+    _what = "the service stopped before the work was done"
+
 
 class OutcomeUnknownError(ResilienceError):
     """The work was sent, and its answer was lost: it may have been done, once. Check before it is sent again."""
+
+    _what = "the answer was lost; the work may have been done: check before it is sent again"
 
 
 class OutcomeTimeoutError(OutcomeUnknownError, DeadlineExceededError):
     """The time ran out after the work was sent: it may have been done."""
 
+    _what = "the time ran out after the work was sent; it may have been done: check before it is sent again"
+
 
 class InvalidInputError(ResilienceError):
     """A value is none that the database can store, such as a text with NUL; sent again, it fails again."""
+
+    _what = "a value cannot be stored; sent again, it fails again"

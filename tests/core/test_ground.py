@@ -3,19 +3,45 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import re
 
+import httpx2
+
+from postfacta_adapters.pybreaker import BreakerOpenError
 from postfacta_core import errors
 from postfacta_core.clock import LUCK, MONOTONIC, WALL, random_id
 from postfacta_core.context import RequestContext, add_wait, bind_request, current_request, release_request
-from postfacta_core.errors import ResilienceError
+from postfacta_core.errors import FailedResponseError, ResilienceError
 from postfacta_core.events import CircuitChanged, Event, ListenerFailed, fan_out, ignore
+from postfacta_postgres.idempotency import KeyInUseError, KeyReusedError
 from tests.kit.every import every
 
 ERRORS = [
     kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ResilienceError)
 ]
+SENTENCES = {
+    "ResilienceError": "the call was refused or ended",
+    "RejectedError": "the call was refused, and had no effect",
+    "PoolTimeoutError": "no connection of the pool came free in time",
+    "DatabaseUnavailableError": "there is no connection to the database",
+    "ReadOnlyDatabaseError": "the database accepts no writes",
+    "LockTimeoutError": "another transaction held a lock for too long; nothing was written",
+    "CircuitOpenError": "the circuit is open, and the dependency is not called",
+    "BulkheadFullError": "all slots are taken, and no other call may wait, or wait longer",
+    "RateLimitExceededError": "the rate is used up",
+    "LoadShedError": "the service is overloaded, and refuses a part of the calls",
+    "DeadlineExceededError": "the time ran out; the work may have begun",
+    "FailedResponseError": "the dependency answered that it failed",
+    "StoppedError": "the service stopped before the work was done",
+    "OutcomeUnknownError": "the answer was lost; the work may have been done: check before it is sent again",
+    "OutcomeTimeoutError": "the time ran out after the work was sent; it may have been done: check before it is sent again",
+    "InvalidInputError": "a value cannot be stored; sent again, it fails again",
+    "KeyInUseError": "the first request with this idempotency key is still under way",
+    "KeyReusedError": "the idempotency key was used for another request",
+    "BreakerOpenError": "the circuit is open, and the dependency is not called",
+}
 CHANGE = CircuitChanged("db", "up", "down", 1.0, "failures")
 
 
@@ -27,6 +53,27 @@ def test_an_error_survives_pickle_and_copy_with_its_data() -> None:
                 for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301 - our own bytes
                     assert type(twin) is kind
                     assert (twin.policy, twin.retry_after) == ("db", 2.5)
+
+
+def test_the_text_of_each_error_is_a_sentence() -> None:
+    with every() as case:
+        for kind in (*ERRORS, KeyInUseError, KeyReusedError, BreakerOpenError):
+            with case(kind.__name__):
+                text = SENTENCES[kind.__name__]
+                assert str(kind("billing")) == f"billing: {text}"
+                assert str(kind("billing", 4.0512)) == f"billing: {text}; try again in 4.051 s"
+
+
+def test_an_error_without_a_finite_wait_names_none() -> None:
+    texts = {str(ResilienceError("billing", wait)) for wait in (None, math.inf, 0.0, -1.0)}
+    assert texts == {"billing: the call was refused or ended"}
+    assert str(ResilienceError("billing", 3600)).endswith("; try again in 3600 s")
+
+
+def test_a_failed_response_names_its_status() -> None:
+    error = FailedResponseError("billing", 2.0, response=httpx2.Response(503))
+    assert str(error) == "billing: the dependency answered that it failed, with status 503; try again in 2 s"
+    assert str(copy.copy(error)) == str(error)
 
 
 def test_every_class_of_errors_is_in_one_tree() -> None:
