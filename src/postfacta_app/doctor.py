@@ -6,10 +6,12 @@ import resource
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from platform import python_version
 
 import anyio
 
 from postfacta_adapters.uvicorn import BoundedHttp
+from postfacta_core.asgi._cookies import COST_OF_COOKIES, IS_SLOW
 from postfacta_core.clock import WALL
 from postfacta_core.errors import ResilienceError
 from postfacta_postgres import Database
@@ -86,6 +88,8 @@ def _look_at_flags(file: Path) -> Finding:
 
 
 def _look_at_process(settings: Settings) -> Iterator[Finding]:
+    slow = Finding("python", "warn", COST_OF_COOKIES, "update Python")
+    yield slow if IS_SLOW else Finding("python", "ok", python_version())
     try:
         listen(settings.host, settings.port).close()
         yield Finding("port", "ok", f"{settings.port} of {settings.host} is free")

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("clean_environment")
 PASSWORD = "correct-horse"  # noqa: S105 - of nobody
 CHECKS = [
     "settings",
+    "python",
     "port",
     "files",
     "headers",
@@ -104,8 +105,9 @@ def test_on_a_sound_set_up_nothing_is_left_to_do(
     capsys.readouterr()
     code, shown, text = doctor(capsys)
     assert list(shown) == CHECKS
-    # How many files may be open is this machine's affair.
-    assert {about for about, verdict in shown.items() if verdict != "ok"} <= {"files"}
+    # How many files may be open, and how old its Python is, is this machine's affair.
+    assert {about for about, verdict in shown.items() if verdict != "ok"} <= {"files", "python"}
+    assert (shown["python"] == "warn") == IS_SLOW
     assert "`postfacta serve` waits 10 s" in text
     assert code == 0
 

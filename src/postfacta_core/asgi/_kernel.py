@@ -27,6 +27,7 @@ from ..limits._overload import ADMIT, Shed, Wait
 from ..telemetry.exchange import ErrorTypes, Recorder, tells_of_disconnect
 from ..telemetry.tracing import Tracing
 from ._concurrency import Shedding
+from ._cookies import IS_SLOW, are_costly
 from ._cors import CorsRules
 from ._exchange import GRANTS, Headers, HttpExchange, Record, Shared
 from ._problem import DRAINING, HEADERS_TOO_LARGE, URI_TOO_LONG, problem_of, request_of
@@ -55,7 +56,7 @@ _PREFLIGHT: Final = b"access-control-request-method"
 # The headers that some part asks for.
 _WANTED: Final = frozenset({
     _ASKS_FOR_TIME, b"x-request-id", b"traceparent", b"content-length", b"x-traffic-class", b"x-traffic-key",
-    b"origin", _PREFLIGHT, b"access-control-request-headers",
+    b"origin", _PREFLIGHT, b"access-control-request-headers", *([b"cookie"] if IS_SLOW else []),
 })  # fmt: skip
 _SERVER_ERROR: Final = 500
 # A response up to this size finds room in the buffers of server and kernel, whether or not its client reads.
@@ -200,6 +201,10 @@ class Kernel(Shared):
                 if line + size > limits.max_header_bytes:
                     request.route = _PREROUTING
                     await exchange.reply(URI_TOO_LONG if line > size else HEADERS_TOO_LARGE)
+                    return
+                if b"cookie" in fields and are_costly(headers):
+                    request.route = _PREROUTING
+                    await exchange.reply(HEADERS_TOO_LARGE)
                     return
                 # One that is no number is the server's business.
                 if (

@@ -20,6 +20,7 @@ from ..telemetry.logs import LOGGER, AccessLog, AccessSampler, EventLog
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing
 from ..validation import validation
+from ._cookies import COST_OF_COOKIES, IS_SLOW
 from ._cors import CorsRules
 from ._kernel import Kernel, RouteOf
 from ._problem import Render
@@ -158,6 +159,8 @@ class Hardened(Kernel):
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_first, self._served = not self._served, self._later
         if scope["type"] == "lifespan":
+            if IS_SLOW:
+                LOGGER.warning(COST_OF_COOKIES)
             await self._lifespan(scope, receive, send)
             return
         if is_first:
