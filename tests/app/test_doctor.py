@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from postfacta_app.cli import main
+from postfacta_core.asgi._cookies import IS_SLOW
 from postfacta_embedded import EmbeddedPostgres
 from tests.kit.pg import create_database, execute, fetch_value, prepared_server
 

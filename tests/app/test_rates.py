@@ -28,6 +28,7 @@ from postfacta_core.clock import MONOTONIC
 from postfacta_core.events import Mode, ignore
 from postfacta_core.limits._overload import Admit, Ending, OverloadLimiter, Priority
 from tests.app.live import NEW, ONE, START, Service, in_process
+from tests.kit.every import every
 from tests.kit.ports import free_port
 
 LIST, V0 = "/api/v1/incidents", "/api/v0/incidents"
@@ -120,6 +121,20 @@ async def test_an_address_over_its_limit_is_refused_for_every_caller(
             assert (
                 await statuses(client, ["/healthz", "/healthz/live", "/metrics"] * SOME) == [200] * 3 * SOME
             )
+
+
+async def test_another_spelling_of_a_free_path_is_limited(shared_app_dsn: str) -> None:
+    spellings = ["GET //healthz///live", "GET /healthz/live//", "POST //api//v1/ingest/alertmanager"]
+    with every() as case:
+        for number, route in enumerate([*spellings, "POST /api/v1/ingest/alertmanager/"]):
+            with case(route):
+                method, path = route.split(" ")
+                async with (
+                    in_process(shared_app_dsn, rate_address="4/hour") as service,
+                    caller(service, f"203.0.113.{20 + number}") as client,
+                ):
+                    answers = [await client.request(method, f"http://localhost{path}") for _ in range(5)]
+                    assert [answer.status_code == 429 for answer in answers] == [False] * 4 + [True]
 
 
 async def test_an_ipv6_network_is_one_address(shared_app_dsn: str) -> None:

@@ -1,7 +1,7 @@
 """Refuse cookies that the standard library of some Pythons reads in quadratic time (CVE-2024-7592).
 
 `http.cookies`, through which Starlette and others read cookies, searches the rest of a quoted value anew after each backslash: one
-header of 31,000 backslashes takes 5.5 s of the event loop, before anybody is authenticated.
+header of 31,000 backslashes takes 5.5 s of the event loop, before authentication.
 """
 
 from __future__ import annotations

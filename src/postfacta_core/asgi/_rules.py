@@ -33,6 +33,9 @@ class Rules:
     shedding: Mode | None = None  # None: as the limiter's.
     waits: bool = False  # Its requests hold no slot of the limiter.
     rates: RatePlan | None = None
+    grants: bool = (
+        False  # Less is refused than elsewhere: only the path as the route writes it is given this.
+    )
 
 
 def any_of_none(seconds: float | None) -> float:
@@ -45,17 +48,26 @@ Find = Callable[[str, str], Rules]
 
 
 def route_table(classes: Sequence[tuple[Sequence[str], Rules]], others: Rules) -> Find:
-    """Return what finds the rules of a request: the first route that matches counts, with `/items//7/` as `/items/7`."""
+    """Return what finds the rules of a request: the first route that matches counts, with `/items//7/` as `/items/7`.
+
+    What grants a request more than others have is no other spelling's: an application answers 404 to `//items//7`, and as many
+    of those as a caller likes must count against its limits.
+    """
     listed = [(*check_route("route", route), rules) for routes, rules in classes for route in routes]
     methods = {method for method, _, _ in listed} | {"", "HEAD"}
-    by_method = {method: _compiled(method, listed) for method in methods}
+    as_written = {method: _compiled(method, listed) for method in methods}
+    bounding = [route for route in listed if not route[2].grants]
+    otherwise = {method: _compiled(method, bounding) for method in methods}
 
     def find(method: str, path: str) -> Rules:
-        exact, match, found = by_method.get(method) or by_method[""]
-        if (rules := exact.get(path)) is not None:
+        tables = as_written
+        rules = (tables.get(method) or tables[""])[0].get(path)
+        if rules is None and "//" in path:
+            tables, path = otherwise, _slashes("/", path)
+            rules = (tables.get(method) or tables[""])[0].get(path)
+        if rules is not None:
             return rules
-        if "//" in path:
-            return find(method, _slashes("/", path))
+        _, match, found = tables.get(method) or tables[""]
         if match is not None and (place := match(path)) is not None and place.lastindex is not None:
             return found[place.lastindex - 1]
         return others
@@ -74,10 +86,10 @@ def _compiled(method: str, listed: Sequence[tuple[str, str, Rules]]) -> _Compile
     of = {"", method} | ({"GET"} if method == "HEAD" else set[str]())
     for _, path, rules in (each for each in listed if each[0] in of):
         if "{" in path:
-            patterns.append(f"({_pattern(path)}/?)")
+            patterns.append(f"({_pattern(path)}{'' if rules.grants else '/?'})")
             found.append(rules)
             continue
-        for written in (path, f"{path.rstrip('/')}/"):
+        for written in [path] if rules.grants else [path, f"{path.rstrip('/')}/"]:
             if not any(re.fullmatch(earlier, written, re.DOTALL) for earlier in patterns):
                 exact.setdefault(written, rules)
     return (exact, re.compile("|".join(patterns), re.DOTALL).fullmatch if patterns else None, found)

@@ -35,7 +35,8 @@ class RouteOptions:
     Attributes:
         routes: Such as `GET /items/{id}`, where `{id}` is one part of the path and `{rest:path}` all that is
             left; without a method for any. GET means HEAD too, and WebSockets. Slashes at the end of a path,
-            and runs of them, make no difference.
+            and runs of them, make no difference, unless these options grant more than others have: without a
+            rate limit, or at the priority `CRITICAL_PLUS`, a route is its path as it is written here.
         limits: The largest headers and body.
         request_timeout: Seconds from a request's beginning until it is cancelled; `math.inf` for any number.
         stream_timeout: The same for a response in pieces, once the first is sent.

@@ -16,6 +16,7 @@ from ..drain.resources import Resource
 from ..events import LoopLagged, Mode, Observer, PolicyCreated, fan_out, process_observer
 from ..health import runtime
 from ..health.registry import NO_LIFESPAN, HealthRegistry
+from ..limits._overload import Priority
 from ..telemetry.logs import LOGGER, AccessLog, AccessSampler, EventLog
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing
@@ -182,12 +183,14 @@ def _rules(
         own = None if of is None else getattr(of, name)
         return getattr(options, name) if own is None else own
 
+    is_free = rates is not None and of is not None and of.rate_limits is not None and not of.rate_limits
     return Rules(
         limits=given("limits"),
         timeout=any_of_none(given("request_timeout")),
         stream_timeout=any_of_none(given("stream_timeout")),
         cancels=given("cancel_on_disconnect"),
         rates=None if rates is None else rates.plan.only(given("rate_limits")),
+        grants=of is not None and (is_free or of.priority is Priority.CRITICAL_PLUS),
         **({} if of is None else _only_of(of)),
     )
 

@@ -66,6 +66,24 @@ def test_the_first_route_that_matches_counts() -> None:
                 assert find(*route.split(" ")) is (OTHERS if place is None else classes[place][1])
 
 
+def test_what_grants_more_is_no_other_spellings() -> None:
+    granted, bounded = Rules(grants=True), Rules()
+    routes = ["GET /healthz/live", "POST /ingest/{name}"]
+    find = route_table([(routes, granted), (["GET /{rest:path}"], bounded)], OTHERS)
+    expected = {
+        "GET /healthz/live": granted,
+        "GET /healthz/live/": bounded,
+        "GET //healthz///live": bounded,
+        "POST /ingest/alertmanager": granted,
+        "POST /ingest/alertmanager/": OTHERS,
+        "POST //ingest/alertmanager": OTHERS,
+    }
+    with every() as case:
+        for route, rules in expected.items():
+            with case(route):
+                assert find(*route.split(" ")) is rules
+
+
 PARTS = st.sampled_from(["a", "b", "{x}", "a.b"])
 PATHS = st.one_of(
     st.lists(PARTS, max_size=3).map(lambda parts: "/" + "/".join(parts)),
