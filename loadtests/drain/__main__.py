@@ -30,6 +30,7 @@ from .plan import Plan
 from .rolling import reload_workers, roll_fleet, roll_instances
 from .servers import MATRIX, ServerKind
 from .stop import stop_under_load
+from .streams import stop_by_default
 
 __all__ = ["main"]
 
@@ -43,6 +44,7 @@ _SCENARIOS: Mapping[str, Scenario] = {
     "second": second_signal,
     "startup": signal_during_startup,
     "blocked": loop_blocked,
+    "streams": stop_by_default,
 }
 _ROLLED = ("uvicorn-1", "uvicorn-2", "granian-1", "gunicorn-uvicorn-2")
 _RELOADED = ("uvicorn-2",)

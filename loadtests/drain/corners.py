@@ -18,7 +18,7 @@ from .closing import Closing
 from .plan import EXIT_MARGIN, Plan, Times
 from .servers import Server, ServerKind
 
-__all__ = ["drain_deadline", "loop_blocked", "second_signal", "signal_during_startup"]
+__all__ = ["drain_deadline", "loop_blocked", "second_signal", "signal_during_startup", "signalled"]
 
 STUCK = 5
 _PROBLEM = "application/problem+json"
@@ -34,7 +34,7 @@ async def drain_deadline(kind: ServerKind, plan: Plan) -> Result:
             for _ in range(STUCK):
                 tasks.create_task(_get(server, "/forever", answers))
             await until(lambda: server.count("handler-begin") >= STUCK, 5)
-            async with _signalled(server, times) as ending:
+            async with signalled(server, times) as ending:
                 pass
         closing = Closing.of(server.journal())
     clean = sum(a.status == 503 and a.headers.get("content-type") == _PROBLEM for a in answers)
@@ -50,7 +50,7 @@ async def second_signal(kind: ServerKind, plan: Plan) -> Result:
     times = plan.limits(20.0, 5.0, 2.0)
     async with plan.server(kind, times, label="second") as server:
         await server.ready()
-        async with _signalled(server, times, within=times.drain_timeout + times.close_timeout) as ending:
+        async with signalled(server, times, within=times.drain_timeout + times.close_timeout) as ending:
             await _until_unready(server)
             if server.process.poll() is None:
                 os.kill(server.process.pid, signal.SIGTERM)
@@ -66,7 +66,7 @@ async def signal_during_startup(kind: ServerKind, plan: Plan) -> Result:
     startup = 1.5
     async with plan.server(kind, times, label="startup", DRAIN_STARTUP=str(startup)) as server:
         await until(lambda: server.count("startup-begin") >= kind.workers, 20)
-        async with _signalled(server, times, within=startup + times.budget + 1) as ending:
+        async with signalled(server, times, within=startup + times.budget + 1) as ending:
             pass
         closing = Closing.of(server.journal())
     misses = [*closing.misses(), *ending.misses(startup + times.budget)]
@@ -83,7 +83,7 @@ async def loop_blocked(kind: ServerKind, plan: Plan) -> Result:
         await server.ready()
         async with (
             asyncio.TaskGroup() as tasks,
-            _signalled(server, times, within=blocked + times.budget) as ending,
+            signalled(server, times, within=blocked + times.budget) as ending,
         ):
             await asyncio.sleep(0.1)
             tasks.create_task(_get(server, f"/block?seconds={blocked}", answers))
@@ -113,7 +113,7 @@ class _Ending:
 
 
 @asynccontextmanager
-async def _signalled(server: Server, times: Times, *, within: float | None = None) -> AsyncGenerator[_Ending]:
+async def signalled(server: Server, times: Times, *, within: float | None = None) -> AsyncGenerator[_Ending]:
     """Send SIGTERM, do what is in the block, then see the server off."""
     ending = _Ending()
     at = server.send(signal.SIGTERM)

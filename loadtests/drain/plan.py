@@ -24,6 +24,8 @@ class Times:
         notice: How long a load balancer still sends after readiness failed.
         in_flight: How long a long request takes; more than the drain delay, so that it outlives it.
         warm: Load before the signal.
+        short_answer: How long an answer in pieces takes.
+        long_answer: How long another one does; more than the drain delay, and less than both limits together.
         slack: Added to the goals in time, for a busy machine.
     """
 
@@ -33,6 +35,8 @@ class Times:
     notice: float = 1.5
     in_flight: float = 3.0
     warm: float = 1.0
+    short_answer: float = 8.0
+    long_answer: float = 15.0
     slack: float = 0.0
 
     @property

@@ -26,6 +26,7 @@ from postfacta_core.drain._course import DrainLimits
 __all__ = ["app"]
 
 PARTS = 8
+PAUSE = 0.1
 
 
 def note(event: str, **more: object) -> None:
@@ -42,17 +43,21 @@ def seconds(variable: str, default: float) -> float:
     return float(os.environ.get(variable, default))
 
 
+def seconds_of(request: Request) -> float:
+    return float(request.query_params.get("seconds", "2"))
+
+
 async def quick(request: Request) -> Response:
     return PlainTextResponse("quick\n")
 
 
 async def slow(request: Request) -> Response:
-    await anyio.sleep(float(request.query_params.get("seconds", "2")))
+    await anyio.sleep(seconds_of(request))
     return PlainTextResponse("slow\n")
 
 
 async def stream(request: Request) -> Response:
-    pause = float(request.query_params.get("seconds", "2")) / PARTS
+    pause = seconds_of(request) / PARTS
 
     async def parts() -> AsyncGenerator[str]:
         for number in range(PARTS):
@@ -60,6 +65,61 @@ async def stream(request: Request) -> Response:
             yield f"part {number}\n"
 
     return StreamingResponse(parts(), media_type="text/plain")
+
+
+def paced(request: Request) -> tuple[int, float]:
+    """Return the number of pieces, and the pause before each."""
+    whole = seconds_of(request)
+    return max(1, round(whole / PAUSE)), PAUSE
+
+
+async def answer(request: Request) -> Response:
+    """Answer as a language model does, token by token."""
+    number, pause = paced(request)
+
+    async def tokens() -> AsyncGenerator[str]:
+        for token in range(number):
+            await anyio.sleep(pause)
+            yield f"data: {token}\n\n"
+        yield "data: [DONE]\n\n"
+
+    return StreamingResponse(tokens(), media_type="text/event-stream")
+
+
+async def lines(request: Request) -> Response:
+    number, pause = paced(request)
+
+    async def objects() -> AsyncGenerator[str]:
+        for line in range(number):
+            await anyio.sleep(pause)
+            yield json.dumps({"line": line, "last": line == number - 1}) + "\n"
+
+    return StreamingResponse(objects(), media_type="application/x-ndjson")
+
+
+async def tail(request: Request) -> Response:
+    async def objects() -> AsyncGenerator[str]:
+        while True:
+            yield json.dumps({"at": time.monotonic()}) + "\n"
+            await anyio.sleep(PAUSE)
+
+    return StreamingResponse(objects(), media_type="application/x-ndjson")
+
+
+async def download(request: Request) -> Response:
+    """Send a file of known length at the pace of a slow disk."""
+    number, pause = paced(request)
+    part, last = "the next part\n", "the last part\n"
+
+    async def parts() -> AsyncGenerator[str]:
+        for _ in range(number - 1):
+            await anyio.sleep(pause)
+            yield part
+        await anyio.sleep(pause)
+        yield last
+
+    length = len(part) * (number - 1) + len(last)
+    return StreamingResponse(parts(), media_type="text/plain", headers={"content-length": str(length)})
 
 
 async def forever(request: Request) -> Response:
@@ -142,7 +202,11 @@ def build() -> ASGIApp:
         Route("/slow", slow),
         Route("/stream", stream),
         Route("/forever", forever),
-        Route("/sse", events),
+        Route("/sse", events, methods=["GET", "POST"]),
+        Route("/answer", answer, methods=["POST"]),
+        Route("/lines", lines),
+        Route("/tail", tail),
+        Route("/download", download),
         Route("/block", block),
         Route("/pid", pid),
         WebSocketRoute("/ws", echo),
