@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from types import ModuleType
 from typing import Any, TypeGuard, cast
@@ -27,10 +27,19 @@ _FACTOR = 2.5  # What noise and a logarithm may add to that.
 _LOOKS = ((256, 2), (512, 9))  # The length of the shorter input, and how often each is measured.
 
 
-def grows_faster(function: Callable[[Any], object], make: Callable[[int], Any]) -> float:
-    """Return how many times too much an input of eight times the length costs; 0 if it costs about eight times."""
+def grows_faster(
+    function: Callable[[Any], object], make: Callable[[int], Any], looks: Sequence[tuple[int, int]] = _LOOKS
+) -> float:
+    """Return how many times too much an input of eight times the length costs; 0 if it costs about eight times.
+
+    Args:
+        function: What is measured.
+        make: Makes its input of a length.
+        looks: The length of the shorter input, and how often each is measured, of the first look and the second. What has
+            a cost besides that of its input, such as a request, needs longer ones.
+    """
     excess = 0.0
-    for length, repeats in _LOOKS:
+    for length, repeats in looks:
         short, long = (_least(function, make(size), repeats) for size in (length, length * _TIMES))
         excess = long / short / _TIMES
         if excess <= _FACTOR:
