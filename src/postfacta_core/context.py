@@ -17,10 +17,14 @@ class Slot(Protocol):
     """A request's slot in the limit on requests under way."""
 
     def step_aside(self) -> None:
-        """Release it for a while."""
+        """Release it for a while; only in the event loop's thread."""
 
-    def come_back(self) -> None:
-        """Take it again, without waiting."""
+    def come_back(self, *, is_evidence: bool = False) -> None:
+        """Take it again, without waiting; unless it `is_evidence`, learn nothing from its request."""
+
+    def lend(self) -> bool:
+        """Release it while something else bounds its request; return whether that could be done."""
+        ...
 
     def ignore_duration(self) -> None:
         """Learn nothing from how long its request takes; it may be called in any thread."""
@@ -113,6 +117,24 @@ def ignore_duration() -> None:
     """
     if (request := CURRENT.get()) is not None and (slot := request.slot) is not None:
         slot.ignore_duration()
+
+
+def lend_slot() -> Slot | None:
+    """Release the present request's slot while something else bounds it; return what `reclaim_slot` takes back.
+
+    None if there is none to release: outside of a request, once its response began, or in a worker thread.
+    """
+    request = CURRENT.get()
+    if request is None or (slot := request.slot) is None or not slot.lend():
+        return None
+    return slot
+
+
+def reclaim_slot(slot: Slot | None) -> None:
+    """Take back what `lend_slot` returned; how long it was lent says nothing of how long such requests take."""
+    if slot is not None:
+        slot.ignore_duration()
+        slot.come_back(is_evidence=True)
 
 
 def bind_request(request: RequestContext | None) -> Token[RequestContext | None]:

@@ -125,6 +125,7 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
             "slots": COUNT,
             "max_waiting": COUNT_FROM_ZERO,
             "max_wait": SECONDS,
+            "lends": FLAG,
             "mode": MODE,
             **OBSERVED,
         },

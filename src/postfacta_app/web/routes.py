@@ -46,7 +46,7 @@ class RouteClass(StrEnum):
     SEARCH = "search", 5.0, 0, Priority.SHEDDABLE, "read"
     WRITE = "write", 5.0, 1_048_576, Priority.CRITICAL, "write"
     INGEST = "ingest", 10.0, 4_194_304, Priority.SHEDDABLE_PLUS, "ingest"
-    AUTH = "auth", 5.0, 16_384, Priority.CRITICAL, ""
+    AUTH = "auth", 5.0, 16_384, Priority.SHEDDABLE_PLUS, ""  # who has no account goes before no one who has
 
     def __new__(cls, name: str, *what: Any) -> Self:
         made = str.__new__(cls, name)

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import anyio
+from anyio.lowlevel import current_token
 
 from ..clock import Clock, Luck
 from ..context import RequestContext, current_request
@@ -172,7 +173,7 @@ class Slotted(Running):
     admitted: float = 0.0
     began: float = 0.0
     _scope: Scope
-    _is_away: bool = False
+    _away: int = 0  # How often it was released and not taken again.
     _if_answered: Ending = Ending.ANSWERED
 
     def land(self) -> None:
@@ -180,8 +181,8 @@ class Slotted(Running):
         self.is_held = False
         request = self.request
         request.slot = None  # else the two would keep each other alive
-        if not self.is_plain and self._is_away:
-            self._is_away = False  # It has no slot to give back.
+        if not self.is_plain and self._away:
+            self._away = 0  # It has no slot to give back.
             return
         now, began = self.shedding.clock(), self.began
         # Waits side by side add up to more than the time that has passed.
@@ -196,16 +197,29 @@ class Slotted(Running):
         return Ending.UNKNOWN
 
     def step_aside(self) -> None:
-        if self.is_held and not self._is_away:
-            self._is_away, self.is_plain = True, False
+        if not self.is_held:
+            return
+        self._away += 1
+        if self._away == 1:
+            self.is_plain = False
             self.shedding.limiter.finish(self.shedding.clock(), self.admitted, Ending.UNKNOWN)
 
     def come_back(self, *, is_evidence: bool = False) -> None:
-        if self._is_away:
-            self._is_away = False
-            if not is_evidence:
-                self._if_answered = Ending.UNKNOWN
+        if not self._away:
+            return
+        self._away -= 1
+        if not is_evidence:
+            self._if_answered = Ending.UNKNOWN
+        if not self._away:
             self.shedding.limiter.resume()
+
+    def lend(self) -> bool:
+        try:
+            current_token()
+        except RuntimeError:  # It belongs to the event loop, and this is a worker thread.
+            return False
+        self.step_aside()
+        return self._away > 0
 
     def ignore_duration(self) -> None:
         if self._if_answered is _ANSWERED:

@@ -393,7 +393,7 @@ class HttpExchange(Answering, Exchange):
 
     def _give_place(self, now: float) -> None:
         # With the body complete, it is the client's leaving for which an application may look while it works.
-        if self.is_held and not (self._has_body or self._is_away):
+        if self.is_held and not (self._has_body or self._away):
             self._paused_at = now
             self.step_aside()
 

@@ -7,13 +7,15 @@ from functools import partial
 from typing import Any, ClassVar
 
 from ..clock import MONOTONIC, Clock
-from ..context import add_wait
+from ..context import Slot, add_wait, lend_slot, reclaim_slot
 from ..deadlines.present import time_to_wait
 from ..errors import BulkheadFullError
 from ..events import Mode, Observer, Sample, process_observer
 from ..validation import validation
 from ._guard import RAISE, BlockGuard, Waiting, Wake
-from ._slots import Turns
+from ._slots import Turn, Turns
+
+_Ticket = Slot | None  # What its request lent.
 
 
 class Bulkhead(BlockGuard):
@@ -28,6 +30,9 @@ class Bulkhead(BlockGuard):
         slots: The calls at once, from 1 up.
         max_waiting: How many may wait for a slot; by default none.
         max_wait: How long each may wait, in seconds.
+        lends: Whether a request that waits or runs here gives its slot in the limit on requests under way to others:
+            for one kind of work that this bulkhead bounds by itself, such as the hashing of passwords. Not where all
+            requests pass: nothing else would bound their queue. It has no effect in worker threads.
         mode: `SHADOW` and `OFF` let pass, and on a change to them all waiting callers are admitted.
     """
 
@@ -42,6 +47,7 @@ class Bulkhead(BlockGuard):
         *,
         max_waiting: int = 0,
         max_wait: float = 1.0,
+        lends: bool = False,
         mode: Mode | str = Mode.ENFORCE,
         observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
@@ -50,8 +56,9 @@ class Bulkhead(BlockGuard):
         validation.whole("Bulkhead.slots", slots, example='Bulkhead("billing", 10)')
         validation.whole("Bulkhead.max_waiting", max_waiting, at_least=0, example="max_waiting=20")
         self._max_wait = validation.seconds("Bulkhead.max_wait", max_wait, example="max_wait=1.0")
+        self._lends = validation.flag("Bulkhead.lends", lends)
         self._turns = Turns(slots, max_waiting)
-        self._announce(slots=slots, max_waiting=max_waiting, max_wait=max_wait)
+        self._announce(slots=slots, max_waiting=max_waiting, max_wait=max_wait, lends=lends)
 
     @property
     def used(self) -> int:
@@ -79,7 +86,7 @@ class Bulkhead(BlockGuard):
         if self._mode is not Mode.ENFORCE:
             self._turns.admit_all()
 
-    def _enter(self, function: object, args: object, kwargs: object) -> Waiting[None] | None:
+    def _enter(self, function: object, args: object, kwargs: object) -> _Ticket | Waiting[_Ticket]:
         turns = self._turns
         self._acquire()
         try:
@@ -93,7 +100,7 @@ class Bulkhead(BlockGuard):
             else:
                 raise self._refusal()
             turns.used += 1
-            return None
+            return lend_slot() if self._lends else None
         finally:
             self._release()
 
@@ -102,42 +109,54 @@ class Bulkhead(BlockGuard):
         # By then all that wait now are served or refused. Without a queue there is no estimate.
         return BulkheadFullError(self.name, self._max_wait if self._turns.max_waiting else None)
 
-    def _wait(self, wake: Wake) -> Generator[float, None, None]:
+    def _wait(self, wake: Wake) -> Generator[float, None, _Ticket]:
         began = self._clock()
         patience = time_to_wait(self._max_wait, began)
         with self._lock:
             # A slot may have come free since, or the queue be full.
-            if self._enter(None, (), {}) is None:
-                return
+            ticket = self._enter(None, (), {})
+            if not isinstance(ticket, partial):
+                return ticket
             if not patience > 0:
                 raise self._refusal()
             turn = self._turns.join(wake)
+            lent = lend_slot() if self._lends else None
         try:
             yield patience
         except BaseException:
-            with self._lock:
-                self._turns.give_up(turn)
+            self._give_up(turn, lent)
             raise
         finally:
-            add_wait(self._clock() - began)
+            if lent is None:
+                add_wait(self._clock() - began)
         with self._lock:
-            if not turn.has_come:
-                self._turns.give_up(turn)
-                raise self._refusal()
-            self._counts["admitted"] += 1
+            if turn.has_come:
+                self._counts["admitted"] += 1
+                return lent
+            refusal = self._refusal()
+        self._give_up(turn, lent)
+        raise refusal
 
-    def _passed(self, ticket: object, result: Any) -> Any:
+    def _give_up(self, turn: Turn, lent: _Ticket) -> None:
+        with self._lock:
+            self._turns.give_up(turn)
+        reclaim_slot(lent)
+
+    def _passed(self, ticket: _Ticket, result: Any) -> Any:
         self._acquire()
         try:
             self._turns.leave()
         finally:
             self._release()
+        if ticket is not None:
+            reclaim_slot(ticket)
         return result
 
-    def _failed(self, ticket: object, error: Exception) -> Any:
+    def _failed(self, ticket: _Ticket, error: Exception) -> Any:
         self._dropped(ticket)
         return RAISE
 
-    def _dropped(self, ticket: object) -> None:
+    def _dropped(self, ticket: _Ticket) -> None:
         with self._lock:
             self._turns.leave()
+        reclaim_slot(ticket)

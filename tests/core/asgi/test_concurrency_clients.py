@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from anyio.lowlevel import checkpoint
 
@@ -13,6 +15,8 @@ from postfacta_core.asgi._concurrency import aside
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import ContextMiddleware, LoadSheddingMiddleware
 from postfacta_core.context import current_request, ignore_duration
+from postfacta_core.errors import BulkheadFullError
+from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.limits._overload import OverloadConfig, OverloadLimiter
 from postfacta_core.testing import ManualClock, call_asgi
 from tests.core.asgi.concurrency import (
@@ -299,6 +303,101 @@ async def test_a_request_that_pays_for_others_and_is_not_answered_or_was_aside_i
             await call_asgi(ContextMiddleware(LoadSheddingMiddleware(endpoint, limiter)))
     assert limiter.endings == [UNKNOWN] * 3  # the last gave its slot back twice
     assert limiter.in_flight == 0
+
+
+class Bounded:
+    """Requests that work in a bulkhead until the test says so."""
+
+    def __init__(self, bulkhead: Bulkhead) -> None:
+        self.bulkhead = bulkhead
+        self.limiter = Recording(1)
+        self.go, self.begun = anyio.Event(), 0
+        self.held: list[int] = []  # In flight, once each has left the bulkhead.
+        self.app = ContextMiddleware(LoadSheddingMiddleware(self.serve, self.limiter))
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status = 200
+        if scope["path"] != "/other":
+            try:
+                await self.bulkhead.call(self.work)
+            except BulkheadFullError:
+                status = 503
+            self.held.append(self.limiter.in_flight)
+        await answer(status)(scope, receive, send)
+
+    def holds(self, number: int) -> bool:
+        return self.bulkhead.used + self.bulkhead.waiting == number
+
+    async def work(self) -> None:
+        self.begun += 1
+        await self.go.wait()
+
+
+async def test_a_lending_bulkhead_leaves_the_slots_to_other_requests() -> None:
+    scene = Bounded(Bulkhead("passwords", 1, max_waiting=2, max_wait=60, lends=True))
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(call_asgi, scene.app)
+            await until(lambda: scene.limiter.in_flight == 0)
+        await until(lambda: (scene.begun, scene.bulkhead.waiting) == (1, 2))
+        # One that runs and two that wait: neither they nor one that is refused keep the only slot.
+        assert (await call_asgi(scene.app)).status == 503
+        assert (await call_asgi(scene.app, path="/other")).status == 200
+        scene.go.set()
+    assert scene.held == [1] * 4
+    assert scene.limiter.endings.count(UNTIMED) == 3
+    assert scene.limiter.in_flight == 0
+
+
+async def test_a_bulkhead_keeps_the_slots_of_its_requests_by_default() -> None:
+    scene = Bounded(Bulkhead("billing", 1))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call_asgi, scene.app)
+        await until(lambda: scene.begun == 1)
+        assert scene.limiter.in_flight == 1
+        scene.go.set()
+    assert scene.limiter.endings == [ANSWERED]
+
+
+async def test_a_request_cancelled_in_a_lending_bulkhead_leaves_the_count() -> None:
+    scene = Bounded(Bulkhead("passwords", 1, max_waiting=1, max_wait=60, lends=True))
+    async with anyio.create_task_group() as tasks:
+        for number in range(2):
+            tasks.start_soon(call_asgi, scene.app)
+            await until(partial(scene.holds, number + 1))
+        tasks.cancel_scope.cancel()
+    assert (scene.bulkhead.used, scene.bulkhead.waiting, scene.limiter.in_flight) == (0, 0, 0)
+    assert set(scene.limiter.endings) == {UNKNOWN}
+
+
+async def test_a_slot_lent_twice_comes_back_with_the_outer_one() -> None:
+    limiter, held = Recording(1), list[int]()
+    outer, inner = (Bulkhead(name, 1, lends=True) for name in ("outer", "inner"))
+
+    async def nested(scope: Scope, receive: Receive, send: Send) -> None:
+        async with outer.block():
+            async with inner.block():
+                held.append(limiter.in_flight)
+            held.append(limiter.in_flight)
+        held.append(limiter.in_flight)
+        await answer(200)(scope, receive, send)
+
+    await call_asgi(ContextMiddleware(LoadSheddingMiddleware(nested, limiter)))
+    assert held == [0, 0, 1]
+    assert limiter.in_flight == 0
+
+
+async def test_a_lending_bulkhead_keeps_the_slot_in_a_worker_thread() -> None:
+    limiter, held = Recording(1), list[int]()
+    bulkhead = Bulkhead("passwords", 1, lends=True)
+
+    async def threaded(scope: Scope, receive: Receive, send: Send) -> None:
+        await anyio.to_thread.run_sync(bulkhead.call_sync, lambda: held.append(limiter.in_flight))
+        await answer(200)(scope, receive, send)
+
+    await call_asgi(ContextMiddleware(LoadSheddingMiddleware(threaded, limiter)))
+    assert held == [1]
+    assert limiter.endings == [ANSWERED]
 
 
 async def test_stepping_aside_outside_of_a_request_does_nothing() -> None:

@@ -229,7 +229,7 @@ def test_it_announces_itself_once_and_each_real_change_of_mode() -> None:
     assert (created.policy, list(created.tally())) == ("db", list(bulkhead.collect()))
     assert changed == ModeChanged("db", Mode.ENFORCE, Mode.SHADOW)
     assert bulkhead.mode is Mode.SHADOW
-    assert repr(bulkhead) == "Bulkhead('db', slots=1, max_waiting=0, max_wait=1, mode='shadow')"
+    assert repr(bulkhead) == "Bulkhead('db', slots=1, max_waiting=0, max_wait=1, lends=False, mode='shadow')"
 
 
 def test_an_observer_that_raises_breaks_nothing() -> None:
