@@ -112,7 +112,8 @@ class Runner:
 class Guard(Runner):
     """What stands in a `Pipeline`, guards by `call` and `call_sync`, or decorates a function.
 
-    Tasks and threads share it. If a plain function has to wait, its thread does; on an event loop it is refused.
+    Tasks and threads share it. If it may have to wait, a plain function waits in its thread, and is refused on
+    an event loop.
 
     Args:
         name: Its metric label, and the `policy` of its errors: 1 to 64 letters, digits and `_.:/*-`, unique for its kind.
@@ -128,6 +129,7 @@ class Guard(Runner):
     kind: ClassVar[str] = "guard"  # What it is called in the list.
     modes: ClassVar[tuple[Mode, ...]] = tuple(Mode)
     metric: ClassVar[str] = ""  # That of its counts, whose labels are its name and what was counted.
+    _may_wait: bool = False  # Then it guards no plain code on an event loop, not even while it need not wait.
 
     def __init__(
         self,
@@ -217,7 +219,12 @@ class Guard(Runner):
         return cast("T", self._passed(ticket, answer))
 
     def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a plain function under this guard; what either raises is raised. A wait blocks the thread."""
+        """Call a plain function under this guard; what either raises is raised. A wait blocks the thread.
+
+        Raise `RuntimeError` on an event loop if the guard may have to wait.
+        """
+        if self._may_wait and self._mode is not Mode.OFF:
+            refuse_on_loop(self)
         ticket = self._enter(function, args, kwargs)
         if type(ticket) is _WAITING:
             ticket = wait_in_thread(self, ticket)
@@ -367,8 +374,11 @@ class Block:
         self._is_entered = False
 
     def __enter__(self) -> None:
+        guard = self._guard
+        if guard._may_wait and guard._mode is not Mode.OFF:
+            refuse_on_loop(guard)
         ticket = self._begin()
-        self._ticket = wait_in_thread(self._guard, ticket) if type(ticket) is _WAITING else ticket
+        self._ticket = wait_in_thread(guard, ticket) if type(ticket) is _WAITING else ticket
 
     async def __aenter__(self) -> None:
         ticket = self._begin()
@@ -416,10 +426,11 @@ def running_loop() -> Any:
 
 def refuse_on_loop(owner: object) -> None:
     """Raise `RuntimeError` for a call that may block its thread, where an event loop runs in it."""
-    if running_loop() is not None:
+    trio = sys.modules.get("trio.lowlevel")
+    if running_loop() is not None or (trio is not None and trio.in_trio_run()):
         raise RuntimeError(
-            f"{owner!r} may wait, which would block the event loop: decorate an async function, await call(...), "
-            "or run the plain function by anyio.to_thread.run_sync"
+            f"{owner!r} may wait, which would block the event loop: decorate an async function, "
+            "await call(...), use async with, or run the plain function by anyio.to_thread.run_sync"
         )
 
 

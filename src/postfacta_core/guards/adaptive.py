@@ -34,6 +34,7 @@ class AdaptiveLimiter(BlockGuard):
     """
 
     kind = "limiter"
+    _may_wait = True
 
     def __init__(
         self,

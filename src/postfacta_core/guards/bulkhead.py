@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from ..clock import MONOTONIC, Clock
 from ..context import Slot, add_wait, lend_slot, reclaim_slot
@@ -16,6 +16,8 @@ from ._guard import RAISE, BlockGuard, Waiting, Wake
 from ._slots import Turn, Turns
 
 _Ticket = Slot | None  # What its request lent.
+
+_MAX_WAIT: Final = 1.0
 
 
 class Bulkhead(BlockGuard):
@@ -29,7 +31,7 @@ class Bulkhead(BlockGuard):
     Args:
         slots: The calls at once, from 1 up.
         max_waiting: How many may wait for a slot; by default none.
-        max_wait: How long each may wait, in seconds.
+        max_wait: How long each may wait, in seconds; by default 1.
         lends: Whether a request that waits or runs here gives its slot in the limit on requests under way to others:
             for one kind of work that this bulkhead bounds by itself, such as the hashing of passwords. Not where all
             requests pass: nothing else would bound their queue. It has no effect in worker threads.
@@ -46,7 +48,7 @@ class Bulkhead(BlockGuard):
         slots: int,
         *,
         max_waiting: int = 0,
-        max_wait: float = 1.0,
+        max_wait: float | None = None,
         lends: bool = False,
         mode: Mode | str = Mode.ENFORCE,
         observer: Observer | None = process_observer,
@@ -55,10 +57,15 @@ class Bulkhead(BlockGuard):
         super().__init__(name, mode=mode, observer=observer, clock=clock)
         validation.whole("Bulkhead.slots", slots, example='Bulkhead("billing", 10)')
         validation.whole("Bulkhead.max_waiting", max_waiting, at_least=0, example="max_waiting=20")
-        self._max_wait = validation.seconds("Bulkhead.max_wait", max_wait, example="max_wait=1.0")
+        wait = _MAX_WAIT if max_wait is None else max_wait
+        self._max_wait = validation.seconds("Bulkhead.max_wait", wait, example="max_wait=1.0")
+        if max_wait is not None and max_waiting == 0:
+            rule = "at least 1 where max_wait is set"
+            validation.refuse("Bulkhead.max_waiting", max_waiting, rule, example="max_waiting=20")
         self._lends = validation.flag("Bulkhead.lends", lends)
         self._turns = Turns(slots, max_waiting)
-        self._announce(slots=slots, max_waiting=max_waiting, max_wait=max_wait, lends=lends)
+        self._may_wait = max_waiting > 0
+        self._announce(slots=slots, max_waiting=max_waiting, max_wait=wait, lends=lends)
 
     @property
     def used(self) -> int:

@@ -55,7 +55,7 @@ class Throttle(BlockGuard):
         self._max_wait = validation.number("Throttle.max_wait", max_wait, at_least=0, example="max_wait=2.0")
         if key is not None:
             validation.function("Throttle.key", key, example="key=lambda tenant: tenant")
-        self._key = key
+        self._key, self._may_wait = key, max_wait > 0
         self._buckets = buckets_of(self.rates)
         self._waiting = 0
         self._announce(rates=";".join(f"{it.amount}/{it.period:g}s" for it in self.rates), max_wait=max_wait)

@@ -101,7 +101,7 @@ async def test_a_decorated_function_is_still_one() -> None:
 def test_it_tells_in_one_line_which_guards_it_has() -> None:
     pipeline = Pipeline(Timeout(2), Plain("a", []), Bulkhead("db", 10, max_waiting=5))
     timeout = "Timeout('timeout', seconds=2, mode='enforce')"
-    bulkhead = "Bulkhead('db', slots=10, max_waiting=5, max_wait=1, mode='enforce')"
+    bulkhead = "Bulkhead('db', slots=10, max_waiting=5, max_wait=1, lends=False, mode='enforce')"
     assert repr(pipeline) == f"Pipeline({timeout}, Plain('a'), {bulkhead})"
 
 

@@ -34,10 +34,11 @@ class Slots(Bulkhead):
         registry.clear()
         super().__init__("db", size, max_waiting=max_waiting, clock=ManualClock(), **options)
 
-    def enter(self) -> Waiting[None] | None:
-        return self._enter(None, (), {})
+    def enter(self) -> Waiting[Any] | None:
+        ticket = self._enter(None, (), {})
+        return ticket if isinstance(ticket, partial) else None
 
-    def queue(self, wake: Callable[[], object], patience: float = 1.0) -> Generator[float, None, None]:
+    def queue(self, wake: Callable[[], object], patience: float = 1.0) -> Generator[float, None, Any]:
         wait = self.enter()
         assert wait is not None
         steps = wait(wake)
@@ -52,18 +53,18 @@ class Slots(Bulkhead):
         self._dropped(None)
 
 
-def take(turn: Generator[float, None, None]) -> None:
+def take(turn: Generator[float, None, Any]) -> None:
     """Go on after a wait, with the slot or by a refusal."""
     with pytest.raises(StopIteration):
         turn.send(None)
 
 
-def refused(turn: Generator[float, None, None]) -> None:
+def refused(turn: Generator[float, None, Any]) -> None:
     with pytest.raises(BulkheadFullError):
         turn.send(None)
 
 
-def give_up(turn: Generator[float, None, None]) -> None:
+def give_up(turn: Generator[float, None, Any]) -> None:
     turn.close()
 
 
@@ -95,7 +96,7 @@ class Machine(RuleBasedStateMachine):
         self.working: list[int] = []
         self.waiting: list[int] = []
         self.called: list[int] = []
-        self.turns: dict[int, Generator[float, None, None]] = {}
+        self.turns: dict[int, Generator[float, None, Any]] = {}
         self.woken: list[int] = []
         self.counts: dict[tuple[str, str], int] = {}
 

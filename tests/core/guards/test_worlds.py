@@ -7,8 +7,10 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import httpx2
+import pytest
 import sniffio
 import uvloop
+from anyio import to_thread
 from fastapi import Depends, FastAPI
 
 from postfacta_core.guards import (
@@ -72,6 +74,35 @@ async def test_a_block_in_a_sync_dependency_of_fastapi_ends() -> None:
                 guard = make()
                 statuses = {await _status_behind(guard) for _ in range(40)}
                 assert (statuses, guard.status()) == ({500}, {**guard.status(), **HELD[kind]})
+
+
+WAITERS: dict[str, Callable[[], BlockGuard]] = {
+    "limiter": BLOCKS["limiter"],
+    "bulkhead": lambda: Bulkhead("reports", 2, max_waiting=1),
+    "throttle": lambda: Throttle("reports", "1000/second", max_wait=1.0),
+}
+
+
+async def test_what_may_wait_blocks_no_event_loop_even_if_it_need_not_wait() -> None:
+    with every() as case:
+        for kind, make in WAITERS.items():
+            with case(kind):
+                guard = make()
+                with pytest.raises(RuntimeError, match="may wait, which would block the event loop"):
+                    guard.call_sync(str)
+                with pytest.raises(RuntimeError, match="async with"), guard.block():
+                    raise AssertionError
+                assert await to_thread.run_sync(guard.call_sync, str) == ""
+                guard.mode = "off"
+                assert guard.call_sync(str) == ""
+
+
+async def test_what_never_waits_guards_plain_code_on_an_event_loop() -> None:
+    with every() as case:
+        for kind, make in BLOCKS.items():
+            if kind != "limiter":
+                with case(kind), make().block():
+                    assert make().call_sync(str) == ""
 
 
 async def _status_behind(guard: BlockGuard) -> int:
