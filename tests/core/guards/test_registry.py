@@ -18,7 +18,13 @@ def test_a_guard_is_listed_with_settings_and_status_while_it_lives() -> None:
     assert [(each.kind, each.name) for each in registry] == [("bulkhead", "reports"), ("retry", "reports")]
     found = registry.find("bulkhead", "reports")
     assert found is bulkhead
-    assert found.settings() == {"slots": 4, "max_waiting": 2, "max_wait": 1.0, "mode": "enforce"}
+    assert found.settings() == {
+        "slots": 4,
+        "max_waiting": 2,
+        "max_wait": 1.0,
+        "lends": False,
+        "mode": "enforce",
+    }
     assert found.status() == {"used": 0, "waiting": 0}
     assert registry.find("retry", "reports").status() == {"budget_tokens": 100}
     del found, bulkhead, retry

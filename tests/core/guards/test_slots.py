@@ -73,7 +73,7 @@ def ignore() -> None:
 
 
 def full(size: int = 1, max_waiting: int = 0, *, max_wait: float = 1.0) -> Slots:
-    slots = Slots(size, max_waiting, max_wait=max_wait)
+    slots = Slots(size, max_waiting, max_wait=max_wait if max_waiting else None)
     for _ in range(size):
         assert slots.enter() is None
     return slots
@@ -326,4 +326,4 @@ def test_bounds_that_make_no_sense_are_refused_at_once() -> None:
 def test_by_default_none_waits_and_a_queue_waits_a_second() -> None:
     settings_of = Slots(1).settings()
     assert (settings_of["max_waiting"], settings_of["max_wait"]) == (0, 1.0)
-    assert Slots(1, max_wait=0.5).settings()["max_wait"] == 0.5  # Less than a second is a wait as well.
+    assert Slots(1, 1, max_wait=0.5).settings()["max_wait"] == 0.5  # Less than a second is a wait as well.
