@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic
+from dataclasses import dataclass, replace
+from types import CoroutineType
+from typing import Any, Final, Generic, cast
 
-from .._functions import answer_of
+from .._functions import answer_of, is_async
 from ..clock import MONOTONIC, Clock
 from ..errors import FailedResponseError, ResilienceError
 from ..events import Mode, Observer, process_observer
 from ..validation import validation
-from ._guard import RAISE, Guard, On, Outcome, P, T, innermost
+from ._guard import RAISE, Guard, On, Outcome, P, Runner, T, innermost
 from ._kept import LastValues
 
 # Where answers came from: the call, what was kept, `otherwise`; or there was none, or none was given for the mode.
 _FRESH, _STALE, _DEFAULT, _NONE, _SHADOW = "fresh", "stale", "default", "none", "shadow"
+_ASYNC: Final = "its otherwise is an async function"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,19 @@ class Answer(Generic[T]):
         return self.error is None
 
 
+class _Made:
+    """What an async `otherwise` makes up, not awaited yet."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def close(self) -> None:
+        if type(self.value) is CoroutineType:
+            self.value.close()
+
+
 # A call: the key of its question, when it began, and how often values had been forgotten by then.
 _Ticket = tuple[Hashable, float, int]
 
@@ -56,11 +71,12 @@ class Fallback(Guard):
         on: What it stands in for: types of errors, beside `ResilienceError` (an open circuit, a deadline, a full
             bulkhead and so on); or a function of the `Outcome` that alone decides, of results too. A result that is a
             failure is not kept, and is returned if nothing stands in for it.
-        otherwise: The value when none is kept, or a function that makes it from the `Outcome`; that may raise to give
-            none.
+        otherwise: The value when none is kept, or a function, async or plain, that makes it from the `Outcome`. What it
+            raises reaches the caller; the error itself, raised again, means that there is none.
         max_age: Seconds, counted from when its call began, from which a value is not given any more.
         max_entries: The most values kept; what was not used for longest goes first.
-        mode: `SHADOW` keeps values, counts what it would have given, and lets the error through; `OFF` is a plain call.
+        mode: `SHADOW` keeps values, counts what it would have given, and lets the error through, without a call of
+            `otherwise`; `OFF` is a plain call.
     """
 
     kind = "fallback"
@@ -90,6 +106,8 @@ class Fallback(Guard):
             rule = "a function where there is no otherwise="
             validation.refuse("Fallback.key", key, rule, example="key=lambda number: number")
         self._key, self._otherwise = key, otherwise
+        if is_async(otherwise):
+            self.no_sync = _ASYNC
         self._kept = LastValues[Any](max_age, max_entries)
         self._counts = dict.fromkeys((_FRESH, _STALE, _DEFAULT, _NONE, _SHADOW), 0)
         self._announce(max_age=max_age, max_entries=max_entries)
@@ -97,6 +115,31 @@ class Fallback(Guard):
     def status(self) -> Mapping[str, object]:
         """Return how many values are kept, including expired ones not yet removed."""
         return {"kept": len(self._kept)}
+
+    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call it, and return its result or what stands in for it."""
+        ticket = self._enter(function, args, kwargs)
+        try:
+            coro: Any = function(*args, **kwargs)
+            value: T = await (coro if hasattr(coro, "__await__") else answer_of("Fallback", function, coro))
+        except Exception as error:
+            instead = self._failed(ticket, error)
+            if instead is RAISE:
+                raise
+            # Here, so that what an async `otherwise` raises has the error as its context.
+            return cast("T", await self._await(instead) if type(instead) is _Made else instead)
+        instead = self._passed(ticket, value)
+        return cast("T", await self._await(instead) if type(instead) is _Made else instead)
+
+    def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a plain function likewise; raise `TypeError` if `otherwise` is an async function."""
+        if self.no_sync:
+            return Runner.call_sync(self, function, *args, **kwargs)
+        result: Any = super().call_sync(function, *args, **kwargs)
+        if type(result) is _Made:
+            result.close()
+            raise TypeError(f"{self!r} cannot guard a plain function: {_ASYNC}")
+        return cast("T", result)
 
     async def ask(
         self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
@@ -111,11 +154,25 @@ class Fallback(Guard):
             try:
                 if answer is None:
                     raise
-                return answer
+                return await self._finish(answer)
             finally:
                 # The error holds this frame: with the answer in it, both would be garbage in a circle.
                 del answer
-        return self._answer(ticket, Outcome(value)) or Answer(value)
+        return await self._finish(self._answer(ticket, Outcome(value)) or Answer(value))
+
+    async def _finish(self, answer: Answer[Any]) -> Answer[Any]:
+        if type(answer.value) is not _Made:
+            return answer
+        return replace(answer, value=await self._await(answer.value))
+
+    async def _await(self, made: _Made) -> Any:
+        try:
+            value = await made.value
+        except Exception:
+            self._counts[_NONE] += 1
+            raise
+        self._counts[_DEFAULT] += 1
+        return value
 
     def forget(self, key: Hashable) -> None:
         """Drop the value of this key, and ignore the results of all calls under way."""
@@ -177,23 +234,30 @@ class Fallback(Guard):
     def _stand_in(self, ticket: _Ticket, outcome: Outcome[Any], error: Exception) -> Answer[Any] | None:
         with self._lock:
             kept = self._kept.find(ticket[0], self._clock())
+        if self._mode is Mode.SHADOW:
+            has_none = kept is None and self._otherwise is RAISE
+            self._counts[_NONE if has_none else _SHADOW] += 1
+            return None
         if kept is not None:
-            answer, source = Answer(kept[0], kept[1], error), _STALE
-        elif (value := self._made_up(outcome)) is not RAISE:
-            answer, source = Answer(value, math.inf, error), _DEFAULT
-        else:
-            answer, source = None, _NONE
-        if answer is not None and self._mode is Mode.SHADOW:
-            answer, source = None, _SHADOW
-        self._counts[source] += 1
-        return answer
+            self._counts[_STALE] += 1
+            return Answer(kept[0], kept[1], error)
+        value = self._made_up(outcome)
+        if value is RAISE:
+            return None
+        return Answer(value, math.inf, error)
 
     def _made_up(self, outcome: Outcome[Any]) -> Any:
-        if not callable(self._otherwise):
-            return self._otherwise
-        try:
-            return self._otherwise(outcome)
-        except Exception as fault:  # noqa: BLE001 - it is foreign code, and may raise anything
-            if fault is not outcome.error:
-                self._report(fault)
-            return RAISE
+        value: Any = self._otherwise
+        if callable(value):
+            try:
+                value = value(outcome)
+            except Exception as fault:
+                self._counts[_NONE] += 1
+                if fault is outcome.error:
+                    return RAISE
+                raise
+            if hasattr(value, "__await__"):
+                # It is counted once it is there.
+                return _Made(value)
+        self._counts[_NONE if value is RAISE else _DEFAULT] += 1
+        return value

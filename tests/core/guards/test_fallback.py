@@ -20,6 +20,7 @@ from postfacta_core.guards.fallback import Answer, Fallback
 from postfacta_core.guards.pipeline import Pipeline
 from postfacta_core.guards.retry import Retry
 from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.kit.every import every
 from tests.kit.garbage import garbage
 
 
@@ -38,6 +39,10 @@ def as_it_is(key: Hashable) -> Hashable:
     return key
 
 
+def first_of(key: Hashable, *_: object) -> Hashable:
+    return key
+
+
 async def ask(
     fallback: Fallback, key: Hashable, function: Callable[..., Awaitable[T]], *args: Any
 ) -> Answer[T]:
@@ -47,6 +52,10 @@ async def ask(
         return await function(*args)
 
     return await fallback.ask(of, key)
+
+
+async def keyed(key: Hashable, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+    return await function(*args)
 
 
 AWAY = CircuitOpenError("db", 3.0)
@@ -67,7 +76,7 @@ class Bench:
         self.heard = RecordingObserver()
         self.fallback = Fallback(
             "invoices",
-            key=as_it_is,
+            key=first_of,
             on=ConnectionError,
             max_age=max_age,
             max_entries=max_entries,
@@ -253,16 +262,77 @@ async def test_a_made_up_answer_is_the_last_resort_and_says_that_it_is_one() -> 
     assert bench.counts() == {"default": 1, "fresh": 1, "stale": 1}
 
 
-async def test_a_maker_that_raises_leaves_the_dependencys_own_error() -> None:
-    def broken(outcome: Outcome[str]) -> str:
-        raise KeyError("broken")
+class UnavailableError(Exception):
+    """What a caller of the fallback expects."""
 
-    bench = Bench(otherwise=broken)
-    with pytest.raises(CircuitOpenError) as caught:
+
+async def test_what_a_maker_raises_is_raised_in_place_of_the_error() -> None:
+    def translate(outcome: Outcome[str]) -> str:
+        raise UnavailableError from outcome.error
+
+    async def translate_later(outcome: Outcome[str]) -> str:
+        await checkpoint()
+        return translate(outcome)
+
+    with every() as case:
+        for maker in (translate, translate_later):
+            with case(maker.__name__):
+                bench = Bench(otherwise=maker)
+                with pytest.raises(UnavailableError) as caught:
+                    await ask(bench.fallback, "key", fail, AWAY)
+                assert caught.value.__cause__ is AWAY
+                with pytest.raises(UnavailableError):
+                    await bench.fallback.call(keyed, "key", fail, AWAY)
+                assert bench.heard.of(ListenerFailed) == []
+                assert bench.counts() == {"none": 2}
+
+
+async def test_an_async_maker_is_awaited() -> None:
+    async def other_provider(outcome: Outcome[str]) -> str:
+        await checkpoint()
+        return f"instead of {outcome.result or type(outcome.error).__name__}"
+
+    bench = Bench(otherwise=other_provider)
+    expected = "instead of CircuitOpenError"
+    assert await ask(bench.fallback, "key", fail, AWAY) == Answer(expected, math.inf, AWAY)
+    assert await bench.fallback.call(keyed, "key", fail, AWAY) == expected
+    assert bench.counts() == {"default": 2}
+    of_value = Fallback("values", otherwise=other_provider, on=lambda it: it.result == "fresh")
+    assert await of_value.call(answer) == "instead of fresh"
+    assert (await of_value.ask(answer)).value == "instead of fresh"
+
+
+def test_an_async_maker_is_refused_for_a_plain_function() -> None:
+    async def later(_: Outcome[str]) -> str:
+        return "later"
+
+    def away() -> str:
+        raise AWAY
+
+    def hide(outcome: Outcome[str]) -> Any:
+        return later(outcome)
+
+    fallback = Fallback("invoices", otherwise=later)
+    message = "cannot guard a plain function: .*its otherwise is an async function"
+    with pytest.raises(TypeError, match=message):
+        fallback.call_sync(str)
+    with pytest.raises(TypeError, match=message):
+        Pipeline(fallback, Bulkhead("invoices", 1)).call_sync(str)
+    with pytest.raises(TypeError, match="Fallback decorates async functions"):
+        fallback(away)
+    hidden = Fallback("hidden", otherwise=hide)
+    with pytest.raises(TypeError, match=message):
+        hidden.call_sync(away)
+
+
+async def test_a_shadow_calls_no_maker() -> None:
+    async def never(_: Outcome[str]) -> str:
+        raise AssertionError
+
+    bench = Bench(otherwise=never, mode=Mode.SHADOW)
+    with pytest.raises(CircuitOpenError):
         await ask(bench.fallback, "key", fail, AWAY)
-    assert caught.value is AWAY
-    assert bench.heard.of(ListenerFailed) == [ListenerFailed("invoices", "KeyError('broken')")]
-    assert bench.counts() == {"none": 1}
+    assert bench.counts() == {"shadow": 1}
 
 
 async def test_a_maker_may_raise_the_error_itself_to_give_no_answer() -> None:
