@@ -122,6 +122,17 @@ async def download(request: Request) -> Response:
     return StreamingResponse(parts(), media_type="text/plain", headers={"content-length": str(length)})
 
 
+class Deaf:
+    """An endpoint that never looks whether its client is still there."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for number in range(PARTS):
+            await send({"type": "http.response.body", "body": b"part %d\n" % number, "more_body": True})
+            await anyio.sleep(2 * PAUSE)
+        await send({"type": "http.response.body", "body": b"last"})
+
+
 async def forever(request: Request) -> Response:
     await anyio.sleep_forever()
     raise AssertionError
@@ -134,6 +145,16 @@ async def events(request: Request) -> Response:
             await anyio.sleep(0.2)
 
     return StreamingResponse(endless(), media_type="text/event-stream")
+
+
+async def halves(request: Request) -> Response:
+    async def parts() -> AsyncGenerator[str]:
+        while True:
+            yield "data: the first half, "
+            await anyio.sleep(4 * PAUSE)
+            yield "the second half\n\n"
+
+    return StreamingResponse(parts(), media_type="text/event-stream")
 
 
 async def block(request: Request) -> Response:
@@ -204,6 +225,8 @@ def build() -> ASGIApp:
         Route("/forever", forever),
         Route("/sse", events, methods=["GET", "POST"]),
         Route("/answer", answer, methods=["POST"]),
+        Route("/deaf", Deaf()),
+        Route("/halves", halves),
         Route("/lines", lines),
         Route("/tail", tail),
         Route("/download", download),

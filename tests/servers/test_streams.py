@@ -22,6 +22,8 @@ from loadtests.drain.plan import Plan, Times
 from loadtests.drain.servers import MATRIX, Server, ServerKind
 from loadtests.drain.streams import Got
 from postfacta_core.drain import DrainLimits
+from postfacta_lab.engine.client import ask, encode
+from postfacta_lab.engine.processes import until
 from tests.kit.every import every
 
 APP = "tests.servers.drain_app:app"
@@ -162,6 +164,22 @@ async def test_what_is_cut_over_http2_is_not_ended(server: str, cut: str | None,
                 assert b"retry: " not in client.bodies[path]
 
 
+async def test_a_farewell_waits_for_the_end_of_an_event(tmp_path: Path) -> None:
+    async with plan(tmp_path).server(MATRIX["uvicorn-1"], QUICK, label="halves") as running:
+        await running.ready()
+        async with asyncio.timeout(15), asyncio.TaskGroup() as tasks:
+            asked = {"Accept": "text/event-stream"}
+            listener = tasks.create_task(streams.read(running.port, "GET", "/halves", asked))
+            await until(lambda: running.count("handler-begin") > 0, 10)
+            running.send(signal.SIGTERM)
+    got = listener.result()
+    assert got.is_complete
+    *events, farewell, end = got.body.split(b"\n\n")
+    assert set(events) == {b"data: the first half, the second half"}
+    assert farewell.startswith(b"retry: ")
+    assert end == b""
+
+
 # A request's own time, which its client may set.
 TIMED = {"X-Request-Timeout": "0.5"}
 
@@ -182,3 +200,21 @@ async def test_a_stream_that_a_deadline_cuts_is_unfinished(server: str, tmp_path
 async def timed(server: Server, method: str, path: str) -> Got:
     async with asyncio.timeout(15):
         return await streams.read(server.port, method, path, {"Accept": "text/event-stream", **TIMED})
+
+
+@pytest.mark.parametrize("server", ["uvicorn-1", "uvicorn-1-h11", "granian-1", "hypercorn-0"])
+async def test_a_client_that_leaves_midway_is_counted_so(server: str, tmp_path: Path) -> None:
+    async with plan(tmp_path).server(MATRIX[server], QUICK, label="left") as running:
+        await running.ready()
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(encode("GET", "/deaf"))
+        await reader.readuntil(b"part 0")
+        writer.close()
+        # uvicorn takes the rest of the response, as if its client still read it.
+        await until(lambda: running.count("handler-end") > 0, 15)
+        metrics = await ask(running.port, encode("GET", "/metrics"))
+    name = "http_server_request_duration_seconds_count"
+    lines = [line for line in metrics.text.splitlines() if line.startswith(name) and "/deaf" in line]
+    assert len(lines) == 1
+    for label in ('error_type="client_disconnected"', 'http_response_status_code="499"'):
+        assert label in lines[0]

@@ -234,6 +234,9 @@ class HttpExchange(Answering, Exchange):
                     self.end_response(is_complete=True)
             elif not self.is_plain and self._events is not None:
                 self._events.note(message.get("body", b""))
+                if self._events.is_ending and self._events.is_between:
+                    # The sweep ends it here; its next event may follow at once, and not end in time.
+                    await anyio.sleep_forever()
 
     async def emit(self, message: Message) -> None:
         await self.send(message, is_ours=True)
@@ -291,7 +294,10 @@ class HttpExchange(Answering, Exchange):
             self.is_plain = False
 
     def _may_part(self) -> bool:
-        return self._events is not None and self._events.is_between
+        if self._events is None:
+            return False
+        self._events.is_ending = True
+        return self._events.is_between
 
     def _dress_with_care(self, given: Headers) -> list[tuple[bytes, bytes]]:
         """Do the same for a response that has such a header already, or that is its connection's last."""

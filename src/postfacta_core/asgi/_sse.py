@@ -26,10 +26,12 @@ class EventStream:
 
     Attributes:
         is_between: Whether the last event was sent to its end; set to False before each piece, `note` decides.
+        is_ending: Whether the stream ends at the next such moment, so that no more is sent after it.
     """
 
     def __init__(self) -> None:
         self.is_between: bool = True
+        self.is_ending: bool = False
         self._tail = _ENDS[0]  # Before the first event is between two, too.
 
     def note(self, piece: bytes) -> None:

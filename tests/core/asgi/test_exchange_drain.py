@@ -124,8 +124,33 @@ async def test_a_long_event_gets_its_farewell_after_its_last_part() -> None:
     await exchange.send(start(EVENT_STREAM))
     await exchange.send(piece(b"data: " + b"x" * 200_000))
     assert not exchange.is_due(0.0)
-    await exchange.send(piece(b"\n\n"))
-    assert exchange.is_due(0.0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(exchange.send, piece(b"\n\n"))
+        await until(lambda: exchange.is_due(0.0))
+        tasks.cancel_scope.cancel()
+
+
+async def test_no_event_begins_once_the_stream_is_to_end() -> None:
+    wire, sent = Wire(), list[bytes]()
+    exchange = exchange_on(wire, ACCEPT)
+    await exchange.send(start(EVENT_STREAM))
+    await exchange.send(piece(b"data: 1"))
+    assert not exchange.is_due(0.0)
+
+    async def application() -> None:
+        for data in (b"2\n\n", b"data: 3"):
+            await exchange.send(piece(data))
+            sent.append(data)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(application)
+        await until(lambda: exchange.is_due(0.0))
+        await anyio.sleep(0.02)
+        tasks.cancel_scope.cancel()
+    assert sent == []
+    await cut(exchange, StoppedError("drain"))
+    assert [message["body"] for message in wire.sent[1:-1]] == [b"data: 1", b"2\n\n"]
+    assert (wire.end or b"").startswith(b"retry: ")
 
 
 async def test_no_farewell_follows_a_piece_that_was_not_handed_over() -> None:
