@@ -176,7 +176,7 @@ class HttpCallFinished(NamedTuple):
 
 
 class DeadlineExceeded(NamedTuple):
-    """A request's time ran out at a `stage`: `ingress` (it came too late), `handler`, `pool`, `database`, `timeout`.
+    """A request's time ran out at a `stage`: `ingress` (it came too late), `handler`, `handshake`, `pool`, `database`, `timeout`.
 
     Or `client`: there was none left for a call to another service.
     """

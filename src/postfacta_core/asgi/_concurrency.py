@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import ExitStack, asynccontextmanager
 from functools import lru_cache
@@ -68,6 +69,7 @@ class Shedding:
         self._late = 0.0
         self._processor, self._used = processor, processor()
         self._own, self._busy, self._refused = 1.0, 0.0, 0
+        self.handshakes: Handshakes = Handshakes()
 
     @property
     def mode(self) -> Mode:
@@ -101,15 +103,20 @@ class Shedding:
         now = self.clock()
         mode = rules.shedding or self.limiter.mode
         decision = self.limiter.arrive_in(mode, priority, now, luck=self.luck())
-        return self._give_back(decision, rules, now)
+        return self._give_back(decision, rules)
 
-    def _give_back(self, decision: T, rules: Rules, now: float) -> T | None:
+    def _give_back(self, decision: T, rules: Rules) -> T | None:
         """Return the decision; None, without its slot, if the request was admitted and only waits."""
         if decision is ADMIT and rules.waits:
-            self.begun += 1
-            self.limiter.finish(now, now, Ending.UNKNOWN)
+            self.release_at_once()
             return None
         return decision
+
+    def release_at_once(self) -> None:
+        """Give back the slot of what was admitted and needs none."""
+        now = self.clock()
+        self.begun += 1
+        self.limiter.finish(now, now, Ending.UNKNOWN)
 
     def priority(self, scope: Scope, default: Priority = Priority.CRITICAL) -> Priority:
         if self._key:
@@ -138,7 +145,7 @@ class Shedding:
             request.queued = wait.decided - wait.since
             if not is_here and verdict is ADMIT:
                 limiter.finish(clock(), wait.decided, Ending.UNKNOWN)
-        return self._give_back(verdict, rules, clock())
+        return self._give_back(verdict, rules)
 
     def spares(self, request: RequestContext, rules: Rules) -> bool:
         """Return whether one that would be refused is served all the same."""
@@ -162,6 +169,29 @@ class Shedding:
             end = '"}' if known is None else f'", "request_id": "{known.request_id}"}}'
             body = f"{before}{quote(scope['path'], errors='replace')}{end}".encode()
             await send_whole(scope, send, problem.status, b"application/problem+json", body, wait)
+
+
+class Handshakes:
+    """The WebSockets that are not accepted yet: `most` at once, and half of that of one client."""
+
+    most: int = 128  # One is a task and a connection, some 30 kB.
+
+    def __init__(self) -> None:
+        self._by_client: Counter[str] = Counter()
+        self._count = 0
+
+    def has_room(self, client: str) -> bool:
+        return self._count < self.most and self._by_client.get(client, 0) < self.most // 2
+
+    def enter(self, client: str) -> None:
+        self._count += 1
+        self._by_client[client] += 1
+
+    def leave(self, client: str) -> None:
+        self._count -= 1
+        self._by_client[client] -= 1
+        if not self._by_client[client]:
+            del self._by_client[client]
 
 
 class Slotted(Running):

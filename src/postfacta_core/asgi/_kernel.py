@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Token
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 from anyio.lowlevel import checkpoint
 
@@ -21,7 +21,7 @@ from ..clock import random_id
 from ..context import CURRENT, RequestContext
 from ..deadlines._limits import asked_timeout
 from ..deadlines.requests import RunningRequests
-from ..errors import DeadlineExceededError, ResilienceError
+from ..errors import BulkheadFullError, DeadlineExceededError, ResilienceError
 from ..events import DeadlineExceeded, ListenerFailed, Observer, fan_out, ignore
 from ..limits._overload import ADMIT, Shed, Wait
 from ..telemetry.exchange import ErrorTypes, Recorder, tells_of_disconnect
@@ -71,7 +71,9 @@ _trace_of = re.compile(
 _is_id = re.compile(rb"[A-Za-z0-9._-]{8,64}").fullmatch
 _NO_RULES: Final = Rules()
 _Either = HttpExchange | WebSocketExchange
-_Served = tuple[type[_Either], Sequence[Record], Sequence[Record]]
+_Served = tuple[
+    type[_Either], Sequence[Record], Sequence[Record], Callable[[Any, Any, Scope], Coroutine[Any, Any, None]]
+]
 """How a kind of connection is served: its exchange, and what is called as it begins and ends."""
 
 
@@ -143,11 +145,11 @@ class Kernel(Shared):
         self._binds = self._is_recorded or is_timed
         has_sockets = self._binds or self.identifies or rules.rates is not None or self.admission is not None
         self._served: dict[str, _Served] = {
-            "http": (HttpExchange, _wanted(recorders, "begin"), _wanted(recorders, "end"))
+            "http": (HttpExchange, _wanted(recorders, "begin"), _wanted(recorders, "end"), Kernel._admit)
         }
         if has_sockets:
             connect, closed = _wanted(recorders, "connect"), _wanted(recorders, "closed")
-            self._served["websocket"] = (WebSocketExchange, connect, closed)
+            self._served["websocket"] = (WebSocketExchange, connect, closed, Kernel._admit_socket)
 
     async def __call__(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one straight line: a call more costs each request
         self, scope: Scope, receive: Receive, send: Send
@@ -156,7 +158,7 @@ class Kernel(Shared):
         if served is None:
             await self._serve_other(scope, receive, send)
             return
-        make, begin, end = served
+        make, begin, end, admit = served
         # Its headers, once for all parts.
         headers: Headers = scope["headers"] if self._reads else ()
         fields: dict[bytes, bytes] = {}
@@ -230,14 +232,14 @@ class Kernel(Shared):
             # The deadline, and admission.
             running = self.requests
             if running is None:
-                await self._admit(exchange, scope)
+                await admit(self, exchange, scope)
                 return
             if not running.is_closed and _ASKS_FOR_TIME not in fields:
                 request.limit = limit = rules.timeout
                 request.deadline = request.started + limit
             elif await self._is_late(exchange, running):
                 return
-            await running.run(exchange, self._admit(exchange, scope))
+            await running.run(exchange, admit(self, exchange, scope))
         except Exception as crash:
             if exchange.has_cut_off and tells_of_disconnect(crash):
                 # The application's reaction to the disconnect is of no use; a crash is recorded all the same.
@@ -396,6 +398,37 @@ class Kernel(Shared):
                 exchange.began = self.clock()
             if exchange.began - came < _MAY_HAVE_LEFT or not await exchange.is_abandoned():
                 await self.app(scope, exchange.receive, exchange.send)
+        finally:
+            if exchange.is_held:
+                exchange.land()
+
+    async def _admit_socket(self, exchange: WebSocketExchange, scope: Scope) -> None:
+        """Serve a WebSocket: until it is accepted it has a bound and a time of its own, and no slot of the limiter."""
+        request, rules, shedding = exchange.request, exchange.rules, self.admission
+        if self.requests is not None and rules.handshake < request.limit:
+            request.limit = rules.handshake
+            exchange.limit(min(request.asked, request.limit))
+        if shedding is None or (shedding.is_off and rules.shedding is None):
+            await self.app(scope, exchange.receive, exchange.send)
+            return
+        decision = shedding.arrive(rules, request, scope)
+        if isinstance(decision, Wait):
+            decision = await shedding.wait(decision, rules, request)
+        if decision is ADMIT:
+            shedding.release_at_once()
+        if isinstance(decision, Shed) and not shedding.spares(request, rules):
+            await shedding.refuse(decision, request, scope, exchange.send)
+            return
+        handshakes = shedding.handshakes
+        if not handshakes.has_room(exchange.client) and not shedding.spares(request, rules):
+            problem = problem_of(BulkheadFullError("handshakes"))
+            request.route, request.error_type = _PREROUTING, problem.error_type
+            await exchange.reply(problem)
+            return
+        exchange.shedding, exchange.is_held = shedding, True
+        handshakes.enter(exchange.client)
+        try:
+            await self.app(scope, exchange.receive, exchange.send)
         finally:
             if exchange.is_held:
                 exchange.land()

@@ -15,6 +15,9 @@ from ..limits._overload import Priority
 from ..validation import validation
 from ._ratelimit import RatePlan
 
+HANDSHAKE: Final = (
+    5.0  # Seconds; a browser's user has gone after that, and a handshake costs memory and a connection.
+)
 UNBOUNDED: Final = TransferLimits(max_header_bytes=sys.maxsize, max_body_bytes=sys.maxsize)
 _route_of = re.compile(r"(?:([A-Z]+) )?(/\S*)").fullmatch
 _slashes = re.compile("/{2,}").sub
@@ -25,6 +28,7 @@ _PARAMETER: Final = re.compile(r"\{[^{}:]+(:[a-z]+)?\}")
 class Rules:
     limits: TransferLimits = UNBOUNDED
     timeout: float = math.inf
+    handshake: float = HANDSHAKE  # Seconds in which a WebSocket must be accepted.
     stream_timeout: float = math.inf
     drain_timeout: float = math.inf  # Seconds after a drain's delay; the drain has its own limit.
     farewell: bool | None = None  # Of event streams, in a drain; None: as the client asks for them.

@@ -45,6 +45,15 @@ class WebSocketExchange(Answering, SocketExchange):
         if client := scope.get("client"):
             self.client = client[0]
 
+    @property
+    def stage(self) -> str:  # type: ignore[override]
+        return "handler" if self.is_open else "handshake"
+
+    def land(self) -> None:
+        """End the handshake."""
+        self.is_held = False
+        self.shedding.handshakes.leave(self.client)
+
     async def receive(self) -> Message:
         message = await self._in()
         if message["type"] == "websocket.disconnect" and not self.is_complete:
@@ -62,7 +71,9 @@ class WebSocketExchange(Answering, SocketExchange):
             return
         if kind == "websocket.accept":
             # A limit that the handler gave itself stays.
-            if self.shared.requests is not None and self.request.limit == self.rules.timeout:
+            if self.shared.requests is not None and self.request.limit == min(
+                self.rules.timeout, self.rules.handshake
+            ):
                 self.request.limit = math.inf
                 self.limit(math.inf)
         elif kind in {"websocket.close", "websocket.http.response.start"}:

@@ -198,6 +198,8 @@ def _rules(
 def _only_of(route: RouteOptions) -> dict[str, Any]:
     """Resolve what only routes are given."""
     rules: dict[str, Any] = {"waits": route.waits}
+    if route.request_timeout is not None:
+        rules["handshake"] = route.request_timeout  # Its team knows better.
     if route.priority is not None:
         rules["priority"] = route.priority
     if route.shedding is not None:

@@ -78,6 +78,7 @@ class Running:
     is_cancelled: bool = False
     is_endless: bool = False  # Its client comes back by itself: a drain ends it after its delay.
     is_overdue: bool = False  # It was cancelled, and yet goes on.
+    stage: str = "handler"  # Where its time runs out.
     is_plain: bool = False  # Nothing of this has come, nor anything else that is rare.
     is_watched: bool = False  # Disconnect watching is requested but not started.
     _has_ended: bool = False
@@ -244,10 +245,10 @@ class RunningRequests:
             await handler
         if running.cancel_scope.cancelled_caught and not running.is_cancelled:
             running.is_cancelled, running.reason = True, DeadlineExceededError("request")
-            self._tell_late(running.request)
+            self._tell_late(running)
 
-    def _tell_late(self, request: RequestContext) -> None:
-        self._observe(DeadlineExceeded("caller" if request.deadline_is_callers else "handler"))
+    def _tell_late(self, running: Running) -> None:
+        self._observe(DeadlineExceeded("caller" if running.request.deadline_is_callers else running.stage))
 
     async def _settle(self, running: Running) -> None:
         running.take_back()
@@ -315,7 +316,7 @@ class RunningRequests:
                 running.press()
             if now >= request.deadline and not running.is_cancelled:
                 running.cancel(DeadlineExceededError("request"))
-                self._tell_late(request)
+                self._tell_late(running)
             elif now >= request.deadline + _PATIENCE and not running.is_overdue:
                 running.is_overdue = True
                 self._tell_overdue()

@@ -75,7 +75,9 @@ INSTRUMENTS: Final[Mapping[str, About]] = {
     "postfacta_deadline_exceeded_total": About(
         "Requests and calls that ran out of time, by where; `caller` if the caller had set a shorter time.",
         "stage",
-        values={"stage": ("ingress", "handler", "pool", "database", "client", "caller", "timeout")},
+        values={
+            "stage": ("ingress", "handler", "handshake", "pool", "database", "client", "caller", "timeout")
+        },
     ),
     "postfacta_task_crashes_total": About("Background tasks that raised and were started again.", "task"),
     "postfacta_requests_overdue": About("Handlers that were cancelled and still run."),

@@ -28,7 +28,7 @@ _DISCONNECTS: Final = frozenset({"ClientDisconnect", "WebSocketDisconnect"})
 
 # The error types of this library's own refusals. They are not counted as class names.
 _OWN: Final = frozenset({
-    "", CALLERS_DEADLINE, CLIENT_DISCONNECTED, INCOMPLETE, "breaker_open", "database_unavailable", "deadline_exceeded",
+    "", CALLERS_DEADLINE, CLIENT_DISCONNECTED, INCOMPLETE, "breaker_open", "bulkhead_full", "database_unavailable", "deadline_exceeded",
     "draining", "lock_timeout", "pool_timeout", "rejected", "shed", "unavailable",
 })  # fmt: skip
 

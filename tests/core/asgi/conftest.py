@@ -20,6 +20,7 @@ ON_BOTH = (
     "transfer",
 )
 IN_VIRTUAL_TIME = (
+    "handshakes",
     "deadline",
     "deadline_clients",
     "lifespan",

@@ -126,7 +126,7 @@ async def test_a_handshake_that_is_never_accepted_is_refused_at_the_requests_lim
         async with service.running_now():
             sent = await socket_messages(service, "/")
     assert sent == [{"type": "websocket.close", "code": 1008, "reason": "The time ran out"}]
-    assert service.stages == ["handler"]
+    assert service.stages == ["handshake"]
 
 
 async def test_a_websocket_has_no_limit_and_closes_for_a_restart() -> None:

@@ -45,7 +45,13 @@ async def test_all_guards_are_listed_with_settings_and_status() -> None:
         ("bulkhead", "reports"),
         ("retry", "billing"),
     ]
-    assert listed[1]["settings"] == {"slots": 4, "max_waiting": 0, "max_wait": 1.0, "mode": "enforce"}
+    assert listed[1]["settings"] == {
+        "slots": 4,
+        "max_waiting": 0,
+        "max_wait": 1.0,
+        "lends": False,
+        "mode": "enforce",
+    }
     assert listed[1]["status"] == {"used": 0, "waiting": 0}
     head = await call_asgi(OperatorEndpoint(token=TOKEN), "HEAD", "/", headers=[KNOWN])
     assert (head.status, head.body) == (200, b"")
