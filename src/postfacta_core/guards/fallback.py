@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
-from types import CoroutineType
 from typing import Any, Final, Generic, cast
 
 from .._functions import answer_of, is_async
@@ -50,8 +49,8 @@ class _Made:
         self.value = value
 
     def close(self) -> None:
-        if type(self.value) is CoroutineType:
-            self.value.close()
+        close: Callable[[], object] = getattr(self.value, "close", lambda: None)
+        close()
 
 
 # A call: the key of its question, when it began, and how often values had been forgotten by then.

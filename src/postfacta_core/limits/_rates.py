@@ -14,6 +14,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from ..validation import validation
@@ -73,7 +74,11 @@ _new: Final[Callable[[type[Decision], tuple[float, ...]], Decision]] = vars(tupl
 
 def shorten(key: str) -> str:
     """Bound the memory that a key takes: the end of a long one becomes its hash."""
-    return key if len(key) <= LONGEST_KEY else f"{key[:64]}#{hash(key):x}"
+    if len(key) <= LONGEST_KEY:
+        return key
+    # Not `hash`, which differs by process: in a shared store each would count for itself.
+    digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"{key[:64]}#{digest}"
 
 
 class Buckets:

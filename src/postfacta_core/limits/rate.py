@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Final, Protocol, cast, runtime_checkable
@@ -122,6 +123,8 @@ class RateLimiter:
         self.clock: Clock = clock
         self._counts: dict[Mode, dict[str, int]] = {mode: dict.fromkeys(DECISIONS, 0) for mode in Mode}
         self._spend = self.buckets.spend
+        # Any thread may hit it: a table of keys is no atomic thing.
+        self.lock: threading.RLock = threading.RLock()
         self._observe = observing("RateLimiter", name, observer)
         self._set_mode(validation.choice("RateLimiter.mode", mode, Mode))
         self._observe(PolicyCreated(name, self.tally))
@@ -163,8 +166,9 @@ class RateLimiter:
             raise ValueError(_NEGATIVE)
         if len(key) > LONGEST_KEY:
             key = shorten(key)
-        decision = self._spend(key, cost, self.clock())
-        self.counted["allowed" if decision.allowed else "limited"] += 1
+        with self.lock:
+            decision = self._spend(key, cost, self.clock())
+            self.counted["allowed" if decision.allowed else "limited"] += 1
         return decision if decision.allowed or self.enforces else decision._replace(allowed=True)
 
     def charge(self, key: str, cost: int = 1) -> Charge:
@@ -220,19 +224,18 @@ async def hit_all(charges: Sequence[Charge], *, spend: bool = True) -> list[Deci
 
 def hit_here(charges: Sequence[Charge], *, spend: bool = True, allowed: str = "allowed") -> list[Decision]:
     """Make several hits of limiters that are on, in this process's memory; shadows refuse here, too."""
-    # All are spent, and given back if one refuses: nothing else runs in between.
+    # All are spent, and given back if one refuses. Another thread may be refused in between.
     found: list[Decision] = []
     is_refused = not spend
     for limiter, key, cost in charges:
-        decision = limiter.buckets.spend(key, cost, limiter.clock())
+        with limiter.lock:
+            decision = limiter.buckets.spend(key, cost, limiter.clock())
+            limiter.counted[allowed if decision.allowed else "limited"] += 1
         found.append(decision)
-        if decision.allowed:
-            limiter.counted[allowed] += 1
-        else:
-            limiter.counted["limited"] += 1
-            is_refused = is_refused or limiter.enforces
+        is_refused = is_refused or (not decision.allowed and limiter.enforces)
     if is_refused:
         for (limiter, key, cost), decision in zip(charges, found, strict=True):
             if decision.allowed:
-                limiter.buckets.refund(key, cost, limiter.clock())
+                with limiter.lock:
+                    limiter.buckets.refund(key, cost, limiter.clock())
     return found

@@ -19,6 +19,7 @@ from postfacta_core.limits.rate import RateLimiter, hit_all, parse_rates
 from postfacta_core.telemetry.catalogue import POLICY_METRICS
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.kit.every import every
+from tests.kit.interleaving import interleaved
 from tests.kit.storage import HitLists
 
 
@@ -562,3 +563,21 @@ async def test_a_storage_of_limits_can_be_given_by_its_address() -> None:
 
 def test_the_storage_of_limits_that_grows_with_its_keys_is_never_chosen_by_us() -> None:
     assert RateLimiter("client", "1/minute").store is None
+
+
+def test_no_more_is_allowed_whenever_threads_change_places() -> None:
+    with every() as case:
+        for seed in range(10):
+            with case(seed):
+                limiter = RateLimiter("partner", "3/minute", max_keys=2, clock=ManualClock())
+                allowed = list[str]()
+
+                def work(limiter: RateLimiter = limiter, allowed: list[str] = allowed) -> None:
+                    for number in range(4):
+                        keys = "a", f"new {number % 2}"
+                        allowed.extend(key for key in keys if limiter.hit_now(key).allowed)
+
+                interleaved([work, work, work], within="core/limits/", seed=seed)
+                assert allowed.count("a") == 3
+                counts = {sample.labels[1]: sample.value for sample in limiter.tally() if sample.labels[1:]}
+                assert counts == {"allowed": len(allowed), "limited": 24 - len(allowed)}
