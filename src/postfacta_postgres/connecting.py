@@ -113,10 +113,15 @@ class Connector:
 
     All are opened to `host`, the number of the one that a search found: were each to look for itself, one pool could
     write to two primaries after a failover that went wrong. `namespace` is the database's name, for spans, or empty.
+
+    `patience` is the seconds that a sign of life may take: twice what the last opening took, which is several round
+    trips, at least 1 and at most `connect_timeout`. `is_failing` says that the last opening failed.
     """
 
     def __init__(self, setup: Setup, dsn: str, password: Password | None) -> None:
         self.host: int = 0
+        self.patience: float = _LEAST_PATIENCE
+        self.is_failing: bool = False
         self.namespace: str = urlsplit(dsn).path.removeprefix("/")
         self._hosts = hosts_of(dsn)
         self._servers = [urlsplit(host).hostname or "" for host in self._hosts]
@@ -145,8 +150,19 @@ class Connector:
             error_type = type(error).__name__
             raise
         finally:
-            setup.observe(ConnectionOpened(setup.name, setup.clock() - started, error_type))
+            seconds = setup.clock() - started
+            self._learn(seconds, error_type)
+            setup.observe(ConnectionOpened(setup.name, seconds, error_type))
         return connection
+
+    def _learn(self, seconds: float, error_type: str) -> None:
+        if error_type == "cancelled":
+            return
+        self.is_failing = error_type != ""
+        # One that ran out of time takes longer than it had.
+        if error_type in {"", "TimeoutError"}:
+            bound = self._setup.options.connect_timeout
+            self.patience = max(_LEAST_PATIENCE, min(2 * seconds, bound))
 
     async def _ask(self, until: float, *, search: bool) -> RawConnection:
         hosts = [*range(self.host, len(self._hosts)), *range(self.host)] if search else [self.host]
@@ -167,6 +183,8 @@ class Connector:
             return connection
 
 
+# A machine that stands still for most of it is no outage.
+_LEAST_PATIENCE: Final = 1.0
 _EXAMPLE: Final = '"postgresql://billing@db:5432/billing"'
 _LAST_PORT: Final = 65_535
 _PLACE: Final = re.compile(r"(?:\[[0-9A-Fa-f:.%\w]+\]|[^\s\[\]:/@]*)(?::(?P<port>[0-9]{1,5}))?")

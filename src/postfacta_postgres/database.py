@@ -183,7 +183,11 @@ class Database(Statements):
         await self._pool.monitor.found.wait()
 
     async def ping(self) -> None:
-        """Raise DatabaseUnavailableError unless the database answers in a second, on a connection that no load can take."""
+        """Raise DatabaseUnavailableError unless the database answers in time, on a connection that no load can take.
+
+        That is a second, or twice what the last connection took to open, `connect_timeout` at most. Any answer on
+        another connection meanwhile will do. Several that wait share one question.
+        """
         await self._pool.monitor.ping()
 
     async def check_writes(self) -> None:

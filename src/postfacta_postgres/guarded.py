@@ -60,6 +60,11 @@ class Statement(NamedTuple):
     collection: str = ""
     repeatable: bool = False
 
+    @property
+    def name(self) -> str:
+        """Its name in metrics and spans."""
+        return self.operation or first_word(self.sql)
+
 
 COMMIT: Final = Statement("execute", "commit", operation="COMMIT")
 
@@ -131,6 +136,7 @@ class Lease(Loan):
                 raise asyncpg.InFailedSQLTransactionError(message)  # noqa: TRY301 - it is classified below
             error_type = ""
             self._is_answered = True
+            pool.monitor.answered_at = pool.now()
         except Exception as error:
             sqlstate = sqlstate_of(error)
             known = self._take_note(error, sqlstate, limit)
@@ -143,8 +149,7 @@ class Lease(Loan):
             raise known from error
         finally:
             connector, seconds = pool.connector, pool.now() - started
-            operation = statement.operation or first_word(statement.sql)
-            what = pool.name, "postgresql", operation, statement.collection, seconds
+            what = pool.name, "postgresql", statement.name, statement.collection, seconds
             pool.observe(QueryFinished(*what, connector.namespace, connector.server, sqlstate, error_type))
         return result
 
@@ -161,6 +166,8 @@ class Lease(Loan):
         pool, raw = self._pool, self.raw
         known = translate(error, pool.name, broken=raw.is_closed())
         is_late, is_moved = isinstance(error, TimeoutError), sqlstate == _READ_ONLY
+        if sqlstate and not broke(sqlstate, known):
+            pool.monitor.answered_at = pool.now()
         if limit is not None and (is_late or sqlstate == QUERY_CANCELED):
             pool.observe(DeadlineExceeded("database"))
             if limit > 0.0:

@@ -4,7 +4,9 @@
 2. Without one, it is looked for until it is found, with waits that grow and vary.
 3. Code that sees a connection break reports it (`suspect`). Idle ones are then closed, lent ones as they come back, and
    a new one is tried; callers are refused only if that fails, for one connection may break alone.
-4. Until the first attempt to connect has ended nothing is known: callers wait for it, within their own time.
+4. Any answer on any connection is proof of life: a doubt that began before it refuses nobody.
+5. Bounds follow from what the last opening took, see `Connector.patience`: a slow link is no outage.
+6. Until the first attempt to connect has ended nothing is known: callers wait for it, within their own time.
 """
 
 from __future__ import annotations
@@ -22,8 +24,6 @@ from .connecting import Connector, RawConnection, Setup
 
 Pooled: TypeAlias = PooledConnection[RawConnection]
 
-# For one sign of life; also for the one new connection that is tried before all are refused.
-_LOOK_TIMEOUT = 1.0
 # Longer than writes of a service that has any are apart.
 _REFUSED_FOR = 30.0
 
@@ -32,36 +32,38 @@ class ConnectionMonitor:
     """Whether there is a database, as far as is known, and whether it takes writes.
 
     Attributes:
+        is_there: Whether there is one.
         found: Set while there is one.
         looked: Set unless the first attempt to connect is under way.
-        openings: What opens connections; it is cancelled when the database is lost.
+        answered_at: When the server last answered, on any connection.
         when_found: Called when it is found that was lost, or another one is. It must not raise.
+        when_lost: Called when it is lost, with whether it was silent: then an opening may still succeed. It must not
+            raise.
     """
 
     def __init__(self, setup: Setup, connector: Connector, table: LeaseTable[RawConnection]) -> None:
+        self.is_there: bool = False
         self.found: anyio.Event = anyio.Event()
         self.looked: anyio.Event = anyio.Event()
         self.looked.set()
+        self.answered_at: float = -math.inf
         self.when_found: Callable[[], object] = bool
-        self.openings: set[anyio.CancelScope] = set()
+        self.when_lost: Callable[[bool], object] = bool
         self._setup = setup
         self._connector = connector
         self._table = table
         self._reserved: Pooled | None = None
         self._doubted = anyio.Event()
+        self._judged = anyio.Event()
+        self._is_judging = False
+        self._is_silent = False
         self._has_moved = False
-        self._pinging = anyio.Lock()
         self._retry_at = 0.0
         self._refused_write: tuple[ResilienceError, float] | None = None
 
-    @property
-    def is_there(self) -> bool:
-        """Whether there is one."""
-        return self._reserved is not None
-
     def begin(self) -> None:
         """Record that `keep` is about to connect; what is awaited belongs to its event loop."""
-        self._doubted, self._pinging, self.looked = anyio.Event(), anyio.Lock(), anyio.Event()
+        self._doubted, self._judged, self.looked = anyio.Event(), anyio.Event(), anyio.Event()
 
     def absence(self) -> DatabaseUnavailableError:
         """Return the error for an unavailable database, with the time of the next attempt."""
@@ -99,93 +101,112 @@ class ConnectionMonitor:
         setup, attempt = self._setup, 0
         try:
             while True:
-                if await self._find():
+                if not self.is_there:
+                    await self._find(setup.options.connect_timeout)
+                elif not await self._is_confirmed():
+                    self._lose(is_silent=self._is_silent)
+                    continue
+                if self._reserved is not None:
                     attempt = 0
-                    await self._come_into_doubt()
-                elif self.is_there:
-                    self._lose()
-                else:
-                    attempt += 1
-                    delay = setup.options.reconnect.delay(attempt, setup.luck())
-                    self._retry_at = setup.clock() + delay
-                    self.looked.set()
-                    await anyio.sleep(delay)
+                    await self._doubted.wait()
+                    continue
+                attempt += 1
+                delay = setup.options.reconnect.delay(attempt, setup.luck())
+                self._retry_at = setup.clock() + delay
+                self.looked.set()
+                await anyio.sleep(delay)
         finally:
             self._lose()
             self.looked.set()
             self.found = anyio.Event()
 
-    async def renew_if_old(self) -> None:
-        """Replace the reserved connection once it is as old as a connection may be."""
+    def renew_if_old(self) -> None:
+        """Have the reserved connection replaced once it is as old as a connection may be."""
         if self._reserved is not None and self._setup.clock() >= self._reserved.ends_at:
-            async with self._pinging:
-                await self._find()
+            self._doubted.set()
 
     async def ping(self) -> None:
-        """Ask the database on the reserved connection; raise its absence if it does not answer within a second."""
-        reserved: Pooled | None = None
-        try:
-            with anyio.fail_after(_LOOK_TIMEOUT):
-                await self.looked.wait()
-                async with self._pinging:
-                    reserved = self._reserved
-                    if reserved is not None:
-                        await reserved.connection.fetchval("select 1")
-        except BaseException as error:
-            if reserved is not None:
-                # Also if the caller's own bound ended it: a late answer would be taken for the next one's.
-                reserved.connection.terminate()
-                self.suspect(reserved)
-            if isinstance(error, Exception):
-                raise self.absence() from error
-            raise
-        if reserved is None:
+        """Have the database asked, or join a question that is under way; raise its absence without an answer in time.
+
+        A caller that leaves does not end the question.
+        """
+        asked = self._setup.clock()
+        with anyio.move_on_after(self._connector.patience):
+            await self.looked.wait()
+            if self.is_there:
+                if not self._is_judging:
+                    self._doubted.set()
+                await self._judged.wait()
+        if self.answered_at < asked:
             raise self.absence()
 
-    async def _come_into_doubt(self) -> None:
-        while True:
-            await self._doubted.wait()
-            self._doubted = anyio.Event()
+    async def _is_confirmed(self) -> bool:
+        """Resolve a doubt: ask on the reserved connection, else open a new one; any answer meanwhile will do."""
+        reserved, patience, began = self._reserved, self._connector.patience, self._setup.clock()
+        self._doubted = anyio.Event()
+        self._is_judging, self._is_silent = True, False
+        try:
             if self._has_moved:
                 self._has_moved = False
-                self._lose()
-                return
-            try:
-                await self.ping()
-            except DatabaseUnavailableError:
-                return
+                return False
+            if reserved is None or began >= reserved.ends_at:
+                await self._find(patience)
+            if reserved is not None and self._reserved is reserved and not await self._answers(reserved):
+                await self._find(patience)
+        finally:
+            self._is_judging = False
+            self._judged.set()
+            self._judged = anyio.Event()
+        # A doubt that lasts, since no new one can be opened, is resolved again and again.
+        return self.answered_at >= (began if reserved is not None else began - patience)
 
-    async def _find(self) -> bool:
-        """Reserve a new connection; return whether there is one in time."""
-        setup, table, host = self._setup, self._table, self._connector.host
-        timeout = min(setup.options.connect_timeout, _LOOK_TIMEOUT if self.is_there else math.inf)
+    async def _answers(self, reserved: Pooled) -> bool:
+        """Return whether the reserved connection answers in time; else it is dropped, and a late answer with it."""
+        began = self._setup.clock()
         try:
-            connection = await self._connector.open(timeout, search=True)
-        except Exception:  # noqa: BLE001 - whatever it is, an event reported it, and it is tried again
+            with anyio.fail_after(self._connector.patience):
+                await reserved.connection.fetchval("select 1")
+        except Exception:  # noqa: BLE001 - whatever it is, a new connection is tried
+            self._reserved = None
+            reserved.connection.terminate()
+            if self.answered_at < began:
+                self.evict(reserved.generation)
             return False
+        self.answered_at = self._setup.clock()
+        return True
+
+    async def _find(self, timeout: float) -> None:  # noqa: ASYNC109 - the hosts share it
+        """Reserve a new connection if there is one in time."""
+        setup, table, host = self._setup, self._table, self._connector.host
+        try:
+            connection = await self._connector.open(min(timeout, setup.options.connect_timeout), search=True)
+        except Exception as error:  # noqa: BLE001 - whatever it is, an event reported it, and it is tried again
+            self._is_silent = isinstance(error, TimeoutError)
+            return
         # On the same host it was not lost: connections that break alone, one after the other, are for others to count.
-        is_new = not self.is_there or self._connector.host != host
-        if is_new:
+        has_moved = self._connector.host != host
+        is_new = not self.is_there or has_moved
+        if has_moved:
             self._lose()
         old = self._reserved
         pooled = table.opened(connection, generation=table.generation, now=setup.clock(), luck=setup.luck())
         connection.add_termination_listener(
             lambda _: self.suspect(pooled) if pooled is self._reserved else None
         )
-        self._reserved = pooled
+        self._reserved, self.is_there, self.answered_at = pooled, True, setup.clock()
         self.found.set()
         self.looked.set()
         if old is not None:
             old.connection.terminate()
         if is_new:
             self.when_found()
-        return True
 
-    def _lose(self) -> None:
-        if self._reserved is not None:
-            pooled, self._reserved = self._reserved, None
+    def _lose(self, *, is_silent: bool = False) -> None:
+        if self.is_there:
+            self.is_there = False
             self.found = anyio.Event()
+        pooled, self._reserved = self._reserved, None
+        if pooled is not None:
             pooled.connection.terminate()
         self.evict(self._table.generation)
-        for scope in self.openings:
-            scope.cancel()
+        self.when_lost(is_silent)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,8 +27,6 @@ from ._leases import LeaseTable, sizes
 from .connecting import Connector, Password, PoolOptions, RawConnection, Setup
 from .monitor import ConnectionMonitor, Pooled
 
-# Longer than any healthy reset takes; a connection that needs more is thrown away.
-_RELEASE_TIMEOUT = 1.0
 _SWEEP_AT_MOST_EVERY = 10.0
 # Errors after which the server may still be at work on the connection.
 _TIME_IS_UP = (TimeoutError, errors.DeadlineExceededError, errors.OutcomeUnknownError)
@@ -37,6 +36,9 @@ _TIME_IS_UP = (TimeoutError, errors.DeadlineExceededError, errors.OutcomeUnknown
 class _Opening:
     """What a caller waits for while a connection is opened for it: that one, or one that comes back before."""
 
+    generation: int
+    since: float
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     ended: anyio.Event = field(default_factory=anyio.Event)
     pooled: Pooled | None = None
     error: Exception | None = None
@@ -59,7 +61,9 @@ class Pool:
             max_idle=options.max_idle,
         )
         self.monitor: ConnectionMonitor = ConnectionMonitor(setup, self.connector, self._table)
+        self.monitor.when_lost = self._end_openings
         self._lent: set[Pooled] = set()
+        self._openings: set[_Opening] = set()
         self._waiting: dict[_Opening, None] = {}  # in order
         self._all_home = anyio.Event()
         self._group: TaskGroup | None = None
@@ -103,7 +107,7 @@ class Pool:
             await anyio.sleep(pause)
             for pooled in self._table.sweep(self.now()):
                 pooled.connection.terminate()
-            await self.monitor.renew_if_old()
+            self.monitor.renew_if_old()
 
     async def lend(self) -> Pooled:
         """Lend a connection, which must come back through `take_back`; see `Database.acquire` for what it raises."""
@@ -150,9 +154,9 @@ class Pool:
             add_wait(self.now() - started)  # also if it failed
         if patience < self.options.acquire_timeout:
             raise self._too_late()
-        if is_queueing:
+        # An opening that has time left says nothing about the database, unless the last one failed.
+        if is_queueing or (self.monitor.looked.is_set() and not self.connector.is_failing):
             raise errors.PoolTimeoutError(self.name, patience)
-        self.monitor.suspect()
         raise self.monitor.absence()
 
     async def _queue(self) -> None:
@@ -176,7 +180,7 @@ class Pool:
 
         A caller that leaves does not end the attempt: if no request had the time for one, there would never be one.
         """
-        opening, group = _Opening(), self._group
+        opening, group = _Opening(self._table.generation, self.now()), self._group
         if group is None or not self.monitor.is_there:  # it went while the caller stood in the queue
             self._table.leave()
             raise self.monitor.absence()
@@ -191,7 +195,6 @@ class Pool:
         if opening.pooled is not None and self._group is group:  # and not closed meanwhile
             return opening.pooled
         self._leave(opening)
-        self.monitor.suspect()
         raise self.monitor.absence() from opening.error
 
     def _leave(self, opening: _Opening) -> None:
@@ -200,23 +203,34 @@ class Pool:
             self._settle(opening.pooled)
 
     async def _open_for(self, opening: _Opening) -> None:
-        table, scope, pooled = self._table, anyio.CancelScope(), None
-        generation = table.generation
-        self.monitor.openings.add(scope)
+        table, pooled = self._table, None
+        self._openings.add(opening)
         try:
-            with scope:
+            with opening.scope:
                 raw = await self.connector.open(self.options.connect_timeout)
-                pooled = table.opened(raw, generation=generation, now=self.now(), luck=self._luck())
+                now = self.monitor.answered_at = self.now()
+                pooled = table.opened(raw, generation=opening.generation, now=now, luck=self._luck())
         except Exception as error:  # noqa: BLE001 - whatever it is, an event reported it
             opening.error = error
+            self.monitor.suspect()
         finally:
-            self.monitor.openings.discard(scope)
+            self._openings.discard(opening)
             if opening in self._waiting:
                 self._serve(opening, pooled)
             elif pooled is not None:
                 self._settle(pooled)
             if pooled is None:
                 table.leave()
+
+    def _end_openings(self, is_silent: bool) -> None:  # noqa: FBT001 - what the monitor calls
+        """Refuse those that wait for a new connection; of a silent database a young opening is kept for later callers."""
+        young_since = self.now() - self.connector.patience if is_silent else math.inf
+        for opening in self._openings:
+            opening.generation = self._table.generation
+            if opening.since <= young_since:
+                opening.scope.cancel()
+        for opening in tuple(self._waiting):
+            self._serve(opening, None)
 
     def _serve(self, opening: _Opening, pooled: Pooled | None) -> None:
         del self._waiting[opening]
@@ -236,8 +250,8 @@ class Pool:
             if not connection.is_closed() and not is_cut_off:
                 await self._clear(connection)
         except Exception:  # noqa: BLE001 - it is being closed, and no caller waits for it
+            self.monitor.suspect(pooled if connection.is_closed() else None)
             connection.terminate()
-            self.monitor.suspect(pooled)
         except BaseException:
             is_cut_off = True
             raise
@@ -264,15 +278,17 @@ class Pool:
             self._settle(pooled)
 
     async def _clear(self, connection: RawConnection) -> None:
+        # Longer than any healthy reset takes; a connection that needs more is thrown away.
+        patience = self.connector.patience
         if connection.is_in_transaction():
-            await connection.execute("rollback", timeout=_RELEASE_TIMEOUT)
+            await connection.execute("rollback", timeout=patience)
         if not self.options.reset or self.options.transaction_pooling:
             return
         has_listeners = getattr(connection, "_listeners", True) or getattr(connection, "_log_listeners", True)
         if has_listeners or getattr(connection, "_top_xact", True):
-            await connection.reset(timeout=_RELEASE_TIMEOUT)
+            await connection.reset(timeout=patience)
         else:  # All that `reset` does otherwise, without a timeout of asyncio's.
-            await connection.execute(connection.get_reset_query(), timeout=_RELEASE_TIMEOUT)
+            await connection.execute(connection.get_reset_query(), timeout=patience)
 
     def _settle(self, pooled: Pooled) -> None:
         """Store a connection that was reset, or lend it to the first that waits for a new one; drop a closed one."""

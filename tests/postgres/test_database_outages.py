@@ -10,7 +10,12 @@ import anyio
 import asyncpg
 import pytest
 
-from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededError, OutcomeUnknownError
+from postfacta_core.errors import (
+    DatabaseUnavailableError,
+    DeadlineExceededError,
+    OutcomeUnknownError,
+    PoolTimeoutError,
+)
 from postfacta_core.events import ConnectionOpened
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres
@@ -148,7 +153,8 @@ async def test_a_frozen_server_is_noticed_and_used_again_once_it_goes_on(
                 await database.fetchval("select 1")  # on the idle connection
             with anyio.fail_after(10):
                 while database.is_connected:
-                    with pytest.raises(DatabaseUnavailableError):
+                    # At first an opening has time left, so that it is the pool that has none to lend.
+                    with pytest.raises((DatabaseUnavailableError, PoolTimeoutError)):
                         await database.fetchval("select 1")
         finally:
             for pid in frozen:
@@ -168,8 +174,8 @@ async def test_a_sign_of_life_that_is_not_waited_for_is_missed_all_the_same(
             with anyio.move_on_after(0.1) as patience:
                 await database.ping()
             assert patience.cancelled_caught
-            with anyio.fail_after(0.9), pytest.raises(DatabaseUnavailableError):
-                await database.ping()  # at once: it does not wait a second time for the same answer
+            with anyio.fail_after(10), pytest.raises(DatabaseUnavailableError):
+                await database.ping()  # it joins the question that is under way
             with anyio.fail_after(10):
                 while database.is_connected:
                     await anyio.sleep(0.01)
