@@ -4,7 +4,7 @@
 2. Without one, it is looked for until it is found, with waits that grow and vary.
 3. Code that sees a connection break reports it (`suspect`). Idle ones are then closed, lent ones as they come back, and
    a new one is tried; callers are refused only if that fails, for one connection may break alone.
-4. Any answer on any connection is proof of life: a doubt that began before it refuses nobody.
+4. Any answer on any connection is proof of life: a doubt that began before it refuses no one.
 5. Bounds follow from what the last opening took, see `Connector.patience`: a slow link is no outage.
 6. Until the first attempt to connect has ended nothing is known: callers wait for it, within their own time.
 """
