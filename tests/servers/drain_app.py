@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from postfacta_core.asgi import Hardened, HardenOptions, harden
+from postfacta_core.asgi import Hardened, HardenOptions, RouteOptions, harden
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
 from postfacta_core.drain._course import DrainLimits
 
@@ -227,6 +227,9 @@ def build() -> ASGIApp:
         Route("/answer", answer, methods=["POST"]),
         Route("/deaf", Deaf()),
         Route("/halves", halves),
+        Route("/soon", forever),
+        Route("/resumed", events, methods=["POST"]),
+        Route("/cut", events),
         Route("/lines", lines),
         Route("/tail", tail),
         Route("/download", download),
@@ -242,7 +245,13 @@ def build() -> ASGIApp:
         drain_timeout=seconds("DRAIN_TIMEOUT", 5),
         close_timeout=seconds("DRAIN_CLOSE", 2),
     )
-    return harden(inner, service="drain", options=HardenOptions(drain=limits), resources=[resource()])
+    own = [
+        RouteOptions(routes=["/soon"], drain_timeout=0.5),
+        RouteOptions(routes=["/resumed"], drain="farewell"),
+        RouteOptions(routes=["/cut"], drain="cut"),
+    ]
+    options = HardenOptions(drain=limits, routes=own)
+    return harden(inner, service="drain", options=options, resources=[resource()])
 
 
 app = build()

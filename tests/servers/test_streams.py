@@ -180,6 +180,34 @@ async def test_a_farewell_waits_for_the_end_of_an_event(tmp_path: Path) -> None:
     assert end == b""
 
 
+async def test_a_route_is_drained_as_its_options_say(tmp_path: Path) -> None:
+    asked = {"Accept": "text/event-stream"}
+    requests = {"/soon": "GET", "/resumed": "POST", "/cut": "GET", "/slow?seconds=4": "GET"}
+    order: list[str] = []
+    got: dict[str, str] = {}
+    async with plan(tmp_path).server(MATRIX["uvicorn-1"], QUICK, label="routes") as running:
+        await running.ready()
+
+        async def follow(path: str, method: str) -> None:
+            got[path] = str(await streams.read(running.port, method, path, asked))
+            order.append(path)
+
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            for path, method in requests.items():
+                tasks.create_task(follow(path, method))
+            await until(lambda: running.count("handler-begin") == len(requests), 10)
+            running.send(signal.SIGTERM)
+    assert got == {
+        "/resumed": "farewell, ended",
+        "/cut": "unfinished",
+        "/soon": "503",
+        "/slow?seconds=4": "ended",
+    }
+    # Two right after the drain's delay, one half a second later, and the last by itself.
+    assert set(order[:2]) == {"/resumed", "/cut"}
+    assert order[2:] == ["/soon", "/slow?seconds=4"]
+
+
 # A request's own time, which its client may set.
 TIMED = {"X-Request-Timeout": "0.5"}
 
