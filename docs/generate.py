@@ -222,8 +222,9 @@ def _import(kind: type[object]) -> str:
 
 
 def _from(name: str, value: object, module: str) -> str:
-    """Write how a name is imported: from the first face that has it, or else from its module."""
-    home = next((face for face in FACES if getattr(import_module(face), name, None) is value), module)
+    """Write how a name is imported: from the first face that exports it, or else from its module."""
+    faces = [face for face in FACES if getattr(import_module(face), name, None) is value]
+    home = next((face for face in faces if name in exported(face)), module)
     return f"from {home} import {name}"
 
 

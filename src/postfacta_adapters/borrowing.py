@@ -124,13 +124,13 @@ class Borrowed(Loan):
         self._limit = math.inf
         self._is_inside = False
         self._judged: tuple[Exception, ResilienceError | None] | None = None
-        if time_to_wait(math.inf, self._since) <= 0.0:
+        if time_to_wait(math.inf) <= 0.0:
             raise self.not_lent()
         self._take_permit()
 
     def patience(self, timeout: float) -> float:
         """Return how long to wait for a connection."""
-        return time_to_wait(timeout, self._since)
+        return time_to_wait(timeout)
 
     def lent(self, *, is_new: bool) -> None:
         """Record that there is a connection, and whether it is lent for the first time."""
@@ -146,9 +146,9 @@ class Borrowed(Loan):
 
     def not_lent(self, *, is_full: bool = False) -> ResilienceError:
         """Return the error to raise if there is no connection; `is_full` says that all are lent to others."""
-        lender, now = self._lender, self._lender.now()
+        lender = self._lender
         known: ResilienceError = DatabaseUnavailableError(lender.name, 1.0)
-        if time_to_wait(math.inf, now) <= 0.0:
+        if time_to_wait(math.inf) <= 0.0:
             lender.observe(DeadlineExceeded("pool"))
             known = DeadlineExceededError(lender.name)
         elif is_full:
@@ -171,7 +171,7 @@ class Borrowed(Loan):
         """
         self._sql, self._is_inside, self._is_answered, self._judged = sql, is_inside, False, None
         self._started = self._lender.now()
-        self._left = time_to_wait(math.inf, self._started)
+        self._left = time_to_wait(math.inf)
         if self._left <= 0.0:
             self._lender.observe(DeadlineExceeded("database"))
             raise DeadlineExceededError(self._lender.name)
@@ -226,7 +226,7 @@ class Borrowed(Loan):
 
     def _is_spent(self) -> bool:
         deadline = current_deadline()
-        return deadline is not None and deadline.remaining(self._lender.now()) <= self._left * _SPENT
+        return deadline is not None and deadline.remaining() <= self._left * _SPENT
 
     def _acquired(self, error_type: str) -> None:
         lender, now = self._lender, self._lender.now()

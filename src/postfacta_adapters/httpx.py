@@ -56,9 +56,7 @@ _PORTS: Final = {"http": 80, "https": 443}
 _LONGEST: Final = 86_400.0
 
 
-def outgoing_headers(
-    name: str = "outgoing", *, priority_key: str = "", clock: Clock = MONOTONIC
-) -> dict[str, str]:
+def outgoing_headers(name: str = "outgoing", *, priority_key: str = "") -> dict[str, str]:
     """Write the headers for a call made now, on behalf of the present request.
 
     `X-Request-Timeout` is less than what is left, see `Deadline.for_next_hop`; without a deadline there is none. Outside
@@ -67,7 +65,6 @@ def outgoing_headers(
     Args:
         name: The dependency, for the `DeadlineExceededError` if there is no time left: do not call.
         priority_key: The secret that makes the dependency trust the priority; sent as `X-Priority-Key`.
-        clock: Monotonic seconds; it must be the clock of the request contexts.
     """
     headers = trace_headers()
     request, deadline = current_request(), current_deadline()
@@ -77,7 +74,7 @@ def outgoing_headers(
         if priority_key:
             headers["X-Priority-Key"] = priority_key
     if deadline is not None:
-        headers[_TIMEOUT] = deadline.header(clock())
+        headers[_TIMEOUT] = deadline.header()
         if float(headers[_TIMEOUT]) <= 0:
             raise DeadlineExceededError(name)
     return headers
@@ -130,7 +127,7 @@ class Outgoing:
         observer: Receives each try, and calls for which no time was left. It may raise. By default the process's,
             see `asgi.Telemetry`; None for none.
         spans: Where the span of each try goes; by default OpenTelemetry's global provider, if there is one.
-        clock: Monotonic seconds; it must be the clock of the request contexts.
+        clock: Monotonic seconds, for the durations of tries.
     """
 
     def __init__(
@@ -226,7 +223,7 @@ class Outgoing:
     def _prepare(self, request: Any, attempt: _Try) -> Any:
         """Return a copy of a request, with headers and bounded waits; raise `DeadlineExceededError` if no time is left."""
         try:
-            ours = outgoing_headers(self.name, priority_key=self._priority_key, clock=self._clock)
+            ours = outgoing_headers(self.name, priority_key=self._priority_key)
         except DeadlineExceededError:
             self._observe(DeadlineExceeded("client"))
             raise
@@ -234,7 +231,7 @@ class Outgoing:
         if (deadline := current_deadline()) is not None:
             # All that is left, and not the value in the header: the service's answer that the time is up must still
             # arrive.
-            left = deadline.remaining(self._clock())
+            left = deadline.remaining()
             own = {wait: most for wait, most in extensions.get("timeout", {}).items() if most is not None}
             extensions["timeout"] = {wait: min(left, own.get(wait, left)) for wait in _WAITS}
         if self._tell:

@@ -7,6 +7,8 @@ from contextvars import ContextVar, Token
 from dataclasses import KW_ONLY, dataclass
 from typing import Final, Protocol
 
+from .clock import MONOTONIC, Clock
+
 __all__ = [
     "RequestContext", "Slot", "add_wait", "bind_request", "current_request", "ignore_duration",
     "release_request",
@@ -43,10 +45,11 @@ class RequestContext:
 
     Attributes:
         request_id: Matches `^[A-Za-z0-9._-]{8,64}$`.
-        started: Monotonic seconds at which the outermost layer saw it.
+        started: When the outermost layer saw it, in the seconds of its clock.
+        clock: Monotonic seconds.
         asked: The seconds that the caller gives it, as a header said; `math.inf` if none did.
         limit: The seconds that the service gives it; `math.inf` for any number.
-        deadline: Monotonic seconds at which it must have ended; `math.inf` if it may take for ever, or is over.
+        deadline: When it must have ended, in the seconds of its clock; `math.inf` if it may take for ever, or is over.
         queued: Seconds for which it waited to be admitted.
         waited: Seconds for which it waited after that, such as for a connection of a pool; see `add_wait`.
         slot: Its part of the limit on requests under way; None before it is admitted and once its response began.
@@ -64,8 +67,9 @@ class RequestContext:
 
     request_id: str
     started: float
-    _: KW_ONLY
+    clock: Clock = MONOTONIC
     root_path: str = ""
+    _: KW_ONLY
     asked: float = math.inf
     limit: float = math.inf
     deadline: float = math.inf
@@ -86,13 +90,17 @@ class RequestContext:
         """Whether the caller gives the request less time than the service does."""
         return self.asked < self.limit
 
-    def is_out_of_callers_time(self, now: float) -> bool:
-        """Return whether the caller's time has run out, or nearly, and was shorter than the service's.
+    def age(self) -> float:
+        """Return the seconds since it started."""
+        return self.clock() - self.started
+
+    def is_out_of_callers_time(self, age: float) -> bool:
+        """Return whether the caller's time has run out, or nearly, at this age, and was shorter than the service's.
 
         What fails then is no failure of the service. "Nearly", since pools and outgoing calls keep a share of the time.
         """
         asked = self.asked
-        return asked < self.limit and now - self.started >= asked - max(_NEARLY, asked * _NEARLY_SHARE)
+        return asked < self.limit and age >= asked - max(_NEARLY, asked * _NEARLY_SHARE)
 
 
 CURRENT: Final[ContextVar[RequestContext | None]] = ContextVar("postfacta_request", default=None)

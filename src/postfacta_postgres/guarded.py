@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple, Self
 
 import asyncpg
 
-from postfacta_core import Backoff, CircuitBreaker, Deadline, Retry, RetryBudget, errors
+from postfacta_core import Backoff, CircuitBreaker, Retry, RetryBudget, errors
 from postfacta_core.context import ignore_duration
+from postfacta_core.deadlines._limits import time_for_next_hop
 from postfacta_core.deadlines.present import time_to_wait
 from postfacta_core.events import DeadlineExceeded, QueryFinished
 from postfacta_core.guards import On, Outcome
@@ -110,11 +111,11 @@ class Lease(Loan):
 
     async def begin(self, isolation: str | None) -> None:
         """Begin a transaction, with the limit of its request."""
-        options, limit = self._pool.options, self._limit(self._pool.now())
+        options, limit = self._pool.options, self._limit()
         settings = options.session_settings() if options.transaction_pooling else {}
         if limit is not None:
             # A share less than this side waits: then the server is the first to end the statement.
-            settings["statement_timeout"] = str(max(1, math.floor(Deadline(limit).for_next_hop(0.0) * 1000)))
+            settings["statement_timeout"] = str(max(1, math.floor(time_for_next_hop(limit) * 1000)))
         begin = "begin" if isolation is None else f"begin isolation level {isolation}"
         sql = "; ".join([begin, *(f"set local {name} = {value}" for name, value in settings.items())])
         await self.run(Statement("execute", sql, operation="BEGIN", repeatable=True))
@@ -122,7 +123,7 @@ class Lease(Loan):
     async def run(self, statement: Statement) -> Any:
         """Run a statement within its time, and classify its errors; see `Connection`, which documents them."""
         pool, raw, started = self._pool, self.raw, self._pool.now()
-        limit, self._is_answered = self._limit(started), False
+        limit, self._is_answered = self._limit(), False
         _excuse(raw, statement)
         error_type, sqlstate = "cancelled", ""
         is_open, sent = not raw.is_closed(), _count_of_sent(raw)
@@ -153,10 +154,10 @@ class Lease(Loan):
             pool.observe(QueryFinished(*what, connector.namespace, connector.server, sqlstate, error_type))
         return result
 
-    def _limit(self, now: float) -> float | None:
+    def _limit(self) -> float | None:
         """Return the seconds that a statement sent now may take; None if the server's own limit is the shorter."""
         most = self._pool.options.statement_timeout
-        left = time_to_wait(most, now)
+        left = time_to_wait(most)
         return left if left < most else None
 
     def _take_note(

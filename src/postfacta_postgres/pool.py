@@ -112,7 +112,7 @@ class Pool:
     async def lend(self) -> Pooled:
         """Lend a connection, which must come back through `take_back`; see `Database.acquire` for what it raises."""
         started = self.now()
-        patience = time_to_wait(self.options.acquire_timeout, started)
+        patience = time_to_wait(self.options.acquire_timeout)
         error_type = "cancelled"
         try:
             has_slot = self.monitor.looked.is_set() and self._enter(patience)

@@ -26,7 +26,7 @@ from postfacta_adapters.httpx import Outgoing, is_failure, outgoing_headers, ref
 from postfacta_core.asgi import ContextMiddleware
 from postfacta_core.asgi.middlewares import DeadlineMiddleware
 from postfacta_core.backoff import Backoff
-from postfacta_core.clock import MONOTONIC
+from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.errors import (
@@ -52,10 +52,9 @@ NOW = 1_700_000_000.0
 
 
 @contextmanager
-def request(left: float = 10.0, *, priority: int = 1, now: float | None = None) -> Generator[RequestContext]:
-    started = MONOTONIC() if now is None else now
-    context = RequestContext("request-id", started)
-    context.deadline = started + left
+def request(left: float = 10.0, *, priority: int = 1, clock: Clock = MONOTONIC) -> Generator[RequestContext]:
+    context = RequestContext("request-id", clock(), clock)
+    context.deadline = context.started + left
     context.priority = priority
     token = bind_request(context)
     try:
@@ -511,28 +510,28 @@ async def test_a_bulkhead_around_it_keeps_calls_from_being_sent(service: Service
 
 def test_headers_for_any_client() -> None:
     clock = ManualClock()
-    assert outgoing_headers(clock=clock) == {}
-    with request(10, now=clock.now):
-        assert outgoing_headers(clock=clock) == {
+    assert outgoing_headers() == {}
+    with request(10, clock=clock):
+        assert outgoing_headers() == {
             "X-Request-ID": "request-id",
             "X-Priority": "critical",
             "X-Request-Timeout": "9.500",
         }
         clock.advance(9.996)
         with pytest.raises(DeadlineExceededError) as caught:
-            outgoing_headers("billing", clock=clock)
+            outgoing_headers("billing")
         assert caught.value.policy == "billing"
     # Less than the millisecond that the header can say is nothing.
-    with request(0.0055, now=clock.now), pytest.raises(DeadlineExceededError):
-        outgoing_headers(clock=clock)
-    with request(float("inf"), priority=99, now=clock.now):
-        assert outgoing_headers(priority_key="k", clock=clock) == {
+    with request(0.0055, clock=clock), pytest.raises(DeadlineExceededError):
+        outgoing_headers()
+    with request(float("inf"), priority=99, clock=clock):
+        assert outgoing_headers(priority_key="k") == {
             "X-Request-ID": "request-id",
             "X-Priority": "sheddable",
             "X-Priority-Key": "k",
         }
-    with request(float("inf"), priority=-1, now=clock.now):
-        assert outgoing_headers(clock=clock) == {
+    with request(float("inf"), priority=-1, clock=clock):
+        assert outgoing_headers() == {
             "X-Request-ID": "request-id",
             "X-Priority": "critical_plus",
         }

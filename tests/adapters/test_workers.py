@@ -200,7 +200,7 @@ async def test_functions_of_arq_are_jobs_with_arqs_own_timeouts() -> None:
     async def left(ctx: dict[str, str], more: float) -> float:
         deadline = current_deadline()
         assert deadline is not None
-        return deadline.remaining(0.0) + more
+        return deadline.remaining() + more
 
     worker = Worker("mailer", clock=ManualClock(0.0), drain_timeout=4.2)
 

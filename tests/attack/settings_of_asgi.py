@@ -159,7 +159,7 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "running": (*OBJECT, None),
             "options": (*OBJECT, None),
             "render": FUNCTION_OR_NONE,
-            **OBSERVED,
+            "observer": OBSERVER,
         },
     ),
     ErrorMiddleware: Setting(right={"app": app}, wrong={"app": APP, "render": FUNCTION_OR_NONE}),

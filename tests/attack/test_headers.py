@@ -20,7 +20,6 @@ from starlette.routing import Route
 
 from postfacta_core.asgi import Cors, Hardened, HardenOptions, Telemetry, harden
 from postfacta_core.asgi._types import ASGIApp
-from postfacta_core.clock import MONOTONIC
 from postfacta_core.deadlines.present import current_deadline
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.limits._overload import OverloadConfig, Priority
@@ -158,7 +157,7 @@ class Victim:
         async def ask_billing() -> str:
             # As an HTTP client does that was given what is left.
             deadline = current_deadline()
-            with anyio.move_on_after(deadline.for_next_hop(MONOTONIC()) if deadline else None):
+            with anyio.move_on_after(deadline.for_next_hop() if deadline else None):
                 await anyio.sleep(0.03)
                 return "paid"
             raise LookupError("it did not answer in time")

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from postfacta_adapters.httpx import Outgoing
-from postfacta_core.deadlines.present import present_limit
+from postfacta_core.deadlines.present import time_left
 from postfacta_core.guards import AdaptiveLimiter
 from postfacta_core.guards._circuit import CircuitConfig, CircuitState
 from postfacta_core.guards._guard import Block, BlockGuard
@@ -147,7 +147,7 @@ class Bench:
     def assert_at_rest(self) -> None:
         assert self.limiter.status() == {"limit": 16, "in_flight": 0, "waiting": 0}
         assert (self.inside, self.bulkhead.used, self.bulkhead.waiting) == (0, 0, 0)
-        assert present_limit() == math.inf
+        assert time_left() == math.inf
         queue = self.timeout._queue  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         assert queue is None or queue.calls == {}
 

@@ -245,7 +245,7 @@ def test_a_request_waits_as_long_as_it_can_and_no_longer() -> None:
             group.start_soon(stage.hold, 10.0)
             await anyio.sleep(1)
             now = anyio.current_time()
-            request = RequestContext("r", now)
+            request = RequestContext("r", now, anyio.current_time)
             request.deadline = now + 2.0
             token = bind_request(request)
             try:
@@ -448,7 +448,7 @@ def test_a_connection_that_was_given_back_is_nobodys() -> None:
 
 def within(seconds: float) -> tuple[RequestContext, object]:
     """Work for a request that has this long."""
-    request = RequestContext("r", anyio.current_time())
+    request = RequestContext("r", anyio.current_time(), anyio.current_time)
     request.deadline = request.started + seconds
     return request, bind_request(request)
 

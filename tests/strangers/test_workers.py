@@ -24,7 +24,6 @@ COMMON = """
 
     from postfacta_core import DeadlineExceededError, current_deadline
     from postfacta_core.asgi import Telemetry
-    from postfacta_core.clock import MONOTONIC
     from postfacta_adapters.workers import Worker, arq_settings, celery_signals
 
     telemetry = Telemetry()
@@ -33,7 +32,7 @@ COMMON = """
 
 
     def done(seconds):
-        store.rpush("done", f"{seconds:g} of {current_deadline().remaining(MONOTONIC()) + seconds:.0f}")
+        store.rpush("done", f"{seconds:g} of {current_deadline().remaining() + seconds:.0f}")
 
 
     def show_metrics(port):

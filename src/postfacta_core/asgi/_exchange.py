@@ -251,7 +251,7 @@ class HttpExchange(Answering, Exchange):
         """Record the last byte, or the end without one."""
         shared = self.shared
         self.is_complete = is_complete
-        self.seconds = shared.clock() - self.request.started
+        self.seconds = self.request.clock() - self.request.started
         for record in shared.answered:
             try:
                 record(self)

@@ -289,9 +289,11 @@ class Kernel(Shared):
         if not self.identifies:
             # What is bound to the task may be left over from another request: the scope is this one's own.
             known = request_of(scope)
-            if known is not None or not self._binds:
+            if known is not None:
+                return known, None
+            if not self._binds:
                 # If nothing binds one, nothing asks for its id or its time either.
-                return known or RequestContext("", math.inf), None
+                return RequestContext("", math.inf), None
             request_id = random_id()
         elif (given := fields.get(b"x-request-id")) is not None and _is_id(given):
             request_id = given.decode("ascii")
@@ -301,9 +303,8 @@ class Kernel(Shared):
             headers = scope["headers"]
             others = headers if given is None else [pair for pair in headers if pair[0] != b"x-request-id"]
             scope["headers"] = [*others, (b"x-request-id", request_id.encode("ascii"))]
-        request = RequestContext(request_id, self.clock(), root_path=root_path)
-        trace = fields.get(b"traceparent")
-        if trace is not None and (found := _trace_of(trace)):
+        request = RequestContext(request_id, self.clock(), self.clock, root_path)
+        if b"traceparent" in fields and (found := _trace_of(fields[b"traceparent"])):
             request.trace_id = found[1].decode("ascii")
         scope["postfacta.request"] = request
         # What is bound must be released: else the task would hold its context, which holds the task.
@@ -350,7 +351,7 @@ class Kernel(Shared):
         seconds = min(asked, request.limit)
         request.asked, request.deadline = asked, request.started + seconds
         # What the outer parts took counts too, but only a caller can give so little that it matters.
-        is_late = seconds <= 0 or (asked < math.inf and self.clock() >= request.deadline)
+        is_late = seconds <= 0 or (asked < math.inf and request.age() >= seconds)
         if not is_late and not running.is_closed:
             return False
         problem = DRAINING

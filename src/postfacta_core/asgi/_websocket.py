@@ -96,7 +96,7 @@ class WebSocketExchange(Answering, SocketExchange):
             self.status = message.get("status", 0)
 
     def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
-        self.seconds = self.shared.clock() - self.request.started
+        self.seconds = self.request.age()
         super().settle(error, types, was_cancelled=was_cancelled)
 
     async def reply(self, problem: Problem) -> None:

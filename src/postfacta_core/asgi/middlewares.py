@@ -247,7 +247,7 @@ class DeadlineMiddleware(Kernel):
     to a client that resumes by itself, as a browser's EventSource does, end with a `retry:`.
 
     Args:
-        running: Looks after the deadlines while it is entered. Before that, limits hold by a timer for each
+        running: Looks after the deadlines while it is entered, by its clock. Before that, limits hold by a timer for each
             request, handlers cannot change them, and nothing is drained.
         options: Their `request_timeout`, `stream_timeout` and `cancel_on_disconnect`.
     """
@@ -260,13 +260,14 @@ class DeadlineMiddleware(Kernel):
         *,
         render: Render | None = None,
         observer: Observer = ignore,
-        clock: Clock = MONOTONIC,
     ) -> None:
         one(RunningRequests)("DeadlineMiddleware.running", running)
         _check("DeadlineMiddleware.options", options)
         limit, stream_limit = any_of_none(options.request_timeout), any_of_none(options.stream_timeout)
         rules = Rules(timeout=limit, stream_timeout=stream_limit, cancels=options.cancel_on_disconnect)
-        super().__init__(app, requests=running, rules=rules, render=render, observer=observer, clock=clock)
+        super().__init__(
+            app, requests=running, rules=rules, render=render, observer=observer, clock=running.clock
+        )
 
 
 class LoadSheddingMiddleware(Shedding, Kernel):

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from ..clock import MONOTONIC, Clock
 from ..validation import validation
 
 _SECONDS: Final = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?").fullmatch
@@ -18,25 +19,35 @@ _LONGEST: Final = 999_999_999.0  # The longest that `asked_timeout` reads, some 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A point in time on the monotonic clock, in its seconds; `math.inf` never comes."""
+    """A point in time on a clock, which it reads by itself: times of two clocks cannot be compared.
+
+    Attributes:
+        at: In the seconds of its clock; `math.inf` never comes.
+        clock: Monotonic seconds.
+    """
 
     at: float
+    clock: Clock = MONOTONIC
 
-    def remaining(self, now: float) -> float:
+    def remaining(self) -> float:
         """Return the seconds that are left: 0 once it has passed, never below."""
-        return max(0.0, self.at - now)
+        return max(0.0, self.at - self.clock())
 
-    def for_next_hop(self, now: float) -> float:
+    def for_next_hop(self) -> float:
         """Return the seconds that a call made now may take: a twentieth less than is left, and 5 ms at least."""
-        left = self.remaining(now)
-        return max(0.0, left - max(_KEPT_AT_LEAST, left * _KEPT_SHARE)) if left < math.inf else left
+        return time_for_next_hop(self.remaining())
 
-    def header(self, now: float) -> str:
+    def header(self) -> str:
         """Write the `X-Request-Timeout` of a call made now, in seconds; ValueError if the deadline never comes."""
         if self.at == math.inf:
             raise ValueError("a deadline that never comes has no header")
-        seconds = min(self.for_next_hop(now), _LONGEST)
+        seconds = min(self.for_next_hop(), _LONGEST)
         return f"{math.floor(seconds * 1000) / 1000:.3f}"
+
+
+def time_for_next_hop(left: float) -> float:
+    """Return how many of the seconds that are left a call made now may take: never below 0."""
+    return max(0.0, left - max(_KEPT_AT_LEAST, left * _KEPT_SHARE)) if left < math.inf else left
 
 
 def asked_timeout(headers: Iterable[tuple[bytes, bytes]]) -> float:

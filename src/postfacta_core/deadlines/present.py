@@ -7,8 +7,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
+from ..clock import Clock
 from ..context import RequestContext, current_request
-from ._limits import Deadline
+from ._limits import Deadline, time_for_next_hop
 
 
 @dataclass(slots=True, eq=False)
@@ -16,6 +17,7 @@ class Bound:
     """A call that must end in time."""
 
     at: float  # Its deadline, whatever enforces it; once it has, `math.inf`, for tasks that it has left behind.
+    clock: Clock  # On which its deadline is.
     request: RequestContext | None  # Its own: a server may run another one in the same context variables.
 
 
@@ -23,20 +25,25 @@ BOUND: Final[ContextVar[Bound | None]] = ContextVar("postfacta_timeout", default
 """The innermost bounded call of the present context."""
 
 
-def present_limit() -> float:
-    """Return the deadline of the present work: the earlier of its request's and its `Timeout`'s, or `math.inf`."""
+def time_left() -> float:
+    """Return the seconds until the earlier deadline of the present request and of its `Timeout`, or `math.inf`.
+
+    Each deadline is read on its own clock. Below 0 it has passed.
+    """
     request, bound = current_request(), BOUND.get()
-    at = math.inf if request is None else request.deadline
-    return bound.at if bound is not None and bound.at < at and bound.request is request else at
+    left = math.inf if request is None else request.deadline - request.clock()
+    return left if bound is None or bound.request is not request else min(left, bound.at - bound.clock())
 
 
 def current_deadline() -> Deadline | None:
     """Return the earlier deadline of the present request and of the `Timeout` it is in; None if neither has one."""
-    at = present_limit()
-    return None if at == math.inf else Deadline(at)
+    request, bound = current_request(), BOUND.get()
+    deadline = Deadline(math.inf) if request is None else Deadline(request.deadline, request.clock)
+    if bound is not None and bound.request is request:
+        deadline = min(deadline, Deadline(bound.at, bound.clock), key=Deadline.remaining)
+    return None if deadline.at == math.inf else deadline
 
 
-def time_to_wait(most: float, now: float) -> float:
+def time_to_wait(most: float) -> float:
     """Return the seconds that present work may wait: less than `most` if it must end before, with time for its answer."""
-    at = present_limit()
-    return most if at == math.inf else min(most, Deadline(at).for_next_hop(now))
+    return min(most, time_for_next_hop(time_left()))

@@ -180,7 +180,7 @@ class RunningRequests:
 
     Args:
         observer: Receives each handler that ran out of time, and how many ignored it. It may raise.
-        clock: Monotonic seconds.
+        clock: Monotonic seconds. Each request is ended by its own clock.
 
     Attributes:
         is_closed: Whether new requests are to be refused.
@@ -195,7 +195,7 @@ class RunningRequests:
         self.on_tick: Callable[[float], object] = lambda now: None
         self.on_beat: Callable[[float], object] = lambda late: None
         self._observe = fan_out([observer])
-        self._clock = clock
+        self.clock: Clock = clock
         self._running: set[Running] = set()
         self.tasks: TaskGroup | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -240,7 +240,7 @@ class RunningRequests:
         running.is_plain = False
         with anyio.CancelScope() as running.cancel_scope:
             if self.tasks is None and running.request.deadline < math.inf:
-                running.time_ahead = anyio.current_time() - self._clock()
+                running.time_ahead = anyio.current_time() - running.request.clock()
                 running.cancel_scope.deadline = running.request.deadline + running.time_ahead
             await handler
         if running.cancel_scope.cancelled_caught and not running.is_cancelled:
@@ -267,7 +267,7 @@ class RunningRequests:
         chosen = [r for r in self._running if not r.is_cancelled and r.is_due(drained)]
         for running in chosen:
             running.cancel(error)
-            running.request.deadline = self._clock()
+            running.request.deadline = running.request.clock()
         return len(chosen)
 
     async def wait_idle(self) -> None:
@@ -295,9 +295,9 @@ class RunningRequests:
         while True:
             late = 0.0
             for _ in range(_TICKS_A_BEAT):
-                began = self._clock()
+                began = self.clock()
                 await anyio.sleep(_TICK)
-                now = self._clock()
+                now = self.clock()
                 late = max(late, now - began - _TICK)
                 self._sweep(now)
             self.on_beat(late)
@@ -305,19 +305,21 @@ class RunningRequests:
     # Not in the loop above, whose frame would keep the last one: granian closes a connection when nothing refers to it.
     def _sweep(self, now: float) -> None:
         self.on_tick(now)
+        clock = self.clock
         for running in tuple(self._running):
             request = running.request
-            if running.is_watched and now >= request.started + _WATCH_AFTER and running.may_watch():
+            at = now if request.clock is clock else request.clock()
+            if running.is_watched and at >= request.started + _WATCH_AFTER and running.may_watch():
                 running.is_watched = running.is_plain = False
                 self._start(running.watch, "watch")
             if now >= running.due:
                 running.cut()
             if running.is_cancelled:
                 running.press()
-            if now >= request.deadline and not running.is_cancelled:
+            if at >= request.deadline and not running.is_cancelled:
                 running.cancel(DeadlineExceededError("request"))
                 self._tell_late(running)
-            elif now >= request.deadline + _PATIENCE and not running.is_overdue:
+            elif at >= request.deadline + _PATIENCE and not running.is_overdue:
                 running.is_overdue = True
                 self._tell_overdue()
                 self._start(running.answer, "answer")

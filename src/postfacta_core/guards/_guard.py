@@ -119,7 +119,7 @@ class Guard(Runner):
         name: Its metric label, and the `policy` of its errors: 1 to 64 letters, digits and `_.:/*-`, unique for its kind.
         mode: Text or member. `ENFORCE` acts, `SHADOW` only counts what it would do, `OFF` does nothing.
         observer: Receives its events, in any thread; it may raise. By default `asgi.Telemetry`'s; None for none.
-        clock: Monotonic seconds; it must be the clock of the request contexts.
+        clock: Monotonic seconds. Deadlines are read on their own clocks.
         luck: Spreads waits.
 
     Raises:

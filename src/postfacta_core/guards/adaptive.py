@@ -95,7 +95,7 @@ class AdaptiveLimiter(BlockGuard):
                 wake()
 
         now = self._clock()
-        left = time_to_wait(place.until - now, now)
+        left = time_to_wait(place.until - now)
         with self._lock:
             place.wake = decided
             is_undecided = place.verdict is None

@@ -169,7 +169,7 @@ class CircuitBreaker(BlockGuard):
         if not (is_local and self._types == _ALL) and self._acts_on(outcome, otherwise=True):
             # Its caller gave it less time than the service does: that says nothing about the dependency.
             request = current_request()
-            is_callers = request is not None and request.is_out_of_callers_time(self._clock())
+            is_callers = request is not None and request.is_out_of_callers_time(request.age())
             return "ignored" if is_callers else "failure"
         return "ignored" if is_local else "success"
 

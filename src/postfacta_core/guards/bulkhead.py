@@ -118,7 +118,7 @@ class Bulkhead(BlockGuard):
 
     def _wait(self, wake: Wake) -> Generator[float, None, _Ticket]:
         began = self._clock()
-        patience = time_to_wait(self._max_wait, began)
+        patience = time_to_wait(self._max_wait)
         with self._lock:
             # A slot may have come free since, or the queue be full.
             ticket = self._enter(None, (), {})

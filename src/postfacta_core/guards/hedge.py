@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 
 from .._functions import answer_of
 from ..clock import MONOTONIC, Clock
-from ..deadlines.present import present_limit
+from ..deadlines.present import time_left
 from ..events import Mode, Observer, Sample, process_observer
 from ..validation import validation
 from ._guard import Guard, On, Outcome, P, T, running_loop
@@ -93,7 +93,7 @@ class Hedge(Guard):
         # A Retry that shares the budget has paid in for this call.
         if not self.budget.is_fed:
             self.budget.deposit()
-        in_time = race.began + delay < present_limit()
+        in_time = delay < time_left()
         try:
             if mode is Mode.ENFORCE and in_time:
                 await self._run(race, delay)

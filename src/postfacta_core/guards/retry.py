@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, cast, get_args
 from .._functions import answer_of
 from ..backoff import Backoff
 from ..clock import LUCK, MONOTONIC, Clock, Luck, present_haste
-from ..deadlines.present import present_limit
+from ..deadlines.present import time_left
 from ..errors import RejectedError
 from ..events import Mode, Observer, RetryScheduled, Sample, process_observer
 from ..validation import validation
@@ -197,7 +197,7 @@ class Retry(Guard):
     def _wait_after(self, ended: Outcome[Any], call: _Call) -> float | None:
         """Return how long to wait for the next try, or None if there is none."""
         now = self._clock()
-        outcome, delay = self._plan(ended, call.attempt, now)
+        outcome, delay = self._plan(ended, call.attempt)
         if outcome == "retried":
             if self._mode is not Mode.ENFORCE:
                 has_token = self.budget.tokens(now) >= 1.0
@@ -215,7 +215,7 @@ class Retry(Guard):
             self._give_up(ended.error, outcome, call)
         return None
 
-    def _plan(self, ended: Outcome[Any], attempt: int, now: float) -> tuple[_Ending, float]:
+    def _plan(self, ended: Outcome[Any], attempt: int) -> tuple[_Ending, float]:
         try:
             # A result is here because `on` has named it.
             may = ended.error is None or (self._predicate is None and may_repeat(ended.error))
@@ -224,8 +224,7 @@ class Retry(Guard):
                 schedule = self._schedule
                 if most is not None:
                     schedule = schedule._replace(attempts=min(most, schedule.attempts))
-                deadline, luck = present_limit(), self._luck()
-                follows, delay = schedule.plan(asked, attempt, now=now, deadline=deadline, luck=luck)
+                follows, delay = schedule.plan(asked, attempt, left=time_left(), luck=self._luck())
                 return follows, delay if most is None else 0.0
         except Exception as fault:  # noqa: BLE001 - what judges is foreign code, and may raise anything
             self._report(fault)

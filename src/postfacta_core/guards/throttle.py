@@ -79,7 +79,7 @@ class Throttle(BlockGuard):
                 self._counts["allowed"] += 1
                 return None
             wait, enforces = decision.retry_after, self._mode is Mode.ENFORCE
-            if enforces and self._max_wait > 0 and wait <= time_to_wait(self._max_wait, now):
+            if enforces and self._max_wait > 0 and wait <= time_to_wait(self._max_wait):
                 # Its turn is spent now: who comes after it gets a later one.
                 self._buckets.spend(key, 1, now + wait + _LATER)
                 self._counts["allowed"] += 1

@@ -24,7 +24,7 @@ import anyio
 from .._functions import answer_of
 from ..clock import MONOTONIC, Clock
 from ..context import CURRENT
-from ..deadlines.present import BOUND, Bound, present_limit
+from ..deadlines.present import BOUND, Bound, time_left
 from ..deadlines.shield import is_shielded, scope_of
 from ..errors import DeadlineExceededError
 from ..events import DeadlineExceeded, Mode, Observer, process_observer
@@ -131,7 +131,7 @@ class Timeout(Guard):
         now = self._clock()
         at = ends_at = now + self.seconds
         if request is not None or outer is not None:
-            at = min(at, present_limit())
+            at = min(at, now + time_left())
             if at <= now:
                 raise DeadlineExceededError(self.name)
         queue = self._queue
@@ -141,7 +141,7 @@ class Timeout(Guard):
             task = asyncio.current_task(queue.loop)
         if task is None and (loop := running_loop()) is not None:
             task = asyncio.current_task(loop)
-        bounded = _Bounded(at, request, ends_at, outer, task)
+        bounded = _Bounded(at, self._clock, request, ends_at, outer, task)
         if task is None:
             bounded.scope = anyio.move_on_after(self.seconds)
             bounded.scope.__enter__()

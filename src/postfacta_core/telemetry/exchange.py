@@ -110,7 +110,7 @@ class Exchange:
         request = self.request
         # An error of a background task, after an answer that was fine, has nothing to do with the request's time.
         has_answer = self.is_complete and self.status < _SERVER_ERROR
-        if not has_answer and request.is_out_of_callers_time(request.started + self.seconds):
+        if not has_answer and request.is_out_of_callers_time(self.seconds):
             self.error, self.error_type = None, CALLERS_DEADLINE
             self.status = _CLIENT_CLOSED_REQUEST
         elif self.error_type == CLIENT_DISCONNECTED:

@@ -255,7 +255,7 @@ class Metrics(Collector):
 
     def _exceeded(self, event: events.DeadlineExceeded) -> None:
         request = current_request()
-        is_callers = request is not None and request.is_out_of_callers_time(self._clock())
+        is_callers = request is not None and request.is_out_of_callers_time(request.age())
         self._count("postfacta_deadline_exceeded_total", "caller" if is_callers else event.stage)
 
     def _add(self, event: events.PolicyCreated) -> None:

@@ -36,7 +36,7 @@ class Service:
         clock = loop_clock()
         self.running = RunningRequests(observer=self.observer, clock=clock)
         limits = HardenOptions(**options)
-        layer = DeadlineMiddleware(app, self.running, limits, observer=self.observer, clock=clock)
+        layer = DeadlineMiddleware(app, self.running, limits, observer=self.observer)
         self.app: ASGIApp = ContextMiddleware(ErrorMiddleware(layer), clock=clock)
 
     @asynccontextmanager

@@ -7,7 +7,9 @@ import math
 import pytest
 from hypothesis import example, given, strategies as st
 
+from postfacta_core.clock import MONOTONIC
 from postfacta_core.deadlines._limits import Deadline, asked_timeout
+from postfacta_core.testing import ManualClock
 from tests.kit.every import every
 
 SECONDS = st.floats(min_value=0, max_value=1e12)
@@ -23,45 +25,56 @@ def asked(*pairs: tuple[str, bytes]) -> float:
 @example(1e12, 0)
 @example(0.0050000001, 1e7)
 def test_each_hop_sees_strictly_less_and_never_less_than_nothing(seconds: float, now: float) -> None:
-    deadline = Deadline(now + seconds)
+    clock = ManualClock(now)
+    deadline = Deadline(now + seconds, clock)
     hops = 0
-    while (left := deadline.remaining(now)) > 0:
-        asked_of_next = asked(("x-request-timeout", deadline.header(now).encode()))
+    while (left := deadline.remaining()) > 0:
+        asked_of_next = asked(("x-request-timeout", deadline.header().encode()))
         assert 0 <= asked_of_next < left
-        assert 0 <= deadline.for_next_hop(now) < left
+        assert 0 <= deadline.for_next_hop() < left
         # The next hop begins at the same moment: no time has passed on the way.
-        deadline = Deadline(now + asked_of_next)
+        deadline = Deadline(now + asked_of_next, clock)
         hops += 1
         assert hops < 1000
-    assert deadline.header(now) == "0.000"
-    assert deadline.remaining(now) == 0
+    assert deadline.header() == "0.000"
+    assert deadline.remaining() == 0
 
 
 @given(SECONDS, NOW, st.floats(min_value=0, max_value=1e6))
 def test_what_remains_is_what_has_not_passed(seconds: float, now: float, later: float) -> None:
-    deadline = Deadline(now + seconds)
-    assert deadline.remaining(now + later) >= 0
-    assert (now + later >= deadline.at) is (deadline.remaining(now + later) == 0)
+    clock = ManualClock(now)
+    deadline = Deadline(now + seconds, clock)
+    clock.advance(later)
+    assert deadline.remaining() >= 0
+    assert (clock.now >= deadline.at) is (deadline.remaining() == 0)
+
+
+def until(at: float) -> Deadline:
+    return Deadline(at, ManualClock(100.0))
 
 
 def test_a_twentieth_is_kept_and_five_milliseconds_at_least() -> None:
-    assert Deadline(110).for_next_hop(100) == pytest.approx(9.5)
-    assert Deadline(100.05).for_next_hop(100) == pytest.approx(0.045)
-    assert Deadline(100.004).for_next_hop(100) == 0
-    assert Deadline(99).for_next_hop(100) == 0
+    assert until(110).for_next_hop() == pytest.approx(9.5)
+    assert until(100.05).for_next_hop() == pytest.approx(0.045)
+    assert until(100.004).for_next_hop() == 0
+    assert until(99).for_next_hop() == 0
 
 
 def test_the_header_has_milliseconds_and_is_rounded_down() -> None:
-    assert Deadline(102).header(100) == "1.900"
-    assert Deadline(100.0068).header(100) == "0.001"
+    assert until(102).header() == "1.900"
+    assert until(100.0068).header() == "0.001"
 
 
 def test_a_deadline_that_never_comes_has_no_header_and_takes_nothing_from_the_next_hop() -> None:
-    never = Deadline(math.inf)
-    assert never.for_next_hop(5) == math.inf
-    assert never.remaining(1e18) == math.inf
+    never = until(math.inf)
+    assert never.for_next_hop() == math.inf
+    assert never.remaining() == math.inf
     with pytest.raises(ValueError, match="never comes"):
-        never.header(5)
+        never.header()
+
+
+def test_a_deadline_without_a_clock_is_on_the_machines() -> None:
+    assert 59 < Deadline(MONOTONIC() + 60).remaining() <= 60
 
 
 def test_a_timeout_is_plain_seconds_or_no_wish() -> None:

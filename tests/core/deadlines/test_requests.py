@@ -14,6 +14,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from postfacta_core.clock import Clock
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.deadlines.present import current_deadline
 from postfacta_core.deadlines.requests import (
@@ -34,8 +35,8 @@ Handler = Callable[[], Awaitable[object]]
 class Request(Running):
     """One that notes how often its caller was answered without its handler."""
 
-    def __init__(self, seconds: float = 10.0) -> None:
-        super().__init__(RequestContext("request-id", 1000.0))
+    def __init__(self, clock: Clock, seconds: float = 10.0) -> None:
+        super().__init__(RequestContext("request-id", 1000.0, clock))
         self.request.deadline = 1000.0 + seconds
         self.answers: list[str] = []
 
@@ -81,7 +82,8 @@ def bound(request: RequestContext) -> Generator[RequestContext]:
 
 
 async def test_a_handler_is_cancelled_at_its_deadline_and_awaited() -> None:
-    bench, request = Bench(), Request()
+    bench = Bench()
+    request = Request(bench.clock)
     log: list[str] = []
 
     async def handler() -> None:
@@ -105,7 +107,8 @@ async def test_a_handler_is_cancelled_at_its_deadline_and_awaited() -> None:
 
 
 async def test_one_that_ends_in_time_is_not_answered_for() -> None:
-    bench, request = Bench(), Request()
+    bench = Bench()
+    request = Request(bench.clock)
     gate = anyio.Event()
     async with bench.serving((request, gate.wait)):
         gate.set()
@@ -117,7 +120,8 @@ async def test_one_that_ends_in_time_is_not_answered_for() -> None:
 
 
 async def test_a_handler_moves_its_own_deadline_while_it_runs() -> None:
-    bench, request = Bench(), Request()
+    bench = Bench()
+    request = Request(bench.clock)
     gate = anyio.Event()
 
     async def handler() -> None:
@@ -135,7 +139,8 @@ async def test_a_handler_moves_its_own_deadline_while_it_runs() -> None:
 
 
 async def test_what_is_shielded_is_left_alone_until_the_shield_is_gone() -> None:
-    bench, request = Bench(), Request()
+    bench = Bench()
+    request = Request(bench.clock)
     gate, log = anyio.Event(), list[str]()
 
     async def handler() -> None:
@@ -156,7 +161,8 @@ async def test_what_is_shielded_is_left_alone_until_the_shield_is_gone() -> None
 
 @on_real_loops
 async def test_a_thread_goes_on_while_its_caller_is_answered_and_is_counted_until_it_ends() -> None:
-    bench, request = Bench(), Request()
+    bench = Bench()
+    request = Request(bench.clock)
     gate, log = threading.Event(), list[str]()
 
     def work() -> None:
@@ -175,7 +181,8 @@ async def test_a_thread_goes_on_while_its_caller_is_answered_and_is_counted_unti
 
 
 async def test_one_that_swallows_its_cancellation_is_cancelled_again_and_again() -> None:
-    bench, request = Bench(), Request()
+    bench = Bench()
+    request = Request(bench.clock)
     tries: list[int] = []
 
     async def handler() -> None:
@@ -192,7 +199,8 @@ async def test_one_that_swallows_its_cancellation_is_cancelled_again_and_again()
 
 
 async def test_what_a_handler_raises_as_it_is_cancelled_comes_out_after_its_caller_was_answered() -> None:
-    bench, request = Bench(), Request()
+    bench = Bench()
+    request = Request(bench.clock)
 
     async def handler() -> None:
         try:
@@ -214,7 +222,8 @@ async def test_what_a_handler_raises_as_it_is_cancelled_comes_out_after_its_call
 
 
 async def test_the_cancellation_of_others_passes_through() -> None:
-    bench, request = Bench(), Request()
+    bench = Bench()
+    request = Request(bench.clock)
     async with bench.running:
         with anyio.move_on_after(0.02) as outer:
             await bench.running.run(request, anyio.sleep_forever())
@@ -223,7 +232,8 @@ async def test_the_cancellation_of_others_passes_through() -> None:
 
 
 async def test_a_timeout_inside_of_a_handler_is_its_own_affair() -> None:
-    bench, request = Bench(), Request()
+    bench = Bench()
+    request = Request(bench.clock)
     log: list[str] = []
 
     async def handler() -> None:
@@ -237,7 +247,8 @@ async def test_a_timeout_inside_of_a_handler_is_its_own_affair() -> None:
 
 
 async def test_tasks_of_a_handler_are_cancelled_with_it() -> None:
-    bench, request = Bench(), Request()
+    bench = Bench()
+    request = Request(bench.clock)
     log: list[str] = []
 
     async def child() -> None:
@@ -260,7 +271,7 @@ async def test_tasks_of_a_handler_are_cancelled_with_it() -> None:
 @on_real_loops
 async def test_a_drain_cancels_all_with_its_reason_and_the_first_reason_stays() -> None:
     bench = Bench()
-    ordinary, endless, late = Request(), Request(math.inf), Request()
+    ordinary, endless, late = (Request(bench.clock, seconds) for seconds in (10.0, math.inf, 10.0))
     endless.is_endless = True
     gate = threading.Event()
     stuck = functools.partial(anyio.to_thread.run_sync, functools.partial(gate.wait, 20))
@@ -289,7 +300,8 @@ async def test_a_job_that_crashes_ends_neither_the_sweep_nor_the_service() -> No
         async def watch(self) -> None:
             raise RuntimeError("the server said no")
 
-    bench, broken, other = Bench(), Broken(), Request(20)
+    bench = Bench()
+    broken, other = Broken(bench.clock), Request(bench.clock, 20)
     broken.is_watched = True
     gate = threading.Event()
 
@@ -373,9 +385,9 @@ async def test_nothing_is_left_behind_and_an_error_of_the_service_comes_out_as_i
 
 
 async def test_without_a_sweep_a_timer_keeps_the_deadline_and_may_be_moved() -> None:
-    observer = RecordingObserver()
-    running = RunningRequests(observer=observer, clock=ManualClock())
-    short, lifted, gone = Request(0.02), Request(0.03), Request(-1)
+    observer, clock = RecordingObserver(), ManualClock()
+    running = RunningRequests(observer=observer, clock=clock)
+    short, lifted, gone = (Request(clock, seconds) for seconds in (0.02, 0.03, -1))
     await running.run(short, anyio.sleep_forever())
 
     async def handler() -> None:
@@ -390,12 +402,13 @@ async def test_without_a_sweep_a_timer_keeps_the_deadline_and_may_be_moved() -> 
     assert short.answers == gone.answers == ["DeadlineExceededError"]
     assert lifted.answers == ["went on", "DeadlineExceededError"]
     assert observer.events == [DeadlineExceeded("handler")] * 3
-    await running.run(Request(math.inf), anyio.sleep(0.001))
+    await running.run(Request(clock, math.inf), anyio.sleep(0.001))
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_asyncios_own_account_of_cancellations_is_balanced_afterwards() -> None:
-    bench, request = Bench(), Request()
+    bench = Bench()
+    request = Request(bench.clock)
     task = asyncio.current_task()
     assert task is not None
 
@@ -407,7 +420,7 @@ async def test_asyncios_own_account_of_cancellations_is_balanced_afterwards() ->
             async with asyncio.timeout(0.01):
                 await asyncio.sleep(30)
         # A cancellation by the server at the same moment is not swallowed with ours.
-        both = asyncio.ensure_future(bench.running.run(Request(), asyncio.sleep(30)))
+        both = asyncio.ensure_future(bench.running.run(Request(bench.clock), asyncio.sleep(30)))
         await until(lambda: len(bench.running) == 1)
         for one in list(bench.running._running):  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - to cancel it in the same tick
             one.cancel(DeadlineExceededError("request"))
@@ -418,7 +431,7 @@ async def test_asyncios_own_account_of_cancellations_is_balanced_afterwards() ->
         cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await bench.running.run(Request(100), _wait(cancelled))
+            await bench.running.run(Request(bench.clock, 100), _wait(cancelled))
 
 
 async def _wait(future: asyncio.Future[None]) -> None:

@@ -155,9 +155,9 @@ class Caller:
 
 
 @contextmanager
-def deadline(at: float) -> Generator[None]:
-    request = RequestContext("0123456789abcdef", 0.0)
-    request.deadline = at
+def deadline(clock: ManualClock, seconds: float) -> Generator[None]:
+    request = RequestContext("0123456789abcdef", clock.now, clock)
+    request.deadline = clock.now + seconds
     token = bind_request(request)
     try:
         yield

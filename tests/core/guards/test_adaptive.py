@@ -120,7 +120,7 @@ async def test_the_one_that_waits_too_long_is_refused() -> None:
 async def test_a_caller_waits_no_longer_than_its_request_can() -> None:
     clock, door = ManualClock(), Door()
     limiter = limiter_of(clock=clock)
-    request = RequestContext("7", clock.now)
+    request = RequestContext("7", clock.now, clock)
     request.deadline = clock.now
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(door.enter, limiter, 0)

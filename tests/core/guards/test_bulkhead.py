@@ -96,7 +96,7 @@ async def test_one_that_waits_too_long_is_refused_and_makes_place() -> None:
 async def test_a_caller_waits_no_longer_than_its_request_can() -> None:
     clock = ManualClock()
     scene = Scene(Bulkhead("db", 1, max_waiting=1, max_wait=NEVER_HERE, clock=clock))
-    request = RequestContext("request-id", clock.now)
+    request = RequestContext("request-id", clock.now, clock)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(scene.come, "a")
         await until(lambda: "a" in scene.gates)
@@ -115,7 +115,7 @@ async def test_a_caller_waits_no_longer_than_its_request_can() -> None:
 async def test_a_request_knows_how_long_it_waited_for_a_slot_even_in_vain() -> None:
     clock = ManualClock()
     scene = Scene(Bulkhead("db", 1, max_waiting=2, max_wait=0.05, clock=clock))
-    request = RequestContext("request-id", clock.now)
+    request = RequestContext("request-id", clock.now, clock)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(scene.come, "a")
         await until(lambda: "a" in scene.gates)

@@ -185,10 +185,10 @@ async def test_retries_and_second_tries_together_are_no_more_than_their_budget_h
 async def test_no_second_try_is_planned_for_after_the_deadline() -> None:
     bench = Bench()
     bench.tries[0].answer("first")
-    with deadline(bench.clock.now + 0.05):
+    with deadline(bench.clock, 0.05):
         assert await bench.hedge.call(bench.dependency) == "first"
     assert bench.slept == []
-    with deadline(bench.clock.now + 0.06):
+    with deadline(bench.clock, 0.06):
         bench.tries[1].answer("next")
         assert await bench.hedge.call(bench.dependency) == "next"
     assert bench.slept in (
@@ -260,7 +260,7 @@ async def test_the_delay_may_be_a_function_that_is_asked_at_each_call() -> None:
     bench.tries[0].answer("first")
     bench.tries[1].answer("second")
     assert await bench.hedge.call(bench.dependency) == "first"
-    with deadline(bench.clock.now + 1000.0):
+    with deadline(bench.clock, 1000.0):
         assert await bench.hedge.call(bench.dependency) == "second"
     assert (bench.slept, delays) == ([0.05], [])
     # One that raises is reported, and there is no second try.
@@ -346,7 +346,7 @@ async def test_what_is_no_answer_starts_nothing_without_a_token_or_time() -> Non
     assert (bench.started, bench.counts()) == (1, {"budget_refused": 1})
     bench = Bench(on=lambda out: True)
     bench.tries[0].answer("bad")
-    with deadline(bench.clock.now + 0.01):
+    with deadline(bench.clock, 0.01):
         assert await bench.hedge.call(bench.dependency) == "bad"
     assert (bench.started, bench.counts()) == (1, {})
 

@@ -146,12 +146,12 @@ def plan(
     error: Exception, attempt: int = 1, *, deadline: float = math.inf, luck: float = 0.0, **settings: Any
 ) -> tuple[str, float]:
     """Return what a retry decides about a try that failed at the moment 1000, and its wait."""
-    request = RequestContext("0123456789abcdef", 0.0)
+    request = RequestContext("0123456789abcdef", 0.0, lambda: 1000.0)
     request.deadline = deadline
     token = bind_request(request)
     try:
         retry: Any = Retry("db", luck=lambda: luck, **settings)
-        planned: tuple[str, float] = retry._plan(Outcome(error=error), attempt, now=1000.0)  # noqa: SLF001
+        planned: tuple[str, float] = retry._plan(Outcome(error=error), attempt)  # noqa: SLF001
     finally:
         release_request(token)
     return planned

@@ -42,7 +42,7 @@ class Slots(Bulkhead):
         wait = self.enter()
         assert wait is not None
         steps = wait(wake)
-        bound = BOUND.set(None if patience > 0 else Bound(patience, None))
+        bound = BOUND.set(None if patience > 0 else Bound(patience, ManualClock(0.0), None))
         try:
             next(steps)
         finally:

@@ -62,7 +62,7 @@ async def test_one_that_would_wait_too_long_is_refused_at_once() -> None:
     patient = Throttle("patient", SLOW, max_wait=60.0, clock=clock)
     for _ in range(2):
         await patient.call(answer)
-    request = RequestContext("7", clock.now)
+    request = RequestContext("7", clock.now, clock)
     request.deadline = clock.now + 5.0
     token = bind_request(request)
     try:

@@ -14,9 +14,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from postfacta_core.clock import MONOTONIC
+from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.context import RequestContext, bind_request, release_request
-from postfacta_core.deadlines.present import current_deadline, present_limit
+from postfacta_core.deadlines.present import current_deadline, time_left
 from postfacta_core.errors import DeadlineExceededError
 from postfacta_core.guards.timeout import Timeout
 from postfacta_core.testing import ManualClock
@@ -29,9 +29,9 @@ LONG = 60.0
 
 
 @contextmanager
-def request_ending(at: float) -> Generator[RequestContext]:
-    request = RequestContext("request-id", 0.0)
-    request.deadline = at
+def request_ending(seconds: float, clock: Clock = MONOTONIC) -> Generator[RequestContext]:
+    request = RequestContext("request-id", clock(), clock)
+    request.deadline = request.started + seconds
     token = bind_request(request)
     try:
         yield request
@@ -58,7 +58,7 @@ async def test_a_call_that_ends_in_time_is_as_if_there_were_none() -> None:
     assert await timeout.call(work, 1, more=2) == 3
     with pytest.raises(KeyError):
         await timeout.call(work, -1, more=2)
-    assert present_limit() == math.inf
+    assert time_left() == math.inf
 
 
 async def test_a_call_that_takes_too_long_is_cancelled_and_awaited() -> None:
@@ -113,7 +113,7 @@ async def test_a_cancellation_from_outside_passes() -> None:
 
     with anyio.move_on_after(0.01) as scope:
         await work()
-    assert (scope.cancelled_caught, ended, present_limit()) == (True, [], math.inf)
+    assert (scope.cancelled_caught, ended, time_left()) == (True, [], math.inf)
 
 
 @on_real_loops
@@ -245,7 +245,7 @@ async def test_what_is_called_knows_until_when_and_the_rest_does_not() -> None:
     await outer.call(both)
     assert (seen, current_deadline()) == ([10, 4, 10], None)
 
-    with request_ending(clock.now + 7) as request:
+    with request_ending(7, clock) as request:
         await outer.call(both)
         assert seen[3:] == [7, 4, 7]
         assert request.deadline == clock.now + 7
@@ -267,7 +267,7 @@ async def test_a_call_is_not_begun_without_time(left: float) -> None:
     async def work() -> None:
         begun.append("begun")
 
-    with request_ending(clock.now + left), pytest.raises(DeadlineExceededError):
+    with request_ending(left, clock), pytest.raises(DeadlineExceededError):
         await Timeout(LONG, clock=clock).call(work)
     assert begun == []
 
@@ -277,13 +277,13 @@ async def test_what_a_call_leaves_behind_has_no_limit_that_has_passed() -> None:
 
     async def behind() -> None:
         await gate.wait()
-        seen.append(present_limit())
+        seen.append(time_left())
 
     async with anyio.create_task_group() as tasks:
 
         async def start() -> None:
             tasks.start_soon(behind)
-            assert present_limit() < math.inf
+            assert time_left() < math.inf
 
         await timeout_of(LONG).call(start)
         gate.set()
@@ -295,7 +295,7 @@ async def test_a_limit_that_a_server_leaks_into_the_next_request_does_not_count(
     async def work() -> None:
         with request_ending(math.inf):
             assert current_deadline() is None
-        assert present_limit() < math.inf
+        assert time_left() < math.inf
 
     await timeout_of(LONG).call(work)
 
@@ -321,7 +321,7 @@ async def test_ended_calls_leave_no_garbage_and_no_timer_each() -> None:
 
     async def once() -> None:
         await timeout.call(nothing)
-        with request_ending(asyncio.get_running_loop().time() + 30):
+        with request_ending(30, loop_clock()):
             await timeout.call(nothing)
 
     assert await garbage(once) == 0
