@@ -235,8 +235,7 @@ class HttpExchange(Answering, Exchange):
             elif not self.is_plain and self._events is not None:
                 self._events.note(message.get("body", b""))
                 if self._events.is_ending and self._events.is_between:
-                    # The sweep ends it here; its next event may follow at once, and not end in time.
-                    await anyio.sleep_forever()
+                    await self._wait_for_end()
 
     async def emit(self, message: Message) -> None:
         await self.send(message, is_ours=True)
@@ -298,6 +297,11 @@ class HttpExchange(Answering, Exchange):
             return False
         self._events.is_ending = True
         return self._events.is_between
+
+    async def _wait_for_end(self) -> None:
+        """Let the sweep end the stream here: the next event may follow at once, and not end in time."""
+        while self._answered is None:  # noqa: ASYNC110 - what sets it is made only as it ends
+            await anyio.sleep(_POLL)
 
     def _dress_with_care(self, given: Headers) -> list[tuple[bytes, bytes]]:
         """Do the same for a response that has such a header already, or that is its connection's last."""

@@ -153,6 +153,28 @@ async def test_no_event_begins_once_the_stream_is_to_end() -> None:
     assert (wire.end or b"").startswith(b"retry: ")
 
 
+async def test_one_that_ignores_its_cancellation_is_ended_and_goes_on() -> None:
+    wire, sent = Wire(), list[bytes]()
+    exchange = exchange_on(wire, ACCEPT)
+    await exchange.send(start(EVENT_STREAM))
+    await exchange.send(piece(b"data: 1"))
+    assert not exchange.is_due(0.0)
+
+    async def application() -> None:
+        for data in (b"2\n\n", b"data: 3"):
+            await exchange.send(piece(data))
+            sent.append(data)
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(application)
+            await until(lambda: exchange.is_due(0.0))
+            # As the sweep does in place of a handler that is shielded.
+            await cut(exchange, StoppedError("drain"))
+    assert sent == [b"2\n\n", b"data: 3"]
+    assert (wire.end or b"").startswith(b"retry: ")
+
+
 async def test_no_farewell_follows_a_piece_that_was_not_handed_over() -> None:
     wire = Wire()
     exchange = exchange_on(wire, ACCEPT)
