@@ -15,7 +15,8 @@ the circuit is next asked anything, and dated to the moment it was due.
 2. In half_open there is one trial at a time. Trials are judged by the rates that opened the circuit; it opens again as
    soon as the rest of the trials can no longer bring a rate below its threshold.
 3. half_open has an end. If a trial is still out then, or none was made, it opens again. Else those made decide.
-4. Each opening in a row waits longer, up to a maximum; so it does if the dependency asks for it (Retry-After).
+4. A call that is older than an age counts no more. Its going raises no rate by itself: the next call is judged.
+5. Each opening in a row waits longer, up to a maximum; so it does if the dependency asks for it (Retry-After).
 
 The names of states and options are those of resilience4j 2. Moments are monotonic. Several threads must hold a lock.
 """
@@ -66,6 +67,8 @@ class CircuitConfig:
         slow_call_rate_threshold: Or when this part was slow, failed or not.
         slow_call_duration: Seconds from which a call is slow.
         sliding_window_size: How many of the last calls count, up to 10,000.
+        sliding_window_max_age: Seconds after which a call counts no more, so that rare calls are not judged by failures of
+            hours ago; `math.inf` for no such bound. It must hold `minimum_number_of_calls` for the circuit to open.
         minimum_number_of_calls: The fewest calls in the window for a rate to mean anything.
         wait_duration_in_open_state: Seconds for which it refuses after the first opening.
         wait_multiplier: How much longer each wait is than the one before; 1 keeps it.
@@ -79,6 +82,8 @@ class CircuitConfig:
     slow_call_rate_threshold: float = 1.0
     slow_call_duration: float = 60.0
     sliding_window_size: int = 100
+    # Polly's default is 30 s, and Failsafe's example a minute. Two minutes hold the 20 calls of one each 6 s.
+    sliding_window_max_age: float = 120.0
     minimum_number_of_calls: int = 20
     wait_duration_in_open_state: float = 5.0
     wait_multiplier: float = 2.0
@@ -100,6 +105,7 @@ class CircuitConfig:
         check(validation.whole, "sliding_window_size", at_most=10_000, example="100")
         seconds = ("slow_call_duration", first, longest, "max_wait_duration_in_half_open_state")
         check(validation.seconds, *seconds)
+        check(validation.seconds, "sliding_window_max_age", finite=False)
         check(validation.number, "wait_multiplier", at_least=1, example="2.0")
         check(validation.number, "wait_jitter", at_least=0, below=1, example="0.2")
         least, most = self.wait_duration_in_open_state, self.max_wait_duration_in_open_state
@@ -129,22 +135,41 @@ class CircuitStatistics:
 
 
 class _Window:
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, max_age: float = math.inf) -> None:
         self.calls = self.failures = self.slow = 0
-        self._size = size
+        self._size, self._max_age = size, max_age
         self._kept: deque[int] = deque()
+        self._ended: deque[float] = deque()
 
-    def add(self, mark: int) -> bool:
+    def add(self, mark: int, now: float) -> bool:
         """Add a call; return whether that can have raised a rate."""
+        ended = self._ended
+        has_aged = bool(ended) and ended[0] <= now - self._max_age
+        if has_aged:
+            self.forget(now)
         self._kept.append(mark)
+        ended.append(now)
         old = 0
         if self.calls < self._size:
             self.calls += 1
-        elif (old := self._kept.popleft()) == mark:
-            return False
+        else:
+            ended.popleft()
+            old = self._kept.popleft()
+            if old == mark:
+                return has_aged
         self.failures += (mark & _FAILED) - (old & _FAILED)
         self.slow += (mark >> 1) - (old >> 1)
         return True
+
+    def forget(self, now: float) -> None:
+        """Remove the calls that are too old."""
+        oldest = now - self._max_age
+        while self._ended and self._ended[0] <= oldest:
+            self._ended.popleft()
+            mark = self._kept.popleft()
+            self.calls -= 1
+            self.failures -= mark & _FAILED
+            self.slow -= mark >> 1
 
 
 class Circuit:
@@ -203,14 +228,14 @@ class Circuit:
                 self._held_until = max(self._held_until, now + wait)
             if self.state is not _CLOSED:
                 self._end_trial(mark, now, luck)
-            elif (window := self._window).add(mark) and window.calls >= self._enough:
+            elif (window := self._window).add(mark, now) and window.calls >= self._enough:
                 self._judge(window, window.calls, now=now, luck=luck)
         return _KINDS[mark]
 
     def _end_trial(self, mark: int, now: float, luck: float) -> None:
         if self._trial_is_out:
             self._trial_is_out = False
-            self._trials.add(mark)
+            self._trials.add(mark, now)
             self._judge(self._trials, self._wanted, now=now, luck=luck)
 
     def open(self, now: float, luck: float) -> None:
@@ -239,6 +264,8 @@ class Circuit:
     def statistics(self, now: float) -> CircuitStatistics:
         self._settle(now)
         window = self._window
+        if self.state is _CLOSED:
+            window.forget(now)
         calls = max(1, window.calls)
         rates = (window.failures / calls, window.slow / calls)
         counts = (window.calls, window.failures, window.slow)
@@ -280,7 +307,7 @@ class Circuit:
         self._moved(CircuitChanged(self._name, old, new, at, reason))
 
     def _begin(self, now: float) -> None:
-        self._window = _Window(self._config.sliding_window_size)
+        self._window = _Window(self._config.sliding_window_size, self._config.sliding_window_max_age)
         self._since = now
         self._openings = 0
         self._held_until = -math.inf

@@ -20,7 +20,8 @@ class RetryBudget:
 
     Args:
         name: The dependency's, as metrics show it.
-        ratio: Further tries for each call, above 0 without a floor. With the number of tries less 1 it never refuses.
+        ratio: Further tries for each call, above 0 without a floor. The number of tries less 1, with a `burst` of that times
+            the calls at once, refuses none.
         floor: Further tries a second besides, so that a few calls an hour can be tried again too; from 0 up.
         burst: The most that is saved up, from 1 up: by default what the default floor gives in Finagle's 10 seconds.
 

@@ -25,7 +25,7 @@ from postfacta_core.errors import (
     RateLimitExceededError,
 )
 from postfacta_core.events import CircuitChanged, ListenerFailed, Mode, ModeChanged, PolicyCreated
-from postfacta_core.guards._circuit import CircuitState
+from postfacta_core.guards._circuit import CircuitConfig, CircuitState
 from postfacta_core.guards._guard import Outcome
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.telemetry.catalogue import POLICY_METRICS
@@ -168,10 +168,10 @@ async def test_a_generator_function_is_not_guarded_by_mistake() -> None:
 
 async def test_slow_calls_open_it_and_emit_an_event_immediately() -> None:
     heard = RecordingObserver()
-    guard = breaker(observer=heard)
+    guard = breaker(observer=heard, config=CircuitConfig(slow_call_duration=2.0, minimum_number_of_calls=4))
 
     async def slow() -> None:
-        clock_of(guard).advance(60.0)
+        clock_of(guard).advance(2.0)
 
     for _ in range(4):
         await guard.call(slow)

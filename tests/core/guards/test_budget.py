@@ -256,3 +256,14 @@ def test_no_token_is_spent_twice_whenever_threads_change_places() -> None:
                     seed=seed,
                 )
                 assert sum(taken) == 10
+
+
+def test_a_budget_of_all_tries_at_once_refuses_none() -> None:
+    # As docs/how-to/retries.md says; the default burst refuses most of them.
+    refused: dict[float, int] = {}
+    for burst in (100.0, 600.0):
+        budget = RetryBudget("job", ratio=2.0, floor=0.0, burst=burst)
+        for _ in range(300):
+            budget.deposit()
+        refused[burst] = sum(not budget.try_withdraw(0.0) for _ in range(600))
+    assert refused == {100.0: 500, 600.0: 0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from postfacta_core.guards._circuit import REFUSED, CircuitConfig, CircuitState, Verdict
 from tests.core.guards.circuits import (
     CLOSED,
+    CONFIG,
     FAILURE,
     FORCED_OPEN,
     HALF_OPEN,
@@ -68,6 +70,35 @@ def test_a_rate_that_is_just_the_threshold_opens_although_floats_round() -> None
     assert Played(config).play("F" * 7 + "S" * 92).state is CLOSED
     assert Played(config).play("F" * 7 + "S" * 93).state is OPEN
     assert Played(config).play("F" * 6 + "S" * 94).state is CLOSED
+
+
+def test_one_of_three_trials_may_fail_at_half() -> None:
+    # As docs/how-to/circuit-breaker.md says of the default.
+    config = replace(CONFIG, permitted_number_of_calls_in_half_open_state=3)
+    opened = "FFFF"
+    assert Played(config).play(opened).wait(8.0).play("FSS").state is CLOSED
+    assert Played(config).play(opened).wait(8.0).play("FF").state is OPEN
+
+
+def test_old_failures_do_not_open_it() -> None:
+    assert Played().play("FFF").wait(8 * 3600.0).play("S").state is CLOSED
+    # At the age itself a call counts no more; just before, it does.
+    assert Played().play("FFF").wait(120.0).play("F").state is CLOSED
+    assert Played().play("FFF").wait(119.5).play("F").state is OPEN
+    found = Played().play("F").wait(119.0).play("S").wait(1.0).circuit.statistics(220.0)
+    assert (found.calls, found.failures, found.failure_rate) == (1, 0, 0.0)
+
+
+def test_a_rate_that_rises_as_successes_age_opens_it() -> None:
+    # The window is full of marks like the one that comes: only what ages changes the rate.
+    played = Played(replace(CONFIG, minimum_number_of_calls=2)).play("SSSF").wait(119.0)
+    assert played.play("S").state is CLOSED
+    assert played.wait(1.0).play("F").state is OPEN
+
+
+def test_a_window_without_an_age_forgets_nothing() -> None:
+    config = replace(CONFIG, sliding_window_max_age=math.inf)
+    assert Played(config).play("FFF").wait(8 * 3600.0).play("S").state is OPEN
 
 
 def test_slow_calls_open_it_for_a_reason_of_their_own() -> None:
@@ -162,7 +193,7 @@ def test_a_window_costs_the_same_memory_however_many_calls_it_sees() -> None:
     ours = [tracemalloc.Filter(inclusive=True, filename_pattern="*/postfacta_core/guards/*")]
     held = tracemalloc.take_snapshot().filter_traces(ours).statistics("filename")
     tracemalloc.stop()
-    assert 0 < sum(each.size for each in held) < 3000
+    assert 0 < sum(each.size for each in held) < 6000
     assert played.circuit.statistics(played.now).calls == 5
 
 

@@ -81,7 +81,8 @@ class Oracle:
         return self.state is CLOSED, False
 
     def window(self) -> list[tuple[float, bool, bool]]:
-        return self.ended[-self.config.sliding_window_size :]
+        oldest = self.now - self.config.sliding_window_max_age
+        return [call for call in self.ended[-self.config.sliding_window_size :] if call[0] > oldest]
 
     def leave(self, ticket: Ticket, outcome: Verdict, luck: float) -> None:
         self.tick()
@@ -130,6 +131,7 @@ class CircuitMachine(RuleBasedStateMachine):
             slow_call_rate_threshold=0.5,
             slow_call_duration=2.0,
             sliding_window_size=4,
+            sliding_window_max_age=32.0,
             minimum_number_of_calls=minimum,
             wait_duration_in_open_state=8.0,
             wait_jitter=0.25,
