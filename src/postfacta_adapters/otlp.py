@@ -8,9 +8,11 @@ cleaned where they are sent, by the SDK's thread.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
+from weakref import WeakSet
 
 from postfacta_core.validation import validation
 
@@ -42,9 +44,8 @@ class _CountedSpans(BatchSpanProcessor):
     ) -> None:
         self._queued = queued
         self._patience = patience
-        self._lock = threading.Lock()
-        self._pending = 0
-        self.dropped = {"queue_full": 0, "export_failed": 0, "shutdown": 0}
+        self.begin_anew()
+        _living.add(self)
         self._is_closing = self._is_over = False
         super().__init__(
             _Watched(exporter, self),
@@ -52,6 +53,12 @@ class _CountedSpans(BatchSpanProcessor):
             max_export_batch_size=min(batch, queued),
             schedule_delay_millis=every * 1000,
         )
+
+    def begin_anew(self) -> None:
+        """Count from zero, in a forked process too: the SDK leaves its parent's spans to the parent."""
+        self._lock = threading.Lock()
+        self._pending = 0
+        self.dropped = {"queue_full": 0, "export_failed": 0, "shutdown": 0}
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue a span, if its trace is stored and there is room."""
@@ -88,6 +95,17 @@ class _CountedSpans(BatchSpanProcessor):
             self._is_over = True
             self.dropped["shutdown"] += self._pending
             self._pending = 0
+
+
+_living: Final = WeakSet[_CountedSpans]()
+
+
+def _begin_anew() -> None:
+    for spans in tuple(_living):
+        spans.begin_anew()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 class _Watched(SpanExporter):

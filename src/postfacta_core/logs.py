@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import threading
 from collections import deque
 from collections.abc import Collection, Mapping
 from typing import Final
+from weakref import WeakSet
 
 from .clock import MONOTONIC
 from .events import LogsSuppressed
@@ -75,7 +77,12 @@ def configure(
         logger.propagate = name in _SERVERS
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     root = logging.getLogger()
+    replaced = root.handlers[:]
     root.handlers[:] = [handler]
+    for before in replaced:
+        if isinstance(before, LineWriter):
+            before.flush()
+            before.close()
     root.setLevel(level.upper())
     return handler
 
@@ -86,11 +93,14 @@ def instance() -> str:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(_TWICE)
+    return not (isinstance(record.msg, str) and record.msg.startswith(_TWICE))
 
 
 class LineWriter(logging.Handler):
-    """Queues lines for a thread that writes them to an open file, and ends with the process."""
+    """Queues lines for a thread that writes them to an open file, and ends with the process.
+
+    The thread begins with the first line, in a forked process too: its parent's lines stay with the parent.
+    """
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
@@ -100,11 +110,23 @@ class LineWriter(logging.Handler):
         self.addFilter(RequestFilter())
         self._own_filters = len(self.filters)
         self._descriptor = descriptor
+        self._is_closed = self._is_torn = False
+        self._begin_anew()
+        _writers.add(self)
+
+    def _begin_anew(self) -> None:
         self._lines: deque[str] = deque()
         self._dropped = 0
         self._wake, self._hurry = threading.Event(), threading.Event()
         self._is_awake = False  # To ask the event itself is a call for each line.
-        threading.Thread(target=self._run, name="log", daemon=True).start()
+        self._thread: threading.Thread | None = None
+
+    def restart(self) -> None:
+        """Begin anew in a forked process, which has none of its parent's threads."""
+        self._begin_anew()
+        self.flood.restart()
+        if isinstance(self.formatter, JsonFormatter):
+            self.formatter.replace(instance=instance())
 
     def emit(self, record: logging.LogRecord) -> None:
         """Put a line into the queue, if it fits."""
@@ -112,9 +134,10 @@ class LineWriter(logging.Handler):
             self._dropped += 1
             return
         try:
-            self._lines.append(self.format(record) + "\n")
-        except Exception:  # noqa: BLE001 - what is logged is foreign, and no line is worth a request
-            self.handleError(record)
+            text = self.format(record)
+        except Exception as error:  # noqa: BLE001 - what is logged is foreign, and no line is worth a request
+            text = _broken(record, error)
+        self._lines.append(text + "\n")
         if record.levelno >= logging.WARNING:
             self._hurry.set()
         if not self._is_awake:
@@ -138,12 +161,39 @@ class LineWriter(logging.Handler):
         return True
 
     def _awaken(self) -> None:
+        if self._thread is None or self._is_closed:
+            self.acquire()
+            try:
+                if self._is_closed or not self._has_thread():
+                    self._write_rest()
+                    return
+            finally:
+                self.release()
         self._is_awake = True
         self._wake.set()
+
+    def _has_thread(self) -> bool:
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="log", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # The interpreter ends.
+                return False
+            self._thread = thread
+        return True
+
+    def _write_rest(self) -> None:
+        """Write what came after the thread had ended."""
+        if self._thread is not None:
+            self._thread.join(_FLUSH)
+        if self._thread is None or not self._thread.is_alive():
+            self._write(self._lines.copy())
 
     def flush(self) -> None:
         """Wait until all is written, for two seconds at most: the reader may be stuck."""
         self.flood.tell(at_once=True)
+        if not self._lines:
+            return
         end = MONOTONIC() + _FLUSH
         self._hurry.set()
         self._awaken()
@@ -151,8 +201,18 @@ class LineWriter(logging.Handler):
         while self._lines and MONOTONIC() < end:
             pause.wait(0.001)
 
+    def close(self) -> None:
+        """End the thread, which writes what there is; `flush` waits for that. A later line is written by its caller."""
+        if not self._is_closed:
+            self._is_closed, self._is_awake = True, False
+            self._hurry.set()
+            self._wake.set()
+            if self._thread is not None and not self._lines:
+                self._thread.join(_FLUSH)
+        super().close()
+
     def _run(self) -> None:
-        while True:
+        while self._lines or not self._is_closed:
             if self._wake.wait(_LOOK):
                 self._hurry.wait(_COLLECT)
                 self._wake.clear()
@@ -163,9 +223,8 @@ class LineWriter(logging.Handler):
 
     def _write(self, lines: Collection[str]) -> None:
         data = "".join(lines).encode(errors="backslashreplace")
-        try:  # By no stream: its lock, held here while the reader is stuck, would keep the process from ending.
-            while data:
-                data = data[os.write(self._descriptor, data) :]
+        try:
+            self._put(b"\n" + data if self._is_torn else data)
         except OSError:
             self._dropped += len(lines)
             return
@@ -176,3 +235,39 @@ class LineWriter(logging.Handler):
             count, self._dropped = self._dropped, 0
             logging.getLogger(__name__).warning("log.dropped", extra={"count": count})
             self.flood.observer(LogsSuppressed("log.dropped", count))
+
+    def _put(self, data: bytes) -> None:
+        # By no stream: its lock, held here while the reader is stuck, would keep the process from ending.
+        written = 0
+        try:
+            while written < len(data):
+                try:
+                    written += os.write(self._descriptor, memoryview(data)[written:])
+                except BlockingIOError:
+                    self._wait_for_room()
+        finally:
+            if written:
+                self._is_torn = data[written - 1 : written] != b"\n"
+
+    def _wait_for_room(self) -> None:
+        room = select.poll()
+        room.register(self._descriptor, select.POLLOUT)
+        room.poll(_LOOK * 1000)
+
+
+_writers: Final = WeakSet[LineWriter]()
+
+
+def _restart_writers() -> None:
+    for writer in tuple(_writers):
+        writer.restart()
+
+
+os.register_at_fork(after_in_child=_restart_writers)
+
+
+def _broken(record: logging.LogRecord, error: Exception) -> str:
+    """Return the line in place of one that its formatter could not make."""
+    fields = {"template": record.msg, "error_type": type(error).__name__}
+    made = {"msg": "log.broken", "name": str(record.name), "levelname": "ERROR"}
+    return JsonFormatter().format(logging.makeLogRecord(made | fields))

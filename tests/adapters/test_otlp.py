@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -94,6 +97,39 @@ def test_what_does_not_fit_is_dropped_and_counted_without_waiting(exporter: Expo
     provider.shutdown()
     assert len(exporter.taken) == 15
     assert lost(provider) == {"queue_full": 990}
+
+
+_FORKS = """
+import os, threading
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from postfacta_adapters.otlp import Provider
+
+class Away(SpanExporter):
+    def export(self, spans):
+        threading.Event().wait()
+    def shutdown(self):
+        pass
+
+provider = Provider(Away(), queued=4, every=60.0, patience=0.1)
+tracer = provider.get_tracer("test")
+for number in range(5):
+    tracer.start_span(f"parent {number}").end()
+provider._spans._lock.acquire()
+child = os.fork()
+if not child:
+    for number in range(5):
+        tracer.start_span(f"child {number}").end()
+print(dict(provider._spans.dropped), flush=True)
+os._exit(0) if not child else os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_forked_process_has_all_places_for_its_own_spans() -> None:
+    command = [sys.executable, "-c", _FORKS]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=True)  # noqa: S603 - our own
+    dropped = [ast.literal_eval(line) for line in done.stdout.decode().splitlines()]
+    assert [each["queue_full"] for each in dropped] == [1, 1]
 
 
 @pytest.mark.parametrize("error", [None, ConnectionError("away")])

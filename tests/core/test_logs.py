@@ -9,6 +9,7 @@ import select
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Generator
 from typing import Any
 
@@ -190,15 +191,6 @@ def test_what_json_cannot_say_does_not_cost_the_line(capfd: pytest.CaptureFixtur
     assert line["half"] == "\ud800"
 
 
-def test_a_line_that_cannot_be_written_at_all_does_not_reach_the_request(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    configure()
-    logging.getLogger("test").warning("%d", "no number")
-    logging.getLogger("test").warning("next")
-    assert json.loads(said(capfd))["event"] == "next"
-
-
 def test_lines_wait_for_each_other_but_a_warning_waits_for_nothing(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +283,47 @@ def test_a_reader_that_is_stuck_does_not_keep_the_process_from_its_end() -> None
         assert process.wait(60) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b""
+
+
+_FORKS = """
+import logging, os, sys, threading
+from postfacta_core import logs
+handler = logs.configure()
+log = logging.getLogger("test")
+lines = 50
+for number in range(lines):
+    log.info("parent.before")
+busy = threading.Event()
+holder = threading.Thread(target=lambda: (handler.flood._lock.acquire(), busy.set()), daemon=True)
+if sys.argv[1] == "held":
+    holder.start()
+    busy.wait()
+child = os.fork()
+if not child:
+    for number in range(lines):
+        log.info("child.line")
+    logging.shutdown()
+    os._exit(0)
+if sys.argv[1] == "held":
+    handler.flood._lock.release()
+os.waitpid(child, 0)
+log.info("parent.after")
+"""
+
+
+@pytest.mark.usefixtures("programs")
+@pytest.mark.parametrize("lock", ["free", "held"])
+def test_a_forked_process_writes_its_own_lines_and_no_line_twice(lock: str) -> None:
+    command = [sys.executable, "-c", _FORKS, lock]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=True)  # noqa: S603 - our own
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    counts = Counter((line["event"], line["instance"]) for line in lines)
+    assert {event: count for (event, _), count in counts.items()} == {
+        "parent.before": 50,
+        "child.line": 50,
+        "parent.after": 1,
+    }
+    assert len({instance for _, instance in counts}) == 2
 
 
 def test_text_lines_read_as_lines(capfd: pytest.CaptureFixture[str]) -> None:

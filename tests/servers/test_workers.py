@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import subprocess
@@ -23,6 +24,8 @@ from tests.servers.serving import BIND, wait_for
 HERE = Path(__file__).parent
 SERVERS = {
     "gunicorn": "gunicorn --bind 127.0.0.1:{port} --workers 3 --worker-class uvicorn_worker.UvicornWorker {app}",
+    "gunicorn, preloaded": "gunicorn --preload --bind 127.0.0.1:{port} --workers 3"
+    " --worker-class uvicorn_worker.UvicornWorker {app}",
     "uvicorn": "uvicorn --port {port} --workers 3 --log-level warning {app}",
     "granian": "granian --interface asgi --port {port} --workers 3 --respawn-failed-workers {app}",
 }
@@ -160,3 +163,13 @@ def test_a_worker_that_is_stuck_is_left_out_of_the_page_and_counted(folder: Path
         finally:
             os.kill(stuck, signal.SIGCONT)
         until(port, lambda samples: answered(samples) == (3, 0))
+
+
+def test_workers_that_were_forked_after_loading_write_their_lines(folder: Path) -> None:
+    with serving("gunicorn, preloaded", folder) as port:
+        pids = ask_all(port, 30)
+    lines = [json.loads(line) for line in (folder / "log").read_text().splitlines() if line.startswith("{")]
+    writers = Counter(
+        int(line["instance"].rpartition("-")[2]) for line in lines if line.get("route") == "/pid"
+    )
+    assert writers == pids

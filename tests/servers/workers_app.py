@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from postfacta_core import logs
 from postfacta_core.asgi import HardenOptions, harden
 from postfacta_core.drain._course import DrainLimits
 
@@ -17,6 +18,7 @@ async def pid(request: Request) -> Response:
     return PlainTextResponse(f"{os.getpid()}", headers={"connection": "close"})
 
 
+logs.configure(service="workers")
 app = harden(
     Starlette(routes=[Route("/pid", pid)]),
     service="workers",

@@ -23,7 +23,7 @@ from ..clock import LUCK, MONOTONIC, WALL, Clock, Luck
 from ..context import current_request
 from ..validation import validation
 from .exchange import MAX_METHOD, MAX_PATH, OTHER, Exchange, Recorder, SocketExchange, excerpt
-from .redaction import failure_fields, redact, redact_text
+from .redaction import failure_fields, redact, redact_fields, redact_text, text_of
 
 LOGGER: Final = logging.getLogger("postfacta")
 
@@ -39,6 +39,7 @@ _REQUESTS: Final = frozenset(
 )
 # The event names of this library, and of code that logs in the same way. Other messages may hold anything.
 _is_event = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)+").fullmatch
+_ends_field = re.compile(r"""[ ="]""").search
 _LONGEST_EVENT: Final = 64
 _MOST_KINDS: Final = 500
 _TELL_AFTER: Final = 10.0
@@ -52,11 +53,12 @@ _NAMES_AND_LIMIT: Final = (*_NAMES, "deadline_remaining_ms")
 Values = tuple[tuple[str, ...], tuple[str, ...], Sequence[float]]
 """Of an access line: the names, and the texts and the numbers in their order."""
 # The attributes of a record that are no fields of its own.
+_OURS: Final = frozenset({"timestamp", "level", "event", "logger"})
 _STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 # And what uvicorn adds for its own colours.
 _HIDDEN: Final = _STANDARD | {"color_message", "service", "request_id", "trace_id", "span_id", "trace_flags"}
-# `json.dumps` makes an encoder for each call.
-_encode: Final = json.JSONEncoder(default=str).encode
+# `json.dumps` makes an encoder for each call. NaN is no JSON.
+_strict: Final = json.JSONEncoder(allow_nan=False).encode
 
 
 class EventRecord(logging.LogRecord):
@@ -68,6 +70,7 @@ class EventRecord(logging.LogRecord):
         if not _is_event(event):
             return event
         if event == _ACCESS:
+            fields |= {name: _shown(fields.get(name)) for name in ("method", "path")}
             event = "http.request {method} {path} {status} {duration_ms:.1f}ms".format_map(fields)
             fields = {name: fields.get(name) for name in ("error_type", "request_id", "trace_id")}
         return _as_text(event, fields)
@@ -75,8 +78,35 @@ class EventRecord(logging.LogRecord):
 
 def _as_text(message: str, fields: Mapping[str, object]) -> str:
     """Add the fields that a person reads: those of the record itself and empty ones left out."""
-    shown = (f"{k}={v}" for k, v in fields.items() if k not in _STANDARD and v not in ("", None))
+    own = redact({name: value for name, value in fields.items() if name not in _STANDARD})
+    shown = (f"{_shown(name)}={_shown(value)}" for name, value in own.items() if value not in ("", None))
     return _printable(redact_text(" ".join([message, *shown])))
+
+
+def _shown(value: object) -> str:
+    """Return a value as it stands in a line of text: in quotes if it could be read as more fields."""
+    text = str(value)
+    if not _ends_field(text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _encode(fields: Mapping[str, object]) -> str:
+    try:
+        return _strict(fields)
+    except ValueError:
+        return _strict(redact_fields(fields))
+
+
+def _message_of(record: logging.LogRecord) -> str:
+    if isinstance(record, EventRecord):
+        return str(record.msg)
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - the message and its arguments are foreign, and may not fit
+        message = record.msg if isinstance(record.msg, str) else text_of(record.msg)
+        return f"{message} {text_of(record.args)}" if record.args else message
 
 
 def _printable(text: str) -> str:
@@ -103,22 +133,29 @@ class JsonFormatter(logging.Formatter):
 
     def __init__(self, constant: Mapping[str, object] | None = None) -> None:
         super().__init__()
-        self._constant = dict(constant or {})
+        self._constant: dict[str, object] = dict(constant or {})
         self._second, self._day = -1.0, ""
         self._for: Mapping[str, object] | None = None
         # A template for each set of members.
         self._forms: dict[tuple[str, ...], str] = {}
+
+    def replace(self, **constant: object) -> None:
+        """Replace what is constant, where it is there: in a forked process, `instance`."""
+        self._constant |= {name: value for name, value in constant.items() if name in self._constant}
+        self._for = None
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
         fields: dict[str, object] = {
             "timestamp": at.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
-            "event": str(record.msg) if isinstance(record, EventRecord) else record.getMessage(),
+            "event": _message_of(record),
             "logger": record.name,
             **self._constant,
         }
-        fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        for name, value in vars(record).items():
+            if name not in _STANDARD:
+                fields[f"extra.{name}" if name in _OURS else name] = value
         fields = redact(fields)
         if record.exc_info and record.exc_info[1] is not None:
             fields |= failure_fields(record.exc_info[1])
@@ -139,7 +176,7 @@ class JsonFormatter(logging.Formatter):
             self._for, self._forms = constant, {}
         if (form := self._forms.get(names)) is None:
             line = {"level": "info", "event": _ACCESS, "logger": LOGGER.name, **self._constant, **constant}
-            head = _encode(line)[1:-1].replace("%", "%%")
+            head = _encode(redact(line))[1:-1].replace("%", "%%")
             form = "".join(f', "{name}": %s' for name in names)
             form = self._forms[names] = f'{{"timestamp": "%s.%06dZ", {head}{form}}}'
         return form % (self._day, micros, *map(_quote, texts), *numbers)
@@ -150,9 +187,11 @@ class ConsoleFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        is_event = isinstance(record, EventRecord)
-        fields = {} if is_event else {k: v for k, v in vars(record).items() if k not in _HIDDEN}
-        text = _as_text(record.getMessage(), redact(fields))
+        if isinstance(record, EventRecord):
+            text = record.getMessage()
+        else:
+            fields = {name: value for name, value in vars(record).items() if name not in _HIDDEN}
+            text = _as_text(_message_of(record), fields)
         line = f"{at.replace('+00:00', 'Z')} {record.levelname:<8} {record.name}: {text}"
         if record.exc_info and record.exc_info[1] is not None:
             trace = str(failure_fields(record.exc_info[1])["exception.stacktrace"])
@@ -201,11 +240,12 @@ class FloodFilter(logging.Filter):
         self._until, self._tell_at = -math.inf, math.inf
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.msg in (_ACCESS, _SUPPRESSED):
+        # What a DataFrame returns when it is compared has no truth.
+        name = record.msg if isinstance(record.msg, str) else ""
+        if name in {_ACCESS, _SUPPRESSED}:
             return True
-        now, name = self._clock(), record.msg
-        is_event = isinstance(name, str) and len(name) <= _LONGEST_EVENT and _is_event(name)
-        kind = name if is_event else record.name
+        now = self._clock()
+        kind = name if len(name) <= _LONGEST_EVENT and _is_event(name) else record.name
         with self._lock:
             if now >= self._until:
                 self._until = now + 1.0
@@ -220,6 +260,11 @@ class FloodFilter(logging.Filter):
         if now >= self._tell_at:
             self.tell()
         return passes
+
+    def restart(self) -> None:
+        """Forget, in a forked process, what its parent counts and which of its threads hold."""
+        self._lock = threading.Lock()
+        self._suppressed, self._tell_at = Counter[str](), math.inf
 
     def tell(self, *, at_once: bool = False) -> None:
         """Report suppressed lines, if that is due or the process ends."""

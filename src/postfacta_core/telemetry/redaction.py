@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from traceback import TracebackException
-from typing import Final, cast
+from typing import Any, Final, cast
 
 REDACTED: Final = "[redacted]"
 
@@ -46,6 +46,8 @@ _MOST_MESSAGE: Final = 2_048  # Characters.
 _CUT: Final = "\n  ... left out here ...\n"
 _LEFT_OUT: Final = "The outermost frames of each stack are left out.\n"
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
+_TEXTS: Final = frozenset({str})
+_LARGEST: Final = 10**308  # JSON has neither infinity nor NaN, and few readers have a larger number.
 
 
 def redact_text(text: str) -> str:
@@ -71,40 +73,64 @@ def redact(fields: Mapping[str, object]) -> dict[str, object]:
     """Replace the values of secret keys, and secret shapes in all other values, however deep, in a copy."""
     # Most lines have nothing to hide, and are looked at as one text: half of the cost.
     values = fields.values()
-    if _PLAIN.issuperset(map(type, values)) and not any(map(_is_secret, fields)):
+    is_plain = _PLAIN.issuperset(map(type, values)) and _TEXTS.issuperset(map(type, fields))
+    if is_plain and not any(map(_is_secret, fields)):
         text = "\n".join([value for value in values if isinstance(value, str)])
         if redact_text(text) == text:
             return dict(fields)
-    return _redact_fields(fields, 0)
+    return redact_fields(fields)
 
 
-def _redact_fields(fields: Mapping[str, object], depth: int) -> dict[str, object]:
-    return {
-        key: REDACTED if _is_secret(key) and value else _redact_value(value, depth)
-        for key, value in fields.items()
-    }
+def redact_fields(fields: Mapping[Any, object], depth: int = 0) -> dict[str, object]:
+    """Do the same value by value: what is left is JSON, with texts as keys and for numbers that JSON does not have."""
+    clean: dict[str, object] = {}
+    for given, value in fields.items():
+        key = given if isinstance(given, str) else text_of(given)
+        clean[key] = REDACTED if _is_secret(key) and _is_there(value) else _redact_value(value, depth)
+    return clean
 
 
 # The same few names come with every line.
 @lru_cache(maxsize=1024)
-def _is_secret(name: object) -> bool:
-    return _SECRET_KEY.search(str(name).lower().replace("-", "_")) is not None
+def _is_secret(name: str) -> bool:
+    return _SECRET_KEY.search(name.lower().replace("-", "_")) is not None
+
+
+def _is_there(value: object) -> bool:
+    # The truth of a foreign object may raise.
+    return type(value) not in _PLAIN or bool(value)
 
 
 def _redact_value(value: object, depth: int) -> object:
-    if value is None or isinstance(value, int | float):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int | float):
+        return value if abs(value) < _LARGEST else text_of(value)
     if isinstance(value, Mapping | list | tuple | set | frozenset):
-        if depth >= _MAX_DEPTH:
-            # What is too deep to look at is not let through.
-            return REDACTED
-        if isinstance(value, Mapping):
-            return _redact_fields(cast("Mapping[str, object]", value), depth + 1)
-        return [_redact_value(item, depth + 1) for item in cast("Iterable[object]", value)]
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "backslashreplace")
+        # What is too deep to look at is not let through.
+        return REDACTED if depth >= _MAX_DEPTH else _redact_items(cast("Iterable[object]", value), depth + 1)
     # A foreign object is rendered by its repr sooner or later: here, where it can be looked at.
-    return redact_text(value if isinstance(value, str) else repr(value))
+    return redact_text(value if isinstance(value, str) else text_of(value))
+
+
+def _redact_items(value: Iterable[object], depth: int) -> object:
+    try:
+        if isinstance(value, Mapping):
+            return redact_fields(cast("Mapping[Any, object]", value), depth)
+        return [_redact_value(item, depth) for item in value]
+    except Exception:  # noqa: BLE001 - foreign code may raise anything
+        name = type(cast("object", value)).__name__
+        return f"<{name} that cannot be read>"
+
+
+def text_of(value: object) -> str:
+    """Return the text of bytes, or the `repr` of anything else; it never raises."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - as above
+        return f"<{type(value).__name__} without a text>"
 
 
 def failure_fields(error: BaseException) -> dict[str, str | float]:

@@ -182,3 +182,13 @@ def test_a_path_that_fits_into_a_line_is_whole() -> None:
         assert access_values(exchange)[1][2] == path
     exchange = Exchange(RequestContext("a-request-id", 0.0), "GET", "/" + "a" * 2048)
     assert access_values(exchange)[1][2] == "/" + "a" * 2044 + "..."
+
+
+def test_no_value_of_a_text_line_reads_as_another_field() -> None:
+    fields: dict[str, Any] = {"title": 'x request_id=forged "quoted"', "odd key": "2"}
+    line = ConsoleFormatter().format(record(**fields))
+    assert line.endswith(r'sent title="x request_id=forged \"quoted\"" "odd key"=2')
+    forged = exchange("/a 200 3.1ms request_id=forged", method="GET /")
+    with listening() as kept:
+        AccessLog().end(forged)
+    assert kept[0].getMessage().startswith('http.request "GET /" "/a 200 3.1ms request_id=forged" 200 1.2ms ')
