@@ -66,7 +66,7 @@ def limiting(placeholder: str) -> str:
 class Lender:
     """The circuit, the clock and the observer before a pool, and what is `lent` of it now.
 
-    `owner` is the adapter, for refusals of settings; `is_idle` returns how many connections are idle, and how many
+    `owner` is the adapter, for refusals of settings; a `max_size` of 0 is no limit; `is_idle` returns how many connections are idle, and how many
     callers wait.
     """
 
@@ -98,7 +98,7 @@ class Lender:
     @property
     def is_exhausted(self) -> bool:
         """Whether all connections are lent, so that a wait in vain is not the database's fault."""
-        return len(self.lent) >= self._max_size
+        return 0 < self._max_size <= len(self.lent)
 
     def collect(self) -> Iterator[Sample]:
         """Return the size of the pool, for metrics."""

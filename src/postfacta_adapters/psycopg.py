@@ -99,6 +99,7 @@ class GuardedPool(_Guarded[psycopg_pool.ConnectionPool[C]], Generic[C]):
             CircuitOpenError: At once if too many connections broke or timed out recently.
             DatabaseUnavailableError: If none could be opened in time, or it broke before anything was committed.
             PoolTimeoutError: If all stay lent.
+            psycopg_pool.PoolClosed: If the pool is not open.
             DeadlineExceededError: If the request's time is up.
             OutcomeUnknownError: If the connection breaks while a COMMIT, or a statement outside of a transaction, is
                 under way.
@@ -107,6 +108,9 @@ class GuardedPool(_Guarded[psycopg_pool.ConnectionPool[C]], Generic[C]):
         loan = Borrowed(self._lender)
         try:
             connection = self._pool.getconn(loan.patience(self._pool.timeout if timeout is None else timeout))
+        except psycopg_pool.PoolClosed:  # That is about the service, and not the database.
+            loan.dropped()
+            raise
         except psycopg.Error as error:
             raise loan.not_lent(is_full=_is_full(self._lender, error)) from error
         except BaseException:
@@ -145,6 +149,9 @@ class AsyncGuardedPool(_Guarded[psycopg_pool.AsyncConnectionPool[A]], Generic[A]
         patience = loan.patience(self._pool.timeout if timeout is None else timeout)
         try:
             connection = await self._pool.getconn(patience)
+        except psycopg_pool.PoolClosed:  # That is about the service, and not the database.
+            loan.dropped()
+            raise
         except psycopg.Error as error:
             raise loan.not_lent(is_full=_is_full(self._lender, error)) from error
         except BaseException:

@@ -23,10 +23,11 @@ _JITTER: Final = 0.2
 
 
 def sizes(pool: str, *, idle: int, used: int, most: int, waiting: int) -> Iterator[Sample]:
-    """Yield the state of a pool for metrics: its connections, the most of them, and the callers that wait."""
+    """Yield the state of a pool for metrics: its connections, the most of them unless it is 0, the callers that wait."""
     yield Sample("db_client_connection_count", (pool, "idle"), idle)
     yield Sample("db_client_connection_count", (pool, "used"), used)
-    yield Sample("db_client_connection_max", (pool,), most)
+    if most:
+        yield Sample("db_client_connection_max", (pool,), most)
     yield Sample("db_client_connection_pending_requests", (pool,), waiting)
 
 

@@ -17,9 +17,11 @@ from postfacta_core.errors import (
     OutcomeUnknownError,
     PoolTimeoutError,
 )
-from postfacta_core.events import ConnectionAcquired, DeadlineExceeded, QueryFinished
+from postfacta_core.events import ConnectionAcquired, DeadlineExceeded, PolicyCreated, QueryFinished
 from postfacta_core.testing import RecordingObserver
 from tests.postgres.postgres import Flapping, request_within, watcher
+
+NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
@@ -95,7 +97,7 @@ async def test_an_error_that_the_block_handles_stays_in_it(database_dsn: str) ->
         assert await (await connection.execute("select 1")).fetchone() == (1,)
 
 
-async def test_too_many_that_wait_are_refused_and_a_closed_pool_is_unavailable(database_dsn: str) -> None:
+async def test_too_many_that_wait_are_refused(database_dsn: str) -> None:
     pool = a_pool(database_dsn, RecordingObserver(), max_waiting=1)
     async with pool, anyio.create_task_group() as group, pool.connection():
 
@@ -111,9 +113,35 @@ async def test_too_many_that_wait_are_refused_and_a_closed_pool_is_unavailable(d
         with request_within(0.1), pytest.raises((PoolTimeoutError, DeadlineExceededError)):
             async with pool.connection():
                 pass
-    with pytest.raises(DatabaseUnavailableError):
+
+
+async def test_a_closed_pool_is_the_callers_mistake_and_counts_nothing(database_dsn: str) -> None:
+    pool = a_pool(database_dsn, RecordingObserver())
+    threads = GuardedPool(
+        psycopg_pool.ConnectionPool(database_dsn, open=False, min_size=0, max_size=1), observer=None
+    )
+    with pytest.raises(psycopg_pool.PoolClosed):
         async with pool.connection():
             pass
+    with pytest.raises(psycopg_pool.PoolClosed), threads.connection():
+        pass
+    assert pool.breaker.statistics().calls == threads.breaker.statistics().calls == 0
+
+
+async def test_a_pool_without_a_limit_is_never_full(anyio_backend: str) -> None:
+    seen = RecordingObserver()
+    null: psycopg_pool.AsyncNullConnectionPool[psycopg.AsyncConnection[Any]] = (
+        psycopg_pool.AsyncNullConnectionPool(NOWHERE, open=False, timeout=0.2)
+    )
+    async with AsyncGuardedPool(null, name="db", observer=seen) as pool:
+        for _ in range(3):
+            with pytest.raises(DatabaseUnavailableError):
+                async with pool.connection():
+                    pass
+        assert pool.breaker.statistics().failures == 3
+    samples = [sample.metric for event in seen.of(PolicyCreated) for sample in event.tally()]
+    assert "db_client_connection_count" in samples
+    assert "db_client_connection_max" not in samples
 
 
 async def test_the_wait_for_a_connection_ends_with_the_request(database_dsn: str) -> None:
