@@ -204,6 +204,7 @@ class Slotted(Running):
     began: float = 0.0
     _scope: Scope
     _away: int = 0  # How often it was released and not taken again.
+    _is_silent: bool = False  # It gave its slot up, since it may never end.
     _if_answered: Ending = Ending.ANSWERED
 
     def land(self) -> None:
@@ -212,8 +213,11 @@ class Slotted(Running):
         request = self.request
         request.slot = None  # else the two would keep each other alive
         if not self.is_plain and self._away:
-            self._away = 0  # It has no slot to give back.
-            return
+            is_silent = self._is_silent and self._away == 1
+            self._away = 0
+            if not is_silent:
+                return  # It has no slot to give back.
+            self.shedding.limiter.resume()
         now, began = self.shedding.clock(), self.began
         # Waits side by side add up to more than the time that has passed.
         waited = min(request.waited, now - began) if request.waited else 0.0
@@ -250,6 +254,19 @@ class Slotted(Running):
             return False
         self.step_aside()
         return self._away > 0
+
+    def yield_slot(self) -> None:
+        """Leave the slot to others if this tells nothing: none of its kind was answered since it began."""
+        # Before its handler began, its kind is unknown, and it is no request's slot yet.
+        if self._away or self.request.slot is not self:
+            return
+        limiter, now = self.shedding.limiter, self.shedding.clock()
+        kind = id(self._scope.get("endpoint"))
+        if limiter.is_silent(kind, self.admitted, now):
+            self._away, self._is_silent, self.is_plain = 1, True, False
+            if limiter.has_answered(kind):
+                self.ignore_duration()  # That it is late says nothing of a queue.
+            limiter.lend(now)
 
     def ignore_duration(self) -> None:
         if self._if_answered is _ANSWERED:

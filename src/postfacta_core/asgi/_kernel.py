@@ -391,12 +391,12 @@ class Kernel(Shared):
         exchange.shedding = shedding
         exchange.is_held = True
         exchange.admitted = exchange.began = admitted
-        request.slot = exchange
         try:
             shedding.begun += 1
             if not shedding.is_cheap:
                 await checkpoint()
                 exchange.began = self.clock()
+            request.slot = exchange
             if exchange.began - came < _MAY_HAVE_LEFT or not await exchange.is_abandoned():
                 await self.app(scope, exchange.receive, exchange.send)
         finally:

@@ -117,6 +117,9 @@ class Running:
             self._is_cut = True
             self._reader.cancel()
 
+    def yield_slot(self) -> None:
+        """Leave its slot in a limit to others, if it has one that it may hold for ever."""
+
     def limit(self, seconds: float) -> None:
         """Limit it to this many seconds from its start, unless it was cancelled."""
         if not self.is_cancelled:
@@ -269,6 +272,11 @@ class RunningRequests:
             running.cancel(error)
             running.request.deadline = running.request.clock()
         return len(chosen)
+
+    def yield_slots(self) -> None:
+        """Let each that tells nothing leave its slot to others; see `Slotted.yield_slot`."""
+        for running in tuple(self._running):
+            running.yield_slot()
 
     async def wait_idle(self) -> None:
         """Wait until none is under way; bound it by a timeout of your own."""

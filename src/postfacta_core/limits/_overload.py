@@ -32,6 +32,11 @@ _PLACES: Final = 16
 _MOST_PLACES: Final = 256
 _LONGEST_WAIT: Final = 4.0
 _OVERLOAD_LASTS: Final = 1.0
+# Seconds after which a request that tells nothing lends its slot: such as a hung route, or an undeclared long-poll.
+_HANGS: Final = 2.0
+_UNKNOWN_HANGS: Final = (
+    0.1  # Of a kind that was never answered: it is no queue, in which some are answered all the time.
+)
 _LEAST: Final = 0.2  # The share of `spare` that a request may wait even if the event loop takes all of it.
 
 
@@ -302,9 +307,10 @@ class OverloadLimiter:
                     self._lag += (lag - self._lag) * _WEIGHT
                     usual, work = known[0], took - waited - lag
                     self._mean[0] += (usual - self._mean[0]) * _WEIGHT
+                    known[1] = now
                     self._took += work
                     self._usual += usual
-                    if admitted >= self._grew_at:
+                    if self._untried > 0.0 and admitted >= self._grew_at:
                         self._untried -= 1.0
                     if (trial := self._trial) is not None and admitted >= trial.since:
                         trial.ended += 1
@@ -322,8 +328,30 @@ class OverloadLimiter:
             self._hand_over(now)
 
     def resume(self) -> None:
-        """Re-admit a request that gave back its slot while it waited for its client; may exceed the limit."""
+        """Re-admit a request that gave back its slot while it waited; may exceed the limit."""
         self.in_flight += 1
+
+    def lend(self, now: float) -> None:
+        """Give the slot of a request that runs to others; `resume` must follow before its `finish`."""
+        self.in_flight -= 1
+        if self._line.count:
+            self._hand_over(now)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether requests wait, or found no room of late."""
+        return self._line.count > 0 or self._was_short or self._is_overloaded
+
+    def has_answered(self, kind: Hashable) -> bool:
+        """Return whether a request of this kind was ever answered."""
+        return self._known(kind) is not None
+
+    def is_silent(self, kind: Hashable, admitted: float, now: float) -> bool:
+        """Return whether a request that runs tells nothing: none of its kind was answered since it began, or ever."""
+        known = self._known(kind)
+        if known is None:
+            return now > admitted + _UNKNOWN_HANGS
+        return now > admitted + _HANGS and known[1] < admitted
 
     def give_up(self, wait: Wait, now: float) -> Admit | Shed:
         """End a wait for good; a caller that was cancelled and gets `ADMIT` hands the slot back by `finish`."""
@@ -383,6 +411,10 @@ class OverloadLimiter:
             self._line.refuse(now)
         wait.wake()
 
+    def _known(self, kind: Hashable) -> list[float] | None:
+        # Kinds beyond the most share one.
+        return self._kinds.get(kind) or self._kinds.get(None)
+
     def _learn_kind(self, kind: Hashable, took: float, ending: Ending) -> list[float]:
         if ending != Ending.ANSWERED:
             return _NEVER_ANSWERED  # it is unknown whether it is late
@@ -390,7 +422,7 @@ class OverloadLimiter:
             kind = None
             if (known := self._kinds.get(kind)) is not None:
                 return known
-        known = self._kinds[kind] = [max(took, 0.0) / max(1.0, self._stretch)]
+        known = self._kinds[kind] = [max(took, 0.0) / max(1.0, self._stretch), 0.0]
         return known
 
     def _open(self, now: float) -> None:

@@ -21,6 +21,7 @@ ON_BOTH = (
 )
 IN_VIRTUAL_TIME = (
     "handshakes",
+    "silence",
     "deadline",
     "deadline_clients",
     "lifespan",

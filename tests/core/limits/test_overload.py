@@ -286,6 +286,47 @@ def test_a_window_without_an_ending_is_not_calm() -> None:
     assert samples(limiter, "work")["test",] == pytest.approx(100 * (0.05 * 1.25 + 0.1), rel=0.1)
 
 
+def test_silence_is_no_answer_of_the_kind_since_it_began() -> None:
+    limiter = limiter_of(16)
+    fill(limiter, 2)
+    limiter.finish(5.0, 4.9, ANSWERED, "known")
+    # Kind, admitted, now, whether it is silent.
+    cases = [
+        ("new", 5.0, 5.09, False),
+        ("new", 5.0, 5.11, True),
+        ("known", 4.0, 9.0, False),
+        ("known", 6.0, 7.9, False),
+        ("known", 6.0, 8.1, True),
+    ]
+    with every() as case:
+        for kind, admitted, now, is_silent in cases:
+            with case(kind, admitted, now):
+                assert limiter.is_silent(kind, admitted, now) is is_silent
+    assert (limiter.has_answered("known"), limiter.has_answered("new")) == (True, False)
+
+
+def test_a_lent_slot_goes_to_one_that_waits() -> None:
+    limiter = limiter_of(1)
+    fill(limiter, 1)
+    wait = waiting(limiter, CRITICAL, 0.0)
+    assert limiter.is_short
+    limiter.lend(0.2)
+    assert (wait.verdict, limiter.in_flight) == (ADMIT, 1)
+    limiter.resume()
+    limiter.finish(1.0, 0.0)
+    limiter.finish(1.0, 0.2)
+    assert limiter.in_flight == 0
+
+
+def test_kinds_beyond_the_most_are_answered_together() -> None:
+    limiter = limiter_of(16)
+    for kind in range(300):
+        fill(limiter, 1, 0.0)
+        limiter.finish(5.0, 4.9, ANSWERED, kind)
+    assert limiter.has_answered("one more")
+    assert not limiter.is_silent("one more", 4.0, 9.0)
+
+
 def test_kinds_have_each_their_own_usual_and_the_rest_share_one() -> None:
     limiter = limiter_of(16)
     now = 0.0
