@@ -9,9 +9,10 @@ is read: what other processes write decides nothing here.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -25,6 +26,7 @@ try:
 except ModuleNotFoundError as _error:
     raise validation.missing_extra(__name__, "pybreaker", _error) from _error
 
+from postfacta_core.guards import Outcome
 from postfacta_core.guards._circuit import CircuitState
 from postfacta_core.guards.breaker import CircuitBreaker, News
 
@@ -179,6 +181,63 @@ class View(pybreaker.CircuitBreaker):
     def state(self, state_str: str) -> None:
         moves = {pybreaker.STATE_OPEN: self.open, pybreaker.STATE_CLOSED: self.close}
         moves.get(state_str, self.half_open)()
+
+    @property
+    def fail_max(self) -> int:
+        """The fewest failures that open the circuit, as its rate and its minimum of calls say."""
+        config = self._breaker.config
+        enough = min(config.minimum_number_of_calls, config.sliding_window_size)
+        return math.ceil(config.failure_rate_threshold * enough)
+
+    @fail_max.setter
+    def fail_max(self, number: int) -> None:
+        raise self._fixed("config")
+
+    @property
+    def reset_timeout(self) -> float:
+        """Seconds for which the circuit refuses after its first opening."""
+        return self._breaker.config.wait_duration_in_open_state
+
+    @reset_timeout.setter
+    def reset_timeout(self, timeout: float) -> None:
+        raise self._fixed("config")
+
+    @property
+    def success_threshold(self) -> int:
+        """How many trials are made in half_open."""
+        return self._breaker.config.permitted_number_of_calls_in_half_open_state
+
+    @success_threshold.setter
+    def success_threshold(self, threshold: int) -> None:
+        raise self._fixed("config")
+
+    @property
+    def excluded_exceptions(self) -> Any:
+        """Raise `AttributeError`: the circuit's `on` says what a failure is; `is_system_error` asks it."""
+        raise self._fixed("on")
+
+    def add_excluded_exception(self, exception: Any) -> None:
+        """Raise `AttributeError`: give the circuit's `on` a function, and let that look."""
+        raise self._fixed("on")
+
+    def add_excluded_exceptions(self, *exceptions: Any) -> None:
+        """Raise `AttributeError` likewise."""
+        raise self._fixed("on")
+
+    def remove_excluded_exception(self, exception: Any) -> None:
+        """Raise `AttributeError` likewise."""
+        raise self._fixed("on")
+
+    def is_system_error(self, exception: Any) -> bool:
+        """Return whether the circuit counts an error as a failure."""
+        return self._breaker._judge(Outcome(error=exception)) == "failure"
+
+    def _fixed(self, option: str) -> AttributeError:
+        return AttributeError(f"{self._breaker!r} has its settings from the start: make it with {option}=")
+
+    def call_async(self, func: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+        """Call an async function, unless the circuit refuses."""
+        return self._breaker.call(func, *args, **kwargs)
 
     def call(self, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call a function, unless the circuit refuses."""

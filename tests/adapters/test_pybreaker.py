@@ -35,6 +35,7 @@ from tests.core.guards.breakers import (
     works,
 )
 from tests.core.guards.notes import Notes
+from tests.kit.every import every
 from tests.kit.ports import free_port
 from tests.kit.waiting import until
 
@@ -228,6 +229,38 @@ async def test_the_book_is_a_breaker_that_the_circuit_decides_for() -> None:
     with pytest.raises(NotImplementedError, match="tries by itself"):
         book.half_open()
     assert book.state.name == "open"
+
+
+async def test_the_view_shows_the_settings_of_the_circuit() -> None:
+    config = CircuitConfig(
+        failure_rate_threshold=0.5,
+        minimum_number_of_calls=7,
+        wait_duration_in_open_state=12.0,
+        permitted_number_of_calls_in_half_open_state=3,
+    )
+    guard = CircuitBreaker("db", config=config, on=OSError)
+    view = attach(guard)
+    assert (view.fail_max, view.reset_timeout, view.success_threshold) == (4, 12.0, 3)
+    assert [view.is_system_error(error) for error in (OSError("down"), KeyError("no"))] == [True, False]
+    assert await cast("Any", view).call_async(works) == "answer"
+    assert guard.statistics().calls == 1
+
+
+def test_what_the_view_cannot_change_is_refused() -> None:
+    view = attach(CircuitBreaker("db"))
+    changes: list[Callable[[], object]] = [
+        lambda: setattr(view, "fail_max", 9),
+        lambda: setattr(view, "reset_timeout", 9.0),
+        lambda: setattr(view, "success_threshold", 9),
+        lambda: view.excluded_exceptions,
+        lambda: view.add_excluded_exception(KeyError),
+        lambda: view.add_excluded_exceptions(KeyError, OSError),
+        lambda: view.remove_excluded_exception(KeyError),
+    ]
+    with every() as case:
+        for change in changes:
+            with case(change.__code__.co_names), pytest.raises(AttributeError, match=r"CircuitBreaker\('db'"):
+                change()
 
 
 async def test_a_storage_in_memory_is_used_as_it_is() -> None:

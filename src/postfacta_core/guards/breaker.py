@@ -57,6 +57,7 @@ class CircuitBreaker(BlockGuard):
         config = CircuitConfig() if config is None else config
         validation.instance("CircuitBreaker.config", config, CircuitConfig, example="CircuitConfig()")
         self._act_on(on)
+        self.config: CircuitConfig = config
         self._news: deque[News] = deque()
         self._telling = threading.Lock()
         self._transitions: dict[tuple[str, str], int] = {}
