@@ -142,7 +142,7 @@ class Guard(Runner):
     ) -> None:
         owner = type(self).__name__
         self.name: str = validation.name(f"{owner}.name", name)
-        self.made_at: str = _caller()  # The file and line.
+        self.made_at: str = _maker(self)  # The file and line.
         self._mode = validation.choice(f"{owner}.mode", mode, Mode)
         validation.functions(owner, clock=clock, luck=luck)
         self._observe = observing(owner, name, observer)
@@ -330,11 +330,19 @@ registry: Final = Registry()
 """The guards of this process."""
 
 
-def _caller() -> str:
+def _maker(guard: Guard) -> str:
+    """Return the file and line that made a guard: outside of all constructors of its class, a team's own too."""
     frame: FrameType | None = sys._getframe(1)  # inspect.stack() reads files
-    while frame is not None and str(frame.f_globals.get("__name__")).startswith("postfacta_core.guards"):
+    while frame is not None and (
+        str(frame.f_globals.get("__name__")).startswith("postfacta_core.guards") or _is_of(frame, guard)
+    ):
         frame = frame.f_back
     return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _is_of(frame: FrameType, guard: Guard) -> bool:
+    code = frame.f_code
+    return code.co_argcount > 0 and frame.f_locals.get(code.co_varnames[0]) is guard
 
 
 class BlockGuard(Guard):

@@ -22,7 +22,7 @@ from ..clock import MONOTONIC, Clock
 from ..deadlines.present import time_left
 from ..events import Mode, Observer, Sample, process_observer
 from ..validation import validation
-from ._guard import Guard, On, Outcome, P, T, running_loop
+from ._guard import Guard, On, Outcome, P, Runner, T, running_loop
 from .budget import RetryBudget
 
 # Of a call whose first try took longer than the delay: which try answered, or none; or why no second one ran.
@@ -80,6 +80,8 @@ class Hedge(Guard):
     def collect(self) -> Iterable[Sample]:
         """Return its counts, for metrics: the outcomes of slow calls, and what is left of its budget."""
         return [*super().collect(), self.budget.sample(self._clock())]
+
+    call_sync = Runner.call_sync
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call it, and a second time beside that if it is slow."""

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import combinations
 from typing import Any, Final, cast
 
+from ..limits.rate import RateLimiter
 from ._guard import Guard, P, Runner, T
 from .timeout import Timeout
 
@@ -76,7 +77,9 @@ def _refuse_nonsense(guards: Sequence[Guard]) -> None:
         raise ValueError(f"Pipeline.guards must be one guard at least, not none; {_EXAMPLE}")
     for guard in guards:
         if not isinstance(cast("object", guard), Guard):
-            raise TypeError(f"Pipeline.guards must be guards, not {guard!r}; {_EXAMPLE}")
+            is_rate = isinstance(guard, RateLimiter)
+            hint = "for a rate of calls use Throttle" if is_rate else _EXAMPLE
+            raise TypeError(f"Pipeline.guards must be guards, not {guard!r}; {hint}")
     for outer, inner in combinations(guards, 2):
         if inner is outer:
             raise ValueError(f"{inner!r} stands twice in one pipeline: each call would count twice")

@@ -29,7 +29,7 @@ from ..deadlines.shield import is_shielded, scope_of
 from ..errors import DeadlineExceededError
 from ..events import DeadlineExceeded, Mode, Observer, process_observer
 from ..validation import validation
-from ._guard import Guard, P, T, registry, running_loop
+from ._guard import Guard, P, Runner, T, registry, running_loop
 
 _UNNAMED: Final = "timeout"
 _TICK: Final = 0.025  # How often it is looked whether a shield is gone.
@@ -112,6 +112,8 @@ class Timeout(Guard):
         self._queue: _Queue | None = None
         if name != _UNNAMED:
             registry.add(self)
+
+    call_sync = Runner.call_sync
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run it within the bound; raise `DeadlineExceededError` if it did not end in time, or if none is left."""

@@ -11,6 +11,8 @@ import pytest
 
 from postfacta_core.events import ListenerFailed, Mode, ModeChanged, PolicyCreated
 from postfacta_core.guards._guard import RAISE, BlockGuard
+from postfacta_core.guards.hedge import Hedge
+from postfacta_core.guards.timeout import Timeout
 from postfacta_core.testing import RecordingObserver
 from tests.kit.every import every
 
@@ -155,6 +157,16 @@ async def test_a_block_is_entered_once() -> None:
             raise AssertionError
         with pytest.raises(RuntimeError, match="was entered before: call block"):
             await block.__aenter__()
+
+
+def test_a_guard_of_async_functions_says_why_it_guards_no_plain_one() -> None:
+    with every() as case:
+        for guard in (Hedge("search", delay=1.0), Timeout(1.0)):
+            with (
+                case(guard.kind),
+                pytest.raises(TypeError, match=r"cannot guard a plain function: a .*thread"),
+            ):
+                guard.call_sync(answer_now, 7)
 
 
 async def test_a_decorated_function_keeps_its_signature() -> None:

@@ -13,6 +13,7 @@ from postfacta_core.guards._guard import Guard
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.pipeline import Pipeline
 from postfacta_core.guards.timeout import Timeout
+from postfacta_core.limits.rate import RateLimiter
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -42,6 +43,14 @@ class Plain(Guard):
 async def answer(log: list[str], *words: str, **more: Any) -> str:
     log.append("work")
     return " ".join([*words, *more, *more.values()])
+
+
+def test_a_rate_limiter_of_requests_is_refused_and_the_guard_for_calls_is_named() -> None:
+    limiter: Any = RateLimiter("partner", "10/second")
+    with pytest.raises(
+        TypeError, match=r"Pipeline\.guards must be guards.*; for a rate of calls use Throttle"
+    ):
+        Pipeline(limiter)
 
 
 async def test_the_first_guard_is_the_outermost() -> None:

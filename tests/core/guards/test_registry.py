@@ -6,10 +6,11 @@ import gc
 
 import pytest
 
-from postfacta_core.guards._guard import Registry, registry
+from postfacta_core.guards._guard import Guard, Registry, registry
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.retry import Retry
+from tests.kit.every import every
 
 
 def test_a_guard_is_listed_with_settings_and_status_while_it_lives() -> None:
@@ -68,3 +69,34 @@ def test_a_registry_that_was_cleared_has_no_names() -> None:
 def test_a_guard_that_only_the_collector_can_find_holds_no_name() -> None:
     CircuitBreaker("billing").force_open()
     assert CircuitBreaker("billing").status()["state"] == "closed"
+
+
+class Counted(Guard):
+    """A guard of a team's own, as docs/how-to/pipeline.md has it."""
+
+    kind = "counter"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._announce()
+
+
+class Tagged(Counted):
+    """One more constructor between the call and the base."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name)
+
+
+def test_a_guard_of_ones_own_has_a_name_of_its_own() -> None:
+    with every() as case:
+        for kind in (Counted, Tagged):
+            with case(kind.__name__):
+                registry.clear()
+                first = kind("billing")
+                with pytest.raises(ValueError, match=rf"{kind.__name__}.name must be a name of its own"):
+                    kind("billing")
+                assert first.made_at.startswith(__file__)
+                # The same line may make it again.
+                again = [kind("books") for _ in range(2)]
+                assert again[0].made_at == again[1].made_at
