@@ -5,7 +5,7 @@ Which it is, and why, stands in docs/reference/middlewares.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from ..clock import MONOTONIC, Clock
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..drain.resources import Resource
-from ..events import LoopLagged, Mode, Observer, PolicyCreated, fan_out, process_observer
+from ..events import LoopLagged, Mode, Observer, PolicyCreated, Sample, fan_out, process_observer
 from ..health import runtime
 from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..limits._overload import Priority
@@ -147,11 +147,14 @@ class Hardened(Kernel):
             find=route_table(classes, rules) if classes else None,
             route_of=route_of,
         )
-        self.observe(PolicyCreated("runtime", lambda: runtime.tally(self.running.loop)))
+        self.observe(PolicyCreated("runtime", self._tally))
         ours = (running, options.rate_limit_store, scrapes.siblings)
         held: list[Resource] = [*(each for each in ours if each is not None), *resources, self.health]
         self._lifespan = LifespanMiddleware(app, held, lifecycle=self.lifecycle, observer=observer)
         self._later, self._served = self._served, {}  # Neither a lifespan nor a request has come.
+
+    def _tally(self) -> Iterable[Sample]:
+        return runtime.tally(self.running.loop)
 
     def _beat(self, late: float) -> None:
         self.shedding.beat(late)

@@ -154,9 +154,9 @@ POLICY_METRICS: Final[Mapping[str, About]] = {
 }
 
 RUNTIME_METRICS: Final[Mapping[str, About]] = {
-    "postfacta_asyncio_tasks": About("Tasks of the event loop that have not ended."),
-    "postfacta_memory_limit_bytes": About("The most memory to use; absent if unlimited."),
-    "postfacta_cpu_limit_cores": About("The most processors to keep busy; absent if unlimited."),
+    "postfacta_asyncio_tasks": About("Tasks of the event loop that have not ended.", merge=max),
+    "postfacta_memory_limit_bytes": About("The most memory to use; absent if unlimited.", merge=max),
+    "postfacta_cpu_limit_cores": About("The most processors to keep busy; absent if unlimited.", merge=max),
     "postfacta_telemetry_spans_dropped_total": About("Spans that never reached the collector.", "reason"),
     "postfacta_metrics_workers": About("Workers by whether their metrics are on this page.", "state"),
 }

@@ -48,6 +48,7 @@ from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.errors import PoolTimeoutError, ResilienceError
 from postfacta_core.events import QueryFinished, TaskCrashed
 from postfacta_core.health.registry import NO_LIFESPAN
+from postfacta_core.health.runtime import memory_limit
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import ManualClock, call_asgi
@@ -221,6 +222,19 @@ async def test_a_shared_telemetry_receives_everything(caplog: pytest.LogCaptureF
     assert b'version="1.2"' in scrape
     assert app.telemetry.metrics.registry is registry
     assert [record.msg for record in told(caplog)] == ["task.crashed"]
+
+
+async def test_two_applications_of_one_telemetry_show_the_process_once_and_may_end() -> None:
+    telemetry = Telemetry(metrics=Metrics(with_process=False))
+    apps = [harden(starlette(), service=name, telemetry=telemetry) for name in ("billing", "shop")]
+    page = telemetry.metrics.render().body.decode()
+    limit = re.search(r"^postfacta_memory_limit_bytes (\S+)$", page, re.MULTILINE)
+    assert limit is not None
+    assert float(limit[1]) == memory_limit()
+    ended = weakref.ref(apps[0])
+    apps.clear()
+    gc.collect()
+    assert ended() is None
 
 
 async def test_two_applications_in_one_process_do_not_meet() -> None:
