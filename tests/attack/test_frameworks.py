@@ -82,7 +82,7 @@ def of_fastapi() -> Any:
 def of_litestar() -> Any:
     @route("/items/{rest:path}", http_method=["GET", "POST"])
     async def read(request: LitestarRequest[Any, Any, Any]) -> list[int]:
-        form = await request.form() if "form" in request.headers.get("content-type", "") else {}
+        form: Any = await request.form() if "form" in request.headers.get("content-type", "") else {}
         parts = (request.cookies, request.query_params, request.url.path, form, await request.body())
         return [len(part) for part in parts]
 
