@@ -16,7 +16,8 @@ class Outcome:
     """Gathers the results of one command, and prints a line for each."""
 
     def __init__(self) -> None:
-        self._failed = self._not_run = 0
+        self._failed = 0
+        self._not_run: list[str] = []
 
     def check(self, name: str, faults: Iterable[str]) -> None:
         """Report a check: it passed if it names no fault."""
@@ -26,14 +27,18 @@ class Outcome:
 
     def not_run(self, name: str, why: str) -> None:
         """Report a check that could not look at its subject."""
-        self._not_run += 1
+        self._not_run.append(name)
         self._say("not run", name, why)
 
     def _say(self, how: str, name: str, *lines: str) -> None:
         sys.stdout.write(f"{how:8} {name}\n" + "".join(f"         {line}\n" for line in lines))
         sys.stdout.flush()
 
-    @property
-    def code(self) -> int:
-        """The exit code: 0 if all passed, 1 if something failed, 77 if something was not run."""
-        return 1 if self._failed else NOT_RUN if self._not_run else 0
+    def end(self) -> int:
+        """Print what was not looked at, and return the exit code: 0 if all passed, 1 if something failed, else 77."""
+        if self._failed:
+            return 1
+        if not self._not_run:
+            return 0
+        sys.stdout.write(f"Nothing failed. Not looked at, and so not passed: {', '.join(self._not_run)}.\n")
+        return NOT_RUN

@@ -3,7 +3,7 @@
     python deploy/image/check.py [--keep FOLDER]
 
 No registry is asked: the base is made from Debian's own packages. The container is a process in namespaces of its own, as the
-user of the image, without capabilities, on a read-only root. Needs root, hadolint, and Debian's buildah and mmdebstrap.
+user of the image, without capabilities, on a read-only root. Needs root, hadolint, and Debian's buildah, netavark and mmdebstrap.
 Exit codes: 0 all passed, 1 something failed, 77 something could not be looked at.
 """
 
@@ -168,15 +168,21 @@ def main(words: Sequence[str]) -> int:
     keep: Path | None = parser.parse_args(words).keep
     outcome = Outcome()
     _lint(outcome)
-    missing = [program for program in ("buildah", "mmdebstrap") if shutil.which(program) is None]
+    missing = [program for program in ("buildah", "mmdebstrap", "netavark") if not _is_installed(program)]
     if missing or os.geteuid() or not _SOURCES.exists():
         outcome.not_run("image", f"needs root on Debian 13 with {', '.join(missing) or 'its sources'}")
-        return outcome.code
+        return outcome.end()
     with tempfile.TemporaryDirectory(prefix="postfacta-image-", ignore_cleanup_errors=True) as made:
         folder = (keep or Path(made)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         _image(outcome, _Builder(folder))
-    return outcome.code
+    return outcome.end()
+
+
+def _is_installed(program: str) -> bool:
+    # buildah looks for its network's program there, and Debian only recommends that package.
+    places = [os.environ.get("PATH", ""), "/usr/lib/podman", "/usr/libexec/podman"]
+    return shutil.which(program, path=os.pathsep.join(places)) is not None
 
 
 def _lint(outcome: Outcome) -> None:

@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
         _schemas(outcome, overlay.name, its)
         for name, rule in RULES.items():
             outcome.check(f"{overlay.name}: {name}", _faults(rule, its))
-    return outcome.code
+    return outcome.end()
 
 
 def _schemas(outcome: Outcome, name: str, its: Manifests) -> None:

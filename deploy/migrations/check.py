@@ -122,14 +122,14 @@ def main() -> int:
         missed = [rule for rule, text in BAD.items() if not any(it.startswith(rule) for it in faults([text]))]
     except FileNotFoundError as error:
         outcome.not_run("migrations", str(error))
-        return outcome.code
+        return outcome.end()
     outcome.check(f"{len(BAD)} bad revisions are refused", missed)
     sent = statements()
     outcome.check("every revision was seen", [] if HEAD in sent else [f"{HEAD} was not applied"])
     for revision, texts in sent.items():
         if revision != _BASE:
             outcome.check(f"{revision}: {len(texts)} statements", faults(texts))
-    return outcome.code
+    return outcome.end()
 
 
 if __name__ == "__main__":

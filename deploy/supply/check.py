@@ -179,7 +179,7 @@ def main(words: Sequence[str]) -> int:
     packages = {one["name"]: one["version"] for one in bill.get("components", [])}
     _audit(outcome, policy, packages, folder=given.advisories)
     _secrets(outcome)
-    return outcome.code
+    return outcome.end()
 
 
 def _bill(outcome: Outcome, out: Path) -> dict[str, Any]:
