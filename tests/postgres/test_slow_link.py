@@ -59,7 +59,7 @@ class Run:
             group.cancel_scope.cancel()
 
     async def _ask(self, database: Database) -> None:
-        request = RequestContext("r", anyio.current_time())
+        request = RequestContext("r", anyio.current_time(), anyio.current_time)
         request.deadline = request.started + self._chance.uniform(0.5, 5.0)
         token = bind_request(request)
         try:
