@@ -18,7 +18,7 @@ except ModuleNotFoundError as _error:
 from postfacta_core import CircuitBreaker, RetryBudget
 from postfacta_core.clock import LUCK, MONOTONIC, Clock, Luck
 from postfacta_core.errors import DatabaseUnavailableError
-from postfacta_core.events import Observer, observing, process_observer
+from postfacta_core.events import Observer, ignore, observing, process_observer
 from postfacta_core.guards._circuit import CircuitState
 
 from ._verdicts import database_circuit
@@ -27,6 +27,9 @@ from .guarded import COMMIT, Lease, Statement, retries
 from .pool import Pool
 
 T = TypeVar("T")
+
+# The name and observer of each open database: two of one name would be counted as one.
+_OPEN: list[tuple[str, Observer]] = []
 
 Isolation = Literal["read committed", "repeatable read", "serializable"]
 """How much a transaction sees of others, in PostgreSQL's words; None is the server's own, read committed."""
@@ -113,7 +116,8 @@ class Database(Statements):
 
     Args:
         dsn: A `postgresql://` address, refused if no server could be there. No error or event repeats its password.
-        name: Names it in errors, events and metrics.
+        name: Names it in errors, events and metrics. Entering raises ValueError while another of this name is open that
+            has the same observer.
         options: Pool size and time limits.
         password: Wins over the one in the address; a function is asked for each new connection.
         breaker: Refuses to lend connections while too many break or time out; by default one of this name, with
@@ -158,6 +162,7 @@ class Database(Statements):
         )
         self.retry_budget: RetryBudget = retry_budget or RetryBudget(name)
         self._reads, self._transactions = retries(setup, self.retry_budget)
+        self._observer = observer
         self._stack = AsyncExitStack()
 
     def __repr__(self) -> str:
@@ -169,6 +174,14 @@ class Database(Statements):
         return self._pool.monitor.is_there
 
     async def __aenter__(self) -> Self:
+        is_seen = self._observer is not process_observer or process_observer.observer is not ignore
+        if self._observer is not None and is_seen:
+            identity = self.name, self._observer
+            if identity in _OPEN:
+                rule = "that of no other open database with the same observer"
+                validation.refuse("Database.name", self.name, rule, example='name="reports"')
+            _OPEN.append(identity)
+            self._stack.callback(_OPEN.remove, identity)
         group = await self._stack.enter_async_context(anyio.create_task_group())
         self._stack.callback(group.cancel_scope.cancel)
         self._stack.push_async_callback(self._pool.close)

@@ -260,7 +260,11 @@ class NotedSlot:
     def step_aside(self) -> None:
         raise NotImplementedError
 
-    come_back = step_aside
+    def come_back(self, *, is_evidence: bool = False) -> None:
+        raise NotImplementedError
+
+    def lend(self) -> bool:
+        raise NotImplementedError
 
     def ignore_duration(self) -> None:
         self.is_ignored = True

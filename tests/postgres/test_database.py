@@ -259,3 +259,20 @@ async def test_statements_are_planned_for_each_call_if_asked(
         with anyio.fail_after(10):
             await database.wait_connected()
         assert await database.fetchval("show plan_cache_mode", operation="test") == mode
+
+
+async def test_two_open_databases_of_one_name_are_refused(anyio_backend: str) -> None:
+    seen, others = RecordingObserver(), RecordingObserver()
+    nowhere = "postgresql://nobody@127.0.0.1:1/nothing"
+    first, second = (Database(nowhere, observer=seen) for _ in range(2))
+    apart = Database(nowhere, name="reports", observer=seen)
+    elsewhere = Database(nowhere, observer=others)
+    async with first, apart, elsewhere:
+        with pytest.raises(ValueError, match=r"Database\.name .*'postgres'.*name=\"reports\""):
+            await second.__aenter__()
+        with pytest.raises(ValueError, match="postgres"):
+            await first.__aenter__()
+    async with second:
+        pass
+    async with first:
+        pass
