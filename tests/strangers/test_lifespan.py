@@ -86,6 +86,16 @@ FAILING = {
 
         api = FastAPI(lifespan=lifespan)
     """,
+    "a middleware": """
+        from fastapi import FastAPI
+        from starlette.middleware import Middleware
+
+        class Licensed:
+            def __init__(self, app):
+                raise RuntimeError("no licence")
+
+        api = FastAPI(middleware=[Middleware(Licensed)])
+    """,
     "bare ASGI": """
         async def api(scope, receive, send):
             await receive()
@@ -106,6 +116,26 @@ def test_a_startup_that_fails_ends_the_server(
     done = shop.run("uvicorn", *arguments, cwd=tmp_path)
     assert done.returncode != 0
     assert "no licence" in done.stderr
+
+
+def test_a_lifespan_that_raises_at_its_end_is_in_the_servers_log(shop: Environment, tmp_path: Path) -> None:
+    code = """
+        from contextlib import asynccontextmanager
+        from fastapi import FastAPI
+        from postfacta_core.asgi import harden
+
+        @asynccontextmanager
+        async def lifespan(app):
+            yield
+            raise RuntimeError("cannot flush")
+
+        app = harden(FastAPI(lifespan=lifespan), service="shop")
+    """
+    with shop.serve(code, cwd=tmp_path) as served:
+        served.process.send_signal(signal.SIGINT)
+        served.process.wait(SLACK)
+        assert "cannot flush" in served.log
+        assert "Application shutdown failed" in served.log
 
 
 def test_an_application_in_a_mount_says_what_is_wrong(shop: Environment, tmp_path: Path) -> None:

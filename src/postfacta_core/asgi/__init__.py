@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ._problem import PROBLEMS, REFUSALS, Problem, Render, problem_handler, problem_of, problem_response
     from ._ratelimit import RateLimit
     from ._types import ASGIApp, Message, Receive, Scope, Send
+    from .lifespan import LifespanMiddleware
     from .metrics import MetricsEndpoint
     from .middlewares import (
         ContextMiddleware,
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
         ErrorMiddleware,
         HealthMiddleware,
         LifecycleMiddleware,
-        LifespanMiddleware,
         LoadSheddingMiddleware,
         RateLimitMiddleware,
         ResponseHeadersMiddleware,
@@ -39,10 +39,11 @@ else:
             "problem_response"),
         "_ratelimit": ("RateLimit",),
         "_types": ("ASGIApp", "Message", "Receive", "Scope", "Send"),
+        "lifespan": ("LifespanMiddleware",),
         "metrics": ("MetricsEndpoint",),
         "middlewares": ("ContextMiddleware", "CorsMiddleware", "DeadlineMiddleware", "ErrorMiddleware",
-            "HealthMiddleware", "LifecycleMiddleware", "LifespanMiddleware", "LoadSheddingMiddleware",
-            "RateLimitMiddleware", "ResponseHeadersMiddleware", "TelemetryMiddleware", "TransferMiddleware"),
+            "HealthMiddleware", "LifecycleMiddleware", "LoadSheddingMiddleware", "RateLimitMiddleware",
+            "ResponseHeadersMiddleware", "TelemetryMiddleware", "TransferMiddleware"),
         "operator": ("OperatorEndpoint",),
         "options": ("HardenOptions", "RouteOptions"),
         "stack": ("Hardened", "Telemetry", "harden"),

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from inspect import isclass, iscoroutinefunction
+from inspect import isclass, iscoroutinefunction, signature
 from os import PathLike
 from typing import Final, cast
 
@@ -79,6 +79,36 @@ def _that(is_right: Callable[[object], bool], rule: str, example: str, *, of_eac
     return check
 
 
+def _check_application(field: str, value: object) -> None:
+    """Refuse what no server of ASGI could call, and say how an application of another kind becomes one."""
+    is_class = isclass(value) and not hasattr(value, "__await__")
+    if not callable(value) or is_class:
+        rule = "the application itself: a function of scope, receive and send, or an object of that kind"
+        example = "app, and neither its class nor the text 'main:app'"
+        validation.refuse(field, value, rule, example=example)
+    if _takes(value, 3):
+        return
+    if _takes(value, 2):
+        rule = "an ASGI application, which takes scope, receive and send; this takes two, as those of WSGI do"
+        example = "a2wsgi.WSGIMiddleware(app), or Django's get_asgi_application()"
+        validation.refuse(field, value, rule, example=example)
+    rule = "an ASGI application, which takes scope, receive and send"
+    validation.refuse(field, value, rule, example="async def app(scope, receive, send)")
+
+
+def _takes(function: Callable[..., object], arguments: int) -> bool:
+    """Return whether a function can be called with this number of arguments, as far as that is known."""
+    try:
+        parameters = signature(function)
+    except (TypeError, ValueError):
+        return True
+    try:
+        parameters.bind(*range(arguments))
+    except TypeError:
+        return False
+    return True
+
+
 def _is_path(value: object) -> bool:
     return isinstance(value, str) and value.startswith("/") and not any(mark in value for mark in "?# \n")
 
@@ -115,11 +145,7 @@ RULES: Final[Mapping[str, Check]] = {
     "health_prefix": _that(_is_prefix, _PREFIX, '"/healthz"'),
     "metrics_workers": _that(lambda it: isinstance(it, str | PathLike), "a folder", '"/run/billing"'),
     "response_headers": _that(_is_header, _HEADERS, '[("x-frame-options", "DENY")]', of_each=True),
-    "app": _that(
-        lambda it: callable(it) and not isclass(it),
-        "the application itself: a function of scope, receive and send, or an object of that kind",
-        "app, and neither its class nor the text 'main:app'",
-    ),
+    "app": _check_application,
     "cancel_on_disconnect": validation.flag,
     "limits": one(TransferLimits, "TransferLimits(max_body_bytes=1_048_576)"),
     "priority_key": _SECRET,

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from typing import Final
 
@@ -16,7 +15,6 @@ from ..clock import LUCK, MONOTONIC, PROCESS, Clock, Luck
 from ..deadlines._limits import TransferLimits
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
-from ..drain.resources import Resource, hold
 from ..events import Mode, Observer, PolicyCreated, ignore
 from ..health._verdict import HealthReport
 from ..health.registry import NO_LIFESPAN, HealthRegistry
@@ -31,8 +29,8 @@ from ._kernel import Doors, Kernel, RouteOf
 from ._problem import Problem, Render, send_problem, send_whole
 from ._ratelimit import LimitRule, RatePlan, check_rate_limits
 from ._rules import Rules, any_of_none
-from ._settings import check_options, one, or_none
-from ._types import ASGIApp, Message, Receive, Scope, Send
+from ._settings import check_options, one
+from ._types import ASGIApp, Scope, Send
 from .options import HardenOptions
 
 _JSON: Final = b"application/json"
@@ -311,115 +309,3 @@ class LoadSheddingMiddleware(Shedding, Kernel):
         key = options.priority_key
         Shedding.__init__(self, limiter, options.priority_of, key, spares, processor, luck)
         self.observe(PolicyCreated(self.limiter.name, self.limiter.tally))
-
-
-class LifespanMiddleware:
-    """Hold resources open from before the application's startup until after its shutdown.
-
-    They are entered in order and left in reverse order, each in a task of its own, so a resource may own an
-    anyio task group. One that raises stops the startup, and the server says why; in the middle of its life it
-    begins a drain, since a server goes on without a lifespan, and its error is raised at the end.
-
-    Args:
-        app: If it has no lifespan, this stands in for it.
-        lifecycle: Entered before all of them, and left after. With it they close only after the last request
-            has ended, each within its share of the drain's `close_timeout`; one that takes longer is
-            cancelled.
-        observer: Receives each resource that did not close in time. It may raise.
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        resources: Sequence[Resource],
-        *,
-        lifecycle: Lifecycle | None = None,
-        observer: Observer = ignore,
-    ) -> None:
-        check_options("LifespanMiddleware", app=app, resources=resources, observer=observer)
-        or_none(one(Lifecycle, "None"))("LifespanMiddleware.lifecycle", lifecycle)
-        self._app = app
-        self._resources = tuple(resources)
-        self._lifecycle = lifecycle
-        self._observe = observer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
-        if scope["type"] != "lifespan":
-            await self._app(scope, receive, send)
-            return
-        lifecycle = self._lifecycle
-        conversation = _Conversation(receive, send, lifecycle)
-        try:
-            async with AsyncExitStack() as stack:
-                held = partial(hold, self._resources, observer=self._observe)
-                if lifecycle is not None:
-                    await stack.enter_async_context(lifecycle)
-                    lost = None if lifecycle.mechanism == "none" else lifecycle.drain
-                    held = partial(held, share=lifecycle.share, lost=lost)
-                await stack.enter_async_context(held())
-                await conversation.hold(self._app, scope)
-        except Exception as error:
-            await conversation.fail(error)
-            raise
-        await conversation.end()
-
-
-@dataclass(slots=True, eq=False)
-class _Conversation:
-    """The lifespan's messages between the server and the application, with our part in between."""
-
-    _receive_message: Receive
-    _send_message: Send
-    _lifecycle: Lifecycle | None
-    _asked: set[str] = field(default_factory=set[str])
-    _told: set[str] = field(default_factory=set[str])
-    _last: Message | None = None
-
-    async def hold(self, app: ASGIApp, scope: Scope) -> None:
-        try:
-            await app(scope, self._receive, self._send)
-        except Exception:
-            # To raise at once is the protocol's way to say "no lifespan here"; later, a startup failed.
-            if self._told or self._asked:
-                raise
-        if "lifespan.startup.failed" in self._told:
-            return
-        if "lifespan.startup" not in self._asked:
-            await self._receive()
-        if not self._told:
-            await self._send({"type": "lifespan.startup.complete"})
-        if "lifespan.shutdown" not in self._asked:
-            await self._receive()
-
-    async def fail(self, error: Exception) -> None:
-        """Report a failed startup or shutdown to the server, unless that was sent."""
-        phase = "shutdown" if "lifespan.startup.complete" in self._told else "startup"
-        if f"lifespan.{phase}.failed" not in self._told:
-            if phase == "startup" and "lifespan.startup" not in self._asked:
-                await self._receive()
-            await self._send_message({"type": f"lifespan.{phase}.failed", "message": repr(error)})
-
-    async def end(self) -> None:
-        """Report the end of the shutdown to the server, now that all resources are closed."""
-        if self._last is not None:
-            await self._send_message(self._last)
-        elif "lifespan.startup.failed" not in self._told:
-            await self._send_message({"type": "lifespan.shutdown.complete"})
-
-    async def _receive(self) -> Message:
-        message = await self._receive_message()
-        self._asked.add(message["type"])
-        if message["type"] == "lifespan.shutdown" and self._lifecycle is not None:
-            await self._lifecycle.finish_requests()
-        return message
-
-    async def _send(self, message: Message) -> None:
-        self._told.add(message["type"])
-        if message["type"].startswith("lifespan.shutdown."):
-            # The server may exit as soon as it gets this: our resources close first.
-            self._last = message
-        else:
-            await self._send_message(message)
-            if message["type"] == "lifespan.startup.complete" and self._lifecycle is not None:
-                self._lifecycle.started()

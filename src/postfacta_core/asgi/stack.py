@@ -29,8 +29,9 @@ from ._route import note_routes
 from ._rules import Rules, any_of_none, route_table
 from ._settings import check_options, one, or_none
 from ._types import ASGIApp, Receive, Scope, Send
+from .lifespan import LifespanMiddleware
 from .metrics import MetricsEndpoint
-from .middlewares import HealthMiddleware, LifespanMiddleware, LoadSheddingMiddleware, RateLimitMiddleware
+from .middlewares import HealthMiddleware, LoadSheddingMiddleware, RateLimitMiddleware
 from .options import HardenOptions, RouteOptions
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import anyio
 import pytest
+from fastapi import FastAPI
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 
+from postfacta_core.asgi import OperatorEndpoint
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import LifespanMiddleware
+from postfacta_core.asgi.lifespan import LifespanMiddleware
 from postfacta_core.context import RequestContext
 from postfacta_core.deadlines.requests import Running, RunningRequests
 from postfacta_core.drain._course import DrainLimits
 from postfacta_core.drain.lifecycle import Lifecycle
 from postfacta_core.events import ResourceStuck
 from postfacta_core.testing import RecordingObserver
+from tests.kit.every import every
 
 
 class Server:
@@ -24,6 +29,7 @@ class Server:
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.reason = ""
         self._script = iter(["lifespan.startup", "lifespan.shutdown"])
 
     async def receive(self) -> Message:
@@ -33,6 +39,7 @@ class Server:
 
     async def send(self, message: Message) -> None:
         self.log.append(message["type"])
+        self.reason = message.get("message", "")
 
     @asynccontextmanager
     async def resource(self, name: str) -> AsyncGenerator[None]:
@@ -71,14 +78,132 @@ async def test_resources_are_open_from_before_startup_until_after_shutdown() -> 
     ]
 
 
-@pytest.mark.parametrize("app", [no_lifespan, silent])
-async def test_an_application_without_lifespan_has_its_resources_until_shutdown(app: ASGIApp) -> None:
+async def confused(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer whatever comes as a request."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+async def confused_later(scope: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+    await confused(scope, receive, send)
+
+
+async def reads_its_path(scope: Scope, receive: Receive, send: Send) -> None:
+    assert scope["path"]
+
+
+def raising(error: Exception) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise error
+
+    return app
+
+
+# Texts of Django, asgiref and channels.
+WITHOUT_LIFESPAN: Mapping[str, ASGIApp] = {
+    "asserts": no_lifespan,
+    "returns": silent,
+    "answers as if it were a request": confused,
+    "answers it after it was asked": confused_later,
+    "looks for its path": reads_its_path,
+    "does not implement it": raising(NotImplementedError()),
+    "Django": raising(ValueError("Django can only handle ASGI/HTTP connections, not lifespan.")),
+    "asgiref": raising(ValueError("WSGI wrapper received a non-HTTP scope")),
+    "channels": raising(ValueError("No application configured for scope type 'lifespan'")),
+    "our endpoint for operators": OperatorEndpoint(),
+}
+
+
+async def test_an_application_without_lifespan_has_its_resources_until_shutdown() -> None:
+    with every() as case:
+        for name, app in WITHOUT_LIFESPAN.items():
+            with case(name):
+                server = Server()
+                await server.run(app, "db")
+                assert server.log == [
+                    *("open db", "lifespan.startup", "lifespan.startup.complete"),
+                    *("lifespan.shutdown", "close db", "lifespan.shutdown.complete"),
+                ]
+
+
+class Signed:
+    """A middleware that cannot be made without its key."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self.app = app
+
+
+SIGNED = Middleware(cast("Any", Signed))
+
+
+class OnlyHttp:
+    """A middleware that no lifespan passes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await no_lifespan(scope, receive, send)
+
+
+def inside(app: ASGIApp) -> ASGIApp:
+    async def around(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope, receive, send)
+
+    return around
+
+
+async def takes_two(scope: Scope, receive: Receive) -> None:
+    """Have a signature of no use."""
+
+
+def returns_none(scope: Scope, receive: Receive, send: Send) -> None:
+    """Have nothing that could be awaited."""
+
+
+BROKEN: Mapping[str, ASGIApp] = {
+    "Starlette without a key": Starlette(middleware=[SIGNED]),
+    "FastAPI without a key": FastAPI(middleware=[SIGNED]),
+    "inside of a function": inside(FastAPI(middleware=[SIGNED])),
+    "a middleware inside of Starlette that asserts": Starlette(middleware=[Middleware(OnlyHttp)]),
+    "any other error": raising(RuntimeError("no licence")),
+    "a function of no use": inside(cast("Any", takes_two)),
+    "a plain function": cast("Any", returns_none),
+}
+
+
+async def test_an_error_before_the_first_message_fails_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    with every() as case:
+        for name, app in BROKEN.items():
+            with case(name):
+                server = Server()
+                caplog.clear()
+                with pytest.raises((TypeError, AssertionError, RuntimeError)):
+                    await server.run(app, "db")
+                assert server.log == ["open db", "close db", "lifespan.startup", "lifespan.startup.failed"]
+                (record,) = caplog.records
+                assert record.exc_info is not None
+                assert record.getMessage() == "The application's startup failed"
+
+
+async def test_an_error_of_unknown_meaning_says_how_to_have_no_lifespan() -> None:
+    with pytest.raises(RuntimeError, match="no licence") as raised:
+        await Server().run(raising(RuntimeError("no licence")))
+    assert "or raise NotImplementedError" in raised.value.__notes__[0]
+
+
+async def test_a_lifespan_that_raises_after_its_yield_is_a_failed_shutdown() -> None:
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+        yield
+        raise OSError("cannot flush")
+
     server = Server()
-    await server.run(app, "db")
-    assert server.log == [
-        *("open db", "lifespan.startup", "lifespan.startup.complete"),
-        *("lifespan.shutdown", "close db", "lifespan.shutdown.complete"),
-    ]
+    with pytest.raises(OSError, match="cannot flush"):
+        await server.run(Starlette(lifespan=lifespan), "db")
+    assert server.log[-2:] == ["close db", "lifespan.shutdown.failed"]
+    assert "cannot flush" in server.reason
 
 
 async def test_a_startup_that_fails_closes_resources_and_is_reported_once() -> None:

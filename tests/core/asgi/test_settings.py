@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Generator, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
 
 from postfacta_core.asgi import Hardened, HardenOptions, RateLimit, _settings as settings, harden
+from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
+from tests.kit.every import every
 
 
 class Told:
@@ -38,11 +43,61 @@ def test_a_function_that_would_not_be_awaited_is_refused(option: str) -> None:
         HardenOptions(**{option: told_later})  # type: ignore[arg-type] # it is wrong
 
 
-def test_an_application_is_an_object_or_a_function() -> None:
-    settings.check_options("harden", app=Starlette())
-    settings.check_options("harden", app=told_later)
-    with pytest.raises(ValueError, match=r"harden\.app must be the application itself.* not 'main:app'"):
-        settings.check_options("harden", app="main:app")
+class Endpoint:
+    """An application that is a class: a server makes one of it for each request, and awaits it."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.send = send
+
+    def __await__(self) -> Generator[None]:
+        yield
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer nothing."""
+
+
+def test_an_application_takes_scope_receive_and_send() -> None:
+    applications = (Starlette(), application, Endpoint, partial(application), hands_on)
+    with every() as case:
+        for app in applications:
+            with case(app):
+                settings.check_options("harden", app=app)
+
+
+def hands_on(*connection: Any) -> Awaitable[None]:
+    return application(*connection)
+
+
+async def of_two_calls(scope: Scope) -> ASGIApp:
+    return application
+
+
+def of_wsgi(environ: object, start_response: object) -> list[bytes]:
+    return []
+
+
+class OfWsgi:
+    """Is called as Flask and Django's `WSGIHandler` are."""
+
+    def __call__(self, environ: object, start_response: object) -> list[bytes]:
+        return []
+
+
+OTHERS: Mapping[str, tuple[object, str]] = {
+    "a name": ("main:app", r"the application itself.* not 'main:app'"),
+    "a class": (Starlette, "the application itself.* neither its class"),
+    "WSGI": (OfWsgi(), r"two, as those of WSGI do.* a2wsgi\.WSGIMiddleware\(app\), or Django's get_asgi_"),
+    "a function of WSGI": (of_wsgi, "two, as those of WSGI do"),
+    "ASGI 2": (of_two_calls, r"an ASGI application.* async def app\(scope, receive, send\)"),
+}
+
+
+def test_what_is_no_asgi_application_is_refused_with_what_to_do() -> None:
+    with every() as case:
+        for name, (app, rule) in OTHERS.items():
+            with case(name), pytest.raises(ValueError, match=rf"^harden\.app must be .*{rule}"):
+                harden(app, service="shop")  # type: ignore[arg-type] # it is wrong
 
 
 async def test_an_application_that_is_hardened_is_refused() -> None:
