@@ -110,7 +110,7 @@ SABOTEURS = {
     "R32": Saboteur("docs/capacity.md", "197 ms | held |", "197 ms | did not hold |"),
     "R33": Saboteur("docs/capacity.md", "92 ms | held |", "92 ms | did not hold |"),
     "R36": Saboteur("src/postfacta_lab/capacity/command.py", "_FEWEST_POINTS = 6", "_FEWEST_POINTS = 2"),
-    "R37": Saboteur(f"{_CORE}/deadlines/_limits.py", "return max(0.0, self.at - now)", "return 1.0"),
+    "R37": Saboteur(f"{_CORE}/deadlines/_limits.py", "return max(0.0, self.at - self.clock())", "return 1.0"),
     "R38": Saboteur(f"{_CORE}/guards/budget.py", "allowed = tokens >= 1.0", "allowed = tokens >= 0.0"),
     "R39": Saboteur(
         f"{_CORE}/limits/_rates.py",
