@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
 import sniffio
+import trio
 import uvloop
 from anyio import to_thread
 from fastapi import Depends, FastAPI
@@ -19,37 +25,68 @@ from postfacta_core.guards import (
     Bulkhead,
     CircuitBreaker,
     CircuitConfig,
-    Hedge,
     Throttle,
+    registry,
 )
+from tests.core.guards.worlds import IN_TASKS, IN_THREADS
 from tests.kit.every import every
 
-# Where `sniffio` is installed, which the SDKs of models bring, anyio asks it which event loop runs. Neither of these
-# runners sets its variable, as `anyio.run` does.
-LOOPS: dict[str, Callable[[Any], Any]] = {"asyncio.run": asyncio.run, "uvloop.run": uvloop.run}
+# Where `sniffio` is installed, which the SDKs of models bring, anyio asks it which event loop runs. The first two
+# runners do not set its variable, as `anyio.run` does.
+LOOPS: dict[str, Callable[[Callable[[], Any]], Any]] = {
+    "asyncio.run": lambda scene: asyncio.run(scene()),
+    "uvloop.run": lambda scene: uvloop.run(scene()),
+    "anyio.run": anyio.run,
+    "trio.run": trio.run,
+}
+ROOT = Path(__file__).parents[3]
 
 
-def test_a_hedge_starts_its_second_try_under_each_runner() -> None:
+def test_each_guard_works_under_each_runner_of_event_loops() -> None:
     assert sniffio.current_async_library_cvar.get() is None
     with every() as case:
         for name, run in LOOPS.items():
-            with case(name):
-                assert run(_slow_first_try()) == "second"
+            for kind, scene in IN_TASKS.items():
+                with case(name, kind):
+                    run(partial(_bounded, scene))
 
 
-async def _slow_first_try() -> str:
-    first_is_stuck = asyncio.Event()
-    tries = iter((first_is_stuck.wait, _answer))
-
-    async def dependency() -> Any:
-        return await next(tries)()
-
-    hedge = Hedge("search", delay=0.001)
-    return await asyncio.wait_for(hedge.call(dependency), 10)
+async def _bounded(scene: Callable[[], Awaitable[None]]) -> None:
+    with anyio.fail_after(20):
+        await scene()
 
 
-async def _answer() -> str:
-    return "second"
+def test_each_guard_of_plain_code_works_in_threads() -> None:
+    with every() as case:
+        for kind, scene in IN_THREADS.items():
+            with case(kind):
+                scene()
+    made = {guard.kind for guard in registry}
+    assert IN_TASKS.keys() == {*IN_THREADS, "timeout", "hedge"}
+    assert made <= IN_TASKS.keys()
+
+
+_FORKED = """
+import asyncio, os, sys
+from tests.core.guards.worlds import all_in_tasks, all_in_threads
+asyncio.run(all_in_tasks())
+all_in_threads()
+child = os.fork()
+if child == 0:
+    asyncio.run(all_in_tasks())
+    all_in_threads()
+    os._exit(7)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.usefixtures("programs")
+def test_each_guard_works_after_a_fork() -> None:
+    command = [sys.executable, "-c", _FORKED]
+    ran = subprocess.run(  # noqa: S603 - the script above
+        command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=100
+    )
+    assert (ran.returncode, ran.stderr) == (7, "")
 
 
 BLOCKS: dict[str, Callable[[], BlockGuard]] = {
