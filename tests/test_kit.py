@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import anyio.lowlevel
 import pytest
 
+from tests.kit.bytecodes import bytecodes_of, refusal
 from tests.kit.every import every
 
 
@@ -58,3 +61,26 @@ async def test_every_runs_cases_that_await(anyio_backend: str) -> None:
             with case(number):
                 await anyio.lowlevel.checkpoint()
                 assert number == 2
+
+
+async def test_bytecodes_and_frames_are_counted_exactly() -> None:
+    def nothing() -> None:
+        """Do nothing."""
+
+    async def work(times: int) -> None:
+        for _ in range(times):
+            nothing()
+
+    ten, twenty, thirty = [await bytecodes_of(partial(work, times)) for times in (10, 20, 30)]
+    assert [twenty.frames - ten.frames, thirty.frames - twenty.frames] == [10, 10]
+    assert thirty.bytecodes - twenty.bytecodes == twenty.bytecodes - ten.bytecodes >= 70
+
+
+def test_a_count_that_is_far_too_low_is_refused() -> None:
+    assert [refusal(count, 1900) != "" for count in (259, 1519, 1520, 1900, 1901)] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+    ]
