@@ -11,6 +11,9 @@ from ..context import RequestContext
 OTHER: Final = "_OTHER"
 """The label of all that is outside of a closed set; OpenTelemetry's word."""
 
+PREROUTING: Final = "_prerouting"
+"""The route of a request that was refused before a handler saw it."""
+
 MAX_PATH: Final = 2048
 """Bytes that a path takes in a line, and characters in a span: a client may send as many as its server takes."""
 MAX_METHOD: Final = 32

@@ -22,7 +22,7 @@ from .. import events
 from ..clock import LUCK, MONOTONIC, WALL, Clock, Luck
 from ..context import current_request
 from ..validation import validation
-from .exchange import MAX_METHOD, MAX_PATH, OTHER, Exchange, Recorder, SocketExchange, excerpt
+from .exchange import MAX_METHOD, MAX_PATH, OTHER, PREROUTING, Exchange, Recorder, SocketExchange, excerpt
 from .redaction import failure_fields, redact, redact_fields, redact_text, text_of
 
 LOGGER: Final = logging.getLogger("postfacta")
@@ -44,7 +44,12 @@ _LONGEST_EVENT: Final = 64
 _MOST_KINDS: Final = 500
 _TELL_AFTER: Final = 10.0
 _SLOW: Final = 0.5
-_SHORT_PATH: Final = MAX_PATH // 12  # Characters that fit in any case: JSON has at most 12 bytes for each.
+_REFUSED_PATH: Final = 512  # Bytes of the path of a request that no handler saw.
+_SHORT_PATH: Final = (
+    _REFUSED_PATH // 12
+)  # Characters that fit in any case: JSON has at most 12 bytes for each.
+_MINUTE: Final = 60.0
+_MOST_CLIENTS: Final = 200
 _NAMES: Final[tuple[str, ...]] = (
     "method", "route", "path", "error_type", "client", "principal", "traffic", "request_id", "trace_id", "span_id",
     "trace_flags", "status", "duration_ms", "request_bytes", "bytes",
@@ -309,11 +314,34 @@ class AccessSampler:
         return every if every == 1 or self._luck() * every < 1.0 else 0
 
 
+class RefusalSampler:
+    """Returns the number of refused requests that a line represents; 0 if it is left out.
+
+    The first of each client in a minute is written, of at most 200 clients. Of all others it is about one line a second,
+    by chance as with `AccessSampler`: a refusal costs its sender nothing, and would else fill the disk.
+    """
+
+    def __init__(self) -> None:
+        self._others = AccessSampler(1)
+        self._clients: set[str] = set()
+        self._until = -math.inf
+
+    def weigh(self, client: str, now: float) -> int:
+        """Return the number of refusals that this line represents."""
+        if now >= self._until:
+            self._clients.clear()
+            self._until = now + _MINUTE
+        if client not in self._clients and len(self._clients) < _MOST_CLIENTS:
+            self._clients.add(client)
+            return 1
+        return self._others.weigh(0.0, now)
+
+
 class AccessLog(Recorder):
     """Write a line for each exchange, `http.request` or `websocket.closed`: at ERROR with the stack trace for a crash.
 
     Probes and scrapes are left out, unless they crash. With a sampler, a line stands for `sample_rate` requests if it has
-    that field, else for one; what failed, what was refused with 429 and what was slow is never left out.
+    that field, else for one; what failed and what was slow is never left out. Of refusals see `RefusalSampler`.
 
     A line is a complete `logging.LogRecord` for every handler; that of `logs.configure`, if alone, gets it without one.
     """
@@ -321,16 +349,21 @@ class AccessLog(Recorder):
     def __init__(self, *, service: str = "", sampler: AccessSampler | None = None) -> None:
         self._constant: dict[str, object] = {"service": service} if service else {}
         self._sampler = sampler
+        self._refusals = RefusalSampler()
 
-    def end(self, exchange: Exchange, /) -> None:
+    def end(self, exchange: Exchange, /) -> None:  # noqa: C901 - a call more costs each request
         error = exchange.error
         level = logging.INFO if error is None else logging.ERROR
         if (exchange.quiet and error is None) or not LOGGER.isEnabledFor(level):
             return
         weight = 1
-        if self._sampler is not None and not exchange.error_type and exchange.status != _TOO_MANY_REQUESTS:
+        if self._sampler is not None:
             # The moment of its last byte: so no clock is read.
-            weight = self._sampler.weigh(exchange.seconds, exchange.request.started + exchange.seconds)
+            now = exchange.request.started + exchange.seconds
+            if error is None and (exchange.route == PREROUTING or exchange.status == _TOO_MANY_REQUESTS):
+                weight = self._refusals.weigh(exchange.request.client or exchange.client, now)
+            elif not exchange.error_type:
+                weight = self._sampler.weigh(exchange.seconds, now)
             if not weight:
                 return
         values = access_values(exchange, weight)
@@ -349,7 +382,13 @@ class AccessLog(Recorder):
         level = logging.INFO if error is None else logging.ERROR
         if not LOGGER.isEnabledFor(level):
             return
-        members = dict(_members(access_values(exchange)))
+        weight = 1
+        if self._sampler is not None and exchange.outcome == "refused":
+            now = exchange.request.started + exchange.seconds
+            weight = self._refusals.weigh(exchange.request.client or exchange.client, now)
+            if not weight:
+                return
+        members = dict(_members(access_values(exchange, weight)))
         members |= {**self._constant, "outcome": exchange.outcome, "close_code": exchange.close_code}
         fields = ((name, value) for name, value in members.items() if name not in _REQUESTS)
         _write(level, "websocket.closed", fields=fields, error=error)
@@ -359,7 +398,8 @@ def access_values(exchange: Exchange, weight: int = 1) -> Values:
     """Return what an access line says of an exchange that stands for this many."""
     request, seconds, method, path = exchange.request, exchange.seconds, exchange.method, exchange.path
     if len(path) > _SHORT_PATH or len(method) > MAX_METHOD:
-        method, path = method[:MAX_METHOD], excerpt(path, MAX_PATH)
+        longest = _REFUSED_PATH if exchange.route == PREROUTING else MAX_PATH
+        method, path = method[:MAX_METHOD], excerpt(path, longest)
     texts = (
         method, exchange.route, path, exchange.error_type, exchange.client, request.principal,
         exchange.traffic, request.request_id, request.trace_id, request.span_id, request.trace_flags,

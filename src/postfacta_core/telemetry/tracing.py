@@ -18,7 +18,7 @@ from .. import events
 from ..clock import WALL, Clock
 from ..events import ConnectionAcquired, Event, HttpCallFinished, QueryFinished
 from .catalogue import METHODS
-from .exchange import CALLERS_DEADLINE, MAX_METHOD, MAX_PATH, Exchange, Recorder, SocketExchange
+from .exchange import CALLERS_DEADLINE, MAX_METHOD, MAX_PATH, PREROUTING, Exchange, Recorder, SocketExchange
 from .redaction import failure_fields, redact_text
 
 _PROPAGATOR: Final = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
@@ -229,7 +229,7 @@ def _describe(span: Span, exchange: Exchange, began: float) -> None:
     if exchange.error_type in {"deadline_exceeded", CALLERS_DEADLINE} and limit < math.inf:
         # At the moment when its time was up: what it did after that was of no use.
         span.add_event("postfacta.deadline", timestamp=nanoseconds(began + limit))
-    elif exchange.error_type and exchange.route == "_prerouting":
+    elif exchange.error_type and exchange.route == PREROUTING:
         reason = {"postfacta.reason": exchange.error_type}
         span.add_event("postfacta.refused", reason, nanoseconds(began + exchange.seconds))
 

@@ -176,6 +176,13 @@ def test_a_line_has_at_most_2_kb_of_a_path() -> None:
         assert path.startswith(json.loads(text)["path"].removesuffix("...")[:10])
 
 
+def test_a_refusals_line_has_at_most_512_bytes_of_a_path() -> None:
+    for path in ("/" + "a" * 60_000, "/" + "\U0001f4a3" * 500):
+        exchange = Exchange(RequestContext("a-request-id", 0.0), "GET", path)
+        exchange.route = "_prerouting"
+        assert len(json.dumps(access_values(exchange)[1][2])) <= 512 + 2
+
+
 def test_a_path_that_fits_into_a_line_is_whole() -> None:
     for path in ("/" + "a" * 2047, "/" + "\u00e9" * 341, "/items/7"):
         exchange = Exchange(RequestContext("a-request-id", 0.0), "GET", path)

@@ -331,7 +331,6 @@ def test_lines_above_the_most_are_left_out_or_say_for_how_many_they_stand(lines:
         ended(500, error_type="ValueError"),
         ended(200, error_type="incomplete_response"),
         ended(499, error_type="client_disconnected"),
-        ended(429),
         ended(200, seconds=0.6),
     ],
     ids=lambda exchange: f"{exchange.status} {exchange.error_type}",
@@ -345,6 +344,23 @@ def test_what_a_person_looks_for_first_is_never_left_out(lines: Lines, exchange:
         log.end(exchange)
     assert len(lines.records) == written + 50
     assert "sample_rate" not in vars(lines.records[-1])
+
+
+def test_of_refusals_the_first_of_each_client_and_minute_is_written(lines: Lines) -> None:
+    log = AccessLog(sampler=AccessSampler(100))
+    for moment in (1000.0, 1030.0, 1061.0):
+        for client in ("198.51.100.1", "198.51.100.2"):
+            exchange = ended(429)
+            exchange.client, exchange.request.started = client, moment
+            log.end(exchange)
+    for _ in range(5000):
+        exchange = ended(503, error_type="shed")
+        exchange.client, exchange.route, exchange.request.started = "198.51.100.1", "_prerouting", 1062.0
+        log.end(exchange)
+    rates = [vars(record).get("sample_rate", 1) for record in lines.records]
+    assert rates.count(1) >= 4
+    assert len(rates) < 60
+    assert max(rates) > 1
 
 
 def test_a_line_that_is_left_out_costs_no_record(lines: Lines) -> None:
