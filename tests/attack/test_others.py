@@ -7,9 +7,11 @@ is the share of that caller's requests that succeed, by what they are.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -19,58 +21,89 @@ import pytest
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.live import NEW
 from tests.app.running import ADMIN, command, sign_in, started
+from tests.attack.hall import PASSWORD
 from tests.kit.every import every
 from tests.kit.pg import fresh_database
+from tests.servers.serving import serving
 
 pytestmark = pytest.mark.usefixtures("programs")
 
-SECONDS: Final = 8.0
-LEARNING: Final = 5.0  # Seconds of the attack before anything counts.
+ROOT: Final = Path(__file__).parents[2]
+SECONDS: Final = 6.0
+LEARNING: Final = 4.0  # Seconds of the attack before anything counts.
 LESS: Final = 0.1  # A busy machine costs single requests.
 OURS: Final = {"Sec-Fetch-Site": "same-origin", "X-Forwarded-For": "203.0.113.9"}
 Attack = Callable[[str], Coroutine[Any, Any, None]]
-Ask = Callable[[], Awaitable[bool]]
+Ask = Callable[[httpx2.AsyncClient], Awaitable[bool]]
 
 
 class Caller:
-    """One who behaves well: reads, writes, and signs in on a known device."""
+    """One who behaves well, and sends requests of some kinds: each has its number of steps between two."""
 
-    def __init__(self, web: httpx2.AsyncClient, token: str) -> None:
+    def __init__(self, web: httpx2.AsyncClient, **kinds: tuple[int, Ask]) -> None:
         self._web = web
-        self._token = {"Authorization": f"Bearer {token}"}
+        self._kinds = kinds
         self.asked: Counter[str] = Counter()
         self.served: Counter[str] = Counter()
-
-    async def read(self) -> bool:
-        return (await self._web.get("/api/v1/incidents", headers=self._token)).status_code == 200
-
-    async def write(self) -> bool:
-        answer = await self._web.post("/api/v1/incidents", json=NEW, headers=self._token)
-        return answer.status_code == 201
-
-    async def enter(self) -> bool:
-        fields = {"email": ADMIN.email, "password": ADMIN.password}
-        return (await self._web.post("/signin", data=fields)).status_code == 303
 
     async def ask(self, kind: str, ask: Ask) -> None:
         self.asked[kind] += 1
         with suppress(httpx2.TransportError):
-            self.served[kind] += await ask()
+            self.served[kind] += await ask(self._web)
 
     async def go_on(self, seconds: float) -> None:
         """Send requests at a steady rate, whether or not those before are answered."""
-        kinds: dict[str, tuple[int, Ask]] = {
-            "read": (1, self.read), "write": (3, self.write), "sign-in": (15, self.enter),
-        }  # fmt: skip
         async with asyncio.TaskGroup() as tasks:
             for step in range(int(seconds / 0.2)):
-                for kind, (each, ask) in kinds.items():
+                for kind, (each, ask) in self._kinds.items():
                     if step % each == 0:
                         tasks.create_task(self.ask(kind, ask))
                 await asyncio.sleep(0.2)
 
     def shares(self) -> dict[str, float]:
         return {kind: self.served[kind] / asked for kind, asked in self.asked.items()}
+
+
+async def enter(web: httpx2.AsyncClient) -> bool:
+    """Sign in on the page; from then on the device is known."""
+    fields = {"email": ADMIN.email, "password": ADMIN.password}
+    return (await web.post("/signin", data=fields)).status_code == 303
+
+
+async def at_app(web: httpx2.AsyncClient, token: str) -> Caller:
+    """Make a caller of the app, on a known device."""
+    signed = {"Authorization": f"Bearer {token}"}
+
+    async def read(web: httpx2.AsyncClient) -> bool:
+        return (await web.get("/api/v1/incidents", headers=signed)).status_code == 200
+
+    async def write(web: httpx2.AsyncClient) -> bool:
+        return (await web.post("/api/v1/incidents", json=NEW, headers=signed)).status_code == 201
+
+    assert await enter(web)
+    return Caller(web, reads=(1, read), writes=(3, write), sign_in=(15, enter))
+
+
+def at_hall(web: httpx2.AsyncClient) -> Caller:
+    """Make a caller of the service in `hall.py`, on a known device."""
+
+    async def read(web: httpx2.AsyncClient) -> bool:
+        return (await web.get("/read")).status_code == 200
+
+    async def write(web: httpx2.AsyncClient) -> bool:
+        return (await web.post("/write", content=b"x")).status_code == 200
+
+    async def sign_in(web: httpx2.AsyncClient) -> bool:
+        answer = await web.post("/sign-in", content=PASSWORD, headers={"Cookie": "device=1"})
+        return answer.status_code == 200
+
+    async def live(web: httpx2.AsyncClient) -> bool:
+        async with web.stream("GET", "/live") as answer:
+            async for piece in answer.aiter_bytes():
+                return answer.status_code == 200 and piece.startswith(b"data:")
+        return False
+
+    return Caller(web, reads=(1, read), writes=(3, write), sign_in=(15, sign_in), live=(5, live))
 
 
 @asynccontextmanager
@@ -100,32 +133,85 @@ async def _try(web: httpx2.AsyncClient, address: str, account: str) -> None:
         await web.post("/login", json=body, headers={"X-Forwarded-For": address})
 
 
-async def drip(url: str) -> None:
-    """Hold 200 connections whose bodies do not come."""
-    target = httpx2.URL(url)
-    head = (
-        b"POST /login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n{"
-    )
+def holding(head: bytes, number: int) -> Attack:
+    """Hold this many connections that each send something, and come again once they are closed."""
 
-    async def hold() -> None:
+    async def attack(url: str) -> None:
+        target = httpx2.URL(url)
+
+        async def hold() -> None:
+            while True:
+                reader, writer = await asyncio.open_connection(target.host, target.port)
+                try:
+                    writer.write(head)
+                    while await reader.read(65_536):
+                        pass
+                    await asyncio.sleep(0.2)
+                except ConnectionError:
+                    pass
+                finally:
+                    writer.close()
+                    with suppress(ConnectionError):
+                        await writer.wait_closed()
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(number):
+                tasks.create_task(hold())
+
+    return attack
+
+
+async def sleep_once(url: str) -> None:
+    """Send 40 requests to a route that sleeps 5 s, once, as the service is fresh and its caller begins."""
+    await asyncio.sleep(LEARNING)
+    async with httpx2.AsyncClient(
+        base_url=url, timeout=20.0, limits=httpx2.Limits(max_connections=None)
+    ) as web:
+        await asyncio.gather(*(web.get("/sleep") for _ in range(40)))
+        await asyncio.sleep(60)
+
+
+async def guess_at_hall(url: str) -> None:
+    """Send 13 wrong passwords a second."""
+    limits = httpx2.Limits(max_connections=None)
+    async with (
+        httpx2.AsyncClient(base_url=url, timeout=20.0, limits=limits) as web,
+        asyncio.TaskGroup() as tasks,
+    ):
         while True:
-            reader, writer = await asyncio.open_connection(target.host, target.port)
-            try:
-                writer.write(head)
-                await reader.read()
-            except ConnectionError:
-                pass
-            finally:
-                writer.close()
-                with suppress(ConnectionError):
-                    await writer.wait_closed()
-
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(200):
-            tasks.create_task(hold())
+            tasks.create_task(_post(web))
+            await asyncio.sleep(3.0 / 40)
 
 
-ATTACKS: Final[dict[str, Attack]] = {"sign-ins": guess, "slow bodies": drip}
+async def _post(web: httpx2.AsyncClient) -> None:
+    with suppress(httpx2.TransportError):
+        await web.post("/sign-in", content=b"wrong horse")
+
+
+def get(path: bytes, more: bytes = b"") -> bytes:
+    return b"GET " + path + b" HTTP/1.1\r\nhost: x\r\n" + more + b"\r\n"
+
+
+_BODY: Final = (
+    b"POST /login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n{"
+)
+_UPGRADE: Final = (
+    b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+    b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+AT_APP: Final[dict[str, Attack]] = {
+    "sign-ins": guess,
+    "slow bodies": holding(_BODY, 200),
+    "handshakes": holding(get(b"/lobby", _UPGRADE), 60),
+}
+AT_HALL: Final[dict[str, Attack]] = {
+    "sign-ins": guess_at_hall,
+    "slow bodies": holding(_BODY.replace(b"/login", b"/write"), 200),
+    "handshakes": holding(get(b"/lobby", _UPGRADE), 60),
+    "sleepers": sleep_once,
+    "returning sleepers": holding(get(b"/sleep", b"connection: close\r\n"), 40),
+    "streams": holding(get(b"/live"), 60),
+}
 
 
 @pytest.fixture(scope="module")
@@ -149,23 +235,48 @@ def shares_under(attack: Attack, dsn: str, shedding: str) -> dict[str, float]:
     with started(environment=settings) as (_, url), httpx2.Client(base_url=url) as client:
         token = sign_in(client, ADMIN)
 
-        async def play() -> dict[str, float]:
-            async with httpx2.AsyncClient(base_url=url, headers=OURS, timeout=20.0) as web:
-                caller = Caller(web, token)
-                assert await caller.enter()  # From now on its device is known.
-                async with attacked(attack, url):
-                    await asyncio.sleep(LEARNING)
-                    await caller.go_on(SECONDS)
-                return caller.shares()
+        async def make(web: httpx2.AsyncClient) -> Caller:
+            return await at_app(web, token)
 
-        return asyncio.run(play())
+        return asyncio.run(play(url, attack, make))
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_a_caller_is_served_as_often_with_shedding_as_without(attack: str, dsn: str) -> None:
-    off, on = (shares_under(ATTACKS[attack], dsn, mode) for mode in ("off", "enforce"))
+async def play(
+    url: str, attack: Attack, make: Callable[[httpx2.AsyncClient], Awaitable[Caller]]
+) -> dict[str, float]:
+    async with httpx2.AsyncClient(base_url=url, headers=OURS, timeout=20.0) as web:
+        caller = await make(web)
+        async with attacked(attack, url):
+            await asyncio.sleep(LEARNING)
+            await caller.go_on(SECONDS)
+        return caller.shares()
+
+
+def compare(off: dict[str, float], on: dict[str, float], less: float = LESS) -> None:
     with every() as case:
         for kind, share in off.items():
             with case(kind, "off", share, "on", on[kind]):
                 assert share > 0  # else it proves nothing
-                assert on[kind] >= share - LESS
+                assert on[kind] >= share - less
+
+
+@pytest.mark.parametrize("attack", AT_APP)
+def test_callers_of_the_app_are_served_as_with_shedding_off(attack: str, dsn: str) -> None:
+    off, on = (shares_under(AT_APP[attack], dsn, mode) for mode in ("off", "enforce"))
+    compare(off, on)
+
+
+@pytest.mark.parametrize("attack", AT_HALL)
+def test_callers_of_a_hardened_service_are_served_as_with_shedding_off(attack: str, tmp_path: Path) -> None:
+    found: list[dict[str, float]] = []
+    for mode in ("off", "enforce"):
+        environment = {**os.environ, "POSTFACTA_SHEDDING": mode, "PYTHONPATH": str(ROOT)}
+        command = "uvicorn tests.attack.hall:app --port {port} --log-level error --no-access-log"
+        with serving(command, tmp_path / "log", environment=environment) as (port, _):
+
+            async def make(web: httpx2.AsyncClient) -> Caller:
+                return at_hall(web)
+
+            found.append(asyncio.run(play(f"http://127.0.0.1:{port}", AT_HALL[attack], make)))
+    # Those who come again at the same moment hold the slots for 2 s, until they lend them.
+    compare(found[0], found[1], 0.6 if attack == "returning sleepers" else LESS)
