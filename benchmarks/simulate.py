@@ -131,6 +131,8 @@ class _Request:
     wait: Wait | None = None
     stage: str = "new"
     has_left: bool = False
+    is_lent: bool = False
+    was_known: bool = False  # As it was lent, its kind had been answered.
 
 
 class _Play:
@@ -151,6 +153,7 @@ class _Play:
         self.hold = self.slots / cell.capacity
         self.has_pool = cell.service in {"pool", "slow"}
         self.busy = 0
+        self.running: dict[_Request, None] = {}
         self.hidden: OrderedDict[_Request, None] = OrderedDict()
         # The thread of `cpu`.
         self.has_thread = cell.service in {"cpu", "stolen"}
@@ -175,7 +178,16 @@ class _Play:
     def beat(self) -> None:
         if self.limiter is not None and self.now >= self.free_at:
             self.limiter.beat(self.now)
+            if self.limiter.is_short:
+                self.lend(self.limiter)
         self.at(max(self.now, self.free_at) + _BEAT, self.beat)
+
+    def lend(self, limiter: OverloadLimiter) -> None:
+        """Leave the slots of requests that tell nothing to others, as `harden` does."""
+        for request in self.running:
+            if not request.is_lent and limiter.is_silent(request.kind, request.admitted, self.now):
+                request.is_lent, request.was_known = True, limiter.has_answered(request.kind)
+                limiter.lend(self.now)
 
     def next_arrival(self) -> float:
         now, cell = self.now, self.cell
@@ -275,6 +287,7 @@ class _Play:
 
     def admit(self, request: _Request) -> None:
         request.admitted = self.now
+        self.running[request] = None
         if self.has_thread:
             self.ready.append(request)
             self.turn_soon()
@@ -297,6 +310,11 @@ class _Play:
     def release(self, request: _Request, ending: Ending) -> None:
         if self.limiter is None:
             return
+        self.running.pop(request, None)
+        if request.is_lent:
+            self.limiter.resume()
+            if request.was_known:
+                ending = Ending.UNTIMED if ending is Ending.ANSWERED else Ending.UNKNOWN
         before = max(0.0, request.started - request.admitted)
         waited = before if self.has_pool else 0.0
         lag = before if self.has_thread else 0.0
