@@ -373,6 +373,9 @@ class Block:
     """A block of code that a guard holds, as `BlockGuard.block` makes it; entered once, by `with` or `async with`.
 
     It may be left in another thread or context than it was entered in, as frameworks do with dependencies that `yield`.
+
+    Args:
+        guard: Holds the block.
     """
 
     __slots__ = ("_guard", "_is_entered", "_ticket")
