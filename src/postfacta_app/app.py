@@ -102,7 +102,7 @@ def create_app(
     store_of_v0 = v0_store or PostgresV0(database, transactions)
     parts = (accounts, guard, store_of_v0, about_us, signals.Intake(settings), KeptTimelines())
     table, tools = declared(flags), Tools(transactions, pages, stale, parts=parts)
-    about_us.document = openapi_document(table, version=codebase.version)
+    about_us.describe(openapi_document(table, version=codebase.version))
     admit = limited(guard.authenticate, settings, store=store, observer=telemetry.observer)
     every = partial(repeating, connected=database.wait_connected, observer=telemetry.observer)
     objectives = partial(every, "objectives", connected=checkpoint, interval=5.0)  # It needs no database.

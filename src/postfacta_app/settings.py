@@ -209,8 +209,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
-        if "*" in self.cors_origins and self.cors_credentials:
-            msg = "POSTFACTA_CORS_ORIGINS: `*` cannot be combined with POSTFACTA_CORS_CREDENTIALS: list the origins"
+        if self.cors_credentials and {"*", "null"}.intersection(self.cors_origins):
+            msg = "POSTFACTA_CORS_ORIGINS: neither `*` nor `null` can be combined with POSTFACTA_CORS_CREDENTIALS: list the origins"
             raise ValueError(msg)
         if self.auth_mode is AuthMode.NONE and not (self.is_local and self.is_loopback):
             msg = "POSTFACTA_AUTH_MODE: `none` requires ENVIRONMENT=local and a loopback POSTFACTA_HOST; otherwise use `local`"

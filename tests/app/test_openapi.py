@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncGenerator, Iterator
 from importlib import import_module
@@ -155,3 +156,22 @@ async def test_it_is_served_as_it_is_made(service: Service, document: dict[str, 
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() | {"info": document["info"]} == document
+
+
+async def test_it_is_serialised_once_and_not_sent_to_those_that_have_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, dumps = list[int](), json.dumps
+
+    def counting(*args: Any, **options: Any) -> str:
+        text = dumps(*args, **options)
+        sizes.append(len(text))
+        return text
+
+    monkeypatch.setattr(json, "dumps", counting)
+    first = await service.client.get("/openapi.json")
+    etag = first.headers["etag"]
+    again = await service.client.get("/openapi.json", headers={"If-None-Match": etag})
+    assert (first.status_code, again.status_code) == (200, 304)
+    assert (again.headers["etag"], again.content) == (etag, b"")
+    assert max(sizes, default=0) < len(first.content) / 10

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,8 +14,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from pydantic import BaseModel, JsonValue, RootModel, ValidationError
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
+from postfacta_adapters.conditional import is_not_modified
 from postfacta_core.clock import MONOTONIC, WALL, Clock
 from postfacta_core.events import Sample
 from postfacta_core.health.registry import HealthRegistry
@@ -92,10 +95,16 @@ class About:
     health: HealthRegistry
     metrics: Metrics
     watch: Watch | None = None
-    document: Mapping[str, object] = field(default_factory=dict[str, object])
+    document: bytes = b"{}"
+    etag: str = ""
     clock: Clock = MONOTONIC
     started: float = field(default_factory=MONOTONIC)
     since: datetime = field(default_factory=lambda: datetime.fromtimestamp(WALL(), UTC))
+
+    def describe(self, document: object) -> None:
+        """Serialize the OpenAPI document, once for all requests."""
+        self.document = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        self.etag = f'"{hashlib.sha256(self.document).hexdigest()[:32]}"'
 
 
 Here = Annotated[About, part(About)]
@@ -132,9 +141,12 @@ async def service_info(here: Here) -> Annotated[Response, ServiceInfo]:
     )
 
 
-@routes.api("GET /openapi.json", OPEN, "Read this OpenAPI document")
-async def openapi(here: Here) -> Annotated[Response, Document]:
-    return JSONResponse(here.document)
+@routes.api("GET /openapi.json", OPEN, "Read this OpenAPI document", conditional=True)
+async def openapi(here: Here, *, request: Request) -> Annotated[Response, Document]:
+    headers = {"ETag": here.etag}
+    if is_not_modified(request, here.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(here.document, headers=headers, media_type="application/json")
 
 
 # The page

@@ -61,9 +61,10 @@ class Cors:
             if origin != "*" and not _is_origin(origin):
                 rule = "origins: scheme and host, without a path"
                 validation.refuse("Cors.allow_origins", origin, rule, example=EXAMPLE)
-        if self.allow_credentials and "*" in self.allow_origins:
+        # Any page can make itself of the origin "null", such as by a sandboxed frame.
+        for origin in {"*", "null"}.intersection(self.allow_origins if self.allow_credentials else ()):
             rule = "a list of origins where credentials are allowed"
-            validation.refuse("Cors.allow_origins", "*", rule, example=EXAMPLE)
+            validation.refuse("Cors.allow_origins", origin, rule, example=EXAMPLE)
 
     def allows(self, origin: str) -> bool:
         """Return whether pages of this origin may read answers."""

@@ -210,6 +210,7 @@ def test_a_wrong_setting_is_refused_by_name() -> None:
         {"allow_origins": ["console.example.org"]},
         {"allow_origins": ["https://*.example.org"]},
         {"allow_origins": ["*"], "allow_credentials": True},
+        {"allow_origins": ["null"], "allow_credentials": True},
         {"allow_methods": ["GET, POST"]},
         {"allow_headers": ["X\r\nY"]},
         {"expose_headers": [""]},
