@@ -21,9 +21,12 @@ from .catalogue import METHODS
 from .exchange import CALLERS_DEADLINE, MAX_METHOD, MAX_PATH, PREROUTING, Exchange, Recorder, SocketExchange
 from .redaction import failure_fields, redact_text
 
-_PROPAGATOR: Final = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
+_OF_CALLERS: Final = TraceContextTextMapPropagator()
+_PROPAGATOR: Final = CompositePropagator([_OF_CALLERS, W3CBaggagePropagator()])
 _SCOPE: Final = "postfacta_core"
-_CARRIED: Final = {name.encode(): name for name in ("traceparent", "tracestate", "baggage")}
+_CARRIED: Final = {name.encode(): name for name in ("traceparent", "tracestate")}
+# Characters. W3C Trace Context, section 3.3.1.5, asks for no more; of a longer one OpenTelemetry logs what it cannot read.
+_MAX_STATE: Final = 512
 _SERVER_ERROR: Final = 500
 _MAX_AGENT: Final = 512  # Bytes; browsers send some 200.
 # Seconds. A connection that is there at once is no news.
@@ -194,14 +197,16 @@ def span_name(method: str) -> str:
 
 
 def _parent(headers: Sequence[tuple[bytes, bytes]]) -> Context:
-    """Read the caller's trace context. What is invalid, or sent twice, starts a new trace."""
+    """Read the caller's trace context. What is invalid, or sent twice, starts a new trace; baggage is not taken over."""
     carrier: dict[str, str] = {}
     for name, value in headers:
         if (key := _CARRIED.get(name)) is not None:
             # Runs of blanks cost OpenTelemetry's reader their square.
             text = " ".join(value.decode("latin-1").split())
             carrier[key] = f"{carrier[key]},{text}" if key in carrier else text
-    return _PROPAGATOR.extract(carrier, context=Context()) if carrier else Context()
+    if len(carrier.get("tracestate", "")) > _MAX_STATE:
+        del carrier["tracestate"]
+    return _OF_CALLERS.extract(carrier, context=Context()) if carrier else Context()
 
 
 def _describe(span: Span, exchange: Exchange, began: float) -> None:

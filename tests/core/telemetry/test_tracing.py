@@ -162,6 +162,25 @@ async def test_a_span_carries_at_most_2_kb_of_what_its_client_chose() -> None:
     assert sum(len(str(value)) for value in attributes.values()) < 3000
 
 
+async def test_nothing_of_a_callers_baggage_or_long_state_is_taken_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen: list[str] = []
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(str(trace_headers()))
+        await Response()(scope, receive, send)
+
+    bench = Bench()
+    app = ContextMiddleware(TelemetryMiddleware(call, [bench.tracing]))
+    for header in (("baggage", "tenant=forged"), ("baggage", "x" * 9000), ("tracestate", "forged" * 1000)):
+        await call_asgi(app, headers=[("traceparent", f"00-{TRACE}-{PARENT}-01"), header])
+    assert len(seen) == 3
+    assert not any("forged" in headers or "baggage" in headers for headers in seen)
+    assert all(TRACE in headers for headers in seen)
+    assert caplog.records == []
+
+
 async def test_a_valid_parent_is_continued_and_any_other_starts_a_new_trace() -> None:
     cases: list[tuple[list[tuple[str, str]], bool]] = [
         ([("traceparent", f"00-{TRACE}-{PARENT}-01")], True),
