@@ -142,12 +142,12 @@ class StaleAnswers:
         self._kept.clear()
 
     def around(
-        self, handler: Handler, caller: Callable[[Request], Hashable | None]
-    ) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        self, handler: Callable[..., Awaitable[Response]], caller: Callable[[Request], Hashable | None]
+    ) -> Callable[..., Coroutine[Any, Any, Response]]:
         """Return a handler that answers as `answer` does: a Starlette endpoint, or a route handler of FastAPI's.
 
         Args:
-            handler: An async function of the request.
+            handler: An async function with the request among its parameters, whatever its name.
             caller: Returns who sent a request, without the dependency; see `answer`.
 
         Raises:
@@ -158,8 +158,15 @@ class StaleAnswers:
         validation.function("StaleAnswers.caller", caller, example="lambda request: request.user")
 
         @wraps(handler)
-        async def answered(request: Request) -> Response:
-            return await self.answer(request, caller(request), handler)
+        async def answered(*values: Any, **named: Any) -> Response:
+            # FastAPI calls a handler by the names of its parameters, whichever these are.
+            requests: list[Any] = [
+                value for value in (*values, *named.values()) if isinstance(value, Request)
+            ]
+            if not requests:
+                raise TypeError("StaleAnswers: the handler needs a parameter of type Request, and got none")
+            request: Request = requests[0]
+            return await self.answer(request, caller(request), lambda _: handler(*values, **named))
 
         return answered
 

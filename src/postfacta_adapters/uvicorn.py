@@ -132,8 +132,10 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_made(cast("Transport", transport))
         # asyncio sets it only on sockets that name their protocol, which those of workers do not. Without it, a
         # response on a kept connection waits 40 ms. A socket that is not TCP's, or is gone, refuses it.
-        with suppress(OSError):
-            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = transport.get_extra_info("socket")
+        if connection is not None:
+            with suppress(OSError):
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._crowd.idle[self] = None
         self._timer = self.loop.call_later(self.patience, self._give_up)
         if len(self.connections) > self._crowd.most:

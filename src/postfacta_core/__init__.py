@@ -17,6 +17,7 @@ from ._face import lazy
 
 if TYPE_CHECKING:
     from ._version import __version__ as __version__
+    from .asgi import HardenOptions, harden
     from .backoff import Backoff
     from .context import RequestContext, current_request
     from .deadlines import Deadline, current_deadline, time_limit
@@ -40,6 +41,7 @@ else:
     # fmt: off
     __getattr__, __dir__ = lazy(__name__, {
         "_version": ("__version__",),
+        "asgi": ("HardenOptions", "harden"),
         "backoff": ("Backoff",),
         "context": ("RequestContext", "current_request"),
         "deadlines": ("Deadline", "current_deadline", "time_limit"),
@@ -55,8 +57,8 @@ else:
 
 __all__ = [
     "Backoff", "Bulkhead", "CircuitBreaker", "CircuitConfig", "CircuitOpenError", "Deadline",
-    "DeadlineExceededError", "DrainLimits", "Fallback", "HealthRegistry", "Hedge", "Lifecycle", "Mode",
+    "DeadlineExceededError", "DrainLimits", "Fallback", "HardenOptions", "HealthRegistry", "Hedge", "Lifecycle", "Mode",
     "OverloadConfig", "OverloadLimiter", "Pipeline", "Priority", "RateLimiter", "RejectedError",
     "RequestContext", "ResilienceError", "Retry", "RetryBudget", "Timeout", "current_deadline",
-    "current_request", "time_limit",
+    "current_request", "harden", "time_limit",
 ]  # fmt: skip

@@ -333,6 +333,17 @@ async def test_answers_are_counted_by_where_they_came_from() -> None:
     assert [line.rpartition(" ")[2] for line in sorted(counts) if "postgres" in line] == ["2.0", "2.0", "1.0"]
 
 
+async def test_a_handler_may_name_its_parameters_as_it_likes() -> None:
+    stale, app = StaleAnswers("postgres"), FastAPI()
+
+    async def order(number: int, asked: Request) -> Response:
+        return Response(f"{number} {asked.url.path}")
+
+    app.get("/orders/{number}")(stale.around(order, lambda request: request.method))
+    response = await call_asgi(app, "GET", "/orders/7")
+    assert (response.status, response.body) == (200, b"7 /orders/7")
+
+
 def test_a_plain_function_is_refused() -> None:
     def orders(request: Request) -> Response:
         raise NotImplementedError

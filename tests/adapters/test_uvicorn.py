@@ -308,6 +308,25 @@ async def test_a_socket_that_has_no_such_option_is_served(tmp_path: Path) -> Non
             assert (await (await service.client(GET)).answer()).endswith(b"ok")
 
 
+async def answer_nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Wait for no request."""
+
+
+async def test_a_transport_without_a_socket_is_served() -> None:
+    class Memory(asyncio.Transport):
+        """Has no socket, as those of uvicorn's own tests."""
+
+        def close(self) -> None:
+            """Be closed."""
+
+    config = uvicorn.Config(answer_nothing, lifespan="off")
+    config.load()
+    protocol = BoundedHttp(config, ServerState(), {}, asyncio.get_running_loop())
+    protocol.connection_made(Memory())
+    assert protocol in protocol.connections
+    protocol.connection_lost(None)
+
+
 async def test_the_first_connection_makes_room_for_all_others() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (600, hard))

@@ -189,7 +189,7 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "luck": FUNCTION,
         },
     ),
-    OperatorEndpoint: Setting(wrong={"token": SECRET}),
+    OperatorEndpoint: Setting(right={"local": True}, wrong={"token": SECRET, "local": FLAG}),
     MetricsEndpoint: Setting(
         right={"app": app, "metrics": Metrics()},
         wrong={

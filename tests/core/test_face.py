@@ -50,6 +50,11 @@ def test_each_name_is_the_one_of_its_module_and_stays(face: ModuleType) -> None:
             assert vars(face)[name] is found
 
 
+def test_the_first_call_is_a_name_of_the_first_face() -> None:
+    assert postfacta_core.harden is asgi.harden
+    assert postfacta_core.HardenOptions is asgi.HardenOptions
+
+
 def test_dir_lists_names_that_are_not_loaded_yet() -> None:
     _, everything = lazy(testing.__name__, {"by_hand": ("ManualClock",), "nowhere": ("Later",)})
     assert {"Later", "ManualClock", "__path__"} <= set(everything())

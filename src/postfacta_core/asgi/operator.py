@@ -47,15 +47,19 @@ class OperatorEndpoint:
 
     Args:
         token: The bearer token that each request must bring, or a function that returns all that hold now.
-            Without one, only a client on this machine is served, and none through a proxy, which must add its
-            header.
+        local: Serve a client on this machine without a token. Behind a proxy on it that adds no header of its own, as
+            HAProxy and nginx do by default, everyone is such a client.
 
     Raises:
-        ValueError: If a setting is wrong.
+        ValueError: If a setting is wrong, or there is neither a token nor `local`.
     """
 
-    def __init__(self, *, token: Secret = "") -> None:
+    def __init__(self, *, token: Secret = "", local: bool = False) -> None:
         check_options("OperatorEndpoint", token=token)
+        validation.flag("OperatorEndpoint.local", local)
+        if not (token or local):
+            rule = "set; or local=True, if no proxy on this machine hands requests on"
+            validation.refuse("OperatorEndpoint.token", "", rule, example='token="a long random text"')
         self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -212,15 +212,23 @@ class HardenOptions:
             if name.startswith(prefix) and name not in known:
                 for alike in get_close_matches(name, known, n=1, cutoff=_ALIKE):
                     validation.refuse("the environment variable", name, alike, example=f"{alike}=...")
-        if (address := f"{prefix}RATE_LIMIT_STORE") in environ and "rate_limit_store" not in given:
-            example = "rate_limit_store=SharedStore(address)"
-            validation.refuse("HardenOptions.from_env", address, "given the store itself", example=example)
+        _refuse_what_only_code_says(prefix, environ, given)
         for name, variables in groups.items():
             if variables.keys() & environ.keys():
                 base = given.get(name)
                 make = GROUPS[name] if base is None else partial(replace, base)
                 given[name] = _made(make, variables, environ)
         return _made(partial(cls, **given), own, environ)
+
+
+def _refuse_what_only_code_says(prefix: str, environ: Mapping[str, str], given: Mapping[str, object]) -> None:
+    if (address := f"{prefix}RATE_LIMIT_STORE") in environ and "rate_limit_store" not in given:
+        example = "rate_limit_store=SharedStore(address)"
+        validation.refuse("HardenOptions.from_env", address, "given the store itself", example=example)
+    for option in sorted(FUNCTIONS - {"rate_limit_store"}):
+        if (variable := f"{prefix}{option.upper()}") in environ:
+            rule = f"given {option} from the code, since no variable can say it"
+            validation.refuse("HardenOptions.from_env", variable, rule, example=f"{option}=...")
 
 
 def _check_routes(field: str, value: object) -> None:

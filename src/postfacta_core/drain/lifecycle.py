@@ -79,7 +79,7 @@ class Lifecycle:
         # Its `put` may be called again while it runs, as a signal handler does.
         self._calls: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._signals: set[int] = set()
-        self._is_started = False
+        self._is_started = self._was_asked = False
 
     @property
     def phase(self) -> Phase:
@@ -93,6 +93,7 @@ class Lifecycle:
     def drain(self, *, at_once: bool = False) -> None:
         """Begin to drain, as after a SIGTERM, or without its delay; a second call ends that. From any thread."""
         is_first = self._course.drain(self._clock(), at_once=at_once)
+        self._was_asked = True
         self.is_draining = True
         if is_first:
             self._on_drain()
@@ -156,6 +157,9 @@ class Lifecycle:
         self._calls.put("look")
         self._interception.close()
         self._interception = None
+        if not self._was_asked:
+            # The lifespan ended by itself, as a test client's does: what comes without one is served as before it.
+            self._running.is_closed = False
         self._tell()
 
     def _hear(self, signum: int) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
-from inspect import isroutine
-from typing import Final, Self
+from functools import partial
+from inspect import isawaitable
+from typing import Final, Self, cast
 
 import anyio
 
@@ -67,7 +69,8 @@ class HealthRegistry:
 
         Args:
             name: Names it in reports, events and metrics.
-            check: Passes if it returns anything but False within the timeout.
+            check: Passes if it returns anything but False within the timeout. A lambda may return the result itself,
+                and must not block.
             critical: Whether it fails readiness, or is reported only.
             interval: Seconds from the end of a run to the start of the next, with a tenth of jitter; a fifth of that
                 unless the check is up and its last run passed.
@@ -85,7 +88,10 @@ class HealthRegistry:
         if name in self._checks:
             validation.refuse("HealthRegistry.add.name", name, "a name that no other check has")
         validation.function("HealthRegistry.add.check", check, example="an async function")
-        if not is_async(check) and isroutine(check) and getattr(check, "__name__", "") != "<lambda>":
+        function = check
+        while isinstance(function, partial):
+            function = function.func
+        if not is_async(function) and getattr(function, "__name__", "") != "<lambda>":
             rule = "an async function: a plain one would block the event loop"
             validation.refuse("HealthRegistry.add.check", check, rule, example="async def check(): ...")
         now = self._clock()
@@ -117,7 +123,10 @@ class HealthRegistry:
             nonlocal error
             try:
                 with anyio.fail_after(watched.timeout):
-                    error = "ReturnedFalse" if await watched.check() is False else ""
+                    # What a lambda returned may be the result itself.
+                    made = cast("object", watched.check())
+                    result = await cast("Awaitable[object]", made) if isawaitable(made) else made
+                    error = "ReturnedFalse" if result is False else ""
             except Exception as raised:  # noqa: BLE001 - it is foreign code, and may raise anything
                 error = type(raised).__name__
 

@@ -111,7 +111,7 @@ WITHOUT_LIFESPAN: Mapping[str, ASGIApp] = {
     "Django": raising(ValueError("Django can only handle ASGI/HTTP connections, not lifespan.")),
     "asgiref": raising(ValueError("WSGI wrapper received a non-HTTP scope")),
     "channels": raising(ValueError("No application configured for scope type 'lifespan'")),
-    "our endpoint for operators": OperatorEndpoint(),
+    "our endpoint for operators": OperatorEndpoint(local=True),
 }
 
 

@@ -106,8 +106,13 @@ async def test_what_makes_no_sense_changes_nothing() -> None:
     assert (breaker.mode, breaker.status()["state"]) == (Mode.ENFORCE, "closed")
 
 
+def test_an_endpoint_without_a_token_must_be_declared_local() -> None:
+    with pytest.raises(ValueError, match=r"OperatorEndpoint\.token must be set; or local=True, if no proxy"):
+        OperatorEndpoint()
+
+
 async def test_without_a_token_only_this_machine_is_served() -> None:
-    app, host = OperatorEndpoint(), ("Host", "localhost:8080")
+    app, host = OperatorEndpoint(local=True), ("Host", "localhost:8080")
     with every() as case:
         for name, address in (host[1], "127.0.0.1"), ("LOCALHOST", "127.0.0.2"), ("[::1]:8080", "::1"):
             with case(name):
@@ -127,7 +132,7 @@ async def test_without_a_token_only_this_machine_is_served() -> None:
 
 
 async def test_without_a_token_a_page_of_another_site_changes_nothing() -> None:
-    retry, app, host = Retry("billing"), OperatorEndpoint(), ("Host", "localhost")
+    retry, app, host = Retry("billing"), OperatorEndpoint(local=True), ("Host", "localhost")
     body = b'{"kind": "retry", "name": "billing", "mode": "off"}'
     for headers in ([host], [host, ("Content-Type", "text/plain;application/json")]):
         form = await call_asgi(app, "POST", "/", headers=headers, body=body, **LOCAL)

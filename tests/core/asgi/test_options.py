@@ -116,5 +116,13 @@ def test_the_address_of_a_store_without_the_store_is_refused_and_not_repeated() 
     assert HardenOptions.from_env("BILLING_", given, rate_limit_store=store).rate_limit_store is store
 
 
+def test_a_variable_for_what_only_code_says_is_refused() -> None:
+    with every() as case:
+        for option in ("routes", "priority_of", "allow_metrics", "allow_health_detail"):
+            rule = rf"given {option} from the code.* not 'BILLING_{option.upper()}'; for example {option}="
+            with case(option), pytest.raises(ValueError, match=rule):
+                HardenOptions.from_env("BILLING_", {f"BILLING_{option.upper()}": "GET /"})
+
+
 def test_every_group_is_an_option() -> None:
     assert GROUPS.keys() <= {option.name for option in fields(HardenOptions)}

@@ -550,3 +550,10 @@ def test_a_wrong_version_is_refused_where_it_is_given() -> None:
 def test_cors_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match=r"HardenOptions\.cors"):
         HardenOptions(cors=["https://console.example.org"])  # type: ignore[arg-type]
+
+
+async def test_after_its_lifespan_an_application_serves_as_before_it() -> None:
+    app = harden(starlette(), service="shop")
+    async with running(app):
+        assert (await call_asgi(app, "GET", "/items/7")).status == 200
+    assert (await call_asgi(app, "GET", "/items/7")).status == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import anyio
 import pytest
@@ -210,13 +211,6 @@ async def answer_false() -> bool:
     return False
 
 
-class NoCoroutine:
-    """A check that lies about itself in a way that is not visible before it runs."""
-
-    def __call__(self) -> Awaitable[object]:
-        return 7  # type: ignore[return-value]  # the lie
-
-
 async def cancel_itself() -> None:
     # What a check does that awaits a future which somebody cancelled.
     raise anyio.get_cancelled_exc_class()
@@ -227,7 +221,6 @@ async def test_a_check_that_raises_or_lies_has_failed_and_reaches_nothing_else()
         (Dependency(up=False), "ConnectionRefusedError"),
         (raise_group, "ExceptionGroup"),
         (answer_false, "ReturnedFalse"),
-        (NoCoroutine(), "TypeError"),
     ]
     with every() as case:
         for check, error in cases:
@@ -434,3 +427,29 @@ async def test_options_that_make_no_sense_are_refused_at_once(registry: HealthRe
 async def test_a_check_that_does_not_exist_cannot_be_run(registry: HealthRegistry) -> None:
     with pytest.raises(KeyError):
         await registry.run_once("nobody")
+
+
+class Plain:
+    """Is called in vain: nothing can be awaited."""
+
+    def __call__(self) -> bool:
+        return True
+
+
+def plain() -> bool:
+    return True
+
+
+def test_a_plain_check_is_refused_in_each_form() -> None:
+    with every() as case:
+        for check in (plain, partial(plain), Plain()):
+            with case(check), pytest.raises(ValueError, match="an async function: a plain one would block"):
+                HealthRegistry().add("plain", check)  # type: ignore[arg-type] # it is wrong
+
+
+async def test_a_lambda_may_return_its_result_itself() -> None:
+    registry = HealthRegistry()
+    registry.add("up", lambda: True)  # type: ignore[arg-type, return-value] # it has no type of its own
+    registry.add("down", lambda: False)  # type: ignore[arg-type, return-value]
+    assert (await registry.run_once("up")).passed
+    assert not (await registry.run_once("down")).passed
