@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import cast
 
 import pytest
@@ -170,7 +171,9 @@ def test_a_service_may_allow_fewer_and_more_levels(levels: int) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b'{"a":\n1,}', "not JSON at line 2, column 3"),
+        (b'{"a":\n1;}', "not JSON at line 2, column 2"),
+        # Python 3.13 blames the comma, older ones what follows it.
+        (b'{"a":\n1,}', f"not JSON at line 2, column {2 if sys.version_info >= (3, 13) else 3}"),
         (b"[-Infinity]", "-Infinity is not JSON"),
         (b"[1e400]", "a number is too large"),
         (b"9" * 4301, "a number is too large"),
