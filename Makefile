@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-rest check docs fix lock bench bench-overload mutate load chaos assess drain faults slow slo proofs rules-test dashboards gameday k8s-check image-check supply-check rotation-drill canary-drill rollback-drill restore-drill fleet-drill failover-drill migration-drill prr migrations-check
+.PHONY: help demo test test-all test-rest test-worlds check docs fix lock bench bench-overload mutate load chaos assess drain faults slow slo proofs rules-test dashboards gameday k8s-check image-check supply-check rotation-drill canary-drill rollback-drill restore-drill fleet-drill failover-drill migration-drill prr migrations-check
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PURE := src/postfacta_core/guards/_[cdkos]*,src/postfacta_core/limits/_*,src/postfacta_core/deadlines/_*,src/postfacta_core/drain/_course*,src/postfacta_core/health/_*,src/postfacta_postgres/_*,src/postfacta_core/telemetry/*,src/postfacta_slo/*,src/postfacta_lab/*
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -27,6 +27,8 @@ test-all: .venv/dev test-rest ## Run all tests but the long ones: about twenty m
 test-rest: .venv/dev
 	pytest -n 3 --max-worker-restart 1 --dist loadfile --no-loadscope-reorder -m "process or browser"
 	pytest -m clock
+test-worlds: .venv/dev ## Run the fast tests on each Python here, and the core's on a young machine and as an ordinary user
+	python -m tests.kit.worlds
 check: .venv/dev  ## Run linters, type checkers, and the fast tests under coverage: about seven minutes
 	ruff check . && ruff format --check . && lint-imports && mypy && pyright
 	python -m tests.kit.budgets

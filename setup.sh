@@ -1,7 +1,7 @@
 #!/bin/sh
-# Make .venv, or bring it up to a file of requirements: setup.sh PYTHON REQUIREMENTS
+# Make .venv, or the folder in VENV, or bring it up to a file of requirements: setup.sh PYTHON REQUIREMENTS
 set -eu
-python=$1 requirements=$2
+python=$1 requirements=$2 venv=${VENV:-.venv}
 say() { printf '%s\n' "$*" >&2; }
 
 if ! command -v "$python" >/dev/null 2>&1; then
@@ -15,19 +15,19 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     done
     exit 1
 fi
-if [ ! -x .venv/bin/python ]; then
-    say "setup: making .venv with $("$python" --version)"
-    rm -rf .venv
-    if ! "$python" -m venv .venv; then
-        rm -rf .venv
+if [ ! -x "$venv"/bin/python ]; then
+    say "setup: making $venv with $("$python" --version)"
+    rm -rf "$venv"
+    if ! "$python" -m venv "$venv"; then
+        rm -rf "$venv"
         say "setup: Python cannot make a virtual environment here. On Debian and Ubuntu: apt-get install python3-venv"
         exit 1
     fi
 fi
 say "setup: installing $requirements (under a minute with a warm cache, a few without)"
-if ! .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r "$requirements"; then
+if ! "$venv"/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r "$requirements"; then
     say "setup: pip could not install $requirements; its own words stand above."
     say "setup: no space left? See 'df -h .'. No way to the package index? Set PIP_INDEX_URL. Then run make again."
     exit 1
 fi
-.venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+"$venv"/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .

@@ -185,7 +185,8 @@ def _is_worker(config: pytest.Config) -> bool:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Write the list of what is executed, in the process that reports."""
     config = session.config
-    if not _is_worker(config) and not config.option.collectonly:
+    is_kept = not config.pluginmanager.is_blocked("cacheprovider")
+    if is_kept and not _is_worker(config) and not config.option.collectonly:
         config.pluginmanager.register(_Executed(_executed(config)), "executed")
 
 
