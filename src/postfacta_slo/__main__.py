@@ -41,6 +41,7 @@ from .status.query import MONTH, query_status
 from .status.report import FORMATS, Report, render
 
 _MOST_LINES: Final = 40
+_MOST_LEVELS: Final = 100
 _DONE, _FAILED = 0, 1
 _Add = Callable[..., object]
 _Run = Callable[[argparse.Namespace], int]
@@ -307,7 +308,19 @@ def _documents(file: Path) -> list[object]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses duplicate keys, of which YAML would ignore the first value."""
+    """Refuses duplicate keys, of which YAML would ignore the first value, and what is nested too deeply."""
+
+    levels = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.levels += 1
+        # PyYAML recurses for each level, and its time grows with their square.
+        if self.levels > _MOST_LEVELS:
+            raise yaml.YAMLError(f"nested by more than {_MOST_LEVELS} levels")
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.levels -= 1
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]

@@ -84,3 +84,11 @@ def test_a_missing_file_a_wrong_path_and_both_at_once_are_refused(tmp_path: Path
     for paths, file in ((["/a"], tmp_path), ([], None)):
         with pytest.raises(ValueError, match="not both"):
             read_mix(paths, file)
+
+
+@pytest.mark.parametrize("deep", ["[" * 20_000, "- " * 20_000 + "x"])
+def test_a_file_nested_without_end_is_refused_at_once(deep: str, tmp_path: Path) -> None:
+    file = tmp_path / "mix.yaml"
+    file.write_text(deep)
+    with pytest.raises(ValueError, match=r"mix\.yaml: .*nest(ed|ing)"):
+        read_mix([], file)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from postfacta_lab.engine.processes import descendants, free_port, freeze, kill, thaw, wait_until
+from postfacta_lab.engine.processes import Child, descendants, free_port, freeze, kill, thaw, wait_until
 
 pytestmark = pytest.mark.usefixtures("programs")
 
@@ -92,3 +92,13 @@ def test_free_ports_are_not_those_that_clients_are_given() -> None:
 def test_a_wait_has_an_end() -> None:
     with pytest.raises(TimeoutError, match=r"rain: not within 0\.05 s"):
         wait_until(lambda: False, "rain", within=0.05)
+
+
+def test_the_log_of_a_service_is_its_owners_alone(tmp_path: Path) -> None:
+    log = tmp_path / "service.log"
+    log.touch(0o644)
+    service = Child("it", [sys.executable, "-c", "print('secret')"], log=log, environment={})
+    service.start()
+    wait_until(lambda: b"secret" in log.read_bytes(), "it wrote", within=30)
+    service.kill()
+    assert log.stat().st_mode & 0o777 == 0o600

@@ -265,3 +265,13 @@ def test_without_yaml_the_extra_is_named_in_one_line(
     said = capsys.readouterr().err
     assert 'pip install "postfacta[slo]"' in said
     assert said.count("\n") == 1
+
+
+def test_a_file_nested_without_end_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "deep.yaml"
+    for deep in ("[" * 20_000, "- " * 20_000 + "x"):
+        file.write_text(deep)
+        assert main(["generate", str(file), *paths(tmp_path)]) == 1
+        assert "more than 100 levels" in capsys.readouterr().err

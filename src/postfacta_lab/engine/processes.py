@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from pathlib import Path
 
 _PORTS = range(12_000, 20_000)  # below those that clients and the embedded PostgreSQL are given
@@ -173,7 +174,9 @@ class Child:
         """Start it, without waiting for it to be of use; if it runs already, nothing happens."""
         if self.is_running:
             return
-        with self.log.open("ab") as output:
+        # A service may write secrets, and a log that is kept outlives it.
+        with open(self.log, "ab", opener=partial(os.open, mode=0o600)) as output:
+            os.fchmod(output.fileno(), 0o600)
             self._process = subprocess.Popen(  # noqa: S603 - an argument list, no shell
                 self.command,
                 env=self.environment,

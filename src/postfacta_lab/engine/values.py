@@ -12,6 +12,26 @@ _LINE = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
+# PyYAML recurses for each level, and its time grows with their square.
+_MOST_LEVELS = 100
+
+
+def read_yaml(text: str) -> list[Any]:
+    """Return the documents of a text of YAML; `ValueError` if it is none, or nested too deeply."""
+    import yaml  # noqa: PLC0415 - it takes longer than a command's start may
+
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    depth = 0
+    try:
+        for event in yaml.parse(text, loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MOST_LEVELS:
+                raise ValueError(f"nested by more than {_MOST_LEVELS} levels")
+        return list(yaml.load_all(text, loader))
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
 def as_dict(value: Any) -> dict[str, Any]:
     """Return a mapping, empty if it is none."""
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..engine.values import as_dict, as_list
+from ..engine.values import as_dict, as_list, read_yaml
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
@@ -50,9 +48,10 @@ def read_mix(paths: Sequence[str], file: Path | None) -> tuple[Ask, ...]:
     if not file:
         return tuple(_ask("--path", {"path": path}) for path in paths)
     try:
-        entries = as_list(yaml.safe_load(file.read_text()))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        documents = read_yaml(file.read_text())
+    except (OSError, ValueError) as error:
         raise ValueError(f"{file}: {error}") from None
+    entries = as_list(documents[0]) if len(documents) == 1 else []
     if not entries:
         raise ValueError(f"{file}: must be a list of requests, such as [{{path: /invoices/7, share: 3}}]")
     return tuple(_ask(f"{file}, request {place}", as_dict(entry)) for place, entry in enumerate(entries, 1))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ...engine.values import as_dict, as_dicts
+from ...engine.values import as_dict, as_dicts, read_yaml
 from ..bench import Bench
 from ..model import Verdict, group
 
@@ -114,17 +114,15 @@ def _operations(project: _Project) -> dict[str, Verdict]:
 
 def _yaml(project: _Project) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each document of YAML that is a mapping; files that do not parse are passed over."""
-    import yaml  # noqa: PLC0415 - it takes longer than the command's start may
-
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     for name in project.matching(r"\.ya?ml$"):
         text = project.text(name)
         if not re.search(r"alert:|openslo|sloth|pyrra|slos:", text, re.IGNORECASE):
             continue
         try:
-            yield from ((name, document) for document in as_dicts(list(yaml.load_all(text, loader))))
-        except yaml.YAMLError:
+            documents = read_yaml(text)
+        except ValueError:
             continue
+        yield from ((name, document) for document in as_dicts(documents))
 
 
 def _alerts(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
