@@ -64,7 +64,8 @@ METRICS: Final[Mapping[str, Mapping[str, str]]] = {
         "counter": "http_server_request_duration_seconds_count",
         "histogram": "http_server_request_duration_seconds",
         "edges": "0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10",
-        "users": 'http_route!~"/healthz.*|/metrics"',
+        # A client that went away (499) got what it wanted, or gave up: that is no failure of the service.
+        "users": 'traffic="user",http_route!~"/healthz.*|/metrics",http_response_status_code!="499"',
         "bad": 'error_type!=""',
         "answered": ',error_type=""',
     },

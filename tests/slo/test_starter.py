@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import yaml
 
 from postfacta_slo.__main__ import METRICS, starter
 from postfacta_slo.promise.openslo import read
 from postfacta_slo.promise.promql import SloError
+from tests.kit.every import every
 
 
 @pytest.mark.parametrize("metrics", METRICS)
@@ -19,6 +23,20 @@ def test_it_promises_success_and_speed(metrics: str) -> None:
     ]
     assert {tier.name for one in model.objectives for tier in one.tiers} == {"fast", "medium", "slow", "long"}
     assert model.services[0].job == "web"
+
+
+def test_what_is_no_failure_of_the_service_burns_no_budget() -> None:
+    ours = (Path(__file__).parents[2] / "deploy/slo/postfacta.openslo.yaml").read_text()
+    excluded = ('traffic="user"', 'http_response_status_code!="499"', 'http_route!~"/healthz.*|/metrics"')
+    assert [condition for condition in excluded if condition not in ours] == []
+    counted = re.findall(
+        r"http_server_request_duration_seconds_\w+\{[^}]*\}", starter("shop", "web", "postfacta")
+    )
+    assert counted
+    with every() as case:
+        for selector in counted:
+            with case(selector):
+                assert [condition for condition in excluded if condition not in selector] == []
 
 
 @pytest.mark.parametrize(
