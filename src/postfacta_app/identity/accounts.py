@@ -37,7 +37,7 @@ T = TypeVar("T")
 _USER: Final = ", ".join(model.User.model_fields)
 _MACHINE: Final = ", ".join(model.Token.model_fields)
 _PERSON = f"select {_USER}, password_hash from users where "  # noqa: S608 - only constants of our modules
-_LOCAL = _PERSON + "email = $1 and external_sub is null and disabled_at is null"
+_LOCAL = _PERSON + "email = lower($1) and external_sub is null and disabled_at is null"
 _EXTERNAL = _PERSON + "external_sub = $1"
 _ANY = _PERSON + "id::text = $1 or email = lower($1) order by external_sub is not null, id limit 1"
 _CREDENTIAL = """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hmac
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,7 +12,16 @@ from enum import StrEnum
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, Field, Json, JsonValue, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    Json,
+    JsonValue,
+    StringConstraints,
+    model_validator,
+)
 
 from ..principal import Principal, Role
 from ..web.body import Listed, Paged, Time
@@ -18,15 +29,40 @@ from ..web.body import Listed, Paged, Time
 Text100 = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 
 
-def _lower(value: object) -> object:
-    return value.strip().lower() if isinstance(value, str) else value
+# Letters that one language writes side by side.
+_SAME_SCRIPT = {
+    "HIRAGANA": "CJK",
+    "KATAKANA": "CJK",
+    "KATAKANA-HIRAGANA": "CJK",
+    "HANGUL": "CJK",
+    "BOPOMOFO": "CJK",
+}
+
+
+def _normal(value: object) -> object:
+    """Return the one form in which an address is stored and sought: full-width letters and ligatures are plain."""
+    if not isinstance(value, str):
+        return value
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", value).strip().lower())
+
+
+def _is_no_look_alike(email: str) -> str:
+    """Refuse invisible and unassigned characters, and letters of two scripts in one word."""
+    if any(unicodedata.category(letter).startswith("C") for letter in email):
+        raise ValueError("must have no invisible characters")
+    for word in re.split(r"[\W_]+", email):
+        scripts = {unicodedata.name(letter, "OTHER").split()[0] for letter in word if letter.isalpha()}
+        if len({_SAME_SCRIPT.get(script, script) for script in scripts}) > 1:
+            raise ValueError("must not mix the letters of two scripts in one word")
+    return email
 
 
 # Only a message can verify an address; this rejects what cannot be one.
 Email = Annotated[
     str,
     StringConstraints(max_length=320, pattern=r"^[^\s@\x00-\x1f\x7f-\x9f]+@[^\s@\x00-\x1f\x7f-\x9f]+$"),
-    BeforeValidator(_lower),  # last but run first, else the OpenAPI document has no pattern
+    AfterValidator(_is_no_look_alike),
+    BeforeValidator(_normal),  # last but run first, else the OpenAPI document has no pattern
 ]
 # Length alone makes a password strong (NIST SP 800-63B): no rules about characters.
 Password = Annotated[str, StringConstraints(min_length=12, max_length=128)]
@@ -43,7 +79,7 @@ class Scope(StrEnum):
 class Credentials(BaseModel, extra="forbid"):
     """Credentials of a sign-in. A password that is too short is simply wrong."""
 
-    email: Annotated[str, BeforeValidator(_lower), StringConstraints(max_length=320, pattern=r"^[^\x00]*$")]
+    email: Annotated[str, BeforeValidator(_normal), StringConstraints(max_length=320, pattern=r"^[^\x00]*$")]
     password: Annotated[str, StringConstraints(max_length=128)]
 
 

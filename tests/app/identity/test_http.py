@@ -55,6 +55,16 @@ async def test_login_answers_a_bearer_token_and_stores_only_its_hash(world: Worl
     assert audited == [{"actor": who, "action": "session.begin", "object": who, "client": "192.0.2.7"}]
 
 
+async def test_an_account_is_found_as_the_database_lowers_its_address(world: World) -> None:
+    # A capital of Unicode 16: this Python may not know it, and the database lowers it.
+    capital = "\ua7cb@example.org"
+    ada = await world.person(ADA)
+    await world.database.execute(
+        "update users set email = lower($2) where id = $1", ada.id, capital, operation="test"
+    )
+    assert (await log_in(world, capital)).status_code == 200
+
+
 async def test_every_failure_of_a_login_has_one_text_and_costs_one_verification(world: World) -> None:
     await world.person(ADA)
     gone = await world.person("gone@example.org")

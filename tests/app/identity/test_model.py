@@ -134,3 +134,38 @@ def test_a_token_may_have_several_scopes() -> None:
 def test_null_is_no_role() -> None:
     with pytest.raises(InvalidFieldsError):
         parse(UserChange, {"role": None})
+
+
+def test_look_alikes_of_an_address_are_refused() -> None:
+    cases = {
+        "cyrillic o": "ro\u043et@example.org",
+        "greek o in the host": "root@ex\u03b1mple.org",
+        "zero width space": "ro\u200bot@example.org",
+        "zero width joiner": "root\u200d@example.org",
+        "soft hyphen": "ro\u00adot@example.org",
+        "right to left": "root\u202e@example.org",
+        "unassigned": "root\u0378@example.org",
+        "private use": "root\ue000@example.org",
+    }
+    with every() as case:
+        for name, email in cases.items():
+            with case(name), pytest.raises(InvalidFieldsError):
+                parse(NewUser, {"email": email, "password": "correct horse battery"})
+
+
+def test_an_address_has_one_form_when_stored_and_when_sought() -> None:
+    cases = {
+        "\uff32oot@example.org": "root@example.org",  # full width
+        "\ufb01n@example.org": "fin@example.org",  # a ligature
+        "e\u0301ve@example.org": "\u00e9ve@example.org",
+        "\u0130nci@example.org": "i\u0307nci@example.org",
+        "\u0399\u03a9@example.org": "\u03b9\u03c9@example.org",
+        "\u6c34\u307f\u30ba@example.org": "\u6c34\u307f\u30ba@example.org",  # the scripts of Japanese
+        "ada.\u0438\u0432\u0430\u043d@example.org": "ada.\u0438\u0432\u0430\u043d@example.org",
+    }
+    with every() as case:
+        for given, email in cases.items():
+            with case(given):
+                stored = parse(NewUser, {"email": given, "password": "correct horse battery"})
+                sought = parse(Credentials, {"email": given, "password": "x"})
+                assert stored.email == sought.email == email
