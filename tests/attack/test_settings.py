@@ -97,6 +97,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Loan",
             "Pool",
             "Setup",
+            "RefusalSampler",
             "RequestFilter",
             "Running",
             "LineWriter",

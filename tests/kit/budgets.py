@@ -16,10 +16,10 @@ from typing import Final
 
 SRC: Final = Path(__file__).parents[2] / "src"
 
-# Of commit 5aa336a8. A capability that is added brings its tokens with it; a decision record says what it cost.
+# A capability that is added brings its tokens with it: docs/decisions/0022-budgets-of-tokens.md has what for.
 BUDGETS: Final[Mapping[str, int]] = {
-    "postfacta_core": 74_992,
-    "postfacta_postgres": 9_040,
+    "postfacta_core": 78_000,
+    "postfacta_postgres": 9_300,
     "postfacta_adapters": 21_491,
     "postfacta_slo": 33_306,
     "postfacta_lab": 56_940,

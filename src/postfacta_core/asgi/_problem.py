@@ -12,8 +12,25 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote
 
-from .. import errors
 from ..context import RequestContext
+from ..errors import (
+    BulkheadFullError,
+    CircuitOpenError,
+    DatabaseUnavailableError,
+    DeadlineExceededError,
+    FailedResponseError,
+    InvalidInputError,
+    LoadShedError,
+    LockTimeoutError,
+    OutcomeTimeoutError,
+    OutcomeUnknownError,
+    PoolTimeoutError,
+    RateLimitExceededError,
+    ReadOnlyDatabaseError,
+    RejectedError,
+    ResilienceError,
+    StoppedError,
+)
 from ._types import ASGIApp, Receive, Scope, Send
 
 
@@ -67,33 +84,33 @@ DRAINING: Final = replace(
     _UNAVAILABLE, error_type="draining", code="draining", title="The service is stopping", retry_after=1.0)
 REFUSALS: Final = (HEADERS_TOO_LARGE, URI_TOO_LONG, BODY_TOO_LARGE, BODY_TOO_SLOW, DRAINING)
 """What is answered before the application is asked, and for no error."""
-PROBLEMS: Final[Mapping[type[errors.ResilienceError], Problem]] = MappingProxyType({
-    errors.PoolTimeoutError: replace(_UNAVAILABLE, error_type="pool_timeout"),
-    errors.DatabaseUnavailableError: replace(_UNAVAILABLE, error_type="database_unavailable"),
-    errors.LockTimeoutError: replace(_UNAVAILABLE, error_type="lock_timeout"),
-    errors.ReadOnlyDatabaseError: replace(_UNAVAILABLE, error_type="database_unavailable"),
-    errors.StoppedError: replace(
+PROBLEMS: Final[Mapping[type[ResilienceError], Problem]] = MappingProxyType({
+    PoolTimeoutError: replace(_UNAVAILABLE, error_type="pool_timeout"),
+    DatabaseUnavailableError: replace(_UNAVAILABLE, error_type="database_unavailable"),
+    LockTimeoutError: replace(_UNAVAILABLE, error_type="lock_timeout"),
+    ReadOnlyDatabaseError: replace(_UNAVAILABLE, error_type="database_unavailable"),
+    StoppedError: replace(
         _UNAVAILABLE, error_type="draining", code="stopped", title="The service stopped before the work was done",
         detail="It may have begun: look, or repeat it with the same Idempotency-Key"),
-    errors.CircuitOpenError: replace(_UNAVAILABLE, error_type="breaker_open"),
-    errors.BulkheadFullError: replace(_UNAVAILABLE, error_type="bulkhead_full"),
-    errors.LoadShedError: replace(
+    CircuitOpenError: replace(_UNAVAILABLE, error_type="breaker_open"),
+    BulkheadFullError: replace(_UNAVAILABLE, error_type="bulkhead_full"),
+    LoadShedError: replace(
         _UNAVAILABLE, error_type="shed", code="overloaded", title="The service is overloaded", detail=_LESS_OFTEN),
-    errors.RateLimitExceededError: Problem(
+    RateLimitExceededError: Problem(
         status=429, code="rate-limited", title="Too many requests", detail=_LESS_OFTEN),
-    errors.OutcomeUnknownError: _UNKNOWN,
-    errors.OutcomeTimeoutError: replace(_UNKNOWN, status=504, error_type="deadline_exceeded"),
-    errors.InvalidInputError: Problem(
+    OutcomeUnknownError: _UNKNOWN,
+    OutcomeTimeoutError: replace(_UNKNOWN, status=504, error_type="deadline_exceeded"),
+    InvalidInputError: Problem(
         status=422, code="invalid-input", title="A value cannot be stored",
         detail="Send another one: a text without NUL and lone surrogates, a number and a date within their bounds"),
-    errors.DeadlineExceededError: Problem(
+    DeadlineExceededError: Problem(
         status=504, code="deadline-exceeded", title="The time ran out", detail=_MAY_HAVE_BEGUN,
         error_type="deadline_exceeded"),
-    errors.RejectedError: replace(_UNAVAILABLE, error_type="rejected"),
-    errors.FailedResponseError: Problem(
+    RejectedError: replace(_UNAVAILABLE, error_type="rejected"),
+    FailedResponseError: Problem(
         status=502, code="bad-gateway", title="A service that this one needs has failed", detail=_MAY_HAVE_BEGUN,
         error_type="dependency_failed"),
-    errors.ResilienceError: replace(_UNAVAILABLE, detail=""),
+    ResilienceError: replace(_UNAVAILABLE, detail=""),
 })
 # fmt: on
 """The problem of every error of the library, or of the nearest class above it; immutable, see `Render`."""
@@ -114,9 +131,9 @@ def problem_of(error: BaseException) -> Problem:
     again. Where the work may have begun, that would double it.
     """
     for kind in type(error).__mro__:
-        if kind in PROBLEMS and isinstance(error, errors.ResilienceError):
+        if kind in PROBLEMS and isinstance(error, ResilienceError):
             known = PROBLEMS[kind]
-            wait = error.retry_after if isinstance(error, errors.RejectedError) else None
+            wait = error.retry_after if isinstance(error, RejectedError) else None
             return known if wait is None else replace(known, retry_after=wait)
     return _INTERNAL
 

@@ -18,9 +18,27 @@ from itertools import chain
 from json.encoder import encode_basestring_ascii as _quote
 from typing import Any, Final
 
-from .. import events
 from ..clock import LUCK, MONOTONIC, WALL, Clock, Luck
 from ..context import current_request
+from ..events import (
+    CircuitChanged,
+    ConnectionOpened,
+    Drained,
+    Event,
+    HealthChecked,
+    ListenerFailed,
+    LogsSuppressed,
+    ModeChanged,
+    Observer,
+    PhaseChanged,
+    ResourceStuck,
+    RetryScheduled,
+    SignalsIntercepted,
+    StoreChanged,
+    TaskCrashed,
+    fan_out,
+    process_observer,
+)
 from ..validation import validation
 from .exchange import MAX_METHOD, MAX_PATH, OTHER, PREROUTING, Exchange, Recorder, SocketExchange, excerpt
 from .redaction import failure_fields, redact, redact_fields, redact_text, text_of
@@ -237,7 +255,7 @@ class FloodFilter(logging.Filter):
     def __init__(self, most: int = 200, *, clock: Clock = MONOTONIC) -> None:
         super().__init__()
         self._most = validation.whole("FloodFilter.most", most, example="200")
-        self.observer: events.Observer = events.process_observer
+        self.observer: Observer = process_observer
         self._clock = clock
         # A handler is called by all threads.
         self._lock = threading.Lock()
@@ -280,7 +298,7 @@ class FloodFilter(logging.Filter):
         # Outside of the lock: the line comes back to this filter.
         for kind, count in due.items():
             _write(logging.WARNING, _SUPPRESSED, fields=(("suppressed_event", kind), ("count", count)))
-            events.fan_out([self.observer])(events.LogsSuppressed(kind, count))
+            fan_out([self.observer])(LogsSuppressed(kind, count))
 
 
 class AccessSampler:
@@ -432,19 +450,19 @@ class EventLog:
     def __init__(self) -> None:
         self._verdicts: dict[str, bool] = {}
 
-    def __call__(self, event: events.Event, /) -> None:
+    def __call__(self, event: Event, /) -> None:
         about = _LINES.get(type(event))
-        if about is None or (isinstance(event, events.HealthChecked) and not self._has_changed(event)):
+        if about is None or (isinstance(event, HealthChecked) and not self._has_changed(event)):
             return
         level, name, fields = about(event)
         if level and LOGGER.isEnabledFor(level):
-            crash = event.error if isinstance(event, events.TaskCrashed) else None
+            crash = event.error if isinstance(event, TaskCrashed) else None
             members = {field: getattr(event, field) for field in fields.split()}
             if crash is not None:
                 members["error_type"] = type(crash).__name__
             _write(level, name, fields=members.items(), error=crash)
 
-    def _has_changed(self, event: events.HealthChecked) -> bool:
+    def _has_changed(self, event: HealthChecked) -> bool:
         before = self._verdicts.get(event.check, True)
         self._verdicts[event.check] = event.up
         return before != event.up
@@ -454,26 +472,26 @@ _INFO, _WARNING, _ERROR = logging.INFO, logging.WARNING, logging.ERROR
 
 # The level, the name and the fields of an event's line; without a level there is none.
 _LINES: Final[Mapping[type, Callable[[Any], tuple[int, str, str]]]] = {
-    events.CircuitChanged: lambda _: (_WARNING, "breaker.changed", "breaker old new reason"),
-    events.ListenerFailed: lambda _: (_ERROR, "listener.failed", "policy error"),
-    events.TaskCrashed: lambda _: (_ERROR, "task.crashed", "task"),
-    events.ModeChanged: lambda _: (_WARNING, "policy.mode_changed", "policy old new"),
-    events.RetryScheduled: lambda _: (_INFO, "retry.scheduled", "policy error_type attempt delay"),
-    events.PhaseChanged: lambda _: (_INFO, "lifecycle.changed", "old new"),
-    events.ResourceStuck: lambda _: (_ERROR, "resource.stuck", "resource seconds"),
-    events.HealthChecked: lambda event: (_INFO if event.up else _WARNING, "health.changed", "check critical up error"),
-    events.ConnectionOpened: lambda event: (
+    CircuitChanged: lambda _: (_WARNING, "breaker.changed", "breaker old new reason"),
+    ListenerFailed: lambda _: (_ERROR, "listener.failed", "policy error"),
+    TaskCrashed: lambda _: (_ERROR, "task.crashed", "task"),
+    ModeChanged: lambda _: (_WARNING, "policy.mode_changed", "policy old new"),
+    RetryScheduled: lambda _: (_INFO, "retry.scheduled", "policy error_type attempt delay"),
+    PhaseChanged: lambda _: (_INFO, "lifecycle.changed", "old new"),
+    ResourceStuck: lambda _: (_ERROR, "resource.stuck", "resource seconds"),
+    HealthChecked: lambda event: (_INFO if event.up else _WARNING, "health.changed", "check critical up error"),
+    ConnectionOpened: lambda event: (
         _WARNING if event.error_type else 0, "pool.connection_failed", "pool error_type"
     ),
-    events.StoreChanged: lambda event: (
+    StoreChanged: lambda event: (
         (_INFO, "ratelimit.store_back", "policy")
         if event.available
         else (_ERROR, "ratelimit.store_away", "policy error")
     ),
-    events.SignalsIntercepted: lambda event: (
+    SignalsIntercepted: lambda event: (
         _INFO if event.in_place else _WARNING, "lifecycle.signals", "mechanism in_place"
     ),
-    events.Drained: lambda event: (
+    Drained: lambda event: (
         _WARNING if event.cancelled or event.left else _INFO, "lifecycle.drained", "cancelled left seconds"
     ),
 }  # fmt: skip

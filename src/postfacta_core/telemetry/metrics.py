@@ -22,9 +22,28 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from .. import events
 from ..clock import MONOTONIC, WALL, Clock
 from ..context import current_request
+from ..events import (
+    ConnectionAcquired,
+    ConnectionOpened,
+    ConnectionReleased,
+    DeadlineExceeded,
+    Event,
+    HealthChecked,
+    HttpCallFinished,
+    LogsSuppressed,
+    LoopLagged,
+    PhaseChanged,
+    PolicyCreated,
+    QueryFinished,
+    RequestsOverdue,
+    Sample,
+    SignalsIntercepted,
+    Tally,
+    TaskCrashed,
+    weakly,
+)
 from ..validation import validation
 from .catalogue import CLOSED, INSTRUMENTS, METHODS, POLICY_METRICS, RUNTIME_METRICS, About
 from .exchange import OTHER, Exchange, SocketExchange
@@ -128,10 +147,10 @@ class Metrics(Collector):
         validation.functions("Metrics", clock=clock, wall=wall)
         validation.flag("Metrics.with_process", with_process)
         self._clock, self._wall = clock, wall
-        self._checks: dict[tuple[str, str], tuple[events.HealthChecked, float]] = {}
+        self._checks: dict[tuple[str, str], tuple[HealthChecked, float]] = {}
         self._phase, self._overdue, self._open_sockets = _PHASES[0], 0, 0
         self._mechanisms: dict[str, bool] = {}
-        self._policies: dict[tuple[int, int], tuple[str, Callable[[], events.Tally | None]]] = {}
+        self._policies: dict[tuple[int, int], tuple[str, Callable[[], Tally | None]]] = {}
         self._left_out = 0
         self._broken: set[tuple[str, str]] = set()
         self._seen: dict[tuple[str, str, int, str, str], Buckets] = {}
@@ -200,7 +219,7 @@ class Metrics(Collector):
         if exchange.error is not None:
             self._count("postfacta_unhandled_exceptions_total", exchange.error_type)
 
-    def __call__(self, event: events.Event, /) -> None:
+    def __call__(self, event: Event, /) -> None:
         if (count := self._counted.get(type(event))) is not None:
             count(event)
 
@@ -212,53 +231,51 @@ class Metrics(Collector):
         lag = families["postfacta_event_loop_lag_seconds"][()]
         uses = families["db_client_connection_use_time_seconds"]
         return {
-            events.QueryFinished: self._query,
-            events.HttpCallFinished: self._call,
-            events.ConnectionAcquired: self._acquired,
-            events.ConnectionReleased: lambda it: uses[it.pool,].observe(it.seconds),
-            events.ConnectionOpened: lambda it: count(
+            QueryFinished: self._query,
+            HttpCallFinished: self._call,
+            ConnectionAcquired: self._acquired,
+            ConnectionReleased: lambda it: uses[it.pool,].observe(it.seconds),
+            ConnectionOpened: lambda it: count(
                 "db_client_connection_create_time_seconds", it.pool, it.seconds
             ),
-            events.DeadlineExceeded: self._exceeded,
-            events.TaskCrashed: lambda it: count("postfacta_task_crashes_total", it.task),
-            events.HealthChecked: self._check,
-            events.LogsSuppressed: lambda it: count(
-                "postfacta_log_records_suppressed_total", it.event, it.count
-            ),
-            events.PhaseChanged: lambda it: setattr(self, "_phase", it.new),
-            events.SignalsIntercepted: self._intercepted,
-            events.RequestsOverdue: lambda it: setattr(self, "_overdue", it.count),
-            events.LoopLagged: lambda it: lag.observe(it.seconds),
-            events.PolicyCreated: self._add,
+            DeadlineExceeded: self._exceeded,
+            TaskCrashed: lambda it: count("postfacta_task_crashes_total", it.task),
+            HealthChecked: self._check,
+            LogsSuppressed: lambda it: count("postfacta_log_records_suppressed_total", it.event, it.count),
+            PhaseChanged: lambda it: setattr(self, "_phase", it.new),
+            SignalsIntercepted: self._intercepted,
+            RequestsOverdue: lambda it: setattr(self, "_overdue", it.count),
+            LoopLagged: lambda it: lag.observe(it.seconds),
+            PolicyCreated: self._add,
         }
 
-    def _query(self, event: events.QueryFinished) -> None:
+    def _query(self, event: QueryFinished) -> None:
         key = (event.system, event.operation, event.collection, event.sqlstate, event.error_type)
         self._queries[key].observe(event.seconds)
 
-    def _call(self, event: events.HttpCallFinished) -> None:
+    def _call(self, event: HttpCallFinished) -> None:
         port, status = (str(number) if number else "" for number in (event.port, event.status))
         key = (_METHODS.get(event.method, OTHER), event.address, port, status, event.error_type)
         self._calls[key].observe(event.seconds)
 
-    def _acquired(self, event: events.ConnectionAcquired) -> None:
+    def _acquired(self, event: ConnectionAcquired) -> None:
         self._waits[event.pool,].observe(event.seconds)
         if event.error_type in _POOL_TIMEOUTS:
             self._count("db_client_connection_timeouts_total", event.pool)
 
-    def _check(self, event: events.HealthChecked) -> None:
+    def _check(self, event: HealthChecked) -> None:
         self._checks[event.check, "true" if event.critical else "false"] = event, self._clock()
 
-    def _intercepted(self, event: events.SignalsIntercepted) -> None:
+    def _intercepted(self, event: SignalsIntercepted) -> None:
         # It may be settled a second time, by a server that came late.
         self._mechanisms = {**dict.fromkeys(self._mechanisms, False), event.mechanism: event.in_place}
 
-    def _exceeded(self, event: events.DeadlineExceeded) -> None:
+    def _exceeded(self, event: DeadlineExceeded) -> None:
         request = current_request()
         is_callers = request is not None and request.is_out_of_callers_time(request.age())
         self._count("postfacta_deadline_exceeded_total", "caller" if is_callers else event.stage)
 
-    def _add(self, event: events.PolicyCreated) -> None:
+    def _add(self, event: PolicyCreated) -> None:
         tally = event.tally
         key = (id(getattr(tally, "__self__", None)), id(getattr(tally, "__func__", tally)))
         if key in self._policies and self._policies[key][1]() is not None:
@@ -266,12 +283,12 @@ class Metrics(Collector):
         if len(self._policies) >= self._cap:
             self._living()  # forgets the dead ones, such as one at whose address this one is
         if len(self._policies) < self._cap:
-            self._policies[key] = event.policy, events.weakly(tally)
+            self._policies[key] = event.policy, weakly(tally)
         else:
             self._left_out += 1
 
-    def _living(self) -> list[tuple[str, events.Tally]]:
-        living: list[tuple[str, events.Tally]] = []
+    def _living(self) -> list[tuple[str, Tally]]:
+        living: list[tuple[str, Tally]] = []
         for key, (policy, find) in tuple(self._policies.items()):
             if (tally := find()) is None:
                 self._policies.pop(key, None)
@@ -303,7 +320,7 @@ class Metrics(Collector):
                 shown.add_metric(labels, value)
             yield shown
 
-    def _read(self, policy: str, tally: events.Tally) -> list[events.Sample]:
+    def _read(self, policy: str, tally: Tally) -> list[Sample]:
         # A policy with a fault of its own must not take the scrape of all others with it.
         try:
             return [_checked(sample) for sample in tally() if sample.metric in _METRICS]
@@ -311,31 +328,31 @@ class Metrics(Collector):
             self._report("policy", policy, repr(error))
             return []
 
-    def _gauges(self) -> Iterator[events.Sample]:
+    def _gauges(self) -> Iterator[Sample]:
         for name, family in self._families.items():
-            yield events.Sample(_OVERFLOWS, (name,), family.overflows)
-        yield events.Sample(_OVERFLOWS, ("policies",), self._left_out)
+            yield Sample(_OVERFLOWS, (name,), family.overflows)
+        yield Sample(_OVERFLOWS, ("policies",), self._left_out)
         methods = [_METHODS.get(exchange.method, OTHER) for exchange in tuple(self._under_way)]
         for method in (*_METHODS, OTHER):
-            yield events.Sample("http_server_active_requests", (method,), methods.count(method))
+            yield Sample("http_server_active_requests", (method,), methods.count(method))
         latest: dict[tuple[str, ...], float] = {}
         for (method, route, *_), series in tuple(self._durations.items()):
             latest[route, method] = max(series.moment, latest.get((route, method), -math.inf))
         # To the millisecond, so that a moment reads the same at each scrape.
         now, wall = self._clock(), self._wall()
         for labels, moment in latest.items():
-            yield events.Sample("http_last_request_received_time", labels, round(wall - (now - moment), 3))
-        yield events.Sample("postfacta_websocket_open", (), self._open_sockets)
-        yield events.Sample("postfacta_requests_overdue", (), self._overdue)
+            yield Sample("http_last_request_received_time", labels, round(wall - (now - moment), 3))
+        yield Sample("postfacta_websocket_open", (), self._open_sockets)
+        yield Sample("postfacta_requests_overdue", (), self._overdue)
         for phase in _PHASES:
-            yield events.Sample("postfacta_lifecycle_state", (phase,), phase == self._phase)
+            yield Sample("postfacta_lifecycle_state", (phase,), phase == self._phase)
         for mechanism, is_in_place in tuple(self._mechanisms.items()):
-            yield events.Sample("postfacta_lifecycle_interception", (mechanism,), is_in_place)
+            yield Sample("postfacta_lifecycle_interception", (mechanism,), is_in_place)
         for labels, (check, at) in tuple(self._checks.items()):
-            yield events.Sample("postfacta_health_check_up", labels, check.up)
-            yield events.Sample("postfacta_health_check_duration_seconds", labels, check.seconds)
+            yield Sample("postfacta_health_check_up", labels, check.up)
+            yield Sample("postfacta_health_check_duration_seconds", labels, check.seconds)
             # An age is as old as the scrape that asks for it.
-            yield events.Sample("postfacta_health_check_age_seconds", labels, now - at)
+            yield Sample("postfacta_health_check_age_seconds", labels, now - at)
 
     def render(self, accept: str = "", *, labels: Mapping[str, str] = MappingProxyType({})) -> Exposition:
         """Render all metrics in the format that an `Accept` header asks for, with these labels on each series.
@@ -366,7 +383,7 @@ class Metrics(Collector):
             _LOG.error(event, extra={kind: name, "error": why})
 
 
-def _checked(sample: events.Sample) -> events.Sample:
+def _checked(sample: Sample) -> Sample:
     about, labels = _METRICS[sample.metric], cast("tuple[object, ...]", sample.labels)
     is_text = len(labels) == len(about.labels) and all(isinstance(label, str) for label in labels)
     if not is_text or about.buckets or not isinstance(cast("object", sample.value), int | float):

@@ -14,9 +14,16 @@ from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from .. import events
 from ..clock import WALL, Clock
-from ..events import ConnectionAcquired, Event, HttpCallFinished, QueryFinished
+from ..events import (
+    CircuitChanged,
+    ConnectionAcquired,
+    DeadlineExceeded,
+    Event,
+    HttpCallFinished,
+    QueryFinished,
+    RetryScheduled,
+)
 from .catalogue import METHODS
 from .exchange import CALLERS_DEADLINE, MAX_METHOD, MAX_PATH, PREROUTING, Exchange, Recorder, SocketExchange
 from .redaction import failure_fields, redact_text
@@ -265,10 +272,10 @@ _RETRY: Final = {
 }  # fmt: skip
 # Pools emit more than half a dozen events for each statement: those not for a span must cost one lookup.
 _TOLD: Final[Mapping[type, tuple[str, Mapping[str, str]]]] = {
-    events.CircuitChanged: ("postfacta.breaker", _BREAKER),
+    CircuitChanged: ("postfacta.breaker", _BREAKER),
     ConnectionAcquired: ("postfacta.pool_wait", _POOL_WAIT),
-    events.DeadlineExceeded: ("postfacta.deadline_exceeded", {"postfacta.stage": "stage"}),
-    events.RetryScheduled: ("postfacta.retry", _RETRY),
+    DeadlineExceeded: ("postfacta.deadline_exceeded", {"postfacta.stage": "stage"}),
+    RetryScheduled: ("postfacta.retry", _RETRY),
     QueryFinished: ("", _QUERY),  # A span of its own.
 }
 

@@ -53,7 +53,7 @@ def test_only_cookies_are_looked_at() -> None:
 
 def test_the_slow_parser_is_recognised_by_what_it_does() -> None:
     def parse(text: str) -> None:
-        cookies._unquote(text)  # type: ignore[attr-defined] # noqa: SLF001 - what Starlette calls
+        cookies._unquote(text)  # pyright: ignore[reportPrivateUsage] # noqa: SLF001 - what Starlette calls
 
     assert bool(grows_faster(parse, lambda size: '"' + "\\" * size + '"')) == IS_SLOW
 
