@@ -98,7 +98,7 @@ failover-drill: .venv/dev ## Fail over a PostgreSQL of three nodes under writes 
 	python -m chaos.patroni $(ONLY) $(if $(ONLY),,--markdown docs/reference/failover.md)
 fleet-drill: .venv/dev ## Restart four instances in turn behind two HAProxy, and take Valkey's primary from four others: five minutes
 	python -m loadtests.drain --only uvicorn-2 --scenarios '' --fleet --markdown docs/reference/drain.md
-	python -m chaos.sentinel --markdown docs/reference/shared-limits.md
+	python -m chaos.sentinel --markdown docs/reference/shared-limits.md $(NOT_RUN_IS_NO_FAILURE)
 migrations-check: .venv/dev ## Lint what each revision of the schema sends to PostgreSQL
 	python deploy/migrations/check.py $(NOT_RUN_IS_NO_FAILURE)
 migration-drill: .venv/dev ## Migrate under load with both versions, kill the upgrade, and notice bad ones (needs haproxy): six minutes
