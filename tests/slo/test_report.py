@@ -111,6 +111,15 @@ def test_markdown_has_a_table_for_each_objective() -> None:
     assert any(line.startswith("| state | insufficient data: ") for line in lines)
 
 
+def test_markdown_holds_names_as_inert_lines() -> None:
+    odd = "a\n# <img src=x> [b](http://c.example)"
+    status = replace(RICH, service=odd, slo=odd, routes=[(odd, 7.0)])
+    text = render(replace(REPORT, statuses=[status], source=odd), "md")
+    assert "<img" not in text
+    assert "[b](" not in text
+    assert [line[:3] for line in text.splitlines() if line.startswith("#")] == ["# O", "## "]
+
+
 class _Tags(HTMLParser):
     """Keeps track of what is open, and refuses what is closed out of turn."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from html import escape
@@ -190,14 +191,20 @@ def badge(found: Found) -> str:
 # For readers
 
 
+def _inert(text: str) -> str:
+    """Return one line of Markdown without HTML."""
+    return " ".join(text.splitlines()).replace("<", "&lt;")
+
+
 def markdown(found: Found) -> str:
     """Return a table for a pull request or the summary of a job."""
-    lines = [f"## {found['service']}: {grade_text(found)}", "", f"{_figures(found)}.", ""]
+    name = re.sub(r"[\\`*_\[\]]", r"\\\g<0>", _inert(found["service"]))
+    lines = [f"## {name}: {grade_text(found)}", "", f"{_figures(found)}.", ""]
     lines += ["| check | | evidence |", "|---|---|---|"]
     for check in _all(found):
         if check["word"] != "pass":
-            said = check["evidence"].replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-            lines.append(f"| {check['id']} {check['title']} | {check['word']} | {said} |")
+            evidence = _inert(check["evidence"]).replace("|", "\\|")
+            lines.append(f"| {check['id']} {check['title']} | {check['word']} | {evidence} |")
     passed = [check["id"] for check in found["checks"] if check["word"] == "pass"]
     return "\n".join([*lines, "", f"Passed: {', '.join(passed) or 'none'}.", ""])
 

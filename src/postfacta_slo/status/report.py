@@ -167,11 +167,17 @@ def _text(report: Report) -> str:
 
 
 def _markdown(report: Report) -> str:
-    lines = [f"# {_title(report)}", "", f"From {report.source}."]
-    for one in report.statuses:
-        rows = [f"| {name} | {value.replace('|', '&#124;')} |" for name, value in _told(one)]
-        lines += ["", f"## {_name(one)}", "", "| | |", "|---|---|", *rows]
+    lines = [f"# {_title(report)}", "", f"From {_inert(report.source)}."]
+    for status in report.statuses:
+        rows = [f"| {name} | {_inert(value)} |" for name, value in _told(status)]
+        lines += ["", f"## {_inert(_name(status))}", "", "| | |", "|---|---|", *rows]
     return "\n".join(lines) + "\n"
+
+
+def _inert(text: str) -> str:
+    """Return one line of Markdown that opens no HTML, link or cell."""
+    entities = str.maketrans({"<": "&lt;", "[": "&#91;", "|": "&#124;"})
+    return " ".join(text.splitlines()).translate(entities)
 
 
 def _json(report: Report) -> str:

@@ -177,6 +177,14 @@ def test_markdown_is_a_table() -> None:
     assert "Passed: SHUT-2" in text
 
 
+def test_a_name_in_markdown_stays_one_inert_line() -> None:
+    named = found()
+    named["service"] = "shop\n# <img src=x> [a](http://b.example) `c`"
+    first, second, *_ = markdown(named).splitlines()
+    assert first.startswith("## shop # &lt;img src=x> \\[a\\](http://b.example) \\`c\\`: ")
+    assert second == ""
+
+
 class Page(HTMLParser):
     """Collect tags, and refuse what is not closed."""
 
