@@ -1,0 +1,45 @@
+"""What a transaction costs this process beside the bare driver, in bytecodes, which no busy machine moves."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+import pytest
+
+from tests.kit.bytecodes import bytecodes_of
+
+from .postgres import opened
+
+pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
+
+# A fifth is the timers of the driver, one a statement: the bare pool has no limit on any.
+MOST = 1.25
+LEAST = 0.9
+
+
+async def fewest(work: Callable[[], Awaitable[object]]) -> int:
+    """Return the fewest bytecodes of some runs: what arrives in two pieces takes a turn of the loop more."""
+    for _ in range(3):
+        await work()
+    return min([(await bytecodes_of(work)).bytecodes for _ in range(5)])
+
+
+async def test_a_transaction_costs_little_more_than_the_bare_drivers(database_dsn: str) -> None:
+    async with (
+        opened(database_dsn) as database,
+        asyncpg.create_pool(database_dsn, min_size=1, max_size=1) as pool,
+    ):
+
+        async def bare() -> None:
+            async with pool.acquire() as connection, connection.transaction():
+                await connection.fetchrow("select 1")
+                await connection.execute("select 2")
+
+        async def ours() -> None:
+            async with database.transaction() as connection:
+                await connection.fetchrow("select 1")
+                await connection.execute("select 2")
+
+        ratio = await fewest(ours) / await fewest(bare)
+    assert LEAST < ratio <= MOST
