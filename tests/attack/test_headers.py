@@ -35,7 +35,7 @@ CALLERS_OWN = {"", "callers_deadline", "client_disconnected"}
 
 READ = {
     "accept", "access-control-request-headers", "access-control-request-method", "authorization", "baggage",
-    "content-length", "content-type", "forwarded", "host", "idempotency-key",
+    "content-length", "content-type", "cookie", "forwarded", "host", "idempotency-key",
     "if-match", "if-none-match", "origin", "referer", "sec-fetch-site", "traceparent", "tracestate",
     "transfer-encoding", "user-agent", "x-forwarded-for", "x-priority", "x-priority-key", "x-request-id",
     "via", "x-real-ip", "x-request-timeout", "x-traffic-class", "x-traffic-key",
@@ -46,7 +46,7 @@ READ = {
 SENT = {
     "access-control-allow-credentials", "access-control-allow-headers", "access-control-allow-methods",
     "access-control-allow-origin", "access-control-expose-headers", "access-control-max-age", "age", "allow",
-    "cache-control", "cache-status", "connection", "content-disposition", "content-security-policy", "date",
+    "cache-control", "cache-status", "connection", "content-disposition", "content-encoding", "content-security-policy", "date",
     "etag", "last-modified", "location", "ratelimit", "ratelimit-policy", "referrer-policy", "retry-after",
     "set-cookie", "strict-transport-security", "vary", "www-authenticate", "x-content-type-options",
 }  # fmt: skip
