@@ -34,7 +34,7 @@ SECRET = "s" * 32
 CALLERS_OWN = {"", "callers_deadline", "client_disconnected"}
 
 READ = {
-    "accept", "access-control-request-headers", "access-control-request-method", "authorization", "baggage",
+    "accept", "access-control-request-headers", "access-control-request-method", "authorization",
     "content-length", "content-type", "cookie", "forwarded", "host", "idempotency-key",
     "if-match", "if-none-match", "origin", "referer", "sec-fetch-site", "traceparent", "tracestate",
     "transfer-encoding", "user-agent", "x-forwarded-for", "x-priority", "x-priority-key", "x-request-id",
@@ -46,7 +46,8 @@ READ = {
 SENT = {
     "access-control-allow-credentials", "access-control-allow-headers", "access-control-allow-methods",
     "access-control-allow-origin", "access-control-expose-headers", "access-control-max-age", "age", "allow",
-    "cache-control", "cache-status", "connection", "content-disposition", "content-encoding", "content-security-policy", "date",
+    "cache-control", "cache-status", "connection", "content-disposition", "content-encoding",
+    "content-security-policy", "date",
     "etag", "last-modified", "location", "ratelimit", "ratelimit-policy", "referrer-policy", "retry-after",
     "set-cookie", "strict-transport-security", "vary", "www-authenticate", "x-content-type-options",
 }  # fmt: skip
