@@ -1,0 +1,17 @@
+"""Put `BoundedHttp`, or a subclass that does nothing, in the place of uvicorn's `HttpToolsProtocol`."""
+
+from __future__ import annotations
+
+import os
+
+from uvicorn.protocols.http import httptools_impl
+
+from postfacta_adapters.uvicorn import BoundedHttp
+
+
+class Same(httptools_impl.HttpToolsProtocol):
+    """The protocol itself."""
+
+
+if os.environ["PEER_LANE"] != "plain":
+    httptools_impl.HttpToolsProtocol = BoundedHttp if os.environ["PEER_LANE"] == "ours" else Same  # type: ignore[misc]

@@ -1,0 +1,39 @@
+"""What others test of their own software holds with ours in its place, but for a list of differences with a reason each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.peers.kit import compare, differences
+from tests.peers.suites import SUITES, Suite
+from tests.strangers.kit import Environments
+
+PUBLISHED = [suite for suite in SUITES if suite.is_published]
+_NAMES = [suite.name for suite in PUBLISHED]
+
+
+def _hold(suite: Suite, tests: Sequence[str], environments: Environments, source: Path, folder: Path) -> None:
+    listed = differences(suite.name)
+    environment = environments(*suite.requirements, extras=suite.extras)
+    found = compare(suite, tests, listed, environment=environment, source=source, folder=folder)
+    assert found.unlisted(listed) == []
+    # A list that is longer than the truth hides the next defect.
+    assert found.healed(listed) == []
+
+
+@pytest.mark.parametrize("suite", PUBLISHED, ids=_NAMES)
+def test_a_share_of_a_peers_suite_passes_with_ours(
+    suite: Suite, environments: Environments, sources: Callable[[str], Path], tmp_path: Path
+) -> None:
+    _hold(suite, suite.share, environments, sources(suite.package), tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("suite", PUBLISHED, ids=_NAMES)
+def test_a_peers_suite_passes_with_ours(
+    suite: Suite, environments: Environments, sources: Callable[[str], Path], tmp_path: Path
+) -> None:
+    _hold(suite, suite.tests, environments, sources(suite.package), tmp_path)
