@@ -85,7 +85,7 @@ _UVICORN: Final = (
     *("a2wsgi==1.10.10", "wsproto", "zttp==0.0.35"),
 )
 _HTTPX: Final = (
-    *("httpx[brotli,cli,http2,socks,zstd]", "pytest", "trio", "trustme==1.2.1", "uvicorn", "chardet==5.2.0"),
+    *("httpx[brotli,cli,http2,socks,zstd]", "pytest", "trio", "trustme==1.2.1", "uvicorn", "chardet"),
     "cryptography",
 )
 
@@ -131,7 +131,7 @@ SUITES: Final = (
         plugin="peer_uvicorn_app",
         extras=("uvicorn",),
         requirements=_UVICORN,
-        share=("tests/test_lifespan.py", "tests/test_server.py", "tests/supervisors/test_signal.py"),
+        share=("tests/test_lifespan.py", "tests/test_server.py"),
         options=("-o", "addopts=", "-n", "6"),
     ),
     Suite(
