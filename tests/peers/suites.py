@@ -85,7 +85,7 @@ _UVICORN: Final = (
     *("a2wsgi==1.10.10", "wsproto", "zttp==0.0.35"),
 )
 _HTTPX: Final = (
-    *("httpx[brotli,cli,http2,socks,zstd]", "pytest", "trio", "trustme==1.2.1", "uvicorn", "chardet"),
+    *("httpx[brotli,http2,socks,zstd]", "pytest", "trio", "trustme==1.2.1", "uvicorn", "chardet"),
     "cryptography",
 )
 

@@ -19,9 +19,10 @@ def _hold(suite: Suite, tests: Sequence[str], environments: Environments, source
     listed = differences(suite.name)
     environment = environments(*suite.requirements, extras=suite.extras)
     found = compare(suite, tests, listed, environment=environment, source=source, folder=folder)
-    assert found.unlisted(listed) == []
+    unlisted, healed = found.unlisted(listed), found.healed(listed)
+    assert not unlisted, "pass plain, and fail with ours:\n" + "\n".join(unlisted)
     # A list that is longer than the truth hides the next defect.
-    assert found.healed(listed) == []
+    assert not healed, "are listed, and pass:\n" + "\n".join(healed)
 
 
 @pytest.mark.parametrize("suite", PUBLISHED, ids=_NAMES)

@@ -10,6 +10,8 @@ from starlette import testclient
 
 from postfacta_core.asgi import harden
 
+_module: Any = testclient
+
 
 class Around:
     """An application around another one, whose attributes it has: tests ask for `client.app.state`."""
@@ -37,19 +39,22 @@ _made: weakref.WeakKeyDictionary[Any, Around] = weakref.WeakKeyDictionary()
 
 def around(app: Any) -> Any:
     """Return the application as a client is to see it."""
-    if os.environ["PEER_LANE"] == "plain" or not testclient._is_asgi3(app):  # noqa: SLF001 - as the client asks
+    if os.environ["PEER_LANE"] == "plain" or not _module._is_asgi3(app):  # noqa: SLF001 - as the client asks
         return app
     try:
-        return _made.setdefault(app, Around(app)) if app not in _made else _made[app]
+        if app not in _made:
+            _made[app] = Around(app)
+        return _made[app]
     except TypeError:  # It has no weak references.
         return Around(app)
 
 
-_original = testclient.TestClient.__init__
+_client: Any = testclient.TestClient
+_original = _client.__init__
 
 
 def _init(self: Any, app: Any, *args: Any, **options: Any) -> None:
     _original(self, around(app), *args, **options)
 
 
-testclient.TestClient.__init__ = _init  # type: ignore[method-assign]
+_client.__init__ = _init

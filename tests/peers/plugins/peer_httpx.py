@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, Self
 
 import httpx
@@ -37,11 +38,16 @@ class Around:
         await self._inner.__aexit__(*raised)
 
 
-_around = {
-    "plain": lambda inner: inner,
+def _same(inner: Any) -> Any:
+    return inner
+
+
+_LANES: dict[str, Callable[[Any], Any]] = {
+    "plain": _same,
     "control": Around,
     "ours": Outgoing("peer", Bulkhead("peer", 50)).transport,
-}[os.environ["PEER_LANE"]]
+}
+_around = _LANES[os.environ["PEER_LANE"]]
 
 
 def _wrap(client: Any, method: str) -> None:

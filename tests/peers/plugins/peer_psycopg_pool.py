@@ -11,8 +11,9 @@ import psycopg_pool
 
 from postfacta_adapters.psycopg import AsyncGuardedPool, GuardedPool
 
-_plain = psycopg_pool.ConnectionPool.connection
-_plain_async = psycopg_pool.AsyncConnectionPool.connection
+_pool: Any = psycopg_pool.ConnectionPool
+_async_pool: Any = psycopg_pool.AsyncConnectionPool
+_plain, _plain_async = _pool.connection, _async_pool.connection
 
 
 def _guarded(pool: Any, kind: Any) -> Any:
@@ -50,6 +51,4 @@ _LANES: dict[str, tuple[Any, Any]] = {
     "control": (_control, _control_async),
     "ours": (_ours, _ours_async),
 }
-_sync, _async = _LANES[os.environ["PEER_LANE"]]
-psycopg_pool.ConnectionPool.connection = _sync  # type: ignore[method-assign]
-psycopg_pool.AsyncConnectionPool.connection = _async  # type: ignore[method-assign]
+_pool.connection, _async_pool.connection = _LANES[os.environ["PEER_LANE"]]

@@ -26,7 +26,8 @@ def _is_application(app: Any) -> bool:
     return not inspect.isclass(app) and inspect.iscoroutinefunction(called)
 
 
-_original = config.Config.load_app
+_config: Any = config.Config
+_original = _config.load_app
 
 
 def _load_app(self: Any) -> Any:
@@ -34,4 +35,4 @@ def _load_app(self: Any) -> Any:
     return Around(app) if os.environ["PEER_LANE"] != "plain" and _is_application(app) else app
 
 
-config.Config.load_app = _load_app  # type: ignore[method-assign]
+_config.load_app = _load_app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from uvicorn.protocols.http import httptools_impl
 
@@ -13,5 +14,6 @@ class Same(httptools_impl.HttpToolsProtocol):
     """The protocol itself."""
 
 
+_module: Any = httptools_impl
 if os.environ["PEER_LANE"] != "plain":
-    httptools_impl.HttpToolsProtocol = BoundedHttp if os.environ["PEER_LANE"] == "ours" else Same  # type: ignore[misc]
+    _module.HttpToolsProtocol = BoundedHttp if os.environ["PEER_LANE"] == "ours" else Same
