@@ -55,6 +55,8 @@ def load(port: int, folder: Path, *options: str, url: str = "") -> Result:
     return Result(done.returncode, done.stdout + done.stderr, figures, folder)
 
 
+# A run in which the generator falls behind its plan by more than 2 % is invalid, as it should be.
+@pytest.mark.clock("2 %")
 def test_a_good_server_passes(tmp_path: Path) -> None:
     with tiny_server() as (port, _):
         result = load(port, tmp_path, "--rate", "80", "--seconds", "2", *PATIENT)
