@@ -122,16 +122,17 @@ class Deploy:
         """Return what each client got: without the library, and with it."""
         bare = f"{self.command} --timeout-graceful-shutdown {1 + self.drain_timeout}"
         with (
-            self._reading(folder / "bare", bare, {"BARE": "1"}) as without,
-            self._reading(folder / "hardened", self.command, {}) as hardened,
+            self._served(folder / "bare", bare, {"BARE": "1"}) as without,
+            self._served(folder / "hardened", self.command, {}) as hardened,
         ):
             for reading in (without, hardened):
+                reading.begin()
                 reading.wait_begun()
                 reading.stopped.process.terminate()
             return without.answers(), hardened.answers()
 
     @contextmanager
-    def _reading(self, folder: Path, command: str, variables: Mapping[str, str]) -> Generator[_Reading]:
+    def _served(self, folder: Path, command: str, variables: Mapping[str, str]) -> Generator[_Reading]:
         with ExitStack() as stack:
 
             def serve(name: str, code: str, upstream: str) -> Served:
@@ -156,24 +157,33 @@ class Deploy:
             if self.has_successor:
                 urls[1] = serve("successor", self.services[-1], chain[-2].url if len(chain) > 1 else "").url
             (folder / "clients.py").write_text(dedent(CLIENTS) + dedent(self.clients) + dedent(_MAIN))
-            with (folder / "clients.log").open("wb") as log:
-                process = subprocess.Popen(  # noqa: S603 - a program of the environment that we made
-                    [self.environment.program("python"), "clients.py", ",".join(self.names), *urls],
-                    cwd=folder,
-                    stdout=log,
-                    stderr=log,
-                )
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            yield _Reading(folder, self.names, process, chain[self.stops])
+            reading = _Reading(self, folder, urls, chain[self.stops])
+            stack.callback(reading.end)
+            yield reading
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Reading:
+    deploy: Deploy
     folder: Path
-    names: Sequence[str]
-    process: subprocess.Popen[bytes]
+    urls: Sequence[str]
     stopped: Served
+    process: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> None:
+        command: list[str | Path] = [
+            self.deploy.environment.program("python"),
+            "clients.py",
+            ",".join(self.deploy.names),
+            *self.urls,
+        ]
+        with (self.folder / "clients.log").open("wb") as log:
+            self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)  # noqa: S603 - our own clients
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
     @property
     def log(self) -> str:
@@ -181,11 +191,13 @@ class _Reading:
 
     def wait_begun(self) -> None:
         """Wait until each client is in the midst of its answer."""
-        begun = [self.folder / f"{name}.begun" for name in self.names]
-        wait_until(lambda: all(map(Path.exists, begun)) or self.process.poll() is not None, self.log)
-        assert self.process.poll() is None, self.log
+        begun = [self.folder / f"{name}.begun" for name in self.deploy.names]
+        answers = self.folder / "answers.json"
+        wait_until(lambda: all(map(Path.exists, begun)) or answers.exists(), self.log)
+        assert all(map(Path.exists, begun)), answers.read_text() + self.log
 
     def answers(self) -> Answers:
+        assert self.process is not None
         assert self.process.wait(120) == 0, self.log
         got = json.loads((self.folder / "answers.json").read_text())
         return {name: Answer(*answer) for name, answer in got.items()}

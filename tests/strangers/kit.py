@@ -148,7 +148,11 @@ class Environments:
         self._made: dict[tuple[str, ...], Environment] = {}
 
     def __call__(
-        self, *packages: str, extras: Sequence[str] = (), python: str = sys.executable
+        self,
+        *packages: str,
+        extras: Sequence[str] = (),
+        python: str = sys.executable,
+        lock: Path | None = None,
     ) -> Environment:
         """Return an environment with the wheel and packages.
 
@@ -157,13 +161,14 @@ class Environments:
                 is tested with; a package that it does not know is pinned here: `quart==0.20.0`.
             extras: Of the wheel, such as `postgres`.
             python: The interpreter.
+            lock: Requirements with hashes, all of which are installed; the versions are theirs.
         """
-        key = (*sorted(packages), "|", *sorted(extras), "|", python)
+        key = (*sorted(packages), "|", *sorted(extras), "|", python, str(lock))
         if key not in self._made:
             folder = self._folder / f"env{len(list(self._folder.iterdir()))}"
             _done([BIN / "uv", "venv", "-q", "--python", python, folder])
             wanted = f"{self._wheel}[{','.join(extras)}]" if extras else str(self._wheel)
-            constraints = ["-c", ROOT / "requirements/dev.txt"]
+            constraints = ["-c", ROOT / "requirements/dev.txt"] if lock is None else ["-r", lock]
             _done(
                 [BIN / "uv", "pip", "install", "-q", "--python", folder, *constraints, wanted, *packages],
                 timeout=300,
