@@ -19,7 +19,7 @@ BEYOND_SCHEMA = re.compile(
     r"/(declared|occurred|expires)_at out_of_range"
     r"|/members/\d+ unknown|/members too_short|/visibility forbidden"
     r"|/to (unknown|same)|/rev unknown|/message required|/closed_reason (required|forbidden)|/content too_long"
-    r"|/content(/factors)? value_error"
+    r"|/content(/factors)? value_error|/email value_error"
     r"|/value/at out_of_range|/state (forbidden|state)|/(occurred_at|precision) forbidden"
     r"|/outcome (required|forbidden)|/reason required|/current_password invalid"
     r"| value_error"
