@@ -7,10 +7,12 @@ from pathlib import Path
 
 from .servers import Server, ServerKind
 
-__all__ = ["EXIT_MARGIN", "Plan", "Times"]
+__all__ = ["EVENT_SOURCE", "EXIT_MARGIN", "Plan", "Times"]
 
 # What the start of an interpreter's end, and of its parent's, may take beside the budget.
 EXIT_MARGIN = 0.5
+# What a browser's EventSource sends (HTML, section 9.2.2).
+EVENT_SOURCE = {"Accept": "text/event-stream", "Cache-Control": "no-cache"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

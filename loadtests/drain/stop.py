@@ -11,7 +11,7 @@ from postfacta_lab.engine.client import Held, Outcome, encode
 from postfacta_lab.engine.processes import until
 
 from .closing import Closing
-from .plan import Plan, Times
+from .plan import EVENT_SOURCE, Plan, Times
 from .servers import Server, ServerKind
 from .socket_client import hold_websocket
 
@@ -61,9 +61,7 @@ class _Load:
 
     def _listen(self, tasks: asyncio.TaskGroup, opened: asyncio.Semaphore) -> None:
         async def events() -> None:
-            held = await Held.begin(
-                self.server.port, encode("GET", "/sse", {"Accept": "text/event-stream"}), patience=20.0
-            )
+            held = await Held.begin(self.server.port, encode("GET", "/sse", EVENT_SOURCE), patience=20.0)
             answer = await held.finish(None, begun=opened.release)
             self.sse.append("ended" if answer.status else str(answer.broken))
 

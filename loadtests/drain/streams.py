@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import h11
 
@@ -13,7 +13,7 @@ from postfacta_lab.engine.client import HOST
 from postfacta_lab.engine.processes import until
 
 from .corners import signalled
-from .plan import Plan
+from .plan import EVENT_SOURCE, Plan
 from .servers import Server, ServerKind
 from .socket_client import hold_websocket
 
@@ -21,7 +21,6 @@ __all__ = ["DEFAULTS", "Got", "read", "stop_by_default", "stop_streams"]
 
 # The drain delay, the drain timeout and the close timeout, in seconds.
 DEFAULTS = 5.0, 20.0, 5.0
-_EVENTS = "text/event-stream"
 _RESTART = 1012
 _FAREWELL = b"retry: "
 
@@ -51,7 +50,7 @@ class _Stream:
     path: str
     goal: str
     method: str = "GET"
-    accept: str = "*/*"
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
     last: bytes = b""  # of a body that is whole
 
     def seen(self, got: Got) -> str:
@@ -67,8 +66,8 @@ def _streams(short: float, long: float) -> Mapping[str, _Stream]:
         "NDJSON": _Stream(f"/lines?seconds={long}", "whole", last=b'"last": true}\n'),
         "download": _Stream(f"/download?seconds={long}", "whole", last=b"the last part\n"),
         "long poll": _Stream(f"/slow?seconds={long}", "whole", last=b"slow\n"),
-        "EventSource": _Stream("/sse", "farewell, ended", accept=_EVENTS),
-        "endless POST": _Stream("/sse", "unfinished", method="POST", accept=_EVENTS),
+        "EventSource": _Stream("/sse", "farewell, ended", headers=EVENT_SOURCE),
+        "endless POST": _Stream("/sse", "unfinished", method="POST", headers=EVENT_SOURCE),
         "endless NDJSON": _Stream("/tail", "unfinished"),
     }
 
@@ -76,7 +75,9 @@ def _streams(short: float, long: float) -> Mapping[str, _Stream]:
 def _answer(seconds: float) -> _Stream:
     """Ask as a client of a language model does."""
     path = f"/answer?seconds={seconds}"
-    return _Stream(path, "whole", method="POST", accept=_EVENTS, last=b"data: [DONE]\n\n")
+    return _Stream(
+        path, "whole", method="POST", headers={"Accept": "text/event-stream"}, last=b"data: [DONE]\n\n"
+    )
 
 
 async def stop_by_default(kind: ServerKind, plan: Plan) -> Result:
@@ -92,7 +93,7 @@ async def stop_streams(kind: ServerKind, plan: Plan) -> Result:
     closed: list[int] = []
 
     async def follow(server: Server, name: str, stream: _Stream) -> None:
-        got[name] = await read(server.port, stream.method, stream.path, {"Accept": stream.accept})
+        got[name] = await read(server.port, stream.method, stream.path, stream.headers)
 
     async def hold(server: Server) -> None:
         closed.append(await hold_websocket(server.port, "/ws"))

@@ -18,7 +18,7 @@ import pytest
 from hyperframe.frame import DataFrame, Frame, PingFrame, RstStreamFrame, SettingsFrame
 
 from loadtests.drain import streams
-from loadtests.drain.plan import Plan, Times
+from loadtests.drain.plan import EVENT_SOURCE, Plan, Times
 from loadtests.drain.servers import MATRIX, Server, ServerKind
 from loadtests.drain.streams import Got
 from postfacta_core.drain import DrainLimits
@@ -101,7 +101,7 @@ class Client:
         stream = self.connection.get_next_available_stream_id()
         self.paths[stream], self.bodies[path] = path, b""
         fields = {":method": method, ":path": path, ":scheme": "http", ":authority": "x"}
-        fields["accept"] = "text/event-stream"
+        fields |= {name.lower(): value for name, value in EVENT_SOURCE.items()}
         self.connection.send_headers(stream, list(fields.items()), end_stream=True)
 
     async def run(self, requests: dict[str, str], begun: Callable[[], object]) -> None:
@@ -168,8 +168,7 @@ async def test_a_farewell_waits_for_the_end_of_an_event(tmp_path: Path) -> None:
     async with plan(tmp_path).server(MATRIX["uvicorn-1"], QUICK, label="halves") as running:
         await running.ready()
         async with asyncio.timeout(15), asyncio.TaskGroup() as tasks:
-            asked = {"Accept": "text/event-stream"}
-            listener = tasks.create_task(streams.read(running.port, "GET", "/halves", asked))
+            listener = tasks.create_task(streams.read(running.port, "GET", "/halves", EVENT_SOURCE))
             await until(lambda: running.count("handler-begin") > 0, 10)
             running.send(signal.SIGTERM)
     got = listener.result()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.strangers.deploy import PIECES, Deploy, assert_never_worse
+from tests.strangers.deploy import PIECES, Answers, Deploy, assert_never_worse
 from tests.strangers.kit import Environments
 from tests.strangers.test_models import PROVIDER
 
@@ -72,6 +72,29 @@ CLIENTS = """
             return last == PIECES
 
         return await asyncio.to_thread(read)
+
+
+    async def browser(url, successor, piece):
+        # As the page of Gradio does in a browser (`stream` in its index.js).
+        import httpx
+
+        is_whole = False
+        async with httpx.AsyncClient(base_url=f"{url}/page", timeout=60) as client:
+            functions = (await client.get("/config")).json()["dependencies"]
+            (count,) = (each["id"] for each in functions if each["api_name"] == "count")
+            session = {"session_hash": "browser"}
+            job = {"data": [PIECES], "fn_index": count, **session}
+            (await client.post("/gradio_api/queue/join", json=job)).raise_for_status()
+            headers = {"Accept": "text/event-stream", "Content-Type": "application/json"}
+            async with client.stream(
+                "GET", "/gradio_api/queue/data", params=session, headers=headers
+            ) as response:
+                async for line in response.aiter_lines():
+                    message = json.loads(line.removeprefix("data:")) if line else {}
+                    if message.get("msg") == "process_generating":
+                        piece()
+                    is_whole = is_whole or message.get("msg") == "process_completed"
+        return is_whole
 """
 
 
@@ -89,7 +112,32 @@ def test_an_answer_through_litellm_is_whole_over_a_deploy(
 
 
 @pytest.mark.long
-def test_a_job_of_gradio_is_whole_over_a_deploy(environments: Environments, tmp_path: Path) -> None:
-    bare, hardened = Deploy(environments(lock=LOCK), CLIENTS, ["job"], [PAGE]).run(tmp_path)
+@pytest.mark.parametrize("stops", [0, 1], ids=["provider", "proxy"])
+def test_an_answer_through_litellm_that_is_cut_is_never_whole(
+    stops: int, environments: Environments, tmp_path: Path
+) -> None:
+    environment = environments(lock=LOCK)
+    deploy = Deploy(environment, CLIENTS, ["sdk"], [PROVIDER, PROXY], stops=stops, drain_timeout=1)
+    assert_cut("sdk", *deploy.run(tmp_path))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("client", ["job", "browser"])
+def test_a_job_of_gradio_is_whole_over_a_deploy(
+    client: str, environments: Environments, tmp_path: Path
+) -> None:
+    bare, hardened = Deploy(environments(lock=LOCK), CLIENTS, [client], [PAGE]).run(tmp_path)
     assert_never_worse(bare, hardened)
-    assert hardened["job"].is_whole
+    assert hardened[client].is_whole
+
+
+@pytest.mark.long
+def test_a_job_of_gradio_that_is_cut_is_never_whole(environments: Environments, tmp_path: Path) -> None:
+    # gradio_client waits for ever for the rest of a stream that was cut, without the library too.
+    deploy = Deploy(environments(lock=LOCK), CLIENTS, ["browser"], [PAGE], drain_timeout=1)
+    assert_cut("browser", *deploy.run(tmp_path))
+
+
+def assert_cut(name: str, bare: Answers, hardened: Answers) -> None:
+    assert not hardened[name].is_whole
+    assert hardened[name].kind == bare[name].kind != ""

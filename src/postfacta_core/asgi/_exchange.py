@@ -36,7 +36,7 @@ from ..telemetry.exchange import CLIENT_DISCONNECTED, ErrorTypes, Exchange
 from ._concurrency import Slotted, watched
 from ._problem import BODY_TOO_LARGE, BODY_TOO_SLOW, Problem, Render, problem_of, send_problem
 from ._rules import Rules
-from ._sse import MEDIA_TYPE, EventStream, accepts_events, are_events, farewell
+from ._sse import MEDIA_TYPE, EventStream, are_events, farewell, is_resumed
 from ._types import Message, Receive, Scope, Send
 
 _OK, _INTERNAL = 200, 500
@@ -284,10 +284,10 @@ class HttpExchange(Answering, Exchange):
 
     def _note_events(self, status: int, given: Headers) -> None:
         """Note a stream of events whose client resumes it by itself."""
-        is_resumed = self.rules.farewell
-        if is_resumed is None:
-            is_resumed = self.method == "GET" and accepts_events(self.headers)
-        if is_resumed and status == _OK and are_events(given):
+        has_farewell = self.rules.farewell
+        if has_farewell is None:
+            has_farewell = self.method == "GET" and is_resumed(self.headers)
+        if has_farewell and status == _OK and are_events(given):
             self._events = EventStream()
             self.is_endless = True
             self.is_plain = False

@@ -40,9 +40,15 @@ class EventStream:
         self.is_between = self._tail.endswith(_ENDS)
 
 
-def accepts_events(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Return whether a request asks for events by name, as a browser's EventSource does, which reconnects."""
-    return any(name == b"accept" and MEDIA_TYPE in value.lower() for name, value in headers)
+def is_resumed(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether a request is that of a browser's EventSource, which reconnects.
+
+    It asks for events by name and for no stored response (HTML, section 9.2.2), or has come back. `Accept` alone is no
+    sign: the page of Gradio reads the answer of one job so, and never comes back.
+    """
+    asked = {name: value.lower() for name, value in headers}
+    is_uncached = b"no-cache" in asked.get(b"cache-control", b"") or b"last-event-id" in asked
+    return is_uncached and MEDIA_TYPE in asked.get(b"accept", b"")
 
 
 def are_events(headers: Iterable[tuple[bytes, bytes]]) -> bool:

@@ -44,8 +44,8 @@ class RouteOptions:
         drain: How a drain ends a response or WebSocket. `finish`: it has `drain_timeout`, and what is cut then is
             left unfinished. `farewell`: events end after the `drain_delay` between two of them, with a `retry:`
             of 1 to 5 seconds, and WebSockets with code 1012; all else finishes. `cut`: after the `drain_delay`.
-            None is `farewell` for WebSockets and for a GET with `Accept: text/event-stream`, which its client
-            resumes by itself, and `finish` for all else.
+            None is `farewell` for WebSockets and for the GET of an EventSource, which resumes by itself: with
+            `Accept: text/event-stream`, and `Cache-Control: no-cache` or `Last-Event-ID`. It is `finish` for all else.
         drain_timeout: Seconds after the `drain_delay` in which its requests may end; at most, and by default,
             `DrainLimits.drain_timeout`.
         priority: How much a request matters, if neither `priority_of` nor its caller says so.

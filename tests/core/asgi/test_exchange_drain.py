@@ -23,6 +23,7 @@ from tests.kit.every import every
 from tests.kit.waiting import until
 
 ACCEPT = (b"accept", b"text/event-stream")
+FRESH = (b"cache-control", b"no-cache")
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 RULES = Rules()
 Pairs = list[tuple[bytes, bytes]]
@@ -80,17 +81,19 @@ async def cut(exchange: HttpExchange, error: StoppedError | DeadlineExceededErro
 async def test_only_a_stream_that_its_client_resumes_is_ended_after_the_delay() -> None:
     finish, farewell = replace(RULES, farewell=False), replace(RULES, farewell=True)
     cases: dict[str, tuple[tuple[str, Pairs, Rules, int, Pairs], bool]] = {
-        "EventSource": (("GET", [ACCEPT], RULES, 200, [EVENT_STREAM]), True),
-        "EventSource and more": (("GET", [(b"accept", b"a/b, Text/Event-Stream")], RULES, 200, [EVENT_STREAM]), True),
-        "in capitals": (("GET", [ACCEPT], RULES, 200, [(b"Content-Type", b"text/event-stream")]), True),
-        "POST": (("POST", [ACCEPT], RULES, 200, [EVENT_STREAM]), False),
-        "GET of anything": (("GET", [(b"accept", b"*/*")], RULES, 200, [EVENT_STREAM]), False),
+        "EventSource": (("GET", [ACCEPT, FRESH], RULES, 200, [EVENT_STREAM]), True),
+        "EventSource and more": (("GET", [(b"accept", b"a/b, Text/Event-Stream"), FRESH], RULES, 200, [EVENT_STREAM]), True),
+        "in capitals": (("GET", [ACCEPT, FRESH], RULES, 200, [(b"Content-Type", b"text/event-stream")]), True),
+        "one that came back": (("GET", [ACCEPT, (b"last-event-id", b"7")], RULES, 200, [EVENT_STREAM]), True),
+        "a page that reads one answer": (("GET", [ACCEPT], RULES, 200, [EVENT_STREAM]), False),
+        "POST": (("POST", [ACCEPT, FRESH], RULES, 200, [EVENT_STREAM]), False),
+        "GET of anything": (("GET", [(b"accept", b"*/*"), FRESH], RULES, 200, [EVENT_STREAM]), False),
         "GET without Accept": (("GET", [], RULES, 200, [EVENT_STREAM]), False),
-        "NDJSON": (("GET", [ACCEPT], RULES, 200, [(b"content-type", b"application/x-ndjson")]), False),
-        "an error": (("GET", [ACCEPT], RULES, 503, [EVENT_STREAM]), False),
-        "compressed": (("GET", [ACCEPT], RULES, 200, [EVENT_STREAM, (b"Content-Encoding", b"gzip")]), False),
-        "of known length": (("GET", [ACCEPT], RULES, 200, [EVENT_STREAM, (b"content-length", b"9")]), False),
-        "a route that finishes": (("GET", [ACCEPT], finish, 200, [EVENT_STREAM]), False),
+        "NDJSON": (("GET", [ACCEPT, FRESH], RULES, 200, [(b"content-type", b"application/x-ndjson")]), False),
+        "an error": (("GET", [ACCEPT, FRESH], RULES, 503, [EVENT_STREAM]), False),
+        "compressed": (("GET", [ACCEPT, FRESH], RULES, 200, [EVENT_STREAM, (b"Content-Encoding", b"gzip")]), False),
+        "of known length": (("GET", [ACCEPT, FRESH], RULES, 200, [EVENT_STREAM, (b"content-length", b"9")]), False),
+        "a route that finishes": (("GET", [ACCEPT, FRESH], finish, 200, [EVENT_STREAM]), False),
         "a route with a farewell": (("POST", [], farewell, 200, [EVENT_STREAM]), True),
         "its other answers": (("POST", [], farewell, 200, [(b"content-type", b"text/plain")]), False),
     }  # fmt: skip
@@ -107,7 +110,7 @@ async def test_only_a_stream_that_its_client_resumes_is_ended_after_the_delay() 
 @pytest.mark.parametrize(("last", "is_between"), [(b"\n", True), (b"id: 2\n", False)])
 async def test_a_farewell_comes_between_two_events_and_nowhere_else(last: bytes, is_between: bool) -> None:  # noqa: FBT001 - a table
     wire = Wire()
-    exchange = exchange_on(wire, ACCEPT)
+    exchange = exchange_on(wire, ACCEPT, FRESH)
     await exchange.send(start(EVENT_STREAM))
     for data in (b"data: 1\n", last):
         await exchange.send(piece(data))
@@ -119,7 +122,7 @@ async def test_a_farewell_comes_between_two_events_and_nowhere_else(last: bytes,
 
 async def test_a_long_event_gets_its_farewell_after_its_last_part() -> None:
     wire = Wire()
-    exchange = exchange_on(wire, ACCEPT)
+    exchange = exchange_on(wire, ACCEPT, FRESH)
     exchange.shared.room = 1.0
     await exchange.send(start(EVENT_STREAM))
     await exchange.send(piece(b"data: " + b"x" * 200_000))
@@ -132,7 +135,7 @@ async def test_a_long_event_gets_its_farewell_after_its_last_part() -> None:
 
 async def test_no_event_begins_once_the_stream_is_to_end() -> None:
     wire, sent = Wire(), list[bytes]()
-    exchange = exchange_on(wire, ACCEPT)
+    exchange = exchange_on(wire, ACCEPT, FRESH)
     await exchange.send(start(EVENT_STREAM))
     await exchange.send(piece(b"data: 1"))
     assert not exchange.is_due(0.0)
@@ -155,7 +158,7 @@ async def test_no_event_begins_once_the_stream_is_to_end() -> None:
 
 async def test_one_that_ignores_its_cancellation_is_ended_and_goes_on() -> None:
     wire, sent = Wire(), list[bytes]()
-    exchange = exchange_on(wire, ACCEPT)
+    exchange = exchange_on(wire, ACCEPT, FRESH)
     await exchange.send(start(EVENT_STREAM))
     await exchange.send(piece(b"data: 1"))
     assert not exchange.is_due(0.0)
@@ -177,7 +180,7 @@ async def test_one_that_ignores_its_cancellation_is_ended_and_goes_on() -> None:
 
 async def test_no_farewell_follows_a_piece_that_was_not_handed_over() -> None:
     wire = Wire()
-    exchange = exchange_on(wire, ACCEPT)
+    exchange = exchange_on(wire, ACCEPT, FRESH)
     await exchange.send(start(EVENT_STREAM))
     wire.open = anyio.Event()
     async with anyio.create_task_group() as tasks:
@@ -191,7 +194,7 @@ async def test_no_farewell_follows_a_piece_that_was_not_handed_over() -> None:
 
 async def test_a_deadline_leaves_every_stream_unfinished() -> None:
     wire = Wire()
-    exchange = exchange_on(wire, ACCEPT)
+    exchange = exchange_on(wire, ACCEPT, FRESH)
     await exchange.send(start(EVENT_STREAM))
     await exchange.send(piece(EVENT))
     await cut(exchange, DeadlineExceededError("request"))
@@ -201,7 +204,7 @@ async def test_a_deadline_leaves_every_stream_unfinished() -> None:
 
 async def test_events_that_have_ended_are_not_ended_again() -> None:
     wire = Wire()
-    exchange = exchange_on(wire, ACCEPT)
+    exchange = exchange_on(wire, ACCEPT, FRESH)
     await exchange.send(start(EVENT_STREAM))
     await exchange.send(piece(EVENT, more=False))
     assert not exchange.is_due(0.0)
