@@ -36,7 +36,7 @@ CALLERS_OWN = {"", "callers_deadline", "client_disconnected"}
 READ = {
     "accept", "access-control-request-headers", "access-control-request-method", "authorization",
     "content-length", "content-type", "cookie", "forwarded", "host", "idempotency-key",
-    "if-match", "if-none-match", "origin", "referer", "sec-fetch-site", "traceparent", "tracestate",
+    "if-match", "if-none-match", "last-event-id", "origin", "referer", "sec-fetch-site", "traceparent", "tracestate",
     "transfer-encoding", "user-agent", "x-forwarded-for", "x-priority", "x-priority-key", "x-request-id",
     "via", "x-real-ip", "x-request-timeout", "x-traffic-class", "x-traffic-key",
 }  # fmt: skip
