@@ -35,6 +35,7 @@ CALLERS_OWN = {"", "callers_deadline", "client_disconnected"}
 
 READ = {
     "accept", "access-control-request-headers", "access-control-request-method", "authorization",
+    "cache-control",
     "content-length", "content-type", "cookie", "forwarded", "host", "idempotency-key",
     "if-match", "if-none-match", "last-event-id", "origin", "referer", "sec-fetch-site", "traceparent", "tracestate",
     "transfer-encoding", "user-agent", "x-forwarded-for", "x-priority", "x-priority-key", "x-request-id",
@@ -52,7 +53,7 @@ SENT = {
     "set-cookie", "strict-transport-security", "vary", "www-authenticate", "x-content-type-options",
 }  # fmt: skip
 # Words that are like header names and are none.
-_WORDS = {"bearer", "true", "close", "no-store", "load", "synthetic"}
+_WORDS = {"bearer", "true", "close", "no-cache", "no-store", "load", "synthetic"}
 
 VALUES = (
     "", "0", "0.0", "-1", "nan", "inf", "1e-9", "0.001", "0.02", "0S", "1n", "20m", "99999999H", "9" * 400,
