@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import logging
 import math
 import threading
@@ -44,6 +45,7 @@ from postfacta_core.telemetry.logs import (
     AccessSampler,
     EventLog,
     FloodFilter,
+    JsonFormatter,
     RequestFilter,
 )
 from postfacta_core.testing import ManualClock, RecordingObserver, call_asgi
@@ -609,3 +611,31 @@ def test_a_websocket_is_one_line_with_its_end(lines: Lines, error: Exception | N
     LOGGER.setLevel(logging.CRITICAL)
     log.closed(exchange)
     assert len(lines.records) == 1
+
+
+def test_of_refused_handshakes_the_first_of_a_client_and_minute_is_written(lines: Lines) -> None:
+    log = AccessLog(sampler=AccessSampler(100))
+    for _ in range(500):
+        exchange = SocketExchange(RequestContext(ID, 1000.0), "GET", "/rooms/7")
+        exchange.client, exchange.outcome = "198.51.100.1", "refused"
+        log.closed(exchange)
+    assert 1 <= len(lines.records) < 50
+
+
+def test_a_forked_process_replaces_what_is_constant_and_adds_nothing() -> None:
+    formatter = JsonFormatter({"service": "billing", "instance": "parent"})
+    record = logging.makeLogRecord({"msg": "a.line", "name": "a.library"})
+    assert json.loads(formatter.format(record))["instance"] == "parent"
+    formatter.replace(instance="child", zone="a")
+    line = json.loads(formatter.format(record))
+    assert (line["service"], line["instance"]) == ("billing", "child")
+    assert "zone" not in line
+
+
+def test_a_forked_process_reports_no_lines_that_its_parent_suppressed(lines: Lines) -> None:
+    flood = FloodFilter(1, clock=lambda: 1000.0)
+    record = logging.makeLogRecord({"msg": "a.flood", "name": "a.library"})
+    assert [flood.filter(record) for _ in range(3)] == [True, False, False]
+    flood.restart()
+    flood.tell(at_once=True)
+    assert lines.records == []
