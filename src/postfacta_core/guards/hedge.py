@@ -81,7 +81,9 @@ class Hedge(Guard):
         """Return its counts, for metrics: the outcomes of slow calls, and what is left of its budget."""
         return [*super().collect(), self.budget.sample(self._clock())]
 
-    call_sync = Runner.call_sync
+    def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Raise `TypeError`: it guards async functions only."""
+        return Runner.call_sync(self, function, *args, **kwargs)
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call it, and a second time beside that if it is slow."""

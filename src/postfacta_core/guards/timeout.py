@@ -113,7 +113,9 @@ class Timeout(Guard):
         if name != _UNNAMED:
             registry.add(self)
 
-    call_sync = Runner.call_sync
+    def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Raise `TypeError`: it guards async functions only."""
+        return Runner.call_sync(self, function, *args, **kwargs)
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run it within the bound; raise `DeadlineExceededError` if it did not end in time, or if none is left."""
