@@ -15,9 +15,8 @@ from ..limits._overload import Priority
 from ..validation import validation
 from ._ratelimit import RatePlan
 
-HANDSHAKE: Final = (
-    5.0  # Seconds; a browser's user has gone after that, and a handshake costs memory and a connection.
-)
+# Seconds; a browser's user has gone after that, and a handshake costs memory and a connection.
+HANDSHAKE: Final = 5.0
 UNBOUNDED: Final = TransferLimits(max_header_bytes=sys.maxsize, max_body_bytes=sys.maxsize)
 _route_of = re.compile(r"(?:([A-Z]+) )?(/\S*)").fullmatch
 _slashes = re.compile("/{2,}").sub
@@ -37,9 +36,8 @@ class Rules:
     shedding: Mode | None = None  # None: as the limiter's.
     waits: bool = False  # Its requests hold no slot of the limiter.
     rates: RatePlan | None = None
-    grants: bool = (
-        False  # Less is refused than elsewhere: only the path as the route writes it is given this.
-    )
+    # Less is refused than elsewhere: only the path as the route writes it is given this.
+    grants: bool = False
 
 
 def any_of_none(seconds: float | None) -> float:
