@@ -45,7 +45,9 @@ async def _hello(request: Request) -> JSONResponse:
 
 async def _echo(request: Request) -> JSONResponse:
     given = await request.json()
-    return JSONResponse({"id": request.path_params["id"], "name": given["name"], "ok": True}, status_code=201)
+    return JSONResponse(
+        {"id": request.path_params["id"], "name": given["name"], "ok": True}, status_code=201
+    )
 
 
 async def _typed(id: int) -> dict[str, object]:  # noqa: A002 - as a service names it
@@ -118,7 +120,9 @@ def applications(kind: str = "GET") -> Mapping[str, ASGIApp]:
         if kind == "FastAPI":
             return FastAPI(routes=[APIRoute("/items/{id}", _typed)], middleware=middleware)
         route = (
-            Route("/items/{id}", _echo, methods=["POST"]) if kind == "POST" else Route("/items/{id}", _hello)
+            Route("/items/{id}", _echo, methods=["POST"])
+            if kind == "POST"
+            else Route("/items/{id}", _hello)
         )
         return Starlette(routes=[route], middleware=middleware)
 
@@ -152,7 +156,9 @@ def main() -> None:
     )
     parser.add_argument("--request", choices=KINDS, default="GET", help="its kind (default: GET)")
     parser.add_argument("--rounds", type=int, default=61)
-    parser.add_argument("--seconds", type=float, default=0.05, help="of each variant in each round, about")
+    parser.add_argument(
+        "--seconds", type=float, default=0.05, help="of each variant in each round, about"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
     write_to_nowhere()

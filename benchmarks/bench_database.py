@@ -52,7 +52,9 @@ async def _works(dsn: str) -> AsyncGenerator[dict[str, Work]]:
         Database(dsn, name="unreset", options=PoolOptions(reset=False), observer=None) as unreset,
         psycopg_pool.AsyncConnectionPool(dsn, open=False, min_size=1) as pool,
         AsyncGuardedPool(
-            psycopg_pool.AsyncConnectionPool(dsn, open=False, min_size=1), name="pool", observer=None
+            psycopg_pool.AsyncConnectionPool(dsn, open=False, min_size=1),
+            name="pool",
+            observer=None,
         ) as guarded_pool,
     ):
         await database.wait_connected()
@@ -100,7 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=0.2, help="of each way in each round, about")
+    parser.add_argument(
+        "--seconds", type=float, default=0.2, help="of each way in each round, about"
+    )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="postfacta-bench-") as name:
         folder = Path(name).resolve()

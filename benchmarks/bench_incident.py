@@ -46,12 +46,16 @@ __all__ = ["cpu_seconds", "figures", "main", "serving"]
 
 _AGAINST: Final = {"postfacta": "by hand, access log", "postfacta, no log": "by hand"}
 _BUSY: Final = 0.8
-_Round = dict[str, tuple[float, float, float]]  # requests a second, CPU in microseconds, share of its core
+_Round = dict[
+    str, tuple[float, float, float]
+]  # requests a second, CPU in microseconds, share of its core
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 @contextmanager
-def serving(command: list[str], port: int, environment: dict[str, str], core: int) -> Generator[int]:
+def serving(
+    command: list[str], port: int, environment: dict[str, str], core: int
+) -> Generator[int]:
     """Run a server until the block ends; give its pid."""
     reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)  # noqa: S607 - every system's
     process = subprocess.Popen(  # noqa: S603 - our own
@@ -211,7 +215,14 @@ def _measure(options: argparse.Namespace, core: int) -> dict[str, dict[str, floa
         dsn = stack.enter_context(EmbeddedPostgres(template / "data")).dsn()
         environment = {"POSTFACTA_DATABASE_DSN": dsn, "BENCH_DSN": dsn, "LOG_FORMAT": "JSON"}
         ours = ["postfacta_app", "serve"]
-        theirs = ["uvicorn", "benchmarks.handwritten:app", "--loop", "asyncio", "--http", "httptools"]
+        theirs = [
+            "uvicorn",
+            "benchmarks.handwritten:app",
+            "--loop",
+            "asyncio",
+            "--http",
+            "httptools",
+        ]
         commands: dict[str, tuple[list[str], dict[str, str]]] = {
             "postfacta": (ours, {}),
             "postfacta, no log": (ours, {"LOG_LEVEL": "ERROR"}),
@@ -231,7 +242,12 @@ def _measure(options: argparse.Namespace, core: int) -> dict[str, dict[str, floa
 
 
 def _make_incident(port: int, token: str) -> str:
-    body = {"title": "To be read", "description": "Again and again", "severity": "LOW", "kind": "exercise"}
+    body = {
+        "title": "To be read",
+        "description": "Again and again",
+        "severity": "LOW",
+        "kind": "exercise",
+    }
     headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": f'"{uuid4()}"'}
     answer = httpx2.post(f"http://127.0.0.1:{port}/api/v1/incidents", json=body, headers=headers)
     return f"/api/v1/incidents/INC-{answer.raise_for_status().json()['number']}"

@@ -55,18 +55,23 @@ async def measure(rounds: int, chosen: str = "") -> Figures:
     }
 
 
-async def _row(works: Mapping[str, Work], rounds: int, bare_work: Work) -> dict[str, dict[str, float]]:
+async def _row(
+    works: Mapping[str, Work], rounds: int, bare_work: Work
+) -> dict[str, dict[str, float]]:
     spent = await medians({"bare": bare_work, "turn": _turn, **works}, rounds, seconds=_SECONDS)
     bare, turn = spent.pop("bare"), spent.pop("turn")
     # An added time of nothing is a matter of noise: what is shown is at least a nanosecond.
     added = {
-        name: max(1e-9, took - bare - (turn if name.endswith(TURN) else 0.0)) for name, took in spent.items()
+        name: max(1e-9, took - bare - (turn if name.endswith(TURN) else 0.0))
+        for name, took in spent.items()
     }
     return {
         name: {
             "added_ns": round(seconds * 1e9, 1),
             "ratio": round(seconds / added[OURS], 2),
-            "cyclic_objects": round(await cyclic_objects(works[name], 500 if seconds < 1e-4 else 5), 2),
+            "cyclic_objects": round(
+                await cyclic_objects(works[name], 500 if seconds < 1e-4 else 5), 2
+            ),
         }
         for name, seconds in added.items()
     }
@@ -81,7 +86,9 @@ def table(loops: Mapping[str, Figures]) -> Iterator[str]:
     for row, ways in first.items():
         for name in ways:
             found = [figures[row][name] for figures in loops.values()]
-            cells = "".join(f" {figure['added_ns']:,.0f} | {figure['ratio']:.1f} |" for figure in found)
+            cells = "".join(
+                f" {figure['added_ns']:,.0f} | {figure['ratio']:.1f} |" for figure in found
+            )
             label = row if name == OURS else ""
             yield f"| {label} | {name} |{cells} {max(figure['cyclic_objects'] for figure in found):.2f} |"
 

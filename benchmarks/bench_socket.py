@@ -72,13 +72,24 @@ def _cpu(group: int) -> float:
             # The name before it, in parentheses, may hold anything.
             fields = (process / "stat").read_text().rpartition(")")[2].split()
             if int(fields[2]) == group:
-                spent += sum(int(one.read_text().split()[0]) for one in process.glob("task/*/schedstat"))
+                spent += sum(
+                    int(one.read_text().split()[0]) for one in process.glob("task/*/schedstat")
+                )
     return spent / 1e9
 
 
 def _load(wrk: str, url: str, seconds: float) -> int:
     """Ask on kept connections, each again as soon as it is answered; return how often."""
-    command = [wrk, "--threads", "1", "--connections", str(_CONNECTIONS), "--duration", f"{seconds:g}s", url]
+    command = [
+        wrk,
+        "--threads",
+        "1",
+        "--connections",
+        str(_CONNECTIONS),
+        "--duration",
+        f"{seconds:g}s",
+        url,
+    ]
     said = subprocess.run(  # noqa: S603 - see above
         on_core(CORES[-1], command), capture_output=True, text=True, check=True
     ).stdout
@@ -103,7 +114,9 @@ def _measure(server: str, wrk: str, options: argparse.Namespace) -> dict[str, di
     return {
         name: {
             "cpu_us": round(statistics.median(one[name][0] for one in rounds), 1),
-            "cpu_ratio": round(statistics.median(one[name][0] / one["bare"][0] for one in rounds), 2),
+            "cpu_ratio": round(
+                statistics.median(one[name][0] / one["bare"][0] for one in rounds), 2
+            ),
             "requests_per_second": round(statistics.median(one[name][1] for one in rounds)),
         }
         for name in VARIANTS

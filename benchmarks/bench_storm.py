@@ -99,7 +99,11 @@ def _measure(
 ) -> dict[str, Any]:
     given = {"title": "Storm", "description": "Many signals at once", "severity": "HIGH"}
     headers = {"Idempotency-Key": f'"{uuid4()}"'}
-    number = client.post("/api/v1/incidents", json=given, headers=headers).raise_for_status().json()["number"]
+    number = (
+        client.post("/api/v1/incidents", json=given, headers=headers)
+        .raise_for_status()
+        .json()["number"]
+    )
     sent, as_of, found = 0, "", dict[str, Any]()
     for size in options.sizes:
         rates: list[float] = []
@@ -110,7 +114,9 @@ def _measure(
             rates.append(_BATCH / (time.perf_counter() - began))
             sent += _BATCH
             if sent <= size / 2:
-                as_of = client.get(f"/api/v1/incidents/INC-{number}/edits?limit=1").json()["items"][0]["at"]
+                as_of = client.get(f"/api/v1/incidents/INC-{number}/edits?limit=1").json()["items"][
+                    0
+                ]["at"]
         ingest = {"signals_per_second": round(statistics.median(rates)), "late_ms": probe.take()}
         half = (
             client.get(f"/api/v1/incidents/INC-{number}/timeline?limit={min(2000, size // 2)}")
@@ -125,7 +131,9 @@ def _measure(
     return found
 
 
-def _read(client: httpx2.Client, path: str, probe: _Probe, *, pid: int, rounds: int) -> Mapping[str, float]:
+def _read(
+    client: httpx2.Client, path: str, probe: _Probe, *, pid: int, rounds: int
+) -> Mapping[str, float]:
     answer = client.get(path).raise_for_status()  # The first of a version computes its digest.
     walls: list[float] = []
     probe.take()
@@ -143,7 +151,9 @@ def _read(client: httpx2.Client, path: str, probe: _Probe, *, pid: int, rounds: 
         "late_ms": probe.take(),
     }
     return told | (
-        {"nodes": len(re.findall(r"<[a-z]", answer.text))} if "html" in answer.headers["content-type"] else {}
+        {"nodes": len(re.findall(r"<[a-z]", answer.text))}
+        if "html" in answer.headers["content-type"]
+        else {}
     )
 
 
@@ -164,7 +174,9 @@ def main() -> None:
         port = free_port()
         environment = {"POSTFACTA_DATABASE_DSN": dsn, "LOG_LEVEL": "ERROR"}
         cores = os.sched_getaffinity(0)
-        pid = stack.enter_context(serving(["postfacta_app", "serve"], port, environment, max(cores)))
+        pid = stack.enter_context(
+            serving(["postfacta_app", "serve"], port, environment, max(cores))
+        )
         os.sched_setaffinity(pid, cores)
         url = f"http://127.0.0.1:{port}"
         token = sign_in(url, (template / "admin.password").read_text())

@@ -91,7 +91,10 @@ def _corrections(signals: Sequence[Signal]) -> Iterator[Edit]:
     ops = (Op.SET_TIME, Op.SET_TITLE, Op.PIN)
     for number, signal in enumerate(signals[::10]):
         op = ops[number % len(ops)]
-        time_value = {"at": moment(signal.occurred_at + 60_000_000).isoformat(), "precision": "exact"}
+        time_value = {
+            "at": moment(signal.occurred_at + 60_000_000).isoformat(),
+            "precision": "exact",
+        }
         yield Edit(
             id=uuid4(),
             at=at + number,
@@ -165,7 +168,14 @@ async def _keep(dsn: str, facts: Facts, incident: UUID) -> None:
         await connection.execute(_INCIDENT, incident)
         rows = [
             (
-                *(it.signal_id, it.source, it.external_id, it.kind, moment(it.occurred_at), it.sequence),
+                *(
+                    it.signal_id,
+                    it.source,
+                    it.external_id,
+                    it.kind,
+                    moment(it.occurred_at),
+                    it.sequence,
+                ),
                 *(it.precision, it.title, list(it.services), json.dumps(list(it.links))),
                 *(bytes.fromhex(it.content_sha256), moment(it.received_at)),
             )

@@ -32,7 +32,9 @@ select i.id, i.number, i.title, i.description, i.kind, i.severity, i.status, i.o
 
 
 async def _one(request: Request) -> Response:
-    token = hashlib.sha256(request.headers["authorization"].removeprefix("Bearer ").encode()).digest()
+    token = hashlib.sha256(
+        request.headers["authorization"].removeprefix("Bearer ").encode()
+    ).digest()
     known: dict[bytes, tuple[asyncpg.Record, float]] = request.app.state.known
     pool: asyncpg.Pool[Any] = request.app.state.pool
     async with pool.acquire() as connection:

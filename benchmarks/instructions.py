@@ -41,8 +41,21 @@ def count(variants: Sequence[str], kind: str = "GET") -> Mapping[str, int]:
         raise RuntimeError("needs valgrind: install it from your system's packages")
     with tempfile.TemporaryDirectory() as place:
         dumps = Path(place, "dump")
-        command = [valgrind, "--tool=callgrind", f"--callgrind-out-file={dumps}", "--dump-before=getloadavg"]
-        run = [*command, sys.executable, "-m", "benchmarks.instructions", "--serve", "--request", kind]
+        command = [
+            valgrind,
+            "--tool=callgrind",
+            f"--callgrind-out-file={dumps}",
+            "--dump-before=getloadavg",
+        ]
+        run = [
+            *command,
+            sys.executable,
+            "-m",
+            "benchmarks.instructions",
+            "--serve",
+            "--request",
+            kind,
+        ]
         run += variants
         # The same hashes in each run: else sets and dicts differ by chance.
         environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -50,7 +63,10 @@ def count(variants: Sequence[str], kind: str = "GET") -> Mapping[str, int]:
         if done.returncode:
             raise RuntimeError(f"callgrind: {done.stderr[-800:]}")
         # The odd dumps are what came in between.
-        return {name: _total(Path(f"{dumps}.{2 * n + 2}")) // _COUNTED for n, name in enumerate(variants)}
+        return {
+            name: _total(Path(f"{dumps}.{2 * n + 2}")) // _COUNTED
+            for n, name in enumerate(variants)
+        }
 
 
 def _total(dump: Path) -> int:
@@ -77,7 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"default: {', '.join(DEFAULT)}")
+    parser.add_argument(
+        "variants", nargs="*", metavar="VARIANT", help=f"default: {', '.join(DEFAULT)}"
+    )
     parser.add_argument("--request", choices=KINDS, default="GET", help="its kind (default: GET)")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)

@@ -85,7 +85,9 @@ def mutants_of(tree: ast.Module) -> list[Mutant]:
         Mutant(
             number,
             site.function,
-            site.node.lineno if isinstance(site.node, ast.stmt | ast.expr) else site.statement.lineno,
+            site.node.lineno
+            if isinstance(site.node, ast.stmt | ast.expr)
+            else site.statement.lineno,
             _lines(site),
             ast.unparse(site.node),
             ast.unparse(site.instead),
@@ -119,7 +121,9 @@ def _lines(site: _Site) -> range:
     start = site.statement.lineno
     if isinstance(site.node, ast.stmt | ast.expr):
         start, end = site.node.lineno, site.node.end_lineno or site.node.lineno
-        if isinstance(site.statement, ast.If | ast.While | ast.For | ast.AsyncFor | ast.With | ast.AsyncWith):
+        if isinstance(
+            site.statement, ast.If | ast.While | ast.For | ast.AsyncFor | ast.With | ast.AsyncWith
+        ):
             return range(start, end + 1)
         return range(min(start, site.statement.lineno), end + 1)
     return range(start, start + 1)
@@ -152,23 +156,37 @@ def _in_block(name: str, owner: ast.AST) -> Iterator[_Site]:
                     for instead in _statements_instead(child):
                         yield _Site(name, child, child, put, ast.copy_location(instead, child))
                     if not isinstance(child, ast.ClassDef):
-                        yield from _in_expressions(name, child, child, in_prose=isinstance(child, _PROSE))
+                        yield from _in_expressions(
+                            name, child, child, in_prose=isinstance(child, _PROSE)
+                        )
                     yield from _in_block(name, child)
             elif isinstance(child, ast.excepthandler | ast.match_case):
                 yield from _in_block(name, child)
 
 
-def _in_expressions(name: str, statement: ast.stmt, owner: ast.AST, *, in_prose: bool) -> Iterator[_Site]:
+def _in_expressions(
+    name: str, statement: ast.stmt, owner: ast.AST, *, in_prose: bool
+) -> Iterator[_Site]:
     for field, value in ast.iter_fields(owner):
-        if field in {"decorator_list", "args", "returns", "annotation", "type_params"} and isinstance(
-            owner, ast.stmt
-        ):
+        if field in {
+            "decorator_list",
+            "args",
+            "returns",
+            "annotation",
+            "type_params",
+        } and isinstance(owner, ast.stmt):
             continue
         children = cast("list[ast.AST]", value) if isinstance(value, list) else [value]
         for index, child in enumerate(children):
             put = _into(children, index) if isinstance(value, list) else _onto(owner, field)
             if isinstance(
-                child, ast.expr | ast.keyword | ast.comprehension | ast.withitem | ast.operator | ast.boolop
+                child,
+                ast.expr
+                | ast.keyword
+                | ast.comprehension
+                | ast.withitem
+                | ast.operator
+                | ast.boolop,
             ):
                 for instead in _expressions_instead(child, in_prose=in_prose):
                     if isinstance(child, ast.expr):
@@ -204,11 +222,16 @@ def _statements_instead(node: ast.stmt) -> Iterator[ast.AST]:  # noqa: C901, PLR
                 yield instead
         case ast.Return(value=value):
             if value is not None and not _is_none(value):
-                yield ast.copy_location(ast.Return(ast.copy_location(ast.Constant(None), node)), node)
+                yield ast.copy_location(
+                    ast.Return(ast.copy_location(ast.Constant(None), node)), node
+                )
             else:
                 yield ast.Pass()
         case ast.With(body=body) | ast.AsyncWith(body=body) | ast.Try(body=body):
-            if not (isinstance(node, ast.With | ast.AsyncWith) and any(i.optional_vars for i in node.items)):
+            if not (
+                isinstance(node, ast.With | ast.AsyncWith)
+                and any(i.optional_vars for i in node.items)
+            ):
                 always = ast.copy_location(ast.Constant(value=True), node)
                 yield ast.copy_location(ast.If(always, body, []), node)
         case ast.If() | ast.Expr() | ast.Assign() | ast.AnnAssign(value=ast.expr()):
@@ -242,7 +265,9 @@ def _expressions_instead(node: ast.AST, *, in_prose: bool) -> Iterator[ast.AST]:
         case ast.Call(func=func, args=arguments, keywords=keywords) if not in_prose:
             for keyword in keywords:
                 if keyword.arg is not None:
-                    yield ast.Call(func, arguments, [other for other in keywords if other is not keyword])
+                    yield ast.Call(
+                        func, arguments, [other for other in keywords if other is not keyword]
+                    )
         case _:
             return
 

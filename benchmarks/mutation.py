@@ -104,12 +104,16 @@ class Breaker:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Break, and judge."""
-        self._items = [item for item in session.items if not any(word in item.nodeid for word in LEFT_OUT)]
+        self._items = [
+            item for item in session.items if not any(word in item.nodeid for word in LEFT_OUT)
+        ]
         self._warm_up()
         for thing in gc.get_objects():
             if isinstance(thing, FunctionType):
                 code = thing.__code__
-                self._functions[code.co_filename, code.co_qualname, code.co_firstlineno].append(thing)
+                self._functions[code.co_filename, code.co_qualname, code.co_firstlineno].append(
+                    thing
+                )
         gc.freeze()
         self._measure()
         self._break_all()
@@ -117,13 +121,17 @@ class Breaker:
 
     def _warm_up(self) -> None:
         """Run a test that needs the server and the migrated template, so that all children have both."""
-        first = next(item for item in self._items if "app_database_dsn" in getattr(item, "fixturenames", ()))
+        first = next(
+            item for item in self._items if "app_database_dsn" in getattr(item, "fixturenames", ())
+        )
         self._passes(first, _End(first.session))
 
     def _measure(self) -> None:
         """Run each test that was not measured yet in a child, and learn how long it takes and which lines it covers."""
         path = self._results.with_suffix(".baseline.json")
-        old: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"seconds": {}, "lines": {}}
+        old: dict[str, Any] = (
+            json.loads(path.read_text()) if path.exists() else {"seconds": {}, "lines": {}}
+        )
         new = [place for place, item in enumerate(self._items) if item.nodeid not in old["seconds"]]
         if new:
             child = os.fork()
@@ -135,12 +143,17 @@ class Breaker:
         self._seconds = [baseline["seconds"].get(item.nodeid, -1.0) for item in self._items]
         for module, lines in baseline["lines"].items():
             self._covering[module] = {
-                int(line): [places[test] for test in tests if test in places] for line, tests in lines.items()
+                int(line): [places[test] for test in tests if test in places]
+                for line, tests in lines.items()
             }
-        failed = [item.nodeid for item, it in zip(self._items, self._seconds, strict=True) if it < 0]
+        failed = [
+            item.nodeid for item, it in zip(self._items, self._seconds, strict=True) if it < 0
+        ]
         print(f"{len(self._items)} tests; left out, red without any change: {failed}", flush=True)  # noqa: T201
 
-    def _write_baseline(self, path: Path, baseline: dict[str, Any], places: Sequence[int]) -> NoReturn:
+    def _write_baseline(
+        self, path: Path, baseline: dict[str, Any], places: Sequence[int]
+    ) -> NoReturn:
         _silence()
         files = [str(ROOT / source) for source in SOURCES]
         cover = coverage.Coverage(data_file=None, config_file=False, include=files)
@@ -186,7 +199,9 @@ class Breaker:
         with self._results.open("a") as file:
             for count, (module, mutant) in enumerate(work):
                 if time.monotonic() > ends:
-                    print(f"stopped after {self._options.minutes:g} minutes: {len(work) - count} are left")  # noqa: T201
+                    print(
+                        f"stopped after {self._options.minutes:g} minutes: {len(work) - count} are left"
+                    )  # noqa: T201
                     break
                 result = self._judge(module, trees[module], mutant, budget)
                 file.write(json.dumps(result) + "\n")
@@ -215,7 +230,12 @@ class Breaker:
     def _tests(self, filename: str, mutant: Mutant, budget: float) -> list[int]:
         """Return the tests that cover the line: first who noticed others in this function, then the quickest."""
         covering = self._covering.get(filename, {})
-        found = {test for line in mutant.lines for test in covering.get(line, ()) if self._seconds[test] >= 0}
+        found = {
+            test
+            for line in mutant.lines
+            for test in covering.get(line, ())
+            if self._seconds[test] >= 0
+        }
         killers = self._killers[mutant.function]
         ordered = sorted(found, key=lambda it: (-killers[it], self._seconds[it], it))
         chosen: list[int] = []
@@ -265,8 +285,12 @@ class Breaker:
         """Give the changed code to each function that runs the old one; whether there is any."""
         changed = False
         for code in functions(module):
-            for function in self._functions[code.co_filename, code.co_qualname, code.co_firstlineno]:
-                if function.__code__ != code and len(code.co_freevars) == len(function.__code__.co_freevars):
+            for function in self._functions[
+                code.co_filename, code.co_qualname, code.co_firstlineno
+            ]:
+                if function.__code__ != code and len(code.co_freevars) == len(
+                    function.__code__.co_freevars
+                ):
                     function.__code__ = code
                     changed = True
         return changed
@@ -301,7 +325,12 @@ def _silence() -> None:
 
 
 def _modules(words: Sequence[str]) -> list[str]:
-    found = [path for pattern in SOURCES for path in sorted(ROOT.glob(pattern)) if path.stem != "__init__"]
+    found = [
+        path
+        for pattern in SOURCES
+        for path in sorted(ROOT.glob(pattern))
+        if path.stem != "__init__"
+    ]
     return [
         path.relative_to(ROOT).as_posix()
         for path in found
@@ -321,14 +350,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("modules", nargs="*", metavar="MODULE", help="a part of a path; default: all")
-    parser.add_argument("--minutes", type=float, default=60.0, help="after which it stops where it is")
-    parser.add_argument("--seed", type=int, default=1, help="of the order, so that a part is a sample")
-    parser.add_argument("--results", type=Path, default=ROOT / "mutants.jsonl", help="it goes on from there")
+    parser.add_argument(
+        "modules", nargs="*", metavar="MODULE", help="a part of a path; default: all"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=60.0, help="after which it stops where it is"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of the order, so that a part is a sample"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "mutants.jsonl", help="it goes on from there"
+    )
     parser.add_argument(
         "--again", action="store_true", help="judge the survivors again, by more of the tests"
     )
-    parser.add_argument("--page", action="store_true", help="write the page, whose verdicts it keeps")
+    parser.add_argument(
+        "--page", action="store_true", help="write the page, whose verdicts it keeps"
+    )
     parser.add_argument("--least", type=float, default=95.0, metavar="PERCENT")
     options = parser.parse_args(arguments)
     # The mark of a CI has Hypothesis try the same examples in each run: else chance decides about some.

@@ -75,7 +75,9 @@ def page(head: str, results: Sequence[Result], text: str, totals: Mapping[str, i
     """Return the page: its head, the table, and each survivor with the verdict that the old text had."""
     known = verdicts(text)
     survivors = [it for it in counted(results) if it["status"] not in KILLED]
-    controls = Counter(str(it["status"]) for it in results if str(it["status"]).startswith("control"))
+    controls = Counter(
+        str(it["status"]) for it in results if str(it["status"]).startswith("control")
+    )
     red = controls.total() - controls["control survived"] - controls["control uncovered"]
     lines = [
         head,

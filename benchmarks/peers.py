@@ -106,7 +106,9 @@ async def _time_out(request: Request, call_next: RequestResponseEndpoint) -> Res
 
 def _note(method: str, path: str, status: int, started: float) -> None:
     took = round((time.perf_counter() - started) * 1000, 3)
-    ACCESS.info("request", extra={"method": method, "path": path, "status": status, "duration_ms": took})
+    ACCESS.info(
+        "request", extra={"method": method, "path": path, "status": status, "duration_ms": took}
+    )
 
 
 class _AccessLog:

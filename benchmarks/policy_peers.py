@@ -42,7 +42,9 @@ _SECONDS = 30.0
 _Call = Callable[[], Awaitable[object]]
 # These ship without types, or with partial ones; so imported, they are Any.
 _aiobreaker, _circuitbreaker = import_module("aiobreaker"), import_module("circuitbreaker")
-_interlock, _purgatory, _pybreaker = (import_module(name) for name in ("interlock", "purgatory", "pybreaker"))
+_interlock, _purgatory, _pybreaker = (
+    import_module(name) for name in ("interlock", "purgatory", "pybreaker")
+)
 _hyx_breaker, _hyx_bulkhead = import_module("hyx.circuitbreaker"), import_module("hyx.bulkhead")
 _hyx_fallback, _hyx_retry, _hyx_timeout = (
     import_module(f"hyx.{name}") for name in ("fallback", "retry", "timeout")
@@ -67,7 +69,9 @@ async def rows(chosen: str = "") -> Mapping[str, Mapping[str, Work]]:
     if "breaker, success".startswith(chosen):
         calls["breaker, success"] = await _breakers()
     calls |= {row: make() for row, make in makers.items() if row.startswith(chosen)}
-    works = {row: {name: _repeated(call) for name, call in ways.items()} for row, ways in calls.items()}
+    works = {
+        row: {name: _repeated(call) for name, call in ways.items()} for row, ways in calls.items()
+    }
     limits = {f"rate limit, {keys:,} key{'s' * (keys > 1)}": keys for keys in KEYS}
     return works | {row: _limiters(keys) for row, keys in limits.items() if row.startswith(chosen)}
 
@@ -188,7 +192,9 @@ def _hedges() -> Mapping[str, _Call]:
 def _pipelines() -> Mapping[str, _Call]:
     ours = Pipeline(Timeout(_SECONDS), Retry("all"), CircuitBreaker("all"), Bulkhead("all", 10))
     builder = _interlock.Pipeline.builder().timeout(_SECONDS).retry(attempts=3)
-    interlock = builder.circuit_breaker(_interlock.CircuitBreaker(name="bench")).bulkhead(10).build()
+    interlock = (
+        builder.circuit_breaker(_interlock.CircuitBreaker(name="bench")).bulkhead(10).build()
+    )
     hyx_ = _hyx_breaker.consecutive_breaker()(_hyx_bulkhead.bulkhead(10, 20)(nothing))
     cheapest = _circuitbreaker.circuit()(_hyx_bulkhead.bulkhead(10, 20)(nothing))
     tried = cast("_Call", stamina.retry(on=OSError)(cheapest))
@@ -239,7 +245,9 @@ def _hitting(names: Sequence[str], hit: Callable[[str], object]) -> Work:
     return work
 
 
-def _awaiting(names: Sequence[str], hit: Callable[[str], Awaitable[object]], *, turns: bool = False) -> Work:
+def _awaiting(
+    names: Sequence[str], hit: Callable[[str], Awaitable[object]], *, turns: bool = False
+) -> Work:
     turn = itertools.cycle(names)
 
     async def work(repeats: int) -> None:

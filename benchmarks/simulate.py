@@ -197,7 +197,11 @@ class _Play:
             # A second in which the rate changes is drawn again from its begin.
             if rate == cell.rate(now) or cell.shape == "ramp":
                 return now
-            now = float(BEGIN if now - BEGIN < cell.end - now else cell.end) if rate > cell.rate(now) else now
+            now = (
+                float(BEGIN if now - BEGIN < cell.end - now else cell.end)
+                if rate > cell.rate(now)
+                else now
+            )
         return now
 
     def arrive(self) -> None:
@@ -264,7 +268,9 @@ class _Play:
 
     def come_again(self, request: _Request, after: float) -> None:
         if request.tries < 3:
-            self.at(self.now + after, self.attempt, _Request(self.now, request.kind, request.tries + 1))
+            self.at(
+                self.now + after, self.attempt, _Request(self.now, request.kind, request.tries + 1)
+            )
 
     def leave(self, request: _Request) -> None:
         if request.stage == "done" or request.has_left:
@@ -416,12 +422,15 @@ class _Play:
     def result(self) -> Result:
         cell = self.cell
         early = (
-            (BEGIN + 5, self.last - 1) if cell.shape == "spike" else (BEGIN + 5, min(BEGIN + 15, cell.end))
+            (BEGIN + 5, self.last - 1)
+            if cell.shape == "spike"
+            else (BEGIN + 5, min(BEGIN + 15, cell.end))
         )
         late = (BEGIN + 15, cell.end) if cell.seconds > 15 else early
         slowest = sorted(took for at, took in self.refusals if at >= BEGIN + 5)
         recovery = next(
-            (s for s in range(REST - 2) if self.share(cell.end + s, cell.end + s + 2) >= 0.9), float("inf")
+            (s for s in range(REST - 2) if self.share(cell.end + s, cell.end + s + 2) >= 0.9),
+            float("inf"),
         )
         return Result(
             self.share(*early),
@@ -432,7 +441,9 @@ class _Play:
         )
 
 
-def play(cell: Cell, *, seed: int, bare: bool = False, config: OverloadConfig | None = None) -> Result:
+def play(
+    cell: Cell, *, seed: int, bare: bool = False, config: OverloadConfig | None = None
+) -> Result:
     """Play a cell; the same seed gives the same result."""
     limiter = None if bare else OverloadLimiter("simulated", config)
     playing = _Play(cell, limiter, seed)
@@ -490,7 +501,9 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         groups.setdefault((row.cell.service, row.cell.capacity, row.cell.load), []).append(row)
     for (service, capacity, load), these in groups.items():
-        missed = [f"{row.cell.callers} {row.cell.shape} {row.misses()}" for row in these if row.misses()]
+        missed = [
+            f"{row.cell.callers} {row.cell.shape} {row.misses()}" for row in these if row.misses()
+        ]
         lines.append(
             f"| {service} | {capacity} | {load:g}x | {len(these)} | {_mean(r.ours.early for r in these):.0%} "
             f"| {_mean(r.ours.late for r in these):.0%} | {_mean(r.bare.early for r in these):.0%} "
@@ -512,7 +525,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--most", type=int, default=_TOO_MANY, help="requests a second of the largest cell")
+    parser.add_argument(
+        "--most", type=int, default=_TOO_MANY, help="requests a second of the largest cell"
+    )
     chosen = parser.parse_args()
     jobs = [(cell, chosen.seed) for cell in grid() if cell.capacity * cell.load <= chosen.most]
     rows: list[Row] = []

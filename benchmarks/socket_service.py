@@ -43,7 +43,9 @@ def _hardened(*, shedding: Mode = Mode.ENFORCE, traced: bool = False) -> ASGIApp
 
 
 def _peers(name: str) -> ASGIApp:
-    return peers(lambda *middleware: Starlette(routes=[_ROUTE], middleware=middleware), sampling())[name]
+    return peers(lambda *middleware: Starlette(routes=[_ROUTE], middleware=middleware), sampling())[
+        name
+    ]
 
 
 VARIANTS: Final[Mapping[str, Callable[[], ASGIApp]]] = {

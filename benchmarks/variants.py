@@ -68,7 +68,9 @@ def variants(bare: ASGIApp) -> Mapping[str, ASGIApp]:
         "context + deadline": ContextMiddleware(DeadlineMiddleware(bare, _sweeping())),
         "shedding, calm loop": _calm(LoadSheddingMiddleware(bare)),
         "shedding, late loop": LoadSheddingMiddleware(bare),
-        "harden, no SDK, no shedding": _hardened(bare, Telemetry(), HardenOptions(shedding=Mode.OFF)),
+        "harden, no SDK, no shedding": _hardened(
+            bare, Telemetry(), HardenOptions(shedding=Mode.OFF)
+        ),
         "harden, SDK at 1 %, no shedding": _hardened(
             bare, Telemetry(tracing=Tracing(sampling())), HardenOptions(shedding=Mode.OFF)
         ),

@@ -43,7 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
     names = [name for word in options.only for name in word.split(",") if name]
     try:
-        paths = find([name for name in names if name != _DURABILITY]) if set(names) != {_DURABILITY} else []
+        paths = (
+            find([name for name in names if name != _DURABILITY])
+            if set(names) != {_DURABILITY}
+            else []
+        )
     except ValueError as error:
         print(error, file=sys.stderr)  # noqa: T201 - its job
         return int(Verdict.INVALID)
@@ -52,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL may run as another user
         template = prepare(folder / "template")
-        durability = _durability(options, folder, template) if not names or _DURABILITY in names else None
+        durability = (
+            _durability(options, folder, template) if not names or _DURABILITY in names else None
+        )
         settings = {"CHAOS_TEMPLATE": str(template), **(QUICK if options.quick else {})}
         experiments = [_experiment(path, options.out, settings) for path in paths]
     if options.markdown:
@@ -65,13 +71,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "python -m chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "only", nargs="*", help="ids of experiments, files of your own, or `durability`; all without any"
+        "only",
+        nargs="*",
+        help="ids of experiments, files of your own, or `durability`; all without any",
     )
     parser.add_argument("--quick", action="store_true", help="short windows, few faults")
     parser.add_argument("--faults", type=int, help="of the durability check (100; 6 with --quick)")
     parser.add_argument("--writers", type=int, default=8, help="its clients (%(default)s)")
-    parser.add_argument("--minimum", type=int, help="acknowledged writes that a verdict needs (50 a fault)")
-    parser.add_argument("--seed", type=int, help="of its choices; printed, so that a run can be had again")
+    parser.add_argument(
+        "--minimum", type=int, help="acknowledged writes that a verdict needs (50 a fault)"
+    )
+    parser.add_argument(
+        "--seed", type=int, help="of its choices; printed, so that a run can be had again"
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("build/chaos"), help="folder of the report (%(default)s)"
     )
@@ -88,7 +100,9 @@ def _durability(options: argparse.Namespace, folder: Path, template: Path) -> Du
     found = check_durability(folder, chosen, template=template)
     findings = found.findings
     wrong = ", ".join(f"{name} {len(texts)}" for name, texts in findings.wrong.items())
-    _say(f"durability: {found.verdict}; {findings.acknowledged} acknowledged, {wrong}; {found.seconds:.0f} s")
+    _say(
+        f"durability: {found.verdict}; {findings.acknowledged} acknowledged, {wrong}; {found.seconds:.0f} s"
+    )
     told = found.statements.findings
     wrong = ", ".join(f"{name} {len(texts)}" for name, texts in told.wrong.items())
     _say(

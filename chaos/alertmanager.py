@@ -126,7 +126,10 @@ class Alertmanager(Child):
             raise TimeoutError(f"{error}; its last words:\n{last}") from None
 
     def send(
-        self, *alerts: Mapping[str, str], annotations: Mapping[str, str] | None = None, lasting: float = 300.0
+        self,
+        *alerts: Mapping[str, str],
+        annotations: Mapping[str, str] | None = None,
+        lasting: float = 300.0,
     ) -> None:
         """Send alerts as Prometheus does.
 

@@ -83,7 +83,9 @@ class Row:
         if self.build == "good":
             return served and self.verdict is Phase.SUCCESSFUL and not failed(self.answers)
         most = sum(self.answers.values()) * self.weight / 100
-        return served and self.verdict in {Phase.FAILED, Phase.ERROR} and failed(self.answers) <= most
+        return (
+            served and self.verdict in {Phase.FAILED, Phase.ERROR} and failed(self.answers) <= most
+        )
 
 
 def failed(answers: Mapping[str, int]) -> int:
@@ -176,8 +178,12 @@ def _try(site: Site, build: Build, weights: Sequence[int], by: float) -> Row:
 def main(words: Sequence[str]) -> int:
     """Run the drill; return the exit code."""
     parser = drill_parser(__doc__)
-    parser.add_argument("--by", type=float, default=_BY, help="divides every wait and window (%(default)g)")
-    parser.add_argument("--only", nargs="+", choices=BUILDS, default=list(BUILDS), help="some builds")
+    parser.add_argument(
+        "--by", type=float, default=_BY, help="divides every wait and window (%(default)g)"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=BUILDS, default=list(BUILDS), help="some builds"
+    )
     given = parser.parse_args(words)
     if missing := missing_programs():
         sys.stdout.write(f"not run: {', '.join(missing)} is not installed\n")

@@ -18,7 +18,9 @@ def find(wanted: Sequence[str] = ()) -> list[Path]:
     """
     known = {path.name.partition("-")[0]: path for path in sorted(EXPERIMENTS.glob("*.yaml"))}
     files = {
-        name: Path(name).absolute() for name in wanted if Path(name).suffix in {".yaml", ".yml", ".json"}
+        name: Path(name).absolute()
+        for name in wanted
+        if Path(name).suffix in {".yaml", ".yml", ".json"}
     }
     if strangers := [name for name in wanted if name not in known and name not in files]:
         raise ValueError(

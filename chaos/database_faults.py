@@ -123,7 +123,9 @@ class _Users:
             while not self._stop.wait(_PACE):
                 began = time.monotonic()
                 status, is_stale = self._send(client, kind)
-                self.record.samples.append(Sample(kind, began, time.monotonic() - began, status, is_stale))
+                self.record.samples.append(
+                    Sample(kind, began, time.monotonic() - began, status, is_stale)
+                )
 
     def _send(self, client: httpx2.Client, kind: str) -> tuple[int, bool]:
         try:
@@ -135,7 +137,9 @@ class _Users:
                     "severity": "LOW",
                     "kind": "exercise",
                 }
-                answer = client.post("/api/v1/incidents", json=body, headers={"Idempotency-Key": f'"{key}"'})
+                answer = client.post(
+                    "/api/v1/incidents", json=body, headers={"Idempotency-Key": f'"{key}"'}
+                )
             else:
                 where = self._incident if kind == "read" else "/api/v1/incidents?limit=5"
                 answer = client.get(where)
@@ -195,7 +199,9 @@ def _wait_for_recovery(record: Record) -> None:
 
     def recovered() -> bool:
         samples = tuple(record.samples)
-        wrote = any(s.kind == "write" and s.status == _CREATED and s.began > record.mended for s in samples)
+        wrote = any(
+            s.kind == "write" and s.status == _CREATED and s.began > record.mended for s in samples
+        )
         return wrote and bool(record.probes) and record.probes[-1][2] == _OK
 
     try:
@@ -225,11 +231,15 @@ def judge(outage: Outage, record: Record) -> Result:
     if result.latest > GRACE:
         result.failures.append(f"an answer came {result.latest} s after its deadline")
     written = [
-        s.ended - mended for s in after if s.kind == "write" and s.status == _CREATED and s.ended > mended
+        s.ended - mended
+        for s in after
+        if s.kind == "write" and s.status == _CREATED and s.ended > mended
     ]
     result.first_write_after = round(min(written, default=-1.0), 3)
     if not 0 <= result.first_write_after <= RECONNECT:
-        result.failures.append(f"the first write succeeded {result.first_write_after} s after the repair")
+        result.failures.append(
+            f"the first write succeeded {result.first_write_after} s after the repair"
+        )
     _judge_probes(result, outage, record)
     return result
 
@@ -271,7 +281,9 @@ def _row(result: Result) -> str:
     served = ", ".join(f"{what}: {count}" for what, count in result.statuses.items())
     fell = "-" if result.unready_after is None else f"{result.unready_after:.1f} s"
     back = "-" if result.ready_again_after is None else f"{result.ready_again_after:.1f} s"
-    verdict = "yes" if not result.failures else "**no**: " + "; ".join(dict.fromkeys(result.failures[:3]))
+    verdict = (
+        "yes" if not result.failures else "**no**: " + "; ".join(dict.fromkeys(result.failures[:3]))
+    )
     return (
         f"| {result.what} | {result.lasted:.0f} s | {result.first_write_after:.2f} s | {result.latest:+.2f} s "
         f"| {fell} | {back} | {result.connections} | {result.stale_reads} | {served} | {verdict} |"
@@ -292,7 +304,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(o.name for o in OUTAGES))
     parser.add_argument("--seconds", type=float, default=20.0, help="how long each lasts")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path, help="replace the table between the markers of this file")
+    parser.add_argument(
+        "--markdown", type=Path, help="replace the table between the markers of this file"
+    )
     options = parser.parse_args(arguments)
     unknown = set(options.names) - {outage.name for outage in OUTAGES}
     if unknown:

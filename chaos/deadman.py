@@ -36,7 +36,13 @@ class DeadMan(Child):
         limits = [f"--limit={limit}", "--repeat=3600"]
         super().__init__(
             "deadman",
-            [sys.executable, str(_PROGRAM), f"--port={self.port}", f"--page-url-file={secret}", *limits],
+            [
+                sys.executable,
+                str(_PROGRAM),
+                f"--port={self.port}",
+                f"--page-url-file={secret}",
+                *limits,
+            ],
             log=folder / "deadman.log",
             environment=os.environ,
         )

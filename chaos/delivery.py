@@ -141,7 +141,8 @@ class _Scraper(Prometheus):
         super().reconfigure()
         config = json.loads(self.config.read_text())
         config["scrape_configs"][0]["static_configs"] = [
-            {"targets": [where], "labels": {_LABEL: version}} for where, version in self.versions.items()
+            {"targets": [where], "labels": {_LABEL: version}}
+            for where, version in self.versions.items()
         ]
         self.config.write_text(json.dumps(config, indent=1))
 
@@ -182,7 +183,9 @@ class Site(Together):
     def _start(self) -> None:
         template = prepare(self.folder / "template")
         environment = {**_SETTINGS, "APP_VERSION": self._build.version}
-        stack = Stack(self.folder / "stack", template, instances=1 + self._both, environment=environment)
+        stack = Stack(
+            self.folder / "stack", template, instances=1 + self._both, environment=environment
+        )
         self.stack = self._closing.enter_context(stack)
         self._closing.callback(self._stop_all)
         self.started += stack.instances
@@ -191,7 +194,9 @@ class Site(Together):
         self.balancer = Balancer(self.folder, ports)
         self._closing.callback(self.balancer.stop)
         self.balancer.start()
-        wait_until(self.balancer.is_ready, "haproxy lets requests through", within=_START, every=0.1)
+        wait_until(
+            self.balancer.is_ready, "haproxy lets requests through", within=_START, every=0.1
+        )
         if not self._both:
             self.balancer.weigh("two", 0)
         self.prometheus = _Scraper(self.folder / "prometheus", by=self._by, rules=self._rules)

@@ -139,7 +139,9 @@ def check_durability(folder: Path, options: Options, *, template: Path | None = 
     )
 
 
-def _end_statements(statements: Statements, options: Options, problems: list[str]) -> StatementFindings:
+def _end_statements(
+    statements: Statements, options: Options, problems: list[str]
+) -> StatementFindings:
     try:
         return statements.end(minimum=options.minimum)
     except (RuntimeError, TimeoutError, ValueError) as error:
@@ -159,7 +161,9 @@ def _read_back(stack: Stack, options: Options, journal: Journal, problems: list[
     return judge(journal.writes, first.stored, minimum=options.minimum, orphans=first.orphans)
 
 
-def _under_writes(stack: Stack, options: Options, journal: Journal, tormentor: Tormentor) -> list[str]:
+def _under_writes(
+    stack: Stack, options: Options, journal: Journal, tormentor: Tormentor
+) -> list[str]:
     with Writing(
         stack.urls,
         stack.token,

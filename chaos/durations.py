@@ -12,12 +12,22 @@ from typing import Any, cast
 
 __all__ = ["compress_expression", "compress_rules", "divide", "seconds"]
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "y": 31536000.0}
+_UNITS = {
+    "ms": 0.001,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+    "w": 604800.0,
+    "y": 31536000.0,
+}
 _PART = r"\d+(?:ms|[smhdwy])"
 _LENGTH = re.compile(rf"(?:{_PART})+")
 # A string and a comment may hold anything, so they are found first, and left as they are.
 _TOKEN = re.compile(
-    r'"(?:\\.|[^"\\])*"' + r"|'(?:\\.|[^'\\])*'|`[^`]*`|#[^\n]*" + rf"|\[[^\]]*\]|\boffset\s+-?(?:{_PART})+"
+    r'"(?:\\.|[^"\\])*"'
+    + r"|'(?:\\.|[^'\\])*'|`[^`]*`|#[^\n]*"
+    + rf"|\[[^\]]*\]|\boffset\s+-?(?:{_PART})+"
 )
 _WAITS = frozenset({"for", "keep_firing_for", "interval"})
 
@@ -30,7 +40,9 @@ def seconds(text: str) -> float:
     """
     if not _LENGTH.fullmatch(text) and text != "0":
         raise ValueError(f"no length of time: {text!r}; write 30s, 5m or 1h30m")
-    return sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+)(ms|[smhdwy])", text))
+    return sum(
+        int(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+)(ms|[smhdwy])", text)
+    )
 
 
 def divide(text: str, by: float) -> str:
@@ -62,7 +74,9 @@ def compress_rules(document: object, by: float) -> object:
         return [compress_rules(one, by) for one in cast("list[object]", document)]
     if not isinstance(document, Mapping):
         return document
-    return {key: _shorter(key, value, by) for key, value in cast("Mapping[str, Any]", document).items()}
+    return {
+        key: _shorter(key, value, by) for key, value in cast("Mapping[str, Any]", document).items()
+    }
 
 
 def _shorter(key: str, value: object, by: float) -> object:

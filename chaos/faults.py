@@ -152,7 +152,9 @@ def _terminate_instance(stack: Stack, victim: Instance, luck: random.Random) -> 
 
 def _freeze_instance(stack: Stack, victim: Instance, luck: random.Random) -> None:
     victim.freeze()
-    _pause(luck.uniform(0.5, 3.0))  # some longer than a client waits: its request is done after it gave up
+    _pause(
+        luck.uniform(0.5, 3.0)
+    )  # some longer than a client waits: its request is done after it gave up
     victim.thaw()
 
 

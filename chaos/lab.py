@@ -114,11 +114,15 @@ def ours() -> StackLab:
     """
     lab = current()
     if not isinstance(lab, StackLab):
-        raise RuntimeError("this needs PostFacta: the experiment must name chaos.lab under `controls`")  # noqa: TRY004 - not a type's fault
+        raise RuntimeError(
+            "this needs PostFacta: the experiment must name chaos.lab under `controls`"
+        )  # noqa: TRY004 - not a type's fault
     return lab
 
 
-def configure_control(configuration: Mapping[str, Any], experiment: Mapping[str, Any], **_: object) -> None:
+def configure_control(
+    configuration: Mapping[str, Any], experiment: Mapping[str, Any], **_: object
+) -> None:
     """Build the lab."""
     configure(configuration, _build)
 
@@ -128,7 +132,9 @@ def _build(configuration: Mapping[str, Any], closing: ExitStack) -> Lab:
     if url := os.environ.get("CHAOS_URL"):
         reads = tuple(os.environ.get("CHAOS_READS", "").split())
         if not reads:
-            raise ValueError('name what users ask for: CHAOS_READS="/invoices/7 /invoices", or --path')
+            raise ValueError(
+                'name what users ask for: CHAOS_READS="/invoices/7 /invoices", or --path'
+            )
         writes = os.environ.get("CHAOS_WRITES", "no") == "yes"
         load = Load(url, os.environ.get("CHAOS_TOKEN", ""), rate, reads=reads, writes=writes)
         return StackLab(closing.enter_context(load), window, writers=load)

@@ -44,7 +44,9 @@ class Load(Users):
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
         async with (
-            httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=_TIMEOUT, limits=limits) as client,
+            httpx2.AsyncClient(
+                base_url=self.url, headers=headers, timeout=_TIMEOUT, limits=limits
+            ) as client,
             anyio.create_task_group() as group,
         ):
             for number, moment in enumerate(self._moments()):
@@ -60,7 +62,9 @@ class Load(Users):
             return
         path = self.reads[number % len(self.reads)]
         _, error = await _send(client, "GET", path, headers=own)
-        self.meter.finish(Sample(f"GET {path.partition('?')[0]}", intended, began, self.now(), error))
+        self.meter.finish(
+            Sample(f"GET {path.partition('?')[0]}", intended, began, self.now(), error)
+        )
 
     async def _write(
         self, client: httpx2.AsyncClient, number: int, own: Mapping[str, str], begun: Sample
@@ -73,13 +77,19 @@ class Load(Users):
         outcome, attempts, until, fault, resolved = Outcome.INFO, 0, time.monotonic() + 30.0, "", ""
         while outcome is Outcome.INFO and time.monotonic() < until:
             attempts += 1
-            answer, error = await _send(client, "POST", "/api/v1/incidents", headers=headers, body=body)
+            answer, error = await _send(
+                client, "POST", "/api/v1/incidents", headers=headers, body=body
+            )
             if attempts == 1:
                 self.meter.finish(Sample("POST", begun.intended, begun.began, self.now(), error))
             if answer is not None and not error:
                 outcome = Outcome.OK
                 resolved = "replayed" if "idempotency-replayed" in answer.headers else "repeated"
-            elif answer is not None and answer.status_code < 500 and answer.status_code not in {409, 429}:
+            elif (
+                answer is not None
+                and answer.status_code < 500
+                and answer.status_code not in {409, 429}
+            ):
                 outcome = Outcome.FAIL
             else:
                 unknown.append(error)

@@ -36,7 +36,9 @@ class Project:
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
                 project.key = self.headers.get("apikey", "")
-                self._answer({"access_token": project.token, "token_type": "bearer", "expires_in": 3600})
+                self._answer(
+                    {"access_token": project.token, "token_type": "bearer", "expires_in": 3600}
+                )
 
             def do_GET(self) -> None:
                 self._answer({"keys": []})

@@ -118,7 +118,9 @@ _WAYS: dict[str, _Way] = {
 class _Writer:
     """Writes one row after the other, and notes the answer to each."""
 
-    def __init__(self, number: int, database: Database, journal: IO[str], luck: random.Random) -> None:
+    def __init__(
+        self, number: int, database: Database, journal: IO[str], luck: random.Random
+    ) -> None:
         self._number = number
         self._database = database
         self._journal = journal
@@ -131,15 +133,24 @@ class _Writer:
             count += 1
             name = self._luck.choice(list(_WAYS))
             retried = self._luck.random() < 0.5
-            outcome, error = await self._write(_WAYS[name], f"{self._number}-{count}", retried=retried)
+            outcome, error = await self._write(
+                _WAYS[name], f"{self._number}-{count}", retried=retried
+            )
             way = f"{name}, retried" if retried else name
-            line = {"key": f"{self._number}-{count}", "way": way, "outcome": outcome, "error": error}
+            line = {
+                "key": f"{self._number}-{count}",
+                "way": way,
+                "outcome": outcome,
+                "error": error,
+            }
             self._journal.write(json.dumps(line) + "\n")
             await anyio.sleep(self._luck.uniform(0.0, 0.02) if outcome == "ok" else 0.05)
 
     async def _write(self, way: _Way, key: str, *, retried: bool) -> tuple[str, str]:
         try:
-            await (self._retry.call(way, self._database, key) if retried else way(self._database, key))
+            await (
+                self._retry.call(way, self._database, key) if retried else way(self._database, key)
+            )
         except RejectedError as error:
             return "fail", type(error).__name__
         except (OutcomeUnknownError, DeadlineExceededError) as error:
@@ -169,7 +180,9 @@ async def _run(dsn: str, path: str, *, writers: int, seed: int) -> None:
             with anyio.fail_after(_PATIENCE):
                 await direct.wait_connected()
                 rows = await direct.fetch(_STORED, repeatable=True)
-        journal.write(json.dumps({"stored": dict(map(tuple, rows)), "lost_answers": relay.lost}) + "\n")
+        journal.write(
+            json.dumps({"stored": dict(map(tuple, rows)), "lost_answers": relay.lost}) + "\n"
+        )
 
 
 def main() -> int:
@@ -179,7 +192,9 @@ def main() -> int:
     parser.add_argument("--writers", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    anyio.run(lambda: _run(os.environ["DSN"], options.journal, writers=options.writers, seed=options.seed))
+    anyio.run(
+        lambda: _run(os.environ["DSN"], options.journal, writers=options.writers, seed=options.seed)
+    )
     return 0
 
 

@@ -51,7 +51,10 @@ class ProxiedStack(Stack):
 class _CrowdedStack(Stack):
     """A stack whose database takes few connections."""
 
-    settings: ClassVar[Mapping[str, str]] = {"max_connections": "25", "superuser_reserved_connections": "0"}
+    settings: ClassVar[Mapping[str, str]] = {
+        "max_connections": "25",
+        "superuser_reserved_connections": "0",
+    }
 
 
 @dataclass(slots=True)
@@ -279,7 +282,9 @@ def opened(outage: Outage, folder: Path, template: Path) -> Generator[Site]:
         if outage.needs_root:
             closing.enter_context(small_disk(folder))
         stack = closing.enter_context(
-            outage.kind(folder / "site", template, instances=1, environment={"POSTFACTA_DRAIN_DELAY": "0"})
+            outage.kind(
+                folder / "site", template, instances=1, environment={"POSTFACTA_DRAIN_DELAY": "0"}
+            )
         )
         portal = closing.enter_context(start_blocking_portal())
         site = Site(stack, folder / "site", portal)

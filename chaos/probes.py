@@ -30,7 +30,9 @@ def odd_exits() -> int:
 
 def instances_ready() -> int:
     """Count the instances that say they are ready."""
-    return sum(instance.is_running and instance.is_ready() for instance in ours().own_stack().instances)
+    return sum(
+        instance.is_running and instance.is_ready() for instance in ours().own_stack().instances
+    )
 
 
 def journey() -> int:

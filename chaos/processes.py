@@ -77,7 +77,9 @@ class Instance(Child):
             raise TimeoutError(f"{error}; its last words:\n{last}") from None
 
 
-def command(*arguments: str, dsn: str, given: str = "", environment: Mapping[str, str] | None = None) -> str:
+def command(
+    *arguments: str, dsn: str, given: str = "", environment: Mapping[str, str] | None = None
+) -> str:
     """Run one of the service's commands to its end, and return what it printed.
 
     Raises:
@@ -100,7 +102,9 @@ def command(*arguments: str, dsn: str, given: str = "", environment: Mapping[str
 def _environment(dsn: str, more: Mapping[str, str] | None) -> dict[str, str]:
     # Coverage would slow down what is measured here, and a process that is killed leaves half a file of it.
     kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("POSTFACTA_", "COVERAGE_"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("POSTFACTA_", "COVERAGE_"))
     }
     return {**kept, "POSTFACTA_DATABASE_DSN": dsn, "LOG_LEVEL": "ERROR", **(more or {})}
 
@@ -178,7 +182,9 @@ class Haproxy(Child):
     @staticmethod
     def program() -> str | None:
         """Find the program; None if this system has none."""
-        return shutil.which("haproxy", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
+        return shutil.which(
+            "haproxy", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin"
+        )
 
     def wait_ready(self, within: float = _START) -> float:
         """Wait until a request gets through to an instance."""
@@ -203,7 +209,9 @@ def _haproxy_config(port: int, ports: Mapping[str, int], *, retries: int) -> str
     checked = "\n".join(f"  server {name} 127.0.0.1:{at} check" for name, at in ports.items())
     # While no instance is ready, an instance's own answer (with its reason and Retry-After) is better than the
     # proxy's.
-    unchecked = "\n".join(f"  server spare-{name} 127.0.0.1:{at} backup" for name, at in ports.items())
+    unchecked = "\n".join(
+        f"  server spare-{name} 127.0.0.1:{at} backup" for name, at in ports.items()
+    )
     return f"""\
 global
   maxconn 2000

@@ -34,7 +34,14 @@ Sample = tuple[Mapping[str, str], Sequence[tuple[float, str]]]
 
 _START = 30.0
 _LOOKBACK, _RESEND = "5m", "1m"  # Prometheus' own defaults, which must shrink with the rest
-_KEPT = ("job_name", "metrics_path", "honor_labels", "relabel_configs", "metric_relabel_configs", "params")
+_KEPT = (
+    "job_name",
+    "metrics_path",
+    "honor_labels",
+    "relabel_configs",
+    "metric_relabel_configs",
+    "params",
+)
 _PACE = ("scrape_interval", "scrape_timeout", "evaluation_interval")
 
 
@@ -112,7 +119,9 @@ class Prometheus(Child):
         config = cast("dict[str, Any]", yaml.safe_load(self._base.read_text()))
         known = {job["job_name"]: job for job in config.get("scrape_configs", ())}
         if strangers := [name for name in self.targets if name not in known]:
-            raise ValueError(f"{self._base.name} has no job {strangers[0]!r}: it has {', '.join(known)}")
+            raise ValueError(
+                f"{self._base.name} has no job {strangers[0]!r}: it has {', '.join(known)}"
+            )
         jobs = [_localized(known[name], where, self._by) for name, where in self.targets.items()]
         local = {
             "global": _at_pace({**_DEFAULTS, **config.get("global", {})}, self._by),
@@ -185,7 +194,9 @@ _DEFAULTS = {"scrape_interval": "1m", "scrape_timeout": "10s", "evaluation_inter
 
 
 def _at_pace(settings: Mapping[str, Any], by: float) -> dict[str, Any]:
-    paced = {key: divide(str(value), by) if key in _PACE else value for key, value in settings.items()}
+    paced = {
+        key: divide(str(value), by) if key in _PACE else value for key, value in settings.items()
+    }
     # A scrape takes as long as ever, so it gets all the time there is.
     if by > 1 and "scrape_timeout" in paced and "scrape_interval" in paced:
         paced["scrape_timeout"] = paced["scrape_interval"]
@@ -223,9 +234,16 @@ def make_history(
     source = folder / "history.txt"
     by_name: dict[str, list[str]] = {}
     for labels, values in samples:
-        by_name.setdefault(labels["__name__"], []).extend(_past(labels, values, (now - length, now), spacing))
+        by_name.setdefault(labels["__name__"], []).extend(
+            _past(labels, values, (now - length, now), spacing)
+        )
     source.write_text("\n".join(line for lines in by_name.values() for line in lines) + "\n# EOF\n")
-    command = [Prometheus.program("promtool") or "promtool", "tsdb", "create-blocks-from", "openmetrics"]
+    command = [
+        Prometheus.program("promtool") or "promtool",
+        "tsdb",
+        "create-blocks-from",
+        "openmetrics",
+    ]
     done = subprocess.run(  # noqa: S603 - an argument list, no shell
         [*command, "--quiet", str(source), str(data)],
         capture_output=True,
@@ -245,7 +263,9 @@ def _past(
     spacing: float,
 ) -> list[str]:
     name = labels["__name__"]
-    inner = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items() if key != "__name__")
+    inner = ",".join(
+        f'{key}="{_escaped(text)}"' for key, text in labels.items() if key != "__name__"
+    )
     gaps = sorted(later[0] - earlier[0] for earlier, later in pairwise(values))
     step = spacing * gaps[len(gaps) // 2]
     first, last = between

@@ -45,7 +45,9 @@ def read_all(url: str, token: str) -> Reading:
     headers = {"Authorization": f"Bearer {token}"}
     with httpx2.Client(base_url=url, headers=headers, timeout=30.0) as client:
         # The log first: what it refers to must be there afterwards, also while others write.
-        entries = [it for it in _pages(client, "/api/v1/audit", {}) if it["incident_id"] is not None]
+        entries = [
+            it for it in _pages(client, "/api/v1/audit", {}) if it["incident_id"] is not None
+        ]
         incidents = list(_pages(client, "/api/v1/incidents", {"kind": "exercise"}))
     facts: dict[str, list[Mapping[str, Any]]] = {}
     for entry in reversed(entries):  # it comes newest first
@@ -82,8 +84,14 @@ def _fact(
     match entry["action"]:
         case "incident.create":
             # The first change tells what was there before it; without one nothing has changed.
-            changed = [it["detail"]["description"][0] for it in entries if it["action"] == "incident.change"]
-            return Fact(Action.CREATE, f"{incident['severity']} {(changed or [incident['description']])[0]}")
+            changed = [
+                it["detail"]["description"][0]
+                for it in entries
+                if it["action"] == "incident.change"
+            ]
+            return Fact(
+                Action.CREATE, f"{incident['severity']} {(changed or [incident['description']])[0]}"
+            )
         case "incident.change":
             return Fact(Action.CHANGE, entry["detail"]["description"][1])
         case _:

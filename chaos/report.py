@@ -76,7 +76,9 @@ def _durability(found: Durability) -> list[str]:
             about=f"Statements alone and in transactions, half of them with a default Retry around, behind a network that "
             f"kept {found.statements.lost_answers:,} answers from their writers.",
         ),
-        section("Answers to attempts", table(("write: answer", "attempts"), list(found.answers.items()))),
+        section(
+            "Answers to attempts", table(("write: answer", "attempts"), list(found.answers.items()))
+        ),
     ]
 
 

@@ -107,7 +107,10 @@ class Archive:
     @property
     def get(self) -> dict[str, str]:
         """Settings of a server that restores; it takes no connection before all is restored."""
-        return {"restore_command": f"sh {self._script} get {self.folder} %p %f", "hot_standby": "off"}
+        return {
+            "restore_command": f"sh {self._script} get {self.folder} %p %f",
+            "hot_standby": "off",
+        }
 
     @property
     def segments(self) -> list[Path]:
@@ -161,7 +164,9 @@ class Backup:
             RuntimeError: A file of it is not what was copied.
         """
         # Without its log, which is in the archive.
-        code, words = self.server.run_program("pg_verifybackup", "-n", self.folder, timeout=_PATIENCE)
+        code, words = self.server.run_program(
+            "pg_verifybackup", "-n", self.folder, timeout=_PATIENCE
+        )
         if code:
             raise RuntimeError(f"the base backup is broken: {words}")
         shutil.copytree(self.folder, target)
@@ -212,7 +217,11 @@ class Wreck:
         if rpo > ARCHIVE_TIMEOUT + _MARGIN:
             flaws.append(f"{rpo:.1f} s are lost, with an archive_timeout of {ARCHIVE_TIMEOUT} s")
         return Row(
-            "to the newest, after the server and its disk were lost", len(missing), rpo, rto, tuple(flaws)
+            "to the newest, after the server and its disk were lost",
+            len(missing),
+            rpo,
+            rto,
+            tuple(flaws),
         )
 
     def to_the_point(self) -> Row:
@@ -275,7 +284,11 @@ class Wreck:
 
 def flaws_of(findings: Findings) -> list[str]:
     """Return what is wrong, one line for each kind, and whether there was enough to tell."""
-    flaws = [f"{len(found)} {kind}, such as {found[0]}" for kind, found in findings.wrong.items() if found]
+    flaws = [
+        f"{len(found)} {kind}, such as {found[0]}"
+        for kind, found in findings.wrong.items()
+        if found
+    ]
     if findings.acknowledged < findings.minimum:
         flaws.append(f"only {findings.acknowledged} writes were acknowledged")
     return flaws
@@ -345,7 +358,9 @@ def _of_a_broken_backup(wreck: Wreck) -> Row:
     except RuntimeError as refusal:
         if table.name not in str(refusal):
             flaws.append(f"it does not say what is broken: {refusal}")
-    return Row("from a base backup with a flipped byte", 0, None, time.monotonic() - began, tuple(flaws))
+    return Row(
+        "from a base backup with a flipped byte", 0, None, time.monotonic() - began, tuple(flaws)
+    )
 
 
 def main(words: Sequence[str]) -> int:

@@ -41,10 +41,18 @@ _GOAL = 300.0  # seconds
 _WHERE = "drill"
 GOOD: Final = Build("1.0")
 BUILDS: Final[Mapping[str, tuple[Build, str, str]]] = {
-    "unready": (Build("1.1", "unready"), "readiness", "needs tables that the database does not have"),
+    "unready": (
+        Build("1.1", "unready"),
+        "readiness",
+        "needs tables that the database does not have",
+    ),
     "bare": (Build("1.2", "bare"), "smoke test", "has no security headers"),
     "slow": (Build("1.3", "slow"), "analysis: latency-p95", "each request takes 700 ms longer"),
-    "errors": (Build("1.4", "errors"), "alert: PostfactaErrorBudgetBurn", "each fifth request is a 500"),
+    "errors": (
+        Build("1.4", "errors"),
+        "alert: PostfactaErrorBudgetBurn",
+        "each fifth request is a 500",
+    ),
 }
 """The builds by name: itself, what must trigger the rollback, and what is wrong with it."""
 
@@ -97,7 +105,9 @@ class _Pipeline:
     def __init__(self, site: Site, by: float) -> None:
         self.site, self._by = site, by
         self.ledger = site.folder / "ledger.jsonl"
-        self.sent: list[str] = []  # what went wrong with each entry; empty for what was acknowledged
+        self.sent: list[
+            str
+        ] = []  # what went wrong with each entry; empty for what was acknowledged
         self._tokens = {
             name: self._token(name, *scopes)
             for name, scopes in {
@@ -107,9 +117,15 @@ class _Pipeline:
         }
 
     def _token(self, name: str, *scopes: str) -> Path:
-        new = {"name": name, "scopes": scopes, "source": name if "signals:write" in scopes else None}
+        new = {
+            "name": name,
+            "scopes": scopes,
+            "source": name if "signals:write" in scopes else None,
+        }
         mine = {"Authorization": f"Bearer {self.site.stack.token}"}
-        answer = httpx2.post(f"{self.site.stack.url}/api/v1/tokens", json=new, headers=mine, timeout=10.0)
+        answer = httpx2.post(
+            f"{self.site.stack.url}/api/v1/tokens", json=new, headers=mine, timeout=10.0
+        )
         file = self.site.folder / f"{name}.token"
         file.touch(mode=0o600)
         file.write_text(answer.raise_for_status().json()["secret"])
@@ -129,7 +145,9 @@ class _Pipeline:
             note=note,
         )
         append(self.ledger, entry)
-        self.sent.append(send(self.site.balancer.url, self._tokens["deploys"], signal(entry, "postfacta")))
+        self.sent.append(
+            send(self.site.balancer.url, self._tokens["deploys"], signal(entry, "postfacta"))
+        )
 
     def deploy(self, build: Build) -> str:
         """Roll a build out until something is wrong; return what."""
@@ -159,7 +177,11 @@ class _Pipeline:
         return "" if verdict is Phase.SUCCESSFUL else found
 
     def _burns(self) -> bool:
-        wanted = {"alertname": "PostfactaErrorBudgetBurn", "slo": "success-rate", "severity": "page"}
+        wanted = {
+            "alertname": "PostfactaErrorBudgetBurn",
+            "slo": "success-rate",
+            "severity": "page",
+        }
         return any(
             alert["state"] == "firing" and wanted.items() <= alert["labels"].items()
             for alert in self.site.prometheus.alerts()
@@ -258,7 +280,9 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument(
         "--by", type=int, default=_BY, help="divides the waits of alerts and analysis (%(default)d)"
     )
-    parser.add_argument("--only", nargs="+", choices=BUILDS, default=list(BUILDS), help="some builds")
+    parser.add_argument(
+        "--only", nargs="+", choices=BUILDS, default=list(BUILDS), help="some builds"
+    )
     given = parser.parse_args(words)
     if missing := missing_programs():
         sys.stdout.write(f"not run: {', '.join(missing)} is not installed\n")

@@ -88,7 +88,9 @@ class Load:
         self._headers = {"Authorization": f"Bearer {token}"}
         self._url = url
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(callers)]
+        self._threads = [
+            threading.Thread(target=self._ask, args=(number,)) for number in range(callers)
+        ]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -123,7 +125,9 @@ class Load:
 class _Service:
     """The service, its secrets, and whether one of them is accepted."""
 
-    def __init__(self, server: EmbeddedPostgres, project: Project, store: Store, *, folder: Path) -> None:
+    def __init__(
+        self, server: EmbeddedPostgres, project: Project, store: Store, *, folder: Path
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.project = project
@@ -133,7 +137,9 @@ class _Service:
         self._folder.mkdir()
         self.former = self._made()
         self.next = self._made()
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("POSTFACTA_")}
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith("POSTFACTA_")
+        }
         unlimited = {
             "POSTFACTA_RATE_ADDRESS": "1000000/second",
             "POSTFACTA_RATE_READ": "",
@@ -165,7 +171,9 @@ class _Service:
 
     def dsn(self, password: str) -> str:
         parts = urlsplit(self._server.dsn("postfacta"))
-        return urlunsplit(parts._replace(netloc=f"postfacta:{password}@{parts.netloc.rpartition('@')[2]}"))
+        return urlunsplit(
+            parts._replace(netloc=f"postfacta:{password}@{parts.netloc.rpartition('@')[2]}")
+        )
 
     def run(self, *statements: str, database: str = "postfacta") -> None:
         """Run statements as the superuser."""
@@ -199,7 +207,9 @@ class _Service:
         """Whether the service, or the database, accepts a secret."""
         accepted: Mapping[str, Callable[[str], bool]] = {
             "password": self._connects,
-            "metrics_token": lambda secret: self._get("/metrics", Authorization=f"Bearer {secret}") == 200,
+            "metrics_token": lambda secret: (
+                self._get("/metrics", Authorization=f"Bearer {secret}") == 200
+            ),
             "jwt_secret": lambda it: (
                 self._get("/api/v1/incidents", Authorization=f"Bearer {self.token(it)}") == 200
             ),
@@ -237,7 +247,9 @@ class _Service:
             answer = httpx2.get(f"{self.url}/metrics", headers=headers, timeout=_PATIENCE)
             if answer.status_code == 200:
                 lines = [
-                    line for line in answer.text.splitlines() if line.startswith(metric) and label in line
+                    line
+                    for line in answer.text.splitlines()
+                    if line.startswith(metric) and label in line
                 ]
                 return sum(float(line.rpartition(" ")[2]) for line in lines)
         raise RuntimeError("no token reads the metrics")
@@ -260,9 +272,15 @@ class _Service:
 
 def drill(folder: Path) -> tuple[list[Row], Counter[int]]:
     """Replace each secret; return what was seen of each, and how requests were answered."""
-    with EmbeddedPostgres(folder / "data") as server, Project() as project, Store(folder / "valkey") as store:
+    with (
+        EmbeddedPostgres(folder / "data") as server,
+        Project() as project,
+        Store(folder / "valkey") as store,
+    ):
         service = _Service(server, project, store, folder=folder)
-        service.run("create database postfacta", "create role postfacta_app nologin", database="postgres")
+        service.run(
+            "create database postfacta", "create role postfacta_app nologin", database="postgres"
+        )
         command("migrate", dsn=server.dsn("postfacta"))
         password = service.former["password"]
         service.run(f"create role postfacta login password '{password}' in role postfacta_app")
@@ -291,7 +309,9 @@ def _rotate(service: _Service) -> tuple[list[Row], Counter[int]]:
         overlaps = {name: service.accepts(name, former) for name in _LINES}
         time.sleep(1)  # noqa: TID251 - load with both
     # Connections that were opened with the former password; a write that is sent on one just then would fail.
-    service.run("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'postfacta'")
+    service.run(
+        "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'postfacta'"
+    )
     _until(service.is_ready, "ready with new connections")
     with Load(service.url, service.token(new["jwt_secret"])) as second:
         time.sleep(1)  # noqa: TID251 - load with new connections
@@ -300,9 +320,15 @@ def _rotate(service: _Service) -> tuple[list[Row], Counter[int]]:
         service.put(new["password"], new)
         os.kill(service.child.pid, signal.SIGHUP)
         with suppress(TimeoutError):
-            _until(lambda: not any(service.accepts(name, former) for name in _NAMES), "former", within=15)
+            _until(
+                lambda: not any(service.accepts(name, former) for name in _NAMES),
+                "former",
+                within=15,
+            )
         time.sleep(1)  # noqa: TID251 - load after
-    refused = {name: not service.accepts(name, former) and service.accepts(name, new) for name in _NAMES}
+    refused = {
+        name: not service.accepts(name, former) and service.accepts(name, new) for name in _NAMES
+    }
     refused["rate_store"] = refused["rate_store"] and service.has_store()
     if not service.child.is_running:
         raise RuntimeError(f"the service ended: {service.child.words}")

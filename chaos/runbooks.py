@@ -35,7 +35,15 @@ __all__ = [
 FOLDER = Path(__file__).parent.parent / "docs/runbooks"
 """Where they are; each but the README is a runbook."""
 
-SECTIONS = ("Meaning", "Impact", "Diagnosis", "Mitigation", "Verification", "Escalation", "Afterwards")
+SECTIONS = (
+    "Meaning",
+    "Impact",
+    "Diagnosis",
+    "Mitigation",
+    "Verification",
+    "Escalation",
+    "Afterwards",
+)
 """What each has, in this order, but those about a process."""
 
 ROLES = ("diagnose", "mitigate", "verify", "manual")
@@ -126,7 +134,9 @@ def read(path: Path) -> Runbook:
     for block in _BLOCK.finditer(whole):
         line = whole.count("\n", 0, block.start()) + 1
         if block[2] not in ROLES:
-            raise RunbookError(f"{path.name}:{line}: '{block[2]}' is no role: there are {', '.join(ROLES)}")
+            raise RunbookError(
+                f"{path.name}:{line}: '{block[2]}' is no role: there are {', '.join(ROLES)}"
+            )
         headings = _HEADING.findall(whole, 0, block.start())
         script = "".join(text.removeprefix(block[1]) for text in block[3].splitlines(keepends=True))
         blocks.append(Block(headings[-1] if headings else "", block[2], script, line))

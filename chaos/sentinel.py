@@ -96,8 +96,14 @@ class _Server(Child):
     def __init__(self, name: str, folder: Path, *lines: str) -> None:
         self.port = free_port()
         config = folder / f"{name}.conf"
-        config.write_text("\n".join((f"port {self.port}", "bind 127.0.0.1", f"dir {folder}", *lines, "")))
-        words = [str(get_binary_path()), str(config), *(["--sentinel"] if "sentinel" in name else [])]
+        config.write_text(
+            "\n".join((f"port {self.port}", "bind 127.0.0.1", f"dir {folder}", *lines, ""))
+        )
+        words = [
+            str(get_binary_path()),
+            str(config),
+            *(["--sentinel"] if "sentinel" in name else []),
+        ]
         super().__init__(name, words, log=folder / f"{name}.log", environment={"PATH": os.defpath})
 
     def ask(self, *words: str) -> Any:
@@ -113,7 +119,10 @@ class Shared:
 
     def __init__(self, folder: Path) -> None:
         first = _Server("valkey1", folder, _IN_MEMORY)
-        self.servers = [first, _Server("valkey2", folder, _IN_MEMORY, f"replicaof 127.0.0.1 {first.port}")]
+        self.servers = [
+            first,
+            _Server("valkey2", folder, _IN_MEMORY, f"replicaof 127.0.0.1 {first.port}"),
+        ]
         watched = (
             f"sentinel monitor {_SERVICE} 127.0.0.1 {first.port} 2",
             f"sentinel down-after-milliseconds {_SERVICE} 1000",
@@ -231,7 +240,9 @@ class _Askers:
     def flaws(self) -> list[str]:
         """Answers that are neither what passes nor a refusal."""
         odd = {
-            status: number for status, number in self.statuses.items() if status not in {_REFUSED, _ANONYMOUS}
+            status: number
+            for status, number in self.statuses.items()
+            if status not in {_REFUSED, _ANONYMOUS}
         }
         return [f"answers: {odd}"] if odd else []
 
@@ -246,7 +257,9 @@ def drill(folder: Path, template: Path) -> list[Row]:
             "POSTFACTA_TRUSTED_PROXIES": "127.0.0.1",
             "POSTFACTA_DRAIN_DELAY": "0",
         }
-        with Stack(folder / "site", template, instances=_INSTANCES, environment=environment) as stack:
+        with Stack(
+            folder / "site", template, instances=_INSTANCES, environment=environment
+        ) as stack:
             pids = [instance.pid for instance in stack.instances]
             rows = [_use_up(stack, next(addresses), "at rest")]
             for what, take, give in (
@@ -257,7 +270,9 @@ def drill(folder: Path, template: Path) -> list[Row]:
                     _Server.thaw,
                 ),
             ):
-                rows.append(_take_primary(shared, stack, next(addresses), what, take=take, give=give))
+                rows.append(
+                    _take_primary(shared, stack, next(addresses), what, take=take, give=give)
+                )
                 rows.append(_use_up(stack, next(addresses), f"afterwards: {what}"))
             if [instance.pid for instance in stack.instances] != pids:
                 raise RuntimeError("an instance was restarted")
@@ -287,7 +302,12 @@ def _take_primary(
         time.sleep(1.0)  # noqa: TID251 - refused by the store
         took = time.monotonic()
         take(former)
-        wait_until(lambda: shared.primary() is not former, "another is primary", within=_PATIENCE, every=0.1)
+        wait_until(
+            lambda: shared.primary() is not former,
+            "another is primary",
+            within=_PATIENCE,
+            every=0.1,
+        )
         wait_until(_is_quiet(askers), "the limit holds again", within=_PATIENCE, every=0.1)
         give(former)
         shared.wait_replicated()

@@ -102,7 +102,13 @@ class Sink:
             return [at for at, to in self._posts if to == receiver]
 
     def wait_for(
-        self, receiver: str, *, name: str = "", status: str = "firing", after: float = 0.0, within: float
+        self,
+        receiver: str,
+        *,
+        name: str = "",
+        status: str = "firing",
+        after: float = 0.0,
+        within: float,
     ) -> Arrival:
         """Wait for an alert to come; the first of those that came already counts.
 
@@ -132,7 +138,9 @@ class Sink:
         with self._changed:
             while (result := found()) is None:
                 if not self._changed.wait(end - time.monotonic()) and time.monotonic() >= end:
-                    came = sorted({f"{one.name} {one.status} at {one.receiver}" for one in self._arrived})
+                    came = sorted(
+                        {f"{one.name} {one.status} at {one.receiver}" for one in self._arrived}
+                    )
                     raise TimeoutError(
                         f"{what}: not within {within:g} s; what came: {', '.join(came) or 'none'}"
                     )

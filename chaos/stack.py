@@ -56,7 +56,9 @@ def write_post_mortem(url: str, token: str) -> str:
         made = client.post("/api/v1/incidents", json=body, headers=key).raise_for_status()
         incident = str(made.headers["Location"])
         told = {"content": {"summary": "Written before the outage"}}
-        client.put(f"{incident}/postmortem", json=told, headers={"If-None-Match": "*"}).raise_for_status()
+        client.put(
+            f"{incident}/postmortem", json=told, headers={"If-None-Match": "*"}
+        ).raise_for_status()
     return incident
 
 
@@ -145,7 +147,9 @@ class Stack(Together):
         self._start_around()
         for number in range(1, self._count + 1):
             log = self.folder / f"instance{number}.log"
-            instance = Instance(f"instance{number}", self.dsn(), log=log, environment=self._environment)
+            instance = Instance(
+                f"instance{number}", self.dsn(), log=log, environment=self._environment
+            )
             self._closing.callback(instance.kill)
             self.instances.append(instance)
             instance.start()

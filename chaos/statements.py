@@ -63,7 +63,9 @@ class Statements:
         """
         code = self._child.terminate(90.0)
         if code != 0:
-            raise RuntimeError(f"the program that writes statements ended with {code}: {self._child.log}")
+            raise RuntimeError(
+                f"the program that writes statements ended with {code}: {self._child.log}"
+            )
         return judge_journal(self._journal.read_text("utf-8").splitlines(), minimum=minimum)
 
 
@@ -92,7 +94,8 @@ def judge_journal(lines: Iterable[str], *, minimum: int) -> StatementFindings:
         for line in written
     ]
     stored = [
-        Stored(subject=key, version=count, facts=(_FACT,) * count) for key, count in last["stored"].items()
+        Stored(subject=key, version=count, facts=(_FACT,) * count)
+        for key, count in last["stored"].items()
     ]
     return StatementFindings(
         findings=judge(writes, stored, minimum=minimum),

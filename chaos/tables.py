@@ -45,7 +45,9 @@ def by_kind(found: Durability) -> list[tuple[str, int, float, float, float, floa
     ]
 
 
-def replace_tables(page: Path, durability: Durability | None, experiments: Sequence[Experiment]) -> None:
+def replace_tables(
+    page: Path, durability: Durability | None, experiments: Sequence[Experiment]
+) -> None:
     """Put the figures into a page, in place of those between its marks; what was not run stays.
 
     Raises:
@@ -91,7 +93,10 @@ def _tables(found: Durability) -> str:
         *((name, len(wrong)) for name, wrong in findings.wrong.items()),
         ("writes that stayed unknown to their client", findings.unknown),
     ]
-    faults = [(kind, count, *(f"{value:.2f}" for value in values)) for kind, count, *values in by_kind(found)]
+    faults = [
+        (kind, count, *(f"{value:.2f}" for value in values))
+        for kind, count, *values in by_kind(found)
+    ]
     explained = findings.explained.most_common()
     return "\n".join(
         [

@@ -130,7 +130,9 @@ class Writer:
         self._fault = fault
         self._patience = patience
         headers = {"Authorization": f"Bearer {token}"}
-        self._clients = [httpx2.Client(base_url=url, headers=headers, timeout=timeout) for url in urls]
+        self._clients = [
+            httpx2.Client(base_url=url, headers=headers, timeout=timeout) for url in urls
+        ]
         self._at = number % len(self._clients)
         self._count = 0
 
@@ -154,9 +156,16 @@ class Writer:
 
     def _creation(self, title: str) -> _Wish:
         severity, description = self._luck.choice(_SEVERITIES), f"Recorded under chaos: {title}"
-        body = {"title": title, "description": description, "severity": severity, "kind": "exercise"}
+        body = {
+            "title": title,
+            "description": description,
+            "severity": severity,
+            "kind": "exercise",
+        }
         fact = Fact(Action.CREATE, f"{severity} {description}")
-        return _Wish(title, fact, "POST", "/api/v1/incidents", body, {"Idempotency-Key": f'"{title}"'})
+        return _Wish(
+            title, fact, "POST", "/api/v1/incidents", body, {"Idempotency-Key": f'"{title}"'}
+        )
 
     def _next_wish(self, incident: Mapping[str, Any], step: int) -> _Wish:
         title, path = incident["title"], f"/api/v1/incidents/{incident['id']}"
@@ -164,7 +173,12 @@ class Writer:
             text = f"Changed under chaos, step {step} of {title}"
             etag = f'"inc-{incident["version"]}"'
             return _Wish(
-                title, Fact(Action.CHANGE, text), "PATCH", path, {"description": text}, {"If-Match": etag}
+                title,
+                Fact(Action.CHANGE, text),
+                "PATCH",
+                path,
+                {"description": text},
+                {"If-Match": etag},
             )
         before = incident["status"]
         after = self._luck.choice(sorted(MOVES[before]))
@@ -175,7 +189,12 @@ class Writer:
             body["reason"] = "It came back"
         fact = Fact(Action.MOVE, f"{before}>{after}")
         return _Wish(
-            title, fact, "POST", f"{path}/transitions", body, {"Idempotency-Key": f'"{title}/{step}"'}
+            title,
+            fact,
+            "POST",
+            f"{path}/transitions",
+            body,
+            {"Idempotency-Key": f'"{title}/{step}"'},
         )
 
     def _settle(self, wish: _Wish) -> Mapping[str, Any] | None:
@@ -287,7 +306,9 @@ class Writing:
             Writer(number, urls, token, journal=journal, seed=seed, fault=fault, patience=patience)
             for number in range(count)
         ]
-        self._threads = [threading.Thread(target=self._work, args=(it,), daemon=True) for it in writers]
+        self._threads = [
+            threading.Thread(target=self._work, args=(it,), daemon=True) for it in writers
+        ]
 
     def __enter__(self) -> Self:
         for thread in self._threads:

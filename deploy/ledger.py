@@ -51,7 +51,11 @@ __all__ = [
 LEAST: Final = 20
 """Fewer deployments, or fewer rollbacks than a quarter of it, are not enough data."""
 
-_KINDS: Final = {"deploy": "Deployed {}", "rollback": "Rolled back to {}", "flag": "Set the flag {}"}
+_KINDS: Final = {
+    "deploy": "Deployed {}",
+    "rollback": "Rolled back to {}",
+    "flag": "Set the flag {}",
+}
 _OUTCOMES: Final = ("succeeded", "failed")
 _MOST: Final = 300  # characters of a text
 _PATIENCE: Final = 5.0  # seconds for PostFacta
@@ -99,9 +103,15 @@ class Entry:
                     f"{one.name}: {value!r} is no {'number' if one.name == 'seconds' else 'text'}"
                 )
         if self.kind not in _KINDS or self.outcome not in _OUTCOMES:
-            raise LedgerError(f"{self.kind} {self.outcome}: use one of {', '.join((*_KINDS, *_OUTCOMES))}")
-        if not (math.isfinite(self.seconds) and self.seconds >= 0) or not _MOMENT.fullmatch(self.at):
-            raise LedgerError(f"{self.at} {self.seconds}: write 2026-02-07T10:04:00Z, and seconds from 0")
+            raise LedgerError(
+                f"{self.kind} {self.outcome}: use one of {', '.join((*_KINDS, *_OUTCOMES))}"
+            )
+        if not (math.isfinite(self.seconds) and self.seconds >= 0) or not _MOMENT.fullmatch(
+            self.at
+        ):
+            raise LedgerError(
+                f"{self.at} {self.seconds}: write 2026-02-07T10:04:00Z, and seconds from 0"
+            )
 
 
 def read(file: Path) -> list[Entry]:
@@ -211,14 +221,18 @@ def summary(entries: Sequence[Entry], least: int = LEAST) -> Summary:
 def signal(entry: Entry, service: str) -> dict[str, Any]:
     """Describe an entry as a signal of PostFacta; its id makes a repeat harmless."""
     # An `outcome` counts as a deployment in the metrics, which a flag is not.
-    outcome = "rolled_back" if (entry.kind, entry.outcome) == ("rollback", "succeeded") else entry.outcome
+    outcome = (
+        "rolled_back" if (entry.kind, entry.outcome) == ("rollback", "succeeded") else entry.outcome
+    )
     said = {"result": entry.outcome} if entry.kind == "flag" else {"outcome": outcome}
     title = _KINDS[entry.kind].format(entry.what)
     return {
         "id": f"{service}:{entry.environment}:{entry.kind}:{entry.at}",
         "kind": "change",
         "occurred_at": entry.at,
-        "title": title if entry.outcome == "succeeded" else f"Failed: {title[0].lower()}{title[1:]}",
+        "title": title
+        if entry.outcome == "succeeded"
+        else f"Failed: {title[0].lower()}{title[1:]}",
         "services": [service],
         "environment": entry.environment,
         "payload": {**said, "by": entry.by, "seconds": entry.seconds, "note": entry.note},
@@ -230,7 +244,10 @@ def send(url: str, token: Path, found: Mapping[str, Any]) -> str:
     try:
         if urlsplit(url).scheme not in {"http", "https"}:
             return "its address is neither http nor https"
-        headers = {"Authorization": f"Bearer {token.read_text().strip()}", "Content-Type": "application/json"}
+        headers = {
+            "Authorization": f"Bearer {token.read_text().strip()}",
+            "Content-Type": "application/json",
+        }
         data = json.dumps({"items": [found]}).encode()
         request = urllib.request.Request(f"{url.rstrip('/')}/api/v1/signals", data, headers)  # noqa: S310 - checked before
         # No proxy of the environment's.
@@ -291,7 +308,11 @@ def _previous(given: argparse.Namespace, _: Sequence[str]) -> int:
 def _report(given: argparse.Namespace, _: Sequence[str]) -> int:
     found = summary(read(given.file))
     none = "not enough data"
-    times = none if found.median is None else f"median {found.median:.0f} s, longest {found.longest:.0f} s"
+    times = (
+        none
+        if found.median is None
+        else f"median {found.median:.0f} s, longest {found.longest:.0f} s"
+    )
     share = none if found.success is None else f"{found.success:.1%}"
     sys.stdout.write(f"deploy success     {share} (n={found.deploys})\n")
     sys.stdout.write(f"time to roll back  {times} (n={found.rollbacks})\n")
@@ -303,7 +324,9 @@ def _parser() -> argparse.ArgumentParser:
         "ledger.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
-    record, before, report = (commands.add_parser(name) for name in ("record", "previous", "report"))
+    record, before, report = (
+        commands.add_parser(name) for name in ("record", "previous", "report")
+    )
     for one, run in ((record, _record), (before, _previous), (report, _report)):
         one.add_argument("--file", type=Path, required=True, help="the ledger")
         one.set_defaults(run=run)
@@ -318,7 +341,9 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("--seconds", type=float, default=0.0, help="without a command (0)")
     record.add_argument("--note", default="", help="why")
     record.add_argument("--url", help="of the PostFacta that gets a signal")
-    record.add_argument("--token-file", type=Path, help="holds a token with the scope signals:write")
+    record.add_argument(
+        "--token-file", type=Path, help="holds a token with the scope signals:write"
+    )
     record.add_argument("--service", default="postfacta", help="what was changed (%(default)s)")
     return parser
 

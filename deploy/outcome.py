@@ -40,5 +40,7 @@ class Outcome:
             return 1
         if not self._not_run:
             return 0
-        sys.stdout.write(f"Nothing failed. Not looked at, and so not passed: {', '.join(self._not_run)}.\n")
+        sys.stdout.write(
+            f"Nothing failed. Not looked at, and so not passed: {', '.join(self._not_run)}.\n"
+        )
         return NOT_RUN

@@ -87,7 +87,12 @@ FACES: Final = (
         "postfacta_core.testing",
         "postfacta_core.errors",
     ),
-    *("postfacta_core.events", "postfacta_core.context", "postfacta_core.clock", "postfacta_core.logs"),
+    *(
+        "postfacta_core.events",
+        "postfacta_core.context",
+        "postfacta_core.clock",
+        "postfacta_core.logs",
+    ),
     *("postfacta_postgres", "postfacta_embedded"),
     *(
         "postfacta_adapters.conditional",
@@ -108,7 +113,8 @@ FACES: Final = (
 )
 """The modules to import from: each name that they export has an entry in the reference."""
 _MARKED: Final = re.compile(
-    r"^(<!-- made by docs/generate\.py: (\w+)([^\n]*) -->\n).*?^<!-- end -->$", re.MULTILINE | re.DOTALL
+    r"^(<!-- made by docs/generate\.py: (\w+)([^\n]*) -->\n).*?^<!-- end -->$",
+    re.MULTILINE | re.DOTALL,
 )
 _HEADING: Final = re.compile(r"^### (\w+)$", re.MULTILINE)
 # Code and links are passed over.
@@ -155,7 +161,8 @@ def parse(docstring: str | None) -> Doc:
     sections: dict[str, dict[str, str]] = {}
     last = ""
     text = _RETURNS.sub(
-        lambda it: f"Returns:\n    it: {' '.join(it[1].split())}\n", inspect.cleandoc(docstring or "")
+        lambda it: f"Returns:\n    it: {' '.join(it[1].split())}\n",
+        inspect.cleandoc(docstring or ""),
     )
     for line in text.splitlines():
         entries = next(reversed(sections.values()), None)
@@ -181,14 +188,18 @@ def render(kind: type[object]) -> str:
     doc = parse(kind.__doc__)
     parts = [f"### {kind.__name__}", _import(kind), doc.prose]
     if issubclass(kind, Enum):
-        parts.append(_table("member", "value", [(f"`{one.name}`", f"`{one.value}`") for one in kind]))
+        parts.append(
+            _table("member", "value", [(f"`{one.name}`", f"`{one.value}`") for one in kind])
+        )
     else:
         parts += _sections(kind, doc)
     return "\n\n".join(part for part in parts if part)
 
 
 def _sections(kind: type[object], doc: Doc) -> Iterator[str]:
-    arguments, attributes = (dict(doc.sections.get(section, {})) for section in ("Args", "Attributes"))
+    arguments, attributes = (
+        dict(doc.sections.get(section, {})) for section in ("Args", "Attributes")
+    )
     if not arguments:
         # Of a record, what it is made from and what it has are the same.
         known = inspect.signature(kind).parameters if attributes else ()
@@ -234,16 +245,26 @@ def _signature(kind: Callable[..., object], called: str) -> str:
     for name, parameter in inspect.signature(kind).parameters.items():
         if name == "self":
             continue
-        if parameter.kind is parameter.KEYWORD_ONLY and not any(part.startswith("*") for part in parts):
+        if parameter.kind is parameter.KEYWORD_ONLY and not any(
+            part.startswith("*") for part in parts
+        ):
             parts.append("*")
         star = "*" if parameter.kind is parameter.VAR_POSITIONAL else ""
         value = parameter.default
         given = "" if value is parameter.empty else f" = {_default(value, texts[name])}"
         annotation: object = parameter.annotation
-        text = annotation if isinstance(annotation, str) else str(getattr(annotation, "__forward_arg__", ""))
+        text = (
+            annotation
+            if isinstance(annotation, str)
+            else str(getattr(annotation, "__forward_arg__", ""))
+        )
         parts.append(f"{star}{name}: {text}{given}".replace("'", '"'))
     short = f"{called}({', '.join(parts)})"
-    return short if len(short) <= _WIDTH else f"{called}(\n" + "".join(f"    {one},\n" for one in parts) + ")"
+    return (
+        short
+        if len(short) <= _WIDTH
+        else f"{called}(\n" + "".join(f"    {one},\n" for one in parts) + ")"
+    )
 
 
 def _default(value: object, text: str) -> str:
@@ -258,7 +279,9 @@ def _default_texts(kind: Callable[..., object]) -> Mapping[str, str]:
     """Read the defaults as they are written: `MONOTONIC` says more than the function that it is."""
     texts: dict[str, str] = {}
     # A class may have the `__init__` of its base.
-    bases = [each for each in getattr(kind, "__mro__", [kind]) if each.__module__ == kind.__module__]
+    bases = [
+        each for each in getattr(kind, "__mro__", [kind]) if each.__module__ == kind.__module__
+    ]
     nodes = (
         node
         for each in reversed(bases)
@@ -296,14 +319,18 @@ def _members(kind: type[object]) -> Iterator[tuple[str, str]]:
 
 def _says(member: object) -> str:
     doc = parse(member.__doc__)
-    raises = "; ".join(f"`{error}`: {text}" for error, text in doc.sections.get("Raises", {}).items())
+    raises = "; ".join(
+        f"`{error}`: {text}" for error, text in doc.sections.get("Raises", {}).items()
+    )
     return f"{doc.summary} Raises {raises}" if raises else doc.summary
 
 
 def _invocation(name: str, function: Callable[..., object]) -> str:
     signature = inspect.signature(function)
     bare = [one.replace(annotation=one.empty) for one in list(signature.parameters.values())[1:]]
-    awaits = inspect.iscoroutinefunction(function) or str(signature.return_annotation).startswith("Coroutine")
+    awaits = inspect.iscoroutinefunction(function) or str(signature.return_annotation).startswith(
+        "Coroutine"
+    )
     return f"{'await ' * awaits}{name}{inspect.Signature(bare)}".replace("/, *args", "*args")
 
 
@@ -360,7 +387,9 @@ def _assigned(module: ModuleType, name: str) -> tuple[str, Doc]:
     body = ast.parse(inspect.getsource(module)).body
     for node in body:
         if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
-            return _assigned(import_module(f"{'.' * node.level}{node.module}", module.__package__), name)
+            return _assigned(
+                import_module(f"{'.' * node.level}{node.module}", module.__package__), name
+            )
     for node, below in pairwise(body):
         if not isinstance(node, ast.Assign | ast.AnnAssign) or not isinstance(below, ast.Expr):
             continue
@@ -480,7 +509,9 @@ def _buckets(_asked: str) -> str:
 
 # The sources of these metrics are in no table that could be read.
 _TOLD: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
-    "postfacta_telemetry_spans_dropped_total": {"reason": ("queue_full", "export_failed", "shutdown")},
+    "postfacta_telemetry_spans_dropped_total": {
+        "reason": ("queue_full", "export_failed", "shutdown")
+    },
     "postfacta_metrics_workers": {"state": ("answered", "silent")},
 }
 
@@ -511,13 +542,17 @@ def _metrics(_asked: str) -> str:
         _row(
             name,
             _policy_kind(name),
-            _labels(metric.labels, {label: values.get((name, label), ()) for label in metric.labels}),
+            _labels(
+                metric.labels, {label: values.get((name, label), ()) for label in metric.labels}
+            ),
             text=metric.text,
         )
         for name, metric in POLICY_METRICS.items()
     ]
     modes = ", ".join(f"`{mode.value}`" for mode in Mode)
-    return "\n".join([*_HEAD, *rows, "", f"`mode` is what the policy was set to at that moment: {modes}."])
+    return "\n".join(
+        [*_HEAD, *rows, "", f"`mode` is what the policy was set to at that moment: {modes}."]
+    )
 
 
 # As `benchmarks.policy_peers` has them, which would import all the peers.

@@ -50,7 +50,12 @@ _NOW: Final = datetime(2026, 3, 3, 14, 30, tzinfo=UTC)
 _PASSWORD: Final = "correct horse battery staple"  # noqa: S105 - of a database that is thrown away
 _LISTENING: Final = re.compile(r"listening on (http://\S+?);")
 CHROMIUM: Final = ("chromium", "chromium-browser", "google-chrome")
-_FLAGS: Final = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+_FLAGS: Final = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+)
 _COLUMNS: Final = """
 select table_name, column_name from information_schema.columns
 where table_schema = 'public' and data_type = 'timestamp with time zone'"""
@@ -87,7 +92,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "python -m docs.pictures", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("--to", type=Path, default=ROOT / "docs/images", help="folder (%(default)s)")
+    parser.add_argument(
+        "--to", type=Path, default=ROOT / "docs/images", help="folder (%(default)s)"
+    )
     folder: Path = parser.parse_args(arguments).to
     folder.mkdir(parents=True, exist_ok=True)
     report.draw(json.loads(report.RESULTS.read_text())["rows"], folder / _MEASURED)
@@ -108,7 +115,9 @@ async def _seed(dsn: str) -> None:
         await database.wait_connected()
         start = await database.fetchval("select clock_timestamp()")
         password_hash = await Passwords().hash(_PASSWORD)
-        person = NewUser(email=EMAIL, password=_PASSWORD, display_name="Demo admin", role=Role.ADMIN)
+        person = NewUser(
+            email=EMAIL, password=_PASSWORD, display_name="Demo admin", role=Role.ADMIN
+        )
         async with database.transaction() as connection:
             unit = Unit(connection, SEEDER, None)
             await add_user(unit, person, password_hash=password_hash)
@@ -121,7 +130,9 @@ async def _move(connection: Connection, start: datetime) -> None:
     """Put what was recorded since a moment to the fixed one, a microsecond each, so that their order stays."""
     columns = [(row["table_name"], row["column_name"]) for row in await connection.fetch(_COLUMNS)]
     seen = " union ".join(f'select "{column}" as old from "{table}"' for table, column in columns)  # noqa: S608
-    await connection.execute("set local session_replication_role = replica")  # facts are append-only
+    await connection.execute(
+        "set local session_replication_role = replica"
+    )  # facts are append-only
     await connection.execute(
         "create temp table moved (old timestamptz primary key, new timestamptz) on commit drop"
     )
@@ -132,13 +143,17 @@ async def _move(connection: Connection, start: datetime) -> None:
         start,
     )
     for table, column in columns:
-        await connection.execute(f'update "{table}" set "{column}" = new from moved where "{column}" = old')  # noqa: S608
+        await connection.execute(
+            f'update "{table}" set "{column}" = new from moved where "{column}" = old'
+        )  # noqa: S608
 
 
 @contextmanager
 def _service(dsn: str) -> Generator[str]:
     """Serve until the block ends; give the address."""
-    others = {name: value for name, value in os.environ.items() if not name.startswith("POSTFACTA_")}
+    others = {
+        name: value for name, value in os.environ.items() if not name.startswith("POSTFACTA_")
+    }
     process = subprocess.Popen(
         [sys.executable, "-m", "postfacta_app", "serve", "--port", "0"],
         env={**others, "POSTFACTA_DATABASE_DSN": dsn, "LOG_LEVEL": "ERROR"},
@@ -171,7 +186,10 @@ def _chromium() -> Generator[Browser]:
 def _take(browser: Browser, url: str, folder: Path) -> None:
     """Sign in, and take each picture."""
     page = browser.new_page(
-        base_url=url, viewport={"width": _WIDTH, "height": 1000}, locale="en-US", color_scheme="light"
+        base_url=url,
+        viewport={"width": _WIDTH, "height": 1000},
+        locale="en-US",
+        color_scheme="light",
     )
     page.goto("/signin")
     page.fill("#email", EMAIL)

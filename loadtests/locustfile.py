@@ -36,7 +36,10 @@ _NUMBERS: Mapping[str, tuple[float, str]] = {
     "seconds": (30.0, "length of the schedule"),
     "warm-up": (2.0, "seconds from the start that are not judged"),
     "patience": (20.0, "seconds to wait for the last answers"),
-    "cap": (500.0, "requests in flight at most, of each worker; what comes above is dropped and counted"),
+    "cap": (
+        500.0,
+        "requests in flight at most, of each worker; what comes above is dropped and counted",
+    ),
     "seed": (1.0, "of the Poisson schedule and the mix"),
     "failed": (0.001, "largest share of failures"),
     "p95": (0.2, "largest 95th percentile, in seconds"),
@@ -151,7 +154,11 @@ class OpenLoop(FastHttpUser):
                 json=ask.body,
             )
             code = int(answer.status_code or 0)
-            error = "" if ask.is_good(code) else str(code or type(getattr(answer, "error", None)).__name__)
+            error = (
+                ""
+                if ask.is_good(code)
+                else str(code or type(getattr(answer, "error", None)).__name__)
+            )
         except Exception as failure:  # noqa: BLE001 - whatever it is, a user would have seen it
             error = type(failure).__name__
         ended = time.perf_counter() - start
@@ -164,7 +171,9 @@ _RUNS: list[gate.Run] = []
 
 def _schedule(options: Namespace, worker: int) -> Sequence[float]:
     rate = options.rate / options.workers
-    return generator.moments(options.arrivals, rate, options.seconds, seed=int(options.seed) + worker)
+    return generator.moments(
+        options.arrivals, rate, options.seconds, seed=int(options.seed) + worker
+    )
 
 
 def _headers(ask: Ask) -> dict[str, str]:
@@ -177,7 +186,9 @@ def _headers(ask: Ask) -> dict[str, str]:
 
 
 def _limits(options: Namespace) -> gate.Limits:
-    return gate.Limits(failed=options.failed, p95=options.p95, p99=options.p99, count=int(options.min_count))
+    return gate.Limits(
+        failed=options.failed, p95=options.p95, p99=options.p99, count=int(options.min_count)
+    )
 
 
 # Locust leaves the types of its listeners open.
@@ -186,11 +197,16 @@ def _add_options(parser: ArgumentParser, **_: Any) -> None:
     for name, (default, about) in _NUMBERS.items():
         parser.add_argument(f"--{name}", type=float, default=default, help=about)
     parser.add_argument(
-        "--path", action="append", default=[], help="of the service, asked for by GET; may be repeated"
+        "--path",
+        action="append",
+        default=[],
+        help="of the service, asked for by GET; may be repeated",
     )
     # As text: they are sent to workers.
     parser.add_argument("--mix", help="a file of requests, instead: YAML or JSON")
-    parser.add_argument("--arrivals", choices=("constant", "poisson"), default="poisson", help="the schedule")
+    parser.add_argument(
+        "--arrivals", choices=("constant", "poisson"), default="poisson", help="the schedule"
+    )
     parser.add_argument("--report", default="build/load", help="folder of the report")
 
 

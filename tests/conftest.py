@@ -18,7 +18,9 @@ from tests.kit.watch import sparing
 # A shell, or nohup, starts what runs in its background with these ignored, and what is started from here would inherit it.
 for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
-        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(
+            _number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL
+        )
 
 pytest_plugins = ["tests.kit.tiers"]
 

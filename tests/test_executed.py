@@ -32,7 +32,9 @@ def test_a_test_that_no_job_ran_fails_the_run() -> None:
     missing = verdict("passed tests/app/test_a.py::test_one\n")
     assert missing.not_run == ["tests/app/test_a.py::test_two[x y]"]
     assert not missing.ok
-    assert "FAILED: collected, but run by no job (1):\n  tests/app/test_a.py::test_two[x y]" in str(missing)
+    assert "FAILED: collected, but run by no job (1):\n  tests/app/test_a.py::test_two[x y]" in str(
+        missing
+    )
 
 
 def test_jobs_add_up() -> None:
@@ -48,7 +50,9 @@ def test_no_file_at_all_is_not_a_green_run() -> None:
 
 def test_a_skipped_test_is_listed() -> None:
     skipped = verdict(
-        GREEN.replace("passed tests/app/test_a.py::test_one", "skipped tests/app/test_a.py::test_one")
+        GREEN.replace(
+            "passed tests/app/test_a.py::test_one", "skipped tests/app/test_a.py::test_one"
+        )
     )
     assert skipped.ok
     assert skipped.skipped == ["tests/app/test_a.py::test_one"]

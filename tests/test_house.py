@@ -62,7 +62,9 @@ def test_only_the_settings_read_the_environment() -> None:
     with every() as case:
         for name, text in MODULES.items():
             with case(name):
-                read = re.search(r"\bos\.(environ|getenv)\b|from os import .*(environ|getenv)", text)
+                read = re.search(
+                    r"\bos\.(environ|getenv)\b|from os import .*(environ|getenv)", text
+                )
                 assert name in READERS or not read
 
 
@@ -81,9 +83,12 @@ def test_a_module_has_a_test_of_its_name() -> None:
             "slo",
         ):
             with case(floor):
-                modules = {path.stem.strip("_") for path in (SRC / f"postfacta_{floor}").rglob("*.py")}
+                modules = {
+                    path.stem.strip("_") for path in (SRC / f"postfacta_{floor}").rglob("*.py")
+                }
                 tests = {
-                    path.stem.removeprefix("test_") for path in (ROOT / "tests" / floor).glob("test_*.py")
+                    path.stem.removeprefix("test_")
+                    for path in (ROOT / "tests" / floor).glob("test_*.py")
                 }
                 assert modules - {"init", "types"} <= tests
 
@@ -94,7 +99,9 @@ def test_what_is_public_is_documented() -> None:
 
 
 def test_every_error_has_a_status() -> None:
-    assert [name for name in exported(errors.__name__) if getattr(errors, name) not in PROBLEMS] == []
+    assert [
+        name for name in exported(errors.__name__) if getattr(errors, name) not in PROBLEMS
+    ] == []
 
 
 def test_every_setting_is_documented() -> None:
@@ -107,7 +114,11 @@ def test_no_committed_file_names_a_package_registry() -> None:
     with every() as case:
         for name in TRACKED:
             file = ROOT / name
-            if file.suffix in {".png", ".svg"} or not file.is_file() or name == "tests/test_house.py":
+            if (
+                file.suffix in {".png", ".svg"}
+                or not file.is_file()
+                or name == "tests/test_house.py"
+            ):
                 continue
             with case(name):
                 assert not registry.search(file.read_text())
@@ -117,5 +128,7 @@ def test_no_lock_file_records_an_address() -> None:
     for lock in (ROOT / "requirements").glob("*.txt"):
         assert "://" not in lock.read_text()
     assert not [
-        name for name in TRACKED if Path(name).name in {"uv.lock", "pylock.toml", "package-lock.json"}
+        name
+        for name in TRACKED
+        if Path(name).name in {"uv.lock", "pylock.toml", "package-lock.json"}
     ]

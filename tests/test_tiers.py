@@ -96,9 +96,13 @@ def test_fast_is_held_to_fast_and_the_rest_is_counted(
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "two workers"])
-def test_what_passed_before_is_left_out_and_counted(suite: pytest.Pytester, workers: tuple[str, ...]) -> None:
+def test_what_passed_before_is_left_out_and_counted(
+    suite: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
     suite.runpytest_subprocess("-m", "fast", "-k", "test_fast or test_starts")
-    result = suite.runpytest_subprocess("-m", "fast", "-k", "test_fast or test_starts", "--rest", *workers)
+    result = suite.runpytest_subprocess(
+        "-m", "fast", "-k", "test_fast or test_starts", "--rest", *workers
+    )
     # One failed, and one passed: only what passed is not run again.
     result.assert_outcomes(failed=1)
     assert result.outlines[-1].endswith("passed before: 1")
@@ -134,7 +138,9 @@ def test_threads_that_coverage_measures_can_begin_at_once() -> None:
 def test_each_tier_is_chosen_by_its_mark(suite: pytest.Pytester) -> None:
     result = suite.runpytest_subprocess("-m", "process or browser or clock")
     assert "not run: 1 long (make proofs)" in result.outlines[-1]
-    assert executed(suite) == dict.fromkeys(["test_process", "test_browser", "test_clock"], "passed")
+    assert executed(suite) == dict.fromkeys(
+        ["test_process", "test_browser", "test_clock"], "passed"
+    )
 
 
 def test_no_variable_of_the_environment_chooses_tests() -> None:
@@ -155,6 +161,8 @@ def test_no_variable_of_the_environment_chooses_tests() -> None:
 def test_no_server_of_a_test_looks_for_the_first_free_port() -> None:
     """Valkey's wheel counts from 16379, so that two workers find the same one before either listens."""
     sources = [path for folder in ("tests", "chaos") for path in (ROOT / folder).rglob("*.py")]
-    starts = re.findall(r"\bValkeyServer\(\s*([^\s)]*)", "".join(path.read_text() for path in sources))
+    starts = re.findall(
+        r"\bValkeyServer\(\s*([^\s)]*)", "".join(path.read_text() for path in sources)
+    )
     assert starts
     assert set(starts) == {"port=free_port("}

@@ -145,7 +145,11 @@ PLACES = sorted({_place(name) for name in FILES})
 @pytest.mark.parametrize("place", PLACES)
 def test_prose_is_plain_english(place: str) -> None:
     names = [name for name in FILES if _place(name) == place and name not in OWN]
-    found = [line for name in names for line in offenders(name, (ROOT / name).read_text(errors="replace"))]
+    found = [
+        line
+        for name in names
+        for line in offenders(name, (ROOT / name).read_text(errors="replace"))
+    ]
     assert not found, "\n".join(found)
 
 
@@ -187,4 +191,7 @@ def test_each_exception_is_used() -> None:
     for name, parts in EXCEPTIONS.items():
         lines = (ROOT / name).read_text().splitlines()
         for part in parts:
-            assert [line for line in lines if part in line and ANYWHERE.search(line.lower())], (name, part)
+            assert [line for line in lines if part in line and ANYWHERE.search(line.lower())], (
+                name,
+                part,
+            )

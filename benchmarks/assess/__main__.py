@@ -72,7 +72,16 @@ REFERENCES: Mapping[str, tuple[str, list[str], bool]] = {
 NEEDS: Mapping[str, list[str]] = {
     "express": ["npm", "install", "--silent", "--prefix", "{folder}", "express@5"],
     "go": ["go", "build", "-o", "{folder}/service", str(HERE / "go_service.go")],
-    "django": [sys.executable, "-m", "pip", "install", "--quiet", "--target", "{folder}", "django==5.2.19"],
+    "django": [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--target",
+        "{folder}",
+        "django==5.2.19",
+    ],
 }
 _OF_FILES = ("SECU-5", *(f"OPER-{number}" for number in range(1, 7)))
 
@@ -112,15 +121,23 @@ def reference(name: str, server: EmbeddedPostgres, folder: Path) -> Spec:
     if name == "original":
         data["service"]["project"] = str(write_project(folder))
         data["read"] = {"path": "/api/v0/incidents"}
-        wish = {"description": "An assessment writes this.", "reporter": "assess", "severity": "LOW"}
+        wish = {
+            "description": "An assessment writes this.",
+            "reporter": "assess",
+            "severity": "LOW",
+        }
         data["write"] = {"path": "/api/v0/incidents/start", "json": {"title": "{unique}", **wish}}
         return Spec.of(data, os.environ, ROOT)
-    data["declare"] = [{"check": check, "why": "a program without a project"} for check in _OF_FILES]
+    data["declare"] = [
+        {"check": check, "why": "a program without a project"} for check in _OF_FILES
+    ]
     if name.endswith("harden"):
         env["SHOP_RATE_LIMITS"] = "300/minute per client"
         data["limits"] = {"off": {"SHOP_RATE_LIMITS": ""}}
     if postgres:  # `harden` does not authenticate; what else it does is to be seen
-        data["declare"].append({"check": "SECU-2", "why": "as if behind a gateway that authenticates"})
+        data["declare"].append(
+            {"check": "SECU-2", "why": "as if behind a gateway that authenticates"}
+        )
         asyncio.run(_tables(server))
         data["database"] = {"env": "DATABASE_URL", "url": server.dsn("shop")}
     return Spec.of(data, os.environ, ROOT)
@@ -215,7 +232,10 @@ def postgres() -> Generator[EmbeddedPostgres]:
 
 def assess(name: str, server: EmbeddedPostgres, options: Options) -> dict[str, Any]:
     """Grade one; write its report."""
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    env = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
     with tempfile.TemporaryDirectory(prefix="assess-project-") as folder:
         if name == OURS:
             spec = ours(server)
@@ -284,7 +304,9 @@ def readme(text: str) -> str:
     if any(each["grade"]["lowest"] != each["grade"]["highest"] for each in found.values()):
         lines += ["A range is what a busy machine could not decide."]
     before, mark, rest = text.partition(_BEGIN)
-    return f"{before}{mark}\n{chr(10).join(lines)}\n{_END}{rest.partition(_END)[2]}" if mark else text
+    return (
+        f"{before}{mark}\n{chr(10).join(lines)}\n{_END}{rest.partition(_END)[2]}" if mark else text
+    )
 
 
 def _gates(found: Mapping[str, Any]) -> str:
@@ -299,7 +321,9 @@ def _waited(found: Mapping[str, Any]) -> int:
 def main() -> int:
     """Grade those that are named, or all."""
     parser = argparse.ArgumentParser("python -m benchmarks.assess", description=main.__doc__)
-    parser.add_argument("names", nargs="*", default=[], metavar="NAME", help=", ".join((OURS, *REFERENCES)))
+    parser.add_argument(
+        "names", nargs="*", default=[], metavar="NAME", help=", ".join((OURS, *REFERENCES))
+    )
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     code = 0

@@ -104,8 +104,12 @@ def main() -> None:
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--times", nargs="+", type=int, default=[1, 2, 5, 10])
     parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--capacity", type=float, default=0.0, help="a second; 0 takes what was measured")
-    parser.add_argument("--no-mix", dest="mix", action="store_false", help="without critical requests")
+    parser.add_argument(
+        "--capacity", type=float, default=0.0, help="a second; 0 takes what was measured"
+    )
+    parser.add_argument(
+        "--no-mix", dest="mix", action="store_false", help="without critical requests"
+    )
     parser.add_argument("--keep", action="store_true", help="write the results and the page")
     chosen = parser.parse_args()
     began = time.monotonic()

@@ -86,7 +86,11 @@ async def send(plan: Plan) -> list[Sample]:
 
 
 async def _open(plan: Plan) -> list[Sample]:
-    shares = {"critical": plan.critical, "sheddable": 1 - plan.critical} if plan.critical else {"all": 1.0}
+    shares = (
+        {"critical": plan.critical, "sheddable": 1 - plan.critical}
+        if plan.critical
+        else {"all": 1.0}
+    )
     meter, zero = Meter(cap=_MOST_IN_FLIGHT), time.perf_counter()
     url, key = f"http://127.0.0.1:{plan.port}", {"X-Priority-Key": "bench"}
     generators = {

@@ -63,14 +63,14 @@ def table(rows: Sequence[Row]) -> str:
         if variant == "mix":
             continue
         these = {r["times"]: r for r in rows if _kind(r) == (server, handler, variant)}
-        shares = " | ".join(_share(these[times]) if times in these else "-" for times in (1, 2, 5, 10))
+        shares = " | ".join(
+            _share(these[times]) if times in these else "-" for times in (1, 2, 5, 10)
+        )
         most = these.get(10)
         waits = "- | - | - | -"
         if most:
             lost = most["failed"] / max(1, most["sent"])
-            waits = (
-                f"{_ms(most['p99_ok'])} | {_ms(most['p99_refused'])} | {lost:.0%} | {ceiling(most, 10):.1%}"
-            )
+            waits = f"{_ms(most['p99_ok'])} | {_ms(most['p99_refused'])} | {lost:.0%} | {ceiling(most, 10):.1%}"
         lines.append(f"| {server} | {handler} | {_NAMES[variant]} | {shares} | {waits} |")
     mixed = [row for row in rows if row["variant"] == "mix"]
     if mixed:
@@ -104,7 +104,9 @@ def missed(rows: Sequence[Row]) -> list[str]:
             possible = f"; {ceiling(row, row['times']):.1%} is possible"
             found.append(f"{what}: goodput {_share(row)}, not {_GOALS[row['times']]:.0%}{possible}")
         if row["p99_ok"] > _GOAL_OK or row["p99_refused"] > _GOAL_REFUSED:
-            found.append(f"{what}: p99 {_ms(row['p99_ok'])} served, {_ms(row['p99_refused'])} refused")
+            found.append(
+                f"{what}: p99 {_ms(row['p99_ok'])} served, {_ms(row['p99_refused'])} refused"
+            )
     return found
 
 
@@ -118,7 +120,9 @@ def keep(rows: Sequence[Row]) -> None:
     empty = ", ".join(
         f"{s} {cost * 1e6:.0f} µs" for s, cost in {r["server"]: r["refusal"] for r in rows}.items()
     )
-    said = ", ".join(f"{server} {handler} {most:.0f}" for (server, handler), most in capacities.items())
+    said = ", ".join(
+        f"{server} {handler} {most:.0f}" for (server, handler), most in capacities.items()
+    )
     text = "\n".join(
         [
             f"{when}, {python}. Capacity, requests a second: {said}. Answering with nothing, at 10 times that rate: {empty}.",

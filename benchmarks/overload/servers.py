@@ -12,7 +12,17 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["CORES", "HANDLERS", "ROOT", "SERVERS", "VARIANTS", "free_port", "on_core", "serving", "wait_for"]
+__all__ = [
+    "CORES",
+    "HANDLERS",
+    "ROOT",
+    "SERVERS",
+    "VARIANTS",
+    "free_port",
+    "on_core",
+    "serving",
+    "wait_for",
+]
 
 ROOT = Path(__file__).parents[2]
 HANDLERS = ("cpu", "pool")
@@ -31,9 +41,27 @@ SERVERS = {
         "error",
     ),
     "uvicorn-uvloop": (
-        *("uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "error"),
+        *(
+            "uvicorn",
+            "--loop",
+            "uvloop",
+            "--http",
+            "httptools",
+            "--no-access-log",
+            "--log-level",
+            "error",
+        ),
     ),
-    "granian": ("granian", "--interface", "asgi", "--loop", "asyncio", "--workers", "1", "--no-log"),
+    "granian": (
+        "granian",
+        "--interface",
+        "asgi",
+        "--loop",
+        "asyncio",
+        "--workers",
+        "1",
+        "--no-log",
+    ),
 }
 # The server's own limit, for each kind of work: what earlier measurements found to be best.
 _OWN = {"cpu": "20", "pool": "40"}
@@ -47,7 +75,9 @@ def on_core(core: int, command: list[str]) -> list[str]:
 
 
 @contextmanager
-def serving(server: str, handler: str, variant: str) -> Generator[tuple[int, subprocess.Popen[bytes]]]:
+def serving(
+    server: str, handler: str, variant: str
+) -> Generator[tuple[int, subprocess.Popen[bytes]]]:
     """Start a server, wait until it answers; give its port and its process."""
     port = free_port()
     command = [sys.executable, "-m", *SERVERS[server], "--host", "127.0.0.1", "--port", str(port)]

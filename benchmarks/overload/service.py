@@ -87,4 +87,6 @@ async def _lifespan(receive: Receive, send: Send) -> None:
         await send(message)
 
 
-app = build(os.environ.get("OVERLOAD_HANDLER", "cpu"), shedding=os.environ.get("OVERLOAD_SHEDDING") == "1")
+app = build(
+    os.environ.get("OVERLOAD_HANDLER", "cpu"), shedding=os.environ.get("OVERLOAD_SHEDDING") == "1"
+)

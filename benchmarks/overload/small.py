@@ -98,7 +98,9 @@ def _send(port: int, rate: float, seconds: float, *, connections: int = 1) -> li
 
 def _good(answers: list[Sample], first: float, last: float) -> int:
     """Return the answers in time that came between two moments."""
-    return sum(not it.error and it.latency <= _IN_TIME and first <= it.ended < last for it in answers)
+    return sum(
+        not it.error and it.latency <= _IN_TIME and first <= it.ended < last for it in answers
+    )
 
 
 def measure(cell: Cell, dsn: str) -> str:
@@ -114,7 +116,9 @@ def measure(cell: Cell, dsn: str) -> str:
     refusals = sorted(it.latency for it in load if it.error == "503" and it.intended >= 5)
     slowest = f"{refusals[int(len(refusals) * 0.99)] * 1000:.0f} ms" if refusals else "-"
     refused = sum(it.error == "503" for it in calm)
-    recovery = next((s for s in range(5) if _good(after, s, s + 1) >= 0.85 * 0.6 * cell.capacity), None)
+    recovery = next(
+        (s for s in range(5) if _good(after, s, s + 1) >= 0.85 * 0.6 * cell.capacity), None
+    )
     return (
         f"| {cell.title} | {cell.times:g}x | {cell.mode} | {reached / cell.capacity:.0%} | {early:.0%} | {late:.0%} | {slowest} "
         f"| {refused} of {len(calm)} | {'more than 5 s' if recovery is None else f'{recovery} s'} |"

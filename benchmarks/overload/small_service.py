@@ -17,8 +17,16 @@ from postfacta_postgres import Database, PoolOptions
 __all__ = ["app", "build"]
 
 _BODY: Message = {"type": "http.response.body", "body": b"{}"}
-_START: Message = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
-_BUSY: Message = {"type": "http.response.start", "status": 503, "headers": [(b"content-length", b"2")]}
+_START: Message = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-length", b"2")],
+}
+_BUSY: Message = {
+    "type": "http.response.start",
+    "status": 503,
+    "headers": [(b"content-length", b"2")],
+}
 
 
 def _semaphore(slots: int, hold: float) -> Callable[[], Awaitable[object]]:
@@ -38,7 +46,9 @@ def build(slots: int, hold: float, dsn: str, mode: str) -> ASGIApp:
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await (work() if database is None else database.fetchval("select pg_sleep($1)::text", hold))
+            await (
+                work() if database is None else database.fetchval("select pg_sleep($1)::text", hold)
+            )
         except Exception:  # noqa: BLE001 - a pool that is full, as any service would answer it
             await send(_BUSY)
         else:

@@ -50,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             _say(f"{row.name:<26}{row.what}; must fire: {', '.join(map(str, row.expect))}")
         return 0
     if missing := missing_programs():
-        print(f"not run: this system lacks {', '.join(missing)}: apt-get install them", file=sys.stderr)  # noqa: T201 - its job
+        print(
+            f"not run: this system lacks {', '.join(missing)}: apt-get install them",
+            file=sys.stderr,
+        )  # noqa: T201 - its job
         return 2
     calm = options.calm if options.calm is not None else max(60.0, _CALM / options.compress)
     told = run_day(table, rows, Options(compression=options.compress, calm=calm))
@@ -68,18 +71,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "python -m chaos.gameday", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m chaos.gameday",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("only", nargs="*", help="ids of rows; all without any")
     parser.add_argument(
         "--compress", type=int, default=10, help="divides all waits of alerting (%(default)s)"
     )
-    parser.add_argument("--calm", type=float, help="seconds of calm at the start (half an hour, compressed)")
+    parser.add_argument(
+        "--calm", type=float, help="seconds of calm at the start (half an hour, compressed)"
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("build/gameday"), help="folder of the report (%(default)s)"
     )
     parser.add_argument("--markdown", type=Path, help="a page whose tables are replaced")
-    parser.add_argument("--section", default="gameday", help="which tables of the page (%(default)s)")
+    parser.add_argument(
+        "--section", default="gameday", help="which tables of the page (%(default)s)"
+    )
     parser.add_argument("--list", action="store_true", help="show the rows, and do nothing")
     options = parser.parse_args(argv)
     if not 1 <= options.compress <= 60:
@@ -97,7 +106,9 @@ def run_day(table: Table, rows: Sequence[Row], options: Options) -> Told:
         template = prepare(folder / "template")
         with Day(folder, template, options=options) as day:
             calm = day.be_calm()
-            _say(f"calm: {len(calm.noise)} alerts in {calm.seconds:.0f} s {'; '.join(calm.reasons)}")
+            _say(
+                f"calm: {len(calm.noise)} alerts in {calm.seconds:.0f} s {'; '.join(calm.reasons)}"
+            )
             for row in rows:
                 _say(f"{row.name}: {row.what}")
                 try:

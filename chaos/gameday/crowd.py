@@ -69,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("url")
     parser.add_argument("--connections", type=int, default=200)
-    parser.add_argument("--pause", type=float, default=0.0, help="seconds after each answer (%(default)g)")
+    parser.add_argument(
+        "--pause", type=float, default=0.0, help="seconds after each answer (%(default)g)"
+    )
     options = parser.parse_args(argv)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_all(options.url, options.connections, options.pause))

@@ -74,7 +74,11 @@ class Calm:
 
     def as_json(self) -> dict[str, object]:
         """Return it as plain data."""
-        return {**asdict(self), "verdict": "fail" if self.reasons else "pass", "reasons": list(self.reasons)}
+        return {
+            **asdict(self),
+            "verdict": "fail" if self.reasons else "pass",
+            "reasons": list(self.reasons),
+        }
 
 
 @dataclass(slots=True)
@@ -152,7 +156,10 @@ class Day:
             watchdog=len([at for at in self.sink.posts("deadman") if at >= self._began + began]),
             troubles=(
                 *site.prometheus.troubles(),
-                *(f"the objective {name} was not met before anything was done" for name in restless),
+                *(
+                    f"the objective {name} was not met before anything was done"
+                    for name in restless
+                ),
             ),
         )
 
@@ -199,7 +206,9 @@ class Day:
         with FAULTS[row.fault](site):
             limit = (_PATIENT if row.compress > 1 else _DETECT) / site.compression + _SLACK
             self._wait(lambda: self._all_told(row, caused), limit)
-            commands += [_follow(site, one, during=True) for one in _blocks(row, "diagnose", "verify")]
+            commands += [
+                _follow(site, one, during=True) for one in _blocks(row, "diagnose", "verify")
+            ]
         mended = self.now()
         site.make_well()
         limit = _RESOLVE / site.compression + _SLACK
@@ -257,7 +266,11 @@ class Day:
         return [one for one in self._told(0.0, self.now()) if one.receiver != "deadman"]
 
     def _enter(
-        self, compression: int, *, settings: Sequence[tuple[str, str]] = (), small_disk: bool = False
+        self,
+        compression: int,
+        *,
+        settings: Sequence[tuple[str, str]] = (),
+        small_disk: bool = False,
     ) -> Site:
         wanted = (compression, tuple(settings), small_disk)
         site = self._site
@@ -293,10 +306,16 @@ class Day:
 def _blocks(row: Row, *roles: str) -> list[runbooks.Block]:
     """List the commands of the row's runbook; the judge misses the runbook if there is none."""
     path = RUNBOOKS / row.runbook
-    return [block for role in roles for block in runbooks.read(path).of(role)] if path.is_file() else []
+    return (
+        [block for role in roles for block in runbooks.read(path).of(role)]
+        if path.is_file()
+        else []
+    )
 
 
 def _follow(site: Site, block: runbooks.Block, *, during: bool) -> Command:
     done = runbooks.run(block, site.environment(), timeout=30.0)
     said = (done.errors or done.output).strip()[-200:]
-    return Command(place=f"line {block.line}", role=block.role, during=during, code=done.code, said=said)
+    return Command(
+        place=f"line {block.line}", role=block.role, during=during, code=done.code, said=said
+    )

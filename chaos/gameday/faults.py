@@ -137,7 +137,8 @@ def _rare_crash(site: Site) -> Generator[None]:
             "alter table users add column version text not null default 'x'",
         ),
         do.format(
-            "alter table users drop column version", "alter table users rename column version_gone to version"
+            "alter table users drop column version",
+            "alter table users rename column version_gone to version",
         ),
     )
     with broken, _again_and_again(ask):
@@ -252,7 +253,9 @@ def _hanging_writes(site: Site) -> Generator[None]:
     """Make one write of seven hang in the database for longer than its request may take; the others are as quick as ever."""
     hang = "begin if random() < 0.15 then perform pg_sleep(8); end if; return new; end"
     site.database.ask(f"create function hang() returns trigger language plpgsql as '{hang}'")
-    site.database.ask("create trigger hang before insert on audit_log for each row execute function hang()")
+    site.database.ask(
+        "create trigger hang before insert on audit_log for each row execute function hang()"
+    )
     try:
         yield
     finally:

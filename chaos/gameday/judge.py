@@ -224,7 +224,9 @@ def noise(
 
 def _name(labels: Mapping[str, str]) -> str:
     more = [labels[key] for key in ("slo", "burnrate_tier") if key in labels]
-    return f"{labels.get('alertname')} ({', '.join(more)})" if more else str(labels.get("alertname"))
+    return (
+        f"{labels.get('alertname')} ({', '.join(more)})" if more else str(labels.get("alertname"))
+    )
 
 
 def _find(
@@ -263,11 +265,17 @@ def _since(moment: float, at: float | None) -> float | None:
 
 def _unmet(finding: Finding) -> list[str]:
     if finding.fired_after is None:
-        seen = "" if finding.pending_after is None else f", though pending after {finding.pending_after:g} s"
+        seen = (
+            ""
+            if finding.pending_after is None
+            else f", though pending after {finding.pending_after:g} s"
+        )
         return [f"{finding.alert} did not fire{seen}"]
     reasons: list[str] = []
     if finding.severity not in RECEIVERS:
-        reasons.append(f"{finding.alert} has the severity {finding.severity!r}, which has no receiver")
+        reasons.append(
+            f"{finding.alert} has the severity {finding.severity!r}, which has no receiver"
+        )
     elif finding.told_after is None:
         reasons.append(f"{finding.alert} fired, and {RECEIVERS[finding.severity]} was not notified")
     if not finding.has_runbook:
@@ -281,11 +289,19 @@ def _unmet(finding: Finding) -> list[str]:
 
 def _failed(command: Command) -> str:
     if command.role == "verify" and command.during:
-        return "" if command.code else f"{command.place}: says that all is well while the fault lasts"
+        return (
+            "" if command.code else f"{command.place}: says that all is well while the fault lasts"
+        )
     wanted = (
-        "the diagnosis" if command.role == "diagnose" else "after the repair, what must say that all is well"
+        "the diagnosis"
+        if command.role == "diagnose"
+        else "after the repair, what must say that all is well"
     )
-    return f"{command.place}: {wanted} ended with {command.code}: {command.said}" if command.code else ""
+    return (
+        f"{command.place}: {wanted} ended with {command.code}: {command.said}"
+        if command.code
+        else ""
+    )
 
 
 def _slow(findings: Sequence[Finding], compression: float) -> list[str]:
@@ -295,4 +311,6 @@ def _slow(findings: Sequence[Finding], compression: float) -> list[str]:
     first = min((compression * (one.fired_after or 0.0) for one in pages), default=0.0)
     if first < FAST:
         return []
-    return [f"the first page fired after {first:.0f} s at production's pace, and not within {FAST:g} s"]
+    return [
+        f"the first page fired after {first:.0f} s at production's pace, and not within {FAST:g} s"
+    ]

@@ -19,7 +19,9 @@ from chaos.stack import Stack
 __all__ = ["Keeper", "Kept"]
 
 _AT_ONCE = 200  # Signals that are attached by one request.
-_SUMMARY = "Faults were caused on purpose, one after the other, and users asked and wrote all the while."
+_SUMMARY = (
+    "Faults were caused on purpose, one after the other, and users asked and wrote all the while."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,5 +130,8 @@ def _told(results: Sequence[Result], began: datetime) -> Iterator[tuple[datetime
 
 
 def _summary(results: Sequence[Result]) -> str:
-    lines = [f"- **{it.name}**: {it.verdict}{''.join(f'; {why}' for why in it.reasons)}" for it in results]
+    lines = [
+        f"- **{it.name}**: {it.verdict}{''.join(f'; {why}' for why in it.reasons)}"
+        for it in results
+    ]
     return "\n".join([_SUMMARY, "", *lines])

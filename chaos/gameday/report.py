@@ -172,7 +172,10 @@ def as_html(told: Told) -> str:
         "compression": f"{told.compression}",
         "minutes": f"{told.took / 60:.0f}",
     }
-    rows = [[it.name, it.what, badge(it.verdict), _failed(it), "; ".join(it.reasons)] for it in told.results]
+    rows = [
+        [it.name, it.what, badge(it.verdict), _failed(it), "; ".join(it.reasons)]
+        for it in told.results
+    ]
     users = [(float(second), float(counts[0])) for second, counts in sorted(told.seconds.items())]
     failed = [(float(second), float(counts[1])) for second, counts in sorted(told.seconds.items())]
     marks = [it.course.caused for it in told.results if it.course]
@@ -195,7 +198,9 @@ def as_html(told: Told) -> str:
             _calm(told.calm),
         ),
         *(_course(it, told) for it in told.results if it.course is not None),
-        section("Alerts that no row causes", table(("alert", "why"), sorted(told.not_caused.items()))),
+        section(
+            "Alerts that no row causes", table(("alert", "why"), sorted(told.not_caused.items()))
+        ),
     ]
     return page("Game day", told.verdict, sections, lead=lead)
 
@@ -213,12 +218,18 @@ def _course(result: Result, told: Told) -> str:
     here = [
         one
         for one in told.episodes
-        if one.severity != "none" and one.seen <= course.ended and (one.ended or course.ended) >= course.began
+        if one.severity != "none"
+        and one.seen <= course.ended
+        and (one.ended or course.ended) >= course.began
     ]
     lanes: dict[str, list[Episode]] = {}
     for one in here:
-        more = [one.labels[key] for key in ("slo", "burnrate_tier", "instance") if key in one.labels]
-        lanes.setdefault(" ".join([one.labels["alertname"].removeprefix("Postfacta"), *more]), []).append(one)
+        more = [
+            one.labels[key] for key in ("slo", "burnrate_tier", "instance") if key in one.labels
+        ]
+        lanes.setdefault(
+            " ".join([one.labels["alertname"].removeprefix("Postfacta"), *more]), []
+        ).append(one)
     wide = max(course.ended - course.began, 1e-9)
 
     def x(moment: float) -> float:
@@ -241,10 +252,14 @@ def _course(result: Result, told: Told) -> str:
         ]
     for moment in (course.began, course.caused, course.mended, course.ended):
         text = f"{moment - course.caused:+.0f} s"
-        parts.append(f'<text x="{x(moment):.1f}" y="{height - 6}" text-anchor="middle">{text}</text>')
+        parts.append(
+            f'<text x="{x(moment):.1f}" y="{height - 6}" text-anchor="middle">{text}</text>'
+        )
     drawn = f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="alerts over time">{"".join(parts)}</svg>'
     about = "Shaded: the fault lasted. Light: pending; dark: firing; dots: a notification was sent, also of the end."
-    return section(f"{result.name}: {result.what}", f"<p>{badge(result.verdict)}</p>", drawn, about=about)
+    return section(
+        f"{result.name}: {result.what}", f"<p>{badge(result.verdict)}</p>", drawn, about=about
+    )
 
 
 def _lane(name: str, episodes: Sequence[Episode], top: int, *, x: _Scale, last: float) -> list[str]:

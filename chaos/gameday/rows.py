@@ -14,7 +14,18 @@ __all__ = ["TABLE", "Pattern", "Row", "Table", "TableError", "alerts_of", "read_
 TABLE = Path(__file__).parent.parent / "gameday.yaml"
 """Where the rows stand."""
 
-_ROW = {"id", "what", "fault", "expect", "allow", "runbook", "fast", "needs", "compress", "settings"}
+_ROW = {
+    "id",
+    "what",
+    "fault",
+    "expect",
+    "allow",
+    "runbook",
+    "fast",
+    "needs",
+    "compress",
+    "settings",
+}
 
 
 class TableError(Exception):
@@ -109,7 +120,9 @@ def read_table(path: Path = TABLE) -> Table:
 def _row(number: int, one: Mapping[str, Any]) -> Row:
     name = str(one.get("id", f"number {number}"))
     if strangers := sorted(set(one) - _ROW):
-        raise TableError(f"row {name}: unknown key {strangers[0]!r}; known are {', '.join(sorted(_ROW))}")
+        raise TableError(
+            f"row {name}: unknown key {strangers[0]!r}; known are {', '.join(sorted(_ROW))}"
+        )
     if missing := sorted({"id", "what", "fault", "expect", "runbook"} - set(one)):
         raise TableError(f"row {name}: {missing[0]!r} is missing")
     if not one["expect"]:
@@ -132,9 +145,13 @@ def _pattern(row: str, one: object) -> Pattern:
     if isinstance(one, str):
         return Pattern(one)
     if not isinstance(one, Mapping) or "alert" not in one:
-        raise TableError(f"row {row}: {one!r} names no alert; write a name, or {{alert: name, label: value}}")
+        raise TableError(
+            f"row {row}: {one!r} names no alert; write a name, or {{alert: name, label: value}}"
+        )
     labels = cast("Mapping[str, str]", one)
-    return Pattern(labels["alert"], tuple((key, value) for key, value in labels.items() if key != "alert"))
+    return Pattern(
+        labels["alert"], tuple((key, value) for key, value in labels.items() if key != "alert")
+    )
 
 
 def alerts_of(rules: Sequence[Path]) -> frozenset[str]:

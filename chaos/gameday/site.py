@@ -65,7 +65,10 @@ def write_rules(folder: Path, compression: int) -> list[Path]:
         RuntimeError: The generator failed; its own words are shown.
     """
     by_hand = [path for path in sorted(RULES.glob("*.yml")) if path.name != _GENERATED]
-    return [_generated(folder, compression), *(compressed(path, folder, compression) for path in by_hand)]
+    return [
+        _generated(folder, compression),
+        *(compressed(path, folder, compression) for path in by_hand),
+    ]
 
 
 def _generated(folder: Path, compression: int) -> Path:
@@ -127,7 +130,9 @@ class _GameStack(ProxiedStack):
 class _Probe(Child):
     """The journey probe, as it is deployed."""
 
-    def __init__(self, folder: Path, url: str, *, token: str, traffic_key: str, interval: float) -> None:
+    def __init__(
+        self, folder: Path, url: str, *, token: str, traffic_key: str, interval: float
+    ) -> None:
         self.port = free_port()
         given = {"POSTFACTA_PROBE_TOKEN": token, "POSTFACTA_PROBE_TRAFFIC_KEY": traffic_key}
         super().__init__(
@@ -207,7 +212,9 @@ class Site(Together):
         self._closing.callback(self.database.let_go)
         token = self.token("incidents:read", "incidents:write")
         interval = _PROBE_INTERVAL / self.compression
-        self.probe = _Probe(self.folder, stack.url, token=token, traffic_key=traffic_key, interval=interval)
+        self.probe = _Probe(
+            self.folder, stack.url, token=token, traffic_key=traffic_key, interval=interval
+        )
         self._closing.callback(self.probe.stop)
         self.probe.start()
         urls = {f"{name}_url": self._sink.url(name) for name in ("pager", "ticket", "deadman")}
@@ -232,7 +239,10 @@ class Site(Together):
         prometheus.wait_ready()
         count = sum(len(where) for where in prometheus.targets.values())
         wait_until(
-            lambda: len(prometheus.query("up == 1")) == count, "all is scraped", within=60.0, every=0.1
+            lambda: len(prometheus.query("up == 1")) == count,
+            "all is scraped",
+            within=60.0,
+            every=0.1,
         )
         prometheus.rules = list(self._rules)
         prometheus.reload()
@@ -244,7 +254,9 @@ class Site(Together):
         """Make an API token for a machine."""
         body = {"name": f"Game day {secrets.token_hex(4)}", "scopes": list(scopes)}
         headers = {"Authorization": f"Bearer {self.stack.token}"}
-        answer = httpx2.post(f"{self.stack.url}/api/v1/tokens", json=body, headers=headers, timeout=10.0)
+        answer = httpx2.post(
+            f"{self.stack.url}/api/v1/tokens", json=body, headers=headers, timeout=10.0
+        )
         return str(answer.raise_for_status().json()["secret"])
 
     def targets(self) -> dict[str, list[str]]:

@@ -30,9 +30,13 @@ def advance(
         now: The moment.
     """
     listed = {frozenset(one["labels"].items()): one for one in alerts}
-    after = {key: replace(episode, ended=now) for key, episode in open_.items() if key not in listed}
+    after = {
+        key: replace(episode, ended=now) for key, episode in open_.items() if key not in listed
+    }
     for key, one in listed.items():
-        known = open_.get(key) or Episode(labels=one["labels"], annotations=one["annotations"], seen=now)
+        known = open_.get(key) or Episode(
+            labels=one["labels"], annotations=one["annotations"], seen=now
+        )
         is_new = one["state"] == "firing" and known.fired is None
         after[key] = replace(known, fired=now) if is_new else known
     return after

@@ -133,7 +133,10 @@ def _kill_all_postgres(cluster: Cluster, leader: Node) -> None:
 def _wait_for_another(cluster: Cluster, former: Node) -> None:
     others = [node for node in cluster.nodes if node is not former]
     wait_until(
-        lambda: any(node.takes_writes() for node in others), "another leads", within=_PATIENCE, every=0.1
+        lambda: any(node.takes_writes() for node in others),
+        "another leads",
+        within=_PATIENCE,
+        every=0.1,
     )
 
 
@@ -154,13 +157,20 @@ def _without_etcd(cluster: Cluster) -> None:
     time.sleep(_WITHOUT_ETCD)  # noqa: TID251 - it lasts
     for etcd in cluster.etcds[:2]:
         etcd.start()
-    wait_until(lambda: all(etcd.is_healthy() for etcd in cluster.etcds), "etcd", within=_PATIENCE, every=0.2)
+    wait_until(
+        lambda: all(etcd.is_healthy() for etcd in cluster.etcds),
+        "etcd",
+        within=_PATIENCE,
+        every=0.2,
+    )
 
 
 KINDS: Mapping[str, Kind] = {
     "switchover": Kind("switchover, as `patronictl switchover` does it", 10.0, _switch_over),
     "postmaster": Kind("the leader's PostgreSQL is killed", 10.0, _kill_postgres),
-    "all": Kind("each PostgreSQL is killed, the leader's last", 30.0, _kill_all_postgres, moves=None),
+    "all": Kind(
+        "each PostgreSQL is killed, the leader's last", 30.0, _kill_all_postgres, moves=None
+    ),
     "node": Kind("the leader's node is killed: Patroni and PostgreSQL", 30.0, _kill_node),
     "return": Kind("switchover just after etcd's return", 30.0, _switch_over_late),
     "etcd": Kind(f"etcd without a quorum for {_WITHOUT_ETCD:.0f} s", 10.0, _take_etcd, moves=False),
@@ -168,7 +178,9 @@ KINDS: Mapping[str, Kind] = {
 """What is done, by name."""
 
 
-def drill(folder: Path, kinds: Sequence[str], *, enough: int = _ENOUGH, synchronous: bool = True) -> Outcome:
+def drill(
+    folder: Path, kinds: Sequence[str], *, enough: int = _ENOUGH, synchronous: bool = True
+) -> Outcome:
     """Do each of these to one cluster under writes; return what was seen."""
     journal, outcome, current = Journal(), Outcome(), ""
     with ExitStack() as stack:
@@ -203,7 +215,8 @@ def _start_service(cluster: Cluster, folder: Path, stack: ExitStack) -> tuple[li
     who = ("--email", EMAIL, "--name", "Chaos", "--password-stdin")
     command("user", "add", "--role", "admin", *who, dsn=dsn, given=password + "\n")
     instances = [
-        Instance(f"instance{number}", dsn, log=folder / f"instance{number}.log") for number in (1, 2)
+        Instance(f"instance{number}", dsn, log=folder / f"instance{number}.log")
+        for number in (1, 2)
     ]
     for instance in instances:
         stack.callback(instance.kill)
@@ -238,7 +251,9 @@ def _one(cluster: Cluster, name: str, journal: Journal, writing: Writing) -> Fai
 def _missed(failover: Failover) -> list[str]:
     kind, flaws = KINDS[failover.kind], list[str]()
     if failover.gap > kind.goal:
-        flaws.append(f"{failover.kind}: {failover.gap:.1f} s without a write, {kind.goal:.0f} are allowed")
+        flaws.append(
+            f"{failover.kind}: {failover.gap:.1f} s without a write, {kind.goal:.0f} are allowed"
+        )
     if kind.moves is (failover.leader == failover.successor):
         flaws.append(f"{failover.kind}: {failover.leader} led, and then {failover.successor}")
     return flaws
@@ -269,7 +284,11 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("--json", type=Path, help="write what was seen there")
     parser.add_argument(
-        "--add", type=Path, action="append", default=[], help="what another run wrote, for the same report"
+        "--add",
+        type=Path,
+        action="append",
+        default=[],
+        help="what another run wrote, for the same report",
     )
     parser.add_argument("--markdown", type=Path, help="write the report there")
     given = parser.parse_args(words)

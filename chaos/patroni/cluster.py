@@ -38,7 +38,9 @@ def missing_programs() -> list[str]:
 
 
 def _program(name: str) -> str | None:
-    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
+    return shutil.which(
+        name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin"
+    )
 
 
 class Etcd(Child):
@@ -60,8 +62,13 @@ class Etcd(Child):
             "election-timeout": "3000",
             "log-level": "warn",
         }
-        command = [_program("etcd") or "etcd", *(f"--{key}={value}" for key, value in options.items())]
-        super().__init__(name, command, log=folder / f"{name}.log", environment={"PATH": os.defpath})
+        command = [
+            _program("etcd") or "etcd",
+            *(f"--{key}={value}" for key, value in options.items()),
+        ]
+        super().__init__(
+            name, command, log=folder / f"{name}.log", environment={"PATH": os.defpath}
+        )
 
     def is_healthy(self) -> bool:
         """Whether it is part of a quorum."""
@@ -81,7 +88,9 @@ class Node(Child):
         environment: The variables of `deploy/patroni/patroni.yaml`, but those of this node.
     """
 
-    def __init__(self, name: str, folder: Path, account: Account, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, folder: Path, account: Account, environment: Mapping[str, str]
+    ) -> None:
         self.port, self.api = free_port(), free_port()
         self.data = folder / name / "data"
         self.url = f"http://127.0.0.1:{self.api}"
@@ -129,7 +138,13 @@ class Node(Child):
 
 def _prefix(account: Account) -> Sequence[str]:
     if account.means is Means.SETUID:
-        return ("setpriv", f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups", "--")
+        return (
+            "setpriv",
+            f"--reuid={account.uid}",
+            f"--regid={account.gid}",
+            "--clear-groups",
+            "--",
+        )
     return account.prefix
 
 
@@ -157,7 +172,9 @@ class Cluster(Together):
         account.require_entry(binaries.folder)
         shared_settings = (_SHIPPED / "patroni.yaml").read_text()
         if not synchronous:
-            shared_settings = shared_settings.replace("synchronous_mode: true", "synchronous_mode: false")
+            shared_settings = shared_settings.replace(
+                "synchronous_mode: true", "synchronous_mode: false"
+            )
         (folder / "patroni.yaml").write_text(shared_settings)
         self._roles = ["leader", "replica", "sync_standby" if synchronous else "replica"]
         shared = {
@@ -170,7 +187,11 @@ class Cluster(Together):
             "PATRONI_RESTAPI_PASSWORD": self._password,
             "PATRONI_LOG_LEVEL": "INFO",
         }
-        for role, user in (("SUPERUSER", "postgres"), ("REPLICATION", "replicator"), ("REWIND", "rewinder")):
+        for role, user in (
+            ("SUPERUSER", "postgres"),
+            ("REPLICATION", "replicator"),
+            ("REWIND", "rewinder"),
+        ):
             shared |= {f"PATRONI_{role}_USERNAME": user, f"PATRONI_{role}_PASSWORD": self._password}
         self.nodes = [Node(f"node{number}", folder, account, shared) for number in range(1, 4)]
         self._haproxy = Child(
@@ -183,7 +204,10 @@ class Cluster(Together):
     def _addresses(self) -> dict[str, str]:
         addresses = {"WRITES": f"127.0.0.1:{self.writes}", "READS": f"127.0.0.1:{self.reads}"}
         for number, node in zip(_NUMBERS, self.nodes, strict=True):
-            addresses |= {f"NODE_{number}": f"127.0.0.1:{node.port}", f"API_{number}": str(node.api)}
+            addresses |= {
+                f"NODE_{number}": f"127.0.0.1:{node.port}",
+                f"API_{number}": str(node.api),
+            }
         return addresses
 
     def dsn(self, port: int | None = None) -> str:
@@ -204,7 +228,9 @@ class Cluster(Together):
         """Return what a node knows of all of them; nothing if none answers."""
         for node in self.nodes:
             with suppress(httpx2.TransportError, ValueError, KeyError):
-                found: list[dict[str, Any]] = httpx2.get(f"{node.url}/cluster", timeout=2.0).json()["members"]
+                found: list[dict[str, Any]] = httpx2.get(f"{node.url}/cluster", timeout=2.0).json()[
+                    "members"
+                ]
                 return found
         return []
 
@@ -248,4 +274,6 @@ class Cluster(Together):
         # 503: it still waits, as just after etcd's return; the request for it stands in etcd.
         if answer.status_code not in {200, 503}:
             raise RuntimeError(f"switchover: {answer.status_code} {answer.text}")
-        wait_until(lambda: self.leader() not in {None, leader}, "another leads", within=_START, every=0.2)
+        wait_until(
+            lambda: self.leader() not in {None, leader}, "another leads", within=_START, every=0.2
+        )

@@ -25,7 +25,13 @@ _WRITE = "insert into chaos_primaries values ($1) returning substr(pg_walfile_na
 _STORED = "select number, count(*) from chaos_primaries group by number"
 _PATIENCE = 2.0
 # The driver's own confusion, when a statement meets the parting words of a server, is one of them.
-_AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
+_AWAY = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    TimeoutError,
+)
 _PACE = 0.1
 
 
@@ -48,7 +54,9 @@ def conflicts(accepted: Iterable[Accepted]) -> list[str]:
     for write in sorted(accepted, key=lambda write: write.answered):
         begun = first.setdefault(write.timeline, write)
         if begun.server != write.server:
-            found.append(f"{begun.server} and {write.server} took writes on timeline {write.timeline}")
+            found.append(
+                f"{begun.server} and {write.server} took writes on timeline {write.timeline}"
+            )
         if write.timeline not in last or write.sent > last[write.timeline].sent:
             last[write.timeline] = write
     for timeline, write in last.items():
@@ -64,7 +72,11 @@ def conflicts(accepted: Iterable[Accepted]) -> list[str]:
 def losses(accepted: Sequence[Accepted], stored: Mapping[int, int]) -> list[str]:
     """Return each acknowledged write that is not stored, or more than once."""
     counts = ((write, stored.get(write.number, 0)) for write in accepted)
-    return [f"write {it.number} of {it.server} is stored {times} times" for it, times in counts if times != 1]
+    return [
+        f"write {it.number} of {it.server} is stored {times} times"
+        for it, times in counts
+        if times != 1
+    ]
 
 
 class Prober:

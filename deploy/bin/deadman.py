@@ -112,7 +112,12 @@ def _handler(switch: Switch) -> type[BaseHTTPRequestHandler]:
 
 def _deliver(url: str, status: str) -> bool:
     alert = {"status": status, "labels": _LABELS, "annotations": _ANNOTATIONS}
-    body = {"version": "4", "status": status, "groupLabels": {"service": "monitoring"}, "alerts": [alert]}
+    body = {
+        "version": "4",
+        "status": status,
+        "groupLabels": {"service": "monitoring"},
+        "alerts": [alert],
+    }
     request = urllib.request.Request(  # noqa: S310 - main lets http and https pass alone
         url, json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
@@ -132,9 +137,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("deadman", description="Page when pings stay away.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=9199, help="port to listen on (%(default)s)")
-    parser.add_argument("--page-url-file", type=Path, required=True, help="file with the pager's address")
-    parser.add_argument("--limit", type=float, default=600.0, help="seconds without a ping (%(default)g)")
-    parser.add_argument("--repeat", type=float, default=3600.0, help="seconds between pages (%(default)g)")
+    parser.add_argument(
+        "--page-url-file", type=Path, required=True, help="file with the pager's address"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=600.0, help="seconds without a ping (%(default)g)"
+    )
+    parser.add_argument(
+        "--repeat", type=float, default=3600.0, help="seconds between pages (%(default)g)"
+    )
     args = parser.parse_args(argv)
     try:
         url = args.page_url_file.read_text(encoding="utf-8").strip()

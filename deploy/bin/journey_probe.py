@@ -114,7 +114,9 @@ class Journey:
                 raise StepError("what was recorded cannot be read back")
         return found
 
-    def _ask(self, path: str, left: float, *, body: Mapping[str, str] | None = None) -> Mapping[str, Any]:
+    def _ask(
+        self, path: str, left: float, *, body: Mapping[str, str] | None = None
+    ) -> Mapping[str, Any]:
         headers = {"Authorization": f"Bearer {self.token}", "Accept": "application/json"}
         if self.traffic_key:
             headers |= {"X-Traffic-Class": "synthetic", "X-Traffic-Key": self.traffic_key}
@@ -146,7 +148,13 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Follow no redirect: the token is for the service alone."""
 
     def redirect_request(  # noqa: PLR0917 - as the base class has it
-        self, req: urllib.request.Request, fp: object, code: int, msg: str, headers: object, newurl: str
+        self,
+        req: urllib.request.Request,
+        fp: object,
+        code: int,
+        msg: str,
+        headers: object,
+        newurl: str,
     ) -> None:
         return None
 
@@ -195,16 +203,27 @@ class Board:
             last, counts = self._last, dict(self._counts)
         lines = [
             *_head("postfacta_journeys_total", "counter", "Journeys by how they ended."),
-            *(f'postfacta_journeys_total{{outcome="{name}"}} {count}' for name, count in counts.items()),
+            *(
+                f'postfacta_journeys_total{{outcome="{name}"}} {count}'
+                for name, count in counts.items()
+            ),
         ]
         if last is not None:
             fresh = self._clock() - last.ended <= self._stale_after
             lines += [
-                *_head("probe_success", "gauge", "1 if the last journey got to its end, and not long ago."),
+                *_head(
+                    "probe_success",
+                    "gauge",
+                    "1 if the last journey got to its end, and not long ago.",
+                ),
                 f"probe_success {int(last.is_success and fresh)}",
                 *_head("probe_duration_seconds", "gauge", "How long the last journey took."),
                 f"probe_duration_seconds {sum(last.seconds.values()):.6f}",
-                *_head("postfacta_journey_step_seconds", "gauge", "How long each step took that was begun."),
+                *_head(
+                    "postfacta_journey_step_seconds",
+                    "gauge",
+                    "How long each step took that was begun.",
+                ),
                 *(
                     f'postfacta_journey_step_seconds{{step="{step}"}} {taken:.6f}'
                     for step, taken in last.seconds.items()
@@ -248,14 +267,18 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if options.once:
         outcome = journey.run()
-        taken = ", ".join(f"{step} {1000 * seconds:.0f} ms" for step, seconds in outcome.seconds.items())
+        taken = ", ".join(
+            f"{step} {1000 * seconds:.0f} ms" for step, seconds in outcome.seconds.items()
+        )
         print(f"{outcome.reason or 'ok'} ({taken})")  # noqa: T201 - its job
         return 0 if outcome.is_success else 1
     board = Board(stale_after=2 * options.interval + options.timeout)
     try:
         server = _serve(board, options.host, options.port)
     except OSError as error:
-        reason = f"cannot listen on {options.host}:{options.port}: {error.strerror}; take another --port"
+        reason = (
+            f"cannot listen on {options.host}:{options.port}: {error.strerror}; take another --port"
+        )
         print(f"journey_probe: {reason}", file=sys.stderr)  # noqa: T201 - its job
         return 1
     print(f"listening on http://{options.host}:{server.server_port}/metrics", flush=True)  # noqa: T201 - its job
@@ -280,27 +303,43 @@ def _keep_probing(journey: Journey, board: Board, interval: float) -> None:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "journey_probe.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "journey_probe.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--url", required=True, help="where users come in, such as https://postfacta.example")
-    parser.add_argument("--token-file", type=Path, help="holds the token; else POSTFACTA_PROBE_TOKEN does")
     parser.add_argument(
-        "--traffic-key-file", type=Path, help="holds the traffic key; else POSTFACTA_PROBE_TRAFFIC_KEY does"
+        "--url", required=True, help="where users come in, such as https://postfacta.example"
     )
-    parser.add_argument("--interval", type=float, default=15.0, help="seconds between journeys (%(default)g)")
+    parser.add_argument(
+        "--token-file", type=Path, help="holds the token; else POSTFACTA_PROBE_TOKEN does"
+    )
+    parser.add_argument(
+        "--traffic-key-file",
+        type=Path,
+        help="holds the traffic key; else POSTFACTA_PROBE_TRAFFIC_KEY does",
+    )
+    parser.add_argument(
+        "--interval", type=float, default=15.0, help="seconds between journeys (%(default)g)"
+    )
     parser.add_argument(
         "--timeout", type=float, default=10.0, help="seconds a journey may take (%(default)g)"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="where the metrics are served (%(default)s)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="where the metrics are served (%(default)s)"
+    )
     parser.add_argument("--port", type=int, default=9117, help="(%(default)s; 0 takes a free one)")
-    parser.add_argument("--once", action="store_true", help="make one journey, and report its outcome")
+    parser.add_argument(
+        "--once", action="store_true", help="make one journey, and report its outcome"
+    )
     return parser.parse_args(argv)
 
 
 def _journey(options: argparse.Namespace) -> Journey:
     parts = urlsplit(str(options.url))
     if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path.strip("/"):
-        raise UsageError(f"--url {options.url}: write a scheme and a host, such as https://postfacta.example")
+        raise UsageError(
+            f"--url {options.url}: write a scheme and a host, such as https://postfacta.example"
+        )
     if options.interval <= 0 or options.timeout <= 0:
         raise UsageError("--interval and --timeout must be above 0")
     token = _secret(options.token_file, "POSTFACTA_PROBE_TOKEN")

@@ -111,7 +111,9 @@ class OnCall:
             OnCallError: None does, or two do, or there is no such rotation.
         """
         if rotation not in self._rotations:
-            raise OnCallError(f"there is no rotation '{rotation}': there are {', '.join(self._rotations)}")
+            raise OnCallError(
+                f"there is no rotation '{rotation}': there are {', '.join(self._rotations)}"
+            )
         seats = self._rotations[rotation].seats(self.local(at))
         if len(seats) != 1:
             raise OnCallError(f"{rotation}: {' and '.join(seats) or 'nobody'} at {at.isoformat()}")
@@ -125,10 +127,14 @@ class OnCall:
         """List each stretch in which a rotation has no holder or two, or primary and deputy are the same person."""
         begin = self.local(start)
         end = begin + timedelta(days=days)
-        moments = sorted({begin, *(at for one in self._rotations.values() for at in one.changes(begin, end))})
+        moments = sorted(
+            {begin, *(at for one in self._rotations.values() for at in one.changes(begin, end))}
+        )
         found: list[str] = []
         for at, until in zip(moments, [*moments[1:], end], strict=True):
-            found += [f"{at:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M}: {what}" for what in self._wrong(at)]
+            found += [
+                f"{at:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M}: {what}" for what in self._wrong(at)
+            ]
         return [*found, *self._dead_ends()]
 
     def _wrong(self, at: datetime) -> Iterator[str]:
@@ -178,7 +184,11 @@ class OnCall:
             for one in given["shifts"]
         )
         overrides = tuple(
-            _Override(datetime.fromisoformat(one["from"]), datetime.fromisoformat(one["until"]), one["seat"])
+            _Override(
+                datetime.fromisoformat(one["from"]),
+                datetime.fromisoformat(one["until"]),
+                one["seat"],
+            )
             for one in self.content["overrides"]
             if one["rotation"] == name
         )
@@ -191,7 +201,9 @@ class OnCall:
     def _moment(self, text: str, where: str) -> datetime:
         day = date.fromisoformat(text)
         if day.weekday() != self._weekday:
-            raise OnCallError(f"{where}: {text} is a {_DAYS[day.weekday()]}, no {_DAYS[self._weekday]}")
+            raise OnCallError(
+                f"{where}: {text} is a {_DAYS[day.weekday()]}, no {_DAYS[self._weekday]}"
+            )
         return datetime.combine(day, self._handover)
 
 
@@ -240,7 +252,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OnCallError as error:
         sys.stderr.write(f"oncall: {error}\n")
         return 2
-    return _who(oncall, at, args.rotation) if args.command == "who" else _check(oncall, at, args.days)
+    return (
+        _who(oncall, at, args.rotation) if args.command == "who" else _check(oncall, at, args.days)
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -252,7 +266,9 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="find gaps and doubles; exit code 1 if there are any")
     check.add_argument("--days", type=int, default=90, help="how far to look ahead (%(default)s)")
     for command in (who, check):
-        command.add_argument("--at", default="", help="a time such as 2026-12-24T18:00; now without it")
+        command.add_argument(
+            "--at", default="", help="a time such as 2026-12-24T18:00; now without it"
+        )
     return parser
 
 
@@ -262,7 +278,9 @@ def _time(text: str, zone: tzinfo) -> datetime:
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        raise OnCallError(f"--at {text}: no time; write 2026-12-24T18:00, or with an offset +01:00") from None
+        raise OnCallError(
+            f"--at {text}: no time; write 2026-12-24T18:00, or with an offset +01:00"
+        ) from None
     return at if at.tzinfo else at.replace(tzinfo=zone)
 
 

@@ -151,7 +151,11 @@ def measured(metric: Metric, result: Sequence[float]) -> Phase:
     elif not metric.success:
         success = not failure
     return (
-        Phase.FAILED if failure else Phase.SUCCESSFUL if success or not metric.success else Phase.INCONCLUSIVE
+        Phase.FAILED
+        if failure
+        else Phase.SUCCESSFUL
+        if success or not metric.success
+        else Phase.INCONCLUSIVE
     )
 
 
@@ -161,7 +165,9 @@ def assessed(metric: Metric, phases: Sequence[Phase]) -> Phase:
         return Phase.FAILED
     if phases.count(Phase.INCONCLUSIVE) > metric.inconclusive:
         return Phase.INCONCLUSIVE
-    row = next((at for at, phase in enumerate(reversed(phases)) if phase is not Phase.ERROR), len(phases))
+    row = next(
+        (at for at, phase in enumerate(reversed(phases)) if phase is not Phase.ERROR), len(phases)
+    )
     if row > metric.errors:
         return Phase.ERROR
     return Phase.SUCCESSFUL if len(phases) >= metric.count else Phase.RUNNING

@@ -42,7 +42,10 @@ def _incidents() -> list[Panel]:
             description="Unresolved incidents by severity.",
             unit="short",
             queries=[
-                Query(f"sum by (severity) ({_largest(incidents, 'severity, status', live)})", "{{severity}}")
+                Query(
+                    f"sum by (severity) ({_largest(incidents, 'severity, status', live)})",
+                    "{{severity}}",
+                )
             ],
             kind=Kind.NUMBERS,
             steps=(Step("green"), Step("orange", 1)),
@@ -51,7 +54,9 @@ def _incidents() -> list[Panel]:
             title="Incidents by status",
             description="All incidents that are kept, by status.",
             unit="short",
-            queries=[Query(f"sum by (status) ({_largest(incidents, 'severity, status')})", "{{status}}")],
+            queries=[
+                Query(f"sum by (status) ({_largest(incidents, 'severity, status')})", "{{status}}")
+            ],
             stacked=True,
         ),
         Panel(
@@ -65,7 +70,9 @@ def _incidents() -> list[Panel]:
             title="Opened",
             description="Incidents opened in the time shown, by severity.",
             unit="short",
-            queries=[Query(_in_span("postfacta_incidents_opened_total", "severity"), "{{severity}}")],
+            queries=[
+                Query(_in_span("postfacta_incidents_opened_total", "severity"), "{{severity}}")
+            ],
             kind=Kind.NUMBERS,
             width=12,
         ),
@@ -74,7 +81,10 @@ def _incidents() -> list[Panel]:
             description="Moves of incidents from status to status, a second.",
             unit="ops",
             queries=[
-                Query(per_second(moves, by="from_status, to_status"), "{{from_status}} → {{to_status}}")
+                Query(
+                    per_second(moves, by="from_status, to_status"),
+                    "{{from_status}} → {{to_status}}",
+                )
             ],
             width=12,
         ),

@@ -23,7 +23,10 @@ SERVER: Final = 'job="$postgres"'
 """Selects what PostgreSQL's own exporter tells: it is another job, and another instance."""
 
 VARIABLE: Final = Variable(
-    name="postgres", label="PostgreSQL exporter", query="label_values(pg_up, job)", default="postgres"
+    name="postgres",
+    label="PostgreSQL exporter",
+    query="label_values(pg_up, job)",
+    default="postgres",
 )
 
 
@@ -97,7 +100,10 @@ def _statements() -> list[Panel]:
 
 
 def _pool() -> list[Panel]:
-    waits, timeouts = "db_client_connection_wait_time_seconds", "db_client_connection_timeouts_total"
+    waits, timeouts = (
+        "db_client_connection_wait_time_seconds",
+        "db_client_connection_timeouts_total",
+    )
     used = chosen("db_client_connection_count", 'db_client_connection_state="used"')
     most = chosen("db_client_connection_max")
     vain, tries = per_second(timeouts), per_second(f"{waits}_count")
@@ -128,13 +134,19 @@ def _pool() -> list[Panel]:
             title="Time a connection is lent",
             description="What 95 of 100 loans stay below. Long ones hold a connection without a statement.",
             unit="s",
-            queries=[Query(faster_than(0.95, "db_client_connection_use_time_seconds", by=_POOL), _NAMED)],
+            queries=[
+                Query(faster_than(0.95, "db_client_connection_use_time_seconds", by=_POOL), _NAMED)
+            ],
         ),
         Panel(
             title="New connections",
             description="Connections opened a second. Many of them mean a server that closes them, or a pool whose size varies.",
             unit="ops",
-            queries=[Query(per_second("db_client_connection_create_time_seconds_count", by=_POOL), _NAMED)],
+            queries=[
+                Query(
+                    per_second("db_client_connection_create_time_seconds_count", by=_POOL), _NAMED
+                )
+            ],
         ),
     ]
 
@@ -214,7 +226,9 @@ def _replication() -> list[Panel]:
             title="Size of databases",
             description="Bytes on disk by database. Its slope shows when the volume will be full.",
             unit="bytes",
-            queries=[Query(f"max by (datname) (pg_database_size_bytes{{{SERVER}}})", "{{datname}}")],
+            queries=[
+                Query(f"max by (datname) (pg_database_size_bytes{{{SERVER}}})", "{{datname}}")
+            ],
             width=12,
         ),
     ]

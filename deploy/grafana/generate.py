@@ -57,7 +57,9 @@ class Service:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise ValueError(f"{self.name!r} is no name for a service: write 1 to 28 of a-z, 0-9 and -")
+            raise ValueError(
+                f"{self.name!r} is no name for a service: write 1 to 28 of a-z, 0-9 and -"
+            )
         if not self.job or re.search(r'["\\\n$]', self.job):
             raise ValueError(f"{self.job!r} is no job of Prometheus: write what `job_name` says")
         if self.runbooks and not re.match(r"https?://", self.runbooks):
@@ -78,7 +80,9 @@ _KINDS: Final = {
         "How the service is doing, and where to look next.",
         overview.rows,
         (
-            Variable(name="service", label="Service", query="label_values(slo:objective:ratio, service)"),
+            Variable(
+                name="service", label="Service", query="label_values(slo:objective:ratio, service)"
+            ),
             _TRAFFIC,
         ),
     ),
@@ -88,9 +92,13 @@ _KINDS: Final = {
         database.rows,
         (database.VARIABLE,),
     ),
-    "resilience": _Kind("Resilience", "What each breaker, retry, bulkhead and limit does.", resilience.rows),
+    "resilience": _Kind(
+        "Resilience", "What each breaker, retry, bulkhead and limit does.", resilience.rows
+    ),
     "runtime": _Kind("Runtime", "The process: memory, CPU, the event loop, crashes.", runtime.rows),
-    "business": _Kind("Business", "Incidents, how long they take, and who signs in.", business.rows),
+    "business": _Kind(
+        "Business", "Incidents, how long they take, and who signs in.", business.rows
+    ),
 }
 
 
@@ -109,14 +117,18 @@ def write(service: Service, folder: Path) -> list[Path]:
     written: list[Path] = []
     for board in boards(service):
         file = folder / f"{board.uid}.gen.json"
-        file.write_text(json.dumps(render(board), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        file.write_text(
+            json.dumps(render(board), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         written.append(file)
     return written
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and write; return 0, or 2 with a sentence about what is wrong."""
-    parser = argparse.ArgumentParser(prog="generate.py", description="Write Grafana dashboards of a service.")
+    parser = argparse.ArgumentParser(
+        prog="generate.py", description="Write Grafana dashboards of a service."
+    )
     parser.add_argument("--service", default=OURS, help="its name; default: %(default)s")
     parser.add_argument("--job", help="what Prometheus calls it; default: the name")
     parser.add_argument(
@@ -128,7 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         runbooks = given.runbooks or (_RUNBOOKS if given.service == OURS else "")
-        service = Service(name=given.service, job=given.job or given.service, runbooks=runbooks.rstrip("/"))
+        service = Service(
+            name=given.service, job=given.job or given.service, runbooks=runbooks.rstrip("/")
+        )
         written = write(service, given.out)
     except (OSError, ValueError) as error:
         print(f"generate.py: {error}", file=sys.stderr)  # noqa: T201 - a command

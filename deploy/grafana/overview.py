@@ -101,7 +101,8 @@ def _requests() -> list[Panel]:
             unit="reqps",
             queries=[
                 Query(
-                    per_second(_COUNT, _FAILED, by="http_route, error_type"), "{{http_route}} {{error_type}}"
+                    per_second(_COUNT, _FAILED, by="http_route, error_type"),
+                    "{{http_route}} {{error_type}}",
                 )
             ],
             stacked=True,
@@ -127,7 +128,9 @@ def _requests() -> list[Panel]:
             title="P95 by route",
             description=f"What 95 of 100 requests to each route stay below. {slow}",
             unit="s",
-            queries=[Query(faster_than(0.95, REQUESTS, _ANSWERED, by="http_route"), "{{http_route}}")],
+            queries=[
+                Query(faster_than(0.95, REQUESTS, _ANSWERED, by="http_route"), "{{http_route}}")
+            ],
         ),
         Panel(
             title="Answers by status",
@@ -145,7 +148,10 @@ def _requests() -> list[Panel]:
 
 
 def _saturation() -> list[Panel]:
-    late, asked = per_second("postfacta_deadline_exceeded_total", by="stage"), per_second(_COUNT, LIMITED)
+    late, asked = (
+        per_second("postfacta_deadline_exceeded_total", by="stage"),
+        per_second(_COUNT, LIMITED),
+    )
     shed = per_second("postfacta_limiter_decisions_total", 'decision="shed"', by="limiter")
     return [
         pool_panel(),
@@ -157,8 +163,15 @@ def _saturation() -> list[Panel]:
             ),
             unit="short",
             queries=[
-                Query(f"sum by (limiter) ({chosen(f'postfacta_limiter_{what}')})", f"{{{{limiter}}}}: {word}")
-                for what, word in (("inflight", "under way"), ("queued", "queued"), ("limit", "limit"))
+                Query(
+                    f"sum by (limiter) ({chosen(f'postfacta_limiter_{what}')})",
+                    f"{{{{limiter}}}}: {word}",
+                )
+                for what, word in (
+                    ("inflight", "under way"),
+                    ("queued", "queued"),
+                    ("limit", "limit"),
+                )
             ],
         ),
         Panel(
@@ -203,7 +216,9 @@ def _saturation() -> list[Panel]:
 def pool_panel() -> Panel:
     """Draw the connections of each pool against its bound."""
     open_ones = "db_client_connection_count"
-    used, idle = (chosen(open_ones, f'db_client_connection_state="{state}"') for state in ("used", "idle"))
+    used, idle = (
+        chosen(open_ones, f'db_client_connection_state="{state}"') for state in ("used", "idle")
+    )
     drawn = (
         ("used", used),
         ("idle", idle),
@@ -218,7 +233,8 @@ def pool_panel() -> Panel:
         ),
         unit="short",
         queries=[
-            Query(f"sum by ({_POOL}) ({selected})", f"{{{{{_POOL}}}}}: {word}") for word, selected in drawn
+            Query(f"sum by ({_POOL}) ({selected})", f"{{{{{_POOL}}}}}: {word}")
+            for word, selected in drawn
         ],
     )
 
@@ -231,7 +247,9 @@ def _dependencies() -> list[Panel]:
             title="Checks",
             description="Whether each dependency answers its check. A critical one that is down makes us not ready.",
             unit="none",
-            queries=[Query(f"min by ({check}) ({chosen('postfacta_health_check_up')})", "{{check}}")],
+            queries=[
+                Query(f"min by ({check}) ({chosen('postfacta_health_check_up')})", "{{check}}")
+            ],
             kind=Kind.STATES,
             steps=_DOWN_IS_RED,
             names=UP,
@@ -241,7 +259,10 @@ def _dependencies() -> list[Panel]:
             description="How long ago each check came back. A check that hangs grows old, and then counts as down.",
             unit="s",
             queries=[
-                Query(f"max by ({check}) ({chosen('postfacta_health_check_age_seconds')})", "{{check}}")
+                Query(
+                    f"max by ({check}) ({chosen('postfacta_health_check_age_seconds')})",
+                    "{{check}}",
+                )
             ],
         ),
         Panel(

@@ -6,7 +6,17 @@ from typing import Final
 
 from postfacta_slo.grafana.boards import Variable
 
-__all__ = ["LAG", "LIMITED", "REQUESTS", "chosen", "faster_than", "mean", "per_second", "share", "variables"]
+__all__ = [
+    "LAG",
+    "LIMITED",
+    "REQUESTS",
+    "chosen",
+    "faster_than",
+    "mean",
+    "per_second",
+    "share",
+    "variables",
+]
 
 REQUESTS: Final = "http_server_request_duration_seconds"
 LAG: Final = "postfacta_event_loop_lag_seconds"

@@ -78,13 +78,17 @@ def _breakers() -> list[Panel]:
 def _retries() -> list[Panel]:
     tries = "postfacta_retry_attempts_total"
     again = per_second(tries, 'outcome="retried"', by="operation")
-    refused = per_second(tries, 'outcome=~"budget_refused|exhausted|deadline"', by="operation, outcome")
+    refused = per_second(
+        tries, 'outcome=~"budget_refused|exhausted|deadline"', by="operation, outcome"
+    )
     return [
         Panel(
             title="Tries by outcome",
             description="Tries a second. `recovered` is what retries are for; `exhausted` failed each time.",
             unit="ops",
-            queries=[Query(per_second(tries, by="operation, outcome"), "{{operation}} {{outcome}}")],
+            queries=[
+                Query(per_second(tries, by="operation, outcome"), "{{operation}} {{outcome}}")
+            ],
             stacked=True,
             width=6,
         ),
@@ -107,7 +111,9 @@ def _retries() -> list[Panel]:
             title="Budget for retries",
             description="Retries that may be made now. At 0 a storm was stopped: the dependency is down for all.",
             unit="short",
-            queries=[Query(f"min by (budget) ({chosen('postfacta_retry_budget_tokens')})", "{{budget}}")],
+            queries=[
+                Query(f"min by (budget) ({chosen('postfacta_retry_budget_tokens')})", "{{budget}}")
+            ],
             width=6,
         ),
     ]
@@ -123,9 +129,14 @@ def _bulkheads() -> list[Panel]:
             unit="short",
             queries=[
                 Query(
-                    f"sum by (bulkhead) ({chosen(f'postfacta_bulkhead_{what}')})", f"{{{{bulkhead}}}}: {word}"
+                    f"sum by (bulkhead) ({chosen(f'postfacta_bulkhead_{what}')})",
+                    f"{{{{bulkhead}}}}: {word}",
                 )
-                for what, word in (("used", "under way"), ("waiting", "waiting"), ("slots", "slots"))
+                for what, word in (
+                    ("used", "under way"),
+                    ("waiting", "waiting"),
+                    ("slots", "slots"),
+                )
             ],
             width=12,
         ),
@@ -141,7 +152,10 @@ def _bulkheads() -> list[Panel]:
 
 
 def _limiters() -> list[Panel]:
-    decisions, waited = "postfacta_limiter_decisions_total", "postfacta_limiter_queue_time_seconds_total"
+    decisions, waited = (
+        "postfacta_limiter_decisions_total",
+        "postfacta_limiter_queue_time_seconds_total",
+    )
     shed = per_second(decisions, 'decision="shed",mode="enforce"', by="limiter")
     admitted = per_second(decisions, 'decision="admitted"', by="limiter")
     refusals = per_second(decisions, 'decision="shed"', by="priority, mode")
@@ -151,8 +165,15 @@ def _limiters() -> list[Panel]:
             description="Requests under way and in the queue, against the most at once, as the limiter has learnt it.",
             unit="short",
             queries=[
-                Query(f"sum by (limiter) ({chosen(f'postfacta_limiter_{what}')})", f"{{{{limiter}}}}: {word}")
-                for what, word in (("inflight", "under way"), ("queued", "queued"), ("limit", "limit"))
+                Query(
+                    f"sum by (limiter) ({chosen(f'postfacta_limiter_{what}')})",
+                    f"{{{{limiter}}}}: {word}",
+                )
+                for what, word in (
+                    ("inflight", "under way"),
+                    ("queued", "queued"),
+                    ("limit", "limit"),
+                )
             ],
             width=6,
         ),
@@ -176,7 +197,9 @@ def _limiters() -> list[Panel]:
             title="Wait in the queue",
             description="What an admitted request waited on average before it was let in.",
             unit="s",
-            queries=[Query(f"{per_second(waited, by='limiter')} / ({admitted} > 0)", "{{limiter}}")],
+            queries=[
+                Query(f"{per_second(waited, by='limiter')} / ({admitted} > 0)", "{{limiter}}")
+            ],
             width=6,
         ),
         Panel(
@@ -185,7 +208,10 @@ def _limiters() -> list[Panel]:
             "reason outside. Above 1: a queue grows; a scale above 1.5: a dependency became slow.",
             unit="short",
             queries=[
-                Query(f"max by (limiter) ({chosen(f'postfacta_limiter_{what}')})", f"{{{{limiter}}}}: {what}")
+                Query(
+                    f"max by (limiter) ({chosen(f'postfacta_limiter_{what}')})",
+                    f"{{{{limiter}}}}: {what}",
+                )
                 for what in ("pressure", "scale")
             ],
             width=12,
@@ -213,7 +239,9 @@ def _rates() -> list[Panel]:
             title="Decisions",
             description="Requests a second by decision of each limit. `local`: the shared store is away.",
             unit="reqps",
-            queries=[Query(per_second(decisions, by="policy, decision"), "{{policy}} {{decision}}")],
+            queries=[
+                Query(per_second(decisions, by="policy, decision"), "{{policy}} {{decision}}")
+            ],
             stacked=True,
             width=6,
         ),
@@ -229,7 +257,9 @@ def _rates() -> list[Panel]:
             title="Shared store",
             description="Whether the store answers in which all instances count together.",
             unit="none",
-            queries=[Query(f"min by (policy) ({chosen('postfacta_ratelimit_store_up')})", "{{policy}}")],
+            queries=[
+                Query(f"min by (policy) ({chosen('postfacta_ratelimit_store_up')})", "{{policy}}")
+            ],
             kind=Kind.STATES,
             steps=(Step("red"), Step("green", 1)),
             names={0: "away", 1: "answers"},
@@ -239,7 +269,9 @@ def _rates() -> list[Panel]:
             title="Callers known",
             description="Callers that the memory of an instance keeps count of; it has a bound.",
             unit="short",
-            queries=[Query(f"sum by (policy) ({chosen('postfacta_ratelimit_keys')})", "{{policy}}")],
+            queries=[
+                Query(f"sum by (policy) ({chosen('postfacta_ratelimit_keys')})", "{{policy}}")
+            ],
             width=6,
         ),
     ]
@@ -269,7 +301,9 @@ def _others() -> list[Panel]:
             title="Out of time",
             description="Requests a second that ran out of time, by where they were.",
             unit="reqps",
-            queries=[Query(per_second("postfacta_deadline_exceeded_total", by="stage"), "{{stage}}")],
+            queries=[
+                Query(per_second("postfacta_deadline_exceeded_total", by="stage"), "{{stage}}")
+            ],
             stacked=True,
             width=6,
         ),
@@ -277,7 +311,9 @@ def _others() -> list[Panel]:
             title="Handlers overdue",
             description="Handlers that were cancelled and go on nevertheless: they swallow the cancellation.",
             unit="short",
-            queries=[Query(f"sum by (instance) ({chosen('postfacta_requests_overdue')})", "{{instance}}")],
+            queries=[
+                Query(f"sum by (instance) ({chosen('postfacta_requests_overdue')})", "{{instance}}")
+            ],
             steps=(Step("green"), Step("red", 1)),
             width=6,
         ),

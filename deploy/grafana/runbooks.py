@@ -55,5 +55,7 @@ def linked(rows: list[Row], runbooks: str) -> list[Row]:
 
 
 def _linked(panel: Panel, runbooks: str) -> Panel:
-    links = [(f"Runbook: {alert}", f"{runbooks}/{alert}.md") for alert in ALERTS.get(panel.title, ())]
+    links = [
+        (f"Runbook: {alert}", f"{runbooks}/{alert}.md") for alert in ALERTS.get(panel.title, ())
+    ]
     return replace(panel, links=links)

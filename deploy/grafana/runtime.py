@@ -114,7 +114,10 @@ def _loop() -> list[Panel]:
             description="Runs of the garbage collector a second, by generation. Many of the oldest stop the loop for long.",
             unit="ops",
             queries=[
-                Query(per_second("python_gc_collections_total", by="generation"), "generation {{generation}}")
+                Query(
+                    per_second("python_gc_collections_total", by="generation"),
+                    "generation {{generation}}",
+                )
             ],
         ),
         Panel(
@@ -145,7 +148,10 @@ def _losses() -> list[Panel]:
             description="Exceptions a second that no handler caught, by class. Each has a log line and a trace.",
             unit="ops",
             queries=[
-                Query(per_second("postfacta_unhandled_exceptions_total", by="error_type"), "{{error_type}}")
+                Query(
+                    per_second("postfacta_unhandled_exceptions_total", by="error_type"),
+                    "{{error_type}}",
+                )
             ],
             steps=_ANY_IS_RED,
             width=6,
@@ -167,9 +173,13 @@ def _losses() -> list[Panel]:
             unit="ops",
             queries=[
                 Query(
-                    per_second("postfacta_telemetry_spans_dropped_total", by="reason"), "spans: {{reason}}"
+                    per_second("postfacta_telemetry_spans_dropped_total", by="reason"),
+                    "spans: {{reason}}",
                 ),
-                Query(per_second("postfacta_log_records_suppressed_total", by="event"), "records: {{event}}"),
+                Query(
+                    per_second("postfacta_log_records_suppressed_total", by="event"),
+                    "records: {{event}}",
+                ),
             ],
             steps=_ANY_IS_RED,
             width=6,
@@ -178,7 +188,11 @@ def _losses() -> list[Panel]:
             title="Labels replaced",
             description="Observations a second whose labels became `_OTHER`: a metric has too many sets of them.",
             unit="ops",
-            queries=[Query(per_second("postfacta_metrics_label_overflow_total", by="metric"), "{{metric}}")],
+            queries=[
+                Query(
+                    per_second("postfacta_metrics_label_overflow_total", by="metric"), "{{metric}}"
+                )
+            ],
             steps=_ANY_IS_RED,
             width=6,
         ),

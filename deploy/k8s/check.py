@@ -70,7 +70,9 @@ def schema_faults(found: dict[str, Any]) -> Iterator[str]:
     try:
         kubernetes_validate.validate(found, KUBERNETES, strict=True)
     except kubernetes_validate.SchemaNotFoundError as error:
-        raise LookupError(f"{found['apiVersion']} {found['kind']} is no kind of Kubernetes itself") from error
+        raise LookupError(
+            f"{found['apiVersion']} {found['kind']} is no kind of Kubernetes itself"
+        ) from error
     except kubernetes_validate.ValidationError as error:
         where = ".".join(map(str, error.path))
         yield f"{found['kind']}/{found['metadata']['name']}: {where}: {error.message}"

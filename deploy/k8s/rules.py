@@ -25,7 +25,9 @@ _CONNECTIONS: Final = "postfacta.example.org/database-connections"
 _OWNER: Final = "postfacta-owner"
 # DNS, PostgreSQL, Valkey, the collector, the identity provider.
 _OUT: Final = {53, 443, 4317, 4318, 5432, 6379}
-_LABELS: Final = {f"app.kubernetes.io/{name}" for name in ("name", "component", "part-of", "version")}
+_LABELS: Final = {
+    f"app.kubernetes.io/{name}" for name in ("name", "component", "part-of", "version")
+}
 
 
 class Manifests:
@@ -119,7 +121,9 @@ class _Pods:
     @property
     def plain(self) -> dict[str, str]:
         """The variables whose values stand in the manifest."""
-        return {one["name"]: one["value"] for one in self.container.get("env", []) if "value" in one}
+        return {
+            one["name"]: one["value"] for one in self.container.get("env", []) if "value" in one
+        }
 
     @property
     def secrets(self) -> set[str]:
@@ -168,7 +172,9 @@ def _settings_are_accepted(its: Manifests) -> Iterator[str]:
         yield "ENVIRONMENT is local: cookies and limits are relaxed"
     if settings.is_loopback:
         yield "POSTFACTA_HOST: nothing outside of the pod reaches a loopback address"
-    if settings.port not in {port["containerPort"] for port in its.service.container.get("ports", [])}:
+    if settings.port not in {
+        port["containerPort"] for port in its.service.container.get("ports", [])
+    }:
         yield f"POSTFACTA_PORT: {settings.port} is no port of the container"
 
 
@@ -222,7 +228,9 @@ def _probes_ask_what_they_mean(its: Manifests) -> Iterator[str]:
 def _a_rollout_takes_no_pod_away_first(its: Manifests) -> Iterator[str]:
     """With `maxUnavailable` above 0, a bad version costs capacity before it is known to be bad."""
     strategy = at(its.service.object, "spec", "strategy", default={})
-    if at(strategy, "rollingUpdate", "maxUnavailable") != 0 or not at(strategy, "rollingUpdate", "maxSurge"):
+    if at(strategy, "rollingUpdate", "maxUnavailable") != 0 or not at(
+        strategy, "rollingUpdate", "maxSurge"
+    ):
         yield "strategy: rollingUpdate needs maxUnavailable 0 and maxSurge of 1 or more"
     if "progressDeadlineSeconds" not in at(its.service.object, "spec", default={}):
         yield "progressDeadlineSeconds: say when a rollout has failed"
@@ -296,7 +304,9 @@ def _steps(its: Manifests, rollout: Object) -> Iterator[str]:
 def _analysis(template: Object, given: Mapping[str, str]) -> Iterator[str]:
     try:
         metrics = metrics_of(template, given)
-        silent = {it.name: {measured(it, result) for result in ([], [float("nan")])} for it in metrics}
+        silent = {
+            it.name: {measured(it, result) for result in ([], [float("nan")])} for it in metrics
+        }
     except ValueError as error:
         yield f"analysis: {error}"
         return
@@ -320,9 +330,14 @@ def _the_autoscaler_owns_the_replicas(its: Manifests) -> Iterator[str]:
     wanted = (owner.get("kind"), at(owner, "metadata", "name", default="?"))
     if (at(scaler, "scaleTargetRef", "kind"), at(scaler, "scaleTargetRef", "name")) != wanted:
         yield f"one HorizontalPodAutoscaler must scale the {owner.get('kind')}"
-    if "replicas" in {**at(its.service.object, "spec", default={}), **at(its.rollout, "spec", default={})}:
+    if "replicas" in {
+        **at(its.service.object, "spec", default={}),
+        **at(its.rollout, "spec", default={}),
+    }:
         yield f"the {owner.get('kind')} must not set replicas"
-    if scaler.get("minReplicas", 1) < 3 or scaler.get("maxReplicas", 0) <= scaler.get("minReplicas", 1):  # noqa: PLR2004
+    if scaler.get("minReplicas", 1) < 3 or scaler.get("maxReplicas", 0) <= scaler.get(
+        "minReplicas", 1
+    ):  # noqa: PLR2004
         yield "minReplicas must be 3 or more, and maxReplicas greater"
     if at(scaler, "behavior", "scaleDown", "stabilizationWindowSeconds", default=0) < 300:  # noqa: PLR2004
         yield "scaleDown must wait for 300 s: a short lull is no end of the load"
@@ -361,7 +376,11 @@ def _a_drained_node_leaves_enough(its: Manifests) -> Iterator[str]:
 def _pods_are_spread(its: Manifests) -> Iterator[str]:
     """Pods that share a node or a zone end together."""
     spread = its.service.spec.get("topologySpreadConstraints", [])
-    keys = {one["topologyKey"] for one in spread if selects(one.get("labelSelector"), its.service.labels)}
+    keys = {
+        one["topologyKey"]
+        for one in spread
+        if selects(one.get("labelSelector"), its.service.labels)
+    }
     for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname"):
         if key not in keys:
             yield f"topologySpreadConstraints: spread the pods over {key}"
@@ -372,7 +391,9 @@ def _resources_are_stated(its: Manifests) -> Iterator[str]:
     """Memory above its request ends pods of others; a limit of the processor makes a pod wait on an idle node."""
     for pods in its.pods:
         for container in pods.containers:
-            asked, most = (at(container, "resources", key, default={}) for key in ("requests", "limits"))
+            asked, most = (
+                at(container, "resources", key, default={}) for key in ("requests", "limits")
+            )
             if "cpu" not in asked or "memory" not in asked:
                 yield f"{pods.name}: request cpu and memory"
             if most.get("memory") != asked.get("memory"):
@@ -430,20 +451,26 @@ def _containers_are_restricted(its: Manifests) -> Iterator[str]:
 def _unlike(name: str, found: Object, wanted: Mapping[str, tuple[object, ...]]) -> Iterator[str]:
     for key, allowed in wanted.items():
         if found.get(key) not in allowed:
-            yield f"{name}: {key} must be {allowed[0]}".replace("True", "true").replace("False", "false")
+            yield f"{name}: {key} must be {allowed[0]}".replace("True", "true").replace(
+                "False", "false"
+            )
 
 
 @_rule
 def _secrets_are_files(its: Manifests) -> Iterator[str]:
     """A variable is read by every child and every crash report, and changes only with a restart."""
     for pods in its.pods:
-        text = str([container.get(key) for container in pods.containers for key in ("env", "envFrom")])
+        text = str(
+            [container.get(key) for container in pods.containers for key in ("env", "envFrom")]
+        )
         if "secretKeyRef" in text or "secretRef" in text:
             yield f"{pods.name}: a secret is a variable; mount it as a file"
         for volume in pods.spec.get("volumes", []):
             if "secret" in volume and volume["secret"].get("defaultMode", 0o644) & 0o337:
                 yield f"{pods.name}: secret {volume['name']}: defaultMode must be 0400"
-        mounts = [mount for container in pods.containers for mount in container.get("volumeMounts", [])]
+        mounts = [
+            mount for container in pods.containers for mount in container.get("volumeMounts", [])
+        ]
         if any(not mount.get("readOnly") for mount in mounts):
             yield f"{pods.name}: mount volumes readOnly"
     for found in its.of("Secret"):
@@ -525,7 +552,9 @@ def _selectors_select_the_pods(its: Manifests) -> Iterator[str]:
             if port.get("targetPort") not in named:
                 yield f"Service/{found['metadata']['name']}: no port of the container is {port.get('targetPort')}"
     for pods in its.pods:
-        if pods.object["kind"] == "Job" and selects(at(its.service.object, "spec", "selector"), pods.labels):
+        if pods.object["kind"] == "Job" and selects(
+            at(its.service.object, "spec", "selector"), pods.labels
+        ):
             yield f"{pods.name}: its pods would be counted as those of the service"
 
 

@@ -43,7 +43,9 @@ _EXCLUDED: Final = (
 
 _TRANSACTION: Final = {"BEGIN;", "COMMIT;"}  # as asyncpg sends them
 _TABLE: Final = re.compile(r"\s*create table (?:if not exists )?(\w+)", re.IGNORECASE)
-_INDEX: Final = re.compile(r"\s*create (?:unique )?index (?:if not exists )?\w+ on (\w+)", re.IGNORECASE)
+_INDEX: Final = re.compile(
+    r"\s*create (?:unique )?index (?:if not exists )?\w+ on (\w+)", re.IGNORECASE
+)
 
 BAD: Final = {
     "require-concurrent-index-creation": "create index incidents_title on incidents (title)",
@@ -93,7 +95,9 @@ def faults(sent: Sequence[str]) -> list[str]:
     Raises:
         FileNotFoundError: It is not installed.
     """
-    program = shutil.which("squawk", path=str(Path(sys.executable).parent)) or shutil.which("squawk")
+    program = shutil.which("squawk", path=str(Path(sys.executable).parent)) or shutil.which(
+        "squawk"
+    )
     if program is None:
         raise FileNotFoundError("squawk is not installed (make check installs squawk-cli)")
     new = {made[1] for text in sent if (made := _TABLE.match(text))}
@@ -119,7 +123,11 @@ def main() -> int:
     """Check all; return the exit code."""
     outcome = Outcome()
     try:
-        missed = [rule for rule, text in BAD.items() if not any(it.startswith(rule) for it in faults([text]))]
+        missed = [
+            rule
+            for rule, text in BAD.items()
+            if not any(it.startswith(rule) for it in faults([text]))
+        ]
     except FileNotFoundError as error:
         outcome.not_run("migrations", str(error))
         return outcome.end()

@@ -43,7 +43,11 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 _VERSIONS: Final = "postfacta_app/migrations/versions"
 _PATIENCE: Final = 60.0
 _ALONE, _TOGETHER = 2.0, 3.0  # seconds of load
-_SERVE: Final = {"ENVIRONMENT": "local", "POSTFACTA_AUTH_MODE": "none", "POSTFACTA_DRAIN_DELAY": "1"}
+_SERVE: Final = {
+    "ENVIRONMENT": "local",
+    "POSTFACTA_AUTH_MODE": "none",
+    "POSTFACTA_DRAIN_DELAY": "1",
+}
 _REBUILT: Final = "select count(timeline_rebuild(id)) from incidents"
 _KEPT: Final = """
 select md5(string_agg(line, e'\\n' order by line)) from (
@@ -80,7 +84,9 @@ def former(folder: Path) -> Path | None:
 
 
 def _git(*words: str) -> bytes:
-    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=False, timeout=60).stdout  # noqa: S603, S607 - of this checkout
+    return subprocess.run(
+        ["git", *words], cwd=ROOT, capture_output=True, check=False, timeout=60
+    ).stdout  # noqa: S603, S607 - of this checkout
 
 
 def bad_build(folder: Path, statements: Sequence[str]) -> Path:
@@ -148,9 +154,15 @@ class Callers:
             for number in (1, 2)
         ]
         self._ask(
-            client, "PATCH", path, json={"description": "Changed by a drill"}, headers={"If-Match": etag}
+            client,
+            "PATCH",
+            path,
+            json={"description": "Changed by a drill"},
+            headers={"If-Match": etag},
         )
-        self._ask(client, "POST", "/api/v1/signals", json={"incident": incident["id"], "items": signals})
+        self._ask(
+            client, "POST", "/api/v1/signals", json={"incident": incident["id"], "items": signals}
+        )
         self._ask(client, "POST", f"{path}/annotations", json={"kind": "note", "body": "Look here"})
         self._ask(client, "POST", f"{path}/transitions", json={"to": "IN_PROGRESS"})
         for read in (
@@ -161,7 +173,9 @@ class Callers:
         ):
             self._ask(client, "GET", read)
 
-    def _ask(self, client: httpx2.Client, method: str, path: str, **given: Any) -> httpx2.Response | None:
+    def _ask(
+        self, client: httpx2.Client, method: str, path: str, **given: Any
+    ) -> httpx2.Response | None:
         time.sleep(0.02)  # noqa: TID251 - a thread that leaves some of the machine to the others
         phase = self.phase
         try:
@@ -195,7 +209,9 @@ class _Stage:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True)
         self.instances = {
-            name: Instance(name, self.dsn, log=self.folder / f"{name}.log", environment=self.of(name))
+            name: Instance(
+                name, self.dsn, log=self.folder / f"{name}.log", environment=self.of(name)
+            )
             for name in self.sources
         }
         self.proxy = Haproxy(
@@ -244,7 +260,9 @@ def serve_both(dsn: str, old: Path, folder: Path) -> tuple[Callers, list[str]]:
     kept = fetch_value(dsn, _KEPT)
     fetch_value(dsn, _REBUILT)
     return callers, faults + (
-        [] if fetch_value(dsn, _KEPT) == kept else ["the kept timelines are not those that the facts give"]
+        []
+        if fetch_value(dsn, _KEPT) == kept
+        else ["the kept timelines are not those that the facts give"]
     )
 
 
@@ -353,7 +371,11 @@ def _drill(folder: Path, old: Path) -> tuple[str, bool]:
 
 
 def _report(
-    kills: Sequence[Kills], callers: Callers, faults: Sequence[str], *, bad: Mapping[str, Sequence[str]]
+    kills: Sequence[Kills],
+    callers: Callers,
+    faults: Sequence[str],
+    *,
+    bad: Mapping[str, Sequence[str]],
 ) -> str:
     phases = list(dict.fromkeys(phase for phase, _ in callers.answers))
     count = callers.answers
@@ -371,7 +393,10 @@ def _report(
             "",
             "| what serves | answers of the version before | of this one |",
             "|---|---|---|",
-            *(f"| {phase} | {count[phase, 'before']} | {count[phase, 'this']} |" for phase in phases),
+            *(
+                f"| {phase} | {count[phase, 'before']} | {count[phase, 'this']} |"
+                for phase in phases
+            ),
             "",
             "This version is not ready, and gets no requests, until its schema is there. There are no downgrades: the way back is the",
             "version before on the newer schema, and what it recorded there has the same timelines as if it were recorded by this one.",

@@ -35,7 +35,9 @@ _ROOT: Final = Path(__file__).resolve().parents[2]
 def main(words: Sequence[str] | None = None) -> int:
     """Run the review; return the exit code."""
     parser = argparse.ArgumentParser(
-        "python -m deploy.prr", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m deploy.prr",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("only", nargs="*", help="ids of rows; all without any")
     parser.add_argument(
@@ -44,7 +46,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("build/prr"), help="folder of the report (%(default)s)"
     )
-    parser.add_argument("--page", type=Path, help="write the rows into this page, and review nothing")
+    parser.add_argument(
+        "--page", type=Path, help="write the rows into this page, and review nothing"
+    )
     given = parser.parse_args(words)
     tier = Tier[given.tier.upper()] if not given.only else Tier.MANUAL
     today = datetime.now(UTC).date()  # noqa: TID251 - the day of the review
@@ -69,7 +73,9 @@ def main(words: Sequence[str] | None = None) -> int:
     (given.out / "report.json").write_text(json.dumps(document, indent=1) + "\n")
     (given.out / "report.md").write_text(as_markdown(findings, decided, tier, about=about))
     (given.out / "report.html").write_text(as_html(findings, decided, tier, about=about))
-    sys.stdout.write(f"{document['verdict']}, in {about['seconds']} s: {given.out / 'report.html'}\n")
+    sys.stdout.write(
+        f"{document['verdict']}, in {about['seconds']} s: {given.out / 'report.html'}\n"
+    )
     return int(decided)
 
 

@@ -61,7 +61,9 @@ def judge_tests(names: Iterable[str], outcomes: Mapping[str, Answer]) -> Answer:
         Answer(answer.result, f"{test}: {answer.why}" if answer.why else test)
         for test, answer in found.items()
     )
-    return one if one.result is not Result.PASS else Answer(Result.PASS, f"{len(found)} tests passed")
+    return (
+        one if one.result is not Result.PASS else Answer(Result.PASS, f"{len(found)} tests passed")
+    )
 
 
 def judge_command(code: int, output: str, lines: Sequence[str] = ()) -> Answer:
@@ -73,7 +75,9 @@ def judge_command(code: int, output: str, lines: Sequence[str] = ()) -> Answer:
     if code == 0:
         return Answer(Result.PASS, "exit code 0")
     result, how = (Result.NOT_RUN, "not run") if code == NOT_RUN else (Result.FAIL, "FAIL")
-    said = "; ".join(f"{name} {below}".strip() for name, below in _printed(how, output)) or _last(output)
+    said = "; ".join(f"{name} {below}".strip() for name, below in _printed(how, output)) or _last(
+        output
+    )
     return Answer(result, f"exit code {code}: {said}")
 
 
@@ -101,7 +105,9 @@ def judge_report(report: Report, text: str | None, today: date) -> Answer:
     if text is None:
         return Answer(Result.NOT_RUN, f"there is no {report.page}: {report.renew}")
     wrong = [
-        f"does not say {pattern}" for pattern in report.holds if not re.search(pattern, text, re.MULTILINE)
+        f"does not say {pattern}"
+        for pattern in report.holds
+        if not re.search(pattern, text, re.MULTILINE)
     ]
     bad = (re.search(pattern, text, re.MULTILINE) for pattern in report.lacks)
     wrong += [f"says {' '.join(said[0].split())[-_SHOWN:]}" for said in bad if said]
@@ -109,7 +115,9 @@ def judge_report(report: Report, text: str | None, today: date) -> Answer:
         return Answer(Result.FAIL, f"{report.page} {wrong[0]}")
     days = [date.fromisoformat(day) for day in re.findall(report.dated, text)]
     if not days:
-        return Answer(Result.NOT_RUN, f"{report.page} says not when it was measured: {report.renew}")
+        return Answer(
+            Result.NOT_RUN, f"{report.page} says not when it was measured: {report.renew}"
+        )
     # Of several tables, the one that is the oldest counts.
     if not 0 <= (today - min(days)).days <= report.days:
         why = f"{report.page} is of {min(days)}, and may be {report.days} days old: {report.renew}"
@@ -152,4 +160,6 @@ def verdict(findings: Iterable[Finding], tier: Tier) -> Verdict:
     required = [one for one in found if one.row.tier <= tier]
     if not required:
         return Verdict.NOTHING
-    return Verdict.INVALID if any(one.result is Result.NOT_RUN for one in required) else Verdict.PASS
+    return (
+        Verdict.INVALID if any(one.result is Result.NOT_RUN for one in required) else Verdict.PASS
+    )

@@ -12,7 +12,12 @@ from postfacta_lab.verdict import Verdict
 
 __all__ = ["as_html", "as_json", "as_markdown", "as_table"]
 
-_WORDS = {Verdict.PASS: "pass", Verdict.FAIL: "fail", Verdict.INVALID: "not run", Verdict.NOTHING: "nothing"}
+_WORDS = {
+    Verdict.PASS: "pass",
+    Verdict.FAIL: "fail",
+    Verdict.INVALID: "not run",
+    Verdict.NOTHING: "nothing",
+}
 
 
 def _counts(findings: Iterable[Finding]) -> dict[str, str]:
@@ -49,7 +54,9 @@ def as_json(
     }
 
 
-def as_markdown(findings: Sequence[Finding], found: Verdict, tier: Tier, *, about: Mapping[str, str]) -> str:
+def as_markdown(
+    findings: Sequence[Finding], found: Verdict, tier: Tier, *, about: Mapping[str, str]
+) -> str:
     """Write it as Markdown, for the summary of a job and for a page."""
     counts = ", ".join(f"{number} {name}" for name, number in _counts(findings).items())
     return "\n".join((
@@ -63,13 +70,21 @@ def as_markdown(findings: Sequence[Finding], found: Verdict, tier: Tier, *, abou
     ))  # fmt: skip
 
 
-def as_html(findings: Sequence[Finding], found: Verdict, tier: Tier, *, about: Mapping[str, str]) -> str:
+def as_html(
+    findings: Sequence[Finding], found: Verdict, tier: Tier, *, about: Mapping[str, str]
+) -> str:
     """Write it as one file of HTML: what is no pass stands first."""
     head = ("row", "question", "", "what it rests on", "command")
 
     def rows(*results: Result) -> list[tuple[str, ...]]:
         return [
-            (one.row.id, one.row.question, badge(one.result.value), one.why, "; ".join(_proofs(one.row)))
+            (
+                one.row.id,
+                one.row.question,
+                badge(one.result.value),
+                one.why,
+                "; ".join(_proofs(one.row)),
+            )
             for one in findings
             if one.result in results
         ]
@@ -77,10 +92,16 @@ def as_html(findings: Sequence[Finding], found: Verdict, tier: Tier, *, about: M
     named = {
         "Failed": (Result.FAIL,), "Waived, and not run": (Result.WAIVED, Result.NOT_RUN), "Passed": (Result.PASS,),
     }  # fmt: skip
-    sections = [section(title, table(head, lines)) for title, of in named.items() if (lines := rows(*of))]
+    sections = [
+        section(title, table(head, lines)) for title, of in named.items() if (lines := rows(*of))
+    ]
     lead = f"Tier {tier.name.lower()}: its rows and those of the tiers before it must be answered."
     return page(
-        "Readiness review", _WORDS[found], [facts(_counts(findings)), *sections], lead=lead, state=about
+        "Readiness review",
+        _WORDS[found],
+        [facts(_counts(findings)), *sections],
+        lead=lead,
+        state=about,
     )
 
 

@@ -14,7 +14,15 @@ from tempfile import TemporaryDirectory
 from typing import Final
 from xml.etree import ElementTree as ET
 
-from deploy.prr.judge import Answer, Finding, Result, judge_command, judge_report, judge_tests, worst
+from deploy.prr.judge import (
+    Answer,
+    Finding,
+    Result,
+    judge_command,
+    judge_report,
+    judge_tests,
+    worst,
+)
 from deploy.prr.table import Absent, Command, Proof, Report, Row, Suite, Tier
 
 __all__ = ["WITHIN", "Review", "outcomes"]
@@ -42,7 +50,9 @@ class Review:
     def run(self, rows: Sequence[Row]) -> list[Finding]:
         """Answer rows, in their order."""
         proofs = [proof for row in rows if row.tier <= self._tier for proof in row.proofs]
-        names = sorted({name for proof in proofs if isinstance(proof, Suite) for name in proof.names})
+        names = sorted(
+            {name for proof in proofs if isinstance(proof, Suite) for name in proof.names}
+        )
         commands = {proof.run for proof in proofs if isinstance(proof, Command)}
         with ThreadPoolExecutor(2) as pool:
             tests = pool.submit(self._pytest, names)
@@ -64,7 +74,9 @@ class Review:
         match proof:
             case Report():
                 page = self._root / proof.page
-                return judge_report(proof, page.read_text() if page.is_file() else None, self._today)
+                return judge_report(
+                    proof, page.read_text() if page.is_file() else None, self._today
+                )
             case Absent():
                 return Answer(Result.NOT_RUN, proof.why)
             case _ if row.tier > self._tier:
@@ -76,7 +88,9 @@ class Review:
 
     def _environment(self) -> Mapping[str, str]:
         # Of the checkout that is reviewed, also if another one is installed.
-        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+        path = os.pathsep.join(
+            (str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))
+        )
         return {**os.environ, "PATH": path, "PYTHONPATH": str(self._root / "src")}
 
     def _command(self, command: str) -> tuple[int, str, float]:
@@ -124,7 +138,9 @@ class Review:
                 timeout=within,
             )
         except subprocess.TimeoutExpired:
-            return subprocess.CompletedProcess(words, _TOO_LATE, f"it had not ended after {within} s\n")
+            return subprocess.CompletedProcess(
+                words, _TOO_LATE, f"it had not ended after {within} s\n"
+            )
 
 
 def outcomes(junit: str) -> dict[str, Answer]:

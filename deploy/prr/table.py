@@ -133,7 +133,10 @@ def read_rows(file: Path = _HERE / "checks.yaml") -> list[Row]:
     Raises:
         TableError: One cannot be used.
     """
-    return [_row(name, _mapping(f"{name}", given)) for name, given in _mapping("checks", _load(file)).items()]
+    return [
+        _row(name, _mapping(f"{name}", given))
+        for name, given in _mapping("checks", _load(file)).items()
+    ]
 
 
 def read_waivers(file: Path = _HERE / "waivers.yaml", *, rows: Sequence[Row]) -> list[Waiver]:
@@ -143,7 +146,10 @@ def read_waivers(file: Path = _HERE / "waivers.yaml", *, rows: Sequence[Row]) ->
         TableError: One cannot be used, or is of no row.
     """
     known = {row.id for row in rows}
-    waivers = [_made(Waiver, f"waiver {number}", given) for number, given in enumerate(_load(file) or [], 1)]
+    waivers = [
+        _made(Waiver, f"waiver {number}", given)
+        for number, given in enumerate(_load(file) or [], 1)
+    ]
     for waiver in waivers:
         if waiver.row not in known:
             raise TableError(f"a waiver is of {waiver.row}, which is no row")

@@ -81,7 +81,9 @@ class Target:
         if figure.value is None or figure.n < least:
             return Verdict.INVALID
         return (
-            Verdict.PASS if (figure.value >= aim if self.is_floor else figure.value <= aim) else Verdict.FAIL
+            Verdict.PASS
+            if (figure.value >= aim if self.is_floor else figure.value <= aim)
+            else Verdict.FAIL
         )
 
 
@@ -126,7 +128,9 @@ TARGETS: Final[Mapping[str, Target]] = {
 def of_objectives(statuses: Iterable[SloStatus], source: str) -> dict[str, Figure]:
     """Read the share that was good; what was recorded of the window is its n, in percent."""
     return {
-        one.slo: Figure(None if one.error is None else one.achieved, int(100 * one.coverage), source)
+        one.slo: Figure(
+            None if one.error is None else one.achieved, int(100 * one.coverage), source
+        )
         for one in statuses
         if one.slo in {"availability", "success-rate"}
     }
@@ -156,7 +160,9 @@ def of_ledger(entries: Sequence[Entry], now: datetime, source: str) -> dict[str,
 def of_gameday(page: str, source: str) -> dict[str, Figure]:
     """Read when faults paged, at production's pace, and how many notifications were noise."""
     cells = r"^\| \S+ \| [^|]+ \| page \| [^|]+ \| (\d+) m (\d\d) s \|"
-    pages = [60 * int(minutes) + int(rest) for minutes, rest in re.findall(cells, page, re.MULTILINE)]
+    pages = [
+        60 * int(minutes) + int(rest) for minutes, rest in re.findall(cells, page, re.MULTILINE)
+    ]
     counted = re.search(r"Notifications: (\d+); noise: (\d+)", page)
     sent, noise = map(int, counted.groups()) if counted else (0, 0)
     return {
@@ -178,7 +184,9 @@ def as_table(figures: Mapping[str, Figure]) -> str:
             for month, aim in target.months.items()
         )
         value = (
-            _NOT_ENOUGH if target.judge(figure, 1) is Verdict.INVALID else target.show(figure.value or 0.0)
+            _NOT_ENOUGH
+            if target.judge(figure, 1) is Verdict.INVALID
+            else target.show(figure.value or 0.0)
         )
         lines.append(
             f"| {target.name} | {value} | {figure.n} {target.of} | {' | '.join(aims)} | {figure.source} |"
@@ -193,11 +201,17 @@ def main(words: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--prometheus", help="the address of one that runs the rules of the objectives")
+    parser.add_argument(
+        "--prometheus", help="the address of one that runs the rules of the objectives"
+    )
     parser.add_argument("--service", help="the address of the PostFacta that holds the incidents")
-    parser.add_argument("--token-file", type=Path, help="holds a token with the scope incidents:read")
+    parser.add_argument(
+        "--token-file", type=Path, help="holds a token with the scope incidents:read"
+    )
     parser.add_argument("--ledger", type=Path, help="of deployments, as deploy/ledger.py writes it")
-    parser.add_argument("--environment", default="production", help="whose deployments count (%(default)s)")
+    parser.add_argument(
+        "--environment", default="production", help="whose deployments count (%(default)s)"
+    )
     parser.add_argument(
         "--month", type=int, choices=(1, 3), default=1, help="whose targets decide (%(default)s)"
     )
@@ -211,7 +225,9 @@ def main(words: Sequence[str] | None = None) -> int:
     sys.stdout.write(text)
     if given.page and not put(given.page, "targets", f"{text}\nMeasured on {now:%Y-%m-%d}.\n"):
         return int(Verdict.NOTHING)
-    return int(overall(target.judge(figures[name], given.month) for name, target in TARGETS.items()))
+    return int(
+        overall(target.judge(figures[name], given.month) for name, target in TARGETS.items())
+    )
 
 
 def _found(given: argparse.Namespace, now: datetime) -> Iterable[Mapping[str, Figure]]:
@@ -219,10 +235,14 @@ def _found(given: argparse.Namespace, now: datetime) -> Iterable[Mapping[str, Fi
     yield of_gameday(page.read_text(), "[game day](gameday.md)")
     if given.prometheus:
         yield _tried(
-            ("availability", "success-rate"), "Prometheus", lambda: _objectives(given.prometheus, now)
+            ("availability", "success-rate"),
+            "Prometheus",
+            lambda: _objectives(given.prometheus, now),
         )
     if given.service:
-        yield _tried(("detect", "mitigate"), "PostFacta", lambda: _durations(given.service, given.token_file))
+        yield _tried(
+            ("detect", "mitigate"), "PostFacta", lambda: _durations(given.service, given.token_file)
+        )
     if given.ledger:
         yield _tried(("deployments", "deploy-success"), "ledger", lambda: _ledger(given, now))
 

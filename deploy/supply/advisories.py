@@ -64,7 +64,9 @@ def judged(
         NotAskedError: The source does not find the canary.
     """
     if not source(canary):
-        raise NotAskedError(f"it knows nothing of the canary {dict(canary)}: its advisories were not reached")
+        raise NotAskedError(
+            f"it knows nothing of the canary {dict(canary)}: its advisories were not reached"
+        )
     waived: dict[str, Waiver] = {waiver.advisory: waiver for waiver in waivers}
     faults: list[str] = []
     for found in source(packages):
@@ -83,7 +85,15 @@ def audit(packages: Packages) -> list[Advisory]:
         NotAskedError: It did not answer.
     """
     lines = "\n".join(f"{name}=={version}" for name, version in packages.items())
-    options = ["--strict", "--disable-pip", "--no-deps", "--format", "json", "--progress-spinner", "off"]
+    options = [
+        "--strict",
+        "--disable-pip",
+        "--no-deps",
+        "--format",
+        "json",
+        "--progress-spinner",
+        "off",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "pip_audit", *options, "--requirement", "/dev/stdin"],
         input=lines,

@@ -89,14 +89,20 @@ def licence_faults(bill: Mapping[str, Any], policy: Policy) -> Iterator[str]:
 
 def _licences(entries: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for entry in entries:
-        found = entry.get("expression") or entry["license"].get("id") or entry["license"].get("name", "")
+        found = (
+            entry.get("expression")
+            or entry["license"].get("id")
+            or entry["license"].get("name", "")
+        )
         if not found.startswith(_CLASSIFIERS):
             yield f"({found})" if " OR " in found else found
 
 
 def _allowed(expression: str, licences: frozenset[str]) -> bool:
     parts = re.split(r" AND (?![^(]*\))", expression)
-    return all(any(one in licences for one in re.split(r" OR ", part.strip("()"))) for part in parts)
+    return all(
+        any(one in licences for one in re.split(r" OR ", part.strip("()"))) for part in parts
+    )
 
 
 def leaks(repository: Path) -> list[str]:
@@ -128,7 +134,10 @@ def leaks(repository: Path) -> list[str]:
         if done.returncode not in {0, 1} or not report.exists():
             raise FileNotFoundError(f"gitleaks did not finish: {done.stderr.strip()[-300:]}")
         found: list[dict[str, Any]] = json.loads(report.read_text()) or []
-    return [f"{one['RuleID']}: {one['File']}:{one['StartLine']} in {one['Commit'][:12]}" for one in found]
+    return [
+        f"{one['RuleID']}: {one['File']}:{one['StartLine']} in {one['Commit'][:12]}"
+        for one in found
+    ]
 
 
 def planted() -> list[str]:
@@ -154,7 +163,9 @@ def planted() -> list[str]:
             ["commit", "-qm", "Remove"],
         ):
             if words[0] == "add":
-                key.write_text(f'AWS_KEY = "AKIA{secrets.token_hex(20).translate(_BASE32).upper()[:16]}"\n')
+                key.write_text(
+                    f'AWS_KEY = "AKIA{secrets.token_hex(20).translate(_BASE32).upper()[:16]}"\n'
+                )
             subprocess.run([*git, *words], check=True, capture_output=True, timeout=60)
         return leaks(folder)
 
@@ -171,7 +182,9 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument(
         "--advisories", type=Path, help="a folder or an archive of advisories in the OSV format"
     )
-    parser.add_argument("--out", type=Path, default=_ROOT / "build/supply", help="where the bill goes")
+    parser.add_argument(
+        "--out", type=Path, default=_ROOT / "build/supply", help="where the bill goes"
+    )
     given = parser.parse_args(words)
     outcome, policy = Outcome(), Policy()
     bill = _bill(outcome, given.out)
@@ -188,7 +201,17 @@ def _bill(outcome: Outcome, out: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="postfacta-bill-") as folder:
         for command in (
             [_BIN / "uv", "venv", "-q", "--python", sys.executable, folder],
-            [_BIN / "uv", "pip", "install", "-q", "--python", folder, "--require-hashes", "-r", _LOCK],
+            [
+                _BIN / "uv",
+                "pip",
+                "install",
+                "-q",
+                "--python",
+                folder,
+                "--require-hashes",
+                "-r",
+                _LOCK,
+            ],
             # It compares what it wrote with the schema.
             [
                 _BIN / "cyclonedx-py",
@@ -212,12 +235,15 @@ def _bill(outcome: Outcome, out: Path) -> dict[str, Any]:
                 return {}
     bill: dict[str, Any] = json.loads(file.read_text())
     outcome.check(
-        f"bill of materials: {len(bill['components'])} packages", bill_faults(bill, _LOCK.read_text())
+        f"bill of materials: {len(bill['components'])} packages",
+        bill_faults(bill, _LOCK.read_text()),
     )
     return bill
 
 
-def _audit(outcome: Outcome, policy: Policy, packages: Mapping[str, str], *, folder: Path | None) -> None:
+def _audit(
+    outcome: Outcome, policy: Policy, packages: Mapping[str, str], *, folder: Path | None
+) -> None:
     try:
         source = mirror(folder) if folder else audit
         faults = judged(

@@ -111,13 +111,22 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", type=partial(_names, known=MATRIX), default=list(MATRIX), metavar="SERVERS")
     parser.add_argument(
-        "--scenarios", type=partial(_names, known=_SCENARIOS), default=list(_SCENARIOS), metavar="SCENARIOS"
+        "--only", type=partial(_names, known=MATRIX), default=list(MATRIX), metavar="SERVERS"
+    )
+    parser.add_argument(
+        "--scenarios",
+        type=partial(_names, known=_SCENARIOS),
+        default=list(_SCENARIOS),
+        metavar="SCENARIOS",
     )
     parser.add_argument("--plain", action="store_true", help="without the library")
-    parser.add_argument("--rolling", action="store_true", help="restart behind HAProxy, and by SIGHUP, too")
-    parser.add_argument("--fleet", action="store_true", help="restart four instances behind two HAProxy, too")
+    parser.add_argument(
+        "--rolling", action="store_true", help="restart behind HAProxy, and by SIGHUP, too"
+    )
+    parser.add_argument(
+        "--fleet", action="store_true", help="restart four instances behind two HAProxy, too"
+    )
     parser.add_argument(
         "--requests",
         type=int,
@@ -127,7 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--app", default=_APP, help=f"import string (default: {_APP})")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="for journals and logs")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="a page with markers for the tables")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="a page with markers for the tables"
+    )
     return parser
 
 
@@ -135,7 +146,9 @@ def _names(text: str, known: Mapping[str, object]) -> list[str]:
     names = [name for name in text.split(",") if name]
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise argparse.ArgumentTypeError(f"no such: {', '.join(unknown)}; there are {', '.join(known)}")
+        raise argparse.ArgumentTypeError(
+            f"no such: {', '.join(unknown)}; there are {', '.join(known)}"
+        )
     return names
 
 

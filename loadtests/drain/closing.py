@@ -50,7 +50,9 @@ class Closing:
         if self.late:
             found.append(f"{self.late} handlers had not ended when their lifespan shutdown began")
         if self.resources_closed < self.resources_open:
-            found.append(f"{self.resources_closed} of {self.resources_open} resources were closed last")
+            found.append(
+                f"{self.resources_closed} of {self.resources_open} resources were closed last"
+            )
         return found
 
     def __str__(self) -> str:
@@ -61,7 +63,9 @@ class Closing:
 
 def _late(events: Sequence[Event]) -> int:
     begins = sum(event.name == "handler-begin" for event in events)
-    shutdown = min((event.at for event in events if event.name == "shutdown-begin"), default=float("inf"))
+    shutdown = min(
+        (event.at for event in events if event.name == "shutdown-begin"), default=float("inf")
+    )
     in_time = sum(event.name == "handler-end" and event.at <= shutdown for event in events)
     return begins - in_time
 
@@ -69,5 +73,7 @@ def _late(events: Sequence[Event]) -> int:
 def _closed_last(events: Sequence[Event]) -> bool:
     lived = any(event.name == "startup" for event in events)
     # Of an application that never started there is no end to wait for.
-    shutdown = max((e.at for e in events if e.name == "shutdown-end"), default=float("inf") if lived else 0)
+    shutdown = max(
+        (e.at for e in events if e.name == "shutdown-end"), default=float("inf") if lived else 0
+    )
     return any(event.name == "resource-close" and event.at >= shutdown for event in events)

@@ -40,7 +40,9 @@ async def drain_deadline(kind: ServerKind, plan: Plan) -> Result:
     clean = sum(a.status == 503 and a.headers.get("content-type") == _PROBLEM for a in answers)
     misses = [*closing.misses(), *ending.misses(times.budget)]
     if clean < STUCK:
-        misses.append(f"{clean} of {STUCK} stuck requests got a clean 503: {[str(a) for a in answers]}")
+        misses.append(
+            f"{clean} of {STUCK} stuck requests got a clean 503: {[str(a) for a in answers]}"
+        )
     cells = {"clean 503": f"{clean}/{STUCK}", "lifespan": str(closing), "exit": str(ending)}
     return Result(scenario="deadline", server=kind.name, cells=cells, misses=misses)
 
@@ -50,7 +52,9 @@ async def second_signal(kind: ServerKind, plan: Plan) -> Result:
     times = plan.limits(20.0, 5.0, 2.0)
     async with plan.server(kind, times, label="second") as server:
         await server.ready()
-        async with signalled(server, times, within=times.drain_timeout + times.close_timeout) as ending:
+        async with signalled(
+            server, times, within=times.drain_timeout + times.close_timeout
+        ) as ending:
             await _until_unready(server)
             if server.process.poll() is None:
                 os.kill(server.process.pid, signal.SIGTERM)
@@ -113,7 +117,9 @@ class _Ending:
 
 
 @asynccontextmanager
-async def signalled(server: Server, times: Times, *, within: float | None = None) -> AsyncGenerator[_Ending]:
+async def signalled(
+    server: Server, times: Times, *, within: float | None = None
+) -> AsyncGenerator[_Ending]:
     """Send SIGTERM, do what is in the block, then see the server off."""
     ending = _Ending()
     at = server.send(signal.SIGTERM)

@@ -81,5 +81,8 @@ class Plan:
     def limits(self, drain_delay: float, drain_timeout: float, close_timeout: float) -> Times:
         """Use other limits with the same slack."""
         return replace(
-            self.times, drain_delay=drain_delay, drain_timeout=drain_timeout, close_timeout=close_timeout
+            self.times,
+            drain_delay=drain_delay,
+            drain_timeout=drain_timeout,
+            close_timeout=close_timeout,
         )

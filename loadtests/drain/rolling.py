@@ -29,7 +29,9 @@ _FLEET_LIMIT = 480.0
 
 async def roll_instances(kind: ServerKind, plan: Plan, *, requests: int = 10_000) -> Result:
     """Restart two instances in turn behind HAProxy, until that many requests were answered."""
-    attempts, rolls, _ = await _roll_all(kind, plan, count=2, proxies=1, requests=requests, limit=_LIMIT)
+    attempts, rolls, _ = await _roll_all(
+        kind, plan, count=2, proxies=1, requests=requests, limit=_LIMIT
+    )
     return _result("rolling", kind, attempts, rolls, wanted=requests)
 
 
@@ -39,7 +41,9 @@ async def roll_fleet(kind: ServerKind, plan: Plan, *, requests: int = 100_000) -
         kind, plan, count=4, proxies=2, requests=requests, limit=_FLEET_LIMIT, keep_alive=45
     )
     result = _result("fleet", kind, attempts, rolls, wanted=requests)
-    return replace(result, cells={**result.cells, "requests a second": f"{len(attempts) / seconds:.0f}"})
+    return replace(
+        result, cells={**result.cells, "requests a second": f"{len(attempts) / seconds:.0f}"}
+    )
 
 
 async def _roll_all(
@@ -57,7 +61,8 @@ async def _roll_all(
         servers = [await _start(kind, plan, stack, free_port(), number) for number in range(count)]
         ports = [server.port for server in servers]
         fronts = [
-            HAProxy(ports, plan.folder / kind.name / f"proxy-{count}-{number}") for number in range(proxies)
+            HAProxy(ports, plan.folder / kind.name / f"proxy-{count}-{number}")
+            for number in range(proxies)
         ]
         for front in fronts:
             stack.callback(front.kill)
@@ -65,7 +70,10 @@ async def _roll_all(
             await front.all_up()
         rolls, began = 0, time.monotonic()
         async with _load([front.port for front in fronts], keep_alive) as clients:
-            while sum(len(each.attempts) for each in clients) < requests and time.monotonic() < began + limit:
+            while (
+                sum(len(each.attempts) for each in clients) < requests
+                and time.monotonic() < began + limit
+            ):
                 turn = rolls % count
                 servers[turn] = await _roll(servers[turn], kind, plan, stack, fronts)
                 rolls += 1
@@ -73,7 +81,9 @@ async def _roll_all(
     return attempts, rolls, time.monotonic() - began
 
 
-async def _start(kind: ServerKind, plan: Plan, stack: AsyncExitStack, port: int, number: int) -> Server:
+async def _start(
+    kind: ServerKind, plan: Plan, stack: AsyncExitStack, port: int, number: int
+) -> Server:
     server = plan.server(kind, plan.times, label=f"rolling-{number}-{port}", port=port)
     await stack.enter_async_context(server)
     await server.ready()
@@ -129,7 +139,9 @@ async def _load(ports: Sequence[int], keep_alive: int) -> AsyncGenerator[list[Cl
                 clients.ends = time.monotonic()
 
 
-def _result(scenario: str, kind: ServerKind, attempts: list[Attempt], times: int, *, wanted: int) -> Result:
+def _result(
+    scenario: str, kind: ServerKind, attempts: list[Attempt], times: int, *, wanted: int
+) -> Result:
     failed = [attempt for attempt in attempts if attempt.outcome is not Outcome.OK]
     kinds = sorted({f"{attempt.client} {attempt.outcome}" for attempt in failed})
     noted = f" ({', '.join(kinds)})" if kinds else ""

@@ -164,7 +164,9 @@ class Server:
             # A shell's background job ignores SIGINT, and the server would inherit that: trio needs it.
             signal.signal(signal.SIGINT, signal.default_int_handler)
         # What measures coverage handles SIGTERM too; a server's own handlers are what is tried here.
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")
+        }
         words = shlex.split(
             self.kind.command.format(
                 port=self.port, app=self._app, delay=self._environment.get("DRAIN_DELAY", 0)
@@ -180,7 +182,9 @@ class Server:
                     **inherited,
                     # Where the command is looked for, and what it starts.
                     "PATH": f"{_BIN}{os.pathsep}{os.environ.get('PATH', '')}",
-                    "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")]),
+                    "PYTHONPATH": os.pathsep.join(
+                        [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
+                    ),
                     "DRAIN_JOURNAL": str(self._journal.absolute()),
                     **self._environment,
                 },
@@ -188,7 +192,10 @@ class Server:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Kill what is left."""
         self.kill()
@@ -210,7 +217,13 @@ class Server:
             return []
         lines = [json.loads(line) for line in self._journal.read_text().splitlines()]
         return [
-            Event(line["event"], line["pid"], line["at"], line.get("path", ""), line.get("mechanism", ""))
+            Event(
+                line["event"],
+                line["pid"],
+                line["at"],
+                line.get("path", ""),
+                line.get("mechanism", ""),
+            )
             for line in lines
         ]
 
@@ -228,7 +241,12 @@ class Server:
         deadline = time.monotonic() + within
         while not self._gone and time.monotonic() < deadline:
             # Two hundreds in a row from each of several workers are likely only if all of them serve.
-            if all([await probe(self.port, "/healthz/ready") == 200 for _ in range(2 * self.kind.workers)]):
+            if all(
+                [
+                    await probe(self.port, "/healthz/ready") == 200
+                    for _ in range(2 * self.kind.workers)
+                ]
+            ):
                 return
             await asyncio.sleep(0.02)
         raise RuntimeError(f"{self.kind.name} did not start:\n{self.log}")

@@ -61,7 +61,9 @@ class _Load:
 
     def _listen(self, tasks: asyncio.TaskGroup, opened: asyncio.Semaphore) -> None:
         async def events() -> None:
-            held = await Held.begin(self.server.port, encode("GET", "/sse", EVENT_SOURCE), patience=20.0)
+            held = await Held.begin(
+                self.server.port, encode("GET", "/sse", EVENT_SOURCE), patience=20.0
+            )
             answer = await held.finish(None, begun=opened.release)
             self.sse.append("ended" if answer.status else str(answer.broken))
 
@@ -115,7 +117,8 @@ def _result(load: _Load, closing: Closing) -> Result:
     seconds = None if load.exited is None else load.exited - load.signalled
     code = load.server.process.returncode
     cells = {
-        "mechanism": ", ".join(sorted({event.mechanism for event in load.server.journal()} - {""})) or "-",
+        "mechanism": ", ".join(sorted({event.mechanism for event in load.server.journal()} - {""}))
+        or "-",
         "failed / requests": f"{len(failed)} / {len(load.clients.attempts)}{_kinds(failed)}",
         "in flight finished": f"{in_flight}/{SLOW + STREAMS}",
         "idle reused": f"{idle}/{IDLE}",
@@ -134,8 +137,13 @@ def _result(load: _Load, closing: Closing) -> Result:
         "exit_code": None if seconds is None else code,
         "exit_after": seconds,
     }
-    misses = [*_missed_by_clients(load, failed, in_flight), *_missed_by_server(load, closing, seconds)]
-    return Result(scenario="stop", server=load.server.kind.name, cells=cells, misses=misses, facts=facts)
+    misses = [
+        *_missed_by_clients(load, failed, in_flight),
+        *_missed_by_server(load, closing, seconds),
+    ]
+    return Result(
+        scenario="stop", server=load.server.kind.name, cells=cells, misses=misses, facts=facts
+    )
 
 
 def _good(load: _Load, *clients: str) -> int:
@@ -159,7 +167,9 @@ def _stayed_live(load: _Load) -> bool:
 def _missed_by_clients(load: _Load, failed: list[Attempt], in_flight: int) -> list[str]:
     misses: list[str] = []
     if failed:
-        misses.append(f"{len(failed)} of {len(load.clients.attempts)} requests failed{_kinds(failed)}")
+        misses.append(
+            f"{len(failed)} of {len(load.clients.attempts)} requests failed{_kinds(failed)}"
+        )
     if in_flight < SLOW + STREAMS:
         misses.append(f"{in_flight} of {SLOW + STREAMS} requests in flight finished")
     if set(load.sse) != {"ended"}:

@@ -76,7 +76,11 @@ def _answer(seconds: float) -> _Stream:
     """Ask as a client of a language model does."""
     path = f"/answer?seconds={seconds}"
     return _Stream(
-        path, "whole", method="POST", headers={"Accept": "text/event-stream"}, last=b"data: [DONE]\n\n"
+        path,
+        "whole",
+        method="POST",
+        headers={"Accept": "text/event-stream"},
+        last=b"data: [DONE]\n\n",
     )
 
 
@@ -129,7 +133,9 @@ async def read(
     """Send a request and read its response to the end of the message or of the connection, whichever is first."""
     client = h11.Connection(h11.CLIENT)
     head = h11.Request(
-        method=method, target=path, headers=[("Host", HOST), ("Content-Length", "0"), *headers.items()]
+        method=method,
+        target=path,
+        headers=[("Host", HOST), ("Content-Length", "0"), *headers.items()],
     )
     got = Got()
     try:

@@ -41,7 +41,19 @@ from postfacta_postgres.permits import Loan, first_word
 
 # These take no time; and SET TRANSACTION must come before any query.
 _UNLIMITED: Final = frozenset(
-    {"ABORT", "BEGIN", "COMMIT", "END", "RELEASE", "RESET", "ROLLBACK", "SAVEPOINT", "SET", "SHOW", "START"}
+    {
+        "ABORT",
+        "BEGIN",
+        "COMMIT",
+        "END",
+        "RELEASE",
+        "RESET",
+        "ROLLBACK",
+        "SAVEPOINT",
+        "SET",
+        "SHOW",
+        "START",
+    }
 )
 # A limit that was set earlier in a transaction is set again once a quarter of it has passed.
 _STALE: Final = 0.75
@@ -83,7 +95,9 @@ class Lender:
     ) -> None:
         self.name: str = validation.name(f"{owner}.name", name, example='name="orders"')
         if breaker is not None:
-            validation.instance(f"{owner}.breaker", breaker, CircuitBreaker, example="CircuitBreaker(...)")
+            validation.instance(
+                f"{owner}.breaker", breaker, CircuitBreaker, example="CircuitBreaker(...)"
+            )
         validation.functions(owner, clock=clock)
         self.now: Clock = clock
         self.observe: Observer = observing(owner, name, observer)
@@ -103,7 +117,9 @@ class Lender:
     def collect(self) -> Iterator[Sample]:
         """Return the size of the pool, for metrics."""
         idle, waiting = self._is_idle()
-        return sizes(self.name, idle=idle, used=len(self.lent), most=self._max_size, waiting=waiting)
+        return sizes(
+            self.name, idle=idle, used=len(self.lent), most=self._max_size, waiting=waiting
+        )
 
 
 class Borrowed(Loan):

@@ -74,7 +74,9 @@ def _named(request: Request, header: str) -> list[str]:
     given = request.headers.getlist(header)
     text = ", ".join(given)
     if given and _are_tags(text) is None:
-        raise ConditionError(400, f'{header}: an entity tag must be in double quotes, as in "inc-3"')
+        raise ConditionError(
+            400, f'{header}: an entity tag must be in double quotes, as in "inc-3"'
+        )
     return _EACH.findall(text)
 
 
@@ -93,6 +95,12 @@ def idempotency_key(request: Request) -> str | None:
     text = given[0].strip()
     quoted = _QUOTED_KEY.fullmatch(text)
     key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else text
-    if len(given) > 1 or not 1 <= len(key) <= _LONGEST_KEY or not (quoted or _BARE_KEY.fullmatch(text)):
-        raise ConditionError(400, "Idempotency-Key must be 1 to 255 visible ASCII characters, given once")
+    if (
+        len(given) > 1
+        or not 1 <= len(key) <= _LONGEST_KEY
+        or not (quoted or _BARE_KEY.fullmatch(text))
+    ):
+        raise ConditionError(
+            400, "Idempotency-Key must be 1 to 255 visible ASCII characters, given once"
+        )
     return key

@@ -83,7 +83,9 @@ def outgoing_headers(name: str = "outgoing", *, priority_key: str = "") -> dict[
 def is_failure(response: Any) -> bool:
     """Return whether a response is a failure of the dependency: a status of 500 or more, but 501, or 429."""
     status: int = response.status_code
-    return status == HTTPStatus.TOO_MANY_REQUESTS or (status >= 500 and status != HTTPStatus.NOT_IMPLEMENTED)  # noqa: PLR2004 - the class of 5xx
+    return status == HTTPStatus.TOO_MANY_REQUESTS or (
+        status >= 500 and status != HTTPStatus.NOT_IMPLEMENTED
+    )  # noqa: PLR2004 - the class of 5xx
 
 
 def refusal_in(response: Any, name: str, *, wall: Clock = WALL) -> RejectedError | None:
@@ -141,7 +143,9 @@ class Outgoing:
         spans: Tracing | None = None,
         clock: Clock = MONOTONIC,
     ) -> None:
-        self.name: str = validation.name("Outgoing.name", name, example='Outgoing("billing", Timeout(2))')
+        self.name: str = validation.name(
+            "Outgoing.name", name, example='Outgoing("billing", Timeout(2))'
+        )
         validation.flag("Outgoing.tell", tell)
         validation.secret("Outgoing.priority_key", priority_key, example="a text, or leave it out")
         if spans is not None:
@@ -149,7 +153,9 @@ class Outgoing:
         validation.functions("Outgoing", is_failure=is_failure, clock=clock)
         self.pipeline: Pipeline | None = Pipeline(*guards) if guards else None
         self._call: Callable[..., Any] = self.pipeline.call if self.pipeline else operator.call
-        self._call_sync: Callable[..., Any] = self.pipeline.call_sync if self.pipeline else operator.call
+        self._call_sync: Callable[..., Any] = (
+            self.pipeline.call_sync if self.pipeline else operator.call
+        )
         self._is_failure, self._tell, self._priority_key = is_failure, tell, priority_key
         self._observe = observing("Outgoing", name, observer)
         self._spans = spans or Tracing()
@@ -174,7 +180,9 @@ class Outgoing:
                     f"Outgoing.transport needs a transport, such as httpx2.AsyncHTTPTransport(), not {inner!r}"
                 )
             if self.pipeline is not None and self.pipeline.no_sync:
-                raise TypeError(f"a sync client needs guards of plain functions: {self.pipeline.no_sync}")
+                raise TypeError(
+                    f"a sync client needs guards of plain functions: {self.pipeline.no_sync}"
+                )
         send, send_sync = partial(self._send, inner), partial(self._send_sync, inner)
         return cast("T", _Transport(inner, send, send_sync))
 
@@ -197,7 +205,9 @@ class Outgoing:
         while call.failed:
             await call.failed.pop().aclose()
         with self._measured(call) as attempt:
-            attempt.response = await inner.handle_async_request(self._prepare(call.request, attempt))
+            attempt.response = await inner.handle_async_request(
+                self._prepare(call.request, attempt)
+            )
         return self._judged(call, attempt.response)
 
     def _send_sync(self, inner: Any, request: Any) -> Any:
@@ -232,14 +242,22 @@ class Outgoing:
             # All that is left, and not the value in the header: the service's answer that the time is up must still
             # arrive.
             left = deadline.remaining()
-            own = {wait: most for wait, most in extensions.get("timeout", {}).items() if most is not None}
+            own = {
+                wait: most
+                for wait, most in extensions.get("timeout", {}).items()
+                if most is not None
+            }
             extensions["timeout"] = {wait: min(left, own.get(wait, left)) for wait in _WAITS}
         if self._tell:
             _add(ours, headers)
         attempt.is_sent = True
         # The caller's own is left as it is: a redirect, and the next try, begin with that.
         return type(request)(
-            request.method, request.url, headers=headers, stream=request.stream, extensions=extensions
+            request.method,
+            request.url,
+            headers=headers,
+            stream=request.stream,
+            extensions=extensions,
         )
 
     def _judged(self, call: _Call, response: Any) -> Any:
@@ -281,7 +299,9 @@ class Outgoing:
             status = 0 if attempt.response is None else attempt.response.status_code
             port, seconds = url.port or _PORTS.get(url.scheme, 0), self._clock() - began
             kind = _error_type(raised, status, is_sent=attempt.is_sent)
-            ended = HttpCallFinished(self.name, request.method, url.host, port, status, seconds, kind)
+            ended = HttpCallFinished(
+                self.name, request.method, url.host, port, status, seconds, kind
+            )
             if attempt.is_sent:
                 self._observe(ended)
                 _mark(raised, request)
@@ -381,11 +401,15 @@ def _is_repeatable(request: Any, *, is_undone: bool) -> bool:
 
 def _add(ours: dict[str, str], theirs: MutableMapping[str, str]) -> None:
     if _TIMEOUT in ours and _TIMEOUT in theirs:
-        asked = asked_timeout([(b"x-request-timeout", theirs[_TIMEOUT].encode("latin-1", "replace"))])
+        asked = asked_timeout(
+            [(b"x-request-timeout", theirs[_TIMEOUT].encode("latin-1", "replace"))]
+        )
         if asked < float(ours[_TIMEOUT]):
             ours[_TIMEOUT] = theirs[_TIMEOUT]
     if "traceparent" in theirs:
-        ours = {name: value for name, value in ours.items() if name not in {"traceparent", "tracestate"}}
+        ours = {
+            name: value for name, value in ours.items() if name not in {"traceparent", "tracestate"}
+        }
     if _REQUEST_ID in theirs:
         ours = {name: value for name, value in ours.items() if name != _REQUEST_ID}
     theirs.update(ours)

@@ -89,7 +89,11 @@ class Jwks:
         wall: Clock = WALL,
     ) -> None:
         validation.function("Jwks.fetch", fetch, example="async def fetch(): ...")
-        if not is_async(fetch) and isroutine(fetch) and getattr(fetch, "__name__", "") != "<lambda>":
+        if (
+            not is_async(fetch)
+            and isroutine(fetch)
+            and getattr(fetch, "__name__", "") != "<lambda>"
+        ):
             rule = "an async function: a plain one would block the event loop"
             validation.refuse("Jwks.fetch", fetch, rule, example="async def fetch(): ...")
         self.name: str = validation.name("Jwks.name", name, example='"login"')
@@ -195,7 +199,9 @@ class Jwks:
             RejectedError: If no key could be fetched for as long as keys are valid; see `key`.
             ValueError: If a setting is wrong.
         """
-        validation.text("Jwks.verify.issuer", issuer, empty=False, example='"https://login.example.org/"')
+        validation.text(
+            "Jwks.verify.issuer", issuer, empty=False, example='"https://login.example.org/"'
+        )
         validation.text("Jwks.verify.audience", audience, empty=False, example='"billing"')
         validation.number("Jwks.verify.leeway", leeway, at_least=0.0, example="leeway=30.0")
         claims = await self.signed(token)
@@ -203,7 +209,9 @@ class Jwks:
             return None
         told: object = claims.get("aud")
         audiences = cast("list[object]", told) if isinstance(told, list) else [told]
-        return claims if audience in audiences and _is_current(claims, self._wall(), leeway) else None
+        return (
+            claims if audience in audiences and _is_current(claims, self._wall(), leeway) else None
+        )
 
     def _is_good(self, now: float) -> bool:
         return now < self._read_at + self._valid

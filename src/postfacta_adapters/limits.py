@@ -70,7 +70,9 @@ class SharedStore:
     ) -> None:
         validation.seconds("SharedStore.timeout", timeout, example="timeout=0.05")
         if backoff is not None:
-            validation.instance("SharedStore.backoff", backoff, Backoff, example="Backoff(base=1.0)")
+            validation.instance(
+                "SharedStore.backoff", backoff, Backoff, example="Backoff(base=1.0)"
+            )
         validation.functions("SharedStore", clock=clock, luck=luck)
         self._limits = SlidingWindowCounterRateLimiter(_storage(storage))
         self._timeout = timeout
@@ -138,11 +140,16 @@ class SharedStore:
         await anyio.sleep(self._timeout)
         await _close(former)
 
-    async def _decide(self, charges: Sequence[Charge], found: list[Decision], *, spend: bool) -> None:
+    async def _decide(
+        self, charges: Sequence[Charge], found: list[Decision], *, spend: bool
+    ) -> None:
         for limiter, key, cost in charges:
-            found.append(strictest([await self._test(it, cost, limiter.name, key) for it in limiter.rates]))
+            found.append(
+                strictest([await self._test(it, cost, limiter.name, key) for it in limiter.rates])
+            )
         if not spend or any(
-            not one.allowed and limiter.enforces for (limiter, _, _), one in zip(charges, found, strict=True)
+            not one.allowed and limiter.enforces
+            for (limiter, _, _), one in zip(charges, found, strict=True)
         ):
             return
         for place, (limiter, key, cost) in enumerate(charges):
@@ -150,7 +157,9 @@ class SharedStore:
                 if not await self._limits.hit(_item(rate), limiter.name, key, cost=cost):
                     # Another request was quicker since the test.
                     wait = found[place].reset_after
-                    found[place] = found[place]._replace(allowed=False, remaining=0, retry_after=wait)
+                    found[place] = found[place]._replace(
+                        allowed=False, remaining=0, retry_after=wait
+                    )
 
     async def _test(self, rate: Rate, cost: int, *key: str) -> Decision:
         reset_at, left = await self._limits.get_window_stats(_item(rate), *key)

@@ -66,7 +66,13 @@ class _CountedSpans(BatchSpanProcessor):
         if ids is None or not ids.trace_flags.sampled:
             return
         with self._lock:
-            reason = "shutdown" if self._is_over else "queue_full" if self._pending >= self._queued else ""
+            reason = (
+                "shutdown"
+                if self._is_over
+                else "queue_full"
+                if self._pending >= self._queued
+                else ""
+            )
             if reason:
                 self.dropped[reason] += 1
                 return
@@ -135,7 +141,8 @@ def _without_secrets(span: ReadableSpan) -> ReadableSpan:
         resource=span.resource,
         attributes=_clean(span),
         events=_bounded(
-            [Event(redact_text(it.name), _clean(it), it.timestamp) for it in span.events], span.dropped_events
+            [Event(redact_text(it.name), _clean(it), it.timestamp) for it in span.events],
+            span.dropped_events,
         ),
         links=_bounded([Link(it.context, _clean(it)) for it in span.links], span.dropped_links),
         kind=span.kind,
@@ -202,14 +209,18 @@ class Provider(TracerProvider):
         every: float = 1.0,
         patience: float = 2.0,
     ) -> None:
-        validation.instance("Provider.exporter", exporter, SpanExporter, example="OTLPSpanExporter()")
+        validation.instance(
+            "Provider.exporter", exporter, SpanExporter, example="OTLPSpanExporter()"
+        )
         validation.whole("Provider.queued", queued, example="queued=2048")
         validation.whole("Provider.batch", batch, example="batch=512")
         validation.seconds("Provider.every", every, example="every=1.0")
         validation.seconds("Provider.patience", patience, example="patience=2.0")
         # The SDK would end it once more when the interpreter does, without a bound.
         super().__init__(sampler=sampler, resource=resource, shutdown_on_exit=False)
-        self._spans = _CountedSpans(exporter, queued=queued, batch=batch, every=every, patience=patience)
+        self._spans = _CountedSpans(
+            exporter, queued=queued, batch=batch, every=every, patience=patience
+        )
         self.add_span_processor(self._spans)
         process_observer(PolicyCreated("tracing", self.tally))
 

@@ -107,7 +107,9 @@ class GuardedPool(_Guarded[psycopg_pool.ConnectionPool[C]], Generic[C]):
         """
         loan = Borrowed(self._lender)
         try:
-            connection = self._pool.getconn(loan.patience(self._pool.timeout if timeout is None else timeout))
+            connection = self._pool.getconn(
+                loan.patience(self._pool.timeout if timeout is None else timeout)
+            )
         except psycopg_pool.PoolClosed:  # That is about the service, and not the database.
             loan.dropped()
             raise

@@ -73,14 +73,19 @@ def attach(
     Raises:
         ValueError: If it has a view, or a setting is wrong.
     """
-    validation.instance("attach.breaker", breaker, CircuitBreaker, example='CircuitBreaker("billing")')
+    validation.instance(
+        "attach.breaker", breaker, CircuitBreaker, example='CircuitBreaker("billing")'
+    )
     for listener in listeners:
         validation.instance(
             "attach.listeners", listener, Listener, example="[a pybreaker.CircuitBreakerListener]"
         )
     if storage is not None and not isinstance(storage, Storage):  # pyright: ignore[reportUnnecessaryIsInstance]
         validation.refuse(
-            "attach.storage", storage, "a CircuitBreakerStorage", example="CircuitMemoryStorage(...)"
+            "attach.storage",
+            storage,
+            "a CircuitBreakerStorage",
+            example="CircuitMemoryStorage(...)",
         )
     if breaker._mirror is not None:
         validation.refuse("attach.breaker", breaker, "a breaker without a view: share that one")
@@ -106,7 +111,9 @@ class View(pybreaker.CircuitBreaker):
         super().__init__(listeners=listeners, state_storage=near, name=breaker.name)
         self._breaker = breaker
         self._near = near
-        self._clerk = None if storage is None else _StorageWriter(breaker.name, storage, self._report)
+        self._clerk = (
+            None if storage is None else _StorageWriter(breaker.name, storage, self._report)
+        )
         with breaker._lock:
             breaker._refusal, breaker._mirror = BreakerOpenError, self._hear
             breaker._mode_was_set()
@@ -233,7 +240,9 @@ class View(pybreaker.CircuitBreaker):
         return self._breaker._judge(Outcome(error=exception)) == "failure"
 
     def _fixed(self, option: str) -> AttributeError:
-        return AttributeError(f"{self._breaker!r} has its settings from the start: make it with {option}=")
+        return AttributeError(
+            f"{self._breaker!r} has its settings from the start: make it with {option}="
+        )
 
     def call_async(self, func: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
         """Call an async function, unless the circuit refuses."""

@@ -97,13 +97,17 @@ class Reloaded(Generic[T]):
         validation.function("Reloaded.read", read, example="a function that reads it anew")
         validation.functions("Reloaded", wall=wall)
         optional = {"replace": replace, "files": files, "needs_restart": needs_restart}
-        validation.functions("Reloaded", **{field: it for field, it in optional.items() if it is not None})
+        validation.functions(
+            "Reloaded", **{field: it for field, it in optional.items() if it is not None}
+        )
         self.current: T = value
         self._read = read
         self._replace = replace or _replaced
         self._files = files
         self._needs_restart = needs_restart
-        self._explains = validation.error_types("Reloaded.explains", explains, example="explains=OSError")
+        self._explains = validation.error_types(
+            "Reloaded.explains", explains, example="explains=OSError"
+        )
         self._every = validation.seconds("Reloaded.every", every, example="every=10.0")
         self._wall = wall
         self._turn = threading.Lock()
@@ -155,14 +159,19 @@ class Reloaded(Generic[T]):
             self._wake = anyio.Event()
             await anyio.to_thread.run_sync(self.reread)
             now = self._seen()
-            names = {name for name in now.keys() | before.keys() if now.get(name) != before.get(name)}
+            names = {
+                name for name in now.keys() | before.keys() if now.get(name) != before.get(name)
+            }
             try:
                 if renew is not None and names:
                     await renew(names)
                 before, is_renewed = now, True
             except Exception as error:  # noqa: BLE001 - foreign code
                 if is_renewed:
-                    fields = {"settings": ", ".join(sorted(names)), "error_type": type(error).__name__}
+                    fields = {
+                        "settings": ", ".join(sorted(names)),
+                        "error_type": type(error).__name__,
+                    }
                     _LOG.error("secrets.not_renewed", extra=fields)
                 is_renewed = False
 
@@ -219,11 +228,15 @@ class Reloaded(Generic[T]):
         if self._files is None:
             return {}
         paths = {name: map(Path, of) for name, of in self._files(value).items()}
-        return {name: [it.stat().st_mtime for it in of if it.is_file()] for name, of in paths.items()}
+        return {
+            name: [it.stat().st_mtime for it in of if it.is_file()] for name, of in paths.items()
+        }
 
     def _seen(self) -> dict[str, tuple[object, object]]:
         names = {*self._names, *self._changed_at}
-        return {name: (getattr(self.current, name, None), self._changed_at.get(name)) for name in names}
+        return {
+            name: (getattr(self.current, name, None), self._changed_at.get(name)) for name in names
+        }
 
 
 def _replaced(record: T, new: Mapping[str, Any]) -> T:

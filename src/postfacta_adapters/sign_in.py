@@ -28,7 +28,15 @@ from postfacta_core.context import current_request
 from postfacta_core.errors import DeadlineExceededError, RateLimitExceededError, ResilienceError
 from postfacta_core.events import Observer, PolicyCreated, Sample, observing, process_observer
 from postfacta_core.limits._address import client_address, site_of
-from postfacta_core.limits.rate import Charge, RateLimiter, Rates, Store, check_store, hit_all, parse_rates
+from postfacta_core.limits.rate import (
+    Charge,
+    RateLimiter,
+    Rates,
+    Store,
+    check_store,
+    hit_all,
+    parse_rates,
+)
 from postfacta_core.validation import validation
 
 __all__ = ["SignInThrottle", "client_of"]
@@ -85,7 +93,9 @@ class SignInThrottle:
         observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
     ) -> None:
-        self.name: str = validation.name("SignInThrottle.name", name, example='SignInThrottle("codes")')
+        self.name: str = validation.name(
+            "SignInThrottle.name", name, example='SignInThrottle("codes")'
+        )
         if len(name) > _LONGEST:
             rule = f"a name of at most {_LONGEST} characters"
             validation.refuse("SignInThrottle.name", name, rule, example='SignInThrottle("codes")')
@@ -100,7 +110,12 @@ class SignInThrottle:
             parsed = parse_rates(rates, field=f"SignInThrottle.{field}")
             # What counts for metrics is an attempt, and not each of its budgets.
             return RateLimiter(
-                f"{name}-{field}", parsed, store=store, max_keys=max_keys, observer=None, clock=clock
+                f"{name}-{field}",
+                parsed,
+                store=store,
+                max_keys=max_keys,
+                observer=None,
+                clock=clock,
             )
 
         self._network = limiter("network", network)
@@ -137,7 +152,9 @@ class SignInThrottle:
         held = [(limiter.name, key) for limiter, key in keys.items()]
         # Reserved and read before anything is awaited, so that each of several at once sees those before it.
         self._pending.update(held)
-        charges = [limiter.charge(key, self._pending[limiter.name, key]) for limiter, key in keys.items()]
+        charges = [
+            limiter.charge(key, self._pending[limiter.name, key]) for limiter, key in keys.items()
+        ]
         counts: Mapping[RateLimiter, str] = {}
         accepted = anyio.Event()
         try:
@@ -165,7 +182,9 @@ class SignInThrottle:
     def tally(self) -> Iterable[Sample]:
         """Return the number of attempts that were allowed and refused."""
         for decision, count in self._counts.items():
-            yield Sample("postfacta_ratelimit_decisions_total", (self.name, decision, "enforce"), count)
+            yield Sample(
+                "postfacta_ratelimit_decisions_total", (self.name, decision, "enforce"), count
+            )
 
     def _keys(self, address: str, account: str, device: str) -> dict[RateLimiter, str]:
         """Return the limiters of a wrong attempt and their keys, `account_beyond` as if it counted."""
@@ -175,7 +194,11 @@ class SignInThrottle:
         keys = {self._network: address} | ({self._site: site} if site != address else {})
         if account:
             here = _hashed(account, site)
-            keys |= {self._account_here: here, self._account: _hashed(account), self._account_beyond: here}
+            keys |= {
+                self._account_here: here,
+                self._account: _hashed(account),
+                self._account_beyond: here,
+            }
         return keys
 
     def _decide(self, wait: float) -> None:

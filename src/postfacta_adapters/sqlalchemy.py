@@ -141,7 +141,9 @@ def _sends(connection: Connection, _cursor: object, statement: str, *_: object) 
     is_inside = not connection.dialect.detect_autocommit_setting(driver)
     if limit := loan.sends(statement, is_inside=is_inside):
         # It comes back here, with a limit that is new.
-        connection.execute(_LIMITING, {"limit": limit}, execution_options={"stream_results": False}).close()
+        connection.execute(
+            _LIMITING, {"limit": limit}, execution_options={"stream_results": False}
+        ).close()
         loan.sends(statement, is_inside=is_inside)
 
 

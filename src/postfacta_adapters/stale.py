@@ -15,7 +15,12 @@ from typing import Any, Final, NamedTuple, cast
 
 from postfacta_core._functions import must_be_guardable
 from postfacta_core.clock import MONOTONIC, WALL, Clock
-from postfacta_core.errors import DeadlineExceededError, ReadOnlyDatabaseError, RejectedError, ResilienceError
+from postfacta_core.errors import (
+    DeadlineExceededError,
+    ReadOnlyDatabaseError,
+    RejectedError,
+    ResilienceError,
+)
 from postfacta_core.events import PolicyCreated, Sample, process_observer
 from postfacta_core.guards._kept import LastValues
 from postfacta_core.validation import validation
@@ -49,7 +54,9 @@ class _Answer(NamedTuple):
     headers: list[tuple[bytes, bytes]]
     etag: bytes | None
     is_html: bool
-    varies: list[tuple[bytes, list[bytes]]]  # the request headers that it depends on, and their values
+    varies: list[
+        tuple[bytes, list[bytes]]
+    ]  # the request headers that it depends on, and their values
 
     @classmethod
     def of(cls, request: Request, response: Response) -> _Answer | None:
@@ -57,17 +64,23 @@ class _Answer(NamedTuple):
         headers = [pair for pair in response.raw_headers if pair[0].lower() not in _OWN]
         one, names = dict(headers), list[bytes]()
         if b"vary" in one:
-            names = [name.strip() for name in b",".join(_values(headers, b"vary")).lower().split(b",")]
+            names = [
+                name.strip() for name in b",".join(_values(headers, b"vary")).lower().split(b",")
+            ]
         if body is None or b"*" in names:
             return None
-        varies = [(name, _values(request.scope["headers"], name)) for name in names] if names else []
+        varies = (
+            [(name, _values(request.scope["headers"], name)) for name in names] if names else []
+        )
         is_html = one.get(b"content-type", b"").startswith(b"text/html")
         return cls(bytes(body), headers, one.get(b"etag"), is_html, varies)
 
 
 def is_away(error: ResilienceError, dependency: str) -> bool:
     """Return whether a guard or database of this name could not be asked; one that is only read-only can."""
-    is_refused = isinstance(error, RejectedError | DeadlineExceededError) and error.policy == dependency
+    is_refused = (
+        isinstance(error, RejectedError | DeadlineExceededError) and error.policy == dependency
+    )
     return is_refused and not isinstance(error, ReadOnlyDatabaseError)
 
 
@@ -117,9 +130,13 @@ class StaleAnswers:
         monotonic: Clock = MONOTONIC,
         wall: Clock = WALL,
     ) -> None:
-        self._dependency = validation.name("StaleAnswers.dependency", dependency, example='"postgres"')
+        self._dependency = validation.name(
+            "StaleAnswers.dependency", dependency, example='"postgres"'
+        )
         self._cache, self._detail = _token("cache", cache), _token("detail", detail)
-        self._refusals = validation.error_types("StaleAnswers.refusals", refusals, example="HTTPException")
+        self._refusals = validation.error_types(
+            "StaleAnswers.refusals", refusals, example="HTTPException"
+        )
         validation.seconds("StaleAnswers.max_age", max_age, example="max_age=900.0")
         validation.whole("StaleAnswers.max_entries", max_entries, example="max_entries=1000")
         validation.whole("StaleAnswers.max_bytes", max_bytes, example="max_bytes=33_554_432")
@@ -132,7 +149,9 @@ class StaleAnswers:
 
     def collect(self) -> Iterable[Sample]:
         """Return its counts, for metrics. Any thread may ask."""
-        return [Sample(_METRIC, (self._dependency, what), count) for what, count in self._counts.items()]
+        return [
+            Sample(_METRIC, (self._dependency, what), count) for what, count in self._counts.items()
+        ]
 
     def forget(self) -> None:
         """Drop all answers, and keep none of the requests under way: for when a caller may have lost access.
@@ -142,7 +161,9 @@ class StaleAnswers:
         self._kept.clear()
 
     def around(
-        self, handler: Callable[..., Awaitable[Response]], caller: Callable[[Request], Hashable | None]
+        self,
+        handler: Callable[..., Awaitable[Response]],
+        caller: Callable[[Request], Hashable | None],
     ) -> Callable[..., Coroutine[Any, Any, Response]]:
         """Return a handler that answers as `answer` does: a Starlette endpoint, or a route handler of FastAPI's.
 
@@ -164,7 +185,9 @@ class StaleAnswers:
                 value for value in (*values, *named.values()) if isinstance(value, Request)
             ]
             if not requests:
-                raise TypeError("StaleAnswers: the handler needs a parameter of type Request, and got none")
+                raise TypeError(
+                    "StaleAnswers: the handler needs a parameter of type Request, and got none"
+                )
             request: Request = requests[0]
             return await self.answer(request, caller(request), lambda _: handler(*values, **named))
 
@@ -235,7 +258,9 @@ class StaleAnswers:
         response.raw_headers[:0] = kept.headers
         # RFC 9211, 2.2: never fresh, so stale since it was stored.
         status = f"{self._cache}; hit; ttl={-age}; detail={self._detail}"
-        response.headers.update({"age": str(age), "cache-status": status, "cache-control": "no-store"})
+        response.headers.update(
+            {"age": str(age), "cache-status": status, "cache-control": "no-store"}
+        )
         return response
 
 
@@ -258,4 +283,6 @@ def _has(request: Request, etag: str) -> bool:
     try:
         return is_not_modified(request, etag)
     except ConditionError:
-        return False  # A header that cannot be read must not cost the caller the only answer there is.
+        return (
+            False  # A header that cannot be read must not cost the caller the only answer there is.
+        )

@@ -19,7 +19,9 @@ _MOST_PARTS: Final = 100_000
 _MOST_DEPTH: Final = 100
 _DEEPEST: Final = 500  # half of Python's recursion limit
 _CONTAINERS: Final = (dict, list)
-_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # The backslashes before it are escaped themselves.
+_NUL: Final = re.compile(
+    rb"(?<!\\)(?:\\\\)*\\u0000"
+)  # The backslashes before it are escaped themselves.
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -52,7 +54,9 @@ def parse(body: bytes, *, most_parts: int = _MOST_PARTS, most_depth: int = _MOST
         raise MalformedJsonError("a text contains U+0000")
     value = _decode(body, most_depth)
     if _SURROGATE.search(body):  # By now the halves of a pair are one character.
-        value = _DECODER.decode(_LONE_SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
+        value = _DECODER.decode(
+            _LONE_SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False))
+        )
     return value
 
 
@@ -89,7 +93,9 @@ def _outside(body: bytes, most_parts: int) -> bytes:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise MalformedJsonError("a number is too large" if text[-1].isdigit() else f"{text} is not JSON")
+        raise MalformedJsonError(
+            "a number is too large" if text[-1].isdigit() else f"{text} is not JSON"
+        )
     return number
 
 
@@ -101,7 +107,9 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return members
 
 
-_DECODER: Final = json.JSONDecoder(parse_constant=_finite, parse_float=_finite, object_pairs_hook=_object)
+_DECODER: Final = json.JSONDecoder(
+    parse_constant=_finite, parse_float=_finite, object_pairs_hook=_object
+)
 
 
 def _check_depth(container: Any, levels: int) -> None:

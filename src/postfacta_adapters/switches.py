@@ -69,11 +69,17 @@ class Switches:
     """
 
     def __init__(
-        self, names: Collection[str], *, file: str | Path | None = None, domain: str = "", every: float = 2.0
+        self,
+        names: Collection[str],
+        *,
+        file: str | Path | None = None,
+        domain: str = "",
+        every: float = 2.0,
     ) -> None:
         given = validation.texts("Switches.names", names, example='["exports"]')
         self.states: Mapping[str, State] = {
-            validation.name("Switches.names", name, example='["exports"]'): State() for name in given
+            validation.name("Switches.names", name, example='["exports"]'): State()
+            for name in given
         }
         self.every: float = validation.seconds("Switches.every", every, example="every=2.0")
         self.is_valid: bool = True
@@ -82,7 +88,9 @@ class Switches:
         is_path = isinstance(file, str | Path) and str(file)
         if not is_path and not (file is None and domain):
             example = 'file="/etc/billing/switches.json"'
-            validation.refuse("Switches.file", file, "a path, or None with a domain", example=example)
+            validation.refuse(
+                "Switches.file", file, "a path, or None with a domain", example=example
+            )
         self._file = None if file is None else Path(file)
         if file is None:
             try:
@@ -102,7 +110,9 @@ class Switches:
             ValueError: If the file cannot be used: what is wrong, where, and what is right.
         """
         if self._file is None:
-            found = [self._client.get_boolean_details(name, default_value=True) for name in self.states]
+            found = [
+                self._client.get_boolean_details(name, default_value=True) for name in self.states
+            ]
             return {it.flag_key: State(on=it.value) for it in found if it.error_code is None}
         try:
             with self._file.open("rb") as opened:
@@ -149,12 +159,16 @@ class Switches:
             await anyio.to_thread.run_sync(self.reread)
 
 
-def _members(where: str, given: object, known: Collection[str], *, example: str) -> Mapping[str, object]:
+def _members(
+    where: str, given: object, known: Collection[str], *, example: str
+) -> Mapping[str, object]:
     if not isinstance(given, dict):
         validation.refuse(where, given, "an object", example=example)
     members = cast("dict[str, object]", given)
     if unknown := ", ".join(sorted(members.keys() - set(known))):
-        raise ValueError(f"{where}: {unknown[:_LONGEST]}: unknown; known are {', '.join(sorted(known))}")
+        raise ValueError(
+            f"{where}: {unknown[:_LONGEST]}: unknown; known are {', '.join(sorted(known))}"
+        )
     return members
 
 

@@ -125,7 +125,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._crowd = crowd
         self._timer: TimerHandle | None = None
         self._is_in_head = self._is_refused = False
-        self._came = self._began_at = 0  # Bytes of the connection, now and when the present head began.
+        self._came = self._began_at = (
+            0  # Bytes of the connection, now and when the present head began.
+        )
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Begin to wait for a head, and make place."""
@@ -226,5 +228,10 @@ def bounded(
     validation.seconds("bounded.patience", patience, example="patience=10.0")
     validation.whole("bounded.max_head_bytes", max_head_bytes, example="max_head_bytes=65_536")
     validation.whole("bounded.others", others, at_least=0, example="others=100")
-    numbers = {"most": most, "patience": patience, "max_head_bytes": max_head_bytes, "others": others}
+    numbers = {
+        "most": most,
+        "patience": patience,
+        "max_head_bytes": max_head_bytes,
+        "others": others,
+    }
     return type("BoundedHttp", (BoundedHttp,), numbers)

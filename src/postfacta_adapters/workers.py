@@ -227,7 +227,9 @@ class Job:
     def __init__(self, worker: Worker, task: str, timeout: float, job_id: str) -> None:  # noqa: PLR0917
         self._worker = worker
         self._task, self._timeout = task, timeout
-        self._context = RequestContext(job_id if _is_id(job_id) else random_id(), 0.0, worker._clock)
+        self._context = RequestContext(
+            job_id if _is_id(job_id) else random_id(), 0.0, worker._clock
+        )
         self._token: Any = None
         self._scope: anyio.CancelScope | None = None
         self._is_stopped = False

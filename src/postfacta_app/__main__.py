@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"postfacta {__version__}")
-    commands = parser.add_subparsers(title="commands", dest="name", required=True, metavar="<command>")
+    commands = parser.add_subparsers(
+        title="commands", dest="name", required=True, metavar="<command>"
+    )
     for name, summary in COMMANDS.items():
         commands.add_parser(name, help=f"{summary} [app]", add_help=False)
     for name, (_, summary) in _OTHERS.items():

@@ -69,7 +69,9 @@ class NewAction(BaseModel, extra="forbid"):
 
     type: ActionType
     title: Title
-    factor: Slug | None = Field(None, description="The slug of the contributing factor it addresses.")
+    factor: Slug | None = Field(
+        None, description="The slug of the contributing factor it addresses."
+    )
     owner: Owner | None = None
     priority: Priority | None = Field(None, description="1 is the most urgent.")
     due_on: Day | None = None
@@ -147,10 +149,16 @@ def change(old: Action, wish: ActionChange, now: datetime) -> Action:
     """Apply a change; raise if it is closed as `wont_do` without a reason, or is open and has one."""
     wanted = {name: getattr(wish, name) for name in wish.model_fields_set}
     status = wanted.get("status", old.status)
-    kept = old if status == old.status else old.model_copy(update={"closed_at": now, "closed_reason": None})
+    kept = (
+        old
+        if status == old.status
+        else old.model_copy(update={"closed_at": now, "closed_reason": None})
+    )
     if status not in CLOSED:
         if wanted.get("closed_reason") is not None:
-            raise invalid("/closed_reason", "forbidden", "only a closed action item may have a reason")
+            raise invalid(
+                "/closed_reason", "forbidden", "only a closed action item may have a reason"
+            )
         wanted |= {"closed_at": None, "closed_reason": None}
     new = kept.model_copy(update=wanted)
     if status is ActionStatus.WONT_DO and new.closed_reason is None:
@@ -176,7 +184,9 @@ async def of(q: Query, incident_id: UUID) -> list[Action]:
     return await rows(q, Action, _OF, incident_id, operation="actions_of")
 
 
-@routes.api("GET /api/v1/incidents/{ref}/action-items", READ, "List the action items of an incident")
+@routes.api(
+    "GET /api/v1/incidents/{ref}/action-items", READ, "List the action items of an incident"
+)
 async def list_of(q: Reader, ref: Ref) -> ActionList:
     return ActionList(items=await of(q, (await seen(q, ref)).id))
 
@@ -187,7 +197,9 @@ async def add(unit: Unit, ref: Ref, new: NewAction) -> Action:
     if len(await of(unit, incident.id)) >= MOST:
         raise ConflictError(f"{incident.ref} has {MOST} action items, which is the maximum")
     made, who = uuid4(), unit.principal.actor
-    await insert(unit, "action_items", id=made, incident_id=incident.id, created_by=who, **dict(new))
+    await insert(
+        unit, "action_items", id=made, incident_id=incident.id, created_by=who, **dict(new)
+    )
     await unit.stamp(incident.id)  # So that an incremental pull sees it.
     await unit.audit("action.create", f"action:{made}", incident_id=incident.id)
     return await one(unit, made)
@@ -199,7 +211,9 @@ async def page(q: Reader, query: ActionQuery) -> ActionPage:
     args = (query.status, query.owner, query.overdue, due and due.date(), last, query.limit + 1)
     those = await rows(q, Action, _PAGE, *args, operation="action_list")
     days = partial(datetime.combine, time=time(), tzinfo=UTC)
-    return query.page(ActionPage, those, "due_on", key=lambda it: (days(it.due_on or date.max), it.id))
+    return query.page(
+        ActionPage, those, "due_on", key=lambda it: (days(it.due_on or date.max), it.id)
+    )
 
 
 @routes.api("GET /api/v1/action-items/{id}", READ, "Read an action item", conditional=True)
@@ -233,7 +247,9 @@ def order(those: Sequence[Action]) -> Sequence[Action]:
 
 @routes.page("/actions", READ, kind=RouteClass.SEARCH)
 async def listed(q: Reader, *, request: Request, now: Now) -> Page:
-    _, shown = await found(request, ActionQuery, partial(page, q), names=("owner", "status", "overdue"))
+    _, shown = await found(
+        request, ActionQuery, partial(page, q), names=("owner", "status", "overdue")
+    )
     shown |= {"statuses": list(ActionStatus), "now": now}
     return Page("all_actions.html", shown, status=400 if shown["errors"] else 200)
 
@@ -260,8 +276,12 @@ async def add_form(unit: Unit, ref: Ref, new: NewAction) -> str:
 
 
 @routes.form("/incidents/{ref}/actions/{id}", WRITE, again=board)
-async def amend_form(unit: Unit, ref: Ref, id: UUID, *, fields: Fields, matches: Matches, now: Now) -> str:
-    given = {name: fields[name].strip() or None for name in ActionChange.model_fields if name in fields}
+async def amend_form(
+    unit: Unit, ref: Ref, id: UUID, *, fields: Fields, matches: Matches, now: Now
+) -> str:
+    given = {
+        name: fields[name].strip() or None for name in ActionChange.model_fields if name in fields
+    }
     wish = parse(ActionChange, given)
     incident = await lock_active(unit, ref)
     if (await one(unit, id)).incident_id != incident.id:

@@ -86,18 +86,28 @@ def create_app(
     database = _database(rotation, telemetry)
     transactions = Transactions(database, count=business.count)
     pages = Pages(version=settings.app_version or codebase.version)
-    faults = problems.Problems(version="" if settings.is_local else settings.app_version, pages=pages)
+    faults = problems.Problems(
+        version="" if settings.is_local else settings.app_version, pages=pages
+    )
     store = SharedStore(settings.rate_store.get_secret_value()) if settings.rate_store else None
     attempted = partial(business.count, "postfacta_auth_attempts_total")
-    accounts, resources = _sign_in(rotation, transactions, business, store=store, observer=telemetry.observer)
-    guard = Guard(database, settings, foreign=accounts.credential, attempted=partial(attempted, "token"))
+    accounts, resources = _sign_in(
+        rotation, transactions, business, store=store, observer=telemetry.observer
+    )
+    guard = Guard(
+        database, settings, foreign=accounts.credential, attempted=partial(attempted, "token")
+    )
     stale = stale_answers(database.name)
-    look = revocations(partial(losses, Reader(database, NOBODY)), distrust=guard.forget, hide=stale.forget)
+    look = revocations(
+        partial(losses, Reader(database, NOBODY)), distrust=guard.forget, hide=stale.forget
+    )
     health = _health(settings, database, telemetry)
     watch = None
     if settings.prometheus_url:
         # One second a query: at exit, the process waits for one that is still running.
-        watch = Watch("postfacta", lambda: Prometheus(*rotation.current.valid("prometheus_url"), timeout=1.0))
+        watch = Watch(
+            "postfacta", lambda: Prometheus(*rotation.current.valid("prometheus_url"), timeout=1.0)
+        )
     about_us = about.About(codebase, settings.environment, health, telemetry.metrics, watch)
     store_of_v0 = v0_store or PostgresV0(database, transactions)
     parts = (accounts, guard, store_of_v0, about_us, signals.Intake(settings), KeptTimelines())
@@ -105,9 +115,13 @@ def create_app(
     about_us.describe(openapi_document(table, version=codebase.version))
     admit = limited(guard.authenticate, settings, store=store, observer=telemetry.observer)
     every = partial(repeating, connected=database.wait_connected, observer=telemetry.observer)
-    objectives = partial(every, "objectives", connected=checkpoint, interval=5.0)  # It needs no database.
+    objectives = partial(
+        every, "objectives", connected=checkpoint, interval=5.0
+    )  # It needs no database.
     numbers = (partial(revision, database), partial(read_business, database))
-    app = Starlette(routes=[*build_routes(table, admit, tools), _ASSETS], exception_handlers=faults.handlers)
+    app = Starlette(
+        routes=[*build_routes(table, admit, tools), _ASSETS], exception_handlers=faults.handlers
+    )
     app.router.redirect_slashes = False
     return harden(
         app,
@@ -125,7 +139,11 @@ def create_app(
             every("prune_keys", partial(prune_keys, database), interval=3600.0),
             every("revocations", look, interval=2.0),
             every("business_metrics", partial(business.look, *numbers), interval=60.0),
-            *([objectives(partial(to_thread.run_sync, watch.look, abandon_on_cancel=True))] if watch else []),
+            *(
+                [objectives(partial(to_thread.run_sync, watch.look, abandon_on_cancel=True))]
+                if watch
+                else []
+            ),
             *resources,
         ],
         render=faults.core,
@@ -189,7 +207,9 @@ def _sign_in(
     return accounts, resources
 
 
-def _options(rotation: Rotation, table: list[Rule], rate_store: SharedStore | None) -> HardenOptions:
+def _options(
+    rotation: Rotation, table: list[Rule], rate_store: SharedStore | None
+) -> HardenOptions:
     settings = rotation.current
     rates = address_limits(settings)
 
@@ -198,7 +218,11 @@ def _options(rotation: Rotation, table: list[Rule], rate_store: SharedStore | No
 
     def may_see_checks(scope: Scope) -> bool:
         # As who may scrape the metrics; in `local`, all.
-        return bears(dict(scope["headers"]), tokens) if rotation.current.metrics_token else settings.is_local
+        return (
+            bears(dict(scope["headers"]), tokens)
+            if rotation.current.metrics_token
+            else settings.is_local
+        )
 
     return HardenOptions(
         cors=Cors(
@@ -232,7 +256,9 @@ def _may_scrape(settings: Settings, proxies: TrustedProxies, scope: Scope) -> bo
     peer = (scope.get("client") or ("",))[0]
     known = proxies.look_up(peer)
     is_proxy = known is None or known.is_trusted
-    return is_loopback(peer) and not is_proxy and dict(scope["headers"]).keys().isdisjoint(_FORWARDED)
+    return (
+        is_loopback(peer) and not is_proxy and dict(scope["headers"]).keys().isdisjoint(_FORWARDED)
+    )
 
 
 def _health(settings: Settings, database: Database, telemetry: Telemetry) -> HealthRegistry:

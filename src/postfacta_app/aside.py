@@ -19,7 +19,9 @@ LARGE: Final = _SMALL + 1  # Always runs in a thread.
 _GIVE_WAY: Final = 0.000_5
 
 # Each thread can hold some 100 MB, so there are few, even when their callers have left.
-_threads: Final = partial(ThreadPoolExecutor, 2, initializer=sys.setswitchinterval, initargs=(_GIVE_WAY,))
+_threads: Final = partial(
+    ThreadPoolExecutor, 2, initializer=sys.setswitchinterval, initargs=(_GIVE_WAY,)
+)
 _READS: Final = _threads("postfacta-read")
 _WRITES: Final = _threads("postfacta-write")
 

@@ -37,7 +37,9 @@ _OPERATOR = Principal(actor="operator", name="operator", role=Role.ADMIN)
 _MOST_LISTED = 10_000
 _ROLES = click.Choice([role.value for role in Role])
 _SCOPES = click.Choice([scope.value for scope in model.Scope])
-Told = tuple[Iterable[str], str]  # The lines that a command prints, and what it says on standard error.
+Told = tuple[
+    Iterable[str], str
+]  # The lines that a command prints, and what it says on standard error.
 Work = Callable[Concatenate[Unit, ...], Awaitable[Told]]
 
 
@@ -53,7 +55,9 @@ def main(words: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return 130
     except InvalidFieldsError as error:
-        told = "\n".join(f"{it.pointer.lstrip('/') or 'request'} {it.message}" for it in error.errors)
+        told = "\n".join(
+            f"{it.pointer.lstrip('/') or 'request'} {it.message}" for it in error.errors
+        )
         code = 2
     except ResilienceError as error:
         told, code = f"the database failed: {type(error).__name__}", 1
@@ -78,7 +82,9 @@ def _address(function: Callable[[Callable[[], Settings]], T]) -> Callable[..., T
     """Give a command what reads the settings, in which the address of its options wins."""
 
     @click.option("--host", help="address to listen on (POSTFACTA_HOST, else 127.0.0.1)")
-    @click.option("--port", type=int, help="port to listen on (POSTFACTA_PORT, else 8080); 0 for a free one")
+    @click.option(
+        "--port", type=int, help="port to listen on (POSTFACTA_PORT, else 8080); 0 for a free one"
+    )
     def run(**address: object) -> T:
         return function(partial(load_settings, None, **address))
 
@@ -105,7 +111,9 @@ def _run(work: Callable[[Database], Awaitable[T]]) -> T:
     async def run() -> T:
         async with reach(load_settings().database_dsn) as database:
             if await revision(database) is None:
-                raise CommandFailedError("the database is not migrated: run `postfacta migrate` first")
+                raise CommandFailedError(
+                    "the database is not migrated: run `postfacta migrate` first"
+                )
             return await work(database)
 
     return anyio.run(run)
@@ -134,14 +142,18 @@ def _of(group: click.Group, name: str, summary: str) -> Callable[[Work], click.C
 
 
 def _line(*parts: object) -> str:
-    return "\t".join(f"{it:%Y-%m-%d %H:%M}Z" if isinstance(it, datetime) else str(it) for it in parts)
+    return "\t".join(
+        f"{it:%Y-%m-%d %H:%M}Z" if isinstance(it, datetime) else str(it) for it in parts
+    )
 
 
 @_command("serve")
 @_address
 def _serve(read: Callable[[], Settings]) -> int:
     for file in exposed_secrets():
-        click.echo(f"postfacta: warning: every user can read {file}; run chmod 600 {file}", err=True)
+        click.echo(
+            f"postfacta: warning: every user can read {file}; run chmod 600 {file}", err=True
+        )
     return serve(read(), say=click.echo, read=read)
 
 
@@ -168,7 +180,9 @@ def _verify() -> int:
         told = f"INC-{found['number']}: the kept timeline is not that of the facts; repair it as the owner"
         click.echo(f"{told}: {REPAIR.format(found['number'])}", err=True)
     for found in result["fault"]:
-        click.echo(f"INC-{found['number']}, revision {found['rev']}: the timeline has changed", err=True)
+        click.echo(
+            f"INC-{found['number']}, revision {found['rev']}: the timeline has changed", err=True
+        )
     for found in result["other_rules"]:
         click.echo(
             f"INC-{found['number']}, revision {found['rev']}: written under rules {found['rules']}, not compared"
@@ -204,7 +218,9 @@ _secret_file = partial(click.option, type=click.File(), callback=_content)
 @_secret_file("--token-file", "token", help="holds a token; - reads standard input")
 @_secret_file("--metrics-token-file", "metrics_token", help="holds the token of /metrics")
 @_secret_file(
-    "--traffic-key-file", "traffic_key", help="holds the traffic key: no objective counts these requests"
+    "--traffic-key-file",
+    "traffic_key",
+    help="holds the traffic key: no objective counts these requests",
 )
 @click.option("--expect-version", "version", default="", help="the version that must run")
 @click.option(
@@ -229,7 +245,9 @@ async def _found(unit: Unit, person: str) -> model.Account:
 @_of(_user, "list", "list people")
 async def _list_users(unit: Unit) -> Told:
     people = await accounts.users(unit, None, _MOST_LISTED)
-    return [_line(it.id, it.email, it.role, "disabled" if it.disabled_at else "active") for it in people], ""
+    return [
+        _line(it.id, it.email, it.role, "disabled" if it.disabled_at else "active") for it in people
+    ], ""
 
 
 @_of(_user, "add", "add a person; prints their password")
@@ -247,7 +265,9 @@ async def _add_user(
             "--sub is required with POSTFACTA_AUTH_MODE=supabase, and only allowed there"
         )
     password = new_password() if given is None else given
-    new = parse(model.NewUser, {"email": email, "display_name": name, "role": role, "password": password})
+    new = parse(
+        model.NewUser, {"email": email, "display_name": name, "role": role, "password": password}
+    )
     if sub is not None:
         external = accounts.external_name(settings.issuer, sub)
         await accounts.meet(unit, external, email=new.email, display_name=new.name, role=new.role)
@@ -281,7 +301,8 @@ async def _list_sessions(unit: Unit, person: str) -> Told:
     account, now = await _found(unit, person), datetime.fromtimestamp(WALL(), UTC)
     sessions = await accounts.sessions(unit, account.id, this=None, now=now)
     return [
-        _line(it.id, it.kind, it.created_at, it.last_used_at or "never", it.expires_at) for it in sessions
+        _line(it.id, it.kind, it.created_at, it.last_used_at or "never", it.expires_at)
+        for it in sessions
     ], ""
 
 
@@ -297,24 +318,39 @@ async def _sign_out(unit: Unit, person: str, *, session: UUID | None) -> Told:
 async def _change(unit: Unit, /, person: str, **wish: object) -> Told:
     change = model.UserChange.model_validate(wish)
     changed = await accounts.change_user(unit, (await _found(unit, person)).id, change)
-    return [f"{changed.email} is {'disabled' if changed.disabled_at else f'enabled, as {changed.role}'}"], ""
+    return [
+        f"{changed.email} is {'disabled' if changed.disabled_at else f'enabled, as {changed.role}'}"
+    ], ""
 
 
-_of(_user, "role", "change a person's role")(_person(click.argument("role", type=_ROLES)(partial(_change))))
-_of(_user, "disable", "disable an account and end all sessions")(_person(partial(_change, disabled=True)))
+_of(_user, "role", "change a person's role")(
+    _person(click.argument("role", type=_ROLES)(partial(_change)))
+)
+_of(_user, "disable", "disable an account and end all sessions")(
+    _person(partial(_change, disabled=True))
+)
 _of(_user, "enable", "enable a disabled account")(_person(partial(_change, disabled=False)))
 
 
 @_of(_token, "create", "create an API token for a machine")
 @click.option("--name", required=True, help="a name for it")
-@click.option("--scope", "scopes", required=True, multiple=True, type=_SCOPES, help="may be repeated")
+@click.option(
+    "--scope", "scopes", required=True, multiple=True, type=_SCOPES, help="may be repeated"
+)
 @click.option("--source", help="the source of its signals (required for signals:write)")
-@click.option("--days", type=click.IntRange(1, 3650), default=365, help="days until it expires (365)")
+@click.option(
+    "--days", type=click.IntRange(1, 3650), default=365, help="days until it expires (365)"
+)
 async def _create_token(
     unit: Unit, *, name: str, scopes: Sequence[str], source: str | None, days: int
 ) -> Told:
     now = datetime.fromtimestamp(WALL(), UTC)
-    given = {"name": name, "scopes": scopes, "source": source, "expires_at": now + timedelta(days=days)}
+    given = {
+        "name": name,
+        "scopes": scopes,
+        "source": source,
+        "expires_at": now + timedelta(days=days),
+    }
     issued = await accounts.create_token(unit, parse(model.NewToken, given), now)
     return [issued.secret], f"Store it now: it is not shown again. It expires in {days} days."
 

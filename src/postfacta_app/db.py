@@ -29,7 +29,12 @@ from postfacta_core.limits._address import client_address
 from postfacta_postgres import Connection, Database, PoolOptions
 from postfacta_postgres.idempotency import KeyInUseError, KeyReusedError, StoredAnswer, write_once
 
-from .errors import CommandFailedError, IdempotencyInProgressError, IdempotencyMismatchError, NotFoundError
+from .errors import (
+    CommandFailedError,
+    IdempotencyInProgressError,
+    IdempotencyMismatchError,
+    NotFoundError,
+)
 from .principal import Principal
 
 T = TypeVar("T")
@@ -39,7 +44,9 @@ Detail = Mapping[str, object] | None  # Of an audit row.
 Job = Callable[[], Awaitable[object]]
 
 # Internal incidents are visible to all, private ones to admins and members; a token is neither.
-VISIBLE = "(i.visibility = 'internal' or $1::boolean or coalesce($2::uuid = any (i.members), false))"
+VISIBLE = (
+    "(i.visibility = 'internal' or $1::boolean or coalesce($2::uuid = any (i.members), false))"
+)
 """Whether the caller may see the incident `i`. A query that holds it takes `*sees(principal)` as its first two."""
 
 SCHEMA_ERRORS = (
@@ -78,7 +85,9 @@ def sees(principal: Principal) -> tuple[bool, UUID | None]:
 class Unit:
     """The work of one request, inside one transaction."""
 
-    def __init__(self, connection: Connection, principal: Principal, client: Address | None) -> None:
+    def __init__(
+        self, connection: Connection, principal: Principal, client: Address | None
+    ) -> None:
         self.connection = connection
         self._client = client
         self.principal = principal
@@ -110,7 +119,9 @@ class Reader:
 
     def __init__(self, database: Database, principal: Principal) -> None:
         self.principal = principal
-        self.fetch: Callable[..., Awaitable[Sequence[Any]]] = partial(database.fetch, repeatable=True)
+        self.fetch: Callable[..., Awaitable[Sequence[Any]]] = partial(
+            database.fetch, repeatable=True
+        )
 
 
 Query = Reader | Unit  # What a query runs through; a unit sees its own writes and locks.
@@ -131,7 +142,9 @@ async def insert(unit: Unit, table: str, **values: object) -> None:
     await unit.execute(_insert(table, tuple(values)), *values.values(), operation=f"{table}_insert")
 
 
-async def update(unit: Unit, table: str, row_id: UUID, *, columns: str = "i.id", **values: object) -> Any:
+async def update(
+    unit: Unit, table: str, row_id: UUID, *, columns: str = "i.id", **values: object
+) -> Any:
     """Change the row `i`, which must be there, and return these columns of it."""
     sql = _update(table, tuple(values), columns)
     return (await unit.fetch(sql, row_id, *values.values(), operation=f"{table}_update"))[0]
@@ -176,7 +189,9 @@ Work = Callable[[Unit], Awaitable[Response | None]]  # Returns the response; Non
 class Transactions:
     """Runs the writes of requests; `count` is called with each of a unit's `counts` once it is committed."""
 
-    def __init__(self, database: Database, *, count: Callable[..., object] = lambda *_: None) -> None:
+    def __init__(
+        self, database: Database, *, count: Callable[..., object] = lambda *_: None
+    ) -> None:
         self._database = database
         self._count = count
 
@@ -222,7 +237,9 @@ async def _once(unit: Unit, work: Work, *, key: str, fingerprint: bytes) -> Resp
 
     caller = unit.principal.actor
     try:
-        stored = await write_once(unit.connection, done, caller=caller, key=key, fingerprint=fingerprint)
+        stored = await write_once(
+            unit.connection, done, caller=caller, key=key, fingerprint=fingerprint
+        )
     except KeyInUseError as error:
         detail = "A request with this Idempotency-Key is in progress; repeat it to get its response"
         raise IdempotencyInProgressError(detail, headers={"Retry-After": "1"}) from error

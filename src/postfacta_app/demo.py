@@ -67,7 +67,9 @@ def run(settings: Settings, *, say: Say) -> int:
 
 async def _prepare(server: EmbeddedPostgres, folder: Path, say: Say) -> tuple[str, str]:
     async with reach(SecretStr(server.dsn())) as database:
-        if not await database.fetchval("select exists (select from pg_database where datname = 'postfacta')"):
+        if not await database.fetchval(
+            "select exists (select from pg_database where datname = 'postfacta')"
+        ):
             await database.execute("create database postfacta")
     owner = server.dsn("postfacta")
     await migrations.migrate(owner, progress=say)
@@ -78,13 +80,18 @@ async def _prepare(server: EmbeddedPostgres, folder: Path, say: Say) -> tuple[st
         await database.execute(f"alter role postfacta_demo password '{role_password}'")
         if not await database.fetchval("select exists (select from users)"):
             say("recording the sample incidents")
-            person = NewUser(email=EMAIL, password=password, display_name="Demo admin", role=Role.ADMIN)
+            person = NewUser(
+                email=EMAIL, password=password, display_name="Demo admin", role=Role.ADMIN
+            )
             password_hash = await Passwords().hash(password)
             async with database.transaction() as connection:
                 await add_user(Unit(connection, SEEDER, None), person, password_hash=password_hash)
                 await record(connection, now=datetime.fromtimestamp(WALL(), UTC))
     parts = urlsplit(owner)
-    return password, f"postgresql://postfacta_demo:{role_password}@{parts.hostname}:{parts.port}/postfacta"
+    return (
+        password,
+        f"postgresql://postfacta_demo:{role_password}@{parts.hostname}:{parts.port}/postfacta",
+    )
 
 
 def _secret(file: Path) -> str:
@@ -100,7 +107,9 @@ async def record(connection: Connection, *, now: datetime) -> None:
     known: dict[str, str] = {}
     for written in json.loads(Path(__file__).with_name("samples.json").read_text()):
         sample = _read(written, now)
-        incident = (await incidents.create(unit, parse(NewIncident, sample["incident"]), now=now)).value.id
+        incident = (
+            await incidents.create(unit, parse(NewIncident, sample["incident"]), now=now)
+        ).value.id
         known[sample["key"]] = str(incident)
         for name, tell in _ways(unit, incident, known, now=now).items():
             for it in sample.get(name, ()):
@@ -117,7 +126,9 @@ def _ways(
         source, scopes = told["source"], frozenset({"signals:write"})
         token = Principal(actor="demo", name=source, scopes=scopes, source=source)
         who = SEEDER if source == "manual" else token
-        facts = [Fact.of(index, parse(NewSignal, item), who) for index, item in enumerate(told["items"])]
+        facts = [
+            Fact.of(index, parse(NewSignal, item), who) for index, item in enumerate(told["items"])
+        ]
         done = await signals.store(Unit(unit.connection, who, None), facts, now=now)
         ids = [result.signal_id for result in done.results if result.signal_id]
         await signals.attach(unit, incident, Attachments(ids=ids))
@@ -126,10 +137,16 @@ def _ways(
         "moves": lambda it: incidents.transition(unit, incident, parse(Move, it), now=now),
         "signals": attach,
         "edits": lambda it: timeline.add_edit(unit, incident, parse(AnyEdit, it).root, now=now),
-        "annotations": lambda it: timeline.add_annotation(unit, incident, parse(NewAnnotation, it), now=now),
+        "annotations": lambda it: timeline.add_annotation(
+            unit, incident, parse(NewAnnotation, it), now=now
+        ),
         "actions": lambda it: actions.add(unit, incident, parse(actions.NewAction, it)),
-        "links": lambda it: links.link(unit, incident, parse(links.NewLink, it | {"to": known[it["to"]]})),
-        "drafts": lambda it: postmortems.write(unit, incident, parse(Draft, it), follows=lambda _: None),
+        "links": lambda it: links.link(
+            unit, incident, parse(links.NewLink, it | {"to": known[it["to"]]})
+        ),
+        "drafts": lambda it: postmortems.write(
+            unit, incident, parse(Draft, it), follows=lambda _: None
+        ),
         "stages": lambda it: postmortems.transition(
             unit, incident, parse(Transition, it), follows=lambda _: None
         ),

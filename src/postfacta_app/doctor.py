@@ -58,9 +58,13 @@ def report(findings: Iterable[Finding], say: Callable[[str], None]) -> int:
 
 
 def _look_at_settings(settings: Settings) -> Iterator[Finding]:
-    yield Finding("settings", "ok", f"environment {settings.environment}, sign-in {settings.auth_mode}")
+    yield Finding(
+        "settings", "ok", f"environment {settings.environment}, sign-in {settings.auth_mode}"
+    )
     for file in exposed_secrets():
-        yield Finding("secrets", "warn", f"every user of this machine can read {file}", f"chmod 600 {file}")
+        yield Finding(
+            "secrets", "warn", f"every user of this machine can read {file}", f"chmod 600 {file}"
+        )
     if settings.flags:
         yield _look_at_flags(settings.flags)
     if settings.auth_mode is AuthMode.NONE:
@@ -81,9 +85,15 @@ def _look_at_flags(file: Path) -> Finding:
     try:
         states = Flags(file).read()
     except ValueError as error:
-        return Finding("flags", "fail", str(error), "correct the file; until then the former flags hold")
-    if off := [f"{name} ({state.reason or 'no reason'})" for name, state in states.items() if not state.on]:
-        return Finding("flags", "warn", f"off: {', '.join(off)}", "turn each on again when it can be")
+        return Finding(
+            "flags", "fail", str(error), "correct the file; until then the former flags hold"
+        )
+    if off := [
+        f"{name} ({state.reason or 'no reason'})" for name, state in states.items() if not state.on
+    ]:
+        return Finding(
+            "flags", "warn", f"off: {', '.join(off)}", "turn each on again when it can be"
+        )
     return Finding("flags", "ok", f"all on: {', '.join(states)}")
 
 
@@ -95,7 +105,9 @@ def _look_at_process(settings: Settings) -> Iterator[Finding]:
         yield Finding("port", "ok", f"{settings.port} of {settings.host} is free")
     except CommandFailedError as error:
         yield Finding("port", "warn", str(error), "ignore this if PostFacta itself listens there")
-    _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)  # `postfacta serve` raises its soft limit itself.
+    _, allowed = resource.getrlimit(
+        resource.RLIMIT_NOFILE
+    )  # `postfacta serve` raises its soft limit itself.
     needed = BACKLOG + settings.pool_max_size + _OTHER_FILES
     if allowed == resource.RLIM_INFINITY or allowed >= needed:
         yield Finding("files", "ok", f"room for {BACKLOG} connections")
@@ -153,7 +165,9 @@ async def _look_at_server(database: Database, pool: int) -> list[Finding]:
     skew = abs(now - WALL())
     verdict = "ok" if pool * 2 <= allowed else "fail" if pool > allowed else "warn"
     text = f"up to {pool} per process; PostgreSQL allows {allowed}"
-    advice = "lower POSTFACTA_POOL_MAX_SIZE or raise max_connections: two processes run during a restart"
+    advice = (
+        "lower POSTFACTA_POOL_MAX_SIZE or raise max_connections: two processes run during a restart"
+    )
     connections = Finding("connections", verdict, text, "" if verdict == "ok" else advice)
     verdict = "ok" if skew < _SKEW[0] else "warn" if skew < _SKEW[1] else "fail"
     advice = "" if verdict == "ok" else "synchronize both machines with NTP"

@@ -143,7 +143,9 @@ class Aggregates(BaseModel):
 
 def marks(stored: Mapping[str, tuple[int, int, str]]) -> dict[str, Mark]:
     """Return milestones as the database keeps them: time, rank of the precision, basis."""
-    return {name: Mark(t, PRECISIONS[rank], Basis(basis)) for name, (t, rank, basis) in stored.items()}
+    return {
+        name: Mark(t, PRECISIONS[rank], Basis(basis)) for name, (t, rank, basis) in stored.items()
+    }
 
 
 def durations(found: Mapping[str, Mark], *, is_open: bool) -> dict[Phase, Duration]:
@@ -154,7 +156,9 @@ def durations(found: Mapping[str, Mark], *, is_open: bool) -> dict[Phase, Durati
 def measure(start: Mark | None, end: Mark | None, *, is_open: bool) -> Duration:
     """Measure one phase; it is a number only if both ends are known, in order, and far enough apart."""
     if start is None or end is None:
-        return Duration(status=DurationStatus.PENDING if is_open and end is None else DurationStatus.MISSING)
+        return Duration(
+            status=DurationStatus.PENDING if is_open and end is None else DurationStatus.MISSING
+        )
     basis = Basis.DERIVED if Basis.DERIVED in {start.basis, end.basis} else Basis.GIVEN
     coarser = min(start.p, end.p, key=lambda precision: precision.rank)
     length = end.t - start.t
@@ -162,7 +166,9 @@ def measure(start: Mark | None, end: Mark | None, *, is_open: bool) -> Duration:
         return Duration(status=DurationStatus.INVALID_ORDER, basis=basis, precision=coarser)
     if coarser is not Precision.EXACT and length < coarser.width:
         most = coarser.width / 1e6
-        return Duration(status=DurationStatus.IMPRECISE, basis=basis, precision=coarser, max_seconds=most)
+        return Duration(
+            status=DurationStatus.IMPRECISE, basis=basis, precision=coarser, max_seconds=most
+        )
     return Duration(status=DurationStatus.OK, basis=basis, precision=coarser, seconds=length / 1e6)
 
 
@@ -205,11 +211,15 @@ select first + 7 * week as monday,
   from ends, generate_series(0, (last - first) / 7) week order by week"""
 
 
-async def every(q: Reader, filters: IncidentFilters, *phases: Phase) -> tuple[str, Sequence[Visibility]]:
+async def every(
+    q: Reader, filters: IncidentFilters, *phases: Phase
+) -> tuple[str, Sequence[Visibility]]:
     """Return the aggregates of all matching incidents as JSON, of all phases or these, and their visibilities."""
     where = where_of(q.principal, filters, [Kind.INCIDENT])
     given = {"every": where.bind(list(Phase)), "phases": where.bind(phases or list(Phase))}
-    row = (await q.fetch(_ALL.format(where=where, **given), *where.args, operation="durations_all"))[0]
+    row = (
+        await q.fetch(_ALL.format(where=where, **given), *where.args, operation="durations_all")
+    )[0]
     return row["answer"], row["shown"]
 
 
@@ -229,7 +239,9 @@ async def one(q: Reader, ref: Ref, *, share: Share) -> IncidentDurations:
     "GET /api/v1/durations", Access.READ, "Read aggregated durations of incidents",
     kind=RouteClass.SEARCH, status=200, stale=True,
 )  # fmt: skip
-async def all_of(q: Reader, filters: IncidentFilters, *, share: Share) -> Annotated[Response, Aggregates]:
+async def all_of(
+    q: Reader, filters: IncidentFilters, *, share: Share
+) -> Annotated[Response, Aggregates]:
     text, shown = await every(q, filters)
     share(*shown)
     return Response(text, media_type="application/json")
@@ -265,7 +277,9 @@ async def show(q: Reader, *, request: Request, share: Share) -> Page:
             "plotted": PLOTTED,
             "of_phase": of_phase,
             "phase": query.phase,
-            "phases": [(phase, f"/insights?{urlencode([*given, ('phase', phase)])}") for phase in Phase],
+            "phases": [
+                (phase, f"/insights?{urlencode([*given, ('phase', phase)])}") for phase in Phase
+            ],
             "has_kind": bool(query.kind),
         }
 

@@ -42,7 +42,9 @@ class AppError(Exception):
     message: str = ""  # what v0 says, if it is not the detail
 
     @classmethod
-    def of(cls, problem: Problem, detail: str, headers: Mapping[str, str] = MappingProxyType({})) -> Self:
+    def of(
+        cls, problem: Problem, detail: str, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> Self:
         error = cls(detail, headers=headers)
         error.slug, error.status, error.title = problem.code, problem.status, problem.title
         return error
@@ -50,12 +52,22 @@ class AppError(Exception):
     @property
     def by_field(self) -> dict[str, str]:
         # Of several, the first.
-        return {it.pointer.lstrip("/").partition("/")[0]: it.message for it in reversed(self.errors)}
+        return {
+            it.pointer.lstrip("/").partition("/")[0]: it.message for it in reversed(self.errors)
+        }
 
 
-def _kind(slug: str, status: int, title: str, *, name: str = "", is_spent: bool = False) -> type[AppError]:
+def _kind(
+    slug: str, status: int, title: str, *, name: str = "", is_spent: bool = False
+) -> type[AppError]:
     """Return the class of a problem type; `not-found` names it `NotFoundError`."""
-    about = {"slug": slug, "status": status, "title": title, "is_spent": is_spent, "__module__": __name__}
+    about = {
+        "slug": slug,
+        "status": status,
+        "title": title,
+        "is_spent": is_spent,
+        "__module__": __name__,
+    }
     return type(name or f"{slug.title().replace('-', '')}Error", (AppError,), about)
 
 
@@ -86,7 +98,9 @@ SchemaMissingError = _kind("schema-missing", 503, "The database is not ready for
 
 def slow_down(seconds: float) -> AppError:
     wait = max(1, math.ceil(seconds))
-    return RateLimitedError("Too many attempts; wait before the next one", headers={"Retry-After": str(wait)})
+    return RateLimitedError(
+        "Too many attempts; wait before the next one", headers={"Retry-After": str(wait)}
+    )
 
 
 def invalid(pointer: str, code: str, message: str) -> AppError:

@@ -104,7 +104,9 @@ class _Inert(str):
 
 _ACTIVE: Final = re.compile(r"[\\`*_\[\]~|]")
 # A backslash and what it escapes, or what must become inert: images become links; other links, text.
-_LIVE: Final = re.compile(r"\\.|<|!(?=\[)|\](?=\s*\((?!(?:https?://|mailto:)))|\](?=\s*:)", re.DOTALL)
+_LIVE: Final = re.compile(
+    r"\\.|<|!(?=\[)|\](?=\s*\((?!(?:https?://|mailto:)))|\](?=\s*:)", re.DOTALL
+)
 _BREAK: Final = re.compile(r"\r\n?|\n")
 
 
@@ -116,7 +118,11 @@ def plain(text: object) -> str:
 
 
 def quote(markdown: str) -> str:
-    return _Inert("> " + "\n> ".join(_lines(markdown))) if markdown.strip() else _Inert("Nothing recorded.")
+    return (
+        _Inert("> " + "\n> ".join(_lines(markdown)))
+        if markdown.strip()
+        else _Inert("Nothing recorded.")
+    )
 
 
 def item(markdown: str) -> str:
@@ -166,7 +172,10 @@ Later = Annotated[Reader, Fill(lambda call, _: call.tools.transactions.reader(ca
 async def one(
     unit: Snapshot, ref: Ref, query: OneQuery, *, request: Request, kept: Kept, later: Later
 ) -> Annotated[Response, Document]:
-    form, begin = _FORMS[query.format], TimelineQuery.model_validate({"limit": _STEP, "digest": True})
+    form, begin = (
+        _FORMS[query.format],
+        TimelineQuery.model_validate({"limit": _STEP, "digest": True}),
+    )
     found = await kept.slice(unit, ref, begin)
     incident, entries = found.incident, found.page.items
     document = await _document(unit, incident, found.page, rev=query.rev)
@@ -184,7 +193,9 @@ async def one(
     headers["Content-Type"] = form.kind
     if found.page.next_cursor is None:
         return Response(text + tail, headers=headers)
-    rest = begin.model_copy(update={"digest": False, "as_of": found.at})  # as they are in this snapshot
+    rest = begin.model_copy(
+        update={"digest": False, "as_of": found.at}
+    )  # as they are in this snapshot
     cursor = rest.cursor_after(incident.id, entries[-1])
 
     async def pieces(cursor: str | None) -> AsyncIterator[bytes]:
@@ -192,7 +203,9 @@ async def one(
         yield text
         while cursor is not None:
             # No longer visible: it ends without its end.
-            page = (await kept.slice(later, incident.id, rest.model_copy(update={"cursor": cursor}))).page
+            page = (
+                await kept.slice(later, incident.id, rest.model_copy(update={"cursor": cursor}))
+            ).page
             yield form.between + await aside(_ENTRY * len(page.items), form.entries, page.items)
             cursor = page.next_cursor
         yield tail
@@ -203,24 +216,32 @@ async def one(
 @dataclass(frozen=True, slots=True)
 class _Form:
     kind: str
-    frame: Callable[[Document], tuple[bytes, bytes]]  # writes what comes before its entries, and after them
+    frame: Callable[
+        [Document], tuple[bytes, bytes]
+    ]  # writes what comes before its entries, and after them
     entries: Callable[[Sequence[model.Entry]], bytes]  # writes entries
     between: bytes  # stands between two groups of entries
 
 
 def _json_frame(document: Document) -> tuple[bytes, bytes]:
     # Within a string, quotation marks are escaped.
-    before, begin, after = document.__pydantic_serializer__.to_json(document).partition(b'"entries":[')
+    before, begin, after = document.__pydantic_serializer__.to_json(document).partition(
+        b'"entries":['
+    )
     return before + begin, after
 
 
 _FORMS: Final[Mapping[ExportFormat, _Form]] = {
-    ExportFormat.JSON: _Form("application/json", _json_frame, lambda it: ENTRIES.dump_json(it)[1:-1], b","),
+    ExportFormat.JSON: _Form(
+        "application/json", _json_frame, lambda it: ENTRIES.dump_json(it)[1:-1], b","
+    ),
     ExportFormat.MD: _Form("text/markdown; charset=utf-8", frame, entry_lines, b""),
 }
 
 
-async def _document(unit: Unit, incident: Incident, page: TimelinePage, *, rev: int | None) -> Document:
+async def _document(
+    unit: Unit, incident: Incident, page: TimelinePage, *, rev: int | None
+) -> Document:
     """Read all but the entries of the timeline."""
     read = postmortems.find if rev is None else partial(postmortems.read_revision, rev=rev)
     revision = await read(unit, incident.id)

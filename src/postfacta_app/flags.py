@@ -39,19 +39,31 @@ class Flag:
 _TEAM, _SPRING, _AUTUMN = "reliability-team", date(2027, 5, 31), date(2027, 11, 30)
 _WRITES, _PAGES = {RouteClass.WRITE, RouteClass.INGEST}, "/incidents/{ref}/postmortem"
 FLAGS: Final = (
-    Flag("writes", "Recording and changing", _TEAM, _AUTUMN, lambda rule: rule.route_class in _WRITES),
+    Flag(
+        "writes", "Recording and changing", _TEAM, _AUTUMN, lambda rule: rule.route_class in _WRITES
+    ),
     Flag("ingest", "Ingestion", _TEAM, _AUTUMN, lambda rule: rule.route_class is RouteClass.INGEST),
     Flag("exports", "Exports", _TEAM, _SPRING, lambda rule: rule.path.endswith("/export")),
     Flag("registration", "Registration", _TEAM, _SPRING, lambda rule: rule.path == "/register"),
-    Flag("postmortem-pages", "Post-mortems", _TEAM, _SPRING, lambda rule: rule.path.startswith(_PAGES)),
-    Flag("v0", "Version 0 of the API", _TEAM, _SPRING, lambda rule: rule.path.startswith("/api/v0/")),
+    Flag(
+        "postmortem-pages",
+        "Post-mortems",
+        _TEAM,
+        _SPRING,
+        lambda rule: rule.path.startswith(_PAGES),
+    ),
+    Flag(
+        "v0", "Version 0 of the API", _TEAM, _SPRING, lambda rule: rule.path.startswith("/api/v0/")
+    ),
 )
 
 
 class Flags(Switches):
     """What is on, which routes are refused by what is off, and a row of the audit log for each change."""
 
-    def __init__(self, file: Path | None, *, count: Callable[..., object] = lambda *_: None) -> None:
+    def __init__(
+        self, file: Path | None, *, count: Callable[..., object] = lambda *_: None
+    ) -> None:
         super().__init__([flag.name for flag in FLAGS], file=file, domain=DOMAIN, every=INTERVAL)
         self._count = count
         # With a file, one may have been changed while no instance was running.

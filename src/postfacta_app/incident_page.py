@@ -56,7 +56,9 @@ class View(Wanted, frozen=True):
     until: Short = Field("", alias="to")
 
 
-async def _search(unit: Unit, incident: Incident, view: View, *, now: datetime) -> Mapping[str, object]:
+async def _search(
+    unit: Unit, incident: Incident, view: View, *, now: datetime
+) -> Mapping[str, object]:
     until = incident.ended_at or now
     fields = {
         "service": view.service,
@@ -82,11 +84,16 @@ def _link(incident: Incident, shown: View, /, **changes: str) -> str:
 
 
 def _back(call: Call, _: str) -> Callable[[str], str]:
-    path, given = f"/incidents/{call.request.path_params['ref']}", call.request.query_params.multi_items()
+    path, given = (
+        f"/incidents/{call.request.path_params['ref']}",
+        call.request.query_params.multi_items(),
+    )
 
     def back(place: str) -> str:
         shown = given
-        if place.startswith("e-") and "page" in call.request.query_params:  # It may be on another page now.
+        if (
+            place.startswith("e-") and "page" in call.request.query_params
+        ):  # It may be on another page now.
             shown = [(name, text) for name, text in given if name != "page"] + [("entry", place)]
         page = f"{path}?{urlencode(shown)}" if shown else path
         return f"{page}#{place}" if place else page
@@ -94,24 +101,32 @@ def _back(call: Call, _: str) -> Callable[[str], str]:
     return back
 
 
-Back = Annotated[Callable[[str], str], Fill(_back)]  # returns the address of the page as it was, at a place
+Back = Annotated[
+    Callable[[str], str], Fill(_back)
+]  # returns the address of the page as it was, at a place
 
 
 @routes.page(_ONE, Access.READ, stale=True)
-async def show(q: Snapshot, ref: Ref, view: View, *, kept: timeline.Kept, now: Now, share: Share) -> Page:
+async def show(
+    q: Snapshot, ref: Ref, view: View, *, kept: timeline.Kept, now: Now, share: Share
+) -> Page:
     page = await kept.page(q, ref, view, size=_PAGE)
     incident, entries = page.incident, page.entries
     joined, labelled = await links.of(q, incident.id), await labels.of(q, incident.id)
     share(incident.visibility, *(it.incident.visibility for it in joined))
     said = await timeline.said(q, incident.id, entries, limit=_MOST_SAID + 1)
-    if view.known_as_of is not None:  # What is written about an entry, or about the whole, may be hindsight.
+    if (
+        view.known_as_of is not None
+    ):  # What is written about an entry, or about the whole, may be hindsight.
         said = [it for it in said if it.occurred_at is not None or it.at <= view.known_as_of]
     made = lines(
         entries,
         edits=await timeline.decided(q, incident.id, entries),
         remarks=said,
         reasons=page.reasons,
-        contents=await timeline.contents(q, [it.signal_id for it in entries if it.signal_id], _LETTERS),
+        contents=await timeline.contents(
+            q, [it.signal_id for it in entries if it.signal_id], _LETTERS
+        ),
         repeats=page.repeats,
     )
     actors = {*(it.author for it in said), *(edit.actor for line in made for edit in line.decided)}
@@ -130,7 +145,9 @@ async def show(q: Snapshot, ref: Ref, view: View, *, kept: timeline.Kept, now: N
         "outcomes": list(Outcome),
         "milestones": list(model.Milestone),
         "states": model.STATES,
-        "kinds": [it for it in model.AnnotationKind if it != "decision" or q.principal.may(Access.WRITE)],
+        "kinds": [
+            it for it in model.AnnotationKind if it != "decision" or q.principal.may(Access.WRITE)
+        ],
         "search": await _search(q, incident, view, now=now),
         "link": partial(_link, incident, view),
         "stamp": stamp,
@@ -187,7 +204,14 @@ async def note(unit: Unit, ref: Ref, new: NewNote, *, now: Now, back: Back) -> s
 
 @routes.form(f"{_ONE}/notes/{{root}}", Access.ANNOTATE, again=show)
 async def renote(
-    unit: Unit, ref: Ref, root: UUID, *, wish: AnnotationChange, fields: Fields, matches: Matches, back: Back
+    unit: Unit,
+    ref: Ref,
+    root: UUID,
+    *,
+    wish: AnnotationChange,
+    fields: Fields,
+    matches: Matches,
+    back: Back,
 ) -> str:
     incident, found = await lock_active(unit, ref), await timeline.find(unit, root)
     if found[0] != incident.id:
@@ -215,7 +239,9 @@ def precision_of(text: str) -> Precision:
     if text == "now":
         return Precision.EXACT
     seconds = _SECONDS.search(text)
-    return Precision.MINUTE if seconds is None else Precision.EXACT if seconds[1] else Precision.SECOND
+    return (
+        Precision.MINUTE if seconds is None else Precision.EXACT if seconds[1] else Precision.SECOND
+    )
 
 
 def read_edit(fields: Mapping[str, str], now: datetime | None = None) -> model.NewEdit:
@@ -333,7 +359,11 @@ select at, kind, id, actor, source, external_id, why, count, case kind when 'tim
 
 @routes.page("/incidents/{ref}/history", Access.READ)
 async def history(q: Snapshot, ref: Ref, place: Paged, *, request: Request) -> Page:
-    incident, who, place = await seen(q, ref), q.principal, place.model_copy(update={"limit": _MOST_EVENTS})
+    incident, who, place = (
+        await seen(q, ref),
+        q.principal,
+        place.model_copy(update={"limit": _MOST_EVENTS}),
+    )
     order = str(incident.id)
     after = place.after(order, datetime, str, str) or (None, None, None)
     args = (incident.id, place.limit + 1, who.may(Access.WRITE), who.is_admin, *after)
@@ -351,5 +381,9 @@ async def history(q: Snapshot, ref: Ref, place: Paged, *, request: Request) -> P
 def _event(row: Any) -> Mapping[str, object]:
     """Return what the template words: of an edit also its value, and the time in it as it is typed."""
     value: Mapping[str, Any] = json.loads(row["value"] or "null") or {}
-    to = stamp(micros(parse_time(value["at"])), Precision(value["precision"])) if value.get("at") else ""
+    to = (
+        stamp(micros(parse_time(value["at"])), Precision(value["precision"]))
+        if value.get("at")
+        else ""
+    )
     return {**row, "value": value, "to": to.removesuffix(".000000")}

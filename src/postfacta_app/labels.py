@@ -21,7 +21,9 @@ Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,38}$", m
 class Labels(BaseModel, extra="forbid", frozen=True):
     """All labels of one incident, sorted, each once."""
 
-    labels: Annotated[list[Label], Field(max_length=20), AfterValidator(lambda given: sorted({*given}))]
+    labels: Annotated[
+        list[Label], Field(max_length=20), AfterValidator(lambda given: sorted({*given}))
+    ]
 
     @property
     def etag(self) -> str:
@@ -56,7 +58,9 @@ async def replace(unit: Unit, ref: Ref, new: Labels, *, matches: Matches) -> Lab
     matches(old.etag)
     if new == old:
         return old
-    await unit.execute(_REPLACE, incident.id, new.labels, unit.principal.actor, operation="labels_replace")
+    await unit.execute(
+        _REPLACE, incident.id, new.labels, unit.principal.actor, operation="labels_replace"
+    )
     await unit.stamp(incident.id)  # So that an incremental pull sees it.
     detail = {"labels": [old.labels, new.labels]}
     await unit.audit("labels.change", incident.ref, incident_id=incident.id, detail=detail)

@@ -40,7 +40,9 @@ class Direction(StrEnum):
 class NewLink(BaseModel, extra="forbid"):
     """The relation of the incident in the path to another."""
 
-    to: str = Field(min_length=1, max_length=40, description="The other incident: `INC-12` or a UUID.")
+    to: str = Field(
+        min_length=1, max_length=40, description="The other incident: `INC-12` or a UUID."
+    )
     type: LinkType
     note: Annotated[str, StringConstraints(min_length=1, max_length=500)] | None = None
 
@@ -107,7 +109,9 @@ async def link(unit: Unit, ref: Ref, new: NewLink) -> Reply[IncidentLink]:
     if here is None:
         raise missing()
     if there is None or there.id == here.id:
-        code, message = ("unknown", "no such incident") if there is None else ("same", "must be another one")
+        code, message = (
+            ("unknown", "no such incident") if there is None else ("same", "must be another one")
+        )
         raise invalid("/to", code, message)
     row = (*_ordered(here.id, there.id, new.type), new.type, new.note, unit.principal.actor)
     is_new = bool(await unit.fetch(_INSERT, *row, operation="link_insert"))
@@ -117,7 +121,11 @@ async def link(unit: Unit, ref: Ref, new: NewLink) -> Reply[IncidentLink]:
                 raise ConflictError(f"{end.ref} has {MOST} links, which is the maximum")
         await _tell(unit, "link.create", (here, there), of=new.type)
     links = await of(unit, here.id)
-    same = [it for it in links if (it.type, it.incident.id) == (new.type, there.id) and it.direction != "in"]
+    same = [
+        it
+        for it in links
+        if (it.type, it.incident.id) == (new.type, there.id) and it.direction != "in"
+    ]
     return Reply(same[0], 201 if is_new else 200)
 
 
@@ -126,7 +134,9 @@ async def unlink(unit: Unit, ref: Ref, other: Ref, *, type: LinkType) -> None:
     here, there = await _ends(unit, ref, other)
     if here is None or there is None:
         raise missing()
-    if not await unit.fetch(_DELETE, *_ordered(here.id, there.id, type), type, operation="link_delete"):
+    if not await unit.fetch(
+        _DELETE, *_ordered(here.id, there.id, type), type, operation="link_delete"
+    ):
         raise NotFoundError("No such link")
     await _tell(unit, "link.delete", (here, there), of=type)
 
@@ -148,4 +158,6 @@ def _ordered(here: UUID, there: UUID, of: LinkType) -> tuple[UUID, UUID]:
 async def _tell(unit: Unit, action: str, ends: tuple[Incident, Incident], *, of: LinkType) -> None:
     for one, other in (ends, ends[::-1]):
         await unit.stamp(one.id)  # So that an incremental pull sees both.
-        await unit.audit(action, one.ref, incident_id=one.id, detail={"type": of, "with": other.ref})
+        await unit.audit(
+            action, one.ref, incident_id=one.id, detail={"type": of, "with": other.ref}
+        )

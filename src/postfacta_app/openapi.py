@@ -44,7 +44,9 @@ _KEY: Final = r'^("[!#-\[\]-~]{1,255}"|[!#-~][!-~]{0,254})$'
 _HEADERS: Final = {
     "If-Match": _pattern(_ETAGS, "The ETag of the version you change."),
     "If-None-Match": _pattern(_ETAGS, "The ETag you have; the response is 304 if it is current."),
-    "Idempotency-Key": _pattern(_KEY, "Makes a repeat safe: the first response is replayed for 24 hours."),
+    "Idempotency-Key": _pattern(
+        _KEY, "Makes a repeat safe: the first response is replayed for 24 hours."
+    ),
 }
 
 
@@ -63,7 +65,9 @@ _PROBLEM: Final = _object(
 )
 _MESSAGE: Final = _object({"serviceVersion": _TEXT}, message=_TEXT, requestId=_TEXT)
 # What any route may return besides the problems of its rule: the core's problems, and a crash.
-_ALWAYS: Final = {it.status: it.title for it in (*REFUSALS, *PROBLEMS.values(), problem_of(Exception()))}
+_ALWAYS: Final = {
+    it.status: it.title for it in (*REFUSALS, *PROBLEMS.values(), problem_of(Exception()))
+}
 _ANSWER_HEADERS: Final = {401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After"}
 
 
@@ -92,7 +96,12 @@ def openapi_document(rules: Iterable[Rule], *, version: str) -> JSON:
 
 
 def _forbid_nul(schema: JSON) -> JSON:
-    if schema.get("type") == "string" and not schema.keys() & {"pattern", "format", "enum", "const"}:
+    if schema.get("type") == "string" and not schema.keys() & {
+        "pattern",
+        "format",
+        "enum",
+        "const",
+    }:
         schema["pattern"] = r"^[^\u0000]*$"  # PostgreSQL cannot store U+0000.
     return schema
 
@@ -104,9 +113,14 @@ def _operation(rule: Rule, schemas: Schemas, definitions: JSON) -> JSON:
         "parameters": [
             *(_parameter(name, "path", _PATTERNS[name]) for name in _PARAMETER.findall(rule.path)),
             *_query_parameters(rule, schemas, definitions),
-            *(_parameter(name, "header", _HEADERS[name], required=it) for name, it in rule.headers.items()),
+            *(
+                _parameter(name, "header", _HEADERS[name], required=it)
+                for name, it in rule.headers.items()
+            ),
         ],
-        "responses": {str(status): answer for status, answer in sorted(_responses(rule, schemas).items())},
+        "responses": {
+            str(status): answer for status, answer in sorted(_responses(rule, schemas).items())
+        },
     }
     if rule.access is not Access.OPEN:
         operation["security"] = [{"bearer": []}]
@@ -129,7 +143,9 @@ def _query_parameters(rule: Rule, schemas: Schemas, definitions: JSON) -> list[J
     required = schema.get("required", ())
     found: list[JSON] = []
     for name, of in schema["properties"].items():
-        plain = {key: it for key, it in of.items() if key not in {"default", "title", "description"}}
+        plain = {
+            key: it for key, it in of.items() if key not in {"default", "title", "description"}
+        }
         # An absent parameter is null in our model, but null cannot be sent.
         kind = next((kind for kind in of.get("anyOf", ()) if kind != {"type": "null"}), plain)
         about = of.get("description", "")
@@ -142,15 +158,23 @@ def _responses(rule: Rule, schemas: Schemas) -> dict[int, JSON]:
     for status, model in rule.answers.items():
         answers[status] = {"description": "OK"}
         if model is not None:
-            answers[status]["content"] = {"application/json": {"schema": schemas[model, "serialization"]}}
+            answers[status]["content"] = {
+                "application/json": {"schema": schemas[model, "serialization"]}
+            }
     for kind in rule.also:
         answers[200].setdefault("content", {})[kind] = {"schema": _TEXT}
     slugs = _slugs(rule)
-    refusals = _ALWAYS | {cls.status: cls.title for cls in AppError.__subclasses__() if cls.slug in slugs}
+    refusals = _ALWAYS | {
+        cls.status: cls.title for cls in AppError.__subclasses__() if cls.slug in slugs
+    }
     if rule.route_class is RouteClass.PROBE or rule.only_5xx:
-        del refusals[429]  # Probes are not limited; callers that retry only after 5xx get 503 instead of 429.
+        del refusals[
+            429
+        ]  # Probes are not limited; callers that retry only after 5xx get 503 instead of 429.
     v1 = rule.path.startswith("/api/v1/")
-    kind, schema = ("application/problem+json", "Problem") if v1 else ("application/json", "Message")
+    kind, schema = (
+        ("application/problem+json", "Problem") if v1 else ("application/json", "Message")
+    )
     for status, title in refusals.items():
         content = {kind: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
         answers[status] = {"description": title, "content": content}

@@ -17,7 +17,15 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match
 
 from postfacta_adapters.conditional import ConditionError
-from postfacta_core.asgi import PROBLEMS, REFUSALS, ASGIApp, Problem, Scope, problem_of, problem_response
+from postfacta_core.asgi import (
+    PROBLEMS,
+    REFUSALS,
+    ASGIApp,
+    Problem,
+    Scope,
+    problem_of,
+    problem_response,
+)
 from postfacta_core.context import current_request
 from postfacta_core.errors import ResilienceError
 from postfacta_core.telemetry.redaction import redact_text
@@ -39,7 +47,9 @@ def render(fault: AppError, *, path: str, request_id: str, version: str = "") ->
     detail, message = redact_text(fault.detail), redact_text(fault.message)
     if not f"{path}/".startswith("/api/v1/"):
         # This format has no list of fields: the message names them.
-        fields = "; ".join(f"{it.pointer.lstrip('/') or 'the body'} {it.message}" for it in fault.errors)
+        fields = "; ".join(
+            f"{it.pointer.lstrip('/') or 'the body'} {it.message}" for it in fault.errors
+        )
         shown = {"message": fields or message or detail, "requestId": request_id}
         shown |= {"serviceVersion": version} if version else {}
         return "application/json; charset=utf-8", encode(shown)
@@ -118,7 +128,9 @@ class Problems:
         path: str = request.scope["path"]
         fault = errors.MalformedError("The request cannot be read")
         if isinstance(error, ConditionError):
-            kinds = {it.status: it for it in reversed(AppError.__subclasses__())}  # Of several, the first.
+            kinds = {
+                it.status: it for it in reversed(AppError.__subclasses__())
+            }  # Of several, the first.
             fault = kinds[error.status_code](error.detail, headers=error.headers or {})
         elif error.status_code == errors.MethodNotAllowedError.status:
             detail = f"Method '{request.method}' is not allowed for '{path}'"
@@ -153,7 +165,12 @@ def _page(pages: Pages, fault: AppError, scope: Scope, *, request_id: str) -> Re
         sign_in = f"/signin?next={quote(_came_from(scope), safe='/')}"
         if not typed:
             return RedirectResponse(sign_in, 303)
-    shown = {"here": "problem", "title": fault.title, "detail": fault.detail, "request_id": request_id}
+    shown = {
+        "here": "problem",
+        "title": fault.title,
+        "detail": fault.detail,
+        "request_id": request_id,
+    }
     context = {**shown, "typed": typed, "path": quote(scope["path"]), "sign_in": sign_in}
     # There is no principal if it was refused before authentication.
     context["principal"] = scope.get(PRINCIPAL)

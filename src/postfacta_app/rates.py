@@ -45,7 +45,10 @@ def route_options(rules: Iterable[Rule]) -> list[RouteOptions]:
             if "{" not in rule.path
         ),
         RouteOptions(
-            routes=["GET /{path:path}"], limits=read.limits, cancel_on_disconnect=True, priority=read.priority
+            routes=["GET /{path:path}"],
+            limits=read.limits,
+            cancel_on_disconnect=True,
+            priority=read.priority,
         ),
         RouteOptions(routes=["OPTIONS /{path:path}"], limits=read.limits),
     ]
@@ -85,7 +88,9 @@ def limited(
         if name not in limiters or (decision := await limiters[name].hit(key)).allowed:
             return
         # Jitter, so that clients rejected together do not return together.
-        wait = max(1, math.ceil(decision.retry_after + luck() * max(1.0, decision.retry_after / 10)))
+        wait = max(
+            1, math.ceil(decision.retry_after + luck() * max(1.0, decision.retry_after / 10))
+        )
         if rule.only_5xx:
             raise LoadShedError(rule.route_class, float(wait))
         raise RateLimitedError(

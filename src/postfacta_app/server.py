@@ -46,7 +46,10 @@ def serve(settings: Settings, *, say: Callable[[str], None], read: Read | None =
         gc.set_threshold(10_000, 10, 10)
         # Handled here too, since uvicorn handles signals only once its loop runs: a KeyboardInterrupt before that can
         # be lost in an import. uvicorn re-raises them after its graceful stop, so that our caller can clean up.
-        before = {told: signal.signal(told, server.handle_exit) for told in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            told: signal.signal(told, server.handle_exit)
+            for told in (signal.SIGINT, signal.SIGTERM)
+        }
         had_terminal = has_terminal()
 
         def hang_up(signum: int, frame: FrameType | None) -> None:
@@ -56,7 +59,9 @@ def serve(settings: Settings, *, say: Callable[[str], None], read: Read | None =
 
         before[signal.SIGHUP] = signal.signal(signal.SIGHUP, hang_up)
         try:
-            say(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C stops it")
+            say(
+                f"listening on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C stops it"
+            )
             server.run(sockets=[listener])
         finally:
             for told, handler in before.items():
@@ -123,11 +128,15 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        advice = f"cannot listen on {host}: {error.strerror}; --host must be an address of this machine"
+        advice = (
+            f"cannot listen on {host}: {error.strerror}; --host must be an address of this machine"
+        )
         if error.errno == errno.EADDRINUSE:
             other = port + 1 if port < 65535 else 8080  # noqa: PLR2004 - the last port
             advice = f"port {port} of {host} is in use: stop the process that listens there, or choose another port"
             advice += f" with --port {other} (or POSTFACTA_PORT={other})"
         elif error.errno == errno.EACCES:
-            advice = f"port {port} needs more privileges: choose a port above 1023, such as --port 8080"
+            advice = (
+                f"port {port} needs more privileges: choose a port above 1023, such as --port 8080"
+            )
         raise CommandFailedError(advice) from None

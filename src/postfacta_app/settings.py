@@ -46,7 +46,12 @@ _PUBLISHED: Final = {
 }
 RateOf = Literal["address", "read", "write", "ingest"]
 # The limits in production.
-_RATES = {"address": "1200/minute", "read": "600/minute", "write": "120/minute", "ingest": "600/minute"}
+_RATES = {
+    "address": "1200/minute",
+    "read": "600/minute",
+    "write": "120/minute",
+    "ingest": "600/minute",
+}
 
 
 class SettingsError(Exception):
@@ -62,7 +67,11 @@ class AuthMode(StrEnum):
 
 
 def _split(value: object) -> object:
-    return tuple(it.strip() for it in value.split(",") if it.strip()) if isinstance(value, str) else value
+    return (
+        tuple(it.strip() for it in value.split(",") if it.strip())
+        if isinstance(value, str)
+        else value
+    )
 
 
 def _level(value: object) -> object:
@@ -86,7 +95,9 @@ def _sound(is_sound: Callable[[str], object], otherwise: str) -> Callable[[str],
 
 def _is_project(value: str) -> bool:
     parts = urlsplit(value)
-    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+    is_safe = parts.scheme == "https" or (
+        parts.scheme == "http" and is_loopback(parts.hostname or "")
+    )
     is_plain = parts.port != 0 and not any(char in value for char in "@?# \t\r\n")
     return not value or (is_safe and is_plain and bool(parts.hostname))
 
@@ -98,7 +109,9 @@ def _jwt_secret(value: str) -> str:
             msg = f"is shorter than {_SHORTEST_SECRET} bytes, and so can be guessed: use the project's own, or generate one"
             raise ValueError(msg)
         if secret.strip().lower() in _PUBLISHED:
-            raise ValueError("is a published example, with which anyone can sign tokens: generate your own")
+            raise ValueError(
+                "is a published example, with which anyone can sign tokens: generate your own"
+            )
     return value
 
 
@@ -123,12 +136,16 @@ _rate = _sound(
     "is not a valid rate: use 600/minute, or 10/second;1000/hour; empty for no limit",
 )
 # Longer texts could hold numbers beyond any clock.
-Rates = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100), AfterValidator(_rate)]
+Rates = Annotated[
+    str, StringConstraints(strip_whitespace=True, max_length=100), AfterValidator(_rate)
+]
 _store = _sound(
     lambda it: it.startswith("async+valkey") and SharedStore(it),  # This does not connect.
     "is not a valid store: use async+valkey://host:6379 and postfacta[valkey]",
 )
-_project = _sound(_is_project, "is not a project URL: use https://<ref>.supabase.co, without a path")
+_project = _sound(
+    _is_project, "is not a project URL: use https://<ref>.supabase.co, without a path"
+)
 Project = Annotated[str, AfterValidator(lambda it: _project(it.strip().rstrip("/")))]
 
 
@@ -150,7 +167,9 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     pool_max_size: int = Field(10, ge=2, le=500)  # connections of each process
     pool_acquire_timeout: float = Field(1.0, gt=0, le=60)
     statement_timeout: float = Field(5.0, gt=0, le=300)
-    drain_delay: float | None = Field(None, ge=0, le=300)  # to keep serving, unready; 5, or 0 in `local`
+    drain_delay: float | None = Field(
+        None, ge=0, le=300
+    )  # to keep serving, unready; 5, or 0 in `local`
     drain_timeout: float = Field(20.0, gt=0, le=600)  # for requests to finish after that
     ready_requires_db: bool = True
     auth_mode: AuthMode = AuthMode.LOCAL
@@ -222,7 +241,9 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
 
 
 Read = Callable[[], Settings]  # reads them anew
-_SECRETS: Final = [it for it, about in Settings.model_fields.items() if "SecretStr" in str(about.annotation)]
+_SECRETS: Final = [
+    it for it, about in Settings.model_fields.items() if "SecretStr" in str(about.annotation)
+]
 
 
 def variable(field: str) -> str:
@@ -250,7 +271,10 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
     except ValidationError as invalid:
         # Without the input, which may be a secret.
         for error in invalid.errors(include_url=False, include_input=False, include_context=False):
-            where = [f"entry {it + 1}" if isinstance(it, int) else f"{variable(it)}:" for it in error["loc"]]
+            where = [
+                f"entry {it + 1}" if isinstance(it, int) else f"{variable(it)}:"
+                for it in error["loc"]
+            ]
             lines.append(" ".join((*where, error["msg"].removeprefix("Value error, "))))
         raise SettingsError("\n".join(lines)) from None
 
@@ -303,7 +327,12 @@ class Rotation(Reloaded[Settings]):
     """The settings of a running service, with its current secrets, which `read` reloads in intervals."""
 
     def __init__(
-        self, settings: Settings, read: Read | None = None, *, every: float = 10.0, wall: Clock = WALL
+        self,
+        settings: Settings,
+        read: Read | None = None,
+        *,
+        every: float = 10.0,
+        wall: Clock = WALL,
     ) -> None:
         super().__init__(
             settings,
@@ -338,14 +367,20 @@ def _files(settings: Settings) -> Mapping[str, Iterable[Path]]:
     for name, of in _TLS.items():
         address: SecretStr | None = getattr(settings, of)
         named = parse_qs(urlsplit(address.get_secret_value()).query) if address else {}
-        files[name] = [Path(it) for key, values in named.items() if key.startswith("ssl") for it in values]
+        files[name] = [
+            Path(it) for key, values in named.items() if key.startswith("ssl") for it in values
+        ]
     return files
 
 
 def password_of(settings: Settings) -> str | None:
     parts = urlsplit(settings.database_dsn.get_secret_value())
     _, separator, secret = parts.netloc.rpartition("@")[0].partition(":")
-    return unquote(secret) if separator else next(iter(parse_qs(parts.query).get("password", [])), None)
+    return (
+        unquote(secret)
+        if separator
+        else next(iter(parse_qs(parts.query).get("password", [])), None)
+    )
 
 
 def _is_elsewhere(name: str, former: SecretStr, new: SecretStr) -> str:

@@ -26,7 +26,11 @@ _HEADERS: Final = {
     "cross-origin-opener-policy": "same-origin",
     "x-request-id": "",
 }
-_SERIES = ("http_server_request_duration_seconds", "postfacta_build_info", "process_start_time_seconds")
+_SERIES = (
+    "http_server_request_duration_seconds",
+    "postfacta_build_info",
+    "process_start_time_seconds",
+)
 _BUILD: Final = re.compile(r'^postfacta_build_info\{.*?\bversion="([^"]*)"', re.MULTILINE)
 
 
@@ -60,12 +64,24 @@ class Smoke:
         key = self.traffic_key
         marks = {"X-Traffic-Class": "synthetic", "X-Traffic-Key": key} if key else {}
         checks = (
-            *(self.live, self.ready, self.about, self.headers, self.cors, self.closed, self.metrics),
+            *(
+                self.live,
+                self.ready,
+                self.about,
+                self.headers,
+                self.cors,
+                self.closed,
+                self.metrics,
+            ),
             *(self.versions, self.identity, self.write, self.read, self.archive),
         )
         with anyio.move_on_after(WITHIN) as limit:
             async with httpx2.AsyncClient(
-                base_url=self.url, headers=marks, timeout=_EACH, trust_env=False, transport=self.transport
+                base_url=self.url,
+                headers=marks,
+                timeout=_EACH,
+                trust_env=False,
+                transport=self.transport,
             ) as self._http:
                 for check in checks:
                     try:
@@ -73,7 +89,9 @@ class Smoke:
                     except _FoundError as fault:
                         found.append(Finding(check.__name__, fault.verdict, str(fault)))
                     except httpx2.HTTPError as error:
-                        found.append(Finding(check.__name__, "fail", f"no answer: {type(error).__name__}"))
+                        found.append(
+                            Finding(check.__name__, "fail", f"no answer: {type(error).__name__}")
+                        )
         if limit.cancelled_caught:
             found.append(Finding("time", "fail", f"not done within {WITHIN:g} s"))
         return report(found, say) or (NOT_RUN if any(it.verdict == "skip" for it in found) else 0)
@@ -99,13 +117,18 @@ class Smoke:
         answer = await self._ask("GET", "/service-info")
         tls = {} if self._environment == "local" else {"strict-transport-security": "max-age="}
         wanted = _HEADERS | tls
-        lacking = [name for name, value in wanted.items() if value not in answer.headers.get(name, "\0")]
+        lacking = [
+            name for name, value in wanted.items() if value not in answer.headers.get(name, "\0")
+        ]
         _need(not lacking, f"missing or changed: {', '.join(lacking)}")
         return "security headers and a request id"
 
     async def cors(self) -> str:
         answer = await self._ask("GET", "/healthz", Origin="https://smoke.invalid")
-        _need("access-control-allow-origin" not in answer.headers, "an unknown origin may read answers")
+        _need(
+            "access-control-allow-origin" not in answer.headers,
+            "an unknown origin may read answers",
+        )
         return "an unknown origin is refused"
 
     async def closed(self) -> str:
@@ -114,9 +137,13 @@ class Smoke:
 
     async def metrics(self) -> str:
         own = {"Authorization": f"Bearer {self.metrics_token}"} if self.metrics_token else {}
-        answer = await self._ask("GET", "/metrics", *((200,) if own else (200, 401, 403, 404)), **own)
+        answer = await self._ask(
+            "GET", "/metrics", *((200,) if own else (200, 401, 403, 404)), **own
+        )
         if not answer.is_success:
-            raise _FoundError("closed here: give --metrics-token-file, and an instance's own address", "skip")
+            raise _FoundError(
+                "closed here: give --metrics-token-file, and an instance's own address", "skip"
+            )
         lacking = [name for name in _SERIES if f"# TYPE {name} " not in answer.text]
         _need(not lacking, f"no series {', '.join(lacking)}")
         if build := _BUILD.search(answer.text):
@@ -147,7 +174,10 @@ class Smoke:
         answers = [await self._ask("POST", _INCIDENTS, 201, new=new, **own) for _ in "12"]
         first, again = map(_members, answers)
         self._recorded, self._etag = first, answers[0].headers.get("etag", "")
-        _need(bool(first.get("id")) and first["id"] == again.get("id"), "sent twice, it was recorded twice")
+        _need(
+            bool(first.get("id")) and first["id"] == again.get("id"),
+            "sent twice, it was recorded twice",
+        )
         return f"{first.get('ref')} is recorded, and once though it was sent twice"
 
     async def read(self) -> str:
@@ -179,7 +209,10 @@ class Smoke:
     ) -> httpx2.Response:
         answer = await self._http.request(method, path, json=new, headers=headers)
         right = wanted or (200,)
-        _need(answer.status_code in right, f"{method} {path} answers {answer.status_code}, not {right[0]}")
+        _need(
+            answer.status_code in right,
+            f"{method} {path} answers {answer.status_code}, not {right[0]}",
+        )
         return answer
 
 

@@ -28,9 +28,13 @@ class Backoff:
     def __post_init__(self) -> None:
         validation.seconds("Backoff.base", self.base, example="base=0.1")
         validation.seconds("Backoff.cap", self.cap, example="cap=5.0")
-        validation.number("Backoff.multiplier", self.multiplier, at_least=1, example="multiplier=2.0")
+        validation.number(
+            "Backoff.multiplier", self.multiplier, at_least=1, example="multiplier=2.0"
+        )
         if self.cap < self.base:
-            validation.refuse("Backoff.cap", self.cap, f"at least the base, {self.base:g}", example="cap=5.0")
+            validation.refuse(
+                "Backoff.cap", self.cap, f"at least the base, {self.base:g}", example="cap=5.0"
+            )
 
     def delay(self, attempt: int, luck: float) -> float:
         """Return the seconds to wait after a try that failed, counted from 1: above 0, and up to the wait's bound.

@@ -310,7 +310,9 @@ def observing(owner: str, name: str, observer: Observer | None) -> Observer:
     """
     if observer is None or observer is ignore:
         return ignore
-    validation.function(f"{owner}.observer", observer, example="observer=telemetry.observer, or None")
+    validation.function(
+        f"{owner}.observer", observer, example="observer=telemetry.observer, or None"
+    )
     is_reported = False
 
     def tell(event: Event, /) -> None:

@@ -63,11 +63,15 @@ def configure(
     form = validation.one_of("logs.configure(format=)", format, ("json", "console"))
     known = logging.getLevelNamesMapping()
     if validation.text("logs.configure(level=)", level, example="'INFO'").upper() not in known:
-        validation.refuse("logs.configure(level=)", level, f"one of {', '.join(known)}", example="'INFO'")
+        validation.refuse(
+            "logs.configure(level=)", level, f"one of {', '.join(known)}", example="'INFO'"
+        )
     handler = LineWriter(_STDOUT)
     if form == "json":
         names = {"service": service, "version": version, "environment": environment}
-        constant = {name: value for name, value in names.items() if value} | {"instance": instance()}
+        constant = {name: value for name, value in names.items() if value} | {
+            "instance": instance()
+        }
         handler.setFormatter(JsonFormatter(constant))
     else:
         handler.setFormatter(ConsoleFormatter())

@@ -62,13 +62,20 @@ def number(
 ) -> float:
     """Check a real number and its bounds; not a bool, and not NaN."""
     most = sys.float_info.max if finite else math.inf
-    is_one = isinstance(value, int | float) and not isinstance(value, bool) and -most <= value <= most
+    is_one = (
+        isinstance(value, int | float) and not isinstance(value, bool) and -most <= value <= most
+    )
     kind = "a finite number" if finite else "a number"
     return _within(field, value, is_one=is_one, kind=kind, bounds=bounds, example=example)
 
 
 def seconds(
-    field: str, value: object, *, finite: bool = True, example: str = "5.0", **bounds: Unpack[_Bounds]
+    field: str,
+    value: object,
+    *,
+    finite: bool = True,
+    example: str = "5.0",
+    **bounds: Unpack[_Bounds],
 ) -> float:
     """Check a length of time in seconds; by default above 0 and finite."""
     limits: _Bounds = {"above": 0.0, **bounds}
@@ -80,10 +87,14 @@ def whole(field: str, value: object, *, example: str = "", **bounds: Unpack[_Bou
     limits: _Bounds = {"at_least": 1, **bounds}
     is_one = isinstance(value, int) and not isinstance(value, bool)
     example = example or f"{limits['at_least']:g}"
-    return int(_within(field, value, is_one=is_one, kind="a whole number", bounds=limits, example=example))
+    return int(
+        _within(field, value, is_one=is_one, kind="a whole number", bounds=limits, example=example)
+    )
 
 
-def _within(field: str, value: object, *, is_one: bool, kind: str, bounds: _Bounds, example: str) -> float:
+def _within(
+    field: str, value: object, *, is_one: bool, kind: str, bounds: _Bounds, example: str
+) -> float:
     limits, given = cast("dict[str, float]", bounds), cast("float", value)
     if is_one and all(_IS_WITHIN[name](given, limit) for name, limit in limits.items()):
         return given
@@ -100,12 +111,18 @@ def text(field: str, value: object, *, empty: bool = True, example: str = '""') 
 
 def secret(field: str, value: object, *, example: str) -> str:
     """Check a text that no error may repeat: a refusal shows only the type of the value."""
-    return value if isinstance(value, str) else refuse(field, type(value), "a text", example=example)
+    return (
+        value if isinstance(value, str) else refuse(field, type(value), "a text", example=example)
+    )
 
 
 def instance(field: str, value: object, kind: type[T], *, example: str) -> T:
     """Check the class of an object."""
-    return value if isinstance(value, kind) else refuse(field, value, f"a {kind.__name__}", example=example)
+    return (
+        value
+        if isinstance(value, kind)
+        else refuse(field, value, f"a {kind.__name__}", example=example)
+    )
 
 
 def function(field: str, value: object, *, example: str) -> Callable[..., object]:
@@ -121,14 +138,18 @@ def functions(owner: str, **given: object) -> None:
 
 def flag(field: str, value: object, *, example: str = "True") -> bool:
     """Check a bool; what is only as good as one, such as 1 or a text, is refused."""
-    return value if isinstance(value, bool) else refuse(field, value, "True or False", example=example)
+    return (
+        value if isinstance(value, bool) else refuse(field, value, "True or False", example=example)
+    )
 
 
 def one_of(field: str, value: object, options: Collection[str]) -> str:
     """Check one of a few texts."""
     if isinstance(value, str) and value in options:
         return value
-    refuse(field, value, f"one of {', '.join(map(repr, options))}", example=repr(next(iter(options))))
+    refuse(
+        field, value, f"one of {', '.join(map(repr, options))}", example=repr(next(iter(options)))
+    )
 
 
 def texts(field: str, value: object, *, example: str) -> tuple[str, ...]:
@@ -154,5 +175,7 @@ def error_types(field: str, value: object, *, example: str) -> tuple[type[Except
 def missing_extra(owner: str, extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
     """Make the error of a module that needs an extra which is not installed: it says what to install."""
     return ModuleNotFoundError(
-        f"{owner} needs {error.name}: pip install 'postfacta[{extra}]'", name=error.name, path=error.path
+        f"{owner} needs {error.name}: pip install 'postfacta[{extra}]'",
+        name=error.name,
+        path=error.path,
     )

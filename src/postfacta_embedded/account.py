@@ -142,7 +142,9 @@ class Account:
     def describe(self) -> str:
         """Name the user, and the means if it is not plain."""
         return (
-            _name_of(self.uid) if self.means is not Means.NAMESPACE else "root without any of root's powers"
+            _name_of(self.uid)
+            if self.means is not Means.NAMESPACE
+            else "root without any of root's powers"
         )
 
 
@@ -172,7 +174,9 @@ def namespace() -> Account:
     nobody = _nobody()
     unshare = shutil.which("unshare")
     if unshare is None:
-        raise EmbeddedPostgresError(_WHAT, "there is no program called unshare", "install util-linux")
+        raise EmbeddedPostgresError(
+            _WHAT, "there is no program called unshare", "install util-linux"
+        )
     mapping = (f"--map-user={nobody.pw_uid}", f"--map-group={nobody.pw_gid}")
     prefix = (unshare, "--user", *mapping, "--")
     account = Account(means=Means.NAMESPACE, uid=os.geteuid(), gid=os.getegid(), prefix=prefix)

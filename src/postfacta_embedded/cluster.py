@@ -197,7 +197,9 @@ def _run_initdb(
         code, output = account.run(command, timeout=_INITDB_TIMEOUT)
     except subprocess.TimeoutExpired as error:
         raise EmbeddedPostgresError(
-            _CREATE, f"initdb did not end within {_INITDB_TIMEOUT:g} s", "choose a folder on a faster disk"
+            _CREATE,
+            f"initdb did not end within {_INITDB_TIMEOUT:g} s",
+            "choose a folder on a faster disk",
         ) from error
     if code:
         raise explain(_CREATE, output, folder=cluster.data_dir.parent, needed_bytes=needed_bytes)

@@ -43,7 +43,8 @@ def symptom_of(words: str) -> Symptom:
 def last_lines(words: str, count: int = 12) -> str:
     """Keep the last lines, as many as a terminal shows at a glance."""
     return (
-        "\n".join(f"  | {line}" for line in words.strip().splitlines()[-count:]) or "  | (it wrote nothing)"
+        "\n".join(f"  | {line}" for line in words.strip().splitlines()[-count:])
+        or "  | (it wrote nothing)"
     )
 
 
@@ -75,7 +76,9 @@ def explain(what: str, words: str, *, folder: Path, needed_bytes: int) -> Embedd
         Symptom.NO_PERMISSION: f"make {folder} belong to the user who runs this, or choose another folder",
         Symptom.SHARED_MEMORY_IN_USE: "processes of an earlier run are still ending: try again in a minute",
     }
-    do = advice.get(symptom, f"the lines above are PostgreSQL's own; a log file in {folder} may hold more")
+    do = advice.get(
+        symptom, f"the lines above are PostgreSQL's own; a log file in {folder} may hold more"
+    )
     return EmbeddedPostgresError(what, f"its last words were\n{last_lines(words)}", do)
 
 

@@ -68,7 +68,9 @@ def runs_postgres_on(pid: int, data_dir: Path, *, proc: Path = _PROC) -> bool:
     """
     if (proc / "self").exists():
         try:
-            words = (proc / str(pid) / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+            words = (
+                (proc / str(pid) / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+            )
         except (FileNotFoundError, ProcessLookupError):
             return False
         return Path(words[0]).name == "postgres" and str(data_dir) in words

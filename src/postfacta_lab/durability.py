@@ -42,7 +42,9 @@ class Write:
     attempts: int = 1
     # Why the outcome of each unclear attempt was not known: `ReadTimeout`, `503`.
     unknown: tuple[str, ...] = ()
-    resolved: str = ""  # how the client found out then: `replayed` (it was done), `repeated` (not), `read`
+    resolved: str = (
+        ""  # how the client found out then: `replayed` (it was done), `repeated` (not), `read`
+    )
     fault: str = ""  # what was going on when the outcome was first unknown
 
     def __str__(self) -> str:
@@ -73,7 +75,9 @@ class Findings:
     attempts: int = 0
     unclear_attempts: int = 0
     wrong: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in _KINDS})
-    resolved: Counter[str] = field(default_factory=Counter[str])  # unclear ones, by how clients found out
+    resolved: Counter[str] = field(
+        default_factory=Counter[str]
+    )  # unclear ones, by how clients found out
     explained: Counter[str] = field(default_factory=Counter[str])  # likewise, by what was going on
 
     def as_json(self) -> dict[str, object]:
@@ -144,4 +148,6 @@ def _compare(findings: Findings, writes: Sequence[Write], row: Stored) -> None:
             findings.unknown_done += 1
         else:
             kind = "doubled" if fact in known else "phantom"
-            findings.wrong[kind].append(f"{row.subject}: {fact.action} {fact.content!r} at version {version}")
+            findings.wrong[kind].append(
+                f"{row.subject}: {fact.action} {fact.content!r} at version {version}"
+            )

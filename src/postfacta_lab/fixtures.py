@@ -34,7 +34,9 @@ class Starting:
 
         In the command, ``{port}`` stands for its port, which is in PORT too; `start` bounds the wait, in seconds.
         """
-        subject = Subject(Service(command=command, asks=read_mix([path], None), start=start), self._folder)
+        subject = Subject(
+            Service(command=command, asks=read_mix([path], None), start=start), self._folder
+        )
         self._closing.callback(subject.kill)
         try:
             asyncio.run(subject.serve())
@@ -61,7 +63,9 @@ class Loading:
         target, asks = Target(url, credentials()), read_mix(paths, mix)
         plan = Plan(target=target, asks=asks, rate=rate, seconds=seconds, limits=limits or Limits())
         parts = asyncio.run(run_profile(PROFILES["expected"], plan))
-        return Report(parts, plan.limits, {"url": url, "rate": f"{rate:g}", "seconds": f"{seconds:g}"})
+        return Report(
+            parts, plan.limits, {"url": url, "rate": f"{rate:g}", "seconds": f"{seconds:g}"}
+        )
 
 
 class Stopping:

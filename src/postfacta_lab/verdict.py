@@ -16,7 +16,9 @@ class Verdict(IntEnum):
 
     PASS = 0  # all that was claimed held
     FAIL = 1
-    INVALID = 2  # undecided: too few requests, the generator did not keep up, the fault was not confirmed
+    INVALID = (
+        2  # undecided: too few requests, the generator did not keep up, the fault was not confirmed
+    )
     NOTHING = 3  # no answer, or what was asked for does not exist there; or the command was wrong
 
 
@@ -25,7 +27,11 @@ def nothing_measured(count: int, errors: Mapping[str, int]) -> str:
     if not count:
         return "no request was measured"
     statuses = {error for error in errors if error.isdecimal()}
-    if sum(errors.values()) < count or any(int(it) >= 500 for it in statuses) or statuses & _FROM_THE_SERVICE:
+    if (
+        sum(errors.values()) < count
+        or any(int(it) >= 500 for it in statuses)
+        or statuses & _FROM_THE_SERVICE
+    ):
         return ""
     kinds = ", ".join(f"{error} {number} times" for error, number in errors.items())
     if statuses:

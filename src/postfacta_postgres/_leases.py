@@ -47,7 +47,9 @@ class LeaseTable(Turns, Generic[C]):
     Read `generation` before a connection is opened, since it may change meanwhile.
     """
 
-    def __init__(self, max_size: int, max_waiting: int, *, max_lifetime: float, max_idle: float) -> None:
+    def __init__(
+        self, max_size: int, max_waiting: int, *, max_lifetime: float, max_idle: float
+    ) -> None:
         super().__init__(max_size, max_waiting)
         self._max_lifetime, self._max_idle = max_lifetime, max_idle
         self.generation: int = 0
@@ -58,9 +60,13 @@ class LeaseTable(Turns, Generic[C]):
     def idle(self) -> int:
         return len(self._idle)
 
-    def opened(self, connection: C, *, generation: int, now: float, luck: float) -> PooledConnection[C]:
+    def opened(
+        self, connection: C, *, generation: int, now: float, luck: float
+    ) -> PooledConnection[C]:
         """Add a connection whose opening began in this generation; `luck` is from 0 up to 1."""
-        return PooledConnection(connection, generation, now + self._max_lifetime * (1.0 - _JITTER * luck))
+        return PooledConnection(
+            connection, generation, now + self._max_lifetime * (1.0 - _JITTER * luck)
+        )
 
     def take(self) -> PooledConnection[C] | None:
         """Take the most recently used idle connection; None if one must be opened."""

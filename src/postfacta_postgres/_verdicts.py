@@ -28,7 +28,9 @@ _OUT_OF_RESOURCES: Final = "53"
 _PARTING_WORDS: Final = ("08", "57P")
 _COMMITS: Final = re.compile(r"(?:^|;)\s*(?:commit|end|prepare\s+transaction)\b", re.IGNORECASE)
 # An error that follows may find a part committed: procedures and blocks may do so, and what has several statements.
-_COMMITS_A_PART: Final = re.compile(r"(?:^|;)\s*(?:call|do)\b|\b(?:commit|end)\s*;\s*\S", re.IGNORECASE)
+_COMMITS_A_PART: Final = re.compile(
+    r"(?:^|;)\s*(?:call|do)\b|\b(?:commit|end)\s*;\s*\S", re.IGNORECASE
+)
 # A statement that had less time, and whose request ran out of it, says nothing about the database.
 _FAIR: Final = 1.0
 _OPEN_FOR: Final = 5.0
@@ -59,7 +61,12 @@ def error_of(
 
 
 def outcome_of(
-    known: errors.ResilienceError | None, sql: str, sqlstate: str, *, is_inside: bool, is_closed: bool
+    known: errors.ResilienceError | None,
+    sql: str,
+    sqlstate: str,
+    *,
+    is_inside: bool,
+    is_closed: bool,
 ) -> errors.ResilienceError | None:
     """Return the error to raise for a statement that was sent and failed: `known`, unless it may have had an effect.
 
@@ -81,10 +88,14 @@ def outcome_of(
 
 def broke(sqlstate: str, known: Exception | None) -> bool:
     """Return whether the connection broke, or could not be opened."""
-    return isinstance(known, errors.DatabaseUnavailableError) and not sqlstate.startswith(_OUT_OF_RESOURCES)
+    return isinstance(known, errors.DatabaseUnavailableError) and not sqlstate.startswith(
+        _OUT_OF_RESOURCES
+    )
 
 
-def is_to_blame(sqlstate: str, known: Exception | None, *, limit: float | None, is_callers: bool) -> bool:
+def is_to_blame(
+    sqlstate: str, known: Exception | None, *, limit: float | None, is_callers: bool
+) -> bool:
     """Return whether the database failed, and neither the statement nor the caller's short deadline.
 
     `limit` is the seconds that its request left it, None for all that any has; `is_callers` says who set the deadline.

@@ -78,11 +78,16 @@ class PoolOptions:
 
     def __post_init__(self) -> None:
         validation.whole("PoolOptions.max_size", self.max_size, example="max_size=10")
-        validation.whole("PoolOptions.max_waiting", self.max_waiting, at_least=0, example="max_waiting=100")
+        validation.whole(
+            "PoolOptions.max_waiting", self.max_waiting, at_least=0, example="max_waiting=100"
+        )
         validation.instance(
             "PoolOptions.reconnect", self.reconnect, Backoff, example="Backoff(base=0.1, cap=2.0)"
         )
-        checks: dict[str, Callable[..., object]] = {"float": validation.seconds, "bool": validation.flag}
+        checks: dict[str, Callable[..., object]] = {
+            "float": validation.seconds,
+            "bool": validation.flag,
+        }
         for each in fields(self):
             if check := checks.get(str(each.type)):
                 check(f"PoolOptions.{each.name}", getattr(self, each.name))
@@ -190,7 +195,14 @@ _LAST_PORT: Final = 65_535
 _PLACE: Final = re.compile(r"(?:\[[0-9A-Fa-f:.%\w]+\]|[^\s\[\]:/@]*)(?::(?P<port>[0-9]{1,5}))?")
 _CHOICES: Final = {
     "sslmode": {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"},
-    "target_session_attrs": {"any", "primary", "standby", "read-write", "read-only", "prefer-standby"},
+    "target_session_attrs": {
+        "any",
+        "primary",
+        "standby",
+        "read-write",
+        "read-only",
+        "prefer-standby",
+    },
 }
 
 # The driver's overloads ask for arguments one by one.
@@ -250,4 +262,6 @@ def hosts_of(dsn: str) -> list[str]:
     credentials, at, places = parts.netloc.rpartition("@")
     if "," not in places:
         return [dsn]
-    return [parts._replace(netloc=f"{credentials}{at}{place}").geturl() for place in places.split(",")]
+    return [
+        parts._replace(netloc=f"{credentials}{at}{place}").geturl() for place in places.split(",")
+    ]

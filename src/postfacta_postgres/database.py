@@ -52,25 +52,45 @@ class Statements:
         raise NotImplementedError
 
     async def fetch(
-        self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
+        self,
+        sql: str,
+        *args: object,
+        operation: str = "",
+        collection: str = "",
+        repeatable: bool = False,
     ) -> list[asyncpg.Record]:
         """Run a query and return all its rows."""
         return await self._send(Statement("fetch", sql, args, operation, collection, repeatable))
 
     async def fetchrow(
-        self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
+        self,
+        sql: str,
+        *args: object,
+        operation: str = "",
+        collection: str = "",
+        repeatable: bool = False,
     ) -> asyncpg.Record | None:
         """Run a query and return its first row, or None."""
         return await self._send(Statement("fetchrow", sql, args, operation, collection, repeatable))
 
     async def fetchval(
-        self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
+        self,
+        sql: str,
+        *args: object,
+        operation: str = "",
+        collection: str = "",
+        repeatable: bool = False,
     ) -> Any:
         """Run a query and return the first column of its first row, or None."""
         return await self._send(Statement("fetchval", sql, args, operation, collection, repeatable))
 
     async def execute(
-        self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
+        self,
+        sql: str,
+        *args: object,
+        operation: str = "",
+        collection: str = "",
+        repeatable: bool = False,
     ) -> str:
         """Run a statement and return the server's tag, such as `UPDATE 1`."""
         return await self._send(Statement("execute", sql, args, operation, collection, repeatable))
@@ -149,11 +169,17 @@ class Database(Statements):
             ("retry_budget", retry_budget, RetryBudget),
         ):
             if given is not None:
-                validation.instance(f"Database.{field}", given, kind, example=f"{kind.__name__}(...)")
+                validation.instance(
+                    f"Database.{field}", given, kind, example=f"{kind.__name__}(...)"
+                )
         if password is not None and not callable(password):
-            validation.secret("Database.password", password, example="a text, or PasswordFile(path)")
+            validation.secret(
+                "Database.password", password, example="a text, or PasswordFile(path)"
+            )
         validation.functions("Database", clock=clock, luck=luck)
-        setup = Setup(name, options or PoolOptions(), observing("Database", name, observer), clock, luck)
+        setup = Setup(
+            name, options or PoolOptions(), observing("Database", name, observer), clock, luck
+        )
         self._pool = Pool(setup, dsn, password)
         self._pool.monitor.when_found = self._forget
         config = database_circuit(setup.options.max_size)
@@ -221,7 +247,9 @@ class Database(Statements):
             yield Connection(lease)
 
     @asynccontextmanager
-    async def transaction(self, *, isolation: Isolation | None = None) -> AsyncGenerator[Connection]:
+    async def transaction(
+        self, *, isolation: Isolation | None = None
+    ) -> AsyncGenerator[Connection]:
         """Run the block in one transaction, committed at its end and rolled back if it raises.
 
         The server itself ends a statement that lasts longer than the request had left at BEGIN.
@@ -260,7 +288,11 @@ class Database(Statements):
                 raise DatabaseUnavailableError(self.name, 1.0) from error
 
     def _send(self, statement: Statement) -> Awaitable[Any]:
-        return self._reads.call(self._once, statement) if statement.repeatable else self._once(statement)
+        return (
+            self._reads.call(self._once, statement)
+            if statement.repeatable
+            else self._once(statement)
+        )
 
     async def _once(self, statement: Statement) -> Any:
         async with Lease(self._pool, self.breaker) as lease:
@@ -274,4 +306,8 @@ class Database(Statements):
     async def durability_problems(self) -> list[str]:
         """Name the server's settings under which an acknowledged commit may be lost; ideally none."""
         rows = await self.fetch(_DURABILITY, operation="durability", repeatable=True)
-        return [f"{row['name']} = {row['setting']}" for row in rows if row["setting"] in {"off", "local"}]
+        return [
+            f"{row['name']} = {row['setting']}"
+            for row in rows
+            if row["setting"] in {"off", "local"}
+        ]

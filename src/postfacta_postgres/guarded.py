@@ -31,7 +31,9 @@ _READ_ONLY: Final = "25006"
 _CONFLICTS: Final = frozenset({"40001", "40P01"})
 
 
-def translate(error: BaseException, name: str, *, broken: bool = False) -> errors.ResilienceError | None:
+def translate(
+    error: BaseException, name: str, *, broken: bool = False
+) -> errors.ResilienceError | None:
     """Map an error of asyncpg or the system to one of this library; None if the caller caused it.
 
     If the connection is `broken`, even asyncpg's vague errors mean that.
@@ -41,7 +43,9 @@ def translate(error: BaseException, name: str, *, broken: bool = False) -> error
     if isinstance(error, TimeoutError):
         kind = errors.DeadlineExceededError
     # The driver could not encode a value of a right type, such as a number too large.
-    elif isinstance(error, asyncpg.DataError) and isinstance(error.__cause__, ValueError | OverflowError):
+    elif isinstance(error, asyncpg.DataError) and isinstance(
+        error.__cause__, ValueError | OverflowError
+    ):
         kind = errors.InvalidInputError
     # asyncpg is confused when a statement meets the server's parting words, which it has not read to the end.
     elif isinstance(error, OSError | asyncpg.InternalClientError) or (
@@ -117,7 +121,9 @@ class Lease(Loan):
             # A share less than this side waits: then the server is the first to end the statement.
             settings["statement_timeout"] = str(max(1, math.floor(time_for_next_hop(limit) * 1000)))
         begin = "begin" if isolation is None else f"begin isolation level {isolation}"
-        sql = "; ".join([begin, *(f"set local {name} = {value}" for name, value in settings.items())])
+        sql = "; ".join(
+            [begin, *(f"set local {name} = {value}" for name, value in settings.items())]
+        )
         await self.run(Statement("execute", sql, operation="BEGIN", repeatable=True))
 
     async def run(self, statement: Statement) -> Any:
@@ -130,7 +136,9 @@ class Lease(Loan):
         is_inside = is_open and raw.is_in_transaction()
         try:
             # Without any time left the driver raises, and sends nothing.
-            result = await getattr(raw, statement.method)(statement.sql, *statement.args, timeout=limit)
+            result = await getattr(raw, statement.method)(
+                statement.sql, *statement.args, timeout=limit
+            )
             if result == "ROLLBACK" and statement is COMMIT:
                 # So the server answers the COMMIT of a failed transaction, which asyncpg's own commit hides.
                 message = "a statement had failed, so COMMIT rolled back"
@@ -141,9 +149,15 @@ class Lease(Loan):
         except Exception as error:
             sqlstate = sqlstate_of(error)
             known = self._take_note(error, sqlstate, limit)
-            if is_open and (sent is None or sent != _count_of_sent(raw)) and not statement.repeatable:
+            if (
+                is_open
+                and (sent is None or sent != _count_of_sent(raw))
+                and not statement.repeatable
+            ):
                 is_closed = raw.is_closed()
-                known = outcome_of(known, statement.sql, sqlstate, is_inside=is_inside, is_closed=is_closed)
+                known = outcome_of(
+                    known, statement.sql, sqlstate, is_inside=is_inside, is_closed=is_closed
+                )
             error_type = type(known or error).__name__
             if known is None:
                 raise
@@ -151,7 +165,9 @@ class Lease(Loan):
         finally:
             connector, seconds = pool.connector, pool.now() - started
             what = pool.name, "postgresql", statement.name, statement.collection, seconds
-            pool.observe(QueryFinished(*what, connector.namespace, connector.server, sqlstate, error_type))
+            pool.observe(
+                QueryFinished(*what, connector.namespace, connector.server, sqlstate, error_type)
+            )
         return result
 
     def _limit(self) -> float | None:
@@ -225,9 +241,16 @@ def retries(setup: Setup, budget: RetryBudget) -> tuple[Retry, Retry]:
 def _is_repeatable(outcome: Outcome[object]) -> bool:
     # Without a cause nothing was sent, as it is known that there is no database.
     error = outcome.error
-    return error is not None and error.__cause__ is not None and broke(sqlstate_of(error.__cause__), error)
+    return (
+        error is not None
+        and error.__cause__ is not None
+        and broke(sqlstate_of(error.__cause__), error)
+    )
 
 
 def _lost_to_another(outcome: Outcome[object]) -> bool:
     error = outcome.error
-    return isinstance(error, errors.DatabaseUnavailableError) and sqlstate_of(error.__cause__) in _CONFLICTS
+    return (
+        isinstance(error, errors.DatabaseUnavailableError)
+        and sqlstate_of(error.__cause__) in _CONFLICTS
+    )

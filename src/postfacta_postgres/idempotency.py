@@ -80,7 +80,9 @@ async def write_once(
     """
     try:
         claim = (caller, key, fingerprint)
-        is_first = await connection.fetchrow(_CLAIM, *claim, operation="idempotency_claim") is not None
+        is_first = (
+            await connection.fetchrow(_CLAIM, *claim, operation="idempotency_claim") is not None
+        )
     except LockTimeoutError as error:
         raise KeyInUseError("idempotency", 1.0) from error
     if not is_first:

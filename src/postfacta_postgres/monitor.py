@@ -41,7 +41,9 @@ class ConnectionMonitor:
             raise.
     """
 
-    def __init__(self, setup: Setup, connector: Connector, table: LeaseTable[RawConnection]) -> None:
+    def __init__(
+        self, setup: Setup, connector: Connector, table: LeaseTable[RawConnection]
+    ) -> None:
         self.is_there: bool = False
         self.found: anyio.Event = anyio.Event()
         self.looked: anyio.Event = anyio.Event()
@@ -67,7 +69,9 @@ class ConnectionMonitor:
 
     def absence(self) -> DatabaseUnavailableError:
         """Return the error for an unavailable database, with the time of the next attempt."""
-        return DatabaseUnavailableError(self._setup.name, max(1.0, self._retry_at - self._setup.clock()))
+        return DatabaseUnavailableError(
+            self._setup.name, max(1.0, self._retry_at - self._setup.clock())
+        )
 
     def suspect(self, pooled: Pooled | None = None, *, moved: bool = False) -> None:
         """Report a suspected loss, so that availability is checked.
@@ -151,7 +155,11 @@ class ConnectionMonitor:
                 return False
             if reserved is None or began >= reserved.ends_at:
                 await self._find(patience)
-            if reserved is not None and self._reserved is reserved and not await self._answers(reserved):
+            if (
+                reserved is not None
+                and self._reserved is reserved
+                and not await self._answers(reserved)
+            ):
                 await self._find(patience)
         finally:
             self._is_judging = False
@@ -179,7 +187,9 @@ class ConnectionMonitor:
         """Reserve a new connection if there is one in time."""
         setup, table, host = self._setup, self._table, self._connector.host
         try:
-            connection = await self._connector.open(min(timeout, setup.options.connect_timeout), search=True)
+            connection = await self._connector.open(
+                min(timeout, setup.options.connect_timeout), search=True
+            )
         except Exception as error:  # noqa: BLE001 - whatever it is, an event reported it, and it is tried again
             self._is_silent = isinstance(error, TimeoutError)
             return
@@ -189,7 +199,9 @@ class ConnectionMonitor:
         if has_moved:
             self._lose()
         old = self._reserved
-        pooled = table.opened(connection, generation=table.generation, now=setup.clock(), luck=setup.luck())
+        pooled = table.opened(
+            connection, generation=table.generation, now=setup.clock(), luck=setup.luck()
+        )
         connection.add_termination_listener(
             lambda _: self.suspect(pooled) if pooled is self._reserved else None
         )

@@ -72,7 +72,9 @@ class Pool:
     def collect(self) -> Iterator[events.Sample]:
         """Return its size, for metrics."""
         table = self._table
-        return sizes(self.name, idle=table.idle, used=table.used, most=table.size, waiting=table.waiting)
+        return sizes(
+            self.name, idle=table.idle, used=table.used, most=table.size, waiting=table.waiting
+        )
 
     @property
     def is_lending(self) -> bool:
@@ -181,7 +183,9 @@ class Pool:
         A caller that leaves does not end the attempt: if no request had the time for one, there would never be one.
         """
         opening, group = _Opening(self._table.generation, self.now()), self._group
-        if group is None or not self.monitor.is_there:  # it went while the caller stood in the queue
+        if (
+            group is None or not self.monitor.is_there
+        ):  # it went while the caller stood in the queue
             self._table.leave()
             raise self.monitor.absence()
         self._waiting[opening] = None
@@ -209,7 +213,9 @@ class Pool:
             with opening.scope:
                 raw = await self.connector.open(self.options.connect_timeout)
                 now = self.monitor.answered_at = self.now()
-                pooled = table.opened(raw, generation=opening.generation, now=now, luck=self._luck())
+                pooled = table.opened(
+                    raw, generation=opening.generation, now=now, luck=self._luck()
+                )
         except Exception as error:  # noqa: BLE001 - whatever it is, an event reported it
             opening.error = error
             self.monitor.suspect()
@@ -284,7 +290,9 @@ class Pool:
             await connection.execute("rollback", timeout=patience)
         if not self.options.reset or self.options.transaction_pooling:
             return
-        has_listeners = getattr(connection, "_listeners", True) or getattr(connection, "_log_listeners", True)
+        has_listeners = getattr(connection, "_listeners", True) or getattr(
+            connection, "_log_listeners", True
+        )
         if has_listeners or getattr(connection, "_top_xact", True):
             await connection.reset(timeout=patience)
         else:  # All that `reset` does otherwise, without a timeout of asyncio's.
@@ -294,7 +302,9 @@ class Pool:
         """Store a connection that was reset, or lend it to the first that waits for a new one; drop a closed one."""
         connection, table = pooled.connection, self._table
         self._lent.discard(pooled)
-        if not connection.is_closed() and (self._group is None or not table.keep(pooled, self.now())):
+        if not connection.is_closed() and (
+            self._group is None or not table.keep(pooled, self.now())
+        ):
             connection.terminate()
         elif self._waiting and (idle := self._take_idle()) is not None:
             self._serve(next(iter(self._waiting)), idle)  # with its slot

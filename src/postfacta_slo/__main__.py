@@ -105,12 +105,19 @@ def _parser() -> argparse.ArgumentParser:
     _describe_init(command("init", _init, "write a first file of objectives for a service"))
     _describe_files(command("generate", _generate, "generate the files for a file of objectives"))
     _describe_files(
-        command("check", _check, "check that the files match it: exit code 1 and a difference if not")
+        command(
+            "check", _check, "check that the files match it: exit code 1 and a difference if not"
+        )
     )
-    _describe_report(command("report", _report, "report the state of objectives, from a Prometheus"))
+    _describe_report(
+        command("report", _report, "report the state of objectives, from a Prometheus")
+    )
     _describe_budget(
         command(
-            "budget", _budget, "report what the error budget allows; with --check, as a gate", epilog=_CODES
+            "budget",
+            _budget,
+            "report what the error budget allows; with --check, as a gate",
+            epilog=_CODES,
         )
     )
     return parser
@@ -128,7 +135,9 @@ def _describe_files(add: _Add) -> None:
     add("file", type=Path, help="the file of objectives, OpenSLO v1 in YAML")
     for name, what in _FILES.items():
         add(f"--{name}", type=Path, metavar="PATH", help=f"where {what} stands")
-    what = "divide each window, `for` and interval by N, for a rehearsal; not for dashboard and table"
+    what = (
+        "divide each window, `for` and interval by N, for a rehearsal; not for dashboard and table"
+    )
     add("--compress", type=int, default=1, metavar="N", help=what)
 
 
@@ -145,7 +154,13 @@ def _describe_report(add: _Add) -> None:
 
 def _describe_budget(add: _Add) -> None:
     _describe_source(add)
-    add("--policy", type=Path, required=True, metavar="FILE", help="the error-budget policy, in YAML")
+    add(
+        "--policy",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the error-budget policy, in YAML",
+    )
     add("--check", action="store_true", help="also set the exit code, to stop a deployment")
 
 
@@ -183,7 +198,9 @@ def starter(service: str, job: str, metrics: str) -> str:
     Service(name=service, job=job)
     if not job.isprintable() or set(job) & set("\"\\'{}"):
         raise SloError(f"needs a job without quotes, braces and backslashes: {job!r}")
-    template = files("postfacta_slo.promise").joinpath("starter.openslo.yaml").read_text(encoding="utf-8")
+    template = (
+        files("postfacta_slo.promise").joinpath("starter.openslo.yaml").read_text(encoding="utf-8")
+    )
     known = METRICS[metrics]
     users = f'job="{job}",{known["users"]}'
     return Template(template).substitute(known, service=service, job=job, users=users)
@@ -277,7 +294,9 @@ def _budget(given: argparse.Namespace) -> int:
         raise SloError(f"{given.policy}: must hold one document, not {len(documents)}")
     policy, source = read_policy(documents[0]), _source(given)
     try:
-        statuses = query_status(source, at=given.clock(), window=policy.window, service=policy.service)
+        statuses = query_status(
+            source, at=given.clock(), window=policy.window, service=policy.service
+        )
         level, reasons = judge(policy, statuses)
     except PrometheusError as error:
         level, reasons = NO_DATA, [str(error)]

@@ -42,11 +42,15 @@ def _breaker(seen: Observer, *, touchy: bool) -> CircuitBreaker:
 
 
 @asynccontextmanager
-async def _psycopg_async(dsn: str, seen: Observer, *, touchy: bool = False) -> AsyncGenerator[Borrower]:
+async def _psycopg_async(
+    dsn: str, seen: Observer, *, touchy: bool = False
+) -> AsyncGenerator[Borrower]:
     pool = psycopg_pool.AsyncConnectionPool(
         dsn, open=False, min_size=0, max_size=2, timeout=1.0, kwargs={"prepare_threshold": None}
     )
-    guarded = AsyncGuardedPool(pool, name="db", breaker=_breaker(seen, touchy=touchy), observer=seen)
+    guarded = AsyncGuardedPool(
+        pool, name="db", breaker=_breaker(seen, touchy=touchy), observer=seen
+    )
 
     async def run(first: str, *more: str, alone: bool = False) -> Any:
         async with guarded.connection() as connection:
@@ -66,7 +70,9 @@ async def _psycopg_async(dsn: str, seen: Observer, *, touchy: bool = False) -> A
 
 
 @asynccontextmanager
-async def _psycopg_sync(dsn: str, seen: Observer, *, touchy: bool = False) -> AsyncGenerator[Borrower]:
+async def _psycopg_sync(
+    dsn: str, seen: Observer, *, touchy: bool = False
+) -> AsyncGenerator[Borrower]:
     pool = psycopg_pool.ConnectionPool(
         dsn, open=False, min_size=0, max_size=2, timeout=1.0, kwargs={"prepare_threshold": None}
     )
@@ -134,7 +140,9 @@ async def _alchemy_sync(
 @asynccontextmanager
 async def _in_threads(run: Callable[..., Any]) -> AsyncGenerator[Borrower]:
     async def threaded(first: str, *more: str, alone: bool = False) -> Any:
-        return await anyio.to_thread.run_sync(partial(run, first, *more, alone=alone), abandon_on_cancel=True)
+        return await anyio.to_thread.run_sync(
+            partial(run, first, *more, alone=alone), abandon_on_cancel=True
+        )
 
     yield threaded
 
@@ -148,7 +156,9 @@ _OPENS: dict[str, Opens] = {
     "sqlalchemy-psycopg2-threads": partial(_alchemy_sync, driver="psycopg2"),
 }
 EACH = pytest.mark.parametrize("opens", _OPENS.values(), ids=_OPENS)
-PSYCOPG = pytest.mark.parametrize("opens", [_psycopg_async, _psycopg_sync], ids=["async", "threads"])
+PSYCOPG = pytest.mark.parametrize(
+    "opens", [_psycopg_async, _psycopg_sync], ids=["async", "threads"]
+)
 
 
 async def fails(call: Coroutine[Any, Any, object]) -> Exception:

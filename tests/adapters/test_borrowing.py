@@ -44,7 +44,9 @@ def milliseconds(setting: str) -> int:
 
 @pytest.mark.clock("20 ms in which the server ends the statement")
 @EACH
-async def test_the_server_ends_a_statement_at_the_requests_limit(database_dsn: str, opens: Opens) -> None:
+async def test_the_server_ends_a_statement_at_the_requests_limit(
+    database_dsn: str, opens: Opens
+) -> None:
     seen, started = RecordingObserver(), time.monotonic()
     async with opens(database_dsn, seen) as run:
         with request_within(0.4):
@@ -57,7 +59,9 @@ async def test_the_server_ends_a_statement_at_the_requests_limit(database_dsn: s
 
 
 @EACH
-async def test_later_statements_of_a_transaction_have_what_is_left(database_dsn: str, opens: Opens) -> None:
+async def test_later_statements_of_a_transaction_have_what_is_left(
+    database_dsn: str, opens: Opens
+) -> None:
     async with opens(database_dsn, RecordingObserver()) as run:
         with request_within(6.0):
             whole = milliseconds(await run(SETTING))
@@ -68,7 +72,9 @@ async def test_later_statements_of_a_transaction_have_what_is_left(database_dsn:
 
 
 @EACH
-async def test_a_limit_of_the_databases_own_is_never_lengthened(database_dsn: str, opens: Opens) -> None:
+async def test_a_limit_of_the_databases_own_is_never_lengthened(
+    database_dsn: str, opens: Opens
+) -> None:
     async with watcher(database_dsn) as other:
         name = await other.fetchval("select current_database()")
         await other.execute(f'alter database "{name}" set statement_timeout = 2500')
@@ -80,7 +86,9 @@ async def test_a_limit_of_the_databases_own_is_never_lengthened(database_dsn: st
 
 
 @EACH
-async def test_without_a_transaction_no_limit_stays_in_the_session(database_dsn: str, opens: Opens) -> None:
+async def test_without_a_transaction_no_limit_stays_in_the_session(
+    database_dsn: str, opens: Opens
+) -> None:
     async with opens(database_dsn, RecordingObserver()) as run:
         with request_within(5.0):
             assert await run("select 1", SETTING, alone=True) == "0"
@@ -88,11 +96,16 @@ async def test_without_a_transaction_no_limit_stays_in_the_session(database_dsn:
 
 
 @EACH
-async def test_a_transaction_may_begin_with_its_own_settings(database_dsn: str, opens: Opens) -> None:
+async def test_a_transaction_may_begin_with_its_own_settings(
+    database_dsn: str, opens: Opens
+) -> None:
     async with opens(database_dsn, RecordingObserver()) as run:
         with request_within(5.0):
             isolation = "show transaction isolation level"
-            assert await run("set transaction isolation level serializable", isolation) == "serializable"
+            assert (
+                await run("set transaction isolation level serializable", isolation)
+                == "serializable"
+            )
 
 
 @EACH
@@ -153,7 +166,9 @@ async def run_when_closed(run: Borrower) -> bool:
 
 
 @EACH
-async def test_no_server_is_unavailable_with_a_time_to_try_again(database_dsn: str, opens: Opens) -> None:
+async def test_no_server_is_unavailable_with_a_time_to_try_again(
+    database_dsn: str, opens: Opens
+) -> None:
     seen = RecordingObserver()
     async with Flapping(database_dsn) as relay:
         relay.refuses = True
@@ -179,7 +194,9 @@ async def test_a_kept_connection_that_was_lost_is_unavailable_to_a_request_with_
 
 
 @EACH
-async def test_a_pool_that_is_all_lent_times_out_without_blame(database_dsn: str, opens: Opens) -> None:
+async def test_a_pool_that_is_all_lent_times_out_without_blame(
+    database_dsn: str, opens: Opens
+) -> None:
     seen, errors = RecordingObserver(), list[Exception]()
     async with opens(database_dsn, seen, touchy=True) as run:
         async with anyio.create_task_group() as group:
@@ -193,7 +210,9 @@ async def test_a_pool_that_is_all_lent_times_out_without_blame(database_dsn: str
 
 
 @EACH
-async def test_what_a_statement_is_at_fault_for_stays_the_drivers(database_dsn: str, opens: Opens) -> None:
+async def test_what_a_statement_is_at_fault_for_stays_the_drivers(
+    database_dsn: str, opens: Opens
+) -> None:
     async with opens(database_dsn, RecordingObserver(), touchy=True) as run:
         for _ in range(4):
             error = await fails(run("select 1 / 0"))
@@ -245,7 +264,9 @@ async def test_a_caller_of_a_new_connection_teaches_the_limiter_nothing(
 
 
 @EACH
-async def test_a_cancelled_caller_leaves_no_connection_behind(database_dsn: str, opens: Opens) -> None:
+async def test_a_cancelled_caller_leaves_no_connection_behind(
+    database_dsn: str, opens: Opens
+) -> None:
     seen = RecordingObserver()
     async with opens(database_dsn, seen) as run:
         for _ in range(3):

@@ -14,14 +14,21 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from postfacta_adapters.conditional import ConditionError, check_if_match, idempotency_key, is_not_modified
+from postfacta_adapters.conditional import (
+    ConditionError,
+    check_if_match,
+    idempotency_key,
+    is_not_modified,
+)
 from postfacta_core.testing import call_asgi
 from tests.kit.every import every
 
 
 def a_request(*headers: tuple[str, str]) -> Request:
     raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
-    return Request({"type": "http", "method": "POST", "path": "/", "headers": raw, "query_string": b""})
+    return Request(
+        {"type": "http", "method": "POST", "path": "/", "headers": raw, "query_string": b""}
+    )
 
 
 def refused(judge: Callable[[], object]) -> ConditionError | None:
@@ -105,7 +112,9 @@ def test_if_none_match_compares_weakly() -> None:
 
 def test_a_repeated_header_is_one_list_of_tags() -> None:
     check_if_match(a_request(("If-Match", '"6"'), ("If-Match", '"7"')), '"7"')
-    assert is_not_modified(a_request(("If-None-Match", '"6"'), ("If-None-Match", 'W/"7", "8"')), '"7"')
+    assert is_not_modified(
+        a_request(("If-None-Match", '"6"'), ("If-None-Match", 'W/"7", "8"')), '"7"'
+    )
     with pytest.raises(ConditionError, match="If-Match: an entity tag"):
         check_if_match(a_request(("If-Match", "*"), ("If-Match", '"7"')), '"7"')
 
@@ -114,10 +123,18 @@ def test_a_tag_may_hold_bytes_beyond_ascii() -> None:
     header = ("If-Match", '"caf\xe9"')
     check_if_match(a_request(header), '"caf\xe9"')
     with pytest.raises(ConditionError):
-        check_if_match(a_request(header), '"cafe\u0301\ud800"')  # such an ETag names nothing that was sent
+        check_if_match(
+            a_request(header), '"cafe\u0301\ud800"'
+        )  # such an ETag names nothing that was sent
 
 
-KEYS = [("abc", "abc"), ('"abc"', "abc"), (r'"a\"b\\ c"', r'a"b\ c'), ("k" * 255, "k" * 255), ("a;b", "a;b")]
+KEYS = [
+    ("abc", "abc"),
+    ('"abc"', "abc"),
+    (r'"a\"b\\ c"', r'a"b\ c'),
+    ("k" * 255, "k" * 255),
+    ("a;b", "a;b"),
+]
 
 
 def test_an_idempotency_key_is_read_quoted_or_bare() -> None:
@@ -160,7 +177,11 @@ def test_two_idempotency_keys_are_malformed() -> None:
 def test_an_error_can_be_copied_to_another_process() -> None:
     error = ConditionError(412, "It has changed", {"ETag": '"7"'})
     for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):  # noqa: S301 - its own bytes
-        assert (again.status_code, again.detail, again.headers) == (412, "It has changed", {"ETag": '"7"'})
+        assert (again.status_code, again.detail, again.headers) == (
+            412,
+            "It has changed",
+            {"ETag": '"7"'},
+        )
 
 
 HOSTILE: dict[str, Callable[[int], tuple[str, str]]] = {

@@ -52,7 +52,9 @@ NOW = 1_700_000_000.0
 
 
 @contextmanager
-def request(left: float = 10.0, *, priority: int = 1, clock: Clock = MONOTONIC) -> Generator[RequestContext]:
+def request(
+    left: float = 10.0, *, priority: int = 1, clock: Clock = MONOTONIC
+) -> Generator[RequestContext]:
     context = RequestContext("request-id", clock(), clock)
     context.deadline = context.started + left
     context.priority = priority
@@ -198,7 +200,9 @@ async def test_a_call_waits_no_longer_than_is_left(service: Service) -> None:
 async def test_a_wait_that_is_shorter_stays_so(service: Service) -> None:
     sent = Sent()
     timeout = httpx2.Timeout(3.0, connect=0.5, read=None)
-    async with httpx2.AsyncClient(transport=Outgoing("billing").transport(sent), timeout=timeout) as client:
+    async with httpx2.AsyncClient(
+        transport=Outgoing("billing").transport(sent), timeout=timeout
+    ) as client:
         with request(1.0):
             await client.get("http://billing")
         await client.get("http://billing")
@@ -214,7 +218,9 @@ async def test_what_a_request_says_itself_stays_if_it_is_stricter(service: Servi
     async with client_of(billing) as client:
         with request(10):
             for said in ("0.5", "60", "nonsense"):
-                await client.get(service.url, headers={"X-Request-Timeout": said, "traceparent": parent})
+                await client.get(
+                    service.url, headers={"X-Request-Timeout": said, "traceparent": parent}
+                )
     told = [headers["x-request-timeout"] for headers in service.requests]
     assert told[0] == "0.5"
     assert all(9.0 < float(each) <= 9.5 for each in told[1:])
@@ -269,8 +275,13 @@ async def test_the_guards_see_an_error_where_the_caller_gets_the_response(servic
             response = await client.get(f"{service.url}/busy/{path}")
             assert f"{response.status_code}" == path[:3]
             assert response.json()
-    told = [(type(error), getattr(error, "policy", ""), getattr(error, "retry_after", 0)) for error in seen]
-    assert told == [(FailedResponseError, "billing", wait) for wait in (7.0, 7.0, None, 8.0, None, None)]
+    told = [
+        (type(error), getattr(error, "policy", ""), getattr(error, "retry_after", 0))
+        for error in seen
+    ]
+    assert told == [
+        (FailedResponseError, "billing", wait) for wait in (7.0, 7.0, None, 8.0, None, None)
+    ]
 
 
 async def test_failed_responses_open_the_circuit(service: Service) -> None:
@@ -336,7 +347,9 @@ async def test_after_an_error_of_the_transport_a_request_is_sent_again_if_that_i
     method: str, error: type[Exception], *, sent: int
 ) -> None:
     inner = Sent(error("lost"))
-    async with httpx2.AsyncClient(transport=Outgoing("billing", retry()).transport(inner)) as client:
+    async with httpx2.AsyncClient(
+        transport=Outgoing("billing", retry()).transport(inner)
+    ) as client:
         with pytest.raises(error, match="lost"):
             await client.request(method, "http://billing/")
     assert len(inner.requests) == sent
@@ -345,7 +358,9 @@ async def test_after_an_error_of_the_transport_a_request_is_sent_again_if_that_i
 async def test_a_redirect_is_guarded_and_begins_with_what_its_caller_said() -> None:
     def answer(asked: httpx2.Request) -> httpx2.Response:
         seen.append(asked)
-        return httpx2.Response(302 if asked.url.path == "/" else 200, headers={"location": "/there"})
+        return httpx2.Response(
+            302 if asked.url.path == "/" else 200, headers={"location": "/there"}
+        )
 
     seen = list[httpx2.Request]()
     bench = Traced()
@@ -376,7 +391,9 @@ async def test_of_two_responses_at_once_one_is_closed(status: int) -> None:
     class Twice(Guard):
         """Tries twice at once, as a hedge does, and takes what ends last."""
 
-        async def call(self, function: Callable[..., Awaitable[Any]], /, *args: Any, **kwargs: Any) -> Any:
+        async def call(
+            self, function: Callable[..., Awaitable[Any]], /, *args: Any, **kwargs: Any
+        ) -> Any:
             ends: list[Any] = []
 
             async def once() -> None:
@@ -414,7 +431,11 @@ def test_a_sync_client_is_guarded_by_what_guards_plain_calls(service: Service) -
             client.get(service.url)
     assert [call.status for call in seen.of(HttpCallFinished)] == [200, 500]
     unguarded = Outgoing("billing").transport(httpx2.HTTPTransport())
-    with request(0.0), httpx2.Client(transport=unguarded) as client, pytest.raises(DeadlineExceededError):
+    with (
+        request(0.0),
+        httpx2.Client(transport=unguarded) as client,
+        pytest.raises(DeadlineExceededError),
+    ):
         client.get(service.url)
 
 
@@ -470,16 +491,22 @@ async def test_the_caller_may_say_which_responses_are_failures(service: Service)
     assert breaker.statistics().state == "open"
 
 
-async def test_a_predicate_that_raises_is_reported_and_the_default_decides(service: Service) -> None:
+async def test_a_predicate_that_raises_is_reported_and_the_default_decides(
+    service: Service,
+) -> None:
     observer = RecordingObserver()
     breaker = CircuitBreaker("billing", config=CircuitConfig(minimum_number_of_calls=1))
-    billing = Outgoing("billing", breaker, is_failure=lambda response: response.lost, observer=observer)
+    billing = Outgoing(
+        "billing", breaker, is_failure=lambda response: response.lost, observer=observer
+    )
     async with client_of(billing) as client:
         await client.get(service.url)
         assert breaker.statistics().state == "closed"
         await client.get(f"{service.url}/busy/500")
     assert breaker.statistics().state == "open"
-    assert [event.policy for event in observer.events if isinstance(event, ListenerFailed)] == ["billing"] * 2
+    assert [event.policy for event in observer.events if isinstance(event, ListenerFailed)] == [
+        "billing"
+    ] * 2
 
 
 def test_by_default_a_failure_is_a_server_error_or_a_refusal() -> None:
@@ -570,7 +597,10 @@ def test_retry_after_is_read_as_seconds_or_as_a_date() -> None:
 
 
 def test_a_date_is_read_by_the_clock_of_the_service_that_sent_it() -> None:
-    headers = {"retry-after": formatdate(NOW + 90, usegmt=True), "date": formatdate(NOW, usegmt=True)}
+    headers = {
+        "retry-after": formatdate(NOW + 90, usegmt=True),
+        "date": formatdate(NOW, usegmt=True),
+    }
     refusal = refusal_in(httpx2.Response(503, headers=headers), "billing", wall=lambda: NOW + 3600)
     assert refusal is not None
     assert refusal.retry_after == 90
@@ -580,7 +610,10 @@ def test_no_other_status_says_that_nothing_was_done() -> None:
     with every() as case:
         for status in (200, 302, 400, 408, 500, 502, 504):
             with case(status):
-                assert refusal_in(httpx2.Response(status, headers={"retry-after": "5"}), "billing") is None
+                assert (
+                    refusal_in(httpx2.Response(status, headers={"retry-after": "5"}), "billing")
+                    is None
+                )
 
 
 class Traced:
@@ -625,7 +658,9 @@ async def test_each_try_is_a_span_whose_id_the_service_gets(service: Service) ->
     ids = [span.get_span_context() for span in spans]
     assert sent == [[trace_id, f"{each.span_id:016x}"] for each in ids if each is not None]
     port = int(service.url.rpartition(":")[2])
-    told = [(call.service, call.method, call.address, call.port, call.status) for call in bench.calls]
+    told = [
+        (call.service, call.method, call.address, call.port, call.status) for call in bench.calls
+    ]
     assert told == [("billing", "GET", "127.0.0.1", port, 503)] * 3
     assert all(call.seconds > 0 for call in bench.calls)
 

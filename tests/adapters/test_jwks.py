@@ -59,7 +59,11 @@ class Issuer:
             raise self.published
         if self.published == "slow":
             await anyio.sleep_forever()
-        return {"keys": [key.public for key in self.keys]} if self.published is None else self.published
+        return (
+            {"keys": [key.public for key in self.keys]}
+            if self.published is None
+            else self.published
+        )
 
     async def key(self, kid: str = "first") -> PyJWK | None:
         """Ask for a key."""
@@ -304,7 +308,9 @@ async def test_a_second_block_fetches_at_once_whatever_the_pause() -> None:
 # Which keys are taken
 
 
-async def test_a_new_key_is_found_at_once_and_a_removed_one_gone_with_the_next_fetch(issuer: Issuer) -> None:
+async def test_a_new_key_is_found_at_once_and_a_removed_one_gone_with_the_next_fetch(
+    issuer: Issuer,
+) -> None:
     issuer.keys = [SECOND]
     issuer.clock.advance(30)
     assert await issuer.key("first") is not None
@@ -352,7 +358,12 @@ async def test_more_keys_than_the_most_are_refused(most: int) -> None:
 
 
 STRANGE: list[object] = [
-    {"kty": "oct", "k": "c2VjcmV0IHNlY3JldCBzZWNyZXQgc2VjcmV0IHNlY3JldA", "kid": "secret", "alg": "HS256"},
+    {
+        "kty": "oct",
+        "k": "c2VjcmV0IHNlY3JldCBzZWNyZXQgc2VjcmV0IHNlY3JldA",
+        "kid": "secret",
+        "alg": "HS256",
+    },
     FIRST.public | {"kid": "encrypts", "use": "enc"},
     FIRST.public | {"kid": "uses", "use": ["sig"]},
     FIRST.public | {"kid": "confused", "alg": "RS256"},
@@ -372,7 +383,17 @@ async def test_only_public_keys_for_signatures_are_taken(issuer: Issuer) -> None
     issuer.clock.advance(30)
     assert await issuer.key("good") is not None
     assert await issuer.key("second") is not None
-    names = ("secret", "encrypts", "uses", "confused", "other curve", "symmetric", "broken", "short", "first")
+    names = (
+        "secret",
+        "encrypts",
+        "uses",
+        "confused",
+        "other curve",
+        "symmetric",
+        "broken",
+        "short",
+        "first",
+    )
     for name in names:
         assert await issuer.key(name) is None, name
     # And where none can be taken, those that were good before stay.
@@ -390,7 +411,9 @@ def _base64(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def _by_hand(it: Issuer, secret: bytes | None = None, payload: bytes = b"", **header: object) -> str:
+def _by_hand(
+    it: Issuer, secret: bytes | None = None, payload: bytes = b"", **header: object
+) -> str:
     """Sign what libraries refuse to: with a public key for a secret, or under a strange header."""
     algorithm, key = ("HS256", secret) if secret else ("ES256", FIRST.private)
     said = {"typ": "JWT", "alg": algorithm, "kid": "first"} | header
@@ -416,7 +439,9 @@ FORGED: dict[str, Callable[[Issuer], str]] = {
     "unsigned": lambda it: _by_hand(it, alg="none").rpartition(".")[0] + ".",
     "another's key of the same name": lambda it: it.token(by=ec_key("first")),
     "public key as a secret": lambda it: _by_hand(it, FIRST.pem),
-    "public key as a secret, under its own algorithm": lambda it: _by_hand(it, FIRST.pem, alg="ES256"),
+    "public key as a secret, under its own algorithm": lambda it: _by_hand(
+        it, FIRST.pem, alg="ES256"
+    ),
     "another key's algorithm": lambda it: _by_hand(it, alg="RS256"),
     "another key's name": lambda it: it.token(header={"kid": "second"}),
     "no key's name": lambda it: jwt.encode(it.claims(), FIRST.private, "ES256"),
@@ -426,7 +451,9 @@ FORGED: dict[str, Callable[[Issuer], str]] = {
     "a key's name of 7": lambda it: _by_hand(it, kid=7),
     "algorithms": lambda it: _by_hand(it, alg=["ES256", "HS256"]),
     "no algorithm": lambda it: _by_hand(it, alg=None),
-    "a key of its own": lambda it: it.token(by=SECOND, header={"kid": "first", "jwk": SECOND.public}),
+    "a key of its own": lambda it: it.token(
+        by=SECOND, header={"kid": "first", "jwk": SECOND.public}
+    ),
     "unknown extension": lambda it: _by_hand(it, crit=["x"], x=1),
     "detached": lambda it: _by_hand(it, b64=False, crit=["b64"]),
     "too long": lambda it: it.token(about="x" * 8192),
@@ -440,7 +467,9 @@ FORGED: dict[str, Callable[[Issuer], str]] = {
 OTHERS: dict[str, Callable[[Issuer], str]] = {
     "other issuer": lambda it: it.token(iss="https://other.example.org/"),
     "issuer without its slash": lambda it: it.token(iss=ISSUER.rstrip("/")),
-    "issuers": lambda it: _by_hand(it, payload=json.dumps(it.claims() | {"iss": [ISSUER]}).encode()),
+    "issuers": lambda it: _by_hand(
+        it, payload=json.dumps(it.claims() | {"iss": [ISSUER]}).encode()
+    ),
     "no issuer": lambda it: it.token(iss=None),
     "other audience": lambda it: it.token(aud="shop"),
     "part of the audience": lambda it: it.token(aud="bill"),
@@ -511,7 +540,9 @@ async def test_without_keys_no_token_is_called_invalid() -> None:
         ("leeway", None),
     ],
 )
-async def test_a_wrong_expectation_of_a_token_is_refused(issuer: Issuer, field: str, value: Any) -> None:
+async def test_a_wrong_expectation_of_a_token_is_refused(
+    issuer: Issuer, field: str, value: Any
+) -> None:
     right: Json = {"issuer": ISSUER, "audience": "billing", "leeway": 30.0}
     with pytest.raises(ValueError, match=rf"^Jwks\.verify\.{field} must be .*; for example "):
         await issuer.jwks.verify(issuer.token(), **right | {field: value})
@@ -521,7 +552,11 @@ def test_bounds_that_contradict_each_other_are_refused() -> None:
     async def fetch() -> object:
         return {"keys": []}
 
-    with pytest.raises(ValueError, match=r"^Jwks\.valid must be a finite number .* at least 600, not 599"):
+    with pytest.raises(
+        ValueError, match=r"^Jwks\.valid must be a finite number .* at least 600, not 599"
+    ):
         Jwks(fetch, valid=599)
-    with pytest.raises(ValueError, match=r"^Jwks\.timeout must be a finite number .* at most 4, not 5\.0"):
+    with pytest.raises(
+        ValueError, match=r"^Jwks\.timeout must be a finite number .* at most 4, not 5\.0"
+    ):
         Jwks(fetch, pause=4)

@@ -268,7 +268,9 @@ async def test_a_store_that_is_away_at_the_start_is_not_needed(observer: Recordi
     assert told(observer) == [False]
 
 
-async def test_its_end_closes_the_connections_to_sentinels_too(programs: None, tmp_path: Path) -> None:
+async def test_its_end_closes_the_connections_to_sentinels_too(
+    programs: None, tmp_path: Path
+) -> None:
     with Shared(tmp_path) as behind:
         async with SharedStore(behind.address, timeout=5.0) as store:
             assert (await RateLimiter(NAME, "10/hour", store=store).hit("a")).allowed

@@ -144,7 +144,9 @@ def test_what_was_sent_in_vain_is_counted(exporter: Exporter, error: Exception |
 
 
 @pytest.mark.clock("1.7 s")
-def test_the_end_waits_no_longer_than_its_patience_and_counts_what_is_left(exporter: Exporter) -> None:
+def test_the_end_waits_no_longer_than_its_patience_and_counts_what_is_left(
+    exporter: Exporter,
+) -> None:
     exporter.go.clear()
     provider = Provider(exporter, sampler=ALWAYS_ON, batch=2, patience=0.3)
     end(provider, 7)
@@ -196,8 +198,12 @@ def test_secrets_in_spans_never_leave_the_process() -> None:
     with tracer.start_as_current_span("GET https://me:canary-1@host/") as other:
         pass
     link = Link(other.get_span_context(), {"token": "canary-2"})
-    with tracer.start_as_current_span("work", links=[link], attributes={"db.password": "canary-3"}) as span:
-        span.set_attributes({"url.full": "https://host/?api_key=canary-4", "rows": 7, "names": ("a", "b")})
+    with tracer.start_as_current_span(
+        "work", links=[link], attributes={"db.password": "canary-3"}
+    ) as span:
+        span.set_attributes(
+            {"url.full": "https://host/?api_key=canary-4", "rows": 7, "names": ("a", "b")}
+        )
         span.add_event("told", {"note": "Bearer canary-55555"})
         span.set_status(StatusCode.ERROR, "at postgresql://me:canary-6@host/db")
     provider.shutdown()
@@ -217,7 +223,12 @@ def test_secrets_in_spans_never_leave_the_process() -> None:
 
 
 def test_a_clean_span_says_what_the_limits_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    for what, most in (("SPAN_ATTRIBUTE", 2), ("SPAN_EVENT", 1), ("SPAN_LINK", 1), ("LINK_ATTRIBUTE", 1)):
+    for what, most in (
+        ("SPAN_ATTRIBUTE", 2),
+        ("SPAN_EVENT", 1),
+        ("SPAN_LINK", 1),
+        ("LINK_ATTRIBUTE", 1),
+    ):
         monkeypatch.setenv(f"OTEL_{what}_COUNT_LIMIT", str(most))
     kept = InMemorySpanExporter()
     provider = Provider(kept, sampler=ALWAYS_ON)
@@ -235,7 +246,9 @@ def test_a_clean_span_says_what_the_limits_left_out(monkeypatch: pytest.MonkeyPa
     assert [(link.attributes, link.dropped_attributes) for link in work.links] == [({"b": 2}, 1)]
 
 
-def test_spans_are_cleaned_outside_of_requests(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spans_are_cleaned_outside_of_requests(
+    exporter: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     threads: set[threading.Thread] = set()
 
     def redact(fields: Mapping[str, object]) -> dict[str, object]:

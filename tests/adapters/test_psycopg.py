@@ -29,8 +29,10 @@ pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 def a_pool(
     dsn: str, seen: RecordingObserver, *, max_waiting: int = 0
 ) -> AsyncGuardedPool[psycopg.AsyncConnection[Any]]:
-    pool: psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]] = psycopg_pool.AsyncConnectionPool(
-        dsn, open=False, min_size=0, max_size=1, timeout=2.0, max_waiting=max_waiting
+    pool: psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]] = (
+        psycopg_pool.AsyncConnectionPool(
+            dsn, open=False, min_size=0, max_size=1, timeout=2.0, max_waiting=max_waiting
+        )
     )
     return AsyncGuardedPool(pool, name="db", observer=seen)
 

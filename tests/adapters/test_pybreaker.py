@@ -83,7 +83,11 @@ async def test_listeners_are_called_as_pybreaker_would_in_its_order() -> None:
     async with guard.block():
         pass
     assert [note[0] for note in notes.take()] == ["before_call", "state_change", "success"]
-    assert (view_of(guard).current_state, view_of(guard).fail_counter, view_of(guard).success_counter) == (
+    assert (
+        view_of(guard).current_state,
+        view_of(guard).fail_counter,
+        view_of(guard).success_counter,
+    ) == (
         "closed",
         0,
         0,
@@ -140,7 +144,9 @@ async def test_a_listener_that_raises_affects_no_call_and_no_listener() -> None:
         def success(self, cb: pybreaker.CircuitBreaker) -> None:
             raise RuntimeError("success")
 
-        def state_change(self, cb: pybreaker.CircuitBreaker, old_state: Any, new_state: Any) -> None:
+        def state_change(
+            self, cb: pybreaker.CircuitBreaker, old_state: Any, new_state: Any
+        ) -> None:
             raise RuntimeError("state_change")
 
     guard = breaker(listeners=[Raises(), notes], observer=heard)
@@ -189,7 +195,9 @@ def test_moves_are_reported_in_order_although_an_observer_is_slow() -> None:
 
 async def test_a_listener_may_move_the_circuit_that_tells_it() -> None:
     class Resets(Notes):
-        def state_change(self, cb: pybreaker.CircuitBreaker, old_state: Any, new_state: Any) -> None:
+        def state_change(
+            self, cb: pybreaker.CircuitBreaker, old_state: Any, new_state: Any
+        ) -> None:
             super().state_change(cb, old_state, new_state)
             if new_state.name == "open":
                 cb.close()
@@ -241,7 +249,10 @@ async def test_the_view_shows_the_settings_of_the_circuit() -> None:
     guard = CircuitBreaker("db", config=config, on=OSError)
     view = attach(guard)
     assert (view.fail_max, view.reset_timeout, view.success_threshold) == (4, 12.0, 3)
-    assert [view.is_system_error(error) for error in (OSError("down"), KeyError("no"))] == [True, False]
+    assert [view.is_system_error(error) for error in (OSError("down"), KeyError("no"))] == [
+        True,
+        False,
+    ]
     assert await cast("Any", view).call_async(works) == "answer"
     assert guard.statistics().calls == 1
 
@@ -259,7 +270,10 @@ def test_what_the_view_cannot_change_is_refused() -> None:
     ]
     with every() as case:
         for change in changes:
-            with case(change.__code__.co_names), pytest.raises(AttributeError, match=r"CircuitBreaker\('db'"):
+            with (
+                case(change.__code__.co_names),
+                pytest.raises(AttributeError, match=r"CircuitBreaker\('db'"),
+            ):
                 change()
 
 
@@ -365,7 +379,9 @@ async def test_a_remote_storage_gets_all_changes_in_order() -> None:
     assert shelf.writes == expected
 
 
-async def test_a_storage_that_hangs_blocks_no_call_and_is_behind_by_a_bounded_number_of_changes() -> None:
+async def test_a_storage_that_hangs_blocks_no_call_and_is_behind_by_a_bounded_number_of_changes() -> (
+    None
+):
     shelf = Shelf()
     shelf.may_go.clear()
     guard = breaker(storage=FarStorage(shelf), config=CircuitConfig(minimum_number_of_calls=100))
@@ -451,7 +467,9 @@ class Redis:
         self.set(key, int(self.kept[key]) + 1)
 
 
-async def test_pybreakers_own_storage_for_redis_is_kept_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pybreakers_own_storage_for_redis_is_kept_up_to_date(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(pybreaker, "HAS_REDIS_SUPPORT", True)
     monkeypatch.setattr(pybreaker, "RedisError", ConnectionError, raising=False)
     redis: Any = Redis()
@@ -466,7 +484,9 @@ async def test_pybreakers_own_storage_for_redis_is_kept_up_to_date(monkeypatch: 
 
 def test_a_breaker_has_one_view() -> None:
     guard = breaker()
-    with pytest.raises(ValueError, match=r"attach\.breaker must be a breaker without a view: share that one"):
+    with pytest.raises(
+        ValueError, match=r"attach\.breaker must be a breaker without a view: share that one"
+    ):
         attach(guard)
 
 

@@ -94,7 +94,10 @@ def test_a_secret_that_is_gone_stays_in_use_and_is_logged_once(
     for _ in range(3):
         held.reread()
     assert held.current == Settings(token=FORMER, key=NEXT)
-    assert lines(caplog) == [("secrets.unreadable", "token: no longer set"), ("secrets.changed", "key")]
+    assert lines(caplog) == [
+        ("secrets.unreadable", "token: no longer set"),
+        ("secrets.changed", "key"),
+    ]
 
 
 def test_what_was_never_set_is_not_gone(source: Source, caplog: pytest.LogCaptureFixture) -> None:
@@ -119,7 +122,10 @@ def test_what_needs_a_restart_is_logged_once_and_the_others_change(
         held.reread()
     assert held.current == Settings(token=NEXT, key=FORMER)
     assert seen == [("token", FORMER, NEXT), ("key", FORMER, NEXT), ("key", FORMER, NEXT)]
-    assert lines(caplog) == [("secrets.need_restart", "key: its host changed"), ("secrets.changed", "token")]
+    assert lines(caplog) == [
+        ("secrets.need_restart", "key: its host changed"),
+        ("secrets.changed", "token"),
+    ]
 
 
 def test_a_failed_reading_keeps_the_former_and_is_logged_once_until_one_succeeds(
@@ -136,7 +142,9 @@ def test_a_failed_reading_keeps_the_former_and_is_logged_once_until_one_succeeds
     assert lines(caplog) == [("secrets.unreadable", "[Errno 13] denied: '/run/secrets/token'")] * 2
 
 
-def test_the_text_of_other_errors_is_not_logged(source: Source, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_text_of_other_errors_is_not_logged(
+    source: Source, caplog: pytest.LogCaptureFixture
+) -> None:
     held = Reloaded(source(), source, NAMES)
     source.error = ValueError(f"{NEXT} is not a number")
     held.reread()
@@ -217,7 +225,9 @@ async def test_what_keeps_a_secret_is_renewed_until_that_succeeds(
 ) -> None:
     certificate = tmp_path / "client.pem"
     certificate.touch()
-    held = Reloaded(source(), source, NAMES, files=lambda _: {"key_tls": [certificate]}, every=NEVER)
+    held = Reloaded(
+        source(), source, NAMES, files=lambda _: {"key_tls": [certificate]}, every=NEVER
+    )
     calls: list[AbstractSet[str]] = []
     failures = [ConnectionError(NEXT), ConnectionError(NEXT)]
 
@@ -303,7 +313,9 @@ def test_outside_of_the_main_thread_they_are_read_in_intervals(
             source.set(token=NEXT)
             await until(lambda: held.current.token == NEXT)
 
-    thread = threading.Thread(target=anyio.run, args=(watch,), kwargs={"backend": anyio_backend_name})
+    thread = threading.Thread(
+        target=anyio.run, args=(watch,), kwargs={"backend": anyio_backend_name}
+    )
     thread.start()
     thread.join()
     assert held.current.token == NEXT

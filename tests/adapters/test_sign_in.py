@@ -17,7 +17,11 @@ from postfacta_adapters.limits import SharedStore
 from postfacta_adapters.sign_in import SignInThrottle, client_of
 from postfacta_core.asgi import Receive, Scope, Send, harden
 from postfacta_core.context import RequestContext, bind_request, release_request
-from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededError, RateLimitExceededError
+from postfacta_core.errors import (
+    DatabaseUnavailableError,
+    DeadlineExceededError,
+    RateLimitExceededError,
+)
 from postfacta_core.limits._rates import Decision
 from postfacta_core.limits.rate import Charge, hit_all
 from postfacta_core.testing import ManualClock, call_asgi
@@ -44,10 +48,16 @@ class Tries:
 
     def __init__(self, **options: Any) -> None:
         self.now = 0.0
-        self.throttle = SignInThrottle(uncounted=BusyError, observer=None, clock=lambda: self.now, **options)
+        self.throttle = SignInThrottle(
+            uncounted=BusyError, observer=None, clock=lambda: self.now, **options
+        )
 
-    async def outcome(self, error: Exception | None, address: str, account: str = ADA, **how: str) -> str:
-        with suppress(WrongPasswordError, BusyError, DatabaseUnavailableError, DeadlineExceededError):
+    async def outcome(
+        self, error: Exception | None, address: str, account: str = ADA, **how: str
+    ) -> str:
+        with suppress(
+            WrongPasswordError, BusyError, DatabaseUnavailableError, DeadlineExceededError
+        ):
             try:
                 async with self.throttle.attempt(address, account, **how) as accept:
                     if error is None:
@@ -58,8 +68,12 @@ class Tries:
                 return str(math.ceil(refusal.retry_after or 0))
         return "failed"
 
-    async def wrong(self, address: str, account: str = ADA, *, times: int = 1, **how: str) -> list[str]:
-        return [await self.outcome(WrongPasswordError(), address, account, **how) for _ in range(times)]
+    async def wrong(
+        self, address: str, account: str = ADA, *, times: int = 1, **how: str
+    ) -> list[str]:
+        return [
+            await self.outcome(WrongPasswordError(), address, account, **how) for _ in range(times)
+        ]
 
     async def right(self, address: str, account: str = ADA, **how: str) -> str:
         return await self.outcome(None, address, account, **how)
@@ -169,7 +183,9 @@ async def test_the_networks_of_one_site_are_one_at_an_account() -> None:
 async def test_a_site_has_a_hundred_tries_a_minute_over_all_accounts() -> None:
     tries = Tries()
     for number in range(100):
-        assert await tries.wrong(f"2001:db8:1:{number:x}::/64", f"{number}@example.org") == ["failed"]
+        assert await tries.wrong(f"2001:db8:1:{number:x}::/64", f"{number}@example.org") == [
+            "failed"
+        ]
     assert await tries.wrong("2001:db8:1:ffff::/64", "fresh@example.org") == ["1"]
     assert await tries.wrong("2001:db8:2::/64", "fresh@example.org") == ["failed"]
 
@@ -233,9 +249,16 @@ async def test_addresses_of_one_network_are_one(address: str, again: str) -> Non
 
 @pytest.mark.parametrize(
     ("peer", "named"),
-    [(("192.0.2.1", 1), "192.0.2.1"), (("2001:db8::1:2", 1), "2001:db8::/64"), (("x", 1), "x"), (None, "")],
+    [
+        (("192.0.2.1", 1), "192.0.2.1"),
+        (("2001:db8::1:2", 1), "2001:db8::/64"),
+        (("x", 1), "x"),
+        (None, ""),
+    ],
 )
-def test_a_client_is_the_peer_unless_the_core_names_another(peer: tuple[str, int] | None, named: str) -> None:
+def test_a_client_is_the_peer_unless_the_core_names_another(
+    peer: tuple[str, int] | None, named: str
+) -> None:
     scope = {"type": "http", "client": peer, "headers": [(b"x-forwarded-for", b"203.0.113.9")]}
     assert client_of(scope) == named
     context = RequestContext("0123456789", 0.0)

@@ -70,7 +70,9 @@ def test_a_session_has_the_limit_in_each_transaction(database_dsn: str, anyio_ba
 
 async def test_a_stream_of_rows_is_limited_as_well(database_dsn: str) -> None:
     for driver in ("asyncpg", "psycopg"):
-        engine = create_async_engine(database_dsn.replace("postgresql:", f"postgresql+{driver}:", 1))
+        engine = create_async_engine(
+            database_dsn.replace("postgresql:", f"postgresql+{driver}:", 1)
+        )
         guard_engine(engine, observer=None)
         async with AsyncSession(engine) as session:
             with request_within(60.0):
@@ -103,7 +105,9 @@ async def test_a_pool_without_a_bound_and_one_without_a_server(database_dsn: str
 
 
 def test_what_is_no_engine_of_postgresql_is_refused(anyio_backend: str) -> None:
-    with pytest.raises(ValueError, match=r"guard_engine\.engine must be one of PostgreSQL, not 'sqlite'"):
+    with pytest.raises(
+        ValueError, match=r"guard_engine\.engine must be one of PostgreSQL, not 'sqlite'"
+    ):
         guard_engine(create_engine("sqlite://"))
     none: Any = "postgresql://"
     with pytest.raises(ValueError, match=r"guard_engine\.engine"):

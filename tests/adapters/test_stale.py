@@ -18,7 +18,11 @@ from starlette.routing import Route
 from postfacta_adapters.stale import StaleAnswers, allow_stale, is_away
 from postfacta_core import CircuitOpenError, DeadlineExceededError, ResilienceError
 from postfacta_core.asgi import Telemetry, harden, problem_handler
-from postfacta_core.errors import DatabaseUnavailableError, OutcomeUnknownError, ReadOnlyDatabaseError
+from postfacta_core.errors import (
+    DatabaseUnavailableError,
+    OutcomeUnknownError,
+    ReadOnlyDatabaseError,
+)
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import AsgiResponse, ManualClock, call_asgi
 from tests.kit.every import every
@@ -81,8 +85,14 @@ async def test_the_last_answer_is_given_again_and_marked() -> None:
     shop.error = AWAY
     shop.clock.advance(61.9)
     old = await shop.get()
-    assert (old.status, old.body, old.header("content-type")) == (200, fresh.body, "application/json")
-    marks = [old.header(name) for name in ("age", "cache-status", "cache-control", "content-length")]
+    assert (old.status, old.body, old.header("content-type")) == (
+        200,
+        fresh.body,
+        "application/json",
+    )
+    marks = [
+        old.header(name) for name in ("age", "cache-status", "cache-control", "content-length")
+    ]
     assert marks == ["61", "shop; hit; ttl=-61; detail=no-database", "no-store", "5"]
     assert (fresh.header("age"), fresh.header("cache-status")) == (None, None)
     shop.error = None
@@ -90,7 +100,11 @@ async def test_the_last_answer_is_given_again_and_marked() -> None:
 
 
 def test_only_a_dependency_that_could_not_be_asked_is_away() -> None:
-    away: list[ResilienceError] = [AWAY, DeadlineExceededError("postgres"), CircuitOpenError("postgres")]
+    away: list[ResilienceError] = [
+        AWAY,
+        DeadlineExceededError("postgres"),
+        CircuitOpenError("postgres"),
+    ]
     others: list[ResilienceError] = [
         DeadlineExceededError("request"),
         DatabaseUnavailableError("another"),
@@ -286,7 +300,11 @@ async def test_a_client_that_has_the_kept_version_gets_304() -> None:
             with case(given):
                 old = await shop.get(if_none_match=given)
                 assert (old.status, old.body) == (status, b"new" if status == 200 else b"")
-                assert (old.header("etag"), old.header("link"), old.header("age")) == ('"1"', "<a>", "0")
+                assert (old.header("etag"), old.header("link"), old.header("age")) == (
+                    '"1"',
+                    "<a>",
+                    "0",
+                )
 
 
 async def test_a_304_of_the_same_version_renews_it() -> None:
@@ -329,8 +347,14 @@ async def test_answers_are_counted_by_where_they_came_from() -> None:
     await shop.get(query="never")
     await shop.get(query="never")
     page = (await call_asgi(shop.app, "GET", "/metrics")).body.decode()
-    counts = [line for line in page.splitlines() if line.startswith("postfacta_fallback_answers_total{")]
-    assert [line.rpartition(" ")[2] for line in sorted(counts) if "postgres" in line] == ["2.0", "2.0", "1.0"]
+    counts = [
+        line for line in page.splitlines() if line.startswith("postfacta_fallback_answers_total{")
+    ]
+    assert [line.rpartition(" ")[2] for line in sorted(counts) if "postgres" in line] == [
+        "2.0",
+        "2.0",
+        "1.0",
+    ]
 
 
 async def test_a_handler_may_name_its_parameters_as_it_likes() -> None:

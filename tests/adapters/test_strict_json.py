@@ -122,8 +122,12 @@ def test_what_is_plain_is_read_as_it_was_written(
     assert repr(strict_json.parse(text)) == repr(value)
 
 
-def test_texts_are_looked_through_only_where_one_may_be_odd(monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = {"items": [{"title": f"Déploy: {n}", "payload": {"a": [n, None, 0.5]}} for n in range(500)]}
+def test_texts_are_looked_through_only_where_one_may_be_odd(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = {
+        "items": [{"title": f"Déploy: {n}", "payload": {"a": [n, None, 0.5]}} for n in range(500)]
+    }
     written = json.dumps(batch).encode()
     monkeypatch.setattr(json, "dumps", None)
     assert strict_json.parse(written) == batch
@@ -165,7 +169,9 @@ def test_a_service_may_allow_fewer_and_more_levels(levels: int) -> None:
     for opening, inner, closing in ((b"[", b"", b"]"), (b'{"a":', b"1", b"}")):
         strict_json.parse(opening * levels + inner + closing * levels, most_depth=levels)
         with pytest.raises(MalformedJsonError, match=r"^nested too deeply$"):
-            strict_json.parse(opening * (levels + 1) + b"1" + closing * (levels + 1), most_depth=levels)
+            strict_json.parse(
+                opening * (levels + 1) + b"1" + closing * (levels + 1), most_depth=levels
+            )
 
 
 @pytest.mark.parametrize(

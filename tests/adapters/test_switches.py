@@ -149,7 +149,12 @@ def test_the_last_valid_file_holds_and_a_bad_one_is_logged_once(
     valid.append(switches.is_valid)
     whole = file.read_bytes()
     # The last ones are what a reader sees of a file that is written in place.
-    for text in ("", "{", '{"exports": {"on": 1}}', *(whole[:size].decode() for size in range(len(whole)))):
+    for text in (
+        "",
+        "{",
+        '{"exports": {"on": 1}}',
+        *(whole[:size].decode() for size in range(len(whole))),
+    ):
         file.write_text(text)
         switches.reread()
         assert off(switches) == ["exports"]
@@ -158,7 +163,12 @@ def test_the_last_valid_file_holds_and_a_bad_one_is_logged_once(
     switches.reread()
     assert [*valid, switches.is_valid] == [False, True, False, True]
     assert off(switches) == []
-    assert logged(caplog) == ["flags.unreadable", "flag.changed", "flags.unreadable", "flag.changed"]
+    assert logged(caplog) == [
+        "flags.unreadable",
+        "flag.changed",
+        "flags.unreadable",
+        "flag.changed",
+    ]
     changed = vars(caplog.records[1])
     assert (changed["flag"], changed["on"], changed["reason"]) == ("exports", False, "INC-12")
     assert "No such file" in vars(caplog.records[0])["reason"]
@@ -190,7 +200,9 @@ def test_a_name_that_was_not_given_is_no_switch(switches: Switches) -> None:
 
 
 @pytest.mark.usefixtures("_nobody_elses_provider")
-def test_without_a_file_the_provider_of_the_domain_decides(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_file_the_provider_of_the_domain_decides(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     switches = Switches(NAMES, domain=DOMAIN)
     switches.reread()
     assert off(switches) == []
@@ -246,7 +258,8 @@ def test_a_file_is_read_in_place_of_a_provider_and_needs_no_extra(
     switches.reread()
     assert off(switches) == ["mail"]
     with pytest.raises(
-        ModuleNotFoundError, match=r"Switches\.domain needs openfeature: pip install 'postfacta\[flags\]'"
+        ModuleNotFoundError,
+        match=r"Switches\.domain needs openfeature: pip install 'postfacta\[flags\]'",
     ):
         Switches(NAMES, domain=DOMAIN)
 
@@ -254,12 +267,16 @@ def test_a_file_is_read_in_place_of_a_provider_and_needs_no_extra(
 # The service
 
 
-async def test_a_switch_is_turned_off_and_on_while_the_service_runs(file: Path, switches: Switches) -> None:
+async def test_a_switch_is_turned_off_and_on_while_the_service_runs(
+    file: Path, switches: Switches
+) -> None:
     async def export(_: Request) -> PlainTextResponse:
         return PlainTextResponse(status_code=200 if switches.is_on("exports") else 503)
 
     app = harden(
-        Starlette(routes=[Route("/exports", export)]), service="billing", resources=[switches.running()]
+        Starlette(routes=[Route("/exports", export)]),
+        service="billing",
+        resources=[switches.running()],
     )
     put(file, exports=OFF)
 

@@ -67,7 +67,9 @@ class Client:
 class Echo(asyncio.Protocol):
     """Takes the place of an implementation of WebSockets: it sends back what it gets, the request first."""
 
-    def __init__(self, config: uvicorn.Config, server_state: ServerState, app_state: object) -> None:
+    def __init__(
+        self, config: uvicorn.Config, server_state: ServerState, app_state: object
+    ) -> None:
         self._connections: set[Any] = server_state.connections
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -107,7 +109,9 @@ class Service:
         if scope["path"] == "/hold":
             self.held += 1
             await self.go_on.wait()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
+        )
         await send({"type": "http.response.body", "body": b"ok"})
 
     async def client(self, data: bytes = b"") -> Client:
@@ -278,7 +282,10 @@ async def test_a_websocket_has_no_head_to_send_and_makes_way_for_none() -> None:
 
 async def test_two_servers_of_one_class_count_each_for_itself() -> None:
     kind = bounded(1)
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
         async with listening(one, kind) as busy, listening(other, kind) as idle:
             held = await busy.holding()
             kept = await idle.client(GET)
@@ -332,7 +339,10 @@ async def test_the_first_connection_makes_room_for_all_others() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (600, hard))
     async with serving() as service:
         await (await service.client(GET)).answer()
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 100 + 5 * 2048 + 100 + 64), hard)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (
+            min(hard, 100 + 5 * 2048 + 100 + 64),
+            hard,
+        )
 
 
 ROOM = """

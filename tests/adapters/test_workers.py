@@ -44,7 +44,11 @@ async def test_what_a_job_calls_sees_its_deadline_id_and_priority() -> None:
         request, deadline = current_request(), current_deadline()
         assert request is not None
         assert deadline is not None
-        assert (deadline.at, request.request_id, request.priority) == (130.0, JOB_ID, Priority.SHEDDABLE_PLUS)
+        assert (deadline.at, request.request_id, request.priority) == (
+            130.0,
+            JOB_ID,
+            Priority.SHEDDABLE_PLUS,
+        )
     with worker.job("send", job_id="no id"):
         request = current_request()
         assert request is not None
@@ -79,7 +83,11 @@ async def test_each_job_is_counted_by_how_it_ended() -> None:
         async with worker.job("bill"):
             scope.cancel()
             await anyio.sleep_forever()
-    assert counts(worker) == {("send", "success"): 1, ("send", "failure"): 1, ("bill", "cancelled"): 1}
+    assert counts(worker) == {
+        ("send", "success"): 1,
+        ("send", "failure"): 1,
+        ("bill", "cancelled"): 1,
+    }
     assert value("postfacta_jobs_running") == 0
     assert value("postfacta_jobs_total", task="send", outcome="failure") == 1
     assert value("postfacta_jobs_seconds_total", task="send", outcome="success") == 2
@@ -114,7 +122,12 @@ async def test_sigterm_lets_a_job_end_that_has_begun() -> None:
     assert await run_until_drained(worker, lambda: anyio.sleep(0.2)) == ["done"]
     (drained,) = seen.of(Drained)
     assert (drained.cancelled, drained.left) == (0, 0)
-    assert [change.new for change in seen.of(PhaseChanged)] == ["ready", "draining", "stopping", "stopped"]
+    assert [change.new for change in seen.of(PhaseChanged)] == [
+        "ready",
+        "draining",
+        "stopping",
+        "stopped",
+    ]
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -183,7 +196,10 @@ def test_wrong_settings_are_refused() -> None:
     with every() as case:
         for setting in wrong:
             given: dict[str, Any] = {"name": "mailer", **setting}
-            with case(setting), pytest.raises((TypeError, ValueError), match=f"Worker.{next(iter(setting))}"):
+            with (
+                case(setting),
+                pytest.raises((TypeError, ValueError), match=f"Worker.{next(iter(setting))}"),
+            ):
                 Worker(**given)
 
 
@@ -212,7 +228,9 @@ async def test_functions_of_arq_are_jobs_with_arqs_own_timeouts() -> None:
 
     cases = [*Settings.functions, *Settings.cron_jobs]
     ways = [getattr(case, "coroutine", case) for case in cases]
-    assert [await way({"job_id": JOB_ID}, more=1.0) for way in ways] == pytest.approx([20.8, 5.95, 20.8])
+    assert [await way({"job_id": JOB_ID}, more=1.0) for way in ways] == pytest.approx(
+        [20.8, 5.95, 20.8]
+    )
     assert [name for name, _ in counts(worker)] == [left.__qualname__, "short", "cron:left"]
     assert vars(Settings)["job_completion_wait"] == 5
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:  # the fast tests do without Chromium
 
 __all__ = ["CONTRAST", "NEEDS_CHROMIUM", "chromium", "session_of", "sign_in"]
 
-_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+_CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 # Without its background services it asks nobody else; as root it has no sandbox.
 _FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

@@ -67,12 +67,19 @@ async def app_database(app_database_dsn: str) -> AsyncGenerator[Database]:
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the settings of the user who runs the tests."""
     for name in os.environ:
-        if name.startswith("POSTFACTA_") or name in {"ENVIRONMENT", "APP_VERSION", "LOG_LEVEL", "LOG_FORMAT"}:
+        if name.startswith("POSTFACTA_") or name in {
+            "ENVIRONMENT",
+            "APP_VERSION",
+            "LOG_LEVEL",
+            "LOG_FORMAT",
+        }:
             monkeypatch.delenv(name)
 
 
 @pytest.fixture
-def migrated(clean_environment: None, app_database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def migrated(
+    clean_environment: None, app_database_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> str:
     """Set a migrated database as the one to use."""
     monkeypatch.setenv("POSTFACTA_DATABASE_DSN", app_database_dsn)
     return app_database_dsn
@@ -86,7 +93,9 @@ def taken_port() -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def live(programs: None, postgres_server: EmbeddedPostgres, app_template: str) -> Generator[LiveService]:
+def live(
+    programs: None, postgres_server: EmbeddedPostgres, app_template: str
+) -> Generator[LiveService]:
     """Run the whole service for a module whose tests look from outside."""
     with live_service(postgres_server, app_template) as running:
         yield running

@@ -15,7 +15,9 @@ FIRST = {"If-None-Match": "*"}
 FULL: Body = {
     "summary": "The checkout was down for an hour.",
     "impact": {"description": "Nobody could pay."},
-    "factors": [{"slug": "no-canary", "category": "change", "statement": "All servers changed at once."}],
+    "factors": [
+        {"slug": "no-canary", "category": "change", "statement": "All servers changed at once."}
+    ],
 }
 
 
@@ -37,7 +39,9 @@ class Desk:
         """Its reference, such as `INC-1`."""
         return f"INC-{self.incident['number']}"
 
-    async def send(self, method: str, path: str = "", *, expect: int, **request: Any) -> httpx2.Response:
+    async def send(
+        self, method: str, path: str = "", *, expect: int, **request: Any
+    ) -> httpx2.Response:
         """Send a request, and see that it is answered so; a path that begins with `/api` is taken as it is."""
         headers = {**self.headers, **request.pop("headers", {})}
         path = path if path.startswith("/api") else self.path + path
@@ -49,7 +53,9 @@ class Desk:
         """Read JSON."""
         return (await self.send("GET", path, expect=200, params=query)).json()
 
-    async def write(self, rev: int, content: Body, *, expect: int = 200, **fields: str) -> httpx2.Response:
+    async def write(
+        self, rev: int, content: Body, *, expect: int = 200, **fields: str
+    ) -> httpx2.Response:
         """Write the revision that follows this one; 0 is before the first."""
         body = {"content": content, **fields}
         return await self.send("PUT", "/postmortem", expect=expect, json=body, headers=after(rev))

@@ -60,7 +60,12 @@ JSON_ROUTES: list[tuple[str, str, Body, Sequence[str]]] = [
     ("POST", "/register", LOGIN, ("email", "password", "display_name")),
 ]  # fmt: skip
 V0 = ("POST", "/api/v0/incidents/start")
-START: Body = {"title": "DB outage", "description": "Primary is away", "reporter": "sre", "severity": "HIGH"}
+START: Body = {
+    "title": "DB outage",
+    "description": "Primary is away",
+    "reporter": "sre",
+    "severity": "HIGH",
+}
 ROUTES = [(method, path) for method, path, _, _ in JSON_ROUTES]
 
 _INSERT = """
@@ -94,7 +99,9 @@ class Service:
         )
         return user
 
-    async def bearer(self, user: UUID, *, expired: bool = False, revoked: bool = False) -> dict[str, str]:
+    async def bearer(
+        self, user: UUID, *, expired: bool = False, revoked: bool = False
+    ) -> dict[str, str]:
         """Make a bearer token, as `/login` does."""
         secret = await self._secret("bearer", user, expired=expired, revoked=revoked)
         return {"Authorization": f"Bearer {secret}"}
@@ -107,7 +114,9 @@ class Service:
         self, *scopes: str, source: str = "ci", expired: bool = False, revoked: bool = False
     ) -> dict[str, str]:
         """Make an API token; the source counts if it may send signals."""
-        secret = await self._secret("api", None, scopes, source=source, expired=expired, revoked=revoked)
+        secret = await self._secret(
+            "api", None, scopes, source=source, expired=expired, revoked=revoked
+        )
         return {"Authorization": f"Bearer {secret}"}
 
     async def as_role(self, role: str) -> dict[str, str]:
@@ -116,7 +125,9 @@ class Service:
 
     async def record(self, headers: Mapping[str, str], **fields: object) -> dict[str, Any]:
         """Record an incident."""
-        answer = await self.client.post("/api/v1/incidents", json={**NEW, **fields}, headers=headers)
+        answer = await self.client.post(
+            "/api/v1/incidents", json={**NEW, **fields}, headers=headers
+        )
         assert answer.status_code == 201, answer.text
         recorded: dict[str, Any] = answer.json()
         return recorded
@@ -168,7 +179,9 @@ class World:
 
     async def send(self, method: str, path: str, **request: Any) -> httpx2.Response:
         """Send a request as the administrator."""
-        headers = httpx2.Headers(self.admin | {"If-Match": '"inc-1"', "Sec-Fetch-Site": "same-origin"})
+        headers = httpx2.Headers(
+            self.admin | {"If-Match": '"inc-1"', "Sec-Fetch-Site": "same-origin"}
+        )
         headers.update(request.pop("headers", {}))
         path = path.replace("{user}", self.user_id)
         return await self.service.client.request(method, path, headers=headers, **request)
@@ -260,7 +273,9 @@ async def lifespan(app: Hardened) -> AsyncGenerator[None]:
         heard.set()
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(app, {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
+        tasks.start_soon(
+            app, {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send
+        )
         with anyio.fail_after(30):
             await heard.wait()
         try:

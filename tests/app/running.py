@@ -64,7 +64,12 @@ class LiveService:
 
     def record(self, **fields: object) -> dict[str, Any]:
         """Record an incident."""
-        new = {"title": "An incident", "description": "Recorded by a test", "severity": "LOW", **fields}
+        new = {
+            "title": "An incident",
+            "description": "Recorded by a test",
+            "severity": "LOW",
+            **fields,
+        }
         answer = self.client.post("/api/v1/incidents", json=new)
         assert answer.status_code == 201, answer.text
         recorded: dict[str, Any] = answer.json()
@@ -73,7 +78,12 @@ class LiveService:
     def person(self, role: str = "responder") -> Account:
         """Make an account of its own for a test: sign-ins are throttled for each."""
         account = Account(f"{uuid4()}@tests.example", "a password for one test")
-        new = {"email": account.email, "password": account.password, "display_name": "Somebody", "role": role}
+        new = {
+            "email": account.email,
+            "password": account.password,
+            "display_name": "Somebody",
+            "role": role,
+        }
         answer = self.client.post("/api/v1/users", json=new)
         assert answer.status_code == 201, answer.text
         return account
@@ -95,7 +105,9 @@ def command(*arguments: str, environment: Mapping[str, str], given: str = "") ->
 
 
 @contextmanager
-def started(*arguments: str, environment: Mapping[str, str]) -> Generator[tuple[subprocess.Popen[str], str]]:
+def started(
+    *arguments: str, environment: Mapping[str, str]
+) -> Generator[tuple[subprocess.Popen[str], str]]:
     """Run `postfacta serve` on a free port until the block ends; give the process and its address."""
     process = subprocess.Popen(  # noqa: S603 - our own program
         [sys.executable, "-m", "postfacta_app", "serve", "--port", "0", *arguments],
@@ -123,8 +135,19 @@ def live_service(server: EmbeddedPostgres, template: str) -> Generator[LiveServi
             "POSTFACTA_READY_REQUIRES_DB": "false",
         }
         who = ("--email", ADMIN.email, "--name", "Admin", "--password-stdin")
-        command("user", "add", "--role", "admin", *who, environment=environment, given=ADMIN.password + "\n")
-        with started(environment=environment) as (process, url), httpx2.Client(base_url=url) as client:
+        command(
+            "user",
+            "add",
+            "--role",
+            "admin",
+            *who,
+            environment=environment,
+            given=ADMIN.password + "\n",
+        )
+        with (
+            started(environment=environment) as (process, url),
+            httpx2.Client(base_url=url) as client,
+        ):
             client.headers["Authorization"] = f"Bearer {sign_in(client, ADMIN)}"
             yield LiveService(url, client, process)
         # Whatever a test did to it: no timeline that a post-mortem saw has changed.

@@ -51,7 +51,9 @@ class _Reader(HTMLParser):
         if tag in {"textarea", "select"}:
             if tag == "textarea" and self._open:
                 # A browser drops the line break that follows the tag.
-                self.forms[-1].fields[self._open] = self.forms[-1].fields[self._open].removeprefix("\n")
+                self.forms[-1].fields[self._open] = (
+                    self.forms[-1].fields[self._open].removeprefix("\n")
+                )
             self._open = ""
 
     def handle_data(self, data: str) -> None:
@@ -101,10 +103,15 @@ class Screen:
         form = next(
             it
             for it in forms_of(page)
-            if it.action == action and (not having or having in it.fields or having in dict(it.buttons))
+            if it.action == action
+            and (not having or having in it.fields or having in dict(it.buttons))
         )
-        typed = {name.replace("__", "-"): text for name, text in {**(fields or {}), **filled}.items()}
+        typed = {
+            name.replace("__", "-"): text for name, text in {**(fields or {}), **filled}.items()
+        }
         headers = {**self.headers, "Accept": "text/html", "Sec-Fetch-Site": "same-origin"}
-        answer = await self.service.client.post(action, data={**form.fields, **typed}, headers=headers)
+        answer = await self.service.client.post(
+            action, data={**form.fields, **typed}, headers=headers
+        )
         assert answer.status_code == expect, answer.text
         return answer

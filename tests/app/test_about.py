@@ -33,7 +33,9 @@ def an_about(codebase: Codebase, environment: str, **more: Any) -> About:
 
 
 def a_request(accept: str) -> Request:
-    return Request({"type": "http", "method": "GET", "path": "/", "headers": [(b"accept", accept.encode())]})
+    return Request(
+        {"type": "http", "method": "GET", "path": "/", "headers": [(b"accept", accept.encode())]}
+    )
 
 
 def told(response: Response) -> Mapping[str, object]:

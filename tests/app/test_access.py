@@ -167,7 +167,9 @@ async def callers(service: Service) -> dict[str, Headers]:
     return {
         "nobody": {},
         "expired session": await service.cookie(viewer, expired=True),
-        "disabled person's token": await service.bearer(await service.person("admin", disabled=True)),
+        "disabled person's token": await service.bearer(
+            await service.person("admin", disabled=True)
+        ),
         "revoked token": await service.bearer(await service.person("admin"), revoked=True),
         "expired token": await service.bearer(await service.person("admin"), expired=True),
         "unknown token": {"Authorization": f"Bearer {secret}"},
@@ -233,7 +235,9 @@ async def assert_lets_in(service: Service, route: str) -> None:
     got: set[str] = set()
     for name, headers in who.items():
         content = f"email={'x' * 400}" if route == "POST /signin" else ""
-        answer = await service.client.request(method, path, content=content, headers=common | headers)
+        answer = await service.client.request(
+            method, path, content=content, headers=common | headers
+        )
         assert answer.status_code < 500, answer.text
         if answer.status_code == 401:
             assert answer.headers["WWW-Authenticate"].startswith("Bearer"), name
@@ -266,12 +270,16 @@ class Hidden:
         method, template = route.split()
         refs = [self.id, f"INC-{self.number}"] if "{ref}" in template else [self.id]
         paths = [template.replace("{ref}", ref).replace("{id:uuid}", ref) for ref in refs]
-        return [(method, path.replace("{id}", "00000000-0000-4000-8000-000000000000")) for path in paths]
+        return [
+            (method, path.replace("{id}", "00000000-0000-4000-8000-000000000000")) for path in paths
+        ]
 
 
 async def hide(service: Service, owner: Headers, **fields: object) -> Hidden:
     words = Hidden("", 0, "").words
-    made = await service.record(owner, title=words[0], description=words[1], visibility="private", **fields)
+    made = await service.record(
+        owner, title=words[0], description=words[1], visibility="private", **fields
+    )
     return Hidden(made["id"], made["number"], f'"inc-{made["version"]}"')
 
 
@@ -310,20 +318,25 @@ async def test_a_private_incident_is_nowhere_for_a_stranger(
             answer = await service.client.request(method, path, json=body, headers=headers)
             # Who may not write at all learns that first, of whatever incident; for all others there is none.
             writers = (
-                ANNOTATORS if route.endswith(("/annotations", "/notes", "/notes/{root}")) else RESPONDERS
+                ANNOTATORS
+                if route.endswith(("/annotations", "/notes", "/notes/{root}"))
+                else RESPONDERS
             )
             may = stranger in (READ if method == "GET" and "/edit/" not in f"{route}/" else writers)
             assert answer.status_code == (404 if may else 403), (method, path)
             never = await service.client.request(
                 method,
-                path.replace(hidden.id, str(uuid4())).replace(f"INC-{hidden.number}", "INC-99999999"),
+                path.replace(hidden.id, str(uuid4())).replace(
+                    f"INC-{hidden.number}", "INC-99999999"
+                ),
                 json=body,
                 headers=headers,
             )
             assert never.status_code == answer.status_code, (method, path)
             seen.append(answer)
     lists = [
-        await service.client.get(path, headers=headers) for path in (*LISTS, "/api/v1/audit", "/metrics")
+        await service.client.get(path, headers=headers)
+        for path in (*LISTS, "/api/v1/audit", "/metrics")
     ]
     assert [answer.status_code for answer in lists] == [200] * len(LISTS) + [403, 200]
     for word in hidden.words:
@@ -331,7 +344,9 @@ async def test_a_private_incident_is_nowhere_for_a_stranger(
         assert not any(word in str(record.__dict__) for record in caplog.records)
     # A refusal repeats the path that was asked for; a list has nothing to repeat.
     assert not any(hidden.id in answer.text for answer in lists)
-    row = await service.database.fetchrow("select title, version from incidents where id = $1", hidden.id)
+    row = await service.database.fetchrow(
+        "select title, version from incidents where id = $1", hidden.id
+    )
     assert row is not None
     assert tuple(row) == (hidden.words[0], 1)
 
@@ -346,7 +361,11 @@ async def test_members_and_administrators_meet_it_everywhere_but_in_v0(service: 
         await service.cookie(member),
         await service.as_role("admin"),
     ):
-        for path in (f"/api/v1/incidents/{hidden.id}", f"/incidents/INC-{hidden.number}", *LISTS[1:]):
+        for path in (
+            f"/api/v1/incidents/{hidden.id}",
+            f"/incidents/INC-{hidden.number}",
+            *LISTS[1:],
+        ):
             answer = await service.client.get(path, headers=headers)
             assert answer.status_code == 200
             assert hidden.words[0] in answer.text

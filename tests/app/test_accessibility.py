@@ -28,7 +28,11 @@ PATHS = [
         "/actions?owner=nobody",
         "/actions?status=NONE",
     ),
-    *(f"{one}{tab}" for one in (FULL, EMPTY) for tab in ("", "/postmortem", "/actions", "/history")),
+    *(
+        f"{one}{tab}"
+        for one in (FULL, EMPTY)
+        for tab in ("", "/postmortem", "/actions", "/history")
+    ),
     *(
         f"{FULL}?include_hidden=true",
         f"{FULL}/postmortem/revisions",
@@ -48,7 +52,9 @@ def page(chromiums: None, request: pytest.FixtureRequest) -> Generator[Page]:
     """A page of the demo, signed in."""
     width, scheme = LOOKS[request.param]
     with open_folder() as folder, demo(Path(folder)) as (_, printed), chromium() as browser:
-        found = re.search(r"sign in as +(\S+)\n +password +(\S+)(?s:.*)listening on (http://\S+?);", printed)
+        found = re.search(
+            r"sign in as +(\S+)\n +password +(\S+)(?s:.*)listening on (http://\S+?);", printed
+        )
         assert found is not None
         opened = browser.new_page(
             base_url=found[3],

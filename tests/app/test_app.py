@@ -27,11 +27,24 @@ from tests.app.running import ADMIN, command
 from tests.app.v0_app import FailingStore
 from tests.kit.pg import open_folder
 
-START = {"title": "DB outage", "description": "Primary is away", "reporter": "sre", "severity": "HIGH"}
+START = {
+    "title": "DB outage",
+    "description": "Primary is away",
+    "reporter": "sre",
+    "severity": "HIGH",
+}
 NEW = {"title": "Checkout is down", "description": "Nobody can pay since noon.", "severity": "HIGH"}
 GRANTED = f"granted_{os.getpid()}"  # A role; they belong to the whole server, which others use too.
 # What the causes below are made of.
-CAUSES = ("db unavailable", "write failed", "relation", "UndefinedTable", "Traceback", "asyncpg", "select ")
+CAUSES = (
+    "db unavailable",
+    "write failed",
+    "relation",
+    "UndefinedTable",
+    "Traceback",
+    "asyncpg",
+    "select ",
+)
 
 
 BROKEN = (
@@ -65,7 +78,10 @@ async def test_a_crash_is_one_500_in_the_shape_of_its_path_and_keeps_its_cause(
         metrics = (await service.client.get("/metrics")).text
     for answer in (listed, started, v1, page, plain):
         assert_says_nothing(answer)
-    for answer, message in ((listed, "Failed to retrieve incidents"), (started, "Failed to store incident")):
+    for answer, message in (
+        (listed, "Failed to retrieve incidents"),
+        (started, "Failed to store incident"),
+    ):
         assert answer.json() == {"message": message, "requestId": answer.headers["X-Request-ID"]}
     assert v1.headers["content-type"] == "application/problem+json"
     assert v1.json()["type"] == "/problems/internal"
@@ -75,10 +91,13 @@ async def test_a_crash_is_one_500_in_the_shape_of_its_path_and_keeps_its_cause(
     assert plain.json().keys() == {"message", "requestId"}
     # Each is counted once, and logged once with its cause.
     counted = re.findall(
-        r'http_server_request_duration_seconds_count\{[^}]*status_code="500"[^}]*} ([\d.]+)', metrics
+        r'http_server_request_duration_seconds_count\{[^}]*status_code="500"[^}]*} ([\d.]+)',
+        metrics,
     )
     assert sum(map(float, counted)) == 5
-    lines = [record for record in caplog.records if record.exc_info and record.msg == "http.request"]
+    lines = [
+        record for record in caplog.records if record.exc_info and record.msg == "http.request"
+    ]
     assert [vars(line)["status"] for line in lines] == [500] * 5
     assert {vars(line)["request_id"] for line in lines} >= {
         listed.headers["X-Request-ID"],
@@ -117,7 +136,9 @@ class Process:
     def lines(self) -> list[dict[str, Any]]:
         """Its log, as JSON."""
         return [
-            json.loads(line) for line in self.output.rpartition("\n")[0].splitlines() if line.startswith("{")
+            json.loads(line)
+            for line in self.output.rpartition("\n")[0].splitlines()
+            if line.startswith("{")
         ]
 
 
@@ -161,10 +182,22 @@ def test_without_a_database_it_lives_and_says_503_and_is_ready_by_itself_when_th
                 given = {"POSTFACTA_DATABASE_DSN": server.dsn()}
                 who = ("--email", ADMIN.email, "--name", "Ada", "--password-stdin")
                 command(
-                    "user", "add", "--role", "admin", *who, environment=given, given=f"{ADMIN.password}\n"
+                    "user",
+                    "add",
+                    "--role",
+                    "admin",
+                    *who,
+                    environment=given,
+                    given=f"{ADMIN.password}\n",
                 )
                 token = command(
-                    "token", "create", "--name", "ci", "--scope", "incidents:write", environment=given
+                    "token",
+                    "create",
+                    "--name",
+                    "ci",
+                    "--scope",
+                    "incidents:write",
+                    environment=given,
                 )
             assert_recovers(server, tmp_path, token.strip())
         finally:
@@ -183,14 +216,20 @@ def assert_recovers(server: EmbeddedPostgres, folder: Path, token: str) -> None:
     database_password = re.search(r":([^:@/]+)@", server.dsn())
     assert database_password is not None
     secrets = [*canaries.values(), database_password[1], ADMIN.password, token]
-    with serving(folder, environment) as process, httpx2.Client(base_url=process.url(), timeout=10) as client:
+    with (
+        serving(folder, environment) as process,
+        httpx2.Client(base_url=process.url(), timeout=10) as client,
+    ):
         client.headers["Authorization"] = f"Bearer {token}"
         assert client.get("/healthz/live").status_code == 200
         assert client.get("/healthz").json() == {"status": "healthy"}
         assert client.get("/healthz/ready").status_code == 503
         assert_unavailable(client)
         eventually(
-            lambda: {"database", "schema", "durability"} <= {line.get("check") for line in process.lines()}
+            lambda: (
+                {"database", "schema", "durability"}
+                <= {line.get("check") for line in process.lines()}
+            )
         )
 
         server.start()
@@ -206,10 +245,16 @@ def assert_recovers(server: EmbeddedPostgres, folder: Path, token: str) -> None:
         process.child.send_signal(signal.SIGTERM)
         assert process.child.wait(20) == 0
 
-    lines = {line["request_id"]: line for line in process.lines() if line["event"] == "http.request"}
+    lines = {
+        line["request_id"]: line for line in process.lines() if line["event"] == "http.request"
+    }
     line = lines[recorded]
     assert (line["method"], line["route"], line["status"]) == ("POST", "/api/v1/incidents", 201)
-    assert (line["service"], line["version"], line["environment"]) == ("postfacta", "9.9.9", "staging")
+    assert (line["service"], line["version"], line["environment"]) == (
+        "postfacta",
+        "9.9.9",
+        "staging",
+    )
     assert not any(secret in process.output for secret in [*secrets, "canary", NEW["title"]])
     assert "Traceback" not in process.output
 
@@ -302,12 +347,16 @@ async def test_a_database_without_grants_is_unavailable_and_no_crash(
     app_database_dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with in_process(app_database_dsn) as owner:
-        await owner.database.execute(f"create role {GRANTED} login password 'x' in role postfacta_app")
+        await owner.database.execute(
+            f"create role {GRANTED} login password 'x' in role postfacta_app"
+        )
         try:
             dsn = re.sub(r"//.*@", f"//{GRANTED}:x@", app_database_dsn)
             async with in_process(app_database_dsn, database_dsn=dsn) as service:
                 headers = await service.as_role("responder")
-                assert (await service.client.get("/api/v1/incidents", headers=headers)).status_code == 200
+                assert (
+                    await service.client.get("/api/v1/incidents", headers=headers)
+                ).status_code == 200
                 await service.database.execute("revoke select on incidents from postfacta_app")
                 answer = await service.client.get("/api/v1/incidents", headers=headers)
         finally:
@@ -332,4 +381,6 @@ async def test_a_database_without_tables_is_unavailable_and_no_crash(
         assert (await service.client.get("/problems/schema-missing")).status_code == 200
         metrics = (await service.client.get("/metrics")).text
     assert 'error_type="schema_missing"' in metrics
-    assert not [record for record in caplog.records if record.exc_info and record.msg == "http.request"]
+    assert not [
+        record for record in caplog.records if record.exc_info and record.msg == "http.request"
+    ]

@@ -74,7 +74,9 @@ async def test_two_are_at_work_at_once_and_who_holds_a_lock_goes_past_them(held:
     assert sorted(held.begun) == ["first", "second", "third"]
 
 
-async def test_work_whose_asker_has_left_still_counts_and_is_not_begun_if_it_waits(held: Held) -> None:
+async def test_work_whose_asker_has_left_still_counts_and_is_not_begun_if_it_waits(
+    held: Held,
+) -> None:
     async with anyio.create_task_group() as tasks:
         for name in ("first", "second"):
             tasks.start_soon(held.wait_for, name)

@@ -70,7 +70,9 @@ async def test_what_is_no_json_is_400_and_says_where(world: World, method: str, 
             if path in {"/login", "/register"} and kind.startswith("deep"):
                 continue  # too long for them
             with case(kind):
-                answer = await world.send(method, path, content=content, headers=content_type(method))
+                answer = await world.send(
+                    method, path, content=content, headers=content_type(method)
+                )
                 assert answer.status_code == 400, answer.text
                 assert word in said(answer)
                 await world.assert_untouched()
@@ -84,7 +86,9 @@ async def test_a_body_that_is_no_object_is_refused(world: World) -> None:
         for (method, path), value in product(ROUTES, NO_OBJECTS):
             content = json.dumps(value).encode()
             with case(method, path, value):
-                answer = await world.send(method, path, content=content, headers=content_type(method))
+                answer = await world.send(
+                    method, path, content=content, headers=content_type(method)
+                )
                 assert answer.status_code == 422
                 assert len(named(answer)) == 1
                 await world.assert_untouched()
@@ -102,7 +106,9 @@ WRONG: dict[str, object] = {
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "body", "names"), JSON_ROUTES, ids=[f"{method}-{path}" for method, path in ROUTES]
+    ("method", "path", "body", "names"),
+    JSON_ROUTES,
+    ids=[f"{method}-{path}" for method, path in ROUTES],
 )
 async def test_a_field_of_the_wrong_type_or_length_is_named(
     world: World, method: str, path: str, body: Body, *, names: Sequence[str]
@@ -113,7 +119,9 @@ async def test_a_field_of_the_wrong_type_or_length_is_named(
                 continue  # A remark may be as long.
             content = json.dumps(body | {name: WRONG[kind]}).encode()
             with case(name, kind):
-                answer = await world.send(method, path, content=content, headers=content_type(method))
+                answer = await world.send(
+                    method, path, content=content, headers=content_type(method)
+                )
                 assert answer.status_code == 422, answer.text
                 pointer = "/" + name.replace("~", "~0").replace("/", "~1")
                 fields = named(answer)
@@ -140,7 +148,9 @@ async def test_v0_names_the_field_in_its_one_sentence(world: World) -> None:
 
 async def test_a_lone_surrogate_becomes_one_replacement_character(world: World) -> None:
     body = b'{"title": "\\ud800\\ud800\\ud83d\\ude00", "description": "long enough", "severity": "LOW"}'
-    answer = await world.send("POST", "/api/v1/incidents", content=body, headers=content_type("POST"))
+    answer = await world.send(
+        "POST", "/api/v1/incidents", content=body, headers=content_type("POST")
+    )
     assert answer.status_code == 201
     assert answer.json()["title"] == "\ufffd\ufffd\U0001f600"
     world.before = await world.service.rows()

@@ -180,7 +180,9 @@ REFS = [
     ],
 )
 async def test_what_names_nothing_is_404(world: World, method: str, path: str) -> None:
-    body = b'{"to": "RESOLVED"}' if method == "POST" else b"" if method in {"GET", "DELETE"} else b"{}"
+    body = (
+        b'{"to": "RESOLVED"}' if method == "POST" else b"" if method in {"GET", "DELETE"} else b"{}"
+    )
     with every() as case:
         for ref in REFS:
             with case(ref[:60]):
@@ -210,7 +212,9 @@ NO_TAGS: list[str | bytes] = [
 
 
 @pytest.mark.parametrize("route", ["GET", "PATCH", "DELETE", "user"])
-async def test_an_entity_tag_that_is_none_is_400_and_its_header_named(world: World, route: str) -> None:
+async def test_an_entity_tag_that_is_none_is_400_and_its_header_named(
+    world: World, route: str
+) -> None:
     method, path = ("PATCH", f"/api/v1/users/{world.user_id}") if route == "user" else (route, ONE)
     name = "If-None-Match" if method == "GET" else "If-Match"
     sent = [(key.encode(), text.encode()) for key, text in world.admin.items()]
@@ -238,7 +242,10 @@ async def test_another_version_is_412_with_the_present_one(world: World) -> None
         for method, value in product(("PATCH", "DELETE"), values):
             with case(method, value):
                 answer = await world.service.client.request(
-                    method, ONE, content=b'{"title": "Another"}', headers=sent | {b"If-Match": value}
+                    method,
+                    ONE,
+                    content=b'{"title": "Another"}',
+                    headers=sent | {b"If-Match": value},
                 )
                 assert (answer.status_code, answer.headers["ETag"]) == (412, '"inc-1"')
                 await world.assert_untouched()
@@ -250,7 +257,9 @@ async def test_without_a_version_it_is_428(world: World) -> None:
         for method, path in routes:
             with case(method, path):
                 headers = world.admin | content_type(method)
-                answer = await world.service.client.request(method, path, content=b"{}", headers=headers)
+                answer = await world.service.client.request(
+                    method, path, content=b"{}", headers=headers
+                )
                 assert answer.status_code == 428
                 assert "If-Match" in said(answer)
                 await world.assert_untouched()
@@ -268,12 +277,16 @@ async def test_a_bad_idempotency_key_is_400(world: World, method: str, path: str
     body = json.dumps(
         START if "v0" in path else {"to": "CLOSED", "outcome": "fixed"} if "trans" in path else NEW
     )
-    sent = [(key.encode(), text.encode()) for key, text in (world.admin | content_type("POST")).items()]
+    sent = [
+        (key.encode(), text.encode()) for key, text in (world.admin | content_type("POST")).items()
+    ]
     with every() as case:
         for values in NO_KEYS:
             with case(repr(values)[:60]):
                 headers = [*sent, *((b"Idempotency-Key", value) for value in values)]
-                answer = await world.service.client.request(method, path, content=body, headers=headers)
+                answer = await world.service.client.request(
+                    method, path, content=body, headers=headers
+                )
                 assert answer.status_code == 400, answer.text
                 assert "Idempotency-Key" in said(answer)
                 await world.assert_untouched()
@@ -337,12 +350,19 @@ header_text = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_si
     document=documents.map(lambda value: json.dumps(value).encode("utf-8", "replace"))
     | st.binary(max_size=60),
     headers=st.dictionaries(st.sampled_from(SENT_HEADERS[5:]), header_text, max_size=3),
-    query=st.lists(st.tuples(known | odd | st.sampled_from(["cursor", "limit", "next"]), odd), max_size=3),
+    query=st.lists(
+        st.tuples(known | odd | st.sampled_from(["cursor", "limit", "next"]), odd), max_size=3
+    ),
 )
-@example(route=("POST", "/signin"), document=b"email=%00&password=%ff&next=//evil", headers={}, query=[])
+@example(
+    route=("POST", "/signin"), document=b"email=%00&password=%ff&next=//evil", headers={}, query=[]
+)
 @example(route=("GET", "/signin"), document=b"", headers={}, query=[("next", "http://[")])
 @example(
-    route=("GET", "/incidents"), document=b"", headers={}, query=[("q", "\ud800"), ("limit", "9" * 5000)]
+    route=("GET", "/incidents"),
+    document=b"",
+    headers={},
+    query=[("q", "\ud800"), ("limit", "9" * 5000)],
 )
 async def test_nothing_that_is_sent_to_any_route_is_a_fault(
     world: World,

@@ -36,7 +36,13 @@ def a_request(*headers: tuple[str, str], query: str = "", content: bytes = b"") 
     async def receive() -> Message:
         return {"type": "http.request", "body": content}
 
-    scope = {"type": "http", "method": "POST", "path": "/", "headers": raw, "query_string": query.encode()}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/",
+        "headers": raw,
+        "query_string": query.encode(),
+    }
     return Request(scope, receive)
 
 
@@ -104,20 +110,29 @@ def test_json_that_is_not_strict_is_malformed_in_the_words_of_the_parser() -> No
 async def test_at_most_a_hundred_errors_are_listed() -> None:
     content = json.dumps({f"f{n}": n for n in range(40_000)}).encode()
     with pytest.raises(InvalidFieldsError) as caught:
-        await body.read_body(a_request(("Content-Type", "application/json"), content=content), Reading)
+        await body.read_body(
+            a_request(("Content-Type", "application/json"), content=content), Reading
+        )
     assert len(caught.value.errors) == 100
 
 
 def test_each_broken_rule_has_a_pointer_a_code_and_no_echo_of_the_input() -> None:
     secret = "hunter2"  # noqa: S105 - it stands for one
     with pytest.raises(InvalidFieldsError) as caught:
-        body.parse(Reading, {"name": "x", "id": secret, "parts": [1, secret], "a/b~": secret, "at": 5})
+        body.parse(
+            Reading, {"name": "x", "id": secret, "parts": [1, secret], "a/b~": secret, "at": 5}
+        )
     errors = {error.pointer: error for error in caught.value.errors}
     assert set(errors) == {"/name", "/id", "/parts/1", "/a~1b~0", "/at"}
-    assert (errors["/a~1b~0"].code, errors["/a~1b~0"].message) == ("unknown", "is not a known field")
+    assert (errors["/a~1b~0"].code, errors["/a~1b~0"].message) == (
+        "unknown",
+        "is not a known field",
+    )
     assert errors["/name"].message == "must have at least 2 characters"
     assert errors["/at"].message.startswith("must be a time")
-    assert not any(secret in error.message or "pydantic" in error.message for error in caught.value.errors)
+    assert not any(
+        secret in error.message or "pydantic" in error.message for error in caught.value.errors
+    )
 
 
 def test_a_value_that_is_no_object_points_to_the_whole() -> None:
@@ -150,7 +165,9 @@ async def test_a_body_that_claims_to_be_something_else_is_refused() -> None:
 
 
 def test_lists_take_a_parameter_as_often_as_it_comes() -> None:
-    found = body.read_query(QueryParams("tag=a&tag=b&limit=7&from=2026-02-07T10:00:00%2B09:00"), Filters)
+    found = body.read_query(
+        QueryParams("tag=a&tag=b&limit=7&from=2026-02-07T10:00:00%2B09:00"), Filters
+    )
     assert found.tag == ["a", "b"]
     assert found.limit == 7
     assert found.start == datetime(2026, 2, 7, 1, tzinfo=UTC)
@@ -279,7 +296,9 @@ def test_an_instant_survives_every_offset(local: datetime, minutes: int) -> None
     shifted = (local + timedelta(minutes=minutes)).isoformat()
     assert body.parse_time(f"{shifted}{sign}{rest[0]:02}:{rest[1]:02}") == at
     assert body.parse_time(body.format_time(at)) == at
-    assert body.format_time(at.astimezone(timezone(timedelta(hours=5, minutes=30)))) == body.format_time(at)
+    assert body.format_time(
+        at.astimezone(timezone(timedelta(hours=5, minutes=30)))
+    ) == body.format_time(at)
 
 
 def test_times_are_answered_in_utc_with_six_digits() -> None:

@@ -60,7 +60,9 @@ async def test_models_and_tables_have_the_same_bounds(app_database: Database) ->
                 assert len(bounds) > 1
 
 
-async def test_a_label_has_one_pattern_in_the_model_and_in_the_table(app_database: Database) -> None:
+async def test_a_label_has_one_pattern_in_the_model_and_in_the_table(
+    app_database: Database,
+) -> None:
     (check,) = await app_database.fetch(_CHECKS, "incident_labels")
     pattern = TypeAdapter[str](Label).json_schema()["pattern"]
     assert f"'{pattern}'" in check[0]

@@ -70,7 +70,10 @@ class Recorder:
         await self.connection.execute(
             _INSERT,
             *(incident, kind, severity, status, "fixed" if status == "CLOSED" else None, declared),
-            *(None if ended is None else declared + timedelta(seconds=ended), self.now if archived else None),
+            *(
+                None if ended is None else declared + timedelta(seconds=ended),
+                self.now if archived else None,
+            ),
             "private" if private else "internal",
         )
         moves = [(None, "OPEN", 0.0), *(("OPEN", "IN_PROGRESS", seconds) for seconds in begun)]
@@ -119,7 +122,9 @@ async def test_incidents_are_counted_by_severity_and_status_and_none_is_a_zero(
     await recorder.incident("HIGH", kind="exercise")
     await recorder.incident("HIGH", archived=True)
     counted = {
-        key[1:]: value for key, value in (await read(app_database)).items() if key[0] == "postfacta_incidents"
+        key[1:]: value
+        for key, value in (await read(app_database)).items()
+        if key[0] == "postfacta_incidents"
     }
     assert len(counted) == 16
     assert {key: value for key, value in counted.items() if value} == {
@@ -156,7 +161,13 @@ async def test_the_lengths_are_those_of_the_api(recorder: Recorder, app_database
     numbers = await read(app_database)
     told, _ = await every(Reader(app_database, ANONYMOUS), IncidentFilters.model_validate({}))
     api = {phase: it["p50"] for phase, it in json.loads(told)["durations"].items()}
-    assert api == {"detect": 120, "acknowledge": 600, "mitigate": 1_320, "resolve": 3_120, "open": 3_000}
+    assert api == {
+        "detect": 120,
+        "acknowledge": 600,
+        "mitigate": 1_320,
+        "resolve": 3_120,
+        "open": 3_000,
+    }
     for phase, seconds in api.items():
         assert numbers["postfacta_incident_duration_seconds", phase, "p50"] == seconds
 
@@ -180,7 +191,9 @@ async def test_what_is_unknown_is_said_to_be_so_and_is_never_a_zero(
     await recorder.incident(status="RESOLVED", ended=60.0, kind="near_miss")
     numbers = await read(app_database)
     counted = {
-        key[1:]: value for key, value in numbers.items() if key[0] == "postfacta_incident_duration_samples"
+        key[1:]: value
+        for key, value in numbers.items()
+        if key[0] == "postfacta_incident_duration_samples"
     }
     assert len(counted) == 25
     assert {key: value for key, value in counted.items() if value} == {
@@ -235,7 +248,9 @@ class Numbers:
         self, business: BusinessMetrics, observer: Observer, *, interval: float = 60.0
     ) -> AbstractAsyncContextManager[None]:
         work = partial(business.look, self.revision, self.read)
-        return repeating("business_metrics", work, self.connected, observer=observer, interval=interval)
+        return repeating(
+            "business_metrics", work, self.connected, observer=observer, interval=interval
+        )
 
 
 def shown(business: BusinessMetrics) -> dict[tuple[str, ...], float]:
@@ -270,7 +285,11 @@ async def test_numbers_that_never_came_are_as_old_as_the_process() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [DatabaseUnavailableError("main", 1.0), InsufficientPrivilegeError("no grant"), LookupError("a mistake")],
+    [
+        DatabaseUnavailableError("main", 1.0),
+        InsufficientPrivilegeError("no grant"),
+        LookupError("a mistake"),
+    ],
 )
 async def test_while_reads_fail_values_age_and_only_mistakes_are_reported(
     error: Exception,
@@ -296,7 +315,9 @@ async def test_while_reads_fail_values_age_and_only_mistakes_are_reported(
 @pytest.mark.parametrize(
     ("actual", "name", "mismatch"), [(HEAD, HEAD, 0), ("0000", "0000", 1), (None, "none", 1)]
 )
-async def test_an_unexpected_schema_is_reported(actual: str | None, name: str, mismatch: int) -> None:
+async def test_an_unexpected_schema_is_reported(
+    actual: str | None, name: str, mismatch: int
+) -> None:
     numbers, business = Numbers(), BusinessMetrics(expected=HEAD)
     numbers.schema = actual
     async with numbers.read_by(business, RecordingObserver()):
@@ -331,7 +352,9 @@ def test_what_callers_name_makes_a_thousand_series_and_one_for_all_others() -> N
     for number in range(1500):
         business.count("postfacta_deployments_total", f"env-{number}", "failed")
         business.count("postfacta_deployments_total", "env-0", "failed")
-    told = {labels: value for labels, value in shown(business).items() if "deployments" in labels[0]}
+    told = {
+        labels: value for labels, value in shown(business).items() if "deployments" in labels[0]
+    }
     assert len(told) == 1001
     assert told["postfacta_deployments_total", "_OTHER", "failed"] == 500
     assert told["postfacta_deployments_total", "env-0", "failed"] == 1501
@@ -356,7 +379,9 @@ async def test_the_age_grows_while_the_database_is_dead_and_ends_when_it_is_back
         async with Database(dsn, options=PoolOptions(acquire_timeout=0.2)) as database:
             work = partial(business.look, revision, partial(read_business, database))
             connected = database.wait_connected
-            async with repeating("business_metrics", work, connected, observer=observer, interval=0.05):
+            async with repeating(
+                "business_metrics", work, connected, observer=observer, interval=0.05
+            ):
                 await until(lambda: ("postfacta_incidents", "HIGH", "OPEN") in shown(business))
                 server.stop()
                 await until(lambda: shown(business)[AGE] > 1.5)

@@ -42,20 +42,33 @@ async def test_an_incident_is_counted_when_it_is_committed_and_not_when_it_is_re
     responder = await service.as_role("responder")
     once = {**responder, "Idempotency-Key": "the-first-one"}
     for _ in range(3):
-        assert (await send(service, "POST", "/api/v1/incidents", json=NEW, headers=once)).status_code == 201
+        assert (
+            await send(service, "POST", "/api/v1/incidents", json=NEW, headers=once)
+        ).status_code == 201
     assert (await send(service, *V0, json=START, headers=responder)).status_code == 201
-    assert (await send(service, "POST", "/api/v1/incidents", json={}, headers=responder)).status_code == 422
+    assert (
+        await send(service, "POST", "/api/v1/incidents", json={}, headers=responder)
+    ).status_code == 422
     await service.record(responder, severity="LOW")
     await service.record(responder, kind="exercise")
     assert await counted(service, OPENED) == {("HIGH",): 2, ("LOW",): 1}
 
 
-async def test_a_move_is_counted_with_where_it_came_from_and_only_if_it_is_one(service: Service) -> None:
+async def test_a_move_is_counted_with_where_it_came_from_and_only_if_it_is_one(
+    service: Service,
+) -> None:
     responder = await service.as_role("responder")
     await service.record(responder)
     moves = "/api/v1/incidents/INC-1/transitions"
-    for to, status in (("IN_PROGRESS", 201), ("IN_PROGRESS", 200), ("RESOLVED", 201), ("OPEN", 409)):
-        assert (await send(service, "POST", moves, json={"to": to}, headers=responder)).status_code == status
+    for to, status in (
+        ("IN_PROGRESS", 201),
+        ("IN_PROGRESS", 200),
+        ("RESOLVED", 201),
+        ("OPEN", 409),
+    ):
+        assert (
+            await send(service, "POST", moves, json={"to": to}, headers=responder)
+        ).status_code == status
     assert await counted(service, MOVED) == {
         ("OPEN", "HIGH", "IN_PROGRESS"): 1,
         ("IN_PROGRESS", "HIGH", "RESOLVED"): 1,
@@ -76,7 +89,9 @@ async def test_what_the_database_refuses_is_not_counted(service: Service) -> Non
     assert await counted(service, OPENED) == {}
 
 
-async def test_each_way_in_which_a_token_proves_something_or_nothing_is_counted(service: Service) -> None:
+async def test_each_way_in_which_a_token_proves_something_or_nothing_is_counted(
+    service: Service,
+) -> None:
     before = await counted(service, ATTEMPTS)
     person = await service.person("viewer")
     gone = await service.person("viewer", disabled=True)
@@ -112,7 +127,11 @@ async def test_each_way_in_which_a_sign_in_ends_is_counted(service: Service) -> 
         assert status == 401
         refused += 1
     assert refused >= 4
-    told = {key: value for key, value in (await counted(service, ATTEMPTS)).items() if key[0] == "password"}
+    told = {
+        key: value
+        for key, value in (await counted(service, ATTEMPTS)).items()
+        if key[0] == "password"
+    }
     # In the order of the labels' names: mode, outcome.
     assert told == {
         ("password", "ok"): 1,

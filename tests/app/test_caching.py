@@ -27,13 +27,17 @@ async def test_each_answer_of_the_api_is_private(service: Service, sender: str) 
         for rule in RULES:
             with case(rule.method, rule.path):
                 incident = await service.record(await service.as_role("admin"))
-                path = rule.path.replace("{ref}", incident["id"]).replace("{id:uuid}", incident["id"])
+                path = rule.path.replace("{ref}", incident["id"]).replace(
+                    "{id:uuid}", incident["id"]
+                )
                 for name in ("id", "root", "other", "type", "rev"):
                     path = path.replace(f"{{{name}}}", str(uuid4()))
                 headers = await service.as_role("admin") if sender == "admin" else {}
                 answer = await service.client.request(rule.method, path, headers=headers)
                 assert answer.headers["cache-control"] in {"private, no-cache", "no-store"}
-                assert {"Authorization", "Cookie"} <= {it.strip() for it in answer.headers["vary"].split(",")}
+                assert {"Authorization", "Cookie"} <= {
+                    it.strip() for it in answer.headers["vary"].split(",")
+                }
                 if answer.status_code == 200:
                     assert answer.headers["cache-control"] == "private, no-cache"
 

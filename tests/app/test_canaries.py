@@ -77,8 +77,19 @@ def test_secrets_that_are_sent_and_set_reach_no_sink(
             "LOG_LEVEL": "DEBUG",
         }
         who = ("--email", ADMIN.email, "--name", "Admin", "--password-stdin")
-        command("user", "add", "--role", "admin", *who, environment=environment, given=ADMIN.password + "\n")
-        with started(environment=environment) as (process, url), httpx2.Client(base_url=url) as client:
+        command(
+            "user",
+            "add",
+            "--role",
+            "admin",
+            *who,
+            environment=environment,
+            given=ADMIN.password + "\n",
+        )
+        with (
+            started(environment=environment) as (process, url),
+            httpx2.Client(base_url=url) as client,
+        ):
             client.headers["Authorization"] = f"Bearer {CANARY}-metrics"
             admin = {"Authorization": f"Bearer {sign_in(client, ADMIN)}"}
             answers = _misuse(client, admin)
@@ -97,8 +108,14 @@ def test_secrets_that_are_sent_and_set_reach_no_sink(
         "metrics": metrics.text,
         "answers": "".join(f"{answer.headers}{answer.text}" for answer in answers),
     }
-    assert {name: _around(sink) for name, sink in sinks.items() if CANARY.lower() in sink.lower()} == {}
-    for secret in (ADMIN.password, urlsplit(dsn).password, admin["Authorization"].removeprefix("Bearer ")):
+    assert {
+        name: _around(sink) for name, sink in sinks.items() if CANARY.lower() in sink.lower()
+    } == {}
+    for secret in (
+        ADMIN.password,
+        urlsplit(dsn).password,
+        admin["Authorization"].removeprefix("Bearer "),
+    ):
         assert secret
         assert not [name for name, sink in sinks.items() if secret in sink]
 
@@ -122,7 +139,9 @@ def _misuse(client: httpx2.Client, admin: Mapping[str, str]) -> list[httpx2.Resp
         headers = {**HEADERS, **admin}
         answers.append(client.request(method, path, params=QUERY, headers=HEADERS, **body))
         answers.append(client.request(method, path, params=QUERY, headers=headers, **body))
-        answers.append(client.request(method, path, headers=headers, content=f'{{"password": "{CANARY}'))
+        answers.append(
+            client.request(method, path, headers=headers, content=f'{{"password": "{CANARY}')
+        )
     # An administrator may read all incidents: what is not refused is none of these.
     return [answer for answer in answers if answer.status_code >= 400]
 
@@ -148,7 +167,9 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Generator[int]:
 
 @pytest.mark.parametrize("style", ["JSON", "text"])
 @pytest.mark.parametrize("message", RAISED)
-async def test_secrets_in_what_is_raised_reach_no_sink(written: int, message: str, style: str) -> None:
+async def test_secrets_in_what_is_raised_reach_no_sink(
+    written: int, message: str, style: str
+) -> None:
     async def crash(request: Request) -> JSONResponse:
         try:
             raise OSError(message)  # noqa: TRY301 - what is looked at is the chain

@@ -95,7 +95,9 @@ def test_settings_that_cannot_be_used_end_with_2_and_their_names(
 def test_a_published_secret_for_tokens_stops_the_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("POSTFACTA_JWT_SECRET", "super-secret-jwt-token-with-at-least-32-characters-long")
+    monkeypatch.setenv(
+        "POSTFACTA_JWT_SECRET", "super-secret-jwt-token-with-at-least-32-characters-long"
+    )
     assert main(["serve", "--port", "0"]) == 2
     said = capsys.readouterr().err
     assert "POSTFACTA_JWT_SECRET: is a published example" in said
@@ -110,7 +112,9 @@ def test_a_public_address_without_sign_in_does_not_start(
     assert "POSTFACTA_AUTH_MODE" in capsys.readouterr().err
 
 
-def test_a_port_in_use_is_named_with_a_way_out(taken_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_named_with_a_way_out(
+    taken_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["serve", "--port", str(taken_port)]) == 1
     text = capsys.readouterr().err
     assert f"port {taken_port} of 127.0.0.1 is in use" in text
@@ -162,7 +166,10 @@ def test_user_add_makes_an_administrator_and_leaves_an_audit_row(
         == "admin ada@example.org Ada"
     )
     assert str(fetch_value(migrated, "select password_hash from users")).startswith("$argon2id$")
-    assert fetch_value(migrated, "select actor || ' ' || action from audit_log") == "operator user.create"
+    assert (
+        fetch_value(migrated, "select actor || ' ' || action from audit_log")
+        == "operator user.create"
+    )
 
     type_in(monkeypatch, f"{PASSWORD}\n")
     assert main(["user", "add", *ADA, "--password-stdin"]) == 1
@@ -182,7 +189,9 @@ def test_user_add_adopts_an_account_of_the_project_whether_it_is_known_yet_or_no
     for whom in (known, sub):
         assert main(["user", "add", *ADA, "--sub", str(whom)]) == 0
         assert "ada@example.org can sign in at /signin, as admin" in capsys.readouterr().err
-    admins = "select string_agg(external_sub, '|' order by external_sub) from users where role = 'admin'"
+    admins = (
+        "select string_agg(external_sub, '|' order by external_sub) from users where role = 'admin'"
+    )
     assert fetch_value(migrated, admins) == f"{name}|https://abc.supabase.co/auth/v1 {sub}"
     assert fetch_value(migrated, "select count(password_hash) from users") == 0
     actions = "select string_agg(actor || ' ' || action, '|' order by seq) from audit_log"
@@ -197,7 +206,11 @@ def test_user_add_adopts_an_account_of_the_project_whether_it_is_known_yet_or_no
 
 @pytest.mark.parametrize("typed", ["short\n", "\n", "ada@example.org\n", ""])
 def test_user_add_refuses_a_poor_password_and_changes_nothing(
-    typed: str, migrated: str, monkeypatch: pytest.MonkeyPatch, *, capsys: pytest.CaptureFixture[str]
+    typed: str,
+    migrated: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     type_in(monkeypatch, typed)
     assert main(["user", "add", *ADA, "--password-stdin"]) == 2
@@ -218,7 +231,10 @@ def test_token_create_prints_the_secret_and_nothing_else_and_stores_its_hash(
     migrated: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scopes = ["--scope", "signals:write", "--scope", "incidents:read"]
-    assert main(["token", "create", "--name", "ci", *scopes, "--source", "github", "--days", "30"]) == 0
+    assert (
+        main(["token", "create", "--name", "ci", *scopes, "--source", "github", "--days", "30"])
+        == 0
+    )
     shown = capsys.readouterr()
     secret = shown.out.strip()
     assert re.fullmatch(r"pf_[\w-]{8}_[\w-]{43}", secret)
@@ -247,7 +263,9 @@ def test_a_password_is_reset_and_printed_once(
     listed = run(capsys, "user", "sessions", "Ada@example.org").splitlines()
     assert [line.split("\t")[1] for line in listed] == ["session"] * 2
     one = listed[0].split("\t")[0]
-    assert "sessions ended: 1" in run(capsys, "user", "sign-out", "ada@example.org", "--session", one)
+    assert "sessions ended: 1" in run(
+        capsys, "user", "sign-out", "ada@example.org", "--session", one
+    )
     before = fetch_value(migrated, "select password_hash from users")
     printed = run(capsys, "user", "reset-password", "ada@example.org").strip()
     after = str(fetch_value(migrated, "select password_hash from users"))
@@ -260,7 +278,9 @@ def test_a_password_is_reset_and_printed_once(
         str(fetch_value(migrated, "select password_hash from users")), "another horse battery"
     )
     type_in(monkeypatch, "short\n")
-    assert "password" in run(capsys, "user", "reset-password", "ada@example.org", "--password-stdin", code=2)
+    assert "password" in run(
+        capsys, "user", "reset-password", "ada@example.org", "--password-stdin", code=2
+    )
     audited = "select string_agg(action, ' ' order by seq) from audit_log where actor = 'operator'"
     told = "user.create session.revoke password.reset password.reset"
     assert fetch_value(migrated, audited) == told
@@ -280,7 +300,9 @@ def test_people_are_listed_disabled_and_enabled(
     assert "ada@example.org is disabled" in run(capsys, "user", "disable", user_id)
     assert "disabled" in run(capsys, "user", "list")
     assert "ada@example.org is enabled" in run(capsys, "user", "enable", "ada@example.org")
-    assert "no account eve@example.org" in run(capsys, "user", "sign-out", "eve@example.org", code=1)
+    assert "no account eve@example.org" in run(
+        capsys, "user", "sign-out", "eve@example.org", code=1
+    )
 
 
 def test_people_are_added_and_get_another_role(
@@ -293,10 +315,16 @@ def test_people_are_added_and_get_another_role(
     assert fetch_value(migrated, "select display_name || ' ' || role from users") == "bob responder"
     assert "already exists" in run(capsys, "user", "add", *bob, code=1)
     type_in(monkeypatch, "short\n")
-    assert "password" in run(capsys, "user", "add", "--email", "eve@example.org", "--password-stdin", code=2)
+    assert "password" in run(
+        capsys, "user", "add", "--email", "eve@example.org", "--password-stdin", code=2
+    )
     assert "as admin" in run(capsys, "user", "role", "bob@example.org", "admin")
-    assert "last enabled administrator" in run(capsys, "user", "role", "bob@example.org", "viewer", code=1)
-    audited = "select string_agg(action || ' ' || (detail ->> 'role'), ' ' order by seq) from audit_log"
+    assert "last enabled administrator" in run(
+        capsys, "user", "role", "bob@example.org", "viewer", code=1
+    )
+    audited = (
+        "select string_agg(action || ' ' || (detail ->> 'role'), ' ' order by seq) from audit_log"
+    )
     assert fetch_value(migrated, audited) == "user.create responder user.change admin"
 
 

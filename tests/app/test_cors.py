@@ -63,14 +63,18 @@ async def test_a_preflight_of_a_listed_origin_is_granted_for_our_methods_and_hea
 ) -> None:
     asked = ("Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key")
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
-        answer = await service.client.options("/api/v1/incidents", headers=preflight(LISTED, method, *asked))
+        answer = await service.client.options(
+            "/api/v1/incidents", headers=preflight(LISTED, method, *asked)
+        )
         assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] == LISTED
         assert method in answer.headers["access-control-allow-methods"]
 
 
 @pytest.mark.parametrize(
-    "asked", [preflight(FOREIGN), preflight(LISTED, "TRACE"), preflight(LISTED, "POST", "X-Admin")], ids=str
+    "asked",
+    [preflight(FOREIGN), preflight(LISTED, "TRACE"), preflight(LISTED, "POST", "X-Admin")],
+    ids=str,
 )
 async def test_any_other_preflight_is_refused(service: Service, asked: dict[str, str]) -> None:
     answer = await service.client.options("/api/v1/incidents", headers=asked)
@@ -88,7 +92,10 @@ async def test_without_a_setting_no_origin_is_allowed(app_database_dsn: str) -> 
 async def test_credentials_are_granted_to_listed_origins_alone(app_database_dsn: str) -> None:
     async with in_process(app_database_dsn, cors_origins=LISTED, cors_credentials=True) as service:
         listed = (await service.client.get("/home", headers={"Origin": LISTED})).headers
-        assert (listed["access-control-allow-credentials"], listed["access-control-allow-origin"]) == (
+        assert (
+            listed["access-control-allow-credentials"],
+            listed["access-control-allow-origin"],
+        ) == (
             "true",
             LISTED,
         )
@@ -98,7 +105,9 @@ async def test_credentials_are_granted_to_listed_origins_alone(app_database_dsn:
 
 async def test_a_star_allows_all_origins_without_credentials(app_database_dsn: str) -> None:
     async with in_process(app_database_dsn, cors_origins="*") as service:
-        answer = await service.client.get("/home", headers={"Origin": FOREIGN, "Cookie": "postfacta=x"})
+        answer = await service.client.get(
+            "/home", headers={"Origin": FOREIGN, "Cookie": "postfacta=x"}
+        )
         assert answer.headers["access-control-allow-origin"] in {"*", FOREIGN}
         assert "access-control-allow-credentials" not in answer.headers
     with pytest.raises(SettingsError, match="POSTFACTA_CORS_ORIGINS"):
@@ -110,7 +119,9 @@ async def test_every_kind_of_answer_carries_the_security_headers(
     app_database_dsn: str, *, local: bool
 ) -> None:
     environment = "local" if local else "production"
-    async with in_process(app_database_dsn, v0_store=FailingStore(), environment=environment) as service:
+    async with in_process(
+        app_database_dsn, v0_store=FailingStore(), environment=environment
+    ) as service:
         viewer, big = await service.as_role("viewer"), b"x" * 20_000
         answers = {
             "answer": (200, await service.client.get("/home")),

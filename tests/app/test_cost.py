@@ -20,7 +20,8 @@ async def test_a_read_of_one_incident_enters_few_frames(shared_app_dsn: str) -> 
         made = (await service.client.post("/api/v1/incidents", json=NEW, headers=admin)).json()
         path = f"/api/v1/incidents/INC-{made['number']}"
         headers = [
-            (name.lower().encode(), text.encode()) for name, text in {"Host": "localhost", **admin}.items()
+            (name.lower().encode(), text.encode())
+            for name, text in {"Host": "localhost", **admin}.items()
         ]
         entered, sent = 0, list[Message]()
 

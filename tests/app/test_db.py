@@ -333,7 +333,9 @@ CLIENTS = {
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_the_audit_says_who_did_what_from_where(app_database: Database, client: str | None) -> None:
+async def test_the_audit_says_who_did_what_from_where(
+    app_database: Database, client: str | None
+) -> None:
     incident = await an_incident(app_database)
 
     async def work(unit: Unit) -> Response:
@@ -367,7 +369,9 @@ async def test_keys_are_forgotten_after_a_day_in_batches(app_database: Database)
         operation="test",
     )
     assert await prune_keys(app_database, batch=2) == 4
-    left = await app_database.fetch("select key from idempotency_keys order by key", operation="test")
+    left = await app_database.fetch(
+        "select key from idempotency_keys order by key", operation="test"
+    )
     assert [row["key"] for row in left] == ["0", "1", "2"]
     assert await prune_keys(app_database, batch=2) == 0
 
@@ -407,7 +411,9 @@ async def test_what_health_checks_report_is_no_crash_of_the_pruning() -> None:
             raise errors.pop(0)
         done.set()
 
-    async with repeating("prune_keys", prune, anyio.lowlevel.checkpoint, observer=seen, interval=0.001):
+    async with repeating(
+        "prune_keys", prune, anyio.lowlevel.checkpoint, observer=seen, interval=0.001
+    ):
         with anyio.fail_after(10):
             await done.wait()
     assert [type(event.error) for event in seen.of(TaskCrashed)] == [LookupError]

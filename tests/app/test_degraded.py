@@ -254,7 +254,9 @@ async def test_what_another_process_makes_private_is_not_served_stale(
         assert (await other.client.get("/api/v1/me", headers=marker)).status_code == 200
         version = {"If-Match": '"inc-1"', "Content-Type": PATCH_JSON}
         body = {"visibility": "private"}
-        changed = await service.client.patch("/api/v1/incidents/INC-1", json=body, headers=owner | version)
+        changed = await service.client.patch(
+            "/api/v1/incidents/INC-1", json=body, headers=owner | version
+        )
         assert changed.status_code == 200
         assert (await service.client.post("/logout", headers=marker)).status_code == 204
         # Once the later change has arrived, the earlier one has too.
@@ -388,10 +390,14 @@ async def test_a_note_on_an_incident_comes_back_and_is_there_once_later(
         assert carried["key"] in answer.text
         assert f'method="post" action="{path}/notes"' in answer.text
     with anyio.fail_after(PATIENCE):
-        while (again := await service.client.post(f"{path}/notes", content=typed, headers=form)).is_error:
+        while (
+            again := await service.client.post(f"{path}/notes", content=typed, headers=form)
+        ).is_error:
             assert again.status_code == 503
             await anyio.sleep(0.05)
-    assert (await service.client.post(f"{path}/notes", content=typed, headers=form)).status_code == 303
+    assert (
+        await service.client.post(f"{path}/notes", content=typed, headers=form)
+    ).status_code == 303
     assert [it["body"] for it in (await desk.get("/annotations"))["items"]] == ["The cache is cold"]
 
 

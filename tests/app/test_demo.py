@@ -69,12 +69,14 @@ def test_what_was_recorded_is_there_again_even_after_the_demo_was_killed(folder:
         assert not is_alive(orphan)
         with httpx2.Client(base_url=re.findall(r"listening on (http://\S+?);", said)[0]) as client:
             headers = {"Authorization": f"Bearer {sign_in(client, who)}"}
-            found = client.get("/api/v1/incidents", params={"q": "unmistakable"}, headers=headers).json()[
-                "items"
-            ]
+            found = client.get(
+                "/api/v1/incidents", params={"q": "unmistakable"}, headers=headers
+            ).json()["items"]
             assert [it["title"] for it in found] == ["Still here"]
             # The samples are not recorded once more.
-            everything = client.get("/api/v1/incidents", params={"limit": 200}, headers=headers).json()
+            everything = client.get(
+                "/api/v1/incidents", params={"limit": 200}, headers=headers
+            ).json()
             assert len(everything["items"]) == 8
 
 

@@ -79,12 +79,20 @@ def durable_server(programs: None) -> Iterator[EmbeddedPostgres]:
 
 
 def test_an_owner_who_may_not_create_the_role_learns_what_to_do(
-    durable_server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    durable_server: EmbeddedPostgres,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     admin = create_database(durable_server, "owned")
     # In whatever order these tests run.
-    execute(admin, "drop database if exists sound with (force)", "drop role if exists postfacta_app")
-    execute(admin, f"create role {ROLE} login password '{PASSWORD}'", f"alter database owned owner to {ROLE}")
+    execute(
+        admin, "drop database if exists sound with (force)", "drop role if exists postfacta_app"
+    )
+    execute(
+        admin,
+        f"create role {ROLE} login password '{PASSWORD}'",
+        f"alter database owned owner to {ROLE}",
+    )
     monkeypatch.setenv("POSTFACTA_DATABASE_DSN", as_role(admin))
     assert main(["migrate"]) == 0
     assert "run `create role postfacta_app nologin` as a superuser" in capsys.readouterr().out
@@ -96,7 +104,9 @@ def test_an_owner_who_may_not_create_the_role_learns_what_to_do(
 
 
 def test_on_a_sound_set_up_nothing_is_left_to_do(
-    durable_server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    durable_server: EmbeddedPostgres,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     owner = create_database(durable_server, "sound")
     monkeypatch.setenv("POSTFACTA_DATABASE_DSN", owner)
@@ -114,7 +124,11 @@ def test_on_a_sound_set_up_nothing_is_left_to_do(
 
 
 def test_each_fault_is_named_with_what_to_do(
-    database_dsn: str, taken_port: int, monkeypatch: pytest.MonkeyPatch, *, capsys: pytest.CaptureFixture[str]
+    database_dsn: str,
+    taken_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("POSTFACTA_DATABASE_DSN", database_dsn)
     monkeypatch.setattr("postfacta_app.doctor.WALL", lambda: 0.0)
@@ -175,10 +189,15 @@ def test_a_role_without_any_right_is_found(role: str, capsys: pytest.CaptureFixt
         f"role {ROLE} lacks insert on action_items, select on action_items, update on action_items and 37 more"
         in text
     )
-    assert f"-> as the tables' owner: `postfacta migrate`, then `grant postfacta_app to {ROLE}`" in text
+    assert (
+        f"-> as the tables' owner: `postfacta migrate`, then `grant postfacta_app to {ROLE}`"
+        in text
+    )
 
 
-@pytest.mark.parametrize("words", [("user", "list"), ("verify",), ("user", "disable", "ada@example.org")])
+@pytest.mark.parametrize(
+    "words", [("user", "list"), ("verify",), ("user", "disable", "ada@example.org")]
+)
 def test_a_command_without_rights_ends_with_a_sentence(
     role: str, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,7 +218,9 @@ def test_migrate_without_rights_names_the_setting_it_needs(
     assert "set POSTFACTA_DATABASE_OWNER_DSN, to the role that owns the tables" in said
 
 
-def test_each_single_right_that_is_missing_is_named(role: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_single_right_that_is_missing_is_named(
+    role: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     execute(role, f"grant postfacta_app to {ROLE}")
     granted = (
         str(
@@ -234,7 +255,10 @@ def test_a_public_address_that_is_called_local_is_warned_of(
 
 
 def test_a_secret_that_every_user_can_read_is_warned_of(
-    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    migrated: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     file = tmp_path / "token"
     file.write_text("secret")
@@ -249,7 +273,10 @@ def test_a_secret_that_every_user_can_read_is_warned_of(
 
 
 def test_features_that_are_off_and_bad_flags_are_shown(
-    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    migrated: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     file = tmp_path / "flags.json"
     monkeypatch.setenv("POSTFACTA_FLAGS", str(file))
@@ -279,7 +306,8 @@ def test_a_proxy_that_would_be_one_caller_for_all_is_warned_of(
     _, shown, text = doctor(capsys)
     assert shown["rates"] == "warn"
     assert (
-        "-> behind a proxy all clients share one limit: list the proxy in POSTFACTA_TRUSTED_PROXIES" in text
+        "-> behind a proxy all clients share one limit: list the proxy in POSTFACTA_TRUSTED_PROXIES"
+        in text
     )
     assert doctor(capsys, "--host", "0.0.0.0")[1]["rates"] == "ok"  # noqa: S104 - nothing answers there
     monkeypatch.setenv("POSTFACTA_TRUSTED_PROXIES", "127.0.0.1")
@@ -328,10 +356,16 @@ def test_a_pool_that_postgresql_has_no_connections_for_is_found(
     assert ("lower POSTFACTA_POOL_MAX_SIZE" in text) == (verdict != "ok")
 
 
-@pytest.mark.parametrize(("allowed", "verdict"), [(2047, "warn"), (2157, "warn"), (2158, "ok"), (-1, "ok")])
+@pytest.mark.parametrize(
+    ("allowed", "verdict"), [(2047, "warn"), (2157, "warn"), (2158, "ok"), (-1, "ok")]
+)
 @pytest.mark.usefixtures("migrated")
 def test_too_few_open_files_for_the_backlog_are_found(
-    allowed: int, verdict: str, *, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    allowed: int,
+    verdict: str,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     # `serve` raises its own limit up to the hard one.
     def getrlimit(_: int) -> tuple[int, int]:

@@ -86,7 +86,9 @@ def test_without_a_file_the_provider_of_the_domain_decides() -> None:
     switches.reread()
     assert all(map(switches.is_on, NAMES))
     variants = {"on": True, "off": False}
-    api.set_provider_and_wait(InMemoryProvider({"exports": InMemoryFlag("off", variants)}), flags.DOMAIN)
+    api.set_provider_and_wait(
+        InMemoryProvider({"exports": InMemoryFlag("off", variants)}), flags.DOMAIN
+    )
     switches.reread()
     assert [name for name in NAMES if not switches.is_on(name)] == ["exports"]
     # It no longer knows it: the last value holds.
@@ -104,7 +106,9 @@ async def serving(dsn: str, file: Path) -> AsyncGenerator[Service]:
         yield service
 
 
-async def audited(database: Database | asyncpg.Connection[asyncpg.Record]) -> list[tuple[str, str, object]]:
+async def audited(
+    database: Database | asyncpg.Connection[asyncpg.Record],
+) -> list[tuple[str, str, object]]:
     rows = await database.fetch(
         "select actor, object, detail from audit_log where action = 'flag.change' order by seq"
     )
@@ -118,7 +122,9 @@ async def settle(service: Service, headers: dict[str, str], status: int) -> None
             await anyio.sleep(0.02)
 
 
-async def test_a_feature_is_off_and_on_again_without_a_restart(app_database_dsn: str, tmp_path: Path) -> None:
+async def test_a_feature_is_off_and_on_again_without_a_restart(
+    app_database_dsn: str, tmp_path: Path
+) -> None:
     file = tmp_path / "flags"
     put(file)
     async with serving(app_database_dsn, file) as service:
@@ -132,7 +138,9 @@ async def test_a_feature_is_off_and_on_again_without_a_restart(app_database_dsn:
         assert answer.json()["detail"] == "Exports: turned off by an operator for now"
         # Who may not use it learns nothing of it, and all else goes on.
         assert (await service.client.get(EXPORT)).status_code == 401
-        assert (await service.client.post("/api/v1/incidents", json=NEW, headers=headers)).status_code == 201
+        assert (
+            await service.client.post("/api/v1/incidents", json=NEW, headers=headers)
+        ).status_code == 201
         metrics = (await service.client.get("/metrics")).text
         put(file)
         await settle(service, headers, 404)
@@ -142,7 +150,9 @@ async def test_a_feature_is_off_and_on_again_without_a_restart(app_database_dsn:
     assert "postfacta_feature_flags_valid 1.0" in metrics
 
 
-async def test_a_change_is_audited_once_whatever_sees_it(app_database_dsn: str, tmp_path: Path) -> None:
+async def test_a_change_is_audited_once_whatever_sees_it(
+    app_database_dsn: str, tmp_path: Path
+) -> None:
     file, wanted = tmp_path / "flags", list[tuple[str, str, object]]()
     put(file)
     async with serving(app_database_dsn, file) as service, serving(app_database_dsn, file) as other:
@@ -159,7 +169,9 @@ async def test_a_change_is_audited_once_whatever_sees_it(app_database_dsn: str, 
         assert await audited(service.database) == wanted
 
 
-async def test_an_instance_that_is_late_records_no_older_state(app_database_dsn: str, tmp_path: Path) -> None:
+async def test_an_instance_that_is_late_records_no_older_state(
+    app_database_dsn: str, tmp_path: Path
+) -> None:
     file = tmp_path / "flags"
     first, late = Flags(file), Flags(file)
     async with Database(app_database_dsn) as database:
@@ -198,7 +210,9 @@ async def test_without_writes_all_can_be_read_and_people_sign_in(
     async with serving(app_database_dsn, file) as service:
         headers = await service.as_role("responder")
         send = service.client.request
-        assert (await send("POST", "/api/v1/incidents", json=NEW, headers=headers)).status_code == 503
+        assert (
+            await send("POST", "/api/v1/incidents", json=NEW, headers=headers)
+        ).status_code == 503
         assert (await send("GET", "/api/v1/incidents", headers=headers)).status_code == 200
         assert (
             await send("POST", "/login", json={"email": "a@example.org", "password": "x" * 12})
@@ -208,7 +222,9 @@ async def test_without_writes_all_can_be_read_and_people_sign_in(
             503,
             "Version 0 of the API: turned off by an operator for now",
         )
-        page = await send("GET", "/incidents/INC-1/postmortem", headers=headers | {"Accept": "text/html"})
+        page = await send(
+            "GET", "/incidents/INC-1/postmortem", headers=headers | {"Accept": "text/html"}
+        )
         assert (page.status_code, "Turned off for now" in page.text) == (503, True)
 
 

@@ -59,7 +59,9 @@ def write_everything(write: Writer) -> int:
     }
     one, other = (
         write.send(
-            "POST", "/api/v1/incidents", {"title": title, "severity": "LOW", "declared_at": AT, **fields}
+            "POST",
+            "/api/v1/incidents",
+            {"title": title, "severity": "LOW", "declared_at": AT, **fields},
         )
         for title in (write("title", 200), write("other title", 200))
     )
@@ -109,7 +111,9 @@ def _after(write: Writer, path: str) -> None:
         **{name: [write(name)] for name in lists},
     }  # fmt: skip
     none: dict[str, str] = {"If-None-Match": "*"}
-    write.send("PUT", f"{path}/postmortem", {"content": content, "message": write("message", 500)}, **none)
+    write.send(
+        "PUT", f"{path}/postmortem", {"content": content, "message": write("message", 500)}, **none
+    )
     changed = {**content, "summary": write("second summary")}
     first: dict[str, str] = {"If-Match": '"pm-1"'}
     write.send("PUT", f"{path}/postmortem", {"content": changed}, **first)
@@ -120,7 +124,9 @@ def _after(write: Writer, path: str) -> None:
         "due_on": "2026-03-01",
     }
     write.send("POST", f"{path}/action-items", action)
-    given_up = write.send("POST", f"{path}/action-items", {**action, "title": write("given up", 200)})
+    given_up = write.send(
+        "POST", f"{path}/action-items", {**action, "title": write("given up", 200)}
+    )
     patch: dict[str, str] = {"If-Match": '"act-1"', "Content-Type": "application/merge-patch+json"}
     wont = {"status": "wont_do", "closed_reason": write("closed reason", 2000)}
     write.send("PATCH", f"/api/v1/action-items/{given_up['id']}", wont, **patch)
@@ -128,7 +134,16 @@ def _after(write: Writer, path: str) -> None:
 
 def _pages(number: int) -> list[str]:
     one = f"/incidents/INC-{number}"
-    edited = ("summary", "impact", "detection", "trigger", "response", "factors", "went_well", "surprises")
+    edited = (
+        "summary",
+        "impact",
+        "detection",
+        "trigger",
+        "response",
+        "factors",
+        "went_well",
+        "surprises",
+    )
     return [
         *(
             "/incidents",

@@ -11,7 +11,9 @@ from tests.app.running import LiveService
 
 pytestmark = NEEDS_CHROMIUM
 
-MOST = 150  # A task that needs more presses of Tab from the top of its page is none that anybody does.
+MOST = (
+    150  # A task that needs more presses of Tab from the top of its page is none that anybody does.
+)
 # Its name, as a screen reader says it, and whether an eye sees that it has the focus.
 FOCUS = """() => {
   const it = document.activeElement, looks = getComputedStyle(it);
@@ -72,7 +74,9 @@ def test_an_incident_is_led_from_its_record_to_its_publication(
         "/api/v1/signals", json={"items": [{**alert, "occurred_at": "2026-02-07T10:04:12Z"}]}
     )
     assert sent.json()["counts"]["created"] == 1
-    context = browser.new_context(base_url=live.url, java_script_enabled=False, storage_state=session)
+    context = browser.new_context(
+        base_url=live.url, java_script_enabled=False, storage_state=session
+    )
     keyboard = Keyboard(context.new_page())
     keyboard.page.goto("/incidents")
     _record(keyboard)
@@ -89,7 +93,9 @@ def test_an_incident_is_led_from_its_record_to_its_publication(
 
 def _record(keyboard: Keyboard) -> None:
     keyboard.press("Record an incident")
-    keyboard.fill(Title="Checkout is down", Description="Nobody can pay since noon.", Severity="High")
+    keyboard.fill(
+        Title="Checkout is down", Description="Nobody can pay since noon.", Severity="High"
+    )
     keyboard.open("More: start time")
     keyboard.fill(Started="2026-02-07 10:05")
     keyboard.press("Record")

@@ -47,18 +47,23 @@ async def listed(desk: Desk, *labels: str) -> list[str]:
 async def test_labels_are_replaced_as_a_whole_and_sorted(desk: Desk) -> None:
     assert (await desk.get("/labels"))["labels"] == []
     assert await put(desk, "dns", "2026", "a-b", "dns") == ["2026", "a-b", "dns"]
-    assert await put(desk, "dns", "late") == ["dns", "late"] == (await desk.get("/labels"))["labels"]
+    assert (
+        await put(desk, "dns", "late") == ["dns", "late"] == (await desk.get("/labels"))["labels"]
+    )
     assert await put(desk) == [] == (await desk.get("/labels"))["labels"]
 
 
-async def test_a_change_is_audited_and_the_same_again_writes_nothing(service: Service, desk: Desk) -> None:
+async def test_a_change_is_audited_and_the_same_again_writes_nothing(
+    service: Service, desk: Desk
+) -> None:
     pulled = (await desk.get())["version"]
     await put(desk, "dns")
     before = await service.rows()
     assert await put(desk, "dns") == ["dns"]
     assert await service.rows() == before
     details = await service.database.fetch(
-        "select detail::text from audit_log where object = $1 and action = 'labels.change'", desk.ref
+        "select detail::text from audit_log where object = $1 and action = 'labels.change'",
+        desk.ref,
     )
     assert [row[0] for row in details] == ['{"labels": [[], ["dns"]]}']
     assert (await desk.get())["version"] == pulled
@@ -127,7 +132,9 @@ async def test_the_page_shows_labels_and_its_form_sets_them(service: Service, de
         page = await service.client.get(path, headers=desk.headers)
         form = next(it for it in forms_of(page) if it.action == f"{path}/labels")
         sent = await service.client.post(
-            form.action, content=urlencode(form.fields | {"labels": typed}), headers=desk.headers | FORM
+            form.action,
+            content=urlencode(form.fields | {"labels": typed}),
+            headers=desk.headers | FORM,
         )
         assert (sent.status_code, sent.headers["Location"]) == (303, path)
         assert (await desk.get("/labels"))["labels"] == expected
@@ -139,7 +146,9 @@ async def test_a_form_that_is_refused_keeps_what_was_typed(service: Service, des
     form = next(it for it in forms_of(page) if it.action == f"{path}/labels")
     for typed, status in (("No Label", 422), ("stale", 412)):
         sent = await service.client.post(
-            form.action, content=urlencode(form.fields | {"labels": typed}), headers=desk.headers | FORM
+            form.action,
+            content=urlencode(form.fields | {"labels": typed}),
+            headers=desk.headers | FORM,
         )
         assert sent.status_code == status
         assert f'value="{typed}"' in sent.text
@@ -148,7 +157,9 @@ async def test_a_form_that_is_refused_keeps_what_was_typed(service: Service, des
 
 async def test_a_reader_sees_labels_without_a_form(service: Service, desk: Desk) -> None:
     await put(desk, "dns")
-    page = await service.client.get(f"/incidents/{desk.ref}", headers=await service.as_role("viewer"))
+    page = await service.client.get(
+        f"/incidents/{desk.ref}", headers=await service.as_role("viewer")
+    )
     assert 'href="/incidents?label=dns"' in page.text
     assert not any(it.action.endswith("/labels") for it in forms_of(page))
 
@@ -166,7 +177,10 @@ def test_labels_are_set_on_a_telephone_without_javascript(
     )
     page = context.new_page()
     # A busy machine may shed the first request: then a person loads the page again.
-    wait_until(lambda: (answer := page.goto(f"/incidents/INC-{number}")) and answer.ok, "the page is refused")
+    wait_until(
+        lambda: (answer := page.goto(f"/incidents/INC-{number}")) and answer.ok,
+        "the page is refused",
+    )
     page.get_by_text("Labels…").click()
     page.get_by_label("Labels", exact=True).fill(f"x{'-telephone' * 3}, dns")
     page.get_by_role("button", name="Save labels").click()

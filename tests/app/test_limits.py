@@ -69,7 +69,9 @@ async def in_pieces(size: int) -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("how", ["declared", "chunked"])
-async def test_one_byte_too_many_is_413_and_as_many_as_allowed_are_read(service: Service, how: str) -> None:
+async def test_one_byte_too_many_is_413_and_as_many_as_allowed_are_read(
+    service: Service, how: str
+) -> None:
     headers = await service.as_role("admin") | {
         "Content-Type": "application/json",
         "If-Match": '"inc-1"',
@@ -84,7 +86,9 @@ async def test_one_byte_too_many_is_413_and_as_many_as_allowed_are_read(service:
             with case(method, path):
                 answer = await service.client.request(method, path, content=over, headers=headers)
                 assert_refused(answer, path, 413, "too-large")
-                taken = await service.client.request(method, path, content=b"x" * most, headers=headers)
+                taken = await service.client.request(
+                    method, path, content=b"x" * most, headers=headers
+                )
                 assert taken.status_code != 413
 
 
@@ -104,7 +108,9 @@ async def test_a_valid_incident_of_a_mebibyte_is_taken_and_one_byte_more_is_not(
             for at in range(0, size, 100_000):
                 yield text[at : at + 100_000]
 
-        return await service.client.post(path, content=text if declares else pieces(), headers=headers)
+        return await service.client.post(
+            path, content=text if declares else pieces(), headers=headers
+        )
 
     assert_refused(await padded(1024 * KIB + 1), path, 413, "too-large")
     assert await service.rows() == before | {"users": before["users"], "tokens": before["tokens"]}
@@ -112,7 +118,14 @@ async def test_a_valid_incident_of_a_mebibyte_is_taken_and_one_byte_more_is_not(
 
 
 async def test_too_large_a_header_section_is_431(service: Service) -> None:
-    paths = ("/", "/api/v0/incidents", "/api/v1/incidents", "/login", "/incidents", "/static/postfacta.css")
+    paths = (
+        "/",
+        "/api/v0/incidents",
+        "/api/v1/incidents",
+        "/login",
+        "/incidents",
+        "/static/postfacta.css",
+    )
     with every() as case:
         for path in (*paths, "/nowhere"):
             with case(path):

@@ -23,7 +23,9 @@ class Lacking:
     def __init__(self, missing: str) -> None:
         self.missing = missing
 
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> None:
         if name == "postfacta_app.cli":
             raise ModuleNotFoundError(f"No module named {self.missing!r}", name=self.missing)
 

@@ -28,7 +28,10 @@ FACTS = (
 )
 
 # One good row for each table, in an order that the references allow. The values are SQL.
-ONE, TWO = "'00000000-0000-4000-8000-000000000001'::uuid", "'00000000-0000-4000-8000-000000000002'::uuid"
+ONE, TWO = (
+    "'00000000-0000-4000-8000-000000000001'::uuid",
+    "'00000000-0000-4000-8000-000000000002'::uuid",
+)
 NEW = "gen_random_uuid()"
 HASH = "sha256('')"
 Row = dict[str, str]
@@ -143,7 +146,10 @@ MANY = "array(select 's' || n from generate_series(1, 51) n)"
 BAD: list[tuple[str, str, Row]] = [
     ("users", "users_check", {"external_sub": "'iss sub'", "password_hash": "'x'"}),
     *[("users", "users_display_name_check", {"display_name": it}) for it in ("''", text(101))],
-    *[("users", "users_email_check", {"email": it}) for it in ("'Ada@example.org'", "'a@'", text(321))],
+    *[
+        ("users", "users_email_check", {"email": it})
+        for it in ("'Ada@example.org'", "'a@'", text(321))
+    ],
     ("users", "users_role_check", {"role": "'root'"}),
     ("tokens", "tokens_check", {"prefix": "null"}),
     ("tokens", "tokens_check1", {"user_id": ONE}),
@@ -154,7 +160,14 @@ BAD: list[tuple[str, str, Row]] = [
     (
         "tokens",
         "tokens_kind_check",
-        {"kind": "'x'", "prefix": "null", "user_id": ONE, "name": "null", "scopes": "'{}'", "source": "null"},
+        {
+            "kind": "'x'",
+            "prefix": "null",
+            "user_id": ONE,
+            "name": "null",
+            "scopes": "'{}'",
+            "source": "null",
+        },
     ),
     ("tokens", "tokens_scopes_check", {"scopes": "array['signals:write', 'admin']"}),
     ("tokens", "tokens_secret_sha256_check", {"secret_sha256": "'\\x00'"}),
@@ -251,7 +264,10 @@ BAD: list[tuple[str, str, Row]] = [
     ("action_items", "action_items_check", {"status": "'done'"}),
     ("action_items", "action_items_check", {"closed_at": "now()"}),
     ("action_items", "action_items_check1", {"status": "'wont_do'", "closed_at": "now()"}),
-    *[("action_items", "action_items_closed_reason_check", {"closed_reason": text(it)}) for it in (0, 2001)],
+    *[
+        ("action_items", "action_items_closed_reason_check", {"closed_reason": text(it)})
+        for it in (0, 2001)
+    ],
     ("action_items", "action_items_factor_check", {"factor": text(64)}),
     *[("action_items", "action_items_owner_check", {"owner": text(it)}) for it in (0, 101)],
     *[("action_items", "action_items_priority_check", {"priority": it}) for it in ("0", "5")],
@@ -390,7 +406,9 @@ async def test_the_service_can_write_what_it_must_and_make_no_table(shared_app_d
             await connection.execute("insert into alembic_version values ('9999')")
 
 
-async def test_an_empty_database_comes_to_the_newest_revision_and_says_so(database_dsn: str) -> None:
+async def test_an_empty_database_comes_to_the_newest_revision_and_says_so(
+    database_dsn: str,
+) -> None:
     said: list[str] = []
     assert await revision_of(database_dsn) is None
     await migrate(database_dsn, progress=said.append)

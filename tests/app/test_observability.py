@@ -28,7 +28,12 @@ def root_logger() -> Generator[None]:
 def test_lines_are_in_the_format_of_the_settings(
     capfd: pytest.CaptureFixture[str], style: str, *, is_json: bool
 ) -> None:
-    fields = {"environment": "production", "app_version": "1.2.3", "log_format": style, "log_level": "error"}
+    fields = {
+        "environment": "production",
+        "app_version": "1.2.3",
+        "log_format": style,
+        "log_level": "error",
+    }
     configure_logging(Settings.model_validate(fields))
     logging.getLogger("test").warning("too.low")
     logging.getLogger("test").error("one.line", extra={"half": "\ud800"})
@@ -37,7 +42,11 @@ def test_lines_are_in_the_format_of_the_settings(
     assert "too.low" not in out
     if is_json:
         line = json.loads(out)
-        assert (line["service"], line["version"], line["environment"]) == ("postfacta", "1.2.3", "production")
+        assert (line["service"], line["version"], line["environment"]) == (
+            "postfacta",
+            "1.2.3",
+            "production",
+        )
         assert (line["event"], line["half"]) == ("one.line", "\ud800")
     else:
         assert "ERROR    test: one.line" in out

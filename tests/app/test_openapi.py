@@ -132,7 +132,9 @@ def test_each_status_of_a_named_problem_is_documented_in_the_shape_of_its_path(
 NEVER_429 = {"GET /healthz", "POST /api/v1/ingest/alertmanager"}
 
 
-def test_all_but_these_may_be_answered_by_429_with_how_long_to_wait(document: dict[str, Any]) -> None:
+def test_all_but_these_may_be_answered_by_429_with_how_long_to_wait(
+    document: dict[str, Any],
+) -> None:
     assert {name for name, _ in operations(document)} >= NEVER_429
     for name, operation in operations(document):
         limited = operation["responses"].get("429")

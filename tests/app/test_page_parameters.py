@@ -27,7 +27,15 @@ async def test_pages_ignore_parameters_that_they_do_not_know(desk: Desk, service
     await desk.publish(FULL)
     one, screen = f"/incidents/{desk.ref}", await Screen.of(service, "admin")
     pages = [
-        *("/incidents", "/incidents/new", "/insights", "/actions", "/reliability", "/people", "/account"),
+        *(
+            "/incidents",
+            "/incidents/new",
+            "/insights",
+            "/actions",
+            "/reliability",
+            "/people",
+            "/account",
+        ),
         *(one, f"{one}/actions", f"{one}/history"),
         *(f"{one}/postmortem", f"{one}/postmortem/revisions", f"{one}/postmortem/revisions/1"),
     ]

@@ -24,7 +24,9 @@ def page(request: pytest.FixtureRequest, browser: Browser, live: LiveService) ->
     opened = context.new_page()
     opened.on(
         "console",
-        lambda message: problems.append(message.text) if "Content Security" in message.text else None,
+        lambda message: (
+            problems.append(message.text) if "Content Security" in message.text else None
+        ),
     )
     yield opened
     context.close()
@@ -66,14 +68,19 @@ def test_signing_out_ends_the_session_for_good(page: Page, live: LiveService) ->
     assert "/signin" in page.url
 
 
-def test_the_list_filters_by_its_form_and_each_view_has_an_address(inside: Page, live: LiveService) -> None:
+def test_the_list_filters_by_its_form_and_each_view_has_an_address(
+    inside: Page, live: LiveService
+) -> None:
     live.record(title="A slow search", severity="LOW", services=["search"])
     live.record(title="A lost payment", severity="CRITICAL", services=["payments"])
     inside.goto("/incidents")
     inside.select_option("#f-severity_gte", "CRITICAL")
     inside.fill("#f-service", "payments")
     inside.click("text=Filter")
-    assert parse_qs(urlsplit(inside.url).query) == {"severity_gte": ["CRITICAL"], "service": ["payments"]}
+    assert parse_qs(urlsplit(inside.url).query) == {
+        "severity_gte": ["CRITICAL"],
+        "service": ["payments"],
+    }
     assert inside.text_content("tbody th") == "A lost payment"
     assert inside.input_value("#f-service") == "payments"
     inside.click("text=Show all")
@@ -91,9 +98,9 @@ def test_a_filter_that_fits_nothing_and_one_that_is_wrong_say_so(inside: Page) -
 
 def test_text_of_strangers_is_inert(inside: Page, live: LiveService) -> None:
     title = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
-    number = live.record(title=title, description="<b>bold</b> & <a href='javascript:alert(1)'>link</a>")[
-        "number"
-    ]
+    number = live.record(
+        title=title, description="<b>bold</b> & <a href='javascript:alert(1)'>link</a>"
+    )["number"]
     inside.goto(f"/incidents/INC-{number}")
     assert inside.text_content("h1") == title
     assert inside.title() == f"INC-{number} {title} · PostFacta"
@@ -144,7 +151,9 @@ def test_the_keyboard_alone_is_enough_to_sign_in(browser: Browser, live: LiveSer
     context.close()
 
 
-def test_an_incident_is_recorded_by_its_form_and_a_mistake_costs_nothing_that_was_typed(inside: Page) -> None:
+def test_an_incident_is_recorded_by_its_form_and_a_mistake_costs_nothing_that_was_typed(
+    inside: Page,
+) -> None:
     inside.goto("/incidents")
     inside.click("text=Record an incident")
     inside.fill("#f-title", "Recorded by a form")
@@ -169,7 +178,9 @@ def test_an_incident_is_recorded_by_its_form_and_a_mistake_costs_nothing_that_wa
 def test_the_keyboard_alone_is_enough_to_record_an_incident(
     browser: Browser, live: LiveService, session: StorageState
 ) -> None:
-    context = browser.new_context(base_url=live.url, storage_state=session, java_script_enabled=False)
+    context = browser.new_context(
+        base_url=live.url, storage_state=session, java_script_enabled=False
+    )
     page = context.new_page()
     page.goto("/incidents/new")
     page.focus("#f-title")
@@ -186,7 +197,9 @@ def test_the_keyboard_alone_is_enough_to_record_an_incident(
     context.close()
 
 
-def test_charts_have_descriptions_and_colours_that_the_policy_allows(inside: Page, live: LiveService) -> None:
+def test_charts_have_descriptions_and_colours_that_the_policy_allows(
+    inside: Page, live: LiveService
+) -> None:
     name = f"s{uuid4().hex}"
     live.record(title="In the charts", severity="HIGH", services=[name])
     inside.goto(f"/insights?service={name}")

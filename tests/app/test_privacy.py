@@ -100,7 +100,10 @@ BODIES: dict[type[BaseModel], Callable[[Named], Body]] = {
     Change: lambda it: {"title": "A stranger's own"},
     Move: lambda it: {"to": "RESOLVED"},
     Start: lambda it: START,
-    Batch: lambda it: {"incident": it.ref, "items": [{"kind": "other", "title": "A stranger's own"}]},
+    Batch: lambda it: {
+        "incident": it.ref,
+        "items": [{"kind": "other", "title": "A stranger's own"}],
+    },
     Attachments: lambda it: {"ids": [it.signal]},
     Webhook: lambda it: {"version": "4", "alerts": []},
     AnyEdit: lambda it: {"op": "pin", "entry": {**ENTRY, "id": it.entry}},
@@ -175,7 +178,9 @@ SILENT = {
 AUDIT = "/api/v1/audit"  # For administrators: it repeats what was replaced, such as labels, and no fact.
 LIVELY = {"/reliability"}  # It shows the process, which changes with each request.
 
-_OWN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{64}\b|\d{4}-\d\d-\d\dT[0-9:.]+Z")
+_OWN = re.compile(
+    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{64}\b|\d{4}-\d\d-\d\dT[0-9:.]+Z"
+)
 
 # Each form that is shown has a key of its own, and what is open grows older.
 _OF_NOW = re.compile(r'name="key" value="[^"]*"|<dt>Age</dt><dd>[^<]*</dd>')
@@ -206,11 +211,17 @@ def told(answer: httpx2.Response, named: Named) -> object:
     """Keep of an answer what a stranger can learn from it."""
     text = answer.text.replace(answer.headers.get("X-Request-ID", "-"), "<request>")
     text = _OF_NOW.sub("<now>", text)
-    heads = {name: answer.headers.get(name) for name in ("content-type", "etag", "link", "location")}
+    heads = {
+        name: answer.headers.get(name) for name in ("content-type", "etag", "link", "location")
+    }
     body: object = named.hide(text)
     if "json" in (heads["content-type"] or "") and answer.content:
         body = without_time(json.loads(named.hide(text)))
-    return answer.status_code, {name: named.hide(value or "") for name, value in heads.items()}, body
+    return (
+        answer.status_code,
+        {name: named.hide(value or "") for name, value in heads.items()},
+        body,
+    )
 
 
 def alike(answer: httpx2.Response, named: Named) -> str:
@@ -221,7 +232,9 @@ def alike(answer: httpx2.Response, named: Named) -> str:
 def without_time(value: JsonValue) -> JsonValue:
     """Leave out what tells when the answer was made."""
     if isinstance(value, dict):
-        return {name: without_time(it) for name, it in value.items() if name not in {"as_of", "uptime"}}
+        return {
+            name: without_time(it) for name, it in value.items() if name not in {"as_of", "uptime"}
+        }
     return [without_time(it) for it in value] if isinstance(value, list) else value
 
 
@@ -249,10 +262,14 @@ class Scene:
     ) -> httpx2.Response:
         # Whatever version it is; post-mortems must be named.
         version = (
-            {} if "If-None-Match" in headers else {"If-Match": '"pm-3"' if "/postmortem" in path else "*"}
+            {}
+            if "If-None-Match" in headers
+            else {"If-Match": '"pm-3"' if "/postmortem" in path else "*"}
         )
         given = {"Sec-Fetch-Site": "same-origin", **version, **headers}
-        answer = await self.service.client.request(method, path, json=body, params=query, headers=given)
+        answer = await self.service.client.request(
+            method, path, json=body, params=query, headers=given
+        )
         assert answer.status_code < 500, (method, path, answer.text)
         return answer
 
@@ -267,7 +284,9 @@ class Scene:
         slugs = [word, text.rpartition(" ")[2]]
         lists = {"services": slugs, "teams": slugs}
         texts = {"title": text, "description": f"All about {text}", "owner": word, "reporter": text}
-        made = await self.service.record(self.member, severity="CRITICAL", **lists, **texts, **fields)
+        made = await self.service.record(
+            self.member, severity="CRITICAL", **lists, **texts, **fields
+        )
         path = f"/api/v1/incidents/{made['id']}"
         signal = {
             "kind": "change",
@@ -281,10 +300,15 @@ class Scene:
         within = f"INC-{made['number']}/" if made["visibility"] == "private" else ""
         entry = {"source": f"manual/{within}{word}", "id": f"{word}-entry"}
         await self.make(
-            f"{path}/edits", {"op": "set_title", "entry": entry, "value": {"title": text}, "reason": text}
+            f"{path}/edits",
+            {"op": "set_title", "entry": entry, "value": {"title": text}, "reason": text},
         )
-        note = await self.make(f"{path}/annotations", {"kind": "note", "body": text, "entry": entry})
-        action = await self.make(f"{path}/action-items", {"type": "learn", "title": text, "owner": word})
+        note = await self.make(
+            f"{path}/annotations", {"kind": "note", "body": text, "entry": entry}
+        )
+        action = await self.make(
+            f"{path}/action-items", {"type": "learn", "title": text, "owner": word}
+        )
         await self.make(f"{path}/labels", {"labels": slugs}, method="PUT")
         factor = {"slug": slugs[1], "category": "change", "statement": text}
         content = {"summary": text, "impact": {"description": text}, "factors": [factor]}
@@ -333,7 +357,9 @@ async def scene(shared_app_dsn: str) -> AsyncGenerator[Scene]:
             "ingest token": await service.machine("signals:write"),
             "two-scope token": await service.machine("incidents:read", "signals:write"),
         }
-        made = Scene(service, strangers, await service.as_role("responder"), await service.as_role("admin"))
+        made = Scene(
+            service, strangers, await service.as_role("responder"), await service.as_role("admin")
+        )
         made.shown = await made.incident("for all to see", "open")
         made.before = {stranger: await made.ask(stranger) for stranger in STRANGERS}
         made.hidden = await made.incident(TEXT, WORD, visibility="private")
@@ -363,11 +389,15 @@ async def test_each_route_shows_it_to_callers_who_may_see_it(scene: Scene, who: 
 
 
 @pytest.mark.parametrize("stranger", STRANGERS)
-def test_what_a_stranger_reads_is_what_it_was_before_it_was_there(scene: Scene, stranger: str) -> None:
+def test_what_a_stranger_reads_is_what_it_was_before_it_was_there(
+    scene: Scene, stranger: str
+) -> None:
     before, after = scene.before[stranger], scene.after[stranger]
     assert after.keys() == before.keys()
     assert [name for name, (leaks, _) in after.items() if leaks] == []
-    assert {name: (before[name], after[name]) for name in after if after[name] != before[name]} == {}
+    assert {
+        name: (before[name], after[name]) for name in after if after[name] != before[name]
+    } == {}
 
 
 @pytest.mark.parametrize("stranger", STRANGERS)
@@ -378,10 +408,13 @@ async def test_its_parts_do_not_exist_for_a_stranger(scene: Scene, stranger: str
         for hidden, none in ((scene.hidden, ghost), by_number):
             for first, second in _pairs(rule, hidden, none, shown=scene.shown):
                 answers = [
-                    await scene.send(rule.method, path, headers, body) for path, body in (first, second)
+                    await scene.send(rule.method, path, headers, body)
+                    for path, body in (first, second)
                 ]
                 about = (rule.method, rule.path, [answer.text for answer in answers])
-                assert not any(SECRET in answer.text + str(answer.headers) for answer in answers), about
+                assert not any(SECRET in answer.text + str(answer.headers) for answer in answers), (
+                    about
+                )
                 assert alike(answers[0], hidden) == alike(answers[1], none), about
     assert await _stored(scene) == stored
 
@@ -394,7 +427,10 @@ def _pairs(rule: Rule, hidden: Named, none: Named, *, shown: Named) -> Iterator[
     for refs in ((hidden.ref, none.ref), (shown.ref, shown.ref)):
         # A body, or a second place in the path, names something of its own.
         made = [
-            (path_of(rule, it).replace(f"incidents/{it.ref}", f"incidents/{ref}"), body_of(rule, it))
+            (
+                path_of(rule, it).replace(f"incidents/{it.ref}", f"incidents/{ref}"),
+                body_of(rule, it),
+            )
             for it, ref in zip((hidden, none), refs, strict=True)
         ]
         if made[0] != made[1]:

@@ -32,7 +32,13 @@ from tests.app.v0_app import a_client
 from tests.kit.every import every
 
 CAUSE = "select * from incidents"
-PATHS = ("/api/v1/incidents", "/api/v0/incidents", "/api/v0/incidents/start", "/healthz", "/incidents")
+PATHS = (
+    "/api/v1/incidents",
+    "/api/v0/incidents",
+    "/api/v0/incidents/start",
+    "/healthz",
+    "/incidents",
+)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -66,7 +72,9 @@ async def answer(
 
 def every_app_error() -> list[AppError]:
     return [
-        kind("Do this instead") for kind in AppError.__subclasses__() if kind.__module__ == errors.__name__
+        kind("Do this instead")
+        for kind in AppError.__subclasses__()
+        if kind.__module__ == errors.__name__
     ]
 
 
@@ -143,16 +151,29 @@ async def test_without_a_key_the_outcome_is_reported_as_unknown() -> None:
 async def test_fields_headers_and_further_members_are_handed_on() -> None:
     fields = [FieldError("/title", "required", "is required")]
     got = await answer(InvalidFieldsError("Correct it", errors=fields), "/api/v1/incidents")
-    assert got.json()["errors"] == [{"pointer": "/title", "code": "required", "message": "is required"}]
-    refusal = PreconditionFailedError("No", headers={"ETag": '"7"'}, extra={"allowed": ["OPEN"], "status": 1})
+    assert got.json()["errors"] == [
+        {"pointer": "/title", "code": "required", "message": "is required"}
+    ]
+    refusal = PreconditionFailedError(
+        "No", headers={"ETag": '"7"'}, extra={"allowed": ["OPEN"], "status": 1}
+    )
     got = await answer(refusal, "/api/v1/incidents")
-    assert (got.headers["etag"], got.json()["allowed"], got.json()["status"]) == ('"7"', ["OPEN"], 412)
+    assert (got.headers["etag"], got.json()["allowed"], got.json()["status"]) == (
+        '"7"',
+        ["OPEN"],
+        412,
+    )
 
 
 async def test_v0_shows_the_version_that_it_is_given() -> None:
     problems = Problems(version="1.2.3")
-    assert (await answer(OSError(), "/healthz", problems=problems)).json()["serviceVersion"] == "1.2.3"
-    assert "serviceVersion" not in (await answer(OSError(), "/api/v1/incidents", problems=problems)).json()
+    assert (await answer(OSError(), "/healthz", problems=problems)).json()[
+        "serviceVersion"
+    ] == "1.2.3"
+    assert (
+        "serviceVersion"
+        not in (await answer(OSError(), "/api/v1/incidents", problems=problems)).json()
+    )
 
 
 async def test_what_the_framework_refuses_is_malformed() -> None:
@@ -172,10 +193,15 @@ async def test_a_condition_that_is_refused_has_its_problem_and_names_the_current
             (428, "precondition-required"),
         ):
             with case(status):
-                error = ConditionError(status, "Send another", {"ETag": '"7"'} if status == 412 else None)
+                error = ConditionError(
+                    status, "Send another", {"ETag": '"7"'} if status == 412 else None
+                )
                 got = await answer(error, "/api/v1/incidents")
                 assert (got.status_code, got.json()["type"]) == (status, f"/problems/{slug}")
-                assert (got.json()["detail"], got.headers["cache-control"]) == ("Send another", "no-store")
+                assert (got.json()["detail"], got.headers["cache-control"]) == (
+                    "Send another",
+                    "no-store",
+                )
                 assert got.headers.get("etag") == ('"7"' if status == 412 else None)
                 assert (await answer(error, "/healthz")).json()["message"] == "Send another"
 
@@ -261,7 +287,10 @@ def test_no_path_leads_to_another_host(path: str) -> None:
 
 
 def test_a_body_is_compact_and_safe_inside_html() -> None:
-    assert encode({"a": ["<&>\u2028\u2029é"]}) == b'{"a":["\\u003c\\u0026\\u003e\\u2028\\u2029\xc3\xa9"]}'
+    assert (
+        encode({"a": ["<&>\u2028\u2029é"]})
+        == b'{"a":["\\u003c\\u0026\\u003e\\u2028\\u2029\xc3\xa9"]}'
+    )
 
 
 @given(st.text(st.characters(codec=None)), st.text(st.characters(codec=None)))
@@ -278,5 +307,7 @@ async def test_the_page_of_a_problem_says_more_than_its_title() -> None:
         for kind in every_app_error():
             with case(kind.slug):
                 page = await explain(slug=kind.slug)
-                lead = bytes(pages.page(page.template, page.context).body).partition(b'<p class="lead">')[2]
+                lead = bytes(pages.page(page.template, page.context).body).partition(
+                    b'<p class="lead">'
+                )[2]
                 assert len(lead.partition(b"</p>")[0]) > 20

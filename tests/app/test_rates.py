@@ -106,25 +106,40 @@ async def test_an_address_over_its_limit_is_refused_for_every_caller(
         async with caller(service, CLIENT) as client, caller(service, "203.0.113.10") as other:
             paths = [LIST, "/nowhere", "/openapi.json", "/signin"] * (SOME // 4)
             assert 429 not in await statuses(client, paths, {"Authorization": "Bearer wrong"})
-            for path in (LIST, V0, "/incidents", "/nowhere", "/openapi.json", "/static/postfacta.css"):
+            for path in (
+                LIST,
+                V0,
+                "/incidents",
+                "/nowhere",
+                "/openapi.json",
+                "/static/postfacta.css",
+            ):
                 assert (await client.get(path, headers=viewer)).status_code == 429
             problem = await client.get(LIST, headers=viewer)
             assert_limited(problem, "address", f"q={SOME};w=3600", wait=(30, 45))
             assert problem.headers["Content-Type"] == "application/problem+json"
             assert problem.json()["type"] == "/problems/rate-limited"
-            assert (await client.post(f"{V0}/start", json=START)).json().keys() == {"message", "requestId"}
+            assert (await client.post(f"{V0}/start", json=START)).json().keys() == {
+                "message",
+                "requestId",
+            }
             page = await client.get("/incidents", headers={"Accept": "text/html"})
             assert_limited(page, "address", f"q={SOME};w=3600", wait=(30, 45))
             assert page.headers["Content-Type"].startswith("text/html")
             # Another address has its own budget, and nobody who probes has any.
             assert (await other.get(LIST, headers=viewer)).status_code == 200
             assert (
-                await statuses(client, ["/healthz", "/healthz/live", "/metrics"] * SOME) == [200] * 3 * SOME
+                await statuses(client, ["/healthz", "/healthz/live", "/metrics"] * SOME)
+                == [200] * 3 * SOME
             )
 
 
 async def test_another_spelling_of_a_free_path_is_limited(shared_app_dsn: str) -> None:
-    spellings = ["GET //healthz///live", "GET /healthz/live//", "POST //api//v1/ingest/alertmanager"]
+    spellings = [
+        "GET //healthz///live",
+        "GET /healthz/live//",
+        "POST //api//v1/ingest/alertmanager",
+    ]
     with every() as case:
         for number, route in enumerate([*spellings, "POST /api/v1/ingest/alertmanager/"]):
             with case(route):
@@ -133,7 +148,9 @@ async def test_another_spelling_of_a_free_path_is_limited(shared_app_dsn: str) -
                     in_process(shared_app_dsn, rate_address="4/hour") as service,
                     caller(service, f"203.0.113.{20 + number}") as client,
                 ):
-                    answers = [await client.request(method, f"http://localhost{path}") for _ in range(5)]
+                    answers = [
+                        await client.request(method, f"http://localhost{path}") for _ in range(5)
+                    ]
                     assert [answer.status_code == 429 for answer in answers] == [False] * 4 + [True]
 
 
@@ -142,7 +159,10 @@ async def test_an_ipv6_network_is_one_address(shared_app_dsn: str) -> None:
         for number in range(SOME):
             async with caller(service, f"2001:db8::{number}") as client:
                 assert (await client.get("/signin")).status_code == 200
-        async with caller(service, "2001:db8::ffff:1") as same, caller(service, "2001:db8:0:1::1") as other:
+        async with (
+            caller(service, "2001:db8::ffff:1") as same,
+            caller(service, "2001:db8:0:1::1") as other,
+        ):
             assert (await same.get("/signin")).status_code == 429
             assert (await other.get("/signin")).status_code == 200
 
@@ -161,7 +181,9 @@ async def test_the_defaults_hold_in_production(
         assert answer.headers["RateLimit-Policy"] == '"address";q=1200;w=60'
         allowed = 0
         # Some come back while it asks.
-        while (answer := await service.client.request(method, path, headers=viewer)).status_code != 429:
+        while (
+            answer := await service.client.request(method, path, headers=viewer)
+        ).status_code != 429:
             allowed += 1
             assert allowed < 1.9 * amount
         assert_limited(answer, kind, f"q={amount};w=60", wait=(1, 2))
@@ -193,13 +215,18 @@ async def test_a_person_reads_as_often_as_allowed_over_all_addresses_tokens_and_
         async with caller(service, CLIENT) as elsewhere:
             assert await statuses(elsewhere, [f"{V0}?limit=1", "/api/v1/me"], second) == [200] * 2
             assert await statuses(elsewhere, ["/incidents"], cookie) == [200]
-            assert_limited(await elsewhere.get(ONE, headers=second), "read", "q=6;w=3600", wait=(600, 661))
+            assert_limited(
+                await elsewhere.get(ONE, headers=second), "read", "q=6;w=3600", wait=(600, 661)
+            )
         refused = await service.client.get(LIST, headers=first)
         assert_limited(refused, "read", "q=6;w=3600", wait=(600, 661))
         assert refused.headers["Content-Type"] == "application/problem+json"
         assert refused.json()["type"] == "/problems/rate-limited"
         assert refused.json()["detail"].startswith('Rate limit for "read" exceeded; retry after ')
-        assert (await service.client.get(V0, headers=first)).json().keys() == {"message", "requestId"}
+        assert (await service.client.get(V0, headers=first)).json().keys() == {
+            "message",
+            "requestId",
+        }
         page = await service.client.get("/incidents", headers={**cookie, "Accept": "text/html"})
         assert_limited(page, "read", "q=6;w=3600", wait=(600, 661))
         assert "Rate limit for &#34;read&#34; exceeded" in page.text
@@ -208,7 +235,9 @@ async def test_a_person_reads_as_often_as_allowed_over_all_addresses_tokens_and_
         assert await statuses(service.client, ["/healthz", "/metrics"], first) == [200] * 2
 
 
-async def test_to_write_is_another_budget_and_what_is_refused_writes_nothing(app_database_dsn: str) -> None:
+async def test_to_write_is_another_budget_and_what_is_refused_writes_nothing(
+    app_database_dsn: str,
+) -> None:
     async with in_process(app_database_dsn, rate_read="2/hour", rate_write="3/hour") as service:
         responder = await service.as_role("responder")
         for path, new in ((LIST, NEW), (f"{V0}/start", START), (LIST, NEW)):
@@ -225,12 +254,17 @@ async def test_to_write_is_another_budget_and_what_is_refused_writes_nothing(app
         assert (await service.client.post("/logout", headers=responder)).status_code == 204
 
 
-async def test_who_may_not_do_it_is_counted_too_and_a_machine_has_its_own_budget(shared_app_dsn: str) -> None:
+async def test_who_may_not_do_it_is_counted_too_and_a_machine_has_its_own_budget(
+    shared_app_dsn: str,
+) -> None:
     async with in_process(shared_app_dsn, rate_write="2/hour") as service:
         viewer = await service.as_role("viewer")
         answers = [await service.client.post(LIST, json=NEW, headers=viewer) for _ in range(3)]
         assert [answer.status_code for answer in answers] == [403, 403, 429]
-        for token in (await service.machine("incidents:write"), await service.machine("incidents:write")):
+        for token in (
+            await service.machine("incidents:write"),
+            await service.machine("incidents:write"),
+        ):
             answers = [await service.client.post(LIST, json=NEW, headers=token) for _ in range(3)]
             assert [answer.status_code for answer in answers] == [201, 201, 429]
 
@@ -242,7 +276,9 @@ async def test_anonymous_callers_have_no_shared_budget(
         assert await statuses(service.client, ["/openapi.json", LIST] * 5) == [200, 401] * 5
 
 
-WRITE = Rule(method="POST", path="/", handler=None, access=Access.WRITE, route_class=RouteClass.WRITE)  # type: ignore[arg-type] # it is not called
+WRITE = Rule(
+    method="POST", path="/", handler=None, access=Access.WRITE, route_class=RouteClass.WRITE
+)  # type: ignore[arg-type] # it is not called
 
 
 async def sent_by(principal: Principal, times: int, **settings: str) -> None:
@@ -270,11 +306,15 @@ async def test_without_a_rate_there_is_no_limit() -> None:
 # Behind a proxy
 
 
-async def tries_until_refused(client: httpx2.AsyncClient, forwarded: str = "", most: int = 25) -> int:
+async def tries_until_refused(
+    client: httpx2.AsyncClient, forwarded: str = "", most: int = 25
+) -> int:
     """Try passwords of one account after another; tell how many tries were allowed."""
     for number in range(most):
         # What a client makes up stands to the left of what the proxy writes.
-        headers = {"X-Forwarded-For": f"198.51.100.{number}" + (f", {forwarded}" if forwarded else "")}
+        headers = {
+            "X-Forwarded-For": f"198.51.100.{number}" + (f", {forwarded}" if forwarded else "")
+        }
         wrong = {"email": f"{number}@example.org", "password": "wrong horse battery"}
         answer = await client.post("/login", json=wrong, headers=headers)
         if answer.status_code == 429:
@@ -288,13 +328,17 @@ async def tries_until_refused(client: httpx2.AsyncClient, forwarded: str = "", m
 @pytest.mark.parametrize(
     "settings", [{}, {"rate_address": "1000/hour"}, {"trusted_proxies": (PROXY,)}], ids=str
 )
-async def test_forged_addresses_give_no_more_attempts(shared_app_dsn: str, settings: dict[str, Any]) -> None:
+async def test_forged_addresses_give_no_more_attempts(
+    shared_app_dsn: str, settings: dict[str, Any]
+) -> None:
     async with in_process(shared_app_dsn, **settings) as service, caller(service, CLIENT) as client:
         assert await tries_until_refused(client) == 20
 
 
 @pytest.mark.usefixtures("weak_passwords")
-async def test_behind_a_trusted_proxy_the_client_is_throttled_and_no_other(shared_app_dsn: str) -> None:
+async def test_behind_a_trusted_proxy_the_client_is_throttled_and_no_other(
+    shared_app_dsn: str,
+) -> None:
     async with (
         in_process(shared_app_dsn, trusted_proxies="10.0.0.0/8") as service,
         caller(service, PROXY) as proxy,
@@ -304,9 +348,13 @@ async def test_behind_a_trusted_proxy_the_client_is_throttled_and_no_other(share
         assert await tries_until_refused(proxy, CLIENT) == 0
 
 
-async def test_behind_a_trusted_proxy_the_address_that_is_limited_is_the_clients(shared_app_dsn: str) -> None:
+async def test_behind_a_trusted_proxy_the_address_that_is_limited_is_the_clients(
+    shared_app_dsn: str,
+) -> None:
     async with (
-        in_process(shared_app_dsn, trusted_proxies="10.0.0.0/8", rate_address=f"{SOME}/hour") as service,
+        in_process(
+            shared_app_dsn, trusted_proxies="10.0.0.0/8", rate_address=f"{SOME}/hour"
+        ) as service,
         caller(service, PROXY) as proxy,
     ):
         ours = {"X-Forwarded-For": f"192.0.2.1, {CLIENT}"}
@@ -347,8 +395,15 @@ async def test_the_audit_log_names_the_client_and_ignores_forged_addresses(
 @pytest.mark.clock("the store has 50 ms an answer")
 async def test_two_processes_count_together_in_valkey(shared_app_dsn: str, valkey: Server) -> None:
     store = f"async+valkey://127.0.0.1:{valkey.port}"
-    rates: dict[str, Any] = {"rate_read": "6/hour", "rate_address": "1000/hour", "rate_store": store}
-    async with in_process(shared_app_dsn, **rates) as one, in_process(shared_app_dsn, **rates) as two:
+    rates: dict[str, Any] = {
+        "rate_read": "6/hour",
+        "rate_address": "1000/hour",
+        "rate_store": store,
+    }
+    async with (
+        in_process(shared_app_dsn, **rates) as one,
+        in_process(shared_app_dsn, **rates) as two,
+    ):
         viewer = await one.as_role("viewer")
         got = [
             status
@@ -402,7 +457,9 @@ async def test_no_request_fails_or_waits_when_valkey_is_killed_and_limits_go_on(
             before = len(seen)
             valkey.terminate()
             with anyio.fail_after(20):
-                while len(seen) < before + 100 or await stores(service) != dict.fromkeys(LIMITERS, 0.0):
+                while len(seen) < before + 100 or await stores(service) != dict.fromkeys(
+                    LIMITERS, 0.0
+                ):
                     await anyio.sleep(0.01)
             is_over = True
         assert set(seen) == {200}
@@ -443,7 +500,9 @@ def test_every_route_matters_as_much_as_its_class_says(rules: list[Rule]) -> Non
     for rule in rules:
         path = re.sub(r"{[^}]*}", "x", rule.path)
         # Of one incident, what takes long is a read all the same; a person's password is set by who is signed in.
-        with_parameters = {RouteClass.SEARCH: "read", RouteClass.AUTH: "write"} if "{" in rule.path else {}
+        with_parameters = (
+            {RouteClass.SEARCH: "read", RouteClass.AUTH: "write"} if "{" in rule.path else {}
+        )
         of = with_parameters.get(rule.route_class, rule.route_class.value)
         assert priority_of(rules, rule.method, path) is expected[of]
         if rule.method == "GET":
@@ -490,7 +549,10 @@ async def test_under_load_searches_are_refused_first_then_reads_and_writes_last(
 
         async def outcome() -> list[int]:
             write = await service.client.post(LIST, json=NEW, headers=headers)
-            return [*await statuses(service.client, [LIST, ONE, "/healthz"], headers), write.status_code]
+            return [
+                *await statuses(service.client, [LIST, ONE, "/healthz"], headers),
+                write.status_code,
+            ]
 
         try:
             assert await outcome() == [200, 200, 200, 201]

@@ -19,7 +19,14 @@ import pytest
 
 from chaos.rotation import Load
 from postfacta_adapters.limits import SharedStore
-from postfacta_app.settings import AGES, Rotation, Settings, SettingsError, load_settings, password_of
+from postfacta_app.settings import (
+    AGES,
+    Rotation,
+    Settings,
+    SettingsError,
+    load_settings,
+    password_of,
+)
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.running import ADMIN, command, read_until, started
 from tests.kit.pg import execute, fetch_value, fresh_database
@@ -50,7 +57,9 @@ def replace(file: Path, text: str) -> None:
     new.replace(file)
 
 
-def test_a_replaced_secret_is_used_and_logged_by_name_only(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_replaced_secret_is_used_and_logged_by_name_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     source = Source(METRICS_TOKEN=FORMER, DATABASE_DSN="postgresql://app:one@db/shop")
     rotation = Rotation(source(), source)
     source.set("METRICS_TOKEN", f"{NEXT}\n{FORMER}\n")
@@ -73,7 +82,9 @@ def test_nothing_but_secrets_changes() -> None:
     assert (rotation.current.port, rotation.current.valid("traffic_key")) == (8080, (NEXT,))
 
 
-def test_an_unreadable_secret_keeps_the_former_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreadable_secret_keeps_the_former_and_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     source = Source(METRICS_TOKEN=FORMER)
     rotation = Rotation(source(), source)
     source.set("METRICS_TOKEN", "")
@@ -83,7 +94,10 @@ def test_an_unreadable_secret_keeps_the_former_and_is_logged_once(caplog: pytest
     source.set("METRICS_TOKEN", NEXT)
     rotation.reread()
     assert rotation.current.valid("metrics_token") == (NEXT,)
-    assert [record.getMessage() for record in caplog.records] == ["secrets.unreadable", "secrets.changed"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "secrets.unreadable",
+        "secrets.changed",
+    ]
     assert "POSTFACTA_METRICS_TOKEN" in vars(caplog.records[0])["reason"]
 
 
@@ -108,7 +122,10 @@ def test_a_secret_that_is_removed_stays_in_use(caplog: pytest.LogCaptureFixture)
     rotation.reread()
     assert rotation.current.valid("metrics_token") == (FORMER,)
     assert rotation.current.valid("traffic_key") == (NEXT,)
-    assert [record.getMessage() for record in caplog.records] == ["secrets.unreadable", "secrets.changed"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "secrets.unreadable",
+        "secrets.changed",
+    ]
     assert vars(caplog.records[0])["reason"].startswith("metrics_token: ")
 
 
@@ -165,7 +182,8 @@ def test_the_age_of_a_secret_is_that_of_its_oldest_file(
         file.write_text(FORMER)
         os.utime(file, (100 * number, 100 * number))
     source = Source(
-        METRICS_TOKEN_FILE=str(token), DATABASE_DSN=f"postgresql://db/shop?sslkey={key}&sslrootcert={root}"
+        METRICS_TOKEN_FILE=str(token),
+        DATABASE_DSN=f"postgresql://db/shop?sslkey={key}&sslrootcert={root}",
     )
     monkeypatch.setenv("POSTFACTA_METRICS_TOKEN_FILE", str(token))
     rotation = Rotation(source(), source, wall=lambda: 1000.0)
@@ -195,7 +213,9 @@ def test_without_a_source_all_stays() -> None:
         ("postgresql://one/shop", None),
     ],
 )
-def test_the_password_is_found_wherever_it_stands_in_the_address(dsn: str, password: str | None) -> None:
+def test_the_password_is_found_wherever_it_stands_in_the_address(
+    dsn: str, password: str | None
+) -> None:
     assert password_of(load_settings({"POSTFACTA_DATABASE_DSN": dsn})) == password
 
 
@@ -299,7 +319,15 @@ def test_a_password_and_a_token_are_replaced_under_load(
     with fresh_database(postgres_server, app_template) as owner:
         who = ("--email", ADMIN.email, "--name", "Admin", "--password-stdin")
         database = {"POSTFACTA_DATABASE_DSN": owner}
-        command("user", "add", "--role", "admin", *who, environment=database, given=ADMIN.password + "\n")
+        command(
+            "user",
+            "add",
+            "--role",
+            "admin",
+            *who,
+            environment=database,
+            given=ADMIN.password + "\n",
+        )
         execute(
             owner,
             f"create role {role} login password '{FORMER}' in role postfacta_app",
@@ -325,7 +353,9 @@ def serving(owner: str, role: str, folder: Path) -> Generator[Service]:
     with started(environment=environment) as (service.process, service.url):
         wait_until(lambda: service.has_database(FORMER))
         login = {"email": ADMIN.email, "password": ADMIN.password}
-        service.session = httpx2.post(f"{service.url}/login", json=login, timeout=PATIENCE).json()["token"]
+        service.session = httpx2.post(f"{service.url}/login", json=login, timeout=PATIENCE).json()[
+            "token"
+        ]
         yield service
 
 

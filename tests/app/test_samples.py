@@ -38,7 +38,8 @@ async def test_three_incidents_have_facts_of_machines_and_of_people(service: Ser
     items = (await read(service, "incidents", sort="declared_at"))["items"]
     told = {
         f"INC-{it['number']}": {
-            entry["source"] for entry in (await read(service, f"incidents/{it['id']}/timeline"))["items"]
+            entry["source"]
+            for entry in (await read(service, f"incidents/{it['id']}/timeline"))["items"]
         }
         for it in items
     }
@@ -73,10 +74,14 @@ async def test_one_post_mortem_is_published_and_stands_on_its_timeline(service: 
     published = await read(service, f"incidents/{CHECKOUT}/postmortem")
     assert (published["status"], published["timeline_changed"]) == ("published", False)
     assert (await read(service, f"incidents/{SIGN_IN}/postmortem"))["status"] == "in_review"
-    entries = (await read(service, f"incidents/{CHECKOUT}/timeline", include_hidden="true"))["items"]
+    entries = (await read(service, f"incidents/{CHECKOUT}/timeline", include_hidden="true"))[
+        "items"
+    ]
     known = {(entry["source"], entry["id"]) for entry in entries}
     assert {
-        (it["source"], it["id"]) for factor in published["content"]["factors"] for it in factor["evidence"]
+        (it["source"], it["id"])
+        for factor in published["content"]["factors"]
+        for it in factor["evidence"]
     } <= known
 
 

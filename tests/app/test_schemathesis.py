@@ -70,7 +70,10 @@ def run(service: LiveService, folder: Path, examples: int) -> tuple[dict[str, An
     admin = service.client.get("/api/v1/me").json()["actor"].removeprefix("user:")
     machine = {"name": "machine", "scopes": ["incidents:read"]}
     token = service.client.post("/api/v1/tokens", json=machine).json()
-    headers = {"admin": service.client.headers["Authorization"], "machine": f"Bearer {token['secret']}"}
+    headers = {
+        "admin": service.client.headers["Authorization"],
+        "machine": f"Bearer {token['secret']}",
+    }
     (folder / "schemathesis.toml").write_text(CONFIGURATION % headers)
     hooks = Path(__file__).with_name("schemathesis_hooks.py")
     done = subprocess.run(  # noqa: S603 - a program of our environment

@@ -32,7 +32,9 @@ def test_without_any_setting_it_listens_on_loopback_and_asks_for_a_sign_in() -> 
     assert settings.cors_origins == ()
 
 
-def test_the_environment_of_the_process_is_the_default_source(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_the_process_is_the_default_source(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("POSTFACTA_PORT", "9000")
     assert load_settings().port == 9000
     assert load_settings({}).port == 8080
@@ -66,7 +68,10 @@ def test_a_value_may_stand_in_a_file_or_in_the_secrets_folder(tmp_path: Path) ->
     (tmp_path / "dsn").write_text(f"{DSN}\n")
     (tmp_path / "postfacta_metrics_token").write_text(f"{SECRET}\r\n")
     (tmp_path / "app_version").write_text("1.2")
-    environ = {"POSTFACTA_DATABASE_DSN_FILE": str(tmp_path / "dsn"), "POSTFACTA_SECRETS_DIR": str(tmp_path)}
+    environ = {
+        "POSTFACTA_DATABASE_DSN_FILE": str(tmp_path / "dsn"),
+        "POSTFACTA_SECRETS_DIR": str(tmp_path),
+    }
     settings = load_settings(environ)
     assert settings.database_dsn.get_secret_value() == DSN
     assert settings.metrics_token is not None
@@ -135,7 +140,9 @@ def test_no_sign_in_is_allowed_on_a_loopback_address() -> None:
     with every() as case:
         for host in ["127.0.0.1", "127.8.8.8", "::1", "localhost"]:
             with case(host):
-                assert load_settings({"POSTFACTA_AUTH_MODE": "none", "POSTFACTA_HOST": host}).is_loopback
+                assert load_settings(
+                    {"POSTFACTA_AUTH_MODE": "none", "POSTFACTA_HOST": host}
+                ).is_loopback
 
 
 def test_a_flag_cannot_open_what_the_environment_keeps_closed() -> None:
@@ -155,7 +162,9 @@ def test_all_origins_cannot_go_with_cookies() -> None:
     assert listed.cors_origins == ("https://a.example", "https://b.example")
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe", "folder"], ids=["missing", "not UTF-8", "a folder"])
+@pytest.mark.parametrize(
+    "content", [None, b"\xff\xfe", "folder"], ids=["missing", "not UTF-8", "a folder"]
+)
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | str | None) -> None:
     file = tmp_path / "dsn"
     if isinstance(content, bytes):
@@ -167,7 +176,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | st
 
 
 def test_a_secrets_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    assert refusal({"POSTFACTA_SECRETS_DIR": str(tmp_path / "gone")}).startswith("POSTFACTA_SECRETS_DIR:")
+    assert refusal({"POSTFACTA_SECRETS_DIR": str(tmp_path / "gone")}).startswith(
+        "POSTFACTA_SECRETS_DIR:"
+    )
 
 
 MAY_NOT_BE_EMPTY = [
@@ -266,7 +277,10 @@ def test_a_weak_secret_for_tokens_stops_the_start_and_says_why() -> None:
                 text = refusal(PROJECT | {"POSTFACTA_JWT_SECRET": secret})
                 assert text.startswith(f"POSTFACTA_JWT_SECRET: {why}")
                 assert secret.strip() not in text or len(secret) == 1
-                assert load_settings(PROJECT | {"POSTFACTA_JWT_SECRET": "ä" * 16}).jwt_secret is not None
+                assert (
+                    load_settings(PROJECT | {"POSTFACTA_JWT_SECRET": "ä" * 16}).jwt_secret
+                    is not None
+                )
 
 
 # Rates, proxies, shedding
@@ -284,7 +298,10 @@ def test_rates_are_limited_unless_this_is_a_developers_machine_and_each_may_be_s
     ]
     given = {"POSTFACTA_RATE_ADDRESS": "", "POSTFACTA_RATE_READ": " 5/second;100/hour "}
     for environ in (given, given | production):
-        assert [load_settings(environ).rate(kind) for kind in KINDS[:2]] == ["", "5/second;100/hour"]
+        assert [load_settings(environ).rate(kind) for kind in KINDS[:2]] == [
+            "",
+            "5/second;100/hour",
+        ]
 
 
 NO_RATES = ["600", "often", "0/minute", "-1/minute", ";", "5/minute per client", SECRET]
@@ -301,7 +318,9 @@ def test_what_is_no_rate_is_refused_with_what_to_write() -> None:
 
 
 def test_a_rate_that_no_clock_can_count_with_is_refused() -> None:
-    assert refusal({"POSTFACTA_RATE_READ": f"{'9' * 400}/minute"}).startswith("POSTFACTA_RATE_READ: ")
+    assert refusal({"POSTFACTA_RATE_READ": f"{'9' * 400}/minute"}).startswith(
+        "POSTFACTA_RATE_READ: "
+    )
     load_settings({"POSTFACTA_RATE_READ": f"{'9' * 15}/minute"})
 
 
@@ -376,12 +395,21 @@ def test_no_secret_is_in_the_settings_as_text() -> None:
             "POSTFACTA_RATE_STORE": f"async+valkey://:{SECRET}@127.0.0.1:6379",
         }
     )
-    for text in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.model_dump())):
+    for text in (
+        repr(settings),
+        str(settings),
+        settings.model_dump_json(),
+        repr(settings.model_dump()),
+    ):
         assert SECRET not in text
 
 
 def test_no_value_is_in_an_error_not_even_of_another_setting() -> None:
-    environ = {"POSTFACTA_DATABASE_DSN": DSN, "POSTFACTA_PORT": SECRET, "POSTFACTA_AUTH_MODE": SECRET}
+    environ = {
+        "POSTFACTA_DATABASE_DSN": DSN,
+        "POSTFACTA_PORT": SECRET,
+        "POSTFACTA_AUTH_MODE": SECRET,
+    }
     with pytest.raises(SettingsError) as caught:
         load_settings(environ)
     assert SECRET not in repr(caught.value)
@@ -416,8 +444,14 @@ def test_a_secret_that_every_user_may_read_is_named(
 
 
 def test_several_secrets_hold_at_once_one_a_line() -> None:
-    settings = load_settings({"POSTFACTA_METRICS_TOKEN": "one\ntwo\n\n", "POSTFACTA_TRAFFIC_KEY": "only"})
-    assert (settings.valid("metrics_token"), settings.valid("traffic_key"), settings.valid("jwt_secret")) == (
+    settings = load_settings(
+        {"POSTFACTA_METRICS_TOKEN": "one\ntwo\n\n", "POSTFACTA_TRAFFIC_KEY": "only"}
+    )
+    assert (
+        settings.valid("metrics_token"),
+        settings.valid("traffic_key"),
+        settings.valid("jwt_secret"),
+    ) == (
         ("one", "two"),
         ("only",),
         (),
@@ -425,7 +459,9 @@ def test_several_secrets_hold_at_once_one_a_line() -> None:
 
 
 def test_each_of_several_jwt_secrets_is_long_enough() -> None:
-    assert load_settings({"POSTFACTA_JWT_SECRET": "a" * 32 + "\n" + "b" * 32}).valid("jwt_secret") == (
+    assert load_settings({"POSTFACTA_JWT_SECRET": "a" * 32 + "\n" + "b" * 32}).valid(
+        "jwt_secret"
+    ) == (
         "a" * 32,
         "b" * 32,
     )

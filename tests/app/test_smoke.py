@@ -75,7 +75,12 @@ class Fake:
 def look(fake: Fake, **given: Any) -> tuple[int, dict[str, str], str]:
     """Return the exit code, verdicts and all that was printed."""
     lines: list[str] = []
-    asked: dict[str, Any] = {"url": "http://service", "token": TOKEN, "metrics_token": METRICS, **given}
+    asked: dict[str, Any] = {
+        "url": "http://service",
+        "token": TOKEN,
+        "metrics_token": METRICS,
+        **given,
+    }
     code = anyio.run(Smoke(transport=httpx2.MockTransport(fake), **asked).run, lines.append)
     return code, {line.split()[1]: line.split()[0] for line in lines}, "\n".join(lines)
 
@@ -117,7 +122,9 @@ BREAKS: list[tuple[str, tuple[str, str], Answer]] = [
 
 
 @pytest.mark.parametrize(
-    ("row", "where", "change"), BREAKS, ids=[f"{row}-{number}" for number, (row, *_) in enumerate(BREAKS)]
+    ("row", "where", "change"),
+    BREAKS,
+    ids=[f"{row}-{number}" for number, (row, *_) in enumerate(BREAKS)],
 )
 def test_each_row_fails_on_what_it_is_for(row: str, where: tuple[str, str], change: Answer) -> None:
     code, verdicts, text = look(Fake(breaks={where: change}), version="1.4.0")
@@ -171,7 +178,9 @@ def test_a_service_that_hangs_ends_it_in_time(monkeypatch: pytest.MonkeyPatch) -
         raise AssertionError
 
     lines: list[str] = []
-    code = anyio.run(Smoke(url="http://service", transport=httpx2.MockTransport(hang)).run, lines.append)
+    code = anyio.run(
+        Smoke(url="http://service", transport=httpx2.MockTransport(hang)).run, lines.append
+    )
     assert (code, lines) == (1, ["fail  time        not done within 0.2 s"])
 
 
@@ -182,7 +191,9 @@ async def test_it_passes_on_the_service_itself(app_database_dsn: str) -> None:
         headers = await service.machine("incidents:read", "incidents:write")
         token = headers["Authorization"].removeprefix("Bearer ")
         transport = httpx2.ASGITransport(service.app, client=("192.0.2.7", 4711))
-        code = await Smoke(url="http://localhost", token=token, transport=transport).run(lines.append)
+        code = await Smoke(url="http://localhost", token=token, transport=transport).run(
+            lines.append
+        )
         left = (await service.client.get("/api/v1/incidents?kind=exercise", headers=headers)).json()
     assert (code, [line.split()[1] for line in lines]) == (0, ROWS), lines
     assert left["items"] == []
@@ -191,7 +202,9 @@ async def test_it_passes_on_the_service_itself(app_database_dsn: str) -> None:
 def test_the_command_reads_secrets_from_files_and_reports(
     live: LiveService, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "token").write_text(live.client.headers["Authorization"].removeprefix("Bearer ") + "\n")
+    (tmp_path / "token").write_text(
+        live.client.headers["Authorization"].removeprefix("Bearer ") + "\n"
+    )
     given = ["smoke", "--url", live.url, "--token-file", str(tmp_path / "token")]
     assert main(given) == 0
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [
@@ -205,6 +218,8 @@ def test_the_command_says_how_a_production_may_be_written_to(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "token").write_text(TOKEN)
-    monkeypatch.setattr(smoke, "Smoke", partial(Smoke, transport=httpx2.MockTransport(Fake("production"))))
+    monkeypatch.setattr(
+        smoke, "Smoke", partial(Smoke, transport=httpx2.MockTransport(Fake("production")))
+    )
     assert main(["smoke", "--url", "http://service", "--token-file", str(tmp_path / "token")]) == 2
     assert "--read-only" in capsys.readouterr().err

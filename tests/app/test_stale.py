@@ -100,7 +100,9 @@ class World:
     ],
     ids=repr,
 )
-async def test_only_a_database_that_cannot_be_read_is_away(error: ResilienceError, *, away: bool) -> None:
+async def test_only_a_database_that_cannot_be_read_is_away(
+    error: ResilienceError, *, away: bool
+) -> None:
     assert is_away(error, "postgres") is away
     world = World()
     await world.get()
@@ -114,7 +116,9 @@ async def test_only_a_database_that_cannot_be_read_is_away(error: ResilienceErro
 
 async def test_a_stale_response_has_its_age_and_no_store() -> None:
     world = World(
-        answer=Response("new", headers={"etag": '"1"', "cache-control": "max-age=60", "link": "<y>"})
+        answer=Response(
+            "new", headers={"etag": '"1"', "cache-control": "max-age=60", "link": "<y>"}
+        )
     )
     await world.get()
     world.answer, world.now = AWAY, world.now + 61.9
@@ -130,7 +134,9 @@ async def test_a_stale_response_has_its_age_and_no_store() -> None:
     }
 
 
-async def test_after_a_quarter_of_an_hour_it_is_no_answer_any_more_and_use_does_not_renew_it() -> None:
+async def test_after_a_quarter_of_an_hour_it_is_no_answer_any_more_and_use_does_not_renew_it() -> (
+    None
+):
     world = World()
     await world.get()
     world.answer, world.now = AWAY, world.now + MAX_STALE - 0.1
@@ -178,7 +184,9 @@ async def test_what_its_handler_did_not_allow_is_not_kept_and_drops_what_was_kep
     await world.assert_nothing_is_kept()
 
 
-@pytest.mark.parametrize("later", [NotFoundError("gone"), Response(status_code=303)], ids=["404", "303"])
+@pytest.mark.parametrize(
+    "later", [NotFoundError("gone"), Response(status_code=303)], ids=["404", "303"]
+)
 async def test_any_other_answer_in_between_ends_the_old_one(later: Response | Exception) -> None:
     world = World()
     await world.get()

@@ -67,8 +67,19 @@ def test_a_request_is_one_trace_from_the_callers_span_to_the_statement(
             "LOG_FORMAT": "JSON",
         }
         who = ("--email", ADMIN.email, "--name", "Admin", "--password-stdin")
-        command("user", "add", "--role", "admin", *who, environment=environment, given=ADMIN.password + "\n")
-        with started(environment=environment) as (process, url), httpx2.Client(base_url=url) as client:
+        command(
+            "user",
+            "add",
+            "--role",
+            "admin",
+            *who,
+            environment=environment,
+            given=ADMIN.password + "\n",
+        )
+        with (
+            started(environment=environment) as (process, url),
+            httpx2.Client(base_url=url) as client,
+        ):
             headers = {
                 "Authorization": f"Bearer {sign_in(client, ADMIN)}",
                 "traceparent": f"00-{trace_id}-{caller}-01",

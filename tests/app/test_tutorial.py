@@ -22,7 +22,8 @@ NEXT = "-- next block --"
 
 @pytest.mark.usefixtures("programs")
 @pytest.mark.skipif(
-    shutil.which("curl") is None and "TEST_REQUIRE_ALL" not in os.environ, reason="curl is not installed"
+    shutil.which("curl") is None and "TEST_REQUIRE_ALL" not in os.environ,
+    reason="curl is not installed",
 )
 def test_each_block_of_the_tutorial_prints_what_it_says() -> None:
     blocks = BLOCK.findall(PAGE.read_text())
@@ -30,7 +31,9 @@ def test_each_block_of_the_tutorial_prints_what_it_says() -> None:
     with open_folder() as folder, demo(folder / ".postfacta") as (_, said):
         (url,) = re.findall(r"listening on (http://\S+?);", said)
         ready = f"{url}/healthz/ready"
-        wait_until(lambda: httpx2.get(ready).status_code == 200, "the demo has its database", within=30.0)
+        wait_until(
+            lambda: httpx2.get(ready).status_code == 200, "the demo has its database", within=30.0
+        )
         done = subprocess.run(  # noqa: S603 - our own page
             ["bash", "-eu", "-c", script.replace("http://127.0.0.1:8080", url)],  # noqa: S607 - found on PATH
             cwd=folder,

@@ -44,7 +44,9 @@ class Exchange:
     def read(self, line: str) -> None:
         mark, _, rest = line.partition(" ")
         if mark in {"@", "?", ">", "<|"}:
-            setattr(self, {"@": "setting", "?": "verdict", ">": "request", "<|": "body"}[mark], rest)
+            setattr(
+                self, {"@": "setting", "?": "verdict", ">": "request", "<|": "body"}[mark], rest
+            )
         elif mark == "<":
             self.status = int(rest)
         elif mark in {">|", ">j"}:
@@ -86,7 +88,9 @@ def _settings(setting: str) -> Settings:
     )
 
 
-async def _replay(store_of: Callable[[str], PostgresV0], chosen: Mapping[str, Exchange]) -> Mapping[str, Any]:
+async def _replay(
+    store_of: Callable[[str], PostgresV0], chosen: Mapping[str, Exchange]
+) -> Mapping[str, Any]:
     """Send the requests in order, to one application for each setting."""
     answers: dict[str, httpx2.Response] = {}
     async with AsyncExitStack() as stack:
@@ -118,7 +122,9 @@ async def _replay_on_postgres(dsn: str, chosen: Mapping[str, Exchange]) -> Mappi
         return await _replay(lambda _: store, chosen)
 
 
-IN_DATABASE: Final = {name: exchange for name, exchange in GOLDEN.items() if MEMORY in exchange.setting}
+IN_DATABASE: Final = {
+    name: exchange for name, exchange in GOLDEN.items() if MEMORY in exchange.setting
+}
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +146,9 @@ def test_there_are_seventy_exchanges() -> None:
     assert len(GOLDEN) == 70
 
 
-def test_a_client_of_the_original_sees_no_difference(in_memory: Mapping[str, httpx2.Response]) -> None:
+def test_a_client_of_the_original_sees_no_difference(
+    in_memory: Mapping[str, httpx2.Response],
+) -> None:
     with every() as case:
         for name, exchange in GOLDEN.items():
             with case(name):
@@ -157,7 +165,9 @@ def test_nor_does_it_when_the_incidents_are_in_postgresql(
 
 
 @pytest.mark.parametrize("answers", ["in_memory", "in_postgres"])
-def test_the_list_holds_what_was_started_in_that_order(answers: str, request: pytest.FixtureRequest) -> None:
+def test_the_list_holds_what_was_started_in_that_order(
+    answers: str, request: pytest.FixtureRequest
+) -> None:
     replayed = request.getfixturevalue(answers)
     before = takewhile(lambda name: name != "48 list-all", GOLDEN)
     started = [replayed[name].json()["id"] for name in before if replayed[name].status_code == 201]
@@ -211,7 +221,9 @@ def _check_kept(exchange: Exchange, answer: httpx2.Response) -> None:
 
 def _varying(pairs: list[tuple[str, object]], *, fixed: bool) -> list[tuple[str, object]]:
     """Keep the order of keys, and put the shape in place of what differs from run to run."""
-    return [(key, value if fixed and key != "requestId" else _blank(key, value)) for key, value in pairs]
+    return [
+        (key, value if fixed and key != "requestId" else _blank(key, value)) for key, value in pairs
+    ]
 
 
 def _blank(key: str, value: object) -> object:

@@ -30,7 +30,9 @@ LIST, START = "/api/v0/incidents", "/api/v0/incidents/start"
 class Service:
     """A running v0 that tests without a loop of their own can call."""
 
-    def __init__(self, portal: BlockingPortal, client: httpx2.AsyncClient, database: Database) -> None:
+    def __init__(
+        self, portal: BlockingPortal, client: httpx2.AsyncClient, database: Database
+    ) -> None:
         self._portal = portal
         self._client = client
         self._database = database
@@ -103,7 +105,10 @@ a_start = st.fixed_dictionaries(
     st.binary()
     | any_json.map(lambda value: json.dumps(value).encode())
     | st.dictionaries(
-        st.sampled_from(["title", "description", "reporter", "severity", "owner", "notes", "Notes"]), any_json
+        st.sampled_from(
+            ["title", "description", "reporter", "severity", "owner", "notes", "Notes"]
+        ),
+        any_json,
     ).map(lambda value: json.dumps(value).encode())
 )
 @example(b"[" * 100_000)
@@ -116,11 +121,15 @@ def test_random_bytes_and_random_json_are_taken_or_refused_and_never_crash(
     response = service.start(content)
     assert response.status_code in {201, 400}
     if response.status_code == 400:
-        assert response.json()["message"].startswith(("Invalid request body: ", "Validation failed: "))
+        assert response.json()["message"].startswith(
+            ("Invalid request body: ", "Validation failed: ")
+        )
 
 
 @given(a_start)
-def test_what_is_taken_is_shown_as_it_was_sent(service: Service, start: Mapping[str, object]) -> None:
+def test_what_is_taken_is_shown_as_it_was_sent(
+    service: Service, start: Mapping[str, object]
+) -> None:
     content = json.dumps(start).encode()
     response = service.start(content)
     if response.status_code == 400:
@@ -170,7 +179,9 @@ select n.id, n.id, $1, 'note', $2, 'somebody', $3, clock_timestamp() from n"""
 def test_the_list_is_the_projection_of_what_v1_wrote(
     service: Service, writes: list[tuple[int, Columns | int]]
 ) -> None:
-    body = json.dumps({"title": "abc", "description": "0123456789", "reporter": "ab", "severity": "LOW"})
+    body = json.dumps(
+        {"title": "abc", "description": "0123456789", "reporter": "ab", "severity": "LOW"}
+    )
     ids = [UUID(service.start(body.encode()).json()["id"]) for _ in range(3)]
     incidents = [dict(NEW) for _ in ids]
     notes: list[list[int]] = [[] for _ in ids]
@@ -184,7 +195,9 @@ def test_the_list_is_the_projection_of_what_v1_wrote(
             text = f"update incidents set {assignments} where id = $1"  # noqa: S608 - ours
             service.execute(text, ids[which], *write.values())
     listed = {UUID(one["id"]): one for one in service.get(LIST)}
-    shown = [identity for identity, columns in zip(ids, incidents, strict=True) if _is_shown(columns)]
+    shown = [
+        identity for identity, columns in zip(ids, incidents, strict=True) if _is_shown(columns)
+    ]
     assert [identity for identity in listed if identity in ids] == shown
     for identity, columns, added in zip(ids, incidents, notes, strict=True):
         if identity in shown:
@@ -197,7 +210,9 @@ def _is_shown(columns: Columns) -> bool:
 
 
 def _projected(columns: Columns, added: list[int]) -> Mapping[str, object]:
-    notes = [{"timestamp": f"2026-02-07T10:00:{note:02}.25Z", "message": str(note)} for note in added]
+    notes = [
+        {"timestamp": f"2026-02-07T10:00:{note:02}.25Z", "message": str(note)} for note in added
+    ]
     owner = {"owner": columns["owner"]} if columns["owner"] else {}
     return {
         "title": columns["title"],

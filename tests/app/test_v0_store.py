@@ -33,7 +33,10 @@ NOTES = [
     {"message": "without a time"},
     None,
     {"timestamp": "0000-02-29T00:00:00Z", "message": "before the first year"},
-    {"timestamp": "9999-12-31T23:59:59.999998Z", "message": "the last instant that PostgreSQL is told"},
+    {
+        "timestamp": "9999-12-31T23:59:59.999998Z",
+        "message": "the last instant that PostgreSQL is told",
+    },
     {"timestamp": "9999-12-31T23:59:59.999999Z", "message": "infinity, as asyncpg sees it"},
     {"timestamp": "0001-01-01T00:00:00.000001Z", "message": "the first microsecond"},
     {"timestamp": "0001-01-01T01:00:00+01:00", "message": "no time, under an offset"},
@@ -76,7 +79,11 @@ async def test_a_start_writes_all_its_facts(app_database: Database) -> None:
         identity = await started(client, owner="platform", notes=NOTES)
     [incident] = await rows(app_database, "incidents")
     assert incident["id"] == identity
-    assert (incident["status"], incident["owner"], incident["v0_notes_null"]) == ("OPEN", "platform", False)
+    assert (incident["status"], incident["owner"], incident["v0_notes_null"]) == (
+        "OPEN",
+        "platform",
+        False,
+    )
     assert incident["created_by"] == "anonymous"
     [change] = await rows(app_database, "status_changes")
     assert (change["from_status"], change["to_status"]) == (None, "OPEN")
@@ -129,7 +136,9 @@ async def test_a_taken_id_is_a_conflict_and_leaves_no_trace(
         await started(client)
         again = await client.post(START, json={**VALID, "title": "again", "notes": NOTES})
         assert again.status_code == 409
-        assert again.json()["message"] == "Incident with the same ID already exists: incident conflict"
+        assert (
+            again.json()["message"] == "Incident with the same ID already exists: incident conflict"
+        )
         assert [incident["title"] for incident in await listed(client)] == [VALID["title"]]
     for table in ("incidents", "status_changes", "audit_log"):
         assert len(await rows(app_database, table)) == 1
@@ -147,7 +156,9 @@ async def test_two_hundred_starts_by_fifty_callers_are_two_hundred_incidents_in_
         async def start(number: int) -> None:
             async with callers:
                 found.append(
-                    await started(client, title=f"Number {number}", notes=[{"message": str(number)}])
+                    await started(
+                        client, title=f"Number {number}", notes=[{"message": str(number)}]
+                    )
                 )
 
         async with anyio.create_task_group() as tasks:
@@ -157,10 +168,13 @@ async def test_two_hundred_starts_by_fifty_callers_are_two_hundred_incidents_in_
     assert len(set(found)) == 200
     assert {UUID(incident["id"]) for incident in incidents} == set(found)
     # Python's own order of the instants: texts of different lengths do not compare.
-    places = [(datetime.fromisoformat(incident["start_time"]), incident["id"]) for incident in incidents]
+    places = [
+        (datetime.fromisoformat(incident["start_time"]), incident["id"]) for incident in incidents
+    ]
     assert places == sorted(places)
     assert all(
-        incident["title"] == f"Number {incident['initial_notes'][0]['message']}" for incident in incidents
+        incident["title"] == f"Number {incident['initial_notes'][0]['message']}"
+        for incident in incidents
     )
 
 
@@ -178,7 +192,9 @@ async def test_a_key_makes_one_incident_and_replays_the_bytes(app_database: Data
         assert {answer.status_code for answer in answers} == {201}
         assert len({answer.content for answer in answers}) == 1
         assert sum(answer.headers.get("idempotency-replayed") == "true" for answer in answers) == 7
-        assert {answer.headers["content-type"] for answer in answers} == {"application/json; charset=utf-8"}
+        assert {answer.headers["content-type"] for answer in answers} == {
+            "application/json; charset=utf-8"
+        }
         assert len(await listed(client)) == 1
         other = await client.post(START, json={**VALID, "title": "Other"}, headers=headers)
         assert other.status_code == 422
@@ -200,7 +216,9 @@ async def test_a_long_list_has_a_link_to_the_older_ones(app_database: Database) 
         assert (await client.get(f"{LIST}?cursor=x")).status_code == 400
 
 
-async def test_private_archived_and_exercise_incidents_are_not_in_v0(app_database: Database) -> None:
+async def test_private_archived_and_exercise_incidents_are_not_in_v0(
+    app_database: Database,
+) -> None:
     async with v0(app_database) as client:
         shown = await started(client, title="shown")
         near_miss = await started(client, title="near miss")
@@ -213,7 +231,9 @@ async def test_private_archived_and_exercise_incidents_are_not_in_v0(app_databas
 
 
 async def change(database: Database, identity: UUID, assignment: str) -> None:
-    await database.execute(f"update incidents set {assignment} where id = $1", identity, operation="test")  # noqa: S608 - ours
+    await database.execute(
+        f"update incidents set {assignment} where id = $1", identity, operation="test"
+    )  # noqa: S608 - ours
 
 
 async def test_an_end_is_shown(app_database: Database) -> None:
@@ -225,7 +245,9 @@ async def test_an_end_is_shown(app_database: Database) -> None:
     assert (incident["status"], incident["end_time"]) == ("CLOSED", "2026-02-07T10:15:00.5Z")
 
 
-async def annotate(database: Database, incident: UUID, body: str, *, at: datetime, **columns: object) -> UUID:
+async def annotate(
+    database: Database, incident: UUID, body: str, *, at: datetime, **columns: object
+) -> UUID:
     row: dict[str, object] = {"id": uuid4(), "incident_id": incident, "body": body, "at": at}
     row |= {"kind": "note", "author": "somebody"} | columns
     row.setdefault("root", row["id"])
@@ -246,16 +268,25 @@ async def test_additional_notes_are_those_on_the_incident_itself_in_order_of_cre
         incident = await started(client, notes=[{"message": "initial"}])
         [initial] = await rows(app_database, "annotations")
         first = await annotate(app_database, incident, "draft", at=later[0])
-        await annotate(app_database, incident, "second", at=later[1], occurred_at=at - timedelta(hours=1))
+        await annotate(
+            app_database, incident, "second", at=later[1], occurred_at=at - timedelta(hours=1)
+        )
         await annotate(app_database, incident, "why", at=later[2], kind="decision")
-        await annotate(app_database, incident, "beside", at=later[3], entry_source="ci", entry_id="1")
+        await annotate(
+            app_database, incident, "beside", at=later[3], entry_source="ci", entry_id="1"
+        )
         gone = await annotate(app_database, incident, "gone", at=later[4])
         await annotate(
             app_database, incident, "gone", at=later[5], root=gone, supersedes=gone, retracted=True
         )
         await annotate(app_database, incident, "first", at=later[6], root=first, supersedes=first)
         await annotate(
-            app_database, incident, "corrected", at=later[7], root=initial["root"], supersedes=initial["id"]
+            app_database,
+            incident,
+            "corrected",
+            at=later[7],
+            root=initial["root"],
+            supersedes=initial["id"],
         )
         await annotate(app_database, incident, "third", at=later[8])
         [shown] = await listed(client)
@@ -272,7 +303,9 @@ async def test_lone_surrogates_are_stored_replaced_and_nul_never(app_database: D
     async with v0(app_database) as client:
         assert (await client.post(START, content=text)).status_code == 201
         assert (await client.post(START, json={**VALID, "title": "ab\0"})).status_code == 400
-        assert (await client.post(START, json={**VALID, "notes": [{"message": "\0"}]})).status_code == 400
+        assert (
+            await client.post(START, json={**VALID, "notes": [{"message": "\0"}]})
+        ).status_code == 400
         [incident] = await listed(client)
     assert incident["title"] == "ab\ufffd"
     assert incident["initial_notes"][0]["message"] == "\ufffd\ufffd"

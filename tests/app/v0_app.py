@@ -28,7 +28,9 @@ class MemoryStore(PostgresV0):
     incidents: list[ShownIncident] = field(default_factory=list[ShownIncident])
     calls: list[str] = field(default_factory=list[str])
 
-    async def list(self, before: tuple[datetime, uuid.UUID] | None) -> tuple[Sequence[ShownIncident], bool]:
+    async def list(
+        self, before: tuple[datetime, uuid.UUID] | None
+    ) -> tuple[Sequence[ShownIncident], bool]:
         """Give them in their order."""
         self.calls.append("list")
         return self.incidents, False
@@ -38,7 +40,9 @@ class MemoryStore(PostgresV0):
         self.calls.append("get")
         return next((incident for incident in self.incidents if incident.id == incident_id), None)
 
-    async def start(self, call: Call, new: ShownIncident, *, answer: Response, key: str | None) -> Response:
+    async def start(
+        self, call: Call, new: ShownIncident, *, answer: Response, key: str | None
+    ) -> Response:
         """Keep it."""
         self.calls.append("start")
         self.incidents.append(new)
@@ -48,12 +52,16 @@ class MemoryStore(PostgresV0):
 class FailingStore(MemoryStore):
     """Fails whatever it is asked, for a reason that callers must not learn."""
 
-    async def list(self, before: tuple[datetime, uuid.UUID] | None) -> tuple[Sequence[ShownIncident], bool]:
+    async def list(
+        self, before: tuple[datetime, uuid.UUID] | None
+    ) -> tuple[Sequence[ShownIncident], bool]:
         """Fail."""
         self.calls.append("list")
         raise OSError("db unavailable")
 
-    async def start(self, call: Call, new: ShownIncident, *, answer: Response, key: str | None) -> Response:
+    async def start(
+        self, call: Call, new: ShownIncident, *, answer: Response, key: str | None
+    ) -> Response:
         """Fail."""
         self.calls.append("start")
         raise OSError("write failed")
@@ -65,7 +73,9 @@ class FixedStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__(_three_incidents())
 
-    async def start(self, call: Call, new: ShownIncident, *, answer: Response, key: str | None) -> Response:
+    async def start(
+        self, call: Call, new: ShownIncident, *, answer: Response, key: str | None
+    ) -> Response:
         """Refuse."""
         self.calls.append("start")
         raise ConflictError("Incident with the same ID already exists: incident conflict")
@@ -100,7 +110,9 @@ def _three_incidents() -> list[ShownIncident]:
             reporter="infra",
             owner="platform",
             start_time=datetime(2025, 11, 2, 11, 30, 0, 500_000, tzinfo=UTC),
-            additional_notes=[ShownNote(timestamp="2025-11-02T12:00:00Z", message="evicted hot keys")],
+            additional_notes=[
+                ShownNote(timestamp="2025-11-02T12:00:00Z", message="evicted hot keys")
+            ],
         ),
         _incident(
             id=uuid.UUID("33333333-3333-4333-8333-333333333333"),

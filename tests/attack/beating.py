@@ -116,7 +116,9 @@ def beating(dsn: str, settings: Mapping[str, str] | None = None) -> Generator[Be
     """Run the service on a migrated database until the block ends."""
     # What is measured must not be measured twice: coverage makes each line cost several times as much.
     environment = {
-        name: text for name, text in os.environ.items() if not name.startswith(("POSTFACTA_", "COVERAGE_"))
+        name: text
+        for name, text in os.environ.items()
+        if not name.startswith(("POSTFACTA_", "COVERAGE_"))
     }
     given = {
         "POSTFACTA_DATABASE_DSN": dsn,

@@ -74,7 +74,14 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "request_timeout": SECONDS_OR_NONE,
             "stream_timeout": SECONDS_OR_NONE,
             "cancel_on_disconnect": FLAG,
-            "rate_limits": ("100/minute", [100], ["100/fortnight"], ["1/minute per principal"], None, {}),
+            "rate_limits": (
+                "100/minute",
+                [100],
+                ["100/fortnight"],
+                ["1/minute per principal"],
+                None,
+                {},
+            ),
             "rate_limit_store": OBJECT,
             "trusted_proxies": ("10.0.0.0/8", ["proxy"], [3], 3, None),
             "cors": (*OBJECT, Cors, ["https://console.example.org"]),
@@ -110,7 +117,16 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
     RouteOptions: Setting(
         right={"routes": ["GET /items"]},
         wrong={
-            "routes": ("GET /items", [3], ["items"], ["get /items"], ["GET /{"], ["/a?b"], ["GET"], None),
+            "routes": (
+                "GET /items",
+                [3],
+                ["items"],
+                ["get /items"],
+                ["GET /{"],
+                ["/a?b"],
+                ["GET"],
+                None,
+            ),
             "limits": OBJECT,
             "request_timeout": (0, -1, "1", True),
             "stream_timeout": (0, -1, "1", True),
@@ -209,7 +225,9 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "luck": FUNCTION,
         },
     ),
-    ResponseHeadersMiddleware: Setting(right={"app": app}, wrong={"app": APP, "options": (*OBJECT, None)}),
+    ResponseHeadersMiddleware: Setting(
+        right={"app": app}, wrong={"app": APP, "options": (*OBJECT, None)}
+    ),
     TelemetryMiddleware: Setting(
         right={"app": app, "recorders": []},
         wrong={

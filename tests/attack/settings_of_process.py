@@ -152,7 +152,12 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
     ),
     bounded: Setting(
         right={"most": 4096},
-        wrong={"most": COUNT, "patience": SECONDS, "max_head_bytes": COUNT, "others": COUNT_FROM_ZERO},
+        wrong={
+            "most": COUNT,
+            "patience": SECONDS,
+            "max_head_bytes": COUNT,
+            "others": COUNT_FROM_ZERO,
+        },
     ),
     make_room: Setting(
         right={"connections": 1, "backlog": 1, "others": 0},

@@ -57,13 +57,17 @@ async def submit(client: httpx2.AsyncClient, password: str = PASSWORD, email: st
     return (await client.post("/signin", data=fields, headers=OURS)).status_code
 
 
-async def guess(service: Service, addresses: Sequence[str], times: int, email: str = ADA) -> list[int]:
+async def guess(
+    service: Service, addresses: Sequence[str], times: int, email: str = ADA
+) -> list[int]:
     """Try a wrong password from each address."""
     statuses: list[int] = []
     for address in addresses:
         async with browser(service, address) as client:
             for _ in range(times):
-                answer = await client.post("/login", json={"email": email, "password": "wrong horse"})
+                answer = await client.post(
+                    "/login", json={"email": email, "password": "wrong horse"}
+                )
                 statuses.append(answer.status_code)
     return statuses
 
@@ -115,7 +119,12 @@ async def test_no_answer_tells_whether_there_is_an_account(app_database_dsn: str
     def shown(answer: httpx2.Response) -> tuple[Any, ...]:
         body = answer.json()
         kept = {name: body[name] for name in ("type", "title", "status", "detail") if name in body}
-        return answer.status_code, kept, answer.headers.get("retry-after") is None, sorted(answer.headers)
+        return (
+            answer.status_code,
+            kept,
+            answer.headers.get("retry-after") is None,
+            sorted(answer.headers),
+        )
 
     async with in_process(app_database_dsn) as service:
         await with_ada(service)
@@ -132,11 +141,16 @@ async def test_the_throttle_keeps_a_bounded_number_of_keys() -> None:
     tries = SignInThrottle(max_keys=100, observer=None, clock=lambda: 0.0)
     for number in range(2_000):
         with suppress(UnauthenticatedError, RateLimitExceededError):
-            async with tries.attempt(f"10.0.{number // 250}.{number % 250}", f"{number}@tests.example"):
+            async with tries.attempt(
+                f"10.0.{number // 250}.{number % 250}", f"{number}@tests.example"
+            ):
                 raise UnauthenticatedError("wrong")
     limiters = [it for it in vars(tries).values() if isinstance(it, RateLimiter)]
     kept = {
-        it.name: sample.value for it in limiters for sample in it.tally() if sample.metric.endswith("_keys")
+        it.name: sample.value
+        for it in limiters
+        for sample in it.tally()
+        if sample.metric.endswith("_keys")
     }
     assert len(kept) == 6
     assert max(kept.values()) == 100

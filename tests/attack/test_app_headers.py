@@ -34,7 +34,10 @@ async def assert_unharmed(service: Service) -> None:
             if sample.name == "http_server_request_duration_seconds_count":
                 assert sample.labels["error_type"] in CALLERS_OWN, sample
             assert sample.name != "postfacta_unhandled_exceptions_total", sample
-            if sample.name == "postfacta_breaker_calls_total" and "failure" in sample.labels.values():
+            if (
+                sample.name == "postfacta_breaker_calls_total"
+                and "failure" in sample.labels.values()
+            ):
                 assert sample.value == 0, sample
 
 
@@ -60,6 +63,8 @@ async def test_no_parameter_makes_an_error_of_the_service(name: str, service: Se
     viewer = await service.as_role("viewer")
     for value in VALUES:
         for path in ROUTES:
-            answer = await service.client.get(path, params=[(name, value), (name, "0")], headers=viewer)
+            answer = await service.client.get(
+                path, params=[(name, value), (name, "0")], headers=viewer
+            )
             assert answer.status_code < 500, (path, value, answer.text)
     await assert_unharmed(service)

@@ -84,7 +84,9 @@ def test_no_pattern_costs_more_than_its_input_grows(package: str) -> None:
 
 
 @pytest.mark.parametrize("name", PARSERS)
-def test_no_parser_costs_more_than_its_input_grows(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_parser_costs_more_than_its_input_grows(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.CRITICAL)
 
     def make(pump: str) -> Callable[[int], Any]:

@@ -25,7 +25,14 @@ from tests.kit.every import every
 from tests.kit.growth import grows_faster
 
 HEADERS: Final = (
-    *("accept", "accept-encoding", "accept-language", "authorization", "baggage", "content-disposition"),
+    *(
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "authorization",
+        "baggage",
+        "content-disposition",
+    ),
     *(
         "content-type",
         "cookie",
@@ -61,7 +68,13 @@ BODIES: Final = {
 def of_starlette() -> Any:
     async def read(request: Request) -> JSONResponse:
         form = await request.form() if "form" in request.headers.get("content-type", "") else None
-        parts = (request.cookies, request.query_params, request.url.path, form, await request.body())
+        parts = (
+            request.cookies,
+            request.query_params,
+            request.url.path,
+            form,
+            await request.body(),
+        )
         return JSONResponse([len(part) for part in parts if part is not None])
 
     return Starlette(routes=[Route("/items/{rest:path}", read, methods=["GET", "POST"])])
@@ -82,8 +95,16 @@ def of_fastapi() -> Any:
 def of_litestar() -> Any:
     @route("/items/{rest:path}", http_method=["GET", "POST"])
     async def read(request: LitestarRequest[Any, Any, Any]) -> list[int]:
-        form: Any = await request.form() if "form" in request.headers.get("content-type", "") else {}
-        parts = (request.cookies, request.query_params, request.url.path, form, await request.body())
+        form: Any = (
+            await request.form() if "form" in request.headers.get("content-type", "") else {}
+        )
+        parts = (
+            request.cookies,
+            request.query_params,
+            request.url.path,
+            form,
+            await request.body(),
+        )
         return [len(part) for part in parts]
 
     return Litestar([read], openapi_config=None)
@@ -147,6 +168,8 @@ def test_a_long_body_costs_what_its_length_does(send: Send) -> None:
             for pump in pumps:
 
                 def post(text: str, kind: str = kind) -> object:
-                    return send("POST", "/items/a", headers=[("content-type", kind)], body=text.encode())
+                    return send(
+                        "POST", "/items/a", headers=[("content-type", kind)], body=text.encode()
+                    )
 
                 _costs(case, kind, pump, post)

@@ -99,7 +99,9 @@ class Objectives:
     @classmethod
     def read(cls) -> Objectives:
         queries: dict[str, str] = {}
-        for document in yaml.safe_load_all((ROOT / "deploy/slo/postfacta.openslo.yaml").read_text()):
+        for document in yaml.safe_load_all(
+            (ROOT / "deploy/slo/postfacta.openslo.yaml").read_text()
+        ):
             if document["kind"] == "SLI":
                 for part in ("bad", "good", "total"):
                     if asked := document["spec"]["ratioMetric"].get(part):
@@ -117,7 +119,9 @@ def _sum(page: str, query: str) -> float:
     total = 0.0
     for metric in read_open_metrics(page).values():
         for sample in metric.samples:
-            if sample.name == name and all(_fits(sample.labels, *one) for one in wanted if one[0] != "job"):
+            if sample.name == name and all(
+                _fits(sample.labels, *one) for one in wanted if one[0] != "job"
+            ):
                 total += sample.value
     return total
 
@@ -167,7 +171,9 @@ class Victim:
         async def read(request: Request) -> Response:
             return JSONResponse(len(await request.body()))
 
-        return Starlette(routes=[Route("/guarded", guarded), Route("/read", read, methods=["POST"])])
+        return Starlette(
+            routes=[Route("/guarded", guarded), Route("/read", read, methods=["POST"])]
+        )
 
     async def page(self) -> str:
         headers = [("authorization", f"Bearer {SECRET}"), ("accept", OPEN_METRICS)]
@@ -194,7 +200,10 @@ class Victim:
                 if sample.name == "http_server_request_duration_seconds_count":
                     errors.add(sample.labels["error_type"])
                     assert not sample.labels["http_response_status_code"].startswith("5"), sample
-                if sample.name == "postfacta_deadline_exceeded_total" and sample.labels["stage"] != "caller":
+                if (
+                    sample.name == "postfacta_deadline_exceeded_total"
+                    and sample.labels["stage"] != "caller"
+                ):
                     assert sample.value == 0, sample
                 assert sample.name != "postfacta_unhandled_exceptions_total", sample
         assert errors <= CALLERS_OWN
@@ -234,7 +243,8 @@ async def test_a_request_without_time_spends_its_rate() -> None:
     header = ("x-request-timeout", "0")
     async with victim(rate_limits=["2/minute per client"]) as service:
         statuses = [
-            (await call_asgi(service.app, path="/guarded", headers=[header])).status for _ in range(5)
+            (await call_asgi(service.app, path="/guarded", headers=[header])).status
+            for _ in range(5)
         ]
         assert statuses == [504, 504, 429, 429, 429]
         await service.assert_unharmed()
@@ -247,7 +257,10 @@ async def test_a_shortened_request_is_counted_as_its_callers(seconds: str) -> No
         before = service.objectives.ask(await service.page())
         for _ in range(5):
             await call_asgi(
-                service.app, path="/guarded", headers=[("x-request-timeout", seconds)], raise_errors=False
+                service.app,
+                path="/guarded",
+                headers=[("x-request-timeout", seconds)],
+                raise_errors=False,
             )
         page = await service.page()
         assert service.objectives.ask(page) == before

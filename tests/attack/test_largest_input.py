@@ -40,7 +40,10 @@ WRITES.sort(key=lambda route: route.startswith("DELETE "))
 
 # Queries that make a read as large as it gets, beside none.
 QUERIES: dict[str, list[dict[str, str]]] = {
-    "GET /api/v1/incidents/{ref}/timeline": [{"limit": "2000", "include_hidden": "true"}, {"limit": "1"}],
+    "GET /api/v1/incidents/{ref}/timeline": [
+        {"limit": "2000", "include_hidden": "true"},
+        {"limit": "1"},
+    ],
     "GET /api/v1/incidents/{ref}/export": [{"format": "md"}, {"format": "json"}],
     "GET /incidents/{ref}/postmortem/revisions/{rev}": [{"against": "1"}],
     "GET /incidents/{ref}": [{"view": "narrative", "hidden": "true"}, {"page": "100"}],
@@ -49,7 +52,10 @@ QUERIES: dict[str, list[dict[str, str]]] = {
 
 
 def _signal(number: int) -> dict[str, object]:
-    links = [{"url": f"https://example.org/{number}/{n}/" + "x" * 100, "title": "evidence"} for n in range(8)]
+    links = [
+        {"url": f"https://example.org/{number}/{n}/" + "x" * 100, "title": "evidence"}
+        for n in range(8)
+    ]
     payload = {f"k{n}": f"password=x {n} " * 10 for n in range(35)}
     return {
         "source": "largest", "id": f"{number}", "kind": "change", "title": "t" * 500, "body": "b " * 400,
@@ -119,7 +125,9 @@ def _hostile(size: int) -> Iterator[bytes]:
 def _hostile_forms(size: int) -> Iterator[bytes]:
     yield b"a=1&" * (size // 4)
     text = "<&\r\n" * (size // 24)
-    yield urlencode(dict.fromkeys(("title", "body", "message", "summary", "value"), text)).encode()[:size]
+    yield urlencode(dict.fromkeys(("title", "body", "message", "summary", "value"), text)).encode()[
+        :size
+    ]
 
 
 @dataclass(frozen=True)
@@ -161,10 +169,14 @@ class Attack:
         assert answer.status_code < 500, answer.text[:500]
         # One may be the machine's mood; what the code does, it does each time, if it does the same again.
         while len(stalls) < 4 and min(stalls) > LONGEST_TURN:
-            again = self.client.request(rule.method, path, params=query, content=body, headers=headers)
+            again = self.client.request(
+                rule.method, path, params=query, content=body, headers=headers
+            )
             stalls.append(self.beating.beat().stall)
             assert again.status_code == answer.status_code, f"{rule.method} {path}: {stalls}"
-        assert min(stalls) <= LONGEST_TURN, f"{rule.method} {path}, {len(body)} bytes: {answer.text[:100]}"
+        assert min(stalls) <= LONGEST_TURN, (
+            f"{rule.method} {path}, {len(body)} bytes: {answer.text[:100]}"
+        )
         return answer
 
 
@@ -177,7 +189,9 @@ async def _fill(dsn: str) -> Largest:
 
 
 @pytest.fixture(scope="module")
-def attack(programs: None, postgres_server: EmbeddedPostgres, app_template: str) -> Generator[Attack]:
+def attack(
+    programs: None, postgres_server: EmbeddedPostgres, app_template: str
+) -> Generator[Attack]:
     """Run a service on a database that is full."""
     with fresh_database(postgres_server, app_template) as dsn:
         world = asyncio.run(_fill(dsn))

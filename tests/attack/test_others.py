@@ -192,9 +192,7 @@ def get(path: bytes, more: bytes = b"") -> bytes:
     return b"GET " + path + b" HTTP/1.1\r\nhost: x\r\n" + more + b"\r\n"
 
 
-_BODY: Final = (
-    b"POST /login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n{"
-)
+_BODY: Final = b"POST /login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n{"
 _UPGRADE: Final = (
     b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
     b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -267,7 +265,9 @@ def test_callers_of_the_app_are_served_as_with_shedding_off(attack: str, dsn: st
 
 
 @pytest.mark.parametrize("attack", AT_HALL)
-def test_callers_of_a_hardened_service_are_served_as_with_shedding_off(attack: str, tmp_path: Path) -> None:
+def test_callers_of_a_hardened_service_are_served_as_with_shedding_off(
+    attack: str, tmp_path: Path
+) -> None:
     found: list[dict[str, float]] = []
     for mode in ("off", "enforce"):
         environment = {**os.environ, "POSTFACTA_SHEDDING": mode, "PYTHONPATH": str(ROOT)}

@@ -23,7 +23,9 @@ async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
         yield running
 
 
-async def ingest(service: Service, headers: dict[str, str], *items: dict[str, Any], **more: object) -> Any:
+async def ingest(
+    service: Service, headers: dict[str, str], *items: dict[str, Any], **more: object
+) -> Any:
     answer = await service.client.post(SIGNALS, json={"items": items, **more}, headers=headers)
     assert answer.status_code == 200, answer.text
     return answer.json()["results"]
@@ -50,9 +52,16 @@ async def test_a_responder_hides_no_evidence(service: Service) -> None:
         await service.client.delete(f"{path.format(outage['id'])}/{one}", headers=attacker)
     # Again as new evidence of the cover: by the attacker's key, and by none.
     await ingest(
-        service, attacker, *(signal(number, source="alerts") for number in range(20)), incident=own["id"]
+        service,
+        attacker,
+        *(signal(number, source="alerts") for number in range(20)),
+        incident=own["id"],
     )
-    for reader in (victim, await service.as_role("viewer"), await service.machine("incidents:read")):
+    for reader in (
+        victim,
+        await service.as_role("viewer"),
+        await service.machine("incidents:read"),
+    ):
         listed = await service.client.get(f"{SIGNALS}?source=alerts&limit=200", headers=reader)
         assert {it["id"] for it in listed.json()["items"]} == set(ids)
         for one in ids:
@@ -67,7 +76,9 @@ async def test_guessing_finds_no_private_signal(service: Service, who: str) -> N
     owner = await service.as_role("responder")
     private = await service.record(owner, title=f"Hush {SECRET}", visibility="private")
     hidden = [signal(number, title=SECRET, source=f"vault-{who[:4]}") for number in range(5)]
-    known = {it["signal_id"] for it in await ingest(service, owner, *hidden, incident=private["id"])}
+    known = {
+        it["signal_id"] for it in await ingest(service, owner, *hidden, incident=private["id"])
+    }
     attacker = (
         await service.as_role("responder")
         if who == "responder"
@@ -81,7 +92,9 @@ async def test_guessing_finds_no_private_signal(service: Service, who: str) -> N
     for guesses in (hidden, by_content, by_path):
         for told in await ingest(service, attacker, *guesses):
             assert told["signal_id"] not in known
-            assert told["result"] in {"created", "rejected"} or told["index"] > 0  # its own, sent twice
+            assert (
+                told["result"] in {"created", "rejected"} or told["index"] > 0
+            )  # its own, sent twice
     attached = await service.client.post(
         f"/api/v1/incidents/{(await service.record(attacker))['id']}/signals",
         json={"ids": [*known, str(UUID(int=7))]},
@@ -102,7 +115,9 @@ async def member_who_left(service: Service) -> list[httpx2.Response]:
     secret = {**NEW, "title": SECRET, "visibility": "private"}
 
     async def send(path: str, body: dict[str, Any], key: str) -> httpx2.Response:
-        return await service.client.post(path, json=body, headers=headers | {"Idempotency-Key": key})
+        return await service.client.post(
+            path, json=body, headers=headers | {"Idempotency-Key": key}
+        )
 
     made = (await send("/api/v1/incidents", secret, "make")).json()
     one = f"/api/v1/incidents/{made['id']}"
@@ -126,7 +141,9 @@ async def member_who_left(service: Service) -> list[httpx2.Response]:
     read = await service.client.get(one, headers=admin)
     change = {"members": [str(await service.person("responder"))]}
     version = {"If-Match": read.headers["ETag"], "Content-Type": PATCH_JSON}
-    assert (await service.client.patch(one, json=change, headers=admin | version)).status_code == 200
+    assert (
+        await service.client.patch(one, json=change, headers=admin | version)
+    ).status_code == 200
     return [await send(path, body, key) for path, body, key in writes]
 
 
@@ -141,7 +158,9 @@ async def test_a_key_replays_nothing_after_membership_ended(service: Service) ->
 
 
 def counts(text: str) -> list[str]:
-    return re.findall(r"^postfacta_incidents?(?:_opened_total|_transitions_total)?\{.*$", text, re.MULTILINE)
+    return re.findall(
+        r"^postfacta_incidents?(?:_opened_total|_transitions_total)?\{.*$", text, re.MULTILINE
+    )
 
 
 async def test_no_metric_counts_what_happens_to_a_private_incident(app_database_dsn: str) -> None:
@@ -150,16 +169,22 @@ async def test_no_metric_counts_what_happens_to_a_private_incident(app_database_
         open_one = await service.record(owner)
         # They are read once a minute, for the first time soon after the start.
         with anyio.fail_after(30):
-            while "postfacta_incidents{" not in (text := (await service.client.get("/metrics")).text):
+            while "postfacta_incidents{" not in (
+                text := (await service.client.get("/metrics")).text
+            ):
                 await anyio.sleep(0.01)
         before = counts(text)
         private = await service.record(owner, visibility="private")
         await service.client.post(
-            f"/api/v1/incidents/{private['id']}/transitions", json={"to": "IN_PROGRESS"}, headers=owner
+            f"/api/v1/incidents/{private['id']}/transitions",
+            json={"to": "IN_PROGRESS"},
+            headers=owner,
         )
         assert counts((await service.client.get("/metrics")).text) == before
         await service.client.post(
-            f"/api/v1/incidents/{open_one['id']}/transitions", json={"to": "IN_PROGRESS"}, headers=owner
+            f"/api/v1/incidents/{open_one['id']}/transitions",
+            json={"to": "IN_PROGRESS"},
+            headers=owner,
         )
         assert counts((await service.client.get("/metrics")).text) != before
 
@@ -181,7 +206,9 @@ async def test_no_metric_counts_what_happens_to_a_private_incident(app_database_
 async def test_a_stranger_reads_no_metrics_outside_local(
     shared_app_dsn: str, peer: str, headers: dict[str, str], status: int
 ) -> None:
-    async with in_process(shared_app_dsn, environment="production", trusted_proxies="127.0.0.2") as service:
+    async with in_process(
+        shared_app_dsn, environment="production", trusted_proxies="127.0.0.2"
+    ) as service:
         transport = httpx2.ASGITransport(service.app, client=(peer, 4711))
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
             answer = await client.get("/metrics", headers=headers)

@@ -55,7 +55,9 @@ async def test_a_refused_request_leaves_little_behind(caplog: pytest.LogCaptureF
                 provider.add_span_processor(SimpleSpanProcessor(spans))
                 metrics, clock = Metrics(with_process=False), ManualClock()
                 telemetry = Telemetry(metrics=metrics, tracing=Tracing(provider))
-                app = harden(nothing, service="billing", options=options, telemetry=telemetry, clock=clock)
+                app = harden(
+                    nothing, service="billing", options=options, telemetry=telemetry, clock=clock
+                )
                 await call_asgi(app, "GET", path, headers=headers)
                 before = len(metrics.render().body.splitlines())
                 caplog.clear()

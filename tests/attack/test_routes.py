@@ -105,7 +105,9 @@ async def sent(app: ASGIApp, written: str, body: bytes) -> int:
 @example(pieces=["files/a/"])
 @example(pieces=["files"])
 @example(pieces=["files/"])
-async def test_no_way_to_write_a_path_leads_around_its_options(name: str, pieces: list[str]) -> None:
+async def test_no_way_to_write_a_path_leads_around_its_options(
+    name: str, pieces: list[str]
+) -> None:
     path = "/" + "".join(pieces)
     if await sent(APPS[name], path, FEW) == 200:
         assert await sent(APPS[name], path, MANY) == 413

@@ -150,7 +150,9 @@ def public_classes() -> Iterator[type]:
                 yield each
 
 
-SUBJECTS: Final = pytest.mark.parametrize("subject", SETTINGS, ids=lambda subject: subject.__qualname__)
+SUBJECTS: Final = pytest.mark.parametrize(
+    "subject", SETTINGS, ids=lambda subject: subject.__qualname__
+)
 
 
 def call(subject: Callable[..., object], given: Mapping[str, object]) -> object:
@@ -160,7 +162,9 @@ def call(subject: Callable[..., object], given: Mapping[str, object]) -> object:
 
 def test_each_public_class_is_a_setting_or_listed_as_none() -> None:
     classes = {each.__name__: each for each in public_classes()}
-    forgotten = [name for name, each in classes.items() if each not in SETTINGS and name not in NO_SETTINGS]
+    forgotten = [
+        name for name, each in classes.items() if each not in SETTINGS and name not in NO_SETTINGS
+    ]
     assert forgotten == []
     assert [name for name in NO_SETTINGS if name not in classes] == []
 
@@ -169,7 +173,9 @@ def test_each_parameter_is_given_wrong_or_free_for_a_reason() -> None:
     with every() as case:
         for subject, setting in SETTINGS.items():
             with case(subject.__qualname__):
-                parameters = {name for name in inspect.signature(subject).parameters if name != "self"}
+                parameters = {
+                    name for name in inspect.signature(subject).parameters if name != "self"
+                }
                 assert parameters == {*setting.wrong, *setting.free}
                 assert all(setting.wrong.values())
                 assert all(setting.free.values())
@@ -220,4 +226,7 @@ async def test_an_unknown_name_is_refused_by_its_name() -> None:
 
 
 def test_the_wrong_settings_are_many() -> None:
-    assert sum(len(values) for setting in SETTINGS.values() for values in setting.wrong.values()) > 1000
+    assert (
+        sum(len(values) for setting in SETTINGS.values() for values in setting.wrong.values())
+        > 1000
+    )

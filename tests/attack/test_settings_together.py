@@ -75,7 +75,9 @@ async def test_settings_that_contradict_are_refused_together() -> None:
 async def test_two_checks_of_one_name_are_refused() -> None:
     health = HealthRegistry()
     health.add("database", check)
-    with pytest.raises(ValueError, match=r"HealthRegistry\.add\.name must be a name that no other check has"):
+    with pytest.raises(
+        ValueError, match=r"HealthRegistry\.add\.name must be a name that no other check has"
+    ):
         health.add("database", check)
 
 
@@ -86,7 +88,9 @@ MODES: Final[dict[str, Callable[[str], Any]]] = {
     "Hedge": lambda mode: Hedge("a", delay=1, mode=mode),
     "Fallback": lambda mode: Fallback("a", otherwise=None, mode=mode),
     "RateLimiter": lambda mode: RateLimiter("a", "1/second", mode=mode),
-    "LoadSheddingMiddleware": lambda mode: LoadSheddingMiddleware(app, options=HardenOptions(shedding=mode)),
+    "LoadSheddingMiddleware": lambda mode: LoadSheddingMiddleware(
+        app, options=HardenOptions(shedding=mode)
+    ),
     "harden": lambda mode: harden(app, service="a", options=HardenOptions(shedding=mode)).shedding,
 }
 
@@ -104,7 +108,9 @@ def assert_mode(policy: Any, mode: Mode) -> None:
     policy.mode = Mode.ENFORCE
     policy.mode = str(mode.value)
     assert policy.mode is mode
-    with pytest.raises(ValueError, match=r"mode must be one of 'enforce', 'shadow', 'off', not 'banana'"):
+    with pytest.raises(
+        ValueError, match=r"mode must be one of 'enforce', 'shadow', 'off', not 'banana'"
+    ):
         policy.mode = "banana"
     assert policy.mode is mode
 

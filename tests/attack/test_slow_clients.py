@@ -161,9 +161,7 @@ async def test_more_connections_than_open_files_lock_no_client_out(tmp_path: Pat
 
 
 async def test_slow_bodies_are_refused_and_others_are_served(tmp_path: Path) -> None:
-    head = (
-        b"POST /login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n"
-    )
+    head = b"POST /login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n"
     with victim(tmp_path) as service:
         await others(service.port, seconds=1.0)
         before, memory = service.files, service.megabytes

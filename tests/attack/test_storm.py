@@ -89,7 +89,9 @@ class Storm:
                 )
                 self.answers["write", answer.status_code] += 1
                 note = {"kind": "note", "body": "<b>*_[" * 1_600}
-                self.answers["write", client.post(f"{path}/annotations", json=note).status_code] += 1
+                self.answers[
+                    "write", client.post(f"{path}/annotations", json=note).status_code
+                ] += 1
 
     def read(self) -> None:
         """Read the largest pages, again and again."""
@@ -120,7 +122,9 @@ class Storm:
                 new = {"title": "Another one", "description": "Of somebody else", "severity": "LOW"}
                 made = client.post("/api/v1/incidents", json=new)
                 self.answers["record", made.status_code] += 1
-                self.answers["look", client.get(f"/incidents/INC-{made.json()['number']}").status_code] += 1
+                self.answers[
+                    "look", client.get(f"/incidents/INC-{made.json()['number']}").status_code
+                ] += 1
                 time.sleep(0.05)  # noqa: TID251 - there is no loop to block
 
 
@@ -166,15 +170,22 @@ def test_a_storm_delays_no_one(storm: Storm) -> None:
     storm.beating.beat()
     with ThreadPoolExecutor(8) as pool:
         others = [
-            pool.submit(work) for work in (storm.write, storm.read, storm.read, storm.live, storm.probe)
+            pool.submit(work)
+            for work in (storm.write, storm.read, storm.read, storm.live, storm.probe)
         ]
         became = pool.submit(storm.flood).result(timeout=500)
         for other in others:
             other.result(timeout=120)
     beat = storm.beating.beat()
     # What was acknowledged is there, and what the incident did not take says so.
-    assert became == {("created", "attached"): MOST_SIGNALS, ("created", "full"): SENT - MOST_SIGNALS}
-    assert asyncio.run(_count(storm.dsn, "select count(*) from signals where source = 'flood'")) == SENT
+    assert became == {
+        ("created", "attached"): MOST_SIGNALS,
+        ("created", "full"): SENT - MOST_SIGNALS,
+    }
+    assert (
+        asyncio.run(_count(storm.dsn, "select count(*) from signals where source = 'flood'"))
+        == SENT
+    )
     # Others had their service.
     assert {status for (who, status) in storm.answers if who in {"probe", "look"}} == {200}
     assert {status for (who, status) in storm.answers if who == "record"} == {201}
@@ -243,7 +254,12 @@ def test_an_edit_on_a_later_page_leads_back_to_its_entry(storm: Storm) -> None:
     with storm.client() as client:
         items = client.get(f"/api/v1{one}/timeline", params={"limit": "2000"}).json()["items"]
         there = next(it for it in items[1_500:] if it["signal_id"])
-        form = {"op": "pin", "source": there["source"], "id": there["id"], "key": secrets.token_hex(16)}
+        form = {
+            "op": "pin",
+            "source": there["source"],
+            "id": there["id"],
+            "key": secrets.token_hex(16),
+        }
         done = client.post(f"{one}/edits?page=16", data=form)
         assert done.status_code == 303, done.text[:300]
         page = client.get(done.headers["location"].partition("#")[0]).text

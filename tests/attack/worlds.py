@@ -70,7 +70,9 @@ def postmortem(text: str) -> dict[str, Any]:
     return {"summary": text, **dict.fromkeys(LISTS, texts)}
 
 
-async def fill(database: asyncpg.Connection[Any], *, storm: int = STORM, others: int = 200) -> Largest:
+async def fill(
+    database: asyncpg.Connection[Any], *, storm: int = STORM, others: int = 200
+) -> Largest:
     """Write it all."""
     admin, incident = uuid4(), uuid4()
     actor = f"user:{admin}"
@@ -83,7 +85,9 @@ async def fill(database: asyncpg.Connection[Any], *, storm: int = STORM, others:
         "insert into tokens (id, kind, secret_sha256, user_id, expires_at) values ($1, 'bearer', $2, $3, now() + interval '1 day')",
         *(uuid4(), hashlib.sha256(secret.encode()).digest(), admin),
     )
-    number = await database.fetchval(_INCIDENT, incident, "<Storm> " * 20, "A storm & more " * 100, actor)
+    number = await database.fetchval(
+        _INCIDENT, incident, "<Storm> " * 20, "A storm & more " * 100, actor
+    )
     links = json.dumps([{"url": "https://example.org/" + "x" * 200, "title": "<evidence>"}] * 2)
     payload = json.dumps({f"label{n}": "<v>" * 60 for n in range(12)})
     await database.execute(_SIGNALS, str(incident), storm, links, 20, payload)

@@ -20,7 +20,10 @@ def test_a_readme_without_a_place_for_grades_stays_as_it_is() -> None:
 
 def test_the_original_is_a_d_and_what_is_hardened_an_a() -> None:
     found = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
-    ends = {name: (each["grade"]["lowest"][0], each["grade"]["highest"][0]) for name, each in found.items()}
+    ends = {
+        name: (each["grade"]["lowest"][0], each["grade"]["highest"][0])
+        for name, each in found.items()
+    }
     assert ends["original"] == ends["fastapi-postgres"] == ("D", "D")
     assert ends["fastapi-postgres-harden"] == ("A", "A")
     assert ends["postfacta"][1] == "A"

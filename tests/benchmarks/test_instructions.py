@@ -15,7 +15,8 @@ OURS, PEERS = "harden, no SDK, no shedding", "peers, cheapest"
 
 
 @pytest.mark.skipif(
-    shutil.which("valgrind") is None and "TEST_REQUIRE_ALL" not in os.environ, reason="needs valgrind"
+    shutil.which("valgrind") is None and "TEST_REQUIRE_ALL" not in os.environ,
+    reason="needs valgrind",
 )
 def test_a_request_keeps_the_budget_of_instructions(programs: None) -> None:
     figures = count(["bare", OURS, PEERS, "harden, rate limit and headers", f"{PEERS}, rate limit"])

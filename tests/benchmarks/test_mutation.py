@@ -81,9 +81,14 @@ def test_docstrings_defaults_and_the_words_of_errors_stay() -> None:
 
 def test_each_change_compiles_alone_and_leaves_the_tree_as_it_is() -> None:
     before = ast.dump(TREE)
-    whole = {code.co_qualname: code for code in functions(compile(TREE, "x.py", "exec", dont_inherit=True))}
+    whole = {
+        code.co_qualname: code
+        for code in functions(compile(TREE, "x.py", "exec", dont_inherit=True))
+    }
     for mutant in mutants_of(TREE):
-        changed = {code.co_qualname: code for code in functions(compiled(TREE, "x.py", mutant.number))}
+        changed = {
+            code.co_qualname: code for code in functions(compiled(TREE, "x.py", mutant.number))
+        }
         assert [name for name in whole if whole[name] != changed[name]] == [mutant.function]
     assert ast.dump(TREE) == before
 
@@ -110,7 +115,9 @@ def test_a_change_is_judged_by_the_tests_of_all_its_lines() -> None:
     assert lines["min"] == range(start + 1, start + 2)
 
 
-def result(number: int, status: str, *, before: str = "a", module: str = "src/m.py") -> dict[str, object]:
+def result(
+    number: int, status: str, *, before: str = "a", module: str = "src/m.py"
+) -> dict[str, object]:
     mutant = Mutant(number, "f", 10 + number, range(1), before, "pass")
     return {
         "module": module, "number": number, "line": mutant.line,

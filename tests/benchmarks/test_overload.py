@@ -34,13 +34,18 @@ def test_a_server_that_keeps_up_answers_all_that_was_due(server: tuple[int, int]
 
 def test_a_share_says_that_it_is_critical(server: tuple[int, int]) -> None:
     found = run(Plan(server[0], rate=100, seconds=1, warmup=0, critical=0.1))
-    assert {kind: summary.sent for kind, summary in found.items()} == {"critical": 10, "sheddable": 90}
+    assert {kind: summary.sent for kind, summary in found.items()} == {
+        "critical": 10,
+        "sheddable": 90,
+    }
     assert found["critical"].good > 5
 
 
 def test_a_closed_loop_sends_when_it_has_its_answer(server: tuple[int, int]) -> None:
     summary = run(Plan(server[0], seconds=1, warmup=0.2, connections=10))["all"]
-    assert 20 < summary.sent == summary.good + summary.late <= 210  # each of 10 has at most 20 a second
+    assert (
+        20 < summary.sent == summary.good + summary.late <= 210
+    )  # each of 10 has at most 20 a second
     assert summary.failed == summary.refused == 0
 
 
@@ -93,7 +98,13 @@ def test_a_request_counts_by_when_it_was_due() -> None:
 
 
 def _row(variant: str, times: int, goodput: float, **more: object) -> report.Row:
-    row = {"server": "uvicorn", "handler": "cpu", "variant": variant, "times": times, "capacity": 100.0}
+    row = {
+        "server": "uvicorn",
+        "handler": "cpu",
+        "variant": variant,
+        "times": times,
+        "capacity": 100.0,
+    }
     row |= {"cost": 0.01, "refusal": 0.0001}
     counts = {"sent": 9, "good": 9, "late": 0, "refused": 0, "failed": 0, "server_cpu": 1.0}
     return {**row, **counts, "goodput": goodput, "p99_ok": 0.1, "p99_refused": 0.05, **more}

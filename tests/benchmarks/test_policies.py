@@ -43,11 +43,21 @@ def test_figures_of_a_process_without_its_core_are_marked(
 ) -> None:
     with marked(iter([0.0, cpu]).__next__, iter([0.0, 10.0]).__next__):
         pass
-    assert capsys.readouterr().out.startswith("INVALID: this process had 0.89 of a core") is is_marked
+    assert (
+        capsys.readouterr().out.startswith("INVALID: this process had 0.89 of a core") is is_marked
+    )
 
 
 def test_ours_stands_first_in_each_row_and_some_peer_beside_it() -> None:
-    for start in ("breaker", "retry", "bulkhead", "timeout", "hedge", "pipeline", "rate limit, 1 key"):
+    for start in (
+        "breaker",
+        "retry",
+        "bulkhead",
+        "timeout",
+        "hedge",
+        "pipeline",
+        "rate limit, 1 key",
+    ):
         ((row, ways),) = asyncio.run(rows(start)).items()
         assert next(iter(ways)) == OURS, row
         assert len(ways) > 1, row

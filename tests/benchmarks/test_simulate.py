@@ -46,7 +46,9 @@ def bare() -> float:
     return fmean(min(1.0, play(cell, seed=SEED, bare=True).late) for cell in OVERLOADED)
 
 
-def test_services_that_are_hard_to_tell_are_served_better_than_bare_ones(ours: float, bare: float) -> None:
+def test_services_that_are_hard_to_tell_are_served_better_than_bare_ones(
+    ours: float, bare: float
+) -> None:
     """Five requests a second, and a database that becomes ten times slower."""
     assert ours >= 0.7
     assert ours > bare + 0.2
@@ -82,7 +84,10 @@ def test_the_table_says_what_was_missed() -> None:
     fine = Result(early=1.0, late=1.0, refusal=0.1, refused=0.0, recovery=0)
     poor = Result(early=0.5, late=0.8, refusal=0.3, refused=0.1, recovery=9)
     text = table(
-        [Row(Cell("io", "leave", 20, 0.8), fine, poor), Row(Cell("io", "retry", 20, 0.8), poor, fine)]
+        [
+            Row(Cell("io", "leave", 20, 0.8), fine, poor),
+            Row(Cell("io", "retry", 20, 0.8), poor, fine),
+        ]
     )
     assert "2 cells; missed: E 1, L 1, R 1, B 1, S 1, 0 1." in text
     assert "| io | 20 | 0.8x | 2 | 75% | 90% | 75% | 0.30 s | 5.0% | retry step ELRBS0 |" in text

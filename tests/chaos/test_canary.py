@@ -38,7 +38,9 @@ def needs_programs() -> None:
         pytest.skip(f"not installed: {', '.join(missing)}")
 
 
-def run(*answers: list[float] | Exception, by: float = 10.0) -> tuple[Phase, str, list[float], list[str]]:
+def run(
+    *answers: list[float] | Exception, by: float = 10.0
+) -> tuple[Phase, str, list[float], list[str]]:
     """Analyse on a clock of its own; return the verdict, what decided, when it was asked, and what."""
     now, asked, queries = [0.0], list[float](), list[str]()
     left = list(answers)
@@ -99,7 +101,18 @@ BAD = Row("errors", Phase.FAILED, "errors", 5, 10.0, {"": 950, "500": 50}, {"": 
         (replace(BAD, answers={"": 949, "500": 50, "503": 1}), False),
         (replace(BAD, after={"": 99, "500": 1}), False),
     ],
-    ids=["good", "aborted", "failed", "unasked", "bad", "error", "promoted", "paused", "hurt", "late"],
+    ids=[
+        "good",
+        "aborted",
+        "failed",
+        "unasked",
+        "bad",
+        "error",
+        "promoted",
+        "paused",
+        "hurt",
+        "late",
+    ],
 )
 def test_a_row_holds_if_the_good_build_alone_is_promoted(row: Row, *, held: bool) -> None:
     assert row.is_held is held
@@ -142,7 +155,9 @@ def test_what_a_build_fails_by_itself_is_not_lost_by_the_roll() -> None:
 
 @pytest.mark.parametrize("main", [canary.main, rollback.main], ids=["canary", "rollback"])
 def test_without_its_programs_a_drill_is_not_run(
-    main: Callable[[list[str]], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    main: Callable[[list[str]], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setattr("chaos.processes.Haproxy.program", lambda: None)
@@ -150,7 +165,9 @@ def test_without_its_programs_a_drill_is_not_run(
     assert capsys.readouterr().out == "not run: haproxy, prometheus is not installed\n"
 
 
-@pytest.mark.clock("seconds in which a build is seen to fail, at ten times the pace that is shipped")
+@pytest.mark.clock(
+    "seconds in which a build is seen to fail, at ten times the pace that is shipped"
+)
 def test_a_build_that_fails_is_aborted_in_its_first_step() -> None:
     needs_programs()
     with open_folder() as folder:

@@ -81,7 +81,9 @@ def stay_unready(record: Record) -> None:
         (stay_unready, "readiness did not come back"),
     ],
 )
-def test_a_service_that_fares_badly_is_found_out(spoil: Callable[[Record], None], words: str) -> None:
+def test_a_service_that_fares_badly_is_found_out(
+    spoil: Callable[[Record], None], words: str
+) -> None:
     record = good()
     spoil(record)
     assert any(words in failure for failure in judge(BY_NAME["stop"], record).failures)
@@ -101,13 +103,19 @@ def test_a_real_outage_under_load_is_survived(name: str, template: Path) -> None
     outage: Outage = replace(BY_NAME[name], falls=False)
     result = run(outage, template.parent / name, template, seconds=4.0)
     slow = ("after its deadline", "the first write succeeded")
-    assert [failure for failure in result.failures if not any(word in failure for word in slow)] == []
+    assert [
+        failure for failure in result.failures if not any(word in failure for word in slow)
+    ] == []
     assert result.first_write_after > 0
     assert result.statuses["write 201"] > 0
-    assert sum(count for what, count in result.statuses.items() if what.endswith(("503", "504"))) > 0
+    assert (
+        sum(count for what, count in result.statuses.items() if what.endswith(("503", "504"))) > 0
+    )
 
 
-def test_an_unknown_outage_is_named_with_those_that_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_outage_is_named_with_those_that_are_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         main(["earthquake"])
     assert "unknown: earthquake" in capsys.readouterr().err

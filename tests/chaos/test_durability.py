@@ -91,9 +91,13 @@ def test_the_result_is_plain_data_and_the_report_needs_nothing_else(
     assert all(fault.kind in page for fault in found.faults)
 
 
-def test_the_tables_of_a_page_are_replaced_and_the_rest_is_kept(found: Durability, tmp_path: Path) -> None:
+def test_the_tables_of_a_page_are_replaced_and_the_rest_is_kept(
+    found: Durability, tmp_path: Path
+) -> None:
     page = tmp_path / "page.md"
-    page.write_text("# Before\n<!-- durability: begin -->\nbygone\n<!-- durability: end -->\nafter\n")
+    page.write_text(
+        "# Before\n<!-- durability: begin -->\nbygone\n<!-- durability: end -->\nafter\n"
+    )
     for _ in range(2):
         replace_tables(page, found, [])
     text = page.read_text()

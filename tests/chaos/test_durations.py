@@ -10,7 +10,14 @@ from chaos.durations import compress_expression, compress_rules, divide, seconds
 
 @pytest.mark.parametrize(
     ("text", "length"),
-    [("30s", 30.0), ("5m", 300.0), ("1h30m", 5400.0), ("250ms", 0.25), ("3d", 259_200.0), ("0", 0.0)],
+    [
+        ("30s", 30.0),
+        ("5m", 300.0),
+        ("1h30m", 5400.0),
+        ("250ms", 0.25),
+        ("3d", 259_200.0),
+        ("0", 0.0),
+    ],
 )
 def test_a_length_is_read(text: str, length: float) -> None:
     assert seconds(text) == length
@@ -39,11 +46,16 @@ def test_a_length_is_divided_to_the_millisecond_and_never_to_nothing() -> None:
         # The name of a series, what is compared with, and what stands in quotes or in a comment are no waits.
         ("slo:sli_error:ratio_rate5m > 300", "slo:sli_error:ratio_rate5m > 300"),
         ('a{window="[5m]",offset="offset 5m"}', 'a{window="[5m]",offset="offset 5m"}'),
-        ("a{b='it\\'s [5m]'} # over [5m]\n + b[1m]", "a{b='it\\'s [5m]'} # over [5m]\n + b[6000ms]"),
+        (
+            "a{b='it\\'s [5m]'} # over [5m]\n + b[1m]",
+            "a{b='it\\'s [5m]'} # over [5m]\n + b[6000ms]",
+        ),
         ("min(age_seconds) > 600", "min(age_seconds) > 600"),
     ],
 )
-def test_windows_steps_and_offsets_get_shorter_and_nothing_else(expression: str, shorter: str) -> None:
+def test_windows_steps_and_offsets_get_shorter_and_nothing_else(
+    expression: str, shorter: str
+) -> None:
     assert compress_expression(expression, 10) == shorter
 
 

@@ -61,7 +61,9 @@ def no_way_back() -> bool:
     return False
 
 
-def a_run(folder: Path, *, before: str, after: str, back: str = "way_back") -> tuple[str, list[str]]:
+def a_run(
+    folder: Path, *, before: str, after: str, back: str = "way_back"
+) -> tuple[str, list[str]]:
     """Run a made-up experiment whose one probe finds a word before, and a word after."""
     for name, text in (("now", before), ("then", after)):
         (folder / name).write_text(text)
@@ -95,7 +97,9 @@ def a_run(folder: Path, *, before: str, after: str, back: str = "way_back") -> t
         ("good", "good", "no_way_back", "deviated"),
     ],
 )
-def test_only_what_holds_passes(before: str, after: str, back: str, verdict: str, tmp_path: Path) -> None:
+def test_only_what_holds_passes(
+    before: str, after: str, back: str, verdict: str, tmp_path: Path
+) -> None:
     found, reasons = a_run(tmp_path, before=before, after=after, back=back)
     assert found == verdict
     assert bool(reasons) == (verdict != "pass")

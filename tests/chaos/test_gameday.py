@@ -91,9 +91,18 @@ def test_a_row_of_the_short_form_is_one_of_the_long() -> None:
 def test_a_table_that_makes_no_sense_is_refused_with_the_row(
     change: dict[str, object], complaint: str, tmp_path: Path
 ) -> None:
-    row = {"id": "one", "what": "it", "fault": "flood", "expect": ["A"], "runbook": "A.md", **change}
+    row = {
+        "id": "one",
+        "what": "it",
+        "fault": "flood",
+        "expect": ["A"],
+        "runbook": "A.md",
+        **change,
+    }
     path = tmp_path / "table.yaml"
-    path.write_text(json.dumps({"rows": [{key: value for key, value in row.items() if value is not None}]}))
+    path.write_text(
+        json.dumps({"rows": [{key: value for key, value in row.items() if value is not None}]})
+    )
     with pytest.raises(TableError, match=complaint):
         read_table(path)
 

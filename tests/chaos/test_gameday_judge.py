@@ -28,8 +28,12 @@ COURSE = Course(began=100.0, caused=130.0, mended=150.0, ended=180.0)
 EPISODE = Episode(labels=LABELS, annotations=NOTES, seen=132.0, fired=136.0, ended=160.0)
 
 
-def arrival(at: float, status: str, receiver: str = "pager", labels: Mapping[str, str] = LABELS) -> Arrival:
-    return Arrival(at=at, receiver=receiver, status=status, labels=labels, annotations=NOTES, group={})
+def arrival(
+    at: float, status: str, receiver: str = "pager", labels: Mapping[str, str] = LABELS
+) -> Arrival:
+    return Arrival(
+        at=at, receiver=receiver, status=status, labels=labels, annotations=NOTES, group={}
+    )
 
 
 ARRIVALS = (arrival(137.0, "firing"), arrival(162.0, "resolved"))
@@ -72,12 +76,16 @@ AMISS: Mapping[str, tuple[Callable[[], Result], str]] = {
         "Flooded did not fire, though pending after 2 s",
     ),
     "it fired before, and not for this": (
-        lambda: judged(episodes=(replace(EPISODE, seen=10.0, fired=12.0, ended=99.0),), arrivals=()),
+        lambda: judged(
+            episodes=(replace(EPISODE, seen=10.0, fired=12.0, ended=99.0),), arrivals=()
+        ),
         "Flooded did not fire",
     ),
     "no notification": (lambda: judged(arrivals=()), "Flooded fired, and pager was not notified"),
     "somebody else was told": (
-        lambda: judged(arrivals=(arrival(137.0, "firing", "ticket"), arrival(162.0, "resolved", "ticket"))),
+        lambda: judged(
+            arrivals=(arrival(137.0, "firing", "ticket"), arrival(162.0, "resolved", "ticket"))
+        ),
         "Flooded fired, and pager was not notified",
     ),
     "it was told before the fault": (
@@ -101,7 +109,9 @@ AMISS: Mapping[str, tuple[Callable[[], Result], str]] = {
         "Flooded was not resolved after the repair",
     ),
     "one of two still fires": (
-        lambda: judged(episodes=(EPISODE, replace(EPISODE, labels={**LABELS, "at": "two"}, ended=None))),
+        lambda: judged(
+            episodes=(EPISODE, replace(EPISODE, labels={**LABELS, "at": "two"}, ended=None))
+        ),
         "Flooded was not resolved after the repair",
     ),
     "its end was not sent": (
@@ -114,17 +124,23 @@ AMISS: Mapping[str, tuple[Callable[[], Result], str]] = {
     ),
     "it is too slow": (
         lambda: judged(
-            episodes=(replace(EPISODE, fired=142.0),), arrivals=(arrival(143.0, "firing"), ARRIVALS[1])
+            episodes=(replace(EPISODE, fired=142.0),),
+            arrivals=(arrival(143.0, "firing"), ARRIVALS[1]),
         ),
         "the first page fired after 120 s at production's pace, and not within 120 s",
     ),
     "another page fired": (
-        lambda: judged(episodes=(EPISODE, replace(EPISODE, labels={**LABELS, "alertname": "Burning"}))),
+        lambda: judged(
+            episodes=(EPISODE, replace(EPISODE, labels={**LABELS, "alertname": "Burning"}))
+        ),
         "noise: page: Burning",
     ),
     "another page was told, though it was not seen": (
         lambda: judged(
-            arrivals=(*ARRIVALS, arrival(140.0, "firing", labels={**LABELS, "alertname": "Burning"}))
+            arrivals=(
+                *ARRIVALS,
+                arrival(140.0, "firing", labels={**LABELS, "alertname": "Burning"}),
+            )
         ),
         "noise: page: Burning",
     ),
@@ -182,7 +198,9 @@ def test_the_two_minutes_are_not_judged_where_they_would_be_measured_too_coarsel
     late = replace(EPISODE, fired=142.0)
     arrivals = (arrival(143.0, "firing"), ARRIVALS[1])
     assert judged(episodes=(late,), arrivals=arrivals, compression=30.0).verdict == "pass"
-    assert judged(row=replace(ROW, fast=False), episodes=(late,), arrivals=arrivals).verdict == "pass"
+    assert (
+        judged(row=replace(ROW, fast=False), episodes=(late,), arrivals=arrivals).verdict == "pass"
+    )
 
 
 def test_what_was_not_run_never_passes() -> None:

@@ -52,9 +52,14 @@ TOLD = Told(
     kept=Kept("# Game day", {"timeline": {"entries": [{}, {}], "digest": "5f0c"}}),
 )
 FAILED = replace(
-    RESULT, verdict="fail", reasons=("noise: page: PostfactaBurning",), noise=("page: PostfactaBurning",)
+    RESULT,
+    verdict="fail",
+    reasons=("noise: page: PostfactaBurning",),
+    noise=("page: PostfactaBurning",),
 )
-SKIPPED = Result(name="quake", what="the earth shakes", verdict="not run", reasons=("needs an earth",))
+SKIPPED = Result(
+    name="quake", what="the earth shakes", verdict="not run", reasons=("needs an earth",)
+)
 
 
 @pytest.mark.parametrize(
@@ -64,9 +69,15 @@ SKIPPED = Result(name="quake", what="the earth shakes", verdict="not run", reaso
         (replace(TOLD, results=[RESULT, FAILED, SKIPPED]), "fail"),
         (replace(TOLD, results=[RESULT, SKIPPED]), "not run"),
         (replace(TOLD, results=[]), "not run"),
-        (replace(TOLD, calm=Calm(seconds=60.0, noise=("page: Odd",), watchdog=3, troubles=())), "fail"),
+        (
+            replace(TOLD, calm=Calm(seconds=60.0, noise=("page: Odd",), watchdog=3, troubles=())),
+            "fail",
+        ),
         (replace(TOLD, calm=Calm(seconds=60.0, noise=(), watchdog=0, troubles=())), "fail"),
-        (replace(TOLD, calm=Calm(seconds=60.0, noise=(), watchdog=3, troubles=("a:b: odd",))), "fail"),
+        (
+            replace(TOLD, calm=Calm(seconds=60.0, noise=(), watchdog=3, troubles=("a:b: odd",))),
+            "fail",
+        ),
     ],
 )
 def test_a_day_passes_only_if_all_of_it_did(told: Told, verdict: str) -> None:
@@ -91,12 +102,16 @@ def test_a_row_with_its_own_pace_is_reported_at_it() -> None:
 
 
 def test_a_reason_of_several_lines_stays_in_its_cell() -> None:
-    text = as_markdown(replace(TOLD, results=[replace(RESULT, reasons=("its last words:\nlistening\n",))]))
+    text = as_markdown(
+        replace(TOLD, results=[replace(RESULT, reasons=("its last words:\nlistening\n",))])
+    )
     assert "| its last words: listening |" in text
 
 
 def test_what_did_not_happen_is_reported_as_never() -> None:
-    silent = replace(FINDING, fired_after=None, told_after=None, resolved_after=None, severity="", runbook="")
+    silent = replace(
+        FINDING, fired_after=None, told_after=None, resolved_after=None, severity="", runbook=""
+    )
     text = as_markdown(replace(TOLD, results=[replace(RESULT, findings=(silent,))]))
     assert "| dam-broken | PostfactaFlooded | - | never | never | never | never | - |" in text
 
@@ -115,16 +130,18 @@ def test_all_of_it_is_plain_data() -> None:
 
 def test_the_page_draws_when_an_alert_was_pending_fired_sent() -> None:
     page = as_html(replace(TOLD, results=[RESULT, SKIPPED]))
-    drawing = next(part for part in page.split("<svg")[1:] if "alerts over time" in part).partition("</svg>")[
-        0
-    ]
+    drawing = next(part for part in page.split("<svg")[1:] if "alerts over time" in part).partition(
+        "</svg>"
+    )[0]
     tree = ET.fromstring(f"<svg{drawing}</svg>")  # noqa: S314 - we have just written it
     kinds = [(shape.tag, shape.get("class")) for shape in tree]
     assert kinds.count(("rect", "pending")) == 1
     assert kinds.count(("rect", "firing")) == 1
     assert kinds.count(("circle", "dot")) == 2
     assert kinds.count(("rect", "band")) == 1
-    pending, firing = (next(it for it in tree if it.get("class") == kind) for kind in ("pending", "firing"))
+    pending, firing = (
+        next(it for it in tree if it.get("class") == kind) for kind in ("pending", "firing")
+    )
     assert float(pending.get("x", 0)) + float(pending.get("width", 0)) == pytest.approx(
         float(firing.get("x", 0)), abs=0.2
     )

@@ -51,7 +51,9 @@ def _one_incident(name: str, luck: random.Random) -> tuple[list[Write], Stored |
             wish = Fact(Action.CHANGE, f"Changed in step {step} of {name}")
         else:
             wish = Fact(Action.MOVE, f"{status}>{luck.choice(sorted(MOVES[status]))}")
-    row = Stored(subject=name, status=status, description=description, version=len(facts), facts=tuple(facts))
+    row = Stored(
+        subject=name, status=status, description=description, version=len(facts), facts=tuple(facts)
+    )
     return writes, row if facts else None
 
 
@@ -119,7 +121,9 @@ BREAKS = (
 @given(st.integers(0, 10_000), st.integers(20, 60))
 def test_a_faultless_store_passes(seed: int, incidents: int) -> None:
     findings = judge(*a_run(seed, incidents), minimum=1)
-    assert findings.wrong == {name: [] for name in ("lost", "phantom", "doubled", "mismatched", "torn")}
+    assert findings.wrong == {
+        name: [] for name in ("lost", "phantom", "doubled", "mismatched", "torn")
+    }
     assert findings.verdict == "pass"
 
 
@@ -137,7 +141,9 @@ def test_a_store_with_one_fault_fails(
 
 
 @pytest.mark.parametrize("broken", BREAKS)
-def test_one_fault_in_ten_thousand_writes_is_caught(broken: Callable[[list[Stored], int], None]) -> None:
+def test_one_fault_in_ten_thousand_writes_is_caught(
+    broken: Callable[[list[Stored], int], None],
+) -> None:
     writes, stored = a_run(1, 3900)
     assert len(writes) >= 10_000
     assert judge(writes, stored, minimum=MINIMUM).verdict == "pass"
@@ -154,9 +160,9 @@ def test_a_lost_write_is_called_lost_and_a_doubled_one_doubled() -> None:
     assert judge(acknowledged, [stored_of((CREATED,))], minimum=1).wrong["lost"]
     twice = stored_of((CREATED, STARTED, STARTED), status="IN_PROGRESS")
     assert judge(acknowledged, [twice], minimum=1).wrong["doubled"]
-    assert judge([write_of(CREATED)], [stored_of((CREATED,)), stored_of((CREATED,))], minimum=1).wrong[
-        "doubled"
-    ]
+    assert judge(
+        [write_of(CREATED)], [stored_of((CREATED,)), stored_of((CREATED,))], minimum=1
+    ).wrong["doubled"]
 
 
 def test_what_was_certainly_refused_must_not_be_there() -> None:
@@ -184,7 +190,9 @@ def test_an_unknown_outcome_that_is_there_twice_was_doubled() -> None:
 
 def test_two_acknowledgements_of_one_version_mean_that_one_is_lost() -> None:
     writes = [write_of(CREATED), write_of(STARTED, version=2), write_of(STARTED, version=2)]
-    assert judge(writes, [stored_of((CREATED, STARTED), status="IN_PROGRESS")], minimum=1).wrong["lost"]
+    assert judge(writes, [stored_of((CREATED, STARTED), status="IN_PROGRESS")], minimum=1).wrong[
+        "lost"
+    ]
 
 
 @pytest.mark.parametrize(

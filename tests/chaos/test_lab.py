@@ -35,7 +35,10 @@ def experiment(deed: str) -> dict[str, object]:
         "description": "It was not started here.",
         "configuration": {"window": 1, "rate": 60},
         "controls": [
-            {"name": "users", "provider": {"type": "python", "module": "postfacta_lab.chaos.control"}}
+            {
+                "name": "users",
+                "provider": {"type": "python", "module": "postfacta_lab.chaos.control"},
+            }
         ],
         "steady-state-hypothesis": {
             "title": "Users notice nothing",
@@ -66,12 +69,16 @@ def experiment(deed: str) -> dict[str, object]:
 def run_on_a_tiny_server(folder: Path, deed: str) -> Experiment:
     """Run it on a server of our own; the deed may speak of its process as $PID."""
     path = folder / "B01-somebody-elses.json"
-    with subprocess.Popen([sys.executable, str(SERVER)], stdout=subprocess.PIPE, text=True) as server:  # noqa: S603 - our own script
+    with subprocess.Popen(
+        [sys.executable, str(SERVER)], stdout=subprocess.PIPE, text=True
+    ) as server:  # noqa: S603 - our own script
         try:
             assert server.stdout is not None
             url = f"http://127.0.0.1:{server.stdout.readline().strip()}"
             path.write_text(json.dumps(experiment(deed.replace("$PID", str(server.pid)))))
-            return run(path, folder / "out", settings={"CHAOS_URL": url, "CHAOS_READS": "/one /two"})
+            return run(
+                path, folder / "out", settings={"CHAOS_URL": url, "CHAOS_READS": "/one /two"}
+            )
         finally:
             server.kill()
 
@@ -79,7 +86,9 @@ def run_on_a_tiny_server(folder: Path, deed: str) -> Experiment:
 def test_a_service_that_nothing_happens_to_passes(tmp_path: Path) -> None:
     done = run_on_a_tiny_server(tmp_path, "true")
     assert (done.verdict, list(done.reasons)) == ("pass", [])
-    assert "findings_verdict" not in done.users  # what users wrote is for the control of PostFacta to judge
+    assert (
+        "findings_verdict" not in done.users
+    )  # what users wrote is for the control of PostFacta to judge
     tables = tmp_path / "page.md"
     tables.write_text("<!-- experiments: begin -->\n<!-- experiments: end -->\n")
     replace_tables(tables, None, [done])

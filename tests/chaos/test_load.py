@@ -23,7 +23,9 @@ RATE = 20.0
 @pytest.fixture
 def server() -> Generator[tuple[str, int]]:
     """Run a server that answers everything; give its address and its process."""
-    with subprocess.Popen([sys.executable, str(SERVER)], stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own script
+    with subprocess.Popen(
+        [sys.executable, str(SERVER)], stdout=subprocess.PIPE, text=True
+    ) as process:  # noqa: S603 - our own script
         assert process.stdout is not None
         try:
             yield f"http://127.0.0.1:{process.stdout.readline().strip()}", process.pid
@@ -59,7 +61,9 @@ def test_users_who_wait_for_a_frozen_server_are_not_well(
 def test_one_failure_in_the_last_second_is_enough() -> None:
     load = Load("http://nowhere.example", "", RATE)
     now = load.now()
-    answered = [Sample("GET /", at, at, at + 0.01) for at in (now - 2.0 + n / RATE for n in range(60))]
+    answered = [
+        Sample("GET /", at, at, at + 0.01) for at in (now - 2.0 + n / RATE for n in range(60))
+    ]
     load.meter.samples += answered
     assert load.is_well(now - 3.0)
     assert not load.is_well(now)  # what was before a fault says nothing about after it

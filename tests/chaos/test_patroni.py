@@ -25,9 +25,13 @@ def _accepted(*writes: tuple[str, int, float]) -> list[Accepted]:
     "writes",
     [
         pytest.param([("one", 1, 0.0), ("one", 1, 5.0)], id="one server"),
-        pytest.param([("one", 1, 0.0), ("two", 2, 5.0), ("one", 3, 10.0)], id="one after the other"),
+        pytest.param(
+            [("one", 1, 0.0), ("two", 2, 5.0), ("one", 3, 10.0)], id="one after the other"
+        ),
         # It may have been done before the other began.
-        pytest.param([("one", 1, 5.5), ("two", 2, 5.0)], id="a write that overlaps the first of the other"),
+        pytest.param(
+            [("one", 1, 5.5), ("two", 2, 5.0)], id="a write that overlaps the first of the other"
+        ),
     ],
 )
 def test_servers_that_take_turns_are_no_conflict(writes: list[tuple[str, int, float]]) -> None:
@@ -43,11 +47,15 @@ def test_servers_that_take_turns_are_no_conflict(writes: list[tuple[str, int, fl
             id="the former goes on",
         ),
         pytest.param(
-            [("one", 1, 0.0), ("two", 1, 5.0)], "one and two took writes on timeline 1", id="no promotion"
+            [("one", 1, 0.0), ("two", 1, 5.0)],
+            "one and two took writes on timeline 1",
+            id="no promotion",
         ),
     ],
 )
-def test_two_servers_at_once_are_a_conflict(writes: list[tuple[str, int, float]], found: str) -> None:
+def test_two_servers_at_once_are_a_conflict(
+    writes: list[tuple[str, int, float]], found: str
+) -> None:
     assert conflicts(_accepted(*writes)) == [found]
 
 

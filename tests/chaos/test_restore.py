@@ -21,7 +21,11 @@ def archive(tmp_path: Path) -> Path:
     """Put two segments, with one between them missing."""
     folder = tmp_path / "wal"
     folder.mkdir()
-    for name in ("00000001000000000000000E", "000000010000000000000010", "000000020000000000000011"):
+    for name in (
+        "00000001000000000000000E",
+        "000000010000000000000010",
+        "000000020000000000000011",
+    ):
         (tmp_path / name).write_bytes(name.encode() * 1000)
         assert _wal("put", folder, tmp_path / name, name) == 0
     return folder
@@ -33,7 +37,9 @@ def test_what_was_put_is_got(archive: Path, tmp_path: Path) -> None:
     assert (tmp_path / "got").read_bytes() == (tmp_path / name).read_bytes()
 
 
-def test_a_segment_is_put_twice_if_it_is_the_same_and_never_replaced(archive: Path, tmp_path: Path) -> None:
+def test_a_segment_is_put_twice_if_it_is_the_same_and_never_replaced(
+    archive: Path, tmp_path: Path
+) -> None:
     name = "000000010000000000000010"
     assert _wal("put", archive, tmp_path / name, name) == 0
     (tmp_path / name).write_bytes(b"another server's")
@@ -52,7 +58,9 @@ def test_a_segment_is_put_twice_if_it_is_the_same_and_never_replaced(archive: Pa
         pytest.param("00000003.history", 1, id="no such timeline"),
     ],
 )
-def test_what_is_missing_is_the_end_or_a_gap(archive: Path, tmp_path: Path, name: str, code: int) -> None:
+def test_what_is_missing_is_the_end_or_a_gap(
+    archive: Path, tmp_path: Path, name: str, code: int
+) -> None:
     assert _wal("get", archive, tmp_path / "got", name) == code
 
 

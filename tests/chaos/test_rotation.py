@@ -20,11 +20,15 @@ def test_all_files_of_a_folder_are_replaced_at_once_by_a_link(tmp_path: Path) ->
     assert not first.exists()
 
 
-@pytest.mark.parametrize(("overlaps", "refused"), [(True, False), (False, True), (True, True), (None, True)])
+@pytest.mark.parametrize(
+    ("overlaps", "refused"), [(True, False), (False, True), (True, True), (None, True)]
+)
 def test_a_row_holds_if_the_former_secret_is_accepted_and_then_refused(
     *, overlaps: bool | None, refused: bool
 ) -> None:
-    assert Row("metrics_token", 1.0, overlaps, refused).is_held is (overlaps is not False and refused)
+    assert Row("metrics_token", 1.0, overlaps, refused).is_held is (
+        overlaps is not False and refused
+    )
 
 
 @pytest.mark.long

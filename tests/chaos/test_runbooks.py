@@ -102,7 +102,9 @@ def test_a_block_that_hangs_is_ended() -> None:
 
 def test_an_unknown_role_is_refused_with_its_line(file: Path) -> None:
     file.write_text(TEXT.replace("sh diagnose", "sh destroy"))
-    with pytest.raises(RunbookError, match=r"Fire.md:17: 'destroy' is no role: there are diagnose, mitigate"):
+    with pytest.raises(
+        RunbookError, match=r"Fire.md:17: 'destroy' is no role: there are diagnose, mitigate"
+    ):
         read(file)
 
 

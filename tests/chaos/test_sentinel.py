@@ -14,7 +14,9 @@ def test_sentinel_names_another_primary() -> None:
     with open_folder() as folder, Shared(folder) as shared:
         former = shared.primary()
         former.kill()
-        wait_until(lambda: shared.primary() is not former, "another is primary", within=60.0, every=0.1)
+        wait_until(
+            lambda: shared.primary() is not former, "another is primary", within=60.0, every=0.1
+        )
 
 
 @pytest.mark.long
@@ -30,8 +32,16 @@ def test_a_busy_machine_leaves_counts_unjudged_and_never_odd_answers() -> None:
     cases = (
         (Row("x", 1000, LIMIT, None), 0, "yes"),
         (Row("x", 1068, LIMIT, None, slips=slip, others=0.5), 1, "1068 passed, of 1000"),
-        (Row("x", 1068, LIMIT, None, slips=slip, others=0.8), 77, "not judged: 1068 passed, of 1000"),
-        (Row("x", 1068, LIMIT, None, ("answers: {500: 1}",), 0.8, slip), 1, "answers: {500: 1}; not judged"),
+        (
+            Row("x", 1068, LIMIT, None, slips=slip, others=0.8),
+            77,
+            "not judged: 1068 passed, of 1000",
+        ),
+        (
+            Row("x", 1068, LIMIT, None, ("answers: {500: 1}",), 0.8, slip),
+            1,
+            "answers: {500: 1}; not judged",
+        ),
     )
     for row, code, words in cases:
         assert exit_code([row]) == code

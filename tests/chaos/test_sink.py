@@ -21,7 +21,8 @@ def sink() -> Generator[Sink]:
 
 def post(sink: Sink, receiver: str, *names: str, status: str = "firing") -> int:
     alerts = [
-        {"status": status, "labels": {"alertname": name}, "annotations": {"summary": name}} for name in names
+        {"status": status, "labels": {"alertname": name}, "annotations": {"summary": name}}
+        for name in names
     ]
     body = {"groupLabels": {"service": "postfacta"}, "alerts": alerts}
     return httpx2.post(sink.url(receiver), json=body, timeout=5.0).status_code
@@ -53,7 +54,8 @@ def test_a_wait_ends_as_soon_as_it_comes(sink: Sink) -> None:
 def test_a_wait_in_vain_says_what_came_instead(sink: Sink) -> None:
     post(sink, "ticket", "Slow")
     with pytest.raises(
-        TimeoutError, match=r"Down firing at pager: not within 0\.1 s; what came: Slow firing at ticket"
+        TimeoutError,
+        match=r"Down firing at pager: not within 0\.1 s; what came: Slow firing at ticket",
     ):
         sink.wait_for("pager", name="Down", within=0.1)
     with pytest.raises(TimeoutError, match="a post to pager"):

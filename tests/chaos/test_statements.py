@@ -12,7 +12,12 @@ from chaos.statements import StatementFindings, judge_journal
 
 def judged(outcomes: Mapping[str, str], stored: Mapping[str, int]) -> StatementFindings:
     lines: list[object] = [
-        {"key": key, "way": "statement", "outcome": outcome, "error": "" if outcome == "ok" else "AnError"}
+        {
+            "key": key,
+            "way": "statement",
+            "outcome": outcome,
+            "error": "" if outcome == "ok" else "AnError",
+        }
         for key, outcome in outcomes.items()
     ]
     lines.append({"stored": stored, "lost_answers": 3})
@@ -43,4 +48,6 @@ def test_what_does_not_agree_is_found(outcome: str, stored: int, wrong: set[str]
 
 def test_a_journal_without_an_end_is_no_verdict() -> None:
     with pytest.raises(RuntimeError, match="what is stored"):
-        judge_journal([json.dumps({"key": "a", "way": "statement", "outcome": "ok", "error": ""})], minimum=1)
+        judge_journal(
+            [json.dumps({"key": "a", "way": "statement", "outcome": "ok", "error": ""})], minimum=1
+        )

@@ -49,11 +49,17 @@ def test_a_restored_history_has_what_ended_before_doubts_what_was_under_way_and_
     later: Outcome,
 ) -> None:
     journal = Journal()
-    for subject, outcome in (("ended", Outcome.OK), ("under way", Outcome.OK), ("refused", Outcome.FAIL)):
+    for subject, outcome in (
+        ("ended", Outcome.OK),
+        ("under way", Outcome.OK),
+        ("refused", Outcome.FAIL),
+    ):
         journal.writes.append(_write(outcome, subject))
     journal.writes.append(_write(Outcome.OK, "began after"))
     journal.times += [(1.0, 5.0), (4.0, 6.0), (4.0, 6.0), (5.5, 6.0)]
-    known = {write.subject: (write.outcome, write.version) for write in journal.as_of(5.0, later=later)}
+    known = {
+        write.subject: (write.outcome, write.version) for write in journal.as_of(5.0, later=later)
+    }
     assert known == {
         "ended": (Outcome.OK, 1),
         "under way": (Outcome.INFO, 0),

@@ -60,7 +60,9 @@ def stepwise(
 
 def living_tasks(backend: str) -> int:
     return (
-        len(asyncio.all_tasks()) if backend == "asyncio" else trio.lowlevel.current_statistics().tasks_living
+        len(asyncio.all_tasks())
+        if backend == "asyncio"
+        else trio.lowlevel.current_statistics().tasks_living
     )
 
 
@@ -113,7 +115,9 @@ class Bench:
         self.failures = 0
         self.timeout = Timeout(60)
         self.bulkhead = Bulkhead("db", 1, max_waiting=1, max_wait=60)
-        config = CircuitConfig(minimum_number_of_calls=1, permitted_number_of_calls_in_half_open_state=1)
+        config = CircuitConfig(
+            minimum_number_of_calls=1, permitted_number_of_calls_in_half_open_state=1
+        )
         self.limiter = AdaptiveLimiter("db", clock=self.clock)
         self.breaker = CircuitBreaker("db", config=config, clock=self.clock, on=OSError)
         self.retry = Retry("db", on=KeyError, clock=self.clock, sleep=wait_a_turn)
@@ -141,7 +145,11 @@ class Bench:
     def outcomes(self) -> float:
         """Count what the circuit recorded."""
         kinds = {"success", "failure", "slow"}
-        counted = [each for each in self.breaker.collect() if each.metric == "postfacta_breaker_calls_total"]
+        counted = [
+            each
+            for each in self.breaker.collect()
+            if each.metric == "postfacta_breaker_calls_total"
+        ]
         return sum(each.value for each in counted if each.labels[1] in kinds)
 
     def assert_at_rest(self) -> None:
@@ -168,7 +176,9 @@ def through(
     return prepare
 
 
-def inside(guard: Callable[[Bench], BlockGuard], *, half_open: bool = False) -> Callable[[Bench], Run]:
+def inside(
+    guard: Callable[[Bench], BlockGuard], *, half_open: bool = False
+) -> Callable[[Bench], Run]:
     def prepare(bench: Bench) -> Run:
         if half_open:
             bench.half_open()
@@ -187,7 +197,9 @@ def with_a_key(bench: Bench) -> Run:
 
 
 def everything(bench: Bench) -> Pipeline:
-    return Pipeline(bench.timeout, bench.retry, bench.hedge, bench.breaker, Bulkhead("wide", 2), Timeout(30))
+    return Pipeline(
+        bench.timeout, bench.retry, bench.hedge, bench.breaker, Bulkhead("wide", 2), Timeout(30)
+    )
 
 
 def all_blocks(bench: Bench) -> Pipeline:
@@ -296,7 +308,11 @@ async def test_a_caller_that_is_cancelled_while_it_waits_for_a_slot_leaves_it_to
         with anyio.fail_after(20):
             # It waits once, for the slot.
             assert await cut(scene(bench), 1, also=leave if freed else nothing)
-        assert (bench.ended, bench.bulkhead.waiting, bench.bulkhead.used) == (0, 0, 0 if freed else 1)
+        assert (bench.ended, bench.bulkhead.waiting, bench.bulkhead.used) == (
+            0,
+            0,
+            0 if freed else 1,
+        )
         if not freed:
             leave()
         bench.assert_at_rest()

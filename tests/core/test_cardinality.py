@@ -29,15 +29,21 @@ def service() -> Hardened:
         await request.body()
         return PlainTextResponse("item")
 
-    app = Starlette(routes=[Mount("/v1/{tenant}", routes=[Route("/i/{id}", item, methods=["GET", "POST"])])])
+    app = Starlette(
+        routes=[Mount("/v1/{tenant}", routes=[Route("/i/{id}", item, methods=["GET", "POST"])])]
+    )
     metrics = Metrics(CollectorRegistry(), with_process=False)
-    policy = HardenOptions(shedding=Mode.OFF, rate_limits=["1000000/minute per client"], traffic_key="known")
+    policy = HardenOptions(
+        shedding=Mode.OFF, rate_limits=["1000000/minute per client"], traffic_key="known"
+    )
     return harden(app, service="items", options=policy, telemetry=Telemetry(metrics=metrics))
 
 
 def series(app: Hardened) -> set[tuple[str, frozenset[tuple[str, str]]]]:
     families = app.telemetry.metrics.registry.collect()
-    return {(one.name, frozenset(one.labels.items())) for family in families for one in family.samples}
+    return {
+        (one.name, frozenset(one.labels.items())) for family in families for one in family.samples
+    }
 
 
 def word(luck: random.Random) -> str:
@@ -63,7 +69,11 @@ async def ask(app: Hardened, luck: random.Random) -> None:
     method = luck.choice(["GET", "POST", "BREW", word(luck).upper()])
     client = (f"10.{luck.randint(0, 255)}.{luck.randint(0, 255)}.7", 1)
     await call_asgi(
-        app, method, path, headers=headers, scope={"client": client, "query_string": word(luck).encode()}
+        app,
+        method,
+        path,
+        headers=headers,
+        scope={"client": client, "query_string": word(luck).encode()},
     )
 
 

@@ -13,7 +13,12 @@ import pytest
 
 from postfacta_adapters.httpx import Outgoing
 from postfacta_core.deadlines.present import current_deadline
-from postfacta_core.errors import BulkheadFullError, CircuitOpenError, DeadlineExceededError, LoadShedError
+from postfacta_core.errors import (
+    BulkheadFullError,
+    CircuitOpenError,
+    DeadlineExceededError,
+    LoadShedError,
+)
 from postfacta_core.guards import AdaptiveLimiter
 from postfacta_core.guards._circuit import CircuitConfig, CircuitState
 from postfacta_core.guards.breaker import CircuitBreaker
@@ -71,7 +76,9 @@ class Dependency:
         )
 
     def breaker(self, calls: int = 2) -> CircuitBreaker:
-        config = CircuitConfig(minimum_number_of_calls=calls, wait_duration_in_open_state=5, wait_jitter=0)
+        config = CircuitConfig(
+            minimum_number_of_calls=calls, wait_duration_in_open_state=5, wait_jitter=0
+        )
         return CircuitBreaker("db", config=config, clock=self.clock, luck=lambda: 0.0)
 
 
@@ -213,7 +220,9 @@ async def test_a_timeout_bounds_the_wait_for_a_slot_too() -> None:
     assert (db.calls, bulkhead.used, bulkhead.waiting) == (0, 0, 0)
 
 
-def _client(outgoing: Outgoing, answer: Callable[[httpx2.Request], httpx2.Response]) -> httpx2.AsyncClient:
+def _client(
+    outgoing: Outgoing, answer: Callable[[httpx2.Request], httpx2.Response]
+) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(transport=outgoing.transport(httpx2.MockTransport(answer)))
 
 
@@ -232,7 +241,9 @@ async def test_a_retry_waits_as_long_as_the_dependency_asks() -> None:
 async def test_a_circuit_stays_open_as_long_as_the_dependency_asks() -> None:
     db = Dependency()
     outgoing = Outgoing("db", db.breaker(calls=1))
-    async with _client(outgoing, lambda _: httpx2.Response(503, headers={"retry-after": "40"})) as client:
+    async with _client(
+        outgoing, lambda _: httpx2.Response(503, headers={"retry-after": "40"})
+    ) as client:
         assert (await client.get("http://db/")).status_code == 503
         db.clock.advance(39)
         with pytest.raises(CircuitOpenError):
@@ -241,7 +252,9 @@ async def test_a_circuit_stays_open_as_long_as_the_dependency_asks() -> None:
         assert (await client.get("http://db/")).status_code == 503
 
 
-async def test_both_tries_of_a_hedge_take_a_slot_of_a_bulkhead_inside_and_one_of_one_outside() -> None:
+async def test_both_tries_of_a_hedge_take_a_slot_of_a_bulkhead_inside_and_one_of_one_outside() -> (
+    None
+):
     for is_inside, used in ((True, 2), (False, 1)):
         bulkhead = Bulkhead("db", 2)
         hedge = Hedge("db", delay=0)
@@ -307,7 +320,12 @@ async def test_what_is_called_sees_the_nearest_deadline_in_each_order() -> None:
         return math.inf if deadline is None else deadline.at - db.clock.now
 
     def guards() -> list[Any]:
-        return [db.retry(), db.breaker(), Bulkhead("db", 1, clock=db.clock), Hedge("db", delay=LONG)]
+        return [
+            db.retry(),
+            db.breaker(),
+            Bulkhead("db", 1, clock=db.clock),
+            Hedge("db", delay=LONG),
+        ]
 
     outer, inner = Timeout(9, clock=db.clock), Timeout(3, clock=db.clock)
     for place in range(5):

@@ -129,7 +129,9 @@ def test_a_telemetry_made_twice_counts_no_policy_twice() -> None:
 
 def test_a_tally_that_is_no_method_is_kept() -> None:
     seen = RecordingObserver()
-    process_observer(PolicyCreated("billing", lambda: [Sample("postfacta_bulkhead_slots", ("billing",), 4)]))
+    process_observer(
+        PolicyCreated("billing", lambda: [Sample("postfacta_bulkhead_slots", ("billing",), 4)])
+    )
     gc.collect()
     process_observer.use(seen)
     assert [event.policy for event in seen.of(PolicyCreated)] == ["billing"]

@@ -154,7 +154,11 @@ async def asgi_function(scope: Scope, receive: Receive, send: Send) -> None:
     elif method != "GET":
         status, body = 405, b"only GET"
     await send(
-        {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]}
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [(b"content-type", b"text/plain")],
+        }
     )
     await send({"type": "http.response.body", "body": body})
 
@@ -207,7 +211,9 @@ class Service:
 
     async def call(self, method: str = "GET", path: str = ITEM, **options: Any) -> AsgiResponse:
         headers = [("x-request-id", ID), *options.pop("headers", ())]
-        return await call_asgi(self.app, method, path, headers=headers, raise_errors=False, **options)
+        return await call_asgi(
+            self.app, method, path, headers=headers, raise_errors=False, **options
+        )
 
     def count(self, method: str, route: str, status: int, error_type: str = "") -> float:
         """Return how many requests were counted under these labels."""
@@ -225,7 +231,9 @@ class Service:
     def total(self) -> float:
         families = self.app.telemetry.metrics.registry.collect()
         samples = [sample for family in families for sample in family.samples]
-        return sum(s.value for s in samples if s.name == "http_server_request_duration_seconds_count")
+        return sum(
+            s.value for s in samples if s.name == "http_server_request_duration_seconds_count"
+        )
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -242,7 +250,9 @@ def service(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) ->
 def problem(response: AsgiResponse) -> dict[str, Any]:
     """Read an answer that must be one whole problem, with all that the service owes."""
     starts = [message for message in response.messages if message["type"] == "http.response.start"]
-    ends = [m for m in response.messages if m["type"] == "http.response.body" and not m.get("more_body")]
+    ends = [
+        m for m in response.messages if m["type"] == "http.response.body" and not m.get("more_body")
+    ]
     assert (len(starts), len(ends)) == (1, 1)
     assert response.header("content-type") == "application/problem+json"
     assert response.header("x-content-type-options") == "nosniff"
@@ -278,7 +288,9 @@ async def test_a_wrong_method_is_a_405(service: Service) -> None:
     assert service.total == 1
 
 
-async def test_a_crash_is_one_500_problem_one_count_and_one_line_with_its_id(service: Service) -> None:
+async def test_a_crash_is_one_500_problem_one_count_and_one_line_with_its_id(
+    service: Service,
+) -> None:
     response = await service.call(path="/crash")
     assert isinstance(response.error, Boom)
     assert (problem(response)["code"], response.status) == ("internal", 500)
@@ -288,7 +300,9 @@ async def test_a_crash_is_one_500_problem_one_count_and_one_line_with_its_id(ser
     assert line["exc_info"][0] is Boom
 
 
-async def test_a_refusal_of_the_library_has_its_own_status_wherever_it_is_raised(service: Service) -> None:
+async def test_a_refusal_of_the_library_has_its_own_status_wherever_it_is_raised(
+    service: Service,
+) -> None:
     response = await service.call(path="/refuse")
     assert response.error is None
     assert (problem(response)["code"], response.status) == ("unavailable", 503)
@@ -304,13 +318,19 @@ async def test_a_body_within_the_limit_is_read(service: Service) -> None:
     assert response.body == b"10"
 
 
-async def test_a_body_that_is_declared_too_large_is_refused_before_the_application(service: Service) -> None:
-    response = await service.call("POST", "/read", headers=[("content-length", "11")], body=b"x" * 11)
+async def test_a_body_that_is_declared_too_large_is_refused_before_the_application(
+    service: Service,
+) -> None:
+    response = await service.call(
+        "POST", "/read", headers=[("content-length", "11")], body=b"x" * 11
+    )
     assert (problem(response)["code"], response.status) == ("too-large", 413)
     assert service.count("POST", "_prerouting", 413) == service.total == 1
 
 
-async def test_a_body_that_grows_too_large_is_refused_once_and_nothing_else_is_sent(service: Service) -> None:
+async def test_a_body_that_grows_too_large_is_refused_once_and_nothing_else_is_sent(
+    service: Service,
+) -> None:
     response = await service.call("POST", "/read", body=[b"x" * 6] * 4)
     assert (problem(response)["code"], response.status) == ("too-large", 413)
     assert response.error is None
@@ -319,7 +339,9 @@ async def test_a_body_that_grows_too_large_is_refused_once_and_nothing_else_is_s
     assert (line["levelname"], line["status"], line["error_type"]) == ("INFO", 413, "")
 
 
-async def test_headers_that_are_too_large_are_refused_before_the_application(service: Service) -> None:
+async def test_headers_that_are_too_large_are_refused_before_the_application(
+    service: Service,
+) -> None:
     response = await service.call(headers=[("cookie", "x" * 1000)])
     assert (problem(response)["code"], response.status) == ("headers-too-large", 431)
     assert service.count("GET", "_prerouting", 431) == service.total == 1
@@ -364,12 +386,16 @@ async def test_the_frameworks_own_500_has_the_headers_too(
         raise Boom
 
     app = harden(framework(routes=[Route("/crash", crash)]), service="billing")
-    response = await call_asgi(app, "GET", "/crash", headers=[("x-request-id", ID)], raise_errors=False)
+    response = await call_asgi(
+        app, "GET", "/crash", headers=[("x-request-id", ID)], raise_errors=False
+    )
     assert (response.status, response.body) == (500, b"Internal Server Error")
     assert response.header("x-request-id") == ID
     assert response.header("x-content-type-options") == "nosniff"
     assert [
-        record.exc_info and record.exc_info[0] for record in caplog.records if record.msg != NO_LIFESPAN
+        record.exc_info and record.exc_info[0]
+        for record in caplog.records
+        if record.msg != NO_LIFESPAN
     ] == [Boom]
 
 
@@ -421,5 +447,9 @@ async def test_a_websocket_passes(make: Callable[[], ASGIApp]) -> None:
         "state": {},
     }
     await harden(make(), service="billing")(scope, receive, send)
-    assert [message["type"] for message in sent] == ["websocket.accept", "websocket.send", "websocket.close"]
+    assert [message["type"] for message in sent] == [
+        "websocket.accept",
+        "websocket.send",
+        "websocket.close",
+    ]
     assert sent[1]["text"] == "hello"

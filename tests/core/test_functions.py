@@ -76,7 +76,10 @@ def test_what_cannot_be_guarded_is_refused_at_decoration() -> None:
         "builtin": (len, "len is a plain one"),
         "partial": (functools.partial(Payments().pay, 1), "is a plain one"),
         "generator": (Payments().numbers, "runs after the call. Guard the calls inside of it"),
-        "async-generator": (Payments().numbers_later, "runs after the call. Guard the calls inside of it"),
+        "async-generator": (
+            Payments().numbers_later,
+            "runs after the call. Guard the calls inside of it",
+        ),
         "static": (staticmethod(Payments().pay), "put @staticmethod above it"),
         "class": (classmethod(_of_class), "put @classmethod above it"),
         "none": (None, "decorates functions, not None"),
@@ -95,7 +98,10 @@ def test_plain_functions_of_each_kind_are_decorated() -> None:
     payments = Payments()
     with every() as case:
         for guard in PLAIN:
-            for name, function in (("plain", payments.pay), ("partial", functools.partial(payments.pay))):
+            for name, function in (
+                ("plain", payments.pay),
+                ("partial", functools.partial(payments.pay)),
+            ):
                 with case(guard, name):
                     guarded = CALLERS[guard]()(function)
                     assert guarded(7) == "paid 7"
@@ -176,7 +182,9 @@ async def test_a_generator_function_is_refused_before_its_body_begins() -> None:
                     payments = Payments()
                     # In a pipeline the innermost guard sees the function.
                     owner = "Retry" if guard == "Pipeline" else guard
-                    with pytest.raises(TypeError, match=rf"^{owner} cannot .*Guard the calls inside of it"):
+                    with pytest.raises(
+                        TypeError, match=rf"^{owner} cannot .*Guard the calls inside of it"
+                    ):
                         await CALLERS[guard]().call(getattr(payments, function))
                     assert payments.made == 0
 
@@ -201,6 +209,8 @@ def test_a_plain_function_that_returns_a_coroutine_is_refused_by_the_breaker() -
     def pay() -> Any:
         return payments.pay_later(7)
 
-    with pytest.raises(TypeError, match="a plain function that returns a coroutine: make it an async def"):
+    with pytest.raises(
+        TypeError, match="a plain function that returns a coroutine: make it an async def"
+    ):
         pay()
     assert payments.made == 0

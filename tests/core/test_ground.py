@@ -12,14 +12,22 @@ import httpx2
 from postfacta_adapters.pybreaker import BreakerOpenError
 from postfacta_core import errors
 from postfacta_core.clock import LUCK, MONOTONIC, WALL, random_id
-from postfacta_core.context import RequestContext, add_wait, bind_request, current_request, release_request
+from postfacta_core.context import (
+    RequestContext,
+    add_wait,
+    bind_request,
+    current_request,
+    release_request,
+)
 from postfacta_core.errors import FailedResponseError, ResilienceError
 from postfacta_core.events import CircuitChanged, Event, ListenerFailed, fan_out, ignore
 from postfacta_postgres.idempotency import KeyInUseError, KeyReusedError
 from tests.kit.every import every
 
 ERRORS = [
-    kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ResilienceError)
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, ResilienceError)
 ]
 SENTENCES = {
     "ResilienceError": "the call was refused or ended",
@@ -72,12 +80,19 @@ def test_an_error_without_a_finite_wait_names_none() -> None:
 
 def test_a_failed_response_names_its_status() -> None:
     error = FailedResponseError("billing", 2.0, response=httpx2.Response(503))
-    assert str(error) == "billing: the dependency answered that it failed, with status 503; try again in 2 s"
+    assert (
+        str(error)
+        == "billing: the dependency answered that it failed, with status 503; try again in 2 s"
+    )
     assert str(copy.copy(error)) == str(error)
 
 
 def test_every_class_of_errors_is_in_one_tree() -> None:
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ]
     assert kinds == ERRORS
 
 

@@ -139,12 +139,16 @@ def test_a_database_is_entered_again_in_another_loop(database_dsn: str) -> None:
     assert [anyio.run(live) for _ in range(3)] == [[1, 2]] * 3
 
 
-async def test_a_mounted_application_says_that_it_gets_no_lifespan(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_mounted_application_says_that_it_gets_no_lifespan(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     outer = Starlette(routes=[Mount("/shop", Lives().app)])
     async with running(outer):
         answers = [await call_asgi(outer, path="/shop/healthz/ready") for _ in range(3)]
     said = [
-        (record.levelname, record.getMessage()) for record in caplog.records if record.name == "postfacta"
+        (record.levelname, record.getMessage())
+        for record in caplog.records
+        if record.name == "postfacta"
     ]
     told = [(level, text) for level, text in said if "lifespan" in text]
     assert len(told) == 1
@@ -154,7 +158,9 @@ async def test_a_mounted_application_says_that_it_gets_no_lifespan(caplog: pytes
     assert "Harden the outermost application" in answers[0].body.decode()
 
 
-def test_an_application_that_lives_says_nothing_of_its_lifespan(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_application_that_lives_says_nothing_of_its_lifespan(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     lives = Lives()
     with TestClient(lives.app) as client:
         client.get("/")

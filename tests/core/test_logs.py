@@ -69,7 +69,9 @@ def read_lines(reader: int, last: str) -> list[dict[str, Any]]:
         assert time.monotonic() < end, f"no line {last}"
 
 
-def test_json_lines_carry_the_service_the_request_and_the_fields(capfd: pytest.CaptureFixture[str]) -> None:
+def test_json_lines_carry_the_service_the_request_and_the_fields(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     configure()
     token = bind_request(RequestContext("request-12345", 0.0))
     logging.getLogger("postfacta.test").warning("something.happened", extra={"retry_after": 2.5})
@@ -80,7 +82,11 @@ def test_json_lines_carry_the_service_the_request_and_the_fields(capfd: pytest.C
     assert line["logger"] == "postfacta.test"
     assert line["request_id"] == "request-12345"
     assert line["retry_after"] == 2.5
-    assert (line["service"], line["version"], line["environment"]) == ("billing", "1.2.3", "production")
+    assert (line["service"], line["version"], line["environment"]) == (
+        "billing",
+        "1.2.3",
+        "production",
+    )
     assert line["timestamp"].endswith("Z")
     ids = {"request_id", "trace_id", "span_id", "trace_flags"}
     constant = {"service", "version", "environment", "instance"}
@@ -107,7 +113,9 @@ def test_a_line_that_speaks_of_no_exception_has_none(capfd: pytest.CaptureFixtur
     assert not [name for name in json.loads(said(capfd)) if name.startswith("exception")]
 
 
-def test_each_process_has_a_name_of_its_own_which_spans_have_too(capfd: pytest.CaptureFixture[str]) -> None:
+def test_each_process_has_a_name_of_its_own_which_spans_have_too(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     configure()
     logging.getLogger("test").error("one.line")
     assert json.loads(said(capfd))["instance"] == instance()
@@ -149,7 +157,9 @@ def test_secrets_reach_no_sink(capfd: pytest.CaptureFixture[str], style: str) ->
     try:
         raise ValueError("postgresql://me:canary-4@host/db")  # noqa: TRY301 - the stack trace is what is looked at
     except ValueError:
-        logging.getLogger("test").exception("crashed", extra={"deep": [{"note": "Bearer canary-55555"}]})
+        logging.getLogger("test").exception(
+            "crashed", extra={"deep": [{"note": "Bearer canary-55555"}]}
+        )
     out = said(capfd)
     assert "ValueError" in out
     assert "canary" not in out
@@ -163,7 +173,9 @@ def test_text_lines_leave_out_what_is_empty(capfd: pytest.CaptureFixture[str]) -
     assert "color_message" not in text
 
 
-def test_the_servers_own_word_on_a_crash_is_not_a_second_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_servers_own_word_on_a_crash_is_not_a_second_line(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     configure()
     logging.getLogger("uvicorn.error").error("Exception in ASGI application\n")
     assert said(capfd) == ""
@@ -270,7 +282,11 @@ def test_the_end_of_the_process_tells_what_was_held_back() -> None:
     command = [sys.executable, "-c", _PROGRAM, "4000"]
     done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=True)  # noqa: S603 - our own
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    told = {line["suppressed_event"]: line["count"] for line in lines if line["event"] == "log.suppressed"}
+    told = {
+        line["suppressed_event"]: line["count"]
+        for line in lines
+        if line["event"] == "log.suppressed"
+    }
     assert set(told) == {f"one.of.{number}" for number in range(10)}
     assert sum(told.values()) + len(lines) - len(told) == 4000
 

@@ -130,12 +130,18 @@ def test_a_secret_key_that_is_no_text_hides_its_value(written: Any) -> None:
 
 
 def test_a_field_never_replaces_what_every_line_has(written: Any) -> None:
-    LOG.warning("real", extra={"level": "debug", "event": "forged", "timestamp": "now", "logger": "other"})
+    LOG.warning(
+        "real", extra={"level": "debug", "event": "forged", "timestamp": "now", "logger": "other"}
+    )
     (line,) = written()
     read = strict(line)
     assert (read["level"], read["event"], read["logger"]) == ("warning", "real", "tests.odd")
     assert read["timestamp"].endswith("Z")
-    assert [read[f"extra.{name}"] for name in ("level", "event", "logger")] == ["debug", "forged", "other"]
+    assert [read[f"extra.{name}"] for name in ("level", "event", "logger")] == [
+        "debug",
+        "forged",
+        "other",
+    ]
 
 
 def test_a_line_that_cannot_be_made_leaves_one_that_says_so(written: Any) -> None:
@@ -147,7 +153,11 @@ def test_a_line_that_cannot_be_made_leaves_one_that_says_so(written: Any) -> Non
     LOG.warning("lost %s", "words")
     (line,) = written()
     read = strict(line)
-    assert (read["event"], read["logger"], read["template"]) == ("log.broken", "tests.odd", "lost %s")
+    assert (read["event"], read["logger"], read["template"]) == (
+        "log.broken",
+        "tests.odd",
+        "lost %s",
+    )
     assert read["error_type"] == "RuntimeError"
 
 
@@ -211,5 +221,7 @@ def test_a_line_after_the_end_is_written_at_once(written: Any) -> None:
 
 def test_the_filter_of_servers_takes_any_message(written: Any) -> None:
     for message, arguments in (("%d", ("no number",)), (Frame(), ())):
-        record = logging.LogRecord("uvicorn.error", logging.WARNING, "a.py", 7, message, arguments, None)
+        record = logging.LogRecord(
+            "uvicorn.error", logging.WARNING, "a.py", 7, message, arguments, None
+        )
         assert logging.getLogger("uvicorn.error").filter(record)

@@ -140,7 +140,9 @@ async def test_a_response_that_is_sent_again_and_again_does_not_grow() -> None:
     assert len(constant.raw_headers) == 2
 
 
-async def test_a_cancelled_request_stays_cancelled_and_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_cancelled_request_stays_cancelled_and_is_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO, "postfacta")
 
     async def hang(request: Request) -> Response:
@@ -152,7 +154,9 @@ async def test_a_cancelled_request_stays_cancelled_and_is_one_line(caplog: pytes
     with anyio.CancelScope() as outer:
         await call_asgi(app, "GET", "/hang")
         pytest.fail("the cancellation was swallowed")
-    assert [vars(record)["status"] for record in caplog.records if record.msg != NO_LIFESPAN] == [499]
+    assert [vars(record)["status"] for record in caplog.records if record.msg != NO_LIFESPAN] == [
+        499
+    ]
     assert counted(app) == [("/hang", "499", 1)]
     assert not any(value for _, value in samples(app, "http_server_active_requests"))
 
@@ -185,7 +189,9 @@ async def test_an_id_need_not_be_a_uuid(given: str) -> None:
     assert response.header("x-request-id") == given
 
 
-async def test_what_a_handler_sets_on_the_request_is_seen_outside(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_a_handler_sets_on_the_request_is_seen_outside(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO, "postfacta")
 
     async def named(request: Request) -> Response:
@@ -195,10 +201,14 @@ async def test_what_a_handler_sets_on_the_request_is_seen_outside(caplog: pytest
         return PlainTextResponse("hello")
 
     await call_asgi(service(Route("/named", named)), "GET", "/named")
-    assert [vars(record)["principal"] for record in caplog.records if record.msg != NO_LIFESPAN] == ["user:7"]
+    assert [
+        vars(record)["principal"] for record in caplog.records if record.msg != NO_LIFESPAN
+    ] == ["user:7"]
 
 
-async def test_each_response_has_its_own_size_when_they_cross(caplog: pytest.LogCaptureFixture) -> None:
+async def test_each_response_has_its_own_size_when_they_cross(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO, "postfacta")
     both_started = anyio.Event()
     started: list[str] = []
@@ -221,7 +231,10 @@ async def test_each_response_has_its_own_size_when_they_cross(caplog: pytest.Log
         for size in (10, 5000):
             tasks.start_soon(call_asgi, app, "GET", f"/stream/{size}")
     lines = [vars(record) for record in caplog.records if record.msg != NO_LIFESPAN]
-    assert {line["path"]: line["bytes"] for line in lines} == {"/stream/10": 10, "/stream/5000": 5000}
+    assert {line["path"]: line["bytes"] for line in lines} == {
+        "/stream/10": 10,
+        "/stream/5000": 5000,
+    }
 
 
 async def test_a_request_is_one_span_that_is_named_by_its_template() -> None:

@@ -48,7 +48,9 @@ NAMES: dict[str, object] = {
     "add_check": add_check,
     **{kind.__name__: kind for kind in KINDS},
 }
-CASES = re.findall(r"^(\S.*)\n    (.+)$", Path(__file__).with_name("refusals.txt").read_text(), re.MULTILINE)
+CASES = re.findall(
+    r"^(\S.*)\n    (.+)$", Path(__file__).with_name("refusals.txt").read_text(), re.MULTILINE
+)
 
 
 def test_each_refusal_is_the_whole_sentence() -> None:
@@ -77,6 +79,8 @@ def test_a_mode_that_is_none_is_refused_later_too() -> None:
             owner = type(guard).__name__
             with (
                 case(owner),
-                pytest.raises(ValueError, match=rf"^{owner}\.mode must be one of .*, not 'on'; for"),
+                pytest.raises(
+                    ValueError, match=rf"^{owner}\.mode must be one of .*, not 'on'; for"
+                ),
             ):
                 guard.mode = "on"

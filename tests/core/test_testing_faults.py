@@ -91,7 +91,10 @@ async def test_what_passes_has_its_arguments_and_its_result() -> None:
 
 
 def test_latency_is_waited_before_the_work_or_after_it() -> None:
-    chaos, clock = Chaos([Fault(latency=2), Fault(latency=3, after=True), Fault()]), ManualClock(0.0)
+    chaos, clock = (
+        Chaos([Fault(latency=2), Fault(latency=3, after=True), Fault()]),
+        ManualClock(0.0),
+    )
     times: list[float] = []
 
     async def work() -> None:
@@ -166,7 +169,9 @@ async def test_by_chance_the_shares_are_those_asked_for_and_the_same_in_each_run
         runs.append([await outcome(partial(chaos.call, Worker())) for _ in range(4000)])
     assert runs[0] == runs[1]
     shares = {kind: number / 4000 for kind, number in Counter(runs[0]).items()}
-    assert shares == pytest.approx({"ok": 0.7, "ConnectionResetError": 0.2, "TimeoutError": 0.1}, abs=0.02)
+    assert shares == pytest.approx(
+        {"ok": 0.7, "ConnectionResetError": 0.2, "TimeoutError": 0.1}, abs=0.02
+    )
 
 
 @pytest.mark.parametrize("latency", [-1.0, math.nan])
@@ -255,7 +260,12 @@ async def tries(*, attempts: int, **options: Any) -> tuple[int, list[float], Rec
         waits.append(seconds)
 
     retry = Retry(
-        "bench", attempts=attempts, on=(ConnectionResetError,), observer=seen, sleep=sleep, **options
+        "bench",
+        attempts=attempts,
+        on=(ConnectionResetError,),
+        observer=seen,
+        sleep=sleep,
+        **options,
     )
     with pytest.raises(ConnectionResetError):
         await retry.call(chaos(Worker()))

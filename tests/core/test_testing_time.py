@@ -187,9 +187,15 @@ def test_a_thread_that_wakes_the_loop_is_noticed() -> None:
 
 @pytest.mark.parametrize(
     ("function", "what"),
-    [(use_an_executor, "a thread"), (use_a_process, "another process"), (use_a_shell, "another process")],
+    [
+        (use_an_executor, "a thread"),
+        (use_a_process, "another process"),
+        (use_a_shell, "another process"),
+    ],
 )
-def test_real_world_waits_are_refused_immediately(function: Callable[[], Awaitable[None]], what: str) -> None:
+def test_real_world_waits_are_refused_immediately(
+    function: Callable[[], Awaitable[None]], what: str
+) -> None:
     async def work() -> str:
         with pytest.raises(RuntimeError, match=what):
             await function()
@@ -216,7 +222,9 @@ def test_what_a_failed_run_cancels_may_still_clean_up() -> None:
     assert cleaned == ["all"]
 
 
-def test_a_failed_run_ends_although_a_cancelled_task_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_ends_although_a_cancelled_task_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(virtual, "_CLEANING", 0.05)
 
     async def wait_stubbornly() -> None:

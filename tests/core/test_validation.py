@@ -60,7 +60,8 @@ def test_seconds_are_finite_and_above_zero() -> None:
             with (
                 case(value),
                 pytest.raises(
-                    ValueError, match=r"Timeout must be a finite number above 0, not .*; for example 5\.0"
+                    ValueError,
+                    match=r"Timeout must be a finite number above 0, not .*; for example 5\.0",
                 ),
             ):
                 validation.seconds("Timeout", value)
@@ -98,7 +99,9 @@ def test_texts_and_objects_and_functions_are_distinguished() -> None:
 
 def test_a_secret_is_shown_by_its_type_alone() -> None:
     assert validation.secret("x", "hunter2", example="a text") == "hunter2"
-    with pytest.raises(ValueError, match="x must be a text, not <class 'bytes'>; for example a text"):
+    with pytest.raises(
+        ValueError, match="x must be a text, not <class 'bytes'>; for example a text"
+    ):
         validation.secret("x", b"hunter2", example="a text")
 
 
@@ -151,5 +154,10 @@ def test_bounds_are_said_as_they_are() -> None:
 
 
 def test_a_missing_extra_is_named() -> None:
-    error = validation.missing_extra("core.db", "postgres", ModuleNotFoundError("no", name="asyncpg"))
-    assert (str(error), error.name) == ("core.db needs asyncpg: pip install 'postfacta[postgres]'", "asyncpg")
+    error = validation.missing_extra(
+        "core.db", "postgres", ModuleNotFoundError("no", name="asyncpg")
+    )
+    assert (str(error), error.name) == (
+        "core.db needs asyncpg: pip install 'postfacta[postgres]'",
+        "asyncpg",
+    )

@@ -43,7 +43,9 @@ class Saboteur:
 
 SABOTEURS = {
     "R01": Saboteur("docs/reference/settings.md", "`POSTFACTA_DRAIN_DELAY`", "`POSTFACTA_DELAY`"),
-    "R02": Saboteur("docs/reference/chaos-catalogue.md", "tests/app/test_cors.py", "tests/app/test_none.py"),
+    "R02": Saboteur(
+        "docs/reference/chaos-catalogue.md", "tests/app/test_cors.py", "tests/app/test_none.py"
+    ),
     "R03": Saboteur("deploy/oncall.yaml", "role: engineering-manager", "rotation: primary"),
     "R04": Saboteur("deploy/slo/postfacta.openslo.yaml", "0.995", "0.996"),
     "R05": Saboteur(f"{_RULES}/infra.yml", "expr: ", "expr: (("),
@@ -54,7 +56,9 @@ SABOTEURS = {
         "_blip(scenario, tier)",
     ),
     "R08": Saboteur(f"{_RULES}/postfacta.yml", "component: journey", "part: journey"),
-    "R09": Saboteur("deploy/alertmanager/alertmanager.yml", 'severity="page"\']', 'severity="pages"\']'),
+    "R09": Saboteur(
+        "deploy/alertmanager/alertmanager.yml", 'severity="page"\']', 'severity="pages"\']'
+    ),
     "R10": Saboteur("deploy/bin/deadman.py", "do_POST", "do_PUT"),
     "R11": Saboteur(f"{_RULES}/selfmon.yml", "expr: vector(1)", "expr: vector(1) > 1"),
     "R12": Saboteur("docs/runbooks/PostfactaDown.md", "## Verification", "## Check"),
@@ -73,7 +77,9 @@ SABOTEURS = {
         "        if exchange.error is not None:\n            self._count",
         "        if exchange.error is None:\n            self._count",
     ),
-    "R18": Saboteur(f"{_CORE}/telemetry/metrics.py", "return len(self) >= self.cap", "return False"),
+    "R18": Saboteur(
+        f"{_CORE}/telemetry/metrics.py", "return len(self) >= self.cap", "return False"
+    ),
     "R19": Saboteur(f"{_CORE}/telemetry/catalogue.py", "0.075, 0.1, 0.2, 0.25", "0.075, 0.1, 0.25"),
     "R20": Saboteur(f"{_CORE}/telemetry/metrics.py", "int(request.trace_flags, 16) & 1:", "False:"),
     "R21": Saboteur(
@@ -87,7 +93,9 @@ SABOTEURS = {
     "R23": Saboteur(f"{_CORE}/telemetry/redaction.py", '"exception.stacktrace"', '"stack"'),
     "R24": Saboteur("deploy/logs/rsyslog.conf", 'action(type="mmjsonparse" cookie="")', ""),
     "R25": Saboteur(
-        f"{_CORE}/asgi/_kernel.py", "                CURRENT.reset(token)\n", "                pass\n"
+        f"{_CORE}/asgi/_kernel.py",
+        "                CURRENT.reset(token)\n",
+        "                pass\n",
     ),
     "R26": Saboteur(
         f"{_CORE}/telemetry/redaction.py", r'(re.compile(r"\bpf_[A-Za-z0-9_-]{8,}"), REDACTED),', ""
@@ -95,7 +103,9 @@ SABOTEURS = {
     "R27": Saboteur(
         "deploy/grafana/queries.py", '_WINDOW: Final = "$__rate_interval"', '_WINDOW: Final = "5m"'
     ),
-    "R28": Saboteur("deploy/bin/journey_probe.py", "return 0 if outcome.is_success else 1", "return 0"),
+    "R28": Saboteur(
+        "deploy/bin/journey_probe.py", "return 0 if outcome.is_success else 1", "return 0"
+    ),
     "R29": Saboteur(
         f"{_CORE}/backoff.py",
         "from __future__ import annotations\n",
@@ -109,9 +119,15 @@ SABOTEURS = {
     ),
     "R32": Saboteur("docs/capacity.md", "197 ms | held |", "197 ms | did not hold |"),
     "R33": Saboteur("docs/capacity.md", "92 ms | held |", "92 ms | did not hold |"),
-    "R36": Saboteur("src/postfacta_lab/capacity/command.py", "_FEWEST_POINTS = 6", "_FEWEST_POINTS = 2"),
-    "R37": Saboteur(f"{_CORE}/deadlines/_limits.py", "return max(0.0, self.at - self.clock())", "return 1.0"),
-    "R38": Saboteur(f"{_CORE}/guards/budget.py", "allowed = tokens >= 1.0", "allowed = tokens >= 0.0"),
+    "R36": Saboteur(
+        "src/postfacta_lab/capacity/command.py", "_FEWEST_POINTS = 6", "_FEWEST_POINTS = 2"
+    ),
+    "R37": Saboteur(
+        f"{_CORE}/deadlines/_limits.py", "return max(0.0, self.at - self.clock())", "return 1.0"
+    ),
+    "R38": Saboteur(
+        f"{_CORE}/guards/budget.py", "allowed = tokens >= 1.0", "allowed = tokens >= 0.0"
+    ),
     "R39": Saboteur(
         f"{_CORE}/limits/_rates.py",
         "if after > now + self._span:",
@@ -128,7 +144,9 @@ SABOTEURS = {
         "if self.in_flight < self._rooms[0]:",
     ),
     "R42": Saboteur(f"{_CORE}/health/_verdict.py", "(self.rise if self.up is False else 1)", "1e9"),
-    "R43": Saboteur(f"{_CORE}/guards/_slots.py", "if self.used >= self.size:", "if self.used > self.size:"),
+    "R43": Saboteur(
+        f"{_CORE}/guards/_slots.py", "if self.used >= self.size:", "if self.used > self.size:"
+    ),
     "R44": Saboteur("docs/reference/durability.md", "| lost | 0 |", "| lost | 1 |"),
     "R45": Saboteur(
         "docs/reference/drain.md",
@@ -158,9 +176,13 @@ SABOTEURS = {
     "R56": Saboteur(f"{_APP}/smoke.py", "_need(not lacking, ", "_need(True, "),
     "R57": Saboteur(f"{_APP}/flags.py", "date(2027, 5, 31)", "date(2026, 5, 31)"),
     "R58": Saboteur("docs/reference/restore.md", "", _DRILL),
-    "R59": Saboteur(f"{_APP}/migrations/__init__.py", "then v.verb in ('select', 'insert')", "then true"),
+    "R59": Saboteur(
+        f"{_APP}/migrations/__init__.py", "then v.verb in ('select', 'insert')", "then true"
+    ),
     "R60": Saboteur(
-        f"{_APP}/principal.py", "Role.RESPONDER: set(Access) - {Access.ADMIN}", "Role.RESPONDER: set(Access)"
+        f"{_APP}/principal.py",
+        "Role.RESPONDER: set(Access) - {Access.ADMIN}",
+        "Role.RESPONDER: set(Access)",
     ),
     "R61": Saboteur(
         f"{_APP}/identity/model.py",
@@ -185,9 +207,13 @@ SABOTEURS = {
         "actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1",
         "actions/checkout@v7",
     ),
-    "R70": Saboteur(f"{_APP}/reliability/codebase.json", '"version": "0.1.0"', '"version": "0.0.9"'),
+    "R70": Saboteur(
+        f"{_APP}/reliability/codebase.json", '"version": "0.1.0"', '"version": "0.0.9"'
+    ),
     "R71": Saboteur(
-        "src/postfacta_adapters/otlp.py", '"queue_full" if self._pending >= self._queued else ""', '""'
+        "src/postfacta_adapters/otlp.py",
+        '"queue_full" if self._pending >= self._queued else ""',
+        '""',
     ),
     "R72": Saboteur("deploy/prr/targets.py", "figure.n < least", "figure.n < 0"),
     "R75": Saboteur("docs/reference/durability.md", "| **pass** | 1295 |", "| **fail** | 1295 |"),

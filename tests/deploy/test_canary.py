@@ -14,7 +14,16 @@ import pytest
 import yaml
 from promql_parser import parse
 
-from deploy.canary.analysis import Metric, Phase, assessed, holds, measured, metrics_of, weights_of, worst
+from deploy.canary.analysis import (
+    Metric,
+    Phase,
+    assessed,
+    holds,
+    measured,
+    metrics_of,
+    weights_of,
+    worst,
+)
 
 OVERLAY = Path(__file__).parents[2] / "deploy/k8s/overlays/canary"
 TEMPLATE: dict[str, Any] = yaml.safe_load((OVERLAY / "analysis.yaml").read_text())

@@ -33,7 +33,11 @@ def hardening(file: dict[str, Any]) -> Iterator[str]:
     for name, service in file["services"].items():
         if not service.get("read_only"):
             yield f"{name}: its root can be written"
-        if service.get("cap_drop") != ["ALL"] or service.get("privileged") or service.get("cap_add"):
+        if (
+            service.get("cap_drop") != ["ALL"]
+            or service.get("privileged")
+            or service.get("cap_add")
+        ):
             yield f"{name}: it has capabilities"
         if "no-new-privileges:true" not in service.get("security_opt", []):
             yield f"{name}: it may gain privileges"
@@ -48,7 +52,9 @@ def reach(file: dict[str, Any]) -> Iterator[str]:
         for port in service.get("ports", []):
             if name not in PUBLISHED or not str(port).startswith("127.0.0.1:"):
                 yield f"{name}: {port} is reached from outside"
-        if service.get("network_mode") or (name not in OUTWARD and service.get("networks") != ["inside"]):
+        if service.get("network_mode") or (
+            name not in OUTWARD and service.get("networks") != ["inside"]
+        ):
             yield f"{name}: it is not inside"
     inside = file["networks"]["inside"]
     trusted = file["services"]["app-1"]["environment"].get("POSTFACTA_TRUSTED_PROXIES")
@@ -69,7 +75,9 @@ def secrets(file: dict[str, Any]) -> Iterator[str]:
             ) and not variable.endswith("_FILE"):
                 yield f"{name}: {variable} is no file"
         for secret in sources(service):
-            if secret not in file["secrets"] or not (secret in BY_HAND or f"write {secret} " in made):
+            if secret not in file["secrets"] or not (
+                secret in BY_HAND or f"write {secret} " in made
+            ):
                 yield f"{name}: secret {secret} is not made"
     if "owner_dsn" in sources(file["services"]["app-1"]):
         yield "app-1: only the migration has the owner's address"
@@ -100,7 +108,13 @@ def images(file: dict[str, Any]) -> Iterator[str]:
         yield "the migration and the service are of different images"
 
 
-RULES: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (hardening, reach, secrets, settings, images)
+RULES: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
+    hardening,
+    reach,
+    secrets,
+    settings,
+    images,
+)
 APP = ("services", "app-1")
 BROKEN: dict[Callable[[dict[str, Any]], Iterator[str]], list[tuple[tuple[str, ...], Any]]] = {
     hardening: [
@@ -164,7 +178,9 @@ def test_the_proxy_asks_the_instances_of_the_compose_file() -> None:
     assert all(f"{name}:8080" in config for name in OURS[:2])
 
 
-def test_prometheus_beside_compose_judges_as_everywhere_and_asks_the_containers_that_there_are() -> None:
+def test_prometheus_beside_compose_judges_as_everywhere_and_asks_the_containers_that_there_are() -> (
+    None
+):
     beside, alone = (
         yaml.safe_load((DEPLOY / "prometheus" / f"{name}.yml").read_text())
         for name in ("compose", "prometheus")
@@ -172,7 +188,9 @@ def test_prometheus_beside_compose_judges_as_everywhere_and_asks_the_containers_
     assert (beside["global"], beside["rule_files"]) == (alone["global"], alone["rule_files"])
     jobs = {job["job_name"] for job in beside["scrape_configs"]}
     assert jobs <= {job["job_name"] for job in alone["scrape_configs"]}
-    targets = re.findall(r"\"([a-z][a-z0-9-]*):\d+\"", (DEPLOY / "prometheus/compose.yml").read_text())
+    targets = re.findall(
+        r"\"([a-z][a-z0-9-]*):\d+\"", (DEPLOY / "prometheus/compose.yml").read_text()
+    )
     assert set(targets) == {"alertmanager", "app-1", "app-2", "journey"} <= SOUND["services"].keys()
 
 
@@ -208,7 +226,9 @@ def test_the_compose_file_matches_its_schema_and_a_broken_one_does_not(
 ) -> None:
     broken = tmp_path / "compose.yaml"
     broken.write_text(
-        (DEPLOY / "compose.yaml").read_text().replace("    restart: on-failure:3\n", "    restarts: 3\n")
+        (DEPLOY / "compose.yaml")
+        .read_text()
+        .replace("    restart: on-failure:3\n", "    restarts: 3\n")
     )
     for file, code in ((DEPLOY / "compose.yaml", 0), (broken, 1)):
         schema = ["--builtin-schema", "vendor.compose-spec", str(file)]

@@ -176,7 +176,9 @@ def test_a_client_that_sends_its_headers_slowly_is_closed(front: Front) -> None:
         connection.settimeout(0.2)
         while time.monotonic() - began < PATIENCE:
             try:
-                connection.sendall(b"X-More: 1\r\n")  # each restarts a timeout that counts silence only
+                connection.sendall(
+                    b"X-More: 1\r\n"
+                )  # each restarts a timeout that counts silence only
                 came = connection.recv(1000)
                 break
             except TimeoutError:
@@ -192,7 +194,11 @@ SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 HEAD = b"POST /outer HTTP/1.1\r\nHost: x\r\n"
 LENGTH = str(len(SMUGGLED)).encode()
 AMBIGUOUS = {
-    "two lengths": HEAD + b"Content-Length: 0\r\nContent-Length: " + LENGTH + b"\r\n\r\n" + SMUGGLED,
+    "two lengths": HEAD
+    + b"Content-Length: 0\r\nContent-Length: "
+    + LENGTH
+    + b"\r\n\r\n"
+    + SMUGGLED,
     "length with a sign": HEAD + b"Content-Length: +" + LENGTH + b"\r\n\r\n" + SMUGGLED,
     "length with a list": HEAD + b"Content-Length: 0, " + LENGTH + b"\r\n\r\n" + SMUGGLED,
     "unknown coding": HEAD
@@ -200,7 +206,9 @@ AMBIGUOUS = {
     + LENGTH
     + b"\r\n\r\n"
     + SMUGGLED,
-    "chunked is not last": HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "chunked is not last": HEAD
+    + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"
+    + SMUGGLED,
     "two codings": HEAD
     + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n"
     + SMUGGLED,
@@ -223,7 +231,9 @@ def test_an_ambiguous_request_ends_at_the_proxy(front: Front) -> None:
             with case(name):
                 before = len(front.seen)
                 came = front.raw(sent)
-                assert came.startswith((b"HTTP/1.1 400", b"HTTP/1.1 405", b"HTTP/1.1 501", b"HTTP/1.1 422"))
+                assert came.startswith(
+                    (b"HTTP/1.1 400", b"HTTP/1.1 405", b"HTTP/1.1 501", b"HTTP/1.1 422")
+                )
                 # The first may have gone on with a sound head; what was hidden in it never does.
                 assert not [line for line, _ in front.seen[before:] if "smuggled" in line]
 
@@ -233,7 +243,10 @@ def test_of_two_framings_one_goes_on(front: Front) -> None:
     front.raw(HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n")
     front.raw(HEAD + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello")
     for _, headers in front.seen[before:]:
-        lengths, codings = headers.get_all("Content-Length", []), headers.get_all("Transfer-Encoding", [])
+        lengths, codings = (
+            headers.get_all("Content-Length", []),
+            headers.get_all("Transfer-Encoding", []),
+        )
         assert len(lengths) + len(codings) <= 1
 
 

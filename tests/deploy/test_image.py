@@ -25,7 +25,8 @@ CONFIG: dict[str, Any] = {
     "Healthcheck": {"Test": ["CMD", "python", "-c", "open('http://127.0.0.1:8080/healthz/live')"]},
     "Env": ["PATH=/opt/postfacta/bin:/usr/bin:/bin"],
     "Labels": {
-        f"org.opencontainers.image.{name}": "a" for name in ("title", "version", "revision", "licenses")
+        f"org.opencontainers.image.{name}": "a"
+        for name in ("title", "version", "revision", "licenses")
     },
 }
 BROKEN = {
@@ -63,14 +64,18 @@ def test_content_that_does_not_belong_there_is_found(tmp_path: Path) -> None:
 
 
 def test_the_dockerfile_installs_by_hash_and_copies_what_it_names() -> None:
-    installs = [line for line in DOCKERFILE.splitlines() if " install " in line and "apt-get" not in line]
+    installs = [
+        line for line in DOCKERFILE.splitlines() if " install " in line and "apt-get" not in line
+    ]
     assert len(installs) == 3
     assert all("--require-hashes" in line or "--no-deps" in line for line in installs)
     assert not re.search(r"^ADD ", DOCKERFILE, re.MULTILINE)
     allowed = (ROOT / "deploy/Dockerfile.dockerignore").read_text().splitlines()
     assert "*" in allowed
     copied = re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE)
-    assert {f"!{word}" for line in copied for word in line.split()} == {it for it in allowed if it[0] == "!"}
+    assert {f"!{word}" for line in copied for word in line.split()} == {
+        it for it in allowed if it[0] == "!"
+    }
 
 
 def test_the_image_has_no_postgresql_and_no_build_tools() -> None:
@@ -84,7 +89,11 @@ def test_the_image_has_no_postgresql_and_no_build_tools() -> None:
 def test_the_locks_agree_with_each_other() -> None:
     of = {
         name: dict(
-            re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / f"requirements/{name}.txt").read_text(), re.MULTILINE)
+            re.findall(
+                r"^([a-z0-9-]+)==(\S+)",
+                (ROOT / f"requirements/{name}.txt").read_text(),
+                re.MULTILINE,
+            )
         )
         for name in ("app", "build", "image", "dev")
     }
@@ -112,7 +121,11 @@ def test_hadolint_finds_each_break(programs: None, tmp_path: Path) -> None:
                 assert sound in DOCKERFILE
                 file.write_text(DOCKERFILE.replace(sound, broken, 1))
                 done = subprocess.run(  # noqa: S603 - a tool of ours
-                    [hadolint, "--no-color", file], capture_output=True, text=True, check=False, timeout=60
+                    [hadolint, "--no-color", file],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    timeout=60,
                 )
                 assert done.returncode == 1
                 assert code in done.stdout

@@ -33,7 +33,9 @@ def built() -> Objects:
     """Do what `kustomize build` does with the overlay, as far as it uses it; the tests with programs run the real one."""
     base, overlay = K8S / "base", K8S / "overlays/plain"
     top = yaml.safe_load((overlay / "kustomization.yaml").read_text())
-    lines = (base / "settings.env").read_text().splitlines() + top["configMapGenerator"][0]["literals"]
+    lines = (base / "settings.env").read_text().splitlines() + top["configMapGenerator"][0][
+        "literals"
+    ]
     data = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
     config: dict[str, Any] = {
         "kind": "ConfigMap",
@@ -47,7 +49,11 @@ def built() -> Objects:
     found: Objects = {}
     for one in (*resources(base), *resources(overlay), config):
         metadata = one["metadata"]
-        metadata["labels"] = {"app.kubernetes.io/component": "service", **metadata["labels"], **labels}
+        metadata["labels"] = {
+            "app.kubernetes.io/component": "service",
+            **metadata["labels"],
+            **labels,
+        }
         if template := one.get("spec", {}).get("template"):
             template["metadata"]["labels"] |= labels
             template["spec"]["containers"][0]["image"] = image
@@ -109,7 +115,10 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
         (put(DEPLOYMENT, "container.lifecycle", None), "serves for 5 s"),
     ],
     "probes-ask-what-they-mean": [
-        (put(DEPLOYMENT, "container.livenessProbe.httpGet.path", "/healthz/ready"), "/healthz/live"),
+        (
+            put(DEPLOYMENT, "container.livenessProbe.httpGet.path", "/healthz/ready"),
+            "/healthz/live",
+        ),
         (put(DEPLOYMENT, "container.livenessProbe.failureThreshold", 1), "no dead process"),
         (put(DEPLOYMENT, "container.readinessProbe.failureThreshold", 3), "waits for several"),
         (put(DEPLOYMENT, "container.readinessProbe.timeoutSeconds", 5), "timeoutSeconds must be 1"),
@@ -148,7 +157,10 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
     ],
     "pods-are-spread": [
         (put(DEPLOYMENT, "pod.spec.topologySpreadConstraints", []), "kubernetes.io/hostname"),
-        (put(DEPLOYMENT, "pod.spec.topologySpreadConstraints.0.topologyKey", "rack"), "kubernetes.io/zone"),
+        (
+            put(DEPLOYMENT, "pod.spec.topologySpreadConstraints.0.topologyKey", "rack"),
+            "kubernetes.io/zone",
+        ),
     ],
     "resources-are-stated": [
         (put(DEPLOYMENT, "container.resources.requests.cpu", None), "request cpu"),
@@ -165,7 +177,10 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
         (put("Namespace/postfacta", "metadata.labels", {}), "restricted"),
     ],
     "containers-are-restricted": [
-        (put(DEPLOYMENT, "container.securityContext.allowPrivilegeEscalation", value=True), "must be false"),
+        (
+            put(DEPLOYMENT, "container.securityContext.allowPrivilegeEscalation", value=True),
+            "must be false",
+        ),
         (put(DEPLOYMENT, "container.securityContext.readOnlyRootFilesystem", None), "must be true"),
         (put(JOB, "container.securityContext.privileged", value=True), "privileged must be false"),
         (put(JOB, "container.securityContext.capabilities.drop", ["NET_RAW"]), "drop ALL"),
@@ -173,16 +188,24 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
     ],
     "secrets-are-files": [
         (put(DEPLOYMENT, "container.env.0", SECRET), "mount it as a file"),
-        (put(DEPLOYMENT, "container.envFrom.0", {"secretRef": {"name": "postfacta"}}), "mount it as a file"),
+        (
+            put(DEPLOYMENT, "container.envFrom.0", {"secretRef": {"name": "postfacta"}}),
+            "mount it as a file",
+        ),
         (put(DEPLOYMENT, "pod.spec.volumes.0.secret.defaultMode", None), "0400"),
         (put(JOB, "container.volumeMounts.0.readOnly", None), "readOnly"),
         (
-            lambda objects: objects.update({"": {"kind": "Secret", "metadata": {"name": "postfacta"}}}),
+            lambda objects: objects.update(
+                {"": {"kind": "Secret", "metadata": {"name": "postfacta"}}}
+            ),
             "no secret stands in a manifest",
         ),
     ],
     "each-has-its-own-secret": [
-        (put(DEPLOYMENT, "pod.spec.volumes.0.secret.secretName", "postfacta-owner"), "only the migration"),
+        (
+            put(DEPLOYMENT, "pod.spec.volumes.0.secret.secretName", "postfacta-owner"),
+            "only the migration",
+        ),
         (put(CONFIG, "data.POSTFACTA_SECRETS_DIR", "/secrets"), "mounted at POSTFACTA_SECRETS_DIR"),
     ],
     "images-are-pinned": [
@@ -192,7 +215,10 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
     ],
     "only-named-traffic-passes": [
         (without("NetworkPolicy/postfacta-deny"), "denies the rest"),
-        (put("NetworkPolicy/postfacta-deny", "spec.policyTypes", ["Ingress"]), "in both directions"),
+        (
+            put("NetworkPolicy/postfacta-deny", "spec.policyTypes", ["Ingress"]),
+            "in both directions",
+        ),
         (put("NetworkPolicy/postfacta-in", "spec.ingress.0.from", []), "from where"),
         (put("NetworkPolicy/postfacta-out", "spec.egress.1.ports", []), "egress rule"),
         (put("NetworkPolicy/postfacta-out", "spec.egress.1.ports.0.port", 22), "egress rule"),
@@ -204,13 +230,22 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
     ],
     "selectors-select-the-pods": [
         (put("Service/postfacta", "spec.selector", {"app": "postfacta"}), "selects no pods"),
-        (put("Service/postfacta", "spec.ports.0.targetPort", "web"), "no port of the container is web"),
+        (
+            put("Service/postfacta", "spec.ports.0.targetPort", "web"),
+            "no port of the container is web",
+        ),
         (put(DEPLOYMENT, "spec.selector.matchLabels", {"app": "postfacta"}), "its own pods"),
-        (put(JOB, "pod.metadata.labels", SOUND[DEPLOYMENT]["spec"]["selector"]["matchLabels"]), "counted"),
+        (
+            put(JOB, "pod.metadata.labels", SOUND[DEPLOYMENT]["spec"]["selector"]["matchLabels"]),
+            "counted",
+        ),
     ],
     "labels-say-what-it-is": [
         (put("Service/postfacta", "metadata.labels", {}), "app.kubernetes.io/version"),
-        (put(DEPLOYMENT, "container.image", "registry.example.org/postfacta:0.2.0"), "its label says"),
+        (
+            put(DEPLOYMENT, "container.image", "registry.example.org/postfacta:0.2.0"),
+            "its label says",
+        ),
     ],
 }
 
@@ -223,7 +258,9 @@ def test_the_manifests_keep_every_rule() -> None:
 
 
 def test_each_rule_finds_each_break() -> None:
-    assert BROKEN.keys() | {"a-canary-is-judged"} == RULES.keys()  # tests/deploy/test_kubernetes_canary.py
+    assert (
+        BROKEN.keys() | {"a-canary-is-judged"} == RULES.keys()
+    )  # tests/deploy/test_kubernetes_canary.py
     with every() as case:
         for rule, breaks in BROKEN.items():
             for number, (change, expected) in enumerate(breaks):
@@ -240,7 +277,9 @@ def test_the_grace_follows_from_the_settings_of_the_service() -> None:
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    assert SOUND[DEPLOYMENT]["spec"]["template"]["spec"]["containers"][0]["image"].endswith(f":{VERSION}")
+    assert SOUND[DEPLOYMENT]["spec"]["template"]["spec"]["containers"][0]["image"].endswith(
+        f":{VERSION}"
+    )
 
 
 @pytest.mark.parametrize("name", [DEPLOYMENT, JOB])

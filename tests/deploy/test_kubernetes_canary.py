@@ -45,14 +45,34 @@ def built() -> Objects:
 FOUND = built()
 REFERENCE: dict[str, Any] = {"kind": "Deployment", "name": "postfacta"}
 BROKEN: list[tuple[str, Change, str]] = [
-    ("the-autoscaler-owns-the-replicas", put(HPA, "spec.scaleTargetRef", REFERENCE), "scale the Rollout"),
-    ("the-autoscaler-owns-the-replicas", put(ROLLOUT, "spec.replicas", 3), "the Rollout must not set"),
-    ("connections-fit-the-database", put(CONFIG, "data.POSTFACTA_POOL_MAX_SIZE", "9"), "12 pods with 9"),
-    ("a-canary-is-judged", put(ROLLOUT, "spec.workloadRef.name", "other"), "must name the Deployment"),
+    (
+        "the-autoscaler-owns-the-replicas",
+        put(HPA, "spec.scaleTargetRef", REFERENCE),
+        "scale the Rollout",
+    ),
+    (
+        "the-autoscaler-owns-the-replicas",
+        put(ROLLOUT, "spec.replicas", 3),
+        "the Rollout must not set",
+    ),
+    (
+        "connections-fit-the-database",
+        put(CONFIG, "data.POSTFACTA_POOL_MAX_SIZE", "9"),
+        "12 pods with 9",
+    ),
+    (
+        "a-canary-is-judged",
+        put(ROLLOUT, "spec.workloadRef.name", "other"),
+        "must name the Deployment",
+    ),
     ("a-canary-is-judged", put(ROLLOUT, "spec.progressDeadlineAbort", None), "never ready"),
     ("a-canary-is-judged", put(ROLLOUT, "spec.strategy.canary.maxUnavailable", 1), "must be 0"),
     ("a-canary-is-judged", without("Service/postfacta-canary"), "must be Services"),
-    ("a-canary-is-judged", put(ROLLOUT, "spec.strategy.canary.trafficRouting", None), "change nothing"),
+    (
+        "a-canary-is-judged",
+        put(ROLLOUT, "spec.strategy.canary.trafficRouting", None),
+        "change nothing",
+    ),
     (
         "a-canary-is-judged",
         put(INGRESS, "spec.rules.0.http.paths.0.backend.service.name", "x"),
@@ -61,9 +81,17 @@ BROKEN: list[tuple[str, Change, str]] = [
     ("a-canary-is-judged", put(ROLLOUT, f"{STEPS}.0.setWeight", 20), "from 10 or less"),
     ("a-canary-is-judged", put(ROLLOUT, f"{STEPS}.4.setWeight", 20), "must rise"),
     ("a-canary-is-judged", put(ROLLOUT, f"{STEPS}.1", {"pause": {}}), "followed by an analysis"),
-    ("a-canary-is-judged", put(ROLLOUT, f"{STEPS}.1.analysis.args", []), "no value for the argument"),
+    (
+        "a-canary-is-judged",
+        put(ROLLOUT, f"{STEPS}.1.analysis.args", []),
+        "no value for the argument",
+    ),
     ("a-canary-is-judged", without(TEMPLATE), "no AnalysisTemplate postfacta"),
-    ("a-canary-is-judged", put(TEMPLATE, "spec.metrics.0.successCondition", "true"), "not known here"),
+    (
+        "a-canary-is-judged",
+        put(TEMPLATE, "spec.metrics.0.successCondition", "true"),
+        "not known here",
+    ),
     (
         "a-canary-is-judged",
         put(TEMPLATE, "spec.metrics.1.successCondition", None),

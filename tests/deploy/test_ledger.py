@@ -21,8 +21,16 @@ from tests.kit.pg import create_database
 MOMENT = "2026-11-28T03:00:00Z"
 
 
-def entry(what: str = "1.4.0", kind: str = "deploy", outcome: str = "succeeded", **more: Any) -> Entry:
-    given: dict[str, Any] = {"environment": "production", "by": "ci", "at": MOMENT, "seconds": 30.0, **more}
+def entry(
+    what: str = "1.4.0", kind: str = "deploy", outcome: str = "succeeded", **more: Any
+) -> Entry:
+    given: dict[str, Any] = {
+        "environment": "production",
+        "by": "ci",
+        "at": MOMENT,
+        "seconds": 30.0,
+        **more,
+    }
     return Entry(what=what, kind=kind, outcome=outcome, **given)
 
 
@@ -113,7 +121,9 @@ def test_deploy_success_counts_what_was_undone_as_failed() -> None:
     assert (summary(entries).median, summary(entries).longest) == (30.0, 90.0)
 
 
-def test_too_few_deployments_give_no_figure(capsys: pytest.CaptureFixture[str], ledger: Path) -> None:
+def test_too_few_deployments_give_no_figure(
+    capsys: pytest.CaptureFixture[str], ledger: Path
+) -> None:
     assert summary([entry()] * 19).success is None
     assert main(["report", "--file", str(ledger)]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -123,7 +133,9 @@ def test_too_few_deployments_give_no_figure(capsys: pytest.CaptureFixture[str], 
 
 
 def record(ledger: Path, *words: str) -> int:
-    return main(["record", "--file", str(ledger), "--environment", "production", "--by", "ci", *words])
+    return main(
+        ["record", "--file", str(ledger), "--environment", "production", "--by", "ci", *words]
+    )
 
 
 def test_the_commands_agree(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,7 +160,10 @@ def test_a_signal_says_what_changed_and_a_flag_is_no_deployment() -> None:
         "payload": {"outcome": "succeeded", "by": "ci", "seconds": 30.0, "note": ""},
     }
     assert signal(entry(kind="rollback"), "x")["payload"]["outcome"] == "rolled_back"
-    assert signal(entry(kind="rollback", outcome="failed"), "x")["title"] == "Failed: rolled back to 1.4.0"
+    assert (
+        signal(entry(kind="rollback", outcome="failed"), "x")["title"]
+        == "Failed: rolled back to 1.4.0"
+    )
     assert "outcome" not in signal(entry("read_only=on", "flag"), "x")["payload"]
 
 
@@ -176,7 +191,11 @@ def test_that_a_signal_cannot_be_sent_fails_nothing(
 ) -> None:
     token = tmp_path / "token"
     token.write_text("a-secret-of-this-test")
-    for url, said in ((refusing, "401"), ("http://127.0.0.1:9", "URLError"), ("file:///etc", "neither http")):
+    for url, said in (
+        (refusing, "401"),
+        ("http://127.0.0.1:9", "URLError"),
+        ("file:///etc", "neither http"),
+    ):
         assert record(ledger, "--what", "1.6.0", "--url", url, "--token-file", str(token)) == 0
         text = capsys.readouterr().err
         assert said in text
@@ -199,7 +218,10 @@ def test_a_command_is_timed_and_its_exit_code_returned(
     token = tmp_path / "token"
     token.write_text(live.client.post("/api/v1/tokens", json=new).json()["secret"])
     sent = ("--url", live.url, "--token-file", str(token))
-    assert record(ledger, "--what", "1.6.0", *sent, "--", sys.executable, "-c", "raise SystemExit(3)") == 3
+    assert (
+        record(ledger, "--what", "1.6.0", *sent, "--", sys.executable, "-c", "raise SystemExit(3)")
+        == 3
+    )
     assert record(ledger, "--what", "1.6.1", *sent, "--", sys.executable, "-c", "") == 0
     assert [(it.what, it.outcome) for it in read(ledger)[-2:]] == [
         ("1.6.0", "failed"),

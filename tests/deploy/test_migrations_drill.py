@@ -73,7 +73,9 @@ def test_the_version_before_has_no_newest_revision(tmp_path: Path) -> None:
     source = former(tmp_path)
     if source is None:
         pytest.skip("git's history does not reach the version before")
-    revisions = {file.name[:4] for file in (source / "postfacta_app/migrations/versions").glob("0*.sql")}
+    revisions = {
+        file.name[:4] for file in (source / "postfacta_app/migrations/versions").glob("0*.sql")
+    }
     assert HEAD not in revisions
     assert f"{int(HEAD) - 1:04}" in revisions
 
@@ -110,4 +112,6 @@ def test_a_bad_revision_is_noticed() -> None:
             for number, (what, statements) in enumerate(BAD.items()):
                 with case(what):
                     run(server.dsn(), f"create database bad{number} template good")
-                    assert refused(server.dsn(f"bad{number}"), statements, folder / str(number)) != []
+                    assert (
+                        refused(server.dsn(f"bad{number}"), statements, folder / str(number)) != []
+                    )

@@ -42,6 +42,8 @@ def test_a_bad_statement_is_refused_among_good_ones() -> None:
 
 def test_an_index_of_a_new_table_blocks_no_one() -> None:
     index = "create index if not exists notes_body on notes (body)"
-    assert faults(["create table if not exists notes (id bigint primary key, body text)", index]) == []
+    assert (
+        faults(["create table if not exists notes (id bigint primary key, body text)", index]) == []
+    )
     assert faults([index]) != []
     assert faults(["create index concurrently if not exists notes_body on notes (body)"]) == []

@@ -10,7 +10,9 @@ from deploy.image import check
 from deploy.outcome import NOT_RUN, Outcome
 
 
-def test_what_was_not_looked_at_is_named_in_the_last_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_not_looked_at_is_named_in_the_last_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     outcome = Outcome()
     outcome.check("licences", [])
     outcome.not_run("advisories", "no network")

@@ -43,7 +43,9 @@ ROWS = read_rows()
 TODAY = date(2026, 11, 28)
 ROW = Row("R01", "Is it so?", Tier.FAST, (Command("true"),))
 REPORT = Report("docs/a.md", "make a", holds=("0 failed",), lacks=(r"\*\*no\*\*",), days=30)
-PASS, FAIL, NOT_RUN = (Answer(result, f"{result}") for result in (Result.PASS, Result.FAIL, Result.NOT_RUN))
+PASS, FAIL, NOT_RUN = (
+    Answer(result, f"{result}") for result in (Result.PASS, Result.FAIL, Result.NOT_RUN)
+)
 
 
 # The table
@@ -70,7 +72,9 @@ def test_each_row_names_what_is_there() -> None:
 
 
 def test_each_row_has_a_saboteur_that_finds_what_it_breaks(tmp_path: Path) -> None:
-    answered = {row.id for row in ROWS if not any(isinstance(proof, Absent) for proof in row.proofs)}
+    answered = {
+        row.id for row in ROWS if not any(isinstance(proof, Absent) for proof in row.proofs)
+    }
     assert SABOTEURS.keys() == answered
     with every() as case:
         for name, saboteur in SABOTEURS.items():
@@ -126,7 +130,9 @@ def test_a_waiver_has_a_row_a_reason_an_owner_and_an_end(tmp_path: Path) -> None
     file = tmp_path / "waivers.yaml"
     sound = "- {row: R01, reason: It is booked, owner: Ada, until: 2026-12-31}\n"
     file.write_text(sound)
-    assert read_waivers(file, rows=[ROW]) == [Waiver("R01", "It is booked", "Ada", date(2026, 12, 31))]
+    assert read_waivers(file, rows=[ROW]) == [
+        Waiver("R01", "It is booked", "Ada", date(2026, 12, 31))
+    ]
     broken = {
         "of R02, which": sound.replace("R01", "R02"),
         "lacks owner": sound.replace("owner: Ada, ", ""),
@@ -235,7 +241,9 @@ def test_a_report_counts_for_its_days_and_is_then_not_run() -> None:
         for page, result in expected.items():
             with case(page):
                 assert judge_report(REPORT, page, TODAY).result is result
-    assert judge_report(REPORT, None, TODAY) == Answer(Result.NOT_RUN, "there is no docs/a.md: make a")
+    assert judge_report(REPORT, None, TODAY) == Answer(
+        Result.NOT_RUN, "there is no docs/a.md: make a"
+    )
 
 
 def test_the_worst_answer_decides() -> None:
@@ -248,7 +256,10 @@ def test_a_waiver_holds_until_its_day_and_fails_after_it() -> None:
     waiver = Waiver("R01", "It is booked", "Ada", TODAY)
     failed, passed = (Finding(ROW, result, "seen") for result in (Result.FAIL, Result.PASS))
     found = waived(failed, [waiver], TODAY)
-    assert (found.result, found.why) == (Result.WAIVED, "It is booked (Ada, until 2026-11-28); fail: seen")
+    assert (found.result, found.why) == (
+        Result.WAIVED,
+        "It is booked (Ada, until 2026-11-28); fail: seen",
+    )
     assert waived(passed, [waiver], TODAY) == passed
     assert waived(failed, [replace(waiver, row="R02")], TODAY) == failed
     ended = replace(waiver, until=date(2026, 11, 27))

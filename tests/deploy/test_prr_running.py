@@ -56,7 +56,9 @@ def test_each_kind_of_proof_is_looked_at(tmp_path: Path) -> None:
         (Report("gone.md", "make gone", holds=()),): (Result.NOT_RUN, "make gone"),
         (Absent("nobody looked"),): (Result.NOT_RUN, "nobody looked"),
     }  # fmt: skip
-    rows = [Row(f"R{number}", "Is it so?", Tier.FAST, proofs) for number, proofs in enumerate(cases)]
+    rows = [
+        Row(f"R{number}", "Is it so?", Tier.FAST, proofs) for number, proofs in enumerate(cases)
+    ]
     later = [
         Row("late", "Is it so?", Tier.FULL, (Command("touch ran"),)),
         Row("read", "Is it so?", Tier.FULL, (page,)),
@@ -79,7 +81,10 @@ def test_a_command_that_does_not_end_fails(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(running.WITHIN, Tier.FAST, 0.2)
     row = Row("R01", "Is it so?", Tier.FAST, (Command("exec sleep 60"),))
     (finding,) = Review(tmp_path, tier=Tier.FAST, today=TODAY).run([row])
-    assert (finding.result, finding.why) == (Result.FAIL, "exit code 124: it had not ended after 0.2 s")
+    assert (finding.result, finding.why) == (
+        Result.FAIL,
+        "exit code 124: it had not ended after 0.2 s",
+    )
 
 
 def test_a_suite_that_cannot_start_fails_what_rests_on_it(tmp_path: Path) -> None:
@@ -97,7 +102,10 @@ def test_it_writes_its_report_and_ends_with_its_verdict(
     assert main(["R73", "R64", "--out", str(tmp_path)]) == 2
     document = json.loads((tmp_path / "report.json").read_text())
     assert document["verdict"] == "not run"
-    assert [(row["id"], row["result"]) for row in document["rows"]] == [("R73", "not run"), ("R64", "pass")]
+    assert [(row["id"], row["result"]) for row in document["rows"]] == [
+        ("R73", "not run"),
+        ("R64", "pass"),
+    ]
     assert {file.name for file in tmp_path.iterdir()} == {"report.json", "report.md", "report.html"}
     assert main(["R64", "--out", str(tmp_path)]) == 0
     assert main(["R99", "--out", str(tmp_path)]) == 3

@@ -116,7 +116,10 @@ def test_deployments_are_counted_over_four_weeks_and_judged_over_all() -> None:
     assert found["deploy-success"].n == 91
     assert found["deploy-success"].value == pytest.approx(89 / 91)
     few = of_ledger([deployment(3)], NOW, "a")
-    assert (few["deployments"], few["deploy-success"]) == (Figure(0.25, 3, "a"), Figure(None, 1, "a"))
+    assert (few["deployments"], few["deploy-success"]) == (
+        Figure(0.25, 3, "a"),
+        Figure(None, 1, "a"),
+    )
     assert of_ledger([], NOW, "a")["deployments"] == Figure(0.0, 0, "a")
 
 
@@ -125,9 +128,7 @@ def test_the_page_of_the_game_day_can_be_read() -> None:
     assert found["detect-gameday"].n >= 5
     assert 60 < (found["detect-gameday"].value or 0) < 600
     assert found["noise"].n >= 20
-    table = (
-        "| a | Down (x, fast) | page | 9.2 s | 1 m 32 s | 1 s |\n| b | Slow | page | 9 s | 0 m 28 s | 1 s |\n"
-    )
+    table = "| a | Down (x, fast) | page | 9.2 s | 1 m 32 s | 1 s |\n| b | Slow | page | 9 s | 0 m 28 s | 1 s |\n"
     tickets = "| c | Lag | ticket | 9.2 s | 9 m 00 s | 1 s |\nNotifications: 40; noise: 4.\n"
     assert of_gameday(table + tickets, "a") == {
         "detect-gameday": Figure(60.0, 2, "a"),
@@ -153,7 +154,10 @@ def serving(body: bytes, status: int = 200) -> Generator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            is_known = (self.path, self.headers["Authorization"]) == ("/api/v1/durations", "Bearer pf_test")
+            is_known = (self.path, self.headers["Authorization"]) == (
+                "/api/v1/durations",
+                "Bearer pf_test",
+            )
             self.send_response(status if is_known else 401)
             self.end_headers()
             self.wfile.write(body)
@@ -171,13 +175,24 @@ def serving(body: bytes, status: int = 200) -> Generator[str]:
             thread.join()
 
 
-def test_each_source_that_is_given_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_source_that_is_given_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     token, ledger, page = (tmp_path / name for name in ("token", "ledger", "page.md"))
     token.write_text("pf_test\n")
     append(ledger, deployment(40))
     page.write_text("# A\n<!-- targets: begin -->\n<!-- targets: end -->\n")
     with serving(aggregates(7, 240.0).model_dump_json().encode()) as url:
-        given = ["--service", url, "--token-file", str(token), "--ledger", str(ledger), "--page", str(page)]
+        given = [
+            "--service",
+            url,
+            "--token-file",
+            str(token),
+            "--ledger",
+            str(ledger),
+            "--page",
+            str(page),
+        ]
         assert main(given) == Verdict.FAIL  # it was deployed too seldom
     printed = capsys.readouterr().out
     assert "| median time to detect an incident | 4.0 min | 7 incidents |" in printed

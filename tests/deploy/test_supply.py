@@ -22,9 +22,7 @@ from tests.kit.every import every
 from tests.ops.prometheus import needs
 
 ROOT = Path(__file__).parents[2]
-LOCK = (
-    "anyio==4.0 \\\n    --hash=sha256:ab\ncolorama==0.4 ; sys_platform == 'win32' \\\n    --hash=sha256:cd\n"
-)
+LOCK = "anyio==4.0 \\\n    --hash=sha256:ab\ncolorama==0.4 ; sys_platform == 'win32' \\\n    --hash=sha256:cd\n"
 BILL: dict[str, Any] = {
     "bomFormat": "CycloneDX",
     "specVersion": "1.6",
@@ -56,7 +54,10 @@ def test_a_bill_that_differs_from_the_lock_is_found() -> None:
         (of(purl="pkg:generic/anyio"), "no address"),
         ({**BILL, "components": []}, "nothing is listed"),
         (
-            {**BILL, "components": [*BILL["components"], {**BILL["components"][0], "name": "left"}]},
+            {
+                **BILL,
+                "components": [*BILL["components"], {**BILL["components"][0], "name": "left"}],
+            },
             "left: nothing",
         ),
         ({**BILL, "specVersion": "1.4"}, "not CycloneDX 1.6"),
@@ -75,7 +76,10 @@ def test_a_licence_that_may_not_be_shipped_is_found() -> None:
         ([{"expression": "Apache-2.0 AND BSD-2-Clause"}], True),
         ([{"expression": "GPL-3.0-only OR MIT"}], True),
         (
-            [{"license": {"id": "MIT"}}, {"license": {"name": "License :: OSI Approved :: MIT License"}}],
+            [
+                {"license": {"id": "MIT"}},
+                {"license": {"name": "License :: OSI Approved :: MIT License"}},
+            ],
             True,
         ),
         ([{"license": {"id": "AGPL-3.0-only"}}], False),
@@ -105,13 +109,19 @@ def test_an_advisory_fails_until_it_is_waived_and_again_when_that_ends() -> None
     assert faults() == ["jinja2 2.4.1: CVE-2016-10745"]
     assert faults(Waiver("CVE-2016-10745", "not reached", "Ada", TODAY)) == []
     assert (
-        "ended on 2026-11-27" in faults(Waiver("CVE-2016-10745", "not reached", "Ada", date(2026, 11, 27)))[0]
+        "ended on 2026-11-27"
+        in faults(Waiver("CVE-2016-10745", "not reached", "Ada", date(2026, 11, 27)))[0]
     )
     assert faults(Waiver("CVE-0000-1", "another", "Ada", TODAY)) != []
 
 
 def advisory(name: str = "Jinja2", **more: object) -> dict[str, Any]:
-    events = [{"introduced": "0"}, {"fixed": "2.8.1"}, {"introduced": "3.0"}, {"last_affected": "3.1.0"}]
+    events = [
+        {"introduced": "0"},
+        {"fixed": "2.8.1"},
+        {"introduced": "3.0"},
+        {"last_affected": "3.1.0"},
+    ]
     affected = {
         "package": {"ecosystem": "PyPI", "name": name},
         "ranges": [{"type": "ECOSYSTEM", "events": events}],
@@ -165,7 +175,11 @@ def test_the_policy_names_what_is_shipped() -> None:
 
 def test_each_update_has_a_bot_and_each_action_a_digest() -> None:
     bot = (ROOT / ".github/dependabot.yml").read_text()
-    assert set(re.findall(r"package-ecosystem: (\S+)", bot)) == {"github-actions", "docker", "docker-compose"}
+    assert set(re.findall(r"package-ecosystem: (\S+)", bot)) == {
+        "github-actions",
+        "docker",
+        "docker-compose",
+    }
     assert bot.count("cooldown:") == bot.count("package-ecosystem:")
     for file in (ROOT / ".github/workflows").glob("*.yml"):
         for used in re.findall(r"uses: (\S+)", file.read_text()):
@@ -173,7 +187,9 @@ def test_each_update_has_a_bot_and_each_action_a_digest() -> None:
 
 
 @needs("gitleaks")
-def test_a_key_in_the_history_is_found_and_an_empty_history_is_clean(programs: None, tmp_path: Path) -> None:
+def test_a_key_in_the_history_is_found_and_an_empty_history_is_clean(
+    programs: None, tmp_path: Path
+) -> None:
     assert any("aws" in found and "settings.py" in found for found in planted())
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True, timeout=30)  # noqa: S603, S607
     assert leaks(tmp_path) == []

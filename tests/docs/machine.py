@@ -86,7 +86,10 @@ class Units:
         with closing(log):
             if name == "haproxy":
                 config = self._root / "etc/haproxy/haproxy.cfg"
-                command, environment = [Haproxy.program() or "haproxy", "-db", "-f", str(config)], {}
+                command, environment = (
+                    [Haproxy.program() or "haproxy", "-db", "-f", str(config)],
+                    {},
+                )
             else:
                 unit, _, instance = name.partition("@")
                 section = service_of(self._root / f"etc/systemd/system/{unit}@.service")
@@ -158,7 +161,9 @@ class Machine:
         """Let the administrator's variables name this server."""
         parts = urlsplit(server.dsn())
         names = {"PGHOST": parts.hostname, "PGUSER": parts.username, "PGPASSWORD": parts.password}
-        self.environment |= {name: str(value) for name, value in names.items()} | {"PGPORT": str(parts.port)}
+        self.environment |= {name: str(value) for name, value in names.items()} | {
+            "PGPORT": str(parts.port)
+        }
         self.server = server
 
     def admin_dsn(self) -> str:
@@ -199,7 +204,10 @@ class Machine:
 
 def steady(text: str) -> list[str]:
     """Leave out what differs from run to run, the difference between two clocks, and what the doctor says of this Python."""
-    lines = [re.sub(r"\d\.\d s difference", "0.0 s difference", line).rstrip() for line in text.splitlines()]
+    lines = [
+        re.sub(r"\d\.\d s difference", "0.0 s difference", line).rstrip()
+        for line in text.splitlines()
+    ]
     return [line for line in lines if not re.match(r"\w+ +python |  +-> update Python$", line)]
 
 

@@ -32,5 +32,7 @@ def test_each_proof_is_there() -> None:
 def test_each_experiment_is_in_it() -> None:
     text = "".join(row[2] for row in ROWS)
     assert [
-        path.name for path in (ROOT / "chaos/experiments").glob("*.yaml") if f"/{path.name}`" not in text
+        path.name
+        for path in (ROOT / "chaos/experiments").glob("*.yaml")
+        if f"/{path.name}`" not in text
     ] == []

@@ -193,7 +193,9 @@ async def test_what_the_page_says_of_guesses_and_known_devices_is_so(tmp_path: P
     known = _run_all("docs/how-to/limit-sign-in.md", tmp_path)
     app: Hardened = known["app"]
 
-    async def sign_in(password: str, email: str = "ann@example.org", cookie: str = "") -> AsgiResponse:
+    async def sign_in(
+        password: str, email: str = "ann@example.org", cookie: str = ""
+    ) -> AsgiResponse:
         body = json.dumps({"email": email, "password": password}).encode()
         return await call_asgi(app, "POST", "/sign-in", headers=[("cookie", cookie)], body=body)
 
@@ -235,7 +237,9 @@ async def test_routes_answer_again_while_the_database_is_away(
                 old = await ask(headers=ada)
                 assert (old.status, old.json()) == (200, {"id": 7, "total": 120})
                 marks = old.header("cache-status") or "", old.header("cache-control")
-                assert re.fullmatch(r"billing; hit; ttl=-?\d+; detail=dependency-unavailable", marks[0])
+                assert re.fullmatch(
+                    r"billing; hit; ttl=-?\d+; detail=dependency-unavailable", marks[0]
+                )
                 assert marks[1] == "no-store"
                 for who in (bob, []):
                     refusal = await ask(headers=who)
@@ -256,5 +260,8 @@ async def test_what_the_page_says_of_a_database_that_is_away_is_so(
             assert (await call_asgi(app, "GET", "/healthz/live")).status == 200
             assert (await call_asgi(app, "GET", "/healthz/ready")).status == 503
             refusal = await call_asgi(app, "GET", "/invoices/7")
-            assert (refusal.status, refusal.header("content-type")) == (503, "application/problem+json")
+            assert (refusal.status, refusal.header("content-type")) == (
+                503,
+                "application/problem+json",
+            )
             assert refusal.header("retry-after")

@@ -101,9 +101,12 @@ def test_a_reader_who_follows_the_page_sees_the_alert(tmp_path: Path) -> None:
                     desk.wait_silent()
                 case _:
                     continue
-    boards = {file.name: json.loads(file.read_text()) for file in (desk.folder / "dashboards").iterdir()}
+    boards = {
+        file.name: json.loads(file.read_text()) for file in (desk.folder / "dashboards").iterdir()
+    }
     assert sorted(boards) == [
-        f"billing-{name}.gen.json" for name in ("database", "overview", "resilience", "runtime", "slo")
+        f"billing-{name}.gen.json"
+        for name in ("database", "overview", "resilience", "runtime", "slo")
     ]
     assert all(board["tags"][0] == "billing" for board in boards.values())
 
@@ -122,7 +125,9 @@ class Desk:
         self.folder = folder
         self._ports = {"8000": str(web), "9090": str(prometheus)}
         here = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")
+        }
         self._environment = kept | {"PATH": here}
 
     def save(self, step: Step) -> None:
@@ -171,7 +176,9 @@ class Desk:
     def wait_silent(self) -> None:
         """Wait until no alert fires: two minutes of the page."""
         url = f"http://localhost:{self._ports['9090']}/api/v1/alerts"
-        wait_until(lambda: not httpx2.get(url).json()["data"]["alerts"], "silence", within=60.0, every=0.5)
+        wait_until(
+            lambda: not httpx2.get(url).json()["data"]["alerts"], "silence", within=60.0, every=0.5
+        )
 
     def _compress(self) -> None:
         command = "python -m postfacta_slo generate billing.openslo.yaml --rules billing.rules.yml"

@@ -27,7 +27,9 @@ def test_every_picture_is_on_a_page() -> None:
     root = IMAGES.parent.parent
     pages = [root / "README.md", *root.glob("docs/**/*.md")]
     text = "\n".join(page.read_text() for page in pages)
-    assert [name for name in NAMES if not name.endswith(".txt") and f"images/{name})" not in text] == []
+    assert [
+        name for name in NAMES if not name.endswith(".txt") and f"images/{name})" not in text
+    ] == []
 
 
 @pytest.mark.skipif(

@@ -28,10 +28,13 @@ from tests.kit.every import every
 ROOT = Path(__file__).parent.parent.parent
 MIDDLEWARES = (ROOT / "docs/reference/middlewares.md").read_text()
 POLICIES = (ROOT / "docs/reference/policies.md").read_text()
-MARKS = re.findall(r"^<!-- made by docs/generate\.py: classes ([\w.]+) (.+) -->$", POLICIES, re.MULTILINE)
+MARKS = re.findall(
+    r"^<!-- made by docs/generate\.py: classes ([\w.]+) (.+) -->$", POLICIES, re.MULTILINE
+)
 CLASSES = {
     name: getattr(
-        import_module(module if module.startswith("postfacta_") else f"postfacta_core.{module}"), name
+        import_module(module if module.startswith("postfacta_") else f"postfacta_core.{module}"),
+        name,
     )
     for module, names in MARKS
     for name in names.split()
@@ -62,7 +65,8 @@ def test_a_page_says_what_the_code_says(page: str) -> None:
 
 def test_the_remedies_of_an_assessment_name_options_that_there_are() -> None:
     known = {
-        kind.__name__: kind for kind in (Database, DrainLimits, HardenOptions, PoolOptions, TransferLimits)
+        kind.__name__: kind
+        for kind in (Database, DrainLimits, HardenOptions, PoolOptions, TransferLimits)
     }
     named = [
         (name, option)
@@ -96,13 +100,16 @@ def test_no_argument_is_without_a_word() -> None:
     with every() as case:
         for name, kind in CLASSES.items():
             with case(name):
-                section = re.split(r"^#+ ", POLICIES.split(f"\n### {name}\n")[1], flags=re.MULTILINE)[0]
+                section = re.split(
+                    r"^#+ ", POLICIES.split(f"\n### {name}\n")[1], flags=re.MULTILINE
+                )[0]
                 if "```text\nfrom" in section and f"{name}(" in section:
                     arguments = inspect.signature(kind).parameters
                     missing = [
                         argument
                         for argument in arguments
-                        if f"\n| `{argument}` |" not in section and not _is_said_once(kind, argument)
+                        if f"\n| `{argument}` |" not in section
+                        and not _is_said_once(kind, argument)
                     ]
                     assert missing in ([], PROSE.get(name))
 
@@ -111,7 +118,11 @@ def _is_said_once(kind: Any, argument: str) -> bool:
     """Return whether an argument is that of each guard, or of the middlewares, whose page has it."""
     if issubclass(kind, Kernel):
         return f"\n* `{argument}` " in MIDDLEWARES
-    return kind is not Guard and issubclass(kind, Guard) and argument in inspect.signature(Guard).parameters
+    return (
+        kind is not Guard
+        and issubclass(kind, Guard)
+        and argument in inspect.signature(Guard).parameters
+    )
 
 
 def test_every_setting_of_the_stack_has_its_row() -> None:
@@ -197,7 +208,12 @@ def test_a_docstring_is_taken_apart() -> None:
 
 def test_a_docstring_that_cannot_be_read_is_no_page() -> None:
     with every() as case:
-        for docstring in (None, "", "One.\n\nArgs:\n    no entry\n", "One.\n\nArgs:\n        too deep\n"):
+        for docstring in (
+            None,
+            "",
+            "One.\n\nArgs:\n    no entry\n",
+            "One.\n\nArgs:\n        too deep\n",
+        ):
             with case(repr(docstring)), pytest.raises(ValueError, match=r"docstring|no entry"):
                 parse(docstring)
 
@@ -295,7 +311,9 @@ def test_a_class_is_shown_with_its_signature_and_its_members() -> None:
 
 
 def test_members_of_an_enumeration_are_shown_with_their_values() -> None:
-    assert render(Colour).endswith("What it looks like.\n\n| member | value |\n|---|---|\n| `RED` | `red` |")
+    assert render(Colour).endswith(
+        "What it looks like.\n\n| member | value |\n|---|---|\n| `RED` | `red` |"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

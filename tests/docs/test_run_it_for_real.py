@@ -40,7 +40,11 @@ NOT_RUN = {
     "Write secrets and settings": "it adds a user to the machine, which the test must not",
     "Upgrade": "it installs from a package index; the test puts the same version there under another name",
 }
-PROGRAMS = {"curl": shutil.which("curl"), "haproxy": Haproxy.program(), "openssl": shutil.which("openssl")}
+PROGRAMS = {
+    "curl": shutil.which("curl"),
+    "haproxy": Haproxy.program(),
+    "openssl": shutil.which("openssl"),
+}
 MISSING = [name for name, where in PROGRAMS.items() if where is None]
 
 
@@ -91,9 +95,13 @@ def machine(programs: None) -> Generator[Machine]:
             (root / "opt/postfacta" / version).symlink_to(sys.prefix)
         path = f"{root}/bin:{root}/usr/local/bin:{find_binaries().folder}:{os.environ['PATH']}:/usr/sbin"
         ours = ("POSTFACTA_", "PG", "ENVIRONMENT", "LOG_")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(ours)
+        }
         environment["PATH"] = path
-        ports = {name: free_port() for name in ("80", "443", "8081", "8082")} | {"5432": server.port}
+        ports = {name: free_port() for name in ("80", "443", "8081", "8082")} | {
+            "5432": server.port
+        }
         machine = Machine(root, server, environment, ports, Units(root, environment), stack)
         machine.use(server)
         stack.enter_context(systemctl_for(machine))
@@ -125,7 +133,9 @@ def secrets(machine: Machine, *_: object) -> Generator[None]:
     etc = machine.root / "etc/postfacta"
     files = [file for file in etc.rglob("*") if file.is_file() and file.name != "environment"]
     assert len(files) == 6
-    assert all(file.stat().st_mode & 0o077 == 0 for file in (*files, etc / "owner", etc / "secrets"))
+    assert all(
+        file.stat().st_mode & 0o077 == 0 for file in (*files, etc / "owner", etc / "secrets")
+    )
 
 
 @contextmanager
@@ -185,7 +195,9 @@ def wrong_password(machine: Machine, patch: pytest.MonkeyPatch) -> Generator[Non
 @contextmanager
 def no_tables(machine: Machine, patch: pytest.MonkeyPatch) -> Generator[None]:
     create_database(machine.server, "empty")
-    patch.setenv("POSTFACTA_DATABASE_DSN", machine.dsn("service").removesuffix("postfacta") + "empty")
+    patch.setenv(
+        "POSTFACTA_DATABASE_DSN", machine.dsn("service").removesuffix("postfacta") + "empty"
+    )
     yield
 
 
@@ -249,7 +261,9 @@ def units(machine: Machine, *_: object) -> Generator[None]:
     # The next version is installed in the same shell, and is for the service's user to read.
     assert file.stat().st_mode & 0o777 == 0o644
     section = service_of(file)
-    assert float(section["TimeoutStopSec"]) > 35 + 5  # What the doctor says on the page, and some slack.
+    assert (
+        float(section["TimeoutStopSec"]) > 35 + 5
+    )  # What the doctor says on the page, and some slack.
     assert section["ExecReload"] == "/bin/kill -HUP $MAINPID"
     if shutil.which("systemd-analyze"):
         one = file.with_name("postfacta@8081.service")
@@ -274,7 +288,11 @@ def proxy(machine: Machine, *_: object) -> Generator[None]:
     assert plain.status_code == 308
     assert plain.headers["location"] == "https://127.0.0.1:{}/login?a=1".format(machine.ports["80"])
     with machine.ada() as ada:
-        new = {"title": "Checkout is down", "description": "Nobody can pay since noon.", "severity": "HIGH"}
+        new = {
+            "title": "Checkout is down",
+            "description": "Nobody can pay since noon.",
+            "severity": "HIGH",
+        }
         made_up = {"X-Forwarded-For": "203.0.113.9"}
         assert ada.post("/api/v1/incidents", json=new, headers=made_up).status_code == 201
         first = {"content": {"summary": "The first."}}
@@ -333,7 +351,9 @@ def contents(machine: Machine) -> dict[str, str]:
     """Return the number of rows of each table, and a digest of what they hold."""
     dsn = machine.admin_dsn()
     names = str(
-        fetch_value(dsn, "select string_agg(tablename, ' ') from pg_tables where schemaname = 'public'")
+        fetch_value(
+            dsn, "select string_agg(tablename, ' ') from pg_tables where schemaname = 'public'"
+        )
     )
     assert len(names.split()) == 17
     return {

@@ -64,7 +64,11 @@ def test_the_site_has_every_page_and_its_version(site: Path) -> None:
 @pytest.mark.usefixtures("programs")
 def test_the_site_loads_nothing_from_other_hosts(site: Path) -> None:
     files = [path for path in site.rglob("*") if path.suffix in {".html", ".css"}]
-    found = {path.name: LOADED.findall(path.read_text()) for path in files if "_downloads" not in path.parts}
+    found = {
+        path.name: LOADED.findall(path.read_text())
+        for path in files
+        if "_downloads" not in path.parts
+    }
     assert len(found) > 20
     assert {name: links for name, links in found.items() if links} == {}
 
@@ -111,7 +115,9 @@ def test_every_exported_name_has_an_entry() -> None:
 
 
 def test_every_entry_says_what_it_is() -> None:
-    assert [name for name, (_, summary) in list_entries().items() if "." not in name and not summary] == []
+    assert [
+        name for name, (_, summary) in list_entries().items() if "." not in name and not summary
+    ] == []
 
 
 def test_the_first_forty_lines_of_the_readme_lead_through_three_doors() -> None:
@@ -123,12 +129,22 @@ def test_the_first_forty_lines_of_the_readme_lead_through_three_doors() -> None:
 
 def test_each_command_of_the_pages_is_there() -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for page in ("README.md", "CONTRIBUTING.md", "docs/reference/protection.md", ".github/workflows/ci.yml"):
+    for page in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/reference/protection.md",
+        ".github/workflows/ci.yml",
+    ):
         text = (ROOT / page).read_text()
-        assert set(re.findall(r"(?:^|`|run: )make ([a-z0-9-]+)", text, re.MULTILINE)) - targets == set(), page
+        assert (
+            set(re.findall(r"(?:^|`|run: )make ([a-z0-9-]+)", text, re.MULTILINE)) - targets
+            == set()
+        ), page
         paths = [path for line in re.findall(r"pytest ([^`\n#]+)", text) for path in line.split()]
         named = [
-            path.strip('"').partition("::")[0] for path in paths if path.lstrip('"').startswith("tests/")
+            path.strip('"').partition("::")[0]
+            for path in paths
+            if path.lstrip('"').startswith("tests/")
         ]
         assert [path for path in named if not list(ROOT.glob(path))] == [], page
 
@@ -138,7 +154,9 @@ def test_each_file_that_contributors_are_sent_to_is_there() -> None:
     named = set(re.findall(r"`((?:src|tests|docs|deploy|chaos)/[\w./-]+)`", text))
     assert len(named) > 25
     assert [
-        name for name in named if not re.search("NAME|WORD|ALERT", name) and not (ROOT / name).exists()
+        name
+        for name in named
+        if not re.search("NAME|WORD|ALERT", name) and not (ROOT / name).exists()
     ] == []
 
 

@@ -28,7 +28,9 @@ def test_each_proof_can_be_run() -> None:
 
 def test_each_row_names_a_proof() -> None:
     rows = [
-        line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith("| requirement")
+        line
+        for line in PAGE.splitlines()
+        if line.startswith("| ") and not line.startswith("| requirement")
     ]
     assert len(rows) > 50
     assert [row for row in rows if "::test_" not in row] == []

@@ -17,7 +17,9 @@ ITEMS = [
 ]
 REVIEWED = re.compile(r'`make prr ONLY="([^"]*)"`')
 ROWS = {row.id for row in read_rows()}
-FAULTS = set(re.findall(r"^\| (C\d\d) \|", (FOLDER / "chaos-catalogue.md").read_text(), re.MULTILINE))
+FAULTS = set(
+    re.findall(r"^\| (C\d\d) \|", (FOLDER / "chaos-catalogue.md").read_text(), re.MULTILINE)
+)
 
 
 def test_each_item_names_its_proof() -> None:
@@ -42,7 +44,9 @@ def test_each_item_is_built_where_it_says() -> None:
 
 
 def test_each_row_of_the_review_proves_something() -> None:
-    named = {row for *_, proof in ITEMS for found in REVIEWED.findall(proof) for row in found.split()}
+    named = {
+        row for *_, proof in ITEMS for found in REVIEWED.findall(proof) for row in found.split()
+    }
     assert ROWS - named == set()
 
 

@@ -78,7 +78,9 @@ async def _status(app: Hardened, authorization: str) -> int:
     return (await call_asgi(app, "GET", "/invoices/7", headers=headers)).status
 
 
-async def test_the_service_of_the_page_takes_valid_tokens_alone(login: Login, tmp_path: Path) -> None:
+async def test_the_service_of_the_page_takes_valid_tokens_alone(
+    login: Login, tmp_path: Path
+) -> None:
     app = _app(tmp_path)
     async with running(app):
         headers = [("authorization", f"Bearer {login.token()}")]
@@ -100,7 +102,9 @@ async def test_the_service_of_the_page_takes_valid_tokens_alone(login: Login, tm
         assert re.search(r"^login_keys_age_seconds \d", page, re.MULTILINE)
 
 
-async def test_without_any_key_the_service_of_the_page_is_unavailable(login: Login, tmp_path: Path) -> None:
+async def test_without_any_key_the_service_of_the_page_is_unavailable(
+    login: Login, tmp_path: Path
+) -> None:
     login.is_down = True
     app = _app(tmp_path)
     async with running(app):

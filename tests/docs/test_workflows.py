@@ -33,7 +33,12 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 def schema(name: str, *files: Path) -> subprocess.CompletedProcess[str]:
     """Validate files by a schema that the package brings."""
     return run(
-        sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{name}", *map(str, files)
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        f"vendor.{name}",
+        *map(str, files),
     )
 
 
@@ -93,7 +98,11 @@ def test_what_may_sign_or_publish_runs_no_code_of_the_repository() -> None:
     assert list(publishing) == ["release.release"]
     for job in (*signing.values(), *publishing.values()):
         used = [step["uses"].partition("@")[0] for step in job["steps"] if "uses" in step]
-        assert set(used) <= {"actions/attest", "actions/download-artifact", "actions/upload-artifact"}
+        assert set(used) <= {
+            "actions/attest",
+            "actions/download-artifact",
+            "actions/upload-artifact",
+        }
         ran = "\n".join(step.get("run", "") for step in job["steps"])
         assert "sha256sum --check --strict SHA256SUMS" in ran
         assert not re.search(r"\b(python|pip|make|bash|sh|npm|curl)\b", ran)
@@ -102,7 +111,9 @@ def test_what_may_sign_or_publish_runs_no_code_of_the_repository() -> None:
 def test_a_release_has_a_signed_origin_and_a_signed_bill_which_are_verified() -> None:
     jobs = yaml.safe_load((GITHUB / "workflows/release.yml").read_text())["jobs"]
     assert [job.get("needs") for job in jobs.values()] == [None, "build", "attest"]
-    attested = [step["with"] for step in jobs["attest"]["steps"] if "attest@" in step.get("uses", "")]
+    attested = [
+        step["with"] for step in jobs["attest"]["steps"] if "attest@" in step.get("uses", "")
+    ]
     assert [sorted(given) for given in attested] == [
         ["subject-checksums"],
         ["sbom-path", "subject-checksums"],

@@ -36,7 +36,9 @@ def test_a_child_is_a_direct_child_in_a_session_of_its_own(account: Account) -> 
     assert session == child.pid
 
 
-def test_a_child_does_not_inherit_the_environment(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_does_not_inherit_the_environment(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PGDATA", "/somewhere/else")
     assert "PGDATA" not in account.run(["env"], timeout=10)[1]
 
@@ -57,7 +59,9 @@ def test_a_folder_that_the_account_cannot_enter_is_named(folder: Path) -> None:
     closed = folder / "closed"
     (closed / "inner").mkdir(parents=True)
     closed.chmod(0o700)
-    with pytest.raises(EmbeddedPostgresError, match=f"cannot enter {closed} on the way to {closed}/inner"):
+    with pytest.raises(
+        EmbeddedPostgresError, match=f"cannot enter {closed} on the way to {closed}/inner"
+    ):
         account.require_entry(closed / "inner")
     assert closed.stat().st_mode & 0o777 == 0o700
     assert account.first_closed(folder) is None

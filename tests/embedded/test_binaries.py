@@ -45,11 +45,15 @@ def test_the_folder_asked_for_comes_before_the_wheel(tmp_path: Path) -> None:
 
 def test_the_path_comes_before_the_folders_of_distributions(tmp_path: Path) -> None:
     on_path, packaged = fake(tmp_path / "a", "16.1"), fake(tmp_path / "b/18/bin", "18.1")
-    found = find_binaries(search_path=str(on_path), wheel=NOWHERE, patterns=[f"{packaged.parents[1]}/*/bin"])
+    found = find_binaries(
+        search_path=str(on_path), wheel=NOWHERE, patterns=[f"{packaged.parents[1]}/*/bin"]
+    )
     assert found.folder == on_path
 
 
-def test_the_newest_version_of_a_distribution_is_taken_by_number_and_not_by_text(tmp_path: Path) -> None:
+def test_the_newest_version_of_a_distribution_is_taken_by_number_and_not_by_text(
+    tmp_path: Path,
+) -> None:
     for major in (9, 15, 18):
         fake(tmp_path / str(major) / "bin", f"{major}.1")
     found = find_binaries(search_path="/nowhere", wheel=NOWHERE, patterns=[f"{tmp_path}/*/bin"])
@@ -66,7 +70,9 @@ def test_a_refused_place_gives_way_to_the_next(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("version", "major"), [("19beta1", 19), ("20devel", 20)])
-def test_a_version_before_its_release_is_understood(tmp_path: Path, version: str, major: int) -> None:
+def test_a_version_before_its_release_is_understood(
+    tmp_path: Path, version: str, major: int
+) -> None:
     assert find_binaries(fake(tmp_path / "bin", version)).major == major
 
 

@@ -27,14 +27,18 @@ def quiet(message: str) -> None:
     """Take a message and drop it."""
 
 
-def test_a_new_cluster_is_closed_to_other_users(folder: Path, account: Account, binaries: Binaries) -> None:
+def test_a_new_cluster_is_closed_to_other_users(
+    folder: Path, account: Account, binaries: Binaries
+) -> None:
     cluster = Cluster(folder / "data")
     prepare_cluster(cluster, binaries, account, log=quiet, fsync=False)
     assert cluster.data_dir.stat().st_mode & 0o777 == 0o700
     assert cluster.password_file.stat().st_mode & 0o777 == 0o600
     assert len(cluster.password()) >= 32
     rules = (cluster.data_dir / "pg_hba.conf").read_text().splitlines()
-    assert {line.split()[-1] for line in rules if line and not line.startswith("#")} == {"scram-sha-256"}
+    assert {line.split()[-1] for line in rules if line and not line.startswith("#")} == {
+        "scram-sha-256"
+    }
 
 
 def test_a_cluster_is_created_once(folder: Path, account: Account, binaries: Binaries) -> None:
@@ -91,7 +95,9 @@ def test_a_failed_creation_leaves_no_data_folder(folder: Path, account: Account)
     assert not cluster.password_file.exists()
 
 
-def test_a_folder_with_other_files_is_left_alone(folder: Path, account: Account, binaries: Binaries) -> None:
+def test_a_folder_with_other_files_is_left_alone(
+    folder: Path, account: Account, binaries: Binaries
+) -> None:
     (folder / "data").mkdir()
     (folder / "data" / "letter.txt").write_text("dear reader")
     with pytest.raises(EmbeddedPostgresError, match="holds other files"):
@@ -158,4 +164,6 @@ def test_a_folder_that_may_not_be_written_is_named(
 ) -> None:
     (folder / "closed").mkdir(mode=0o500)
     with pytest.raises(EmbeddedPostgresError, match="no permission to write"):
-        prepare_cluster(Cluster(folder / "closed" / "data"), binaries, account, log=quiet, fsync=False)
+        prepare_cluster(
+            Cluster(folder / "closed" / "data"), binaries, account, log=quiet, fsync=False
+        )

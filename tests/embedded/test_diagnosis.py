@@ -18,9 +18,15 @@ from .conftest import fill, small_disk
 @pytest.mark.parametrize(
     ("words", "symptom"),
     [
-        ('FATAL:  could not write lock file "postmaster.pid": No space left on device', Symptom.DISK_FULL),
+        (
+            'FATAL:  could not write lock file "postmaster.pid": No space left on device',
+            Symptom.DISK_FULL,
+        ),
         ("PANIC:  could not write to file: Disk quota exceeded", Symptom.DISK_FULL),
-        ('LOG:  could not bind IPv4 address "127.0.0.1": Address already in use', Symptom.PORT_IN_USE),
+        (
+            'LOG:  could not bind IPv4 address "127.0.0.1": Address already in use',
+            Symptom.PORT_IN_USE,
+        ),
         (
             "FATAL:  pre-existing shared memory block (key 1, ID 2) is still in use",
             Symptom.SHARED_MEMORY_IN_USE,
@@ -64,9 +70,14 @@ def test_silence_on_a_full_disk_is_explained_by_the_full_disk(folder: Path) -> N
         (errno.EIO, "Input/output error"),
     ],
 )
-def test_a_failure_on_our_own_files_names_an_existing_folder(tmp_path: Path, number: int, why: str) -> None:
+def test_a_failure_on_our_own_files_names_an_existing_folder(
+    tmp_path: Path, number: int, why: str
+) -> None:
     missing = tmp_path / "not" / "yet"
-    with pytest.raises(EmbeddedPostgresError, match=why), own_files("it failed", missing, needed_bytes=1):
+    with (
+        pytest.raises(EmbeddedPostgresError, match=why),
+        own_files("it failed", missing, needed_bytes=1),
+    ):
         raise OSError(number, os.strerror(number))
 
 

@@ -10,7 +10,9 @@ from tests.kit.pg import create_database, drop_database, execute, fetch_value, f
 
 
 @pytest.mark.parametrize("turn", [1, 2])
-def test_each_test_gets_a_database_without_the_rows_of_another(database_dsn: str, turn: int) -> None:
+def test_each_test_gets_a_database_without_the_rows_of_another(
+    database_dsn: str, turn: int
+) -> None:
     execute(database_dsn, "CREATE TABLE note (body text)", f"INSERT INTO note VALUES ('{turn}')")  # noqa: S608 -- an int
     assert fetch_value(database_dsn, "SELECT count(*) FROM note") == 1
 

@@ -28,7 +28,9 @@ def test_a_second_owner_gets_the_first_owners_pid(tmp_path: Path) -> None:
         OwnerLock(tmp_path / "x.lock", tmp_path / "x"),
     )
     first.acquire()
-    with pytest.raises(EmbeddedPostgresError, match=rf"\(pid {os.getpid()}\) is using {tmp_path}/x"):
+    with pytest.raises(
+        EmbeddedPostgresError, match=rf"\(pid {os.getpid()}\) is using {tmp_path}/x"
+    ):
         second.acquire()
     first.release()
     second.acquire()

@@ -14,7 +14,8 @@ from postfacta_embedded.account import Means, choose_account
 from postfacta_embedded.binaries import copy_binaries, find_binaries
 
 pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0, reason="all the other tests run as an ordinary user already, and only root can change"
+    os.geteuid() != 0,
+    reason="all the other tests run as an ordinary user already, and only root can change",
 )
 
 

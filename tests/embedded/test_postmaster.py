@@ -47,7 +47,9 @@ def test_a_postgres_is_recognised_by_program_and_folder(
 
 
 @pytest.mark.parametrize("proc", [PROC, NO_PROC], ids=["proc", "ps"])
-def test_a_process_that_only_mentions_the_folder_is_not_a_postgres(tmp_path: Path, proc: Path) -> None:
+def test_a_process_that_only_mentions_the_folder_is_not_a_postgres(
+    tmp_path: Path, proc: Path
+) -> None:
     command = ["tail", "-f", "/dev/null", str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as other:  # noqa: S603 -- an argument list
         try:

@@ -31,10 +31,14 @@ sys.stdin.read()
 
 
 @contextmanager
-def owner_elsewhere(data_dir: Path, account: Account) -> Generator[tuple[subprocess.Popen[str], int, str]]:
+def owner_elsewhere(
+    data_dir: Path, account: Account
+) -> Generator[tuple[subprocess.Popen[str], int, str]]:
     """Let another process own the server; gives that process, the server's pid and its address."""
     command = [sys.executable, "-c", OWNER, str(data_dir), account.means.value]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:  # noqa: S603 -- our own script
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as owner:  # noqa: S603 -- our own script
         try:
             assert owner.stdout is not None
             pid, dsn = owner.stdout.readline().split()
@@ -43,11 +47,19 @@ def owner_elsewhere(data_dir: Path, account: Account) -> Generator[tuple[subproc
             owner.kill()
 
 
-def test_a_killed_server_is_noticed_and_loses_no_committed_row(made: Path, account: Account) -> None:
+def test_a_killed_server_is_noticed_and_loses_no_committed_row(
+    made: Path, account: Account
+) -> None:
     said = list[str]()
-    with EmbeddedPostgres(made / "data", account=account, log=said.append, settings=NO_FSYNC) as server:
+    with EmbeddedPostgres(
+        made / "data", account=account, log=said.append, settings=NO_FSYNC
+    ) as server:
         assert server.poll() is None
-        execute(server.dsn(), "CREATE TABLE note (n int)", "INSERT INTO note SELECT generate_series(1, 1000)")
+        execute(
+            server.dsn(),
+            "CREATE TABLE note (n int)",
+            "INSERT INTO note SELECT generate_series(1, 1000)",
+        )
         assert server.pid is not None
         os.kill(server.pid, signal.SIGKILL)
         os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
@@ -58,14 +70,18 @@ def test_a_killed_server_is_noticed_and_loses_no_committed_row(made: Path, accou
     assert "redo starts" in server.log_file.read_text()
 
 
-def test_a_server_that_outlived_its_killed_owner_is_stopped_cleanly(made: Path, account: Account) -> None:
+def test_a_server_that_outlived_its_killed_owner_is_stopped_cleanly(
+    made: Path, account: Account
+) -> None:
     said = list[str]()
     with owner_elsewhere(made / "data", account) as (owner, orphan, dsn):
         execute(dsn, "CREATE TABLE note AS SELECT 42 AS n")
         owner.kill()
         owner.wait()
         assert is_alive(orphan)
-        with EmbeddedPostgres(made / "data", account=account, log=said.append, settings=NO_FSYNC) as server:
+        with EmbeddedPostgres(
+            made / "data", account=account, log=said.append, settings=NO_FSYNC
+        ) as server:
             assert server.pid != orphan
             assert fetch_value(server.dsn(), "SELECT n FROM note") == 42
     assert said[0] == f"stopping PostgreSQL (pid {orphan}), which an earlier run left behind"
@@ -73,7 +89,9 @@ def test_a_server_that_outlived_its_killed_owner_is_stopped_cleanly(made: Path, 
     assert "not properly shut down" not in server.log_file.read_text()
 
 
-def test_an_owner_and_a_server_killed_together_lose_no_committed_row(made: Path, account: Account) -> None:
+def test_an_owner_and_a_server_killed_together_lose_no_committed_row(
+    made: Path, account: Account
+) -> None:
     with owner_elsewhere(made / "data", account) as (owner, orphan, dsn):
         execute(dsn, "CREATE TABLE note AS SELECT 42 AS n")
         owner.kill()
@@ -85,7 +103,9 @@ def test_an_owner_and_a_server_killed_together_lose_no_committed_row(made: Path,
 
 def test_a_living_owner_in_another_process_keeps_its_server(made: Path, account: Account) -> None:
     with owner_elsewhere(made / "data", account) as (owner, _, dsn):
-        with pytest.raises(EmbeddedPostgresError, match=rf"another postfacta demo \(pid {owner.pid}\)"):
+        with pytest.raises(
+            EmbeddedPostgresError, match=rf"another postfacta demo \(pid {owner.pid}\)"
+        ):
             EmbeddedPostgres(made / "data", account=account, settings=NO_FSYNC).start()
         assert fetch_value(dsn, "SELECT 1") == 1
         owner.kill()
@@ -105,7 +125,9 @@ def test_the_pid_of_a_dead_server_in_other_hands_does_not_stop_the_next_start(
     server.stop()
     pid_file = made / "data" / "postmaster.pid"
     # After a boot, or in a new container, small pids come back: to this child, as PostgreSQL's own user.
-    with account.start(["true" if holder == "zombie" else "sleep", "60"], output=subprocess.DEVNULL) as other:
+    with account.start(
+        ["true" if holder == "zombie" else "sleep", "60"], output=subprocess.DEVNULL
+    ) as other:
         try:
             if holder == "zombie":
                 os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)

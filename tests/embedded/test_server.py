@@ -169,7 +169,9 @@ def test_a_port_that_is_taken_between_the_look_and_the_start_is_changed(made: Pa
             assert fetch_value(server.dsn(), "SELECT 1") == 1
 
 
-def test_a_named_port_that_is_in_use_is_an_error_that_names_it(made: Path, account: Account) -> None:
+def test_a_named_port_that_is_in_use_is_an_error_that_names_it(
+    made: Path, account: Account
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         server = EmbeddedPostgres(made / "data", account=account, port=port, settings=NO_FSYNC)
@@ -180,13 +182,17 @@ def test_a_named_port_that_is_in_use_is_an_error_that_names_it(made: Path, accou
 
 def test_a_second_owner_of_one_folder_is_refused_and_harms_nothing(made: Path) -> None:
     with EmbeddedPostgres(made / "data", settings=NO_FSYNC) as server:
-        with pytest.raises(EmbeddedPostgresError, match=rf"\(pid {os.getpid()}\) is using {made}/data"):
+        with pytest.raises(
+            EmbeddedPostgresError, match=rf"\(pid {os.getpid()}\) is using {made}/data"
+        ):
             EmbeddedPostgres(made / "data", settings=NO_FSYNC).start()
         assert fetch_value(server.dsn(), "SELECT 1") == 1
 
 
 def test_a_bad_setting_fails_at_once_with_the_last_words_of_postgres(made: Path) -> None:
-    with pytest.raises(EmbeddedPostgresError, match=r"unrecognized configuration parameter \"no_such\""):
+    with pytest.raises(
+        EmbeddedPostgresError, match=r"unrecognized configuration parameter \"no_such\""
+    ):
         EmbeddedPostgres(made / "data", settings={**NO_FSYNC, "no_such": "1"}).start()
     EmbeddedPostgres(made / "data", settings=NO_FSYNC).start().stop()
 
@@ -226,7 +232,9 @@ def test_an_unusable_folder_of_binaries_is_an_error(folder: Path) -> None:
 def test_another_major_version_runs_and_its_data_is_not_given_to_a_newer_one(
     folder: Path, account: Account
 ) -> None:
-    with EmbeddedPostgres(folder / "data", account=account, binaries=SPARE, settings=NO_FSYNC) as server:
+    with EmbeddedPostgres(
+        folder / "data", account=account, binaries=SPARE, settings=NO_FSYNC
+    ) as server:
         assert fetch_value(server.dsn(), "SELECT upper('é')") == "É"
     with pytest.raises(EmbeddedPostgresError, match="was made by PostgreSQL 15"):
         EmbeddedPostgres(folder / "data", account=account, settings=NO_FSYNC).start()
@@ -247,7 +255,11 @@ def test_a_full_disk_is_named_at_the_start(folder: Path, account: Account) -> No
 def test_root_can_change_the_way_it_runs_and_keeps_the_data(folder: Path) -> None:
     for number, way in enumerate((namespace, setuid, namespace)):
         with EmbeddedPostgres(folder / "data", account=way(), settings=NO_FSYNC) as server:
-            execute(server.dsn(), "CREATE TABLE IF NOT EXISTS note ()", "INSERT INTO note DEFAULT VALUES")
+            execute(
+                server.dsn(),
+                "CREATE TABLE IF NOT EXISTS note ()",
+                "INSERT INTO note DEFAULT VALUES",
+            )
             assert fetch_value(server.dsn(), "SELECT count(*) FROM note") == number + 1
 
 

@@ -28,7 +28,9 @@ def primary(folder: Path, account: Account) -> Generator[EmbeddedPostgres]:
 
 
 @pytest.fixture
-def standby(folder: Path, account: Account, primary: EmbeddedPostgres) -> Generator[StandbyPostgres]:
+def standby(
+    folder: Path, account: Account, primary: EmbeddedPostgres
+) -> Generator[StandbyPostgres]:
     """Run a standby of it."""
     with StandbyPostgres(primary, folder / "two", account=account, settings=NO_FSYNC) as server:
         yield server
@@ -67,7 +69,9 @@ def test_a_promoted_standby_takes_writes_and_is_followed_in_turn(
     standby.promote()
     assert not standby.is_standby
     execute(standby.dsn(), "insert into note values (8)")
-    third = StandbyPostgres(standby, folder / "three", name="third", account=account, settings=NO_FSYNC)
+    third = StandbyPostgres(
+        standby, folder / "three", name="third", account=account, settings=NO_FSYNC
+    )
     with ExitStack() as stack:
         stack.enter_context(third)
         standby.restart()  # as the primary that it has become
@@ -87,7 +91,9 @@ def test_only_a_running_standby_is_promoted(
         standby.promote()
 
 
-def test_a_primary_that_is_away_leaves_no_half_copy(folder: Path, primary: EmbeddedPostgres) -> None:
+def test_a_primary_that_is_away_leaves_no_half_copy(
+    folder: Path, primary: EmbeddedPostgres
+) -> None:
     primary.stop()
     standby = StandbyPostgres(primary, folder / "two")
     with pytest.raises(EmbeddedPostgresError, match="cannot be made"):

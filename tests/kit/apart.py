@@ -16,7 +16,12 @@ def apart(scene: Callable[..., None], *arguments: str) -> int:
     """Run it, and return the exit code; a scene that raises fails the test."""
     call = f"from {scene.__module__} import {scene.__name__} as scene; scene(*{arguments!r})"
     done = subprocess.run(  # noqa: S603 - our own code
-        [sys.executable, "-c", call], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", call],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     if done.returncode == 1:
         pytest.fail(done.stderr)

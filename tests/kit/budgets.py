@@ -55,7 +55,10 @@ def code_tokens(text: str) -> int:
         # From Python 3.12 on the parts of an f-string are tokens of their own: it counts as one, as before.
         depth -= kind == "FSTRING_END"
         count += (
-            not depth and token.type not in _LAYOUT and token.start[0] not in prose and kind != "FSTRING_END"
+            not depth
+            and token.type not in _LAYOUT
+            and token.start[0] not in prose
+            and kind != "FSTRING_END"
         )
         depth += kind == "FSTRING_START"
     return count

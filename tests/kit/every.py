@@ -58,5 +58,7 @@ def _report(failures: list[tuple[str, BaseException]], count: int) -> str:
     lines = [f"{len(failures)} of {count} cases failed"]
     for label, error in failures:
         line = traceback.extract_tb(error.__traceback__)[1].lineno
-        lines.append(f"- {label} (line {line}): {type(error).__name__}: {str(error)[:_LONGEST_MESSAGE]}")
+        lines.append(
+            f"- {label} (line {line}): {type(error).__name__}: {str(error)[:_LONGEST_MESSAGE]}"
+        )
     return "\n".join(lines)

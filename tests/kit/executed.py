@@ -105,7 +105,9 @@ def record(page: str, results: Mapping[str, set[str]], long: Iterable[str], toda
     """Return the record with the long tests that passed, and failed in no job, as of today."""
     ran = Counter(function(test) for test in long if results.get(test) == {"passed"})
     rows = recorded(page) | {name: Row(today, cases) for name, cases in ran.items()}
-    return HEADING + "".join(f"| {row.on} | `{name}` | {row.cases} |\n" for name, row in sorted(rows.items()))
+    return HEADING + "".join(
+        f"| {row.on} | `{name}` | {row.cases} |\n" for name, row in sorted(rows.items())
+    )
 
 
 def function(test: str) -> str:
@@ -150,7 +152,9 @@ def _recent(long: Iterable[str], rows: Mapping[str, Row], today: date) -> set[st
     return {
         test
         for name, group in cases.items()
-        if name in rows and rows[name].cases >= len(group) and today - KEPT <= rows[name].on <= today
+        if name in rows
+        and rows[name].cases >= len(group)
+        and today - KEPT <= rows[name].on <= today
         for test in group
     }
 
@@ -187,7 +191,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="of the files of executed tests")
+    parser.add_argument(
+        "--folder", type=Path, default=FOLDER, help="of the files of executed tests"
+    )
     parser.add_argument("--record", action="store_true", help="write docs/reference/proofs.md")
     options = parser.parse_args(arguments)
     results = outcomes(path.read_text() for path in sorted(options.folder.glob("*.txt")))

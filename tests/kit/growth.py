@@ -28,7 +28,9 @@ _LOOKS = ((256, 2), (512, 9))  # The length of the shorter input, and how often 
 
 
 def grows_faster(
-    function: Callable[[Any], object], make: Callable[[int], Any], looks: Sequence[tuple[int, int]] = _LOOKS
+    function: Callable[[Any], object],
+    make: Callable[[int], Any],
+    looks: Sequence[tuple[int, int]] = _LOOKS,
 ) -> float:
     """Return how many times too much an input of eight times the length costs; 0 if it costs about eight times.
 
@@ -56,7 +58,9 @@ def _least(function: Callable[[Any], object], value: object, repeats: int) -> fl
     return max(min(took), 1e-6)
 
 
-def patterns_of(package: ModuleType) -> Iterator[tuple[str, Callable[[Any], object], re.Pattern[Any]]]:
+def patterns_of(
+    package: ModuleType,
+) -> Iterator[tuple[str, Callable[[Any], object], re.Pattern[Any]]]:
     """Yield each pattern that a module of a package holds, with its place, and how it is used."""
     for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         if not found.name.endswith("__main__"):

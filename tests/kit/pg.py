@@ -55,7 +55,10 @@ def prepared_server(settings: Mapping[str, str] | None = None) -> Generator[Embe
     """Run a PostgreSQL of the test's own, which it may stop, break and kill."""
     with open_folder() as folder:
         shutil.copytree(
-            _prepared(), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.lock", "*.log")
+            _prepared(),
+            folder,
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("*.lock", "*.log"),
         )
         with EmbeddedPostgres(folder / "data", settings=settings) as server:
             yield server

@@ -53,7 +53,9 @@ class HitLists(Storage, MovingWindowSupport, SlidingWindowCounterSupport):
         recent = [hit for hit in self._hits.get(key, ()) if hit > begin]
         return min(recent, default=self._clock()), len(recent)
 
-    async def acquire_sliding_window_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+    async def acquire_sliding_window_entry(
+        self, key: str, limit: int, expiry: int, amount: int = 1
+    ) -> bool:
         previous, left, current, _ = await HitLists.get_sliding_window(self, key, expiry)
         is_within = int(previous * left / expiry + current) + amount <= limit
         if is_within:

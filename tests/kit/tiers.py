@@ -65,7 +65,9 @@ def tier_of(item: pytest.Item) -> str:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option by which CI runs no test twice."""
-    parser.addoption("--rest", action="store_true", help="leave out the tests that passed in a run before")
+    parser.addoption(
+        "--rest", action="store_true", help="leave out the tests that passed in a run before"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -170,7 +172,9 @@ class _Executed:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / f"{time.monotonic_ns()}-{os.getpid()}.txt").open("w", encoding="utf-8")
+        self._file = (folder / f"{time.monotonic_ns()}-{os.getpid()}.txt").open(
+            "w", encoding="utf-8"
+        )
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Add a line to the file for each test, with its outcome."""
@@ -222,7 +226,8 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
 def _left_out_text(left_out: Counter[str]) -> str:
     """Return a sentence for each command that runs what was left out."""
     counts = [
-        (f"{left_out[tier]} {tier}", "make proofs" if tier == "long" else "make test-all") for tier in TIERS
+        (f"{left_out[tier]} {tier}", "make proofs" if tier == "long" else "make test-all")
+        for tier in TIERS
     ]
     commands = {
         command: [text for text, of in counts if of == command and not text.startswith("0 ")]

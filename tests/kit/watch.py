@@ -24,7 +24,9 @@ class Watch:
         No audit hook does it: one in Python lets CPython 3.11 change threads while it installs a trace function, and a thread
         that coverage begins to measure in that moment dies of it.
         """
-        starts = [(os, f"os.{name}", name) for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp")]
+        starts = [
+            (os, f"os.{name}", name) for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp")
+        ]
         for owner, known, name in (*starts, (subprocess.Popen, "subprocess.Popen", "__init__")):
             start = getattr(owner, name)
             if not hasattr(start, "__wrapped__"):

@@ -25,7 +25,10 @@ _OLDEST: Final = (3, 11)
 _NOBODY: Final = "65534"
 _YOUNG: Final = 60  # Seconds since the boot.
 _CORE: Final = ("tests/core", "tests/plain")
-_FAR: Final = {"TZ": "Pacific/Chatham", "LC_ALL": "C"}  # 12 h 45 min before UTC, and no UTF-8 by default.
+_FAR: Final = {
+    "TZ": "Pacific/Chatham",
+    "LC_ALL": "C",
+}  # 12 h 45 min before UTC, and no UTF-8 by default.
 _VERSION: Final = "import sys; print(*sys.version_info[:2], sys.executable)"
 
 
@@ -36,7 +39,9 @@ def pythons() -> dict[tuple[int, int], Path]:
     folders += sorted(Path.home().glob(".pyenv/versions/*/bin"))
     found: dict[tuple[int, int], Path] = {}
     for path in (path for folder in folders for path in _named(folder)):
-        run = subprocess.run([path, "-c", _VERSION], capture_output=True, text=True, check=False, timeout=60)
+        run = subprocess.run(
+            [path, "-c", _VERSION], capture_output=True, text=True, check=False, timeout=60
+        )
         if run.returncode == 0:
             major, minor, executable = run.stdout.strip().split(" ", 2)
             version = int(major), int(minor)
@@ -48,7 +53,9 @@ def pythons() -> dict[tuple[int, int], Path]:
 def _named(folder: Path) -> Iterator[Path]:
     if (folder / "pyvenv.cfg").exists() or (folder.parent / "pyvenv.cfg").exists():
         return  # An environment is no Python of the machine.
-    yield from (path for path in sorted(folder.glob("python3*")) if path.name[6:].replace(".", "").isdigit())
+    yield from (
+        path for path in sorted(folder.glob("python3*")) if path.name[6:].replace(".", "").isdigit()
+    )
 
 
 def _tests(python: Path, *what: str) -> list[str]:
@@ -71,7 +78,9 @@ def _tests(python: Path, *what: str) -> list[str]:
 
 def _run(command: Sequence[str], **more: str) -> bool:
     print("+", *command, flush=True)
-    return subprocess.run(command, cwd=_ROOT, env={**os.environ, **more}, check=False).returncode == 0
+    return (
+        subprocess.run(command, cwd=_ROOT, env={**os.environ, **more}, check=False).returncode == 0
+    )
 
 
 class Worlds:
@@ -82,7 +91,9 @@ class Worlds:
 
     def end(self, name: str, began: float, *, passed: bool) -> None:
         """Record how the tests of a world ended."""
-        self.ends.append((name, f"{'passed' if passed else 'FAILED'} in {time.monotonic() - began:.0f} s"))
+        self.ends.append(
+            (name, f"{'passed' if passed else 'FAILED'} in {time.monotonic() - began:.0f} s")
+        )
 
     def other_pythons(self) -> None:
         """Run all fast tests on each other Python."""
@@ -91,7 +102,9 @@ class Worlds:
             self.ends.append(("another Python", "not run: the machine has none from 3.11 on"))
         for version, python in others.items():
             name, began = f"Python {'.'.join(map(str, version))}, in {_FAR['TZ']}", time.monotonic()
-            folder = _ROOT / "build" / "worlds" / name.split(",", maxsplit=1)[0].replace("Python ", "py")
+            folder = (
+                _ROOT / "build" / "worlds" / name.split(",", maxsplit=1)[0].replace("Python ", "py")
+            )
             made = _run(["sh", "setup.sh", str(python), "requirements/test.txt"], VENV=str(folder))
             self.end(name, began, passed=made and _run(_tests(folder / "bin" / "python"), **_FAR))
 
@@ -111,19 +124,37 @@ class Worlds:
         if os.geteuid() != 0:
             self.ends.append((name, "not run apart: all of it ran as one"))
             return
-        drop = ["setpriv", "--reuid", _NOBODY, "--regid", _NOBODY, "--clear-groups", "--no-new-privs"]
+        drop = [
+            "setpriv",
+            "--reuid",
+            _NOBODY,
+            "--regid",
+            _NOBODY,
+            "--clear-groups",
+            "--no-new-privs",
+        ]
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "source"
-            shutil.copytree(_ROOT, copy, ignore=shutil.ignore_patterns(".venv", ".git", "build", ".*_cache"))
+            shutil.copytree(
+                _ROOT, copy, ignore=shutil.ignore_patterns(".venv", ".git", "build", ".*_cache")
+            )
             for path in (Path(folder), copy, *copy.rglob("*")):
                 os.chown(path, int(_NOBODY), int(_NOBODY), follow_symlinks=False)
-            environments = [Path(sys.executable), *sorted((_ROOT / "build/worlds").glob("*/bin/python"))]
-            usable = [path for path in environments if _run([*drop, "test", "-x", str(path.resolve())])]
+            environments = [
+                Path(sys.executable),
+                *sorted((_ROOT / "build/worlds").glob("*/bin/python")),
+            ]
+            usable = [
+                path for path in environments if _run([*drop, "test", "-x", str(path.resolve())])
+            ]
             if not usable:
                 self.ends.append((name, "not run: no Python here may be used by others than root"))
                 return
             more = {"HOME": folder, "TMPDIR": folder, "PYTHONPATH": f"{copy / 'src'}"}
-            command = [*drop, *_tests(usable[0], f"--rootdir={copy}", *(str(copy / part) for part in _CORE))]
+            command = [
+                *drop,
+                *_tests(usable[0], f"--rootdir={copy}", *(str(copy / part) for part in _CORE)),
+            ]
             print("+", *command, flush=True)
             run = subprocess.run(command, cwd=copy, env={**os.environ, **more}, check=False)
             self.end(name, began, passed=run.returncode == 0)

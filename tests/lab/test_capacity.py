@@ -22,7 +22,9 @@ def law(rate: float, contention: float, coherence: float, n: float) -> float:
 
 
 @given(st.floats(10.0, 1000.0), st.floats(0.02, 0.2), st.floats(0.0005, 0.01))
-def test_the_parameters_of_exact_points_are_found(rate: float, contention: float, coherence: float) -> None:
+def test_the_parameters_of_exact_points_are_found(
+    rate: float, contention: float, coherence: float
+) -> None:
     found = fit([(n, law(rate, contention, coherence, n)) for n in COUNTS])
     assert found.rate == pytest.approx(rate, rel=1e-3)
     assert found.contention == pytest.approx(contention, rel=1e-2)
@@ -69,8 +71,12 @@ def test_the_command_reads_runs_and_says_what_they_tell(
 ) -> None:
     monkeypatch.setattr("postfacta_lab.engine.page.machine", lambda: {"cores": "2"})
     file, html = tmp_path / "load.json", tmp_path / "capacity.html"
-    parts = [{"name": f"step {n}", "in_flight": n, "goodput": law(100.0, 0.05, 0.002, n)} for n in COUNTS]
-    file.write_text(json.dumps({"parts": [*parts, {"name": "above", "in_flight": 900.0, "goodput": 1.0}]}))
+    parts = [
+        {"name": f"step {n}", "in_flight": n, "goodput": law(100.0, 0.05, 0.002, n)} for n in COUNTS
+    ]
+    file.write_text(
+        json.dumps({"parts": [*parts, {"name": "above", "in_flight": 900.0, "goodput": 1.0}]})
+    )
     words = [str(file), "--held", "0.02", "--html", str(html), "--price", "0.1"]
     done = CliRunner().invoke(command, words, standalone_mode=False)
     assert done.return_value == 0, done.output

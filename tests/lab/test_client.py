@@ -123,7 +123,9 @@ def test_a_request_is_held_until_its_rest_is_sent() -> None:
 
         request = encode("POST", "/", {"Content-Type": "text/plain"}, body=b"one and two")
         async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-            held = await Held.begin(server.sockets[0].getsockname()[1], request, method="POST", rest=4)
+            held = await Held.begin(
+                server.sockets[0].getsockname()[1], request, method="POST", rest=4
+            )
             answer = await held.finish(begun=lambda: begun.append("head"))
         assert bytes(got) == request
         return held.rest, answer, begun

@@ -18,7 +18,9 @@ pytestmark = pytest.mark.usefixtures("programs")
 def drain(mode: str, folder: Path, *options: str) -> tuple[int, str]:
     """Stop the service of the strangers, whose mix reads and writes."""
     mix = folder / "mix.json"
-    mix.write_text(json.dumps([{"path": "/invoices/7"}, {"path": "/", "method": "POST", "body": {"sum": 3}}]))
+    mix.write_text(
+        json.dumps([{"path": "/invoices/7"}, {"path": "/", "method": "POST", "body": {"sum": 3}}])
+    )
     done = subprocess.run(  # noqa: S603 - our own
         [
             *(sys.executable, "-m", "postfacta_lab", "drain", "--mix", str(mix), *options),

@@ -18,8 +18,12 @@ from postfacta_lab.verdict import Verdict
 SERVICE = Service(command="serve {port}", asks=[Ask("GET /", 1, "/")], ready="/ready", grace=30)
 
 
-def attempts(*, before: int = 150, after: int = 50, outcome: Outcome = Outcome.OK) -> Sequence[Attempt]:
-    good = [Attempt("fresh", Outcome.OK, 1.0)] * before + [Attempt("fresh", Outcome.OK, 3.0)] * after
+def attempts(
+    *, before: int = 150, after: int = 50, outcome: Outcome = Outcome.OK
+) -> Sequence[Attempt]:
+    good = [Attempt("fresh", Outcome.OK, 1.0)] * before + [
+        Attempt("fresh", Outcome.OK, 3.0)
+    ] * after
     return good if outcome is Outcome.OK else [*good, Attempt("fresh", outcome, 3.0)]
 
 
@@ -33,10 +37,16 @@ def ended(**change: Any) -> list[str]:
 
 
 def test_a_stop_is_written_with_all_that_was_missed() -> None:
-    held = Result(scenario="stop", server="uvicorn", cells={"after": "0.3 s", "code": "0"}, misses=[])
+    held = Result(
+        scenario="stop", server="uvicorn", cells={"after": "0.3 s", "code": "0"}, misses=[]
+    )
     failed = replace(held, misses=["1 failed", "/ready stayed 200"])
     unsure = replace(failed, flaw=Verdict.INVALID)
-    assert [it.verdict for it in (held, failed, unsure)] == [Verdict.PASS, Verdict.FAIL, Verdict.INVALID]
+    assert [it.verdict for it in (held, failed, unsure)] == [
+        Verdict.PASS,
+        Verdict.FAIL,
+        Verdict.INVALID,
+    ]
     assert text([held, failed]).splitlines() == [
         "stop        uvicorn             ok      after: 0.3 s; code: 0",
         "stop        uvicorn             MISSED  after: 0.3 s; code: 0",
@@ -55,7 +65,9 @@ def test_a_stop_without_noticed_failures_held(code: int) -> None:
 def test_a_request_that_failed_did_not_hold() -> None:
     result = judged(attempts(outcome=Outcome.RESET))
     assert result.verdict is Verdict.FAIL
-    assert result.misses == ["1 of 201 requests failed (fresh reset), 1 of 51 sent after the signal"]
+    assert result.misses == [
+        "1 of 201 requests failed (fresh reset), 1 of 51 sent after the signal"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +89,10 @@ def test_what_was_wrong_about_its_end_did_not_hold(change: dict[str, Any], reaso
 
 @pytest.mark.parametrize(
     ("found", "reason"),
-    [(attempts(before=20, after=20), "at least 100"), (attempts(after=0), "no client can have noticed")],
+    [
+        (attempts(before=20, after=20), "at least 100"),
+        (attempts(after=0), "no client can have noticed"),
+    ],
 )
 def test_too_few_clients_cannot_tell(found: Sequence[Attempt], reason: str) -> None:
     result = judged(found)
@@ -86,5 +101,7 @@ def test_too_few_clients_cannot_tell(found: Sequence[Attempt], reason: str) -> N
 
 
 def test_readiness_counts_from_where_it_stays_503() -> None:
-    assert settled([(1.0, 200), (2.1, 503), (2.2, 200), (2.3, 0), (2.5, 503), (2.6, 503)], 2.0) == 0.5
+    assert (
+        settled([(1.0, 200), (2.1, 503), (2.2, 200), (2.3, 0), (2.5, 503), (2.6, 503)], 2.0) == 0.5
+    )
     assert settled([(1.0, 200), (2.1, 503), (2.2, 200)], 2.0) is None

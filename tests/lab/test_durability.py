@@ -17,12 +17,15 @@ def fact(number: int) -> Fact:
 
 
 WRITES = [
-    Write(subject=str(number), fact=fact(number), outcome=Outcome.OK, version=1) for number in range(2_000)
+    Write(subject=str(number), fact=fact(number), outcome=Outcome.OK, version=1)
+    for number in range(2_000)
 ]
 
 
 def faultless() -> Store:
-    return [Stored(subject=str(number), version=1, facts=(fact(number),)) for number in range(2_000)]
+    return [
+        Stored(subject=str(number), version=1, facts=(fact(number),)) for number in range(2_000)
+    ]
 
 
 def lose(store: Store) -> None:
@@ -60,7 +63,9 @@ def miscount(store: Store) -> None:
         (miscount, {"torn"}),
     ],
 )
-def test_one_fault_in_2_000_writes_is_found(fault: Callable[[Store], None], kinds: set[str]) -> None:
+def test_one_fault_in_2_000_writes_is_found(
+    fault: Callable[[Store], None], kinds: set[str]
+) -> None:
     store = faultless()
     fault(store)
     findings = judge(WRITES, store, minimum=100)
@@ -80,7 +85,9 @@ def test_too_few_acknowledgements_are_no_verdict() -> None:
 
 @pytest.mark.parametrize("done", [True, False])
 def test_what_a_client_does_not_know_may_be_there_or_not(done: bool) -> None:  # noqa: FBT001
-    unknown = replace(WRITES[0], outcome=Outcome.INFO, version=0, unknown=("ReadTimeout",), fault="power cut")
+    unknown = replace(
+        WRITES[0], outcome=Outcome.INFO, version=0, unknown=("ReadTimeout",), fault="power cut"
+    )
     findings = judge([unknown, *WRITES[1:]], faultless()[0 if done else 1 :], minimum=1)
     assert (findings.verdict, findings.unknown, findings.unknown_done) == ("pass", 1, int(done))
     assert findings.explained == {"power cut: ReadTimeout": 1}
@@ -98,4 +105,6 @@ def test_rules_of_the_service_count_too() -> None:
 
 def test_a_version_that_was_never_reached_is_a_loss() -> None:
     beyond = replace(WRITES[0], version=2)
-    assert judge([beyond, *WRITES[1:10]], faultless()[:10], minimum=1).wrong["lost"] == [str(beyond)]
+    assert judge([beyond, *WRITES[1:10]], faultless()[:10], minimum=1).wrong["lost"] == [
+        str(beyond)
+    ]

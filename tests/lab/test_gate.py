@@ -16,7 +16,9 @@ def run_of(*samples: Sample, planned: int | None = None, **more: Any) -> Run:
     return replace(base, **more)
 
 
-def good(count: int, *, latency: float = 0.01, error: str = "", route: str = "GET /") -> list[Sample]:
+def good(
+    count: int, *, latency: float = 0.01, error: str = "", route: str = "GET /"
+) -> list[Sample]:
     step = 9.9 / max(count, 1)
     return [Sample(route, at * step, at * step, at * step + latency, error) for at in range(count)]
 
@@ -50,7 +52,9 @@ def test_one_answer_of_the_service_is_a_measurement(error: str) -> None:
 
 
 def test_a_service_that_dies_after_the_warm_up_was_there() -> None:
-    samples = [replace(sample, error="Refused" if sample.intended > 2 else "") for sample in good(1000)]
+    samples = [
+        replace(sample, error="Refused" if sample.intended > 2 else "") for sample in good(1000)
+    ]
     assert judge(run_of(*samples, warm_up=2.0), Limits()).verdict == Verdict.FAIL
 
 
@@ -114,7 +118,8 @@ def test_the_exit_codes_are_the_documented_ones() -> None:
 
 def test_overload_is_judged_by_good_answers_alone() -> None:
     samples = [
-        replace(sample, error="503") if number % 2 else sample for number, sample in enumerate(good(1000))
+        replace(sample, error="503") if number % 2 else sample
+        for number, sample in enumerate(good(1000))
     ]
     run = run_of(*samples)
     goodput = judge_overload(run, Limits(), least=0.0).goodput

@@ -15,7 +15,9 @@ Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 GET = Ask("GET /", 1, "/a?b=1")
 
 
-def ask(handle: Handle, *asks: Ask, cap: int = 100, patience: float = 10.0, gap: float = 0.0) -> Meter:
+def ask(
+    handle: Handle, *asks: Ask, cap: int = 100, patience: float = 10.0, gap: float = 0.0
+) -> Meter:
     """Send each, one after the other, to a server of this process."""
     meter = Meter(cap=cap)
 
@@ -122,7 +124,9 @@ def test_other_statuses_and_what_is_no_http_are_errors() -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         path = (await reader.readuntil(b"\r\n\r\n")).split()[1]
         writer.write(
-            b"nonsense\r\n\r\n" if path == b"/base/n" else b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n"
+            b"nonsense\r\n\r\n"
+            if path == b"/base/n"
+            else b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n"
         )
 
     assert errors(ask(handle, Ask("n", 1, "/n"), GET, gap=0.1)) == ["truncated", "302"]

@@ -21,8 +21,17 @@ def state(*, met: bool = True) -> dict[str, Any]:
 
 
 def deed(**more: Any) -> dict[str, Any]:
-    activity = {"type": "action", "name": "the deed", "provider": {"type": "process", "path": "kubectl"}}
-    return {"activity": activity, "status": "succeeded", "output": {"status": 0, "stdout": ""}, **more}
+    activity = {
+        "type": "action",
+        "name": "the deed",
+        "provider": {"type": "process", "path": "kubectl"},
+    }
+    return {
+        "activity": activity,
+        "status": "succeeded",
+        "output": {"status": 0, "stdout": ""},
+        **more,
+    }
 
 
 def journal(**more: Any) -> dict[str, Any]:
@@ -51,10 +60,16 @@ UNANSWERED = {"ended": 1000, "errors": {"ConnectError": 1000}}
         ),
         pytest.param(journal(**states(after=state(met=False))), GOOD, Verdict.FAIL, id="not after"),
         pytest.param(
-            journal(**states(during=[None, state(), state(met=False)])), GOOD, Verdict.FAIL, id="not during"
+            journal(**states(during=[None, state(), state(met=False)])),
+            GOOD,
+            Verdict.FAIL,
+            id="not during",
         ),
         pytest.param(
-            journal(**states(during=[state(met=False)]), **ALLOWED), GOOD, Verdict.PASS, id="allowed during"
+            journal(**states(during=[state(met=False)]), **ALLOWED),
+            GOOD,
+            Verdict.PASS,
+            id="allowed during",
         ),
         pytest.param(
             journal(rollbacks=[deed(status="failed", exception=["no way back"])]),
@@ -63,7 +78,10 @@ UNANSWERED = {"ended": 1000, "errors": {"ConnectError": 1000}}
             id="no way back",
         ),
         pytest.param(
-            journal(rollbacks=[deed(), deed(output=False)]), GOOD, Verdict.FAIL, id="back, and not well"
+            journal(rollbacks=[deed(), deed(output=False)]),
+            GOOD,
+            Verdict.FAIL,
+            id="back, and not well",
         ),
         pytest.param(journal(), UNANSWERED, Verdict.NOTHING, id="no answer"),
         pytest.param(journal(), {"failure": "no lab"}, Verdict.NOTHING, id="no users"),
@@ -85,7 +103,10 @@ UNANSWERED = {"ended": 1000, "errors": {"ConnectError": 1000}}
             id="a request that was refused",
         ),
         pytest.param(
-            journal(run=[deed(status="failed", output=None)]), GOOD, Verdict.INVALID, id="a deed that failed"
+            journal(run=[deed(status="failed", output=None)]),
+            GOOD,
+            Verdict.INVALID,
+            id="a deed that failed",
         ),
     ],
 )
@@ -103,7 +124,12 @@ def test_users_who_are_not_well_after_the_fault_are_a_claim_that_broke() -> None
         "name": "wait",
         "provider": {"module": "chaos.actions", "func": "await_steady"},
     }
-    late = {"activity": waiting, "status": "failed", "output": None, "exception": ["TimeoutError: not well"]}
+    late = {
+        "activity": waiting,
+        "status": "failed",
+        "output": None,
+        "exception": ["TimeoutError: not well"],
+    }
     verdict, reasons = judge(journal(run=[deed(), late]), GOOD, watched=True)
     assert verdict is Verdict.FAIL
     assert reasons == ["wait: TimeoutError: not well"]
@@ -125,7 +151,9 @@ def test_what_chaos_toolkit_says_of_itself_can_only_make_it_worse() -> None:
     failure = "exit code 1: no such module"
     assert judge(journal(), GOOD, watched=True, failure=failure)[0] is Verdict.FAIL
     assert judge({}, GOOD, watched=True, failure=failure)[0] is Verdict.INVALID
-    _, reasons = judge(journal(**states(after=state(met=False))), GOOD, watched=True, failure=failure)
+    _, reasons = judge(
+        journal(**states(after=state(met=False))), GOOD, watched=True, failure=failure
+    )
     assert reasons == ["after, not so: the claim: found 0.3"]
 
 

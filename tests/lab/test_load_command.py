@@ -38,7 +38,14 @@ def load(port: int, folder: Path, *options: str, url: str = "") -> Result:
     """Run it, and check that all its forms agree."""
     done = subprocess.run(  # noqa: S603 - our own command
         [
-            *(sys.executable, "-m", "postfacta_lab", "load", "--url", url or f"http://127.0.0.1:{port}"),
+            *(
+                sys.executable,
+                "-m",
+                "postfacta_lab",
+                "load",
+                "--url",
+                url or f"http://127.0.0.1:{port}",
+            ),
             *("--path", "/invoices/7", "--report", str(folder), *options),
         ],
         env={**os.environ, "TOKEN": "a token"},

@@ -22,7 +22,10 @@ def test_the_mix_of_postfacta_is_one() -> None:
 
 def test_each_path_is_asked_for_alike() -> None:
     found = read_mix(["/invoices/7", "/invoices?limit=20"], None)
-    assert found == (Ask("GET /invoices/7", 1, "/invoices/7"), Ask("GET /invoices", 1, "/invoices?limit=20"))
+    assert found == (
+        Ask("GET /invoices/7", 1, "/invoices/7"),
+        Ask("GET /invoices", 1, "/invoices?limit=20"),
+    )
 
 
 @pytest.mark.parametrize("ending", ["yaml", "json"])
@@ -41,7 +44,9 @@ def test_a_file_names_methods_shares_bodies_and_statuses(ending: str, tmp_path: 
 
 def test_any_success_is_good_unless_a_status_is_named() -> None:
     anything, created = Ask("GET /", 1, "/"), Ask("POST /", 1, "/", "POST", None, 201)
-    assert [anything.is_good(status) for status in (200, 204, 301, 404, 500, 0)] == [True, True] + [False] * 4
+    assert [anything.is_good(status) for status in (200, 204, 301, 404, 500, 0)] == [True, True] + [
+        False
+    ] * 4
     assert [created.is_good(status) for status in (200, 201)] == [False, True]
 
 

@@ -35,7 +35,11 @@ def test_a_report_is_self_contained() -> None:
         "Load",
         "pass",
         [
-            section("A chart", chart(lines, x="seconds", y="seconds", marks=[0.5]), about="Of two lines."),
+            section(
+                "A chart",
+                chart(lines, x="seconds", y="seconds", marks=[0.5]),
+                about="Of two lines.",
+            ),
             section("Rows", table(("route", "count"), [["GET /", 3], ["POST /", 4]])),
         ],
     )

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from postfacta_lab.engine.processes import Child, descendants, free_port, freeze, kill, thaw, wait_until
+from postfacta_lab.engine.processes import (
+    Child,
+    descendants,
+    free_port,
+    freeze,
+    kill,
+    thaw,
+    wait_until,
+)
 
 pytestmark = pytest.mark.usefixtures("programs")
 
@@ -36,7 +44,9 @@ def family(tmp_path: Path) -> Generator[subprocess.Popen[bytes]]:
     with subprocess.Popen([sys.executable, "-c", FAMILY, str(tmp_path)]) as process:  # noqa: S603 - our own
         try:
             wait_until(
-                lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists(), "both count", within=30
+                lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists(),
+                "both count",
+                within=30,
             )
             yield process
         finally:
@@ -51,7 +61,9 @@ def state(pid: int) -> str:
         return ""
 
 
-def test_a_family_is_frozen_whole_and_goes_on_whole(family: subprocess.Popen[bytes], tmp_path: Path) -> None:
+def test_a_family_is_frozen_whole_and_goes_on_whole(
+    family: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
     members = [family.pid, *descendants(family.pid)]
     assert len(members) == 3
     assert set(freeze(family.pid)) == set(members)

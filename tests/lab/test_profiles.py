@@ -51,7 +51,9 @@ class Computed(Bench):
         return Run(name=stage.name, samples=samples, planned=len(offsets), seconds=stage.seconds)
 
 
-def play(name: str, serve: Serve, rate: float, capacity: float = 0.0) -> tuple[dict[str, Run], list[Stage]]:
+def play(
+    name: str, serve: Serve, rate: float, capacity: float = 0.0
+) -> tuple[dict[str, Run], list[Stage]]:
     """Play a profile against a service, with stages of ten seconds."""
     plan = Plan(
         target=Target("http://127.0.0.1:9", {}),
@@ -87,7 +89,9 @@ def test_a_breakpoint_finds_the_capacity_of_a_service_that_sheds() -> None:
 def test_a_service_that_collapses_above_its_capacity_fails() -> None:
     parts, _ = play("breakpoint", collapses, 80.0)
     assert verdicts(parts) == {"above": Verdict.FAIL, "after": Verdict.PASS}
-    assert all(part.verdict is Verdict.PASS for name, part in parts.items() if name.startswith("step"))
+    assert all(
+        part.verdict is Verdict.PASS for name, part in parts.items() if name.startswith("step")
+    )
 
 
 def test_a_service_that_cannot_serve_the_first_step_has_no_capacity() -> None:

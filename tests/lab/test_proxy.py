@@ -147,7 +147,9 @@ def test_latency_delays_but_does_not_throttle(api: Toxiproxy, echoing: tuple[str
         assert 0.4 <= seconds(talk) < 20 * 0.4
 
 
-def test_latency_can_be_changed_while_a_connection_lives(api: Toxiproxy, echoing: tuple[str, str]) -> None:
+def test_latency_can_be_changed_while_a_connection_lives(
+    api: Toxiproxy, echoing: tuple[str, str]
+) -> None:
     name, address = echoing
     with connect(address) as client:
         assert ask(client) == b"hello"
@@ -159,7 +161,9 @@ def test_latency_can_be_changed_while_a_connection_lives(api: Toxiproxy, echoing
         assert seconds(lambda: ask(client)) >= 0.2 * NEARLY
 
 
-def test_what_a_toxic_held_back_arrives_when_it_is_removed(api: Toxiproxy, echoing: tuple[str, str]) -> None:
+def test_what_a_toxic_held_back_arrives_when_it_is_removed(
+    api: Toxiproxy, echoing: tuple[str, str]
+) -> None:
     name, address = echoing
     with connect(address) as client:
         toxic = api.add(name, "latency", latency=60_000)
@@ -189,7 +193,10 @@ def test_an_idle_line_saves_up_no_bandwidth(api: Toxiproxy, echoing: tuple[str, 
 
 
 def test_slow_close_delays_the_end_but_not_the_data(api: Toxiproxy) -> None:
-    with serve(lambda connection: connection.sendall(b"bye")) as upstream, new_proxy(api, upstream) as made:
+    with (
+        serve(lambda connection: connection.sendall(b"bye")) as upstream,
+        new_proxy(api, upstream) as made,
+    ):
         api.add(made[0], "slow_close", delay=1500)
         began = time.monotonic()
         with connect(made[1]) as client:
@@ -199,7 +206,9 @@ def test_slow_close_delays_the_end_but_not_the_data(api: Toxiproxy) -> None:
         assert time.monotonic() - began >= 1.5 * NEARLY
 
 
-def test_timeout_swallows_and_closes_when_it_is_over(api: Toxiproxy, echoing: tuple[str, str]) -> None:
+def test_timeout_swallows_and_closes_when_it_is_over(
+    api: Toxiproxy, echoing: tuple[str, str]
+) -> None:
     name, address = echoing
     api.add(name, "timeout", timeout=500)
     began = time.monotonic()
@@ -209,7 +218,9 @@ def test_timeout_swallows_and_closes_when_it_is_over(api: Toxiproxy, echoing: tu
     assert 0.5 * NEARLY <= time.monotonic() - began < 10
 
 
-def test_timeout_0_is_a_black_hole_until_it_is_removed(api: Toxiproxy, echoing: tuple[str, str]) -> None:
+def test_timeout_0_is_a_black_hole_until_it_is_removed(
+    api: Toxiproxy, echoing: tuple[str, str]
+) -> None:
     name, address = echoing
     with connect(address) as before:
         assert ask(before) == b"hello"
@@ -227,7 +238,9 @@ def test_timeout_0_is_a_black_hole_until_it_is_removed(api: Toxiproxy, echoing: 
 
 
 @pytest.mark.parametrize("stream", ["upstream", "downstream"])
-def test_reset_peer_resets_in_its_time(api: Toxiproxy, echoing: tuple[str, str], stream: str) -> None:
+def test_reset_peer_resets_in_its_time(
+    api: Toxiproxy, echoing: tuple[str, str], stream: str
+) -> None:
     name, address = echoing
     api.add(name, "reset_peer", stream=stream, timeout=300)
     with connect(address) as client:
@@ -251,7 +264,9 @@ def test_reset_peer_resets_the_server_too(api: Toxiproxy) -> None:
 
 
 @ours_only
-def test_reset_peer_resets_connections_that_lived_before(api: Toxiproxy, echoing: tuple[str, str]) -> None:
+def test_reset_peer_resets_connections_that_lived_before(
+    api: Toxiproxy, echoing: tuple[str, str]
+) -> None:
     name, address = echoing
     with connect(address) as client:
         assert ask(client) == b"hello"
@@ -290,7 +305,9 @@ def test_limit_data_closes_after_exactly_its_bytes(api: Toxiproxy, size: int) ->
             assert read_all(client) == b"x" * size
 
 
-def test_limit_data_counts_over_the_life_of_a_connection(api: Toxiproxy, echoing: tuple[str, str]) -> None:
+def test_limit_data_counts_over_the_life_of_a_connection(
+    api: Toxiproxy, echoing: tuple[str, str]
+) -> None:
     name, address = echoing
     with connect(address) as client:
         ask(client, b"not counted")
@@ -321,7 +338,9 @@ def test_toxicity_0_has_no_effect(api: Toxiproxy, echoing: tuple[str, str]) -> N
             assert ask(client) == b"hello"
 
 
-def test_toxicity_between_strikes_some_connections(api: Toxiproxy, echoing: tuple[str, str]) -> None:
+def test_toxicity_between_strikes_some_connections(
+    api: Toxiproxy, echoing: tuple[str, str]
+) -> None:
     name, address = echoing
     api.add(name, "limit_data", toxicity=0.5, bytes=1)
 
@@ -335,14 +354,19 @@ def test_toxicity_between_strikes_some_connections(api: Toxiproxy, echoing: tupl
 
 def test_a_toxic_on_one_stream_leaves_the_other_alone(api: Toxiproxy) -> None:
     seen: Queue[bytes] = Queue()
-    with serve(lambda connection: seen.put(connection.recv(5))) as upstream, new_proxy(api, upstream) as made:
+    with (
+        serve(lambda connection: seen.put(connection.recv(5))) as upstream,
+        new_proxy(api, upstream) as made,
+    ):
         api.add(made[0], "timeout", stream="downstream", timeout=0)
         with connect(made[1]) as client:
             client.sendall(b"hello")
             assert seen.get(timeout=PATIENCE) == b"hello"
 
 
-def test_nothing_is_lost_or_moved_while_toxics_come_and_go(api: Toxiproxy, echoing: tuple[str, str]) -> None:
+def test_nothing_is_lost_or_moved_while_toxics_come_and_go(
+    api: Toxiproxy, echoing: tuple[str, str]
+) -> None:
     name, address = echoing
     content = b"".join(number.to_bytes(4, "big") for number in range(400_000))
     got = bytearray()
@@ -360,7 +384,14 @@ def test_nothing_is_lost_or_moved_while_toxics_come_and_go(api: Toxiproxy, echoi
             thread.start()
         for turn in range(8):
             api.add(name, "latency", toxic="late", latency=20, jitter=20)
-            api.add(name, "slicer", stream="upstream", toxic="cut", average_size=3000, size_variation=100)
+            api.add(
+                name,
+                "slicer",
+                stream="upstream",
+                toxic="cut",
+                average_size=3000,
+                size_variation=100,
+            )
             api.add(name, "slow_close", toxic="close", delay=1)
             api.change(name, "late", latency=turn)
             api.change(name, slow, rate=1000 + 500 * turn)
@@ -416,7 +447,10 @@ def test_toxics_outlive_a_pause(api: Toxiproxy, echoing: tuple[str, str]) -> Non
 
 def test_another_upstream_drops_the_connections(api: Toxiproxy, echoing: tuple[str, str]) -> None:
     name, address = echoing
-    with serve(lambda connection: connection.sendall(b"the other one")) as other, connect(address) as client:
+    with (
+        serve(lambda connection: connection.sendall(b"the other one")) as other,
+        connect(address) as client,
+    ):
         assert ask(client) == b"hello"
         api.update(name, upstream=other)
         assert ending(client) in {"end", "reset"}
@@ -427,7 +461,9 @@ def test_another_upstream_drops_the_connections(api: Toxiproxy, echoing: tuple[s
 # PostgreSQL
 
 
-async def connect_to_postgres(address: str, server: EmbeddedPostgres) -> asyncpg.Connection[asyncpg.Record]:
+async def connect_to_postgres(
+    address: str, server: EmbeddedPostgres
+) -> asyncpg.Connection[asyncpg.Record]:
     host, _, port = address.rpartition(":")
     return await asyncpg.connect(server.dsn(), host=host, port=int(port), timeout=PATIENCE)
 
@@ -488,7 +524,9 @@ def test_a_query_into_a_black_hole_gets_nothing(
 
     async def run() -> None:
         connection = await connect_to_postgres(address, postgres_server)
-        toxic = await asyncio.to_thread(lambda: api.add(name, "timeout", stream="upstream", timeout=0))
+        toxic = await asyncio.to_thread(
+            lambda: api.add(name, "timeout", stream="upstream", timeout=0)
+        )
         query = asyncio.ensure_future(connection.fetchval("select 1"))
         done, _ = await asyncio.wait([query], timeout=0.5)
         assert not done

@@ -71,8 +71,17 @@ def test_a_new_proxy_is_created_shown_listed_and_deleted(http: httpx2.Client) ->
     assert made.status_code == 201
     port = int(made.json()["listen"].removeprefix("127.0.0.1:"))
     assert port > 0
-    expected: dict[str, object] = {**new, "listen": f"127.0.0.1:{port}", "enabled": True, "toxics": []}
-    for shown in (made.json(), http.get("/proxies/shown").json(), http.get("/proxies").json()["shown"]):
+    expected: dict[str, object] = {
+        **new,
+        "listen": f"127.0.0.1:{port}",
+        "enabled": True,
+        "toxics": [],
+    }
+    for shown in (
+        made.json(),
+        http.get("/proxies/shown").json(),
+        http.get("/proxies").json()["shown"],
+    ):
         assert shown.items() >= expected.items()
     deleted = http.delete("/proxies/shown")
     assert (deleted.status_code, deleted.content) == (204, b"")
@@ -92,7 +101,9 @@ def test_a_proxy_may_begin_disabled(api: Toxiproxy, http: httpx2.Client) -> None
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-def test_an_update_leaves_what_it_does_not_name(http: httpx2.Client, name: str, method: str) -> None:
+def test_an_update_leaves_what_it_does_not_name(
+    http: httpx2.Client, name: str, method: str
+) -> None:
     before = http.get(f"/proxies/{name}").json()
     answer = http.request(method, f"/proxies/{name}", json={"enabled": False, "name": "ignored"})
     assert answer.status_code == 200
@@ -115,16 +126,20 @@ def test_populating_twice_touches_nothing(api: Toxiproxy, http: httpx2.Client) -
     with serve(echo) as upstream, new_proxy(api, upstream) as (name, address):
         api.add(name, "slow_close")
         with connect(address) as client:
-            answer = http.post("/populate", json=[{"name": name, "listen": address, "upstream": upstream}])
+            answer = http.post(
+                "/populate", json=[{"name": name, "listen": address, "upstream": upstream}]
+            )
             assert answer.status_code == 201
-            assert [(proxy["name"], len(proxy["toxics"])) for proxy in answer.json()["proxies"]] == [
-                (name, 1)
-            ]
+            assert [
+                (proxy["name"], len(proxy["toxics"])) for proxy in answer.json()["proxies"]
+            ] == [(name, 1)]
             client.sendall(b"hello")
             assert read_exactly(client, 5) == b"hello"
 
 
-def test_populating_replaces_what_differs_and_adds_what_is_new(api: Toxiproxy, http: httpx2.Client) -> None:
+def test_populating_replaces_what_differs_and_adds_what_is_new(
+    api: Toxiproxy, http: httpx2.Client
+) -> None:
     with serve(echo) as upstream, new_proxy(api, UPSTREAM) as (name, address):
         api.add(name, "timeout")
         asked = [
@@ -151,7 +166,9 @@ def test_populating_with_one_fault_creates_nothing(http: httpx2.Client) -> None:
     assert "good" not in http.get("/proxies").json()
 
 
-def test_a_reset_enables_all_and_removes_every_toxic(api: Toxiproxy, http: httpx2.Client, name: str) -> None:
+def test_a_reset_enables_all_and_removes_every_toxic(
+    api: Toxiproxy, http: httpx2.Client, name: str
+) -> None:
     api.add(name, "latency", latency=5)
     api.update(name, enabled=False)
     answer = http.post("/reset")
@@ -224,7 +241,12 @@ def test_an_updated_toxic_keeps_what_is_not_named(
 def test_toxics_are_listed_by_stream_in_the_order_of_effect(
     api: Toxiproxy, http: httpx2.Client, name: str
 ) -> None:
-    for toxic, stream in (("a", "downstream"), ("b", "upstream"), ("c", "downstream"), ("d", "upstream")):
+    for toxic, stream in (
+        ("a", "downstream"),
+        ("b", "upstream"),
+        ("c", "downstream"),
+        ("d", "upstream"),
+    ):
         api.add(name, "slow_close", stream=stream, toxic=toxic)
     listed = http.get(f"/proxies/{name}/toxics").json()
     assert [toxic["name"] for toxic in listed] == ["b", "d", "a", "c"]
@@ -263,8 +285,18 @@ BODY = "bad request body"
         ("POST", "/proxies/NAME/toxics", '{"type": "slow_close"}', (409, "toxic already exists")),
         ("POST", "/proxies/NAME/toxics", '{"type": "timeout", "toxicity": "all"}', (400, BODY)),
         ("POST", "/proxies/NAME/toxics", '{"type": "timeout", "attributes": 1}', (400, BODY)),
-        ("POST", "/proxies/NAME/toxics", '{"type": "timeout", "attributes": {"timeout": "1"}}', (400, BODY)),
-        ("POST", "/proxies/NAME/toxics", '{"type": "timeout", "attributes": {"timeout": 1.5}}', (400, BODY)),
+        (
+            "POST",
+            "/proxies/NAME/toxics",
+            '{"type": "timeout", "attributes": {"timeout": "1"}}',
+            (400, BODY),
+        ),
+        (
+            "POST",
+            "/proxies/NAME/toxics",
+            '{"type": "timeout", "attributes": {"timeout": 1.5}}',
+            (400, BODY),
+        ),
         ("GET", "/proxies/NAME/toxics/none", "", (404, "toxic not found")),
         ("POST", "/proxies/NAME/toxics/none", "{}", (404, "toxic not found")),
         ("PATCH", "/proxies/NAME/toxics/slow_close_downstream", '{"toxicity": "all"}', (400, BODY)),

@@ -36,7 +36,10 @@ EXPERIMENT = Experiment(
     verdict="deviated",
     reasons=["users waited 7.1 s"],
     probes=[("users-are-served-within-5-seconds", "7.1", "not met"), ("it-is-ready", "yes", "met")],
-    users={"by_second": [[0, 50, 0, 0.1], [1, 50, 9, 7.1]], "marks": [{"what": "kill-9", "at": 0.5}]},
+    users={
+        "by_second": [[0, 50, 0, 0.1], [1, 50, 9, 7.1]],
+        "marks": [{"what": "kill-9", "at": 0.5}],
+    },
     seconds=31.0,
 )
 

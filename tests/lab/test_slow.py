@@ -36,7 +36,12 @@ def attack(server: Server, *, patience: float) -> list[Answer]:
         listening, port = await server.start()
         async with listening:
             found = await slow_clients(
-                lambda: Connection.open(port), b"GET / ", b"x" * 100, clients=3, every=0.05, patience=patience
+                lambda: Connection.open(port),
+                b"GET / ",
+                b"x" * 100,
+                clients=3,
+                every=0.05,
+                patience=patience,
             )
             await asyncio.sleep(0.1)  # until the server has seen that they are gone
             return found

@@ -15,10 +15,18 @@ DOCUMENT: dict[str, Any] = {
             "get": {"parameters": [{"name": "limit", "in": "query", "schema": {"default": 20}}]},
             "post": {},
         },
-        "/invoices/{number}": {"get": {"parameters": [{"name": "number", "in": "path", "schema": {}}]}},
+        "/invoices/{number}": {
+            "get": {"parameters": [{"name": "number", "in": "path", "schema": {}}]}
+        },
         "/customers/{name}": {
-            "parameters": [{"name": "name", "in": "path", "schema": {"examples": ["ada lovelace"]}}],
-            "get": {"parameters": [{"name": "on", "in": "query", "required": True, "example": "2026-11-27"}]},
+            "parameters": [
+                {"name": "name", "in": "path", "schema": {"examples": ["ada lovelace"]}}
+            ],
+            "get": {
+                "parameters": [
+                    {"name": "on", "in": "query", "required": True, "example": "2026-11-27"}
+                ]
+            },
         },
         "/search": {"get": {"parameters": [{"name": "q", "in": "query", "required": True}]}},
         "/odd/{x}": {"get": {"parameters": "none"}, "x-note": 3},
@@ -40,7 +48,9 @@ def test_paths_that_need_no_value_are_taken_and_the_rest_is_named() -> None:
 
 
 def test_the_files_can_be_read_whatever_the_command_is() -> None:
-    made = files(Found('sh -c "serve $PORT"  # {port}', ("/a?b='c'",), "", {"GET /x": "answered 404"}))
+    made = files(
+        Found('sh -c "serve $PORT"  # {port}', ("/a?b='c'",), "", {"GET /x": "answered 404"})
+    )
     ast.parse(made["reliability/test_reliability.py"])
     ast.parse(made["reliability/conftest.py"])
     assert yaml.safe_load(made["reliability/mix.yaml"]) == [{"path": "/a?b='c'"}]

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from postfacta_lab.engine.values import Series, as_dict, as_dicts, as_list, at_pointer, growth, parse
+from postfacta_lab.engine.values import (
+    Series,
+    as_dict,
+    as_dicts,
+    as_list,
+    at_pointer,
+    growth,
+    parse,
+)
 
 SCRAPE = """\
 # HELP http_requests_total All of them.
@@ -46,5 +54,7 @@ def test_series_differ_by_labels_in_any_order() -> None:
 
 def test_growth_is_what_went_up() -> None:
     before, more = parse(SCRAPE), parse(SCRAPE.replace("} 5", "} 8").replace("up 1", "up 0"))
-    assert [(series.name, by) for series, by in growth(before, more)] == [("http_requests_total", 3)]
+    assert [(series.name, by) for series, by in growth(before, more)] == [
+        ("http_requests_total", 3)
+    ]
     assert dict(growth({}, {Series("new"): 4.0})) == {Series("new"): 4.0}

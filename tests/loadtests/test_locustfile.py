@@ -43,7 +43,16 @@ def load(host: str, folder: Path, *options: str) -> Result:
         "--only-summary",
     ]
     done = subprocess.run(  # noqa: S603 - our own load test
-        [*command, "--host", host, "--mix", "loadtests/postfacta.yaml", "--report", str(folder), *options],
+        [
+            *command,
+            "--host",
+            host,
+            "--mix",
+            "loadtests/postfacta.yaml",
+            "--report",
+            str(folder),
+            *options,
+        ],
         cwd=ROOT,
         env={**os.environ, "TOKEN": "a token", "PYTHONWARNINGS": "ignore"},
         capture_output=True,
@@ -53,7 +62,9 @@ def load(host: str, folder: Path, *options: str) -> Result:
     )
     figures = json.loads((folder / "load.json").read_text())
     assert done.returncode == figures["exit_code"], done.stderr
-    return Result(done.returncode, done.stdout + done.stderr, figures, (folder / "report.html").read_text())
+    return Result(
+        done.returncode, done.stdout + done.stderr, figures, (folder / "report.html").read_text()
+    )
 
 
 def test_a_master_judges_what_two_workers_sent(tmp_path: Path) -> None:
@@ -71,11 +82,21 @@ def test_a_master_judges_what_two_workers_sent(tmp_path: Path) -> None:
     with tiny_server() as (served, _), ExitStack() as stack:
         workers = [
             stack.enter_context(
-                subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - our own load test
+                subprocess.Popen(
+                    words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                )  # noqa: S603 - our own load test
             )
             for _ in range(2)
         ]
-        shared = ("--master", "--master-bind-port", str(port), "--expect-workers", "2", "--workers", "2")
+        shared = (
+            "--master",
+            "--master-bind-port",
+            str(port),
+            "--expect-workers",
+            "2",
+            "--workers",
+            "2",
+        )
         options = ("--rate", "60", "--seconds", "4", "--warm-up", "0", "--p95", "3", "--p99", "5")
         try:
             result = load(f"http://127.0.0.1:{served}", tmp_path, *shared, *options)

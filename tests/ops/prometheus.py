@@ -44,7 +44,8 @@ def scrape_config(
         "global": {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every},
         "rule_files": [str(rule) for rule in rules],
         "scrape_configs": [
-            {"job_name": job, "static_configs": [{"targets": list(targets)}]} for job, targets in jobs.items()
+            {"job_name": job, "static_configs": [{"targets": list(targets)}]}
+            for job, targets in jobs.items()
         ],
     }
 
@@ -68,7 +69,12 @@ class Prometheus:
     """
 
     def __init__(
-        self, folder: Path, config: Mapping[str, Any] | str, *, lookback: str = "5m", keep: str = "15d"
+        self,
+        folder: Path,
+        config: Mapping[str, Any] | str,
+        *,
+        lookback: str = "5m",
+        keep: str = "15d",
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -133,14 +139,18 @@ class Prometheus:
         Raises:
             TimeoutError: It gave nothing in time.
         """
-        wait_until(lambda: bool(self.query(expr)), f"{expr} gives something", within=within, every=0.1)
+        wait_until(
+            lambda: bool(self.query(expr)), f"{expr} gives something", within=within, every=0.1
+        )
         return self.query(expr)
 
     def get(self, what: str, given: Mapping[str, str] | None = None) -> Any:
         """Ask its API, such as `targets`, `rules`, `alerts`, `metadata`."""
         address = f"{self.url}/api/v1/{what}"
         if given:
-            answer = httpx2.post(address, data=dict(given), timeout=20.0)  # long queries fit in no address
+            answer = httpx2.post(
+                address, data=dict(given), timeout=20.0
+            )  # long queries fit in no address
         else:
             answer = httpx2.get(address, timeout=20.0)
         body = answer.json()

@@ -115,7 +115,9 @@ def test_an_unreachable_service_is_reported(live: LiveService) -> None:
         ),
     ],
 )
-def test_wrong_usage_ends_with_2_and_says_what_to_do(arguments: tuple[str, ...], complaint: str) -> None:
+def test_wrong_usage_ends_with_2_and_says_what_to_do(
+    arguments: tuple[str, ...], complaint: str
+) -> None:
     done = run_once(*arguments)
     assert done.returncode == 2
     assert complaint in done.stderr
@@ -128,7 +130,9 @@ def test_without_a_token_it_says_where_to_put_one() -> None:
 
 
 @contextmanager
-def answering(answers: Mapping[str, tuple[int, object]]) -> Generator[tuple[str, list[dict[str, str]]]]:
+def answering(
+    answers: Mapping[str, tuple[int, object]],
+) -> Generator[tuple[str, list[dict[str, str]]]]:
     """Run a server that answers all requests alike; return its address, and the headers it got."""
     sent: list[dict[str, str]] = []
 
@@ -177,7 +181,10 @@ CHANGES: list[tuple[Change, str]] = [
     ({"GET /api/v1/me": (200, [])}, "sign_in: the answer is no JSON object"),
     ({"GET /api/v1/incidents": (200, {})}, "list: the answer has no 'items'"),
     ({"POST /api/v1/incidents": (200, {"id": 7})}, "write: the answer has no 'id'"),
-    ({"GET /api/v1/incidents/one": (200, {"id": "two"})}, "read: what was recorded cannot be read back"),
+    (
+        {"GET /api/v1/incidents/one": (200, {"id": "two"})},
+        "read: what was recorded cannot be read back",
+    ),
 ]
 
 
@@ -209,7 +216,9 @@ def test_a_journey_ends_without_any_answer(probe: ModuleType) -> None:
     with ThreadingHTTPServer(
         ("127.0.0.1", 0), BaseHTTPRequestHandler
     ) as silent:  # it listens, and accepts nobody
-        outcome = probe.Journey(url=f"http://127.0.0.1:{silent.server_port}", token=TOKEN, timeout=0.3).run()
+        outcome = probe.Journey(
+            url=f"http://127.0.0.1:{silent.server_port}", token=TOKEN, timeout=0.3
+        ).run()
     assert outcome.reason == "sign_in: no answer within the 0.3 s of a journey"
     assert outcome.seconds["sign_in"] < 5.0
 
@@ -218,7 +227,9 @@ def test_no_secret_is_shown_by_a_journey(probe: ModuleType) -> None:
     assert TOKEN not in repr(probe.Journey(url="http://host", token=TOKEN, traffic_key=TOKEN))
 
 
-def test_the_board_says_nothing_before_the_first_journey_and_no_good_of_an_old_one(probe: ModuleType) -> None:
+def test_the_board_says_nothing_before_the_first_journey_and_no_good_of_an_old_one(
+    probe: ModuleType,
+) -> None:
     now = 100.0
     board = probe.Board(stale_after=40.0, clock=lambda: now)
     assert "probe_success" not in board.text()
@@ -237,7 +248,18 @@ def test_the_board_says_nothing_before_the_first_journey_and_no_good_of_an_old_o
 def running(url: str, token: str) -> Generator[str]:
     """Run the probe; give the address of its metrics."""
     with subprocess.Popen(  # noqa: S603 - our own script
-        [sys.executable, str(SCRIPT), "--url", url, "--port", "0", "--interval", "0.2", "--timeout", "2"],
+        [
+            sys.executable,
+            str(SCRIPT),
+            "--url",
+            url,
+            "--port",
+            "0",
+            "--interval",
+            "0.2",
+            "--timeout",
+            "2",
+        ],
         env={**os.environ, "POSTFACTA_PROBE_TOKEN": token},
         stdout=subprocess.PIPE,
         text=True,
@@ -257,7 +279,9 @@ def running(url: str, token: str) -> Generator[str]:
 def test_its_metrics_are_what_prometheus_reads(live: LiveService, token: str) -> None:
     with running(live.url, token) as url:
         wait_until(
-            lambda: "\nprobe_success 1\n" in httpx2.get(url).text, "a journey got through", within=30.0
+            lambda: "\nprobe_success 1\n" in httpx2.get(url).text,
+            "a journey got through",
+            within=30.0,
         )
         text = httpx2.get(url).text
         assert httpx2.get(url.replace("/metrics", "/else")).status_code == 404
@@ -274,6 +298,10 @@ def test_its_metrics_are_what_prometheus_reads(live: LiveService, token: str) ->
 @pytest.mark.usefixtures("programs")
 def test_its_metrics_show_a_service_that_goes_away(probe: ModuleType) -> None:
     with answering(GOOD) as (url, _), running(url, TOKEN) as metrics:
-        wait_until(lambda: "\nprobe_success 1\n" in httpx2.get(metrics).text, "it is well", within=30.0)
+        wait_until(
+            lambda: "\nprobe_success 1\n" in httpx2.get(metrics).text, "it is well", within=30.0
+        )
     with running(url, TOKEN) as metrics:
-        wait_until(lambda: "\nprobe_success 0\n" in httpx2.get(metrics).text, "it is away", within=30.0)
+        wait_until(
+            lambda: "\nprobe_success 0\n" in httpx2.get(metrics).text, "it is away", within=30.0
+        )

@@ -93,7 +93,9 @@ def differences(suite: str) -> list[Difference]:
 def pinned(package: str) -> tuple[str, str]:
     """Return the version of a package that this checkout pins, and its lines with all hashes."""
     found = re.search(
-        rf"^{re.escape(package)}==(\S+) \\\n((?:    --hash=\S+(?: \\)?\n)+)", _PINS.read_text(), re.MULTILINE
+        rf"^{re.escape(package)}==(\S+) \\\n((?:    --hash=\S+(?: \\)?\n)+)",
+        _PINS.read_text(),
+        re.MULTILINE,
     )
     assert found is not None, f"{_PINS} does not pin {package}"
     return found[1], found[0]
@@ -108,9 +110,26 @@ def fetch(package: str, folder: Path) -> Path:
     version, lines = pinned(package)
     requirement = folder / "requirement.txt"
     requirement.write_text(lines)
-    options = ["-q", "--disable-pip-version-check", "--no-deps", "--require-hashes", "--no-binary", package]
+    options = [
+        "-q",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--require-hashes",
+        "--no-binary",
+        package,
+    ]
     done = subprocess.run(  # noqa: S603 - pip of our environment
-        [sys.executable, "-m", "pip", "download", *options, "-r", str(requirement), "-d", str(folder)],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            *options,
+            "-r",
+            str(requirement),
+            "-d",
+            str(folder),
+        ],
         capture_output=True,
         text=True,
         timeout=300,
@@ -125,7 +144,13 @@ def fetch(package: str, folder: Path) -> Path:
 
 
 def run(
-    suite: Suite, lane: str, tests: Sequence[str], *, environment: Environment, source: Path, report: Path
+    suite: Suite,
+    lane: str,
+    tests: Sequence[str],
+    *,
+    environment: Environment,
+    source: Path,
+    report: Path,
 ) -> Outcomes:
     """Run tests of a suite in a lane; the outcomes are all that counts, not the exit code.
 
@@ -135,7 +160,12 @@ def run(
     own_output = report.with_suffix(".log")
     # What the suite starts finds the programs of its environment.
     path = f"{environment.program('python').parent}:{os.environ['PATH']}"
-    variables = {"PEER_LANE": lane, "PEER_REPORT": str(report), "PYTHONPATH": str(PLUGINS), "PATH": path}
+    variables = {
+        "PEER_LANE": lane,
+        "PEER_REPORT": str(report),
+        "PYTHONPATH": str(PLUGINS),
+        "PATH": path,
+    }
     plugins = ["-o", f"cache_dir={report.parent}", "-p", "peer_report", "-p", suite.plugin]
     done = environment.run(
         *("python", "-m", "pytest", "-q", "--tb=short", *plugins, *suite.options, *tests),
@@ -171,7 +201,9 @@ def compare(
 
     plain, ours = outcomes("plain", tests, "all"), outcomes("ours", tests, "all")
     differing = [
-        test for test, outcome in plain.items() if outcome == "passed" and ours.get(test) != "passed"
+        test
+        for test, outcome in plain.items()
+        if outcome == "passed" and ours.get(test) != "passed"
     ]
     doubtful = [test for test in differing if not any(entry.matches(test) for entry in listed)]
     if doubtful:

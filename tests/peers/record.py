@@ -33,7 +33,10 @@ those that no package index has.
 
 
 def _rows(done: Sequence[_Judged]) -> list[str]:
-    rows = ["| suite | with ours | tests | pass plain | of these with ours |", "|---|---|---:|---:|---:|"]
+    rows = [
+        "| suite | with ours | tests | pass plain | of these with ours |",
+        "|---|---|---:|---:|---:|",
+    ]
     for suite, found, _ in done:
         plain = [test for test, outcome in found.plain.items() if outcome == "passed"]
         ours = len(plain) - len(found.differing)
@@ -71,7 +74,9 @@ def _page(done: Sequence[_Judged], not_run: Sequence[str]) -> str:
     return "\n".join(parts)
 
 
-def _judge(suite: Suite, checkout: Path | None, folder: Path, environments: Environments) -> _Judged:
+def _judge(
+    suite: Suite, checkout: Path | None, folder: Path, environments: Environments
+) -> _Judged:
     """Run one suite whole; what needs a PostgreSQL gets one of its own."""
     folder.mkdir()
     source = checkout or fetch(suite.package, folder)
@@ -83,7 +88,9 @@ def _judge(suite: Suite, checkout: Path | None, folder: Path, environments: Envi
             server = stack.enter_context(EmbeddedPostgres(folder / "data"))
             options = (*options, f"--test-dsn={server.dsn()}")
         suite = replace(suite, options=options)
-        found = compare(suite, suite.tests, listed, environment=environment, source=source, folder=folder)
+        found = compare(
+            suite, suite.tests, listed, environment=environment, source=source, folder=folder
+        )
     for test in found.unlisted(listed):
         sys.stdout.write(f"{suite.name}: {test}\n")
     for pattern in found.healed(listed):
@@ -95,10 +102,14 @@ def main() -> int:
     """Run what is asked for; return 1 if there is a difference without a reason."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("only", nargs="*", help="names of suites; by default all")
-    parser.add_argument("--source", action="append", default=[], help="NAME=FOLDER: a checkout of a peer")
+    parser.add_argument(
+        "--source", action="append", default=[], help="NAME=FOLDER: a checkout of a peer"
+    )
     parser.add_argument("--markdown", type=Path, help="the page, docs/reference/peers.md")
     chosen = parser.parse_args()
-    checkouts = {name: Path(folder) for name, folder in (text.split("=", 1) for text in chosen.source)}
+    checkouts = {
+        name: Path(folder) for name, folder in (text.split("=", 1) for text in chosen.source)
+    }
     suites = [suite for suite in SUITES if not chosen.only or suite.name in chosen.only]
     runnable = [suite for suite in suites if suite.is_published or suite.name in checkouts]
     with TemporaryDirectory() as text:

@@ -69,7 +69,12 @@ _FASTAPI: Final = (
         "typer==0.29.2",
         "logfire==5.4.0",
     ),
-    *("sentry-sdk==2.75.0", "opentelemetry-instrumentation-fastapi==0.66b2", "opentelemetry-sdk", "coverage"),
+    *(
+        "sentry-sdk==2.75.0",
+        "opentelemetry-instrumentation-fastapi==0.66b2",
+        "opentelemetry-sdk",
+        "coverage",
+    ),
     *("opentelemetry-exporter-otlp-proto-http", "python-slugify==9.2.0"),
 )
 _UVICORN: Final = (
@@ -105,12 +110,24 @@ SUITES: Final = (
         plugin="peer_asgi",
         requirements=_FASTAPI,
         share=(
-            *("tests/test_request_params/test_header", "tests/test_header_cookie_optional_models.py"),
-            *("tests/test_tutorial/test_header_param_models", "tests/test_tutorial/test_cookie_param_models"),
+            *(
+                "tests/test_request_params/test_header",
+                "tests/test_header_cookie_optional_models.py",
+            ),
+            *(
+                "tests/test_tutorial/test_header_param_models",
+                "tests/test_tutorial/test_cookie_param_models",
+            ),
             *("tests/test_tutorial/test_events", "tests/test_tutorial/test_websockets"),
-            *("tests/test_tutorial/test_custom_response", "tests/test_tutorial/test_handling_errors"),
+            *(
+                "tests/test_tutorial/test_custom_response",
+                "tests/test_tutorial/test_handling_errors",
+            ),
             *("tests/test_tutorial/test_request_files", "tests/test_tutorial/test_cors"),
-            *("tests/test_dependency_after_yield_raise.py", "tests/test_dependency_after_yield_streaming.py"),
+            *(
+                "tests/test_dependency_after_yield_raise.py",
+                "tests/test_dependency_after_yield_streaming.py",
+            ),
         ),
         options=("-n", "2", "-o", "timeout=120"),
     ),

@@ -15,7 +15,9 @@ PUBLISHED = [suite for suite in SUITES if suite.is_published]
 _NAMES = [suite.name for suite in PUBLISHED]
 
 
-def _hold(suite: Suite, tests: Sequence[str], environments: Environments, source: Path, folder: Path) -> None:
+def _hold(
+    suite: Suite, tests: Sequence[str], environments: Environments, source: Path, folder: Path
+) -> None:
     listed = differences(suite.name)
     environment = environments(*suite.requirements, extras=suite.extras)
     found = compare(suite, tests, listed, environment=environment, source=source, folder=folder)

@@ -78,7 +78,12 @@ async def call_three_times(guard: Guard, call: Calls) -> object:
 # A guard by its clock; how often the call fails; how it is used; and what it does if the request has no time left.
 CASES: dict[str, tuple[Callable[[Clock], Guard], int, Use, type[Exception] | None]] = {
     "timeout": (lambda clock: Timeout(60, clock=clock), 0, call_once, ResilienceError),
-    "bulkhead": (lambda clock: Bulkhead("a", 1, max_waiting=1, max_wait=60, clock=clock), 0, call_once, None),
+    "bulkhead": (
+        lambda clock: Bulkhead("a", 1, max_waiting=1, max_wait=60, clock=clock),
+        0,
+        call_once,
+        None,
+    ),
     "limiter": (lambda clock: AdaptiveLimiter("a", clock=clock), 0, call_once, None),
     "hedge": (lambda clock: Hedge("a", delay=0, clock=clock), 0, call_once, None),
     "throttle": (
@@ -88,7 +93,9 @@ CASES: dict[str, tuple[Callable[[Clock], Guard], int, Use, type[Exception] | Non
         ResilienceError,
     ),
     "retry": (
-        lambda clock: Retry("a", on=OSError, clock=clock, sleep=sleep_none, backoff=Backoff(base=1)),
+        lambda clock: Retry(
+            "a", on=OSError, clock=clock, sleep=sleep_none, backoff=Backoff(base=1)
+        ),
         1,
         call_once,
         OSError,

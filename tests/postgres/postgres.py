@@ -173,7 +173,9 @@ class Flapping:
         return False
 
     @staticmethod
-    async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fate: _Fate) -> None:
+    async def _pump(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fate: _Fate
+    ) -> None:
         with suppress(OSError):
             while piece := await reader.read(65536):
                 if fate.loses_answer:
@@ -235,7 +237,9 @@ async def until_quiet(
     """Wait until no backend of ours is at work, and there are at most this many; return the number."""
     with anyio.fail_after(seconds):
         while True:
-            row = await other.fetchrow(_OURS.format(what=", count(*) filter (where state <> 'idle')"))
+            row = await other.fetchrow(
+                _OURS.format(what=", count(*) filter (where state <> 'idle')")
+            )
             assert row is not None
             count, busy = row
             if not busy and count <= most:

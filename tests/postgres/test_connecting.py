@@ -46,8 +46,14 @@ def deaf() -> Generator[str]:
 @pytest.mark.parametrize(
     ("dsn", "hosts"),
     [
-        ("postgresql://u:p@a:1,b:2/d?x=y", ["postgresql://u:p@a:1/d?x=y", "postgresql://u:p@b:2/d?x=y"]),
-        ("postgresql://u:p,q@[::1]:1,b/d", ["postgresql://u:p,q@[::1]:1/d", "postgresql://u:p,q@b/d"]),
+        (
+            "postgresql://u:p@a:1,b:2/d?x=y",
+            ["postgresql://u:p@a:1/d?x=y", "postgresql://u:p@b:2/d?x=y"],
+        ),
+        (
+            "postgresql://u:p,q@[::1]:1,b/d",
+            ["postgresql://u:p,q@[::1]:1/d", "postgresql://u:p,q@b/d"],
+        ),
         ("postgresql://a,b", ["postgresql://a", "postgresql://b"]),
         ("postgresql:///d?host=/run/postgresql", ["postgresql:///d?host=/run/postgresql"]),
     ],
@@ -225,7 +231,10 @@ async def test_a_password_file_that_is_missing_for_a_moment_is_read_again(
         ("postgresql://someone:kan?arie@db/name", "%3F"),
         ("postgresql://someone:kan#arie@db/name", "%23"),
         ("postgresql://someone:kanarie@db/name?sslmode=banana", "sslmode is one of"),
-        ("postgresql://someone:kanarie@db/name?target_session_attrs=rw", "target_session_attrs is one of"),
+        (
+            "postgresql://someone:kanarie@db/name?target_session_attrs=rw",
+            "target_session_attrs is one of",
+        ),
         (None, "a text"),
     ],
     ids=str,

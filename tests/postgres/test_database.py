@@ -39,7 +39,11 @@ pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg kn
         (asyncpg.DiskFullError("full"), False, DatabaseUnavailableError),
         (asyncpg.OutOfMemoryError("full"), False, DatabaseUnavailableError),
         (ConnectionResetError(), False, DatabaseUnavailableError),
-        (asyncpg.InternalClientError("another operation is in progress"), False, DatabaseUnavailableError),
+        (
+            asyncpg.InternalClientError("another operation is in progress"),
+            False,
+            DatabaseUnavailableError,
+        ),
         (asyncpg.InterfaceError("connection is closed"), True, DatabaseUnavailableError),
         (asyncpg.InterfaceError("the query has 1 parameter"), False, None),
         (asyncpg.ReadOnlySQLTransactionError("standby"), False, ReadOnlyDatabaseError),
@@ -56,10 +60,14 @@ def test_an_error_is_classified(
 ) -> None:
     known = translate(error, "db", broken=broken)
     assert type(known) is (expected or type(None))
-    assert getattr(known, "retry_after", None) == (1.0 if isinstance(known, RejectedError) else None)
+    assert getattr(known, "retry_after", None) == (
+        1.0 if isinstance(known, RejectedError) else None
+    )
 
 
-async def test_statements_answer_and_are_reported_by_operation_and_collection(database_dsn: str) -> None:
+async def test_statements_answer_and_are_reported_by_operation_and_collection(
+    database_dsn: str,
+) -> None:
     seen = RecordingObserver()
     async with opened(database_dsn, observer=seen) as database:
         assert await database.fetchval("select $1::int + 1", 41) == 42
@@ -68,7 +76,9 @@ async def test_statements_answer_and_are_reported_by_operation_and_collection(da
             await connection.execute("insert into t values (1)", operation="t_add", collection="t")
             assert tuple(await connection.fetchrow("select a from t") or ()) == (1,)
         assert [row["a"] for row in await database.fetch("select a from t")] == [1]
-    told = [(event.operation, event.collection, event.error_type) for event in seen.of(QueryFinished)]
+    told = [
+        (event.operation, event.collection, event.error_type) for event in seen.of(QueryFinished)
+    ]
     assert told == [
         *(("SELECT", "", ""), ("CREATE", "", ""), ("BEGIN", "", ""), ("t_add", "t", "")),
         *(("SELECT", "", ""), ("COMMIT", "", ""), ("SELECT", "", "")),
@@ -113,7 +123,9 @@ async def test_an_observer_that_raises_costs_nothing(database_dsn: str) -> None:
     async with Database(database_dsn, name="db", options=QUICK, observer=broken) as database:
         with anyio.fail_after(10):
             await database.wait_connected()
-        for _ in range(QUICK.max_size + 1):  # one that stayed lent each time would leave none for the last
+        for _ in range(
+            QUICK.max_size + 1
+        ):  # one that stayed lent each time would leave none for the last
             assert await database.fetchval("select 1") == 1
 
 
@@ -123,7 +135,9 @@ async def test_the_statements_own_fault_keeps_its_own_error(database_dsn: str) -
         await database.execute("create table t (a int unique deferrable initially deferred)")
         with pytest.raises(asyncpg.UndefinedTableError):
             await database.fetch("select * from nowhere")
-        with pytest.raises(asyncpg.UniqueViolationError):  # at COMMIT: an answer, so nothing is unknown
+        with pytest.raises(
+            asyncpg.UniqueViolationError
+        ):  # at COMMIT: an answer, so nothing is unknown
             async with database.transaction() as connection:
                 await connection.execute("insert into t values (1), (1)")
         with pytest.raises(asyncpg.InterfaceError):
@@ -166,21 +180,26 @@ async def test_waiters_are_served_in_the_order_of_their_coming(database_dsn: str
     assert order == [0, 1, 2, 3, 4]
 
 
-async def test_a_connection_killed_in_the_middle_of_a_transaction_writes_nothing(database_dsn: str) -> None:
+async def test_a_connection_killed_in_the_middle_of_a_transaction_writes_nothing(
+    database_dsn: str,
+) -> None:
     async with opened(database_dsn) as database, watcher(database_dsn) as other:
         await database.execute("create table t (a int)")
         with pytest.raises(DatabaseUnavailableError):
             async with database.transaction() as connection:
                 await connection.execute("insert into t values (1)")
                 await other.execute(
-                    "select pg_terminate_backend($1)", await connection.fetchval("select pg_backend_pid()")
+                    "select pg_terminate_backend($1)",
+                    await connection.fetchval("select pg_backend_pid()"),
                 )
                 await connection.execute("insert into t values (2)")
         await until_answers(database)
         assert await database.fetchval("select count(*) from t") == 0
 
 
-async def test_a_read_only_database_says_so_and_none_of_its_connections_is_trusted(database_dsn: str) -> None:
+async def test_a_read_only_database_says_so_and_none_of_its_connections_is_trusted(
+    database_dsn: str,
+) -> None:
     seen = RecordingObserver()
     async with opened(database_dsn, observer=seen) as database:
         with pytest.raises(ReadOnlyDatabaseError):
@@ -188,7 +207,9 @@ async def test_a_read_only_database_says_so_and_none_of_its_connections_is_trust
                 await connection.execute("set transaction read only")
                 await connection.execute("create table t (a int)")
         with anyio.fail_after(10):
-            while len(seen.of(ConnectionOpened)) < 4:  # the reserved one and the lent one, each again
+            while (
+                len(seen.of(ConnectionOpened)) < 4
+            ):  # the reserved one and the lent one, each again
                 await until_answers(database)
 
 
@@ -233,7 +254,9 @@ async def test_no_secret_is_in_errors_events_or_reprs() -> None:
     assert "canary" not in told
 
 
-async def test_a_connection_that_was_given_back_is_not_lent_a_second_time(database_dsn: str) -> None:
+async def test_a_connection_that_was_given_back_is_not_lent_a_second_time(
+    database_dsn: str,
+) -> None:
     async with opened(database_dsn) as database:
         async with database.acquire() as connection:
             pass
@@ -255,7 +278,9 @@ async def test_what_a_session_keeps_is_cleared_before_the_next_caller(database_d
 async def test_statements_are_planned_for_each_call_if_asked(
     database_dsn: str, *, plan_each_time: bool, mode: str
 ) -> None:
-    async with Database(database_dsn, options=PoolOptions(plan_each_time=plan_each_time)) as database:
+    async with Database(
+        database_dsn, options=PoolOptions(plan_each_time=plan_each_time)
+    ) as database:
         with anyio.fail_after(10):
             await database.wait_connected()
         assert await database.fetchval("show plan_cache_mode", operation="test") == mode

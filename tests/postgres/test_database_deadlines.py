@@ -75,7 +75,9 @@ async def test_a_statement_has_no_more_than_the_request_has_left_and_is_ended_on
     assert told[0] == ("SELECT", "OutcomeTimeoutError")
 
 
-async def test_in_a_transaction_the_server_itself_knows_the_requests_limit(database_dsn: str) -> None:
+async def test_in_a_transaction_the_server_itself_knows_the_requests_limit(
+    database_dsn: str,
+) -> None:
     limit = "select setting::int from pg_settings where name = 'statement_timeout'"
     async with opened(database_dsn) as database:
         with request_within(4.9):
@@ -88,7 +90,9 @@ async def test_in_a_transaction_the_server_itself_knows_the_requests_limit(datab
 
 
 @pytest.mark.clock("20 ms in which the server ends the statement")
-async def test_in_a_transaction_the_server_ends_what_the_request_cannot_wait_for(database_dsn: str) -> None:
+async def test_in_a_transaction_the_server_ends_what_the_request_cannot_wait_for(
+    database_dsn: str,
+) -> None:
     seen = RecordingObserver()
     async with opened(database_dsn, observer=seen) as database:
         with request_within(0.3), pytest.raises(DeadlineExceededError):
@@ -99,7 +103,9 @@ async def test_in_a_transaction_the_server_ends_what_the_request_cannot_wait_for
     assert [event.stage for event in seen.of(DeadlineExceeded)] == ["database"]
 
 
-async def test_a_transaction_whose_request_has_no_time_left_is_not_committed(database_dsn: str) -> None:
+async def test_a_transaction_whose_request_has_no_time_left_is_not_committed(
+    database_dsn: str,
+) -> None:
     async with opened(database_dsn) as database:
         await database.execute("create table t (a int)")
         with request_within(60) as request, pytest.raises(DeadlineExceededError):

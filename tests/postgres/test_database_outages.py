@@ -96,7 +96,10 @@ async def test_the_loss_of_the_reserved_connection_fails_no_caller(database_dsn:
     options = PoolOptions(max_size=2, acquire_timeout=5)
     async with opened(database_dsn, options, seen) as database, watcher(database_dsn) as other:
         for _ in range(5):
-            async with database.acquire() as lent, database.acquire() as also:  # all but the reserved one
+            async with (
+                database.acquire() as lent,
+                database.acquire() as also,
+            ):  # all but the reserved one
                 pids = [await one.fetchval("select pg_backend_pid()") for one in (lent, also)]
             reserved = next(row["pid"] for row in await other.fetch(ours) if row["pid"] not in pids)
             known = len(seen.of(ConnectionOpened))
@@ -142,7 +145,9 @@ async def test_a_server_that_finds_no_place_for_one_more_keeps_those_it_has(
 async def test_a_frozen_server_is_noticed_and_used_again_once_it_goes_on(
     own_server: EmbeddedPostgres,
 ) -> None:
-    options = PoolOptions(acquire_timeout=0.2, connect_timeout=0.5, statement_timeout=0.5, close_timeout=0.5)
+    options = PoolOptions(
+        acquire_timeout=0.2, connect_timeout=0.5, statement_timeout=0.5, close_timeout=0.5
+    )
     async with opened(own_server.dsn(), options) as database:
         rows = await database.fetch("select pid from pg_stat_activity")
         frozen = [own_server.pid or 0, *(row["pid"] for row in rows)]
@@ -186,7 +191,9 @@ async def test_a_sign_of_life_that_is_not_waited_for_is_missed_all_the_same(
         await database.ping()
 
 
-async def test_a_connection_that_breaks_during_commit_leaves_the_outcome_unknown(database_dsn: str) -> None:
+async def test_a_connection_that_breaks_during_commit_leaves_the_outcome_unknown(
+    database_dsn: str,
+) -> None:
     sleeps = "create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(30); return null; end'"
     later = "create constraint trigger slow after insert on t deferrable initially deferred for each row execute function slow()"
     options = PoolOptions(statement_timeout=20)
@@ -197,7 +204,9 @@ async def test_a_connection_that_breaks_during_commit_leaves_the_outcome_unknown
         async def end_it(pid: int) -> None:
             with anyio.fail_after(10):
                 while (
-                    await other.fetchval("select wait_event from pg_stat_activity where pid = $1", pid)
+                    await other.fetchval(
+                        "select wait_event from pg_stat_activity where pid = $1", pid
+                    )
                     != "PgSleep"
                 ):
                     await anyio.sleep(0.01)
@@ -244,7 +253,10 @@ async def test_a_database_that_closes_with_a_frozen_server_ends_in_time_and_leav
         frozen: list[int] = []
         closing = anyio.current_time()
         try:
-            async with anyio.create_task_group() as group, opened(own_server.dsn(), options) as database:
+            async with (
+                anyio.create_task_group() as group,
+                opened(own_server.dsn(), options) as database,
+            ):
                 started = anyio.Event()
                 group.start_soon(stuck, database, started)
                 await started.wait()

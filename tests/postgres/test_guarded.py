@@ -44,7 +44,9 @@ from .postgres import QUICK, Flapping, request_with_slot, request_within, until_
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
 
-def test_the_default_circuit_opens_for_five_seconds_and_never_for_longer(anyio_backend: str) -> None:
+def test_the_default_circuit_opens_for_five_seconds_and_never_for_longer(
+    anyio_backend: str,
+) -> None:
     waits = {database_circuit(10).wait(opening, 0.0) for opening in (1, 2, 9)}
     assert waits == {5.0}
     database = Database("postgresql://nobody@127.0.0.1:1/nothing", name="ledger")
@@ -93,10 +95,14 @@ async def test_statements_that_all_time_out_open_the_circuit_and_the_next_caller
     ]
 
 
-async def test_connections_that_flap_open_the_circuit_and_it_closes_when_they_stop(database_dsn: str) -> None:
+async def test_connections_that_flap_open_the_circuit_and_it_closes_when_they_stop(
+    database_dsn: str,
+) -> None:
     clock = SkippingClock()
     seen = RecordingObserver()
-    config = replace(TOUCHY, minimum_number_of_calls=10, permitted_number_of_calls_in_half_open_state=3)
+    config = replace(
+        TOUCHY, minimum_number_of_calls=10, permitted_number_of_calls_in_half_open_state=3
+    )
     async with (
         Flapping(database_dsn) as relay,
         guarded(relay.dsn(), config=config, seen=seen, clock=clock) as database,
@@ -139,7 +145,9 @@ async def test_while_half_open_one_transaction_at_a_time_tries_and_none_is_cut_i
         assert database.breaker.statistics().state is CircuitState.CLOSED
 
 
-async def test_a_transaction_that_began_before_the_circuit_opened_runs_to_its_end(database_dsn: str) -> None:
+async def test_a_transaction_that_began_before_the_circuit_opened_runs_to_its_end(
+    database_dsn: str,
+) -> None:
     async with guarded(database_dsn) as database:
         await database.execute("create table t (a int)")
         async with database.transaction() as connection:
@@ -206,7 +214,9 @@ async def test_an_unwanted_answer_is_still_an_answer(
         assert counts(database)["success"] == 6
 
 
-async def test_what_the_driver_refuses_by_itself_says_nothing_of_the_database(database_dsn: str) -> None:
+async def test_what_the_driver_refuses_by_itself_says_nothing_of_the_database(
+    database_dsn: str,
+) -> None:
     async with guarded(database_dsn) as database:
         for _ in range(4):
             with pytest.raises(asyncpg.InterfaceError):
@@ -272,7 +282,10 @@ async def test_a_deadline_that_the_service_set_counts_if_the_statement_had_a_fai
 async def test_cancelled_callers_are_no_outcome_and_leave_no_trial_out(database_dsn: str) -> None:
     clock = SkippingClock()
     config = replace(TOUCHY, permitted_number_of_calls_in_half_open_state=3)
-    async with guarded(database_dsn, config=config, clock=clock) as database, watcher(database_dsn) as other:
+    async with (
+        guarded(database_dsn, config=config, clock=clock) as database,
+        watcher(database_dsn) as other,
+    ):
         for state in (CircuitState.CLOSED, CircuitState.HALF_OPEN):
             for _ in range(4):
                 with anyio.move_on_after(0.03):
@@ -290,7 +303,9 @@ async def test_cancelled_callers_are_no_outcome_and_leave_no_trial_out(database_
         assert database.breaker.statistics().state is CircuitState.CLOSED
 
 
-async def test_a_caller_cancelled_while_a_connection_is_opened_leaves_no_trial_out(database_dsn: str) -> None:
+async def test_a_caller_cancelled_while_a_connection_is_opened_leaves_no_trial_out(
+    database_dsn: str,
+) -> None:
     clock = SkippingClock()
     async with guarded(database_dsn, clock=clock) as database:
         database.breaker.open()
@@ -347,7 +362,9 @@ async def test_a_database_that_is_back_is_not_kept_waiting_for_by_its_circuit(
                 await anyio.sleep(0.01)
         database.breaker.open()
         before = counts(database)
-        for _ in range(20):  # it is known to be away: nobody asks it, and so nothing is learned of it
+        for _ in range(
+            20
+        ):  # it is known to be away: nobody asks it, and so nothing is learned of it
             with pytest.raises(DatabaseUnavailableError) as refused:
                 await database.fetchval(ONE)
             assert (refused.value.retry_after or 0) < 5
@@ -355,7 +372,9 @@ async def test_a_database_that_is_back_is_not_kept_waiting_for_by_its_circuit(
         await anyio.to_thread.run_sync(own_server.start)
         with anyio.fail_after(10):
             await database.wait_connected()
-        assert await database.fetchval(ONE) == 1  # at once: the circuit was to stay open for a minute
+        assert (
+            await database.fetchval(ONE) == 1
+        )  # at once: the circuit was to stay open for a minute
         assert database.breaker.statistics().failures == 0
 
 
@@ -364,7 +383,9 @@ async def _suffer(database: Database) -> None:
         await database.execute("select pg_sleep(60)")
 
 
-async def test_a_circuit_that_was_forced_open_stays_so_when_the_database_is_found(database_dsn: str) -> None:
+async def test_a_circuit_that_was_forced_open_stays_so_when_the_database_is_found(
+    database_dsn: str,
+) -> None:
     async with Flapping(database_dsn) as relay, guarded(relay.dsn()) as database:
         database.breaker.force_open()
         await _vanish_and_return(relay, database)
@@ -505,7 +526,9 @@ async def test_a_request_whose_statement_is_prepared_first_teaches_the_limiter_n
             await database.execute("select 1")
         assert not slot.is_ignored
         # A service that has a new text for each request is seen, too.
-        assert [await teaches(f"select {n}") for n in range(1000, 1100)] == [False] * 98 + [True] * 2
+        assert [await teaches(f"select {n}") for n in range(1000, 1100)] == [False] * 98 + [
+            True
+        ] * 2
     pooler = replace(QUICK, transaction_pooling=True)
     async with Database(database_dsn, options=pooler) as database:
         await database.execute("select 1")

@@ -26,7 +26,9 @@ from .postgres import QUICK, Flapping, request_within
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
 
-async def test_a_repeatable_read_whose_connection_broke_is_answered_by_another(database_dsn: str) -> None:
+async def test_a_repeatable_read_whose_connection_broke_is_answered_by_another(
+    database_dsn: str,
+) -> None:
     seen = RecordingObserver()
     async with (
         Flapping(database_dsn) as relay,
@@ -105,7 +107,10 @@ async def test_a_read_is_not_tried_again_while_the_database_is_known_to_be_away_
 async def test_an_empty_budget_and_a_deadline_end_the_tries(database_dsn: str) -> None:
     seen = RecordingObserver()
     budget = RetryBudget("db", ratio=0.0, floor=1e-9, burst=1)
-    async with Flapping(database_dsn) as relay, guarded(relay.dsn(), seen=seen, budget=budget) as database:
+    async with (
+        Flapping(database_dsn) as relay,
+        guarded(relay.dsn(), seen=seen, budget=budget) as database,
+    ):
         assert database.retry_budget is budget
         relay.mutes = 1
         with request_within(0.2), pytest.raises(DeadlineExceededError):
@@ -177,7 +182,9 @@ async def test_of_two_transactions_in_a_deadlock_the_victim_runs_again(database_
     assert sum(runs) == 2 + len(lost)
 
 
-async def test_a_transaction_that_loses_each_time_gives_up_and_writes_nothing(database_dsn: str) -> None:
+async def test_a_transaction_that_loses_each_time_gives_up_and_writes_nothing(
+    database_dsn: str,
+) -> None:
     seen = RecordingObserver()
     async with guarded(database_dsn, seen=seen) as database:
         await database.execute("create table t (a int)")
@@ -196,7 +203,9 @@ async def test_a_transaction_that_loses_each_time_gives_up_and_writes_nothing(da
     assert all(0 < event.delay <= 0.1 for event in seen.of(RetryScheduled))
 
 
-async def test_a_conflict_that_the_server_finds_at_commit_is_not_tried_again(database_dsn: str) -> None:
+async def test_a_conflict_that_the_server_finds_at_commit_is_not_tried_again(
+    database_dsn: str,
+) -> None:
     seen = RecordingObserver()
     async with guarded(database_dsn, seen=seen) as database:
         await database.execute("create table t (a int)")
@@ -220,7 +229,9 @@ async def test_a_conflict_that_the_server_finds_at_commit_is_not_tried_again(dat
     assert seen.of(RetryScheduled) == []
 
 
-@pytest.mark.parametrize("error", [LookupError, asyncpg.UniqueViolationError, DatabaseUnavailableError])
+@pytest.mark.parametrize(
+    "error", [LookupError, asyncpg.UniqueViolationError, DatabaseUnavailableError]
+)
 async def test_a_transaction_that_fails_by_itself_or_loses_its_connection_is_not_run_again(
     database_dsn: str, error: type[Exception]
 ) -> None:

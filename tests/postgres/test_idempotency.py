@@ -34,7 +34,9 @@ class Orders:
         self.hold = anyio.Event()
         self.hold.set()
 
-    async def place(self, key: str = "k", *, caller: str = "ada", body: bytes = b"{}") -> StoredAnswer:
+    async def place(
+        self, key: str = "k", *, caller: str = "ada", body: bytes = b"{}"
+    ) -> StoredAnswer:
         async def run(connection: Connection) -> StoredAnswer:
             async def work() -> StoredAnswer:
                 self.runs += 1

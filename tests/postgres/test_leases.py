@@ -46,7 +46,9 @@ class Callers(RuleBasedStateMachine):
         kept = self.pool.take()
         if kept is None:
             self.opened += 1
-            kept = self.pool.opened(f"{self.opened}", generation=self.pool.generation, now=self.now, luck=0.5)
+            kept = self.pool.opened(
+                f"{self.opened}", generation=self.pool.generation, now=self.now, luck=0.5
+            )
         assert kept not in self.lent
         self.lent.append(kept)
 

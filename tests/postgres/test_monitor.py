@@ -27,7 +27,16 @@ from postfacta_embedded import EmbeddedPostgres, StandbyPostgres
 from postfacta_postgres import Database
 from tests.kit.pg import open_folder, prepared_server
 
-from .postgres import QUICK, SHORT_WAIT, opened, request_within, until, until_answers, until_quiet, watcher
+from .postgres import (
+    QUICK,
+    SHORT_WAIT,
+    opened,
+    request_within,
+    until,
+    until_answers,
+    until_quiet,
+    watcher,
+)
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
@@ -45,7 +54,9 @@ class Pair:
     def dsn(self, attributes: str = "?target_session_attrs=read-write") -> str:
         """Give the address that names both; the roles and their passwords are the same on both."""
         place = f"127.0.0.1:{self.primary.port}"
-        return self.primary.dsn().replace(place, f"{place},127.0.0.1:{self.standby.port}") + attributes
+        return (
+            self.primary.dsn().replace(place, f"{place},127.0.0.1:{self.standby.port}") + attributes
+        )
 
 
 @pytest.fixture
@@ -189,16 +200,25 @@ async def test_a_primary_that_became_a_standby_behind_one_name_is_left(pair: Pai
         await anyio.to_thread.run_sync(pair.standby.promote)
         assert await until_writes(database) < 1.0
         for _ in range(3):
-            async with database.acquire() as one, database.acquire() as two, database.acquire() as three:
+            async with (
+                database.acquire() as one,
+                database.acquire() as two,
+                database.acquire() as three,
+            ):
                 for connection in (one, two, three):
-                    assert await connection.fetchval("select inet_server_port()") == pair.standby.port
+                    assert (
+                        await connection.fetchval("select inet_server_port()") == pair.standby.port
+                    )
 
 
 @pytest.mark.usefixtures("programs")
 async def test_only_the_first_of_many_that_break_together_evicts_the_others(pair: Pair) -> None:
     seen = RecordingObserver()
     options = replace(QUICK, max_size=8)
-    async with opened(pair.primary.dsn(), options, seen) as database, anyio.create_task_group() as group:
+    async with (
+        opened(pair.primary.dsn(), options, seen) as database,
+        anyio.create_task_group() as group,
+    ):
         released = anyio.Event()
 
         async def hold(started: anyio.Event) -> None:
@@ -260,7 +280,9 @@ async def test_the_first_caller_waits_for_the_first_attempt_to_connect(database_
 
 async def test_the_first_caller_is_refused_as_soon_as_the_first_attempt_failed() -> None:
     options = replace(QUICK, acquire_timeout=60.0)
-    async with Database("postgresql://nobody@127.0.0.1:1/nothing", name="db", options=options) as database:
+    async with Database(
+        "postgresql://nobody@127.0.0.1:1/nothing", name="db", options=options
+    ) as database:
         with anyio.fail_after(30), pytest.raises(DatabaseUnavailableError):
             await database.fetchval("select 1")
         with anyio.fail_after(30), pytest.raises(DatabaseUnavailableError):
@@ -270,29 +292,42 @@ async def test_the_first_caller_is_refused_as_soon_as_the_first_attempt_failed()
 
 async def test_the_first_caller_waits_no_longer_than_it_may() -> None:
     with silent_server() as dsn:
-        async with Database(dsn, name="db", options=replace(SHORT_WAIT, connect_timeout=60.0)) as database:
+        async with Database(
+            dsn, name="db", options=replace(SHORT_WAIT, connect_timeout=60.0)
+        ) as database:
             with anyio.fail_after(30), pytest.raises(DatabaseUnavailableError):
                 await database.fetchval("select 1")
-            with anyio.fail_after(30), request_within(0.1), pytest.raises(DeadlineExceededError) as late:
+            with (
+                anyio.fail_after(30),
+                request_within(0.1),
+                pytest.raises(DeadlineExceededError) as late,
+            ):
                 await database.fetchval("select 1")
             assert not isinstance(late.value, OutcomeUnknownError)
             with anyio.fail_after(30), pytest.raises(DatabaseUnavailableError):
                 await database.ping()
 
 
-async def test_a_caller_that_waits_for_the_first_attempt_is_let_go_when_the_database_closes() -> None:
+async def test_a_caller_that_waits_for_the_first_attempt_is_let_go_when_the_database_closes() -> (
+    None
+):
     async def ask(database: Database) -> None:
         with pytest.raises(DatabaseUnavailableError):
             await database.fetchval("select 1")
 
     options = replace(QUICK, connect_timeout=60.0, acquire_timeout=60.0)
     with silent_server() as dsn, anyio.fail_after(30):
-        async with anyio.create_task_group() as group, Database(dsn, name="db", options=options) as database:
+        async with (
+            anyio.create_task_group() as group,
+            Database(dsn, name="db", options=options) as database,
+        ):
             group.start_soon(ask, database)
             await anyio.wait_all_tasks_blocked()
 
 
-async def test_a_circuit_that_was_opened_by_hand_refuses_the_first_caller_too(database_dsn: str) -> None:
+async def test_a_circuit_that_was_opened_by_hand_refuses_the_first_caller_too(
+    database_dsn: str,
+) -> None:
     database = Database(database_dsn, name="db", options=QUICK)
     database.breaker.force_open()
     async with database:
@@ -300,7 +335,9 @@ async def test_a_circuit_that_was_opened_by_hand_refuses_the_first_caller_too(da
             await database.fetchval("select 1")
 
 
-def test_a_database_may_be_entered_again_in_another_event_loop(database_dsn: str, anyio_backend: str) -> None:
+def test_a_database_may_be_entered_again_in_another_event_loop(
+    database_dsn: str, anyio_backend: str
+) -> None:
     database = Database(database_dsn, name="db", options=replace(QUICK, acquire_timeout=10.0))
 
     async def live() -> int:

@@ -261,6 +261,11 @@ async def test_a_statement_cancelled_at_any_step_on_a_real_server_loses_no_conne
                 assert await database.fetchval("show work_mem") != "5MB"
                 async with database.acquire() as connection:
                     assert not connection.raw.is_in_transaction()
-        assert await other.fetchval("select count(*) from pg_stat_activity where state like 'idle in%'") == 0
+        assert (
+            await other.fetchval(
+                "select count(*) from pg_stat_activity where state like 'idle in%'"
+            )
+            == 0
+        )
     assert cancelled >= 4  # the first steps, however quick the server is
     assert size_of(seen).used == 0

@@ -120,7 +120,9 @@ async def test_a_statement_that_was_only_prepared_had_no_effect(database_dsn: st
         assert await orders(other) == 1
 
 
-async def test_a_request_without_time_sends_nothing_and_its_outcome_is_known(database_dsn: str) -> None:
+async def test_a_request_without_time_sends_nothing_and_its_outcome_is_known(
+    database_dsn: str,
+) -> None:
     async with relayed(database_dsn) as (database, _, other):
         with request_within(30) as request:
             async with database.acquire() as connection:
@@ -164,8 +166,12 @@ async def test_inside_of_a_transaction_a_lost_answer_means_that_nothing_was_writ
         assert await orders(other) == 2
 
 
-@pytest.mark.parametrize("word", ["commit", "END", "/* victim */ ; commit", "select 1; COMMIT; select 2"])
-async def test_a_commit_of_ones_own_whose_answer_is_lost_is_unknown(database_dsn: str, word: str) -> None:
+@pytest.mark.parametrize(
+    "word", ["commit", "END", "/* victim */ ; commit", "select 1; COMMIT; select 2"]
+)
+async def test_a_commit_of_ones_own_whose_answer_is_lost_is_unknown(
+    database_dsn: str, word: str
+) -> None:
     async with relayed(database_dsn) as (database, relay, other):
         async with database.acquire() as connection:
             await connection.execute("begin")
@@ -220,7 +226,9 @@ async def test_a_backend_that_is_ended_leaves_a_lone_statement_unknown(database_
                 await database.execute("select pg_sleep(30)")
 
 
-async def test_a_block_that_counts_two_statements_learns_of_the_one_that_failed(database_dsn: str) -> None:
+async def test_a_block_that_counts_two_statements_learns_of_the_one_that_failed(
+    database_dsn: str,
+) -> None:
     async def two(connection: Connection) -> None:
         await connection.execute(INSERT, "one")
         await connection.execute(INSERT, "victim")
@@ -271,7 +279,9 @@ async def test_a_value_that_no_column_takes_is_the_callers_and_not_tried_again(
 
 
 @pytest.mark.parametrize("value", [5, object()])
-async def test_a_value_of_a_wrong_type_is_the_services_own_fault(database_dsn: str, value: object) -> None:
+async def test_a_value_of_a_wrong_type_is_the_services_own_fault(
+    database_dsn: str, value: object
+) -> None:
     async with opened(database_dsn, QUICK) as database:
         with pytest.raises(asyncpg.DataError):
             await database.execute("select $1::text", value)

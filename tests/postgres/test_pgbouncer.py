@@ -32,7 +32,8 @@ PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:
 pytestmark = [
     pytest.mark.parametrize("anyio_backend", ["asyncio"]),  # asyncpg knows no other
     pytest.mark.skipif(
-        PROGRAM is None and "TEST_REQUIRE_ALL" not in os.environ, reason="pgbouncer is not installed"
+        PROGRAM is None and "TEST_REQUIRE_ALL" not in os.environ,
+        reason="pgbouncer is not installed",
     ),
 ]
 POOLED = replace(QUICK, transaction_pooling=True, acquire_timeout=5.0)
@@ -99,7 +100,9 @@ def bouncer(programs: None, database_dsn: str) -> Generator[PgBouncer]:
             bouncer.stop()
 
 
-async def test_the_plain_pool_is_refused_and_the_option_is_what_it_takes(bouncer: PgBouncer) -> None:
+async def test_the_plain_pool_is_refused_and_the_option_is_what_it_takes(
+    bouncer: PgBouncer,
+) -> None:
     with pytest.raises(asyncpg.ProtocolViolationError, match="unsupported startup parameter"):
         await asyncpg.connect(bouncer.dsn, server_settings=PoolOptions().session_settings())
     async with opened(bouncer.dsn, POOLED) as database:
@@ -113,9 +116,15 @@ async def test_reads_and_transactions_work(bouncer: PgBouncer) -> None:
         async with database.transaction() as connection:
             for number in range(3):
                 await connection.execute(
-                    "insert into t values ($1, $2, $3)", number, ["x"], '{"a": 1}', operation="t_add"
+                    "insert into t values ($1, $2, $3)",
+                    number,
+                    ["x"],
+                    '{"a": 1}',
+                    operation="t_add",
                 )
-            limits = "select array_agg(setting order by name) from pg_settings where name = any ($1)"
+            limits = (
+                "select array_agg(setting order by name) from pg_settings where name = any ($1)"
+            )
             names = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"]
             assert await connection.fetchval(limits, names) == ["15000", "1000", "5000"]
         with pytest.raises(LookupError):
@@ -124,7 +133,9 @@ async def test_reads_and_transactions_work(bouncer: PgBouncer) -> None:
                 raise LookupError
         rows = await database.fetch("select a, b from t order by a")
         assert [(row["a"], row["b"]) for row in rows] == [(0, ["x"]), (1, ["x"]), (2, ["x"])]
-        assert await database.fetchval("show statement_timeout") == "0"  # nothing of it stays in the session
+        assert (
+            await database.fetchval("show statement_timeout") == "0"
+        )  # nothing of it stays in the session
 
 
 @pytest.mark.clock("0.3 s to a connection and the statement")
@@ -148,10 +159,14 @@ async def test_time_runs_out_for_a_statement_and_for_a_transaction(
     assert [event.stage for event in seen.of(DeadlineExceeded)] == ["database", "database"]
 
 
-async def test_many_callers_share_few_server_connections(bouncer: PgBouncer, database_dsn: str) -> None:
+async def test_many_callers_share_few_server_connections(
+    bouncer: PgBouncer, database_dsn: str
+) -> None:
     seen = RecordingObserver()
     answers: list[int] = []
-    options = replace(POOLED, max_size=50, max_waiting=200, acquire_timeout=20.0, statement_timeout=20.0)
+    options = replace(
+        POOLED, max_size=50, max_waiting=200, acquire_timeout=20.0, statement_timeout=20.0
+    )
     async with opened(bouncer.dsn, options, seen) as database, watcher(database_dsn) as other:
         await database.execute("create table t (a int)")
 

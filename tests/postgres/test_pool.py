@@ -18,7 +18,16 @@ from postfacta_core.events import ConnectionAcquired, ConnectionOpened, Deadline
 from postfacta_core.testing import RecordingObserver
 from postfacta_postgres import Database, PoolOptions
 
-from .postgres import QUICK, SHORT_WAIT, opened, request_within, size_of, until_pinged, until_quiet, watcher
+from .postgres import (
+    QUICK,
+    SHORT_WAIT,
+    opened,
+    request_within,
+    size_of,
+    until_pinged,
+    until_quiet,
+    watcher,
+)
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
@@ -33,7 +42,9 @@ pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg kn
         {"max_waiting": -1},
     ],
 )
-def test_bounds_that_make_no_sense_are_refused_at_once(wrong: dict[str, float], anyio_backend: str) -> None:
+def test_bounds_that_make_no_sense_are_refused_at_once(
+    wrong: dict[str, float], anyio_backend: str
+) -> None:
     with pytest.raises(ValueError, match=r"PoolOptions\.\w+ must be a"):
         PoolOptions(**wrong)  # type: ignore[arg-type] # a table of one wrong value each
 
@@ -49,12 +60,17 @@ async def test_a_caller_waits_no_longer_than_its_request_can(database_dsn: str) 
         with request_within(0), pytest.raises(DeadlineExceededError):
             await database.fetchval("select 1")
     assert [event.stage for event in seen.of(DeadlineExceeded)] == ["pool", "pool"]
-    assert [e.error_type for e in seen.of(ConnectionAcquired)] == ["", *["DeadlineExceededError"] * 2]
+    assert [e.error_type for e in seen.of(ConnectionAcquired)] == [
+        "",
+        *["DeadlineExceededError"] * 2,
+    ]
     first, second = [event.seconds for event in seen.of(ConnectionAcquired)][1:]
     assert second < first  # it did not even queue
 
 
-async def test_a_request_past_its_deadline_gets_no_connection_even_if_one_is_free(database_dsn: str) -> None:
+async def test_a_request_past_its_deadline_gets_no_connection_even_if_one_is_free(
+    database_dsn: str,
+) -> None:
     async with opened(database_dsn) as database:
         assert await database.fetchval("select 1") == 1
         with request_within(0), pytest.raises(DeadlineExceededError):
@@ -65,12 +81,17 @@ async def test_a_request_past_its_deadline_gets_no_connection_even_if_one_is_fre
 async def test_a_request_that_outwaits_the_pool_gets_a_pool_timeout(
     database_dsn: str,
 ) -> None:
-    async with opened(database_dsn, replace(SHORT_WAIT, max_size=1)) as database, database.acquire():
+    async with (
+        opened(database_dsn, replace(SHORT_WAIT, max_size=1)) as database,
+        database.acquire(),
+    ):
         with request_within(60), pytest.raises(PoolTimeoutError):
             await database.fetchval("select 1")
 
 
-async def test_a_request_knows_how_long_it_waited_for_a_connection_even_in_vain(database_dsn: str) -> None:
+async def test_a_request_knows_how_long_it_waited_for_a_connection_even_in_vain(
+    database_dsn: str,
+) -> None:
     async with opened(database_dsn, replace(SHORT_WAIT, max_size=1)) as database:
         await database.fetchval("select 1")
         with request_within(60) as request:
@@ -101,7 +122,9 @@ async def test_one_more_than_may_wait_is_refused_at_once(database_dsn: str) -> N
     assert answers == [1, 1]
 
 
-async def test_callers_that_lose_patience_at_any_moment_lose_no_connection(database_dsn: str) -> None:
+async def test_callers_that_lose_patience_at_any_moment_lose_no_connection(
+    database_dsn: str,
+) -> None:
     luck = random.Random(11)  # noqa: S311 - a fixed series, no secret
     seen = RecordingObserver()
     options = PoolOptions(max_size=3, max_waiting=20, acquire_timeout=5)
@@ -138,7 +161,9 @@ async def test_a_caller_in_a_hurry_leaves_the_connection_it_began_to_open_to_the
     assert [event.error_type for event in seen.of(ConnectionOpened)] == ["", ""]
 
 
-async def test_a_caller_cancelled_just_as_its_connection_was_opened_keeps_no_slot(database_dsn: str) -> None:
+async def test_a_caller_cancelled_just_as_its_connection_was_opened_keeps_no_slot(
+    database_dsn: str,
+) -> None:
     callers: list[asyncio.Task[object]] = []
 
     def cancel_at_the_opening(event: Event) -> None:
@@ -147,7 +172,9 @@ async def test_a_caller_cancelled_just_as_its_connection_was_opened_keeps_no_slo
             asyncio.get_running_loop().call_soon(callers.pop().cancel)
 
     options = replace(QUICK, max_size=1)
-    async with Database(database_dsn, name="db", options=options, observer=cancel_at_the_opening) as database:
+    async with Database(
+        database_dsn, name="db", options=options, observer=cancel_at_the_opening
+    ) as database:
         await database.wait_connected()
         caller = asyncio.ensure_future(database.fetchval("select 1"))
         callers.append(caller)
@@ -157,7 +184,9 @@ async def test_a_caller_cancelled_just_as_its_connection_was_opened_keeps_no_slo
         assert await database.fetchval("select 1") == 1
 
 
-async def test_a_caller_cancelled_just_as_its_turn_has_come_passes_the_slot_on(database_dsn: str) -> None:
+async def test_a_caller_cancelled_just_as_its_turn_has_come_passes_the_slot_on(
+    database_dsn: str,
+) -> None:
     async with opened(database_dsn, replace(QUICK, max_size=1)) as database:
         async with database.acquire():
             caller = asyncio.ensure_future(database.fetchval("select 1"))

@@ -170,7 +170,9 @@ def test_a_cancelled_caller_leaves_at_once_and_its_connection_is_cleared_and_kep
     play(scene)
 
 
-def test_a_cancelled_statement_whose_connection_takes_longer_to_clear_than_to_open_is_thrown_away() -> None:
+def test_a_cancelled_statement_whose_connection_takes_longer_to_clear_than_to_open_is_thrown_away() -> (
+    None
+):
     async def scene(stage: Scene) -> None:
         async with stage.opened() as database:
             await stage.hold(0.1)
@@ -303,7 +305,9 @@ def test_a_connection_that_comes_back_goes_to_the_caller_that_waits_longest_for_
                     group.start_soon(ask, stage, name)
                     await anyio.sleep(0.01)
                 await anyio.sleep(1.4)
-                assert stage.used == 3  # one lent, two that are opened for which no caller waits any more
+                assert (
+                    stage.used == 3
+                )  # one lent, two that are opened for which no caller waits any more
             with anyio.move_on_after(1.0):
                 await anyio.sleep_forever()
             assert size_of(stage.seen)[1:3] == (3, 0)
@@ -453,7 +457,9 @@ def within(seconds: float) -> tuple[RequestContext, object]:
     return request, bind_request(request)
 
 
-def test_a_caller_cancelled_natively_or_out_of_time_does_not_wait_for_its_connection_to_be_cleared() -> None:
+def test_a_caller_cancelled_natively_or_out_of_time_does_not_wait_for_its_connection_to_be_cleared() -> (
+    None
+):
     async def scene(stage: Scene) -> None:
         async with stage.opened() as database:
             await stage.hold(0.0)
@@ -531,7 +537,9 @@ def test_a_request_waits_for_the_first_attempt_as_long_as_it_can() -> None:
     play(scene, connect_timeout=20.0)
 
 
-def test_a_request_whose_time_is_up_while_a_connection_opens_is_late_and_the_database_there() -> None:
+def test_a_request_whose_time_is_up_while_a_connection_opens_is_late_and_the_database_there() -> (
+    None
+):
     async def scene(stage: Scene) -> None:
         async with stage.opened() as database:
             stage.server.handshake = 1.5

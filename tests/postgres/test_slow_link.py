@@ -45,7 +45,9 @@ class Run:
 
     async def _main(self) -> None:
         async with (
-            Database(DSN, observer=None, clock=anyio.current_time, luck=self._chance.random) as database,
+            Database(
+                DSN, observer=None, clock=anyio.current_time, luck=self._chance.random
+            ) as database,
             anyio.create_task_group() as group,
         ):
             await database.wait_connected()

@@ -109,6 +109,8 @@ def test_a_short_deadline_of_the_callers_is_not_the_databases_fault() -> None:
 def test_an_unknown_outcome_asks_for_no_new_try() -> None:
     late = outcome_of(DeadlineExceededError("db"), "select", "", is_inside=False, is_closed=False)
     assert type(late) is OutcomeTimeoutError
-    other = outcome_of(DatabaseUnavailableError("db", 1.0), "select", "", is_inside=False, is_closed=True)
+    other = outcome_of(
+        DatabaseUnavailableError("db", 1.0), "select", "", is_inside=False, is_closed=True
+    )
     assert type(other) is OutcomeUnknownError
     assert (other.policy, other.retry_after) == ("db", None)

@@ -119,7 +119,9 @@ async def download(request: Request) -> Response:
         yield last
 
     length = len(part) * (number - 1) + len(last)
-    return StreamingResponse(parts(), media_type="text/plain", headers={"content-length": str(length)})
+    return StreamingResponse(
+        parts(), media_type="text/plain", headers={"content-length": str(length)}
+    )
 
 
 class Deaf:
@@ -128,7 +130,9 @@ class Deaf:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for number in range(PARTS):
-            await send({"type": "http.response.body", "body": b"part %d\n" % number, "more_body": True})
+            await send(
+                {"type": "http.response.body", "body": b"part %d\n" % number, "more_body": True}
+            )
             await anyio.sleep(2 * PAUSE)
         await send({"type": "http.response.body", "body": b"last"})
 

@@ -65,5 +65,7 @@ routes = [
     Route("/stream", Stream()),
 ]
 # How it stops is no matter here.
-policy = HardenOptions(limits=LIMITS, drain=DrainLimits(drain_delay=0, drain_timeout=1, close_timeout=1))
+policy = HardenOptions(
+    limits=LIMITS, drain=DrainLimits(drain_delay=0, drain_timeout=1, close_timeout=1)
+)
 app = harden(Starlette(routes=routes), service="slow", options=policy)

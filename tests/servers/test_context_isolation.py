@@ -53,7 +53,11 @@ def ids(server: str, app: str, log: Path, *, flags: str = "") -> list[tuple[str,
 
 @pytest.mark.parametrize("server", SERVERS)
 def test_each_request_has_a_context_of_its_own(server: str, tmp_path: Path) -> None:
-    assert [found == sent for sent, found in ids(server, "app", tmp_path / "log")] == [True, True, True]
+    assert [found == sent for sent, found in ids(server, "app", tmp_path / "log")] == [
+        True,
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("server", LEAKING)

@@ -57,7 +57,9 @@ class Service:
 
     def metric(self, name: str) -> str:
         scrape = self.get("/metrics")[1].decode()
-        return next(line.rpartition(" ")[2] for line in scrape.splitlines() if line.startswith(name + " "))
+        return next(
+            line.rpartition(" ")[2] for line in scrape.splitlines() if line.startswith(name + " ")
+        )
 
 
 @contextmanager
@@ -192,7 +194,8 @@ def test_workers_that_are_replaced_fail_no_request(tmp_path: Path) -> None:
 
     with running(command, tmp_path) as service:
         clients = [
-            threading.Thread(target=ask_on, args=(service.port, stop, pids, failures)) for _ in range(6)
+            threading.Thread(target=ask_on, args=(service.port, stop, pids, failures))
+            for _ in range(6)
         ]
         for one in clients:
             one.start()

@@ -23,7 +23,13 @@ APP = "tests.servers.drain_app:app"
 SUBSET = ["uvicorn-1", "uvicorn-2", "granian-1", "hypercorn-trio-0"]
 # The slack is for a machine that does more than this.
 QUICK = Times(
-    drain_delay=1.0, drain_timeout=4.0, close_timeout=1.0, notice=0.6, in_flight=1.5, warm=0.4, slack=2.0
+    drain_delay=1.0,
+    drain_timeout=4.0,
+    close_timeout=1.0,
+    notice=0.6,
+    in_flight=1.5,
+    warm=0.4,
+    slack=2.0,
 )
 
 
@@ -38,7 +44,9 @@ def plan(folder: Path, *, plain: bool = False) -> Plan:
 
 
 @pytest.mark.parametrize("server", SUBSET)
-async def test_no_request_fails_when_a_server_under_load_is_stopped(server: str, tmp_path: Path) -> None:
+async def test_no_request_fails_when_a_server_under_load_is_stopped(
+    server: str, tmp_path: Path
+) -> None:
     result = await stop.stop_under_load(MATRIX[server], plan(tmp_path))
     assert result.misses == []
     assert result.cells["in flight finished"] == "15/15"
@@ -58,7 +66,9 @@ async def test_a_second_signal_ends_the_lame_duck(server: str, tmp_path: Path) -
     assert result.misses == []
 
 
-async def test_sigint_after_sigterm_ends_the_lame_duck_only_when_it_comes_twice(tmp_path: Path) -> None:
+async def test_sigint_after_sigterm_ends_the_lame_duck_only_when_it_comes_twice(
+    tmp_path: Path,
+) -> None:
     # In a session of its own no terminal sends it: SIGINT and SIGTERM are one request to stop.
     kind, quick = MATRIX["uvicorn-1"], plan(tmp_path)
     async with quick.server(kind, quick.limits(20.0, 5.0, 2.0), label="sigint") as server:
@@ -98,8 +108,6 @@ def test_a_table_takes_its_place_on_the_page_and_no_other(tmp_path: Path) -> Non
     bad = Result(scenario="stop", server="two", cells={"exit": "1"}, misses=["exit code 1"])
     assert report.put(page, "stop", report.markdown([good, bad]))
     assert not report.put(page, "rolling", "elsewhere")
-    table = (
-        "| server | exit | goals |\n| --- | --- | --- |\n| one | 0 | reached |\n| two | 1 | **missed** |\n"
-    )
+    table = "| server | exit | goals |\n| --- | --- | --- |\n| one | 0 | reached |\n| two | 1 | **missed** |\n"
     whole = f"Before.\n<!-- stop: begin -->\n\n{table}\n<!-- stop: end -->\nAfter.\n"
     assert page.read_text() == whole

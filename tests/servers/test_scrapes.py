@@ -74,7 +74,9 @@ def test_an_exemplar_in_prometheus_leads_to_a_trace_that_the_collector_has(
     database_dsn: str, tmp_path: Path
 ) -> None:
     with collector(tmp_path) as (_, url), service(database_dsn, url, tmp_path) as (_, port):
-        with Prometheus(tmp_path / "prometheus", scrape_config({"traces": [f"{BIND}:{port}"]})) as prometheus:
+        with Prometheus(
+            tmp_path / "prometheus", scrape_config({"traces": [f"{BIND}:{port}"]})
+        ) as prometheus:
             for _ in range(5):
                 assert ask(port, "/order")[0] == 200
             name = "http_server_request_duration_seconds"

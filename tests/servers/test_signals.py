@@ -47,10 +47,14 @@ class Server:
 SERVERS = {
     "uvicorn-h11": Server("uvicorn --loop asyncio --http h11 --port {port} {app}", "wrap"),
     "uvicorn-2": Server("uvicorn --loop uvloop --workers 2 --port {port} {app}", "wrap", 2),
-    "granian-uvloop": Server("granian --interface asgi --loop uvloop --port {port} {app}", "uvloop"),
+    "granian-uvloop": Server(
+        "granian --interface asgi --loop uvloop --port {port} {app}", "uvloop"
+    ),
     "hypercorn-trio-0": Server("hypercorn -b {bind} -w 0 -k trio {app}", "default"),
     "uvicorn-uvloop": Server("uvicorn --loop uvloop --http httptools --port {port} {app}", "wrap"),
-    "granian-asyncio": Server("granian --interface asgi --loop asyncio --port {port} {app}", "loop"),
+    "granian-asyncio": Server(
+        "granian --interface asgi --loop asyncio --port {port} {app}", "loop"
+    ),
     "granian-2-uvloop": Server(
         "granian --interface asgi --loop uvloop --workers 2 --port {port} {app}", "uvloop", 2
     ),
@@ -64,9 +68,13 @@ SERVERS = {
     "hypercorn-trio-1": Server("hypercorn -b {bind} -w 1 -k trio {app}", "event"),
     "hypercorn-trio-2": Server("hypercorn -b {bind} -w 2 -k trio {app}", "event", 2),
     "gunicorn-uvicorn": Server(
-        "gunicorn -b {bind} -w 2 --no-control-socket -k uvicorn_worker.UvicornWorker {app}", "wrap", 2
+        "gunicorn -b {bind} -w 2 --no-control-socket -k uvicorn_worker.UvicornWorker {app}",
+        "wrap",
+        2,
     ),
-    "gunicorn-asgi": Server("gunicorn -b {bind} -w 2 --no-control-socket -k asgi {app}", "uvloop", 2),
+    "gunicorn-asgi": Server(
+        "gunicorn -b {bind} -w 2 --no-control-socket -k asgi {app}", "uvloop", 2
+    ),
 }
 CHEAP = ("uvicorn-h11", "uvicorn-2", "granian-uvloop", "hypercorn-trio-0")
 EACH = [pytest.param(name, marks=() if name in CHEAP else pytest.mark.long) for name in SERVERS]
@@ -129,7 +137,11 @@ def serving(server: Server, folder: Path, *, slow: bool = False) -> Generator[Ru
     port = free_port()
     words = server.command.format(port=port, bind=f"{BIND}:{port}", app="signals_app:app").split()
     command = [str(Path(sys.executable).parent / words[0]), *words[1:]]
-    environment = {**os.environ, "SIGNALS_FOLDER": str(folder), **({"SIGNALS_SLOW": "1"} if slow else {})}
+    environment = {
+        **os.environ,
+        "SIGNALS_FOLDER": str(folder),
+        **({"SIGNALS_SLOW": "1"} if slow else {}),
+    }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - a fixed program
             command, cwd=HERE, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -190,7 +202,9 @@ def drain_while_starting(server: Server, folder: Path) -> Outcome:
     outcome = Outcome()
     with serving(server, folder, slow=True) as running:
         running.go()
-        running.until(lambda: running.noting("starting") == server.workers, "not all begin to start")
+        running.until(
+            lambda: running.noting("starting") == server.workers, "not all begin to start"
+        )
         running.process.terminate()
         outcome.code = running.end()
         outcome.notes = running.notes()
@@ -234,7 +248,9 @@ def test_sigterm_reaches_every_worker_which_serves_until_released(
 
 
 @pytest.mark.parametrize("name", EACH)
-def test_a_signal_during_startup_ends_the_server(name: str, outcomes: dict[str, Future[Outcome]]) -> None:
+def test_a_signal_during_startup_ends_the_server(
+    name: str, outcomes: dict[str, Future[Outcome]]
+) -> None:
     server, outcome = SERVERS[name], outcomes[name + STARTUP].result()
     assert len(outcome.notes) == server.workers
     assert min(outcome.counts("heard 15")) >= 1, outcome.log
@@ -284,7 +300,12 @@ def heard(running: Running, words: str, times: int) -> bool:
         "uvicorn-h11",
         *(
             pytest.param(name, marks=pytest.mark.long)
-            for name in ("uvicorn-uvloop", "hypercorn-asyncio-0", "hypercorn-uvloop-0", "hypercorn-trio-0")
+            for name in (
+                "uvicorn-uvloop",
+                "hypercorn-asyncio-0",
+                "hypercorn-uvloop-0",
+                "hypercorn-trio-0",
+            )
         ),
     ],
 )

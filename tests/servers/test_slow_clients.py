@@ -40,7 +40,8 @@ SERVERS = {
     "gunicorn, asgi": "gunicorn --bind 127.0.0.1:{port} --worker-class asgi",
 }
 FLOODED = [
-    pytest.param(name, marks=() if name == "uvicorn, httptools" else pytest.mark.long) for name in SERVERS
+    pytest.param(name, marks=() if name == "uvicorn, httptools" else pytest.mark.long)
+    for name in SERVERS
 ]
 # Those that give up on a client that does not finish its headers; elsewhere a proxy must.
 TIME_HEADERS = {
@@ -56,7 +57,9 @@ def run(server: str, log: Path) -> AbstractContextManager[tuple[int, object]]:
 
 
 @pytest.fixture(scope="module", params=SERVERS)
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[int]:
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[int]:
     """Run each server once for the tests that leave nothing behind."""
     with run(request.param, tmp_path_factory.mktemp("served") / "log") as (port, _):
         yield port
@@ -158,10 +161,14 @@ async def flood_with(port: int, seconds: float = 9.0) -> Flood:
         )
 
     # These come first: in the crowd, the limiter would have no place for some of them.
-    silent = [await Held.begin(port, encode("GET", "/stream"), patience=PATIENCE) for _ in range(20)]
+    silent = [
+        await Held.begin(port, encode("GET", "/stream"), patience=PATIENCE) for _ in range(20)
+    ]
     before, over = await streams_until(port, len(silent), 3), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        headers = tasks.create_task(trickle(encode("GET", "/quick")[:-2] + b"x-slow: ", b"1" * 1000, 500))
+        headers = tasks.create_task(
+            trickle(encode("GET", "/quick")[:-2] + b"x-slow: ", b"1" * 1000, 500)
+        )
         bodies = tasks.create_task(trickle(*TRICKLE, 100))
         others = tasks.create_task(behave(port, over))
         after = await streams_until(port, 0, seconds - 1)
@@ -221,7 +228,9 @@ def table(found: dict[str, Flood]) -> str:
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for server, flood in found.items():
         closed = ended(flood.headers)
-        headers = f"{len(closed)} closed, last after {max(closed):.1f} s" if closed else "none closed"
+        headers = (
+            f"{len(closed)} closed, last after {max(closed):.1f} s" if closed else "none closed"
+        )
         cut = [answer.seconds for answer in flood.bodies if answer.status == 408]
         bodies = f"{len(cut)}: {min(cut):.1f} to {max(cut):.1f} s" if cut else "0"
         freed = f"{flood.streams_before - flood.streams_after} of {flood.streams_before}"

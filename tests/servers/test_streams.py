@@ -140,7 +140,9 @@ class Client:
 
 
 @pytest.mark.parametrize(("server", "cut"), [("granian-1", "reset"), ("hypercorn-0", None)])
-async def test_what_is_cut_over_http2_is_not_ended(server: str, cut: str | None, tmp_path: Path) -> None:
+async def test_what_is_cut_over_http2_is_not_ended(
+    server: str, cut: str | None, tmp_path: Path
+) -> None:
     # hypercorn has no reset for an application that leaves its response unfinished: the connection ends.
     requests = {"/sse": "GET", "/sse?": "POST", "/tail": "GET", "/answer?seconds=2.5": "POST"}
     async with plan(tmp_path).server(second_version(server), QUICK, label="h2") as running:
@@ -226,7 +228,9 @@ async def test_a_stream_that_a_deadline_cuts_is_unfinished(server: str, tmp_path
 
 async def timed(server: Server, method: str, path: str) -> Got:
     async with asyncio.timeout(15):
-        return await streams.read(server.port, method, path, {"Accept": "text/event-stream", **TIMED})
+        return await streams.read(
+            server.port, method, path, {"Accept": "text/event-stream", **TIMED}
+        )
 
 
 @pytest.mark.parametrize("server", ["uvicorn-1", "uvicorn-1-h11", "granian-1", "hypercorn-0"])
@@ -241,7 +245,9 @@ async def test_a_client_that_leaves_midway_is_counted_so(server: str, tmp_path: 
         await until(lambda: running.count("handler-end") > 0, 15)
         metrics = await ask(running.port, encode("GET", "/metrics"))
     name = "http_server_request_duration_seconds_count"
-    lines = [line for line in metrics.text.splitlines() if line.startswith(name) and "/deaf" in line]
+    lines = [
+        line for line in metrics.text.splitlines() if line.startswith(name) and "/deaf" in line
+    ]
     assert len(lines) == 1
     for label in ('error_type="client_disconnected"', 'http_response_status_code="499"'):
         assert label in lines[0]

@@ -59,7 +59,11 @@ def service(
     dsn: str, collector_url: str, folder: Path, *, queued: int = 2048
 ) -> Generator[tuple[subprocess.Popen[str], int]]:
     port = free_port()
-    environment = {"TRACES_DSN": dsn, "TRACES_COLLECTOR": collector_url, "TRACES_QUEUED": f"{queued}"}
+    environment = {
+        "TRACES_DSN": dsn,
+        "TRACES_COLLECTOR": collector_url,
+        "TRACES_QUEUED": f"{queued}",
+    }
     words = ["-m", "uvicorn", "--port", f"{port}", "--log-level", "warning", "traces_app:app"]
     with child(*words, environment=environment, log=folder / "service.log") as process:
         wait_for(port, process, folder / "service.log")
@@ -100,9 +104,14 @@ def test_one_trace_runs_from_the_request_through_pool_and_sql_to_the_next_servic
     assert statement["parent"] == order["id"]
     assert {"postfacta.retry"} <= set(order["events"])
     # Two tries, each with the next service's request below it.
-    first, second = [span for span in found if span["name"] == "GET" and span["kind"] == "SPAN_KIND_CLIENT"]
+    first, second = [
+        span for span in found if span["name"] == "GET" and span["kind"] == "SPAN_KIND_CLIENT"
+    ]
     assert [span["parent"] for span in (first, second)] == [order["id"]] * 2
-    assert [span["attributes"].get("http.request.resend_count") for span in (first, second)] == [None, 1]
+    assert [span["attributes"].get("http.request.resend_count") for span in (first, second)] == [
+        None,
+        1,
+    ]
     invoices = [span for span in found if span["name"] == "GET /invoice/{id}"]
     assert [span["parent"] for span in invoices] == [first["id"], second["id"]]
     assert [span["attributes"]["http.response.status_code"] for span in invoices] == [503, 200]
@@ -147,7 +156,10 @@ def end(process: subprocess.Popen[str]) -> float:
 def test_a_collector_in_trouble_costs_spans_and_no_time(
     database_dsn: str, tmp_path: Path, trouble: str
 ) -> None:
-    with collector(tmp_path) as (process, address), socket.create_server((BIND, 0), backlog=1) as silent:
+    with (
+        collector(tmp_path) as (process, address),
+        socket.create_server((BIND, 0), backlog=1) as silent,
+    ):
         url = address
         if trouble == "frozen":
             os.kill(process.pid, signal.SIGSTOP)

@@ -70,7 +70,11 @@ def ask(port: int, path: str) -> str:
 
 
 def scrape(port: int) -> list[Sample]:
-    return [one for metric in read_open_metrics(ask(port, "/metrics")).values() for one in metric.samples]
+    return [
+        one
+        for metric in read_open_metrics(ask(port, "/metrics")).values()
+        for one in metric.samples
+    ]
 
 
 def counts(samples: list[Sample]) -> Counter[str]:
@@ -87,7 +91,9 @@ def workers(samples: list[Sample]) -> set[str]:
 
 
 def answered(samples: list[Sample]) -> tuple[float, float]:
-    states = {one.labels["state"]: one.value for one in samples if one.name == "postfacta_metrics_workers"}
+    states = {
+        one.labels["state"]: one.value for one in samples if one.name == "postfacta_metrics_workers"
+    }
     return states["answered"], states["silent"]
 
 
@@ -129,7 +135,9 @@ def test_a_scrape_of_one_shows_all_and_never_goes_back(server: str, folder: Path
             assert answered(samples) == (3, 0)
             last = 10 * number
         # Each worker shows its own, besides: they are three processes.
-        starts = {one.labels["worker"] for one in samples if one.name == "process_start_time_seconds"}
+        starts = {
+            one.labels["worker"] for one in samples if one.name == "process_start_time_seconds"
+        }
         assert starts == {"0", "1", "2"}
 
 
@@ -144,7 +152,10 @@ def test_a_worker_that_was_killed_is_gone_and_the_one_in_its_place_takes_its_num
         victim, served = pids.most_common(1)[0]
         os.kill(victim, signal.SIGKILL)
         samples = until(
-            port, lambda samples: answered(samples) == (3, 0) and sum(counts(samples).values()) == 60 - served
+            port,
+            lambda samples: (
+                answered(samples) == (3, 0) and sum(counts(samples).values()) == 60 - served
+            ),
         )
         assert workers(samples) == {"0", "1", "2"}
         after = counts(samples)
@@ -168,7 +179,11 @@ def test_a_worker_that_is_stuck_is_left_out_of_the_page_and_counted(folder: Path
 def test_workers_that_were_forked_after_loading_write_their_lines(folder: Path) -> None:
     with serving("gunicorn, preloaded", folder) as port:
         pids = ask_all(port, 30)
-    lines = [json.loads(line) for line in (folder / "log").read_text().splitlines() if line.startswith("{")]
+    lines = [
+        json.loads(line)
+        for line in (folder / "log").read_text().splitlines()
+        if line.startswith("{")
+    ]
     writers = Counter(
         int(line["instance"].rpartition("-")[2]) for line in lines if line.get("route") == "/pid"
     )

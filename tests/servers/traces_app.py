@@ -59,14 +59,18 @@ class Spans:
 async def order(request: Request) -> Response:
     number = await database.fetchval("select 7", operation="order_next")
     url = f"http://{request.headers['host']}/invoice/{number}"
-    async with httpx2.AsyncClient(transport=billing.transport(httpx2.AsyncHTTPTransport())) as client:
+    async with httpx2.AsyncClient(
+        transport=billing.transport(httpx2.AsyncHTTPTransport())
+    ) as client:
         answer = await client.get(url)
     return PlainTextResponse(answer.text, background=BackgroundTask(mail))
 
 
 async def mail() -> None:
     cause = Link(trace.get_current_span().get_span_context())
-    with provider.get_tracer("mail").start_as_current_span("send mail", context=Context(), links=[cause]):
+    with provider.get_tracer("mail").start_as_current_span(
+        "send mail", context=Context(), links=[cause]
+    ):
         await database.fetchval("select 1", operation="mail_sent")
 
 
@@ -74,7 +78,9 @@ async def invoice(request: Request) -> Response:
     """Refuse once, then answer."""
     if refusals:
         return Response(status_code=refusals.pop(), headers={"retry-after": "0"})
-    return PlainTextResponse(f"invoice {await database.fetchval('select 42', operation='invoice_of')}")
+    return PlainTextResponse(
+        f"invoice {await database.fetchval('select 42', operation='invoice_of')}"
+    )
 
 
 async def quick(request: Request) -> Response:
@@ -82,7 +88,9 @@ async def quick(request: Request) -> Response:
 
 
 app = harden(
-    Starlette(routes=[Route("/order", order), Route("/invoice/{id}", invoice), Route("/quick", quick)]),
+    Starlette(
+        routes=[Route("/order", order), Route("/invoice/{id}", invoice), Route("/quick", quick)]
+    ),
     service="traces",
     telemetry=telemetry,
     resources=[Spans(), database],

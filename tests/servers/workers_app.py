@@ -23,6 +23,7 @@ app = harden(
     Starlette(routes=[Route("/pid", pid)]),
     service="workers",
     options=HardenOptions(
-        metrics_workers=os.environ["WORKERS_FOLDER"], drain=DrainLimits(drain_delay=0, drain_timeout=2)
+        metrics_workers=os.environ["WORKERS_FOLDER"],
+        drain=DrainLimits(drain_delay=0, drain_timeout=2),
     ),
 )

@@ -71,7 +71,9 @@ METRICS = st.from_regex(r"[a-z_][a-z0-9_]{0,20}_total", fullmatch=True)
 # Whatever people may write: braces that a template would read, quotes, backslashes, other alphabets.
 TEXTS = st.one_of(
     st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=30),
-    st.sampled_from(["{{ $value }}", "{{", "}}", 'say "no"', "a\\b", "50 %", "é", "|", "$labels", "{alert}"]),
+    st.sampled_from(
+        ["{{ $value }}", "{{", "}}", 'say "no"', "a\\b", "50 %", "é", "|", "$labels", "{alert}"]
+    ),
 )
 LABELS = st.from_regex(r"[a-z][a-z_]{0,8}_", fullmatch=True)
 
@@ -105,7 +107,9 @@ def _indicators(draw: st.DrawFn, *, counter: bool) -> dict[str, Any]:
 
 
 @st.composite
-def _policies(draw: st.DrawFn, place: int, target: float, period: int, floor: int) -> dict[str, Any]:
+def _policies(
+    draw: st.DrawFn, place: int, target: float, period: int, floor: int
+) -> dict[str, Any]:
     hours = draw(st.integers(1, max(1, period // 2))) + place
     factor = draw(st.floats(0.5, 0.9 / (1 - target)))
     notes = {
@@ -177,13 +181,20 @@ def _slos(draw: st.DrawFn, name: str, service: str) -> dict[str, Any]:
             "timeWindow": [{"duration": f"{days}d", "isRolling": True}],
             "budgetingMethod": "Timeslices" if sliced else "Occurrences",
             "objectives": [terms],
-            "alertPolicies": [draw(_policies(n, target, 24 * days - 3, floor)) for n in range(tiers)],
+            "alertPolicies": [
+                draw(_policies(n, target, 24 * days - 3, floor)) for n in range(tiers)
+            ],
         },
     }
 
 
 def _head(kind: str, name: str, spec: Mapping[str, Any], **meta: object) -> dict[str, Any]:
-    return {"apiVersion": "openslo/v1", "kind": kind, "metadata": {"name": name, **meta}, "spec": dict(spec)}
+    return {
+        "apiVersion": "openslo/v1",
+        "kind": kind,
+        "metadata": {"name": name, **meta},
+        "spec": dict(spec),
+    }
 
 
 def source(query: str, **more: object) -> dict[str, Any]:
@@ -199,7 +210,9 @@ def promised(indicator: Mapping[str, Any], **terms: object) -> Documents:
         "spec": {
             "alertWhenBreaching": True,
             "alertWhenNoData": True,
-            "conditions": [{"metadata": {"name": "fast"}, "spec": {"severity": "page", "condition": burn}}],
+            "conditions": [
+                {"metadata": {"name": "fast"}, "spec": {"severity": "page", "condition": burn}}
+            ],
             "notificationTargets": [{"targetRef": "page"}],
         },
     }
@@ -211,7 +224,9 @@ def promised(indicator: Mapping[str, Any], **terms: object) -> Documents:
         "objectives": [{"target": 0.995, **terms}],
         "alertPolicies": [policy],
     }
-    targets = [_head("AlertNotificationTarget", name, {"target": name}) for name in ("page", "ticket")]
+    targets = [
+        _head("AlertNotificationTarget", name, {"target": name}) for name in ("page", "ticket")
+    ]
     return [*targets, _head("SLO", "shop-sells", slo)]
 
 

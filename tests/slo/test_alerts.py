@@ -39,7 +39,10 @@ def test_slices_need_no_floor_of_failures() -> None:
 
 
 def test_each_tier_has_its_severity_and_its_patience() -> None:
-    told = [(a["labels"]["burnrate_tier"], a["labels"]["severity"], a["for"]) for a in burn_alerts(MINUTES)]
+    told = [
+        (a["labels"]["burnrate_tier"], a["labels"]["severity"], a["for"])
+        for a in burn_alerts(MINUTES)
+    ]
     assert told == [
         ("fast", "page", "2m"),
         ("medium", "page", "15m"),
@@ -52,7 +55,10 @@ def test_compression_shortens_the_patience_alone() -> None:
     nominal, short = burn_alerts(MINUTES), burn_alerts(MINUTES, 60)
     assert [alert["for"] for alert in short] == ["2s", "15s", "1m", "3m"]
     assert [{**alert, "for": ""} for alert in short] == [{**alert, "for": ""} for alert in nominal]
-    assert [alert["for"] for alert in service_alerts(model(APP), MINUTES.service, 60)] == ["1s", "3s"]
+    assert [alert["for"] for alert in service_alerts(model(APP), MINUTES.service, 60)] == [
+        "1s",
+        "3s",
+    ]
     assert [alert["for"] for alert in period_alerts(MINUTES, 60)] == ["5s"]
 
 

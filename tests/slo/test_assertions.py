@@ -17,7 +17,9 @@ def asked(checks: list[Assertion]) -> list[tuple[int, list[str]]]:
 
 
 def test_an_alert_is_asked_for_just_before_and_at_each_change_and_at_the_end() -> None:
-    checks = firing(OWN, {"fast": [False, False, True, True, False, False, False]}, {"fast": "page"}, every=4)
+    checks = firing(
+        OWN, {"fast": [False, False, True, True, False, False, False]}, {"fast": "page"}, every=4
+    )
     fires = ['{burnrate_tier="fast", severity="page"}']
     assert asked(checks) == [(4, []), (8, fires), (12, fires), (16, []), (24, [])]
     assert {check.expression for check in checks} == {
@@ -27,7 +29,10 @@ def test_an_alert_is_asked_for_just_before_and_at_each_change_and_at_the_end() -
 
 
 def test_what_is_in_doubt_is_not_asked() -> None:
-    said: dict[str, list[bool | None]] = {"fast": [False, None, True], "slow": [False, False, False]}
+    said: dict[str, list[bool | None]] = {
+        "fast": [False, None, True],
+        "slow": [False, False, False],
+    }
     checks = firing(OWN, said, {"fast": "page", "slow": "ticket"}, every=1)
     assert [check.sample for check in checks] == [0, 2]
     doubtful = firing(
@@ -47,7 +52,9 @@ def test_an_alert_without_tiers_has_no_label_for_one() -> None:
 
 
 def test_an_alert_that_flaps_is_not_asked_for_without_end() -> None:
-    checks = firing(OWN, {"fast": [place % 2 == 0 for place in range(1000)]}, {"fast": "page"}, every=1)
+    checks = firing(
+        OWN, {"fast": [place % 2 == 0 for place in range(1000)]}, {"fast": "page"}, every=1
+    )
     assert len(checks) == 25
     assert checks[-1].sample == 999
 

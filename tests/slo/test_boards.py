@@ -36,7 +36,11 @@ def board(**of: Any) -> Board:
 def test_it_is_json_and_cannot_be_edited() -> None:
     made = render(board())
     assert made["editable"] is False
-    assert (made["uid"], made["title"], made["tags"]) == ("shop-overview", "Shop", ["shop", "generated"])
+    assert (made["uid"], made["title"], made["tags"]) == (
+        "shop-overview",
+        "Shop",
+        ["shop", "generated"],
+    )
     assert json.loads(json.dumps(made)) == made
     assert render(board()) == made
 
@@ -55,7 +59,11 @@ def test_panels_stand_side_by_side_below_their_heading_until_the_line_is_full() 
 
 
 @given(
-    st.lists(st.lists(st.tuples(st.integers(1, 24), st.integers(1, 9)), min_size=1), min_size=1, max_size=4)
+    st.lists(
+        st.lists(st.tuples(st.integers(1, 24), st.integers(1, 9)), min_size=1),
+        min_size=1,
+        max_size=4,
+    )
 )
 def test_no_panel_lies_on_another(sizes: list[list[tuple[int, int]]]) -> None:
     rows = [Row(str(number), [panel(*size) for size in row]) for number, row in enumerate(sizes)]
@@ -66,7 +74,8 @@ def test_no_panel_lies_on_another(sizes: list[list[tuple[int, int]]]) -> None:
         assert 0 <= place["x"] <= 24 - place["w"]
         cells = set(
             itertools.product(
-                range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"])
+                range(place["x"], place["x"] + place["w"]),
+                range(place["y"], place["y"] + place["h"]),
             )
         )
         assert not cells & taken
@@ -81,7 +90,11 @@ def variables(*given: Variable) -> list[dict[str, Any]]:
 
 def test_the_data_source_is_always_chosen_first() -> None:
     (source,) = variables()
-    assert (source["type"], source["name"], source["query"]) == ("datasource", "datasource", "prometheus")
+    assert (source["type"], source["name"], source["query"]) == (
+        "datasource",
+        "datasource",
+        "prometheus",
+    )
 
 
 def test_what_can_be_chosen_is_asked_of_prometheus() -> None:
@@ -95,7 +108,9 @@ def test_what_can_be_chosen_is_asked_of_prometheus() -> None:
 
 
 def test_of_several_all_are_chosen_at_first() -> None:
-    one = Variable(name="instance", label="Instance", query="label_values(up, instance)", several=True)
+    one = Variable(
+        name="instance", label="Instance", query="label_values(up, instance)", several=True
+    )
     _, made = variables(one)
     assert made["current"] == {"text": ["All"], "value": ["$__all"]}
     assert made["multi"] is made["includeAll"] is True
@@ -103,11 +118,16 @@ def test_of_several_all_are_chosen_at_first() -> None:
 
 
 def test_without_a_default_grafana_takes_the_first() -> None:
-    assert variables(Variable(name="job", label="Job", query="label_values(up, job)"))[1]["current"] == {}
+    assert (
+        variables(Variable(name="job", label="Job", query="label_values(up, job)"))[1]["current"]
+        == {}
+    )
 
 
 def test_a_fixed_list_is_written_down() -> None:
-    _, made = variables(Variable(name="traffic", label="Traffic", choices=("user", "load"), default="user"))
+    _, made = variables(
+        Variable(name="traffic", label="Traffic", choices=("user", "load"), default="user")
+    )
     assert (made["type"], made["query"]) == ("custom", "user,load")
     assert [(option["value"], option["selected"]) for option in made["options"]] == [
         ("user", True),
@@ -116,8 +136,14 @@ def test_a_fixed_list_is_written_down() -> None:
 
 
 def test_it_leads_to_its_siblings_and_to_what_it_was_given() -> None:
-    siblings, runbooks = render(board(links=[("Runbooks", "https://runbooks.example.org")]))["links"]
-    assert (siblings["type"], siblings["tags"], siblings["includeVars"]) == ("dashboards", ["shop"], True)
+    siblings, runbooks = render(board(links=[("Runbooks", "https://runbooks.example.org")]))[
+        "links"
+    ]
+    assert (siblings["type"], siblings["tags"], siblings["includeVars"]) == (
+        "dashboards",
+        ["shop"],
+        True,
+    )
     assert (runbooks["type"], runbooks["url"]) == ("link", "https://runbooks.example.org")
 
 

@@ -72,7 +72,9 @@ def test_the_budget_of_the_availability_is_as_long_as_the_assessment_says() -> N
     ("tier", "spent", "share"),
     [("fast", 0.02, 0.144), ("medium", 0.05, 0.06), ("slow", 0.1, 0.03), ("long", 0.1, 0.01)],
 )
-def test_the_tiers_of_thirty_days_are_those_of_the_workbook(tier: str, spent: float, share: float) -> None:
+def test_the_tiers_of_thirty_days_are_those_of_the_workbook(
+    tier: str, spent: float, share: float
+) -> None:
     one = next(one for one in AVAILABILITY.tiers if one.name == tier)
     assert AVAILABILITY.spent_at(one) == spent
     assert AVAILABILITY.threshold(one) == share

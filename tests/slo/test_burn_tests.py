@@ -49,7 +49,9 @@ def the(tests: list[dict[str, Any]], what: str) -> dict[str, Any]:
 def fired(test: dict[str, Any], tier: str) -> list[bool]:
     """Whether the tier must fire, check by check in which it is asked for."""
     asked = [
-        check for check in test["promql_expr_test"] if check["expr"].startswith("count by (burnrate_tier")
+        check
+        for check in test["promql_expr_test"]
+        if check["expr"].startswith("count by (burnrate_tier")
     ]
     return [
         any(f'"{tier}"' in sample["labels"] for sample in check["exp_samples"])

@@ -40,9 +40,12 @@ class Prometheus:
             "count_over_time(slo:slice_bad:bool": MONTH / 300,
         }.get(query.split("{")[0])
         if to.path.endswith("query_range") or value is None:
-            return sending('{"status": "success", "data": {"resultType": "matrix", "result": []}}')(to, form)
+            return sending('{"status": "success", "data": {"resultType": "matrix", "result": []}}')(
+                to, form
+            )
         result = [
-            {"metric": {"service": "shop", "slo": name}, "value": [AT, str(value)]} for name in self.names
+            {"metric": {"service": "shop", "slo": name}, "value": [AT, str(value)]}
+            for name in self.names
         ]
         body = {"status": "success", "data": {"resultType": "vector", "result": result}}
         return sending(json.dumps(body))(to, form)
@@ -71,7 +74,9 @@ def test_a_report_is_printed_as_it_stands_now(
 ) -> None:
     assert run("report", "--prometheus", prometheus.url) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith(f"Objectives over 30 d up to 2026-09-21 14:13 UTC, from {prometheus.url}\n")
+    assert printed.startswith(
+        f"Objectives over 30 d up to 2026-09-21 14:13 UTC, from {prometheus.url}\n"
+    )
     assert "remaining     324 min (75 %)" in printed
     assert {given["time"] for given in prometheus.asked if "time" in given} == {"1790000000.0"}
 
@@ -110,7 +115,9 @@ def test_a_window_of_less_than_an_hour_says_nothing_of_a_budget(
     assert prometheus.asked == []
 
 
-@pytest.mark.parametrize(("word", "value"), [("--prometheus", "localhost:9090"), ("--timeout", "0")])
+@pytest.mark.parametrize(
+    ("word", "value"), [("--prometheus", "localhost:9090"), ("--timeout", "0")]
+)
 def test_what_cannot_be_queried_is_reported(
     word: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,7 +133,9 @@ def test_a_token_comes_from_a_file_and_is_sent(
     words = ("--prometheus", prometheus.url, "--token-file", str(file))
     assert run("budget", "--policy", policy, *words) == 0
     assert {given["authorization"] for given in prometheus.asked} == {"Bearer t0ken"}
-    assert run("report", "--prometheus", prometheus.url, "--token-file", str(tmp_path / "none")) == 1
+    assert (
+        run("report", "--prometheus", prometheus.url, "--token-file", str(tmp_path / "none")) == 1
+    )
     assert "No such file" in capsys.readouterr().err
 
 

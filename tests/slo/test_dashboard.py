@@ -36,8 +36,12 @@ SHOP = Service(
 ALL = Selector("requests_total", (Matcher("job", "=", "shop"),))
 BAD = Selector("requests_total", (Matcher("job", "=", "shop"), Matcher("code", "=~", "5..")))
 ERRORS = RatioIndicator(name="errors", description="", good=None, bad=BAD, total=ALL)
-FAST = Tier(policy="fast", name="fast", severity="page", factor=14.4, long=HOUR, short=300, hold=120)
-SLOW = Tier(policy="slow", name="slow", severity="ticket", factor=3, long=DAY, short=2 * HOUR, hold=3_600)
+FAST = Tier(
+    policy="fast", name="fast", severity="page", factor=14.4, long=HOUR, short=300, hold=120
+)
+SLOW = Tier(
+    policy="slow", name="slow", severity="ticket", factor=3, long=DAY, short=2 * HOUR, hold=3_600
+)
 AVAILABLE = Objective(
     name="availability",
     title="Availability",
@@ -175,7 +179,10 @@ def test_burn_is_drawn_over_each_window_that_an_alert_looks_at() -> None:
         (
             replace(ERRORS, good=BAD, bad=None, counter=False),
             "All and good",
-            [f"sum(avg_over_time({ALL}[$__rate_interval]))", f"sum(avg_over_time({BAD}[$__rate_interval]))"],
+            [
+                f"sum(avg_over_time({ALL}[$__rate_interval]))",
+                f"sum(avg_over_time({BAD}[$__rate_interval]))",
+            ],
             "short",
         ),
         (
@@ -191,13 +198,17 @@ def test_burn_is_drawn_over_each_window_that_an_alert_looks_at() -> None:
             "none",
         ),
         (
-            replace(ERRORS, bad=expression("sum(rate(a[{{window}}]))"), total=expression("max(b) / 2")),
+            replace(
+                ERRORS, bad=expression("sum(rate(a[{{window}}]))"), total=expression("max(b) / 2")
+            ),
             "All and bad",
             ["sum(max(b) / 2)", "sum(sum(rate(a[$__rate_interval])))"],
             "short",
         ),
         (
-            replace(P95, metric=expression("rate(a[{{window}}]) * 2"), aggregate="max", quantile=None),
+            replace(
+                P95, metric=expression("rate(a[{{window}}]) * 2"), aggregate="max", quantile=None
+            ),
             "What is measured",
             ["max(rate(a[$__rate_interval]) * 2)"],
             "none",
@@ -235,7 +246,9 @@ def test_hours_met_are_shown_for_what_is_promised_by_the_hour() -> None:
     made = board(AVAILABLE, HOURLY)
     assert not [title for title in of_row(made, "Shop: Availability") if "each" in title]
     panel = of_row(made, "Shop: Success")["Was the objective met in each 1h"]
-    assert exprs(panel) == ['avg_over_time(slo:period_ok:bool{service="shop",slo="success"}[$__range])']
+    assert exprs(panel) == [
+        'avg_over_time(slo:period_ok:bool{service="shop",slo="success"}[$__range])'
+    ]
 
 
 def test_it_leads_to_the_runbook_if_that_has_an_address() -> None:
@@ -247,7 +260,10 @@ def test_it_leads_to_the_runbook_if_that_has_an_address() -> None:
 
 def test_every_query_is_promql_and_every_panel_says_what_it_shows() -> None:
     made = board(
-        AVAILABLE, QUICK, HOURLY, replace(AVAILABLE, name="x", indicator=replace(ERRORS, counter=False))
+        AVAILABLE,
+        QUICK,
+        HOURLY,
+        replace(AVAILABLE, name="x", indicator=replace(ERRORS, counter=False)),
     )
     for panel in made["panels"]:
         for target in panel.get("targets", ()):

@@ -24,8 +24,12 @@ def fires(verdict: list[bool | None], *, after: int) -> int | None:
     return verdict.index(True) - after if True in verdict else None
 
 
-@pytest.mark.parametrize(("bad", "quick", "later"), [(300, 6, 22), (150, 7, 23), (297, 6, 22), (31, 16, 32)])
-def test_an_alert_fires_once_both_windows_have_burnt_for_so_long(bad: int, quick: int, later: int) -> None:
+@pytest.mark.parametrize(
+    ("bad", "quick", "later"), [(300, 6, 22), (150, 7, 23), (297, 6, 22), (31, 16, 32)]
+)
+def test_an_alert_fires_once_both_windows_have_burnt_for_so_long(
+    bad: int, quick: int, later: int
+) -> None:
     assert fires(verdicts(fault(bad), QUICK, EVENTS), after=240) == quick
     assert fires(verdicts(fault(bad), LATER, EVENTS), after=240) == later
 
@@ -83,7 +87,8 @@ def test_points_become_slices_that_tolerate_some_of_them() -> None:
 def test_a_long_window_adds_up_pieces_and_lags_by_one_at_most() -> None:
     day = Burn(tier="slow", long=480, short=20, hold=0, threshold=0.03)
     read, added = (
-        verdicts(fault(100, before=480), day, Counting(beyond=beyond, piece=20)) for beyond in (480, 479)
+        verdicts(fault(100, before=480), day, Counting(beyond=beyond, piece=20))
+        for beyond in (480, 479)
     )
     one, other = (fires(verdict, after=480) for verdict in (read, added))
     assert one is not None

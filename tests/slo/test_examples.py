@@ -24,7 +24,11 @@ BAD = Selector(TOTAL.metric, (*TOTAL.matchers, Matcher("error", "!=", "")))
 
 def matches(matcher: Matcher, labels: dict[str, str]) -> bool:
     value = labels.get(matcher.label, "")
-    same = re.fullmatch(matcher.value, value) is not None if "~" in matcher.op else matcher.value == value
+    same = (
+        re.fullmatch(matcher.value, value) is not None
+        if "~" in matcher.op
+        else matcher.value == value
+    )
     return same is not ("!" in matcher.op)
 
 

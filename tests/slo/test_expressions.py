@@ -49,7 +49,9 @@ def written(where: Path, documents: list[dict[str, Any]]) -> Model:
     file = where / "shop.yaml"
     # JSON is YAML.
     file.write_text("\n---\n".join(map(json.dumps, documents)))
-    paths = {name: str(where / name) for name in ("rules.yml", "tests.yml", "board.json", "table.md")}
+    paths = {
+        name: str(where / name) for name in ("rules.yml", "tests.yml", "board.json", "table.md")
+    }
     flags = zip(("--rules", "--tests", "--dashboard", "--table"), paths.values(), strict=True)
     assert main(["generate", str(file), *(word for pair in flags for word in pair)]) == 0
     return read(documents)
@@ -64,7 +66,9 @@ def asked(expressions: dict[str, float]) -> str:
             "tests": [
                 {
                     "interval": "30s",
-                    "input_series": [{"series": name, "values": text} for name, text in SERIES.items()],
+                    "input_series": [
+                        {"series": name, "values": text} for name, text in SERIES.items()
+                    ],
                     "promql_expr_test": [
                         {
                             "expr": f"round({expression}, 0.001)",
@@ -82,7 +86,9 @@ def asked(expressions: dict[str, float]) -> str:
 @pytest.mark.usefixtures("programs")
 @needs_promtool
 def test_the_error_over_each_window_is_that_of_the_expression(tmp_path: Path) -> None:
-    errors = {f"sum(slo:sli_error:ratio_rate{window})": 0.2 for window in ("5m", "1h", "6h", "3d", "30d")}
+    errors = {
+        f"sum(slo:sli_error:ratio_rate{window})": 0.2 for window in ("5m", "1h", "6h", "3d", "30d")
+    }
     fires = {'count(ALERTS{alertname="ShopErrorBudgetBurn",alertstate="firing"})': 1.0}
     with every() as case:
         for name, queries in RATIOS.items():
@@ -97,8 +103,14 @@ def test_the_error_over_each_window_is_that_of_the_expression(tmp_path: Path) ->
                         else errors
                     )
                     (where / "own.yml").write_text(asked({**own, **fires}))
-                    assert refusal(where, "check", "rules", "--lint=all", "--lint-fatal", "rules.yml") == ""
-                    assert refusal(where, "test", "rules", "own.yml", "tests.yml", "tests.slow.yml") == ""
+                    assert (
+                        refusal(where, "check", "rules", "--lint=all", "--lint-fatal", "rules.yml")
+                        == ""
+                    )
+                    assert (
+                        refusal(where, "test", "rules", "own.yml", "tests.yml", "tests.slow.yml")
+                        == ""
+                    )
 
 
 @pytest.mark.usefixtures("programs")
@@ -115,7 +127,9 @@ def test_a_measured_expression_is_bad_on_the_wrong_side(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("programs")
 @needs_promtool
-def test_promtool_proves_each_shape_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_promtool_proves_each_shape_that_loads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with every() as case:
         for name in ("ratio", "threshold", "timeslices"):
             with case(name):
@@ -126,7 +140,10 @@ def test_promtool_proves_each_shape_that_loads(tmp_path: Path, capsys: pytest.Ca
                 told = "is an expression, and no series can be made up for one"
                 assert (told in capsys.readouterr().out) is (name != "ratio")
                 assert (told in (where / "tests.yml").read_text()) is (name != "ratio")
-                assert refusal(where, "check", "rules", "--lint=all", "--lint-fatal", "rules.yml") == ""
+                assert (
+                    refusal(where, "check", "rules", "--lint=all", "--lint-fatal", "rules.yml")
+                    == ""
+                )
                 assert refusal(where, "test", "rules", "tests.yml", "tests.slow.yml") == ""
 
 
@@ -150,7 +167,9 @@ def test_what_is_not_proved_is_said_in_the_output_and_in_the_file(
     why = "shop-sells: its query is an expression, and no series can be made up for one"
     assert f"tests.yml: does not prove {why}" in capsys.readouterr().out
     assert f"# Not proved: {why}\n" in (tmp_path / "tests.yml").read_text()
-    proved = [test["name"] for test in yaml.safe_load((tmp_path / "tests.yml").read_text())["tests"]]
+    proved = [
+        test["name"] for test in yaml.safe_load((tmp_path / "tests.yml").read_text())["tests"]
+    ]
     assert proved == [
         "shop: all is well, and nothing fires",
         "shop: one of two instances is down",
@@ -188,9 +207,16 @@ def test_a_report_knows_no_number_of_events_of_an_expression() -> None:
     class Recorded(Prometheus):
         def instant(self, query: str, *, at: float | None = None) -> list[Point]:
             asked.append(query)
-            aim, rates = query.startswith("slo:objective"), query.startswith("(sum_over_time(slo:sli_bad")
+            aim, rates = (
+                query.startswith("slo:objective"),
+                query.startswith("(sum_over_time(slo:sli_bad"),
+            )
             count = query.startswith("count_over_time(slo:slice_bad")
-            return [Point(key, 0.995 if aim else 0.001 if rates else 8640.0)] if aim or rates or count else []
+            return (
+                [Point(key, 0.995 if aim else 0.001 if rates else 8640.0)]
+                if aim or rates or count
+                else []
+            )
 
         def over_time(self, query: str, *, start: float, end: float, step: float) -> list[Line]:
             return []

@@ -51,7 +51,9 @@ def test_only_what_looks_at_less_than_five_minutes_is_evaluated_at_the_rules_own
     assert proofs_of(model(ORDERS))["evaluation_interval"] == "30s"
 
 
-def test_groups_are_evaluated_in_the_order_in_which_they_read_each_other(quick: dict[str, Any]) -> None:
+def test_groups_are_evaluated_in_the_order_in_which_they_read_each_other(
+    quick: dict[str, Any],
+) -> None:
     assert quick["group_eval_order"] == [group["name"] for group in rules_of(model(APP))["groups"]]
 
 
@@ -69,7 +71,9 @@ def test_an_outage_is_proved_to_page_within_two_minutes(quick: dict[str, Any]) -
     test = by_name(quick, "success-rate")["100 % fail for half an hour"]
     firing = [check for check in test["promql_expr_test"] if "count by" in check["expr"]]
     page = {"labels": '{burnrate_tier="fast", severity="page"}', "value": 1}
-    before, after = (next(c for c in firing if (page in c["exp_samples"]) is yes) for yes in (False, True))
+    before, after = (
+        next(c for c in firing if (page in c["exp_samples"]) is yes) for yes in (False, True)
+    )
     # The fault begins after half an hour.
     assert (before["eval_time"], after["eval_time"]) == ("1875s", "1890s")
 
@@ -99,7 +103,9 @@ def test_a_service_that_is_gone_is_down_and_its_metrics_are_absent(quick: dict[s
     )
 
 
-def test_a_metric_that_is_gone_alone_does_not_mean_that_the_service_is_down(quick: dict[str, Any]) -> None:
+def test_a_metric_that_is_gone_alone_does_not_mean_that_the_service_is_down(
+    quick: dict[str, Any],
+) -> None:
     gone = by_name(quick, "postfacta")["http_server_request_duration_seconds_count is gone"]
     assert gone["promql_expr_test"][-1]["exp_samples"] == []
     assert "PostfactaDown" in gone["promql_expr_test"][-1]["expr"]
@@ -127,16 +133,22 @@ def test_what_no_series_can_be_made_up_for_is_named_and_not_proved() -> None:
     impossible = read(changed("SLI checkouts", keys, query))
     assert "no example" in unproved(impossible)["checkouts-succeed"]
     assert not [
-        test for test in proofs_of(impossible, slow=True)["tests"] if test["name"].startswith("checkouts")
+        test
+        for test in proofs_of(impossible, slow=True)["tests"]
+        if test["name"].startswith("checkouts")
     ]
-    ratio = {"ratioMetric": {"bad": source("sum(rate(a_total[5m])) / 2"), "total": source("b_total")}}
+    ratio = {
+        "ratioMetric": {"bad": source("sum(rate(a_total[5m])) / 2"), "total": source("b_total")}
+    }
     assert "is an expression" in unproved(read(promised(ratio)))["shop-sells"]
     assert unproved(model()) == unproved(model(APP)) == {}
 
 
 def test_a_metric_is_missed_as_loudly_as_each_of_its_alerts_says() -> None:
     loud = changed("AlertPolicy hour-slow", ["spec", "alertWhenNoData"], value=True, file=APP)
-    gone = by_name(proofs_of(read(loud)), "postfacta")["http_server_request_duration_seconds_count is gone"]
+    gone = by_name(proofs_of(read(loud)), "postfacta")[
+        "http_server_request_duration_seconds_count is gone"
+    ]
     assert [one["labels"].split(",")[1] for one in gone["promql_expr_test"][1]["exp_samples"]] == [
         'severity="page"}',
         'severity="ticket"}',

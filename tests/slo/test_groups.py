@@ -51,14 +51,18 @@ def test_the_same_file_gives_the_same_rules(file: Documents) -> None:
 def test_the_order_of_keys_in_the_file_changes_nothing() -> None:
     def turned(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: turned(one) for key, one in reversed(cast("dict[str, Any]", value).items())}
+            return {
+                key: turned(one) for key, one in reversed(cast("dict[str, Any]", value).items())
+            }
         return [turned(one) for one in value] if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType]
 
     there = [
         {**one, "metadata": {k: v for k, v in one["metadata"].items() if k != "labels"}}
         for one in documents()
     ]
-    assert json.dumps(rules_of(read([turned(one) for one in there]))) == json.dumps(rules_of(read(there)))
+    assert json.dumps(rules_of(read([turned(one) for one in there]))) == json.dumps(
+        rules_of(read(there))
+    )
 
 
 def test_each_service_and_each_objective_has_groups_of_its_own() -> None:
@@ -75,7 +79,10 @@ def test_what_alerts_read_is_evaluated_as_often_as_it_is_scraped() -> None:
     intervals = {group["name"]: group["interval"] for group in rules_of(model(APP))["groups"]}
     assert intervals["slo:postfacta:availability"] == "15s"
     assert intervals["slo:postfacta:availability:period"] == "1m"
-    assert {group["interval"] for group in rules_of(model(APP), compress=60)["groups"]} == {"250ms", "1s"}
+    assert {group["interval"] for group in rules_of(model(APP), compress=60)["groups"]} == {
+        "250ms",
+        "1s",
+    }
 
 
 def test_no_word_of_ours_is_in_the_rules_of_another_service() -> None:

@@ -34,7 +34,9 @@ def paths(where: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def test_all_that_follows_from_a_file_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_that_follows_from_a_file_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["generate", str(ORDERS), *paths(tmp_path)]) == 0
     assert capsys.readouterr().out.count(": written\n") == 5
     found = model()
@@ -146,7 +148,9 @@ def test_a_file_that_is_not_understood_is_named(
     assert why in told
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["generate", f"{tmp_path}/no.yaml", "--rules", "r.yml"]) == 1
     assert "no.yaml" in capsys.readouterr().err
 
@@ -158,13 +162,17 @@ def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixtur
     assert command in capsys.readouterr().out
 
 
-def test_a_report_names_the_prometheus_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_names_the_prometheus_that_does_not_answer(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     for more in ([], ["--file", str(ORDERS)]):
         assert main(["report", "--prometheus", CLOSED, *more]) == 1
         assert "127.0.0.1:9" in capsys.readouterr().err
 
 
-def test_without_data_the_gate_stays_shut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_data_the_gate_stays_shut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     policy = ROOT / "deploy/slo/policy.yaml"
     assert main(["budget", "--prometheus", CLOSED, "--policy", str(policy), "--check"]) == 2
     assert "127.0.0.1:9" in capsys.readouterr().out
@@ -206,7 +214,9 @@ def test_the_how_to_works_as_it_stands(tmp_path: Path) -> None:
     page = (ROOT / "docs/how-to/slo-as-code.md").read_text()
     (content,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     (tmp_path / "shop.openslo.yaml").write_text(content)
-    commands = "".join(re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)).splitlines()
+    commands = "".join(
+        re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    ).splitlines()
     assert len(commands) == 4
     programs = {"python": sys.executable, "promtool": PROGRAM}
     for program, *words in map(shlex.split, commands):
@@ -226,7 +236,10 @@ def test_a_first_file_becomes_rules_at_once(
     tmp_path: Path, metrics: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, rules, tests = (tmp_path / name for name in ("a.yaml", "rules.yml", "tests.yml"))
-    assert main(["init", str(file), "--service", "my-shop", "--job", "shop", "--metrics", metrics]) == 0
+    assert (
+        main(["init", str(file), "--service", "my-shop", "--job", "shop", "--metrics", metrics])
+        == 0
+    )
     made = ["generate", str(file), "--rules", str(rules), "--tests", str(tests)]
     assert main(made) == 0, capsys.readouterr().err
     text = rules.read_text()
@@ -246,7 +259,9 @@ def test_promtool_proves_the_rules_of_a_first_file(tmp_path: Path, metrics: str)
     assert refusal(tmp_path, "test", "rules", "tests.yml", "tests.slow.yml") == ""
 
 
-def test_a_first_file_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_first_file_overwrites_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("mine")
     assert main(["init", str(file), "--service", "shop"]) == 1

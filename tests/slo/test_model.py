@@ -31,7 +31,9 @@ TIER = Tier(policy="p", name="fast", severity="page", factor=14.4, long=3600, sh
 )
 def test_a_histogram_without_ascending_edges_is_refused(edges: tuple[float, ...], why: str) -> None:
     with pytest.raises(SloError, match=why):
-        DataSource(name="p", scrape_interval=15, evaluation_interval=15, histograms=(("took", edges),))
+        DataSource(
+            name="p", scrape_interval=15, evaluation_interval=15, histograms=(("took", edges),)
+        )
 
 
 def test_a_source_that_never_scrapes_is_refused() -> None:
@@ -91,9 +93,12 @@ def test_a_quantile_that_cannot_be_asked_for_is_refused(quantile: float) -> None
 
 
 @pytest.mark.parametrize(
-    "given", [{"window": 59, "target": 0.9}, {"window": 60, "target": 0.0}, {"window": 60, "target": 1.1}]
+    "given",
+    [{"window": 59, "target": 0.9}, {"window": 60, "target": 0.0}, {"window": 60, "target": 1.1}],
 )
-def test_slices_shorter_than_a_minute_or_without_a_target_are_refused(given: dict[str, Any]) -> None:
+def test_slices_shorter_than_a_minute_or_without_a_target_are_refused(
+    given: dict[str, Any],
+) -> None:
     with pytest.raises(SloError, match="slice"):
         Slices(**given)
 

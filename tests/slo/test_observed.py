@@ -18,7 +18,9 @@ from .files import APP, ORDERS, model, objective
 SOURCE = model(APP).source
 OBJECTIVES = [(file, one.name) for file in (APP, ORDERS) for one in model(file).objectives]
 RATIOS = [
-    (file, name) for file, name in OBJECTIVES if isinstance(objective(name, file).indicator, RatioIndicator)
+    (file, name)
+    for file, name in OBJECTIVES
+    if isinstance(objective(name, file).indicator, RatioIndicator)
 ]
 
 
@@ -37,7 +39,11 @@ def selects(wanted: Query | None, series: str) -> bool:
 
 
 def matches(matcher: Matcher, value: str) -> bool:
-    same = re.fullmatch(matcher.value, value) is not None if "~" in matcher.op else matcher.value == value
+    same = (
+        re.fullmatch(matcher.value, value) is not None
+        if "~" in matcher.op
+        else matcher.value == value
+    )
     return same is not ("!" in matcher.op)
 
 
@@ -67,7 +73,11 @@ def test_what_is_scraped_is_what_the_objective_counts() -> None:
                     == 1000
                 )
                 assert (
-                    sum(grown(samples) for series, samples in scraped.items() if selects(judged, series))
+                    sum(
+                        grown(samples)
+                        for series, samples in scraped.items()
+                        if selects(judged, series)
+                    )
                     == share
                 )
 
@@ -133,8 +143,19 @@ def test_a_histogram_has_its_events_on_both_sides_of_the_threshold(op: str, belo
     assert isinstance(pages.indicator, ThresholdIndicator)
     one = Scenario(model(ORDERS).source, replace(pages, indicator=replace(pages.indicator, op=op)))
     scraped = one.scraped(one.traffic(Stretch(10, 100, 30)))
-    by_edge = {re.findall(r'le="([^"]+)"', series)[0]: grown(samples) for series, samples in scraped.items()}
-    assert by_edge == {"0.05": 0, "0.1": 0, "0.25": 0, "0.5": 0, "1": below, "2.5": 1000, "+Inf": 1000}
+    by_edge = {
+        re.findall(r'le="([^"]+)"', series)[0]: grown(samples)
+        for series, samples in scraped.items()
+    }
+    assert by_edge == {
+        "0.05": 0,
+        "0.1": 0,
+        "0.25": 0,
+        "0.5": 0,
+        "1": below,
+        "2.5": 1000,
+        "+Inf": 1000,
+    }
 
 
 def test_what_counts_follows_from_the_objective() -> None:
@@ -151,7 +172,9 @@ def test_what_counts_follows_from_the_objective() -> None:
 def test_a_quantile_that_must_not_be_small_tolerates_more() -> None:
     pages = objective("pages-are-quick", ORDERS)
     assert isinstance(pages.indicator, ThresholdIndicator)
-    by = Scenario(SOURCE, replace(pages, slices=None, indicator=replace(pages.indicator, op="gte"))).by
+    by = Scenario(
+        SOURCE, replace(pages, slices=None, indicator=replace(pages.indicator, op="gte"))
+    ).by
     assert by == Slicing(width=20, allowed=0.9)
 
 

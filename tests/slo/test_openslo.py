@@ -41,7 +41,9 @@ THRESHOLD = ("spec", "indicator", "spec", "thresholdMetric", "metricSource", "sp
 
 
 def test_the_app_promises_what_was_asked_of_it() -> None:
-    terms = {one.name: (one.target, one.period // DAY, bool(one.slices)) for one in model(APP).objectives}
+    terms = {
+        one.name: (one.target, one.period // DAY, bool(one.slices)) for one in model(APP).objectives
+    }
     assert terms == {
         "availability": (0.99, 30, True),
         "success-rate": (0.995, 0, False),
@@ -53,7 +55,10 @@ def test_the_app_promises_what_was_asked_of_it() -> None:
 
 def test_the_tiers_are_those_of_the_design() -> None:
     tiers = {
-        one.name: [(t.name, t.severity, t.factor, t.long, t.short, t.hold, t.min_failures) for t in one.tiers]
+        one.name: [
+            (t.name, t.severity, t.factor, t.long, t.short, t.hold, t.min_failures)
+            for t in one.tiers
+        ]
         for one in model(APP).objectives
     }
     month = [
@@ -74,7 +79,9 @@ def test_latency_of_most_requests_never_pages() -> None:
 
 
 def test_only_the_hourly_promise_asks_for_an_alert_on_silence() -> None:
-    silent = [(one.name, t.name) for one in model(APP).objectives for t in one.tiers if t.when_no_data]
+    silent = [
+        (one.name, t.name) for one in model(APP).objectives for t in one.tiers if t.when_no_data
+    ]
     assert silent == [("success-rate", "fast")]
 
 
@@ -127,7 +134,12 @@ def test_the_budget_of_an_objective_without_alerts_runs_out_in_silence() -> None
 
 def test_what_would_be_ignored_or_misunderstood_is_refused() -> None:
     cases: list[tuple[str, Sequence[str | int], object, str]] = [
-        ("DataSource main", ("spec", "type"), "Datadog", r"spec\.type: must be Prometheus, not 'Datadog'"),
+        (
+            "DataSource main",
+            ("spec", "type"),
+            "Datadog",
+            r"spec\.type: must be Prometheus, not 'Datadog'",
+        ),
         ("DataSource main", (*DETAILS, "url"), "http://x", r"connectionDetails\.url: is not known"),
         ("DataSource main", (*DETAILS, "scrapeInterval"), "0s", "at most once a second"),
         (
@@ -166,11 +178,36 @@ def test_what_would_be_ignored_or_misunderstood_is_refused() -> None:
             "1M",
             "short-window: must be a duration",
         ),
-        (FAST, ("metadata", "annotations", "prometheus/short-window"), "1m", "fast has a window of 60 s"),
-        (FAST, ("metadata", "annotations", "other/key"), "x", "annotations.other/key: is not known"),
-        ("AlertPolicy fast", ("spec", "alertWhenBreaching"), False, "alertWhenBreaching: must be true"),
-        ("AlertPolicy fast", ("spec", "alertWhenBreaching"), None, "alertWhenBreaching: must be true"),
-        ("AlertPolicy fast", ("spec", "alertWhenResolved"), True, "alertWhenResolved: would be ignored"),
+        (
+            FAST,
+            ("metadata", "annotations", "prometheus/short-window"),
+            "1m",
+            "fast has a window of 60 s",
+        ),
+        (
+            FAST,
+            ("metadata", "annotations", "other/key"),
+            "x",
+            "annotations.other/key: is not known",
+        ),
+        (
+            "AlertPolicy fast",
+            ("spec", "alertWhenBreaching"),
+            False,
+            "alertWhenBreaching: must be true",
+        ),
+        (
+            "AlertPolicy fast",
+            ("spec", "alertWhenBreaching"),
+            None,
+            "alertWhenBreaching: must be true",
+        ),
+        (
+            "AlertPolicy fast",
+            ("spec", "alertWhenResolved"),
+            True,
+            "alertWhenResolved: would be ignored",
+        ),
         ("AlertPolicy fast", ("spec", "conditions"), [], "conditions: must have exactly one item"),
         ("AlertPolicy fast", ("spec", "notificationTargets"), [], "receive nothing"),
         ("SLI checkouts", ("spec", "ratioMetric", "raw"), {}, r"ratioMetric\.raw: is not known"),
@@ -217,13 +254,43 @@ def test_what_would_be_ignored_or_misunderstood_is_refused() -> None:
         (QUEUE, ("spec", "indicator"), None, r"spec\.indicator: must be a mapping"),
         (QUEUE, (*THRESHOLD, "quantile"), 0.5, r"spec\.aggregate: is not known"),
         (QUEUE, THRESHOLD, {"query": "age_seconds", "quantile": 0.5}, "ask for age_seconds_bucket"),
-        (QUEUE, (*TERMS, "op"), None, r"objectives\[0\]\.op: must be lte or gte or lt or gt, and is missing"),
-        (QUEUE, (*TERMS, "op"), "eq", r"objectives\[0\]\.op: must be lte or gte or lt or gt, not 'eq'"),
-        (QUEUE, (*THRESHOLD, "aggregate"), "median", r"aggregate: must be max or min or avg or sum, not"),
-        (QUEUE, (*THRESHOLD, "aggregate"), "quantile", r"aggregate: must be max or min or avg or sum, not"),
+        (
+            QUEUE,
+            (*TERMS, "op"),
+            None,
+            r"objectives\[0\]\.op: must be lte or gte or lt or gt, and is missing",
+        ),
+        (
+            QUEUE,
+            (*TERMS, "op"),
+            "eq",
+            r"objectives\[0\]\.op: must be lte or gte or lt or gt, not 'eq'",
+        ),
+        (
+            QUEUE,
+            (*THRESHOLD, "aggregate"),
+            "median",
+            r"aggregate: must be max or min or avg or sum, not",
+        ),
+        (
+            QUEUE,
+            (*THRESHOLD, "aggregate"),
+            "quantile",
+            r"aggregate: must be max or min or avg or sum, not",
+        ),
         (QUEUE, (*TERMS, "value"), "many", r"objectives\[0\]\.value: must be a number"),
-        (QUEUE, (*TERMS, "timeSliceTarget"), 0.5, r"objectives\[0\]\.timeSliceTarget: is not known"),
-        (QUEUE, ("metadata", "annotations"), {"prometheus/slice-probe": "up"}, "slice-probe: is not known"),
+        (
+            QUEUE,
+            (*TERMS, "timeSliceTarget"),
+            0.5,
+            r"objectives\[0\]\.timeSliceTarget: is not known",
+        ),
+        (
+            QUEUE,
+            ("metadata", "annotations"),
+            {"prometheus/slice-probe": "up"},
+            "slice-probe: is not known",
+        ),
         (
             QUEUE,
             ("metadata", "annotations"),
@@ -239,13 +306,28 @@ def test_what_would_be_ignored_or_misunderstood_is_refused() -> None:
         (ORDERS, (*TERMS, "op"), "lt", r"objectives\[0\]\.op: must be gte or gt"),
         (ORDERS, (*TERMS, "value"), 5, r"objectives\[0\]\.value: is not known"),
         (ORDERS, (*TERMS, "target"), 0.5, r"objectives\[0\]\.target: is not known"),
-        (ORDERS, ("spec", "objectives"), [{"target": 0.9}, {"target": 0.8}], "exactly one item, not 2"),
+        (
+            ORDERS,
+            ("spec", "objectives"),
+            [{"target": 0.9}, {"target": 0.8}],
+            "exactly one item, not 2",
+        ),
         (ORDERS, ("spec", "service"), "orders", r"spec\.service: there is no Service 'orders'"),
         (ORDERS, ("spec", "indicatorRef"), "x", r"spec\.indicatorRef: there is no SLI 'x'"),
-        (ORDERS, ("spec", "budgetingMethod"), "RatioTimeslices", "must be Occurrences or Timeslices"),
+        (
+            ORDERS,
+            ("spec", "budgetingMethod"),
+            "RatioTimeslices",
+            "must be Occurrences or Timeslices",
+        ),
         (ORDERS, ("spec", "timeWindow", 0, "isRolling"), False, r"isRolling: must be true"),
         (ORDERS, ("spec", "timeWindow", 0, "duration"), "1M", "must be a duration"),
-        (ORDERS, ("spec", "timeWindow", 0, "calendar"), {}, r"timeWindow\[0\]\.calendar: is not known"),
+        (
+            ORDERS,
+            ("spec", "timeWindow", 0, "calendar"),
+            {},
+            r"timeWindow\[0\]\.calendar: is not known",
+        ),
         (
             ORDERS,
             (*INLINE, "spec", "conditions", 0, "spec", "x"),
@@ -253,7 +335,12 @@ def test_what_would_be_ignored_or_misunderstood_is_refused() -> None:
             r"\(AlertCondition slow\): spec\.x: is not known",
         ),
         (ORDERS, ("metadata", "annotations"), {"prometheus/severity": "sev1"}, "`target: sev1`"),
-        (ORDERS, ("metadata", "annotations"), {"prometheus/exhausted-severity": "sev1"}, "`target: sev1`"),
+        (
+            ORDERS,
+            ("metadata", "annotations"),
+            {"prometheus/exhausted-severity": "sev1"},
+            "`target: sev1`",
+        ),
         (ORDERS, ("metadata", "labels"), {"severity": "x"}, "severity='x'"),
         (
             SLICED,
@@ -281,7 +368,12 @@ def test_what_would_be_ignored_or_misunderstood_is_refused() -> None:
             {"prometheus/slice-needs-instance": "yes"},
             '"true" or "false"',
         ),
-        (SLICED, ("metadata", "annotations"), {"prometheus/slice-min-requests": "3"}, "counts none"),
+        (
+            SLICED,
+            ("metadata", "annotations"),
+            {"prometheus/slice-min-requests": "3"},
+            "counts none",
+        ),
         (
             SLICED,
             ("metadata", "annotations"),
@@ -297,7 +389,10 @@ def test_what_would_be_ignored_or_misunderstood_is_refused() -> None:
 
 def test_a_latency_that_is_no_bucket_edge_is_refused() -> None:
     cases: list[tuple[str, str]] = [
-        ('took_bucket{le="0.2"}', r"good\.metricSource\.spec\.query: is measured by the histogram took"),
+        (
+            'took_bucket{le="0.2"}',
+            r"good\.metricSource\.spec\.query: is measured by the histogram took",
+        ),
         ('http_server_request_duration_seconds_bucket{le="0.3"}', "0.3 is no bucket edge of"),
         ('http_server_request_duration_seconds_bucket{le="0.20"}', "0.20 is no bucket edge of"),
         ("http_server_request_duration_seconds_bucket", "no le is no bucket edge of"),
@@ -317,18 +412,25 @@ def test_an_edge_may_be_written_as_any_client_writes_it(edge: str) -> None:
 
 
 def test_an_edge_of_a_million_is_written_as_a_power() -> None:
-    file = changed("DataSource prometheus", (*DETAILS, "histograms"), {"size_bytes": [1000000]}, APP)
+    file = changed(
+        "DataSource prometheus", (*DETAILS, "histograms"), {"size_bytes": [1000000]}, APP
+    )
     quick = next(one for one in file if one["metadata"]["name"] == "answered-within-200ms")
     slow = next(one for one in file if one["metadata"]["name"] == "answered-within-500ms")
     for one in (quick, slow):
-        one["spec"]["ratioMetric"]["good"]["metricSource"]["spec"]["query"] = 'size_bytes_bucket{le="1e+06"}'
+        one["spec"]["ratioMetric"]["good"]["metricSource"]["spec"]["query"] = (
+            'size_bytes_bucket{le="1e+06"}'
+        )
     assert read(file).objectives
 
 
 @pytest.mark.parametrize(
-    ("op", "never"), [("lte", "could never be missed"), ("gt", "could never be met"), ("lt", ""), ("gte", "")]
+    ("op", "never"),
+    [("lte", "could never be missed"), ("gt", "could never be met"), ("lt", ""), ("gte", "")],
 )
-def test_a_quantile_at_the_last_edge_must_be_one_that_can_be_missed_and_met(op: str, never: str) -> None:
+def test_a_quantile_at_the_last_edge_must_be_one_that_can_be_missed_and_met(
+    op: str, never: str
+) -> None:
     file = changed(SLICED, TERMS, {**terms_of(SLICED), "op": op, "value": 2.5})
     if never:
         with pytest.raises(
@@ -351,7 +453,9 @@ def terms_of(which: str) -> dict[str, Any]:
 def another(kind: str, name: str, new: str) -> Documents:
     """Return the file with a copy of an object that nothing refers to."""
     file = documents()
-    copied = next(one for one in documents() if one["kind"] == kind and one["metadata"]["name"] == name)
+    copied = next(
+        one for one in documents() if one["kind"] == kind and one["metadata"]["name"] == name
+    )
     copied["metadata"]["name"] = new
     return [*file, copied]
 
@@ -385,7 +489,12 @@ def test_there_is_one_prometheus_and_at_least_one_promise() -> None:
 def foreign() -> list[object]:
     """Write an SLO as other tools take it: many things that no rule could be written from."""
     return [
-        {"apiVersion": "openslo/v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"owner": "me"}},
+        {
+            "apiVersion": "openslo/v1",
+            "kind": "Service",
+            "metadata": {"name": "web"},
+            "spec": {"owner": "me"},
+        },
         {
             "apiVersion": "openslo/v1",
             "kind": "SLO",
@@ -397,12 +506,18 @@ def foreign() -> list[object]:
                     "spec": {
                         "ratioMetric": {
                             "counter": "yes",
-                            "good": {"metricSource": {"type": "Datadog", "spec": {"query": "sum:x{*}"}}},
-                            "total": {"metricSource": {"type": "Datadog", "spec": {"query": "sum:y{*}"}}},
+                            "good": {
+                                "metricSource": {"type": "Datadog", "spec": {"query": "sum:x{*}"}}
+                            },
+                            "total": {
+                                "metricSource": {"type": "Datadog", "spec": {"query": "sum:y{*}"}}
+                            },
                         }
                     },
                 },
-                "timeWindow": [{"duration": "1M", "isRolling": False, "calendar": {"timeZone": "UTC"}}],
+                "timeWindow": [
+                    {"duration": "1M", "isRolling": False, "calendar": {"timeZone": "UTC"}}
+                ],
                 "budgetingMethod": "RatioTimeslices",
                 "objectives": [{"target": "99"}],
                 "region": "eu",
@@ -437,7 +552,9 @@ def test_all_that_is_wrong_is_reported_in_one_message() -> None:
 @pytest.mark.parametrize(("file", "name"), [(ORDERS_FILE, "main"), (APP, "prometheus")])
 def test_what_follows_from_an_error_is_not_reported(file: Path, name: str) -> None:
     wrong = changed(f"DataSource {name}", (*DETAILS, "scrapeInterval"), "soon", file)
-    with pytest.raises(SloError, match=rf"^document 1 \(DataSource {name}\): spec\.[^\n]*not 'soon'$"):
+    with pytest.raises(
+        SloError, match=rf"^document 1 \(DataSource {name}\): spec\.[^\n]*not 'soon'$"
+    ):
         read(wrong)
 
 
@@ -555,7 +672,10 @@ def test_sums_of_rates_are_read_as_the_counters_they_are_of() -> None:
             with case(good, total):
                 assert queried(good, total, **more) == plain
     assert not queried("sum(good)", "all", counter=False).counter
-    assert str(queried('sum(rate(took_bucket{le="0.2"}[5m]))', "all_total").good) == 'took_bucket{le="0.2"}'
+    assert (
+        str(queried('sum(rate(took_bucket{le="0.2"}[5m]))', "all_total").good)
+        == 'took_bucket{le="0.2"}'
+    )
 
 
 def test_any_other_promql_is_taken_as_it_is() -> None:
@@ -611,7 +731,11 @@ def test_a_measured_value_may_be_asked_by_any_promql() -> None:
         for query, metric, aggregate, quantile in cases:
             with case(query):
                 one = measured_by(query)
-                assert (str(one.metric), one.aggregate, one.quantile) == (metric, aggregate, quantile)
+                assert (str(one.metric), one.aggregate, one.quantile) == (
+                    metric,
+                    aggregate,
+                    quantile,
+                )
     assert measured_by("depth", "gte").aggregate == "min"
     assert [str(one) for one in measured_by("max(depth) - max(done)").watched] == ["depth", "done"]
     assert measured_by("avg(depth) / 2", aggregate="sum").aggregate == "sum"

@@ -53,7 +53,9 @@ def test_queries_are_distinguished_by_letters() -> None:
         (Kind.HEAT, False, "heatmap"),
     ],
 )
-def test_a_number_or_a_table_asks_for_the_present_alone(kind: Kind, shape: str, *, present: bool) -> None:
+def test_a_number_or_a_table_asks_for_the_present_alone(
+    kind: Kind, shape: str, *, present: bool
+) -> None:
     made = drawn(kind=kind)
     (target,) = made["targets"]
     assert made["type"] == kind.value
@@ -85,7 +87,9 @@ def test_lines_show_where_it_becomes_bad_only_if_that_is_known() -> None:
 
 
 def test_lines_are_piled_up_only_when_they_are_parts_of_a_whole() -> None:
-    piled, single = (drawn(stacked=flag)["fieldConfig"]["defaults"]["custom"] for flag in (True, False))
+    piled, single = (
+        drawn(stacked=flag)["fieldConfig"]["defaults"]["custom"] for flag in (True, False)
+    )
     assert (piled["stacking"]["mode"], single["stacking"]["mode"]) == ("normal", "none")
     assert (piled["fillOpacity"], single["fillOpacity"]) == (25, 0)
 
@@ -98,10 +102,17 @@ def test_numbers_get_their_words() -> None:
 
 
 def test_only_a_table_is_put_together_from_its_queries() -> None:
-    assert [step["id"] for step in drawn(kind=Kind.TABLE)["transformations"]] == ["merge", "organize"]
+    assert [step["id"] for step in drawn(kind=Kind.TABLE)["transformations"]] == [
+        "merge",
+        "organize",
+    ]
     assert drawn()["transformations"] == []
 
 
 def test_links_open_beside_the_dashboard() -> None:
     (link,) = drawn(links=[("Runbook", "https://runbooks.example.org/a")])["links"]
-    assert link == {"title": "Runbook", "url": "https://runbooks.example.org/a", "targetBlank": True}
+    assert link == {
+        "title": "Runbook",
+        "url": "https://runbooks.example.org/a",
+        "targetBlank": True,
+    }

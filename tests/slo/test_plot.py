@@ -63,7 +63,9 @@ def test_it_has_a_text_alternative_and_no_own_style() -> None:
     assert root.get("role") == "img"
     assert root.findtext("title") == "Budget of a<b that was left"
     assert "75% is left" in (root.findtext("desc") or "")
-    assert not any(element.get("style") or element.tag in {"style", "script"} for element in root.iter())
+    assert not any(
+        element.get("style") or element.tag in {"style", "script"} for element in root.iter()
+    )
 
 
 @given(shares=lists(floats(0, 50), min_size=2, max_size=40), width=integers(300, 900))

@@ -148,7 +148,11 @@ def test_an_answer_that_is_of_no_use_says_why_in_one_line() -> None:
             400,
             "bad_data: no such thing",
         ),
-        ('{"status": "error", "errorType": "timeout", "error": "' + "x" * 999 + '"}', 503, "timeout: xxx"),
+        (
+            '{"status": "error", "errorType": "timeout", "error": "' + "x" * 999 + '"}',
+            503,
+            "timeout: xxx",
+        ),
         ('{"status": "error"}', 400, "is the address right"),
         ("<html>bad gateway</html>", 502, "answers 502 Bad Gateway"),
         ("<html>a welcome</html>", 200, "is the address right"),
@@ -160,7 +164,11 @@ def test_an_answer_that_is_of_no_use_says_why_in_one_line() -> None:
             200,
             "is the address right",
         ),
-        ('{"status": "success", "data": {"resultType": "vector", "result": 7}}', 200, "is the address right"),
+        (
+            '{"status": "success", "data": {"resultType": "vector", "result": 7}}',
+            200,
+            "is the address right",
+        ),
     ]
     with every() as case:
         for body, status, told in cases:
@@ -174,23 +182,26 @@ def test_an_answer_that_is_of_no_use_says_why_in_one_line() -> None:
 
 
 def test_a_line_that_is_no_line_is_of_no_use_either() -> None:
-    body = (
-        '{"status": "success", "data": {"resultType": "matrix", "result": [{"metric": {}, "values": [[1]]}]}}'
-    )
+    body = '{"status": "success", "data": {"resultType": "matrix", "result": [{"metric": {}, "values": [[1]]}]}}'
     with server(sending(body)) as url, pytest.raises(PrometheusError, match="is the address right"):
         Prometheus(url).over_time("x", start=0, end=1, step=1)
 
 
 def test_an_answer_is_not_read_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prometheus, "_MOST_BYTES", 1000)
-    with server(sending("x" * 1001)) as url, pytest.raises(PrometheusError, match="more than 1000 bytes"):
+    with (
+        server(sending("x" * 1001)) as url,
+        pytest.raises(PrometheusError, match="more than 1000 bytes"),
+    ):
         Prometheus(url).instant("x")
 
 
 def test_a_dead_server_is_reported_without_a_trace() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with pytest.raises(PrometheusError, match=f"cannot ask http://127.0.0.1:{port}: Connection refused"):
+    with pytest.raises(
+        PrometheusError, match=f"cannot ask http://127.0.0.1:{port}: Connection refused"
+    ):
         Prometheus(f"http://127.0.0.1:{port}").instant("x")
 
 
@@ -219,7 +230,9 @@ def test_a_truncated_answer_is_reported() -> None:
         Prometheus(url).instant("x")
 
 
-@pytest.mark.parametrize("url", ["http://localhost:9090", "https://ada:secret@metrics.example/below"])
+@pytest.mark.parametrize(
+    "url", ["http://localhost:9090", "https://ada:secret@metrics.example/below"]
+)
 def test_an_address_may_have_a_path_and_a_password(url: str) -> None:
     assert check_address(f" {url}/ ") == url
 

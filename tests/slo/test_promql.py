@@ -56,7 +56,8 @@ def test_anything_but_one_selector_is_refused() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["a", "b_1"]), st.sampled_from(["=", "!=", "=~", "!~"]), TEXTS), max_size=3
+        st.tuples(st.sampled_from(["a", "b_1"]), st.sampled_from(["=", "!=", "=~", "!~"]), TEXTS),
+        max_size=3,
     )
 )
 def test_what_was_written_is_read_again(matchers: list[tuple[str, str, str]]) -> None:

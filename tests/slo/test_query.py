@@ -13,7 +13,10 @@ from postfacta_slo.status.prometheus import Line, Point, Prometheus
 from postfacta_slo.status.query import MONTH, query_status
 
 AT = 1_790_000_000.0
-TIMED, COUNTED = {"service": "shop", "slo": "availability"}, {"service": "shop", "slo": "success-rate"}
+TIMED, COUNTED = (
+    {"service": "shop", "slo": "availability"},
+    {"service": "shop", "slo": "success-rate"},
+)
 RECORDED = {
     "slo:objective:ratio{}": [Point(COUNTED, 0.995), Point(TIMED, 0.99)],
     "slo:time_period:days{}": [Point(COUNTED, 1 / 24), Point(TIMED, 30.0)],
@@ -65,7 +68,11 @@ class Told(Prometheus):
 
 def test_minutes_and_events_are_those_that_were_recorded() -> None:
     availability, success = query_status(Told(RECORDED), at=AT)
-    assert (availability.slo, availability.unit, availability.total) == ("availability", "minutes", 43_200)
+    assert (availability.slo, availability.unit, availability.total) == (
+        "availability",
+        "minutes",
+        43_200,
+    )
     assert availability.remaining == pytest.approx(0.6)
     assert availability.coverage == 1.0
     assert availability.judged == 0.9
@@ -80,7 +87,10 @@ def test_minutes_and_events_are_those_that_were_recorded() -> None:
 
 def test_the_curve_ends_at_what_was_spent_in_all() -> None:
     lines = {
-        CURVE: [Line(TIMED, [(AT - 43_200, 0.0), (AT - 21_600, 0.6), (AT, 0.2)]), Line(COUNTED, [(AT, 0.0)])]
+        CURVE: [
+            Line(TIMED, [(AT - 43_200, 0.0), (AT - 21_600, 0.6), (AT, 0.2)]),
+            Line(COUNTED, [(AT, 0.0)]),
+        ]
     }
     availability, success = query_status(Told(RECORDED, lines), at=AT)
     assert [at for at, _ in availability.spent] == [AT - MONTH, AT - 43_200, AT - 21_600, AT]
@@ -157,5 +167,7 @@ def test_a_measured_value_has_no_worst_places() -> None:
         name="i", description="", metric=TOTAL, aggregate="max", quantile=None, op="lt", value=1.0
     )
     told = Told(RECORDED)
-    assert [one.routes for one in query_status(told, at=AT, objectives=[_objective(indicator)])] == [[], []]
+    assert [
+        one.routes for one in query_status(told, at=AT, objectives=[_objective(indicator)])
+    ] == [[], []]
     assert not any("topk" in query for query in told.asked)

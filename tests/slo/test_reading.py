@@ -90,7 +90,9 @@ def test_an_object_of_which_it_is_not_known_what_it_is_is_of_no_kind(keys: dict[
 def test_an_object_inside_another_need_not_say_what_it_is() -> None:
     inside = {"metadata": {"name": "a"}, "spec": {}}
     assert read(inside, "here", "SLI")[0].kind == "SLI"
-    assert read(inside | {"kind": "Service"}, "here", "SLI")[1] == {"here.kind": "must be SLI, not 'Service'"}
+    assert read(inside | {"kind": "Service"}, "here", "SLI")[1] == {
+        "here.kind": "must be SLI, not 'Service'"
+    }
     assert "missing" in read(inside | {"apiVersion": "openslo/v1"}, "here")[1]["here.kind"]
 
 
@@ -167,7 +169,9 @@ def test_what_nothing_refers_to_is_refused() -> None:
     assert found.find("b")
     assert not found.find("d")
     found.end()
-    assert told(faults) == ["document c (Service c): nothing refers to it, so that it would be ignored"]
+    assert told(faults) == [
+        "document c (Service c): nothing refers to it, so that it would be ignored"
+    ]
 
 
 def test_an_item_is_a_reference_or_the_object_itself() -> None:

@@ -27,7 +27,9 @@ MINUTES: Final = objective("availability", APP)
 SLOW: Final = objective("latency-p95", APP)
 CHECKOUTS, QUICK, QUEUE, WORKERS = model(ORDERS).objectives
 
-ASKED: Final = 'http_server_request_duration_seconds_count{job="postfacta",traffic="user",http_route="/",'
+ASKED: Final = (
+    'http_server_request_duration_seconds_count{job="postfacta",traffic="user",http_route="/",'
+)
 GOOD: Final = ASKED + 'http_response_status_code="200"}'
 BAD: Final = ASKED + 'http_response_status_code="500",error_type="500"}'
 PROBE: Final = 'probe_success{job="postfacta-journey"}'
@@ -41,7 +43,12 @@ def error(one: Objective, window: str) -> str:
 
 
 def check(
-    where: Path, one: Objective, series: Mapping[str, str], expected: Sequence[Expected], *, compress: int = 1
+    where: Path,
+    one: Objective,
+    series: Mapping[str, str],
+    expected: Sequence[Expected],
+    *,
+    compress: int = 1,
 ) -> None:
     """Assert what is recorded of an objective: expression, time, and value, or None for no sample at all.
 
@@ -79,7 +86,10 @@ def test_nothing_failing_is_0_and_nothing_happening_is_nothing(tmp_path: Path) -
 
 @needs_promtool
 def test_what_fails_is_its_share_of_all_in_each_window(tmp_path: Path) -> None:
-    expected = [(error(RATE, window), "40m", 0.25) for window in ("1m", "5m", "30m", "1h", "6h", "3d", "30d")]
+    expected = [
+        (error(RATE, window), "40m", 0.25)
+        for window in ("1m", "5m", "30m", "1h", "6h", "3d", "30d")
+    ]
     check(tmp_path, RATE, {GOOD: "0+15x240", BAD: "0+5x240"}, expected)
 
 
@@ -122,7 +132,12 @@ def test_a_busy_hour_weighs_more_than_a_quiet_one(tmp_path: Path) -> None:
     # Three hours with a request a scrape, all well; then three with ninety-nine, a third of them failing.
     series = {GOOD: "0+1x720 786+66x720", BAD: "0x720 33+33x720"}
     share = error(RATE, "6h")
-    check(tmp_path, RATE, series, [(f"{share} > bool 0.32", "6h", 1), (f"{share} < bool 0.34", "6h", 1)])
+    check(
+        tmp_path,
+        RATE,
+        series,
+        [(f"{share} > bool 0.32", "6h", 1), (f"{share} < bool 0.34", "6h", 1)],
+    )
 
 
 @needs_promtool
@@ -148,7 +163,10 @@ def test_without_a_good_event_all_are_bad(tmp_path: Path) -> None:
 def test_gauges_are_counted_sample_by_sample(tmp_path: Path) -> None:
     series = {"orders_workers": "8x120", "orders_workers_lost": "2x60 4x60"}
     check(
-        tmp_path, WORKERS, series, [(error(WORKERS, "5m"), "14m", 0.25), (error(WORKERS, "5m"), "29m", 0.5)]
+        tmp_path,
+        WORKERS,
+        series,
+        [(error(WORKERS, "5m"), "14m", 0.25), (error(WORKERS, "5m"), "29m", 0.5)],
     )
 
 
@@ -162,9 +180,12 @@ def judged(one: Objective = MINUTES) -> str:
 
 @needs_promtool
 @pytest.mark.parametrize(
-    ("good", "bad", "is_bad"), [("0+100x40", "0x40", 0), ("0+96x40", "0+4x40", 0), ("0+90x40", "0+10x40", 1)]
+    ("good", "bad", "is_bad"),
+    [("0+100x40", "0x40", 0), ("0+96x40", "0+4x40", 0), ("0+90x40", "0+10x40", 1)],
 )
-def test_a_slice_is_bad_if_too_much_in_it_failed(tmp_path: Path, good: str, bad: str, is_bad: int) -> None:
+def test_a_slice_is_bad_if_too_much_in_it_failed(
+    tmp_path: Path, good: str, bad: str, is_bad: int
+) -> None:
     series = {GOOD: good, BAD: bad, UP: "1x40", PROBE: "1x40"}
     check(
         tmp_path,
@@ -178,13 +199,20 @@ def test_a_slice_is_bad_if_too_much_in_it_failed(tmp_path: Path, good: str, bad:
 def test_a_slice_with_just_as_many_failures_as_it_may_have_is_good(tmp_path: Path) -> None:
     assert MINUTES.slices
     half = replace(MINUTES, slices=replace(MINUTES.slices, target=0.5))
-    check(tmp_path, half, {GOOD: "0+50x40", BAD: "0+50x40", UP: "1x40"}, [(bad_slice(half), "9m", 0)])
+    check(
+        tmp_path, half, {GOOD: "0+50x40", BAD: "0+50x40", UP: "1x40"}, [(bad_slice(half), "9m", 0)]
+    )
 
 
 @needs_promtool
 def test_a_slice_without_requests_is_good_only_while_the_probe_succeeds(tmp_path: Path) -> None:
     series = {UP: "1x40", PROBE: "1x20 0x20"}
-    expected = [(bad_slice(), "4m", 0), (judged(), "4m", 1), (bad_slice(), "9m", 1), (judged(), "9m", 1)]
+    expected = [
+        (bad_slice(), "4m", 0),
+        (judged(), "4m", 1),
+        (bad_slice(), "9m", 1),
+        (judged(), "9m", 1),
+    ]
     check(tmp_path, MINUTES, series, expected)
 
 
@@ -205,7 +233,9 @@ def test_a_slice_of_which_nothing_is_known_is_not_judged(tmp_path: Path) -> None
 
 
 def quick_and_slow(quick: int, slow: int) -> dict[str, str]:
-    asked = 'http_server_request_duration_seconds_{}{{job="postfacta",traffic="user",http_route="/"{}}}'
+    asked = (
+        'http_server_request_duration_seconds_{}{{job="postfacta",traffic="user",http_route="/"{}}}'
+    )
     counts = {
         ("bucket", ',le="0.2"'): quick,
         ("bucket", ',le="0.5"'): quick + slow,
@@ -228,20 +258,29 @@ def test_a_slice_is_slow_if_too_many_took_longer(
 @needs_promtool
 def test_a_slice_with_too_few_requests_does_no_harm(tmp_path: Path) -> None:
     # 1 in four scrapes is 5 in five minutes, and 20 are asked for.
-    asked = 'http_server_request_duration_seconds_count{job="postfacta",traffic="user",http_route="/"}'
+    asked = (
+        'http_server_request_duration_seconds_count{job="postfacta",traffic="user",http_route="/"}'
+    )
     series = {asked: " ".join(f"{n}x3" for n in range(20))}
     check(tmp_path, SLOW, series, [(bad_slice(SLOW), "15m", 0), (judged(SLOW), "15m", 0)])
 
 
 @needs_promtool
 @pytest.mark.parametrize(("op", "at_the_edge"), [("lte", 0), ("lt", 1), ("gte", 0), ("gt", 1)])
-def test_a_threshold_is_kept_on_the_side_that_was_promised(tmp_path: Path, op: str, at_the_edge: int) -> None:
+def test_a_threshold_is_kept_on_the_side_that_was_promised(
+    tmp_path: Path, op: str, at_the_edge: int
+) -> None:
     assert isinstance(QUEUE.indicator, ThresholdIndicator)
     one = replace(QUEUE, indicator=replace(QUEUE.indicator, op=op))
     series = {'orders_oldest_unprocessed_seconds{queue="a"}': "600x20 601x20 599x20"}
     point = recorded("slo:point_bad:bool", one)
     above, below = (1, 0) if op in {"lte", "lt"} else (0, 1)
-    check(tmp_path, one, series, [(point, "4m", at_the_edge), (point, "9m", above), (point, "14m", below)])
+    check(
+        tmp_path,
+        one,
+        series,
+        [(point, "4m", at_the_edge), (point, "9m", above), (point, "14m", below)],
+    )
 
 
 @needs_promtool
@@ -261,7 +300,11 @@ def test_the_worst_of_several_series_counts(tmp_path: Path) -> None:
 @needs_promtool
 def test_a_quantile_is_judged_while_there_is_traffic(tmp_path: Path) -> None:
     asked = 'http_request_duration_highr_seconds_bucket{job="orders",le='
-    slow = {f'{asked}"1.0"}}': "0+8x80", f'{asked}"2.5"}}': "0+10x80", f'{asked}"+Inf"}}': "0+10x80"}
+    slow = {
+        f'{asked}"1.0"}}': "0+8x80",
+        f'{asked}"2.5"}}': "0+10x80",
+        f'{asked}"+Inf"}}': "0+10x80",
+    }
     check(tmp_path, QUICK, slow, [(bad_slice(QUICK), "19m", 1), (judged(QUICK), "19m", 1)])
     idle = dict.fromkeys(slow, "100x80")
     check(tmp_path, QUICK, idle, [(bad_slice(QUICK), "19m", 0), (judged(QUICK), "19m", 0)])
@@ -289,7 +332,9 @@ def test_a_long_window_never_reads_the_series_of_the_service() -> None:
 
 def test_compression_changes_no_name() -> None:
     for one in model(APP).objectives:
-        names = [[rule["record"] for rule in sli_rules(one, n) + period_rules(one, n)] for n in (1, 60)]
+        names = [
+            [rule["record"] for rule in sli_rules(one, n) + period_rules(one, n)] for n in (1, 60)
+        ]
         assert names[0] == names[1]
 
 

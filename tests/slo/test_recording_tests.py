@@ -37,12 +37,12 @@ def test_each_window_is_proved_silent_and_burning() -> None:
             with case(file, name):
                 one = objective(name, file)
                 tests = made(one, file)
-                assert asked(tests["what is left out fails, and none of it counts"], "ratio_rate.*") == [
-                    len(one.windows)
-                ]
-                assert asked(tests["what is left out goes well, and hides nothing"], "ratio_rate.*") == [
-                    len(one.windows)
-                ]
+                assert asked(
+                    tests["what is left out fails, and none of it counts"], "ratio_rate.*"
+                ) == [len(one.windows)]
+                assert asked(
+                    tests["what is left out goes well, and hides nothing"], "ratio_rate.*"
+                ) == [len(one.windows)]
 
 
 def test_the_budget_is_seen_untouched_touched_and_spent() -> None:
@@ -74,7 +74,9 @@ def test_a_budget_that_a_touch_would_spend_is_only_spent() -> None:
 
 
 def test_without_traffic_there_is_no_share_of_events_and_no_slice_is_bad() -> None:
-    assert asked(made(objective("success-rate", APP))["nothing ever happens"], "ratio_rate.*") == [None]
+    assert asked(made(objective("success-rate", APP))["nothing ever happens"], "ratio_rate.*") == [
+        None
+    ]
     latency = made(objective("latency-p95", APP))["nothing ever happens"]
     assert (asked(latency, "slice_bad"), asked(latency, "slice_judged")) == ([0], [0])
     tests = made(objective("availability", APP))
@@ -102,7 +104,8 @@ def test_a_probe_counts_and_its_absence_does_not() -> None:
     tests = made(objective("availability", APP))
     probe = 'probe_success{job="postfacta-journey"}'
     assert probe in {
-        one["series"] for one in tests["the probe fails and there are no other requests"]["input_series"]
+        one["series"]
+        for one in tests["the probe fails and there are no other requests"]["input_series"]
     }
     missing = tests["there is no probe"]
     assert probe not in {one["series"] for one in missing["input_series"]}
@@ -114,13 +117,17 @@ def test_the_last_instance_counts_and_one_of_two_does_not() -> None:
     tests = made(objective("availability", APP))
     for name in ("the last instance goes down", "the last instance is gone"):
         fires = [
-            check["exp_samples"] for check in tests[name]["promql_expr_test"] if "count by" in check["expr"]
+            check["exp_samples"]
+            for check in tests[name]["promql_expr_test"]
+            if "count by" in check["expr"]
         ]
         assert {"labels": '{burnrate_tier="fast", severity="page"}', "value": 1} in [
             one for some in fires for one in some
         ]
         assert asked(tests[name], "slice_judged") == [1]
-    gone = {one["series"]: one["values"] for one in tests["the last instance is gone"]["input_series"]}
+    gone = {
+        one["series"]: one["values"] for one in tests["the last instance is gone"]["input_series"]
+    }
     assert " stale _x" in gone['up{job="postfacta",instance="one"}']
     assert asked(tests["one of two instances goes down"], "ALERTS") == [None]
     assert "the last instance is gone" not in made(objective("latency-p95", APP))

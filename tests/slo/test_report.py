@@ -34,7 +34,9 @@ HOURLY = SloStatus(
     hours=(702, 719),
 )
 SHORT = replace(ONE, slo="latency-p99", coverage=0.333, error=0.5, burn={})
-REPORT = Report(source="http://prometheus:9090", at=AT, window=MONTH, statuses=[RICH, HOURLY, SHORT])
+REPORT = Report(
+    source="http://prometheus:9090", at=AT, window=MONTH, statuses=[RICH, HOURLY, SHORT]
+)
 
 
 def test_a_person_reads_what_is_left_how_fast_it_goes_and_until_when() -> None:
@@ -152,7 +154,9 @@ def test_names_of_strangers_are_inert_on_the_page() -> None:
     standing = replace(RICH, service=evil, slo=evil, routes=[(evil, 1.0)])
     page = render(replace(REPORT, source=evil, statuses=[standing]), "html")
     assert "<script" not in page
-    assert page.count("&lt;script&gt;") == 5  # the source, service, name and route, and the plot's title
+    assert (
+        page.count("&lt;script&gt;") == 5
+    )  # the source, service, name and route, and the plot's title
 
 
 @pytest.mark.parametrize(
@@ -169,7 +173,10 @@ def test_the_end_of_the_budget_is_written_in_words(one: SloStatus, told: str) ->
 
 
 def test_an_objective_that_nothing_happened_to_is_not_called_kept() -> None:
-    assert facts(replace(ONE, error=None))[0] == ("state", "insufficient data: there was nothing to judge")
+    assert facts(replace(ONE, error=None))[0] == (
+        "state",
+        "insufficient data: there was nothing to judge",
+    )
 
 
 def test_an_overspent_budget_has_less_than_nothing_left() -> None:

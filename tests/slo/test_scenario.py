@@ -58,7 +58,8 @@ def test_a_fault_begins_when_the_windows_of_the_fastest_tiers_are_full() -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "burst", "bad"), [("success-rate", 1, 1), ("availability", 1, 3), ("latency-p95", 2, 19)]
+    ("name", "burst", "bad"),
+    [("success-rate", 1, 1), ("availability", 1, 3), ("latency-p95", 2, 19)],
 )
 def test_a_burst_is_as_long_as_a_bad_slice_needs(name: str, burst: int, bad: int) -> None:
     assert scenario(name).burst() == (burst, bad)
@@ -74,7 +75,9 @@ def test_a_burst_of_points_lasts_until_their_slice_is_bad() -> None:
 def test_times_are_compressed_in_series_and_in_queries() -> None:
     fast = scenario("success-rate", compress=15)
     assert fast.silence(40).expression.endswith("[41s])")
-    assert fast.test("quiet", {}, [Assertion("up", 4, {})])["promql_expr_test"][0]["eval_time"] == "4s"
+    assert (
+        fast.test("quiet", {}, [Assertion("up", 4, {})])["promql_expr_test"][0]["eval_time"] == "4s"
+    )
 
 
 def test_half_an_hour_is_disturbed_and_before_and_after_it_all_is_well() -> None:

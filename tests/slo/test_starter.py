@@ -21,13 +21,22 @@ def test_it_promises_success_and_speed(metrics: str) -> None:
         ("requests-succeed", 0.995),
         ("requests-are-quick", 0.99),
     ]
-    assert {tier.name for one in model.objectives for tier in one.tiers} == {"fast", "medium", "slow", "long"}
+    assert {tier.name for one in model.objectives for tier in one.tiers} == {
+        "fast",
+        "medium",
+        "slow",
+        "long",
+    }
     assert model.services[0].job == "web"
 
 
 def test_what_is_no_failure_of_the_service_burns_no_budget() -> None:
     ours = (Path(__file__).parents[2] / "deploy/slo/postfacta.openslo.yaml").read_text()
-    excluded = ('traffic="user"', 'http_response_status_code!="499"', 'http_route!~"/healthz.*|/metrics"')
+    excluded = (
+        'traffic="user"',
+        'http_response_status_code!="499"',
+        'http_route!~"/healthz.*|/metrics"',
+    )
     assert [condition for condition in excluded if condition not in ours] == []
     counted = re.findall(
         r"http_server_request_duration_seconds_\w+\{[^}]*\}", starter("shop", "web", "postfacta")

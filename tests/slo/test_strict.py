@@ -51,7 +51,9 @@ def test_an_unread_key_is_refused_with_its_path() -> None:
     one = node(name="a", typo=1)
     one.text("name")
     one.end()
-    assert one.faults == {"file: spec.typo": "is not known here and would be ignored; known are: name"}
+    assert one.faults == {
+        "file: spec.typo": "is not known here and would be ignored; known are: name"
+    }
     other = node(typo=1)
     other.end()
     assert other.faults["file: spec.typo"].endswith("known are: none")
@@ -136,10 +138,16 @@ def test_each_wrong_value_is_put_among_the_faults_and_reading_goes_on() -> None:
     node = StrictMapping(
         {"text": 1, "flag": 1, "number": "1", "span": "1y", "list": {}, "more": 1}, "spec", faults
     )
-    assert (node.text("text"), node.flag("flag", default=False), node.number("number")) == ("", True, 0.0)
+    assert (node.text("text"), node.flag("flag", default=False), node.number("number")) == (
+        "",
+        True,
+        0.0,
+    )
     assert (node.seconds("span"), node.listed("list").keys) == (0, ())
     node.end()
-    assert [*faults] == [f"spec.{key}" for key in ("text", "flag", "number", "span", "list", "more")]
+    assert [*faults] == [
+        f"spec.{key}" for key in ("text", "flag", "number", "span", "list", "more")
+    ]
     # What only follows from another fault is not shown.
     node.wrong("follows", "")
     with pytest.raises(SloError, match=r"^6 things are wrong:\n  spec\.text: must be a text"):

@@ -63,11 +63,15 @@ def test_a_counter_never_falls_and_the_good_and_the_bad_are_all_there_are(traffi
     for counter in (traffic.totals, traffic.bads, traffic.goods):
         assert all(one <= other for one, other in pairwise(counter))
     grown = [counter[-1] - counter[0] for counter in (traffic.totals, traffic.bads, traffic.goods)]
-    assert grown[0] == grown[1] + grown[2] == sum(one.scrapes * one.total for one in traffic.stretches)
+    assert (
+        grown[0] == grown[1] + grown[2] == sum(one.scrapes * one.total for one in traffic.stretches)
+    )
 
 
 @given(TRAFFIC, st.integers(2, 50), st.booleans())
-def test_a_window_that_is_full_counts_what_happened_in_it(traffic: Traffic, width: int, closed: bool) -> None:  # noqa: FBT001
+def test_a_window_that_is_full_counts_what_happened_in_it(
+    traffic: Traffic, width: int, closed: bool
+) -> None:  # noqa: FBT001
     sums = traffic.sums(width, range(traffic.scrapes + 1), closed=closed)
     assert all(0 <= ratio <= 1 for ratio in sums.ratios)
     if closed:

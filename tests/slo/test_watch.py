@@ -28,7 +28,10 @@ def told() -> Iterator[Told]:
 
 def a_watch(url: str, *, interval: float = 60.0, clock: ManualClock | None = None) -> Watch:
     return Watch(
-        "postfacta", lambda: Prometheus(url, timeout=1.0), interval=interval, clock=clock or ManualClock()
+        "postfacta",
+        lambda: Prometheus(url, timeout=1.0),
+        interval=interval,
+        clock=clock or ManualClock(),
     )
 
 
@@ -97,7 +100,9 @@ def test_what_could_not_be_read_is_asked_for_again_before_the_interval_is_over(t
     assert (watch.error, watch.seen is None) == ("", False)
 
 
-def test_a_fault_of_our_own_is_named_and_ends_nothing(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_our_own_is_named_and_ends_nothing(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
     watch = a_watch(told.url)
     with monkeypatch.context() as broken:
         broken.setattr(module, "query_status", None)
@@ -109,7 +114,9 @@ def test_a_fault_of_our_own_is_named_and_ends_nothing(told: Told, monkeypatch: p
 
 def test_the_page_shows_how_to_keep_objectives_for_a_page_of_ones_own(told: Told) -> None:
     page = (Path(__file__).parents[2] / "docs/how-to/slo-as-code.md").read_text()
-    found = re.search(r"## Show them on a page of your own.*?```python\n(.*?)Thread\(", page, re.DOTALL)
+    found = re.search(
+        r"## Show them on a page of your own.*?```python\n(.*?)Thread\(", page, re.DOTALL
+    )
     assert found
     text = found[1].replace("http://prometheus:9090", told.url).replace('"shop"', '"postfacta"')
     names: dict[str, Any] = {}
@@ -117,4 +124,8 @@ def test_the_page_shows_how_to_keep_objectives_for_a_page_of_ones_own(told: Told
     assert names["objectives"]() == []
     names["watch"].look()
     (shown,) = names["objectives"]()
-    assert (shown["name"], shown["aim"], names["watch"].error) == ("availability", percent(0.99), "")
+    assert (shown["name"], shown["aim"], names["watch"].error) == (
+        "availability",
+        percent(0.99),
+        "",
+    )

@@ -132,7 +132,9 @@ class Deploy:
             return without.answers(), hardened.answers()
 
     @contextmanager
-    def _served(self, folder: Path, command: str, variables: Mapping[str, str]) -> Generator[_Reading]:
+    def _served(
+        self, folder: Path, command: str, variables: Mapping[str, str]
+    ) -> Generator[_Reading]:
         with ExitStack() as stack:
 
             def serve(name: str, code: str, upstream: str) -> Served:
@@ -155,8 +157,12 @@ class Deploy:
                 chain.append(serve(f"service{position}", code, chain[-1].url if chain else ""))
             urls = [chain[-1].url] * 2
             if self.has_successor:
-                urls[1] = serve("successor", self.services[-1], chain[-2].url if len(chain) > 1 else "").url
-            (folder / "clients.py").write_text(dedent(CLIENTS) + dedent(self.clients) + dedent(_MAIN))
+                urls[1] = serve(
+                    "successor", self.services[-1], chain[-2].url if len(chain) > 1 else ""
+                ).url
+            (folder / "clients.py").write_text(
+                dedent(CLIENTS) + dedent(self.clients) + dedent(_MAIN)
+            )
             reading = _Reading(self, folder, urls, chain[self.stops])
             stack.callback(reading.end)
             yield reading

@@ -25,7 +25,9 @@ _KEPT = ("HOME", "LANG", "PATH", "TMPDIR", "UV_CACHE_DIR")
 def build(folder: Path, tree: Path = ROOT, **variables: str) -> tuple[Path, Path]:
     """Build the source distribution and the wheel of a tree into a folder, each from the tree itself."""
     _done(
-        [BIN / "python", "-m", "hatchling", "build", "-d", folder], cwd=tree, env={**os.environ, **variables}
+        [BIN / "python", "-m", "hatchling", "build", "-d", folder],
+        cwd=tree,
+        env={**os.environ, **variables},
     )
     (source,), (wheel,) = folder.glob("postfacta-*.tar.gz"), folder.glob("postfacta-*.whl")
     return source, wheel
@@ -87,7 +89,12 @@ class Environment:
         )
 
     def script(
-        self, code: str, *, cwd: Path, environment: Mapping[str, str] | None = None, timeout: float = 300.0
+        self,
+        code: str,
+        *,
+        cwd: Path,
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 300.0,
     ) -> subprocess.CompletedProcess[str]:
         """Write a script into the folder `cwd`, and run it to its end."""
         (cwd / "script.py").write_text(dedent(code))
@@ -170,7 +177,17 @@ class Environments:
             wanted = f"{self._wheel}[{','.join(extras)}]" if extras else str(self._wheel)
             constraints = ["-c", ROOT / "requirements/dev.txt"] if lock is None else ["-r", lock]
             _done(
-                [BIN / "uv", "pip", "install", "-q", "--python", folder, *constraints, wanted, *packages],
+                [
+                    BIN / "uv",
+                    "pip",
+                    "install",
+                    "-q",
+                    "--python",
+                    folder,
+                    *constraints,
+                    wanted,
+                    *packages,
+                ],
                 timeout=300,
             )
             self._made[key] = Environment(folder)

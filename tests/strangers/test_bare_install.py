@@ -10,16 +10,14 @@ import pytest
 from postfacta_app import COMMANDS
 from tests.strangers.kit import Environments
 
-_APP = (
-    'postfacta: this command needs an extra that is not installed: pip install "postfacta[app]" (no module '
-)
-_SLO = (
-    'slo: this command needs an extra that is not installed: pip install "postfacta[slo]" (no module yaml)\n'
-)
+_APP = 'postfacta: this command needs an extra that is not installed: pip install "postfacta[app]" (no module '
+_SLO = 'slo: this command needs an extra that is not installed: pip install "postfacta[slo]" (no module yaml)\n'
 _LAB = 'postfacta: lab needs an extra that is not installed: pip install "postfacta[lab]" (no module click)\n'
 
 
-def test_a_command_without_its_extra_names_it_in_one_line(environments: Environments, tmp_path: Path) -> None:
+def test_a_command_without_its_extra_names_it_in_one_line(
+    environments: Environments, tmp_path: Path
+) -> None:
     for command, line in (
         *((f"postfacta {name} --help", _APP) for name in COMMANDS),
         ("postfacta serve", _APP),

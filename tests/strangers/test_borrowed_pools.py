@@ -158,7 +158,10 @@ def network(database_dsn: str) -> Generator[LossyNetwork]:
 
 @pytest.fixture(params=SERVICES)
 def served(
-    request: pytest.FixtureRequest, environments: Environments, network: LossyNetwork, tmp_path: Path
+    request: pytest.FixtureRequest,
+    environments: Environments,
+    network: LossyNetwork,
+    tmp_path: Path,
 ) -> Generator[Served]:
     """Serve each by uvicorn, from the wheel, with no extra but its own."""
     code, packages = SERVICES[request.param]
@@ -200,7 +203,9 @@ def test_the_answer_says_whether_a_write_is_there(served: Served, network: Lossy
 def test_a_slow_statement_ends_with_its_request(served: Served) -> None:
     started = time.monotonic()
     for _ in range(7):  # more than the pool has connections, if one were left behind
-        answer = httpx2.get(f"{served.url}/slow", headers={"x-request-timeout": "0.5"}, timeout=PATIENCE)
+        answer = httpx2.get(
+            f"{served.url}/slow", headers={"x-request-timeout": "0.5"}, timeout=PATIENCE
+        )
         assert answer.status_code == 504
     assert count(served) == 0
     assert time.monotonic() - started < 20
@@ -209,7 +214,9 @@ def test_a_slow_statement_ends_with_its_request(served: Served) -> None:
     assert 'postfacta_breaker_state{breaker="orders",state="closed"} 1.0' in metrics
 
 
-def test_a_database_that_is_away_is_503_until_it_is_back(served: Served, network: LossyNetwork) -> None:
+def test_a_database_that_is_away_is_503_until_it_is_back(
+    served: Served, network: LossyNetwork
+) -> None:
     network.is_down = True
     network.cut()
     until_ready(served, 503)

@@ -50,6 +50,10 @@ def test_a_second_change_of_the_same_version_is_refused_in_the_shape_of_the_serv
         late = client.put("/bill", headers={"if-match": etag})
         assert (late.status_code, late.headers["etag"]) == (412, '"2"')
         assert late.json() == {"detail": "It has changed: read it again, then retry"}
-        for sent, status in (({}, 428), ({"if-match": "2"}, 400), ({"idempotency-key": "k" * 256}, 400)):
+        for sent, status in (
+            ({}, 428),
+            ({"if-match": "2"}, 400),
+            ({"idempotency-key": "k" * 256}, 400),
+        ):
             assert client.put("/bill", headers=sent).status_code == status
         assert "Traceback" not in served.log

@@ -97,7 +97,9 @@ def ask(page: Page, url: str, **options: object) -> list[object]:
 
 @NEEDS_CHROMIUM
 @pytest.mark.usefixtures("chromiums")
-def test_a_page_of_another_origin_reads_each_refusal(environments: Environments, tmp_path: Path) -> None:
+def test_a_page_of_another_origin_reads_each_refusal(
+    environments: Environments, tmp_path: Path
+) -> None:
     environment = environments("fastapi", "uvicorn")
     with (
         site() as listed,

@@ -55,7 +55,9 @@ def test_a_suite_that_init_wrote_passes_and_fails_as_the_service_does(
     suite = tmp_path / "reliability/test_reliability.py"
     # A busy machine is slow: what is judged here is the way from the wheel to a green suite.
     suite.write_text(
-        suite.read_text().replace("p95=0.2, p99=0.5", "p95=10.0, p99=15.0").replace("seconds=10", "seconds=6")
+        suite.read_text()
+        .replace("p95=0.2, p99=0.5", "p95=10.0, p99=15.0")
+        .replace("seconds=10", "seconds=6")
     )
     done = stranger.run("pytest", "-q", "reliability", cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -64,7 +66,9 @@ def test_a_suite_that_init_wrote_passes_and_fails_as_the_service_does(
     suite.write_text(
         suite.read_text().replace("service:hardened", "service:app").replace("/healthz/ready", "")
     )
-    done = stranger.run("pytest", "-q", "reliability", "-k", "deployment", cwd=tmp_path, timeout=120)
+    done = stranger.run(
+        "pytest", "-q", "reliability", "-k", "deployment", cwd=tmp_path, timeout=120
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "requests failed (" in done.stdout
 
@@ -78,7 +82,17 @@ def test_a_service_that_is_dead_or_has_nothing_is_never_green(
         (("init", *COMMAND), "no database"),
         (("drain", "--path", "/", *COMMAND), "before it answered"),
         (
-            ("load", "--url", "http://127.0.0.1:9", "--path", "/", "--seconds", "1", "--rate", "200"),
+            (
+                "load",
+                "--url",
+                "http://127.0.0.1:9",
+                "--path",
+                "/",
+                "--seconds",
+                "1",
+                "--rate",
+                "200",
+            ),
             "no answer",
         ),
     ):

@@ -19,7 +19,9 @@ from tests.kit.ports import free_port
 from tests.servers.serving import wait_for
 from tests.strangers.kit import Environment, Environments, Served
 
-SLACK = 20.0  # Seconds, for a busy machine; a drain with its delay of `DELAY` takes longer than that.
+SLACK = (
+    20.0  # Seconds, for a busy machine; a drain with its delay of `DELAY` takes longer than that.
+)
 DELAY = 60
 
 SERVICE = """
@@ -46,7 +48,9 @@ SERVICE = """
 @pytest.fixture(scope="module")
 def shop(environments: Environments) -> Environment:
     """Return an environment with FastAPI and its servers."""
-    return environments("fastapi", "uvicorn[standard]", "httpx2", "pytest", "gunicorn", "uvicorn-worker")
+    return environments(
+        "fastapi", "uvicorn[standard]", "httpx2", "pytest", "gunicorn", "uvicorn-worker"
+    )
 
 
 def test_a_fixture_starts_the_application_in_each_test(shop: Environment, tmp_path: Path) -> None:
@@ -118,7 +122,9 @@ def test_a_startup_that_fails_ends_the_server(
     assert "no licence" in done.stderr
 
 
-def test_a_lifespan_that_raises_at_its_end_is_in_the_servers_log(shop: Environment, tmp_path: Path) -> None:
+def test_a_lifespan_that_raises_at_its_end_is_in_the_servers_log(
+    shop: Environment, tmp_path: Path
+) -> None:
     code = """
         from contextlib import asynccontextmanager
         from fastapi import FastAPI
@@ -139,7 +145,10 @@ def test_a_lifespan_that_raises_at_its_end_is_in_the_servers_log(shop: Environme
 
 
 def test_an_application_in_a_mount_says_what_is_wrong(shop: Environment, tmp_path: Path) -> None:
-    code = SERVICE.format(delay=5) + "\n    inner, app = app, FastAPI()\n    app.mount('/shop', inner)\n"
+    code = (
+        SERVICE.format(delay=5)
+        + "\n    inner, app = app, FastAPI()\n    app.mount('/shop', inner)\n"
+    )
     with shop.serve(code, cwd=tmp_path) as served:
         answers = [httpx2.get(f"{served.url}/shop/healthz/ready") for _ in range(2)]
         assert {answer.status_code for answer in answers} == {503}
@@ -191,7 +200,9 @@ def at_terminal(
 
 
 @pytest.mark.parametrize("flags", [[], ["--workers", "2"], ["--reload"]], ids=" ".join)
-def test_ctrl_c_at_a_terminal_ends_at_once(shop: Environment, tmp_path: Path, flags: list[str]) -> None:
+def test_ctrl_c_at_a_terminal_ends_at_once(
+    shop: Environment, tmp_path: Path, flags: list[str]
+) -> None:
     def act(terminal: int, url: str) -> None:
         os.write(terminal, b"\x03")
 
@@ -225,7 +236,9 @@ SERVERS = {
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_sigterm_under_load_fails_no_request(shop: Environment, tmp_path: Path, server: str) -> None:
+def test_sigterm_under_load_fails_no_request(
+    shop: Environment, tmp_path: Path, server: str
+) -> None:
     answers: Counter[object] = Counter()
     stop = threading.Event()
 

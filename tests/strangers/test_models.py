@@ -177,7 +177,9 @@ def tools(environments: Environments) -> Deploy:
     return Deploy(environments(*PACKAGES), ASSISTANT, ["tool"], [TOOLS])
 
 
-def test_each_reader_of_a_model_gets_its_answer_over_a_deploy(models: Deploy, tmp_path: Path) -> None:
+def test_each_reader_of_a_model_gets_its_answer_over_a_deploy(
+    models: Deploy, tmp_path: Path
+) -> None:
     bare, hardened = models.run(tmp_path)
     assert_never_worse(bare, hardened)
     with every() as case:

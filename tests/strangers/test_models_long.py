@@ -132,7 +132,9 @@ def test_a_job_of_gradio_is_whole_over_a_deploy(
 
 
 @pytest.mark.long
-def test_a_job_of_gradio_that_is_cut_is_never_whole(environments: Environments, tmp_path: Path) -> None:
+def test_a_job_of_gradio_that_is_cut_is_never_whole(
+    environments: Environments, tmp_path: Path
+) -> None:
     # gradio_client waits for ever for the rest of a stream that was cut, without the library too.
     deploy = Deploy(environments(lock=LOCK), CLIENTS, ["browser"], [PAGE], drain_timeout=1)
     assert_cut("browser", *deploy.run(tmp_path))

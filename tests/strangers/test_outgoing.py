@@ -107,7 +107,11 @@ def test_every_request_of_a_client_is_guarded(
         def ask(what: str, method: str = "GET") -> tuple[int, str, int]:
             httpx2.get(f"{served.url}/forget", timeout=10)
             answer = httpx2.get(f"{served.url}/ask/{what}", params={"method": method}, timeout=10)
-            return tuple(answer.json().values()) if answer.status_code == 200 else (answer.status_code, "", 0)
+            return (
+                tuple(answer.json().values())
+                if answer.status_code == 200
+                else (answer.status_code, "", 0)
+            )
 
         assert ask("bill") == (200, "bill True", 1)
         assert ask("busy", "POST") == (200, "busy True", 2)
@@ -117,7 +121,10 @@ def test_every_request_of_a_client_is_guarded(
         assert ask("slow")[0] in {500, 504}
         assert httpx2.get(f"{served.url}/stream", timeout=10).text == "piece " * 6
         page = httpx2.get(f"{served.url}/metrics", timeout=10).text
-        for line in ("http_client_request_duration_seconds_count{", "postfacta_retry_attempts_total{"):
+        for line in (
+            "http_client_request_duration_seconds_count{",
+            "postfacta_retry_attempts_total{",
+        ):
             assert line in page
         script = SCRIPT.replace("CLIENT", client).replace("URL", served.url)
         done = environment.script(script, cwd=tmp_path)

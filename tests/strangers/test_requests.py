@@ -176,19 +176,31 @@ def metrics(served: Served) -> list[str]:
 
 
 def series(served: Served, *parts: str, name: str = COUNT) -> list[str]:
-    return [line for line in metrics(served) if line.startswith(name) and all(part in line for part in parts)]
+    return [
+        line
+        for line in metrics(served)
+        if line.startswith(name) and all(part in line for part in parts)
+    ]
 
 
-def test_a_websocket_that_crashes_is_counted_and_logged(environments: Environments, tmp_path: Path) -> None:
+def test_a_websocket_that_crashes_is_counted_and_logged(
+    environments: Environments, tmp_path: Path
+) -> None:
     environment = environments(*PACKAGES)
     with environment.serve(FASTAPI, cwd=tmp_path) as served:
         done = environment.script(TALK.replace("PORT", str(served.port)), cwd=tmp_path)
         assert done.stdout.split() == ["open", "closed"], done.stderr
         (crashed,) = series(served, name="postfacta_websocket_duration_seconds_count")
-        for label in ('http_route="/rooms/{name}"', 'outcome="crashed"', 'error_type="LookupError"'):
+        for label in (
+            'http_route="/rooms/{name}"',
+            'outcome="crashed"',
+            'error_type="LookupError"',
+        ):
             assert label in crashed
         assert "postfacta_websocket_open 0.0" in metrics(served)
-        assert 'postfacta_unhandled_exceptions_total{error_type="LookupError"} 1.0' in metrics(served)
+        assert 'postfacta_unhandled_exceptions_total{error_type="LookupError"} 1.0' in metrics(
+            served
+        )
         assert "websocket.closed" in served.log
 
 
@@ -199,7 +211,9 @@ def test_refusals_and_crashes_are_counted_as_what_they_are(
         url = served.url
         assert httpx2.get(f"{url}/crash", timeout=10).status_code == 500
         assert httpx2.post(f"{url}/orders", json={"a": "x" * 200}, timeout=10).status_code == 413
-        assert httpx2.get(f"{url}/nowhere", headers={"x-a": "x" * 5000}, timeout=10).status_code == 431
+        assert (
+            httpx2.get(f"{url}/nowhere", headers={"x-a": "x" * 5000}, timeout=10).status_code == 431
+        )
         half = b"POST /orders HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
         assert b" 408 " in raw(served, half)
         assert httpx2.get(f"{url}/slow/5", timeout=10).status_code == 504
@@ -216,7 +230,9 @@ def test_refusals_and_crashes_are_counted_as_what_they_are(
             assert len(series(served, *labels)) == 1, labels
 
 
-def test_what_a_service_had_before_goes_on_beside_it(environments: Environments, tmp_path: Path) -> None:
+def test_what_a_service_had_before_goes_on_beside_it(
+    environments: Environments, tmp_path: Path
+) -> None:
     environment = environments("starlette", "uvicorn", "starlette-exporter", "asgi-correlation-id")
     with environment.serve(EXPORTER, cwd=tmp_path) as served:
         answer = httpx2.get(f"{served.url}/id", timeout=10)
@@ -264,12 +280,16 @@ def leave(served: Served, path: str, after: float) -> None:
 
 
 @pytest.mark.parametrize("server", sorted(SERVERS))
-def test_a_client_that_leaves_is_499(server: str, environments: Environments, tmp_path: Path) -> None:
+def test_a_client_that_leaves_is_499(
+    server: str, environments: Environments, tmp_path: Path
+) -> None:
     environment = environments(*PACKAGES)
     with environment.serve(FASTAPI, cwd=tmp_path, command=SERVERS[server]) as served:
         leave(served, "/slow/1.5", 0.4)
         httpx2.get(f"{served.url}/slow/0.6", timeout=10)
-        wait_until(lambda: bool(series(served, 'http_route="/slow/{seconds}"', 'status_code="499"')))
+        wait_until(
+            lambda: bool(series(served, 'http_route="/slow/{seconds}"', 'status_code="499"'))
+        )
         (left,) = series(served, 'http_route="/slow/{seconds}"', 'status_code="499"')
         assert 'error_type="client_disconnected"' in left
         (whole,) = series(served, 'http_route="/slow/{seconds}"', 'status_code="200"')

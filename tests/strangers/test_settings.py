@@ -42,7 +42,10 @@ def test_guards_made_without_an_observer_stand_in_the_metrics(
         assert get(f"{served.url}/invoices") == '"an invoice"'
         page = get(f"{served.url}/metrics")
     assert 'postfacta_retry_attempts_total{operation="billing",outcome="success"} 1.0' in page
-    assert 'postfacta_breaker_calls_total{breaker="billing",mode="enforce",outcome="success"} 1.0' in page
+    assert (
+        'postfacta_breaker_calls_total{breaker="billing",mode="enforce",outcome="success"} 1.0'
+        in page
+    )
 
 
 @pytest.mark.parametrize(

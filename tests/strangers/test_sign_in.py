@@ -58,7 +58,9 @@ SERVICE = """
 """
 
 
-def test_a_key_is_replaced_and_guesses_at_it_are_limited(environments: Environments, tmp_path: Path) -> None:
+def test_a_key_is_replaced_and_guesses_at_it_are_limited(
+    environments: Environments, tmp_path: Path
+) -> None:
     (tmp_path / "service").mkdir()
     file = tmp_path / "key"
     file.write_text("former")

@@ -31,7 +31,9 @@ def billing(mode: str) -> Generator[str]:
     if mode == "dead":
         yield f"http://127.0.0.1:{free_port()}"
         return
-    with subprocess.Popen([sys.executable, BILLING, mode], stdout=subprocess.PIPE, text=True) as server:  # noqa: S603 - our own script
+    with subprocess.Popen(
+        [sys.executable, BILLING, mode], stdout=subprocess.PIPE, text=True
+    ) as server:  # noqa: S603 - our own script
         assert server.stdout is not None
         try:
             yield f"http://127.0.0.1:{server.stdout.readline().strip()}"
@@ -56,7 +58,9 @@ MODES = [("alive", 0), ("failing", 1), ("dead", 3), ("gone", 3), ("away", 3)]
 
 
 @pytest.mark.parametrize(("mode", "code"), MODES)
-def test_load_on_a_strangers_service_ends_as_documented(mode: str, code: int, tmp_path: Path) -> None:
+def test_load_on_a_strangers_service_ends_as_documented(
+    mode: str, code: int, tmp_path: Path
+) -> None:
     with billing(mode) as url:
         done = run(
             *(
@@ -85,7 +89,9 @@ def test_load_of_a_mix_writes_what_its_file_says(tmp_path: Path) -> None:
     )
     words = ("--rate", 60, "--seconds", 3, "--p95", SLOW, "--p99", SLOW)
     with billing("alive") as url:
-        done = run("-m", "postfacta_lab", "load", "--url", url, "--mix", mix, "--report", tmp_path, *words)
+        done = run(
+            "-m", "postfacta_lab", "load", "--url", url, "--mix", mix, "--report", tmp_path, *words
+        )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"POST /invoices +\d+ +0 ", done.stdout)
 
@@ -93,7 +99,19 @@ def test_load_of_a_mix_writes_what_its_file_says(tmp_path: Path) -> None:
 def test_load_that_is_too_short_is_undecided(tmp_path: Path) -> None:
     with billing("alive") as url:
         done = run(
-            *("-m", "postfacta_lab", "load", "--url", url, "--path", "/", "--rate", 5, "--seconds", 2),
+            *(
+                "-m",
+                "postfacta_lab",
+                "load",
+                "--url",
+                url,
+                "--path",
+                "/",
+                "--rate",
+                5,
+                "--seconds",
+                2,
+            ),
             *("--report", tmp_path),
         )
     assert done.returncode == 2, done.stdout + done.stderr
@@ -129,7 +147,16 @@ def chaos(folder: Path, url: str, deed: str = "true", **configuration: object) -
     """Run it as the page says."""
     path = experiment(folder, deed, **configuration)
     done = run(
-        "-m", "postfacta_lab", "chaos", path, "--url", url, "--path", "/invoices/7", "--out", folder / "out"
+        "-m",
+        "postfacta_lab",
+        "chaos",
+        path,
+        "--url",
+        url,
+        "--path",
+        "/invoices/7",
+        "--out",
+        folder / "out",
     )
     result = json.loads((folder / "out/result.json").read_text())
     assert result["exit_code"] == done.returncode
@@ -137,7 +164,9 @@ def chaos(folder: Path, url: str, deed: str = "true", **configuration: object) -
 
 
 @pytest.mark.parametrize(("mode", "code"), MODES)
-def test_chaos_on_a_strangers_service_ends_as_documented(mode: str, code: int, tmp_path: Path) -> None:
+def test_chaos_on_a_strangers_service_ends_as_documented(
+    mode: str, code: int, tmp_path: Path
+) -> None:
     with billing(mode) as url:
         trial = chaos(tmp_path, url)
     assert trial.code == code, trial.output
@@ -150,7 +179,12 @@ def test_chaos_toolkit_by_itself_is_not_green_either(mode: str, tmp_path: Path) 
         done = run(
             *("-m", "chaostoolkit", "--no-version-check", "--log-file", tmp_path / "log", "run"),
             *("--rollback-strategy=always", "--hypothesis-strategy=continuously"),
-            *("--hypothesis-frequency=1", "--journal-path", tmp_path / "journal.json", experiment(tmp_path)),
+            *(
+                "--hypothesis-frequency=1",
+                "--journal-path",
+                tmp_path / "journal.json",
+                experiment(tmp_path),
+            ),
             CHAOS_URL=url,
             CHAOS_READS="/invoices/7",
         )
@@ -160,11 +194,15 @@ def test_chaos_toolkit_by_itself_is_not_green_either(mode: str, tmp_path: Path) 
 def fault(url: str, mode: str, seconds: float) -> str:
     """Write the deed that breaks the service for a while."""
     change = f"import urllib.request as u; u.urlopen(u.Request('{url}/mode/MODE', method='PUT'))"
-    begin, end = (f'{sys.executable} -c "{change.replace("MODE", name)}"' for name in (mode, "alive"))
+    begin, end = (
+        f'{sys.executable} -c "{change.replace("MODE", name)}"' for name in (mode, "alive")
+    )
     return f"{begin}; sleep {seconds}; {end}"
 
 
-def test_users_who_fail_while_the_fault_lasts_are_not_forgotten_when_it_is_over(tmp_path: Path) -> None:
+def test_users_who_fail_while_the_fault_lasts_are_not_forgotten_when_it_is_over(
+    tmp_path: Path,
+) -> None:
     with billing("alive") as url:
         trial = chaos(tmp_path, url, fault(url, "failing", 4))
     assert trial.code == 1, trial.output
@@ -185,7 +223,8 @@ def test_a_fault_that_did_not_happen_is_undecided(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "code"), [("alive", 0), ("rude", 1), ("failing", 1), ("gone", 3), ("away", 3), ("dead", 3)]
+    ("mode", "code"),
+    [("alive", 0), ("rude", 1), ("failing", 1), ("gone", 3), ("away", 3), ("dead", 3)],
 )
 def test_drain_of_a_strangers_service_ends_as_documented(mode: str, code: int) -> None:
     serve = [BILLING, mode, "{port}"]
@@ -226,7 +265,10 @@ def test_chaos_names_what_is_missing(tmp_path: Path) -> None:
         ((file, "--url", "billing", "--path", "/"), "must begin with http"),
         ((file, "--path", "/", "--", "serve", "80"), "where the port goes"),
         (("C03", "--url", "http://127.0.0.1:9", "--path", "/"), "name the file"),
-        ((tmp_path / "nowhere.yaml", "--url", "http://127.0.0.1:9", "--path", "/"), "there is no file"),
+        (
+            (tmp_path / "nowhere.yaml", "--url", "http://127.0.0.1:9", "--path", "/"),
+            "there is no file",
+        ),
     ):
         done = run("-m", "postfacta_lab", "chaos", *words, "--out", tmp_path / "out")
         assert done.returncode == 3
@@ -235,9 +277,14 @@ def test_chaos_names_what_is_missing(tmp_path: Path) -> None:
 
 def test_chaos_may_kill_and_start_the_service_that_its_command_started(tmp_path: Path) -> None:
     whole = json.loads(experiment(tmp_path, window=1, may_break_during=True).read_text())
-    ours = {"type": "python", "module": "postfacta_lab.chaos.actions", "arguments": {"part": "service"}}
+    ours = {
+        "type": "python",
+        "module": "postfacta_lab.chaos.actions",
+        "arguments": {"part": "service"},
+    }
     whole["method"][:1] = [
-        {"type": "action", "name": func, "provider": {**ours, "func": func}} for func in ("kill", "start")
+        {"type": "action", "name": func, "provider": {**ours, "func": func}}
+        for func in ("kill", "start")
     ]
     file = tmp_path / "B02-killed.json"
     file.write_text(json.dumps(whole))

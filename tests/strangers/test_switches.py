@@ -56,14 +56,18 @@ def test_a_file_turns_exports_off_and_on_and_a_wrong_one_does_neither(
         file.write_text('{"exports": {"on": false, "reason": "INC-12"}}')
         wait_until(lambda: status(served.url) == 503)
         file.write_text('{"export": {"on": true}}')
-        wait_until(lambda: served.log.count("flags.unreadable") == 2)  # and once before there was a file
+        wait_until(
+            lambda: served.log.count("flags.unreadable") == 2
+        )  # and once before there was a file
         assert status(served.url) == 503
         file.write_text("{}")
         wait_until(lambda: status(served.url) == 200)
         assert "Traceback" not in served.log
 
 
-def test_a_provider_of_openfeature_turns_exports_off(environments: Environments, tmp_path: Path) -> None:
+def test_a_provider_of_openfeature_turns_exports_off(
+    environments: Environments, tmp_path: Path
+) -> None:
     with environments("starlette", "uvicorn", extras=["flags"]).serve(
         SERVICE, cwd=tmp_path, environment={"FLAG_DOMAIN": "shop"}
     ) as served:

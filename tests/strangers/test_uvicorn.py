@@ -76,10 +76,14 @@ def test_a_head_that_never_ends_is_closed_and_others_are_answered(
         assert status(served.url) == 200
 
 
-def test_silent_clients_take_no_file_that_others_need(environments: Environments, tmp_path: Path) -> None:
+def test_silent_clients_take_no_file_that_others_need(
+    environments: Environments, tmp_path: Path
+) -> None:
     environment = environments("fastapi", extras=["uvicorn"])
     with (
-        environment.serve(FEW_FILES + SERVICE, cwd=tmp_path, command=f"{COMMAND} --backlog 20") as served,
+        environment.serve(
+            FEW_FILES + SERVICE, cwd=tmp_path, command=f"{COMMAND} --backlog 20"
+        ) as served,
         ExitStack() as silent,
     ):
         for _ in range(600):

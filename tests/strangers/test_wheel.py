@@ -119,7 +119,9 @@ def test_the_wheel_holds_all_files_of_the_packages_and_no_others(wheel: Path) ->
     assert held == {name.removeprefix("src/") for name in tracked}
 
 
-def test_what_an_index_checks_is_clean(distributions: tuple[Path, Path], environments: Environments) -> None:
+def test_what_an_index_checks_is_clean(
+    distributions: tuple[Path, Path], environments: Environments
+) -> None:
     tools = environments(*TOOLS)
     for command in (
         ("twine", "--no-color", "check", "--strict", *distributions),
@@ -135,7 +137,9 @@ def test_the_long_description_is_the_readme_without_links_into_the_repository(wh
     described, readme = str(given.get_payload()), (ROOT / "README.md").read_text()
     assert given["Description-Content-Type"] == "text/markdown"
     assert not re.findall(r"\]\((?!https?://)[^)]*\)", described)
-    assert re.findall(r"\]\(https?://[^)]*\)", described) == re.findall(r"\]\(https?://[^)]*\)", readme)
+    assert re.findall(r"\]\(https?://[^)]*\)", described) == re.findall(
+        r"\]\(https?://[^)]*\)", readme
+    )
     code = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
     assert code.findall(described) == code.findall(readme)
     headings = re.compile(r"^#+ .*", re.MULTILINE)

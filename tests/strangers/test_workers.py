@@ -162,7 +162,9 @@ def test_a_worker_measures_bounds_and_ends_its_jobs(
             assert script.returncode == 0, script.stderr
 
         def ended(outcome: str) -> str | None:
-            return series(served, f'postfacta_jobs_total{{outcome="{outcome}",task="pause",worker="pauses"}}')
+            return series(
+                served, f'postfacta_jobs_total{{outcome="{outcome}",task="pause",worker="pauses"}}'
+            )
 
         enqueue(0.01, 30)
         wait_until(lambda: (ended("success"), ended(late)) == ("1.0", "1.0"))

@@ -24,7 +24,14 @@ from postfacta_core.errors import BulkheadFullError, LoadShedError, RateLimitExc
 from postfacta_core.guards.bulkhead import Bulkhead
 
 from ..db import Query, Transactions, Unit, row, rows
-from ..errors import AppError, ConflictError, NotFoundError, RateLimitedError, UnauthenticatedError, slow_down
+from ..errors import (
+    AppError,
+    ConflictError,
+    NotFoundError,
+    RateLimitedError,
+    UnauthenticatedError,
+    slow_down,
+)
 from ..principal import NOBODY, Principal, Role
 from ..web.body import Key
 from ..web.routes import Call
@@ -85,7 +92,14 @@ _LOSSES = """
 select seq, action = 'incident.change' as hides from audit_log
  where seq > coalesce((select seq from audit_log where at < now() - make_interval(secs => $1) order by seq desc limit 1), 0)
    and (action = any ($2::text[]) or (action = 'incident.change' and detail ? 'visibility'))"""
-_LESS = ["session.end", "session.revoke", "token.revoke", "password.change", "password.reset", "user.change"]
+_LESS = [
+    "session.end",
+    "session.revoke",
+    "token.revoke",
+    "password.change",
+    "password.reset",
+    "user.change",
+]
 _AUDIT = """
 select seq, at, actor, action, object, incident_id, detail::text, request_id, host(client) as client
   from audit_log
@@ -134,7 +148,11 @@ async def _add(unit: Unit, *given: str | None) -> model.User | None:
 
 
 async def change_user(
-    unit: Unit, user_id: UUID, wish: model.UserChange, *, matches: Callable[[str], object] = lambda _: None
+    unit: Unit,
+    user_id: UUID,
+    wish: model.UserChange,
+    *,
+    matches: Callable[[str], object] = lambda _: None,
 ) -> model.User:
     """Change a person; disabling ends all sessions. Raise if no enabled administrator would be left."""
     locked = await rows(unit, model.User, _LOCK, user_id, operation="user_lock")
@@ -144,7 +162,9 @@ async def change_user(
     matches(old.etag)
     sent = wish.model_dump(exclude_unset=True)
     admins = [it.id for it in locked if it.role is Role.ADMIN and it.disabled_at is None]
-    if admins == [user_id] and (sent.get("disabled") or sent.get("role", Role.ADMIN) is not Role.ADMIN):
+    if admins == [user_id] and (
+        sent.get("disabled") or sent.get("role", Role.ADMIN) is not Role.ADMIN
+    ):
         raise ConflictError("This is the last enabled administrator; make another person one first")
     args = (user_id, sent.get("role"), sent.get("disabled"))
     (changed,) = await rows(unit, model.User, _CHANGE_USER, *args, operation="user_change")
@@ -170,7 +190,9 @@ async def change_password(
 
 async def credential(q: Query, sha256: bytes, prefix: str | None) -> model.Credential | None:
     where, key = ("t.secret_sha256 = $1", sha256) if prefix is None else ("t.prefix = $1", prefix)
-    found = [dict(each) for each in await q.fetch(_CREDENTIAL + where, key, operation="credential_get")]
+    found = [
+        dict(each) for each in await q.fetch(_CREDENTIAL + where, key, operation="credential_get")
+    ]
     return _STORED.validate_python({**found[0], "principal": found[0]}) if found else None
 
 
@@ -178,14 +200,18 @@ async def touch(q: Query, token_id: UUID, now: datetime) -> None:
     await q.fetch(_TOUCH, token_id, now, operation="token_touch")
 
 
-async def sessions(q: Query, user_id: UUID, *, this: UUID | None, now: datetime) -> Sequence[model.Session]:
+async def sessions(
+    q: Query, user_id: UUID, *, this: UUID | None, now: datetime
+) -> Sequence[model.Session]:
     return await rows(q, model.Session, _SESSIONS, user_id, this, now, operation="session_list")
 
 
 async def add_secret(unit: Unit, token: model.Credential) -> None:
     """Store the hash of a session or bearer token, and drop this person's expired ones."""
     who = (token.id, token.kind, token.secret_sha256, token.principal.user_id)
-    await unit.execute(_ADD_SESSION, *who, token.created_at, token.expires_at, operation="session_create")
+    await unit.execute(
+        _ADD_SESSION, *who, token.created_at, token.expires_at, operation="session_create"
+    )
 
 
 async def end_sessions(
@@ -198,12 +224,17 @@ async def end_sessions(
 
 
 async def tokens(q: Query, after: Key | None, limit: int) -> Sequence[model.Token]:
-    return await rows(q, model.Token, _MACHINES, *(after or (None, None)), limit, operation="token_list")
+    return await rows(
+        q, model.Token, _MACHINES, *(after or (None, None)), limit, operation="token_list"
+    )
 
 
 async def create_token(unit: Unit, new: model.NewToken, now: datetime) -> model.IssuedToken:
     """Add an API token; its secret is known to the caller alone."""
-    minted, scopes = mint(model.Kind.API, unit.principal, now, until=new.expires_at), sorted(new.scopes)
+    minted, scopes = (
+        mint(model.Kind.API, unit.principal, now, until=new.expires_at),
+        sorted(new.scopes),
+    )
     token = minted.token
     stored = (token.id, token.kind, token.secret_sha256, token.principal.user_id, token.created_at)
     said = (token.expires_at, new.name, minted.prefix, scopes, new.source)
@@ -226,7 +257,9 @@ async def losses(q: Query, seconds: float) -> Mapping[int, bool]:
     return {each["seq"]: each["hides"] for each in found}
 
 
-async def audit(q: Query, query: model.AuditQuery, before: int | None) -> Sequence[model.AuditEntry]:
+async def audit(
+    q: Query, query: model.AuditQuery, before: int | None
+) -> Sequence[model.AuditEntry]:
     args = (query.incident, query.actor, query.since, query.until, before, query.limit + 1)
     return await rows(q, model.AuditEntry, _AUDIT, *args, operation="audit_list")
 
@@ -271,7 +304,9 @@ class Passwords:
             return await bulkhead.call(anyio.to_thread.run_sync, work)
         except BulkheadFullError:
             raise slow_down(1.0) from None
-        except Argon2Error as error:  # There is no memory for it: the password is neither right nor wrong.
+        except (
+            Argon2Error
+        ) as error:  # There is no memory for it: the password is neither right nor wrong.
             raise LoadShedError("passwords", 1.0) from error
 
 
@@ -285,13 +320,20 @@ _LIVES: Final = {
 }
 
 
-def mint(kind: model.Kind, owner: Principal, now: datetime, *, until: datetime | None = None) -> model.Minted:
+def mint(
+    kind: model.Kind, owner: Principal, now: datetime, *, until: datetime | None = None
+) -> model.Minted:
     """Generate a secret of 256 random bits; an API token also gets a prefix for lookup."""
     prefix = secrets.token_urlsafe(6) if kind is model.Kind.API else ""
     secret = (f"pf_{prefix}_" if prefix else "") + secrets.token_urlsafe(32)
     end = until or now + _LIVES[kind]
     token = model.Credential(
-        id=uuid4(), kind=kind, secret_sha256=digest(secret), principal=owner, created_at=now, expires_at=end
+        id=uuid4(),
+        kind=kind,
+        secret_sha256=digest(secret),
+        principal=owner,
+        created_at=now,
+        expires_at=end,
     )
     return model.Minted(secret, token, prefix)
 
@@ -356,7 +398,10 @@ class Accounts:
             raise
 
     async def _begin(
-        self, request: Request, minted: model.Minted, keep: Callable[[Unit], Awaitable[object]] | None = None
+        self,
+        request: Request,
+        minted: model.Minted,
+        keep: Callable[[Unit], Awaitable[object]] | None = None,
     ) -> model.Minted:
         who = minted.token.principal
 
@@ -386,7 +431,9 @@ class LocalAccounts(Accounts):
         self._is_local = is_local
 
     async def sign_in(self, call: Call, sent: model.Credentials, kind: model.Kind) -> model.Minted:
-        account = await row(self._reader, model.Account, _LOCAL, sent.email, operation="account_get")
+        account = await row(
+            self._reader, model.Account, _LOCAL, sent.email, operation="account_get"
+        )
         stored = account.password_hash if account else None
         given = call.request.cookies.get(cookie_name(is_local=self._is_local) + _DEVICE, "")
         device = given.partition(".")[0]
@@ -409,7 +456,9 @@ class LocalAccounts(Accounts):
             await self._begin(call.request, minted, keep)
             accept()
         value, life = _device(account.id, new, secrets.token_urlsafe(16)), timedelta(days=180)
-        return replace(minted, device=session_cookie(value, life, is_local=self._is_local, ending=_DEVICE))
+        return replace(
+            minted, device=session_cookie(value, life, is_local=self._is_local, ending=_DEVICE)
+        )
 
 
 def wrong_password() -> AppError:

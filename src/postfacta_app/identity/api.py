@@ -90,7 +90,9 @@ Only = Annotated[UUID | None, Fill(_given)]
 )  # fmt: skip
 async def login(sent: model.Credentials, desk: Desk) -> Reply[model.SignedIn]:
     minted = await desk.accounts.sign_in(desk.call, sent, model.Kind.BEARER)
-    return Reply(model.SignedIn(token=minted.secret, expires_at=minted.token.expires_at), 200, _NO_STORE)
+    return Reply(
+        model.SignedIn(token=minted.secret, expires_at=minted.token.expires_at), 200, _NO_STORE
+    )
 
 
 @routes.api(
@@ -120,7 +122,9 @@ async def logout(unit: Unit, desk: Desk) -> Response:
 @routes.api("GET /api/v1/me", SIGNED_IN, "Read the current user or token")
 async def me(q: Reader) -> model.Me:
     it = q.principal
-    return model.Me(actor=it.actor, name=it.name, role=it.role, scopes=sorted(it.scopes), source=it.source)
+    return model.Me(
+        actor=it.actor, name=it.name, role=it.role, scopes=sorted(it.scopes), source=it.source
+    )
 
 
 @routes.api(
@@ -138,7 +142,9 @@ async def change_password(owner: Owner, sent: model.PasswordChange, desk: Desk) 
         accept()
     hashed = await local.passwords.hash(sent.password)
     desk.lose(owner.actor)
-    change = partial(accounts.change_password, user_id=owner.id, hashed=hashed, old=stored, keep=desk.this)
+    change = partial(
+        accounts.change_password, user_id=owner.id, hashed=hashed, old=stored, keep=desk.this
+    )
     return await desk.call.write(change)
 
 
@@ -162,7 +168,9 @@ def new_password() -> str:
 @routes.api("GET /api/v1/me/sessions", SIGNED_IN, "List your sessions", kind=SEARCH)
 @routes.api("GET /api/v1/users/{id}/sessions", ADMIN, "List a person's sessions", kind=SEARCH)
 async def sessions(owner: Owner, desk: Desk) -> model.SessionList:
-    return model.SessionList(items=await accounts.sessions(desk.q, owner.id, this=desk.this, now=desk.now))
+    return model.SessionList(
+        items=await accounts.sessions(desk.q, owner.id, this=desk.this, now=desk.now)
+    )
 
 
 @routes.api("DELETE /api/v1/me/sessions/{session}", SIGNED_IN, "End one of your sessions")
@@ -227,7 +235,9 @@ async def tokens(q: Reader, query: Paged) -> model.TokenPage:
 
 @routes.api("POST /api/v1/tokens", ADMIN, "Create an API token; its secret is returned once")
 async def create_token(unit: Unit, new: model.NewToken, desk: Desk) -> Reply[model.IssuedToken]:
-    if new.expires_at is not None and not desk.now < new.expires_at <= desk.now + timedelta(days=3650):
+    if new.expires_at is not None and not desk.now < new.expires_at <= desk.now + timedelta(
+        days=3650
+    ):
         raise invalid("/expires_at", "out_of_range", "must be within the next ten years")
     issued = await accounts.create_token(unit, new, desk.now)
     return Reply(issued, 201, {"Location": f"/api/v1/tokens/{issued.id}", **_NO_STORE})
@@ -263,7 +273,9 @@ async def submit(*, request: Request, desk: Desk) -> Page | Response:
     target = _local_path(fields.get("next", ""))
 
     async def begin() -> Response:
-        sent = parse(model.Credentials, {name: fields.get(name, "") for name in ("email", "password")})
+        sent = parse(
+            model.Credentials, {name: fields.get(name, "") for name in ("email", "password")}
+        )
         minted = await desk.accounts.sign_in(desk.call, sent, model.Kind.SESSION)
         life = minted.token.expires_at - desk.now
         cookie = session_cookie(minted.secret, life, is_local=desk.settings.is_local)
@@ -326,7 +338,10 @@ async def add_machine(*, fields: Fields, desk: Desk) -> Page:
     new = formed(model.NewToken, {**fields, "scopes": scopes}, desk.now)
 
     async def work(unit: Unit) -> None:
-        desk.told |= {"added": new.name, "token": (await create_token(unit, new, desk)).value.secret}
+        desk.told |= {
+            "added": new.name,
+            "token": (await create_token(unit, new, desk)).value.secret,
+        }
 
     await desk.call.write(work)
     return await people(desk)
@@ -345,7 +360,8 @@ async def account(owner: Owner, desk: Desk) -> Page:
         "user": owner,
         "is_own": "id" not in desk.request.path_params,
         "changed": fields_of(model.UserChange),
-        "has_password": isinstance(desk.accounts, LocalAccounts) and owner.password_hash is not None,
+        "has_password": isinstance(desk.accounts, LocalAccounts)
+        and owner.password_hash is not None,
         "sessions": (await sessions(owner, desk)).items,
         **desk.told,
     }
@@ -361,7 +377,9 @@ async def change(owner: Owner, sent: model.PasswordChange, *, fields: Fields, de
 
 
 @routes.form("/people/{id}", ADMIN, again=account)
-async def change_access(unit: Unit, id: UUID, wish: model.UserChange, *, matches: Matches, desk: Desk) -> str:
+async def change_access(
+    unit: Unit, id: UUID, wish: model.UserChange, *, matches: Matches, desk: Desk
+) -> str:
     await change_user(unit, id, wish, matches=matches, desk=desk)
     return f"/people/{id}?done=user"
 

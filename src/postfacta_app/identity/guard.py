@@ -119,9 +119,13 @@ class Guard:
 
     def _refuse_foreign(self, request: Request) -> None:
         if not is_same_origin(request.headers, self._origins):
-            raise ForbiddenError("This request came from another site; open the page here and repeat it")
+            raise ForbiddenError(
+                "This request came from another site; open the page here and repeat it"
+            )
 
-    async def _look_up(self, request: Request, secret: str, kinds: frozenset[Kind]) -> Credential | None:
+    async def _look_up(
+        self, request: Request, secret: str, kinds: frozenset[Kind]
+    ) -> Credential | None:
         sha256 = digest(secret)
         token = self._recall(sha256, _TRUSTED_FOR)
         if token is None:
@@ -182,7 +186,9 @@ def presented(authorization: Sequence[str], cookie: str | None) -> str | None:
 
 
 def _invalid(detail: str) -> AppError:
-    return UnauthenticatedError(detail, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
+    return UnauthenticatedError(
+        detail, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'}
+    )
 
 
 def revocations(

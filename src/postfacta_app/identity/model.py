@@ -51,7 +51,9 @@ def _is_no_look_alike(email: str) -> str:
     if any(unicodedata.category(letter).startswith("C") for letter in email):
         raise ValueError("must have no invisible characters")
     for word in re.split(r"[\W_]+", email):
-        scripts = {unicodedata.name(letter, "OTHER").split()[0] for letter in word if letter.isalpha()}
+        scripts = {
+            unicodedata.name(letter, "OTHER").split()[0] for letter in word if letter.isalpha()
+        }
         if len({_SAME_SCRIPT.get(script, script) for script in scripts}) > 1:
             raise ValueError("must not mix the letters of two scripts in one word")
     return email
@@ -60,7 +62,9 @@ def _is_no_look_alike(email: str) -> str:
 # Only a message can verify an address; this rejects what cannot be one.
 Email = Annotated[
     str,
-    StringConstraints(max_length=320, pattern=r"^[^\s@\x00-\x1f\x7f-\x9f]+@[^\s@\x00-\x1f\x7f-\x9f]+$"),
+    StringConstraints(
+        max_length=320, pattern=r"^[^\s@\x00-\x1f\x7f-\x9f]+@[^\s@\x00-\x1f\x7f-\x9f]+$"
+    ),
     AfterValidator(_is_no_look_alike),
     BeforeValidator(_normal),  # last but run first, else the OpenAPI document has no pattern
 ]
@@ -79,7 +83,9 @@ class Scope(StrEnum):
 class Credentials(BaseModel, extra="forbid"):
     """Credentials of a sign-in. A password that is too short is simply wrong."""
 
-    email: Annotated[str, BeforeValidator(_normal), StringConstraints(max_length=320, pattern=r"^[^\x00]*$")]
+    email: Annotated[
+        str, BeforeValidator(_normal), StringConstraints(max_length=320, pattern=r"^[^\x00]*$")
+    ]
     password: Annotated[str, StringConstraints(max_length=128)]
 
 

@@ -37,19 +37,32 @@ from ..principal import NOBODY, Role
 from ..settings import Rotation
 from ..web.routes import Call
 from . import model
-from .accounts import Accounts, add_secret, digest, external, external_name, meet, mint, wrong_password
+from .accounts import (
+    Accounts,
+    add_secret,
+    digest,
+    external,
+    external_name,
+    meet,
+    mint,
+    wrong_password,
+)
 
 _MOST_BYTES: Final = 65_536
 _OK, _TOO_MANY_REQUESTS, _SERVER_ERROR = 200, 429, 500
 _OBJECT: Final = TypeAdapter(dict[str, JsonValue])
 Said = Mapping[str, JsonValue]
-Reply = tuple[int, Said]  # The status, and the JSON object; empty if it is anything else, such as HTML.
+Reply = tuple[
+    int, Said
+]  # The status, and the JSON object; empty if it is anything else, such as HTML.
 
 
 class Client(httpx2.AsyncClient):
     """Requests paths below `/auth/v1` of the project, through the guards, outermost first."""
 
-    def __init__(self, name: str, rotation: Rotation, *guards: Guard, observer: Observer = ignore) -> None:
+    def __init__(
+        self, name: str, rotation: Rotation, *guards: Guard, observer: Observer = ignore
+    ) -> None:
         self.name: str = name
         self._pipeline = Pipeline(*guards)
         self._rotation = rotation
@@ -102,10 +115,17 @@ _LONGEST: Final = 8_192  # Characters; the project's have about 1,000.
 _LEEWAY: Final = 30.0  # Allowed clock difference in seconds.
 # The claims are checked below, by our own clock.
 _BY_SECRET: Final = PyJWT(
-    {"enforce_minimum_key_length": True, "verify_exp": False, "verify_iat": False, "verify_nbf": False}
+    {
+        "enforce_minimum_key_length": True,
+        "verify_exp": False,
+        "verify_iat": False,
+        "verify_nbf": False,
+    }
 )
 
-Seconds = Annotated[float, Field(ge=0, le=253_402_300_000, allow_inf_nan=False)]  # In datetime's year 9999.
+Seconds = Annotated[
+    float, Field(ge=0, le=253_402_300_000, allow_inf_nan=False)
+]  # In datetime's year 9999.
 
 
 class _Claims(BaseModel, strict=True, frozen=True):
@@ -123,7 +143,9 @@ class _Claims(BaseModel, strict=True, frozen=True):
     app_metadata: Mapping[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
 
 
-_SESSION: Final = timedelta(hours=12)  # A ban in the project takes effect here when this session ends.
+_SESSION: Final = timedelta(
+    hours=12
+)  # A ban in the project takes effect here when this session ends.
 _SOON: Final = 5.0  # Default Retry-After, in seconds.
 # Answered alike, so that a failed sign-in reveals nothing else.
 _WRONG: Final = {
@@ -141,7 +163,13 @@ class SupabaseAccounts(Accounts):
     """Signs people in with passwords that the project holds, and verifies the tokens that it signed with its `keys`."""
 
     def __init__(
-        self, rotation: Rotation, client: Client, keys: Jwks, *common: Any, clock: Clock = WALL, **others: Any
+        self,
+        rotation: Rotation,
+        client: Client,
+        keys: Jwks,
+        *common: Any,
+        clock: Clock = WALL,
+        **others: Any,
     ) -> None:
         super().__init__(*common, **others)
         self.keys: Jwks = keys
@@ -152,7 +180,9 @@ class SupabaseAccounts(Accounts):
 
     async def sign_in(self, call: Call, sent: model.Credentials, kind: model.Kind) -> model.Minted:
         request, now = call.request, call.now
-        async with self.limited(client_of(request.scope), sent.email, attempted=self._attempted) as accept:
+        async with self.limited(
+            client_of(request.scope), sent.email, attempted=self._attempted
+        ) as accept:
             token = await self._token(sent)
             accept()
         found = await self.credential(request, token)
@@ -176,7 +206,9 @@ class SupabaseAccounts(Accounts):
             raise RejectedError(self._client.name, wait or _SOON) from error
         if status != _OK:
             # Older versions have an `error` alone.
-            codes = [it for it in map(said.get, ("error_code", "code", "error")) if isinstance(it, str)]
+            codes = [
+                it for it in map(said.get, ("error_code", "code", "error")) if isinstance(it, str)
+            ]
             code = codes[0][:100] if codes else f"status {status}"
             raise wrong_password() if code in _WRONG else self._unusable(code)
         token = said.get("access_token")
@@ -202,7 +234,9 @@ class SupabaseAccounts(Accounts):
         user = await self._account(request, claims) if now < end else None
         if user is None and now < end:
             return None
-        began, used_at, expires_at = (datetime.fromtimestamp(it, UTC) for it in (claims.iat, now, end))
+        began, used_at, expires_at = (
+            datetime.fromtimestamp(it, UTC) for it in (claims.iat, now, end)
+        )
         return model.Credential(
             id=claims.sub,
             kind=model.Kind.BEARER,
@@ -229,7 +263,9 @@ class SupabaseAccounts(Accounts):
         role = Role.RESPONDER if is_writer else Role.VIEWER
         # Sign-in by telephone has no address.
         email = claims.email or f"{claims.sub}@no-address.invalid"
-        add = partial(meet, name=name, email=email, display_name=email.partition("@")[0][:100], role=role)
+        add = partial(
+            meet, name=name, email=email, display_name=email.partition("@")[0][:100], role=role
+        )
         await self._transactions.write(request, NOBODY, add)
         return await external(self._reader, name)
 

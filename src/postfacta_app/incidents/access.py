@@ -14,7 +14,16 @@ from ..errors import AppError, ConflictError, NotFoundError, SchemaMissingError
 from ..principal import Access, Principal
 from ..web.routes import Call
 from ..web.slices import Fill
-from .model import Incident, IncidentFilters, IncidentPage, IncidentQuery, Kind, Severity, Sort, Visibility
+from .model import (
+    Incident,
+    IncidentFilters,
+    IncidentPage,
+    IncidentQuery,
+    Kind,
+    Severity,
+    Sort,
+    Visibility,
+)
 
 _NUMBER = re.compile(r"INC-([1-9][0-9]{0,17})", re.ASCII)  # 18 digits always fit a bigint
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
@@ -129,12 +138,19 @@ async def page(q: Query, query: IncidentQuery) -> IncidentPage:
     """Read one page of what the caller may see, and the instant from which a later pull misses none."""
     key, order, beyond = _ORDERS[query.sort]
     where = where_of(q.principal, query)
-    where.add(f"({key}, i.id) {beyond} ({{}}::timestamptz, {{}}::uuid)", *query.after(query.sort) or [None])
-    sql = _PAGE.format(columns=COLUMNS, key=key, order=order, where=where, limit=where.bind(query.limit + 1))
+    where.add(
+        f"({key}, i.id) {beyond} ({{}}::timestamptz, {{}}::uuid)",
+        *query.after(query.sort) or [None],
+    )
+    sql = _PAGE.format(
+        columns=COLUMNS, key=key, order=order, where=where, limit=where.bind(query.limit + 1)
+    )
     rows = await q.fetch(sql, *where.args, operation="incident_list")
     found = [row for row in rows if row["id"] is not None]
     kept, cursor = query.cut(found, query.sort, lambda row: (row["sort_key"], row["id"]))
-    return IncidentPage(items=[incident_of(row) for row in kept], next_cursor=cursor, as_of=rows[0]["as_of"])
+    return IncidentPage(
+        items=[incident_of(row) for row in kept], next_cursor=cursor, as_of=rows[0]["as_of"]
+    )
 
 
 async def follow_ups(q: Query, incidents: Sequence[UUID]) -> Mapping[UUID, Mapping[str, Any]]:
@@ -149,13 +165,17 @@ def incident_of(row: Any) -> Incident:
 
 
 def where_of(
-    principal: Principal, query: IncidentFilters, kinds: Sequence[Kind] = (Kind.INCIDENT, Kind.NEAR_MISS)
+    principal: Principal,
+    query: IncidentFilters,
+    kinds: Sequence[Kind] = (Kind.INCIDENT, Kind.NEAR_MISS),
 ) -> Where:
     """Select the matching incidents that the caller may see, of these kinds if it names none, never archived ones."""
     where = Where(*sees(principal))
     where.add(f"{VISIBLE} and i.archived_at is null")
     where.add("i.kind = any ({}::text[])", query.kind or kinds)
-    where.add("greatest(i.declared_at, coalesce(i.ended_at, now())) >= {}::timestamptz", query.since)
+    where.add(
+        "greatest(i.declared_at, coalesce(i.ended_at, now())) >= {}::timestamptz", query.since
+    )
     where.add("i.declared_at < {}::timestamptz", query.until)
     where.add("i.services && {}::text[]", query.service)
     where.add("i.teams && {}::text[]", query.team)

@@ -37,7 +37,9 @@ READ, WRITE = Access.READ, Access.WRITE
 routes: Final = Routes("incident")
 _MOST_MEMBERS: Final = 100
 
-Hide = Annotated[Callable[[], None], Fill(lambda it, _: partial(it.afterwards.append, it.tools.stale.forget))]
+Hide = Annotated[
+    Callable[[], None], Fill(lambda it, _: partial(it.afterwards.append, it.tools.stale.forget))
+]
 """Forgets the responses kept for outages, since an incident's visibility may have been reduced."""
 
 _INSERT: Final = f"""
@@ -110,7 +112,9 @@ async def change(unit: Unit, ref: Ref, wish: Change, *, matches: Matches, hide: 
     if new == old:
         return old
     _check_private(unit, new.visibility, new.members)
-    detail = {name: [getattr(old, name), it] for name, it in wanted.items() if it != getattr(old, name)}
+    detail = {
+        name: [getattr(old, name), it] for name, it in wanted.items() if it != getattr(old, name)
+    }
     values = {name: getattr(new, name) for name in Change.model_fields}
     row = await update(unit, "incidents", new.id, columns=COLUMNS, **values)
     await _note_changes(unit, old, new)
@@ -121,11 +125,15 @@ async def change(unit: Unit, ref: Ref, wish: Change, *, matches: Matches, hide: 
 async def _note_changes(unit: Unit, old: Incident, new: Incident) -> None:
     severities = old.severity.capitalize(), new.severity.capitalize()
     changes = ("severity", *severities), ("owner", old.owner, new.owner)
-    told = [f"{name}: {was or 'none'} to {now or 'none'}" for name, was, now in changes if was != now]
+    told = [
+        f"{name}: {was or 'none'} to {now or 'none'}" for name, was, now in changes if was != now
+    ]
     if body := "; ".join(told):
         at, note, body = await unit.stamp(new.id), uuid4(), body[0].upper() + body[1:]
         same = {"incident_id": new.id, "kind": "note", "author": unit.principal.actor}
-        await insert(unit, "annotations", id=note, root=note, body=body, occurred_at=at, at=at, **same)
+        await insert(
+            unit, "annotations", id=note, root=note, body=body, occurred_at=at, at=at, **same
+        )
 
 
 @routes.api("DELETE /api/v1/incidents/{ref}", WRITE, "Archive an incident")
@@ -152,14 +160,21 @@ async def transition(unit: Unit, ref: Ref, wish: model.Move, *, now: Now) -> Rep
     check_active(old)
     at, actor = await unit.stamp(old.id), unit.principal.actor
     row = await update(unit, "incidents", old.id, columns=COLUMNS, **new)
-    moved = {"from_status": old.status, "to_status": wish.to, "outcome": wish.outcome, "reason": wish.reason}
+    moved = {
+        "from_status": old.status,
+        "to_status": wish.to,
+        "outcome": wish.outcome,
+        "reason": wish.reason,
+    }
     same = {"incident_id": old.id, "occurred_at": occurred_at, "at": at, "actor": actor}
     await insert(unit, "status_changes", id=uuid4(), **moved, **same)
     detail = {"from": old.status, "to": wish.to, "outcome": wish.outcome}
     await unit.audit("incident.move", old.ref, incident_id=old.id, detail=detail)
     incident = access.incident_of(row)
     if _is_counted(incident):
-        unit.counts.append(("postfacta_incident_transitions_total", old.status, wish.to, old.severity))
+        unit.counts.append(
+            ("postfacta_incident_transitions_total", old.status, wish.to, old.severity)
+        )
     return Reply(incident, 201)
 
 
@@ -182,7 +197,9 @@ def _with_asker(unit: Unit, members: Sequence[UUID]) -> list[UUID]:
 
 def _check_private(unit: Unit, visibility: Visibility, members: Sequence[UUID]) -> None:
     if len(members) > _MOST_MEMBERS:
-        raise invalid("/members", "too_long", f"at most {_MOST_MEMBERS} members, including yourself")
+        raise invalid(
+            "/members", "too_long", f"at most {_MOST_MEMBERS} members, including yourself"
+        )
     if visibility == Visibility.PRIVATE and unit.principal.user_id is None:
         raise invalid("/visibility", "forbidden", "an API token cannot make an incident private")
     if visibility == Visibility.PRIVATE and not members:
@@ -191,7 +208,18 @@ def _check_private(unit: Unit, visibility: Visibility, members: Sequence[UUID]) 
 
 # Pages
 
-_FILTERS = ("q", "status", "severity_gte", "service", "team", "label", "kind", "has_postmortem", "from", "to")
+_FILTERS = (
+    "q",
+    "status",
+    "severity_gte",
+    "service",
+    "team",
+    "label",
+    "kind",
+    "has_postmortem",
+    "from",
+    "to",
+)
 _LISTS = ("status", "service", "team", "label", "kind")  # Of several values, a comma between each.
 
 
@@ -205,7 +233,9 @@ async def listed(q: Reader, *, request: Request, share: Share) -> Page:
 
 @routes.page("/incidents/new", WRITE)
 async def blank(q: Reader, *, typed: Typed) -> Page:
-    return Page("new_incident.html", {"new": fields_of(NewIncident), "reporter": q.principal.name[:100]})
+    return Page(
+        "new_incident.html", {"new": fields_of(NewIncident), "reporter": q.principal.name[:100]}
+    )
 
 
 @routes.form("/incidents/new", WRITE, again=blank)
@@ -220,8 +250,15 @@ async def editing(q: Reader, ref: Ref) -> Page:
 
 @routes.form("/incidents/{ref}/edit", WRITE, again=editing)
 async def edit(unit: Unit, ref: Ref, *, fields: Fields, matches: Matches, hide: Hide) -> str:
-    empty: Mapping[str, list[str]] = {"services": [], "teams": []}  # An emptied field clears what it shows.
-    sent = {name: fields[name].strip() or empty.get(name) for name in Change.model_fields if name in fields}
+    empty: Mapping[str, list[str]] = {
+        "services": [],
+        "teams": [],
+    }  # An emptied field clears what it shows.
+    sent = {
+        name: fields[name].strip() or empty.get(name)
+        for name in Change.model_fields
+        if name in fields
+    }
     changed = await change(unit, ref, formed(Change, sent), matches=matches, hide=hide)
     return f"/incidents/{changed.ref}"
 
@@ -235,7 +272,11 @@ def asked(request: Request, of: type[M]) -> tuple[M, Sequence[FieldError]]:
 
 
 async def found(
-    request: Request, of: type[M], page: Callable[[M], Awaitable[L]], *, names: Sequence[str] = _FILTERS
+    request: Request,
+    of: type[M],
+    page: Callable[[M], Awaitable[L]],
+    *,
+    names: Sequence[str] = _FILTERS,
 ) -> tuple[L, dict[str, object]]:
     """Return the page of a list that is asked for, and what its template shows.
 
@@ -245,7 +286,10 @@ async def found(
     try:
         rows = await page(query)
     except InvalidCursorError as refusal:
-        rows, errors = await page(of.model_validate({})), [FieldError("?", refusal.slug, refusal.detail)]
+        rows, errors = (
+            await page(of.model_validate({})),
+            [FieldError("?", refusal.slug, refusal.detail)],
+        )
     more = None if errors or rows.next_cursor is None else next_page(request, rows.next_cursor)
     return rows, {**filter_form(request, errors, names), "items": rows.items, "next_url": more}
 
@@ -255,7 +299,9 @@ def meant(request: Request) -> list[tuple[str, str]]:
     given: list[tuple[str, str]] = []
     for name, value in request.query_params.multi_items():
         texts = [each.strip() for each in value.split(",")] if name in _LISTS else [value]
-        given += [(name, _instant(text) if name in {"from", "to"} else text) for text in texts if text]
+        given += [
+            (name, _instant(text) if name in {"from", "to"} else text) for text in texts if text
+        ]
     return given
 
 

@@ -150,7 +150,9 @@ class Incident(BaseModel, frozen=True):
 class IncidentPage(Listed[Incident]):
     """A page of incidents, and the cursor of the next one."""
 
-    as_of: Time = Field(description="Use it as the next `updated_since`: rows may repeat, none is missed.")
+    as_of: Time = Field(
+        description="Use it as the next `updated_since`: rows may repeat, none is missed."
+    )
 
 
 # The allowed transitions. Staying in a status is always allowed, and is not a transition.
@@ -190,7 +192,9 @@ _AHEAD = timedelta(minutes=5)  # Clocks differ; the future is not a fact.
 def check_time(pointer: str, when: datetime, now: datetime) -> datetime:
     """Refuse a time before 1970 or more than five minutes in the future."""
     if not _EARLIEST <= when <= now + _AHEAD:
-        raise invalid(pointer, "out_of_range", "the time must be between 1970 and five minutes from now")
+        raise invalid(
+            pointer, "out_of_range", "the time must be between 1970 and five minutes from now"
+        )
     return when
 
 

@@ -9,7 +9,14 @@ from functools import partial
 from typing import Annotated, Any, Final, cast
 from uuid import UUID, uuid4
 
-from pydantic import BaseModel, Field, PlainSerializer, RootModel, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    Field,
+    PlainSerializer,
+    RootModel,
+    StringConstraints,
+    ValidationError,
+)
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -63,7 +70,9 @@ class Started(BaseModel):
     message: str
 
 
-Shown = Annotated[Time, PlainSerializer(lambda at: read_moment(format_time(at))[0], str, when_used="json")]
+Shown = Annotated[
+    Time, PlainSerializer(lambda at: read_moment(format_time(at))[0], str, when_used="json")
+]
 """A time in UTC without trailing zeros."""
 
 
@@ -135,21 +144,29 @@ select n.id, n.id, i.id, 'note', n.body, n.occurred_at, n.position - 1, n.time, 
 class PostgresV0:
     """Stores the incidents of v0 in the tables of v1, and lists at most `limit`."""
 
-    def __init__(self, database: Database, transactions: Transactions, *, limit: int = 1000) -> None:
+    def __init__(
+        self, database: Database, transactions: Transactions, *, limit: int = 1000
+    ) -> None:
         self._fetch = partial(database.fetch, repeatable=True)
         self._transactions = transactions
         self._limit = limit
 
-    async def list(self, before: tuple[datetime, UUID] | None) -> tuple[Sequence[ShownIncident], bool]:
+    async def list(
+        self, before: tuple[datetime, UUID] | None
+    ) -> tuple[Sequence[ShownIncident], bool]:
         """Read the newest ones before this start time and id, oldest first; also return whether there are older ones."""
-        rows = await self._fetch(_LIST, *before or (None, None), self._limit + 1, operation="v0_list")
+        rows = await self._fetch(
+            _LIST, *before or (None, None), self._limit + 1, operation="v0_list"
+        )
         return await _read(rows[-self._limit :]), len(rows) > self._limit
 
     async def get(self, incident_id: UUID) -> ShownIncident | None:
         rows = await self._fetch(_GET, incident_id, operation="v0_get")
         return next(iter(await _read(rows)), None)
 
-    async def start(self, call: Call, new: ShownIncident, *, answer: Response, key: str | None) -> Response:
+    async def start(
+        self, call: Call, new: ShownIncident, *, answer: Response, key: str | None
+    ) -> Response:
         """Write it with its first status change, its notes, and an audit row; raise if the id is taken."""
 
         async def work(unit: Unit) -> Response:
@@ -201,7 +218,9 @@ async def read(here: Here, id: UUID, *, request: Request) -> Annotated[Response,
     return await aside(_size([incident]), lambda: encoded(incident.model_dump(mode="json")))
 
 
-@routes.api("POST /api/v0/incidents/start", Access.WRITE, "Start an incident", reads=Start, once=True)
+@routes.api(
+    "POST /api/v0/incidents/start", Access.WRITE, "Start an incident", reads=Start, once=True
+)
 async def start(here: Here, call: This, *, now: Now) -> Annotated[Response, Started]:
     key = idempotency_key(call.request)
     try:
@@ -214,7 +233,10 @@ async def start(here: Here, call: This, *, now: Now) -> Annotated[Response, Star
 
 
 def _size(incidents: Iterable[ShownIncident]) -> int:
-    return sum(300 + 500 * (len(it.initial_notes or ()) + len(it.additional_notes or ())) for it in incidents)
+    return sum(
+        300 + 500 * (len(it.initial_notes or ()) + len(it.additional_notes or ()))
+        for it in incidents
+    )
 
 
 def _invalid(detail: str) -> AppError:
@@ -227,7 +249,9 @@ def parse_start(value: object, incident_id: UUID, start_time: datetime) -> Shown
     Keys match in any case, and the last of equal ones wins. Absent, null and "" are the same.
     """
     members = {} if value is None else _members(value, "the body")
-    text = {it: _string(members, it) for it in ("title", "description", "reporter", "severity", "owner")}
+    text = {
+        it: _string(members, it) for it in ("title", "description", "reporter", "severity", "owner")
+    }
     notes = members.get("notes")
     if not isinstance(notes, list | None):
         raise _invalid("notes must be an array")
@@ -235,10 +259,18 @@ def parse_start(value: object, incident_id: UUID, start_time: datetime) -> Shown
     try:
         Start.model_validate({name: given for name, given in text.items() if given})
     except ValidationError as error:
-        wrong = (f"{it['loc'][0]} {_BROKEN[it['type']].format(**it.get('ctx', {}))}" for it in error.errors())
+        wrong = (
+            f"{it['loc'][0]} {_BROKEN[it['type']].format(**it.get('ctx', {}))}"
+            for it in error.errors()
+        )
         raise MalformedError("Validation failed: " + ", ".join(wrong)) from None
     times = {"start_time": start_time, "end_time": _NEVER}
-    told = {"id": incident_id, "status": Status.OPEN, "initial_notes": initial, "additional_notes": None}
+    told = {
+        "id": incident_id,
+        "status": Status.OPEN,
+        "initial_notes": initial,
+        "additional_notes": None,
+    }
     return ShownIncident.model_validate({**text, **times, **told})
 
 

@@ -23,7 +23,9 @@ from ..errors import CommandFailedError
 
 Progress = Callable[[str], None]
 
-REVISIONS: Final = {it.name[:4]: it for it in sorted(Path(__file__).with_name("versions").glob("*.sql"))}
+REVISIONS: Final = {
+    it.name[:4]: it for it in sorted(Path(__file__).with_name("versions").glob("*.sql"))
+}
 """The file of each revision."""
 
 HEAD: Final = max(REVISIONS)  # The revision this program needs.
@@ -186,7 +188,9 @@ async def _backfill(connection: RawConnection, progress: Progress) -> None:
         for (incident,) in incidents:
             async with connection.transaction():
                 # A statement of its own: what the next one reads begins after the lock.
-                await connection.execute("select from incidents where id = $1 for no key update", incident)
+                await connection.execute(
+                    "select from incidents where id = $1 for no key update", incident
+                )
                 await connection.execute("select timeline_rebuild($1)", incident)
         done += len(incidents)
     await connection.execute("set statement_timeout = '5s'")

@@ -165,7 +165,9 @@ class Transition(BaseModel, extra="forbid"):
     """A requested status transition."""
 
     to: Stage
-    message: Message | None = Field(None, description="Required for `waived`: why no post-mortem is needed.")
+    message: Message | None = Field(
+        None, description="Required for `waived`: why no post-mortem is needed."
+    )
 
 
 class Restore(BaseModel, extra="forbid"):
@@ -264,7 +266,9 @@ def move(stage: Stage | None, wish: Transition) -> bool:
         detail = f"A post-mortem that is {stage or 'not yet written'} cannot become {wish.to}"
         raise errors.IllegalTransitionError(detail, extra={"allowed": list(MOVES[stage])})
     if wish.to is Stage.WAIVED and wish.message is None:
-        raise invalid("/message", "required", "waiving requires a message: why no post-mortem is needed")
+        raise invalid(
+            "/message", "required", "waiving requires a message: why no post-mortem is needed"
+        )
     return True
 
 
@@ -309,7 +313,9 @@ def _follows(call: Call, _: str) -> Callable[[str | None], None]:
 
 def _check_headers(request: Request, etag: str | None) -> None:
     """Check the revision a write starts from: `If-Match` names it, `If-None-Match: *` means none."""
-    named, none = (", ".join(request.headers.getlist(name)) for name in ("if-match", "if-none-match"))
+    named, none = (
+        ", ".join(request.headers.getlist(name)) for name in ("if-match", "if-none-match")
+    )
     if named.strip() == "*" or (not named and none.strip() != "*"):
         detail = "Send If-Match with the ETag of the revision you change; for the first revision, send If-None-Match: *"
         raise errors.PreconditionRequiredError(detail)
@@ -336,7 +342,10 @@ _SELECT: Final = f"""
 select {{columns}} from postmortem_revisions r join incidents i on i.id = r.incident_id
  where {VISIBLE} and ($3::boolean or r.status in ('in_review', 'published')) and r.incident_id = $4
    and ($5::bigint is null or r.rev {{which}} $5) order by r.rev desc limit $6"""  # noqa: S608 - only constants of this module and db.py
-_READ, _PAGE = _SELECT.format(columns=_COLUMNS, which="="), _SELECT.format(columns=_SUMMARY, which="<")
+_READ, _PAGE = (
+    _SELECT.format(columns=_COLUMNS, which="="),
+    _SELECT.format(columns=_SUMMARY, which="<"),
+)
 # The database checks the size: `jsonb` formats numbers and spaces in its own way.
 _APPEND: Final = f"""
 insert into postmortem_revisions as r (content, {", ".join(_WRITTEN)})
@@ -379,7 +388,9 @@ select json_build_object({_LISTS})::text as changes,
 
 
 @routes.api(f"GET {_ONE}", READ, "Read the post-mortem, and how its timeline has changed since", conditional=True, stale=True)  # fmt: skip
-async def read(q: Snapshot, ref: Ref, *, request: Request, share: Share) -> Annotated[Response, PostMortem]:
+async def read(
+    q: Snapshot, ref: Ref, *, request: Request, share: Share
+) -> Annotated[Response, PostMortem]:
     incident = await seen(q, ref)
     revision = await find(q, incident.id)
     if revision is None:
@@ -431,7 +442,9 @@ async def compared(q: Query, revision: Revision) -> PostMortem:
     args = (revision.incident_id, revision.timeline_at)
     found = (await q.fetch(_CHANGES, *args, operation="postmortem_changes"))[0]
     changes = TimelineChanges.model_validate_json(found["changes"]) if found["is_changed"] else None
-    return PostMortem(**dict(revision), timeline_changed=changes is not None, timeline_changes=changes)
+    return PostMortem(
+        **dict(revision), timeline_changed=changes is not None, timeline_changes=changes
+    )
 
 
 @routes.api(
@@ -443,20 +456,26 @@ async def write(unit: Unit, ref: Ref, wish: Draft, *, follows: Follows) -> Reply
     if old is not None and old.content == wish.content:
         return Reply(old)
     new = await _append(unit, incident, old, new=wish, to=next_stage(old.status if old else None))
-    return Reply(new, 201 if old is None else 200)  # A PUT creates the post-mortem, and later changes it.
+    return Reply(
+        new, 201 if old is None else 200
+    )  # A PUT creates the post-mortem, and later changes it.
 
 
 @routes.api(
     f"POST {_ONE}/transitions", WRITE, "Change the status of the post-mortem", once=True,
     status=(200, 201), headers=_STARTS_FROM, problems=(*_OUTDATED, "illegal-transition", "not-publishable"),
 )  # fmt: skip
-async def transition(unit: Unit, ref: Ref, wish: Transition, *, follows: Follows) -> Reply[Revision]:
+async def transition(
+    unit: Unit, ref: Ref, wish: Transition, *, follows: Follows
+) -> Reply[Revision]:
     incident, old = await _locked(unit, ref, follows)
     if not move(old.status if old else None, wish) and old is not None:
         return Reply(old)
     content: Content = Content() if old is None else old.content
     if wish.to is Stage.PUBLISHED:
-        unowned = [it for it in await actions.of(unit, incident.id) if it.is_open and it.owner is None]
+        unowned = [
+            it for it in await actions.of(unit, incident.id) if it.is_open and it.owner is None
+        ]
         if lacking := lacks(content, has_owners=not unowned):
             detail = f"Before it can be published, add: {', '.join(lacking)}"
             extra = {"missing": lacking, "actions_without_owner": [str(it.id) for it in unowned]}
@@ -488,7 +507,13 @@ async def _locked(unit: Unit, ref: Ref, follows: Follows) -> tuple[Incident, Rev
 
 
 async def _append(
-    unit: Unit, incident: Incident, old: Revision | None, *, new: Draft, to: Stage, source: int | None = None
+    unit: Unit,
+    incident: Incident,
+    old: Revision | None,
+    *,
+    new: Draft,
+    to: Stage,
+    source: int | None = None,
 ) -> Revision:
     at = await unit.stamp(incident.id)
     written = {
@@ -505,9 +530,13 @@ async def _append(
         "restored_from": source,
     }
     args = (written.get(name) for name in _WRITTEN)
-    found = await unit.fetch(_APPEND, new.content.model_dump_json(), *args, operation="postmortem_append")
+    found = await unit.fetch(
+        _APPEND, new.content.model_dump_json(), *args, operation="postmortem_append"
+    )
     if not found:
-        raise invalid("/content", "too_long", "must be at most 512 KiB in total: move parts of it elsewhere")
+        raise invalid(
+            "/content", "too_long", "must be at most 512 KiB in total: move parts of it elsewhere"
+        )
     revision = Revision.model_validate(dict(found[0].items()))
     about = {"rev": revision.rev, "from": old and old.status, "to": to}
     await unit.audit("postmortem.write", incident.ref, incident_id=incident.id, detail=about)

@@ -34,7 +34,18 @@ from ..web.forms import Typed, fields_of
 from ..web.routes import Call
 from ..web.slices import Fields, Fill, Page, Snapshot
 from . import api
-from .api import Content, Draft, Follows, Rev, number, read_revision, restore, routes, transition, write
+from .api import (
+    Content,
+    Draft,
+    Follows,
+    Rev,
+    number,
+    read_revision,
+    restore,
+    routes,
+    transition,
+    write,
+)
 
 Form = Mapping[str, str]
 
@@ -124,10 +135,14 @@ async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, kept: K
             offered = await kept.page(q, ref, Wanted(view="narrative"), size=_MOST)
         incident, entries = offered.incident, offered.entries
         last = await api.find(q, incident.id)
-    is_outdated = refusal is not None and (refusal.slug == PreconditionFailedError.slug or refusal.is_spent)
+    is_outdated = refusal is not None and (
+        refusal.slug == PreconditionFailedError.slug or refusal.is_spent
+    )
     starts_from = last.rev if last else 0
     form = (
-        typed_form(section, typed.fields) if refusal else shown(section, last.content if last else Content())
+        typed_form(section, typed.fields)
+        if refusal
+        else shown(section, last.content if last else Content())
     )
     there = last if is_outdated else None
     errors = refusal.by_field if refusal else {}
@@ -179,7 +194,9 @@ async def restore_form(unit: Unit, ref: Ref, *, fields: Fields, follows: Follows
     return _ONE.format(ref=ref_text(ref))
 
 
-async def _cited(q: Query, revision: api.Revision | None, *, kept: Kept) -> Mapping[tuple[str, str], Entry]:
+async def _cited(
+    q: Query, revision: api.Revision | None, *, kept: Kept
+) -> Mapping[tuple[str, str], Entry]:
     """Return the entries of the timeline that it refers to, by source and id."""
     if revision is None:
         return {}
@@ -250,7 +267,12 @@ def _fields(name: str, value: JsonValue) -> Iterator[tuple[str, str]]:
 
 def entry_text(source: str, identity: str) -> str:
     """Return a timeline entry as form text; unusual names are JSON, so that each can be parsed."""
-    if source.isprintable() and identity.isprintable() and " " not in source and not source.startswith("["):
+    if (
+        source.isprintable()
+        and identity.isprintable()
+        and " " not in source
+        and not source.startswith("[")
+    ):
         return f"{source} {identity}"
     return json.dumps([source, identity], ensure_ascii=False)
 
@@ -291,7 +313,9 @@ def _value(section: str, form: Form) -> dict[str, JsonValue]:
     given = {name: _read(name, text) for name, text in form.items() if not _row_field(name)}
     if section in _ROWS:
         prefix, _ = _ROWS[section]
-        given[prefix] = [{name: _read(name, it) for name, it in row.items()} for row in rows(section, form)]
+        given[prefix] = [
+            {name: _read(name, it) for name, it in row.items()} for row in rows(section, form)
+        ]
     if section in given:
         return given
     return {section: {name.partition("-")[2]: it for name, it in given.items()}}
@@ -346,7 +370,9 @@ def _named(section: str, error: FieldError) -> FieldError:
 
 # What differs between revisions
 
-_MOST_LINES: Final = 500  # A longer section is shown whole, before and after: matching takes quadratic time.
+_MOST_LINES: Final = (
+    500  # A longer section is shown whole, before and after: matching takes quadratic time.
+)
 
 
 def compare(before: Content, after: Content) -> Mapping[str, Sequence[str]]:
@@ -366,4 +392,6 @@ def _lines(section: str, content: Content) -> Sequence[str]:
 def _matched(old: Sequence[str], new: Sequence[str]) -> Sequence[str]:
     if max(len(old), len(new)) > _MOST_LINES:
         return [*(f"-{text}" for text in old), *(f"+{text}" for text in new)]
-    return [*unified_diff(old, new, n=_MOST_LINES, lineterm="")][3:]  # Without the names and the place.
+    return [*unified_diff(old, new, n=_MOST_LINES, lineterm="")][
+        3:
+    ]  # Without the names and the place.

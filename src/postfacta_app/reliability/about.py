@@ -110,7 +110,9 @@ class About:
 Here = Annotated[About, part(About)]
 
 
-@routes.api("GET /", OPEN, "Greet API clients; redirect browsers to the incidents", status=(200, 303))
+@routes.api(
+    "GET /", OPEN, "Greet API clients; redirect browsers to the incidents", status=(200, 303)
+)
 async def root(*, request: Request) -> Annotated[Response, Greeting]:
     if "text/html" in request.headers.get("accept", "").lower():
         return RedirectResponse("/incidents", 303, {"Vary": "Accept"})
@@ -152,7 +154,12 @@ async def openapi(here: Here, *, request: Request) -> Annotated[Response, Docume
 # The page
 
 # Of the metrics, those that the page shows begin so.
-_SHOWN: Final = ("postfacta_breaker_", "db_client_connection_", "postfacta_ratelimit_", "postfacta_limiter_")
+_SHOWN: Final = (
+    "postfacta_breaker_",
+    "db_client_connection_",
+    "postfacta_ratelimit_",
+    "postfacta_limiter_",
+)
 
 
 @routes.page("/reliability", Access.READ)
@@ -178,9 +185,12 @@ async def show(here: Here) -> Page:
 # Business metrics
 
 METRICS: Final[Mapping[str, Metric]] = {
-    "postfacta_incidents": Metric("Incidents by current status, without private ones.", "severity status"),
+    "postfacta_incidents": Metric(
+        "Incidents by current status, without private ones.", "severity status"
+    ),
     "postfacta_incident_duration_seconds": Metric(
-        "Quantiles of the incidents declared in the last 30 days, without private ones.", "phase stat"
+        "Quantiles of the incidents declared in the last 30 days, without private ones.",
+        "phase stat",
     ),
     "postfacta_incident_duration_samples": Metric(
         "How many of these incidents have a known duration, or why not.", "phase status"
@@ -188,24 +198,36 @@ METRICS: Final[Mapping[str, Metric]] = {
     "postfacta_secret_age_seconds": Metric(
         "Age of the oldest API token in use; of other secrets, since their file changed.", "secret"
     ),
-    "postfacta_incidents_opened_total": Metric("Incidents recorded here, without private ones.", "severity"),
+    "postfacta_incidents_opened_total": Metric(
+        "Incidents recorded here, without private ones.", "severity"
+    ),
     "postfacta_incident_transitions_total": Metric(
         "Status transitions made by this process, without private incidents.",
         "from_status to_status severity",
     ),
     "postfacta_signals_ingested_total": Metric("Signals received by this process.", "kind result"),
-    "postfacta_alertmanager_truncated_total": Metric("Alertmanager notifications that were truncated."),
+    "postfacta_alertmanager_truncated_total": Metric(
+        "Alertmanager notifications that were truncated."
+    ),
     "postfacta_deployments_total": Metric(
         "Deployments reported to this process, once each.", "environment outcome"
     ),
     "postfacta_auth_attempts_total": Metric("Authentication attempts by outcome.", "mode outcome"),
-    "postfacta_schema_revision_info": Metric("1 for the current revision of the schema.", "expected actual"),
-    "postfacta_schema_revision_mismatch": Metric("1 if the schema is not the one that this version expects."),
-    "postfacta_feature_flag": Metric("1 for a feature that is on, 0 for one that is turned off.", "flag"),
+    "postfacta_schema_revision_info": Metric(
+        "1 for the current revision of the schema.", "expected actual"
+    ),
+    "postfacta_schema_revision_mismatch": Metric(
+        "1 if the schema is not the one that this version expects."
+    ),
+    "postfacta_feature_flag": Metric(
+        "1 for a feature that is on, 0 for one that is turned off.", "flag"
+    ),
     "postfacta_feature_flag_refusals_total": Metric(
         "Requests refused since a feature is turned off.", "flag"
     ),
-    "postfacta_feature_flags_valid": Metric("0 if the file of flags cannot be used: the former flags hold."),
+    "postfacta_feature_flags_valid": Metric(
+        "0 if the file of flags cannot be used: the former flags hold."
+    ),
     "postfacta_jwks_age_seconds": Metric("Age of the Supabase project's public keys."),
     "postfacta_business_metrics_age_seconds": Metric("Age of the values read from the database."),
 }
@@ -223,7 +245,9 @@ class BusinessMetrics(Collector):
         self._clock = clock
         self._told: Sequence[Sample] = ()
         self._told_at = clock()
-        self._counts = {name: Family(it, 1000) for name, it in METRICS.items() if name.endswith("_total")}
+        self._counts = {
+            name: Family(it, 1000) for name, it in METRICS.items() if name.endswith("_total")
+        }
         self._shown: dict[tuple[str, tuple[str, ...]], Callable[[], float | None]] = {}
         self._schema: Sequence[Sample] = ()
 
@@ -235,7 +259,9 @@ class BusinessMetrics(Collector):
         self._shown[metric, labels] = read
 
     async def look(
-        self, revision: Callable[[], Awaitable[str | None]], read: Callable[[], Awaitable[Sequence[Sample]]]
+        self,
+        revision: Callable[[], Awaitable[str | None]],
+        read: Callable[[], Awaitable[Sequence[Sample]]],
     ) -> None:
         actual = await revision()
         self._schema = (
@@ -255,7 +281,9 @@ class BusinessMetrics(Collector):
             for labels, series in tuple(counted.items()):
                 families[name].add_metric(labels, series.total)
         age = Sample("postfacta_business_metrics_age_seconds", (), self._clock() - self._told_at)
-        shown = [Sample(*it, value) for it, read in self._shown.items() if (value := read()) is not None]
+        shown = [
+            Sample(*it, value) for it, read in self._shown.items() if (value := read()) is not None
+        ]
         for sample in (*self._told, *shown, *self._schema, age):
             families[sample.metric].add_metric(sample.labels, sample.value)
         yield from families.values()

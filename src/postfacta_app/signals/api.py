@@ -135,7 +135,9 @@ class Intake:
             return [self.clean(item) for item in value]
         if isinstance(value, dict):
             return {
-                name: REDACTED if item is not None and _is_secret(name, self._keys) else self.clean(item)
+                name: REDACTED
+                if item is not None and _is_secret(name, self._keys)
+                else self.clean(item)
                 for name, item in value.items()
             }
         return value
@@ -154,7 +156,9 @@ def _is_secret(name: str, keys: frozenset[str]) -> bool:
 async def _batch(call: Call, _: str) -> tuple[Batch, Sequence[Fact | ItemResult]]:
     batch = await read_body(call.request, Batch)
     if batch.incident is not None and not call.principal.may(Access.WRITE):
-        raise ForbiddenError("Attaching signals to an incident requires the right to write incidents")
+        raise ForbiddenError(
+            "Attaching signals to an incident requires the right to write incidents"
+        )
     intake, size = call.tools.part(Intake), len(await call.request.body())
     read = partial(_item, principal=call.principal, intake=intake)
     return batch, await aside(size, lambda: [read(*it) for it in enumerate(batch.items)])
@@ -166,7 +170,9 @@ async def _alerts(call: Call, _: str) -> tuple[Webhook, Sequence[Fact | ItemResu
     return webhook, await aside(size, read_alerts, webhook, call.principal, intake)
 
 
-def _item(index: int, sent: JsonValue, *, principal: Principal, intake: Intake) -> Fact | ItemResult:
+def _item(
+    index: int, sent: JsonValue, *, principal: Principal, intake: Intake
+) -> Fact | ItemResult:
     clean = intake.clean(sent)
     if isinstance(sent, dict) and isinstance(clean, dict):
         # Keys must not be redacted.
@@ -181,7 +187,9 @@ def _item(index: int, sent: JsonValue, *, principal: Principal, intake: Intake) 
 # stored once. Its content is its labels and times: annotations are templates that change between repeats. The first stay.
 
 _MOST_ITEMS: Final = 1000
-_TOO_MANY: Final = FieldError("", "too_long", f"makes more than {_MOST_ITEMS} signals: lower max_alerts")
+_TOO_MANY: Final = FieldError(
+    "", "too_long", f"makes more than {_MOST_ITEMS} signals: lower max_alerts"
+)
 _ZERO: Final = datetime(1, 1, 1, tzinfo=UTC)  # Go's zero time.
 _LONGEST_TITLE, _LONGEST_BODY, _LONGEST_SLUG = 500, 20_000, 63
 _ADDRESS: Final = re.compile(r"https?://[!#-\[\]-~]{1,3000}")
@@ -215,14 +223,19 @@ class _Alert(BaseModel):
     generator_url: str = Field("", alias="generatorURL")
 
 
-def read_alerts(webhook: Webhook, principal: Principal, intake: Intake) -> Sequence[Fact | ItemResult]:
+def read_alerts(
+    webhook: Webhook, principal: Principal, intake: Intake
+) -> Sequence[Fact | ItemResult]:
     """Convert each alert to one signal, a resolved one to two; the index is that of the alert.
 
     Invalid alerts, and those beyond 1,000 items, are rejected, the others not.
     """
     items: list[Fact | ItemResult] = []
     source = None if principal.source else "alertmanager"
-    about = {"groupKey": intake.clean(webhook.group_key), "externalURL": intake.clean(webhook.external_url)}
+    about = {
+        "groupKey": intake.clean(webhook.group_key),
+        "externalURL": intake.clean(webhook.external_url),
+    }
     for index, sent in enumerate(webhook.alerts):
         try:
             alert = parse(_Alert, intake.clean(sent))
@@ -235,7 +248,11 @@ def read_alerts(webhook: Webhook, principal: Principal, intake: Intake) -> Seque
             errors = [] if len(items) + len(found) <= _MOST_ITEMS else [_TOO_MANY]
         except InvalidFieldsError as refused:
             found, errors = [], list(refused.errors)
-        items += found if not errors else [ItemResult(index=index, result=Result.REJECTED, errors=errors)]
+        items += (
+            found
+            if not errors
+            else [ItemResult(index=index, result=Result.REJECTED, errors=errors)]
+        )
     return items
 
 
@@ -246,7 +263,10 @@ def _events(alert: _Alert) -> Iterator[tuple[dict[str, object], dict[str, object
     if alert.status == "resolved":
         events["resolved"] = (alert.ends_at, began | {"ends_at": alert.ends_at})
     for state, (at, content) in events.items():
-        told: dict[str, object] = {"kind": f"alert_{state}", "occurred_at": None if at == _ZERO else at}
+        told: dict[str, object] = {
+            "kind": f"alert_{state}",
+            "occurred_at": None if at == _ZERO else at,
+        }
         yield told | {"id": f"{alert.fingerprint}:{alert.sent}:{state}"}, content
 
 
@@ -294,7 +314,9 @@ async def alertmanager(unit: Unit, received: Alerts, *, now: Now) -> Ingested:
     webhook, items = received
     done = await store(unit, items, now=now)
     if webhook.lost:
-        done.warnings = [f"Alertmanager omitted {webhook.lost} alerts: raise max_alerts of this receiver"]
+        done.warnings = [
+            f"Alertmanager omitted {webhook.lost} alerts: raise max_alerts of this receiver"
+        ]
         unit.counts.append(("postfacta_alertmanager_truncated_total",))
     return done
 
@@ -313,7 +335,9 @@ async def read(q: Reader, id: UUID) -> model.SignalDetail:
     return found
 
 
-@routes.api(f"POST {_OF_INCIDENT}", Access.WRITE, "Attach signals to an incident", status=200, once=True)
+@routes.api(
+    f"POST {_OF_INCIDENT}", Access.WRITE, "Attach signals to an incident", status=200, once=True
+)
 async def attach(unit: Unit, ref: Ref, wish: model.Attachments) -> model.AttachedPage:
     became = dict(await _attach(unit, await lock_active(unit, ref), wish.ids))
     results: list[model.Attachment] = []
@@ -356,7 +380,11 @@ def _seen_by(q: Query) -> tuple[bool, UUID | None, str]:
 
 
 async def store(
-    unit: Unit, items: Sequence[Fact | ItemResult], *, incident: Incident | None = None, now: datetime
+    unit: Unit,
+    items: Sequence[Fact | ItemResult],
+    *,
+    incident: Incident | None = None,
+    now: datetime,
 ) -> Ingested:
     """Store new signals, attach valid ones to an incident that this unit has locked; return the results."""
     if incident is not None and incident.visibility is Visibility.PRIVATE:
@@ -371,7 +399,9 @@ async def store(
     kept = await _keep_conflicts(unit, others)
     if created or kept:
         detail = {"created": len(created), "conflicts_kept": kept}
-        await unit.audit("signal.ingest", f"source:{model.source_of(unit.principal, None)}", detail=detail)
+        await unit.audit(
+            "signal.ingest", f"source:{model.source_of(unit.principal, None)}", detail=detail
+        )
     new = {key: first[key] for key in created}
     results, warnings = [_result(unit, it, stored, new=new, now=now) for it in items], list[str]()
     if incident is not None and stored:
@@ -409,7 +439,9 @@ async def _stored(unit: Unit, keys: Sequence[Key]) -> dict[Key, tuple[UUID, byte
         return {}
     args = (*_seen_by(unit), *([key[part] for key in keys] for part in (0, 1)))
     rows = await unit.fetch(_STORED, *args, operation="signal_stored")
-    return {(source, name): (signal_id, sha256, seen) for signal_id, source, name, sha256, seen in rows}
+    return {
+        (source, name): (signal_id, sha256, seen) for signal_id, source, name, sha256, seen in rows
+    }
 
 
 async def _keep_conflicts(unit: Unit, conflicts: Mapping[tuple[UUID, bytes], Fact]) -> int:
@@ -419,7 +451,12 @@ async def _keep_conflicts(unit: Unit, conflicts: Mapping[tuple[UUID, bytes], Fac
     sources = list({fact.source for fact in conflicts.values()})
     await unit.execute(_ONE_BY_ONE, sources, operation="signal_conflict_lock")
     contents = [
-        {"place": place, "signal_id": str(signal_id), "sha256": sha256.hex(), "content": _content(fact)}
+        {
+            "place": place,
+            "signal_id": str(signal_id),
+            "sha256": sha256.hex(),
+            "content": _content(fact),
+        }
         for place, ((signal_id, sha256), fact) in enumerate(conflicts.items())
     ]
     args = (json.dumps(contents), unit.principal.actor)
@@ -470,11 +507,24 @@ async def _attach(
 
 
 async def _edit(
-    unit: Unit, incident: Incident, op: Change, *, ids: Sequence[UUID], came_with: Collection[UUID] = ()
+    unit: Unit,
+    incident: Incident,
+    op: Change,
+    *,
+    ids: Sequence[UUID],
+    came_with: Collection[UUID] = (),
 ) -> None:
     """Write the edit of each at the next instant of the timeline; some were sent with the incident."""
     at = await unit.stamp(incident.id)
-    args = (incident.id, at, op, ids, list(came_with), unit.principal.actor, [new_id() for _ in ids])
+    args = (
+        incident.id,
+        at,
+        op,
+        ids,
+        list(came_with),
+        unit.principal.actor,
+        [new_id() for _ in ids],
+    )
     await unit.execute(_EDIT, *args, operation="signal_edit")
     await unit.audit(f"signal.{op}", incident.ref, incident_id=incident.id, detail={"signals": ids})
 

@@ -12,7 +12,15 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Self, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, Field, Json, JsonValue, PlainValidator, computed_field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    Json,
+    JsonValue,
+    PlainValidator,
+    computed_field,
+)
 from pydantic_core import to_json
 
 from ..errors import FieldError
@@ -69,14 +77,18 @@ class Kind(StrEnum):
 
 # What callers send
 
-_REF: Final = r"^(INC-[1-9][0-9]{0,17}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$"
+_REF: Final = (
+    r"^(INC-[1-9][0-9]{0,17}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$"
+)
 
 
 def _at_most(kib: int) -> AfterValidator:
     """Refuse values of which PostgreSQL may store a longer text: it expands numbers."""
 
     def checked(value: T) -> T:
-        plain = json.loads(to_json(value).decode(), parse_float=lambda digits: format(Decimal(digits), "f"))
+        plain = json.loads(
+            to_json(value).decode(), parse_float=lambda digits: format(Decimal(digits), "f")
+        )
         if len(json.dumps(plain, ensure_ascii=False).encode()) > kib * 1024:
             raise ValueError(f"must be at most {kib} KiB of JSON")
         return value
@@ -127,7 +139,11 @@ class Batch(BaseModel, extra="forbid"):
     )
     # Any value is accepted: an invalid item does not stop the others.
     items: Annotated[
-        list[Annotated[JsonValue, PlainValidator(lambda it: it, json_schema_input_type=NewSignal | Any)]],
+        list[
+            Annotated[
+                JsonValue, PlainValidator(lambda it: it, json_schema_input_type=NewSignal | Any)
+            ]
+        ],
         Field(min_length=1, max_length=500),
     ]
 
@@ -183,12 +199,21 @@ class Fact:
 
     @classmethod
     def of(
-        cls, index: int, new: NewSignal, principal: Principal, *, content: Mapping[str, object] | None = None
+        cls,
+        index: int,
+        new: NewSignal,
+        principal: Principal,
+        *,
+        content: Mapping[str, object] | None = None,
     ) -> Fact:
         """Return a signal with its key and hash; `content` is what to hash, if not the whole signal."""
         if content is None:
-            content = {name: value for name, value in vars(new).items() if name not in {"source", "id"}}
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
+            content = {
+                name: value for name, value in vars(new).items() if name not in {"source", "id"}
+            }
+        text = json.dumps(
+            content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain
+        )
         sha256 = hashlib.sha256(text.encode()).digest()
         source = source_of(principal, new.source)
         return cls(index, source, new.id or f"sha256:{sha256.hex()}", new, sha256)
@@ -231,7 +256,8 @@ class ItemResult(BaseModel):
     result: Result
     signal_id: UUID | None = None
     clock_suspect: bool = Field(
-        default=False, description="It is more than two minutes in the future: check the sender's clock."
+        default=False,
+        description="It is more than two minutes in the future: check the sender's clock.",
     )
     errors: Sequence[FieldError] = ()
     attached: Attached | None = Field(
@@ -323,6 +349,8 @@ class SignalQuery(Paged, frozen=True):
     source: Many[Word] = Field([], description="The full source, including its refinement.")
     kind: Many[Kind] = Field([])
     service: Many[Slug] = Field([])
-    since: Time | None = Field(None, alias="from", description="Signals that occurred at or after it.")
+    since: Time | None = Field(
+        None, alias="from", description="Signals that occurred at or after it."
+    )
     until: Time | None = Field(None, alias="to", description="Signals that occurred before it.")
     attached: bool | None = Field(None, description="Whether it is attached to any incident.")

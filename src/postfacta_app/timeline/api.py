@@ -22,7 +22,15 @@ from ..web.routes import Call, RouteClass
 from ..web.slices import Fill, Matches, Now, Routes, as_json, part
 from . import model
 from .kept import KeptTimelines, TimelinePage, TimelineQuery, digest_in
-from .model import AnnotationChange, AnnotationKind, AnyEdit, Entry, NewAnnotation, ShownAnnotation, ShownEdit
+from .model import (
+    AnnotationChange,
+    AnnotationKind,
+    AnyEdit,
+    Entry,
+    NewAnnotation,
+    ShownAnnotation,
+    ShownEdit,
+)
 
 READ, WRITE, ANNOTATE = Access.READ, Access.WRITE, Access.ANNOTATE
 _ONE: Final = "/api/v1/incidents/{ref}"
@@ -88,13 +96,17 @@ async def edit_page(q: Reader, ref: Ref, query: Paged) -> model.EditPage:
     return query.page(model.EditPage, edits, str(incident_id), key=lambda it: (it.at, it.id))
 
 
-@routes.api(f"POST {_ONE}/edits", WRITE, "Edit a timeline; originals are kept", once=True, reads=AnyEdit)
+@routes.api(
+    f"POST {_ONE}/edits", WRITE, "Edit a timeline; originals are kept", once=True, reads=AnyEdit
+)
 async def add_edit(unit: Unit, ref: Ref, new: SentEdit, *, now: Now) -> model.AddedEdit:
     entry, value = getattr(new, "entry", None), getattr(new, "value", None)
     if (at := getattr(value, "at", None)) is not None:
         check_time("/value/at", at, now)
     incident = await lock_active(unit, ref)
-    source, external_id = (entry.source, entry.id) if entry else (getattr(new, "source", None), None)
+    source, external_id = (
+        (entry.source, entry.id) if entry else (getattr(new, "source", None), None)
+    )
     rows = await unit.fetch(
         _ADD_EDIT,
         *(uuid4(), incident.id, await unit.stamp(incident.id), new.op, source, external_id),
@@ -146,7 +158,10 @@ select $1, a.root, a.id, a.incident_id, a.kind, a.entry_source, a.entry_id, a.oc
 
 
 @routes.api(
-    f"GET {_ONE}/annotations", READ, "List notes, decisions, hypotheses and questions", kind=RouteClass.READ
+    f"GET {_ONE}/annotations",
+    READ,
+    "List notes, decisions, hypotheses and questions",
+    kind=RouteClass.READ,
 )
 async def annotation_page(q: Reader, ref: Ref, query: Paged) -> model.AnnotationPage:
     incident_id = (await seen(q, ref)).id
@@ -154,12 +169,16 @@ async def annotation_page(q: Reader, ref: Ref, query: Paged) -> model.Annotation
     return query.page(model.AnnotationPage, rows, str(incident_id), key=lambda it: (it.at, it.id))
 
 
-@routes.api(f"POST {_ONE}/annotations", ANNOTATE, "Add a note, decision, hypothesis or question", once=True)
+@routes.api(
+    f"POST {_ONE}/annotations", ANNOTATE, "Add a note, decision, hypothesis or question", once=True
+)
 async def add_annotation(unit: Unit, ref: Ref, new: NewAnnotation, *, now: Now) -> ShownAnnotation:
     if new.occurred_at is not None:
         check_time("/occurred_at", new.occurred_at, now)
         if new.entry is not None:
-            raise invalid("/occurred_at", "forbidden", "an annotation on an entry has no time of its own")
+            raise invalid(
+                "/occurred_at", "forbidden", "an annotation on an entry has no time of its own"
+            )
     elif new.precision is not None:
         raise invalid("/precision", "forbidden", "only the time of an annotation has a precision")
     if new.state is None and new.kind in model.STATES:
@@ -169,9 +188,17 @@ async def add_annotation(unit: Unit, ref: Ref, new: NewAnnotation, *, now: Now) 
     _check_decision(unit.principal, new.kind)
     root, at, entry = uuid4(), await unit.stamp(incident.id), new.entry
     about = {"entry_source": entry and entry.source, "entry_id": entry and entry.id}
-    same = {"id": root, "root": root, "incident_id": incident.id, "at": at, "author": unit.principal.actor}
+    same = {
+        "id": root,
+        "root": root,
+        "incident_id": incident.id,
+        "at": at,
+        "author": unit.principal.actor,
+    }
     await insert(unit, "annotations", **same, **about, **new.model_dump(exclude={"entry"}))
-    await unit.audit("annotation.add", incident.ref, incident_id=incident.id, detail={"annotation": root})
+    await unit.audit(
+        "annotation.add", incident.ref, incident_id=incident.id, detail={"annotation": root}
+    )
     return await annotation(unit, root)
 
 
@@ -181,7 +208,9 @@ async def annotation(q: Query, root: UUID) -> ShownAnnotation:
 
 
 @routes.api(f"PUT {_OF_ROOT}", ANNOTATE, "Change the text or state of an annotation")
-async def change(unit: Unit, root: UUID, wish: AnnotationChange, *, matches: Matches) -> ShownAnnotation:
+async def change(
+    unit: Unit, root: UUID, wish: AnnotationChange, *, matches: Matches
+) -> ShownAnnotation:
     incident, old = await _locked(unit, root, matches)
     new = old.model_copy(update={name: getattr(wish, name) for name in wish.model_fields_set})
     _check_state(new.kind, new.state)
@@ -204,7 +233,9 @@ async def find(q: Query, root: UUID) -> tuple[UUID, ShownAnnotation]:
     raise NotFoundError("No such annotation")
 
 
-async def remarks(q: Query, incident_id: UUID, query: Paged | None = None) -> Sequence[ShownAnnotation]:
+async def remarks(
+    q: Query, incident_id: UUID, query: Paged | None = None
+) -> Sequence[ShownAnnotation]:
     """List them, oldest first: one more than a page holds, or all."""
     last = query.after(str(incident_id)) if query else None
     args = (incident_id, *(last or (None, None)), query.limit + 1 if query else None)
@@ -217,7 +248,9 @@ async def said(
 ) -> Sequence[ShownAnnotation]:
     """List annotations on entries or on the incident as a whole, oldest first."""
     roots = [UUID(it.id.partition(":")[2]) for it in entries if it.source == "human"]
-    rows = await q.fetch(_SAID, incident_id, roots, *_keys(entries), limit, operation="annotation_said")
+    rows = await q.fetch(
+        _SAID, incident_id, roots, *_keys(entries), limit, operation="annotation_said"
+    )
     found = [ShownAnnotation.model_validate_json(row[0]) for row in rows]
     return sorted(found, key=lambda it: (it.at, it.id))
 
@@ -232,7 +265,9 @@ async def _locked(unit: Unit, root: UUID, matches: Matches) -> tuple[Incident, S
     return incident, current
 
 
-async def _replace(unit: Unit, incident: Incident, new: ShownAnnotation, *, retracted: bool = False) -> None:
+async def _replace(
+    unit: Unit, incident: Incident, new: ShownAnnotation, *, retracted: bool = False
+) -> None:
     at, actor = await unit.stamp(incident.id), unit.principal.actor
     args = (uuid4(), new.id, at, actor, new.state, new.body, retracted)
     await unit.execute(_SUPERSEDE, *args, operation="annotation_supersede")
@@ -264,7 +299,9 @@ select id, display_name as name from users where id = any ($1::uuid[])
  union all select id, name from tokens where id = any ($1::uuid[]) and name is not null"""
 
 
-async def contents(q: Query, signals: Sequence[UUID], letters: int) -> Mapping[UUID, Mapping[str, Any]]:
+async def contents(
+    q: Query, signals: Sequence[UUID], letters: int
+) -> Mapping[UUID, Mapping[str, Any]]:
     rows = await q.fetch(_CONTENTS, signals, letters, operation="signal_contents")
     return {row["id"]: dict(row.items()) for row in rows}
 

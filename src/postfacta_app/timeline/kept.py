@@ -50,8 +50,12 @@ class TimelineQuery(BaseModel, extra="forbid", frozen=True):
     kind: Many[EntryKind] = []
     source: Many[Word] = []
     pinned: bool | None = None
-    text: Annotated[Word | None, Field(description="Only entries whose title has this text.")] = None
-    digest: Annotated[bool, Field(description="Compute the digest even of more than 10,000 entries.")] = False
+    text: Annotated[Word | None, Field(description="Only entries whose title has this text.")] = (
+        None
+    )
+    digest: Annotated[
+        bool, Field(description="Compute the digest even of more than 10,000 entries.")
+    ] = False
     limit: int = Field(500, ge=1, le=2000)
     # The cursor holds source, sequence and id: 600 characters of up to four bytes.
     cursor: Annotated[str, StringConstraints(max_length=4000)] | None = None
@@ -63,7 +67,9 @@ class TimelineQuery(BaseModel, extra="forbid", frozen=True):
         """Return the place of the cursor, which belongs to this reference of the incident."""
         kinds = (int, int, int, str, bool, str, str)
         of = filters_hash(self)
-        return None if self.cursor is None else decode_cursor(self.cursor, ref_text(ref), of, *kinds)
+        return (
+            None if self.cursor is None else decode_cursor(self.cursor, ref_text(ref), of, *kinds)
+        )
 
 
 class TimelinePage(BaseModel):
@@ -96,7 +102,9 @@ class Wanted(BaseModel, extra="forbid", frozen=True):
     text: Short = ""  # only the entries whose title has it, in either case
     edit: Short = ""
     page: int = Field(default=1, ge=1, le=10_000)
-    repeats: Literal["folded", "each"] = "folded"  # one line, if there are more entries than the page holds
+    repeats: Literal["folded", "each"] = (
+        "folded"  # one line, if there are more entries than the page holds
+    )
     group: Group | None = None  # only the entries of this group of repeats
     entry: Short = ""
 
@@ -111,7 +119,9 @@ class NumberedPage:
     page: int
     count: int  # how many lines the view has
     hidden: int  # how many are hidden
-    marks: Mapping[str, tuple[int, int, str]]  # the milestones by name: time, rank of the precision, basis
+    marks: Mapping[
+        str, tuple[int, int, str]
+    ]  # the milestones by name: time, rank of the precision, basis
     is_open: bool
     reasons: Mapping[str, str | None]  # why it was moved, by the id of the status change
     total: int  # how many entries the view has
@@ -123,7 +133,9 @@ class NumberedPage:
 COMPLETE: Final = 10_000  # the most entries of an incident for which every answer has the digest
 
 _MOST_DIGESTS: Final = 10_000
-_KEY: Final = 'e.t, e.p, e.k, e.source collate "C", e.unnumbered, e.sequence collate "C", e.id collate "C"'
+_KEY: Final = (
+    'e.t, e.p, e.k, e.source collate "C", e.unnumbered, e.sequence collate "C", e.id collate "C"'
+)
 _COLUMNS: Final = """e.source, e.id, e.signal_id, e.kind, e.t, e.p, e.k, e.unnumbered, e.sequence, e.occurred, e.known_at,
   e.title, e.original, e.sha, e.pinned, e.hidden, e.first_at, e.alike"""
 ENTRIES: Final = TypeAdapter(Sequence[Entry])
@@ -209,7 +221,9 @@ select i.*, place.at, counted.count, (select count(*) from own) as entries,
 # As `anchor` in view.py.
 _PLACE: Final = """coalesce((select n / {size} from (select row_number() over (order by {key}) - 1 as n, e.source, e.id from lines e) e
   where 'e-' || left(encode(sha256(convert_to(length(e.source) || ' ' || e.source || ' ' || e.id, 'UTF8')), 'hex'), 12) = {anchor}), {at})"""
-_DIGEST: Final = "select timeline_digest($1, coalesce($2::timestamptz, 'infinity'), $3, coalesce($4, false))"
+_DIGEST: Final = (
+    "select timeline_digest($1, coalesce($2::timestamptz, 'infinity'), $3, coalesce($4, false))"
+)
 _OWN: Final = f"select {_COLUMNS} from own e"  # noqa: S608 - only constants of this module
 
 Key = tuple[UUID, datetime, int | None, bool]
@@ -262,7 +276,9 @@ class KeptTimelines:
             next_cursor=query.cursor_after(ref, items[-1]) if len(entries) > len(items) else None,
         )
         version = f'W/"{micros(row["timeline_at"])}-{conflicts}"'
-        return Slice(incident, page, f'"{digest[:32]}-{conflicts}"' if digest else version, row["until"])
+        return Slice(
+            incident, page, f'"{digest[:32]}-{conflicts}"' if digest else version, row["until"]
+        )
 
     async def page(
         self, q: Query, ref: UUID | int, wanted: Wanted, *, size: int, names: Names | None = None
@@ -289,7 +305,9 @@ class KeptTimelines:
         )  # fmt: skip
         row = await _read(q, ref, statement, *own.args, operation="timeline_page")
         entries = await aside(sum(map(len, row["page"])), _entries, row["page"])
-        marks, reasons, repeats = (json.loads(row[it] or "{}") for it in ("marks", "reasons", "repeats"))
+        marks, reasons, repeats = (
+            json.loads(row[it] or "{}") for it in ("marks", "reasons", "repeats")
+        )
         return NumberedPage(
             incident=incident_of(row), entries=entries[:size], after=entries[size:], page=row["at"] + 1, size=size,
             count=row["count"], pages=-(-row["count"] // size), hidden=row["hidden"], total=row["entries"],
@@ -299,14 +317,18 @@ class KeptTimelines:
     async def named(self, q: Query, ref: UUID, names: Names) -> Sequence[Entry]:
         """Read the entries with these sources and ids, without hidden ones."""
         wanted = Wanted(repeats="each")
-        return (await self.page(q, ref, wanted, size=len(names), names=names)).entries if names else ()
+        return (
+            (await self.page(q, ref, wanted, size=len(names), names=names)).entries if names else ()
+        )
 
     async def digest(self, q: Query, key: Key) -> str:
         """Return the digest of a version of a timeline, which never changes."""
         if key not in self._digests:
             async with self._turns:
                 if key not in self._digests:
-                    self._digests[key] = (await q.fetch(_DIGEST, *key, operation="timeline_digest"))[0][0]
+                    self._digests[key] = (
+                        await q.fetch(_DIGEST, *key, operation="timeline_digest")
+                    )[0][0]
         self._digests.move_to_end(key)
         while len(self._digests) > _MOST_DIGESTS:
             self._digests.popitem(last=False)
@@ -314,13 +336,19 @@ class KeptTimelines:
 
 
 async def digest_in(unit: Unit, incident_id: UUID) -> str:
-    return str((await unit.fetch(_DIGEST, incident_id, None, None, None, operation="timeline_digest"))[0][0])
+    return str(
+        (await unit.fetch(_DIGEST, incident_id, None, None, None, operation="timeline_digest"))[0][
+            0
+        ]
+    )
 
 
 def _conditions(wanted: TimelineQuery | Wanted, *args: object) -> tuple[str, Where]:
     """Return which entries were known then, and which are wanted; the statement has `args` before theirs."""
     own, at = Where(*args), wanted.known_as_of
-    known = "true" if at is None else f"coalesce(e.known_at, e.t) <= {own.bind(micros(at), 'bigint')}"
+    known = (
+        "true" if at is None else f"coalesce(e.known_at, e.t) <= {own.bind(micros(at), 'bigint')}"
+    )
     own.add(known)
     own.add("true" if wanted.include_hidden else "not e.hidden")
     own.add("strpos(lower(e.title), lower({}::text)) > 0", wanted.text or None)
@@ -356,9 +384,7 @@ select json_build_object('signals', (select coalesce(json_agg(f), '[]') from (
 _REVISIONS: Final = """
 select i.id, i.number, r.rev, r.timeline_digest as digest, timeline_us(r.timeline_at) as at, r.rules
   from incidents i left join postmortem_revisions r on r.incident_id = i.id order by i.id, r.rev"""
-REPAIR: Final = (
-    "select timeline_rebuild(id) from (select id from incidents where number = {} for no key update) i"
-)
+REPAIR: Final = "select timeline_rebuild(id) from (select id from incidents where number = {} for no key update) i"
 """Writes the kept timeline of an incident again; for the role that owns the tables."""
 
 
@@ -386,5 +412,7 @@ async def verify(database: Database) -> Mapping[str, Sequence[Any]]:
             if it["rev"] is not None:
                 is_comparable = it["rules"] == RULES
                 is_equal = is_comparable and build(facts, as_of=it["at"]).digest == it["digest"]
-                found["equal" if is_equal else "fault" if is_comparable else "other_rules"].append(it)
+                found["equal" if is_equal else "fault" if is_comparable else "other_rules"].append(
+                    it
+                )
     return found

@@ -312,7 +312,9 @@ class OpOnly(BaseModel):
     """The discriminator of edits: `op` determines the fields."""
 
     op: Annotated[
-        Literal["set_time", "set_title", "hide", "unhide", "pin", "unpin", "clock_offset", "milestone"],
+        Literal[
+            "set_time", "set_title", "hide", "unhide", "pin", "unpin", "clock_offset", "milestone"
+        ],
         BeforeValidator(_here),
     ]
 
@@ -364,7 +366,11 @@ class AnnotationState(StrEnum):
 
 
 STATES: Final = {
-    AnnotationKind.HYPOTHESIS: (AnnotationState.OPEN, AnnotationState.SUPPORTED, AnnotationState.REFUTED),
+    AnnotationKind.HYPOTHESIS: (
+        AnnotationState.OPEN,
+        AnnotationState.SUPPORTED,
+        AnnotationState.REFUTED,
+    ),
     AnnotationKind.QUESTION: (AnnotationState.OPEN, AnnotationState.ANSWERED),
 }
 """The states of each kind; other kinds have none."""
@@ -382,8 +388,12 @@ class NewAnnotation(BaseModel, extra="forbid"):
     entry: EntryRef | None = Field(
         None, description="The entry it is about; such an annotation has no time of its own."
     )
-    occurred_at: Time | None = Field(None, description="When it happened; makes it an entry of the timeline.")
-    precision: Precision | None = Field(None, description="How exactly that time is known; default `exact`.")
+    occurred_at: Time | None = Field(
+        None, description="When it happened; makes it an entry of the timeline."
+    )
+    precision: Precision | None = Field(
+        None, description="How exactly that time is known; default `exact`."
+    )
 
 
 class AnnotationChange(BaseModel, extra="forbid"):

@@ -58,7 +58,11 @@ class Timeline:
 
 
 def build(
-    facts: Facts, *, as_of: int | None = None, known_as_of: int | None = None, include_hidden: bool = False
+    facts: Facts,
+    *,
+    as_of: int | None = None,
+    known_as_of: int | None = None,
+    include_hidden: bool = False,
 ) -> Timeline:
     """Build the timeline from all facts of one incident; their order and duplicates do not matter.
 
@@ -105,7 +109,9 @@ def _instant(edit: Edit | None) -> Instant | None:
     if edit is None or edit.value is None or edit.value["at"] is None:
         return None
     precision = Precision(str(edit.value["precision"]))
-    return Instant(precision.floor(micros(datetime.fromisoformat(str(edit.value["at"])))), precision)
+    return Instant(
+        precision.floor(micros(datetime.fromisoformat(str(edit.value["at"])))), precision
+    )
 
 
 def _entries(facts: Facts, last: Last, as_of: int | None) -> Iterator[Entry]:
@@ -152,7 +158,9 @@ def _edited(entry: Entry, last: Last) -> Entry:
     shift = 0 if offset is None or offset.value is None else int(str(offset.value["ms"])) * 1000
     at = _when(entry, _instant(last.get((Op.SET_TIME, target))), shift)
     retitled = last.get((Op.SET_TITLE, target))
-    title = entry.title if retitled is None or retitled.value is None else str(retitled.value["title"])
+    title = (
+        entry.title if retitled is None or retitled.value is None else str(retitled.value["title"])
+    )
     flags = ((op, last.get((op, target))) for op in (Op.PIN, Op.HIDE))
     pinned, hidden = (edit is not None and edit.op is op for op, edit in flags)
     if (at.t, at.p, title) == (entry.t, entry.p, entry.title) and not (pinned or hidden):

@@ -95,9 +95,13 @@ def lines(
                 known=_later(entry, entry.known_at, _MINUTE),
                 late=_later(entry, entry.received_at, 5 * _MINUTE) if is_of_people else "",
                 shift="" if corrected else _shift(entry),
-                was=_within(original.floor(entry.occurred_at), original, entry.t) if corrected else "",
+                was=_within(original.floor(entry.occurred_at), original, entry.t)
+                if corrected
+                else "",
                 remark=remark,
-                reason=why.get(entry.id.removeprefix("status:")) if entry.source == "postfacta" else None,
+                reason=why.get(entry.id.removeprefix("status:"))
+                if entry.source == "postfacta"
+                else None,
                 beneath=beneath[entry.source, entry.id],
                 decided=decided,
                 content=(contents or {}).get(entry.signal_id) if entry.signal_id else None,
@@ -149,12 +153,16 @@ def _target(edit: ShownEdit) -> tuple[str, str, str]:
 
 def _decided(entry: Entry, last: Mapping[tuple[str, str, str], ShownEdit]) -> list[ShownEdit]:
     """Return the edits that changed the entry, which are shown with author and reason."""
-    known = {op: last.get((op, entry.source, entry.id)) for op in (Op.SET_TIME, Op.SET_TITLE, Op.HIDE)}
+    known = {
+        op: last.get((op, entry.source, entry.id)) for op in (Op.SET_TIME, Op.SET_TITLE, Op.HIDE)
+    }
     if not ((corrected := known[Op.SET_TIME]) and corrected.value):
         known[Op.SET_TIME] = last.get((Op.CLOCK_OFFSET, entry.source, ""))
     was = (entry.original_precision.floor(entry.occurred_at), entry.original_precision)
     is_changed = ((entry.t, entry.p) != was, entry.title != entry.original_title, entry.hidden)
-    return [edit for edit, applies in zip(known.values(), is_changed, strict=True) if applies and edit]
+    return [
+        edit for edit, applies in zip(known.values(), is_changed, strict=True) if applies and edit
+    ]
 
 
 def _shift(entry: Entry) -> str:
@@ -178,7 +186,9 @@ def _later(entry: Entry, at: int | None, least: int) -> str:
     """Return a time that is later than the entry by its precision, and this much at least."""
     if at is None or at < entry.t + max(entry.p.width, least):
         return ""
-    return f"{moment(at):%H:%M}" if at // _DAY == entry.t // _DAY else f"{moment(at):%Y-%m-%d %H:%M}"
+    return (
+        f"{moment(at):%H:%M}" if at // _DAY == entry.t // _DAY else f"{moment(at):%Y-%m-%d %H:%M}"
+    )
 
 
 # The chart: a lane for each source, time from left to right

@@ -57,7 +57,9 @@ def parse(model: type[M], value: object, read_time: Callable[[str], datetime] | 
         return model.model_validate(value, context=read_time)
     except ValidationError as invalid:
         wrong = _field_errors(invalid)
-        raise errors.InvalidFieldsError("Correct the fields named in errors", errors=wrong) from None
+        raise errors.InvalidFieldsError(
+            "Correct the fields named in errors", errors=wrong
+        ) from None
 
 
 _WORDS: Final = {
@@ -69,8 +71,12 @@ _WORDS: Final = {
 
 def _field_errors(invalid: ValidationError) -> list[errors.FieldError]:
     found: list[errors.FieldError] = []
-    for error in invalid.errors(include_url=False, include_context=False, include_input=False)[:_MOST_ERRORS]:
-        pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in error["loc"])
+    for error in invalid.errors(include_url=False, include_context=False, include_input=False)[
+        :_MOST_ERRORS
+    ]:
+        pointer = "".join(
+            "/" + str(part).replace("~", "~0").replace("/", "~1") for part in error["loc"]
+        )
         message = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
         words = error["type"], message.replace("String should", "must")
         found.append(errors.FieldError(pointer, *_WORDS.get(error["type"], words)))
@@ -105,14 +111,19 @@ def read_query(query: QueryParams, model: type[M], *, is_page: bool = False) -> 
         if not wrong:
             return model.model_validate(values)
     except ValidationError as invalid:
-        wrong = [replace(it, pointer=f"?{it.pointer[1:].partition('/')[0]}") for it in _field_errors(invalid)]
+        wrong = [
+            replace(it, pointer=f"?{it.pointer[1:].partition('/')[0]}")
+            for it in _field_errors(invalid)
+        ]
     raise errors.MalformedError("Correct the parameters named in errors", errors=wrong)
 
 
 @cache
 def _lists(model: type[BaseModel]) -> Mapping[str, bool]:
     """Return the names of a model's fields, and whether each is a list."""
-    return {it.alias or name: list in kinds(it.annotation) for name, it in model.model_fields.items()}
+    return {
+        it.alias or name: list in kinds(it.annotation) for name, it in model.model_fields.items()
+    }
 
 
 def kinds(annotation: object) -> Iterator[object]:
@@ -144,7 +155,9 @@ def read_moment(text: str) -> tuple[str, datetime | None]:
     zone = "Z" if zone[1:] == "00:00" else zone
     try:
         # Python has no year 0; the year 400 has the same calendar.
-        at = datetime.fromisoformat(f"{'0400' if year == '0000' else year}{rest}.{fraction:0<6.6}{zone}")
+        at = datetime.fromisoformat(
+            f"{'0400' if year == '0000' else year}{rest}.{fraction:0<6.6}{zone}"
+        )
         instant = None if year == "0000" else at.astimezone(UTC)
     except ValueError:
         raise ValueError("must be a day that exists") from None
@@ -172,7 +185,9 @@ def _time_field(value: object, info: ValidationInfo) -> datetime:
     return value if isinstance(value, datetime) else (info.context or parse_time)(str(value))
 
 
-Time = Annotated[datetime, BeforeValidator(_time_field), PlainSerializer(format_time, when_used="json")]
+Time = Annotated[
+    datetime, BeforeValidator(_time_field), PlainSerializer(format_time, when_used="json")
+]
 """A field of a model that holds an instant."""
 
 
@@ -231,7 +246,11 @@ class Paged(BaseModel, extra="forbid", frozen=True):
     cursor: Annotated[str, Field(max_length=1000)] | None = None
 
     def after(self, order: str, *kinds: type) -> tuple[Any, ...] | None:
-        return None if self.cursor is None else decode_cursor(self.cursor, order, filters_hash(self), *kinds)
+        return (
+            None
+            if self.cursor is None
+            else decode_cursor(self.cursor, order, filters_hash(self), *kinds)
+        )
 
     def cut(
         self, rows: Sequence[T], order: str, key: Callable[[T], Sequence[object]]
@@ -241,7 +260,9 @@ class Paged(BaseModel, extra="forbid", frozen=True):
         is_last = len(rows) <= self.limit
         return items, None if is_last else encode_cursor(order, key(items[-1]), filters_hash(self))
 
-    def page(self, of: type[L], rows: Sequence[T], order: str, *, key: Callable[[T], Sequence[object]]) -> L:
+    def page(
+        self, of: type[L], rows: Sequence[T], order: str, *, key: Callable[[T], Sequence[object]]
+    ) -> L:
         items, cursor = self.cut(rows, order, key)
         return of(items=items, next_cursor=cursor)
 

@@ -27,7 +27,9 @@ from . import body
 
 M = TypeVar("M", bound=BaseModel)
 
-TYPED: Final = "postfacta.typed"  # the scope key of a form's input, for the error page if it was not saved
+TYPED: Final = (
+    "postfacta.typed"  # the scope key of a form's input, for the error page if it was not saved
+)
 
 _MOST_FIELDS: Final = 500
 _LONGEST_NUMBER: Final = 18  # Digits, far above every bound.
@@ -75,7 +77,9 @@ async def keep_typed(request: Request) -> None:
     """Store a form's input, without passwords, in the scope, for an error page."""
     if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         fields = await sent_fields(request)
-        request.scope[TYPED] = {name: text for name, text in fields.items() if "password" not in name}
+        request.scope[TYPED] = {
+            name: text for name, text in fields.items() if "password" not in name
+        }
 
 
 async def sent_fields(request: Request) -> dict[str, str]:
@@ -102,7 +106,12 @@ def formed(model: type[M], fields: Mapping[str, object], now: datetime | None = 
                 value = value.strip()
             elif list in kinds and value:
                 value = re.findall(r"[^,\s]+", value)
-            elif int in kinds and value.isascii() and value.isdecimal() and len(value) < _LONGEST_NUMBER:
+            elif (
+                int in kinds
+                and value.isascii()
+                and value.isdecimal()
+                and len(value) < _LONGEST_NUMBER
+            ):
                 value = int(value)
         if value != "":
             typed[name] = value
@@ -114,7 +123,8 @@ def formed(model: type[M], fields: Mapping[str, object], now: datetime | None = 
 
 
 _TYPED_TIME: Final = re.compile(
-    r"(\d{4}-\d\d-\d\d)[T ]+(\d\d:\d\d)(:\d\d(?:\.\d+)?)? *(UTC|Z|[+-]\d\d:\d\d)?", re.ASCII | re.IGNORECASE
+    r"(\d{4}-\d\d-\d\d)[T ]+(\d\d:\d\d)(:\d\d(?:\.\d+)?)? *(UTC|Z|[+-]\d\d:\d\d)?",
+    re.ASCII | re.IGNORECASE,
 )
 _AGO: Final = re.compile(r"-(\d{1,4}) ?([smhd])", re.ASCII)
 _CLOCK: Final = re.compile(
@@ -152,8 +162,12 @@ def read_typed_time(text: str, now: datetime | None = None) -> datetime:
     return at - timedelta(days=1) if at > latest else at
 
 
-_AWAY: Final = "Not saved: the database is unavailable. Your input is still here; send it again in a moment."
-_UNKNOWN: Final = "We could not confirm this was saved. Sending it again is safe: it will be saved once."
+_AWAY: Final = (
+    "Not saved: the database is unavailable. Your input is still here; send it again in a moment."
+)
+_UNKNOWN: Final = (
+    "We could not confirm this was saved. Sending it again is safe: it will be saved once."
+)
 _SPENT: Final = "This form was already submitted with different content. Check the result first."
 
 
@@ -220,5 +234,9 @@ def fields_of(model: type[BaseModel]) -> Mapping[str, JSON]:
 def _plain(of: JSON, kinds: JSON) -> JSON:
     """Return the schema of a value that is there, by itself."""
     given = next((it for it in of.get("anyOf", ()) if it != {"type": "null"}), of)
-    given = cast("JSON", kinds[given["$ref"].rpartition("/")[2]]) if "$ref" in given else cast("JSON", given)
+    given = (
+        cast("JSON", kinds[given["$ref"].rpartition("/")[2]])
+        if "$ref" in given
+        else cast("JSON", given)
+    )
     return {**given, "items": _plain(given["items"], kinds)} if "items" in given else given

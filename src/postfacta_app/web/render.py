@@ -66,7 +66,11 @@ def mark_stale(page: bytes, at: datetime) -> bytes:
 
 # Gives earlier answers again while the database of a name is unavailable.
 stale_answers: Final = partial(
-    StaleAnswers, detail="database-unavailable", refusals=AppError, mark=mark_stale, max_age=MAX_STALE
+    StaleAnswers,
+    detail="database-unavailable",
+    refusals=AppError,
+    mark=mark_stale,
+    max_age=MAX_STALE,
 )
 
 
@@ -92,8 +96,12 @@ class Pages:
     def __init__(self, *, version: str) -> None:
         self._always = {"version": version, "here": "", "principal": None}
 
-    def page(self, template: str, context: Shown, *, status: int = 200, headers: Headers = None) -> Response:
-        text = TEMPLATES.get_template(template).render({**self._always, "markdown": Markdown(), **context})
+    def page(
+        self, template: str, context: Shown, *, status: int = 200, headers: Headers = None
+    ) -> Response:
+        text = TEMPLATES.get_template(template).render(
+            {**self._always, "markdown": Markdown(), **context}
+        )
         return HTMLResponse(text, status, {"cache-control": "no-store", **(headers or {})})
 
 
@@ -116,7 +124,9 @@ class _Writer(MarkdownIt):
 def _tame(state: StateCore) -> None:
     for token in state.tokens:
         if token.type in {"heading_open", "heading_close"}:
-            token.tag = f"h{min(int(token.tag[1:]) + 2, 6)}"  # Below the page's `h1` and a section's `h2`.
+            token.tag = (
+                f"h{min(int(token.tag[1:]) + 2, 6)}"  # Below the page's `h1` and a section's `h2`.
+            )
         token.attrs.pop("style", None)  # Column alignment: the pages' policy forbids inline styles.
         for child in token.children or ():
             if child.type == "link_open":

@@ -46,7 +46,13 @@ class RouteClass(StrEnum):
     SEARCH = "search", 5.0, 0, Priority.SHEDDABLE, "read"
     WRITE = "write", 5.0, 1_048_576, Priority.CRITICAL, "write"
     INGEST = "ingest", 10.0, 4_194_304, Priority.SHEDDABLE_PLUS, "ingest"
-    AUTH = "auth", 5.0, 16_384, Priority.SHEDDABLE_PLUS, ""  # who has no account goes before no one who has
+    AUTH = (
+        "auth",
+        5.0,
+        16_384,
+        Priority.SHEDDABLE_PLUS,
+        "",
+    )  # who has no account goes before no one who has
 
     def __new__(cls, name: str, *what: Any) -> Self:
         made = str.__new__(cls, name)
@@ -70,13 +76,19 @@ class Rule:
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     # The model of each success status; None for no body.
-    answers: Mapping[int, type[BaseModel] | None] = field(default_factory=dict[int, type[BaseModel] | None])
+    answers: Mapping[int, type[BaseModel] | None] = field(
+        default_factory=dict[int, type[BaseModel] | None]
+    )
     also: Sequence[str] = ()  # the media types of a 200 besides JSON
     problems: Sequence[str] = ()  # slugs besides those of every route
     # It reads, and whether each is required.
     headers: Mapping[str, bool] = field(default_factory=dict[str, bool])
-    stale: bool = False  # replays responses that the handler declares free of private data: see `allow_stale`
-    only_5xx: bool = False  # its callers retry after 5xx but not after 429, so an exceeded limit is a 503
+    stale: bool = (
+        False  # replays responses that the handler declares free of private data: see `allow_stale`
+    )
+    only_5xx: bool = (
+        False  # its callers retry after 5xx but not after 429, so an exceeded limit is a 503
+    )
 
 
 Admit = Callable[[Request, Rule], Awaitable[Principal]]
@@ -115,12 +127,16 @@ class _Endpoint:
                 raise _refusal(rule, principal)
             call = Call(request, principal, self.tools, rule.noun)
             if rule.stale:
-                response = await self.tools.stale.answer(request, principal, lambda _: rule.handler(call))
+                response = await self.tools.stale.answer(
+                    request, principal, lambda _: rule.handler(call)
+                )
             else:
                 response = await rule.handler(call)
         except (errors.RateLimitedError, ResilienceError, errors.UnauthenticatedError) as error:
             # The session may have ended while the form was filled in. Cross-site requests are not read.
-            if not isinstance(error, errors.UnauthenticatedError) or is_same_origin(request.headers):
+            if not isinstance(error, errors.UnauthenticatedError) or is_same_origin(
+                request.headers
+            ):
                 await keep_typed(request)
             raise
         keep_private(request.scope["path"], response)

@@ -70,7 +70,9 @@ Fields = Annotated[Mapping[str, str], Fill(lambda call, _: call.fields)]  # the 
 Matches = Annotated[Callable[[str], None], Fill(_matches)]
 """Raises if the caller did not start from the version with this ETag."""
 Now = Annotated[datetime, Fill(lambda call, _: call.now)]  # the time of the request
-Snapshot = Annotated[Unit, "snapshot"]  # a transaction that only reads: all its queries see the same state
+Snapshot = Annotated[
+    Unit, "snapshot"
+]  # a transaction that only reads: all its queries see the same state
 WORKS_IN: Final[Mapping[Any, Any]] = {Unit: Unit, Snapshot: Snapshot, Reader: Reader, Query: Reader}
 
 
@@ -99,7 +101,9 @@ def as_json(status: int, body: BaseModel, headers: Mapping[str, str] | None = No
     return Response(body.__pydantic_serializer__.to_json(body), status, headers, "application/json")
 
 
-def answer(request: Request, value: BaseModel | Reply[Any] | Response | None, status: int = 200) -> Response:
+def answer(
+    request: Request, value: BaseModel | Reply[Any] | Response | None, status: int = 200
+) -> Response:
     """Return the response that shows a value, with its ETag and the link to the next page."""
     if value is None or isinstance(value, Response):
         return value or Response(status_code=204)
@@ -123,10 +127,14 @@ def _shows(model: type[BaseModel]) -> tuple[bool, bool]:
 class _Plan:
     """What the signature of a function says; read once, when its route is declared."""
 
-    def __init__(self, function: Function, read_model: Callable[[Call, type[BaseModel]], Any]) -> None:
+    def __init__(
+        self, function: Function, read_model: Callable[[Call, type[BaseModel]], Any]
+    ) -> None:
         hints = get_type_hints(function, include_extras=True)
         returns = hints.pop("return")
-        returns = getattr(returns, "__metadata__", (returns,))[0]  # Of a response, the model of its body.
+        returns = getattr(returns, "__metadata__", (returns,))[
+            0
+        ]  # Of a response, the model of its body.
         returns = get_args(returns)[0] if get_origin(returns) is Reply else returns
         first = next(iter(hints), "")
         self.function = function
@@ -170,13 +178,20 @@ class _Plan:
         status, headers = (refusal.status, refusal.headers) if refusal else (shown.status, None)
 
         def drawn() -> Response:
-            context = {"principal": call.principal, "typed": call.typed, **shown.context, **shown.more()}
+            context = {
+                "principal": call.principal,
+                "typed": call.typed,
+                **shown.context,
+                **shown.more(),
+            }
             return call.tools.pages.page(shown.template, context, status=status, headers=headers)
 
         return await aside(shown.size, drawn)
 
 
-def _fill(of: Any, read_model: Callable[[Call, type[BaseModel]], Any]) -> Callable[[Call, str], Any]:
+def _fill(
+    of: Any, read_model: Callable[[Call, type[BaseModel]], Any]
+) -> Callable[[Call, str], Any]:
     if own := [it for it in getattr(of, "__metadata__", ()) if isinstance(it, Fill)]:
         return own[0].of
     if of is Typed:
@@ -229,14 +244,18 @@ class Routes:
         is_read = method == "GET"
 
         def declare(function: F) -> F:
-            plan = _Plan(function, _of_query if is_read else lambda call, of: read_body(call.request, of))
+            plan = _Plan(
+                function, _of_query if is_read else lambda call, of: read_body(call.request, of)
+            )
             usual = 204 if plan.returns is None else 201 if method == "POST" else 200
             statuses = status if isinstance(status, tuple) else (status or usual,)
 
             async def handle(call: Call) -> Response:
                 show = partial(answer, call.request, status=statuses[0])
                 if plan.works_in is Unit:
-                    return await plan.write(call, show, idempotency_key(call.request) if once else None)
+                    return await plan.write(
+                        call, show, idempotency_key(call.request) if once else None
+                    )
                 value = await plan.read(call)
                 if isinstance(value, Response):
                     return value
@@ -245,8 +264,12 @@ class Routes:
                 return show(value)
 
             is_list = is_read and plan.model is not None and "cursor" in plan.model.model_fields
-            answers = {status: plan.returns if status < _REDIRECTED else None for status in statuses}
-            usual_class = RouteClass.SEARCH if is_list else RouteClass.READ if is_read else RouteClass.WRITE
+            answers = {
+                status: plan.returns if status < _REDIRECTED else None for status in statuses
+            }
+            usual_class = (
+                RouteClass.SEARCH if is_list else RouteClass.READ if is_read else RouteClass.WRITE
+            )
             self._add(
                 method,
                 path,

@@ -9,7 +9,15 @@ from .._face import lazy
 if TYPE_CHECKING:
     from ._concurrency import aside
     from ._cors import Cors
-    from ._problem import PROBLEMS, REFUSALS, Problem, Render, problem_handler, problem_of, problem_response
+    from ._problem import (
+        PROBLEMS,
+        REFUSALS,
+        Problem,
+        Render,
+        problem_handler,
+        problem_of,
+        problem_response,
+    )
     from ._ratelimit import RateLimit
     from ._types import ASGIApp, Message, Receive, Scope, Send
     from .lifespan import LifespanMiddleware

@@ -21,7 +21,15 @@ from ..errors import LoadShedError
 from ..events import Mode, ModeChanged, Observer
 from ..limits._overload import ADMIT, Admit, Ending, OverloadLimiter, Priority, Shed, Wait
 from ..validation import validation
-from ._problem import Problem, Render, kind_members, problem_of, request_of, send_problem, send_whole
+from ._problem import (
+    Problem,
+    Render,
+    kind_members,
+    problem_of,
+    request_of,
+    send_problem,
+    send_whole,
+)
 from ._rules import Rules
 from ._settings import knows
 from ._types import Scope, Send
@@ -33,11 +41,15 @@ T = TypeVar("T")
 
 # RFC 6455 leaves the registry to IANA: 1013 is "try again later".
 _TRY_AGAIN_LATER: Final = 1013
-_ANSWERED: Final = Ending.ANSWERED  # To look it up in the class costs each request more than a global.
+_ANSWERED: Final = (
+    Ending.ANSWERED
+)  # To look it up in the class costs each request more than a global.
 _LATE: Final = 0.005  # Seconds: a beat that comes later than this is no accident of scheduling.
 # Seconds of processor time: of a request that is served, and of a refusal, with its server.
 _CHEAP, _REFUSAL = 0.0005, 0.00015
-_FEWEST: Final = 16  # Requests for a mean of their cost: what the process does besides is shared among them.
+_FEWEST: Final = (
+    16  # Requests for a mean of their cost: what the process does besides is shared among them.
+)
 _NAMES: Final = {priority.name.lower().encode(): priority for priority in Priority}
 
 
@@ -95,7 +107,9 @@ class Shedding:
             self._busy, self.begun, self._refused = 0.0, 0, 0
         self.limiter.beat(self.clock(), self._own)
 
-    def arrive(self, rules: Rules, request: RequestContext, scope: Scope) -> Admit | Wait | Shed | None:
+    def arrive(
+        self, rules: Rules, request: RequestContext, scope: Scope
+    ) -> Admit | Wait | Shed | None:
         """Decide about a request that came now; None if it is to be served without a slot."""
         if rules.shedding is Mode.OFF:
             return None
@@ -225,7 +239,9 @@ class Slotted(Running):
         kind = id(self._scope.get("endpoint"))
         answered = _ANSWERED if self.is_plain else self._if_answered
         ending = answered if self.is_answered else self._ending()
-        self.shedding.limiter.finish(now, self.admitted, ending, kind, waited, began - self.admitted)
+        self.shedding.limiter.finish(
+            now, self.admitted, ending, kind, waited, began - self.admitted
+        )
 
     def _ending(self) -> Ending:
         return Ending.UNKNOWN

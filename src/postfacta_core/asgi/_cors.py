@@ -62,7 +62,9 @@ class Cors:
                 rule = "origins: scheme and host, without a path"
                 validation.refuse("Cors.allow_origins", origin, rule, example=EXAMPLE)
         # Any page can make itself of the origin "null", such as by a sandboxed frame.
-        for origin in {"*", "null"}.intersection(self.allow_origins if self.allow_credentials else ()):
+        for origin in {"*", "null"}.intersection(
+            self.allow_origins if self.allow_credentials else ()
+        ):
             rule = "a list of origins where credentials are allowed"
             validation.refuse("Cors.allow_origins", origin, rule, example=EXAMPLE)
 
@@ -106,7 +108,10 @@ class CorsRules:
         asked = fields.get(b"access-control-request-headers", b"").decode("latin-1")
         names = {name.strip().lower() for name in asked.split(",")} - {""}
         wrong = [] if self._cors.allows(fields[b"origin"].decode("latin-1")) else ["origin"]
-        if fields[b"access-control-request-method"].decode("latin-1") not in self._cors.allow_methods:
+        if (
+            fields[b"access-control-request-method"].decode("latin-1")
+            not in self._cors.allow_methods
+        ):
             wrong.append("method")
         if "*" not in self._allowed and not names <= self._allowed:
             wrong.append("headers")
@@ -117,6 +122,9 @@ class CorsRules:
         headers = [*self._preflight, (b"content-length", b"0")]
         if "*" in self._allowed and asked:
             # A star means itself where credentials count: so what was asked for is named.
-            headers[1] = (b"access-control-allow-headers", ", ".join(sorted(names)).encode("latin-1"))
+            headers[1] = (
+                b"access-control-allow-headers",
+                ", ".join(sorted(names)).encode("latin-1"),
+            )
         await emit({"type": "http.response.start", "status": 200, "headers": headers})
         await emit({"type": "http.response.body", "body": b""})

@@ -43,7 +43,9 @@ _OK, _INTERNAL = 200, 500
 _NEVER: Final = math.inf  # An attribute of a module costs each request more than a global.
 # What carries the response's bytes, or a file that the server sends in their place.
 _CONTENT_TYPE: Final = len(b"content-type")
-_BODY: Final = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
+_BODY: Final = frozenset(
+    {"http.response.body", "http.response.pathsend", "http.response.zerocopysend"}
+)
 _POLL: Final = 0.1
 _MOST_KEPT: Final = 8
 # A client that takes longer for a piece of its body makes the request's length say nothing of the service.
@@ -58,7 +60,11 @@ Record = Callable[[Any], None]
 """A method of a recorder."""
 
 GRANTS: Final = frozenset(
-    {b"access-control-allow-origin", b"access-control-allow-credentials", b"access-control-expose-headers"}
+    {
+        b"access-control-allow-origin",
+        b"access-control-allow-credentials",
+        b"access-control-expose-headers",
+    }
 )
 
 
@@ -71,8 +77,12 @@ class Shared:
     identifies: bool = False  # A response has its request's id.
     process: Lifecycle | None = None
     requests: RunningRequests | None = None
-    added: Headers = field(init=False)  # Of each response that does not set them itself, in lower case.
-    owned: frozenset[bytes] = field(init=False)  # All names that the application may not set beside these.
+    added: Headers = field(
+        init=False
+    )  # Of each response that does not set them itself, in lower case.
+    owned: frozenset[bytes] = field(
+        init=False
+    )  # All names that the application may not set beside these.
     is_bounded: bool = field(init=False)  # Clients have limits of size and pace.
     room: float = field(init=False)  # The size up to which a response is sent without a timer.
     answered: Sequence[Record] = field(init=False)  # Called at the last byte of each response.
@@ -145,7 +155,9 @@ class HttpExchange(Answering, Exchange):
     _paused_at: float | None = None  # While it has no slot, for it waits for its client.
     _waited: float = 0.0
     _has_pieces: bool = False
-    _events: EventStream | None = None  # What it answers with, if its client resumes that by itself.
+    _events: EventStream | None = (
+        None  # What it answers with, if its client resumes that by itself.
+    )
     _has_left_early: bool = False  # Before it began.
     _has_left_midway: bool = False  # Before the last byte was sent.
     _is_refused: bool = False
@@ -257,7 +269,9 @@ class HttpExchange(Answering, Exchange):
             except Exception as error:  # noqa: BLE001 - a recorder is foreign code
                 shared.blame(record, error)
 
-    def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
+    def settle(
+        self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False
+    ) -> None:
         if not self.is_complete:
             self.end_response()
         elif self._has_left_midway:
@@ -276,7 +290,9 @@ class HttpExchange(Answering, Exchange):
                 self._note_events(message["status"], given)
             if name.lower() in owned:
                 is_plain = False
-        headers = [*given, *self.fields, *shared.added] if is_plain else self._dress_with_care(given)
+        headers = (
+            [*given, *self.fields, *shared.added] if is_plain else self._dress_with_care(given)
+        )
         if shared.identifies:
             headers.append((b"x-request-id", self.request.request_id.encode("ascii")))
         # A new message with a new list: an application may send the same objects again and again.
@@ -316,7 +332,10 @@ class HttpExchange(Answering, Exchange):
         if is_last:
             unwanted.add(b"connection")
         headers = [pair for pair in given if pair[0].lower() not in unwanted]
-        headers += [*self.fields, *(pair for pair in shared.added if pair[0] not in names - unwanted)]
+        headers += [
+            *self.fields,
+            *(pair for pair in shared.added if pair[0] not in names - unwanted),
+        ]
         if is_last:
             headers.append((b"connection", b"close"))
         return headers
@@ -361,9 +380,13 @@ class HttpExchange(Answering, Exchange):
             self.request.error_type = self.request.error_type or CLIENT_DISCONNECTED
         raise ConnectionAbortedError("the client does not read its response")
 
-    async def reply(self, problem: Problem, *, close: bool = False, more_body: bool = False) -> None:
+    async def reply(
+        self, problem: Problem, *, close: bool = False, more_body: bool = False
+    ) -> None:
         render = self.shared.render
-        await send_problem(self._scope, self.emit, problem, render=render, close=close, more_body=more_body)
+        await send_problem(
+            self._scope, self.emit, problem, render=render, close=close, more_body=more_body
+        )
 
     async def _tell(self, problem: Problem) -> None:
         self._is_shut, self.is_plain = True, False
@@ -374,7 +397,9 @@ class HttpExchange(Answering, Exchange):
             if not self.has_begun:
                 await self.reply(problem)
             elif self.is_endless and self._may_part() and isinstance(self.reason, StoppedError):
-                await self.emit({"type": "http.response.body", "body": farewell(), "more_body": False})
+                await self.emit(
+                    {"type": "http.response.body", "body": farewell(), "more_body": False}
+                )
 
     # The request
 
@@ -462,7 +487,9 @@ class HttpExchange(Answering, Exchange):
         return self.request_bytes > 0 or may_have_body(self.headers, self.http_version)
 
     def _next_due(self, now: float) -> float:
-        return self.rules.limits.next_chunk_due(now, received=self.request_bytes, waited=self._waited)
+        return self.rules.limits.next_chunk_due(
+            now, received=self.request_bytes, waited=self._waited
+        )
 
     async def _refuse(self, problem: Problem) -> Message:
         self._shut()
@@ -512,7 +539,9 @@ class HttpExchange(Answering, Exchange):
         """Return whether to begin now; one that is cancelled when its client leaves is read ahead of in any case."""
         if self.rules.cancels:
             return True
-        return not self._is_read and (self._has_body or not may_have_body(self.headers, self.http_version))
+        return not self._is_read and (
+            self._has_body or not may_have_body(self.headers, self.http_version)
+        )
 
     async def watch(self) -> None:
         """Receive ahead of the application, but no more of a body than one piece; cancel it if it is alone."""

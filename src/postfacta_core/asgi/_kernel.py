@@ -72,7 +72,10 @@ _is_id = re.compile(rb"[A-Za-z0-9._-]{8,64}").fullmatch
 _NO_RULES: Final = Rules()
 _Either = HttpExchange | WebSocketExchange
 _Served = tuple[
-    type[_Either], Sequence[Record], Sequence[Record], Callable[[Any, Any, Scope], Coroutine[Any, Any, None]]
+    type[_Either],
+    Sequence[Record],
+    Sequence[Record],
+    Callable[[Any, Any, Scope], Coroutine[Any, Any, None]],
 ]
 """How a kind of connection is served: its exchange, and what is called as it begins and ends."""
 
@@ -109,7 +112,9 @@ class Kernel(Shared):
     response_headers: Collection[tuple[str, str]] = ()
     cors: CorsRules | None = None
     answers: bool = False
-    doors: Mapping[str, Door] = field(default_factory=dict[str, Door])  # Answered before the application.
+    doors: Mapping[str, Door] = field(
+        default_factory=dict[str, Door]
+    )  # Answered before the application.
     admission: Shedding | None = None
     rules: Rules = _NO_RULES
     find: Find | None = None  # The rules of a route, where not all have the same.
@@ -120,9 +125,12 @@ class Kernel(Shared):
         check_options(type(self).__name__, **{name: getattr(self, name) for name in checked})
         recorders, rules = self.recorders, self.rules
         self.added: Headers = [
-            (name.lower().encode("ascii"), it.encode("latin-1")) for name, it in self.response_headers
+            (name.lower().encode("ascii"), it.encode("latin-1"))
+            for name, it in self.response_headers
         ]
-        owned = {name for name, _ in self.added} | ({b"x-request-id"} if self.identifies else set[bytes]())
+        owned = {name for name, _ in self.added} | (
+            {b"x-request-id"} if self.identifies else set[bytes]()
+        )
         self.owned: frozenset[bytes] = frozenset(owned if self.cors is None else owned | GRANTS)
         self.is_bounded: bool = rules.limits is not UNBOUNDED
         self.room: float = _ROOM if self.is_bounded else math.inf
@@ -139,13 +147,24 @@ class Kernel(Shared):
         self._error_types = ErrorTypes()
         is_timed = self.requests is not None
         self._reads = (
-            self.is_bounded or self.identifies or is_timed or self.cors is not None or bool(self.traffic_key)
+            self.is_bounded
+            or self.identifies
+            or is_timed
+            or self.cors is not None
+            or bool(self.traffic_key)
         )
         # Who binds a context for itself, if none is there.
         self._binds = self._is_recorded or is_timed
-        has_sockets = self._binds or self.identifies or rules.rates is not None or self.admission is not None
+        has_sockets = (
+            self._binds or self.identifies or rules.rates is not None or self.admission is not None
+        )
         self._served: dict[str, _Served] = {
-            "http": (HttpExchange, _wanted(recorders, "begin"), _wanted(recorders, "end"), Kernel._admit)
+            "http": (
+                HttpExchange,
+                _wanted(recorders, "begin"),
+                _wanted(recorders, "end"),
+                Kernel._admit,
+            )
         }
         if has_sockets:
             connect, closed = _wanted(recorders, "connect"), _wanted(recorders, "closed")
@@ -228,7 +247,10 @@ class Kernel(Shared):
                         exchange.fields = (*exchange.fields, *told)
                         await exchange.reply(problem)
                         return
-                    exchange.fields = (*exchange.fields, *verdict.fields(verdict.decision.reset_after))
+                    exchange.fields = (
+                        *exchange.fields,
+                        *verdict.fields(verdict.decision.reset_after),
+                    )
             # The deadline, and admission.
             running = self.requests
             if running is None:
@@ -301,7 +323,11 @@ class Kernel(Shared):
             request_id = random_id()
             # What reads the header inside, such as asgi-correlation-id, sees the same id.
             headers = scope["headers"]
-            others = headers if given is None else [pair for pair in headers if pair[0] != b"x-request-id"]
+            others = (
+                headers
+                if given is None
+                else [pair for pair in headers if pair[0] != b"x-request-id"]
+            )
             scope["headers"] = [*others, (b"x-request-id", request_id.encode("ascii"))]
         request = RequestContext(request_id, self.clock(), self.clock, root_path)
         if b"traceparent" in fields and (found := _trace_of(fields[b"traceparent"])):
@@ -335,7 +361,9 @@ class Kernel(Shared):
 
     # What is refused.
 
-    async def _is_preflight(self, cors: CorsRules, exchange: _Either, fields: Mapping[bytes, bytes]) -> bool:
+    async def _is_preflight(
+        self, cors: CorsRules, exchange: _Either, fields: Mapping[bytes, bytes]
+    ) -> bool:
         origin = fields.get(b"origin")
         exchange.fields = cors.decision(origin)
         if origin is None or exchange.method != "OPTIONS" or _PREFLIGHT not in fields:

@@ -59,7 +59,11 @@ Render = Callable[[Problem, Scope], tuple[str, bytes] | None]
 
 
 _UNAVAILABLE: Final = Problem(
-    status=503, code="unavailable", title="Unavailable", detail="Try again soon", error_type="unavailable"
+    status=503,
+    code="unavailable",
+    title="Unavailable",
+    detail="Try again soon",
+    error_type="unavailable",
 )
 _LESS_OFTEN: Final = "Try again after the time in Retry-After, and less often"
 _MAY_HAVE_BEGUN: Final = "The work may have begun"
@@ -143,7 +147,13 @@ def kind_members(problem: Problem) -> dict[str, object]:
     status, known = problem.status, _PHRASES.get(problem.status, "Error")
     detail = f"{problem.title}. {problem.detail}" if problem.detail else problem.title
     # With this type the title is the status' own phrase (RFC 9457, section 4.2.1).
-    return {"type": "about:blank", "title": known, "status": status, "code": problem.code, "detail": detail}
+    return {
+        "type": "about:blank",
+        "title": known,
+        "status": status,
+        "code": problem.code,
+        "detail": detail,
+    }
 
 
 def request_of(scope: Scope) -> RequestContext | None:

@@ -32,7 +32,9 @@ _NOBODY: Final[str | None] = "?"  # The key of requests whose own key is unknown
 _ALL_LEFT: Final = Decision(True, 0, sys.maxsize, 0.0, 0.0, 0.0)  # noqa: FBT003 - a record
 _JITTER: Final = 0.1  # Of the wait, and one second at least: the field has whole seconds.
 
-_with_scope = re.compile(rf"(.*\S)\s+per\s+({'|'.join(_KEYS)})", re.IGNORECASE | re.DOTALL).fullmatch
+_with_scope = re.compile(
+    rf"(.*\S)\s+per\s+({'|'.join(_KEYS)})", re.IGNORECASE | re.DOTALL
+).fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,12 @@ class RateLimit:
         if self.name or callable(self.per):
             validation.name("RateLimit.name", self.name, example="name='tenant'")
         if not callable(self.cost):
-            validation.whole("RateLimit.cost", self.cost, at_least=0, example="cost=1, or a function")
-        functions = {name: it for name, it in (("per", self.per), ("cost", self.cost)) if callable(it)}
+            validation.whole(
+                "RateLimit.cost", self.cost, at_least=0, example="cost=1, or a function"
+            )
+        functions = {
+            name: it for name, it in (("per", self.per), ("cost", self.cost)) if callable(it)
+        }
         check_options("RateLimit", applies_to=self.applies_to, **functions)
         object.__setattr__(self, "name", self.name or str(self.per))
         object.__setattr__(self, "mode", validation.choice("RateLimit.mode", self.mode, Mode))
@@ -75,7 +81,9 @@ def parse_rate_limit(text: str, *, field: str = "rate limit") -> RateLimit:
     """Parse a limit such as `100/minute per client`, or raise ValueError; without a scope it is per client."""
     found = _with_scope(text)
     try:
-        return RateLimit(found[1], per=cast("Scopes", found[2].lower())) if found else RateLimit(text)
+        return (
+            RateLimit(found[1], per=cast("Scopes", found[2].lower())) if found else RateLimit(text)
+        )
     except ValueError:
         rule = f"a rate, and what it is per: {', '.join(_KEYS)}"
         validation.refuse(field, text, rule, example="'100/minute per client'")
@@ -84,13 +92,17 @@ def parse_rate_limit(text: str, *, field: str = "rate limit") -> RateLimit:
 def check_rate_limits(field: str, rules: object) -> list[RateLimit]:
     """Parse a list of limits or texts; a ValueError names the field if one cannot be read, or two have one name."""
     if isinstance(rules, str) or not isinstance(rules, Sequence):
-        validation.refuse(field, rules, "a list of rate limits", example="['100/minute per client']")
+        validation.refuse(
+            field, rules, "a list of rate limits", example="['100/minute per client']"
+        )
     names: dict[str, object] = {}
     limits: list[RateLimit] = []
     for rule in cast("Sequence[object]", rules):
         limit = parse_rate_limit(rule, field=field) if isinstance(rule, str) else rule
         if not isinstance(limit, RateLimit):
-            validation.refuse(field, rule, "a list of rate limits", example="['100/minute per client']")
+            validation.refuse(
+                field, rule, "a list of rate limits", example="['100/minute per client']"
+            )
         if limit.name in names:
             msg = (
                 f"{field} must be of different names, and {names[limit.name]!r} and {rule!r} are both named "
@@ -135,7 +147,9 @@ class RatePlan:
         keys = (client, site, "")
         charges = [it for rule in self._rules if (it := rule.charge_for(scope, keys)) is not None]
         found = await hit_all(charges) if self._is_shared else hit_here(charges)
-        told = [(rule, one) for (rule, _, _), one in zip(charges, found, strict=True) if rule.enforces]
+        told = [
+            (rule, one) for (rule, _, _), one in zip(charges, found, strict=True) if rule.enforces
+        ]
         if not told:
             return None
         strict = strictest([decision for _, decision in told])
@@ -163,7 +177,11 @@ def fast_plan(  # noqa: C901 - in one frame, for each request
     one does not enforce its rates: then nothing is spent, and the limits are hit with charges.
     """
     plan = [(rule, rule.cost, rule.key, rule.buckets.spend) for rule in rules]
-    clock, policy, is_one = rules[0].clock, b", ".join([rule.policy for rule in rules]), len(rules) == 1
+    clock, policy, is_one = (
+        rules[0].clock,
+        b", ".join([rule.policy for rule in rules]),
+        len(rules) == 1,
+    )
 
     def hit(*keys: str) -> Verdict | None:
         now, told, least = clock(), rules[0], _ALL_LEFT
@@ -191,21 +209,31 @@ def fast_plan(  # noqa: C901 - in one frame, for each request
 class LimitRule(RateLimiter):
     """The limiter of requests: `policy` is its part of the field, `key` which of `_KEYS` it has, if no function says so."""
 
-    def __init__(self, limit: RateLimit, *, store: Store | None, observer: Observer, clock: Clock) -> None:
-        super().__init__(limit.name, limit.rate, store=store, mode=limit.mode, observer=observer, clock=clock)
+    def __init__(
+        self, limit: RateLimit, *, store: Store | None, observer: Observer, clock: Clock
+    ) -> None:
+        super().__init__(
+            limit.name, limit.rate, store=store, mode=limit.mode, observer=observer, clock=clock
+        )
         self._limit = limit
         self.cost: int = 1 if callable(limit.cost) else limit.cost
         self.key: int = 0 if callable(limit.per) else _KEYS.index(limit.per)
-        self.asks: bool = callable(limit.per) or callable(limit.cost) or limit.applies_to is not None
+        self.asks: bool = (
+            callable(limit.per) or callable(limit.cost) or limit.applies_to is not None
+        )
         windows = {(rate.amount, rate.period): math.ceil(rate.period) for rate in self.rates}
         self.items: dict[tuple[int, float], str] = {
             rate: f'"{self.name}-{window}s"' if len(windows) > 1 else f'"{self.name}"'
             for rate, window in windows.items()
         }
-        policy = ", ".join(f"{self.items[rate]};q={rate[0]};w={window}" for rate, window in windows.items())
+        policy = ", ".join(
+            f"{self.items[rate]};q={rate[0]};w={window}" for rate, window in windows.items()
+        )
         self.policy: bytes = policy.encode("ascii")
 
-    def charge_for(self, scope: Scope, keys: Sequence[str | None]) -> tuple[LimitRule, str, int] | None:
+    def charge_for(
+        self, scope: Scope, keys: Sequence[str | None]
+    ) -> tuple[LimitRule, str, int] | None:
         """Return the charge for a request; None if this limit does not apply to it."""
         applies, per, cost = self._limit.applies_to, self._limit.per, self.cost
         if self.is_off:

@@ -55,7 +55,9 @@ def route_table(classes: Sequence[tuple[Sequence[str], Rules]], others: Rules) -
     What grants a request more than others have is no other spelling's: an application answers 404 to `//items//7`, and as many
     of those as a caller likes must count against its limits.
     """
-    listed = [(*check_route("route", route), rules) for routes, rules in classes for route in routes]
+    listed = [
+        (*check_route("route", route), rules) for routes, rules in classes for route in routes
+    ]
     methods = {method for method, _, _ in listed} | {"", "HEAD"}
     as_written = {method: _compiled(method, listed) for method in methods}
     bounding = [route for route in listed if not route[2].grants]

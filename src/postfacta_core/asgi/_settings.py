@@ -60,12 +60,16 @@ def _or_function(rule: Check) -> Check:
         if not callable(value) or isclass(value):
             rule(field, value)
         elif iscoroutinefunction(value):
-            validation.refuse(field, value, "a plain function, since no request waits for it", example="def")
+            validation.refuse(
+                field, value, "a plain function, since no request waits for it", example="def"
+            )
 
     return either
 
 
-def _that(is_right: Callable[[object], bool], rule: str, example: str, *, of_each: bool = False) -> Check:
+def _that(
+    is_right: Callable[[object], bool], rule: str, example: str, *, of_each: bool = False
+) -> Check:
     """Return the rule for an option of which this holds, or of a list, for each of its items."""
 
     def check(field: str, value: object) -> None:
@@ -110,7 +114,11 @@ def _takes(function: Callable[..., object], arguments: int) -> bool:
 
 
 def _is_path(value: object) -> bool:
-    return isinstance(value, str) and value.startswith("/") and not any(mark in value for mark in "?# \n")
+    return (
+        isinstance(value, str)
+        and value.startswith("/")
+        and not any(mark in value for mark in "?# \n")
+    )
 
 
 def _is_prefix(value: object) -> bool:
@@ -125,7 +133,9 @@ def _is_header(value: object) -> bool:
             return False
 
 
-_FUNCTION: Final = or_none(_or_function(partial(validation.function, example="a function, or None")))
+_FUNCTION: Final = or_none(
+    _or_function(partial(validation.function, example="a function, or None"))
+)
 _REPLACED: Final = partial(validation.function, example="a function, or leave it out")
 _SECRET: Final = partial(validation.secret, example="a text, or leave it out")
 _LIMIT: Final = or_none(partial(validation.seconds, example="30.0, or None"))
@@ -143,7 +153,9 @@ RULES: Final[Mapping[str, Check]] = {
     **dict.fromkeys(("request_timeout", "stream_timeout"), _LIMIT),
     "metrics_path": _that(_is_path, _PATH, '"/metrics"'),
     "health_prefix": _that(_is_prefix, _PREFIX, '"/healthz"'),
-    "metrics_workers": _that(lambda it: isinstance(it, str | PathLike), "a folder", '"/run/billing"'),
+    "metrics_workers": _that(
+        lambda it: isinstance(it, str | PathLike), "a folder", '"/run/billing"'
+    ),
     "response_headers": _that(_is_header, _HEADERS, '[("x-frame-options", "DENY")]', of_each=True),
     "app": _check_application,
     "cancel_on_disconnect": validation.flag,

@@ -54,7 +54,9 @@ def is_resumed(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 def are_events(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Return whether a response consists of events, and bytes that are added would be read as such."""
     names = {name.lower(): value for name, value in headers}
-    return names.get(b"content-type", b"").startswith(MEDIA_TYPE) and names.keys().isdisjoint(_FRAMES)
+    return names.get(b"content-type", b"").startswith(MEDIA_TYPE) and names.keys().isdisjoint(
+        _FRAMES
+    )
 
 
 def farewell() -> bytes:

@@ -95,7 +95,9 @@ class WebSocketExchange(Answering, SocketExchange):
         elif kind == "websocket.http.response.start":
             self.status = message.get("status", 0)
 
-    def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
+    def settle(
+        self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False
+    ) -> None:
         self.seconds = self.request.age()
         super().settle(error, types, was_cancelled=was_cancelled)
 

@@ -27,7 +27,17 @@ from ._types import ASGIApp, Message, Receive, Scope, Send
 _WITH_LIFESPAN: Final = frozenset({"starlette.applications", "litestar.app", "quart.app"})
 # What an application finds missing that takes a lifespan's scope for a request's.
 _OF_REQUESTS: Final = frozenset(
-    {"client", "headers", "http_version", "method", "path", "query_string", "raw_path", "root_path", "scheme"}
+    {
+        "client",
+        "headers",
+        "http_version",
+        "method",
+        "path",
+        "query_string",
+        "raw_path",
+        "root_path",
+        "scheme",
+    }
 )
 _BUGS: Final = (TypeError, NameError, AttributeError)
 _ADVICE: Final = (

@@ -57,13 +57,17 @@ class MetricsEndpoint(Doors):
         self._one = anyio.CapacityLimiter(1)
         self.siblings: Siblings | None = None
         if options.metrics_workers:
-            self.siblings = Siblings(options.metrics_workers, self._answer_sibling, observer=observer)
+            self.siblings = Siblings(
+                options.metrics_workers, self._answer_sibling, observer=observer
+            )
         super().__init__(app, {options.metrics_path: self._scrape})
 
     async def _scrape(self, scope: Scope, send: Send) -> None:
         headers = dict(scope["headers"])
         if scope["method"] not in {"GET", "HEAD"}:
-            await send_whole(scope, send, 405, _TEXT, b"Only GET and HEAD\n", (b"allow", b"GET, HEAD"))
+            await send_whole(
+                scope, send, 405, _TEXT, b"Only GET and HEAD\n", (b"allow", b"GET, HEAD")
+            )
         elif (self._token and not bears(headers, self._token)) or not (
             self._allow is None or self._allow(scope)
         ):

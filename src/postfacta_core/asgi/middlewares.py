@@ -137,22 +137,32 @@ class HealthMiddleware(Doors):
         options: Their `health_prefix` and `allow_health_detail`.
     """
 
-    def __init__(self, app: ASGIApp, registry: HealthRegistry, options: HardenOptions = _DEFAULTS) -> None:
+    def __init__(
+        self, app: ASGIApp, registry: HealthRegistry, options: HardenOptions = _DEFAULTS
+    ) -> None:
         _check("HealthMiddleware.options", options)
-        validation.instance("HealthMiddleware.registry", registry, HealthRegistry, example="HealthRegistry()")
+        validation.instance(
+            "HealthMiddleware.registry", registry, HealthRegistry, example="HealthRegistry()"
+        )
         self._registry = registry
         self._allow_detail = options.allow_health_detail
         probes = options.probes if self._allow_detail is not None else options.probes[:-1]
-        super().__init__(app, {path: partial(self._answer, path.rpartition("/")[2]) for path in probes})
+        super().__init__(
+            app, {path: partial(self._answer, path.rpartition("/")[2]) for path in probes}
+        )
 
     async def _answer(self, probe: str, scope: Scope, send: Send) -> None:
         if probe == "deps" and not self._may_see_detail(scope):
             await send_problem(scope, send, _NOT_FOUND)
         elif scope["method"] not in {"GET", "HEAD"}:
-            await send_whole(scope, send, 405, _PROBLEM_JSON, _WRONG_METHOD, (b"allow", b"GET, HEAD"))
+            await send_whole(
+                scope, send, 405, _PROBLEM_JSON, _WRONG_METHOD, (b"allow", b"GET, HEAD")
+            )
         else:
             status, members = self._said(probe, self._registry.snapshot())
-            await send_whole(scope, send, status, _JSON, json.dumps(members, separators=(",", ":")).encode())
+            await send_whole(
+                scope, send, status, _JSON, json.dumps(members, separators=(",", ":")).encode()
+            )
 
     def _may_see_detail(self, scope: Scope) -> bool:
         try:
@@ -173,8 +183,14 @@ class HealthMiddleware(Doors):
                     return 503, {"status": "unready", "detail": NO_LIFESPAN}
             case _:
                 # Always 200: it answers a person's question, and no machine acts on it.
-                members = {name: getattr(report, name) for name in ("live", "ready", "started", "draining")}
-                return 200, {"status": state, **members, "checks": [asdict(each) for each in report.checks]}
+                members = {
+                    name: getattr(report, name) for name in ("live", "ready", "started", "draining")
+                }
+                return 200, {
+                    "status": state,
+                    **members,
+                    "checks": [asdict(each) for each in report.checks],
+                }
         return (200 if is_well else 503), {"status": state}
 
 
@@ -231,8 +247,12 @@ class RateLimitMiddleware(Kernel):
         make = partial(LimitRule, store=options.rate_limit_store, observer=observer, clock=clock)
         limiters = [make(limit) for limit in limits]
         self.limiters: Mapping[str, RateLimiter] = {it.name: it for it in limiters}
-        self.plan: RatePlan = RatePlan(limiters, proxies=TrustedProxies(options.trusted_proxies), luck=luck)
-        super().__init__(app, rules=Rules(rates=self.plan), render=render, observer=observer, clock=clock)
+        self.plan: RatePlan = RatePlan(
+            limiters, proxies=TrustedProxies(options.trusted_proxies), luck=luck
+        )
+        super().__init__(
+            app, rules=Rules(rates=self.plan), render=render, observer=observer, clock=clock
+        )
 
 
 class DeadlineMiddleware(Kernel):
@@ -261,10 +281,20 @@ class DeadlineMiddleware(Kernel):
     ) -> None:
         one(RunningRequests)("DeadlineMiddleware.running", running)
         _check("DeadlineMiddleware.options", options)
-        limit, stream_limit = any_of_none(options.request_timeout), any_of_none(options.stream_timeout)
-        rules = Rules(timeout=limit, stream_timeout=stream_limit, cancels=options.cancel_on_disconnect)
+        limit, stream_limit = (
+            any_of_none(options.request_timeout),
+            any_of_none(options.stream_timeout),
+        )
+        rules = Rules(
+            timeout=limit, stream_timeout=stream_limit, cancels=options.cancel_on_disconnect
+        )
         super().__init__(
-            app, requests=running, rules=rules, render=render, observer=observer, clock=running.clock
+            app,
+            requests=running,
+            rules=rules,
+            render=render,
+            observer=observer,
+            clock=running.clock,
         )
 
 

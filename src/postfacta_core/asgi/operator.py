@@ -59,22 +59,31 @@ class OperatorEndpoint:
         validation.flag("OperatorEndpoint.local", local)
         if not (token or local):
             rule = "set; or local=True, if no proxy on this machine hands requests on"
-            validation.refuse("OperatorEndpoint.token", "", rule, example='token="a long random text"')
+            validation.refuse(
+                "OperatorEndpoint.token", "", rule, example='token="a long random text"'
+            )
         self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; raise `TypeError` if it is none of HTTP."""
         if scope["type"] != "http":
-            raise TypeError(f"OperatorEndpoint serves HTTP, not {scope['type']}: mount it as a route")
+            raise TypeError(
+                f"OperatorEndpoint serves HTTP, not {scope['type']}: mount it as a route"
+            )
         headers, token = dict(scope["headers"]), self._token
         method: str = scope["method"]
         if not (bears(headers, token) if token else _is_local(scope, headers)):
-            answer: _Answer = 401, "a bearer token is needed, or without one a client on this machine"
+            answer: _Answer = (
+                401,
+                "a bearer token is needed, or without one a client on this machine",
+            )
         elif method in {"GET", "HEAD"}:
             answer = 200, {"guards": [_shown(guard) for guard in registry]}
         elif method != "POST":
             answer = 405, "only GET, HEAD and POST"
-        elif not (token or headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == _JSON):
+        elif not (
+            token or headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == _JSON
+        ):
             # A page of another site cannot send this type, or a token, without asking first.
             answer = 415, "the body must be application/json"
         else:
@@ -92,7 +101,9 @@ class OperatorEndpoint:
         except (ValueError, RecursionError) as error:
             return 422, str(error)
         client = scope.get("client") or ("unknown", 0)
-        _LOG.warning("operator.changed", extra={"client_address": client[0], "change": json.dumps(asked)})
+        _LOG.warning(
+            "operator.changed", extra={"client_address": client[0], "change": json.dumps(asked)}
+        )
         return 200, answer
 
     def _apply(self, asked: Any) -> object:
@@ -109,7 +120,9 @@ class OperatorEndpoint:
                 guard = registry.find(kind, name)
                 actions = _ACTIONS.get(kind, ())
                 if action not in actions:
-                    raise ValueError(f"of a {kind}, an action is one of {list(actions)}: {action!r}")
+                    raise ValueError(
+                        f"of a {kind}, an action is one of {list(actions)}: {action!r}"
+                    )
                 getattr(guard, action)()
                 return _shown(guard)
             case _:
@@ -136,7 +149,9 @@ def _is_local(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
         is_own = client is not None and ip_address(client[0]).is_loopback
     except ValueError:
         return False
-    return is_own and bool(_is_own_name(headers.get(b"host", b""))) and not _FORWARDED & headers.keys()
+    return (
+        is_own and bool(_is_own_name(headers.get(b"host", b""))) and not _FORWARDED & headers.keys()
+    )
 
 
 async def _body(receive: Receive) -> bytes:

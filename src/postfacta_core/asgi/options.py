@@ -68,10 +68,14 @@ class RouteOptions:
     rate_limits: Sequence[RateLimit | str] | None = None
 
     def __post_init__(self) -> None:
-        for route in validation.texts("RouteOptions.routes", self.routes, example='["GET /items/{id}"]'):
+        for route in validation.texts(
+            "RouteOptions.routes", self.routes, example='["GET /items/{id}"]'
+        ):
             check_route("RouteOptions.routes", route)
         for name in (option.name for option in fields(self)[1:]):
-            or_none(_OF_ROUTES.get(name) or _RULES[name])(f"RouteOptions.{name}", getattr(self, name))
+            or_none(_OF_ROUTES.get(name) or _RULES[name])(
+                f"RouteOptions.{name}", getattr(self, name)
+            )
         if self.drain == "cut" and self.drain_timeout is not None:
             rule = "None for a route with drain='cut', which has no time"
             validation.refuse(
@@ -159,11 +163,15 @@ class HardenOptions:
     def __post_init__(self) -> None:
         for option, check in _RULES.items():
             check(f"HardenOptions.{option}", getattr(self, option))
-        object.__setattr__(self, "shedding", validation.choice("HardenOptions.shedding", self.shedding, Mode))
+        object.__setattr__(
+            self, "shedding", validation.choice("HardenOptions.shedding", self.shedding, Mode)
+        )
         check_rate_limits("HardenOptions.rate_limits", self.all_rate_limits)
         if self.rate_limit_store is not None and not self.all_rate_limits:
             rule = "set where there is a rate_limit_store, which nothing uses otherwise"
-            validation.refuse("HardenOptions.rate_limits", self.rate_limits, rule, example="['100/minute']")
+            validation.refuse(
+                "HardenOptions.rate_limits", self.rate_limits, rule, example="['100/minute']"
+            )
         for route in self.routes:
             if (seconds := route.drain_timeout or 0.0) > self.drain.drain_timeout:
                 most = f"at most the drain_timeout of HardenOptions.drain, {self.drain.drain_timeout:g} s"
@@ -171,7 +179,9 @@ class HardenOptions:
                 validation.refuse("RouteOptions.drain_timeout", seconds, most, example=example)
         if self.metrics_path in self.probes:
             rule = "another path than the probes'"
-            validation.refuse("HardenOptions.metrics_path", self.metrics_path, rule, example='"/metrics"')
+            validation.refuse(
+                "HardenOptions.metrics_path", self.metrics_path, rule, example='"/metrics"'
+            )
 
     @property
     def all_rate_limits(self) -> list[RateLimit | str]:
@@ -184,7 +194,9 @@ class HardenOptions:
     @property
     def probes(self) -> tuple[str, ...]:
         """The paths of the probes."""
-        return tuple(f"{self.health_prefix}/{name}" for name in ("live", "ready", "startup", "deps"))
+        return tuple(
+            f"{self.health_prefix}/{name}" for name in ("live", "ready", "startup", "deps")
+        )
 
     @classmethod
     def from_env(cls, prefix: str, environ: Mapping[str, str] | None = None, **given: Any) -> Self:
@@ -206,12 +218,16 @@ class HardenOptions:
         """
         validation.text("HardenOptions.from_env.prefix", prefix, empty=False, example='"BILLING_"')
         environ, own = os.environ if environ is None else environ, _variables(cls, prefix)
-        groups = {name: _variables(group, prefix, f"{name.upper()}_") for name, group in GROUPS.items()}
+        groups = {
+            name: _variables(group, prefix, f"{name.upper()}_") for name, group in GROUPS.items()
+        }
         known = [*own, *(variable for group in groups.values() for variable in group)]
         for name in environ:
             if name.startswith(prefix) and name not in known:
                 for alike in get_close_matches(name, known, n=1, cutoff=_ALIKE):
-                    validation.refuse("the environment variable", name, alike, example=f"{alike}=...")
+                    validation.refuse(
+                        "the environment variable", name, alike, example=f"{alike}=..."
+                    )
         _refuse_what_only_code_says(prefix, environ, given)
         for name, variables in groups.items():
             if variables.keys() & environ.keys():
@@ -221,10 +237,14 @@ class HardenOptions:
         return _made(partial(cls, **given), own, environ)
 
 
-def _refuse_what_only_code_says(prefix: str, environ: Mapping[str, str], given: Mapping[str, object]) -> None:
+def _refuse_what_only_code_says(
+    prefix: str, environ: Mapping[str, str], given: Mapping[str, object]
+) -> None:
     if (address := f"{prefix}RATE_LIMIT_STORE") in environ and "rate_limit_store" not in given:
         example = "rate_limit_store=SharedStore(address)"
-        validation.refuse("HardenOptions.from_env", address, "given the store itself", example=example)
+        validation.refuse(
+            "HardenOptions.from_env", address, "given the store itself", example=example
+        )
     for option in sorted(FUNCTIONS - {"rate_limit_store"}):
         if (variable := f"{prefix}{option.upper()}") in environ:
             rule = f"given {option} from the code, since no variable can say it"
@@ -312,7 +332,9 @@ def _variables(kind: type[Any], prefix: str, group: str = "") -> dict[str, Field
     }
 
 
-def _made(make: Callable[..., T], variables: Mapping[str, Field[Any]], environ: Mapping[str, str]) -> T:
+def _made(
+    make: Callable[..., T], variables: Mapping[str, Field[Any]], environ: Mapping[str, str]
+) -> T:
     read = {
         option.name: _read(option, name, environ[name])
         for name, option in variables.items()

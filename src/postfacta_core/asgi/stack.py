@@ -93,12 +93,16 @@ class Hardened(Kernel):
         route_of: RouteOf | None = None,
         clock: Clock = MONOTONIC,
     ) -> None:
-        check_options("harden", app=app, resources=resources, clock=clock, render=render, route_of=route_of)
+        check_options(
+            "harden", app=app, resources=resources, clock=clock, render=render, route_of=route_of
+        )
         if isinstance(app, Hardened):
             rule = "an application that is not hardened yet"
             validation.refuse("harden.app", app, rule, example="its own app")
         if not isinstance(cast("object", service), str) or not service.strip():
-            validation.refuse("harden.service", service, "the service's name", example="service='billing'")
+            validation.refuse(
+                "harden.service", service, "the service's name", example="service='billing'"
+            )
         or_none(one(HardenOptions))("harden.options", options)
         or_none(one(Telemetry))("harden.telemetry", telemetry)
         or_none(one(HealthRegistry))("harden.health", health)
@@ -116,7 +120,12 @@ class Hardened(Kernel):
             drain, running=running, on_drain=self.health.drain, observer=observer, clock=clock
         )
         self.shedding: LoadSheddingMiddleware = LoadSheddingMiddleware(
-            app, options=options, spares=self.lifecycle.found, render=render, observer=observer, clock=clock
+            app,
+            options=options,
+            spares=self.lifecycle.found,
+            render=render,
+            observer=observer,
+            clock=clock,
         )
         self.rate_limits: RateLimitMiddleware | None = None
         if options.all_rate_limits or options.trusted_proxies:
@@ -125,7 +134,9 @@ class Hardened(Kernel):
         scrapes = MetricsEndpoint(app, telemetry.metrics, options, observer=observer)
         sampler = None if options.access_lines is None else AccessSampler(options.access_lines)
         rules = _rules(options, self.rate_limits)
-        classes = [(each.routes, _rules(options, self.rate_limits, each)) for each in options.routes]
+        classes = [
+            (each.routes, _rules(options, self.rate_limits, each)) for each in options.routes
+        ]
         self.shedding.is_special |= any(own.waits or own.shedding is not None for _, own in classes)
         super().__init__(
             app,
@@ -134,7 +145,11 @@ class Hardened(Kernel):
             observer=observer,
             identifies=True,
             # Spans come first, so that the access line has their ids.
-            recorders=[telemetry.tracing, telemetry.metrics, AccessLog(service=service, sampler=sampler)],
+            recorders=[
+                telemetry.tracing,
+                telemetry.metrics,
+                AccessLog(service=service, sampler=sampler),
+            ],
             quiet={*options.probes, options.metrics_path, *options.quiet},
             traffic_key=options.traffic_key,
             response_headers=options.response_headers,
@@ -150,7 +165,11 @@ class Hardened(Kernel):
         )
         self.observe(PolicyCreated("runtime", self._tally))
         ours = (running, options.rate_limit_store, scrapes.siblings)
-        held: list[Resource] = [*(each for each in ours if each is not None), *resources, self.health]
+        held: list[Resource] = [
+            *(each for each in ours if each is not None),
+            *resources,
+            self.health,
+        ]
         self._lifespan = LifespanMiddleware(app, held, lifecycle=self.lifecycle, observer=observer)
         self._later, self._served = self._served, {}  # Neither a lifespan nor a request has come.
 
@@ -189,7 +208,9 @@ def _rules(
         own = None if of is None else getattr(of, name)
         return getattr(options, name) if own is None else own
 
-    is_free = rates is not None and of is not None and of.rate_limits is not None and not of.rate_limits
+    is_free = (
+        rates is not None and of is not None and of.rate_limits is not None and not of.rate_limits
+    )
     return Rules(
         limits=given("limits"),
         timeout=any_of_none(given("request_timeout")),

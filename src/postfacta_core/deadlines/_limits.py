@@ -53,7 +53,11 @@ def time_for_next_hop(left: float) -> float:
 def asked_timeout(headers: Iterable[tuple[bytes, bytes]]) -> float:
     """Return the shortest `X-Request-Timeout`, seconds such as `2.5`; `math.inf` without one that can be read."""
     return min(
-        (float(value) for name, value in headers if name == b"x-request-timeout" and _SECONDS(value)),
+        (
+            float(value)
+            for name, value in headers
+            if name == b"x-request-timeout" and _SECONDS(value)
+        ),
         default=math.inf,
     )
 
@@ -85,15 +89,23 @@ class TransferLimits:
     def __post_init__(self) -> None:
         for field, least in (("max_header_bytes", 1), ("max_body_bytes", 0)):
             if (value := getattr(self, field)) != math.inf:
-                validation.whole(f"TransferLimits.{field}", value, at_least=least, example="1_048_576")
+                validation.whole(
+                    f"TransferLimits.{field}", value, at_least=least, example="1_048_576"
+                )
         for field in ("body_idle_timeout", "min_body_rate", "write_timeout"):
-            validation.seconds(f"TransferLimits.{field}", getattr(self, field), finite=False, example="10.0")
+            validation.seconds(
+                f"TransferLimits.{field}", getattr(self, field), finite=False, example="10.0"
+            )
         grace = self.body_grace
-        validation.number("TransferLimits.body_grace", grace, at_least=0, finite=False, example="10.0")
+        validation.number(
+            "TransferLimits.body_grace", grace, at_least=0, finite=False, example="10.0"
+        )
 
     def next_chunk_due(self, now: float, *, received: int, waited: float) -> float:
         """Return when the next chunk is due, if `waited` seconds were spent waiting for `received` bytes of the body."""
-        return now + min(self.body_idle_timeout, self.body_grace + received / self.min_body_rate - waited)
+        return now + min(
+            self.body_idle_timeout, self.body_grace + received / self.min_body_rate - waited
+        )
 
 
 def may_have_body(headers: Iterable[tuple[bytes, bytes]], http_version: str) -> bool:

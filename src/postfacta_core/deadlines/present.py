@@ -18,7 +18,9 @@ class Bound:
 
     at: float  # Its deadline, whatever enforces it; once it has, `math.inf`, for tasks that it has left behind.
     clock: Clock  # On which its deadline is.
-    request: RequestContext | None  # Its own: a server may run another one in the same context variables.
+    request: (
+        RequestContext | None
+    )  # Its own: a server may run another one in the same context variables.
 
 
 BOUND: Final[ContextVar[Bound | None]] = ContextVar("postfacta_timeout", default=None)
@@ -32,7 +34,11 @@ def time_left() -> float:
     """
     request, bound = current_request(), BOUND.get()
     left = math.inf if request is None else request.deadline - request.clock()
-    return left if bound is None or bound.request is not request else min(left, bound.at - bound.clock())
+    return (
+        left
+        if bound is None or bound.request is not request
+        else min(left, bound.at - bound.clock())
+    )
 
 
 def current_deadline() -> Deadline | None:

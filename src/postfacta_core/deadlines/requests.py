@@ -228,7 +228,9 @@ class RunningRequests:
                 await handler
         except BaseException as error:
             # Another's cancellation goes on.
-            is_ours = isinstance(error, asyncio.CancelledError) and running.take_back() <= running.already
+            is_ours = (
+                isinstance(error, asyncio.CancelledError) and running.take_back() <= running.already
+            )
             if not (is_ours and running.is_cancelled):
                 raise
         finally:
@@ -251,7 +253,9 @@ class RunningRequests:
             self._tell_late(running)
 
     def _tell_late(self, running: Running) -> None:
-        self._observe(DeadlineExceeded("caller" if running.request.deadline_is_callers else running.stage))
+        self._observe(
+            DeadlineExceeded("caller" if running.request.deadline_is_callers else running.stage)
+        )
 
     async def _settle(self, running: Running) -> None:
         running.take_back()
@@ -333,7 +337,9 @@ class RunningRequests:
                 self._start(running.answer, "answer")
 
     def _start(self, job: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
-        cast("TaskGroup", self.tasks).start_soon(self._do, job, what, name=f"{what} in place of a request")
+        cast("TaskGroup", self.tasks).start_soon(
+            self._do, job, what, name=f"{what} in place of a request"
+        )
 
     async def _do(self, job: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
         try:

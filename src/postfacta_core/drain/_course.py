@@ -52,7 +52,9 @@ class DrainLimits:
         for name, example in (("drain_delay", "5.0"), ("drain_timeout", "20.0")):
             value = getattr(self, name)
             validation.number(f"DrainLimits.{name}", value, at_least=0, example=f"{name}={example}")
-        validation.seconds("DrainLimits.close_timeout", self.close_timeout, example="close_timeout=5.0")
+        validation.seconds(
+            "DrainLimits.close_timeout", self.close_timeout, example="close_timeout=5.0"
+        )
 
     @property
     def total(self) -> float:

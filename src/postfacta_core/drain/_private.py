@@ -21,7 +21,9 @@ def handlers_of(loop: Any) -> tuple[str, dict[int, Any] | None]:
     """Return the kind of a loop, and its table of signal handlers by number, or None."""
     table: dict[int, Any] | None = getattr(loop, "_signal_handlers", None)
     if table is None and is_own_handler(loop, signal.getsignal(signal.SIGTERM)):
-        tables: list[dict[Any, Any]] = [one for one in gc.get_referents(loop) if isinstance(one, dict)]
+        tables: list[dict[Any, Any]] = [
+            one for one in gc.get_referents(loop) if isinstance(one, dict)
+        ]
         # Other tables have file descriptors as keys, which are numbers too.
         known = (one for one in tables if type(one.get(signal.SIGTERM)).__name__ == "Handle")
         return "uvloop", next(known, None)

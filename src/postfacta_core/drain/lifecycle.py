@@ -134,7 +134,9 @@ class Lifecycle:
     async def __aenter__(self) -> Self:
         """Begin to catch signals; RuntimeError if it is entered already: two lifespans at once have one end only."""
         if self._interception is not None:
-            raise RuntimeError("this application runs already: a Lifecycle leads one lifespan at a time")
+            raise RuntimeError(
+                "this application runs already: a Lifecycle leads one lifespan at a time"
+            )
         if self.phase is Phase.STOPPED:
             self._begin()
         self._running.is_closed = False
@@ -215,7 +217,9 @@ class Lifecycle:
         # If the service has stopped, a handler's thread may still keep the process from its end.
         self._wait(lambda now: now >= course.gone_at + _MARGIN)
         if course.phase is not Phase.STOPPED or not threading.main_thread().is_alive():
-            sys.stderr.write(f"postfacta: the drain took longer than {self.limits.total:g} s; all stacks:\n")
+            sys.stderr.write(
+                f"postfacta: the drain took longer than {self.limits.total:g} s; all stacks:\n"
+            )
             faulthandler.dump_traceback(all_threads=True)
             sys.stderr.flush()
             os._exit(1)

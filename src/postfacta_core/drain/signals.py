@@ -98,7 +98,9 @@ class _TrioHandlers(_PlainHandlers):
         self._token = token
         # A program that was started with SIGINT ignored (in the background of a shell) has none of trio's.
         self._has_interrupt = callable(signal.getsignal(signal.SIGINT))
-        signums: list[int] = [signal.SIGTERM, signal.SIGINT] if self._has_interrupt else [signal.SIGTERM]
+        signums: list[int] = (
+            [signal.SIGTERM, signal.SIGINT] if self._has_interrupt else [signal.SIGTERM]
+        )
         super().__init__(on_signal, signums, "default")
 
     def pass_on(self) -> None:
@@ -119,7 +121,9 @@ class _LoopHandlers:
         self.name = name
         self._loop = loop
         self._table = table
-        self._theirs = {each: table[each] for each in (signal.SIGTERM, signal.SIGINT) if each in table}
+        self._theirs = {
+            each: table[each] for each in (signal.SIGTERM, signal.SIGINT) if each in table
+        }
         self._callback = callback_of(self._theirs[signal.SIGTERM])
         for signum in self._theirs:
             loop.add_signal_handler(signum, on_signal, signum)
@@ -245,7 +249,9 @@ def choose(on_signal: OnSignal) -> Mechanism | None:  # noqa: PLR0911 - one for 
     if not callable(term) or is_own_handler(loop, term):
         return None
     is_servers = callable(interrupt) and interrupt is not signal.default_int_handler
-    return _PlainHandlers(on_signal, [signal.SIGTERM, *([signal.SIGINT] if is_servers else [])], loop=loop)
+    return _PlainHandlers(
+        on_signal, [signal.SIGTERM, *([signal.SIGINT] if is_servers else [])], loop=loop
+    )
 
 
 def _let_go(server: Any, loop: Any) -> None:

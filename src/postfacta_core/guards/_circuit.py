@@ -176,7 +176,12 @@ class Circuit:
     """A circuit; `moved` is called with each state change, after it: it must not raise, nor call the circuit."""
 
     def __init__(
-        self, name: str, config: CircuitConfig, now: float, *, moved: Callable[[CircuitChanged], object]
+        self,
+        name: str,
+        config: CircuitConfig,
+        now: float,
+        *,
+        moved: Callable[[CircuitChanged], object],
     ) -> None:
         self.state: CircuitState = _CLOSED
         self._name, self._config, self._moved = name, config, moved
@@ -210,7 +215,14 @@ class Circuit:
         return self._generation
 
     def leave(
-        self, permit: int, outcome: Verdict, *, started: float, now: float, luck: float, asked: float = 0.0
+        self,
+        permit: int,
+        outcome: Verdict,
+        *,
+        started: float,
+        now: float,
+        luck: float,
+        asked: float = 0.0,
     ) -> str:
         """Take a permit back, and return what its call counts as; a failure may have `asked` for seconds of peace."""
         if self.state is _HALF_OPEN:
@@ -242,7 +254,9 @@ class Circuit:
         """Open it, as if a threshold had been reached, unless it is; raise if it is held by hand."""
         self._settle(now)
         if self.state is _FORCED_OPEN:
-            raise ValueError("a circuit that is forced_open cannot become open: put it to closed first")
+            raise ValueError(
+                "a circuit that is forced_open cannot become open: put it to closed first"
+            )
         if self.state is not _OPEN:
             self._open(now, luck, "by_hand")
 
@@ -307,7 +321,9 @@ class Circuit:
         self._moved(CircuitChanged(self._name, old, new, at, reason))
 
     def _begin(self, now: float) -> None:
-        self._window = _Window(self._config.sliding_window_size, self._config.sliding_window_max_age)
+        self._window = _Window(
+            self._config.sliding_window_size, self._config.sliding_window_max_age
+        )
         self._since = now
         self._openings = 0
         self._held_until = -math.inf

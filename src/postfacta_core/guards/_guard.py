@@ -63,7 +63,9 @@ On = type[Exception] | tuple[type[Exception], ...] | Predicate
 
 def asked_by(outcome: Outcome[Any]) -> float | None:
     """Read how many seconds an outcome asks to wait: its error's or result's `retry_after`, if that is a number."""
-    seconds: object = getattr(outcome.result if outcome.error is None else outcome.error, "retry_after", None)
+    seconds: object = getattr(
+        outcome.result if outcome.error is None else outcome.error, "retry_after", None
+    )
     return float(seconds) if isinstance(seconds, int | float) else None
 
 
@@ -77,7 +79,9 @@ class Runner:
 
     no_sync: str = ""  # Why it cannot guard a plain function; empty if it can.
 
-    def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
+    def call(
+        self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Awaitable[T]:
         """Call an async function."""
         raise NotImplementedError
 
@@ -128,8 +132,12 @@ class Guard(Runner):
 
     kind: ClassVar[str] = "guard"  # What it is called in the list.
     modes: ClassVar[tuple[Mode, ...]] = tuple(Mode)
-    metric: ClassVar[str] = ""  # That of its counts, whose labels are its name and what was counted.
-    _may_wait: bool = False  # Then it guards no plain code on an event loop, not even while it need not wait.
+    metric: ClassVar[str] = (
+        ""  # That of its counts, whose labels are its name and what was counted.
+    )
+    _may_wait: bool = (
+        False  # Then it guards no plain code on an event loop, not even while it need not wait.
+    )
 
     def __init__(
         self,
@@ -179,7 +187,9 @@ class Guard(Runner):
     def mode(self, mode: Mode | str) -> None:
         new = validation.choice(f"{type(self).__name__}.mode", mode, Mode)
         if new not in self.modes:
-            validation.refuse(f"{type(self).__name__}.mode", new.value, "'enforce': it has no other")
+            validation.refuse(
+                f"{type(self).__name__}.mode", new.value, "'enforce': it has no other"
+            )
         with self._lock:
             old, self._mode = self._mode, new
             self._mode_was_set()
@@ -196,9 +206,13 @@ class Guard(Runner):
 
     def collect(self) -> Iterable[Sample]:
         """Return its counts, for metrics. Any thread may ask."""
-        return [Sample(self.metric, (self.name, what), count) for what, count in self._counts.items()]
+        return [
+            Sample(self.metric, (self.name, what), count) for what, count in self._counts.items()
+        ]
 
-    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def call(
+        self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Call an async function under this guard; what either raises is raised."""
         ticket = self._enter(function, args, kwargs)
         if type(ticket) is _WAITING:
@@ -206,7 +220,9 @@ class Guard(Runner):
         try:
             result: Any = function(*args, **kwargs)
             answer: T = await (
-                result if hasattr(result, "__await__") else answer_of(type(self).__name__, function, result)
+                result
+                if hasattr(result, "__await__")
+                else answer_of(type(self).__name__, function, result)
             )
         except Exception as error:
             instead = self._failed(ticket, error)
@@ -240,7 +256,9 @@ class Guard(Runner):
             raise
         return cast("T", self._passed(ticket, answer))
 
-    def _enter(self, function: Any, args: Any, kwargs: Any) -> Any:  # the function is None for a block
+    def _enter(
+        self, function: Any, args: Any, kwargs: Any
+    ) -> Any:  # the function is None for a block
         raise NotImplementedError
 
     def _passed(self, ticket: Any, result: Any) -> Any:
@@ -317,7 +335,9 @@ class Registry:
         """Return a guard, such as `find("breaker", "billing")`; raise `KeyError` with those there are if it is none."""
         found = self._guards.get((kind, name))
         if found is None:
-            raise KeyError(f"no {kind} {name!r}; there are {[f'{each.kind} {each.name}' for each in self]}")
+            raise KeyError(
+                f"no {kind} {name!r}; there are {[f'{each.kind} {each.name}' for each in self]}"
+            )
         return found
 
     def clear(self) -> None:
@@ -334,7 +354,8 @@ def _maker(guard: Guard) -> str:
     """Return the file and line that made a guard: outside of all constructors of its class, a team's own too."""
     frame: FrameType | None = sys._getframe(1)  # inspect.stack() reads files
     while frame is not None and (
-        str(frame.f_globals.get("__name__")).startswith("postfacta_core.guards") or _is_of(frame, guard)
+        str(frame.f_globals.get("__name__")).startswith("postfacta_core.guards")
+        or _is_of(frame, guard)
     ):
         frame = frame.f_back
     return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -409,7 +430,9 @@ class Block:
 
     def _begin(self) -> Any:
         if self._is_entered:
-            raise RuntimeError(f"a block of {self._guard!r} was entered before: call block() for each")
+            raise RuntimeError(
+                f"a block of {self._guard!r} was entered before: call block() for each"
+            )
         self._is_entered = True
         return self._guard._enter(None, (), {})
 
@@ -432,7 +455,9 @@ def innermost(
 def running_loop() -> Any:
     """Return asyncio's loop that runs in this thread, or None: where asyncio is not imported, no loop runs."""
     events = sys.modules.get("asyncio.events")
-    return None if events is None else events._get_running_loop()  # a public one raises if there is none
+    return (
+        None if events is None else events._get_running_loop()
+    )  # a public one raises if there is none
 
 
 def refuse_on_loop(owner: object) -> None:

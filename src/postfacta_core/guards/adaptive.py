@@ -49,7 +49,9 @@ class AdaptiveLimiter(BlockGuard):
     ) -> None:
         super().__init__(name, mode=mode, observer=observer, clock=clock, luck=luck)
         if config is not None:
-            validation.instance("AdaptiveLimiter.config", config, OverloadConfig, example="OverloadConfig()")
+            validation.instance(
+                "AdaptiveLimiter.config", config, OverloadConfig, example="OverloadConfig()"
+            )
         self._act_on(on)
         self._limiter = OverloadLimiter(name, config)
         self._announce()
@@ -57,7 +59,11 @@ class AdaptiveLimiter(BlockGuard):
     def status(self) -> Mapping[str, object]:
         """Return its present limit, how many calls are under way, and how many wait."""
         limiter = self._limiter
-        return {"limit": int(limiter.limit), "in_flight": limiter.in_flight, "waiting": limiter.waiting}
+        return {
+            "limit": int(limiter.limit),
+            "in_flight": limiter.in_flight,
+            "waiting": limiter.waiting,
+        }
 
     def collect(self) -> Iterable[Sample]:
         """Return its counts, for metrics: those of a `LoadSheddingMiddleware`."""

@@ -9,7 +9,13 @@ from typing import Any, ClassVar, Final
 
 from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..context import current_request
-from ..errors import BulkheadFullError, CircuitOpenError, LoadShedError, RateLimitExceededError, StoppedError
+from ..errors import (
+    BulkheadFullError,
+    CircuitOpenError,
+    LoadShedError,
+    RateLimitExceededError,
+    StoppedError,
+)
 from ..events import CircuitChanged, Mode, Observer, Sample, process_observer
 from ..validation import validation
 from ._circuit import Circuit, CircuitConfig, CircuitState, CircuitStatistics, Verdict
@@ -18,7 +24,13 @@ from ._guard import RAISE, BlockGuard, On, Outcome, asked_by
 _ALL: Final = (Exception,)
 
 # Our own refusals, and the end of the service: the dependency was not asked, or its answer not waited for.
-_LOCAL: Final = (BulkheadFullError, CircuitOpenError, LoadShedError, RateLimitExceededError, StoppedError)
+_LOCAL: Final = (
+    BulkheadFullError,
+    CircuitOpenError,
+    LoadShedError,
+    RateLimitExceededError,
+    StoppedError,
+)
 _Ticket = tuple[int, float] | None
 News = tuple[str, Any]  # What happened: its kind and its subject.
 
@@ -55,7 +67,9 @@ class CircuitBreaker(BlockGuard):
     ) -> None:
         super().__init__(name, mode=mode, observer=observer, clock=clock, luck=luck)
         config = CircuitConfig() if config is None else config
-        validation.instance("CircuitBreaker.config", config, CircuitConfig, example="CircuitConfig()")
+        validation.instance(
+            "CircuitBreaker.config", config, CircuitConfig, example="CircuitConfig()"
+        )
         self._act_on(on)
         self.config: CircuitConfig = config
         self._news: deque[News] = deque()
@@ -145,7 +159,9 @@ class CircuitBreaker(BlockGuard):
         if ticket is not None:
             self._end(ticket, "ignored", None)
 
-    def _end(self, ticket: tuple[int, float], verdict: Verdict, outcome: Outcome[Any] | None) -> None:
+    def _end(
+        self, ticket: tuple[int, float], verdict: Verdict, outcome: Outcome[Any] | None
+    ) -> None:
         permit, started = ticket
         asked = 0.0
         if verdict == "failure" and outcome is not None:
@@ -155,7 +171,9 @@ class CircuitBreaker(BlockGuard):
             if self._mirror is not None and verdict == "failure":
                 self._news.append(("failure", outcome and outcome.error))
             now, luck = self._clock(), self._luck()
-            kind = self._circuit.leave(permit, verdict, started=started, now=now, luck=luck, asked=asked)
+            kind = self._circuit.leave(
+                permit, verdict, started=started, now=now, luck=luck, asked=asked
+            )
             self._counts[kind] += 1
             if self._mirror is not None and verdict == "success":
                 self._news.append(("success", self._circuit.state is CircuitState.HALF_OPEN))

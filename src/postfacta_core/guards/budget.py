@@ -29,13 +29,17 @@ class RetryBudget:
         is_fed: A `Retry` pays in for its calls. Then a `Hedge` does not: its calls are, as a rule, tries of those.
     """
 
-    def __init__(self, name: str, *, ratio: float = 0.2, floor: float = 10.0, burst: float = 100.0) -> None:
+    def __init__(
+        self, name: str, *, ratio: float = 0.2, floor: float = 10.0, burst: float = 100.0
+    ) -> None:
         self.name: str = validation.name("RetryBudget.name", name)
         validation.number("RetryBudget.ratio", ratio, at_least=0, example="ratio=0.2")
         validation.number("RetryBudget.floor", floor, at_least=0, example="floor=10.0")
         validation.number("RetryBudget.burst", burst, at_least=1, example="burst=100.0")
         if ratio == floor == 0:
-            validation.refuse("RetryBudget.ratio", ratio, "above 0 where the floor is 0", example="ratio=0.2")
+            validation.refuse(
+                "RetryBudget.ratio", ratio, "above 0 where the floor is 0", example="ratio=0.2"
+            )
         self.is_fed: bool = False
         self._ratio, self._floor, self._burst = ratio, floor, burst
         self._tokens = burst

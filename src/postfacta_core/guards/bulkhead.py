@@ -83,7 +83,11 @@ class Bulkhead(BlockGuard):
 
     def collect(self) -> Iterable[Sample]:
         """Return its counts, for metrics."""
-        for what, number in (("used", self.used), ("waiting", self.waiting), ("slots", self._turns.size)):
+        for what, number in (
+            ("used", self.used),
+            ("waiting", self.waiting),
+            ("slots", self._turns.size),
+        ):
             yield Sample(f"postfacta_bulkhead_{what}", (self.name,), number)
         # What is off decides nothing.
         yield from (sample for sample in super().collect() if sample.labels[-1] != Mode.OFF)

@@ -115,12 +115,16 @@ class Fallback(Guard):
         """Return how many values are kept, including expired ones not yet removed."""
         return {"kept": len(self._kept)}
 
-    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def call(
+        self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Call it, and return its result or what stands in for it."""
         ticket = self._enter(function, args, kwargs)
         try:
             coro: Any = function(*args, **kwargs)
-            value: T = await (coro if hasattr(coro, "__await__") else answer_of("Fallback", function, coro))
+            value: T = await (
+                coro if hasattr(coro, "__await__") else answer_of("Fallback", function, coro)
+            )
         except Exception as error:
             instead = self._failed(ticket, error)
             if instead is RAISE:
@@ -147,7 +151,9 @@ class Fallback(Guard):
         ticket = self._enter(function, args, kwargs)
         try:
             coro: Any = function(*args, **kwargs)
-            value: T = await (coro if hasattr(coro, "__await__") else answer_of("Fallback", function, coro))
+            value: T = await (
+                coro if hasattr(coro, "__await__") else answer_of("Fallback", function, coro)
+            )
         except Exception as error:  # noqa: BLE001 - without a stand-in it is raised
             answer = self._answer(ticket, Outcome(error=error))
             try:
@@ -230,7 +236,9 @@ class Fallback(Guard):
         finally:
             self._release()
 
-    def _stand_in(self, ticket: _Ticket, outcome: Outcome[Any], error: Exception) -> Answer[Any] | None:
+    def _stand_in(
+        self, ticket: _Ticket, outcome: Outcome[Any], error: Exception
+    ) -> Answer[Any] | None:
         with self._lock:
             kept = self._kept.find(ticket[0], self._clock())
         if self._mode is Mode.SHADOW:

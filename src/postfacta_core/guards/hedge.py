@@ -26,7 +26,13 @@ from ._guard import Guard, On, Outcome, P, Runner, T, running_loop
 from .budget import RetryBudget
 
 # Of a call whose first try took longer than the delay: which try answered, or none; or why no second one ran.
-_FIRST, _SECOND, _FAILED, _REFUSED, _SHADOW = "first", "second", "failed", "budget_refused", "shadow"
+_FIRST, _SECOND, _FAILED, _REFUSED, _SHADOW = (
+    "first",
+    "second",
+    "failed",
+    "budget_refused",
+    "shadow",
+)
 
 
 class Hedge(Guard):
@@ -69,7 +75,9 @@ class Hedge(Guard):
         self.delay: float | Callable[[], float] = delay
         self._act_on(on)
         self.budget: RetryBudget = RetryBudget(name) if budget is None else budget
-        validation.instance("Hedge.budget", self.budget, RetryBudget, example='RetryBudget("billing")')
+        validation.instance(
+            "Hedge.budget", self.budget, RetryBudget, example='RetryBudget("billing")'
+        )
         self._counts = dict.fromkeys((_FIRST, _SECOND, _FAILED, _REFUSED, _SHADOW), 0)
         self._announce(delay="a function" if callable(delay) else delay, budget=self.budget.name)
 
@@ -85,7 +93,9 @@ class Hedge(Guard):
         """Raise `TypeError`: it guards async functions only."""
         return Runner.call_sync(self, function, *args, **kwargs)
 
-    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def call(
+        self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Call it, and a second time beside that if it is slow."""
         mode = self._mode
         if mode is Mode.OFF:
@@ -120,7 +130,9 @@ class Hedge(Guard):
             async with anyio.create_task_group() as tasks:
                 race.stop = tasks.cancel_scope.cancel
                 name = f"hedge {self.name}"
-                call_off = self._later(tasks, delay, lambda: tasks.start_soon(self._follow, race, name=name))
+                call_off = self._later(
+                    tasks, delay, lambda: tasks.start_soon(self._follow, race, name=name)
+                )
                 try:
                     await self._try(race, _FIRST)
                 finally:
@@ -132,7 +144,9 @@ class Hedge(Guard):
                 raise group.exceptions[0] from None
             raise
 
-    def _later(self, tasks: TaskGroup, seconds: float, act: Callable[[], object]) -> Callable[[], object]:
+    def _later(
+        self, tasks: TaskGroup, seconds: float, act: Callable[[], object]
+    ) -> Callable[[], object]:
         """Call a function in a task of this context after some seconds; return what prevents that."""
         loop = running_loop()
         if loop is None:
@@ -178,7 +192,9 @@ class Hedge(Guard):
     async def _try(self, race: _Race, which: str) -> None:
         try:
             coro: Any = race.start()
-            result = await (coro if hasattr(coro, "__await__") else answer_of("Hedge", race.start.func, coro))
+            result = await (
+                coro if hasattr(coro, "__await__") else answer_of("Hedge", race.start.func, coro)
+            )
         except Exception as error:  # noqa: BLE001 - it is raised once both have ended
             self._end(race, which, Outcome(error=error))
         except BaseException:

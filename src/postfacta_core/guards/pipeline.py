@@ -12,7 +12,9 @@ from ._guard import Guard, P, Runner, T
 from .timeout import Timeout
 
 _EXAMPLE: Final = 'for example Pipeline(Timeout(2), Retry("billing"))'
-_BLIND: Final = "it would not see the errors that the fallback stands in for: put the fallback first"
+_BLIND: Final = (
+    "it would not see the errors that the fallback stands in for: put the fallback first"
+)
 # Why a guard must not stand inside of another one of a kind.
 _NONSENSE: Final = {
     ("retry", "fallback"): _BLIND,
@@ -40,7 +42,9 @@ class Pipeline(Runner):
 
     def __init__(self, *guards: Guard | Pipeline) -> None:
         self.guards: tuple[Guard, ...] = tuple(
-            guard for given in guards for guard in (given.guards if isinstance(given, Pipeline) else (given,))
+            guard
+            for given in guards
+            for guard in (given.guards if isinstance(given, Pipeline) else (given,))
         )
         _refuse_nonsense(self.guards)
         # Each guard's `call` gets that of the next one as its function, and those after it as arguments of
@@ -56,11 +60,15 @@ class Pipeline(Runner):
     def __repr__(self) -> str:
         return f"Pipeline({', '.join(map(repr, self.guards))})"
 
-    def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
+    def call(
+        self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Awaitable[T]:
         """Call an async function through all guards; what it raises, or a guard does, is raised."""
         if kwargs:
             # A keyword is for the function alone, whatever the guards may call their own.
-            return cast("Awaitable[T]", self._first(*self._rest, partial(function, *args, **kwargs)))
+            return cast(
+                "Awaitable[T]", self._first(*self._rest, partial(function, *args, **kwargs))
+            )
         return cast("Awaitable[T]", self._first(*self._rest, function, *args))
 
     def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -83,7 +91,11 @@ def _refuse_nonsense(guards: Sequence[Guard]) -> None:
     for outer, inner in combinations(guards, 2):
         if inner is outer:
             raise ValueError(f"{inner!r} stands twice in one pipeline: each call would count twice")
-        if isinstance(outer, Timeout) and isinstance(inner, Timeout) and inner.seconds >= outer.seconds:
+        if (
+            isinstance(outer, Timeout)
+            and isinstance(inner, Timeout)
+            and inner.seconds >= outer.seconds
+        ):
             raise ValueError(f"{inner!r} never ends a call, as it stands inside of {outer!r}")
         if why := _NONSENSE.get((outer.kind, inner.kind)):
             raise ValueError(f"{inner!r} must not stand inside of {outer!r}: {why}")

@@ -27,7 +27,9 @@ from ._schedule import Schedule
 from .budget import RetryBudget
 
 _MARK: Final = "_postfacta_retried_in"
-_LONGEST_CHAIN: Final = 10  # The most causes in which the mark is searched for: a chain may be a circle.
+_LONGEST_CHAIN: Final = (
+    10  # The most causes in which the mark is searched for: a chain may be a circle.
+)
 
 # Why no other try was made of what may be tried again. The words hold no number that grows without end.
 _REASONS: Final = {
@@ -113,7 +115,9 @@ class Retry(Guard):
         validation.function("Retry.retry_after", retry_after, example="retry_after=asked_by")
         self._retry_after = retry_after
         self.budget: RetryBudget = RetryBudget(name) if budget is None else budget
-        validation.instance("Retry.budget", self.budget, RetryBudget, example='RetryBudget("billing")')
+        validation.instance(
+            "Retry.budget", self.budget, RetryBudget, example='RetryBudget("billing")'
+        )
         self.budget.is_fed = True
         self._discard, self._sleep = discard, sleep
         self._counts = dict.fromkeys(get_args(_Ending), 0)
@@ -127,7 +131,9 @@ class Retry(Guard):
         """Return its counts, for metrics: the number of tries by outcome, and what is left of its budget."""
         return [*super().collect(), self.budget.sample(self._clock())]
 
-    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def call(
+        self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Call an async function, and again if it fails and may be repeated; raise what the last try raised, as it is."""
         if self._mode is Mode.OFF:
             return await answer_of("Retry", function, function(*args, **kwargs))
@@ -137,7 +143,9 @@ class Retry(Guard):
                 try:
                     result: Any = function(*args, **kwargs)
                     answer: T = await (
-                        result if hasattr(result, "__await__") else answer_of("Retry", function, result)
+                        result
+                        if hasattr(result, "__await__")
+                        else answer_of("Retry", function, result)
                     )
                 except Exception as error:
                     # The error must not outlive this block: with its traceback it would be garbage in a circle.
@@ -232,7 +240,9 @@ class Retry(Guard):
 
     async def _dispose(self, answer: object) -> None:
         try:
-            if self._discard is not None and isinstance(released := self._discard(answer), Awaitable):
+            if self._discard is not None and isinstance(
+                released := self._discard(answer), Awaitable
+            ):
                 await released
         except Exception as fault:  # noqa: BLE001 - see above
             self._report(fault)

@@ -52,13 +52,17 @@ class Throttle(BlockGuard):
     ) -> None:
         super().__init__(name, mode=mode, observer=observer, clock=clock)
         self.rates: tuple[Rate, ...] = parse_rates(rates, field="Throttle.rates")
-        self._max_wait = validation.number("Throttle.max_wait", max_wait, at_least=0, example="max_wait=2.0")
+        self._max_wait = validation.number(
+            "Throttle.max_wait", max_wait, at_least=0, example="max_wait=2.0"
+        )
         if key is not None:
             validation.function("Throttle.key", key, example="key=lambda tenant: tenant")
         self._key, self._may_wait = key, max_wait > 0
         self._buckets = buckets_of(self.rates)
         self._waiting = 0
-        self._announce(rates=";".join(f"{it.amount}/{it.period:g}s" for it in self.rates), max_wait=max_wait)
+        self._announce(
+            rates=";".join(f"{it.amount}/{it.period:g}s" for it in self.rates), max_wait=max_wait
+        )
 
     def status(self) -> Mapping[str, object]:
         """Return how many callers wait."""

@@ -117,12 +117,16 @@ class Timeout(Guard):
         """Raise `TypeError`: it guards async functions only."""
         return Runner.call_sync(self, function, *args, **kwargs)
 
-    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def call(
+        self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Run it within the bound; raise `DeadlineExceededError` if it did not end in time, or if none is left."""
         bounded = self._begin()
         try:
             coro: Any = function(*args, **kwargs)
-            answer: T = await (coro if hasattr(coro, "__await__") else answer_of("Timeout", function, coro))
+            answer: T = await (
+                coro if hasattr(coro, "__await__") else answer_of("Timeout", function, coro)
+            )
         except BaseException as error:
             if self._end(bounded, error):
                 raise DeadlineExceededError(self.name) from error
@@ -153,7 +157,11 @@ class Timeout(Guard):
             if queue is None or queue.loop is not task.get_loop():
                 # Calls on another loop keep their own queue, and its timer.
                 queue = self._queue = _Queue(task.get_loop(), self._clock)
-            bounded.already, bounded.entered, bounded.queue = task.cancelling(), scope_of(task), queue.calls
+            bounded.already, bounded.entered, bounded.queue = (
+                task.cancelling(),
+                scope_of(task),
+                queue.calls,
+            )
             queue.calls[bounded] = task
             if not queue.is_watched:
                 queue.watch(self.seconds)
@@ -174,7 +182,9 @@ class Timeout(Guard):
             if not bounded.has_fired:
                 return False
             # Another canceller must see it raised.
-            is_ours = task.uncancel() <= bounded.already and isinstance(error, asyncio.CancelledError)
+            is_ours = task.uncancel() <= bounded.already and isinstance(
+                error, asyncio.CancelledError
+            )
         if is_ours:
             self._observe(DeadlineExceeded("timeout"))
         return is_ours

@@ -100,7 +100,9 @@ class Watched:
             self.since = now
         self.has_passed |= passed
         self._ended = now
-        self._last = HealthChecked(self.name, self.critical, passed, self.up is True, seconds, error)
+        self._last = HealthChecked(
+            self.name, self.critical, passed, self.up is True, seconds, error
+        )
         return self._last
 
     def wait(self, luck: float) -> float:

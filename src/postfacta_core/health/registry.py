@@ -43,7 +43,11 @@ class HealthRegistry:
     """
 
     def __init__(
-        self, *, observer: Observer | None = process_observer, clock: Clock = MONOTONIC, luck: Luck = LUCK
+        self,
+        *,
+        observer: Observer | None = process_observer,
+        clock: Clock = MONOTONIC,
+        luck: Luck = LUCK,
     ) -> None:
         validation.functions("HealthRegistry", clock=clock, luck=luck)
         self._observe = observing("HealthRegistry", "health", observer)
@@ -84,7 +88,9 @@ class HealthRegistry:
         """
         if self.is_entered:
             raise RuntimeError(f"add the check {name!r} before the registry is entered")
-        validation.name("HealthRegistry.add.name", name, example='health.add("database", database.ping)')
+        validation.name(
+            "HealthRegistry.add.name", name, example='health.add("database", database.ping)'
+        )
         if name in self._checks:
             validation.refuse("HealthRegistry.add.name", name, "a name that no other check has")
         validation.function("HealthRegistry.add.check", check, example="an async function")
@@ -93,10 +99,19 @@ class HealthRegistry:
             function = function.func
         if not is_async(function) and getattr(function, "__name__", "") != "<lambda>":
             rule = "an async function: a plain one would block the event loop"
-            validation.refuse("HealthRegistry.add.check", check, rule, example="async def check(): ...")
+            validation.refuse(
+                "HealthRegistry.add.check", check, rule, example="async def check(): ..."
+            )
         now = self._clock()
         self._checks[name] = Watched(
-            name, check, now, critical=critical, interval=interval, timeout=timeout, fall=fall, rise=rise
+            name,
+            check,
+            now,
+            critical=critical,
+            interval=interval,
+            timeout=timeout,
+            fall=fall,
+            rise=rise,
         )
 
     def snapshot(self) -> HealthReport:
@@ -105,7 +120,9 @@ class HealthRegistry:
         reports = tuple(check.report(now) for check in checks)
         return HealthReport(
             live=True,  # Any answer shows that the process and its loop are alive.
-            ready=self.is_entered and not self._draining and all(one.up for one in reports if one.critical),
+            ready=self.is_entered
+            and not self._draining
+            and all(one.up for one in reports if one.critical),
             started=self.is_entered and all(check.has_passed for check in checks if check.critical),
             draining=self._draining,
             checks=reports,
@@ -150,7 +167,9 @@ class HealthRegistry:
     async def __aenter__(self) -> Self:
         """Start the checks, at once; RuntimeError if it is entered already."""
         if self.is_entered:
-            raise RuntimeError("these checks run already: a HealthRegistry is entered once at a time")
+            raise RuntimeError(
+                "these checks run already: a HealthRegistry is entered once at a time"
+            )
         self._draining = False
         tasks = await self._stack.enter_async_context(anyio.create_task_group())
         self._stack.callback(tasks.cancel_scope.cancel)

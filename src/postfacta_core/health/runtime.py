@@ -34,7 +34,9 @@ def memory_limit(root: Path = _ROOT) -> int:
 def cpu_limit(root: Path = _ROOT) -> float:
     """Read how many processors this process may keep busy, by its cgroups (version 2) and by what it is bound to."""
     # Only Linux binds processes to processors.
-    bound_to = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    bound_to = (
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
     limits = [float(len(bound_to))]
     for place in _cgroups(root):
         # Without a bound it says `max` in place of the quota.

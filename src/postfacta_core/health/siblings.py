@@ -56,7 +56,9 @@ class Siblings:
     def number(self) -> int:
         """Which worker this is, from 0; RuntimeError if it is not entered."""
         if self._number is None:
-            raise RuntimeError("a worker has a number only while its lifespan runs: does the server run it?")
+            raise RuntimeError(
+                "a worker has a number only while its lifespan runs: does the server run it?"
+            )
         return self._number
 
     async def ask(self, question: bytes) -> tuple[list[bytes], int]:
@@ -97,7 +99,9 @@ class Siblings:
         async with AsyncExitStack() as stack:
             self._number = self._claim(stack)
             path = Path(self._socket(self._number))
-            listener = await stack.enter_async_context(await anyio.create_unix_listener(path, mode=0o600))
+            listener = await stack.enter_async_context(
+                await anyio.create_unix_listener(path, mode=0o600)
+            )
             stack.callback(path.unlink, missing_ok=True)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             tasks.start_soon(listener.serve, self._serve, name="siblings")
@@ -127,7 +131,10 @@ class Siblings:
 
     async def _serve(self, stream: ByteStream) -> None:
         try:
-            with anyio.move_on_after(_WHOLE), suppress(anyio.BrokenResourceError, anyio.EndOfStream):
+            with (
+                anyio.move_on_after(_WHOLE),
+                suppress(anyio.BrokenResourceError, anyio.EndOfStream),
+            ):
                 async with stream:
                     question = b"".join([part async for part in stream])
                     await stream.send(await self._answer(question))

@@ -24,7 +24,9 @@ _MOST_CHARACTERS: Final = 80
 _MOST_KNOWN: Final = 4096
 
 # A port after an IPv4 address, or brackets around an IPv6 one.
-_with_port = re.compile(r"([0-9.]+):[0-9]{1,5}|\[([0-9A-Fa-f:.%A-Za-z]+)\](?::[0-9]{1,5})?").fullmatch
+_with_port = re.compile(
+    r"([0-9.]+):[0-9]{1,5}|\[([0-9A-Fa-f:.%A-Za-z]+)\](?::[0-9]{1,5})?"
+).fullmatch
 
 
 class _Known(NamedTuple):
@@ -117,4 +119,6 @@ def _network(text: str) -> IPv4Network | IPv6Network:
         return ip_network(text)
     except ValueError as error:
         example = f"'10.0.0.0/8' or '2001:db8::/32'; {error}"
-        validation.refuse("TrustedProxies.networks", text, "networks, addresses or 'unix'", example=example)
+        validation.refuse(
+            "TrustedProxies.networks", text, "networks, addresses or 'unix'", example=example
+        )

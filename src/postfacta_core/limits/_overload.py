@@ -34,10 +34,10 @@ _LONGEST_WAIT: Final = 4.0
 _OVERLOAD_LASTS: Final = 1.0
 # Seconds after which a request that tells nothing lends its slot: such as a hung route, or an undeclared long-poll.
 _HANGS: Final = 2.0
-_UNKNOWN_HANGS: Final = (
-    0.1  # Of a kind that was never answered: it is no queue, in which some are answered all the time.
+_UNKNOWN_HANGS: Final = 0.1  # Of a kind that was never answered: it is no queue, in which some are answered all the time.
+_LEAST: Final = (
+    0.2  # The share of `spare` that a request may wait even if the event loop takes all of it.
 )
-_LEAST: Final = 0.2  # The share of `spare` that a request may wait even if the event loop takes all of it.
 
 
 class Priority(IntEnum):
@@ -118,14 +118,18 @@ class WaitingLine:
         return wait
 
     def is_full(self, now: float) -> bool:
-        return self.count >= (self._places_in_overload if now < self._overloaded_until else self._places)
+        return self.count >= (
+            self._places_in_overload if now < self._overloaded_until else self._places
+        )
 
     def displaced_by(self, priority: int, now: float) -> Wait | None:
         """Return the request that a newcomer replaces; None if all that wait go before it."""
         for queue in reversed(self._queues):
             if queue:
                 oldest = next(iter(queue))
-                if oldest.priority > priority or (oldest.priority == priority and self.is_overloaded(now)):
+                if oldest.priority > priority or (
+                    oldest.priority == priority and self.is_overloaded(now)
+                ):
                     return oldest
                 return None
         return None
@@ -267,7 +271,9 @@ class OverloadLimiter:
             self._decide(displaced, displaced.shed, now)
         return line.enter(priority, now, shed=shed, mode=self._mode)
 
-    def arrive_in(self, mode: Mode, priority: int, now: float, *, luck: float = 0.0) -> Admit | Wait | Shed:
+    def arrive_in(
+        self, mode: Mode, priority: int, now: float, *, luck: float = 0.0
+    ) -> Admit | Wait | Shed:
         """Decide as `arrive` does, in another mode than the limiter's: for one request, and where it is counted."""
         own = self._mode
         self.mode = mode

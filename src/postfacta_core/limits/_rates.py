@@ -84,12 +84,23 @@ def shorten(key: str) -> str:
 class Buckets:
     """One rate, for each of a bounded number of keys."""
 
-    __slots__ = ("_amount", "_coarse", "_interval", "_max_keys", "_per_second", "_period", "_span", "until")
+    __slots__ = (
+        "_amount",
+        "_coarse",
+        "_interval",
+        "_max_keys",
+        "_per_second",
+        "_period",
+        "_span",
+        "until",
+    )
 
     def __init__(self, rate: Rate, max_keys: int = MAX_KEYS) -> None:
         self._amount, self._period = rate.amount, rate.period
         self.until: OrderedDict[str, float] = OrderedDict()  # The moment of each key.
-        self._max_keys = validation.whole("RateLimiter.max_keys", max_keys, example="max_keys=100_000")
+        self._max_keys = validation.whole(
+            "RateLimiter.max_keys", max_keys, example="max_keys=100_000"
+        )
         self._interval = rate.period / rate.amount
         self._per_second = rate.amount / rate.period
         self._span = (rate.amount + _ROUNDING) * self._interval

@@ -46,7 +46,8 @@ def parse_rates(rates: Rates, *, field: str = "rates") -> tuple[Rate, ...]:
 
         with suppress(ValueError):
             return tuple(
-                Rate(amount=item.amount, period=float(item.get_expiry())) for item in parse_many(rates)
+                Rate(amount=item.amount, period=float(item.get_expiry()))
+                for item in parse_many(rates)
             )
     elif isinstance(cast("object", rates), Sequence) and rates:
         return tuple(validation.instance(field, rate, Rate, example=_EXAMPLE) for rate in rates)
@@ -118,10 +119,14 @@ class RateLimiter:
         check_store("RateLimiter.store", store)
         self.store: Store | None = store
         if store is not None:
-            store.subscribe(self.rates, lambda is_up, error: self._observe(StoreChanged(name, is_up, error)))
+            store.subscribe(
+                self.rates, lambda is_up, error: self._observe(StoreChanged(name, is_up, error))
+            )
         self.buckets: Buckets | BucketSet = buckets_of(self.rates, max_keys)
         self.clock: Clock = clock
-        self._counts: dict[Mode, dict[str, int]] = {mode: dict.fromkeys(DECISIONS, 0) for mode in Mode}
+        self._counts: dict[Mode, dict[str, int]] = {
+            mode: dict.fromkeys(DECISIONS, 0) for mode in Mode
+        }
         self._spend = self.buckets.spend
         # Any thread may hit it: a table of keys is no atomic thing.
         self.lock: threading.RLock = threading.RLock()
@@ -182,7 +187,9 @@ class RateLimiter:
         for mode, numbers in self._counts.items():
             for decision, number in numbers.items():
                 if number or (numbers is self.counted and decision in DECISIONS[:2]):
-                    yield Sample("postfacta_ratelimit_decisions_total", (self.name, decision, mode), number)
+                    yield Sample(
+                        "postfacta_ratelimit_decisions_total", (self.name, decision, mode), number
+                    )
         yield Sample("postfacta_ratelimit_keys", (self.name,), len(self.buckets))
         if self.store is not None:
             yield Sample("postfacta_ratelimit_store_up", (self.name,), float(self.store.is_up))
@@ -206,7 +213,9 @@ async def hit_all(charges: Sequence[Charge], *, spend: bool = True) -> list[Deci
     asked = [charge for charge, is_off in zip(charges, are_off, strict=True) if not is_off]
     stores = {limiter.store for limiter, _, _ in asked}
     if len(stores) > 1:
-        raise ValueError("limiters that are hit together share one store: give all of them the same one")
+        raise ValueError(
+            "limiters that are hit together share one store: give all of them the same one"
+        )
     store = stores.pop() if stores else None
     found = None if store is None else await store.decide(asked, spend=spend)
     if found is None:
@@ -222,7 +231,9 @@ async def hit_all(charges: Sequence[Charge], *, spend: bool = True) -> list[Deci
     ]
 
 
-def hit_here(charges: Sequence[Charge], *, spend: bool = True, allowed: str = "allowed") -> list[Decision]:
+def hit_here(
+    charges: Sequence[Charge], *, spend: bool = True, allowed: str = "allowed"
+) -> list[Decision]:
     """Make several hits of limiters that are on, in this process's memory; shadows refuse here, too."""
     # All are spent, and given back if one refuses. Another thread may be refused in between.
     found: list[Decision] = []

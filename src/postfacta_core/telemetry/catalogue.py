@@ -11,12 +11,30 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 # The buckets of the semantic conventions, and 0.2: the 95th percentile's objective must be a bucket edge.
-HTTP_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+HTTP_BUCKETS: Final = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.075,
+    0.1,
+    0.2,
+    0.25,
+    0.5,
+    0.75,
+    1,
+    2.5,
+    5,
+    7.5,
+    10,
+)
 CALL_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
 SOCKET_BUCKETS: Final = (0.1, 1, 10, 60, 300, 1800, 3600, 21_600, 86_400)
 LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
-METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+METHODS: Final = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
+)
 """The only ones that become labels; all others are `_OTHER`."""
 
 CLOSED: Final = frozenset(
@@ -58,7 +76,9 @@ INSTRUMENTS: Final[Mapping[str, About]] = {
         values={"traffic": ("user", "synthetic", "load")},
     ),
     "http_server_active_requests": About("Requests not answered yet.", "http_request_method"),
-    "http_last_request_received_time": About("When the last request came, in unix seconds.", "path method"),
+    "http_last_request_received_time": About(
+        "When the last request came, in unix seconds.", "path method"
+    ),
     "postfacta_websocket_open": About("WebSockets that were accepted and are not closed yet."),
     "postfacta_websocket_duration_seconds": About(
         "From the handshake of a WebSocket to its close, or to its refusal.",
@@ -71,69 +91,107 @@ INSTRUMENTS: Final[Mapping[str, About]] = {
         "http_request_method server_address server_port http_response_status_code error_type",
         HTTP_BUCKETS,
     ),
-    "postfacta_unhandled_exceptions_total": About("Exceptions that no handler caught.", "error_type"),
+    "postfacta_unhandled_exceptions_total": About(
+        "Exceptions that no handler caught.", "error_type"
+    ),
     "postfacta_deadline_exceeded_total": About(
         "Requests and calls that ran out of time, by where; `caller` if the caller had set a shorter time.",
         "stage",
         values={
-            "stage": ("ingress", "handler", "handshake", "pool", "database", "client", "caller", "timeout")
+            "stage": (
+                "ingress",
+                "handler",
+                "handshake",
+                "pool",
+                "database",
+                "client",
+                "caller",
+                "timeout",
+            )
         },
     ),
-    "postfacta_task_crashes_total": About("Background tasks that raised and were started again.", "task"),
+    "postfacta_task_crashes_total": About(
+        "Background tasks that raised and were started again.", "task"
+    ),
     "postfacta_requests_overdue": About("Handlers that were cancelled and still run."),
-    "postfacta_event_loop_lag_seconds": About("How late the event loop ran, sampled.", buckets=LAG_BUCKETS),
+    "postfacta_event_loop_lag_seconds": About(
+        "How late the event loop ran, sampled.", buckets=LAG_BUCKETS
+    ),
     "postfacta_lifecycle_state": About(
         "1 for the present state.",
         "state",
         values={"state": ("starting", "ready", "draining", "stopping", "stopped")},
     ),
-    "postfacta_lifecycle_interception": About("1 for what catches SIGTERM; 0 if there is none.", "mechanism"),
+    "postfacta_lifecycle_interception": About(
+        "1 for what catches SIGTERM; 0 if there is none.", "mechanism"
+    ),
     "db_client_operation_duration_seconds": About(
         "From a statement sent to it answered.",
         "db_system_name db_operation_name db_collection_name db_response_status_code error_type",
         CALL_BUCKETS,
     ),
-    "db_client_connection_timeouts_total": About("Waits for a connection that took too long.", _POOL),
+    "db_client_connection_timeouts_total": About(
+        "Waits for a connection that took too long.", _POOL
+    ),
     "db_client_connection_wait_time_seconds": About(
         "Waits for a connection, including failed ones.", _POOL, CALL_BUCKETS
     ),
-    "db_client_connection_use_time_seconds": About("How long connections were lent.", _POOL, CALL_BUCKETS),
+    "db_client_connection_use_time_seconds": About(
+        "How long connections were lent.", _POOL, CALL_BUCKETS
+    ),
     "db_client_connection_create_time_seconds": About(
         "How long connections took to open.", _POOL, CALL_BUCKETS
     ),
     "postfacta_health_check_up": About("1 if the check's verdict is up.", _CHECK),
     "postfacta_health_check_duration_seconds": About("How long the last check took.", _CHECK),
     "postfacta_health_check_age_seconds": About("How long ago the check came back.", _CHECK),
-    "postfacta_log_records_suppressed_total": About("Log records left out, as there were too many.", "event"),
-    "postfacta_metrics_label_overflow_total": About("Observations under `_OTHER`, above the cap.", "metric"),
+    "postfacta_log_records_suppressed_total": About(
+        "Log records left out, as there were too many.", "event"
+    ),
+    "postfacta_metrics_label_overflow_total": About(
+        "Observations under `_OTHER`, above the cap.", "metric"
+    ),
 }
 
 POLICY_METRICS: Final[Mapping[str, About]] = {
     "db_client_connection_count": About("Open connections.", f"{_POOL} db_client_connection_state"),
     "db_client_connection_max": About("The most connections that may be open.", _POOL),
     "db_client_connection_pending_requests": About("Callers waiting for a connection.", _POOL),
-    "postfacta_breaker_state": About("1 for the circuit's present state.", "breaker state", merge=max),
-    "postfacta_breaker_calls_total": About("Calls by outcome, rejected ones too.", "breaker outcome mode"),
-    "postfacta_breaker_transitions_total": About("Changes of state.", "breaker from_state to_state"),
+    "postfacta_breaker_state": About(
+        "1 for the circuit's present state.", "breaker state", merge=max
+    ),
+    "postfacta_breaker_calls_total": About(
+        "Calls by outcome, rejected ones too.", "breaker outcome mode"
+    ),
+    "postfacta_breaker_transitions_total": About(
+        "Changes of state.", "breaker from_state to_state"
+    ),
     "postfacta_retry_attempts_total": About("Tries by outcome.", "operation outcome"),
     "postfacta_retry_budget_tokens": About("Retries that may be made now.", "budget", merge=max),
     "postfacta_hedge_attempts_total": About(
         "Calls slower than the delay, by outcome of the second try.", "operation outcome"
     ),
-    "postfacta_fallback_answers_total": About("Answers by where they came from.", "operation source"),
+    "postfacta_fallback_answers_total": About(
+        "Answers by where they came from.", "operation source"
+    ),
     "postfacta_bulkhead_used": About("Calls under way.", "bulkhead"),
     "postfacta_bulkhead_waiting": About("Calls that wait for a slot.", "bulkhead"),
     "postfacta_bulkhead_slots": About("The most calls at once.", "bulkhead"),
-    "postfacta_bulkhead_decisions_total": About("Calls admitted or refused.", "bulkhead decision mode"),
+    "postfacta_bulkhead_decisions_total": About(
+        "Calls admitted or refused.", "bulkhead decision mode"
+    ),
     "postfacta_limiter_limit": About("The present limit on requests at once.", "limiter"),
     "postfacta_limiter_inflight": About("Requests under way.", "limiter"),
     "postfacta_limiter_queued": About("Requests that wait to be admitted.", "limiter"),
     "postfacta_limiter_decisions_total": About(
         "Requests admitted or shed.", "limiter priority decision mode"
     ),
-    "postfacta_limiter_queue_time_seconds_total": About("All the time admitted requests waited.", "limiter"),
+    "postfacta_limiter_queue_time_seconds_total": About(
+        "All the time admitted requests waited.", "limiter"
+    ),
     "postfacta_limiter_pressure": About(
-        "How old requests get, by what they may take, for each that is answered; late above 1.", "limiter"
+        "How old requests get, by what they may take, for each that is answered; late above 1.",
+        "limiter",
     ),
     "postfacta_limiter_work": About("The requests at once that answers prove.", "limiter"),
     "postfacta_limiter_scale": About(
@@ -149,14 +207,24 @@ POLICY_METRICS: Final[Mapping[str, About]] = {
     "postfacta_ratelimit_keys": About("Callers in the memory store.", "policy"),
     "postfacta_jobs_running": About("Jobs of a worker under way.", "worker"),
     "postfacta_jobs_total": About("Jobs of a worker that ended.", "worker task outcome"),
-    "postfacta_jobs_seconds_total": About("All the time that these jobs took.", "worker task outcome"),
+    "postfacta_jobs_seconds_total": About(
+        "All the time that these jobs took.", "worker task outcome"
+    ),
     "postfacta_ratelimit_store_up": About("1 if the shared store answers.", "policy", merge=min),
 }
 
 RUNTIME_METRICS: Final[Mapping[str, About]] = {
     "postfacta_asyncio_tasks": About("Tasks of the event loop that have not ended.", merge=max),
-    "postfacta_memory_limit_bytes": About("The most memory to use; absent if unlimited.", merge=max),
-    "postfacta_cpu_limit_cores": About("The most processors to keep busy; absent if unlimited.", merge=max),
-    "postfacta_telemetry_spans_dropped_total": About("Spans that never reached the collector.", "reason"),
-    "postfacta_metrics_workers": About("Workers by whether their metrics are on this page.", "state"),
+    "postfacta_memory_limit_bytes": About(
+        "The most memory to use; absent if unlimited.", merge=max
+    ),
+    "postfacta_cpu_limit_cores": About(
+        "The most processors to keep busy; absent if unlimited.", merge=max
+    ),
+    "postfacta_telemetry_spans_dropped_total": About(
+        "Spans that never reached the collector.", "reason"
+    ),
+    "postfacta_metrics_workers": About(
+        "Workers by whether their metrics are on this page.", "state"
+    ),
 }

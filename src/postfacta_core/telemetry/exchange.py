@@ -94,7 +94,9 @@ class Exchange:
             self.has_left = True
             self.left_unanswered = self.status == 0
 
-    def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
+    def settle(
+        self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False
+    ) -> None:
         """Decide the status and the error type, when the application returned, raised, or the server cancelled it."""
         if error is not None and not (self.has_left and tells_of_disconnect(error)):
             self.error = error
@@ -144,14 +146,23 @@ class SocketExchange(Exchange):
     outcome: str = ""
     is_open: bool = False
 
-    def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
+    def settle(
+        self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False
+    ) -> None:
         self.status = self.status or _FORBIDDEN
         named = types[self.request.error_type]
         if error is not None and not (self.has_left and tells_of_disconnect(error)):
-            self.outcome, self.error, self.error_type = "crashed", error, types[type(error).__name__]
+            self.outcome, self.error, self.error_type = (
+                "crashed",
+                error,
+                types[type(error).__name__],
+            )
         elif not self.is_open:
             # A client that gives up in the handshake was not refused.
-            self.outcome, self.error_type = "left" if self.has_left or was_cancelled else "refused", named
+            self.outcome, self.error_type = (
+                "left" if self.has_left or was_cancelled else "refused",
+                named,
+            )
         elif self.has_left or was_cancelled:
             self.outcome = "left"
         elif self.is_complete:

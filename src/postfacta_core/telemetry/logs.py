@@ -40,7 +40,16 @@ from ..events import (
     process_observer,
 )
 from ..validation import validation
-from .exchange import MAX_METHOD, MAX_PATH, OTHER, PREROUTING, Exchange, Recorder, SocketExchange, excerpt
+from .exchange import (
+    MAX_METHOD,
+    MAX_PATH,
+    OTHER,
+    PREROUTING,
+    Exchange,
+    Recorder,
+    SocketExchange,
+    excerpt,
+)
 from .redaction import failure_fields, redact, redact_fields, redact_text, text_of
 
 LOGGER: Final = logging.getLogger("postfacta")
@@ -79,7 +88,14 @@ Values = tuple[tuple[str, ...], tuple[str, ...], Sequence[float]]
 _OURS: Final = frozenset({"timestamp", "level", "event", "logger"})
 _STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 # And what uvicorn adds for its own colours.
-_HIDDEN: Final = _STANDARD | {"color_message", "service", "request_id", "trace_id", "span_id", "trace_flags"}
+_HIDDEN: Final = _STANDARD | {
+    "color_message",
+    "service",
+    "request_id",
+    "trace_id",
+    "span_id",
+    "trace_flags",
+}
 # `json.dumps` makes an encoder for each call. NaN is no JSON.
 _strict: Final = json.JSONEncoder(allow_nan=False).encode
 
@@ -102,7 +118,9 @@ class EventRecord(logging.LogRecord):
 def _as_text(message: str, fields: Mapping[str, object]) -> str:
     """Add the fields that a person reads: those of the record itself and empty ones left out."""
     own = redact({name: value for name, value in fields.items() if name not in _STANDARD})
-    shown = (f"{_shown(name)}={_shown(value)}" for name, value in own.items() if value not in ("", None))
+    shown = (
+        f"{_shown(name)}={_shown(value)}" for name, value in own.items() if value not in ("", None)
+    )
     return _printable(redact_text(" ".join([message, *shown])))
 
 
@@ -140,7 +158,11 @@ def _printable(text: str) -> str:
 
 
 def _write(
-    level: int, event: str, *, fields: Iterable[tuple[str, object]], error: BaseException | None = None
+    level: int,
+    event: str,
+    *,
+    fields: Iterable[tuple[str, object]],
+    error: BaseException | None = None,
 ) -> None:
     # `log` would look for its caller, and check that each field is new: half of its cost, for nothing.
     exc_info = None if error is None else (type(error), error, error.__traceback__)
@@ -164,7 +186,9 @@ class JsonFormatter(logging.Formatter):
 
     def replace(self, **constant: object) -> None:
         """Replace what is constant, where it is there: in a forked process, `instance`."""
-        self._constant |= {name: value for name, value in constant.items() if name in self._constant}
+        self._constant |= {
+            name: value for name, value in constant.items() if name in self._constant
+        }
         self._for = None
 
     def format(self, record: logging.LogRecord) -> str:
@@ -198,7 +222,13 @@ class JsonFormatter(logging.Formatter):
         if constant is not self._for:
             self._for, self._forms = constant, {}
         if (form := self._forms.get(names)) is None:
-            line = {"level": "info", "event": _ACCESS, "logger": LOGGER.name, **self._constant, **constant}
+            line = {
+                "level": "info",
+                "event": _ACCESS,
+                "logger": LOGGER.name,
+                **self._constant,
+                **constant,
+            }
             head = _encode(redact(line))[1:-1].replace("%", "%%")
             form = "".join(f', "{name}": %s' for name in names)
             form = self._forms[names] = f'{{"timestamp": "%s.%06dZ", {head}{form}}}'
@@ -297,7 +327,9 @@ class FloodFilter(logging.Filter):
             due, self._suppressed, self._tell_at = self._suppressed, Counter[str](), math.inf
         # Outside of the lock: the line comes back to this filter.
         for kind, count in due.items():
-            _write(logging.WARNING, _SUPPRESSED, fields=(("suppressed_event", kind), ("count", count)))
+            _write(
+                logging.WARNING, _SUPPRESSED, fields=(("suppressed_event", kind), ("count", count))
+            )
             fan_out([self.observer])(LogsSuppressed(kind, count))
 
 
@@ -378,7 +410,9 @@ class AccessLog(Recorder):
         if self._sampler is not None:
             # The moment of its last byte: so no clock is read.
             now = exchange.request.started + exchange.seconds
-            if error is None and (exchange.route == PREROUTING or exchange.status == _TOO_MANY_REQUESTS):
+            if error is None and (
+                exchange.route == PREROUTING or exchange.status == _TOO_MANY_REQUESTS
+            ):
                 weight = self._refusals.weigh(exchange.request.client or exchange.client, now)
             elif not exchange.error_type:
                 weight = self._sampler.weigh(exchange.seconds, now)
@@ -407,14 +441,23 @@ class AccessLog(Recorder):
             if not weight:
                 return
         members = dict(_members(access_values(exchange, weight)))
-        members |= {**self._constant, "outcome": exchange.outcome, "close_code": exchange.close_code}
+        members |= {
+            **self._constant,
+            "outcome": exchange.outcome,
+            "close_code": exchange.close_code,
+        }
         fields = ((name, value) for name, value in members.items() if name not in _REQUESTS)
         _write(level, "websocket.closed", fields=fields, error=error)
 
 
 def access_values(exchange: Exchange, weight: int = 1) -> Values:
     """Return what an access line says of an exchange that stands for this many."""
-    request, seconds, method, path = exchange.request, exchange.seconds, exchange.method, exchange.path
+    request, seconds, method, path = (
+        exchange.request,
+        exchange.seconds,
+        exchange.method,
+        exchange.path,
+    )
     if len(path) > _SHORT_PATH or len(method) > MAX_METHOD:
         longest = _REFUSED_PATH if exchange.route == PREROUTING else MAX_PATH
         method, path = method[:MAX_METHOD], excerpt(path, longest)
@@ -424,7 +467,10 @@ def access_values(exchange: Exchange, weight: int = 1) -> Values:
     )  # fmt: skip
     # To the microsecond, for a tenth of what `round` costs.
     took = (seconds * 1e6 + 0.5) // 1 / 1000
-    names, numbers = _NAMES, [exchange.status, took, exchange.request_bytes, exchange.response_bytes]
+    names, numbers = (
+        _NAMES,
+        [exchange.status, took, exchange.request_bytes, exchange.response_bytes],
+    )
     limit = min(request.asked, request.limit)
     if limit < math.inf:
         # Below 0 it came too late.

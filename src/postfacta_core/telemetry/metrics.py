@@ -16,8 +16,19 @@ from itertools import accumulate
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, Final, NamedTuple, cast
 
-from prometheus_client import CollectorRegistry, GCCollector, Info, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+)
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
@@ -180,7 +191,13 @@ class Metrics(Collector):
                 collector(registry=registry)
 
     def end(self, exchange: Exchange, /) -> None:
-        key = (exchange.method, exchange.route, exchange.status, exchange.error_type, exchange.traffic)
+        key = (
+            exchange.method,
+            exchange.route,
+            exchange.status,
+            exchange.error_type,
+            exchange.traffic,
+        )
         series = self._seen.get(key) or self._find(*key)
         series.counts[bisect_left(series.bounds, exchange.seconds)] += 1
         series.total += exchange.seconds
@@ -241,7 +258,9 @@ class Metrics(Collector):
             DeadlineExceeded: self._exceeded,
             TaskCrashed: lambda it: count("postfacta_task_crashes_total", it.task),
             HealthChecked: self._check,
-            LogsSuppressed: lambda it: count("postfacta_log_records_suppressed_total", it.event, it.count),
+            LogsSuppressed: lambda it: count(
+                "postfacta_log_records_suppressed_total", it.event, it.count
+            ),
             PhaseChanged: lambda it: setattr(self, "_phase", it.new),
             SignalsIntercepted: self._intercepted,
             RequestsOverdue: lambda it: setattr(self, "_overdue", it.count),
@@ -268,7 +287,10 @@ class Metrics(Collector):
 
     def _intercepted(self, event: SignalsIntercepted) -> None:
         # It may be settled a second time, by a server that came late.
-        self._mechanisms = {**dict.fromkeys(self._mechanisms, False), event.mechanism: event.in_place}
+        self._mechanisms = {
+            **dict.fromkeys(self._mechanisms, False),
+            event.mechanism: event.in_place,
+        }
 
     def _exceeded(self, event: DeadlineExceeded) -> None:
         request = current_request()
@@ -354,7 +376,9 @@ class Metrics(Collector):
             # An age is as old as the scrape that asks for it.
             yield Sample("postfacta_health_check_age_seconds", labels, now - at)
 
-    def render(self, accept: str = "", *, labels: Mapping[str, str] = MappingProxyType({})) -> Exposition:
+    def render(
+        self, accept: str = "", *, labels: Mapping[str, str] = MappingProxyType({})
+    ) -> Exposition:
         """Render all metrics in the format that an `Accept` header asks for, with these labels on each series.
 
         Only OpenMetrics has exemplars. It takes milliseconds, and may run in another thread: `asgi.metrics` does so.
@@ -364,7 +388,9 @@ class Metrics(Collector):
         pages: dict[str, bytes] = {}
         # The registry reads its collectors in one go, of which the first that raises ends all. It has no public list
         # of them. Were the list elsewhere one day, a test would turn red.
-        for collector in tuple(cast("dict[Collector, object]", vars(self.registry)["_collector_to_names"])):
+        for collector in tuple(
+            cast("dict[Collector, object]", vars(self.registry)["_collector_to_names"])
+        ):
             try:
                 read = [(each.name, encode(_page(each, labels))) for each in collector.collect()]
             except Exception as error:  # noqa: BLE001 - a collector is foreign code, and may raise anything
@@ -374,7 +400,9 @@ class Metrics(Collector):
                     pages.setdefault(name, page)
         nothing: Any = SimpleNamespace(collect=list)
         end = encode(nothing)
-        return Exposition(b"".join(page.removesuffix(end) for page in pages.values()) + end, content_type)
+        return Exposition(
+            b"".join(page.removesuffix(end) for page in pages.values()) + end, content_type
+        )
 
     def _report(self, kind: str, name: str, why: str) -> None:
         if (kind, name) not in self._broken:
@@ -394,7 +422,9 @@ def _checked(sample: Sample) -> Sample:
 def _empty(name: str) -> Any:
     about = _METRICS[name]
     plain = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-    return (HistogramMetricFamily if about.buckets else plain)(name, about.text, labels=about.labels)
+    return (HistogramMetricFamily if about.buckets else plain)(
+        name, about.text, labels=about.labels
+    )
 
 
 def _histogram(name: str, family: Family) -> Metric:
@@ -410,5 +440,7 @@ def _page(metric: Metric, labels: Mapping[str, str]) -> Any:
     if labels:
         # A copy: what never changes, such as the platform, is the collector's own and comes again.
         metric = copy(metric)
-        metric.samples = [sample._replace(labels={**labels, **sample.labels}) for sample in metric.samples]
+        metric.samples = [
+            sample._replace(labels={**labels, **sample.labels}) for sample in metric.samples
+        ]
     return SimpleNamespace(collect=lambda: [metric])

@@ -41,13 +41,17 @@ _PAIRS: Final = (
     re.compile(rf"""({_NAMES}(?:\)=\(|=|:\s?))[^\s"'&,;(){{}}\[\]\\]+""", re.IGNORECASE),
 )
 _MAX_DEPTH: Final = 6
-_MOST: Final = 16_384  # Bytes of a stack trace: as JSON, a line is then still below what collectors take.
+_MOST: Final = (
+    16_384  # Bytes of a stack trace: as JSON, a line is then still below what collectors take.
+)
 _MOST_MESSAGE: Final = 2_048  # Characters.
 _CUT: Final = "\n  ... left out here ...\n"
 _LEFT_OUT: Final = "The outermost frames of each stack are left out.\n"
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 _TEXTS: Final = frozenset({str})
-_LARGEST: Final = 10**308  # JSON has neither infinity nor NaN, and few readers have a larger number.
+_LARGEST: Final = (
+    10**308
+)  # JSON has neither infinity nor NaN, and few readers have a larger number.
 
 
 def redact_text(text: str) -> str:
@@ -86,7 +90,9 @@ def redact_fields(fields: Mapping[Any, object], depth: int = 0) -> dict[str, obj
     clean: dict[str, object] = {}
     for given, value in fields.items():
         key = given if isinstance(given, str) else text_of(given)
-        clean[key] = REDACTED if _is_secret(key) and _is_there(value) else _redact_value(value, depth)
+        clean[key] = (
+            REDACTED if _is_secret(key) and _is_there(value) else _redact_value(value, depth)
+        )
     return clean
 
 
@@ -108,7 +114,11 @@ def _redact_value(value: object, depth: int) -> object:
         return value if abs(value) < _LARGEST else text_of(value)
     if isinstance(value, Mapping | list | tuple | set | frozenset):
         # What is too deep to look at is not let through.
-        return REDACTED if depth >= _MAX_DEPTH else _redact_items(cast("Iterable[object]", value), depth + 1)
+        return (
+            REDACTED
+            if depth >= _MAX_DEPTH
+            else _redact_items(cast("Iterable[object]", value), depth + 1)
+        )
     # A foreign object is rendered by its repr sooner or later: here, where it can be looked at.
     return redact_text(value if isinstance(value, str) else text_of(value))
 

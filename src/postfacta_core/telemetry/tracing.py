@@ -25,7 +25,15 @@ from ..events import (
     RetryScheduled,
 )
 from .catalogue import METHODS
-from .exchange import CALLERS_DEADLINE, MAX_METHOD, MAX_PATH, PREROUTING, Exchange, Recorder, SocketExchange
+from .exchange import (
+    CALLERS_DEADLINE,
+    MAX_METHOD,
+    MAX_PATH,
+    PREROUTING,
+    Exchange,
+    Recorder,
+    SocketExchange,
+)
 from .redaction import failure_fields, redact_text
 
 _OF_CALLERS: Final = TraceContextTextMapPropagator()
@@ -73,7 +81,9 @@ class Tracing(Recorder):
     @property
     def leftover(self) -> Callable[[], object]:
         """What returns the task's OpenTelemetry context, which is falsy if it is empty, as cheaply as possible."""
-        variable: Any = getattr(getattr(context, "_RUNTIME_CONTEXT", None), "_current_context", None)
+        variable: Any = getattr(
+            getattr(context, "_RUNTIME_CONTEXT", None), "_current_context", None
+        )
         return context.get_current if variable is None else variable.get
 
     def fresh_context(self) -> Callable[[], object] | None:
@@ -135,7 +145,13 @@ class Tracing(Recorder):
         return OpenSpan(span, context.attach(trace.set_span_in_context(span)), began)
 
     def end_call(
-        self, opened: OpenSpan, call: HttpCallFinished, *, url: str, resends: int, error: Exception | None
+        self,
+        opened: OpenSpan,
+        call: HttpCallFinished,
+        *,
+        url: str,
+        resends: int,
+        error: Exception | None,
     ) -> None:
         """End it, in the task that began it; `url` is without user, password and query."""
         span = opened.span
@@ -165,7 +181,11 @@ class Tracing(Recorder):
             return
         if isinstance(event, QueryFinished):
             self._statement(tracer, event)
-        elif not isinstance(event, ConnectionAcquired) or event.error_type or event.seconds >= _WORTH_TELLING:
+        elif (
+            not isinstance(event, ConnectionAcquired)
+            or event.error_type
+            or event.seconds >= _WORTH_TELLING
+        ):
             name, fields = _TOLD[event_type]
             span.add_event(name, _attributes(event, fields), nanoseconds(self._wall()))
 
@@ -246,7 +266,9 @@ def _describe(span: Span, exchange: Exchange, began: float) -> None:
         span.add_event("postfacta.refused", reason, nanoseconds(began + exchange.seconds))
 
 
-def _finish(span: Span, known: Mapping[str, str | int], error: Exception | None, *, has_failed: bool) -> None:
+def _finish(
+    span: Span, known: Mapping[str, str | int], error: Exception | None, *, has_failed: bool
+) -> None:
     span.set_attributes({name: value for name, value in known.items() if value})
     if error is not None:
         span.add_event("exception", failure_fields(error))

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from .asgi import AsgiResponse, call_asgi
 from .chaos import Chaos, Fault, cancel_at_each_await, cancellable
-from .virtual import ManualClock, RecordingObserver, VirtualTimeLoop, run_in_virtual_time, testing_mode
+from .virtual import (
+    ManualClock,
+    RecordingObserver,
+    VirtualTimeLoop,
+    run_in_virtual_time,
+    testing_mode,
+)
 
 __all__ = [
     "AsgiResponse", "Chaos", "Fault", "ManualClock", "RecordingObserver", "VirtualTimeLoop", "call_asgi",

@@ -35,7 +35,9 @@ class AsgiResponse:
     def header(self, name: str) -> str | None:
         """Return a header's value, or None."""
         wanted = name.lower().encode()
-        return next((value.decode("latin-1") for key, value in self.headers if key.lower() == wanted), None)
+        return next(
+            (value.decode("latin-1") for key, value in self.headers if key.lower() == wanted), None
+        )
 
     def json(self) -> Any:
         """Return the body as JSON."""
@@ -73,7 +75,9 @@ async def call_asgi(
         "raw_path": path.encode("utf-8", "surrogatepass"),
         "query_string": query.encode(),
         "root_path": root_path,
-        "headers": [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers],
+        "headers": [
+            (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers
+        ],
         "client": ("127.0.0.1", 50_000),
         "server": ("127.0.0.1", 80),
         "state": {},

@@ -71,7 +71,9 @@ class Chaos(Guard):
         self.injected: list[Fault] = []
         self._faults = iter(faults)
 
-    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def call(
+        self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Call the function, or make that fail.
 
         Raises:
@@ -137,7 +139,9 @@ async def cancel_at_each_await(
 
 
 @coroutine
-def _run(work: Awaitable[object], at: int, cancel: Callable[[], object]) -> Generator[Any, Any, int]:
+def _run(
+    work: Awaitable[object], at: int, cancel: Callable[[], object]
+) -> Generator[Any, Any, int]:
     """Pass values between the work and the event loop, cancel at one of its waits, and return their number."""
     steps, awaits = work.__await__(), 0
     step: Callable[[], Any] = partial(steps.send, None)

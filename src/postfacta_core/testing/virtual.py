@@ -163,7 +163,9 @@ class _Selector(selectors.DefaultSelector):
         ready = super().select(_CLEANING if timeout is None and not self.is_closed else 0)
         if timeout is None and not ready:
             has_failed = f"a cancelled task did not end in {_CLEANING:g} real seconds"
-            is_stuck = f"all tasks wait, and no timer will wake one of them; if a thread will: {_REMEDY}"
+            is_stuck = (
+                f"all tasks wait, and no timer will wake one of them; if a thread will: {_REMEDY}"
+            )
             self._fail(is_stuck if self.is_closed else has_failed)
         elif timeout and timeout > 0 and not ready:
             self._jump()

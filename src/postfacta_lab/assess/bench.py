@@ -64,11 +64,15 @@ async def together(*done: Coroutine[Any, Any, _Value]) -> list[_Value]:
 class Service(Child):
     """One instance: started by `start`, ended with all of its session by `kill`."""
 
-    def __init__(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> None:
+    def __init__(
+        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path
+    ) -> None:
         self.port = free_port()
         port = str(self.port)
         words = [word.replace("{port}", port) for word in argv]
-        environment = {name: text.replace("{port}", port) for name, text in env.items()} | {"PORT": port}
+        environment = {name: text.replace("{port}", port) for name, text in env.items()} | {
+            "PORT": port
+        }
         super().__init__("service", words, log=log, environment=environment, folder=cwd)
 
     def memory(self) -> int:
@@ -207,7 +211,9 @@ class Bench:
             if answer.good or (self.spec.read is None and answer.status):
                 return
             await asyncio.sleep(0.05)
-        raise NotServingError(f"it did not answer within {PATIENCE:.0f} s: {answer} {answer.text[:200]}")
+        raise NotServingError(
+            f"it did not answer within {PATIENCE:.0f} s: {answer} {answer.text[:200]}"
+        )
 
     async def _serves(self) -> Answer:
         """Read; write first what is to be read, if the path of the read wants an id."""
@@ -240,9 +246,16 @@ class Bench:
 
     # Requests
 
-    def headers(self, more: Mapping[str, str] | None = None, *, auth: bool = True) -> dict[str, str]:
+    def headers(
+        self, more: Mapping[str, str] | None = None, *, auth: bool = True
+    ) -> dict[str, str]:
         credentials = [self.spec.auth] if auth and self.spec.auth else []
-        return {"Host": f"{HOST}:{self.service.port}", "Accept": "*/*", **dict(credentials), **(more or {})}
+        return {
+            "Host": f"{HOST}:{self.service.port}",
+            "Accept": "*/*",
+            **dict(credentials),
+            **(more or {}),
+        }
 
     async def call(
         self,
@@ -257,7 +270,9 @@ class Bench:
         """Send one request on a connection of its own."""
         named = self.headers({"Connection": "close", **(headers or {})}, auth=auth)
         request = encode(method, path, named, body=body)
-        return await ask(self.service.port, request, method=method, patience=patience, source=self.source)
+        return await ask(
+            self.service.port, request, method=method, patience=patience, source=self.source
+        )
 
     async def connect(self) -> Connection:
         return await Connection.open(self.service.port)
@@ -273,7 +288,11 @@ class Bench:
         return self.reading.path.replace("{id}", quote(identity, safe=""))
 
     async def read(
-        self, identity: str = "", *, headers: Mapping[str, str] | None = None, patience: float = 10.0
+        self,
+        identity: str = "",
+        *,
+        headers: Mapping[str, str] | None = None,
+        patience: float = 10.0,
     ) -> Answer:
         read, path = self.reading, self.read_path(identity)
         if "{id}" in read.path and not identity and self.anchor is None:
@@ -284,7 +303,11 @@ class Bench:
     def writing(self, mark: str) -> tuple[Ask, bytes]:
         """Return the write of the file with its body for a mark."""
         write = self.spec.write or Ask(path="/", method="POST")
-        body = json.dumps(write.json if write.json is not None else {}).replace("{unique}", mark).encode()
+        body = (
+            json.dumps(write.json if write.json is not None else {})
+            .replace("{unique}", mark)
+            .encode()
+        )
         return replace(write, path=write.path.replace("{unique}", mark)), body
 
     def mark(self) -> str:

@@ -87,9 +87,24 @@ def _parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="leave out database faults, overload and slow clients")
     add("--only", default="", metavar="IDS", help="prefixes of checks, as SHUT,DATA-1")
     add("--within", type=float, default=240.0, metavar="SECONDS", help="begin no check after (240)")
-    add("--fail-below", metavar="LETTER", choices=[*LETTERS, "A", "B", "C", "D"], help="exit 1 below it")
-    add("--baseline", type=Path, metavar="FILE", help="exit 1 if a check got worse than in this report")
-    add("--allow-database", metavar="HOST", default="", help="a database that is not on this machine")
+    add(
+        "--fail-below",
+        metavar="LETTER",
+        choices=[*LETTERS, "A", "B", "C", "D"],
+        help="exit 1 below it",
+    )
+    add(
+        "--baseline",
+        type=Path,
+        metavar="FILE",
+        help="exit 1 if a check got worse than in this report",
+    )
+    add(
+        "--allow-database",
+        metavar="HOST",
+        default="",
+        help="a database that is not on this machine",
+    )
     add("--keep", type=Path, metavar="FOLDER", help="keep the log of the service in this folder")
     add("--list", action="store_true", help="list the checks, and do nothing")
     add("--explain", metavar="ID", help="print what a check does, and do nothing")
@@ -123,7 +138,9 @@ async def _run(spec: Spec, options: Options, *, bare: bool) -> Run:
     if bare and spec.read is None:
         spec = await guess(spec, os.environ)
         _say(f"guessed, to go on with as assess.toml:\n\n{toml_of(spec)}")
-    return await run(spec, os.environ, options, tell=lambda name, verdict: _say(report.line(name, verdict)))
+    return await run(
+        spec, os.environ, options, tell=lambda name, verdict: _say(report.line(name, verdict))
+    )
 
 
 def _init(path: Path, command: list[str]) -> int:

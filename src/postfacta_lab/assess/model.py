@@ -72,7 +72,9 @@ class Verdict:
         return cls.scored(0.0, evidence, **facts)
 
     @classmethod
-    def within(cls, value: float, evidence: str, *, full: float, half: float, sure: bool = False) -> Verdict:
+    def within(
+        cls, value: float, evidence: str, *, full: float, half: float, sure: bool = False
+    ) -> Verdict:
         """Return a pass up to `full`, half the points up to `half`, else a failure."""
         score = 1.0 if value <= full else 0.5 if value <= half else 0.0
         return cls.scored(score, evidence, value=round(value, 3), sure=sure)
@@ -266,4 +268,6 @@ def check(
     name: str, *, title: str, item: str = "Your own", remedy: str = "", page: str = ""
 ) -> Callable[[_Check], _Check]:
     """Add a check of your own. It stands beside the grade, and never moves it."""
-    return group(name, own=Entry(id=name, title=title, item=item, harden=remedy, without=remedy, page=page))
+    return group(
+        name, own=Entry(id=name, title=title, item=item, harden=remedy, without=remedy, page=page)
+    )

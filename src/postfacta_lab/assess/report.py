@@ -30,7 +30,9 @@ _PLOTS = {
 def document(run: Run) -> dict[str, Any]:
     """Return all that was found, with the grade and what would raise it."""
     catalogue = rubric()
-    graded = grade(catalogue, {name: it for name, it in run.verdicts.items() if name in catalogue.entries})
+    graded = grade(
+        catalogue, {name: it for name, it in run.verdicts.items() if name in catalogue.entries}
+    )
     shown = {**asdict(graded), "text": str(graded)}
     shown.update(points=round(graded.points, 1), measured=round(graded.measured, 3))
     del shown["steps"]
@@ -50,7 +52,11 @@ def document(run: Run) -> dict[str, Any]:
 def _check(run: Run, entry: Entry) -> dict[str, Any]:
     verdict = run.verdicts.get(entry.id, Verdict.not_run("not chosen"))
     shown = ("id", "title", "category", "item", "gate", "harden", "without", "page")
-    return {**{name: getattr(entry, name) for name in shown}, **asdict(verdict), "word": verdict.word}
+    return {
+        **{name: getattr(entry, name) for name in shown},
+        **asdict(verdict),
+        "word": verdict.word,
+    }
 
 
 def grade_text(found: Found) -> str:
@@ -135,7 +141,9 @@ def _steps(found: Found, most: int) -> Iterator[tuple[Found, Found]]:
 
 def junit(found: Found) -> str:
     """Return a suite with a case for each check; what was not measured is skipped."""
-    return suite(f"{found['service']}: {grade_text(found)}", [_case(check) for check in _all(found)])
+    return suite(
+        f"{found['service']}: {grade_text(found)}", [_case(check) for check in _all(found)]
+    )
 
 
 def _case(check: Found) -> Case:
@@ -160,7 +168,9 @@ def sarif(found: Found) -> str:
     results = [
         {
             "ruleId": check["id"],
-            "level": "error" if check["word"] == "fail" and check["gate"] is not None else "warning",
+            "level": "error"
+            if check["word"] == "fail" and check["gate"] is not None
+            else "warning",
             "message": {"text": f"{check['title']}: {check['evidence']}"},
             "locations": [{"physicalLocation": place}],
         }
@@ -168,7 +178,11 @@ def sarif(found: Found) -> str:
         if check["word"] in {"fail", "partial"}
     ]
     driver = {"name": "postfacta assess", "version": str(found["rubric"]), "rules": rules}
-    run = {"tool": {"driver": driver}, "results": results, "properties": {"grade": grade_text(found)}}
+    run = {
+        "tool": {"driver": driver},
+        "results": results,
+        "properties": {"grade": grade_text(found)},
+    }
     schema = "https://json.schemastore.org/sarif-2.1.0.json"
     return json.dumps({"$schema": schema, "version": "2.1.0", "runs": [run]}, indent=1)
 
@@ -223,7 +237,10 @@ def html(found: Found) -> str:
     sections = [
         section("Gates", table(("if one fails", "they are"), gates)),
         section("The way up", table(heads, way_up)) if way_up else "",
-        *(section(f"{name}: {mean}", *map(_details, checks)) for name, mean, _, checks in _categories(found)),
+        *(
+            section(f"{name}: {mean}", *map(_details, checks))
+            for name, mean, _, checks in _categories(found)
+        ),
         section("Your own checks", *map(_details, found["own"])) if found["own"] else "",
     ]
     lead = f"{_figures(found)}, rubric {found['rubric']}"

@@ -55,7 +55,9 @@ async def run(
 
 
 class _Runner:
-    def __init__(self, bench: Bench, options: Options, tell: Callable[[str, Verdict], object]) -> None:
+    def __init__(
+        self, bench: Bench, options: Options, tell: Callable[[str, Verdict], object]
+    ) -> None:
         self._bench, self._options, self._tell = bench, options, tell
         self._run = Run(bench.spec.name)
         self._began = monotonic()
@@ -111,7 +113,11 @@ class _Runner:
         """Run a group; what failed, and perhaps for lack of time, is tried once more on a fresh instance."""
         began, first = monotonic(), await self._once(group)
         took = monotonic() - began
-        again = [name for name in wanted if first[name].word == "fail" and _is_doubtful(name, first[name])]
+        again = [
+            name
+            for name in wanted
+            if first[name].word == "fail" and _is_doubtful(name, first[name])
+        ]
         room = monotonic() - self._began < self._options.within - took
         second = await self._once(group, fresh=True) if again and room else dict[str, Verdict]()
         seconds = round(monotonic() - began, 2)
@@ -191,4 +197,6 @@ def _of_two(first: Verdict, second: Verdict) -> Verdict:
         return first
     if second.word == "fail":
         return second
-    return replace(second, score=0.5, evidence=f"unsteady: {first.evidence}; then {second.evidence}")
+    return replace(
+        second, score=0.5, evidence=f"unsteady: {first.evidence}; then {second.evidence}"
+    )

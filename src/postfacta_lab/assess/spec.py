@@ -12,7 +12,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ..engine.values import as_dict, as_list
 
-_PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mariadb": 3306, "redis": 6379, "amqp": 5672}
+_PORTS = {
+    "postgresql": 5432,
+    "postgres": 5432,
+    "mysql": 3306,
+    "mariadb": 3306,
+    "redis": 6379,
+    "amqp": 5672,
+}
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _LEAST_SECRET = 6
@@ -80,13 +87,17 @@ class Spec:
         """What must stand in no report: credentials, the password of the database, values for the environment."""
         password = urlsplit(self.database.url).password if self.database else None
         found = [*self.env.values(), password or "", *(self.auth[1].split() if self.auth else ())]
-        return tuple(sorted({text for text in found if len(text) >= _LEAST_SECRET}, key=len, reverse=True))
+        return tuple(
+            sorted({text for text in found if len(text) >= _LEAST_SECRET}, key=len, reverse=True)
+        )
 
     @classmethod
     def of(cls, data: Mapping[str, Any], environment: Mapping[str, str], folder: Path) -> Spec:
         """Read the content of a file, or raise `SpecError`. `${NAME}` is taken from the environment."""
         file = _table("", _filled(data, environment))
-        given = {name: _table(name, file.get(name, {})) for name in _KEYS if name not in {"", "declare"}}
+        given = {
+            name: _table(name, file.get(name, {})) for name in _KEYS if name not in {"", "declare"}
+        }
         declares = [_table("declare", entry) for entry in file.get("declare", [])]
         if given["write"]:
             given["write"].setdefault("method", "POST")
@@ -139,7 +150,10 @@ def _is_address(value: object) -> bool:
 _ANY: _Kind = ("anything", lambda _: True)
 _TEXT = _like(".*", "a string")
 _PATH = _like(r"(/\S*)?", 'a path, as "/healthz"')
-_NUMBER: _Kind = ("a number, at most 3600", lambda value: type(value) in {int, float} and 0 <= value <= 3600)
+_NUMBER: _Kind = (
+    "a number, at most 3600",
+    lambda value: type(value) in {int, float} and 0 <= value <= 3600,
+)
 _FLAG: _Kind = ("true or false", lambda value: isinstance(value, bool))
 _LIST: _Kind = ("a list of strings", lambda value: _are_texts(value, list))
 _TEXTS: _Kind = ("a table of strings", lambda value: _are_texts(value, dict))

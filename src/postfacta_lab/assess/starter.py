@@ -50,7 +50,9 @@ async def _complete(bench: Bench) -> Spec:
         if (await bench.write()).answer.good:
             break
         bench.spec = given
-    return replace(bench.spec, read=given.read or await _read(bench, as_dict(document.get("paths"))))
+    return replace(
+        bench.spec, read=given.read or await _read(bench, as_dict(document.get("paths")))
+    )
 
 
 def _writes(document: dict[str, Any]) -> Iterator[Ask]:
@@ -74,9 +76,17 @@ def _example(document: dict[str, Any], schema: dict[str, Any], depth: int = 0) -
     properties = as_dict(schema.get("properties"))
     if properties and depth < _DEEPEST:
         names = as_list(schema.get("required")) or list(properties)
-        return {name: _example(document, as_dict(properties.get(name)), depth + 1) for name in names}
+        return {
+            name: _example(document, as_dict(properties.get(name)), depth + 1) for name in names
+        }
     least = schema.get("minimum", 1)
-    plain: dict[str, Any] = {"object": {}, "integer": least, "number": least, "boolean": True, "array": []}
+    plain: dict[str, Any] = {
+        "object": {},
+        "integer": least,
+        "number": least,
+        "boolean": True,
+        "array": [],
+    }
     texts = as_list(schema.get("enum")) or [_TEXTS.get(str(schema.get("format")), "{unique}")]
     return plain.get(str(schema.get("type")), texts[0])
 
@@ -89,7 +99,11 @@ async def _read(bench: Bench, paths: dict[str, Any]) -> Ask:
             bench.spec = replace(bench.spec, read=Ask(path=path))
             if await bench.has(written):
                 return Ask(path=path)
-    free = [path for path, operations in paths.items() if "{" not in path and "get" in as_dict(operations)]
+    free = [
+        path
+        for path, operations in paths.items()
+        if "{" not in path and "get" in as_dict(operations)
+    ]
     for path in sorted([*free, "/"], key=lambda path: bool(_PROBES.search(path))):
         if (await bench.call(path)).good:
             return Ask(path=path)
@@ -98,8 +112,12 @@ async def _read(bench: Bench, paths: dict[str, Any]) -> Ask:
 
 def toml_of(spec: Spec) -> str:
     """Return a service file, with what it could not find as comments."""
-    probes = {name: getattr(spec, name) for name in ("live", "ready", "metrics") if getattr(spec, name)}
-    text = _table("service", {"name": spec.name, "start": list(spec.start), "project": ".", **probes})
+    probes = {
+        name: getattr(spec, name) for name in ("live", "ready", "metrics") if getattr(spec, name)
+    }
+    text = _table(
+        "service", {"name": spec.name, "start": list(spec.start), "project": ".", **probes}
+    )
     for name, ask in (("read", spec.read), ("write", spec.write)):
         if ask is None:
             text += f'\n# [{name}]\n# path = "/"\n'
@@ -117,4 +135,8 @@ def _inline(value: Any) -> str:
     if isinstance(value, dict):
         entries = {key: entry for key, entry in as_dict(value).items() if entry is not None}
         return f"{{ {', '.join(f'{json.dumps(key)} = {_inline(entry)}' for key, entry in entries.items())} }}"
-    return f"[{', '.join(map(_inline, as_list(value)))}]" if isinstance(value, list) else json.dumps(value)
+    return (
+        f"[{', '.join(map(_inline, as_list(value)))}]"
+        if isinstance(value, list)
+        else json.dumps(value)
+    )

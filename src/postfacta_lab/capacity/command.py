@@ -20,7 +20,9 @@ from ..verdict import Verdict
 
 _FEWEST_POINTS = 6
 _UNKNOWN = f"not identified: {_FEWEST_POINTS} points are needed, and contention and coherence that are distinct from 0"
-_PLANNED_USE = 0.65  # of a pool: a request waits twice its time of service, at 0.9 nine times (M/M/1)
+_PLANNED_USE = (
+    0.65  # of a pool: a request waits twice its time of service, at 0.9 nine times (M/M/1)
+)
 _RESERVED = 3  # PostgreSQL's superuser_reserved_connections
 _THREE = range(3)
 
@@ -30,7 +32,9 @@ _THREE = range(3)
 @click.option("--html", type=Path, help="Draw the fit and its residuals there.")
 @click.option("--held", type=float, help="Seconds for which a request holds a connection.")
 @click.option("--pool", type=int, help="Connections of an instance's pool.")
-@click.option("--replicas", default=1, show_default=True, help="Instances at most, of which one is replaced.")
+@click.option(
+    "--replicas", default=1, show_default=True, help="Instances at most, of which one is replaced."
+)
 @click.option("--max-connections", type=int, help="Of the database.")
 @click.option("--price", type=float, help="Of an instance, an hour.")
 def command(
@@ -60,7 +64,9 @@ def command(
             f"{pool_for(best, held)} keep their use below {_PLANNED_USE:.0%}"
         )
     if price is not None:
-        lines.append(f"cost: {price / best / 3600 * 1_000_000:.3f} for a million requests, at {best:.0f}/s")
+        lines.append(
+            f"cost: {price / best / 3600 * 1_000_000:.3f} for a million requests, at {best:.0f}/s"
+        )
     if pool is not None and max_connections is not None:
         # While an instance is replaced. Each has one for health, too, and two are for other programs.
         needed = (replicas + 1) * (pool + 1) + 2
@@ -126,7 +132,9 @@ class Scaling:
         errors = zip(("rate", "contention", "coherence"), self.errors, strict=True)
         most = self.most_under_way
         return [
-            "; ".join(f"{name} = {getattr(self, name):.4g} ± {error:.2g}" for name, error in errors),
+            "; ".join(
+                f"{name} = {getattr(self, name):.4g} ± {error:.2g}" for name, error in errors
+            ),
             "residuals: " + ", ".join(f"{residual:+.1f}" for residual in self.residuals),
             f"peak: {_UNKNOWN if most is None else f'{self.at(most):.1f} a second, with {most:.1f} under way'}",
         ]
@@ -142,7 +150,10 @@ def fit(points: Sequence[tuple[float, float]]) -> Scaling:
     # The weight makes a residual of N / X, squared, one of X.
     rows = [(x**4 / n**2, (1.0, n - 1, n * (n - 1)), n / x) for n, x in used]
     inverse = _inverse(
-        [[sum(weight * term[i] * term[j] for weight, term, _ in rows) for j in _THREE] for i in _THREE]
+        [
+            [sum(weight * term[i] * term[j] for weight, term, _ in rows) for j in _THREE]
+            for i in _THREE
+        ]
     )
     right = [sum(weight * term[i] * value for weight, term, value in rows) for i in _THREE]
     a, b, d = (sum(row[i] * right[i] for i in _THREE) for row in inverse)

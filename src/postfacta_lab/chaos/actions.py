@@ -67,4 +67,6 @@ def restore(within: float = 60.0) -> str:
 
 def _until_well(within: float, *, since: float) -> float:
     load = current().load
-    return wait_until(lambda: load.is_well(since), "users are well again", within=within, every=0.05)
+    return wait_until(
+        lambda: load.is_well(since), "users are well again", within=within, every=0.05
+    )

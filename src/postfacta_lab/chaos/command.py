@@ -39,9 +39,13 @@ _SUFFIXES = {".yaml", ".yml", ".json"}
 )
 @click.argument("words", nargs=-1, required=True, metavar="FILE... [-- COMMAND...]")
 @click.option("--url", help="A service that runs already, instead of a command that starts one.")
-@click.option("--path", "paths", multiple=True, required=True, help="Asked for by GET; may be repeated.")
+@click.option(
+    "--path", "paths", multiple=True, required=True, help="Asked for by GET; may be repeated."
+)
 @click.option("--out", type=Path, default=Path("build/chaos"), show_default=True)
-def command(*, words: tuple[str, ...], url: str | None, paths: tuple[str, ...], out: Path) -> Verdict:
+def command(
+    *, words: tuple[str, ...], url: str | None, paths: tuple[str, ...], out: Path
+) -> Verdict:
     """Run experiments of Chaos Toolkit on a service under load, and judge what its users went through.
 
     Chaos Toolkit's own verdict can only make ours worse. CHAOS_TOKEN is sent as a bearer token. It writes result.json
@@ -58,9 +62,16 @@ def command(*, words: tuple[str, ...], url: str | None, paths: tuple[str, ...], 
     codes = {name: code for code, name in VERDICTS.items()}
     code = overall(codes[it.verdict] for it in done)
     verdict, experiments = VERDICTS[code], [it.as_json() for it in done]
-    result = {"verdict": verdict, "exit_code": int(code), "machine": machine(), "experiments": experiments}
+    result = {
+        "verdict": verdict,
+        "exit_code": int(code),
+        "machine": machine(),
+        "experiments": experiments,
+    }
     (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-    (out / "report.html").write_text(page("Chaos", verdict, [overview(done), *map(section_of, done)]))
+    (out / "report.html").write_text(
+        page("Chaos", verdict, [overview(done), *map(section_of, done)])
+    )
     click.echo(f"{verdict}; report: {out / 'report.html'}")
     return code
 
@@ -90,7 +101,9 @@ class Experiment:
     description: str
     verdict: str  # one of `VERDICTS`
     reasons: Sequence[str]  # what was not met
-    probes: Sequence[tuple[str, str, str]]  # each claim, what was found at the end, and if it is tolerated
+    probes: Sequence[
+        tuple[str, str, str]
+    ]  # each claim, what was found at the end, and if it is tolerated
     users: Mapping[str, Any]  # what the lab stored: users' requests, marks, history
     seconds: float
 
@@ -115,7 +128,11 @@ def run(path: Path, folder: Path, *, settings: Mapping[str, str] | None = None) 
     command = (
         *(sys.executable, "-m", "chaostoolkit", "--no-version-check"),
         *("--log-file", str(folder / f"{name}.log"), "run"),
-        *("--rollback-strategy=always", "--hypothesis-strategy=continuously", "--hypothesis-frequency=1"),
+        *(
+            "--rollback-strategy=always",
+            "--hypothesis-strategy=continuously",
+            "--hypothesis-frequency=1",
+        ),
         *("--journal-path", str(file), str(path)),
     )
     environment = for_an_experiment(settings or {})
@@ -170,7 +187,8 @@ def _probe(it: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def overview(experiments: Sequence[Experiment]) -> str:
     rows = [
-        [it.name, it.title.partition(" ")[2], badge(it.verdict), f"{it.seconds:.0f} s"] for it in experiments
+        [it.name, it.title.partition(" ")[2], badge(it.verdict), f"{it.seconds:.0f} s"]
+        for it in experiments
     ]
     return section("Experiments", table(("experiment", "claim", "verdict", "took"), rows))
 
@@ -180,10 +198,14 @@ def section_of(it: Experiment) -> str:
     marks: Sequence[Mapping[str, Any]] = it.users.get("marks", ())
     parts = [f"<p>{badge(it.verdict)}</p>"]
     if it.reasons:
-        parts.append("<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in it.reasons) + "</ul>")
+        parts.append(
+            "<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in it.reasons) + "</ul>"
+        )
     if seconds:
         at = [mark["at"] for mark in marks]
-        requests, failed, longest = ([(it[0], it[column]) for it in seconds] for column in (1, 2, 3))
+        requests, failed, longest = (
+            [(it[0], it[column]) for it in seconds] for column in (1, 2, 3)
+        )
         lines = {"requests": requests, "failed": failed}
         parts.append(chart(lines, x="seconds; dashed: something was done", y="a second", marks=at))
         parts.append(chart({"longest wait": longest}, x="seconds", y="seconds", marks=at))

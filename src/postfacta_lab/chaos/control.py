@@ -90,7 +90,9 @@ class Users:
         """
         now = self.now()
         ended = [sample for sample in tuple(self.meter.samples) if first <= sample.intended < last]
-        waiting = [now - at for at in tuple(self.meter.waiting) if first <= at < last and now - at > SLOW]
+        waiting = [
+            now - at for at in tuple(self.meter.waiting) if first <= at < last and now - at > SLOW
+        ]
         dropped = sum(first <= at < last for at in tuple(self.meter.dropped))
         latencies = [sample.latency for sample in ended] + waiting
         return Window(
@@ -144,8 +146,12 @@ class Lab:
     load: Users
     window: float  # seconds that a steady state is judged over
     parts: Mapping[str, Part] = field(default_factory=dict[str, Part])
-    marks: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])  # what was done, and when
-    recoveries: list[float] = field(default_factory=list[float])  # seconds, from the end of each fault
+    marks: list[tuple[str, float]] = field(
+        default_factory=list[tuple[str, float]]
+    )  # what was done, and when
+    recoveries: list[float] = field(
+        default_factory=list[float]
+    )  # seconds, from the end of each fault
     watchers: list[Users] = field(default_factory=list[Users])  # of each instance's own health
 
     @property
@@ -167,7 +173,10 @@ class Lab:
     def named(self, part: str) -> list[Part]:
         """Return the parts of a name, or raise `RuntimeError`."""
         if part not in self.parts:
-            known = ", ".join(self.parts) or "none, for it was not started here: bring an action of your own"
+            known = (
+                ", ".join(self.parts)
+                or "none, for it was not started here: bring an action of your own"
+            )
             raise RuntimeError(f"this service has no part {part}; it has {known}")
         return [self.parts[part]]
 
@@ -192,7 +201,9 @@ class Lab:
             "marks": [{"what": what, "at": at} for what, at in self.marks],
             "recoveries": [round(value, 3) for value in self.recoveries],
             "errors": Counter(sample.error for sample in samples if sample.error),
-            "by_second": [(at, it.count, it.failed, it.longest) for at, it in seconds.items() if it.count],
+            "by_second": [
+                (at, it.count, it.failed, it.longest) for at, it in seconds.items() if it.count
+            ],
         }
 
     def answers(self, probe: str, error: str = "") -> list[float]:
@@ -209,15 +220,21 @@ _FAILURES: list[str] = []  # why there is none
 def current() -> Lab:
     """Return the lab of this process, or raise `RuntimeError`."""
     if not _LABS:
-        raise RuntimeError("no lab: the experiment must name postfacta_lab.chaos.control under `controls`")
+        raise RuntimeError(
+            "no lab: the experiment must name postfacta_lab.chaos.control under `controls`"
+        )
     return _LABS[-1][0]
 
 
-def configure_control(configuration: Mapping[str, Any], experiment: Mapping[str, Any], **_: object) -> None:
+def configure_control(
+    configuration: Mapping[str, Any], experiment: Mapping[str, Any], **_: object
+) -> None:
     configure(configuration, _build)
 
 
-def configure(configuration: Mapping[str, Any], make: Callable[[Mapping[str, Any], ExitStack], Lab]) -> None:
+def configure(
+    configuration: Mapping[str, Any], make: Callable[[Mapping[str, Any], ExitStack], Lab]
+) -> None:
     """Build a lab, and let its load run for one window, so that the first probe has something to judge."""
     stack = ExitStack()
     try:
@@ -238,7 +255,11 @@ def configure(configuration: Mapping[str, Any], make: Callable[[Mapping[str, Any
 def _build(configuration: Mapping[str, Any], stack: ExitStack) -> Lab:
     """Put users before a service that runs, or that is started here."""
     settings = of_an_experiment()
-    reads, url, parts = settings.get("READS", "").split(), settings.get("URL", ""), dict[str, Part]()
+    reads, url, parts = (
+        settings.get("READS", "").split(),
+        settings.get("URL", ""),
+        dict[str, Part](),
+    )
     asks = read_mix(reads, None)
     if command := settings.get("COMMAND"):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lab-chaos-")))
@@ -247,8 +268,12 @@ def _build(configuration: Mapping[str, Any], stack: ExitStack) -> Lab:
         asyncio.run(subject.serve())
         url, parts = f"http://127.0.0.1:{subject.port}", {"service": subject}
     if not url:
-        raise ValueError("say where the service is: CHAOS_URL or --url, or a command that starts it")
-    users = Users(url, settings.get("TOKEN", ""), float(configuration.get("rate", 50.0)), reads=reads)
+        raise ValueError(
+            "say where the service is: CHAOS_URL or --url, or a command that starts it"
+        )
+    users = Users(
+        url, settings.get("TOKEN", ""), float(configuration.get("rate", 50.0)), reads=reads
+    )
     return Lab(stack.enter_context(users), float(configuration.get("window", 10.0)), parts)
 
 

@@ -53,7 +53,10 @@ def _of_users(users: Mapping[str, Any]) -> Iterator[_Finding]:
     elif count < FEWEST:
         yield _FLAW, f"{count} requests ended, at least {FEWEST} are needed"
     if (late := float(users.get("late", 0.0))) > _MOST_LATE:
-        yield _FLAW, f"the generator did not keep up: the 95th percentile of its delay is {late:.1f} s"
+        yield (
+            _FLAW,
+            f"the generator did not keep up: the 95th percentile of its delay is {late:.1f} s",
+        )
     if (history := users.get("findings_verdict", "not asked")) not in {"pass", "not asked"}:
         yield _BROKEN, f"history: {history}"
 
@@ -75,7 +78,9 @@ def _of_claims(journal: Mapping[str, Any]) -> Iterator[_Finding]:
 
 
 def _unmet(when: str, looks: Sequence[Mapping[str, Any] | None]) -> Iterator[_Finding]:
-    probes = [it for look in looks if look for it in look.get("probes", []) if not it.get("tolerance_met")]
+    probes = [
+        it for look in looks if look for it in look.get("probes", []) if not it.get("tolerance_met")
+    ]
     times, count = [it["activity"]["name"] for it in probes], sum(bool(look) for look in looks)
     for name, it in {it["activity"]["name"]: it for it in probes}.items():
         often = f" {times.count(name)} of {count} times" if count > 1 else ""
@@ -95,7 +100,9 @@ def _of_deeds(journal: Mapping[str, Any]) -> Iterator[_Finding]:
             yield _BROKEN if ours else _DOUBT, f"{activity['name']}: {_why(it)}"
         elif is_action and (problem := _refusal(it.get("output"))):
             yield _DOUBT, f"the fault was not confirmed: {activity['name']}: {problem}"
-    if not done and as_dict(as_dict(journal.get("steady_states")).get("before")).get("steady_state_met"):
+    if not done and as_dict(as_dict(journal.get("steady_states")).get("before")).get(
+        "steady_state_met"
+    ):
         yield _DOUBT, "the fault was not confirmed: no action was done to the service"
 
 
@@ -104,7 +111,10 @@ def _refusal(output: object) -> str:
     if not isinstance(output, dict) or "status" not in output:
         return ""
     given = cast("dict[str, Any]", output)
-    status, text = given["status"], str(given.get("stderr") or given.get("body") or "").strip()[-200:]
+    status, text = (
+        given["status"],
+        str(given.get("stderr") or given.get("body") or "").strip()[-200:],
+    )
     if "stdout" in given:
         return f"ended with {status}: {text}" if status else ""
     return f"was answered {status}: {text}" if isinstance(status, int) and status >= 400 else ""

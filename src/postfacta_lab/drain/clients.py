@@ -44,7 +44,9 @@ class Clients:
     goes on until `ends`.
     """
 
-    def __init__(self, port: int, *, notice: float = 0.0, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, port: int, *, notice: float = 0.0, headers: Mapping[str, str] | None = None
+    ) -> None:
         self._port, self._notice, self._headers = port, notice, headers or {}
         self._stops = self.ends = float("inf")
         self.attempts: list[Attempt] = []
@@ -119,16 +121,22 @@ class Clients:
         at, body = monotonic(), json.dumps(ask.body).encode()
         headers = {"Content-Type": "application/json", **self._headers}
         request = encode(ask.method, ask.path, headers, body=body)
-        held = await Held.begin(self._port, request, method=ask.method, rest=len(body) - len(body) // 2)
+        held = await Held.begin(
+            self._port, request, method=ask.method, rest=len(body) - len(body) // 2
+        )
         opened.release()
         await go_on.wait()
         answer = await held.finish(_PATIENCE)
         outcome = answer.outcome
         if answer.status:
-            outcome = Outcome.OK if ask.is_good(answer.status) else Outcome.of(max(answer.status, 400))
+            outcome = (
+                Outcome.OK if ask.is_good(answer.status) else Outcome.of(max(answer.status, 400))
+            )
         self.attempts.append(Attempt("half-sent", outcome, at))
 
-    async def _send(self, client: str, path: str, connection: Connection | None) -> Connection | None:
+    async def _send(
+        self, client: str, path: str, connection: Connection | None
+    ) -> Connection | None:
         """Send one request, note how it went, and return the connection if it can be used again."""
         at = monotonic()
         connection = connection or await Connection.open(self._port, patience=_PATIENCE)

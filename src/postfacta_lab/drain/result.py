@@ -9,7 +9,12 @@ from ..engine.client import Outcome
 from ..verdict import FEWEST, Verdict
 from .clients import Attempt
 
-_SHORT = {Verdict.PASS: "ok", Verdict.FAIL: "MISSED", Verdict.INVALID: "UNKNOWN", Verdict.NOTHING: "NOTHING"}
+_SHORT = {
+    Verdict.PASS: "ok",
+    Verdict.FAIL: "MISSED",
+    Verdict.INVALID: "UNKNOWN",
+    Verdict.NOTHING: "NOTHING",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +25,12 @@ class Result:
     server: str
     cells: dict[str, str]  # column to text, for the table
     misses: list[str]  # every goal that was not reached, in words; empty is good
-    facts: dict[str, object] = field(default_factory=dict[str, object])  # the figures behind the cells
-    flaw: Verdict | None = None  # set where it was undecided, or nothing was measured; the misses say why
+    facts: dict[str, object] = field(
+        default_factory=dict[str, object]
+    )  # the figures behind the cells
+    flaw: Verdict | None = (
+        None  # set where it was undecided, or nothing was measured; the misses say why
+    )
 
     @property
     def verdict(self) -> Verdict:
@@ -59,5 +68,8 @@ def judge(
         kinds = ", ".join(sorted({f"{attempt.client} {attempt.outcome}" for attempt in failed}))
         late = f"{sum(attempt.at >= signalled for attempt in failed)} of {len(after)} sent after the signal"
         found.append(f"{len(failed)} of {len(attempts)} requests failed ({kinds}), {late}")
-    figures = {"failed / requests": f"{len(failed)} / {len(attempts)}", "after the signal": str(len(after))}
+    figures = {
+        "failed / requests": f"{len(failed)} / {len(attempts)}",
+        "after the signal": str(len(after)),
+    }
     return Result(scenario, server, {**figures, **cells}, [*found, *misses], flaw=flaw)

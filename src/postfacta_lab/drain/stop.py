@@ -40,10 +40,14 @@ def command_line(words: Sequence[str]) -> str:
 class Service:
     """A service, and how its clients and its balancer behave; times are seconds."""
 
-    command: str  # starts it in the foreground; {port} is the port of 127.0.0.1 that it must listen on
+    command: (
+        str  # starts it in the foreground; {port} is the port of 127.0.0.1 that it must listen on
+    )
     asks: Sequence[Ask]  # each that has a body is under way, half-sent, when the signal comes
     slow: Sequence[str] = ()  # paths of long requests, five of each under way when the signal comes
-    ready: str = ""  # the readiness path; without one, the balancer sends for `notice` from the signal on
+    ready: str = (
+        ""  # the readiness path; without one, the balancer sends for `notice` from the signal on
+    )
     notice: float = 1.5  # how long a balancer still sends after readiness failed
     warm: float = 2.0  # load before the signal
     grace: float = 30.0  # from the signal to the end, at most
@@ -84,7 +88,10 @@ class Subject(Child):
             raise StartError(Verdict.NOTHING, f"it did not start: {error}") from None
         deadline, found = time.monotonic() + self.service.start, dict[str, int]()
         while time.monotonic() < deadline:
-            found = {path: await probe(self.port, path, headers=credentials()) for path in self.service.paths}
+            found = {
+                path: await probe(self.port, path, headers=credentials())
+                for path in self.service.paths
+            }
             if all(200 <= status < 300 for status in found.values()):
                 return
             if self.code is not None:
@@ -93,7 +100,11 @@ class Subject(Child):
             if all(300 <= status < 500 for status in found.values()):
                 break  # it is up: what is not there will not come
             await asyncio.sleep(0.05)
-        bad = {path: str(status or "no answer") for path, status in found.items() if not 200 <= status < 300}
+        bad = {
+            path: str(status or "no answer")
+            for path, status in found.items()
+            if not 200 <= status < 300
+        }
         nothing = nothing_measured(len(bad), Counter(bad.values()))
         why = "; ".join(f"GET {path}: {answer}" for path, answer in bad.items())
         why += f"; {nothing or f'for {self.service.start:g} s'}"
@@ -101,7 +112,12 @@ class Subject(Child):
 
 
 def missed(
-    service: Service, *, code: int | None, early: bool = False, leftover: bool = False, unready: float | None
+    service: Service,
+    *,
+    code: int | None,
+    early: bool = False,
+    leftover: bool = False,
+    unready: float | None,
 ) -> Iterator[str]:
     """Yield what was wrong about its end; a code of None means that it was killed, `unready` of None never a 503."""
     if early:
@@ -161,7 +177,9 @@ async def _stop(subject: Subject, service: Service) -> Result:
         "readiness 503 after": "-" if unready is None else f"{unready:.2f} s",
         "exit": "killed by us" if code is None else str(code),
     }
-    return judge("stop", service.name, clients.attempts, signalled=signalled, misses=misses, cells=cells)
+    return judge(
+        "stop", service.name, clients.attempts, signalled=signalled, misses=misses, cells=cells
+    )
 
 
 # Without retries: whatever it cannot place is a failure that a user sees.
@@ -192,12 +210,16 @@ def program() -> str | None:
 class HAProxy(Child):
     """HAProxy before the instances at some ports, which it asks for a path until they answer 200."""
 
-    def __init__(self, ports: Sequence[int], folder: Path, *, ready: str = "/healthz/ready") -> None:
+    def __init__(
+        self, ports: Sequence[int], folder: Path, *, ready: str = "/healthz/ready"
+    ) -> None:
         haproxy = program()
         if haproxy is None:
             raise RuntimeError("there is no haproxy: install the package")
         self.port, self._control = free_port(), free_port()
-        servers = "\n".join(f"  server s{number} {HOST}:{port}" for number, port in enumerate(ports))
+        servers = "\n".join(
+            f"  server s{number} {HOST}:{port}" for number, port in enumerate(ports)
+        )
         where = {"host": HOST, "port": self.port, "control": self._control}
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "haproxy.cfg"
@@ -227,7 +249,9 @@ async def roll(service: Service, folder: Path, restarts: int) -> Result:
     pair = [Subject(service, folder) for _ in range(2)]
     with ExitStack() as stack:
         try:
-            proxy = HAProxy([it.port for it in pair], folder, ready=service.ready or service.paths[0])
+            proxy = HAProxy(
+                [it.port for it in pair], folder, ready=service.ready or service.paths[0]
+            )
             for process in (proxy, *pair):
                 stack.callback(process.kill)
             proxy.start()
@@ -247,7 +271,9 @@ async def roll(service: Service, folder: Path, restarts: int) -> Result:
                 done += not slow
             clients.ends = time.monotonic()
     misses, cells = [slow] if slow else [], {"restarts": str(done)}
-    return judge("rolling", service.name, clients.attempts, signalled=signalled, misses=misses, cells=cells)
+    return judge(
+        "rolling", service.name, clients.attempts, signalled=signalled, misses=misses, cells=cells
+    )
 
 
 async def _restart(subject: Subject, proxy: HAProxy) -> str:

@@ -20,7 +20,9 @@ class Outcome(StrEnum):
     """How a request ended for its client."""
 
     OK = "ok"
-    STALE_EOF = "stale_eof"  # a kept-alive connection was closed unanswered, without a warning before
+    STALE_EOF = (
+        "stale_eof"  # a kept-alive connection was closed unanswered, without a warning before
+    )
     REFUSED = "refused"
     RESET = "reset"  # a fresh connection was reset, or closed unanswered
     TRUNCATED = "truncated"
@@ -109,7 +111,9 @@ class Connection:
         reader, writer, local = asyncio.StreamReader(), None, (source, 0) if source else None
         try:
             async with asyncio.timeout(patience):
-                reader, writer = await asyncio.open_connection(host, port, ssl=tls, local_addr=local)
+                reader, writer = await asyncio.open_connection(
+                    host, port, ssl=tls, local_addr=local
+                )
         except OSError as error:
             reader.set_exception(error)
         return cls(reader, writer)
@@ -117,7 +121,9 @@ class Connection:
     @property
     def is_usable(self) -> bool:
         """Whether another request may be sent, as far as is known."""
-        return not (self.closing or not self._writer or self._writer.is_closing() or self._reader.at_eof())
+        return not (
+            self.closing or not self._writer or self._writer.is_closing() or self._reader.at_eof()
+        )
 
     async def send(self, data: bytes) -> bool:
         """Send; False if the other side has closed."""
@@ -131,7 +137,9 @@ class Connection:
             return False
         return True
 
-    async def get(self, path: str, headers: Mapping[str, str] | None = None, *, patience: float) -> Answer:
+    async def get(
+        self, path: str, headers: Mapping[str, str] | None = None, *, patience: float
+    ) -> Answer:
         await self.send(encode("GET", path, headers))
         return await self.answer(patience=patience)
 
@@ -145,7 +153,11 @@ class Connection:
         return answer.result()
 
     async def answer(
-        self, method: str = "GET", patience: float | None = 10.0, *, begun: Callable[[], None] | None = None
+        self,
+        method: str = "GET",
+        patience: float | None = 10.0,
+        *,
+        begun: Callable[[], None] | None = None,
     ) -> Answer:
         """Read one answer, or say why there is none; `begun` is called when its head has come."""
         began, has_head = monotonic(), False
@@ -158,7 +170,9 @@ class Connection:
                 body = await self._body(method, status, headers)
         except _BROKEN as error:
             self.closing = True
-            return Answer(seconds=monotonic() - began, broken=self._outcome_of(error, has_head=has_head))
+            return Answer(
+                seconds=monotonic() - began, broken=self._outcome_of(error, has_head=has_head)
+            )
         self._answers += 1
         return Answer(status, headers, body, monotonic() - began)
 
@@ -181,7 +195,9 @@ class Connection:
                 raise ValueError("not HTTP")
             if int(status) >= 200 or int(status) == 101:
                 headers = _headers(lines)
-                self.closing = version == "HTTP/1.0" or "close" in headers.get("connection", "").lower()
+                self.closing = (
+                    version == "HTTP/1.0" or "close" in headers.get("connection", "").lower()
+                )
                 return int(status), headers
 
     async def _body(self, method: str, status: int, headers: Mapping[str, str]) -> bytes:
@@ -200,7 +216,9 @@ class Connection:
     async def _chunks(self) -> bytes:
         body = b""
         while size := int((await self._reader.readuntil(b"\r\n")).split(b";")[0], 16):
-            body += (await self._reader.readexactly(_bounded(len(body) + size) - len(body) + 2))[:-2]
+            body += (await self._reader.readexactly(_bounded(len(body) + size) - len(body) + 2))[
+                :-2
+            ]
         while (await self._reader.readuntil(b"\r\n")) != b"\r\n":
             pass
         return body

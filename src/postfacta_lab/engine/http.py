@@ -59,7 +59,9 @@ async def serving(handler: Handler, listener: socket.socket) -> AsyncGenerator[N
             writer.close()
 
 
-async def _serve(handler: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _serve(
+    handler: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     """Answer one request after the other, until the connection ends or a body is too long."""
     http, body = h11.Connection(h11.SERVER), bytearray()
     head: h11.Request | None = None
@@ -67,15 +69,21 @@ async def _serve(handler: Handler, reader: asyncio.StreamReader, writer: asyncio
         event = http.next_event()
         if event is h11.NEED_DATA:
             if http.they_are_waiting_for_100_continue:
-                writer.write(http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+                writer.write(
+                    http.send(h11.InformationalResponse(status_code=100, headers=[])) or b""
+                )
             http.receive_data(await reader.read(65_536))
         elif isinstance(event, h11.Request):
             head, body = event, bytearray()
         elif isinstance(event, h11.Data):
             body += event.data
         elif isinstance(event, h11.EndOfMessage) and head is not None:
-            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
-            request = Request(head.method.decode(), head.target.decode("latin-1"), headers, bytes(body))
+            headers = {
+                name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers
+            }
+            request = Request(
+                head.method.decode(), head.target.decode("latin-1"), headers, bytes(body)
+            )
             writer.write(_encode(http, request.method, await handler(request)))
             await writer.drain()
             if http.our_state is h11.MUST_CLOSE:

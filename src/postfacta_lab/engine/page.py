@@ -45,7 +45,9 @@ def page(
     state: Mapping[str, object] | None = None,
 ) -> str:
     """Combine sections into a document; by default it names this machine as it is now."""
-    about = ", ".join(f"{name} {value}" for name, value in (machine() if state is None else state).items())
+    about = ", ".join(
+        f"{name} {value}" for name, value in (machine() if state is None else state).items()
+    )
     style = files("postfacta_lab.engine").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
@@ -69,7 +71,10 @@ def badge(verdict: str, name: str = "") -> str:
 
 
 def facts(values: Mapping[str, str]) -> str:
-    cards = (f"<div><b>{escape(text)}</b><span>{escape(name)}</span></div>" for name, text in values.items())
+    cards = (
+        f"<div><b>{escape(text)}</b><span>{escape(name)}</span></div>"
+        for name, text in values.items()
+    )
     return f'<div class="facts">{"".join(cards)}</div>'
 
 
@@ -77,7 +82,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Show rows; numbers stand to the right, and a cell that is a badge stays one."""
     body = [list(row) for row in rows]
     kinds = [
-        ' class="n"' if body and all(_is_number(row[at]) for row in body) else "" for at in range(len(head))
+        ' class="n"' if body and all(_is_number(row[at]) for row in body) else ""
+        for at in range(len(head))
     ]
 
     def line(cell: str, texts: Iterable[str]) -> str:
@@ -120,7 +126,9 @@ def chart(lines: Mapping[str, Points], *, x: str, y: str, marks: Sequence[float]
         left, height = at((0, value))
         parts.append(_line("grid", (left, height), (right, height)))
         parts.append(_text(f"{value:g}", left - 8, height + 4, anchor="end"))
-    parts += [_text(f"{value:g}", at((value, 0))[0], _HEIGHT - 16, anchor="middle") for value in across]
+    parts += [
+        _text(f"{value:g}", at((value, 0))[0], _HEIGHT - 16, anchor="middle") for value in across
+    ]
     parts += [_line("mark", at((mark, 0)), at((mark, high))) for mark in marks]
     for number, (name, line) in enumerate(lines.items(), 1):
         path = " L ".join(f"{left:.1f} {height:.1f}" for left, height in map(at, line))
@@ -145,7 +153,9 @@ def _line(kind: str, start: tuple[float, float], end: tuple[float, float]) -> st
 def _ticks(most: float) -> list[float]:
     """Choose round values from 0 to the most, or to what is next above it."""
     unit = 10.0 ** math.floor(math.log10(most))
-    step = next(unit * factor for factor in (0.2, 0.5, 1.0, 2.0) if most / (unit * factor) <= _TICKS)
+    step = next(
+        unit * factor for factor in (0.2, 0.5, 1.0, 2.0) if most / (unit * factor) <= _TICKS
+    )
     return [step * number for number in range(math.ceil(most / step - 1e-9) + 1)]
 
 
@@ -168,7 +178,13 @@ class Case:
 
 
 def suite(name: str, cases: Sequence[Case]) -> str:
-    counts = {kind: sum(case.kind == kind for case in cases) for kind in ("failure", "error", "skipped")}
-    numbers = f'failures="{counts["failure"]}" errors="{counts["error"]}" skipped="{counts["skipped"]}"'
+    counts = {
+        kind: sum(case.kind == kind for case in cases) for kind in ("failure", "error", "skipped")
+    }
+    numbers = (
+        f'failures="{counts["failure"]}" errors="{counts["error"]}" skipped="{counts["skipped"]}"'
+    )
     head = f'<testsuite name={quoteattr(name)} tests="{len(cases)}" {numbers}>'
-    return "\n".join(('<?xml version="1.0" encoding="UTF-8"?>', head, *map(str, cases), "</testsuite>", ""))
+    return "\n".join(
+        ('<?xml version="1.0" encoding="UTF-8"?>', head, *map(str, cases), "</testsuite>", "")
+    )

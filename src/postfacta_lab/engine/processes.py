@@ -242,7 +242,9 @@ class Waited:
     @property
     def others(self) -> float:
         """The share of the machine that neither this process had nor what it started, from 0 to 1; 0 if not known."""
-        total, idle, ours = (now - before for now, before in zip(_ticks(), self._ticks, strict=True))
+        total, idle, ours = (
+            now - before for now, before in zip(_ticks(), self._ticks, strict=True)
+        )
         return max(0, total - idle - max(ours, 0)) / total if total > 0 else 0.0
 
     def state(self) -> dict[str, float]:

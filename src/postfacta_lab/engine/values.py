@@ -24,7 +24,9 @@ def read_yaml(text: str) -> list[Any]:
     depth = 0
     try:
         for event in yaml.parse(text, loader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+                event, yaml.CollectionEndEvent
+            )
             if depth > _MOST_LEVELS:
                 raise ValueError(f"nested by more than {_MOST_LEVELS} levels")
         return list(yaml.load_all(text, loader))
@@ -72,11 +74,15 @@ def parse(text: str) -> dict[Series, float]:
     for line in text.splitlines():
         if match := _LINE.match(line):  # no comment is one
             with suppress(ValueError):
-                found[Series(match[1], tuple(sorted(_LABEL.findall(match[2] or ""))))] = float(match[3])
+                found[Series(match[1], tuple(sorted(_LABEL.findall(match[2] or ""))))] = float(
+                    match[3]
+                )
     return found
 
 
-def growth(before: Mapping[Series, float], after: Mapping[Series, float]) -> Iterator[tuple[Series, float]]:
+def growth(
+    before: Mapping[Series, float], after: Mapping[Series, float]
+) -> Iterator[tuple[Series, float]]:
     """Yield each series that went up, and by how much."""
     for series, value in after.items():
         if value > (was := before.get(series, 0.0)):

@@ -35,7 +35,9 @@ def for_an_experiment(settings: Mapping[str, str]) -> dict[str, str]:
 def of_an_experiment() -> dict[str, str]:
     """Return the settings of the experiment that this process runs, by their names without ``CHAOS_``."""
     return {
-        name.removeprefix("CHAOS_"): value for name, value in os.environ.items() if name.startswith("CHAOS_")
+        name.removeprefix("CHAOS_"): value
+        for name, value in os.environ.items()
+        if name.startswith("CHAOS_")
     }
 
 
@@ -45,4 +47,6 @@ def refuse_strangers(url: str) -> None:
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError(f"--url must begin with http:// or https://, not {url!r}")
     if parts.hostname not in _LOCAL | set(os.environ.get("LOAD_HOSTS", "").split(",")):
-        raise ValueError(f"{parts.hostname} is not this machine: list it in LOAD_HOSTS if it is yours")
+        raise ValueError(
+            f"{parts.hostname} is not this machine: list it in LOAD_HOSTS if it is yours"
+        )

@@ -83,7 +83,9 @@ def command(*, words: tuple[str, ...], paths: tuple[str, ...], folder: Path) -> 
     found = asyncio.run(_look(service, paths))
     made = {folder / name: text for name, text in files(found).items()}
     if there := [str(path) for path in made if path.exists()]:
-        raise click.ClickException(f"{there[0]} is there already: remove it, or name another --folder")
+        raise click.ClickException(
+            f"{there[0]} is there already: remove it, or name another --folder"
+        )
     for path, text in made.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -151,12 +153,18 @@ def candidates(document: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
     for path, item in as_dict(document.get("paths")).items():
         for method, operation in as_dict(item).items():
             if method in {"post", "put", "patch", "delete"}:
-                others[f"{method.upper()} {path}"] = "writes: add it with a body that may be written"
+                others[f"{method.upper()} {path}"] = (
+                    "writes: add it with a body that may be written"
+                )
             elif method == "get":
                 parameters = [
-                    it for part in (item, operation) for it in as_dicts(as_dict(part).get("parameters"))
+                    it
+                    for part in (item, operation)
+                    for it in as_dicts(as_dict(part).get("parameters"))
                 ]
-                if "{" in path or any(it.get("in") == "query" and it.get("required") for it in parameters):
+                if "{" in path or any(
+                    it.get("in") == "query" and it.get("required") for it in parameters
+                ):
                     others[f"GET {path}"] = "has a parameter: add it with a value"
                 else:
                     paths.append(path)
@@ -167,7 +175,9 @@ def files(found: Found) -> dict[str, str]:
     requests = "".join(f"- {{path: {json.dumps(path)}}}\n" for path in found.paths)
     others = "".join(f"# {name}: {why}\n" for name, why in found.others.items())
     tests = _TESTS.substitute(
-        command=json.dumps(found.command), ready=json.dumps(found.ready), path=json.dumps(found.paths[0])
+        command=json.dumps(found.command),
+        ready=json.dumps(found.ready),
+        path=json.dumps(found.paths[0]),
     )
     return {
         "reliability/mix.yaml": "# What users ask for; `share` is a weight, `method` and `body` make a write.\n"

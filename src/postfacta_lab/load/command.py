@@ -35,7 +35,17 @@ _NUMBERS: Mapping[str, tuple[float, str]] = {
     "pid": (0, "The service's process, whose resources `soak` looks at."),
 }
 _ROWS = ("route", "requests", "failed", "p50 s", "p95 s", "p99 s", "most s")
-_PARTS = ("part", "offered/s", "good/s", "in flight", "failed", "p50 s", "p95 s", "p99 s", "verdict")
+_PARTS = (
+    "part",
+    "offered/s",
+    "good/s",
+    "in flight",
+    "failed",
+    "p50 s",
+    "p95 s",
+    "p99 s",
+    "verdict",
+)
 _SECONDS = "By the second in which requests were meant to begin. Dashed: a part begins."
 _JUNIT = {Verdict.PASS: "", Verdict.FAIL: "failure"}
 
@@ -48,8 +58,12 @@ _JUNIT = {Verdict.PASS: "", Verdict.FAIL: "failure"}
         for name, (default, about) in _NUMBERS.items()
     ],
 )
-@click.option("--url", required=True, help="Where the service is; this machine, or a host in LOAD_HOSTS.")
-@click.option("--path", "paths", multiple=True, help="Of the service, asked for by GET; may be repeated.")
+@click.option(
+    "--url", required=True, help="Where the service is; this machine, or a host in LOAD_HOSTS."
+)
+@click.option(
+    "--path", "paths", multiple=True, help="Of the service, asked for by GET; may be repeated."
+)
 @click.option("--mix", type=Path, help="A file of requests instead: YAML or JSON.")
 @click.option("--profile", type=click.Choice(list(PROFILES)), default="expected", show_default=True)
 @click.option("--failed", type=float, help="Largest share of failures; by default the profile's.")
@@ -122,7 +136,11 @@ class Report:
     def as_text(self) -> str:
         """Write tables for the terminal, and the verdict under them."""
         lines = [_line(_ROWS), *(_line(astuple(row)) for row in self.whole.rows)]
-        lines += ["", _line(_PARTS), *(_line((*_cells(part), part.verdict.name)) for part in self.parts)]
+        lines += [
+            "",
+            _line(_PARTS),
+            *(_line((*_cells(part), part.verdict.name)) for part in self.parts),
+        ]
         achieved = min(part.achieved for part in self.parts)
         lines.append(f"dropped {len(self.whole.lost)}, {achieved:.1%} of the planned rate")
         return "\n".join([*lines, self.verdict.name, *(f"  {reason}" for reason in self.reasons)])
@@ -149,15 +167,21 @@ class Report:
         for sample in (it for part in self.parts for it in part.samples):
             seconds.setdefault(int(sample.intended), []).append(sample)
         rows = [(second, row("all", found)) for second, found in sorted(seconds.items())]
-        lines = {name: [(at, getattr(found, name)) for at, found in rows] for name in ("p50", "p99")}
+        lines = {
+            name: [(at, getattr(found, name)) for at, found in rows] for name in ("p50", "p99")
+        }
         marks = [part.start for part in self.parts[1:]]
         sections = [
             "<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in self.reasons) + "</ul>",
             section("Routes", table(_ROWS, map(astuple, self.whole.rows))),
             section("Parts", table(_PARTS, parts)),
-            section("Throughput against offered load", chart(rates, x="offered a second", y="a second")),
             section(
-                "Latency", chart(lines, x="seconds since the start", y="seconds", marks=marks), about=_SECONDS
+                "Throughput against offered load", chart(rates, x="offered a second", y="a second")
+            ),
+            section(
+                "Latency",
+                chart(lines, x="seconds since the start", y="seconds", marks=marks),
+                about=_SECONDS,
             ),
             section("Errors", table(("error", "requests"), self.whole.errors.items())),
             section("The run", table(("setting", "value"), self.about.items())),
@@ -168,7 +192,9 @@ class Report:
     def write(self, folder: Path) -> None:
         """Store ``load.json``, ``report.html`` and ``junit.xml``, where each part is a test case, in a folder."""
         cases = [
-            Case("load", it.name, it.seconds, _JUNIT.get(it.verdict, "error"), "; ".join(it.reasons))
+            Case(
+                "load", it.name, it.seconds, _JUNIT.get(it.verdict, "error"), "; ".join(it.reasons)
+            )
             for it in self.parts
         ]
         folder.mkdir(parents=True, exist_ok=True)

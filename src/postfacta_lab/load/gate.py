@@ -15,7 +15,17 @@ from functools import cached_property
 
 from ..verdict import FEWEST, Verdict, nothing_measured
 
-__all__ = ["Limits", "Row", "Run", "Sample", "Verdict", "judge", "judge_overload", "percentile", "row"]
+__all__ = [
+    "Limits",
+    "Row",
+    "Run",
+    "Sample",
+    "Verdict",
+    "judge",
+    "judge_overload",
+    "percentile",
+    "row",
+]
 
 _SHOWN = ("name", "reasons", "achieved", "errors", "offered", "goodput", "in_flight")
 

@@ -35,10 +35,14 @@ Shape = Literal["constant", "poisson"]
 def moments(shape: Shape, rate: float, seconds: float, *, seed: int = 1) -> tuple[float, ...]:
     """Make a schedule; give its offsets in seconds from the start."""
     if not (rate > 0 and 0 < seconds < math.inf):
-        raise ValueError(f"a run needs a rate and a length above 0, not {rate:g} a second for {seconds:g} s")
+        raise ValueError(
+            f"a run needs a rate and a length above 0, not {rate:g} a second for {seconds:g} s"
+        )
     whole = rate * seconds
     if round(whole) > MOST_ARRIVALS:
-        raise ValueError(f"{whole:.0f} arrivals are more than {MOST_ARRIVALS}: lower the rate or the length")
+        raise ValueError(
+            f"{whole:.0f} arrivals are more than {MOST_ARRIVALS}: lower the rate or the length"
+        )
     if shape == "constant":
         return tuple(number / rate for number in range(round(whole)))
     gaps = randomness(seed)
@@ -57,7 +61,9 @@ class Meter:
     cap: int
     samples: list[Sample] = field(default_factory=list[Sample])
     dropped: list[float] = field(default_factory=list[float])
-    waiting: list[float] = field(default_factory=list[float])  # when those were due that have no end yet
+    waiting: list[float] = field(
+        default_factory=list[float]
+    )  # when those were due that have no end yet
 
     def admit(self, intended: float) -> bool:
         """Accept an arrival, or drop it; each accepted one must come to ``finish``."""
@@ -81,7 +87,11 @@ class Target:
     def bytes_of(self, ask: Ask) -> bytes:
         """Write a request; a write has a key of its own, and one request of a hundred a trace."""
         parts = urlsplit(self.url)
-        headers = {"Host": parts.netloc.rpartition("@")[2], "X-Traffic-Class": "load", **self.headers}
+        headers = {
+            "Host": parts.netloc.rpartition("@")[2],
+            "X-Traffic-Class": "load",
+            **self.headers,
+        }
         body = None if ask.method in _SAFE else b""
         if ask.body is not None:
             body = json.dumps(ask.body).encode()
@@ -101,7 +111,9 @@ class Generator:
     Patience is in seconds, from when a request was due. The clock began at `zero` on ``time.perf_counter``, or now.
     """
 
-    def __init__(self, target: Target, meter: Meter, *, patience: float, zero: float | None = None) -> None:
+    def __init__(
+        self, target: Target, meter: Meter, *, patience: float, zero: float | None = None
+    ) -> None:
         self._target, self._meter, self._patience = target, meter, patience
         parts = urlsplit(target.url)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None

@@ -37,7 +37,10 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "route": (lambda it: isinstance(it, str) and it != "", "must be a text"),
     "share": (lambda it: type(it) is int and it > 0, "must be a whole number, at least 1"),
     "body": (lambda it: isinstance(it, dict | list), "must have fields, or be a list"),
-    "expected": (lambda it: type(it) is int and 100 <= it <= 599, "must be a status from 100 to 599"),
+    "expected": (
+        lambda it: type(it) is int and 100 <= it <= 599,
+        "must be a status from 100 to 599",
+    ),
 }
 
 
@@ -53,8 +56,12 @@ def read_mix(paths: Sequence[str], file: Path | None) -> tuple[Ask, ...]:
         raise ValueError(f"{file}: {error}") from None
     entries = as_list(documents[0]) if len(documents) == 1 else []
     if not entries:
-        raise ValueError(f"{file}: must be a list of requests, such as [{{path: /invoices/7, share: 3}}]")
-    return tuple(_ask(f"{file}, request {place}", as_dict(entry)) for place, entry in enumerate(entries, 1))
+        raise ValueError(
+            f"{file}: must be a list of requests, such as [{{path: /invoices/7, share: 3}}]"
+        )
+    return tuple(
+        _ask(f"{file}, request {place}", as_dict(entry)) for place, entry in enumerate(entries, 1)
+    )
 
 
 def _ask(where: str, entry: Mapping[str, Any]) -> Ask:

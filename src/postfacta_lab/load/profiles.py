@@ -72,7 +72,9 @@ class Bench:
         return [
             Run(
                 name=stage.name,
-                samples=[it for it in self._meter.samples if start <= it.intended < start + stage.seconds],
+                samples=[
+                    it for it in self._meter.samples if start <= it.intended < start + stage.seconds
+                ],
                 planned=planned,
                 dropped=[at for at in self._meter.dropped if start <= at < start + stage.seconds],
                 start=start,
@@ -87,7 +89,9 @@ class Bench:
         plan, start = self.plan, self._generator.now()
         self._stages += 1
         offsets = moments("poisson", stage.rate, stage.seconds, seed=self._stages)
-        chosen = self._asks.choices(plan.asks, weights=[ask.share for ask in plan.asks], k=len(offsets))
+        chosen = self._asks.choices(
+            plan.asks, weights=[ask.share for ask in plan.asks], k=len(offsets)
+        )
         await self._generator.send([start + offset for offset in offsets], chosen)
         await asyncio.sleep(max(0.0, start + stage.seconds - self._generator.now()))
         return start, len(offsets)
@@ -127,7 +131,9 @@ async def _breakpoint(bench: Bench) -> list[Run]:
     above, after = await bench.play(Stage("above", length, high), Stage("after", length, low))
     return [
         *held,
-        judge_overload(broken, limits),  # it ended the search: no failure, unless the generator lagged
+        judge_overload(
+            broken, limits
+        ),  # it ended the search: no failure, unless the generator lagged
         judge_overload(above, limits, least=_LEAST_GOODPUT * best),
         judge(replace(after, warm_up=length / 2), limits),
     ]
@@ -136,7 +142,9 @@ async def _breakpoint(bench: Bench) -> list[Run]:
 async def _spike(bench: Bench) -> list[Run]:
     """Ten times the peak within five seconds, and back: what counts is that it is as before afterwards."""
     limits, length, peak = bench.plan.limits, bench.plan.seconds, bench.plan.rate
-    rise = [Stage("rise", length / 60, peak * (1 + share * (_SPIKE - 1) / 5)) for share in range(1, 5)]
+    rise = [
+        Stage("rise", length / 60, peak * (1 + share * (_SPIKE - 1) / 5)) for share in range(1, 5)
+    ]
     before, *_, spike, after = await bench.play(
         Stage("before", length, peak),
         *rise,
@@ -181,7 +189,9 @@ def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     found, start = linear_regression(x, y)
     left = sum((at_y - start - found * at_x) ** 2 for at_x, at_y in zip(x, y, strict=True))
     middle = fmean(x)
-    return found, _Z * math.sqrt(left / max(len(x) - 2, 1) / sum((at_x - middle) ** 2 for at_x in x))
+    return found, _Z * math.sqrt(
+        left / max(len(x) - 2, 1) / sum((at_x - middle) ** 2 for at_x in x)
+    )
 
 
 def drift(seen: Sequence[Look]) -> list[str]:

@@ -57,10 +57,18 @@ class Toxiproxy:
         **attributes: int,
     ) -> str:
         """Add a toxic of a type, such as `latency`, with its attributes; return the name it was given."""
-        new = {"name": toxic, "type": kind, "stream": stream, "toxicity": toxicity, "attributes": attributes}
+        new = {
+            "name": toxic,
+            "type": kind,
+            "stream": stream,
+            "toxicity": toxicity,
+            "attributes": attributes,
+        }
         return str(self._ask("POST", f"{_path(name)}/toxics", new)["name"])
 
-    def change(self, name: str, toxic: str, /, *, toxicity: float | None = None, **attributes: int) -> None:
+    def change(
+        self, name: str, toxic: str, /, *, toxicity: float | None = None, **attributes: int
+    ) -> None:
         """Change attributes of a toxic; those not named stay."""
         self._ask("POST", _path(name, toxic), {"toxicity": toxicity, "attributes": attributes})
 
@@ -72,9 +80,13 @@ class Toxiproxy:
         """Enable all proxies, and take all toxics off."""
         self._ask("POST", "/reset")
 
-    def _ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
+    def _ask(
+        self, method: str, path: str, body: Mapping[str, object] | None = None
+    ) -> dict[str, Any]:
         # Not through a proxy of the environment: it would stand between us and our own machine.
-        with closing(http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=30)) as connection:
+        with closing(
+            http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=30)
+        ) as connection:
             connection.request(method, path, None if body is None else json.dumps(body))
             answer = connection.getresponse()
             known: dict[str, Any] = json.loads(answer.read() or b"{}")

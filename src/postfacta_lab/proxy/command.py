@@ -33,7 +33,9 @@ _Item = TypeVar("_Item")
 
 
 @click.command("proxy")
-@click.option("--host", default="127.0.0.1", help="Of its API; any but a loopback address opens proxies too.")
+@click.option(
+    "--host", default="127.0.0.1", help="Of its API; any but a loopback address opens proxies too."
+)
 @click.option("--port", default=8474, help="Of the API; 0 takes a free one.")
 def command(host: str, port: int) -> Verdict:
     """Break TCP connections on request, through the HTTP API of Toxiproxy 2.12.
@@ -145,7 +147,9 @@ class Api:
     async def _put(self, bodies: list[object], *, replaces: bool) -> list[object]:
         """Make all of a list, or none if one makes no sense; one with the same addresses is left alone."""
         where = " at proxy {}" if replaces else ""
-        new = [self._new(_object(body), where.format(number)) for number, body in enumerate(bodies, 1)]
+        new = [
+            self._new(_object(body), where.format(number)) for number, body in enumerate(bodies, 1)
+        ]
         for proxy, is_enabled in new:
             before = self.proxies.get(proxy.name)
             if before is None or (before.listen, before.upstream) != (proxy.listen, proxy.upstream):
@@ -169,7 +173,10 @@ class Api:
     async def _update(self, proxy: Proxy, fields: Mapping[str, Any]) -> object:
         """Change a proxy; new addresses drop its connections."""
         listen = self._allowed(fields.get("listen", proxy.listen))
-        upstream, enabled = fields.get("upstream", proxy.upstream), fields.get("enabled", proxy.enabled)
+        upstream, enabled = (
+            fields.get("upstream", proxy.upstream),
+            fields.get("enabled", proxy.enabled),
+        )
         if not enabled or (listen, upstream) != (proxy.listen, proxy.upstream):
             await proxy.stop()
             proxy.listen, proxy.upstream = listen, upstream
@@ -249,7 +256,9 @@ def _object(given: object) -> dict[str, Any]:
     """Return the fields that are given, each of the right kind."""
     if not isinstance(given, dict):
         raise ValueError("not an object")  # noqa: TRY004 - a wrong request
-    fields = {name: value for name, value in cast("dict[str, Any]", given).items() if value is not None}
+    fields = {
+        name: value for name, value in cast("dict[str, Any]", given).items() if value is not None
+    }
     for name, (kind, types) in _FIELDS.items():
         if name in fields and type(fields[name]) not in types:
             raise ValueError(f"{name} must be {kind}")

@@ -45,7 +45,9 @@ class _Link:
         before = {stage.toxic.name: stage for stage in self._stages}
         self._stages = [Stage.of(toxic, self._now(), before.get(toxic.name)) for toxic in toxics]
         swallowing = {stage.toxic.name for stage in self._stages if stage.swallows}
-        self._lacks_bytes |= any(stage.swallows and name not in swallowing for name, stage in before.items())
+        self._lacks_bytes |= any(
+            stage.swallows and name not in swallowing for name, stage in before.items()
+        )
         self._tell()
 
     async def run(self) -> None:
@@ -69,7 +71,9 @@ class _Link:
 
     async def _write(self) -> None:
         while not self._lacks_bytes:
-            step, after = next_step(self._chunks[0] if self._chunks else None, self._stages, self._last)
+            step, after = next_step(
+                self._chunks[0] if self._chunks else None, self._stages, self._last
+            )
             if step.due > self._now():
                 with suppress(TimeoutError):
                     async with asyncio.timeout_at(step.due):
@@ -188,7 +192,9 @@ class Proxy:
         except* _ResetError:
             for one in writers:
                 with suppress(OSError):  # it is closed already
-                    one.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+                    one.get_extra_info("socket").setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER
+                    )
         finally:
             del self._serving[task]
             for one in writers:

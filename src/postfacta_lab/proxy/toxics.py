@@ -68,7 +68,9 @@ class Step:
     luck: float
 
 
-def next_step(chunk: Chunk | None, stages: Sequence[Stage], last: float) -> tuple[Step, list[Stage]]:
+def next_step(
+    chunk: Chunk | None, stages: Sequence[Stage], last: float
+) -> tuple[Step, list[Stage]]:
     """Return what happens next, and how far the toxics will have come then; `last` is when bytes went before."""
     size = len(chunk.data) if chunk else 0
     while True:

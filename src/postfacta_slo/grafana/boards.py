@@ -62,7 +62,9 @@ class Panel:
     width: int = 8  # In columns, 1 to 24.
     height: int = 8  # In rows of the grid, some 30 pixels each.
     steps: Sequence[Step] = (Step("green"),)  # The colours; the first is the lowest.
-    names: Mapping[int, str] = field(default_factory=dict[int, str])  # Words for numbers, such as 1 for `up`.
+    names: Mapping[int, str] = field(
+        default_factory=dict[int, str]
+    )  # Words for numbers, such as 1 for `up`.
     links: Sequence[tuple[str, str]] = ()  # Where to read on, as title and address.
     stacked: bool = False  # Whether lines are piled up.
     bottom: float | None = 0  # Where the scale of lines begins; None where the lowest value is.
@@ -84,7 +86,9 @@ def panel_json(panel: Panel, number: int, *, at: tuple[int, int]) -> dict[str, A
         defaults["min"] = panel.bottom
     if panel.top is not None:
         defaults["max"] = panel.top
-    heat = {"yAxis": {"unit": panel.unit, "axisPlacement": "left"}} if panel.kind is Kind.HEAT else {}
+    heat = (
+        {"yAxis": {"unit": panel.unit, "axisPlacement": "left"}} if panel.kind is Kind.HEAT else {}
+    )
     return {
         "id": number,
         "type": panel.kind.value,
@@ -95,7 +99,9 @@ def panel_json(panel: Panel, number: int, *, at: tuple[int, int]) -> dict[str, A
         "fieldConfig": {"defaults": defaults, "overrides": []},
         "options": _OPTIONS[panel.kind] | heat,
         "links": [{"title": title, "url": url, "targetBlank": True} for title, url in panel.links],
-        "targets": [_target(panel, ref, query) for ref, query in zip(_REFS, panel.queries, strict=False)],
+        "targets": [
+            _target(panel, ref, query) for ref, query in zip(_REFS, panel.queries, strict=False)
+        ],
         "transformations": _ONE_TABLE if panel.kind is Kind.TABLE else [],
     }
 
@@ -159,7 +165,13 @@ _OPTIONS: Final[Mapping[Kind, dict[str, Any]]] = {
     Kind.HEAT: {
         "calculate": False,
         "cellGap": 1,
-        "color": {"mode": "scheme", "scheme": "Oranges", "steps": 64, "exponent": 0.5, "fill": "orange"},
+        "color": {
+            "mode": "scheme",
+            "scheme": "Oranges",
+            "steps": 64,
+            "exponent": 0.5,
+            "fill": "orange",
+        },
         "yAxis": {},
         "rowsFrame": {"layout": "auto"},
         "legend": {"show": True},
@@ -167,7 +179,11 @@ _OPTIONS: Final[Mapping[Kind, dict[str, Any]]] = {
     },
     Kind.TABLE: {"showHeader": True, "cellHeight": "sm", "footer": {"show": False, "reducer": []}},
 }
-_HIDDEN: Final[dict[str, Any]] = {"excludeByName": {"Time": True}, "indexByName": {}, "renameByName": {}}
+_HIDDEN: Final[dict[str, Any]] = {
+    "excludeByName": {"Time": True},
+    "indexByName": {},
+    "renameByName": {},
+}
 # Several queries become the columns of one table; when they were asked is no column.
 _ONE_TABLE: Final[list[dict[str, Any]]] = [
     {"id": "merge", "options": {}},
@@ -276,13 +292,22 @@ def render(board: Board) -> dict[str, Any]:
         "templating": {"list": [_CHOICE_OF_SOURCE, *map(_variable, board.variables)]},
         "annotations": {
             "list": [
-                _EVENT | {"name": name, "expr": expr, "titleFormat": name} for name, expr in board.events
+                _EVENT | {"name": name, "expr": expr, "titleFormat": name}
+                for name, expr in board.events
             ]
         },
         "links": [
             _LINK
-            | {"type": "dashboards", "title": "Dashboards", "tags": [board.tags[0]], "asDropdown": True},
-            *(_LINK | {"type": "link", "title": title, "url": url, **_OUT} for title, url in board.links),
+            | {
+                "type": "dashboards",
+                "title": "Dashboards",
+                "tags": [board.tags[0]],
+                "asDropdown": True,
+            },
+            *(
+                _LINK | {"type": "link", "title": title, "url": url, **_OUT}
+                for title, url in board.links
+            ),
         ],
         "panels": list(_place(board.rows)),
     }

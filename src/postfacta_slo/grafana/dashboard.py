@@ -5,7 +5,15 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Final
 
-from ..promise.model import DAY, REPORTED, Model, Objective, RatioIndicator, ThresholdIndicator, span
+from ..promise.model import (
+    DAY,
+    REPORTED,
+    Model,
+    Objective,
+    RatioIndicator,
+    ThresholdIndicator,
+    span,
+)
 from ..promise.promql import Expression, Query as Source, number
 from ..rules.recording import error_share, recorded
 from .boards import Board, Kind, Panel, Query, Row, Step, Variable, render
@@ -32,7 +40,9 @@ def dashboard_of(model: Model) -> dict[str, Any]:
         tags=[*names, "slo", "generated"],
         rows=rows,
         variables=[Variable(name="service", label="Service", choices=names, default=names[0])],
-        links=[(f"Runbook of {one.title}", url) for one in model.objectives if (url := _runbook(one))],
+        links=[
+            (f"Runbook of {one.title}", url) for one in model.objectives if (url := _runbook(one))
+        ],
         events=[("Alert", f'ALERTS{{service=~"{"|".join(names)}",alertstate="firing"}}')],
         span="7d",
     )
@@ -53,7 +63,9 @@ def _runbook(objective: Objective) -> str:
     return url if url.startswith(("http://", "https://")) else ""
 
 
-def _panel(title: str, description: str, unit: str, *queries: tuple[str, str], **more: Any) -> Panel:
+def _panel(
+    title: str, description: str, unit: str, *queries: tuple[str, str], **more: Any
+) -> Panel:
     asked = [Query(expr, legend) for expr, legend in queries]
     return Panel(title=title, description=description, unit=unit, queries=asked, **more)
 
@@ -78,10 +90,14 @@ def _together(names: list[str]) -> list[Panel]:
 def _panels(objective: Objective) -> list[Panel]:
     indicator, slices, period = objective.indicator, objective.slices, span(objective.period)
     panels = [*_figures(objective), *_courses(objective)]
-    panels.append(_events(indicator) if isinstance(indicator, RatioIndicator) else _measured(indicator))
+    panels.append(
+        _events(indicator) if isinstance(indicator, RatioIndicator) else _measured(indicator)
+    )
     if slices:
         told = f"Each {span(slices.window)} is good or bad as a whole. Those with too little to judge by count as good here."
-        asked = [(recorded(f"slo:slice_{word}:bool", objective), word) for word in ("bad", "judged")]
+        asked = [
+            (recorded(f"slo:slice_{word}:bool", objective), word) for word in ("bad", "judged")
+        ]
         panels.append(
             _panel(
                 "Bad slices", told, "none", *asked,
@@ -89,9 +105,7 @@ def _panels(objective: Objective) -> list[Panel]:
             )
         )  # fmt: skip
     if objective.period < DAY:
-        told = (
-            "The share of the time shown in which the objective was met, by the period that had just passed."
-        )
+        told = "The share of the time shown in which the objective was met, by the period that had just passed."
         kept = f"avg_over_time({recorded('slo:period_ok:bool', objective)}[$__range])"
         steps = (Step("red"), Step("orange", 0.95), Step("green", 0.99))
         panels.append(
@@ -107,7 +121,11 @@ def _figures(objective: Objective) -> list[Panel]:
     budget, left, burned, days, burn, aim = (
         recorded(f"slo:{name}", objective)
         for name in (
-            *("error_budget:ratio", "period_error_budget_remaining:ratio", "period_burn_rate:ratio"),
+            *(
+                "error_budget:ratio",
+                "period_error_budget_remaining:ratio",
+                "period_burn_rate:ratio",
+            ),
             *("time_period:days", "current_burn_rate:ratio", "objective:ratio"),
         )
     )
@@ -130,10 +148,15 @@ def _figures(objective: Objective) -> list[Panel]:
 
 def _courses(objective: Objective) -> list[Panel]:
     left, budget = (
-        recorded(f"slo:{name}:ratio", objective) for name in ("period_error_budget_remaining", "error_budget")
+        recorded(f"slo:{name}:ratio", objective)
+        for name in ("period_error_budget_remaining", "error_budget")
     )
-    windows = sorted({length for tier in objective.tiers for length in (tier.long, tier.short)} or REPORTED)
-    rates = (f"{error_share(objective, length)} / on() group_left() max({budget})" for length in windows)
+    windows = sorted(
+        {length for tier in objective.tiers for length in (tier.long, tier.short)} or REPORTED
+    )
+    rates = (
+        f"{error_share(objective, length)} / on() group_left() max({budget})" for length in windows
+    )
     alerts = [
         f"{one.name}: {number(one.factor)} over {span(one.long)} and {span(one.short)}"
         for one in objective.tiers

@@ -71,8 +71,12 @@ class Service:
     title: str = ""  # The name that people read.
     description: str = ""  # For people; may be empty.
     job: str  # The value of Prometheus's label `job` on all that this service exports.
-    runbook_url: str = ""  # Where an alert's runbook is; `{alert}` stands for its name. Empty for none.
-    dashboard_url: str = ""  # Where to look; `{slo}` stands for the objective's name. Empty for none.
+    runbook_url: str = (
+        ""  # Where an alert's runbook is; `{alert}` stands for its name. Empty for none.
+    )
+    dashboard_url: str = (
+        ""  # Where to look; `{slo}` stands for the objective's name. Empty for none.
+    )
     down_severity: str = "page"  # The severity of the alert that no instance is up.
     labels: tuple[tuple[str, str], ...] = ()  # Go onto each of its alerts.
 
@@ -84,7 +88,9 @@ class Service:
             raise SloError("needs the job that its series are scraped under")
         for address, what in ((self.runbook_url, "runbook"), (self.dashboard_url, "dashboard")):
             if address and address.split() != [address]:
-                raise SloError(f"needs the address of a {what} for its alerts, without spaces: {address!r}")
+                raise SloError(
+                    f"needs the address of a {what} for its alerts, without spaces: {address!r}"
+                )
 
     @property
     def up(self) -> Selector:
@@ -94,7 +100,9 @@ class Service:
     @property
     def alert_prefix(self) -> str:
         """The service's name in CamelCase, with which each of its alerts begins."""
-        return "".join(word[:1].upper() + word[1:] for word in re.split(r"[^a-zA-Z0-9]+", self.name))
+        return "".join(
+            word[:1].upper() + word[1:] for word in re.split(r"[^a-zA-Z0-9]+", self.name)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,9 +151,7 @@ class ThresholdIndicator:
     metric: Query  # The series, or an expression; for a quantile the buckets of a histogram.
     aggregate: str  # How several series become one: `max`, `min`, `avg` or `sum`; `quantile` for a histogram.
     quantile: float | None  # Which one, above 0 and below 1; None but for `quantile`.
-    op: str = (
-        ""  # What the value must be, compared with `value`: `lte`, `gte`, `lt` or `gt`, by the objective.
-    )
+    op: str = ""  # What the value must be, compared with `value`: `lte`, `gte`, `lt` or `gt`, by the objective.
     value: float = 0.0  # The other value, in the metric's unit.
     counts: ClassVar[bool] = False  # Whether events can be counted.
 
@@ -172,7 +178,9 @@ class Slices:
     min_requests: int = 0
     # A series that is 1 while a probe succeeds: any other value makes the slice bad.
     probe: Selector | None = None
-    needs_instance: bool = False  # Whether a slice is bad too while no instance of the service is up.
+    needs_instance: bool = (
+        False  # Whether a slice is bad too while no instance of the service is up.
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.target <= 1:
@@ -196,7 +204,9 @@ class Tier:
     long: int  # The window that says it is worth an alert, in seconds.
     short: int  # The window that says it still goes on, in seconds.
     hold: int  # How many seconds it must be so before the alert fires (Prometheus's `for`).
-    min_failures: int = 0  # The alert is silent with fewer failed events than these in the long window.
+    min_failures: int = (
+        0  # The alert is silent with fewer failed events than these in the long window.
+    )
     # Whether silence of the indicator's series raises an alert of this severity too.
     when_no_data: bool = False
 
@@ -206,7 +216,9 @@ class Tier:
         if not 0 < self.factor < math.inf:
             raise SloError(f"needs a factor above 0: {self.factor}")
         if not 0 < self.short < self.long:
-            raise SloError(f"needs a short window below the long one: {self.short} s, {self.long} s")
+            raise SloError(
+                f"needs a short window below the long one: {self.short} s, {self.long} s"
+            )
         if self.hold < 0 or self.min_failures < 0:
             raise SloError("waits for no negative time, nor for a negative number of failures")
 
@@ -226,7 +238,9 @@ class Objective:
     tiers: tuple[Tier, ...]  # Its alerts on the burn rate, the shortest long window first.
     # The severity of the alert that no budget is left; None for no such alert.
     exhausted_severity: str | None
-    labels: tuple[tuple[str, str], ...] = ()  # Go onto each of its alerts, over those of the service.
+    labels: tuple[
+        tuple[str, str], ...
+    ] = ()  # Go onto each of its alerts, over those of the service.
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -236,8 +250,12 @@ class Objective:
         if self.period < PRESENT:
             raise SloError(f"needs a time window of {PRESENT} s or more: {self.period} s")
         names = [tier.name for tier in self.tiers]
-        if len(set(names)) < len(names) or sorted(t.long for t in self.tiers) != [t.long for t in self.tiers]:
-            raise SloError(f"needs tiers of different names, the shortest first: {', '.join(names)}")
+        if len(set(names)) < len(names) or sorted(t.long for t in self.tiers) != [
+            t.long for t in self.tiers
+        ]:
+            raise SloError(
+                f"needs tiers of different names, the shortest first: {', '.join(names)}"
+            )
         if self.slices and self.slices.min_requests and not self.indicator.counts:
             raise SloError("sets a minimum of requests for a slice, but its indicator counts none")
         for tier in self.tiers:
@@ -250,9 +268,13 @@ class Objective:
                 "and more than all cannot fail; lower the threshold"
             )
         if tier.long > self.period:
-            raise SloError(f"alert policy {tier.policy} looks back further than the objective's own window")
+            raise SloError(
+                f"alert policy {tier.policy} looks back further than the objective's own window"
+            )
         if tier.min_failures and (self.slices or not self.indicator.counts):
-            raise SloError(f"alert policy {tier.policy} counts failures, and this objective counts no events")
+            raise SloError(
+                f"alert policy {tier.policy} counts failures, and this objective counts no events"
+            )
 
     @property
     def budget(self) -> float:

@@ -26,7 +26,17 @@ from .model import (
     ThresholdIndicator,
     Tier,
 )
-from .promql import Expression, Query, Selector, SloError, counted, expression, measured, query, selector
+from .promql import (
+    Expression,
+    Query,
+    Selector,
+    SloError,
+    counted,
+    expression,
+    measured,
+    query,
+    selector,
+)
 from .reading import Entry, Faults, Registry, StrictMapping, entry, refuse, seconds
 
 _BUCKET: Final = "_bucket"
@@ -51,7 +61,11 @@ def read(documents: Iterable[object]) -> Model:
         # OpenSLO lets a file leave out the services that it names.
         names = [one.spec.peek("service") for one in entries if one.kind == "SLO"]
         for name in dict.fromkeys(name for name in names if isinstance(name, str)):
-            add({"metadata": {"name": name}, "spec": {}}, "what SLOs name as their service", "Service")
+            add(
+                {"metadata": {"name": name}, "spec": {}},
+                "what SLOs name as their service",
+                "Service",
+            )
     return _File(entries, faults).model()
 
 
@@ -84,11 +98,15 @@ class _File:
         self._faults = faults
         self._sources = Registry(entries, "DataSource", _source, faults=faults)
         if len(self._sources) > 1:
-            faults["the file"] = "needs one DataSource, the Prometheus that measures, and has several"
+            faults["the file"] = (
+                "needs one DataSource, the Prometheus that measures, and has several"
+            )
         self._source = _USUAL if not len(self._sources) else next(iter(self._sources.all()), None)
         self._targets = Registry(entries, "AlertNotificationTarget", _target, faults=faults)
         self._services = Registry(entries, "Service", self._service, faults=faults)
-        self._indicators: Registry[Indicator] = Registry(entries, "SLI", self._indicator, faults=faults)
+        self._indicators: Registry[Indicator] = Registry(
+            entries, "SLI", self._indicator, faults=faults
+        )
         self._conditions = Registry(entries, "AlertCondition", _condition, faults=faults)
         self._policies = Registry(entries, "AlertPolicy", self._policy, faults=faults)
         self._objectives = Registry(entries, "SLO", self._objective, faults=faults)
@@ -96,11 +114,19 @@ class _File:
     def model(self) -> Model:
         # What is wrong may refer to the rest.
         if not self._faults:
-            for kind in (self._services, self._indicators, self._policies, self._conditions, self._targets):
+            for kind in (
+                self._services,
+                self._indicators,
+                self._policies,
+                self._conditions,
+                self._targets,
+            ):
                 kind.end()
         refuse(self._faults)
         return Model(
-            source=self._source or _USUAL, services=self._services.all(), objectives=self._objectives.all()
+            source=self._source or _USUAL,
+            services=self._services.all(),
+            objectives=self._objectives.all(),
         )
 
     def _severity(self, one: Entry, note: str, usual: str) -> str:
@@ -170,7 +196,9 @@ class _File:
         aggregate = by or spec.choice("aggregate", "max", "min", "avg", "sum", default="")
         spec.end()
         about = {"name": one.name, "description": one.description}
-        return one.made(ThresholdIndicator, **about, metric=series, aggregate=aggregate, quantile=quantile)
+        return one.made(
+            ThresholdIndicator, **about, metric=series, aggregate=aggregate, quantile=quantile
+        )
 
     def _query(self, metric: StrictMapping) -> tuple[StrictMapping, Query | None]:
         """Read a query and where it stands; None if it is wrong, or for something else than Prometheus."""
@@ -189,7 +217,11 @@ class _File:
     def _edges(self, series: Query) -> Sequence[float]:
         """Return the bucket edges of a histogram, if they were stated."""
         source = self._source or _USUAL
-        return source.edges_of(series.metric.removesuffix(_BUCKET)) if isinstance(series, Selector) else ()
+        return (
+            source.edges_of(series.metric.removesuffix(_BUCKET))
+            if isinstance(series, Selector)
+            else ()
+        )
 
     def _check_edge(
         self, node: StrictMapping, key: str, series: Selector, *, edge: float | str | None
@@ -211,12 +243,20 @@ class _File:
 
     def _policy(self, one: Entry) -> Tier | None:
         spec = one.spec
-        spec.take("alertWhenBreaching", "true: a policy is an alert on the burn rate", lambda it: it is True)
+        spec.take(
+            "alertWhenBreaching",
+            "true: a policy is an alert on the burn rate",
+            lambda it: it is True,
+        )
         if spec.flag("alertWhenResolved", default=False):
-            spec.wrong("alertWhenResolved", "would be ignored: Alertmanager's send_resolved says it")
+            spec.wrong(
+                "alertWhenResolved", "would be ignored: Alertmanager's send_resolved says it"
+            )
         no_data = spec.flag("alertWhenNoData", default=False)
         tier = self._conditions.meant(spec.only("conditions"), "conditionRef")
-        told = {self._targets.meant(node, "targetRef") for node in spec.children("notificationTargets")}
+        told = {
+            self._targets.meant(node, "targetRef") for node in spec.children("notificationTargets")
+        }
         known = [target for target in told if target]
         if tier and len(known) == len(told) and known != [tier.severity]:
             spec.wrong(
@@ -297,9 +337,13 @@ def _source(one: Entry) -> DataSource | None:
     edges = {name: histograms.listed(name) for name in histograms.keys}
     intervals = {
         "scrape_interval": details.seconds("scrapeInterval", f"{_USUAL.scrape_interval}s"),
-        "evaluation_interval": details.seconds("evaluationInterval", f"{_USUAL.evaluation_interval}s"),
+        "evaluation_interval": details.seconds(
+            "evaluationInterval", f"{_USUAL.evaluation_interval}s"
+        ),
     }
-    known = tuple((name, tuple(listed.number(at) for at in listed.keys)) for name, listed in edges.items())
+    known = tuple(
+        (name, tuple(listed.number(at) for at in listed.keys)) for name, listed in edges.items()
+    )
     details.end()
     return one.made(DataSource, name=one.name, histograms=known, **intervals)
 
@@ -330,7 +374,9 @@ def _condition(one: Entry) -> Tier | None:
     }
     condition.end()
     severity = one.spec.text("severity")
-    return one.made(Tier, policy=one.name, name=one.note("tier", one.name), severity=severity, **fields)
+    return one.made(
+        Tier, policy=one.name, name=one.note("tier", one.name), severity=severity, **fields
+    )
 
 
 def _slices(one: Entry, terms: StrictMapping) -> Slices | None:
@@ -341,7 +387,11 @@ def _slices(one: Entry, terms: StrictMapping) -> Slices | None:
         one.notes.pass_over(*one.notes.keys)
     if method != "Timeslices":
         return None
-    note, what, fits = "prometheus/slice-needs-instance", '"true" or "false"', ("true", "false").__contains__
+    note, what, fits = (
+        "prometheus/slice-needs-instance",
+        '"true" or "false"',
+        ("true", "false").__contains__,
+    )
     instance = one.notes.take(note, what, fits, default="false")
     return terms.made(
         Slices,

@@ -100,14 +100,18 @@ class StrictMapping:
         self._known.append(key)
         return self._left.pop(key, None)
 
-    def take(self, key: str, what: str, fits: Callable[[Any], object], *, default: object = None) -> Any:
+    def take(
+        self, key: str, what: str, fits: Callable[[Any], object], *, default: object = None
+    ) -> Any:
         """Take what fits, or the default if there is nothing; None, and a fault that says what it must be, if not."""
         value = self.raw(key)
         if value is None and default is not None:
             return default
         if fits(value):
             return value
-        self.wrong(key, f"must be {what}, {'and is missing' if value is None else f'not {_name(value)}'}")
+        self.wrong(
+            key, f"must be {what}, {'and is missing' if value is None else f'not {_name(value)}'}"
+        )
         return None
 
     def text(self, key: str, default: str | None = None) -> str:
@@ -122,7 +126,9 @@ class StrictMapping:
         """Take one of these texts, or the default if there is none; empty if it is neither."""
         return self.take(key, " or ".join(known), known.__contains__, default=default) or ""
 
-    def parsed(self, key: str, read: Callable[[str], _Made], default: str | None = None) -> _Made | None:
+    def parsed(
+        self, key: str, read: Callable[[str], _Made], default: str | None = None
+    ) -> _Made | None:
         """Take a text that says something to `read`; None if it does not."""
         text = self.text(key, default)
         try:
@@ -142,18 +148,27 @@ class StrictMapping:
 
     def flag(self, key: str, *, default: bool) -> bool:
         """Take true or false, or the default if there is neither."""
-        return self.take(key, "true or false", lambda it: isinstance(it, bool), default=default) is not False
+        return (
+            self.take(key, "true or false", lambda it: isinstance(it, bool), default=default)
+            is not False
+        )
 
     def child(self, key: str, *, optional: bool = False, path: str = "") -> StrictMapping:
         """Take a mapping, or an empty one if it is optional and not there; it may be given a path to be called by."""
         value = self.raw(key)
-        return StrictMapping({} if value is None and optional else value, path or self.at(key), self.faults)
+        return StrictMapping(
+            {} if value is None and optional else value, path or self.at(key), self.faults
+        )
 
     def listed(self, key: str, *, optional: bool = False) -> StrictMapping:
         """Take a list, as a mapping whose keys are `[0]`, `[1]` and so on."""
         usual: list[object] | None = [] if optional else None
-        items: list[object] = self.take(key, "a list", lambda it: isinstance(it, list), default=usual) or []
-        return StrictMapping({f"[{at}]": one for at, one in enumerate(items)}, self.at(key), self.faults)
+        items: list[object] = (
+            self.take(key, "a list", lambda it: isinstance(it, list), default=usual) or []
+        )
+        return StrictMapping(
+            {f"[{at}]": one for at, one in enumerate(items)}, self.at(key), self.faults
+        )
 
     def children(self, key: str, *, optional: bool = False) -> list[StrictMapping]:
         """Take a list of mappings."""
@@ -171,11 +186,21 @@ class StrictMapping:
 def _name(value: object) -> str:
     if value is None:
         return "nothing"
-    return repr(value) if isinstance(value, bool | int | float | str) else f"a {type(value).__name__}"
+    return (
+        repr(value) if isinstance(value, bool | int | float | str) else f"a {type(value).__name__}"
+    )
 
 
 # What a file may hold.
-KINDS = ("DataSource", "Service", "SLI", "AlertNotificationTarget", "AlertCondition", "AlertPolicy", "SLO")
+KINDS = (
+    "DataSource",
+    "Service",
+    "SLI",
+    "AlertNotificationTarget",
+    "AlertCondition",
+    "AlertPolicy",
+    "SLO",
+)
 
 _VERSION: Final = "openslo/v1"
 # Labels elsewhere would be ignored.
@@ -204,7 +229,10 @@ class Entry:
         """Take an annotation of ours that is a whole number; 0 if it is not there."""
         key, what = f"prometheus/{name}", "a whole number in quotes"
         fits = re.compile("[0-9]+").fullmatch
-        return int(self.notes.take(key, what, lambda it: isinstance(it, str) and fits(it), default="0") or 0)
+        return int(
+            self.notes.take(key, what, lambda it: isinstance(it, str) and fits(it), default="0")
+            or 0
+        )
 
     def made(self, record: Callable[..., _Made], **fields: Any) -> _Made | None:
         """Make a record of it, and refuse what is left over; None if anything of it is wrong."""
@@ -223,7 +251,9 @@ def entry(node: StrictMapping, kind: str = "") -> Entry:
     notes = meta.child("annotations", optional=True, path=f"{where}: metadata.annotations")
     labels = meta.child("labels", optional=True, path=f"{where}: metadata.labels")
     if labels.keys and said and said not in _LABELLED:
-        labels.wrong(labels.keys[0], f"would be ignored; only {' and '.join(_LABELLED)} may have labels")
+        labels.wrong(
+            labels.keys[0], f"would be ignored; only {' and '.join(_LABELLED)} may have labels"
+        )
     texts = tuple((key, labels.text(key)) for key in labels.keys)
     title = " ".join(meta.text("displayName", name).split())
     spec = node.child("spec", path=f"{where}: spec")
@@ -231,15 +261,24 @@ def entry(node: StrictMapping, kind: str = "") -> Entry:
     node.end()
     text = " ".join(spec.text("description", "").split())
     if len(text) > _MOST_CHARACTERS:
-        spec.wrong("description", f"has {len(text)} characters, and {_MOST_CHARACTERS} are the most")
-    return Entry(said if version and name else "", name, where, title, text, texts, notes, spec, node)
+        spec.wrong(
+            "description", f"has {len(text)} characters, and {_MOST_CHARACTERS} are the most"
+        )
+    return Entry(
+        said if version and name else "", name, where, title, text, texts, notes, spec, node
+    )
 
 
 class Registry(Generic[_Made]):
     """The objects of one kind, and which of them are referenced."""
 
     def __init__(
-        self, entries: Iterable[Entry], kind: str, make: Callable[[Entry], _Made | None], *, faults: Faults
+        self,
+        entries: Iterable[Entry],
+        kind: str,
+        make: Callable[[Entry], _Made | None],
+        *,
+        faults: Faults,
     ) -> None:
         self._kind = kind
         self._make = make
@@ -274,7 +313,8 @@ class Registry(Generic[_Made]):
         self._unasked.pop(name, None)
         if name not in self._made:
             node.wrong(
-                key, f"there is no {self._kind} {name!r}; known are: {', '.join(self._made) or 'none'}"
+                key,
+                f"there is no {self._kind} {name!r}; known are: {', '.join(self._made) or 'none'}",
             )
         elif self._made[name] is None:
             node.wrong(key, "")

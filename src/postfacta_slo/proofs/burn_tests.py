@@ -15,7 +15,14 @@ from ..promise.promql import number
 from .detection import Stretch, Traffic, spread
 from .scenario import Scenario, Test
 
-SHARES: Final = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02)  # How much fails in the outages whose detection is proved.
+SHARES: Final = (
+    1.0,
+    0.5,
+    0.2,
+    0.1,
+    0.05,
+    0.02,
+)  # How much fails in the outages whose detection is proved.
 
 _OUTAGE: Final = 1_800
 # More samples of nothing than these would only take time.
@@ -49,7 +56,9 @@ def _outages(scenario: Scenario) -> list[Test]:
         traffic = outage(scenario, share)
         first = [_fired(scenario, verdict) for verdict in scenario.verdicts(traffic).values()]
         minute = scenario.scrapes(_GRACE)
-        if not tests or any(abs(one - other) > minute for one, other in zip(first, before, strict=True)):
+        if not tests or any(
+            abs(one - other) > minute for one, other in zip(first, before, strict=True)
+        ):
             tests.append(scenario.course(f"{number(share * 100)} % fail for half an hour", traffic))
             before = first
     return tests
@@ -81,8 +90,13 @@ def _smoulder(scenario: Scenario, place: int) -> Test:
     lasts = scenario.whole(limit * (before + after) / (share - limit))
     most = max(lasts, 4 * before + 2 * scenario.scrapes(tier.hold))
     # Of slices, a burst of failures in each period, for so long or somewhat more.
-    bursts = [scenario.stretch(burst, 1), scenario.stretch(period - burst)] * (4 + math.ceil(most / period))
-    fire = [scenario.stretch(before), *([scenario.stretch(most, share)] if scenario.counting else bursts)]
+    bursts = [scenario.stretch(burst, 1), scenario.stretch(period - burst)] * (
+        4 + math.ceil(most / period)
+    )
+    fire = [
+        scenario.stretch(before),
+        *([scenario.stretch(most, share)] if scenario.counting else bursts),
+    ]
     fired = _fired(scenario, scenario.verdicts(scenario.traffic(*fire))[tier.name])
     played = _until(fire, max(fired + scenario.scrapes(2 * _GRACE), before + lasts))
     return scenario.course(name, scenario.traffic(*played, scenario.stretch(after)))
@@ -98,10 +112,14 @@ def _blip(scenario: Scenario, tier: Tier) -> Test:
         fault = scenario.stretch(min(lasts, scenario.whole(burn.long / 2)), min(1.0, 1.5 * limit))
     else:
         burst, bad = scenario.burst()
-        fault = scenario.stretch(burst + scenario.whole(max(0.0, 1.5 * limit * burn.short - bad)), 1)
+        fault = scenario.stretch(
+            burst + scenario.whole(max(0.0, 1.5 * limit * burn.short - bad)), 1
+        )
         before = scenario.whole(max(2 * burn.short, 1.4 * (fault.scrapes + bad) / limit))
     after = scenario.stretch(scenario.whole(burn.hold + 8 * scenario.every))
-    traffic = scenario.traffic(scenario.stretch(min(before, scenario.whole(burn.long))), fault, after)
+    traffic = scenario.traffic(
+        scenario.stretch(min(before, scenario.whole(burn.long))), fault, after
+    )
     return scenario.course(f"a blip that tier {tier.name} must not mind", traffic)
 
 
@@ -118,7 +136,11 @@ def _few(scenario: Scenario, tier: Tier) -> list[Test]:
     alert = f'{scenario.alert("ErrorBudgetBurn")},burnrate_tier="{tier.name}"'
     silent = scenario.silence(3 * burn.long, alert)
     name = f"a handful fails, and tier {tier.name} waits for more"
-    return [scenario.course(name, traffic, others=scenario.all_left_out(traffic.scrapes), checks=[silent])]
+    return [
+        scenario.course(
+            name, traffic, others=scenario.all_left_out(traffic.scrapes), checks=[silent]
+        )
+    ]
 
 
 def _until(stretches: Iterable[Stretch], scrapes: int) -> list[Stretch]:

@@ -57,7 +57,9 @@ class Sums:
     @property
     def ratios(self) -> list[float]:
         """The share of bad events; 0 where nothing happened, because no alert may come of that."""
-        return [bad / total if total else 0.0 for total, bad in zip(self.totals, self.bads, strict=True)]
+        return [
+            bad / total if total else 0.0 for total, bad in zip(self.totals, self.bads, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,9 @@ class Traffic:
         return self._counted([stretch.total - stretch.bad for stretch in self.stretches])
 
     def _counted(self, each: Sequence[int]) -> tuple[int, ...]:
-        steps = (step for step, of in zip(each, self.stretches, strict=True) for _ in range(of.scrapes))
+        steps = (
+            step for step, of in zip(each, self.stretches, strict=True) for _ in range(of.scrapes)
+        )
         return tuple(accumulate(steps, initial=_COUNTED_BEFORE))
 
     def sums(self, width: int, samples: range, *, closed: bool) -> Sums:
@@ -98,7 +102,8 @@ class Traffic:
         stretch = width / intervals if self.counted else 1.0
         counts = (self.totals, self.bads)
         totals, bads = (
-            tuple((count[at] - count[max(0, at - intervals)]) * stretch for at in samples) for count in counts
+            tuple((count[at] - count[max(0, at - intervals)]) * stretch for at in samples)
+            for count in counts
         )
         return Sums(totals, bads)
 
@@ -107,7 +112,9 @@ def spread(scrapes: int, total: int, bad: int) -> list[Stretch]:
     """Return `total` events spread evenly over `scrapes` scrapes, and the bad ones evenly among them."""
     events = [place * total // scrapes for place in range(scrapes + 1)]
     bads = [event * bad // total if total else 0 for event in events]
-    return [Stretch(1, events[at + 1] - events[at], bads[at + 1] - bads[at]) for at in range(scrapes)]
+    return [
+        Stretch(1, events[at + 1] - events[at], bads[at + 1] - bads[at]) for at in range(scrapes)
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,11 +148,14 @@ class Slicing:
     then: Slicing | None = None
 
 
-def verdicts(traffic: Traffic, burn: Burn, by: Counting | Slicing, *, every: int = 1) -> list[bool | None]:
+def verdicts(
+    traffic: Traffic, burn: Burn, by: Counting | Slicing, *, every: int = 1
+) -> list[bool | None]:
     """Return for each evaluation whether the alert fires; None where that depends on how a window is read."""
     hold = -(-burn.hold // every)
     readings = [
-        _firing(_holds(traffic, burn, by, reading=reading, every=every), hold) for reading in _READINGS
+        _firing(_holds(traffic, burn, by, reading=reading, every=every), hold)
+        for reading in _READINGS
     ]
     return [said[0] if len(set(said)) == 1 else None for said in zip(*readings, strict=True)]
 
@@ -165,23 +175,29 @@ def _holds(
         long, short = (_means(slices, width / every, reading) for width in (burn.long, burn.short))
     else:
         long, short = (
-            _ratios(traffic, width, by, reading=reading, samples=samples) for width in (burn.long, burn.short)
+            _ratios(traffic, width, by, reading=reading, samples=samples)
+            for width in (burn.long, burn.short)
         )
     held = [one > limit and other > limit for one, other in zip(long, short, strict=True)]
     if not burn.failures:
         return held
     failures = traffic.sums(burn.long, samples, closed=reading.closed).bads
     return [
-        both and failed >= burn.failures * reading.nudge for both, failed in zip(held, failures, strict=True)
+        both and failed >= burn.failures * reading.nudge
+        for both, failed in zip(held, failures, strict=True)
     ]
 
 
-def _ratios(traffic: Traffic, width: int, by: Counting, *, reading: _Reading, samples: range) -> list[float]:
+def _ratios(
+    traffic: Traffic, width: int, by: Counting, *, reading: _Reading, samples: range
+) -> list[float]:
     if width <= by.beyond:
         return traffic.sums(width, samples, closed=reading.closed).ratios
     pieces = traffic.sums(by.piece, samples, closed=reading.closed)
     # Both are sums of as many pieces, so that their means have the same ratio.
-    totals, bads = (_means(values, width / samples.step, reading) for values in (pieces.totals, pieces.bads))
+    totals, bads = (
+        _means(values, width / samples.step, reading) for values in (pieces.totals, pieces.bads)
+    )
     return Sums(totals, bads).ratios
 
 
@@ -189,7 +205,8 @@ def _slices(traffic: Traffic, by: Slicing, reading: _Reading, *, samples: range)
     sums = traffic.sums(by.width, samples, closed=reading.closed)
     allowed, events = by.allowed * reading.nudge, by.events * reading.nudge
     slices = [
-        total >= events and ratio > allowed for total, ratio in zip(sums.totals, sums.ratios, strict=True)
+        total >= events and ratio > allowed
+        for total, ratio in zip(sums.totals, sums.ratios, strict=True)
     ]
     if by.then is None:
         return slices
@@ -200,7 +217,9 @@ def _slices(traffic: Traffic, by: Slicing, reading: _Reading, *, samples: range)
 def _means(values: Sequence[float], width: float, reading: _Reading) -> list[float]:
     sums = list(accumulate(values, initial=0.0))
     most = math.floor(width) + 1 if reading.closed else math.ceil(width)
-    return [(sums[end] - sums[max(0, end - most)]) / min(end, most) for end in range(1, len(values) + 1)]
+    return [
+        (sums[end] - sums[max(0, end - most)]) / min(end, most) for end in range(1, len(values) + 1)
+    ]
 
 
 def _firing(holds: Sequence[bool], hold: int) -> list[bool]:

@@ -32,7 +32,9 @@ def selected(*selectors: Selector, without: Selector | None = None) -> dict[str,
         found = dict(zip(labels, values, strict=True))
         if not (without and _selects(without.matchers, found)):
             return found
-    raise _no_example(" and ".join(map(str, selectors)) + (f" without {without}" if without else ""))
+    raise _no_example(
+        " and ".join(map(str, selectors)) + (f" without {without}" if without else "")
+    )
 
 
 def near_misses(selector: Selector, labels: Mapping[str, str]) -> list[dict[str, str]]:
@@ -53,7 +55,9 @@ def near_misses(selector: Selector, labels: Mapping[str, str]) -> list[dict[str,
             for value in values
             if not _matches(matcher, value) and all(_matches(one, value) for one in others)
         ]
-        found += [{**labels, matcher.label: value} for value in (missed if excludes else missed[:1])]
+        found += [
+            {**labels, matcher.label: value} for value in (missed if excludes else missed[:1])
+        ]
     return found
 
 
@@ -88,7 +92,9 @@ def _likely(label: str, matchers: Iterable[Matcher]) -> list[str]:
 def _named(matcher: Matcher) -> list[str]:
     """What a matcher names: its value, or the simplest text of each plain alternative of its pattern."""
     return [
-        text for text in _alternatives(matcher) if _matches(matcher, text) is not matcher.op.startswith("!")
+        text
+        for text in _alternatives(matcher)
+        if _matches(matcher, text) is not matcher.op.startswith("!")
     ]
 
 

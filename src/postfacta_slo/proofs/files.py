@@ -34,7 +34,9 @@ def proofs_of(model: Model, *, slow: bool = False, compress: int = 1) -> dict[st
     Objectives that `unproved` names are in neither of them.
     """
     source = model.source
-    pace = max(1, round(max(_MINUTE if slow else 0, source.evaluation_interval) / source.scrape_interval))
+    pace = max(
+        1, round(max(_MINUTE if slow else 0, source.evaluation_interval) / source.scrape_interval)
+    )
     tests: list[Test] = []
     if not slow:
         for service in model.services:
@@ -46,7 +48,9 @@ def proofs_of(model: Model, *, slow: bool = False, compress: int = 1) -> dict[st
     return {
         "evaluation_interval": span(pace * source.scrape_interval, compress),
         # Without it promtool evaluates groups in another order each time.
-        "group_eval_order": [group["name"] for group in rules_of(model, compress=compress)["groups"]],
+        "group_eval_order": [
+            group["name"] for group in rules_of(model, compress=compress)["groups"]
+        ],
         "tests": tests,
     }
 
@@ -74,17 +78,26 @@ class _Service:
         self._fault, self._end = self._one.scrapes(_QUIET / 2), self._one.scrapes(_QUIET)
         self._up = example(service.up, instance="one")
         self._falling = notation([1] * (self._fault + 1) + [0] * (self._end - self._fault))
-        self._watched = [{"metric": one.metric, "severity": loud} for one, loud in watched(model, service)]
+        self._watched = [
+            {"metric": one.metric, "severity": loud} for one, loud in watched(model, service)
+        ]
         self._metrics = [metric for metric, _ in watched(model, service)]
 
     def tests(self) -> list[Test]:
         well, silent = self._healthy(self._end), [self._silence()]
         half = {example(self._service.up, instance="two"): self._falling}
         return [
-            self._one.written(f"{self._service.name}: all is well, and nothing fires", well, silent),
-            self._one.written(f"{self._service.name}: one of two instances is down", well | half, silent),
+            self._one.written(
+                f"{self._service.name}: all is well, and nothing fires", well, silent
+            ),
+            self._one.written(
+                f"{self._service.name}: one of two instances is down", well | half, silent
+            ),
             self._down(),
-            *(self._absent(metric) for metric in dict.fromkeys(one.metric for one in self._metrics)),
+            *(
+                self._absent(metric)
+                for metric in dict.fromkeys(one.metric for one in self._metrics)
+            ),
         ]
 
     def _down(self) -> Test:
@@ -105,7 +118,10 @@ class _Service:
         absent = [one for one in self._watched if one["metric"] == metric]
         checks = self._fires("SLIMetricAbsent", absent, metric=metric)
         silent = self._silence(self._alert("Down"))
-        scraped, name = self._healthy(self._end) | _stale(gone), f"{self._service.name}: {metric} is gone"
+        scraped, name = (
+            self._healthy(self._end) | _stale(gone),
+            f"{self._service.name}: {metric} is gone",
+        )
         return self._one.written(name, scraped, [*checks, silent])
 
     def _healthy(self, scrapes: int) -> Scraped:
@@ -133,7 +149,9 @@ class _Service:
 
     def _silence(self, alerts: str = "") -> Assertion:
         # Whatever an expression makes of series that stand still.
-        unknown = f',slo!~"{"|".join(one.name for one in self._unproved)}"' if self._unproved else ""
+        unknown = (
+            f',slo!~"{"|".join(one.name for one in self._unproved)}"' if self._unproved else ""
+        )
         return self._one.silence(self._end, (alerts or f'service="{self._service.name}"') + unknown)
 
 

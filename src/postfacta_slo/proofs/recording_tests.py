@@ -17,7 +17,13 @@ _LONGEST: Final = 3_000
 
 
 def recording_tests(scenario: Scenario) -> list[Test]:
-    tests = [_quiet(scenario), _weighed(scenario), *_one_sided(scenario), *_idle(scenario), _spent(scenario)]
+    tests = [
+        _quiet(scenario),
+        _weighed(scenario),
+        *_one_sided(scenario),
+        *_idle(scenario),
+        _spent(scenario),
+    ]
     return tests + _unjudged(scenario) + _probed(scenario) + _instances(scenario)
 
 
@@ -31,14 +37,18 @@ def _quiet(scenario: Scenario) -> Test:
         "slo:period_error_budget_remaining:ratio": 1,
         "slo:period_ok:bool": 1,
     }
-    guards = {error_series(tier.long, "increase"): 0 for tier in objective.tiers if tier.min_failures}
+    guards = {
+        error_series(tier.long, "increase"): 0 for tier in objective.tiers if tier.min_failures
+    }
     if objective.slices:
         guards["slo:slice_error:ratio"] = 0
     checks = [scenario.silence(scrapes), scenario.windows("{} == 0", scrapes)]
     checks += [scenario.value(name, value, scrapes) for name, value in (constants | guards).items()]
     healthy = scenario.scraped(scenario.steady(scrapes), never="bad")
     left_out = scenario.left_out(scrapes, failing=True)
-    return scenario.test("what is left out fails, and none of it counts", healthy | left_out, checks)
+    return scenario.test(
+        "what is left out fails, and none of it counts", healthy | left_out, checks
+    )
 
 
 def _weighed(scenario: Scenario) -> Test:
@@ -48,14 +58,18 @@ def _weighed(scenario: Scenario) -> Test:
     burn = f"slo:current_burn_rate:ratio{{{scenario.own}}} * {number(scenario.objective.budget)}"
     checks = [
         scenario.windows(scenario.near(share), scrapes),
-        scenario.count(f"abs({burn} - slo:sli_error:ratio_rate5m{{{scenario.own}}}) < 1e-9", 1, scrapes),
+        scenario.count(
+            f"abs({burn} - slo:sli_error:ratio_rate5m{{{scenario.own}}}) < 1e-9", 1, scrapes
+        ),
         scenario.value("slo:period_ok:bool", 0, scrapes),
     ]
     if scenario.objective.slices and isinstance(scenario.objective.indicator, RatioIndicator):
         # A slice stays bad however much dilutes it, until its share is below its limit.
         near = f"slo:slice_error:ratio{{{scenario.own}}} > {share - 1e-9!r} < {share + 1e-9!r}"
         checks.append(scenario.count(near, 1, scrapes))
-    scraped = scenario.scraped(scenario.traffic(stretch)) | scenario.left_out(scrapes, failing=False)
+    scraped = scenario.scraped(scenario.traffic(stretch)) | scenario.left_out(
+        scrapes, failing=False
+    )
     return scenario.test("what is left out goes well, and hides nothing", scraped, checks)
 
 
@@ -69,10 +83,16 @@ def _one_sided(scenario: Scenario) -> list[Test]:
     scraped = scenario.scraped(traffic, never="good")
     scraped |= {name: ill for name in (scenario.probe, scenario.instance("one")) if name}
     checks = [scenario.windows(scenario.near(1), scrapes)]
-    guards = [error_series(tier.long, "increase") for tier in scenario.objective.tiers if tier.min_failures]
+    guards = [
+        error_series(tier.long, "increase")
+        for tier in scenario.objective.tiers
+        if tier.min_failures
+    ]
     checks += [scenario.count(f"{name}{{{scenario.own}}} > 0", 1, scrapes) for name in guards]
     if scenario.objective.slices:
-        checks += [scenario.value(f"slo:slice_{what}:bool", 1, scrapes) for what in ("bad", "judged")]
+        checks += [
+            scenario.value(f"slo:slice_{what}:bool", 1, scrapes) for what in ("bad", "judged")
+        ]
     return [scenario.test("nothing has ever gone well", scraped, checks)]
 
 
@@ -90,7 +110,9 @@ def _idle(scenario: Scenario) -> list[Test]:
     if not scenario.objective.slices:
         return [scenario.test(name, scraped, checks)]
     checks.append(scenario.value("slo:slice_bad:bool", 0, end))
-    tests = [scenario.test(name, scraped, [*checks, _judged(scenario, end, yes=bool(scenario.probe))])]
+    tests = [
+        scenario.test(name, scraped, [*checks, _judged(scenario, end, yes=bool(scenario.probe))])
+    ]
     if scenario.probe:
         unseen = scraped | {scenario.probe: ""}
         checks.append(_judged(scenario, end, yes=False))
@@ -117,7 +139,9 @@ def _spent(scenario: Scenario) -> Test:
         period = round(scenario.objective.period / scenario.source.scrape_interval)
         spent = Burn(tier="", long=period, short=period, hold=hold, threshold=budget)
         said = {"": verdicts(traffic, spent, scenario.by, every=scenario.every)}
-        checks += firing(scenario.alert("ErrorBudgetExhausted"), said, {"": severity}, every=scenario.every)
+        checks += firing(
+            scenario.alert("ErrorBudgetExhausted"), said, {"": severity}, every=scenario.every
+        )
     return scenario.test("the budget is touched, then spent", scenario.scraped(traffic), checks)
 
 
@@ -161,12 +185,18 @@ def _instances(scenario: Scenario) -> list[Test]:
     # There are no requests and no probes: all that is known is that no instance is there.
     idle = scenario.scraped(scenario.steady(traffic.scrapes, 0)) | {scenario.probe: ""}
     down = {one: notation(well), two: notation([0] * len(well))}
-    gone = {one: notation("stale" if was and not yes else yes or None for was, yes in pairwise([0, *well]))}
+    gone = {
+        one: notation(
+            "stale" if was and not yes else yes or None for was, yes in pairwise([0, *well])
+        )
+    }
     during = _during(scenario, traffic.scrapes)
     return [
         scenario.course("the last instance goes down", traffic, idle | down, checks=during),
         scenario.course("the last instance is gone", traffic, idle | gone, checks=during),
-        scenario.test("one of two instances goes down", steady, [scenario.silence(traffic.scrapes)]),
+        scenario.test(
+            "one of two instances goes down", steady, [scenario.silence(traffic.scrapes)]
+        ),
     ]
 
 

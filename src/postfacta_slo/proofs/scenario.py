@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
-from ..promise.model import PRESENT, DataSource, Objective, RatioIndicator, ThresholdIndicator, Tier, span
+from ..promise.model import (
+    PRESENT,
+    DataSource,
+    Objective,
+    RatioIndicator,
+    ThresholdIndicator,
+    Tier,
+    span,
+)
 from ..promise.promql import Expression, Query, Selector, SloError, number
 from .detection import Burn, Counting, Slicing, Stretch, Traffic, bad_slices, verdicts
 from .examples import example, near_misses, selected, series
@@ -25,7 +33,9 @@ Test = dict[str, Any]  # One of promtool's tests, as plain mappings and lists.
 Verdicts = Mapping[str, Sequence[bool | None]]
 
 _VOLUME: Final = 300  # Events between two scrapes: 20 a second at 15 s.
-_LEFT_OUT: Final = 5  # How many times as many events of each kind that is left out: 100 a second at 15 s.
+_LEFT_OUT: Final = (
+    5  # How many times as many events of each kind that is left out: 100 a second at 15 s.
+)
 # A busy week would fill memory with what was scraped: such windows add up what was recorded of five minutes each.
 _READ_AT_ONCE: Final = 7_200
 _HOUR: Final = 3_600
@@ -52,16 +62,26 @@ class Assertion:
     found: Mapping[str, float]
 
 
-def firing(alerts: str, said: Verdicts, severities: Mapping[str, str], *, every: int) -> list[Assertion]:
+def firing(
+    alerts: str, said: Verdicts, severities: Mapping[str, str], *, every: int
+) -> list[Assertion]:
     """Return the checks that just these tiers fire at each turning point."""
     checks: list[Assertion] = []
     for place in _turns(said):
         sure = [tier for tier, verdict in said.items() if verdict[place] is not None]
         some = "" if len(sure) == len(said) else f',burnrate_tier=~"{"|".join(sure)}"'
         if sure:
-            expression = f'count by (burnrate_tier, severity) (ALERTS{{alertstate="firing",{alerts}{some}}})'
-            labels = {tier: f'burnrate_tier="{tier}", ' if tier else "" for tier in sure if said[tier][place]}
-            found = {f'{{{label}severity="{severities[tier]}"}}': 1.0 for tier, label in labels.items()}
+            expression = (
+                f'count by (burnrate_tier, severity) (ALERTS{{alertstate="firing",{alerts}{some}}})'
+            )
+            labels = {
+                tier: f'burnrate_tier="{tier}", ' if tier else ""
+                for tier in sure
+                if said[tier][place]
+            }
+            found = {
+                f'{{{label}severity="{severities[tier]}"}}': 1.0 for tier, label in labels.items()
+            }
             checks.append(Assertion(expression, place * every, found))
     return checks
 
@@ -71,7 +91,9 @@ def _turns(said: Verdicts) -> list[int]:
     found: set[int] = set()
     for verdict in said.values():
         known = [place for place, one in enumerate(verdict) if one is not None]
-        found.update(*(pair for pair in pairwise(known) if verdict[pair[0]] is not verdict[pair[1]]))
+        found.update(
+            *(pair for pair in pairwise(known) if verdict[pair[0]] is not verdict[pair[1]])
+        )
     last = [len(verdict) - 1 for verdict in said.values()][:1]
     return list(dict.fromkeys([*sorted(found)[:_MOST_TURNS], *last]))
 
@@ -96,7 +118,11 @@ class Scenario:
     @property
     def counted(self) -> bool:
         indicator = self.objective.indicator
-        return indicator.counter if isinstance(indicator, RatioIndicator) else indicator.quantile is not None
+        return (
+            indicator.counter
+            if isinstance(indicator, RatioIndicator)
+            else indicator.quantile is not None
+        )
 
     @property
     def volume(self) -> int:
@@ -141,7 +167,9 @@ class Scenario:
             width = self._intervals(slices.window)
             judged = Slicing(width=width, allowed=slices.budget, events=slices.min_requests)
         if isinstance(indicator, RatioIndicator):
-            counting = Counting(beyond=self._intervals(_READ_AT_ONCE), piece=self._intervals(PRESENT))
+            counting = Counting(
+                beyond=self._intervals(_READ_AT_ONCE), piece=self._intervals(PRESENT)
+            )
             return judged or counting
         if indicator.quantile is None:
             return Slicing(width=0, allowed=0.0, then=judged)
@@ -171,7 +199,11 @@ class Scenario:
                 series(total.metric, selected(total)): ("all", traffic.totals),
                 series(judged.metric, selected(judged)): goods if indicator.good else bads,
             }
-        return {name: _samples(traffic, counts) for name, (which, counts) in found.items() if which != never}
+        return {
+            name: _samples(traffic, counts)
+            for name, (which, counts) in found.items()
+            if which != never
+        }
 
     def left_out(self, scrapes: int, *, failing: bool) -> Scraped:
         """Return series that the objective must leave out: each satisfies all of its conditions but one."""
@@ -195,23 +227,35 @@ class Scenario:
         return {series(watched.metric, labels): samples for labels in near_misses(watched, base)}
 
     def _measured(
-        self, indicator: ThresholdIndicator, traffic: Traffic, labels: dict[str, str], *, far: float = 1
+        self,
+        indicator: ThresholdIndicator,
+        traffic: Traffic,
+        labels: dict[str, str],
+        *,
+        far: float = 1,
     ) -> Scraped:
         metric = _selector(indicator.metric).metric
         if indicator.quantile is None:
             good, bad = _values(indicator, far)
             bads = [other - one for one, other in pairwise(traffic.bads)]
             return {
-                series(metric, labels): notation([bad if failed else good for failed in (bads[0], *bads)])
+                series(metric, labels): notation(
+                    [bad if failed else good for failed in (bads[0], *bads)]
+                )
             }
         edges = self.source.edges_of(metric.removesuffix("_bucket")) or (indicator.value,)
         slow_is_bad = indicator.op in {"lte", "lt"}
         low, high = (traffic.goods, traffic.bads) if slow_is_bad else (traffic.bads, traffic.goods)
         both = [one + other for one, other in zip(low, high, strict=True)]
         none, at = [0] * len(low), indicator.value
-        counts = {number(edge): both if edge > at else low if edge == at else none for edge in edges}
+        counts = {
+            number(edge): both if edge > at else low if edge == at else none for edge in edges
+        }
         counts["+Inf"] = both
-        return {series(metric, {**labels, "le": edge}): notation(count) for edge, count in counts.items()}
+        return {
+            series(metric, {**labels, "le": edge}): notation(count)
+            for edge, count in counts.items()
+        }
 
     @property
     def own(self) -> str:
@@ -247,7 +291,11 @@ class Scenario:
     def instance(self, name: str) -> str:
         """Return the series that says whether an instance is up, if a slice depends on it."""
         slices = self.objective.slices
-        return example(self.objective.service.up, instance=name) if slices and slices.needs_instance else ""
+        return (
+            example(self.objective.service.up, instance=name)
+            if slices and slices.needs_instance
+            else ""
+        )
 
     def history(self) -> int:
         """Return for how long all has been well when a fault begins: an hour fills the windows of the fastest tiers."""
@@ -269,7 +317,9 @@ class Scenario:
         burst, bad = 0, 0
         while not bad:
             burst = 2 * burst or self.every
-            bad = bad_slices(self.traffic(around, self.stretch(burst, 1), around), by, every=self.every)
+            bad = bad_slices(
+                self.traffic(around, self.stretch(burst, 1), around), by, every=self.every
+            )
         return burst, bad * self.every
 
     def steady(self, scrapes: int, volume: int | None = None) -> Traffic:
@@ -277,9 +327,13 @@ class Scenario:
 
     def disturbed(self) -> tuple[Traffic, list[int]]:
         """Half an hour of something that is well or not: as traffic of one event a scrape, and as samples."""
-        after = self.scrapes((self.objective.tiers[0].short if self.objective.tiers else 0) + _GRACE)
+        after = self.scrapes(
+            (self.objective.tiers[0].short if self.objective.tiers else 0) + _GRACE
+        )
         before, lasts = self.history(), self.scrapes(_DISTURBED)
-        traffic = Traffic((Stretch(before, 1), Stretch(lasts, 1, 1), Stretch(after, 1)), counted=False)
+        traffic = Traffic(
+            (Stretch(before, 1), Stretch(lasts, 1, 1), Stretch(after, 1)), counted=False
+        )
         return traffic, [1] * (before + 1) + [0] * lasts + [1] * after
 
     def all_left_out(self, scrapes: int) -> Scraped:
@@ -301,7 +355,9 @@ class Scenario:
         asked = [*checks, *firing(alert, said, severities, every=self.every)]
         never = [tier for tier, verdict in said.items() if set(verdict) == {False}]
         if never:
-            asked.append(self.silence(traffic.scrapes, f'{alert},burnrate_tier=~"{"|".join(never)}"'))
+            asked.append(
+                self.silence(traffic.scrapes, f'{alert},burnrate_tier=~"{"|".join(never)}"')
+            )
         own = self.scraped(traffic) if scraped is None else scraped
         return self.test(name, (others or {}) | own, asked)
 
@@ -319,7 +375,8 @@ class Scenario:
                 "expr": check.expression,
                 "eval_time": span(check.sample * interval, self.compress),
                 "exp_samples": [
-                    {"labels": labels, "value": float(value)} for labels, value in check.found.items()
+                    {"labels": labels, "value": float(value)}
+                    for labels, value in check.found.items()
                 ],
             }
             for check in checks
@@ -327,7 +384,9 @@ class Scenario:
         return {
             "name": name,
             "interval": span(interval, self.compress),
-            "input_series": [{"series": series, "values": values} for series, values in scraped.items()],
+            "input_series": [
+                {"series": series, "values": values} for series, values in scraped.items()
+            ],
             "promql_expr_test": asked,
         }
 
@@ -341,7 +400,9 @@ class Scenario:
             if asked
             for labels in near_misses(asked, selected(asked))
         }
-        return found | {name: constant(1, scrapes) for name in (self.probe, self.instance("one")) if name}
+        return found | {
+            name: constant(1, scrapes) for name in (self.probe, self.instance("one")) if name
+        }
 
     def alert(self, what: str) -> str:
         return f'alertname="{self.objective.service.alert_prefix}{what}",{self.own}'

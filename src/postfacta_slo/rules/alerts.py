@@ -21,7 +21,9 @@ from .recording import Rule, error_share, period_rules, recorded, sli_rules
 HOLDS: Final = {"Down": 60, "SLIMetricAbsent": 180, "ErrorBudgetExhausted": 300}
 # How often the longest windows are added up, in seconds; Prometheus forgets a sample after 300.
 _SLOW: Final = 60
-_FASTEST: Final = 100  # Milliseconds between two evaluations, below which Prometheus does not keep pace.
+_FASTEST: Final = (
+    100  # Milliseconds between two evaluations, below which Prometheus does not keep pace.
+)
 
 
 def rules_of(model: Model, *, compress: int = 1) -> dict[str, Any]:
@@ -76,9 +78,14 @@ def service_alerts(model: Model, service: Service, compress: int = 1) -> list[Ru
     }
     labels = {"severity": service.down_severity}
     hold = span(HOLDS["Down"], compress)
-    down = _alert(service, "Down", f"absent({service.up} == 1)", hold=hold, texts=texts, labels=labels)
+    down = _alert(
+        service, "Down", f"absent({service.up} == 1)", hold=hold, texts=texts, labels=labels
+    )
     absences = watched(model, service)
-    return [down, *(_absent(service, series, severity=loud, compress=compress) for series, loud in absences)]
+    return [
+        down,
+        *(_absent(service, series, severity=loud, compress=compress) for series, loud in absences),
+    ]
 
 
 def watched(model: Model, service: Service) -> dict[tuple[Selector, str], None]:
@@ -96,7 +103,9 @@ def _burn(objective: Objective, tier: Tier, compress: int) -> Rule:
     above = f"> {number(objective.threshold(tier))}"
     terms = [f"{error_share(objective, window)} {above}" for window in (tier.long, tier.short)]
     if tier.min_failures:
-        terms.append(f"{recorded(error_series(tier.long, 'increase'), objective)} >= {tier.min_failures}")
+        terms.append(
+            f"{recorded(error_series(tier.long, 'increase'), objective)} >= {tier.min_failures}"
+        )
     spent = percent(objective.spent_at(tier))
     texts = {
         "summary": f"{_title(objective)}: the error budget burns {number(tier.factor)} times too fast",
@@ -123,15 +132,25 @@ def _absent(service: Service, series: Selector, *, severity: str, compress: int)
     }
     labels = {"severity": severity, "metric": series.metric}
     hold = span(HOLDS["SLIMetricAbsent"], compress)
-    return _alert(service, "SLIMetricAbsent", f"absent({series})", hold=hold, texts=texts, labels=labels)
+    return _alert(
+        service, "SLIMetricAbsent", f"absent({series})", hold=hold, texts=texts, labels=labels
+    )
 
 
 def _alert(
-    of: Service | Objective, what: str, expr: str, *, hold: str, texts: dict[str, str], labels: dict[str, str]
+    of: Service | Objective,
+    what: str,
+    expr: str,
+    *,
+    hold: str,
+    texts: dict[str, str],
+    labels: dict[str, str],
 ) -> Rule:
     """Write an alert of an objective, or of a service as a whole."""
     service, own, more = (
-        (of, {}, of.labels) if isinstance(of, Service) else (of.service, {"slo": of.name}, of.alert_labels)
+        (of, {}, of.labels)
+        if isinstance(of, Service)
+        else (of.service, {"slo": of.name}, of.alert_labels)
     )
     name = service.alert_prefix + what
     urls = {
@@ -143,7 +162,11 @@ def _alert(
         "expr": expr,
         "for": hold,
         # Series have these labels too; on the rule they also tell one objective's alert from another's.
-        "labels": labels | {"service": service.name} | own | {"component": "slo"} | _all_plain(dict(more)),
+        "labels": labels
+        | {"service": service.name}
+        | own
+        | {"component": "slo"}
+        | _all_plain(dict(more)),
         "annotations": texts | _all_plain({name: url for name, url in urls.items() if url}),
     }
 

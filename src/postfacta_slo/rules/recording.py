@@ -16,7 +16,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..promise.model import DAY, PRESENT, Objective, RatioIndicator, ThresholdIndicator, error_series, span
+from ..promise.model import (
+    DAY,
+    PRESENT,
+    Objective,
+    RatioIndicator,
+    ThresholdIndicator,
+    error_series,
+    span,
+)
 from ..promise.promql import Expression, Query, number
 
 Rule = dict[str, Any]  # One rule as Prometheus reads it.
@@ -54,7 +62,9 @@ def period_rules(objective: Objective, compress: int = 1) -> list[Rule]:
     return [
         *_error_rules(objective, windows, compress),
         _rule(burn, _share_of_budget(objective, objective.period), objective),
-        _rule("slo:period_error_budget_remaining:ratio", f"1 - {recorded(burn, objective)}", objective),
+        _rule(
+            "slo:period_error_budget_remaining:ratio", f"1 - {recorded(burn, objective)}", objective
+        ),
         _rule("slo:period_ok:bool", f"{error} <= bool {number(objective.budget)}", objective),
     ]
 
@@ -148,7 +158,9 @@ def _bad(indicator: RatioIndicator, over: str) -> str:
 def _error_rules(objective: Objective, windows: list[int], compress: int) -> list[Rule]:
     rules: list[Rule] = []
     for window in windows:
-        slices = f"avg_over_time({recorded('slo:slice_bad:bool', objective)}[{span(window, compress)}])"
+        slices = (
+            f"avg_over_time({recorded('slo:slice_bad:bool', objective)}[{span(window, compress)}])"
+        )
         share = slices if objective.slices else _share(objective, window, compress)
         rules.append(_rule(error_series(window), share, objective))
     return rules
@@ -160,17 +172,24 @@ def _share(objective: Objective, window: int, compress: int) -> str:
     if isinstance(indicator, ThresholdIndicator):
         return f"avg_over_time({recorded('slo:point_bad:bool', objective)}[{length}])"
     if _is_sampled(indicator) or (window > _LONGEST_FROM_SOURCE and not objective.slices):
-        bad, total = (f"sum_over_time({recorded(name, objective)}[{length}])" for name in _sampled(indicator))
+        bad, total = (
+            f"sum_over_time({recorded(name, objective)}[{length}])" for name in _sampled(indicator)
+        )
     else:
         bad, total = _bad(indicator, f"rate {length}"), _total(indicator, f"rate {length}")
     return f"{bad}\n/\n({total} > 0)"
 
 
 def _failures_rules(objective: Objective, compress: int) -> list[Rule]:
-    indicator, guarded = objective.indicator, {tier.long for tier in objective.tiers if tier.min_failures}
+    indicator, guarded = (
+        objective.indicator,
+        {tier.long for tier in objective.tiers if tier.min_failures},
+    )
     return [
         _rule(
-            error_series(window, "increase"), _bad(indicator, f"increase {span(window, compress)}"), objective
+            error_series(window, "increase"),
+            _bad(indicator, f"increase {span(window, compress)}"),
+            objective,
         )
         for window in sorted(guarded)
         if isinstance(indicator, RatioIndicator)

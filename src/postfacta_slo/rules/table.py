@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from ..promise.model import Indicator, Model, Objective, RatioIndicator, Service, in_words, percent, span
+from ..promise.model import (
+    Indicator,
+    Model,
+    Objective,
+    RatioIndicator,
+    Service,
+    in_words,
+    percent,
+    span,
+)
 from ..promise.promql import number
 
 _OPERATORS: Final = {"lte": "≤", "lt": "<", "gte": "≥", "gt": ">"}
@@ -51,7 +60,9 @@ def _service(model: Model, service: Service) -> str:
     objectives = model.of(service)
     texts = (f"**{one.title}** (`{one.name}`). {one.description}".rstrip() for one in objectives)
     indicators = (
-        _INDICATOR.format(text=f"**`{one.name}`** {one.description}".rstrip(), query="\n".join(_queries(one)))
+        _INDICATOR.format(
+            text=f"**`{one.name}`** {one.description}".rstrip(), query="\n".join(_queries(one))
+        )
         for one in dict.fromkeys(one.indicator for one in objectives)
     )
     page = _PAGE.format(
@@ -88,7 +99,9 @@ def _queries(indicator: Indicator) -> Iterable[str]:
         yield "# of all"
         yield str(indicator.total)
     else:
-        quantile = f"quantile {number(indicator.quantile)}" if indicator.quantile else indicator.aggregate
+        quantile = (
+            f"quantile {number(indicator.quantile)}" if indicator.quantile else indicator.aggregate
+        )
         yield f"# good while the {quantile} is {_OPERATORS[indicator.op]} {number(indicator.value)}"
         yield str(indicator.metric)
 

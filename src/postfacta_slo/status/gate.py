@@ -53,7 +53,9 @@ class BudgetPolicy:
 
     service: str  # Whose budgets.
     window: int  # The seconds that count.
-    objectives: tuple[str, ...]  # Those of the service whose budgets count; the worst of them decides.
+    objectives: tuple[
+        str, ...
+    ]  # Those of the service whose budgets count; the worst of them decides.
     levels: tuple[Level, ...]  # From the best down; the last holds for whatever is left.
 
 
@@ -77,7 +79,9 @@ def _see(policy: BudgetPolicy, name: str, one: SloStatus | None) -> tuple[Level,
         return NO_DATA, 0.0, f"{name}: {why}"
     share = round(one.remaining, _DIGITS)
     # Nothing left is never above a floor.
-    level = next(one for one in policy.levels if one.floor is None or (share >= one.floor and share > 0))
+    level = next(
+        one for one in policy.levels if one.floor is None or (share >= one.floor and share > 0)
+    )
     return level, share, f"{name}: {share:.1%} of the budget is left, {level.name}"
 
 
@@ -103,7 +107,10 @@ def _check(node: StrictMapping, levels: Sequence[Level]) -> None:
     """Refuse levels that could never apply, or that are milder than one with more budget left."""
     floors = [level.floor for level in levels]
     if not floors or floors[-1] is not None or None in floors[:-1]:
-        node.wrong("levels", "the last one, and no other, goes without `from`: it holds for all that is left")
+        node.wrong(
+            "levels",
+            "the last one, and no other, goes without `from`: it holds for all that is left",
+        )
     for above, below in pairwise(levels):
         if below.floor is not None and above.floor is not None and below.floor >= above.floor:
             node.wrong("levels", f"{below.name} must begin below {above.name}")

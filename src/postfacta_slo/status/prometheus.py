@@ -75,7 +75,9 @@ def check_address(url: str) -> str:
 class Prometheus:
     """Queries one server. It may be used from any thread, and keeps no connection."""
 
-    def __init__(self, url: str, *, timeout: float = 10.0, token: str = "", clock: Clock = MONOTONIC) -> None:
+    def __init__(
+        self, url: str, *, timeout: float = 10.0, token: str = "", clock: Clock = MONOTONIC
+    ) -> None:
         if not timeout > 0:
             raise ValueError(f"a query needs some time: {timeout=}")
         parts = urllib.parse.urlsplit(check_address(url))
@@ -134,7 +136,9 @@ class Prometheus:
             parts.append(part)
             size += len(part)
             if size > _MOST_BYTES:
-                raise PrometheusError(f"{self.name} answers more than {_MOST_BYTES} bytes: ask for less")
+                raise PrometheusError(
+                    f"{self.name} answers more than {_MOST_BYTES} bytes: ask for less"
+                )
             if self._clock() >= end:
                 raise TimeoutError
         return b"".join(parts)

@@ -22,7 +22,9 @@ from .prometheus import Prometheus
 # The share of a window that must be recorded; with less, its figures would claim more than is known.
 ENOUGH: Final = 0.9
 
-_PRESENT: Final = "6h"  # The burn that is taken for the present one: that of an hour swings with each minute.
+_PRESENT: Final = (
+    "6h"  # The burn that is taken for the present one: that of an hour swings with each minute.
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,9 @@ class SloStatus:
     hours: tuple[float, float] | None = None
     # The share of the budget spent up to a moment, in seconds since the epoch; in order, for a plot.
     spent: Sequence[tuple[float, float]] = ()
-    routes: Sequence[tuple[str, float]] = ()  # Those with most failures and how many each, if that is known.
+    routes: Sequence[
+        tuple[str, float]
+    ] = ()  # Those with most failures and how many each, if that is known.
 
     @property
     def allowed(self) -> float:

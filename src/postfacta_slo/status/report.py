@@ -19,7 +19,9 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 26
 _FEWEST: Final = 2
 _SHORT: Final = 4 * 86_400
 _SHARES: Final = (1.0, 0.75, 0.5, 0.25, 0.0, -0.25, -0.5)
-_LOWEST: Final = -0.5  # An overspent budget is drawn down to here: what is below is as lost as it can be.
+_LOWEST: Final = (
+    -0.5
+)  # An overspent budget is drawn down to here: what is below is as lost as it can be.
 
 
 def plot(one: SloStatus, *, width: int = 760) -> str:
@@ -92,7 +94,10 @@ def percent(ratio: float, digits: int = 3) -> str:
     """Write a share with up to `digits` digits, at least 1, rounded down: 99.4999 is not yet 99.5."""
     scale = 10.0**digits
     # What a float holds a little below a digit is that digit.
-    return f"{math.floor(ratio * 100 * scale + 1e-6) / scale:,.{digits}f}".rstrip("0").rstrip(".") + " %"
+    return (
+        f"{math.floor(ratio * 100 * scale + 1e-6) / scale:,.{digits}f}".rstrip("0").rstrip(".")
+        + " %"
+    )
 
 
 def facts(one: SloStatus) -> list[tuple[str, str]]:
@@ -124,7 +129,9 @@ def _amount(one: SloStatus, share: float) -> str:
         return ""
     amount = share * one.allowed * one.total
     digits = 0 if abs(amount) >= _EXACT else 1
-    return f"{amount:,.{digits}f}".removesuffix(".0") + (" min" if one.unit == "minutes" else " events")
+    return f"{amount:,.{digits}f}".removesuffix(".0") + (
+        " min" if one.unit == "minutes" else " events"
+    )
 
 
 def _exhausted(one: SloStatus) -> str:
@@ -237,7 +244,9 @@ def _html(report: Report) -> str:
 
 
 def _section(one: SloStatus) -> str:
-    told = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in _told(one))
+    told = "\n".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in _told(one)
+    )
     return f"<section>\n<h2>{escape(_name(one))}</h2>\n<dl>\n{told}\n</dl>\n{plot(one)}</section>"
 
 

@@ -20,7 +20,9 @@ THEN = datetime(2026, 2, 6, 10, tzinfo=UTC)
 CLOSED = {"done", "wont_do"}
 
 
-async def patch(desk: Desk, action: Body, *, expect: int = 200, **fields: object) -> httpx2.Response:
+async def patch(
+    desk: Desk, action: Body, *, expect: int = 200, **fields: object
+) -> httpx2.Response:
     headers = {"If-Match": f'"act-{action["version"]}"'}
     return await desk.send(
         "PATCH", f"/api/v1/action-items/{action['id']}", expect=expect, json=fields, headers=headers
@@ -53,13 +55,17 @@ def test_a_closed_action_has_a_time_and_what_is_given_up_a_reason(
     status = wish.get("status", old.status)
     kept = old.closed_reason if status == old.status else None
     reason = wish.get("closed_reason", kept)
-    if (status == "wont_do" and reason is None) or (status not in CLOSED and wish.get("closed_reason")):
+    if (status == "wont_do" and reason is None) or (
+        status not in CLOSED and wish.get("closed_reason")
+    ):
         with pytest.raises(InvalidFieldsError):
             change(old, ActionChange(**wish), NOW)
         return
     new = change(old, ActionChange(**wish), NOW)
     assert (new.status, new.closed_reason) == (status, reason if status in CLOSED else None)
-    assert new.closed_at == (None if status not in CLOSED else THEN if status == old.status else NOW)
+    assert new.closed_at == (
+        None if status not in CLOSED else THEN if status == old.status else NOW
+    )
 
 
 async def test_an_action_is_answered_as_it_was_sent(desk: Desk) -> None:
@@ -102,7 +108,8 @@ async def test_a_change_needs_its_version_and_is_audited(desk: Desk) -> None:
     same = await patch(desk, changed.json(), owner="Ada")
     assert same.json() == changed.json()
     rows = await desk.service.database.fetch(
-        "select action, detail::text from audit_log where object = $1 order by seq", f"action:{action['id']}"
+        "select action, detail::text from audit_log where object = $1 order by seq",
+        f"action:{action['id']}",
     )
     assert [tuple(row) for row in rows] == [
         ("action.create", None),
@@ -172,13 +179,17 @@ async def test_actions_of_a_private_incident_are_nowhere_for_others(service: Ser
         stranger = desk.seen_by(headers)
         assert await titles(stranger, owner="Hush") == []
         await stranger.send("GET", "/action-items", expect=404)
-        await stranger.send("POST", "/action-items", expect=404, json={"type": "learn", "title": "Mine"})
+        await stranger.send(
+            "POST", "/action-items", expect=404, json={"type": "learn", "title": "Mine"}
+        )
         assert "Whisper" not in (await patch(stranger, action, title="Mine", expect=404)).text
     admin = desk.seen_by(await service.as_role("admin"))
     assert await titles(admin, owner="Hush") == ["Whisper"]
 
 
-async def test_actions_of_an_archived_incident_leave_the_list_and_stay_as_they_are(service: Service) -> None:
+async def test_actions_of_an_archived_incident_leave_the_list_and_stay_as_they_are(
+    service: Service,
+) -> None:
     desk = await desk_of(service, "admin")
     action = await desk.add_action(owner="Archivist")
     await desk.send("DELETE", expect=204, headers={"If-Match": '"inc-1"'})
@@ -195,12 +206,16 @@ async def test_the_most_actions_are_two_hundred(desk: Desk) -> None:
         desk.incident["id"],
     )
     await desk.add_action()
-    answer = await desk.send("POST", "/action-items", expect=409, json={"type": "learn", "title": "More"})
+    answer = await desk.send(
+        "POST", "/action-items", expect=409, json={"type": "learn", "title": "More"}
+    )
     assert "200" in answer.json()["detail"]
 
 
 async def test_reads_return_the_etag_that_changes_demand(desk: Desk, service: Service) -> None:
-    said = await desk.send("POST", "/annotations", expect=201, json={"kind": "note", "body": "Said"})
+    said = await desk.send(
+        "POST", "/annotations", expect=201, json={"kind": "note", "body": "Said"}
+    )
     note = f"/api/v1/annotations/{said.json()['id']}"
     etag = {"If-Match": (await desk.send("GET", note, expect=200)).headers["etag"]}
     await desk.send("DELETE", note, expect=204, headers=etag)

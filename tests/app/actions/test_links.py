@@ -67,7 +67,9 @@ async def test_a_link_is_taken_away_from_the_end_that_made_it(service: Service) 
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("to", ["INC-99999999", "00000000-0000-4000-8000-000000000000", "INC-0", "checkout"])
+@pytest.mark.parametrize(
+    "to", ["INC-99999999", "00000000-0000-4000-8000-000000000000", "INC-0", "checkout"]
+)
 async def test_what_is_no_incident_cannot_be_linked(desk: Desk, to: str) -> None:
     answer = await link(desk, to, expect=422)
     assert [(it["pointer"], it["code"]) for it in answer.json()["errors"]] == [("/to", "unknown")]
@@ -92,13 +94,17 @@ async def test_a_private_end_is_nowhere_for_others(service: Service) -> None:
     never = await link(stranger, "INC-99999999", expect=422)
     assert refused.json()["errors"] == never.json()["errors"]
     await stranger.send("DELETE", f"/links/{hidden.ref}/follows", expect=404)
-    await stranger.seen_by(stranger.headers).send("GET", f"/api/v1/incidents/{hidden.ref}/links", expect=404)
+    await stranger.seen_by(stranger.headers).send(
+        "GET", f"/api/v1/incidents/{hidden.ref}/links", expect=404
+    )
     assert len(await seen(hidden)) == 2
     assert "Whisper" not in (await stranger.send("GET", "/export", expect=200)).text
     assert "Whisper" in (await shown.send("GET", "/export", expect=200)).text
 
 
-async def test_two_who_join_the_same_incidents_at_once_never_wait_in_a_circle(service: Service) -> None:
+async def test_two_who_join_the_same_incidents_at_once_never_wait_in_a_circle(
+    service: Service,
+) -> None:
     one, two = await desk_of(service), await desk_of(service)
     statuses: list[int] = []
 

@@ -64,7 +64,9 @@ def test_how_far_a_day_is_off_is_said_in_words(days: int, words: str) -> None:
 
 
 def test_a_closed_action_is_never_late_and_its_age_has_stopped() -> None:
-    done = action(due_on=date(2026, 1, 1), status=ActionStatus.DONE, closed_at=NOW - timedelta(days=1))
+    done = action(
+        due_on=date(2026, 1, 1), status=ActionStatus.DONE, closed_at=NOW - timedelta(days=1)
+    )
     page = shown(done)
     assert (done.days_left(NOW), "0 overdue" in page, "verdue by" in page) == (None, True, False)
     assert '<dt>Due</dt><dd><time datetime="2026-01-01">2026-01-01</time></dd>' in page
@@ -73,13 +75,18 @@ def test_a_closed_action_is_never_late_and_its_age_has_stopped() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.none() | st.dates(date(2026, 1, 1), date(2026, 3, 1)), st.booleans()), max_size=8)
+    st.lists(
+        st.tuples(st.none() | st.dates(date(2026, 1, 1), date(2026, 3, 1)), st.booleans()),
+        max_size=8,
+    )
 )
 def test_what_is_due_first_stands_first_and_what_is_closed_last(
     kinds: list[tuple[date | None, bool]],
 ) -> None:
     those = [
-        action(due_on=due, status=ActionStatus.OPEN if is_open else ActionStatus.DONE, closed_at=NOW)
+        action(
+            due_on=due, status=ActionStatus.OPEN if is_open else ActionStatus.DONE, closed_at=NOW
+        )
         for due, is_open in kinds
     ]
     ordered = order(those)
@@ -114,7 +121,9 @@ async def test_an_action_is_added_once_however_often_it_is_sent(desk: Desk, scre
     assert 'href="https://example.org/1" rel="noopener nofollow"' in page.text
 
 
-async def test_a_new_action_that_breaks_a_rule_comes_back_as_it_was_typed(desk: Desk, screen: Screen) -> None:
+async def test_a_new_action_that_breaks_a_rule_comes_back_as_it_was_typed(
+    desk: Desk, screen: Screen
+) -> None:
     path = path_of(desk)
     answer = await screen.send(
         await screen.get(path),
@@ -155,13 +164,19 @@ async def test_owner_and_day_are_changed_and_taken_away(desk: Desk, screen: Scre
     await screen.send(await screen.get(path), one, having="due_on", owner="Grace", due_on="")
     (now,) = (await desk.get("/action-items"))["items"]
     assert (now["owner"], now["due_on"]) == ("Grace", None)
-    answer = await screen.send(await screen.get(path), one, expect=422, having="due_on", due_on="soon")
+    answer = await screen.send(
+        await screen.get(path), one, expect=422, having="due_on", due_on="soon"
+    )
     assert f'id="e-due_on-{made["id"]}"' in answer.text
-    fields = next(it for it in forms_of(answer) if "due_on" in it.fields and it.action == one).fields
+    fields = next(
+        it for it in forms_of(answer) if "due_on" in it.fields and it.action == one
+    ).fields
     assert (fields["owner"], fields["due_on"]) == ("Grace", "soon")
 
 
-async def test_a_concurrent_change_gets_412_and_the_current_state(desk: Desk, screen: Screen) -> None:
+async def test_a_concurrent_change_gets_412_and_the_current_state(
+    desk: Desk, screen: Screen
+) -> None:
     made = await desk.add_action()
     path, one = path_of(desk), f"{path_of(desk)}/{made['id']}"
     page = await screen.get(path)
@@ -193,7 +208,9 @@ async def test_a_viewer_sees_actions_and_no_form(desk: Desk, service: Service) -
     assert [form.action for form in forms_of(page)] == ["/signout"]
 
 
-async def test_what_was_typed_survives_a_database_that_does_not_answer(desk: Desk, screen: Screen) -> None:
+async def test_what_was_typed_survives_a_database_that_does_not_answer(
+    desk: Desk, screen: Screen
+) -> None:
     made = await desk.add_action()
     path, one = path_of(desk), f"{path_of(desk)}/{made['id']}"
     page = await screen.get(path)
@@ -222,7 +239,9 @@ def listed(page: httpx2.Response) -> list[tuple[str, str]]:
     return re.findall(r'<th scope="row"><a href="([^"]+)">([^<]+)</a>', page.text)
 
 
-async def test_actions_of_all_incidents_are_listed_by_due_date(service: Service, screen: Screen) -> None:
+async def test_actions_of_all_incidents_are_listed_by_due_date(
+    service: Service, screen: Screen
+) -> None:
     desk, other = await desk_of(service), await desk_of(service)
     who = str(desk.incident["id"])
     late = await other.add_action(title="Long ago", owner=who, due_on="2020-01-02")
@@ -230,7 +249,8 @@ async def test_actions_of_all_incidents_are_listed_by_due_date(service: Service,
     last = await desk.add_action(title="Some day", owner=who)
     page = await screen.get(f"/actions?owner={who}")
     assert listed(page) == [
-        (f"/incidents/{it['incident']}/actions#a-{it['id']}", it["title"]) for it in (first, late, last)
+        (f"/incidents/{it['incident']}/actions#a-{it['id']}", it["title"])
+        for it in (first, late, last)
     ]
     assert page.text.count("overdue by") == 2
     overdue = await screen.get(f"/actions?owner={who}&overdue=true")

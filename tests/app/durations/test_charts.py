@@ -56,6 +56,8 @@ def test_a_dot_of_a_tick_stands_on_its_line_and_so_does_the_median() -> None:
     places = [(0, 60.0), (0, 3600.0), (0, 86400.0)]
     found = plot_of(*places, median=3600.0)
     lines = {words: up for up, words in found.lengths}
-    assert [up for _, up, _ in found.dots] == pytest.approx([lines["1 min"], lines["1 h"], lines["1 d"]])
+    assert [up for _, up, _ in found.dots] == pytest.approx(
+        [lines["1 min"], lines["1 h"], lines["1 d"]]
+    )
     assert found.median == pytest.approx(lines["1 h"])
     assert plot_of(*places).median is None

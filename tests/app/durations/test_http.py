@@ -21,9 +21,15 @@ async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
 
 async def test_one_incident_tells_its_milestones_and_what_lies_between(service: Service) -> None:
     case = await a_case(service)
-    fired = {"kind": "alert_firing", "id": "a", "title": "Firing", "occurred_at": "2026-02-07T10:04:30Z"}
+    fired = {
+        "kind": "alert_firing",
+        "id": "a",
+        "title": "Firing",
+        "occurred_at": "2026-02-07T10:04:30Z",
+    }
     await case.signals(
-        fired, {"kind": "change", "id": "b", "title": "Deploy", "occurred_at": "2026-02-07T10:00:00Z"}
+        fired,
+        {"kind": "change", "id": "b", "title": "Deploy", "occurred_at": "2026-02-07T10:00:00Z"},
     )
     await case.post("transitions", {"to": "IN_PROGRESS", "occurred_at": "2026-02-07T10:10:30Z"})
     started = {"name": "impact_started", "at": "2026-02-07T10:04:59Z", "precision": "minute"}
@@ -43,8 +49,20 @@ async def test_one_incident_tells_its_milestones_and_what_lies_between(service: 
         "precision": "minute",
         "max_seconds": 60.0,
     }
-    known = {"seconds": 360.0, "status": "ok", "basis": "derived", "precision": "exact", "max_seconds": None}
-    pending = {"seconds": None, "status": "pending", "basis": None, "precision": None, "max_seconds": None}
+    known = {
+        "seconds": 360.0,
+        "status": "ok",
+        "basis": "derived",
+        "precision": "exact",
+        "max_seconds": None,
+    }
+    pending = {
+        "seconds": None,
+        "status": "pending",
+        "basis": None,
+        "precision": None,
+        "max_seconds": None,
+    }
     assert told["durations"] == {
         "detect": imprecise, "acknowledge": known, "mitigate": pending, "resolve": pending, "open": pending,
     }  # fmt: skip
@@ -92,13 +110,17 @@ async def test_more_incidents_than_are_read_at_once_are_counted_once(service: Se
     select gen_random_uuid(), 'One of many', 'Made by a test', 'LOW', 'test', '{many}', now(), 'test', now()
       from generate_series(1, 250)"""
     await service.database.execute(insert)
-    answer = await service.client.get(f"{LIST}?service=many", headers=await service.as_role("viewer"))
+    answer = await service.client.get(
+        f"{LIST}?service=many", headers=await service.as_role("viewer")
+    )
     assert answer.json()["n"] == 250
     # There is no row of a declaration, so nothing is known; and nothing of it is a number.
     assert all(it["n_ok"] == 0 and it["min"] is None for it in answer.json()["durations"].values())
 
 
-@pytest.mark.parametrize("query", ["limit=5", "cursor=x", "sort=changed", "kind=all", "percentile=99"])
+@pytest.mark.parametrize(
+    "query", ["limit=5", "cursor=x", "sort=changed", "kind=all", "percentile=99"]
+)
 async def test_a_parameter_that_is_no_filter_is_refused(service: Service, query: str) -> None:
     answer = await service.client.get(f"{LIST}?{query}", headers=await service.as_role("viewer"))
     assert answer.status_code == 400

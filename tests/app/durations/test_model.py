@@ -61,7 +61,10 @@ def d1(start: Mark | None, end: Mark | None, *, is_open: bool) -> None:
     if found.seconds is not None:
         assert shortest <= found.seconds * 1e6 <= longest
         assert found.seconds >= 0
-        assert found.seconds > 0 or (start.t, start.p) == (end.t, end.p) == (start.t, Precision.EXACT)
+        assert found.seconds > 0 or (start.t, start.p) == (end.t, end.p) == (
+            start.t,
+            Precision.EXACT,
+        )
     if found.max_seconds is not None:
         assert abs(end.t - start.t) < found.max_seconds * 1e6 == max(start.p.width, end.p.width)
 
@@ -97,7 +100,11 @@ def test_a_way_to_break_that_is_noticed(
     broken: Callable[..., Duration], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @settings(
-        max_examples=1000, deadline=None, database=None, phases=[HypothesisPhase.generate], derandomize=True
+        max_examples=1000,
+        deadline=None,
+        database=None,
+        phases=[HypothesisPhase.generate],
+        derandomize=True,
     )
     @given(start=_marks, end=_marks, is_open=st.booleans())
     def holds(start: Mark | None, end: Mark | None, is_open: bool) -> None:  # noqa: FBT001 - hypothesis hands it over by name
@@ -141,7 +148,11 @@ def test_precision_decides_what_is_known() -> None:
 
 def move(n: int, old: str | None, new: str, minutes: float) -> StatusChange:
     return StatusChange(
-        id=UUID(int=n), at=n, from_status=old, to_status=new, occurred_at=NOON + int(minutes * MINUTE)
+        id=UUID(int=n),
+        at=n,
+        from_status=old,
+        to_status=new,
+        occurred_at=NOON + int(minutes * MINUTE),
     )
 
 
@@ -158,7 +169,10 @@ def alert(n: int, minutes: float, kind: str = "alert_firing") -> tuple[Signal, E
 
 
 def found(facts: Facts) -> dict[str, tuple[float, str]]:
-    return {str(name): ((mark.t - NOON) / MINUTE, str(mark.basis)) for name, mark in marks(facts)[0].items()}
+    return {
+        str(name): ((mark.t - NOON) / MINUTE, str(mark.basis))
+        for name, mark in marks(facts)[0].items()
+    }
 
 
 def test_what_alerts_and_moves_tell_is_derived() -> None:
@@ -169,15 +183,21 @@ def test_what_alerts_and_moves_tell_is_derived() -> None:
         move(4, "RESOLVED", "CLOSED", 99),
     ]
     early, late, other = alert(5, 5), alert(6, 7), alert(7, 1, "metric")
-    facts = Facts([it[0] for it in (early, late, other)], moves, edits=[it[1] for it in (early, late, other)])
+    facts = Facts(
+        [it[0] for it in (early, late, other)], moves, edits=[it[1] for it in (early, late, other)]
+    )
     expected = {
         "declared": (10, "derived"), "detected": (5, "derived"), "acknowledged": (12, "derived"),
         "resolved": (40, "derived"),
     }  # fmt: skip
     assert found(facts) == expected
-    hidden = with_edits(facts, edit(Op.HIDE, LATER, UUID(int=9), source="prometheus", external_id="a5"))
+    hidden = with_edits(
+        facts, edit(Op.HIDE, LATER, UUID(int=9), source="prometheus", external_id="a5")
+    )
     assert found(hidden)["detected"] == (7, "derived")
-    both = with_edits(hidden, edit(Op.HIDE, LATER, UUID(int=8), source="prometheus", external_id="a6"))
+    both = with_edits(
+        hidden, edit(Op.HIDE, LATER, UUID(int=8), source="prometheus", external_id="a6")
+    )
     assert found(both)["detected"] == (10, "derived")  # The declaration, if nothing told earlier.
 
 
@@ -203,7 +223,12 @@ def test_what_people_say_wins_and_corrections_of_moves_count() -> None:
     assert found(with_edits(facts, named, taken_back))["detected"] == (10, "derived")
     value = {"at": moment(NOON + 30 * MINUTE).isoformat(), "precision": "exact"}
     moved = edit(
-        Op.SET_TIME, 7, UUID(int=7), source="postfacta", external_id=f"status:{UUID(int=2)}", value=value
+        Op.SET_TIME,
+        7,
+        UUID(int=7),
+        source="postfacta",
+        external_id=f"status:{UUID(int=2)}",
+        value=value,
     )
     assert found(with_edits(facts, moved))["resolved"] == (30, "derived")
 
@@ -233,7 +258,9 @@ def test_what_may_still_come_is_pending_and_the_rest_missing() -> None:
 
 @given(facts=worlds(), ms=offsets)
 def test_the_order_in_which_facts_came_changes_no_duration(facts: Facts, ms: int) -> None:
-    shifted = with_edits(facts, edit(Op.CLOCK_OFFSET, LATER, UUID(int=3), source="deploy", value={"ms": ms}))
+    shifted = with_edits(
+        facts, edit(Op.CLOCK_OFFSET, LATER, UUID(int=3), source="deploy", value={"ms": ms})
+    )
     turned = Facts(
         shifted.signals[::-1], shifted.changes[::-1], shifted.annotations[::-1], shifted.edits[::-1]
     )

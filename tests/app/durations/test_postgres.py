@@ -46,7 +46,10 @@ def _ok(*seconds: float) -> Rows:
     return [(Status.OK, it) for it in seconds]
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.lists(st.tuples(st.sampled_from(Status), st.floats(0, 1e6)), max_size=30))
 async def test_every_incident_is_counted_once_and_quantiles_are_values(
     app_database: Database, given_rows: list[tuple[Status, float]]
@@ -57,12 +60,20 @@ async def test_every_incident_is_counted_once_and_quantiles_are_values(
     for told in answer["durations"].values():
         assert [told[f"n_{it}"] for it in ("ok", "imprecise", "invalid", "pending", "missing")] == [
             sum(status is it for status, _ in rows)
-            for it in (Status.OK, Status.IMPRECISE, Status.INVALID_ORDER, Status.PENDING, Status.MISSING)
+            for it in (
+                Status.OK,
+                Status.IMPRECISE,
+                Status.INVALID_ORDER,
+                Status.PENDING,
+                Status.MISSING,
+            )
         ]
         values = [seconds for _, seconds in rows if seconds is not None]
         assert [point["y"] for point in told["points"]] == values[::-1]
         for name, least in (("p50", 5), ("p90", 10)):
-            assert (told[name] is None) == (len(values) < least) == (name in told["insufficient_data"])
+            assert (
+                (told[name] is None) == (len(values) < least) == (name in told["insufficient_data"])
+            )
             assert told[name] is None or told[name] in values
         assert (told["min"], told["max"]) == (min(values, default=None), max(values, default=None))
 

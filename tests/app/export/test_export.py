@@ -25,8 +25,15 @@ SCHEMA = Path(__file__).parents[3] / "docs/reference/export.schema.json"
 async def full(service: Service) -> Desk:
     """Give an incident that has some of everything."""
     desk, other = await desk_of(service, title="Whole story", owner="Ada"), await desk_of(service)
-    signal = {"kind": "change", "id": "d1", "title": "Deploy", "occurred_at": "2026-01-05T10:00:00Z"}
-    await desk.send("POST", "/api/v1/signals", expect=200, json={"incident": desk.ref, "items": [signal]})
+    signal = {
+        "kind": "change",
+        "id": "d1",
+        "title": "Deploy",
+        "occurred_at": "2026-01-05T10:00:00Z",
+    }
+    await desk.send(
+        "POST", "/api/v1/signals", expect=200, json={"incident": desk.ref, "items": [signal]}
+    )
     entry = {"source": "manual", "id": "d1"}
     remarks: list[Body] = [
         {"kind": "note", "body": "Of its own time", "occurred_at": "2026-01-05T10:05:00Z"},
@@ -34,7 +41,9 @@ async def full(service: Service) -> Desk:
     ]
     for remark in remarks:
         await desk.send("POST", "/annotations", expect=201, json=remark)
-    wrong = await desk.send("POST", "/annotations", expect=201, json={"kind": "note", "body": "Taken back"})
+    wrong = await desk.send(
+        "POST", "/annotations", expect=201, json={"kind": "note", "body": "Taken back"}
+    )
     path, headers = f"/api/v1/annotations/{wrong.json()['id']}", {"If-Match": wrong.headers["etag"]}
     await desk.send("DELETE", path, expect=204, headers=headers)
     turn = {
@@ -43,7 +52,9 @@ async def full(service: Service) -> Desk:
     }
     await desk.send("POST", "/edits", expect=201, json=turn)
     await desk.add_action(owner="Ada", due_on="2026-03-01")
-    await desk.send("PUT", "/labels", expect=200, json={"labels": ["dns"]}, headers={"If-Match": "*"})
+    await desk.send(
+        "PUT", "/labels", expect=200, json={"labels": ["dns"]}, headers={"If-Match": "*"}
+    )
     await desk.send("POST", "/links", expect=201, json={"to": other.ref, "type": "related"})
     await desk.publish(FULL)
     return desk
@@ -66,14 +77,20 @@ async def test_an_export_fits_the_published_schema_and_has_some_of_everything(fu
     assert document["links"] == (await full.get("/links"))["items"]
     timeline = await full.get("/timeline")
     assert document["timeline"]["digest"] == timeline["digest"]
-    assert [it["id"] for it in document["timeline"]["entries"]] == [it["id"] for it in timeline["items"]]
+    assert [it["id"] for it in document["timeline"]["entries"]] == [
+        it["id"] for it in timeline["items"]
+    ]
     assert document["timeline"]["milestones"] == timeline["milestones"]
     assert [it["body"] for it in document["annotations"]] == ["Of its own time", "Why then?"]
 
 
 @pytest.mark.parametrize("form", ["json", "md"])
-async def test_the_same_state_gives_the_same_bytes_and_another_gives_others(full: Desk, form: str) -> None:
-    first, again = [await full.send("GET", "/export", expect=200, params={"format": form}) for _ in range(2)]
+async def test_the_same_state_gives_the_same_bytes_and_another_gives_others(
+    full: Desk, form: str
+) -> None:
+    first, again = [
+        await full.send("GET", "/export", expect=200, params={"format": form}) for _ in range(2)
+    ]
     assert again.content == first.content
     assert again.headers["etag"] == first.headers["etag"]
     kinds = {"json": "application/json", "md": "text/markdown; charset=utf-8"}
@@ -90,7 +107,10 @@ async def test_an_older_revision_can_be_taken_out(full: Desk) -> None:
     await full.write(3, FULL | {"summary": "Written anew"})
     assert (await full.get("/export"))["postmortem"]["content"]["summary"] == "Written anew"
     old = await full.get("/export", rev=3)
-    assert (old["postmortem"]["rev"], old["postmortem"]["content"]["summary"]) == (3, FULL["summary"])
+    assert (old["postmortem"]["rev"], old["postmortem"]["content"]["summary"]) == (
+        3,
+        FULL["summary"],
+    )
     for query, status in (
         ({"rev": 9}, 404),
         ({"rev": 0}, 400),
@@ -154,9 +174,13 @@ async def test_whatever_changes_of_an_incident_comes_with_the_next_pull(service:
         "label": lambda: one.send(
             "PUT", "/labels", expect=200, json={"labels": ["dns"]}, headers={"If-Match": "*"}
         ),
-        "remark": lambda: one.send("POST", "/annotations", expect=201, json={"kind": "note", "body": "x"}),
+        "remark": lambda: one.send(
+            "POST", "/annotations", expect=201, json={"kind": "note", "body": "x"}
+        ),
         "move": lambda: one.send("POST", "/transitions", expect=201, json={"to": "RESOLVED"}),
-        "field": lambda: one.send("PATCH", expect=200, json={"owner": "Ada"}, headers={"If-Match": "*"}),
+        "field": lambda: one.send(
+            "PATCH", expect=200, json={"owner": "Ada"}, headers={"If-Match": "*"}
+        ),
     }
     for name, change in changes.items():
         await service.database.execute(before)
@@ -171,7 +195,9 @@ async def test_whatever_changes_of_an_incident_comes_with_the_next_pull(service:
 async def test_a_quantity_that_is_whole_has_no_fraction_in_markdown(service: Service) -> None:
     desk = await desk_of(service)
     quantities = [{"name": "failed", "value": value, "unit": "requests"} for value in (4096, 0.5)]
-    await desk.write(0, {**FULL, "impact": {"description": "Many.", "quantities": quantities}}, expect=201)
+    await desk.write(
+        0, {**FULL, "impact": {"description": "Many.", "quantities": quantities}}, expect=201
+    )
     text = (await desk.send("GET", "/export", expect=200, params={"format": "md"})).text
     assert "failed: 4096 requests" in text
     assert "failed: 0.5 requests" in text
@@ -182,10 +208,17 @@ async def test_a_long_export_is_streamed_with_the_bytes_of_one_piece(
     full: Desk, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     items = [
-        {"kind": "log", "id": f"log {n}", "title": f"*Line* {n}", "occurred_at": f"2026-01-05T10:{n:02}:00Z"}
+        {
+            "kind": "log",
+            "id": f"log {n}",
+            "title": f"*Line* {n}",
+            "occurred_at": f"2026-01-05T10:{n:02}:00Z",
+        }
         for n in range(9)
     ]
-    await full.send("POST", "/api/v1/signals", expect=200, json={"incident": full.ref, "items": items})
+    await full.send(
+        "POST", "/api/v1/signals", expect=200, json={"incident": full.ref, "items": items}
+    )
     whole = await full.send("GET", "/export", expect=200, params={"format": form})
     monkeypatch.setattr(export, "_STEP", 2)
     streamed = await full.send("GET", "/export", expect=200, params={"format": form})
@@ -221,7 +254,11 @@ async def test_a_stream_shows_the_moment_at_which_it_began(
 
     async def slice_after_a_write(self: Any, q: Any, ref: Any, query: Any) -> Any:
         if query.as_of is not None:
-            note = {"kind": "note", "body": "Meanwhile", "occurred_at": f"2026-01-05T10:30:0{len(seen)}Z"}
+            note = {
+                "kind": "note",
+                "body": "Meanwhile",
+                "occurred_at": f"2026-01-05T10:30:0{len(seen)}Z",
+            }
             await full.send("POST", "/annotations", expect=201, json=note)
             seen.append(query)
         return await read(self, q, ref, query)
@@ -236,7 +273,9 @@ async def test_the_page_of_an_incident_leads_to_its_exports(full: Desk) -> None:
     screen = await Screen.of(full.service, "viewer")
     page = await screen.get(f"/incidents/{full.ref}")
     for words, kind in (("Markdown", "text/markdown"), ("JSON", "application/json")):
-        found = re.search(f'<a class="button quiet" href="([^"]+)">Export as {words}</a>', page.text)
+        found = re.search(
+            f'<a class="button quiet" href="([^"]+)">Export as {words}</a>', page.text
+        )
         assert found is not None
         answer = await full.service.client.get(found[1], headers=screen.headers)
         assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (200, kind)

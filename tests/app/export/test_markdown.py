@@ -21,7 +21,8 @@ PIECES = [
     *("    ", "\t", "\n", "\n\n", "\r", "\r\n", "|", "*", "_", "a", "javascript:x", "https://a", "\u2028", "$$", "{{ x }}"),
 ]  # fmt: skip
 typed = st.lists(
-    st.sampled_from(PIECES) | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3),
+    st.sampled_from(PIECES)
+    | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3),
     max_size=12,
 ).map("".join)
 
@@ -53,7 +54,14 @@ def danger_of(token: Token) -> Iterator[str]:
 
 
 def test_the_reader_of_these_tests_knows_dangers_when_it_sees_them() -> None:
-    for text in ("<b>", "<script>", "![a](x)", "[a](javascript:x)", "[a]\n\n[a]: data:x", "<vbscript:x>"):
+    for text in (
+        "<b>",
+        "<script>",
+        "![a](x)",
+        "[a](javascript:x)",
+        "[a]\n\n[a]: data:x",
+        "<vbscript:x>",
+    ):
         assert dangers(text)
 
 
@@ -81,7 +89,9 @@ def test_a_plain_text_is_one_line_and_reads_as_it_was_typed(text: str) -> None:
 @given(typed.filter(str.strip), typed)
 def test_a_quote_or_an_item_ends_with_its_last_line(text: str, after: str) -> None:
     for markdown in (quote(text), item(text)):
-        tokens = MarkdownIt("commonmark").parse(f"{markdown}\n\n## Here it goes on\n\n{quote(after)}")
+        tokens = MarkdownIt("commonmark").parse(
+            f"{markdown}\n\n## Here it goes on\n\n{quote(after)}"
+        )
         opened = [it for it in tokens if it.type == "heading_open" and it.level == 0]
         assert [it.tag for it in opened] == ["h2"]
 

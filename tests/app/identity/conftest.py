@@ -89,10 +89,16 @@ class World:
         signs_in = accounts or LocalAccounts(self.transactions, passwords=passwords)
         parts = [signs_in, guard]
         tools = Tools(
-            self.transactions, Pages(version="1"), stale_answers("postgres"), lambda: self.wall, parts=parts
+            self.transactions,
+            Pages(version="1"),
+            stale_answers("postgres"),
+            lambda: self.wall,
+            parts=parts,
         )
         table = [*slice_.routes.rules, *WHO]
-        app = Starlette(routes=build_routes(table, lambda request, _: guard.authenticate(request), tools))
+        app = Starlette(
+            routes=build_routes(table, lambda request, _: guard.authenticate(request), tools)
+        )
         app.add_exception_handler(AppError, _refuse)
         app.add_exception_handler(ConditionError, _refuse_condition)
         transport = httpx2.ASGITransport(app, client=("192.0.2.7", 4711))
@@ -131,7 +137,11 @@ class World:
         minted = mint(Kind.SESSION, user.principal, self.now())
         async with self.database.transaction() as connection:
             await add_secret(Unit(connection, NOBODY, None), minted.token)
-        return {"Cookie": session_cookie(minted.secret, timedelta(days=7), is_local=True).partition(";")[0]}
+        return {
+            "Cookie": session_cookie(minted.secret, timedelta(days=7), is_local=True).partition(
+                ";"
+            )[0]
+        }
 
 
 @dataclass
@@ -146,7 +156,9 @@ class Realm:
     accounts: SupabaseAccounts
     attempts: list[str]
 
-    def token(self, *, by: Key | str | None = None, header: Json | None = None, **claims: object) -> str:
+    def token(
+        self, *, by: Key | str | None = None, header: Json | None = None, **claims: object
+    ) -> str:
         """Sign a token that is good now, but for what is given."""
         return self.project.token(self.world.wall, by=by, header=header, **claims)
 
@@ -231,7 +243,9 @@ async def realm(world: World, project: FakeProject) -> AsyncGenerator[Realm]:
             jwks,
             transactions,
             clock=lambda: world.wall,
-            throttle=SignInThrottle(uncounted=RateLimitedError, observer=None, clock=lambda: world.monotonic),
+            throttle=SignInThrottle(
+                uncounted=RateLimitedError, observer=None, clock=lambda: world.monotonic
+            ),
             attempted=attempts.append,
         )
         client, guard = world.instance(settings, accounts)

@@ -50,7 +50,10 @@ class FakeProject:
     keys: list[Key] = field(default_factory=lambda: [ec_key("first")])
     signs_by: str | None = None
     published: str | None = None
-    answer: tuple[int, Json | str] = (400, {"code": 400, "error_code": "invalid_credentials", "msg": "No"})
+    answer: tuple[int, Json | str] = (
+        400,
+        {"code": 400, "error_code": "invalid_credentials", "msg": "No"},
+    )
     retry_after: str = ""
     fetches: int = 0
     requests: list[tuple[str, Json, Json]] = field(default_factory=list[tuple[str, Json, Json]])
@@ -71,7 +74,12 @@ class FakeProject:
     @property
     def given(self) -> Json:
         """What has to be set."""
-        return {"auth_mode": "supabase", "db_url": self.url, "db_key": ANON_KEY, "jwt_secret": SECRET}
+        return {
+            "auth_mode": "supabase",
+            "db_url": self.url,
+            "db_key": ANON_KEY,
+            "jwt_secret": SECRET,
+        }
 
     def claims(self, now: float, **other: object) -> Json:
         """Write what GoTrue writes into a token; a claim that is None is left out."""
@@ -93,14 +101,21 @@ class FakeProject:
         return {name: value for name, value in (claims | other).items() if value is not None}
 
     def token(
-        self, now: float, *, by: Key | str | None = None, header: Json | None = None, **other: object
+        self,
+        now: float,
+        *,
+        by: Key | str | None = None,
+        header: Json | None = None,
+        **other: object,
     ) -> str:
         """Sign a token with a key, or with a secret."""
         key = by or self.signs_by or self.keys[0]
         claims = self.claims(now, **other)
         if isinstance(key, str):
             return jwt.encode(claims, key, "HS256", headers=header)
-        return jwt.encode(claims, key.private, key.algorithm, headers={"kid": key.kid} | (header or {}))
+        return jwt.encode(
+            claims, key.private, key.algorithm, headers={"kid": key.kid} | (header or {})
+        )
 
     async def publish(self, request: Request) -> Response:
         """GET /auth/v1/.well-known/jwks.json."""
@@ -109,7 +124,9 @@ class FakeProject:
         if self.published in _STRANGE:
             strange: Response = await _STRANGE[self.published](self, known)
             return strange
-        return Response(known if self.published is None else self.published, media_type="application/json")
+        return Response(
+            known if self.published is None else self.published, media_type="application/json"
+        )
 
     async def settings_of(self, request: Request) -> Response:
         """GET /auth/v1/settings, which the gateway answers to requests with the key."""
@@ -130,7 +147,9 @@ class FakeProject:
         status, body = self.answer
         if body == "slow":
             await anyio.sleep(5)
-        text, kind = (body, "text/html") if isinstance(body, str) else (json.dumps(body), "application/json")
+        text, kind = (
+            (body, "text/html") if isinstance(body, str) else (json.dumps(body), "application/json")
+        )
         headers = {"Retry-After": self.retry_after} if self.retry_after else {}
         return Response(text, status, headers, media_type=kind)
 
@@ -153,7 +172,9 @@ async def _moved(project: FakeProject, known: str) -> Response:
 
 
 async def _inflated(project: FakeProject, known: str) -> Response:
-    return Response(base64.b64decode("H4sIAAAAAAACAwMAAAAAAAAAAAA="), headers={"Content-Encoding": "gzip"})
+    return Response(
+        base64.b64decode("H4sIAAAAAAACAwMAAAAAAAAAAAA="), headers={"Content-Encoding": "gzip"}
+    )
 
 
 _STRANGE: dict[str | None, Callable[[FakeProject, str], Any]] = {

@@ -51,12 +51,16 @@ async def test_a_password_is_known_again_and_another_is_not() -> None:
 
 async def test_a_verification_that_lacks_memory_is_no_wrong_password() -> None:
     passwords = Passwords(CountingHasher())
-    stored = (await passwords.hash("correct horse battery")).replace("m=8,", f"m={2**32 - 1},")  # 4 TiB
+    stored = (await passwords.hash("correct horse battery")).replace(
+        "m=8,", f"m={2**32 - 1},"
+    )  # 4 TiB
     with pytest.raises(LoadShedError):
         await passwords.verify(stored, "correct horse battery")
 
 
-async def test_an_unknown_account_costs_one_verification_of_the_same_strength_and_is_refused() -> None:
+async def test_an_unknown_account_costs_one_verification_of_the_same_strength_and_is_refused() -> (
+    None
+):
     hasher = CountingHasher()
     passwords = Passwords(hasher)
     assert not await passwords.verify(None, "correct horse battery")
@@ -104,7 +108,9 @@ async def test_verifications_beyond_the_queue_limit_get_429() -> None:
         (Kind.API, timedelta(days=365)),
     ],
 )
-def test_each_kind_of_secret_has_its_life_and_only_its_hash_is_kept(kind: Kind, life: timedelta) -> None:
+def test_each_kind_of_secret_has_its_life_and_only_its_hash_is_kept(
+    kind: Kind, life: timedelta
+) -> None:
     minted = mint(kind, ADA, NOW)
     assert minted.token.expires_at == NOW + life
     assert minted.token.secret_sha256 == digest(minted.secret)
@@ -137,7 +143,9 @@ def test_a_secret_keeps_the_end_that_was_asked_for() -> None:
         (["bEARER   abc "], None, "abc"),
     ],
 )
-def test_a_header_goes_before_a_cookie(headers: list[str], cookie: str | None, secret: str | None) -> None:
+def test_a_header_goes_before_a_cookie(
+    headers: list[str], cookie: str | None, secret: str | None
+) -> None:
     assert presented(headers, cookie) == secret
 
 

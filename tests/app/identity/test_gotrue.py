@@ -72,7 +72,11 @@ async def test_a_right_password_is_answered_with_the_projects_own_token(realm: R
     answer = await log_in(realm, email=" Ada@Example.org ")
     assert answer.status_code == 200
     body = answer.json()
-    assert (list(body), body["token"], body["type"]) == (["token", "type", "expires_at"], token, "Bearer")
+    assert (list(body), body["token"], body["type"]) == (
+        ["token", "type", "expires_at"],
+        token,
+        "Bearer",
+    )
     assert body["expires_at"] == "2026-03-01T13:00:30.000000Z"
     assert answer.headers["cache-control"] == "no-store"
     assert (await realm.get(token)).json()["role"] == "responder"
@@ -84,13 +88,17 @@ async def test_a_right_password_is_answered_with_the_projects_own_token(realm: R
     assert realm.attempts == ["ok"]
     # It is not kept, not even as a hash; that somebody signed in is.
     assert await realm.world.database.fetch("select * from tokens", operation="test") == []
-    audit = await realm.world.database.fetch("select action from audit_log order by seq", operation="test")
+    audit = await realm.world.database.fetch(
+        "select action from audit_log order by seq", operation="test"
+    )
     assert [row["action"] for row in audit] == ["user.create", "session.begin"]
 
 
 async def test_a_new_key_is_sent_with_the_next_request(realm: Realm) -> None:
     settings = realm.project.settings()
-    rotation = Rotation(settings, lambda: settings.model_copy(update={"db_key": SecretStr("another key")}))
+    rotation = Rotation(
+        settings, lambda: settings.model_copy(update={"db_key": SecretStr("another key")})
+    )
     async with Client("gotrue", rotation, Timeout(20)) as client:
         assert (await client.ask("GET", "settings"))[0] == 200
         rotation.reread()
@@ -110,7 +118,9 @@ REFUSALS: list[tuple[int, Json]] = [
 async def test_every_rejected_sign_in_has_the_same_answer(realm: Realm) -> None:
     for number, realm.project.answer in enumerate(REFUSALS):
         answered = await log_in(realm, email=f"{number}@example.org")
-        assert (answered.status_code, answered.json()["detail"]) == (401, WRONG), realm.project.answer
+        assert (answered.status_code, answered.json()["detail"]) == (401, WRONG), (
+            realm.project.answer
+        )
     assert realm.attempts == ["bad_credentials"] * len(REFUSALS)
 
 
@@ -139,7 +149,9 @@ async def test_our_own_limits_spare_the_project(realm: Realm) -> None:
     assert realm.attempts[-1] == "limited"
 
 
-async def test_what_the_project_cannot_do_is_unavailable_and_never_a_wrong_password(realm: Realm) -> None:
+async def test_what_the_project_cannot_do_is_unavailable_and_never_a_wrong_password(
+    realm: Realm,
+) -> None:
     for number, realm.project.answer in enumerate(BROKEN):
         realm.world.pass_time(60)
         with pytest.raises(RejectedError) as caught:
@@ -163,11 +175,18 @@ async def test_a_project_that_does_not_answer_is_not_waited_for(realm: Realm) ->
 async def test_a_token_that_the_service_cannot_check_is_the_operators_affair(
     realm: Realm, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for token in (realm.token(by=ec_key("another")), realm.token(iss="https://other"), "no token", ""):
+    for token in (
+        realm.token(by=ec_key("another")),
+        realm.token(iss="https://other"),
+        "no token",
+        "",
+    ):
         realm.project.answer = session(token)
         with pytest.raises(RejectedError):
             await log_in(realm)
-    told = [vars(record)["reason"] for record in caplog.records if record.message == "gotrue.unusable"]
+    told = [
+        vars(record)["reason"] for record in caplog.records if record.message == "gotrue.unusable"
+    ]
     assert told == ["token_refused"] * 4
 
 
@@ -216,7 +235,11 @@ async def test_the_sign_in_page_begins_a_session_of_half_a_day_that_signing_out_
     assert token not in cookie
     assert (await service.client.get("/reliability")).status_code == 200
     assert (await service.client.get("/api/v1/me")).json()["role"] == "viewer"
-    csrf = (await service.client.get("/incidents")).text.partition('name="csrf" value="')[2].partition('"')[0]
+    csrf = (
+        (await service.client.get("/incidents"))
+        .text.partition('name="csrf" value="')[2]
+        .partition('"')[0]
+    )
     out = await service.client.post(
         "/signout", content=f"csrf={csrf}".encode(), headers={"Sec-Fetch-Site": "same-origin"}
     )

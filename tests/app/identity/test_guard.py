@@ -103,12 +103,16 @@ async def test_no_use_keeps_a_session_beyond_a_week(world: World) -> None:
     assert await whoami(world, cookie) == "nobody"
 
 
-async def test_the_secret_of_a_session_is_no_bearer_token_and_the_other_way_round(world: World) -> None:
+async def test_the_secret_of_a_session_is_no_bearer_token_and_the_other_way_round(
+    world: World,
+) -> None:
     ada = await world.person("ada@example.org")
     cookie, header = await world.cookie(ada), await world.login("ada@example.org")
     session = cookie["Cookie"].partition("=")[2]
     bearer = header["Authorization"].partition(" ")[2]
-    assert (await world.client.get("/who", headers={"Authorization": f"Bearer {session}"})).status_code == 401
+    assert (
+        await world.client.get("/who", headers={"Authorization": f"Bearer {session}"})
+    ).status_code == 401
     assert await whoami(world, {"Cookie": f"postfacta={bearer}"}) == "nobody"
     assert await whoami(world, {"Cookie": f"__Host-postfacta={session}"}) == "nobody"
 
@@ -315,7 +319,9 @@ async def test_what_was_found_revoked_is_not_believed_while_the_database_is_away
 ) -> None:
     await world.person("ada@example.org")
     await world.person("bob@example.org")
-    ada, also_ada, bob = [await world.login(f"{name}@example.org") for name in ("ada", "ada", "bob")]
+    ada, also_ada, bob = [
+        await world.login(f"{name}@example.org") for name in ("ada", "ada", "bob")
+    ]
     for header in (ada, also_ada, bob):
         assert (await world.client.get("/read", headers=header)).status_code == 200
     other, _ = world.instance(world.settings)
@@ -355,11 +361,16 @@ async def test_a_revoked_api_token_is_not_believed_while_the_database_is_away(
 ) -> None:
     admin = await world.admin()
     body = {"name": "ci", "scopes": ["incidents:read"]}
-    made = [(await world.client.post("/api/v1/tokens", headers=admin, json=body)).json() for _ in range(2)]
+    made = [
+        (await world.client.post("/api/v1/tokens", headers=admin, json=body)).json()
+        for _ in range(2)
+    ]
     gone, kept = ({"Authorization": f"Bearer {it['secret']}"} for it in made)
     for header in (gone, kept):
         assert (await world.client.get("/read", headers=header)).status_code == 200
-    assert (await world.client.delete(f"/api/v1/tokens/{made[0]['id']}", headers=admin)).status_code == 204
+    assert (
+        await world.client.delete(f"/api/v1/tokens/{made[0]['id']}", headers=admin)
+    ).status_code == 204
     monkeypatch.setattr(accounts, "credential", _away)
     with pytest.raises(DatabaseUnavailableError):
         await world.client.get("/read", headers=gone)
@@ -458,7 +469,9 @@ async def test_without_sign_in_only_the_names_of_this_machine_are_answered(
 async def test_without_sign_in_pages_of_other_sites_cannot_write(
     world: World, headers: dict[str, str], status: int
 ) -> None:
-    settings = Settings.model_validate({"auth_mode": "none", "cors_origins": "https://friend.example"})
+    settings = Settings.model_validate(
+        {"auth_mode": "none", "cors_origins": "https://friend.example"}
+    )
     client, _ = world.instance(settings)
     async with client:
         assert (await client.post("/write", headers=headers)).status_code == status

@@ -49,10 +49,13 @@ async def test_login_answers_a_bearer_token_and_stores_only_its_hash(world: Worl
     stored = await rows(world, "select * from tokens")
     assert body["token"] not in str(stored)
     audited = await rows(
-        world, "select actor, action, object, host(client) as client from audit_log order by seq offset 1"
+        world,
+        "select actor, action, object, host(client) as client from audit_log order by seq offset 1",
     )
     who = f"user:{ada.id}"
-    assert audited == [{"actor": who, "action": "session.begin", "object": who, "client": "192.0.2.7"}]
+    assert audited == [
+        {"actor": who, "action": "session.begin", "object": who, "client": "192.0.2.7"}
+    ]
 
 
 async def test_an_account_is_found_as_the_database_lowers_its_address(world: World) -> None:
@@ -65,7 +68,9 @@ async def test_an_account_is_found_as_the_database_lowers_its_address(world: Wor
     assert (await log_in(world, capital)).status_code == 200
 
 
-async def test_every_failure_of_a_login_has_one_text_and_costs_one_verification(world: World) -> None:
+async def test_every_failure_of_a_login_has_one_text_and_costs_one_verification(
+    world: World,
+) -> None:
     await world.person(ADA)
     gone = await world.person("gone@example.org")
     await world.database.execute(
@@ -93,7 +98,9 @@ async def test_an_account_without_a_password_cannot_be_logged_in_to(world: World
     assert (await log_in(world)).status_code == 401
 
 
-async def test_the_sixth_try_within_a_minute_is_refused_even_with_the_right_password(world: World) -> None:
+async def test_the_sixth_try_within_a_minute_is_refused_even_with_the_right_password(
+    world: World,
+) -> None:
     await world.person(ADA)
     for _ in range(5):
         assert (await log_in(world, password="wrong")).status_code == 401  # noqa: S106 - it is none
@@ -129,7 +136,9 @@ async def test_a_login_renews_a_hash_of_older_parameters(
         ({"email": "a" * 321, "password": "p" * 129}, {"/email", "/password"}),
     ],
 )
-async def test_what_is_no_login_names_its_fields(world: World, body: object, pointers: set[str]) -> None:
+async def test_what_is_no_login_names_its_fields(
+    world: World, body: object, pointers: set[str]
+) -> None:
     answer = await world.client.post("/login", json=body)
     assert answer.status_code == 422
     assert {error["pointer"] for error in answer.json()["errors"]} == pointers
@@ -159,7 +168,9 @@ async def test_open_registration_makes_viewers_and_each_address_once(world: Worl
         answer = await client.post("/register", json=asked)
         assert answer.status_code == 201
         assert list(answer.json()) == ["id", "email"]
-        assert (await client.post("/register", json={**asked, "email": "Ada@Example.org"})).status_code == 409
+        assert (
+            await client.post("/register", json={**asked, "email": "Ada@Example.org"})
+        ).status_code == 409
         assert (await client.post("/register", json={**asked, "role": "admin"})).status_code == 422
     assert (await rows(world, "select role from users")) == [{"role": "viewer"}]
     assert (await log_in(world)).status_code == 200
@@ -235,7 +246,9 @@ async def test_people_are_listed_page_by_page_each_once(world: World) -> None:
     assert seen == ["root@example.org", *(f"{number}@example.org" for number in range(4))]
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=201", "limit=x", "cursor=x", "cursor=", "role=admin"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=201", "limit=x", "cursor=x", "cursor=", "role=admin"]
+)
 async def test_a_bad_parameter_of_a_list_is_refused(world: World, query: str) -> None:
     admin = await world.admin()
     for path in ("users", "tokens", "audit"):
@@ -264,7 +277,9 @@ async def test_a_change_needs_the_version_it_starts_from(world: World) -> None:
     admin = await world.admin()
     ada = await world.person(ADA)
     url = f"/api/v1/users/{ada.id}"
-    assert (await world.client.patch(url, headers=admin, json={"role": "responder"})).status_code == 428
+    assert (
+        await world.client.patch(url, headers=admin, json={"role": "responder"})
+    ).status_code == 428
     first = {**admin, "If-Match": '"usr-1"'}
     answer = await world.client.patch(url, headers=first, json={"role": "responder"})
     assert (answer.status_code, answer.headers["etag"], answer.json()["role"]) == (
@@ -285,10 +300,14 @@ async def test_a_change_needs_the_version_it_starts_from(world: World) -> None:
 @pytest.mark.parametrize("user_id", ["0b9bd0f4-2e8f-4fc1-9c0a-6a7a8c8d2c11", "ada", "1" * 400])
 async def test_a_change_of_an_unknown_person_is_404(world: World, user_id: str) -> None:
     headers = {**await world.admin(), "If-Match": '"usr-1"'}
-    assert (await world.client.patch(f"/api/v1/users/{user_id}", headers=headers, json={})).status_code == 404
+    assert (
+        await world.client.patch(f"/api/v1/users/{user_id}", headers=headers, json={})
+    ).status_code == 404
 
 
-async def test_who_is_disabled_is_out_at_once_and_comes_back_without_old_sessions(world: World) -> None:
+async def test_who_is_disabled_is_out_at_once_and_comes_back_without_old_sessions(
+    world: World,
+) -> None:
     admin = await world.admin()
     ada = await world.person(ADA)
     header, cookie = await world.login(ADA), await world.cookie(ada)
@@ -347,7 +366,9 @@ async def test_the_last_administrator_stays_one(world: World, change: dict[str, 
 
 
 @pytest.mark.parametrize("change", [{}, {"role": "admin"}, {"disabled": False}], ids=str)
-async def test_the_last_administrator_may_be_left_as_is(world: World, change: dict[str, object]) -> None:
+async def test_the_last_administrator_may_be_left_as_is(
+    world: World, change: dict[str, object]
+) -> None:
     last = await world.person("root@example.org", Role.ADMIN)
     async with world.database.transaction() as connection:
         unit = Unit(connection, last.principal, None)
@@ -369,7 +390,9 @@ async def test_a_token_is_shown_once_and_found_by_its_prefix(world: World) -> No
     listed = (await world.client.get("/api/v1/tokens", headers=admin)).json()["items"]
     secret = made.pop("secret")
     assert listed == [made]
-    assert secret not in str(await rows(world, "select tokens::text, audit_log::text from tokens, audit_log"))
+    assert secret not in str(
+        await rows(world, "select tokens::text, audit_log::text from tokens, audit_log")
+    )
     assert made["created_by"] == str((await rows(world, "select id from users"))[0]["id"])
 
 
@@ -391,7 +414,9 @@ async def test_a_revoked_token_is_refused_at_once_and_cannot_be_revoked_twice(wo
 async def test_a_session_is_no_token_to_be_revoked(world: World) -> None:
     admin = await world.admin()
     session = (await rows(world, "select id from tokens"))[0]["id"]
-    assert (await world.client.delete(f"/api/v1/tokens/{session}", headers=admin)).status_code == 404
+    assert (
+        await world.client.delete(f"/api/v1/tokens/{session}", headers=admin)
+    ).status_code == 404
     assert (await world.client.get("/api/v1/tokens", headers=admin)).json()["items"] == []
 
 

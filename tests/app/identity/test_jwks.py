@@ -16,7 +16,18 @@ from .project import FakeProject
 
 DAY = 86_400
 _PATIENCE = 20.0
-FAILURES = ["down", "slow", "oversized", "moved", "inflated", "", "[]", "{}", '{"keys": 1}', "[" * 60_000]
+FAILURES = [
+    "down",
+    "slow",
+    "oversized",
+    "moved",
+    "inflated",
+    "",
+    "[]",
+    "{}",
+    '{"keys": 1}',
+    "[" * 60_000,
+]
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda text: ascii(text[:12]))

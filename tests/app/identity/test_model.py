@@ -60,7 +60,9 @@ def test_a_session_ends_after_twelve_idle_hours_and_a_bearer_token_does_not() ->
     assert credential(Kind.SESSION, age=twelve - timedelta(seconds=1)).outcome(HASH, NOW) == "ok"
     assert credential(Kind.SESSION, age=twelve).outcome(HASH, NOW) != "ok"
     assert credential(Kind.BEARER, age=twelve).outcome(HASH, NOW) == "ok"
-    assert replace(credential(Kind.SESSION, age=twelve), last_used_at=NOW).outcome(HASH, NOW) == "ok"
+    assert (
+        replace(credential(Kind.SESSION, age=twelve), last_used_at=NOW).outcome(HASH, NOW) == "ok"
+    )
 
 
 POOR = [
@@ -127,7 +129,9 @@ def test_a_token_writes_signals_of_exactly_one_source() -> None:
 
 
 def test_a_token_may_have_several_scopes() -> None:
-    new = parse(NewToken, {"name": "ci", "scopes": ["signals:write", "incidents:read"], "source": "ci"})
+    new = parse(
+        NewToken, {"name": "ci", "scopes": ["signals:write", "incidents:read"], "source": "ci"}
+    )
     assert sorted(new.scopes) == ["incidents:read", "signals:write"]
 
 

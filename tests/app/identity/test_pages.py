@@ -81,7 +81,9 @@ async def test_after_signing_in_one_is_where_one_wanted_to_be(
     world: World, browser: httpx2.AsyncClient
 ) -> None:
     await world.person(EMAIL)
-    assert (await submit(browser, next="/incidents/INC-1?a=b")).headers["location"] == "/incidents/INC-1?a=b"
+    assert (await submit(browser, next="/incidents/INC-1?a=b")).headers[
+        "location"
+    ] == "/incidents/INC-1?a=b"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,9 @@ async def test_a_failed_sign_in_shows_the_form_again_and_never_the_password(
     world: World, browser: httpx2.AsyncClient, email: str
 ) -> None:
     await world.person(EMAIL)
-    content = urlencode({"email": email.encode("utf-8", "surrogatepass"), "password": "not the password"})
+    content = urlencode(
+        {"email": email.encode("utf-8", "surrogatepass"), "password": "not the password"}
+    )
     answer = await browser.post("/signin", headers=OURS, content=content.encode())
     assert answer.status_code in {401, 422}
     assert "Wrong e-mail or password" in answer.text

@@ -29,7 +29,9 @@ async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
     with pytest.MonkeyPatch.context() as patch:
         # Tries that take long come back while they are counted.
         patch.setattr(
-            accounts, "PasswordHasher", partial(PasswordHasher, time_cost=1, memory_cost=8, parallelism=1)
+            accounts,
+            "PasswordHasher",
+            partial(PasswordHasher, time_cost=1, memory_cost=8, parallelism=1),
         )
         async with in_process(shared_app_dsn) as running:
             yield running
@@ -61,9 +63,13 @@ class Person:
         assert answer.status_code == 200, answer.text
         return {"Authorization": f"Bearer {answer.json()['token']}"}
 
-    async def send(self, method: str, path: str, headers: dict[str, str], *, expect: int, **more: Any) -> Any:
+    async def send(
+        self, method: str, path: str, headers: dict[str, str], *, expect: int, **more: Any
+    ) -> Any:
         path = path.replace("{id}", self.id)
-        answer = await self.service.client.request(method, f"/api/v1{path}", headers=headers, **more)
+        answer = await self.service.client.request(
+            method, f"/api/v1{path}", headers=headers, **more
+        )
         assert answer.status_code == expect, answer.text
         return answer.json() if answer.content else None
 
@@ -180,7 +186,9 @@ async def test_sessions_of_other_people_are_out_of_reach(service: Service) -> No
         await ada.send("DELETE", f"/me/sessions/{unknown}", await ada.bearer(), expect=404)
 
 
-async def test_an_account_whose_password_is_kept_elsewhere_has_sessions_alone(service: Service) -> None:
+async def test_an_account_whose_password_is_kept_elsewhere_has_sessions_alone(
+    service: Service,
+) -> None:
     screen = await Screen.of(service, "viewer")
     page = await screen.get("/account")
     assert "is managed by your sign-in provider" in page.text
@@ -237,7 +245,9 @@ async def test_the_pages_of_people_reset_sign_out_and_revoke(service: Service) -
     ada, screen = await person(service), await Screen.of(service, "admin")
     here = await ada.bearer()
     token = await service.client.post(
-        "/api/v1/tokens", json={"name": "A dashboard", "scopes": ["incidents:read"]}, headers=ada.admin
+        "/api/v1/tokens",
+        json={"name": "A dashboard", "scopes": ["incidents:read"]},
+        headers=ada.admin,
     )
     people = await screen.get("/people")
     assert f"/people/{ada.id}" in people.text
@@ -253,19 +263,26 @@ async def test_the_pages_of_people_reset_sign_out_and_revoke(service: Service) -
     assert password not in (await screen.get(path)).text
 
 
-async def test_the_page_of_people_creates_a_token_and_shows_its_secret_once(service: Service) -> None:
+async def test_the_page_of_people_creates_a_token_and_shows_its_secret_once(
+    service: Service,
+) -> None:
     screen, name = await Screen.of(service, "admin"), f"Dashboard {uuid4()}"
     people = await screen.get("/people")
     for wrong, told in (
         ({}, "f-scopes"),
         ({"scope-signals:write": "on"}, "a source is required with signals:write"),
         ({"scope-incidents:read": "on", "expires_at": "soon"}, "f-expires_at"),
-        ({"scope-incidents:read": "on", "expires_at": "2020-01-01 00:00"}, "within the next ten years"),
+        (
+            {"scope-incidents:read": "on", "expires_at": "2020-01-01 00:00"},
+            "within the next ten years",
+        ),
     ):
         refused = await screen.send(people, "/people/tokens", {"name": name, **wrong}, expect=422)
         assert told in refused.text
         assert f'value="{name}"' in refused.text
-        assert all(f'name="{box}" checked' in refused.text for box in wrong if box.startswith("scope-"))
+        assert all(
+            f'name="{box}" checked' in refused.text for box in wrong if box.startswith("scope-")
+        )
     sent = {"name": name, "scope-incidents:read": "on", "scope-signals:write": "on", "source": "ci"}
     made = await screen.send(people, "/people/tokens", sent, expect=200)
     assert made.headers["cache-control"] == "no-store"
@@ -275,9 +292,12 @@ async def test_the_page_of_people_creates_a_token_and_shows_its_secret_once(serv
     assert secret not in again.text
     me = await service.client.get("/api/v1/me", headers={"Authorization": f"Bearer {secret}"})
     assert (me.json()["scopes"], me.json()["source"]) == (["incidents:read", "signals:write"], "ci")
-    audited = "select detail->>'scopes' from audit_log where action = 'token.create' and object = $1"
+    audited = (
+        "select detail->>'scopes' from audit_log where action = 'token.create' and object = $1"
+    )
     assert (
-        await service.database.fetchval(audited, me.json()["actor"]) == '["incidents:read", "signals:write"]'
+        await service.database.fetchval(audited, me.json()["actor"])
+        == '["incidents:read", "signals:write"]'
     )
 
 
@@ -285,7 +305,9 @@ async def test_the_pages_of_people_add_and_promote_and_disable(service: Service)
     screen, email = await Screen.of(service, "admin"), f"{uuid4()}@tests.example"
     wrong = await screen.send(await screen.get("/people"), "/people", email="nobody", expect=422)
     assert 'value="nobody"' in wrong.text
-    added = await screen.send(await screen.get("/people"), "/people", email=email, role="viewer", expect=200)
+    added = await screen.send(
+        await screen.get("/people"), "/people", email=email, role="viewer", expect=200
+    )
     (password,) = re.findall(r"<code>([^<]{20})</code>", added.text)
     row = await service.database.fetchrow("select id, role from users where email = $1", email)
     assert row is not None
@@ -327,7 +349,9 @@ async def test_a_sign_in_that_a_password_change_overtakes_begins_no_session(
 
     async def overtaken(self: Passwords, stored: str | None, password: str, **more: Any) -> bool:
         matches = await verify(self, stored, password, **more)
-        await service.database.execute("update users set password_hash = 'other' where email = $1", ada.email)
+        await service.database.execute(
+            "update users set password_hash = 'other' where email = $1", ada.email
+        )
         return matches
 
     monkeypatch.setattr(Passwords, "verify", overtaken)

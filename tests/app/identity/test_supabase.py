@@ -34,7 +34,9 @@ Json = dict[str, Any]
 
 
 @pytest.mark.parametrize("by", ["ES256", "RS256", "HS256"])
-async def test_a_token_is_accepted_and_the_first_one_creates_a_viewer(realm: Realm, by: str) -> None:
+async def test_a_token_is_accepted_and_the_first_one_creates_a_viewer(
+    realm: Realm, by: str
+) -> None:
     realm.project.keys = [ec_key("ES256"), rsa_key("RS256")]
     key = {key.kid: key for key in realm.project.keys}.get(by, SECRET)
     # The project names its old secret too, since it has others.
@@ -53,7 +55,9 @@ async def test_a_token_is_accepted_and_the_first_one_creates_a_viewer(realm: Rea
             "password_hash": None,
         }
     ]
-    audit = await realm.world.database.fetch("select action, object from audit_log", operation="test")
+    audit = await realm.world.database.fetch(
+        "select action, object from audit_log", operation="test"
+    )
     assert [tuple(row) for row in audit] == [("user.create", me["actor"])]
 
 
@@ -109,7 +113,13 @@ async def test_who_has_no_address_gets_in_too(realm: Realm, email: str | None) -
 # The eight of the design, each signed as the project would, or as a forger could.
 EIGHT: dict[str, Callable[[Realm], str]] = {
     "anon key": lambda it: jwt.encode(
-        {"iss": "supabase", "ref": "abc", "role": "anon", "iat": it.world.wall, "exp": it.world.wall + 9e8},
+        {
+            "iss": "supabase",
+            "ref": "abc",
+            "role": "anon",
+            "iat": it.world.wall,
+            "exp": it.world.wall + 9e8,
+        },
         SECRET,
     ),
     "service_role": lambda it: it.token(by=SECRET, role="service_role"),
@@ -146,7 +156,13 @@ def _unsigned(realm: Realm) -> str:
 
 CLAIMS: dict[str, Callable[[Realm], str]] = {
     "service_role by its own claims": lambda it: jwt.encode(
-        {"iss": "supabase", "ref": "abc", "role": "service_role", "iat": 1, "exp": it.world.wall + 9e8},
+        {
+            "iss": "supabase",
+            "ref": "abc",
+            "role": "service_role",
+            "iat": 1,
+            "exp": it.world.wall + 9e8,
+        },
         SECRET,
     ),
     "several audiences": lambda it: it.token(aud=["authenticated", "anon"]),
@@ -185,7 +201,9 @@ SIGNATURES: dict[str, Callable[[Realm], str]] = {
 
 
 @pytest.mark.parametrize("by", [None, SECRET], ids=["ES256", "HS256"])
-async def test_an_invalid_token_is_refused_and_creates_no_account(realm: Realm, by: str | None) -> None:
+async def test_an_invalid_token_is_refused_and_creates_no_account(
+    realm: Realm, by: str | None
+) -> None:
     realm.project.signs_by = by
     for name, forge in (EIGHT | CLAIMS | ({} if by else SIGNATURES)).items():
         answer = await realm.get(forge(realm))
@@ -195,7 +213,9 @@ async def test_an_invalid_token_is_refused_and_creates_no_account(realm: Realm, 
     assert (await realm.get(realm.token())).status_code == 200
 
 
-async def test_without_a_secret_nothing_is_signed_by_one(world: World, project: FakeProject) -> None:
+async def test_without_a_secret_nothing_is_signed_by_one(
+    world: World, project: FakeProject
+) -> None:
     settings = project.settings(jwt_secret=None)
     asked = Client("gotrue", Rotation(settings), Timeout(20))
     accounts = SupabaseAccounts(
@@ -218,7 +238,11 @@ def _no_keys() -> Jwks:
 
 async def test_times_are_compared_with_half_a_minute_to_spare(realm: Realm) -> None:
     wall = realm.world.wall
-    for token in (realm.token(exp=wall - 29), realm.token(iat=wall + 29), realm.token(nbf=wall + 29)):
+    for token in (
+        realm.token(exp=wall - 29),
+        realm.token(iat=wall + 29),
+        realm.token(nbf=wall + 29),
+    ):
         assert (await realm.get(token)).status_code == 200
 
 
@@ -256,13 +280,17 @@ async def test_disabling_an_account_here_works_at_once_here_and_within_ten_secon
     assert (await realm.get(realm.token(session_id="another"))).status_code == 401
 
 
-async def test_our_own_tokens_and_sessions_are_good_too_and_theirs_are_no_cookie(realm: Realm) -> None:
+async def test_our_own_tokens_and_sessions_are_good_too_and_theirs_are_no_cookie(
+    realm: Realm,
+) -> None:
     ada = await realm.world.person("ada@example.org", Role.ADMIN)
     cookie, bearer = await realm.world.cookie(ada), await realm.world.login("ada@example.org")
     body = {"name": "ci", "scopes": ["incidents:read"]}
     made = await realm.client.post("/api/v1/tokens", headers=bearer, json=body)
     assert (await realm.get(made.json()["secret"])).json()["scopes"] == ["incidents:read"]
-    assert (await realm.client.get("/api/v1/me", headers=cookie)).json()["actor"] == f"user:{ada.id}"
+    assert (await realm.client.get("/api/v1/me", headers=cookie)).json()[
+        "actor"
+    ] == f"user:{ada.id}"
     answer = await realm.client.get("/who", headers={"Cookie": f"postfacta={realm.token()}"})
     assert answer.json()["actor"] == "nobody"
     assert [person["external_sub"] for person in await realm.people()] == [None]

@@ -94,6 +94,8 @@ async def _refuse_condition(request: Request, error: Exception) -> Response:
 
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, AppError)
-    errors = [{"pointer": it.pointer, "code": it.code, "message": it.message} for it in error.errors]
+    errors = [
+        {"pointer": it.pointer, "code": it.code, "message": it.message} for it in error.errors
+    ]
     body = {"slug": error.slug, "detail": error.detail, "errors": errors, **error.extra}
     return JSONResponse(body, error.status, error.headers)

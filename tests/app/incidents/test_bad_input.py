@@ -18,13 +18,38 @@ ClientFor = Callable[[Principal], httpx2.AsyncClient]
 Body = dict[str, Any]
 
 BASE = "/api/v1/incidents"
-NEW: Body = {"title": "Checkout is down", "description": "Nobody can pay since noon.", "severity": "HIGH"}
+NEW: Body = {
+    "title": "Checkout is down",
+    "description": "Nobody can pay since noon.",
+    "severity": "HIGH",
+}
 FIELDS = [
-    *(*NEW, "kind", "reporter", "owner", "services", "teams", "visibility", "members", "declared_at"),
+    *(
+        *NEW,
+        "kind",
+        "reporter",
+        "owner",
+        "services",
+        "teams",
+        "visibility",
+        "members",
+        "declared_at",
+    ),
     *("to", "occurred_at", "outcome", "reason", "status", "x"),
 ]
 PARAMETERS = [
-    *("from", "to", "kind", "service", "team", "severity", "severity_gte", "status", "outcome", "x"),
+    *(
+        "from",
+        "to",
+        "kind",
+        "service",
+        "team",
+        "severity",
+        "severity_gte",
+        "status",
+        "outcome",
+        "x",
+    ),
     *("owner", "has_postmortem", "updated_since", "q", "sort", "limit", "cursor"),
 ]
 HEADERS = ["If-Match", "If-None-Match", "Idempotency-Key", "Content-Type"]
@@ -44,8 +69,19 @@ odd_text = st.text() | st.sampled_from(
             "INC-1",
             "INC-0",
         ),
-        *("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59-14:00", "1e400"),
-        *("2026-01-01T00:00:00Z", "' or 1=1 --", "&|!:*()", "%", "00000000-0000-0000-0000-000000000000"),
+        *(
+            "0001-01-01T00:00:00Z",
+            "9999-12-31T23:59:59.999999Z",
+            "9999-12-31T23:59:59-14:00",
+            "1e400",
+        ),
+        *(
+            "2026-01-01T00:00:00Z",
+            "' or 1=1 --",
+            "&|!:*()",
+            "%",
+            "00000000-0000-0000-0000-000000000000",
+        ),
     ]
 )
 values = st.recursive(
@@ -58,13 +94,17 @@ moves = st.fixed_dictionaries(
     {"to": st.sampled_from(["OPEN", "IN_PROGRESS", "RESOLVED", "CLOSED"]) | values},
     optional={"outcome": st.just("fixed") | values, "reason": values, "occurred_at": values},
 )
-documents = (shaped | moves | values).map(lambda value: json.dumps(value).encode("utf-8", "replace"))
+documents = (shaped | moves | values).map(
+    lambda value: json.dumps(value).encode("utf-8", "replace")
+)
 bodies = documents | documents | st.binary()
 refs = st.just("INC-1") | st.just("INC-1") | odd_text
 header_values = st.text(st.characters(min_codepoint=32, max_codepoint=255)) | st.sampled_from(
     ["*", '"inc-1"', "application/json", '"k"', "k"]
 )
-headers = st.just(dict[str, str]()) | st.dictionaries(st.sampled_from(HEADERS), header_values, max_size=3)
+headers = st.just(dict[str, str]()) | st.dictionaries(
+    st.sampled_from(HEADERS), header_values, max_size=3
+)
 queries = st.lists(st.tuples(st.sampled_from(PARAMETERS), odd_text), max_size=4)
 
 
@@ -99,14 +139,18 @@ def escaped(text: str) -> str:
 @example(sent=Sent(body=b'{"title": ' + b"9" * 5000 + b"}"))
 @example(sent=Sent(target=("GET", ""), query=[("q", "\ud800")]))
 @example(
-    sent=Sent(target=("GET", ""), query=[("from", "0001-01-01T00:00:00Z"), ("to", "9999-12-31T23:59:59Z")])
+    sent=Sent(
+        target=("GET", ""), query=[("from", "0001-01-01T00:00:00Z"), ("to", "9999-12-31T23:59:59Z")]
+    )
 )
 async def test_nothing_that_is_sent_is_a_fault(
     client_for: ClientFor, responder: Principal, app_database: Database, *, sent: Sent
 ) -> None:
     client = client_for(responder)
     assert (await client.post(BASE, json=NEW)).status_code == 201  # so that INC-1 is there
-    count = "select from incidents union all select from status_changes union all select from audit_log"
+    count = (
+        "select from incidents union all select from status_changes union all select from audit_log"
+    )
     before = len(await app_database.fetch(count, operation="test"))
     headers = {"Content-Type": "application/json", "If-Match": "*"} | sent.headers
     answer = await client.request(

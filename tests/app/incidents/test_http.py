@@ -20,7 +20,11 @@ ClientFor = Callable[[Principal], httpx2.AsyncClient]
 Body = dict[str, Any]
 
 BASE = "/api/v1/incidents"
-NEW: Body = {"title": "Checkout is down", "description": "Nobody can pay since noon.", "severity": "HIGH"}
+NEW: Body = {
+    "title": "Checkout is down",
+    "description": "Nobody can pay since noon.",
+    "severity": "HIGH",
+}
 
 
 async def declare(client: httpx2.AsyncClient, **fields: object) -> Body:
@@ -76,7 +80,9 @@ async def test_creating_writes_the_first_status_change_and_who_did_it(
     changes = await app_database.fetch("select * from status_changes", operation="test")
     assert [(row["from_status"], row["to_status"]) for row in changes] == [(None, "OPEN")]
     assert changes[0]["occurred_at"] == datetime.fromisoformat(when)
-    audit = await app_database.fetchrow("select *, host(client) as host from audit_log", operation="test")
+    audit = await app_database.fetchrow(
+        "select *, host(client) as host from audit_log", operation="test"
+    )
     assert audit is not None
     assert (audit["actor"], audit["action"]) == (responder.actor, "incident.create")
     assert (audit["object"], audit["host"]) == (f"INC-{made['number']}", "192.0.2.7")
@@ -123,7 +129,12 @@ async def test_each_bad_field_is_named_and_nothing_is_written(
 async def test_the_longest_and_the_shortest_texts_are_taken(
     client_for: ClientFor, responder: Principal
 ) -> None:
-    longest = {"title": "😀" * 200, "description": "ä" * 2000, "reporter": "r" * 100, "owner": "o" * 100}
+    longest = {
+        "title": "😀" * 200,
+        "description": "ä" * 2000,
+        "reporter": "r" * 100,
+        "owner": "o" * 100,
+    }
     shortest = {"title": "   ", "description": " " * 10, "reporter": "  ", "owner": " "}
     for fields in (longest, shortest):
         made = await declare(client_for(responder), **fields)
@@ -138,12 +149,16 @@ async def test_a_name_that_is_too_short_for_a_reporter_is_replaced(
         assert made["reporter"] == reporter
 
 
-async def test_five_minutes_of_clock_error_are_forgiven(client_for: ClientFor, responder: Principal) -> None:
+async def test_five_minutes_of_clock_error_are_forgiven(
+    client_for: ClientFor, responder: Principal
+) -> None:
     soon = datetime.now(UTC) + timedelta(minutes=4)  # noqa: TID251 - the handler's own clock is the wall clock
     await declare(client_for(responder), declared_at=soon.isoformat())
 
 
-async def test_a_change_needs_the_version_it_starts_from(client_for: ClientFor, responder: Principal) -> None:
+async def test_a_change_needs_the_version_it_starts_from(
+    client_for: ClientFor, responder: Principal
+) -> None:
     client = client_for(responder)
     path = f"{BASE}/{(await declare(client, kind='exercise'))['id']}"
     assert (await client.patch(path, json={"title": "Other"})).status_code == 428
@@ -168,7 +183,9 @@ async def test_of_twenty_changes_of_one_version_one_wins(
     statuses: list[int] = []
 
     async def change(number: int) -> None:
-        answer = await client.patch(path, json={"title": f"Change {number}"}, headers={"If-Match": '"inc-1"'})
+        answer = await client.patch(
+            path, json={"title": f"Change {number}"}, headers={"If-Match": '"inc-1"'}
+        )
         statuses.append(answer.status_code)
 
     async with held(app_database, waiters=5) as group:
@@ -218,7 +235,9 @@ async def test_the_audit_keeps_what_a_change_changed(
 ) -> None:
     client = client_for(responder)
     path = f"{BASE}/{(await declare(client))['id']}"
-    await client.patch(path, json={"severity": "LOW", "title": NEW["title"]}, headers={"If-Match": "*"})
+    await client.patch(
+        path, json={"severity": "LOW", "title": NEW["title"]}, headers={"If-Match": "*"}
+    )
     row = await app_database.fetchrow(
         "select detail::text from audit_log where action = 'incident.change'", operation="test"
     )
@@ -226,7 +245,9 @@ async def test_the_audit_keeps_what_a_change_changed(
     assert row["detail"] == '{"severity": ["HIGH", "LOW"]}'
 
 
-async def test_the_same_version_is_not_sent_twice(client_for: ClientFor, responder: Principal) -> None:
+async def test_the_same_version_is_not_sent_twice(
+    client_for: ClientFor, responder: Principal
+) -> None:
     client = client_for(responder)
     path = f"{BASE}/{(await declare(client))['id']}"
     same = await client.get(path, headers={"If-None-Match": '"x", W/"inc-1"'})
@@ -247,14 +268,18 @@ REFS = [
 ]
 
 
-async def test_what_is_no_incident_is_not_found(client_for: ClientFor, responder: Principal) -> None:
+async def test_what_is_no_incident_is_not_found(
+    client_for: ClientFor, responder: Principal
+) -> None:
     client = client_for(responder)
     await declare(client)
     for path in (f"{BASE}/{ref}" for ref in REFS):
         assert (await client.get(path)).status_code == 404
         assert (await client.patch(path, json={}, headers={"If-Match": "*"})).status_code == 404
         assert (await client.delete(path, headers={"If-Match": "*"})).status_code == 404
-        assert (await client.post(f"{path}/transitions", json={"to": "RESOLVED"})).status_code == 404
+        assert (
+            await client.post(f"{path}/transitions", json={"to": "RESOLVED"})
+        ).status_code == 404
 
 
 async def test_only_administrators_archive_what_is_not_an_exercise(
@@ -263,8 +288,12 @@ async def test_only_administrators_archive_what_is_not_an_exercise(
     client = client_for(responder)
     path = f"{BASE}/{(await declare(client))['id']}"
     assert (await client.delete(path, headers={"If-Match": "*"})).status_code == 403
-    assert (await client_for(admin).delete(path, headers={"If-Match": '"inc-9"'})).status_code == 412
-    assert (await client_for(admin).delete(path, headers={"If-Match": '"inc-1"'})).status_code == 204
+    assert (
+        await client_for(admin).delete(path, headers={"If-Match": '"inc-9"'})
+    ).status_code == 412
+    assert (
+        await client_for(admin).delete(path, headers={"If-Match": '"inc-1"'})
+    ).status_code == 204
     drill = f"{BASE}/{(await declare(client, kind='exercise'))['id']}"
     assert (await client.delete(drill, headers={"If-Match": "*"})).status_code == 204
 
@@ -280,7 +309,9 @@ async def test_what_is_archived_leaves_the_lists_and_stays_as_it_is(
     archived = await client.get(path)
     assert archived.json()["archived_at"] is not None
     assert archived.headers["etag"] == '"inc-2"'
-    assert (await client.patch(path, json={"owner": "A"}, headers={"If-Match": "*"})).status_code == 409
+    assert (
+        await client.patch(path, json={"owner": "A"}, headers={"If-Match": "*"})
+    ).status_code == 409
     assert (await client.post(f"{path}/transitions", json={"to": "RESOLVED"})).status_code == 409
     assert (await client.get(path)).json() == archived.json()
 

@@ -16,13 +16,22 @@ ClientFor = Callable[[Principal], httpx2.AsyncClient]
 Body = dict[str, Any]
 
 BASE = "/api/v1/incidents"
-NEW: Body = {"title": "Checkout is down", "description": "Nobody can pay since noon.", "severity": "HIGH"}
+NEW: Body = {
+    "title": "Checkout is down",
+    "description": "Nobody can pay since noon.",
+    "severity": "HIGH",
+}
 
 # title, fields, moves
 SAMPLES: list[tuple[str, Body, list[Body]]] = [
     (
         "one",
-        {"severity": "LOW", "declared_at": "2026-01-01T00:00:00Z", "services": ["web"], "owner": "Ada"},
+        {
+            "severity": "LOW",
+            "declared_at": "2026-01-01T00:00:00Z",
+            "services": ["web"],
+            "owner": "Ada",
+        },
         [{"to": "RESOLVED", "occurred_at": "2026-01-03T00:00:00Z"}],
     ),
     (
@@ -37,7 +46,12 @@ SAMPLES: list[tuple[str, Body, list[Body]]] = [
     ),
     (
         "three",
-        {"severity": "HIGH", "declared_at": "2026-01-05T00:00:00Z", "kind": "near_miss", "teams": ["web"]},
+        {
+            "severity": "HIGH",
+            "declared_at": "2026-01-05T00:00:00Z",
+            "kind": "near_miss",
+            "teams": ["web"],
+        },
         [{"to": "IN_PROGRESS"}],
     ),
     (
@@ -159,13 +173,24 @@ async def test_a_cursor_fits_its_own_list_only(client_for: ClientFor, responder:
     client = client_for(responder)
     await fill(client)
     cursor = (await client.get(f"{BASE}?limit=1&severity_gte=LOW")).json()["next_cursor"]
-    for query in ("", "sort=declared_at&severity_gte=LOW", "severity_gte=HIGH", "severity_gte=LOW&q=one"):
+    for query in (
+        "",
+        "sort=declared_at&severity_gte=LOW",
+        "severity_gte=HIGH",
+        "severity_gte=LOW&q=one",
+    ):
         answer = await client.get(f"{BASE}?{query}&cursor={cursor}")
         assert (answer.status_code, answer.json()["slug"]) == (400, "invalid-cursor")
-    assert names(await client.get(f"{BASE}?severity_gte=LOW&cursor={cursor}")) == ["three", "two", "one"]
+    assert names(await client.get(f"{BASE}?severity_gte=LOW&cursor={cursor}")) == [
+        "three",
+        "two",
+        "one",
+    ]
 
 
-async def test_the_link_leads_through_the_whole_list(client_for: ClientFor, responder: Principal) -> None:
+async def test_the_link_leads_through_the_whole_list(
+    client_for: ClientFor, responder: Principal
+) -> None:
     client = client_for(responder)
     await fill(client)
     found: list[str] = []
@@ -225,7 +250,9 @@ async def test_an_incremental_pull_misses_no_change(
     pull = f"{BASE}?sort=changed&updated_since={first['as_of']}"
     assert names(await client.get(pull)) == []
     by_title = {item["title"]: item["id"] for item in first["items"]}
-    await client.patch(f"{BASE}/{by_title['one']}", json={"owner": "Eve"}, headers={"If-Match": "*"})
+    await client.patch(
+        f"{BASE}/{by_title['one']}", json={"owner": "Eve"}, headers={"If-Match": "*"}
+    )
     await client.post(f"{BASE}/{by_title['four']}/transitions", json={"to": "RESOLVED"})
     assert names(await client.get(pull)) == ["one", "four"]
     # A fact of the timeline is a change too, although the incident's own version stays.
@@ -235,7 +262,9 @@ async def test_an_incremental_pull_misses_no_change(
     assert names(await client.get(pull)) == ["one", "four", "two"]
 
 
-async def test_the_empty_list_says_when_it_was_empty(client_for: ClientFor, responder: Principal) -> None:
+async def test_the_empty_list_says_when_it_was_empty(
+    client_for: ClientFor, responder: Principal
+) -> None:
     answer = await client_for(responder).get(BASE)
     assert answer.json()["items"] == []
     assert answer.json()["as_of"].endswith("Z")

@@ -15,7 +15,11 @@ ClientFor = Callable[[Principal], httpx2.AsyncClient]
 Body = dict[str, Any]
 
 BASE = "/api/v1/incidents"
-NEW: Body = {"title": "Checkout is down", "description": "Nobody can pay since noon.", "severity": "HIGH"}
+NEW: Body = {
+    "title": "Checkout is down",
+    "description": "Nobody can pay since noon.",
+    "severity": "HIGH",
+}
 PRIVATE = NEW | {"title": "Hush", "visibility": "private"}
 ANY = {"If-Match": "*"}
 
@@ -68,7 +72,9 @@ async def test_members_and_administrators_see_it(
     app_database: Database,
 ) -> None:
     member = await sign_up(app_database, viewer)
-    made = (await client_for(responder).post(BASE, json=PRIVATE | {"members": [member, member]})).json()
+    made = (
+        await client_for(responder).post(BASE, json=PRIVATE | {"members": [member, member]})
+    ).json()
     assert made["members"] == [member, str(responder.user_id)]
     for who in (responder, viewer, admin):
         assert (await client_for(who).get(f"{BASE}/{made['id']}")).status_code == 200
@@ -114,5 +120,7 @@ async def test_an_invisible_incident_cannot_be_made_private(
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["pointer"] == "/visibility"
     path = f"{BASE}/{(await client.post(BASE, json=NEW)).json()['id']}"
-    assert (await client.patch(path, json={"visibility": "private"}, headers=ANY)).status_code == 422
+    assert (
+        await client.patch(path, json={"visibility": "private"}, headers=ANY)
+    ).status_code == 422
     assert (await client.get(path)).json()["visibility"] == "internal"

@@ -23,7 +23,11 @@ ClientFor = Callable[[Principal], httpx2.AsyncClient]
 Body = dict[str, Any]
 
 BASE = "/api/v1/incidents"
-NEW: Body = {"title": "Checkout is down", "description": "Nobody can pay since noon.", "severity": "HIGH"}
+NEW: Body = {
+    "title": "Checkout is down",
+    "description": "Nobody can pay since noon.",
+    "severity": "HIGH",
+}
 ALLOWED = {
     "OPEN": {"IN_PROGRESS", "RESOLVED", "CLOSED"},
     "IN_PROGRESS": {"RESOLVED", "CLOSED"},
@@ -56,7 +60,9 @@ def expected(before: Mapping[str, Any], wish: Mapping[str, Any]) -> int:
         return 409
     has_outcome = wish.get("outcome") is not None
     reopens = start in ENDED and to == "IN_PROGRESS"
-    return 422 if has_outcome != (to == "CLOSED") or (reopens and wish.get("reason") is None) else 201
+    return (
+        422 if has_outcome != (to == "CLOSED") or (reopens and wish.get("reason") is None) else 201
+    )
 
 
 def check_invariants(incident: Mapping[str, Any], changes: Sequence[asyncpg.Record]) -> None:
@@ -72,7 +78,8 @@ def check_invariants(incident: Mapping[str, Any], changes: Sequence[asyncpg.Reco
 
 
 @settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # each example declares an incident of its own in the one database
 @given(wishes=tries)
 async def test_any_sequence_of_moves_keeps_the_rules(
@@ -89,8 +96,14 @@ async def test_any_sequence_of_moves_keeps_the_rules(
         now = (await client.get(path)).json()
         if answer.status_code == 201:
             assert answer.json() == now
-            if incident["status"] not in ENDED and now["status"] in ENDED and wish.get("occurred_at"):
-                assert datetime.fromisoformat(now["ended_at"]) == datetime.fromisoformat(wish["occurred_at"])
+            if (
+                incident["status"] not in ENDED
+                and now["status"] in ENDED
+                and wish.get("occurred_at")
+            ):
+                assert datetime.fromisoformat(now["ended_at"]) == datetime.fromisoformat(
+                    wish["occurred_at"]
+                )
             if incident["status"] == "RESOLVED" and now["status"] == "CLOSED":
                 assert now["ended_at"] == incident["ended_at"]
         else:

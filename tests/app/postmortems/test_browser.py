@@ -66,7 +66,11 @@ class Visit:
 
 @pytest.fixture(params=[(320, "dark", False), (1280, "light", True)], ids=["phone", "desk"])
 def visit(
-    request: pytest.FixtureRequest, browser: Browser, live: LiveService, session: StorageState, tmp_path: Path
+    request: pytest.FixtureRequest,
+    browser: Browser,
+    live: LiveService,
+    session: StorageState,
+    tmp_path: Path,
 ) -> Generator[Visit]:
     width, scheme, has_script = request.param
     context = browser.new_context(
@@ -78,7 +82,9 @@ def visit(
     )
     page = context.new_page()
     refused: list[str] = []
-    page.on("console", lambda it: refused.append(it.text) if "Content Security" in it.text else None)
+    page.on(
+        "console", lambda it: refused.append(it.text) if "Content Security" in it.text else None
+    )
     yield Visit(page, f"{width}-{scheme}", Path(os.environ.get("SHOTS", tmp_path)))
     context.close()
     assert refused == []
@@ -144,7 +150,12 @@ def _act(visit: Visit) -> None:
 
 
 def _learn(visit: Visit, live: LiveService, incident: str) -> None:
-    late = {"id": incident, "kind": "change", "title": "A late deploy", "occurred_at": "2026-02-07T10:00:00Z"}
+    late = {
+        "id": incident,
+        "kind": "change",
+        "title": "A late deploy",
+        "occurred_at": "2026-02-07T10:00:00Z",
+    }
     sent = live.client.post("/api/v1/signals", json={"incident": incident, "items": [late]})
     assert sent.json()["counts"]["created"] == 1
     visit.go("Post-mortem")

@@ -32,7 +32,9 @@ from tests.kit.every import every
 
 # What a form can hold: line breaks within, no space around any line, nothing but text.
 _LINE = st.text(
-    st.characters(codec="utf-8", exclude_categories=("Cc", "Zl", "Zp", "Zs", "Cs")), min_size=1, max_size=8
+    st.characters(codec="utf-8", exclude_categories=("Cc", "Zl", "Zp", "Zs", "Cs")),
+    min_size=1,
+    max_size=8,
 )
 _TEXT = st.lists(_LINE, min_size=1, max_size=2).map("\n".join)
 _MAYBE = st.one_of(st.just(""), _TEXT)
@@ -56,7 +58,9 @@ _CONTENT = st.builds(
         description=_MAYBE,
         users_affected=st.none() | st.integers(0, 10**12),
         quantities=st.lists(
-            st.builds(Quantity, name=_LINE, value=st.floats(-1e300, 1e300), unit=st.just("") | _LINE),
+            st.builds(
+                Quantity, name=_LINE, value=st.floats(-1e300, 1e300), unit=st.just("") | _LINE
+            ),
             max_size=3,
         ),
     ),
@@ -109,7 +113,9 @@ def test_a_section_of_very_many_lines_is_shown_whole() -> None:
 
 
 def test_rows_without_text_are_left_out_and_the_others_move_up() -> None:
-    form = typed("factors", {"factors-3-slug": " a ", "factors-7-slug": "b", "factors-5-slug": "  "})
+    form = typed(
+        "factors", {"factors-3-slug": " a ", "factors-7-slug": "b", "factors-5-slug": "  "}
+    )
     assert form == {"factors_none_found": "", "factors-0-slug": "a", "factors-1-slug": "b"}
     assert [row["slug"] for row in rows("factors", form)] == ["a", "b"]
 
@@ -187,7 +193,10 @@ def test_a_message_has_a_bound_too() -> None:
 
 def test_an_item_may_have_several_lines() -> None:
     form = typed("surprises", {"surprises": "one\n  goes on\n\ntwo\n"})
-    assert draft(Content(), "surprises", form, message="").content.surprises == ["one\ngoes on", "two"]
+    assert draft(Content(), "surprises", form, message="").content.surprises == [
+        "one\ngoes on",
+        "two",
+    ]
 
 
 def test_entries_and_fields_are_called_what_people_can_read() -> None:

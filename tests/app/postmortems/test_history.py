@@ -30,7 +30,9 @@ async def _busy(desk: Desk) -> None:
     await desk.write(0, FULL, expect=201, message="First thoughts")
 
 
-async def test_edits_and_revisions_have_descriptions_and_names(desk: Desk, service: Service) -> None:
+async def test_edits_and_revisions_have_descriptions_and_names(
+    desk: Desk, service: Service
+) -> None:
     await _busy(desk)
     page = (await (await Screen.of(service)).get(f"/incidents/{desk.ref}/history")).text
     told = [
@@ -66,7 +68,11 @@ async def test_the_audit_log_is_for_administrators_alone(desk: Desk, service: Se
 
 async def test_a_history_that_is_long_goes_on(desk: Desk, service: Service) -> None:
     for n in range(205):
-        body = {"op": "set_title", "entry": {"source": "ci", "id": "7"}, "value": {"title": f"Title {n:03}"}}
+        body = {
+            "op": "set_title",
+            "entry": {"source": "ci", "id": "7"},
+            "value": {"title": f"Title {n:03}"},
+        }
         await desk.send("POST", "/edits", expect=201, json=body)
     screen = await Screen.of(service)
     page = await screen.get(f"/incidents/{desk.ref}/history")
@@ -81,17 +87,27 @@ async def test_a_history_that_is_long_goes_on(desk: Desk, service: Service) -> N
 async def test_signals_attached_at_once_are_one_event_and_older_events_follow(
     desk: Desk, service: Service
 ) -> None:
-    await desk.send("POST", "/edits", expect=201, json={"op": "pin", "entry": {"source": "ci", "id": "7"}})
-    items = [{"source": "x", "id": f"{desk.ref}-{n}", "kind": "note", "title": "Seen"} for n in range(250)]
     await desk.send(
-        "POST", "/api/v1/signals", expect=200, json={"incident": desk.incident["id"], "items": items}
+        "POST", "/edits", expect=201, json={"op": "pin", "entry": {"source": "ci", "id": "7"}}
+    )
+    items = [
+        {"source": "x", "id": f"{desk.ref}-{n}", "kind": "note", "title": "Seen"}
+        for n in range(250)
+    ]
+    await desk.send(
+        "POST",
+        "/api/v1/signals",
+        expect=200,
+        json={"incident": desk.incident["id"], "items": items},
     )
     page = await (await Screen.of(service)).get(f"/incidents/{desk.ref}/history")
     assert "Attached 250 signals" in page.text
     assert "Pinned ci 7" in page.text
 
 
-async def test_events_of_one_instant_are_on_one_page_or_the_next(desk: Desk, service: Service) -> None:
+async def test_events_of_one_instant_are_on_one_page_or_the_next(
+    desk: Desk, service: Service
+) -> None:
     await service.database.execute(
         "insert into edits (id, incident_id, at, op, source, external_id, actor) select gen_random_uuid(), $1, now(), 'pin',"
         " 'ci', lpad(n::text, 3, '0'), 'test' from generate_series(1, 450) n",

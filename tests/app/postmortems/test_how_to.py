@@ -39,7 +39,10 @@ async def test_each_command_is_answered_with_success(app_database_dsn: str) -> N
         token = (await service.as_role("responder"))["Authorization"]
         answers: list[tuple[str, int]] = []
         for request in commands():
-            headers = [(name, text.replace("Bearer $TOKEN", token)) for name, text in request.pop("headers")]
+            headers = [
+                (name, text.replace("Bearer $TOKEN", token))
+                for name, text in request.pop("headers")
+            ]
             answer = await service.client.request(**request, headers=headers)
             assert answer.status_code in {200, 201}, (request, answer.text)
             answers.append((request["method"], answer.status_code))

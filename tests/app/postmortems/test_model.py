@@ -105,7 +105,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         {"impact": {"quantities": [{"name": "q", "value": "1"}]}},
         "/content/impact/quantities/0/value",
     ),
-    "no entry": ({"trigger": {"entry": {"source": "", "id": "x"}}}, "/content/trigger/entry/source"),
+    "no entry": (
+        {"trigger": {"entry": {"source": "", "id": "x"}}},
+        "/content/trigger/entry/source",
+    ),
 }
 
 
@@ -121,5 +124,6 @@ def test_what_breaks_a_bound_is_refused_and_named() -> None:
 def test_the_largest_texts_and_lists_are_taken() -> None:
     content = {"summary": "ä" * 20_000, "open_questions": ["?"] * 50}
     assert (
-        json.loads(parse(Draft, {"content": content}).model_dump_json())["content"].items() >= content.items()
+        json.loads(parse(Draft, {"content": content}).model_dump_json())["content"].items()
+        >= content.items()
     )

@@ -43,7 +43,11 @@ SECTIONS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
         {"detection": {"how": "A customer called.", "could_be_sooner": "Yes."}},
     ),
     "trigger": (
-        {"trigger__kind": "config", "trigger__description": "0 ms", "trigger__entry": "ci deploy 7"},
+        {
+            "trigger__kind": "config",
+            "trigger__description": "0 ms",
+            "trigger__entry": "ci deploy 7",
+        },
         {"trigger": {"kind": "config", "description": "0 ms", "entry": ENTRY}},
     ),
     "response": ({"response": "Rolled back."}, {"response": "Rolled back."}),
@@ -77,7 +81,9 @@ async def write(screen: Screen, desk: Desk, section: str, fields: dict[str, str]
     assert answer.headers["location"] == path_of(desk, f"#{section}")
 
 
-async def test_all_sections_are_written_one_at_a_time_and_read_back(desk: Desk, screen: Screen) -> None:
+async def test_all_sections_are_written_one_at_a_time_and_read_back(
+    desk: Desk, screen: Screen
+) -> None:
     expected: dict[str, Any] = {}
     for section, (fields, stored) in SECTIONS.items():
         await write(screen, desk, section, fields)
@@ -87,7 +93,9 @@ async def test_all_sections_are_written_one_at_a_time_and_read_back(desk: Desk, 
     assert {name: revision["content"][name] for name in expected} == expected
     for section, (fields, _) in SECTIONS.items():
         form = next(
-            it for it in forms_of(await screen.get(path_of(desk, f"/edit/{section}"))) if "rev" in it.fields
+            it
+            for it in forms_of(await screen.get(path_of(desk, f"/edit/{section}")))
+            if "rev" in it.fields
         )
         shown = {name.replace("-", "__"): text for name, text in form.fields.items()}
         assert {name: shown[name] for name in fields if name != "went_well"} == {
@@ -114,7 +122,9 @@ async def test_a_second_click_writes_nothing_more(desk: Desk, screen: Screen) ->
     assert [(it["rev"], it["message"]) for it in revisions["items"]] == [(1, "First words")]
 
 
-async def test_what_breaks_a_rule_comes_back_with_all_that_was_typed(desk: Desk, screen: Screen) -> None:
+async def test_what_breaks_a_rule_comes_back_with_all_that_was_typed(
+    desk: Desk, screen: Screen
+) -> None:
     path = path_of(desk, "/edit/factors")
     answer = await screen.send(
         await screen.get(path), path, expect=422, having="rev",
@@ -122,11 +132,18 @@ async def test_what_breaks_a_rule_comes_back_with_all_that_was_typed(desk: Desk,
     )  # fmt: skip
     assert "Typed &lt;b&gt;carefully&lt;/b&gt;" in answer.text
     assert 'href="#f-factors-0-slug">Short name (no. 1)' in answer.text
-    assert 'id="f-factors-0-slug" name="factors-0-slug" maxlength="63" value="No Canary"' in answer.text
+    assert (
+        'id="f-factors-0-slug" name="factors-0-slug" maxlength="63" value="No Canary"'
+        in answer.text
+    )
     assert 'aria-describedby="e-factors-0-slug h-factors-0-slug" aria-invalid="true"' in answer.text
     # The same form, mended, is saved: its key has not been used.
-    await screen.send(answer, path, having="rev", factors__0__slug="no-canary", factors__0__category="change")
-    assert (await desk.get("/postmortem"))["content"]["factors"][0]["statement"] == "Typed <b>carefully</b>"
+    await screen.send(
+        answer, path, having="rev", factors__0__slug="no-canary", factors__0__category="change"
+    )
+    assert (await desk.get("/postmortem"))["content"]["factors"][0][
+        "statement"
+    ] == "Typed <b>carefully</b>"
 
 
 async def test_a_row_more_is_offered_after_saving(desk: Desk, screen: Screen) -> None:
@@ -149,7 +166,9 @@ async def test_a_concurrent_writer_keeps_the_input_and_sees_the_current_text(
     answer = await screen.send(page, path, expect=412, having="rev", summary="My words.")
     assert "someone else wrote a new revision in the meantime" in answer.text
     assert "The words of <em>another</em>." in answer.text
-    assert next(it for it in forms_of(answer) if "rev" in it.fields).fields["summary"] == "My words."
+    assert (
+        next(it for it in forms_of(answer) if "rev" in it.fields).fields["summary"] == "My words."
+    )
     await screen.send(answer, path, having="rev")
     revision = await desk.get("/postmortem")
     assert (revision["rev"], revision["content"]["summary"]) == (2, "My words.")
@@ -171,17 +190,23 @@ async def test_a_form_that_went_out_before_with_other_words_is_not_taken_for_it(
     path = path_of(desk, "/edit/summary")
     page = await screen.get(path)
     await screen.send(page, path, having="rev", summary="First.")
-    answer = await screen.send(page, path, expect=422, having="rev", summary="Second.")  # the button "back"
+    answer = await screen.send(
+        page, path, expect=422, having="rev", summary="Second."
+    )  # the button "back"
     await screen.send(answer, path, having="rev")
     assert (await desk.get("/postmortem"))["content"]["summary"] == "Second."
 
 
-async def test_publishing_is_refused_with_links_to_what_is_missing(desk: Desk, screen: Screen) -> None:
+async def test_publishing_is_refused_with_links_to_what_is_missing(
+    desk: Desk, screen: Screen
+) -> None:
     action = await desk.add_action()
     await desk.write(0, {"summary": "Down."}, expect=201)
     path, moves = path_of(desk), path_of(desk, "/moves")
     await screen.send(await screen.get(path), moves, having="to", to="in_review")
-    answer = await screen.send(await screen.get(path), moves, expect=409, having="to", to="published")
+    answer = await screen.send(
+        await screen.get(path), moves, expect=409, having="to", to="published"
+    )
     assert "Before it can be published, add: impact, factors, owners" in answer.text
     assert [f'href="{path}/edit/{name}"' in answer.text.partition("can be published:")[2].partition("</ul>")[0] for name in ("summary", "impact", "factors")] == [False, True, True]  # fmt: skip
     assert f'href="/incidents/{desk.ref}/actions">an owner' in answer.text
@@ -208,7 +233,9 @@ async def test_no_post_mortem_is_waived_without_a_word(desk: Desk, screen: Scree
     assert (await desk.get("/postmortem"))["status"] == "draft"
 
 
-async def test_a_viewer_reads_what_is_published_and_is_offered_no_form(desk: Desk, service: Service) -> None:
+async def test_a_viewer_reads_what_is_published_and_is_offered_no_form(
+    desk: Desk, service: Service
+) -> None:
     viewer = await Screen.of(service, "viewer")
     await desk.write(0, {"summary": "Half a thought"}, expect=201)
     page = await viewer.get(path_of(desk))
@@ -269,7 +296,9 @@ async def test_revisions_come_in_pages(desk: Desk, screen: Screen) -> None:
         await desk.write(rev, {"summary": str(rev)}, expect=200 if rev else 201)
     page = await screen.get(path_of(desk, "/revisions?limit=2"))
     assert ("Revision 3" in page.text, "Revision 1<" in page.text) == (True, False)
-    older = page.text.partition('class="pager"><a href="')[2].partition('"')[0].replace("&amp;", "&")
+    older = (
+        page.text.partition('class="pager"><a href="')[2].partition('"')[0].replace("&amp;", "&")
+    )
     assert "Revision 1<" in (await screen.get(older)).text
 
 
@@ -285,7 +314,9 @@ async def test_what_is_typed_is_text_and_its_links_are_harmless(desk: Desk, scre
     assert page.count("<h1") == 1
 
 
-async def test_what_was_typed_survives_a_database_that_does_not_answer(desk: Desk, screen: Screen) -> None:
+async def test_what_was_typed_survives_a_database_that_does_not_answer(
+    desk: Desk, screen: Screen
+) -> None:
     path, moves = path_of(desk, "/edit/summary"), path_of(desk, "/moves")
     page, read = await screen.get(path), await screen.get(path_of(desk))
     key = next(it for it in forms_of(page) if "rev" in it.fields).fields["key"]
@@ -293,8 +324,12 @@ async def test_what_was_typed_survives_a_database_that_does_not_answer(desk: Des
         await desk.service.database.execute(
             "select from incidents where id = $1 for update", desk.incident["id"]
         )
-        answer = await screen.send(page, path, expect=503, having="rev", summary="Long thought about.")
-        refused = await screen.send(read, moves, expect=503, having="message", message="Nothing to learn.")
+        answer = await screen.send(
+            page, path, expect=503, having="rev", summary="Long thought about."
+        )
+        refused = await screen.send(
+            read, moves, expect=503, having="message", message="Nothing to learn."
+        )
     form = next(it for it in forms_of(answer) if "rev" in it.fields)
     assert (form.fields["summary"], form.fields["key"]) == ("Long thought about.", key)
     assert "Nothing to learn." in refused.text
@@ -306,10 +341,14 @@ async def test_no_page_of_a_kept_timeline_reads_all_facts(
     desk: Desk, screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signal = {"kind": "change", "source": "ci", "id": "deploy 7", "title": "Deploy 7"}
-    await desk.send("POST", "/api/v1/signals", expect=200, json={"incident": desk.ref, "items": [signal]})
+    await desk.send(
+        "POST", "/api/v1/signals", expect=200, json={"incident": desk.ref, "items": [signal]}
+    )
     entry = {"source": "manual/ci", "id": "deploy 7"}
     await desk.write(0, FULL | {"factors": [FACTOR | {"evidence": [entry]}]}, expect=201)
-    await desk.send("POST", "/edits", expect=201, json={"op": "hide", "entry": entry, "reason": "Noise"})
+    await desk.send(
+        "POST", "/edits", expect=201, json={"op": "hide", "entry": entry, "reason": "Noise"}
+    )
     await desk.send("POST", "/edits", expect=201, json={"op": "unhide", "entry": entry})
     renamed = {"op": "set_title", "entry": entry, "value": {"title": "Deploy 8"}}
     await desk.send("POST", "/edits", expect=201, json=renamed)

@@ -11,7 +11,9 @@ from tests.app.live import Body, Service
 
 
 @pytest.mark.parametrize("lacking", [(), *[(name,) for name in FULL], tuple(FULL)], ids=" ".join)
-async def test_what_is_missing_is_listed_and_nothing_is_written(desk: Desk, lacking: tuple[str, ...]) -> None:
+async def test_what_is_missing_is_listed_and_nothing_is_written(
+    desk: Desk, lacking: tuple[str, ...]
+) -> None:
     await desk.write(0, {name: of for name, of in FULL.items() if name not in lacking}, expect=201)
     unowned = await desk.add_action()
     await desk.add_action(owner="Ada")
@@ -24,7 +26,9 @@ async def test_what_is_missing_is_listed_and_nothing_is_written(desk: Desk, lack
 
 
 async def test_a_closed_action_needs_no_owner_and_no_factor_is_an_answer(desk: Desk) -> None:
-    content = {name: of for name, of in FULL.items() if name != "factors"} | {"factors_none_found": True}
+    content = {name: of for name, of in FULL.items() if name != "factors"} | {
+        "factors_none_found": True
+    }
     action = await desk.add_action()
     await desk.send(
         "PATCH",
@@ -104,9 +108,13 @@ async def test_timeline_changes_after_publication_are_listed_by_entry(desk: Desk
             for at, (source, name) in enumerate(it.split() for it in ids)
         ]
         body = {"incident": desk.ref, "items": items}
-        assert (await desk.send("POST", "/api/v1/signals", expect=200, json=body)).json()["counts"]["created"]
+        assert (await desk.send("POST", "/api/v1/signals", expect=200, json=body)).json()["counts"][
+            "created"
+        ]
 
-    async def edit(op: str, name: str | None = None, source: str = "manual/web", **fields: Any) -> None:
+    async def edit(
+        op: str, name: str | None = None, source: str = "manual/web", **fields: Any
+    ) -> None:
         target = {"entry": {"source": source, "id": name}} if name else {}
         await desk.send("POST", "/edits", expect=201, json={"op": op, **target, **fields})
 
@@ -126,7 +134,12 @@ async def test_timeline_changes_after_publication_are_listed_by_entry(desk: Desk
         "POST",
         "/edits",
         expect=201,
-        json={"op": "clock_offset", "source": "manual/db", "value": {"ms": 2000}, "reason": "Ahead"},
+        json={
+            "op": "clock_offset",
+            "source": "manual/db",
+            "value": {"ms": 2000},
+            "reason": "Ahead",
+        },
     )
     shown = (await desk.send("GET", "/postmortem", expect=200, headers=same)).json()
     assert shown["timeline_changed"] is True

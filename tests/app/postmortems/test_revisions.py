@@ -17,7 +17,11 @@ from tests.app.live import Body, Service
 async def test_each_content_is_a_revision_with_the_next_number(desk: Desk) -> None:
     await desk.send("GET", "/postmortem", expect=404)
     first = await desk.write(0, {"summary": "One"}, expect=201, message="At last")
-    assert (first.headers["etag"], first.json()["rev"], first.json()["status"]) == ('"pm-1"', 1, "draft")
+    assert (first.headers["etag"], first.json()["rev"], first.json()["status"]) == (
+        '"pm-1"',
+        1,
+        "draft",
+    )
     second = await desk.write(1, {"summary": "Two"})
     assert second.headers["etag"] == '"pm-2"'
     shown = await desk.send("GET", "/postmortem", expect=200)
@@ -29,7 +33,10 @@ async def test_each_content_is_a_revision_with_the_next_number(desk: Desk) -> No
 
 
 async def test_equal_content_makes_no_revision(desk: Desk) -> None:
-    content = {**FULL, "impact": {"description": "x", "quantities": [{"name": "q", "value": 1e300}]}}
+    content = {
+        **FULL,
+        "impact": {"description": "x", "quantities": [{"name": "q", "value": 1e300}]},
+    }
     first = await desk.write(0, content, expect=201)
     again = await desk.write(1, content)
     assert (again.headers["etag"], again.json()) == ('"pm-1"', first.json())
@@ -68,7 +75,9 @@ async def test_what_is_not_there_cannot_be_followed(desk: Desk) -> None:
     await desk.write(1, FULL, expect=412)
     await desk.move(1, "in_review", expect=412)
     await desk.move(0, "in_review", expect=409)
-    answer = await desk.send("POST", "/postmortem/restore", expect=422, json={"rev": 1}, headers=FIRST)
+    answer = await desk.send(
+        "POST", "/postmortem/restore", expect=422, json={"rev": 1}, headers=FIRST
+    )
     assert answer.json()["errors"][0]["pointer"] == "/rev"
 
 
@@ -76,7 +85,9 @@ async def test_of_two_concurrent_writers_one_wins_and_one_gets_412(desk: Desk) -
     for rev in range(3):
         answers: list[httpx2.Response] = []
 
-        async def put(text: str, *, rev: int = rev, answers: list[httpx2.Response] = answers) -> None:
+        async def put(
+            text: str, *, rev: int = rev, answers: list[httpx2.Response] = answers
+        ) -> None:
             body = {"content": {"summary": text}}
             answers.append(
                 await desk.service.client.put(
@@ -130,7 +141,9 @@ async def test_an_old_revision_is_shown_as_it_was(desk: Desk) -> None:
         await desk.send("GET", f"/postmortem/revisions/{path}", expect=404)
 
 
-async def test_every_revision_leaves_its_audit_row_and_can_never_change(desk: Desk, service: Service) -> None:
+async def test_every_revision_leaves_its_audit_row_and_can_never_change(
+    desk: Desk, service: Service
+) -> None:
     await desk.publish(FULL)
     rows = await service.database.fetch(
         "select detail::text from audit_log where action = 'postmortem.write' and incident_id = $1 order by seq",
@@ -185,7 +198,9 @@ class Told:
 
     async def write(self, text: str) -> None:
         expect = 200 if self.revisions else 201
-        answer = await self.desk.write(len(self.revisions), {**FULL, "summary": text}, expect=expect)
+        answer = await self.desk.write(
+            len(self.revisions), {**FULL, "summary": text}, expect=expect
+        )
         self._add(text, answer)
 
     async def move(self, to: str) -> None:
@@ -209,7 +224,9 @@ class Told:
         )
         old = await self.desk.get(f"/postmortem/revisions/{rev}")
         assert answer.json()["content"] == old["content"]
-        assert answer.json()["restored_from"] == (rev if expect == 201 else answer.json()["restored_from"])
+        assert answer.json()["restored_from"] == (
+            rev if expect == 201 else answer.json()["restored_from"]
+        )
         self._add(text, answer)
 
     def _add(self, text: str, answer: httpx2.Response) -> None:
@@ -219,7 +236,10 @@ class Told:
         assert answer.headers["etag"] == f'"pm-{len(self.revisions)}"'
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=15,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(tries=steps)
 async def test_whatever_is_tried_the_revisions_are_a_chain_without_gaps(
     service: Service, tries: list[tuple[str, Any]]

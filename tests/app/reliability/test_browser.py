@@ -25,12 +25,17 @@ MISSING = [name for name in ("prometheus", "promtool") if shutil.which(name) is 
 pytestmark = [
     NEEDS_CHROMIUM,
     pytest.mark.skipif(
-        bool(MISSING) and "TEST_REQUIRE_ALL" not in os.environ, reason="needs prometheus: install the package"
+        bool(MISSING) and "TEST_REQUIRE_ALL" not in os.environ,
+        reason="needs prometheus: install the package",
     ),
 ]
 PATIENCE = 30.0
 # Minutes before now in which each objective was bad.
-BAD = {"availability": (2_880, 3_060), "latency-p95": (9_000, 9_500), "latency-p99": (20_000, 20_060)}
+BAD = {
+    "availability": (2_880, 3_060),
+    "latency-p95": (9_000, 9_500),
+    "latency-p99": (20_000, 20_060),
+}
 
 
 def _history() -> list[Series]:
@@ -46,7 +51,10 @@ def _history() -> list[Series]:
 
     aims = {**dict.fromkeys(BAD, 0.99), "success-rate": 0.995}
     return [
-        *(Series("slo:objective:ratio", of(slo), partial(constant, aim)) for slo, aim in aims.items()),
+        *(
+            Series("slo:objective:ratio", of(slo), partial(constant, aim))
+            for slo, aim in aims.items()
+        ),
         *(Series("slo:slice_bad:bool", of(slo), partial(is_bad, slo)) for slo in BAD),
         *(Series("slo:sli_error:ratio_rate6h", of(slo), lambda _: 0.004) for slo in aims),
         Series("slo:sli_bad:rate5m", of("success-rate"), lambda days: 0.01 if days < 20 else 0.0),
@@ -63,7 +71,9 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Generator[Prometheus
 
 
 @pytest.fixture(scope="module")
-def url(prometheus: Prometheus, postgres_server: EmbeddedPostgres, app_template: str) -> Generator[str]:
+def url(
+    prometheus: Prometheus, postgres_server: EmbeddedPostgres, app_template: str
+) -> Generator[str]:
     """Run the service beside its Prometheus, with an administrator."""
     with fresh_database(postgres_server, app_template) as dsn:
         environment = {
@@ -73,7 +83,15 @@ def url(prometheus: Prometheus, postgres_server: EmbeddedPostgres, app_template:
             "LOG_LEVEL": "ERROR",
         }
         who = ("--email", ADMIN.email, "--name", "Admin", "--password-stdin")
-        command("user", "add", "--role", "admin", *who, environment=environment, given=ADMIN.password + "\n")
+        command(
+            "user",
+            "add",
+            "--role",
+            "admin",
+            *who,
+            environment=environment,
+            given=ADMIN.password + "\n",
+        )
         with started(environment=environment) as (_, address):
             with httpx2.Client(base_url=address) as client:
                 get_token(client, ADMIN)

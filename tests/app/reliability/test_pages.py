@@ -41,7 +41,9 @@ def plain(html: str) -> str:
 
 
 async def page_of(service: Service) -> str:
-    answer = await service.client.get("/reliability", headers=HTML | await service.as_role("viewer"))
+    answer = await service.client.get(
+        "/reliability", headers=HTML | await service.as_role("viewer")
+    )
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"].startswith("text/html")
     return plain(answer.text)
@@ -80,17 +82,23 @@ async def test_what_protects_the_service_is_there_with_its_numbers(service: Serv
     assert re.search(r"Rate limit read Rejected 0", page)
 
 
-async def test_with_a_prometheus_it_shows_the_budgets_of_thirty_days(shared_app_dsn: str, told: Told) -> None:
+async def test_with_a_prometheus_it_shows_the_budgets_of_thirty_days(
+    shared_app_dsn: str, told: Told
+) -> None:
     async with in_process(shared_app_dsn, prometheus_url=told.url) as service:
         page = await until_told(service, "availability: 99 %")
         assert "60 % of the budget left" in page
         assert f"from {told.url}" in page
         assert "Remaining 259 min (60 %)" in page
-        answer = await service.client.get("/reliability", headers=HTML | await service.as_role("viewer"))
+        answer = await service.client.get(
+            "/reliability", headers=HTML | await service.as_role("viewer")
+        )
         assert '<path class="plot-curve"' in answer.text
 
 
-async def test_without_our_rules_the_page_asks_to_load_them(shared_app_dsn: str, told: Told) -> None:
+async def test_without_our_rules_the_page_asks_to_load_them(
+    shared_app_dsn: str, told: Told
+) -> None:
     told.broken = '{"status": "success", "data": {"resultType": "vector", "result": []}}'
     async with in_process(shared_app_dsn, prometheus_url=told.url) as service:
         await until_told(service, "load the generated rules")
@@ -113,7 +121,9 @@ async def test_a_prometheus_that_never_answers_does_not_hold_up_the_end() -> Non
         silent.settimeout(PATIENCE)
         prometheus = Prometheus(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=2 * PATIENCE)
         look = partial(
-            anyio.to_thread.run_sync, Watch("postfacta", lambda: prometheus).look, abandon_on_cancel=True
+            anyio.to_thread.run_sync,
+            Watch("postfacta", lambda: prometheus).look,
+            abandon_on_cancel=True,
         )
         with anyio.fail_after(PATIENCE):
             async with repeating("objectives", look, observer=RecordingObserver(), interval=5.0):
@@ -139,10 +149,14 @@ def an_about(watch: Watch | None = None) -> About:
 
 async def drawn(about: About) -> str:
     page = await show(about)
-    return plain(bytes(Pages(version="1").page(page.template, {**page.context, **page.more()}).body).decode())
+    return plain(
+        bytes(Pages(version="1").page(page.template, {**page.context, **page.more()}).body).decode()
+    )
 
 
-async def test_a_prometheus_that_fails_later_leaves_its_last_figures_with_their_age(told: Told) -> None:
+async def test_a_prometheus_that_fails_later_leaves_its_last_figures_with_their_age(
+    told: Told,
+) -> None:
     clock = ManualClock()
     watch = Watch("postfacta", lambda: Prometheus(told.url), interval=0, clock=clock)
     about = an_about(watch)
@@ -173,7 +187,9 @@ async def test_a_process_that_has_just_begun_has_a_page_too() -> None:
     assert "Circuit breaker" not in page
 
 
-@pytest.mark.parametrize("url", ["prometheus:9090", "ftp://prometheus", "http://p:9090/?x=hunter2", ""])
+@pytest.mark.parametrize(
+    "url", ["prometheus:9090", "ftp://prometheus", "http://p:9090/?x=hunter2", ""]
+)
 def test_an_address_that_is_none_stops_the_start(url: str) -> None:
     with pytest.raises(SettingsError, match="POSTFACTA_PROMETHEUS_URL") as caught:
         load_settings({}, prometheus_url=url)

@@ -43,7 +43,9 @@ async def send(service: Service, headers: Headers, *items: object, **more: objec
     """Send items that are all read, and give the answer; again, as a client would, while a busy machine has no connection."""
     with anyio.fail_after(60):
         while True:
-            answer = await service.client.post(SIGNALS, json={"items": items, **more}, headers=headers)
+            answer = await service.client.post(
+                SIGNALS, json={"items": items, **more}, headers=headers
+            )
             if answer.status_code != 503 or answer.json()["type"] != "/problems/unavailable":
                 break
             await anyio.sleep(0.1)

@@ -16,7 +16,9 @@ from postfacta_app.signals.api import Intake, Webhook, read_alerts
 from postfacta_app.signals.model import Fact, ItemResult, Link
 from tests.app.signals.conftest import Body, recorded
 
-TOKEN = Principal(actor="token:1", name="am", scopes=frozenset({"signals:write"}), source="alertmanager")
+TOKEN = Principal(
+    actor="token:1", name="am", scopes=frozenset({"signals:write"}), source="alertmanager"
+)
 STARTED = "2026-11-26T14:14:32.007125Z"
 BURN = f"d3c81fccc5a5fae0:{STARTED}"
 
@@ -53,8 +55,13 @@ def test_a_firing_alert_is_one_signal_with_all_that_was_said_of_it() -> None:
     assert new.body == "The burn rate is 14.4."
     assert (new.services, new.environment) == (["checkout-api"], "production")
     assert new.links == [
-        Link(title="Prometheus", url="http://prometheus.example.org:9090/graph?g0.expr=burn+%3E+14&g0.tab=1"),
-        Link(title="Runbook", url="https://git.example.org/docs/runbooks/PostfactaErrorBudgetBurn.md"),
+        Link(
+            title="Prometheus",
+            url="http://prometheus.example.org:9090/graph?g0.expr=burn+%3E+14&g0.tab=1",
+        ),
+        Link(
+            title="Runbook", url="https://git.example.org/docs/runbooks/PostfactaErrorBudgetBurn.md"
+        ),
     ]
     assert new.payload == {
         "labels": body["alerts"][0]["labels"],
@@ -114,7 +121,9 @@ BAD: list[tuple[dict[str, object], str]] = [
 
 
 @pytest.mark.parametrize(("fields", "pointer"), BAD, ids=lambda it: str(it)[:40])
-def test_a_bad_alert_is_rejected_and_stops_no_other(fields: dict[str, object], pointer: str) -> None:
+def test_a_bad_alert_is_rejected_and_stops_no_other(
+    fields: dict[str, object], pointer: str
+) -> None:
     rejected, good = read(changed(recorded("truncated"), **fields))
     assert isinstance(rejected, ItemResult)
     assert (rejected.index, rejected.result, rejected.errors[0].pointer) == (0, "rejected", pointer)
@@ -177,7 +186,9 @@ def test_a_thousand_signals_are_taken_and_what_is_beyond_is_rejected_alert_by_al
 
 def test_secrets_in_labels_and_annotations_are_gone_before_anything_is_made_of_them() -> None:
     labels = {"alertname": "X", "password": "hunter2", "url": "https://a:hunter2@example.org/"}
-    (fact,) = facts(changed(recorded("firing"), labels=labels, annotations={"description": "token=hunter2"}))
+    (fact,) = facts(
+        changed(recorded("firing"), labels=labels, annotations={"description": "token=hunter2"})
+    )
     assert "hunter2" not in repr(fact)
 
 
@@ -189,7 +200,12 @@ def test_a_body_of_another_shape_is_no_notification(change: dict[str, Any]) -> N
 
 @pytest.mark.parametrize("odd", [None, "many", -1, 1.5, [], {}])
 def test_what_is_odd_about_the_notification_loses_no_alert(odd: object) -> None:
-    body = recorded("firing") | {"truncatedAlerts": odd, "groupKey": odd, "externalURL": odd, "receiver": odd}
+    body = recorded("firing") | {
+        "truncatedAlerts": odd,
+        "groupKey": odd,
+        "externalURL": odd,
+        "receiver": odd,
+    }
     assert len(facts(body)) == 1
     assert Webhook.model_validate(body).lost == 0
 

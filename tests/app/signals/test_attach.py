@@ -56,7 +56,9 @@ async def test_attaching_and_detaching_are_edits_and_what_is_so_already_writes_n
     assert await service.rows() == before
     assert await incidents_of(service, responder, one) == ["The edited one"]
     path = f"/api/v1/incidents/{ref}/signals/{one}"
-    statuses = [(await service.client.delete(path, headers=responder)).status_code for _ in range(2)]
+    statuses = [
+        (await service.client.delete(path, headers=responder)).status_code for _ in range(2)
+    ]
     assert statuses == [204, 404]
     assert await incidents_of(service, responder, one) == []
     assert await attach(service, responder, ref, one) == ["attached"]
@@ -71,7 +73,8 @@ async def test_attaching_and_detaching_are_edits_and_what_is_so_already_writes_n
     assert row is not None
     assert tuple(row) == (1, True)
     audit = await service.database.fetch(
-        "select action, object, detail from audit_log where incident_id = $1 order by seq", incident["id"]
+        "select action, object, detail from audit_log where incident_id = $1 order by seq",
+        incident["id"],
     )
     assert [it["action"] for it in audit][1:] == ["signal.attach", "signal.detach", "signal.attach"]
     assert json.loads(audit[1]["detail"]) == {"signals": [one, two]}
@@ -125,7 +128,9 @@ async def test_nothing_is_attached_before_the_timeline_is_kept(service: Service)
     responder = await service.as_role("responder")
     incident = await service.record(responder)
     (signal,) = await fresh(service, "unkept")
-    await service.database.execute("delete from incident_measures where incident_id = $1", incident["id"])
+    await service.database.execute(
+        "delete from incident_measures where incident_id = $1", incident["id"]
+    )
     path, before = f"/api/v1/incidents/{incident['id']}/signals", await service.rows()
     body = {"items": [item(source="unkept", id="with-it")], "incident": incident["id"]}
     for url, sent_body in ((path, {"ids": [signal]}), (SIGNALS, body)):
@@ -133,14 +138,18 @@ async def test_nothing_is_attached_before_the_timeline_is_kept(service: Service)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "10"), refused.text
         assert refused.json()["type"] == "/problems/schema-missing"
         assert await service.rows() == before
-    assert (await get(service, f"/api/v1/incidents/{incident['id']}/timeline", responder)).status_code == 503
+    assert (
+        await get(service, f"/api/v1/incidents/{incident['id']}/timeline", responder)
+    ).status_code == 503
     await service.database.execute("select timeline_rebuild($1)", incident["id"])
     assert await attach(service, responder, incident["id"], signal) == ["attached"]
     assert await sent(service, responder, *body["items"], incident=incident["id"]) == ["created"]
     assert len(await edits(service, incident["id"])) == 2
 
 
-async def test_who_only_ingests_attaches_nothing_and_nothing_is_stored_then(service: Service) -> None:
+async def test_who_only_ingests_attaches_nothing_and_nothing_is_stored_then(
+    service: Service,
+) -> None:
     incident = await service.record(await service.as_role("responder"))
     body = {"items": [item(id="mine")], "incident": f"INC-{incident['number']}"}
     before = None
@@ -154,7 +163,9 @@ async def test_who_only_ingests_attaches_nothing_and_nothing_is_stored_then(serv
     assert (await service.client.post(SIGNALS, json=body, headers=both)).status_code == 200
 
 
-async def test_an_incident_that_is_not_there_or_is_archived_takes_no_signals(service: Service) -> None:
+async def test_an_incident_that_is_not_there_or_is_archived_takes_no_signals(
+    service: Service,
+) -> None:
     responder = await service.as_role("responder")
     (signal,) = await fresh(service, "archive")
     drill = await service.record(responder, kind="exercise")
@@ -163,11 +174,16 @@ async def test_an_incident_that_is_not_there_or_is_archived_takes_no_signals(ser
     await service.client.delete(path, headers=responder | {"If-Match": "*"})
     before = await service.rows()
     for ref, status in ((drill["id"], 409), (str(uuid4()), 404), ("INC-999999", 404)):
-        one, all_of = f"/api/v1/incidents/{ref}/signals/{signal}", f"/api/v1/incidents/{ref}/signals"
+        one, all_of = (
+            f"/api/v1/incidents/{ref}/signals/{signal}",
+            f"/api/v1/incidents/{ref}/signals",
+        )
         answers = [
             await service.client.post(all_of, json={"ids": [signal]}, headers=responder),
             await service.client.delete(one, headers=responder),
-            await service.client.post(SIGNALS, json={"items": [item()], "incident": ref}, headers=responder),
+            await service.client.post(
+                SIGNALS, json={"items": [item()], "incident": ref}, headers=responder
+            ),
         ]
         assert [answer.status_code for answer in answers] == [status] * 3
     assert await service.rows() == before
@@ -189,7 +205,8 @@ class Whisper:
         path = f"{SIGNALS}?source={self.source}"
         listed = (await get(self.service, path, headers)).text
         filtered = [
-            (await get(self.service, f"{path}&attached={so}", headers)).text for so in ("true", "false")
+            (await get(self.service, f"{path}&attached={so}", headers)).text
+            for so in ("true", "false")
         ]
         one = await get(self.service, f"{SIGNALS}/{self.signal}", headers)
         assert one.status_code == (200 if "Whisper" in listed else 404)
@@ -212,7 +229,9 @@ async def whisper(service: Service, source: str) -> Whisper:
     return Whisper(service, stored, owner, private, public["id"], told["signal_id"])
 
 
-async def test_a_signal_that_came_with_a_private_incident_is_nowhere_for_a_stranger(service: Service) -> None:
+async def test_a_signal_that_came_with_a_private_incident_is_nowhere_for_a_stranger(
+    service: Service,
+) -> None:
     hidden = await whisper(service, "hidden")
     stranger, public = await service.as_role("responder"), hidden.public
     machine = await service.machine("incidents:write", "signals:write", source="hidden")
@@ -269,9 +288,9 @@ async def test_attaching_to_a_private_incident_hides_nothing(service: Service) -
     mine = await service.record(attacker, visibility="private")
     victim = await service.record(await service.as_role("responder"), title="The outage")
     (loose,) = await fresh(service, "evidence", item(id="1", title="Evidence"))
-    (used,) = (await send(service, attacker, item(id="2", title="Evidence"), incident=victim["id"]))[
-        "results"
-    ]
+    (used,) = (
+        await send(service, attacker, item(id="2", title="Evidence"), incident=victim["id"])
+    )["results"]
     for signal in (loose, used["signal_id"]):
         assert await attach(service, attacker, mine["id"], signal) == ["attached"]
     path = f"/api/v1/incidents/{victim['id']}/signals/{used['signal_id']}"
@@ -279,7 +298,9 @@ async def test_attaching_to_a_private_incident_hides_nothing(service: Service) -
     for signal in (loose, used["signal_id"]):
         # Nothing tells a viewer that a private incident has it.
         assert await incidents_of(service, viewer, signal) == []
-    unassigned = (await get(service, f"{SIGNALS}?source=evidence&attached=false", viewer)).json()["items"]
+    unassigned = (await get(service, f"{SIGNALS}?source=evidence&attached=false", viewer)).json()[
+        "items"
+    ]
     assert [it["id"] for it in unassigned] == [loose]
     # To send it again with a private incident makes it no more private.
     again = item(id="1", title="Evidence")
@@ -352,7 +373,9 @@ async def test_what_a_full_incident_does_not_take_is_stored_and_said(
         ("rejected", None),
     ]
     assert "can be attached to another incident" in told["warnings"][0]
-    assert (await get(service, f"{SIGNALS}/{told['results'][3]['signal_id']}", responder)).status_code == 200
+    assert (
+        await get(service, f"{SIGNALS}/{told['results'][3]['signal_id']}", responder)
+    ).status_code == 200
     again = await send(service, responder, items[0], incident=incident["id"])
     assert (again["results"][0]["attached"], again["warnings"]) == ("already", [])
 
@@ -364,6 +387,8 @@ async def test_an_incident_takes_a_hundred_thousand_signals(service: Service) ->
     await service.database.execute(
         "update incident_measures set signals = 99999 where incident_id = $1", UUID(incident["id"])
     )
-    told = await send(service, responder, *(item(id=f"last {n}") for n in range(3)), incident=incident["id"])
+    told = await send(
+        service, responder, *(item(id=f"last {n}") for n in range(3)), incident=incident["id"]
+    )
     assert [it["attached"] for it in told["results"]] == ["attached", "full", "full"]
     assert told["counts"]["created"] == 3

@@ -68,13 +68,20 @@ async def test_what_was_sent_can_be_read(service: Service) -> None:
         "precision": "minute", "sequence": "7", "links": [{"url": "https://ci.example.org/7", "title": "Run"}],
         "payload": {"outcome": "failed", "numbers": [1, 1.5, 1e2, 10**20], "text": 'ä😀\\u0000 \\ "'},
     }  # fmt: skip
-    times = {"occurred_at": "2026-02-07T11:00:00.123456789+01:00", "known_at": "2026-02-07T10:40:00Z"}
+    times = {
+        "occurred_at": "2026-02-07T11:00:00.123456789+01:00",
+        "known_at": "2026-02-07T10:40:00Z",
+    }
     answer = await send(service, headers, item(source="deploys/eu", id="7", **times, **fields))
     reader = await service.as_role("viewer")
     path = f"{SIGNALS}/{answer['results'][0]['signal_id']}"
     read = (await get(service, path, reader)).json()
     assert {name: read[name] for name in fields} == fields
-    assert (read["source"], read["external_id"], read["time_basis"]) == ("reader/deploys/eu", "7", "event")
+    assert (read["source"], read["external_id"], read["time_basis"]) == (
+        "reader/deploys/eu",
+        "7",
+        "event",
+    )
     assert read["occurred_at"] == "2026-02-07T10:00:00.123456Z"
     assert read["known_at"] == "2026-02-07T10:40:00.000000Z"
     assert (read["conflicts"], read["incidents"], read["clock_suspect"]) == ([], [], False)
@@ -93,7 +100,9 @@ async def test_without_a_time_it_is_that_of_receipt_and_a_blind_resend_is_a_dupl
     (first,) = (await send(service, headers, item(payload={"a": 1, "b": 2})))["results"]
     (again,) = (await send(service, headers, item(payload={"b": 2, "a": 1})))["results"]
     assert (first["result"], again["result"]) == ("created", "duplicate")
-    read = (await get(service, f"{SIGNALS}/{first['signal_id']}", await service.as_role("viewer"))).json()
+    read = (
+        await get(service, f"{SIGNALS}/{first['signal_id']}", await service.as_role("viewer"))
+    ).json()
     assert read["time_basis"] == "received"
     assert read["occurred_at"] == read["received_at"]
     assert read["external_id"] == f"sha256:{read['content_sha256']}"
@@ -134,11 +143,14 @@ async def test_a_conflict_keeps_both_contents_and_at_most_twenty_others(service:
     assert kept[0] == conflict
 
 
-async def test_the_same_items_from_eight_tasks_in_any_order_are_stored_once(app_database_dsn: str) -> None:
+async def test_the_same_items_from_eight_tasks_in_any_order_are_stored_once(
+    app_database_dsn: str,
+) -> None:
     async with in_process(app_database_dsn, statement_timeout=30) as service:
         headers = await service.machine("signals:write")
         items = [
-            item(id=f"id-{number}", title=f"Number {number}", payload={"n": number}) for number in range(500)
+            item(id=f"id-{number}", title=f"Number {number}", payload={"n": number})
+            for number in range(500)
         ]
         words: list[str] = []
 
@@ -178,7 +190,9 @@ async def test_a_source_is_that_of_the_token_and_of_people_manual(service: Servi
         assert await sent(service, one, item(id="2", source=forged)) == ["rejected"]
 
 
-async def test_a_batch_has_one_to_five_hundred_items_and_a_bad_frame_stores_nothing(service: Service) -> None:
+async def test_a_batch_has_one_to_five_hundred_items_and_a_bad_frame_stores_nothing(
+    service: Service,
+) -> None:
     headers = await service.machine("signals:write", source="frames")
     frames: list[Body] = [
         {"items": []}, {"items": [item()] * 501}, {"items": {}}, {"items": [item()], "x": 1}, {},
@@ -186,7 +200,9 @@ async def test_a_batch_has_one_to_five_hundred_items_and_a_bad_frame_stores_noth
     for body in frames:
         answer = await service.client.post(SIGNALS, json=body, headers=headers)
         assert answer.status_code == 422, body
-    unwanted = await service.client.post(SIGNALS, content=json.dumps({"items": [item()]}), headers=headers)
+    unwanted = await service.client.post(
+        SIGNALS, content=json.dumps({"items": [item()]}), headers=headers
+    )
     assert unwanted.status_code == 415
     page = await get(service, f"{SIGNALS}?source=frames", await service.as_role("viewer"))
     assert page.json() == {"items": [], "next_cursor": None}
@@ -231,7 +247,9 @@ async def test_the_longest_of_everything_is_stored(service: Service) -> None:
     assert await sent(service, headers, longest, longest) == ["created", "duplicate"]
 
 
-async def test_a_repeat_writes_nothing_at_all_and_a_first_leaves_its_trace(service: Service) -> None:
+async def test_a_repeat_writes_nothing_at_all_and_a_first_leaves_its_trace(
+    service: Service,
+) -> None:
     headers = await service.machine("signals:write", source="trace")
     batch = [item(id="1"), item(id="1", title="Other"), item(id=""), item(id="2")]
     await send(service, headers, *batch)
@@ -240,11 +258,23 @@ async def test_a_repeat_writes_nothing_at_all_and_a_first_leaves_its_trace(servi
     assert audit is not None
     assert (audit["action"], audit["object"]) == ("signal.ingest", "source:trace")
     assert json.loads(audit["detail"]) == {"created": 2, "conflicts_kept": 1}
-    assert await sent(service, headers, *batch) == ["duplicate", "conflict", "rejected", "duplicate"]
+    assert await sent(service, headers, *batch) == [
+        "duplicate",
+        "conflict",
+        "rejected",
+        "duplicate",
+    ]
     assert await service.rows() == before
 
 
-SECRET_KEYS = ["password", "Authorization", "accessToken", "client-secret", "License-Code", "cookie"]
+SECRET_KEYS = [
+    "password",
+    "Authorization",
+    "accessToken",
+    "client-secret",
+    "License-Code",
+    "cookie",
+]
 
 
 async def test_no_secret_is_anywhere_in_the_database(app_database_dsn: str) -> None:
@@ -258,8 +288,14 @@ async def test_no_secret_is_anywhere_in_the_database(app_database_dsn: str) -> N
                 deep = {"inner": [deep]}
             said = f"curl -H 'Authorization: Bearer {secret}{number}' https://me:{secret}{number}@example.org"
             return [
-                *(item(id=key, payload={"headers": [{key: f"{secret}{number}"}]}) for key in SECRET_KEYS),
-                item(id="deep", payload={"deep": deep, key: [secret]} if (key := "tokens_secret") else {}),
+                *(
+                    item(id=key, payload={"headers": [{key: f"{secret}{number}"}]})
+                    for key in SECRET_KEYS
+                ),
+                item(
+                    id="deep",
+                    payload={"deep": deep, key: [secret]} if (key := "tokens_secret") else {},
+                ),
                 item(id="text", title=said, body=said, payload={"said": said}, links=[]),
                 item(id="bad", password=secret),
             ]
@@ -271,7 +307,9 @@ async def test_no_secret_is_anywhere_in_the_database(app_database_dsn: str) -> N
         others = [it | {"title": f"Other {it['id']}"} for it in of(3)[:7]]
         assert await sent(service, headers, *others) == ["conflict"] * 7
         for table in await service.rows():
-            text = await service.database.fetchval(f"select string_agg(t::text, ' ') from {table} t")  # noqa: S608
+            text = await service.database.fetchval(
+                f"select string_agg(t::text, ' ') from {table} t"
+            )  # noqa: S608
             assert secret not in (text or ""), table
         kept = await service.database.fetchval("select string_agg(payload::text, ' ') from signals")
         assert kept.count("[redacted]") >= 9
@@ -322,7 +360,9 @@ async def test_a_list_can_be_filtered_and_each_signal_is_on_one_page(service: Se
 
     everything = await listed("limit=5")
     assert sorted(everything, key=int) == [str(n) for n in range(12)]
-    assert [int(it) // 3 for it in everything] == sorted((int(it) // 3 for it in everything), reverse=True)
+    assert [int(it) // 3 for it in everything] == sorted(
+        (int(it) // 3 for it in everything), reverse=True
+    )
     assert set(await listed("kind=log&kind=metric&limit=3")) == {str(n) for n in range(12) if n % 3}
     assert set(await listed("service=svc-1")) == {str(n) for n in range(12) if n % 2}
     assert set(await listed("from=2026-03-01T10:01:00Z&to=2026-03-01T10:02:00Z")) == {"3", "4", "5"}
@@ -344,11 +384,15 @@ async def test_a_filter_that_is_none_is_refused(service: Service, query: str) ->
 
 
 async def test_four_mebibytes_are_read_and_one_byte_more_is_not(service: Service) -> None:
-    headers = await service.machine("signals:write", source="large") | {"Content-Type": "application/json"}
+    headers = await service.machine("signals:write", source="large") | {
+        "Content-Type": "application/json"
+    }
     body = json.dumps({"items": [item()]}).encode()
     taken = await service.client.post(SIGNALS, content=body.ljust(4 * 1024 * 1024), headers=headers)
     assert taken.status_code == 200
-    refused = await service.client.post(SIGNALS, content=body.ljust(4 * 1024 * 1024 + 1), headers=headers)
+    refused = await service.client.post(
+        SIGNALS, content=body.ljust(4 * 1024 * 1024 + 1), headers=headers
+    )
     assert refused.status_code == 413
 
 
@@ -356,7 +400,8 @@ async def test_a_sender_over_its_rate_gets_429(shared_app_dsn: str) -> None:
     async with in_process(shared_app_dsn, rate_ingest="2/hour") as service:
         headers = await service.machine("signals:write", source="busy")
         answers = [
-            await service.client.post(SIGNALS, json={"items": [item()]}, headers=headers) for _ in range(3)
+            await service.client.post(SIGNALS, json={"items": [item()]}, headers=headers)
+            for _ in range(3)
         ]
         assert [answer.status_code for answer in answers] == [200, 200, 429]
         assert "q=2;w=3600" in answers[-1].headers["RateLimit-Policy"]

@@ -58,7 +58,11 @@ def test_the_order_of_keys_and_the_offset_of_times_are_not_content(
     keys = list(fields)
     random.shuffle(keys)
     again = {key: fields[key] for key in keys}
-    again |= {name: fields[name].astimezone(zone) for name in ("occurred_at", "known_at") if name in fields}
+    again |= {
+        name: fields[name].astimezone(zone)
+        for name in ("occurred_at", "known_at")
+        if name in fields
+    }
     if "payload" in fields:
         again["payload"] = dict(reversed(fields["payload"].items()))
     assert fact(again).sha256 == fact(fields).sha256
@@ -67,10 +71,12 @@ def test_the_order_of_keys_and_the_offset_of_times_are_not_content(
 @given(signals, signals)
 @example({"kind": "note", "title": "a"}, {"kind": "note", "title": "a", "body": ""})
 @example(
-    {"kind": "note", "title": "a", "payload": {"a": 1}}, {"kind": "note", "title": "a", "payload": {"a": "1"}}
+    {"kind": "note", "title": "a", "payload": {"a": 1}},
+    {"kind": "note", "title": "a", "payload": {"a": "1"}},
 )
 @example(
-    {"kind": "note", "title": "a", "payload": {"a": {}}}, {"kind": "note", "title": "a", "payload": {"a": []}}
+    {"kind": "note", "title": "a", "payload": {"a": {}}},
+    {"kind": "note", "title": "a", "payload": {"a": []}},
 )
 def test_two_facts_have_one_hash_exactly_if_they_say_the_same(
     one: dict[str, Any], two: dict[str, Any]
@@ -141,7 +147,9 @@ def token(source: str) -> Principal:
 @given(token_sources, token_sources, refinements, refinements)
 @example("ci", "ci-2", "2/x", None)
 @example("a", "b", "human", "postfacta")
-def test_no_two_senders_share_a_key(one: str, two: str, first: str | None, second: str | None) -> None:
+def test_no_two_senders_share_a_key(
+    one: str, two: str, first: str | None, second: str | None
+) -> None:
     written = source_of(token(one), first)
     assert written.split("/")[0] == one
     assert len(written) <= 200

@@ -23,7 +23,8 @@ HARMLESS = ["tokenizer", "title", "author", "secretary", "monkey", "keyboard", "
 inside = st.recursive(
     st.just(SECRET) | st.integers() | st.none(),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b"]), inner, max_size=3)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["a", "b"]), inner, max_size=3)
     ),
     max_leaves=5,
 )
@@ -52,7 +53,9 @@ def test_a_secret_key_hides_all_that_it_holds_however_deep_it_lies(
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("abc xyz"),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(HARMLESS), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(HARMLESS), inner, max_size=3)
+    ),
     max_leaves=10,
 )
 

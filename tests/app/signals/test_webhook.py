@@ -29,13 +29,21 @@ async def words(service: Service, headers: Headers, body: Body) -> list[str]:
 async def test_what_a_pair_sends_again_and_again_is_stored_once(service: Service) -> None:
     headers = await service.machine("signals:write", source="alertmanager")
     first = [await words(service, headers, recorded(name)) for name in EVERY]
-    assert first == [["created"], ["duplicate"], ["duplicate"], ["created"] * 2, ["duplicate", "created"]]
+    assert first == [
+        ["created"],
+        ["duplicate"],
+        ["duplicate"],
+        ["created"] * 2,
+        ["duplicate", "created"],
+    ]
     before = await service.rows()
     for name in EVERY:
         assert set(await words(service, headers, recorded(name))) == {"duplicate"}
     assert await service.rows() == before
     reader = await service.as_role("viewer")
-    page = (await get(service, f"{SIGNALS}?source=alertmanager&service=checkout-api", reader)).json()
+    page = (
+        await get(service, f"{SIGNALS}?source=alertmanager&service=checkout-api", reader)
+    ).json()
     assert [it["kind"] for it in page["items"]] == ["alert_resolved", "alert_firing"]
     read = (await get(service, f"{SIGNALS}/{page['items'][1]['id']}", reader)).json()
     # As it was first seen.
@@ -52,7 +60,8 @@ async def test_what_was_left_out_is_warned_of_and_counted(app_database_dsn: str)
     async with in_process(app_database_dsn) as service:
         headers = await service.machine("signals:write")
         answers = [
-            await notify(service, headers, recorded(name)) for name in ("truncated", "firing", "truncated")
+            await notify(service, headers, recorded(name))
+            for name in ("truncated", "firing", "truncated")
         ]
         assert [len(answer.json()["warnings"]) for answer in answers] == [1, 0, 1]
         assert "3 alerts" in answers[0].json()["warnings"][0]
@@ -75,7 +84,9 @@ async def test_an_invalid_alert_is_rejected_and_the_others_are_stored(service: S
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"version": "3", "alerts": []}'])
-async def test_a_body_that_is_no_notification_is_the_callers_fault(service: Service, content: bytes) -> None:
+async def test_a_body_that_is_no_notification_is_the_callers_fault(
+    service: Service, content: bytes
+) -> None:
     headers = await service.machine("signals:write", source="broken")
     answer = await service.client.post(ALERTMANAGER, content=content, headers=headers)
     assert answer.status_code in {400, 422}
@@ -83,7 +94,9 @@ async def test_a_body_that_is_no_notification_is_the_callers_fault(service: Serv
 
 async def test_no_content_type_is_asked_for(service: Service) -> None:
     headers = await service.machine("signals:write", source="untyped")
-    answer = await service.client.post(ALERTMANAGER, content=json.dumps(recorded("firing")), headers=headers)
+    answer = await service.client.post(
+        ALERTMANAGER, content=json.dumps(recorded("firing")), headers=headers
+    )
     assert answer.status_code == 200
 
 
@@ -96,7 +109,9 @@ async def test_a_token_over_its_rate_gets_503_with_retry_after(shared_app_dsn: s
         assert 1000 <= int(answers[-1].headers["Retry-After"]) <= 2000
 
 
-async def test_an_address_over_its_rate_gets_503_here_and_429_elsewhere(shared_app_dsn: str) -> None:
+async def test_an_address_over_its_rate_gets_503_here_and_429_elsewhere(
+    shared_app_dsn: str,
+) -> None:
     async with in_process(shared_app_dsn, rate_address="100/hour") as service:
         headers = await service.machine("signals:write", source="loud")
         # Before anybody looks at the token, so that to guess one is limited too.
@@ -107,7 +122,10 @@ async def test_an_address_over_its_rate_gets_503_here_and_429_elsewhere(shared_a
         assert (refused.status_code, statuses[-1]) == (503, 503)
         assert int(refused.headers["Retry-After"]) >= 1
         # What is asked for elsewhere is another budget.
-        others = [(await service.client.get("/api/v1/me", headers=headers)).status_code for _ in range(110)]
+        others = [
+            (await service.client.get("/api/v1/me", headers=headers)).status_code
+            for _ in range(110)
+        ]
         assert (others[0], others[-1]) == (200, 429)
 
 

@@ -42,7 +42,12 @@ class Case:
         return f"manual/ci-{self.number}"
 
     async def send(
-        self, method: str, path: str, body: object = None, *, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        headers: Mapping[str, str] | None = None,
     ) -> httpx2.Response:
         """Send a request about the incident, as the responder unless another user is named."""
         if not path.startswith("/"):
@@ -64,7 +69,9 @@ class Case:
         """Send signals, and attach them."""
         mine = [{"source": f"ci-{self.number}", **item} for item in items]
         told = await self.post("/api/v1/signals", {"incident": self.id, "items": mine})
-        assert {it["result"] for it in told["results"]} <= {"created", "conflict", "duplicate"}, told
+        assert {it["result"] for it in told["results"]} <= {"created", "conflict", "duplicate"}, (
+            told
+        )
 
     async def edit(self, op: str, entry: tuple[str, str] | None = None, **fields: object) -> Any:
         """Write an edit; give the answer."""

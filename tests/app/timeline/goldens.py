@@ -47,7 +47,9 @@ def goldens(folder: Path = FOLDER) -> list[Golden]:
 
 def seals(folder: Path = FOLDER) -> dict[int, str]:
     """Read the seal of each version of the rules."""
-    return {int(rules): seal for rules, seal in json.loads((folder / "seals.json").read_text()).items()}
+    return {
+        int(rules): seal for rules, seal in json.loads((folder / "seals.json").read_text()).items()
+    }
 
 
 def outcome(timeline: Timeline) -> dict[str, Any]:
@@ -77,7 +79,9 @@ def rewrite(folder: Path = FOLDER, rules: int = RULES) -> None:
         path.write_text(_text(stored | {"expected": outcome(golden.build())}))
     old, new = seals(folder), sealed(goldens(folder))
     if old.setdefault(rules, new) != new:
-        raise ValueError(f"these rules had other digests: restore the files, and set RULES to {rules + 1}")
+        raise ValueError(
+            f"these rules had other digests: restore the files, and set RULES to {rules + 1}"
+        )
     (folder / "seals.json").write_text(json.dumps(old, indent=1) + "\n")
 
 

@@ -35,7 +35,11 @@ def shows(query: TimelineQuery, entry: Entry) -> bool:
 def cut(timeline: Timeline, query: TimelineQuery, incident_id: UUID) -> TimelinePage:
     """Return the page that a query asks for."""
     after = query.after(incident_id)
-    asked = [it for it in timeline.entries if shows(query, it) and (after is None or sort_key(it) > after)]
+    asked = [
+        it
+        for it in timeline.entries
+        if shows(query, it) and (after is None or sort_key(it) > after)
+    ]
     items = asked[: query.limit]
     return TimelinePage(
         digest=timeline.digest,
@@ -62,7 +66,9 @@ def changes(before: Timeline, after: Timeline) -> TimelineChanges:
         added=_shown(entry for key, entry in new.items() if key not in old),
         removed=_shown(entry for key, entry in old.items() if key not in new),
         moved=_shown(entry for was, entry in both if (was.t, was.p) != (entry.t, entry.p)),
-        retitled=_shown(entry for was, entry in both if (was.title, was.sha) != (entry.title, entry.sha)),
+        retitled=_shown(
+            entry for was, entry in both if (was.title, was.sha) != (entry.title, entry.sha)
+        ),
     )
 
 
@@ -74,7 +80,9 @@ def _shown(entries: Iterable[Entry]) -> list[ChangedEntry]:
 def post_mortem(revision: Revision, facts: Facts) -> PostMortem:
     """Compare the timeline as of a revision with the present one."""
     at, told = micros(revision.timeline_at), None
-    if any(it.at > at for family in (facts.edits, facts.changes, facts.annotations) for it in family):
+    if any(
+        it.at > at for family in (facts.edits, facts.changes, facts.annotations) for it in family
+    ):
         before, after = build(facts, as_of=at), build(facts)
         if before.digest != after.digest:
             told = changes(before, after)
@@ -102,8 +110,12 @@ def marks(facts: Facts) -> tuple[Mapping[str, Mark], bool]:
         Milestone.ACKNOWLEDGED: next((it for status, it in moves if status == "IN_PROGRESS"), None),
         Milestone.RESOLVED: None if is_open else _ending(moves),
     }
-    found = {name: Mark(it.t, it.p, Basis.DERIVED) for name, it in derived.items() if it is not None}
-    given: dict[str, Mark] = {name: Mark(at.t, at.p, Basis.GIVEN) for name, at in timeline.milestones.items()}
+    found = {
+        name: Mark(it.t, it.p, Basis.DERIVED) for name, it in derived.items() if it is not None
+    }
+    given: dict[str, Mark] = {
+        name: Mark(at.t, at.p, Basis.GIVEN) for name, at in timeline.milestones.items()
+    }
     return {**found, **given}, is_open
 
 

@@ -55,7 +55,9 @@ def p1_any_order_of_arrival_gives_the_same_digest(data: st.DataObject) -> None:
 
 def p2_everything_ingested_twice_gives_the_same_digest(data: st.DataObject) -> None:
     facts = data.draw(worlds())
-    twice = Facts([*facts.signals] * 2, [*facts.changes] * 2, [*facts.annotations] * 2, [*facts.edits] * 2)
+    twice = Facts(
+        [*facts.signals] * 2, [*facts.changes] * 2, [*facts.annotations] * 2, [*facts.edits] * 2
+    )
     assert build(twice).digest == build(facts).digest
 
 
@@ -77,7 +79,11 @@ def p4_an_offset_moves_its_source_alone_and_is_taken_back(data: st.DataObject) -
         assert now.t - was.t == (ms * 1000 if moves else 0)
     for theirs in (True, False):
         one, another = (
-            [name for name in names(it.entries) if name not in by_hand and (name[0] == source) is theirs]
+            [
+                name
+                for name in names(it.entries)
+                if name not in by_hand and (name[0] == source) is theirs
+            ]
             for it in (before, after)
         )
         assert one == another
@@ -93,7 +99,9 @@ def p5_mixed_precision_keeps_its_order_under_any_offset(data: st.DataObject) -> 
 
 def p6_a_late_signal_leaves_the_rest_in_its_order(data: st.DataObject) -> None:
     facts, late = data.draw(worlds()), data.draw(signals("late"))
-    with_late = replace(with_edits(facts, attach(late, LATER, _LAST)), signals=[*facts.signals, late])
+    with_late = replace(
+        with_edits(facts, attach(late, LATER, _LAST)), signals=[*facts.signals, late]
+    )
     rest = [name for name in names(build(with_late).entries) if name[1] != "late"]
     assert rest == names(build(facts).entries)
 
@@ -122,7 +130,9 @@ def p7_an_edit_acts_on_one_entry_and_is_undone_completely(data: st.DataObject) -
     plain = with_edits(facts, replace(undo, at=LATER))
     done = with_edits(plain, replace(do, at=LATER + 1))
     others = [name for name in names(build(plain).entries) if name != (entry.source, entry.id)]
-    assert [name for name in names(build(done).entries) if name != (entry.source, entry.id)] == others
+    assert [
+        name for name in names(build(done).entries) if name != (entry.source, entry.id)
+    ] == others
     now = [it for it in build(done).entries if (it.source, it.id) == (entry.source, entry.id)]
     assert [it.t for it in now] == ([at] if do.op is Op.SET_TIME else [])
     assert build(with_edits(done, replace(undo, at=LATER + 2))).digest == build(plain).digest
@@ -151,7 +161,9 @@ def p8_a_past_view_stays_whatever_is_added(data: st.DataObject) -> None:
         for it in known.annotations
         if it.id == it.root
     ]
-    more = Facts(facts.signals, [*known.changes, move], [*known.annotations, *notes], [*known.edits, *edits])
+    more = Facts(
+        facts.signals, [*known.changes, move], [*known.annotations, *notes], [*known.edits, *edits]
+    )
     assert build(more, as_of=seen_at).digest == build(known).digest
     assert build(facts, as_of=seen_at).digest == build(known).digest
 
@@ -159,14 +171,19 @@ def p8_a_past_view_stays_whatever_is_added(data: st.DataObject) -> None:
 def p9_an_earlier_view_is_a_part_of_a_later_one(data: st.DataObject) -> None:
     facts = attached_only(data.draw(worlds()))
     early, late = sorted(data.draw(st.tuples(*[st.integers(0, 14)] * 2)))
-    assert _is_part(names(build(facts, as_of=early).entries), names(build(facts, as_of=late).entries))
+    assert _is_part(
+        names(build(facts, as_of=early).entries), names(build(facts, as_of=late).entries)
+    )
 
 
 def p10_pages_give_every_entry_once_also_while_others_come(data: st.DataObject) -> None:
     facts, of_incident = data.draw(worlds()), UUID(int=7)
     start = names(build(facts).entries)
     seen: list[tuple[str, str]] = []
-    asked, number = TimelineQuery(as_of=None, known_as_of=None, limit=data.draw(st.integers(1, 3))), 0
+    asked, number = (
+        TimelineQuery(as_of=None, known_as_of=None, limit=data.draw(st.integers(1, 3))),
+        0,
+    )
     while True:
         page = cut(build(facts), asked, of_incident)
         seen += names(page.items)
@@ -177,7 +194,8 @@ def p10_pages_give_every_entry_once_also_while_others_come(data: st.DataObject) 
             number += 1
             late = data.draw(signals(f"late{number}"))
             facts = replace(
-                with_edits(facts, attach(late, LATER, late.signal_id)), signals=[*facts.signals, late]
+                with_edits(facts, attach(late, LATER, late.signal_id)),
+                signals=[*facts.signals, late],
             )
     assert len(seen) == len(set(seen))
     assert [name for name in seen if name in start] == start

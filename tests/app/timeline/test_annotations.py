@@ -24,12 +24,21 @@ async def v0_notes(case: Case) -> list[str]:
 async def test_a_remark_is_answered_as_it_is_listed(service: Service) -> None:
     case = await a_case(service)
     entry = {"source": "a", "id": "not there yet"}
-    made = await case.send("POST", "annotations", {"kind": "hypothesis", "body": "It is DNS", "entry": entry})
+    made = await case.send(
+        "POST", "annotations", {"kind": "hypothesis", "body": "It is DNS", "entry": entry}
+    )
     assert (made.status_code, made.headers["etag"]) == (201, '"ann-1"')
     told = made.json()
-    assert (told["state"], told["entry"], told["occurred_at"], told["version"]) == ("open", entry, None, 1)
+    assert (told["state"], told["entry"], told["occurred_at"], told["version"]) == (
+        "open",
+        entry,
+        None,
+        1,
+    )
     assert (await case.get("annotations"))["items"] == [told]
-    assert (await case.get("timeline"))["items"][-1]["title"] == "Declared"  # It has no time of its own.
+    assert (await case.get("timeline"))["items"][-1][
+        "title"
+    ] == "Declared"  # It has no time of its own.
 
 
 BAD: list[tuple[Body, str]] = [
@@ -105,15 +114,21 @@ async def test_only_the_author_or_an_administrator_changes_it(service: Service) 
     viewer, other = await service.as_role("viewer"), await service.as_role("responder")
     made = (await case.send("POST", "annotations", NOTE, headers=viewer)).json()
     path, any_version = f"/api/v1/annotations/{made['id']}", {"If-Match": "*"}
-    assert (await case.send("PUT", path, {"body": "Mine"}, headers=other | any_version)).status_code == 403
+    assert (
+        await case.send("PUT", path, {"body": "Mine"}, headers=other | any_version)
+    ).status_code == 403
     assert (await case.send("DELETE", path, headers=other | any_version)).status_code == 403
-    assert (await case.send("PUT", path, {"body": "Yes"}, headers=viewer | any_version)).status_code == 200
+    assert (
+        await case.send("PUT", path, {"body": "Yes"}, headers=viewer | any_version)
+    ).status_code == 200
     admin = await service.as_role("admin")
     changed = (await case.send("PUT", path, {"body": "No"}, headers=admin | any_version)).json()
     assert (changed["body"], changed["author"]) == ("No", made["author"])
 
 
-async def test_viewers_add_all_but_decisions_and_a_reading_token_adds_nothing(service: Service) -> None:
+async def test_viewers_add_all_but_decisions_and_a_reading_token_adds_nothing(
+    service: Service,
+) -> None:
     case = await a_case(service)
     viewer, token = await service.as_role("viewer"), await service.machine("incidents:read")
     for kind in ("note", "hypothesis", "question"):
@@ -132,7 +147,10 @@ async def test_a_remark_on_a_hidden_incident_is_not_there(service: Service) -> N
     stranger = await service.as_role("responder")
     answers = [
         await case.send(
-            "PUT", f"/api/v1/annotations/{root}", {"body": "x"}, headers=stranger | {"If-Match": "*"}
+            "PUT",
+            f"/api/v1/annotations/{root}",
+            {"body": "x"},
+            headers=stranger | {"If-Match": "*"},
         )
         for root in (made["id"], str(uuid4()))
     ]
@@ -161,14 +179,20 @@ async def test_v0_shows_notes_that_v1_added_at_their_first_place_until_they_are_
     assert await v0_notes(case) == ["Later"]
 
 
-async def test_v0_notes_are_remarks_and_a_real_time_puts_them_into_the_timeline(service: Service) -> None:
+async def test_v0_notes_are_remarks_and_a_real_time_puts_them_into_the_timeline(
+    service: Service,
+) -> None:
     headers = await service.as_role("responder")
     start: Body = {
         "title": "DB outage", "description": "Primary is away", "reporter": "sre", "severity": "HIGH",
         "notes": [{"timestamp": "2026-02-07T10:00:00Z", "message": "Paged"}, {"message": "No time"}],
     }  # fmt: skip
-    made = (await service.client.post("/api/v0/incidents/start", json=start, headers=headers)).json()
-    number = await service.database.fetchval("select number from incidents where id = $1", made["id"])
+    made = (
+        await service.client.post("/api/v0/incidents/start", json=start, headers=headers)
+    ).json()
+    number = await service.database.fetchval(
+        "select number from incidents where id = $1", made["id"]
+    )
     case = Case(service, headers, made["id"], number)
     assert sorted(await bodies(case)) == ["No time", "Paged"]
     assert await case.titles() == ["Paged", "Declared"]
@@ -187,11 +211,17 @@ async def test_the_precision_of_a_note_is_stored_and_decides_its_place(service: 
         "annotations", NOTE | {"occurred_at": "2026-02-07T10:04:40Z", "precision": "minute"}
     )
     assert (told["occurred_at"], told["precision"]) == ("2026-02-07T10:04:40.000000Z", "minute")
-    exact = await case.post("annotations", NOTE | {"body": "Exactly", "occurred_at": "2026-02-07T10:04:00Z"})
+    exact = await case.post(
+        "annotations", NOTE | {"body": "Exactly", "occurred_at": "2026-02-07T10:04:00Z"}
+    )
     assert exact["precision"] == "exact"
     assert (await case.post("annotations", NOTE | {"body": "Whole"}))["precision"] is None
     first, second, _ = (await case.get("timeline"))["items"]
-    assert (first["title"], first["t"], first["p"]) == (NOTE["body"], "2026-02-07T10:04:00.000000Z", "minute")
+    assert (first["title"], first["t"], first["p"]) == (
+        NOTE["body"],
+        "2026-02-07T10:04:00.000000Z",
+        "minute",
+    )
     assert (first["occurred_at"], first["received_at"]) == (told["occurred_at"], told["at"])
     assert (second["title"], second["p"]) == ("Exactly", "exact")
     await case.edit(
@@ -204,7 +234,9 @@ async def test_the_precision_of_a_note_is_stored_and_decides_its_place(service: 
     assert (moved["p"], moved["original_precision"]) == ("hour", "minute")
 
 
-async def test_a_version_that_the_program_before_writes_keeps_the_precision(service: Service) -> None:
+async def test_a_version_that_the_program_before_writes_keeps_the_precision(
+    service: Service,
+) -> None:
     case = await a_case(service)
     told = await case.post(
         "annotations", NOTE | {"occurred_at": "2026-02-07T10:04:40Z", "precision": "minute"}
@@ -232,12 +264,17 @@ async def test_a_change_of_severity_or_owner_is_an_entry_of_the_timeline(service
     answer = await case.send("PATCH", case.path, changed, headers=headers)
     assert answer.status_code == 200, answer.text
     entry = (await case.get("timeline"))["items"][-1]
-    assert (entry["source"], entry["title"]) == ("human", "Severity: High to Critical; owner: none to Ada")
+    assert (entry["source"], entry["title"]) == (
+        "human",
+        "Severity: High to Critical; owner: none to Ada",
+    )
     assert entry["t"] == entry["received_at"]
     (note,) = (await case.get("annotations"))["items"]
     assert note["author"] == answer.json()["created_by"]
     headers["If-Match"] = answer.headers["etag"]
-    answer = await case.send("PATCH", case.path, {"severity": "CRITICAL", "title": "Again"}, headers=headers)
+    answer = await case.send(
+        "PATCH", case.path, {"severity": "CRITICAL", "title": "Again"}, headers=headers
+    )
     assert answer.status_code == 200
     assert len((await case.get("timeline"))["items"]) == 2  # With the declaration.
 

@@ -58,14 +58,20 @@ async def _record(connection: asyncpg.Connection[asyncpg.Record]) -> UUID:
     return incident
 
 
-async def _write(connection: asyncpg.Connection[asyncpg.Record], incident: UUID, *, clock: bool) -> None:
+async def _write(
+    connection: asyncpg.Connection[asyncpg.Record], incident: UUID, *, clock: bool
+) -> None:
     """Write what one request does, in the order of the service."""
     async with connection.transaction():
         await connection.execute("select from incidents where id = $1 for update", incident)
         signals = [row["id"] for row in await connection.fetch(_SIGNALS)]
-        await connection.execute(_ATTACH, incident, await connection.fetchval(_STAMP, incident), signals)
+        await connection.execute(
+            _ATTACH, incident, await connection.fetchval(_STAMP, incident), signals
+        )
         if clock:
-            await connection.execute(_CLOCK, uuid4(), incident, await connection.fetchval(_STAMP, incident))
+            await connection.execute(
+                _CLOCK, uuid4(), incident, await connection.fetchval(_STAMP, incident)
+            )
 
 
 async def _differing(dsn: str, incidents: Sequence[UUID]) -> list[UUID]:
@@ -127,7 +133,9 @@ async def test_a_backfill_resumes_where_it_stopped_and_is_done_once(database_dsn
         for incident in incidents:
             await _write(connection, incident, clock=True)
         await migrate(database_dsn, progress=said.append)
-        await connection.execute("delete from incident_measures where incident_id = $1", incidents[1])
+        await connection.execute(
+            "delete from incident_measures where incident_id = $1", incidents[1]
+        )
         for _ in range(2):
             await migrate(database_dsn, progress=said.append)
     finally:

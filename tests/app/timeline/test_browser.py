@@ -33,7 +33,9 @@ def page(
     """The page of a new incident, signed in; nothing on it may be refused by the browser."""
     has_script = request.param == "with JavaScript"
     path = recorded(live, "with" if has_script else "without")
-    context = browser.new_context(base_url=live.url, java_script_enabled=has_script, storage_state=session)
+    context = browser.new_context(
+        base_url=live.url, java_script_enabled=has_script, storage_state=session
+    )
     opened = context.new_page()
     refused: list[str] = []
     opened.on("console", lambda message: refused.append(message.text))
@@ -100,7 +102,12 @@ def test_a_mark_of_the_drawing_leads_to_its_entry(page: Page) -> None:
 
 @pytest.mark.parametrize(("width", "scheme"), [(320, "light"), (1280, "dark")])
 def test_the_page_fits_any_screen_with_all_its_forms_open(
-    browser: Browser, live: LiveService, session: StorageState, width: int, scheme: str, tmp_path: Path
+    browser: Browser,
+    live: LiveService,
+    session: StorageState,
+    width: int,
+    scheme: str,
+    tmp_path: Path,
 ) -> None:
     path = recorded(live, f"wide-{width}-{scheme}")
     context = browser.new_context(
@@ -144,12 +151,19 @@ def test_on_a_telephone_no_button_covers_a_title_and_print_has_no_buttons(
 ) -> None:
     path, other = recorded(live, "telephone"), live.record()
     of = f"/api/v1{path}"
-    long = {**FIRING, "source": "telephone", "id": "long", "title": "Checkout fails, and " * 6 + "more"}
+    long = {
+        **FIRING,
+        "source": "telephone",
+        "id": "long",
+        "title": "Checkout fails, and " * 6 + "more",
+    }
     one = live.client.get(of).json()["id"]
     sent = live.client.post("/api/v1/signals", json={"incident": one, "items": [long]})
     assert sent.json()["results"][0]["result"] == "created", sent.text
     entry = {"source": "manual/telephone", "id": "long"}
-    hidden = live.client.post(f"{of}/edits", json={"op": "hide", "entry": entry, "reason": "A test"})
+    hidden = live.client.post(
+        f"{of}/edits", json={"op": "hide", "entry": entry, "reason": "A test"}
+    )
     assert hidden.status_code == 201, hidden.text
     joined = live.client.post(f"{of}/links", json={"to": other["id"], "type": "related"})
     assert joined.status_code == 201, joined.text

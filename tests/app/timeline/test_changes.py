@@ -36,7 +36,9 @@ def ids(entries: Sequence[ChangedEntry]) -> list[str]:
 
 
 def test_added_removed_moved_and_retitled_entries_are_named() -> None:
-    same, later, closer, renamed, rewritten, gone, new = (a_signal(number) for number in range(1, 8))
+    same, later, closer, renamed, rewritten, gone, new = (
+        a_signal(number) for number in range(1, 8)
+    )
     before = attached(same, later, closer, renamed, rewritten, gone)
     after = attached(
         same,
@@ -80,7 +82,12 @@ def test_an_entry_carries_what_its_signal_says() -> None:
 
 def test_a_correction_keeps_what_the_fact_said() -> None:
     edit = Edit(
-        id=UUID(int=9), at=2, op=Op.SET_TITLE, source="ci", external_id="1", value={"title": "Renamed"}
+        id=UUID(int=9),
+        at=2,
+        op=Op.SET_TITLE,
+        source="ci",
+        external_id="1",
+        value={"title": "Renamed"},
     )
     attach = Edit(id=UUID(int=8), at=1, op=Op.ATTACH, signal_id=SIGNAL.signal_id)
     (entry,) = build(Facts([SIGNAL], edits=[attach, edit])).entries

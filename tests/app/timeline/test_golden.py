@@ -34,7 +34,9 @@ def test_fixed_facts_keep_their_order_and_digest() -> None:
     with every() as case:
         for golden in SETS:
             with case(golden.name):
-                assert outcome(golden.build()) == golden.expected, "restore the file, and raise RULES by one"
+                assert outcome(golden.build()) == golden.expected, (
+                    "restore the file, and raise RULES by one"
+                )
 
 
 def test_the_order_of_the_rows_changes_no_digest() -> None:
@@ -42,7 +44,9 @@ def test_the_order_of_the_rows_changes_no_digest() -> None:
         for golden in SETS:
             # But for a key that came twice: the last one in its place is shown.
             facts = golden.facts
-            turned = Facts(facts.signals, facts.changes[::-1], facts.annotations[::-1], facts.edits[::-1])
+            turned = Facts(
+                facts.signals, facts.changes[::-1], facts.annotations[::-1], facts.edits[::-1]
+            )
             with case(golden.name):
                 assert build(turned, **golden.options).digest == golden.expected["digest"]
 

@@ -30,7 +30,11 @@ async def test_what_happened_comes_in_order_with_moves_and_timed_notes(service: 
     await case.post("transitions", {"to": "RESOLVED", "occurred_at": "2026-02-07T10:41:00Z"})
     await case.post(
         "annotations",
-        {"kind": "note", "body": "Rolled back\nby hand", "occurred_at": "2026-02-07T12:35:00+02:00"},
+        {
+            "kind": "note",
+            "body": "Rolled back\nby hand",
+            "occurred_at": "2026-02-07T12:35:00+02:00",
+        },
     )
     await case.post("annotations", {"kind": "note", "body": "No time of its own"})
     timeline = await case.get("timeline")
@@ -44,7 +48,8 @@ async def test_what_happened_comes_in_order_with_moves_and_timed_notes(service: 
     ]
     firing = timeline["items"][1]
     told = {
-        name: firing[name] for name in ("source", "id", "t", "p", "sequence", "services", "pinned", "hidden")
+        name: firing[name]
+        for name in ("source", "id", "t", "p", "sequence", "services", "pinned", "hidden")
     }
     assert told == {
         "source": case.source, "id": "firing", "t": "2026-02-07T10:05:00.000000Z", "p": "exact", "sequence": "7",
@@ -58,9 +63,14 @@ async def test_corrections_show_and_the_original_stays(service: Service) -> None
     await case.signals(signal("one", "10:00:30", precision="minute"), signal("two", "10:00:10"))
     assert await case.titles() == ["one", "two", "Declared"]
     one = (case.source, "one")
-    offset = await case.edit("clock_offset", source=case.source, value={"ms": 60_000}, reason="NTP was off")
+    offset = await case.edit(
+        "clock_offset", source=case.source, value={"ms": 60_000}, reason="NTP was off"
+    )
     timed = await case.edit(
-        "set_time", one, value={"at": "2026-02-07T11:03:59Z", "precision": "minute"}, reason="Seen on a photo"
+        "set_time",
+        one,
+        value={"at": "2026-02-07T11:03:59Z", "precision": "minute"},
+        reason="Seen on a photo",
     )
     await case.edit("set_title", one, value={"title": "First"})
     await case.edit("pin", one)
@@ -75,7 +85,9 @@ async def test_corrections_show_and_the_original_stays(service: Service) -> None
     entry = timeline["items"][-1]
     assert (entry["occurred_at"], entry["original_title"]) == ("2026-02-07T10:00:30.000000Z", "one")
     assert (entry["p"], entry["original_precision"], entry["pinned"]) == ("minute", "minute", True)
-    assert timeline["milestones"] == {"impact_started": {"t": "2026-02-07T09:59:00.000000Z", "p": "minute"}}
+    assert timeline["milestones"] == {
+        "impact_started": {"t": "2026-02-07T09:59:00.000000Z", "p": "minute"}
+    }
     log = (await case.get("edits"))["items"]
     assert [it["op"] for it in log] == [
         "attach",
@@ -87,7 +99,10 @@ async def test_corrections_show_and_the_original_stays(service: Service) -> None
         "milestone",
     ]
     assert [log[2], log[3]] == [offset["edit"], timed["edit"]]
-    assert (log[3]["reason"], log[3]["entry"]) == ("Seen on a photo", {"source": case.source, "id": "one"})
+    assert (log[3]["reason"], log[3]["entry"]) == (
+        "Seen on a photo",
+        {"source": case.source, "id": "one"},
+    )
     assert all(it["actor"].startswith("user:") for it in log)
 
 
@@ -100,7 +115,9 @@ async def test_the_answer_to_an_edit_has_the_digest_that_follows(service: Servic
     assert (await case.edit("unhide", (case.source, "one")))["digest"] == before
 
 
-async def test_hidden_entries_are_shown_to_who_asks_and_filters_leave_the_digest(service: Service) -> None:
+async def test_hidden_entries_are_shown_to_who_asks_and_filters_leave_the_digest(
+    service: Service,
+) -> None:
     case = await a_case(service)
     await case.signals(signal("one", "10:00:00"), signal("two", "10:01:00", kind="change"))
     await case.edit("hide", (case.source, "one"), reason="Noise")
@@ -119,7 +136,9 @@ async def test_hidden_entries_are_shown_to_who_asks_and_filters_leave_the_digest
         assert page["digest"] == whole
 
 
-async def test_pages_lead_through_the_timeline_and_a_cursor_fits_one_alone(service: Service) -> None:
+async def test_pages_lead_through_the_timeline_and_a_cursor_fits_one_alone(
+    service: Service,
+) -> None:
     case, other = await a_case(service), await a_case(service)
     await case.signals(*(signal(f"ties {n}é", "10:00:00") for n in range(5)))
     seen: list[str] = []
@@ -145,12 +164,16 @@ async def test_pages_lead_through_the_timeline_and_a_cursor_fits_one_alone(servi
 
 async def test_a_past_view_stays_equal_whatever_is_written_later(service: Service) -> None:
     case = await a_case(service)
-    await case.signals(signal("one", "10:00:00", known_at="2026-02-07T10:30:00Z"), signal("two", "10:20:00"))
+    await case.signals(
+        signal("one", "10:00:00", known_at="2026-02-07T10:30:00Z"), signal("two", "10:20:00")
+    )
     await case.edit("set_title", (case.source, "two"), value={"title": "second"})
     note = await case.post(
         "annotations", {"kind": "note", "body": "Yes", "occurred_at": "2026-02-07T10:02:00Z"}
     )
-    seen_at = await service.database.fetchval("select timeline_at from incidents where id = $1", case.id)
+    seen_at = await service.database.fetchval(
+        "select timeline_at from incidents where id = $1", case.id
+    )
     past = f"timeline?as_of={quote(seen_at.isoformat())}"
     before = await case.send("GET", past)
     assert before.json() == await case.get("timeline")
@@ -176,13 +199,17 @@ async def test_304_is_the_answer_exactly_when_the_body_would_be_equal(service: S
     first = signal("one", "10:00:00")
     await case.signals(first, signal("two", "10:01:00"))
     note = await case.post(
-        "annotations", {"kind": "note", "body": "Beneath", "entry": {"source": case.source, "id": "one"}}
+        "annotations",
+        {"kind": "note", "body": "Beneath", "entry": {"source": case.source, "id": "one"}},
     )
     steps: list[Any] = [
         lambda: case.signals(first),  # a duplicate
         lambda: case.post("annotations", {"kind": "note", "body": "No time"}),
         lambda: case.send(
-            "PUT", f"/api/v1/annotations/{note['id']}", {"body": "Else"}, headers={"If-Match": '"ann-1"'}
+            "PUT",
+            f"/api/v1/annotations/{note['id']}",
+            {"body": "Else"},
+            headers={"If-Match": '"ann-1"'},
         ),
         lambda: case.edit("pin", ("nobody", "nothing")),
         lambda: case.edit("pin", (case.source, "one")),
@@ -233,10 +260,14 @@ async def test_stamps_grow_with_the_timeline_an_hour_ahead(service: Service) -> 
         case.post("annotations", {"kind": "note", "body": "x"}),
     ):
         await write
-        now = await service.database.fetchval("select timeline_at from incidents where id = $1", case.id)
+        now = await service.database.fetchval(
+            "select timeline_at from incidents where id = $1", case.id
+        )
         assert now > stamp
         stamp = now
-    times = await service.database.fetch("select at from edits where incident_id = $1 order by at", case.id)
+    times = await service.database.fetch(
+        "select at from edits where incident_id = $1 order by at", case.id
+    )
     assert times[0]["at"] < times[1]["at"]
 
 
@@ -266,7 +297,12 @@ BAD: list[tuple[Body, str]] = [
     ({"op": "set_time", "entry": {"source": "a", "id": "b"}, "value": None}, "/reason"),
     ({"op": "set_time", "entry": {"source": "a", "id": "b"}, "reason": "r"}, "/value"),
     (
-        {"op": "set_time", "entry": {"source": "a", "id": "b"}, "reason": "r", "value": {"at": "noon"}},
+        {
+            "op": "set_time",
+            "entry": {"source": "a", "id": "b"},
+            "reason": "r",
+            "value": {"at": "noon"},
+        },
         "/value/at",
     ),
     (
@@ -278,8 +314,14 @@ BAD: list[tuple[Body, str]] = [
         },
         "/value/at",
     ),
-    ({"op": "set_title", "entry": {"source": "a", "id": "b"}, "value": {"title": ""}}, "/value/title"),
-    ({"op": "clock_offset", "source": "a", "reason": "r", "value": {"ms": 86_400_001}}, "/value/ms"),
+    (
+        {"op": "set_title", "entry": {"source": "a", "id": "b"}, "value": {"title": ""}},
+        "/value/title",
+    ),
+    (
+        {"op": "clock_offset", "source": "a", "reason": "r", "value": {"ms": 86_400_001}},
+        "/value/ms",
+    ),
     ({"op": "clock_offset", "source": "a", "reason": "r", "value": {"ms": 1.5}}, "/value/ms"),
     ({"op": "clock_offset", "source": "a", "value": {"ms": 1}}, "/reason"),
     ({"op": "milestone", "value": {"name": "panic", "at": None}}, "/value/name"),
@@ -301,7 +343,9 @@ async def test_a_bad_edit_is_refused_and_its_field_named(service: Service) -> No
 
 
 @pytest.mark.parametrize("op", ["attach", "detach"])
-async def test_to_attach_is_no_edit_to_send_and_the_answer_names_the_route(service: Service, op: str) -> None:
+async def test_to_attach_is_no_edit_to_send_and_the_answer_names_the_route(
+    service: Service, op: str
+) -> None:
     answer = await (await a_case(service)).send("POST", "edits", {"op": op, "signal_id": "x"})
     assert answer.status_code == 422
     told = answer.json()["errors"][0]
@@ -319,15 +363,24 @@ async def test_an_archived_incident_takes_no_edits_and_no_remarks(service: Servi
         assert (await case.send("POST", path, body)).status_code == 409
 
 
-async def test_an_edit_is_written_once_under_its_key_and_leaves_an_audit_row(service: Service) -> None:
+async def test_an_edit_is_written_once_under_its_key_and_leaves_an_audit_row(
+    service: Service,
+) -> None:
     case = await a_case(service)
     body = {"op": "pin", "entry": {"source": "a", "id": "b"}}
-    answers = [await case.send("POST", "edits", body, headers={"Idempotency-Key": "twice"}) for _ in range(2)]
+    answers = [
+        await case.send("POST", "edits", body, headers={"Idempotency-Key": "twice"})
+        for _ in range(2)
+    ]
     assert answers[0].content == answers[1].content
     assert len((await case.get("edits"))["items"]) == 1
-    audit = "select actor, object from audit_log where action = 'timeline.edit' and incident_id = $1"
+    audit = (
+        "select actor, object from audit_log where action = 'timeline.edit' and incident_id = $1"
+    )
     rows = await service.database.fetch(audit, case.id)
-    assert [tuple(row) for row in rows] == [(answers[0].json()["edit"]["actor"], f"INC-{case.number}")]
+    assert [tuple(row) for row in rows] == [
+        (answers[0].json()["edit"]["actor"], f"INC-{case.number}")
+    ]
 
 
 async def test_edits_come_in_pages(service: Service) -> None:

@@ -79,14 +79,18 @@ async def test_reads_stay_fast_while_an_incident_grows(app_database_dsn: str) ->
         with anyio.fail_after(30):
             await database.wait_connected()
         for table in ("signals", "edits", "timeline_entries", "incident_measures", "incidents"):
-            await database.execute(f"alter table {table} set (autovacuum_enabled = off)", operation="test")
+            await database.execute(
+                f"alter table {table} set (autovacuum_enabled = off)", operation="test"
+            )
         incident = await database.fetchval(_INCIDENT, operation="test")
         await database.execute(_DECLARE, incident, operation="test")
         kept, q = KeptTimelines(), Reader(database, ANONYMOUS)
         for batch in range(29):
             signals = [row["id"] for row in await database.fetch(_SIGNALS, batch, operation="test")]
             await database.execute(_ATTACH, incident, signals, operation="test")
-            await database.execute("update incidents set timeline_at = clock_timestamp()", operation="test")
+            await database.execute(
+                "update incidents set timeline_at = clock_timestamp()", operation="test"
+            )
             for limit in (500, 500, 500, 2000):
                 page = await kept.slice(q, incident, TimelineQuery.model_validate({"limit": limit}))
                 assert len(page.page.items) == min(limit, 500 * (batch + 1) + 1)

@@ -83,7 +83,9 @@ _REVISION = {
 def histories(draw: st.DrawFn) -> Facts:
     """Make facts with odd words and names, edits of entries that come later, and sometimes times before 1970."""
     facts = draw(worlds())
-    more = [draw(signals(f"{draw(st.sampled_from(NAMES))}{n}")) for n in range(draw(st.integers(0, 8)))]
+    more = [
+        draw(signals(f"{draw(st.sampled_from(NAMES))}{n}")) for n in range(draw(st.integers(0, 8)))
+    ]
     sequences = st.none() | st.sampled_from(["1", "2", "10", "", *NAMES])
     found = [
         replace(it, title=draw(st.sampled_from(TITLES)), sequence=draw(sequences))
@@ -116,7 +118,10 @@ def earlier(facts: Facts) -> Facts:
         return None if at is None else at + EARLIER
 
     return Facts(
-        [replace(it, occurred_at=moved(it.occurred_at), known_at=moved(it.known_at)) for it in facts.signals],
+        [
+            replace(it, occurred_at=moved(it.occurred_at), known_at=moved(it.known_at))
+            for it in facts.signals
+        ],
         [replace(it, occurred_at=moved(it.occurred_at)) for it in facts.changes],
         [replace(it, occurred_at=moved(it.occurred_at)) for it in facts.annotations],
         facts.edits,
@@ -162,7 +167,11 @@ async def differences(
     found: list[str] = []
     kept, unit = KeptTimelines(), Unit(connection, ANONYMOUS, None)
     for until, hidden in product((None, *range(8)), (False, True)):
-        known = None if random is None else random.choice([None, NOON, NOON + 30_000_000, NOON + EARLIER])
+        known = (
+            None
+            if random is None
+            else random.choice([None, NOON, NOON + 30_000_000, NOON + EARLIER])
+        )
         query = _query(random).model_copy(
             update={
                 "as_of": None if until is None else moment(until),
@@ -185,7 +194,9 @@ async def differences(
             found.append(f"entries {told}: {items} for {wanted}")
         if (digest, etag, milestones) != (whole.digest, etag_of(whole), whole.milestones):
             found.append(f"digest {told}")
-    found += [it for until in range(8) for it in await _change_differences(unit, incident, facts, until)]
+    found += [
+        it for until in range(8) for it in await _change_differences(unit, incident, facts, until)
+    ]
     if random is not None:
         found += await _page_differences(unit, incident, facts, random)
     return [*found, *await _measure_differences(connection, incident, facts)]
@@ -203,14 +214,20 @@ def folded(entries: Iterable[Entry], facts: Facts, width: int) -> list[tuple[Ent
     return [(group[0], group) for group in groups.values()]
 
 
-async def _change_differences(unit: Unit, incident: UUID, facts: Facts, until: int) -> Iterable[str]:
+async def _change_differences(
+    unit: Unit, incident: UUID, facts: Facts, until: int
+) -> Iterable[str]:
     """Compare what a post-mortem of that time says of the present."""
-    revision = Revision.model_validate(_REVISION | {"incident_id": incident, "timeline_at": moment(until)})
+    revision = Revision.model_validate(
+        _REVISION | {"incident_id": incident, "timeline_at": moment(until)}
+    )
     got, wanted = await postmortems.compared(unit, revision), post_mortem(revision, facts)
     return [] if got == wanted else [f"changes since {until}: {got} for {wanted}"]
 
 
-async def _measure_differences(connection: Connection, incident: UUID, facts: Facts) -> Iterable[str]:
+async def _measure_differences(
+    connection: Connection, incident: UUID, facts: Facts
+) -> Iterable[str]:
     """Compare the measures."""
     known_marks, is_open = marks(facts)
     lengths = durations(known_marks, is_open=is_open)
@@ -223,7 +240,13 @@ async def _measure_differences(connection: Connection, incident: UUID, facts: Fa
     assert row is not None
     written_marks = {name: [it.t, it.p.rank, it.basis] for name, it in known_marks.items()}
     if facts.edits or facts.changes:
-        measured = (json.loads(row["marks"]), row["is_open"], row["status"], row["seconds"], row["entries"])
+        measured = (
+            json.loads(row["marks"]),
+            row["is_open"],
+            row["status"],
+            row["seconds"],
+            row["entries"],
+        )
         if measured != (
             written_marks,
             is_open,
@@ -235,7 +258,9 @@ async def _measure_differences(connection: Connection, incident: UUID, facts: Fa
     return []
 
 
-async def _page_differences(unit: Unit, incident: UUID, facts: Facts, random: Random) -> Iterable[str]:
+async def _page_differences(
+    unit: Unit, incident: UUID, facts: Facts, random: Random
+) -> Iterable[str]:
     """Compare a numbered page with the rules: by its number, or by an entry on it."""
     known = random.choice([None, NOON, NOON + EARLIER])
     hidden, narrative, size = random.random() < 0.5, random.random() < 0.5, random.randint(1, 4)
@@ -258,7 +283,9 @@ async def _page_differences(unit: Unit, incident: UUID, facts: Facts, random: Ra
         view="narrative" if narrative else "all",
         repeats="folded" if fold else "each",
     )
-    which = view.model_copy(update={"page": at + 1, "entry": "" if named is None else anchor(*named)})
+    which = view.model_copy(
+        update={"page": at + 1, "entry": "" if named is None else anchor(*named)}
+    )
     got = await KeptTimelines().page(unit, incident, which, size=size)
     for it in got.repeats:
         of_group = view.model_copy(update={"group": it.group})
@@ -311,7 +338,10 @@ async def test_a_kept_timeline_is_the_one_of_the_rules(
     app_database: Database, facts: Facts, seed: int, *, by_backfill: bool
 ) -> None:
     random = Random(seed)  # noqa: S311 - for no secret
-    async with written(app_database, facts, random, by_backfill=by_backfill) as (connection, incident):
+    async with written(app_database, facts, random, by_backfill=by_backfill) as (
+        connection,
+        incident,
+    ):
         assert await differences(connection, incident, facts, random) == []
 
 
@@ -386,7 +416,10 @@ MUTANTS = {
 async def _survives(database: Database) -> bool:
     for facts, by_backfill in product(AIMED.values(), (False, True)):
         order = Random(0)  # noqa: S311 - for no secret
-        async with written(database, facts, order, by_backfill=by_backfill) as (connection, incident):
+        async with written(database, facts, order, by_backfill=by_backfill) as (
+            connection,
+            incident,
+        ):
             if await differences(connection, incident, facts):
                 return False
     return True
@@ -415,7 +448,10 @@ CHANGE_MUTANTS = {
     "clocks change nothing": ("e.shift is not null and e.source", "false and e.source"),
     "hidden entries count": ("and e.present and not e.hidden", "and e.present"),
     "hidden entries counted": ("e where not e.hidden),", "e),"),
-    "milestones are no changes": ("timeline_milestones($1, 'infinity')", "timeline_milestones($1, $2)"),
+    "milestones are no changes": (
+        "timeline_milestones($1, 'infinity')",
+        "timeline_milestones($1, $2)",
+    ),
 }
 
 
@@ -428,9 +464,14 @@ async def test_each_clause_of_what_changed_is_missed(
     async def is_right() -> bool:
         for facts in AIMED.values():
             order = Random(0)  # noqa: S311 - for no secret
-            async with written(app_database, facts, order, by_backfill=False) as (connection, incident):
+            async with written(app_database, facts, order, by_backfill=False) as (
+                connection,
+                incident,
+            ):
                 unit = Unit(connection, ANONYMOUS, None)
-                if any([await _change_differences(unit, incident, facts, until) for until in range(8)]):
+                if any(
+                    [await _change_differences(unit, incident, facts, until) for until in range(8)]
+                ):
                     return False
         return True
 

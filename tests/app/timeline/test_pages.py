@@ -38,7 +38,11 @@ class _Forms(HTMLParser):
         given = dict(attrs)
         if tag == "form":
             self.forms.append({"action": given.get("action") or ""})
-        if tag in {"input", "textarea", "select"} and self.forms and given.get("type") != "checkbox":
+        if (
+            tag in {"input", "textarea", "select"}
+            and self.forms
+            and given.get("type") != "checkbox"
+        ):
             self.forms[-1][given.get("name") or ""] = given.get("value") or ""
 
     def handle_data(self, data: str) -> None:
@@ -96,7 +100,9 @@ class Browser:
         **typed: str,
     ) -> httpx2.Response:
         fields = {
-            name: value for name, value in {**form, **typed, **(also or {})}.items() if name != "action"
+            name: value
+            for name, value in {**form, **typed, **(also or {})}.items()
+            if name != "action"
         }
         headers = {**self.headers, **SAME_ORIGIN}
         answer = await self.case.service.client.post(
@@ -113,9 +119,13 @@ async def at_work(service: Service, role: str = "responder", **fields: object) -
     return Browser(case, await service.cookie(await service.person(role)))
 
 
-async def test_the_page_tells_what_happened_in_order_with_durations_and_evidence(service: Service) -> None:
+async def test_the_page_tells_what_happened_in_order_with_durations_and_evidence(
+    service: Service,
+) -> None:
     here = await at_work(service)
-    await here.case.edit("milestone", value={"name": "impact_started", "at": "2026-02-07T10:00:00Z"})
+    await here.case.edit(
+        "milestone", value={"name": "impact_started", "at": "2026-02-07T10:00:00Z"}
+    )
     seen = await here.get()
     order = [
         "≈09:30", "◆ Change", "Deploy 7", "Known 10:40", "34 min", "10:00:00 Impact started", "10:04:12 Detected",
@@ -134,12 +144,18 @@ async def test_the_page_tells_what_happened_in_order_with_durations_and_evidence
     assert seen.html.count("<h1") == 1
 
 
-async def test_what_was_known_then_leaves_out_the_rest_and_takes_no_corrections(service: Service) -> None:
+async def test_what_was_known_then_leaves_out_the_rest_and_takes_no_corrections(
+    service: Service,
+) -> None:
     here = await at_work(service)
     await here.case.edit("milestone", value={"name": "mitigated", "at": "2026-02-07T10:31:00Z"})
     assert "Mitigated" in (await here.get()).story
     await here.case.post("annotations", {"kind": "note", "body": "In hindsight"})
-    beneath = {"kind": "note", "body": "Also later", "entry": {"source": here.case.source, "id": "firing"}}
+    beneath = {
+        "kind": "note",
+        "body": "Also later",
+        "entry": {"source": here.case.source, "id": "firing"},
+    }
     await here.case.post("annotations", beneath)
     now = (await here.get()).text
     assert all(words in now for words in ("In hindsight", "Also later"))
@@ -153,7 +169,9 @@ async def test_what_was_known_then_leaves_out_the_rest_and_takes_no_corrections(
     assert "Deploy 7" in (await here.get("?known_as_of=2026-02-07T10:40:00Z")).text
 
 
-async def test_a_move_needs_what_it_needs_and_comes_back_with_what_was_typed(service: Service) -> None:
+async def test_a_move_needs_what_it_needs_and_comes_back_with_what_was_typed(
+    service: Service,
+) -> None:
     here = await at_work(service)
     close = (await here.get()).form("/moves", to="CLOSED")
     refused = await here.post(close, expect=422, reason="It was <nothing>", occurred_at="soon")
@@ -202,7 +220,9 @@ async def test_a_note_is_shown_as_exactly_as_its_time_was_typed(service: Service
         "2026-02-07": "that day",
     }
     for typed in given:
-        await here.post(form, kind="note", body=f"Typed {typed}.", occurred_at=typed, key=f"k{len(typed)}")
+        await here.post(
+            form, kind="note", body=f"Typed {typed}.", occurred_at=typed, key=f"k{len(typed)}"
+        )
     await here.post(form, kind="note", body="Just now", occurred_at="now", key="now")
     kept = await here.case.get("annotations")
     assert [it["precision"] for it in kept["items"]] == ["minute", "second", "day", "exact"]
@@ -211,7 +231,9 @@ async def test_a_note_is_shown_as_exactly_as_its_time_was_typed(service: Service
         assert re.search(
             rf"{shown} ● Note recorded .{{16}} (Pin : Typed {typed}\. )?Typed {typed}\.", story
         ), story
-    refused = await here.post(form, expect=422, kind="note", body="x", occurred_at="2026-13-45", key="odd")
+    refused = await here.post(
+        form, expect=422, kind="note", body="x", occurred_at="2026-13-45", key="odd"
+    )
     assert 'value="2026-13-45"' in refused.text
 
 
@@ -221,14 +243,18 @@ async def test_what_people_recorded_later_than_it_happened_says_so(service: Serv
     before = (await here.get()).story.count(" recorded ")
     await here.post(form, kind="note", body="At once", occurred_at="-2m", key="soon")
     assert (await here.get()).story.count(" recorded ") == before
-    await here.post(form, kind="note", body="From memory", occurred_at="2026-02-07 10:06", key="late")
+    await here.post(
+        form, kind="note", body="From memory", occurred_at="2026-02-07 10:06", key="late"
+    )
     today = f"{here.case.service.now:%Y-%m-%d}"
     assert re.search(
         rf"recorded {today} \d\d:\d\d (Pin : From memory )?From memory", (await here.get()).story
     )
 
 
-async def test_remarks_stand_beneath_their_entry_or_under_the_timeline_with_a_name(service: Service) -> None:
+async def test_remarks_stand_beneath_their_entry_or_under_the_timeline_with_a_name(
+    service: Service,
+) -> None:
     here = await at_work(service)
     seen = await here.get()
     beneath = next(it for it in seen.forms if it.get("id") == "firing" and "body" in it)
@@ -243,14 +269,19 @@ async def test_remarks_stand_beneath_their_entry_or_under_the_timeline_with_a_na
     assert seen.text.find("Notes on the incident as a whole") < seen.text.find("Nobody was")
 
 
-async def test_a_remark_is_said_in_other_words_comes_to_something_and_is_taken_back(service: Service) -> None:
+async def test_a_remark_is_said_in_other_words_comes_to_something_and_is_taken_back(
+    service: Service,
+) -> None:
     here = await at_work(service)
     seen = await here.get()
     beneath = next(it for it in seen.forms if it.get("id") == "firing" and "body" in it)
     await here.post(beneath, kind="hypothesis", body="The cache is cold")
     root = (await here.case.get("annotations"))["items"][0]["id"]
     form = (await here.get()).form(f"/notes/{root}")
-    assert (form["state"], form["version"]) == ("", "1")  # A select's own value stands in its options.
+    assert (form["state"], form["version"]) == (
+        "",
+        "1",
+    )  # A select's own value stands in its options.
     assert '<option value="open" selected>' in (await here.get()).html
     done = await here.post(form, state="refuted", body="The cache was cold")
     assert done.headers["location"] == f"{here.path}#r-{root}"
@@ -267,7 +298,9 @@ async def test_a_remark_is_said_in_other_words_comes_to_something_and_is_taken_b
     # A hypothesis is never answered.
     wrong = await here.post(seen.form(f"/notes/{root}"), expect=422, state="answered", body="It is")
     assert "of a hypothesis is one of: open, supported, refuted" in wrong.text
-    await here.post((await here.get()).form(f"/notes/{root}"), op="retract", state="open", body="Any")
+    await here.post(
+        (await here.get()).form(f"/notes/{root}"), op="retract", state="open", body="Any"
+    )
     assert "The cache was cold" not in (await here.get()).text
 
 
@@ -303,7 +336,9 @@ async def test_a_signal_is_detached_and_can_be_attached_again(service: Service) 
     await here.post(form)
     assert "Checkout fails" not in (await here.get()).text
     await here.post({**form, "key": "again"}, expect=404)
-    found = await here.get(f"?{urlencode({'from': '2026-02-07 10:00', 'source': here.case.source})}")
+    found = await here.get(
+        f"?{urlencode({'from': '2026-02-07 10:00', 'source': here.case.source})}"
+    )
     await here.post(found.form("/edits", op="attach"), also={f"signal-{firing}": "on"})
     assert "Checkout fails" in (await here.get()).story
 
@@ -311,12 +346,17 @@ async def test_a_signal_is_detached_and_can_be_attached_again(service: Service) 
 async def test_incidents_are_linked_from_either_end_and_parted(service: Service) -> None:
     here, there = await at_work(service), await at_work(service)
     form = (await here.get()).form("/links")
-    refused = await here.post(form, expect=422, type="follows", to="the last one", note="Same <cause>")
+    refused = await here.post(
+        form, expect=422, type="follows", to="the last one", note="Same <cause>"
+    )
     assert 'href="#link-to"' in refused.text
     assert 'value="Same &lt;cause&gt;"' in refused.text
     await here.post(form, type="follows", to=f"inc-{there.case.number}", note="Same <cause>")
     await here.post({**form, "key": "another"}, type="related", to=f"INC-{there.case.number}")
-    assert f"Follows INC-{there.case.number} Checkout is down Open: Same <cause>" in (await here.get()).text
+    assert (
+        f"Follows INC-{there.case.number} Checkout is down Open: Same <cause>"
+        in (await here.get()).text
+    )
     over_there = Browser(there.case, here.headers)
     seen = await over_there.get()
     assert f"Is followed by INC-{here.case.number}" in seen.text
@@ -355,7 +395,10 @@ async def test_a_corrected_time_shows_the_old_one_and_who_and_why(service: Servi
     form = (await here.get()).form("/edits", op="set_time", id="firing")
     assert form["value"] == "2026-02-07 10:04:12.000000"
     await here.post(form, expect=422, value="about ten", reason="By the log")
-    assert "By the log" in (await here.post(form, expect=422, value="about ten", reason="By the log")).text
+    assert (
+        "By the log"
+        in (await here.post(form, expect=422, value="about ten", reason="By the log")).text
+    )
     done = await here.post(form, value="2026-02-07 10:02", reason="By the log")
     assert done.headers["location"].startswith(f"{here.path}#e-")
     seen = await here.get()
@@ -406,7 +449,9 @@ async def test_titles_clocks_and_milestones_are_put_right(service: Service) -> N
     seen = await here.get()
     await here.post(seen.form("/edits", op="set_title", id="deploy"), value="Deploy 7 of checkout")
     clock = seen.form("/edits", op="clock_offset")
-    await here.post(clock, expect=422, source=here.case.source, value="two minutes", reason="NTP was off")
+    await here.post(
+        clock, expect=422, source=here.case.source, value="two minutes", reason="NTP was off"
+    )
     await here.post(clock, source=here.case.source, value="120", reason="NTP was off")
     milestone = seen.form("/edits", op="milestone")
     await here.post(milestone, name="mitigated", value="2026-02-07 10:31")
@@ -421,7 +466,12 @@ async def test_titles_clocks_and_milestones_are_put_right(service: Service) -> N
 async def test_unassigned_signals_are_found_and_attached(service: Service) -> None:
     here = await at_work(service)
     case = here.case
-    loose = {"id": "late", "kind": "log", "occurred_at": "2026-02-07T10:20:00Z", "title": "Out of memory"}
+    loose = {
+        "id": "late",
+        "kind": "log",
+        "occurred_at": "2026-02-07T10:20:00Z",
+        "title": "Out of memory",
+    }
     await case.post("/api/v1/signals", {"items": [{**loose, "source": f"ci-{case.number}"}]})
     assert "Out of memory" not in (await here.get()).text
     query = urlencode({"from": "2026-02-07 10:00", "to": "2026-02-07 11:00", "source": case.source})
@@ -444,7 +494,9 @@ async def test_a_form_from_elsewhere_or_without_its_token_changes_nothing(servic
     await here.post(pin, expect=403, csrf="0" * 64)
     elsewhere = Browser(here.case, {**here.headers, "Origin": "https://elsewhere.example"})
     answer = await here.case.service.client.post(
-        pin["action"], content=urlencode(pin), headers={**elsewhere.headers, "Sec-Fetch-Site": "cross-site"}
+        pin["action"],
+        content=urlencode(pin),
+        headers={**elsewhere.headers, "Sec-Fetch-Site": "cross-site"},
     )
     assert answer.status_code == 403
     assert (await here.case.get("edits"))["items"][2:] == []
@@ -453,7 +505,9 @@ async def test_a_form_from_elsewhere_or_without_its_token_changes_nothing(servic
 async def test_a_viewer_annotates_and_corrects_nothing(service: Service) -> None:
     here = await at_work(service, "viewer")
     seen = await here.get()
-    assert {it["action"].rpartition("/")[2] for it in seen.forms if "INC-" in it["action"]} == {"notes"}
+    assert {it["action"].rpartition("/")[2] for it in seen.forms if "INC-" in it["action"]} == {
+        "notes"
+    }
     assert "Decision" not in seen.text
     edit = {
         "action": f"{here.path}/edits",
@@ -470,8 +524,16 @@ async def test_a_private_incident_is_invisible_to_others(service: Service) -> No
     await here.get(expect=404)
     for path in ("moves", "edits", "notes"):
         stranger = await service.cookie(await service.person("responder"))
-        csrf = Seen((await service.client.get("/incidents", headers=stranger)).text).forms[0]["csrf"]
-        form = {"action": f"{here.path}/{path}", "csrf": csrf, "to": "RESOLVED", "kind": "note", "body": "Ha"}
+        csrf = Seen((await service.client.get("/incidents", headers=stranger)).text).forms[0][
+            "csrf"
+        ]
+        form = {
+            "action": f"{here.path}/{path}",
+            "csrf": csrf,
+            "to": "RESOLVED",
+            "kind": "note",
+            "body": "Ha",
+        }
         typed = {"op": "hide", "source": "a", "id": "b", "reason": "Ha"} if path == "edits" else {}
         refused = await Browser(here.case, stranger).post(form, expect=404, also=typed)
         assert "Checkout is down" not in refused.text
@@ -502,8 +564,13 @@ async def test_an_empty_timeline_says_so(service: Service) -> None:
     declared = (await case.get("timeline"))["items"][0]
     await case.edit("hide", (declared["source"], declared["id"]), reason="Only to see")
     seen = await here.get()
-    assert "Declared" not in seen.text.partition("Timeline Everything")[2].partition("Show 1 hidden")[0]
-    assert (await here.get("?view=narrative&known_as_of=1999-01-01T00:00:00Z")).html.count("<article") == 0
+    assert (
+        "Declared"
+        not in seen.text.partition("Timeline Everything")[2].partition("Show 1 hidden")[0]
+    )
+    assert (await here.get("?view=narrative&known_as_of=1999-01-01T00:00:00Z")).html.count(
+        "<article"
+    ) == 0
 
 
 async def test_a_long_timeline_is_turned_page_by_page(
@@ -513,7 +580,12 @@ async def test_a_long_timeline_is_turned_page_by_page(
     case = await a_case(service)
     await case.signals(
         *(
-            {**DEPLOY, "id": f"d{n}", "title": f"Deploy {n}", "occurred_at": f"2026-02-07T09:0{n}:00Z"}
+            {
+                **DEPLOY,
+                "id": f"d{n}",
+                "title": f"Deploy {n}",
+                "occurred_at": f"2026-02-07T09:0{n}:00Z",
+            }
             for n in range(7)
         )
     )
@@ -577,7 +649,9 @@ async def test_repeats_of_a_long_timeline_share_a_line_that_opens(
     assert "Fold equal signals" in (await here.get("?repeats=each&page=2")).text
     assert "Showing 0 equal signals." in (await here.get(f"?group={2**63}.0.1")).text
     for odd in ("group=1.2", "group=x", f"group={10**19}.0.1", f"group=0.{2**62}.{2**62}"):
-        assert (await here.case.send("GET", f"/incidents/INC-{here.case.number}?{odd}")).status_code == 400
+        assert (
+            await here.case.send("GET", f"/incidents/INC-{here.case.number}?{odd}")
+        ).status_code == 400
     whole = await here.case.get("timeline")
     assert whole["items"] == (await here.case.get("export"))["timeline"]["entries"]
     place = anchor(f"manual/storm-{here.case.number}", "n8")

@@ -36,7 +36,9 @@ Broken = tuple[object, str, object]
 """A module, the name of a function of it, and what stands in its place."""
 
 _key: Callable[[Entry], tuple[object, ...]] = rules.sort_key
-_until: Callable[[Iterable[Edit | Annotation], int | None], list[Edit | Annotation]] = vars(rules)["_until"]
+_until: Callable[[Iterable[Edit | Annotation], int | None], list[Edit | Annotation]] = vars(rules)[
+    "_until"
+]
 _last: Callable[[Iterable[Edit]], rules.Last] = vars(rules)["_last"]
 _when: Callable[[Entry, Instant | None, int], Instant] = vars(rules)["_when"]
 _digest: Callable[[Iterable[Entry], Mapping[Milestone, Instant]], str] = vars(rules)["_digest"]
@@ -89,12 +91,16 @@ def _reattach_ignored(edits: Iterable[Edit]) -> rules.Last:
     return _last(kept)
 
 
-def _reads_later_edits(facts: Iterable[Edit | Annotation], as_of: int | None) -> list[Edit | Annotation]:
+def _reads_later_edits(
+    facts: Iterable[Edit | Annotation], as_of: int | None
+) -> list[Edit | Annotation]:
     found = list(facts)
     return _until(found, None if found and isinstance(found[0], Edit) else as_of)
 
 
-def _reads_later_facts(facts: Iterable[Edit | Annotation], as_of: int | None) -> list[Edit | Annotation]:
+def _reads_later_facts(
+    facts: Iterable[Edit | Annotation], as_of: int | None
+) -> list[Edit | Annotation]:
     found = list(facts)
     return _until(found, as_of if found and isinstance(found[0], Edit) else None)
 

@@ -76,7 +76,14 @@ def a_world() -> Facts:
             attach(deploy, 2, uuid4()),
             attach(firing, 3, uuid4()),
             edit(Op.CLOCK_OFFSET, 4, uuid4(), source="ci", value={"ms": 1500}),
-            edit(Op.SET_TITLE, 6, uuid4(), source="ci", external_id="deploy", value={"title": "Deploy 7"}),
+            edit(
+                Op.SET_TITLE,
+                6,
+                uuid4(),
+                source="ci",
+                external_id="deploy",
+                value={"title": "Deploy 7"},
+            ),
             edit(Op.HIDE, 8, uuid4(), source="ci", external_id="Überlast"),
         ],
     )
@@ -100,7 +107,10 @@ def test_verify_is_clean_before_and_after_a_restore_and_notices_a_lost_fact(
         told = capsys.readouterr()
         return code, told.out + told.err
 
-    with fresh_database(postgres_server, app_template) as dsn, fresh_database(postgres_server) as restored:
+    with (
+        fresh_database(postgres_server, app_template) as dsn,
+        fresh_database(postgres_server) as restored,
+    ):
         monkeypatch.setenv("POSTFACTA_DATABASE_DSN", dsn)
         asyncio.run(fill(dsn, facts, incident, rows))
         code, text = verify()
@@ -117,10 +127,15 @@ def test_verify_is_clean_before_and_after_a_restore_and_notices_a_lost_fact(
         run("psql", "--quiet", "--set", "ON_ERROR_STOP=1", "--dbname", restored, given=dump)
         monkeypatch.setenv("POSTFACTA_DATABASE_DSN", restored)
         assert verify()[0] == 0
-        execute(restored, "set session_replication_role = replica; delete from edits where op = 'set_title'")
+        execute(
+            restored,
+            "set session_replication_role = replica; delete from edits where op = 'set_title'",
+        )
         code, text = verify()
         assert (code, "1 revisions are equal, 2 differ" in text) == (1, True)
-        assert [f"INC-1, revision {rev}: the timeline has changed" in text for rev in (1, 2, 3)] == [
+        assert [
+            f"INC-1, revision {rev}: the timeline has changed" in text for rev in (1, 2, 3)
+        ] == [
             False,
             True,
             True,

@@ -90,7 +90,9 @@ def laid_out(*shown: Entry, across: list[Turn] | None = None) -> list[tuple[str,
             return f"{clock(item[0].entry.t, item[0].entry.p)} {'+'.join(line.entry.title for line in item)}"
         return item.name if isinstance(item, Turn) else f"({item})"
 
-    return [(f"{at:%d}", [words(it) for it in items]) for at, items in days(lines(shown), across or [])]
+    return [
+        (f"{at:%d}", [words(it) for it in items]) for at, items in days(lines(shown), across or [])
+    ]
 
 
 # Nothing is lost
@@ -106,7 +108,9 @@ def test_every_visible_entry_is_on_the_page_once_and_in_the_order_of_the_timelin
     shown = [line.entry for item in items if isinstance(item, list) for line in item]
     assert shown == list(entries)
     assert sorted(it.t for it in items if isinstance(it, Turn)) == sorted(turn.t for turn in across)
-    timed = [it.t if isinstance(it, Turn) else it[0].entry.t for it in items if not isinstance(it, str)]
+    timed = [
+        it.t if isinstance(it, Turn) else it[0].entry.t for it in items if not isinstance(it, str)
+    ]
     assert timed == sorted(timed)
     assert [day for day, _ in laid] == sorted({day for day, _ in laid})
 
@@ -121,8 +125,12 @@ def test_every_mark_of_the_drawing_lies_within_it_and_in_the_order_of_time(
         assert not entries
         return
     marks_ = [mark for lane in drawn.lanes.values() for mark in lane]
-    assert sorted(line.anchor for _, line in marks_) == sorted(anchor(it.source, it.id) for it in entries)
-    assert all({line.entry.source for _, line in lane} == {source} for source, lane in drawn.lanes.items())
+    assert sorted(line.anchor for _, line in marks_) == sorted(
+        anchor(it.source, it.id) for it in entries
+    )
+    assert all(
+        {line.entry.source for _, line in lane} == {source} for source, lane in drawn.lanes.items()
+    )
     assert [turn for _, turn in drawn.rules] == sorted(across, key=lambda it: it.t)
     places = [x for x, _ in (*marks_, *drawn.rules, *drawn.ticks)]
     assert all(190 <= x <= 902 for x in places)
@@ -161,8 +169,21 @@ def test_two_moments_far_apart_are_drawn_with_all_the_time_between_them() -> Non
 
 def test_equal_times_share_a_moment_and_a_long_silence_is_written() -> None:
     assert laid_out(
-        entry("10:00:00"), entry("10:05:00"), entry("10:05:00", id="b", title="Same"), entry("10:27:00")
-    ) == [("07", ["10:00:00 At 10:00:00", "10:05:00 At 10:05:00+Same", "(22 min)", "10:27:00 At 10:27:00"])]
+        entry("10:00:00"),
+        entry("10:05:00"),
+        entry("10:05:00", id="b", title="Same"),
+        entry("10:27:00"),
+    ) == [
+        (
+            "07",
+            [
+                "10:00:00 At 10:00:00",
+                "10:05:00 At 10:05:00+Same",
+                "(22 min)",
+                "10:27:00 At 10:27:00",
+            ],
+        )
+    ]
 
 
 @pytest.mark.parametrize(("second", "silence"), [("10:10:00", False), ("10:10:00.000001", True)])
@@ -179,11 +200,16 @@ def test_a_silence_begins_after_the_last_repeat() -> None:
 
 def test_no_gap_is_shown_next_to_an_imprecise_time() -> None:
     rough = entry("10:00:00", p=Precision.HOUR)
-    assert laid_out(rough, entry("10:59:00")) == [("07", ["≈10 h At 10:00:00", "10:59:00 At 10:59:00"])]
+    assert laid_out(rough, entry("10:59:00")) == [
+        ("07", ["≈10 h At 10:00:00", "10:59:00 At 10:59:00"])
+    ]
 
 
 def test_a_milestone_stands_before_what_happened_at_its_time_and_each_day_has_a_heading() -> None:
-    late, next_day = entry("23:00:00"), entry("10:00:00", t=at("10:00:00") + 86_400_000_000, title="Next")
+    late, next_day = (
+        entry("23:00:00"),
+        entry("10:00:00", t=at("10:00:00") + 86_400_000_000, title="Next"),
+    )
     across = [Turn(at("23:00:00"), Precision.EXACT, "detected")]
     assert laid_out(late, next_day, across=across) == [
         ("07", ["detected", "23:00:00 At 23:00:00", "(11 h 00 min)"]),
@@ -221,7 +247,8 @@ def test_a_shifted_clock_says_by_how_much() -> None:
         for ms, words in SHIFTS:
             with case(ms, words):
                 shifted = one(
-                    entry("10:04:12", t=at("10:04:12") + ms * 1000), decision(Op.CLOCK_OFFSET, source="ci")
+                    entry("10:04:12", t=at("10:04:12") + ms * 1000),
+                    decision(Op.CLOCK_OFFSET, source="ci"),
                 )
                 assert (shifted.shift, shifted.was) == (words, "")
                 assert bool(shifted.decided) == bool(ms)
@@ -229,7 +256,11 @@ def test_a_shifted_clock_says_by_how_much() -> None:
 
 def test_a_corrected_entry_shows_what_was_there_before_and_the_edits_that_count() -> None:
     it = entry(
-        "10:40:00", occurred_at=at("10:04:12"), title="Deploy", original_title="deploy #7", hidden=True
+        "10:40:00",
+        occurred_at=at("10:04:12"),
+        title="Deploy",
+        original_title="deploy #7",
+        hidden=True,
     )
     edits = [
         decision(Op.SET_TITLE, of=it, value={"title": "Other"}),
@@ -245,9 +276,13 @@ def test_a_corrected_entry_shows_what_was_there_before_and_the_edits_that_count(
     assert one(entry("10:40:00"), *edits).decided == []
 
 
-def test_an_earlier_day_is_named_where_a_time_was_corrected_and_when_people_knew_much_later() -> None:
+def test_an_earlier_day_is_named_where_a_time_was_corrected_and_when_people_knew_much_later() -> (
+    None
+):
     it = entry(
-        "10:40:00", occurred_at=at("10:04:12") - 86_400_000_000, known_at=at("10:00:00") + 86_400_000_000
+        "10:40:00",
+        occurred_at=at("10:04:12") - 86_400_000_000,
+        known_at=at("10:00:00") + 86_400_000_000,
     )
     line = one(it, decision(Op.SET_TIME, of=it, value={"at": "x"}))
     assert line.was == "2026-02-06 10:04:12"
@@ -260,14 +295,18 @@ def test_remarks_stand_with_their_entry_and_what_is_a_remark_says_what_sort() ->
     root = remark("Roll back", "decision", occurred_at=DAY)
     about = EntryRef(source="human", id=f"annotation:{root.id}")
     beneath = remark("Why?", "question", entry=about, state=AnnotationState.OPEN)
-    said = entry("10:00:00", source="human", id=f"annotation:{root.id}", kind="note", title="Roll back")
+    said = entry(
+        "10:00:00", source="human", id=f"annotation:{root.id}", kind="note", title="Roll back"
+    )
     other = entry("11:00:00", id=f"annotation:{root.id}", kind="note")
     first, second = lines([said, other], remarks=[root, beneath])
     assert (first.sign, first.text, list(first.beneath)) == ("decision", "", [beneath])
     assert (second.sign, second.remark, list(second.beneath)) == ("note", None, [])
 
 
-def test_the_reason_of_a_move_stands_with_it_and_the_narrative_is_what_people_did_or_pinned() -> None:
+def test_the_reason_of_a_move_stands_with_it_and_the_narrative_is_what_people_did_or_pinned() -> (
+    None
+):
     change = StatusChange(
         id=NAMESPACE,
         at=1,
@@ -278,7 +317,8 @@ def test_the_reason_of_a_move_stands_with_it_and_the_narrative_is_what_people_di
     )
     moved = entry("10:00:00", source="postfacta", id=f"status:{NAMESPACE}", kind="status")
     shown = lines(
-        [moved, entry("10:01:00"), entry("10:02:00", pinned=True)], reasons={str(change.id): change.reason}
+        [moved, entry("10:01:00"), entry("10:02:00", pinned=True)],
+        reasons={str(change.id): change.reason},
     )
     assert [line.text for line in shown] == ["It is back", "", ""]
     assert [is_narrative(line.entry) for line in shown] == [True, False, True]
@@ -340,7 +380,9 @@ def test_a_duration_that_is_not_known_is_a_dash_and_words_and_never_zero() -> No
         ("To resolve", UNKNOWN, "still open"),
         ("Open for", UNKNOWN, "still open"),
     ]
-    ended = strip(durations({**found, "resolved": mark("11:05:00", basis=Basis.DERIVED)}, is_open=False))
+    ended = strip(
+        durations({**found, "resolved": mark("11:05:00", basis=Basis.DERIVED)}, is_open=False)
+    )
     assert [it[1:] for it in ended[2:]] == [
         (UNKNOWN, "unknown"),
         ("1 h 01 min", "derived"),
@@ -353,7 +395,9 @@ def test_a_length_is_shown_exactly_where_it_is_known(facts: Facts) -> None:
     known, is_open = marks(facts)
     measured = durations(known, is_open=is_open)
     shown = strip(measured)
-    assert [length == UNKNOWN for _, length, _ in shown] == [it.seconds is None for it in measured.values()]
+    assert [length == UNKNOWN for _, length, _ in shown] == [
+        it.seconds is None for it in measured.values()
+    ]
 
 
 # What people type
@@ -389,7 +433,9 @@ def test_a_time_in_words_is_as_close_as_its_digits() -> None:
 
 
 @given(times, st.sampled_from([it for it in Precision if it is not Precision.HOUR]))
-def test_a_time_that_is_sent_back_as_it_was_shown_means_the_same(t: int, precision: Precision) -> None:
+def test_a_time_that_is_sent_back_as_it_was_shown_means_the_same(
+    t: int, precision: Precision
+) -> None:
     t = precision.floor(t)
     typed = read_instant(stamp(t, precision))
     assert micros(datetime.fromisoformat(str(typed["at"]))) == t

@@ -31,7 +31,17 @@ __all__ = [
 NOON = micros(datetime(2026, 2, 7, 12, 0, tzinfo=UTC))
 LATER = 1_000_000  # A stamp after all of a world.
 SOURCES = ("deploy", "prometheus")
-KINDS = ("change", "alert_firing", "page", "metric", "log", "action", "note", "alert_resolved", "other")
+KINDS = (
+    "change",
+    "alert_firing",
+    "page",
+    "metric",
+    "log",
+    "action",
+    "note",
+    "alert_resolved",
+    "other",
+)
 _SECOND = 1_000_000
 
 # Few of them, so that ties are common; on both sides of a minute and of an hour.
@@ -40,12 +50,19 @@ times = st.sampled_from(
 )
 stamps = st.integers(1, 6)
 precisions = st.sampled_from(Precision)
-offsets = st.sampled_from([-7_200_000, -60_000, -30_000, -500, 500, 1_000, 29_500, 30_000, 45_000, 60_000])
+offsets = st.sampled_from(
+    [-7_200_000, -60_000, -30_000, -500, 500, 1_000, 29_500, 30_000, 45_000, 60_000]
+)
 ids = st.uuids(version=4)
 
 
 def edit(
-    op: Op, at: int, identity: UUID, *, value: Mapping[str, JsonValue] | None = None, **target: object
+    op: Op,
+    at: int,
+    identity: UUID,
+    *,
+    value: Mapping[str, JsonValue] | None = None,
+    **target: object,
 ) -> Edit:
     """Make an edit."""
     return Edit(id=identity, at=at, op=op, value=value, **target)  # type: ignore[arg-type] # its own fields
@@ -131,7 +148,9 @@ def worlds(draw: st.DrawFn) -> Facts:
         *(("human", f"annotation:{it.root}") for it in notes),
     ]
     attached = [attach(it, draw(st.integers(0, 3)), draw(ids)) for it in found]
-    return Facts(found, changes, notes, attached + draw(st.lists(an_edit(targets, found), max_size=10)))
+    return Facts(
+        found, changes, notes, attached + draw(st.lists(an_edit(targets, found), max_size=10))
+    )
 
 
 @st.composite
@@ -142,7 +161,13 @@ def _chains(draw: st.DrawFn) -> list[Annotation]:
         precision=draw(st.sampled_from(Precision)),
     )  # fmt: skip
     later = [
-        replace(first, id=draw(ids), at=at + n, body=draw(_words), retracted=draw(st.integers(0, 3)) == 0)
+        replace(
+            first,
+            id=draw(ids),
+            at=at + n,
+            body=draw(_words),
+            retracted=draw(st.integers(0, 3)) == 0,
+        )
         for n in range(1, draw(st.integers(1, 3)))
     ]
     return [first, *later]
@@ -158,7 +183,11 @@ def with_edits(facts: Facts, *edits: Edit) -> Facts:
 
 def attached_only(facts: Facts) -> Facts:
     """Take away what people changed afterwards."""
-    first = {attached.signal_id: attached for attached in reversed(facts.edits) if attached.op is Op.ATTACH}
+    first = {
+        attached.signal_id: attached
+        for attached in reversed(facts.edits)
+        if attached.op is Op.ATTACH
+    }
     notes = [note for note in facts.annotations if note.id == note.root]
     return replace(facts, edits=list(first.values()), annotations=notes)
 
@@ -170,7 +199,10 @@ def in_another_zone(facts: Facts, hours: float) -> Facts:
     def moved(value: Mapping[str, JsonValue] | None) -> Mapping[str, JsonValue] | None:
         if value is None or not isinstance(value.get("at"), str):
             return value
-        return {**value, "at": datetime.fromisoformat(str(value["at"])).astimezone(zone).isoformat()}
+        return {
+            **value,
+            "at": datetime.fromisoformat(str(value["at"])).astimezone(zone).isoformat(),
+        }
 
     return replace(facts, edits=[replace(it, value=moved(it.value)) for it in facts.edits])
 
@@ -182,4 +214,6 @@ def names(entries: Sequence[Entry]) -> list[tuple[str, str]]:
 
 def keys(entries: Sequence[Entry]) -> Iterator[tuple[object, ...]]:
     """Return the parts of each entry that do not depend on its neighbours."""
-    return ((it.source, it.id, it.t, it.p, it.title, it.sha, it.pinned, it.hidden) for it in entries)
+    return (
+        (it.source, it.id, it.t, it.p, it.title, it.sha, it.pinned, it.hidden) for it in entries
+    )

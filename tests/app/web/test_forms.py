@@ -109,7 +109,9 @@ def test_nothing_is_the_same_origin_as_no_host() -> None:
     ],
     ids=["another session's token", "no ASCII", "no token", "no origin", "another site"],
 )
-async def test_a_browser_may_only_send_forms_of_its_session(csrf: str, headers: Mapping[str, str]) -> None:
+async def test_a_browser_may_only_send_forms_of_its_session(
+    csrf: str, headers: Mapping[str, str]
+) -> None:
     with pytest.raises(ForbiddenError):
         await read_form(posted(urlencode({"csrf": csrf}).encode(), headers), ADA)
 
@@ -167,7 +169,12 @@ def test_typed_texts_become_what_the_model_wants() -> None:
             "owner": "", "services": "search, checkout ,\n pay,", "teams": " ", "declared_at": "2026-02-07 10:04",
         },
     )  # fmt: skip
-    assert (made.title, made.severity, made.kind, made.owner) == (" a ", Severity.HIGH, Kind.NEAR_MISS, None)
+    assert (made.title, made.severity, made.kind, made.owner) == (
+        " a ",
+        Severity.HIGH,
+        Kind.NEAR_MISS,
+        None,
+    )
     assert (made.services, made.declared_at) == (
         ["search", "checkout", "pay"],
         datetime(2026, 2, 7, 10, 4, tzinfo=UTC),
@@ -304,7 +311,10 @@ async def _fails(error: Exception) -> Response:
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (InvalidFieldsError("Wrong", errors=[FieldError("/members/3", "unknown", "is no user")]), 422),
+        (
+            InvalidFieldsError("Wrong", errors=[FieldError("/members/3", "unknown", "is no user")]),
+            422,
+        ),
         (ConflictError("INC-1 is archived"), 409),
         (IdempotencyMismatchError("Another"), 422),
         (CircuitOpenError("postgres", 2.5), 503),
@@ -328,7 +338,9 @@ async def test_a_write_that_can_be_mended_or_repeated_brings_the_form_back(
         assert refusal.detail.startswith("Not saved") is isinstance(error, CircuitOpenError)
 
 
-@pytest.mark.parametrize("error", [NotFoundError("Gone"), ForbiddenError("No"), KeyError("bug")], ids=repr)
+@pytest.mark.parametrize(
+    "error", [NotFoundError("Gone"), ForbiddenError("No"), KeyError("bug")], ids=repr
+)
 async def test_errors_that_input_cannot_fix_are_raised(error: Exception) -> None:
     with pytest.raises(type(error)):
         await attempt(_fails(error))

@@ -20,7 +20,11 @@ from tests.app.screen import Screen, forms_of
 Headers = dict[str, str]
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 PAGE = {"Accept": "text/html", "Sec-Fetch-Site": "same-origin"}
-TYPED = {"title": "Checkout is down", "description": "Nobody can pay since noon.", "severity": "HIGH"}
+TYPED = {
+    "title": "Checkout is down",
+    "description": "Nobody can pay since noon.",
+    "severity": "HIGH",
+}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +86,8 @@ async def test_a_sent_form_makes_one_incident_and_leads_to_it(service: Service) 
     assert "2026-02-07T10:04:00+00:00" in page.text
     assert "pay, search" in page.text
     audit = await service.database.fetchval(
-        "select action from audit_log where object = $1", answers[0].headers["location"].rpartition("/")[2]
+        "select action from audit_log where object = $1",
+        answers[0].headers["location"].rpartition("/")[2],
     )
     assert audit == "incident.create"
 
@@ -143,20 +148,26 @@ async def test_a_forbidden_write_is_explained_on_a_signed_in_page(service: Servi
     assert answer.status_code == 403
     assert "Viewer, viewer" in answer.text
     responder = await browser(service, "responder")
-    assert 'href="/incidents/new"' in (await service.client.get("/incidents", headers=responder)).text
+    assert (
+        'href="/incidents/new"' in (await service.client.get("/incidents", headers=responder)).text
+    )
 
 
 # The list
 
 
-async def test_the_list_tells_what_came_of_an_incident_and_drafts_to_writers_alone(service: Service) -> None:
+async def test_the_list_tells_what_came_of_an_incident_and_drafts_to_writers_alone(
+    service: Service,
+) -> None:
     who = await browser(service, "responder")
     api = await service.as_role("responder")
     incident = await service.record(api, services=["followed"])
     one = f"/api/v1/incidents/{incident['id']}"
     for title in ("First", "Second"):
         sent = {"type": "prevent", "title": title}
-        assert (await service.client.post(f"{one}/action-items", json=sent, headers=api)).status_code == 201
+        assert (
+            await service.client.post(f"{one}/action-items", json=sent, headers=api)
+        ).status_code == 201
     action = (await service.client.get(f"{one}/action-items", headers=api)).json()["items"][0]
     done = await service.client.patch(
         f"/api/v1/action-items/{action['id']}",
@@ -165,7 +176,9 @@ async def test_the_list_tells_what_came_of_an_incident_and_drafts_to_writers_alo
     )
     assert done.status_code == 200, done.text
     draft = {"content": {"summary": "It broke"}}
-    written = await service.client.put(f"{one}/postmortem", json=draft, headers=api | {"If-None-Match": "*"})
+    written = await service.client.put(
+        f"{one}/postmortem", json=draft, headers=api | {"If-None-Match": "*"}
+    )
     assert written.status_code == 201, written.text
 
     async def row(asker: Headers) -> list[str]:
@@ -177,11 +190,19 @@ async def test_the_list_tells_what_came_of_an_incident_and_drafts_to_writers_alo
 
 
 @pytest.mark.parametrize("path", ["/incidents", "/insights"])
-async def test_a_filter_that_is_sent_again_keeps_each_of_its_values(service: Service, path: str) -> None:
+async def test_a_filter_that_is_sent_again_keeps_each_of_its_values(
+    service: Service, path: str
+) -> None:
     screen = await Screen.of(service, "viewer")
     asked = [
         *(("q", "pay"), ("q", "search, slow"), ("status", "OPEN"), ("status", "IN_PROGRESS")),
-        *(("service", "a"), ("service", "b"), ("kind", "incident"), ("kind", "near_miss"), ("team", "core")),
+        *(
+            ("service", "a"),
+            ("service", "b"),
+            ("kind", "incident"),
+            ("kind", "near_miss"),
+            ("team", "core"),
+        ),
         *(("severity", "LOW"), ("owner", "Ada"), ("owner", "Bob")),
     ]
     page = await screen.get(f"{path}?{urlencode(asked)}")
@@ -207,14 +228,18 @@ async def test_a_sent_filter_shows_what_its_shortest_address_shows(
     service: Service, path: str, typed: str, meant: str
 ) -> None:
     who = await browser(service, "viewer")
-    sent, short = [await service.client.get(f"{path}{it}", headers=who) for it in (f"?{typed}", meant)]
+    sent, short = [
+        await service.client.get(f"{path}{it}", headers=who) for it in (f"?{typed}", meant)
+    ]
     assert (sent.status_code, short.status_code) == (200, 200)
     assert sent.text == short.text
 
 
 @pytest.mark.parametrize("query", ["from=noon", "severity=WORSE", "status=a&status=b"])
 @pytest.mark.parametrize("path", ["/incidents", "/insights"])
-async def test_an_invalid_filter_is_reported_and_not_ignored(service: Service, path: str, query: str) -> None:
+async def test_an_invalid_filter_is_reported_and_not_ignored(
+    service: Service, path: str, query: str
+) -> None:
     answer = await service.client.get(f"{path}?{query}", headers=await browser(service, "viewer"))
     assert answer.status_code == 400
     assert "Invalid filter" in answer.text
@@ -223,13 +248,22 @@ async def test_an_invalid_filter_is_reported_and_not_ignored(service: Service, p
 # Editing
 
 
-async def test_an_incident_is_edited_by_its_form_and_a_change_meanwhile_is_not_lost(service: Service) -> None:
+async def test_an_incident_is_edited_by_its_form_and_a_change_meanwhile_is_not_lost(
+    service: Service,
+) -> None:
     screen = await Screen.of(service)
-    made = await screen.send(await screen.get("/incidents/new"), "/incidents/new", TYPED, owner="Ada")
+    made = await screen.send(
+        await screen.get("/incidents/new"), "/incidents/new", TYPED, owner="Ada"
+    )
     path = made.headers["location"]
     first, second = [await screen.get(f"{path}/edit") for _ in range(2)]
     done = await screen.send(
-        first, f"{path}/edit", title="Checkout fails", severity="LOW", owner="", services="pay, search"
+        first,
+        f"{path}/edit",
+        title="Checkout fails",
+        severity="LOW",
+        owner="",
+        services="pay, search",
     )
     assert done.headers["location"] == path
     item = (await service.client.get(f"/api/v1{path}", headers=screen.headers)).json()
@@ -237,7 +271,9 @@ async def test_an_incident_is_edited_by_its_form_and_a_change_meanwhile_is_not_l
     assert (item["description"], item["services"]) == (TYPED["description"], ["pay", "search"])
     again = await screen.send(second, f"{path}/edit", title="What I typed", services="", expect=412)
     assert "What I typed" in again.text
-    wrong = await screen.send(await screen.get(f"{path}/edit"), f"{path}/edit", title="", expect=422)
+    wrong = await screen.send(
+        await screen.get(f"{path}/edit"), f"{path}/edit", title="", expect=422
+    )
     assert 'href="#f-title"' in wrong.text
     await screen.send(await screen.get(f"{path}/edit"), f"{path}/edit", services="")
     item = (await service.client.get(f"/api/v1{path}", headers=screen.headers)).json()
@@ -259,7 +295,9 @@ async def test_what_happens_now_is_added_to_the_timeline_in_one_line(service: Se
     page = await screen.get(path)
     assert re.search(r"<h4>Restarted the gateway</h4>", page.text)
     ours = screen.headers | {"Sec-Fetch-Site": "same-origin"}
-    moved = await service.client.post(f"/api/v1{path}/transitions", json={"to": "RESOLVED"}, headers=ours)
+    moved = await service.client.post(
+        f"/api/v1{path}/transitions", json={"to": "RESOLVED"}, headers=ours
+    )
     assert moved.status_code == 201, moved.text
     assert "Add to the timeline</label>" not in (await screen.get(path)).text
 
@@ -277,7 +315,9 @@ async def test_the_insights_count_what_the_asker_may_see(service: Service) -> No
         assert (await service.client.post(path, json=moved, headers=api)).status_code == 201
     await service.record(api, services=[name], declared_at="2026-03-10T10:00:00Z", severity="LOW")
     await service.record(api, services=[name], title="Hidden", visibility="private")
-    page = await service.client.get(f"/insights?service={name}", headers=await browser(service, "viewer"))
+    page = await service.client.get(
+        f"/insights?service={name}", headers=await browser(service, "viewer")
+    )
     assert page.status_code == 200
     told = text_of(page)
     assert "n = 5, 1 unknown, 0 contradictory" in told
@@ -296,7 +336,9 @@ async def test_insights_without_lengths_or_without_incidents_say_so(service: Ser
     empty = await service.client.get(f"/insights?service={name}", headers=who)
     assert "No incidents match this filter" in empty.text
     await service.record(await service.as_role("responder"), services=[name])
-    page = text_of(await service.client.get(f"/insights?service={name}&phase=mitigate", headers=who))
+    page = text_of(
+        await service.client.get(f"/insights?service={name}&phase=mitigate", headers=who)
+    )
     assert "No matching incident has a known duration for this phase." in page
     assert "n = 0, 1 unknown, 0 contradictory" in page
 
@@ -329,7 +371,9 @@ async def insights(service: Service, *told: Told) -> httpx2.Response:
 
 def weeks(shown: httpx2.Response) -> dict[str, list[int]]:
     """Read the weeks of the table, which have incidents, and their counts from the highest severity."""
-    found = re.findall(r'<th scope="row"><time datetime="([\d-]{10})">.*?</time></th>(.*?)</tr>', shown.text)
+    found = re.findall(
+        r'<th scope="row"><time datetime="([\d-]{10})">.*?</time></th>(.*?)</tr>', shown.text
+    )
     return {monday: [int(n) for n in re.findall(r">(\d+)</td>", cells)] for monday, cells in found}
 
 
@@ -352,21 +396,34 @@ async def test_a_duration_in_words_is_never_empty(service: Service) -> None:
 async def test_a_week_without_incidents_has_its_place(service: Service) -> None:
     shown = await insights(service, pending(5), pending(5), pending(0, "HIGH"), pending(0, "HIGH"))
     assert weeks(shown) == {"2026-01-26": [0, 0, 0, 2], "2026-03-02": [0, 2, 0, 0]}
-    assert "High: 2 in 6 weeks. Medium: 0 in 6 weeks. Low: 2 in 6 weeks. At most 2" in text_of(shown)
-    first, last = (float(x) for x in re.findall(r'class="mark severity-\w+" x="([^"]*)"', shown.text)[::-1])
+    assert "High: 2 in 6 weeks. Medium: 0 in 6 weeks. Low: 2 in 6 weeks. At most 2" in text_of(
+        shown
+    )
+    first, last = (
+        float(x) for x in re.findall(r'class="mark severity-\w+" x="([^"]*)"', shown.text)[::-1]
+    )
     assert last - first == pytest.approx(5 * 394 / 6, abs=0.2)
 
 
-async def test_of_many_years_the_last_53_weeks_are_shown_and_the_rest_is_counted(service: Service) -> None:
-    shown = await insights(service, pending(0), pending(52, "HIGH"), *[pending(53)] * 7, pending(700))
+async def test_of_many_years_the_last_53_weeks_are_shown_and_the_rest_is_counted(
+    service: Service,
+) -> None:
+    shown = await insights(
+        service, pending(0), pending(52, "HIGH"), *[pending(53)] * 7, pending(700)
+    )
     assert weeks(shown) == {"2025-03-03": [0, 1, 0, 0], "2026-03-02": [0, 0, 0, 1]}
     assert "the tallest bar is 1. 8 more happened before these 53 weeks." in text_of(shown)
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=10,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     st.lists(
-        st.builds(pending, st.integers(0, 900) | st.integers(0, 60), st.sampled_from(["HIGH", "LOW"])),
+        st.builds(
+            pending, st.integers(0, 900) | st.integers(0, 60), st.sampled_from(["HIGH", "LOW"])
+        ),
         min_size=1,
     )
 )

@@ -9,7 +9,14 @@ import anyio
 
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import LoadSheddingMiddleware
-from postfacta_core.limits._overload import Admit, Ending, OverloadConfig, OverloadLimiter, Shed, Wait
+from postfacta_core.limits._overload import (
+    Admit,
+    Ending,
+    OverloadConfig,
+    OverloadLimiter,
+    Shed,
+    Wait,
+)
 
 __all__ = [
     "ANSWERED",

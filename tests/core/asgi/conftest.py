@@ -41,7 +41,10 @@ def anyio_backend(request: pytest.FixtureRequest) -> str | tuple[str, dict[str, 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give the modules that are listed, and those split from them, asyncio and trio."""
-    if _story(metafunc.definition.path).startswith(ON_BOTH) and "anyio_backend" in metafunc.fixturenames:
+    if (
+        _story(metafunc.definition.path).startswith(ON_BOTH)
+        and "anyio_backend" in metafunc.fixturenames
+    ):
         marks = metafunc.definition.iter_markers("parametrize")
         if not any(mark.args[0] == "anyio_backend" for mark in marks):
             metafunc.parametrize("anyio_backend", ["asyncio", "trio"], indirect=True)

@@ -106,7 +106,9 @@ async def read(request: Request) -> Response:
 
 async def files(scope: Scope, receive: Receive, send: Send) -> None:
     """An application without routes, such as one for static files."""
-    await PlainTextResponse("file", 404 if scope["path"].endswith("none") else 200)(scope, receive, send)
+    await PlainTextResponse("file", 404 if scope["path"].endswith("none") else 200)(
+        scope, receive, send
+    )
 
 
 class CopyingMiddleware:
@@ -128,6 +130,9 @@ ROUTES = [
     Route("/read", read, methods=["POST"]),
     Mount("/static", files),
     Mount("/api", routes=[Mount("/in", routes=[Route("/v/{x}", hello), Mount("/static", files)])]),
-    Mount("/t/{tenant}", routes=[Mount("/u/{user}", routes=[Route("/v/{x}", hello), Mount("/f", files)])]),
+    Mount(
+        "/t/{tenant}",
+        routes=[Mount("/u/{user}", routes=[Route("/v/{x}", hello), Mount("/f", files)])],
+    ),
 ]
 APP = Starlette(routes=ROUTES)

@@ -41,7 +41,9 @@ async def test_a_request_that_finds_room_is_served_and_its_slot_comes_back() -> 
     assert limiter.in_flight == 0
 
 
-async def test_requests_that_arrive_together_see_one_another_before_the_first_of_them_runs() -> None:
+async def test_requests_that_arrive_together_see_one_another_before_the_first_of_them_runs() -> (
+    None
+):
     counts: list[int] = []
     limiter = Recording(10)
 
@@ -178,7 +180,9 @@ async def test_an_answer_from_500_up_counts_as_lost() -> None:
         for status, ending in cases:
             with case(status, ending):
                 limiter = Recording()
-                assert (await call_asgi(LoadSheddingMiddleware(answer(status), limiter))).status == status
+                assert (
+                    await call_asgi(LoadSheddingMiddleware(answer(status), limiter))
+                ).status == status
                 assert limiter.endings == [ending]
 
 
@@ -233,7 +237,9 @@ async def test_a_stream_gives_its_slot_back_with_its_first_piece() -> None:
 async def test_a_shadow_admits_all_and_counts_would_be_refusals() -> None:
     app = full(options=HardenOptions(shedding=Mode.SHADOW))
     assert (await call_asgi(app)).status == 200
-    counted = {s.labels: s.value for s in app.limiter.tally() if s.value and "decisions" in s.metric}
+    counted = {
+        s.labels: s.value for s in app.limiter.tally() if s.value and "decisions" in s.metric
+    }
     assert counted == {("requests", "critical", "shed", "shadow"): 1}
     assert app.limiter.in_flight == 100
 
@@ -298,7 +304,9 @@ def _socket(limiter: OverloadLimiter, seen: list[int], first: str = "websocket.a
     return app
 
 
-@pytest.mark.parametrize(("first", "seen"), [("websocket.accept", [0, 0]), ("websocket.close", [0, 0])])
+@pytest.mark.parametrize(
+    ("first", "seen"), [("websocket.accept", [0, 0]), ("websocket.close", [0, 0])]
+)
 async def test_a_websocket_takes_no_slot_and_is_not_measured(first: str, seen: list[int]) -> None:
     limiter, found = Recording(), list[int]()
     await _drive(LoadSheddingMiddleware(_socket(limiter, found, first), limiter), "websocket")

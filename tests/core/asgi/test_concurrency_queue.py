@@ -192,7 +192,9 @@ KEY = ("X-Priority-Key", "secret")
         ([], 1),
     ],
 )
-async def test_a_caller_that_knows_the_key_is_trusted(headers: list[tuple[str, str]], priority: int) -> None:
+async def test_a_caller_that_knows_the_key_is_trusted(
+    headers: list[tuple[str, str]], priority: int
+) -> None:
     assert await priority_of(headers, priority_key="secret") == priority
     assert await priority_of(headers) == 1
 

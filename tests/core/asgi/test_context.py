@@ -58,7 +58,9 @@ async def test_any_other_request_id_is_replaced() -> None:
         for given in cases:
             with case(given):
                 app = Seen()
-                response = await call_asgi(ContextMiddleware(app), headers=[("X-Request-ID", given)])
+                response = await call_asgi(
+                    ContextMiddleware(app), headers=[("X-Request-ID", given)]
+                )
                 assert app.only.request_id == response.header("x-request-id") != given
                 assert len(app.only.request_id) == 32
 
@@ -67,7 +69,9 @@ async def test_the_applications_headers_do_not_grow_and_its_own_id_does_not_stan
     app = Seen()
     app.headers.append((b"x-request-id", b"of-the-application"))
     for _ in range(3):
-        response = await call_asgi(ContextMiddleware(app), headers=[("X-Request-ID", "of-the-caller")])
+        response = await call_asgi(
+            ContextMiddleware(app), headers=[("X-Request-ID", "of-the-caller")]
+        )
         assert response.headers == [(b"x-own", b"1"), (b"x-request-id", b"of-the-caller")]
     assert len(app.headers) == 2
 
@@ -154,12 +158,19 @@ async def test_the_callers_trace_is_known_without_an_sdk() -> None:
         for name, (traceparent, trace_id) in cases.items():
             with case(name):
                 found.clear()
-                await call_asgi(ContextMiddleware(app), "GET", "/", headers=[("traceparent", traceparent)])
+                await call_asgi(
+                    ContextMiddleware(app), "GET", "/", headers=[("traceparent", traceparent)]
+                )
                 assert found == [trace_id, "", ""]
 
 
 @pytest.mark.parametrize(
-    "given", [[], [("x-request-id", "\u00e9")], [("x-request-id", "0123456789abcdef"), ("x-request-id", "?")]]
+    "given",
+    [
+        [],
+        [("x-request-id", "\u00e9")],
+        [("x-request-id", "0123456789abcdef"), ("x-request-id", "?")],
+    ],
 )
 async def test_what_reads_the_header_inside_sees_the_same_id(given: list[tuple[str, str]]) -> None:
     seen: list[bytes] = []

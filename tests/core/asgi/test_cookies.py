@@ -67,7 +67,9 @@ async def test_what_the_parser_would_take_seconds_for_is_refused_where_it_does()
     assert after.json() == {"cookies": 2}
 
 
-async def test_a_service_on_a_slow_python_says_so_at_start(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_service_on_a_slow_python_says_so_at_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with caplog.at_level(logging.WARNING):
         async with running(service()):
             pass

@@ -34,7 +34,9 @@ def hardened(cors: Cors | None = None, *, inner: bool = False, **policy: Any) ->
     own = [Middleware(CORSMiddleware, allow_origins=[FOREIGN])] if inner else []
     app = Starlette(routes=[Route("/", hello), Route("/crash", crash)], middleware=own)
     return harden(
-        app, service="web", options=HardenOptions(cors=cors or Cors(allow_origins=[LISTED]), **policy)
+        app,
+        service="web",
+        options=HardenOptions(cors=cors or Cors(allow_origins=[LISTED]), **policy),
     )
 
 
@@ -50,10 +52,14 @@ def vary(response: AsgiResponse) -> list[bytes]:
     return [value for name, value in response.headers if name == b"vary"]
 
 
-async def preflight(app: Hardened, origin: str, method: str = "POST", headers: str = "") -> AsgiResponse:
+async def preflight(
+    app: Hardened, origin: str, method: str = "POST", headers: str = ""
+) -> AsgiResponse:
     asked = [("origin", origin), ("access-control-request-method", method)]
     return await call_asgi(
-        app, "OPTIONS", headers=[*asked, *([("access-control-request-headers", headers)] if headers else [])]
+        app,
+        "OPTIONS",
+        headers=[*asked, *([("access-control-request-headers", headers)] if headers else [])],
     )
 
 
@@ -89,7 +95,11 @@ async def test_each_answer_and_refusal_can_be_read() -> None:
 async def test_another_origin_or_none_gets_nothing_but_vary() -> None:
     for headers in ([("origin", FOREIGN)], []):
         response = await call_asgi(hardened(), headers=headers)
-        assert (response.status, told(response), vary(response)) == (200, {}, [b"Accept", b"Origin"])
+        assert (response.status, told(response), vary(response)) == (
+            200,
+            {},
+            [b"Accept", b"Origin"],
+        )
 
 
 @pytest.mark.parametrize(
@@ -122,7 +132,8 @@ async def test_what_an_application_inside_decides_is_replaced() -> None:
 async def test_without_a_setting_the_application_decides() -> None:
     app = harden(
         Starlette(
-            routes=[Route("/", hello)], middleware=[Middleware(CORSMiddleware, allow_origins=[FOREIGN])]
+            routes=[Route("/", hello)],
+            middleware=[Middleware(CORSMiddleware, allow_origins=[FOREIGN])],
         ),
         service="web",
     )
@@ -135,7 +146,9 @@ async def preflight_of_starlette(app: Hardened) -> AsgiResponse:
 
 
 async def test_a_preflight_is_granted_with_the_security_headers() -> None:
-    cors = Cors(allow_origins=[LISTED], allow_methods=["PUT"], allow_headers=["If-Match"], max_age=60)
+    cors = Cors(
+        allow_origins=[LISTED], allow_methods=["PUT"], allow_headers=["If-Match"], max_age=60
+    )
     response = await preflight(hardened(cors), LISTED, "PUT", "if-match, Content-Type")
     assert response.status == 200
     has = told(response)

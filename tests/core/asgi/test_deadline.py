@@ -64,7 +64,9 @@ async def test_a_caller_may_shorten_the_limit_and_never_lengthen_it(
 
 
 @on_real_loops  # A nanosecond passes by itself there alone.
-@pytest.mark.parametrize("header", [("x-request-timeout", "0"), ("x-request-timeout", "0.000000001")])
+@pytest.mark.parametrize(
+    "header", [("x-request-timeout", "0"), ("x-request-timeout", "0.000000001")]
+)
 async def test_a_request_without_time_never_reaches_its_handler(header: tuple[str, str]) -> None:
     log = Log()
     service = Service(sleeping(log))
@@ -134,8 +136,14 @@ async def test_a_handler_gives_itself_less_or_more_time_async_or_in_a_thread() -
 
     async with service.running_now(), anyio.create_task_group() as tasks:
         tasks.start_soon(release)
-        assert [(await service.get(f"/{name}")).status for name in ("short", "short_sync")] == [504, 504]
-        assert [(await service.get(f"/{name}")).status for name in ("longer", "longer_sync")] == [200, 200]
+        assert [(await service.get(f"/{name}")).status for name in ("short", "short_sync")] == [
+            504,
+            504,
+        ]
+        assert [(await service.get(f"/{name}")).status for name in ("longer", "longer_sync")] == [
+            200,
+            200,
+        ]
 
 
 class Crew:
@@ -292,11 +300,16 @@ async def test_an_application_that_swallows_its_cancellation_is_answered_for_onc
         await anyio.sleep(0.05)
         gate.set()
     (response,) = answers
-    assert [message["type"] for message in response.messages] == ["http.response.start", "http.response.body"]
+    assert [message["type"] for message in response.messages] == [
+        "http.response.start",
+        "http.response.body",
+    ]
     assert response.status == 504
 
 
-async def test_an_application_that_raises_as_it_is_cancelled_crashes_but_its_caller_gets_the_504() -> None:
+async def test_an_application_that_raises_as_it_is_cancelled_crashes_but_its_caller_gets_the_504() -> (
+    None
+):
     async def fragile(request: Request) -> Response:
         try:
             await anyio.sleep(20)

@@ -56,7 +56,9 @@ async def test_a_refusal_before_the_answer_is_an_answer_and_ends_here() -> None:
 
 
 @pytest.mark.parametrize("error", [Boom(), PoolTimeoutError("main")])
-async def test_after_the_start_nothing_is_added_and_the_server_must_break_off(error: Exception) -> None:
+async def test_after_the_start_nothing_is_added_and_the_server_must_break_off(
+    error: Exception,
+) -> None:
     response = await call(Raising(error, START))
     assert (response.status, kinds(response), response.error) == (200, ["start"], error)
 

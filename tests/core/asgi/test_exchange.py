@@ -16,7 +16,11 @@ from postfacta_core.asgi._exchange import HttpExchange
 from postfacta_core.asgi._kernel import Kernel
 from postfacta_core.asgi._rules import Rules
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import ContextMiddleware, ErrorMiddleware, ResponseHeadersMiddleware
+from postfacta_core.asgi.middlewares import (
+    ContextMiddleware,
+    ErrorMiddleware,
+    ResponseHeadersMiddleware,
+)
 from postfacta_core.context import RequestContext
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.errors import DeadlineExceededError, StoppedError
@@ -66,12 +70,19 @@ async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
     """Stand for the application."""
 
 
-def make(scope: Scope, receive: Receive, send: Send, *, stream_timeout: float = math.inf) -> HttpExchange:
-    kernel, rules = Kernel(nothing, requests=RunningRequests()), Rules(stream_timeout=stream_timeout)
+def make(
+    scope: Scope, receive: Receive, send: Send, *, stream_timeout: float = math.inf
+) -> HttpExchange:
+    kernel, rules = (
+        Kernel(nothing, requests=RunningRequests()),
+        Rules(stream_timeout=stream_timeout),
+    )
     return HttpExchange(kernel, rules, RequestContext("request-id", 1000.0), scope, receive, send)
 
 
-def exchange_on(wire: Wire, *, stream_timeout: float = math.inf, cancels: bool = False) -> HttpExchange:
+def exchange_on(
+    wire: Wire, *, stream_timeout: float = math.inf, cancels: bool = False
+) -> HttpExchange:
     exchange = make(SCOPE, wire.receive, wire.send, stream_timeout=stream_timeout)
     exchange.rules = replace(exchange.rules, cancels=cancels)
     exchange.request.deadline = 1030.0
@@ -299,7 +310,10 @@ async def test_one_that_ended_before_it_was_watched_never_is() -> None:
         await exchange.watch()
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     pieces=st.lists(st.binary(max_size=8), min_size=1, max_size=8),
     pauses=st.lists(st.sampled_from([0, 1, 2, 5]), min_size=9, max_size=9),
@@ -450,7 +464,9 @@ async def test_it_leaves_nothing_for_the_cyclic_collector() -> None:
         await send({"type": "http.response.body", "body": b"1"})
 
     app = ContextMiddleware(
-        ResponseHeadersMiddleware(ErrorMiddleware(answer), HardenOptions(response_headers=[("x-two", "2")]))
+        ResponseHeadersMiddleware(
+            ErrorMiddleware(answer), HardenOptions(response_headers=[("x-two", "2")])
+        )
     )
     scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
 

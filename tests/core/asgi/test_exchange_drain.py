@@ -62,7 +62,9 @@ def exchange_on(
 ) -> HttpExchange:
     kernel = Kernel(nothing, requests=RunningRequests())
     scope: Scope = {"type": "http", "method": method, "path": "/", "headers": list(headers)}
-    return HttpExchange(kernel, rules, RequestContext("request-id", 0.0), scope, wire.receive, wire.send)
+    return HttpExchange(
+        kernel, rules, RequestContext("request-id", 0.0), scope, wire.receive, wire.send
+    )
 
 
 def start(*headers: tuple[bytes, bytes], status: int = 200) -> Message:
@@ -108,7 +110,9 @@ async def test_only_a_stream_that_its_client_resumes_is_ended_after_the_delay() 
 
 
 @pytest.mark.parametrize(("last", "is_between"), [(b"\n", True), (b"id: 2\n", False)])
-async def test_a_farewell_comes_between_two_events_and_nowhere_else(last: bytes, is_between: bool) -> None:  # noqa: FBT001 - a table
+async def test_a_farewell_comes_between_two_events_and_nowhere_else(
+    last: bytes, is_between: bool
+) -> None:  # noqa: FBT001 - a table
     wire = Wire()
     exchange = exchange_on(wire, ACCEPT, FRESH)
     await exchange.send(start(EVENT_STREAM))
@@ -278,7 +282,9 @@ async def test_a_client_that_leaves_midway_has_left_though_the_server_takes_the_
     assert service.kept.outcome == (499, "client_disconnected")
 
 
-@pytest.mark.parametrize("error", [StoppedError("drain"), DeadlineExceededError("request")], ids=str)
+@pytest.mark.parametrize(
+    "error", [StoppedError("drain"), DeadlineExceededError("request")], ids=str
+)
 async def test_a_client_that_has_left_stays_so_when_its_request_is_cut(
     error: StoppedError | DeadlineExceededError,
 ) -> None:
@@ -313,21 +319,29 @@ async def test_a_disconnect_as_the_last_piece_goes_out_is_no_leaving() -> None:
     assert kept.outcome == (200, "")
 
 
-@pytest.mark.parametrize("options", [{}, {"response_headers": [("x-own", "ours")]}], ids=["plain", "owned"])
-async def test_headers_that_can_be_read_once_arrive(options: dict[str, list[tuple[str, str]]]) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"response_headers": [("x-own", "ours")]}], ids=["plain", "owned"]
+)
+async def test_headers_that_can_be_read_once_arrive(
+    options: dict[str, list[tuple[str, str]]],
+) -> None:
     given = [(b"x-own", b"1"), (b"x-other", b"2")]
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": iter(given)})
         await send({"type": "http.response.body", "body": b""})
 
-    response = await call_asgi(harden(app, service="x", options=HardenOptions(**options)), "GET", "/")  # type: ignore[arg-type] # checked where it is given
+    response = await call_asgi(
+        harden(app, service="x", options=HardenOptions(**options)), "GET", "/"
+    )  # type: ignore[arg-type] # checked where it is given
     assert (response.header("x-own"), response.header("x-other")) == ("1", "2")
 
 
 async def test_headers_that_can_be_read_once_arrive_in_a_drain() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": iter([(b"x-own", b"1")])})
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": iter([(b"x-own", b"1")])}
+        )
         await send({"type": "http.response.body", "body": b""})
 
     service = harden(app, service="x", options=HardenOptions(drain=DrainLimits(drain_delay=60)))

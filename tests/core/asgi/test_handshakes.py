@@ -111,7 +111,9 @@ async def test_an_accepted_websocket_outlives_the_time_of_handshakes() -> None:
     assert not lobby.stages()
 
 
-async def test_one_client_has_at_most_half_of_the_handshakes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_client_has_at_most_half_of_the_handshakes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Handshakes, "most", 8)
     lobby = Lobby()
     async with running(lobby.app):

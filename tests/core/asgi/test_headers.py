@@ -9,14 +9,20 @@ from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import ResponseHeadersMiddleware
 from postfacta_core.testing import call_asgi
 
-OWED = HardenOptions(response_headers=[("X-Frame-Options", "DENY"), ("Referrer-Policy", "same-origin")])
+OWED = HardenOptions(
+    response_headers=[("X-Frame-Options", "DENY"), ("Referrer-Policy", "same-origin")]
+)
 
 
 class App:
     """An application that sends the same message objects each time, as one with a constant response does."""
 
     def __init__(self, *headers: tuple[bytes, bytes]) -> None:
-        self.start: Message = {"type": "http.response.start", "status": 200, "headers": list(headers)}
+        self.start: Message = {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": list(headers),
+        }
         self.end: Message = {"type": "http.response.body", "body": b"x"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -64,7 +64,9 @@ def probes(app: App, registry: HealthRegistry) -> HealthMiddleware:
 
 
 async def states(probes: HealthMiddleware) -> list[tuple[int, str]]:
-    answers = [await call_asgi(probes, path=f"/healthz/{name}") for name in ("live", "ready", "startup")]
+    answers = [
+        await call_asgi(probes, path=f"/healthz/{name}") for name in ("live", "ready", "startup")
+    ]
     return [(answer.status, answer.json()["status"]) for answer in answers]
 
 
@@ -104,7 +106,9 @@ async def test_head_is_get_without_the_body(probes: HealthMiddleware, name: str)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "get"])
-async def test_other_methods_get_the_allowed_ones(probes: HealthMiddleware, app: App, method: str) -> None:
+async def test_other_methods_get_the_allowed_ones(
+    probes: HealthMiddleware, app: App, method: str
+) -> None:
     for name in ("live", "ready", "startup"):
         answer = await call_asgi(probes, method, f"/healthz/{name}", body=b"x")
         assert (answer.status, answer.header("allow")) == (405, "GET, HEAD")
@@ -115,9 +119,19 @@ async def test_other_methods_get_the_allowed_ones(probes: HealthMiddleware, app:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/healthz", "/healthz/", "/healthz/live/", "/healthz/deps", "/Healthz/live", "/x/healthz/live"],
+    [
+        "/",
+        "/healthz",
+        "/healthz/",
+        "/healthz/live/",
+        "/healthz/deps",
+        "/Healthz/live",
+        "/x/healthz/live",
+    ],
 )
-async def test_other_paths_go_on_to_the_application(probes: HealthMiddleware, app: App, path: str) -> None:
+async def test_other_paths_go_on_to_the_application(
+    probes: HealthMiddleware, app: App, path: str
+) -> None:
     assert (await call_asgi(probes, path=path)).status == 204
     assert app.reached == [path]
 
@@ -135,7 +149,9 @@ async def test_the_prefix_can_be_another(app: App, registry: HealthRegistry) -> 
     assert (await call_asgi(probes, path="/-/live")).status == 200
     assert (await call_asgi(probes, path="/healthz/live")).status == 204
     assert (
-        await call_asgi(HealthMiddleware(app, registry, HardenOptions(health_prefix="")), path="/live")
+        await call_asgi(
+            HealthMiddleware(app, registry, HardenOptions(health_prefix="")), path="/live"
+        )
     ).status == 200
 
 
@@ -166,8 +182,12 @@ def with_token(scope: Scope) -> bool:
     return (b"authorization", b"Bearer right") in scope["headers"]
 
 
-async def deps(probes: HealthMiddleware, method: str = "GET", *, bearer: str = "right") -> AsgiResponse:
-    return await call_asgi(probes, method, "/healthz/deps", headers=[("Authorization", f"Bearer {bearer}")])
+async def deps(
+    probes: HealthMiddleware, method: str = "GET", *, bearer: str = "right"
+) -> AsgiResponse:
+    return await call_asgi(
+        probes, method, "/healthz/deps", headers=[("Authorization", f"Bearer {bearer}")]
+    )
 
 
 async def test_details_are_for_those_who_may_see_them(

@@ -47,7 +47,9 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     """Read what there is, and answer with two messages."""
     if scope["method"] == "POST":
         await receive()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
+    )
     await send({"type": "http.response.body", "body": b"ok"})
 
 
@@ -141,7 +143,9 @@ async def test_a_middleware_alone_costs_no_more_than_it_did() -> None:
     for name, app in {"bare": answer, **apps}.items():
         for _ in range(20):
             await _serve(app, partial(scope_of, "GET"))
-        bytecodes[name] = (await bytecodes_of(partial(_serve, app, partial(scope_of, "GET")))).bytecodes
+        bytecodes[name] = (
+            await bytecodes_of(partial(_serve, app, partial(scope_of, "GET")))
+        ).bytecodes
     with every() as case:
         for name, most in MOST.items():
             with case(name):

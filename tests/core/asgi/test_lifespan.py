@@ -51,7 +51,9 @@ class Server:
 
     async def run(self, app: ASGIApp, *names: str) -> None:
         resources = [self.resource(name) for name in names]
-        await LifespanMiddleware(app, resources)({"type": "lifespan", "state": {}}, self.receive, self.send)
+        await LifespanMiddleware(app, resources)(
+            {"type": "lifespan", "state": {}}, self.receive, self.send
+        )
 
 
 async def no_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,7 +76,13 @@ async def test_resources_are_open_from_before_startup_until_after_shutdown() -> 
     await server.run(Starlette(lifespan=lifespan), "db", "health")
     assert server.log == [
         *("open db", "open health", "lifespan.startup", "app up", "lifespan.startup.complete"),
-        *("lifespan.shutdown", "app down", "close health", "close db", "lifespan.shutdown.complete"),
+        *(
+            "lifespan.shutdown",
+            "app down",
+            "close health",
+            "close db",
+            "lifespan.shutdown.complete",
+        ),
     ]
 
 
@@ -173,7 +181,9 @@ BROKEN: Mapping[str, ASGIApp] = {
 }
 
 
-async def test_an_error_before_the_first_message_fails_the_start(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_error_before_the_first_message_fails_the_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with every() as case:
         for name, app in BROKEN.items():
             with case(name):
@@ -181,7 +191,12 @@ async def test_an_error_before_the_first_message_fails_the_start(caplog: pytest.
                 caplog.clear()
                 with pytest.raises((TypeError, AssertionError, RuntimeError)):
                     await server.run(app, "db")
-                assert server.log == ["open db", "close db", "lifespan.startup", "lifespan.startup.failed"]
+                assert server.log == [
+                    "open db",
+                    "close db",
+                    "lifespan.startup",
+                    "lifespan.startup.failed",
+                ]
                 (record,) = caplog.records
                 assert record.exc_info is not None
                 assert record.getMessage() == "The application's startup failed"
@@ -256,7 +271,9 @@ async def test_a_request_passes_untouched() -> None:
         seen.append(scope["type"])
 
     server = Server()
-    await LifespanMiddleware(app, [server.resource("db")])({"type": "http"}, server.receive, server.send)
+    await LifespanMiddleware(app, [server.resource("db")])(
+        {"type": "http"}, server.receive, server.send
+    )
     assert seen == ["http"]
     assert server.log == []
 
@@ -303,7 +320,9 @@ async def test_a_lifecycle_is_the_first_to_begin_and_the_last_to_end(lifecycle: 
         yield
         phases.append(lifecycle.phase)
 
-    await drive(LifespanMiddleware(Starlette(lifespan=lifespan), [resource()], lifecycle=lifecycle), server)
+    await drive(
+        LifespanMiddleware(Starlette(lifespan=lifespan), [resource()], lifecycle=lifecycle), server
+    )
     assert phases == ["starting", "starting", "stopping", "stopping"]
     assert lifecycle.phase == "stopped"
     assert server.log[-1] == "lifespan.shutdown.complete"
@@ -337,12 +356,16 @@ async def test_the_application_gets_the_shutdown_after_its_handlers_have_ended(
         yield
         log.append("resource")
 
-    app = LifespanMiddleware(Starlette(lifespan=lifespan), [running, resource()], lifecycle=lifecycle)
+    app = LifespanMiddleware(
+        Starlette(lifespan=lifespan), [running, resource()], lifecycle=lifecycle
+    )
     await drive(app, Server())
     assert log == ["handler", "application", "resource"]
 
 
-async def test_a_resource_that_hangs_takes_its_share_and_not_the_others(lifecycle: Lifecycle) -> None:
+async def test_a_resource_that_hangs_takes_its_share_and_not_the_others(
+    lifecycle: Lifecycle,
+) -> None:
     server, observer = Server(), RecordingObserver()
 
     @asynccontextmanager
@@ -396,7 +419,9 @@ async def test_a_crashed_resource_starts_a_drain_and_is_reported_last(
     ]
 
 
-async def test_a_startup_that_fails_under_a_lifecycle_is_reported_unchanged(lifecycle: Lifecycle) -> None:
+async def test_a_startup_that_fails_under_a_lifecycle_is_reported_unchanged(
+    lifecycle: Lifecycle,
+) -> None:
     server = Server()
 
     @asynccontextmanager
@@ -405,7 +430,9 @@ async def test_a_startup_that_fails_under_a_lifecycle_is_reported_unchanged(life
             raise RuntimeError("no way")
         yield
 
-    app = LifespanMiddleware(Starlette(lifespan=lifespan), [server.resource("db")], lifecycle=lifecycle)
+    app = LifespanMiddleware(
+        Starlette(lifespan=lifespan), [server.resource("db")], lifecycle=lifecycle
+    )
     with pytest.raises(RuntimeError, match="no way"):
         await drive(app, server)
     assert server.log == ["open db", "lifespan.startup", "lifespan.startup.failed", "close db"]

@@ -74,7 +74,9 @@ async def test_other_methods_are_refused_and_other_paths_passed_on(metrics: Metr
         ("Bearer \xe9", 401),
     ],
 )
-async def test_a_token_is_asked_for_if_there_is_one(metrics: Metrics, given: str, status: int) -> None:
+async def test_a_token_is_asked_for_if_there_is_one(
+    metrics: Metrics, given: str, status: int
+) -> None:
     app = MetricsEndpoint(teapot, metrics, HardenOptions(metrics_token="s3cret"))  # noqa: S106 - it opens nothing
     response = await call_asgi(app, "GET", "/metrics", headers=[("Authorization", given)])
     assert response.status == status

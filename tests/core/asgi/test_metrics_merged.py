@@ -40,7 +40,9 @@ def count(metrics: Mapping[str, Metric], worker: str) -> float:
     return sample.value
 
 
-@pytest.mark.parametrize(("accept", "read"), [("", read_plain_text), (OPEN_METRICS, read_open_metrics)])
+@pytest.mark.parametrize(
+    ("accept", "read"), [("", read_plain_text), (OPEN_METRICS, read_open_metrics)]
+)
 def test_the_page_holds_the_series_of_all_and_each_metric_once(
     accept: str, read: Callable[[str], dict[str, Metric]]
 ) -> None:
@@ -73,7 +75,9 @@ def test_what_one_worker_alone_has_is_there_and_a_new_heading_takes_no_part() ->
 def test_a_label_may_hold_what_looks_like_the_end_of_a_line() -> None:
     registry = CollectorRegistry()
     Info("odd", "Odd.", registry=registry).info({"name": "a\rb\x0bc"})
-    text = merge([Metrics(registry, with_process=False).render(OPEN_METRICS, labels={"worker": "0"}).body])
+    text = merge(
+        [Metrics(registry, with_process=False).render(OPEN_METRICS, labels={"worker": "0"}).body]
+    )
     assert b'name="a\rb\x0bc"' in text
 
 

@@ -57,7 +57,9 @@ async def test_a_lifespan_and_an_ordinary_request_pass(name: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         seen.append(scope)
         if scope["type"] == "http":
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"x-own", b"1")]})
+            await send(
+                {"type": "http.response.start", "status": 200, "headers": [(b"x-own", b"1")]}
+            )
             await send({"type": "http.response.body", "body": b"ok"})
 
     wrapped = MIDDLEWARES[name](app)

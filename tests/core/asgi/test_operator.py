@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from postfacta_core import Bulkhead, CircuitBreaker, CircuitOpenError, Fallback, Mode, Retry, Timeout
+from postfacta_core import (
+    Bulkhead,
+    CircuitBreaker,
+    CircuitOpenError,
+    Fallback,
+    Mode,
+    Retry,
+    Timeout,
+)
 from postfacta_core.asgi.operator import OperatorEndpoint
 from postfacta_core.testing import AsgiResponse, call_asgi
 from tests.kit.every import every
@@ -67,16 +75,25 @@ async def test_a_circuit_is_forced_open_and_reset_and_that_is_logged(
     with pytest.raises(CircuitOpenError):
         breaker.call_sync(str)
     (line,) = [record for record in caplog.records if record.message == "operator.changed"]
-    assert (line.__dict__["client_address"], json.loads(line.__dict__["change"])) == ("127.0.0.1", asked)
+    assert (line.__dict__["client_address"], json.loads(line.__dict__["change"])) == (
+        "127.0.0.1",
+        asked,
+    )
     await post(app, {**asked, "action": "reset"})
     assert breaker.call_sync(str) == ""
 
 
 async def test_a_mode_a_fallback_and_a_log_level_are_changed() -> None:
-    retry, fallback, app = Retry("billing"), Fallback("prices", key=str), OperatorEndpoint(token=TOKEN)
+    retry, fallback, app = (
+        Retry("billing"),
+        Fallback("prices", key=str),
+        OperatorEndpoint(token=TOKEN),
+    )
     fallback.call_sync(str, 7)
     assert (await post(app, {"kind": "retry", "name": "billing", "mode": "shadow"})).status == 200
-    assert (await post(app, {"kind": "fallback", "name": "prices", "action": "clear"})).status == 200
+    assert (
+        await post(app, {"kind": "fallback", "name": "prices", "action": "clear"})
+    ).status == 200
     assert (await post(app, {"logger": "postfacta.test", "level": "DEBUG"})).status == 200
     assert (retry.mode, fallback.status()) == (Mode.SHADOW, {"kept": 0})
     assert logging.getLogger("postfacta.test").level == logging.DEBUG
@@ -107,20 +124,30 @@ async def test_what_makes_no_sense_changes_nothing() -> None:
 
 
 def test_an_endpoint_without_a_token_must_be_declared_local() -> None:
-    with pytest.raises(ValueError, match=r"OperatorEndpoint\.token must be set; or local=True, if no proxy"):
+    with pytest.raises(
+        ValueError, match=r"OperatorEndpoint\.token must be set; or local=True, if no proxy"
+    ):
         OperatorEndpoint()
 
 
 async def test_without_a_token_only_this_machine_is_served() -> None:
     app, host = OperatorEndpoint(local=True), ("Host", "localhost:8080")
     with every() as case:
-        for name, address in (host[1], "127.0.0.1"), ("LOCALHOST", "127.0.0.2"), ("[::1]:8080", "::1"):
+        for name, address in (
+            (host[1], "127.0.0.1"),
+            ("LOCALHOST", "127.0.0.2"),
+            ("[::1]:8080", "::1"),
+        ):
             with case(name):
-                known = await call_asgi(app, headers=[("Host", name)], scope={"client": (address, 5)})
+                known = await call_asgi(
+                    app, headers=[("Host", name)], scope={"client": (address, 5)}
+                )
                 assert known.status == 200
         for client in (("10.0.0.7", 5), ("somewhere", 5), None):
             with case(client):
-                assert (await call_asgi(app, headers=[host], scope={"client": client})).status == 401
+                assert (
+                    await call_asgi(app, headers=[host], scope={"client": client})
+                ).status == 401
         for header in (
             ("X-Forwarded-For", "10.0.0.7"),
             ("Via", "1.1 proxy"),
@@ -138,7 +165,9 @@ async def test_without_a_token_a_page_of_another_site_changes_nothing() -> None:
         form = await call_asgi(app, "POST", "/", headers=headers, body=body, **LOCAL)
         assert (form.status, retry.mode) == (415, Mode.ENFORCE)
     json_type = ("Content-Type", "Application/JSON; charset=utf-8")
-    assert (await call_asgi(app, "POST", "/", headers=[host, json_type], body=body, **LOCAL)).status == 200
+    assert (
+        await call_asgi(app, "POST", "/", headers=[host, json_type], body=body, **LOCAL)
+    ).status == 200
     assert retry.mode is Mode.OFF
 
 
@@ -146,7 +175,11 @@ async def test_with_a_token_it_alone_counts() -> None:
     app = OperatorEndpoint(token=lambda: ["new", "old"])
     for token in ("new", "old"):
         assert (await get(app, ("Authorization", f"bearer {token}"))).status == 200
-    for header in (("Authorization", "Bearer older"), ("Authorization", "Basic new"), ("X-Token", "new")):
+    for header in (
+        ("Authorization", "Bearer older"),
+        ("Authorization", "Basic new"),
+        ("X-Token", "new"),
+    ):
         refused = await get(app, header)
         assert (refused.status, refused.header("www-authenticate")) == (401, "Bearer")
 

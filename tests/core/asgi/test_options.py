@@ -54,7 +54,11 @@ def test_every_option_has_a_variable() -> None:
 
 def test_a_variable_says_what_the_code_would() -> None:
     options = HardenOptions.from_env("BILLING_", GIVEN)
-    assert (options.request_timeout, options.stream_timeout, options.access_lines) == (10, None, None)
+    assert (options.request_timeout, options.stream_timeout, options.access_lines) == (
+        10,
+        None,
+        None,
+    )
     assert options.shedding is Mode.SHADOW
     assert options.drain == DrainLimits(drain_delay=0, drain_timeout=20.0, close_timeout=2.5)
     assert options.cors == Cors(allow_origins=("https://console.example.org",))
@@ -69,7 +73,10 @@ def test_a_variable_says_what_the_code_would() -> None:
 def test_the_environment_wins_over_the_code_option_by_option() -> None:
     drain = DrainLimits(drain_delay=1.0, drain_timeout=2.0)
     options = HardenOptions.from_env(
-        "BILLING_", {"BILLING_DRAIN_TIMEOUT": "9", "BILLING_DEV": "true"}, drain=drain, quiet=["/ping"]
+        "BILLING_",
+        {"BILLING_DRAIN_TIMEOUT": "9", "BILLING_DEV": "true"},
+        drain=drain,
+        quiet=["/ping"],
     )
     assert options.drain == DrainLimits(drain_delay=1.0, drain_timeout=9)
     assert (options.dev, options.quiet) == (True, ["/ping"])
@@ -106,14 +113,20 @@ def test_a_wrong_value_is_refused_with_its_variable() -> None:
 
 
 def test_the_address_of_a_store_without_the_store_is_refused_and_not_repeated() -> None:
-    given = {"BILLING_RATE_LIMITS": "1/minute", "BILLING_RATE_LIMIT_STORE": "carrier://user:hunter2@pigeon"}
+    given = {
+        "BILLING_RATE_LIMITS": "1/minute",
+        "BILLING_RATE_LIMIT_STORE": "carrier://user:hunter2@pigeon",
+    }
     with pytest.raises(
-        ValueError, match=r"given the store itself, not 'BILLING_RATE_LIMIT_STORE'; .*SharedStore\(address\)"
+        ValueError,
+        match=r"given the store itself, not 'BILLING_RATE_LIMIT_STORE'; .*SharedStore\(address\)",
     ) as refused:
         HardenOptions.from_env("BILLING_", given)
     assert "hunter2" not in "".join(traceback.format_exception(refused.value))
     store = SharedStore("async+memory://")
-    assert HardenOptions.from_env("BILLING_", given, rate_limit_store=store).rate_limit_store is store
+    assert (
+        HardenOptions.from_env("BILLING_", given, rate_limit_store=store).rate_limit_store is store
+    )
 
 
 def test_a_variable_for_what_only_code_says_is_refused() -> None:

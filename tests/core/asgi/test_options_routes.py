@@ -149,7 +149,11 @@ async def test_a_route_says_how_a_drain_ends_what_it_serves() -> None:
                         assert message["body"].startswith(b"retry: ")
                         assert not message["more_body"]
                     case ["finish" | "cut", "stream"]:
-                        assert message == {"type": "http.response.body", "body": EVENT, "more_body": True}
+                        assert message == {
+                            "type": "http.response.body",
+                            "body": EVENT,
+                            "more_body": True,
+                        }
                     case ["finish" | "cut", "plain"]:
                         assert server.sent[path][0]["status"] == 503
                     case _:
@@ -162,9 +166,7 @@ def test_a_route_has_no_more_time_than_the_drain(drain_timeout: float, is_right:
     if is_right:
         HardenOptions(routes=[route])
         return
-    rule = (
-        r"RouteOptions.drain_timeout must be at most the drain_timeout of HardenOptions.drain, 20 s, not 20.1"
-    )
+    rule = r"RouteOptions.drain_timeout must be at most the drain_timeout of HardenOptions.drain, 20 s, not 20.1"
     with pytest.raises(ValueError, match=rule):
         HardenOptions(routes=[route])
     HardenOptions(routes=[route], drain=DrainLimits(drain_timeout=30))

@@ -75,7 +75,9 @@ async def test_an_error_has_its_status_and_its_name() -> None:
 
 def test_every_error_of_the_library_has_a_line_of_its_own() -> None:
     kinds = {
-        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ResilienceError)
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, ResilienceError)
     }
     assert set(PROBLEMS) == kinds
 
@@ -114,14 +116,16 @@ async def test_a_problem_is_a_complete_rfc_9457_document_without_caching() -> No
 
 @pytest.mark.parametrize("path", ["/\udc80", '/"<script>', "/\x00\n", "/ü"])
 async def test_whatever_is_in_the_path_the_instance_is_a_plain_reference(path: str) -> None:
-    instance = (await answer(InvalidInputError("main"), path=path, scope={"raw_path": b"/"})).json()[
-        "instance"
-    ]
+    instance = (
+        await answer(InvalidInputError("main"), path=path, scope={"raw_path": b"/"})
+    ).json()["instance"]
     assert instance.isascii()
     assert not set(instance) & set('"<>\x00\n ')
 
 
-async def test_without_a_context_there_is_no_request_id_and_without_advice_the_kind_is_the_detail() -> None:
+async def test_without_a_context_there_is_no_request_id_and_without_advice_the_kind_is_the_detail() -> (
+    None
+):
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send_problem(scope, send, TEAPOT)
 
@@ -146,7 +150,11 @@ def test_without_a_type_the_title_is_the_phrase_of_the_status() -> None:
                     500: "Internal Server Error",
                     502: "Bad Gateway",
                 }
-                phrases |= {422: "Unprocessable Content", 503: "Service Unavailable", 504: "Gateway Timeout"}
+                phrases |= {
+                    422: "Unprocessable Content",
+                    503: "Service Unavailable",
+                    504: "Gateway Timeout",
+                }
                 assert kind_members(problem)["title"] == phrases[problem.status]
 
 
@@ -184,7 +192,9 @@ def render_v0(problem: Problem, scope: Scope) -> tuple[str, bytes] | None:
 async def test_a_path_may_have_a_shape_of_its_own_and_a_broken_one_still_answers(
     path: str, content_type: str, member: str
 ) -> None:
-    response = await call_asgi(problem_response(PoolTimeoutError("main", 3), render=render_v0), path=path)
+    response = await call_asgi(
+        problem_response(PoolTimeoutError("main", 3), render=render_v0), path=path
+    )
     assert (response.status, response.header("retry-after")) == (503, "3")
     assert response.header("content-type") == content_type
     assert response.json()[member].startswith("Unavailable")

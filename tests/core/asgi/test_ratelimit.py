@@ -22,7 +22,14 @@ from postfacta_core.asgi._ratelimit import LimitRule, RateLimit, Scopes, fast_pl
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import RateLimitMiddleware
 from postfacta_core.context import current_request
-from postfacta_core.events import ListenerFailed, Mode, ModeChanged, PolicyCreated, StoreChanged, ignore
+from postfacta_core.events import (
+    ListenerFailed,
+    Mode,
+    ModeChanged,
+    PolicyCreated,
+    StoreChanged,
+    ignore,
+)
 from postfacta_core.limits._rates import Rate, strictest
 from postfacta_core.limits.rate import Charge, hit_all
 from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
@@ -54,12 +61,18 @@ class App:
         await send({"type": "http.response.body", "body": b"two"})
 
 
-def limited(*rules: RateLimit | str, app: ASGIApp | None = None, **options: Any) -> RateLimitMiddleware:
+def limited(
+    *rules: RateLimit | str, app: ASGIApp | None = None, **options: Any
+) -> RateLimitMiddleware:
     options.setdefault("luck", lambda: 0.0)
     of_harden = {
-        name: options.pop(name) for name in ("trusted_proxies", "rate_limit_store") if name in options
+        name: options.pop(name)
+        for name in ("trusted_proxies", "rate_limit_store")
+        if name in options
     }
-    return RateLimitMiddleware(app or App(), HardenOptions(rate_limits=rules, **of_harden), **options)
+    return RateLimitMiddleware(
+        app or App(), HardenOptions(rate_limits=rules, **of_harden), **options
+    )
 
 
 async def ask(
@@ -108,13 +121,25 @@ def test_an_option_that_makes_no_sense_is_refused_at_once() -> None:
             lambda: RateLimit("100/minute", per="user"),  # type: ignore[arg-type]
             "RateLimit.per must be one of 'client', 'site', 'global'",
         ),
-        (lambda: RateLimit("100/minute", per=lambda scope: ""), "RateLimit.name must be a text of 1 to 64"),
-        (lambda: RateLimit("100/minute", cost=-1), "RateLimit.cost must be a whole number at least 0"),
-        (lambda: RateLimit("1/minute", per=waits, name="x"), "RateLimit.per must be a plain function"),  # type: ignore[arg-type]
+        (
+            lambda: RateLimit("100/minute", per=lambda scope: ""),
+            "RateLimit.name must be a text of 1 to 64",
+        ),
+        (
+            lambda: RateLimit("100/minute", cost=-1),
+            "RateLimit.cost must be a whole number at least 0",
+        ),
+        (
+            lambda: RateLimit("1/minute", per=waits, name="x"),
+            "RateLimit.per must be a plain function",
+        ),  # type: ignore[arg-type]
         (lambda: RateLimit("1/minute", cost=waits), "RateLimit.cost must be a plain function"),  # type: ignore[arg-type]
         (lambda: RateLimit("100/never"), "RateLimit.rate must be one or more rates"),
         (lambda: limited("1/minute", "2/minute"), "are both named 'client'"),
-        (lambda: limited("1/minute", trusted_proxies=["proxy"]), "TrustedProxies.networks must be networks"),
+        (
+            lambda: limited("1/minute", trusted_proxies=["proxy"]),
+            "TrustedProxies.networks must be networks",
+        ),
         (
             lambda: limited("1/minute", trusted_proxies="10.0.0.0/8"),
             "TrustedProxies.networks must be a list of texts",
@@ -157,7 +182,8 @@ async def test_a_caller_over_its_rate_gets_429_with_retry_after(clock: ManualClo
 
 
 @pytest.mark.parametrize(
-    ("wait", "luck", "seconds"), [(0.6, 0.0, 1), (0.6, 0.99, 2), (600.0, 0.0, 600), (600.0, 0.5, 630)]
+    ("wait", "luck", "seconds"),
+    [(0.6, 0.0, 1), (0.6, 0.99, 2), (600.0, 0.0, 600), (600.0, 0.5, 630)],
 )
 async def test_retry_after_is_rounded_up_and_spread(
     wait: float, luck: float, seconds: int, clock: ManualClock
@@ -184,7 +210,8 @@ async def test_of_several_limits_the_strictest_is_shown_and_all_named(clock: Man
     )
     first = await ask(service)
     assert (
-        first.header("ratelimit-policy") == '"burst-1s";q=10;w=1, "burst-3600s";q=20;w=3600, "all";q=12;w=60'
+        first.header("ratelimit-policy")
+        == '"burst-1s";q=10;w=1, "burst-3600s";q=20;w=3600, "all";q=12;w=60'
     )
     assert first.header("ratelimit") == '"burst-1s";r=9;t=1'
     for _ in range(9):
@@ -222,7 +249,9 @@ async def test_a_refusal_is_labelled_as_one_from_before_the_routes(clock: Manual
     assert seen == [(None, ""), ("_prerouting", "")]
 
 
-async def test_the_response_starts_once_and_every_kind_of_message_passes(clock: ManualClock) -> None:
+async def test_the_response_starts_once_and_every_kind_of_message_passes(
+    clock: ManualClock,
+) -> None:
     start: Message = {"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]}
     sent: list[Message] = [
         start,
@@ -237,7 +266,9 @@ async def test_the_response_starts_once_and_every_kind_of_message_passes(clock: 
     service = limited("9/minute", app=app, clock=clock)
     for _ in range(3):
         response = await ask(service)
-        assert [message["type"] for message in response.messages] == [message["type"] for message in sent]
+        assert [message["type"] for message in response.messages] == [
+            message["type"] for message in sent
+        ]
         assert len(response.headers) == 3
         assert response.messages[1] is sent[1]
     # The application's own objects are as they were.
@@ -253,13 +284,19 @@ async def test_limits_hold_for_mounted_included_and_unknown_routes_and_not_for_e
     async def hello(request: Request) -> PlainTextResponse:
         return PlainTextResponse("hello")
 
-    web = Starlette(routes=[Route("/a/{id}", hello), Mount("/m/{tenant}", routes=[Route("/b/{id}", hello)])])
+    web = Starlette(
+        routes=[Route("/a/{id}", hello), Mount("/m/{tenant}", routes=[Route("/b/{id}", hello)])]
+    )
     service = limited("6/minute", app=web, clock=clock)
     paths = ["/a/1", "/a/2", "/m/x/b/1", "/m/y/b/2", "/nothing/1", "/nothing/2"]
     assert [(await ask(service, path)).status for path in paths] == [200, 200, 200, 200, 404, 404]
     assert [(await ask(service, path)).status for path in paths] == [429] * 6
     assert (
-        sum(sample.value for sample in service.limiters["client"].tally() if sample.metric.endswith("keys"))
+        sum(
+            sample.value
+            for sample in service.limiters["client"].tally()
+            if sample.metric.endswith("keys")
+        )
         == 1
     )
 
@@ -270,7 +307,11 @@ async def test_limits_hold_for_mounted_included_and_unknown_routes_and_not_for_e
         [("x-forwarded-for", "203.0.113.{n}")],
         [("x-forwarded-for", "203.0.113.{n}, 198.51.100.7")],
         [("forwarded", "for=203.0.113.{n}")],
-        [("x-real-ip", "203.0.113.{n}"), ("true-client-ip", "203.0.113.{n}"), ("client-ip", "203.0.113.{n}")],
+        [
+            ("x-real-ip", "203.0.113.{n}"),
+            ("true-client-ip", "203.0.113.{n}"),
+            ("client-ip", "203.0.113.{n}"),
+        ],
         [("x-forwarded-for", "203.0.113.{n}"), ("x-forwarded-for", "nonsense {n}")],
         [("x-request-id", "a-new-one-{n}"), ("host", "{n}.example.org"), ("user-agent", "{n}")],
     ],
@@ -296,14 +337,18 @@ async def test_nothing_that_a_caller_sends_gives_it_another_budget(
 
 async def test_clients_behind_a_trusted_proxy_have_budgets_of_their_own(clock: ManualClock) -> None:
     app = App()
-    service = ContextMiddleware(limited("1/minute", app=app, trusted_proxies=["10.0.0.0/8"], clock=clock))
+    service = ContextMiddleware(
+        limited("1/minute", app=app, trusted_proxies=["10.0.0.0/8"], clock=clock)
+    )
     for number in range(3):
         forwarded = [("x-forwarded-for", f"192.0.2.{number}")]
         assert await statuses(service, 2, peer="10.0.0.1", headers=forwarded) == [200, 429]
     assert app.clients == ["192.0.2.0", "192.0.2.1", "192.0.2.2"]
 
 
-async def test_an_ipv6_client_is_its_network_and_a_mapped_address_the_old_one(clock: ManualClock) -> None:
+async def test_an_ipv6_client_is_its_network_and_a_mapped_address_the_old_one(
+    clock: ManualClock,
+) -> None:
     service = limited("2/minute", clock=clock)
     peers = ["2001:db8::1", "2001:db8::2", "2001:db8::ffff:ffff:ffff:ffff", "2001:db8:0:1::1"]
     assert [(await ask(service, peer=peer)).status for peer in peers] == [200, 200, 429, 200]
@@ -311,7 +356,9 @@ async def test_an_ipv6_client_is_its_network_and_a_mapped_address_the_old_one(cl
     assert [(await ask(service, peer=peer)).status for peer in peers] == [200, 200, 429]
 
 
-async def test_on_a_unix_socket_all_share_one_budget_unless_it_is_a_proxys(clock: ManualClock) -> None:
+async def test_on_a_unix_socket_all_share_one_budget_unless_it_is_a_proxys(
+    clock: ManualClock,
+) -> None:
     assert await statuses(limited("1/minute", clock=clock), 2, peer=None) == [200, 429]
     service = limited("1/minute", trusted_proxies=["unix"], clock=clock)
     for address in ("192.0.2.1", "192.0.2.2"):
@@ -334,7 +381,10 @@ async def test_a_limit_may_be_per_anything_that_a_function_tells(clock: ManualCl
         RateLimit("4/minute", per=route, name="route"),
         RateLimit("2/minute", per=header(b"x-tenant"), name="tenant"),
         RateLimit(
-            "1/minute", per="global", name="writes", applies_to=lambda scope: scope["method"] == "POST"
+            "1/minute",
+            per="global",
+            name="writes",
+            applies_to=lambda scope: scope["method"] == "POST",
         ),
         clock=clock,
     )
@@ -343,13 +393,19 @@ async def test_a_limit_may_be_per_anything_that_a_function_tells(clock: ManualCl
         pairs = [(f"x-{name}", value) for name, value in headers.items()]
         return (await ask(service, path, peer=peer, headers=pairs)).status
 
-    assert [await status(user="ann"), await status(user="ann"), await status(user="bob")] == [200, 429, 200]
+    assert [await status(user="ann"), await status(user="ann"), await status(user="bob")] == [
+        200,
+        429,
+        200,
+    ]
     # What has no key is under no such limit.
     assert [await status() for _ in range(3)] == [200] * 3
     assert [await status("/a/1", peer=f"192.0.2.{n}") for n in range(2, 8)] == [200] * 4 + [429] * 2
     clock.advance(3600.0)
     assert [await status(tenant="t", user=f"{n}") for n in range(3)] == [200, 200, 429]
-    posted = [(await call_asgi(service, "POST", headers=[("x-user", f"p{n}")])).status for n in range(2)]
+    posted = [
+        (await call_asgi(service, "POST", headers=[("x-user", f"p{n}")])).status for n in range(2)
+    ]
     assert posted == [200, 429]
 
 
@@ -389,7 +445,8 @@ async def test_a_key_of_another_type_is_a_key(strange: Any, clock: ManualClock) 
 
 
 @pytest.mark.parametrize(
-    ("strange", "expected"), [(-5, [200, 200, 200]), ("x", [200, 429, 429]), (math.nan, [200, 429, 429])]
+    ("strange", "expected"),
+    [(-5, [200, 200, 200]), ("x", [200, 429, 429]), (math.nan, [200, 429, 429])],
 )
 async def test_a_cost_that_makes_no_sense_is_one(
     strange: Any, expected: list[int], clock: ManualClock
@@ -402,10 +459,15 @@ NUMBERED = ("3/minute", "9/minute", "2/second;4/minute")
 COSTS, KEYS = (1, 2, 1), ("client", "global", "client")
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["a", "b", "c" * 80]), st.floats(0, 5), st.sampled_from([None, *Mode])),
+        st.tuples(
+            st.sampled_from(["a", "b", "c" * 80]), st.floats(0, 5), st.sampled_from([None, *Mode])
+        ),
         max_size=40,
     )
 )
@@ -441,7 +503,9 @@ async def test_limits_known_beforehand_decide_and_count_as_their_hits_do_one_by_
             assert all(decision.allowed for decision in expected)
             assert planned.index(found.rule) == expected.index(strictest(expected))
             assert found.decision == strictest(expected)
-    assert [list(limiter.tally()) for limiter in planned] == [list(limiter.tally()) for limiter in single]
+    assert [list(limiter.tally()) for limiter in planned] == [
+        list(limiter.tally()) for limiter in single
+    ]
 
 
 # Modes, stores and other protocols
@@ -470,7 +534,9 @@ async def test_a_limit_in_shadow_admits_all_and_only_metrics_show(
 
 
 @pytest.mark.parametrize("mode", ["shadow", "off"])
-async def test_one_limit_alone_in_shadow_or_off_changes_nothing(mode: str, clock: ManualClock) -> None:
+async def test_one_limit_alone_in_shadow_or_off_changes_nothing(
+    mode: str, clock: ManualClock
+) -> None:
     for rule in (RateLimit("1/minute", mode=mode), RateLimit("1/minute", mode=mode, per="global")):
         responses = [await ask(limited(rule, clock=clock)) for _ in range(3)]
         assert [response.status for response in responses] == [200] * 3
@@ -527,7 +593,9 @@ async def test_a_websocket_counts_when_it_is_opened(clock: ManualClock) -> None:
     service = limited("1/minute", app=app, clock=clock)
     for _ in range(2):
         await service(
-            {"type": "websocket", "path": "/", "headers": [], "client": ("192.0.2.1", 1)}, receive, send
+            {"type": "websocket", "path": "/", "headers": [], "client": ("192.0.2.1", 1)},
+            receive,
+            send,
         )
     assert (opened, sent) == (
         ["websocket"],
@@ -551,7 +619,13 @@ async def test_neither_a_thread_is_started_nor_anything_waited_for(clock: Manual
             await anyio.lowlevel.checkpoint()
             turns += 1
 
-    scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "client": ("192.0.2.1", 1)}
+    scope: Scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/",
+        "headers": [],
+        "client": ("192.0.2.1", 1),
+    }
 
     async def ignore(message: Message) -> None:
         pass

@@ -22,7 +22,9 @@ from tests.kit.every import every
 reader = RouteReader()
 
 
-async def route_of(app: ASGIApp, path: str, method: str = "GET", *, root_path: str = "") -> str | None:
+async def route_of(
+    app: ASGIApp, path: str, method: str = "GET", *, root_path: str = ""
+) -> str | None:
     response = await call_asgi(app, method, path, root_path=root_path)
     return reader.read(response.scope, root_path, local_path(path, root_path))
 
@@ -86,7 +88,10 @@ async def test_fastapi() -> None:
         for method, path, template in cases:
             for prefix in ("", "/pre"):
                 with case(method, path, template, prefix):
-                    assert await route_of(fastapi_app(), prefix + path, method, root_path=prefix) == template
+                    assert (
+                        await route_of(fastapi_app(), prefix + path, method, root_path=prefix)
+                        == template
+                    )
 
 
 async def test_what_fastapi_hides_is_left_out_and_never_replaced_by_what_the_client_sent() -> None:
@@ -132,13 +137,19 @@ def litestar_app() -> Litestar:
     async def copied(scope: Any, receive: Any, send: Any) -> None:
         await plain(scope, receive, send)
 
-    return Litestar([LitestarRouter("/v1/{tenant:str}", route_handlers=[item]), flat, files, copied])
+    return Litestar(
+        [LitestarRouter("/v1/{tenant:str}", route_handlers=[item]), flat, files, copied]
+    )
 
 
 async def test_litestar() -> None:
     cases: list[tuple[str, str, str | None]] = [
         ("GET", "/v1/acme/in/7", "/v1/{tenant}/in/{id}"),
-        ("HEAD", "/plain", None),  # Litestar has no HEAD of its own: 405, and it does not say of what
+        (
+            "HEAD",
+            "/plain",
+            None,
+        ),  # Litestar has no HEAD of its own: 405, and it does not say of what
         ("GET", "/plain", "/plain"),
         ("GET", "/plain/", "/plain"),
         ("GET", "/static/a/b.css", "/static/{path}"),

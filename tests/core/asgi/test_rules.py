@@ -167,7 +167,9 @@ async def test_a_function_for_priorities_goes_before_the_route() -> None:
         return Priority.CRITICAL_PLUS if scope["path"] == "/a" else None
 
     route = RouteOptions(routes=["GET /{x}"], priority=Priority.SHEDDABLE)
-    app = harden(echo, service="billing", options=HardenOptions(routes=[route], priority_of=priority_of))
+    app = harden(
+        echo, service="billing", options=HardenOptions(routes=[route], priority_of=priority_of)
+    )
     assert [(await call_asgi(app, "GET", path)).body for path in ("/a", "/b")] == [b"30 0", b"30 3"]
 
 
@@ -181,6 +183,8 @@ def test_a_route_is_listed_once() -> None:
 
 def test_limits_of_one_name_are_equal() -> None:
     other = RouteOptions(routes=["GET /a"], rate_limits=["1/minute per client"])
-    assert len(HardenOptions(rate_limits=["1/minute per client"], routes=[other]).all_rate_limits) == 1
+    assert (
+        len(HardenOptions(rate_limits=["1/minute per client"], routes=[other]).all_rate_limits) == 1
+    )
     with pytest.raises(ValueError, match="must be of different names"):
         HardenOptions(rate_limits=["2/minute per client"], routes=[other])

@@ -42,7 +42,9 @@ async def test_a_token_that_is_replaced_holds_at_once() -> None:
     app = MetricsEndpoint(nothing, Metrics(), HardenOptions(metrics_token=lambda: held))
 
     async def status(token: str) -> int:
-        return (await call_asgi(app, path="/metrics", headers=[("authorization", f"Bearer {token}")])).status
+        return (
+            await call_asgi(app, path="/metrics", headers=[("authorization", f"Bearer {token}")])
+        ).status
 
     assert [await status(token) for token in ("former", "next")] == [200, 401]
     held[:] = ["next", "former"]

@@ -38,7 +38,8 @@ def test_a_limit_is_seconds_or_none(limit: float | None) -> None:
 @pytest.mark.parametrize("option", ["priority_of", "traffic_key"])
 def test_a_function_that_would_not_be_awaited_is_refused(option: str) -> None:
     with pytest.raises(
-        ValueError, match=rf"^HardenOptions\.{option} must be a plain function, since no request waits for it"
+        ValueError,
+        match=rf"^HardenOptions\.{option} must be a plain function, since no request waits for it",
     ):
         HardenOptions(**{option: told_later})  # type: ignore[arg-type] # it is wrong
 
@@ -87,7 +88,10 @@ class OfWsgi:
 OTHERS: Mapping[str, tuple[object, str]] = {
     "a name": ("main:app", r"the application itself.* not 'main:app'"),
     "a class": (Starlette, "the application itself.* neither its class"),
-    "WSGI": (OfWsgi(), r"two, as those of WSGI do.* a2wsgi\.WSGIMiddleware\(app\), or Django's get_asgi_"),
+    "WSGI": (
+        OfWsgi(),
+        r"two, as those of WSGI do.* a2wsgi\.WSGIMiddleware\(app\), or Django's get_asgi_",
+    ),
     "a function of WSGI": (of_wsgi, "two, as those of WSGI do"),
     "ASGI 2": (of_two_calls, r"an ASGI application.* async def app\(scope, receive, send\)"),
 }
@@ -103,7 +107,9 @@ def test_what_is_no_asgi_application_is_refused_with_what_to_do() -> None:
 async def test_an_application_that_is_hardened_is_refused() -> None:
     app = harden(Starlette(), service="billing")
     assert isinstance(app, Hardened)
-    with pytest.raises(ValueError, match=r"harden\.app must be an application that is not hardened yet"):
+    with pytest.raises(
+        ValueError, match=r"harden\.app must be an application that is not hardened yet"
+    ):
         harden(app, service="billing")
 
 
@@ -125,7 +131,8 @@ def test_resources_are_context_managers() -> None:
 def test_headers_are_pairs() -> None:
     settings.check_options("x", response_headers=(("a", "b"),))
     with pytest.raises(
-        ValueError, match=r"x\.response_headers must be a list of pairs of a name and a value, .*, not \{\}"
+        ValueError,
+        match=r"x\.response_headers must be a list of pairs of a name and a value, .*, not \{\}",
     ):
         settings.check_options("x", response_headers={})
 

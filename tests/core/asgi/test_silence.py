@@ -29,7 +29,11 @@ class Service:
         self.seconds = 5.0
         self.slots = anyio.Semaphore(2)
         self.answers: dict[str, Counter[int]] = {}
-        routes = [Route("/fast", self.fast), Route("/sleep", self.sleep), Route("/queue", self.queue)]
+        routes = [
+            Route("/fast", self.fast),
+            Route("/sleep", self.sleep),
+            Route("/queue", self.queue),
+        ]
         self.app: Hardened = harden(
             Starlette(routes=routes),
             service="silence",

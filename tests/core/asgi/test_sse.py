@@ -47,7 +47,9 @@ def test_an_event_ends_with_an_empty_line() -> None:
     ),
     size=st.integers(min_value=1, max_value=9),
 )
-def test_it_does_not_matter_how_the_lines_end_or_are_cut(lines: list[tuple[str, str]], size: int) -> None:
+def test_it_does_not_matter_how_the_lines_end_or_are_cut(
+    lines: list[tuple[str, str]], size: int
+) -> None:
     text = "".join(line + end for line, end in lines)
     data = text.encode()
     # As the standard reads it: lines end with any of the three.

@@ -91,7 +91,9 @@ ROUTES = [
 
 
 def starlette(**options: Any) -> Starlette:
-    return Starlette(routes=ROUTES, exception_handlers={ResilienceError: problem_handler}, **options)
+    return Starlette(
+        routes=ROUTES, exception_handlers={ResilienceError: problem_handler}, **options
+    )
 
 
 SMALL = HardenOptions(limits=TransferLimits(max_body_bytes=10, max_header_bytes=300))
@@ -120,19 +122,27 @@ async def test_every_answer_has_the_id_and_the_headers_and_is_counted() -> None:
         for method, path, headers, status in cases:
             with case(method, path, headers, status):
                 app = harden(starlette(), service="billing", options=SMALL)
-                response = await call_asgi(app, method, path, headers=[*GIVEN, *headers], raise_errors=False)
+                response = await call_asgi(
+                    app, method, path, headers=[*GIVEN, *headers], raise_errors=False
+                )
                 assert (response.status, response.header("x-request-id")) == (status, ID)
                 assert response.header("x-content-type-options") == "nosniff"
                 samples = [
-                    sample for family in app.telemetry.metrics.registry.collect() for sample in family.samples
+                    sample
+                    for family in app.telemetry.metrics.registry.collect()
+                    for sample in family.samples
                 ]
-                counted = [s for s in samples if s.name == "http_server_request_duration_seconds_count"]
+                counted = [
+                    s for s in samples if s.name == "http_server_request_duration_seconds_count"
+                ]
                 assert [(s.labels["http_response_status_code"], s.value) for s in counted] == [
                     (str(status), 1)
                 ]
 
 
-@pytest.mark.parametrize(("path", "status"), [("/items/7", 200), ("/crash", 500), ("/unavailable", 503)])
+@pytest.mark.parametrize(
+    ("path", "status"), [("/items/7", 200), ("/crash", 500), ("/unavailable", 503)]
+)
 async def test_span_and_line_describe_the_same_request(
     path: str, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -156,7 +166,10 @@ async def test_probes_and_scrapes_are_quiet_and_so_is_what_the_policy_names(
 ) -> None:
     caplog.set_level(logging.INFO, "postfacta")
     policy = HardenOptions(
-        health_prefix="/up", metrics_path="/m", quiet=["/items/7"], allow_health_detail=lambda _: True
+        health_prefix="/up",
+        metrics_path="/m",
+        quiet=["/items/7"],
+        allow_health_detail=lambda _: True,
     )
     app = harden(starlette(), service="billing", options=policy)
     for path in ("/up/live", "/up/ready", "/up/startup", "/up/deps", "/m", "/items/7"):
@@ -166,7 +179,9 @@ async def test_probes_and_scrapes_are_quiet_and_so_is_what_the_policy_names(
 
 async def test_a_probe_passes_however_small_the_limits_are() -> None:
     app = harden(starlette(), service="billing", options=SMALL)
-    assert (await call_asgi(app, "GET", "/healthz/live", headers=[("cookie", "x" * 300)])).status == 200
+    assert (
+        await call_asgi(app, "GET", "/healthz/live", headers=[("cookie", "x" * 300)])
+    ).status == 200
 
 
 async def test_the_policy_reaches_the_layers() -> None:
@@ -194,7 +209,9 @@ async def test_the_policy_reaches_the_layers() -> None:
 
 async def test_an_api_with_an_own_shape_of_errors_keeps_it_for_refusals_and_crashes() -> None:
     def render(problem: Problem, scope: Scope) -> tuple[str, bytes] | None:
-        return ("application/json", b'{"message":"v0"}') if scope["path"].startswith("/v0") else None
+        return (
+            ("application/json", b'{"message":"v0"}') if scope["path"].startswith("/v0") else None
+        )
 
     async def bare(scope: Scope, receive: Receive, send: Send) -> None:
         raise PoolTimeoutError("main") if scope["method"] == "GET" else Boom
@@ -206,7 +223,10 @@ async def test_an_api_with_an_own_shape_of_errors_keeps_it_for_refusals_and_cras
         ("PUT", [("content-length", "11")], 413),
         ("GET", [("cookie", "x" * 300)], 431),
     ):
-        for path, body_type in (("/v0/x", "application/json"), ("/v1/x", "application/problem+json")):
+        for path, body_type in (
+            ("/v0/x", "application/json"),
+            ("/v1/x", "application/problem+json"),
+        ):
             response = await call_asgi(app, method, path, headers=headers, raise_errors=False)
             assert (response.status, response.header("content-type")) == (status, body_type)
 
@@ -259,7 +279,9 @@ ALONE: dict[str, Middleware] = {
     "context": Middleware(ContextMiddleware),
     "telemetry": Middleware(TelemetryMiddleware, [Metrics(with_process=False)]),
     "errors": Middleware(ErrorMiddleware),
-    "headers": Middleware(ResponseHeadersMiddleware, HardenOptions(response_headers=[("x-own", "1")])),
+    "headers": Middleware(
+        ResponseHeadersMiddleware, HardenOptions(response_headers=[("x-own", "1")])
+    ),
     "metrics": Middleware(MetricsEndpoint, Metrics(with_process=False)),
     "health": Middleware(HealthMiddleware, HealthRegistry()),
     "transfer": Middleware(TransferMiddleware),
@@ -378,7 +400,10 @@ async def test_line_and_span_say_how_much_time_was_left(caplog: pytest.LogCaptur
         await call_asgi(app, "GET", "/wait")
         await call_asgi(app, "GET", "/items/7")
     late, quick = exporter.get_finished_spans()
-    left = [float(str((span.attributes or {})["postfacta.deadline_remaining_ms"])) for span in (late, quick)]
+    left = [
+        float(str((span.attributes or {})["postfacta.deadline_remaining_ms"]))
+        for span in (late, quick)
+    ]
     assert [event.name for event in late.events] == ["postfacta.deadline"]
     assert left[0] <= 0 < left[1] <= 50
     lines = [vars(record)["deadline_remaining_ms"] for record in told(caplog)]
@@ -406,7 +431,10 @@ async def test_a_service_that_drains_serves_on_says_close_and_is_unready(
             response = await call_asgi(app, "GET", path, raise_errors=False)
             assert (response.status, response.header("connection")) == (status, "close")
         with anyio.fail_after(10):
-            while 'state="draining"} 1.0' not in (await call_asgi(app, "GET", "/metrics")).body.decode():
+            while (
+                'state="draining"} 1.0'
+                not in (await call_asgi(app, "GET", "/metrics")).body.decode()
+            ):
                 await anyio.sleep(0.01)
     assert app.lifecycle.phase == "stopped"
     assert (await call_asgi(app, "GET", "/items/7")).status == 503
@@ -427,7 +455,9 @@ async def test_the_application_can_wait_for_resources_in_its_lifespan(
 
 @pytest.mark.parametrize("times", [50, pytest.param(2500, marks=pytest.mark.long)])
 @pytest.mark.parametrize("path", ["/items/7", "/unavailable", "/nothing", "/crash"])
-async def test_the_whole_stack_leaves_nothing_for_the_cyclic_collector(path: str, times: int) -> None:
+async def test_the_whole_stack_leaves_nothing_for_the_cyclic_collector(
+    path: str, times: int
+) -> None:
     async def bare(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/crash":
             raise Boom
@@ -441,7 +471,9 @@ async def test_the_whole_stack_leaves_nothing_for_the_cyclic_collector(path: str
 
 
 @pytest.mark.parametrize("body", [[b"x" * 11], [b"x"] * 11])
-async def test_a_body_that_is_too_large_leaves_nothing_for_the_cyclic_collector(body: list[bytes]) -> None:
+async def test_a_body_that_is_too_large_leaves_nothing_for_the_cyclic_collector(
+    body: list[bytes],
+) -> None:
     async def bare(scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive()).get("more_body", False):
             pass
@@ -519,7 +551,9 @@ async def test_ordinary_access_lines_are_sampled_as_the_policy_says(
     caplog: pytest.LogCaptureFixture, most: int | None, written: int
 ) -> None:
     clock = ManualClock()  # Everything happens in one second.
-    app = harden(starlette(), service="billing", options=HardenOptions(access_lines=most), clock=clock)
+    app = harden(
+        starlette(), service="billing", options=HardenOptions(access_lines=most), clock=clock
+    )
     with caplog.at_level(logging.INFO, logger="postfacta"):
         for _ in range(200):
             await call_asgi(app, "GET", "/items/7")

@@ -66,7 +66,11 @@ async def test_a_caller_over_its_rate_is_refused_and_counted() -> None:
     assert seen(app, 429, "") == 1
     decisions = {
         decision: value(
-            app, "postfacta_ratelimit_decisions_total", policy="client", decision=decision, mode="enforce"
+            app,
+            "postfacta_ratelimit_decisions_total",
+            policy="client",
+            decision=decision,
+            mode="enforce",
         )
         for decision in ("allowed", "limited")
     }
@@ -88,7 +92,11 @@ async def test_a_limit_in_shadow_counts_and_lets_pass() -> None:
     app.rate_limits.limiters["client"].mode = Mode.SHADOW
     assert [(await call_asgi(app, path="/x")).status for _ in range(3)] == [200, 200, 200]
     limited = value(
-        app, "postfacta_ratelimit_decisions_total", policy="client", decision="limited", mode="shadow"
+        app,
+        "postfacta_ratelimit_decisions_total",
+        policy="client",
+        decision="limited",
+        mode="shadow",
     )
     assert limited == 2
 
@@ -147,11 +155,15 @@ async def test_late_requests_are_refused_early_but_not_in_shadow(mode: Mode) -> 
         shed = statuses[503]
         assert seen(app, 503, "shed") == shed
     names = {"limiter": "requests", "priority": "critical"}
-    decisions = value(app, "postfacta_limiter_decisions_total", **names, decision="admitted", mode=mode)
+    decisions = value(
+        app, "postfacta_limiter_decisions_total", **names, decision="admitted", mode=mode
+    )
     assert decisions is not None
     counted = (
         value(app, "postfacta_limiter_decisions_total", **names, decision="shed", mode=mode)
-        or value(app, "postfacta_limiter_decisions_total", **names, decision="would_shed", mode=mode)
+        or value(
+            app, "postfacta_limiter_decisions_total", **names, decision="would_shed", mode=mode
+        )
         or 0.0
     )
     assert decisions + counted == 30

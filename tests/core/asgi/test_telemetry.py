@@ -32,7 +32,16 @@ from postfacta_core.events import ListenerFailed
 from postfacta_core.telemetry.exchange import Exchange, Recorder
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
-from tests.core.asgi.observed import APP, ROUTES, Boom, CopyingMiddleware, Kept, files, hello, observe
+from tests.core.asgi.observed import (
+    APP,
+    ROUTES,
+    Boom,
+    CopyingMiddleware,
+    Kept,
+    files,
+    hello,
+    observe,
+)
 from tests.kit.every import every
 from tests.kit.garbage import garbage
 
@@ -98,7 +107,9 @@ async def test_a_crash_of_a_bare_application_is_a_500_and_goes_on_to_the_server(
 
 async def test_a_refusal_before_routing_is_prerouting() -> None:
     limits = TransferLimits(max_body_bytes=3)
-    kept = await observe(TransferMiddleware(APP, limits), "POST", "/read", headers=[("content-length", "4")])
+    kept = await observe(
+        TransferMiddleware(APP, limits), "POST", "/read", headers=[("content-length", "4")]
+    )
     assert kept.summary == (413, "_prerouting", "")
 
 
@@ -122,7 +133,9 @@ async def test_a_copied_scope_hides_the_route_unless_a_layer_inside_says_it() ->
         return say
 
     blind = Starlette(routes=ROUTES, middleware=[Middleware(CopyingMiddleware)])
-    seeing = Starlette(routes=ROUTES, middleware=[Middleware(CopyingMiddleware), Middleware(saying)])
+    seeing = Starlette(
+        routes=ROUTES, middleware=[Middleware(CopyingMiddleware), Middleware(saying)]
+    )
     assert (await observe(blind, "GET", "/i/7")).only.route == "_unmatched"
     assert (await observe(seeing, "GET", "/i/7")).only.route == "/i/{id}"
     assert (await observe(seeing, "GET", "/crash/7")).summary == (500, "/crash/{id}", "Boom")
@@ -162,9 +175,15 @@ async def a_file(scope: Scope, receive: Receive, send: Send) -> None:
 
 @pytest.mark.parametrize(
     ("app", "status", "error_type"),
-    [(no_answer, 500, "500"), (half_an_answer, 200, "incomplete_response"), (unavailable, 503, "503")],
+    [
+        (no_answer, 500, "500"),
+        (half_an_answer, 200, "incomplete_response"),
+        (unavailable, 503, "503"),
+    ],
 )
-async def test_what_is_not_a_whole_good_answer_says_why(app: ASGIApp, status: int, error_type: str) -> None:
+async def test_what_is_not_a_whole_good_answer_says_why(
+    app: ASGIApp, status: int, error_type: str
+) -> None:
     assert (await observe(app)).summary == (status, "_unmatched", error_type)
 
 
@@ -240,10 +259,15 @@ async def test_a_recorder_that_raises_reaches_neither_the_request_nor_the_others
             raise Boom
 
     observer, kept = RecordingObserver(), Kept()
-    response = await call_asgi(TelemetryMiddleware(APP, [Broken(), kept], observer=observer), "GET", "/i/7")
+    response = await call_asgi(
+        TelemetryMiddleware(APP, [Broken(), kept], observer=observer), "GET", "/i/7"
+    )
     assert response.status == 200
     assert kept.only.status == 200
-    assert [event.policy.split(".")[-1] for event in observer.of(ListenerFailed)] == ["begin", "end"]
+    assert [event.policy.split(".")[-1] for event in observer.of(ListenerFailed)] == [
+        "begin",
+        "end",
+    ]
 
 
 async def test_what_a_recorder_does_not_want_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +323,9 @@ async def test_only_the_secret_takes_traffic_out_of_the_objectives(
 ) -> None:
     headers = [("X-Traffic-Class", wanted), ("X-Traffic-Key", key)]
     kept, keyless = Kept(), Kept()
-    await call_asgi(TelemetryMiddleware(files, [kept], HardenOptions(traffic_key="s3cret")), headers=headers)
+    await call_asgi(
+        TelemetryMiddleware(files, [kept], HardenOptions(traffic_key="s3cret")), headers=headers
+    )
     await call_asgi(TelemetryMiddleware(files, [keyless]), headers=headers)
     assert kept.only.traffic == traffic
     assert keyless.only.traffic == "user"
@@ -308,7 +334,11 @@ async def test_only_the_secret_takes_traffic_out_of_the_objectives(
 async def test_probes_are_quiet_below_a_root_path_too() -> None:
     kept = Kept()
     app = TelemetryMiddleware(files, [kept], HardenOptions(quiet=["/healthz/live"]))
-    for path, root in [("/healthz/live", ""), ("/pre/healthz/live", "/pre"), ("/healthz/liver", "")]:
+    for path, root in [
+        ("/healthz/live", ""),
+        ("/pre/healthz/live", "/pre"),
+        ("/healthz/liver", ""),
+    ]:
         await call_asgi(app, "GET", path, root_path=root)
     assert [exchange.quiet for exchange in kept.exchanges] == [True, True, False]
 
@@ -339,12 +369,19 @@ async def test_ten_thousand_random_requests_add_no_series() -> None:
     luck = random.Random(7)  # noqa: S311 - no secret
 
     def series() -> set[tuple[str, tuple[tuple[str, str], ...]]]:
-        return {(s.name, tuple(s.labels.items())) for family in registry.collect() for s in family.samples}
+        return {
+            (s.name, tuple(s.labels.items()))
+            for family in registry.collect()
+            for s in family.samples
+        }
 
     async def one(method: str) -> AsgiResponse:
-        word = "".join(luck.choices("abcdefghijklmnopqrstuvwxyz0123456789-_.~%/", k=luck.randint(1, 40)))
+        word = "".join(
+            luck.choices("abcdefghijklmnopqrstuvwxyz0123456789-_.~%/", k=luck.randint(1, 40))
+        )
         headers = [
-            (name, f"{luck.getrandbits(64):x}{word}") for name in ("host", "x-request-id", "authorization")
+            (name, f"{luck.getrandbits(64):x}{word}")
+            for name in ("host", "x-request-id", "authorization")
         ]
         return await call_asgi(app, method, f"/{luck.choice('xyz')}/{word}", headers=headers)
 

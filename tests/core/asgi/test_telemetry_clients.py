@@ -19,7 +19,9 @@ from postfacta_core.telemetry.exchange import Recorder, SocketExchange
 from tests.core.asgi.observed import APP, Boom, observe
 
 
-async def test_a_client_that_leaves_before_the_answer_is_a_499_whatever_the_framework_makes_of_it() -> None:
+async def test_a_client_that_leaves_before_the_answer_is_a_499_whatever_the_framework_makes_of_it() -> (
+    None
+):
     async def shrug(scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
@@ -112,7 +114,10 @@ REFUSE: Message = {"type": "websocket.http.response.start", "status": 401, "head
         ([CLOSE], ("refused", 403, 1000, "")),
         ([REFUSE], ("refused", 401, 0, "")),
         (["shed", CLOSE], ("refused", 403, 1000, "shed")),
-        (["deadline_exceeded", ACCEPT, {**CLOSE, "code": 1008}], ("closed", 101, 1008, "deadline_exceeded")),
+        (
+            ["deadline_exceeded", ACCEPT, {**CLOSE, "code": 1008}],
+            ("closed", 101, 1008, "deadline_exceeded"),
+        ),
         ([LEFT], ("left", 403, 1001, "")),
     ],
     ids=str,
@@ -136,7 +141,9 @@ async def test_a_websocket_is_recorded_with_how_it_ended(  # noqa: C901 - one ca
                     await send(step)
 
     coming = [
-        step for step in script if isinstance(step, MutableMapping) and step["type"] == "websocket.disconnect"
+        step
+        for step in script
+        if isinstance(step, MutableMapping) and step["type"] == "websocket.disconnect"
     ]
 
     async def receive() -> Message:

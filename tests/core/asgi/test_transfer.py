@@ -56,7 +56,11 @@ async def test_a_body_up_to_the_limit_reaches_the_application() -> None:
 
 
 async def test_a_body_beyond_it_is_answered_once_with_413() -> None:
-    cases: list[tuple[bytes, ...]] = [(b"x" * 11,), (b"x" * 4, b"x" * 7), (b"x" * 10, b"x", b"x" * 20)]
+    cases: list[tuple[bytes, ...]] = [
+        (b"x" * 11,),
+        (b"x" * 4, b"x" * 7),
+        (b"x" * 10, b"x", b"x" * 20),
+    ]
     with every() as case:
         for chunks in cases:
             with case(chunks):
@@ -85,14 +89,18 @@ async def test_a_declared_length_is_judged_if_it_is_a_number() -> None:
         for declared, fits in cases:
             with case(declared, fits):
                 headers = [("content-length", declared.decode("latin-1"))]
-                response = await call_asgi(TransferMiddleware(length, limits), "POST", headers=headers)
+                response = await call_asgi(
+                    TransferMiddleware(length, limits), "POST", headers=headers
+                )
                 assert response.status == (200 if fits else 413)
 
 
 async def test_a_body_of_any_size_is_allowed_by_infinity() -> None:
     limits = TransferLimits(max_header_bytes=math.inf, max_body_bytes=math.inf)  # type: ignore[arg-type] # as the docs say
     headers = [("content-length", str(10**18))]
-    assert (await call_asgi(TransferMiddleware(length, limits), "POST", headers=headers)).status == 200
+    assert (
+        await call_asgi(TransferMiddleware(length, limits), "POST", headers=headers)
+    ).status == 200
 
 
 async def test_a_frameworks_own_reader_adds_nothing_to_the_413() -> None:
@@ -102,7 +110,9 @@ async def test_a_frameworks_own_reader_adds_nothing_to_the_413() -> None:
             for path in ("/body", "/json"):
                 with case(make, path):
                     headers = [("content-type", "application/json")]
-                    response = await post(make(), b"[1, 2", b", 3, 4, 5, 6]", path=path, headers=headers)
+                    response = await post(
+                        make(), b"[1, 2", b", 3, 4, 5, 6]", path=path, headers=headers
+                    )
                     assert (response.status, whole(response)) == (413, True)
 
 
@@ -126,7 +136,9 @@ async def test_headers_beyond_the_limit_are_431() -> None:
 
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=40)), max_size=20))
-async def test_headers_fit_up_to_the_limit_and_not_one_byte_more(headers: list[tuple[bytes, bytes]]) -> None:
+async def test_headers_fit_up_to_the_limit_and_not_one_byte_more(
+    headers: list[tuple[bytes, bytes]],
+) -> None:
     size = sum(len(name) + len(value) + 32 for name, value in headers) + len("/")
     scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": headers}
     for limit, fits in ((max(1, size), True), (size - 1, False)):
@@ -138,9 +150,17 @@ async def test_headers_fit_up_to_the_limit_and_not_one_byte_more(headers: list[t
 
 
 async def test_a_request_line_beyond_the_limit_is_414() -> None:
-    for scope_of_line in ({"path": "/" + "x" * 500}, {"path": "/", "query_string": b"q=" + b"x" * 500}):
+    for scope_of_line in (
+        {"path": "/" + "x" * 500},
+        {"path": "/", "query_string": b"q=" + b"x" * 500},
+    ):
         sent: list[Message] = []
-        scope: Scope = {"type": "http", "method": "GET", "headers": [(b"host", b"a.test")], **scope_of_line}
+        scope: Scope = {
+            "type": "http",
+            "method": "GET",
+            "headers": [(b"host", b"a.test")],
+            **scope_of_line,
+        }
         await TransferMiddleware(length, LIMITS)(scope, _receiving(), _collecting(sent))
         assert (sent[0]["status"], json.loads(sent[1]["body"])["code"]) == (414, "uri-too-long")
 
@@ -153,7 +173,12 @@ async def test_a_flood_of_empty_headers_is_not_free() -> None:
 async def test_infinity_lets_all_headers_and_bodies_in() -> None:
     limits = TransferLimits(max_header_bytes=math.inf, max_body_bytes=math.inf)  # type: ignore[arg-type] # as the docs say
     sent: list[Message] = []
-    scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"a", b"b" * 10**6)]}
+    scope: Scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/",
+        "headers": [(b"a", b"b" * 10**6)],
+    }
     await TransferMiddleware(length, limits)(scope, _receiving(b"x" * 2_000_000), _collecting(sent))
     assert sent[0]["status"] == 200
 
@@ -198,7 +223,9 @@ async def test_a_client_that_still_sends_is_read_until_it_stops_so_that_it_can_r
     async def send(message: Message) -> None:
         sent.append((message["type"], message.get("more_body", False), len(read)))
 
-    headers = [(name.encode(), value.encode()) for name, value in [*declared, ("transfer-encoding", "x")]]
+    headers = [
+        (name.encode(), value.encode()) for name, value in [*declared, ("transfer-encoding", "x")]
+    ]
     scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
     await TransferMiddleware(length, LIMITS)(scope, receive, send)
     before = 0 if declared else 1

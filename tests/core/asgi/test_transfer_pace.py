@@ -13,13 +13,23 @@ import pytest
 from postfacta_core.asgi._kernel import Kernel
 from postfacta_core.asgi._rules import Rules
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import LoadSheddingMiddleware, TelemetryMiddleware, TransferMiddleware
+from postfacta_core.asgi.middlewares import (
+    LoadSheddingMiddleware,
+    TelemetryMiddleware,
+    TransferMiddleware,
+)
 from postfacta_core.context import RequestContext
 from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.telemetry.exchange import Exchange, Recorder
 from postfacta_core.testing import ManualClock
-from tests.core.asgi.transfers import ClientDisconnect, fastapi_app, length, reading_crash, starlette_app
+from tests.core.asgi.transfers import (
+    ClientDisconnect,
+    fastapi_app,
+    length,
+    reading_crash,
+    starlette_app,
+)
 from tests.core.virtual import loop_clock
 
 
@@ -65,13 +75,18 @@ class SlowClient:
 QUICK = TransferLimits(body_idle_timeout=0.02, body_grace=5, min_body_rate=10)
 
 
-async def test_a_body_that_stops_coming_is_answered_once_with_408_and_the_connection_closed() -> None:
+async def test_a_body_that_stops_coming_is_answered_once_with_408_and_the_connection_closed() -> (
+    None
+):
     client = SlowClient(ManualClock(), (0, b"xx"))
     await client.call(length, QUICK)
     assert client.status == 408
     assert (b"connection", b"close") in client.sent[0]["headers"]
     assert json.loads(client.body)["code"] == "request-timeout"
-    assert [message["type"] for message in client.sent] == ["http.response.start", "http.response.body"]
+    assert [message["type"] for message in client.sent] == [
+        "http.response.start",
+        "http.response.body",
+    ]
 
 
 async def test_http_2_knows_no_connection_header() -> None:
@@ -170,7 +185,9 @@ class NonReader:
         scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
         scope["postfacta.request"] = request
         with anyio.fail_after(20):
-            await TransferMiddleware(app, TransferLimits(write_timeout=0.02))(scope, self.receive, self.send)
+            await TransferMiddleware(app, TransferLimits(write_timeout=0.02))(
+                scope, self.receive, self.send
+            )
 
     @property
     def body(self) -> bytes:
@@ -221,7 +238,12 @@ async def test_a_long_body_is_handed_on_in_pieces_each_of_which_must_get_away() 
     reader, non_reader = NonReader(len(body)), NonReader(100_000)
     await reader.call(app)
     assert reader.body == body
-    assert [message.get("more_body", False) for message in reader.taken[1:]] == [True, True, True, False]
+    assert [message.get("more_body", False) for message in reader.taken[1:]] == [
+        True,
+        True,
+        True,
+        False,
+    ]
     assert max(len(message.get("body", b"")) for message in reader.taken) == 65_536
     await non_reader.call(app)
     assert non_reader.body == body[:65_536]
@@ -321,7 +343,9 @@ class Swept:
         headers = [(b"transfer-encoding", b"chunked")]
         async with self.running:
             await self.app(
-                {"type": "http", "method": "POST", "path": "/", "headers": headers}, self._receive, self._send
+                {"type": "http", "method": "POST", "path": "/", "headers": headers},
+                self._receive,
+                self._send,
             )
         assert self.shedding.limiter.in_flight == 0
         return anyio.current_time() - began

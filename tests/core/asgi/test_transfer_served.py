@@ -37,9 +37,21 @@ def served(folder: Path, flavour: str, framework: str) -> Generator[int]:
     (folder / "served.py").write_text(SERVED)
     # A port below those that the kernel gives to outgoing connections.
     with _listening() as listener, (folder / "log").open("wb") as log:
-        words = ["-m", "uvicorn", "--http", flavour, "--fd", str(listener.fileno()), f"served:{framework}"]
+        words = [
+            "-m",
+            "uvicorn",
+            "--http",
+            flavour,
+            "--fd",
+            str(listener.fileno()),
+            f"served:{framework}",
+        ]
         process = subprocess.Popen(  # noqa: S603 - a fixed program
-            [sys.executable, *words], cwd=folder, stdout=log, stderr=log, pass_fds=[listener.fileno()]
+            [sys.executable, *words],
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            pass_fds=[listener.fileno()],
         )
         try:
             yield listener.getsockname()[1]
@@ -80,7 +92,11 @@ def test_behind_a_real_server_a_chunked_body_gets_its_413_and_nothing_else(
         for size, status in ((5, 200), (30, 413), (5, 200)):
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
             connection.request(
-                "POST", "/read", chunks(size), encode_chunked=True, headers={"transfer-encoding": "chunked"}
+                "POST",
+                "/read",
+                chunks(size),
+                encode_chunked=True,
+                headers={"transfer-encoding": "chunked"},
             )
             response = connection.getresponse()
             body = response.read()

@@ -24,7 +24,9 @@ def asked(*pairs: tuple[str, bytes]) -> float:
 @example(0.004, 0)
 @example(1e12, 0)
 @example(0.0050000001, 1e7)
-def test_each_hop_sees_strictly_less_and_never_less_than_nothing(seconds: float, now: float) -> None:
+def test_each_hop_sees_strictly_less_and_never_less_than_nothing(
+    seconds: float, now: float
+) -> None:
     clock = ManualClock(now)
     deadline = Deadline(now + seconds, clock)
     hops = 0
@@ -114,11 +116,20 @@ def test_a_timeout_is_plain_seconds_or_no_wish() -> None:
 
 def test_of_several_wishes_the_shortest_counts_and_nonsense_does_not() -> None:
     assert asked(("x-request-timeout", b"5"), ("host", b"1"), ("x-request-timeout", b"2")) == 2
-    assert asked(("x-request-timeout", b"1"), ("x-request-timeout", b"-7"), ("x-request-timeout", b"2")) == 1
+    assert (
+        asked(
+            ("x-request-timeout", b"1"), ("x-request-timeout", b"-7"), ("x-request-timeout", b"2")
+        )
+        == 1
+    )
     assert asked(("host", b"5"), ("x-request-timeouts", b"5")) == math.inf
     assert asked() == math.inf
 
 
-@given(st.lists(st.tuples(st.sampled_from([b"x-request-timeout", b"host"]), st.binary(max_size=30))))
-def test_whatever_a_caller_sends_is_a_length_from_zero_up(headers: list[tuple[bytes, bytes]]) -> None:
+@given(
+    st.lists(st.tuples(st.sampled_from([b"x-request-timeout", b"host"]), st.binary(max_size=30)))
+)
+def test_whatever_a_caller_sends_is_a_length_from_zero_up(
+    headers: list[tuple[bytes, bytes]],
+) -> None:
     assert 0 <= asked_timeout(headers) <= math.inf

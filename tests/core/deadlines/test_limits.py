@@ -34,7 +34,10 @@ def test_limits_that_make_no_sense_are_refused_at_once(wrong: dict[str, int]) ->
 def test_timeouts_that_make_no_sense_are_refused_at_once() -> None:
     cases: list[dict[str, Any]] = [
         *({name: 0} for name in ("body_idle_timeout", "min_body_rate", "write_timeout")),
-        *({name: math.nan} for name in ("body_idle_timeout", "min_body_rate", "write_timeout", "body_grace")),
+        *(
+            {name: math.nan}
+            for name in ("body_idle_timeout", "min_body_rate", "write_timeout", "body_grace")
+        ),
         {"body_grace": -1},
     ]
     with every() as case:
@@ -76,7 +79,10 @@ def test_the_limits_can_be_turned_off() -> None:
 
 
 @given(
-    rate=st.floats(0.5, 50_000), grace=st.floats(0, 30), least=st.floats(10, 5000), chunk=st.integers(1, 5000)
+    rate=st.floats(0.5, 50_000),
+    grace=st.floats(0, 30),
+    least=st.floats(10, 5000),
+    chunk=st.integers(1, 5000),
 )
 @example(rate=0.5, grace=0.0, least=10.0, chunk=1)
 def test_who_keeps_the_rate_is_never_cut_and_who_does_not_is(

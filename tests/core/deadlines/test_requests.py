@@ -198,7 +198,9 @@ async def test_one_that_swallows_its_cancellation_is_cancelled_again_and_again()
     assert len(tries) == 2
 
 
-async def test_what_a_handler_raises_as_it_is_cancelled_comes_out_after_its_caller_was_answered() -> None:
+async def test_what_a_handler_raises_as_it_is_cancelled_comes_out_after_its_caller_was_answered() -> (
+    None
+):
     bench = Bench()
     request = Request(bench.clock)
 
@@ -275,7 +277,9 @@ async def test_a_drain_cancels_all_with_its_reason_and_the_first_reason_stays() 
     endless.is_endless = True
     gate = threading.Event()
     stuck = functools.partial(anyio.to_thread.run_sync, functools.partial(gate.wait, 20))
-    async with bench.serving((ordinary, anyio.sleep_forever), (endless, anyio.sleep_forever), (late, stuck)):
+    async with bench.serving(
+        (ordinary, anyio.sleep_forever), (endless, anyio.sleep_forever), (late, stuck)
+    ):
         assert bench.running.endless == 1
         late.cancel(DeadlineExceededError("request"))
         assert bench.running.cancel(StoppedError("drain"), drained=0.0) == 1
@@ -308,7 +312,8 @@ async def test_a_job_that_crashes_ends_neither_the_sweep_nor_the_service() -> No
     async def serve() -> None:
         with pytest.raises(RuntimeError, match="said no"):
             await bench.serve(
-                broken, functools.partial(anyio.to_thread.run_sync, functools.partial(gate.wait, 20))
+                broken,
+                functools.partial(anyio.to_thread.run_sync, functools.partial(gate.wait, 20)),
             )
 
     with anyio.fail_after(20):
@@ -442,7 +447,9 @@ async def _wait(future: asyncio.Future[None]) -> None:
     ("asked", "seconds", "deadline"),
     [(math.inf, 5, 1005), (3, 5, 1003), (8, 5, 1005), (math.inf, None, math.inf), (8, None, 1008)],
 )
-def test_what_the_caller_asked_for_still_counts(asked: float, seconds: float | None, deadline: float) -> None:
+def test_what_the_caller_asked_for_still_counts(
+    asked: float, seconds: float | None, deadline: float
+) -> None:
     with bound(RequestContext("request-id", 1000.0)) as request:
         request.asked = asked
         request.deadline = 1030.0

@@ -18,7 +18,9 @@ def test_a_task_is_shielded_by_any_scope_around_it() -> None:
         with anyio.CancelScope(shield=True):
             seen.append(is_shielded(task))
             with anyio.CancelScope() as inner:
-                seen.extend((is_shielded(task), scope_of(task) is inner, is_shielded(task, within=inner)))
+                seen.extend(
+                    (is_shielded(task), scope_of(task) is inner, is_shielded(task, within=inner))
+                )
                 await checkpoint()
         return seen
 

@@ -37,7 +37,12 @@ def test_a_signal_sets_the_three_moments() -> None:
     course = ready()
     assert (course.lets_go_at, course.cancels_at, course.gone_at, course.told_at) == (math.inf,) * 4
     assert course.drain(100.0)
-    assert (course.told_at, course.lets_go_at, course.cancels_at, course.gone_at) == (100, 105, 125, 129)
+    assert (course.told_at, course.lets_go_at, course.cancels_at, course.gone_at) == (
+        100,
+        105,
+        125,
+        129,
+    )
     assert course.gone_at - 100 == LIMITS.total
     assert course.is_draining
 
@@ -68,7 +73,9 @@ def test_a_second_signal_after_the_delay_does_not_put_the_end_off() -> None:
     assert course.lets_go_at == 105
 
 
-def test_a_signal_during_startup_waits_for_no_load_balancer_and_the_service_is_never_ready() -> None:
+def test_a_signal_during_startup_waits_for_no_load_balancer_and_the_service_is_never_ready() -> (
+    None
+):
     course = Course(LIMITS)
     assert course.drain(3.0)
     assert course.lets_go_at == 3
@@ -171,12 +178,16 @@ def test_limits_of_a_drain_that_make_no_sense_are_refused_at_once() -> None:
             for wrong in wrongs:
                 with (
                     case(field, wrong),
-                    pytest.raises(ValueError, match=rf"DrainLimits\.{field} must be a finite number"),
+                    pytest.raises(
+                        ValueError, match=rf"DrainLimits\.{field} must be a finite number"
+                    ),
                 ):
                     DrainLimits(**{field: wrong})
 
 
 def test_no_delay_and_no_time_for_requests_are_possible_but_resources_need_some() -> None:
     assert DrainLimits(drain_delay=0, drain_timeout=0).total == 5
-    with pytest.raises(ValueError, match=r"DrainLimits\.close_timeout must be a finite number above 0"):
+    with pytest.raises(
+        ValueError, match=r"DrainLimits\.close_timeout must be a finite number above 0"
+    ):
         DrainLimits(close_timeout=0)

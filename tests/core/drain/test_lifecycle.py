@@ -137,7 +137,14 @@ async def test_phases_are_in_order_and_the_signal_follows_the_delay() -> None:
     assert life.phases == ["ready", "draining", "stopping", "stopped"]
     assert life.drained == [(0, 0)]
     kinds: list[type[Event]] = [type(event) for event in life.observer.events]
-    assert kinds == [SignalsIntercepted, PhaseChanged, PhaseChanged, PhaseChanged, Drained, PhaseChanged]
+    assert kinds == [
+        SignalsIntercepted,
+        PhaseChanged,
+        PhaseChanged,
+        PhaseChanged,
+        Drained,
+        PhaseChanged,
+    ]
     assert life.lifecycle.limits.total == 15.3
 
 
@@ -242,7 +249,9 @@ async def test_a_startup_that_hangs_does_not_outlast_the_drain() -> None:
         await until(lambda: server.released_at is not None)
 
 
-async def test_a_shutdown_without_a_signal_is_a_drain_without_delay_and_sends_the_server_none() -> None:
+async def test_a_shutdown_without_a_signal_is_a_drain_without_delay_and_sends_the_server_none() -> (
+    None
+):
     life = Life(delay=30)
     async with life.lived() as server:
         await life.lifecycle.finish_requests()
@@ -466,7 +475,9 @@ def run_script(anyio_backend: str, *, hang: str) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.usefixtures("programs")
-def test_a_process_that_hangs_beyond_all_limits_ends_itself_and_shows_its_stacks(anyio_backend: str) -> None:
+def test_a_process_that_hangs_beyond_all_limits_ends_itself_and_shows_its_stacks(
+    anyio_backend: str,
+) -> None:
     began = time.monotonic()
     done = run_script(anyio_backend, hang="threading.Event().wait()")
     assert time.monotonic() - began >= 2.4

@@ -76,7 +76,9 @@ async def test_the_listeners_and_silent_connections_of_uvicorn(
 ) -> None:
     async def app(scope: object, receive: object, send: object) -> None: ...
 
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, http=protocol, lifespan="off", log_config=None)
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, http=protocol, lifespan="off", log_config=None
+    )
     config.load()
     server = Server(config)
     server.lifespan = config.lifespan_class(config)

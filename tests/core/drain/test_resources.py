@@ -115,7 +115,9 @@ async def test_one_that_shields_itself_does_not_keep_the_next_from_closing() -> 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(release)
             async with hold(
-                [log.good("one"), log.shields_itself(gate)], share=shares(0.02, []), observer=observer
+                [log.good("one"), log.shields_itself(gate)],
+                share=shares(0.02, []),
+                observer=observer,
             ):
                 pass
     assert log == ["open one", "close one", "close shields_itself"]

@@ -25,7 +25,9 @@ class Service:
     def __init__(self) -> None:
         self.got: list[int] = []
         self.told: list[int] = []
-        self.handler: Callable[[int, FrameType | None], None] = lambda signum, frame: self.got.append(signum)
+        self.handler: Callable[[int, FrameType | None], None] = lambda signum, frame: (
+            self.got.append(signum)
+        )
         signal.signal(signal.SIGTERM, self.handler)
 
     def tell(self, signum: int) -> None:

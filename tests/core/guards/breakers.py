@@ -121,5 +121,7 @@ def counts(guard: CircuitBreaker, mode: Mode = Mode.ENFORCE) -> dict[str, float]
     return {
         sample.labels[1]: sample.value
         for sample in guard.collect()
-        if sample.metric == "postfacta_breaker_calls_total" and sample.labels[2] == mode and sample.value
+        if sample.metric == "postfacta_breaker_calls_total"
+        and sample.labels[2] == mode
+        and sample.value
     }

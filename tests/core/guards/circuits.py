@@ -59,7 +59,9 @@ class Played:
         asked: float = 0.0,
     ) -> str:
         started = self.now - seconds
-        return self.circuit.leave(permit, outcome, started=started, now=self.now, luck=luck, asked=asked)
+        return self.circuit.leave(
+            permit, outcome, started=started, now=self.now, luck=luck, asked=asked
+        )
 
     def play(self, calls: str, *, luck: float = 0.0) -> Played:
         """Make calls: S succeeds, F fails, I is ignored, L succeeds late, X fails late, - is refused."""

@@ -64,7 +64,9 @@ class _Driven(Hedge):
 
     later: Callable[[TaskGroup, float, Callable[[], object]], Callable[[], object]]
 
-    def _later(self, tasks: TaskGroup, seconds: float, act: Callable[[], object]) -> Callable[[], object]:
+    def _later(
+        self, tasks: TaskGroup, seconds: float, act: Callable[[], object]
+    ) -> Callable[[], object]:
         return self.later(tasks, seconds, act)
 
 
@@ -96,7 +98,9 @@ class Bench:
         )
         self.hedge.later = self.later
 
-    def later(self, tasks: TaskGroup, seconds: float, act: Callable[[], object]) -> Callable[[], object]:
+    def later(
+        self, tasks: TaskGroup, seconds: float, act: Callable[[], object]
+    ) -> Callable[[], object]:
         self.slept.append(seconds)
         is_off = anyio.Event()
 
@@ -173,6 +177,8 @@ async def settled() -> None:
 class HedgeAtOnce(Hedge):
     """Does not wait for its delay."""
 
-    def _later(self, tasks: TaskGroup, seconds: float, act: Callable[[], object]) -> Callable[[], object]:
+    def _later(
+        self, tasks: TaskGroup, seconds: float, act: Callable[[], object]
+    ) -> Callable[[], object]:
         act()
         return lambda: None

@@ -28,7 +28,9 @@ class Notes(pybreaker.CircuitBreakerListener):
         self.notes.append(("success", cb.fail_counter))
 
     def state_change(self, cb: pybreaker.CircuitBreaker, old_state: Any, new_state: Any) -> None:
-        self.notes.append(("state_change", old_state.name, new_state.name, cb.current_state, cb.state.name))
+        self.notes.append(
+            ("state_change", old_state.name, new_state.name, cb.current_state, cb.state.name)
+        )
 
     def take(self) -> list[tuple[object, ...]]:
         taken, self.notes = self.notes, []

@@ -15,7 +15,15 @@ from anyio import to_thread
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import LoadShedError
 from postfacta_core.events import ListenerFailed, Mode, PolicyCreated
-from postfacta_core.guards import AdaptiveLimiter, CircuitBreaker, On, Outcome, Pipeline, Retry, Timeout
+from postfacta_core.guards import (
+    AdaptiveLimiter,
+    CircuitBreaker,
+    On,
+    Outcome,
+    Pipeline,
+    Retry,
+    Timeout,
+)
 from postfacta_core.limits import OverloadConfig, Priority
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.kit.every import every
@@ -33,12 +41,16 @@ def decisions(limiter: AdaptiveLimiter, mode: str = "enforce") -> dict[tuple[str
     return {
         (sample.labels[1], sample.labels[2]): sample.value
         for sample in limiter.collect()
-        if sample.metric == "postfacta_limiter_decisions_total" and sample.labels[3] == mode and sample.value
+        if sample.metric == "postfacta_limiter_decisions_total"
+        and sample.labels[3] == mode
+        and sample.value
     }
 
 
 def value(limiter: AdaptiveLimiter, metric: str) -> float:
-    return next(each.value for each in limiter.collect() if each.metric == f"postfacta_limiter_{metric}")
+    return next(
+        each.value for each in limiter.collect() if each.metric == f"postfacta_limiter_{metric}"
+    )
 
 
 def state(limiter: AdaptiveLimiter) -> tuple[object, ...]:
@@ -47,7 +59,9 @@ def state(limiter: AdaptiveLimiter) -> tuple[object, ...]:
 
 async def stands(limiter: AdaptiveLimiter, *wanted: int | None) -> None:
     """Wait until its status is this; None is anything."""
-    await until(lambda: all(want in {None, is_} for want, is_ in zip(wanted, state(limiter), strict=True)))
+    await until(
+        lambda: all(want in {None, is_} for want, is_ in zip(wanted, state(limiter), strict=True))
+    )
 
 
 async def in_thread(work: Callable[[], object]) -> None:
@@ -150,7 +164,9 @@ async def test_one_that_is_cancelled_leaves_its_place_to_the_next() -> None:
     assert (door.order, state(limiter)) == ([0, "next"], (1, 0, 0))
 
 
-async def test_one_that_is_cancelled_as_its_turn_comes_gives_its_slot_back(anyio_backend_name: str) -> None:
+async def test_one_that_is_cancelled_as_its_turn_comes_gives_its_slot_back(
+    anyio_backend_name: str,
+) -> None:
     if anyio_backend_name == "trio":
         pytest.skip("a task of trio that is woken is not cancelled any more")
     limiter, door = limiter_of(), Door()
@@ -190,7 +206,9 @@ async def test_a_call_matters_as_much_as_its_request() -> None:
     assert decisions(limiter) == {("sheddable", "admitted"): 1, ("critical", "admitted"): 1}
 
 
-def play(limiter: AdaptiveLimiter, clock: ManualClock, work: Callable[[], object], seconds: float) -> None:
+def play(
+    limiter: AdaptiveLimiter, clock: ManualClock, work: Callable[[], object], seconds: float
+) -> None:
     """Call it for a second, one call at a time."""
 
     def last() -> None:
@@ -284,7 +302,10 @@ async def test_in_shadow_it_counts_and_off_it_does_nothing() -> None:
         tasks.start_soon(door.enter, limiter, 0)
         await until(lambda: door.order)
         assert await limiter.call(answer) == "answer"
-        assert decisions(limiter, "shadow") == {("critical", "admitted"): 1, ("critical", "shed"): 1}
+        assert decisions(limiter, "shadow") == {
+            ("critical", "admitted"): 1,
+            ("critical", "shed"): 1,
+        }
         limiter.mode = Mode.OFF
         assert await limiter.call(answer) == "answer"
         assert state(limiter) == (1, 1, 0)
@@ -345,7 +366,9 @@ def test_the_limit_holds_whenever_threads_change_places() -> None:
                     threading.get_ident()
                     inside[0] -= 1
 
-                def work(limiter: AdaptiveLimiter = limiter, step: Callable[[], None] = step) -> None:
+                def work(
+                    limiter: AdaptiveLimiter = limiter, step: Callable[[], None] = step
+                ) -> None:
                     for _ in range(4):
                         limiter.call_sync(step)
 

@@ -168,7 +168,9 @@ async def test_a_generator_function_is_not_guarded_by_mistake() -> None:
 
 async def test_slow_calls_open_it_and_emit_an_event_immediately() -> None:
     heard = RecordingObserver()
-    guard = breaker(observer=heard, config=CircuitConfig(slow_call_duration=2.0, minimum_number_of_calls=4))
+    guard = breaker(
+        observer=heard, config=CircuitConfig(slow_call_duration=2.0, minimum_number_of_calls=4)
+    )
 
     async def slow() -> None:
         clock_of(guard).advance(2.0)
@@ -363,7 +365,9 @@ async def test_its_numbers_are_those_that_the_metrics_know() -> None:
     for sample in samples:
         assert len(sample.labels) == len(POLICY_METRICS[sample.metric].labels)
         assert sample.labels[0] == "db"
-    states = {sample.labels[1]: sample.value for sample in samples if sample.metric.endswith("_state")}
+    states = {
+        sample.labels[1]: sample.value for sample in samples if sample.metric.endswith("_state")
+    }
     assert states == {state: float(state is OPEN) for state in CircuitState}
     outcomes = {sample.labels[1] for sample in samples if sample.metric.endswith("_calls_total")}
     assert outcomes == {"success", "slow", "failure", "ignored", "rejected"}
@@ -382,7 +386,9 @@ async def test_a_scrape_ends_half_open_and_a_call_reports_it() -> None:
     assert guard.statistics().state is OPEN
     with pytest.raises(CircuitOpenError):
         await guard.call(works)
-    assert heard.of(CircuitChanged)[-1] == CircuitChanged("db", "half_open", "open", 1024.0, "trial_hung")
+    assert heard.of(CircuitChanged)[-1] == CircuitChanged(
+        "db", "half_open", "open", 1024.0, "trial_hung"
+    )
     hung.close()
 
 

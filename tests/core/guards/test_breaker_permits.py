@@ -68,7 +68,9 @@ async def test_inside_a_timeout_the_caller_sees_a_timeout_even_where_one_failure
 
 
 @styles
-async def test_a_call_that_a_timeout_cancels_is_not_a_success_that_hides_failures(style: Style) -> None:
+async def test_a_call_that_a_timeout_cancels_is_not_a_success_that_hides_failures(
+    style: Style,
+) -> None:
     guard = breaker(config=CircuitConfig(minimum_number_of_calls=100))
     for number in range(150):
         if number % 3:
@@ -155,7 +157,10 @@ async def test_failures_of_calls_from_before_the_trip_do_not_prolong_the_wait(st
         clock_of(guard).advance(5.0)
         may_end.set()
     assert guard.statistics().retry_after == 3.0
-    assert len([sample for sample in guard.collect() if sample.metric.endswith("transitions_total")]) == 1
+    assert (
+        len([sample for sample in guard.collect() if sample.metric.endswith("transitions_total")])
+        == 1
+    )
 
 
 async def test_a_step_of_the_wall_clock_does_not_prolong_or_shorten_the_wait(

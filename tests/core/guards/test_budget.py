@@ -60,7 +60,9 @@ class Spending(RuleBasedStateMachine):
         self.history.append(self.floor * seconds)
 
     @rule(seconds=EXACT, calls=st.booleans())
-    def come_from_a_thread_that_read_the_clock_earlier(self, seconds: Fraction, *, calls: bool) -> None:
+    def come_from_a_thread_that_read_the_clock_earlier(
+        self, seconds: Fraction, *, calls: bool
+    ) -> None:
         self.try_again()
         before = self.now
         self.now -= seconds
@@ -158,13 +160,17 @@ def test_a_budget_is_full_whenever_its_clock_begins() -> None:
 
 
 @pytest.mark.parametrize("method", [RetryBudget.deposit, RetryBudget.try_withdraw])
-def test_no_thread_can_come_between_reading_and_writing_the_tokens(method: Callable[..., object]) -> None:
+def test_no_thread_can_come_between_reading_and_writing_the_tokens(
+    method: Callable[..., object],
+) -> None:
     # CPython lets another thread run at a call, at a jump backward, and where a function begins.
     code = list(dis.get_instructions(method))
     touched = [place for place, step in enumerate(code) if step.argval == "_tokens"]
     between = {step.opname for step in code[touched[0] : touched[-1] + 1]}
     assert not {
-        name for name in between if "CALL" in name or "BACKWARD" in name or name in {"RESUME", "SEND"}
+        name
+        for name in between
+        if "CALL" in name or "BACKWARD" in name or name in {"RESUME", "SEND"}
     }
     assert {"LOAD_ATTR", "STORE_ATTR"} <= between
 

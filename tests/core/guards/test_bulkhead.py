@@ -229,7 +229,10 @@ def test_it_announces_itself_once_and_each_real_change_of_mode() -> None:
     assert (created.policy, list(created.tally())) == ("db", list(bulkhead.collect()))
     assert changed == ModeChanged("db", Mode.ENFORCE, Mode.SHADOW)
     assert bulkhead.mode is Mode.SHADOW
-    assert repr(bulkhead) == "Bulkhead('db', slots=1, max_waiting=0, max_wait=1, lends=False, mode='shadow')"
+    assert (
+        repr(bulkhead)
+        == "Bulkhead('db', slots=1, max_waiting=0, max_wait=1, lends=False, mode='shadow')"
+    )
 
 
 def test_an_observer_that_raises_breaks_nothing() -> None:
@@ -242,7 +245,9 @@ def test_an_observer_that_raises_breaks_nothing() -> None:
 
 
 def test_bounds_that_make_no_sense_are_refused_at_once() -> None:
-    with pytest.raises(ValueError, match=r"Bulkhead\.slots must be a whole number at least 1, not 0"):
+    with pytest.raises(
+        ValueError, match=r"Bulkhead\.slots must be a whole number at least 1, not 0"
+    ):
         Bulkhead("db", 0)
 
 
@@ -357,14 +362,20 @@ def test_eight_threads_of_ten_thousand_calls_are_counted_exactly() -> None:
 
     in_threads(8, work)
     decided = {
-        each.labels[1]: each.value for each in bulkhead.collect() if len(each.labels) == 3 and each.value
+        each.labels[1]: each.value
+        for each in bulkhead.collect()
+        if len(each.labels) == 3 and each.value
     }
     ended = {
         each.labels[1]: each.value
         for each in breaker.collect()
         if each.metric == "postfacta_breaker_calls_total" and each.value
     }
-    tried = {each.labels[1]: each.value for each in retry.collect() if len(each.labels) > 1 and each.value}
+    tried = {
+        each.labels[1]: each.value
+        for each in retry.collect()
+        if len(each.labels) > 1 and each.value
+    }
     assert decided.get("refused", 0) == sum(refused)
     assert decided["admitted"] == sum(ended.values()) == 80_000 - sum(refused)
     assert (tried["success"], tried["failure"]) == (ended["success"], ended["failure"])

@@ -151,7 +151,9 @@ def test_opened_by_hand_it_waits_and_tries_as_ever() -> None:
 def test_a_circuit_held_by_hand_does_not_open_by_itself() -> None:
     played = Played()
     played.circuit.put(FORCED_OPEN, played.now)
-    with pytest.raises(ValueError, match="is forced_open cannot become open: put it to closed first"):
+    with pytest.raises(
+        ValueError, match="is forced_open cannot become open: put it to closed first"
+    ):
         played.circuit.open(played.now, 0.0)
     assert played.state is FORCED_OPEN
     assert len(played.moves) == 1
@@ -226,18 +228,30 @@ def test_options_that_make_no_sense_are_refused_at_once() -> None:
             "max_wait_duration_in_half_open_state",
         ),
         (partial(CircuitConfig, wait_duration_in_open_state=0.0), "wait_duration_in_open_state"),
-        (partial(CircuitConfig, wait_duration_in_open_state=61.0), "max_wait_duration_in_open_state"),
-        (partial(CircuitConfig, max_wait_duration_in_open_state=math.inf), "max_wait_duration_in_open_state"),
+        (
+            partial(CircuitConfig, wait_duration_in_open_state=61.0),
+            "max_wait_duration_in_open_state",
+        ),
+        (
+            partial(CircuitConfig, max_wait_duration_in_open_state=math.inf),
+            "max_wait_duration_in_open_state",
+        ),
     ]
     with every() as case:
         for wrong, what in cases:
-            with case(wrong, what), pytest.raises(ValueError, match=rf"^CircuitConfig\.{what} must be "):
+            with (
+                case(wrong, what),
+                pytest.raises(ValueError, match=rf"^CircuitConfig\.{what} must be "),
+            ):
                 wrong()
 
 
 def test_the_edges_of_the_options_are_taken() -> None:
     CircuitConfig(
-        failure_rate_threshold=1.0, slow_call_rate_threshold=1.0, wait_jitter=0.0, wait_multiplier=1.0
+        failure_rate_threshold=1.0,
+        slow_call_rate_threshold=1.0,
+        wait_jitter=0.0,
+        wait_multiplier=1.0,
     )
     CircuitConfig(sliding_window_size=10_000, wait_duration_in_open_state=60.0)
     CircuitConfig(sliding_window_size=1, minimum_number_of_calls=1)

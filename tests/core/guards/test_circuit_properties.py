@@ -88,7 +88,10 @@ class Oracle:
         self.tick()
         if ticket.stay is not self.stay:
             return
-        failed, slow = outcome is FAILURE, self.now - ticket.started >= self.config.slow_call_duration
+        failed, slow = (
+            outcome is FAILURE,
+            self.now - ticket.started >= self.config.slow_call_duration,
+        )
         if self.state is HALF_OPEN:
             if ticket in self.trials:
                 self.trials.remove(ticket)
@@ -109,7 +112,9 @@ class Oracle:
 
     def judge(self, luck: float) -> None:
         calls = [(failed, slow) for _, failed, slow in self.window()]
-        if len(calls) >= min(self.config.minimum_number_of_calls, 4) and self.is_bad(calls, len(calls)):
+        if len(calls) >= min(self.config.minimum_number_of_calls, 4) and self.is_bad(
+            calls, len(calls)
+        ):
             self.trip(self.now, luck)
 
     @staticmethod
@@ -144,7 +149,11 @@ class CircuitMachine(RuleBasedStateMachine):
         self.pending: list[Ticket] = []
         self.over: list[Ticket] = []
 
-    @rule(seconds=st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 7.75, 8.0, 16.0, 32.0, 501.0]))
+    @rule(
+        seconds=st.sampled_from(
+            [0.0, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 7.75, 8.0, 16.0, 32.0, 501.0]
+        )
+    )
     def time(self, seconds: float) -> None:
         self.time_passes(seconds)
 
@@ -168,7 +177,11 @@ class CircuitMachine(RuleBasedStateMachine):
                 self.oracle.trials.append(ticket)
 
     @precondition(lambda self: self.pending)
-    @rule(data=st.data(), outcome=st.sampled_from([SUCCESS, SUCCESS, FAILURE, FAILURE, IGNORED]), luck=LUCK)
+    @rule(
+        data=st.data(),
+        outcome=st.sampled_from([SUCCESS, SUCCESS, FAILURE, FAILURE, IGNORED]),
+        luck=LUCK,
+    )
     def a_call_ends(self, data: st.DataObject, outcome: Verdict, luck: float) -> None:
         ticket = self.pending.pop(data.draw(st.integers(0, len(self.pending) - 1)))
         self.over.append(ticket)
@@ -272,7 +285,8 @@ TestWindowOfCalls.settings = settings(stateful_step_count=40)
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from([0.0, 0.25, 1.0, 8.0, 15.75, 16.0, 40.0]), st.sampled_from([*VERDICTS, None])
+            st.sampled_from([0.0, 0.25, 1.0, 8.0, 15.75, 16.0, 40.0]),
+            st.sampled_from([*VERDICTS, None]),
         ),
         max_size=40,
     )

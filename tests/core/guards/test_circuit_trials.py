@@ -213,9 +213,13 @@ def test_a_hung_trial_reuses_the_jitter_of_the_last_opening() -> None:
     assert played.circuit.retry_after(played.now) == 14.0
 
 
-@given(st.integers(min_value=1, max_value=2000), st.floats(min_value=0, max_value=1, exclude_max=True))
+@given(
+    st.integers(min_value=1, max_value=2000), st.floats(min_value=0, max_value=1, exclude_max=True)
+)
 def test_no_wait_is_nothing_or_longer_than_the_longest(opening: int, luck: float) -> None:
-    assert 0 < CircuitConfig().wait(opening, luck) <= CircuitConfig().max_wait_duration_in_open_state
+    assert (
+        0 < CircuitConfig().wait(opening, luck) <= CircuitConfig().max_wait_duration_in_open_state
+    )
 
 
 def test_what_the_dependency_asks_for_prolongs_the_wait_and_no_further_than_the_longest() -> None:

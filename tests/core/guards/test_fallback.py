@@ -87,7 +87,9 @@ class Bench:
         )
 
     def counts(self) -> dict[str, float]:
-        return {sample.labels[1]: sample.value for sample in self.fallback.collect() if sample.value}
+        return {
+            sample.labels[1]: sample.value for sample in self.fallback.collect() if sample.value
+        }
 
 
 async def test_a_fresh_answer_is_given_as_such() -> None:
@@ -127,9 +129,13 @@ async def test_a_predicate_that_raises_lets_the_value_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [AWAY, DeadlineExceededError("db"), ConnectionResetError("gone")], ids=lambda e: type(e).__name__
+    "error",
+    [AWAY, DeadlineExceededError("db"), ConnectionResetError("gone")],
+    ids=lambda e: type(e).__name__,
 )
-async def test_the_last_good_answer_stands_in_and_says_how_old_it_is_and_why(error: Exception) -> None:
+async def test_the_last_good_answer_stands_in_and_says_how_old_it_is_and_why(
+    error: Exception,
+) -> None:
     bench = Bench()
     await ask(bench.fallback, "key", answer, "one")
     await ask(bench.fallback, "key", answer, "two")
@@ -199,7 +205,9 @@ async def test_an_error_that_is_an_answer_is_raised_and_forgets_what_was_there()
 
 
 @pytest.mark.parametrize("everything", [False, True])
-async def test_what_was_forgotten_does_not_come_back_from_a_call_under_way(*, everything: bool) -> None:
+async def test_what_was_forgotten_does_not_come_back_from_a_call_under_way(
+    *, everything: bool
+) -> None:
     bench = Bench()
 
     async def meanwhile() -> str:
@@ -409,10 +417,15 @@ def test_it_announces_itself() -> None:
         Sample("postfacta_fallback_answers_total", ("invoices", source), 0)
         for source in ("fresh", "stale", "default", "none", "shadow")
     ]
-    assert repr(bench.fallback) == "Fallback('invoices', max_age=900, max_entries=1000, mode='enforce')"
+    assert (
+        repr(bench.fallback)
+        == "Fallback('invoices', max_age=900, max_entries=1000, mode='enforce')"
+    )
 
 
-@pytest.mark.parametrize("wrong", [{"max_age": 0.0}, {"max_age": math.nan}, {"max_entries": 0}], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [{"max_age": 0.0}, {"max_age": math.nan}, {"max_entries": 0}], ids=str
+)
 def test_a_fallback_that_makes_no_sense_is_refused_at_once(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"Fallback\.max_(age|entries) must be a"):
         Fallback("invoices", key=as_it_is, **wrong)  # type: ignore[arg-type]
@@ -546,5 +559,7 @@ def test_a_plain_function_has_a_fallback_too() -> None:
 
 
 def test_one_that_could_stand_in_for_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^Fallback\.key must be a function where there is no otherwise="):
+    with pytest.raises(
+        ValueError, match=r"^Fallback\.key must be a function where there is no otherwise="
+    ):
         Fallback("prices")

@@ -182,7 +182,9 @@ def test_a_plain_function_that_returns_a_coroutine_is_refused() -> None:
     def later() -> Any:
         return answer(7)
 
-    with pytest.raises(TypeError, match="a plain function that returns a coroutine: make it an async def"):
+    with pytest.raises(
+        TypeError, match="a plain function that returns a coroutine: make it an async def"
+    ):
         Diary()(later)()
 
 

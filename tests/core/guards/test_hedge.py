@@ -87,7 +87,10 @@ async def test_once_both_run_an_error_of_one_leaves_it_to_the_other(
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 async def test_if_both_fail_the_error_of_the_first_is_raised_bare(order: tuple[int, int]) -> None:
-    bench, errors = Bench(), [ExceptionGroup("its own", [ConnectionError("0")]), ConnectionError("1")]
+    bench, errors = (
+        Bench(),
+        [ExceptionGroup("its own", [ConnectionError("0")]), ConnectionError("1")],
+    )
     caller = Caller(bench)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(caller.run)
@@ -132,13 +135,17 @@ async def test_without_a_token_there_is_no_second_try() -> None:
 
 
 @pytest.mark.parametrize("is_shared", [False, True])
-async def test_a_call_is_paid_in_for_once_with_a_retry_around_it_or_without(*, is_shared: bool) -> None:
+async def test_a_call_is_paid_in_for_once_with_a_retry_around_it_or_without(
+    *, is_shared: bool
+) -> None:
     budget = RetryBudget("db", ratio=0.25, floor=0.0, burst=1)
     bench = Bench(budget=budget)
     assert budget.try_withdraw(bench.clock.now)
     bench.tries[0].answer("first")
     if is_shared:
-        await Retry("search", budget=budget, clock=bench.clock).call(bench.hedge.call, bench.dependency)
+        await Retry("search", budget=budget, clock=bench.clock).call(
+            bench.hedge.call, bench.dependency
+        )
     else:
         await bench.hedge.call(bench.dependency)
     assert budget.tokens(bench.clock.now) == 0.25
@@ -208,7 +215,9 @@ async def test_the_first_try_runs_where_its_caller_does() -> None:
     WHERE.reset(token)
 
 
-@pytest.mark.parametrize(("seconds", "counted"), [(0.04, {}), (0.05, {"shadow": 1}), (9.0, {"shadow": 1})])
+@pytest.mark.parametrize(
+    ("seconds", "counted"), [(0.04, {}), (0.05, {"shadow": 1}), (9.0, {"shadow": 1})]
+)
 async def test_the_shadow_counts_what_was_slow_and_starts_nothing(
     seconds: float, counted: dict[str, float]
 ) -> None:
@@ -278,7 +287,12 @@ async def test_what_on_names_starts_the_second_at_once() -> None:
         ("another type", KeyError, ConnectionError("down"), False),
         ("a predicate of results", lambda out: out.result == "bad", "bad", True),
         ("a good result", lambda out: out.result == "bad", "good", False),
-        ("an error, by a predicate", lambda out: out.error is not None, ConnectionError("down"), True),
+        (
+            "an error, by a predicate",
+            lambda out: out.error is not None,
+            ConnectionError("down"),
+            True,
+        ),
         ("an error that a predicate lets pass", lambda out: False, ConnectionError("down"), False),
     ]
     with every() as case:
@@ -294,7 +308,9 @@ async def test_what_on_names_starts_the_second_at_once() -> None:
                 else:
                     with pytest.raises(ConnectionError):
                         await bench.hedge.call(bench.dependency)
-                assert (bench.started, bench.counts()) == ((2, {"second": 1}) if is_hedged else (1, {}))
+                assert (bench.started, bench.counts()) == (
+                    (2, {"second": 1}) if is_hedged else (1, {})
+                )
 
 
 def end(attempt: Try, outcome: Exception | str) -> None:
@@ -400,10 +416,15 @@ def test_it_announces_itself_and_its_own_budget() -> None:
     *tries, budget = own.tally()
     assert {sample.labels for sample in tries} == {("search", outcome) for outcome in OUTCOMES}
     assert budget.labels == ("search",)
-    assert repr(Hedge("other", delay=0.05)) == "Hedge('other', delay=0.05, budget='other', mode='enforce')"
+    assert (
+        repr(Hedge("other", delay=0.05))
+        == "Hedge('other', delay=0.05, budget='other', mode='enforce')"
+    )
     assert bench.hedge.delay == 0.05
 
 
 def test_a_hedge_that_makes_no_sense_is_refused_at_once() -> None:
-    with pytest.raises(ValueError, match=r"Hedge\.delay must be a finite number at least 0, not -1"):
+    with pytest.raises(
+        ValueError, match=r"Hedge\.delay must be a finite number at least 0, not -1"
+    ):
         Hedge("search", delay=-1.0)

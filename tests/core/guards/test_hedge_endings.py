@@ -140,7 +140,9 @@ async def test_a_clock_that_raises_in_the_second_task_comes_out_bare() -> None:
 
 
 @pytest.mark.parametrize("failing", [False, True])
-async def test_a_call_that_is_fast_leaves_nothing_for_the_cyclic_collector(*, failing: bool) -> None:
+async def test_a_call_that_is_fast_leaves_nothing_for_the_cyclic_collector(
+    *, failing: bool
+) -> None:
     hedge = Hedge("search", delay=9.0)
 
     async def work() -> str:

@@ -15,7 +15,9 @@ def values_of(
     return LastValues[str](max_age, max_entries, max_bytes)
 
 
-def put(values: LastValues[str], key: str, value: str = "value", *, at: float = 0.0, size: int = 0) -> None:
+def put(
+    values: LastValues[str], key: str, value: str = "value", *, at: float = 0.0, size: int = 0
+) -> None:
     values.keep(key, value, began=at, generation=values.generation, size=size)
 
 
@@ -82,7 +84,9 @@ def test_what_was_dropped_frees_its_bytes_and_lets_a_call_under_way_be_kept() ->
     assert keys(values) == "c"
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 60), st.booleans()), max_size=60))
+@given(
+    st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 60), st.booleans()), max_size=60)
+)
 def test_whatever_comes_and_goes_the_bounds_hold_and_the_last_that_fits_is_there(
     steps: list[tuple[str, int, bool]],
 ) -> None:

@@ -43,7 +43,10 @@ def test_types_and_a_function_are_distinguished() -> None:
         for on, acts_on_empty, acts_on_failed in cases:
             with case(on):
                 judge = Judge(on)
-                assert (judge.judges(empty), judge.judges(failed)) == (acts_on_empty, acts_on_failed)
+                assert (judge.judges(empty), judge.judges(failed)) == (
+                    acts_on_empty,
+                    acts_on_failed,
+                )
 
 
 def test_a_cancellation_is_no_outcome() -> None:

@@ -30,7 +30,9 @@ class Plain(Guard):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
-    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def call(
+        self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         self.log.append(f"{self.name} in")
         try:
             for _ in range(self.times - 1):
@@ -69,7 +71,10 @@ async def test_guards_that_hand_on_arguments_and_those_that_do_not_may_be_mixed(
         (bulkhead,),
         (Plain("a", []),),
     ):
-        assert await Pipeline(*guards).call(answer, [], "x", "w", y="z", function="f") == "x w y function z f"
+        assert (
+            await Pipeline(*guards).call(answer, [], "x", "w", y="z", function="f")
+            == "x w y function z f"
+        )
 
 
 async def test_what_is_raised_inside_comes_out_as_it_is() -> None:
@@ -136,7 +141,8 @@ def test_a_pipeline_that_makes_no_sense_is_refused_at_once() -> None:
             Pipeline(guard, wrong)
     for seconds in (1.0, 2.0):
         with pytest.raises(
-            ValueError, match=r"never ends a call, as it stands inside of Timeout\('timeout', seconds=1"
+            ValueError,
+            match=r"never ends a call, as it stands inside of Timeout\('timeout', seconds=1",
         ):
             Pipeline(Timeout(1), guard, Timeout(seconds))
     assert len(Pipeline(Timeout(2), guard, Timeout(1)).guards) == 3

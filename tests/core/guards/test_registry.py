@@ -16,7 +16,10 @@ from tests.kit.every import every
 def test_a_guard_is_listed_with_settings_and_status_while_it_lives() -> None:
     bulkhead = Bulkhead("reports", 4, max_waiting=2)
     retry = Retry("reports")
-    assert [(each.kind, each.name) for each in registry] == [("bulkhead", "reports"), ("retry", "reports")]
+    assert [(each.kind, each.name) for each in registry] == [
+        ("bulkhead", "reports"),
+        ("retry", "reports"),
+    ]
     found = registry.find("bulkhead", "reports")
     assert found is bulkhead
     assert found.settings() == {
@@ -42,7 +45,8 @@ def test_what_is_not_listed_is_answered_by_what_is() -> None:
 def test_a_name_that_another_line_has_taken_is_refused() -> None:
     first = Retry("billing")
     with pytest.raises(
-        ValueError, match=r"^Retry\.name must be a name of its own: 'billing' at .*:\d+ was given at"
+        ValueError,
+        match=r"^Retry\.name must be a name of its own: 'billing' at .*:\d+ was given at",
     ):
         Retry("billing")
     assert registry.find("retry", "billing") is first
@@ -94,7 +98,9 @@ def test_a_guard_of_ones_own_has_a_name_of_its_own() -> None:
             with case(kind.__name__):
                 registry.clear()
                 first = kind("billing")
-                with pytest.raises(ValueError, match=rf"{kind.__name__}.name must be a name of its own"):
+                with pytest.raises(
+                    ValueError, match=rf"{kind.__name__}.name must be a name of its own"
+                ):
                     kind("billing")
                 assert first.made_at.startswith(__file__)
                 # The same line may make it again.

@@ -139,7 +139,9 @@ async def test_a_call_that_succeeds_is_made_once(bench: Bench) -> None:
     assert (dependency.asked, bench.waits, counts(retry)) == (1, [], {"success": 1})
 
 
-async def test_a_call_that_fails_twice_is_made_three_times_and_later_each_time(bench: Bench) -> None:
+async def test_a_call_that_fails_twice_is_made_three_times_and_later_each_time(
+    bench: Bench,
+) -> None:
     retry, dependency = bench.retry(), Dependency(ConnectionError(), ConnectionError())
     assert await retry.call(dependency) == "answer"
     assert dependency.asked == 3
@@ -175,8 +177,13 @@ async def test_the_jitter_spreads_the_waits_at_the_cap_too() -> None:
     assert waits == pytest.approx([1.6, 1.2, 0.8, 0.4])
 
 
-async def test_when_the_tries_run_out_the_last_error_itself_is_raised_with_a_note(bench: Bench) -> None:
-    retry, errors = bench.retry(), [ConnectionError("one"), ConnectionError("two"), ConnectionError("three")]
+async def test_when_the_tries_run_out_the_last_error_itself_is_raised_with_a_note(
+    bench: Bench,
+) -> None:
+    retry, errors = (
+        bench.retry(),
+        [ConnectionError("one"), ConnectionError("two"), ConnectionError("three")],
+    )
     with pytest.raises(ConnectionError) as caught:
         await retry.call(Dependency(*errors))
     assert caught.value is errors[2]
@@ -186,7 +193,9 @@ async def test_when_the_tries_run_out_the_last_error_itself_is_raised_with_a_not
     assert counts(retry) == {"retried": 2, "exhausted": 1}
 
 
-async def test_what_the_caller_did_not_name_is_raised_at_once_and_without_a_word(bench: Bench) -> None:
+async def test_what_the_caller_did_not_name_is_raised_at_once_and_without_a_word(
+    bench: Bench,
+) -> None:
     retry, dependency = bench.retry(), Dependency(ValueError("bad"))
     with pytest.raises(ValueError, match="bad") as caught:
         await retry.call(dependency)
@@ -306,7 +315,9 @@ async def test_tries_of_four_layers_do_not_multiply(bench: Bench) -> None:
     assert down.asked == 3
 
 
-async def test_an_error_that_became_the_cause_of_another_is_not_tried_again_either(bench: Bench) -> None:
+async def test_an_error_that_became_the_cause_of_another_is_not_tried_again_either(
+    bench: Bench,
+) -> None:
     down, inner = Down(), bench.retry("inner")
 
     async def translated() -> str:
@@ -339,7 +350,9 @@ async def test_what_the_inner_retry_does_not_try_again_the_outer_one_may(bench: 
     assert (dependency.asked, counts(outer)) == (2, {"retried": 1, "recovered": 1})
 
 
-@pytest.mark.parametrize("plain", [{"attempts": 1}, {"mode": Mode.OFF}, {"mode": Mode.SHADOW}], ids=str)
+@pytest.mark.parametrize(
+    "plain", [{"attempts": 1}, {"mode": Mode.OFF}, {"mode": Mode.SHADOW}], ids=str
+)
 async def test_an_inner_retry_that_never_tries_twice_does_not_stop_the_outer_one(
     bench: Bench, plain: dict[str, object]
 ) -> None:
@@ -359,7 +372,9 @@ async def test_an_outer_retry_that_is_only_tried_out_is_not_there(bench: Bench) 
     assert counts(outer) == {"nested": 1}
 
 
-async def test_an_error_object_that_is_raised_again_and_again_is_a_new_error_each_time(bench: Bench) -> None:
+async def test_an_error_object_that_is_raised_again_and_again_is_a_new_error_each_time(
+    bench: Bench,
+) -> None:
     the_error = ConnectionError("always the same")
     inner, outer = bench.retry("inner"), bench.retry("outer")
 
@@ -469,7 +484,9 @@ async def test_a_frozen_error_is_raised_without_a_note(bench: Bench) -> None:
         where: str
 
     with pytest.raises(FrozenError):
-        await bench.retry("outer").call(bench.retry("inner").call, Dependency(*[FrozenError("db")] * 3))
+        await bench.retry("outer").call(
+            bench.retry("inner").call, Dependency(*[FrozenError("db")] * 3)
+        )
 
 
 async def test_it_decorates_and_hands_on_what_it_is_given(bench: Bench) -> None:
@@ -496,7 +513,9 @@ async def test_it_announces_itself_and_its_own_budget(bench: Bench) -> None:
     *tries, budget = own.tally()
     assert {sample.labels for sample in tries} == {("billing", outcome) for outcome in OUTCOMES}
     assert budget == Sample("postfacta_retry_budget_tokens", ("billing",), 100.0)
-    assert repr(retry) == "Retry('billing', attempts=3, budget='billing', max_wait=30, mode='enforce')"
+    assert (
+        repr(retry) == "Retry('billing', attempts=3, budget='billing', max_wait=30, mode='enforce')"
+    )
     assert retry.budget.is_fed
 
 
@@ -521,7 +540,9 @@ async def test_what_is_no_exception_goes_through_and_is_not_counted(bench: Bench
 
 
 @pytest.mark.parametrize("point", range(5))
-async def test_a_cancellation_at_any_await_ends_the_call_and_is_no_outcome(bench: Bench, point: int) -> None:
+async def test_a_cancellation_at_any_await_ends_the_call_and_is_no_outcome(
+    bench: Bench, point: int
+) -> None:
     seen, down = 0, Down()
 
     async def await_here() -> None:
@@ -557,7 +578,9 @@ async def at_once(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("failures", [0, 1, 2, 3])
-async def test_a_call_leaves_nothing_for_the_cyclic_collector_however_it_ends(failures: int) -> None:
+async def test_a_call_leaves_nothing_for_the_cyclic_collector_however_it_ends(
+    failures: int,
+) -> None:
     # The budget never refuses.
     inner, outer = (
         Retry(name, budget=RetryBudget(name, ratio=3.0), on=ConnectionError, sleep=at_once)
@@ -642,7 +665,9 @@ def is_unwell(outcome: Outcome[Response]) -> bool:
     return outcome.result is None or outcome.result.status >= 500
 
 
-async def test_a_result_may_be_the_failure_and_those_before_the_last_are_released(bench: Bench) -> None:
+async def test_a_result_may_be_the_failure_and_those_before_the_last_are_released(
+    bench: Bench,
+) -> None:
     responses = [Response(503, retry_after=2.0), Response(500), Response(503)]
     left = iter(responses)
 

@@ -26,7 +26,9 @@ from tests.kit.every import every
 
 SECONDS = st.floats(min_value=1e-9, max_value=1e9)
 LUCK = st.floats(min_value=0, max_value=1, exclude_max=True)
-ATTEMPTS = st.integers(min_value=1, max_value=10**9) | st.integers(min_value=10**300, max_value=10**400)
+ATTEMPTS = st.integers(min_value=1, max_value=10**9) | st.integers(
+    min_value=10**300, max_value=10**400
+)
 
 
 @st.composite
@@ -36,18 +38,29 @@ def backoffs(draw: st.DrawFn) -> Backoff:
 
 
 @given(backoffs(), ATTEMPTS, LUCK)
-def test_a_wait_is_above_0_and_never_above_the_cap(backoff: Backoff, attempt: int, luck: float) -> None:
+def test_a_wait_is_above_0_and_never_above_the_cap(
+    backoff: Backoff, attempt: int, luck: float
+) -> None:
     assert 0 < backoff.delay(attempt, luck) <= backoff.cap
 
 
 @given(backoffs(), ATTEMPTS, LUCK)
-def test_waits_grow_with_each_try_and_vary_by_jitter(backoff: Backoff, attempt: int, luck: float) -> None:
+def test_waits_grow_with_each_try_and_vary_by_jitter(
+    backoff: Backoff, attempt: int, luck: float
+) -> None:
     assert backoff.delay(attempt, luck) <= backoff.delay(attempt + 1, luck)
     assert backoff.delay(attempt, luck) <= backoff.delay(attempt, luck / 2)
 
 
 def test_the_longest_wait_doubles_up_to_the_cap() -> None:
-    cases: list[tuple[int, float]] = [(1, 0.1), (2, 0.2), (3, 0.4), (6, 3.2), (7, 5.0), (10**6, 5.0)]
+    cases: list[tuple[int, float]] = [
+        (1, 0.1),
+        (2, 0.2),
+        (3, 0.4),
+        (6, 3.2),
+        (7, 5.0),
+        (10**6, 5.0),
+    ]
     with every() as case:
         for attempt, longest in cases:
             with case(attempt, longest):
@@ -62,7 +75,9 @@ def test_the_jitter_is_full_at_the_cap_too(luck: float) -> None:
 def test_waits_are_spread_evenly_over_the_whole_length() -> None:
     luck = random.Random(7)  # noqa: S311 - a fixed series, no secret
     waits = [Backoff().delay(50, luck.random()) for _ in range(4000)]
-    quarters = [sum(1 for wait in waits if low < wait <= low + 1.25) for low in (0, 1.25, 2.5, 3.75)]
+    quarters = [
+        sum(1 for wait in waits if low < wait <= low + 1.25) for low in (0, 1.25, 2.5, 3.75)
+    ]
     assert all(900 < quarter < 1100 for quarter in quarters)
 
 
@@ -143,7 +158,12 @@ def test_the_wait_that_an_error_asks_for_is_read_if_it_is_a_number() -> None:
 
 
 def plan(
-    error: Exception, attempt: int = 1, *, deadline: float = math.inf, luck: float = 0.0, **settings: Any
+    error: Exception,
+    attempt: int = 1,
+    *,
+    deadline: float = math.inf,
+    luck: float = 0.0,
+    **settings: Any,
 ) -> tuple[str, float]:
     """Return what a retry decides about a try that failed at the moment 1000, and its wait."""
     request = RequestContext("0123456789abcdef", 0.0, lambda: 1000.0)

@@ -38,7 +38,9 @@ class Slots(Bulkhead):
         ticket = self._enter(None, (), {})
         return ticket if isinstance(ticket, partial) else None
 
-    def queue(self, wake: Callable[[], object], patience: float = 1.0) -> Generator[float, None, Any]:
+    def queue(
+        self, wake: Callable[[], object], patience: float = 1.0
+    ) -> Generator[float, None, Any]:
         wait = self.enter()
         assert wait is not None
         steps = wait(wake)
@@ -80,7 +82,11 @@ def full(size: int = 1, max_waiting: int = 0, *, max_wait: float = 1.0) -> Slots
 
 
 def decisions(slots: Bulkhead) -> dict[tuple[str, str], float]:
-    found = [sample for sample in slots.collect() if sample.metric == "postfacta_bulkhead_decisions_total"]
+    found = [
+        sample
+        for sample in slots.collect()
+        if sample.metric == "postfacta_bulkhead_decisions_total"
+    ]
     return {(sample.labels[1], sample.labels[2]): sample.value for sample in found if sample.value}
 
 
@@ -326,4 +332,6 @@ def test_bounds_that_make_no_sense_are_refused_at_once() -> None:
 def test_by_default_none_waits_and_a_queue_waits_a_second() -> None:
     settings_of = Slots(1).settings()
     assert (settings_of["max_waiting"], settings_of["max_wait"]) == (0, 1.0)
-    assert Slots(1, 1, max_wait=0.5).settings()["max_wait"] == 0.5  # Less than a second is a wait as well.
+    assert (
+        Slots(1, 1, max_wait=0.5).settings()["max_wait"] == 0.5
+    )  # Less than a second is a wait as well.

@@ -133,7 +133,9 @@ def test_it_announces_itself() -> None:
     observer = RecordingObserver()
     throttle = Throttle("partner", "10/second;100/minute", observer=observer)
     assert [event.policy for event in observer.of(PolicyCreated)] == ["partner"]
-    assert repr(throttle) == "Throttle('partner', rates='10/1s;100/60s', max_wait=0, mode='enforce')"
+    assert (
+        repr(throttle) == "Throttle('partner', rates='10/1s;100/60s', max_wait=0, mode='enforce')"
+    )
 
 
 async def test_threads_wait_for_their_turn_too() -> None:

@@ -85,7 +85,9 @@ def test_a_thread_that_is_interrupted_interrupts_its_wait(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_wait_that_would_block_the_event_loop_is_refused() -> None:
-    with pytest.raises(RuntimeError, match=r"^Bulkhead\('db'\) may wait, which would block the event loop"):
+    with pytest.raises(
+        RuntimeError, match=r"^Bulkhead\('db'\) may wait, which would block the event loop"
+    ):
         wait_in_thread(OfName(), waits_of(1.0))
 
 

@@ -125,7 +125,9 @@ async def test_what_may_wait_blocks_no_event_loop_even_if_it_need_not_wait() -> 
         for kind, make in WAITERS.items():
             with case(kind):
                 guard = make()
-                with pytest.raises(RuntimeError, match="may wait, which would block the event loop"):
+                with pytest.raises(
+                    RuntimeError, match="may wait, which would block the event loop"
+                ):
                     guard.call_sync(str)
                 with pytest.raises(RuntimeError, match="async with"), guard.block():
                     raise AssertionError

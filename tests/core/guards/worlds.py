@@ -119,7 +119,8 @@ async def _queue(guard: BlockGuard) -> None:
 
 
 IN_TASKS: dict[str, Callable[[], Awaitable[None]]] = {
-    scene.__name__: scene for scene in (retry, timeout, hedge, fallback, breaker, throttle, bulkhead, limiter)
+    scene.__name__: scene
+    for scene in (retry, timeout, hedge, fallback, breaker, throttle, bulkhead, limiter)
 }
 
 

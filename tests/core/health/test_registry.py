@@ -76,7 +76,9 @@ def registry(clock: ManualClock, observer: RecordingObserver) -> HealthRegistry:
 
 
 @asynccontextmanager
-async def running(check: Check, *, timeout: float = 1.0) -> AsyncGenerator[tuple[HealthRegistry, Heard]]:  # noqa: ASYNC109 - the check's own
+async def running(
+    check: Check, *, timeout: float = 1.0
+) -> AsyncGenerator[tuple[HealthRegistry, Heard]]:  # noqa: ASYNC109 - the check's own
     """Run a check beside a good one, each of them again and again."""
     observed = Heard()
     registry = HealthRegistry(observer=observed, luck=lambda: 0.5)
@@ -95,11 +97,18 @@ async def test_a_registry_without_checks_is_ready_once_entered(registry: HealthR
     assert not registry.snapshot().ready
     async with registry:
         report = registry.snapshot()
-        assert (report.live, report.ready, report.started, report.draining) == (True, True, True, False)
+        assert (report.live, report.ready, report.started, report.draining) == (
+            True,
+            True,
+            True,
+            False,
+        )
         assert report.checks == ()
 
 
-async def test_the_first_run_begins_at_once_and_one_success_is_enough(observer: RecordingObserver) -> None:
+async def test_the_first_run_begins_at_once_and_one_success_is_enough(
+    observer: RecordingObserver,
+) -> None:
     observed = Heard()
     registry = HealthRegistry(observer=observed)
     registry.add("db", Dependency(), interval=3600)
@@ -150,7 +159,9 @@ async def test_started_stays_true_when_the_dependency_goes(registry: HealthRegis
         assert (registry.snapshot().ready, registry.snapshot().started) == (False, True)
 
 
-async def test_a_degraded_check_fails_neither_readiness_nor_startup(registry: HealthRegistry) -> None:
+async def test_a_degraded_check_fails_neither_readiness_nor_startup(
+    registry: HealthRegistry,
+) -> None:
     registry.add("mail", Dependency(up=False), critical=False, interval=3600)
     async with registry:
         await registry.run_once("mail")
@@ -200,7 +211,11 @@ async def test_a_stale_result_counts_as_failed_although_nothing_ran(
     clock.advance(20.9)
     assert only(registry).up
     clock.advance(0.2)
-    assert (only(registry).up, only(registry).passed, only(registry).error) == (False, False, "Stale")
+    assert (only(registry).up, only(registry).passed, only(registry).error) == (
+        False,
+        False,
+        "Stale",
+    )
 
 
 async def raise_group() -> None:
@@ -231,7 +246,9 @@ async def test_a_check_that_raises_or_lies_has_failed_and_reaches_nothing_else()
                     assert [one.up for one in registry.snapshot().checks] == [False, True]
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio lets nobody make a Cancelled of his own
+@pytest.mark.parametrize(
+    "anyio_backend", ["asyncio"]
+)  # trio lets nobody make a Cancelled of his own
 async def test_a_check_that_cancels_itself_has_failed_and_reaches_nothing_else() -> None:
     async with running(cancel_itself) as (_, observed):
         assert (await observed.until("bad", count=3)).error == "Cancelled"
@@ -351,7 +368,12 @@ async def test_a_drained_registry_is_never_ready_again_whatever_finishes_later(
         for _ in range(3):
             await registry.run_once("db")
         report = registry.snapshot()
-        assert (report.live, report.ready, report.started, report.draining) == (True, False, True, True)
+        assert (report.live, report.ready, report.started, report.draining) == (
+            True,
+            False,
+            True,
+            True,
+        )
         assert report.checks[0].up
 
 
@@ -443,7 +465,10 @@ def plain() -> bool:
 def test_a_plain_check_is_refused_in_each_form() -> None:
     with every() as case:
         for check in (plain, partial(plain), Plain()):
-            with case(check), pytest.raises(ValueError, match="an async function: a plain one would block"):
+            with (
+                case(check),
+                pytest.raises(ValueError, match="an async function: a plain one would block"),
+            ):
                 HealthRegistry().add("plain", check)  # type: ignore[arg-type] # it is wrong
 
 

@@ -56,7 +56,9 @@ def oracle(results: str, *, fall: int, rise: int) -> bool | None:
     st.integers(min_value=1, max_value=5),
     st.integers(min_value=1, max_value=5),
 )
-def test_the_verdict_agrees_with_one_that_reads_the_whole_history(results: str, fall: int, rise: int) -> None:
+def test_the_verdict_agrees_with_one_that_reads_the_whole_history(
+    results: str, fall: int, rise: int
+) -> None:
     # A result is stale after 1.4 steps: a run that never ended makes the one before it stale.
     interval = 1.4 / max(2, fall) / 2.1
     check = after(results, watched(interval=interval, timeout=interval, fall=fall, rise=rise))
@@ -106,7 +108,9 @@ def test_a_stale_result_counts_as_failed_from_the_bound_on() -> None:
 
 
 @pytest.mark.parametrize("is_looked_at", [False, True])
-def test_after_a_stale_result_it_takes_as_many_successes_as_after_a_fall(*, is_looked_at: bool) -> None:
+def test_after_a_stale_result_it_takes_as_many_successes_as_after_a_fall(
+    *, is_looked_at: bool
+) -> None:
     check = after("SSS")
     if is_looked_at:
         check.report(900.0)
@@ -126,7 +130,14 @@ def test_a_check_is_not_down_for_longer_because_its_failures_went_stale() -> Non
 
 def test_a_report_tells_the_last_result_and_its_age() -> None:
     assert after("SF").report(5.0) == CheckReport(
-        name="db", critical=True, up=True, passed=False, latency=0.1, age=3.0, since=4.0, error="OSError"
+        name="db",
+        critical=True,
+        up=True,
+        passed=False,
+        latency=0.1,
+        age=3.0,
+        since=4.0,
+        error="OSError",
     )
 
 
@@ -192,5 +203,8 @@ def test_a_check_that_makes_no_sense_is_refused_at_once() -> None:
     with every() as case:
         for wrong in cases:
             (option,) = wrong
-            with case(wrong), pytest.raises(ValueError, match=rf"HealthRegistry\.add\.{option} must be "):
+            with (
+                case(wrong),
+                pytest.raises(ValueError, match=rf"HealthRegistry\.add\.{option} must be "),
+            ):
                 HealthRegistry().add("db", never, **wrong)

@@ -24,9 +24,18 @@ _NOTE_EACH: Final = 25
 class _Course:
     """A service of some slots, and callers with priorities, kinds and patience; each choice is from a fixed series."""
 
-    def __init__(self, seed: int, *, slots: int, takes: float, config: OverloadConfig | None = None) -> None:
+    def __init__(
+        self, seed: int, *, slots: int, takes: float, config: OverloadConfig | None = None
+    ) -> None:
         self.limiter = OverloadLimiter("course", config)
-        self.slots, self.takes, self.lag, self.own, self.leave, self.kinds = slots, takes, 0.0, 1.0, 1e9, 4
+        self.slots, self.takes, self.lag, self.own, self.leave, self.kinds = (
+            slots,
+            takes,
+            0.0,
+            1.0,
+            1e9,
+            4,
+        )
         self.known = False
         self.lost = Ending.LOST
         self._luck = random.Random(seed)  # noqa: S311 - a fixed series, no secret
@@ -66,7 +75,12 @@ class _Course:
 
     def _begin(self, kind: int) -> None:
         self._running.append(
-            [kind, self._now, 1e9, self.takes * (0.5 + kind % 4) * (0.8 + 0.4 * self._luck.random())]
+            [
+                kind,
+                self._now,
+                1e9,
+                self.takes * (0.5 + kind % 4) * (0.8 + 0.4 * self._luck.random()),
+            ]
         )
 
     def _look_at_waits(self) -> None:
@@ -85,7 +99,9 @@ class _Course:
             waited = min(begun, self._now) - admitted if self.known else 0.0
             if self._now - begun >= takes:
                 self._running.remove(one)
-                self.limiter.finish(self._now, admitted, Ending.ANSWERED, int(kind), waited, self.lag)
+                self.limiter.finish(
+                    self._now, admitted, Ending.ANSWERED, int(kind), waited, self.lag
+                )
             elif self._now - admitted >= self.leave:
                 self._running.remove(one)
                 ending = Ending.LEFT if begun > self._now else self.lost
@@ -93,7 +109,9 @@ class _Course:
 
     def _note(self) -> str:
         numbers = [
-            f"{sample.value:.9g}" for sample in self.limiter.tally() if "decisions" not in sample.metric
+            f"{sample.value:.9g}"
+            for sample in self.limiter.tally()
+            if "decisions" not in sample.metric
         ]
         decisions: dict[str, float] = {}
         for sample in self.limiter.tally():
@@ -160,7 +178,9 @@ def _many_kinds_one_slot() -> _Course:
 def _at_random(seed: int) -> _Course:
     """Change everything every second or two."""
     luck = random.Random(seed)  # noqa: S311 - as above
-    it = _Course(seed, slots=8, takes=0.02, config=OverloadConfig(start=luck.choice([1, 4, 16, 64])))
+    it = _Course(
+        seed, slots=8, takes=0.02, config=OverloadConfig(start=luck.choice([1, 4, 16, 64]))
+    )
     for _ in range(14):
         it.slots = luck.choice([1, 2, 4, 8, 32, 64])
         it.takes = luck.choice([0.01, 0.02, 0.05, 0.2, 0.5])

@@ -69,13 +69,21 @@ def waiting(limiter: OverloadLimiter, priority: Priority, now: float) -> Wait:
 
 
 def end(
-    limiter: OverloadLimiter, count: int, now: float, *, age: float, ending: Ending = ANSWERED, **known: Any
+    limiter: OverloadLimiter,
+    count: int,
+    now: float,
+    *,
+    age: float,
+    ending: Ending = ANSWERED,
+    **known: Any,
 ) -> None:
     for _ in range(count):
         limiter.finish(now, now - age, ending, **known)
 
 
-def learn(limiter: OverloadLimiter, usual: float, *, until: float = 10.0, every: float = 0.0) -> float:
+def learn(
+    limiter: OverloadLimiter, usual: float, *, until: float = 10.0, every: float = 0.0
+) -> float:
     """Serve one at a time, one in `every` seconds at most, until the usual time is known; return the time then."""
     now = 0.0
     while now < until:
@@ -87,11 +95,15 @@ def learn(limiter: OverloadLimiter, usual: float, *, until: float = 10.0, every:
 
 def samples(limiter: OverloadLimiter, metric: str) -> dict[tuple[str, ...], float]:
     return {
-        s.labels: s.value for s in limiter.tally() if s.metric == f"postfacta_limiter_{metric}" and s.value
+        s.labels: s.value
+        for s in limiter.tally()
+        if s.metric == f"postfacta_limiter_{metric}" and s.value
     }
 
 
-def overloaded(limiter: OverloadLimiter, now: float, *, rate: float, queue: float, windows: int = 1) -> float:
+def overloaded(
+    limiter: OverloadLimiter, now: float, *, rate: float, queue: float, windows: int = 1
+) -> float:
     """Answer this many a second, each as old as the queue is long, while more come; return the time then."""
     count = math.ceil(max(10, rate / 10))
     for _ in range(windows):
@@ -111,7 +123,9 @@ class Service:
         self.now = 0.0
         self.under_way: list[list[float]] = []
 
-    def play(self, seconds: float, *, rate: float, leave: float = math.inf, is_known: bool = False) -> None:
+    def play(
+        self, seconds: float, *, rate: float, leave: float = math.inf, is_known: bool = False
+    ) -> None:
         limiter, stop, owed = self.limiter, self.now + seconds, 0.0
         while self.now < stop:
             owed += rate * 0.01
@@ -119,7 +133,9 @@ class Service:
                 owed -= 1
                 limiter.arrive(CRITICAL, self.now)
             # Some of them come from the queue.
-            self.under_way += [[self.now, math.inf] for _ in range(limiter.in_flight - len(self.under_way))]
+            self.under_way += [
+                [self.now, math.inf] for _ in range(limiter.in_flight - len(self.under_way))
+            ]
             for one in self.under_way[: self.slots]:
                 one[1] = min(one[1], self.now)
             self.now += 0.01
@@ -127,7 +143,9 @@ class Service:
                 admitted, begun = one
                 if self.now - begun >= self.takes - 1e-9:
                     self.under_way.remove(one)
-                    limiter.finish(self.now, admitted, ANSWERED, None, begun - admitted if is_known else 0.0)
+                    limiter.finish(
+                        self.now, admitted, ANSWERED, None, begun - admitted if is_known else 0.0
+                    )
                 elif self.now - admitted >= leave:
                     self.under_way.remove(one)
                     waited = min(begun, self.now) - admitted

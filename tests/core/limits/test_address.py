@@ -161,7 +161,10 @@ def test_an_address_is_the_same_with_a_port_and_in_brackets() -> None:
         for written, client in cases:
             with case(written, client):
                 trusted = TrustedProxies(["10.0.0.0/8"])
-                assert client_address("10.0.0.1", [(b"x-forwarded-for", written.encode())], trusted) == client
+                assert (
+                    client_address("10.0.0.1", [(b"x-forwarded-for", written.encode())], trusted)
+                    == client
+                )
 
 
 @pytest.mark.parametrize(

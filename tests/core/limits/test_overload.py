@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from postfacta_core.events import Mode
-from postfacta_core.limits._overload import ADMIT, Ending, OverloadConfig, OverloadLimiter, Shed, Wait
+from postfacta_core.limits._overload import (
+    ADMIT,
+    Ending,
+    OverloadConfig,
+    OverloadLimiter,
+    Shed,
+    Wait,
+)
 from postfacta_core.telemetry.catalogue import POLICY_METRICS
 from tests.core.limits.limiters import (
     ANSWERED,
@@ -53,7 +60,9 @@ def test_an_overload_cuts_to_what_is_proved_and_to_a_quarter_at_most() -> None:
     assert few.limit == 64
 
 
-def test_an_answer_that_is_late_for_a_known_reason_counts_in_what_is_proved_and_as_no_lateness() -> None:
+def test_an_answer_that_is_late_for_a_known_reason_counts_in_what_is_proved_and_as_no_lateness() -> (
+    None
+):
     limiter = limiter_of(16)
     now = learn(limiter, 0.05)
     for _ in range(4):
@@ -65,7 +74,9 @@ def test_an_answer_that_is_late_for_a_known_reason_counts_in_what_is_proved_and_
         end(limiter, 10, now, age=500.0, ending=UNTIMED)
     # 50 a second, as above; half of them without the others' allowance would be 4.
     assert samples(limiter, "work")["test",] == pytest.approx(8.1, rel=0.15)
-    assert samples(limiter, "pressure")["test",] == pytest.approx(5.0 / (0.05 * 1.25 + 0.1), rel=0.05)
+    assert samples(limiter, "pressure")["test",] == pytest.approx(
+        5.0 / (0.05 * 1.25 + 0.1), rel=0.05
+    )
     assert samples(limiter, "inflight") == {}
 
 

@@ -17,7 +17,9 @@ def test_each_course_has_the_numbers_that_were_written_down() -> None:
         for name, notes in played.items():
             with case(name):
                 differ = [
-                    at for at, (was, now) in enumerate(zip(KEPT[name], notes, strict=True)) if was != now
+                    at
+                    for at, (was, now) in enumerate(zip(KEPT[name], notes, strict=True))
+                    if was != now
                 ]
                 assert not differ, (
                     f"from note {differ[0]} on: {KEPT[name][differ[0]]} became {notes[differ[0]]}"

@@ -25,7 +25,8 @@ from tests.core.limits.limiters import (
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["in", "unknown", "unheard", "wait"]), st.floats(0.0, 3.0)), max_size=80
+        st.tuples(st.sampled_from(["in", "unknown", "unheard", "wait"]), st.floats(0.0, 3.0)),
+        max_size=80,
     )
 )
 def test_no_answer_changes_no_limit(steps: list[tuple[str, float]]) -> None:
@@ -91,7 +92,9 @@ class Machine(RuleBasedStateMachine):
         """Return who waits with one of these priorities, and not yet to the end."""
         chosen = set(priorities)
         return [
-            one for one in self.queue if one.wait and one.priority in chosen and self.now < one.wait.until
+            one
+            for one in self.queue
+            if one.wait and one.priority in chosen and self.now < one.wait.until
         ]
 
     def on_wake(self, seen: Seen) -> Callable[[], None]:
@@ -148,7 +151,11 @@ class Machine(RuleBasedStateMachine):
             assert wait is not None
             assert isinstance(self.limiter.give_up(wait, self.now), Shed)
 
-    @rule(count=st.integers(1, 12), seconds=st.sampled_from([0.001, 0.02, 0.3, 2.0]), is_lost=st.booleans())
+    @rule(
+        count=st.integers(1, 12),
+        seconds=st.sampled_from([0.001, 0.02, 0.3, 2.0]),
+        is_lost=st.booleans(),
+    )
     def work(self, count: int, seconds: float, *, is_lost: bool) -> None:
         """Serve many at once, so that windows end."""
         for _ in range(count):

@@ -48,7 +48,9 @@ class Faulty(HitLists):
             raise self.error
         return found
 
-    async def acquire_sliding_window_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+    async def acquire_sliding_window_entry(
+        self, key: str, limit: int, expiry: int, amount: int = 1
+    ) -> bool:
         self.hits.append(key)
         return await super().acquire_sliding_window_entry(key, limit, expiry, amount)
 
@@ -83,7 +85,9 @@ def numbers(limiter: RateLimiter) -> dict[tuple[str, ...], float]:
 
 
 def decided(limiter: RateLimiter, decision: str, mode: str = "enforce") -> float:
-    return numbers(limiter).get(("postfacta_ratelimit_decisions_total", limiter.name, decision, mode), 0)
+    return numbers(limiter).get(
+        ("postfacta_ratelimit_decisions_total", limiter.name, decision, mode), 0
+    )
 
 
 # Rates
@@ -111,7 +115,8 @@ def test_a_rate_that_cannot_be_read_is_refused_with_how_to_write_it() -> None:
             with (
                 case(text),
                 pytest.raises(
-                    ValueError, match=r"RateLimiter\.rates must be one or more rates, .*'100/minute'"
+                    ValueError,
+                    match=r"RateLimiter\.rates must be one or more rates, .*'100/minute'",
                 ),
             ):
                 RateLimiter("client", text)
@@ -122,7 +127,10 @@ def test_an_option_that_makes_no_sense_is_refused_at_once() -> None:
         (partial(RateLimiter, "", "1/second"), "RateLimiter.name must be a text of 1 to 64"),
         (partial(RateLimiter, 'a"b', "1/second"), "RateLimiter.name must be a text of 1 to 64"),
         (partial(RateLimiter, "a", ()), "RateLimiter.rates must be one or more rates"),
-        (partial(RateLimiter, "a", "1/second", max_keys=0), "RateLimiter.max_keys must be .*, not 0"),
+        (
+            partial(RateLimiter, "a", "1/second", max_keys=0),
+            "RateLimiter.max_keys must be .*, not 0",
+        ),
         (
             lambda: RateLimiter("a", "1/second", store="async+valkey://user:hunter2@host"),  # type: ignore[arg-type]
             "RateLimiter.store must be a Store, or None, not <class 'str'>; for example SharedStore",
@@ -137,7 +145,9 @@ def test_an_option_that_makes_no_sense_is_refused_at_once() -> None:
             "SharedStore.timeout must be a finite number above 0",
         ),
         (
-            lambda: RateLimiter("a", Rate(amount=1, period=0.5), store=SharedStore("async+memory://")),
+            lambda: RateLimiter(
+                "a", Rate(amount=1, period=0.5), store=SharedStore("async+memory://")
+            ),
             "RateLimiter.rates must be of whole seconds",
         ),
     ]
@@ -148,7 +158,9 @@ def test_an_option_that_makes_no_sense_is_refused_at_once() -> None:
 
 
 def test_a_storage_that_would_block_the_loop_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"the address of an async storage, .* not 'memory://\.\.\.'"):
+    with pytest.raises(
+        ValueError, match=r"the address of an async storage, .* not 'memory://\.\.\.'"
+    ):
         SharedStore("memory://")
 
 
@@ -161,7 +173,12 @@ async def test_a_caller_may_spend_its_rate_and_no_more(clock: ManualClock) -> No
     assert (await limiter.hit("b")).allowed
     clock.advance(30.0)
     decision = await limiter.hit("a")
-    assert (decision.allowed, decision.limit, decision.remaining, decision.period) == (True, 2, 0, 60.0)
+    assert (decision.allowed, decision.limit, decision.remaining, decision.period) == (
+        True,
+        2,
+        0,
+        60.0,
+    )
     assert numbers(limiter) == {
         ("postfacta_ratelimit_decisions_total", "client", "allowed", "enforce"): 4,
         ("postfacta_ratelimit_decisions_total", "client", "limited", "enforce"): 1,
@@ -215,9 +232,9 @@ async def test_in_shadow_all_pass_and_are_counted_as_if_not(
     assert (decided(limiter, "allowed", "shadow"), decided(limiter, "limited", "shadow")) == (1, 3)
     limiter.mode = Mode.OFF
     assert (await limiter.hit("a")).allowed
-    assert [decision.allowed for decision in await hit_all([limiter.charge("a"), other.charge("")])] == [
-        True
-    ] * 2
+    assert [
+        decision.allowed for decision in await hit_all([limiter.charge("a"), other.charge("")])
+    ] == [True] * 2
     limiter.mode = "enforce"
     limiter.mode = Mode.ENFORCE
     assert limiter.mode is Mode.ENFORCE
@@ -248,8 +265,12 @@ def test_a_limiter_announces_itself_once_with_names_of_metrics(
     limiter = RateLimiter("client", "1/minute", store=shared(storage, clock), observer=observer)
     assert [event.policy for event in observer.of(PolicyCreated)] == ["client"]
     samples = list(observer.of(PolicyCreated)[0].tally())
-    assert {sample.metric for sample in samples} == {name for name in POLICY_METRICS if "ratelimit" in name}
-    assert all(len(sample.labels) == len(POLICY_METRICS[sample.metric].labels) for sample in samples)
+    assert {sample.metric for sample in samples} == {
+        name for name in POLICY_METRICS if "ratelimit" in name
+    }
+    assert all(
+        len(sample.labels) == len(POLICY_METRICS[sample.metric].labels) for sample in samples
+    )
     assert numbers(limiter)["postfacta_ratelimit_store_up", "client"] == 1.0
 
 
@@ -312,7 +333,9 @@ async def test_a_hit_that_comes_second_after_both_were_tested_is_refused(
     assert sorted(results) == [False, True]
 
 
-async def test_limiters_of_two_stores_are_not_hit_together(clock: ManualClock, storage: Faulty) -> None:
+async def test_limiters_of_two_stores_are_not_hit_together(
+    clock: ManualClock, storage: Faulty
+) -> None:
     one = RateLimiter("a", "1/minute", store=shared(storage, clock))
     for store in (shared(storage, clock), None):
         other = RateLimiter("b", "1/minute", store=store)
@@ -323,7 +346,9 @@ async def test_limiters_of_two_stores_are_not_hit_together(clock: ManualClock, s
 async def test_without_its_store_each_process_counts_by_itself_and_reports_once(
     clock: ManualClock, observer: RecordingObserver, storage: Faulty
 ) -> None:
-    limiter = RateLimiter("client", "2/minute", store=shared(storage, clock), clock=clock, observer=observer)
+    limiter = RateLimiter(
+        "client", "2/minute", store=shared(storage, clock), clock=clock, observer=observer
+    )
     storage.error = ConnectionError("no route")
     decisions = [await limiter.hit("a") for _ in range(3)]
     assert [decision.allowed for decision in decisions] == [True, True, False]
@@ -331,13 +356,17 @@ async def test_without_its_store_each_process_counts_by_itself_and_reports_once(
     assert storage.asked == 1
     assert [decided(limiter, name) for name in ("local", "limited")] == [2, 1]
     assert numbers(limiter)["postfacta_ratelimit_store_up", "client"] == 0.0
-    assert observer.of(StoreChanged) == [StoreChanged("client", available=False, error="ConnectionError")]
+    assert observer.of(StoreChanged) == [
+        StoreChanged("client", available=False, error="ConnectionError")
+    ]
 
 
 async def test_a_store_is_asked_again_after_waits_that_grow_and_comes_back_by_itself(
     clock: ManualClock, observer: RecordingObserver, storage: Faulty
 ) -> None:
-    limiter = RateLimiter("client", "99/minute", store=shared(storage, clock), clock=clock, observer=observer)
+    limiter = RateLimiter(
+        "client", "99/minute", store=shared(storage, clock), clock=clock, observer=observer
+    )
     storage.error = OSError()
     asked: list[float] = []
     for tick in range(400):
@@ -420,7 +449,9 @@ async def test_one_that_got_its_turn_too_late_does_without_the_store_which_stays
     assert (storage.asked, decided(limiter, "allowed")) == (1, 1)
 
 
-async def test_at_most_16_requests_ask_the_store_at_once(clock: ManualClock, storage: Faulty) -> None:
+async def test_at_most_16_requests_ask_the_store_at_once(
+    clock: ManualClock, storage: Faulty
+) -> None:
     store = SharedStore(storage, timeout=5.0, clock=clock)
     limiter = RateLimiter("client", "99/minute", store=store, clock=clock)
     storage.gate = anyio.Event()
@@ -436,7 +467,9 @@ async def test_at_most_16_requests_ask_the_store_at_once(clock: ManualClock, sto
 async def test_a_caller_that_leaves_tells_nothing_of_the_store(
     clock: ManualClock, observer: RecordingObserver, storage: Faulty
 ) -> None:
-    limiter = RateLimiter("client", "5/minute", store=shared(storage, clock), clock=clock, observer=observer)
+    limiter = RateLimiter(
+        "client", "5/minute", store=shared(storage, clock), clock=clock, observer=observer
+    )
     storage.gate = anyio.Event()
     with anyio.move_on_after(0.001):
         await limiter.hit("a")
@@ -457,7 +490,9 @@ async def test_a_caller_that_leaves_tells_nothing_of_the_store(
     assert numbers(limiter)["postfacta_ratelimit_store_up", "client"] == 1.0
 
 
-async def test_news_from_before_the_last_change_changes_nothing(clock: ManualClock, storage: Faulty) -> None:
+async def test_news_from_before_the_last_change_changes_nothing(
+    clock: ManualClock, storage: Faulty
+) -> None:
     store = shared(storage, clock)
     outcomes: dict[str, anyio.Event] = {
         name: anyio.Event() for name in ("fails", "fails late", "answers late")
@@ -538,17 +573,23 @@ async def test_a_limiter_that_is_off_or_in_shadow_refuses_nothing_whatever_the_s
     assert (decided(limiter, "local", "shadow"), decided(limiter, "limited", "shadow")) == (1, 3)
 
 
-async def test_an_observer_that_raises_changes_no_decision(clock: ManualClock, storage: Faulty) -> None:
+async def test_an_observer_that_raises_changes_no_decision(
+    clock: ManualClock, storage: Faulty
+) -> None:
     def raises(event: object) -> None:
         raise ZeroDivisionError
 
-    limiter = RateLimiter("client", "5/minute", store=shared(storage, clock), observer=raises, clock=clock)
+    limiter = RateLimiter(
+        "client", "5/minute", store=shared(storage, clock), observer=raises, clock=clock
+    )
     storage.error = OSError()
     assert (await limiter.hit("a")).allowed
 
 
 async def test_a_window_of_the_store_slides(clock: ManualClock) -> None:
-    limiter = RateLimiter("client", "3/minute", store=SharedStore(HitLists(clock), clock=clock, timeout=5.0))
+    limiter = RateLimiter(
+        "client", "3/minute", store=SharedStore(HitLists(clock), clock=clock, timeout=5.0)
+    )
     assert [(await limiter.hit("a")).allowed for _ in range(4)] == [True, True, True, False]
     clock.advance(121.0)
     assert (await limiter.hit("a")).remaining == 2
@@ -579,5 +620,9 @@ def test_no_more_is_allowed_whenever_threads_change_places() -> None:
 
                 interleaved([work, work, work], within="core/limits/", seed=seed)
                 assert allowed.count("a") == 3
-                counts = {sample.labels[1]: sample.value for sample in limiter.tally() if sample.labels[1:]}
+                counts = {
+                    sample.labels[1]: sample.value
+                    for sample in limiter.tally()
+                    if sample.labels[1:]
+                }
                 assert counts == {"allowed": len(allowed), "limited": 24 - len(allowed)}

@@ -266,7 +266,12 @@ def test_several_rates_hold_together_and_a_refused_hit_is_spent_from_none() -> N
         refused = both.spend("a", 1, 0.0)
         assert (refused.allowed, refused.limit) == (False, 2)
     decision = both.spend("a", 1, 10.0)
-    assert (decision.allowed, decision.limit, decision.remaining, decision.period) == (True, 3, 0, 100.0)
+    assert (decision.allowed, decision.limit, decision.remaining, decision.period) == (
+        True,
+        3,
+        0,
+        100.0,
+    )
     refused = both.spend("a", 1, 20.0)
     assert (refused.allowed, refused.limit) == (False, 3)
     assert len(both) == 1
@@ -349,7 +354,9 @@ def test_the_greatest_rate_counts_to_the_last_unit() -> None:
 
 
 def test_an_empty_table_is_refused_at_once() -> None:
-    with pytest.raises(ValueError, match=r"RateLimiter\.max_keys must be a whole number at least 1, not 0"):
+    with pytest.raises(
+        ValueError, match=r"RateLimiter\.max_keys must be a whole number at least 1, not 0"
+    ):
         Buckets(RATE, 0)
 
 

@@ -70,9 +70,12 @@ def test_who_waited_to_the_end_comes_first_to_be_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate", "places", "longest"), [(0, 16, 0.5), (5, 16, 3.2), (2, 16, 4.0), (20, 16, 0.8), (400, 200, 0.5)]
+    ("rate", "places", "longest"),
+    [(0, 16, 0.5), (5, 16, 3.2), (2, 16, 4.0), (20, 16, 0.8), (400, 200, 0.5)],
 )
-def test_a_burst_is_as_long_as_sixteen_answers_or_patience(rate: float, places: int, longest: float) -> None:
+def test_a_burst_is_as_long_as_sixteen_answers_or_patience(
+    rate: float, places: int, longest: float
+) -> None:
     line, _ = line_of()
     line.pace(rate, 0.0)
     for _ in range(places):

@@ -26,7 +26,12 @@ class Bench:
         self.spans = Tracing(self.provider, wall=self.clock)
 
     def call(
-        self, call: HttpCallFinished, *, url: str = "", resends: int = 0, error: Exception | None = None
+        self,
+        call: HttpCallFinished,
+        *,
+        url: str = "",
+        resends: int = 0,
+        error: Exception | None = None,
     ) -> ReadableSpan:
         parent = self.provider.get_tracer("test").start_span("request")
         with trace.use_span(parent):
@@ -44,7 +49,11 @@ class Bench:
 def test_a_try_that_went_well_has_no_status() -> None:
     call = HttpCallFinished("billing", "GET", "billing.example", 8443, 200, 0.25)
     span = Bench().call(call, url="https://billing.example:8443/i/7")
-    assert (span.name, span.kind, span.status.status_code) == ("GET", SpanKind.CLIENT, StatusCode.UNSET)
+    assert (span.name, span.kind, span.status.status_code) == (
+        "GET",
+        SpanKind.CLIENT,
+        StatusCode.UNSET,
+    )
     assert span.attributes == {
         "postfacta.dependency": "billing",
         "http.request.method": "GET",
@@ -61,7 +70,10 @@ def test_a_second_try_that_fails_says_both() -> None:
     span = Bench().call(call, resends=1)
     assert span.attributes is not None
     assert span.status.status_code is StatusCode.ERROR
-    assert (span.attributes["error.type"], span.attributes["http.request.resend_count"]) == ("503", 1)
+    assert (span.attributes["error.type"], span.attributes["http.request.resend_count"]) == (
+        "503",
+        1,
+    )
 
 
 def test_an_error_is_an_event_of_the_span() -> None:
@@ -97,7 +109,9 @@ def test_a_span_that_is_not_recorded_is_only_ended() -> None:
     with trace.use_span(bench.provider.get_tracer("test").start_span("request")):
         opened = spans.begin_call()
         assert opened is not None
-        spans.end_call(opened, HttpCallFinished("x", "GET", "y", 80, 200, 0.1), url="", resends=0, error=None)
+        spans.end_call(
+            opened, HttpCallFinished("x", "GET", "y", 80, 200, 0.1), url="", resends=0, error=None
+        )
 
 
 def test_without_an_sdk_there_is_none() -> None:

@@ -13,7 +13,9 @@ class ClientDisconnect(Exception):  # noqa: N818 - Starlette's name for it
     """What a framework makes of a client that is gone."""
 
 
-def exchange(*, status: int = 0, complete: bool = False, left: bool = False, declared: str = "") -> Exchange:
+def exchange(
+    *, status: int = 0, complete: bool = False, left: bool = False, declared: str = ""
+) -> Exchange:
     request = RequestContext("an-id-of-some-kind", 0.0)
     request.error_type = declared
     made = Exchange(request, "GET", "/")
@@ -29,7 +31,13 @@ def test_what_was_seen_settles_the_status_and_the_error_type() -> None:
         (exchange(status=200, complete=True), None, False, 200, ""),
         (exchange(status=404, complete=True), None, False, 404, ""),
         (exchange(status=503, complete=True), None, False, 503, "503"),
-        (exchange(status=503, complete=True, declared="pool_timeout"), None, False, 503, "pool_timeout"),
+        (
+            exchange(status=503, complete=True, declared="pool_timeout"),
+            None,
+            False,
+            503,
+            "pool_timeout",
+        ),
         (exchange(), ValueError(), False, 500, "ValueError"),
         (exchange(status=500, complete=True), ValueError(), False, 500, "ValueError"),
         (exchange(status=200), ValueError(), False, 200, "ValueError"),
@@ -57,7 +65,9 @@ def test_what_was_seen_settles_the_status_and_the_error_type() -> None:
 
 
 @given(st.lists(st.text(max_size=3)), st.integers(0, 5))
-def test_error_types_never_grow_past_their_limit_and_never_change(names: list[str], limit: int) -> None:
+def test_error_types_never_grow_past_their_limit_and_never_change(
+    names: list[str], limit: int
+) -> None:
     types = ErrorTypes(limit)
     first = [types[name] for name in names]
     assert [types[name] for name in names] == first

@@ -44,7 +44,10 @@ def test_past_the_cap_a_new_value_goes_to_other_and_is_counted() -> None:
 
 def test_a_name_is_taken_once() -> None:
     registry = plain().registry
-    for taken in (Counter(CRASHES, "Taken.", registry=None), Histogram(LAG, "Taken.", registry=None)):
+    for taken in (
+        Counter(CRASHES, "Taken.", registry=None),
+        Histogram(LAG, "Taken.", registry=None),
+    ):
         with pytest.raises(ValueError, match="Duplicated"):
             registry.register(taken)
 
@@ -64,7 +67,9 @@ def test_a_histogram_reads_as_prometheus_clients(values: list[float]) -> None:
     for number, value in enumerate(values):
         ours(HttpCallFinished("x", "GET", "x", 1, 200, value, str(number % 2)))
         model.labels("GET", "x", "1", "200", str(number % 2)).observe(value)
-    assert [one for one in lines(ours.registry, CALLS) if "overflow" not in one] == lines(theirs, CALLS)
+    assert [one for one in lines(ours.registry, CALLS) if "overflow" not in one] == lines(
+        theirs, CALLS
+    )
 
 
 @given(st.lists(st.sampled_from([1, 17])))
@@ -74,4 +79,6 @@ def test_a_counter_reads_as_prometheus_clients(values: list[int]) -> None:
     for number, value in enumerate(values):
         ours(LogsSuppressed(str(number % 2), value))
         model.labels(str(number % 2)).inc(value)
-    assert [one for one in lines(ours.registry, LOGS) if "overflow" not in one] == lines(theirs, LOGS)
+    assert [one for one in lines(ours.registry, LOGS) if "overflow" not in one] == lines(
+        theirs, LOGS
+    )

@@ -27,7 +27,9 @@ from postfacta_core.telemetry.logs import (
 from tests.kit.every import every
 
 
-def record(message: str = "sent", *, level: int = logging.INFO, **fields: object) -> logging.LogRecord:
+def record(
+    message: str = "sent", *, level: int = logging.INFO, **fields: object
+) -> logging.LogRecord:
     made = logging.LogRecord("shop", level, "shop.py", 7, message, (), None)
     made.created = 1_790_000_000.000_25
     made.__dict__.update(fields)
@@ -198,4 +200,8 @@ def test_no_value_of_a_text_line_reads_as_another_field() -> None:
     forged = exchange("/a 200 3.1ms request_id=forged", method="GET /")
     with listening() as kept:
         AccessLog().end(forged)
-    assert kept[0].getMessage().startswith('http.request "GET /" "/a 200 3.1ms request_id=forged" 200 1.2ms ')
+    assert (
+        kept[0]
+        .getMessage()
+        .startswith('http.request "GET /" "/a 200 3.1ms request_id=forged" 200 1.2ms ')
+    )

@@ -154,7 +154,9 @@ def test_outside_of_a_request_a_format_string_may_still_name_the_ids() -> None:
 
 
 def health(*, up: bool) -> HealthChecked:
-    return HealthChecked("db", critical=True, passed=up, up=up, seconds=0.1, error="" if up else "refused")
+    return HealthChecked(
+        "db", critical=True, passed=up, up=up, seconds=0.1, error="" if up else "refused"
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,10 @@ def health(*, up: bool) -> HealthChecked:
         ([CircuitChanged("db", "closed", "open", 1.0, "failures")], ["breaker.changed"]),
         ([ListenerFailed("db", "boom")], ["listener.failed"]),
         ([TaskCrashed("poller", ValueError("a crash"))], ["task.crashed"]),
-        ([ConnectionOpened("main", 0.1), ConnectionOpened("main", 1, "OSError")], ["pool.connection_failed"]),
+        (
+            [ConnectionOpened("main", 0.1), ConnectionOpened("main", 1, "OSError")],
+            ["pool.connection_failed"],
+        ),
         ([QueryFinished("main", "postgresql", "SELECT", "incidents", 0.02)], []),
         ([SignalsIntercepted("wrap", in_place=True)], ["lifecycle.signals"]),
         ([PhaseChanged("ready", "draining", 1.0)], ["lifecycle.changed"]),
@@ -178,7 +183,10 @@ def health(*, up: bool) -> HealthChecked:
         ([ResourceStuck("Database", 5.0)], ["resource.stuck"]),
         ([DeadlineExceeded("handler"), RequestsOverdue(1)], []),
         ([health(up=True), health(up=True)], []),
-        ([health(up=False), health(up=False), health(up=True)], ["health.changed", "health.changed"]),
+        (
+            [health(up=False), health(up=False), health(up=True)],
+            ["health.changed", "health.changed"],
+        ),
     ],
 )
 def test_what_a_person_may_want_to_know_is_a_line(
@@ -193,8 +201,16 @@ def test_what_a_person_may_want_to_know_is_a_line(
 @pytest.mark.parametrize(
     ("event", "level", "fields"),
     [
-        (SignalsIntercepted("wrap", in_place=True), "INFO", {"mechanism": "wrap", "in_place": True}),
-        (SignalsIntercepted("none", in_place=False), "WARNING", {"mechanism": "none", "in_place": False}),
+        (
+            SignalsIntercepted("wrap", in_place=True),
+            "INFO",
+            {"mechanism": "wrap", "in_place": True},
+        ),
+        (
+            SignalsIntercepted("none", in_place=False),
+            "WARNING",
+            {"mechanism": "none", "in_place": False},
+        ),
         (PhaseChanged("ready", "draining", 1.0), "INFO", {"old": "ready", "new": "draining"}),
         (Drained(0, 0, 2.0), "INFO", {"cancelled": 0, "left": 0, "seconds": 2.0}),
         (Drained(1, 0, 2.0), "WARNING", {"cancelled": 1}),
@@ -234,7 +250,9 @@ async def two_lines(lines: Lines) -> list[logging.LogRecord]:
 async def test_an_access_line_has_all_that_logging_itself_puts_on_a_record(lines: Lines) -> None:
     _, line = await two_lines(lines)
     model = vars(
-        logging.LogRecord("postfacta", logging.INFO, line.pathname, 0, "http.request", (), None, "end")
+        logging.LogRecord(
+            "postfacta", logging.INFO, line.pathname, 0, "http.request", (), None, "end"
+        )
     )
     model.pop("taskName", None)
     times = {"created", "msecs", "relativeCreated"}
@@ -357,7 +375,11 @@ def test_of_refusals_the_first_of_each_client_and_minute_is_written(lines: Lines
             log.end(exchange)
     for _ in range(5000):
         exchange = ended(503, error_type="shed")
-        exchange.client, exchange.route, exchange.request.started = "198.51.100.1", "_prerouting", 1062.0
+        exchange.client, exchange.route, exchange.request.started = (
+            "198.51.100.1",
+            "_prerouting",
+            1062.0,
+        )
         log.end(exchange)
     rates = [vars(record).get("sample_rate", 1) for record in lines.records]
     assert rates.count(1) >= 4
@@ -445,13 +467,25 @@ def test_the_end_does_not_wait_until_it_is_time_to_tell() -> None:
 
 @pytest.mark.usefixtures("lines")
 def test_a_message_that_is_no_event_counts_for_its_logger_and_names_nothing() -> None:
-    cases: list[object] = ["no event: %s", "user.7 said hello", "a.b" * 30, "Traceback", 7, "deadbeef"]
+    cases: list[object] = [
+        "no event: %s",
+        "user.7 said hello",
+        "a.b" * 30,
+        "Traceback",
+        7,
+        "deadbeef",
+    ]
     with every() as case:
         for message in cases:
             with case(message):
                 flood = Flood()
                 for number in range(4):
-                    record = {"name": "a.server", "msg": message, "args": (number,), "levelno": logging.INFO}
+                    record = {
+                        "name": "a.server",
+                        "msg": message,
+                        "args": (number,),
+                        "levelno": logging.INFO,
+                    }
                     flood.logger.handle(logging.makeLogRecord(record))
                 flood.clock.advance(10)
                 flood.filter.tell()
@@ -599,15 +633,31 @@ def test_a_level_that_is_off_costs_no_event_record(lines: Lines) -> None:
 @pytest.mark.parametrize("error", [None, ValueError("no")])
 def test_a_websocket_is_one_line_with_its_end(lines: Lines, error: Exception | None) -> None:
     exchange = SocketExchange(RequestContext(ID, 1000.0), "GET", "/rooms/7")
-    exchange.outcome, exchange.close_code, exchange.seconds, exchange.error = "left", 1001, 1.5, error
+    exchange.outcome, exchange.close_code, exchange.seconds, exchange.error = (
+        "left",
+        1001,
+        1.5,
+        error,
+    )
     log = AccessLog(service="chat")
     log.closed(exchange)
     (record,) = lines.records
-    assert (record.msg, record.levelno) == ("websocket.closed", logging.ERROR if error else logging.INFO)
+    assert (record.msg, record.levelno) == (
+        "websocket.closed",
+        logging.ERROR if error else logging.INFO,
+    )
     assert record.getMessage().startswith("websocket.closed ")
     fields = vars(record)
-    assert (fields["outcome"], fields["close_code"], fields["duration_ms"]) == ("left", 1001, 1500.0)
-    assert (fields["service"], fields["request_id"], bool(record.exc_info)) == ("chat", ID, bool(error))
+    assert (fields["outcome"], fields["close_code"], fields["duration_ms"]) == (
+        "left",
+        1001,
+        1500.0,
+    )
+    assert (fields["service"], fields["request_id"], bool(record.exc_info)) == (
+        "chat",
+        ID,
+        bool(error),
+    )
     LOGGER.setLevel(logging.CRITICAL)
     log.closed(exchange)
     assert len(lines.records) == 1

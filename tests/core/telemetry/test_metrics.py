@@ -39,7 +39,9 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
 
 
-def finished(metrics: Metrics, route: str = "/i/{id}", method: str = "GET", *, error: str = "") -> None:
+def finished(
+    metrics: Metrics, route: str = "/i/{id}", method: str = "GET", *, error: str = ""
+) -> None:
     exchange = Exchange(RequestContext("an-id-of-some-kind", 990.0), method, "/i/7")
     metrics.begin(exchange)
     exchange.seconds = 0.15
@@ -62,7 +64,11 @@ def socket(
 @pytest.fixture
 def metrics() -> Metrics:
     return Metrics(
-        CollectorRegistry(), version="1.2.3", revision="abc", clock=ManualClock(1000), wall=lambda: 5000.0
+        CollectorRegistry(),
+        version="1.2.3",
+        revision="abc",
+        clock=ManualClock(1000),
+        wall=lambda: 5000.0,
     )
 
 
@@ -173,7 +179,12 @@ CALL = {
             POOL,
             1,
         ),
-        (ConnectionAcquired("main", 0.5, "pool_timeout"), "db_client_connection_timeouts_total", POOL, 1),
+        (
+            ConnectionAcquired("main", 0.5, "pool_timeout"),
+            "db_client_connection_timeouts_total",
+            POOL,
+            1,
+        ),
         (ConnectionReleased("main", 2), "db_client_connection_use_time_seconds_sum", POOL, 2),
         (ConnectionOpened("main", 3), "db_client_connection_create_time_seconds_sum", POOL, 3),
         (POOL_CREATED, "db_client_connection_max", POOL, 10),
@@ -192,7 +203,12 @@ CALL = {
         ),
         (DeadlineExceeded("pool"), "postfacta_deadline_exceeded_total", {"stage": "pool"}, 1),
         (DeadlineExceeded("pool"), "postfacta_deadline_exceeded_total", {"stage": "ingress"}, 0),
-        (TaskCrashed("poller", ValueError()), "postfacta_task_crashes_total", {"task": "poller"}, 1),
+        (
+            TaskCrashed("poller", ValueError()),
+            "postfacta_task_crashes_total",
+            {"task": "poller"},
+            1,
+        ),
         (DeadlineExceeded("handler"), "postfacta_deadline_exceeded_total", {"stage": "handler"}, 1),
         (DeadlineExceeded("handler"), "postfacta_deadline_exceeded_total", {"stage": "ingress"}, 0),
         (RequestsOverdue(3), "postfacta_requests_overdue", {}, 3),
@@ -215,7 +231,12 @@ CALL = {
             {**CALL, "http_request_method": "_OTHER", "error_type": "ConnectError"},
             1,
         ),
-        (PhaseChanged("ready", "draining", 5), "postfacta_lifecycle_state", {"state": "draining"}, 1),
+        (
+            PhaseChanged("ready", "draining", 5),
+            "postfacta_lifecycle_state",
+            {"state": "draining"},
+            1,
+        ),
         (PhaseChanged("ready", "draining", 5), "postfacta_lifecycle_state", {"state": "ready"}, 0),
         (
             SignalsIntercepted("wrap", in_place=True),
@@ -263,7 +284,9 @@ def test_a_service_starts_in_its_first_phase_and_every_phase_has_a_series(metric
 def test_signals_are_caught_in_one_way_at_a_time(metrics: Metrics) -> None:
     metrics(SignalsIntercepted("wrap", in_place=True))
     metrics(SignalsIntercepted("loop", in_place=True))
-    heard = [value(metrics, "postfacta_lifecycle_interception", mechanism=m) for m in ("wrap", "loop")]
+    heard = [
+        value(metrics, "postfacta_lifecycle_interception", mechanism=m) for m in ("wrap", "loop")
+    ]
     assert heard == [0, 1]
 
 
@@ -285,7 +308,9 @@ def test_two_applications_live_in_one_process_and_the_global_registry_stays_unto
     finished(one)
     assert b"/i/{id}" not in two.render().body
     names = set(prometheus_client.REGISTRY._names_to_collectors)  # noqa: SLF001, TID251 # pyright: ignore[reportPrivateUsage] - nothing public lists them
-    assert not [name for name in names if name.startswith(("postfacta", "http_server", "db_client"))]
+    assert not [
+        name for name in names if name.startswith(("postfacta", "http_server", "db_client"))
+    ]
 
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -372,7 +397,11 @@ def gauge(name: str, label: object) -> Metric:
 )
 @pytest.mark.parametrize("labels", [{}, {"worker": "1"}], ids=["one", "workers"])
 def test_a_foreign_collector_that_fails_costs_its_own_series_and_is_logged_once(
-    metrics: Metrics, broken: Foreign, accept: str, labels: dict[str, str], caplog: pytest.LogCaptureFixture
+    metrics: Metrics,
+    broken: Foreign,
+    accept: str,
+    labels: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     metrics.registry.register(broken)
     metrics.registry.register(Foreign(gauge("shop_doors", "y")))
@@ -402,7 +431,9 @@ def test_a_websocket_is_one_observation_with_a_close_code_of_the_registry(
     assert value(metrics, "postfacta_websocket_duration_seconds_sum", **labels) == 5
 
 
-def test_a_websocket_that_crashed_in_its_handshake_is_an_unhandled_exception(metrics: Metrics) -> None:
+def test_a_websocket_that_crashed_in_its_handshake_is_an_unhandled_exception(
+    metrics: Metrics,
+) -> None:
     metrics.closed(socket("crashed", is_open=False, error=ValueError()))
     assert value(metrics, "postfacta_websocket_open") == 0
     assert value(metrics, "postfacta_unhandled_exceptions_total", error_type="ValueError") == 1

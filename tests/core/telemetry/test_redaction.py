@@ -49,8 +49,23 @@ def test_a_secrets_shape_is_known_anywhere() -> None:
 
 def test_a_secrets_name_is_enough() -> None:
     cases: list[str] = [
-        *("authorization", "Cookie", "set-cookie", "Set-Cookie", "password", "db_password", "client_secret"),
-        *("token", "access_token", "http.request.header.authorization", "X-Api-Key", "api_key", "DSN"),
+        *(
+            "authorization",
+            "Cookie",
+            "set-cookie",
+            "Set-Cookie",
+            "password",
+            "db_password",
+            "client_secret",
+        ),
+        *(
+            "token",
+            "access_token",
+            "http.request.header.authorization",
+            "X-Api-Key",
+            "api_key",
+            "DSN",
+        ),
         *("X-Traffic-Key", "private_key", "session_csrf", "passphrase"),
     ]
     with every() as case:
@@ -89,8 +104,15 @@ def test_a_foreign_object_and_a_bottomless_one_hide_nothing() -> None:
     assert REDACTED in rendered
 
 
-def test_a_line_of_plain_values_is_looked_through_as_a_whole_and_hides_what_one_of_them_tells() -> None:
-    line = {"event": "http.request", "status": 200, "detail": "Bearer abcdefgh12345678", "note": None}
+def test_a_line_of_plain_values_is_looked_through_as_a_whole_and_hides_what_one_of_them_tells() -> (
+    None
+):
+    line = {
+        "event": "http.request",
+        "status": 200,
+        "detail": "Bearer abcdefgh12345678",
+        "note": None,
+    }
     assert redact(line) == {**line, "detail": f"Bearer {REDACTED}"}
     assert redact({"event": "signed in", "password": "hunter2"})["password"] == REDACTED
 
@@ -117,7 +139,10 @@ def test_to_speak_of_secrets_is_no_secret() -> None:
                 assert redact_text(text) == text
 
 
-@given(st.text(), st.sampled_from(["password=", '"token": "', "cookie: ", "Bearer ", "pf_", "https://u:"]))
+@given(
+    st.text(),
+    st.sampled_from(["password=", '"token": "', "cookie: ", "Bearer ", "pf_", "https://u:"]),
+)
 def test_to_redact_twice_changes_nothing_more(text: str, hint: str) -> None:
     once = redact_text(f"{text}{hint}{text}")
     assert redact_text(once) == once

@@ -60,11 +60,18 @@ class Bench:
         self.metrics = Metrics(with_process=False)
         self.seen: list[tuple[str, str, str]] = []
         app = Starlette(
-            routes=[Route("/i/{id}", self.handle), Route("/crash", self.crash), Route("/503", self.busy)]
+            routes=[
+                Route("/i/{id}", self.handle),
+                Route("/crash", self.crash),
+                Route("/503", self.busy),
+            ]
         )
         self.app = ContextMiddleware(
             TelemetryMiddleware(
-                app, [self.tracing, self.metrics], HardenOptions(quiet=["/healthz/live"]), clock=self.clock
+                app,
+                [self.tracing, self.metrics],
+                HardenOptions(quiet=["/healthz/live"]),
+                clock=self.clock,
             ),
             clock=self.clock,
         )
@@ -173,7 +180,11 @@ async def test_nothing_of_a_callers_baggage_or_long_state_is_taken_over(
 
     bench = Bench()
     app = ContextMiddleware(TelemetryMiddleware(call, [bench.tracing]))
-    for header in (("baggage", "tenant=forged"), ("baggage", "x" * 9000), ("tracestate", "forged" * 1000)):
+    for header in (
+        ("baggage", "tenant=forged"),
+        ("baggage", "x" * 9000),
+        ("tracestate", "forged" * 1000),
+    ):
         await call_asgi(app, headers=[("traceparent", f"00-{TRACE}-{PARENT}-01"), header])
     assert len(seen) == 3
     assert not any("forged" in headers or "baggage" in headers for headers in seen)
@@ -184,7 +195,14 @@ async def test_nothing_of_a_callers_baggage_or_long_state_is_taken_over(
 async def test_a_valid_parent_is_continued_and_any_other_starts_a_new_trace() -> None:
     cases: list[tuple[list[tuple[str, str]], bool]] = [
         ([("traceparent", f"00-{TRACE}-{PARENT}-01")], True),
-        ([("traceparent", f"00-{TRACE}-{PARENT}-01"), ("tracestate", "a=1"), ("tracestate", "b=2")], True),
+        (
+            [
+                ("traceparent", f"00-{TRACE}-{PARENT}-01"),
+                ("tracestate", "a=1"),
+                ("tracestate", "b=2"),
+            ],
+            True,
+        ),
         ([("traceparent", f"00-{'0' * 32}-{PARENT}-01")], False),
         ([("traceparent", f"00-{TRACE}-{PARENT}-01")] * 2, False),
         ([("traceparent", "nonsense \xff")], False),
@@ -307,7 +325,11 @@ assert [span.name for span in exporter.get_finished_spans()] == ["GET"]
 @pytest.mark.usefixtures("programs")
 def test_without_an_sdk_no_span_is_made_and_one_that_comes_late_is_used_at_once() -> None:
     done = subprocess.run(  # noqa: S603 - a fixed program
-        [sys.executable, "-W", "error", "-c", LATE], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-W", "error", "-c", LATE],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
@@ -341,7 +363,9 @@ async def test_a_statement_that_went_well_has_no_status_of_its_own() -> None:
         await PlainTextResponse("ok")(scope, receive, send)
 
     await call_asgi(TelemetryMiddleware(app, [bench.tracing]))
-    [statement] = [span for span in bench.exporter.get_finished_spans() if span.kind is SpanKind.CLIENT]
+    [statement] = [
+        span for span in bench.exporter.get_finished_spans() if span.kind is SpanKind.CLIENT
+    ]
     assert statement.status.status_code is StatusCode.UNSET
 
 
@@ -411,7 +435,9 @@ def test_without_a_span_or_an_sdk_such_news_is_nothing() -> None:
     Tracing()(news)
 
 
-async def refused(error_type: str, *, route: str | None, deadline: float | None = None) -> ReadableSpan:
+async def refused(
+    error_type: str, *, route: str | None, deadline: float | None = None
+) -> ReadableSpan:
     """Make a request that a layer answers in place of the application, after two seconds."""
     bench = Bench()
 
@@ -431,7 +457,8 @@ async def refused(error_type: str, *, route: str | None, deadline: float | None 
 def events_of(span: ReadableSpan) -> list[tuple[str, float, dict[str, object]]]:
     start = span.start_time or 0
     return [
-        (event.name, (event.timestamp - start) / 1e9, dict(event.attributes or {})) for event in span.events
+        (event.name, (event.timestamp - start) / 1e9, dict(event.attributes or {}))
+        for event in span.events
     ]
 
 
@@ -473,9 +500,9 @@ async def test_a_websocket_is_one_span_from_handshake_to_close(sampler: Sampler)
         raise AssertionError
 
     scope: Scope = {"type": "websocket", "path": "/rooms/7", "headers": []}
-    await ContextMiddleware(TelemetryMiddleware(room, [bench.tracing], clock=bench.clock), clock=bench.clock)(
-        scope, receive, send
-    )
+    await ContextMiddleware(
+        TelemetryMiddleware(room, [bench.tracing], clock=bench.clock), clock=bench.clock
+    )(scope, receive, send)
     if sampler is ALWAYS_OFF:
         assert bench.spans == ()
         return
@@ -495,7 +522,11 @@ def test_a_global_provider_is_found_when_it_is_installed(monkeypatch: pytest.Mon
             call = tracing.begin_call()
             assert call is not None
             tracing.end_call(
-                call, HttpCallFinished("billing", "GET", "", 0, 200, 1.0), url="", resends=0, error=None
+                call,
+                HttpCallFinished("billing", "GET", "", 0, 200, 1.0),
+                url="",
+                resends=0,
+                error=None,
             )
     assert len(bench.spans) == 2
 

@@ -83,7 +83,11 @@ def service_file(
             "start": [sys.executable, str(HERE / script)],
             "grace": 8,
             "project": "project",
-            "env": {"TOKEN": "saboteur-token-1", "RATE_LIMIT": "300", "WITHOUT": ",".join(sorted(without))},
+            "env": {
+                "TOKEN": "saboteur-token-1",
+                "RATE_LIMIT": "300",
+                "WITHOUT": ",".join(sorted(without)),
+            },
         },
         "read": {"path": "/invoices/{id}"},
         "write": {"path": "/invoices", "json": {"customer": "{unique}", "total": 120}},

@@ -92,7 +92,9 @@ class Store:
         while True:
             kept = bool(self.idle)
             reader, writer = (
-                self.idle.pop() if kept else await asyncio.open_connection(STORE.hostname, STORE.port)
+                self.idle.pop()
+                if kept
+                else await asyncio.open_connection(STORE.hostname, STORE.port)
             )
             try:
                 writer.write(json.dumps(asked).encode() + b"\n")
@@ -229,7 +231,9 @@ class Service:
         except (EOFError, OSError):
             raise
         except Exception as error:  # noqa: BLE001 - it is the service's last word
-            status, headers, body = self.problem(request, Refused(500, f"it failed: {type(error).__name__}"))
+            status, headers, body = self.problem(
+                request, Refused(500, f"it failed: {type(error).__name__}")
+            )
         if status == -1:
             return False
         closing = (
@@ -292,7 +296,11 @@ class Service:
             if on("INPT-3") and (not colon or not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name)):
                 raise Refused(400, "no header")
             name = name.strip()
-            if on("INPT-3") and name in headers and name in {"content-length", "transfer-encoding", "host"}:
+            if (
+                on("INPT-3")
+                and name in headers
+                and name in {"content-length", "transfer-encoding", "host"}
+            ):
                 raise Refused(400, "a header stands twice")
             headers.setdefault(name, value.strip())
         length, coding = headers.get("content-length"), headers.get("transfer-encoding")
@@ -314,7 +322,9 @@ class Service:
                     and "content-length" not in request.headers
                 ):
                     await self.chunks(request, reader)
-                elif length := int(re.sub(r"\D", "", request.headers.get("content-length", "0")) or 0):
+                elif length := int(
+                    re.sub(r"\D", "", request.headers.get("content-length", "0")) or 0
+                ):
                     if length > LARGEST and on("INPT-1"):
                         raise Refused(413, "the body is too large")
                     request.body += await reader.readexactly(length)
@@ -462,7 +472,11 @@ class Service:
     def problem(self, request: Request, refusal: Refused) -> tuple[int, dict[str, str], bytes]:
         headers = {name.replace("_", "-").title(): value for name, value in refusal.headers.items()}
         if not on("OPER-7"):
-            return refusal.status, {**headers, "Content-Type": "text/plain"}, refusal.detail.encode()
+            return (
+                refusal.status,
+                {**headers, "Content-Type": "text/plain"},
+                refusal.detail.encode(),
+            )
         if not on("CRSH-3"):
             refusal.detail += "\n" + "".join(traceback.format_exception(refusal))
         body = {"title": refusal.detail, "status": refusal.status, "request_id": request.id}
@@ -509,13 +523,20 @@ class Service:
     def log(self, request: Request, status: int, seconds: float) -> None:
         line: dict[str, Any] = {"request_id": request.id if on("LOGS-2") else "", "msg": "request"}
         if on("LOGS-3"):
-            line |= {"method": request.method, "path": request.path, "status": status, "duration": seconds}
+            line |= {
+                "method": request.method,
+                "path": request.path,
+                "status": status,
+                "duration": seconds,
+            }
         if not on("LOGS-4"):
             line |= {"query": parse_qs(request.query), "cookie": request.headers.get("cookie")}
         if on("TRAC-1"):
             line["trace_id"] = request.trace
         text = (
-            json.dumps(line) if on("LOGS-1") else " ".join(str(value) for value in line.values()) + " ms 1 ms"
+            json.dumps(line)
+            if on("LOGS-1")
+            else " ".join(str(value) for value in line.values()) + " ms 1 ms"
         )
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
@@ -525,7 +546,8 @@ class Service:
             _, writer = await asyncio.open_connection("127.0.0.1", int(COLLECTOR))
             body = json.dumps({"traceId": trace}).encode()
             writer.write(
-                b"POST /v1/traces HTTP/1.1\r\nHost: collector\r\nContent-Length: %d\r\n\r\n" % len(body)
+                b"POST /v1/traces HTTP/1.1\r\nHost: collector\r\nContent-Length: %d\r\n\r\n"
+                % len(body)
                 + body
             )
             await writer.drain()

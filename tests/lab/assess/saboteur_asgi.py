@@ -26,7 +26,16 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from postfacta_core import ResilienceError, logs
-from postfacta_core.asgi import ASGIApp, HardenOptions, Message, Receive, Scope, Send, harden, problem_handler
+from postfacta_core.asgi import (
+    ASGIApp,
+    HardenOptions,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    harden,
+    problem_handler,
+)
 from postfacta_core.drain import DrainLimits
 from postfacta_core.errors import DatabaseUnavailableError
 
@@ -88,7 +97,9 @@ MEMORY = Memory()
 async def write(request: Request) -> Response:
     given = request.headers.get("authorization")
     if not (
-        given == f"Bearer {TOKEN}" or (given is None and not on("SECU-2")) or (given and not on("SECU-3"))
+        given == f"Bearer {TOKEN}"
+        or (given is None and not on("SECU-2"))
+        or (given and not on("SECU-3"))
     ):
         return refused(request, 401, "who are you?")
     invoice = read_invoice(await request.body())
@@ -176,14 +187,22 @@ def build() -> ASGIApp:
     if on("LOGS-1"):
         logs.configure(format="json", service="saboteur", version="1.0")
     options = HardenOptions(
-        drain=DrainLimits(drain_delay=1.5 if on("SHUT-3") else 0.0, drain_timeout=4.0, close_timeout=1.0)
+        drain=DrainLimits(
+            drain_delay=1.5 if on("SHUT-3") else 0.0, drain_timeout=4.0, close_timeout=1.0
+        )
     )
-    options = replace(options, rate_limits=[f"{RATE}/minute per client"] if RATE and on("RATE-1") else ())
+    options = replace(
+        options, rate_limits=[f"{RATE}/minute per client"] if RATE and on("RATE-1") else ()
+    )
     if not on("INPT-1"):
-        options = replace(options, limits=replace(cast("Any", options.limits), max_body_bytes=2**30))
+        options = replace(
+            options, limits=replace(cast("Any", options.limits), max_body_bytes=2**30)
+        )
     if not on("SECU-4"):
         options = replace(options, response_headers=(("x-powered-by", "saboteur"),))
-    app = harden(Starlette(routes=routes, exception_handlers=HANDLERS), service="saboteur", options=options)
+    app = harden(
+        Starlette(routes=routes, exception_handlers=HANDLERS), service="saboteur", options=options
+    )
     return app if on("SECU-1") else reflecting(app)
 
 

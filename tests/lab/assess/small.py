@@ -18,14 +18,18 @@ DOCUMENT: dict[str, Any] = {
         "/notes": {
             "post": {
                 "requestBody": {
-                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Note"}}}
+                    "content": {
+                        "application/json": {"schema": {"$ref": "#/components/schemas/Note"}}
+                    }
                 }
             },
             "get": {},
         },
         "/notes/{id}": {"get": {}},
         "/broken": {
-            "post": {"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}}
+            "post": {
+                "requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}
+            }
         },
     },
     "components": {
@@ -81,7 +85,9 @@ class Notes(BaseHTTPRequestHandler):
                 self.wfile.write(bytes([byte]))
                 threading.Event().wait(1)
         elif HABIT == "prints":
-            sys.stdout.write(f"{os.environ['CANARY']} {self.headers.get('Authorization')} {'x' * 100_000}\n")
+            sys.stdout.write(
+                f"{os.environ['CANARY']} {self.headers.get('Authorization')} {'x' * 100_000}\n"
+            )
         self.wfile.write(body)
 
 

@@ -44,7 +44,9 @@ class Bucket:
         return Answer(200) if allowed else Answer(429, {"retry-after": "1"})
 
 
-@pytest.mark.parametrize(("trusting", "word"), [(False, "pass"), (True, "partial"), ("127.0.0.1", "pass")])
+@pytest.mark.parametrize(
+    ("trusting", "word"), [(False, "pass"), (True, "partial"), ("127.0.0.1", "pass")]
+)
 def test_a_limit_is_evaded_only_if_strangers_get_through(trusting: bool | str, word: str) -> None:  # noqa: FBT001
     verdict = asyncio.run(check("RATE-1")(Bucket(trusting=trusting)))
     assert verdict.word == word, verdict.evidence
@@ -166,7 +168,9 @@ class Pool:
 
     def __init__(self, connections: int) -> None:
         self.link, self.opened, self.most = self, connections, connections
-        self.spec = Spec(start=("x",), database=Database(env="X", url="x://127.0.0.1:1", max_connections=20))
+        self.spec = Spec(
+            start=("x",), database=Database(env="X", url="x://127.0.0.1:1", max_connections=20)
+        )
         self._asked = 0
 
     async def delay(self, seconds: float) -> None:
@@ -184,7 +188,9 @@ class Pool:
         return Answer(504 if self._asked % 50 == 0 else 200)
 
 
-@pytest.mark.parametrize(("connections", "outcome"), [(13, Outcome.NOT_RUN), (60, Outcome.MEASURED)])
+@pytest.mark.parametrize(
+    ("connections", "outcome"), [(13, Outcome.NOT_RUN), (60, Outcome.MEASURED)]
+)
 def test_an_answer_too_late_on_a_busy_machine_fails_no_pool(
     connections: int, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:

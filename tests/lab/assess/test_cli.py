@@ -59,7 +59,9 @@ def test_it_says_what_is_wrong(
 
 def test_what_got_worse_is_what_was_measured_twice() -> None:
     old = found(SHUT_2=Verdict.fails("no"), DATA_3=Verdict.not_run(""))
-    new = found(SHUT_1=Verdict.scored(0.5, "half"), DATA_3=Verdict.fails("no"), DEP_4=Verdict.not_run(""))
+    new = found(
+        SHUT_1=Verdict.scored(0.5, "half"), DATA_3=Verdict.fails("no"), DEP_4=Verdict.not_run("")
+    )
     assert worse(old, new) == ["SHUT-1"]
     assert [name for name, _, _ in changes(old, new)] == ["SHUT-1", "SHUT-2", "DATA-3", "DEP-4"]
 
@@ -106,7 +108,10 @@ def test_the_exit_code_says_what_was_found(
 
 
 def test_a_service_that_does_not_start_is_refused(
-    programs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    programs: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["--", sys.executable, "-c", "raise SystemExit('no settings')"]) == 2
@@ -118,6 +123,8 @@ def test_a_service_that_does_not_start_is_refused(
 def test_it_starts_at_once(programs: None) -> None:
     """It imports nothing of the app, nor what takes long."""
     script = "import sys; from postfacta_lab.assess.cli import main; main(['--list']); print(*sys.modules, sep='\\n')"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)  # noqa: S603 - our own
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )  # noqa: S603 - our own
     modules = set(done.stdout.splitlines())
     assert not modules & {"yaml", "click", "postfacta_core", "postfacta_app", "httpx2"}

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from postfacta_lab.assess.model import LETTERS, Outcome, Rubric, Verdict, grade, is_below, letter_of, rubric
+from postfacta_lab.assess.model import (
+    LETTERS,
+    Outcome,
+    Rubric,
+    Verdict,
+    grade,
+    is_below,
+    letter_of,
+    rubric,
+)
 from tests.kit.every import every
 
 PASS, FAIL = Verdict.passes("it does"), Verdict.fails("it does not")
@@ -19,7 +28,10 @@ SMALL = Rubric.of(
                 "gate": 0,
                 **dict.fromkeys(("title", "does", "harden", "without", "page"), ""),
             },
-            "A-2": {"item": "a", **dict.fromkeys(("title", "does", "harden", "without", "page"), "")},
+            "A-2": {
+                "item": "a",
+                **dict.fromkeys(("title", "does", "harden", "without", "page"), ""),
+            },
             "B-1": {
                 "item": "b",
                 "gate": 2,
@@ -54,7 +66,16 @@ def test_the_catalogue_weighs_what_the_assessment_says() -> None:
     assert len(entries) == 52
     assert sum(entry.weight for entry in entries) == pytest.approx(6 * 4 + 5 * 2 + 12 * 1)
     gates = {level: {entry.id for entry in entries if entry.gate == level} for level in range(3)}
-    assert gates[0] == {"SHUT-1", "DATA-1", "DATA-2", "TIME-4", "CRSH-2", "SECU-1", "SECU-2", "SECU-3"}
+    assert gates[0] == {
+        "SHUT-1",
+        "DATA-1",
+        "DATA-2",
+        "TIME-4",
+        "CRSH-2",
+        "SECU-1",
+        "SECU-2",
+        "SECU-3",
+    }
     assert gates[1] == {"METR-1", "METR-2", "HLTH-2", "SECU-5", "DEP-1", "DEP-3", "DEP-5"}
     assert gates[2] == {"RATE-1", "DEP-2", "LOAD-1", "TRAC-2", "OPER-1", "OPER-2"}
 
@@ -98,9 +119,9 @@ def test_what_is_missing_did_not_run() -> None:
 
 
 def test_an_error_is_no_measurement() -> None:
-    assert grade(SMALL, {"A-1": PASS, "A-2": PASS, "B-1": Verdict(Outcome.ERROR)}).measured == pytest.approx(
-        0.8
-    )
+    assert grade(
+        SMALL, {"A-1": PASS, "A-2": PASS, "B-1": Verdict(Outcome.ERROR)}
+    ).measured == pytest.approx(0.8)
 
 
 def test_what_does_not_apply_weighs_nothing() -> None:
@@ -109,7 +130,9 @@ def test_what_does_not_apply_weighs_nothing() -> None:
 
 
 def test_what_is_declared_takes_the_plus_away() -> None:
-    graded = grade(rubric(), all_pass(SECU_2=Verdict(Outcome.DECLARED, evidence="behind a gateway")))
+    graded = grade(
+        rubric(), all_pass(SECU_2=Verdict(Outcome.DECLARED, evidence="behind a gateway"))
+    )
     assert (str(graded), graded.declared) == ("A", 1)
 
 
@@ -120,7 +143,10 @@ def test_nothing_but_declarations_is_no_division_by_zero() -> None:
 
 def test_steps_go_by_gain_after_the_gates_that_hold() -> None:
     graded = grade(SMALL, {"A-1": PASS, "A-2": FAIL, "B-1": FAIL})
-    assert [step.check for step in graded.steps] == ["A-2", "B-1"]  # at B the cap B+ does not hold it
+    assert [step.check for step in graded.steps] == [
+        "A-2",
+        "B-1",
+    ]  # at B the cap B+ does not hold it
     graded = grade(SMALL, {"A-1": FAIL, "A-2": FAIL, "B-1": PASS})
     assert [(step.check, step.cap) for step in graded.steps] == [("A-1", "D+"), ("A-2", "")]
 

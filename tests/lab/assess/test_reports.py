@@ -132,7 +132,9 @@ def test_sarif_has_a_place_for_each_result() -> None:
     ]
     assert len(run["tool"]["driver"]["rules"]) == 52
     for result in run["results"]:
-        assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "assess.toml"
+        assert (
+            result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "assess.toml"
+        )
 
 
 def test_checks_of_your_own_stand_beside_the_grade(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,18 +164,25 @@ def test_a_terminal_gets_a_line_for_each_check_and_what_was_declared() -> None:
         "8",
     ]
     assert line("SHUT-1", Verdict.not_run("busy")).startswith("  SHUT-1  not run ")
-    gone = found(SECU_2=Verdict(Outcome.DECLARED, evidence="behind a gateway"), DEP_2=Verdict.not_run(""))
+    gone = found(
+        SECU_2=Verdict(Outcome.DECLARED, evidence="behind a gateway"), DEP_2=Verdict.not_run("")
+    )
     text = "\n".join(summary(gone))
     assert "declared as not applicable:\n  SECU-2  behind a gateway\n" in text
     assert "A range: some checks did not run" in text
     assert "The way up" not in "\n".join(summary(found()))
     assert "without: " in "\n".join(summary(found(SHUT_1=Verdict.fails("none"))))
-    assert "without: " not in "\n".join(summary(found(DATA_3=Verdict.fails("two"))))  # its remedy is the same
+    assert "without: " not in "\n".join(
+        summary(found(DATA_3=Verdict.fails("two")))
+    )  # its remedy is the same
 
 
 def test_markdown_is_a_table() -> None:
     text = markdown(MIXED)
-    assert "| SHUT-1 Requests in flight survive SIGTERM | fail | 0 of 8 &lt;b>&\"'\\| in flight |" in text
+    assert (
+        "| SHUT-1 Requests in flight survive SIGTERM | fail | 0 of 8 &lt;b>&\"'\\| in flight |"
+        in text
+    )
     assert "Passed: SHUT-2" in text
 
 
@@ -216,7 +225,11 @@ def test_html_is_one_file_without_script() -> None:
 @pytest.mark.parametrize("make", [html, junit, sarif, markdown, badge])
 @pytest.mark.parametrize(
     ("report", "letter"),
-    [(found(), "A+"), (found(SHUT_1=Verdict.fails("")), "D+"), (found(DEP_2=Verdict.not_run("")), "B+ … A+")],
+    [
+        (found(), "A+"),
+        (found(SHUT_1=Verdict.fails("")), "D+"),
+        (found(DEP_2=Verdict.not_run("")), "B+ … A+"),
+    ],
 )
 def test_every_format_shows_the_same_letter(make: Any, report: dict[str, Any], letter: str) -> None:
     text = make(report)
@@ -232,7 +245,8 @@ def test_a_badge_is_grey_if_it_is_a_range() -> None:
 def test_reports_are_made_of_an_old_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "old.json").write_text(json.dumps(MIXED))
     options = [
-        f"--{name}={tmp_path / name}" for name in ("html", "junit", "sarif", "markdown", "badge", "json")
+        f"--{name}={tmp_path / name}"
+        for name in ("html", "junit", "sarif", "markdown", "badge", "json")
     ]
     assert main(["render", str(tmp_path / "old.json"), *options]) == 0
     assert "The way up:" in capsys.readouterr().out
@@ -245,4 +259,6 @@ def test_reports_are_made_of_an_old_one(tmp_path: Path, capsys: pytest.CaptureFi
         "badge",
         "json",
     }
-    assert json.loads((tmp_path / "json").read_text()) == json.loads((tmp_path / "old.json").read_text())
+    assert json.loads((tmp_path / "json").read_text()) == json.loads(
+        (tmp_path / "old.json").read_text()
+    )

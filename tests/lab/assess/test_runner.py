@@ -77,7 +77,9 @@ def test_what_failed_is_tried_again_unless_it_is_sure(verdict: Verdict, times: i
         tried.append(bench)
         return verdict
 
-    runner = _Runner(cast("Any", Calm()), Options(busy=2), lambda _, verdict: results.append(verdict))
+    runner = _Runner(
+        cast("Any", Calm()), Options(busy=2), lambda _, verdict: results.append(verdict)
+    )
     asyncio.run(runner._group(Group(ids=("DEP-4",), run=check)))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     assert (len(tried), [result.repeats for result in results]) == (times, [times - 1])
 
@@ -118,6 +120,7 @@ def test_others_had_what_was_neither_idle_nor_ours(
 
 def test_what_does_not_apply_has_its_word() -> None:
     words = {
-        check["id"]: check["word"] for check in found(SECU_3=Verdict.not_applicable("no [auth]"))["checks"]
+        check["id"]: check["word"]
+        for check in found(SECU_3=Verdict.not_applicable("no [auth]"))["checks"]
     }
     assert words["SECU-3"] == "not applicable"

@@ -51,7 +51,18 @@ QUICK = (
         "DATA-1",
         "RATE-1",
     ),
-    ("METR-3", "METR-5", "LOGS-3", "SECU-3", "SECU-5", "INPT-3", "OPER-4", "OPER-7", "SHUT-4", "DATA-2"),
+    (
+        "METR-3",
+        "METR-5",
+        "LOGS-3",
+        "SECU-3",
+        "SECU-5",
+        "INPT-3",
+        "OPER-4",
+        "OPER-7",
+        "SHUT-4",
+        "DATA-2",
+    ),
 )
 ALONE = ("CRSH-2", "SHUT-2", "HLTH-1", "LOGS-4")
 SLOW = (
@@ -75,7 +86,9 @@ ASGI = (
 
 def failed(found: Mapping[str, Any]) -> set[str]:
     """Return the checks that did not pass, of those that were measured."""
-    return {check["id"] for check in found["checks"] if check["word"] in {"fail", "partial", "error"}}
+    return {
+        check["id"] for check in found["checks"] if check["word"] in {"fail", "partial", "error"}
+    }
 
 
 def judge(found: Mapping[str, Any], off: tuple[str, ...], besides: tuple[str, ...] = ()) -> None:
@@ -104,7 +117,9 @@ def test_many_switches_fail_their_checks_and_no_other(assess: Assess) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("off", QUICK[1:], ids=lambda off: off[0])
-def test_other_switches_fail_their_checks_and_no_other(assess: Assess, off: tuple[str, ...]) -> None:
+def test_other_switches_fail_their_checks_and_no_other(
+    assess: Assess, off: tuple[str, ...]
+) -> None:
     judge(assess(*off, quick=True), off)
 
 

@@ -54,14 +54,18 @@ def left() -> list[str]:
     return found
 
 
-def test_a_service_that_never_answers_is_refused(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_never_answers_is_refused(
+    programs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bench, "PATIENCE", 1.0)
     with pytest.raises(NotServingError, match="did not answer within 1 s"):
         assess(spec("mute"))
     assert left() == []
 
 
-def test_a_wrong_read_is_shown_with_its_answer(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_read_is_shown_with_its_answer(
+    programs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bench, "PATIENCE", 1.0)
     with pytest.raises(NotServingError, match="404"):
         assess(spec("plain", read=Ask(path="/wrong"), write=None))
@@ -71,14 +75,19 @@ def test_a_wrong_read_is_shown_with_its_answer(programs: None, monkeypatch: pyte
 
 
 def test_what_is_deaf_or_forks_fails_its_end_and_leaves_nothing(programs: None) -> None:
-    for habit, said in (("deaf", "still there 2 s after SIGTERM"), ("forks", "left 1 processes behind")):
+    for habit, said in (
+        ("deaf", "still there 2 s after SIGTERM"),
+        ("forks", "left 1 processes behind"),
+    ):
         verdict = assess(spec(habit), "SHUT-2").verdicts["SHUT-2"]
         assert verdict.word == "fail"
         assert said in verdict.evidence
     assert left() == []
 
 
-def test_a_log_that_is_filled_stops_the_checks(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_is_filled_stops_the_checks(
+    programs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bench, "MOST_LOG", 50_000)
     verdict = assess(spec("prints"), "SECU-4").verdicts["SECU-4"]
     assert verdict.evidence == "it did not serve: it fills its log"
@@ -125,7 +134,10 @@ def test_sigterm_ends_what_was_started(programs: None, tmp_path: Path) -> None:
 def test_processes_are_those_of_the_session(programs: None, tmp_path: Path) -> None:
     async def both() -> tuple[int, int]:
         service = Service(
-            (sys.executable, str(SMALL), "forks"), env=dict(os.environ), cwd=tmp_path, log=tmp_path / "log"
+            (sys.executable, str(SMALL), "forks"),
+            env=dict(os.environ),
+            cwd=tmp_path,
+            log=tmp_path / "log",
         )
         service.start()
         for _ in range(100):

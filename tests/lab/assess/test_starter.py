@@ -16,7 +16,10 @@ SMALL = Path(__file__).parent / "small.py"
 
 
 def test_init_tries_what_it_would_write(
-    programs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    programs: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["init", "--", sys.executable, str(SMALL), "starter"]) == 0

@@ -112,7 +112,9 @@ def metrics_of(expr: str) -> set[str]:
     return {one.metric for one in seen(expr)} - {"None"}
 
 
-def ran(*command: str | Path, cwd: Path = ROOT, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+def ran(
+    *command: str | Path, cwd: Path = ROOT, timeout: float = 120.0
+) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; what it said is in one text."""
     return subprocess.run(  # noqa: S603 - an argument list, no shell
         [str(word) for word in command],

@@ -57,9 +57,9 @@ def test_a_faster_tier_silences_the_slower_ones_of_its_own_service_and_objective
             assert time.monotonic() < deadline, sink.arrivals("ticket")
             time.sleep(0.05)  # noqa: TID251 - a test's own thread
     states = {
-        (one["labels"]["service"], one["labels"]["slo"], one["labels"]["burnrate_tier"]): one["status"][
-            "state"
-        ]
+        (one["labels"]["service"], one["labels"]["slo"], one["labels"]["burnrate_tier"]): one[
+            "status"
+        ]["state"]
         for one in alertmanager.alerts()
     }
     assert states == {
@@ -73,7 +73,12 @@ def test_a_faster_tier_silences_the_slower_ones_of_its_own_service_and_objective
 
 
 def test_one_outage_is_one_page_with_its_resolution(alertmanager: Alertmanager, sink: Sink) -> None:
-    down = {"alertname": "PostfactaDown", "service": "postfacta", "severity": "page", "component": "http"}
+    down = {
+        "alertname": "PostfactaDown",
+        "service": "postfacta",
+        "severity": "page",
+        "component": "http",
+    }
     journey = {**down, "alertname": "PostfactaJourneyProbeFailing"}
     elsewhere = {**journey, "service": "billing"}
     alertmanager.send(down, journey, elsewhere, burn("fast"))
@@ -111,16 +116,24 @@ def test_what_a_receiver_refused_is_tried_again_until_it_takes_it(
 ) -> None:
     sink.answer = 503
     alertmanager.send({"alertname": "ValkeyDown", "service": "postfacta", "severity": "ticket"})
-    with pytest.raises(TimeoutError, match=r"an alert firing at ticket: not within 3 s; what came: none"):
+    with pytest.raises(
+        TimeoutError, match=r"an alert firing at ticket: not within 3 s; what came: none"
+    ):
         sink.wait_for("ticket", within=3)
     sink.answer = 200
     assert sink.wait_for("ticket", within=60).name == "ValkeyDown"
 
 
 def test_waits_are_divided_and_nothing_else_is() -> None:
-    config = {"route": {"group_wait": "1m30s", "receiver": "5m", "routes": [{"repeat_interval": "4h"}]}}
+    config = {
+        "route": {"group_wait": "1m30s", "receiver": "5m", "routes": [{"repeat_interval": "4h"}]}
+    }
     assert compress(config, 10) == {
-        "route": {"group_wait": "9000ms", "receiver": "5m", "routes": [{"repeat_interval": "1440000ms"}]}
+        "route": {
+            "group_wait": "9000ms",
+            "receiver": "5m",
+            "routes": [{"repeat_interval": "1440000ms"}],
+        }
     }
 
 

@@ -20,7 +20,14 @@ from chaos.alertmanager import Alertmanager
 from chaos.prometheus import Prometheus
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_lab.engine.processes import free_port, wait_until
-from tests.ops.alerting.rules import Alert, alerts, metrics_of, needs_alertmanager, needs_promtool, program
+from tests.ops.alerting.rules import (
+    Alert,
+    alerts,
+    metrics_of,
+    needs_alertmanager,
+    needs_promtool,
+    program,
+)
 from tests.ops.runbooks.reading import queries
 
 pytestmark = pytest.mark.usefixtures("programs")
@@ -34,7 +41,9 @@ LATE = {"alertmanager_notifications_failed_total"}
 
 def of_job(job: str) -> list[Alert]:
     return [
-        one for one in alerts() if f'job="{job}"' in one.expr and one.file in {"infra.yml", "selfmon.yml"}
+        one
+        for one in alerts()
+        if f'job="{job}"' in one.expr and one.file in {"infra.yml", "selfmon.yml"}
     ]
 
 
@@ -52,7 +61,11 @@ def running(command: Sequence[str], environment: Mapping[str, str], log: Path) -
     with (
         log.open("ab") as output,
         subprocess.Popen(  # noqa: S603 - an argument list, no shell
-            command, env={**os.environ, **environment}, stdout=output, stderr=output, stdin=subprocess.DEVNULL
+            command,
+            env={**os.environ, **environment},
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
         ) as process,
     ):
         try:
@@ -77,7 +90,9 @@ def exposed(url: str, log: Path) -> set[str]:
     try:
         wait_until(lambda: bool(page()), f"{url} answers", within=_START, every=0.1)
     except TimeoutError as error:
-        raise TimeoutError(f"{error}; its last words:\n{log.read_text(errors='replace')[-1500:]}") from None
+        raise TimeoutError(
+            f"{error}; its last words:\n{log.read_text(errors='replace')[-1500:]}"
+        ) from None
     lines = page().splitlines()
     return {line.partition("{")[0].partition(" ")[0] for line in lines if line[:1] not in {"", "#"}}
 
@@ -89,7 +104,9 @@ def assert_all_there(job: str, names: set[str]) -> None:
         *(one.expr for one in rules),
         *(one.expr for one in queries() if f'job="{job}"' in one.expr),
     ):
-        assert {name for name in metrics_of(expr) if not name.startswith("postfacta_")} <= names, expr
+        assert {name for name in metrics_of(expr) if not name.startswith("postfacta_")} <= names, (
+            expr
+        )
 
 
 def test_the_exporter_of_postgresql_exposes_what_its_rules_look_at(
@@ -113,7 +130,10 @@ def test_the_exporter_of_the_machine_exposes_what_its_rules_look_at(tmp_path: Pa
 def test_the_exporter_of_valkey_exposes_what_its_rules_look_at(tmp_path: Path) -> None:
     command, port, log = needed("prometheus-redis-exporter"), free_port(), tmp_path / "log"
     # Nobody listens there: what a Valkey that is down looks like is what the rule is about.
-    options = [f"--redis.addr=redis://127.0.0.1:{free_port()}", f"--web.listen-address=127.0.0.1:{port}"]
+    options = [
+        f"--redis.addr=redis://127.0.0.1:{free_port()}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
     with running([command, *options], {}, log):
         assert_all_there("valkey", exposed(f"http://127.0.0.1:{port}/metrics", log))
 
@@ -128,7 +148,11 @@ def test_the_exporter_of_certificates_exposes_what_its_rules_look_at(tmp_path: P
     command, port, log = needed("prometheus-blackbox-exporter"), free_port(), tmp_path / "log"
     config = tmp_path / "blackbox.yml"
     tls = {"insecure_skip_verify": True}
-    module = {"prober": "http", "timeout": "5s", "http": {"preferred_ip_protocol": "ip4", "tls_config": tls}}
+    module = {
+        "prober": "http",
+        "timeout": "5s",
+        "http": {"preferred_ip_protocol": "ip4", "tls_config": tls},
+    }
     config.write_text(json.dumps({"modules": {"http_2xx": module}}))
     options = [f"--config.file={config}", f"--web.listen-address=127.0.0.1:{port}"]
     with served_with_tls(tmp_path) as address, running([command, *options], {}, log):

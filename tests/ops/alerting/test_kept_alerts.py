@@ -19,7 +19,12 @@ from tests.kit.pg import create_database
 from tests.ops.alerting.rules import needs_alertmanager
 
 pytestmark = [needs_alertmanager, pytest.mark.usefixtures("programs")]
-ALERT = {"alertname": "CheckoutErrorRatio", "service": "checkout", "env": "prod", "severity": "page"}
+ALERT = {
+    "alertname": "CheckoutErrorRatio",
+    "service": "checkout",
+    "env": "prod",
+    "severity": "page",
+}
 _BY = 100.0
 """How much shorter its waits are: half a minute for a first notification is a third of a second."""
 
@@ -47,7 +52,9 @@ def alertmanager(live: LiveService, tmp_path: Path) -> Generator[tuple[Alertmana
 
 
 def signals(live: LiveService, kind: str) -> list[Mapping[str, Any]]:
-    found: list[Mapping[str, Any]] = live.client.get("/api/v1/signals", params={"kind": kind}).json()["items"]
+    found: list[Mapping[str, Any]] = live.client.get(
+        "/api/v1/signals", params={"kind": kind}
+    ).json()["items"]
     return found
 
 
@@ -64,7 +71,9 @@ def test_an_alert_becomes_a_signal_and_attached_the_timeline_of_an_incident(
         "CheckoutErrorRatio",
         ["checkout"],
     )
-    assert sink.wait_for("pager", within=30).name == "CheckoutErrorRatio"  # Whoever was to be told still is.
+    assert (
+        sink.wait_for("pager", within=30).name == "CheckoutErrorRatio"
+    )  # Whoever was to be told still is.
 
     sender.send(ALERT, annotations={"summary": "Other words, as templates have them"}, lasting=0)
     wait_until(lambda: bool(signals(live, "alert_resolved")), "its end is a signal", within=30)
@@ -72,12 +81,18 @@ def test_an_alert_becomes_a_signal_and_attached_the_timeline_of_an_incident(
     assert [one["id"] for one in signals(live, "alert_firing")] == [firing["id"]]
 
     ref = live.record(services=["checkout"], severity="HIGH")["id"]
-    found = live.client.get("/api/v1/signals", params={"service": "checkout", "attached": "false"}).json()
+    found = live.client.get(
+        "/api/v1/signals", params={"service": "checkout", "attached": "false"}
+    ).json()
     ids = [one["id"] for one in found["items"]]
-    attached = live.client.post(f"/api/v1/incidents/{ref}/signals", json={"ids": ids}).json()["results"]
+    attached = live.client.post(f"/api/v1/incidents/{ref}/signals", json={"ids": ids}).json()[
+        "results"
+    ]
     assert [one["result"] for one in attached] == ["attached", "attached"]
     timeline = live.client.get(f"/api/v1/incidents/{ref}/timeline").json()["items"]
     assert [entry["kind"] for entry in timeline] == ["alert_firing", "alert_resolved", "status"]
-    detected = live.client.get(f"/api/v1/incidents/{ref}/durations").json()["milestones"]["detected"]
+    detected = live.client.get(f"/api/v1/incidents/{ref}/durations").json()["milestones"][
+        "detected"
+    ]
     assert detected["basis"] == "derived"
     assert detected["t"] == timeline[0]["t"]

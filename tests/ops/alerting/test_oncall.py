@@ -103,7 +103,9 @@ def test_the_present_holder_is_printed() -> None:
         ("2026-10-05T10:00", "engineer-1", "engineer-2"),
     ],
 )
-def test_shifts_change_at_the_handover_and_come_round(at: str, primary: str, secondary: str) -> None:
+def test_shifts_change_at_the_handover_and_come_round(
+    at: str, primary: str, secondary: str
+) -> None:
     assert oncall("who", "--at", at, "--rotation", "primary")[1] == f"{primary}\n"
     assert oncall("who", "--at", at, "--rotation", "secondary")[1] == f"{secondary}\n"
 
@@ -138,7 +140,10 @@ def _goes_on(made: dict[str, Any]) -> None:
     ("changes", "found"),
     [
         ([_ends], "2026-10-05 10:00 to 2026-10-12 10:00: primary has no one"),
-        ([_ends, _goes_on], "2026-09-28 10:00 to 2026-10-05 10:00: primary has engineer-4 and engineer-9"),
+        (
+            [_ends, _goes_on],
+            "2026-09-28 10:00 to 2026-10-05 10:00: primary has engineer-4 and engineer-9",
+        ),
         (
             [_swap("2026-09-08T08:00", "2026-09-08T20:00", "engineer-2")],
             "2026-09-08 08:00 to 2026-09-08 20:00: engineer-2 is primary and secondary at once",
@@ -154,8 +159,14 @@ def _goes_on(made: dict[str, Any]) -> None:
             [lambda made: made["escalation"].pop(), lambda made: made["escalation"].pop()],
             "escalation ends with a rotation",
         ),
-        ([lambda made: made["escalation"][2].update(after_minutes=5)], "each step later than the one before"),
-        ([lambda made: made["escalation"][3].update(role="the-boss")], "'the-boss', which is no role"),
+        (
+            [lambda made: made["escalation"][2].update(after_minutes=5)],
+            "each step later than the one before",
+        ),
+        (
+            [lambda made: made["escalation"][3].update(role="the-boss")],
+            "'the-boss', which is no role",
+        ),
         (
             [lambda made: made["receivers"]["pager"].update(reaches="nobody")],
             "'nobody', which is no rotation",
@@ -166,11 +177,19 @@ def _goes_on(made: dict[str, Any]) -> None:
         ),
     ],
     ids=[
-        *("a gap", "two at once", "a deputy of himself", "two swaps at once", "no person at the end"),
+        *(
+            "a gap",
+            "two at once",
+            "a deputy of himself",
+            "two swaps at once",
+            "no person at the end",
+        ),
         *("two steps at once", "an unknown role", "an unknown rotation", "an unknown receiver"),
     ],
 )
-def test_a_gap_a_double_and_a_dead_end_are_found(changes: list[_Change], found: str, tmp_path: Path) -> None:
+def test_a_gap_a_double_and_a_dead_end_are_found(
+    changes: list[_Change], found: str, tmp_path: Path
+) -> None:
     code, said, _ = oncall("check", "--at", "2026-09-07T10:00", file=changed(tmp_path, *changes))
     assert code == 1
     assert found in said
@@ -188,7 +207,11 @@ def test_no_one_on_call_is_an_error(tmp_path: Path) -> None:
     [
         (["--at", "noon"], None, "--at noon: no time"),
         ([], lambda made: made.update(timezone="Mars/Olympus"), "'Mars/Olympus' is not known here"),
-        ([], lambda made: made.pop("handover"), "does not fit oncall.schema.json: KeyError('handover')"),
+        (
+            [],
+            lambda made: made.pop("handover"),
+            "does not fit oncall.schema.json: KeyError('handover')",
+        ),
         (
             [],
             lambda made: made["rotations"][0]["shifts"][0].update({"from": "2026-09-08"}),
@@ -201,7 +224,9 @@ def test_no_one_on_call_is_an_error(tmp_path: Path) -> None:
 def test_what_cannot_be_used_is_refused_with_its_place(
     arguments: list[str], change: _Change | None, complaint: str, tmp_path: Path
 ) -> None:
-    code, said, told = oncall("who", *arguments, file=changed(tmp_path, *([change] if change else [])))
+    code, said, told = oncall(
+        "who", *arguments, file=changed(tmp_path, *([change] if change else []))
+    )
     assert (code, said) == (2, "")
     assert complaint in told
     assert len(told.splitlines()) == 1
@@ -210,11 +235,16 @@ def test_what_cannot_be_used_is_refused_with_its_place(
 @pytest.mark.usefixtures("programs")
 def test_an_unknown_rotation_is_answered_with_those_that_there_are() -> None:
     code, _, told = oncall("who", "--rotation", "tertiary")
-    assert (code, told) == (1, "oncall: there is no rotation 'tertiary': there are primary, secondary\n")
+    assert (code, told) == (
+        1,
+        "oncall: there is no rotation 'tertiary': there are primary, secondary\n",
+    )
 
 
 @pytest.mark.usefixtures("programs")
-def test_a_handover_is_at_ten_by_the_clock_on_the_wall_in_summer_and_in_winter(tmp_path: Path) -> None:
+def test_a_handover_is_at_ten_by_the_clock_on_the_wall_in_summer_and_in_winter(
+    tmp_path: Path,
+) -> None:
     try:
         zone = ZoneInfo("Europe/Berlin")
     except ZoneInfoNotFoundError:  # pragma: no cover - a machine without time zones
@@ -222,19 +252,23 @@ def test_a_handover_is_at_ten_by_the_clock_on_the_wall_in_summer_and_in_winter(t
     file = changed(tmp_path, lambda made: made.update(timezone="Europe/Berlin"))
     for day in (datetime(2026, 10, 19, 10, tzinfo=zone), datetime(2026, 10, 26, 10, tzinfo=zone)):
         at = day.astimezone(UTC)
-        before = oncall("who", "--at", at.replace(minute=0).isoformat(), "--rotation", "primary", file=file)[
-            1
-        ]
+        before = oncall(
+            "who", "--at", at.replace(minute=0).isoformat(), "--rotation", "primary", file=file
+        )[1]
         earlier = at.timestamp() - 1
         last = datetime.fromtimestamp(earlier, UTC).isoformat()
         assert oncall("who", "--at", last, "--rotation", "primary", file=file)[1] != before
 
 
 def test_each_receiver_reaches_a_person_and_each_service_an_owner() -> None:
-    config: Mapping[str, Any] = yaml.safe_load((DEPLOY / "alertmanager/alertmanager.yml").read_text())
+    config: Mapping[str, Any] = yaml.safe_load(
+        (DEPLOY / "alertmanager/alertmanager.yml").read_text()
+    )
     receivers = {receiver["name"] for receiver in config["receivers"]} - {"nobody"}
     assert receivers == set(content()["receivers"])
-    assert {one.labels["service"] for one in alerts()} == {one["name"] for one in content()["services"]}
+    assert {one.labels["service"] for one in alerts()} == {
+        one["name"] for one in content()["services"]
+    }
 
 
 def test_pages_reach_the_primary_at_once_and_a_person_in_the_end() -> None:
@@ -249,5 +283,7 @@ def test_no_persons_name_or_number_stands_in_it() -> None:
     text = FILE.read_text()
     assert "@" not in text
     assert "+49" not in text
-    seats = {seat for one in content()["rotations"] for shift in one["shifts"] for seat in shift["seats"]}
+    seats = {
+        seat for one in content()["rotations"] for shift in one["shifts"] for seat in shift["seats"]
+    }
     assert all(seat.startswith("engineer-") for seat in seats)

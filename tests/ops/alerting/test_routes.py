@@ -37,9 +37,13 @@ def test_each_alert_goes_where_its_severity_says() -> None:
     with every() as case:
         for one in alerts():
             with case(one):
-                expected = "deadman" if one.name == "Watchdog" else RECEIVERS[one.labels["severity"]]
+                expected = (
+                    "deadman" if one.name == "Watchdog" else RECEIVERS[one.labels["severity"]]
+                )
                 labels = {name: text for name, text in one.labels.items() if "{{" not in text}
-                told = [f"{name}={text}" for name, text in {**labels, "alertname": one.name}.items()]
+                told = [
+                    f"{name}={text}" for name, text in {**labels, "alertname": one.name}.items()
+                ]
                 done = ran(
                     "amtool",
                     "config",
@@ -55,7 +59,9 @@ def test_each_alert_goes_where_its_severity_says() -> None:
 @pytest.mark.usefixtures("programs")
 @needs_alertmanager
 def test_an_alert_of_no_severity_is_a_ticket_and_is_not_lost() -> None:
-    done = ran("amtool", "config", "routes", "test", f"--config.file={CONFIG}", "alertname=Forgotten")
+    done = ran(
+        "amtool", "config", "routes", "test", f"--config.file={CONFIG}", "alertname=Forgotten"
+    )
     assert done.stdout.splitlines()[-1] == "ticket"
 
 
@@ -69,8 +75,14 @@ def test_secrets_stand_in_files_of_their_own() -> None:
         for file in (CONFIG, *EXAMPLES):
             with case(file.name):
                 lines = [line.strip(" -") for line in file.read_text().splitlines()]
-                keys = {line.partition(":")[0] for line in lines if ":" in line and not line.startswith("#")}
-                secrets = {key for key in keys if re.search(r"password|secret|token|_key|^url|_url", key)}
+                keys = {
+                    line.partition(":")[0]
+                    for line in lines
+                    if ":" in line and not line.startswith("#")
+                }
+                secrets = {
+                    key for key in keys if re.search(r"password|secret|token|_key|^url|_url", key)
+                }
                 assert secrets <= {key for key in secrets if key.endswith("_file")} | {"url"}
                 if file == CONFIG:
                     assert "url" not in keys
@@ -83,7 +95,9 @@ def wanted(matchers: list[str]) -> dict[str, str]:
 
 def meets(one: Alert, matchers: list[str]) -> bool:
     labels = {**one.labels, "alertname": one.name}
-    return all(re.fullmatch(pattern, labels.get(name, "")) for name, pattern in wanted(matchers).items())
+    return all(
+        re.fullmatch(pattern, labels.get(name, "")) for name, pattern in wanted(matchers).items()
+    )
 
 
 def test_what_an_inhibition_compares_stands_on_every_rule_that_it_can_meet() -> None:

@@ -42,7 +42,9 @@ def cases() -> Sequence[tuple[Path, dict[str, Any]]]:
 
 
 def fires(case: dict[str, Any]) -> set[str]:
-    found = [sample["labels"] for test in case["promql_expr_test"] for sample in test["exp_samples"]]
+    found = [
+        sample["labels"] for test in case["promql_expr_test"] for sample in test["exp_samples"]
+    ]
     return {name for labels in found for name in re.findall(r'alertname="(\w+)"', labels)}
 
 
@@ -53,7 +55,11 @@ def exposed() -> frozenset[str]:
     page = telemetry.metrics.render().body.decode()
     names = set(POLICY_METRICS) | set(RUNTIME_METRICS)
     for name, kind in re.findall(r"^# TYPE (\S+) (\w+)$", page, re.MULTILINE):
-        names |= {f"{name}{end}" for end in ("_bucket", "_count", "_sum")} if kind == "histogram" else {name}
+        names |= (
+            {f"{name}{end}" for end in ("_bucket", "_count", "_sum")}
+            if kind == "histogram"
+            else {name}
+        )
     return frozenset(names)
 
 
@@ -72,7 +78,12 @@ def test_prometheus_finds_nothing_wrong_with_the_rules() -> None:
 @needs_promtool
 def test_prometheus_finds_nothing_wrong_with_its_configuration() -> None:
     done = ran(
-        "promtool", "check", "config", "--lint=all", "--lint-fatal", DEPLOY / "prometheus/prometheus.yml"
+        "promtool",
+        "check",
+        "config",
+        "--lint=all",
+        "--lint-fatal",
+        DEPLOY / "prometheus/prometheus.yml",
     )
     assert done.returncode == 0, done.stdout
 
@@ -107,7 +118,9 @@ def test_each_severity_of_a_certificate_that_expires_is_tested() -> None:
 
 
 def test_the_watchdog_fires_from_the_first_moment() -> None:
-    assert [fires(case) for _, case in cases() if case["name"].startswith("Watchdog")] == [{"Watchdog"}]
+    assert [fires(case) for _, case in cases() if case["name"].startswith("Watchdog")] == [
+        {"Watchdog"}
+    ]
 
 
 def rendered(case: dict[str, Any], of: Path, folder: Path) -> str:
@@ -141,7 +154,9 @@ def test_what_an_alert_says_can_be_read(tmp_path: Path) -> None:
                 texts = re.findall(r'(?:summary|description)="((?:\\.|[^"\\])*)"', said)
                 assert len(texts) >= 2, said
                 for text in texts:
-                    assert not re.search(r"error expanding|<no value>|%!|NaN|\{\{|  | \.|Inf", text), text
+                    assert not re.search(
+                        r"error expanding|<no value>|%!|NaN|\{\{|  | \.|Inf", text
+                    ), text
                     assert text[-1] != " "
 
 
@@ -152,11 +167,17 @@ def test_each_alert_says_who_what_and_where() -> None:
                 assert one.labels["severity"] in {"page", "ticket", "none"}
                 assert {"severity", "service", "component"} <= one.labels.keys()
                 assert all(one.labels.values())
-                assert set(one.annotations) == {"summary", "description", "runbook_url", "dashboard_url"}
+                assert set(one.annotations) == {
+                    "summary",
+                    "description",
+                    "runbook_url",
+                    "dashboard_url",
+                }
                 assert all(one.annotations.values())
                 assert one.annotations["runbook_url"] == f"{RUNBOOKS}/{one.name}.md"
                 assert re.fullmatch(
-                    r"https://grafana\.example\.org/d/postfacta-\w+", one.annotations["dashboard_url"]
+                    r"https://grafana\.example\.org/d/postfacta-\w+",
+                    one.annotations["dashboard_url"],
                 )
 
 

@@ -29,13 +29,17 @@ from postfacta_core.telemetry.metrics import Metrics
 __all__ = ["app"]
 
 # Nobody takes its traces either.
-trace.set_tracer_provider(Provider(OTLPSpanExporter("http://127.0.0.1:1/v1/traces", timeout=1), every=1.0))
+trace.set_tracer_provider(
+    Provider(OTLPSpanExporter("http://127.0.0.1:1/v1/traces", timeout=1), every=1.0)
+)
 telemetry = Telemetry(metrics=Metrics(version="1.4.2", revision="0123abc"))
 observer = telemetry.observer
 
 slots = Bulkhead("ledger", 1, observer=observer)
 # It opens soon, and tries again soon.
-opens = CircuitConfig(failure_rate_threshold=0.3, minimum_number_of_calls=6, wait_duration_in_open_state=1.0)
+opens = CircuitConfig(
+    failure_rate_threshold=0.3, minimum_number_of_calls=6, wait_duration_in_open_state=1.0
+)
 breaker = CircuitBreaker("ledger", config=opens, observer=observer)
 retry = Retry("ledger", attempts=2, on=ConnectionError, observer=observer)
 guarded = Pipeline(Timeout(2, name="ledger"), retry, breaker, slots)
@@ -77,7 +81,9 @@ async def invoice(request: Request) -> Response:
     """Answer with what an invoice comes to."""
     number = int(request.path_params["id"])
     found = await fallback.ask(rate, number)
-    return JSONResponse({"id": number, "total": await total(number), "rate": found, "search": await search()})
+    return JSONResponse(
+        {"id": number, "total": await total(number), "rate": found, "search": await search()}
+    )
 
 
 async def crash(request: Request) -> Response:

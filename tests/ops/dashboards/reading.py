@@ -14,7 +14,8 @@ __all__ = ["BOARDS", "ROOT", "Asked", "Seen", "asked", "filled", "panels", "seen
 
 ROOT = Path(__file__).parent.parent.parent.parent
 _FILES = [
-    json.loads(file.read_text()) for file in sorted((ROOT / "deploy/grafana/dashboards").glob("*.gen.json"))
+    json.loads(file.read_text())
+    for file in sorted((ROOT / "deploy/grafana/dashboards").glob("*.gen.json"))
 ]
 BOARDS: Mapping[str, dict[str, Any]] = {board["uid"]: board for board in _FILES}
 
@@ -71,7 +72,9 @@ class Seen:
 
 def panels(board: Mapping[str, Any]) -> list[dict[str, Any]]:
     """List the panels that draw something."""
-    return [panel for panel in cast("list[dict[str, Any]]", board["panels"]) if panel["type"] != "row"]
+    return [
+        panel for panel in cast("list[dict[str, Any]]", board["panels"]) if panel["type"] != "row"
+    ]
 
 
 def asked(boards: Mapping[str, dict[str, Any]] = BOARDS) -> list[Asked]:
@@ -128,7 +131,9 @@ def _parts(node: object) -> tuple[object, ...]:
     match node:
         case promql.BinaryExpr():
             return node.lhs, node.rhs
-        case promql.AggregateExpr() | promql.ParenExpr() | promql.UnaryExpr() | promql.SubqueryExpr():
+        case (
+            promql.AggregateExpr() | promql.ParenExpr() | promql.UnaryExpr() | promql.SubqueryExpr()
+        ):
             return (node.expr,)
         case promql.NumberLiteral() | promql.StringLiteral():
             return ()

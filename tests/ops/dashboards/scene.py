@@ -30,9 +30,7 @@ __all__ = ["EXPORTER", "Scene", "played"]
 EXPORTER = shutil.which("prometheus-postgres-exporter")
 """PostgreSQL's own numbers; None if this system has no such program."""
 
-_LEAST = (
-    20.0  # seconds of traffic: a rate over a minute needs two scrapes, and rules need those of other rules
-)
+_LEAST = 20.0  # seconds of traffic: a rate over a minute needs two scrapes, and rules need those of other rules
 _START = 60.0
 _ENOUGH = 12  # incidents: below ten the service tells no ninth decile
 
@@ -58,7 +56,11 @@ class Scene:
     def kind_of(self, metric: str) -> str:
         """Return the type of a metric; nothing if no source has it. In OpenMetrics a family has no end, in the older format it may."""
         family = re.sub(r"_(bucket|sum|count|total)$", "", metric)
-        return self.types.get(metric) or self.types.get(family) or ("gauge" if metric in self.names else "")
+        return (
+            self.types.get(metric)
+            or self.types.get(family)
+            or ("gauge" if metric in self.names else "")
+        )
 
     def ask(self, expr: str) -> list[float]:
         """Evaluate an expression at that moment, and give the values that are numbers."""
@@ -79,7 +81,10 @@ def played(folder: Path, *, rules: Sequence[Path] = ()) -> Generator[Scene]:
         password = (folder / "template/admin.password").read_text()
         _make_history(stack, password)
         urls = {"postfacta": stack.instances[0].url}
-        with _billing(folder) as urls["billing"], _exporter(stack.dsn(), folder) as urls["postgres"]:
+        with (
+            _billing(folder) as urls["billing"],
+            _exporter(stack.dsn(), folder) as urls["postgres"],
+        ):
             targets = {job: [url.removeprefix("http://")] for job, url in urls.items() if url}
             # A busy machine may take a second for what an exporter asks PostgreSQL.
             config = scrape_config(targets, every="2s", rules=hurried)
@@ -96,7 +101,9 @@ def played(folder: Path, *, rules: Sequence[Path] = ()) -> Generator[Scene]:
 def _hurried(rules: Path, folder: Path) -> Path:
     """Write rules again, to be evaluated as often as everything else here."""
     copy = folder / rules.name
-    copy.write_text(re.sub(r"^( *)interval: \w+$", r"\1interval: 1s", rules.read_text(), flags=re.MULTILINE))
+    copy.write_text(
+        re.sub(r"^( *)interval: \w+$", r"\1interval: 1s", rules.read_text(), flags=re.MULTILINE)
+    )
     return copy
 
 
@@ -167,7 +174,9 @@ def _report(client: httpx2.Client) -> None:
         "occurred_at": "2026-02-07T10:04:00Z",
         "payload": {"outcome": "succeeded"},
     }
-    client.post("/api/v1/signals", json={"items": [{**deployed, "id": str(uuid4())}]}).raise_for_status()
+    client.post(
+        "/api/v1/signals", json={"items": [{**deployed, "id": str(uuid4())}]}
+    ).raise_for_status()
     alert = {
         "status": "firing",
         "labels": {"alertname": "CheckoutErrorRatio", "run": str(uuid4())},
@@ -215,7 +224,12 @@ def _child(
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603 - an argument list, no shell
-            command, cwd=ROOT, env=kept | environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            command,
+            cwd=ROOT,
+            env=kept | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
         )
     try:
         yield process
@@ -231,7 +245,14 @@ def _child(
 @contextmanager
 def _billing(folder: Path) -> Generator[str]:
     port, log = free_port(), folder / "billing.log"
-    command = [sys.executable, "-m", "uvicorn", "tests.ops.dashboards.billing:app", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "tests.ops.dashboards.billing:app",
+        "--port",
+        str(port),
+    ]
     with _child([*command, "--no-access-log"], log) as process:
         url = f"http://127.0.0.1:{port}"
         _wait(f"{url}/healthz/ready", process, log)
@@ -245,7 +266,9 @@ def _exporter(dsn: str, folder: Path) -> Generator[str]:
         return
     port, log = free_port(), folder / "exporter.log"
     with _child(
-        [EXPORTER, f"--web.listen-address=127.0.0.1:{port}"], log, DATA_SOURCE_NAME=f"{dsn}?sslmode=disable"
+        [EXPORTER, f"--web.listen-address=127.0.0.1:{port}"],
+        log,
+        DATA_SOURCE_NAME=f"{dsn}?sslmode=disable",
     ) as process:
         url = f"http://127.0.0.1:{port}"
         _wait(f"{url}/metrics", process, log)
@@ -264,4 +287,6 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     try:
         wait_until(answers, f"{url} answers", within=_START, every=0.1)
     except (TimeoutError, RuntimeError) as error:
-        raise RuntimeError(f"{error}; its last words:\n{log.read_text(errors='replace')[-1500:]}") from None
+        raise RuntimeError(
+            f"{error}; its last words:\n{log.read_text(errors='replace')[-1500:]}"
+        ) from None

@@ -13,7 +13,9 @@ from deploy.grafana.generate import Service, boards, main, write
 from tests.ops.dashboards.reading import BOARDS, ROOT, Asked, asked, panels, seen
 
 OURS = Service(
-    name="postfacta", job="postfacta", runbooks="https://git.example.org/postfacta/src/main/docs/runbooks"
+    name="postfacta",
+    job="postfacta",
+    runbooks="https://git.example.org/postfacta/src/main/docs/runbooks",
 )
 BILLING = ["overview", "database", "resilience", "runtime"]
 
@@ -35,7 +37,14 @@ def test_the_same_service_gives_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("programs")
 def test_it_runs_from_anywhere_and_says_what_it_wrote(tmp_path: Path) -> None:
     done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, ROOT / "deploy/grafana/generate.py", "--service", "billing", "--out", "grafana"],
+        [
+            sys.executable,
+            ROOT / "deploy/grafana/generate.py",
+            "--service",
+            "billing",
+            "--out",
+            "grafana",
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -94,7 +103,9 @@ def test_a_name_that_grafana_or_prometheus_would_not_take_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_written_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
     assert main(["--out", str(tmp_path / "file")]) == 2
     assert "file" in capsys.readouterr().err
@@ -102,7 +113,8 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, capsys: pytest.
 
 def test_the_overview_fits_on_three_screens() -> None:
     bottom = max(
-        panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels(BOARDS["postfacta-overview"])
+        panel["gridPos"]["y"] + panel["gridPos"]["h"]
+        for panel in panels(BOARDS["postfacta-overview"])
     )
     assert bottom <= 3 * 24
 

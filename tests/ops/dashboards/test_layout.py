@@ -51,7 +51,9 @@ def test_grafana_knows_its_shape() -> None:
                 numbers = [panel["id"] for panel in board["panels"]]
                 assert len(set(numbers)) == len(numbers)
                 for panel in panels(board):
-                    assert {"fieldConfig", "options", "targets", "gridPos", "datasource"} <= set(panel)
+                    assert {"fieldConfig", "options", "targets", "gridPos", "datasource"} <= set(
+                        panel
+                    )
                     references = [target["refId"] for target in panel["targets"]]
                     assert references
                     assert len(set(references)) == len(references)
@@ -94,9 +96,9 @@ def test_every_panel_says_what_it_shows_and_in_what_unit() -> None:
                     assert panel["description"].endswith(".")
                     assert panel["fieldConfig"]["defaults"]["unit"] in UNITS, panel["title"]
                     if panel["type"] != "table":
-                        assert all(target["legendFormat"] != "__auto" for target in panel["targets"]), panel[
-                            "title"
-                        ]
+                        assert all(
+                            target["legendFormat"] != "__auto" for target in panel["targets"]
+                        ), panel["title"]
 
 
 def test_no_two_panels_under_a_heading_have_one_title() -> None:
@@ -170,7 +172,8 @@ def test_what_leads_to_a_runbook_is_a_panel() -> None:
 
 def test_an_alert_leads_to_a_dashboard_that_exists() -> None:
     rules = [
-        yaml.safe_load(file.read_text()) for file in sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
+        yaml.safe_load(file.read_text())
+        for file in sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
     ]
     urls = {
         rule["annotations"]["dashboard_url"]

@@ -51,7 +51,9 @@ def check_every_query(rule: Callable[[Asked], None]) -> None:
     """Check every query; without PostgreSQL's exporter, skip in the end for those that only it answers."""
     missing = EXPORTER is None
     left_out = [
-        query for query in asked() if missing and any(m.metric.startswith("pg_") for m in seen(query.expr))
+        query
+        for query in asked()
+        if missing and any(m.metric.startswith("pg_") for m in seen(query.expr))
     ]
     with every() as case:
         for query in asked():
@@ -90,7 +92,9 @@ def test_what_grows_is_what_prometheus_knows_as_a_counter(scene: Scene) -> None:
 def test_it_has_an_answer(scene: Scene) -> None:
     def is_answered(query: Asked) -> None:
         answers = [
-            value for job in ("postfacta", "billing") for value in scene.ask(filled(query.expr, job=job))
+            value
+            for job in ("postfacta", "billing")
+            for value in scene.ask(filled(query.expr, job=job))
         ]
         if not answers:
             assert reason(query, {**EMPTY, **PERHAPS}), "no answer, and it is not known why"

@@ -50,7 +50,10 @@ def parses(query: Asked) -> None:
 
 def asks_how_fast(query: Asked) -> None:
     for one in seen(query.expr):
-        named_so = re.search(r"_(total|bucket|sum|count)$", one.metric) and one.metric not in GAUGES_NAMED_SO
+        named_so = (
+            re.search(r"_(total|bucket|sum|count)$", one.metric)
+            and one.metric not in GAUGES_NAMED_SO
+        )
         if named_so or one.metric in COUNTERS_NOT_NAMED_SO:
             assert one.is_range, one
             assert one.functions[-1] in GROWING, one
@@ -68,7 +71,9 @@ def has_the_graphs_window(query: Asked) -> None:
 
 def asks_for_the_choice(query: Asked) -> None:
     for one in seen(query.expr):
-        named = filled('job="$job"') in one.matchers and filled('instance=~"$instance"') in one.matchers
+        named = (
+            filled('job="$job"') in one.matchers and filled('instance=~"$instance"') in one.matchers
+        )
         of_server = one.metric.startswith("pg_") and one.matchers == filled('{job="$postgres"}')
         of_whole = WHOLE.match(one.metric) and 'service="postfacta"' in one.matchers
         # Its selectors stand in the file of the objectives, with the job that they name.
@@ -133,7 +138,11 @@ def test_the_rules_above_see_what_breaks_them() -> None:
 
 def test_exemplars_are_asked_of_a_histogram_alone() -> None:
     targets = [
-        t for board in BOARDS.values() for p in board["panels"] for t in p.get("targets", ()) if t["exemplar"]
+        t
+        for board in BOARDS.values()
+        for p in board["panels"]
+        for t in p.get("targets", ())
+        if t["exemplar"]
     ]
     assert targets
     assert all("_bucket" in target["expr"] for target in targets)

@@ -97,7 +97,9 @@ def pipeline(programs: None, tmp_path: Path) -> Pipeline:
 @contextmanager
 def service(dsn: str, output: Path) -> Generator[str]:
     """Run the service with its output in a file; give its address."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("POSTFACTA_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("POSTFACTA_")
+    }
     environment |= {"POSTFACTA_DATABASE_DSN": dsn, "LOG_FORMAT": "JSON"}
     with (
         output.open("a") as file,
@@ -142,13 +144,19 @@ def test_each_line_of_the_service_comes_out_once_parsed_and_by_its_kind(
     with pipeline.running():
         with service(database_dsn, pipeline.source) as url, httpx2.Client(base_url=url) as client:
             for number in range(20):
-                assert client.get("/home", headers={"X-Request-ID": f"of-a-test-{number}"}).status_code == 200
+                assert (
+                    client.get("/home", headers={"X-Request-ID": f"of-a-test-{number}"}).status_code
+                    == 200
+                )
             assert client.get("/nowhere/ä%09").status_code == 404
             pipeline.write(crash_line())
             pipeline.write("Fatal Python error: Segmentation fault\n\tat <nowhere>\n")
             pipeline.write('{"half": an object\n["no object"]\n{"object": "but no event"}\n')
         written = pipeline.source.read_text(encoding="utf-8").splitlines()
-        wait_until(lambda: pipeline.count() >= len(written), f"{pipeline.count()} of {len(written)} came out")
+        wait_until(
+            lambda: pipeline.count() >= len(written),
+            f"{pipeline.count()} of {len(written)} came out",
+        )
     ours = [json.loads(line) for line in written if '"event"' in line]
     assert in_order(pipeline.events("access")) == in_order(
         [it for it in ours if it["event"] == "http.request"]
@@ -156,7 +164,9 @@ def test_each_line_of_the_service_comes_out_once_parsed_and_by_its_kind(
     assert in_order(pipeline.events("events")) == in_order(
         [it for it in ours if it["event"] != "http.request"]
     )
-    assert sorted(pipeline.lines("other")) == sorted(line for line in written if '"event"' not in line)
+    assert sorted(pipeline.lines("other")) == sorted(
+        line for line in written if '"event"' not in line
+    )
     # None of the three was empty, so that the above says something.
     assert len(pipeline.events("access")) >= 21
     assert {it["event"] for it in pipeline.events("events")} >= {"lifecycle.changed", "it.crashed"}
@@ -174,7 +184,9 @@ def crash_line() -> str:
     try:
         deep(3)
     except ValueError as error:
-        record = logging.makeLogRecord({"msg": "it.crashed", "levelno": logging.ERROR, "name": "test"})
+        record = logging.makeLogRecord(
+            {"msg": "it.crashed", "levelno": logging.ERROR, "name": "test"}
+        )
         record.exc_info = (type(error), error, error.__traceback__)
         line = JsonFormatter().format(record)
         assert len(line) > 65_536

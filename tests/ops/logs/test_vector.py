@@ -35,16 +35,24 @@ def inputs() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize(("name", "given"), list(inputs()))
 def test_each_part_is_fed_by_one_that_exists(name: str, given: str) -> None:
     known = {*DEFINITION["sources"], *DEFINITION["transforms"]}
-    known |= {f"{it}.dropped" for it, part in DEFINITION["transforms"].items() if part.get("reroute_dropped")}
+    known |= {
+        f"{it}.dropped"
+        for it, part in DEFINITION["transforms"].items()
+        if part.get("reroute_dropped")
+    }
     assert given in known
 
 
-@pytest.mark.parametrize("part", [*DEFINITION["sources"], *DEFINITION["transforms"], "parsed.dropped"])
+@pytest.mark.parametrize(
+    "part", [*DEFINITION["sources"], *DEFINITION["transforms"], "parsed.dropped"]
+)
 def test_what_a_part_gives_goes_somewhere(part: str) -> None:
     assert part in {given for _, given in inputs()}
 
 
-@pytest.mark.parametrize("sink", [it for it in DEFINITION["sinks"].values() if it["type"] == "loki"])
+@pytest.mark.parametrize(
+    "sink", [it for it in DEFINITION["sinks"].values() if it["type"] == "loki"]
+)
 def test_lines_wait_on_disk_for_loki_and_have_few_labels(sink: dict[str, Any]) -> None:
     assert set(sink["labels"]) <= FEW
     assert sink["buffer"]["type"] == "disk"
@@ -61,7 +69,9 @@ def test_what_is_no_line_of_ours_is_kept_apart_and_not_lost() -> None:
 def run(message: object) -> dict[str, Any]:
     """Let Vector's own runtime run the program on one line of a container."""
     vrl: Any = importlib.import_module("vector_vrl")
-    [event] = vrl.execute_vrl(PROGRAM, [json.dumps({"message": message, "container_name": "postfacta-1"})])
+    [event] = vrl.execute_vrl(
+        PROGRAM, [json.dumps({"message": message, "container_name": "postfacta-1"})]
+    )
     given: dict[str, Any] = event
     return given
 
@@ -81,7 +91,9 @@ def test_a_line_of_ours_becomes_its_fields_and_its_time() -> None:
 
 
 @needs_vrl
-@pytest.mark.parametrize("message", ["Fatal Python error", "[1]", '{"no": "event"}', '{"half": ', 7])
+@pytest.mark.parametrize(
+    "message", ["Fatal Python error", "[1]", '{"no": "event"}', '{"half": ', 7]
+)
 def test_what_is_no_line_of_ours_is_rerouted(message: object) -> None:
     assert "aborted" in run(message)["error"]
 

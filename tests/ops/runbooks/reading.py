@@ -49,7 +49,9 @@ def queries() -> list[Asked]:
 def commands(script: str) -> set[str]:
     """Name the programs that a script runs, each with the word that follows it."""
     inner = {one for text in _INNER.findall(script) for one in commands(text)}
-    plain = "\n".join(line for line in _QUOTED.sub("Q", script).splitlines() if not line.startswith("#"))
+    plain = "\n".join(
+        line for line in _QUOTED.sub("Q", script).splitlines() if not line.startswith("#")
+    )
     parts = (part.strip() for part in _SPLIT.split(_INNER.sub("Q", plain)))
     words = (_bare(part).split() for part in parts)
     return inner | {" ".join(some[:2]) for some in words if some}

@@ -76,12 +76,16 @@ def live(programs: None) -> Generator[Live]:
             rules = sorted(RULES.glob("*.yml"))
             with _watching(folder, targets, rules, at) as prometheus:
                 sink.wait_for_post("deadman", within=60)
-                wait_until(lambda: len(prometheus.query("up == 1")) == 3, "all is scraped", within=60)
+                wait_until(
+                    lambda: len(prometheus.query("up == 1")) == 3, "all is scraped", within=60
+                )
                 wait_until(lambda: _has_settled(prometheus), "rates have two samples", within=60)
                 yield Live(stack, prometheus, alertmanager)
 
 
-def _watching(folder: Path, targets: dict[str, list[str]], rules: list[Path], at: str) -> Prometheus:
+def _watching(
+    folder: Path, targets: dict[str, list[str]], rules: list[Path], at: str
+) -> Prometheus:
     prometheus = Prometheus(folder / "prometheus", targets, rules=rules, alertmanagers=[at], by=_BY)
     prometheus.targets["prometheus"] = [prometheus.url.removeprefix("http://")]
     prometheus.reconfigure()

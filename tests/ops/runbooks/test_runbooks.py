@@ -15,7 +15,14 @@ import pytest
 from chaos.runbooks import FOLDER, SECTIONS
 from postfacta_embedded.binaries import find_binaries
 from tests.kit.every import every
-from tests.ops.alerting.rules import ROOT, alerts, metrics_of, needs_alertmanager, needs_promtool, recorded
+from tests.ops.alerting.rules import (
+    ROOT,
+    alerts,
+    metrics_of,
+    needs_alertmanager,
+    needs_promtool,
+    recorded,
+)
 from tests.ops.alerting.test_exporters import PATRONI
 from tests.ops.alerting.test_rules import NOT_OURS, exposed
 from tests.ops.runbooks.reading import books, commands, queries
@@ -28,7 +35,12 @@ SCENARIOS = {
         "crash-loop-or-out-of-memory",
         "data-loss-and-restore",
     ),
-    *("leaked-credential", "brute-force-or-token-abuse", "vulnerable-dependency", "suspected-breach"),
+    *(
+        "leaked-credential",
+        "brute-force-or-token-abuse",
+        "vulnerable-dependency",
+        "suspected-breach",
+    ),
 }
 PROCESSES = {"incident-response", "escalation", "rollback", "disaster-recovery", "troubleshooting"}
 JOBS = ("postgres", "node-postgres", "valkey", "blackbox-tls", "prometheus", "alertmanager")
@@ -36,13 +48,22 @@ JOBS = ("postgres", "node-postgres", "valkey", "blackbox-tls", "prometheus", "al
 
 JOURNEY = {"postfacta_journey_step_seconds"}
 OWN = {"ALERTS", "scrape_samples_scraped", *NOT_OURS, *JOURNEY, *PATRONI}
-VARIABLES = {"APP_URL", "METRICS_TOKEN", "ADMIN_TOKEN", "PROMETHEUS_URL", "ALERTMANAGER_URL", "DATABASE_URL"}
+VARIABLES = {
+    "APP_URL",
+    "METRICS_TOKEN",
+    "ADMIN_TOKEN",
+    "PROMETHEUS_URL",
+    "ALERTMANAGER_URL",
+    "DATABASE_URL",
+}
 ENTRIES = [*FOLDER.glob("*.md")]
 BLOCKS = [(book, block) for book in books() for block in book.blocks]
 
 
 def test_alerts_and_runbooks_are_one_to_one() -> None:
-    assert {book.name for book in books() if "alert" in book.front} == {one.name for one in alerts()}
+    assert {book.name for book in books() if "alert" in book.front} == {
+        one.name for one in alerts()
+    }
 
 
 def test_the_scenarios_and_processes_have_theirs() -> None:
@@ -55,7 +76,11 @@ def test_each_says_whose_it_is_and_has_every_section_in_order() -> None:
         for book in books():
             with case(book.name):
                 kind = (
-                    "scenario" if book.name in SCENARIOS else "process" if book.name in PROCESSES else "alert"
+                    "scenario"
+                    if book.name in SCENARIOS
+                    else "process"
+                    if book.name in PROCESSES
+                    else "alert"
                 )
                 assert list(book.front) == [kind, "owner", "last_rehearsed"]
                 assert book.front[kind] == book.name
@@ -69,7 +94,9 @@ def test_each_can_be_followed_without_thinking_of_commands() -> None:
     with every() as case:
         for book in books():
             with case(book.name):
-                if book.name in PROCESSES:  # Its sections are its own, and what it changes needs a hand.
+                if (
+                    book.name in PROCESSES
+                ):  # Its sections are its own, and what it changes needs a hand.
                     assert {block.role for block in book.blocks} <= {"diagnose", "manual"}
                     assert book.of("diagnose")
                     continue
@@ -111,7 +138,12 @@ def test_all_variables_are_explained() -> None:
 
 def programs_of(*, manual: bool) -> list[str]:
     return sorted(
-        {one for _, block in BLOCKS if (block.role == "manual") is manual for one in commands(block.script)}
+        {
+            one
+            for _, block in BLOCKS
+            if (block.role == "manual") is manual
+            for one in commands(block.script)
+        }
     )
 
 
@@ -123,8 +155,12 @@ def test_each_command_exists() -> None:
         for command in programs_of(manual=False):
             with case(command):
                 program, _, word = command.partition(" ")
-                there = f"{find_binaries().folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-                assert shutil.which(program, path=there) or program == "test", f"{program} is not installed"
+                there = (
+                    f"{find_binaries().folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+                )
+                assert shutil.which(program, path=there) or program == "test", (
+                    f"{program} is not installed"
+                )
                 if program == "postfacta":
                     _has_help(word)
 
@@ -148,7 +184,10 @@ def test_what_is_ours_in_a_manual_block_exists() -> None:
 @cache
 def _has_help(word: str) -> None:
     done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-m", "postfacta_app", word, "--help"], capture_output=True, check=False, timeout=30
+        [sys.executable, "-m", "postfacta_app", word, "--help"],
+        capture_output=True,
+        check=False,
+        timeout=30,
     )
     assert done.returncode == 0
 
@@ -191,7 +230,13 @@ def test_the_index_names_each() -> None:
 
 
 def test_commands_are_found_behind_variables_and_inside_others() -> None:
-    script = (
-        "A=1 curl -s x | grep -q 'a | b' || echo no\n# comment\n! test \"$(psql x)\" = 0 && sort\nd=$(mktemp)"
-    )
-    assert commands(script) == {"curl -s", "grep -q", "echo no", "test Q", "psql x", "sort", "mktemp"}
+    script = "A=1 curl -s x | grep -q 'a | b' || echo no\n# comment\n! test \"$(psql x)\" = 0 && sort\nd=$(mktemp)"
+    assert commands(script) == {
+        "curl -s",
+        "grep -q",
+        "echo no",
+        "test Q",
+        "psql x",
+        "sort",
+        "mktemp",
+    }

@@ -41,7 +41,8 @@ def _write(file: Path, content: object) -> None:
 def cost(test: dict[str, Any]) -> int:
     """About how long a test takes: how many samples its longest series has."""
     lengths: list[int] = [
-        sum(int(more) + 1 for more in re.findall(r"x(\d+)", one["values"])) + one["values"].count(" ")
+        sum(int(more) + 1 for more in re.findall(r"x(\d+)", one["values"]))
+        + one["values"].count(" ")
         for one in test["input_series"]
     ]
     return max(lengths)
@@ -49,7 +50,10 @@ def cost(test: dict[str, Any]) -> int:
 
 def of(proof: Mapping[str, Any], whose: str) -> dict[str, Any]:
     """Return those tests alone whose name begins with an objective's or a service's name."""
-    return {**proof, "tests": [test for test in proof["tests"] if test["name"].startswith(f"{whose}: ")]}
+    return {
+        **proof,
+        "tests": [test for test in proof["tests"] if test["name"].startswith(f"{whose}: ")],
+    }
 
 
 def own(groups: Sequence[dict[str, Any]], whose: str) -> list[dict[str, Any]]:

@@ -47,29 +47,41 @@ def spoken(seconds: int | None) -> str:
 def table() -> str:
     heads = [f"`{name}` {tier} ({severity})" for name, tier, severity in COLUMNS]
     rows = [
-        [f"{share * 100:g} %", *(spoken(detected(scenario(name), tier, share)) for name, tier, _ in COLUMNS)]
+        [
+            f"{share * 100:g} %",
+            *(spoken(detected(scenario(name), tier, share)) for name, tier, _ in COLUMNS),
+        ]
         for share in SHARES
     ]
     return "\n".join(
-        "| " + " | ".join(cells) + " |" for cells in (["share", *heads], ["---"] * (1 + len(heads)), *rows)
+        "| " + " | ".join(cells) + " |"
+        for cells in (["share", *heads], ["---"] * (1 + len(heads)), *rows)
     )
 
 
 def test_the_page_holds_the_times_that_follow_from_the_objectives() -> None:
-    between = PAGE.read_text().split("<!-- times: begin -->")[1].split("<!-- times: end -->")[0].strip()
+    between = (
+        PAGE.read_text().split("<!-- times: begin -->")[1].split("<!-- times: end -->")[0].strip()
+    )
     assert between == table()
 
 
 @pytest.mark.usefixtures("programs")
 @needs_promtool
 @pytest.mark.parametrize("name", dict.fromkeys(name for name, _, _ in COLUMNS))
-def test_promtool_sees_each_alert_at_its_time_and_not_one_scrape_before(name: str, tmp_path: Path) -> None:
+def test_promtool_sees_each_alert_at_its_time_and_not_one_scrape_before(
+    name: str, tmp_path: Path
+) -> None:
     here, tests = scenario(name), []
     for share in SHARES:
         traffic = outage(here, share)
-        said = {tier: verdict for tier, verdict in here.verdicts(traffic).items() if listed(name, tier)}
+        said = {
+            tier: verdict for tier, verdict in here.verdicts(traffic).items() if listed(name, tier)
+        }
         severities = {tier.name: tier.severity for tier in here.objective.tiers}
-        checks = firing(f"{here.alert('ErrorBudgetBurn')},{of_tiers(said)}", said, severities, every=1)
+        checks = firing(
+            f"{here.alert('ErrorBudgetBurn')},{of_tiers(said)}", said, severities, every=1
+        )
         silent = [tier for tier, verdict in said.items() if True not in verdict]
         if silent:
             checks.append(
@@ -98,7 +110,9 @@ def file_of(groups: list[dict[str, Any]], tests: list[dict[str, Any]]) -> dict[s
 
 @pytest.mark.usefixtures("programs")
 @needs_promtool
-@pytest.mark.parametrize(("alert", "seconds"), [("PostfactaDown", 75), ("PostfactaSLIMetricAbsent", 195)])
+@pytest.mark.parametrize(
+    ("alert", "seconds"), [("PostfactaDown", 75), ("PostfactaSLIMetricAbsent", 195)]
+)
 def test_promtool_sees_that_a_service_is_gone_at_the_time_that_the_page_says(
     alert: str, seconds: int, tmp_path: Path
 ) -> None:
@@ -126,7 +140,9 @@ def test_promtool_sees_that_a_service_is_gone_at_the_time_that_the_page_says(
             {
                 "expr": check.expression,
                 "eval_time": f"{check.sample * interval}s",
-                "exp_samples": [{"labels": labels, "value": value} for labels, value in check.found.items()],
+                "exp_samples": [
+                    {"labels": labels, "value": value} for labels, value in check.found.items()
+                ],
             }
             for check in asked
         ],

@@ -53,7 +53,9 @@ def test_the_page_says_of_each_level_what_the_file_says() -> None:
         "50 % or more", "from 25 % to 50 %", "more than 0, less than 25 %", "nothing",
     ]  # fmt: skip
     for level in POLICY.levels:
-        assert told[level.name][2] == ("go ahead" if level.gate is Gate.OPEN else "stop, unless exempt")
+        assert told[level.name][2] == (
+            "go ahead" if level.gate is Gate.OPEN else "stop, unless exempt"
+        )
         assert told[level.name][3] == level.effect
 
 

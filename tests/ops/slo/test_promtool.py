@@ -23,7 +23,10 @@ FILES: Final = {"app": APP, "orders": ORDERS}
 WHOSE: Final = [
     (name, whose)
     for name, file in FILES.items()
-    for whose in [*(one.name for one in model(file).services), *(one.name for one in model(file).objectives)]
+    for whose in [
+        *(one.name for one in model(file).services),
+        *(one.name for one in model(file).objectives),
+    ]
 ]
 
 
@@ -71,17 +74,42 @@ COUNTS: Final = [
         False,
     ),
     ("draining", {"http_response_status_code": "503", "error_type": "draining"}, BAD, False),
-    ("an open breaker", {"http_response_status_code": "503", "error_type": "breaker_open"}, BAD, False),
-    ("no connection", {"http_response_status_code": "503", "error_type": "pool_timeout"}, BAD, False),
-    ("too late", {"http_response_status_code": "504", "error_type": "deadline_exceeded"}, BAD, False),
-    ("a client's own limit", {"http_response_status_code": "429", "http_route": "_prerouting"}, GOOD, False),
+    (
+        "an open breaker",
+        {"http_response_status_code": "503", "error_type": "breaker_open"},
+        BAD,
+        False,
+    ),
+    (
+        "no connection",
+        {"http_response_status_code": "503", "error_type": "pool_timeout"},
+        BAD,
+        False,
+    ),
+    (
+        "too late",
+        {"http_response_status_code": "504", "error_type": "deadline_exceeded"},
+        BAD,
+        False,
+    ),
+    (
+        "a client's own limit",
+        {"http_response_status_code": "429", "http_route": "_prerouting"},
+        GOOD,
+        False,
+    ),
     ("not signed in", {"http_response_status_code": "401"}, GOOD, True),
     ("forbidden", {"http_response_status_code": "403"}, GOOD, True),
     ("not found", {"http_response_status_code": "404", "http_route": "_unmatched"}, GOOD, True),
     ("in conflict", {"http_response_status_code": "409"}, GOOD, True),
     ("changed meanwhile", {"http_response_status_code": "412"}, GOOD, True),
     ("invalid", {"http_response_status_code": "422"}, GOOD, True),
-    ("client left", {"http_response_status_code": "499", "error_type": "client_disconnected"}, OUT, False),
+    (
+        "client left",
+        {"http_response_status_code": "499", "error_type": "client_disconnected"},
+        OUT,
+        False,
+    ),
     ("a load test", {"traffic": "load"}, OUT, False),
     (
         "a failed load test",
@@ -112,7 +140,10 @@ def counted(labels: dict[str, str], verdict: str, *, for_latency: bool) -> dict[
     other = labels_of(USER | labels)
     share = {GOOD: 0.0, BAD: 10 / 11, OUT: 0.0}[verdict]
     slow = 10 / 11 if for_latency else 0.0
-    series = [(f"{metric}_count{{{usual}}}", "1000+300x40"), (f"{metric}_count{{{other}}}", "1000+3000x40")]
+    series = [
+        (f"{metric}_count{{{usual}}}", "1000+300x40"),
+        (f"{metric}_count{{{other}}}", "1000+3000x40"),
+    ]
     for edge in ("0.2", "0.5"):
         series += [(f'{metric}_bucket{{{usual},le="{edge}"}}', "1000+300x40")]
         series += [(f'{metric}_bucket{{{other},le="{edge}"}}', "1000+0x40")]
@@ -163,7 +194,9 @@ def test_each_kind_of_request_counts_as_the_objectives_say(tmp_path: Path) -> No
         ("/healthz.*|/metrics", "/healthz.*"),
     ],
 )
-def test_a_kind_of_request_that_counts_otherwise_is_noticed(find: str, put: str, tmp_path: Path) -> None:
+def test_a_kind_of_request_that_counts_otherwise_is_noticed(
+    find: str, put: str, tmp_path: Path
+) -> None:
     rules = rules_of(model(APP))["groups"]
     tests = [counted(labels, verdict, for_latency=slow) for _, labels, verdict, slow in COUNTS]
     proof = {

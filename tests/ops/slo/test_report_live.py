@@ -66,13 +66,17 @@ def _history() -> Iterator[Series]:
     for slo, aim in AIMS.items():
         yield Series("slo:objective:ratio", _of(slo), _constant(aim))
     for slo in AIMS:
-        yield Series("slo:time_period:days", _of(slo), _constant(1 / 24 if slo == "success-rate" else 30.0))
+        yield Series(
+            "slo:time_period:days", _of(slo), _constant(1 / 24 if slo == "success-rate" else 30.0)
+        )
     for slo in OUTAGES:
         yield Series("slo:slice_bad:bool", _of(slo), partial(_is_bad, slo))
     yield Series("slo:slice_judged:bool", _of("latency-p95"), lambda ago: float(ago % 1 < 0.75))
     # Twice as many requests in the older half, of which each hundredth fails; none in the newer half.
     yield Series("slo:sli_bad:rate5m", _of("success-rate"), lambda ago: 0.2 if ago > 15 else 0.0)
-    yield Series("slo:sli_total:rate5m", _of("success-rate"), lambda ago: 20.0 if ago > 15 else 10.0)
+    yield Series(
+        "slo:sli_total:rate5m", _of("success-rate"), lambda ago: 20.0 if ago > 15 else 10.0
+    )
     yield Series("slo:period_ok:bool", _of("success-rate"), lambda ago: float(ago <= 15))
     yield Series("slo:sli_error:ratio_rate6h", _of("availability"), _constant(0.02))
     for route, count in ROUTES.items():
@@ -172,7 +176,8 @@ def test_each_format_is_made_of_it(prometheus: Prometheus, form: str, told: str)
 
 
 @pytest.mark.parametrize(
-    ("window", "level", "code"), [("30d", "normal", 0), ("7d", "restricted", 3), ("3d", "exhausted", 4)]
+    ("window", "level", "code"),
+    [("30d", "normal", 0), ("7d", "restricted", 3), ("3d", "exhausted", 4)],
 )
 def test_the_gate_opens_and_closes_by_what_is_left(
     prometheus: Prometheus, tmp_path: Path, window: str, level: str, code: int
@@ -214,7 +219,10 @@ def test_all_that_is_asked_is_recorded_by_the_generated_rules() -> None:
     """What is not recorded would be reported as no data, for ever."""
     model = read(yaml.safe_load_all(OBJECTIVES.read_text()))
     recorded = {
-        rule["record"] for group in rules_of(model)["groups"] for rule in group["rules"] if "record" in rule
+        rule["record"]
+        for group in rules_of(model)["groups"]
+        for rule in group["rules"]
+        if "record" in rule
     }
     asked = {*re.findall(r"slo:[a-z_]+:[a-z0-9_]+", Path(query.__file__).read_text())}
     asked |= {"slo:slice_bad:bool", "slo:sli_bad:rate5m", "slo:sli_total:rate5m"}

@@ -52,10 +52,15 @@ class Mutant:
         return self.group.split(":")[min(2, self.group.count(":"))]
 
 
-def without(expression: str, pattern: re.Pattern[str], instead: str = "") -> Iterator[tuple[str, str]]:
+def without(
+    expression: str, pattern: re.Pattern[str], instead: str = ""
+) -> Iterator[tuple[str, str]]:
     """Each place that a pattern finds, and the expression without it."""
     for found in pattern.finditer(expression):
-        yield found[0].strip(", \n"), expression[: found.start()] + instead + expression[found.end() :]
+        yield (
+            found[0].strip(", \n"),
+            expression[: found.start()] + instead + expression[found.end() :],
+        )
 
 
 def without_conditions(expression: str) -> Iterator[tuple[str, str]]:
@@ -90,7 +95,10 @@ def taken_out(expression: str) -> Iterator[tuple[str, str]]:
 def mutants(file: Path) -> Iterator[Mutant]:
     for group in rules_of(model(file))["groups"]:
         for place, rule in enumerate(group["rules"]):
-            name = rule.get("record") or f"{rule['alert']} {rule['labels'].get('burnrate_tier', '')}".strip()
+            name = (
+                rule.get("record")
+                or f"{rule['alert']} {rule['labels'].get('burnrate_tier', '')}".strip()
+            )
             ways = [(what, rule | {"expr": left}) for what, left in taken_out(rule["expr"])]
             if rule.get("for", "0s") != "0s":
                 ways.append((f"for: {rule['for']}", rule | {"for": "0s"}))
@@ -101,7 +109,10 @@ def mutants(file: Path) -> Iterator[Mutant]:
 
 @pytest.fixture(scope="module")
 def proofs() -> dict[Path, list[dict[str, Any]]]:
-    return {file: [proofs_of(model(file), slow=slow) for slow in (False, True)] for file in (APP, ORDERS)}
+    return {
+        file: [proofs_of(model(file), slow=slow) for slow in (False, True)]
+        for file in (APP, ORDERS)
+    }
 
 
 @needs_promtool
@@ -112,7 +123,9 @@ def test_a_rule_that_lacks_a_clause_fails_a_test(
     mutant: Mutant, proofs: dict[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     groups = copy.deepcopy(rules_of(model(mutant.file))["groups"])
-    next(group for group in groups if group["name"] == mutant.group)["rules"][mutant.place] = mutant.rule
+    next(group for group in groups if group["name"] == mutant.group)["rules"][mutant.place] = (
+        mutant.rule
+    )
     stem = mutant.group.removesuffix(":period")
     mine = [group for group in groups if group["name"] in {stem, f"{stem}:period"}]
     for proof in proofs[mutant.file]:
@@ -125,7 +138,8 @@ def test_a_rule_that_lacks_a_clause_fails_a_test(
 def cheapest_first(tests: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Many short tests together, then longer ones, and the longest one by one."""
     shortest, short = (
-        [test for test in tests if low < cost(test) <= high] for low, high in ((-1, SHORT[0]), SHORT)
+        [test for test in tests if low < cost(test) <= high]
+        for low, high in ((-1, SHORT[0]), SHORT)
     )
     long = sorted((test for test in tests if cost(test) > SHORT[1]), key=cost)
     return [some for some in (shortest, short, *([test] for test in long)) if some]

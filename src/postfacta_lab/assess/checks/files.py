@@ -29,12 +29,8 @@ _SCANS = re.compile(
 )
 _BOTS = r"^(\.github/)?(dependabot\.ya?ml|renovate\.json5?|\.renovaterc)$"
 _HOOKS = r"^(\.pre-commit-config\.yaml|lefthook\.ya?ml|\.husky|\.githooks)"
-_TESTS = (
-    r"(^|/)(test_[^/]*\.py|[^/]*_test\.(go|py)|[^/]*\.(test|spec)\.[jt]sx?|tests?/.*\.(py|js|ts|rs|java))$"
-)
-_RUNS = (
-    r"\b(pytest|go test|npm (run )?test|cargo test|mvn|gradle|(make|just) (test|check)|tox|nox|\.ci/run)\b"
-)
+_TESTS = r"(^|/)(test_[^/]*\.py|[^/]*_test\.(go|py)|[^/]*\.(test|spec)\.[jt]sx?|tests?/.*\.(py|js|ts|rs|java))$"
+_RUNS = r"\b(pytest|go test|npm (run )?test|cargo test|mvn|gradle|(make|just) (test|check)|tox|nox|\.ci/run)\b"
 _SECRET = re.compile(
     r"-----BEGIN (?:RSA |EC |OPENSSH )?PRIVATE KEY-----\s*\n[A-Za-z0-9+/=]{40}|\bAKIA[0-9A-Z]{16}\b|\bghp_[A-Za-z0-9]{36}\b"
     r"|\bxox[abp]-\d{8,}-[A-Za-z0-9-]{10,}|\bsk_live_[A-Za-z0-9]{20,}\b|\bAIza[A-Za-z0-9_-]{35}\b"
@@ -43,8 +39,12 @@ _ENV_SECRET = re.compile(
     r"^\s*(export\s+)?\w*(SECRET|TOKEN|PASSWORD|API_KEY|PRIVATE)\w*\s*=\s*['\"]?[^\s'\"$<{]{8,}",
     re.MULTILINE | re.IGNORECASE,
 )
-_CI = r"^(\.github/workflows/|\.gitlab-ci|\.ci/|\.circleci/|Jenkinsfile|azure-pipelines|\.buildkite/)"
-_ROLLBACK = re.compile(r"roll(ing|ed)?[ -]?back|previous (image|version|release)|redeploy", re.IGNORECASE)
+_CI = (
+    r"^(\.github/workflows/|\.gitlab-ci|\.ci/|\.circleci/|Jenkinsfile|azure-pipelines|\.buildkite/)"
+)
+_ROLLBACK = re.compile(
+    r"roll(ing|ed)?[ -]?back|previous (image|version|release)|redeploy", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,13 @@ class _Project:
         git = shutil.which("git")
         if git is not None and (self.root / ".git").exists():
             command = [git, "ls-files", "-z"]
-            listed = subprocess.run(command, cwd=self.root, capture_output=True, timeout=30, check=False)  # noqa: S603 - git
+            listed = subprocess.run(
+                command, cwd=self.root, capture_output=True, timeout=30, check=False
+            )  # noqa: S603 - git
             if listed.returncode == 0:
-                return tuple(listed.stdout.decode("utf-8", "replace").split("\0")[:-1][:_MOST_FILES])
+                return tuple(
+                    listed.stdout.decode("utf-8", "replace").split("\0")[:-1][:_MOST_FILES]
+                )
         found = (path.relative_to(self.root) for path in self.root.rglob("*") if path.is_file())
         return tuple(sorted(name.as_posix() for name in found if _SKIPPED.isdisjoint(name.parts)))[:_MOST_FILES]  # fmt: skip
 
@@ -84,7 +88,11 @@ class _Project:
 async def _files(bench: Bench) -> dict[str, Verdict]:
     project = _Project((bench.spec.project or Path()).resolve())
     shown = await _says_version(bench)
-    return {"SECU-5": _secrets(project), **_operations(project), **_engineering(project, says_version=shown)}
+    return {
+        "SECU-5": _secrets(project),
+        **_operations(project),
+        **_engineering(project, says_version=shown),
+    }
 
 
 def _secrets(project: _Project) -> Verdict:
@@ -127,7 +135,9 @@ def _yaml(project: _Project) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _alerts(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for group_ in as_dicts(document.get("groups") or as_dict(document.get("spec")).get("groups")):
-        yield from (rule for rule in as_dicts(group_.get("rules")) if rule.get("alert") and rule.get("expr"))
+        yield from (
+            rule for rule in as_dicts(group_.get("rules")) if rule.get("alert") and rule.get("expr")
+        )
 
 
 def _is_objective(document: dict[str, Any]) -> bool:
@@ -153,7 +163,9 @@ def _has_runbook(alert: dict[str, Any], names: Collection[str]) -> bool:
     annotations = as_dict(alert.get("annotations"))
     url = str(annotations.get("runbook_url") or annotations.get("runbook") or "")
     end = _stem(urlsplit(url).path.rstrip("/"))
-    return bool(url) and (str(alert["alert"]) in names or (end != "" and "{{" not in url and end in names))
+    return bool(url) and (
+        str(alert["alert"]) in names or (end != "" and "{{" not in url and end in names)
+    )
 
 
 def _stem(path: str) -> str:
@@ -163,7 +175,9 @@ def _stem(path: str) -> str:
 def _engineering(project: _Project, *, says_version: bool) -> dict[str, Verdict]:
     ci = "\n".join(project.texts(_CI))
     pins = project.texts(r"(^|/)requirements[^/]*(/[^/]+)?\.txt$")
-    locked = any(Path(name).name in _LOCKS for name in project.names) or any("--hash=" in it for it in pins)
+    locked = any(Path(name).name in _LOCKS for name in project.names) or any(
+        "--hash=" in it for it in pins
+    )
     images = project.texts(r"(^|/)(Dockerfile|Containerfile)[^/]*$")
     users = [re.findall(r"^USER\s+([^\s:]+)", image, re.MULTILINE)[-1:] for image in images]
     parts: Mapping[str, Mapping[str, object]] = {
@@ -173,7 +187,9 @@ def _engineering(project: _Project, *, says_version: bool) -> dict[str, Verdict]
             "a bot for updates": project.matching(_BOTS),
         },
         "OPER-5": {
-            "an image in stages": any(len(re.findall(r"(?m)^FROM\s", image)) > 1 for image in images),
+            "an image in stages": any(
+                len(re.findall(r"(?m)^FROM\s", image)) > 1 for image in images
+            ),
             "an unprivileged user": any(user not in ([], ["root"], ["0"]) for user in users),
             "its version at run time": says_version,
         },
@@ -185,7 +201,10 @@ def _engineering(project: _Project, *, says_version: bool) -> dict[str, Verdict]
     }
     found = {name: {part: bool(there) for part, there in it.items()} for name, it in parts.items()}
     scores = (0.0, 0.25, 0.75, 1.0)  # two of three are more than half
-    return {name: replace(Verdict.parts(it), score=scores[sum(it.values())]) for name, it in found.items()}
+    return {
+        name: replace(Verdict.parts(it), score=scores[sum(it.values())])
+        for name, it in found.items()
+    }
 
 
 async def _says_version(bench: Bench) -> bool:

@@ -26,7 +26,9 @@ async def _orderly_end(bench: Bench) -> Mapping[str, Verdict]:
     began = monotonic()
     if bench.service.is_running:
         bench.service.deliver(signal.SIGTERM)
-    knock = open_loop(lambda: bench.call(bench.spec.live or _CHEAP, patience=5), rate=20, seconds=1.0)
+    knock = open_loop(
+        lambda: bench.call(bench.spec.live or _CHEAP, patience=5), rate=20, seconds=1.0
+    )
     async with asyncio.TaskGroup() as tasks:
         finished = tasks.create_task(_finish_later(bench, held))
         fresh = tasks.create_task(knock)
@@ -47,7 +49,9 @@ async def _orderly_end(bench: Bench) -> Mapping[str, Verdict]:
 async def _hold(bench: Bench) -> list[Held]:
     held: list[Held] = []
     if bench.spec.database:
-        await bench.link.delay(0.05)  # so that the pool has a connection for each before they are slow
+        await bench.link.delay(
+            0.05
+        )  # so that the pool has a connection for each before they are slow
         await closed_loop(bench.read, callers=8, requests=32)
         await bench.link.delay(0.6)
         held += [await bench.hold(write=False) for _ in range(4)]
@@ -144,9 +148,13 @@ async def _survivors(bench: Bench, writes: Sequence[Written], what: str) -> Verd
     """Read writes back after something was done; what cannot be known is no loss."""
     found = Counter([await _patiently(bench, written) for written in writes])
     if found[False]:
-        return Verdict.fails(f"{found[False]} of {len(writes)} acknowledged writes were lost by {what}")
+        return Verdict.fails(
+            f"{found[False]} of {len(writes)} acknowledged writes were lost by {what}"
+        )
     if found[None]:
-        return Verdict.not_run(f"{found[None]} of {len(writes)} writes could not be read back after {what}")
+        return Verdict.not_run(
+            f"{found[None]} of {len(writes)} writes could not be read back after {what}"
+        )
     return Verdict.passes(f"{len(writes)} acknowledged writes were read back after {what}")
 
 
@@ -161,7 +169,9 @@ async def _patiently(bench: Bench, written: Written) -> bool | None:
 @group("HLTH-1")
 async def _two_paths(bench: Bench) -> Verdict:
     probes = sorted({bench.spec.live, bench.spec.ready} - {""})
-    return Verdict.share(len(probes), 2, f"probes were found at {' and '.join(probes) or 'no path'}")
+    return Verdict.share(
+        len(probes), 2, f"probes were found at {' and '.join(probes) or 'no path'}"
+    )
 
 
 @group("HLTH-2", needs=("read",), quick=False)
@@ -188,10 +198,14 @@ async def _through_a_cut(bench: Bench) -> Verdict:
     if fell is None:
         return Verdict.fails(f"{ready} did not fall within 30 s of the database's loss")
     if not lived:
-        return Verdict.fails(f"{live} failed too: the platform would restart it for its database's loss")
+        return Verdict.fails(
+            f"{live} failed too: the platform would restart it for its database's loss"
+        )
     rose, _ = await _watch(bench, falls=False)
     rises = "rose again" if rose is not None else "did not rise again"
-    return Verdict.holds(rose is not None, f"{ready} fell after {fell:.1f} s and {rises}", fell=fell)
+    return Verdict.holds(
+        rose is not None, f"{ready} fell after {fell:.1f} s and {rises}", fell=fell
+    )
 
 
 async def _watch(bench: Bench, *, falls: bool) -> tuple[float | None, bool]:

@@ -52,14 +52,18 @@ async def _cors(bench: Bench) -> Verdict:
         if credentials == "true" and origin in {_ORIGIN, "*", "null"}:
             return Verdict.fails(f"{origin} is allowed with credentials")
     if not {_ORIGIN, "*"}.isdisjoint(allowed):
-        return Verdict.scored(1.0 if bench.spec.public else 0.5, "any origin is allowed, without credentials")
+        return Verdict.scored(
+            1.0 if bench.spec.public else 0.5, "any origin is allowed, without credentials"
+        )
     return Verdict.passes("a foreign origin is allowed nothing")
 
 
 @group("SECU-2", needs=("write",))
 async def _anonymous(bench: Bench) -> Verdict:
     answer = (await bench.write(auth=False)).answer
-    return Verdict.holds(answer.status in {401, 403}, f"the write without credentials was answered {answer}")
+    return Verdict.holds(
+        answer.status in {401, 403}, f"the write without credentials was answered {answer}"
+    )
 
 
 @group("SECU-3", needs=("auth", "write"))
@@ -68,7 +72,9 @@ async def _forged(bench: Bench) -> Verdict:
     scheme, _, token = value.rpartition(" ")
     head, *rest = token.split(".")
     none = base64.urlsafe_b64encode(b'{"alg": "none", "typ": "JWT"}').rstrip(b"=").decode()
-    payload = rest[0] if rest else base64.urlsafe_b64encode(b'{"sub":"admin"}').rstrip(b"=").decode()
+    payload = (
+        rest[0] if rest else base64.urlsafe_b64encode(b'{"sub":"admin"}').rstrip(b"=").decode()
+    )
     forgeries = (
         "",
         token[:-1],
@@ -81,15 +87,21 @@ async def _forged(bench: Bench) -> Verdict:
     )
     accepted = 0
     for forgery in forgeries:
-        answer = (await bench.write(headers={name: f"{scheme} {forgery}".strip()}, auth=False)).answer
+        answer = (
+            await bench.write(headers={name: f"{scheme} {forgery}".strip()}, auth=False)
+        ).answer
         accepted += answer.good
-    return Verdict.holds(not accepted, f"{accepted} of {len(forgeries)} forged credentials were accepted")
+    return Verdict.holds(
+        not accepted, f"{accepted} of {len(forgeries)} forged credentials were accepted"
+    )
 
 
 @group("SECU-4", needs=("read",))
 async def _headers(bench: Bench) -> Verdict:
     answers = [(await bench.read()).headers, (await bench.call("/assess-unknown")).headers]
-    sniff = all(headers.get("x-content-type-options", "").lower() == "nosniff" for headers in answers)
+    sniff = all(
+        headers.get("x-content-type-options", "").lower() == "nosniff" for headers in answers
+    )
     shown = any("x-powered-by" in it or re.search(r"\d", it.get("server", "")) for it in answers)
     return Verdict.parts({"`nosniff`": sniff, "hidden versions": not shown})
 
@@ -106,12 +118,17 @@ async def _errors(bench: Bench) -> Verdict:
     shaped = bool(answers and shared) and all(map(_has_id, answers))
     described = [path for path in _DOCUMENTS if (await bench.call(path)).good]
     return Verdict.parts(
-        {"errors in one JSON shape with a request id": shaped, "a document of the API": bool(described)}
+        {
+            "errors in one JSON shape with a request id": shaped,
+            "a document of the API": bool(described),
+        }
     )
 
 
 def _has_id(answer: Answer) -> bool:
-    return "x-request-id" in answer.headers or bool(_REQUEST_ID.search(json.dumps(answer.json).lower()))
+    return "x-request-id" in answer.headers or bool(
+        _REQUEST_ID.search(json.dumps(answer.json).lower())
+    )
 
 
 @group("INPT-1", "INPT-2", "INPT-3", needs=("read",))
@@ -185,7 +202,11 @@ def _ambiguous(bench: Bench) -> dict[str, bytes]:
         "negative length": head + b"Content-Length: -1\r\n\r\n" + body,
         "length with a plus": head + b"Content-Length: +" + length + b"\r\n\r\n" + body,
         "unknown coding": head + b"Transfer-Encoding: xchunked\r\n\r\n" + chunks,
-        "broken chunk": head + b"Transfer-Encoding: chunked\r\n\r\n" + b"zz\r\n" + body + b"\r\n0\r\n\r\n",
+        "broken chunk": head
+        + b"Transfer-Encoding: chunked\r\n\r\n"
+        + b"zz\r\n"
+        + body
+        + b"\r\n0\r\n\r\n",
     }
 
 
@@ -199,9 +220,13 @@ async def _malformed(bench: Bench) -> Mapping[str, Verdict]:
     share = wrong / len(answers)
     score = 1.0 if not wrong else 0.75 if share <= 1 / 32 else 0.5 if share <= 1 / 8 else 0.0
     said = f"{wrong} of {len(answers)} malformed requests were answered 5xx or not at all"
-    shown = next((found[0].strip() for answer in answers if (found := _INSIDE.search(answer.text))), "")
+    shown = next(
+        (found[0].strip() for answer in answers if (found := _INSIDE.search(answer.text))), ""
+    )
     return {
-        "CRSH-1": Verdict.scored(score, said) if bench.service.is_running else Verdict.fails("it died"),
+        "CRSH-1": Verdict.scored(score, said)
+        if bench.service.is_running
+        else Verdict.fails("it died"),
         "CRSH-3": Verdict.holds(not shown, f"answers show of the inside: {shown or 'nothing'}"),
     }
 

@@ -62,12 +62,17 @@ def _unavailable(bench: Bench, asked: list[_Asked]) -> Verdict:
     facts = [(round(due, 2), answer.status) for due, answer in asked]
     acknowledged = sum(answer.good for answer in answers[1::2]) if bench.spec.write else 0
     if acknowledged and bench.durable is not False:
-        return Verdict.fails(f"{acknowledged} writes were acknowledged while the database was cut", cut=facts)
+        return Verdict.fails(
+            f"{acknowledged} writes were acknowledged while the database was cut", cut=facts
+        )
     if hung := sum(not answer.status for answer in answers):
         return Verdict.fails(f"{hung} of {len(answers)} were not answered", cut=facts)
     refused = sum(answer.status == 503 and "retry-after" in answer.headers for answer in answers)
     right = refused + sum(answer.good for answer in answers) - acknowledged
-    slowest, seen = max(answer.seconds for answer in answers), ", ".join(sorted({*map(str, answers)}))
+    slowest, seen = (
+        max(answer.seconds for answer in answers),
+        ", ".join(sorted({*map(str, answers)})),
+    )
     mostly = all(answer.status >= 500 or answer.good for answer in answers)
     score = 1.0 if right == len(asked) and slowest <= 1 else 0.5 if mostly else 0.25
     said = f"{right} of {len(asked)} were answered by 503 with Retry-After, or stale, within {slowest:.1f} s ({seen})"
@@ -81,7 +86,9 @@ def _p95(answers: list[Answer]) -> float:
 def _recovery(*after: float | None) -> Verdict:
     cut, silence = ("never" if at is None else f"after {at:.1f} s" for at in after)
     worst = max(20.0 if at is None else at for at in after)
-    return Verdict.within(worst, f"good again {cut} of a cut, {silence} of silence", full=5, half=15)
+    return Verdict.within(
+        worst, f"good again {cut} of a cut, {silence} of silence", full=5, half=15
+    )
 
 
 def _not_waited(answers: list[Answer]) -> Verdict:
@@ -89,7 +96,9 @@ def _not_waited(answers: list[Answer]) -> Verdict:
         return Verdict.not_run("too little was asked")
     p95 = _p95(answers)
     said = f"after {_SETTLED:g} s of silence, p95 was {p95:.2f} s"
-    return Verdict.within(p95, said, full=1, half=3, sure=p95 >= 10 or not any(it.status for it in answers))
+    return Verdict.within(
+        p95, said, full=1, half=3, sure=p95 >= 10 or not any(it.status for it in answers)
+    )
 
 
 def _limited(answers: list[Answer]) -> Verdict:
@@ -109,7 +118,9 @@ async def _pool(bench: Bench) -> Verdict:
     flood = await closed_loop(lambda: bench.read(patience=15), callers=60, seconds=_CROWD)
     opened, at_once, asked = link.opened, link.most, max(len(flood.answers), 1)
     await link.heal()
-    odd = sorted({str(answer) for _, answer in flood.answers if not (answer.good or answer.refused)})
+    odd = sorted(
+        {str(answer) for _, answer in flood.answers if not (answer.good or answer.refused)}
+    )
     said = f"{at_once} connections at most for 60 callers, {opened} opened for {asked} requests; {most} are allowed"
     if at_once > 2 * most:
         return Verdict.fails(said, sure=True)
@@ -129,14 +140,16 @@ async def _absent(bench: Bench) -> Verdict:
             await bench.link.heal()
             said = f"it ended after {at:.1f} s without its database, with code {bench.service.code}"
             return Verdict.fails(said, sure=True)
-        lived = lived or (bench.spec.live != "" and (await bench.call(bench.spec.live, patience=2)).good)
+        lived = lived or (
+            bench.spec.live != "" and (await bench.call(bench.spec.live, patience=2)).good
+        )
         await asyncio.sleep(0.1)
     await bench.link.heal()
     if (took := await bench.recovers(1, within=15, patience=2, pause=0.1)) is None:
-        return Verdict.scored(0.25 if lived else 0.0, "it did not serve within 15 s of the database's return")
-    said = (
-        f"it was {'' if lived else 'not '}live without its database, and served {took:.1f} s after its return"
-    )
+        return Verdict.scored(
+            0.25 if lived else 0.0, "it did not serve within 15 s of the database's return"
+        )
+    said = f"it was {'' if lived else 'not '}live without its database, and served {took:.1f} s after its return"
     return Verdict.scored(1.0 if lived else 0.5, said)
 
 
@@ -161,7 +174,9 @@ async def _dripping(bench: Bench) -> Mapping[str, Verdict] | Verdict:
 
 
 async def _drip(bench: Bench, first: bytes, rest: bytes, *, clients: int) -> list[Answer]:
-    return await slow_clients(bench.connect, first, rest, clients=clients, every=0.5, patience=_PATIENCE)
+    return await slow_clients(
+        bench.connect, first, rest, clients=clients, every=0.5, patience=_PATIENCE
+    )
 
 
 async def _read_beside(bench: Bench) -> list[Answer]:
@@ -188,7 +203,9 @@ def _unharmed(answers: list[Answer], calm: float) -> Verdict:
     failed, p95 = sum(not answer.good for answer in answers), _p95(answers)
     said = f"{failed} of {len(answers)} reads beside them failed, p95 {p95 * 1000:.0f} ms"
     quick = p95 <= max(5 * calm, 0.5)
-    return Verdict.scored(1.0 if not failed and quick else 0.5 if failed <= 3 else 0.0, said, p95=p95)
+    return Verdict.scored(
+        1.0 if not failed and quick else 0.5 if failed <= 3 else 0.0, said, p95=p95
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,12 +228,16 @@ async def _overload(bench: Bench) -> Mapping[str, Verdict] | Verdict:
         async with asyncio.TaskGroup() as tasks:
             probes = tasks.create_task(_probe(bench))
             patience = max(4, 2 * plan.within)
-            flood = await open_loop(lambda: bench.read(patience=patience), rate=plan.rate, seconds=_SECONDS)
+            flood = await open_loop(
+                lambda: bench.read(patience=patience), rate=plan.rate, seconds=_SECONDS
+            )
         grown = bench.service.memory() - memory
         after = await bench.recovers(5, within=12 + 5 * plan.alone, patience=3 + plan.alone)
     await bench.heal()
     if flood.lateness > 0.8 * float(bench.shared["busy"]):
-        return Verdict.not_run(f"the machine is too busy: the generator was {flood.lateness:.1f} s late")
+        return Verdict.not_run(
+            f"the machine is too busy: the generator was {flood.lateness:.1f} s late"
+        )
     verdicts = {
         "LOAD-1": _goodput(flood, plan),
         "LOAD-2": _refusals(flood, plan),
@@ -241,8 +262,13 @@ async def _make_slow(bench: Bench, stack: AsyncExitStack) -> _Plan | Verdict:
             return Verdict.not_run("nothing was served while the database was slow")
         return _Plan(min(5 * capacity, _MOST_RATE), capacity, max(1.0, 2 * alone), alone)
     full = await _capacity(bench, callers=16, seconds=1.5)
-    await stack.enter_async_context(bench.service.rationed(min(1.0, max(0.03, _RATIONED / max(full, 1)))))
-    capacity, nothing = await _capacity(bench, callers=8), await _capacity(bench, callers=8, nothing=True)
+    await stack.enter_async_context(
+        bench.service.rationed(min(1.0, max(0.03, _RATIONED / max(full, 1))))
+    )
+    capacity, nothing = (
+        await _capacity(bench, callers=8),
+        await _capacity(bench, callers=8, nothing=True),
+    )
     for factor in (5, 3, 2):
         refused = 1 / max(nothing, capacity * 1.001)
         possible = (1 - factor * capacity * refused) / (1 / capacity - refused) if capacity else 0.0
@@ -253,9 +279,13 @@ async def _make_slow(bench: Bench, stack: AsyncExitStack) -> _Plan | Verdict:
     )
 
 
-async def _capacity(bench: Bench, callers: int = 48, seconds: float = 3.0, *, nothing: bool = False) -> float:
+async def _capacity(
+    bench: Bench, callers: int = 48, seconds: float = 3.0, *, nothing: bool = False
+) -> float:
     async def ask() -> Answer:
-        return await (bench.call("/assess-nothing", patience=8) if nothing else bench.read(patience=8))
+        return await (
+            bench.call("/assess-nothing", patience=8) if nothing else bench.read(patience=8)
+        )
 
     flood = await closed_loop(ask, callers=callers, seconds=seconds)
     answered = sum(answer.good or (nothing and answer.status > 0) for _, answer in flood.answers)
@@ -316,7 +346,9 @@ async def _rate_limit(bench: Bench) -> Verdict:
     refused: list[Answer] = []
     sent, began = 0, monotonic()
     while not refused and sent < 1500 and monotonic() - began < 40:
-        refused = [it for it in await together(*(bench.read() for _ in range(10))) if it.status == 429]
+        refused = [
+            it for it in await together(*(bench.read() for _ in range(10))) if it.status == 429
+        ]
         sent += 10
     if not refused:
         said = f"{sent} requests of one caller, and none was refused with 429"
@@ -324,7 +356,11 @@ async def _rate_limit(bench: Bench) -> Verdict:
     plain = others = 0
     for number in range(1, 16):  # in turn, since some are let in as time goes by
         plain += (await bench.read()).status == 429
-        others += (await bench.read(headers={"X-Forwarded-For": f"203.0.113.{number}"})).status == 429
+        others += (
+            await bench.read(headers={"X-Forwarded-For": f"203.0.113.{number}"})
+        ).status == 429
     evaded, hinted = others < plain / 2, "retry-after" in refused[0].headers
     said = "; evaded by X-Forwarded-For" if evaded else "" if hinted else "; without Retry-After"
-    return Verdict.scored(1.0 if hinted and not evaded else 0.5, f"refused after {sent} requests{said}")
+    return Verdict.scored(
+        1.0 if hinted and not evaded else 0.5, f"refused after {sent} requests{said}"
+    )

@@ -25,7 +25,11 @@ _Scrape = Mapping[Series, float]
 
 @group("LOGS-1", "LOGS-2", "LOGS-3", "LOGS-4", "TRAC-1", "TRAC-2", needs=("read",))
 async def _logs(bench: Bench) -> Mapping[str, Verdict]:
-    given, trace, mark = f"assess{secrets.token_hex(8)}", secrets.token_hex(16), secrets.token_hex(6)
+    given, trace, mark = (
+        f"assess{secrets.token_hex(8)}",
+        secrets.token_hex(16),
+        secrets.token_hex(6),
+    )
     before = len(bench.log())
     answers = [await bench.read() for _ in range(2)]
     taken = await bench.read(headers={"X-Request-ID": given})
@@ -44,7 +48,9 @@ async def _logs(bench: Bench) -> Mapping[str, Verdict]:
         "LOGS-2": _request_ids(ids, log, taken=_id_of(taken.headers) == given and given in log),
         "LOGS-3": _access(log, path.partition("?")[0]),
         "LOGS-4": _kept_clean(log, (token, cookie, key), f"assess-forged-{mark}"),
-        "TRAC-1": Verdict.holds(traced, f"the trace id {'stands' if traced else 'is not'} in the log"),
+        "TRAC-1": Verdict.holds(
+            traced, f"the trace id {'stands' if traced else 'is not'} in the log"
+        ),
         "TRAC-2": spans,
     }
 
@@ -82,7 +88,10 @@ def _id_of(headers: Mapping[str, str]) -> str:
 
 def _request_ids(ids: list[str], log: str, *, taken: bool) -> Verdict:
     own = all(ids) and len(set(ids)) == len(ids)
-    parts = {"an id for each answer": own, "it in the log": own and all(identity in log for identity in ids)}
+    parts = {
+        "an id for each answer": own,
+        "it in the log": own and all(identity in log for identity in ids),
+    }
     return Verdict.parts({**parts, "a given X-Request-ID taken over": own and taken})
 
 
@@ -123,8 +132,12 @@ async def _metrics(bench: Bench) -> Mapping[str, Verdict]:
     buckets = {series.name for series in after if series.name.endswith("_bucket")}
     return {
         "METR-1": _counted(bench, counted),
-        "METR-2": _any(counted, lambda it: it.name.removesuffix("count") + "bucket" in buckets, "of buckets"),
-        "METR-3": _any(errors, lambda it: it.says("404") or it.says("4xx"), "with a label that says 404"),
+        "METR-2": _any(
+            counted, lambda it: it.name.removesuffix("count") + "bucket" in buckets, "of buckets"
+        ),
+        "METR-3": _any(
+            errors, lambda it: it.says("404") or it.says("4xx"), "with a label that says 404"
+        ),
         "METR-4": await _cardinality(bench, missed),
         "METR-5": await _saturation(bench),
     }
@@ -132,7 +145,9 @@ async def _metrics(bench: Bench) -> Mapping[str, Verdict]:
 
 def _any(counted: list[Series], fits: Callable[[Series], bool], what: str) -> Verdict:
     name = next((series.name for series in counted if fits(series)), "")
-    return Verdict.holds(bool(name), f"{name or 'no series'} {what} went up by the number of requests")
+    return Verdict.holds(
+        bool(name), f"{name or 'no series'} {what} went up by the number of requests"
+    )
 
 
 def _counted(bench: Bench, counted: list[Series]) -> Verdict:
@@ -141,7 +156,9 @@ def _counted(bench: Bench, counted: list[Series]) -> Verdict:
     path = bench.reading.path.partition("{")[0].partition("?")[0].rstrip("/")
     unsaid = [(series.name, _unsaid(series, path)) for series in counted]
     name, missing = min(unsaid, key=lambda it: len(it[1]))
-    said = f"{name} went up by exactly {_SENT}{', without ' if missing else ''}{' and '.join(missing)}"
+    said = (
+        f"{name} went up by exactly {_SENT}{', without ' if missing else ''}{' and '.join(missing)}"
+    )
     return Verdict.scored((1.0, 0.75, 0.5, 0.0)[len(missing)], said)
 
 
@@ -174,7 +191,9 @@ async def _saturation(bench: Bench) -> Verdict:
     if held:
         await asyncio.sleep(0.4)
         grown = growth(idle, await bench.scrape())
-        gauge = any(by == len(held) and not series.name.endswith(_NO_GAUGES) for series, by in grown)
+        gauge = any(
+            by == len(held) and not series.name.endswith(_NO_GAUGES) for series, by in grown
+        )
     for request in held:
         await request.finish(5)
     names = " ".join(series.name.lower() for series in idle)
