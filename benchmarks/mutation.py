@@ -199,9 +199,9 @@ class Breaker:
         with self._results.open("a") as file:
             for count, (module, mutant) in enumerate(work):
                 if time.monotonic() > ends:
-                    print(
+                    print(  # noqa: T201
                         f"stopped after {self._options.minutes:g} minutes: {len(work) - count} are left"
-                    )  # noqa: T201
+                    )
                     break
                 result = self._judge(module, trees[module], mutant, budget)
                 file.write(json.dumps(result) + "\n")

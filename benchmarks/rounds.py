@@ -26,9 +26,9 @@ def marked(
     yield
     share = (cpu() - used) / (wall() - began)
     if share < _OWNED:
-        print(
+        print(  # noqa: T201 - its job
             f"INVALID: this process had {share:.2f} of a core, not {_OWNED}. Measure on a quiet machine."
-        )  # noqa: T201 - its job
+        )
 
 
 async def cpu_seconds(work: Work, repeats: int) -> float:

@@ -26,8 +26,8 @@ _LENGTH = re.compile(rf"(?:{_PART})+")
 # A string and a comment may hold anything, so they are found first, and left as they are.
 _TOKEN = re.compile(
     r'"(?:\\.|[^"\\])*"'
-    + r"|'(?:\\.|[^'\\])*'|`[^`]*`|#[^\n]*"
-    + rf"|\[[^\]]*\]|\boffset\s+-?(?:{_PART})+"
+    r"|'(?:\\.|[^'\\])*'|`[^`]*`|#[^\n]*"
+    rf"|\[[^\]]*\]|\boffset\s+-?(?:{_PART})+"
 )
 _WAITS = frozenset({"for", "keep_firing_for", "interval"})
 

@@ -114,9 +114,9 @@ def ours() -> StackLab:
     """
     lab = current()
     if not isinstance(lab, StackLab):
-        raise RuntimeError(
+        raise RuntimeError(  # noqa: TRY004 - not a type's fault
             "this needs PostFacta: the experiment must name chaos.lab under `controls`"
-        )  # noqa: TRY004 - not a type's fault
+        )
     return lab
 
 

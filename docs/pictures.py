@@ -144,8 +144,8 @@ async def _move(connection: Connection, start: datetime) -> None:
     )
     for table, column in columns:
         await connection.execute(
-            f'update "{table}" set "{column}" = new from moved where "{column}" = old'
-        )  # noqa: S608
+            f'update "{table}" set "{column}" = new from moved where "{column}" = old'  # noqa: S608
+        )
 
 
 @contextmanager

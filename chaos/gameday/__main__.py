@@ -50,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             _say(f"{row.name:<26}{row.what}; must fire: {', '.join(map(str, row.expect))}")
         return 0
     if missing := missing_programs():
-        print(
+        print(  # noqa: T201 - its job
             f"not run: this system lacks {', '.join(missing)}: apt-get install them",
             file=sys.stderr,
-        )  # noqa: T201 - its job
+        )
         return 2
     calm = options.calm if options.calm is not None else max(60.0, _CALM / options.compress)
     told = run_day(table, rows, Options(compression=options.compress, calm=calm))

@@ -335,9 +335,9 @@ def _the_autoscaler_owns_the_replicas(its: Manifests) -> Iterator[str]:
         **at(its.rollout, "spec", default={}),
     }:
         yield f"the {owner.get('kind')} must not set replicas"
-    if scaler.get("minReplicas", 1) < 3 or scaler.get("maxReplicas", 0) <= scaler.get(
+    if scaler.get("minReplicas", 1) < 3 or scaler.get("maxReplicas", 0) <= scaler.get(  # noqa: PLR2004
         "minReplicas", 1
-    ):  # noqa: PLR2004
+    ):
         yield "minReplicas must be 3 or more, and maxReplicas greater"
     if at(scaler, "behavior", "scaleDown", "stabilizationWindowSeconds", default=0) < 300:  # noqa: PLR2004
         yield "scaleDown must wait for 300 s: a short lull is no end of the load"

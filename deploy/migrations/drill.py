@@ -84,9 +84,13 @@ def former(folder: Path) -> Path | None:
 
 
 def _git(*words: str) -> bytes:
-    return subprocess.run(
-        ["git", *words], cwd=ROOT, capture_output=True, check=False, timeout=60
-    ).stdout  # noqa: S603, S607 - of this checkout
+    return subprocess.run(  # noqa: S603 - of this checkout
+        ["git", *words],  # noqa: S607
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    ).stdout
 
 
 def bad_build(folder: Path, statements: Sequence[str]) -> Path:

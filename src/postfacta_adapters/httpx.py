@@ -84,8 +84,8 @@ def is_failure(response: Any) -> bool:
     """Return whether a response is a failure of the dependency: a status of 500 or more, but 501, or 429."""
     status: int = response.status_code
     return status == HTTPStatus.TOO_MANY_REQUESTS or (
-        status >= 500 and status != HTTPStatus.NOT_IMPLEMENTED
-    )  # noqa: PLR2004 - the class of 5xx
+        status >= 500 and status != HTTPStatus.NOT_IMPLEMENTED  # noqa: PLR2004 - the class of 5xx
+    )
 
 
 def refusal_in(response: Any, name: str, *, wall: Clock = WALL) -> RejectedError | None:

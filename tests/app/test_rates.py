@@ -277,8 +277,12 @@ async def test_anonymous_callers_have_no_shared_budget(
 
 
 WRITE = Rule(
-    method="POST", path="/", handler=None, access=Access.WRITE, route_class=RouteClass.WRITE
-)  # type: ignore[arg-type] # it is not called
+    method="POST",
+    path="/",
+    handler=None,  # type: ignore[arg-type] # it is not called
+    access=Access.WRITE,
+    route_class=RouteClass.WRITE,
+)
 
 
 async def sent_by(principal: Principal, times: int, **settings: str) -> None:

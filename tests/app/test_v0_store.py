@@ -232,8 +232,10 @@ async def test_private_archived_and_exercise_incidents_are_not_in_v0(
 
 async def change(database: Database, identity: UUID, assignment: str) -> None:
     await database.execute(
-        f"update incidents set {assignment} where id = $1", identity, operation="test"
-    )  # noqa: S608 - ours
+        f"update incidents set {assignment} where id = $1",  # noqa: S608 - ours
+        identity,
+        operation="test",
+    )
 
 
 async def test_an_end_is_shown(app_database: Database) -> None:

@@ -69,9 +69,9 @@ def experiment(deed: str) -> dict[str, object]:
 def run_on_a_tiny_server(folder: Path, deed: str) -> Experiment:
     """Run it on a server of our own; the deed may speak of its process as $PID."""
     path = folder / "B01-somebody-elses.json"
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603 - our own script
         [sys.executable, str(SERVER)], stdout=subprocess.PIPE, text=True
-    ) as server:  # noqa: S603 - our own script
+    ) as server:
         try:
             assert server.stdout is not None
             url = f"http://127.0.0.1:{server.stdout.readline().strip()}"

@@ -23,9 +23,9 @@ RATE = 20.0
 @pytest.fixture
 def server() -> Generator[tuple[str, int]]:
     """Run a server that answers everything; give its address and its process."""
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603 - our own script
         [sys.executable, str(SERVER)], stdout=subprocess.PIPE, text=True
-    ) as process:  # noqa: S603 - our own script
+    ) as process:
         assert process.stdout is not None
         try:
             yield f"http://127.0.0.1:{process.stdout.readline().strip()}", process.pid

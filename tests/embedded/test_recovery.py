@@ -36,9 +36,9 @@ def owner_elsewhere(
 ) -> Generator[tuple[subprocess.Popen[str], int, str]]:
     """Let another process own the server; gives that process, the server's pid and its address."""
     command = [sys.executable, "-c", OWNER, str(data_dir), account.means.value]
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603 -- our own script
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as owner:  # noqa: S603 -- our own script
+    ) as owner:
         try:
             assert owner.stdout is not None
             pid, dsn = owner.stdout.readline().split()

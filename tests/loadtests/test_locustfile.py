@@ -82,9 +82,9 @@ def test_a_master_judges_what_two_workers_sent(tmp_path: Path) -> None:
     with tiny_server() as (served, _), ExitStack() as stack:
         workers = [
             stack.enter_context(
-                subprocess.Popen(
+                subprocess.Popen(  # noqa: S603 - our own load test
                     words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-                )  # noqa: S603 - our own load test
+                )
             )
             for _ in range(2)
         ]

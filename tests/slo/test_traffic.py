@@ -70,8 +70,10 @@ def test_a_counter_never_falls_and_the_good_and_the_bad_are_all_there_are(traffi
 
 @given(TRAFFIC, st.integers(2, 50), st.booleans())
 def test_a_window_that_is_full_counts_what_happened_in_it(
-    traffic: Traffic, width: int, closed: bool
-) -> None:  # noqa: FBT001
+    traffic: Traffic,
+    width: int,
+    closed: bool,  # noqa: FBT001
+) -> None:
     sums = traffic.sums(width, range(traffic.scrapes + 1), closed=closed)
     assert all(0 <= ratio <= 1 for ratio in sums.ratios)
     if closed:

@@ -31,9 +31,9 @@ def billing(mode: str) -> Generator[str]:
     if mode == "dead":
         yield f"http://127.0.0.1:{free_port()}"
         return
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603 - our own script
         [sys.executable, BILLING, mode], stdout=subprocess.PIPE, text=True
-    ) as server:  # noqa: S603 - our own script
+    ) as server:
         assert server.stdout is not None
         try:
             yield f"http://127.0.0.1:{server.stdout.readline().strip()}"

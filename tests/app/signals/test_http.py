@@ -308,8 +308,8 @@ async def test_no_secret_is_anywhere_in_the_database(app_database_dsn: str) -> N
         assert await sent(service, headers, *others) == ["conflict"] * 7
         for table in await service.rows():
             text = await service.database.fetchval(
-                f"select string_agg(t::text, ' ') from {table} t"
-            )  # noqa: S608
+                f"select string_agg(t::text, ' ') from {table} t"  # noqa: S608
+            )
             assert secret not in (text or ""), table
         kept = await service.database.fetchval("select string_agg(payload::text, ' ') from signals")
         assert kept.count("[redacted]") >= 9

@@ -111,8 +111,9 @@ async def test_only_a_stream_that_its_client_resumes_is_ended_after_the_delay() 
 
 @pytest.mark.parametrize(("last", "is_between"), [(b"\n", True), (b"id: 2\n", False)])
 async def test_a_farewell_comes_between_two_events_and_nowhere_else(
-    last: bytes, is_between: bool
-) -> None:  # noqa: FBT001 - a table
+    last: bytes,
+    is_between: bool,  # noqa: FBT001 - a table
+) -> None:
     wire = Wire()
     exchange = exchange_on(wire, ACCEPT, FRESH)
     await exchange.send(start(EVENT_STREAM))
@@ -331,9 +332,8 @@ async def test_headers_that_can_be_read_once_arrive(
         await send({"type": "http.response.start", "status": 200, "headers": iter(given)})
         await send({"type": "http.response.body", "body": b""})
 
-    response = await call_asgi(
-        harden(app, service="x", options=HardenOptions(**options)), "GET", "/"
-    )  # type: ignore[arg-type] # checked where it is given
+    checked = HardenOptions(**options)  # type: ignore[arg-type] # checked where it is given
+    response = await call_asgi(harden(app, service="x", options=checked), "GET", "/")
     assert (response.header("x-own"), response.header("x-other")) == ("1", "2")
 
 

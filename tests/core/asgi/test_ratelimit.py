@@ -130,9 +130,9 @@ def test_an_option_that_makes_no_sense_is_refused_at_once() -> None:
             "RateLimit.cost must be a whole number at least 0",
         ),
         (
-            lambda: RateLimit("1/minute", per=waits, name="x"),
+            lambda: RateLimit("1/minute", per=waits, name="x"),  # type: ignore[arg-type]
             "RateLimit.per must be a plain function",
-        ),  # type: ignore[arg-type]
+        ),
         (lambda: RateLimit("1/minute", cost=waits), "RateLimit.cost must be a plain function"),  # type: ignore[arg-type]
         (lambda: RateLimit("100/never"), "RateLimit.rate must be one or more rates"),
         (lambda: limited("1/minute", "2/minute"), "are both named 'client'"),

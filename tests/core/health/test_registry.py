@@ -77,8 +77,10 @@ def registry(clock: ManualClock, observer: RecordingObserver) -> HealthRegistry:
 
 @asynccontextmanager
 async def running(
-    check: Check, *, timeout: float = 1.0
-) -> AsyncGenerator[tuple[HealthRegistry, Heard]]:  # noqa: ASYNC109 - the check's own
+    check: Check,
+    *,
+    timeout: float = 1.0,  # noqa: ASYNC109 - the check's own
+) -> AsyncGenerator[tuple[HealthRegistry, Heard]]:
     """Run a check beside a good one, each of them again and again."""
     observed = Heard()
     registry = HealthRegistry(observer=observed, luck=lambda: 0.5)

@@ -47,8 +47,10 @@ def test_each_name_stands_in_one_table() -> None:
 def test_nothing_is_made_that_is_not_in_a_table() -> None:
     metrics = Metrics(with_process=False)
     made = {
-        name for collector in metrics.registry._collector_to_names.values() for name in collector
-    }  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - nothing public lists them
+        name
+        for collector in metrics.registry._collector_to_names.values()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - nothing public lists them
+        for name in collector
+    }
     tables = {*INSTRUMENTS, *POLICY_METRICS, *RUNTIME_METRICS, "postfacta_build_info"}
     # A counter takes its name without the ending too, a histogram what it is made of.
     known = {known for name in tables for known in (name, name.removesuffix("_total"))}

@@ -123,8 +123,8 @@ def test_a_service_that_does_not_start_is_refused(
 def test_it_starts_at_once(programs: None) -> None:
     """It imports nothing of the app, nor what takes long."""
     script = "import sys; from postfacta_lab.assess.cli import main; main(['--list']); print(*sys.modules, sep='\\n')"
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603 - our own
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )  # noqa: S603 - our own
+    )
     modules = set(done.stdout.splitlines())
     assert not modules & {"yaml", "click", "postfacta_core", "postfacta_app", "httpx2"}

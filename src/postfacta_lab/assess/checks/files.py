@@ -58,9 +58,9 @@ class _Project:
         git = shutil.which("git")
         if git is not None and (self.root / ".git").exists():
             command = [git, "ls-files", "-z"]
-            listed = subprocess.run(
+            listed = subprocess.run(  # noqa: S603 - git
                 command, cwd=self.root, capture_output=True, timeout=30, check=False
-            )  # noqa: S603 - git
+            )
             if listed.returncode == 0:
                 return tuple(
                     listed.stdout.decode("utf-8", "replace").split("\0")[:-1][:_MOST_FILES]
