@@ -80,7 +80,7 @@ SABOTEURS = {
     "R18": Saboteur(
         f"{_CORE}/telemetry/metrics.py", "return len(self) >= self.cap", "return False"
     ),
-    "R19": Saboteur(f"{_CORE}/telemetry/catalogue.py", "0.075, 0.1, 0.2, 0.25", "0.075, 0.1, 0.25"),
+    "R19": Saboteur(f"{_CORE}/telemetry/catalogue.py", "    0.2,\n", ""),
     "R20": Saboteur(f"{_CORE}/telemetry/metrics.py", "int(request.trace_flags, 16) & 1:", "False:"),
     "R21": Saboteur(
         f"{_APP}/reliability/about.py",
@@ -212,8 +212,8 @@ SABOTEURS = {
     ),
     "R71": Saboteur(
         "src/postfacta_adapters/otlp.py",
-        '"queue_full" if self._pending >= self._queued else ""',
-        '""',
+        "if self._pending >= self._queued",
+        "if False",
     ),
     "R72": Saboteur("deploy/prr/targets.py", "figure.n < least", "figure.n < 0"),
     "R75": Saboteur("docs/reference/durability.md", "| **pass** | 1295 |", "| **fail** | 1295 |"),
