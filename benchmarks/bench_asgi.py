@@ -1,8 +1,9 @@
 """Measure the CPU that each layer, all of `harden`, and the peers' stacks add to a request over bare Starlette.
 
-Every variant handles the same in-process request. Rounds are interleaved, so that a slow moment of the machine hits
-all variants alike; all have as long in a round. What is printed is the least of each one's rounds, since whatever
-disturbs can only add, and its ratio to the bare application of the same run.
+Every variant handles the same in-process request. Rounds are interleaved, so that a slow moment of
+the machine hits all variants alike; all have as long in a round. What is printed is the least of
+each one's rounds, since whatever disturbs can only add, and its ratio to the bare application of
+the same run.
 
     python -m benchmarks.bench_asgi [--request GET] [--rounds 61] [--seconds 0.05] [--json FILE]
 """

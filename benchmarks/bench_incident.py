@@ -1,17 +1,19 @@
 """Compare GET of one incident with the same thing written by hand: requests a second, and CPU a request.
 
-Real servers (uvicorn, one process each) on one real PostgreSQL serve the same incident over sockets, by the same
-query. Servers have one core to themselves, clients and PostgreSQL the other; so it is the server that limits the rate,
-as *busy* shows (its share of its core; near 1). Where it is below 0.8 the machine has other work, and nothing is
-reported: no figure, and exit code 2. Rounds take turns, so that a slow moment hits all; figures are medians, and
-ratios are medians of each round's own ratio. *cpu_ratio* is how the CPU time of a request by hand compares to that of
-ours, which is the ratio of rates that the core allows. Like is compared with like:
+Real servers (uvicorn, one process each) on one real PostgreSQL serve the same incident over
+sockets, by the same query. Servers have one core to themselves, clients and PostgreSQL the other;
+so it is the server that limits the rate, as *busy* shows (its share of its core; near 1). Where it
+is below 0.8 the machine has other work, and nothing is reported: no figure, and exit code 2. Rounds
+take turns, so that a slow moment hits all; figures are medians, and ratios are medians of each
+round's own ratio. *cpu_ratio* is how the CPU time of a request by hand compares to that of ours,
+which is the ratio of rates that the core allows. Like is compared with like:
 
-* `postfacta` logs each request as JSON, as it does in production; against `by hand, access log`, which has uvicorn's
-  access log, on by default
+* `postfacta` logs each request as JSON, as it does in production; against `by hand, access log`,
+  which has uvicorn's access log, on by default
 * `postfacta, no log` logs nothing; against `by hand`, which logs nothing either
 
-What is written by hand has nothing of the rest. All write to a pipe that is read, as they do under a supervisor.
+What is written by hand has nothing of the rest. All write to a pipe that is read, as they do under
+a supervisor.
 
     python -m benchmarks.bench_incident [--rounds 9] [--seconds 2] [--clients 8] [--json FILE]
 """

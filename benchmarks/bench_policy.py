@@ -1,9 +1,11 @@
 """Measure the CPU that each policy adds to a call, beside the peers, on asyncio and on uvloop.
 
-All guard the same function, which does nothing. Rounds take turns, so that a slow moment of the machine hits all alike;
-what is written are medians, without the loop around and the function itself, and ratios to ours of the same run.
+All guard the same function, which does nothing. Rounds take turns, so that a slow moment of the
+machine hits all alike; what is written are medians, without the loop around and the function
+itself, and ratios to ours of the same run.
 
-    python -m benchmarks.bench_policy [--rounds 15] [--loop asyncio uvloop] [--row breaker] [--json FILE]
+    python -m benchmarks.bench_policy [--rounds 15] [--loop asyncio uvloop] [--row breaker] [--json
+    FILE]
 """
 
 from __future__ import annotations

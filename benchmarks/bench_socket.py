@@ -1,8 +1,9 @@
 """Measure the CPU of a request over a socket, in a real server, beside the bare application and the peers' stacks.
 
-Each server runs alone on one core, `wrk` on the other. What counts is the CPU time of the server's processes for each
-request that was answered, so that others on the machine disturb little; the rate is a second opinion. Variants take
-turns in rounds; figures are medians, and ratios are medians of each round's own ratio to the bare application.
+Each server runs alone on one core, `wrk` on the other. What counts is the CPU time of the server's
+processes for each request that was answered, so that others on the machine disturb little; the rate
+is a second opinion. Variants take turns in rounds; figures are medians, and ratios are medians of
+each round's own ratio to the bare application.
 
     python -m benchmarks.bench_socket [--rounds 5] [--seconds 2] [--server uvicorn] [--json FILE]
 

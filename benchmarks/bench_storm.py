@@ -1,8 +1,9 @@
 """Measure an alert storm: one incident grows by batches of 500 signals, and is read at each of some sizes.
 
-A real server answers over sockets, on a real PostgreSQL. *cpu* is the server's own, *wall* what a client waits, both
-medians; *nodes* counts the elements of a page. Beside it a probe asks `/healthz/live` all the time, and *late* is the
-longest that it waited. Everything shares the cores of this machine, so *wall* and *late* hold its other work too.
+A real server answers over sockets, on a real PostgreSQL. *cpu* is the server's own, *wall* what a
+client waits, both medians; *nodes* counts the elements of a page. Beside it a probe asks
+`/healthz/live` all the time, and *late* is the longest that it waited. Everything shares the cores
+of this machine, so *wall* and *late* hold its other work too.
 
     python -m benchmarks.bench_storm [--sizes 1000 10000] [--rounds 9] [--json FILE]
 """

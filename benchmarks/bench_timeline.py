@@ -1,9 +1,10 @@
 """Measure what a timeline costs: the rules alone by the number of signals, and reading and rendering 2,000 entries.
 
-The rules are pure, so their figure is CPU time for one build, the median of some rounds that take turns; the cost is
-linear if the microseconds an entry stay the same. Every tenth signal is corrected, and another tenth is known to the
-minute. Reading asks a real PostgreSQL on this machine: *cpu* is this process alone, *wall* is with PostgreSQL, which
-may use another core; *rebuild* is the rules and the JSON without the reading, on this core alone.
+The rules are pure, so their figure is CPU time for one build, the median of some rounds that take
+turns; the cost is linear if the microseconds an entry stay the same. Every tenth signal is
+corrected, and another tenth is known to the minute. Reading asks a real PostgreSQL on this machine:
+*cpu* is this process alone, *wall* is with PostgreSQL, which may use another core; *rebuild* is the
+rules and the JSON without the reading, on this core alone.
 
     python -m benchmarks.bench_timeline [--rounds 15] [--json FILE]
 """

@@ -1,9 +1,11 @@
 """Count the machine instructions of a request, which is the same on a busy machine as on a quiet one.
 
-All variants run in one process under callgrind, which writes down what it has counted before and after the requests
-of each. It does so where the C function `getloadavg` is called: no request does that.
+All variants run in one process under callgrind, which writes down what it has counted before and
+after the requests of each. It does so where the C function `getloadavg` is called: no request does
+that.
 
-    python -m benchmarks.instructions [--request GET] [--json FILE] [VARIANT...]      (needs valgrind; half a minute)
+    python -m benchmarks.instructions [--request GET] [--json FILE] [VARIANT...]      (needs
+    valgrind; half a minute)
 """
 
 from __future__ import annotations

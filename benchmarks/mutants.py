@@ -1,7 +1,8 @@
 """List the small changes of a module that a test should notice, and compile the module with one of them.
 
-Each change replaces one node in the body of a function: a statement by `pass`, a comparison by its neighbour, an operand,
-a constant, an argument by none. What a module or class runs when it is imported (constants, defaults, decorators) stays.
+Each change replaces one node in the body of a function: a statement by `pass`, a comparison by its
+neighbour, an operand, a constant, an argument by none. What a module or class runs when it is
+imported (constants, defaults, decorators) stays.
 """
 
 from __future__ import annotations

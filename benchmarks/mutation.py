@@ -1,10 +1,12 @@
 """Break each function of the modules that matter in turn, and count which breaks a test notices.
 
-One process collects the tests, runs each once to see which lines it covers, and keeps a PostgreSQL for them. For each
-mutant it forks: the child gets the changed code of one function, and runs the tests that cover the changed line until one
-fails. Nothing is written to the tree. Each 50th child gets no change at all: if one of these fails, so may others by chance.
+One process collects the tests, runs each once to see which lines it covers, and keeps a PostgreSQL
+for them. For each mutant it forks: the child gets the changed code of one function, and runs the
+tests that cover the changed line until one fails. Nothing is written to the tree. Each 50th child
+gets no change at all: if one of these fails, so may others by chance.
 
-    python -m benchmarks.mutation [pool rules ...] [--minutes 60] [--seed 1] [--results FILE] [--again] [--least 95]
+    python -m benchmarks.mutation [pool rules ...] [--minutes 60] [--seed 1] [--results FILE]
+    [--again] [--least 95]
 """
 
 from __future__ import annotations
@@ -72,7 +74,8 @@ LEFT_OUT = (
 )
 CONTROL_EACH = 50
 FIRST_BUDGET, SECOND_BUDGET = 2.5, 12.0
-# Seconds after which a mutant is taken for one that hangs: of the processor, without it, and of all.
+# Seconds after which a mutant is taken for one that hangs: of the processor, without it, and of
+# all.
 BUSY, IDLE, MOST = 2.0, 6.0, 120.0
 MEMORY = 6 << 30
 PAGE = ROOT / "docs/reference/mutation.md"
@@ -370,7 +373,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--least", type=float, default=95.0, metavar="PERCENT")
     options = parser.parse_args(arguments)
-    # The mark of a CI has Hypothesis try the same examples in each run: else chance decides about some.
+    # The mark of a CI has Hypothesis try the same examples in each run: else chance decides about
+    # some.
     os.environ["CI"] = "1"
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it ends its server, too
     flags = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=no", "-s"]

@@ -1,6 +1,7 @@
 """Write what a mutation run found into a page, with the verdict on each mutant that survived.
 
-A verdict is written by hand into the last column of the page, and kept when the page is written anew.
+A verdict is written by hand into the last column of the page, and kept when the page is written
+anew.
 """
 
 from __future__ import annotations

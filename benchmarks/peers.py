@@ -1,8 +1,8 @@
 """Stack the middlewares that a Python team would take today, to have something to compare with.
 
-Two stacks of the same features: the popular choice of each, and the cheapest choice of each that is known. Both
-leave out what has no peer at all: drain, body limits by count, slow clients, health from memory, deadlines that
-reach the database.
+Two stacks of the same features: the popular choice of each, and the cheapest choice of each that is
+known. Both leave out what has no peer at all: drain, body limits by count, slow clients, health
+from memory, deadlines that reach the database.
 """
 
 from __future__ import annotations

@@ -1,18 +1,22 @@
 """Play overload in virtual time: the library's own limiter, a service with a hidden queue, and its callers.
 
-    python -m benchmarks.simulate --seed 3              # the whole grid; renews the page; some minutes
+    python -m benchmarks.simulate --seed 3              # the whole grid; renews the page; some
+    minutes
 
-Services: `io` has a semaphore; `pool` lends connections FIFO for at most 1 s of waiting, and its waits are known;
-`slow` is a pool whose statements take 0.4 s instead of 0.04 s while the load lasts; `cpu` is one thread that serves in
-turns of an event loop, where reading and refusing cost processor time as well. Beyond the grid: `stolen` is `cpu` with
-half of the processor taken by others while the load lasts; `mixed` has one dear request in ten; `polls` has three
-long-polls in ten, which step aside; `sick` is a semaphore whose work takes ten times longer during the load.
+Services: `io` has a semaphore; `pool` lends connections FIFO for at most 1 s of waiting, and its
+waits are known; `slow` is a pool whose statements take 0.4 s instead of 0.04 s while the load
+lasts; `cpu` is one thread that serves in turns of an event loop, where reading and refusing cost
+processor time as well. Beyond the grid: `stolen` is `cpu` with half of the processor taken by
+others while the load lasts; `mixed` has one dear request in ten; `polls` has three long-polls in
+ten, which step aside; `sick` is a semaphore whose work takes ten times longer during the load.
 
-Callers: `patient` ones wait for ever, `leave` hang up after 1 s and are still served to the end, `cancel` hang up
-and their request is cancelled, `retry` hang up or are refused and come back up to three times, with backoff.
+Callers: `patient` ones wait for ever, `leave` hang up after 1 s and are still served to the end,
+`cancel` hang up and their request is cancelled, `retry` hang up or are refused and come back up to
+three times, with backoff.
 
-A cell lasts 5 s at 60 % of the capacity, then 20 s of load (a step, a ramp over 5 s, a spike of 2 s), then 8 s at 60 %.
-From 2,500 requests a second on the load lasts 7 s; more than 12,000 a second are not played, since no process reads them.
+A cell lasts 5 s at 60 % of the capacity, then 20 s of load (a step, a ramp over 5 s, a spike of 2
+s), then 8 s at 60 %. From 2,500 requests a second on the load lasts 7 s; more than 12,000 a second
+are not played, since no process reads them.
 """
 
 from __future__ import annotations
@@ -111,7 +115,8 @@ class Result:
         late: The same from 15 s to its end; for a spike and short cells, `early` again.
         refusal: The 99th percentile of how long a refusal took, from 5 s after the begin on.
         refused: The share of attempts that were refused from then on.
-        recovery: Whole seconds from the end of the load until nine tenths of the demand are answered in time again.
+        recovery: Whole seconds from the end of the load until nine tenths of the demand are
+            answered in time again.
     """
 
     early: float

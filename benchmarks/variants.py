@@ -50,8 +50,8 @@ _LIKE_PEERS: Final = HardenOptions(
 def variants(bare: ASGIApp) -> Mapping[str, ASGIApp]:
     """Name each way to wrap the application.
 
-    Telemetry stands on the context layer in each of its rows, as it does in `harden`: what it adds by itself is
-    the difference to the row of the context. Its recorders come one by one.
+    Telemetry stands on the context layer in each of its rows, as it does in `harden`: what it adds
+    by itself is the difference to the row of the context. Its recorders come one by one.
     """
     return {
         "context + telemetry, no recorder": _observed(bare),

@@ -1,14 +1,13 @@
 """Cause faults on purpose, and judge what users and data went through.
 
-    python -m chaos                     all of it: the durability check with 100 faults, and every experiment
-    python -m chaos C03 C04             these experiments
-    python -m chaos durability --faults 20 --seed 7
-    python -m chaos --quick             a short form of all, as CI runs it
+    python -m chaos                     all of it: the durability check with 100 faults, and every
+    experiment python -m chaos C03 C04             these experiments python -m chaos durability
+    --faults 20 --seed 7 python -m chaos --quick             a short form of all, as CI runs it
 
 Any other service: `postfacta lab chaos`.
 
-Writes `result.json` and `report.html`. Exit codes: 0 all held, 1 something did not, 2 undecided, 3 nothing
-was measured.
+Writes `result.json` and `report.html`. Exit codes: 0 all held, 1 something did not, 2 undecided, 3
+nothing was measured.
 """
 
 from __future__ import annotations

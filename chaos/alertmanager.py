@@ -1,7 +1,7 @@
 """Starts a real Alertmanager on the configuration that is deployed, with its addresses and its pace changed.
 
-What is changed is where the secrets lie, and by how much all its waits are shortened; routes, grouping and inhibition
-stay what they are in production.
+What is changed is where the secrets lie, and by how much all its waits are shortened; routes,
+grouping and inhibition stay what they are in production.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _WAITS = frozenset({"group_wait", "group_interval", "repeat_interval", "resolve_
 def told_too(url: str) -> dict[str, Any]:
     """Return the deployed configuration with a PostFacta that gets every alert before all others.
 
-    It is put together as the example beside it says: its receiver added, its route before the others.
+    It is put together as the example beside it says: its receiver added, its route before the
+    others.
 
     Args:
         url: Where that PostFacta is; its token is the secret `postfacta_token`.
@@ -74,7 +75,8 @@ class Alertmanager(Child):
 
     Args:
         folder: Where its configuration, data and log are written.
-        urls: The addresses of receivers, by the name of the secret that holds each, such as ``pager_url``.
+        urls: The addresses of receivers, by the name of the secret that holds each, such as
+            ``pager_url``.
         by: How much shorter all waits are.
         config: What it is configured by.
     """
@@ -136,14 +138,16 @@ class Alertmanager(Child):
         Args:
             alerts: The labels of each.
             annotations: Of all of them.
-            lasting: Seconds until they count as resolved, unless they are sent again; 0 resolves them.
+            lasting: Seconds until they count as resolved, unless they are sent again; 0 resolves
+                them.
         """
         now = datetime.now(UTC)  # noqa: TID251 - Alertmanager compares it with its own
         body = [
             {
                 "labels": dict(labels),
                 "annotations": dict(annotations or {}),
-                # Not earlier: a group whose wait is over already is sent at once, before anything can silence it.
+                # Not earlier: a group whose wait is over already is sent at once, before anything
+                # can silence it.
                 "startsAt": now.isoformat(),
                 "endsAt": (now + timedelta(seconds=lasting)).isoformat(),
             }

@@ -2,7 +2,8 @@
 
     python -m chaos.builds FAULT serve --port 8081
 
-The fault stands where code of the service would: inside of routing and of everything that observes requests.
+The fault stands where code of the service would: inside of routing and of everything that observes
+requests.
 """
 
 from __future__ import annotations

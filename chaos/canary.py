@@ -2,9 +2,10 @@
 
     python -m chaos.canary [--by 10] [--only good] [--markdown FILE]
 
-Steps, queries, conditions, limits and intervals are read from deploy/k8s/overlays/canary; every wait and window is divided by one
-factor. A good build is promoted; builds that fail, are slow, leak or show no metrics are aborted. Exit codes: 0 all held,
-1 something did not, 77 a program is not installed.
+Steps, queries, conditions, limits and intervals are read from deploy/k8s/overlays/canary; every
+wait and window is divided by one factor. A good build is promoted; builds that fail, are slow, leak
+or show no metrics are aborted. Exit codes: 0 all held, 1 something did not, 77 a program is not
+installed.
 """
 
 from __future__ import annotations

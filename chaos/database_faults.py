@@ -1,15 +1,21 @@
 """Cause each outage of the database under load, and measure what its users and its operators see.
 
-    make faults        (python -m chaos.database_faults [NAME...] [--seconds 20] [--json FILE] [--markdown FILE])
+    make faults        (python -m chaos.database_faults [NAME...] [--seconds 20] [--json FILE]
+    [--markdown FILE])
 
-Real processes: the service, PostgreSQL, a fault proxy between the two, a streaming standby. Users read and write all
-the while. What must hold, for each outage:
+Real processes: the service, PostgreSQL, a fault proxy between the two, a streaming standby. Users
+read and write all the while. What must hold, for each outage:
 
-* no answer comes later than its route's deadline and 0.1 s, and none has another status than the outage allows;
-* the first write that succeeds comes within one reconnect interval after the database is back, without a restart;
-* the liveness probe answers 200 at all times; readiness falls if the outage lasts for three checks, and comes back;
-* on the server there are then no more connections than the pool holds, and none that hangs in a statement;
-* `postfacta verify` still builds the timeline that a post-mortem saw before the outage from the facts that are there.
+* no answer comes later than its route's deadline and 0.1 s, and none has another status than the
+  outage allows;
+* the first write that succeeds comes within one reconnect interval after the database is back,
+  without a restart;
+* the liveness probe answers 200 at all times; readiness falls if the outage lasts for three checks,
+  and comes back;
+* on the server there are then no more connections than the pool holds, and none that hangs in a
+  statement;
+* `postfacta verify` still builds the timeline that a post-mortem saw before the outage from the
+  facts that are there.
 """
 
 from __future__ import annotations

@@ -249,7 +249,8 @@ class Site(Together):
         """Count the requests that were meant to begin between two moments of the load, by their error; `` for none.
 
         Raises:
-            RuntimeError: Fewer than nine tenths of them were sent in time: the machine is too busy to say anything.
+            RuntimeError: Fewer than nine tenths of them were sent in time: the machine is too busy
+                to say anything.
         """
         ended = [it for it in tuple(self.load.meter.samples) if first <= it.intended < last]
         wanted = self._rate * (last - first)

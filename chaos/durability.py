@@ -2,11 +2,12 @@
 
     make chaos ONLY=durability   (python -m chaos durability [--faults 100] [--seed N])
 
-Two instances and a PostgreSQL run as processes. Clients record incidents, move them through their states and change
-them, and repeat each write until its outcome is known. Meanwhile instances and database are killed, stopped and
-frozen. Afterwards everything is read back, and `chaos/history.py` judges. Beside them, a program writes single statements,
-some with a default `Retry` around, behind a network that loses answers (`chaos/orders.py`): they too must be there as often
-as was acknowledged to their writer.
+Two instances and a PostgreSQL run as processes. Clients record incidents, move them through their
+states and change them, and repeat each write until its outcome is known. Meanwhile instances and
+database are killed, stopped and frozen. Afterwards everything is read back, and `chaos/history.py`
+judges. Beside them, a program writes single statements, some with a default `Retry` around, behind
+a network that loses answers (`chaos/orders.py`): they too must be there as often as was
+acknowledged to their writer.
 """
 
 from __future__ import annotations

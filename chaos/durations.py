@@ -1,7 +1,8 @@
 """Shortens the lengths of time in Prometheus' rules and configuration, so that a day of alerting fits into an hour.
 
-What is shortened is what Prometheus itself waits for: windows in brackets, offsets, `for`, intervals. What an
-expression compares with is left alone: a lag of a quarter of a second, or a backup of a day, is as long as ever.
+What is shortened is what Prometheus itself waits for: windows in brackets, offsets, `for`,
+intervals. What an expression compares with is left alone: a lag of a quarter of a second, or a
+backup of a day, is as long as ever.
 """
 
 from __future__ import annotations

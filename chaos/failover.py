@@ -18,8 +18,8 @@ _NAME = "standby"
 class FailoverStack(Stack):
     """As ``Stack``, with a standby; the instances know both addresses and look for the one that takes writes.
 
-    The standby is synchronous: what was acknowledged is on both. With an asynchronous one a failover loses the
-    last moments, without any client knowing.
+    The standby is synchronous: what was acknowledged is on both. With an asynchronous one a
+    failover loses the last moments, without any client knowing.
     """
 
     settings: ClassVar[Mapping[str, str]] = {"synchronous_standby_names": _NAME}

@@ -67,7 +67,8 @@ class Tormentor:
             self._one(self._next())
 
     def _next(self) -> str:
-        # A shuffled deck and not dice, and one of each kind on top of the first: a short run is varied, too.
+        # A shuffled deck and not dice, and one of each kind on top of the first: a short run is
+        # varied, too.
         if not self._deck:
             self._deck = [kind for kind in self._kinds for _ in range(FAULTS[kind].cards)]
             self._luck.shuffle(self._deck)

@@ -1,7 +1,7 @@
 """Judges a history of incidents: the lab's set model, and what may follow what in one incident.
 
-A write records an incident, moves it to another state, or changes its description. The title, which no two incidents
-share, is its subject.
+A write records an incident, moves it to another state, or changes its description. The title, which
+no two incidents share, is its subject.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Holds the stack of PostFacta that an experiment works on: the control of `postfacta_lab.chaos`, with our own processes.
 
-With CHAOS_URL it works on a PostFacta that runs already; CHAOS_WRITES=yes lets its users record incidents.
+With CHAOS_URL it works on a PostFacta that runs already; CHAOS_WRITES=yes lets its users record
+incidents.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The users of PostFacta: they read, and each fifth records an incident.
 
-Each write is kept as history: the user saw what the first attempt gave, and a careful client repeats it until it knows.
+Each write is kept as history: the user saw what the first attempt gave, and a careful client
+repeats it until it knows.
 """
 
 from __future__ import annotations

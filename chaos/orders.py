@@ -2,9 +2,10 @@
 
     DSN=postgresql://... python -m chaos.orders JOURNAL [--writers 4] [--seed 1]
 
-It does what a service does that has no transactions around its writes: a statement alone, on a borrowed connection, or
-in a transaction, half of them with a default `Retry` around. Nothing forbids a row to be there twice. Each line of the
-journal is one write and its answer; the last line is what is stored.
+It does what a service does that has no transactions around its writes: a statement alone, on a
+borrowed connection, or in a transaction, half of them with a default `Retry` around. Nothing
+forbids a row to be there twice. Each line of the journal is one write and its answer; the last line
+is what is stored.
 """
 
 from __future__ import annotations

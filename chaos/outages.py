@@ -1,6 +1,7 @@
 """What can happen to a database, one thing at a time: how it is caused, and how it is mended.
 
-Each outage works on a `Site`: a service, its PostgreSQL, a fault proxy between the two, and for the failover a standby.
+Each outage works on a `Site`: a service, its PostgreSQL, a fault proxy between the two, and for the
+failover a standby.
 """
 
 from __future__ import annotations
@@ -131,7 +132,8 @@ class Outage:
         cause: Causes it. For `at_boot` it is caused before the service starts.
         mend: Ends it; when it returns, the database would serve.
         kind: The stack that it needs.
-        reads: Statuses that a read may get meanwhile; 200 may be a stale answer, or a true one where reads go on.
+        reads: Statuses that a read may get meanwhile; 200 may be a stale answer, or a true one
+            where reads go on.
         writes: Statuses that a write may get meanwhile.
         falls: Whether readiness must fall, if the outage lasts long enough for three checks.
         at_boot: The service starts into it.

@@ -4,8 +4,8 @@
 * ``Postgres`` -- a whole PostgreSQL server with all its processes
 * ``Haproxy``  -- the proxy in front of the instances, Debian's program
 
-Each has ``start``, ``stop``, ``kill``, ``freeze`` and ``thaw``, and only ever touches processes that it started
-itself, and their descendants. Linux only: descendants are found in ``/proc``.
+Each has ``start``, ``stop``, ``kill``, ``freeze`` and ``thaw``, and only ever touches processes
+that it started itself, and their descendants. Linux only: descendants are found in ``/proc``.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def command(
 
 
 def _environment(dsn: str, more: Mapping[str, str] | None) -> dict[str, str]:
-    # Coverage would slow down what is measured here, and a process that is killed leaves half a file of it.
+    # Coverage would slow down what is measured here, and a process that is killed leaves half a
+    # file of it.
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -113,7 +114,8 @@ class Postgres:
     """A whole PostgreSQL server. What is done to it is done to all of its processes.
 
     Args:
-        server: The server; its data must survive a crash, so its settings stay at the safe defaults.
+        server: The server; its data must survive a crash, so its settings stay at the safe
+            defaults.
     """
 
     def __init__(self, server: EmbeddedPostgres) -> None:
@@ -156,8 +158,8 @@ class Haproxy(Child):
     Args:
         folder: Where its configuration and log are written.
         ports: Where the instances listen.
-        retries: How often a connection that was *refused* is tried again, at another instance. A request that
-            was sent is never repeated.
+        retries: How often a connection that was *refused* is tried again, at another instance. A
+            request that was sent is never repeated.
         names: What the instances are called in the header `X-Served-By`.
     """
 
@@ -207,8 +209,8 @@ class Haproxy(Child):
 
 def _haproxy_config(port: int, ports: Mapping[str, int], *, retries: int) -> str:
     checked = "\n".join(f"  server {name} 127.0.0.1:{at} check" for name, at in ports.items())
-    # While no instance is ready, an instance's own answer (with its reason and Retry-After) is better than the
-    # proxy's.
+    # While no instance is ready, an instance's own answer (with its reason and Retry-After) is
+    # better than the proxy's.
     unchecked = "\n".join(
         f"  server spare-{name} 127.0.0.1:{at} backup" for name, at in ports.items()
     )

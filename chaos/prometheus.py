@@ -214,8 +214,9 @@ def make_history(
 ) -> int:
     """Write a past for a Prometheus that does not run yet, in which each series had the last of these values.
 
-    A window of an hour over a minute of data is a window of a minute. A service that has been well for days is
-    what alerts are made for, and this is such a past: at the same spacing as the samples.
+    A window of an hour over a minute of data is a window of a minute. A service that has been well
+    for days is what alerts are made for, and this is such a past: at the same spacing as the
+    samples.
 
     Args:
         data: The folder of its data.

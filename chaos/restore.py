@@ -2,16 +2,19 @@
 
     python -m chaos.restore [--seconds 40] [--markdown FILE]
 
-The base backup is made under load. Then the server is killed, and its data are given up. From what is left, five restores:
+The base backup is made under load. Then the server is killed, and its data are given up. From what
+is left, five restores:
 
 * to the newest: what is missing is counted from the acknowledgements of all clients (RPO);
-* to a point in time: all that was acknowledged until then is there, and nothing that began afterwards;
-* from archives that are broken: a segment is missing, or has a flipped byte. Each must be seen, as PostgreSQL itself takes
-  both for the end of the archive, and serves what it has got so far;
+* to a point in time: all that was acknowledged until then is there, and nothing that began
+  afterwards;
+* from archives that are broken: a segment is missing, or has a flipped byte. Each must be seen, as
+  PostgreSQL itself takes both for the end of the archive, and serves what it has got so far;
 * from a base backup with a flipped byte.
 
-After the first two, the service starts on the restored server, everything is read back through it and compared with the history of
-the writers, and `postfacta verify` builds what a post-mortem saw. Exit codes: 0 all held, 1 something did not.
+After the first two, the service starts on the restored server, everything is read back through it
+and compared with the history of the writers, and `postfacta verify` builds what a post-mortem saw.
+Exit codes: 0 all held, 1 something did not.
 """
 
 from __future__ import annotations
@@ -66,7 +69,8 @@ class Row:
     Attributes:
         what: To what, from what.
         missing: Acknowledged writes that should be there, and are not.
-        rpo: Seconds between the first of them and the loss; None for a restore that must not succeed.
+        rpo: Seconds between the first of them and the loss; None for a restore that must not
+            succeed.
         rto: Seconds until the service was ready, from an empty folder.
         flaws: What should not be.
     """

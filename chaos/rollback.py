@@ -2,9 +2,11 @@
 
     python -m chaos.rollback [--by 15] [--only slow] [--markdown FILE]
 
-Two instances stand behind the HAProxy that is shipped. Each is replaced as Kubernetes does it: the new one is ready before it gets
-requests, and the old one drains. Each build is for one trigger of a rollback: it does not become ready, its smoke test fails, the
-analysis of the canary fails, or the alert on the error budget fires, both of a real Prometheus. Exit codes: 0 all held, 1 something did not, 77 a program is not installed.
+Two instances stand behind the HAProxy that is shipped. Each is replaced as Kubernetes does it: the
+new one is ready before it gets requests, and the old one drains. Each build is for one trigger of a
+rollback: it does not become ready, its smoke test fails, the analysis of the canary fails, or the
+alert on the error budget fires, both of a real Prometheus. Exit codes: 0 all held, 1 something did
+not, 77 a program is not installed.
 """
 
 from __future__ import annotations
@@ -65,8 +67,10 @@ class Row:
         build: Its name.
         trigger: What began the rollback; empty if nothing did.
         noticed: Seconds from the start of the deployment to the trigger.
-        seconds: From the trigger until the former version served alone, and the smoke test had passed.
-        answers: What users got, from the start of the deployment to two seconds after all, by error; `` for none.
+        seconds: From the trigger until the former version served alone, and the smoke test had
+            passed.
+        answers: What users got, from the start of the deployment to two seconds after all, by
+            error; `` for none.
         smoked: Whether the smoke test passed on every instance.
     """
 
@@ -238,7 +242,8 @@ def drill(
 ) -> tuple[list[Row], int, int, int]:
     """Deploy each build and undo it; return what was seen, and the entries of the ledger: all, acknowledged, and known.
 
-    Each entry is sent to PostFacta once, also through a build that fails, so one may not be acknowledged.
+    Each entry is sent to PostFacta once, also through a build that fails, so one may not be
+    acknowledged.
 
     Args:
         folder: Where everything is written; must be open to all users.

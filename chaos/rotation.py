@@ -2,8 +2,9 @@
 
     python -m chaos.rotation [--markdown FILE]
 
-For each: the seconds until the new one is accepted, whether the former one is accepted until the overlap ends, and whether it is
-refused after it. The process is never restarted, and no request may fail. Exit codes: 0 all held, 1 something did not.
+For each: the seconds until the new one is accepted, whether the former one is accepted until the
+overlap ends, and whether it is refused after it. The process is never restarted, and no request may
+fail. Exit codes: 0 all held, 1 something did not.
 """
 
 from __future__ import annotations
@@ -298,7 +299,8 @@ def _rotate(service: _Service) -> tuple[list[Row], Counter[int]]:
     former, new = service.former, service.next
     with Load(service.url, service.token(former["jwt_secret"])) as first:
         time.sleep(1)  # noqa: TID251 - load before
-        # The overlap: PostgreSQL has one password for a role, so its file follows at once. Only files are replaced.
+        # The overlap: PostgreSQL has one password for a role, so its file follows at once. Only
+        # files are replaced.
         service.store.add(new["rate_store"])
         service.run(f"alter role postfacta password '{new['password']}'")
         service.put(new["password"], new, former)
@@ -308,7 +310,8 @@ def _rotate(service: _Service) -> tuple[list[Row], Counter[int]]:
             seconds[name] = time.monotonic() - began
         overlaps = {name: service.accepts(name, former) for name in _LINES}
         time.sleep(1)  # noqa: TID251 - load with both
-    # Connections that were opened with the former password; a write that is sent on one just then would fail.
+    # Connections that were opened with the former password; a write that is sent on one just then
+    # would fail.
     service.run(
         "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'postfacta'"
     )

@@ -1,8 +1,9 @@
 """Reads the runbooks, and runs their commands as a person on call would.
 
-A fenced block that begins with ``sh`` and a role is a command: ``diagnose`` looks, ``mitigate`` changes something,
-``verify`` ends with 0 once all is well again, and ``manual`` is never run by a program: its first line says why.
-What differs between two places stands in environment variables, which the runbooks' README lists.
+A fenced block that begins with ``sh`` and a role is a command: ``diagnose`` looks, ``mitigate``
+changes something, ``verify`` ends with 0 once all is well again, and ``manual`` is never run by a
+program: its first line says why. What differs between two places stands in environment variables,
+which the runbooks' README lists.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class Runbook:
 
     Attributes:
         path: Where it is.
-        front: What stands above the text: ``alert``, ``scenario`` or ``process``, ``owner``, ``last_rehearsed``.
+        front: What stands above the text: ``alert``, ``scenario`` or ``process``, ``owner``,
+            ``last_rehearsed``.
         sections: The headings of the second level, in order.
         text: All below the front matter.
         blocks: Its commands, in order.

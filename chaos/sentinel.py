@@ -2,10 +2,12 @@
 
     python -m chaos.sentinel [--markdown FILE]
 
-A primary, a replica and three Sentinels. Four instances of the service share a limit by address. First it is used up, and what
-passed is counted: the four must count as one. Then the primary is killed, or frozen as behind a partition, while all four are
-asked on: until Sentinel has made the replica the primary, each counts by itself. Counts and times are judged only while others
-leave the drill half of the machine. Exit codes: 0 all held, 1 something did not, 77 something could not be judged.
+A primary, a replica and three Sentinels. Four instances of the service share a limit by address.
+First it is used up, and what passed is counted: the four must count as one. Then the primary is
+killed, or frozen as behind a partition, while all four are asked on: until Sentinel has made the
+replica the primary, each counts by itself. Counts and times are judged only while others leave the
+drill half of the machine. Exit codes: 0 all held, 1 something did not, 77 something could not be
+judged.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ class Row:
         seconds: Until the limit held again; None where nothing was done.
         flaws: What should not be.
         others: The share of the machine that others had meanwhile, from 0 to 1.
-        slips: Counts and times beyond their bounds, which are flaws unless the machine was too busy.
+        slips: Counts and times beyond their bounds, which are flaws unless the machine was too
+            busy.
     """
 
     what: str

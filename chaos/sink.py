@@ -1,7 +1,7 @@
 """A receiver of notifications: it takes what Alertmanager posts, and remembers each alert and when it came.
 
-Each path is a receiver of its own: what is posted to ``/pager`` came to the pager. It runs in threads of this process,
-on a port of the loopback address.
+Each path is a receiver of its own: what is posted to ``/pager`` came to the pager. It runs in
+threads of this process, on a port of the loopback address.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Sink:
     """The receiver; a context manager, listening inside the block.
 
     Attributes:
-        answer: The status that it answers with; above 299, notifications count as failed and are not remembered.
+        answer: The status that it answers with; above 299, notifications count as failed and are
+            not remembered.
     """
 
     def __init__(self) -> None:

@@ -27,7 +27,8 @@ def by_kind(found: Durability) -> list[tuple[str, int, float, float, float, floa
     """Sum up the faults of each kind.
 
     Returns:
-        Kind, count, median seconds until healed, median and most until answered, longest silence of writes.
+        Kind, count, median seconds until healed, median and most until answered, longest silence of
+        writes.
     """
     kinds: dict[str, list[Fault]] = {}
     for fault in found.faults:

@@ -53,7 +53,8 @@ class Journal:
 
         Args:
             moment: What was acknowledged until then is there.
-            later: What became of writes that began afterwards: refused, if the database must not know them.
+            later: What became of writes that began afterwards: refused, if the database must not
+                know them.
         """
         known = list[Write]()
         for write, (began, ended) in zip(self.writes, self.times, strict=True):
@@ -103,7 +104,8 @@ class Writer:
 
     Args:
         number: Names it.
-        urls: Instances to choose from; after trouble it asks the next, as a client behind a proxy would.
+        urls: Instances to choose from; after trouble it asks the next, as a client behind a proxy
+            would.
         token: Who it is.
         journal: Where its history is kept.
         seed: Its choices can be had again, as far as the service's answers are the same.

@@ -1,15 +1,17 @@
 """Keep a ledger of deployments, rollbacks and changed flags: a line of JSON for each, which is added and never changed.
 
-    python deploy/ledger.py record --file ledger.jsonl --what 1.4.0 --environment production --by ci -- COMMAND ...
-    python deploy/ledger.py record --file ledger.jsonl --kind flag --what read_only=on --environment production --by ci
-    python deploy/ledger.py previous --file ledger.jsonl --environment production
-    python deploy/ledger.py report --file ledger.jsonl
+    python deploy/ledger.py record --file ledger.jsonl --what 1.4.0 --environment production --by ci
+    -- COMMAND ... python deploy/ledger.py record --file ledger.jsonl --kind flag --what
+    read_only=on --environment production --by ci python deploy/ledger.py previous --file
+    ledger.jsonl --environment production python deploy/ledger.py report --file ledger.jsonl
 
-`record` runs the command and returns its exit code, which is the outcome; without one, --outcome and --seconds say them. With
---url and --token-file it is sent to PostFacta as a signal too; that it could not be sent is reported, and fails nothing.
-Each line names the hash of the one before, so that a changed or removed line is noticed. Needs Python 3.11, and nothing else.
+`record` runs the command and returns its exit code, which is the outcome; without one, --outcome
+and --seconds say them. With --url and --token-file it is sent to PostFacta as a signal too; that it
+could not be sent is reported, and fails nothing. Each line names the hash of the one before, so
+that a changed or removed line is noticed. Needs Python 3.11, and nothing else.
 
-Exit codes: 0 done, 1 there is no such version or the ledger is damaged, 2 wrong usage; of `record`, those of the command.
+Exit codes: 0 done, 1 there is no such version or the ledger is damaged, 2 wrong usage; of `record`,
+those of the command.
 """
 
 from __future__ import annotations
@@ -77,7 +79,8 @@ class Entry:
         environment: Where.
         by: Who did it: a role or a pipeline.
         outcome: `succeeded` or `failed`.
-        seconds: How long it took; of a rollback, from what triggered it until the former version served alone.
+        seconds: How long it took; of a rollback, from what triggered it until the former version
+            served alone.
         note: Why, for a rollback.
     """
 

@@ -2,8 +2,9 @@
 
     python docs/generate.py            # writes them, and names those that changed
 
-`tests/docs/test_reference.py` fails while a page differs from what this writes, and `test_site.py` while an exported name
-has no entry. Docstrings have sections of Google style: one entry a line, indented by four, and its continuation by more.
+`tests/docs/test_reference.py` fails while a page differs from what this writes, and `test_site.py`
+while an exported name has no entry. Docstrings have sections of Google style: one entry a line,
+indented by four, and its continuation by more.
 """
 
 # ruff: noqa: INP001 - a tool, and no package: `docs` has pages

@@ -3,8 +3,9 @@
     python -m docs.pictures                    # writes docs/images
     python -m docs.pictures --to build/images  # elsewhere, to compare
 
-The window, the data and the moment are fixed, so a picture changes only when a page does. Beside each PNG stands the
-text of its page: a change of words is seen in a diff, and `tests/docs/test_pictures.py` compares texts and sizes.
+The window, the data and the moment are fixed, so a picture changes only when a page does. Beside
+each PNG stands the text of its page: a change of words is seen in a diff, and
+`tests/docs/test_pictures.py` compares texts and sizes.
 """
 
 # ruff: noqa: INP001 - a tool, and no package: `docs` has pages

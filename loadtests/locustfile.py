@@ -1,10 +1,12 @@
 """The load of `postfacta lab load` from several processes or machines, by Locust's workers.
 
-    locust -f loadtests/locustfile.py --headless --only-summary --host http://127.0.0.1:8080 --mix loadtests/postfacta.yaml
-    locust ... --master --expect-workers 2 --workers 2      beside it, twice: locust -f loadtests/locustfile.py --worker
+    locust -f loadtests/locustfile.py --headless --only-summary --host http://127.0.0.1:8080 --mix
+    loadtests/postfacta.yaml locust ... --master --expect-workers 2 --workers 2      beside it,
+    twice: locust -f loadtests/locustfile.py --worker
 
-Mix, schedule and gate are the lab's. Each of `--workers` sends its part of the rate, and the master judges all that
-they sent. Only this machine is loaded, and hosts that LOAD_HOSTS lists. docs/how-to/scale-out-load.md.
+Mix, schedule and gate are the lab's. Each of `--workers` sends its part of the rate, and the master
+judges all that they sent. Only this machine is loaded, and hosts that LOAD_HOSTS lists.
+docs/how-to/scale-out-load.md.
 """
 
 from __future__ import annotations

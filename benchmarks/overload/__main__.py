@@ -1,10 +1,11 @@
 """Measure goodput at 1, 2, 5 and 10 times the capacity, for servers bare, with their own limit, and with ours.
 
-    python -m benchmarks.overload --keep      # everything, some 12 minutes on a quiet machine; renews the page
-    python -m benchmarks.overload --servers uvicorn --handlers cpu --variants ours --times 5 10
+    python -m benchmarks.overload --keep      # everything, some 12 minutes on a quiet machine;
+    renews the page python -m benchmarks.overload --servers uvicorn --handlers cpu --variants ours
+    --times 5 10
 
-The server has one core and the generator another. A run in which the server had less than its core, although it was
-asked for more than it can do, was disturbed: repeat it.
+The server has one core and the generator another. A run in which the server had less than its core,
+although it was asked for more than it can do, was disturbed: repeat it.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def measure(chosen: argparse.Namespace) -> list[dict[str, Any]]:
         for handler in chosen.handlers:
             found = capacity(server, handler, chosen.seconds)
             most = chosen.capacity or found.rate
-            # At the rate at which it is to refuse: waking up for a few requests costs more for each than for many.
+            # At the rate at which it is to refuse: waking up for a few requests costs more for each
+            # than for many.
             empty = capacity(server, "nothing", chosen.seconds, rate=most * max(chosen.times))
             costs = {"capacity": most, "cost": found.cost, "refusal": empty.cost}
             sys.stderr.write(

@@ -39,10 +39,12 @@ class Plan:
 
     Attributes:
         port: Where to.
-        rate: Requests a second; 0 for a closed loop, in which each of `connections` sends when it has its answer.
+        rate: Requests a second; 0 for a closed loop, in which each of `connections` sends when it
+            has its answer.
         seconds: How long it is measured.
         warmup: How long it runs before that, at the same rate.
-        critical: The share of requests that say they are critical, if it is above 0; the others are sheddable.
+        critical: The share of requests that say they are critical, if it is above 0; the others are
+            sheddable.
         connections: For the closed loop.
         pid: The server, whose processor time is read; 0 for none.
     """
@@ -65,7 +67,8 @@ class Plan:
 class Summary:
     """What became of the requests of a kind that were due while it was measured; times are in seconds.
 
-    `server_cpu` is the share of a core that the server had: less than 1 under overload, and others had the rest.
+    `server_cpu` is the share of a core that the server had: less than 1 under overload, and others
+    had the rest.
     """
 
     sent: int = 0

@@ -27,7 +27,8 @@ class Panel:
         title: What it shows.
         across: What stands below it.
         up: What stands beside it.
-        lines: Points of each line, by name; one without points keeps its colour for the panel beside it.
+        lines: Points of each line, by name; one without points keeps its colour for the panel
+            beside it.
         top: The end of the scale; None for the highest point.
         ticks: Marks on the horizontal scale; by default the ends and the middle.
     """

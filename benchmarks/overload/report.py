@@ -25,7 +25,8 @@ _NAMES = {
     "ours": "load shedding",
     "mix": "load shedding, a tenth critical",
 }
-# Goodput as a share of the capacity, and the 99th percentiles of those served and refused, in seconds.
+# Goodput as a share of the capacity, and the 99th percentiles of those served and refused, in
+# seconds.
 _GOALS = {5: 0.97, 10: 0.95}
 _GOAL_OK, _GOAL_REFUSED = 0.3, 0.2
 
@@ -33,8 +34,8 @@ _GOAL_OK, _GOAL_REFUSED = 0.3, 0.2
 def ceiling(row: Row, times: float) -> float:
     """Return the goodput that no limit could exceed, as a share of the capacity: refusals cost the server time too.
 
-    With its own seconds s for a request that it serves and r for one that it refuses, x that are served of n leave
-    it x * s + (n - x) * r <= 1.
+    With its own seconds s for a request that it serves and r for one that it refuses, x that are
+    served of n leave it x * s + (n - x) * r <= 1.
     """
     most, cost, refusal = row["capacity"], row["cost"], row["refusal"]
     return float(max(0.0, min(1.0, (1 - times * most * refusal) / (cost - refusal) / most)))

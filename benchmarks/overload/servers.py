@@ -101,7 +101,8 @@ def serving(
         wait_for(port, process)
         yield port, process
     finally:
-        # The group: granian's worker outlives its parent, and would take half of the next one's core.
+        # The group: granian's worker outlives its parent, and would take half of the next one's
+        # core.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
 

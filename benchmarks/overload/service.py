@@ -1,8 +1,8 @@
 """The services under test: kinds of work, without any framework, bare or behind the library's load shedding.
 
-`OVERLOAD_HANDLER` is `cpu` (burns 5 ms of processor time), `pool` (holds one of 20 slots for 50 ms) or `nothing` (answers
-at once, which is what a refusal costs the server at least), and `OVERLOAD_SHEDDING` is `1` for the middleware with its
-defaults.
+`OVERLOAD_HANDLER` is `cpu` (burns 5 ms of processor time), `pool` (holds one of 20 slots for 50 ms)
+or `nothing` (answers at once, which is what a refusal costs the server at least), and
+`OVERLOAD_SHEDDING` is `1` for the middleware with its defaults.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     python -m benchmarks.overload.small --keep      # some 8 minutes; renews the page
 
-The work waits and does not compute, so that a busy machine changes little. Callers hang up after a second.
+The work waits and does not compute, so that a busy machine changes little. Callers hang up after a
+second.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A small service with a hidden queue: `SMALL_SLOTS` at once, each for `SMALL_HOLD` seconds.
 
-With `SMALL_DSN` the slots are the connections of a `Database`, and each request is one statement of that length. `SMALL_MODE`
-is `bare`, `ours` (hardened with its defaults) or `cancel` (hardened, and cancels what its client has left).
+With `SMALL_DSN` the slots are the connections of a `Database`, and each request is one statement of
+that length. `SMALL_MODE` is `bare`, `ours` (hardened with its defaults) or `cancel` (hardened, and
+cancels what its client has left).
 """
 
 from __future__ import annotations

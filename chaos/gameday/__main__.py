@@ -5,9 +5,9 @@
     python -m chaos.gameday --compress 1 error-burst     with production's own waits
     python -m chaos.gameday --list
 
-Prometheus' windows and waits are divided by --compress. Writes `gameday.json`, `report.html`, and `incident.md`: the
-post-mortem that a PostFacta out of reach of the faults made of the day's alerts. Exit codes: 0 all passed, 1 something
-did not, 2 nothing failed but a row was not run.
+Prometheus' windows and waits are divided by --compress. Writes `gameday.json`, `report.html`, and
+`incident.md`: the post-mortem that a PostFacta out of reach of the faults made of the day's alerts.
+Exit codes: 0 all passed, 1 something did not, 2 nothing failed but a row was not run.
 """
 
 from __future__ import annotations

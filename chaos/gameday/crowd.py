@@ -1,6 +1,7 @@
 """Asks a service for one thing as fast as it answers, over many connections: more than it can do.
 
-    CROWD_TOKEN=... python -m chaos.gameday.crowd http://127.0.0.1:8080/service-info --connections 200
+    CROWD_TOKEN=... python -m chaos.gameday.crowd http://127.0.0.1:8080/service-info --connections
+    200
 
 It runs until it is ended. A process of its own, so that it does not slow down the measurement.
 """

@@ -137,7 +137,8 @@ class Day:
     def be_calm(self) -> Calm:
         """Run the users alone; no notification may be sent.
 
-        First everything runs for a while, unjudged: that becomes the past of each Prometheus from then on.
+        First everything runs for a while, unjudged: that becomes the past of each Prometheus from
+        then on.
         """
         site = self._enter(self._options.compression)
         warm = max(_LEAST_SETTLE, _SETTLE / self._options.compression)

@@ -1,6 +1,7 @@
 """What is done to the stage: each fault is caused on entering its block, and mended on leaving it.
 
-All of it is done from outside, with signals, the network, SQL and load. Nothing in the service knows of it.
+All of it is done from outside, with signals, the network, SQL and load. Nothing in the service
+knows of it.
 """
 
 from __future__ import annotations
@@ -128,7 +129,8 @@ def _rare_crash(site: Site) -> Generator[None]:
             httpx2.get(f"{site.stack.url}/api/v1/users", headers=headers, timeout=5.0)
         stop.wait(4.0)
 
-    # A column that is missing is a schema that does not match, answered with 503; text for a number crashes the page.
+    # A column that is missing is a schema that does not match, answered with 503; text for a number
+    # crashes the page.
     do = "do $$ begin {}; {}; end $$"
     broken = _changed(
         site,

@@ -1,10 +1,11 @@
 """Judges what alerts did about a fault; it looks at what was seen, and at no clock.
 
-1. Each expected alert must fire, be sent to the receiver of its severity, lead to a runbook that exists, and end
-   after the repair. Its end must be sent as well.
-2. What fires or is sent without being expected or allowed is noise. Noise that pages is a failure, other noise too.
-3. The runbook's commands were run: the diagnosis must answer during the fault, and what says "recovered" must say so
-   after the repair and not before.
+1. Each expected alert must fire, be sent to the receiver of its severity, lead to a runbook that
+   exists, and end after the repair. Its end must be sent as well.
+2. What fires or is sent without being expected or allowed is noise. Noise that pages is a failure,
+   other noise too.
+3. The runbook's commands were run: the diagnosis must answer during the fault, and what says
+   "recovered" must say so after the repair and not before.
 4. A row that could not be caused is `not run`, with the reason; never a pass.
 """
 

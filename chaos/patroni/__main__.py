@@ -1,12 +1,14 @@
 """Fail over a PostgreSQL that Patroni and etcd keep, under writes, and find out what its users notice.
 
-    python -m chaos.patroni [KIND...] [--random 100] [--seed 1] [--json FILE] [--add FILE]... [--markdown FILE]
+    python -m chaos.patroni [KIND...] [--random 100] [--seed 1] [--json FILE] [--add FILE]...
+    [--markdown FILE]
 
-Two instances of the service, four careful clients, and a prober that writes to each PostgreSQL directly. What
-must hold:
+Two instances of the service, four careful clients, and a prober that writes to each PostgreSQL
+directly. What must hold:
 
 * the longest time without any acknowledged write stays within the goal of its kind;
-* nothing that was acknowledged is lost or doubled, by the judge of the durability checker and by the prober's own writes;
+* nothing that was acknowledged is lost or doubled, by the judge of the durability checker and by
+  the prober's own writes;
 * no two servers take writes at once;
 * no instance of the service is restarted.
 

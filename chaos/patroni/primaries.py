@@ -1,7 +1,8 @@
 """Writes to each server of a cluster directly, all the time, and finds out whether two of them ever took writes at once.
 
-PostgreSQL counts up its timeline with each promotion. So of any two servers that take writes on different timelines, the one
-on the former must have taken its last before the other took its first; and a timeline has one server.
+PostgreSQL counts up its timeline with each promotion. So of any two servers that take writes on
+different timelines, the one on the former must have taken its last before the other took its first;
+and a timeline has one server.
 """
 
 from __future__ import annotations

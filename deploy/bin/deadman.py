@@ -2,11 +2,13 @@
 
     python deploy/bin/deadman.py --port 9199 --page-url-file secrets/pager_url --limit 600
 
-Alertmanager posts the Watchdog alert here every minute or two. If that stays away, Prometheus or Alertmanager or the
-way between is broken, and nothing else can say so. Run it where neither of them runs. It pages by posting what
-Alertmanager would, `DeadMansSwitch` firing; again each hour while the silence lasts; and resolved at the next ping.
+Alertmanager posts the Watchdog alert here every minute or two. If that stays away, Prometheus or
+Alertmanager or the way between is broken, and nothing else can say so. Run it where neither of them
+runs. It pages by posting what Alertmanager would, `DeadMansSwitch` firing; again each hour while
+the silence lasts; and resolved at the next ping.
 
-`GET /` returns how many seconds ago the last ping came. A start counts as a ping. It needs Python alone.
+`GET /` returns how many seconds ago the last ping came. A start counts as a ping. It needs Python
+alone.
 """
 
 # ruff: noqa: INP001 - a command, and no package
@@ -46,7 +48,8 @@ class Switch:
     Args:
         limit: Seconds without a ping after which it does.
         repeat: Seconds between two pages of one silence.
-        page: Delivers ``firing`` or ``resolved``; False if that failed, then it is tried again at the next look.
+        page: Delivers ``firing`` or ``resolved``; False if that failed, then it is tried again at
+            the next look.
         clock: Monotonic seconds.
     """
 

@@ -1,16 +1,18 @@
 """Go through PostFacta as a user does, again and again, and expose whether that worked as Prometheus metrics.
 
-A journey signs in by token, lists incidents, sends the one write of the day again, and reads what it recorded. The
-write has an Idempotency-Key: each time it goes through a whole transaction, and only the first of a day adds a row,
-which is an exercise.
+A journey signs in by token, lists incidents, sends the one write of the day again, and reads what
+it recorded. The write has an Idempotency-Key: each time it goes through a whole transaction, and
+only the first of a day adds a row, which is an exercise.
 
     POSTFACTA_PROBE_TOKEN=... python journey_probe.py --url https://postfacta.example
     python journey_probe.py --url http://127.0.0.1:8080 --token-file /run/secrets/probe_token --once
 
-The token needs the scopes incidents:read and incidents:write. With the service's traffic key the journey counts as
-`synthetic`, and stays out of the users' objectives. It needs Python 3.11, and nothing else.
+The token needs the scopes incidents:read and incidents:write. With the service's traffic key the
+journey counts as `synthetic`, and stays out of the users' objectives. It needs Python 3.11, and
+nothing else.
 
-With --once it makes one journey and ends with 0 if that worked, with 1 if not. Wrong usage ends with 2.
+With --once it makes one journey and ends with 0 if that worked, with 1 if not. Wrong usage ends
+with 2.
 """
 
 # ruff: noqa: INP001 - a command, and no package
@@ -180,7 +182,8 @@ class Board:
     """Holds the last outcome for scrapes from any thread.
 
     Args:
-        stale_after: Seconds after which an outcome says nothing any more: then the probe itself hangs.
+        stale_after: Seconds after which an outcome says nothing any more: then the probe itself
+            hangs.
         clock: Monotonic seconds.
     """
 

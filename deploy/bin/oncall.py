@@ -4,8 +4,9 @@
     python deploy/bin/oncall.py who --at 2026-12-24T18:00 --rotation primary
     python deploy/bin/oncall.py check --days 90
 
-A time without an offset is in the file's own time zone. Exit codes: 0 done, 1 `check` found something or no one is on
-call, 2 wrong usage or a file that cannot be read. Needs PyYAML alone, so that it works at night on any machine.
+A time without an offset is in the file's own time zone. Exit codes: 0 done, 1 `check` found
+something or no one is on call, 2 wrong usage or a file that cannot be read. Needs PyYAML alone, so
+that it works at night on any machine.
 """
 
 # ruff: noqa: INP001 - a command, and no package

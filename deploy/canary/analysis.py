@@ -1,7 +1,7 @@
 """Decide about a canary from the measurements of an AnalysisTemplate, as Argo Rollouts does.
 
-Of its conditions it knows a small part, and refuses the rest: clauses joined by `&&` that ask for the length of the result, for
-`isNaN`, or compare one member with a number.
+Of its conditions it knows a small part, and refuses the rest: clauses joined by `&&` that ask for
+the length of the result, for `isNaN`, or compare one member with a number.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ def rows() -> list[Row]:
 
 
 def _largest(metric: str, by: str, more: str = "") -> str:
-    # Each instance tells the same number, read from the same database: their sum would count incidents twice.
+    # Each instance tells the same number, read from the same database: their sum would count
+    # incidents twice.
     return f"max by ({by}) ({chosen(metric, more)})"
 
 

@@ -1,11 +1,12 @@
 """Write the dashboards of a service on `postfacta_core` as files that Grafana provisions.
 
-    python deploy/grafana/generate.py                                        # PostFacta's own, into this folder
-    python deploy/grafana/generate.py --service billing --out DIR            # those of a service of yours
-    python deploy/grafana/generate.py --service billing --job payments --runbooks https://wiki.example.org/runbooks
+    python deploy/grafana/generate.py                                        # PostFacta's own, into
+    this folder python deploy/grafana/generate.py --service billing --out DIR            # those of
+    a service of yours python deploy/grafana/generate.py --service billing --job payments --runbooks
+    https://wiki.example.org/runbooks
 
-The dashboard of the objectives is not among them: it follows from the OpenSLO file, and `postfacta slo generate` writes
-it.
+The dashboard of the objectives is not among them: it follows from the OpenSLO file, and `postfacta
+slo generate` writes it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ OURS: Final = "postfacta"
 """The service that has business, and a runbook for each alert, of its own to show here."""
 
 _HERE: Final = Path(__file__).parent / "dashboards"
-# A placeholder, as in the receivers of Alertmanager: give the place where your copy of docs/runbooks can be read.
+# A placeholder, as in the receivers of Alertmanager: give the place where your copy of
+# docs/runbooks can be read.
 _RUNBOOKS: Final = "https://git.example.org/postfacta/src/main/docs/runbooks"
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,26}[a-z0-9])?")
 _TRAFFIC: Final = Variable(
@@ -46,7 +48,8 @@ class Service:
     """Whose dashboards they are.
 
     Attributes:
-        name: Begins each `uid`, and is the label `service` of its objectives; 1 to 28 of `a-z`, `0-9` and `-`.
+        name: Begins each `uid`, and is the label `service` of its objectives; 1 to 28 of `a-z`,
+            `0-9` and `-`.
         job: What Prometheus calls it.
         runbooks: The address of its runbooks, if it has some.
     """

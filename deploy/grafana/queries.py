@@ -21,7 +21,8 @@ __all__ = [
 REQUESTS: Final = "http_server_request_duration_seconds"
 LAG: Final = "postfacta_event_loop_lag_seconds"
 
-# What users sent, and what counts for them: no probe, no scrape, and the traffic that the reader chose.
+# What users sent, and what counts for them: no probe, no scrape, and the traffic that the reader
+# chose.
 LIMITED: Final = 'traffic="$traffic",http_route!~"/healthz.*|/metrics"'
 
 _WINDOW: Final = "$__rate_interval"

@@ -2,9 +2,10 @@
 
     python deploy/image/check.py [--keep FOLDER]
 
-No registry is asked: the base is made from Debian's own packages. The container is a process in namespaces of its own, as the
-user of the image, without capabilities, on a read-only root. Needs root, hadolint, and Debian's buildah, netavark and mmdebstrap.
-Exit codes: 0 all passed, 1 something failed, 77 something could not be looked at.
+No registry is asked: the base is made from Debian's own packages. The container is a process in
+namespaces of its own, as the user of the image, without capabilities, on a read-only root. Needs
+root, hadolint, and Debian's buildah, netavark and mmdebstrap. Exit codes: 0 all passed, 1 something
+failed, 77 something could not be looked at.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ __all__ = ["config_faults", "content_faults", "main"]
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _DOCKERFILE: Final = _ROOT / "deploy/Dockerfile"
 _SOURCES: Final = Path("/etc/apt/sources.list.d/debian.sources")
-# Of a machine that reaches its registries by a certificate of its own. The bundle itself must stay writable.
+# Of a machine that reaches its registries by a certificate of its own. The bundle itself must stay
+# writable.
 _CERTIFICATES: Final = Path("/usr/local/share/ca-certificates")
 _BASE: Final = "localhost/debian:trixie-slim"
 _IMAGE: Final = "localhost/postfacta:check"

@@ -57,7 +57,8 @@ def schema_faults(found: dict[str, Any]) -> Iterator[str]:
     """Compare an object with the schema of its kind, strictly.
 
     Raises:
-        LookupError: Neither Kubernetes nor Argo Rollouts, as far as it is used here, has such a kind.
+        LookupError: Neither Kubernetes nor Argo Rollouts, as far as it is used here, has such a
+            kind.
     """
     if found["apiVersion"].startswith("argoproj.io/") and found["kind"] in _ARGO["$defs"]:
         checker = jsonschema_rs.Draft202012Validator({**_ARGO, "$ref": f"#/$defs/{found['kind']}"})

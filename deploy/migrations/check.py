@@ -2,9 +2,10 @@
 
     python deploy/migrations/check.py
 
-The statements are those that a migration of an empty database executes, not what a source file looks like. The first revision is
-left out: it finds no rows and no traffic. There is no way down to test: a revision only adds, and the next one mends it.
-Exit codes: 0 all passed, 1 something failed, 77 something could not be looked at.
+The statements are those that a migration of an empty database executes, not what a source file
+looks like. The first revision is left out: it finds no rows and no traffic. There is no way down to
+test: a revision only adds, and the next one mends it. Exit codes: 0 all passed, 1 something failed,
+77 something could not be looked at.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ __all__ = ["BAD", "faults", "main", "statements"]
 _OLDEST: Final = "15"  # of PostgreSQL
 _BASE: Final = "0001"
 _MARK: Final = re.compile(r"insert into alembic_version values \('(\d{4})'")
-# `postfacta migrate` sets both timeouts for its session. Counts and ranks are bounded by the rules, not by their type.
+# `postfacta migrate` sets both timeouts for its session. Counts and ranks are bounded by the rules,
+# not by their type.
 _EXCLUDED: Final = (
     "require-lock-timeout",
     "require-statement-timeout",
@@ -101,7 +103,8 @@ def faults(sent: Sequence[str]) -> list[str]:
     if program is None:
         raise FileNotFoundError("squawk is not installed (make check installs squawk-cli)")
     new = {made[1] for text in sent if (made := _TABLE.match(text))}
-    # An index of a table that the same revision makes blocks no one; squawk does not see that of `if not exists`.
+    # An index of a table that the same revision makes blocks no one; squawk does not see that of
+    # `if not exists`.
     sent = [text for text in sent if not ((index := _INDEX.match(text)) and index[1] in new)]
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         # On a line of its own: the last one may end with a comment.

@@ -2,8 +2,9 @@
 
     python deploy/migrations/drill.py [--markdown FILE]
 
-The version before is the code of the last commit without the newest revision of the schema, from git's history. Exit codes: 0
-all held, 1 something did not, 77 the history does not reach back that far.
+The version before is the code of the last commit without the newest revision of the schema, from
+git's history. Exit codes: 0 all held, 1 something did not, 77 the history does not reach back that
+far.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Kill an upgrade of the schema before each statement that it sends, and resume it.
 
-Two things are killed: the process that migrates (SIGKILL), and the backend that works for it. An upgrade that was killed and
-resumed must leave the same schema, rights, facts and timelines as one that was not.
+Two things are killed: the process that migrates (SIGKILL), and the backend that works for it. An
+upgrade that was killed and resumed must leave the same schema, rights, facts and timelines as one
+that was not.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     python -m deploy.prr --tier full          # all that this machine can answer: eight minutes
     python -m deploy.prr R05 R12              # some rows, whatever their tier
 
-Drills are not run here: their dated reports are read. Exit codes: 0 each row of the tier passed or is waived, 1 a row failed,
-2 nothing failed, but a row of the tier was not run, 3 wrong usage.
+Drills are not run here: their dated reports are read. Exit codes: 0 each row of the tier passed or
+is waived, 1 a row failed, 2 nothing failed, but a row of the tier was not run, 3 wrong usage.
 """
 
 from __future__ import annotations

@@ -152,7 +152,8 @@ def waived(finding: Finding, waivers: Sequence[Waiver], today: date) -> Finding:
 def verdict(findings: Iterable[Finding], tier: Tier) -> Verdict:
     """Return the verdict of a review, whose value is the exit code.
 
-    A failure of any row decides. What was not run leaves it undecided if the row is of this tier or of one before.
+    A failure of any row decides. What was not run leaves it undecided if the row is of this tier or
+    of one before.
     """
     found = list(findings)
     if any(one.result is Result.FAIL for one in found):

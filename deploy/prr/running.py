@@ -148,7 +148,8 @@ def outcomes(junit: str) -> dict[str, Answer]:
     found: dict[str, Answer] = {}
     for case in ET.fromstring(junit).iter("testcase"):  # noqa: S314 - our own pytest wrote it
         place, name = case.get("classname", ""), case.get("name", "")
-        # A module that could not be imported, or is skipped whole, stands there as a case without a class.
+        # A module that could not be imported, or is skipped whole, stands there as a case without a
+        # class.
         test = f"{place.replace('.', '/')}.py::{name}" if place else f"{name.replace('.', '/')}.py"
         wrong = next((part for part in case if part.tag in {"failure", "error", "skipped"}), None)
         if wrong is None:

@@ -1,10 +1,12 @@
 """Report the target figures, each with what it was counted from: availability, detection, repair, deployments, noise.
 
-    python -m deploy.prr.targets --prometheus http://127.0.0.1:9090 --service https://postfacta.example.org \
+    python -m deploy.prr.targets --prometheus http://127.0.0.1:9090 --service
+    https://postfacta.example.org \
         --token-file token --ledger ledger.jsonl --month 3
 
-Without a source, its figures are *not enough data*, as they are with too few values. The game day's are read from its page. Exit
-codes: 0 all targets of the month are met, 1 one is not, 2 for one there is not enough data, 3 wrong usage.
+Without a source, its figures are *not enough data*, as they are with too few values. The game day's
+are read from its page. Exit codes: 0 all targets of the month are met, 1 one is not, 2 for one
+there is not enough data, 3 wrong usage.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python deploy/supply/check.py [--advisories COPY] [--out build/supply]
 
-The bill is CycloneDX 1.6, of an environment that is installed from `requirements/image.txt`. Advisories are those of the package
-index, or those of a copy in the OSV format. Exit codes: 0 all passed, 1 something failed, 77 something could not be
-looked at, which is never passed.
+The bill is CycloneDX 1.6, of an environment that is installed from `requirements/image.txt`.
+Advisories are those of the package index, or those of a copy in the OSV format. Exit codes: 0 all
+passed, 1 something failed, 77 something could not be looked at, which is never passed.
 """
 
 from __future__ import annotations

@@ -1,11 +1,14 @@
 """Run the drain harness over the matrix of servers, and fail if a goal is missed.
 
-    python -m loadtests.drain [--only uvicorn-1,...] [--scenarios stop,...] [--plain] [--rolling] [--fleet]
+    python -m loadtests.drain [--only uvicorn-1,...] [--scenarios stop,...] [--plain] [--rolling]
+    [--fleet]
                               [--json FILE] [--markdown FILE]
 
-`--plain` leaves the library out of the application: what is missed then is what the servers do by themselves.
+`--plain` leaves the library out of the application: what is missed then is what the servers do by
+themselves.
 
-Any other service is stopped by `postfacta lab drain`. Exit codes: 0 held, 1 did not hold, 2 undecided, 3 nothing measured.
+Any other service is stopped by `postfacta lab drain`. Exit codes: 0 held, 1 did not hold, 2
+undecided, 3 nothing measured.
 """
 
 from __future__ import annotations

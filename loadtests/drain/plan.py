@@ -27,7 +27,8 @@ class Times:
         in_flight: How long a long request takes; more than the drain delay, so that it outlives it.
         warm: Load before the signal.
         short_answer: How long an answer in pieces takes.
-        long_answer: How long another one does; more than the drain delay, and less than both limits together.
+        long_answer: How long another one does; more than the drain delay, and less than both limits
+            together.
         slack: Added to the goals in time, for a busy machine.
     """
 

@@ -161,9 +161,11 @@ class Server:
     async def __aenter__(self) -> Self:
         """Start it, without waiting for more."""
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-            # A shell's background job ignores SIGINT, and the server would inherit that: trio needs it.
+            # A shell's background job ignores SIGINT, and the server would inherit that: trio needs
+            # it.
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        # What measures coverage handles SIGTERM too; a server's own handlers are what is tried here.
+        # What measures coverage handles SIGTERM too; a server's own handlers are what is tried
+        # here.
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")
         }
@@ -240,7 +242,8 @@ class Server:
         await until(lambda: self._gone or self.count("startup") >= self.kind.workers, within)
         deadline = time.monotonic() + within
         while not self._gone and time.monotonic() < deadline:
-            # Two hundreds in a row from each of several workers are likely only if all of them serve.
+            # Two hundreds in a row from each of several workers are likely only if all of them
+            # serve.
             if all(
                 [
                     await probe(self.port, "/healthz/ready") == 200
@@ -268,7 +271,8 @@ class Server:
 
     async def leaves_nothing(self) -> bool:
         """Whether all of its session ends with the process that we started, or a moment later."""
-        # Python's tracker of shared resources is a process too, and ends when it sees that its parent did.
+        # Python's tracker of shared resources is a process too, and ends when it sees that its
+        # parent did.
         return await until(lambda: not session(self.process.pid), 1)
 
     def kill(self) -> None:

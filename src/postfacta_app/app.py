@@ -174,7 +174,8 @@ def _database(rotation: Rotation, telemetry: Telemetry) -> Database:
         settings.database_dsn.get_secret_value(),
         options=PoolOptions(
             max_size=settings.pool_max_size,
-            # At 10 ms a request these are served within 0.2 s; the core's default suits slower statements.
+            # At 10 ms a request these are served within 0.2 s; the core's default suits slower
+            # statements.
             max_waiting=20 * settings.pool_max_size,
             acquire_timeout=settings.pool_acquire_timeout,
             statement_timeout=settings.statement_timeout,

@@ -14,8 +14,9 @@ Ts = TypeVarTuple("Ts")
 
 _SMALL: Final = 32_768  # This many bytes take a few milliseconds, less than a thread is worth.
 LARGE: Final = _SMALL + 1  # Always runs in a thread.
-# A thread that works gives way this many seconds after the event loop asks for its turn, which it does some three times
-# for a request. With Python's 5 ms a probe waited for 15 ms beside one thread at work.
+# A thread that works gives way this many seconds after the event loop asks for its turn, which it
+# does some three times for a request. With Python's 5 ms a probe waited for 15 ms beside one thread
+# at work.
 _GIVE_WAY: Final = 0.000_5
 
 # Each thread can hold some 100 MB, so there are few, even when their callers have left.
@@ -29,7 +30,8 @@ _WRITES: Final = _threads("postfacta-write")
 async def aside(size: int, work: Callable[[*Ts], T], *args: *Ts, has_lock: bool = False) -> T:
     """Run small work inline, other work in one of two threads; `size` is about its bytes of text.
 
-    It must not touch what the event loop may change. Callers that hold a lock have two threads of their own.
+    It must not touch what the event loop may change. Callers that hold a lock have two threads of
+    their own.
     """
     if size <= _SMALL:
         return work(*args)

@@ -72,7 +72,8 @@ _ABOUT = "Postfacta-About"  # Stored with the headers of a response.
 def new_id() -> UUID:
     """Return a UUID of version 7, for rows in batches: it grows with time, so a batch touches few pages.
 
-    Random ones touch a page each, logged whole after a checkpoint: that cost half of ingest's throughput.
+    Random ones touch a page each, logged whole after a checkpoint: that cost half of ingest's
+    throughput.
     """
     high = time_ns() // 1_000_000 << 16 | 7 << 12 | randbits(12)
     return UUID(int=high << 64 | 2 << 62 | randbits(62))
@@ -203,8 +204,9 @@ class Transactions:
     ) -> Response:
         """Run the work in one transaction, perhaps again after a deadlock; respond only after the commit.
 
-        With an Idempotency-Key, the response to the same method, path and body is replayed; raise if
-        the key had another request, the first is under way, or it is about an incident hidden since.
+        With an Idempotency-Key, the response to the same method, path and body is replayed; raise
+        if the key had another request, the first is under way, or it is about an incident hidden
+        since.
         """
         fingerprint = b""
         if key is not None:

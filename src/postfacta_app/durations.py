@@ -81,7 +81,8 @@ class Duration(BaseModel):
 
     Attributes:
         seconds: None unless the status is `ok`.
-        max_seconds: Of `imprecise`: the coarser precision, which is more than the difference of the ends.
+        max_seconds: Of `imprecise`: the coarser precision, which is more than the difference of the
+            ends.
         basis: `derived` if one of its ends is; None if one is unknown.
         precision: The coarser one of its ends.
     """
@@ -198,7 +199,8 @@ counted as (
     from unnest({{phases}}::text[]) with ordinality p(phase, nth) left join phases using (phase) group by phase, nth)
 select json_build_object('n', (select count(*) from fit), 'durations', (select json_object_agg(phase, aggregate order by nth) from counted))::text as answer,
   array(select distinct visibility from fit) as shown"""  # noqa: S608 - only constants of this module
-# The counts of Mondays, by severity: at most 53 weeks, at least four, up to the last with an incident; `earlier` are not shown.
+# The counts of Mondays, by severity: at most 53 weeks, at least four, up to the last with an
+# incident; `earlier` are not shown.
 _WEEKS: Final = """
 with counted as materialized (
   select date_trunc('week', i.declared_at at time zone 'UTC')::date as monday, i.severity, count(*)::int as n from incidents i

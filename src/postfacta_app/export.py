@@ -93,9 +93,10 @@ class Document(BaseModel):
     links: Sequence[IncidentLink] = Field(description="Those whose other end the caller may see.")
 
 
-# As Markdown, in which user input is inert: single lines of plain text are escaped. Markdown input keeps its
-# formatting, but no HTML, no images and no links except to http, https or mailto; it is placed in a quote or list item,
-# so constructs it leaves open end there. The template gets the escaped form unless it asks for the other.
+# As Markdown, in which user input is inert: single lines of plain text are escaped. Markdown input
+# keeps its formatting, but no HTML, no images and no links except to http, https or mailto; it is
+# placed in a quote or list item, so constructs it leaves open end there. The template gets the
+# escaped form unless it asks for the other.
 
 
 class _Inert(str):
@@ -103,7 +104,8 @@ class _Inert(str):
 
 
 _ACTIVE: Final = re.compile(r"[\\`*_\[\]~|]")
-# A backslash and what it escapes, or what must become inert: images become links; other links, text.
+# A backslash and what it escapes, or what must become inert: images become links; other links,
+# text.
 _LIVE: Final = re.compile(
     r"\\.|<|!(?=\[)|\](?=\s*\((?!(?:https?://|mailto:)))|\](?=\s*:)", re.DOTALL
 )

@@ -1,6 +1,7 @@
 """Feature flags: what an operator may turn off by name, without a restart.
 
-The file of the setting `flags`, or else OpenFeature's provider for the domain `postfacta`, is asked at times.
+The file of the setting `flags`, or else OpenFeature's provider for the domain `postfacta`, is asked
+at times.
 """
 
 from __future__ import annotations

@@ -330,7 +330,8 @@ async def label(unit: Unit, ref: Ref, *, fields: Fields, matches: Matches, back:
 # The history: edits, revisions and, for administrators, the audit log, newest first
 
 _MOST_EVENTS: Final = 200  # the most events of a page
-# Signals that were attached together are one event. `$3` and `$4` say whether the caller writes, and is an administrator.
+# Signals that were attached together are one event. `$3` and `$4` say whether the caller writes,
+# and is an administrator.
 _EVENTS: Final = r"""
 select at, kind, id, actor, source, external_id, why, count, case kind when 'timeline' then value end as value,
   (select coalesce(t.original, t.title) from timeline_entries t where t.incident_id = $1 and t.present

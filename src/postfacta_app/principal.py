@@ -52,7 +52,8 @@ class Principal:
     session_csrf: str | None = None  # the CSRF token of a browser session; None otherwise
 
     def __hash__(self) -> int:
-        # All else depends on it, but for the session; the hash of the whole is asked for several times a request.
+        # All else depends on it, but for the session; the hash of the whole is asked for several
+        # times a request.
         return hash(self.actor)
 
     @property

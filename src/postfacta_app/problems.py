@@ -1,6 +1,7 @@
 """Turn every error into a response in the format of its path; pages explain each problem type.
 
-Under `/api/v1` that is an RFC 9457 problem, for browsers HTML, else `{"message", "requestId", "serviceVersion"?}`.
+Under `/api/v1` that is an RFC 9457 problem, for browsers HTML, else `{"message", "requestId",
+"serviceVersion"?}`.
 """
 
 from __future__ import annotations

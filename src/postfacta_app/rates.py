@@ -28,8 +28,9 @@ _PER_SITE: Final = 10  # The networks of one IPv6 /48 count as this many address
 def route_options(rules: Iterable[Rule]) -> list[RouteOptions]:
     """Return what requests are given before routing.
 
-    A path without parameters has what its route's class has; for others the method decides. Probes have no
-    rate limit by address, nor do routes whose callers retry only after 5xx, which `limited` counts.
+    A path without parameters has what its route's class has; for others the method decides. Probes
+    have no rate limit by address, nor do routes whose callers retry only after 5xx, which `limited`
+    counts.
     """
     read = RouteClass.READ
     return [
@@ -74,7 +75,8 @@ def limited(
 ) -> Admit:
     """Return what authenticates the sender of a request, and counts it against the limits of signed-in callers.
 
-    Those hold over all addresses and tokens. Routes that answer 503 are limited by address here, before.
+    Those hold over all addresses and tokens. Routes that answer 503 are limited by address here,
+    before.
     """
     named: dict[str, RateOf] = {"read": "read", "write": "write", "ingest": "ingest"}
     named["address_retrying"] = "address"

@@ -41,11 +41,13 @@ def serve(settings: Settings, *, say: Callable[[str], None], read: Read | None =
         configure_logging(settings)
         flush = _configure_tracing(settings)
         server = uvicorn.Server(_config(settings, read))
-        # Requests leave no reference cycles; collecting every 700 objects took 5 to 10 % of their time.
+        # Requests leave no reference cycles; collecting every 700 objects took 5 to 10 % of their
+        # time.
         gc.freeze()
         gc.set_threshold(10_000, 10, 10)
-        # Handled here too, since uvicorn handles signals only once its loop runs: a KeyboardInterrupt before that can
-        # be lost in an import. uvicorn re-raises them after its graceful stop, so that our caller can clean up.
+        # Handled here too, since uvicorn handles signals only once its loop runs: a
+        # KeyboardInterrupt before that can be lost in an import. uvicorn re-raises them after its
+        # graceful stop, so that our caller can clean up.
         before = {
             told: signal.signal(told, server.handle_exit)
             for told in (signal.SIGINT, signal.SIGTERM)
@@ -107,7 +109,8 @@ def configure_logging(settings: Settings) -> None:
 def _configure_tracing(settings: Settings) -> Callable[[], None]:
     """Export spans by OTLP over HTTP if the settings enable it; return a function that flushes them.
 
-    The SDK reads its own `OTEL_*` variables. Spans that cannot be queued or sent are dropped and counted.
+    The SDK reads its own `OTEL_*` variables. Spans that cannot be queued or sent are dropped and
+    counted.
     """
     if settings.traces != "otlp":
         return lambda: None

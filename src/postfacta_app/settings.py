@@ -37,7 +37,8 @@ _PREFIX = "POSTFACTA_"
 # Names of the original service, kept without the prefix of all others.
 _BARE = {"environment", "app_version", "log_level", "log_format"}
 _SHORTEST_SECRET: Final = 32  # Bytes, the output size of HMAC-SHA-256.
-# From the documentation of Supabase, PostgREST and jwt.io: with one of these, anyone can forge tokens.
+# From the documentation of Supabase, PostgREST and jwt.io: with one of these, anyone can forge
+# tokens.
 _PUBLISHED: Final = {
     "super-secret-jwt-token-with-at-least-32-characters-long",
     "your-super-secret-jwt-token-with-at-least-32-characters-long",
@@ -152,8 +153,9 @@ Project = Annotated[str, AfterValidator(lambda it: _project(it.strip().rstrip("/
 class Settings(BaseModel, frozen=True, extra="forbid"):
     """All settings, each described in docs/reference/settings.md. Durations are in seconds, sizes in bytes.
 
-    Each field is read from `POSTFACTA_<NAME>` (the first four from their bare name), from the file named by
-    `POSTFACTA_<NAME>_FILE`, or from a file `<NAME>` in lower case in the secrets folder, in this order.
+    Each field is read from `POSTFACTA_<NAME>` (the first four from their bare name), from the file
+    named by `POSTFACTA_<NAME>_FILE`, or from a file `<NAME>` in lower case in the secrets folder,
+    in this order.
     """
 
     environment: str = "local"  # which relaxes cookies and allows auth mode `none`
@@ -253,7 +255,8 @@ def variable(field: str) -> str:
 def load_settings(environ: Mapping[str, str] | None = None, **overrides: object) -> Settings:
     """Read the settings, by default from the environment; `overrides` (from the command line) win.
 
-    Raise `SettingsError` if a value is invalid, a name under `POSTFACTA_` is unknown, or a file cannot be read.
+    Raise `SettingsError` if a value is invalid, a name under `POSTFACTA_` is unknown, or a file
+    cannot be read.
     """
     environ = os.environ if environ is None else environ
     names = {variable(field) for field in Settings.model_fields}
@@ -315,10 +318,12 @@ def _file_of(field: str, environ: Mapping[str, str]) -> Path | None:
     return None
 
 
-# Secrets are reloaded from their files without a restart: which those are, and what a change may be.
+# Secrets are reloaded from their files without a restart: which those are, and what a change may
+# be.
 
 _RELOADED: Final = [it for it in _SECRETS if it != "database_owner_dsn"]
-# Files that addresses name: they are read for each new connection, to a store once they have changed.
+# Files that addresses name: they are read for each new connection, to a store once they have
+# changed.
 _TLS: Final = {"database_tls": "database_dsn", "rate_store_tls": "rate_store"}
 AGES: Final = (*_RELOADED, *_TLS)  # what `age` knows
 

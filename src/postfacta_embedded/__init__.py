@@ -10,8 +10,8 @@
 * ``server``     -- ``EmbeddedPostgres``: start, watch, stop
 * ``standby``    -- ``StandbyPostgres``: one that follows another, until it is promoted
 
-A file imports only those above it. The package needs nothing but the standard library, and it reads no
-environment variable: the caller passes everything in.
+A file imports only those above it. The package needs nothing but the standard library, and it reads
+no environment variable: the caller passes everything in.
 """
 
 from __future__ import annotations

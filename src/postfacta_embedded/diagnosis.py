@@ -24,8 +24,8 @@ class Symptom(StrEnum):
     OTHER = "other"
 
 
-# The children run with LC_ALL=C and lc_messages=C, so the words are always these. The order is that of
-# usefulness: a full disk also shows up as other failures.
+# The children run with LC_ALL=C and lc_messages=C, so the words are always these. The order is that
+# of usefulness: a full disk also shows up as other failures.
 _WORDS = (
     ("No space left on device", Symptom.DISK_FULL),
     ("Disk quota exceeded", Symptom.DISK_FULL),

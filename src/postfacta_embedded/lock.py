@@ -12,8 +12,8 @@ from .errors import EmbeddedPostgresError
 class OwnerLock:
     """An exclusive ``flock`` on a file, which the kernel releases when its owner dies.
 
-    The file stays behind: removing it would let two owners lock two different files of one name. Children
-    that are exec'ed do not inherit the lock, because Python opens files close-on-exec.
+    The file stays behind: removing it would let two owners lock two different files of one name.
+    Children that are exec'ed do not inherit the lock, because Python opens files close-on-exec.
 
     Args:
         path: The lock file; it is made if it is missing, and holds the owner's pid for the message.

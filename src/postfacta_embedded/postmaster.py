@@ -25,7 +25,8 @@ class PidFile:
     Args:
         pid: The postmaster, dead or alive.
         status: ``starting``, ``ready`` or ``stopping``; empty while the file is incomplete.
-        text: The whole of it; a new run never writes the same, since it holds the time of the start.
+        text: The whole of it; a new run never writes the same, since it holds the time of the
+            start.
     """
 
     pid: int
@@ -96,8 +97,8 @@ def pause(seconds: float) -> None:
 def end_orphan(data_dir: Path, *, timeout: float, log: Callable[[str], None]) -> None:
     """Stop the PostgreSQL that a killed owner left on this folder, if there is one.
 
-    Only a process that is proven to be that PostgreSQL gets a signal, and only SIGINT: a fast, clean
-    shutdown. The caller must own the folder's lock.
+    Only a process that is proven to be that PostgreSQL gets a signal, and only SIGINT: a fast,
+    clean shutdown. The caller must own the folder's lock.
 
     Args:
         data_dir: The folder, resolved.

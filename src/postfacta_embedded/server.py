@@ -3,10 +3,10 @@
 The rules:
 
 1. One owner at a time has a data folder; a lock that ends with its owner's process holds that.
-2. The owner notices the child's death at once, and always reaps it. A child that is not reaped keeps its
-   postmaster.pid valid, and the next start is refused.
-3. PostgreSQL alone removes its postmaster.pid. An orphan that an owner left behind is proven to be one, then
-   stopped cleanly.
+2. The owner notices the child's death at once, and always reaps it. A child that is not reaped
+   keeps its postmaster.pid valid, and the next start is refused.
+3. PostgreSQL alone removes its postmaster.pid. An orphan that an owner left behind is proven to be
+   one, then stopped cleanly.
 4. What is committed is kept: fsync stays on, unless a test says otherwise.
 5. Each wait has a bound; whatever takes over a second is reported.
 """
@@ -70,16 +70,17 @@ def _ignore(message: str) -> None:
 class EmbeddedPostgres:
     """A PostgreSQL on the loopback address that lives as long as its owner wants.
 
-    It is synchronous and not for several threads: use it before the event loop starts. Starting it again
-    after ``stop`` or after the child's death is the normal way to recover.
+    It is synchronous and not for several threads: use it before the event loop starts. Starting it
+    again after ``stop`` or after the child's death is the normal way to recover.
 
     Args:
-        data_dir: Where the data is kept between runs. The log, the lock and the password stand beside it, with
-            its name and a suffix. Made if it is missing; its parent, too.
+        data_dir: Where the data is kept between runs. The log, the lock and the password stand
+            beside it, with its name and a suffix. Made if it is missing; its parent, too.
         port: Where to listen; 0 takes a free one, and keeps it for later starts if it can.
         binaries: The folder of ``initdb`` and ``postgres``; None searches.
         account: The account to run as; None chooses.
-        settings: More server settings. They win over the safe defaults, but not over address and port.
+        settings: More server settings. They win over the safe defaults, but not over address and
+            port.
         log: Called with a readable message about anything that takes longer than a second.
         start_timeout: Seconds until it must answer; recovery after a crash counts, too.
         stop_timeout: Seconds for a clean shutdown before it is forced.
@@ -184,7 +185,8 @@ class EmbeddedPostgres:
     def kill(self) -> None:
         """End it as a crash would: nothing more is written, and the next start recovers.
 
-        Its backends notice within a moment that it is gone, unless they run a statement: that goes on to its end.
+        Its backends notice within a moment that it is gone, unless they run a statement: that goes
+        on to its end.
         """
         if self._child is not None:
             self._child.kill()
@@ -219,7 +221,8 @@ class EmbeddedPostgres:
             The exit code and everything it wrote.
 
         Raises:
-            EmbeddedPostgresError: There is no such program, it took too long, or the server was never started.
+            EmbeddedPostgresError: There is no such program, it took too long, or the server was
+                never started.
         """
         what = f"{name} cannot be run"
         if self._tools is None:
@@ -300,9 +303,10 @@ class EmbeddedPostgres:
         data_dir, before = self._cluster.data_dir, read_pid_file(self._cluster.data_dir)
         env: dict[str, str] = {}
         if before is not None and is_alive(before.pid):
-            # The pid of a dead postmaster now belongs to another process (end_orphan has looked), or it is a
-            # zombie that is never reaped. PostgreSQL cannot know and would refuse to start. It ignores the pid of its
-            # grandparent, as pg_ctl needs it, and goes on with its own checks: so that is what we call it.
+            # The pid of a dead postmaster now belongs to another process (end_orphan has looked),
+            # or it is a zombie that is never reaped. PostgreSQL cannot know and would refuse to
+            # start. It ignores the pid of its grandparent, as pg_ctl needs it, and goes on with its
+            # own checks: so that is what we call it.
             env["PG_GRANDPARENT_PID"] = str(before.pid)
         fixed = {"listen_addresses": _HOST, "port": str(self._port), "unix_socket_directories": ""}
         options = [f"--{name}={value}" for name, value in {**self._settings, **fixed}.items()]
@@ -327,7 +331,8 @@ class EmbeddedPostgres:
                 raise _StartFailure(self._words(), timed_out=False)
 
     def _is_ready(self, pid: int, stale: str | None) -> bool:
-        # The status line says that recovery is over; a file with our pid may still be that of an earlier run.
+        # The status line says that recovery is over; a file with our pid may still be that of an
+        # earlier run.
         written = read_pid_file(self._cluster.data_dir)
         if (
             written is None
@@ -373,7 +378,8 @@ def _opened_log(path: Path) -> IO[bytes]:
 
 def _end(child: subprocess.Popen[bytes], timeout: float) -> None:
     try:
-        # SIGINT: sessions are ended, everything is written. SIGQUIT: no writing, the next start recovers.
+        # SIGINT: sessions are ended, everything is written. SIGQUIT: no writing, the next start
+        # recovers.
         for number, seconds in ((signal.SIGINT, timeout), (signal.SIGQUIT, min(timeout, 5.0))):
             if child.poll() is not None:
                 return
@@ -381,7 +387,8 @@ def _end(child: subprocess.Popen[bytes], timeout: float) -> None:
             if _has_ended(child, seconds):
                 return
     finally:
-        # Also when a second Ctrl-C cuts the wait short: no way out of here leaves it running or unreaped.
+        # Also when a second Ctrl-C cuts the wait short: no way out of here leaves it running or
+        # unreaped.
         if child.poll() is None:
             child.kill()
             child.wait()

@@ -1,7 +1,7 @@
 """Runs a streaming standby of another server: ``StandbyPostgres``.
 
-A failover is to stop or kill the primary, then to ``promote`` the standby. A standby that was promoted is a
-primary, so the next standby can follow it.
+A failover is to stop or kill the primary, then to ``promote`` the standby. A standby that was
+promoted is a primary, so the next standby can follow it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ def _ignore(message: str) -> None:
 class StandbyPostgres(EmbeddedPostgres):
     """A standby that follows a primary, takes reads, and can take its place.
 
-    The first start copies the primary, which must run then, with its roles, passwords and databases. Later
-    starts follow it again, or go on as a primary if it was promoted. The primary must keep its port.
+    The first start copies the primary, which must run then, with its roles, passwords and
+    databases. Later starts follow it again, or go on as a primary if it was promoted. The primary
+    must keep its port.
 
     Args:
         primary: The server to follow; a promoted standby will do.

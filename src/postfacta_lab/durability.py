@@ -1,8 +1,8 @@
 """Judges a history of writes against what is stored afterwards: what was lost, invented, doubled or torn.
 
-Jepsen's set model, made a little larger. A *write* is what one client wanted; a *fact* is what the store says has
-happened. Each subject, such as an invoice, has one client, which waits for an outcome before the next write, so the n-th
-fact of a subject is its version n.
+Jepsen's set model, made a little larger. A *write* is what one client wanted; a *fact* is what the
+store says has happened. Each subject, such as an invoice, has one client, which waits for an
+outcome before the next write, so the n-th fact of a subject is its version n.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ def judge(
 ) -> Findings:
     """Compare the whole history of writes with everything that was read back.
 
-    Fewer acknowledged writes than the minimum say nothing; `torn` is what does not fit by the service's own rules.
+    Fewer acknowledged writes than the minimum say nothing; `torn` is what does not fit by the
+    service's own rules.
     """
     history = list(writes)
     outcomes = Counter(write.outcome for write in history)

@@ -32,7 +32,8 @@ class Starting:
     def __call__(self, command: str, *, path: str = "/", start: float = 30.0) -> str:
         """Start a service in the foreground, wait until it answers GET of a path with 200 to 299, and return its address.
 
-        In the command, ``{port}`` stands for its port, which is in PORT too; `start` bounds the wait, in seconds.
+        In the command, ``{port}`` stands for its port, which is in PORT too; `start` bounds the
+        wait, in seconds.
         """
         subject = Subject(
             Service(command=command, asks=read_mix([path], None), start=start), self._folder

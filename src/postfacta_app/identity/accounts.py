@@ -272,9 +272,10 @@ class Passwords:
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher()
-        # Each hash takes 64 MiB, and under a second; requests that would wait longer get 429.
-        # They bound all of it: a slot in the limit on requests under way would only be missing to others. The wait leaves
-        # two of a request's 5 seconds for the hash; a hash that ends later has no use.
+        # Each hash takes 64 MiB, and under a second; requests that would wait longer get 429. They
+        # bound all of it: a slot in the limit on requests under way would only be missing to
+        # others. The wait leaves two of a request's 5 seconds for the hash; a hash that ends later
+        # has no use.
         bounds: dict[str, Any] = {"max_wait": 3.0, "lends": True, "observer": None}
         self._known = Bulkhead("passwords-known", 1, max_waiting=19, **bounds)
         self._unknown = Bulkhead("passwords", 2, max_waiting=18, **bounds)

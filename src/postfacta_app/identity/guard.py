@@ -47,7 +47,8 @@ _SETTLED: Final = 60.0
 class Guard:
     """Authenticates requests by bearer token, API token or session cookie.
 
-    `foreign` verifies tokens of others; `attempted` gets the outcome of each check not made from memory.
+    `foreign` verifies tokens of others; `attempted` gets the outcome of each check not made from
+    memory.
     """
 
     def __init__(

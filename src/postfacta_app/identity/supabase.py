@@ -80,7 +80,8 @@ class Client(httpx2.AsyncClient):
     async def ask(self, method: str, path: str, body: Said | None = None) -> Reply:
         """Send a request and read the whole response, of at most 64 KiB and a status below 500.
 
-        Raise `RateLimitedError` for a 429, else `ResilienceError`, `httpx2.HTTPError` or `ValueError`.
+        Raise `RateLimitedError` for a 429, else `ResilienceError`, `httpx2.HTTPError` or
+        `ValueError`.
         """
         return await self._pipeline.call(self._ask, method, path, body)
 

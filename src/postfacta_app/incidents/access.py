@@ -125,8 +125,8 @@ _ORDERS = {
     Sort.OLDEST: ("i.declared_at", "asc", ">"),
     Sort.CHANGED: (_CHANGED, "asc", ">"),
 }
-# The lateral join returns a row even when the list is empty: `as_of` and the rows come from one snapshot. No write
-# transaction lives for 15 seconds.
+# The lateral join returns a row even when the list is empty: `as_of` and the rows come from one
+# snapshot. No write transaction lives for 15 seconds.
 _PAGE = """
 select s.as_of, p.* from (select now() - interval '15 seconds' as as_of) s left join lateral (
   select {columns}, {key} as sort_key from incidents i where {where} order by {key} {order}, i.id {order}

@@ -42,7 +42,8 @@ _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 """The end of an open incident, and the time of a note without one."""
 
 
-# Of a request, for the OpenAPI document and the rules of texts: keys may have any case, and unknown fields are ignored.
+# Of a request, for the OpenAPI document and the rules of texts: keys may have any case, and unknown
+# fields are ignored.
 
 
 class Remark(BaseModel):
@@ -109,8 +110,8 @@ class V0Query(BaseModel):
     cursor: str | None = None
 
 
-# v0 shows no private, archived or exercise incidents, to any caller. Initial notes are as sent. An additional one has its
-# last version at the position of its first.
+# v0 shows no private, archived or exercise incidents, to any caller. Initial notes are as sent. An
+# additional one has its last version at the position of its first.
 _SHOWN = """
 select i.id, i.title, i.description, i.severity, i.status, i.reporter, coalesce(i.owner, '') as owner,
   i.declared_at as start_time, coalesce(i.ended_at, '0001-01-01 00:00Z') as end_time,

@@ -1,7 +1,8 @@
 """Upgrade a database to the schema this program needs, safely when several processes try at once.
 
-A migration that waits for a lock makes all later queries of that table wait, so it gives up early and is
-retried; one that was killed resumes. There are no downgrades: a revision only adds what older code tolerates.
+A migration that waits for a lock makes all later queries of that table wait, so it gives up early
+and is retried; one that was killed resumes. There are no downgrades: a revision only adds what
+older code tolerates.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ select i.id from incidents i where not exists (select from incident_measures m w
  order by i.id limit 500"""
 
 _HAS_ROLE: Final = "select exists (select from pg_roles where rolname = 'postfacta_app')"
-# A role belongs to the whole cluster: another database's migration may create it at the same moment.
+# A role belongs to the whole cluster: another database's migration may create it at the same
+# moment.
 _MAKE_ROLE: Final = """
 do $$ begin
   create role postfacta_app nologin;
@@ -56,8 +58,8 @@ _ADVICE: Final = (
     " run `create role postfacta_app nologin` as a superuser, then `postfacta migrate` again"
 )
 
-# Of a role; of the current one for null. Fact tables have a trigger that rejects changes. The version is read for readiness;
-# what is derived is kept by triggers.
+# Of a role; of the current one for null. Fact tables have a trigger that rejects changes. The
+# version is read for readiness; what is derived is kept by triggers.
 _LACKS: Final = """
 select verb, object from (
   select v.verb, format('%I', c.relname) as object,
@@ -86,7 +88,8 @@ def upgrade(dsn: str, *, progress: Progress, luck: Luck = LUCK) -> None:
 async def migrate(dsn: str, *, progress: Progress, tries: int = 12, luck: Luck = LUCK) -> None:
     """Upgrade to the newest revision; safe to repeat and to run concurrently. `progress` gets sentences.
 
-    Raise `CommandFailedError`, without the password, if the database is unreachable, rejects it, is newer, or stays locked.
+    Raise `CommandFailedError`, without the password, if the database is unreachable, rejects it, is
+    newer, or stays locked.
     """
     for attempt in range(1, tries + 1):
         try:
@@ -132,7 +135,8 @@ async def _upgrade(dsn: str, progress: Progress) -> None:
             if number > found:
                 await apply(connection, number)
                 progress(f"applied revision {number}")
-            # A program gets no requests before its revision is there; by then all timelines are kept.
+            # A program gets no requests before its revision is there; by then all timelines are
+            # kept.
             if number == _KEEPS:
                 await _backfill(connection, progress)
         await _grant(connection, progress)
@@ -142,8 +146,9 @@ async def _upgrade(dsn: str, progress: Progress) -> None:
 
 async def _lock(connection: RawConnection) -> None:
     await connection.execute("set lock_timeout = '1s'; set statement_timeout = '5s'")
-    # A session lock: it outlasts the transactions and ends with the connection. It is tried, not waited for: a
-    # statement that waits holds up `create index concurrently` of the upgrade that has it.
+    # A session lock: it outlasts the transactions and ends with the connection. It is tried, not
+    # waited for: a statement that waits holds up `create index concurrently` of the upgrade that
+    # has it.
     for _ in range(10):
         if await connection.fetchval(_LOCK):
             return

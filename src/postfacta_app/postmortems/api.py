@@ -1,7 +1,8 @@
 """Post-mortems: their content in schema version 1, revisions, transitions and API.
 
-Writes lock the incident first, so of two concurrent writers the second sees the first one's revision. Their stamp
-orders the revision among the facts: the timeline as of it is what its author could see.
+Writes lock the incident first, so of two concurrent writers the second sees the first one's
+revision. Their stamp orders the revision among the facts: the timeline as of it is what its author
+could see.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The pages of a post-mortem: read, edit a section at a time, change status, revisions.
 
-In the form of a section a list is a text with one item per line; a line that begins with a space continues the item
-above. Rows (quantities, factors) are numbered fields, `factors-0-slug`; empty rows are omitted.
+In the form of a section a list is a text with one item per line; a line that begins with a space
+continues the item above. Rows (quantities, factors) are numbered fields, `factors-0-slug`; empty
+rows are omitted.
 """
 
 from __future__ import annotations

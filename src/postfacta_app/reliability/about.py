@@ -237,7 +237,8 @@ METRICS: Final[Mapping[str, Metric]] = {
 class BusinessMetrics(Collector):
     """Reads values in the background, counts events of this process, and exports both at a scrape.
 
-    No scrape waits for the database. All instances read the same values, so use `max`; for own events, `sum`.
+    No scrape waits for the database. All instances read the same values, so use `max`; for own
+    events, `sum`.
     """
 
     def __init__(self, *, expected: str, clock: Clock = MONOTONIC) -> None:
@@ -291,8 +292,8 @@ class BusinessMetrics(Collector):
     describe = collect  # Of what is described, the names alone count.
 
 
-# Without exercises and private incidents. The durations are those of the API. Quantiles are by nearest rank; the median
-# needs 5 values and the ninth decile 10.
+# Without exercises and private incidents. The durations are those of the API. Quantiles are by
+# nearest rank; the median needs 5 values and the ninth decile 10.
 _BUSINESS = """
 with kept as (
   select id, kind, severity, status, declared_at from incidents

@@ -46,8 +46,9 @@ _INCIDENTS: Final = f"""
   order by e.incident_id, e.at desc, e.id desc) a
   join incidents i on i.id = a.incident_id and a.op = 'attach' and {VISIBLE}"""  # noqa: S608 - only constants of db.py
 _ATTACHED_TO: Final = f"exists (select from {_INCIDENTS})"
-# A signal is visible to all, unless it was sent with an incident: then to those who see that one, or one that it is
-# attached to, and to its sender. Signals that were visible before they were attached are marked, and stay visible.
+# A signal is visible to all, unless it was sent with an incident: then to those who see that one,
+# or one that it is attached to, and to its sender. Signals that were visible before they were
+# attached are marked, and stay visible.
 _SEEN: Final = f"""
 (s.received_by = $3 or {_ATTACHED_TO} or coalesce((select bool_or({VISIBLE}) from edits e
   join incidents i on i.id = e.incident_id where e.signal_id = s.id and e.op = 'attach' and e.value is null), true))"""  # noqa: S608 - only constants of this module and db.py
@@ -93,8 +94,8 @@ select n.signal_id, decode(n.sha256, 'hex'), n.content, $2 from (
                        and c.content_sha256 = decode(r.sha256, 'hex'))) n
  where n.nth + (select count(*) from signal_conflicts c where c.signal_id = n.signal_id) <= 20
 returning true"""
-# What becomes of signals that the caller may see, in their order: those that the incident had once have their place in
-# it. Nothing, if its timeline is not kept yet.
+# What becomes of signals that the caller may see, in their order: those that the incident had once
+# have their place in it. Nothing, if its timeline is not kept yet.
 _BECOMING: Final = f"""
 select id, case when op = 'attach' then 'already' when op is not null or fits then 'attached' when not fits then 'full' end as result
   from (select s.id, k.place, e.op, m.signals + count(*) filter (where e.op is null) over w <= $6
@@ -183,8 +184,9 @@ def _item(
         return ItemResult(index=index, result=Result.REJECTED, errors=refused.errors)
 
 
-# Alertmanager's webhook, version 4. Both Alertmanagers of a pair, and every repeat, send the same keys, so each alert is
-# stored once. Its content is its labels and times: annotations are templates that change between repeats. The first stay.
+# Alertmanager's webhook, version 4. Both Alertmanagers of a pair, and every repeat, send the same
+# keys, so each alert is stored once. Its content is its labels and times: annotations are templates
+# that change between repeats. The first stay.
 
 _MOST_ITEMS: Final = 1000
 _TOO_MANY: Final = FieldError(
@@ -291,7 +293,8 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_LONGEST_SLUG].rstrip("-")
 
 
-# A request with its items in their order, each valid or rejected: read before the transaction begins.
+# A request with its items in their order, each valid or rejected: read before the transaction
+# begins.
 Items = Annotated[tuple[Batch, Sequence[Fact | ItemResult]], Fill(_batch)]
 Alerts = Annotated[tuple[Webhook, Sequence[Fact | ItemResult]], Fill(_alerts)]
 
@@ -493,7 +496,8 @@ async def _attach(
 ) -> Mapping[UUID, Attached]:
     """Attach signals to an incident that this unit has locked; return what became of those that the caller may see.
 
-    Attached ones write nothing. Those sent with the incident stay as private as it is; the visibility of others does not change.
+    Attached ones write nothing. Those sent with the incident stay as private as it is; the
+    visibility of others does not change.
     """
     asked = (list(dict.fromkeys(ids)), incident.id, model.MOST_SIGNALS, model.MOST_BYTES)
     rows = await unit.fetch(_BECOMING, *_seen_by(unit), *asked, operation="signal_becoming")

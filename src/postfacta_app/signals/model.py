@@ -170,7 +170,8 @@ Key = tuple[str, str]  # the unique key of a signal: its source, and its id ther
 def source_of(principal: Principal, refinement: str | None) -> str:
     """Return the caller's source: a token's own, `manual` for people.
 
-    Callers cannot write elsewhere. No token has the source `manual`, `human` or `postfacta`, or one with a slash.
+    Callers cannot write elsewhere. No token has the source `manual`, `human` or `postfacta`, or one
+    with a slash.
     """
     root = principal.source or "manual"
     return root if refinement is None else f"{root}/{refinement}"
@@ -193,8 +194,8 @@ class Fact:
     source: str
     external_id: str
     new: NewSignal
-    # Of its content in canonical JSON: sorted keys, no spaces, times in microseconds. Made once, never from
-    # stored data: PostgreSQL formats numbers in its own way.
+    # Of its content in canonical JSON: sorted keys, no spaces, times in microseconds. Made once,
+    # never from stored data: PostgreSQL formats numbers in its own way.
     sha256: bytes
 
     @classmethod

@@ -33,7 +33,8 @@ EntryKind = Literal[
     "change", "alert_firing", "alert_resolved", "page", "metric", "log", "status", "action", "note", "other",
 ]  # fmt: skip
 
-# The windows of time within which repeats are folded, in microseconds; each begins at a multiple since 1970.
+# The windows of time within which repeats are folded, in microseconds; each begins at a multiple
+# since 1970.
 WIDTHS: Final = (
     60_000_000, 300_000_000, 900_000_000, 3_600_000_000, 21_600_000_000, 86_400_000_000, 604_800_000_000,
 )  # fmt: skip
@@ -198,7 +199,8 @@ _KEPT: Final = """{e}.incident_id = (select id from i) and {e}.present and {e}.s
     select m.source from i, timeline_moved(i.id, i.until) m where i.until < i.timeline_at))::text[]))"""
 _TIE: Final = """(exists (select from timeline_entries x where {kept} and x.t = e.t and {whole} and (x.source, x.id) <> (e.source, e.id))
    or exists (select from changed x where x.t = e.t and {whole} and (x.source, x.id) <> (e.source, e.id)))"""
-# Above a page, the least width of which thirty cover the view; so there are at most thirty lines of a kind.
+# Above a page, the least width of which thirty cover the view; so there are at most thirty lines of
+# a kind.
 _WIDTH: Final = f"""select min(w) from unnest(array{[*WIDTHS]}::bigint[]) w, (
   select count(*) as entries, max(t) - min(t) as length from own) o where o.entries > {{size}} and (o.length <= 30 * w or w = {max(WIDTHS)})"""  # noqa: S608 - only constants of our modules
 # A page by its number, of the present.
@@ -285,7 +287,8 @@ class KeptTimelines:
     ) -> NumberedPage:
         """Read a page of the present, of these sources and ids only if some are named.
 
-        A number after the last page gives the last one. Raise `NotFoundError` if the caller may not see the incident.
+        A number after the last page gives the last one. Raise `NotFoundError` if the caller may not
+        see the incident.
         """
         whole, own = _conditions(wanted, *sees(q.principal), *ref_of(ref), RULES)
         own.add(_NARRATIVE if wanted.view == "narrative" else "true")
@@ -397,8 +400,8 @@ async def facts_in(q: Query, incident_id: UUID) -> Facts:
 async def verify(database: Database) -> Mapping[str, Sequence[Any]]:
     """Build the timelines of each incident from its facts: compare the kept one, and the digest of each revision.
 
-    Return the revisions by result: `equal`, `fault`, or `other_rules`, which were not compared; and `kept_fault`, the
-    incidents whose kept timeline is not the one of their facts.
+    Return the revisions by result: `equal`, `fault`, or `other_rules`, which were not compared; and
+    `kept_fault`, the incidents whose kept timeline is not the one of their facts.
     """
     found: dict[str, list[Any]] = {"equal": [], "fault": [], "other_rules": [], "kept_fault": []}
     rows = await Reader(database, ANONYMOUS).fetch(_REVISIONS, operation="revisions")

@@ -66,7 +66,8 @@ def build(
 ) -> Timeline:
     """Build the timeline from all facts of one incident; their order and duplicates do not matter.
 
-    `as_of` limits it to what had been recorded by then, `known_as_of` to what people knew, in microseconds.
+    `as_of` limits it to what had been recorded by then, `known_as_of` to what people knew, in
+    microseconds.
     """
     last = _last(_until(facts.edits, as_of))
     made = (_edited(entry, last) for entry in _entries(facts, last, as_of))

@@ -89,7 +89,8 @@ def _field_errors(invalid: ValidationError) -> list[errors.FieldError]:
 def read_query(query: QueryParams, model: type[M], *, is_page: bool = False) -> M:
     """Parse the query as a model: list parameters may repeat, others may not.
 
-    Unknown ones are refused: an ignored filter would return wrong results. A page ignores what trackers add.
+    Unknown ones are refused: an ignored filter would return wrong results. A page ignores what
+    trackers add.
     """
     lists = _lists(model)
     values: dict[str, object] = {}
@@ -145,8 +146,8 @@ _RFC3339: Final = re.compile(
 def read_moment(text: str) -> tuple[str, datetime | None]:
     """Parse RFC 3339 strictly: an offset, an existing day, no leap second; raise `ValueError` otherwise.
 
-    Return it with its offset and up to nine fractional digits, without trailing zeros, and as an instant in UTC, cut to
-    microseconds: None outside the years 1 to 9999.
+    Return it with its offset and up to nine fractional digits, without trailing zeros, and as an
+    instant in UTC, cut to microseconds: None outside the years 1 to 9999.
     """
     found = _RFC3339.fullmatch(text)
     if found is None:

@@ -43,7 +43,8 @@ def csrf_token(secret: str) -> str:
 def is_same_origin(headers: Mapping[str, str], trusted: Sequence[str] = ()) -> bool:
     """Return whether a request comes from our own pages or a trusted origin.
 
-    Pages cannot forge `Sec-Fetch-Site`. Browsers omit it on plain HTTP; then `Origin` must match our host.
+    Pages cannot forge `Sec-Fetch-Site`. Browsers omit it on plain HTTP; then `Origin` must match
+    our host.
     """
     origin = headers.get("origin", "")
     if origin and origin in trusted:
@@ -57,7 +58,8 @@ def is_same_origin(headers: Mapping[str, str], trusted: Sequence[str] = ()) -> b
 async def read_form(request: Request, principal: Principal) -> dict[str, str]:
     """Parse a form with empty fields but without its CSRF token; the last of repeated fields wins.
 
-    Line endings become line feeds. A `key`, if present, is a valid idempotency key; no text contains U+0000.
+    Line endings become line feeds. A `key`, if present, is a valid idempotency key; no text
+    contains U+0000.
     """
     fields, expected = await sent_fields(request), principal.session_csrf
     given = fields.pop("csrf", "").encode()
@@ -95,7 +97,8 @@ async def sent_fields(request: Request) -> dict[str, str]:
 def formed(model: type[M], fields: Mapping[str, object], now: datetime | None = None) -> M:
     """Validate form input against a model; empty and unknown fields are ignored. Raise if some are invalid.
 
-    Instants are `read_typed_time`, lists are split at commas and spaces, numbers decimal; only texts are read.
+    Instants are `read_typed_time`, lists are split at commas and spaces, numbers decimal; only
+    texts are read.
     """
     typed: dict[str, object] = {}
     for own, about in model.model_fields.items():
@@ -137,7 +140,8 @@ _AHEAD: Final = timedelta(minutes=5)  # A user's clock may be ahead of ours.
 def read_typed_time(text: str, now: datetime | None = None) -> datetime:
     """Parse a typed time: `2026-02-07 10:04`, with optional seconds, in UTC unless an offset follows; raise for others.
 
-    With `now`, also `now`, `-5m` (or s, h, d), `10:04` (the last one), `today 10:04` and `yesterday 22:10`.
+    With `now`, also `now`, `-5m` (or s, h, d), `10:04` (the last one), `today 10:04` and `yesterday
+    22:10`.
     """
     text, others, latest = text.strip().lower(), "", datetime.max.replace(tzinfo=UTC)
     if now is not None:

@@ -143,8 +143,9 @@ _LOCK: Final = threading.Lock()  # Pages are rendered in several threads.
 class Markdown:
     """Renders the texts of one page. HTML is escaped, and the highest heading becomes an `h3`.
 
-    A text with more than 2,000 marks and lines, and any after 5,000 on a page, is shown as plain text with a note: the
-    time grows with them. Results are cached by text: revisions never change, and successive ones share most texts.
+    A text with more than 2,000 marks and lines, and any after 5,000 on a page, is shown as plain
+    text with a note: the time grows with them. Results are cached by text: revisions never change,
+    and successive ones share most texts.
     """
 
     def __init__(self) -> None:

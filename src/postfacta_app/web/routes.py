@@ -133,7 +133,8 @@ class _Endpoint:
             else:
                 response = await rule.handler(call)
         except (errors.RateLimitedError, ResilienceError, errors.UnauthenticatedError) as error:
-            # The session may have ended while the form was filled in. Cross-site requests are not read.
+            # The session may have ended while the form was filled in. Cross-site requests are not
+            # read.
             if not isinstance(error, errors.UnauthenticatedError) or is_same_origin(
                 request.headers
             ):

@@ -1,13 +1,14 @@
 """A route is a function: its signature says what it reads, its return type what it responds.
 
-    @routes.api("POST /api/v1/incidents/{ref}/action-items", WRITE, "Create an action item", once=True)
-    async def add(unit: Unit, ref: Ref, new: NewAction) -> Action: ...
+    @routes.api("POST /api/v1/incidents/{ref}/action-items", WRITE, "Create an action item",
+    once=True) async def add(unit: Unit, ref: Ref, new: NewAction) -> Action: ...
 
-The first parameter is what it works with: `Unit` is a transaction, `Snapshot` one that only reads, `Reader` reads without
-one. The others are filled by type: a model is the JSON body, the fields of a form, or the query of a GET; `UUID`, `int`
-and enums are parts of the path; `Matches` checks `If-Match`, `Now` is the clock. An app adds types of its own with `Fill`.
-All are filled before the transaction begins, so a malformed request never reaches the database. The OpenAPI document
-follows from the same signature.
+The first parameter is what it works with: `Unit` is a transaction, `Snapshot` one that only reads,
+`Reader` reads without one. The others are filled by type: a model is the JSON body, the fields of a
+form, or the query of a GET; `UUID`, `int` and enums are parts of the path; `Matches` checks
+`If-Match`, `Now` is the clock. An app adds types of its own with `Fill`. All are filled before the
+transaction begins, so a malformed request never reaches the database. The OpenAPI document follows
+from the same signature.
 """
 
 from __future__ import annotations
@@ -236,9 +237,10 @@ class Routes:
     ) -> Callable[[F], F]:
         """Declare an operation of the API, such as `GET /api/v1/incidents`; `Rule` says what the others mean.
 
-        `status` is that of success, or several if the function returns `Reply`. `kind` is by default a write, a search (a
-        GET with a cursor) or a read. With `once`, `Idempotency-Key` makes a repeat safe; with `conditional`,
-        `If-None-Match` may get a 304. `reads` is the model of what the function reads by itself.
+        `status` is that of success, or several if the function returns `Reply`. `kind` is by
+        default a write, a search (a GET with a cursor) or a read. With `once`, `Idempotency-Key`
+        makes a repeat safe; with `conditional`, `If-None-Match` may get a 304. `reads` is the model
+        of what the function reads by itself.
         """
         method, _, path = route.partition(" ")
         is_read = method == "GET"

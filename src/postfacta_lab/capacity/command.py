@@ -1,8 +1,9 @@
 """The command `postfacta lab capacity`: the Universal Scalability Law, and pools by Little's law.
 
-X(N) = rN / (1 + c(N - 1) + kN(N - 1)): N requests are under way on average, X are answered well a second; r is the
-rate, c the contention (waiting for one another), k the coherence (what they cost one another). A parameter that is not
-distinct from 0 is not identified, and then there is no peak to name.
+X(N) = rN / (1 + c(N - 1) + kN(N - 1)): N requests are under way on average, X are answered well a
+second; r is the rate, c the contention (waiting for one another), k the coherence (what they cost
+one another). A parameter that is not distinct from 0 is not identified, and then there is no peak
+to name.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def command(
             f"cost: {price / best / 3600 * 1_000_000:.3f} for a million requests, at {best:.0f}/s"
         )
     if pool is not None and max_connections is not None:
-        # While an instance is replaced. Each has one for health, too, and two are for other programs.
+        # While an instance is replaced. Each has one for health, too, and two are for other
+        # programs.
         needed = (replicas + 1) * (pool + 1) + 2
         free = max_connections - _RESERVED - needed
         lines.append(f"connections: {needed} may be open, {free} are free")

@@ -23,7 +23,8 @@ def _deed(name: str) -> Callable[[str], str]:
     return do
 
 
-# To all processes of a part; `service` is what the command started. What was started need not be ready yet.
+# To all processes of a part; `service` is what the command started. What was started need not be
+# ready yet.
 kill, stop, start, thaw, _freeze = map(_deed, ("kill", "stop", "start", "thaw", "freeze"))
 
 

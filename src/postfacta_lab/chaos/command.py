@@ -48,8 +48,8 @@ def command(
 ) -> Verdict:
     """Run experiments of Chaos Toolkit on a service under load, and judge what its users went through.
 
-    Chaos Toolkit's own verdict can only make ours worse. CHAOS_TOKEN is sent as a bearer token. It writes result.json
-    and report.html.
+    Chaos Toolkit's own verdict can only make ours worse. CHAOS_TOKEN is sent as a bearer token. It
+    writes result.json and report.html.
     """
     files = [Path(word) for word in takewhile(lambda word: Path(word).suffix in _SUFFIXES, words)]
     settings = _settings(files, words[len(files) :], url=url, paths=paths)
@@ -168,7 +168,8 @@ def _execute(command: Sequence[str], environment: Mapping[str, str]) -> str:
         try:
             output, _ = process.communicate(timeout=_LONGEST)
         except BaseException as error:
-            # It owns the service's processes, so it is asked before it is killed: it ends them first.
+            # It owns the service's processes, so it is asked before it is killed: it ends them
+            # first.
             process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_TIDY_UP)

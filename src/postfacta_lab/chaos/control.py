@@ -1,8 +1,8 @@
 """Holds the one lab of the process: the service that an experiment of Chaos Toolkit works on, and its users.
 
-As a *control* of the experiment this module builds it before the first probe, and takes it down at the end, whatever
-happened. CHAOS_URL is a service that runs already, CHAOS_COMMAND starts one; CHAOS_READS is what its users ask for,
-CHAOS_TOKEN who they are.
+As a *control* of the experiment this module builds it before the first probe, and takes it down at
+the end, whatever happened. CHAOS_URL is a service that runs already, CHAOS_COMMAND starts one;
+CHAOS_READS is what its users ask for, CHAOS_TOKEN who they are.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Judges an experiment by what its users went through and what Chaos Toolkit noted; never by the journal's `status`.
 
-Chaos Toolkit calls an experiment "completed" whose steady state did not hold before the fault, and does not mind one
-that broke while the fault lasted. Here, each is a claim that did not hold.
+Chaos Toolkit calls an experiment "completed" whose steady state did not hold before the fault, and
+does not mind one that broke while the fault lasted. Here, each is a claim that did not hold.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ..verdict import FEWEST, Verdict, nothing_measured
 _MOST_LATE = 1.0  # seconds; what a generator adds to each wait beyond it is no fault of the service
 _WAITING = {"await_steady", "observe", "restore"}
 
-# What a finding means; the first decides. Nothing was measured; the figures say nothing, whatever they are; a claim did not
-# hold; it is undecided although all held.
+# What a finding means; the first decides. Nothing was measured; the figures say nothing, whatever
+# they are; a claim did not hold; it is undecided although all held.
 _NOTHING, _FLAW, _BROKEN, _DOUBT = range(4)
 _VERDICTS = (Verdict.NOTHING, Verdict.INVALID, Verdict.FAIL, Verdict.INVALID)
 _Finding = tuple[int, str]
@@ -28,7 +28,8 @@ def judge(
 ) -> tuple[Verdict, list[str]]:
     """Judge by the journal, by what the lab noted of users if some must have been watched, and by how Chaos Toolkit ended.
 
-    Its own failure can only make the verdict worse. Return also all that was found, what decides first.
+    Its own failure can only make the verdict worse. Return also all that was found, what decides
+    first.
     """
     found = [*(_of_users(users) if watched else ()), *_of_claims(journal), *_of_deeds(journal)]
     if failure and (not found or not journal):
@@ -95,7 +96,8 @@ def _of_deeds(journal: Mapping[str, Any]) -> Iterator[_Finding]:
         provider, is_action = as_dict(activity.get("provider")), activity.get("type") == "action"
         done |= is_action and provider.get("func") not in _WAITING
         if it["status"] != "succeeded":
-            # What waits for users says that they are not well; what is to break the service did not.
+            # What waits for users says that they are not well; what is to break the service did
+            # not.
             ours = is_ours(str(provider.get("module", "")))
             yield _BROKEN if ours else _DOUBT, f"{activity['name']}: {_why(it)}"
         elif is_action and (problem := _refusal(it.get("output"))):

@@ -1,7 +1,7 @@
 """What Chaos Toolkit asks about the users of a service: each gives a number, or fails.
 
-Those about a fault's course say "all is well" before the first fault, so that one hypothesis serves before,
-during and after.
+Those about a fault's course say "all is well" before the first fault, so that one hypothesis serves
+before, during and after.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def slowest_live() -> float:
 def readiness_fell() -> int:
     """Return whether instances said that they were not ready, as they should during a long fault: 1 for yes.
 
-    Before they say so they look three times, every five seconds; a shorter fault says nothing about it.
+    Before they say so they look three times, every five seconds; a shorter fault says nothing about
+    it.
     """
     lab = current()
     return int(lab.latest - lab.began < _THREE_CHECKS or bool(lab.answers("ready", "503")))

@@ -40,8 +40,8 @@ def settled(seen: Sequence[tuple[float, int]], since: float) -> float | None:
 class Clients:
     """All clients of one instance, or of what stands before it, with every request of theirs in the order of the answers.
 
-    As behind a load balancer, new connections come until `notice` seconds after readiness first failed; what is open
-    goes on until `ends`.
+    As behind a load balancer, new connections come until `notice` seconds after readiness first
+    failed; what is open goes on until `ends`.
     """
 
     def __init__(
@@ -81,7 +81,8 @@ class Clients:
     async def keep_alive(self, *, every: float, path: str = "/") -> None:
         """Send at a steady pace on one connection, as long as the server lets it.
 
-        It learns of the end from the server alone: asked to close, it opens another connection only while new ones come.
+        It learns of the end from the server alone: asked to close, it opens another connection only
+        while new ones come.
         """
         connection: Connection | None = None
         while self.has_traffic or (connection is not None and monotonic() < self.ends):

@@ -46,7 +46,8 @@ def command(
 ) -> Verdict:
     """Stop a service under load by SIGTERM, and count what its clients noticed.
 
-    The command starts it in the foreground on the port of 127.0.0.1 that stands for {port}, and in PORT.
+    The command starts it in the foreground on the port of 127.0.0.1 that stands for {port}, and in
+    PORT.
     """
     read_mix([*behaviour["slow"], behaviour["ready"] or "/"], None)  # whether they are paths
     service = Service(command=command_line(words), asks=read_mix(paths, mix), **behaviour)

@@ -24,7 +24,8 @@ from .result import Result, judge
 
 _IN_FLIGHT = 5
 _HALF_SENT = 0.4  # seconds after the signal, the rest is sent
-# Ended by the signal is ended as asked: a server may raise it again once it is done. 143 is how a shell says so.
+# Ended by the signal is ended as asked: a server may raise it again once it is done. 143 is how a
+# shell says so.
 _AS_ASKED = {0, -signal.SIGTERM, 128 + signal.SIGTERM}
 
 
@@ -168,7 +169,8 @@ async def _stop(subject: Subject, service: Service) -> Result:
         asyncio.get_running_loop().call_later(_HALF_SENT, go_on.set)
         await until(lambda: subject.code is not None, service.grace)
         code = subject.code
-        # Python's tracker of shared resources is a process too, and ends when it sees that its parent did.
+        # Python's tracker of shared resources is a process too, and ends when it sees that its
+        # parent did.
         leftover = code is not None and not await until(lambda: not subject.leaves(), 1.0)
         subject.kill()
     unready = settled(probes, signalled)

@@ -1,6 +1,7 @@
 """Programs that the lab starts: each in a session of its own, ended with all that it started; how busy the machine is.
 
-Only processes that were started here are touched, and their descendants, which Linux lists in ``/proc``.
+Only processes that were started here are touched, and their descendants, which Linux lists in
+``/proc``.
 """
 
 from __future__ import annotations
@@ -203,7 +204,8 @@ class Child:
         if self.is_running:
             kill(self.pid)
         if self._process is not None:
-            # Before the wait: until then no other session can have this number. Forks that run away are followed.
+            # Before the wait: until then no other session can have this number. Forks that run away
+            # are followed.
             for _ in range(_MOST_ROUNDS):
                 if not session(self._process.pid):
                     break

@@ -76,8 +76,8 @@ jobs:
 def command(*, words: tuple[str, ...], paths: tuple[str, ...], folder: Path) -> Verdict:
     """Write a suite for a service: what its users ask for, tests by pytest, a workflow for CI.
 
-    The service is started by its command, and its OpenAPI document is read, if it has one. Only what it answers by GET
-    with 200 to 299 is taken; nothing is written to it.
+    The service is started by its command, and its OpenAPI document is read, if it has one. Only
+    what it answers by GET with 200 to 299 is taken; nothing is written to it.
     """
     service = Service(command=command_line(words), asks=read_mix(paths or ["/"], None))
     found = asyncio.run(_look(service, paths))

@@ -81,8 +81,8 @@ def command(
 ) -> Verdict:
     """Load a running service in open loop, and judge how its users fared.
 
-    The moments of all arrivals are decided before they come, and a latency counts from the moment its request was
-    meant to begin. It writes load.json, report.html and junit.xml.
+    The moments of all arrivals are decided before they come, and a latency counts from the moment
+    its request was meant to begin. It writes load.json, report.html and junit.xml.
     """
     chosen = PROFILES[profile]
     if numbers["failed"] is None:

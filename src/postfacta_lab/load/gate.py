@@ -1,8 +1,8 @@
 """Judges a run of load: pass, fail, invalid, or nothing measured.
 
-It is invalid if the generator did not offer what it was asked to: then its figures flatter the service.
-A run with only failures can never be 0. Percentiles are exact: the smallest sample that at least this share of all
-samples does not exceed.
+It is invalid if the generator did not offer what it was asked to: then its figures flatter the
+service. A run with only failures can never be 0. Percentiles are exact: the smallest sample that at
+least this share of all samples does not exceed.
 """
 
 from __future__ import annotations

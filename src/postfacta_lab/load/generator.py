@@ -1,7 +1,8 @@
 """Says before a run when each request is to begin, sends it then whatever became of the others, keeps what became of each.
 
-An open loop: a slow server gets as many requests as a quick one. A latency counts from the moment the request was
-*meant* to begin. A request that finds no idle connection opens one; a client whose patience ends hangs up.
+An open loop: a slow server gets as many requests as a quick one. A latency counts from the moment
+the request was *meant* to begin. A request that finds no idle connection opens one; a client whose
+patience ends hangs up.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ class Target:
 class Generator:
     """Sends to one target what the meter admits, on kept connections.
 
-    Patience is in seconds, from when a request was due. The clock began at `zero` on ``time.perf_counter``, or now.
+    Patience is in seconds, from when a request was due. The clock began at `zero` on
+    ``time.perf_counter``, or now.
     """
 
     def __init__(

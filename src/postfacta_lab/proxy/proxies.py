@@ -56,7 +56,8 @@ class _Link:
             reading = tasks.create_task(self._read())
             with suppress(OSError):  # the peer is gone: nothing more can be written
                 await self._write()
-            # As in the original there is no half-open connection. The other direction reads an end here.
+            # As in the original there is no half-open connection. The other direction reads an end
+            # here.
             with suppress(OSError):
                 self._target.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
             reading.cancel()
@@ -122,7 +123,8 @@ class _Link:
 class Proxy:
     """One address that is listened on, one that is connected to, and the toxics between them.
 
-    The port that 0 became stands in `listen` once it listens; `upstream` is looked up anew for each connection.
+    The port that 0 became stands in `listen` once it listens; `upstream` is looked up anew for each
+    connection.
     """
 
     def __init__(self, name: str, listen: str, upstream: str) -> None:

@@ -1,8 +1,9 @@
 """What can be done to one direction of a TCP connection while its bytes pass, as Toxiproxy 2.12 names and means it.
 
-Nothing here waits or holds bytes. From the first chunk of a direction, the toxics in force work out one step: how many
-of its bytes go next, when, and what becomes of them. Who moves the bytes waits for that, and asks anew if the toxics
-change meanwhile. That is how they come and go while connections live, and nothing is lost or moved.
+Nothing here waits or holds bytes. From the first chunk of a direction, the toxics in force work out
+one step: how many of its bytes go next, when, and what becomes of them. Who moves the bytes waits
+for that, and asks anew if the toxics change meanwhile. That is how they come and go while
+connections live, and nothing is lost or moved.
 """
 
 from __future__ import annotations
