@@ -31,7 +31,16 @@ import coverage
 import pytest
 
 from benchmarks.mutants import Mutant, compiled, functions, mutants_of
-from benchmarks.mutation_page import KILLED, Result, change, counted, page, score, table, verdicts
+from benchmarks.mutation_page import (
+    KILLED,
+    PAGE,
+    Result,
+    change,
+    counted,
+    equivalents,
+    score,
+    table,
+)
 
 __all__ = ["main"]
 
@@ -78,7 +87,6 @@ FIRST_BUDGET, SECOND_BUDGET = 2.5, 12.0
 # all.
 BUSY, IDLE, MOST = 2.0, 6.0, 120.0
 MEMORY = 6 << 30
-PAGE = ROOT / "docs/reference/mutation.md"
 
 
 class _End:
@@ -368,9 +376,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--again", action="store_true", help="judge the survivors again, by more of the tests"
     )
-    parser.add_argument(
-        "--page", action="store_true", help="write the page, whose verdicts it keeps"
-    )
     parser.add_argument("--least", type=float, default=95.0, metavar="PERCENT")
     options = parser.parse_args(arguments)
     # The mark of a CI has Hypothesis try the same examples in each run: else chance decides about
@@ -382,15 +387,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     modules = _modules(options.modules)
     totals = {module: len(mutants_of(ast.parse((ROOT / module).read_text()))) for module in modules}
     results = [it for it in _read(options.results) if it["module"] in totals]
-    text = PAGE.read_text()
-    known = verdicts(text)
-    print("\n".join(table(results, known, totals)))  # noqa: T201 - its job
+    equivalent = equivalents(PAGE.read_text())
+    print("\n".join(table(results, equivalent, totals)))  # noqa: T201 - its job
     for it in counted(results):
         if it["status"] not in KILLED:
             print(f"{it['module']}:{it['line']} {change(it)}: {it['status']}")  # noqa: T201
-    if options.page:
-        PAGE.write_text(page(text.partition("\n| module |")[0].rstrip(), results, text, totals))
-    sys.exit(score(results, known) < options.least)
+    sys.exit(score(results, equivalent) < options.least)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from postfacta_core.validation import validation
+from postfacta_core.installation import missing_extra
 
 try:
     from starlette.exceptions import HTTPException
     from starlette.requests import Request
 except ModuleNotFoundError as _error:
-    raise validation.missing_extra(__name__, "starlette", _error) from _error
+    raise missing_extra(__name__, "starlette", _error) from _error
 
 __all__ = ["ConditionError", "check_if_match", "idempotency_key", "is_not_modified"]
 

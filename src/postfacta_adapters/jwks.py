@@ -20,6 +20,7 @@ import anyio
 from postfacta_core._functions import is_async
 from postfacta_core.clock import MONOTONIC, WALL, Clock
 from postfacta_core.errors import RejectedError
+from postfacta_core.installation import missing_extra
 from postfacta_core.validation import validation
 
 try:
@@ -28,7 +29,7 @@ try:
     from jwt import PyJWK, PyJWKSet, PyJWS, get_unverified_header
     from jwt.exceptions import PyJWTError
 except ModuleNotFoundError as _error:
-    raise validation.missing_extra(__name__, "jwt", _error) from _error
+    raise missing_extra(__name__, "jwt", _error) from _error
 
 __all__ = ["Jwks"]
 

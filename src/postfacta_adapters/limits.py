@@ -17,6 +17,7 @@ from limits.storage import storage_from_string
 
 from postfacta_core.backoff import Backoff
 from postfacta_core.clock import LUCK, MONOTONIC, WALL, Clock, Luck
+from postfacta_core.installation import install_command
 from postfacta_core.limits._rates import Decision, Rate, strictest
 from postfacta_core.limits.rate import Charge
 from postfacta_core.validation import validation
@@ -217,7 +218,7 @@ def _storage(storage: str | Storage) -> Storage:
             built = storage_from_string(storage)
         except ConfigurationError as error:
             if "prerequisite" in str(error):
-                hint = "pip install 'postfacta[valkey]'" if "valkey" in scheme else str(error)
+                hint = install_command("valkey") if "valkey" in scheme else str(error)
                 msg = f"SharedStore.storage needs the client of {scheme}: {hint}"
                 raise ModuleNotFoundError(msg) from error
     if isinstance(built, Storage):

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from weakref import WeakSet
 
+from postfacta_core.installation import missing_extra
 from postfacta_core.validation import validation
 
 try:
@@ -23,7 +24,7 @@ try:
     from opentelemetry.sdk.trace.sampling import Sampler
     from opentelemetry.sdk.util import BoundedList
 except ModuleNotFoundError as _error:
-    raise validation.missing_extra(__name__, "otlp", _error) from _error
+    raise missing_extra(__name__, "otlp", _error) from _error
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.trace import Link, Status

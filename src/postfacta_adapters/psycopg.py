@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, Self, TypeVar, cast
 from postfacta_core import CircuitBreaker
 from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.events import Observer, process_observer
+from postfacta_core.installation import missing_extra
 from postfacta_core.validation import validation
 
 try:
@@ -21,7 +22,7 @@ try:
     import psycopg_pool
     from psycopg.sql import Composable
 except ModuleNotFoundError as _error:
-    raise validation.missing_extra(__name__, "psycopg", _error) from _error
+    raise missing_extra(__name__, "psycopg", _error) from _error
 
 from .borrowing import Borrowed, Lender, limiting
 

@@ -19,12 +19,13 @@ from typing import Any, Final, TypeVar
 from postfacta_core.clock import WALL
 from postfacta_core.errors import CircuitOpenError
 from postfacta_core.events import CircuitChanged
+from postfacta_core.installation import missing_extra
 from postfacta_core.validation import validation
 
 try:
     import pybreaker
 except ModuleNotFoundError as _error:
-    raise validation.missing_extra(__name__, "pybreaker", _error) from _error
+    raise missing_extra(__name__, "pybreaker", _error) from _error
 
 from postfacta_core.guards import Outcome
 from postfacta_core.guards._circuit import CircuitState

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from postfacta_core import CircuitBreaker, ResilienceError
 from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.events import Observer, process_observer
+from postfacta_core.installation import missing_extra
 from postfacta_core.validation import validation
 
 try:
@@ -21,7 +22,7 @@ try:
     from sqlalchemy.engine import Connection, Engine, ExceptionContext
     from sqlalchemy.exc import TimeoutError as PoolTimeout
 except ModuleNotFoundError as _error:
-    raise validation.missing_extra(__name__, "sqlalchemy", _error) from _error
+    raise missing_extra(__name__, "sqlalchemy", _error) from _error
 
 from postfacta_postgres._verdicts import sqlstate_of
 

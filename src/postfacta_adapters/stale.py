@@ -23,6 +23,7 @@ from postfacta_core.errors import (
 )
 from postfacta_core.events import PolicyCreated, Sample, process_observer
 from postfacta_core.guards._kept import LastValues
+from postfacta_core.installation import missing_extra
 from postfacta_core.validation import validation
 
 try:
@@ -30,7 +31,7 @@ try:
     from starlette.requests import Request
     from starlette.responses import Response
 except ModuleNotFoundError as _error:
-    raise validation.missing_extra(__name__, "starlette", _error) from _error
+    raise missing_extra(__name__, "starlette", _error) from _error
 
 from .conditional import ConditionError, is_not_modified
 

@@ -17,6 +17,7 @@ from typing import Final, cast
 import anyio
 import anyio.to_thread
 
+from postfacta_core.installation import missing_extra
 from postfacta_core.validation import validation
 
 from .strict_json import MalformedJsonError, parse
@@ -96,7 +97,7 @@ class Switches:
             try:
                 from openfeature import api  # noqa: PLC0415 - an extra, which a file does not need
             except ModuleNotFoundError as error:
-                raise validation.missing_extra("Switches.domain", "flags", error) from error
+                raise missing_extra("Switches.domain", "flags", error) from error
             self._client = api.get_client(domain)
 
     def is_on(self, name: str) -> bool:

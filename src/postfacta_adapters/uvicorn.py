@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, ClassVar, Final, cast
 from weakref import WeakKeyDictionary
 
+from postfacta_core.installation import missing_extra
 from postfacta_core.validation import validation
 
 try:
@@ -22,7 +23,7 @@ try:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
     from uvicorn.server import ServerState
 except ModuleNotFoundError as _error:
-    raise validation.missing_extra(__name__, "uvicorn", _error) from _error
+    raise missing_extra(__name__, "uvicorn", _error) from _error
 
 __all__ = ["BoundedHttp", "bounded", "make_room"]
 

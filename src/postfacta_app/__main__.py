@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Final
 
 from postfacta_core import __version__
+from postfacta_core.installation import install_command
 
 from . import COMMANDS
 
@@ -19,7 +20,7 @@ _OTHERS: Final = {
     "assess": ("postfacta_lab.assess.cli", "grade any service by what it does under faults [lab]"),
 }
 _START: Final = """\
-[app], [slo] and [lab] name the extra that a command needs: pip install "postfacta[app]"
+[app], [slo] and [lab] name the extra that a command needs: {}
 
 to try it:
   postfacta demo        PostgreSQL, sample incidents and the service, on this machine
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "postfacta",
         description="Record operational incidents, their timelines and post-mortems.",
-        epilog=_START,
+        epilog=_START.format(install_command("app")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"postfacta {__version__}")
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise  # no extra provides it
         sys.stderr.write(
             "postfacta: this command needs an extra that is not installed: "
-            f'pip install "postfacta[app]" (no module {missing})\n'
+            f"{install_command('app')} (no module {missing})\n"
         )
         return 2
     return run(words)

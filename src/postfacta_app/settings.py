@@ -142,7 +142,7 @@ Rates = Annotated[
 ]
 _store = _sound(
     lambda it: it.startswith("async+valkey") and SharedStore(it),  # This does not connect.
-    "is not a valid store: use async+valkey://host:6379 and postfacta[valkey]",
+    "is not a valid store: use async+valkey://host:6379 and the extra `valkey`",
 )
 _project = _sound(
     _is_project, "is not a project URL: use https://<ref>.supabase.co, without a path"

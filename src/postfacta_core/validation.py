@@ -170,12 +170,3 @@ def error_types(field: str, value: object, *, example: str) -> tuple[type[Except
         if not (isinstance(each, type) and issubclass(each, Exception)):
             refuse(field, given, "a type of Exception or a tuple of them", example=example)
     return cast("tuple[type[Exception], ...]", types)
-
-
-def missing_extra(owner: str, extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
-    """Make the error of a module that needs an extra which is not installed: it says what to install."""
-    return ModuleNotFoundError(
-        f"{owner} needs {error.name}: pip install 'postfacta[{extra}]'",
-        name=error.name,
-        path=error.path,
-    )

@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Final
 
+from postfacta_core.installation import install_command
+
 from .verdict import Verdict
 
 try:
     import click
 except ModuleNotFoundError:
     sys.stderr.write(
-        'postfacta: lab needs an extra that is not installed: pip install "postfacta[lab]" (no module click)\n'
+        f"postfacta: lab needs an extra that is not installed: {install_command('lab')} (no module click)\n"
     )
     raise SystemExit(int(Verdict.NOTHING)) from None
 
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("postfacta"):
             raise  # no extra provides it
-        needs = 'needs an extra that is not installed: pip install "postfacta[lab]"'
+        needs = f"needs an extra that is not installed: {install_command('lab')}"
         click.echo(f"postfacta: lab {name} {needs} (no module {error.name})", err=True)
         return int(Verdict.NOTHING)
     # By a ValueError, the parts of the lab refuse what is wrong.

@@ -8,12 +8,13 @@ from typing import Any, Literal, Self, TypeVar
 
 import anyio
 
+from postfacta_core.installation import missing_extra
 from postfacta_core.validation import validation
 
 try:
     import asyncpg
 except ModuleNotFoundError as _error:
-    raise validation.missing_extra(__name__, "postgres", _error) from _error
+    raise missing_extra(__name__, "postgres", _error) from _error
 
 from postfacta_core import CircuitBreaker, RetryBudget
 from postfacta_core.clock import LUCK, MONOTONIC, Clock, Luck

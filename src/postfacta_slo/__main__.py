@@ -17,11 +17,13 @@ from pathlib import Path
 from string import Template
 from typing import Any, Final
 
+from postfacta_core.installation import install_command
+
 try:
     import yaml
 except ModuleNotFoundError:
     sys.stderr.write(
-        'slo: this command needs an extra that is not installed: pip install "postfacta[slo]" (no module yaml)\n'
+        f"slo: this command needs an extra that is not installed: {install_command('slo')} (no module yaml)\n"
     )
     raise SystemExit(2) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 from collections.abc import Generator
@@ -21,6 +22,7 @@ from starlette.routing import Route
 
 from postfacta_adapters.switches import State, Switches
 from postfacta_core.asgi import harden
+from postfacta_core.installation import install_command
 from postfacta_core.testing import call_asgi
 from tests.kit.every import every
 from tests.kit.lifespan import running
@@ -259,7 +261,7 @@ def test_a_file_is_read_in_place_of_a_provider_and_needs_no_extra(
     assert off(switches) == ["mail"]
     with pytest.raises(
         ModuleNotFoundError,
-        match=r"Switches\.domain needs openfeature: pip install 'postfacta\[flags\]'",
+        match=re.escape(f"Switches.domain needs openfeature: {install_command('flags')}"),
     ):
         Switches(NAMES, domain=DOMAIN)
 

@@ -16,6 +16,7 @@ from argon2 import PasswordHasher
 
 from postfacta_app.__main__ import main
 from postfacta_app.migrations import HEAD
+from postfacta_core.installation import install_command
 from tests.kit.pg import fetch_value
 from tests.kit.ports import free_port
 
@@ -52,7 +53,7 @@ def test_the_help_lists_each_command_with_what_it_needs_and_begins_with_the_demo
         "verify rebuild all timelines and compare their digests [app]",
         "doctor check the installation and suggest fixes [app]",
         "slo objectives as code: generate, check, report, budget [slo]",
-        'pip install "postfacta[app]"',
+        f"needs: {install_command('app')}",
         "Exit codes: 0 success, 1 failure, 2 invalid usage or settings;",
     ):
         assert line in text

@@ -13,6 +13,7 @@ import pytest
 import postfacta_core
 from postfacta_app import COMMANDS
 from postfacta_app.__main__ import main
+from postfacta_core.installation import install_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +43,7 @@ def test_a_package_that_is_missing_names_the_extra_in_one_line(
     assert main(["serve"]) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert 'pip install "postfacta[app]" (no module pydantic)' in said.err
+    assert f"{install_command('app')} (no module pydantic)" in said.err
     assert said.err.count("\n") == 1
 
 

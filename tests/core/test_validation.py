@@ -151,13 +151,3 @@ def test_bounds_are_said_as_they_are() -> None:
         validation.number("x", 1, at_least=0, below=1)
     with pytest.raises(ValueError, match="x must be a finite number, not 1000"):
         validation.number("x", 10**400)
-
-
-def test_a_missing_extra_is_named() -> None:
-    error = validation.missing_extra(
-        "core.db", "postgres", ModuleNotFoundError("no", name="asyncpg")
-    )
-    assert (str(error), error.name) == (
-        "core.db needs asyncpg: pip install 'postfacta[postgres]'",
-        "asyncpg",
-    )

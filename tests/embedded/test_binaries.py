@@ -86,7 +86,7 @@ def test_if_nothing_is_usable_each_place_and_its_reason_is_listed(tmp_path: Path
     assert "the no-such-wheel wheel: nothing there" in caught.value.why
     assert f"the PATH, {tmp_path}/old: it is version 14.9, older than 15" in caught.value.why
     assert "none-*/bin: nothing there" in caught.value.why
-    assert "postfacta[demo]" in caught.value.do
+    assert "extra `demo`" in caught.value.do
     assert "POSTFACTA_POSTGRES_BIN" in caught.value.do
 
 

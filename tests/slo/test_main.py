@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from postfacta_core.installation import install_command
 from postfacta_slo.__main__ import main
 from postfacta_slo.grafana.dashboard import dashboard_of
 from postfacta_slo.proofs.files import proofs_of
@@ -278,7 +279,7 @@ def test_without_yaml_the_extra_is_named_in_one_line(
         importlib.import_module("postfacta_slo.__main__")
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert 'pip install "postfacta[slo]"' in said
+    assert f"{install_command('slo')} (no module yaml)" in said
     assert said.count("\n") == 1
 
 

@@ -193,6 +193,12 @@ class Environments:
             self._made[key] = Environment(folder)
         return self._made[key]
 
+    @staticmethod
+    def empty(folder: Path) -> Environment:
+        """Make an environment with `pip` alone."""
+        _done([BIN / "uv", "venv", "-q", "--seed", "--python", sys.executable, folder])
+        return Environment(folder)
+
 
 def _clean(more: Mapping[str, str] | None) -> dict[str, str]:
     return {name: os.environ[name] for name in _KEPT if name in os.environ} | dict(more or {})

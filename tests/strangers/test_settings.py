@@ -53,17 +53,17 @@ def test_guards_made_without_an_observer_stand_in_the_metrics(
     [
         (
             "from postfacta_postgres import Database",
-            "needs asyncpg: pip install 'postfacta[postgres]'",
+            "needs asyncpg: pip install 'postfacta[postgres] @ file:",
         ),
-        ("import postfacta_adapters.otlp", "pip install 'postfacta[otlp]'"),
+        ("import postfacta_adapters.otlp", "pip install 'postfacta[otlp] @ file:"),
         (
             "from postfacta_adapters.switches import Switches; Switches(['mail'], domain='shop')",
-            "pip install 'postfacta[flags]'",
+            "pip install 'postfacta[flags] @ file:",
         ),
-        ("import postfacta_slo.__main__", 'pip install "postfacta[slo]"'),
+        ("import postfacta_slo.__main__", "pip install 'postfacta[slo] @ file:"),
         (
             "from postfacta_adapters.limits import SharedStore; SharedStore('async+valkey://localhost:1')",
-            "pip install 'postfacta[valkey]'",
+            "pip install 'postfacta[valkey] @ file:",
         ),
     ],
     ids=["postgres", "otlp", "flags", "slo", "valkey"],

@@ -112,4 +112,4 @@ def test_a_valid_token_is_accepted_also_while_its_issuer_is_away(
 
 def test_without_its_extra_the_module_names_it(environments: Environments, tmp_path: Path) -> None:
     done = environments().script("import postfacta_adapters.jwks", cwd=tmp_path)
-    assert done.stderr.rstrip().endswith("needs cryptography: pip install 'postfacta[jwt]'")
+    assert "needs cryptography: pip install 'postfacta[jwt] @ file:///" in done.stderr

@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from postfacta_core.installation import install_command
+
 from ..drain.stop import Service, StartError, Subject, command_line
 from ..engine.client import Answer, ask, encode
 from ..engine.values import as_dict, as_dicts
@@ -46,7 +48,7 @@ def test_a_deployment_fails_no_request(lab_drain: Stopping) -> None:
     result = lab_drain(COMMAND, mix=MIX, ready=READY)
     assert result.verdict == 0, result.misses
 ''')
-_WORKFLOW = """\
+_WORKFLOW = Template("""\
 # Written by `postfacta lab init`; yours to change.
 name: reliability
 on: [push]
@@ -61,12 +63,14 @@ jobs:
       - uses: actions/setup-python@v5
         with: {python-version: "3.13"}
       # Install your service here, too.
-      - run: pip install "postfacta[lab]" pytest
+      # Where PostFacta was installed from when this was written. Put a source here that CI can reach, such as a
+      # repository or a wheel beside this file: no package index has it.
+      - run: $install
       - run: pytest reliability --junit-xml=reliability.xml
       - uses: actions/upload-artifact@v4
         if: always()
         with: {name: reliability, path: reliability.xml}
-"""
+""")
 
 
 @click.command("init", epilog="Example: postfacta lab init -- uvicorn billing:app --port {port}")
@@ -185,5 +189,7 @@ def files(found: Found) -> dict[str, str]:
         + others,
         "reliability/conftest.py": '"""The fixtures of the lab."""\n\npytest_plugins = ["postfacta_lab.fixtures"]\n',
         "reliability/test_reliability.py": tests,
-        ".github/workflows/reliability.yml": _WORKFLOW,
+        ".github/workflows/reliability.yml": _WORKFLOW.substitute(
+            install=json.dumps(f"{install_command('lab')} pytest")
+        ),
     }

@@ -1,0 +1,42 @@
+"""Where this distribution was installed from, which is what a message about a missing extra must name."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from importlib.metadata import distribution
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+__all__ = ["install_command", "missing_extra"]
+
+
+def install_command(extra: str) -> str:
+    """Return the shell command that adds an extra to this installation, from the source that it came from.
+
+    The source is what the installer recorded (PEP 610): a repository and its commit, a folder, or a wheel. No package
+    index holds PostFacta, and anyone could register its name there. Without a record the command has a path to fill in.
+    """
+    text = distribution("postfacta").read_text("direct_url.json")
+    record: Mapping[str, Any] = json.loads(text or "{}")
+    # What stands before the `@` of an address may be a password; installers leave out less than they should.
+    url = re.sub(r"//(?!git@)[^/]*@", "//", record.get("url", ""))
+    if not url:
+        return f"pip install '/path/to/checkout-or-wheel-of-postfacta[{extra}]'"
+    if record.get("dir_info", {}).get("editable"):
+        return f"pip install -e {shlex.quote(f'{url2pathname(urlsplit(url).path)}[{extra}]')}"
+    if repository := record.get("vcs_info"):
+        url = f"{repository['vcs']}+{url}@{repository['commit_id']}"
+    if digest := record.get("archive_info", {}).get("hashes", {}).get("sha256"):
+        url += f"#sha256={digest}"
+    return f"pip install {shlex.quote(f'postfacta[{extra}] @ {url}')}"
+
+
+def missing_extra(owner: str, extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """Return the error of a module whose extra is not installed; it says what to install."""
+    return ModuleNotFoundError(
+        f"{owner} needs {error.name}: {install_command(extra)}", name=error.name, path=error.path
+    )
