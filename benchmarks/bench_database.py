@@ -45,7 +45,8 @@ def _repeated(query: Callable[[], Awaitable[object]]) -> Work:
 @asynccontextmanager
 async def _works(dsn: str) -> AsyncGenerator[dict[str, Work]]:
     address = dsn.replace("postgresql:", "postgresql+asyncpg:", 1)
-    plain, guarded = create_async_engine(address), create_async_engine(address)
+    plain = create_async_engine(address)
+    guarded = create_async_engine(address)
     guard_engine(guarded, name="guarded", observer=None)
     async with (
         asyncpg.create_pool(dsn, min_size=1, max_size=10) as bare,

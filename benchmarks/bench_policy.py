@@ -61,7 +61,8 @@ async def _row(
     works: Mapping[str, Work], rounds: int, bare_work: Work
 ) -> dict[str, dict[str, float]]:
     spent = await medians({"bare": bare_work, "turn": _turn, **works}, rounds, seconds=_SECONDS)
-    bare, turn = spent.pop("bare"), spent.pop("turn")
+    bare = spent.pop("bare")
+    turn = spent.pop("turn")
     # An added time of nothing is a matter of noise: what is shown is at least a nanosecond.
     added = {
         name: max(1e-9, took - bare - (turn if name.endswith(TURN) else 0.0))

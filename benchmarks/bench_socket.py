@@ -94,7 +94,8 @@ def _load(wrk: str, url: str, seconds: float) -> int:
     said = subprocess.run(  # noqa: S603 - see above
         on_core(CORES[-1], command), capture_output=True, text=True, check=True
     ).stdout
-    answered, failed = _ANSWERED.search(said), _FAILED.search(said)
+    answered = _ANSWERED.search(said)
+    failed = _FAILED.search(said)
     if answered is None or failed is not None:
         raise RuntimeError(f"not all requests were answered:\n{said}")
     return int(answered[1])

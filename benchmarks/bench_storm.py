@@ -61,7 +61,8 @@ class _Probe:
 
     def take(self) -> float:
         """Return the longest wait since the last call, in milliseconds."""
-        worst, self._worst = self._worst, 0.0
+        worst = self._worst
+        self._worst = 0.0
         return round(worst * 1e3, 1)
 
     @contextmanager
@@ -105,7 +106,9 @@ def _measure(
         .raise_for_status()
         .json()["number"]
     )
-    sent, as_of, found = 0, "", dict[str, Any]()
+    sent = 0
+    as_of = ""
+    found = dict[str, Any]()
     for size in options.sizes:
         rates: list[float] = []
         while sent < size:

@@ -129,17 +129,20 @@ async def _rules(rounds: int) -> dict[str, dict[str, float]]:
 
 
 async def _read(dsn: str, rounds: int) -> dict[str, float]:
-    incident, facts = uuid4(), facts_of(_READ)
+    incident = uuid4()
+    facts = facts_of(_READ)
     await _keep(dsn, facts, incident)
     spent: list[tuple[float, float, float]] = []
     size = 0
     async with Database(dsn) as database:
         await database.wait_connected()
         for _ in range(rounds + 2):
-            wall, cpu = time.perf_counter(), time.process_time()
+            wall = time.perf_counter()
+            cpu = time.process_time()
             async with database.transaction() as connection:
                 facts = await facts_in(Unit(connection, ANONYMOUS, None), incident)
-            read, whole = time.process_time(), build(facts)
+            read = time.process_time()
+            whole = build(facts)
             page = TimelinePage(
                 digest=whole.digest,
                 why=None,

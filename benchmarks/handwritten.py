@@ -57,7 +57,8 @@ async def _one(request: Request) -> Response:
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncGenerator[None]:
     async with asyncpg.create_pool(os.environ["BENCH_DSN"], min_size=1, max_size=10) as pool:
-        app.state.pool, app.state.known = pool, {}
+        app.state.pool = pool
+        app.state.known = {}
         yield
 
 

@@ -29,7 +29,8 @@ from benchmarks.lines import write_to_nowhere
 __all__ = ["count", "main"]
 
 DEFAULT = ("bare", "harden, no SDK", "peers, cheapest", "peers, popular")
-_WARM, _COUNTED = 120, 200
+_WARM = 120
+_COUNTED = 200
 
 
 def count(variants: Sequence[str], kind: str = "GET") -> Mapping[str, int]:

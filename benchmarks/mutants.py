@@ -121,7 +121,8 @@ def functions(code: CodeType) -> Iterator[CodeType]:
 def _lines(site: _Site) -> range:
     start = site.statement.lineno
     if isinstance(site.node, ast.stmt | ast.expr):
-        start, end = site.node.lineno, site.node.end_lineno or site.node.lineno
+        start = site.node.lineno
+        end = site.node.end_lineno or site.node.lineno
         if isinstance(
             site.statement, ast.If | ast.While | ast.For | ast.AsyncFor | ast.With | ast.AsyncWith
         ):

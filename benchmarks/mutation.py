@@ -82,10 +82,13 @@ LEFT_OUT = (
     "test_a_call_leaves_nothing_for_the_cyclic_collector",
 )
 CONTROL_EACH = 50
-FIRST_BUDGET, SECOND_BUDGET = 2.5, 12.0
+FIRST_BUDGET = 2.5
+SECOND_BUDGET = 12.0
 # Seconds after which a mutant is taken for one that hangs: of the processor, without it, and of
 # all.
-BUSY, IDLE, MOST = 2.0, 6.0, 120.0
+BUSY = 2.0
+IDLE = 6.0
+MOST = 120.0
 MEMORY = 6 << 30
 
 
@@ -310,7 +313,8 @@ class Breaker:
 def _wait(child: int, expected: float) -> str:
     """Wait for a child's verdict; end it when it burns the processor, or does nothing, for too long."""
     started = busy = time.monotonic()
-    used, pause = 0.0, 0.002
+    used = 0.0
+    pause = 0.002
     while True:
         ended, code = os.waitpid(child, os.WNOHANG)
         if ended:
@@ -322,7 +326,8 @@ def _wait(child: int, expected: float) -> str:
         stat = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
         spent = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
         if spent > used or stat[0] == "R":
-            used, busy = spent, now
+            used = spent
+            busy = now
         if used > BUSY + expected or now - busy > IDLE or now - started > MOST:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)

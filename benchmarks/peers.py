@@ -121,7 +121,8 @@ class _AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500
+        started = time.perf_counter()
+        status = 500
 
         async def noting_send(message: Message) -> None:
             nonlocal status

@@ -41,11 +41,13 @@ _PLENTY = 1_000_000_000
 _SECONDS = 30.0
 _Call = Callable[[], Awaitable[object]]
 # These ship without types, or with partial ones; so imported, they are Any.
-_aiobreaker, _circuitbreaker = import_module("aiobreaker"), import_module("circuitbreaker")
+_aiobreaker = import_module("aiobreaker")
+_circuitbreaker = import_module("circuitbreaker")
 _interlock, _purgatory, _pybreaker = (
     import_module(name) for name in ("interlock", "purgatory", "pybreaker")
 )
-_hyx_breaker, _hyx_bulkhead = import_module("hyx.circuitbreaker"), import_module("hyx.bulkhead")
+_hyx_breaker = import_module("hyx.circuitbreaker")
+_hyx_bulkhead = import_module("hyx.bulkhead")
 _hyx_fallback, _hyx_retry, _hyx_timeout = (
     import_module(f"hyx.{name}") for name in ("fallback", "retry", "timeout")
 )
@@ -86,7 +88,8 @@ def _repeated(call: _Call) -> Work:
 
 async def _breakers() -> Mapping[str, _Call]:
     ours = CircuitBreaker("bench")
-    aiobreaker, pybreaker = _aiobreaker.CircuitBreaker(), _pybreaker.CircuitBreaker()
+    aiobreaker = _aiobreaker.CircuitBreaker()
+    pybreaker = _pybreaker.CircuitBreaker()
     purgatory = await _purgatory.AsyncCircuitBreakerFactory().get_breaker("bench")
     interlock = _interlock.CircuitBreaker(name="bench")
 
@@ -122,7 +125,8 @@ def _retries() -> Mapping[str, _Call]:
 
 def _bulkheads() -> Mapping[str, _Call]:
     ours = Bulkhead("bench", 10)
-    semaphore, limiter = asyncio.Semaphore(10), anyio.CapacityLimiter(10)
+    semaphore = asyncio.Semaphore(10)
+    limiter = anyio.CapacityLimiter(10)
     interlock = _interlock.Pipeline(_interlock.BulkheadStrategy(10))
 
     async def by_semaphore() -> None:
@@ -223,7 +227,8 @@ def _limiters(keys: int) -> dict[str, Work]:
         # Hits of their own would take minutes.
         store.storage.update(dict.fromkeys((item.key_for(name) for name in names), 1))
         store.expirations.update(dict.fromkeys(store.storage, time.time() + 7200))  # noqa: TID251 - its clock
-    fixed, sliding = FixedWindowRateLimiter(stores[0]), SlidingWindowCounterRateLimiter(stores[1])
+    fixed = FixedWindowRateLimiter(stores[0])
+    sliding = SlidingWindowCounterRateLimiter(stores[1])
     in_loop = AsyncFixedWindow(stores[2])
     return {
         OURS: _hitting(names, ours.hit_now),

@@ -22,7 +22,8 @@ def marked(
     cpu: Callable[[], float] = time.process_time, wall: Callable[[], float] = time.perf_counter
 ) -> Generator[None]:
     """Mark what is printed as invalid if the process had less than 0.9 of a core while the block ran."""
-    used, began = cpu(), wall()
+    used = cpu()
+    began = wall()
     yield
     share = (cpu() - used) / (wall() - began)
     if share < _OWNED:

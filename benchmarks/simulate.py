@@ -44,16 +44,20 @@ from postfacta_core.limits._overload import (
 
 __all__ = ["BEGIN", "Cell", "Result", "Row", "grid", "main", "play", "table"]
 
-BEGIN, REST = 5, 8
+BEGIN = 5
+REST = 8
 CALM = 0.6
 IN_TIME = 1.0
 """An answer that takes longer is worth nothing."""
 HANGS_UP = 1.0
-_ACQUIRE_TIMEOUT, _MAX_WAITING = 1.0, 100
-_READ, _REFUSE = 6e-5, 8e-5
+_ACQUIRE_TIMEOUT = 1.0
+_MAX_WAITING = 100
+_READ = 6e-5
+_REFUSE = 8e-5
 """Processor time to read a request and to refuse it, as measured under uvicorn on a core of 2026."""
 _BEAT = 0.05
-_MANY, _TOO_MANY = 2500, 12000
+_MANY = 2500
+_TOO_MANY = 12000
 
 _SLOTS = {5: 1, 20: 2, 50: 5, 400: 20, 2000: 40}
 
@@ -144,10 +148,12 @@ class _Play:
     """A cell under way: a heap of moments and what happens at each."""
 
     def __init__(self, cell: Cell, limiter: OverloadLimiter | None, seed: int) -> None:
-        self.cell, self.limiter = cell, limiter
+        self.cell = cell
+        self.limiter = limiter
         self.luck = random.Random(seed)  # noqa: S311 - a simulation, no secret
         self.last = cell.end + REST
-        self.now, self.number = 0.0, 0
+        self.now = 0.0
+        self.number = 0
         self.events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self.good = [0] * (self.last + 1)
         self.came = [0] * (self.last + 1)
@@ -165,7 +171,9 @@ class _Play:
         self.work = 1 / cell.capacity - min(_READ, 0.2 / cell.capacity)
         self.sockets: deque[_Request] = deque()
         self.ready: deque[_Request] = deque()
-        self.is_turning, self.free_at, self.owed = False, 0.0, 0.0
+        self.is_turning = False
+        self.free_at = 0.0
+        self.owed = 0.0
 
     def at(self, moment: float, happen: Callable[..., None], *args: Any) -> None:
         self.number += 1
@@ -195,7 +203,8 @@ class _Play:
                 limiter.lend(self.now)
 
     def next_arrival(self) -> float:
-        now, cell = self.now, self.cell
+        now = self.now
+        cell = self.cell
         while now < self.last:
             rate = cell.rate(now)
             now += self.luck.expovariate(rate)
@@ -212,7 +221,8 @@ class _Play:
     def arrive(self) -> None:
         self.at(self.next_arrival(), self.arrive)
         self.came[int(self.now)] += 1
-        draw, service = self.luck.random(), self.cell.service
+        draw = self.luck.random()
+        service = self.cell.service
         kind = (
             "poll"
             if service == "polls" and draw < 0.3
@@ -244,7 +254,8 @@ class _Play:
         if decision is ADMIT:
             self.admit(request)
         elif isinstance(decision, Wait):
-            request.wait, request.stage = decision, "waits"
+            request.wait = decision
+            request.stage = "waits"
             decision.wake = lambda: self.at(max(self.now, self.free_at), self.woken, request)
             self.at(decision.until, self.times_out, request)
         else:
@@ -345,8 +356,10 @@ class _Play:
 
     def begin(self, request: _Request) -> None:
         self.busy += 1
-        request.stage, request.started = "runs", self.now
-        hold, cell = self.hold * self.luck.uniform(0.6, 1.4), self.cell
+        request.stage = "runs"
+        request.started = self.now
+        hold = self.hold * self.luck.uniform(0.6, 1.4)
+        cell = self.cell
         is_loaded = BEGIN <= self.now < cell.end
         if cell.service == "sick" and is_loaded:
             hold *= 10
@@ -391,13 +404,15 @@ class _Play:
                     now += 0.05 - into + 1e-9
                     continue
                 step = min(seconds, 0.025 - into)
-                now, seconds = now + step, seconds - step
+                now = now + step
+                seconds = seconds - step
             self.now = now
         else:
             self.now = now + seconds
 
     def turn(self) -> None:
-        ready, self.ready = self.ready, deque()
+        ready = self.ready
+        self.ready = deque()
         self.compute(self.owed)
         self.owed = 0.0
         for _ in range(len(self.sockets)):
@@ -479,7 +494,8 @@ class Row:
 
     def misses(self) -> str:
         """Return which goals were missed, as letters."""
-        ours, bare = self.ours, self.bare
+        ours = self.ours
+        bare = self.bare
         found = {
             "E": ours.early < 0.8,
             "L": ours.late < 0.9,

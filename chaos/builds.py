@@ -68,7 +68,8 @@ def _broken(
     *args: object,
     **given: object,
 ) -> Sequence[Route]:
-    routes, numbers = make(*args, **given), count(1)
+    routes = make(*args, **given)
+    numbers = count(1)
     for route in routes:
         if not route.path.startswith("/healthz"):
             route.app = _before(route.app, fault, numbers)

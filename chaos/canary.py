@@ -155,7 +155,9 @@ def _try(site: Site, build: Build, weights: Sequence[int], by: float) -> Row:
     one.wait_ready()
     site.put("two", one)
     began = site.load.now()
-    verdict, decided, weight = Phase.SUCCESSFUL, "", 0
+    verdict = Phase.SUCCESSFUL
+    decided = ""
+    weight = 0
     for weight in weights:
         site.balancer.weigh("one", 100 - weight)
         site.balancer.weigh("two", weight)
@@ -167,7 +169,8 @@ def _try(site: Site, build: Build, weights: Sequence[int], by: float) -> Row:
     site.balancer.weigh("one" if is_good else "two", 0)
     ended = site.load.now()
     time.sleep(_AFTER)  # noqa: TID251 - what users get after it
-    answers, after = site.answers(began, ended), site.answers(ended + 0.1, site.load.now() - 0.5)
+    answers = site.answers(began, ended)
+    after = site.answers(ended + 0.1, site.load.now() - 0.5)
     if is_good:  # It is what is stable from now on.
         site.put("one", one)
         site.balancer.weigh("one", 100)

@@ -46,7 +46,8 @@ GRACE = 0.1
 RECONNECT = 2.0
 """The longest wait between two attempts to connect: `PoolOptions.reconnect`."""
 POOL = 10 + 1
-_OK, _CREATED = 200, 201
+_OK = 200
+_CREATED = 201
 _THREE_CHECKS = 18.0
 _PACE = 0.05
 _USERS = ("write", "write", "read", "read", "list", "list")
@@ -219,7 +220,8 @@ def _wait_for_recovery(record: Record) -> None:
 
 def judge(outage: Outage, record: Record) -> Result:
     """Compare what users and the prober saw with what must hold."""
-    caused, mended = record.caused, record.mended
+    caused = record.caused
+    mended = record.mended
     after = [sample for sample in record.samples if sample.ended >= caused]
     counted = Counter((sample.kind, sample.status) for sample in after)
     result = Result(
@@ -251,7 +253,8 @@ def judge(outage: Outage, record: Record) -> Result:
 
 
 def _judge_probes(result: Result, outage: Outage, record: Record) -> None:
-    caused, mended = record.caused, record.mended
+    caused = record.caused
+    mended = record.mended
     if not all(live == _OK for _, live, _ in record.probes):
         result.failures.append("the liveness probe was not always 200")
     unready = [at for at, _, ready in record.probes if ready != _OK and at >= caused]
@@ -343,7 +346,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _replace(file: Path, table: str) -> None:
     text = file.read_text(encoding="utf-8")
-    start, end = "<!-- table -->\n", "\n<!-- end of table -->"
+    start = "<!-- table -->\n"
+    end = "\n<!-- end of table -->"
     before, _, rest = text.partition(start)
     file.write_text(before + start + table + end + rest.partition(end)[2], encoding="utf-8")
 

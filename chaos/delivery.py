@@ -173,8 +173,12 @@ class Site(Together):
         by: float,
         rules: Sequence[Path] = (),
     ) -> None:
-        self.folder, self._build, self._both = folder, build, both
-        self._rate, self._by, self._rules = rate, by, rules
+        self.folder = folder
+        self._build = build
+        self._both = both
+        self._rate = rate
+        self._by = by
+        self._rules = rules
         super().__init__()
         self._count = 0
         self.running: dict[str, Instance] = {}

@@ -114,8 +114,11 @@ def check_durability(folder: Path, options: Options, *, template: Path | None = 
         template: What ``prepare`` made; by default it is made in the folder.
     """
     template = template or prepare(folder / "template")
-    began, journal, problems = time.monotonic(), Journal(), list[str]()
-    environment, database = dict(options.environment), dict(options.database)
+    began = time.monotonic()
+    journal = Journal()
+    problems = list[str]()
+    environment = dict(options.environment)
+    database = dict(options.database)
     with Stack(folder / "stack", template, environment=environment, database=database) as stack:
         tormentor = Tormentor(stack, seed=options.seed, kinds=options.kinds)
         start = time.monotonic()

@@ -78,7 +78,8 @@ class Tormentor:
 
     def _one(self, kind: str) -> None:
         victim = self._luck.choice(self._stack.instances)
-        began, self.current = self._now(), kind
+        began = self._now()
+        self.current = kind
         note = FAULTS[kind].cause(self._stack, victim, self._luck) or ""
         healed = self._now()
         self._wait_recovered()

@@ -61,7 +61,8 @@ def _flaws(row: Stored) -> Iterator[str]:
     if not row.facts or row.facts[0].action != Action.CREATE:
         yield "does not begin with its creation"
         return
-    status, description = "OPEN", row.facts[0].content.partition(" ")[2]
+    status = "OPEN"
+    description = row.facts[0].content.partition(" ")[2]
     for fact in row.facts[1:]:
         if fact.action == Action.CHANGE:
             description = fact.content

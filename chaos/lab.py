@@ -95,7 +95,8 @@ class StackLab(Lab):
     def conclude(self) -> dict[str, object]:
         """Read back what was written, and judge it."""
         noted = super().conclude()
-        findings, failure = None, ""
+        findings = None
+        failure = ""
         try:
             findings = self.judge() if self.writers.writes else None
         except (httpx2.HTTPError, RuntimeError, KeyError, ValueError) as error:
@@ -129,7 +130,8 @@ def configure_control(
 
 
 def _build(configuration: Mapping[str, Any], closing: ExitStack) -> Lab:
-    rate, window = float(configuration.get("rate", 50.0)), float(configuration.get("window", 10.0))
+    rate = float(configuration.get("rate", 50.0))
+    window = float(configuration.get("window", 10.0))
     if url := os.environ.get("CHAOS_URL"):
         reads = tuple(os.environ.get("CHAOS_READS", "").split())
         if not reads:

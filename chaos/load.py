@@ -75,7 +75,11 @@ class Load(Users):
         body = {"title": title, "description": text, "severity": "LOW", "kind": "exercise"}
         headers = {**own, "Idempotency-Key": f'"{title}"'}
         unknown: list[str] = []
-        outcome, attempts, until, fault, resolved = Outcome.INFO, 0, time.monotonic() + 30.0, "", ""
+        outcome = Outcome.INFO
+        attempts = 0
+        until = time.monotonic() + 30.0
+        fault = ""
+        resolved = ""
         while outcome is Outcome.INFO and time.monotonic() < until:
             attempts += 1
             answer, error = await _send(

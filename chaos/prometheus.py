@@ -85,7 +85,8 @@ class Prometheus(Child):
         self.targets = dict(targets)
         self.config = folder / "prometheus.yml"
         self.data = folder / "prometheus-data"
-        self._base, self._by = config, by
+        self._base = config
+        self._by = by
         self.rules = list(rules)
         self._alertmanagers = list(alertmanagers)
         folder.mkdir(parents=True, exist_ok=True)

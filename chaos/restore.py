@@ -146,7 +146,8 @@ class Backup:
         Raises:
             RuntimeError: It could not be copied.
         """
-        address, account = urlsplit(server.dsn()), choose_account()
+        address = urlsplit(server.dsn())
+        account = choose_account()
         folder.mkdir(mode=0o700)
         os.chown(folder, account.uid, account.gid)
         backup = cls(folder, server)
@@ -243,7 +244,8 @@ class Wreck:
         archive = self.archive.copy(name + "-wal")
         damage(archive)
         self.backup.lay(self.folder / name)
-        began, flaws = time.monotonic(), list[str]()
+        began = time.monotonic()
+        flaws = list[str]()
         try:
             with EmbeddedPostgres(self.folder / name, settings=archive.get):
                 flaws.append("it was not seen: the server serves what it has got so far")
@@ -254,7 +256,9 @@ class Wreck:
 
     def _restored(self, name: str, settings: Mapping[str, str]) -> tuple[Reading, float, list[str]]:
         """Restore, start the service, and read everything back."""
-        began, target, flaws = time.monotonic(), self.folder / name, list[str]()
+        began = time.monotonic()
+        target = self.folder / name
+        flaws = list[str]()
         self.backup.lay(target)
         with EmbeddedPostgres(target, settings={**self.archive.get, **settings}) as server:
             instance = Instance(name, server.dsn(), log=self.folder / f"{name}-service.log")
@@ -332,7 +336,9 @@ def drill(folder: Path, *, seconds: float = 40.0) -> tuple[list[Row], Wreck]:
 
 
 def _lose(folder: Path, *, seconds: float) -> Wreck:
-    template, archive, journal = prepare(folder / "template"), Archive(folder / "wal"), Journal()
+    template = prepare(folder / "template")
+    archive = Archive(folder / "wal")
+    journal = Journal()
     archive.make()
     with Stack(folder / "site", template, database=archive.put) as stack:
         write_post_mortem(stack.url, stack.token)
@@ -355,7 +361,8 @@ def _of_a_broken_backup(wreck: Wreck) -> Row:
     copy = wreck.backup.copy(wreck.folder / "broken-base")
     table = max((copy.folder / "base").glob("*/*"), key=lambda file: file.stat().st_size)
     _flip(table)
-    began, flaws = time.monotonic(), list[str]()
+    began = time.monotonic()
+    flaws = list[str]()
     try:
         copy.lay(wreck.folder / "of-broken-base")
         flaws.append("it was not seen")

@@ -107,7 +107,8 @@ class _Pipeline:
     """Deploys and rolls back, and keeps the ledger."""
 
     def __init__(self, site: Site, by: float) -> None:
-        self.site, self._by = site, by
+        self.site = site
+        self._by = by
         self.ledger = site.folder / "ledger.jsonl"
         self.sent: list[
             str
@@ -259,7 +260,8 @@ def drill(
 
 
 def _rehearse(pipeline: _Pipeline, name: str) -> Row:
-    site, build = pipeline.site, BUILDS[name][0]
+    site = pipeline.site
+    build = BUILDS[name][0]
     began = site.load.now()
     trigger = pipeline.deploy(build)
     triggered = site.load.now()
@@ -307,7 +309,8 @@ def _report(rows: Sequence[Row], recorded: int, known: int, by: float) -> str:
         f"| {row.requests} | {row.own} | {row.lost} | {'passed' if row.smoked else '**failed**'} | {'yes' if row.is_held else '**no**'} |"
         for row in rows
     ]
-    requests, lost = sum(row.requests for row in rows), sum(row.lost for row in rows)
+    requests = sum(row.requests for row in rows)
+    lost = sum(row.lost for row in rows)
     return "\n".join(
         (
             "# Rollback",

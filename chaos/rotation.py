@@ -296,7 +296,8 @@ def drill(folder: Path) -> tuple[list[Row], Counter[int]]:
 
 
 def _rotate(service: _Service) -> tuple[list[Row], Counter[int]]:
-    former, new = service.former, service.next
+    former = service.former
+    new = service.next
     with Load(service.url, service.token(former["jwt_secret"])) as first:
         time.sleep(1)  # noqa: TID251 - load before
         # The overlap: PostgreSQL has one password for a role, so its file follows at once. Only
@@ -304,7 +305,8 @@ def _rotate(service: _Service) -> tuple[list[Row], Counter[int]]:
         service.store.add(new["rate_store"])
         service.run(f"alter role postfacta password '{new['password']}'")
         service.put(new["password"], new, former)
-        began, seconds = time.monotonic(), dict[str, float]()
+        began = time.monotonic()
+        seconds = dict[str, float]()
         for name in _NAMES:
             _until(partial(service.accepts, name, new), f"new {name}")
             seconds[name] = time.monotonic() - began

@@ -48,7 +48,8 @@ _IN_MEMORY = "save ''"
 _INSTANCES = 4
 _PATIENCE = 60.0
 _QUIET = 3.0  # seconds without a request that passes: the limit holds again
-_REFUSED, _ANONYMOUS = 429, 401
+_REFUSED = 429
+_ANONYMOUS = 401
 # Above this share of the machine others decide how soon Sentinel and the instances notice anything.
 _BUSY = 0.5
 
@@ -283,7 +284,8 @@ def drill(folder: Path, template: Path) -> list[Row]:
 
 
 def _use_up(stack: Stack, address: str, what: str) -> Row:
-    askers, waited = _Askers(stack.urls, address), Waited()
+    askers = _Askers(stack.urls, address)
+    waited = Waited()
     passed = askers.use_up(LIMIT * 2 // _INSTANCES)
     slips = [f"{passed} passed, of {LIMIT}"] if abs(passed - LIMIT) > LIMIT * TOLERANCE else []
     name = f"limit used up by {_INSTANCES} instances, {what}"
@@ -300,7 +302,9 @@ def _take_primary(
     give: Callable[[_Server], None],
 ) -> Row:
     _Askers(stack.urls, address).use_up(LIMIT * 2 // _INSTANCES)
-    askers, former, waited = _Askers(stack.urls, address), shared.primary(), Waited()
+    askers = _Askers(stack.urls, address)
+    former = shared.primary()
+    waited = Waited()
     with askers.asking():
         time.sleep(1.0)  # noqa: TID251 - refused by the store
         took = time.monotonic()
@@ -315,7 +319,8 @@ def _take_primary(
         give(former)
         shared.wait_replicated()
         time.sleep(_QUIET)  # noqa: TID251 - the former primary has been corrected
-    passed, slips = [at for at in askers.passed if at >= took], list[str]()
+    passed = [at for at in askers.passed if at >= took]
+    slips = list[str]()
     seconds = passed[-1] - took if passed else 0.0
     if early := len(askers.passed) - len(passed):
         slips.append(f"{early} passed before anything was done")

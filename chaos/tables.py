@@ -61,7 +61,8 @@ def replace_tables(
 
 
 def _replace(page: Path, name: str, tables: str) -> None:
-    first, last = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    first = f"<!-- {name}: begin -->"
+    last = f"<!-- {name}: end -->"
     before, begin, rest = page.read_text().partition(first)
     _, end, after = rest.partition(last)
     if not begin or not end:
@@ -70,7 +71,8 @@ def _replace(page: Path, name: str, tables: str) -> None:
 
 
 def _row(it: Experiment) -> tuple[object, ...]:
-    users, recoveries = it.users.get("users", {}), it.users.get("recoveries", [])
+    users = it.users.get("users", {})
+    recoveries = it.users.get("recoveries", [])
     name, _, claim = it.title.partition(" ")
     return (
         f"{name} {claim}",

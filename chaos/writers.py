@@ -157,7 +157,8 @@ class Writer:
             incident = self._settle(self._next_wish(incident, step))
 
     def _creation(self, title: str) -> _Wish:
-        severity, description = self._luck.choice(_SEVERITIES), f"Recorded under chaos: {title}"
+        severity = self._luck.choice(_SEVERITIES)
+        description = f"Recorded under chaos: {title}"
         body = {
             "title": title,
             "description": description,
@@ -170,7 +171,8 @@ class Writer:
         )
 
     def _next_wish(self, incident: Mapping[str, Any], step: int) -> _Wish:
-        title, path = incident["title"], f"/api/v1/incidents/{incident['id']}"
+        title = incident["title"]
+        path = f"/api/v1/incidents/{incident['id']}"
         if self._luck.random() < 0.4:
             text = f"Changed under chaos, step {step} of {title}"
             etag = f'"inc-{incident["version"]}"'
@@ -201,7 +203,9 @@ class Writer:
 
     def _settle(self, wish: _Wish) -> Mapping[str, Any] | None:
         """Send until the outcome is known; give the incident as it is then, None if that is not known."""
-        began, attempts, fault = time.monotonic(), 0, ""
+        began = time.monotonic()
+        attempts = 0
+        fault = ""
         unknown: list[str] = []
         while time.monotonic() < began + self._patience:
             attempts += 1

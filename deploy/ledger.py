@@ -127,7 +127,8 @@ def read(file: Path) -> list[Entry]:
 
 
 def _parse(content: bytes) -> list[Entry]:
-    found, before = list[Entry](), ""
+    found = list[Entry]()
+    before = ""
     for number, line in enumerate(content.splitlines(keepends=True), 1):
         try:
             members: Any = json.loads(line)
@@ -280,10 +281,13 @@ def main(words: Sequence[str]) -> int:
 def _record(given: argparse.Namespace, command: Sequence[str]) -> int:
     read(given.file)  # A damaged one is found before anything is deployed.
     moment, began = datetime.now(UTC), time.monotonic()  # noqa: TID251 - a script of its own: it takes the machine's time
-    code, outcome, seconds = 0, str(given.outcome), float(given.seconds)
+    code = 0
+    outcome = str(given.outcome)
+    seconds = float(given.seconds)
     if command:
         code = subprocess.run(command, check=False).returncode  # noqa: S603 - what the operator asks for
-        outcome, seconds = _OUTCOMES[bool(code)], round(time.monotonic() - began, 1)
+        outcome = _OUTCOMES[bool(code)]
+        seconds = round(time.monotonic() - began, 1)
     entry = Entry(
         at=f"{moment:%Y-%m-%dT%H:%M:%S.%f}Z",
         kind=given.kind,

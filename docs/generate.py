@@ -631,7 +631,8 @@ def _paths() -> Mapping[str, Any]:
 
 def _api(asked: str) -> str:
     """Return the table of one group of routes, from the OpenAPI document."""
-    rules, paths = documented(), _paths()
+    rules = documented()
+    paths = _paths()
     rows = [
         "| method | path | access | summary | success | further problems |",
         "|---|---|---|---|---|---|",

@@ -250,7 +250,8 @@ def judge(environment: Environment, **_: Any) -> None:
     if isinstance(environment.runner, WorkerRunner):
         return  # it fires there too, with nothing measured
     options = cast("_World", environment).parsed_options
-    run, limits = _together(options), _limits(options)
+    run = _together(options)
+    limits = _limits(options)
     about = {name: f"{getattr(options, name.replace('-', '_')):g}" for name in _NUMBERS}
     report = Report([gate.judge(run, limits)], limits, {"arrivals": options.arrivals, **about})
     report.write(Path(options.report))

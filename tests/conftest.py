@@ -15,7 +15,8 @@ from postfacta_embedded import EmbeddedPostgres
 from tests.kit.pg import fresh_database, open_folder
 from tests.kit.watch import sparing
 
-# A shell, or nohup, starts what runs in its background with these ignored, and what is started from here would inherit it.
+# A shell, or nohup, starts what runs in its background with these ignored, and what is started from
+# here would inherit it.
 for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(
@@ -24,8 +25,8 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
 
 pytest_plugins = ["tests.kit.tiers"]
 
-# None has a deadline by the wall clock, nor a bound on the making of examples: a busy machine would miss it. The same
-# change has the same examples by day; `make proofs` looks for new ones.
+# None has a deadline by the wall clock, nor a bound on the making of examples: a busy machine would
+# miss it. The same change has the same examples by day; `make proofs` looks for new ones.
 settings.register_profile("base", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("dev", settings.get_profile("base"), max_examples=50, derandomize=True)
 settings.register_profile("ci", settings.get_profile("base"), max_examples=100, derandomize=True)

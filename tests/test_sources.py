@@ -11,8 +11,8 @@ from typing import Final
 from tests.kit.every import every
 from tests.test_house import ROOT, TRACKED
 
-# The name of the distribution, or one that a reader could take for it. A path or an address goes on before or after it,
-# and ` @ ` names a source.
+# The name of the distribution, or one that a reader could take for it. A path or an address goes on
+# before or after it, and ` @ ` names a source.
 _NAME: Final = r"(?<![\w./@~+-])postfacta(?:[-_][a-z]+)?(?:\[[^\]\n]*\])?(?![\w/@\[-]|\.\w|\s+@)"
 _INSTALLERS: Final = (
     r"\b(?:pip3?|easy_install)\b[^\n;&|]*\b(?:install|download|wheel)\b"
@@ -25,7 +25,8 @@ INDEX_INSTALL: Final = re.compile(
     rf"|{_NAME}\s*(?:[=~!<>]=|[<>])\s*\d"
     r"|(?<![\w./@~+-])postfacta\[[^\]\n]*\](?!\s+@)"
 )
-# A distribution that has extras of its own in an extra names itself; an installer takes the one that it installs.
+# A distribution that has extras of its own in an extra names itself; an installer takes the one
+# that it installs.
 _OF_ITSELF: Final = '"postfacta[postgres,jwt,otlp,slo,starlette,uvicorn,demo,flags]"'
 
 WRONG: Final = (

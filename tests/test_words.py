@@ -1,7 +1,8 @@
 """Prose keeps to plain technical English: the words listed here have a better one.
 
-Checked are docstrings, comments and sentences in string literals of the code, names and docstrings of tests, Markdown
-(of its examples the comments), templates and configuration. Text in backticks and names of parameters are code.
+Checked are docstrings, comments and sentences in string literals of the code, names and docstrings
+of tests, Markdown (of its examples the comments), templates and configuration. Text in backticks
+and names of parameters are code.
 """
 
 from __future__ import annotations

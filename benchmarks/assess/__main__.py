@@ -32,7 +32,8 @@ HERE = Path(__file__).parent
 RESULTS = ROOT / "benchmarks/results/assess"
 PAGE = ROOT / "docs/reference/assessment.md"
 README = ROOT / "README.md"
-_BEGIN, _END = "<!-- grades: written by make assess -->", "<!-- end of grades -->"
+_BEGIN = "<!-- grades: written by make assess -->"
+_END = "<!-- end of grades -->"
 OURS = "postfacta"
 # By name: what it is, the command, whether it uses PostgreSQL.
 REFERENCES: Mapping[str, tuple[str, list[str], bool]] = {

@@ -22,7 +22,8 @@ __all__ = ["FILES", "write_project"]
 
 _AT_ONCE = 8  # writers at once that end it
 _MOST = 2**17  # bytes that are read of a body; the first value in it counts
-_LIST, _START = "/api/v0/incidents", "/api/v0/incidents/start"
+_LIST = "/api/v0/incidents"
+_START = "/api/v0/incidents/start"
 _FIELDS = {"title": 3, "description": 10, "reporter": 2, "severity": 3}
 _PLAIN: Mapping[str, Any] = {
     "/": {"message": "Welcome to the PostFacta API!"},

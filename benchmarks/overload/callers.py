@@ -94,8 +94,10 @@ async def _open(plan: Plan) -> list[Sample]:
         if plan.critical
         else {"all": 1.0}
     )
-    meter, zero = Meter(cap=_MOST_IN_FLIGHT), time.perf_counter()
-    url, key = f"http://127.0.0.1:{plan.port}", {"X-Priority-Key": "bench"}
+    meter = Meter(cap=_MOST_IN_FLIGHT)
+    zero = time.perf_counter()
+    url = f"http://127.0.0.1:{plan.port}"
+    key = {"X-Priority-Key": "bench"}
     generators = {
         kind: Generator(
             Target(url, {} if kind == "all" else {**key, "X-Priority": kind}),

@@ -10,8 +10,12 @@ from xml.sax.saxutils import escape
 
 __all__ = ["Panel", "write"]
 
-_WIDTH, _HEIGHT = 360, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 28, 52
+_WIDTH = 360
+_HEIGHT = 210
+_LEFT = 52
+_RIGHT = 12
+_TOP = 28
+_BOTTOM = 52
 # Distinguishable without seeing red or green (Okabe and Ito).
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#555555")
 _DASHES = ("", "6 3", "2 2", "8 2 2 2", "1 3")
@@ -44,14 +48,16 @@ class Panel:
 def write(path: Path, panels: Sequence[Panel], *, columns: int = 2) -> None:
     """Write panels side by side into one file."""
     rows = -(-len(panels) // columns)
-    width, height = columns * _WIDTH, rows * _HEIGHT
+    width = columns * _WIDTH
+    height = rows * _HEIGHT
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif">',
         "<style>text {font-size: 10px}</style>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
     ]
     for number, panel in enumerate(panels):
-        x, y = number % columns * _WIDTH, number // columns * _HEIGHT
+        x = number % columns * _WIDTH
+        y = number // columns * _HEIGHT
         parts += [f'<g transform="translate({x} {y})">', *_drawn(panel), "</g>"]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([*parts, "</svg>", ""]))
@@ -59,9 +65,11 @@ def write(path: Path, panels: Sequence[Panel], *, columns: int = 2) -> None:
 
 def _drawn(panel: Panel) -> list[str]:
     points = [point for line in panel.lines.values() for point in line]
-    first, last = min(x for x, _ in points), max(x for x, _ in points)
+    first = min(x for x, _ in points)
+    last = max(x for x, _ in points)
     top = panel.top or _round_up(max(y for _, y in points))
-    right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+    right = _WIDTH - _RIGHT
+    bottom = _HEIGHT - _BOTTOM
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = _LEFT + (x - first) / ((last - first) or 1.0) * (right - _LEFT)
@@ -87,7 +95,8 @@ def _drawn(panel: Panel) -> list[str]:
         look = f'stroke="{_COLOURS[number % 5]}" stroke-dasharray="{_DASHES[number % 5]}" stroke-width="1.5"'
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in line))
         parts.append(f'<polyline points="{path}" fill="none" {look}/>')
-        x, y = _LEFT + number % 3 * 100, _HEIGHT - 14 + number // 3 * 11
+        x = _LEFT + number % 3 * 100
+        y = _HEIGHT - 14 + number // 3 * 11
         parts.append(f'<path d="M{x} {y - 3}h18" {look}/>')
         parts.append(_text(x + 22, y, name))
     return parts

@@ -28,7 +28,8 @@ _NAMES = {
 # Goodput as a share of the capacity, and the 99th percentiles of those served and refused, in
 # seconds.
 _GOALS = {5: 0.97, 10: 0.95}
-_GOAL_OK, _GOAL_REFUSED = 0.3, 0.2
+_GOAL_OK = 0.3
+_GOAL_REFUSED = 0.2
 
 
 def ceiling(row: Row, times: float) -> float:
@@ -37,7 +38,9 @@ def ceiling(row: Row, times: float) -> float:
     With its own seconds s for a request that it serves and r for one that it refuses, x that are
     served of n leave it x * s + (n - x) * r <= 1.
     """
-    most, cost, refusal = row["capacity"], row["cost"], row["refusal"]
+    most = row["capacity"]
+    cost = row["cost"]
+    refusal = row["refusal"]
     return float(max(0.0, min(1.0, (1 - times * most * refusal) / (cost - refusal) / most)))
 
 
@@ -139,7 +142,8 @@ def keep(rows: Sequence[Row]) -> None:
 
 def renew(part: str, text: str) -> None:
     """Write a text between the marks of a part of the page."""
-    first, last = f"<!-- {part} -->\n", f"\n<!-- end of {part} -->"
+    first = f"<!-- {part} -->\n"
+    last = f"\n<!-- end of {part} -->"
     before, _, rest = PAGE.read_text().partition(first)
     _, _, after = rest.partition(last)
     PAGE.write_text(before + first + text + last + after)

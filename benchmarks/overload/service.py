@@ -24,7 +24,8 @@ KEY = "bench"
 """The secret with which the generator may say how much its requests matter."""
 
 _BURN = 0.005
-_SLOTS, _HOLD = 20, 0.05
+_SLOTS = 20
+_HOLD = 0.05
 _BODY = b'{"ok":true}'
 _HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"11")]
 

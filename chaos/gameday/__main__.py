@@ -117,7 +117,8 @@ def run_day(table: Table, rows: Sequence[Row], options: Options) -> Told:
                     results += [not_run(it, "interrupted") for it in rows[len(results) :]]
                     break
                 _tell(results[-1])
-            episodes, arrivals = day.watch.episodes(), day.told()
+            episodes = day.watch.episodes()
+            arrivals = day.told()
             kept = day.conclude(results)
     return Told(
         compression=options.compression,

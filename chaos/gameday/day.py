@@ -106,7 +106,8 @@ class Day:
     """
 
     def __init__(self, folder: Path, template: Path, *, options: Options) -> None:
-        self._folder, self._template = folder, template
+        self._folder = folder
+        self._template = template
         self._options = options
         self._began = time.monotonic()
         self._date = datetime.now(UTC)  # noqa: TID251 - the incident's, in wall time
@@ -114,7 +115,8 @@ class Day:
         self.sink = Sink()
         self.seconds = Seconds()
         self.arrivals: list[Arrival] = []
-        self._closing, self._stage = ExitStack(), ExitStack()
+        self._closing = ExitStack()
+        self._stage = ExitStack()
         self._keeper = Keeper(folder, template)
         self._site: Site | None = None
         self._past: list[Sample] = []

@@ -27,7 +27,8 @@ Fault = Callable[[Site], AbstractContextManager[None]]
 
 _ROOT = Path(__file__).parent.parent.parent
 _LINK = "database"  # the fault proxy's name for the way to the database
-_FROZEN, _RUNNING = 0.4, 0.4
+_FROZEN = 0.4
+_RUNNING = 0.4
 _BETWEEN_CRASHES = 3.0
 _GUESSES_A_SECOND = 20.0
 
@@ -267,7 +268,8 @@ def _hanging_writes(site: Site) -> Generator[None]:
 @contextmanager
 def _wrong_target(site: Site) -> Generator[None]:
     """Make Prometheus scrape something else in place of the service, as a slip in its configuration does."""
-    prometheus, right = site.prometheus, site.prometheus.targets["postfacta"]
+    prometheus = site.prometheus
+    right = site.prometheus.targets["postfacta"]
     prometheus.targets["postfacta"] = prometheus.targets["postfacta-journey"]
     prometheus.reload()
     try:

@@ -15,7 +15,9 @@ from postfacta_lab.engine.page import badge, chart, facts, machine, page, sectio
 
 __all__ = ["Told", "as_html", "as_json", "as_markdown"]
 
-_WIDTH, _LEFT, _ROW = 860, 250, 22
+_WIDTH = 860
+_LEFT = 250
+_ROW = 22
 _TOP = 20
 _Scale = Callable[[float], float]
 _HEAD = (

@@ -182,11 +182,14 @@ class Site(Together):
         settings: Sequence[tuple[str, str]] = (),
         small_disk: bool = False,
     ) -> None:
-        self.folder, self._template = folder, template
+        self.folder = folder
+        self._template = template
         self._rules: list[Path] = []
-        self._sink, self._keeper = sink, keeper
+        self._sink = sink
+        self._keeper = keeper
         self.compression = compression
-        self.settings, self.small_disk = tuple(settings), small_disk
+        self.settings = tuple(settings)
+        self.small_disk = small_disk
         super().__init__()
         self._count = 0
 

@@ -184,7 +184,9 @@ def drill(
     folder: Path, kinds: Sequence[str], *, enough: int = _ENOUGH, synchronous: bool = True
 ) -> Outcome:
     """Do each of these to one cluster under writes; return what was seen."""
-    journal, outcome, current = Journal(), Outcome(), ""
+    journal = Journal()
+    outcome = Outcome()
+    current = ""
     with ExitStack() as stack:
         cluster = stack.enter_context(Cluster(folder, synchronous=synchronous))
         instances, token = _start_service(cluster, folder, stack)
@@ -202,7 +204,8 @@ def drill(
             outcome.flaws.append("an instance of the service was restarted")
         reading = read_all(urls[0], token)
         findings = judge(journal.writes, reading.stored, minimum=enough, orphans=reading.orphans)
-        outcome.acknowledged, outcome.unknown = findings.acknowledged, findings.unknown
+        outcome.acknowledged = findings.acknowledged
+        outcome.unknown = findings.unknown
         outcome.probed = dict(prober.servers())
         stored = losses(prober.accepted, prober.stored())
         outcome.lost = len(findings.wrong["lost"]) + len(stored)
@@ -212,7 +215,8 @@ def drill(
 
 
 def _start_service(cluster: Cluster, folder: Path, stack: ExitStack) -> tuple[list[Instance], str]:
-    dsn, password = cluster.dsn(), secrets.token_urlsafe(16)
+    dsn = cluster.dsn()
+    password = secrets.token_urlsafe(16)
     command("migrate", dsn=dsn)
     who = ("--email", EMAIL, "--name", "Chaos", "--password-stdin")
     command("user", "add", "--role", "admin", *who, dsn=dsn, given=password + "\n")
@@ -251,7 +255,8 @@ def _one(cluster: Cluster, name: str, journal: Journal, writing: Writing) -> Fai
 
 
 def _missed(failover: Failover) -> list[str]:
-    kind, flaws = KINDS[failover.kind], list[str]()
+    kind = KINDS[failover.kind]
+    flaws = list[str]()
     if failover.gap > kind.goal:
         flaws.append(
             f"{failover.kind}: {failover.gap:.1f} s without a write, {kind.goal:.0f} are allowed"

@@ -91,7 +91,8 @@ class Node(Child):
     def __init__(
         self, name: str, folder: Path, account: Account, environment: Mapping[str, str]
     ) -> None:
-        self.port, self.api = free_port(), free_port()
+        self.port = free_port()
+        self.api = free_port()
         self.data = folder / name / "data"
         self.url = f"http://127.0.0.1:{self.api}"
         (folder / name).mkdir(mode=0o700)
@@ -160,8 +161,10 @@ class Cluster(Together):
         self._folder = folder
         super().__init__()
         self._password = secrets.token_hex(16)
-        self.writes, self.reads = free_port(), free_port()
-        clients, peers = [free_port() for _ in _NUMBERS], [free_port() for _ in _NUMBERS]
+        self.writes = free_port()
+        self.reads = free_port()
+        clients = [free_port() for _ in _NUMBERS]
+        peers = [free_port() for _ in _NUMBERS]
         names = [f"etcd{number}" for number in range(1, 4)]
         self.etcds = [
             Etcd(name, folder, client, dict(zip(names, peers, strict=True)))

@@ -152,7 +152,8 @@ class Prober:
 
     async def _write_on(self, name: str, connection: asyncpg.Connection) -> None:
         while not self._stop.is_set():
-            number, sent = next(self._numbers), time.monotonic()
+            number = next(self._numbers)
+            sent = time.monotonic()
             timeline = await connection.fetchval(_WRITE, number, timeout=_PATIENCE)
             self.accepted.append(Accepted(number, name, int(timeline, 16), sent, time.monotonic()))
             await asyncio.sleep(_PACE)

@@ -203,7 +203,8 @@ class Board:
     def text(self) -> str:
         """Write it as Prometheus reads it; nothing about a journey before the first has ended."""
         with self._lock:
-            last, counts = self._last, dict(self._counts)
+            last = self._last
+            counts = dict(self._counts)
         lines = [
             *_head("postfacta_journeys_total", "counter", "Journeys by how they ended."),
             *(

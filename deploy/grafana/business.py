@@ -35,7 +35,8 @@ def _in_span(metric: str, by: str, more: str = "") -> str:
 
 
 def _incidents() -> list[Panel]:
-    incidents, moves = "postfacta_incidents", "postfacta_incident_transitions_total"
+    incidents = "postfacta_incidents"
+    moves = "postfacta_incident_transitions_total"
     live = 'status=~"OPEN|IN_PROGRESS"'
     return [
         Panel(

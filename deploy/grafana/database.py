@@ -41,7 +41,8 @@ def rows() -> list[Row]:
 
 
 def _statements() -> list[Panel]:
-    asked, failed = per_second(_COUNT), per_second(_COUNT, _FAILED)
+    asked = per_second(_COUNT)
+    failed = per_second(_COUNT, _FAILED)
     reasons = "db_operation_name, db_response_status_code, error_type"
     return [
         Panel(
@@ -100,13 +101,12 @@ def _statements() -> list[Panel]:
 
 
 def _pool() -> list[Panel]:
-    waits, timeouts = (
-        "db_client_connection_wait_time_seconds",
-        "db_client_connection_timeouts_total",
-    )
+    waits = "db_client_connection_wait_time_seconds"
+    timeouts = "db_client_connection_timeouts_total"
     used = chosen("db_client_connection_count", 'db_client_connection_state="used"')
     most = chosen("db_client_connection_max")
-    vain, tries = per_second(timeouts), per_second(f"{waits}_count")
+    vain = per_second(timeouts)
+    tries = per_second(f"{waits}_count")
     return [
         pool_panel(),
         Panel(
@@ -152,7 +152,8 @@ def _pool() -> list[Panel]:
 
 
 def _server() -> list[Panel]:
-    sessions, longest = "pg_stat_activity_count", "pg_stat_activity_max_tx_duration"
+    sessions = "pg_stat_activity_count"
+    longest = "pg_stat_activity_max_tx_duration"
     return [
         Panel(
             title="PostgreSQL answers",

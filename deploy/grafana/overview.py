@@ -82,7 +82,8 @@ def _promises() -> list[Panel]:
 
 
 def _requests() -> list[Panel]:
-    failed, asked = per_second(_COUNT, _FAILED), per_second(_COUNT, LIMITED)
+    failed = per_second(_COUNT, _FAILED)
+    asked = per_second(_COUNT, LIMITED)
     slow = "Failures and refusals for rate are left out: a fast failure must not look like speed."
     return [
         Panel(
@@ -148,10 +149,8 @@ def _requests() -> list[Panel]:
 
 
 def _saturation() -> list[Panel]:
-    late, asked = (
-        per_second("postfacta_deadline_exceeded_total", by="stage"),
-        per_second(_COUNT, LIMITED),
-    )
+    late = per_second("postfacta_deadline_exceeded_total", by="stage")
+    asked = per_second(_COUNT, LIMITED)
     shed = per_second("postfacta_limiter_decisions_total", 'decision="shed"', by="limiter")
     return [
         pool_panel(),

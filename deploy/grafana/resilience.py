@@ -152,10 +152,8 @@ def _bulkheads() -> list[Panel]:
 
 
 def _limiters() -> list[Panel]:
-    decisions, waited = (
-        "postfacta_limiter_decisions_total",
-        "postfacta_limiter_queue_time_seconds_total",
-    )
+    decisions = "postfacta_limiter_decisions_total"
+    waited = "postfacta_limiter_queue_time_seconds_total"
     shed = per_second(decisions, 'decision="shed",mode="enforce"', by="limiter")
     admitted = per_second(decisions, 'decision="admitted"', by="limiter")
     refusals = per_second(decisions, 'decision="shed"', by="priority, mode")

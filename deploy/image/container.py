@@ -154,7 +154,8 @@ class Container:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _script(self, folder: Path, command: Sequence[str], environment: Mapping[str, str]) -> str:
-        secrets, at = folder / "secrets", folder / "root"
+        secrets = folder / "secrets"
+        at = folder / "root"
         secrets.mkdir()
         at.mkdir()
         for name, text in self._secrets.items():

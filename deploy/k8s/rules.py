@@ -255,10 +255,8 @@ def _the_schema_is_migrated_before(its: Manifests) -> Iterator[str]:
 def _a_canary_is_judged(its: Manifests) -> Iterator[str]:
     """Steps that no one judges are a slow way to break everything; a judge without data must not say yes."""
     for found in its.of("Rollout"):
-        name, canary = (
-            f"Rollout/{found['metadata']['name']}",
-            at(found, "spec", "strategy", "canary", default={}),
-        )
+        name = f"Rollout/{found['metadata']['name']}"
+        canary = at(found, "spec", "strategy", "canary", default={})
         if at(found, "spec", "workloadRef", "name") != at(
             its.service.object, "metadata", "name", default="?"
         ):

@@ -153,7 +153,8 @@ class Callers:
         with self._lock:
             self.recorded += 1
         incident = made.json()
-        path, etag = f"/api/v1/incidents/{incident['id']}", made.headers["ETag"]
+        path = f"/api/v1/incidents/{incident['id']}"
+        etag = made.headers["ETag"]
         signals = [
             {"kind": "change", "title": f"Deploy {number}", "id": f"{incident['id']}/{number}"}
             for number in (1, 2)
@@ -185,12 +186,12 @@ class Callers:
         phase = self.phase
         try:
             answer = client.request(method, path, **given)
-            by, failure = (
-                answer.headers.get("X-Served-By", ""),
-                "" if answer.is_success else f"{answer.status_code}: {answer.text[:200]}",
-            )
+            by = answer.headers.get("X-Served-By", "")
+            failure = "" if answer.is_success else f"{answer.status_code}: {answer.text[:200]}"
         except httpx2.TransportError as error:
-            answer, by, failure = None, "", type(error).__name__
+            answer = None
+            by = ""
+            failure = type(error).__name__
         with self._lock:
             self.answers[phase, by] += 1
             if failure:
@@ -272,7 +273,8 @@ def serve_both(dsn: str, old: Path, folder: Path) -> tuple[Callers, list[str]]:
 
 
 def _roll(stage: _Stage, callers: Callers) -> list[str]:
-    before, this = stage.instances["before"], stage.instances["this"]
+    before = stage.instances["before"]
+    this = stage.instances["this"]
     callers.during("before, schema before", _ALONE)
     this.start()
     wait_until(lambda: _is_alive(this.url), "this one lives", within=_PATIENCE)
@@ -329,7 +331,8 @@ def _killed(folder: Path, old: Path) -> list[Kills]:
     # No power fails here.
     with EmbeddedPostgres(folder / "killed", settings={"fsync": "off"}) as server:
         run(server.dsn(), "create database facts", "create database empty")
-        dsn, log = server.dsn("facts"), folder / "facts.log"
+        dsn = server.dsn("facts")
+        log = folder / "facts.log"
         environment = {**_SERVE, "PYTHONPATH": str(old), "POSTFACTA_READY_REQUIRES_DB": "false"}
         command("migrate", dsn=dsn, environment=environment)
         instance = Instance("before", dsn, log=log, environment=environment)

@@ -43,7 +43,9 @@ class Review:
     """
 
     def __init__(self, root: Path, *, tier: Tier, today: date) -> None:
-        self._root, self._tier, self._today = root, tier, today
+        self._root = root
+        self._tier = tier
+        self._today = today
         self._commands: dict[str, tuple[int, str, float]] = {}
         self._tests: Mapping[str, Answer] = {}
 
@@ -147,7 +149,8 @@ def outcomes(junit: str) -> dict[str, Answer]:
     """Return the outcome of each test by its id, from the report that pytest writes."""
     found: dict[str, Answer] = {}
     for case in ET.fromstring(junit).iter("testcase"):  # noqa: S314 - our own pytest wrote it
-        place, name = case.get("classname", ""), case.get("name", "")
+        place = case.get("classname", "")
+        name = case.get("name", "")
         # A module that could not be imported, or is skipped whole, stands there as a case without a
         # class.
         test = f"{place.replace('.', '/')}.py::{name}" if place else f"{name.replace('.', '/')}.py"

@@ -165,7 +165,8 @@ def _load(file: Path) -> Any:
 
 def _row(name: str, given: Mapping[str, Any]) -> Row:
     rest = dict(given)
-    question, tier = rest.pop("question", None), rest.pop("tier", "fast")
+    question = rest.pop("question", None)
+    tier = rest.pop("tier", "fast")
     if not isinstance(question, str) or not question.endswith("?"):
         raise TableError(f"{name}: its question is a text that ends with a question mark")
     if tier not in {one.name.lower() for one in Tier}:

@@ -143,7 +143,8 @@ def leaks(repository: Path) -> list[str]:
 def planted() -> list[str]:
     """Return what is found in a repository whose history, but not its last commit, holds a key."""
     with tempfile.TemporaryDirectory(prefix="postfacta-planted-") as name:
-        folder, key = Path(name), Path(name) / "settings.py"
+        folder = Path(name)
+        key = Path(name) / "settings.py"
         git = [
             "git",
             "-C",
@@ -186,7 +187,8 @@ def main(words: Sequence[str]) -> int:
         "--out", type=Path, default=_ROOT / "build/supply", help="where the bill goes"
     )
     given = parser.parse_args(words)
-    outcome, policy = Outcome(), Policy()
+    outcome = Outcome()
+    policy = Policy()
     bill = _bill(outcome, given.out)
     outcome.check("licences", licence_faults(bill, policy))
     packages = {one["name"]: one["version"] for one in bill.get("components", [])}

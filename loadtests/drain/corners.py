@@ -127,7 +127,8 @@ async def signalled(
     patience = (times.budget + 1 if within is None else within) - (time.monotonic() - at)
     exited = await server.exited(within=max(patience, 0.1))
     if exited is not None:
-        ending.seconds, ending.code = exited - at, server.process.returncode
+        ending.seconds = exited - at
+        ending.code = server.process.returncode
     server.kill()
 
 

@@ -31,7 +31,8 @@ def _goals(result: Result) -> str:
 
 def put(page: Path, name: str, table: str) -> bool:
     """Replace what stands between the markers of that name; tell whether the page has them."""
-    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    begin = f"<!-- {name}: begin -->\n"
+    end = f"<!-- {name}: end -->"
     whole = page.read_text()
     if begin not in whole or end not in whole:
         return False

@@ -68,7 +68,8 @@ async def _roll_all(
             stack.callback(front.kill)
             front.start()
             await front.all_up()
-        rolls, began = 0, time.monotonic()
+        rolls = 0
+        began = time.monotonic()
         async with _load([front.port for front in fronts], keep_alive) as clients:
             while (
                 sum(len(each.attempts) for each in clients) < requests

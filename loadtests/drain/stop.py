@@ -43,7 +43,8 @@ class _Load:
 
     async def run(self) -> None:
         """Load, signal, and wait for the end."""
-        opened, fire = asyncio.Semaphore(0), asyncio.Event()
+        opened = asyncio.Semaphore(0)
+        fire = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             self._listen(tasks, opened)
             for number in range(IDLE):

@@ -64,8 +64,8 @@ _SPENT: Final = 0.1
 def limiting(placeholder: str) -> str:
     """Return the statement that sets a limit until the end of the transaction.
 
-    It never lengthens the one that the role, the database or the address sets. Its text is always the same, so that
-    it does not push other statements out of a driver's cache.
+    It never lengthens the one that the role, the database or the address sets. Its text is always
+    the same, so that it does not push other statements out of a driver's cache.
     """
     limit = f"cast({placeholder} as text)"
     return (
@@ -78,8 +78,8 @@ def limiting(placeholder: str) -> str:
 class Lender:
     """The circuit, the clock and the observer before a pool, and what is `lent` of it now.
 
-    `owner` is the adapter, for refusals of settings; a `max_size` of 0 is no limit; `is_idle` returns how many connections are idle, and how many
-    callers wait.
+    `owner` is the adapter, for refusals of settings; a `max_size` of 0 is no limit; `is_idle`
+    returns how many connections are idle, and how many callers wait.
     """
 
     def __init__(
@@ -185,7 +185,10 @@ class Borrowed(Loan):
         Raises:
             DeadlineExceededError: If the request has no time left.
         """
-        self._sql, self._is_inside, self._is_answered, self._judged = sql, is_inside, False, None
+        self._sql = sql
+        self._is_inside = is_inside
+        self._is_answered = False
+        self._judged = None
         self._started = self._lender.now()
         self._left = time_to_wait(math.inf)
         if self._left <= 0.0:
@@ -208,7 +211,8 @@ class Borrowed(Loan):
     def verdict(self, error: Exception, *, is_closed: bool) -> ResilienceError | None:
         """Return what `failed` said of an error, for one that passes twice.
 
-        An error that no statement had is one of something unannounced, as which a COMMIT may have been sent.
+        An error that no statement had is one of something unannounced, as which a COMMIT may have
+        been sent.
         """
         if self._judged is None or self._judged[0] is not error:
             self.commits()
@@ -217,7 +221,8 @@ class Borrowed(Loan):
 
     def failed(self, error: Exception, *, is_closed: bool) -> ResilienceError | None:
         """Return the error to raise for a statement; None if the driver's own says it best."""
-        lender, state = self._lender, sqlstate_of(error)
+        lender = self._lender
+        state = sqlstate_of(error)
         known = error_of(state, lender.name, DatabaseUnavailableError if is_closed else None)
         limit: float | None = None
         if isinstance(known, DeadlineExceededError) and self._is_spent():
@@ -245,7 +250,8 @@ class Borrowed(Loan):
         return deadline is not None and deadline.remaining() <= self._left * _SPENT
 
     def _acquired(self, error_type: str) -> None:
-        lender, now = self._lender, self._lender.now()
+        lender = self._lender
+        now = self._lender.now()
         add_wait(now - self._since)
         lender.observe(ConnectionAcquired(lender.name, now - self._since, error_type))
         self._since = now

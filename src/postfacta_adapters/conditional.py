@@ -1,7 +1,7 @@
 """Read the headers that say whether a request may take effect: preconditions (RFC 9110, 13.1) and `Idempotency-Key`.
 
-It needs the extra `starlette`, which FastAPI brings too. Its time is linear in the length of the headers, which `harden`
-bounds by `TransferLimits.max_header_bytes`.
+It needs the extra `starlette`, which FastAPI brings too. Its time is linear in the length of the
+headers, which `harden` bounds by `TransferLimits.max_header_bytes`.
 """
 
 from __future__ import annotations
@@ -30,22 +30,25 @@ _LONGEST_KEY: Final = 255
 class ConditionError(HTTPException):
     """A header of the request is malformed (400), names another version (412), or is missing (428).
 
-    Starlette and FastAPI answer it as each `HTTPException`. Its `detail` is for the client, and repeats none of the header;
-    `headers` of a 412 hold the current `ETag`.
+    Starlette and FastAPI answer it as each `HTTPException`. Its `detail` is for the client, and
+    repeats none of the header; `headers` of a 412 hold the current `ETag`.
     """
 
 
 def check_if_match(request: Request, etag: str) -> None:
     """Raise unless `If-Match` names the stored version, or is `*`: for a change, which must not undo another's.
 
-    Call it in the transaction of the change, with the row locked, or write only where the version is still the same.
+    Call it in the transaction of the change, with the row locked, or write only where the version
+    is still the same.
 
     Args:
         request: The request; a repeated header is one list.
-        etag: The stored version's strong ETag, with its quotes, such as `"3"`; a weak one never matches.
+        etag: The stored version's strong ETag, with its quotes, such as `"3"`; a weak one never
+            matches.
 
     Raises:
-        ConditionError: 428 if there is no `If-Match`, 412 if it names other versions, 400 if it cannot be read.
+        ConditionError: 428 if there is no `If-Match`, 412 if it names other versions, 400 if it
+            cannot be read.
     """
     named = _named(request, "If-Match")
     if not named:
@@ -83,8 +86,8 @@ def _named(request: Request, header: str) -> list[str]:
 def idempotency_key(request: Request) -> str | None:
     """Return the `Idempotency-Key`, or None if there is none: 1 to 255 ASCII characters, such as `write_once` takes.
 
-    It may be a quoted string, as draft-ietf-httpapi-idempotency-key-header has it, or bare, as most clients send it. It
-    may be a dependency of a FastAPI route: `Depends(idempotency_key)`.
+    It may be a quoted string, as draft-ietf-httpapi-idempotency-key-header has it, or bare, as most
+    clients send it. It may be a dependency of a FastAPI route: `Depends(idempotency_key)`.
 
     Raises:
         ConditionError: 400 if it has other characters or another length, or is repeated.

@@ -1,8 +1,8 @@
 """Guard the HTTP requests to one service, and pass on the present one's remaining time, priority, id, trace.
 
-No HTTP client is imported. `Outgoing.transport` wraps a transport of httpx2 or httpx, async or sync; for others there is
-`outgoing_headers`. A service of this library reads `X-Request-Timeout` and `traceparent` from every caller, and
-`X-Priority` from those it trusts.
+No HTTP client is imported. `Outgoing.transport` wraps a transport of httpx2 or httpx, async or
+sync; for others there is `outgoing_headers`. A service of this library reads `X-Request-Timeout`
+and `traceparent` from every caller, and `X-Priority` from those it trusts.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ _REQUEST_ID: Final = "X-Request-ID"
 _PRIORITIES: Final = tuple(priority.name.lower() for priority in Priority)
 # RFC 9110, section 9.2.2.
 _IDEMPOTENT: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
-# httpx's classes, by name: what happens on the wire, and of that what happens before anything is sent.
+# httpx's classes, by name: what happens on the wire, and of that what happens before anything is
+# sent.
 _LOST: Final = frozenset({"TransportError"})
 _UNSENT: Final = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
 # The four waits of an httpx request; of each, seconds or None for any number.
@@ -59,15 +60,17 @@ _LONGEST: Final = 86_400.0
 def outgoing_headers(name: str = "outgoing", *, priority_key: str = "") -> dict[str, str]:
     """Write the headers for a call made now, on behalf of the present request.
 
-    `X-Request-Timeout` is less than what is left, see `Deadline.for_next_hop`; without a deadline there is none. Outside
-    of a request there is no `X-Priority` and no `X-Request-ID` either.
+    `X-Request-Timeout` is less than what is left, see `Deadline.for_next_hop`; without a deadline
+    there is none. Outside of a request there is no `X-Priority` and no `X-Request-ID` either.
 
     Args:
         name: The dependency, for the `DeadlineExceededError` if there is no time left: do not call.
-        priority_key: The secret that makes the dependency trust the priority; sent as `X-Priority-Key`.
+        priority_key: The secret that makes the dependency trust the priority; sent as
+            `X-Priority-Key`.
     """
     headers = trace_headers()
-    request, deadline = current_request(), current_deadline()
+    request = current_request()
+    deadline = current_deadline()
     if request is not None:
         headers[_REQUEST_ID] = request.request_id
         headers["X-Priority"] = _PRIORITIES[min(max(request.priority, 0), len(_PRIORITIES) - 1)]
@@ -91,8 +94,8 @@ def is_failure(response: Any) -> bool:
 def refusal_in(response: Any, name: str, *, wall: Clock = WALL) -> RejectedError | None:
     """Make an error of a response by which the dependency, of this name, refused before it did anything; else None.
 
-    That is 429, and 503 with `Retry-After`. A 503 without it may be anything, such as a proxy that lost its server in
-    the middle: it is the caller's to judge.
+    That is 429, and 503 with `Retry-After`. A 503 without it may be anything, such as a proxy that
+    lost its server in the middle: it is the caller's to judge.
     """
     if response.status_code not in {429, 503}:
         return None
@@ -109,26 +112,30 @@ class Outgoing:
         client = httpx2.AsyncClient(transport=billing.transport(httpx2.AsyncHTTPTransport()))
         response = await client.get("https://billing/invoices/7")
 
-    The guards end with the head of the response, so a slow reader of a stream holds no slot. They see a response that
-    is a failure as an error: a circuit counts it, and `Retry` sends the request again if that is safe. The last response
-    is the caller's, whatever it is; those before it are closed.
+    The guards end with the head of the response, so a slow reader of a stream holds no slot. They
+    see a response that is a failure as an error: a circuit counts it, and `Retry` sends the request
+    again if that is safe. The last response is the caller's, whatever it is; those before it are
+    closed.
 
     * 429, and 503 with `Retry-After`, refuse before anything was done: any method is sent again.
-    * Other failures, and errors of the transport: an idempotent method (RFC 9110, section 9.2.2), or whatever was not
-      sent, for lack of a connection.
+    * Other failures, and errors of the transport: an idempotent method (RFC 9110, section 9.2.2),
+      or whatever was not sent, for lack of a connection.
     * A body that can be read once only, such as a generator, is sent once.
 
     Args:
         name: The dependency, the `policy` of its errors.
-        guards: Around each request, from the outermost; see `Pipeline`. There may be none. A sync client needs those
-            that have a `call_sync`.
-        is_failure: Which responses the guards see as a failure, besides refusals; see `is_failure`. It may raise.
-        tell: Whether it gets the headers. Turn that off for a third party's service: only the time is bounded then.
-        priority_key: The secret that makes it trust the priority; see `LoadSheddingMiddleware`. Every host that the
-            transport reaches gets it, after a redirect too.
-        observer: Receives each try, and calls for which no time was left. It may raise. By default the process's,
-            see `asgi.Telemetry`; None for none.
-        spans: Where the span of each try goes; by default OpenTelemetry's global provider, if there is one.
+        guards: Around each request, from the outermost; see `Pipeline`. There may be none. A sync
+            client needs those that have a `call_sync`.
+        is_failure: Which responses the guards see as a failure, besides refusals; see `is_failure`.
+            It may raise.
+        tell: Whether it gets the headers. Turn that off for a third party's service: only the time
+            is bounded then.
+        priority_key: The secret that makes it trust the priority; see `LoadSheddingMiddleware`.
+            Every host that the transport reaches gets it, after a redirect too.
+        observer: Receives each try, and calls for which no time was left. It may raise. By default
+            the process's, see `asgi.Telemetry`; None for none.
+        spans: Where the span of each try goes; by default OpenTelemetry's global provider, if there
+            is one.
         clock: Monotonic seconds, for the durations of tries.
     """
 
@@ -156,7 +163,9 @@ class Outgoing:
         self._call_sync: Callable[..., Any] = (
             self.pipeline.call_sync if self.pipeline else operator.call
         )
-        self._is_failure, self._tell, self._priority_key = is_failure, tell, priority_key
+        self._is_failure = is_failure
+        self._tell = tell
+        self._priority_key = priority_key
         self._observe = observing("Outgoing", name, observer)
         self._spans = spans or Tracing()
         self._clock = clock
@@ -164,9 +173,9 @@ class Outgoing:
     def transport(self, inner: T) -> T:
         """Wrap a transport of httpx2 or httpx, async or sync, for a client's `transport` or `mounts`.
 
-        Within a request, each of its waits is bounded by the time that is left. What a request says already stays, if it
-        is stricter; a trace context of its own stays too. A request without time left is not sent:
-        `DeadlineExceededError`.
+        Within a request, each of its waits is bounded by the time that is left. What a request says
+        already stays, if it is stricter; a trace context of its own stays too. A request without
+        time left is not sent: `DeadlineExceededError`.
 
         Args:
             inner: Such as `httpx2.AsyncHTTPTransport()`. It is closed with the client.
@@ -183,7 +192,8 @@ class Outgoing:
                 raise TypeError(
                     f"a sync client needs guards of plain functions: {self.pipeline.no_sync}"
                 )
-        send, send_sync = partial(self._send, inner), partial(self._send_sync, inner)
+        send = partial(self._send, inner)
+        send_sync = partial(self._send_sync, inner)
         return cast("T", _Transport(inner, send, send_sync))
 
     async def _send(self, inner: Any, request: Any) -> Any:
@@ -237,10 +247,11 @@ class Outgoing:
         except DeadlineExceededError:
             self._observe(DeadlineExceeded("client"))
             raise
-        headers, extensions = request.headers.copy(), dict(request.extensions)
+        headers = request.headers.copy()
+        extensions = dict(request.extensions)
         if (deadline := current_deadline()) is not None:
-            # All that is left, and not the value in the header: the service's answer that the time is up must still
-            # arrive.
+            # All that is left, and not the value in the header: the service's answer that the time
+            # is up must still arrive.
             left = deadline.remaining()
             own = {
                 wait: most
@@ -285,9 +296,12 @@ class Outgoing:
     @contextmanager
     def _measured(self, call: _Call) -> Generator[_Try]:
         """Observe one try, from here until its head is there."""
-        attempt, request, resends = _Try(), call.request, call.count
+        attempt = _Try()
+        request = call.request
+        resends = call.count
         call.count += 1
-        span, began = self._spans.begin_call(), self._clock()
+        span = self._spans.begin_call()
+        began = self._clock()
         raised: BaseException | None = None
         try:
             yield attempt
@@ -297,7 +311,8 @@ class Outgoing:
         finally:
             url = request.url
             status = 0 if attempt.response is None else attempt.response.status_code
-            port, seconds = url.port or _PORTS.get(url.scheme, 0), self._clock() - began
+            port = url.port or _PORTS.get(url.scheme, 0)
+            seconds = self._clock() - began
             kind = _error_type(raised, status, is_sent=attempt.is_sent)
             ended = HttpCallFinished(
                 self.name, request.method, url.host, port, status, seconds, kind
@@ -325,8 +340,8 @@ class _Try:
 class _Call:
     """One request on its way through the guards, in one try or more.
 
-    The responses that are failures are kept until one is returned and the others closed; so are those that `passed`, of
-    which there is more than one where tries overlap, as with a `Hedge`.
+    The responses that are failures are kept until one is returned and the others closed; so are
+    those that `passed`, of which there is more than one where tries overlap, as with a `Hedge`.
     """
 
     request: Any

@@ -1,6 +1,7 @@
 """Verify tokens with the public keys of their issuer, which are fetched in the background.
 
-It needs the extra `jwt`, which brings PyJWT. Requests read a cache, so that an issuer may be away: for a day, by default.
+It needs the extra `jwt`, which brings PyJWT. Requests read a cache, so that an issuer may be away:
+for a day, by default.
 """
 
 from __future__ import annotations
@@ -56,13 +57,14 @@ class Jwks:
         app = harden(api, service="billing", resources=[keys.running()])
         claims = await keys.verify(token, issuer="https://login.example.org/", audience="billing")
 
-    The keys are fetched at the start, in the background once they are no longer fresh, and when a token names an unknown
-    key. When that fails, or brings no usable key, those that are known stay. Usable are keys that verify ES256 or RS256
-    and have a `kid`; all others are left out. An empty set is taken if no key is known, and removes none.
+    The keys are fetched at the start, in the background once they are no longer fresh, and when a
+    token names an unknown key. When that fails, or brings no usable key, those that are known stay.
+    Usable are keys that verify ES256 or RS256 and have a `kid`; all others are left out. An empty
+    set is taken if no key is known, and removes none.
 
     Args:
-        fetch: An async function that returns the key set as parsed from JSON, `{"keys": [...]}`, or raises. It runs in a
-            task of its own, without the request's deadline.
+        fetch: An async function that returns the key set as parsed from JSON, `{"keys": [...]}`, or
+            raises. It runs in a task of its own, without the request's deadline.
         name: The issuer, the `policy` of errors and of the log event `jwks.failed`.
         fresh: Seconds after which known keys are fetched again.
         valid: Seconds for which they are used without a fetch that succeeds.
@@ -104,9 +106,14 @@ class Jwks:
         validation.seconds("Jwks.timeout", timeout, at_most=pause, example="timeout=5.0")
         validation.whole("Jwks.most_keys", most_keys, example="most_keys=16")
         validation.functions("Jwks", clock=clock, wall=wall)
-        self._fetch, self._timeout, self._most_keys = fetch, timeout, most_keys
-        self._fresh, self._valid, self._pause = fresh, valid, pause
-        self._clock, self._wall = clock, wall
+        self._fetch = fetch
+        self._timeout = timeout
+        self._most_keys = most_keys
+        self._fresh = fresh
+        self._valid = valid
+        self._pause = pause
+        self._clock = clock
+        self._wall = wall
         self._keys: Mapping[str, PyJWK] = {}
         self._read_at = -math.inf
         self._not_before = 0.0
@@ -143,7 +150,8 @@ class Jwks:
         """Return the key of a name; None if the issuer has none of it.
 
         Raises:
-            RejectedError: If none could be fetched for as long as keys are valid, with the seconds until the next try.
+            RejectedError: If none could be fetched for as long as keys are valid, with the seconds
+                until the next try.
             RuntimeError: If a fetch is needed outside of `running`.
         """
         if len(kid) > _LONGEST_KID:
@@ -164,8 +172,8 @@ class Jwks:
     async def signed(self, token: str) -> dict[str, Any] | None:
         """Return the claims of a token that the issuer signed, for whatever service and time; else None; see `key`.
 
-        The key's own algorithm verifies the signature, never the token's choice. Who calls this checks the claims, as
-        where an issuer has an `iss` for each tenant; otherwise use `verify`.
+        The key's own algorithm verifies the signature, never the token's choice. Who calls this
+        checks the claims, as where an issuer has an `iss` for each tenant; otherwise use `verify`.
         """
         if len(token) > _LONGEST_TOKEN:
             return None
@@ -187,8 +195,9 @@ class Jwks:
     ) -> dict[str, Any] | None:
         """Return the claims of a token that is valid for this service now, else None.
 
-        It is signed as `signed` says; `iss` is exactly the issuer, `aud` is the audience or a list with it; `exp` is
-        there and not over, `nbf` and `iat` are not in the future. All else, such as roles, is the caller's to check.
+        It is signed as `signed` says; `iss` is exactly the issuer, `aud` is the audience or a list
+        with it; `exp` is there and not over, `nbf` and `iat` are not in the future. All else, such
+        as roles, is the caller's to check.
 
         Args:
             token: As it came, without `Bearer`.
@@ -233,7 +242,8 @@ class Jwks:
                 keys = self._usable(await self._fetch())
             # An empty set means that the issuer signs by a secret; it does not revoke known keys.
             if keys or not self._keys or not self._is_good(began):
-                self._keys, self._read_at = keys, began
+                self._keys = keys
+                self._read_at = began
         except Exception as error:  # noqa: BLE001 - on any failure the known keys stay valid
             # The text of others may hold the address with its credentials.
             reason = str(error) if isinstance(error, _UnusableError) else ""

@@ -24,26 +24,30 @@ from postfacta_core.validation import validation
 
 __all__ = ["SharedStore"]
 
-# A busy loop sees an answer late, and takes it for none: a timeout late by this much says nothing about a store that
-# answered within the last second.
+# A busy loop sees an answer late, and takes it for none: a timeout late by this much says nothing
+# about a store that answered within the last second.
 _LATE: Final = 1.5
 _RECENTLY: Final = 1.0
 _CLOSE: Final = 1.0
 _ROUNDING: Final = 1e-3  # Between two looks at the wall clock.
-# Requests that ask it, and connections: a burst of 100 opened 100, and took it for one that is away.
+# Requests that ask it, and connections: a burst of 100 opened 100, and took it for one that is
+# away.
 _MOST_AT_ONCE: Final = 16
 
 
 class SharedStore:
     """A store shared by limiters, including those of other processes.
 
-    An error of whatever kind, and an answer later than the timeout, mean that it is away. Then one request at a
-    time asks it again, after a wait that grows, and all others do without; so does one that got its turn too late.
+    An error of whatever kind, and an answer later than the timeout, mean that it is away. Then one
+    request at a time asks it again, after a wait that grows, and all others do without; so does one
+    that got its turn too late.
 
-    It counts by the sliding window counter of `limits`: one script on the server, two numbers for each key, the
-    server's clock. The Valkey client runs on asyncio alone: on trio such a store is always away.
+    It counts by the sliding window counter of `limits`: one script on the server, two numbers for
+    each key, the server's clock. The Valkey client runs on asyncio alone: on trio such a store is
+    always away.
 
-    An async context manager, which closes its connections; it is a resource for `harden(resources=[...])`.
+    An async context manager, which closes its connections; it is a resource for
+    `harden(resources=[...])`.
 
     Args:
         storage: An address, such as `async+valkey://valkey:6379`, or a storage of `limits.aio`.
@@ -102,7 +106,8 @@ class SharedStore:
 
     async def ask(self, work: Callable[[], Awaitable[object]]) -> bool:
         """Run an operation on the store, which is cancelled at the timeout; return whether the store was available."""
-        began, changes = self._clock(), self._changes
+        began = self._clock()
+        changes = self._changes
         if not self.is_up:
             if self._is_tried or began < self._again_at:
                 return False
@@ -114,7 +119,8 @@ class SharedStore:
                 async with self._turns:
                     turn_at = self._clock()
                     await work()
-                self._answered_at, error = self._clock(), ""
+                self._answered_at = self._clock()
+                error = ""
             if error is None and self._is_news(began, turn_at):
                 error = TimeoutError.__name__
         except Exception as raised:  # noqa: BLE001 - a client of a store may raise anything
@@ -137,7 +143,8 @@ class SharedStore:
 
     async def replace(self, storage: str | Storage) -> None:
         """Use another storage from now on, such as the same one with a new password; calls under way end with the former."""
-        former, self._limits = self._limits.storage, type(self._limits)(_storage(storage))
+        former = self._limits.storage
+        self._limits = type(self._limits)(_storage(storage))
         await anyio.sleep(self._timeout)
         await _close(former)
 
@@ -164,7 +171,8 @@ class SharedStore:
 
     async def _test(self, rate: Rate, cost: int, *key: str) -> Decision:
         reset_at, left = await self._limits.get_window_stats(_item(rate), *key)
-        # The strategies read this clock too, and cannot be given another. Without any hit, a window ends now.
+        # The strategies read this clock too, and cannot be given another. Without any hit, a window
+        # ends now.
         reset = min(max(0.0, reset_at - WALL()), rate.period)
         reset = reset if reset > _ROUNDING else rate.period
         if left >= cost:

@@ -1,9 +1,10 @@
 """Send spans to an OpenTelemetry collector, without any effect on the service when that fails.
 
-It needs the extra `otlp`, which brings OpenTelemetry's SDK. The SDK's own batches are used; what is added is what it
-leaves open: a loss is counted where it happens, the end waits for two seconds, not for as long as the exporter tries,
-and secrets stay in the process. No request waits for anything but a lock that is held for a few instructions: spans are
-cleaned where they are sent, by the SDK's thread.
+It needs the extra `otlp`, which brings OpenTelemetry's SDK. The SDK's own batches are used; what is
+added is what it leaves open: a loss is counted where it happens, the end waits for two seconds, not
+for as long as the exporter tries, and secrets stay in the process. No request waits for anything
+but a lock that is held for a few instructions: spans are cleaned where they are sent, by the SDK's
+thread.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ class _CountedSpans(BatchSpanProcessor):
             if self._is_closing:
                 return
             self._is_closing = True
-        # The SDK's end lasts as long as the exporter's tries do. A daemon thread ends with the process.
+        # The SDK's end lasts as long as the exporter's tries do. A daemon thread ends with the
+        # process.
         last = threading.Thread(target=super().shutdown, name="last spans", daemon=True)
         last.start()
         last.join(self._patience)
@@ -177,20 +179,21 @@ def _bounded(items: Sequence[Any], dropped: int) -> Sequence[Any]:
 class Provider(TracerProvider):
     """A provider whose spans go to one exporter without their secrets, and whose losses metrics can see.
 
-    Make it OpenTelemetry's global one by `opentelemetry.trace.set_tracer_provider`, or give it to `Tracing`. The
-    metrics of `harden` then show `postfacta_telemetry_spans_dropped_total` by themselves.
+    Make it OpenTelemetry's global one by `opentelemetry.trace.set_tracer_provider`, or give it to
+    `Tracing`. The metrics of `harden` then show `postfacta_telemetry_spans_dropped_total` by
+    themselves.
 
-        provider = Provider(OTLPSpanExporter(timeout=5), resource=Resource.create({"service.name": "billing"}))
-        trace.set_tracer_provider(provider)
-        ...
-        provider.shutdown()  # two seconds at most
+        provider = Provider(OTLPSpanExporter(timeout=5), resource=Resource.create({"service.name":
+        "billing"})) trace.set_tracer_provider(provider) ... provider.shutdown()  # two seconds at
+        most
 
-    Passwords, tokens and what else looks like a secret are removed from names, attributes, events, links and status of
-    all spans, whatever library made them. The resource, and what is given to `add_span_processor`, stay as they are.
+    Passwords, tokens and what else looks like a secret are removed from names, attributes, events,
+    links and status of all spans, whatever library made them. The resource, and what is given to
+    `add_span_processor`, stay as they are.
 
     Args:
-        exporter: Such as `opentelemetry.exporter.otlp.proto.http.trace_exporter.OTLPSpanExporter`. It may hang, raise or
-            fail. Give it a timeout of 5 seconds or less.
+        exporter: Such as `opentelemetry.exporter.otlp.proto.http.trace_exporter.OTLPSpanExporter`.
+            It may hang, raise or fail. Give it a timeout of 5 seconds or less.
         resource: Who sends.
         sampler: By default that of `OTEL_TRACES_SAMPLER`.
         queued: The most spans that wait; one more is dropped, and it is the new one.

@@ -1,7 +1,7 @@
 """Guard the pools of psycopg 3: `connection()` behind a circuit, within the request's time, with the core's errors.
 
-Inside the block all is psycopg's, its errors too. What leaves the block is of this library if it is about the
-database: then `harden` and `problem_handler` answer it by 503, 504 or 422.
+Inside the block all is psycopg's, its errors too. What leaves the block is of this library if it is
+about the database: then `harden` and `problem_handler` answer it by 503, 504 or 422.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class _Guarded(Generic[PsycopgPool]):
         observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
     ) -> None:
-        owner, foreign = type(self).__name__, cast("Any", pool)
+        owner = type(self).__name__
+        foreign = cast("Any", pool)
         validation.instance(
             f"{owner}.pool", pool, self._kind, example=f"{self._kind.__name__}(..., open=False)"
         )
@@ -69,10 +70,12 @@ class GuardedPool(_Guarded[psycopg_pool.ConnectionPool[C]], Generic[C]):
     Use `connection()` as the pool's own. As a context manager it opens the pool, and closes it.
 
     Args:
-        pool: The pool. Its `timeout` is the longest wait for a connection, which a request's deadline shortens.
+        pool: The pool. Its `timeout` is the longest wait for a connection, which a request's
+            deadline shortens.
         name: Names the database in errors, events and metrics.
-        breaker: Refuses to lend connections while too many break or time out; by default one of this name, with
-            `database_circuit`. What a failure is, is decided here: leave its `on` alone.
+        breaker: Refuses to lend connections while too many break or time out; by default one of
+            this name, with `database_circuit`. What a failure is, is decided here: leave its `on`
+            alone.
         observer: Receives events of connections and statements. It may raise.
         clock: Monotonic seconds.
 
@@ -98,12 +101,13 @@ class GuardedPool(_Guarded[psycopg_pool.ConnectionPool[C]], Generic[C]):
 
         Raises:
             CircuitOpenError: At once if too many connections broke or timed out recently.
-            DatabaseUnavailableError: If none could be opened in time, or it broke before anything was committed.
+            DatabaseUnavailableError: If none could be opened in time, or it broke before anything
+                was committed.
             PoolTimeoutError: If all stay lent.
             psycopg_pool.PoolClosed: If the pool is not open.
             DeadlineExceededError: If the request's time is up.
-            OutcomeUnknownError: If the connection breaks while a COMMIT, or a statement outside of a transaction, is
-                under way.
+            OutcomeUnknownError: If the connection breaks while a COMMIT, or a statement outside of
+                a transaction, is under way.
             psycopg.Error: For all that is the statement's own fault, such as a broken constraint.
         """
         loan = Borrowed(self._lender)
@@ -132,8 +136,8 @@ class GuardedPool(_Guarded[psycopg_pool.ConnectionPool[C]], Generic[C]):
 class AsyncGuardedPool(_Guarded[psycopg_pool.AsyncConnectionPool[A]], Generic[A]):
     """An `AsyncConnectionPool` of psycopg; see `GuardedPool`.
 
-    As an async context manager it opens the pool, made with `open=False`, and closes it, so it may stand in
-    `harden(resources=[...])`.
+    As an async context manager it opens the pool, made with `open=False`, and closes it, so it may
+    stand in `harden(resources=[...])`.
     """
 
     _kind = psycopg_pool.AsyncConnectionPool
@@ -207,7 +211,8 @@ def _judging(
 
 def _watched_wait(connection: Any, loan: Borrowed) -> Any:
     """Notice the end of each transaction, by whatever means: with it the server's limit ends."""
-    wait, info = connection.wait, connection.info
+    wait = connection.wait
+    info = connection.info
 
     def notice() -> None:
         if info.transaction_status is psycopg.pq.TransactionStatus.IDLE:
@@ -288,7 +293,8 @@ class _AsyncStatements:
 
 
 def _announce(cursor: _Statements | _AsyncStatements, query: Any) -> str:
-    connection, loan = cursor.connection, cursor.loan
+    connection = cursor.connection
+    loan = cursor.loan
     if isinstance(query, Composable):
         query = query.as_string(connection)
     elif isinstance(query, bytes):

@@ -1,10 +1,10 @@
 """Show a circuit to code that was written for pybreaker: its listeners, its storages, its exception.
 
-The circuit decides, and the view decides nothing. It gets what happened in order: the circuit puts its news in line
-under its lock, and one thread at a time passes them on without it.
+The circuit decides, and the view decides nothing. It gets what happened in order: the circuit puts
+its news in line under its lock, and one thread at a time passes them on without it.
 
-A storage may be far away, so calls never touch it. Writes are queued and applied in order by a background thread. Nothing
-is read: what other processes write decides nothing here.
+A storage may be far away, so calls never touch it. Writes are queued and applied in order by a
+background thread. Nothing is read: what other processes write decides nothing here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ _STATES: Final = {
     CircuitState.HALF_OPEN: pybreaker.CircuitHalfOpenState,
     CircuitState.FORCED_OPEN: pybreaker.CircuitOpenState,
 }
-# The queue of changes for a storage; beyond it the oldest are dropped, since the last one holds the present state.
+# The queue of changes for a storage; beyond it the oldest are dropped, since the last one holds the
+# present state.
 _MOST_CHANGES: Final = 100
 # So long the thread waits for more to write before it ends.
 _IDLE: Final = 5.0
@@ -62,14 +63,15 @@ def attach(
 ) -> View:
     """Attach a view to a breaker; from then on its refusals are pybreaker's too.
 
-    A breaker with a view costs more: each call is news. `forced_open` is reported as `open`. Cancelled calls are no
-    news.
+    A breaker with a view costs more: each call is news. `forced_open` is reported as `open`.
+    Cancelled calls are no news.
 
     Args:
         breaker: It has one view at most.
-        listeners: pybreaker's listeners, called at calls and state changes. They must be quick, and may raise.
-        storage: Where the state is written for others to see. One in memory is used as it is, any other one from a
-            thread. It may hang, and may raise.
+        listeners: pybreaker's listeners, called at calls and state changes. They must be quick, and
+            may raise.
+        storage: Where the state is written for others to see. One in memory is used as it is, any
+            other one from a thread. It may hang, and may raise.
 
     Raises:
         ValueError: If it has a view, or a setting is wrong.
@@ -107,7 +109,8 @@ class View(pybreaker.CircuitBreaker):
         near = pybreaker.CircuitMemoryStorage(pybreaker.STATE_CLOSED)
         # Not a kind of it: what a subclass adds may take its time.
         if type(storage) is pybreaker.CircuitMemoryStorage:
-            near, storage = storage, None
+            near = storage
+            storage = None
             near.state = pybreaker.STATE_CLOSED
         super().__init__(listeners=listeners, state_storage=near, name=breaker.name)
         self._breaker = breaker
@@ -116,7 +119,8 @@ class View(pybreaker.CircuitBreaker):
             None if storage is None else _StorageWriter(breaker.name, storage, self._report)
         )
         with breaker._lock:
-            breaker._refusal, breaker._mirror = BreakerOpenError, self._hear
+            breaker._refusal = BreakerOpenError
+            breaker._mirror = self._hear
             breaker._mode_was_set()
 
     def _hear(self, news: News) -> None:
@@ -151,7 +155,8 @@ class View(pybreaker.CircuitBreaker):
             self._tell(listener.success, self)
 
     def _moved(self, move: CircuitChanged) -> None:
-        old, new = self._state, _STATES[CircuitState(move.new)](self, self._state)
+        old = self._state
+        new = _STATES[CircuitState(move.new)](self, self._state)
         self._state = new
         # pybreaker has fewer states.
         if old.name != new.name:

@@ -1,7 +1,7 @@
 """Read secrets again while a service runs; if a new value cannot be used, the former stays.
 
-They are read in intervals, on SIGHUP and on demand. What changed is logged by name, and what cannot be used once; no
-value is.
+They are read in intervals, on SIGHUP and on demand. What changed is logged by name, and what cannot
+be used once; no value is.
 """
 
 from __future__ import annotations
@@ -50,25 +50,28 @@ class Reloaded(Generic[T]):
             mail_key: str
 
         def read() -> Secrets:
-            folder = Path("/run/secrets")
-            return Secrets(*((folder / name).read_text().strip() for name in ("metrics-token", "mail-key")))
+            folder = Path("/run/secrets") return Secrets(*((folder / name).read_text().strip() for
+            name in ("metrics-token", "mail-key")))
 
         secrets = Reloaded(read(), read, ["metrics_token", "mail_key"])
         app = harden(web, service="billing", resources=[secrets.watching()])
 
-    Read `secrets.current.mail_key` where it is used, each time: what keeps the value keeps the former one.
+    Read `secrets.current.mail_key` where it is used, each time: what keeps the value keeps the
+    former one.
 
     Args:
         value: What holds at first.
         read: Returns the record anew, in a worker thread. If it raises, the former values stay.
         names: The attributes that may change. One that becomes None or empty stays as it was.
-        replace: Returns a record with some attributes changed. By default that of a dataclass; for pydantic it is
-            `lambda record, new: record.model_copy(update=new)`.
-        files: Returns the files of a record, by names for `age`: of its attributes, or of others, such as a certificate
-            that an address names. It is called after each `read`, in the same thread.
-        needs_restart: Given a name, the former value and the new one, returns why the new one cannot be used before a
-            restart; empty if it can. The text is logged.
-        explains: Errors of `read` whose text is logged. Of others only the class is, as a text may repeat a secret.
+        replace: Returns a record with some attributes changed. By default that of a dataclass; for
+            pydantic it is `lambda record, new: record.model_copy(update=new)`.
+        files: Returns the files of a record, by names for `age`: of its attributes, or of others,
+            such as a certificate that an address names. It is called after each `read`, in the same
+            thread.
+        needs_restart: Given a name, the former value and the new one, returns why the new one
+            cannot be used before a restart; empty if it can. The text is logged.
+        explains: Errors of `read` whose text is logged. Of others only the class is, as a text may
+            repeat a secret.
         every: Seconds between two readings.
         wall: Seconds since the epoch, as the times of files.
 
@@ -135,12 +138,14 @@ class Reloaded(Generic[T]):
     async def watching(self, renew: Renew | None = None) -> AsyncGenerator[None]:
         """Read in intervals, and on SIGHUP, until the block ends: a resource for `harden(resources=[...])`.
 
-        A SIGHUP that comes because the terminal of the process was closed stops the service as well, by a SIGTERM to
-        itself. Afterwards SIGHUP does what it did before. Outside of the main thread there are intervals only.
+        A SIGHUP that comes because the terminal of the process was closed stops the service as
+        well, by a SIGTERM to itself. Afterwards SIGHUP does what it did before. Outside of the main
+        thread there are intervals only.
 
         Args:
-            renew: Called with the names whose value or files changed, to renew what keeps a secret, such as a client with
-                open connections. If it raises, that is logged once, and it is called again after each reading.
+            renew: Called with the names whose value or files changed, to renew what keeps a secret,
+                such as a client with open connections. If it raises, that is logged once, and it is
+                called again after each reading.
         """
         self._wake = anyio.Event()
         async with anyio.create_task_group() as tasks:
@@ -152,7 +157,8 @@ class Reloaded(Generic[T]):
                 tasks.cancel_scope.cancel()
 
     async def _keep_reading(self, renew: Renew | None) -> None:
-        before, is_renewed = self._seen(), True
+        before = self._seen()
+        is_renewed = True
         while True:
             with anyio.move_on_after(self._every):
                 await self._wake.wait()
@@ -165,7 +171,8 @@ class Reloaded(Generic[T]):
             try:
                 if renew is not None and names:
                     await renew(names)
-                before, is_renewed = now, True
+                before = now
+                is_renewed = True
             except Exception as error:  # noqa: BLE001 - foreign code
                 if is_renewed:
                     fields = {
@@ -179,7 +186,8 @@ class Reloaded(Generic[T]):
         if threading.current_thread() is not threading.main_thread():
             task_status.started()
             return
-        had_terminal, former = has_terminal(), signal.getsignal(signal.SIGHUP)
+        had_terminal = has_terminal()
+        former = signal.getsignal(signal.SIGHUP)
         try:
             with anyio.open_signal_receiver(signal.SIGHUP) as hang_ups:
                 task_status.started()
@@ -198,7 +206,8 @@ class Reloaded(Generic[T]):
         gone: list[str] = []
         fixed: list[str] = []
         for name in self._names:
-            former, now = getattr(self.current, name), getattr(found, name)
+            former = getattr(self.current, name)
+            now = getattr(found, name)
             if now is None or now == "":
                 gone += [name] if former != now else []
             elif now != former and (why := self._reason(name, former, now)):

@@ -4,13 +4,15 @@ What an attacker may do, and what holds:
 
 * guess at many accounts from one network: it has a rate, and so has the site of an IPv6 network;
 * guess at one account from one network: each account has a rate for each network;
-* guess at one account from many networks: each account has a rate over all of them. Beyond it each network has
-  `account_beyond`, which no other network can use up, so its owner always has an attempt;
-* use up the rates of the network that the owner is in: a device that has signed in to the account before needs none of
-  them, and has a rate of its own.
+* guess at one account from many networks: each account has a rate over all of them. Beyond it each
+  network has `account_beyond`, which no other network can use up, so its owner always has an
+  attempt;
+* use up the rates of the network that the owner is in: a device that has signed in to the account
+  before needs none of them, and has a rate of its own.
 
-It bounds guesses, and not the work of a verification: hash passwords slowly, and verify few at once. For an unknown
-account verify a hash of no password, so that neither the time nor the answer shows that there is none.
+It bounds guesses, and not the work of a verification: hash passwords slowly, and verify few at
+once. For an unknown account verify a hash of no password, so that neither the time nor the answer
+shows that there is none.
 """
 
 from __future__ import annotations
@@ -55,25 +57,30 @@ class SignInThrottle:
                     raise HTTPException(401, "Wrong e-mail or password")
                 accept()
 
-    A network is an IPv4 address, or an IPv6 /64, and a site an IPv6 /48, which is what one person may have. All attempts
-    count for the network and the site, and those that were not accepted for the account too. A store shares the counts
-    of several processes; while it is away each counts by itself. Attempts under way count in their own process alone.
+    A network is an IPv4 address, or an IPv6 /64, and a site an IPv6 /48, which is what one person
+    may have. All attempts count for the network and the site, and those that were not accepted for
+    the account too. A store shares the counts of several processes; while it is away each counts by
+    itself. Attempts under way count in their own process alone.
 
     Args:
-        name: Names it in errors, metrics and keys of the store, in at most 48 characters. Another kind of secret, such as
-            one-time codes, has a throttle and a name of its own.
+        name: Names it in errors, metrics and keys of the store, in at most 48 characters. Another
+            kind of secret, such as one-time codes, has a throttle and a name of its own.
         network: The attempts of a network.
         site: The attempts of a site.
         account_here: The wrong attempts at an account from a network; from IPv6, from a site.
         account: The wrong attempts at an account, from all networks together.
         account_beyond: What each network has at an account beyond that rate.
-        device: The wrong attempts of a known device at its account, in the place of all of the above.
-        uncounted: Errors which say that no secret was looked at, such as those that are answered by 429 or 503; each
-            `ResilienceError` does. Never one that a wrong password causes too: guesses would be free.
-        store: Such as a `postfacta_adapters.limits.SharedStore`; None keeps the counts in this process.
-        max_keys: The most keys in memory for each rate, some 180 bytes each. Beyond it unknown ones share coarse
-            budgets, so that no client can push another's count out.
-        observer: Receives its counts. By default the process's, see `asgi.Telemetry`; None for none.
+        device: The wrong attempts of a known device at its account, in the place of all of the
+            above.
+        uncounted: Errors which say that no secret was looked at, such as those that are answered by
+            429 or 503; each `ResilienceError` does. Never one that a wrong password causes too:
+            guesses would be free.
+        store: Such as a `postfacta_adapters.limits.SharedStore`; None keeps the counts in this
+            process.
+        max_keys: The most keys in memory for each rate, some 180 bytes each. Beyond it unknown ones
+            share coarse budgets, so that no client can push another's count out.
+        observer: Receives its counts. By default the process's, see `asgi.Telemetry`; None for
+            none.
         clock: Monotonic seconds.
     """
 
@@ -134,23 +141,29 @@ class SignInThrottle:
     ) -> AsyncGenerator[Callable[[], None]]:
         """Reserve an attempt while the block runs, and count it at the end.
 
-        The block gets a function, to be called once the secret has turned out to be right. Without that call, and after
-        an error or a cancellation, the attempt counts as a wrong one. It counts nothing after a `ResilienceError` or an
-        error of `uncounted`; but a `DeadlineExceededError` counts, since a client may choose its deadline.
+        The block gets a function, to be called once the secret has turned out to be right. Without
+        that call, and after an error or a cancellation, the attempt counts as a wrong one. It
+        counts nothing after a `ResilienceError` or an error of `uncounted`; but a
+        `DeadlineExceededError` counts, since a client may choose its deadline.
 
         Args:
-            address: The client's, see `client_of`; never what a client may make up. Clients without one share a budget.
-            account: Whose secret is tried, in one spelling, such as an e-mail address in lower case, whether it exists
-                or not. Empty if there is none, as for a registration: then the network and the site count alone.
-            device: Identifies a device that has signed in to this account before, as something that only the service can
-                have written proves, such as a signed cookie. Empty for all others.
+            address: The client's, see `client_of`; never what a client may make up. Clients without
+                one share a budget.
+            account: Whose secret is tried, in one spelling, such as an e-mail address in lower
+                case, whether it exists or not. Empty if there is none, as for a registration: then
+                the network and the site count alone.
+            device: Identifies a device that has signed in to this account before, as something that
+                only the service can have written proves, such as a signed cookie. Empty for all
+                others.
 
         Raises:
-            RateLimitExceededError: Before the block, with `retry_after` in seconds; `harden` answers it by 429.
+            RateLimitExceededError: Before the block, with `retry_after` in seconds; `harden`
+                answers it by 429.
         """
         keys = self._keys(client_address(address, ()), account, device)
         held = [(limiter.name, key) for limiter, key in keys.items()]
-        # Reserved and read before anything is awaited, so that each of several at once sees those before it.
+        # Reserved and read before anything is awaited, so that each of several at once sees those
+        # before it.
         self._pending.update(held)
         charges = [
             limiter.charge(key, self._pending[limiter.name, key]) for limiter, key in keys.items()
@@ -219,7 +232,8 @@ async def _waits(charges: Sequence[Charge]) -> dict[RateLimiter, float]:
 def client_of(scope: Mapping[str, Any]) -> str:
     """Return the address of the client of an HTTP request: an IPv4 address, an IPv6 /64, or empty if it has none.
 
-    Behind the `trusted_proxies` of `harden` it is the client that they name. Without them it is the peer.
+    Behind the `trusted_proxies` of `harden` it is the client that they name. Without them it is the
+    peer.
 
     Args:
         scope: The request's, such as `request.scope` of Starlette and FastAPI.

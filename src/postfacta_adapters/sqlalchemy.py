@@ -1,8 +1,8 @@
 """Guard an engine of SQLAlchemy, sync or async: a circuit before its pool, the request's time, the core's errors.
 
-It works by the engine's own events, so that sessions, Core and the ORM need no change. What is about the database is
-raised as an error of this library, which `harden` and `problem_handler` answer by 503, 504 or 422; all else stays
-SQLAlchemy's.
+It works by the engine's own events, so that sessions, Core and the ORM need no change. What is
+about the database is raised as an error of this library, which `harden` and `problem_handler`
+answer by 503, 504 or 422; all else stays SQLAlchemy's.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ def guard_engine(
     Args:
         engine: An `Engine` or `AsyncEngine`, before it has connected.
         name: Names the database in errors, events and metrics.
-        breaker: Refuses to lend connections while too many break or time out; by default one of this name, with
-            `database_circuit`. What a failure is, is decided here: leave its `on` alone.
+        breaker: Refuses to lend connections while too many break or time out; by default one of
+            this name, with `database_circuit`. What a failure is, is decided here: leave its `on`
+            alone.
         observer: Receives events of connections and statements. It may raise.
         clock: Monotonic seconds.
 
@@ -154,8 +155,10 @@ def _answered(connection: Connection, *_: object) -> None:
 
 
 def _failed(context: ExceptionContext) -> BaseException | None:
-    connection, error = context.connection, context.original_exception
-    # What was raised for the statement that sets the limit comes by again, with a connection that may be gone.
+    connection = context.connection
+    error = context.original_exception
+    # What was raised for the statement that sets the limit comes by again, with a connection that
+    # may be gone.
     if connection is None or not isinstance(error, Exception) or isinstance(error, ResilienceError):
         return None
     loan = _loan_of(connection)

@@ -1,7 +1,7 @@
 """Give a caller's own last answer again while a dependency is away, marked as stale.
 
-It needs the extra `starlette`, which FastAPI brings too. It stands around handlers, not around the application: there it
-sees their errors before any exception handler makes answers of them.
+It needs the extra `starlette`, which FastAPI brings too. It stands around handlers, not around the
+application: there it sees their errors before any exception handler makes answers of them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ _Key = tuple[Hashable, bytes, str, bytes]  # the caller, host, path and query
 _ALLOWED: Final = "postfacta.stale"
 _METRIC: Final = "postfacta_fallback_answers_total"
 _SAFE: Final = {"GET", "HEAD"}
-_OK, _NOT_MODIFIED = 200, 304
+_OK = 200
+_NOT_MODIFIED = 304
 _TOKEN: Final = re.compile(r"[A-Za-z*][A-Za-z0-9!#$%&'*+.^_`|~:/-]{0,63}")  # RFC 9651
 # What a replayed answer says of itself, or must not repeat.
 _OWN: Final = {b"age", b"cache-control", b"cache-status", b"content-length", b"set-cookie"}
@@ -63,7 +64,8 @@ class _Answer(NamedTuple):
     def of(cls, request: Request, response: Response) -> _Answer | None:
         body: bytes | memoryview | None = getattr(response, "body", None)  # A stream has none.
         headers = [pair for pair in response.raw_headers if pair[0].lower() not in _OWN]
-        one, names = dict(headers), list[bytes]()
+        one = dict(headers)
+        names = list[bytes]()
         if b"vary" in one:
             names = [
                 name.strip() for name in b",".join(_values(headers, b"vary")).lower().split(b",")
@@ -88,7 +90,8 @@ def is_away(error: ResilienceError, dependency: str) -> bool:
 def allow_stale(request: Request) -> None:
     """Declare that the answer to this request may be kept: it holds nothing that its caller may soon not see.
 
-    Call it in a handler once that is known, or make it a dependency of a FastAPI route: `Depends(allow_stale)`.
+    Call it in a handler once that is known, or make it a dependency of a FastAPI route:
+    `Depends(allow_stale)`.
     """
     request.scope[_ALLOWED] = True
 
@@ -96,18 +99,22 @@ def allow_stale(request: Request) -> None:
 class StaleAnswers:
     """Keeps the last answer of each caller to each URL, and gives it again while a dependency is away.
 
-    Kept is a 200 to a GET whose handler called `allow_stale`; a 304 with its ETag renews it, any other answer drops it.
-    Streams are not kept. A replay has `Age`, `Cache-Status` (RFC 9211) and `Cache-Control: no-store`, and no cookies.
-    Each process has its own. Metrics count it like a `Fallback` with the dependency's name.
+    Kept is a 200 to a GET whose handler called `allow_stale`; a 304 with its ETag renews it, any
+    other answer drops it. Streams are not kept. A replay has `Age`, `Cache-Status` (RFC 9211) and
+    `Cache-Control: no-store`, and no cookies. Each process has its own. Metrics count it like a
+    `Fallback` with the dependency's name.
 
     Args:
-        dependency: The guard or database whose absence counts: the `policy` of its errors, such as `Database.name`.
+        dependency: The guard or database whose absence counts: the `policy` of its errors, such as
+            `Database.name`.
         cache: What `Cache-Status` calls this cache.
         detail: What `Cache-Status` gives as the reason.
-        refusals: Types of errors that are answers, such as 404: what was kept is dropped, since it is gone or hidden.
-            Other errors leave it.
-        mark: Makes the body of an HTML page say how old it is, from the body and the time at which it was asked for.
-        max_age: Seconds, counted from when its request began, from which an answer is not given any more.
+        refusals: Types of errors that are answers, such as 404: what was kept is dropped, since it
+            is gone or hidden. Other errors leave it.
+        mark: Makes the body of an HTML page say how old it is, from the body and the time at which
+            it was asked for.
+        max_age: Seconds, counted from when its request began, from which an answer is not given any
+            more.
         max_entries: The most answers kept; what was not used for longest goes first.
         max_bytes: The most bytes of them: of their bodies, headers and URLs.
         monotonic: Monotonic seconds.
@@ -134,7 +141,8 @@ class StaleAnswers:
         self._dependency = validation.name(
             "StaleAnswers.dependency", dependency, example='"postgres"'
         )
-        self._cache, self._detail = _token("cache", cache), _token("detail", detail)
+        self._cache = _token("cache", cache)
+        self._detail = _token("detail", detail)
         self._refusals = validation.error_types(
             "StaleAnswers.refusals", refusals, example="HTTPException"
         )
@@ -142,7 +150,8 @@ class StaleAnswers:
         validation.whole("StaleAnswers.max_entries", max_entries, example="max_entries=1000")
         validation.whole("StaleAnswers.max_bytes", max_bytes, example="max_bytes=33_554_432")
         self._mark = _unmarked if mark is None else mark
-        self._monotonic, self._wall = monotonic, wall
+        self._monotonic = monotonic
+        self._wall = wall
         validation.functions("StaleAnswers", mark=self._mark, monotonic=monotonic, wall=wall)
         self._kept = LastValues[_Answer](max_age, max_entries, max_bytes)
         self._counts = dict.fromkeys(("fresh", "stale", "none"), 0)
@@ -199,10 +208,12 @@ class StaleAnswers:
 
         Args:
             request: Anything but a GET or HEAD goes straight to the handler.
-            caller: Who sent it, with all on which rights depend, such as role and session; equal ones share answers.
-                Derive it from a secret or from what was verified, never from what anyone may claim. None if that is
-                not known: then nothing is kept or given again.
-            handler: Returns the answer, or raises. What it raises is raised, unless there is an answer to give again.
+            caller: Who sent it, with all on which rights depend, such as role and session; equal
+                ones share answers. Derive it from a secret or from what was verified, never from
+                what anyone may claim. None if that is not known: then nothing is kept or given
+                again.
+            handler: Returns the answer, or raises. What it raises is raised, unless there is an
+                answer to give again.
         """
         scope = request.scope
         if caller is None or scope["method"] not in _SAFE:
@@ -236,7 +247,8 @@ class StaleAnswers:
 
     def _keep(self, request: Request, response: Response, ticket: tuple[_Key, float, int]) -> None:
         key, began, generation = ticket
-        status, is_allowed = response.status_code, _ALLOWED in request.scope
+        status = response.status_code
+        is_allowed = _ALLOWED in request.scope
         if is_allowed and status == _OK and request.scope["method"] == "HEAD":
             return  # It has no body to keep, and says nothing against what is kept.
         new = _Answer.of(request, response) if is_allowed and status == _OK else None
@@ -249,7 +261,8 @@ class StaleAnswers:
             self._kept.keep(key, new, began, generation, size)
 
     def _again(self, request: Request, kept: _Answer, seconds: float) -> Response:
-        age, body = int(seconds), kept.body
+        age = int(seconds)
+        body = kept.body
         if kept.etag is not None and _has(request, kept.etag.decode("latin-1")):
             response = Response(status_code=_NOT_MODIFIED)
         else:

@@ -1,7 +1,7 @@
 """Parse JSON from clients strictly, in bounded memory, into what can be stored and encoded again.
 
-Python's own parser takes NaN, lone surrogates and any number of values: a megabyte of `{},` is 24 MB of objects. Bound the
-bytes before: `harden` has `TransferLimits.max_body_bytes`.
+Python's own parser takes NaN, lone surrogates and any number of values: a megabyte of `{},` is 24
+MB of objects. Bound the bytes before: `harden` has `TransferLimits.max_body_bytes`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class MalformedJsonError(ValueError):
 def parse(body: bytes, *, most_parts: int = _MOST_PARTS, most_depth: int = _MOST_DEPTH) -> object:
     """Parse a JSON text: UTF-8 without a byte order mark, one value, finite numbers, no U+0000.
 
-    Lone surrogates become U+FFFD, since they cannot be encoded. A repeated key counts where it is last. Integers have at
-    most 4,300 digits, which is Python's limit.
+    Lone surrogates become U+FFFD, since they cannot be encoded. A repeated key counts where it is
+    last. Integers have at most 4,300 digits, which is Python's limit.
 
     Args:
         body: The text.
-        most_parts: Commas and opening brackets outside of texts: each is a value of about 100 bytes in memory. They are
-            counted before a value is built.
+        most_parts: Commas and opening brackets outside of texts: each is a value of about 100 bytes
+            in memory. They are counted before a value is built.
         most_depth: Levels of arrays and objects, at most 500.
 
     Raises:
@@ -86,7 +86,8 @@ def _commas(text: bytes) -> int:
 def _outside(body: bytes, most_parts: int) -> bytes:
     """Return what is outside of strings; if there are too many of them, all."""
     body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # Each string follows a comma or bracket, or a key that does: so there are less than twice as many.
+    # Each string follows a comma or bracket, or a key that does: so there are less than twice as
+    # many.
     return body if body.count(b'"') > 5 * most_parts else b"".join(body.split(b'"')[::2])
 
 

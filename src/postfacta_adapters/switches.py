@@ -1,7 +1,7 @@
 """Turn parts of a service off by name while it runs: kill switches from a JSON file or from OpenFeature's provider.
 
-They are read in the background, so that no request waits for them; if they cannot be read, the last states stay. A
-provider needs the extra `flags`, which brings OpenFeature's SDK.
+They are read in the background, so that no request waits for them; if they cannot be read, the last
+states stay. A provider needs the extra `flags`, which brings OpenFeature's SDK.
 """
 
 from __future__ import annotations
@@ -47,17 +47,20 @@ class Switches:
         if not switches.is_on("exports"):
             raise HTTPException(503, "Exports are off for now", headers={"Retry-After": "60"})
 
-    The file is such as `{"exports": {"on": false, "reason": "INC-12"}}`: what it does not name is on, and a name counts
-    where it is last. Write a new one beside it and move it into its place, so that no reading finds half of it. A file
-    that is missing, larger than 1 MB, no JSON, or has an unknown name or a wrong type changes nothing.
+    The file is such as `{"exports": {"on": false, "reason": "INC-12"}}`: what it does not name is
+    on, and a name counts where it is last. Write a new one beside it and move it into its place, so
+    that no reading finds half of it. A file that is missing, larger than 1 MB, no JSON, or has an
+    unknown name or a wrong type changes nothing.
 
-    Each change is logged once as `flag.changed`, and what cannot be read once as `flags.unreadable`, until it can be.
+    Each change is logged once as `flag.changed`, and what cannot be read once as
+    `flags.unreadable`, until it can be.
 
     Args:
         names: All switches that there are.
         file: Read in intervals. It need not exist yet.
-        domain: Without a file, OpenFeature's provider for this domain is asked. A switch that it does not know, or cannot
-            evaluate, stays as it was. Set it before `running`, as by `openfeature.api.set_provider_and_wait`.
+        domain: Without a file, OpenFeature's provider for this domain is asked. A switch that it
+            does not know, or cannot evaluate, stays as it was. Set it before `running`, as by
+            `openfeature.api.set_provider_and_wait`.
         every: Seconds between two readings; also an attribute.
 
     Attributes:
@@ -65,7 +68,8 @@ class Switches:
         states: The states that hold now, by name. A change replaces the mapping.
 
     Raises:
-        ModuleNotFoundError: If there is a domain and no file, and the extra `flags` is not installed.
+        ModuleNotFoundError: If there is a domain and no file, and the extra `flags` is not
+            installed.
         ValueError: If a setting is wrong.
     """
 
@@ -175,7 +179,8 @@ def _members(
 
 def _state(where: str, given: object) -> State:
     members = _members(where, given, {"on", "reason"}, example='{"on": false}')
-    on, reason = members.get("on", True), members.get("reason", "")
+    on = members.get("on", True)
+    reason = members.get("reason", "")
     if not isinstance(on, bool):
         validation.refuse(f"{where}.on", on, "true or false", example="false")
     if not isinstance(reason, str) or len(reason) > _LONGEST:

@@ -1,8 +1,9 @@
 """Bound a uvicorn server: its connections by number, each request head by time and size.
 
-It needs no code: `uvicorn billing:app --http postfacta_adapters.uvicorn:BoundedHttp`, with the extra `uvicorn`.
-uvicorn by itself waits for a head without end, reads one of any size into memory, and holds as many connections as the
-process may open files; then it accepts none, and the service opens no file either.
+It needs no code: `uvicorn billing:app --http postfacta_adapters.uvicorn:BoundedHttp`, with the
+extra `uvicorn`. uvicorn by itself waits for a head without end, reads one of any size into memory,
+and holds as many connections as the process may open files; then it accepts none, and the service
+opens no file either.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ _TOO_LARGE: Final = _REFUSAL % b"431 Request Header Fields Too Large"
 def make_room(connections: int, backlog: int, *, others: int) -> tuple[int, int]:
     """Raise this process's limit of open files as far as allowed, and return what it has room for.
 
-    A server accepts up to its backlog at once, before it can close what is too many; so there is room for that too.
+    A server accepts up to its backlog at once, before it can close what is too many; so there is
+    room for that too.
 
     Args:
         connections: The most that are wanted.
@@ -48,8 +50,8 @@ def make_room(connections: int, backlog: int, *, others: int) -> tuple[int, int]
         others: Files that the service opens besides, such as the connections of its pools.
 
     Returns:
-        How many connections there may be, and which backlog to give to the server: less than wanted if the hard limit
-        is below `connections + 5 * backlog + others + 64`.
+        How many connections there may be, and which backlog to give to the server: less than wanted
+        if the hard limit is below `connections + 5 * backlog + others + 64`.
     """
     validation.whole("make_room.connections", connections, example="connections=4096")
     validation.whole("make_room.backlog", backlog, example="backlog=2048")
@@ -90,20 +92,23 @@ _CROWDS: Final[WeakKeyDictionary[ServerState, _Crowd]] = WeakKeyDictionary()
 class BoundedHttp(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 by httptools, with bounds; uvicorn makes one for each connection.
 
-    * A client has 10 seconds for a whole request head, from its connection or from the first byte of a later head.
-      Then it gets a `408`, or nothing if it sent nothing, and is closed.
-    * A head that goes on for more than 64 KiB after the piece that it began in gets a `431`. What still comes is
-      dropped until the client closes, or its time is over.
-    * A server has at most 4096 connections, or as many as the limit of open files has room for. One more closes the
-      one that has been idle longest, so clients that send requests get through. If all others are serving, it is
-      the new one that is closed. That is logged as `connections.full`, at most once a minute.
-    * No response waits for the client's delayed acknowledgement: `TCP_NODELAY`, no matter who opened the listener.
+    * A client has 10 seconds for a whole request head, from its connection or from the first byte
+      of a later head. Then it gets a `408`, or nothing if it sent nothing, and is closed.
+    * A head that goes on for more than 64 KiB after the piece that it began in gets a `431`. What
+      still comes is dropped until the client closes, or its time is over.
+    * A server has at most 4096 connections, or as many as the limit of open files has room for. One
+      more closes the one that has been idle longest, so clients that send requests get through. If
+      all others are serving, it is the new one that is closed. That is logged as
+      `connections.full`, at most once a minute.
+    * No response waits for the client's delayed acknowledgement: `TCP_NODELAY`, no matter who
+      opened the listener.
 
-    At the first connection of a server, the process's soft limit of open files is raised to what is needed, 14,500, or
-    to the hard limit. Where that is lower, give uvicorn a lower `--backlog` than 2048 too; see `make_room`.
+    At the first connection of a server, the process's soft limit of open files is raised to what is
+    needed, 14,500, or to the hard limit. Where that is lower, give uvicorn a lower `--backlog` than
+    2048 too; see `make_room`.
 
-    `bounded` makes one with other numbers. A WebSocket counts as a connection, and is never closed for another.
-    Bodies, and responses that no one reads, are for `harden`.
+    `bounded` makes one with other numbers. A WebSocket counts as a connection, and is never closed
+    for another. Bodies, and responses that no one reads, are for `harden`.
     """
 
     most: ClassVar[int] = 4096
@@ -133,8 +138,9 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_made(self, transport: BaseTransport) -> None:
         """Begin to wait for a head, and make place."""
         super().connection_made(cast("Transport", transport))
-        # asyncio sets it only on sockets that name their protocol, which those of workers do not. Without it, a
-        # response on a kept connection waits 40 ms. A socket that is not TCP's, or is gone, refuses it.
+        # asyncio sets it only on sockets that name their protocol, which those of workers do not.
+        # Without it, a response on a kept connection waits 40 ms. A socket that is not TCP's, or is
+        # gone, refuses it.
         connection = transport.get_extra_info("socket")
         if connection is not None:
             with suppress(OSError):
@@ -175,7 +181,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Note that a head has begun."""
-        self._is_in_head, self._began_at = True, self._came
+        self._is_in_head = True
+        self._began_at = self._came
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -219,10 +226,12 @@ def bounded(
     """Return a `BoundedHttp` with other numbers, for `uvicorn.Config(http=...)` or as a name for `uvicorn --http`.
 
     Args:
-        most: The most connections of a server; fewer if the limit of open files has no room for them.
+        most: The most connections of a server; fewer if the limit of open files has no room for
+            them.
         patience: Seconds for a whole request head.
-        max_head_bytes: Of a request head, after the piece that it began in, which is at most 256 KiB. A smaller limit,
-            for heads that are whole, is `harden`'s `TransferLimits.max_header_bytes`.
+        max_head_bytes: Of a request head, after the piece that it began in, which is at most 256
+            KiB. A smaller limit, for heads that are whole, is `harden`'s
+            `TransferLimits.max_header_bytes`.
         others: Files that the service opens besides, such as the connections of its pools.
     """
     validation.whole("bounded.most", most, example="most=4096")

@@ -1,8 +1,9 @@
 """Give the jobs of a worker what `harden` gives requests: a deadline, metrics, an end that loses none.
 
-A job is whatever a worker takes from a queue or a schedule. It has a context as a request has: guards, `Outgoing` and a
-database see its deadline, and its id goes along to other services. `Worker` runs them in a loop or threads of your own;
-`arq_settings` and `celery_signals` make jobs of what arq and Celery call.
+A job is whatever a worker takes from a queue or a schedule. It has a context as a request has:
+guards, `Outgoing` and a database see its deadline, and its id goes along to other services.
+`Worker` runs them in a loop or threads of your own; `arq_settings` and `celery_signals` make jobs
+of what arq and Celery call.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ _is_id: Final = re.compile(r"[A-Za-z0-9._-]{8,64}").fullmatch
 _GLANCE: Final = 0.05
 # For jobs that were cancelled to clean up.
 _LAST_WORDS: Final = 1.0
-# arq's own, in seconds, and the share of a job's time after which it ends here: arq would call it cancelled.
+# arq's own, in seconds, and the share of a job's time after which it ends here: arq would call it
+# cancelled.
 _ARQ_TIMEOUT: Final = 300
 _ARQ_SHARE: Final = 0.99
 
@@ -84,17 +86,18 @@ class Worker:
                     async with worker.job("send", timeout=30, job_id=message.id):
                         await send(message)
 
-    Entered in the main thread, by `async with` on asyncio and trio or by `with` in a worker of threads, it catches
-    SIGTERM: `is_draining` becomes true, and leaving it waits for the jobs that other tasks or threads still run. After
-    `drain_timeout` it cancels those of `async with`; the others are waited for no longer. Its jobs are measured without
-    that too.
+    Entered in the main thread, by `async with` on asyncio and trio or by `with` in a worker of
+    threads, it catches SIGTERM: `is_draining` becomes true, and leaving it waits for the jobs that
+    other tasks or threads still run. After `drain_timeout` it cancels those of `async with`; the
+    others are waited for no longer. Its jobs are measured without that too.
 
     Args:
         name: The worker's, a label of its metrics.
-        drain_timeout: How long jobs may go on after SIGTERM, in seconds; less than the supervisor waits before it kills.
+        drain_timeout: How long jobs may go on after SIGTERM, in seconds; less than the supervisor
+            waits before it kills.
         priority: Of what its jobs ask of other services: users come first.
-        observer: Receives the signal handling, phases and the drain. It may raise. By default the process's, see
-            `asgi.Telemetry`; None for none.
+        observer: Receives the signal handling, phases and the drain. It may raise. By default the
+            process's, see `asgi.Telemetry`; None for none.
         clock: Monotonic seconds.
     """
 
@@ -141,10 +144,10 @@ class Worker:
 
         Args:
             task: What it does, from a small set: a label of its metrics.
-            timeout: Its deadline, in seconds from when it begins. `async with` cancels it then, and raises
-                `DeadlineExceededError`; with `with` only what it calls sees the deadline.
-            job_id: The request id of its log lines and calls; by default, or if it is no 8 to 64 letters, digits and
-                `._-`, a random one.
+            timeout: Its deadline, in seconds from when it begins. `async with` cancels it then, and
+                raises `DeadlineExceededError`; with `with` only what it calls sees the deadline.
+            job_id: The request id of its log lines and calls; by default, or if it is no 8 to 64
+                letters, digits and `._-`, a random one.
         """
         return Job(self, task, math.inf if timeout is None else timeout, job_id)
 
@@ -160,7 +163,8 @@ class Worker:
 
     def __enter__(self) -> Self:
         if self._course.phase is Phase.STOPPED:
-            self._course, self._cancelled = Course(self._limits), 0
+            self._course = Course(self._limits)
+            self._cancelled = 0
         self._interception = Interception(lambda _: self.drain())
         mechanism = self._interception.mechanism
         self._observe(SignalsIntercepted(mechanism, in_place=mechanism != "none"))
@@ -194,7 +198,8 @@ class Worker:
             await tasks.__aexit__(None, None, None)
 
     async def _cancel_in_time(self) -> None:
-        # What a signal handler or a thread changes is looked at: it could not set an event of the loop.
+        # What a signal handler or a thread changes is looked at: it could not set an event of the
+        # loop.
         while self._clock() < self._course.cancels_at:
             self._tell()
             await anyio.sleep(_GLANCE)
@@ -226,7 +231,8 @@ class Job:
 
     def __init__(self, worker: Worker, task: str, timeout: float, job_id: str) -> None:  # noqa: PLR0917
         self._worker = worker
-        self._task, self._timeout = task, timeout
+        self._task = task
+        self._timeout = timeout
         self._context = RequestContext(
             job_id if _is_id(job_id) else random_id(), 0.0, worker._clock
         )
@@ -242,9 +248,11 @@ class Job:
         return self._is_stopped
 
     def __enter__(self) -> Self:
-        worker, context = self._worker, self._context
+        worker = self._worker
+        context = self._context
         context.started = worker._clock()
-        context.limit, context.deadline = self._timeout, context.started + self._timeout
+        context.limit = self._timeout
+        context.deadline = context.started + self._timeout
         context.priority = worker._priority
         with worker._lock:
             worker._jobs.add(self)
@@ -254,7 +262,8 @@ class Job:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         release_request(self._token)
         outcome = next(_OUTCOMES[kind] for kind in type(error).__mro__ if kind in _OUTCOMES)
-        worker, seconds = self._worker, self._worker._clock() - self._context.started
+        worker = self._worker
+        seconds = self._worker._clock() - self._context.started
         with worker._lock:
             worker._jobs.discard(self)
             count, before = worker._counts.get((self._task, outcome), (0, 0.0))
@@ -288,8 +297,9 @@ def arq_settings(worker: Worker) -> Callable[[C], C]:
             functions = [send, arq.func(bill, timeout=5)]
             job_timeout = 30
 
-    A job's deadline is arq's own timeout for it. On SIGTERM arq takes no more jobs, and waits `drain_timeout` for those
-    under way, unless the settings have a `job_completion_wait`; then it cancels them, and runs them again later.
+    A job's deadline is arq's own timeout for it. On SIGTERM arq takes no more jobs, and waits
+    `drain_timeout` for those under way, unless the settings have a `job_completion_wait`; then it
+    cancels them, and runs them again later.
 
     Args:
         worker: What measures them; arq handles the signals, so it need not be entered.
@@ -328,11 +338,11 @@ def _as_job(worker: Worker, function: Any, timeout: float) -> Any:
 def celery_signals(worker: Worker) -> None:
     """Run each task of this process's Celery worker as a job: connect to Celery's signals.
 
-    A task's deadline is its soft time limit, or else its hard one. What it calls sees the deadline; only Celery ends
-    the task. On SIGTERM Celery takes no more tasks and waits for those under way.
+    A task's deadline is its soft time limit, or else its hard one. What it calls sees the deadline;
+    only Celery ends the task. On SIGTERM Celery takes no more tasks and waits for those under way.
 
-    With the pools `threads` and `solo` this process counts all tasks, and its `is_draining` is true after SIGTERM. With
-    `prefork` each child counts its own, and does not learn of the signal.
+    With the pools `threads` and `solo` this process counts all tasks, and its `is_draining` is true
+    after SIGTERM. With `prefork` each child counts its own, and does not learn of the signal.
 
     Args:
         worker: What measures them; Celery handles the signals, so it must not be entered.

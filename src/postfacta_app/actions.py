@@ -24,7 +24,8 @@ from .web.forms import Typed, fields_of
 from .web.routes import RouteClass
 from .web.slices import Fields, Matches, Now, Page, Routes
 
-READ, WRITE = Access.READ, Access.WRITE
+READ = Access.READ
+WRITE = Access.WRITE
 MOST: Final = 200  # the most action items of an incident; they are shown on one page
 routes: Final = Routes("action item")
 
@@ -196,7 +197,8 @@ async def add(unit: Unit, ref: Ref, new: NewAction) -> Action:
     incident = await lock_active(unit, ref)
     if len(await of(unit, incident.id)) >= MOST:
         raise ConflictError(f"{incident.ref} has {MOST} action items, which is the maximum")
-    made, who = uuid4(), unit.principal.actor
+    made = uuid4()
+    who = unit.principal.actor
     await insert(
         unit, "action_items", id=made, incident_id=incident.id, created_by=who, **dict(new)
     )

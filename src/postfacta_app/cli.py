@@ -60,9 +60,11 @@ def main(words: Sequence[str]) -> int:
         )
         code = 2
     except ResilienceError as error:
-        told, code = f"the database failed: {type(error).__name__}", 1
+        told = f"the database failed: {type(error).__name__}"
+        code = 1
     except (SettingsError, AppError, CommandFailedError, EmbeddedPostgresError) as error:
-        told, code = str(error), 2 if isinstance(error, SettingsError) else 1
+        told = str(error)
+        code = 2 if isinstance(error, SettingsError) else 1
     click.echo(f"postfacta: {told}", err=True)
     return code
 

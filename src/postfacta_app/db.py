@@ -260,7 +260,8 @@ async def _once(unit: Unit, work: Work, *, key: str, fingerprint: bytes) -> Resp
 
 def _client(request: Request) -> Address | None:
     # PostgreSQL's inet has no zone.
-    peer, known = request.client.host.partition("%")[0] if request.client else "", current_request()
+    peer = request.client.host.partition("%")[0] if request.client else ""
+    known = current_request()
     if known is not None and known.client and known.client != client_address(peer, ()):
         peer = known.client.removesuffix("/64")  # From our proxy; for IPv6, the network.
     try:  # A server on a Unix socket knows no address.
@@ -298,7 +299,8 @@ async def repeating(
 @asynccontextmanager
 async def reach(dsn: SecretStr) -> AsyncGenerator[Database]:
     """Connect for a command; `CommandFailedError` says where and why not."""
-    address, reason = dsn.get_secret_value(), "no response"
+    address = dsn.get_secret_value()
+    reason = "no response"
 
     def listen(event: Event, /) -> None:
         nonlocal reason

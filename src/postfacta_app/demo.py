@@ -123,7 +123,8 @@ def _ways(
 
     async def attach(told: Mapping[str, Any]) -> None:
         # Machine sources need a token; people do not.
-        source, scopes = told["source"], frozenset({"signals:write"})
+        source = told["source"]
+        scopes = frozenset({"signals:write"})
         token = Principal(actor="demo", name=source, scopes=scopes, source=source)
         who = SEEDER if source == "manual" else token
         facts = [

@@ -230,7 +230,8 @@ async def every(
 )  # fmt: skip
 async def one(q: Reader, ref: Ref, *, share: Share) -> IncidentDurations:
     for row in await q.fetch(_ONE, *sees(q.principal), *ref_of(ref), operation="durations"):
-        incident, known = incident_of(row), marks(json.loads(row["marks"]))
+        incident = incident_of(row)
+        known = marks(json.loads(row["marks"]))
         share(incident.visibility)
         measured = durations(known, is_open=row["is_open"])
         return IncidentDurations(incident=incident.ref, milestones=known, durations=measured)
@@ -290,7 +291,9 @@ async def show(q: Reader, *, request: Request, share: Share) -> Page:
 
 # The charts
 
-_MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
+_MINUTE = 60.0
+_HOUR = 3600.0
+_DAY = 86400.0
 _LENGTHS: Final = (
     (1.0, "1 s"), (10.0, "10 s"), (_MINUTE, "1 min"), (10 * _MINUTE, "10 min"), (_HOUR, "1 h"), (6 * _HOUR, "6 h"),
     (_DAY, "1 d"), (7 * _DAY, "1 week"), (30 * _DAY, "30 d"), (365 * _DAY, "1 year"), (3650 * _DAY, "10 years"),
@@ -316,7 +319,8 @@ def plot(points: Sequence[Point], median: float | None) -> Plot | None:
     low = max(0, bisect_right(steps, min(known)) - 1)
     high = min(len(steps) - 1, bisect_left(steps, max(known)))
     low, high = (low, high) if low < high else (max(0, high - 1), max(1, high))
-    begin, wide = points[-1].x, points[0].x - points[-1].x
+    begin = points[-1].x
+    wide = points[0].x - points[-1].x
 
     def up(seconds: float) -> float:
         return log(max(seconds, steps[low]) / steps[low]) / log(steps[high] / steps[low])

@@ -31,7 +31,9 @@ class AppError(Exception):
     `detail` says what is wrong and how to fix it, in one sentence: no cause, SQL or path.
     """
 
-    slug, status, title = "", 500, ""
+    slug = ""
+    status = 500
+    title = ""
     is_spent = False  # whether the idempotency key of a form was used, so that it needs a new one
 
     detail: str
@@ -46,7 +48,9 @@ class AppError(Exception):
         cls, problem: Problem, detail: str, headers: Mapping[str, str] = MappingProxyType({})
     ) -> Self:
         error = cls(detail, headers=headers)
-        error.slug, error.status, error.title = problem.code, problem.status, problem.title
+        error.slug = problem.code
+        error.status = problem.status
+        error.title = problem.title
         return error
 
     @property

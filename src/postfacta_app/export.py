@@ -174,12 +174,11 @@ Later = Annotated[Reader, Fill(lambda call, _: call.tools.transactions.reader(ca
 async def one(
     unit: Snapshot, ref: Ref, query: OneQuery, *, request: Request, kept: Kept, later: Later
 ) -> Annotated[Response, Document]:
-    form, begin = (
-        _FORMS[query.format],
-        TimelineQuery.model_validate({"limit": _STEP, "digest": True}),
-    )
+    form = _FORMS[query.format]
+    begin = TimelineQuery.model_validate({"limit": _STEP, "digest": True})
     found = await kept.slice(unit, ref, begin)
-    incident, entries = found.incident, found.page.items
+    incident = found.incident
+    entries = found.page.items
     document = await _document(unit, incident, found.page, rev=query.rev)
 
     def written() -> tuple[bytes, bytes, str]:

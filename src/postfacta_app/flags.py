@@ -37,8 +37,11 @@ class Flag:
     covers: Callable[[Rule], bool]  # which routes are refused while it is off
 
 
-_TEAM, _SPRING, _AUTUMN = "reliability-team", date(2027, 5, 31), date(2027, 11, 30)
-_WRITES, _PAGES = {RouteClass.WRITE, RouteClass.INGEST}, "/incidents/{ref}/postmortem"
+_TEAM = "reliability-team"
+_SPRING = date(2027, 5, 31)
+_AUTUMN = date(2027, 11, 30)
+_WRITES = {RouteClass.WRITE, RouteClass.INGEST}
+_PAGES = "/incidents/{ref}/postmortem"
 FLAGS: Final = (
     Flag(
         "writes", "Recording and changing", _TEAM, _AUTUMN, lambda rule: rule.route_class in _WRITES

@@ -84,10 +84,8 @@ def _link(incident: Incident, shown: View, /, **changes: str) -> str:
 
 
 def _back(call: Call, _: str) -> Callable[[str], str]:
-    path, given = (
-        f"/incidents/{call.request.path_params['ref']}",
-        call.request.query_params.multi_items(),
-    )
+    path = f"/incidents/{call.request.path_params['ref']}"
+    given = call.request.query_params.multi_items()
 
     def back(place: str) -> str:
         shown = given
@@ -111,7 +109,8 @@ async def show(
     q: Snapshot, ref: Ref, view: View, *, kept: timeline.Kept, now: Now, share: Share
 ) -> Page:
     page = await kept.page(q, ref, view, size=_PAGE)
-    incident, entries = page.incident, page.entries
+    incident = page.incident
+    entries = page.entries
     joined, labelled = await links.of(q, incident.id), await labels.of(q, incident.id)
     share(incident.visibility, *(it.incident.visibility for it in joined))
     said = await timeline.said(q, incident.id, entries, limit=_MOST_SAID + 1)

@@ -45,7 +45,8 @@ routes: Final = Routes("problem")
 
 def render(fault: AppError, *, path: str, request_id: str, version: str = "") -> tuple[str, bytes]:
     """Return the content type and body of an error, in the format of its path; only v0 shows a `version`."""
-    detail, message = redact_text(fault.detail), redact_text(fault.message)
+    detail = redact_text(fault.detail)
+    message = redact_text(fault.message)
     if not f"{path}/".startswith("/api/v1/"):
         # This format has no list of fields: the message names them.
         fields = "; ".join(
@@ -101,7 +102,8 @@ class Problems:
         return shown.headers["content-type"], bytes(shown.body)
 
     def _show(self, fault: AppError, scope: Scope) -> Response:
-        context, path = current_request(), scope["path"]
+        context = current_request()
+        path = scope["path"]
         request_id = context.request_id if context else ""
         accepted = ", ".join(Headers(scope=scope).getlist("accept")).lower()
         if self.pages is not None and "text/html" in accepted and not path.startswith("/api/"):
@@ -161,7 +163,8 @@ def redirect_target(path: str, routes: Iterable[BaseRoute]) -> str | None:
 
 def _page(pages: Pages, fault: AppError, scope: Scope, *, request_id: str) -> Response:
     """Render an error; offer an unsaved form again, and lead unauthenticated users to sign-in."""
-    sign_in, typed = None, scope.get(TYPED)
+    sign_in = None
+    typed = scope.get(TYPED)
     if fault.status == errors.UnauthenticatedError.status:
         sign_in = f"/signin?next={quote(_came_from(scope), safe='/')}"
         if not typed:

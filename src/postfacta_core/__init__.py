@@ -1,11 +1,12 @@
 """Make an ASGI service survive deploys, overload, slow clients and failing dependencies.
 
-Each folder is a capability, and imports only what stands below it; what decides stands beside what runs it, in modules
-with an underscore that await nothing:
+Each folder is a capability, and imports only what stands below it; what decides stands beside what
+runs it, in modules with an underscore that await nothing:
 
 * `asgi` serves: `harden` composes the middlewares.
 * `drain` ends a process; `guards` call a function, refuse to, or call it again.
-* `limits`: how many, how often. `deadlines`: until when. `health`: how the process is. `telemetry`: what was observed.
+* `limits`: how many, how often. `deadlines`: until when. `health`: how the process is. `telemetry`:
+  what was observed.
 * `errors`, `clock`, `events`, `context`, `backoff`: the ground, words that all the others share.
 """
 

@@ -12,7 +12,8 @@ def lazy(
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` for a package that imports nothing by itself; `__all__` is computed.
 
-    `names` is what each of its modules exports. Type checkers read the same from imports under `TYPE_CHECKING`.
+    `names` is what each of its modules exports. Type checkers read the same from imports under
+    `TYPE_CHECKING`.
     """
     homes = {name: module for module, exported in names.items() for name in exported}
 

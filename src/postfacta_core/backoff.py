@@ -39,7 +39,8 @@ class Backoff:
     def delay(self, attempt: int, luck: float) -> float:
         """Return the seconds to wait after a try that failed, counted from 1: above 0, and up to the wait's bound.
 
-        `luck` is from 0 up to 1; at 0 it is the bound. Raise `ValueError` if the attempt is below 1.
+        `luck` is from 0 up to 1; at 0 it is the bound. Raise `ValueError` if the attempt is below
+        1.
         """
         if attempt < 1:
             raise ValueError(f"counts tries from 1: {attempt}")

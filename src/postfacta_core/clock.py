@@ -33,7 +33,8 @@ def random_id() -> str:
     return os.urandom(16).hex()
 
 
-# For the whole process: a context variable would not reach async fixtures and servers in other threads.
+# For the whole process: a context variable would not reach async fixtures and servers in other
+# threads.
 _HASTE: Final[list[float]] = []
 
 

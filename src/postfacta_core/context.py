@@ -49,18 +49,23 @@ class RequestContext:
         clock: Monotonic seconds.
         asked: The seconds that the caller gives it, as a header said; `math.inf` if none did.
         limit: The seconds that the service gives it; `math.inf` for any number.
-        deadline: When it must have ended, in the seconds of its clock; `math.inf` if it may take for ever, or is over.
+        deadline: When it must have ended, in the seconds of its clock; `math.inf` if it may take
+            for ever, or is over.
         queued: Seconds for which it waited to be admitted.
-        waited: Seconds for which it waited after that, such as for a connection of a pool; see `add_wait`.
-        slot: Its part of the limit on requests under way; None before it is admitted and once its response began.
+        waited: Seconds for which it waited after that, such as for a connection of a pool; see
+            `add_wait`.
+        slot: Its part of the limit on requests under way; None before it is admitted and once its
+            response began.
         priority: How much it matters, a `limits._overload.Priority`: 0 the most, 3 the least.
-        client: The key of rate limits by default: an address, or an IPv6 /64; empty until it is known.
+        client: The key of rate limits by default: an address, or an IPv6 /64; empty until it is
+            known.
         root_path: The server's own `root_path`, before any mount added to it.
         route: The route template once it is known, such as `/incidents/{ref}`; else None.
-        trace_id: The trace, 32 hex digits: the server span's; without a recording SDK the one that the caller's
-            `traceparent` names; else empty.
+        trace_id: The trace, 32 hex digits: the server span's; without a recording SDK the one that
+            the caller's `traceparent` names; else empty.
         span_id: The server span, 16 hex digits, or empty.
-        trace_flags: Two hex digits, whose lowest bit says that the trace is sampled; empty without a span.
+        trace_flags: Two hex digits, whose lowest bit says that the trace is sampled; empty without
+            a span.
         error_type: Why a layer refused or failed it, for metric, span and log; empty if none did.
         principal: Who asks, for the access line: set by the application once it is known.
     """
@@ -97,7 +102,8 @@ class RequestContext:
     def is_out_of_callers_time(self, age: float) -> bool:
         """Return whether the caller's time has run out, or nearly, at this age, and was shorter than the service's.
 
-        What fails then is no failure of the service. "Nearly", since pools and outgoing calls keep a share of the time.
+        What fails then is no failure of the service. "Nearly", since pools and outgoing calls keep
+        a share of the time.
         """
         asked = self.asked
         return asked < self.limit and age >= asked - max(_NEARLY, asked * _NEARLY_SHARE)
@@ -130,7 +136,8 @@ def ignore_duration() -> None:
 def lend_slot() -> Slot | None:
     """Release the present request's slot while something else bounds it; return what `reclaim_slot` takes back.
 
-    None if there is none to release: outside of a request, once its response began, or in a worker thread.
+    None if there is none to release: outside of a request, once its response began, or in a worker
+    thread.
     """
     request = CURRENT.get()
     if request is None or (slot := request.slot) is None or not slot.lend():

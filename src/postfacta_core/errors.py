@@ -1,8 +1,9 @@
 """The errors this library raises, in one tree.
 
-The split is the one a caller needs: can my work have had an effect? After a RejectedError it cannot: the default of
-`Retry` tries again, and nothing else. Each error is about the call that raised it: where a function makes two calls,
-the first may have been done when the second is rejected.
+The split is the one a caller needs: can my work have had an effect? After a RejectedError it
+cannot: the default of `Retry` tries again, and nothing else. Each error is about the call that
+raised it: where a function makes two calls, the first may have been done when the second is
+rejected.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ class FailedResponseError(ResilienceError):
         policy: The dependency.
         retry_after: As for every error.
         response: What it answered.
-        is_repeatable: Whether the request was idempotent (RFC 9110, section 9.2.2), so that it may be sent again.
+        is_repeatable: Whether the request was idempotent (RFC 9110, section 9.2.2), so that it may
+            be sent again.
     """
 
     _what = "the dependency answered that it failed"

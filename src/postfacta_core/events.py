@@ -1,6 +1,7 @@
 """Events that policies and runners emit to an observer.
 
-They are tuples, since several are made for each statement: a frozen dataclass takes four to nine times as long.
+They are tuples, since several are made for each statement: a frozen dataclass takes four to nine
+times as long.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _LOG: Final = logging.getLogger("postfacta")
 class Mode(StrEnum):
     """How a policy's decisions are used; it may be set at any time.
 
-    `ENFORCE` acts on them. `SHADOW` decides and counts, and lets everything pass. `OFF` does not even decide.
+    `ENFORCE` acts on them. `SHADOW` decides and counts, and lets everything pass. `OFF` does not
+    even decide.
     """
 
     ENFORCE = "enforce"
@@ -143,9 +145,10 @@ class ConnectionReleased(NamedTuple):
 class QueryFinished(NamedTuple):
     """A statement or transaction step of a `Database` ended; on success there is no `sqlstate`.
 
-    `system` is the product, `postgresql`; `operation` the first word, such as `SELECT`, and `collection` the table it
-    is about, or empty. It took `seconds` from sent to answered, without the wait for a connection. For spans only are
-    `namespace`, the database's name on its server, and `server`, its host.
+    `system` is the product, `postgresql`; `operation` the first word, such as `SELECT`, and
+    `collection` the table it is about, or empty. It took `seconds` from sent to answered, without
+    the wait for a connection. For spans only are `namespace`, the database's name on its server,
+    and `server`, its host.
     """
 
     database: str
@@ -162,8 +165,9 @@ class QueryFinished(NamedTuple):
 class HttpCallFinished(NamedTuple):
     """One try of a call to another service ended, after `seconds` until the response began or the failure.
 
-    What a failure leaves unknown is empty or 0: the method sent, the host asked, its port, the status.
-    `error_type` is empty on success; else the status from 400 up, or the class of the error.
+    What a failure leaves unknown is empty or 0: the method sent, the host asked, its port, the
+    status. `error_type` is empty on success; else the status from 400 up, or the class of the
+    error.
     """
 
     service: str
@@ -275,7 +279,8 @@ class _ProcessObserver:
 
     def __call__(self, event: Event, /) -> None:
         if isinstance(event, PolicyCreated):
-            # What is gone is dropped by twos as what is new comes: no callback runs in the collector.
+            # What is gone is dropped by twos as what is new comes: no callback runs in the
+            # collector.
             with suppress(IndexError):
                 for _ in range(2):
                     if (kept := self._created.popleft())[1]() is not None:
@@ -303,7 +308,8 @@ process_observer: Final = _ProcessObserver()
 def observing(owner: str, name: str, observer: Observer | None) -> Observer:
     """Check the `observer` of a policy, and make it one that never raises.
 
-    One that raises is reported under the policy's name, to the process's observer or else once to the log.
+    One that raises is reported under the policy's name, to the process's observer or else once to
+    the log.
 
     Raises:
         ValueError: If it cannot be called. None ignores all events.

@@ -17,12 +17,14 @@ __all__ = ["install_command", "missing_extra"]
 def install_command(extra: str) -> str:
     """Return the shell command that adds an extra to this installation, from the source that it came from.
 
-    The source is what the installer recorded (PEP 610): a repository and its commit, a folder, or a wheel. No package
-    index holds PostFacta, and anyone could register its name there. Without a record the command has a path to fill in.
+    The source is what the installer recorded (PEP 610): a repository and its commit, a folder, or a
+    wheel. No package index holds PostFacta, and anyone could register its name there. Without a
+    record the command has a path to fill in.
     """
     text = distribution("postfacta").read_text("direct_url.json")
     record: Mapping[str, Any] = json.loads(text or "{}")
-    # What stands before the `@` of an address may be a password; installers leave out less than they should.
+    # What stands before the `@` of an address may be a password; installers leave out less than
+    # they should.
     url = re.sub(r"//(?!git@)[^/]*@", "//", record.get("url", ""))
     if not url:
         return f"pip install '/path/to/checkout-or-wheel-of-postfacta[{extra}]'"

@@ -1,7 +1,8 @@
 """Send all log lines of a process to one place, in one format: `configure`.
 
-A thread writes the lines, so that no request waits for a slow reader: together, 20 ms after the first, but at once if
-one is a warning or worse. What does not fit is dropped, and `log.dropped` says how many.
+A thread writes the lines, so that no request waits for a slow reader: together, 20 ms after the
+first, but at once if one is a warning or worse. What does not fit is dropped, and `log.dropped`
+says how many.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ _MOST_LINES: Final = 10_000
 _FLUSH: Final = 2.0  # Seconds.
 # uvicorn logs a crash again that `harden` has logged with its request already.
 _TWICE: Final = "Exception in ASGI application"
-# Servers configure loggers of their own. What they say goes with the rest; `harden` writes the access lines.
+# Servers configure loggers of their own. What they say goes with the rest; `harden` writes the
+# access lines.
 _SERVERS: Final = ("uvicorn", "uvicorn.error", "hypercorn.error", "gunicorn.error", "_granian")
 _ACCESS: Final = ("uvicorn.access", "hypercorn.access", "gunicorn.access", "granian.access")
 
@@ -43,9 +45,10 @@ def configure(
 ) -> LineWriter:
     """Send every log record of this process to standard output, each kind at most 200 times a second.
 
-    Call it once, before the server begins to serve; a second call replaces the first. Request and trace ids
-    stand on each line of a request. Secrets are `[redacted]`. The servers' own access lines are switched off.
-    Lines that are held back or dropped are counted by the process's `asgi.Telemetry`.
+    Call it once, before the server begins to serve; a second call replaces the first. Request and
+    trace ids stand on each line of a request. Secrets are `[redacted]`. The servers' own access
+    lines are switched off. Lines that are held back or dropped are counted by the process's
+    `asgi.Telemetry`.
 
     Args:
         format: `json` for one object a line, `console` for text.
@@ -103,7 +106,8 @@ def _is_news(record: logging.LogRecord) -> bool:
 class LineWriter(logging.Handler):
     """Queues lines for a thread that writes them to an open file, and ends with the process.
 
-    The thread begins with the first line, in a forked process too: its parent's lines stay with the parent.
+    The thread begins with the first line, in a forked process too: its parent's lines stay with the
+    parent.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -121,7 +125,8 @@ class LineWriter(logging.Handler):
     def _begin_anew(self) -> None:
         self._lines: deque[str] = deque()
         self._dropped = 0
-        self._wake, self._hurry = threading.Event(), threading.Event()
+        self._wake = threading.Event()
+        self._hurry = threading.Event()
         self._is_awake = False  # To ask the event itself is a call for each line.
         self._thread: threading.Thread | None = None
 
@@ -208,7 +213,8 @@ class LineWriter(logging.Handler):
     def close(self) -> None:
         """End the thread, which writes what there is; `flush` waits for that. A later line is written by its caller."""
         if not self._is_closed:
-            self._is_closed, self._is_awake = True, False
+            self._is_closed = True
+            self._is_awake = False
             self._hurry.set()
             self._wake.set()
             if self._thread is not None and not self._lines:
@@ -236,12 +242,14 @@ class LineWriter(logging.Handler):
             for _ in lines:
                 self._lines.popleft()
         if self._dropped:
-            count, self._dropped = self._dropped, 0
+            count = self._dropped
+            self._dropped = 0
             logging.getLogger(__name__).warning("log.dropped", extra={"count": count})
             self.flood.observer(LogsSuppressed("log.dropped", count))
 
     def _put(self, data: bytes) -> None:
-        # By no stream: its lock, held here while the reader is stuck, would keep the process from ending.
+        # By no stream: its lock, held here while the reader is stuck, would keep the process from
+        # ending.
         written = 0
         try:
             while written < len(data):

@@ -1,7 +1,8 @@
 """Check settings where they are given.
 
-Each function returns the value, converted where two notations mean the same, or raises `ValueError` with the field,
-the value, the rule and an example: the four things that the person who gave it needs.
+Each function returns the value, converted where two notations mean the same, or raises `ValueError`
+with the field, the value, the rule and an example: the four things that the person who gave it
+needs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from enum import StrEnum
 from operator import ge, gt, le, lt
 from typing import Final, NoReturn, TypedDict, TypeVar, Unpack, cast
 
-# `from .validation import validation` imports this module by its name and not the package, which imports all others.
+# `from .validation import validation` imports this module by its name and not the package, which
+# imports all others.
 import postfacta_core.validation as _this  # noqa: PLW0406 - see above
 
 validation = _this
@@ -95,7 +97,8 @@ def whole(field: str, value: object, *, example: str = "", **bounds: Unpack[_Bou
 def _within(
     field: str, value: object, *, is_one: bool, kind: str, bounds: _Bounds, example: str
 ) -> float:
-    limits, given = cast("dict[str, float]", bounds), cast("float", value)
+    limits = cast("dict[str, float]", bounds)
+    given = cast("float", value)
     if is_one and all(_IS_WITHIN[name](given, limit) for name, limit in limits.items()):
         return given
     said = "".join(f" and {name.replace('_', ' ')} {limit:g}" for name, limit in limits.items())

@@ -120,7 +120,8 @@ def copy_binaries(binaries: Binaries, target: Path) -> Binaries:
         shutil.copytree(tree / part, copy / part)
     # What the tools that repair wheels add: libraries beside the package on Linux, inside it on
     # macOS.
-    beside, inside = f"{tree.parent.name}.libs", ".dylibs"
+    beside = f"{tree.parent.name}.libs"
+    inside = ".dylibs"
     for extra, place in (
         (tree.parent.parent / beside, target / beside),
         (tree.parent / inside, copy.parent / inside),
@@ -180,7 +181,8 @@ def _inspect(place: Path | None) -> Binaries:
     match = _VERSION.search(output)
     if match is None:
         raise _Refusal(f"`postgres --version` said {output.strip()!r}")
-    version, major = match[1], int(match[2])
+    version = match[1]
+    major = int(match[2])
     if major < OLDEST_MAJOR:
         raise _Refusal(f"it is version {version}, older than {OLDEST_MAJOR}")
     return Binaries(folder=place, version=version, major=major)

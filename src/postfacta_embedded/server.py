@@ -243,7 +243,8 @@ class EmbeddedPostgres:
             ) from error
 
     def _own_and_launch(self) -> None:
-        cluster, parent = self._cluster, self._cluster.data_dir.parent
+        cluster = self._cluster
+        parent = self._cluster.data_dir.parent
         with own_files(_WHAT, cluster.data_dir, needed_bytes=NEEDED_BYTES):
             parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -300,7 +301,8 @@ class EmbeddedPostgres:
                 return False
 
     def _launch(self, binaries: Binaries, account: Account) -> None:
-        data_dir, before = self._cluster.data_dir, read_pid_file(self._cluster.data_dir)
+        data_dir = self._cluster.data_dir
+        before = read_pid_file(self._cluster.data_dir)
         env: dict[str, str] = {}
         if before is not None and is_alive(before.pid):
             # The pid of a dead postmaster now belongs to another process (end_orphan has looked),
@@ -319,7 +321,8 @@ class EmbeddedPostgres:
 
     def _await_ready(self, child: subprocess.Popen[bytes], stale: str | None) -> None:
         began = time.monotonic()
-        until, next_report = began + self._start_timeout, began + _REPORT_EVERY
+        until = began + self._start_timeout
+        next_report = began + _REPORT_EVERY
         while not self._is_ready(child.pid, stale):
             now = time.monotonic()
             if now >= until:

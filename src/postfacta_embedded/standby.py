@@ -109,7 +109,8 @@ class StandbyPostgres(EmbeddedPostgres):
             raise
 
     def _run_copy(self) -> None:
-        cluster, address = self._cluster, urlsplit(self._primary.dsn())
+        cluster = self._cluster
+        address = urlsplit(self._primary.dsn())
         password = unquote(address.password or "")
         _write_secret(cluster.password_file, password)
         where = f"host={address.hostname} port={address.port} user={address.username} application_name={self._name}"

@@ -27,7 +27,8 @@ class Starting:
     """What `lab_service` gives."""
 
     def __init__(self, folder: Path, closing: ExitStack) -> None:
-        self._folder, self._closing = folder, closing
+        self._folder = folder
+        self._closing = closing
 
     def __call__(self, command: str, *, path: str = "/", start: float = 30.0) -> str:
         """Start a service in the foreground, wait until it answers GET of a path with 200 to 299, and return its address.
@@ -61,7 +62,8 @@ class Loading:
     ) -> Report:
         """Load a service at a steady rate, as `postfacta lab load` does; `report.verdict` is 0 if it held."""
         refuse_strangers(url)
-        target, asks = Target(url, credentials()), read_mix(paths, mix)
+        target = Target(url, credentials())
+        asks = read_mix(paths, mix)
         plan = Plan(target=target, asks=asks, rate=rate, seconds=seconds, limits=limits or Limits())
         parts = asyncio.run(run_profile(PROFILES["expected"], plan))
         return Report(

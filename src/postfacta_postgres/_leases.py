@@ -1,10 +1,10 @@
 """Decide when a pool lends a connection, makes a caller wait, refuses, renews one or evicts all.
 
 1. There are `max_size` slots, one for each lent connection, and a queue for them, see `Turns`.
-2. A connection belongs to a generation. When the database is lost or has moved, a new generation begins: the idle ones of the
-   old generation are closed, and the lent ones as they come back.
-3. Age is looked at when a connection comes back or lies idle, never when it is lent: a caller does not wait for
-   a new one because an old one is old.
+2. A connection belongs to a generation. When the database is lost or has moved, a new generation
+   begins: the idle ones of the old generation are closed, and the lent ones as they come back.
+3. Age is looked at when a connection comes back or lies idle, never when it is lent: a caller does
+   not wait for a new one because an old one is old.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from postfacta_core.guards._slots import Turns
 
 C = TypeVar("C")
 
-# Connections that were opened together must not be renewed together: up to this share of its life is taken off each.
+# Connections that were opened together must not be renewed together: up to this share of its life
+# is taken off each.
 _JITTER: Final = 0.2
 
 
@@ -51,9 +52,11 @@ class LeaseTable(Turns, Generic[C]):
         self, max_size: int, max_waiting: int, *, max_lifetime: float, max_idle: float
     ) -> None:
         super().__init__(max_size, max_waiting)
-        self._max_lifetime, self._max_idle = max_lifetime, max_idle
+        self._max_lifetime = max_lifetime
+        self._max_idle = max_idle
         self.generation: int = 0
-        # The last one in is the first one out: those that a quiet hour does not need grow old below it.
+        # The last one in is the first one out: those that a quiet hour does not need grow old below
+        # it.
         self._idle: list[PooledConnection[C]] = []
 
     @property
@@ -85,7 +88,8 @@ class LeaseTable(Turns, Generic[C]):
         if generation != self.generation:
             return []
         self.generation += 1
-        evicted, self._idle = self._idle, []
+        evicted = self._idle
+        self._idle = []
         return evicted
 
     def sweep(self, now: float) -> list[PooledConnection[C]]:

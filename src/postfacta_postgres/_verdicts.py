@@ -1,8 +1,11 @@
 """Decide what an error of PostgreSQL means: to its caller, to the circuit, and for what was sent.
 
-1. An SQLSTATE is an error of the library, or the statement's own fault: then the driver's error stays.
-2. The circuit counts what the database is to blame for, and neither a statement nor a caller's short deadline.
-3. What was sent and not answered may have been done, unless a transaction that is open around it undoes it.
+1. An SQLSTATE is an error of the library, or the statement's own fault: then the driver's error
+   stays.
+2. The circuit counts what the database is to blame for, and neither a statement nor a caller's
+   short deadline.
+3. What was sent and not answered may have been done, unless a transaction that is open around it
+   undoes it.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from postfacta_core import CircuitConfig, errors
 
 QUERY_CANCELED: Final = "57014"
 _NOT_THERE: Final = ("08", "57P01", "57P02", "57P03", "53300", "53100", "53200")
-# What a value can be at fault for: too long, too large, no date, no number, a text with NUL, no regular expression.
+# What a value can be at fault for: too long, too large, no date, no number, a text with NUL, no
+# regular expression.
 _INPUT: Final = ("22001", "22003", "22007", "22008", "22021", "2201B", "22P02", "22P03", "22P05")
 _MEANINGS: Final[dict[str, type[errors.ResilienceError]]] = {
     "25006": errors.ReadOnlyDatabaseError,
@@ -27,7 +31,8 @@ _OUT_OF_RESOURCES: Final = "53"
 # These end the connection, and may come after a commit whose answer they overtake.
 _PARTING_WORDS: Final = ("08", "57P")
 _COMMITS: Final = re.compile(r"(?:^|;)\s*(?:commit|end|prepare\s+transaction)\b", re.IGNORECASE)
-# An error that follows may find a part committed: procedures and blocks may do so, and what has several statements.
+# An error that follows may find a part committed: procedures and blocks may do so, and what has
+# several statements.
 _COMMITS_A_PART: Final = re.compile(
     r"(?:^|;)\s*(?:call|do)\b|\b(?:commit|end)\s*;\s*\S", re.IGNORECASE
 )
@@ -48,7 +53,8 @@ def error_of(
 ) -> errors.ResilienceError | None:
     """Return the error of this library that an SQLSTATE is; None if it is about the statement.
 
-    `otherwise` is meant where the SQLSTATE says nothing. What had no effect may be tried again in a second.
+    `otherwise` is meant where the SQLSTATE says nothing. What had no effect may be tried again in a
+    second.
     """
     kind = (
         errors.DatabaseUnavailableError
@@ -82,7 +88,8 @@ def outcome_of(
         return known
     if isinstance(known, errors.DeadlineExceededError):
         return errors.OutcomeTimeoutError(known.policy)
-    # Without `retry_after`: the caller of a service that answers it would take the answer for a refusal.
+    # Without `retry_after`: the caller of a service that answers it would take the answer for a
+    # refusal.
     return errors.OutcomeUnknownError(known.policy)
 
 
@@ -98,7 +105,8 @@ def is_to_blame(
 ) -> bool:
     """Return whether the database failed, and neither the statement nor the caller's short deadline.
 
-    `limit` is the seconds that its request left it, None for all that any has; `is_callers` says who set the deadline.
+    `limit` is the seconds that its request left it, None for all that any has; `is_callers` says
+    who set the deadline.
     """
     if isinstance(known, errors.DeadlineExceededError):
         return limit is None or (limit >= _FAIR and not is_callers)
@@ -108,9 +116,10 @@ def is_to_blame(
 def database_circuit(max_size: int) -> CircuitConfig:
     """Return the default circuit of a database, for a pool of this size.
 
-    It looks at the last calls: when a database hangs, each connection gives one failure per `statement_timeout`, which the
-    successes of the last seconds would outweigh for long. The window is four times the pool, and counts from three times
-    on: a blow that breaks all lent connections is less than half. It is open for 4 to 5 seconds each time.
+    It looks at the last calls: when a database hangs, each connection gives one failure per
+    `statement_timeout`, which the successes of the last seconds would outweigh for long. The window
+    is four times the pool, and counts from three times on: a blow that breaks all lent connections
+    is less than half. It is open for 4 to 5 seconds each time.
     """
     most = min(4 * max(max_size, 5), _LARGEST_WINDOW)
     return CircuitConfig(

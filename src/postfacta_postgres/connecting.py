@@ -44,21 +44,24 @@ class PoolOptions:
         max_size: Connections lent at once; one more is reserved for health.
         max_waiting: Callers that may wait for one; later ones are refused immediately.
         acquire_timeout: Longest wait for one. A request's deadline may shorten it.
-        connect_timeout: Longest time to open one, shared by the hosts that are tried, or to clear one that was cut off.
-        statement_timeout: Longest run of a statement; a request's deadline may shorten it. The server ends it, and a
-            second later this side does.
+        connect_timeout: Longest time to open one, shared by the hosts that are tried, or to clear
+            one that was cut off.
+        statement_timeout: Longest run of a statement; a request's deadline may shorten it. The
+            server ends it, and a second later this side does.
         lock_timeout: Longest wait of a statement for a lock.
         idle_in_transaction_timeout: After it the server ends a transaction that does nothing.
         close_timeout: Longest wait for lent connections when the pool closes.
-        max_lifetime: Age at which a connection is replaced, up to a fifth earlier, so that not all are at once.
+        max_lifetime: Age at which a connection is replaced, up to a fifth earlier, so that not all
+            are at once.
         max_idle: Time without use after which a connection is closed.
         reconnect: The waits between attempts while there is no database.
-        reset: Whether a connection that comes back is cleared, by a round trip, of settings, advisory locks, open
-            cursors. Without it no statement may leave such a thing behind.
-        transaction_pooling: Whether a pooler such as pgbouncer gives each transaction another session. Then nothing is
-            kept in a session; time limits are set in each transaction, and outside of one this side alone sees to them.
-        plan_each_time: Whether the server plans a prepared statement for each call. Otherwise a plan made for a small
-            table stays in use while it grows.
+        reset: Whether a connection that comes back is cleared, by a round trip, of settings,
+            advisory locks, open cursors. Without it no statement may leave such a thing behind.
+        transaction_pooling: Whether a pooler such as pgbouncer gives each transaction another
+            session. Then nothing is kept in a session; time limits are set in each transaction, and
+            outside of one this side alone sees to them.
+        plan_each_time: Whether the server plans a prepared statement for each call. Otherwise a
+            plan made for a small table stays in use while it grows.
     """
 
     max_size: int = 10
@@ -116,11 +119,13 @@ class Setup:
 class Connector:
     """Opens connections to one of the hosts of an address.
 
-    All are opened to `host`, the number of the one that a search found: were each to look for itself, one pool could
-    write to two primaries after a failover that went wrong. `namespace` is the database's name, for spans, or empty.
+    All are opened to `host`, the number of the one that a search found: were each to look for
+    itself, one pool could write to two primaries after a failover that went wrong. `namespace` is
+    the database's name, for spans, or empty.
 
-    `patience` is the seconds that a sign of life may take: twice what the last opening took, which is several round
-    trips, at least 1 and at most `connect_timeout`. `is_failing` says that the last opening failed.
+    `patience` is the seconds that a sign of life may take: twice what the last opening took, which
+    is several round trips, at least 1 and at most `connect_timeout`. `is_failing` says that the
+    last opening failed.
     """
 
     def __init__(self, setup: Setup, dsn: str, password: Password | None) -> None:
@@ -215,9 +220,11 @@ def _arguments(name: str, options: PoolOptions) -> dict[str, Any]:
     timeout = options.statement_timeout + 1.0
     arguments: dict[str, Any] = {"command_timeout": timeout, "server_settings": settings}
     if options.transaction_pooling:
-        # Both settings above are among those that pgbouncer follows; it refuses a client that names others.
+        # Both settings above are among those that pgbouncer follows; it refuses a client that names
+        # others.
         return arguments | {"statement_cache_size": 0}
-    # A statement whose client is gone is ended within a second, and not when it has an answer to send.
+    # A statement whose client is gone is ended within a second, and not when it has an answer to
+    # send.
     settings |= options.session_settings() | {"client_connection_check_interval": "1000"}
     if options.plan_each_time:
         settings["plan_cache_mode"] = "force_custom_plan"
@@ -235,7 +242,8 @@ def check_address(field: str, dsn: str) -> str:
         shown = f"{scheme}://***"
         rule = "an address whose password has /, ?, # and @ written as %2F, %3F, %23 and %40"
     if not mark or scheme not in {"postgresql", "postgres"}:  # It may be a password.
-        shown, rule = "***", 'an address that begins with "postgresql://"'
+        shown = "***"
+        rule = 'an address that begins with "postgresql://"'
     elif all(map(_is_place, places.split(","))) and (query := _query_of(dsn)) is not None:
         wrong = [name for name, known in _CHOICES.items() if not set(query.get(name, ())) <= known]
         if not wrong:

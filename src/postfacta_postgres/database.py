@@ -44,9 +44,10 @@ _DURABILITY = (
 class Statements:
     """Four ways to run a statement, which differ in what they return.
 
-    `operation` names it in metrics and spans, by default by its first word; `collection` names the table it is about.
-    `repeatable` says that it may run twice, as what only reads may. Then its outcome is never unknown, and a `Database`
-    tries it once more, on another connection, if that broke.
+    `operation` names it in metrics and spans, by default by its first word; `collection` names the
+    table it is about. `repeatable` says that it may run twice, as what only reads may. Then its
+    outcome is never unknown, and a `Database` tries it once more, on another connection, if that
+    broke.
     """
 
     def _send(self, statement: Statement) -> Awaitable[T]:  # pyright: ignore[reportInvalidTypeVarUse]
@@ -100,19 +101,20 @@ class Statements:
 class Connection(Statements):
     """A lent connection whose statements are timed and whose errors are classified.
 
-    A statement has what is left of the request's time, a small share for the answer taken off, and `statement_timeout` at
-    most. Then this side gives up, and asks the server to end it.
+    A statement has what is left of the request's time, a small share for the answer taken off, and
+    `statement_timeout` at most. Then this side gives up, and asks the server to end it.
 
     Every method raises:
-        OutcomeUnknownError: If the connection breaks, or time runs out (`OutcomeTimeoutError`), after the statement was
-            sent, and no transaction is open that undoes it: it may have been done.
-        DatabaseUnavailableError: If the connection breaks before it was sent, or inside of a transaction.
-        LockTimeoutError: If others hold a lock for longer than `lock_timeout`.
-        ReadOnlyDatabaseError: If the database takes no writes.
-        DeadlineExceededError: If the statement runs out of time, or the request has none left.
-        InvalidInputError: If a value is none that the database can store.
-        asyncpg.InterfaceError: If the connection was given back.
-        asyncpg.PostgresError: For all that is the statement's own fault, such as a broken constraint.
+        OutcomeUnknownError: If the connection breaks, or time runs out (`OutcomeTimeoutError`),
+            after the statement was sent, and no transaction is open that undoes it: it may have
+            been done.
+        DatabaseUnavailableError: If the connection breaks before it was sent, or inside of a
+        transaction. LockTimeoutError: If others hold a lock for longer than `lock_timeout`.
+        ReadOnlyDatabaseError: If the database takes no writes. DeadlineExceededError: If the
+        statement runs out of time, or the request has none left. InvalidInputError: If a value is
+        none that the database can store. asyncpg.InterfaceError: If the connection was given back.
+        asyncpg.PostgresError: For all that is the statement's own fault, such as a broken
+        constraint.
     """
 
     def __init__(self, lease: Lease) -> None:
@@ -130,19 +132,21 @@ class Connection(Statements):
 class Database(Statements):
     """A PostgreSQL database that may be unavailable at start and at any time later.
 
-    Enter it around all of the service's life, on asyncio. That waits for nothing; who asks before the first attempt to
-    connect has ended waits for that, for `acquire_timeout` at most. It may be entered again once it was left, in
-    another event loop too. Each statement runs on a connection of its own; see `Connection` for what it raises, and
-    `acquire`.
+    Enter it around all of the service's life, on asyncio. That waits for nothing; who asks before
+    the first attempt to connect has ended waits for that, for `acquire_timeout` at most. It may be
+    entered again once it was left, in another event loop too. Each statement runs on a connection
+    of its own; see `Connection` for what it raises, and `acquire`.
 
     Args:
-        dsn: A `postgresql://` address, refused if no server could be there. No error or event repeats its password.
-        name: Names it in errors, events and metrics. Entering raises ValueError while another of this name is open that
-            has the same observer.
+        dsn: A `postgresql://` address, refused if no server could be there. No error or event
+            repeats its password.
+        name: Names it in errors, events and metrics. Entering raises ValueError while another of
+            this name is open that has the same observer.
         options: Pool size and time limits.
         password: Wins over the one in the address; a function is asked for each new connection.
-        breaker: Refuses to lend connections while too many break or time out; by default one of this name, with
-            `database_circuit`. Leave its `on` and `slow_call_duration` alone: what a failure is, is decided here.
+        breaker: Refuses to lend connections while too many break or time out; by default one of
+            this name, with `database_circuit`. Leave its `on` and `slow_call_duration` alone: what
+            a failure is, is decided here.
         retry_budget: What further tries are spent from; by default one of this name.
         observer: Receives events of connections and statements; see `events`. It may raise.
         clock: Monotonic seconds.
@@ -225,8 +229,8 @@ class Database(Statements):
     async def ping(self) -> None:
         """Raise DatabaseUnavailableError unless the database answers in time, on a connection that no load can take.
 
-        That is a second, or twice what the last connection took to open, `connect_timeout` at most. Any answer on
-        another connection meanwhile will do. Several that wait share one question.
+        That is a second, or twice what the last connection took to open, `connect_timeout` at most.
+        Any answer on another connection meanwhile will do. Several that wait share one question.
         """
         await self._pool.monitor.ping()
 
@@ -239,10 +243,12 @@ class Database(Statements):
         """Lend a connection for the block.
 
         Raises:
-            DatabaseUnavailableError: At once if there is no database; in `acquire_timeout` if that is not known yet.
+            DatabaseUnavailableError: At once if there is no database; in `acquire_timeout` if that
+                is not known yet.
             CircuitOpenError: At once if too many connections broke or timed out recently.
             DeadlineExceededError: If the request's time is up before one is free.
-            PoolTimeoutError: If all stay lent for `acquire_timeout`, or too many wait for one already.
+            PoolTimeoutError: If all stay lent for `acquire_timeout`, or too many wait for one
+                already.
         """
         async with Lease(self._pool, self.breaker) as lease:
             yield Connection(lease)
@@ -256,10 +262,13 @@ class Database(Statements):
         The server itself ends a statement that lasts longer than the request had left at BEGIN.
 
         Raises:
-            OutcomeUnknownError: If the connection breaks, or time runs out, while the answer to COMMIT is on its way.
+            OutcomeUnknownError: If the connection breaks, or time runs out, while the answer to
+                COMMIT is on its way.
             DatabaseUnavailableError: If it breaks before: then nothing was written.
-            DeadlineExceededError: If the request's time runs out before COMMIT is sent: nothing was written.
-            asyncpg.InFailedSQLTransactionError: If the block swallowed a statement's error: nothing was written.
+            DeadlineExceededError: If the request's time runs out before COMMIT is sent: nothing was
+                written.
+            asyncpg.InFailedSQLTransactionError: If the block swallowed a statement's error: nothing
+                was written.
         """
         async with Lease(self._pool, self.breaker) as lease:
             await lease.begin(isolation)
@@ -271,11 +280,13 @@ class Database(Statements):
     ) -> T:
         """Run a function in one transaction, and the whole again if it was lost to another one (40001, 40P01).
 
-        Three times at most, after waits that vary, within the request's time and the retry budget, but never once COMMIT
-        was sent: a conflict that the server finds only then is raised. The function must change nothing but this database.
+        Three times at most, after waits that vary, within the request's time and the retry budget,
+        but never once COMMIT was sent: a conflict that the server finds only then is raised. The
+        function must change nothing but this database.
 
         Raises:
-            DatabaseUnavailableError: If it was lost to others each time: nothing was written. See `transaction`, too.
+            DatabaseUnavailableError: If it was lost to others each time: nothing was written. See
+                `transaction`, too.
         """
         return await self._transactions.call(self._transact, function, isolation)
 

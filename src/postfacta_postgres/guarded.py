@@ -1,9 +1,12 @@
 """Guard a database by a circuit, a budget and retries, from what its errors mean.
 
-1. What the circuit lets pass is a lease: a statement alone, or a transaction. Within one nothing is refused.
-2. A lease in which the database failed is a failure, counted immediately. Else it is a success if its last statement
-   was answered, even by an error. One without an answer, for which the database is not to blame, does not count.
-3. While it is known that there is no database, the circuit is not asked: a refusal says nothing about the database.
+1. What the circuit lets pass is a lease: a statement alone, or a transaction. Within one nothing is
+   refused.
+2. A lease in which the database failed is a failure, counted immediately. Else it is a success if
+   its last statement was answered, even by an error. One without an answer, for which the database
+   is not to blame, does not count.
+3. While it is known that there is no database, the circuit is not asked: a refusal says nothing
+   about the database.
 """
 
 from __future__ import annotations
@@ -47,7 +50,8 @@ def translate(
         error.__cause__, ValueError | OverflowError
     ):
         kind = errors.InvalidInputError
-    # asyncpg is confused when a statement meets the server's parting words, which it has not read to the end.
+    # asyncpg is confused when a statement meets the server's parting words, which it has not read
+    # to the end.
     elif isinstance(error, OSError | asyncpg.InternalClientError) or (
         broken and isinstance(error, asyncpg.InterfaceError | asyncpg.PostgresError)
     ):
@@ -98,7 +102,8 @@ class Lease(Loan):
         try:
             self._pooled = await self._pool.lend()
         except errors.DatabaseUnavailableError as error:
-            # Without a cause none could be opened in time, or none was tried: it was lost meanwhile, or is closed.
+            # Without a cause none could be opened in time, or none was tried: it was lost
+            # meanwhile, or is closed.
             if error.__cause__ is not None or self._pool.is_lending:
                 self._leave(error)
             raise
@@ -109,13 +114,15 @@ class Lease(Loan):
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._leave()
-        pooled, self._pooled = self._pooled, None
+        pooled = self._pooled
+        self._pooled = None
         if pooled is not None:
             await self._pool.take_back(pooled, error)
 
     async def begin(self, isolation: str | None) -> None:
         """Begin a transaction, with the limit of its request."""
-        options, limit = self._pool.options, self._limit()
+        options = self._pool.options
+        limit = self._limit()
         settings = options.session_settings() if options.transaction_pooling else {}
         if limit is not None:
             # A share less than this side waits: then the server is the first to end the statement.
@@ -128,11 +135,16 @@ class Lease(Loan):
 
     async def run(self, statement: Statement) -> Any:
         """Run a statement within its time, and classify its errors; see `Connection`, which documents them."""
-        pool, raw, started = self._pool, self.raw, self._pool.now()
-        limit, self._is_answered = self._limit(), False
+        pool = self._pool
+        raw = self.raw
+        started = self._pool.now()
+        limit = self._limit()
+        self._is_answered = False
         _excuse(raw, statement)
-        error_type, sqlstate = "cancelled", ""
-        is_open, sent = not raw.is_closed(), _count_of_sent(raw)
+        error_type = "cancelled"
+        sqlstate = ""
+        is_open = not raw.is_closed()
+        sent = _count_of_sent(raw)
         is_inside = is_open and raw.is_in_transaction()
         try:
             # Without any time left the driver raises, and sends nothing.
@@ -140,7 +152,8 @@ class Lease(Loan):
                 statement.sql, *statement.args, timeout=limit
             )
             if result == "ROLLBACK" and statement is COMMIT:
-                # So the server answers the COMMIT of a failed transaction, which asyncpg's own commit hides.
+                # So the server answers the COMMIT of a failed transaction, which asyncpg's own
+                # commit hides.
                 message = "a statement had failed, so COMMIT rolled back"
                 raise asyncpg.InFailedSQLTransactionError(message)  # noqa: TRY301 - it is classified below
             error_type = ""
@@ -163,7 +176,8 @@ class Lease(Loan):
                 raise
             raise known from error
         finally:
-            connector, seconds = pool.connector, pool.now() - started
+            connector = pool.connector
+            seconds = pool.now() - started
             what = pool.name, "postgresql", statement.name, statement.collection, seconds
             pool.observe(
                 QueryFinished(*what, connector.namespace, connector.server, sqlstate, error_type)
@@ -180,9 +194,11 @@ class Lease(Loan):
         self, error: Exception, sqlstate: str, limit: float | None
     ) -> errors.ResilienceError | None:
         """Apply a failure to the connection, the database's availability, and the circuit; return what it means."""
-        pool, raw = self._pool, self.raw
+        pool = self._pool
+        raw = self.raw
         known = translate(error, pool.name, broken=raw.is_closed())
-        is_late, is_moved = isinstance(error, TimeoutError), sqlstate == _READ_ONLY
+        is_late = isinstance(error, TimeoutError)
+        is_moved = sqlstate == _READ_ONLY
         if sqlstate and not broke(sqlstate, known):
             pool.monitor.answered_at = pool.now()
         if limit is not None and (is_late or sqlstate == QUERY_CANCELED):
@@ -190,7 +206,8 @@ class Lease(Loan):
             if limit > 0.0:
                 pool.monitor.suspect()
         elif is_late or isinstance(error, asyncpg.InternalClientError):
-            # A server that does not even end a statement at its own limit, or that sends an unexpected message.
+            # A server that does not even end a statement at its own limit, or that sends an
+            # unexpected message.
             raw.terminate()
         if known is not None and (is_moved or sqlstate == _DISK_FULL):
             pool.monitor.refused_write(known)

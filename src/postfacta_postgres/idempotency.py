@@ -1,7 +1,8 @@
 """Give a write one effect, however often it is sent: its answer is stored under its key, in its own transaction.
 
-A second request with the same key waits on the unique index of the first one's row. If the first commits, its stored
-answer is returned, byte for byte; if it rolls back, or its process dies, the second takes its place.
+A second request with the same key waits on the unique index of the first one's row. If the first
+commits, its stored answer is returned, byte for byte; if it rolls back, or its process dies, the
+second takes its place.
 """
 
 from __future__ import annotations

@@ -1,12 +1,16 @@
 """Track database availability through one reserved connection.
 
-1. There is a database if the reserved connection is open: one more than callers may borrow, for this and for `ping`.
+1. There is a database if the reserved connection is open: one more than callers may borrow, for
+   this and for `ping`.
 2. Without one, it is looked for until it is found, with waits that grow and vary.
-3. Code that sees a connection break reports it (`suspect`). Idle ones are then closed, lent ones as they come back, and
-   a new one is tried; callers are refused only if that fails, for one connection may break alone.
+3. Code that sees a connection break reports it (`suspect`). Idle ones are then closed, lent ones as
+   they come back, and a new one is tried; callers are refused only if that fails, for one
+   connection may break alone.
 4. Any answer on any connection is proof of life: a doubt that began before it refuses no one.
-5. Bounds follow from what the last opening took, see `Connector.patience`: a slow link is no outage.
-6. Until the first attempt to connect has ended nothing is known: callers wait for it, within their own time.
+5. Bounds follow from what the last opening took, see `Connector.patience`: a slow link is no
+   outage.
+6. Until the first attempt to connect has ended nothing is known: callers wait for it, within their
+   own time.
 """
 
 from __future__ import annotations
@@ -37,8 +41,8 @@ class ConnectionMonitor:
         looked: Set unless the first attempt to connect is under way.
         answered_at: When the server last answered, on any connection.
         when_found: Called when it is found that was lost, or another one is. It must not raise.
-        when_lost: Called when it is lost, with whether it was silent: then an opening may still succeed. It must not
-            raise.
+        when_lost: Called when it is lost, with whether it was silent: then an opening may still
+            succeed. It must not raise.
     """
 
     def __init__(
@@ -65,7 +69,9 @@ class ConnectionMonitor:
 
     def begin(self) -> None:
         """Record that `keep` is about to connect; what is awaited belongs to its event loop."""
-        self._doubted, self._judged, self.looked = anyio.Event(), anyio.Event(), anyio.Event()
+        self._doubted = anyio.Event()
+        self._judged = anyio.Event()
+        self.looked = anyio.Event()
 
     def absence(self) -> DatabaseUnavailableError:
         """Return the error for an unavailable database, with the time of the next attempt."""
@@ -76,7 +82,8 @@ class ConnectionMonitor:
     def suspect(self, pooled: Pooled | None = None, *, moved: bool = False) -> None:
         """Report a suspected loss, so that availability is checked.
 
-        If `pooled` broke, those that are as old may be broken too. A database that takes no writes has `moved`.
+        If `pooled` broke, those that are as old may be broken too. A database that takes no writes
+        has `moved`.
         """
         if pooled is not None:
             self._has_moved |= moved and pooled.generation == self._table.generation
@@ -102,7 +109,8 @@ class ConnectionMonitor:
 
     async def keep(self) -> None:
         """Connect, notice when the database is lost, connect again; until cancelled. It may run again after that."""
-        setup, attempt = self._setup, 0
+        setup = self._setup
+        attempt = 0
         try:
             while True:
                 if not self.is_there:
@@ -146,9 +154,12 @@ class ConnectionMonitor:
 
     async def _is_confirmed(self) -> bool:
         """Resolve a doubt: ask on the reserved connection, else open a new one; any answer meanwhile will do."""
-        reserved, patience, began = self._reserved, self._connector.patience, self._setup.clock()
+        reserved = self._reserved
+        patience = self._connector.patience
+        began = self._setup.clock()
         self._doubted = anyio.Event()
-        self._is_judging, self._is_silent = True, False
+        self._is_judging = True
+        self._is_silent = False
         try:
             if self._has_moved:
                 self._has_moved = False
@@ -185,7 +196,9 @@ class ConnectionMonitor:
 
     async def _find(self, timeout: float) -> None:  # noqa: ASYNC109 - the hosts share it
         """Reserve a new connection if there is one in time."""
-        setup, table, host = self._setup, self._table, self._connector.host
+        setup = self._setup
+        table = self._table
+        host = self._connector.host
         try:
             connection = await self._connector.open(
                 min(timeout, setup.options.connect_timeout), search=True
@@ -193,7 +206,8 @@ class ConnectionMonitor:
         except Exception as error:  # noqa: BLE001 - whatever it is, an event reported it, and it is tried again
             self._is_silent = isinstance(error, TimeoutError)
             return
-        # On the same host it was not lost: connections that break alone, one after the other, are for others to count.
+        # On the same host it was not lost: connections that break alone, one after the other, are
+        # for others to count.
         has_moved = self._connector.host != host
         is_new = not self.is_there or has_moved
         if has_moved:
@@ -205,7 +219,9 @@ class ConnectionMonitor:
         connection.add_termination_listener(
             lambda _: self.suspect(pooled) if pooled is self._reserved else None
         )
-        self._reserved, self.is_there, self.answered_at = pooled, True, setup.clock()
+        self._reserved = pooled
+        self.is_there = True
+        self.answered_at = setup.clock()
         self.found.set()
         self.looked.set()
         if old is not None:
@@ -217,7 +233,8 @@ class ConnectionMonitor:
         if self.is_there:
             self.is_there = False
             self.found = anyio.Event()
-        pooled, self._reserved = self._reserved, None
+        pooled = self._reserved
+        self._reserved = None
         if pooled is not None:
             pooled.connection.terminate()
         self.evict(self._table.generation)

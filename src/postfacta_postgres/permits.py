@@ -38,7 +38,8 @@ class Loan:
 
     def _leave(self, error: Exception | None = None) -> None:
         """Give it back, once: with the database's failure, or as a success if the last statement was answered."""
-        block, self._block = self._block, None
+        block = self._block
+        self._block = None
         if block is not None:
             outcome = error or (None if self._is_answered else _NO_OUTCOME)
             block.__exit__(None, outcome, None)

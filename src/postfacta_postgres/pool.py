@@ -1,9 +1,10 @@
 """Lend connections to PostgreSQL, while the database is available.
 
-1. Callers wait in FIFO order, and are refused immediately while there is no database, see `monitor`.
+1. Callers wait in FIFO order, and are refused immediately while there is no database, see
+   `monitor`.
 2. Every wait has a bound, and a request's deadline shortens those that a caller sees.
-3. A caller that was cancelled or ran out of time goes at once. Its connection is cleared by a task of the pool, which
-   waits until the server has ended the statement.
+3. A caller that was cancelled or ran out of time goes at once. Its connection is cleared by a task
+   of the pool, which waits until the server has ended the statement.
 """
 
 from __future__ import annotations
@@ -180,9 +181,11 @@ class Pool:
     async def _open(self) -> Pooled:
         """Wait for a new connection, or one that comes back before; the slot passes to the task that opens it.
 
-        A caller that leaves does not end the attempt: if no request had the time for one, there would never be one.
+        A caller that leaves does not end the attempt: if no request had the time for one, there
+        would never be one.
         """
-        opening, group = _Opening(self._table.generation, self.now()), self._group
+        opening = _Opening(self._table.generation, self.now())
+        group = self._group
         if (
             group is None or not self.monitor.is_there
         ):  # it went while the caller stood in the queue
@@ -207,7 +210,8 @@ class Pool:
             self._settle(opening.pooled)
 
     async def _open_for(self, opening: _Opening) -> None:
-        table, pooled = self._table, None
+        table = self._table
+        pooled = None
         self._openings.add(opening)
         try:
             with opening.scope:
@@ -272,7 +276,8 @@ class Pool:
         is_clear = False
         try:
             with suppress(Exception), anyio.move_on_after(self.options.connect_timeout):
-                # asyncpg asked the server to cancel; it lets no statement pass before that has been answered.
+                # asyncpg asked the server to cancel; it lets no statement pass before that has been
+                # answered.
                 with suppress(asyncpg.InFailedSQLTransactionError):
                     await connection.execute("select")
                 await self._clear(connection)
@@ -300,7 +305,8 @@ class Pool:
 
     def _settle(self, pooled: Pooled) -> None:
         """Store a connection that was reset, or lend it to the first that waits for a new one; drop a closed one."""
-        connection, table = pooled.connection, self._table
+        connection = pooled.connection
+        table = self._table
         self._lent.discard(pooled)
         if not connection.is_closed() and (
             self._group is None or not table.keep(pooled, self.now())

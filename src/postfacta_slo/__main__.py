@@ -44,7 +44,8 @@ from .status.report import FORMATS, Report, render
 
 _MOST_LINES: Final = 40
 _MOST_LEVELS: Final = 100
-_DONE, _FAILED = 0, 1
+_DONE = 0
+_FAILED = 1
 _Add = Callable[..., object]
 _Run = Callable[[argparse.Namespace], int]
 _MADE_BY: Final = "# Generated from the file of objectives; a change here would be lost.\n"
@@ -59,14 +60,16 @@ _CODES: Final = (
     "cannot be read. Without it: 0."
 )
 
-# Of each way to measure HTTP services: the counter of requests, the histogram of their seconds and its edges, the
-# conditions that leave out probes and scrapes, that an answer failed, and that it did not if the histogram tells.
+# Of each way to measure HTTP services: the counter of requests, the histogram of their seconds and
+# its edges, the conditions that leave out probes and scrapes, that an answer failed, and that it
+# did not if the histogram tells.
 METRICS: Final[Mapping[str, Mapping[str, str]]] = {
     "postfacta": {
         "counter": "http_server_request_duration_seconds_count",
         "histogram": "http_server_request_duration_seconds",
         "edges": "0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10",
-        # A client that went away (499) got what it wanted, or gave up: that is no failure of the service.
+        # A client that went away (499) got what it wanted, or gave up: that is no failure of the
+        # service.
         "users": 'traffic="user",http_route!~"/healthz.*|/metrics",http_response_status_code!="499"',
         "bad": 'error_type!=""',
         "answered": ',error_type=""',
@@ -195,7 +198,8 @@ def _init(given: argparse.Namespace) -> int:
 def starter(service: str, job: str, metrics: str) -> str:
     """Return a file of objectives in YAML: 99.5 % of requests succeed, and 99 % take half a second or less.
 
-    It is for a service whose series have this label `job` in Prometheus, and are measured by one of `METRICS`.
+    It is for a service whose series have this label `job` in Prometheus, and are measured by one of
+    `METRICS`.
     """
     Service(name=service, job=job)
     if not job.isprintable() or set(job) & set("\"\\'{}"):
@@ -236,7 +240,8 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _difference(path: Path, found: str, text: str) -> str:
-    is_, must = f"{path} (as it is)", f"{path} (as it must be)"
+    is_ = f"{path} (as it is)"
+    must = f"{path} (as it must be)"
     lines = difflib.unified_diff(found.splitlines(), text.splitlines(), is_, must, lineterm="", n=1)
     shown = list(islice(lines, _MOST_LINES + 1))
     return "\n".join([*shown[:_MOST_LINES], *(["..."] if len(shown) > _MOST_LINES else []), ""])
@@ -265,7 +270,8 @@ def _made(given: argparse.Namespace, model: Model) -> dict[Path, str]:
 def _proofs(given: argparse.Namespace, model: Model) -> dict[Path, str]:
     if not given.rules:
         raise SloError("--tests needs --rules too: the tests say which file they prove")
-    rules, tests = Path(given.rules), Path(given.tests)
+    rules = Path(given.rules)
+    tests = Path(given.tests)
     named = {"rule_files": [Path(os.path.relpath(rules, tests.parent)).as_posix()]}
     unknown = "".join(f"# Not proved: {name}: {why}\n" for name, why in unproved(model).items())
     # Two files: promtool takes one interval for each, and months need another than minutes.
@@ -278,7 +284,8 @@ def _proofs(given: argparse.Namespace, model: Model) -> dict[Path, str]:
 
 def _report(given: argparse.Namespace) -> int:
     objectives = _load(given.file).objectives if given.file else ()
-    source, at = _source(given), given.clock()
+    source = _source(given)
+    at = given.clock()
     which = {name: getattr(given, name) for name in ("window", "service", "slo", "by")}
     statuses = query_status(source, at=at, objectives=objectives, **which)
     if not statuses:
@@ -294,14 +301,16 @@ def _budget(given: argparse.Namespace) -> int:
     documents = _documents(given.policy)
     if len(documents) != 1:
         raise SloError(f"{given.policy}: must hold one document, not {len(documents)}")
-    policy, source = read_policy(documents[0]), _source(given)
+    policy = read_policy(documents[0])
+    source = _source(given)
     try:
         statuses = query_status(
             source, at=given.clock(), window=policy.window, service=policy.service
         )
         level, reasons = judge(policy, statuses)
     except PrometheusError as error:
-        level, reasons = NO_DATA, [str(error)]
+        level = NO_DATA
+        reasons = [str(error)]
     sys.stdout.write("\n  ".join([f"{level.name}: {level.effect}", *reasons]) + "\n")
     return int(level.gate) if given.check else _DONE
 

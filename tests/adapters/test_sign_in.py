@@ -227,7 +227,8 @@ async def test_tries_at_once_from_many_networks_count_at_their_account(
             group.start_soon(guess, number % 20)
         await anyio.wait_all_tasks_blocked()
         started.set()
-    # Without a bound over all of them, they had five each. Beyond it a network may have one at a time.
+    # Without a bound over all of them, they had five each. Beyond it a network may have one at a
+    # time.
     assert 30 <= admitted <= 50
     assert await tries.wrong("203.0.113.1", times=2) == ["failed", "60"]
 

@@ -1,6 +1,7 @@
 """A job has a deadline that what it calls sees, is counted once, and is let end when its worker stops.
 
-Functions of arq are jobs; those of Celery are tried with its own worker, in an environment that has it.
+Functions of arq are jobs; those of Celery are tried with its own worker, in an environment that has
+it.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ NEEDS_CHROMIUM = pytest.mark.skipif(
 def chromium() -> Generator[Browser]:
     """Run it until the block ends.
 
-    Begin with it after all else that runs: while Playwright is on, its event loop runs in this thread, and no other can.
+    Begin with it after all else that runs: while Playwright is on, its event loop runs in this
+    thread, and no other can.
     """
     from playwright.sync_api import sync_playwright  # noqa: PLC0415 - the fast tests do without
 
@@ -62,7 +63,8 @@ def session_of(browser: Browser, url: str, who: Account = ADMIN) -> StorageState
         return context.storage_state()
 
 
-# The lowest contrast of all text on the page, by WCAG's formula, against the nearest ground that is painted.
+# The lowest contrast of all text on the page, by WCAG's formula, against the nearest ground that is
+# painted.
 CONTRAST = """() => {
   const rgb = text => text.match(/[\\d.]+/g).map(Number);
   const light = ([r, g, b]) => [r, g, b].map(v => v / 255)

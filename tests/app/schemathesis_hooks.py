@@ -42,7 +42,8 @@ REFUSALS = {
 }
 
 
-# CPython before 3.11.8 cannot parse in two threads at once (gh-106905), which hypothesis does where any JSON may stand.
+# CPython before 3.11.8 cannot parse in two threads at once (gh-106905), which hypothesis does where
+# any JSON may stand.
 _parse, _parsing = ast.parse, threading.Lock()
 
 

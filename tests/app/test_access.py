@@ -228,7 +228,8 @@ async def assert_lets_in(service: Service, route: str) -> None:
     path = template
     for name, value in ids.items():
         path = path.replace(name, value)
-    # A version that never was: what is allowed is then refused for another reason, and changes nothing.
+    # A version that never was: what is allowed is then refused for another reason, and changes
+    # nothing.
     common = {"Sec-Fetch-Site": "same-origin", "If-Match": '"inc-999"'}
     who = await callers(service)
     assert who.keys() == EVERYBODY
@@ -316,7 +317,8 @@ async def test_a_private_incident_is_nowhere_for_a_stranger(
         for method, path in hidden.paths(route):
             body = BODIES.get(route, BODIES.get(method))
             answer = await service.client.request(method, path, json=body, headers=headers)
-            # Who may not write at all learns that first, of whatever incident; for all others there is none.
+            # Who may not write at all learns that first, of whatever incident; for all others there
+            # is none.
             writers = (
                 ANNOTATORS
                 if route.endswith(("/annotations", "/notes", "/notes/{root}"))

@@ -136,7 +136,8 @@ async def test_a_bad_cursor_is_400(world: World, path: str) -> None:
             with case(kind):
                 answer = await world.send("GET", f"{path}?cursor={sent}", headers={"Accept": "*/*"})
                 if path == "/incidents":
-                    # For people: an empty field of a form is left out, and a page says what is wrong.
+                    # For people: an empty field of a form is left out, and a page says what is
+                    # wrong.
                     assert answer.status_code == (200 if kind == "empty" else 400)
                     continue
                 assert answer.status_code == 400

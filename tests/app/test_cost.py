@@ -9,7 +9,8 @@ from typing import Any
 from postfacta_core.asgi._types import Message, Scope
 from tests.app.live import NEW, in_process
 
-# Of the app and what it calls; the ways to the handler and to the database are counted with the core.
+# Of the app and what it calls; the ways to the handler and to the database are counted with the
+# core.
 _OURS = ("/postfacta_adapters/", "/postfacta_app/", "/starlette/", "/pydantic/")
 _MOST = 102
 

@@ -256,8 +256,8 @@ async def test_the_victim_of_a_deadlock_tries_again(app_database: Database) -> N
 
     async def cross(first: UUID, second: UUID, *, patience: str) -> None:
         async def work(unit: Unit) -> Response:
-            # Whoever looks first is the victim: were both to look at once, both would be. Both look before the
-            # lock timeout of one second ends the wait in another way.
+            # Whoever looks first is the victim: were both to look at once, both would be. Both look
+            # before the lock timeout of one second ends the wait in another way.
             await unit.execute(f"set local deadlock_timeout = '{patience}'", operation="test")
             await unit.stamp(first)
             if next(arrived) == 2:

@@ -1,7 +1,8 @@
 """A private incident is nowhere: each route of the table, asked by each stranger, before and after there is one.
 
-What a stranger is answered must not depend on it. So every answer is compared with the one from before it was there;
-and where a request can name what belongs to it, with the answer to names that do not exist.
+What a stranger is answered must not depend on it. So every answer is compared with the one from
+before it was there; and where a request can name what belongs to it, with the answer to names that
+do not exist.
 """
 
 from __future__ import annotations
@@ -166,7 +167,8 @@ QUERIES: dict[str, type[BaseModel]] = {
     "/insights": InsightQuery,
     "/actions": ActionQuery,
 }
-# What shows nothing of an incident to anybody, or nothing of a private one; all others must show it to its members.
+# What shows nothing of an incident to anybody, or nothing of a private one; all others must show it
+# to its members.
 SILENT = {
     "/", "/home", "/healthz", "/service-info", "/openapi.json", "/signin", "/problems/{slug}", "/reliability",
     "/api/v1/me", "/api/v1/tokens", "/api/v1/users",

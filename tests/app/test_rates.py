@@ -454,7 +454,8 @@ async def test_no_request_fails_or_waits_when_valkey_is_killed_and_limits_go_on(
         async with anyio.create_task_group() as tasks:
             for headers in people:
                 tasks.start_soon(read, headers)
-            # Its first answer may take longer than the store's 50 ms, while the service still starts.
+            # Its first answer may take longer than the store's 50 ms, while the service still
+            # starts.
             with anyio.fail_after(20):
                 while len(seen) < 50 or await stores(service) != dict.fromkeys(LIMITERS, 1.0):
                     await anyio.sleep(0.1)
@@ -503,7 +504,8 @@ def test_every_route_matters_as_much_as_its_class_says(rules: list[Rule]) -> Non
     }
     for rule in rules:
         path = re.sub(r"{[^}]*}", "x", rule.path)
-        # Of one incident, what takes long is a read all the same; a person's password is set by who is signed in.
+        # Of one incident, what takes long is a read all the same; a person's password is set by who
+        # is signed in.
         with_parameters = (
             {RouteClass.SEARCH: "read", RouteClass.AUTH: "write"} if "{" in rule.path else {}
         )

@@ -33,7 +33,8 @@ def test_no_request_inherits_the_context_of_an_earlier_one() -> None:
     assert _config(load_settings({}), None).reset_contextvars is True
 
 
-# A signal that comes while nobody can raise: Python drops what a callback of a weak reference raises.
+# A signal that comes while nobody can raise: Python drops what a callback of a weak reference
+# raises.
 _DEAF_MOMENT = """
 import signal, sys, weakref
 from postfacta_app.server import serve

@@ -149,7 +149,8 @@ async def test_two_hundred_starts_by_fifty_callers_are_two_hundred_incidents_in_
     app_database: Database,
 ) -> None:
     found: list[UUID] = []
-    # A service that has just started refuses some of so many at once; here it is the store that is tried.
+    # A service that has just started refuses some of so many at once; here it is the store that is
+    # tried.
     async with v0(app_database, sheds=False) as client:
         callers = anyio.CapacityLimiter(50)
 

@@ -131,7 +131,8 @@ def _three_incidents() -> list[ShownIncident]:
 def an_application(store: PostgresV0, settings: Settings | None = None) -> ASGIApp:
     """Assemble the whole service around a store, with every caller signed in as a responder."""
     settings = settings or load_settings({})
-    # As a copy, it may be so outside of `local` too: the settings themselves refuse that at the start.
+    # As a copy, it may be so outside of `local` too: the settings themselves refuse that at the
+    # start.
     return create_app(settings.model_copy(update={"auth_mode": AuthMode.NONE}), v0_store=store)
 
 

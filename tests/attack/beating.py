@@ -1,7 +1,8 @@
 """The service as a process that measures itself: how much processor its loop spends between two turns.
 
-Time of the loop's own thread and not of a clock: what other processes and threads take is not the service's fault, so
-the numbers hold on a busy machine too. And in the measure of a fixed piece of Python, so that they hold on a slow one.
+Time of the loop's own thread and not of a clock: what other processes and threads take is not the
+service's fault, so the numbers hold on a busy machine too. And in the measure of a fixed piece of
+Python, so that they hold on a slow one.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ class Beat:
     """What the process says of itself since it was last asked.
 
     Attributes:
-        stall: Seconds of processor that the longest turn of its loop took, as of a machine of the usual speed.
+        stall: Seconds of processor that the longest turn of its loop took, as of a machine of the
+            usual speed.
         most_bytes: The most memory that it ever held.
         processor: Seconds of processor that it has used in all.
     """
@@ -114,7 +116,8 @@ class Beating:
 @contextmanager
 def beating(dsn: str, settings: Mapping[str, str] | None = None) -> Generator[Beating]:
     """Run the service on a migrated database until the block ends."""
-    # What is measured must not be measured twice: coverage makes each line cost several times as much.
+    # What is measured must not be measured twice: coverage makes each line cost several times as
+    # much.
     environment = {
         name: text
         for name, text in os.environ.items()

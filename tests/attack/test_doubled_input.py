@@ -31,7 +31,8 @@ PARENT = (b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331
 ROUTES = ["GET /items/{id}", "/files/{rest:path}", "POST /a/{b}/c/{d}"]
 TRACING = Tracing(TracerProvider())
 find_rules = route_table([(ROUTES, Rules())], Rules())
-# What is repeated: of each syntax that is read, separators, openings that are never closed, and what escapes.
+# What is repeated: of each syntax that is read, separators, openings that are never closed, and
+# what escapes.
 PUMPS: Final = (
     *("a", " ", "\t", ",", ";", "=", ":", "/", "//", ".", "-", "\\", '"', "[", "{", "%41", "\x1b", "\u00e9", "0"),
     *("a,", "a=b,", "a=1; ", " , ", "-eyJaaaaa", "://a:", "Bearer ", "token=", '"token":', "cookie", "[1,", "1e9,"),

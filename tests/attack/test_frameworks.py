@@ -1,7 +1,7 @@
 """What a framework and the standard library read for a service costs at most as much more as it is longer.
 
-The largest header, path, query and body of each kind reach their parsers before anyone is authenticated. The cost of a quoted
-cookie (CVE-2024-7592) was found by these cells.
+The largest header, path, query and body of each kind reach their parsers before anyone is
+authenticated. The cost of a quoted cookie (CVE-2024-7592) was found by these cells.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ HEADERS: Final = (
 )
 # Separators, openings that are never closed, and what escapes.
 PUMPS: Final = ("a", "\\", '\\"', "a=b; ", ",", " ", "=", "%41", "(", "0-1,", "/")
-# A request costs as much as some 500 characters; all headers together have 32 kB, above which they are refused.
+# A request costs as much as some 500 characters; all headers together have 32 kB, above which they
+# are refused.
 LOOKS: Final = ((512, 2), (3072, 5))
 # Litestar keeps what it has parsed, so no text is sent twice.
 NUMBERS: Final = count()

@@ -1,7 +1,7 @@
 """No request holds the loop: each route of the table with the largest that it takes, and with what is made to be slow.
 
-What counts is the processor's time that the loop's thread spends between two turns: see `beating`. A new route is
-covered by itself, or this module fails until it is said why it is not.
+What counts is the processor's time that the loop's thread spends between two turns: see `beating`.
+A new route is covered by itself, or this module fails until it is said why it is not.
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ class Attack:
         answer = self.client.request(rule.method, path, params=query, content=body, headers=headers)
         stalls = [self.beating.beat().stall]
         assert answer.status_code < 500, answer.text[:500]
-        # One may be the machine's mood; what the code does, it does each time, if it does the same again.
+        # One may be the machine's mood; what the code does, it does each time, if it does the same
+        # again.
         while len(stalls) < 4 and min(stalls) > LONGEST_TURN:
             again = self.client.request(
                 rule.method, path, params=query, content=body, headers=headers

@@ -1,7 +1,7 @@
 """Under attack a caller who behaves well is served as often with the limiter as without it.
 
-The service runs as a process with the real hasher of passwords, once with shedding off and once with it on. What counts
-is the share of that caller's requests that succeed, by what they are.
+The service runs as a process with the real hasher of passwords, once with shedding off and once
+with it on. What counts is the share of that caller's requests that succeed, by what they are.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """R2, no silent default: every setting is given wrong once, and each is refused where it is given.
 
-A public class or function whose parameters are settings stands in `SETTINGS`, with wrong values for each parameter,
-or the reason why it has none. What is no setting stands in `NO_SETTINGS`. So a new class or parameter that is in
-neither fails a test here.
+A public class or function whose parameters are settings stands in `SETTINGS`, with wrong values for
+each parameter, or the reason why it has none. What is no setting stands in `NO_SETTINGS`. So a new
+class or parameter that is in neither fails a test here.
 """
 
 from __future__ import annotations

@@ -172,7 +172,8 @@ async def test_slow_bodies_are_refused_and_others_are_served(tmp_path: Path) -> 
             async with asyncio.timeout(2 * SLACK):
                 while len(crowd.lasted) < 400:
                     await asyncio.sleep(0.1)
-        # While 400 come at the same moment, it is one or another of the others who is told to come back.
+        # While 400 come at the same moment, it is one or another of the others who is told to come
+        # back.
         assert answers.keys() <= {200, 503}
         assert answers[200] >= 0.95 * answers.total()
         # Shed, too slow, or beyond the time of the route: each was told, and is gone.

@@ -1,7 +1,7 @@
 """One incident in a storm: a token that floods it, texts made to be slow, and those who read the largest pages.
 
-Others must not feel it. What is measured is the processor's time of the loop's thread, what others are answered, that a
-probe is answered while a large read is under way, and memory.
+Others must not feel it. What is measured is the processor's time of the loop's thread, what others
+are answered, that a probe is answered while a large read is under way, and memory.
 """
 
 from __future__ import annotations
@@ -192,8 +192,9 @@ def test_a_storm_delays_no_one(storm: Storm) -> None:
     assert {status for (who, status) in storm.answers if who == "read"} == {200}
     assert beat.stall <= LONGEST_TURN
     assert beat.most_bytes <= MOST_BYTES
-    # While long reads were under way, probes were answered: none would be, if a read held the loop. How many it is depends
-    # on how much of the processor others leave, the caller of this test among them.
+    # While long reads were under way, probes were answered: none would be, if a read held the loop.
+    # How many it is depends on how much of the processor others leave, the caller of this test
+    # among them.
     long = [(began, ended) for began, ended in storm.reads if ended - began > 1]
     seen = [sum(began < answered < ended for answered in storm.probes) for began, ended in long]
     assert sum(seen) >= len(long), seen

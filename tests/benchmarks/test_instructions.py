@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.instructions import count
 
-# The goals of the budget: a share of what the cheapest peers add with like features, a JSON line each.
+# The goals of the budget: a share of what the cheapest peers add with like features, a JSON line
+# each.
 PLAIN, RATED = 0.10, 0.12
 OURS, PEERS = "harden, no SDK, no shedding", "peers, cheapest"
 

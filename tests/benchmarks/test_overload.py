@@ -130,7 +130,8 @@ def test_the_report_tells_what_was_missed() -> None:
 def test_no_more_is_possible_than_refusals_leave_time_for() -> None:
     row = _row("ours", 10, 90.0)
     assert report.ceiling(row, 1) == pytest.approx(1)
-    # 900 refusals of 0.1 ms take 9 % of the second, and each 10 ms of them is one that could have been served.
+    # 900 refusals of 0.1 ms take 9 % of the second, and each 10 ms of them is one that could have
+    # been served.
     assert report.ceiling(row, 10) == pytest.approx((1 - 0.1) / 0.99)
     assert report.ceiling({**row, "refusal": 0.002}, 10) == 0
     waiting = {**row, "cost": 0.001}

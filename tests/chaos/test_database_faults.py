@@ -99,7 +99,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", ["kill", "lock", "failover"])
 def test_a_real_outage_under_load_is_survived(name: str, template: Path) -> None:
-    # Short of three checks, so readiness need not fall. A busy machine may delay answers and the first write.
+    # Short of three checks, so readiness need not fall. A busy machine may delay answers and the
+    # first write.
     outage: Outage = replace(BY_NAME[name], falls=False)
     result = run(outage, template.parent / name, template, seconds=4.0)
     slow = ("after its deadline", "the first write succeeded")

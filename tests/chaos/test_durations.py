@@ -43,7 +43,8 @@ def test_a_length_is_divided_to_the_millisecond_and_never_to_nothing() -> None:
         ("max_over_time(rate(a[1m])[30m:15s])", "max_over_time(rate(a[6000ms])[180000ms:1500ms])"),
         ("a unless a offset 10m", "a unless a offset 60000ms"),
         ("a offset -1h", "a offset -360000ms"),
-        # The name of a series, what is compared with, and what stands in quotes or in a comment are no waits.
+        # The name of a series, what is compared with, and what stands in quotes or in a comment are
+        # no waits.
         ("slo:sli_error:ratio_rate5m > 300", "slo:sli_error:ratio_rate5m > 300"),
         ('a{window="[5m]",offset="offset 5m"}', 'a{window="[5m]",offset="offset 5m"}'),
         (

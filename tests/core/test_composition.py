@@ -214,7 +214,8 @@ async def test_a_timeout_bounds_the_wait_for_a_slot_too() -> None:
     db = Dependency()
     bulkhead = Bulkhead("db", 1, max_waiting=1, max_wait=LONG)
     async with bulkhead.block():
-        # The bulkhead knows the bound, and refuses just before it, unless the loop lags: nothing was begun.
+        # The bulkhead knows the bound, and refuses just before it, unless the loop lags: nothing
+        # was begun.
         with anyio.fail_after(20), pytest.raises((BulkheadFullError, DeadlineExceededError)):
             await Pipeline(Timeout(0.1), bulkhead).call(db.answer)
     assert (db.calls, bulkhead.used, bulkhead.waiting) == (0, 0, 0)

@@ -133,8 +133,8 @@ def litestar_app() -> ASGIApp:
             raise error
 
     tenants = LitestarRouter("/v1/tenants/{tenant:str}", route_handlers=[item])
-    # Litestar answers for a crash by itself, and tells nobody outside of it: it has to be let through.
-    # Its types are ASGI shapes of its own.
+    # Litestar answers for a crash by itself, and tells nobody outside of it: it has to be let
+    # through. Its types are ASGI shapes of its own.
     return cast("ASGIApp", Litestar([tenants, crash, refuse, read], after_exception=[let_through]))
 
 

@@ -118,7 +118,8 @@ async def test_async_functions_of_each_kind_are_decorated() -> None:
         for guard in guards:
             for name, function in functions.items():
                 with case(guard, name):
-                    # `wraps` takes the name of a function, which a partial and an object do not have.
+                    # `wraps` takes the name of a function, which a partial and an object do not
+                    # have.
                     guarded = CALLERS[guard]()(function)
                     assert await guarded(7) == "paid 7"
 

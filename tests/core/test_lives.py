@@ -1,6 +1,7 @@
 """A hardened application lives any number of lifespans, one after another, each as if it were the first.
 
-So a fixture may start one application for each test, and a supervisor may start it again in one process.
+So a fixture may start one application for each test, and a supervisor may start it again in one
+process.
 """
 
 from __future__ import annotations

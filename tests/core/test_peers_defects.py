@@ -1,7 +1,7 @@
 """What was found wrong with other libraries for this job is not wrong here.
 
-Most of it is tested where it belongs, and named here; this module tests what only the whole stack can show.
-The numbers are those of the list of defects that the design was made from.
+Most of it is tested where it belongs, and named here; this module tests what only the whole stack
+can show. The numbers are those of the list of defects that the design was made from.
 
 | line | defect of a peer | here |
 |---|---|---|

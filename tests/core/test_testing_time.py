@@ -19,7 +19,8 @@ from trio.testing import MockClock
 
 from postfacta_core.testing import ManualClock, VirtualTimeLoop, run_in_virtual_time, virtual
 
-# Virtual time. A day must pass in far less than this, and a real wait of this length would be noticed.
+# Virtual time. A day must pass in far less than this, and a real wait of this length would be
+# noticed.
 REAL_SECONDS = 5.0
 
 
@@ -120,7 +121,8 @@ def test_tasks_wake_when_their_naps_add_up_and_in_order(naps: list[list[float]])
     entries = run_in_virtual_time(diary, naps)
     assert [at for at, _ in entries] == [at for at, _ in expected]
     assert Counter(entries) == Counter(expected)
-    # The same on trio, whose own clock jumps in the same way; there, who wakes first of several is left to luck.
+    # The same on trio, whose own clock jumps in the same way; there, who wakes first of several is
+    # left to luck.
     on_trio = trio.run(diary, naps, clock=MockClock(autojump_threshold=0))
     assert sorted(on_trio) == expected
     assert entries == run_in_virtual_time(diary, naps)

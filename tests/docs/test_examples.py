@@ -98,7 +98,8 @@ async def test_each_example_runs_and_answers(page: str, tmp_path: Path) -> None:
     assert len(blocks) >= 2
     known: dict[str, Any] = {}
     for number, block in enumerate(blocks):
-        # A file of its own, so that a stack trace shows the line. What a block defines, the next ones may use.
+        # A file of its own, so that a stack trace shows the line. What a block defines, the next
+        # ones may use.
         file = tmp_path / f"block_{number}.py"
         file.write_text(block)
         before = known.get("app")

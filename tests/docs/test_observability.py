@@ -34,7 +34,8 @@ class Step:
     """One block of the page.
 
     Attributes:
-        role: `save`, `run`, `serve` (a terminal of its own), `wait` (until it succeeds), `none` (never run here).
+        role: `save`, `run`, `serve` (a terminal of its own), `wait` (until it succeeds), `none`
+            (never run here).
         text: What is in it.
         file: What it is saved as.
     """

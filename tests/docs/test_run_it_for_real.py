@@ -1,6 +1,7 @@
 """The commands of "Run it for real" do on a fresh PostgreSQL, in their order, what the page says of them.
 
-A program in the place of `systemctl` starts, restarts and stops what the unit file says. Folders and ports are others.
+A program in the place of `systemctl` starts, restarts and stops what the unit file says. Folders
+and ports are others.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ def machine(programs: None) -> Generator[Machine]:
         yield machine
 
 
-# What each section must have brought about. What stands before the `yield` happens before its commands.
+# What each section must have brought about. What stands before the `yield` happens before its
+# commands.
 
 Check = Callable[[Machine, pytest.MonkeyPatch, pytest.CaptureFixture[str]], Any]
 

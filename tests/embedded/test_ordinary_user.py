@@ -22,8 +22,8 @@ pytestmark = pytest.mark.skipif(
 def as_user(uid: int, work: Callable[[], str]) -> str:
     """Do work in a child that has become this user, and give what it returns.
 
-    The child is a fork and not a new interpreter, since the user may be unable to reach an interpreter
-    that lives in root's home.
+    The child is a fork and not a new interpreter, since the user may be unable to reach an
+    interpreter that lives in root's home.
     """
     reader, writer = os.pipe()
     child = os.fork()

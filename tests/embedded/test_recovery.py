@@ -124,7 +124,8 @@ def test_the_pid_of_a_dead_server_in_other_hands_does_not_stop_the_next_start(
     os.kill(dead, signal.SIGKILL)
     server.stop()
     pid_file = made / "data" / "postmaster.pid"
-    # After a boot, or in a new container, small pids come back: to this child, as PostgreSQL's own user.
+    # After a boot, or in a new container, small pids come back: to this child, as PostgreSQL's own
+    # user.
     with account.start(
         ["true" if holder == "zombie" else "sleep", "60"], output=subprocess.DEVNULL
     ) as other:

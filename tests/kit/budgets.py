@@ -1,7 +1,8 @@
 """Budgets of code: the most tokens of a package, without comments, docstrings and empty lines.
 
-A line can be packed and a comment left out to meet a budget of lines; tokens measure how much there is to understand.
-`python -m tests.kit.budgets` prints the figures, and fails above a budget and its slack. `make check` runs it.
+A line can be packed and a comment left out to meet a budget of lines; tokens measure how much there
+is to understand. `python -m tests.kit.budgets` prints the figures, and fails above a budget and its
+slack. `make check` runs it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Final
 
 SRC: Final = Path(__file__).parents[2] / "src"
 
-# A capability that is added brings its tokens with it: docs/decisions/0022-budgets-of-tokens.md has what for.
+# A capability that is added brings its tokens with it: docs/decisions/0022-budgets-of-tokens.md has
+# what for.
 BUDGETS: Final[Mapping[str, int]] = {
     "postfacta_core": 78_000,
     "postfacta_postgres": 9_300,
@@ -52,7 +54,8 @@ def code_tokens(text: str) -> int:
     count = depth = 0
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         kind = tokenize.tok_name[token.type]
-        # From Python 3.12 on the parts of an f-string are tokens of their own: it counts as one, as before.
+        # From Python 3.12 on the parts of an f-string are tokens of their own: it counts as one, as
+        # before.
         depth -= kind == "FSTRING_END"
         count += (
             not depth

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 __all__ = ["Cost", "bytecodes_of", "refusal"]
 
-# The share of a limit below which a count is wrong, or the limit is. From Python 3.12 on a GET has 0.78 of the bytecodes that it
-# has on 3.11, since pairs of them became one; a count that saw only some had 0.14.
+# The share of a limit below which a count is wrong, or the limit is. From Python 3.12 on a GET has
+# 0.78 of the bytecodes that it has on 3.11, since pairs of them became one; a count that saw only
+# some had 0.14.
 _LEAST = 0.7
 
 

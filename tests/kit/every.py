@@ -5,7 +5,8 @@
             with case(name):
                 assert len(text) < 10_000
 
-pytest's own `subtests` cost 1.3 ms a case, and 6 ms under `pytest -n`: too much for a thousand cases.
+pytest's own `subtests` cost 1.3 ms a case, and 6 ms under `pytest -n`: too much for a thousand
+cases.
 """
 
 from __future__ import annotations

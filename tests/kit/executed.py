@@ -4,8 +4,8 @@ Each run of pytest leaves a file of lines `passed tests/x.py::test_y`. A collect
 of them; a proof that the specification names must have passed. Long tests that did not run are listed, unless the record
 of `make proofs` has them from the last 14 days.
 
-    python -m tests.kit.executed            compare; exit code 1 if anything is missing
-    python -m tests.kit.executed --record   add the long tests that passed to the record, with today's date
+    python -m tests.kit.executed            compare; exit code 1 if anything is missing python -m
+    tests.kit.executed --record   add the long tests that passed to the record, with today's date
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ __all__ = ["garbage"]
 async def garbage(once: Callable[[], Awaitable[object]], times: int = 50) -> int:
     """Count the objects that only the cyclic collector can free, made by `times` runs.
 
-    What is there already is frozen: the collector does not look at it, so it costs no time and is not counted.
+    What is there already is frozen: the collector does not look at it, so it costs no time and is
+    not counted.
     """
     await once()
     gc.disable()

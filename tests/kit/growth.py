@@ -1,8 +1,8 @@
 """How much more a longer input costs: by the ratio of two runs, so that no machine is too slow and none too fast.
 
-A ratio of processor time is noisy, and a quadratic cost is eight times a linear one here: a first look sorts out what is
-linear; what looks worse is measured again, at longer inputs, and the least of several counts. The longest has 4,096
-characters, since some parsers refuse what is longer.
+A ratio of processor time is noisy, and a quadratic cost is eight times a linear one here: a first
+look sorts out what is linear; what looks worse is measured again, at longer inputs, and the least
+of several counts. The longest has 4,096 characters, since some parsers refuse what is longer.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ def grows_faster(
     Args:
         function: What is measured.
         make: Makes its input of a length.
-        looks: The length of the shorter input, and how often each is measured, of the first look and the second. What has
-            a cost besides that of its input, such as a request, needs longer ones.
+        looks: The length of the shorter input, and how often each is measured, of the first look
+            and the second. What has a cost besides that of its input, such as a request, needs
+            longer ones.
     """
     excess = 0.0
     for length, repeats in looks:

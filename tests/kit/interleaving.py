@@ -1,7 +1,7 @@
 """Run two threads that change places between any two lines of some modules, as the machine may do at the worst moment.
 
-CPython changes threads so seldom that a race shows itself once in a million calls. Here a trace function lets one thread
-run at a time, and a seed decides at each line which one goes on.
+CPython changes threads so seldom that a race shows itself once in a million calls. Here a trace
+function lets one thread run at a time, and a seed decides at each line which one goes on.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ __all__ = ["free_port"]
 def free_port() -> int:
     """Return a port of the loopback where nothing listens, below those that the kernel gives to outgoing connections.
 
-    It is drawn at random: workers that counted would draw the same ones before their servers listen.
+    It is drawn at random: workers that counted would draw the same ones before their servers
+    listen.
     """
     for port in random.SystemRandom().sample(range(12_000, 32_000), 200):
         with socket.socket() as probe:

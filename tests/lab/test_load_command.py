@@ -20,7 +20,8 @@ from tests.lab.serving import tiny_server
 pytestmark = pytest.mark.usefixtures("programs")
 
 FROZEN = 5.0
-# On a busy machine a quick server may look slow: here it is about the way from the server to the exit code.
+# On a busy machine a quick server may look slow: here it is about the way from the server to the
+# exit code.
 PATIENT = ("--p95", "3", "--p99", "5")
 
 

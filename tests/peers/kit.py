@@ -1,7 +1,7 @@
 """Fetch a peer's suite, run it in a lane, and compare two lanes.
 
-A lane is `plain`, `control` or `ours`: as it is, within a wrapper that does nothing, and with ours. What fails in a wrapper
-that does nothing says nothing of ours.
+A lane is `plain`, `control` or `ours`: as it is, within a wrapper that does nothing, and with ours.
+What fails in a wrapper that does nothing says nothing of ours.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class Comparison:
         version: Of the package.
         plain: The outcomes as it is.
         ours: Those with ours.
-        differing: The tests that pass plain, pass in a wrapper that does nothing, and fail with ours, each time.
+        differing: The tests that pass plain, pass in a wrapper that does nothing, and fail with
+            ours, each time.
     """
 
     suite: str
@@ -191,8 +192,8 @@ def compare(
 ) -> Comparison:
     """Run tests of a suite plain and with ours, and name what differs.
 
-    What differs without being listed is run again in all three lanes: a test that a busy machine fails in one of them is
-    no difference.
+    What differs without being listed is run again in all three lanes: a test that a busy machine
+    fails in one of them is no difference.
     """
 
     def outcomes(lane: str, chosen: Sequence[str], turn: str) -> Outcomes:

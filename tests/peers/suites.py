@@ -12,14 +12,16 @@ class Suite:
 
     Attributes:
         name: In reports.
-        package: The distribution whose source package holds it; its version and hashes are those of this checkout.
+        package: The distribution whose source package holds it; its version and hashes are those of
+            this checkout.
         ours: What is put in whose place, in words.
         plugin: The plugin of pytest that does it, in `plugins`.
         extras: Of our wheel.
         requirements: What the suite needs; what this checkout does not pin is pinned here.
         tests: The whole suite, as arguments of pytest in the source package's folder.
         share: The part that CI runs.
-        options: Further arguments of pytest; those that a suite sets for its own machine are replaced.
+        options: Further arguments of pytest; those that a suite sets for its own machine are
+            replaced.
         is_published: Whether the source package on the index holds the tests.
     """
 

@@ -75,7 +75,8 @@ async def call_three_times(guard: Guard, call: Calls) -> object:
     return await guard.call(call)
 
 
-# A guard by its clock; how often the call fails; how it is used; and what it does if the request has no time left.
+# A guard by its clock; how often the call fails; how it is used; and what it does if the request
+# has no time left.
 CASES: dict[str, tuple[Callable[[Clock], Guard], int, Use, type[Exception] | None]] = {
     "timeout": (lambda clock: Timeout(60, clock=clock), 0, call_once, ResilienceError),
     "bulkhead": (

@@ -32,7 +32,8 @@ class FakeConnection:
         try:
             await asyncio.sleep(0)
             async with asyncio.timeout(timeout):
-                # As with asyncpg, nothing is sent before the server has answered the last cancellation.
+                # As with asyncpg, nothing is sent before the server has answered the last
+                # cancellation.
                 await asyncio.sleep(max(0.0, self._cancelled_until - now()))
                 self._server.statements.append(sql)
                 is_mute = self in self._server.mute

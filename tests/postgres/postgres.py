@@ -37,7 +37,8 @@ __all__ = [
     "watcher",
 ]
 
-# Seconds that no caller waits unless something is broken: a busy machine takes its time to open a connection.
+# Seconds that no caller waits unless something is broken: a busy machine takes its time to open a
+# connection.
 QUICK = PoolOptions(
     max_size=2,
     acquire_timeout=5.0,
@@ -86,8 +87,10 @@ class Flapping:
 
     Attributes:
         victim: What marks the statements that are hit.
-        resets: The number of next statements that send the word victim and get their connection reset.
-        swallows: The number of next ones that reach the server, and whose answer is lost with the connection.
+        resets: The number of next statements that send the word victim and get their connection
+            reset.
+        swallows: The number of next ones that reach the server, and whose answer is lost with the
+            connection.
         mutes: The same, but the connection stays, and says nothing any more.
         refuses: Whether new connections are reset at once.
     """
@@ -119,7 +122,8 @@ class Flapping:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        # One that is just being accepted is seen some turns of the loop later, and closed a turn after it is cut.
+        # One that is just being accepted is seen some turns of the loop later, and closed a turn
+        # after it is cut.
         for _turn in range(10):
             self.cut()
             await asyncio.sleep(0)

@@ -24,7 +24,8 @@ async def test_a_statement_that_runs_too_long_is_ended_on_the_server(database_ds
     async with opened(database_dsn, options) as database, watcher(database_dsn) as other:
         with pytest.raises(DeadlineExceededError):
             await database.execute("select pg_sleep(60)")
-        # The server hears of it by a cancel request, which may arrive just after the caller's error.
+        # The server hears of it by a cancel request, which may arrive just after the caller's
+        # error.
         await until_quiet(other, seconds=1)
         assert await database.fetchval("select 1") == 1
 

@@ -158,7 +158,8 @@ async def test_a_frozen_server_is_noticed_and_used_again_once_it_goes_on(
                 await database.fetchval("select 1")  # on the idle connection
             with anyio.fail_after(10):
                 while database.is_connected:
-                    # At first an opening has time left, so that it is the pool that has none to lend.
+                    # At first an opening has time left, so that it is the pool that has none to
+                    # lend.
                     with pytest.raises((DatabaseUnavailableError, PoolTimeoutError)):
                         await database.fetchval("select 1")
         finally:

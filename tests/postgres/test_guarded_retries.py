@@ -177,7 +177,8 @@ async def test_of_two_transactions_in_a_deadlock_the_victim_runs_again(database_
         runs = await two_that_collide(database, "read committed", keys=(1, 2))
         assert await database.fetchval("select array_agg(a) from t") == [2, 2]
     lost = [event.sqlstate for event in seen.of(QueryFinished) if event.error_type]
-    # The victim's next run may take its row again before the other wakes up, and one of them loses once more.
+    # The victim's next run may take its row again before the other wakes up, and one of them loses
+    # once more.
     assert set(lost) == {"40P01"}
     assert sum(runs) == 2 + len(lost)
 

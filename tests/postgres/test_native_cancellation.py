@@ -1,7 +1,8 @@
 """Wherever `task.cancel()` meets a caller of the database, no connection is lost or lent twice, and nothing hangs.
 
-A scenario runs once for each step of the event loop: the caller is cancelled after that step, by asyncio's own
-cancellation, which no scope shields from; then again after the next ones, while it cleans up.
+A scenario runs once for each step of the event loop: the caller is cancelled after that step, by
+asyncio's own cancellation, which no scope shields from; then again after the next ones, while it
+cleans up.
 """
 
 from __future__ import annotations

@@ -168,7 +168,8 @@ async def test_a_caller_cancelled_just_as_its_connection_was_opened_keeps_no_slo
 
     def cancel_at_the_opening(event: Event) -> None:
         if isinstance(event, ConnectionOpened) and callers:
-            # It runs after the opening has ended, and before the caller has seen that: a native cancellation.
+            # It runs after the opening has ended, and before the caller has seen that: a native
+            # cancellation.
             asyncio.get_running_loop().call_soon(callers.pop().cancel)
 
     options = replace(QUICK, max_size=1)

@@ -206,7 +206,8 @@ def test_an_answer_on_any_connection_resolves_a_doubt() -> None:
                     await connection.fetchval("select 1")
                     await anyio.sleep(0.05)
                     assert database.is_connected
-            # The reserved connection was dropped, and is replaced as soon as that is possible. No other was.
+            # The reserved connection was dropped, and is replaced as soon as that is possible. No
+            # other was.
             assert (len(server.open), server.opened) == (2, 3)
             server.is_there = True
             await anyio.sleep(0.2)

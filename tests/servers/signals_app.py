@@ -1,6 +1,7 @@
 """A bare ASGI application that keeps SIGTERM back until a file says go, and writes down what happens to it.
 
-`SIGNALS_FOLDER` holds what it writes (`notes`) and waits for (`go`). With `SIGNALS_SLOW` its start takes a while.
+`SIGNALS_FOLDER` holds what it writes (`notes`) and waits for (`go`). With `SIGNALS_SLOW` its start
+takes a while.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from postfacta_core.drain.signals import Interception
 FOLDER = Path(os.environ["SIGNALS_FOLDER"])
 NOTES = os.open(FOLDER / "notes", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 IDLE = threading.Event()  # never set
-# A measurement of coverage ends a process that hears SIGTERM: servers are to be found as they are without.
+# A measurement of coverage ends a process that hears SIGTERM: servers are to be found as they are
+# without.
 if getattr(signal.getsignal(signal.SIGTERM), "__module__", "").startswith("coverage"):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

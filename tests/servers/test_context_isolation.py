@@ -1,7 +1,7 @@
 """No request sees the context of an earlier one on its connection, on any server.
 
-uvicorn on the asyncio loop starts a request in the context of an earlier one, once that one's body was above
-64 KiB. The naive application shows that this test would notice.
+uvicorn on the asyncio loop starts a request in the context of an earlier one, once that one's body
+was above 64 KiB. The naive application shows that this test would notice.
 """
 
 from __future__ import annotations

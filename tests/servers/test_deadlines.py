@@ -67,7 +67,8 @@ def running(command: str, folder: Path, **environment: str) -> Generator[Service
     """Run a server until the block ends, once it is ready."""
     inherited = dict(os.environ)
     if "trio" in command:
-        # Where nobody hears SIGTERM, as there, coverage does, and ends the process in the midst of the drain.
+        # Where nobody hears SIGTERM, as there, coverage does, and ends the process in the midst of
+        # the drain.
         inherited.pop("COVERAGE_PROCESS_CONFIG", None)
     notes = {"DEADLINES_LOG": str(folder / "notes")}
     with serving(
@@ -108,7 +109,8 @@ def test_each_server_keeps_deadlines_and_drains(server: str, tmp_path: Path) -> 
         assert (status, seconds < 0.1 + LATE) == (504, True)
         assert service.get("/slow", **{"X-Request-Timeout": "0"})[0] == 504
 
-        # The caller of a thread is answered in its place; the thread is counted, and goes on to its end.
+        # The caller of a thread is answered in its place; the thread is counted, and goes on to its
+        # end.
         status, body, seconds = service.get("/thread")
         assert (status, json.loads(body)["code"]) == (504, "deadline-exceeded")
         assert seconds < LIMIT + LATE
@@ -177,7 +179,8 @@ def ask_on(port: int, stop: threading.Event, answers: set[bytes], failures: list
             repeated = False
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            # A server that stops resets what it accepted and has not read: as proxies do, try that once more.
+            # A server that stops resets what it accepted and has not read: as proxies do, try that
+            # once more.
             if repeated or not (is_fresh and isinstance(error, ConnectionError)):
                 failures.append(repr(error))
             repeated = True

@@ -1,7 +1,8 @@
 """A server that is stopped fails no request, on one server for each way to catch the signal.
 
-The whole matrix, and restarts behind HAProxy, run by `make drain`. The last test shows that the harness would notice:
-without the library, the same server under the same load fails in every way that the goals speak of.
+The whole matrix, and restarts behind HAProxy, run by `make drain`. The last test shows that the
+harness would notice: without the library, the same server under the same load fails in every way
+that the goals speak of.
 """
 
 from __future__ import annotations

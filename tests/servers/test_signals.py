@@ -1,6 +1,7 @@
 """SIGTERM reaches every worker of every server, which serves on until it is released, and then ends cleanly.
 
-The cheap subset has one server for each way of catching the signal; `pytest -m long` runs the others.
+The cheap subset has one server for each way of catching the signal; `pytest -m long` runs the
+others.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from tests.kit.ports import free_port
 
 HERE = Path(__file__).parent
 BIND = "127.0.0.1"
-# Each is given out once, as servers start beside one another; all lie below those of outgoing connections.
+# Each is given out once, as servers start beside one another; all lie below those of outgoing
+# connections.
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Server:
     @property
     def repeats(self) -> range:
         """How often a worker may get four signals sent to it, and what its parent forwards."""
-        # Those to hypercorn's parent set an event that is set already, and those to its workers are its parent's.
+        # Those to hypercorn's parent set an event that is set already, and those to its workers are
+        # its parent's.
         return range(1, 2) if self.mechanism == "event" else range(2, 9)
 
 
@@ -310,7 +313,8 @@ def heard(running: Running, words: str, times: int) -> bool:
     ],
 )
 def test_sigint_after_sigterm_is_kept_back_too(name: str, tmp_path: Path) -> None:
-    # Without the interception uvicorn would end at once: requests cut off, no shutdown of the lifespan.
+    # Without the interception uvicorn would end at once: requests cut off, no shutdown of the
+    # lifespan.
     server = SERVERS[name]
     with serving(server, tmp_path / "server") as running:
         start(running, server.workers)

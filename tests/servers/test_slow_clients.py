@@ -1,7 +1,7 @@
 """A slow client is cut in time on every server, and no other client notices.
 
-`pytest tests/servers/test_slow_clients.py -m "" -s` floods every server, and writes docs/reference/slow-clients.md;
-without `-m ""`, only uvicorn is flooded.
+`pytest tests/servers/test_slow_clients.py -m "" -s` floods every server, and writes
+docs/reference/slow-clients.md; without `-m ""`, only uvicorn is flooded.
 """
 
 from __future__ import annotations
@@ -196,11 +196,13 @@ def test_a_flood_of_slow_clients_is_not_noticed_by_others(
 ) -> None:
     with run(server, tmp_path / "log") as (port, _):
         flood = results[server] = asyncio.run(flood_with(port))
-    # While six hundred come at the same moment, one or another of the others may be told to come back.
+    # While six hundred come at the same moment, one or another of the others may be told to come
+    # back.
     statuses = Counter(answer.status for answer in flood.others)
     assert statuses.keys() <= {200, 503}
     assert statuses[200] >= 0.95 * statuses.total() > 20
-    # Those that the limiter has no place for, as all come at the same moment, are refused before that.
+    # Those that the limiter has no place for, as all come at the same moment, are refused before
+    # that.
     cut = [answer for answer in flood.bodies if answer.status != 503]
     assert {answer.status for answer in cut} == {408}
     assert len(cut) >= 16

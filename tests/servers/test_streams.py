@@ -1,7 +1,7 @@
 """What the client of each kind of stream gets when its server is stopped, with the library and without.
 
-The short variant has an answer that outlives the drain delay; answers of 8 and 15 s with the default limits, on every
-server of the matrix, are `make drain` and, as long tests, `make proofs`.
+The short variant has an answer that outlives the drain delay; answers of 8 and 15 s with the
+default limits, on every server of the matrix, are `make drain` and, as long tests, `make proofs`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from postfacta_lab.engine.processes import until
 from tests.kit.every import every
 
 APP = "tests.servers.drain_app:app"
-# One for each mechanism: wrap, wrap below a parent, the loop's handlers, nobody's handler; and each parser of uvicorn.
+# One for each mechanism: wrap, wrap below a parent, the loop's handlers, nobody's handler; and each
+# parser of uvicorn.
 SUBSET = ["uvicorn-1", "uvicorn-1-h11", "uvicorn-2", "granian-1", "hypercorn-trio-0"]
 QUICK = Times(
     drain_delay=1.0,
@@ -87,7 +88,8 @@ def second_version(server: str) -> ServerKind:
 class Client:
     """A client of HTTP/2 with prior knowledge, and what became of each of its requests.
 
-    It reads frames by itself: the library h2 takes none after a GOAWAY, with which a server begins to stop.
+    It reads frames by itself: the library h2 takes none after a GOAWAY, with which a server begins
+    to stop.
     """
 
     def __init__(self, port: int) -> None:
@@ -143,7 +145,8 @@ class Client:
 async def test_what_is_cut_over_http2_is_not_ended(
     server: str, cut: str | None, tmp_path: Path
 ) -> None:
-    # hypercorn has no reset for an application that leaves its response unfinished: the connection ends.
+    # hypercorn has no reset for an application that leaves its response unfinished: the connection
+    # ends.
     requests = {"/sse": "GET", "/sse?": "POST", "/tail": "GET", "/answer?seconds=2.5": "POST"}
     async with plan(tmp_path).server(second_version(server), QUICK, label="h2") as running:
         await running.ready()

@@ -23,7 +23,8 @@ from tests.servers.serving import BIND, wait_for
 
 HERE = Path(__file__).parent
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-# What a request takes at most while the collector is stuck; one that waited for it would take 5 seconds.
+# What a request takes at most while the collector is stuck; one that waited for it would take 5
+# seconds.
 BOUND = 0.5
 
 

@@ -68,7 +68,8 @@ def changed(which: str, keys: Sequence[str | int], value: object, file: Path = O
 
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,12}[a-z0-9])?", fullmatch=True)
 METRICS = st.from_regex(r"[a-z_][a-z0-9_]{0,20}_total", fullmatch=True)
-# Whatever people may write: braces that a template would read, quotes, backslashes, other alphabets.
+# Whatever people may write: braces that a template would read, quotes, backslashes, other
+# alphabets.
 TEXTS = st.one_of(
     st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=30),
     st.sampled_from(

@@ -129,7 +129,8 @@ def test_only_failures_are_all_bad(tmp_path: Path) -> None:
 
 @needs_promtool
 def test_a_busy_hour_weighs_more_than_a_quiet_one(tmp_path: Path) -> None:
-    # Three hours with a request a scrape, all well; then three with ninety-nine, a third of them failing.
+    # Three hours with a request a scrape, all well; then three with ninety-nine, a third of them
+    # failing.
     series = {GOOD: "0+1x720 786+66x720", BAD: "0x720 33+33x720"}
     share = error(RATE, "6h")
     check(

@@ -45,7 +45,8 @@ def test_where_nothing_happened_nothing_is_known() -> None:
 @pytest.mark.parametrize(
     ("burn", "error", "left"),
     [
-        # What is left of a month's budget lasts for as much of a month, at the rate that spends all of it in one.
+        # What is left of a month's budget lasts for as much of a month, at the rate that spends all
+        # of it in one.
         (1.0, 0.0025, 0.75 * MONTH),
         (14.4, 0.0025, 0.75 * MONTH / 14.4),
         (0.0, 0.0025, None),

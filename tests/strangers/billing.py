@@ -1,9 +1,11 @@
 """A service that is not PostFacta, on the standard library alone: `billing.py MODE`.
 
-Modes: `alive` answers; `gone` has no such route (404); `failing` answers each third request with 500; `away` sends
-every client to a page for signing in. The mode may be changed while it runs: `PUT /mode/NAME`.
+Modes: `alive` answers; `gone` has no such route (404); `failing` answers each third request with
+500; `away` sends every client to a page for signing in. The mode may be changed while it runs: `PUT
+/mode/NAME`.
 
-On SIGTERM it is unready at once (`/ready`), closes kept connections by word, and ends 3 s later; `rude` just dies.
+On SIGTERM it is unready at once (`/ready`), closes kept connections by word, and ends 3 s later;
+`rude` just dies.
 """
 
 from __future__ import annotations

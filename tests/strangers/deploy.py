@@ -20,7 +20,8 @@ from tests.strangers.kit import Environment, Served
 __all__ = ["CLIENTS", "HARDEN", "PIECES", "Answer", "Answers", "Deploy", "assert_never_worse"]
 
 PIECES = 50
-# Ends the module of a service, whose `app` is what its owner wrote. An answer outlives the drain's delay.
+# Ends the module of a service, whose `app` is what its owner wrote. An answer outlives the drain's
+# delay.
 HARDEN = """
     if "BARE" not in os.environ:
         from postfacta_core import DrainLimits
@@ -29,8 +30,9 @@ HARDEN = """
         limits = DrainLimits(drain_delay=1, drain_timeout=float(os.environ["DRAIN_TIMEOUT"]), close_timeout=2)
         app = harden(app, service="models", options=HardenOptions(drain=limits))
 """
-# Begins the module of the clients. A client is a coroutine function: it gets the address of the service and that of
-# its successor, calls `piece()` for each piece, and returns whether the answer that it took for whole is.
+# Begins the module of the clients. A client is a coroutine function: it gets the address of the
+# service and that of its successor, calls `piece()` for each piece, and returns whether the answer
+# that it took for whole is.
 CLIENTS = """
     import asyncio, json, pathlib, sys
 
@@ -100,12 +102,13 @@ class Deploy:
         environment: Has the packages of the service and of the clients.
         clients: The module of the clients, without `CLIENTS`.
         names: The clients that are run.
-        services: Modules without `HARDEN`. Each is given the address of the one before as `UPSTREAM`; the clients
-            ask the last.
+        services: Modules without `HARDEN`. Each is given the address of the one before as
+            `UPSTREAM`; the clients ask the last.
         stops: Which of the services gets SIGTERM.
-        has_successor: Whether the last service has a further instance that stays, for clients that come back.
-        drain_timeout: Seconds that an answer has after the drain's delay of 1 s. The server without the library has
-            as much.
+        has_successor: Whether the last service has a further instance that stays, for clients that
+            come back.
+        drain_timeout: Seconds that an answer has after the drain's delay of 1 s. The server without
+            the library has as much.
         command: The server.
     """
 

@@ -164,8 +164,9 @@ class Environments:
         """Return an environment with the wheel and packages.
 
         Args:
-            packages: Requirements besides the wheel, such as `fastapi`. Their versions are those that this checkout
-                is tested with; a package that it does not know is pinned here: `quart==0.20.0`.
+            packages: Requirements besides the wheel, such as `fastapi`. Their versions are those
+                that this checkout is tested with; a package that it does not know is pinned here:
+                `quart==0.20.0`.
             extras: Of the wheel, such as `postgres`.
             python: The interpreter.
             lock: Requirements with hashes, all of which are installed; the versions are theirs.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tests.strangers.kit import Environments
 
-# As its owner would write it; FastAPI's document has no example for `number`, and one for `customer`.
+# As its owner would write it; FastAPI's document has no example for `number`, and one for
+# `customer`.
 SERVICE = """
 from typing import Annotated
 from fastapi import FastAPI, Path

@@ -12,7 +12,8 @@ from tests.strangers.deploy import PIECES, Deploy, assert_never_worse
 from tests.strangers.kit import Environments
 
 PACKAGES = ("fastmcp==4.2.3", "httptools", "httpx", "httpx-sse==0.4.3", "openai==3.57.0", "uvicorn")
-# A provider as OpenAI's, a job's log, its progress for a page, and a socket: each in 50 pieces, in 4 s.
+# A provider as OpenAI's, a job's log, its progress for a page, and a socket: each in 50 pieces, in
+# 4 s.
 PROVIDER = """
     import asyncio, json, os
 

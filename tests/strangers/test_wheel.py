@@ -58,7 +58,8 @@ WALK: Final = """
                 failed[module.name] = f"{type(error).__name__}: {error}"
     print(json.dumps(failed))
 """
-# Third parties that a service loads when it uses what needs them, and the most modules that a face loads at once.
+# Third parties that a service loads when it uses what needs them, and the most modules that a face
+# loads at once.
 HEAVY = ("asyncpg", "limits", "opentelemetry", "prometheus_client", "pybreaker", "yaml")
 LOADED: Final = """
     import json, sys

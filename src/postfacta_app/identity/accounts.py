@@ -231,10 +231,8 @@ async def tokens(q: Query, after: Key | None, limit: int) -> Sequence[model.Toke
 
 async def create_token(unit: Unit, new: model.NewToken, now: datetime) -> model.IssuedToken:
     """Add an API token; its secret is known to the caller alone."""
-    minted, scopes = (
-        mint(model.Kind.API, unit.principal, now, until=new.expires_at),
-        sorted(new.scopes),
-    )
+    minted = mint(model.Kind.API, unit.principal, now, until=new.expires_at)
+    scopes = sorted(new.scopes)
     token = minted.token
     stored = (token.id, token.kind, token.secret_sha256, token.principal.user_id, token.created_at)
     said = (token.expires_at, new.name, minted.prefix, scopes, new.source)
@@ -373,7 +371,8 @@ class Accounts:
         attempted: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._throttle = throttle or SignInThrottle(uncounted=RateLimitedError, observer=None)
-        self._transactions, self._attempted = transactions, attempted
+        self._transactions = transactions
+        self._attempted = attempted
         self._reader = transactions.reader(NOBODY)
 
     async def credential(self, request: Request, token: str) -> model.Credential | None:
@@ -456,7 +455,8 @@ class LocalAccounts(Accounts):
 
             await self._begin(call.request, minted, keep)
             accept()
-        value, life = _device(account.id, new, secrets.token_urlsafe(16)), timedelta(days=180)
+        value = _device(account.id, new, secrets.token_urlsafe(16))
+        life = timedelta(days=180)
         return replace(
             minted, device=session_cookie(value, life, is_local=self._is_local, ending=_DEVICE)
         )

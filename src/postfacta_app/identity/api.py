@@ -25,8 +25,11 @@ from . import accounts, model
 from .accounts import Accounts, LocalAccounts, session_cookie
 from .guard import PRESENTED, Guard
 
-OPEN, SIGNED_IN, ADMIN = Access.OPEN, Access.SIGNED_IN, Access.ADMIN
-AUTH, SEARCH = RouteClass.AUTH, RouteClass.SEARCH
+OPEN = Access.OPEN
+SIGNED_IN = Access.SIGNED_IN
+ADMIN = Access.ADMIN
+AUTH = RouteClass.AUTH
+SEARCH = RouteClass.SEARCH
 routes: Final = Routes("id")
 
 _MOST: Final = 1000  # People or tokens on a page.
@@ -37,8 +40,11 @@ class _Desk:
     """Accounts and the guard, at the service of one request; `this` is the id of the token that it presents."""
 
     def __init__(self, call: Call, _: str) -> None:
-        self.call, self.request, self.now = call, call.request, call.now
-        self.accounts, self._guard = call.tools.part(Accounts), call.tools.part(Guard)
+        self.call = call
+        self.request = call.request
+        self.now = call.now
+        self.accounts = call.tools.part(Accounts)
+        self._guard = call.tools.part(Guard)
         self.settings = self._guard.settings
         self.q = call.tools.transactions.reader(call.principal)
         self.this: UUID | None = call.request.scope.get(PRESENTED)

@@ -36,7 +36,8 @@ _UNASKED: Final = {
     "/", "/home", "/healthz", "/healthz/live", "/healthz/ready", "/healthz/startup", "/metrics", "/service-info",
     "/login", "/register", "/signin",
 }  # fmt: skip
-_IN_HEADER, _IN_COOKIE = frozenset({Kind.BEARER, Kind.API}), frozenset({Kind.SESSION})
+_IN_HEADER = frozenset({Kind.BEARER, Kind.API})
+_IN_COOKIE = frozenset({Kind.SESSION})
 _TRUSTED_FOR = 10.0  # Seconds until a revocation in another process takes effect here.
 _MOST_TRUSTED = 1024
 _TOUCH_AFTER = 60.0
@@ -149,7 +150,8 @@ class Guard:
     async def _fetch(
         self, request: Request, secret: str, kinds: frozenset[Kind], *, sha256: bytes
     ) -> Credential | None:
-        era, began = self._era, self._monotonic()
+        era = self._era
+        began = self._monotonic()
         token = None
         if (found := SECRET.fullmatch(secret)) is not None:
             token = await accounts.credential(self._reader, sha256, found["prefix"])
@@ -215,6 +217,7 @@ def revocations(
             hide()
         if False in kinds:
             distrust()
-        known, looked_at = found, now
+        known = found
+        looked_at = now
 
     return look

@@ -49,7 +49,9 @@ from .accounts import (
 )
 
 _MOST_BYTES: Final = 65_536
-_OK, _TOO_MANY_REQUESTS, _SERVER_ERROR = 200, 429, 500
+_OK = 200
+_TOO_MANY_REQUESTS = 429
+_SERVER_ERROR = 500
 _OBJECT: Final = TypeAdapter(dict[str, JsonValue])
 Said = Mapping[str, JsonValue]
 Reply = tuple[
@@ -180,7 +182,8 @@ class SupabaseAccounts(Accounts):
         self._clock = clock
 
     async def sign_in(self, call: Call, sent: model.Credentials, kind: model.Kind) -> model.Minted:
-        request, now = call.request, call.now
+        request = call.request
+        now = call.now
         async with self.limited(
             client_of(request.scope), sent.email, attempted=self._attempted
         ) as accept:
@@ -229,7 +232,8 @@ class SupabaseAccounts(Accounts):
             claims = _Claims.model_validate(signed)
         except ValidationError:
             return None
-        now, end = self._clock(), claims.exp + _LEEWAY
+        now = self._clock()
+        end = claims.exp + _LEEWAY
         if claims.iss != self._issuer or max(claims.iat, claims.nbf) > now + _LEEWAY:
             return None
         user = await self._account(request, claims) if now < end else None

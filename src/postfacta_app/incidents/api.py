@@ -33,7 +33,8 @@ from .model import Change, Incident, Kind, NewIncident, Visibility
 
 M = TypeVar("M", bound=BaseModel)
 L = TypeVar("L", bound=Listed[Any])
-READ, WRITE = Access.READ, Access.WRITE
+READ = Access.READ
+WRITE = Access.WRITE
 routes: Final = Routes("incident")
 _MOST_MEMBERS: Final = 100
 
@@ -64,7 +65,8 @@ async def page(q: Reader, query: model.IncidentQuery, *, share: Share) -> model.
 async def create(unit: Unit, new: NewIncident, *, now: Now) -> Reply[Incident]:
     declared_at = model.check_time("/declared_at", new.declared_at or now, now)
     await _check_members(unit, new.members)
-    members, who = _with_asker(unit, new.members), unit.principal
+    members = _with_asker(unit, new.members)
+    who = unit.principal
     _check_private(unit, new.visibility, members)
     # Names may have one character, reporters need two.
     reporter = new.reporter or (who.name[:100] if len(who.name) > 1 else who.actor)

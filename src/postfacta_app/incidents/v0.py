@@ -175,7 +175,8 @@ class PostgresV0:
             facts = {"owner": new.owner or None, "declared_at": new.start_time}
             await declare(unit, **told, **facts, v0_notes_null=new.initial_notes is None)
             if notes := new.initial_notes:
-                texts, times = [it.message for it in notes], [it.timestamp for it in notes]
+                texts = [it.message for it in notes]
+                times = [it.timestamp for it in notes]
                 args = (new.id, texts, [_instant(it) for it in times], times)
                 await unit.execute(_INSERT_NOTES, *args, operation="v0_notes_insert")
             return answer

@@ -35,7 +35,8 @@ from ..web.body import WHOLE, Listed, Paged, Time
 from ..web.routes import Call, RouteClass
 from ..web.slices import Fill, Reply, Routes, Snapshot, as_json
 
-READ, WRITE = Access.READ, Access.WRITE
+READ = Access.READ
+WRITE = Access.WRITE
 routes: Final = Routes("post-mortem")
 SCHEMA_VERSION: Final = 1
 
@@ -343,10 +344,8 @@ _SELECT: Final = f"""
 select {{columns}} from postmortem_revisions r join incidents i on i.id = r.incident_id
  where {VISIBLE} and ($3::boolean or r.status in ('in_review', 'published')) and r.incident_id = $4
    and ($5::bigint is null or r.rev {{which}} $5) order by r.rev desc limit $6"""  # noqa: S608 - only constants of this module and db.py
-_READ, _PAGE = (
-    _SELECT.format(columns=_COLUMNS, which="="),
-    _SELECT.format(columns=_SUMMARY, which="<"),
-)
+_READ = _SELECT.format(columns=_COLUMNS, which="=")
+_PAGE = _SELECT.format(columns=_SUMMARY, which="<")
 # The database checks the size: `jsonb` formats numbers and spaces in its own way.
 _APPEND: Final = f"""
 insert into postmortem_revisions as r (content, {", ".join(_WRITTEN)})
@@ -496,7 +495,8 @@ async def restore(unit: Unit, ref: Ref, wish: Restore, *, follows: Follows) -> R
         raise invalid("/rev", "unknown", "is not a revision")
     if old.content == source.content:
         return Reply(old)
-    draft, to = Draft(content=source.content), next_stage(old.status)
+    draft = Draft(content=source.content)
+    to = next_stage(old.status)
     return Reply(await _append(unit, incident, old, new=draft, to=to, source=source.rev), 201)
 
 

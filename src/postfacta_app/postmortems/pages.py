@@ -128,13 +128,16 @@ async def revision(q: Snapshot, ref: Ref, query: RevisionQuery, *, rev: Rev, kep
 
 @routes.page(f"{_ONE}/edit/{{section}}", Access.WRITE)
 async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, kept: Kept) -> Page:
-    incident, last, refusal = None, None, typed.refusal
+    incident = None
+    last = None
+    refusal = typed.refusal
     entries: Sequence[Entry] = ()
     if not typed.is_away:
         offered = await kept.page(q, ref, Wanted(repeats="each"), size=_MOST)
         if offered.after:
             offered = await kept.page(q, ref, Wanted(view="narrative"), size=_MOST)
-        incident, entries = offered.incident, offered.entries
+        incident = offered.incident
+        entries = offered.entries
         last = await api.find(q, incident.id)
     is_outdated = refusal is not None and (
         refusal.slug == PreconditionFailedError.slug or refusal.is_spent
@@ -167,7 +170,8 @@ async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, kept: K
 
 @routes.form(f"{_ONE}/edit/{{section}}", Access.WRITE, again=edit)
 async def save(unit: Unit, ref: Ref, *, section: Section, fields: Fields, follows: Follows) -> str:
-    form, rev = typed_form(section, fields), number(fields.get("rev", ""))
+    form = typed_form(section, fields)
+    rev = number(fields.get("rev", ""))
     incident = await lock_active(unit, ref)
     base = await api.find(unit, incident.id, rev) if rev else None
     last = await api.find(unit, incident.id)
@@ -357,11 +361,14 @@ def _entry(text: str) -> JsonValue:
 
 
 def _named(section: str, error: FieldError) -> FieldError:
-    parts, message = error.pointer.removeprefix("/content").split("/")[1:], error.message
+    parts = error.pointer.removeprefix("/content").split("/")[1:]
+    message = error.message
     if "evidence" in parts:
-        parts, message = parts[:3], _ENTRY_WORDS
+        parts = parts[:3]
+        message = _ENTRY_WORDS
     elif parts[:2] == ["trigger", "entry"]:
-        parts, message = parts[:2], _ENTRY_WORDS
+        parts = parts[:2]
+        message = _ENTRY_WORDS
     elif parts[-1:] == ["slug"]:
         message = "must be lowercase letters, digits and hyphens, such as no-canary"
     elif section in LISTS and parts[1:]:

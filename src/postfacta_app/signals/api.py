@@ -193,7 +193,9 @@ _TOO_MANY: Final = FieldError(
     "", "too_long", f"makes more than {_MOST_ITEMS} signals: lower max_alerts"
 )
 _ZERO: Final = datetime(1, 1, 1, tzinfo=UTC)  # Go's zero time.
-_LONGEST_TITLE, _LONGEST_BODY, _LONGEST_SLUG = 500, 20_000, 63
+_LONGEST_TITLE = 500
+_LONGEST_BODY = 20_000
+_LONGEST_SLUG = 63
 _ADDRESS: Final = re.compile(r"https?://[!#-\[\]-~]{1,3000}")
 
 
@@ -249,7 +251,8 @@ def read_alerts(
             ]
             errors = [] if len(items) + len(found) <= _MOST_ITEMS else [_TOO_MANY]
         except InvalidFieldsError as refused:
-            found, errors = [], list(refused.errors)
+            found = []
+            errors = list(refused.errors)
         items += (
             found
             if not errors
@@ -392,7 +395,8 @@ async def store(
     """Store new signals, attach valid ones to an incident that this unit has locked; return the results."""
     if incident is not None and incident.visibility is Visibility.PRIVATE:
         items = [item.within(incident.ref) if isinstance(item, Fact) else item for item in items]
-    facts, first = [item for item in items if isinstance(item, Fact)], dict[Key, Fact]()
+    facts = [item for item in items if isinstance(item, Fact)]
+    first = dict[Key, Fact]()
     for fact in facts:
         first.setdefault(fact.key, fact)
     created = await _insert(unit, list(first.values()))
@@ -406,7 +410,8 @@ async def store(
             "signal.ingest", f"source:{model.source_of(unit.principal, None)}", detail=detail
         )
     new = {key: first[key] for key in created}
-    results, warnings = [_result(unit, it, stored, new=new, now=now) for it in items], list[str]()
+    results = [_result(unit, it, stored, new=new, now=now) for it in items]
+    warnings = list[str]()
     if incident is not None and stored:
         ids = [stored[key][0] for key in first]
         became = await _attach(unit, incident, ids, came_with=created.values())

@@ -51,7 +51,9 @@ class Precision(StrEnum):
 
     def __new__(cls, name: str, width: int = 0) -> Self:
         made = str.__new__(cls, name)
-        made._value_, made.width, made.rank = name, width, len(cls.__members__)
+        made._value_ = name
+        made.width = width
+        made.rank = len(cls.__members__)
         return made
 
     def floor(self, at: int) -> int:

@@ -32,7 +32,9 @@ from .model import (
     ShownEdit,
 )
 
-READ, WRITE, ANNOTATE = Access.READ, Access.WRITE, Access.ANNOTATE
+READ = Access.READ
+WRITE = Access.WRITE
+ANNOTATE = Access.ANNOTATE
 _ONE: Final = "/api/v1/incidents/{ref}"
 _OF_ROOT: Final = "/api/v1/annotations/{root}"
 _ENTRY: Final = 500  # Bytes of an entry's JSON, about.
@@ -100,7 +102,8 @@ async def edit_page(q: Reader, ref: Ref, query: Paged) -> model.EditPage:
     f"POST {_ONE}/edits", WRITE, "Edit a timeline; originals are kept", once=True, reads=AnyEdit
 )
 async def add_edit(unit: Unit, ref: Ref, new: SentEdit, *, now: Now) -> model.AddedEdit:
-    entry, value = getattr(new, "entry", None), getattr(new, "value", None)
+    entry = getattr(new, "entry", None)
+    value = getattr(new, "value", None)
     if (at := getattr(value, "at", None)) is not None:
         check_time("/value/at", at, now)
     incident = await lock_active(unit, ref)
@@ -271,7 +274,8 @@ async def _replace(
     at, actor = await unit.stamp(incident.id), unit.principal.actor
     args = (uuid4(), new.id, at, actor, new.state, new.body, retracted)
     await unit.execute(_SUPERSEDE, *args, operation="annotation_supersede")
-    action, detail = f"annotation.{'retract' if retracted else 'change'}", {"annotation": new.id}
+    action = f"annotation.{'retract' if retracted else 'change'}"
+    detail = {"annotation": new.id}
     await unit.audit(action, incident.ref, incident_id=incident.id, detail=detail)
 
 

@@ -262,13 +262,15 @@ class KeptTimelines:
             key=_KEY, limit=own.bind(query.limit + 1, "int"), entry=_ENTRY.format(tie=tie),
         )  # fmt: skip
         row = await _read(q, ref, statement, *own.args, operation="timeline_slice")
-        incident, conflicts = incident_of(row), row["conflicts"]
+        incident = incident_of(row)
+        conflicts = row["conflicts"]
         known = None if query.known_as_of is None else micros(query.known_as_of)
         key = (incident.id, row["until"], known, query.include_hidden)
         is_complete = query.digest or row["entries"] <= COMPLETE
         digest = await self.digest(q, key) if is_complete else self._digests.get(key)
         entries = await aside(sum(map(len, row["page"])), _entries, row["page"])
-        items, milestones = entries[: query.limit], json.loads(row["milestones"])
+        items = entries[: query.limit]
+        milestones = json.loads(row["milestones"])
         page = TimelinePage(
             digest=digest,
             why="more than 10,000 entries: ask with digest=true" if digest is None else None,
@@ -295,7 +297,8 @@ class KeptTimelines:
         own.add(_OF_GROUP, wanted.group)
         if names is not None:
             own.add(_NAMED, *([name[part] for name in names] for part in (0, 1)))
-        limit, at = own.bind(size + 1, "int"), own.bind(wanted.page - 1, "int")
+        limit = own.bind(size + 1, "int")
+        at = own.bind(wanted.page - 1, "int")
         turned = wanted.entry or wanted.edit
         fold = wanted.repeats == "folded" and wanted.view == "all" and not (turned or wanted.group)
         if turned:
@@ -348,7 +351,8 @@ async def digest_in(unit: Unit, incident_id: UUID) -> str:
 
 def _conditions(wanted: TimelineQuery | Wanted, *args: object) -> tuple[str, Where]:
     """Return which entries were known then, and which are wanted; the statement has `args` before theirs."""
-    own, at = Where(*args), wanted.known_as_of
+    own = Where(*args)
+    at = wanted.known_as_of
     known = (
         "true" if at is None else f"coalesce(e.known_at, e.t) <= {own.bind(micros(at), 'bigint')}"
     )

@@ -186,7 +186,8 @@ def _known_by(entries: Sequence[Entry], known_as_of: int | None) -> Sequence[Ent
 
 def _digest(entries: Iterable[Entry], milestones: Mapping[Milestone, Instant]) -> str:
     """Hash the canonical JSON entry by entry: a single large text would block other threads."""
-    hashed, comma = hashlib.sha256(b'{"entries":['), b""
+    hashed = hashlib.sha256(b'{"entries":[')
+    comma = b""
     for entry in entries:
         told = {name: getattr(entry, name) for name in _HASHED}
         hashed.update(comma + _CANONICAL.encode(told).encode())

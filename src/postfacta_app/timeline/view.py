@@ -15,7 +15,9 @@ from ..signals.model import Precision
 from ..web.render import span
 from .model import UNDOES, Entry, Instant, Op, Repeats, ShownAnnotation, ShownEdit, moment
 
-_SECOND, _MINUTE, _DAY = 1_000_000, 60_000_000, 86_400_000_000
+_SECOND = 1_000_000
+_MINUTE = 60_000_000
+_DAY = 86_400_000_000
 _SILENCE: Final = 600_000_000  # Ten minutes; longer gaps are shown.
 
 
@@ -76,14 +78,16 @@ def lines(
     """Combine each entry, in the given order, with its edits and annotations, oldest first."""
     last = {_target(edit): edit for edit in edits}
     said = {f"annotation:{it.id}": it for it in remarks}
-    why, folded = reasons or {}, {it.item: it for it in repeats}
+    why = reasons or {}
+    folded = {it.item: it for it in repeats}
     beneath: dict[tuple[str, str], list[ShownAnnotation]] = defaultdict(list)
     for it in remarks:
         if it.entry is not None:
             beneath[it.entry.source, it.entry.id].append(it)
     made: list[Line] = []
     for n, entry in enumerate(entries):
-        decided, original = _decided(entry, last), entry.original_precision
+        decided = _decided(entry, last)
+        original = entry.original_precision
         corrected = any(edit.op is Op.SET_TIME for edit in decided)
         remark = said.get(entry.id) if entry.source == "human" else None
         is_of_people = entry.source in {"human", "postfacta"} or entry.source.startswith("manual/")
@@ -147,7 +151,8 @@ def stamp(t: int, p: Precision) -> str:
 
 
 def _target(edit: ShownEdit) -> tuple[str, str, str]:
-    op, entry = UNDOES.get(edit.op, edit.op), edit.entry
+    op = UNDOES.get(edit.op, edit.op)
+    entry = edit.entry
     return (op, entry.source, entry.id) if entry else (op, edit.source or "", "")
 
 

@@ -102,7 +102,8 @@ def formed(model: type[M], fields: Mapping[str, object], now: datetime | None = 
     """
     typed: dict[str, object] = {}
     for own, about in model.model_fields.items():
-        name, kinds = about.alias or own, [*body.kinds(about.annotation)]
+        name = about.alias or own
+        kinds = [*body.kinds(about.annotation)]
         value = fields.get(name, "")
         if isinstance(value, str):
             if datetime in kinds:
@@ -143,7 +144,9 @@ def read_typed_time(text: str, now: datetime | None = None) -> datetime:
     With `now`, also `now`, `-5m` (or s, h, d), `10:04` (the last one), `today 10:04` and `yesterday
     22:10`.
     """
-    text, others, latest = text.strip().lower(), "", datetime.max.replace(tzinfo=UTC)
+    text = text.strip().lower()
+    others = ""
+    latest = datetime.max.replace(tzinfo=UTC)
     if now is not None:
         others = ", 10:04, -5m or now"
         if text == "now":
@@ -228,7 +231,8 @@ JSON = Mapping[str, Any]
 def fields_of(model: type[BaseModel]) -> Mapping[str, JSON]:
     """Return the JSON schema of each field, from which `field` of form.html draws an input; `is_required` is added."""
     schema = model.model_json_schema()
-    required, kinds = schema.get("required", ()), schema.get("$defs", {})
+    required = schema.get("required", ())
+    kinds = schema.get("$defs", {})
     return {
         name: {**_plain(of, kinds), "is_required": name in required}
         for name, of in schema["properties"].items()

@@ -111,7 +111,9 @@ def answer(
     shown: Any = value
     more: Mapping[str, str] = {}
     if isinstance(value, Reply):
-        shown, status, more = value.value, value.status, value.headers
+        shown = value.value
+        status = value.status
+        more = value.headers
     has_etag, has_cursor = _shows(shown.__class__)
     headers: dict[str, str] = {"ETag": shown.etag} if has_etag else {}
     if has_cursor:
@@ -324,7 +326,8 @@ class Routes:
 
             async def handle(call: Call) -> Response:
                 call.fields = await read_form(call.request, call.principal)
-                is_unit, key = plan.works_in is Unit, call.fields.get("key")
+                is_unit = plan.works_in is Unit
+                key = call.fields.get("key")
                 done = await attempt(plan.write(call, _go, key) if is_unit else plan.show(call))
                 if isinstance(done, Response):
                     return done

@@ -46,7 +46,8 @@ _ANSWERED: Final = (
 )  # To look it up in the class costs each request more than a global.
 _LATE: Final = 0.005  # Seconds: a beat that comes later than this is no accident of scheduling.
 # Seconds of processor time: of a request that is served, and of a refusal, with its server.
-_CHEAP, _REFUSAL = 0.0005, 0.00015
+_CHEAP = 0.0005
+_REFUSAL = 0.00015
 _FEWEST: Final = (
     16  # Requests for a mean of their cost: what the process does besides is shared among them.
 )
@@ -71,16 +72,22 @@ class Shedding:
     ) -> None:
         self.limiter: OverloadLimiter = limiter
         self.begun: int = 0  # Admitted since the cost of requests was last known.
-        # To refuse one costs about as much as to serve it: nothing is won by the yield that shows the loop's queue.
+        # To refuse one costs about as much as to serve it: nothing is won by the yield that shows
+        # the loop's queue.
         self.is_cheap: bool = False
         self.luck: Luck = luck
         self.is_off: bool = limiter.mode is Mode.OFF
         # Whether a request may have its priority from its scope, or its route a mode of its own.
         self.is_special: bool = bool(priority_of or key)
-        self._priority_of, self._key, self._spares = priority_of, key, spares
+        self._priority_of = priority_of
+        self._key = key
+        self._spares = spares
         self._late = 0.0
-        self._processor, self._used = processor, processor()
-        self._own, self._busy, self._refused = 1.0, 0.0, 0
+        self._processor = processor
+        self._used = processor()
+        self._own = 1.0
+        self._busy = 0.0
+        self._refused = 0
         self.handshakes: Handshakes = Handshakes()
 
     @property
@@ -90,7 +97,8 @@ class Shedding:
     @mode.setter
     def mode(self, mode: Mode | str) -> None:
         new = validation.choice("LoadSheddingMiddleware.mode", mode, Mode)
-        old, self.limiter.mode = self.limiter.mode, new
+        old = self.limiter.mode
+        self.limiter.mode = new
         self.is_off = new is Mode.OFF
         if new is not old:
             self.observe(ModeChanged(self.limiter.name, old, new))
@@ -98,13 +106,16 @@ class Shedding:
     def beat(self, late: float) -> None:
         self._late = late
         used = self._processor()
-        busy, self._used = used - self._used, used
+        busy = used - self._used
+        self._used = used
         own = min(1.0, busy / late) if late >= _LATE else 1.0
         self._own += (own - self._own) / 2
         self._busy += busy
         if self.begun >= _FEWEST:
             self.is_cheap = self._busy - self._refused * _REFUSAL < self.begun * _CHEAP
-            self._busy, self.begun, self._refused = 0.0, 0, 0
+            self._busy = 0.0
+            self.begun = 0
+            self._refused = 0
         self.limiter.beat(self.clock(), self._own)
 
     def arrive(
@@ -146,7 +157,8 @@ class Shedding:
         return told if isinstance(told, Priority) else default
 
     async def wait(self, wait: Wait, rules: Rules, request: RequestContext) -> Admit | Shed | None:
-        limiter, clock = self.limiter, self.clock
+        limiter = self.limiter
+        clock = self.clock
         turn = anyio.Event()
         wait.wake = turn.set
         is_here = False
@@ -173,7 +185,8 @@ class Shedding:
     ) -> None:
         self._refused += 1
         problem, before, wait = _refusal(self.limiter.name, shed.retry_after)
-        request.route, request.error_type = "_prerouting", problem.error_type
+        request.route = "_prerouting"
+        request.error_type = problem.error_type
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
         elif self.render is not None:
@@ -232,7 +245,8 @@ class Slotted(Running):
             if not is_silent:
                 return  # It has no slot to give back.
             self.shedding.limiter.resume()
-        now, began = self.shedding.clock(), self.began
+        now = self.shedding.clock()
+        began = self.began
         # Waits side by side add up to more than the time that has passed.
         waited = min(request.waited, now - began) if request.waited else 0.0
         # A foreign endpoint may have no hash; it lasts as long as its route.
@@ -276,17 +290,21 @@ class Slotted(Running):
         # Before its handler began, its kind is unknown, and it is no request's slot yet.
         if self._away or self.request.slot is not self:
             return
-        limiter, now = self.shedding.limiter, self.shedding.clock()
+        limiter = self.shedding.limiter
+        now = self.shedding.clock()
         kind = id(self._scope.get("endpoint"))
         if limiter.is_silent(kind, self.admitted, now):
-            self._away, self._is_silent, self.is_plain = 1, True, False
+            self._away = 1
+            self._is_silent = True
+            self.is_plain = False
             if limiter.has_answered(kind):
                 self.ignore_duration()  # That it is late says nothing of a queue.
             limiter.lend(now)
 
     def ignore_duration(self) -> None:
         if self._if_answered is _ANSWERED:
-            self._if_answered, self.is_plain = Ending.UNTIMED, False
+            self._if_answered = Ending.UNTIMED
+            self.is_plain = False
 
     async def is_abandoned(self) -> bool:
         """Return whether the client has left before the application began."""
@@ -314,7 +332,8 @@ def watched(  # noqa: C901 - it is what `yield from` does
                     steps.close()
                 raise
             except BaseException as error:
-                # A cancellation, which belongs inside. A server's own awaitable may be a mere iterator.
+                # A cancellation, which belongs inside. A server's own awaitable may be a mere
+                # iterator.
                 if not hasattr(steps, "throw"):
                     raise
                 step = steps.throw(error)
@@ -329,8 +348,8 @@ def watched(  # noqa: C901 - it is what `yield from` does
 async def aside() -> AsyncGenerator[None]:
     """Release the present request's slot while it waits without working, such as in a long poll.
 
-    Else its wait counts as work under way, and others are refused for it. Afterwards it has a slot again at once.
-    Outside of a request, or once its response began, nothing happens.
+    Else its wait counts as work under way, and others are refused for it. Afterwards it has a slot
+    again at once. Outside of a request, or once its response began, nothing happens.
     """
     request = current_request()
     with ExitStack() as afterwards:

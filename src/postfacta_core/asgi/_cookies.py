@@ -1,7 +1,8 @@
 """Refuse cookies that the standard library of some Pythons reads in quadratic time (CVE-2024-7592).
 
-`http.cookies`, through which Starlette and others read cookies, searches the rest of a quoted value anew after each backslash: one
-header of 31,000 backslashes takes 5.5 s of the event loop, before authentication.
+`http.cookies`, through which Starlette and others read cookies, searches the rest of a quoted value
+anew after each backslash: one header of 31,000 backslashes takes 5.5 s of the event loop, before
+authentication.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ COST_OF_COOKIES: Final = (
 )
 """What is logged at start where the parser is slow."""
 
-# Backslashes times length: 100 in the largest cookie that each browser keeps (RFC 6265, section 6.1, 4,096 bytes). That takes
-# 5 ms at most. A large JSON document that Python itself has quoted is refused too: the price until Python is updated.
+# Backslashes times length: 100 in the largest cookie that each browser keeps (RFC 6265, section
+# 6.1, 4,096 bytes). That takes 5 ms at most. A large JSON document that Python itself has quoted is
+# refused too: the price until Python is updated.
 _MOST: Final = 100 * 4096
 
 

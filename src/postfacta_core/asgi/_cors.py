@@ -35,7 +35,8 @@ class Cors:
         allow_methods: What a page may do.
         allow_headers: What it may send besides the four that are always allowed; `*` for all.
         allow_credentials: Whether cookies count. Not together with `*` for all origins.
-        expose_headers: What it may read besides `Retry-After`, `X-Request-ID` and the RateLimit fields.
+        expose_headers: What it may read besides `Retry-After`, `X-Request-ID` and the RateLimit
+            fields.
         max_age: Seconds for which a browser need not ask again.
 
     Raises:

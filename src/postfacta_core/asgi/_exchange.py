@@ -1,15 +1,17 @@
 """One request and its response: the state of both, one `receive`, one `send`.
 
-Each message passes one coroutine, in which the rules of all parts stand in the order of `stack`. What is rare has a
-method of its own: a refusal, a slow body, a long response, a cancellation, a client that leaves.
+Each message passes one coroutine, in which the rules of all parts stand in the order of `stack`.
+What is rare has a method of its own: a refusal, a slow body, a long response, a cancellation, a
+client that leaves.
 
 How a response ends that is cut by a deadline or a drain:
 
 1. Nothing was sent: a problem is sent in its place.
-2. It has begun: it stays unfinished, without a last body, so that the server breaks the connection (HTTP/1) or resets
-   the stream (HTTP/2), and the client knows. Nothing is added: it would be part of the application's protocol.
-3. It is a stream of events whose client resumes by itself, and a drain cuts it between two events: it gets a `retry:`,
-   and ends in order.
+2. It has begun: it stays unfinished, without a last body, so that the server breaks the connection
+   (HTTP/1) or resets the stream (HTTP/2), and the client knows. Nothing is added: it would be part
+   of the application's protocol.
+3. It is a stream of events whose client resumes by itself, and a drain cuts it between two events:
+   it gets a `retry:`, and ends in order.
 4. Its client has left: nothing is sent, and it is counted as left, whatever comes later.
 """
 
@@ -39,7 +41,8 @@ from ._rules import Rules
 from ._sse import MEDIA_TYPE, EventStream, are_events, farewell, is_resumed
 from ._types import Message, Receive, Scope, Send
 
-_OK, _INTERNAL = 200, 500
+_OK = 200
+_INTERNAL = 500
 _NEVER: Final = math.inf  # An attribute of a module costs each request more than a global.
 # What carries the response's bytes, or a file that the server sends in their place.
 _CONTENT_TYPE: Final = len(b"content-type")
@@ -48,11 +51,14 @@ _BODY: Final = frozenset(
 )
 _POLL: Final = 0.1
 _MOST_KEPT: Final = 8
-# A client that takes longer for a piece of its body makes the request's length say nothing of the service.
+# A client that takes longer for a piece of its body makes the request's length say nothing of the
+# service.
 _SLOW: Final = 0.02
-# Each piece of a longer one must get away within the write timeout; so it decides what rate a reader needs.
+# Each piece of a longer one must get away within the write timeout; so it decides what rate a
+# reader needs.
 _PIECE: Final = 65_536
-# Closing a connection on which bytes still arrive resets it, and the client may lose the answer with it.
+# Closing a connection on which bytes still arrive resets it, and the client may lose the answer
+# with it.
 _LINGER: Final = 2.0
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -138,7 +144,8 @@ class Answering(Slotted):
 class HttpExchange(Answering, Exchange):
     """One HTTP request and its response; its client is watched once it is older than 0.2 s and has its body."""
 
-    # What each request looks at lies in slots; what only some set is found in the classes above, and costs nothing.
+    # What each request looks at lies in slots; what only some set is found in the classes above,
+    # and costs nothing.
     __slots__ = (
         "_has_body", "_in", "_is_ending", "_is_read", "_is_waiting", "_out", "_response_headers", "_scope", "admitted",
         "already", "began", "client", "error", "error_type", "fields", "has_begun", "headers", "is_answered",
@@ -214,7 +221,8 @@ class HttpExchange(Answering, Exchange):
                 if self._answered is not None:
                     await checkpoint()
                 return
-        is_last, size = False, 0
+        is_last = False
+        size = 0
         if is_start:
             self.has_begun = True
             message = self._dress(message)
@@ -353,8 +361,8 @@ class HttpExchange(Answering, Exchange):
             self._events.is_between = False
         if not self._has_pieces:
             self._has_pieces = True
-            # Behind Starlette's BaseHTTPMiddleware each response comes in pieces, the last one empty: one whose
-            # first piece is all of it is no stream.
+            # Behind Starlette's BaseHTTPMiddleware each response comes in pieces, the last one
+            # empty: one whose first piece is all of it is no stream.
             whole = (b"content-length", b"%d" % len(message.get("body", b"")))
             if not any((name.lower(), value) == whole for name, value in self._response_headers):
                 limit = self.request.limit = self.rules.stream_timeout
@@ -375,7 +383,8 @@ class HttpExchange(Answering, Exchange):
             with anyio.move_on_after(self.rules.limits.write_timeout):
                 await self.emit(message)
                 return
-            self._is_gone, self.is_plain = True, False
+            self._is_gone = True
+            self.is_plain = False
             # No disconnect is seen: this says why the response will never be complete.
             self.request.error_type = self.request.error_type or CLIENT_DISCONNECTED
         raise ConnectionAbortedError("the client does not read its response")
@@ -389,7 +398,8 @@ class HttpExchange(Answering, Exchange):
         )
 
     async def _tell(self, problem: Problem) -> None:
-        self._is_shut, self.is_plain = True, False
+        self._is_shut = True
+        self.is_plain = False
         if self._is_refused:
             return  # It has its answer.
         # The client may be gone by now.
@@ -427,7 +437,8 @@ class HttpExchange(Answering, Exchange):
                 self.come_back(is_evidence=is_evidence)
 
     def _give_place(self, now: float) -> None:
-        # With the body complete, it is the client's leaving for which an application may look while it works.
+        # With the body complete, it is the client's leaving for which an application may look while
+        # it works.
         if self.is_held and not (self._has_body or self._away):
             self._paused_at = now
             self.step_aside()
@@ -524,7 +535,8 @@ class HttpExchange(Answering, Exchange):
     async def is_abandoned(self) -> bool:
         """Return whether the client has left, which uvicorn sends in place of the body; other messages are kept."""
         message = await self.receive()
-        self._kept, self.is_plain = [message], False
+        self._kept = [message]
+        self.is_plain = False
         self._has_left_early = message["type"] == "http.disconnect"
         return self._has_left_early
 

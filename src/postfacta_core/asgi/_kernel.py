@@ -1,7 +1,8 @@
 """Serve a request through all parts of `harden` in one straight coroutine, and a WebSocket through those it has.
 
-`harden` and each single middleware are this kernel, with some parts absent. What the parts decide stands in their own
-modules; their order stands in `__call__`, and is explained in docs/reference/middlewares.md.
+`harden` and each single middleware are this kernel, with some parts absent. What the parts decide
+stands in their own modules; their order stands in `__call__`, and is explained in
+docs/reference/middlewares.md.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ Door = Callable[[Scope, Send], Awaitable[None]]
 _UNMATCHED: Final = "_unmatched"
 _PREROUTING: Final = "_prerouting"
 _TRAFFIC: Final = {b"synthetic": "synthetic", b"load": "load"}
-# A field line costs two bytes for ": " and two for its line end, and a parser's bookkeeping on top of that:
-# RFC 7541 (section 4.1) counts 32 bytes a field, so a flood of empty fields is not free.
+# A field line costs two bytes for ": " and two for its line end, and a parser's bookkeeping on top
+# of that: RFC 7541 (section 4.1) counts 32 bytes a field, so a flood of empty fields is not free.
 _FIELD_OVERHEAD: Final = 32
 # A longer one is too large before it is even a number: 2**64 has 20 digits.
 _LONGEST_LENGTH: Final = 20
@@ -59,9 +60,11 @@ _WANTED: Final = frozenset({
     b"origin", _PREFLIGHT, b"access-control-request-headers", *([b"cookie"] if IS_SLOW else []),
 })  # fmt: skip
 _SERVER_ERROR: Final = 500
-# A response up to this size finds room in the buffers of server and kernel, whether or not its client reads.
+# A response up to this size finds room in the buffers of server and kernel, whether or not its
+# client reads.
 _ROOM: Final = 65_536
-# A request that came longer ago is not begun before its server was asked whether the client is still there.
+# A request that came longer ago is not begun before its server was asked whether the client is
+# still there.
 _MAY_HAVE_LEFT: Final = 0.02
 # W3C Trace Context, section 3.2: all zeros are invalid.
 _trace_of = re.compile(
@@ -123,7 +126,8 @@ class Kernel(Shared):
     def __post_init__(self) -> None:
         checked = ("app", "clock", "render", "observer", "route_of")
         check_options(type(self).__name__, **{name: getattr(self, name) for name in checked})
-        recorders, rules = self.recorders, self.rules
+        recorders = self.recorders
+        rules = self.rules
         self.added: Headers = [
             (name.lower().encode("ascii"), it.encode("latin-1"))
             for name, it in self.response_headers
@@ -141,7 +145,8 @@ class Kernel(Shared):
         self._leftover: Callable[[], object] = tuple
         for recorder in recorders:
             if isinstance(recorder, Tracing):
-                self._leftover, self._fresh_context = recorder.leftover, recorder.fresh_context
+                self._leftover = recorder.leftover
+                self._fresh_context = recorder.fresh_context
         self._is_recorded = bool(recorders)
         self._reader = RouteReader()
         self._error_types = ErrorTypes()
@@ -167,7 +172,8 @@ class Kernel(Shared):
             )
         }
         if has_sockets:
-            connect, closed = _wanted(recorders, "connect"), _wanted(recorders, "closed")
+            connect = _wanted(recorders, "connect")
+            closed = _wanted(recorders, "closed")
             self._served["websocket"] = (WebSocketExchange, connect, closed, Kernel._admit_socket)
 
     async def __call__(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one straight line: a call more costs each request
@@ -186,7 +192,8 @@ class Kernel(Shared):
                 fields[name] = value  # noqa: PERF403 - a comprehension is a frame for each request
         # Identity.
         put_back = self._fresh_context() if self._leftover() else None
-        path, root_path = scope["path"], scope.get("root_path", "")
+        path = scope["path"]
+        root_path = scope.get("root_path", "")
         if root_path:
             path = local_path(path, root_path)
         request, token = self._identify(scope, fields, root_path)
@@ -216,7 +223,8 @@ class Kernel(Shared):
                 return
             # What is too large.
             if self.is_bounded:
-                length, limits = fields.get(b"content-length"), rules.limits
+                length = fields.get(b"content-length")
+                limits = rules.limits
                 line = len(scope["path"]) + len(scope.get("query_string", b""))
                 size = _FIELD_OVERHEAD * len(headers) + sum(map(len, chain.from_iterable(headers)))
                 if line + size > limits.max_header_bytes:
@@ -264,7 +272,8 @@ class Kernel(Shared):
             await running.run(exchange, admit(self, exchange, scope))
         except Exception as crash:
             if exchange.has_cut_off and tells_of_disconnect(crash):
-                # The application's reaction to the disconnect is of no use; a crash is recorded all the same.
+                # The application's reaction to the disconnect is of no use; a crash is recorded all
+                # the same.
                 return
             if self.answers and await self._answer_for(exchange, crash):
                 return
@@ -289,7 +298,8 @@ class Kernel(Shared):
                         record(exchange)
                     except Exception as failure:  # noqa: BLE001 - as above
                         self.blame(record, failure)
-                # The error's traceback holds this frame: without this, the two would keep each other alive.
+                # The error's traceback holds this frame: without this, the two would keep each
+                # other alive.
                 exchange.error = error = None
             raised = None
             if token is not None:
@@ -309,7 +319,8 @@ class Kernel(Shared):
     ) -> tuple[RequestContext, Token[RequestContext | None] | None]:
         """Return the request's context; if it is made here, it is bound, and has to be released."""
         if not self.identifies:
-            # What is bound to the task may be left over from another request: the scope is this one's own.
+            # What is bound to the task may be left over from another request: the scope is this
+            # one's own.
             known = request_of(scope)
             if known is not None:
                 return known, None
@@ -333,7 +344,8 @@ class Kernel(Shared):
         if b"traceparent" in fields and (found := _trace_of(fields[b"traceparent"])):
             request.trace_id = found[1].decode("ascii")
         scope["postfacta.request"] = request
-        # What is bound must be released: else the task would hold its context, which holds the task.
+        # What is bound must be released: else the task would hold its context, which holds the
+        # task.
         return request, CURRENT.set(request)
 
     # What is seen.
@@ -377,8 +389,10 @@ class Kernel(Shared):
         asked = asked_timeout(exchange.headers)
         request.limit = exchange.rules.timeout
         seconds = min(asked, request.limit)
-        request.asked, request.deadline = asked, request.started + seconds
-        # What the outer parts took counts too, but only a caller can give so little that it matters.
+        request.asked = asked
+        request.deadline = request.started + seconds
+        # What the outer parts took counts too, but only a caller can give so little that it
+        # matters.
         is_late = seconds <= 0 or (asked < math.inf and request.age() >= seconds)
         if not is_late and not running.is_closed:
             return False
@@ -386,7 +400,8 @@ class Kernel(Shared):
         if not running.is_closed:
             problem = problem_of(DeadlineExceededError("request"))
             self.observe(DeadlineExceeded("caller" if request.deadline_is_callers else "ingress"))
-        request.route, request.error_type = _PREROUTING, problem.error_type
+        request.route = _PREROUTING
+        request.error_type = problem.error_type
         await exchange.reply(problem)
         return True
 
@@ -433,7 +448,9 @@ class Kernel(Shared):
 
     async def _admit_socket(self, exchange: WebSocketExchange, scope: Scope) -> None:
         """Serve a WebSocket: until it is accepted it has a bound and a time of its own, and no slot of the limiter."""
-        request, rules, shedding = exchange.request, exchange.rules, self.admission
+        request = exchange.request
+        rules = exchange.rules
+        shedding = self.admission
         if self.requests is not None and rules.handshake < request.limit:
             request.limit = rules.handshake
             exchange.limit(min(request.asked, request.limit))
@@ -451,10 +468,12 @@ class Kernel(Shared):
         handshakes = shedding.handshakes
         if not handshakes.has_room(exchange.client) and not shedding.spares(request, rules):
             problem = problem_of(BulkheadFullError("handshakes"))
-            request.route, request.error_type = _PREROUTING, problem.error_type
+            request.route = _PREROUTING
+            request.error_type = problem.error_type
             await exchange.reply(problem)
             return
-        exchange.shedding, exchange.is_held = shedding, True
+        exchange.shedding = shedding
+        exchange.is_held = True
         handshakes.enter(exchange.client)
         try:
             await self.app(scope, exchange.receive, exchange.send)

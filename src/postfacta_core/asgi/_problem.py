@@ -131,8 +131,8 @@ _PHRASES: Final[Mapping[int, str]] = {
 def problem_of(error: BaseException) -> Problem:
     """Return the problem of an error; all that is not ours is a 500 without its cause.
 
-    Only a refusal has a `retry_after`: callers read `503` with `Retry-After` as "nothing was done", and send a write
-    again. Where the work may have begun, that would double it.
+    Only a refusal has a `retry_after`: callers read `503` with `Retry-After` as "nothing was done",
+    and send a write again. Where the work may have begun, that would double it.
     """
     for kind in type(error).__mro__:
         if kind in PROBLEMS and isinstance(error, ResilienceError):
@@ -144,7 +144,8 @@ def problem_of(error: BaseException) -> Problem:
 
 def kind_members(problem: Problem) -> dict[str, object]:
     """Return the members that identify the type of problem, the same for each request."""
-    status, known = problem.status, _PHRASES.get(problem.status, "Error")
+    status = problem.status
+    known = _PHRASES.get(problem.status, "Error")
     detail = f"{problem.title}. {problem.detail}" if problem.detail else problem.title
     # With this type the title is the status' own phrase (RFC 9457, section 4.2.1).
     return {

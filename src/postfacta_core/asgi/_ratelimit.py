@@ -43,8 +43,9 @@ class RateLimit:
 
     Attributes:
         rate: Such as `100/minute`, or `10/second;1000/hour`.
-        per: The key of each budget: each `client` address, each `site` (an IPv6 /48; an IPv4 client has none), all
-            together (`global`), or what a function returns for a scope; there None means that this limit does not apply.
+        per: The key of each budget: each `client` address, each `site` (an IPv6 /48; an IPv4 client
+            has none), all together (`global`), or what a function returns for a scope; there None
+            means that this limit does not apply.
         name: Names it in metrics and in the RateLimit fields; by default what it is per.
         cost: What a request costs, or a function that returns it for a scope.
         applies_to: Returns whether it applies to a scope; by default to all.
@@ -163,7 +164,8 @@ class RatePlan:
         if decision.retry_after < math.inf:
             wait = decision.retry_after + self._luck() * max(1.0, _JITTER * decision.retry_after)
         problem = problem_of(RateLimitExceededError(rule.name, wait))
-        request.route, request.error_type = "_prerouting", problem.error_type
+        request.route = "_prerouting"
+        request.error_type = problem.error_type
         # The draft requires that both give the same moment.
         return problem, verdict.fields(decision.reset_after if wait is None else max(1.0, wait))
 
@@ -173,18 +175,19 @@ def fast_plan(  # noqa: C901 - in one frame, for each request
 ) -> Callable[[str, str, str], Verdict | None]:
     """Return how limits whose keys and costs are known beforehand are hit by a request's keys: without charges.
 
-    The limit that has the least left is the one that callers see. It returns None if one of several would refuse, or
-    one does not enforce its rates: then nothing is spent, and the limits are hit with charges.
+    The limit that has the least left is the one that callers see. It returns None if one of several
+    would refuse, or one does not enforce its rates: then nothing is spent, and the limits are hit
+    with charges.
     """
     plan = [(rule, rule.cost, rule.key, rule.buckets.spend) for rule in rules]
-    clock, policy, is_one = (
-        rules[0].clock,
-        b", ".join([rule.policy for rule in rules]),
-        len(rules) == 1,
-    )
+    clock = rules[0].clock
+    policy = b", ".join([rule.policy for rule in rules])
+    is_one = len(rules) == 1
 
     def hit(*keys: str) -> Verdict | None:
-        now, told, least = clock(), rules[0], _ALL_LEFT
+        now = clock()
+        told = rules[0]
+        least = _ALL_LEFT
         for rule, cost, key, spend in plan:
             if not rule.enforces:
                 break
@@ -192,7 +195,8 @@ def fast_plan(  # noqa: C901 - in one frame, for each request
             if not (decision.allowed or is_one):
                 break
             if decision.remaining < least.remaining:
-                told, least = rule, decision
+                told = rule
+                least = decision
         else:
             for rule in rules:
                 rule.counted["allowed" if least.allowed else "limited"] += 1
@@ -235,7 +239,9 @@ class LimitRule(RateLimiter):
         self, scope: Scope, keys: Sequence[str | None]
     ) -> tuple[LimitRule, str, int] | None:
         """Return the charge for a request; None if this limit does not apply to it."""
-        applies, per, cost = self._limit.applies_to, self._limit.per, self.cost
+        applies = self._limit.applies_to
+        per = self._limit.per
+        cost = self.cost
         if self.is_off:
             return None
         if applies is not None and not self._safely(lambda: applies(scope), default=True):

@@ -1,8 +1,8 @@
 """Read the route template that a framework left in the scope, or make it leave one.
 
-No framework is imported: Starlette, FastAPI and Litestar are recognised by what they put into the scope;
-Django and Quart, which put nothing there, by their classes. A template holds nothing that a client chose.
-Where that is unknown, there is no template.
+No framework is imported: Starlette, FastAPI and Litestar are recognised by what they put into the
+scope; Django and Quart, which put nothing there, by their classes. A template holds nothing that a
+client chose. Where that is unknown, there is no template.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from ._types import Scope
 
 _MOUNT_END: Final = "/{path}"
 _MAX_LAYERS: Final = 50
-# One entry for each route below a parameterised mount: an application has no more of them than this.
+# One entry for each route below a parameterised mount: an application has no more of them than
+# this.
 _MAX_KNOWN: Final = 1000
 
 
@@ -99,7 +100,8 @@ class RouteReader:
         if len(scope.get("path_params", ())) > template.removesuffix(_MOUNT_END).count("{"):
             # The mounts' values stand in the root_path: their templates have to be looked for.
             return self._search(scope, route)
-        # A mount without parameters grew it by its own words, and a mount at the end by itself as well.
+        # A mount without parameters grew it by its own words, and a mount at the end by itself as
+        # well.
         return growth + (_MOUNT_END if _is_mount(route) else template)
 
     def _of_plain(self, scope: Scope, route: object) -> str | None:
@@ -168,5 +170,6 @@ def _of_litestar(scope: Scope, path: str) -> str | None:
     if template or not getattr(scope.get("route_handler"), "is_mount", False):
         return template or None
     # Litestar leaves the rest below the mount in the scope's path.
-    whole, rest = path.rstrip("/"), str(scope["path"]).rstrip("/")
+    whole = path.rstrip("/")
+    rest = str(scope["path"]).rstrip("/")
     return whole[: len(whole) - len(rest)] + _MOUNT_END if whole.endswith(rest) else None

@@ -52,8 +52,8 @@ Find = Callable[[str, str], Rules]
 def route_table(classes: Sequence[tuple[Sequence[str], Rules]], others: Rules) -> Find:
     """Return what finds the rules of a request: the first route that matches counts, with `/items//7/` as `/items/7`.
 
-    What grants a request more than others have is no other spelling's: an application answers 404 to `//items//7`, and as many
-    of those as a caller likes must count against its limits.
+    What grants a request more than others have is no other spelling's: an application answers 404
+    to `//items//7`, and as many of those as a caller likes must count against its limits.
     """
     listed = [
         (*check_route("route", route), rules) for routes, rules in classes for route in routes
@@ -67,7 +67,8 @@ def route_table(classes: Sequence[tuple[Sequence[str], Rules]], others: Rules) -
         tables = as_written
         rules = (tables.get(method) or tables[""])[0].get(path)
         if rules is None and "//" in path:
-            tables, path = otherwise, _slashes("/", path)
+            tables = otherwise
+            path = _slashes("/", path)
             rules = (tables.get(method) or tables[""])[0].get(path)
         if rules is not None:
             return rules

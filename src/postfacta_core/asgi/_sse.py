@@ -1,7 +1,8 @@
 """Server-sent events: whose client resumes them by itself, where one ends, and how a drain ends the stream.
 
-A stream of events is as any other response until its client is known to come back: then a drain need not wait for its
-end, which may never come. The format is that of the HTML standard, section 9.2.
+A stream of events is as any other response until its client is known to come back: then a drain
+need not wait for its end, which may never come. The format is that of the HTML standard, section
+9.2.
 """
 
 from __future__ import annotations
@@ -17,16 +18,20 @@ _ENDS: Final = (b"\n\n", b"\n\r", b"\r\r", b"\n\r\n", b"\r\r\n")
 _LONGEST: Final = 3
 # With these, bytes that are added would not be read as events.
 _FRAMES: Final = frozenset({b"content-encoding", b"content-length"})
-# Milliseconds: clients of a stopping service come back at moments that are spread, so that they are no herd.
-_SOONEST, _SPREAD = 1000, 4000
+# Milliseconds: clients of a stopping service come back at moments that are spread, so that they are
+# no herd.
+_SOONEST = 1000
+_SPREAD = 4000
 
 
 class EventStream:
     """How far a stream of events has been sent.
 
     Attributes:
-        is_between: Whether the last event was sent to its end; set to False before each piece, `note` decides.
-        is_ending: Whether the stream ends at the next such moment, so that no more is sent after it.
+        is_between: Whether the last event was sent to its end; set to False before each piece,
+            `note` decides.
+        is_ending: Whether the stream ends at the next such moment, so that no more is sent after
+            it.
     """
 
     def __init__(self) -> None:
@@ -43,8 +48,9 @@ class EventStream:
 def is_resumed(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Return whether a request is that of a browser's EventSource, which reconnects.
 
-    It asks for events by name and for no stored response (HTML, section 9.2.2), or has come back. `Accept` alone is no
-    sign: the page of Gradio reads the answer of one job so, and never comes back.
+    It asks for events by name and for no stored response (HTML, section 9.2.2), or has come back.
+    `Accept` alone is no sign: the page of Gradio reads the answer of one job so, and never comes
+    back.
     """
     asked = {name: value.lower() for name, value in headers}
     is_uncached = b"no-cache" in asked.get(b"cache-control", b"") or b"last-event-id" in asked

@@ -15,10 +15,14 @@ from ._problem import Problem
 from ._rules import Rules
 from ._types import Message, Receive, Scope, Send
 
-# Close codes of IANA's WebSocket registry. Before the handshake is answered a server makes a 403 of each.
-_RESTART, _VIOLATION, _TRY_AGAIN_LATER = 1012, 1008, 1013
+# Close codes of IANA's WebSocket registry. Before the handshake is answered a server makes a 403 of
+# each.
+_RESTART = 1012
+_VIOLATION = 1008
+_TRY_AGAIN_LATER = 1013
 _CODES: Final = {"draining": _RESTART, "deadline_exceeded": _VIOLATION}
-_NORMAL, _ABNORMAL = 1000, 1006
+_NORMAL = 1000
+_ABNORMAL = 1006
 _SWITCHING_PROTOCOLS: Final = 101
 
 
@@ -88,10 +92,12 @@ class WebSocketExchange(Answering, SocketExchange):
             raise
         kind = message["type"]
         if kind == "websocket.accept":
-            self.status, self.is_open = _SWITCHING_PROTOCOLS, True
+            self.status = _SWITCHING_PROTOCOLS
+            self.is_open = True
             self.shared.tell(self.shared.opened, self)
         elif kind == "websocket.close" and not self.has_left:
-            self.close_code, self.is_complete = message.get("code", _NORMAL), True
+            self.close_code = message.get("code", _NORMAL)
+            self.is_complete = True
         elif kind == "websocket.http.response.start":
             self.status = message.get("status", 0)
 

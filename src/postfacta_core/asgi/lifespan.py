@@ -1,10 +1,11 @@
 """Hold resources open around an application's lifespan, whether it has one or not.
 
-An application says that it has no lifespan by what it does with a scope of that type: it raises before it receives
-anything, returns, or sends a message of another protocol. A broken application raises as early: Starlette, for
-example, when it puts its middleware together. So an error counts as "no lifespan here" only if it did not come through
-a framework that has a lifespan, and is of a kind that applications without one raise. Any other fails the start: else
-the service would be declared ready and answer each request with a 500.
+An application says that it has no lifespan by what it does with a scope of that type: it raises
+before it receives anything, returns, or sends a message of another protocol. A broken application
+raises as early: Starlette, for example, when it puts its middleware together. So an error counts as
+"no lifespan here" only if it did not come through a framework that has a lifespan, and is of a kind
+that applications without one raise. Any other fails the start: else the service would be declared
+ready and answer each request with a 500.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from ..telemetry.logs import LOGGER
 from ._settings import check_options, one, or_none
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
-# The modules through which frameworks that answer every lifespan hand it on; FastAPI is a Starlette.
+# The modules through which frameworks that answer every lifespan hand it on; FastAPI is a
+# Starlette.
 _WITH_LIFESPAN: Final = frozenset({"starlette.applications", "litestar.app", "quart.app"})
 # What an application finds missing that takes a lifespan's scope for a request's.
 _OF_REQUESTS: Final = frozenset(
@@ -49,15 +51,16 @@ _ADVICE: Final = (
 class LifespanMiddleware:
     """Hold resources open from before the application's startup until after its shutdown.
 
-    They are entered in order and left in reverse order, each in a task of its own, so a resource may own an
-    anyio task group. One that raises stops the startup, and the server says why; in the middle of its life it
-    begins a drain, since a server goes on without a lifespan, and its error is raised at the end.
+    They are entered in order and left in reverse order, each in a task of its own, so a resource
+    may own an anyio task group. One that raises stops the startup, and the server says why; in the
+    middle of its life it begins a drain, since a server goes on without a lifespan, and its error
+    is raised at the end.
 
     Args:
         app: If it has no lifespan, this stands in for it.
-        lifecycle: Entered before all of them, and left after. With it they close only after the last request
-            has ended, each within its share of the drain's `close_timeout`; one that takes longer is
-            cancelled.
+        lifecycle: Entered before all of them, and left after. With it they close only after the
+            last request has ended, each within its share of the drain's `close_timeout`; one that
+            takes longer is cancelled.
         observer: Receives each resource that did not close in time. It may raise.
     """
 

@@ -94,8 +94,9 @@ class MetricsEndpoint(Doors):
 def merge(pages: Sequence[bytes], *, silent: int = 0) -> bytes:
     """Join the pages of the workers that answered; `silent` others did not.
 
-    All have the same format, and each has a label of its own on its series: nothing is added up, none occurs twice.
-    What Prometheus asks for is that all series of a metric stand together, below one heading.
+    All have the same format, and each has a label of its own on its series: nothing is added up,
+    none occurs twice. What Prometheus asks for is that all series of a metric stand together, below
+    one heading.
     """
     about = (
         f"# HELP {_WORKERS} {RUNTIME_METRICS[_WORKERS].text}\n# TYPE {_WORKERS} gauge\n"
@@ -103,7 +104,8 @@ def merge(pages: Sequence[bytes], *, silent: int = 0) -> bytes:
     )
     sections: dict[bytes, list[bytes]] = {}
     for page in (*pages, about.encode()):
-        section, is_first = list[bytes](), False
+        section = list[bytes]()
+        is_first = False
         # Not by `splitlines`: a carriage return may stand in a label.
         for line in page.rstrip(b"\n").split(b"\n"):
             if line.startswith(b"# HELP "):

@@ -1,6 +1,7 @@
 """The middlewares, each by itself: the kernel with one part, in the order of `stack`.
 
-What a part decides stands in a module of its own. Of the `options`, those of `harden`, each reads its own.
+What a part decides stands in a module of its own. Of the `options`, those of `harden`, each reads
+its own.
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ _check: Final = one(HardenOptions)
 class ContextMiddleware(Kernel):
     """Bind a fresh `RequestContext` for each HTTP request and WebSocket. It belongs outermost.
 
-    It is the scope's `postfacta.request` too, where layers find it even if a task in between runs in another
-    context. The response carries its `X-Request-ID`, and so does the request inside. A server may run a
-    request in the variables of an earlier one, so nothing found at entry is trusted.
+    It is the scope's `postfacta.request` too, where layers find it even if a task in between runs
+    in another context. The response carries its `X-Request-ID`, and so does the request inside. A
+    server may run a request in the variables of an earlier one, so nothing found at entry is
+    trusted.
     """
 
     def __init__(self, app: ASGIApp, *, clock: Clock = MONOTONIC) -> None:
@@ -56,10 +58,10 @@ class ContextMiddleware(Kernel):
 class TelemetryMiddleware(Kernel):
     """Make one `Exchange` of each HTTP request or WebSocket. What the application raises is recorded, and raised again.
 
-    It belongs right inside of `ContextMiddleware`; without that it makes a request context of its own. A
-    layer that answers before the application may set, on the scope's `postfacta.request`, `route` to
-    `_prerouting` (or its own path) and `error_type` to the reason. Where a layer copies the scope, one inside
-    of it sets the `route`.
+    It belongs right inside of `ContextMiddleware`; without that it makes a request context of its
+    own. A layer that answers before the application may set, on the scope's `postfacta.request`,
+    `route` to `_prerouting` (or its own path) and `error_type` to the reason. Where a layer copies
+    the scope, one inside of it sets the `route`.
 
     Args:
         recorders: Each is called when the exchange begins, is answered and ends.
@@ -77,7 +79,8 @@ class TelemetryMiddleware(Kernel):
         observer: Observer = ignore,
     ) -> None:
         _check("TelemetryMiddleware.options", options)
-        quiet, key = frozenset(options.quiet), options.traffic_key
+        quiet = frozenset(options.quiet)
+        key = options.traffic_key
         super().__init__(
             app, recorders=recorders, route_of=route_of, quiet=quiet, traffic_key=key, clock=clock, observer=observer
         )  # fmt: skip
@@ -105,8 +108,8 @@ class CorsMiddleware(Kernel):
 class ErrorMiddleware(Kernel):
     """Send a problem when the application raises before its response starts.
 
-    A refusal of this library ends there, since it is an answer like any other. Any other exception is a crash:
-    it goes on to the layers outside and to the server, which count and log it.
+    A refusal of this library ends there, since it is an answer like any other. Any other exception
+    is a crash: it goes on to the layers outside and to the server, which count and log it.
     """
 
     def __init__(self, app: ASGIApp, *, render: Render | None = None) -> None:
@@ -116,7 +119,8 @@ class ErrorMiddleware(Kernel):
 class LifecycleMiddleware(Kernel):
     """Put `Connection: close` on every HTTP/1 response that starts while the service drains.
 
-    Else a client finds out by sending a request into a connection that the server has closed, which fails.
+    Else a client finds out by sending a request into a connection that the server has closed, which
+    fails.
 
     Args:
         lifecycle: Holds whether the service drains. It must be entered by the code that made it.
@@ -129,7 +133,8 @@ class LifecycleMiddleware(Kernel):
 class HealthMiddleware(Doors):
     """Serve `live`, `ready`, `startup`, and to permitted callers `deps`, below a prefix, from memory.
 
-    `live` depends on nothing but the loop and is 200 while draining too; `ready` and `startup` are 200 or
+    `live` depends on nothing but the loop and is 200 while draining too; `ready` and `startup` are
+    200 or
     503. All else goes on to the application, the bare prefix too.
 
     Args:
@@ -174,9 +179,11 @@ class HealthMiddleware(Doors):
         state = "ready" if report.ready else "draining" if report.draining else "unready"
         match probe:
             case "live":
-                is_well, state = report.live, "live" if report.live else "dead"
+                is_well = report.live
+                state = "live" if report.live else "dead"
             case "startup":
-                is_well, state = report.started, "started" if report.started else "starting"
+                is_well = report.started
+                state = "started" if report.started else "starting"
             case "ready":
                 is_well = report.ready
                 if not (self._registry.is_entered or report.draining):
@@ -197,11 +204,11 @@ class HealthMiddleware(Doors):
 class TransferMiddleware(Kernel):
     """Answer 431 and 414 to large heads, 413 to large and 408 to slow bodies; drop clients that do not read.
 
-    A body whose `Content-Length` is too large is refused before the application sees it; one of unknown
-    length is counted. Of a response, what lies beyond the first 64 KiB is handed on in pieces of that size.
-    Where one does not get away in time, `send` raises `ConnectionAbortedError`, an OSError, then and ever
-    after. Alone, each message of a body costs some 7 µs for a timer. What else holds for slow clients stands
-    in reference/slow-clients.md.
+    A body whose `Content-Length` is too large is refused before the application sees it; one of
+    unknown length is counted. Of a response, what lies beyond the first 64 KiB is handed on in
+    pieces of that size. Where one does not get away in time, `send` raises
+    `ConnectionAbortedError`, an OSError, then and ever after. Alone, each message of a body costs
+    some 7 µs for a timer. What else holds for slow clients stands in reference/slow-clients.md.
     """
 
     def __init__(
@@ -219,9 +226,10 @@ class TransferMiddleware(Kernel):
 class RateLimitMiddleware(Kernel):
     """Answer 429 to a request that is over a limit, before the application sees it.
 
-    A request that one limit refuses is spent from none of them. A WebSocket counts when it is opened; if it
-    is refused, it is closed with 1013 before the handshake, which a server answers with 403. Where a function
-    of a limit raises, the request is counted for one key that all such requests share, and costs 1.
+    A request that one limit refuses is spent from none of them. A WebSocket counts when it is
+    opened; if it is refused, it is closed with 1013 before the handshake, which a server answers
+    with 403. Where a function of a limit raises, the request is counted for one key that all such
+    requests share, and costs 1.
 
     Args:
         options: Their `rate_limits`, `trusted_proxies` and `rate_limit_store`.
@@ -260,13 +268,14 @@ class DeadlineMiddleware(Kernel):
 
     A caller may shorten the limit by `X-Request-Timeout`, a handler set its own by
     `deadlines.requests.time_limit`. Streams, WebSockets, threads and background tasks: see
-    how-to/deadlines.md. A response that has begun stays unfinished, so that its client knows. In a drain what
-    still runs is cancelled in the same way: then the answer is 503, a WebSocket is closed with 1012, and events
-    to a client that resumes by itself, as a browser's EventSource does, end with a `retry:`.
+    how-to/deadlines.md. A response that has begun stays unfinished, so that its client knows. In a
+    drain what still runs is cancelled in the same way: then the answer is 503, a WebSocket is
+    closed with 1012, and events to a client that resumes by itself, as a browser's EventSource
+    does, end with a `retry:`.
 
     Args:
-        running: Looks after the deadlines while it is entered, by its clock. Before that, limits hold by a timer for each
-            request, handlers cannot change them, and nothing is drained.
+        running: Looks after the deadlines while it is entered, by its clock. Before that, limits
+            hold by a timer for each request, handlers cannot change them, and nothing is drained.
         options: Their `request_timeout`, `stream_timeout` and `cancel_on_disconnect`.
     """
 
@@ -281,10 +290,8 @@ class DeadlineMiddleware(Kernel):
     ) -> None:
         one(RunningRequests)("DeadlineMiddleware.running", running)
         _check("DeadlineMiddleware.options", options)
-        limit, stream_limit = (
-            any_of_none(options.request_timeout),
-            any_of_none(options.stream_timeout),
-        )
+        limit = any_of_none(options.request_timeout)
+        stream_limit = any_of_none(options.stream_timeout)
         rules = Rules(
             timeout=limit, stream_timeout=stream_limit, cancels=options.cancel_on_disconnect
         )
@@ -301,19 +308,22 @@ class DeadlineMiddleware(Kernel):
 class LoadSheddingMiddleware(Shedding, Kernel):
     """Admit a request, queue it for a moment, or answer 503 with `Retry-After` before any other work is done for it.
 
-    It belongs innermost, around the application: what it measures must be the application's work. More stands in
-    how-to/load-shedding.md.
+    It belongs innermost, around the application: what it measures must be the application's work.
+    More stands in how-to/load-shedding.md.
 
     Args:
         limiter: By default one named `requests`. It belongs to one middleware alone.
         options: Their `shedding`, `concurrency`, `priority_of` and `priority_key`.
-        spares: Returns whether a request that would be shed is served all the same, by the latest moment at which it
-            reached the process: one that was under way when a drain began has nowhere else to go.
-        processor: Seconds of processor time that the process used: less than a late loop took, if others had the rest.
+        spares: Returns whether a request that would be shed is served all the same, by the latest
+            moment at which it reached the process: one that was under way when a drain began has
+            nowhere else to go.
+        processor: Seconds of processor time that the process used: less than a late loop took, if
+            others had the rest.
 
     Attributes:
         mode: It may be set at any time; waiting requests are still decided.
-        beat: To be called with how many seconds late the event loop is, as `RunningRequests.on_beat` does.
+        beat: To be called with how many seconds late the event loop is, as
+            `RunningRequests.on_beat` does.
     """
 
     def __init__(

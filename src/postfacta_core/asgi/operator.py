@@ -36,19 +36,21 @@ _MORE: Final = {401: [(b"www-authenticate", b"Bearer")], 405: [(b"allow", b"GET,
 class OperatorEndpoint:
     """An ASGI application for the operator, to be mounted where only they can reach it, such as at `/healthz/deps`.
 
-    `GET` answers with all guards, their settings, modes and status. `POST` changes one, by a JSON object:
+    `GET` answers with all guards, their settings, modes and status. `POST` changes one, by a JSON
+    object:
 
         {"kind": "breaker", "name": "billing", "action": "force_open"}
         {"kind": "retry", "name": "billing", "mode": "shadow"}
         {"logger": "postfacta", "level": "DEBUG"}
 
-    A circuit can be opened (`open`, `force_open`) and `reset`; a fallback `clear`ed. Each change is a
-    line in the log, `operator.changed`, with the address it came from.
+    A circuit can be opened (`open`, `force_open`) and `reset`; a fallback `clear`ed. Each change is
+    a line in the log, `operator.changed`, with the address it came from.
 
     Args:
-        token: The bearer token that each request must bring, or a function that returns all that hold now.
-        local: Serve a client on this machine without a token. Behind a proxy on it that adds no header of its own, as
-            HAProxy and nginx do by default, everyone is such a client.
+        token: The bearer token that each request must bring, or a function that returns all that
+            hold now.
+        local: Serve a client on this machine without a token. Behind a proxy on it that adds no
+            header of its own, as HAProxy and nginx do by default, everyone is such a client.
 
     Raises:
         ValueError: If a setting is wrong, or there is neither a token nor `local`.
@@ -70,7 +72,8 @@ class OperatorEndpoint:
             raise TypeError(
                 f"OperatorEndpoint serves HTTP, not {scope['type']}: mount it as a route"
             )
-        headers, token = dict(scope["headers"]), self._token
+        headers = dict(scope["headers"])
+        token = self._token
         method: str = scope["method"]
         if not (bears(headers, token) if token else _is_local(scope, headers)):
             answer: _Answer = (
@@ -131,7 +134,8 @@ class OperatorEndpoint:
 
 
 def _shown(guard: Guard) -> Mapping[str, object]:
-    settings, status = _plain(guard.settings()), _plain(guard.status())
+    settings = _plain(guard.settings())
+    status = _plain(guard.status())
     return {"kind": guard.kind, "name": guard.name, "settings": settings, "status": status}
 
 
@@ -155,7 +159,8 @@ def _is_local(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
 
 
 async def _body(receive: Receive) -> bytes:
-    body, more = b"", True
+    body = b""
+    more = True
     while more and len(body) <= _LONGEST:
         message = await receive()
         body += message.get("body", b"")

@@ -33,26 +33,32 @@ class RouteOptions:
     """The options of some routes: what is None is as `HardenOptions` says.
 
     Attributes:
-        routes: Such as `GET /items/{id}`, where `{id}` is one part of the path and `{rest:path}` all that is
-            left; without a method for any. GET means HEAD too, and WebSockets. Slashes at the end of a path,
-            and runs of them, make no difference, unless these options grant more than others have: without a
-            rate limit, or at the priority `CRITICAL_PLUS`, a route is its path as it is written here.
+        routes: Such as `GET /items/{id}`, where `{id}` is one part of the path and `{rest:path}`
+            all that is left; without a method for any. GET means HEAD too, and WebSockets. Slashes
+            at the end of a path, and runs of them, make no difference, unless these options grant
+            more than others have: without a rate limit, or at the priority `CRITICAL_PLUS`, a route
+            is its path as it is written here.
         limits: The largest headers and body.
-        request_timeout: Seconds from a request's beginning until it is cancelled; `math.inf` for any number.
+        request_timeout: Seconds from a request's beginning until it is cancelled; `math.inf` for
+            any number.
         stream_timeout: The same for a response in pieces, once the first is sent.
         cancel_on_disconnect: Whether a handler is cancelled when its client goes away.
-        drain: How a drain ends a response or WebSocket. `finish`: it has `drain_timeout`, and what is cut then is
-            left unfinished. `farewell`: events end after the `drain_delay` between two of them, with a `retry:`
-            of 1 to 5 seconds, and WebSockets with code 1012; all else finishes. `cut`: after the `drain_delay`.
-            None is `farewell` for WebSockets and for the GET of an EventSource, which resumes by itself: with
-            `Accept: text/event-stream`, and `Cache-Control: no-cache` or `Last-Event-ID`. It is `finish` for all else.
-        drain_timeout: Seconds after the `drain_delay` in which its requests may end; at most, and by default,
-            `DrainLimits.drain_timeout`.
+        drain: How a drain ends a response or WebSocket. `finish`: it has `drain_timeout`, and what
+            is cut then is left unfinished. `farewell`: events end after the `drain_delay` between
+            two of them, with a `retry:` of 1 to 5 seconds, and WebSockets with code 1012; all else
+            finishes. `cut`: after the `drain_delay`. None is `farewell` for WebSockets and for the
+            GET of an EventSource, which resumes by itself: with `Accept: text/event-stream`, and
+            `Cache-Control: no-cache` or `Last-Event-ID`. It is `finish` for all else.
+        drain_timeout: Seconds after the `drain_delay` in which its requests may end; at most, and
+            by default, `DrainLimits.drain_timeout`.
         priority: How much a request matters, if neither `priority_of` nor its caller says so.
-        shedding: Whether its requests are refused early; `off` does not count them in the limiter at all.
-        waits: Whether its requests wait without working, such as long polls: they are admitted as others, and
-            hold no slot of the limiter while they run. `aside` does the same for a part of a handler.
-        rate_limits: In place of those for all routes; empty for none. Equal limits of several routes are one.
+        shedding: Whether its requests are refused early; `off` does not count them in the limiter
+            at all.
+        waits: Whether its requests wait without working, such as long polls: they are admitted as
+            others, and hold no slot of the limiter while they run. `aside` does the same for a part
+            of a handler.
+        rate_limits: In place of those for all routes; empty for none. Equal limits of several
+            routes are one.
     """
 
     routes: Sequence[str]
@@ -102,36 +108,49 @@ class HardenOptions:
     Attributes:
         limits: The largest headers and body.
         routes: What some routes are given instead; the first that matches a request counts.
-        request_timeout: Seconds from a request's beginning until it is cancelled; None for any number. A handler may
-            have its own: `deadlines.requests.time_limit`.
+        request_timeout: Seconds from a request's beginning until it is cancelled; None for any
+            number. A handler may have its own: `deadlines.requests.time_limit`.
         stream_timeout: The same for a response in pieces, once the first is sent.
-        cancel_on_disconnect: Whether a handler is cancelled when its client goes away, from 0.2 seconds on.
-        rate_limits: How much each caller may ask for, such as `100/minute per client`; by default without bound.
-        rate_limit_store: Shared by several processes; by default each counts by itself. It is opened and closed here.
-        trusted_proxies: Networks whose `X-Forwarded-For` names the client; by default none is trusted.
-        shedding: Whether requests that cannot be served in time are refused early; in `shadow` they are counted.
-        concurrency: What the limit on requests under way starts from; it finds its level from what is finished.
+        cancel_on_disconnect: Whether a handler is cancelled when its client goes away, from 0.2
+            seconds on.
+        rate_limits: How much each caller may ask for, such as `100/minute per client`; by default
+            without bound.
+        rate_limit_store: Shared by several processes; by default each counts by itself. It is
+            opened and closed here.
+        trusted_proxies: Networks whose `X-Forwarded-For` names the client; by default none is
+            trusted.
+        shedding: Whether requests that cannot be served in time are refused early; in `shadow` they
+            are counted.
+        concurrency: What the limit on requests under way starts from; it finds its level from what
+            is finished.
         priority_of: Returns for a scope how much a request matters; None for `critical`.
-        priority_key: A caller that gives this secret in `X-Priority-Key` may say in `X-Priority` how much its request
-            matters: `critical_plus`, `critical`, `sheddable_plus` or `sheddable`. Empty trusts no caller.
+        priority_key: A caller that gives this secret in `X-Priority-Key` may say in `X-Priority`
+            how much its request matters: `critical_plus`, `critical`, `sheddable_plus` or
+            `sheddable`. Empty trusts no caller.
         drain: How long the parts of a drain may take.
-        dev: Whether this is a developer's machine, with no load balancer to wait for: then a drain has no delay. It
-            has none either after Ctrl-C at a terminal, and under `uvicorn --reload`.
-        cors: Which pages of other origins may read the answers, refusals among them; None if the application decides
-            that by itself, for its own answers.
+        dev: Whether this is a developer's machine, with no load balancer to wait for: then a drain
+            has no delay. It has none either after Ctrl-C at a terminal, and under `uvicorn
+            --reload`.
+        cors: Which pages of other origins may read the answers, refusals among them; None if the
+            application decides that by itself, for its own answers.
         response_headers: Given to every response that does not set them itself.
         metrics_path: Where the metrics are.
-        metrics_token: The bearer token that a scrape must bring; empty asks for none. Or a function that returns all
-            that hold now, so that it can be replaced in a running service.
-        allow_metrics: Decides for each scrape whether it may read at all, beside the token; by default each may.
-        metrics_workers: A folder that all workers share, if the server runs several: then a scrape of one of them shows
-            all, each with its number in the label `worker`. Without one, each worker shows itself.
-        health_prefix: Where the probes are, below the server's `root_path`; such as `/healthz`, or empty.
-        allow_health_detail: Returns whether a request may see the checks by name; all others get a 404, and so do all
-            if it raises. None leaves that path to the application.
-        traffic_key: Makes `X-Traffic-Class` trusted; empty trusts no caller. Or a function, as for `metrics_token`.
+        metrics_token: The bearer token that a scrape must bring; empty asks for none. Or a function
+            that returns all that hold now, so that it can be replaced in a running service.
+        allow_metrics: Decides for each scrape whether it may read at all, beside the token; by
+            default each may.
+        metrics_workers: A folder that all workers share, if the server runs several: then a scrape
+            of one of them shows all, each with its number in the label `worker`. Without one, each
+            worker shows itself.
+        health_prefix: Where the probes are, below the server's `root_path`; such as `/healthz`, or
+            empty.
+        allow_health_detail: Returns whether a request may see the checks by name; all others get a
+            404, and so do all if it raises. None leaves that path to the application.
+        traffic_key: Makes `X-Traffic-Class` trusted; empty trusts no caller. Or a function, as for
+            `metrics_token`.
         quiet: More paths that get no span and no access line.
-        access_lines: How many ordinary access lines a second are written before they are sampled; None for all.
+        access_lines: How many ordinary access lines a second are written before they are sampled;
+            None for all.
     """
 
     limits: TransferLimits = field(default_factory=TransferLimits)
@@ -202,22 +221,23 @@ class HardenOptions:
     def from_env(cls, prefix: str, environ: Mapping[str, str] | None = None, **given: Any) -> Self:
         """Read options from environment variables: with the prefix `BILLING_`, `BILLING_REQUEST_TIMEOUT=10`.
 
-        A variable is named as its option; those of `limits`, `concurrency`, `drain` and `cors` have its name
-        before their own: `BILLING_LIMITS_MAX_BODY_BYTES`, `BILLING_DRAIN_TIMEOUT`. Lists have commas,
-        `response_headers` a header a line, and `none` is None.
+        A variable is named as its option; those of `limits`, `concurrency`, `drain` and `cors` have
+        its name before their own: `BILLING_LIMITS_MAX_BODY_BYTES`, `BILLING_DRAIN_TIMEOUT`. Lists
+        have commas, `response_headers` a header a line, and `none` is None.
 
         Args:
             prefix: Of the names, with its underscore.
             environ: By default the process's environment.
-            given: Options from the code, among them functions and a store, which no variable can say. The
-                environment wins.
+            given: Options from the code, among them functions and a store, which no variable can
+                say. The environment wins.
 
         Raises:
-            ValueError: If a value is wrong, a name is nearly that of an option, or there is the address of a
-                store, `BILLING_RATE_LIMIT_STORE`, and no store.
+            ValueError: If a value is wrong, a name is nearly that of an option, or there is the
+                address of a store, `BILLING_RATE_LIMIT_STORE`, and no store.
         """
         validation.text("HardenOptions.from_env.prefix", prefix, empty=False, example='"BILLING_"')
-        environ, own = os.environ if environ is None else environ, _variables(cls, prefix)
+        environ = os.environ if environ is None else environ
+        own = _variables(cls, prefix)
         groups = {
             name: _variables(group, prefix, f"{name.upper()}_") for name, group in GROUPS.items()
         }

@@ -38,7 +38,8 @@ from .options import HardenOptions, RouteOptions
 class Telemetry:
     """Metrics, traces and logs of one service, and one observer that feeds all three.
 
-    Policies without an observer of their own report to it, earlier ones too. Of several, the last one counts.
+    Policies without an observer of their own report to it, earlier ones too. Of several, the last
+    one counts.
 
     Args:
         metrics: By default without a version of the service.
@@ -63,11 +64,11 @@ class Hardened(Kernel):
         options: Limits, paths and headers; by default those of production.
         telemetry: Share one to let a `Database` report to its `observer`.
         health: A registry with checks; by default an empty one, which is ready at once.
-        resources: Opened before the application starts and closed after it and after the last request, each
-            within its share of the time; such as a `Database`.
+        resources: Opened before the application starts and closed after it and after the last
+            request, each within its share of the time; such as a `Database`.
         render: Another shape of problem for some paths; None from it means RFC 9457.
-        route_of: Returns the route template, for a framework that is none of Starlette, FastAPI, Litestar,
-            Django and Quart, or in place of what is read from these.
+        route_of: Returns the route template, for a framework that is none of Starlette, FastAPI,
+            Litestar, Django and Quart, or in place of what is read from these.
         clock: Monotonic seconds.
 
     Attributes:
@@ -108,7 +109,8 @@ class Hardened(Kernel):
         or_none(one(HealthRegistry))("harden.health", health)
         if route_of is None:
             note_routes(app)
-        options, telemetry = options or HardenOptions(), telemetry or Telemetry()
+        options = options or HardenOptions()
+        telemetry = telemetry or Telemetry()
         observer = telemetry.observer
         self.telemetry: Telemetry = telemetry
         self.health: HealthRegistry = health or HealthRegistry(observer=observer)
@@ -183,7 +185,8 @@ class Hardened(Kernel):
         self.observe(LoopLagged(late))
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_first, self._served = not self._served, self._later
+        is_first = not self._served
+        self._served = self._later
         if scope["type"] == "lifespan":
             if IS_SLOW:
                 LOGGER.warning(COST_OF_COOKIES)

@@ -66,17 +66,20 @@ def asked_timeout(headers: Iterable[tuple[bytes, bytes]]) -> float:
 class TransferLimits:
     """The largest header section and body, in bytes, and how long to wait for a slow client, in seconds.
 
-    The waiting for a body ends after `body_idle_timeout` seconds of silence, and in all after `body_grace` seconds and
-    one more for every `min_body_rate` bytes that came: else one byte a second could hold a handler for ever.
+    The waiting for a body ends after `body_idle_timeout` seconds of silence, and in all after
+    `body_grace` seconds and one more for every `min_body_rate` bytes that came: else one byte a
+    second could hold a handler for ever.
 
     Attributes:
-        max_header_bytes: Of the path, the query and the header section together, with 32 more for each field.
+        max_header_bytes: Of the path, the query and the header section together, with 32 more for
+            each field.
         max_body_bytes: Of the body as it arrives.
         body_idle_timeout: Longest silence while the body is waited for.
         body_grace: The time allowed for a body of any size.
-        min_body_rate: Bytes a second that a body must reach beyond the grace; a phone at its network's edge does 2,000.
-        write_timeout: Longest time that one piece of a long response may take to be sent. `math.inf` turns any of
-            these limits off.
+        min_body_rate: Bytes a second that a body must reach beyond the grace; a phone at its
+            network's edge does 2,000.
+        write_timeout: Longest time that one piece of a long response may take to be sent.
+            `math.inf` turns any of these limits off.
     """
 
     max_header_bytes: int = 32_768

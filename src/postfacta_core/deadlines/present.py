@@ -32,7 +32,8 @@ def time_left() -> float:
 
     Each deadline is read on its own clock. Below 0 it has passed.
     """
-    request, bound = current_request(), BOUND.get()
+    request = current_request()
+    bound = BOUND.get()
     left = math.inf if request is None else request.deadline - request.clock()
     return (
         left
@@ -43,7 +44,8 @@ def time_left() -> float:
 
 def current_deadline() -> Deadline | None:
     """Return the earlier deadline of the present request and of the `Timeout` it is in; None if neither has one."""
-    request, bound = current_request(), BOUND.get()
+    request = current_request()
+    bound = BOUND.get()
     deadline = Deadline(math.inf) if request is None else Deadline(request.deadline, request.clock)
     if bound is not None and bound.request is request:
         deadline = min(deadline, Deadline(bound.at, bound.clock), key=Deadline.remaining)

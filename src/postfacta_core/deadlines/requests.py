@@ -1,10 +1,11 @@
 """Track the requests under way, cancel each whose time has run out, and measure how late the event loop runs.
 
-One task sweeps over all of them 40 times a second, so that a request which ends in time pays for a place in a set, and
-not for a timer. It also answers in the place of a handler that does not heed its cancellation, such as one in a thread.
+One task sweeps over all of them 40 times a second, so that a request which ends in time pays for a
+place in a set, and not for a timer. It also answers in the place of a handler that does not heed
+its cancellation, such as one in a thread.
 
-On asyncio a handler is cancelled as a task, and not by a cancel scope, whose 6 microseconds every request would pay.
-What anyio shields is left alone until the shield is gone.
+On asyncio a handler is cancelled as a task, and not by a cancel scope, whose 6 microseconds every
+request would pay. What anyio shields is left alone until the shield is gone.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ _NEVER: Final = math.inf  # An attribute of a module costs each request more tha
 def limit_request(seconds: float | None) -> None:
     """Set another time limit for the present request, from its start; its caller's limit still applies.
 
-    It may be longer than the limit that all requests have; None is no limit, for a stream. Outside of a request, and
-    without a running lifespan, it has no effect.
+    It may be longer than the limit that all requests have; None is no limit, for a stream. Outside
+    of a request, and without a running lifespan, it has no effect.
     """
     if (request := current_request()) is not None:
         request.limit = math.inf if seconds is None else seconds
@@ -105,7 +106,9 @@ class Running:
 
     def resume(self, error: BaseException | None) -> bool:
         """End the wait for the client; return whether it ended by being cut short, and by that alone."""
-        self.due, reader, self._reader = math.inf, self._reader, None
+        self.due = math.inf
+        reader = self._reader
+        self._reader = None
         if not self._is_cut or reader is None:
             return False
         return reader.uncancel() <= self._had_cancels and isinstance(error, asyncio.CancelledError)
@@ -134,7 +137,8 @@ class Running:
     def cancel(self, error: ResilienceError | None) -> None:
         """Cancel its handler with a reason; the first reason stays."""
         self.reason = self.reason or error
-        self.is_cancelled, self.is_plain = True, False
+        self.is_cancelled = True
+        self.is_plain = False
         self.press()
 
     def press(self) -> None:
@@ -178,8 +182,9 @@ class Running:
 class RunningRequests:
     """All requests under way in one process; their number is its length.
 
-    An async context manager, for the service's lifespan: it owns the task that sweeps. Before it is entered it tracks
-    requests, whose deadlines are timers. On asyncio, requests run on the loop that it was entered on.
+    An async context manager, for the service's lifespan: it owns the task that sweeps. Before it is
+    entered it tracks requests, whose deadlines are timers. On asyncio, requests run on the loop
+    that it was entered on.
 
     Args:
         observer: Receives each handler that ran out of time, and how many ignored it. It may raise.
@@ -190,7 +195,8 @@ class RunningRequests:
         tasks: Those of the sweep, while deadlines are looked after; else None.
         loop: The asyncio loop whose tasks it cancels; None on trio, and before it is entered.
         on_tick: Called at each tick with the time; it must be quick and must not raise.
-        on_beat: Likewise, 20 times a second with how many seconds late the loop is; see `LoadSheddingMiddleware.beat`.
+        on_beat: Likewise, 20 times a second with how many seconds late the loop is; see
+            `LoadSheddingMiddleware.beat`.
     """
 
     def __init__(self, *, observer: Observer = ignore, clock: Clock = MONOTONIC) -> None:
@@ -214,7 +220,8 @@ class RunningRequests:
     async def run(self, running: Running, handler: Awaitable[None]) -> None:
         """Run the handler of a request, tracked until it has ended and its caller is answered.
 
-        If it was cancelled through us, the cancellation ends here, and is explained by its `reason`.
+        If it was cancelled through us, the cancellation ends here, and is explained by its
+        `reason`.
         """
         self._running.add(running)
         loop = self.loop
@@ -222,7 +229,8 @@ class RunningRequests:
             if loop is None:
                 await self._run_in_scope(running, handler)
             else:
-                # Without the loop it would be looked for, with a system call (until Python 3.12) that costs 1 microsecond.
+                # Without the loop it would be looked for, with a system call (until Python 3.12)
+                # that costs 1 microsecond.
                 task = running.task = asyncio.current_task(loop)
                 running.already = 0 if task is None else task.cancelling()
                 await handler
@@ -249,7 +257,8 @@ class RunningRequests:
                 running.cancel_scope.deadline = running.request.deadline + running.time_ahead
             await handler
         if running.cancel_scope.cancelled_caught and not running.is_cancelled:
-            running.is_cancelled, running.reason = True, DeadlineExceededError("request")
+            running.is_cancelled = True
+            running.reason = DeadlineExceededError("request")
             self._tell_late(running)
 
     def _tell_late(self, running: Running) -> None:
@@ -261,7 +270,8 @@ class RunningRequests:
         running.take_back()
         running.end()
         try:
-            # Also when it raised, which may be how it took the cancellation: the reason comes first.
+            # Also when it raised, which may be how it took the cancellation: the reason comes
+            # first.
             if running.reason is not None:
                 await running.answer()
         finally:
@@ -314,7 +324,8 @@ class RunningRequests:
                 self._sweep(now)
             self.on_beat(late)
 
-    # Not in the loop above, whose frame would keep the last one: granian closes a connection when nothing refers to it.
+    # Not in the loop above, whose frame would keep the last one: granian closes a connection when
+    # nothing refers to it.
     def _sweep(self, now: float) -> None:
         self.on_tick(now)
         clock = self.clock

@@ -34,12 +34,12 @@ _ORDER: Final = tuple(Phase)
 class DrainLimits:
     """How long each part of a drain may take, in seconds.
 
-    The server's own graceful timeout must be longer than `drain_timeout` and `close_timeout` together (uvicorn), or than
-    all three (granian and gunicorn, which count from the signal).
+    The server's own graceful timeout must be longer than `drain_timeout` and `close_timeout`
+    together (uvicorn), or than all three (granian and gunicorn, which count from the signal).
 
     Attributes:
-        drain_delay: How long to serve on while unready. It must exceed the load balancer's check interval times
-            the failures it waits for; 0 for a service without one.
+        drain_delay: How long to serve on while unready. It must exceed the load balancer's check
+            interval times the failures it waits for; 0 for a service without one.
         drain_timeout: After it, requests still under way are cancelled.
         close_timeout: For all resources together, once the last request has ended.
     """
@@ -65,8 +65,8 @@ class DrainLimits:
 class Course:
     """The schedule of one process: the phases that it has reached, and the deadlines of its drain.
 
-    Every method but `news` may be called from any thread and from a signal handler, also in the midst of another: what
-    has come is only ever added to.
+    Every method but `news` may be called from any thread and from a signal handler, also in the
+    midst of another: what has come is only ever added to.
     """
 
     def __init__(self, limits: DrainLimits) -> None:
@@ -120,7 +120,8 @@ class Course:
         """Yield the changes since the last call: for one thread at a time, and no signal handler."""
         for phase in _ORDER[_ORDER.index(self._told) + 1 :]:
             if phase in self._since:
-                told, self._told = self._told, phase
+                told = self._told
+                self._told = phase
                 yield PhaseChanged(told, phase, self._since[phase])
 
     def _move(self, to: Phase, now: float) -> bool:

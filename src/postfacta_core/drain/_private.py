@@ -1,7 +1,7 @@
 """Look at what servers and event loops keep to themselves: the only module that knows their private attributes.
 
-Nothing is changed here. What is not found is None, so that a newer server is treated as an unknown one;
-`tests/core/drain/test_private.py` fails first.
+Nothing is changed here. What is not found is None, so that a newer server is treated as an unknown
+one; `tests/core/drain/test_private.py` fails first.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Carry a service from SIGTERM to closed, without failing a request.
 
-The signal is caught before the server gets it, and passed on once `drain_delay` is over: by a thread, since a blocked
-event loop must not keep the server from it. There is no delay after a Ctrl-C at a terminal, nor under `uvicorn --reload`.
+The signal is caught before the server gets it, and passed on once `drain_delay` is over: by a
+thread, since a blocked event loop must not keep the server from it. There is no delay after a
+Ctrl-C at a terminal, nor under `uvicorn --reload`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from ._course import Course, DrainLimits, Phase
 from .signals import Interception, is_ctrl_c
 
 _FAREWELL: Final = 0.5  # For streams to say goodbye before the server closes their connections.
-# Then requests that did not heed their cancellation are waited for no longer; nor for half of what is left to close.
+# Then requests that did not heed their cancellation are waited for no longer; nor for half of what
+# is left to close.
 _LAST_WORDS: Final = 1.0
 _GLANCE: Final = 0.01
 _MARGIN: Final = 2.0
@@ -34,15 +36,16 @@ _MARGIN: Final = 2.0
 class Lifecycle:
     """Holds the phase of a service's life, and runs its drain.
 
-    An async context manager, to be entered in the main thread, inside the server's lifespan, before all resources. It
-    may be entered again, and begins anew. It ends the process, with all stacks on stderr and exit code 1, when a drain
-    is not over 2 seconds after its limits, or a thread keeps the process from its end.
+    An async context manager, to be entered in the main thread, inside the server's lifespan, before
+    all resources. It may be entered again, and begins anew. It ends the process, with all stacks on
+    stderr and exit code 1, when a drain is not over 2 seconds after its limits, or a thread keeps
+    the process from its end.
 
     Args:
         limits: How long the parts of a drain may take.
         running: The requests under way.
-        on_drain: Called at once when a drain begins, from any thread or a signal handler: it must only set a
-            flag, as `HealthRegistry.drain` does.
+        on_drain: Called at once when a drain begins, from any thread or a signal handler: it must
+            only set a flag, as `HealthRegistry.drain` does.
         observer: Receives phases, the mechanism, and the outcome of the drain. It may raise.
         clock: Monotonic seconds.
 
@@ -160,7 +163,8 @@ class Lifecycle:
         self._interception.close()
         self._interception = None
         if not self._was_asked:
-            # The lifespan ended by itself, as a test client's does: what comes without one is served as before it.
+            # The lifespan ended by itself, as a test client's does: what comes without one is
+            # served as before it.
             self._running.is_closed = False
         self._tell()
 
@@ -168,8 +172,8 @@ class Lifecycle:
         # No load balancer looks at a developer's machine.
         is_reloaded = self._interception is not None and self._interception.is_reloaded
         at_once = (is_reloaded or is_ctrl_c(signum)) and self._clock() < self._course.lets_go_at
-        # One stop may come twice: as SIGINT, and as SIGTERM from a parent that had it too. Only the same signal again
-        # means: wait no longer.
+        # One stop may come twice: as SIGINT, and as SIGTERM from a parent that had it too. Only the
+        # same signal again means: wait no longer.
         if at_once or signum in self._signals or not self.is_draining:
             self.drain(at_once=at_once)
         self._signals.add(signum)
@@ -205,7 +209,8 @@ class Lifecycle:
         def may_stop(now: float) -> bool:
             # A tick first: the loop closes the streams.
             has_parted = now >= farewell or (self._told_endless and not self._running.endless)
-            # A server that stops in the middle of its startup leaves out the shutdown, or raises. A second call makes it.
+            # A server that stops in the middle of its startup leaves out the shutdown, or raises. A
+            # second call makes it.
             has_started = self._is_started or now >= course.gone_at or not calls.empty()
             return course.phase is not Phase.DRAINING or (has_parted and has_started)
 

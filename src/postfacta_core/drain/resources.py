@@ -25,14 +25,15 @@ async def hold(
 ) -> AsyncGenerator[None]:
     """Enter resources in order, and leave them in reverse order at the end of the block.
 
-    One that raises while it is entered stops the rest, and what is open is closed. One that raises in the middle of the
-    block cancels it, or calls `lost`, and the block goes on. Either error is raised here as it is; of several, the
-    first, and the block's own before all.
+    One that raises while it is entered stops the rest, and what is open is closed. One that raises
+    in the middle of the block cancels it, or calls `lost`, and the block goes on. Either error is
+    raised here as it is; of several, the first, and the block's own before all.
 
     Args:
         resources: What to hold. To be held again, each must be one that can be entered again; what
             `asynccontextmanager` makes is.
-        share: Given how many are still to close, returns the seconds for the next; None for any number.
+        share: Given how many are still to close, returns the seconds for the next; None for any
+            number.
         lost: Called when a resource raises in the middle of the block.
         observer: Receives each one that did not close in time or raised while open. It may raise.
     """
@@ -69,9 +70,13 @@ class _Holder:
         self.name: str = getattr(made_by, "__name__", type(resource).__name__)
         # It is left when its turn comes, also if all around it is cancelled.
         self._scope = anyio.CancelScope(shield=True)
-        self.opened, self._leaving, self._closed = anyio.Event(), anyio.Event(), anyio.Event()
+        self.opened = anyio.Event()
+        self._leaving = anyio.Event()
+        self._closed = anyio.Event()
         self.error: Exception | None = None
-        self._resource, self._lost, self._observe = resource, lost, observe
+        self._resource = resource
+        self._lost = lost
+        self._observe = observe
 
     async def _inside(self) -> None:
         self.opened.set()
@@ -81,7 +86,8 @@ class _Holder:
         try:
             with self._scope:
                 if isinstance(self._resource, AsyncContextDecorator):
-                    # As a decorator it is made anew for each call: what `asynccontextmanager` made can be entered once.
+                    # As a decorator it is made anew for each call: what `asynccontextmanager` made
+                    # can be entered once.
                     await self._resource(self._inside)()
                 else:
                     async with self._resource:

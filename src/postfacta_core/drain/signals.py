@@ -9,9 +9,10 @@
 | `event` | the parent, which sets an event | hypercorn's workers |
 | `none` | unknown: not in the main thread | test clients, servers in a thread |
 
-A server installs its handlers before the lifespan starts. There is one class for each way of it, which keeps them and
-puts its own in front. `pass_on` passes one signal to the server, from any thread or signal handler; `restore` puts the
-server's handlers back where ours are still installed, and may be called twice.
+A server installs its handlers before the lifespan starts. There is one class for each way of it,
+which keeps them and puts its own in front. `pass_on` passes one signal to the server, from any
+thread or signal handler; `restore` puts the server's handlers back where ours are still installed,
+and may be called twice.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ class _PlainHandlers:
             self._loop.call_soon_threadsafe(_let_go, server, self._loop)
             return
         self._due = signal.SIGTERM
-        # To the main thread, which runs handlers: it wakes from a wait, which a signal to the process may not do.
+        # To the main thread, which runs handlers: it wakes from a wait, which a signal to the
+        # process may not do.
         signal.pthread_kill(self._thread, signal.SIGTERM)
 
     def restore(self) -> None:
@@ -78,7 +80,8 @@ class _PlainHandlers:
                 signal.signal(signum, theirs)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        # Once restored we are called only by a handler that was installed over ours: then we are not here.
+        # Once restored we are called only by a handler that was installed over ours: then we are
+        # not here.
         if signum != self._due and not self._is_restored:
             self._on_signal(signum)
             return
@@ -96,7 +99,8 @@ class _TrioHandlers(_PlainHandlers):
 
     def __init__(self, on_signal: OnSignal, token: Any) -> None:
         self._token = token
-        # A program that was started with SIGINT ignored (in the background of a shell) has none of trio's.
+        # A program that was started with SIGINT ignored (in the background of a shell) has none of
+        # trio's.
         self._has_interrupt = callable(signal.getsignal(signal.SIGINT))
         signums: list[int] = (
             [signal.SIGTERM, signal.SIGINT] if self._has_interrupt else [signal.SIGTERM]
@@ -141,7 +145,8 @@ class _LoopHandlers:
 class _WorkerEvent:
     """In front of the event that stops hypercorn's workers; a worker polls it.
 
-    Once the first worker has ended, the parent sends SIGTERM to the others: it has no effect once the event was seen.
+    Once the first worker has ended, the parent sends SIGTERM to the others: it has no effect once
+    the event was seen.
     """
 
     name = "event"
@@ -172,7 +177,8 @@ class _WorkerEvent:
         return self._is_open
 
     def _receive(self, signum: int) -> None:
-        # Whether the event is set must not be asked here: that takes a lock, which the poll may be holding.
+        # Whether the event is set must not be asked here: that takes a lock, which the poll may be
+        # holding.
         self._was_signalled = True
         if not self._was_seen:
             self._on_signal(signum)
@@ -184,17 +190,19 @@ Mechanism = _PlainHandlers | _LoopHandlers | _WorkerEvent
 class Interception:
     """Stands between SIGTERM and the server, until `release` or `close`; SIGINT too, where the server handles that.
 
-    Make it on the event loop while the lifespan starts. It raises nothing; where no mechanism applies, the server gets
-    its signals as if we were not here. Signals are kept back, as often as they come: granian locks up if three reach it.
+    Make it on the event loop while the lifespan starts. It raises nothing; where no mechanism
+    applies, the server gets its signals as if we were not here. Signals are kept back, as often as
+    they come: granian locks up if three reach it.
 
     Args:
-        on_signal: Called with each signal, repeats included, and before this is made if one comes early. It runs
-            in a signal handler, on the loop or in a thread, possibly in the midst of itself: it must be quick
-            and take no lock. What it raises is dropped.
+        on_signal: Called with each signal, repeats included, and before this is made if one comes
+            early. It runs in a signal handler, on the loop or in a thread, possibly in the midst of
+            itself: it must be quick and take no lock. What it raises is dropped.
 
     Attributes:
         mechanism: How signals are received: see the module's table.
-        is_reloaded: Whether this is uvicorn with `--reload`, which sends its process SIGTERM at each change of a file.
+        is_reloaded: Whether this is uvicorn with `--reload`, which sends its process SIGTERM at
+            each change of a file.
     """
 
     def __init__(self, on_signal: Callable[[int], None]) -> None:
@@ -241,7 +249,8 @@ def choose(on_signal: OnSignal) -> Mechanism | None:  # noqa: PLR0911 - one for 
         # A handle that looks unlike those we know: LookupError.
         with contextlib.suppress(LookupError):
             return _LoopHandlers(on_signal, loop, table=table, name=name)
-    term, interrupt = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    term = signal.getsignal(signal.SIGTERM)
+    interrupt = signal.getsignal(signal.SIGINT)
     if term is signal.SIG_DFL:
         if hasattr(loop, "run_sync_soon"):
             return _TrioHandlers(on_signal, loop)
@@ -257,7 +266,8 @@ def choose(on_signal: OnSignal) -> Mechanism | None:  # noqa: PLR0911 - one for 
 def _let_go(server: Any, loop: Any) -> None:
     """Stop listening, and ask uvicorn to exit once every connection that it accepted has sent a request.
 
-    It closes those that have not: where workers share its listener, each is a client that it took from a sibling.
+    It closes those that have not: where workers share its listener, each is a client that it took
+    from a sibling.
     """
     listeners = listeners_of(server)
     for listener in listeners or ():

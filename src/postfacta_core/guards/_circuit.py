@@ -7,18 +7,23 @@
       └──────────────────────────────────── half_open ─────────────────┘
               the trials were good enough
 
-By hand it becomes, from anywhere, closed anew or `forced_open`, which refuses all. A move that time brings is made when
-the circuit is next asked anything, and dated to the moment it was due.
+By hand it becomes, from anywhere, closed anew or `forced_open`, which refuses all. A move that time
+brings is made when the circuit is next asked anything, and dated to the moment it was due.
 
-1. A permit of a state that is past, or of a trial that is over, moves nothing. An ignored call, such as a cancelled
-   one, counts for nothing and returns its permit.
-2. In half_open there is one trial at a time. Trials are judged by the rates that opened the circuit; it opens again as
-   soon as the rest of the trials can no longer bring a rate below its threshold.
-3. half_open has an end. If a trial is still out then, or none was made, it opens again. Else those made decide.
-4. A call that is older than an age counts no more. Its going raises no rate by itself: the next call is judged.
-5. Each opening in a row waits longer, up to a maximum; so it does if the dependency asks for it (Retry-After).
+1. A permit of a state that is past, or of a trial that is over, moves nothing. An ignored call,
+   such as a cancelled one, counts for nothing and returns its permit.
+2. In half_open there is one trial at a time. Trials are judged by the rates that opened the
+   circuit; it opens again as soon as the rest of the trials can no longer bring a rate below its
+   threshold.
+3. half_open has an end. If a trial is still out then, or none was made, it opens again. Else those
+   made decide.
+4. A call that is older than an age counts no more. Its going raises no rate by itself: the next
+   call is judged.
+5. Each opening in a row waits longer, up to a maximum; so it does if the dependency asks for it
+   (Retry-After).
 
-The names of states and options are those of resilience4j 2. Moments are monotonic. Several threads must hold a lock.
+The names of states and options are those of resilience4j 2. Moments are monotonic. Several threads
+must hold a lock.
 """
 
 from __future__ import annotations
@@ -63,16 +68,19 @@ class CircuitConfig:
     """When a circuit opens and closes. Rates are fractions: half is 0.5.
 
     Attributes:
-        failure_rate_threshold: It opens when this part of the calls in the window failed; above 0, up to 1.
+        failure_rate_threshold: It opens when this part of the calls in the window failed; above 0,
+            up to 1.
         slow_call_rate_threshold: Or when this part was slow, failed or not.
         slow_call_duration: Seconds from which a call is slow.
         sliding_window_size: How many of the last calls count, up to 10,000.
-        sliding_window_max_age: Seconds after which a call counts no more, so that rare calls are not judged by failures of
-            hours ago; `math.inf` for no such bound. It must hold `minimum_number_of_calls` for the circuit to open.
+        sliding_window_max_age: Seconds after which a call counts no more, so that rare calls are
+            not judged by failures of hours ago; `math.inf` for no such bound. It must hold
+            `minimum_number_of_calls` for the circuit to open.
         minimum_number_of_calls: The fewest calls in the window for a rate to mean anything.
         wait_duration_in_open_state: Seconds for which it refuses after the first opening.
         wait_multiplier: How much longer each wait is than the one before; 1 keeps it.
-        wait_jitter: The largest fraction that is taken off a wait, so that instances do not retry together; below 1.
+        wait_jitter: The largest fraction that is taken off a wait, so that instances do not retry
+            together; below 1.
         max_wait_duration_in_open_state: The longest wait.
         permitted_number_of_calls_in_half_open_state: How many trials are made, one after another.
         max_wait_duration_in_half_open_state: Seconds for all of them.
@@ -82,7 +90,8 @@ class CircuitConfig:
     slow_call_rate_threshold: float = 1.0
     slow_call_duration: float = 60.0
     sliding_window_size: int = 100
-    # Polly's default is 30 s, and Failsafe's example a minute. Two minutes hold the 20 calls of one each 6 s.
+    # Polly's default is 30 s, and Failsafe's example a minute. Two minutes hold the 20 calls of one
+    # each 6 s.
     sliding_window_max_age: float = 120.0
     minimum_number_of_calls: int = 20
     wait_duration_in_open_state: float = 5.0
@@ -97,7 +106,8 @@ class CircuitConfig:
             for field in fields:
                 rule(f"CircuitConfig.{field}", getattr(self, field), **bounds)
 
-        first, longest = "wait_duration_in_open_state", "max_wait_duration_in_open_state"
+        first = "wait_duration_in_open_state"
+        longest = "max_wait_duration_in_open_state"
         rates = ("failure_rate_threshold", "slow_call_rate_threshold")
         check(validation.number, *rates, above=0, at_most=1, example="0.5, which is 50 %")
         counts = ("minimum_number_of_calls", "permitted_number_of_calls_in_half_open_state")
@@ -108,14 +118,16 @@ class CircuitConfig:
         check(validation.seconds, "sliding_window_max_age", finite=False)
         check(validation.number, "wait_multiplier", at_least=1, example="2.0")
         check(validation.number, "wait_jitter", at_least=0, below=1, example="0.2")
-        least, most = self.wait_duration_in_open_state, self.max_wait_duration_in_open_state
+        least = self.wait_duration_in_open_state
+        most = self.max_wait_duration_in_open_state
         if most < least:
             rule = f"at least {first}, {least:g}"
             validation.refuse(f"CircuitConfig.{longest}", most, rule, example="60.0")
 
     def wait(self, opening: int, luck: float) -> float:
         """Return the seconds to refuse after this many openings in a row, from 1, spread by `luck`."""
-        first, longest = self.wait_duration_in_open_state, self.max_wait_duration_in_open_state
+        first = self.wait_duration_in_open_state
+        longest = self.max_wait_duration_in_open_state
         waits = Backoff(base=first, cap=longest, multiplier=self.wait_multiplier)
         return waits.delay(opening, self.wait_jitter * luck)
 
@@ -137,7 +149,8 @@ class CircuitStatistics:
 class _Window:
     def __init__(self, size: int, max_age: float = math.inf) -> None:
         self.calls = self.failures = self.slow = 0
-        self._size, self._max_age = size, max_age
+        self._size = size
+        self._max_age = max_age
         self._kept: deque[int] = deque()
         self._ended: deque[float] = deque()
 
@@ -184,11 +197,15 @@ class Circuit:
         moved: Callable[[CircuitChanged], object],
     ) -> None:
         self.state: CircuitState = _CLOSED
-        self._name, self._config, self._moved = name, config, moved
+        self._name = name
+        self._config = config
+        self._moved = moved
         # A window never holds more than its size.
         self._enough = min(config.minimum_number_of_calls, config.sliding_window_size)
         self._slow_after = config.slow_call_duration
-        self._generation, self._trial_is_out, self._luck = 1, False, 0.0
+        self._generation = 1
+        self._trial_is_out = False
+        self._luck = 0.0
         self._wanted = config.permitted_number_of_calls_in_half_open_state
         self._trials = _Window(self._wanted)
         # Of open: until when it refuses. Of half_open: when it ends.
@@ -197,7 +214,8 @@ class Circuit:
 
     def pass_closed(self) -> int:
         """Take a permit if it is closed, else `REFUSED`, which means: ask `enter`. It needs no lock."""
-        # In this order: if a move comes between, the permit is of the state before, and moves nothing.
+        # In this order: if a move comes between, the permit is of the state before, and moves
+        # nothing.
         permit = self._generation
         return permit if self.state is _CLOSED else REFUSED
 
@@ -287,8 +305,10 @@ class Circuit:
 
     def _judge(self, calls: _Window, of: int, *, now: float, luck: float) -> None:
         """Open it if a rate is reached; else close it if all of its trials are made."""
-        config, are_trials = self._config, calls is self._trials
-        # Divided, and not the threshold multiplied: 7 of 100 are 0.07, but 0.07 times 100 is more than 7.
+        config = self._config
+        are_trials = calls is self._trials
+        # Divided, and not the threshold multiplied: 7 of 100 are 0.07, but 0.07 times 100 is more
+        # than 7.
         if calls.failures / of >= config.failure_rate_threshold:
             self._open(now, luck, "trial_failed" if are_trials else "failures")
         elif calls.slow / of >= config.slow_call_rate_threshold:
@@ -303,7 +323,8 @@ class Circuit:
             # Fewer calls came than trials were wanted: those made decide.
             self._judge(self._trials, self._trials.calls, now=self._until, luck=self._luck)
         else:
-            # A trial that hangs has no random number of its own: that of the opening before it is used.
+            # A trial that hangs has no random number of its own: that of the opening before it is
+            # used.
             self._open(self._until, self._luck, "trial_hung")
 
     def _open(self, now: float, luck: float, reason: str) -> None:
@@ -313,9 +334,12 @@ class Circuit:
         self._until = max(now + self._config.wait(self._openings, luck), self._held_until)
 
     def _move(self, new: CircuitState, at: float, reason: str) -> None:
-        old, self.state, self._since = self.state, new, at
+        old = self.state
+        self.state = new
+        self._since = at
         self._generation += 1
-        self._trials, self._trial_is_out = _Window(self._wanted), False
+        self._trials = _Window(self._wanted)
+        self._trial_is_out = False
         if new is _CLOSED:
             self._begin(at)
         self._moved(CircuitChanged(self._name, old, new, at, reason))

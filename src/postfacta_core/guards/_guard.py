@@ -1,17 +1,19 @@
 """The base of all guards: name, mode, observer, the list of them all, and how a function is called under one.
 
-A subclass adds its own verdict at four points, which the base calls once for async functions and once for plain ones:
+A subclass adds its own verdict at four points, which the base calls once for async functions and
+once for plain ones:
 
-    ticket = _enter(function, args, kwargs)    admit; raise to refuse; or return a `partial`, which is a wait
-    _passed(ticket, result) -> result          the call returned
-    _failed(ticket, error) -> RAISE            the call raised; or a result in the error's place
-    _dropped(ticket)                           cancelled or killed: no outcome, only give back what is held
+    ticket = _enter(function, args, kwargs)    admit; raise to refuse; or return a `partial`, which
+    is a wait _passed(ticket, result) -> result          the call returned _failed(ticket, error) ->
+    RAISE            the call raised; or a result in the error's place _dropped(ticket)
+    cancelled or killed: no outcome, only give back what is held
 
-The lock is never held while the function, a wait or foreign code runs. It is reentrant: a coroutine that the collector
-closes may give back what it holds at any allocation.
+The lock is never held while the function, a wait or foreign code runs. It is reentrant: a coroutine
+that the collector closes may give back what it holds at any allocation.
 
-A wait gets the function that wakes it, once, and is a generator, driven by a task or a thread. It yields the seconds
-to wait, is resumed when they are over or it is woken, and returns the ticket. What interrupts it is raised in it.
+A wait gets the function that wakes it, once, and is a generator, driven by a task or a thread. It
+yields the seconds to wait, is resumed when they are over or it is woken, and returns the ticket.
+What interrupts it is raised in it.
 """
 
 from __future__ import annotations
@@ -116,13 +118,16 @@ class Runner:
 class Guard(Runner):
     """What stands in a `Pipeline`, guards by `call` and `call_sync`, or decorates a function.
 
-    Tasks and threads share it. If it may have to wait, a plain function waits in its thread, and is refused on
-    an event loop.
+    Tasks and threads share it. If it may have to wait, a plain function waits in its thread, and is
+    refused on an event loop.
 
     Args:
-        name: Its metric label, and the `policy` of its errors: 1 to 64 letters, digits and `_.:/*-`, unique for its kind.
-        mode: Text or member. `ENFORCE` acts, `SHADOW` only counts what it would do, `OFF` does nothing.
-        observer: Receives its events, in any thread; it may raise. By default `asgi.Telemetry`'s; None for none.
+        name: Its metric label, and the `policy` of its errors: 1 to 64 letters, digits and
+            `_.:/*-`, unique for its kind.
+        mode: Text or member. `ENFORCE` acts, `SHADOW` only counts what it would do, `OFF` does
+            nothing.
+        observer: Receives its events, in any thread; it may raise. By default `asgi.Telemetry`'s;
+            None for none.
         clock: Monotonic seconds. Deadlines are read on their own clocks.
         luck: Spreads waits.
 
@@ -154,7 +159,8 @@ class Guard(Runner):
         self._mode = validation.choice(f"{owner}.mode", mode, Mode)
         validation.functions(owner, clock=clock, luck=luck)
         self._observe = observing(owner, name, observer)
-        self._clock, self._luck = clock, luck
+        self._clock = clock
+        self._luck = luck
         self._settings: dict[str, object] = {}
         self._counts: dict[str, int] = {}
         self._by_mode: dict[Mode, dict[str, int]] = {}
@@ -162,7 +168,8 @@ class Guard(Runner):
         self._predicate: Predicate | None = None
         self._lock = threading.RLock()
         # On the path of every call: a with statement takes nearly twice as long.
-        self._acquire, self._release = self._lock.acquire, self._lock.release
+        self._acquire = self._lock.acquire
+        self._release = self._lock.release
 
     def __repr__(self) -> str:
         texts = (
@@ -191,7 +198,8 @@ class Guard(Runner):
                 f"{type(self).__name__}.mode", new.value, "'enforce': it has no other"
             )
         with self._lock:
-            old, self._mode = self._mode, new
+            old = self._mode
+            self._mode = new
             self._mode_was_set()
         if old is not new:
             self._observe(ModeChanged(self.name, old, new))
@@ -301,7 +309,8 @@ class Guard(Runner):
 class Registry:
     """The guards that are alive; it keeps none alive.
 
-    A name is unique for its kind. Given again by the same line of code, as by a factory, it passes on to the new guard.
+    A name is unique for its kind. Given again by the same line of code, as by a factory, it passes
+    on to the new guard.
     """
 
     def __init__(self) -> None:
@@ -393,7 +402,8 @@ class BlockGuard(Guard):
 class Block:
     """A block of code that a guard holds, as `BlockGuard.block` makes it; entered once, by `with` or `async with`.
 
-    It may be left in another thread or context than it was entered in, as frameworks do with dependencies that `yield`.
+    It may be left in another thread or context than it was entered in, as frameworks do with
+    dependencies that `yield`.
 
     Args:
         guard: Holds the block.
@@ -417,7 +427,8 @@ class Block:
         self._ticket = await wait_in_task(ticket) if type(ticket) is _WAITING else ticket
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        guard, ticket = self._guard, self._ticket
+        guard = self._guard
+        ticket = self._ticket
         if error is None:
             guard._passed(ticket, None)
         elif isinstance(error, Exception):
@@ -443,10 +454,13 @@ def innermost(
     """Return the function that is called in the end: guards pass on one another's `call`."""
     while type(function) is not FunctionType:
         if isinstance(getattr(function, "__self__", None), Runner) and args:
-            function, args = args[0], args[1:]
+            function = args[0]
+            args = args[1:]
         elif isinstance(cast("object", function), partial):
             given: Any = function
-            function, args, kwargs = given.func, (*given.args, *args), {**given.keywords, **kwargs}
+            function = given.func
+            args = (*given.args, *args)
+            kwargs = {**given.keywords, **kwargs}
         else:
             break
     return function, args, kwargs
@@ -492,7 +506,8 @@ async def wait_in_task(wait: Waiting[T]) -> T:
     import anyio  # noqa: PLC0415 - code without an event loop needs none
     from anyio.lowlevel import current_token  # noqa: PLC0415
 
-    event, here = anyio.Event(), threading.get_ident()
+    event = anyio.Event()
+    here = threading.get_ident()
     loop: Any = current_token().native_token
     soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
     steps = wait(lambda: event.set() if threading.get_ident() == here else soon(event.set))

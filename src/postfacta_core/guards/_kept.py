@@ -1,7 +1,8 @@
 """Decide which values are kept for the time in which no new one can be had: the last of each key, within bounds.
 
-Of two calls at once, the one that began later has the newer value. What was asked for before something was forgotten is
-not kept after it: its caller may have lost access. Beyond the bounds, what was not used for longest goes first.
+Of two calls at once, the one that began later has the newer value. What was asked for before
+something was forgotten is not kept after it: its caller may have lost access. Beyond the bounds,
+what was not used for longest goes first.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ class LastValues(Generic[T]):
 
     def __init__(self, max_age: float, max_entries: int, max_bytes: float = math.inf) -> None:
         self.generation: int = 0
-        self._max_age, self._max_entries, self._max_bytes = max_age, max_entries, max_bytes
+        self._max_age = max_age
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
         # When its call began, the value, and its bytes.
         self._kept: OrderedDict[Hashable, tuple[float, T, int]] = OrderedDict()
         self._bytes = 0

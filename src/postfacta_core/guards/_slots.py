@@ -1,7 +1,7 @@
 """Decide who of those that wait for a slot gets it: the one that has waited longest, never a newcomer.
 
-More slots may be taken than there are, by those who need not wait: these are not passed on. The pattern is Nygard's
-(*Release It!*, 2nd ed., 2018, "Bulkheads").
+More slots may be taken than there are, by those who need not wait: these are not passed on. The
+pattern is Nygard's (*Release It!*, 2nd ed., 2018, "Bulkheads").
 """
 
 from __future__ import annotations

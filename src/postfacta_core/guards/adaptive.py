@@ -23,13 +23,16 @@ class AdaptiveLimiter(BlockGuard):
     """Find out how many calls may run at once, let a burst wait, and refuse the rest: a `Bulkhead` of unknown slots.
 
     * Calls of one function take about as long as each other; all blocks together are one kind.
-    * A call has the `Priority` of its request: higher ones go first, and lower ones may use only a part of the limit.
+    * A call has the `Priority` of its request: higher ones go first, and lower ones may use only a
+      part of the limit.
     * A call waits no longer than its request or an outer `Timeout` gives it.
-    * A call that was cancelled, or failed, is no answer: it counts at the age that it had, if that is late.
+    * A call that was cancelled, or failed, is no answer: it counts at the age that it had, if that
+      is late.
 
     Args:
         config: What it starts from; nothing needs setting.
-        on: Which outcomes are no answers: types of errors, by default all; or a function of the `Outcome` that decides.
+        on: Which outcomes are no answers: types of errors, by default all; or a function of the
+            `Outcome` that decides.
         mode: `SHADOW` counts what it would refuse or hold up, `OFF` does nothing.
     """
 
@@ -77,7 +80,8 @@ class AdaptiveLimiter(BlockGuard):
     def _enter(self, function: Any, args: Any, kwargs: Any) -> _Ticket | Waiting[_Ticket]:
         if self._mode is Mode.OFF:
             return None
-        request, kind = current_request(), 0
+        request = current_request()
+        kind = 0
         priority = Priority.CRITICAL if request is None else request.priority
         if function is not None:
             # Closures of one line of code are one kind.

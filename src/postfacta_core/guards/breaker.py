@@ -23,7 +23,8 @@ from ._guard import RAISE, BlockGuard, On, Outcome, asked_by
 
 _ALL: Final = (Exception,)
 
-# Our own refusals, and the end of the service: the dependency was not asked, or its answer not waited for.
+# Our own refusals, and the end of the service: the dependency was not asked, or its answer not
+# waited for.
 _LOCAL: Final = (
     BulkheadFullError,
     CircuitOpenError,
@@ -38,14 +39,15 @@ News = tuple[str, Any]  # What happened: its kind and its subject.
 class CircuitBreaker(BlockGuard):
     """Calls a dependency while it works, and refuses calls while it fails.
 
-    * What `on` names is a failure. Refusals of our own policies, from below, are ignored: the dependency was not asked.
-      Any other outcome is a success: it answered. A cancellation is no outcome.
+    * What `on` names is a failure. Refusals of our own policies, from below, are ignored: the
+      dependency was not asked. Any other outcome is a success: it answered. A cancellation is no
+      outcome.
     * For listeners and storages of pybreaker, see `postfacta_adapters.pybreaker.attach`.
 
     Args:
         config: When it opens and closes.
-        on: Which outcomes are failures: types of errors, by default all; or a function of the `Outcome` that alone
-            decides. If that raises, the call counts as a failure.
+        on: Which outcomes are failures: types of errors, by default all; or a function of the
+            `Outcome` that alone decides. If that raises, the call counts as a failure.
         mode: `SHADOW` counts what it would refuse, `OFF` does nothing.
         observer: Also receives state changes, in their order.
     """
@@ -170,7 +172,8 @@ class CircuitBreaker(BlockGuard):
         try:
             if self._mirror is not None and verdict == "failure":
                 self._news.append(("failure", outcome and outcome.error))
-            now, luck = self._clock(), self._luck()
+            now = self._clock()
+            luck = self._luck()
             kind = self._circuit.leave(
                 permit, verdict, started=started, now=now, luck=luck, asked=asked
             )
@@ -186,7 +189,8 @@ class CircuitBreaker(BlockGuard):
         error = outcome.error
         is_local = isinstance(error, _LOCAL)
         if not (is_local and self._types == _ALL) and self._acts_on(outcome, otherwise=True):
-            # Its caller gave it less time than the service does: that says nothing about the dependency.
+            # Its caller gave it less time than the service does: that says nothing about the
+            # dependency.
             request = current_request()
             is_callers = request is not None and request.is_out_of_callers_time(request.age())
             return "ignored" if is_callers else "failure"
@@ -198,7 +202,8 @@ class CircuitBreaker(BlockGuard):
         self._news.append(("move", move))
 
     def _tell(self) -> None:
-        # One thread at a time reports news, in their order; the others leave theirs to it and go on.
+        # One thread at a time reports news, in their order; the others leave theirs to it and go
+        # on.
         while self._news and self._telling.acquire(blocking=False):
             try:
                 while self._news:

@@ -12,21 +12,24 @@ from ..validation import validation
 class RetryBudget:
     """How many retries a dependency gets: a share of the calls, and some each second besides.
 
-    One budget for one dependency, shared by all that try it again, in tasks or threads. In any stretch of time there are at
-    most `burst + ratio * calls + floor * seconds` further tries.
+    One budget for one dependency, shared by all that try it again, in tasks or threads. In any
+    stretch of time there are at most `burst + ratio * calls + floor * seconds` further tries.
 
-    A share with a floor is that of Finagle's `RetryBudget` and of chapter 21 of Google's SRE book; here it is a token
-    bucket, which starts full.
+    A share with a floor is that of Finagle's `RetryBudget` and of chapter 21 of Google's SRE book;
+    here it is a token bucket, which starts full.
 
     Args:
         name: The dependency's, as metrics show it.
-        ratio: Further tries for each call, above 0 without a floor. The number of tries less 1, with a `burst` of that times
-            the calls at once, refuses none.
-        floor: Further tries a second besides, so that a few calls an hour can be tried again too; from 0 up.
-        burst: The most that is saved up, from 1 up: by default what the default floor gives in Finagle's 10 seconds.
+        ratio: Further tries for each call, above 0 without a floor. The number of tries less 1,
+            with a `burst` of that times the calls at once, refuses none.
+        floor: Further tries a second besides, so that a few calls an hour can be tried again too;
+            from 0 up.
+        burst: The most that is saved up, from 1 up: by default what the default floor gives in
+            Finagle's 10 seconds.
 
     Attributes:
-        is_fed: A `Retry` pays in for its calls. Then a `Hedge` does not: its calls are, as a rule, tries of those.
+        is_fed: A `Retry` pays in for its calls. Then a `Hedge` does not: its calls are, as a rule,
+            tries of those.
     """
 
     def __init__(
@@ -41,9 +44,12 @@ class RetryBudget:
                 "RetryBudget.ratio", ratio, "above 0 where the floor is 0", example="ratio=0.2"
             )
         self.is_fed: bool = False
-        self._ratio, self._floor, self._burst = ratio, floor, burst
+        self._ratio = ratio
+        self._floor = floor
+        self._burst = burst
         self._tokens = burst
-        # Before any moment: the first one fills what is full. Not -inf, of which a floor of 0 would make a nan.
+        # Before any moment: the first one fills what is full. Not -inf, of which a floor of 0 would
+        # make a nan.
         self._at = -sys.float_info.max
         self._lock = threading.Lock()
 
@@ -54,7 +60,8 @@ class RetryBudget:
     def try_withdraw(self, now: float) -> bool:
         """Take a token for one retry; False if there is none."""
         with self._lock:
-            # No call stands between reading and writing the tokens: CPython lets no `deposit` come between.
+            # No call stands between reading and writing the tokens: CPython lets no `deposit` come
+            # between.
             tokens = self._tokens
             if now > self._at:
                 tokens += (now - self._at) * self._floor

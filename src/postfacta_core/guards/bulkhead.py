@@ -23,18 +23,22 @@ _MAX_WAIT: Final = 1.0
 class Bulkhead(BlockGuard):
     """Run at most `slots` calls to a dependency at once, let a few more wait, and refuse the rest.
 
-    * A caller waits no longer than `max_wait`, and no longer than its request or an outer `Timeout` gives it.
+    * A caller waits no longer than `max_wait`, and no longer than its request or an outer `Timeout`
+      gives it.
     * Callers are admitted in FIFO order. One that is cancelled leaves no trace.
-    * Calls under way are counted in every mode. `SHADOW` counts a call that would have waited as admitted.
-    * A call inside of another takes a slot of its own, and may wait for the other: give nested calls one bulkhead each.
+    * Calls under way are counted in every mode. `SHADOW` counts a call that would have waited as
+      admitted.
+    * A call inside of another takes a slot of its own, and may wait for the other: give nested
+      calls one bulkhead each.
 
     Args:
         slots: The calls at once, from 1 up.
         max_waiting: How many may wait for a slot; by default none.
         max_wait: How long each may wait, in seconds; by default 1.
-        lends: Whether a request that waits or runs here gives its slot in the limit on requests under way to others:
-            for one kind of work that this bulkhead bounds by itself, such as the hashing of passwords. Not where all
-            requests pass: nothing else would bound their queue. It has no effect in worker threads.
+        lends: Whether a request that waits or runs here gives its slot in the limit on requests
+            under way to others: for one kind of work that this bulkhead bounds by itself, such as
+            the hashing of passwords. Not where all requests pass: nothing else would bound their
+            queue. It has no effect in worker threads.
         mode: `SHADOW` and `OFF` let pass, and on a change to them all waiting callers are admitted.
     """
 

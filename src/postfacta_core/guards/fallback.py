@@ -15,8 +15,13 @@ from ..validation import validation
 from ._guard import RAISE, Guard, On, Outcome, P, Runner, T, innermost
 from ._kept import LastValues
 
-# Where answers came from: the call, what was kept, `otherwise`; or there was none, or none was given for the mode.
-_FRESH, _STALE, _DEFAULT, _NONE, _SHADOW = "fresh", "stale", "default", "none", "shadow"
+# Where answers came from: the call, what was kept, `otherwise`; or there was none, or none was
+# given for the mode.
+_FRESH = "fresh"
+_STALE = "stale"
+_DEFAULT = "default"
+_NONE = "none"
+_SHADOW = "shadow"
 _ASYNC: Final = "its otherwise is an async function"
 
 
@@ -26,7 +31,8 @@ class Answer(Generic[T]):
 
     Attributes:
         value: What was asked for.
-        age: Seconds since its call began: 0 for a fresh one, `math.inf` for one that `otherwise` made up.
+        age: Seconds since its call began: 0 for a fresh one, `math.inf` for one that `otherwise`
+            made up.
         error: Why it is not fresh, or why the value is a failure; None if it is fresh and good.
     """
 
@@ -60,22 +66,26 @@ _Ticket = tuple[Hashable, float, int]
 class Fallback(Guard):
     """Keep the last good value of each key, and return it instead of an error.
 
-    A kept value is given to every caller with the same key: the caller's identity belongs in the key if answers differ
-    by it. An error that it does not cover is the dependency's answer: then what was kept is forgotten. In a `Pipeline`
-    it is the outermost guard. Use it by `ask` where the age of an answer matters.
+    A kept value is given to every caller with the same key: the caller's identity belongs in the
+    key if answers differ by it. An error that it does not cover is the dependency's answer: then
+    what was kept is forgotten. In a `Pipeline` it is the outermost guard. Use it by `ask` where the
+    age of an answer matters.
 
     Args:
-        key: Makes the key of a question from the arguments of the call; without it no value is kept, and there must be an
-            `otherwise`. If it raises, the call does.
-        on: What it stands in for: types of errors, beside `ResilienceError` (an open circuit, a deadline, a full
-            bulkhead and so on); or a function of the `Outcome` that alone decides, of results too. A result that is a
-            failure is not kept, and is returned if nothing stands in for it.
-        otherwise: The value when none is kept, or a function, async or plain, that makes it from the `Outcome`. What it
-            raises reaches the caller; the error itself, raised again, means that there is none.
-        max_age: Seconds, counted from when its call began, from which a value is not given any more.
+        key: Makes the key of a question from the arguments of the call; without it no value is
+            kept, and there must be an `otherwise`. If it raises, the call does.
+        on: What it stands in for: types of errors, beside `ResilienceError` (an open circuit, a
+            deadline, a full bulkhead and so on); or a function of the `Outcome` that alone decides,
+            of results too. A result that is a failure is not kept, and is returned if nothing
+            stands in for it.
+        otherwise: The value when none is kept, or a function, async or plain, that makes it from
+            the `Outcome`. What it raises reaches the caller; the error itself, raised again, means
+            that there is none.
+        max_age: Seconds, counted from when its call began, from which a value is not given any
+            more.
         max_entries: The most values kept; what was not used for longest goes first.
-        mode: `SHADOW` keeps values, counts what it would have given, and lets the error through, without a call of
-            `otherwise`; `OFF` is a plain call.
+        mode: `SHADOW` keeps values, counts what it would have given, and lets the error through,
+            without a call of `otherwise`; `OFF` is a plain call.
     """
 
     kind = "fallback"
@@ -104,7 +114,8 @@ class Fallback(Guard):
         if key is None and otherwise is RAISE:
             rule = "a function where there is no otherwise="
             validation.refuse("Fallback.key", key, rule, example="key=lambda number: number")
-        self._key, self._otherwise = key, otherwise
+        self._key = key
+        self._otherwise = otherwise
         if is_async(otherwise):
             self.no_sync = _ASYNC
         self._kept = LastValues[Any](max_age, max_entries)
@@ -161,7 +172,8 @@ class Fallback(Guard):
                     raise
                 return await self._finish(answer)
             finally:
-                # The error holds this frame: with the answer in it, both would be garbage in a circle.
+                # The error holds this frame: with the answer in it, both would be garbage in a
+                # circle.
                 del answer
         return await self._finish(self._answer(ticket, Outcome(value)) or Answer(value))
 

@@ -1,7 +1,8 @@
 """Make a second try beside a first that is slow, and take whichever answers first.
 
-After the time in which most calls have answered, a second one costs little and cuts the slowest answers: Dean and
-Barroso, "The Tail at Scale", CACM 56(2), 2013, start it at the 95th percentile, for 5 % more calls.
+After the time in which most calls have answered, a second one costs little and cuts the slowest
+answers: Dean and Barroso, "The Tail at Scale", CACM 56(2), 2013, start it at the 95th percentile,
+for 5 % more calls.
 """
 
 from __future__ import annotations
@@ -25,14 +26,13 @@ from ..validation import validation
 from ._guard import Guard, On, Outcome, P, Runner, T, running_loop
 from .budget import RetryBudget
 
-# Of a call whose first try took longer than the delay: which try answered, or none; or why no second one ran.
-_FIRST, _SECOND, _FAILED, _REFUSED, _SHADOW = (
-    "first",
-    "second",
-    "failed",
-    "budget_refused",
-    "shadow",
-)
+# Of a call whose first try took longer than the delay: which try answered, or none; or why no
+# second one ran.
+_FIRST = "first"
+_SECOND = "second"
+_FAILED = "failed"
+_REFUSED = "budget_refused"
+_SHADOW = "shadow"
 
 
 class Hedge(Guard):
@@ -42,16 +42,20 @@ class Hedge(Guard):
 
     * What `on` names is no answer: before the second has started, it starts at once.
     * Another error of the first is raised at once then: to try again is the job of `Retry`.
-    * Once both run, an error of one leaves it to the other. If both fail, what the first ended with counts, bare.
+    * Once both run, an error of one leaves it to the other. If both fail, what the first ended with
+      counts, bare.
     * The call ends when both tries have: one that does not heed its cancellation holds it up.
 
     Args:
-        delay: Seconds after which the second starts, from 0 up; or a function that returns them, such as the 95th
-            percentile of a latency. If that raises, there is no second.
-        on: Which outcomes are no answers: types of errors; or a function of the `Outcome` that alone decides, of results
-            too. If that raises, it is an answer. Nothing closes a response that has lost: `Outgoing` does.
-        budget: What all that try this dependency again share, the `Retry` around this too; by default one of its own.
-        mode: `SHADOW` makes one try, and counts those that took longer than the delay; `OFF` is a plain call.
+        delay: Seconds after which the second starts, from 0 up; or a function that returns them,
+            such as the 95th percentile of a latency. If that raises, there is no second.
+        on: Which outcomes are no answers: types of errors; or a function of the `Outcome` that
+            alone decides, of results too. If that raises, it is an answer. Nothing closes a
+            response that has lost: `Outgoing` does.
+        budget: What all that try this dependency again share, the `Retry` around this too; by
+            default one of its own.
+        mode: `SHADOW` makes one try, and counts those that took longer than the delay; `OFF` is a
+            plain call.
     """
 
     kind = "hedge"
@@ -159,9 +163,9 @@ class Hedge(Guard):
 
             tasks.start_soon(wait)
             return scope.cancel
-        # A timer costs less than a task that sleeps. It has a context of its own: a cancelled timer would keep the
-        # request alive until its time. It starts a task, since anyio finds no event loop in a callback if `sniffio` is
-        # installed and the loop was not run by anyio.
+        # A timer costs less than a task that sleeps. It has a context of its own: a cancelled timer
+        # would keep the request alive until its time. It starts a task, since anyio finds no event
+        # loop in a callback if `sniffio` is installed and the loop was not run by anyio.
         here = copy_context()
         started: list[Any] = []
 
@@ -213,7 +217,8 @@ class Hedge(Guard):
         if is_answer or which == _FIRST:
             race.end = outcome
         if is_answer:
-            race.is_open, race.winner = False, which
+            race.is_open = False
+            race.winner = which
             if race.has_second:
                 race.stop()
 

@@ -30,14 +30,16 @@ class Pipeline(Runner):
 
         Pipeline(Timeout(2), Retry("billing"), breaker, Bulkhead("billing", 10))
 
-    Here two seconds bound all tries together, the circuit counts each try, and an open circuit takes no slot.
+    Here two seconds bound all tries together, the circuit counts each try, and an open circuit
+    takes no slot.
 
     Args:
         guards: From the outermost to the innermost.
 
     Raises:
         TypeError: If one of them is no guard.
-        ValueError: If there is none, one stands there twice, or their order makes no sense; it says why.
+        ValueError: If there is none, one stands there twice, or their order makes no sense; it says
+            why.
     """
 
     def __init__(self, *guards: Guard | Pipeline) -> None:
@@ -47,12 +49,15 @@ class Pipeline(Runner):
             for guard in (given.guards if isinstance(given, Pipeline) else (given,))
         )
         _refuse_nonsense(self.guards)
-        # Each guard's `call` gets that of the next one as its function, and those after it as arguments of
-        # that. So guards are joined once, and a call needs no closure for each of them.
+        # Each guard's `call` gets that of the next one as its function, and those after it as
+        # arguments of that. So guards are joined once, and a call needs no closure for each of
+        # them.
         calls: tuple[Callable[..., Any], ...] = tuple(guard.call for guard in self.guards)
         calls_sync: tuple[Callable[..., Any], ...] = tuple(guard.call_sync for guard in self.guards)
-        self._first, self._rest = calls[0], calls[1:]
-        self._first_sync, self._rest_sync = calls_sync[0], calls_sync[1:]
+        self._first = calls[0]
+        self._rest = calls[1:]
+        self._first_sync = calls_sync[0]
+        self._rest_sync = calls_sync[1:]
         self.no_sync: str = "; ".join(
             f"{guard!r} cannot, as {guard.no_sync}" for guard in self.guards if guard.no_sync
         )

@@ -1,8 +1,9 @@
 """Try a call again that failed, within its deadline, its dependency's budget, and no other try.
 
-1. Retries at several layers multiply. So the layer next to the failure tries again, and those around it do not (Google's
-   SRE book, chapter 21, "Deciding to Retry"). A `Retry` that gives up leaves a mark on the error, which says in which
-   call around it that was; that one reads the mark there, or on what the error became the cause of.
+1. Retries at several layers multiply. So the layer next to the failure tries again, and those
+   around it do not (Google's SRE book, chapter 21, "Deciding to Retry"). A `Retry` that gives up
+   leaves a mark on the error, which says in which call around it that was; that one reads the mark
+   there, or on what the error became the cause of.
 2. The budget is asked last, so a retry refused for another reason costs no token.
 """
 
@@ -31,7 +32,8 @@ _LONGEST_CHAIN: Final = (
     10  # The most causes in which the mark is searched for: a chain may be a circle.
 )
 
-# Why no other try was made of what may be tried again. The words hold no number that grows without end.
+# Why no other try was made of what may be tried again. The words hold no number that grows without
+# end.
 _REASONS: Final = {
     "exhausted": "no more tries",
     "budget_refused": "the retry budget of its dependency is used up",
@@ -39,7 +41,8 @@ _REASONS: Final = {
     "nested": "a Retry within has tried it again already",
 }
 _Reason = Literal["exhausted", "budget_refused", "deadline", "nested"]
-# How a try ended. After a failure another followed, or none: it may not, or for a reason, or for the mode.
+# How a try ended. After a failure another followed, or none: it may not, or for a reason, or for
+# the mode.
 _Ending = Literal["success", "recovered", "retried", "failure", _Reason, "shadow"]
 
 
@@ -52,7 +55,8 @@ class _Call:
     attempt: int = 1
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
-        # An error may carry it as its mark: a copy of that, in another process, is the mark of no call.
+        # An error may carry it as its mark: a copy of that, in another process, is the mark of no
+        # call.
         return object, ()
 
 
@@ -62,22 +66,27 @@ _CALL: ContextVar[_Call | None] = ContextVar("postfacta_retry", default=None)
 class Retry(Guard):
     """Retry calls that failed: a few times, with growing waits, and never more than the budget has.
 
-    Only the caller knows what may be called twice, so by default only what was refused before it began is tried again.
-    When no other try is made, the last error is raised, with a note that says why, or the last result is returned. No try
-    begins at the request's deadline or after it. A call inside of another of any `Retry` is tried again by the inner one
-    alone. Between tries of a plain function its thread sleeps: on an event loop it is refused.
+    Only the caller knows what may be called twice, so by default only what was refused before it
+    began is tried again. When no other try is made, the last error is raised, with a note that says
+    why, or the last result is returned. No try begins at the request's deadline or after it. A call
+    inside of another of any `Retry` is tried again by the inner one alone. Between tries of a plain
+    function its thread sleeps: on an event loop it is refused.
 
     Args:
         attempts: The most tries, the first included; 1 only counts.
-        on: After which outcomes the call may be made again: types of errors, beside what never began; or a function of the
-            `Outcome` that alone decides. If that raises, the answer is no.
+        on: After which outcomes the call may be made again: types of errors, beside what never
+            began; or a function of the `Outcome` that alone decides. If that raises, the answer is
+            no.
         backoff: The waits between tries.
-        budget: What all that try this dependency again share; by default one of its own, of the same name.
-        retry_after: Reads how many seconds an outcome asks to wait, by default its `retry_after`: None if it does not say,
-            `math.inf` for no other try, which is also meant if it raises.
-        discard: Releases a result that is tried again, such as an open response; it may return an awaitable.
+        budget: What all that try this dependency again share; by default one of its own, of the
+            same name.
+        retry_after: Reads how many seconds an outcome asks to wait, by default its `retry_after`:
+            None if it does not say, `math.inf` for no other try, which is also meant if it raises.
+        discard: Releases a result that is tried again, such as an open response; it may return an
+            awaitable.
         max_wait: The longest wait in seconds. An outcome that asks for more is not retried.
-        mode: `SHADOW` makes one try, counts what would be tried again, and spends nothing; `OFF` is a plain call.
+        mode: `SHADOW` makes one try, counts what would be tried again, and spends nothing; `OFF` is
+            a plain call.
         observer: Also receives each retry.
         sleep: Waits the given seconds; by default the event loop, or the thread.
     """
@@ -119,7 +128,8 @@ class Retry(Guard):
             "Retry.budget", self.budget, RetryBudget, example='RetryBudget("billing")'
         )
         self.budget.is_fed = True
-        self._discard, self._sleep = discard, sleep
+        self._discard = discard
+        self._sleep = sleep
         self._counts = dict.fromkeys(get_args(_Ending), 0)
         self._announce(attempts=attempts, budget=self.budget.name, max_wait=max_wait)
 
@@ -148,7 +158,8 @@ class Retry(Guard):
                         else answer_of("Retry", function, result)
                     )
                 except Exception as error:
-                    # The error must not outlive this block: with its traceback it would be garbage in a circle.
+                    # The error must not outlive this block: with its traceback it would be garbage
+                    # in a circle.
                     if (delay := self._wait_after(Outcome(error=error), call)) is None:
                         raise
                 else:
@@ -158,7 +169,8 @@ class Retry(Guard):
                 await (cast("Any", self._sleep) or _sleep)(delay)
                 call.attempt += 1
         finally:
-            # Not by a token: one does not work where a loop that was given up closes its coroutines.
+            # Not by a token: one does not work where a loop that was given up closes its
+            # coroutines.
             _CALL.set(call.outer)
 
     def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -185,7 +197,8 @@ class Retry(Guard):
             _CALL.set(call.outer)
 
     def _begin(self) -> _Call:
-        outer, budget = _CALL.get(), self.budget
+        outer = _CALL.get()
+        budget = self.budget
         # The tries of an outer call are no calls of their own.
         if outer is None or outer.budget is not budget:
             budget.deposit()
@@ -228,7 +241,8 @@ class Retry(Guard):
             # A result is here because `on` has named it.
             may = ended.error is None or (self._predicate is None and may_repeat(ended.error))
             if may or self._acts_on(ended, otherwise=False):
-                asked, most = self._retry_after(ended) or 0.0, present_haste()
+                asked = self._retry_after(ended) or 0.0
+                most = present_haste()
                 schedule = self._schedule
                 if most is not None:
                     schedule = schedule._replace(attempts=min(most, schedule.attempts))

@@ -25,13 +25,16 @@ class Throttle(BlockGuard):
 
     The rate is this process's; for a limit of requests that come in see `RateLimitMiddleware`.
 
-    * A caller waits no longer than its request or an outer `Timeout` gives it. One that would have to is refused at once.
-    * Turns of a key are given in FIFO order. A caller that is cancelled while it waits has used up its own.
+    * A caller waits no longer than its request or an outer `Timeout` gives it. One that would have
+      to is refused at once.
+    * Turns of a key are given in FIFO order. A caller that is cancelled while it waits has used up
+      its own.
 
     Args:
         rates: One or more, such as `"10/second;1000/hour"`.
         max_wait: How long a caller may wait, in seconds; 0 refuses.
-        key: Makes a key from the arguments of the call, each with a rate of its own; by default all calls share it.
+        key: Makes a key from the arguments of the call, each with a rate of its own; by default all
+            calls share it.
         mode: `SHADOW` counts what it would refuse or hold up, `OFF` does nothing.
     """
 
@@ -57,7 +60,8 @@ class Throttle(BlockGuard):
         )
         if key is not None:
             validation.function("Throttle.key", key, example="key=lambda tenant: tenant")
-        self._key, self._may_wait = key, max_wait > 0
+        self._key = key
+        self._may_wait = max_wait > 0
         self._buckets = buckets_of(self.rates)
         self._waiting = 0
         self._announce(
@@ -82,7 +86,8 @@ class Throttle(BlockGuard):
             if decision.allowed:
                 self._counts["allowed"] += 1
                 return None
-            wait, enforces = decision.retry_after, self._mode is Mode.ENFORCE
+            wait = decision.retry_after
+            enforces = self._mode is Mode.ENFORCE
             if enforces and self._max_wait > 0 and wait <= time_to_wait(self._max_wait):
                 # Its turn is spent now: who comes after it gets a later one.
                 self._buckets.spend(key, 1, now + wait + _LATER)

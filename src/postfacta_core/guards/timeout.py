@@ -1,11 +1,12 @@
 """End a call that takes too long, and give its deadline to everything that it calls.
 
-On asyncio, calls of one `Timeout` end in the order in which they began. So they stand in a queue, and one timer looks at
-its head. A call is cancelled as a task, the way `asyncio.timeout` does it, but what it shields by anyio is left alone
-until the shield is gone. On trio a cancel scope does all of that.
+On asyncio, calls of one `Timeout` end in the order in which they began. So they stand in a queue,
+and one timer looks at its head. A call is cancelled as a task, the way `asyncio.timeout` does it,
+but what it shields by anyio is left alone until the shield is gone. On trio a cancel scope does all
+of that.
 
-Where its request or an outer `Timeout` leaves a call less, that one ends it: else a circuit breaker between the two would
-take the hurry of a caller for a failure of the dependency.
+Where its request or an outer `Timeout` leaves a call less, that one ends it: else a circuit breaker
+between the two would take the hurry of a caller for a failure of the dependency.
 """
 
 from __future__ import annotations
@@ -83,10 +84,14 @@ class Timeout(Guard):
 
     After its seconds the call is cancelled and awaited, and `DeadlineExceededError` is raised.
 
-    * `current_deadline()` inside of the call knows the bound, as does code that respects it, such as `Database`.
-    * If the request or an outer `Timeout` leaves less, the call is cancelled by that one, and this one raises nothing.
-    * A call without time left is not started. One that swallows its cancellation goes on, and its result counts.
-    * It has no mode but `ENFORCE`. What it ends is counted as `postfacta_deadline_exceeded_total{stage="timeout"}`.
+    * `current_deadline()` inside of the call knows the bound, as does code that respects it, such
+      as `Database`.
+    * If the request or an outer `Timeout` leaves less, the call is cancelled by that one, and this
+      one raises nothing.
+    * A call without time left is not started. One that swallows its cancellation goes on, and its
+      result counts.
+    * It has no mode but `ENFORCE`. What it ends is counted as
+      `postfacta_deadline_exceeded_total{stage="timeout"}`.
 
     Args:
         seconds: For each call.
@@ -135,7 +140,8 @@ class Timeout(Guard):
         return answer
 
     def _begin(self) -> _Bounded:
-        request, outer = CURRENT.get(), BOUND.get()
+        request = CURRENT.get()
+        outer = BOUND.get()
         now = self._clock()
         at = ends_at = now + self.seconds
         if request is not None or outer is not None:
@@ -157,11 +163,9 @@ class Timeout(Guard):
             if queue is None or queue.loop is not task.get_loop():
                 # Calls on another loop keep their own queue, and its timer.
                 queue = self._queue = _Queue(task.get_loop(), self._clock)
-            bounded.already, bounded.entered, bounded.queue = (
-                task.cancelling(),
-                scope_of(task),
-                queue.calls,
-            )
+            bounded.already = task.cancelling()
+            bounded.entered = scope_of(task)
+            bounded.queue = queue.calls
             queue.calls[bounded] = task
             if not queue.is_watched:
                 queue.watch(self.seconds)

@@ -1,8 +1,10 @@
 """Decide from the results of a check whether what it asks is up.
 
-1. `up` is a verdict, not the last result. It falls after `fall` failures in a row, and rises after `rise`
-   successes in a row. Before the first verdict one success counts at once, so that a start does not lag.
-2. A result older than the bound counts as `fall` failures: whatever should have come since did not come.
+1. `up` is a verdict, not the last result. It falls after `fall` failures in a row, and rises after
+   `rise` successes in a row. Before the first verdict one success counts at once, so that a start
+   does not lag.
+2. A result older than the bound counts as `fall` failures: whatever should have come since did not
+   come.
 3. A check whose verdict is in doubt, or not up, runs more often.
 """
 
@@ -28,9 +30,10 @@ _HURRY = 0.2  # The part of an interval after which a check that does not simply
 class CheckReport:
     """A snapshot of a check; `critical` is whether it fails readiness.
 
-    `up` is the verdict after hysteresis, false before the first, which has held for `since` seconds. `passed` is the last
-    result, false if there is none or it is stale: of `age` seconds ago, None before the first, after a run of `latency`
-    seconds. `error` is the class of its error, never its message, which may hold a secret.
+    `up` is the verdict after hysteresis, false before the first, which has held for `since`
+    seconds. `passed` is the last result, false if there is none or it is stale: of `age` seconds
+    ago, None before the first, after a run of `latency` seconds. `error` is the class of its error,
+    never its message, which may hold a secret.
     """
 
     name: str
@@ -74,7 +77,8 @@ class Watched:
         validation.seconds(f"{owner}.timeout", self.timeout, example="timeout=1.0")
         validation.whole(f"{owner}.fall", self.fall, example="fall=3")
         validation.whole(f"{owner}.rise", self.rise, example="rise=2")
-        # From this age on a result counts as failed: `fall` more, and at least two, should have come by then.
+        # From this age on a result counts as failed: `fall` more, and at least two, should have
+        # come by then.
         self.bound = max(2, self.fall) * (self.interval * (1 + _JITTER) + self.timeout)
         self.begin(now)
 
@@ -89,7 +93,8 @@ class Watched:
     def count(self, now: float, seconds: float, error: str) -> HealthChecked:
         """Count the result of a run; `error` is the class of its error, empty if it passed."""
         self._settle(now)
-        passed, was_up = not error, self.up
+        passed = not error
+        was_up = self.up
         self._passes = self._passes + 1 if passed else 0
         self._failures = 0 if passed else self._failures + 1
         if self._failures >= self.fall:
@@ -112,7 +117,8 @@ class Watched:
         return interval * (1 - _JITTER + 2 * _JITTER * luck)
 
     def report(self, now: float) -> CheckReport:
-        is_stale, last = self._settle(now), self._last
+        is_stale = self._settle(now)
+        last = self._last
         return CheckReport(
             name=self.name,
             critical=self.critical,
@@ -129,5 +135,6 @@ class Watched:
         is_stale = now >= self._ended + self.bound
         if is_stale:
             self.since = self.since if self.up is False else self._ended + self.bound
-            self.up, self._passes = False, 0
+            self.up = False
+            self._passes = 0
         return is_stale

@@ -27,11 +27,12 @@ NO_LIFESPAN: Final = (
 class HealthRegistry:
     """Holds a service's health, from checks that run on their own schedules.
 
-    An async context manager: it owns the tasks of its checks. It starts no matter how the dependencies are, and a
-    service becomes ready when they come, or at once without checks. Entered again, it has no earlier results.
+    An async context manager: it owns the tasks of its checks. It starts no matter how the
+    dependencies are, and a service becomes ready when they come, or at once without checks. Entered
+    again, it has no earlier results.
 
-    What a check raises is a failed result, what hangs is cancelled, what ignores that turns stale. Only a check that
-    shields itself from cancellation can hold up the exit.
+    What a check raises is a failed result, what hangs is cancelled, what ignores that turns stale.
+    Only a check that shields itself from cancellation can hold up the exit.
 
     Args:
         observer: Receives every result. It may raise.
@@ -73,11 +74,11 @@ class HealthRegistry:
 
         Args:
             name: Names it in reports, events and metrics.
-            check: Passes if it returns anything but False within the timeout. A lambda may return the result itself,
-                and must not block.
+            check: Passes if it returns anything but False within the timeout. A lambda may return
+                the result itself, and must not block.
             critical: Whether it fails readiness, or is reported only.
-            interval: Seconds from the end of a run to the start of the next, with a tenth of jitter; a fifth of that
-                unless the check is up and its last run passed.
+            interval: Seconds from the end of a run to the start of the next, with a tenth of
+                jitter; a fifth of that unless the check is up and its last run passed.
             timeout: Seconds after which a run is cancelled and has failed.
             fall: Failures in a row until it is down.
             rise: Successes in a row until it is up again.
@@ -116,7 +117,8 @@ class HealthRegistry:
 
     def snapshot(self) -> HealthReport:
         """Return the service's health, from memory."""
-        now, checks = self._clock(), self._checks.values()
+        now = self._clock()
+        checks = self._checks.values()
         reports = tuple(check.report(now) for check in checks)
         return HealthReport(
             live=True,  # Any answer shows that the process and its loop are alive.
@@ -134,7 +136,8 @@ class HealthRegistry:
 
     async def run_once(self, name: str) -> HealthChecked:
         """Run one check now, besides its schedule, and count its result; KeyError if there is none of this name."""
-        watched, error = self._checks[name], "Cancelled"
+        watched = self._checks[name]
+        error = "Cancelled"
 
         async def run() -> None:
             nonlocal error
@@ -148,7 +151,8 @@ class HealthRegistry:
                 error = type(raised).__name__
 
         started = self._clock()
-        # In a group of its own, a check that cancels itself takes down no other, and not the service.
+        # In a group of its own, a check that cancels itself takes down no other, and not the
+        # service.
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run, name=f"health check {name}")
         now = self._clock()

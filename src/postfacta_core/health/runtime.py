@@ -50,7 +50,8 @@ def _cgroups(root: Path) -> Iterator[Path]:
     """List where limits of this process may be: those of a group hold for all that are in it, at any depth."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         if line.startswith("0::/"):
-            # In a container the path may be the machine's, of which only the lowest folder is there, as the top.
+            # In a container the path may be the machine's, of which only the lowest folder is
+            # there, as the top.
             relative = Path(line.removeprefix("0::/"))
             yield from (root / "sys/fs/cgroup" / part for part in (relative, *relative.parents))
 

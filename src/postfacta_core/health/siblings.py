@@ -1,7 +1,8 @@
 """Let the workers of one service answer for each other, so that a query to one reaches them all.
 
-Each worker holds the lowest number that is free, by a lock which the kernel takes back when the process ends, however
-it ends. It answers on a Unix socket beside the lock: one that refuses is of the dead.
+Each worker holds the lowest number that is free, by a lock which the kernel takes back when the
+process ends, however it ends. It answers on a Unix socket beside the lock: one that refuses is of
+the dead.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ _OTHERS_MAY_WRITE: Final = 0o022
 class Siblings:
     """The workers of one service that share a folder.
 
-    An async context manager, for the service's lifespan, that must be entered in the worker and not before the fork.
+    An async context manager, for the service's lifespan, that must be entered in the worker and not
+    before the fork.
 
     Args:
         folder: Theirs alone, on a local disk; it is made if it is not there.
@@ -66,7 +68,8 @@ class Siblings:
         answers: dict[int, bytes] = {}
 
         async def hear(number: int) -> None:
-            # Until it answers; one whose answer raised, or that ended during the query, sends nothing.
+            # Until it answers; one whose answer raised, or that ended during the query, sends
+            # nothing.
             answers[number] = b""
             try:
                 with (

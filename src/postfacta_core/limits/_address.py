@@ -1,8 +1,9 @@
 """Decide which client a request comes from, when proxies stand in between.
 
-Each hop adds the address it saw at the right end of the field, so it is read from the right: the first address there
-that is no trusted proxy is the client. What cannot be read ends the walk at the last trusted hop. An IPv4 address mapped
-into IPv6 is the IPv4 address. An IPv6 client is its /64, the smallest network that is assigned (RFC 6177).
+Each hop adds the address it saw at the right end of the field, so it is read from the right: the
+first address there that is no trusted proxy is the client. What cannot be read ends the walk at the
+last trusted hop. An IPv4 address mapped into IPv6 is the IPv4 address. An IPv6 client is its /64,
+the smallest network that is assigned (RFC 6177).
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class TrustedProxies:
     """The proxies that are trusted to name the client of a request, in `X-Forwarded-For`.
 
     Args:
-        networks: Addresses and networks, such as `10.0.0.0/8`. `unix` stands for a peer without an address: a
-            proxy on a Unix socket.
+        networks: Addresses and networks, such as `10.0.0.0/8`. `unix` stands for a peer without an
+            address: a proxy on a Unix socket.
 
     Raises:
         ValueError: If one is no network.
@@ -82,7 +83,8 @@ def client_address(
     """Name the client of a request: an IPv4 address, an IPv6 /64, or empty if it is not known.
 
     Args:
-        peer: The connection's other end; None or empty on a Unix socket. What is no address stands for itself.
+        peer: The connection's other end; None or empty on a Unix socket. What is no address stands
+            for itself.
         headers: The request's, with names in lower case.
         trusted: Whose word counts.
     """

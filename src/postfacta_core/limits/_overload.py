@@ -1,7 +1,8 @@
 """Decide whether a request starts, waits or is refused, from the requests that the service completes.
 
-The limit follows Little's law; the queue follows CoDel and adaptive LIFO. How it decides is written point by point in
-docs/decisions/0015-a-limit-that-is-proved.md. A request costs O(1); a window of measurements closes 20 times a second at most.
+The limit follows Little's law; the queue follows CoDel and adaptive LIFO. How it decides is written
+point by point in docs/decisions/0015-a-limit-that-is-proved.md. A request costs O(1); a window of
+measurements closes 20 times a second at most.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from ..validation import validation
 _SHARES: Final = (1.0, 1.0, 0.9, 0.8)
 _TOLERANCE: Final = 1.25
 _FEWEST: Final = 8
-_SHORTEST, _LONGEST = 0.05, 1.0
+_SHORTEST = 0.05
+_LONGEST = 1.0
 _PAUSE: Final = 30.0
 _KINDS: Final = 256
 _WEIGHT: Final = 1 / 16
@@ -32,7 +34,8 @@ _PLACES: Final = 16
 _MOST_PLACES: Final = 256
 _LONGEST_WAIT: Final = 4.0
 _OVERLOAD_LASTS: Final = 1.0
-# Seconds after which a request that tells nothing lends its slot: such as a hung route, or an undeclared long-poll.
+# Seconds after which a request that tells nothing lends its slot: such as a hung route, or an
+# undeclared long-poll.
 _HANGS: Final = 2.0
 _UNKNOWN_HANGS: Final = 0.1  # Of a kind that was never answered: it is no queue, in which some are answered all the time.
 _LEAST: Final = (
@@ -96,7 +99,8 @@ class WaitingLine:
     def pace(self, rate: float, lag: float, possible: float = 0.0) -> None:
         """Set the bounds of the queue, by the answers a second and the seconds that a request waited for the event loop.
 
-        `possible` are the answers a second of a service that was asked for less. What is not known is 0.
+        `possible` are the answers a second of a service that was asked for less. What is not known
+        is 0.
         """
         self._longest = max(self._patience, min(_PLACES / rate, _LONGEST_WAIT) if rate else 0.0)
         burst = min(possible * self._patience, _MOST_PLACES)
@@ -139,7 +143,8 @@ class WaitingLine:
             if queue:
                 oldest = next(iter(queue))
                 if now < self._overloaded_until or now >= oldest.since + self._patience:
-                    # Those who have waited to the end leave first, so that no refusal waits for a turn.
+                    # Those who have waited to the end leave first, so that no refusal waits for a
+                    # turn.
                     return oldest if now >= oldest.until else next(reversed(queue))
                 return oldest
         return None
@@ -220,7 +225,9 @@ class OverloadLimiter:
         self._mean = [0.0]
         self._rate = self._work = self._lag = self._pressure = self._queue_seconds = 0.0
         self._stretch = self._scale = 1.0
-        self._spare, self._tolerance, self._lag_weight = config.spare, _TOLERANCE, _LAG_COUNTS - 1.0
+        self._spare = config.spare
+        self._tolerance = _TOLERANCE
+        self._lag_weight = _LAG_COUNTS - 1.0
         self._is_overloaded = self._was_short = False
         self._peak = 0
         self._trial: _Trial | None = None
@@ -292,8 +299,9 @@ class OverloadLimiter:
     ) -> None:
         """Free the slot of a request that was admitted at one moment and ended now, and learn from its outcome.
 
-        Requests of one kind, the route, take about as long as each other. `waited` seconds are known to be a wait, such
-        as for a connection of a pool; `lag` seconds passed until the event loop began it.
+        Requests of one kind, the route, take about as long as each other. `waited` seconds are
+        known to be a wait, such as for a connection of a pool; `lag` seconds passed until the event
+        loop began it.
         """
         self.in_flight -= 1
         if ending < Ending.UNKNOWN:
@@ -311,7 +319,8 @@ class OverloadLimiter:
                     self._answered += 1
                     self._allowed += allowed
                     self._lag += (lag - self._lag) * _WEIGHT
-                    usual, work = known[0], took - waited - lag
+                    usual = known[0]
+                    work = took - waited - lag
                     self._mean[0] += (usual - self._mean[0]) * _WEIGHT
                     known[1] = now
                     self._took += work
@@ -406,7 +415,8 @@ class OverloadLimiter:
 
     def _decide(self, wait: Wait, verdict: Admit | Shed, now: float) -> None:
         self._line.remove(wait)
-        wait.verdict, wait.decided = verdict, now
+        wait.verdict = verdict
+        wait.decided = now
         admitted, refused = self._counts[wait.mode]
         if verdict is ADMIT:
             self.in_flight += 1
@@ -448,11 +458,13 @@ class OverloadLimiter:
             self._is_calm = self._is_calm and self._ended > 0
             self._open(now)
             return
-        short, answered = self._was_short, self._answered
+        short = self._was_short
+        answered = self._answered
         weight = min(1.0, 2 * lasted)
         self._rate += ((answered + self._untimed) / lasted - self._rate) * weight
         self._work += (self._allowed / lasted - self._work) * weight
-        # While no request was short of room, the spare capacity is unknown: assume what the limit holds.
+        # While no request was short of room, the spare capacity is unknown: assume what the limit
+        # holds.
         possible = 0.0 if short else self.limit / max(self._mean[0], _NONE)
         self._line.pace(self._rate, self._lag, possible)
         self._spare = max(self._config.spare, min(2.0 / max(self._rate, _NONE), 0.4))
@@ -505,7 +517,10 @@ class OverloadLimiter:
         before = self.limit
         self._set_limit(max(1.0, trial.origin / 4, min(before, self._work)))
         if self.limit < 0.8 * before:
-            trial.since, trial.ended, trial.took, trial.usual = now, 0, 0.0, 0.0
+            trial.since = now
+            trial.ended = 0
+            trial.took = 0.0
+            trial.usual = 0.0
 
     def _judge(self, trial: _Trial, now: float) -> bool | None:
         """Return whether requests after a cut took about as long as before, so that it was no queue."""
@@ -514,7 +529,8 @@ class OverloadLimiter:
             return None
         self._trial = None
         stretch = trial.took / max(trial.usual, _NONE)
-        left, still = self.limit / trial.origin, stretch / max(trial.stretch, _NONE)
+        left = self.limit / trial.origin
+        still = stretch / max(trial.stretch, _NONE)
         if still > 1.6 * left and stretch > (1.0 if trial.is_test else 1.2 * self._scale):
             # A queue gets shorter with the limit; this is where it ends.
             self._verdicts["slow"] += 1
@@ -524,7 +540,8 @@ class OverloadLimiter:
             self._test_at = now + self._test_every
             return True
         self._verdicts["queue"] += 1
-        self._test_every, self._test_at = 1.0, now + 1.0
+        self._test_every = 1.0
+        self._test_at = now + 1.0
         if trial.is_test:
             self._set_scale(max(1.0, min(self._scale, stretch)))
         return False

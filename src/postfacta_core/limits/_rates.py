@@ -1,11 +1,12 @@
 """Decide whether a caller is within its rate, in a bounded memory whose cost does not grow.
 
-1. A rate is a token bucket, kept as one moment a key: the one at which all that it spent has come back (GCRA, the
-   "theoretical arrival time" of ITU-T I.371). In no window of `t` seconds a key gets more than
-   `amount + t * amount / period`. What is refused costs nothing.
-2. Only keys whose moment has passed are forgotten, so that no client can push out a caller by inventing others.
-3. When the table is full, an unknown key is counted in one of 1,024 coarse buckets, picked by its hash, together with
-   the others there. So it never gets more than its rate, but may get less.
+1. A rate is a token bucket, kept as one moment a key: the one at which all that it spent has come
+   back (GCRA, the "theoretical arrival time" of ITU-T I.371). In no window of `t` seconds a key
+   gets more than `amount + t * amount / period`. What is refused costs nothing.
+2. Only keys whose moment has passed are forgotten, so that no client can push out a caller by
+   inventing others.
+3. When the table is full, an unknown key is counted in one of 1,024 coarse buckets, picked by its
+   hash, together with the others there. So it never gets more than its rate, but may get less.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ COARSE: Final = 1024
 LONGEST_KEY: Final = 128
 # Up to here a float counts without a gap.
 _MOST: Final = 2**53
-# The old keys checked with each new one: more than one, so that a table shrinks as well as it grows.
+# The old keys checked with each new one: more than one, so that a table shrinks as well as it
+# grows.
 _LOOKS: Final = 2
 _LOOKS_AT_THE_BOUND: Final = 8
 # Of one interval: sums of floats may be off by less, and it never adds up to one more.
@@ -53,10 +55,12 @@ class Decision(NamedTuple):
 
     Attributes:
         allowed: Whether it may; then the cost is spent.
-        limit: The amount of the rate that this is about: of several, the one that refused, or has the least left.
+        limit: The amount of the rate that this is about: of several, the one that refused, or has
+            the least left.
         remaining: What could be spent right now, in whole units.
         reset_after: Seconds until nothing counts as spent any more.
-        retry_after: Seconds until the same could be allowed: 0 if it was, `math.inf` if its cost is above the amount.
+        retry_after: Seconds until the same could be allowed: 0 if it was, `math.inf` if its cost is
+            above the amount.
         period: Seconds of the rate that this is about.
     """
 
@@ -96,7 +100,8 @@ class Buckets:
     )
 
     def __init__(self, rate: Rate, max_keys: int = MAX_KEYS) -> None:
-        self._amount, self._period = rate.amount, rate.period
+        self._amount = rate.amount
+        self._period = rate.period
         self.until: OrderedDict[str, float] = OrderedDict()  # The moment of each key.
         self._max_keys = validation.whole(
             "RateLimiter.max_keys", max_keys, example="max_keys=100_000"

@@ -85,9 +85,10 @@ def check_store(field: str, store: object) -> None:
 class RateLimiter:
     """Limits the rate of each caller.
 
-    In memory it is a token bucket for each key (see `limits._rates`), at a microsecond for a hit. A shared store is
-    asked twice for each rate; while it is away each process counts by itself, beginning with full budgets. Several
-    rates hold together: what one refuses is not spent from the others.
+    In memory it is a token bucket for each key (see `limits._rates`), at a microsecond for a hit. A
+    shared store is asked twice for each rate; while it is away each process counts by itself,
+    beginning with full budgets. Several rates hold together: what one refuses is not spent from the
+    others.
 
     Args:
         name: Names it in metrics, events and the RateLimit fields.
@@ -95,8 +96,8 @@ class RateLimiter:
         store: A shared store; None keeps the counts in this process.
         max_keys: The most callers kept in memory for each rate.
         mode: In `shadow` it counts, and lets all pass; in `off` it does not even count.
-        observer: Receives changes of the store's availability and of the mode. It may raise. By default the
-            process's, see `asgi.Telemetry`; None for none.
+        observer: Receives changes of the store's availability and of the mode. It may raise. By
+            default the process's, see `asgi.Telemetry`; None for none.
         clock: Monotonic seconds.
     """
 
@@ -141,7 +142,8 @@ class RateLimiter:
 
     @mode.setter
     def mode(self, mode: Mode | str) -> None:
-        old, new = self._mode, validation.choice("RateLimiter.mode", mode, Mode)
+        old = self._mode
+        new = validation.choice("RateLimiter.mode", mode, Mode)
         self._set_mode(new)
         if new is not old:
             self._observe(ModeChanged(self.name, old, new))
@@ -202,8 +204,8 @@ Charge = tuple[RateLimiter, str, int]
 async def hit_all(charges: Sequence[Charge], *, spend: bool = True) -> list[Decision]:
     """Make several hits, if each is within its limiter's rates; else none. The decisions come in the same order.
 
-    A shared store is asked once, with one timeout; so limiters that are hit together have the same store or none, or it
-    is a ValueError.
+    A shared store is asked once, with one timeout; so limiters that are hit together have the same
+    store or none, or it is a ValueError.
 
     Args:
         charges: What to spend.

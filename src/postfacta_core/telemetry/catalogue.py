@@ -1,6 +1,7 @@
 """Every metric of the library by its full name: its labels, its description. The reference is written from it.
 
-Three tables, by who has the numbers: `Metrics` itself, the policies that announced themselves, the process.
+Three tables, by who has the numbers: `Metrics` itself, the policies that announced themselves, the
+process.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-# The buckets of the semantic conventions, and 0.2: the 95th percentile's objective must be a bucket edge.
+# The buckets of the semantic conventions, and 0.2: the 95th percentile's objective must be a bucket
+# edge.
 HTTP_BUCKETS: Final = (
     0.005,
     0.01,
@@ -51,7 +53,8 @@ class About(NamedTuple):
         names: Of its labels.
         buckets: Upwards, without the infinite one.
         values: Of the labels that have few, which.
-        merge: Makes one number of those of two policies with the same name, such as a state that one of them is in.
+        merge: Makes one number of those of two policies with the same name, such as a state that
+            one of them is in.
     """
 
     text: str

@@ -52,11 +52,14 @@ class Exchange:
 
     Attributes:
         request: The request context; its ids are the ones to record.
-        method: As the client sent it, and `path` as the server gives it, without the query: no labels.
+        method: As the client sent it, and `path` as the server gives it, without the query: no
+            labels.
         quiet: A probe or a scrape, which gets no span and no log line.
         traffic: `user`, `synthetic` or `load`.
-        status: Sent to the client; 0 until then. After `settle` never 0, and 499 for what its client ended.
-        seconds: From the first sight to the last byte sent: a background task after the response is not latency.
+        status: Sent to the client; 0 until then. After `settle` never 0, and 499 for what its
+            client ended.
+        seconds: From the first sight to the last byte sent: a background task after the response is
+            not latency.
         route: The route template; known at the end.
         error_type: Empty if all went well, or the client was at fault.
         error: The exception of a crash, while the recorders look at it.
@@ -113,10 +116,12 @@ class Exchange:
 
     def _blame_client(self) -> None:
         request = self.request
-        # An error of a background task, after an answer that was fine, has nothing to do with the request's time.
+        # An error of a background task, after an answer that was fine, has nothing to do with the
+        # request's time.
         has_answer = self.is_complete and self.status < _SERVER_ERROR
         if not has_answer and request.is_out_of_callers_time(self.seconds):
-            self.error, self.error_type = None, CALLERS_DEADLINE
+            self.error = None
+            self.error_type = CALLERS_DEADLINE
             self.status = _CLIENT_CLOSED_REQUEST
         elif self.error_type == CLIENT_DISCONNECTED:
             self.status = _CLIENT_CLOSED_REQUEST
@@ -133,9 +138,11 @@ class SocketExchange(Exchange):
     """One WebSocket, from its handshake to its close.
 
     Attributes:
-        status: Of the handshake: 101 once it is accepted, 403 if it was refused without a status of its own.
+        status: Of the handshake: 101 once it is accepted, 403 if it was refused without a status of
+            its own.
         close_code: As the application or its client closed it; 0 if neither did.
-        outcome: After `settle` one of the catalogue's; `unfinished` if the application returned without closing it.
+        outcome: After `settle` one of the catalogue's; `unfinished` if the application returned
+            without closing it.
         is_open: It was accepted.
     """
 
@@ -152,23 +159,21 @@ class SocketExchange(Exchange):
         self.status = self.status or _FORBIDDEN
         named = types[self.request.error_type]
         if error is not None and not (self.has_left and tells_of_disconnect(error)):
-            self.outcome, self.error, self.error_type = (
-                "crashed",
-                error,
-                types[type(error).__name__],
-            )
+            self.outcome = "crashed"
+            self.error = error
+            self.error_type = types[type(error).__name__]
         elif not self.is_open:
             # A client that gives up in the handshake was not refused.
-            self.outcome, self.error_type = (
-                "left" if self.has_left or was_cancelled else "refused",
-                named,
-            )
+            self.outcome = "left" if self.has_left or was_cancelled else "refused"
+            self.error_type = named
         elif self.has_left or was_cancelled:
             self.outcome = "left"
         elif self.is_complete:
-            self.outcome, self.error_type = "closed", named
+            self.outcome = "closed"
+            self.error_type = named
         else:
-            self.outcome, self.error_type = "unfinished", named or INCOMPLETE
+            self.outcome = "unfinished"
+            self.error_type = named or INCOMPLETE
 
 
 def excerpt(text: str, limit: int) -> str:
@@ -187,16 +192,18 @@ def tells_of_disconnect(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
         return all(map(tells_of_disconnect, group.exceptions))
-    # ASGI lets `send` raise OSError to a client that is gone; frameworks turn it into a class of one of these names.
+    # ASGI lets `send` raise OSError to a client that is gone; frameworks turn it into a class of
+    # one of these names.
     return isinstance(error, OSError) or type(error).__name__ in _DISCONNECTS
 
 
 class Recorder(Protocol):
     """A recorder of exchanges. Inherit from it and write only what is wanted: the rest is not even called.
 
-    Each is called once, in this order, and must not wait: `begin` before the application, `answered` with the last byte or
-    the end without one (`seconds` is known), `end` with the settled exchange, once the application has returned; for a
-    WebSocket `connect`, `opened` if it is accepted, `closed`.
+    Each is called once, in this order, and must not wait: `begin` before the application,
+    `answered` with the last byte or the end without one (`seconds` is known), `end` with the
+    settled exchange, once the application has returned; for a WebSocket `connect`, `opened` if it
+    is accepted, `closed`.
     """
 
     def begin(self, exchange: Exchange, /) -> None:

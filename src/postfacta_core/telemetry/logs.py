@@ -1,7 +1,7 @@
 """Write log lines through the standard library: one for each exchange, one for each notable event; JSON or text.
 
-A record's `msg` is a constant event name, and its fields are attributes, for formatters that write them. With any
-other, its message reads as a line.
+A record's `msg` is a constant event name, and its fields are attributes, for formatters that write
+them. With any other, its message reads as a line.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ _TOO_MANY_REQUESTS: Final = 429
 _REQUESTS: Final = frozenset(
     {"method", "traffic", "request_bytes", "bytes", "deadline_remaining_ms", "queue_ms"}
 )
-# The event names of this library, and of code that logs in the same way. Other messages may hold anything.
+# The event names of this library, and of code that logs in the same way. Other messages may hold
+# anything.
 _is_event = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)+").fullmatch
 _ends_field = re.compile(r"""[ ="]""").search
 _LONGEST_EVENT: Final = 64
@@ -104,7 +105,8 @@ class EventRecord(logging.LogRecord):
     """A record whose `msg` is an event's name. Its message is the name and its fields, as one line of text."""
 
     def getMessage(self) -> str:  # noqa: N802 - logging's own name
-        event, fields = str(self.msg), dict(vars(self))
+        event = str(self.msg)
+        fields = dict(vars(self))
         # A queue's handler has made a text of it already.
         if not _is_event(event):
             return event
@@ -164,7 +166,8 @@ def _write(
     fields: Iterable[tuple[str, object]],
     error: BaseException | None = None,
 ) -> None:
-    # `log` would look for its caller, and check that each field is new: half of its cost, for nothing.
+    # `log` would look for its caller, and check that each field is new: half of its cost, for
+    # nothing.
     exc_info = None if error is None else (type(error), error, error.__traceback__)
     # Respect a custom record factory.
     make = EventRecord if logging.getLogRecordFactory() is logging.LogRecord else LOGGER.makeRecord
@@ -179,7 +182,8 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, constant: Mapping[str, object] | None = None) -> None:
         super().__init__()
         self._constant: dict[str, object] = dict(constant or {})
-        self._second, self._day = -1.0, ""
+        self._second = -1.0
+        self._day = ""
         self._for: Mapping[str, object] | None = None
         # A template for each set of members.
         self._forms: dict[tuple[str, ...], str] = {}
@@ -220,7 +224,8 @@ class JsonFormatter(logging.Formatter):
             self._day = datetime.fromtimestamp(second, UTC).isoformat()[:19]
         micros = (at - second) * 1e6
         if constant is not self._for:
-            self._for, self._forms = constant, {}
+            self._for = constant
+            self._forms = {}
         if (form := self._forms.get(names)) is None:
             line = {
                 "level": "info",
@@ -255,8 +260,8 @@ class ConsoleFormatter(logging.Formatter):
 class RequestFilter(logging.Filter):
     """Add the present request's ids to each record: `request_id`, `trace_id`, `span_id`, `trace_flags`.
 
-    Add it to a handler, not to a logger, whose filters do not see the records of the loggers below it. Outside of a
-    request the four are empty, so that a format string may always name them.
+    Add it to a handler, not to a logger, whose filters do not see the records of the loggers below
+    it. Outside of a request the four are empty, so that a format string may always name them.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -274,9 +279,10 @@ class RequestFilter(logging.Filter):
 class FloodFilter(logging.Filter):
     """Limit each kind of line to `most` in a second. Add it to a handler, not to a logger.
 
-    What it holds back is counted: ten seconds after the first, a `log.suppressed` line for each kind has the number.
-    It comes with the next record of any kind, or by `tell`, which a timer should call. A kind is an event, or all
-    other records of a logger; kinds beyond the first 500 of a second share one. `AccessLog` samples its own lines.
+    What it holds back is counted: ten seconds after the first, a `log.suppressed` line for each
+    kind has the number. It comes with the next record of any kind, or by `tell`, which a timer
+    should call. A kind is an event, or all other records of a logger; kinds beyond the first 500 of
+    a second share one. `AccessLog` samples its own lines.
 
     Attributes:
         observer: Receives `LogsSuppressed`. It may be set at any time.
@@ -289,8 +295,10 @@ class FloodFilter(logging.Filter):
         self._clock = clock
         # A handler is called by all threads.
         self._lock = threading.Lock()
-        self._seen, self._suppressed = Counter[str](), Counter[str]()
-        self._until, self._tell_at = -math.inf, math.inf
+        self._seen = Counter[str]()
+        self._suppressed = Counter[str]()
+        self._until = -math.inf
+        self._tell_at = math.inf
 
     def filter(self, record: logging.LogRecord) -> bool:
         # What a DataFrame returns when it is compared has no truth.
@@ -317,14 +325,17 @@ class FloodFilter(logging.Filter):
     def restart(self) -> None:
         """Forget, in a forked process, what its parent counts and which of its threads hold."""
         self._lock = threading.Lock()
-        self._suppressed, self._tell_at = Counter[str](), math.inf
+        self._suppressed = Counter[str]()
+        self._tell_at = math.inf
 
     def tell(self, *, at_once: bool = False) -> None:
         """Report suppressed lines, if that is due or the process ends."""
         with self._lock:
             if not at_once and self._clock() < self._tell_at:
                 return
-            due, self._suppressed, self._tell_at = self._suppressed, Counter[str](), math.inf
+            due = self._suppressed
+            self._suppressed = Counter[str]()
+            self._tell_at = math.inf
         # Outside of the lock: the line comes back to this filter.
         for kind, count in due.items():
             _write(
@@ -336,10 +347,11 @@ class FloodFilter(logging.Filter):
 class AccessSampler:
     """Returns the number of requests that an ordinary access line represents; 0 if it is left out.
 
-    Up to `most` lines a second all are written. Above that, each is written with the same chance, 1 in N, and says N:
-    the sum of all N is then about the number of requests, of each route and caller too. N follows the second before; in
-    the first second of a sudden crowd of `r` requests, about `most * (1 + ln(r / most))` lines are written. By chance, and
-    not each N-th: else two requests that take turns would look like one. What took more than half a second is always
+    Up to `most` lines a second all are written. Above that, each is written with the same chance, 1
+    in N, and says N: the sum of all N is then about the number of requests, of each route and
+    caller too. N follows the second before; in the first second of a sudden crowd of `r` requests,
+    about `most * (1 + ln(r / most))` lines are written. By chance, and not each N-th: else two
+    requests that take turns would look like one. What took more than half a second is always
     written. It must be called from one thread.
     """
 
@@ -358,7 +370,8 @@ class AccessSampler:
             # After a pause of a second, earlier lines do not count.
             is_fresh = now < self._until + 1.0
             self._every = max(1, math.ceil(self._seen / self._most)) if is_fresh else 1
-            self._seen, self._until = 0, now + 1.0
+            self._seen = 0
+            self._until = now + 1.0
         every = max(self._every, 1 + self._seen // self._most)
         self._seen += 1
         return every if every == 1 or self._luck() * every < 1.0 else 0
@@ -367,8 +380,9 @@ class AccessSampler:
 class RefusalSampler:
     """Returns the number of refused requests that a line represents; 0 if it is left out.
 
-    The first of each client in a minute is written, of at most 200 clients. Of all others it is about one line a second,
-    by chance as with `AccessSampler`: a refusal costs its sender nothing, and would else fill the disk.
+    The first of each client in a minute is written, of at most 200 clients. Of all others it is
+    about one line a second, by chance as with `AccessSampler`: a refusal costs its sender nothing,
+    and would else fill the disk.
     """
 
     def __init__(self) -> None:
@@ -390,10 +404,12 @@ class RefusalSampler:
 class AccessLog(Recorder):
     """Write a line for each exchange, `http.request` or `websocket.closed`: at ERROR with the stack trace for a crash.
 
-    Probes and scrapes are left out, unless they crash. With a sampler, a line stands for `sample_rate` requests if it has
-    that field, else for one; what failed and what was slow is never left out. Of refusals see `RefusalSampler`.
+    Probes and scrapes are left out, unless they crash. With a sampler, a line stands for
+    `sample_rate` requests if it has that field, else for one; what failed and what was slow is
+    never left out. Of refusals see `RefusalSampler`.
 
-    A line is a complete `logging.LogRecord` for every handler; that of `logs.configure`, if alone, gets it without one.
+    A line is a complete `logging.LogRecord` for every handler; that of `logs.configure`, if alone,
+    gets it without one.
     """
 
     def __init__(self, *, service: str = "", sampler: AccessSampler | None = None) -> None:
@@ -452,25 +468,22 @@ class AccessLog(Recorder):
 
 def access_values(exchange: Exchange, weight: int = 1) -> Values:
     """Return what an access line says of an exchange that stands for this many."""
-    request, seconds, method, path = (
-        exchange.request,
-        exchange.seconds,
-        exchange.method,
-        exchange.path,
-    )
+    request = exchange.request
+    seconds = exchange.seconds
+    method = exchange.method
+    path = exchange.path
     if len(path) > _SHORT_PATH or len(method) > MAX_METHOD:
         longest = _REFUSED_PATH if exchange.route == PREROUTING else MAX_PATH
-        method, path = method[:MAX_METHOD], excerpt(path, longest)
+        method = method[:MAX_METHOD]
+        path = excerpt(path, longest)
     texts = (
         method, exchange.route, path, exchange.error_type, exchange.client, request.principal,
         exchange.traffic, request.request_id, request.trace_id, request.span_id, request.trace_flags,
     )  # fmt: skip
     # To the microsecond, for a tenth of what `round` costs.
     took = (seconds * 1e6 + 0.5) // 1 / 1000
-    names, numbers = (
-        _NAMES,
-        [exchange.status, took, exchange.request_bytes, exchange.response_bytes],
-    )
+    names = _NAMES
+    numbers = [exchange.status, took, exchange.request_bytes, exchange.response_bytes]
     limit = min(request.asked, request.limit)
     if limit < math.inf:
         # Below 0 it came too late.
@@ -514,7 +527,9 @@ class EventLog:
         return before != event.up
 
 
-_INFO, _WARNING, _ERROR = logging.INFO, logging.WARNING, logging.ERROR
+_INFO = logging.INFO
+_WARNING = logging.WARNING
+_ERROR = logging.ERROR
 
 # The level, the name and the fields of an event's line; without a level there is none.
 _LINES: Final[Mapping[type, Callable[[Any], tuple[int, str, str]]]] = {

@@ -1,7 +1,8 @@
 """Every metric of the library, made once on a registry that is passed in.
 
-It counts in plain numbers: a step of one is 0.2 microseconds, where prometheus-client takes a lock or two and 1.5. One
-thread writes, the event loop's, and any may read: between two steps a sum is one observation ahead of its count.
+It counts in plain numbers: a step of one is 0.2 microseconds, where prometheus-client takes a lock
+or two and 1.5. One thread writes, the event loop's, and any may read: between two steps a sum is
+one observation ahead of its count.
 """
 
 from __future__ import annotations
@@ -124,17 +125,21 @@ class Family(dict[tuple[str, ...], Buckets]):
 class Metrics(Collector):
     """All instruments on one registry: a `Recorder` of exchanges, an `Observer` of events, a `Collector` of both.
 
-    A policy that raises, or gives a number that is none, costs its own numbers, and is logged once. One above the cap
-    is counted as an overflow: their names are from the code, so that more of them are a mistake.
+    A policy that raises, or gives a number that is none, costs its own numbers, and is logged once.
+    One above the cap is counted as an overflow: their names are from the code, so that more of them
+    are a mistake.
 
     Args:
-        registry: Where they are made, by default one of its own; two applications in one process have two.
+        registry: Where they are made, by default one of its own; two applications in one process
+            have two.
         version: Of the service, for `postfacta_build_info`.
         revision: The commit it was built from.
-        label_cap: The most sets of labels a metric takes before new ones go to `_OTHER`; the most policies too.
+        label_cap: The most sets of labels a metric takes before new ones go to `_OTHER`; the most
+            policies too.
         clock: Monotonic seconds, for ages.
         wall: Seconds since the epoch, for `http_last_request_received_time` and exemplars.
-        with_process: Whether to add what is known of the process, the platform and the garbage collector.
+        with_process: Whether to add what is known of the process, the platform and the garbage
+            collector.
     """
 
     def __init__(
@@ -157,16 +162,19 @@ class Metrics(Collector):
         self._cap = validation.whole("Metrics.label_cap", label_cap, example="label_cap=1000")
         validation.functions("Metrics", clock=clock, wall=wall)
         validation.flag("Metrics.with_process", with_process)
-        self._clock, self._wall = clock, wall
+        self._clock = clock
+        self._wall = wall
         self._checks: dict[tuple[str, str], tuple[HealthChecked, float]] = {}
-        self._phase, self._overdue, self._open_sockets = _PHASES[0], 0, 0
+        self._phase = _PHASES[0]
+        self._overdue = 0
+        self._open_sockets = 0
         self._mechanisms: dict[str, bool] = {}
         self._policies: dict[tuple[int, int], tuple[str, Callable[[], Tally | None]]] = {}
         self._left_out = 0
         self._broken: set[tuple[str, str]] = set()
         self._seen: dict[tuple[str, str, int, str, str], Buckets] = {}
-        # Active requests are counted at the scrape, so that each costs no more than a place in a set; a background
-        # task after the response is not a request.
+        # Active requests are counted at the scrape, so that each costs no more than a place in a
+        # set; a background task after the response is not a request.
         self._under_way: set[Exchange] = set()
         self.begin: Callable[[Exchange], None] = self._under_way.add
         self.answered: Callable[[Exchange], None] = self._under_way.discard
@@ -244,7 +252,8 @@ class Metrics(Collector):
         self._families[metric][label,].observe(value)
 
     def _count_by(self) -> dict[type, Callable[[Any], object]]:
-        count, families = self._count, self._families
+        count = self._count
+        families = self._families
         lag = families["postfacta_event_loop_lag_seconds"][()]
         uses = families["db_client_connection_use_time_seconds"]
         return {
@@ -322,7 +331,8 @@ class Metrics(Collector):
         return map(_empty, _METRICS)
 
     def collect(self) -> Iterator[Metric]:
-        # Ours are shown without a series too, so that a rule's names can be looked up before there is one.
+        # Ours are shown without a series too, so that a rule's names can be looked up before there
+        # is one.
         numbers: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in INSTRUMENTS}
         for name, family in self._families.items():
             if family.about.buckets:
@@ -332,7 +342,8 @@ class Metrics(Collector):
                 numbers[name] = {labels: series.total for labels, series in tuple(family.items())}
         for policy, tally in [("metrics", self._gauges), *self._living()]:
             for sample in self._read(policy, tally):
-                of_metric, labels = numbers.setdefault(sample.metric, {}), tuple(sample.labels)
+                of_metric = numbers.setdefault(sample.metric, {})
+                labels = tuple(sample.labels)
                 known = of_metric.get(labels)
                 merge = _METRICS[sample.metric].merge
                 of_metric[labels] = sample.value if known is None else merge(known, sample.value)
@@ -361,7 +372,8 @@ class Metrics(Collector):
         for (method, route, *_), series in tuple(self._durations.items()):
             latest[route, method] = max(series.moment, latest.get((route, method), -math.inf))
         # To the millisecond, so that a moment reads the same at each scrape.
-        now, wall = self._clock(), self._wall()
+        now = self._clock()
+        wall = self._wall()
         for labels, moment in latest.items():
             yield Sample("http_last_request_received_time", labels, round(wall - (now - moment), 3))
         yield Sample("postfacta_websocket_open", (), self._open_sockets)
@@ -381,13 +393,14 @@ class Metrics(Collector):
     ) -> Exposition:
         """Render all metrics in the format that an `Accept` header asks for, with these labels on each series.
 
-        Only OpenMetrics has exemplars. It takes milliseconds, and may run in another thread: `asgi.metrics` does so.
-        Of two metrics of one name, the first is shown. A collector that fails costs its own series, logged once.
+        Only OpenMetrics has exemplars. It takes milliseconds, and may run in another thread:
+        `asgi.metrics` does so. Of two metrics of one name, the first is shown. A collector that
+        fails costs its own series, logged once.
         """
         encode, content_type = choose_encoder(accept)
         pages: dict[str, bytes] = {}
-        # The registry reads its collectors in one go, of which the first that raises ends all. It has no public list
-        # of them. Were the list elsewhere one day, a test would turn red.
+        # The registry reads its collectors in one go, of which the first that raises ends all. It
+        # has no public list of them. Were the list elsewhere one day, a test would turn red.
         for collector in tuple(
             cast("dict[Collector, object]", vars(self.registry)["_collector_to_names"])
         ):
@@ -412,7 +425,8 @@ class Metrics(Collector):
 
 
 def _checked(sample: Sample) -> Sample:
-    about, labels = _METRICS[sample.metric], cast("tuple[object, ...]", sample.labels)
+    about = _METRICS[sample.metric]
+    labels = cast("tuple[object, ...]", sample.labels)
     is_text = len(labels) == len(about.labels) and all(isinstance(label, str) for label in labels)
     if not is_text or about.buckets or not isinstance(cast("object", sample.value), int | float):
         raise TypeError(f"its labels must be texts and its value a number: {sample!r}")

@@ -10,7 +10,8 @@ from typing import Any, Final, cast
 
 REDACTED: Final = "[redacted]"
 
-# A key is secret if it is one of these words, or ends in one: `X-Api-Key`, `db_password`, `http.cookie`.
+# A key is secret if it is one of these words, or ends in one: `X-Api-Key`, `db_password`,
+# `http.cookie`.
 _SECRET_KEY: Final = re.compile(
     r"(?:^|[._])(?:authorization|cookie|set_cookie|password|passwd|passphrase|secret|token|csrf|dsn"
     r"|(?:api|access|private|secret|signing|traffic|priority)_key)$"
@@ -18,8 +19,8 @@ _SECRET_KEY: Final = re.compile(
 _BASE64: Final = "[A-Za-z0-9_-]"  # Of URLs, RFC 4648 section 5.
 _SHAPES: Final = (
     (re.compile(r"\bpf_[A-Za-z0-9_-]{8,}"), REDACTED),
-    # A JWT, also behind a hyphen. A run of its characters is looked at once, from where it begins, and only if a dot
-    # follows: from each `-eyJ` in it, the cost would be quadratic.
+    # A JWT, also behind a hyphen. A run of its characters is looked at once, from where it begins,
+    # and only if a dot follows: from each `-eyJ` in it, the cost would be quadratic.
     (
         re.compile(
             rf"(?<!{_BASE64})(?={_BASE64}++\.{_BASE64})((?:{_BASE64}*?-)??)eyJ{_BASE64}{{5,}}\.{_BASE64}+(?:\.{_BASE64}*)?"
@@ -30,8 +31,9 @@ _SHAPES: Final = (
     (re.compile(r"(://[^\s/:@]*:)[^\s/]+(?=@)"), rf"\1{REDACTED}"),
     (re.compile(r"\b((?:[Bb]earer|[Bb]asic)\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1{REDACTED}"),
 )
-# A name and what it is set to, as it stands in a query, in a keyword DSN, in JSON, in the repr of a dict or of ASGI's
-# headers, in a message of PostgreSQL. Each begins with a word, so that a long text costs one look at each character.
+# A name and what it is set to, as it stands in a query, in a keyword DSN, in JSON, in the repr of a
+# dict or of ASGI's headers, in a message of PostgreSQL. Each begins with a word, so that a long
+# text costs one look at each character.
 _QUOTED: Final = r"""\\?["']\s?[:=,]\s?b?\\?["']|[:=]\s?b?\\?["']"""
 _NAMES: Final = r"(?:password|passwd|passphrase|secret|token|csrf|dsn|(?:api|access|private|signing|traffic|priority)[_-]?key)"
 _PAIRS: Final = (
@@ -56,11 +58,13 @@ _LARGEST: Final = (
 
 def redact_text(text: str) -> str:
     """Replace tokens, JWTs, credentials, passwords in URLs, and what a secret's name is set to; twice is as once."""
-    # No shape is without one of these, and to look for them costs a tenth: every field of every line is looked at.
+    # No shape is without one of these, and to look for them costs a tenth: every field of every
+    # line is looked at.
     if "pf_" in text or "eyJ" in text or "://" in text or "earer" in text or "asic" in text:
         for shape, replacement in _SHAPES:
             text = shape.sub(replacement, text)
-    # The same holds for pairs: each has what stands between a name and its value, and a part of a secret's name.
+    # The same holds for pairs: each has what stands between a name and its value, and a part of a
+    # secret's name.
     if ":" not in text and "=" not in text and "," not in text:
         return text
     lower = text.lower()
@@ -146,7 +150,8 @@ def text_of(value: object) -> str:
 def failure_fields(error: BaseException) -> dict[str, str | float]:
     """Return `exception.type`, `.message`, `.stacktrace` with the causes, and `retry_after` if the error carries one.
 
-    A stack trace above 16 kB of UTF-8 loses the outermost frames of each stack first, so that every cause stays.
+    A stack trace above 16 kB of UTF-8 loses the outermost frames of each stack first, so that every
+    cause stays.
     """
     kind = type(error)
     fields: dict[str, str | float] = {

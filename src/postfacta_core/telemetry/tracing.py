@@ -40,7 +40,8 @@ _OF_CALLERS: Final = TraceContextTextMapPropagator()
 _PROPAGATOR: Final = CompositePropagator([_OF_CALLERS, W3CBaggagePropagator()])
 _SCOPE: Final = "postfacta_core"
 _CARRIED: Final = {name.encode(): name for name in ("traceparent", "tracestate")}
-# Characters. W3C Trace Context, section 3.3.1.5, asks for no more; of a longer one OpenTelemetry logs what it cannot read.
+# Characters. W3C Trace Context, section 3.3.1.5, asks for no more; of a longer one OpenTelemetry
+# logs what it cannot read.
 _MAX_STATE: Final = 512
 _SERVER_ERROR: Final = 500
 _MAX_AGENT: Final = 512  # Bytes; browsers send some 200.
@@ -59,11 +60,12 @@ class OpenSpan(NamedTuple):
 class Tracing(Recorder):
     """Make a SERVER span for each request, and a CLIENT span for each database statement and each try of a call.
 
-    A wait for a connection, a retry, a circuit that opens or closes, a deadline and a refusal become events of a span.
-    Without an SDK there is none of all that.
+    A wait for a connection, a retry, a circuit that opens or closes, a deadline and a refusal
+    become events of a span. Without an SDK there is none of all that.
 
     Args:
-        provider: Where the spans go; by default OpenTelemetry's global one, whenever that is installed.
+        provider: Where the spans go; by default OpenTelemetry's global one, whenever that is
+            installed.
         wall: Seconds since the epoch, for the times of spans.
     """
 
@@ -72,8 +74,8 @@ class Tracing(Recorder):
         self._wall = wall
 
     def _find(self) -> Tracer | None:
-        # get_tracer_provider() reads the environment each time as long as there is none: 600 ns a request. The global
-        # provider may be installed late, but only once.
+        # get_tracer_provider() reads the environment each time as long as there is none: 600 ns a
+        # request. The global provider may be installed late, but only once.
         if self._tracer is None and (provider := trace._TRACER_PROVIDER) is not None:  # noqa: SLF001 - see above # pyright: ignore[reportPrivateUsage]
             self._tracer = provider.get_tracer(_SCOPE)
         return self._tracer
@@ -105,7 +107,8 @@ class Tracing(Recorder):
             | {"url.path": exchange.path[:MAX_PATH], "url.scheme": exchange.scheme},
             start_time=nanoseconds(began),
         )
-        ids, request = span.get_span_context(), exchange.request
+        ids = span.get_span_context()
+        request = exchange.request
         if ids.is_valid:
             request.trace_id = trace.format_trace_id(ids.trace_id)
             request.span_id = trace.format_span_id(ids.span_id)
@@ -190,7 +193,8 @@ class Tracing(Recorder):
             span.add_event(name, _attributes(event, fields), nanoseconds(self._wall()))
 
     def _statement(self, tracer: Tracer, event: QueryFinished) -> None:
-        ended, summary = self._wall(), f"{event.operation} {event.collection}".strip()
+        ended = self._wall()
+        summary = f"{event.operation} {event.collection}".strip()
         span = tracer.start_span(
             summary,
             kind=SpanKind.CLIENT,
@@ -238,7 +242,8 @@ def _parent(headers: Sequence[tuple[bytes, bytes]]) -> Context:
 
 def _describe(span: Span, exchange: Exchange, began: float) -> None:
     is_routed = exchange.route.startswith("/")
-    name, request = span_name(exchange.method), exchange.request
+    name = span_name(exchange.method)
+    request = exchange.request
     span.update_name(f"{name} {exchange.route}" if is_routed else name)
     known: dict[str, str | int] = {
         "http.response.status_code": exchange.status,
@@ -276,7 +281,8 @@ def _finish(
         span.set_status(Status(StatusCode.ERROR))
 
 
-# What an event adds to a span: the field of each attribute. Seconds are given in milliseconds, and what is empty is left out.
+# What an event adds to a span: the field of each attribute. Seconds are given in milliseconds, and
+# what is empty is left out.
 _QUERY: Final = {
     "db.system.name": "system", "db.operation.name": "operation", "db.collection.name": "collection",
     "db.namespace": "namespace", "db.response.status_code": "sqlstate", "server.address": "server",
@@ -292,7 +298,8 @@ _RETRY: Final = {
     "postfacta.policy": "policy", "postfacta.attempt": "attempt", "postfacta.delay_ms": "delay",
     "error.type": "error_type",
 }  # fmt: skip
-# Pools emit more than half a dozen events for each statement: those not for a span must cost one lookup.
+# Pools emit more than half a dozen events for each statement: those not for a span must cost one
+# lookup.
 _TOLD: Final[Mapping[type, tuple[str, Mapping[str, str]]]] = {
     CircuitChanged: ("postfacta.breaker", _BREAKER),
     ConnectionAcquired: ("postfacta.pool_wait", _POOL_WAIT),

@@ -59,11 +59,13 @@ async def call_asgi(
 ) -> AsgiResponse:
     """Send one request to an application as a server does, on asyncio or trio.
 
-    `path` is decoded, `query` without `?`, and `root_path` where the server says the application is mounted. Names of
-    headers are lowered, as servers do. The body is sent in one message, or one for each chunk. Keys of `scope` win.
+    `path` is decoded, `query` without `?`, and `root_path` where the server says the application is
+    mounted. Names of headers are lowered, as servers do. The body is sent in one message, or one
+    for each chunk. Keys of `scope` win.
 
-    After `disconnect_after` messages from the application the client is gone: `receive` returns a disconnect, and
-    `send` raises OSError; 0: once the body is read. What the application raises is raised here, or kept in `error`.
+    After `disconnect_after` messages from the application the client is gone: `receive` returns a
+    disconnect, and `send` raises OSError; 0: once the body is read. What the application raises is
+    raised here, or kept in `error`.
     """
     full: Message = {
         "type": "http",

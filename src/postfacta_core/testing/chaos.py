@@ -29,8 +29,8 @@ class Fault:
         latency: Seconds to wait; `math.inf` hangs until it is cancelled.
         error: Makes what is raised: an exception's class, or a function without arguments.
         cancel: Whether the caller goes away: the nearest `cancellable` block is cancelled.
-        after: Whether the function is called first, and its answer is what gets lost or late. Otherwise one that
-            meets an error or a cancellation is never called.
+        after: Whether the function is called first, and its answer is what gets lost or late.
+            Otherwise one that meets an error or a cancellation is never called.
     """
 
     latency: float = 0.0
@@ -48,15 +48,16 @@ class Fault:
 class Chaos(Guard):
     """A guard that makes some of the calls fail: `Chaos([Fault(error=OSError), None, Fault(latency=2)])`.
 
-    Let it stand in a `Pipeline`, the last one for a dependency that fails, the first one for a caller that does. Or
-    decorate an async function with it.
+    Let it stand in a `Pipeline`, the last one for a dependency that fails, the first one for a
+    caller that does. Or decorate an async function with it.
 
     Args:
-        faults: One for each call, in order; None lets a call pass, and so does the end. It may be endless, and drawn by
-            chance, as by `random.choices`.
+        faults: One for each call, in order; None lets a call pass, and so does the end. It may be
+            endless, and drawn by chance, as by `random.choices`.
 
     Attributes:
-        is_active: Whether faults are injected. While it is false calls pass, and use none of them up.
+        is_active: Whether faults are injected. While it is false calls pass, and use none of them
+            up.
         calls: How many there were.
         injected: What went wrong, in order.
     """
@@ -123,9 +124,9 @@ async def cancel_at_each_await(
 ) -> int:
     """Run the work, cancelled at its first await that waits; again, cancelled at its second; until it ends before.
 
-    Return how often an uncancelled run waits. Only the awaits of the calling task count, not those of tasks that it
-    starts. Work that waits for other tasks has to start them itself. The check is called after each run, the last and
-    uncancelled one included.
+    Return how often an uncancelled run waits. Only the awaits of the calling task count, not those
+    of tasks that it starts. Work that waits for other tasks has to start them itself. The check is
+    called after each run, the last and uncancelled one included.
     """
     at = 0
     while True:
@@ -143,7 +144,8 @@ def _run(
     work: Awaitable[object], at: int, cancel: Callable[[], object]
 ) -> Generator[Any, Any, int]:
     """Pass values between the work and the event loop, cancel at one of its waits, and return their number."""
-    steps, awaits = work.__await__(), 0
+    steps = work.__await__()
+    awaits = 0
     step: Callable[[], Any] = partial(steps.send, None)
     while True:
         try:

@@ -59,10 +59,11 @@ class RecordingObserver:
 def testing_mode(*, attempts: int | None = None) -> AbstractContextManager[None]:  # noqa: PT028 - it is no test
     """Skip the waits of every `Retry` of this process inside the block, in all threads and tasks.
 
-    All else is as it is in production: what is tried again, the budget, the deadline, the counts, the events. Blocks
-    may be nested; the innermost counts.
+    All else is as it is in production: what is tried again, the budget, the deadline, the counts,
+    the events. Blocks may be nested; the innermost counts.
 
-    A call makes at most these attempts, where its own setting is not lower; 1 makes a test see the first error.
+    A call makes at most these attempts, where its own setting is not lower; 1 makes a test see the
+    first error.
 
     Raises:
         ValueError: If the attempts are below 1.
@@ -81,7 +82,8 @@ def run_in_virtual_time(
 ) -> T:
     """Run an async function on asyncio to its end; its sleeps and timeouts cost no real time: see `VirtualTimeLoop`.
 
-    The clock is the loop's, and jumps with it. Give it to policies; `anyio.current_time` works for all but `Timeout`.
+    The clock is the loop's, and jumps with it. Give it to policies; `anyio.current_time` works for
+    all but `Timeout`.
     """
     options = {"loop_factory": lambda: VirtualTimeLoop(clock)}
     return anyio.run(function, *args, backend="asyncio", backend_options=options)
@@ -90,15 +92,17 @@ def run_in_virtual_time(
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop of asyncio whose clock stands still while there is work, and jumps to a timer when all tasks wait.
 
-    It is the counterpart of `trio.testing.MockClock(autojump_threshold=0)`: code takes the same virtual time on both,
-    and the order of its timers is the same in every run.
+    It is the counterpart of `trio.testing.MockClock(autojump_threshold=0)`: code takes the same
+    virtual time on both, and the order of its timers is the same in every run.
 
-    What waits for the real world (a socket, a pipe, a thread, another process) would lose each race against a timer.
-    So the run ends with a RuntimeError; also when all tasks wait for one another, with no timer to come. After that,
-    tasks that were cancelled have 10 real seconds to clean up. A test may also move its `clock` by hand.
+    What waits for the real world (a socket, a pipe, a thread, another process) would lose each race
+    against a timer. So the run ends with a RuntimeError; also when all tasks wait for one another,
+    with no timer to come. After that, tasks that were cancelled have 10 real seconds to clean up. A
+    test may also move its `clock` by hand.
     """
 
-    # asyncio's own heap of timers: at a jump, the first of it is the next one that was not cancelled.
+    # asyncio's own heap of timers: at a jump, the first of it is the next one that was not
+    # cancelled.
     _scheduled: list[asyncio.TimerHandle]
 
     def __init__(self, clock: ManualClock | None = None) -> None:
@@ -141,8 +145,8 @@ class _Selector(selectors.DefaultSelector):
 
     def __init__(self, jump: Callable[[], None]) -> None:
         super().__init__()
-        # Whether the real world is refused; not while the loop is made, nor once a run has failed: then all is
-        # cancelled, and a thread may have to end first.
+        # Whether the real world is refused; not while the loop is made, nor once a run has failed:
+        # then all is cancelled, and a thread may have to end first.
         self.is_closed = False
         self._jump = jump
         self._refusal = ""
@@ -172,5 +176,6 @@ class _Selector(selectors.DefaultSelector):
         return ready
 
     def _fail(self, why: str) -> NoReturn:
-        self._refusal, self.is_closed = "", False
+        self._refusal = ""
+        self.is_closed = False
         raise RuntimeError(why)

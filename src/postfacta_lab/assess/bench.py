@@ -135,7 +135,8 @@ class Link(Proxy):
         self.arrange([])
 
     def count_anew(self) -> None:
-        self.opened, self.most = 0, self._at_once
+        self.opened = 0
+        self.most = self._at_once
 
 
 class Bench:
@@ -192,7 +193,9 @@ class Bench:
     async def start(self, *, wait: bool = True, deployed: bool = False) -> None:
         """Start an instance in place of the one before; wait until it reads, or raise `NotServingError`."""
         self.service.kill()
-        self.deployed, self.dirty, self.source = deployed, False, ""
+        self.deployed = deployed
+        self.dirty = False
+        self.source = ""
         self.service = self._instance()
         try:
             self.service.start()
@@ -202,7 +205,9 @@ class Bench:
             await self._until_serving()
 
     async def _until_serving(self) -> None:
-        began, answer, service = monotonic(), Answer(), self.service
+        began = monotonic()
+        answer = Answer()
+        service = self.service
         while monotonic() - began < PATIENCE:
             if not service.is_running:
                 said = service.words[-600:]
@@ -294,7 +299,8 @@ class Bench:
         headers: Mapping[str, str] | None = None,
         patience: float = 10.0,
     ) -> Answer:
-        read, path = self.reading, self.read_path(identity)
+        read = self.reading
+        path = self.read_path(identity)
         if "{id}" in read.path and not identity and self.anchor is None:
             return Answer(404)
         named = {**read.headers, **(headers or {})}
@@ -358,7 +364,8 @@ class Bench:
         self, row: int, *, within: float, patience: float, writes: bool = False, pause: float = 0.05
     ) -> float | None:
         """Return after how long `row` reads in a row, each with a write or none, were good; None if not in time."""
-        began, good = monotonic(), 0
+        began = monotonic()
+        good = 0
         while monotonic() - began < within:
             well = (await self.read(patience=patience)).good
             if well and writes:

@@ -29,7 +29,10 @@ _FORMATS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "markdown": report.markdown,
     "badge": report.badge,
 }
-DONE, BELOW, WRONG, UNTOLD = 0, 1, 2, 3
+DONE = 0
+BELOW = 1
+WRONG = 2
+UNTOLD = 3
 _EPILOG = """\
 postfacta assess -- uvicorn app:app --port {port}   starts it, and guesses the rest
 postfacta assess                                    reads assess.toml, or [tool.postfacta.assess] in pyproject.toml
@@ -45,7 +48,8 @@ Exit codes: 0 done; 1 below --fail-below, or worse than --baseline; 2 wrong usag
 def main(words: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if words is None else list(words)
     end = given.index("--") if "--" in given else len(given)
-    own, command = _parser().parse_intermixed_args(given[:end]), given[end + 1 :]
+    own = _parser().parse_intermixed_args(given[:end])
+    command = given[end + 1 :]
     try:
         match own.words:
             case ["diff", old, new]:
@@ -202,7 +206,8 @@ def _code(given: argparse.Namespace, found: Mapping[str, Any]) -> int:
     if given.baseline and (names := report.worse(_read(given.baseline), found)):
         sys.stderr.write(f"assess: worse than in {given.baseline}: {', '.join(names)}\n")
         return BELOW
-    least, grade = given.fail_below, found["grade"]
+    least = given.fail_below
+    grade = found["grade"]
     if least and is_below(grade["highest"], least):
         return BELOW
     if least and is_below(grade["lowest"], least):

@@ -200,7 +200,8 @@ def grade(catalogue: Rubric, verdicts: Mapping[str, Verdict]) -> Grade:
     known = sum(entry.weight for entry, score in scores.values() if score is not None)
     earned = sum(entry.weight * score for entry, score in scores.values() if score is not None)
     declared = sum(verdict.outcome is Outcome.DECLARED for verdict in verdicts.values())
-    low, high = 100 * earned / total, 100 * (earned + total - known) / total
+    low = 100 * earned / total
+    high = 100 * (earned + total - known) / total
     lowest = _letter(scores, low, unknown=0.0, best=known == total and not declared)
     return Grade(
         lowest=lowest,

@@ -192,7 +192,8 @@ def badge(found: Found) -> str:
     is_range = found["grade"]["lowest"] != found["grade"]["highest"]
     text = ("range " if is_range else "") + grade_text(found)
     colour = _GREY if is_range else _COLOURS[found["grade"]["lowest"][0]]
-    left, right = 72, 14 + 7 * len(text)
+    left = 72
+    right = 14 + 7 * len(text)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" role="img" '
         f'aria-label="reliability: {text}"><title>reliability: {text}</title>'

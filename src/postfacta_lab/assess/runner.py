@@ -58,19 +58,24 @@ class _Runner:
     def __init__(
         self, bench: Bench, options: Options, tell: Callable[[str, Verdict], object]
     ) -> None:
-        self._bench, self._options, self._tell = bench, options, tell
+        self._bench = bench
+        self._options = options
+        self._tell = tell
         self._run = Run(bench.spec.name)
         self._began = monotonic()
         bench.shared["busy"] = options.busy
 
     async def all(self) -> Run:
-        waited, bench, found = Waited(), self._bench, self._run
+        waited = Waited()
+        bench = self._bench
+        found = self._run
         await bench.start()
         await self._floor()
         await bench.guess()
         for group in GROUPS:
             await self._group(group)
-        found.machine, found.seconds = waited.state(), monotonic() - self._began
+        found.machine = waited.state()
+        found.seconds = monotonic() - self._began
         return found
 
     async def _floor(self) -> None:
@@ -127,7 +132,8 @@ class _Runner:
             self._keep(name, replace(verdict, seconds=seconds, repeats=int(repeated)))
 
     async def _once(self, group: Group, *, fresh: bool = False) -> Mapping[str, Verdict]:
-        bench, waited = self._bench, Waited()
+        bench = self._bench
+        waited = Waited()
         try:
             used = bench.dirty or bench.deployed != group.deployed or not bench.service.is_running
             if fresh or group.fresh or used:
@@ -146,7 +152,8 @@ class _Runner:
 
     def _keep(self, name: str, verdict: Verdict) -> None:
         """Write a result down, without secrets."""
-        evidence, facts = self._clean(verdict.evidence), self._clean(verdict.facts)
+        evidence = self._clean(verdict.evidence)
+        facts = self._clean(verdict.facts)
         self._run.verdicts[name] = clean = replace(verdict, evidence=evidence, facts=facts)
         self._tell(name, clean)
 

@@ -187,7 +187,8 @@ _REQUIRED: Mapping[str, tuple[str, ...]] = {
 
 def _table(name: str, data: Any) -> dict[str, Any]:
     """Return a table of the file; refuse what is wrong, unknown or missing in it."""
-    where, keys = f"[{name}] " if name else "", _KEYS[name]
+    where = f"[{name}] " if name else ""
+    keys = _KEYS[name]
     if not isinstance(data, dict):
         raise SpecError(f"{where}must be a table")
     table = cast("dict[str, Any]", data)

@@ -18,7 +18,8 @@ _DOCUMENTS = ("/openapi.json", "/api/openapi.json", "/swagger.json", "/v3/api-do
 _PROBES = re.compile(r"health|ready|live|metrics|ping|docs|openapi|version")
 _TEXTS = {"email": "{unique}@example.org", "date": "2026-01-02", "date-time": "2026-01-02T03:04:05Z",
           "uuid": "00000000-0000-4000-8000-000000000001", "uri": "https://example.org/{unique}"}  # fmt: skip
-_TRIES, _DEEPEST = 12, 6
+_TRIES = 12
+_DEEPEST = 6
 _REST = """
 # [auth]
 # header = "Authorization: Bearer ${TOKEN}"

@@ -61,7 +61,8 @@ def command(
         click.echo(done[-1].as_text())
     codes = {name: code for code, name in VERDICTS.items()}
     code = overall(codes[it.verdict] for it in done)
-    verdict, experiments = VERDICTS[code], [it.as_json() for it in done]
+    verdict = VERDICTS[code]
+    experiments = [it.as_json() for it in done]
     result = {
         "verdict": verdict,
         "exit_code": int(code),
@@ -146,7 +147,8 @@ def run(path: Path, folder: Path, *, settings: Mapping[str, str] | None = None) 
     watched = any(control in path.read_text() for control in ("chaos.control", "chaos.lab"))
     own_service = bool({"CHAOS_URL", "CHAOS_COMMAND"} & environment.keys())
     verdict, reasons = judge(journal, users, watched=watched or own_service, failure=failure)
-    states, experiment = as_dict(journal.get("steady_states")), as_dict(journal.get("experiment"))
+    states = as_dict(journal.get("steady_states"))
+    experiment = as_dict(journal.get("experiment"))
     last = as_dict(states.get("after") or states.get("before"))
     return Experiment(
         name=name,

@@ -255,18 +255,17 @@ def configure(
 def _build(configuration: Mapping[str, Any], stack: ExitStack) -> Lab:
     """Put users before a service that runs, or that is started here."""
     settings = of_an_experiment()
-    reads, url, parts = (
-        settings.get("READS", "").split(),
-        settings.get("URL", ""),
-        dict[str, Part](),
-    )
+    reads = settings.get("READS", "").split()
+    url = settings.get("URL", "")
+    parts = dict[str, Part]()
     asks = read_mix(reads, None)
     if command := settings.get("COMMAND"):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lab-chaos-")))
         subject = Subject(Service(command=command, asks=asks), folder)
         stack.callback(subject.kill)
         asyncio.run(subject.serve())
-        url, parts = f"http://127.0.0.1:{subject.port}", {"service": subject}
+        url = f"http://127.0.0.1:{subject.port}"
+        parts = {"service": subject}
     if not url:
         raise ValueError(
             "say where the service is: CHAOS_URL or --url, or a command that starts it"

@@ -82,7 +82,8 @@ def _unmet(when: str, looks: Sequence[Mapping[str, Any] | None]) -> Iterator[_Fi
     probes = [
         it for look in looks if look for it in look.get("probes", []) if not it.get("tolerance_met")
     ]
-    times, count = [it["activity"]["name"] for it in probes], sum(bool(look) for look in looks)
+    times = [it["activity"]["name"] for it in probes]
+    count = sum(bool(look) for look in looks)
     for name, it in {it["activity"]["name"]: it for it in probes}.items():
         often = f" {times.count(name)} of {count} times" if count > 1 else ""
         yield _BROKEN, f"{when}, not so{often}: {name}: {_why(it)}"
@@ -93,7 +94,8 @@ def _of_deeds(journal: Mapping[str, Any]) -> Iterator[_Finding]:
     deeds: Sequence[Mapping[str, Any]] = journal.get("run") or []
     for it in deeds:
         activity: Mapping[str, Any] = it["activity"]
-        provider, is_action = as_dict(activity.get("provider")), activity.get("type") == "action"
+        provider = as_dict(activity.get("provider"))
+        is_action = activity.get("type") == "action"
         done |= is_action and provider.get("func") not in _WAITING
         if it["status"] != "succeeded":
             # What waits for users says that they are not well; what is to break the service did
@@ -113,10 +115,8 @@ def _refusal(output: object) -> str:
     if not isinstance(output, dict) or "status" not in output:
         return ""
     given = cast("dict[str, Any]", output)
-    status, text = (
-        given["status"],
-        str(given.get("stderr") or given.get("body") or "").strip()[-200:],
-    )
+    status = given["status"]
+    text = str(given.get("stderr") or given.get("body") or "").strip()[-200:]
     if "stdout" in given:
         return f"ended with {status}: {text}" if status else ""
     return f"was answered {status}: {text}" if isinstance(status, int) and status >= 400 else ""

@@ -47,7 +47,9 @@ class Clients:
     def __init__(
         self, port: int, *, notice: float = 0.0, headers: Mapping[str, str] | None = None
     ) -> None:
-        self._port, self._notice, self._headers = port, notice, headers or {}
+        self._port = port
+        self._notice = notice
+        self._headers = headers or {}
         self._stops = self.ends = float("inf")
         self.attempts: list[Attempt] = []
 
@@ -119,7 +121,8 @@ class Clients:
 
     async def half_sent(self, ask: Ask, opened: asyncio.Semaphore, go_on: asyncio.Event) -> None:
         """Send half of a request's body, wait, and send the rest: so it is under way for as long as is wished."""
-        at, body = monotonic(), json.dumps(ask.body).encode()
+        at = monotonic()
+        body = json.dumps(ask.body).encode()
         headers = {"Content-Type": "application/json", **self._headers}
         request = encode(ask.method, ask.path, headers, body=body)
         held = await Held.begin(

@@ -75,7 +75,8 @@ class Subject(Child):
     """The service as a process, on a free port; its output goes to the folder."""
 
     def __init__(self, service: Service, folder: Path) -> None:
-        self.service, self.port = service, free_port()
+        self.service = service
+        self.port = free_port()
         words = [word.replace("{port}", str(self.port)) for word in shlex.split(service.command)]
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / f"{self.port}.log"
@@ -87,7 +88,8 @@ class Subject(Child):
             self.start()
         except OSError as error:
             raise StartError(Verdict.NOTHING, f"it did not start: {error}") from None
-        deadline, found = time.monotonic() + self.service.start, dict[str, int]()
+        deadline = time.monotonic() + self.service.start
+        found = dict[str, int]()
         while time.monotonic() < deadline:
             found = {
                 path: await probe(self.port, path, headers=credentials())
@@ -149,7 +151,9 @@ async def stop(service: Service, folder: Path) -> Result:
 
 async def _stop(subject: Subject, service: Service) -> Result:
     clients = Clients(subject.port, notice=service.notice, headers=credentials())
-    go_on, opened, probes = asyncio.Event(), asyncio.Semaphore(0), list[tuple[float, int]]()
+    go_on = asyncio.Event()
+    opened = asyncio.Semaphore(0)
+    probes = list[tuple[float, int]]()
     async with asyncio.TaskGroup() as tasks:
         clients.begin(tasks, service.paths)
         await asyncio.sleep(service.warm)
@@ -218,7 +222,8 @@ class HAProxy(Child):
         haproxy = program()
         if haproxy is None:
             raise RuntimeError("there is no haproxy: install the package")
-        self.port, self._control = free_port(), free_port()
+        self.port = free_port()
+        self._control = free_port()
         servers = "\n".join(
             f"  server s{number} {HOST}:{port}" for number, port in enumerate(ports)
         )
@@ -263,7 +268,8 @@ async def roll(service: Service, folder: Path, restarts: int) -> Result:
         except RuntimeError as error:
             return Result("rolling", service.name, {}, [str(error)], flaw=Verdict.NOTHING)
         clients = Clients(proxy.port, headers=credentials())
-        done, slow = 0, ""
+        done = 0
+        slow = ""
         async with asyncio.TaskGroup() as tasks:
             clients.begin(tasks, service.paths)
             await asyncio.sleep(service.warm)
@@ -272,7 +278,8 @@ async def roll(service: Service, folder: Path, restarts: int) -> Result:
                 slow = await _restart(pair[done % 2], proxy)
                 done += not slow
             clients.ends = time.monotonic()
-    misses, cells = [slow] if slow else [], {"restarts": str(done)}
+    misses = [slow] if slow else []
+    cells = {"restarts": str(done)}
     return judge(
         "rolling", service.name, clients.attempts, signalled=signalled, misses=misses, cells=cells
     )

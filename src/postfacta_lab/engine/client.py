@@ -94,8 +94,11 @@ class Connection:
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter | None) -> None:
-        self._reader, self._writer = reader, writer
-        self._answers, self.closing, self.failure = 0, writer is None, reader.exception()
+        self._reader = reader
+        self._writer = writer
+        self._answers = 0
+        self.closing = writer is None
+        self.failure = reader.exception()
 
     @classmethod
     async def open(
@@ -108,7 +111,9 @@ class Connection:
         source: str = "",
     ) -> Self:
         """Connect, from the address `source` if it is given."""
-        reader, writer, local = asyncio.StreamReader(), None, (source, 0) if source else None
+        reader = asyncio.StreamReader()
+        writer = None
+        local = (source, 0) if source else None
         try:
             async with asyncio.timeout(patience):
                 reader, writer = await asyncio.open_connection(
@@ -160,7 +165,8 @@ class Connection:
         begun: Callable[[], None] | None = None,
     ) -> Answer:
         """Read one answer, or say why there is none; `begun` is called when its head has come."""
-        began, has_head = monotonic(), False
+        began = monotonic()
+        has_head = False
         try:
             async with asyncio.timeout(patience):
                 status, headers = await self._head()
@@ -207,7 +213,8 @@ class Connection:
             return await self._chunks()
         if "content-length" in headers:
             return await self._reader.readexactly(_bounded(int(headers["content-length"])))
-        self.closing, body = True, b""
+        self.closing = True
+        body = b""
         while piece := await self._reader.read(2**16):
             body += piece
             _bounded(len(body))

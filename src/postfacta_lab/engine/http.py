@@ -63,7 +63,8 @@ async def _serve(
     handler: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     """Answer one request after the other, until the connection ends or a body is too long."""
-    http, body = h11.Connection(h11.SERVER), bytearray()
+    http = h11.Connection(h11.SERVER)
+    body = bytearray()
     head: h11.Request | None = None
     while len(body) <= _MOST:
         event = http.next_event()
@@ -74,7 +75,8 @@ async def _serve(
                 )
             http.receive_data(await reader.read(65_536))
         elif isinstance(event, h11.Request):
-            head, body = event, bytearray()
+            head = event
+            body = bytearray()
         elif isinstance(event, h11.Data):
             body += event.data
         elif isinstance(event, h11.EndOfMessage) and head is not None:

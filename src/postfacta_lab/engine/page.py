@@ -14,8 +14,12 @@ from xml.sax.saxutils import quoteattr
 
 _GOOD = {"pass", "done", "met"}
 _BAD = {"fail", "failed", "error", "deviated", "nothing", "not met"}
-_WIDTH, _HEIGHT = 860, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 24, 34
+_WIDTH = 860
+_HEIGHT = 240
+_LEFT = 56
+_RIGHT = 12
+_TOP = 24
+_BOTTOM = 34
 _TICKS = 6
 Points = Sequence[tuple[float, float]]
 
@@ -114,8 +118,10 @@ def chart(lines: Mapping[str, Points], *, x: str, y: str, marks: Sequence[float]
         return '<p class="soft">nothing to draw</p>'
     across = _ticks(max(*(point[0] for point in points), *marks, 1e-9))
     upwards = _ticks(max(*(point[1] for point in points), 1e-9))
-    wide, high = across[-1], upwards[-1]
-    right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+    wide = across[-1]
+    high = upwards[-1]
+    right = _WIDTH - _RIGHT
+    bottom = _HEIGHT - _BOTTOM
 
     def at(point: tuple[float, float]) -> tuple[float, float]:
         left = _LEFT + (right - _LEFT) * point[0] / wide

@@ -21,7 +21,8 @@ from pathlib import Path
 
 _PORTS = range(12_000, 20_000)  # below those that clients and the embedded PostgreSQL are given
 _MOST_ROUNDS = 50
-_SCHEDSTAT, _STAT = Path("/proc/self/schedstat"), Path("/proc/stat")
+_SCHEDSTAT = Path("/proc/self/schedstat")
+_STAT = Path("/proc/stat")
 _MOST_OUTPUT = 4 * 2**20
 _LEAST_GRACE = 45.0  # more than the service's own longest drain
 
@@ -232,7 +233,8 @@ class Waited:
     """The share of time that this process wanted to run and could not, since it was made."""
 
     def __init__(self) -> None:
-        self._began, self._ticks = _times(), _ticks()
+        self._began = _times()
+        self._ticks = _ticks()
 
     @property
     def share(self) -> float:

@@ -13,7 +13,8 @@ _LOCAL = {"127.0.0.1", "localhost", "::1"}
 
 def credentials() -> dict[str, str]:
     """Return the headers that TOKEN and TRAFFIC_KEY stand for."""
-    token, key = os.environ.get("TOKEN"), os.environ.get("TRAFFIC_KEY")
+    token = os.environ.get("TOKEN")
+    key = os.environ.get("TRAFFIC_KEY")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return {**headers, "X-Traffic-Key": key} if key else headers
 

@@ -160,7 +160,8 @@ class Run:
 
 def judge(run: Run, limits: Limits, *, faults: Sequence[str] = ()) -> Run:
     """Give a run its verdict; an invalid one is invalid whatever its figures say. `faults` are those of other figures."""
-    measured, lost = len(run.judged), len(run.lost)
+    measured = len(run.judged)
+    lost = len(run.lost)
     most = limits.dropped * (measured + lost)
     flaws = {
         f"{measured} requests measured, at least {limits.count} needed": measured < limits.count,
@@ -187,7 +188,8 @@ def _decided(run: Run, flaws: Mapping[str, bool], faults: Sequence[str]) -> Run:
     reasons = [*found, *faults]
     # A service that was there in the warm-up is there.
     if nothing := nothing_measured(len(run.samples) if run.judged else 0, _errors(run.samples)):
-        verdict, reasons = Verdict.NOTHING, [nothing]
+        verdict = Verdict.NOTHING
+        reasons = [nothing]
     return replace(run, verdict=verdict, reasons=reasons)
 
 

@@ -116,10 +116,13 @@ class Generator:
     def __init__(
         self, target: Target, meter: Meter, *, patience: float, zero: float | None = None
     ) -> None:
-        self._target, self._meter, self._patience = target, meter, patience
+        self._target = target
+        self._meter = meter
+        self._patience = patience
         parts = urlsplit(target.url)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
-        self._host, self._port = parts.hostname or "", parts.port or (443 if self._tls else 80)
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if self._tls else 80)
         self._idle: list[Connection] = []
         self._under_way: set[asyncio.Task[None]] = set()
         self._zero = time.perf_counter() if zero is None else zero

@@ -18,8 +18,11 @@ from .gate import Limits, Run, Verdict, judge, judge_overload
 from .generator import Generator, Meter, Target, moments, randomness
 from .mix import Ask
 
-_STEP, _MOST_STEPS = 1.05, 80
-_ABOVE, _OVERLOAD, _SPIKE = 1.5, 3.0, 10.0
+_STEP = 1.05
+_MOST_STEPS = 80
+_ABOVE = 1.5
+_OVERLOAD = 3.0
+_SPIKE = 10.0
 _LEAST_GOODPUT = 0.9  # of the capacity
 _ROUNDS = 3
 _FEWEST_LOOKS = 10
@@ -63,7 +66,8 @@ class Bench:
         self.plan = plan
         self._meter = Meter(cap=plan.cap)
         self._generator = Generator(plan.target, self._meter, patience=plan.patience)
-        self._asks, self._stages = randomness(1), 1
+        self._asks = randomness(1)
+        self._stages = 1
 
     async def play(self, *stages: Stage) -> list[Run]:
         """Send all of them without a pause between them, and wait until each request has an end."""
@@ -86,7 +90,8 @@ class Bench:
 
     async def _send(self, stage: Stage) -> tuple[float, int]:
         """Send one; return when it began, and how many arrivals it had."""
-        plan, start = self.plan, self._generator.now()
+        plan = self.plan
+        start = self._generator.now()
         self._stages += 1
         offsets = moments("poisson", stage.rate, stage.seconds, seed=self._stages)
         chosen = self._asks.choices(
@@ -117,7 +122,9 @@ async def _steady(bench: Bench) -> list[Run]:
 
 async def _breakpoint(bench: Bench) -> list[Run]:
     """Raise the rate by a twentieth until users notice; then ask for more than that, and for less."""
-    limits, length, rate = bench.plan.limits, bench.plan.seconds, 0.0
+    limits = bench.plan.limits
+    length = bench.plan.seconds
+    rate = 0.0
     steps: list[Run] = []
     while len(steps) < _MOST_STEPS and all(step.verdict is Verdict.PASS for step in steps):
         rate = bench.plan.rate * _STEP ** len(steps)
@@ -127,7 +134,8 @@ async def _breakpoint(bench: Bench) -> list[Run]:
     best = max((step.goodput for step in held), default=0.0)
     if not best:
         return steps
-    high, low = rate * _ABOVE, best / 2
+    high = rate * _ABOVE
+    low = best / 2
     above, after = await bench.play(Stage("above", length, high), Stage("after", length, low))
     return [
         *held,
@@ -141,7 +149,9 @@ async def _breakpoint(bench: Bench) -> list[Run]:
 
 async def _spike(bench: Bench) -> list[Run]:
     """Ten times the peak within five seconds, and back: what counts is that it is as before afterwards."""
-    limits, length, peak = bench.plan.limits, bench.plan.seconds, bench.plan.rate
+    limits = bench.plan.limits
+    length = bench.plan.seconds
+    peak = bench.plan.rate
     rise = [
         Stage("rise", length / 60, peak * (1 + share * (_SPIKE - 1) / 5)) for share in range(1, 5)
     ]
@@ -157,7 +167,8 @@ async def _spike(bench: Bench) -> list[Run]:
 
 async def _soak(bench: Bench) -> list[Run]:
     """Hours at the peak: what the service holds must not grow."""
-    plan, seen = bench.plan, list[Look]()
+    plan = bench.plan
+    seen = list[Look]()
 
     async def watch() -> None:
         while plan.pid:
@@ -214,10 +225,12 @@ async def _ab(bench: Bench) -> list[Run]:
 
     Rounds differ by chance: the one in the middle decides.
     """
-    plan, rate = bench.plan, bench.plan.rate * _OVERLOAD
+    plan = bench.plan
+    rate = bench.plan.rate * _OVERLOAD
     if plan.against is None:
         raise ValueError("ab compares two services: name the other one by --against URL")
-    ours, theirs = list[Run](), list[Run]()
+    ours = list[Run]()
+    theirs = list[Run]()
     async with aclosing(Bench(replace(plan, target=plan.against))) as other:
         for number in range(1, _ROUNDS + 1):
             ours += await bench.play(Stage(f"this, round {number}", plan.seconds, rate))

@@ -53,7 +53,8 @@ def command(host: str, port: int) -> Verdict:
 
 
 async def _serve(listener: socket.socket) -> None:
-    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
     host, port = listener.getsockname()[:2]
@@ -91,11 +92,14 @@ class Api:
                 said = await self._answer(call, json.loads(request.body or b"null"))
             status = 204 if said is None else 201 if call in _CREATES else 200
         except _RefusedError as error:
-            said, status = str(error), error.status
+            said = str(error)
+            status = error.status
         except ValueError as error:
-            said, status = f"{_BODY}: {error}", 400
+            said = f"{_BODY}: {error}"
+            status = 400
         except OSError as error:
-            said, status = str(error), 500
+            said = str(error)
+            status = 500
         if status >= 400:
             said = {"error": said, "status": status}
         body = b"" if said is None else json.dumps(said).encode()
@@ -173,13 +177,12 @@ class Api:
     async def _update(self, proxy: Proxy, fields: Mapping[str, Any]) -> object:
         """Change a proxy; new addresses drop its connections."""
         listen = self._allowed(fields.get("listen", proxy.listen))
-        upstream, enabled = (
-            fields.get("upstream", proxy.upstream),
-            fields.get("enabled", proxy.enabled),
-        )
+        upstream = fields.get("upstream", proxy.upstream)
+        enabled = fields.get("enabled", proxy.enabled)
         if not enabled or (listen, upstream) != (proxy.listen, proxy.upstream):
             await proxy.stop()
-            proxy.listen, proxy.upstream = listen, upstream
+            proxy.listen = listen
+            proxy.upstream = upstream
         if enabled:
             await proxy.start()
         return proxy.as_json()
@@ -222,7 +225,8 @@ def _put(proxy: Proxy, toxic: Toxic) -> object:
 
 
 def _new_toxic(fields: Mapping[str, Any]) -> Toxic:
-    kind, stream = fields.get("type", ""), fields.get("stream", "downstream").lower()
+    kind = fields.get("type", "")
+    stream = fields.get("stream", "downstream").lower()
     if stream not in STREAMS:
         raise _RefusedError("stream was invalid, can be either upstream or downstream")
     if kind not in TYPES:

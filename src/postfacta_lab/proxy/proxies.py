@@ -31,10 +31,12 @@ class _Link:
     """One direction of a connection: what was read waits in one queue until the toxics let it go."""
 
     def __init__(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        self._source, self._target = source, target
+        self._source = source
+        self._target = target
         self._now = asyncio.get_running_loop().time
         self._chunks: deque[Chunk] = deque()
-        self._size, self._last = 0, 0.0
+        self._size = 0
+        self._last = 0.0
         self._stages: list[Stage] = []
         self._lacks_bytes = False
         self._changed = asyncio.Event()
@@ -128,7 +130,9 @@ class Proxy:
     """
 
     def __init__(self, name: str, listen: str, upstream: str) -> None:
-        self.name, self.listen, self.upstream = name, listen, upstream
+        self.name = name
+        self.listen = listen
+        self.upstream = upstream
         self.toxics: dict[str, Toxic] = {}
         self._server: asyncio.Server | None = None
         self._serving: dict[asyncio.Task[Any], dict[str, _Link]] = {}
@@ -173,7 +177,8 @@ class Proxy:
             link.arrange([toxic for toxic in self.toxics.values() if toxic.stream == stream])
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task, writers = asyncio.current_task(), [writer]
+        task = asyncio.current_task()
+        writers = [writer]
         if task is None or not self.enabled:
             writer.transport.abort()
             return

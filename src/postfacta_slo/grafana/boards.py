@@ -1,8 +1,8 @@
 """Compose panels into a Grafana dashboard, as plain dictionaries, so that their diffs are readable.
 
-A `Board` has rows, a `Row` has panels, a `Panel` has queries, and says what it shows; none knows a metric by name.
-`render` places the panels from left to right in Grafana's 24 columns, numbers them, and fills in what Grafana
-requires. The same board gives the same dictionary.
+A `Board` has rows, a `Row` has panels, a `Panel` has queries, and says what it shows; none knows a
+metric by name. `render` places the panels from left to right in Grafana's 24 columns, numbers them,
+and fills in what Grafana requires. The same board gives the same dictionary.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def panel_json(panel: Panel, number: int, *, at: tuple[int, int]) -> dict[str, A
 
 
 def _target(panel: Panel, ref: str, query: Query) -> dict[str, Any]:
-    # A number or a table shows the present; Grafana would else ask for the whole span to draw its last point.
+    # A number or a table shows the present; Grafana would else ask for the whole span to draw its
+    # last point.
     present = panel.kind in {Kind.NUMBERS, Kind.TABLE}
     return {
         "refId": ref,
@@ -314,20 +315,25 @@ def render(board: Board) -> dict[str, Any]:
 
 
 def _place(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    number, y = 0, 0
+    number = 0
+    y = 0
     for row in rows:
         number += 1
         place = {"h": 1, "w": _COLUMNS, "x": 0, "y": y}
         head = {"id": number, "type": "row", "title": row.title, "collapsed": False}
         yield head | {"gridPos": place, "panels": []}
         y += 1
-        x, tallest = 0, 0
+        x = 0
+        tallest = 0
         for panel in row.panels:
             if x + panel.width > _COLUMNS:
-                x, y, tallest = 0, y + tallest, 0
+                x = 0
+                y = y + tallest
+                tallest = 0
             number += 1
             yield panel_json(panel, number, at=(x, y))
-            x, tallest = x + panel.width, max(tallest, panel.height)
+            x = x + panel.width
+            tallest = max(tallest, panel.height)
         y += tallest
 
 

@@ -27,7 +27,8 @@ _SAID: Final = {0: "no", 1: "yes"}
 def dashboard_of(model: Model) -> dict[str, Any]:
     """Return a dashboard of all objectives of a model, in Grafana's file format.
 
-    Its queries ask for the series that the generated rules record, and for those that the indicators name.
+    Its queries ask for the series that the generated rules record, and for those that the
+    indicators name.
     """
     names = [service.name for service in model.services]
     titles = " and ".join(service.title for service in model.services)
@@ -88,7 +89,9 @@ def _together(names: list[str]) -> list[Panel]:
 
 
 def _panels(objective: Objective) -> list[Panel]:
-    indicator, slices, period = objective.indicator, objective.slices, span(objective.period)
+    indicator = objective.indicator
+    slices = objective.slices
+    period = span(objective.period)
     panels = [*_figures(objective), *_courses(objective)]
     panels.append(
         _events(indicator) if isinstance(indicator, RatioIndicator) else _measured(indicator)
@@ -131,7 +134,8 @@ def _figures(objective: Objective) -> list[Panel]:
     )
     lasts = f"clamp_min(max({left}), 0) * max({days}) * {DAY} / (max({burn}) > 0)"
     kept = f"1 - max({burned}) * max({budget})"
-    period, share = span(objective.period), number(objective.budget * 100)
+    period = span(objective.period)
+    share = number(objective.budget * 100)
     met = (Step("red"), Step("green", objective.target))
     enough = (Step("red"), Step("yellow", DAY), Step("green", 7 * DAY))
     empty = "Time until the budget is exhausted at the present rate. Empty while nothing is spent."

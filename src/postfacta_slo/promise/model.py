@@ -1,7 +1,7 @@
 """A service's objectives as frozen records, made by `openslo.read`; everything else is generated from them.
 
-All times are whole seconds, before compression: `--compress` divides them only where a rule is written.
-A record that cannot be met, measured or alerted upon is refused when it is made.
+All times are whole seconds, before compression: `--compress` divides them only where a rule is
+written. A record that cannot be met, measured or alerted upon is refused when it is made.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import ClassVar, Final, cast
 from .promql import Expression, Matcher, Query, Selector, SloError
 
 DAY: Final = 86_400  # Seconds.
-# The window of the present burn rate, and of the rates that longer windows are summed from, in seconds.
+# The window of the present burn rate, and of the rates that longer windows are summed from, in
+# seconds.
 PRESENT: Final = 300
 # The windows that each objective's error share is recorded over, beside those of its own.
 REPORTED: Final = (PRESENT, 3_600, 6 * 3_600, 3 * DAY, 30 * DAY)
@@ -114,8 +115,8 @@ class RatioIndicator:
     good: Query | None  # The events that went well.
     bad: Query | None  # The events that did not.
     total: Query  # All events that count.
-    # Whether the series only ever grow; else they are gauges, and each sample is a number of events. Of
-    # expressions, which are rates or numbers of events by themselves, it says nothing.
+    # Whether the series only ever grow; else they are gauges, and each sample is a number of
+    # events. Of expressions, which are rates or numbers of events by themselves, it says nothing.
     counter: bool = True
 
     def __post_init__(self) -> None:
@@ -307,7 +308,8 @@ class Objective:
     def fires_after(self, tier: Tier, failing: float) -> float:
         """Return how long after a clean time the tier fires when this share fails; infinite if never.
 
-        It is a lower bound: scrapes and evaluations come on top, and the slice in which the fault begins.
+        It is a lower bound: scrapes and evaluations come on top, and the slice in which the fault
+        begins.
         """
         share = self.threshold(tier)
         return math.inf if failing <= share else tier.long * share / failing + tier.hold

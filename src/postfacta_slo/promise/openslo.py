@@ -2,10 +2,10 @@
 
 1. An object that nothing refers to is refused, as is a key that is not known, with its path.
 2. What OpenSLO has no field for is in annotations that begin with `prometheus/`.
-3. What it may leave out has a usual value: a service that is only named, the short window of an alert, the intervals
-   of the Prometheus.
-4. Refused although the specification has them, because no rule could be written from them: calendar windows, months
-   and longer units, ready-made ratios (`raw`), several objectives in one SLO.
+3. What it may leave out has a usual value: a service that is only named, the short window of an
+   alert, the intervals of the Prometheus.
+4. Refused although the specification has them, because no rule could be written from them: calendar
+   windows, months and longer units, ready-made ratios (`raw`), several objectives in one SLO.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ from .promql import (
 from .reading import Entry, Faults, Registry, StrictMapping, entry, refuse, seconds
 
 _BUCKET: Final = "_bucket"
-# Of a file without a DataSource: Prometheus's own defaults are a minute, but charts of Kubernetes set these.
+# Of a file without a DataSource: Prometheus's own defaults are a minute, but charts of Kubernetes
+# set these.
 _USUAL: Final = DataSource(name="prometheus", scrape_interval=30, evaluation_interval=30)
 
 
@@ -192,7 +193,8 @@ class _File:
         if quantile is not None and not self._edges(series):
             series, by, quantile = asked, "", None  # It is not known what its series would be.
         if "quantile" in spec and isinstance(asked, Selector):
-            by, quantile = "quantile", spec.number("quantile")
+            by = "quantile"
+            quantile = spec.number("quantile")
         aggregate = by or spec.choice("aggregate", "max", "min", "avg", "sum", default="")
         spec.end()
         about = {"name": one.name, "description": one.description}
@@ -227,7 +229,8 @@ class _File:
         self, node: StrictMapping, key: str, series: Selector, *, edge: float | str | None
     ) -> None:
         """Refuse a value that is no bucket's edge: nothing was counted there, so the result would be invented."""
-        histogram, edges = series.metric.removesuffix(_BUCKET), self._edges(series)
+        histogram = series.metric.removesuffix(_BUCKET)
+        edges = self._edges(series)
         if self._source is None:
             node.wrong(key, "")
         elif not edges or histogram == series.metric:
@@ -317,7 +320,8 @@ class _File:
         if isinstance(sli, RatioIndicator):
             terms.choice("op", "gte", "gt", default="gte")  # A share is to be high.
             return sli
-        value, op = terms.number("value"), terms.choice("op", "lte", "gte", "lt", "gt")
+        value = terms.number("value")
+        op = terms.choice("op", "lte", "gte", "lt", "gt")
         if sli.quantile is not None and isinstance(sli.metric, Selector):
             self._check_edge(terms, "value", sli.metric, edge=value)
             # Prometheus tells no quantile above the last edge, however much lies beyond it.
@@ -387,11 +391,9 @@ def _slices(one: Entry, terms: StrictMapping) -> Slices | None:
         one.notes.pass_over(*one.notes.keys)
     if method != "Timeslices":
         return None
-    note, what, fits = (
-        "prometheus/slice-needs-instance",
-        '"true" or "false"',
-        ("true", "false").__contains__,
-    )
+    note = "prometheus/slice-needs-instance"
+    what = '"true" or "false"'
+    fits = ("true", "false").__contains__
     instance = one.notes.take(note, what, fits, default="false")
     return terms.made(
         Slices,

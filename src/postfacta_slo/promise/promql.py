@@ -44,10 +44,13 @@ class Matcher:
     value: str  # What it is compared with, unquoted.
 
     def __str__(self) -> str:
-        op, value = self.op, self.value
+        op = self.op
+        value = self.value
         if self.label == "le" and op == "=" and value.isdecimal():
-            # Go's clients write le="1", Python's le="1.0", and Prometheus 2 keeps what it was given.
-            op, value = "=~", rf"{value}|{value}\.0"
+            # Go's clients write le="1", Python's le="1.0", and Prometheus 2 keeps what it was
+            # given.
+            op = "=~"
+            value = rf"{value}|{value}\.0"
         return f"{self.label}{op}{quoted(value)}"
 
 
@@ -80,8 +83,8 @@ class Selector:
 class Expression:
     """A query that is more than one selector: any PromQL, taken as it is."""
 
-    # The query. `{{window}}` stands for the length of each window that it is asked for; without it, it is
-    # asked at each evaluation, and windows add up its samples.
+    # The query. `{{window}}` stands for the length of each window that it is asked for; without it,
+    # it is asked at each evaluation, and windows add up its samples.
     text: str
     selectors: tuple[Selector, ...]  # The series that it reads.
 
@@ -114,7 +117,9 @@ def expression(text: str) -> Expression:
     """Read any PromQL, as far as is needed to see which series it reads."""
     whole = _WINDOW.sub("1m", text)
     found: dict[Selector, None] = {}
-    place, depth, after_series = 0, 0, False
+    place = 0
+    depth = 0
+    after_series = False
     while place < len(whole):
         token = _TOKEN.match(whole, place)
         depth += (token["open"] is not None) - (token["close"] is not None) if token else 0

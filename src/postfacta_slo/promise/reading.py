@@ -17,7 +17,8 @@ from .promql import SloError
 
 _Made = TypeVar("_Made")
 
-# By place, why it is wrong. The first reason stands; an empty one follows from a fault elsewhere, and is not shown.
+# By place, why it is wrong. The first reason stands; an empty one follows from a fault elsewhere,
+# and is not shown.
 Faults = dict[str, str]
 
 _SPAN: Final = re.compile(r"([0-9]{1,9})([smhdw])")
@@ -53,7 +54,9 @@ class StrictMapping:
         if not isinstance(value, dict):
             faults.setdefault(path, f"must be a mapping, not {_name(value)}")
             # What is missing in it is no fault of its own, and nothing can be made of it.
-            self.faults, self._before, value = {}, -1, {}
+            self.faults = {}
+            self._before = -1
+            value = {}
         for key, one in cast("dict[object, object]", value).items():
             if isinstance(key, str):
                 self._left[key] = one
@@ -227,7 +230,8 @@ class Entry:
 
     def count(self, name: str) -> int:
         """Take an annotation of ours that is a whole number; 0 if it is not there."""
-        key, what = f"prometheus/{name}", "a whole number in quotes"
+        key = f"prometheus/{name}"
+        what = "a whole number in quotes"
         fits = re.compile("[0-9]+").fullmatch
         return int(
             self.notes.take(key, what, lambda it: isinstance(it, str) and fits(it), default="0")

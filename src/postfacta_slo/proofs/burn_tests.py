@@ -1,7 +1,8 @@
 """Traffic scenarios that must (or must not) fire each alert tier.
 
-The numbers are chosen so that each condition of each alert decides one of the scenarios: without the long window a
-blip would fire, without the short one an alert would go on, without the floor a handful of failures would page.
+The numbers are chosen so that each condition of each alert decides one of the scenarios: without
+the long window a blip would fire, without the short one an alert would go on, without the floor a
+handful of failures would page.
 """
 
 from __future__ import annotations
@@ -80,8 +81,10 @@ def _smoulder(scenario: Scenario, place: int) -> Test:
     period = max(burst, scenario.whole(bad / share))
     alone = scenario.scrapes(faster.long) + scenario.every if faster else period
     if not scenario.counting and period < alone < bad / (1.25 * scenario.objective.threshold(tier)):
-        # Two bursts in the faster tier's window would be too much for it, and one in so long a time is enough.
-        period, share = alone, bad / alone
+        # Two bursts in the faster tier's window would be too much for it, and one in so long a time
+        # is enough.
+        period = alone
+        share = bad / alone
     # So long that the first burst alone is nothing to a faster tier.
     before = max(scenario.history(), scenario.whole(min(_LONGEST, 1.5 * bad / above)))
     after = scenario.scrapes(tier.short + _GRACE)
@@ -127,12 +130,14 @@ def _few(scenario: Scenario, tier: Tier) -> list[Test]:
     """There is so little traffic that the floor decides: one in twenty fails, then one too few, then twice enough."""
     if not tier.min_failures:
         return []
-    burn, floor = scenario.burn(tier), tier.min_failures
+    burn = scenario.burn(tier)
+    floor = tier.min_failures
     most = max(1, min(4 * burn.long, int((floor - 1) / (1.5 * burn.threshold))))
     quiet = [*spread(burn.long, 20, 1), *spread(burn.long, max(most, floor - 1), floor - 1) * 2]
     loud = spread(burn.long, max(most, 2 * floor), 2 * floor) * 2
     traffic = scenario.traffic(*quiet, *loud)
-    # A handful is not always in the short window: it must not fire at any time, not only at the end.
+    # A handful is not always in the short window: it must not fire at any time, not only at the
+    # end.
     alert = f'{scenario.alert("ErrorBudgetBurn")},burnrate_tier="{tier.name}"'
     silent = scenario.silence(3 * burn.long, alert)
     name = f"a handful fails, and tier {tier.name} waits for more"

@@ -1,14 +1,15 @@
 """Compute when a burn-rate alert must fire for some traffic, and when not: arithmetic alone, no Prometheus.
 
-This computes the result of the generated rules a second time, independently of how they are written. What both
-agree on is proved; `files` generates the tests that compare them.
+This computes the result of the generated rules a second time, independently of how they are
+written. What both agree on is proved; `files` generates the tests that compare them.
 
-1. Time is counted in scrapes. Sample 0 is there before anything happens; what happened between sample n - 1 and
-   sample n is counted in sample n.
-2. A fault that begins at scrape n is first seen in sample n + 1: it began just after a scrape, which is the worst
-   case for a detection time.
-3. Prometheus 2 reads a window with the sample at its very beginning, Prometheus 3 without it. A `_Reading` is one
-   of the two, and a nudge of the thresholds: what all readings agree on does not depend on the last bit of a float.
+1. Time is counted in scrapes. Sample 0 is there before anything happens; what happened between
+   sample n - 1 and sample n is counted in sample n.
+2. A fault that begins at scrape n is first seen in sample n + 1: it began just after a scrape,
+   which is the worst case for a detection time.
+3. Prometheus 2 reads a window with the sample at its very beginning, Prometheus 3 without it. A
+   `_Reading` is one of the two, and a nudge of the thresholds: what all readings agree on does not
+   depend on the last bit of a float.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Final
 
-# As if the process had counted for a while: next to 0 Prometheus does not extrapolate a counter to the window's edge.
+# As if the process had counted for a while: next to 0 Prometheus does not extrapolate a counter to
+# the window's edge.
 _COUNTED_BEFORE: Final = 1_000_000
 _NUDGE: Final = 1e-6
 
@@ -96,7 +98,8 @@ class Traffic:
     def sums(self, width: int, samples: range, *, closed: bool) -> Sums:
         """Sum up the windows that end with some samples; of one that begins before sample 0 only what there is."""
         read = width + 1 if closed else max(1, width)
-        # Between n samples there are n - 1 intervals; but a sample that does not count on is an interval itself.
+        # Between n samples there are n - 1 intervals; but a sample that does not count on is an
+        # interval itself.
         intervals = read - 1 if self.counted else read
         # A counter is extrapolated over the interval that the window's edge cuts off.
         stretch = width / intervals if self.counted else 1.0
@@ -169,7 +172,8 @@ def bad_slices(traffic: Traffic, slicing: Slicing, *, every: int = 1) -> int:
 def _holds(
     traffic: Traffic, burn: Burn, by: Counting | Slicing, *, reading: _Reading, every: int
 ) -> list[bool]:
-    samples, limit = range(0, traffic.scrapes + 1, every), burn.threshold * reading.nudge
+    samples = range(0, traffic.scrapes + 1, every)
+    limit = burn.threshold * reading.nudge
     if isinstance(by, Slicing):
         slices = _slices(traffic, by, reading, samples=samples)
         long, short = (_means(slices, width / every, reading) for width in (burn.long, burn.short))
@@ -203,7 +207,8 @@ def _ratios(
 
 def _slices(traffic: Traffic, by: Slicing, reading: _Reading, *, samples: range) -> list[bool]:
     sums = traffic.sums(by.width, samples, closed=reading.closed)
-    allowed, events = by.allowed * reading.nudge, by.events * reading.nudge
+    allowed = by.allowed * reading.nudge
+    events = by.events * reading.nudge
     slices = [
         total >= events and ratio > allowed
         for total, ratio in zip(sums.totals, sums.ratios, strict=True)

@@ -1,7 +1,8 @@
 """Label sets that a selector selects, and some that it only just misses.
 
-An empty value stands for a label that is not there, as it does in Prometheus. An example of a pattern is one of its
-plain alternatives, such as `500`, `5..` or `/health.*`. Of any other none is found, and the objective is not proved.
+An empty value stands for a label that is not there, as it does in Prometheus. An example of a
+pattern is one of its plain alternatives, such as `500`, `5..` or `/health.*`. Of any other none is
+found, and the objective is not proved.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def selected(*selectors: Selector, without: Selector | None = None) -> dict[str,
 def near_misses(selector: Selector, labels: Mapping[str, str]) -> list[dict[str, str]]:
     """Return label sets that satisfy all matchers but one of the selector, for each matcher in turn.
 
-    Each differs in one label from the given ones, which the selector selects. A matcher that excludes a pattern is
-    missed once for each of the pattern's alternatives.
+    Each differs in one label from the given ones, which the selector selects. A matcher that
+    excludes a pattern is missed once for each of the pattern's alternatives.
     """
     found: list[dict[str, str]] = []
     for matcher in selector.matchers:

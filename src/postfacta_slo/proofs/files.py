@@ -1,11 +1,13 @@
 """Promtool's unit tests for a model: each alert fires in time, stops in time, and is silent when it should be.
 
-1. A test is a traffic scenario, and the alerts that must fire at its turning points: just before an alert fires and
-   when it does, just before it stops and when its short window must be clear. The times come from `detection`.
-2. A turning point that depends on the last bit of a float, or on how a Prometheus reads a window, is not tested.
+1. A test is a traffic scenario, and the alerts that must fire at its turning points: just before an
+   alert fires and when it does, just before it stops and when its short window must be clear. The
+   times come from `detection`.
+2. A turning point that depends on the last bit of a float, or on how a Prometheus reads a window,
+   is not tested.
 3. Silence is tested over the whole scenario, not at one moment.
-4. What an objective excludes is there in abundance, once failing and once well: so each condition on a label has a
-   test that fails without it.
+4. What an objective excludes is there in abundance, once failing and once well: so each condition
+   on a label has a test that fails without it.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ _SLOW: Final = 300
 def proofs_of(model: Model, *, slow: bool = False, compress: int = 1) -> dict[str, Any]:
     """Return the content of a file of promtool's tests of the rules of `rules_of`, but for its `rule_files`.
 
-    Each objective is in one of two such files, since a file has one pace. The tests of alerts that see no less than
-    five minutes would take hours of samples; with the rules evaluated once a minute they take a sixteenth of the time.
+    Each objective is in one of two such files, since a file has one pace. The tests of alerts that
+    see no less than five minutes would take hours of samples; with the rules evaluated once a
+    minute they take a sixteenth of the time.
 
     Objectives that `unproved` names are in neither of them.
     """
@@ -84,7 +87,8 @@ class _Service:
         self._metrics = [metric for metric, _ in watched(model, service)]
 
     def tests(self) -> list[Test]:
-        well, silent = self._healthy(self._end), [self._silence()]
+        well = self._healthy(self._end)
+        silent = [self._silence()]
         half = {example(self._service.up, instance="two"): self._falling}
         return [
             self._one.written(
@@ -118,10 +122,8 @@ class _Service:
         absent = [one for one in self._watched if one["metric"] == metric]
         checks = self._fires("SLIMetricAbsent", absent, metric=metric)
         silent = self._silence(self._alert("Down"))
-        scraped, name = (
-            self._healthy(self._end) | _stale(gone),
-            f"{self._service.name}: {metric} is gone",
-        )
+        scraped = self._healthy(self._end) | _stale(gone)
+        name = f"{self._service.name}: {metric} is gone"
         return self._one.written(name, scraped, [*checks, silent])
 
     def _healthy(self, scrapes: int) -> Scraped:

@@ -28,7 +28,8 @@ def recording_tests(scenario: Scenario) -> list[Test]:
 
 
 def _quiet(scenario: Scenario) -> Test:
-    objective, scrapes = scenario.objective, scenario.scrapes(2 * PRESENT)
+    objective = scenario.objective
+    scrapes = scenario.scrapes(2 * PRESENT)
     constants = {
         "slo:objective:ratio": float(number(objective.target)),
         "slo:error_budget:ratio": objective.budget,
@@ -100,7 +101,8 @@ def _idle(scenario: Scenario) -> list[Test]:
     """There are no requests at all; a measured value has no such case."""
     if not scenario.counted and isinstance(scenario.objective.indicator, ThresholdIndicator):
         return []
-    end, name = scenario.scrapes(2 * PRESENT), "nothing ever happens"
+    end = scenario.scrapes(2 * PRESENT)
+    name = "nothing ever happens"
     scraped = scenario.scraped(scenario.steady(end, 0))
     checks = [scenario.silence(end)]
     if scenario.counting:
@@ -150,7 +152,8 @@ def _unjudged(scenario: Scenario) -> list[Test]:
     if not slices or not slices.min_requests:
         return []
     width = scenario.scrapes(slices.window)
-    few, enough = slices.min_requests - 1, 2 * slices.min_requests
+    few = slices.min_requests - 1
+    enough = 2 * slices.min_requests
     traffic = scenario.traffic(*spread(width, few, few) * 4, *spread(width, enough, enough) * 2)
     moments = ((3 * width, False), (6 * width, True))
     checks = [scenario.value("slo:slice_bad:bool", bad, at) for at, bad in moments]
@@ -177,7 +180,8 @@ def _probed(scenario: Scenario) -> list[Test]:
 
 
 def _instances(scenario: Scenario) -> list[Test]:
-    one, two = scenario.instance("one"), scenario.instance("two")
+    one = scenario.instance("one")
+    two = scenario.instance("two")
     if not one:
         return []
     traffic, well = scenario.disturbed()

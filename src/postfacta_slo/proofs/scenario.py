@@ -36,10 +36,12 @@ _VOLUME: Final = 300  # Events between two scrapes: 20 a second at 15 s.
 _LEFT_OUT: Final = (
     5  # How many times as many events of each kind that is left out: 100 a second at 15 s.
 )
-# A busy week would fill memory with what was scraped: such windows add up what was recorded of five minutes each.
+# A busy week would fill memory with what was scraped: such windows add up what was recorded of five
+# minutes each.
 _READ_AT_ONCE: Final = 7_200
 _HOUR: Final = 3_600
-# Waiting longer for a window to fill would only take time: what has not been scraped is no part of it.
+# Waiting longer for a window to fill would only take time: what has not been scraped is no part of
+# it.
 _LONGEST: Final = 6 * _HOUR
 _DISTURBED: Final = 1_800
 _GRACE: Final = 60
@@ -161,7 +163,8 @@ class Scenario:
 
     @property
     def by(self) -> Counting | Slicing:
-        indicator, slices = self.objective.indicator, self.objective.slices
+        indicator = self.objective.indicator
+        slices = self.objective.slices
         judged = None
         if slices:
             width = self._intervals(slices.window)
@@ -189,8 +192,10 @@ class Scenario:
         indicator = self.objective.indicator
         if isinstance(indicator, ThresholdIndicator):
             return self._measured(indicator, traffic, selected(_selector(indicator.metric)))
-        total, judged = _selector(indicator.total), _selector(indicator.counted)
-        goods, bads = ("good", traffic.goods), ("bad", traffic.bads)
+        total = _selector(indicator.total)
+        judged = _selector(indicator.counted)
+        goods = ("good", traffic.goods)
+        bads = ("bad", traffic.bads)
         if judged.metric == total.metric:
             good, bad = _good_and_bad(indicator)
             found = {series(total.metric, good): goods, series(total.metric, bad): bads}
@@ -216,11 +221,14 @@ class Scenario:
             for labels in near_misses(metric, selected(metric)):
                 missed |= self._measured(indicator, traffic, labels, far=1_000)
             return missed
-        total, judged = _selector(indicator.total), _selector(indicator.counted)
+        total = _selector(indicator.total)
+        judged = _selector(indicator.counted)
         if judged.metric == total.metric:
-            base, watched = _good_and_bad(indicator)[failing], total
+            base = _good_and_bad(indicator)[failing]
+            watched = total
         else:
-            # What failed is one more of those that are bad, or of all; what went well, of those that are good, or of all.
+            # What failed is one more of those that are bad, or of all; what went well, of those
+            # that are good, or of all.
             watched = judged if (indicator.bad is not None) == failing else total
             base = selected(watched)
         samples = _samples(traffic, traffic.totals)
@@ -247,7 +255,8 @@ class Scenario:
         slow_is_bad = indicator.op in {"lte", "lt"}
         low, high = (traffic.goods, traffic.bads) if slow_is_bad else (traffic.bads, traffic.goods)
         both = [one + other for one, other in zip(low, high, strict=True)]
-        none, at = [0] * len(low), indicator.value
+        none = [0] * len(low)
+        at = indicator.value
         counts = {
             number(edge): both if edge > at else low if edge == at else none for edge in edges
         }
@@ -314,7 +323,8 @@ class Scenario:
         if isinstance(by, Counting):
             return self.every, self.every
         around = self.stretch(self.whole(self.slice_length() + 2 * self.every))
-        burst, bad = 0, 0
+        burst = 0
+        bad = 0
         while not bad:
             burst = 2 * burst or self.every
             bad = bad_slices(
@@ -330,7 +340,8 @@ class Scenario:
         after = self.scrapes(
             (self.objective.tiers[0].short if self.objective.tiers else 0) + _GRACE
         )
-        before, lasts = self.history(), self.scrapes(_DISTURBED)
+        before = self.history()
+        lasts = self.scrapes(_DISTURBED)
         traffic = Traffic(
             (Stretch(before, 1), Stretch(lasts, 1, 1), Stretch(after, 1)), counted=False
         )
@@ -392,7 +403,8 @@ class Scenario:
 
     def _around(self, scrapes: int) -> Scraped:
         """Probe and instance are well; those of others look as if ours were in the opposite state."""
-        slices, up = self.objective.slices, self.objective.service.up
+        slices = self.objective.slices
+        up = self.objective.service.up
         others = ((slices.probe, 0), (up if slices.needs_instance else None, 1)) if slices else ()
         found = {
             series(asked.metric, labels): constant(value, scrapes)
@@ -435,15 +447,19 @@ def _selector(query: Query) -> Selector:
 
 
 def _good_and_bad(indicator: RatioIndicator) -> tuple[dict[str, str], dict[str, str]]:
-    judged, total = _selector(indicator.counted), _selector(indicator.total)
-    yes, no = selected(total, judged), selected(total, without=judged)
+    judged = _selector(indicator.counted)
+    total = _selector(indicator.total)
+    yes = selected(total, judged)
+    no = selected(total, without=judged)
     return (no, yes) if indicator.bad else (yes, no)
 
 
 def _values(indicator: ThresholdIndicator, far: float) -> tuple[float, float]:
     """A good and a bad value; from 1 up they lie so far from the threshold, and one of them on it at 1."""
-    at, step = indicator.value, max(1.0, abs(indicator.value))
-    near, beyond = (far - 1) * step, far * step
+    at = indicator.value
+    step = max(1.0, abs(indicator.value))
+    near = (far - 1) * step
+    beyond = far * step
     return {
         "lte": (at - near, at + beyond),
         "lt": (at - beyond, at + near),

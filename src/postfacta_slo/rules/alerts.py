@@ -1,11 +1,12 @@
 """Write the alerts, and arrange them with the recording rules in groups, as Prometheus loads them.
 
-1. A budget burns if the error share is above the tier's threshold over both its windows: the long one says that it
-   is worth an alert, the short one that it still goes on. Where there is little traffic, a floor of failed events
-   keeps a single failed request from paging.
-2. All tiers share one alert name. A louder tier silences the quieter ones of its objective: in Alertmanager.
-3. Silence is an alert of its own, since every other one is silent without data. It watches the metric whatever its
-   labels but `job` are: a fresh process has served no user yet.
+1. A budget burns if the error share is above the tier's threshold over both its windows: the long
+   one says that it is worth an alert, the short one that it still goes on. Where there is little
+   traffic, a floor of failed events keeps a single failed request from paging.
+2. All tiers share one alert name. A louder tier silences the quieter ones of its objective: in
+   Alertmanager.
+3. Silence is an alert of its own, since every other one is silent without data. It watches the
+   metric whatever its labels but `job` are: a fresh process has served no user yet.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from ..promise.model import Model, Objective, Service, Tier, error_series, in_wo
 from ..promise.promql import Selector, SloError, number
 from .recording import Rule, error_share, period_rules, recorded, sli_rules
 
-# How many seconds an alert waits that is none on the burn rate: an outage is to be known within five minutes, and a
-# rolling restart leaves a metric out for less.
+# How many seconds an alert waits that is none on the burn rate: an outage is to be known within
+# five minutes, and a rolling restart leaves a metric out for less.
 HOLDS: Final = {"Down": 60, "SLIMetricAbsent": 180, "ErrorBudgetExhausted": 300}
 # How often the longest windows are added up, in seconds; Prometheus forgets a sample after 300.
 _SLOW: Final = 60
@@ -161,7 +162,8 @@ def _alert(
         "alert": name,
         "expr": expr,
         "for": hold,
-        # Series have these labels too; on the rule they also tell one objective's alert from another's.
+        # Series have these labels too; on the rule they also tell one objective's alert from
+        # another's.
         "labels": labels
         | {"service": service.name}
         | own

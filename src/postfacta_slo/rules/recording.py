@@ -1,15 +1,18 @@
 """Write the recording rules: what fails over each window, how slices are judged, what is left of the budget.
 
-1. Nothing failing is 0, and nothing happening is no sample: a ratio without a divisor would be a number made up.
-2. A window of two hours or less reads the service's own series. A longer one adds up what was recorded of five
-   minutes each, so that busy hours weigh more than quiet ones; a mean of ratios would count them alike.
-3. A slice slides: it is judged at each evaluation for the time just before. That is the same share as of slices side
-   by side, without depending on where they begin; and promtool evaluates all rules alike, so what it proves is what
-   runs.
-4. An expression of the file's author is asked for each window if it has a place for it. If not, it is a sample at
-   each evaluation, and each window adds up what was recorded of it.
-5. Rules of one objective stand in one group, each after what it reads: Prometheus evaluates a group in order.
-   Windows longer than three days, which no alert waits for, have a slower group of their own.
+1. Nothing failing is 0, and nothing happening is no sample: a ratio without a divisor would be a
+   number made up.
+2. A window of two hours or less reads the service's own series. A longer one adds up what was
+   recorded of five minutes each, so that busy hours weigh more than quiet ones; a mean of ratios
+   would count them alike.
+3. A slice slides: it is judged at each evaluation for the time just before. That is the same share
+   as of slices side by side, without depending on where they begin; and promtool evaluates all
+   rules alike, so what it proves is what runs.
+4. An expression of the file's author is asked for each window if it has a place for it. If not, it
+   is a sample at each evaluation, and each window adds up what was recorded of it.
+5. Rules of one objective stand in one group, each after what it reads: Prometheus evaluates a group
+   in order. Windows longer than three days, which no alert waits for, have a slower group of their
+   own.
 """
 
 from __future__ import annotations
@@ -58,7 +61,8 @@ def sli_rules(objective: Objective, compress: int = 1) -> list[Rule]:
 def period_rules(objective: Objective, compress: int = 1) -> list[Rule]:
     """Return the rules about the longest windows and the whole period, in order."""
     windows = [window for window in objective.windows if window > _LONGEST_FOR_ALERTS]
-    burn, error = "slo:period_burn_rate:ratio", error_share(objective, objective.period)
+    burn = "slo:period_burn_rate:ratio"
+    error = error_share(objective, objective.period)
     return [
         *_error_rules(objective, windows, compress),
         _rule(burn, _share_of_budget(objective, objective.period), objective),
@@ -95,7 +99,8 @@ def _share_of_budget(objective: Objective, window: int) -> str:
 
 
 def _judged(objective: Objective, compress: int) -> list[Rule]:
-    indicator, slices = objective.indicator, objective.slices
+    indicator = objective.indicator
+    slices = objective.slices
     rules: list[Rule] = []
     if isinstance(indicator, ThresholdIndicator):
         window = min(PRESENT, slices.window) if slices else PRESENT
@@ -168,7 +173,8 @@ def _error_rules(objective: Objective, windows: list[int], compress: int) -> lis
 
 def _share(objective: Objective, window: int, compress: int) -> str:
     """The share of bad events or samples in a window."""
-    indicator, length = objective.indicator, span(window, compress)
+    indicator = objective.indicator
+    length = span(window, compress)
     if isinstance(indicator, ThresholdIndicator):
         return f"avg_over_time({recorded('slo:point_bad:bool', objective)}[{length}])"
     if _is_sampled(indicator) or (window > _LONGEST_FROM_SOURCE and not objective.slices):
@@ -176,15 +182,14 @@ def _share(objective: Objective, window: int, compress: int) -> str:
             f"sum_over_time({recorded(name, objective)}[{length}])" for name in _sampled(indicator)
         )
     else:
-        bad, total = _bad(indicator, f"rate {length}"), _total(indicator, f"rate {length}")
+        bad = _bad(indicator, f"rate {length}")
+        total = _total(indicator, f"rate {length}")
     return f"{bad}\n/\n({total} > 0)"
 
 
 def _failures_rules(objective: Objective, compress: int) -> list[Rule]:
-    indicator, guarded = (
-        objective.indicator,
-        {tier.long for tier in objective.tiers if tier.min_failures},
-    )
+    indicator = objective.indicator
+    guarded = {tier.long for tier in objective.tiers if tier.min_failures}
     return [
         _rule(
             error_series(window, "increase"),

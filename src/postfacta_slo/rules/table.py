@@ -82,7 +82,8 @@ def _rows(rows: Iterable[Sequence[str]]) -> str:
 
 
 def _promise(one: Objective) -> tuple[str, ...]:
-    counted, budget = one.unit, f"{percent(one.budget)} of them"
+    counted = one.unit
+    budget = f"{percent(one.budget)} of them"
     if one.slices:
         counted = f"{span(one.slices.window)} slices, bad above {percent(one.slices.budget)}"
         budget = in_words(one.period * one.budget)

@@ -90,7 +90,9 @@ def read_policy(document: object) -> BudgetPolicy:
     faults: Faults = {}
     node = StrictMapping(document, "policy", faults)
     node.pass_over(*_FOR_PEOPLE)
-    service, window, names = node.text("service"), node.seconds("window"), node.listed("objectives")
+    service = node.text("service")
+    window = node.seconds("window")
+    names = node.listed("objectives")
     if not names.keys:
         node.wrong("objectives", "needs at least one entry")
     objectives = tuple(names.text(place) for place in names.keys)
@@ -122,7 +124,8 @@ def _level(node: StrictMapping) -> Level | None:
     gates = {"open": Gate.OPEN, "restricted": Gate.RESTRICTED, "closed": Gate.CLOSED}
     said = node.choice("gate", *gates)
     floor = node.take("from", "a share from 0 to 1", lambda it: it is None or _is_share(it))
-    name, effect = node.text("name"), node.text("effect")
+    name = node.text("name")
+    effect = node.text("effect")
     node.end()
     return node.made(Level, name=name, floor=floor, gate=gates.get(said), effect=effect)
 

@@ -121,7 +121,8 @@ class Prometheus:
             with _OPENER.open(request, timeout=self._timeout) as response:
                 return self._body(response, end)
         except urllib.error.HTTPError as refusal:
-            # An expression that cannot be parsed is answered by a status of 400 and a document with the reason.
+            # An expression that cannot be parsed is answered by a status of 400 and a document with
+            # the reason.
             with refusal:
                 body = refusal.read(_CHUNK)
             if body.lstrip().startswith(b"{"):
@@ -131,7 +132,8 @@ class Prometheus:
     def _body(self, response: HTTPResponse, end: float) -> bytes:
         parts: list[bytes] = []
         size = 0
-        # The timeout of a socket is for each wait: one that sends a byte now and then would take for ever.
+        # The timeout of a socket is for each wait: one that sends a byte now and then would take
+        # for ever.
         while part := response.read1(_CHUNK):
             parts.append(part)
             size += len(part)

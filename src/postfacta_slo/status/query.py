@@ -1,7 +1,8 @@
 """Query the state of objectives from a Prometheus that runs the generated rules.
 
-Nearly everything is read from recorded series, for all objectives at once: that needs no file of objectives, and
-shows what the alerts and dashboards see. The report, the gate of deployments and a service's own page all use this.
+Nearly everything is read from recorded series, for all objectives at once: that needs no file of
+objectives, and shows what the alerts and dashboards see. The report, the gate of deployments and a
+service's own page all use this.
 
 1. All figures are of one window, by default of 30 days, also those of an objective by the hour.
 2. Time that was not recorded counts neither as good nor as bad; `coverage` is the recorded share.
@@ -19,7 +20,8 @@ from ..promise.model import DAY, PRESENT, Indicator, Objective, RatioIndicator, 
 from ..promise.promql import Matcher, SloError
 from .prometheus import Prometheus
 
-# The share of a window that must be recorded; with less, its figures would claim more than is known.
+# The share of a window that must be recorded; with less, its figures would claim more than is
+# known.
 ENOUGH: Final = 0.9
 
 _PRESENT: Final = (
@@ -43,12 +45,14 @@ class SloStatus:
     total: float | None = None
     # The share of slices with enough events to judge them; None if there are no slices.
     judged: float | None = None
-    # By the length of a window that ends now: how many times faster than allowed the budget is spent. A
-    # window without events is missing.
+    # By the length of a window that ends now: how many times faster than allowed the budget is
+    # spent. A window without events is missing.
     burn: Mapping[str, float] = field(default_factory=dict[str, float])
-    # In how many hours the objective was met, and of how many that is known; None if it is not one by the hour.
+    # In how many hours the objective was met, and of how many that is known; None if it is not one
+    # by the hour.
     hours: tuple[float, float] | None = None
-    # The share of the budget spent up to a moment, in seconds since the epoch; in order, for a plot.
+    # The share of the budget spent up to a moment, in seconds since the epoch; in order, for a
+    # plot.
     spent: Sequence[tuple[float, float]] = ()
     routes: Sequence[
         tuple[str, float]
@@ -76,7 +80,8 @@ class SloStatus:
     def exhausted_in(self) -> float | None:
         """Seconds until nothing is left, if it goes on as in the last six hours; None for never, or if that is not known.
 
-        What falls out of the window meanwhile is left aside, so that it is the earliest moment, not the likeliest.
+        What falls out of the window meanwhile is left aside, so that it is the earliest moment, not
+        the likeliest.
         """
         if self.remaining <= 0:
             return 0.0
@@ -99,11 +104,15 @@ def _each(function: str, *series: str, step: str = "") -> str:
     return " or ".join(f"{function}(slo:{one}{{which}}[{{window}}{step}])" for one in series)
 
 
-# As `rules` records them: of an objective by time whether it was bad, of one by events how many there were a second.
+# As `rules` records them: of an objective by time whether it was bad, of one by events how many
+# there were a second.
 _TIMED: Final = ("slice_bad:bool", "point_bad:bool")
-_BAD, _TOTAL = "sli_bad:rate5m", "sli_total:rate5m"
-# Of an expression, which says how many there were of all and of bad ones, but not how many there were a second.
-_BAD_SAMPLE, _SAMPLE = "sli_bad:sample", "sli_total:sample"
+_BAD = "sli_bad:rate5m"
+_TOTAL = "sli_total:rate5m"
+# Of an expression, which says how many there were of all and of bad ones, but not how many there
+# were a second.
+_BAD_SAMPLE = "sli_bad:sample"
+_SAMPLE = "sli_total:sample"
 _BURN: Final = {"1h": _HOUR, "6h": 6 * _HOUR, "3d": 3 * DAY}
 _QUERIES: Final = {
     "bad time": _each("avg_over_time", *_TIMED),

@@ -15,7 +15,10 @@ from ..promise.model import in_words
 from .query import ENOUGH, SloStatus
 
 _HEIGHT = 168
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 26
+_LEFT = 48
+_RIGHT = 12
+_TOP = 10
+_BOTTOM = 26
 _FEWEST: Final = 2
 _SHORT: Final = 4 * 86_400
 _SHARES: Final = (1.0, 0.75, 0.5, 0.25, 0.0, -0.25, -0.5)
@@ -27,13 +30,15 @@ _LOWEST: Final = (
 def plot(one: SloStatus, *, width: int = 760) -> str:
     """Draw the share of the budget that was left at each moment of the window; empty if that is not known.
 
-    It needs no script and no inline style, and takes its colours from the classes `plot-grid`, `plot-zero`,
-    `plot-curve`, `plot-area` and `plot-text`.
+    It needs no script and no inline style, and takes its colours from the classes `plot-grid`,
+    `plot-zero`, `plot-curve`, `plot-area` and `plot-text`.
     """
     if not one.is_known or len(one.spent) < _FEWEST:
         return ""
     left = [(at, 1 - share) for at, share in one.spent]
-    start, end, right = left[0][0], left[-1][0], width - _RIGHT
+    start = left[0][0]
+    end = left[-1][0]
+    right = width - _RIGHT
     lowest = max(_LOWEST, min(0.0, *(share for _, share in left)))
 
     def x(at: float) -> float:
@@ -101,7 +106,8 @@ def percent(ratio: float, digits: int = 3) -> str:
 
 
 def facts(one: SloStatus) -> list[tuple[str, str]]:
-    coverage, burn = ("coverage", percent(one.coverage, 1)), ("burn", _burn(one))
+    coverage = ("coverage", percent(one.coverage, 1))
+    burn = ("burn", _burn(one))
     if not one.is_known:
         return [("state", _insufficient(one)), burn, coverage]
     found = [

@@ -13,8 +13,8 @@ from .query import SloStatus, query_status
 class Watch:
     """Holds what was `seen` at the last reading of a service's objectives; None before the first.
 
-    `name` is the Prometheus without credentials, `error` says why the last reading failed. A service calls `look` in
-    a thread every few seconds.
+    `name` is the Prometheus without credentials, `error` says why the last reading failed. A
+    service calls `look` in a thread every few seconds.
     """
 
     def __init__(

@@ -15,7 +15,8 @@ from tests.kit.every import every
 THEN, NOW = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
 OPEN, BUSY, RESOLVED, CLOSED = Status
 ENDS = {OPEN: None, BUSY: None, RESOLVED: THEN, CLOSED: THEN}
-# What each allowed move leads to, given everything it may need: the status, its end, and its outcome.
+# What each allowed move leads to, given everything it may need: the status, its end, and its
+# outcome.
 MOVES = {
     (OPEN, BUSY): (BUSY, None, None),
     (OPEN, RESOLVED): (RESOLVED, NOW, None),

@@ -216,7 +216,8 @@ async def test_factors_are_counted_over_what_is_published_and_may_be_seen(servic
     drills = await counted(draft, team="counted", kind="exercise")
     assert drills == {"change hush": [drill.ref], "change no-canary": [drill.ref]}
 
-    # A revision under way does not take away what is published; the next one that is published does.
+    # A revision under way does not take away what is published; the next one that is published
+    # does.
     await two.write(3, with_factors("other"))
     assert await counted(draft, team="counted") == seen
     await two.move(4, "in_review")

@@ -302,7 +302,8 @@ async def test_no_secret_is_anywhere_in_the_database(app_database_dsn: str) -> N
 
         created = await sent(service, headers, *of(1))
         assert created == ["created"] * 8 + ["rejected"]
-        # Of two contents that differ in their secrets alone, nobody can tell any more that there were two.
+        # Of two contents that differ in their secrets alone, nobody can tell any more that there
+        # were two.
         assert await sent(service, headers, *of(2)) == ["duplicate"] * 8 + ["rejected"]
         others = [it | {"title": f"Other {it['id']}"} for it in of(3)[:7]]
         assert await sent(service, headers, *others) == ["conflict"] * 7

@@ -1,8 +1,8 @@
 """Fixed facts, and the order and the digest that they have under a version of the rules.
 
-Each file of `golden/` is about one clause of the rules. `golden/seals.json` has a hash of all digests for each version:
-`python -m tests.app.timeline.goldens` writes what the rules of now make of the facts, and adds a seal. It refuses to change
-one: other digests need `RULES += 1`.
+Each file of `golden/` is about one clause of the rules. `golden/seals.json` has a hash of all
+digests for each version: `python -m tests.app.timeline.goldens` writes what the rules of now make
+of the facts, and adds a seal. It refuses to change one: other digests need `RULES += 1`.
 """
 
 from __future__ import annotations

@@ -131,7 +131,8 @@ def test_the_page_fits_any_screen_with_all_its_forms_open(
     context.close()
 
 
-# What can be clicked and is lower than 24 pixels (WCAG 2.2, 2.5.8), but for links inside a sentence.
+# What can be clicked and is lower than 24 pixels (WCAG 2.2, 2.5.8), but for links inside a
+# sentence.
 SMALL = """() => [...document.querySelectorAll("main button, main summary, main select, main input:not([type=hidden]),"
     + " main nav a, main .hindsight a, main svg a")]
   .filter(it => it.getClientRects().length && it.getBoundingClientRect().height < 23.5)

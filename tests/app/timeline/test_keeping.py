@@ -54,8 +54,8 @@ async def test_a_batch_reads_only_what_it_touches(app_database_dsn: str, count: 
                 took.append(await connection.fetchval(_READ) - before)
     finally:
         await connection.close()
-    # With the six indexes of the two rows that each writes, some 60 for a signal. A plan that reads what the
-    # incident has already, once for each signal, reads a thousand times as much.
+    # With the six indexes of the two rows that each writes, some 60 for a signal. A plan that reads
+    # what the incident has already, once for each signal, reads a thousand times as much.
     assert max(took) < 40_000, took
 
 

@@ -48,7 +48,8 @@ async def test_requests_that_arrive_together_see_one_another_before_the_first_of
     limiter = Recording(10)
 
     async def busy(scope: Scope, receive: Receive, send: Send) -> None:
-        # It never gives way: without a turn of the loop after admission each would find itself alone.
+        # It never gives way: without a turn of the loop after admission each would find itself
+        # alone.
         counts.append(limiter.in_flight)
         await answer(200)(scope, receive, send)
 

@@ -367,7 +367,8 @@ async def test_one_that_is_only_counted_is_watched_once_it_has_its_body_and_does
             tasks.start_soon(exchange.receive)
             await anyio.sleep(0.02)
             assert not exchange.may_watch()
-            # It began to read as the watcher was on its way: the watcher leaves it to the sweep to come back.
+            # It began to read as the watcher was on its way: the watcher leaves it to the sweep to
+            # come back.
             exchange.is_watched = False
             await exchange.watch()
             assert exchange.is_watched

@@ -71,7 +71,8 @@ async def _serve(app: ASGIApp, scope: Callable[[], Scope]) -> None:
 
 async def added_by_harden(scope: Callable[[], Scope], options: HardenOptions) -> tuple[int, int]:
     """Return how many frames and bytecodes `harden` adds, once everything is known that is found out only once."""
-    # A clock in C, which counts no bytecodes, and in which no window of the limiter ends on a busy machine.
+    # A clock in C, which counts no bytecodes, and in which no window of the limiter ends on a busy
+    # machine.
     clock = itertools.count(1000.0, 1e-6).__next__
     hardened = harden(answer, service="billing", options=options, clock=clock)
     # As if its lifespan ran, and requests cost next to nothing on any machine.

@@ -161,7 +161,8 @@ async def test_litestar() -> None:
         for method, path, template in cases:
             for prefix in ("", "/pre"):
                 with case(method, path, template, prefix):
-                    # Litestar is typed by its own ASGI shapes, which are narrower than the protocol's.
+                    # Litestar is typed by its own ASGI shapes, which are narrower than the
+                    # protocol's.
                     app: Any = litestar_app()
                     assert await route_of(app, prefix + path, method, root_path=prefix) == template
 

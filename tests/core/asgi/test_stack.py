@@ -466,7 +466,8 @@ async def test_the_whole_stack_leaves_nothing_for_the_cyclic_collector(
         await PlainTextResponse("ok")(scope, receive, send)
 
     app = harden(bare, service="billing", options=HardenOptions(cancel_on_disconnect=True))
-    # A layer that made a circle would add one each time; a few may be from elsewhere in the process.
+    # A layer that made a circle would add one each time; a few may be from elsewhere in the
+    # process.
     assert await garbage(partial(_once, app, path), times) < times // 2
 
 

@@ -229,7 +229,8 @@ async def test_what_a_drain_finds_under_way_is_not_shed_and_what_comes_later_is(
 
     with anyio.fail_after(20):
         async with running(app), anyio.create_task_group() as tasks:
-            # As many as may be in the handler and in the queue before it: who waits there is shed in the end.
+            # As many as may be in the handler and in the queue before it: who waits there is shed
+            # in the end.
             for _ in range(SMALL.start + 3):
                 tasks.start_soon(ask)
             while len(app.running) < SMALL.start + 3:

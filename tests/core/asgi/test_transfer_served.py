@@ -103,7 +103,8 @@ def test_behind_a_real_server_a_chunked_body_gets_its_413_and_nothing_else(
             assert response.status == status, body
             assert (b"too-large" in body) == (status == 413)
             if connection.sock is not None:
-                # Nothing more comes on this connection: whatever follows would be taken for the next answer.
+                # Nothing more comes on this connection: whatever follows would be taken for the
+                # next answer.
                 connection.sock.settimeout(0.2)
                 with pytest.raises(TimeoutError):
                     assert connection.sock.recv(1) == b""

@@ -1,7 +1,7 @@
 """From the signal to closed: the notifications, their order, and what if something hangs.
 
-Signals are not caught here: a stand-in takes their place, since a real one would end the test run. Real signals in real
-processes are at the end, and in tests/servers.
+Signals are not caught here: a stand-in takes their place, since a real one would end the test run.
+Real signals in real processes are at the end, and in tests/servers.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ import pytest
 from postfacta_core.drain.signals import is_ctrl_c
 
 ASK = f"from postfacta_core.drain.signals import is_ctrl_c; print(is_ctrl_c({int(signal.SIGINT)}))"
-# The parent leads the session, and the child moves to a group of its own, which is then in the background.
+# The parent leads the session, and the child moves to a group of its own, which is then in the
+# background.
 BACKGROUND = f"import os, sys; os.spawnv(os.P_WAIT, sys.executable, [sys.executable, '-c', {'import os; os.setpgid(0, 0); ' + ASK!r}])"
 
 

@@ -23,7 +23,8 @@ __all__ = [
 CLOSED, OPEN, HALF_OPEN, FORCED_OPEN = CircuitState
 VERDICTS: Final[tuple[Verdict, ...]] = ("success", "failure", "ignored")
 SUCCESS, FAILURE, IGNORED = VERDICTS
-# Every number of the tests is a sum of few powers of two, so that the oracle may add them in another order.
+# Every number of the tests is a sum of few powers of two, so that the oracle may add them in
+# another order.
 CONFIG = CircuitConfig(
     failure_rate_threshold=0.5,
     slow_call_rate_threshold=0.5,

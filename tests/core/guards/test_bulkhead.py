@@ -158,7 +158,8 @@ async def test_a_slot_just_given_to_a_caller_that_is_cancelled_goes_to_the_next(
             await until(lambda: scene.bulkhead.waiting == 1)
             tasks.start_soon(scene.come, "c")
             await until(lambda: scene.bulkhead.waiting == 2)
-            # As if another call ended right now: the slot is b's before b can run, which is cancelled before that.
+            # As if another call ended right now: the slot is b's before b can run, which is
+            # cancelled before that.
             slots.leave()
             group.cancel_scope.cancel()
         await until(lambda: "c" in scene.gates)
@@ -345,7 +346,8 @@ def in_threads(number: int, work: Callable[[int], object]) -> None:
 
 
 def test_eight_threads_of_ten_thousand_calls_are_counted_exactly() -> None:
-    # Half of the threads find no slot at times; a circuit that never opens counts each end of a call.
+    # Half of the threads find no slot at times; a circuit that never opens counts each end of a
+    # call.
     bulkhead, retry = Bulkhead("db", 4), Retry("db")
     breaker = CircuitBreaker("db", config=CircuitConfig(failure_rate_threshold=1.0))
     pipeline = Pipeline(bulkhead, retry, breaker)

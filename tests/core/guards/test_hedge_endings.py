@@ -195,7 +195,8 @@ async def test_an_answer_is_not_kept_alive_by_what_is_left_of_the_other_try() ->
         for _ in range(10):
             await hedge.call(work, Answer())
         assert calls == 20
-        # The argument stays with the cancelled try, if its loop leaves that in a circle; the answer does not.
+        # The argument stays with the cancelled try, if its loop leaves that in a circle; the answer
+        # does not.
         assert alive() <= 10
     finally:
         gc.enable()

@@ -31,8 +31,8 @@ from postfacta_core.guards import (
 from tests.core.guards.worlds import IN_TASKS, IN_THREADS
 from tests.kit.every import every
 
-# Where `sniffio` is installed, which the SDKs of models bring, anyio asks it which event loop runs. The first two
-# runners do not set its variable, as `anyio.run` does.
+# Where `sniffio` is installed, which the SDKs of models bring, anyio asks it which event loop runs.
+# The first two runners do not set its variable, as `anyio.run` does.
 LOOPS: dict[str, Callable[[Callable[[], Any]], Any]] = {
     "asyncio.run": lambda scene: asyncio.run(scene()),
     "uvloop.run": lambda scene: uvloop.run(scene()),
@@ -104,7 +104,8 @@ HELD: dict[str, Mapping[str, object]] = {
 
 
 async def test_a_block_in_a_sync_dependency_of_fastapi_ends() -> None:
-    # FastAPI enters and leaves such a dependency in two threads, each in a copy of the request's context.
+    # FastAPI enters and leaves such a dependency in two threads, each in a copy of the request's
+    # context.
     with every() as case:
         for kind, make in BLOCKS.items():
             with case(kind):

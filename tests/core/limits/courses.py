@@ -1,6 +1,7 @@
 """Fixed courses of traffic through the overload limiter, and the numbers that it had on the way.
 
-`python -m tests.core.limits.courses` writes `courses.json` anew, after a change of the limiter that is meant.
+`python -m tests.core.limits.courses` writes `courses.json` anew, after a change of the limiter that
+is meant.
 """
 
 from __future__ import annotations

@@ -78,7 +78,8 @@ class Limiting(RuleBasedStateMachine):
         if tested.allowed:
             self.buckets.refund(key, cost, self.now)
         decision = self.buckets.spend(key, cost, self.now)
-        # A key that has nothing spent is forgotten, and without room for it may get less than before.
+        # A key that has nothing spent is forgotten, and without room for it may get less than
+        # before.
         assert tested == decision or (self.MAX_KEYS == 3 and decision.remaining <= tested.remaining)
         bucket = self.of(key)
         self.check(decision, bucket, cost)
@@ -108,7 +109,8 @@ class BoundedLimiting(Limiting):
     MAX_KEYS = 3
 
     def check(self, decision: Decision, bucket: TokenBucket, cost: int) -> None:
-        # It may get less, never more: so a key that is over its rate is refused, whoever else came by.
+        # It may get less, never more: so a key that is over its rate is refused, whoever else came
+        # by.
         if decision.allowed:
             assert bucket.holds(cost, self.now)
 
@@ -189,7 +191,8 @@ def test_a_key_without_room_gets_no_more_than_the_rate_before_and_after_there_is
     buckets.spend("first", 1, 0.0)
     assert buckets.spend("second", 2, 0.0).allowed
     assert not buckets.spend("second", 1, 0.0).allowed
-    # The first one's hit has come back: there is room now, and the second is remembered all the same.
+    # The first one's hit has come back: there is room now, and the second is remembered all the
+    # same.
     assert not buckets.spend("second", 1, 1799.0).allowed
     assert buckets.spend("second", 1, 1801.0).allowed
     assert not buckets.spend("second", 1, 1801.0).allowed
@@ -324,7 +327,8 @@ def test_a_key_of_any_length_takes_a_bounded_place() -> None:
     assert len(shorten(long)) <= LONGEST_KEY
     assert shorten(long) == shorten(long)
     assert shorten(long) != shorten(other)
-    # Not `hash`, which differs by process: those that share a store would count a caller each for itself.
+    # Not `hash`, which differs by process: those that share a store would count a caller each for
+    # itself.
     assert shorten("k" * 129) == f"{'k' * 64}#e48758c8b6f5e8722637b2781d4d24cd"
     assert len(shorten("\ud800" * 200)) <= LONGEST_KEY
 

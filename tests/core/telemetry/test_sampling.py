@@ -76,7 +76,8 @@ def test_the_sum_of_what_lines_stand_for_is_about_the_number_of_requests(
         sum(weights(sampler, requests, second=1000.0 + number))
         for number, requests in enumerate(seconds)
     )
-    # Each term has a standard deviation below the square root of 30 times its size; this is nine of them.
+    # Each term has a standard deviation below the square root of 30 times its size; this is nine of
+    # them.
     assert abs(stood_for - sum(seconds)) <= 9 * (30 * sum(seconds)) ** 0.5
 
 

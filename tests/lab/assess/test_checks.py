@@ -28,7 +28,8 @@ class Bucket:
     """A service that refuses, but for a few requests in the middle: so much time has passed that it lets them in.
 
     Args:
-        trusting: Whether it counts by what X-Forwarded-For says, of anyone or as servers do of a proxy on this machine.
+        trusting: Whether it counts by what X-Forwarded-For says, of anyone or as servers do of a
+            proxy on this machine.
     """
 
     dirty = False

@@ -75,7 +75,8 @@ SLOW = (
     ("HLTH-2", "LOAD-1"),
 )
 
-# It has no pool to show, it loses everything at once, and what it does not validate has another shape.
+# It has no pool to show, it loses everything at once, and what it does not validate has another
+# shape.
 BESIDES = ("METR-5", "DATA-2", "OPER-7")
 # Of the other saboteur, behind uvicorn.
 ASGI = (

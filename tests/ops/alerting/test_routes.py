@@ -104,7 +104,8 @@ def test_what_an_inhibition_compares_stands_on_every_rule_that_it_can_meet() -> 
     with every() as case:
         for rule in config()["inhibit_rules"]:
             with case(rule["source_matchers"][-1]):
-                # What both sides lack counts as equal, and would silence strangers. An instance comes with the series.
+                # What both sides lack counts as equal, and would silence strangers. An instance
+                # comes with the series.
                 sources = [one for one in alerts() if meets(one, rule["source_matchers"])]
                 targets = [one for one in alerts() if meets(one, rule["target_matchers"])]
                 assert sources

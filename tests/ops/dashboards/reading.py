@@ -19,7 +19,8 @@ _FILES = [
 ]
 BOARDS: Mapping[str, dict[str, Any]] = {board["uid"]: board for board in _FILES}
 
-# What Grafana puts in the place of its variables; two minutes are more than four of the longest scrape interval here.
+# What Grafana puts in the place of its variables; two minutes are more than four of the longest
+# scrape interval here.
 _GIVEN = {
     "$__rate_interval": "1m",
     "$__range": "2m",

@@ -82,7 +82,8 @@ def test_no_panel_lies_on_another_or_outside_of_the_24_columns() -> None:
                     )
                     for cell in itertools.product(columns, rows):
                         assert taken.setdefault(cell, panel["title"]) == panel["title"]
-                # No line is left with a hole: each row of the grid is as wide as the page, but for what stands below a lower one.
+                # No line is left with a hole: each row of the grid is as wide as the page, but for
+                # what stands below a lower one.
                 for y in {row for _, row in taken}:
                     assert min(column for column, row in taken if row == y) == 0
 

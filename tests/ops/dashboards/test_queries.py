@@ -18,7 +18,8 @@ GROWING = frozenset({"rate", "increase"})
 # They are told of a whole service by a rule or by Prometheus itself, and have no instance.
 WHOLE = re.compile(r"slo:|ALERTS$")
 
-# Names of a convention, or of an exporter, which are not what their ends promise. The live test asks for their types.
+# Names of a convention, or of an exporter, which are not what their ends promise. The live test
+# asks for their types.
 GAUGES_NAMED_SO = {"db_client_connection_count", "pg_stat_activity_count", "pg_locks_count"}
 COUNTERS_NOT_NAMED_SO = {
     "pg_stat_database_xact_commit",

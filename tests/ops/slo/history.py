@@ -1,6 +1,7 @@
 """Thirty days of what the rules would have recorded, written into a Prometheus's database before it starts.
 
-Samples are 150 s apart: a value holds for five minutes, so that none is missed, and a month is made in a few seconds.
+Samples are 150 s apart: a value holds for five minutes, so that none is missed, and a month is made
+in a few seconds.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def write_blocks(folder: Path, series: list[Series], end: int) -> None:
                 lines.write(f"{one.name}{{{labels}}} {value!r} {at}\n")
         lines.write("# EOF\n")
     program = shutil.which("promtool") or "promtool"
-    # A block of two hours each, as it makes by itself, costs it a look at the whole file for each of 360.
+    # A block of two hours each, as it makes by itself, costs it a look at the whole file for each
+    # of 360.
     words = [
         "tsdb",
         "create-blocks-from",

@@ -22,7 +22,8 @@ def complaints(where: Path, groups: Sequence[Mapping[str, Any]], proof: Mapping[
     Args:
         where: A directory of one's own.
         groups: The groups of rules.
-        proof: A file of tests. What it says of rule files and of groups that are not there does not count.
+        proof: A file of tests. What it says of rule files and of groups that are not there does not
+            count.
     """
     names = {group["name"] for group in groups}
     order = [name for name in proof.get("group_eval_order", ()) if name in names]
@@ -34,7 +35,8 @@ def complaints(where: Path, groups: Sequence[Mapping[str, Any]], proof: Mapping[
 
 
 def _write(file: Path, content: object) -> None:
-    # The dumper in C, where it was built, for there is much to write. JSON is not YAML for all characters.
+    # The dumper in C, where it was built, for there is much to write. JSON is not YAML for all
+    # characters.
     file.write_text(yaml.dump(content, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)))
 
 

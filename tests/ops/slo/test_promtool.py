@@ -53,7 +53,8 @@ def test_rules_for_a_rehearsal_hold_in_a_fifteenth_of_the_time(tmp_path: Path) -
     assert complaints(tmp_path, own(rules_of(promised)["groups"], "success-rate"), proof)
 
 
-# Our own requests: what each is called, its labels, and whether an objective counts it, and as what.
+# Our own requests: what each is called, its labels, and whether an objective counts it, and as
+# what.
 GOOD, BAD, OUT = "good", "bad", "out"
 USER: Final = {
     "job": "postfacta",
@@ -225,9 +226,11 @@ def test_whatever_is_promised_is_kept_watch_over(
     found[0]["spec"]["connectionDetails"] |= {"scrapeInterval": "15s", "evaluationInterval": "15s"}
     promised = read(found)
     for slow in (False, True):
-        # What is drawn may count the same as good and as all, or what no request can be: that is not proved.
+        # What is drawn may count the same as good and as all, or what no request can be: that is
+        # not proved.
         proof = proofs_of(promised, slow=slow)
-        # Outages take promtool minutes, with tiers of weeks; this is about what is recorded and left out.
+        # Outages take promtool minutes, with tiers of weeks; this is about what is recorded and
+        # left out.
         short = [test for test in proof["tests"] if cost(test) <= 200]
         where = tmp_path_factory.mktemp("any")
         assert complaints(where, rules_of(promised)["groups"], {**proof, "tests": short}) == ""

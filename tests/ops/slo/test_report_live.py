@@ -72,7 +72,8 @@ def _history() -> Iterator[Series]:
     for slo in OUTAGES:
         yield Series("slo:slice_bad:bool", _of(slo), partial(_is_bad, slo))
     yield Series("slo:slice_judged:bool", _of("latency-p95"), lambda ago: float(ago % 1 < 0.75))
-    # Twice as many requests in the older half, of which each hundredth fails; none in the newer half.
+    # Twice as many requests in the older half, of which each hundredth fails; none in the newer
+    # half.
     yield Series("slo:sli_bad:rate5m", _of("success-rate"), lambda ago: 0.2 if ago > 15 else 0.0)
     yield Series(
         "slo:sli_total:rate5m", _of("success-rate"), lambda ago: 20.0 if ago > 15 else 10.0

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.long
 
 # Samples up to which tests are run together, since starting promtool takes as long as they do.
 SHORT: Final = (80, 480)
-# A condition on a label of the service's own series, with the comma that parts it from the one before.
+# A condition on a label of the service's own series, with the comma that parts it from the one
+# before.
 _MATCHER: Final = re.compile(r',?(?!service=|slo=)\b([a-zA-Z_]+)(=~|!~|!=|=)"(?:[^"\\]|\\.)*"')
 _BRANCH: Final = re.compile(r"\n or [^\n]*? \* 0")
 _ENOUGH: Final = re.compile(r" and on\(\) \((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)")
@@ -66,7 +67,8 @@ def without(
 def without_conditions(expression: str) -> Iterator[tuple[str, str]]:
     unneeded = [found.span() for found in _BRANCH.finditer(expression)]
     for found in _MATCHER.finditer(expression):
-        # In "or total * 0" a condition decides nothing: where it would, there is no total to divide by.
+        # In "or total * 0" a condition decides nothing: where it would, there is no total to divide
+        # by.
         if not any(start <= found.start() < end for start, end in unneeded):
             left = expression[: found.start()] + expression[found.end() :]
             yield found[0].lstrip(","), left.replace("{,", "{").replace("{}", "")

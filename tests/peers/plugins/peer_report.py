@@ -20,7 +20,8 @@ class Report:
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Note a phase of a test."""
         before = self._outcomes.get(report.nodeid, "passed")
-        # An expected failure is an outcome of its own, so that one that ends in another way is seen.
+        # An expected failure is an outcome of its own, so that one that ends in another way is
+        # seen.
         outcome = "xfailed" if hasattr(report, "wasxfail") else report.outcome
         if outcome in _WORST and before in _WORST:
             outcome = max(before, outcome, key=_WORST.index)

@@ -16,7 +16,8 @@ from ...engine.values import as_dict, as_dicts, read_yaml
 from ..bench import Bench
 from ..model import Verdict, group
 
-_MOST_FILES, _MOST_BYTES = 20_000, 2**20
+_MOST_FILES = 20_000
+_MOST_BYTES = 2**20
 _SKIPPED = frozenset(
     {".git", "node_modules", ".venv", "venv", "vendor", "__pycache__", ".tox", ".mypy_cache", "dist", "target"}
 )  # fmt: skip
@@ -141,7 +142,8 @@ def _alerts(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _is_objective(document: dict[str, Any]) -> bool:
-    version, kind = str(document.get("apiVersion", "")).lower(), str(document.get("kind", ""))
+    version = str(document.get("apiVersion", "")).lower()
+    kind = str(document.get("kind", ""))
     return (
         ("openslo" in version and kind in {"SLO", "SLI"})
         or "sloth" in version

@@ -70,16 +70,19 @@ async def _finish_later(bench: Bench, held: list[Held]) -> list[Answer]:
 def _in_flight(answers: list[Answer]) -> Verdict:
     if not answers:
         return Verdict.not_run("nothing can be held: the file names no write and no database")
-    good, of = sum(answer.good for answer in answers), len(answers)
+    good = sum(answer.good for answer in answers)
+    of = len(answers)
     said = f"{good} of {of} requests in flight were answered 2xx after SIGTERM"
     return Verdict.share(good, of, said, answers=[str(answer) for answer in answers])
 
 
 async def _end(bench: Bench, began: float) -> Verdict:
-    grace, service = bench.spec.grace, bench.service
+    grace = bench.spec.grace
+    service = bench.service
     if not await until(lambda: not service.is_running, grace):
         return Verdict.fails(f"it was still there {grace:.0f} s after SIGTERM")
-    took, code = monotonic() - began, service.code
+    took = monotonic() - began
+    code = service.code
     await asyncio.sleep(0.2)
     if left := service.leaves():
         return Verdict.fails(f"it ended, and left {len(left)} processes behind")
@@ -102,7 +105,8 @@ def _served(flood: Flood, prestop: float) -> Verdict:
 
 async def _keep_asking(bench: Bench) -> str:
     """Use a kept connection, a request each 60 ms, until it has ended; return how it did."""
-    last, path = monotonic() + bench.spec.grace, bench.spec.live or _CHEAP
+    last = monotonic() + bench.spec.grace
+    path = bench.spec.live or _CHEAP
     connection = await bench.connect()
     try:
         while monotonic() < last:
@@ -191,7 +195,8 @@ async def _readiness(bench: Bench) -> Verdict:
 
 
 async def _through_a_cut(bench: Bench) -> Verdict:
-    live, ready = bench.spec.live, bench.spec.ready
+    live = bench.spec.live
+    ready = bench.spec.ready
     await bench.link.stop()
     fell, lived = await _watch(bench, falls=True)
     await bench.link.heal()
@@ -210,7 +215,8 @@ async def _through_a_cut(bench: Bench) -> Verdict:
 
 async def _watch(bench: Bench, *, falls: bool) -> tuple[float | None, bool]:
     """Return after how long readiness was as awaited, and whether it lived all the while."""
-    began, lived = monotonic(), True
+    began = monotonic()
+    lived = True
     while (at := monotonic() - began) < 30:
         lived = lived and (await bench.call(bench.spec.live, patience=3)).good
         answer = await bench.call(bench.spec.ready, patience=3)

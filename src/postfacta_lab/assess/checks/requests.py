@@ -19,7 +19,9 @@ _ORIGIN = "https://assess.example"
 _COMMON = frozenset({"type", "title", "status", "detail", "error", "message", "code", "errors"})
 _REQUEST_ID = re.compile(r"request_?id|correlation")
 _DOCUMENTS = ("/openapi.json", "/swagger.json", "/openapi.yaml", "/v3/api-docs")
-_LARGE, _HALF, _PIECE = 32 * 2**20, 16 * 2**20, 2**16
+_LARGE = 32 * 2**20
+_HALF = 16 * 2**20
+_PIECE = 2**16
 _BODIES = (b"", b"{", b"[]", b"null", b'"text"', b"1e999", b"\xff\xfe", b"NaN", b"[" * 5000, b'{"a":' * 500, b"{}" * 3,
            b'{"a":1,"a":2}', b"true", b"-", b'{"\\ud800": 1}')  # fmt: skip
 _VALUES: tuple[Any, ...] = (None, "", 0, -1, 10**30, True, [], {}, "x" * 100_000, "\x00", "\ud800", 1.5, float("nan"))  # fmt: skip
@@ -137,7 +139,8 @@ async def _inputs(bench: Bench) -> Mapping[str, Verdict]:
     large = {f"X-Assess-{number}": "x" * 4000 for number in range(256)}
     answer = await bench.call(bench.read_path(), headers=large)
     score = 1.0 if answer.status in {400, 413, 431, 494} else 0.0 if answer.status else 0.5
-    port, requests = bench.service.port, _ambiguous(bench).items()
+    port = bench.service.port
+    requests = _ambiguous(bench).items()
     served = [name for name, data in requests if (await ask(port, data, patience=4)).good]
     said = f"of {len(requests)} ambiguous requests were served: {', '.join(served) or 'none'}"
     return {
@@ -171,7 +174,9 @@ async def _large(bench: Bench, way: Mapping[str, str]) -> tuple[int, int, Answer
     frame = piece = b'"' + b"x" * (_PIECE - 2) + b'"'
     if chunked := "Transfer-Encoding" in way:
         frame = f"{_PIECE:x}\r\n".encode() + piece + b"\r\n"
-    sent, before, most = 0, bench.service.memory(), 0
+    sent = 0
+    before = bench.service.memory()
+    most = 0
 
     def pieces() -> Iterator[bytes]:
         nonlocal sent, most

@@ -15,18 +15,25 @@ from ...engine.client import Answer, Flood, Outcome, closed_loop, encode, open_l
 from ..bench import HAS_PROC, Bench, together
 from ..model import Verdict, group
 
-_CUT, _SILENT, _SETTLED, _EACH = 5.0, 8.0, 6.0, 0.15
+_CUT = 5.0
+_SILENT = 8.0
+_SETTLED = 6.0
+_EACH = 0.15
 _CROWD = 4.0
 _Asked = tuple[float, Answer]  # when it was due
-_CLIENTS, _BESIDE = 75, 60
+_CLIENTS = 75
+_BESIDE = 60
 _PATIENCE = 35.0  # of slow clients
-_SECONDS, _MOST_RATE, _RATIONED = 8.0, 500.0, 80.0
+_SECONDS = 8.0
+_MOST_RATE = 500.0
+_RATIONED = 80.0
 _STRANGER = "127.0.0.2" if HAS_PROC else ""  # other systems than Linux have one address alone
 
 
 @group("DEP-2", "DEP-3", "DEP-4", "TIME-4", needs=("read", "database"), fresh=True, quick=False)
 async def _outages(bench: Bench) -> Mapping[str, Verdict]:
-    link, writes = bench.link, bench.spec.write is not None
+    link = bench.link
+    writes = bench.spec.write is not None
     await link.stop()
     cut = await _ask_for(bench, _CUT)
     await link.heal()
@@ -46,7 +53,8 @@ async def _outages(bench: Bench) -> Mapping[str, Verdict]:
 
 async def _ask_for(bench: Bench, seconds: float, patience: float = 12.0) -> list[_Asked]:
     """Read and write in turn, one each 0.15 s, whether or not they are answered."""
-    number, writes = count(), bench.spec.write is not None
+    number = count()
+    writes = bench.spec.write is not None
 
     async def one() -> Answer:
         if writes and next(number) % 2:
@@ -69,10 +77,8 @@ def _unavailable(bench: Bench, asked: list[_Asked]) -> Verdict:
         return Verdict.fails(f"{hung} of {len(answers)} were not answered", cut=facts)
     refused = sum(answer.status == 503 and "retry-after" in answer.headers for answer in answers)
     right = refused + sum(answer.good for answer in answers) - acknowledged
-    slowest, seen = (
-        max(answer.seconds for answer in answers),
-        ", ".join(sorted({*map(str, answers)})),
-    )
+    slowest = max(answer.seconds for answer in answers)
+    seen = ", ".join(sorted({*map(str, answers)}))
     mostly = all(answer.status >= 500 or answer.good for answer in answers)
     score = 1.0 if right == len(asked) and slowest <= 1 else 0.5 if mostly else 0.25
     said = f"{right} of {len(asked)} were answered by 503 with Retry-After, or stale, within {slowest:.1f} s ({seen})"
@@ -112,11 +118,14 @@ def _limited(answers: list[Answer]) -> Verdict:
 
 @group("DEP-5", needs=("read", "database"), fresh=True, quick=False)
 async def _pool(bench: Bench) -> Verdict:
-    link, most = bench.link, bench.spec.database.max_connections if bench.spec.database else 0
+    link = bench.link
+    most = bench.spec.database.max_connections if bench.spec.database else 0
     await link.delay(0.05)
     link.count_anew()
     flood = await closed_loop(lambda: bench.read(patience=15), callers=60, seconds=_CROWD)
-    opened, at_once, asked = link.opened, link.most, max(len(flood.answers), 1)
+    opened = link.opened
+    at_once = link.most
+    asked = max(len(flood.answers), 1)
     await link.heal()
     odd = sorted(
         {str(answer) for _, answer in flood.answers if not (answer.good or answer.refused)}
@@ -134,7 +143,8 @@ async def _absent(bench: Bench) -> Verdict:
     await bench.link.stop()
     await bench.start(wait=False)
     bench.dirty = True
-    began, lived = monotonic(), False
+    began = monotonic()
+    lived = False
     while (at := monotonic() - began) < 8:
         if not bench.service.is_running:
             await bench.link.heal()
@@ -200,7 +210,8 @@ def _ended(ends: list[Answer], what: str) -> Verdict:
 
 
 def _unharmed(answers: list[Answer], calm: float) -> Verdict:
-    failed, p95 = sum(not answer.good for answer in answers), _p95(answers)
+    failed = sum(not answer.good for answer in answers)
+    p95 = _p95(answers)
     said = f"{failed} of {len(answers)} reads beside them failed, p95 {p95 * 1000:.0f} ms"
     quick = p95 <= max(5 * calm, 0.5)
     return Verdict.scored(
@@ -293,7 +304,8 @@ async def _capacity(
 
 
 async def _probe(bench: Bench) -> list[bool]:
-    answers, began = list[bool](), monotonic()
+    answers = list[bool]()
+    began = monotonic()
     while bench.spec.live and monotonic() - began < _SECONDS:
         answer = await bench.call(bench.spec.live, patience=2)
         answers.append(answer.good and answer.seconds <= 1)
@@ -303,7 +315,8 @@ async def _probe(bench: Bench) -> list[bool]:
 
 def _goodput(flood: Flood, plan: _Plan) -> Verdict:
     possible = plan.possible * _SECONDS
-    share, later = flood.good(plan.within) / possible, flood.good(2 * plan.within) / possible
+    share = flood.good(plan.within) / possible
+    later = flood.good(2 * plan.within) / possible
     score = 1.0 if share >= 0.8 else 0.75 if share >= 0.5 else 0.5 if later >= 0.5 else 0.0
     said = f"at {plan.rate:.0f} requests a second, {100 * share:.0f} % of the possible {plan.possible:.0f} were served in time"
     good = flood.good(plan.within) / _SECONDS
@@ -334,7 +347,8 @@ def _well(bench: Bench, after: float | None, grown: int) -> Verdict:
 def _probed(bench: Bench, answers: list[bool]) -> Verdict:
     if not answers:
         return Verdict.fails("no probe was found", sure=True)
-    good, of = sum(answers), len(answers)
+    good = sum(answers)
+    of = len(answers)
     said = f"{good} of {of} probes of {bench.spec.live} were answered within 1 s under overload"
     return Verdict.share(good, of, said)
 
@@ -342,9 +356,11 @@ def _probed(bench: Bench, answers: list[bool]) -> Verdict:
 @group("RATE-1", needs=("read",), deployed=True)
 async def _rate_limit(bench: Bench) -> Verdict:
     # Servers trust what a proxy on 127.0.0.1 says of its callers; a stranger has another address.
-    bench.dirty, bench.source = True, _STRANGER
+    bench.dirty = True
+    bench.source = _STRANGER
     refused: list[Answer] = []
-    sent, began = 0, monotonic()
+    sent = 0
+    began = monotonic()
     while not refused and sent < 1500 and monotonic() - began < 40:
         refused = [
             it for it in await together(*(bench.read() for _ in range(10))) if it.status == 429
@@ -359,7 +375,8 @@ async def _rate_limit(bench: Bench) -> Verdict:
         others += (
             await bench.read(headers={"X-Forwarded-For": f"203.0.113.{number}"})
         ).status == 429
-    evaded, hinted = others < plain / 2, "retry-after" in refused[0].headers
+    evaded = others < plain / 2
+    hinted = "retry-after" in refused[0].headers
     said = "; evaded by X-Forwarded-For" if evaded else "" if hinted else "; without Retry-After"
     return Verdict.scored(
         1.0 if hinted and not evaded else 0.5, f"refused after {sent} requests{said}"

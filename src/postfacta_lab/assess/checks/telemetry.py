@@ -18,18 +18,17 @@ _DURATION = re.compile(
 )
 _BARE_DURATION = re.compile(r"\d\s?(ms|µs|us|s)\b")
 _PAIR = re.compile(r'\b[\w.]+=("[^"]*"|\S+)')
-_SENT, _MISSED = 23, 11
+_SENT = 23
+_MISSED = 11
 _NO_GAUGES = ("_total", "_count", "_sum", "_bucket", "_created")
 _Scrape = Mapping[Series, float]
 
 
 @group("LOGS-1", "LOGS-2", "LOGS-3", "LOGS-4", "TRAC-1", "TRAC-2", needs=("read",))
 async def _logs(bench: Bench) -> Mapping[str, Verdict]:
-    given, trace, mark = (
-        f"assess{secrets.token_hex(8)}",
-        secrets.token_hex(16),
-        secrets.token_hex(6),
-    )
+    given = f"assess{secrets.token_hex(8)}"
+    trace = secrets.token_hex(16)
+    mark = secrets.token_hex(6)
     before = len(bench.log())
     answers = [await bench.read() for _ in range(2)]
     taken = await bench.read(headers={"X-Request-ID": given})
