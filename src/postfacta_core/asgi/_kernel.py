@@ -405,7 +405,7 @@ class Kernel(Shared):
         await exchange.reply(problem)
         return True
 
-    async def _admit(  # noqa: C901, PLR0912, PLR0915 - see `__call__`
+    async def _admit(  # noqa: C901, PLR0912 - see `__call__`
         self, exchange: _Either, scope: Scope
     ) -> None:
         shedding = self.admission

@@ -81,7 +81,7 @@ class Hardened(Kernel):
         ValueError: If an argument is wrong, or the application is hardened already.
     """
 
-    def __init__(  # noqa: PLR0915 - one part after the other
+    def __init__(
         self,
         app: ASGIApp,
         *,
