@@ -37,9 +37,9 @@ ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs/how-to/run-it-for-real.md").read_text()
 NOT_RUN = {
     "Run it for real": "a picture",
-    "Install": "it installs from a package index; tests/strangers installs the built package into an empty environment",
+    "Install": "its packages come from an index; tests/strangers installs the built wheel into an empty environment",
     "Write secrets and settings": "it adds a user to the machine, which the test must not",
-    "Upgrade": "it installs from a package index; the test puts the same version there under another name",
+    "Upgrade": "its packages come from an index; the test puts the same version there under another name",
 }
 PROGRAMS = {
     "curl": shutil.which("curl"),
