@@ -14,6 +14,8 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
+from traceback import walk_tb
+from types import CodeType
 from typing import Any, Final, Self, TypeVar, cast
 
 import anyio
@@ -194,7 +196,8 @@ class RunningRequests:
         is_closed: Whether new requests are to be refused.
         tasks: Those of the sweep, while deadlines are looked after; else None.
         loop: The asyncio loop whose tasks it cancels; None on trio, and before it is entered.
-        on_tick: Called at each tick with the time; it must be quick and must not raise.
+        on_tick: Called at each tick with the time; it must be quick. If it raises, the sweep goes
+            on.
         on_beat: Likewise, 20 times a second with how many seconds late the loop is; see
             `LoadSheddingMiddleware.beat`.
     """
@@ -206,6 +209,7 @@ class RunningRequests:
         self._observe = fan_out([observer])
         self.clock: Clock = clock
         self._running: set[Running] = set()
+        self._causes: set[tuple[type[Exception], CodeType, int]] = set()
         self.tasks: TaskGroup | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -321,13 +325,24 @@ class RunningRequests:
                 await anyio.sleep(_TICK)
                 now = self.clock()
                 late = max(late, now - began - _TICK)
-                self._sweep(now)
-            self.on_beat(late)
+                self._call(self.on_tick, now)
+                self._call(self._sweep, now)
+            self._call(self.on_beat, late)
+
+    def _call(self, step: Callable[[float], object], seconds: float) -> None:
+        """Run a step of the sweep, which goes on if it raises; each cause is reported once."""
+        try:
+            step(seconds)
+        except Exception as error:  # noqa: BLE001 - see above
+            *_, (frame, line) = walk_tb(error.__traceback__)
+            cause = (type(error), frame.f_code, line)
+            if cause not in self._causes:
+                self._causes.add(cause)
+                self._observe(TaskCrashed("sweep", error))
 
     # Not in the loop above, whose frame would keep the last one: granian closes a connection when
     # nothing refers to it.
     def _sweep(self, now: float) -> None:
-        self.on_tick(now)
         clock = self.clock
         for running in tuple(self._running):
             request = running.request

@@ -106,6 +106,33 @@ async def test_a_handler_is_cancelled_at_its_deadline_and_awaited() -> None:
     assert bench.observer.of(DeadlineExceeded) == [DeadlineExceeded("handler")]
 
 
+async def test_the_sweep_goes_on_when_a_step_of_it_raises() -> None:
+    bench = Bench()
+    request = Request(bench.clock)
+    steps: list[str] = []
+
+    def tick(now: float) -> None:
+        steps.append("tick")
+        raise LookupError("of a tick")
+
+    def beat(late: float) -> None:
+        steps.append("beat")
+        raise ValueError(f"of beat {len(steps)}")
+
+    bench.running.on_tick, bench.running.on_beat = tick, beat
+    async with bench.serving((request, anyio.sleep_forever)):
+        await until(lambda: steps.count("beat") >= 3)
+        bench.clock.advance(10)
+        await until(lambda: len(bench.running) == 0)
+    assert request.answers == ["DeadlineExceededError"]
+    crashes = bench.observer.of(TaskCrashed)
+    # Once for each cause, although the steps raised dozens of times.
+    assert [(crash.task, type(crash.error)) for crash in crashes] == [
+        ("sweep", LookupError),
+        ("sweep", ValueError),
+    ]
+
+
 async def test_one_that_ends_in_time_is_not_answered_for() -> None:
     bench = Bench()
     request = Request(bench.clock)
