@@ -35,7 +35,11 @@ from postfacta_core.asgi._types import ASGIApp, Message
 __all__ = ["KINDS", "applications", "main", "serve"]
 
 KINDS: Final = ("GET", "browser", "POST", "FastAPI")
-"""A plain GET; one with the headers of a browser behind a proxy that traces; a POST of 1 KiB; a GET of a FastAPI service."""
+"""A plain GET.
+
+One with the headers of a browser behind a proxy that traces; a POST of 1 KiB; a GET of a FastAPI
+service.
+"""
 
 _BODY: Final = json.dumps({"name": "bench", "text": "x" * 995}).encode()
 

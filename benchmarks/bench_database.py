@@ -1,4 +1,6 @@
-"""Measure what a query costs this process: through `Database`, through the adapters, and through the bare pools.
+"""Measure what a query costs this process.
+
+Through `Database`, through the adapters, and through the bare pools.
 
 Each work borrows a connection, runs one query for one row, and gives the connection back. Rounds of
 all take turns; a figure is the median CPU time of this process alone, without PostgreSQL's, and a

@@ -1,4 +1,6 @@
-"""Compare GET of one incident with the same thing written by hand: requests a second, and CPU a request.
+"""Compare GET of one incident with the same thing written by hand.
+
+Requests a second, and CPU a request.
 
 Real servers (uvicorn, one process each) on one real PostgreSQL serve the same incident over
 sockets, by the same query. Servers have one core to themselves, clients and PostgreSQL the other;

@@ -49,7 +49,10 @@ async def _turn(repeats: int) -> None:
 
 
 async def measure(rounds: int, chosen: str = "") -> Figures:
-    """Measure the rows whose name begins so: for each way, ns added, ratio to ours, objects for the collector."""
+    """Measure the rows whose name begins so.
+
+    For each way, ns added, ratio to ours, objects for the collector.
+    """
     # A hit is the call itself; all else is around one.
     return {
         row: await _row(works, rounds, _loop if row.startswith("rate limit") else _bare)

@@ -1,4 +1,6 @@
-"""Measure an alert storm: one incident grows by batches of 500 signals, and is read at each of some sizes.
+"""Measure an alert storm.
+
+One incident grows by batches of 500 signals, and is read at each of some sizes.
 
 A real server answers over sockets, on a real PostgreSQL. *cpu* is the server's own, *wall* what a
 client waits, both medians; *nodes* counts the elements of a page. Beside it a probe asks

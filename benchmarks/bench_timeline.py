@@ -1,4 +1,6 @@
-"""Measure what a timeline costs: the rules alone by the number of signals, and reading and rendering 2,000 entries.
+"""Measure what a timeline costs.
+
+The rules alone by the number of signals, and reading and rendering 2,000 entries.
 
 The rules are pure, so their figure is CPU time for one build, the median of some rounds that take
 turns; the cost is linear if the microseconds an entry stay the same. Every tenth signal is

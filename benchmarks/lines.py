@@ -1,4 +1,7 @@
-"""Format each access line as JSON and write it, as a service does: ours by our handler, the peers' by theirs."""
+"""Format each access line as JSON and write it, as a service does.
+
+Ours by our handler, the peers' by theirs.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ __all__ = ["write_to_nowhere"]
 
 
 def write_to_nowhere() -> None:
-    """Write all lines of this process to the null device: what a log collector costs belongs to neither side."""
+    """Write all lines of this process to the null device.
+
+    What a log collector costs belongs to neither side.
+    """
     # What `logs.configure` makes of standard output, where results are printed here.
     ours = LineWriter(os.open(os.devnull, os.O_WRONLY))
     ours.setFormatter(JsonFormatter({"service": "bench", "instance": "bench-1"}))

@@ -213,7 +213,10 @@ def _onto(owner: ast.AST, field: str) -> Callable[[ast.AST], None]:
 
 
 def _statements_instead(node: ast.stmt) -> Iterator[ast.AST]:  # noqa: C901, PLR0912 - a table
-    """Return what may stand in the place of a statement: nothing, or its block without its condition or its care."""
+    """Return what may stand in the place of a statement.
+
+    Nothing, or its block without its condition or its care.
+    """
     match node:
         case ast.Expr(value=ast.Constant()):
             return  # the dots of a protocol

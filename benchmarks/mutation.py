@@ -242,7 +242,10 @@ class Breaker:
         }
 
     def _tests(self, filename: str, mutant: Mutant, budget: float) -> list[int]:
-        """Return the tests that cover the line: first who noticed others in this function, then the quickest."""
+        """Return the tests that cover the line.
+
+        First who noticed others in this function, then the quickest.
+        """
         covering = self._covering.get(filename, {})
         found = {
             test
@@ -311,7 +314,10 @@ class Breaker:
 
 
 def _wait(child: int, expected: float) -> str:
-    """Wait for a child's verdict; end it when it burns the processor, or does nothing, for too long."""
+    """Wait for a child's verdict.
+
+    End it when it burns the processor, or does nothing, for too long.
+    """
     started = busy = time.monotonic()
     used = 0.0
     pause = 0.002
@@ -362,7 +368,10 @@ def _read(path: Path) -> list[Result]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Break, count, print; end with 1 if fewer were noticed than the least, or nothing was broken."""
+    """Break, count, print.
+
+    End with 1 if fewer were noticed than the least, or nothing was broken.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -19,7 +19,10 @@ _ROW = re.compile(r"^\| (\S+\.py) \| (`+ .+ `+ → `+ .+ `+) \| .+ \|$", re.MULT
 
 
 def counted(results: Iterable[Result]) -> list[Result]:
-    """Return the results that are verdicts of tests: no controls, and no code that nothing runs any more."""
+    """Return the results that are verdicts of tests.
+
+    No controls, and no code that nothing runs any more.
+    """
     return [result for result in results if result["status"] in COUNTED]
 
 
@@ -37,7 +40,10 @@ def is_equivalent(result: Result, equivalent: Collection[tuple[str, str]]) -> bo
 def table(
     results: Sequence[Result], equivalent: Collection[tuple[str, str]], totals: Mapping[str, int]
 ) -> Iterator[str]:
-    """Write a line for each module: how many mutants it has, how many were tried, and what came of them."""
+    """Write a line for each module.
+
+    How many mutants it has, how many were tried, and what came of them.
+    """
     yield "| module | mutants | tried | killed | timeout | survived | not covered | equivalent | score |"
     yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
     for module in [*sorted({str(it["module"]) for it in results}), "all"]:

@@ -47,7 +47,10 @@ _RATE = "1000000000/minute"
 
 
 def peers(make: Make, tracing: TracerProvider) -> Mapping[str, ASGIApp]:
-    """Name each stack around the application that `make` makes. `tracing` samples as ours does, for the last two."""
+    """Name each stack around the application that `make` makes.
+
+    `tracing` samples as ours does, for the last two.
+    """
     return {
         "peers, popular": _popular(make, None, limited=False),
         "peers, popular, rate limit": _popular(make, None, limited=True),

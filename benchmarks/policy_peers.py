@@ -33,7 +33,10 @@ __all__ = ["KEYS", "OURS", "TURN", "rows"]
 
 OURS = "postfacta"
 TURN = " + a turn of the loop"
-"""Ends the name of one that cleans up in a task: each call is followed by a turn of the loop, in which it may."""
+"""Ends the name of one that cleans up in a task.
+
+Each call is followed by a turn of the loop, in which it may.
+"""
 
 KEYS = (1, 1_000, 100_000)
 # Never reached: what is measured is a hit that passes.
@@ -58,7 +61,10 @@ async def nothing() -> None:
 
 
 async def rows(chosen: str = "") -> Mapping[str, Mapping[str, Work]]:
-    """Name each situation that begins so, and in it each way to guard a call; needs a running loop."""
+    """Name each situation that begins so, and in it each way to guard a call.
+
+    Needs a running loop.
+    """
     makers: dict[str, Callable[[], Mapping[str, _Call]]] = {
         "retry, success at once": _retries,
         "bulkhead, a slot is free": _bulkheads,

@@ -79,7 +79,9 @@ async def interleaved(
 async def rounds_of(
     works: Mapping[str, Work], rounds: int, *, seconds: float, most: int = 100_000
 ) -> dict[str, list[float]]:
-    """Measure each work once a round, for as long as each other; return its CPU seconds for one repetition, round by round.
+    """Measure each work once a round, for as long as each other.
+
+    Return its CPU seconds for one repetition, round by round.
 
     Args:
         works: What is compared.

@@ -1,4 +1,6 @@
-"""Play overload in virtual time: the library's own limiter, a service with a hidden queue, and its callers.
+"""Play overload in virtual time.
+
+The library's own limiter, a service with a hidden queue, and its callers.
 
     python -m benchmarks.simulate --seed 3              # the whole grid; renews the page; some
     minutes
@@ -64,7 +66,10 @@ _SLOTS = {5: 1, 20: 2, 50: 5, 400: 20, 2000: 40}
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One service, its callers and its load; `load` is a multiple of `capacity`, in requests a second."""
+    """One service, its callers and its load.
+
+    `load` is a multiple of `capacity`, in requests a second.
+    """
 
     service: str
     callers: str
@@ -472,7 +477,10 @@ def play(
 
 
 def grid() -> Iterator[Cell]:
-    """Return the cells of issue 11 that can be played: beyond some 6,000 a second a thread refuses and does nothing else."""
+    """Return the cells of issue 11 that can be played.
+
+    Beyond some 6,000 a second a thread refuses and does nothing else.
+    """
     for service in ("cpu", "io", "pool", "slow"):
         for capacity in _SLOTS:
             for load in (0.8, 1, 3, 5, 10, 30):

@@ -11,7 +11,10 @@ __all__ = ["fail_over", "roll"]
 
 
 def roll(grace: float = 45.0) -> str:
-    """Restart each instance in turn as a deployment does: SIGTERM, wait for the end, start, wait until ready."""
+    """Restart each instance in turn as a deployment does.
+
+    SIGTERM, wait for the end, start, wait until ready.
+    """
     lab = ours()
     took: list[str] = []
     for instance in lab.own_stack().instances:

@@ -76,7 +76,10 @@ class Sample:
 
 @dataclass(slots=True)
 class Result:
-    """What an outage did. Moments are counted from the repair; a readiness that did not fall has none."""
+    """What an outage did.
+
+    Moments are counted from the repair; a readiness that did not fall has none.
+    """
 
     outage: str
     what: str
@@ -202,7 +205,10 @@ def _is_live(site: Site) -> bool:
 
 
 def _wait_for_recovery(record: Record) -> None:
-    """Wait until a write succeeded and readiness is back; what does not come is found by the judgement."""
+    """Wait until a write succeeded and readiness is back.
+
+    What does not come is found by the judgement.
+    """
 
     def recovered() -> bool:
         samples = tuple(record.samples)

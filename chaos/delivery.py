@@ -1,4 +1,7 @@
-"""Puts together what a deployment is rehearsed on: builds behind the HAProxy that is shipped, users, and a Prometheus."""
+"""Puts together what a deployment is rehearsed on.
+
+Builds behind the HAProxy that is shipped, users, and a Prometheus.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,9 @@ class Build:
 
 
 class Balancer(Child):
-    """The HAProxy that is shipped, with weights that count at any load: `leastconn` sends a light canary nothing.
+    """The HAProxy that is shipped, with weights that count at any load.
+
+    `leastconn` sends a light canary nothing.
 
     Args:
         folder: Where its configuration, socket and log are.
@@ -148,7 +153,9 @@ class _Scraper(Prometheus):
 
 
 class Site(Together):
-    """A service of one or two instances in its slots, with users and a Prometheus; a context manager.
+    """A service of one or two instances in its slots, with users and a Prometheus.
+
+    A context manager.
 
     Args:
         folder: Where everything is written; must be open to all users.

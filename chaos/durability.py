@@ -191,7 +191,10 @@ def _attempted(step: Callable[[], None]) -> list[str]:
 
 
 def _gaps(acknowledged: Sequence[float], faults: Sequence[Fault]) -> dict[str, float]:
-    """Find the longest silence around each kind of fault: what a client that writes all the time would see."""
+    """Find the longest silence around each kind of fault.
+
+    What a client that writes all the time would see.
+    """
     longest: dict[str, float] = {}
     for fault in faults:
         silence = longest_silence(acknowledged, fault.began, fault.healed + fault.recovered + 2.0)

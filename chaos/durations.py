@@ -47,7 +47,10 @@ def seconds(text: str) -> float:
 
 
 def divide(text: str, by: float) -> str:
-    """Return a length of time divided by a factor, to the millisecond; never nothing out of something."""
+    """Return a length of time divided by a factor, to the millisecond.
+
+    Never nothing out of something.
+    """
     length = seconds(text)
     return f"{max(1, round(1000 * length / by))}ms" if length else "0s"
 

@@ -16,7 +16,9 @@ _NAME = "standby"
 
 
 class FailoverStack(Stack):
-    """As ``Stack``, with a standby; the instances know both addresses and look for the one that takes writes.
+    """As ``Stack``, with a standby.
+
+    The instances know both addresses and look for the one that takes writes.
 
     The standby is synchronous: what was acknowledged is on both. With an asynchronous one a
     failover loses the last moments, without any client knowing.
@@ -32,7 +34,10 @@ class FailoverStack(Stack):
         return f"postgresql://{user}@{one},{other}{primary.path}?target_session_attrs=read-write"
 
     def fail_over(self) -> None:
-        """Promote the standby; the old primary must be dead, and stays so: two of them would be one too many."""
+        """Promote the standby.
+
+        The old primary must be dead, and stays so: two of them would be one too many.
+        """
         if self._first.poll() is None and self._first.pid is not None:
             raise RuntimeError("the old primary lives: end it first")
         self._standby.promote()

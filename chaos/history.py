@@ -25,7 +25,10 @@ MOVES: Mapping[str, frozenset[str]] = {
 
 
 class Action(StrEnum):
-    """What a write wants; its content is ``<severity> <description>``, ``<from>><to>``, or the new description."""
+    """What a write wants.
+
+    Its content is ``<severity> <description>``, ``<from>><to>``, or the new description.
+    """
 
     CREATE = "create"
     MOVE = "move"
@@ -34,7 +37,10 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored(durability.Stored):
-    """An incident as it is read back: where it stands, and its description; its facts are those of the audit log."""
+    """An incident as it is read back: where it stands, and its description.
+
+    Its facts are those of the audit log.
+    """
 
     status: str
     description: str

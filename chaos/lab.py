@@ -1,4 +1,6 @@
-"""Holds the stack of PostFacta that an experiment works on: the control of `postfacta_lab.chaos`, with our own processes.
+"""Holds the stack of PostFacta that an experiment works on.
+
+The control of `postfacta_lab.chaos`, with our own processes.
 
 With CHAOS_URL it works on a PostFacta that runs already; CHAOS_WRITES=yes lets its users record
 incidents.

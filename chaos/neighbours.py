@@ -1,4 +1,7 @@
-"""What a service with rotating secrets talks to, besides its database: a Supabase project, and a Valkey."""
+"""What a service with rotating secrets talks to, besides its database.
+
+A Supabase project, and a Valkey.
+"""
 
 from __future__ import annotations
 

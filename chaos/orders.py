@@ -1,4 +1,6 @@
-"""Write single statements to a database, behind a network that loses answers, until SIGTERM; then read them back.
+"""Write single statements to a database, behind a network that loses answers, until SIGTERM.
+
+Then read them back.
 
     DSN=postgresql://... python -m chaos.orders JOURNAL [--writers 4] [--seed 1]
 

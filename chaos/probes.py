@@ -61,7 +61,10 @@ def wrong_facts() -> int:
 
 
 def busy_transactions() -> int:
-    """Count connections of the service that hold a transaction open and do nothing: they were leaked."""
+    """Count connections of the service that hold a transaction open and do nothing.
+
+    They were leaked.
+    """
     return anyio.run(_idle_in_transaction, ours().own_stack().dsn())
 
 

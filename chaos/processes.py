@@ -136,13 +136,19 @@ class Postgres:
         self.server.stop()
 
     def kill(self) -> None:
-        """End the postmaster and all backends at once: nothing is written, the next start recovers."""
+        """End the postmaster and all backends at once.
+
+        Nothing is written, the next start recovers.
+        """
         if self.server.pid is not None and self.is_running:
             kill(self.server.pid)
         self.server.stop()  # reaps the child, and gives the folder free
 
     def freeze(self) -> None:
-        """Stop all of it in its tracks: connections stay open and answer nothing, and new ones too."""
+        """Stop all of it in its tracks.
+
+        Connections stay open and answer nothing, and new ones too.
+        """
         if self.server.pid is not None and self.is_running:
             freeze(self.server.pid)
 

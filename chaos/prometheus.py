@@ -112,7 +112,9 @@ class Prometheus(Child):
         return shutil.which(name)
 
     def reconfigure(self) -> None:
-        """Write the configuration, with what the targets are now; a start reads it, and `reload` too.
+        """Write the configuration, with what the targets are now.
+
+        A start reads it, and `reload` too.
 
         Raises:
             ValueError: A target belongs to no job that is deployed.
@@ -205,7 +207,10 @@ def _at_pace(settings: Mapping[str, Any], by: float) -> dict[str, Any]:
 
 
 def _localized(job: Mapping[str, Any], where: Sequence[str], by: float) -> dict[str, Any]:
-    """Keep what names and shapes the series; how a target is found, and what proves who asks, is ours."""
+    """Keep what names and shapes the series.
+
+    How a target is found, and what proves who asks, is ours.
+    """
     kept = {key: job[key] for key in (*_KEPT, *_PACE) if key in job}
     return {**_at_pace(kept, by), "static_configs": [{"targets": list(where)}]}
 

@@ -241,7 +241,9 @@ class _Pipeline:
 def drill(
     folder: Path, builds: Sequence[str] = tuple(BUILDS), *, by: int = _BY
 ) -> tuple[list[Row], int, int, int]:
-    """Deploy each build and undo it; return what was seen, and the entries of the ledger: all, acknowledged, and known.
+    """Deploy each build and undo it.
+
+    Return what was seen, and the entries of the ledger: all, acknowledged, and known.
 
     Each entry is sent to PostFacta once, also through a build that fails, so one may not be
     acknowledged.

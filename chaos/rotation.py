@@ -63,7 +63,10 @@ class Row:
 
 
 def replace_folder(folder: Path, files: Mapping[str, str]) -> None:
-    """Replace all files of a folder at once, as Kubernetes does: each is a link into `..data`, which is a link itself."""
+    """Replace all files of a folder at once, as Kubernetes does.
+
+    Each is a link into `..data`, which is a link itself.
+    """
     former = (folder / "..data").resolve()
     version = folder / f"..{time.monotonic_ns()}"
     version.mkdir()
@@ -82,7 +85,10 @@ def replace_folder(folder: Path, files: Mapping[str, str]) -> None:
 
 
 class Load:
-    """Callers that read and write until the block ends, with a token; `answers` counts them by status, 0 for none."""
+    """Callers that read and write until the block ends, with a token.
+
+    `answers` counts them by status, 0 for none.
+    """
 
     def __init__(self, url: str, token: str, callers: int = _CALLERS) -> None:
         self.answers: Counter[int] = Counter()

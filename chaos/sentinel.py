@@ -42,7 +42,10 @@ LIMIT = 1000
 """Requests an hour, of one address."""
 TOLERANCE = 0.02
 GOAL = 15.0
-"""Seconds until the four count as one again. Sentinel waits for 1 s, and an instance for up to 4 s between two tries."""
+"""Seconds until the four count as one again.
+
+Sentinel waits for 1 s, and an instance for up to 4 s between two tries.
+"""
 _SERVICE = "limits"
 _IN_MEMORY = "save ''"
 _INSTANCES = 4

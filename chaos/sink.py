@@ -1,4 +1,6 @@
-"""A receiver of notifications: it takes what Alertmanager posts, and remembers each alert and when it came.
+"""A receiver of notifications.
+
+It takes what Alertmanager posts, and remembers each alert and when it came.
 
 Each path is a receiver of its own: what is posted to ``/pager`` came to the pager. It runs in
 threads of this process, on a port of the loopback address.
@@ -98,7 +100,10 @@ class Sink:
             ]
 
     def posts(self, receiver: str) -> list[float]:
-        """List when a receiver was posted to, by ``time.monotonic``; one notification may hold many alerts."""
+        """List when a receiver was posted to, by ``time.monotonic``.
+
+        One notification may hold many alerts.
+        """
         with self._changed:
             return [at for at, to in self._posts if to == receiver]
 

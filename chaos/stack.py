@@ -1,4 +1,7 @@
-"""Puts a whole service together on this machine: PostgreSQL, instances, a proxy, an administrator."""
+"""Puts a whole service together on this machine.
+
+PostgreSQL, instances, a proxy, an administrator.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ _SECRET = "admin.password"  # noqa: S105 - a file's name
 
 
 def prepare(folder: Path) -> Path:
-    """Make the files of a database with tables and an administrator; a stack starts from a copy in no time."""
+    """Make the files of a database with tables and an administrator.
+
+    A stack starts from a copy in no time.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)  # PostgreSQL may run as another user
     password = secrets.token_urlsafe(16)
@@ -43,7 +49,10 @@ def sign_in(url: str, password: str, *, email: str = EMAIL) -> str:
 
 
 def write_post_mortem(url: str, token: str) -> str:
-    """Record an incident whose timeline a post-mortem saw, for `postfacta verify`; return the incident's path."""
+    """Record an incident whose timeline a post-mortem saw, for `postfacta verify`.
+
+    Return the incident's path.
+    """
     body = {
         "title": "Before",
         "description": "It is read all the while",

@@ -202,7 +202,10 @@ class Writer:
         )
 
     def _settle(self, wish: _Wish) -> Mapping[str, Any] | None:
-        """Send until the outcome is known; give the incident as it is then, None if that is not known."""
+        """Send until the outcome is known.
+
+        Give the incident as it is then, None if that is not known.
+        """
         began = time.monotonic()
         attempts = 0
         fault = ""
@@ -283,7 +286,9 @@ class Writer:
 
 
 class Writing:
-    """Clients that write in threads of their own until the block ends; what is under way is brought to its end.
+    """Clients that write in threads of their own until the block ends.
+
+    What is under way is brought to its end.
 
     Args:
         urls: As for `Writer`.

@@ -1,4 +1,6 @@
-"""Keep a ledger of deployments, rollbacks and changed flags: a line of JSON for each, which is added and never changed.
+"""Keep a ledger of deployments, rollbacks and changed flags.
+
+A line of JSON for each, which is added and never changed.
 
     python deploy/ledger.py record --file ledger.jsonl --what 1.4.0 --environment production --by ci
     -- COMMAND ... python deploy/ledger.py record --file ledger.jsonl --kind flag --what
@@ -203,7 +205,10 @@ class Summary:
 
 
 def summary(entries: Sequence[Entry], least: int = LEAST) -> Summary:
-    """Compute deploy success and the time to roll back; a rollback undoes the last deployment of its environment."""
+    """Compute deploy success and the time to roll back.
+
+    A rollback undoes the last deployment of its environment.
+    """
     good: dict[int, bool] = {}
     last: dict[str, int] = {}
     for number, it in enumerate(entries):
@@ -244,7 +249,10 @@ def signal(entry: Entry, service: str) -> dict[str, Any]:
 
 
 def send(url: str, token: Path, found: Mapping[str, Any]) -> str:
-    """Send a signal to PostFacta; return what went wrong, without secrets, or nothing. It never raises."""
+    """Send a signal to PostFacta; return what went wrong, without secrets, or nothing.
+
+    It never raises.
+    """
     try:
         if urlsplit(url).scheme not in {"http", "https"}:
             return "its address is neither http nor https"

@@ -1,4 +1,7 @@
-"""What a check of a delivery found: passed, failed, or not run with the reason, which is never passed."""
+"""What a check of a delivery found.
+
+Passed, failed, or not run with the reason, which is never passed.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ class Outcome:
         sys.stdout.flush()
 
     def end(self) -> int:
-        """Print what was not looked at, and return the exit code: 0 if all passed, 1 if something failed, else 77."""
+        """Print what was not looked at, and return the exit code.
+
+        0 if all passed, 1 if something failed, else 77.
+        """
         if self._failed:
             return 1
         if not self._not_run:

@@ -1,4 +1,6 @@
-"""Configure the documentation site: Sphinx reads the Markdown as it is, and any warning fails the build.
+"""Configure the documentation site.
+
+Sphinx reads the Markdown as it is, and any warning fails the build.
 
 The source folder is the root of the repository, so that a link means the same here and on a forge.
 Navigation comes from the pages called `README.md`: an item of a list that begins with a link to a

@@ -1,4 +1,6 @@
-"""Write the pages of `docs` that follow from the code: signatures, docstrings, routes, metrics, measured costs.
+"""Write the pages of `docs` that follow from the code.
+
+Signatures, docstrings, routes, metrics, measured costs.
 
     python docs/generate.py            # writes them, and names those that changed
 
@@ -234,7 +236,10 @@ def _import(kind: type[object]) -> str:
 
 
 def _from(name: str, value: object, module: str) -> str:
-    """Write how a name is imported: from the first face that exports it, or else from its module."""
+    """Write how a name is imported.
+
+    From the first face that exports it, or else from its module.
+    """
     faces = [face for face in FACES if getattr(import_module(face), name, None) is value]
     home = next((face for face in faces if name in exported(face)), module)
     return f"from {home} import {name}"
@@ -304,7 +309,10 @@ def _default_texts(kind: Callable[..., object]) -> Mapping[str, str]:
 
 
 def _members(kind: type[object]) -> Iterator[tuple[str, str]]:
-    """Describe each public method: its signature and its effect; those of a base class are described there."""
+    """Describe each public method: its signature and its effect.
+
+    Those of a base class are described there.
+    """
     for name, member in vars(kind).items():
         if name in _INNER or any(hasattr(base, name) for base in kind.__mro__[1:-1]):
             continue
@@ -336,7 +344,10 @@ def _invocation(name: str, function: Callable[..., object]) -> str:
 
 
 def _each(write: Callable[[ModuleType, str], str]) -> Callable[[str], str]:
-    """Return a maker of entries: a mark has a module, of the core unless it says which package, and the names."""
+    """Return a maker of entries.
+
+    A mark has a module, of the core unless it says which package, and the names.
+    """
 
     def make(asked: str) -> str:
         home, *names = asked.split()
@@ -362,7 +373,10 @@ def _function(name: str, function: Callable[..., object]) -> str:
 
 
 def _errors(_asked: str) -> str:
-    """Draw the tree of errors: each below the first that it is a kind of, with the first sentence about it."""
+    """Draw the tree of errors.
+
+    Each below the first that it is a kind of, with the first sentence about it.
+    """
 
     def draw(kind: type[Exception], depth: int) -> Iterator[str]:
         says = parse(kind.__doc__).summary.removesuffix(".").split(". ")[0]
@@ -403,7 +417,10 @@ def _assigned(module: ModuleType, name: str) -> tuple[str, Doc]:
 
 
 def exported(face: str) -> Sequence[str]:
-    """List what a module exports: its `__all__`, or else each name without an underscore that it defines."""
+    """List what a module exports.
+
+    Its `__all__`, or else each name without an underscore that it defines.
+    """
     module = import_module(face)
     listed: Sequence[str] | None = getattr(module, "__all__", None)
     if listed is not None:
@@ -423,7 +440,10 @@ def exported(face: str) -> Sequence[str]:
 
 
 def list_entries() -> Mapping[str, tuple[str, str]]:
-    """List the entries of the reference by name: the page with the anchor, and the first paragraph."""
+    """List the entries of the reference by name.
+
+    The page with the anchor, and the first paragraph.
+    """
     found: dict[str, tuple[str, str]] = {}
     for page in PAGES[:-1]:
         seen: dict[str, int] = {}

@@ -1,4 +1,6 @@
-"""Make the pictures of the documentation again: of the demo's sample incidents in Chromium, and of measured results.
+"""Make the pictures of the documentation again.
+
+Of the demo's sample incidents in Chromium, and of measured results.
 
     python -m docs.pictures                    # writes docs/images
     python -m docs.pictures --to build/images  # elsewhere, to compare

@@ -1,4 +1,6 @@
-"""No text installs PostFacta from a package index: none has it, and anyone could register its name there.
+"""No text installs PostFacta from a package index.
+
+None has it, and anyone could register its name there.
 
 Delete this file with the first upload (docs/how-to/release.md).
 """

@@ -1,1 +1,4 @@
-"""Reference services that are graded by `postfacta assess`, and the page of their grades: `make assess`."""
+"""Reference services that are graded by `postfacta assess`, and the page of their grades.
+
+`make assess`.
+"""

@@ -109,7 +109,10 @@ def prepare(name: str, folder: Path) -> None:
 
 
 def reference(name: str, server: EmbeddedPostgres, folder: Path) -> Spec:
-    """Return the service file of a reference; the original has files to judge, the others are a program each."""
+    """Return the service file of a reference.
+
+    The original has files to judge, the others are a program each.
+    """
     _, command, postgres = REFERENCES[name]
     env = {"REFERENCE": name.removeprefix("fastapi-"), "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
     env["NODE_PATH"] = str(folder / "node_modules")

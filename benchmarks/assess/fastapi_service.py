@@ -1,4 +1,7 @@
-"""An API as tutorials write it: `REFERENCE=memory`, `postgres` or `sqlalchemy`; with `-harden` behind it hardened, and nothing else."""
+"""An API as tutorials write it: `REFERENCE=memory`, `postgres` or `sqlalchemy`.
+
+With `-harden` behind it hardened, and nothing else.
+"""
 
 from __future__ import annotations
 

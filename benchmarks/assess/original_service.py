@@ -1,4 +1,6 @@
-"""A stand-in of the original: it answers as was recorded of it, keeps incidents in memory, and has the faults that were measured.
+"""A stand-in of the original.
+
+It answers as was recorded of it, keeps incidents in memory, and has the faults that were measured.
 
 It ends at once on SIGTERM, lets any page read with credentials, authenticates no one, logs queries,
 counts no request, and ends when many write at once.

@@ -65,7 +65,9 @@ class Plan:
 
 @dataclass(slots=True)
 class Summary:
-    """What became of the requests of a kind that were due while it was measured; times are in seconds.
+    """What became of the requests of a kind that were due while it was measured.
+
+    Times are in seconds.
 
     `server_cpu` is the share of a core that the server had: less than 1 under overload, and others
     had the rest.

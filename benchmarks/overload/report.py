@@ -33,7 +33,9 @@ _GOAL_REFUSED = 0.2
 
 
 def ceiling(row: Row, times: float) -> float:
-    """Return the goodput that no limit could exceed, as a share of the capacity: refusals cost the server time too.
+    """Return the goodput that no limit could exceed, as a share of the capacity.
+
+    Refusals cost the server time too.
 
     With its own seconds s for a request that it serves and r for one that it refuses, x that are
     served of n leave it x * s + (n - x) * r <= 1.

@@ -1,4 +1,6 @@
-"""The services under test: kinds of work, without any framework, bare or behind the library's load shedding.
+"""The services under test.
+
+Kinds of work, without any framework, bare or behind the library's load shedding.
 
 `OVERLOAD_HANDLER` is `cpu` (burns 5 ms of processor time), `pool` (holds one of 20 slots for 50 ms)
 or `nothing` (answers at once, which is what a refusal costs the server at least), and

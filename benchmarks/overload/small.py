@@ -1,4 +1,6 @@
-"""Measure small services over real sockets: 0.8 times the capacity, then many times, then 0.6 times.
+"""Measure small services over real sockets.
+
+0.8 times the capacity, then many times, then 0.6 times.
 
     python -m benchmarks.overload.small --keep      # some 8 minutes; renews the page
 

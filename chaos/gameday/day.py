@@ -88,7 +88,10 @@ class Seconds:
     counts: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
 
     def add(self, site: Site, began: float) -> None:
-        """Take over what a load has measured; `began` is the start of the day by `time.monotonic`."""
+        """Take over what a load has measured.
+
+        `began` is the start of the day by `time.monotonic`.
+        """
         offset = time.monotonic() - site.load.now() - began
         for sample in tuple(site.load.meter.samples):
             second = self.counts.setdefault(int(sample.intended + offset), [0, 0])
@@ -221,7 +224,10 @@ class Day:
         return Course(began=began, caused=caused, mended=mended, ended=ended)
 
     def _verified(self, site: Site, block: runbooks.Block) -> Command:
-        """Run what says that all is well until it does, as a runbook tells people to; a quieter tier ends later."""
+        """Run what says that all is well until it does, as a runbook tells people to.
+
+        A quieter tier ends later.
+        """
         commands: list[Command] = []
 
         def is_well() -> bool:
@@ -249,7 +255,10 @@ class Day:
         return all(any(it.matches(one.labels) for one in over) for it in rang)
 
     def _active(self, row: Row) -> list[Episode]:
-        """List what must end before the next fault. An allowed ticket need not: a spent budget stays spent for long."""
+        """List what must end before the next fault.
+
+        An allowed ticket need not: a spent budget stays spent for long.
+        """
         return [
             one
             for one in self.watch.present()

@@ -34,7 +34,10 @@ _GUESSES_A_SECOND = 20.0
 
 
 class CannotBeCausedError(Exception):
-    """This machine, or the service, has no way to cause the fault; the text says what is missing."""
+    """This machine, or the service, has no way to cause the fault.
+
+    The text says what is missing.
+    """
 
 
 @contextmanager
@@ -253,7 +256,10 @@ def _unsafe_commits(site: Site) -> Generator[None]:
 
 @contextmanager
 def _hanging_writes(site: Site) -> Generator[None]:
-    """Make one write of seven hang in the database for longer than its request may take; the others are as quick as ever."""
+    """Make one write of seven hang in the database for longer than its request may take.
+
+    The others are as quick as ever.
+    """
     hang = "begin if random() < 0.15 then perform pg_sleep(8); end if; return new; end"
     site.database.ask(f"create function hang() returns trigger language plpgsql as '{hang}'")
     site.database.ask(

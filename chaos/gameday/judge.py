@@ -83,7 +83,10 @@ class Course:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What one expected alert did; seconds since the fault began, and at the end since the repair. None is never."""
+    """What one expected alert did.
+
+    Seconds since the fault began, and at the end since the repair. None is never.
+    """
 
     alert: str
     severity: str
@@ -209,7 +212,10 @@ def judge(
 def noise(
     episodes: Sequence[Episode], arrivals: Sequence[Arrival], known: Sequence[Pattern] = ()
 ) -> tuple[str, ...]:
-    """List what fired or was sent, and was neither expected nor allowed; alerts without a receiver are left out."""
+    """List what fired or was sent, and was neither expected nor allowed.
+
+    Alerts without a receiver are left out.
+    """
     labels = [one.labels for one in episodes if one.fired is not None]
     labels += [one.labels for one in arrivals if one.status == "firing"]
     return tuple(

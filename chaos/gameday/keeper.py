@@ -1,4 +1,7 @@
-"""A PostFacta out of reach of all faults: what the day's alerts tell it becomes the timeline of an incident."""
+"""A PostFacta out of reach of all faults.
+
+What the day's alerts tell it becomes the timeline of an incident.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Shows how the day went: as JSON, as one HTML file with a line of time for each fault, as tables for a page."""
+"""Shows how the day went.
+
+As JSON, as one HTML file with a line of time for each fault, as tables for a page.
+"""
 
 from __future__ import annotations
 

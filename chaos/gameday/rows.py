@@ -1,4 +1,7 @@
-"""Reads the table of the game day: which fault must fire which alerts, and which runbook it leads to."""
+"""Reads the table of the game day.
+
+Which fault must fire which alerts, and which runbook it leads to.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Puts the stage of a game day together: the service under load, and all that monitors and reports it."""
+"""Puts the stage of a game day together.
+
+The service under load, and all that monitors and reports it.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,9 @@ def missing_programs() -> list[str]:
 
 
 def write_rules(folder: Path, compression: int) -> list[Path]:
-    """Write all rules that are deployed at another pace: the generated ones by their generator, the others by hand.
+    """Write all rules that are deployed at another pace.
+
+    The generated ones by their generator, the others by hand.
 
     Raises:
         RuntimeError: The generator failed; its own words are shown.
@@ -236,7 +241,10 @@ class Site(Together):
         self._start_prometheus()
 
     def _start_prometheus(self) -> None:
-        """Start it, and give it the rules once it has seen everything: for five seconds it scrapes nothing."""
+        """Start it, and give it the rules once it has seen everything.
+
+        For five seconds it scrapes nothing.
+        """
         prometheus = self.prometheus
         prometheus.start()
         prometheus.wait_ready()
@@ -320,7 +328,10 @@ class Site(Together):
         wait_until(lambda: self._serves(since), "users are served again", within=within, every=0.1)
 
     def _serves(self, since: float) -> bool:
-        """Return whether no user failed for two seconds; how long they waited is for alerts to judge."""
+        """Return whether no user failed for two seconds.
+
+        How long they waited is for alerts to judge.
+        """
         last = self.load.now() - 0.5
         seconds = self.load.since(last - 2.0, last)
         return last - since >= 2.0 and seconds.count >= _RATE and not seconds.failed

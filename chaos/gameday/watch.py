@@ -22,7 +22,9 @@ Ask = Callable[[], Sequence[Mapping[str, Any]]]
 def advance(
     open_: Mapping[_Key, Episode], alerts: Sequence[Mapping[str, Any]], now: float
 ) -> dict[_Key, Episode]:
-    """Record the state of each alert now: new ones are seen, some fire, and those that are gone have ended.
+    """Record the state of each alert now.
+
+    New ones are seen, some fire, and those that are gone have ended.
 
     Args:
         open_: What was known; those that have ended are no longer among them.

@@ -116,7 +116,10 @@ class Node(Child):
 
     @property
     def postmaster(self) -> int | None:
-        """The process id of its PostgreSQL, which is no descendant of Patroni's; None if none runs."""
+        """The process id of its PostgreSQL, which is no descendant of Patroni's.
+
+        None if none runs.
+        """
         file = read_pid_file(self.data)
         return file.pid if file is not None and runs_postgres_on(file.pid, self.data) else None
 

@@ -38,7 +38,10 @@ _PACE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """One write that a server acknowledged: on which timeline, and when it was sent and answered."""
+    """One write that a server acknowledged.
+
+    On which timeline, and when it was sent and answered.
+    """
 
     number: int
     server: str

@@ -174,5 +174,8 @@ def assessed(metric: Metric, phases: Sequence[Phase]) -> Phase:
 
 
 def worst(phases: Sequence[Phase]) -> Phase:
-    """Judge a whole analysis by its metrics: one that did not succeed ends it, and it runs until all have."""
+    """Judge a whole analysis by its metrics.
+
+    One that did not succeed ends it, and it runs until all have.
+    """
     return max(phases, key=_ORDER.index)

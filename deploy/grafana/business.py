@@ -1,4 +1,7 @@
-"""Show the business metrics: incidents, how long they take, what machines report, and who signs in."""
+"""Show the business metrics.
+
+Incidents, how long they take, what machines report, and who signs in.
+"""
 
 from __future__ import annotations
 

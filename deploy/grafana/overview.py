@@ -26,7 +26,10 @@ EVENTS: Final = (
     ("New version", f"{_VERSIONS} unless {_VERSIONS.replace('})', '} offset 5m)')}"),
     ("Alert", 'ALERTS{service="$service",alertstate="firing",severity="page"}'),
 )
-"""What is marked on each time axis: the five minutes after a version that was not there before, and pages."""
+"""What is marked on each time axis.
+
+The five minutes after a version that was not there before, and pages.
+"""
 
 
 def rows() -> list[Row]:

@@ -56,7 +56,10 @@ def mean(histogram: str, more: str = "", *, by: str = "") -> str:
 
 
 def variables(job: str, *, metric: str = "postfacta_build_info") -> list[Variable]:
-    """Return what the reader chooses on each dashboard: the job, at first the given one, and instances of it."""
+    """Return what the reader chooses on each dashboard.
+
+    The job, at first the given one, and instances of it.
+    """
     return [
         Variable(name="job", label="Job", query=f"label_values({metric}, job)", default=job),
         Variable(

@@ -1,4 +1,7 @@
-"""Show what each policy does: circuits, retries, bulkheads, limits, hedges, fallbacks, deadlines."""
+"""Show what each policy does.
+
+Circuits, retries, bulkheads, limits, hedges, fallbacks, deadlines.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A container without an engine: a process in namespaces of its own, as the image's user, on its root, read-only.
+"""A container without an engine.
+
+A process in namespaces of its own, as the image's user, on its root, read-only.
 
 It is process 1 there, as under an engine, so that signals do to it what they do in production. The
 network is that of the machine. Needs root and util-linux.

@@ -1,4 +1,6 @@
-"""Check the Kubernetes manifests of folders: by `kustomize build`, by the schema of Kubernetes, and by our rules.
+"""Check the Kubernetes manifests of folders.
+
+By `kustomize build`, by the schema of Kubernetes, and by our rules.
 
     python deploy/k8s/check.py                         # all overlays that are shipped
     python deploy/k8s/check.py path/to/your/overlay

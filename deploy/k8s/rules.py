@@ -56,7 +56,10 @@ class Manifests:
 
     @property
     def rollout(self) -> Object:
-        """The Rollout that takes the template of the Deployment; an empty one if that rolls out by itself."""
+        """The Rollout that takes the template of the Deployment.
+
+        An empty one if that rolls out by itself.
+        """
         return self.one("Rollout")
 
     @property
@@ -253,7 +256,10 @@ def _the_schema_is_migrated_before(its: Manifests) -> Iterator[str]:
 
 @_rule
 def _a_canary_is_judged(its: Manifests) -> Iterator[str]:
-    """Steps that no one judges are a slow way to break everything; a judge without data must not say yes."""
+    """Steps that no one judges are a slow way to break everything.
+
+    A judge without data must not say yes.
+    """
     for found in its.of("Rollout"):
         name = f"Rollout/{found['metadata']['name']}"
         canary = at(found, "spec", "strategy", "canary", default={})
@@ -343,7 +349,10 @@ def _the_autoscaler_owns_the_replicas(its: Manifests) -> Iterator[str]:
 
 @_rule
 def _connections_fit_the_database(its: Manifests) -> Iterator[str]:
-    """More pods than PostgreSQL has connections for fail at the worst moment: when load is highest."""
+    """More pods than PostgreSQL has connections for fail at the worst moment.
+
+    When load is highest.
+    """
     allowed = at(its.service.object, "metadata", "annotations", _CONNECTIONS)
     if allowed is None:
         yield f"the Deployment needs the annotation {_CONNECTIONS}"
@@ -386,7 +395,10 @@ def _pods_are_spread(its: Manifests) -> Iterator[str]:
 
 @_rule
 def _resources_are_stated(its: Manifests) -> Iterator[str]:
-    """Memory above its request ends pods of others; a limit of the processor makes a pod wait on an idle node."""
+    """Memory above its request ends pods of others.
+
+    A limit of the processor makes a pod wait on an idle node.
+    """
     for pods in its.pods:
         for container in pods.containers:
             asked, most = (

@@ -1,4 +1,6 @@
-"""Lint what each revision of the schema sends to PostgreSQL, with squawk; a bad revision must be refused first.
+"""Lint what each revision of the schema sends to PostgreSQL, with squawk.
+
+A bad revision must be refused first.
 
     python deploy/migrations/check.py
 

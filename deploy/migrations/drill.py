@@ -247,7 +247,9 @@ class _Stage:
 
 
 def serve_both(dsn: str, old: Path, folder: Path) -> tuple[Callers, list[str]]:
-    """Roll from the version before to this one, back, and forth again, under load; return what went wrong.
+    """Roll from the version before to this one, back, and forth again, under load.
+
+    Return what went wrong.
 
     Args:
         dsn: A database at the revision of the version before.

@@ -1,4 +1,7 @@
-"""Decides what a row's answer is, from what was seen: pass, fail, not run, or waived. It runs nothing."""
+"""Decides what a row's answer is, from what was seen: pass, fail, not run, or waived.
+
+It runs nothing.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,10 @@ class Finding:
 
 
 def judge_tests(names: Iterable[str], outcomes: Mapping[str, Answer]) -> Answer:
-    """Judge tests by their outcomes, which stand under their ids; each name must have one that ran."""
+    """Judge tests by their outcomes, which stand under their ids.
+
+    Each name must have one that ran.
+    """
     found: dict[str, Answer] = {}
     for name in names:
         own = {
@@ -136,7 +142,10 @@ def worst(answers: Iterable[Answer]) -> Answer:
 
 
 def waived(finding: Finding, waivers: Sequence[Waiver], today: date) -> Finding:
-    """Apply the waivers: one in time takes the place of a failure; one that ended is a failure by itself."""
+    """Apply the waivers: one in time takes the place of a failure.
+
+    One that ended is a failure by itself.
+    """
     for waiver in waivers:
         if waiver.row != finding.row.id:
             continue

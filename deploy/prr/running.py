@@ -1,4 +1,7 @@
-"""Sees what there is to see: runs commands and tests, each once however many rows rest on it, and reads reports."""
+"""Sees what there is to see.
+
+Runs commands and tests, each once however many rows rest on it, and reads reports.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The questions of the readiness review, and what answers each: read from `checks.yaml` and `waivers.yaml`, strictly."""
+"""The questions of the readiness review, and what answers each.
+
+Read from `checks.yaml` and `waivers.yaml`, strictly.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,10 @@ class Suite:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Answered by a command that ends with 0; 77 is not run. With `lines`, by those of what it prints."""
+    """Answered by a command that ends with 0; 77 is not run.
+
+    With `lines`, by those of what it prints.
+    """
 
     run: str
     lines: tuple[str, ...] = ()

@@ -1,4 +1,6 @@
-"""Report the target figures, each with what it was counted from: availability, detection, repair, deployments, noise.
+"""Report the target figures, each with what it was counted from.
+
+Availability, detection, repair, deployments, noise.
 
     python -m deploy.prr.targets --prometheus http://127.0.0.1:9090 --service
     https://postfacta.example.org \

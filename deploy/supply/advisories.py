@@ -1,4 +1,6 @@
-"""Compare packages with advisories: by pip-audit, or by a copy of advisories in the OSV format, for machines without a network.
+"""Compare packages with advisories.
+
+By pip-audit, or by a copy of advisories in the OSV format, for machines without a network.
 
 The copy is a JSON file for each advisory, in a folder or in an archive such as OSV's
 `PyPI/all.zip`. A source counts only if it finds the canary, a package that is known to be

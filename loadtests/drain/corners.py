@@ -1,4 +1,7 @@
-"""The rarer ways to stop: nothing ends by itself, a second signal, a signal during startup, a blocked event loop."""
+"""The rarer ways to stop.
+
+Nothing ends by itself, a second signal, a signal during startup, a blocked event loop.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ _PROBLEM = "application/problem+json"
 
 
 async def drain_deadline(kind: ServerKind, plan: Plan) -> Result:
-    """Stop while requests are in flight that never end: each gets a clean 503, then all closes in order."""
+    """Stop while requests are in flight that never end.
+
+    Each gets a clean 503, then all closes in order.
+    """
     times = plan.limits(0.5, 1.0, 1.0)
     answers: list[Answer] = []
     async with plan.server(kind, times, label="deadline") as server:
@@ -48,7 +54,10 @@ async def drain_deadline(kind: ServerKind, plan: Plan) -> Result:
 
 
 async def second_signal(kind: ServerKind, plan: Plan) -> Result:
-    """Stop with a long drain delay, and again a moment later: the second signal ends the delay, not the drain."""
+    """Stop with a long drain delay, and again a moment later.
+
+    The second signal ends the delay, not the drain.
+    """
     times = plan.limits(20.0, 5.0, 2.0)
     async with plan.server(kind, times, label="second") as server:
         await server.ready()
@@ -65,7 +74,10 @@ async def second_signal(kind: ServerKind, plan: Plan) -> Result:
 
 
 async def signal_during_startup(kind: ServerKind, plan: Plan) -> Result:
-    """Stop while the application is still starting: it must not hang, and what was opened must be closed."""
+    """Stop while the application is still starting.
+
+    It must not hang, and what was opened must be closed.
+    """
     times = plan.limits(0.5, 1.0, 1.0)
     startup = 1.5
     async with plan.server(kind, times, label="startup", DRAIN_STARTUP=str(startup)) as server:

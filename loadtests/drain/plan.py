@@ -1,4 +1,7 @@
-"""What a run of the harness agrees on beforehand: the application, its limits, the time for each part."""
+"""What a run of the harness agrees on beforehand.
+
+The application, its limits, the time for each part.
+"""
 
 from __future__ import annotations
 

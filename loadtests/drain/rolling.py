@@ -1,4 +1,7 @@
-"""Restart a service while it serves: its instances in turn behind HAProxy, or the workers of one by SIGHUP."""
+"""Restart a service while it serves.
+
+Its instances in turn behind HAProxy, or the workers of one by SIGHUP.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +127,10 @@ def _replaced(server: Server, times: int) -> bool:
 
 @asynccontextmanager
 async def _load(ports: Sequence[int], keep_alive: int) -> AsyncGenerator[list[Clients]]:
-    """Send to each port until the block ends: 10 requests a second on each kept connection, and some 50 on new ones."""
+    """Send to each port until the block ends.
+
+    10 requests a second on each kept connection, and some 50 on new ones.
+    """
     everyone = [Clients(port) for port in ports]
     async with asyncio.TaskGroup() as tasks:
         for clients in everyone:

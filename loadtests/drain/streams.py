@@ -27,7 +27,10 @@ _FAREWELL = b"retry: "
 
 @dataclass(frozen=True, slots=True)
 class Got:
-    """What a client of HTTP/1.1 got: the status, the body so far, and whether the message was complete."""
+    """What a client of HTTP/1.1 got.
+
+    The status, the body so far, and whether the message was complete.
+    """
 
     status: int = 0
     body: bytes = b""
@@ -90,7 +93,10 @@ async def stop_by_default(kind: ServerKind, plan: Plan) -> Result:
 
 
 async def stop_streams(kind: ServerKind, plan: Plan) -> Result:
-    """Stop while streams of each kind are under way: what ends in time is whole, and no cut is hidden."""
+    """Stop while streams of each kind are under way.
+
+    What ends in time is whole, and no cut is hidden.
+    """
     times = plan.times
     streams = _streams(times.short_answer, times.long_answer)
     got: dict[str, Got] = {}

@@ -1,4 +1,7 @@
-"""An incident service on PostgreSQL; this module lists its subcommands without importing any extra."""
+"""An incident service on PostgreSQL.
+
+This module lists its subcommands without importing any extra.
+"""
 
 COMMANDS = {
     "serve": "run the service (needs a migrated database)",

@@ -1,4 +1,7 @@
-"""The command `postfacta`, also as `python -m postfacta_app`: it imports a subcommand when that is run."""
+"""The command `postfacta`, also as `python -m postfacta_app`.
+
+It imports a subcommand when that is run.
+"""
 
 from __future__ import annotations
 

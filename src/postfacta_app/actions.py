@@ -124,7 +124,10 @@ class Action(BaseModel, frozen=True):
         return self.status not in CLOSED
 
     def days_left(self, now: datetime) -> int | None:
-        """Return the days until it is due, in UTC, below 0 once overdue; None without a due date, or once closed."""
+        """Return the days until it is due, in UTC, below 0 once overdue.
+
+        None without a due date, or once closed.
+        """
         return (self.due_on - now.date()).days if self.due_on and self.is_open else None
 
 
@@ -147,7 +150,10 @@ class ActionQuery(Paged, frozen=True):
 
 
 def change(old: Action, wish: ActionChange, now: datetime) -> Action:
-    """Apply a change; raise if it is closed as `wont_do` without a reason, or is open and has one."""
+    """Apply a change.
+
+    Raise if it is closed as `wont_do` without a reason, or is open and has one.
+    """
     wanted = {name: getattr(wish, name) for name in wish.model_fields_set}
     status = wanted.get("status", old.status)
     kept = (

@@ -78,7 +78,10 @@ class NotDurableError(Exception):
 def create_app(
     settings: Settings, *, v0_store: PostgresV0 | None = None, read: Read | None = None
 ) -> Hardened:
-    """Create the application; nothing is opened before its lifespan starts. `read` reloads replaced secrets."""
+    """Create the application; nothing is opened before its lifespan starts.
+
+    `read` reloads replaced secrets.
+    """
     rotation = Rotation(settings, read)
     codebase = load_codebase()
     telemetry = Telemetry(metrics=Metrics(version=settings.app_version or codebase.version))
@@ -252,7 +255,10 @@ def _options(
 
 
 def _may_scrape(settings: Settings, proxies: TrustedProxies, scope: Scope) -> bool:
-    """Outside `local`, only this machine may read the metrics without a token; proxied requests may not."""
+    """Outside `local`, only this machine may read the metrics without a token.
+
+    Proxied requests may not.
+    """
     if settings.is_local or settings.metrics_token is not None:
         return True
     peer = (scope.get("client") or ("",))[0]

@@ -122,7 +122,10 @@ def _run(work: Callable[[Database], Awaitable[T]]) -> T:
 
 
 def _of(group: click.Group, name: str, summary: str) -> Callable[[Work], click.Command]:
-    """Make a command of a function that works in one transaction; it speaks once that is committed."""
+    """Make a command of a function that works in one transaction.
+
+    It speaks once that is committed.
+    """
 
     def declare(function: Work) -> click.Command:
         @_command(name, summary, of=group)

@@ -47,7 +47,10 @@ Job = Callable[[], Awaitable[object]]
 VISIBLE = (
     "(i.visibility = 'internal' or $1::boolean or coalesce($2::uuid = any (i.members), false))"
 )
-"""Whether the caller may see the incident `i`. A query that holds it takes `*sees(principal)` as its first two."""
+"""Whether the caller may see the incident `i`.
+
+A query that holds it takes `*sees(principal)` as its first two.
+"""
 
 SCHEMA_ERRORS = (
     asyncpg.UndefinedTableError,
@@ -70,7 +73,9 @@ _ABOUT = "Postfacta-About"  # Stored with the headers of a response.
 
 
 def new_id() -> UUID:
-    """Return a UUID of version 7, for rows in batches: it grows with time, so a batch touches few pages.
+    """Return a UUID of version 7, for rows in batches.
+
+    It grows with time, so a batch touches few pages.
 
     Random ones touch a page each, logged whole after a checkpoint: that cost half of ingest's
     throughput.
@@ -165,7 +170,10 @@ def _update(table: str, names: tuple[str, ...], columns: str) -> str:
 
 
 class Where:
-    """Joins conditions with "and"; values become arguments, after `args`, and never part of the text."""
+    """Joins conditions with "and".
+
+    Values become arguments, after `args`, and never part of the text.
+    """
 
     def __init__(self, *args: object) -> None:
         self.args: list[object] = [*args]
@@ -188,7 +196,10 @@ Work = Callable[[Unit], Awaitable[Response | None]]  # Returns the response; Non
 
 
 class Transactions:
-    """Runs the writes of requests; `count` is called with each of a unit's `counts` once it is committed."""
+    """Runs the writes of requests.
+
+    `count` is called with each of a unit's `counts` once it is committed.
+    """
 
     def __init__(
         self, database: Database, *, count: Callable[..., object] = lambda *_: None
@@ -202,7 +213,9 @@ class Transactions:
     async def write(
         self, request: Request, principal: Principal, work: Work, *, key: str | None = None
     ) -> Response:
-        """Run the work in one transaction, perhaps again after a deadlock; respond only after the commit.
+        """Run the work in one transaction, perhaps again after a deadlock.
+
+        Respond only after the commit.
 
         With an Idempotency-Key, the response to the same method, path and body is replayed; raise
         if the key had another request, the first is under way, or it is about an incident hidden

@@ -1,4 +1,7 @@
-"""Run everything on this machine: an embedded PostgreSQL, the schema, sample incidents, and the server."""
+"""Run everything on this machine.
+
+An embedded PostgreSQL, the schema, sample incidents, and the server.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +105,10 @@ def _secret(file: Path) -> str:
 
 
 async def record(connection: Connection, *, now: datetime) -> None:
-    """Record each sample with everything below it, in one transaction; links only lead to earlier samples."""
+    """Record each sample with everything below it, in one transaction.
+
+    Links only lead to earlier samples.
+    """
     unit = Unit(connection, SEEDER, None)
     known: dict[str, str] = {}
     for written in json.loads(Path(__file__).with_name("samples.json").read_text()):

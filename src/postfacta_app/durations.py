@@ -1,4 +1,7 @@
-"""Durations between milestones: their model, SQL, API and page; an unknown duration is never a number."""
+"""Durations between milestones: their model, SQL, API and page.
+
+An unknown duration is never a number.
+"""
 
 from __future__ import annotations
 
@@ -155,7 +158,10 @@ def durations(found: Mapping[str, Mark], *, is_open: bool) -> dict[Phase, Durati
 
 
 def measure(start: Mark | None, end: Mark | None, *, is_open: bool) -> Duration:
-    """Measure one phase; it is a number only if both ends are known, in order, and far enough apart."""
+    """Measure one phase.
+
+    It is a number only if both ends are known, in order, and far enough apart.
+    """
     if start is None or end is None:
         return Duration(
             status=DurationStatus.PENDING if is_open and end is None else DurationStatus.MISSING
@@ -303,7 +309,10 @@ _LENGTHS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Points by declaration and, on a logarithmic scale, duration: each at its place from 0 to 1, rightward and upward."""
+    """Points by declaration and, on a logarithmic scale, duration.
+
+    Each at its place from 0 to 1, rightward and upward.
+    """
 
     dots: Sequence[tuple[float, float, Point]]
     lengths: Sequence[tuple[float, str]]

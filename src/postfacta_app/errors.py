@@ -26,7 +26,9 @@ class CommandFailedError(Exception):
 
 @dataclass(eq=False, repr=False)
 class AppError(Exception):
-    """An error with a problem type, which problem.html explains; `extra` are more members of its document.
+    """An error with a problem type, which problem.html explains.
+
+    `extra` are more members of its document.
 
     `detail` says what is wrong and how to fix it, in one sentence: no cause, SQL or path.
     """

@@ -1,4 +1,7 @@
-"""The export of an incident as JSON or Markdown, as of one snapshot of the database; a long one is a stream."""
+"""The export of an incident as JSON or Markdown, as of one snapshot of the database.
+
+A long one is a stream.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,10 @@ class TimelineDocument(BaseModel):
 
 
 class Remark(BaseModel):
-    """The current version of an annotation: on an entry, at a time of its own, or on the incident."""
+    """The current version of an annotation.
+
+    On an entry, at a time of its own, or on the incident.
+    """
 
     id: UUID
     kind: model.AnnotationKind
@@ -79,7 +85,10 @@ class Remark(BaseModel):
 
 
 class Document(BaseModel):
-    """What the caller may see of an incident. Equal states give equal bytes: there is no time of export."""
+    """What the caller may see of an incident.
+
+    Equal states give equal bytes: there is no time of export.
+    """
 
     format: Literal["postfacta-incident/1"] = "postfacta-incident/1"
     incident: Incident
@@ -151,7 +160,10 @@ _TEMPLATE: Final = _MARKDOWN.get_template("incident.md")
 
 
 def frame(document: Document) -> tuple[bytes, bytes]:
-    """Render the document in UTF-8: what comes before the entries of its timeline, and after them."""
+    """Render the document in UTF-8.
+
+    What comes before the entries of its timeline, and after them.
+    """
     before, _, after = _TEMPLATE.render(document.model_dump(mode="json")).partition("\0\n")
     return before.encode(), after.encode()
 

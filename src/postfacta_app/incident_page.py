@@ -231,7 +231,10 @@ def read_instant(text: str, now: datetime | None = None) -> dict[str, JsonValue]
 
 
 def precision_of(text: str) -> Precision:
-    """Return how exactly a typed time is known: `now` is exact, `-30s` to the second, `-5m` and `10:04` to the minute."""
+    """Return how exactly a typed time is known.
+
+    `now` is exact, `-30s` to the second, `-5m` and `10:04` to the minute.
+    """
     text = text.strip().lower()
     if _DAY.fullmatch(text):
         return Precision.DAY
@@ -244,7 +247,10 @@ def precision_of(text: str) -> Precision:
 
 
 def read_edit(fields: Mapping[str, str], now: datetime | None = None) -> model.NewEdit:
-    """Parse an edit from the fields of a form: an empty time or title undoes one, offsets are in seconds."""
+    """Parse an edit from the fields of a form.
+
+    An empty time or title undoes one, offsets are in seconds.
+    """
     if (op := fields.get("op", "")) not in model.MODELS:
         raise invalid("/op", "unknown", "is not an edit: reload the page and try again")
     try:
@@ -379,7 +385,10 @@ async def history(q: Snapshot, ref: Ref, place: Paged, *, request: Request) -> P
 
 
 def _event(row: Any) -> Mapping[str, object]:
-    """Return what the template words: of an edit also its value, and the time in it as it is typed."""
+    """Return what the template words.
+
+    Of an edit also its value, and the time in it as it is typed.
+    """
     value: Mapping[str, Any] = json.loads(row["value"] or "null") or {}
     to = (
         stamp(micros(parse_time(value["at"])), Precision(value["precision"]))

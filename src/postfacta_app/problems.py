@@ -44,7 +44,10 @@ routes: Final = Routes("problem")
 
 
 def render(fault: AppError, *, path: str, request_id: str, version: str = "") -> tuple[str, bytes]:
-    """Return the content type and body of an error, in the format of its path; only v0 shows a `version`."""
+    """Return the content type and body of an error, in the format of its path.
+
+    Only v0 shows a `version`.
+    """
     detail = redact_text(fault.detail)
     message = redact_text(fault.message)
     if not f"{path}/".startswith("/api/v1/"):
@@ -152,7 +155,10 @@ def _with_query(path: str, scope: Scope) -> str:
 
 
 def redirect_target(path: str, routes: Iterable[BaseRoute]) -> str | None:
-    """Return the route that a path with a trailing slash means, if any: never `host` for `//host/`."""
+    """Return the route that a path with a trailing slash means, if any.
+
+    Never `host` for `//host/`.
+    """
     target = path[:-1]
     if not path.endswith("/") or not target.startswith("/") or target.startswith("//"):
         return None

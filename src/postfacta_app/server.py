@@ -1,4 +1,7 @@
-"""Run the application under uvicorn: its port, its signals, its garbage collector, its logs and traces."""
+"""Run the application under uvicorn.
+
+Its port, its signals, its garbage collector, its logs and traces.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +110,9 @@ def configure_logging(settings: Settings) -> None:
 
 
 def _configure_tracing(settings: Settings) -> Callable[[], None]:
-    """Export spans by OTLP over HTTP if the settings enable it; return a function that flushes them.
+    """Export spans by OTLP over HTTP if the settings enable it.
+
+    Return a function that flushes them.
 
     The SDK reads its own `OTEL_*` variables. Spans that cannot be queued or sent are dropped and
     counted.
@@ -126,7 +131,10 @@ def _configure_tracing(settings: Settings) -> Callable[[], None]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Listen there, before any slow startup work; raise `CommandFailedError` with advice if that is not possible."""
+    """Listen there, before any slow startup work.
+
+    Raise `CommandFailedError` with advice if that is not possible.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)

@@ -1,4 +1,7 @@
-"""The settings: their rules, their sources, and the secrets that are reloaded; only this module reads the environment."""
+"""The settings: their rules, their sources, and the secrets that are reloaded.
+
+Only this module reads the environment.
+"""
 
 from __future__ import annotations
 
@@ -151,7 +154,9 @@ Project = Annotated[str, AfterValidator(lambda it: _project(it.strip().rstrip("/
 
 
 class Settings(BaseModel, frozen=True, extra="forbid"):
-    """All settings, each described in docs/reference/settings.md. Durations are in seconds, sizes in bytes.
+    """All settings, each described in docs/reference/settings.md.
+
+    Durations are in seconds, sizes in bytes.
 
     Each field is read from `POSTFACTA_<NAME>` (the first four from their bare name), from the file
     named by `POSTFACTA_<NAME>_FILE`, or from a file `<NAME>` in lower case in the secrets folder,
@@ -219,7 +224,10 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     def valid(
         self, secret: Literal["jwt_secret", "metrics_token", "prometheus_url", "traffic_key"]
     ) -> tuple[str, ...]:
-        """Return the values of a secret that are valid: in a rotation the new and the former one, one per line."""
+        """Return the values of a secret that are valid.
+
+        In a rotation the new and the former one, one per line.
+        """
         value: SecretStr | None = getattr(self, secret)
         return tuple(filter(None, value.get_secret_value().splitlines())) if value else ()
 

@@ -59,7 +59,10 @@ class Smoke:
     _environment = _runs = _etag = ""
 
     async def run(self, say: Callable[[str], None]) -> int:
-        """Make all checks and print a line for each; return 0, 1 if one failed, else 77 if one was not run."""
+        """Make all checks and print a line for each.
+
+        Return 0, 1 if one failed, else 77 if one was not run.
+        """
         found: list[Finding] = []
         key = self.traffic_key
         marks = {"X-Traffic-Class": "synthetic", "X-Traffic-Key": key} if key else {}

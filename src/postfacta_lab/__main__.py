@@ -1,4 +1,7 @@
-"""The command `postfacta lab`, also as `python -m postfacta_lab`: it imports a subcommand when that is run."""
+"""The command `postfacta lab`, also as `python -m postfacta_lab`.
+
+It imports a subcommand when that is run.
+"""
 
 from __future__ import annotations
 

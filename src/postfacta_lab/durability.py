@@ -1,4 +1,6 @@
-"""Judges a history of writes against what is stored afterwards: what was lost, invented, doubled or torn.
+"""Judges a history of writes against what is stored afterwards.
+
+What was lost, invented, doubled or torn.
 
 Jepsen's set model, made a little larger. A *write* is what one client wanted; a *fact* is what the
 store says has happened. Each subject, such as an invoice, has one client, which waits for an
@@ -53,7 +55,10 @@ class Write:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """What is read back of a subject: its version, as it says itself, and its facts, oldest first."""
+    """What is read back of a subject.
+
+    Its version, as it says itself, and its facts, oldest first.
+    """
 
     subject: str
     version: int

@@ -60,7 +60,10 @@ class Loading:
         seconds: float = 10.0,
         limits: Limits | None = None,
     ) -> Report:
-        """Load a service at a steady rate, as `postfacta lab load` does; `report.verdict` is 0 if it held."""
+        """Load a service at a steady rate, as `postfacta lab load` does.
+
+        `report.verdict` is 0 if it held.
+        """
         refuse_strangers(url)
         target = Target(url, credentials())
         asks = read_mix(paths, mix)
@@ -80,7 +83,10 @@ class Stopping:
     def __call__(
         self, command: str, *, paths: Sequence[str] = (), mix: Path | None = None, ready: str = ""
     ) -> Result:
-        """Stop a service under load, as `postfacta lab drain` does; `result.verdict` is 0 if it held."""
+        """Stop a service under load, as `postfacta lab drain` does.
+
+        `result.verdict` is 0 if it held.
+        """
         service = Service(command=command, asks=read_mix(paths, mix), ready=ready)
         return asyncio.run(stop(service, self._folder))
 
@@ -106,6 +112,9 @@ def lab_drain(tmp_path: Path) -> Stopping:
 
 @pytest.fixture
 def lab_proxy() -> Generator[Toxiproxy]:
-    """Run the fault proxy: `create` a proxy before what the service needs, and `add` toxics to it."""
+    """Run the fault proxy.
+
+    `create` a proxy before what the service needs, and `add` toxics to it.
+    """
     with fault_proxy() as proxy:
         yield proxy

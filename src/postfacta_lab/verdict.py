@@ -23,7 +23,10 @@ class Verdict(IntEnum):
 
 
 def nothing_measured(count: int, errors: Mapping[str, int]) -> str:
-    """Return why requests that ended measured nothing, by their errors: a status, or an exception's name; else an empty text."""
+    """Return why requests that ended measured nothing, by their errors.
+
+    A status, or an exception's name; else an empty text.
+    """
     if not count:
         return "no request was measured"
     statuses = {error for error in errors if error.isdecimal()}

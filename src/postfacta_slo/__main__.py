@@ -196,7 +196,9 @@ def _init(given: argparse.Namespace) -> int:
 
 
 def starter(service: str, job: str, metrics: str) -> str:
-    """Return a file of objectives in YAML: 99.5 % of requests succeed, and 99 % take half a second or less.
+    """Return a file of objectives in YAML.
+
+    99.5 % of requests succeed, and 99 % take half a second or less.
 
     It is for a service whose series have this label `job` in Prometheus, and are measured by one of
     `METRICS`.

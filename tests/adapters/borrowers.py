@@ -24,7 +24,10 @@ __all__ = ["EACH", "PSYCOPG", "Borrower", "Opens", "fails"]
 
 
 class Borrower(Protocol):
-    """Runs statements in one block: a transaction, or each alone. The last one's first value is the result."""
+    """Runs statements in one block: a transaction, or each alone.
+
+    The last one's first value is the result.
+    """
 
     async def __call__(self, first: str, *more: str, alone: bool = False) -> Any: ...
 

@@ -1,4 +1,7 @@
-"""Behind SQLAlchemy and psycopg: the request's time is the server's, and errors say what was done."""
+"""Behind SQLAlchemy and psycopg.
+
+The request's time is the server's, and errors say what was done.
+"""
 
 from __future__ import annotations
 

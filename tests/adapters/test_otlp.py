@@ -1,4 +1,7 @@
-"""A collector that is away, slow or stuck costs spans, which are counted, and nothing else; it gets no secret."""
+"""A collector that is away, slow or stuck costs spans, which are counted, and nothing else.
+
+It gets no secret.
+"""
 
 from __future__ import annotations
 

@@ -290,7 +290,10 @@ async def test_a_storage_in_memory_is_used_as_it_is() -> None:
 
 
 class Shelf:
-    """What a storage for several processes keeps; each write to it is noted, and all of it can be blocked."""
+    """What a storage for several processes keeps.
+
+    Each write to it is noted, and all of it can be blocked.
+    """
 
     def __init__(self) -> None:
         self.state = "closed"

@@ -1,4 +1,7 @@
-"""What only an engine has: `dispose`, sessions, other pools, and databases that are not PostgreSQL."""
+"""What only an engine has.
+
+`dispose`, sessions, other pools, and databases that are not PostgreSQL.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The last answer of a caller is given again while a dependency is away; to that caller, and only what was declared."""
+"""The last answer of a caller is given again while a dependency is away.
+
+To that caller, and only what was declared.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ TODAY = 1_772_359_200.0  # 2026-03-01T10:00:00Z, and the seconds of the clock on
 
 
 class Shop:
-    """A route whose answer a test sets, hardened, with an exception handler; callers are named by a header."""
+    """A route whose answer a test sets, hardened, with an exception handler.
+
+    Callers are named by a header.
+    """
 
     def __init__(self, **settings: Any) -> None:
         self.clock = ManualClock()

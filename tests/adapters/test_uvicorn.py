@@ -65,7 +65,10 @@ class Client:
 
 
 class Echo(asyncio.Protocol):
-    """Takes the place of an implementation of WebSockets: it sends back what it gets, the request first."""
+    """Takes the place of an implementation of WebSockets.
+
+    It sends back what it gets, the request first.
+    """
 
     def __init__(
         self, config: uvicorn.Config, server_state: ServerState, app_state: object

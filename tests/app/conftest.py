@@ -1,4 +1,7 @@
-"""What the app's tests share: a migrated database of their own, made from a template in a few milliseconds."""
+"""What the app's tests share.
+
+A migrated database of their own, made from a template in a few milliseconds.
+"""
 
 from __future__ import annotations
 

@@ -42,7 +42,10 @@ class Desk:
     async def send(
         self, method: str, path: str = "", *, expect: int, **request: Any
     ) -> httpx2.Response:
-        """Send a request, and see that it is answered so; a path that begins with `/api` is taken as it is."""
+        """Send a request, and see that it is answered so.
+
+        A path that begins with `/api` is taken as it is.
+        """
         headers = {**self.headers, **request.pop("headers", {})}
         path = path if path.startswith("/api") else self.path + path
         answer = await self.service.client.request(method, path, headers=headers, **request)

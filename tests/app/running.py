@@ -108,7 +108,10 @@ def command(*arguments: str, environment: Mapping[str, str], given: str = "") ->
 def started(
     *arguments: str, environment: Mapping[str, str]
 ) -> Generator[tuple[subprocess.Popen[str], str]]:
-    """Run `postfacta serve` on a free port until the block ends; give the process and its address."""
+    """Run `postfacta serve` on a free port until the block ends.
+
+    Give the process and its address.
+    """
     process = subprocess.Popen(  # noqa: S603 - our own program
         [sys.executable, "-m", "postfacta_app", "serve", "--port", "0", *arguments],
         env={**_environment(), **environment},

@@ -1,4 +1,7 @@
-"""What schemathesis must know of this service; it loads this file by its name, in its own process."""
+"""What schemathesis must know of this service.
+
+It loads this file by its name, in its own process.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A browser without a screen: it keeps a session, reads forms as they are shown, and sends them as they are filled."""
+"""A browser without a screen.
+
+It keeps a session, reads forms as they are shown, and sends them as they are filled.
+"""
 
 from __future__ import annotations
 

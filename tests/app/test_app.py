@@ -1,4 +1,7 @@
-"""The assembled service when things go wrong: a crash, no database, a stop, a port that is taken."""
+"""The assembled service when things go wrong.
+
+A crash, no database, a stop, a port that is taken.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A secret that is sent, set or raised comes out nowhere: not in logs, spans, metrics, nor in responses."""
+"""A secret that is sent, set or raised comes out nowhere.
+
+Not in logs, spans, metrics, nor in responses.
+"""
 
 from __future__ import annotations
 

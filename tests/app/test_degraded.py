@@ -1,4 +1,7 @@
-"""The service while PostgreSQL is away: who may read what, for how long, and what becomes of writes."""
+"""The service while PostgreSQL is away.
+
+Who may read what, for how long, and what becomes of writes.
+"""
 
 from __future__ import annotations
 
@@ -447,7 +450,10 @@ def test_a_database_that_hangs_is_away_too(live: LiveService, mortal: EmbeddedPo
 
 
 def _wait_until(live: LiveService, is_so: Callable[[httpx2.Response], bool]) -> None:
-    """Read the list until an answer is so; one that a hanging database holds up may be late, or an error."""
+    """Read the list until an answer is so.
+
+    One that a hanging database holds up may be late, or an error.
+    """
     until = time.monotonic() + PATIENCE
     while not is_so(answer := live.client.get(LIST, timeout=PATIENCE)) or answer.status_code != 200:
         assert time.monotonic() < until, answer.text

@@ -1,4 +1,7 @@
-"""Whatever people and machines write is shown as they wrote it, and nothing of it comes to life: on every page."""
+"""Whatever people and machines write is shown as they wrote it, and nothing of it comes to life.
+
+On every page.
+"""
 
 from __future__ import annotations
 

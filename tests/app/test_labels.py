@@ -1,4 +1,8 @@
-"""Labels of incidents: set as a whole, shown and edited on the page, a filter of the lists, and private with their incident."""
+"""Labels of incidents.
+
+Set as a whole, shown and edited on the page, a filter of the lists, and private with their
+incident.
+"""
 
 from __future__ import annotations
 

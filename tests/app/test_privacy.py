@@ -1,4 +1,6 @@
-"""A private incident is nowhere: each route of the table, asked by each stranger, before and after there is one.
+"""A private incident is nowhere.
+
+Each route of the table, asked by each stranger, before and after there is one.
 
 What a stranger is answered must not depend on it. So every answer is compared with the one from
 before it was there; and where a request can name what belongs to it, with the answer to names that
@@ -425,7 +427,10 @@ Sent = tuple[str, Body | None]
 
 
 def _pairs(rule: Rule, hidden: Named, none: Named, *, shown: Named) -> Iterator[tuple[Sent, Sent]]:
-    """Make requests that name what is hidden, each beside one that names nothing: alone, and from what is shown."""
+    """Make requests that name what is hidden, each beside one that names nothing.
+
+    Alone, and from what is shown.
+    """
     for refs in ((hidden.ref, none.ref), (shown.ref, shown.ref)):
         # A body, or a second place in the path, names something of its own.
         made = [

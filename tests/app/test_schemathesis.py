@@ -1,4 +1,7 @@
-"""The document at `/openapi.json` is kept true by schemathesis: what it says, the running service does."""
+"""The document at `/openapi.json` is kept true by schemathesis.
+
+What it says, the running service does.
+"""
 
 from __future__ import annotations
 

@@ -44,7 +44,10 @@ INCIDENT = {"id": "5e0f", "ref": "INC-1", "title": "Smoke test", "archived_at": 
 
 @dataclass
 class Fake:
-    """Answers as the service does, but for what a test breaks: (method, path) and what is said instead."""
+    """Answers as the service does, but for what a test breaks.
+
+    (method, path) and what is said instead.
+    """
 
     environment: str = "staging"
     breaks: Mapping[tuple[str, str], Answer] = field(default_factory=dict[tuple[str, str], Answer])

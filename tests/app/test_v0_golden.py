@@ -1,4 +1,7 @@
-"""What the original answered, replayed: seventy exchanges, each with a verdict on what must stay the same."""
+"""What the original answered, replayed.
+
+Seventy exchanges, each with a verdict on what must stay the same.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The service as a process that measures itself: how much processor its loop spends between two turns.
+"""The service as a process that measures itself.
+
+How much processor its loop spends between two turns.
 
 Time of the loop's own thread and not of a clock: what other processes and threads take is not the
 service's fault, so the numbers hold on a busy machine too. And in the measure of a fixed piece of
@@ -37,7 +39,10 @@ _MEASURE_EVERY = 100  # turns
 
 
 class _Heart:
-    """Serves the application; `/beat` tells the longest turn of its loop since it was last asked, `/burn` makes one."""
+    """Serves the application.
+
+    `/beat` tells the longest turn of its loop since it was last asked, `/burn` makes one.
+    """
 
     def __init__(self, app: Hardened) -> None:
         self._app = app
@@ -71,7 +76,10 @@ class _Heart:
         asyncio.get_running_loop().call_later(_TURN, self._beat)
 
     def _measure(self) -> None:
-        """Find how many times slower than usual the machine is just now; it is no part of a turn."""
+        """Find how many times slower than usual the machine is just now.
+
+        It is no part of a turn.
+        """
         took = work()
         self._slowness = max(self._slowness, slowness(took))
         self._last += took
@@ -106,7 +114,10 @@ class Beating:
         return Beat(float(stall), int(most), float(processor))
 
     def wait_ready(self, client: httpx2.Client) -> None:
-        """Wait until it has found its database; `client` is a user who may ask for their own account."""
+        """Wait until it has found its database.
+
+        `client` is a user who may ask for their own account.
+        """
         until = time.monotonic() + 30
         while client.get("/api/v1/me").status_code != 200:
             assert time.monotonic() < until

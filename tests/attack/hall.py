@@ -1,4 +1,6 @@
-"""A service as a team writes it, hardened, with all that attackers may ask for: for `test_others.py`.
+"""A service as a team writes it, hardened, with all that attackers may ask for.
+
+For `test_others.py`.
 
 POSTFACTA_SHEDDING=off uvicorn tests.attack.hall:app
 """

@@ -1,4 +1,7 @@
-"""The settings of a process: its database, health, limits and telemetry, and what is wrong for each."""
+"""The settings of a process.
+
+Its database, health, limits and telemetry, and what is wrong for each.
+"""
 
 from __future__ import annotations
 

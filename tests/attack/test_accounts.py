@@ -1,4 +1,7 @@
-"""What no one without an account can do to the accounts of others: lock them out, find them, fill the memory."""
+"""What no one without an account can do to the accounts of others.
+
+Lock them out, find them, fill the memory.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What costs more than its input grows is a way to stop the loop: no pattern and no parser of ours does."""
+"""What costs more than its input grows is a way to stop the loop.
+
+No pattern and no parser of ours does.
+"""
 
 from __future__ import annotations
 

@@ -63,7 +63,10 @@ VALUES = (
 
 
 def header_names(tree: ast.AST) -> Iterator[str]:
-    """Find what may be the name of a header: bytes, and texts that are asked of something called headers."""
+    """Find what may be the name of a header.
+
+    Bytes, and texts that are asked of something called headers.
+    """
     for node in ast.walk(tree):
         match node:
             case ast.Constant(value=bytes() as name):

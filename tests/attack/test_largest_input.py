@@ -1,4 +1,6 @@
-"""No request holds the loop: each route of the table with the largest that it takes, and with what is made to be slow.
+"""No request holds the loop.
+
+Each route of the table with the largest that it takes, and with what is made to be slow.
 
 What counts is the processor's time that the loop's thread spends between two turns: see `beating`.
 A new route is covered by itself, or this module fails until it is said why it is not.

@@ -38,7 +38,10 @@ Ask = Callable[[httpx2.AsyncClient], Awaitable[bool]]
 
 
 class Caller:
-    """One who behaves well, and sends requests of some kinds: each has its number of steps between two."""
+    """One who behaves well, and sends requests of some kinds.
+
+    Each has its number of steps between two.
+    """
 
     def __init__(self, web: httpx2.AsyncClient, **kinds: tuple[int, Ask]) -> None:
         self._web = web
@@ -115,7 +118,10 @@ async def attacked(attack: Attack, url: str) -> AsyncGenerator[None]:
 
 
 async def guess(url: str) -> None:
-    """Send one wrong sign-in every 3 s from each of 40 addresses, within their rates; all at accounts of their own."""
+    """Send one wrong sign-in every 3 s from each of 40 addresses, within their rates.
+
+    All at accounts of their own.
+    """
     limits = httpx2.Limits(max_connections=None)
     async with (
         httpx2.AsyncClient(base_url=url, timeout=20.0, limits=limits) as web,

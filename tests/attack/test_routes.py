@@ -1,4 +1,7 @@
-"""However a client writes a path: what reaches the handler of a route has met the options of that route."""
+"""However a client writes a path.
+
+What reaches the handler of a route has met the options of that route.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Settings that contradict each other are refused together; a mode may be a text; no secret is shown."""
+"""Settings that contradict each other are refused together.
+
+A mode may be a text; no secret is shown.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Callers that hold on to `postfacta serve` without asking anything: others are served, and they go in time.
+"""Callers that hold on to `postfacta serve` without asking anything.
+
+Others are served, and they go in time.
 
 No proxy stands before it, and no database behind it: what is asked here needs none.
 """
@@ -121,7 +123,10 @@ async def crowded(crowd: Crowd, number: int) -> AsyncGenerator[None]:
 
 
 async def others(port: int, *, seconds: float, path: str = PAGE) -> Counter[int]:
-    """Send requests as another client, on a new connection each time; 0 is a request without an answer."""
+    """Send requests as another client, on a new connection each time.
+
+    0 is a request without an answer.
+    """
     answers: Counter[int] = Counter()
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -1,4 +1,6 @@
-"""One incident in a storm: a token that floods it, texts made to be slow, and those who read the largest pages.
+"""One incident in a storm.
+
+A token that floods it, texts made to be slow, and those who read the largest pages.
 
 Others must not feel it. What is measured is the processor's time of the loop's thread, what others
 are answered, that a probe is answered while a large read is under way, and memory.

@@ -1,4 +1,7 @@
-"""The largest things that the service lets a user make, written by SQL: to send them would take minutes."""
+"""The largest things that the service lets a user make, written by SQL.
+
+To send them would take minutes.
+"""
 
 from __future__ import annotations
 

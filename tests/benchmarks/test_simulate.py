@@ -1,4 +1,7 @@
-"""In virtual time, an overload costs a service little of what it can do: sixty cells of the grid, with a seed of their own."""
+"""In virtual time, an overload costs a service little of what it can do.
+
+Sixty cells of the grid, with a seed of their own.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,10 @@ def needs_programs() -> None:
 def run(
     *answers: list[float] | Exception, by: float = 10.0
 ) -> tuple[Phase, str, list[float], list[str]]:
-    """Analyse on a clock of its own; return the verdict, what decided, when it was asked, and what."""
+    """Analyse on a clock of its own.
+
+    Return the verdict, what decided, when it was asked, and what.
+    """
     now, asked, queries = [0.0], list[float](), list[str]()
     left = list(answers)
 

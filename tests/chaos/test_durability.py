@@ -1,4 +1,7 @@
-"""Nothing acknowledged is lost while the service and its database are hit: the short form of `make chaos`."""
+"""Nothing acknowledged is lost while the service and its database are hit.
+
+The short form of `make chaos`.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ def template() -> Generator[Path]:
 
 @pytest.fixture(scope="module")
 def found(template: Path) -> Generator[Durability]:
-    """Hit a stack once for most tests here; the seed is fixed, so that a failure can be had again."""
+    """Hit a stack once for most tests here.
+
+    The seed is fixed, so that a failure can be had again.
+    """
     options = Options(faults=FAULTS_OF_A_SHORT_RUN, seed=20, minimum=200)
     with open_folder() as folder:
         yield check_durability(folder, options, template=template)

@@ -1,4 +1,7 @@
-"""Only what Prometheus waits for gets shorter; what it compares with, and what people read, stays."""
+"""Only what Prometheus waits for gets shorter.
+
+What it compares with, and what people read, stays.
+"""
 
 from __future__ import annotations
 

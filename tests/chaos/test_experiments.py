@@ -1,4 +1,7 @@
-"""Each experiment of tier A holds, in its short form; and the judge of experiments is not easily satisfied."""
+"""Each experiment of tier A holds, in its short form.
+
+And the judge of experiments is not easily satisfied.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,10 @@ from tests.ops.prometheus import needs
 
 
 def _accepted(*writes: tuple[str, int, float]) -> list[Accepted]:
-    """Make writes from server, timeline and the moment they were sent; each is answered after a second."""
+    """Make writes from server, timeline and the moment they were sent.
+
+    Each is answered after a second.
+    """
     return [
         Accepted(number, server, timeline, sent, sent + 1.0)
         for number, (server, timeline, sent) in enumerate(writes)

@@ -1,4 +1,7 @@
-"""A cancelled call, wherever it waits, takes nothing with it: every runner, at every await, on both loops."""
+"""A cancelled call, wherever it waits, takes nothing with it.
+
+Every runner, at every await, on both loops.
+"""
 
 from __future__ import annotations
 

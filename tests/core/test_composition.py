@@ -37,7 +37,10 @@ LONG = 60.0
 
 
 class Dependency:
-    """Counts its calls, and treats each as given; without jitter, waits are as long as they can be."""
+    """Counts its calls, and treats each as given.
+
+    Without jitter, waits are as long as they can be.
+    """
 
     def __init__(self) -> None:
         self.clock = ManualClock()

@@ -26,7 +26,10 @@ from postfacta_core.testing import RecordingObserver
 
 @pytest.fixture(autouse=True)
 def root_logger() -> Generator[None]:
-    """Restore the process's own logging; tests that served with uvicorn in this process left its levels behind."""
+    """Restore the process's own logging.
+
+    Tests that served with uvicorn in this process left its levels behind.
+    """
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):

@@ -1,4 +1,7 @@
-"""The test kit does what a server does, no more and no less; its time is virtual, and its faults are on purpose."""
+"""The test kit does what a server does, no more and no less.
+
+Its time is virtual, and its faults are on purpose.
+"""
 
 from __future__ import annotations
 
@@ -180,7 +183,10 @@ PAGE = ROOT / "docs" / "how-to" / "test-with-the-kit.md"
 
 
 def examples(folder: Path) -> dict[str, Any]:
-    """Run the blocks of the page, each in a file of its own and with what those before defined; return it all."""
+    """Run the blocks of the page, each in a file of its own and with what those before defined.
+
+    Return it all.
+    """
     known: dict[str, Any] = {}
     for number, block in enumerate(
         re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)

@@ -249,7 +249,10 @@ async def test_an_error_of_the_work_is_raised() -> None:
 
 
 async def tries(*, attempts: int, **options: Any) -> tuple[int, list[float], RecordingObserver]:
-    """Try what always fails; return how often it was called, the waits asked for, and the events."""
+    """Try what always fails.
+
+    Return how often it was called, the waits asked for, and the events.
+    """
     chaos, waits, seen = (
         Chaos(itertools.repeat(Fault(error=ConnectionResetError))),
         list[float](),

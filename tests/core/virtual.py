@@ -1,4 +1,7 @@
-"""Both event loops in virtual time: a sleep costs no time, and what waits for the real world is refused."""
+"""Both event loops in virtual time.
+
+A sleep costs no time, and what waits for the real world is refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What breaks the subject of each row of the readiness review: a text that takes the place of another in a file."""
+"""What breaks the subject of each row of the readiness review.
+
+A text that takes the place of another in a file.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The shipped HAProxy configuration, attacked: slow headers, smuggled requests, forged addresses, a reload under load."""
+"""The shipped HAProxy configuration, attacked.
+
+Slow headers, smuggled requests, forged addresses, a reload under load.
+"""
 
 from __future__ import annotations
 

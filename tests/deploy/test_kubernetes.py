@@ -30,7 +30,10 @@ def resources(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def built() -> Objects:
-    """Do what `kustomize build` does with the overlay, as far as it uses it; the tests with programs run the real one."""
+    """Do what `kustomize build` does with the overlay, as far as it uses it.
+
+    The tests with programs run the real one.
+    """
     base, overlay = K8S / "base", K8S / "overlays/plain"
     top = yaml.safe_load((overlay / "kustomization.yaml").read_text())
     lines = (base / "settings.env").read_text().splitlines() + top["configMapGenerator"][0][

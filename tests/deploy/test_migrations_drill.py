@@ -1,4 +1,7 @@
-"""The drill of migrations: an upgrade is killed and resumed, both versions serve, and bad revisions are noticed."""
+"""The drill of migrations.
+
+An upgrade is killed and resumed, both versions serve, and bad revisions are noticed.
+"""
 
 from __future__ import annotations
 

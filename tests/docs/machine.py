@@ -1,4 +1,7 @@
-"""The machine that "Run it for real" speaks of: below one folder, on other ports, with a program in the place of systemd."""
+"""The machine that "Run it for real" speaks of.
+
+Below one folder, on other ports, with a program in the place of systemd.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A reader who follows the page from `harden` to an alert gets there: its files are saved and its commands run as they stand."""
+"""A reader who follows the page from `harden` to an alert gets there.
+
+Its files are saved and its commands run as they stand.
+"""
 
 from __future__ import annotations
 
@@ -171,7 +174,10 @@ class Desk:
                 process.wait()
 
     def wait(self, text: str) -> None:
-        """Repeat commands until they succeed: two minutes of the page, and more on a busy machine."""
+        """Repeat commands until they succeed.
+
+        Two minutes of the page, and more on a busy machine.
+        """
         wait_until(lambda: self._bash(text).returncode == 0, text, within=60.0, every=0.5)
 
     def wait_silent(self) -> None:

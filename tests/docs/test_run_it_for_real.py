@@ -368,7 +368,10 @@ def contents(machine: Machine) -> dict[str, str]:
 
 @contextmanager
 def without_a_failure(machine: Machine, *_: object) -> Generator[None]:
-    """Ask and record while the commands run; each process is another one afterwards, and nothing failed."""
+    """Ask and record while the commands run.
+
+    Each process is another one afterwards, and nothing failed.
+    """
     answers: list[int] = []
     stop = threading.Event()
     before = {name: process.pid for name, process in machine.units.processes.items()}

@@ -1,4 +1,7 @@
-"""Hosted CI is checked before it is pushed: by its schema and by zizmor, offline; and both find what is broken."""
+"""Hosted CI is checked before it is pushed: by its schema and by zizmor, offline.
+
+And both find what is broken.
+"""
 
 from __future__ import annotations
 

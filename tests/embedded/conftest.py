@@ -18,7 +18,10 @@ from postfacta_embedded.cluster import Cluster, prepare_cluster
 from tests.kit.pg import open_folder
 
 NO_FSYNC = {"fsync": "off"}
-"""For tests that kill processes, not the machine: what a process wrote outlives it without fsync."""
+"""For tests that kill processes, not the machine.
+
+What a process wrote outlives it without fsync.
+"""
 
 WAYS = (namespace, setuid) if os.geteuid() == 0 else (direct,)
 

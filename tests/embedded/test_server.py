@@ -26,7 +26,10 @@ SPARE = Path("/usr/lib/postgresql/15/bin")
 
 @pytest.fixture(scope="module", params=WAYS, ids=lambda way: str(way.__name__))
 def running(request: pytest.FixtureRequest) -> Generator[EmbeddedPostgres]:
-    """Run one server in each way, for the tests that only look; the settings given must not all win."""
+    """Run one server in each way, for the tests that only look.
+
+    The settings given must not all win.
+    """
     settings = {"work_mem": "5MB", "listen_addresses": "*", "unix_socket_directories": "/tmp"}  # noqa: S108 -- must lose
     try:
         account = request.param()

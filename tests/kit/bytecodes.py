@@ -1,4 +1,7 @@
-"""Count the Python frames and bytecodes of some work, exactly: a cost that no busy machine moves."""
+"""Count the Python frames and bytecodes of some work, exactly.
+
+A cost that no busy machine moves.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,9 @@ class Cost(NamedTuple):
 
 
 def refusal(bytecodes: int, most: int) -> str:
-    """Return why a count is refused, or an empty text: too many, or so few that the count must be wrong.
+    """Return why a count is refused, or an empty text.
+
+    Too many, or so few that the count must be wrong.
 
     The limit is of Python 3.11. Newer ones compile to fewer.
     """

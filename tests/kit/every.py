@@ -27,7 +27,9 @@ _LONGEST_MESSAGE = 1000
 
 @contextmanager
 def every() -> Generator[Case]:
-    """Give a context for each case, by its label; at the end, fail with all cases that failed, or if there was none.
+    """Give a context for each case, by its label.
+
+    At the end, fail with all cases that failed, or if there was none.
 
     A case that fails ends alone: the cases after it run. `pytest.skip` in a case is a failure.
     """

@@ -17,7 +17,10 @@ _READ = cast("Callable[[str], Iterable[Metric]]", parser.text_string_to_metric_f
 
 
 def read_open_metrics(page: str | bytes) -> dict[str, Metric]:
-    """Return the metrics of a page in OpenMetrics by their names; it raises for what is not well-formed."""
+    """Return the metrics of a page in OpenMetrics by their names.
+
+    It raises for what is not well-formed.
+    """
     return {
         metric.name: metric for metric in _READ(page if isinstance(page, str) else page.decode())
     }

@@ -1,4 +1,6 @@
-"""How much more a longer input costs: by the ratio of two runs, so that no machine is too slow and none too fast.
+"""How much more a longer input costs.
+
+By the ratio of two runs, so that no machine is too slow and none too fast.
 
 A ratio of processor time is noisy, and a quadratic cost is eight times a linear one here: a first
 look sorts out what is linear; what looks worse is measured again, at longer inputs, and the least
@@ -32,7 +34,9 @@ def grows_faster(
     make: Callable[[int], Any],
     looks: Sequence[tuple[int, int]] = _LOOKS,
 ) -> float:
-    """Return how many times too much an input of eight times the length costs; 0 if it costs about eight times.
+    """Return how many times too much an input of eight times the length costs.
+
+    0 if it costs about eight times.
 
     Args:
         function: What is measured.
@@ -104,7 +108,10 @@ def _maker(head: str, pump: str, *, is_bytes: bool) -> Callable[[int], Any]:
 
 
 def _parts(parsed: Any) -> Iterator[str]:
-    """Yield the shortest match of a pattern, by its parts; each repeated part is there twice at least."""
+    """Yield the shortest match of a pattern, by its parts.
+
+    Each repeated part is there twice at least.
+    """
     for is_literal, items in groupby(parsed, key=lambda item: item[0] is constants.LITERAL):
         if is_literal:
             yield "".join(chr(code) for _, code in items)

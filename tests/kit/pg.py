@@ -32,7 +32,10 @@ _NUMBERS = count(1)
 
 @contextmanager
 def open_folder() -> Generator[Path]:
-    """Make a folder that each user may enter: pytest's own are closed to the user that PostgreSQL may run as."""
+    """Make a folder that each user may enter.
+
+    Pytest's own are closed to the user that PostgreSQL may run as.
+    """
     with tempfile.TemporaryDirectory(prefix="postfacta-test-") as name:
         folder = Path(name).resolve()
         folder.chmod(0o755)

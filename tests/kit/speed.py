@@ -1,4 +1,6 @@
-"""How slow this machine is, in the measure of a fixed piece of Python: seconds of processor say little by themselves.
+"""How slow this machine is, in the measure of a fixed piece of Python.
+
+Seconds of processor say little by themselves.
 
 Some machines take five times as long for the same, and twice as long in one second as in the next.
 """

@@ -1,4 +1,7 @@
-"""A storage of `limits` under a clock of the test: a list of all hits, by which each strategy counts exactly."""
+"""A storage of `limits` under a clock of the test.
+
+A list of all hits, by which each strategy counts exactly.
+"""
 
 from __future__ import annotations
 

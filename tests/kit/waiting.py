@@ -20,7 +20,10 @@ async def until(condition: Callable[[], object], within: float = _PATIENCE) -> N
 
 
 def wait_until(condition: Callable[[], object], what: str = "", within: float = _PATIENCE) -> None:
-    """Wait outside of an event loop until the condition holds; fail with `what` after `within` seconds."""
+    """Wait outside of an event loop until the condition holds.
+
+    Fail with `what` after `within` seconds.
+    """
     end = time.monotonic() + within
     while not condition():
         assert time.monotonic() < end, what

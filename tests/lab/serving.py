@@ -14,7 +14,10 @@ __all__ = ["tiny_server"]
 
 @contextmanager
 def tiny_server(fail_every: int = 0) -> Generator[tuple[int, int]]:
-    """Run it until the block ends, and let each request of that number fail; give its port and its process id."""
+    """Run it until the block ends, and let each request of that number fail.
+
+    Give its port and its process id.
+    """
     script = Path(__file__).with_name("tiny_server.py")
     with subprocess.Popen(  # noqa: S603 - our own script
         [sys.executable, str(script), str(fail_every)], stdout=subprocess.PIPE, text=True

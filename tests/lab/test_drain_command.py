@@ -1,4 +1,7 @@
-"""`postfacta lab drain` sees what clients see of a stop: requests half-sent, and restarts behind a balancer."""
+"""`postfacta lab drain` sees what clients see of a stop.
+
+Requests half-sent, and restarts behind a balancer.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the fault proxy does to connections, measured on real sockets; TOXIPROXY_URL lets the original be measured."""
+"""What the fault proxy does to connections, measured on real sockets.
+
+TOXIPROXY_URL lets the original be measured.
+"""
 
 from __future__ import annotations
 

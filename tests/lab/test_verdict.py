@@ -1,4 +1,7 @@
-"""One table of exit codes for chaos, load and drain: green means that something was measured and held."""
+"""One table of exit codes for chaos, load and drain.
+
+Green means that something was measured and held.
+"""
 
 from __future__ import annotations
 

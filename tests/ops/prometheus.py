@@ -1,4 +1,7 @@
-"""Runs a real Prometheus beside a test: its own child, on a port of its own, gone when the block ends."""
+"""Runs a real Prometheus beside a test.
+
+Its own child, on a port of its own, gone when the block ends.
+"""
 
 from __future__ import annotations
 

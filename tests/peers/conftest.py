@@ -1,4 +1,7 @@
-"""The wheel and its environments are those of the strangers; a source package is fetched once a run."""
+"""The wheel and its environments are those of the strangers.
+
+A source package is fetched once a run.
+"""
 
 from __future__ import annotations
 

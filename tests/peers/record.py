@@ -1,4 +1,7 @@
-"""Run the suites of peers whole, and write what they say into a page: `python -m tests.peers.record`."""
+"""Run the suites of peers whole, and write what they say into a page.
+
+`python -m tests.peers.record`.
+"""
 
 from __future__ import annotations
 

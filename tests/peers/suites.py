@@ -1,4 +1,7 @@
-"""The suites of peers: where each is, what it needs, and how ours takes the place of a part of it."""
+"""The suites of peers.
+
+Where each is, what it needs, and how ours takes the place of a part of it.
+"""
 
 from __future__ import annotations
 

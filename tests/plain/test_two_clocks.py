@@ -1,4 +1,7 @@
-"""A guard and the deadline around it may have clocks that are hours apart: what is left counts, not the moment."""
+"""A guard and the deadline around it may have clocks that are hours apart.
+
+What is left counts, not the moment.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A PostgreSQL in memory, of asyncpg's shape as far as the pool knows it: for virtual time, where no socket can be."""
+"""A PostgreSQL in memory, of asyncpg's shape as far as the pool knows it.
+
+For virtual time, where no socket can be.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ DSN: Final = "postgresql://nobody@nowhere/none"
 
 
 class FakeConnection:
-    """A connection of asyncpg's shape: each round trip takes a few steps of the loop, and some time."""
+    """A connection of asyncpg's shape.
+
+    Each round trip takes a few steps of the loop, and some time.
+    """
 
     def __init__(self, server: FakeServer) -> None:
         self._server = server

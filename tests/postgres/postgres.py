@@ -1,4 +1,7 @@
-"""What the tests of the pool share: a database that is open, one who watches the server, a request in a hurry."""
+"""What the tests of the pool share.
+
+A database that is open, one who watches the server, a request in a hurry.
+"""
 
 from __future__ import annotations
 
@@ -226,7 +229,10 @@ async def until_answers(database: Database) -> None:
 
 
 async def until_pinged(database: Database) -> None:
-    """Ping until there is an answer within the second that it may take: a busy machine may stand still for longer."""
+    """Ping until there is an answer within the second that it may take.
+
+    A busy machine may stand still for longer.
+    """
     with anyio.fail_after(10):
         while True:
             try:
@@ -238,7 +244,10 @@ async def until_pinged(database: Database) -> None:
 async def until_quiet(
     other: asyncpg.Connection[asyncpg.Record], *, most: float = math.inf, seconds: float = 10
 ) -> int:
-    """Wait until no backend of ours is at work, and there are at most this many; return the number."""
+    """Wait until no backend of ours is at work, and there are at most this many.
+
+    Return the number.
+    """
     with anyio.fail_after(seconds):
         while True:
             row = await other.fetchrow(

@@ -19,7 +19,10 @@ LEAST = 0.9
 
 
 async def fewest(work: Callable[[], Awaitable[object]]) -> int:
-    """Return the fewest bytecodes of some runs: what arrives in two pieces takes a turn of the loop more."""
+    """Return the fewest bytecodes of some runs.
+
+    What arrives in two pieces takes a turn of the loop more.
+    """
     for _ in range(3):
         await work()
     return min([(await bytecodes_of(work)).bytecodes for _ in range(5)])

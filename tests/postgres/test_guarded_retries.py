@@ -1,4 +1,7 @@
-"""Only what may run twice is run again: reads whose connection broke, and transactions that lost."""
+"""Only what may run twice is run again.
+
+Reads whose connection broke, and transactions that lost.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What was sent and not answered may have been done: the error says so, and no default tries it again."""
+"""What was sent and not answered may have been done.
+
+The error says so, and no default tries it again.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A caller gets a connection in its turn and in time, or an error that tells what it can do; none is lost."""
+"""A caller gets a connection in its turn and in time, or an error that tells what it can do.
+
+None is lost.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The application that the drain harness stops: it writes down when each of its parts began and ended.
+"""The application that the drain harness stops.
+
+It writes down when each of its parts began and ended.
 
 Environment: `DRAIN_JOURNAL` names the file for that; `DRAIN_PLAIN` leaves the library out, to show
 the difference; `DRAIN_DELAY`, `DRAIN_TIMEOUT` and `DRAIN_CLOSE` are the limits; `DRAIN_STARTUP`

@@ -1,4 +1,7 @@
-"""Two applications for `test_context_isolation`: one under `ContextMiddleware`, one that trusts the server."""
+"""Two applications for `test_context_isolation`.
+
+One under `ContextMiddleware`, one that trusts the server.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ async def lifespan(receive: Receive, send: Send) -> None:
 
 
 async def naive(scope: Scope, receive: Receive, send: Send) -> None:
-    """Bind a context only if there is none, and never release it: what trusts the server to start afresh."""
+    """Bind a context only if there is none, and never release it.
+
+    What trusts the server to start afresh.
+    """
     if scope["type"] == "http" and current_request() is None:
         headers: list[tuple[bytes, Any]] = scope["headers"]
         ids = [value.decode() for name, value in headers if name == b"x-request-id"]

@@ -1,4 +1,6 @@
-"""An OpenTelemetry collector for `test_traces`: it writes down each span that it gets, as a line of JSON.
+"""An OpenTelemetry collector for `test_traces`.
+
+It writes down each span that it gets, as a line of JSON.
 
 python otlp_collector.py FILE          # says on which port it listens
 """

@@ -1,4 +1,7 @@
-"""An application with short limits for `test_slow_clients`: it reads bodies, streams, and says how many streams go on."""
+"""An application with short limits for `test_slow_clients`.
+
+It reads bodies, streams, and says how many streams go on.
+"""
 
 from __future__ import annotations
 

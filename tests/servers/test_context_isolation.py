@@ -28,7 +28,10 @@ LEAKING = ("uvicorn-h11", "uvicorn-httptools")
 
 
 def on_one_connection(port: int, sizes: Sequence[int]) -> list[tuple[str, str]]:
-    """Post bodies of these sizes one after another; return the id each sent, and the one its handler found."""
+    """Post bodies of these sizes one after another.
+
+    Return the id each sent, and the one its handler found.
+    """
     connection = http.client.HTTPConnection(BIND, port, timeout=10)
     seen: list[tuple[str, str]] = []
     local: object = None

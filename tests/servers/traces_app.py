@@ -1,4 +1,6 @@
-"""A service for `test_traces`: one request of it goes through the pool, SQL, another service and a background task.
+"""A service for `test_traces`.
+
+One request of it goes through the pool, SQL, another service and a background task.
 
 Environment: `TRACES_DSN` is its database, `TRACES_COLLECTOR` where its spans go, `TRACES_QUEUED`
 how many may wait.

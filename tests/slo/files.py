@@ -1,4 +1,7 @@
-"""Files of objectives for the tests: the app's own, another service's, and any that Hypothesis can think of."""
+"""Files of objectives for the tests.
+
+The app's own, another service's, and any that Hypothesis can think of.
+"""
 
 from __future__ import annotations
 
@@ -204,7 +207,10 @@ def source(query: str, **more: object) -> dict[str, Any]:
 
 
 def promised(indicator: Mapping[str, Any], **terms: object) -> Documents:
-    """Write a file with one objective, of 99.5 %, and one alert; whatever may be left out is left out."""
+    """Write a file with one objective, of 99.5 %, and one alert.
+
+    Whatever may be left out is left out.
+    """
     burn = {"kind": "burnrate", "threshold": 14.4, "lookbackWindow": "1h", "alertAfter": "2m"}
     policy = {
         "metadata": {"name": "fast"},

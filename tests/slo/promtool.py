@@ -20,7 +20,10 @@ needs_promtool = pytest.mark.skipif(
 
 
 def refusal(where: Path, *words: str) -> str:
-    """Run promtool in a folder, and return what it said if it refused something; nothing if all is well."""
+    """Run promtool in a folder, and return what it said if it refused something.
+
+    Nothing if all is well.
+    """
     ran = subprocess.run(  # noqa: S603 - an argument list, no shell
         [PROGRAM, *words], cwd=where, capture_output=True, text=True, timeout=300, check=False
     )

@@ -1,4 +1,7 @@
-"""What is recorded is what happened: Prometheus's own engine is asked, and the answers are compared."""
+"""What is recorded is what happened.
+
+Prometheus's own engine is asked, and the answers are compared.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,9 @@ def check(
     *,
     compress: int = 1,
 ) -> None:
-    """Assert what is recorded of an objective: expression, time, and value, or None for no sample at all.
+    """Assert what is recorded of an objective.
+
+    Expression, time, and value, or None for no sample at all.
 
     The series have a sample each 15 seconds.
     """

@@ -23,7 +23,10 @@ def wheel(distributions: tuple[Path, Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def environments(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environments:
-    """Make environments with the wheel: `environments("fastapi", "uvicorn", extras=["postgres"])`."""
+    """Make environments with the wheel.
+
+    `environments("fastapi", "uvicorn", extras=["postgres"])`.
+    """
     return Environments(wheel, tmp_path_factory.mktemp("environments"))
 
 

@@ -1,4 +1,6 @@
-"""A deploy under real clients: a server gets SIGTERM while each of them is in the midst of an answer.
+"""A deploy under real clients.
+
+A server gets SIGTERM while each of them is in the midst of an answer.
 
 The service is asked in the same run as its owner wrote it and under `harden`, by the same clients.
 """

@@ -1,4 +1,7 @@
-"""Datasette is hardened from outside, by a plugin of its owner: nothing in it knows of this library."""
+"""Datasette is hardened from outside, by a plugin of its owner.
+
+Nothing in it knows of this library.
+"""
 
 from __future__ import annotations
 

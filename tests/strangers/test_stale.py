@@ -1,4 +1,7 @@
-"""Services that answer from before while a dependency is away: a router of FastAPI, an endpoint of Starlette."""
+"""Services that answer from before while a dependency is away.
+
+A router of FastAPI, an endpoint of Starlette.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Load, chaos and drain, pointed at a service that is not PostFacta: green only if it was measured and held."""
+"""Load, chaos and drain, pointed at a service that is not PostFacta.
+
+Green only if it was measured and held.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ SLOW = 20.0
 
 @contextmanager
 def billing(mode: str) -> Generator[str]:
-    """Run the service until the block ends, and return its address; a dead one has nothing behind its port."""
+    """Run the service until the block ends, and return its address.
+
+    A dead one has nothing behind its port.
+    """
     if mode == "dead":
         yield f"http://127.0.0.1:{free_port()}"
         return

@@ -1,4 +1,7 @@
-"""Workers that serve no HTTP: a loop of their owner's, arq, Celery. Each has a deadline a job, metrics, and drains."""
+"""Workers that serve no HTTP: a loop of their owner's, arq, Celery.
+
+Each has a deadline a job, metrics, and drains.
+"""
 
 from __future__ import annotations
 

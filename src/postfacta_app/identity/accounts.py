@@ -1,4 +1,7 @@
-"""Accounts that are kept here: how people sign in to them, their passwords and secrets, their SQL."""
+"""Accounts that are kept here.
+
+How people sign in to them, their passwords and secrets, their SQL.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +113,10 @@ select seq, at, actor, action, object, incident_id, detail::text, request_id, ho
 
 
 async def person(q: Query, who: UUID | str) -> model.Account | None:
-    """Find a person by id or e-mail address, disabled or not; of several with one address, the local account."""
+    """Find a person by id or e-mail address, disabled or not.
+
+    Of several with one address, the local account.
+    """
     return await row(q, model.Account, _ANY, str(who), operation="user_get")
 
 
@@ -154,7 +160,10 @@ async def change_user(
     *,
     matches: Callable[[str], object] = lambda _: None,
 ) -> model.User:
-    """Change a person; disabling ends all sessions. Raise if no enabled administrator would be left."""
+    """Change a person; disabling ends all sessions.
+
+    Raise if no enabled administrator would be left.
+    """
     locked = await rows(unit, model.User, _LOCK, user_id, operation="user_lock")
     old = next((user for user in locked if user.id == user_id), None)
     if old is None:
@@ -182,7 +191,10 @@ async def set_password(unit: Unit, user_id: UUID, password_hash: str, *, old: st
 async def change_password(
     unit: Unit, user_id: UUID, hashed: str, *, old: str | None = None, keep: UUID | None = None
 ) -> None:
-    """Store a password, as a reset if no `old` is given, and end all sessions but `keep`; raise if it is not `old`."""
+    """Store a password, as a reset if no `old` is given, and end all sessions but `keep`.
+
+    Raise if it is not `old`.
+    """
     if not await set_password(unit, user_id, hashed, old=old):
         raise ConflictError("The password was just changed elsewhere")
     await end_sessions(unit, user_id, "password.change" if old else "password.reset", keep=keep)
@@ -217,7 +229,10 @@ async def add_secret(unit: Unit, token: model.Credential) -> None:
 async def end_sessions(
     unit: Unit, user_id: UUID, action: str, *, only: UUID | None = None, keep: UUID | None = None
 ) -> int:
-    """End a person's sessions and bearer tokens, or `only` one, but never `keep`; return the count."""
+    """End a person's sessions and bearer tokens, or `only` one, but never `keep`.
+
+    Return the count.
+    """
     ended = await unit.fetch(_END_SESSIONS, user_id, only, keep, operation="session_end")
     await unit.audit(action, f"user:{user_id}", detail={"sessions": len(ended)})
     return len(ended)
@@ -361,7 +376,10 @@ _DEVICE: Final = "-device"
 
 
 class Accounts:
-    """What both ways to sign in have in common; `attempted` is called with the outcome of each attempt."""
+    """What both ways to sign in have in common.
+
+    `attempted` is called with the outcome of each attempt.
+    """
 
     def __init__(
         self,
@@ -380,7 +398,10 @@ class Accounts:
         return None
 
     async def sign_in(self, call: Call, sent: model.Credentials, kind: model.Kind) -> model.Minted:
-        """Check a password; return a new session or bearer token, or raise, alike for whatever was wrong."""
+        """Check a password.
+
+        Return a new session or bearer token, or raise, alike for whatever was wrong.
+        """
         raise NotImplementedError
 
     @asynccontextmanager

@@ -1,4 +1,7 @@
-"""The routes of accounts: an API of sign-in, people, tokens and the audit log, with the pages that call it."""
+"""The routes of accounts.
+
+An API of sign-in, people, tokens and the audit log, with the pages that call it.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,10 @@ _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 class _Desk:
-    """Accounts and the guard, at the service of one request; `this` is the id of the token that it presents."""
+    """Accounts and the guard, at the service of one request.
+
+    `this` is the id of the token that it presents.
+    """
 
     def __init__(self, call: Call, _: str) -> None:
         self.call = call
@@ -52,7 +58,10 @@ class _Desk:
         self.told: dict[str, object] = {"done": call.request.query_params.get("done")}
 
     def lose(self, lost: str | UUID) -> None:
-        """Stop trusting these tokens once the transaction is over: even a failed one may be committed."""
+        """Stop trusting these tokens once the transaction is over.
+
+        Even a failed one may be committed.
+        """
         self.call.afterwards.append(partial(self._guard.forget, lost))
 
     def local(self) -> LocalAccounts:
@@ -63,7 +72,10 @@ class _Desk:
         )
 
     def kept_here(self, account: model.Account) -> tuple[LocalAccounts, str]:
-        """Return who checks an account's password, and its hash; raise if it is managed elsewhere."""
+        """Return who checks an account's password, and its hash.
+
+        Raise if it is managed elsewhere.
+        """
         if not isinstance(self.accounts, LocalAccounts) or account.password_hash is None:
             raise ConflictError("This account's password is managed by your sign-in provider")
         return self.accounts, account.password_hash

@@ -75,14 +75,20 @@ class Guard:
         self._era = 0
 
     def forget(self, lost: str | UUID | None = None) -> None:
-        """Stop trusting a caller's tokens, or the one of this id, or all: so a revocation takes effect at once."""
+        """Stop trusting a caller's tokens, or the one of this id, or all.
+
+        So a revocation takes effect at once.
+        """
         for key, (token, _) in list(self._trusted.items()):
             if lost in {None, token.id, token.principal.actor}:
                 del self._trusted[key]
         self._era += 1
 
     async def authenticate(self, request: Request) -> Principal:
-        """Return the sender of a request; raise if `Authorization` is not valid, while a stale cookie is ignored."""
+        """Return the sender of a request.
+
+        Raise if `Authorization` is not valid, while a stale cookie is ignored.
+        """
         principal = self._anyone(request) if self._is_open else await self._someone(request)
         if (context := current_request()) is not None:
             context.principal = principal.actor
@@ -201,7 +207,9 @@ def revocations(
     hide: Callable[[], object],
     clock: Clock = MONOTONIC,
 ) -> Callable[[], Awaitable[None]]:
-    """Return what processes new `losses` in the audit log; its first call only records what is there.
+    """Return what processes new `losses` in the audit log.
+
+    Its first call only records what is there.
 
     It calls `distrust` once a right was lost, `hide` once an incident is seen by fewer.
     """

@@ -40,7 +40,10 @@ _SAME_SCRIPT = {
 
 
 def _normal(value: object) -> object:
-    """Return the one form in which an address is stored and sought: full-width letters and ligatures are plain."""
+    """Return the one form in which an address is stored and sought.
+
+    Full-width letters and ligatures are plain.
+    """
     if not isinstance(value, str):
         return value
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", value).strip().lower())
@@ -205,7 +208,10 @@ class User(BaseModel, frozen=True):
 
 
 class Account(User, frozen=True):
-    """A person with their password hash, which is never shown; None if they have no password here."""
+    """A person with their password hash, which is never shown.
+
+    None if they have no password here.
+    """
 
     password_hash: str | None = Field(exclude=True, repr=False)
 
@@ -315,7 +321,10 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Minted:
-    """A new secret and its stored form; an API token has a prefix, a sign-in here a cookie that makes the device known."""
+    """A new secret and its stored form.
+
+    An API token has a prefix, a sign-in here a cookie that makes the device known.
+    """
 
     secret: str
     token: Credential

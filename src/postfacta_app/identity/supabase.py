@@ -226,7 +226,10 @@ class SupabaseAccounts(Accounts):
         return RejectedError(self._client.name, _SOON)
 
     async def credential(self, request: Request, token: str) -> model.Credential | None:
-        """Return the principal of a token; None if it is not valid; raise if that cannot be known now."""
+        """Return the principal of a token.
+
+        None if it is not valid; raise if that cannot be known now.
+        """
         signed = self._signed_by_secret(token) or await self.keys.signed(token)
         try:
             claims = _Claims.model_validate(signed)

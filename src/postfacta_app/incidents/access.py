@@ -1,4 +1,7 @@
-"""How slices reach incidents: one to read, one locked to be changed, or those that match filters."""
+"""How slices reach incidents.
+
+One to read, one locked to be changed, or those that match filters.
+"""
 
 from __future__ import annotations
 

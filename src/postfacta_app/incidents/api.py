@@ -297,7 +297,10 @@ async def found(
 
 
 def meant(request: Request) -> list[tuple[str, str]]:
-    """Return the filters of a page: a form also sends empty ones, several values in one, and typed times."""
+    """Return the filters of a page.
+
+    A form also sends empty ones, several values in one, and typed times.
+    """
     given: list[tuple[str, str]] = []
     for name, value in request.query_params.multi_items():
         texts = [each.strip() for each in value.split(",")] if name in _LISTS else [value]

@@ -87,7 +87,10 @@ class NewIncident(BaseModel, extra="forbid"):
 
 
 class Change(BaseModel, extra="forbid"):
-    """A JSON Merge Patch (RFC 7396): absent fields stay; null clears the owner, the only optional one."""
+    """A JSON Merge Patch (RFC 7396): absent fields stay.
+
+    Null clears the owner, the only optional one.
+    """
 
     # A factory makes a field optional without allowing null, and without a default in the
     # schema. Its value is never read: only sent fields are.
@@ -168,7 +171,10 @@ _ENDED = (Status.RESOLVED, Status.CLOSED)
 def move(
     status: Status, wish: Move, *, ended_at: datetime | None, occurred_at: datetime
 ) -> Mapping[str, object] | None:
-    """Return what a transition sets, None if the incident has that status already; raise if it is not allowed."""
+    """Return what a transition sets, None if the incident has that status already.
+
+    Raise if it is not allowed.
+    """
     if wish.to == status:
         return None
     allowed = MOVES[status]

@@ -155,7 +155,10 @@ class PostgresV0:
     async def list(
         self, before: tuple[datetime, UUID] | None
     ) -> tuple[Sequence[ShownIncident], bool]:
-        """Read the newest ones before this start time and id, oldest first; also return whether there are older ones."""
+        """Read the newest ones before this start time and id, oldest first.
+
+        Also return whether there are older ones.
+        """
         rows = await self._fetch(
             _LIST, *before or (None, None), self._limit + 1, operation="v0_list"
         )
@@ -168,7 +171,10 @@ class PostgresV0:
     async def start(
         self, call: Call, new: ShownIncident, *, answer: Response, key: str | None
     ) -> Response:
-        """Write it with its first status change, its notes, and an audit row; raise if the id is taken."""
+        """Write it with its first status change, its notes, and an audit row.
+
+        Raise if the id is taken.
+        """
 
         async def work(unit: Unit) -> Response:
             told = new.model_dump(include={"id", "title", "description", "severity", "reporter"})
@@ -246,7 +252,9 @@ def _invalid(detail: str) -> AppError:
 
 
 def parse_start(value: object, incident_id: UUID, start_time: datetime) -> ShownIncident:
-    """Build an incident from a request's JSON value; raise `MalformedError` with the original's message.
+    """Build an incident from a request's JSON value.
+
+    Raise `MalformedError` with the original's message.
 
     Keys match in any case, and the last of equal ones wins. Absent, null and "" are the same.
     """
@@ -310,6 +318,9 @@ def _note(value: object) -> ShownNote:
 
 
 def _instant(timestamp: str) -> datetime | None:
-    """Return when it happened; the first instant means none, and asyncpg reads the last one as infinity."""
+    """Return when it happened.
+
+    The first instant means none, and asyncpg reads the last one as infinity.
+    """
     _, at = read_moment(timestamp)
     return None if at in {_NEVER, datetime.max.replace(tzinfo=UTC)} else at

@@ -86,7 +86,9 @@ def upgrade(dsn: str, *, progress: Progress, luck: Luck = LUCK) -> None:
 
 
 async def migrate(dsn: str, *, progress: Progress, tries: int = 12, luck: Luck = LUCK) -> None:
-    """Upgrade to the newest revision; safe to repeat and to run concurrently. `progress` gets sentences.
+    """Upgrade to the newest revision; safe to repeat and to run concurrently.
+
+    `progress` gets sentences.
 
     Raise `CommandFailedError`, without the password, if the database is unreachable, rejects it, is
     newer, or stays locked.
@@ -169,7 +171,10 @@ def _reason(error: Exception) -> str:
 
 
 async def apply(connection: RawConnection, number: str) -> None:
-    """Apply a revision in a transaction; one that builds indexes concurrently cannot, so its steps can be repeated."""
+    """Apply a revision in a transaction.
+
+    One that builds indexes concurrently cannot, so its steps can be repeated.
+    """
     parts = statements(REVISIONS[number])
     if any(map(_CONCURRENT.match, parts)):
         for statement in parts:
@@ -186,7 +191,10 @@ async def apply(connection: RawConnection, number: str) -> None:
 
 
 async def _backfill(connection: RawConnection, progress: Progress) -> None:
-    """Keep the timeline of each incident that has none, in a transaction each: only its writers wait."""
+    """Keep the timeline of each incident that has none, in a transaction each.
+
+    Only its writers wait.
+    """
     done = 0
     await connection.execute("set statement_timeout = 0")
     while incidents := await connection.fetch(_NEXT):
@@ -210,7 +218,10 @@ def statements(file: Path) -> list[str]:
 
 
 async def _grant(connection: RawConnection, progress: Progress) -> None:
-    """Create the role if it is missing and grant its missing rights; the service logs in as a member of it."""
+    """Create the role if it is missing and grant its missing rights.
+
+    The service logs in as a member of it.
+    """
     if not await connection.fetchval(_HAS_ROLE):
         await connection.execute(_MAKE_ROLE)
         if not await connection.fetchval(_HAS_ROLE):

@@ -220,7 +220,10 @@ class ChangedEntry(BaseModel):
 
 
 class TimelineChanges(BaseModel):
-    """Changes of the timeline since a revision; all lists are empty if only pins or milestones changed."""
+    """Changes of the timeline since a revision.
+
+    All lists are empty if only pins or milestones changed.
+    """
 
     added: Sequence[ChangedEntry]
     removed: Sequence[ChangedEntry]
@@ -261,7 +264,10 @@ MOVES: Mapping[Stage | None, Sequence[Stage]] = {
 
 
 def move(stage: Stage | None, wish: Transition) -> bool:
-    """Return whether this is a transition, not the present status; raise if it may not be, or unexplained."""
+    """Return whether this is a transition, not the present status.
+
+    Raise if it may not be, or unexplained.
+    """
     if wish.to == stage:
         return False
     if wish.to not in MOVES[stage]:
@@ -314,7 +320,10 @@ def _follows(call: Call, _: str) -> Callable[[str | None], None]:
 
 
 def _check_headers(request: Request, etag: str | None) -> None:
-    """Check the revision a write starts from: `If-Match` names it, `If-None-Match: *` means none."""
+    """Check the revision a write starts from.
+
+    `If-Match` names it, `If-None-Match: *` means none.
+    """
     named, none = (
         ", ".join(request.headers.getlist(name)) for name in ("if-match", "if-none-match")
     )
@@ -331,7 +340,10 @@ def _check_headers(request: Request, etag: str | None) -> None:
 
 
 Follows = Annotated[Callable[[str | None], None], Fill(_follows)]
-"""Raises if the caller did not start from the revision with this ETag; None is before the first one."""
+"""Raises if the caller did not start from the revision with this ETag.
+
+None is before the first one.
+"""
 Rev = Annotated[int, Fill(lambda call, name: number(call.request.path_params[name]))]
 """A revision in the path; 0, which never exists, if it is not a number."""
 

@@ -298,7 +298,10 @@ _LABELS: Final[Mapping[str, str]] = {
 
 
 def draft(base: Content, section: str, form: Form, *, message: str) -> Draft:
-    """Replace a section by the input of its form; errors have the names of form fields as pointers."""
+    """Replace a section by the input of its form.
+
+    Errors have the names of form fields as pointers.
+    """
     content = base.model_dump(mode="json") | _value(section, form)
     try:
         return parse(Draft, {"content": content, "message": message.strip() or None})
@@ -384,7 +387,10 @@ _MOST_LINES: Final = (
 
 
 def compare(before: Content, after: Content) -> Mapping[str, Sequence[str]]:
-    """Return the lines of each section that differs; those of both begin with a space, others with - or +."""
+    """Return the lines of each section that differs.
+
+    Those of both begin with a space, others with - or +.
+    """
     lines = {name: (_lines(name, before), _lines(name, after)) for name in SECTIONS}
     return {name: _matched(old, new) for name, (old, new) in lines.items() if old != new}
 

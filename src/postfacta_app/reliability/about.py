@@ -1,4 +1,7 @@
-"""What the service reports about itself: origin of the code, objectives, protection, and the metrics of its business."""
+"""What the service reports about itself.
+
+Origin of the code, objectives, protection, and the metrics of its business.
+"""
 
 from __future__ import annotations
 

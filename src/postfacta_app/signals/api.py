@@ -392,7 +392,10 @@ async def store(
     incident: Incident | None = None,
     now: datetime,
 ) -> Ingested:
-    """Store new signals, attach valid ones to an incident that this unit has locked; return the results."""
+    """Store new signals, attach valid ones to an incident that this unit has locked.
+
+    Return the results.
+    """
     if incident is not None and incident.visibility is Visibility.PRIVATE:
         items = [item.within(incident.ref) if isinstance(item, Fact) else item for item in items]
     facts = [item for item in items if isinstance(item, Fact)]
@@ -424,7 +427,10 @@ async def store(
 
 
 async def _insert(unit: Unit, facts: Sequence[Fact]) -> Mapping[Key, UUID]:
-    """Write those with new keys, which are distinct; wait for concurrent writers of the same keys."""
+    """Write those with new keys, which are distinct.
+
+    Wait for concurrent writers of the same keys.
+    """
     if not facts:
         return {}
     size = 2_000 * len(facts)
@@ -499,7 +505,9 @@ def _result(
 async def _attach(
     unit: Unit, incident: Incident, ids: Sequence[UUID], *, came_with: Collection[UUID] = ()
 ) -> Mapping[UUID, Attached]:
-    """Attach signals to an incident that this unit has locked; return what became of those that the caller may see.
+    """Attach signals to an incident that this unit has locked.
+
+    Return what became of those that the caller may see.
 
     Attached ones write nothing. Those sent with the incident stay as private as it is; the
     visibility of others does not change.
@@ -523,7 +531,10 @@ async def _edit(
     ids: Sequence[UUID],
     came_with: Collection[UUID] = (),
 ) -> None:
-    """Write the edit of each at the next instant of the timeline; some were sent with the incident."""
+    """Write the edit of each at the next instant of the timeline.
+
+    Some were sent with the incident.
+    """
     at = await unit.stamp(incident.id)
     args = (
         incident.id,

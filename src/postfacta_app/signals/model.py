@@ -209,7 +209,10 @@ class Fact:
         *,
         content: Mapping[str, object] | None = None,
     ) -> Fact:
-        """Return a signal with its key and hash; `content` is what to hash, if not the whole signal."""
+        """Return a signal with its key and hash.
+
+        `content` is what to hash, if not the whole signal.
+        """
         if content is None:
             content = {
                 name: value for name, value in vars(new).items() if name not in {"source", "id"}
@@ -222,7 +225,10 @@ class Fact:
         return cls(index, source, new.id or f"sha256:{sha256.hex()}", new, sha256)
 
     def within(self, ref: str) -> Fact:
-        """Return it with a key that cannot collide outside a private incident: no refinement has capitals."""
+        """Return it with a key that cannot collide outside a private incident.
+
+        No refinement has capitals.
+        """
         root, _, refinement = self.source.partition("/")
         return replace(self, source=f"{root}/{ref}" + (f"/{refinement}" if refinement else ""))
 

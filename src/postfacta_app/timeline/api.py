@@ -230,7 +230,10 @@ async def retract(unit: Unit, root: UUID, *, matches: Matches) -> None:
 
 
 async def find(q: Query, root: UUID) -> tuple[UUID, ShownAnnotation]:
-    """Read one and the id of its incident; the error is the same for what does not exist and for what is not visible."""
+    """Read one and the id of its incident.
+
+    The error is the same for what does not exist and for what is not visible.
+    """
     for row in await q.fetch(_ANNOTATION, *sees(q.principal), root, operation="annotation_get"):
         return row["incident_id"], ShownAnnotation.model_validate_json(row[0])
     raise NotFoundError("No such annotation")

@@ -1,4 +1,7 @@
-"""Read the timelines that the database keeps, for the present or any past; only `verify` builds them again."""
+"""Read the timelines that the database keeps, for the present or any past.
+
+Only `verify` builds them again.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,10 @@ WIDTHS: Final = (
     60_000_000, 300_000_000, 900_000_000, 3_600_000_000, 21_600_000_000, 86_400_000_000, 604_800_000_000,
 )  # fmt: skip
 Group = Annotated[str, StringConstraints(pattern=r"^-?[0-9]{1,19}\.-?[0-9]{1,18}\.[0-9]{1,18}$")]
-"""The name of a group of repeats: what they have in common, and the start and width of their window."""
+"""The name of a group of repeats.
+
+What they have in common, and the start and width of their window.
+"""
 
 
 class TimelineQuery(BaseModel, extra="forbid", frozen=True):
@@ -95,7 +101,10 @@ class Slice:
 
 
 class Wanted(BaseModel, extra="forbid", frozen=True):
-    """A numbered page of the present; `entry` and `edit` are anchors of entries, and select the page that has one."""
+    """A numbered page of the present.
+
+    `entry` and `edit` are anchors of entries, and select the page that has one.
+    """
 
     view: Literal["all", "narrative"] = "all"
     include_hidden: bool = Field(default=False, alias="hidden")
@@ -233,7 +242,10 @@ Names = Collection[tuple[str, str]]
 
 
 async def _read(q: Query, ref: UUID | int, sql: str, *args: object, operation: str) -> Any:
-    """Run a query for one row; raise if the caller may see no such incident, or `migrate` has not kept its timeline yet."""
+    """Run a query for one row.
+
+    Raise if the caller may see no such incident, or `migrate` has not kept its timeline yet.
+    """
     for row in await q.fetch(sql, *args, operation=operation):
         return row
     await seen(q, ref)
@@ -248,7 +260,10 @@ class KeptTimelines:
         self._turns = anyio.Semaphore(2)  # The work of a digest is PostgreSQL's.
 
     async def slice(self, q: Query, ref: UUID | int, query: TimelineQuery) -> Slice:
-        """Read the matching entries of an incident; raise `NotFoundError` if the caller may not see it."""
+        """Read the matching entries of an incident.
+
+        Raise `NotFoundError` if the caller may not see it.
+        """
         whole, own = _conditions(query, *sees(q.principal), *ref_of(ref), query.as_of, RULES)
         own.add("e.kind = any ({}::text[])", query.kind)
         own.add("e.source = any ({}::text[])", query.source)
@@ -350,7 +365,10 @@ async def digest_in(unit: Unit, incident_id: UUID) -> str:
 
 
 def _conditions(wanted: TimelineQuery | Wanted, *args: object) -> tuple[str, Where]:
-    """Return which entries were known then, and which are wanted; the statement has `args` before theirs."""
+    """Return which entries were known then, and which are wanted.
+
+    The statement has `args` before theirs.
+    """
     own = Where(*args)
     at = wanted.known_as_of
     known = (
@@ -402,7 +420,9 @@ async def facts_in(q: Query, incident_id: UUID) -> Facts:
 
 
 async def verify(database: Database) -> Mapping[str, Sequence[Any]]:
-    """Build the timelines of each incident from its facts: compare the kept one, and the digest of each revision.
+    """Build the timelines of each incident from its facts.
+
+    Compare the kept one, and the digest of each revision.
 
     Return the revisions by result: `equal`, `fault`, or `other_rules`, which were not compared; and
     `kept_fault`, the incidents whose kept timeline is not the one of their facts.

@@ -112,7 +112,10 @@ class StatusChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Annotation:
-    """One version of an annotation; `root` is the id of the first one, which decides the precision of all."""
+    """One version of an annotation.
+
+    `root` is the id of the first one, which decides the precision of all.
+    """
 
     id: UUID
     root: UUID
@@ -191,7 +194,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Repeats:
-    """The signals that one item stands for: equal but for numbers in their titles, in one window of time."""
+    """The signals that one item stands for.
+
+    Equal but for numbers in their titles, in one window of time.
+    """
 
     item: int  # the position of the first of them on the page
     count: int
@@ -210,7 +216,10 @@ class EntryRef(BaseModel, extra="forbid"):
 
 
 class TimeValue(BaseModel, extra="forbid"):
-    """The corrected time of an entry, truncated to its precision; clock offsets do not apply to it."""
+    """The corrected time of an entry, truncated to its precision.
+
+    Clock offsets do not apply to it.
+    """
 
     at: Time
     precision: Precision = Precision.EXACT

@@ -1,4 +1,7 @@
-"""A timeline as a page shows it: days, moments, gaps, milestones, and above them the lanes of its chart."""
+"""A timeline as a page shows it.
+
+Days, moments, gaps, milestones, and above them the lanes of its chart.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Turn(Instant):
-    """A milestone across the timeline; `since` is the time after the first one, in words, or empty."""
+    """A milestone across the timeline.
+
+    `since` is the time after the first one, in words, or empty.
+    """
 
     name: str
     since: str = ""
@@ -118,7 +124,10 @@ def lines(
 def days(
     shown: Sequence[Line], turns: Sequence[Turn]
 ) -> list[tuple[datetime, Sequence[list[Line] | Turn | str]]]:
-    """Group lines by day, in UTC, and time; at equal times a milestone comes first. A text is a silence."""
+    """Group lines by day, in UTC, and time; at equal times a milestone comes first.
+
+    A text is a silence.
+    """
     at_once = [[*same] for _, same in groupby(shown, key=lambda line: (line.entry.t, line.entry.p))]
     ends = accumulate((max(line.until for line in same) for same in at_once), max)
     placed: list[tuple[int, int, list[Line] | Turn | str]] = [(turn.t, 0, turn) for turn in turns]

@@ -1,4 +1,7 @@
-"""Parse the JSON, parameters, times and lists of requests: any input results in a value or an `AppError`."""
+"""Parse the JSON, parameters, times and lists of requests.
+
+Any input results in a value or an `AppError`.
+"""
 
 from __future__ import annotations
 
@@ -144,7 +147,9 @@ _RFC3339: Final = re.compile(
 
 
 def read_moment(text: str) -> tuple[str, datetime | None]:
-    """Parse RFC 3339 strictly: an offset, an existing day, no leap second; raise `ValueError` otherwise.
+    """Parse RFC 3339 strictly: an offset, an existing day, no leap second.
+
+    Raise `ValueError` otherwise.
 
     Return it with its offset and up to nine fractional digits, without trailing zeros, and as an
     instant in UTC, cut to microseconds: None outside the years 1 to 9999.
@@ -169,7 +174,10 @@ def read_moment(text: str) -> tuple[str, datetime | None]:
 
 
 def parse_time(text: str) -> datetime:
-    """Parse RFC 3339 as an instant in UTC, cut to microseconds, within the years 1 to 9999; else raise."""
+    """Parse RFC 3339 as an instant in UTC, cut to microseconds, within the years 1 to 9999.
+
+    Else raise.
+    """
     _, instant = read_moment(text)
     if instant is None:
         raise ValueError("must be within the years 1 to 9999")
@@ -193,7 +201,10 @@ Time = Annotated[
 
 
 WHOLE = BeforeValidator(lambda it: int(it) if isinstance(it, float) and it.is_integer() else it)
-"""The last annotation of a strict `int` field: JSON has one number type, so 1.0 is an integer too."""
+"""The last annotation of a strict `int` field.
+
+JSON has one number type, so 1.0 is an integer too.
+"""
 
 
 # Pages of lists
@@ -215,7 +226,10 @@ def encode_cursor(order: str, key: Sequence[object], of_filters: str) -> str:
 
 
 def decode_cursor(text: str, order: str, of_filters: str, *kinds: type) -> tuple[Any, ...]:
-    """Return the key of such a cursor, a `Key` or members of these types; raise if it is damaged, or another's."""
+    """Return the key of such a cursor, a `Key` or members of these types.
+
+    Raise if it is damaged, or another's.
+    """
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         version, given, *key, of = cast("list[Any]", strict_json.parse(raw))

@@ -95,7 +95,9 @@ async def sent_fields(request: Request) -> dict[str, str]:
 
 
 def formed(model: type[M], fields: Mapping[str, object], now: datetime | None = None) -> M:
-    """Validate form input against a model; empty and unknown fields are ignored. Raise if some are invalid.
+    """Validate form input against a model; empty and unknown fields are ignored.
+
+    Raise if some are invalid.
 
     Instants are `read_typed_time`, lists are split at commas and spaces, numbers decimal; only
     texts are read.
@@ -229,7 +231,10 @@ JSON = Mapping[str, Any]
 
 @cache
 def fields_of(model: type[BaseModel]) -> Mapping[str, JSON]:
-    """Return the JSON schema of each field, from which `field` of form.html draws an input; `is_required` is added."""
+    """Return the JSON schema of each field, from which `field` of form.html draws an input.
+
+    `is_required` is added.
+    """
     schema = model.model_json_schema()
     required = schema.get("required", ())
     kinds = schema.get("$defs", {})

@@ -167,7 +167,10 @@ def keep_private(path: str, response: Response) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What the routes of every slice work with; `parts` are what some need besides, by their type."""
+    """What the routes of every slice work with.
+
+    `parts` are what some need besides, by their type.
+    """
 
     transactions: Transactions
     pages: Pages

@@ -123,7 +123,10 @@ def answer(
 
 @cache
 def _shows(model: type[BaseModel]) -> tuple[bool, bool]:
-    """Return whether it has an ETag, and whether a cursor; a model takes long to say that it has no such attribute."""
+    """Return whether it has an ETag, and whether a cursor.
+
+    A model takes long to say that it has no such attribute.
+    """
     return hasattr(model, "etag"), "next_cursor" in model.model_fields
 
 
@@ -216,7 +219,10 @@ def from_path(of: Callable[[str], Any], call: Call, name: str) -> Any:
 
 
 class Routes:
-    """The routes of one slice in the order of their declaration; errors call what they are about a `noun`."""
+    """The routes of one slice in the order of their declaration.
+
+    Errors call what they are about a `noun`.
+    """
 
     def __init__(self, noun: str) -> None:
         self._noun = noun
@@ -237,7 +243,9 @@ class Routes:
         reads: type[BaseModel] | None = None,
         **more: Any,
     ) -> Callable[[F], F]:
-        """Declare an operation of the API, such as `GET /api/v1/incidents`; `Rule` says what the others mean.
+        """Declare an operation of the API, such as `GET /api/v1/incidents`.
+
+        `Rule` says what the others mean.
 
         `status` is that of success, or several if the function returns `Reply`. `kind` is by
         default a write, a search (a GET with a cursor) or a read. With `once`, `Idempotency-Key`
@@ -305,7 +313,10 @@ class Routes:
     def page(
         self, route: str, access: Access, *, kind: RouteClass = RouteClass.READ, stale: bool = False
     ) -> Callable[[F], F]:
-        """Declare a page; its function returns a `Page`, and gets what was `Typed` if it shows a form again."""
+        """Declare a page.
+
+        Its function returns a `Page`, and gets what was `Typed` if it shows a form again.
+        """
         method, _, path = route.rpartition(" ")
 
         def declare(function: F) -> F:
@@ -318,7 +329,10 @@ class Routes:
     def form(
         self, path: str, access: Access, *, again: Function, kind: RouteClass = RouteClass.WRITE
     ) -> Callable[[F], F]:
-        """Declare what a form sends; its function returns where to go, or a page. If it is not saved, `again` shows one."""
+        """Declare what a form sends; its function returns where to go, or a page.
+
+        If it is not saved, `again` shows one.
+        """
         page = _Plan(again, _of_page)
 
         def declare(function: F) -> F:

@@ -81,7 +81,10 @@ class Service(Child):
 
     @asynccontextmanager
     async def rationed(self, share: float) -> AsyncGenerator[None]:
-        """Let it run for a share of each 50 ms, as a container's limit does: it is stopped and continued."""
+        """Let it run for a share of each 50 ms, as a container's limit does.
+
+        It is stopped and continued.
+        """
 
         async def stop_and_go() -> None:
             while self.is_running:
@@ -100,7 +103,10 @@ class Service(Child):
 
 
 class Link(Proxy):
-    """A proxy on a port of the loopback interface, the same after a cut; it counts connections, and the most at once."""
+    """A proxy on a port of the loopback interface, the same after a cut.
+
+    It counts connections, and the most at once.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__("dependency", "127.0.0.1:0", f"{host}:{port}")
@@ -165,7 +171,10 @@ class Bench:
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:
-        """Run what stands around the service; at the end, also by SIGTERM, end all that was started."""
+        """Run what stands around the service.
+
+        At the end, also by SIGTERM, end all that was started.
+        """
         if (task := asyncio.current_task()) is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         async with self.collector.listening():
@@ -191,7 +200,10 @@ class Bench:
         return Service(self.spec.start, env=env, cwd=cwd, log=self.folder / "service.log")
 
     async def start(self, *, wait: bool = True, deployed: bool = False) -> None:
-        """Start an instance in place of the one before; wait until it reads, or raise `NotServingError`."""
+        """Start an instance in place of the one before.
+
+        Wait until it reads, or raise `NotServingError`.
+        """
         self.service.kill()
         self.deployed = deployed
         self.dirty = False
@@ -351,7 +363,10 @@ class Bench:
         return False if answer.status in {404, 410} else None
 
     async def hold(self, *, write: bool = True) -> Held:
-        """Send a write but the second half of its body; or a read whole, the answer of which is read later."""
+        """Send a write but the second half of its body.
+
+        Or a read whole, the answer of which is read later.
+        """
         if not write:
             read = self.reading
             request = encode(read.method, self.read_path(), self.headers(read.headers))
@@ -363,7 +378,10 @@ class Bench:
     async def recovers(
         self, row: int, *, within: float, patience: float, writes: bool = False, pause: float = 0.05
     ) -> float | None:
-        """Return after how long `row` reads in a row, each with a write or none, were good; None if not in time."""
+        """Return after how long `row` reads in a row, each with a write or none, were good.
+
+        None if not in time.
+        """
         began = monotonic()
         good = 0
         while monotonic() - began < within:

@@ -32,7 +32,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check found: a score in quarters, the evidence in a sentence, numbers for plots; and what it took."""
+    """What a check found: a score in quarters, the evidence in a sentence, numbers for plots.
+
+    And what it took.
+    """
 
     outcome: Outcome
     score: float = 0.0
@@ -156,7 +159,10 @@ _Scores = Mapping[str, tuple[Entry, float | None]]  # of what applies; None if i
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Something that would raise the grade: a check, the points it gains, and the cap it lifts, if any."""
+    """Something that would raise the grade.
+
+    A check, the points it gains, and the cap it lifts, if any.
+    """
 
     check: str
     gain: float
@@ -179,7 +185,10 @@ class Grade:
 
 
 def letter_of(points: float) -> str:
-    """Return the letter of the fifth that the points fall into, and the sign of its third; A+ is not for points alone."""
+    """Return the letter of the fifth that the points fall into, and the sign of its third.
+
+    A+ is not for points alone.
+    """
     return "F" if points < 20 else LETTERS[min(1 + int((points - 20) * 3 / 20), LETTERS.index("A"))]
 
 
@@ -241,7 +250,10 @@ _Check = Callable[["Bench"], Awaitable[Verdict | Mapping[str, Verdict]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """A function with the checks that it answers. `fresh` ones get an instance that nothing was done to."""
+    """A function with the checks that it answers.
+
+    `fresh` ones get an instance that nothing was done to.
+    """
 
     ids: tuple[str, ...]
     run: _Check

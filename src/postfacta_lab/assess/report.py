@@ -154,7 +154,10 @@ def _case(check: Found) -> Case:
 
 
 def sarif(found: Found) -> str:
-    """Return what did not pass as results of code scanning, located at the service file; gates are errors."""
+    """Return what did not pass as results of code scanning, located at the service file.
+
+    Gates are errors.
+    """
     place = {"artifactLocation": {"uri": "assess.toml"}, "region": {"startLine": 1}}
     rules = [
         {

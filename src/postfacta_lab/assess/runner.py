@@ -115,7 +115,10 @@ class _Runner:
         return None
 
     async def _measure(self, group: Group, wanted: list[str]) -> None:
-        """Run a group; what failed, and perhaps for lack of time, is tried once more on a fresh instance."""
+        """Run a group.
+
+        What failed, and perhaps for lack of time, is tried once more on a fresh instance.
+        """
         began, first = monotonic(), await self._once(group)
         took = monotonic() - began
         again = [

@@ -31,7 +31,10 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """A request of the service's own. `{unique}` in it becomes a new mark, `{id}` the id of a write."""
+    """A request of the service's own.
+
+    `{unique}` in it becomes a new mark, `{id}` the id of a write.
+    """
 
     path: str
     method: str = "GET"
@@ -42,7 +45,10 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Database:
-    """What the service depends on by TCP: the variable it reads, and the address that stands in it."""
+    """What the service depends on by TCP.
+
+    The variable it reads, and the address that stands in it.
+    """
 
     env: str
     url: str
@@ -84,7 +90,10 @@ class Spec:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must stand in no report: credentials, the password of the database, values for the environment."""
+        """What must stand in no report.
+
+        Credentials, the password of the database, values for the environment.
+        """
         password = urlsplit(self.database.url).password if self.database else None
         found = [*self.env.values(), password or "", *(self.auth[1].split() if self.auth else ())]
         return tuple(
@@ -93,7 +102,10 @@ class Spec:
 
     @classmethod
     def of(cls, data: Mapping[str, Any], environment: Mapping[str, str], folder: Path) -> Spec:
-        """Read the content of a file, or raise `SpecError`. `${NAME}` is taken from the environment."""
+        """Read the content of a file, or raise `SpecError`.
+
+        `${NAME}` is taken from the environment.
+        """
         file = _table("", _filled(data, environment))
         given = {
             name: _table(name, file.get(name, {})) for name in _KEYS if name not in {"", "declare"}

@@ -1,4 +1,7 @@
-"""A service file for a service that has none: its OpenAPI document says what may be read or written, and it is tried."""
+"""A service file for a service that has none.
+
+Its OpenAPI document says what may be read or written, and it is tried.
+"""
 
 from __future__ import annotations
 

@@ -143,7 +143,10 @@ class Scaling:
 
 
 def fit(points: Sequence[tuple[float, float]]) -> Scaling:
-    """Fit the law by least squares, for N / X is linear: a + b(N - 1) + dN(N - 1), with r = 1 / a, c = b / a, k = d / a."""
+    """Fit the law by least squares, for N / X is linear.
+
+    A + b(N - 1) + dN(N - 1), with r = 1 / a, c = b / a, k = d / a.
+    """
     used = [(under_way, rate) for under_way, rate in points if under_way > 0 and rate > 0]
     if len(used) < 3:
         raise ValueError(

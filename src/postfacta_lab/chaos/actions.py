@@ -29,7 +29,10 @@ kill, stop, start, thaw, _freeze = map(_deed, ("kill", "stop", "start", "thaw", 
 
 
 def freeze(part: str, seconds: float = 0.0) -> str:
-    """Stop a part in its tracks (SIGSTOP to all of its processes); thaw it after some seconds, if any."""
+    """Stop a part in its tracks (SIGSTOP to all of its processes).
+
+    Thaw it after some seconds, if any.
+    """
     done = _freeze(part)
     if seconds:
         observe(seconds)
@@ -44,7 +47,9 @@ def observe(seconds: float) -> str:
 
 
 def await_steady(within: float = 60.0) -> float:
-    """Wait until users are well, or raise `TimeoutError`; note how long that took, then wait for a whole window more.
+    """Wait until users are well, or raise `TimeoutError`.
+
+    Note how long that took, then wait for a whole window more.
 
     They are well from the beginning of the first second in which no user failed or waited long.
     """
@@ -56,7 +61,10 @@ def await_steady(within: float = 60.0) -> float:
 
 
 def restore(within: float = 60.0) -> str:
-    """Thaw and start all that is ours, and wait until users are well, or raise `TimeoutError`: the standard rollback."""
+    """Thaw and start all that is ours, and wait until users are well, or raise `TimeoutError`.
+
+    The standard rollback.
+    """
     lab = current()
     lab.restore()
     # Where users have been well for long there is nothing to wait for.

@@ -1,4 +1,7 @@
-"""The command `postfacta lab chaos`: runs experiments of Chaos Toolkit, each a process, and reports."""
+"""The command `postfacta lab chaos`.
+
+Runs experiments of Chaos Toolkit, each a process, and reports.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +124,10 @@ class Experiment:
 
 
 def run(path: Path, folder: Path, *, settings: Mapping[str, str] | None = None) -> Experiment:
-    """Run one to its end, with environment variables that its configuration reads; its journal and log go to the folder."""
+    """Run one to its end, with environment variables that its configuration reads.
+
+    Its journal and log go to the folder.
+    """
     name = path.name.partition("-")[0]
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.journal.json"

@@ -1,4 +1,6 @@
-"""Holds the one lab of the process: the service that an experiment of Chaos Toolkit works on, and its users.
+"""Holds the one lab of the process.
+
+The service that an experiment of Chaos Toolkit works on, and its users.
 
 As a *control* of the experiment this module builds it before the first probe, and takes it down at
 the end, whatever happened. CHAOS_URL is a service that runs already, CHAOS_COMMAND starts one;
@@ -103,7 +105,9 @@ class Users:
         )
 
     def is_well(self, since: float) -> bool:
-        """Return whether users have been well for a second after a moment: none failed, and none waited long.
+        """Return whether users have been well for a second after a moment.
+
+        None failed, and none waited long.
 
         The last half of a second is left out: who began there may still be waiting.
         """

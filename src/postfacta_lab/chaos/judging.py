@@ -1,4 +1,6 @@
-"""Judges an experiment by what its users went through and what Chaos Toolkit noted; never by the journal's `status`.
+"""Judges an experiment by what its users went through and what Chaos Toolkit noted.
+
+Never by the journal's `status`.
 
 Chaos Toolkit calls an experiment "completed" whose steady state did not hold before the fault, and
 does not mind one that broke while the fault lasted. Here, each is a claim that did not hold.

@@ -37,14 +37,19 @@ def longest_recovery() -> float:
 
 
 def slowest_live() -> float:
-    """Return the longest time that an instance's liveness probe took, in seconds; fail if none was ever answered."""
+    """Return the longest time that an instance's liveness probe took, in seconds.
+
+    Fail if none was ever answered.
+    """
     if not (answers := current().answers("live")):
         raise RuntimeError("/healthz/live was never answered 200 to 299: there is nothing to tell")
     return max(answers)
 
 
 def readiness_fell() -> int:
-    """Return whether instances said that they were not ready, as they should during a long fault: 1 for yes.
+    """Return whether instances said that they were not ready, as they should during a long fault.
+
+    1 for yes.
 
     Before they say so they look three times, every five seconds; a shorter fault says nothing about
     it.

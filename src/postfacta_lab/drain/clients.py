@@ -64,7 +64,10 @@ class Clients:
     async def probe(
         self, path: str, seen: list[tuple[float, int]], *, every: float, decides: bool = True
     ) -> None:
-        """Ask again and again, and add the moment and the status of each answer; what is not a 200 decides about traffic."""
+        """Ask again and again, and add the moment and the status of each answer.
+
+        What is not a 200 decides about traffic.
+        """
         while self.has_traffic:
             due = monotonic() + every
             status = await probe(self._port, path)
@@ -120,7 +123,10 @@ class Clients:
             connection.close()
 
     async def half_sent(self, ask: Ask, opened: asyncio.Semaphore, go_on: asyncio.Event) -> None:
-        """Send half of a request's body, wait, and send the rest: so it is under way for as long as is wished."""
+        """Send half of a request's body, wait, and send the rest.
+
+        So it is under way for as long as is wished.
+        """
         at = monotonic()
         body = json.dumps(ask.body).encode()
         headers = {"Content-Type": "application/json", **self._headers}

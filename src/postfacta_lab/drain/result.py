@@ -55,7 +55,10 @@ def judge(
     misses: Iterable[str],
     cells: Mapping[str, str],
 ) -> Result:
-    """Judge by the requests that failed, and by what else was missed; it is undecided if too few clients could notice."""
+    """Judge by the requests that failed, and by what else was missed.
+
+    It is undecided if too few clients could notice.
+    """
     failed = [attempt for attempt in attempts if attempt.outcome is not Outcome.OK]
     after = [attempt for attempt in attempts if attempt.at >= signalled]
     found: list[str] = []

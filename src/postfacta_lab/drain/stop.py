@@ -30,7 +30,10 @@ _AS_ASKED = {0, -signal.SIGTERM, 128 + signal.SIGTERM}
 
 
 def command_line(words: Sequence[str]) -> str:
-    """Join the words of a command, which must say where the port goes; a single one is a whole line."""
+    """Join the words of a command, which must say where the port goes.
+
+    A single one is a whole line.
+    """
     line = words[0] if len(words) == 1 else shlex.join(words)
     if "{port}" not in line:
         raise ValueError("say where the port goes: uvicorn billing:app --port {port}")
@@ -122,7 +125,10 @@ def missed(
     leftover: bool = False,
     unready: float | None,
 ) -> Iterator[str]:
-    """Yield what was wrong about its end; a code of None means that it was killed, `unready` of None never a 503."""
+    """Yield what was wrong about its end.
+
+    A code of None means that it was killed, `unready` of None never a 503.
+    """
     if early:
         yield f"it ended by itself before the signal, with exit code {code}"
         return

@@ -1,4 +1,7 @@
-"""Clients of HTTP/1.1 that can stop in the middle of a request, one or many; an answer says what came, or why none did."""
+"""Clients of HTTP/1.1 that can stop in the middle of a request, one or many.
+
+An answer says what came, or why none did.
+"""
 
 from __future__ import annotations
 
@@ -149,7 +152,10 @@ class Connection:
         return await self.answer(patience=patience)
 
     async def drip(self, pieces: Iterable[bytes], *, patience: float, every: float = 0.0) -> Answer:
-        """Send pieces with pauses in between until there is an answer; it is a time-out if there is none."""
+        """Send pieces with pauses in between until there is an answer.
+
+        It is a time-out if there is none.
+        """
         async with asyncio.TaskGroup() as group:
             answer = group.create_task(self.answer(patience=patience))
             for piece in pieces:
@@ -332,7 +338,10 @@ async def open_loop(ask: _Ask, *, rate: float, seconds: float) -> Flood:
 async def closed_loop(
     ask: _Ask, *, callers: int, seconds: float = 1e9, requests: int = 10**9, pause: float = 0.05
 ) -> Flood:
-    """Let callers ask one after the other, until the time or the number is used up; a refused one pauses."""
+    """Let callers ask one after the other, until the time or the number is used up.
+
+    A refused one pauses.
+    """
     answers: list[tuple[float, Answer]] = []
     began = monotonic()
 
@@ -358,7 +367,10 @@ async def slow_clients(
     every: float,
     patience: float,
 ) -> list[Answer]:
-    """Let clients drip the rest of a request; return what ended each, a time-out if it was not ended in time."""
+    """Let clients drip the rest of a request.
+
+    Return what ended each, a time-out if it was not ended in time.
+    """
 
     async def client() -> Answer:
         connection = await connect()

@@ -167,7 +167,10 @@ def _ticks(most: float) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One test of a JUnit report; `kind` is `failure`, `error` or `skipped`, and empty for one that passed."""
+    """One test of a JUnit report.
+
+    `kind` is `failure`, `error` or `skipped`, and empty for one that passed.
+    """
 
     group: str
     name: str

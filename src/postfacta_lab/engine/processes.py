@@ -1,4 +1,6 @@
-"""Programs that the lab starts: each in a session of its own, ended with all that it started; how busy the machine is.
+"""Programs that the lab starts: each in a session of its own, ended with all that it started.
+
+How busy the machine is.
 
 Only processes that were started here are touched, and their descendants, which Linux lists in
 ``/proc``.
@@ -60,7 +62,10 @@ def free_port() -> int:
 
 
 def fields_of(pid: int) -> list[str]:
-    """Return what the system says of a process after its name: state, parent, group, session, … (proc(5))."""
+    """Return what the system says of a process after its name.
+
+    State, parent, group, session, … (proc(5)).
+    """
     try:
         # The name stands in brackets and may hold spaces.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -86,12 +91,18 @@ def descendants(pid: int) -> list[int]:
 
 
 def session(leader: int) -> list[int]:
-    """List the living processes of a session; a launcher may have put some in groups of their own."""
+    """List the living processes of a session.
+
+    A launcher may have put some in groups of their own.
+    """
     return [pid for pid, fields in _living() if int(fields[3]) == leader]
 
 
 def freeze(pid: int) -> list[int]:
-    """Stop a process and all below it in their tracks; the parent first, so that it makes no more."""
+    """Stop a process and all below it in their tracks.
+
+    The parent first, so that it makes no more.
+    """
     stopped: list[int] = []
     while new := [one for one in (pid, *descendants(pid)) if one not in stopped]:
         for one in new:
@@ -101,7 +112,10 @@ def freeze(pid: int) -> list[int]:
 
 
 def thaw(pid: int) -> None:
-    """Resume a process and all its descendants; the children first, so that their parents do not miss them."""
+    """Resume a process and all its descendants.
+
+    The children first, so that their parents do not miss them.
+    """
     for one in (*reversed(descendants(pid)), pid):
         _signal(one, signal.SIGCONT)
 
@@ -190,7 +204,10 @@ class Child:
             )
 
     def terminate(self, grace: float = _LEAST_GRACE) -> int:
-        """Ask it to end, as a deployment does, and return its exit code; kill it and raise `TimeoutError` if it does not."""
+        """Ask it to end, as a deployment does, and return its exit code.
+
+        Kill it and raise `TimeoutError` if it does not.
+        """
         if self._process is None:
             return 0
         self._process.terminate()
@@ -245,7 +262,10 @@ class Waited:
 
     @property
     def others(self) -> float:
-        """The share of the machine that neither this process had nor what it started, from 0 to 1; 0 if not known."""
+        """The share of the machine that neither this process had nor what it started, from 0 to 1.
+
+        0 if not known.
+        """
         total, idle, ours = (
             now - before for now, before in zip(_ticks(), self._ticks, strict=True)
         )

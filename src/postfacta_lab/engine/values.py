@@ -1,4 +1,7 @@
-"""What services say, whatever its shape: values of JSON or YAML, and metrics as they are exposed for Prometheus."""
+"""What services say, whatever its shape.
+
+Values of JSON or YAML, and metrics as they are exposed for Prometheus.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,10 @@ def credentials() -> dict[str, str]:
 
 
 def for_a_service(port: int) -> dict[str, str]:
-    """Return the environment of a service that is started here: ours, with PORT, and with our own programs found."""
+    """Return the environment of a service that is started here.
+
+    Ours, with PORT, and with our own programs found.
+    """
     ours = for_an_experiment({})
     programs = os.pathsep.join([str(Path(sys.executable).parent), ours.get("PATH", os.defpath)])
     return {**ours, "PATH": programs, "PORT": str(port)}

@@ -1,4 +1,7 @@
-"""The command `postfacta lab init`: a suite, made from what a service answers and what its OpenAPI document names."""
+"""The command `postfacta lab init`.
+
+A suite, made from what a service answers and what its OpenAPI document names.
+"""
 
 from __future__ import annotations
 

@@ -110,7 +110,10 @@ def command(
 
 @dataclass(frozen=True)
 class Report:
-    """What a load test found, in all its forms: its parts in order, what had to hold, and its settings by name."""
+    """What a load test found, in all its forms.
+
+    Its parts in order, what had to hold, and its settings by name.
+    """
 
     parts: Sequence[Run]
     limits: Limits

@@ -48,7 +48,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What must hold, over all routes and for each route. Times are seconds, shares lie between 0 and 1."""
+    """What must hold, over all routes and for each route.
+
+    Times are seconds, shares lie between 0 and 1.
+    """
 
     failed: float = 0.001
     p95: float = 0.2
@@ -83,7 +86,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a generator did; once it is judged, the verdict and why. Times are seconds of the generator's clock."""
+    """What a generator did; once it is judged, the verdict and why.
+
+    Times are seconds of the generator's clock.
+    """
 
     name: str = "load"
     samples: Sequence[Sample]
@@ -124,7 +130,10 @@ class Run:
 
     @property
     def achieved(self) -> float:
-        """The share of the planned rate that was really sent: late and dropped starts both lower it."""
+        """The share of the planned rate that was really sent.
+
+        Late and dropped starts both lower it.
+        """
         if not self.samples or not self.planned:
             return 0.0
         length = max(self.seconds, max(sample.began for sample in self.samples) - self.start)
@@ -159,7 +168,10 @@ class Run:
 
 
 def judge(run: Run, limits: Limits, *, faults: Sequence[str] = ()) -> Run:
-    """Give a run its verdict; an invalid one is invalid whatever its figures say. `faults` are those of other figures."""
+    """Give a run its verdict; an invalid one is invalid whatever its figures say.
+
+    `faults` are those of other figures.
+    """
     measured = len(run.judged)
     lost = len(run.lost)
     most = limits.dropped * (measured + lost)
@@ -174,7 +186,10 @@ def judge(run: Run, limits: Limits, *, faults: Sequence[str] = ()) -> Run:
 
 
 def judge_overload(run: Run, limits: Limits, *, least: float = 0.0) -> Run:
-    """Judge a run that offers more than can be served: what counts is how many good answers a second there were."""
+    """Judge a run that offers more than can be served.
+
+    What counts is how many good answers a second there were.
+    """
     goodput = run.within(limits.p99)
     flaws = {_lag(run, limits): run.achieved < limits.rate and not run.lost}
     fault = f"{goodput:.1f} good answers a second, at least {least:.1f} needed"

@@ -57,7 +57,10 @@ def randomness(seed: int) -> random.Random:
 
 @dataclass(slots=True)
 class Meter:
-    """Keeps the samples of a run, and drops arrivals above the cap: a generator without sockets would measure itself."""
+    """Keeps the samples of a run, and drops arrivals above the cap.
+
+    A generator without sockets would measure itself.
+    """
 
     cap: int
     samples: list[Sample] = field(default_factory=list[Sample])

@@ -45,7 +45,10 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def read_mix(paths: Sequence[str], file: Path | None) -> tuple[Ask, ...]:
-    """Return the mix of a run, GET of each path or a file's; `ValueError` says what is wrong, and where."""
+    """Return the mix of a run, GET of each path or a file's.
+
+    `ValueError` says what is wrong, and where.
+    """
     if bool(paths) == bool(file):
         raise ValueError("name what users ask for: --path /invoices/7, or --mix FILE; not both")
     if not file:

@@ -44,7 +44,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is to be done; its fields are the options of `postfacta lab load`. `pid` is 0 for none, as is `capacity`."""
+    """What is to be done; its fields are the options of `postfacta lab load`.
+
+    `pid` is 0 for none, as is `capacity`.
+    """
 
     target: Target
     asks: Sequence[Ask]
@@ -121,7 +124,10 @@ async def _steady(bench: Bench) -> list[Run]:
 
 
 async def _breakpoint(bench: Bench) -> list[Run]:
-    """Raise the rate by a twentieth until users notice; then ask for more than that, and for less."""
+    """Raise the rate by a twentieth until users notice.
+
+    Then ask for more than that, and for less.
+    """
     limits = bench.plan.limits
     length = bench.plan.seconds
     rate = 0.0
@@ -148,7 +154,10 @@ async def _breakpoint(bench: Bench) -> list[Run]:
 
 
 async def _spike(bench: Bench) -> list[Run]:
-    """Ten times the peak within five seconds, and back: what counts is that it is as before afterwards."""
+    """Ten times the peak within five seconds, and back.
+
+    What counts is that it is as before afterwards.
+    """
     limits = bench.plan.limits
     length = bench.plan.seconds
     peak = bench.plan.rate
@@ -196,7 +205,10 @@ def look(pid: int) -> tuple[int, int, int]:
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """Fit a line by least squares; return its slope, and half the width of the slope's 95 % interval."""
+    """Fit a line by least squares.
+
+    Return its slope, and half the width of the slope's 95 % interval.
+    """
     found, start = linear_regression(x, y)
     left = sum((at_y - start - found * at_x) ** 2 for at_x, at_y in zip(x, y, strict=True))
     middle = fmean(x)

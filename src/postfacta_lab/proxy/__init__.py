@@ -56,7 +56,10 @@ class Toxiproxy:
         toxic: str | None = None,
         **attributes: int,
     ) -> str:
-        """Add a toxic of a type, such as `latency`, with its attributes; return the name it was given."""
+        """Add a toxic of a type, such as `latency`, with its attributes.
+
+        Return the name it was given.
+        """
         new = {
             "name": toxic,
             "type": kind,

@@ -74,7 +74,10 @@ class _RefusedError(Exception):
 
 
 class Api:
-    """Answers requests about the proxies that it keeps, one at a time; if `everywhere`, other machines may reach them."""
+    """Answers requests about the proxies that it keeps, one at a time.
+
+    If `everywhere`, other machines may reach them.
+    """
 
     def __init__(self, *, everywhere: bool = False) -> None:
         self.proxies: dict[str, Proxy] = {}
@@ -149,7 +152,10 @@ class Api:
         return said
 
     async def _put(self, bodies: list[object], *, replaces: bool) -> list[object]:
-        """Make all of a list, or none if one makes no sense; one with the same addresses is left alone."""
+        """Make all of a list, or none if one makes no sense.
+
+        One with the same addresses is left alone.
+        """
         where = " at proxy {}" if replaces else ""
         new = [
             self._new(_object(body), where.format(number)) for number, body in enumerate(bodies, 1)
@@ -188,7 +194,10 @@ class Api:
         return proxy.as_json()
 
     def _allowed(self, listen: str) -> str:
-        """Return an address to listen on, with the host as a number; other machines may not reach it unasked."""
+        """Return an address to listen on, with the host as a number.
+
+        Other machines may not reach it unasked.
+        """
         host, port = split(listen)
         host = {"localhost": "127.0.0.1", "": "0.0.0.0"}.get(host, host)  # noqa: S104 - which is refused, or was asked for
         if not (self._everywhere or ipaddress.ip_address(host).is_loopback):
@@ -236,7 +245,10 @@ def _new_toxic(fields: Mapping[str, Any]) -> Toxic:
 
 
 def _changed(toxic: Toxic, fields: Mapping[str, Any]) -> Toxic:
-    """Change toxicity and attributes; the rest of a toxic stays as it is, whatever the request says."""
+    """Change toxicity and attributes.
+
+    The rest of a toxic stays as it is, whatever the request says.
+    """
     toxicity = float(fields.get("toxicity", toxic.toxicity))
     if not 0 <= toxicity <= 1:
         raise ValueError("toxicity must be a number from 0 to 1")

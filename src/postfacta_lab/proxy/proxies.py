@@ -1,4 +1,7 @@
-"""A proxy of the fault proxy: it passes bytes from one socket to another, through toxics that may change meanwhile."""
+"""A proxy of the fault proxy.
+
+It passes bytes from one socket to another, through toxics that may change meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ class _ResetError(Exception):
 
 
 class _Link:
-    """One direction of a connection: what was read waits in one queue until the toxics let it go."""
+    """One direction of a connection.
+
+    What was read waits in one queue until the toxics let it go.
+    """
 
     def __init__(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         self._source = source
@@ -53,7 +59,10 @@ class _Link:
         self._tell()
 
     async def run(self) -> None:
-        """Move bytes until there are no more or the toxics end it; `_ResetError`, in a group, if they reset it."""
+        """Move bytes until there are no more or the toxics end it.
+
+        `_ResetError`, in a group, if they reset it.
+        """
         async with asyncio.TaskGroup() as tasks:
             reading = tasks.create_task(self._read())
             with suppress(OSError):  # the peer is gone: nothing more can be written

@@ -28,7 +28,10 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Toxic:
-    """What a type does, with these attributes, to a stream: `upstream` (client to server) or `downstream`."""
+    """What a type does, with these attributes, to a stream.
+
+    `upstream` (client to server) or `downstream`.
+    """
 
     name: str
     type: str
@@ -48,7 +51,10 @@ class Stage:
 
     @classmethod
     def of(cls, toxic: Toxic, now: float, before: Stage | None) -> Stage:
-        """Throw the dice, unless this very toxic was there before; what was sent already still counts."""
+        """Throw the dice, unless this very toxic was there before.
+
+        What was sent already still counts.
+        """
         if before is not None and before.toxic is toxic:
             return before
         acts = random.random() < toxic.toxicity  # noqa: S311 - no secret
@@ -61,7 +67,10 @@ class Stage:
 
 @dataclass(slots=True)
 class Step:
-    """What happens next, when, and to how many of the first bytes; each toxic changes it in turn."""
+    """What happens next, when, and to how many of the first bytes.
+
+    Each toxic changes it in turn.
+    """
 
     fate: Literal["wait", "pass", "swallow", "end", "reset"]
     due: float
@@ -72,7 +81,10 @@ class Step:
 def next_step(
     chunk: Chunk | None, stages: Sequence[Stage], last: float
 ) -> tuple[Step, list[Stage]]:
-    """Return what happens next, and how far the toxics will have come then; `last` is when bytes went before."""
+    """Return what happens next, and how far the toxics will have come then.
+
+    `last` is when bytes went before.
+    """
     size = len(chunk.data) if chunk else 0
     while True:
         after = [replace(stage) for stage in stages]
@@ -149,7 +161,10 @@ TYPES: Mapping[str, tuple[Callable[[Mapping[str, int], Stage, Step], None], tupl
 
 
 def attributes_of(kind: str, given: Mapping[str, object]) -> dict[str, int]:
-    """Return what a type takes of what is given, and 0 for the rest; `ValueError` if one makes no sense."""
+    """Return what a type takes of what is given, and 0 for the rest.
+
+    `ValueError` if one makes no sense.
+    """
     found: dict[str, int] = {}
     for name in TYPES[kind][1]:
         least = {"rate": 1, "average_size": found.get("size_variation", 0) + 1}.get(name, 0)

@@ -245,7 +245,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
-    """A variable at the top of the dashboard; the data source is always there and is none of these."""
+    """A variable at the top of the dashboard.
+
+    The data source is always there and is none of these.
+    """
 
     name: str  # As queries spell it, without the `$`.
     label: str  # What it is called on the page.

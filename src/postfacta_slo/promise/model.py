@@ -1,4 +1,6 @@
-"""A service's objectives as frozen records, made by `openslo.read`; everything else is generated from them.
+"""A service's objectives as frozen records, made by `openslo.read`.
+
+Everything else is generated from them.
 
 All times are whole seconds, before compression: `--compress` divides them only where a rule is
 written. A record that cannot be met, measured or alerted upon is refused when it is made.
@@ -306,7 +308,9 @@ class Objective:
         return round(tier.factor * tier.long / self.period, 12)
 
     def fires_after(self, tier: Tier, failing: float) -> float:
-        """Return how long after a clean time the tier fires when this share fails; infinite if never.
+        """Return how long after a clean time the tier fires when this share fails.
+
+        Infinite if never.
 
         It is a lower bound: scrapes and evaluations come on top, and the slice in which the fault
         begins.

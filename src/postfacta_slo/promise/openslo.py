@@ -93,7 +93,10 @@ class _Events(NamedTuple):
 
 
 class _File:
-    """The objects of a file, of each kind in turn: those that are referred to before those that refer to them."""
+    """The objects of a file, of each kind in turn.
+
+    Those that are referred to before those that refer to them.
+    """
 
     def __init__(self, entries: Sequence[Entry], faults: Faults) -> None:
         self._faults = faults
@@ -131,7 +134,10 @@ class _File:
         )
 
     def _severity(self, one: Entry, note: str, usual: str) -> str:
-        """Return the severity of a note, which a target must receive; the usual one too, if the file has targets."""
+        """Return the severity of a note, which a target must receive.
+
+        The usual one too, if the file has targets.
+        """
         said = one.note(note, "")
         severity = said or usual
         if (said or (usual and len(self._targets))) and not self._targets.find(severity):
@@ -203,7 +209,10 @@ class _File:
         )
 
     def _query(self, metric: StrictMapping) -> tuple[StrictMapping, Query | None]:
-        """Read a query and where it stands; None if it is wrong, or for something else than Prometheus."""
+        """Read a query and where it stands.
+
+        None if it is wrong, or for something else than Prometheus.
+        """
         source = metric.child("metricSource")
         metric.end()
         is_named = "metricSourceRef" in source
@@ -228,7 +237,10 @@ class _File:
     def _check_edge(
         self, node: StrictMapping, key: str, series: Selector, *, edge: float | str | None
     ) -> None:
-        """Refuse a value that is no bucket's edge: nothing was counted there, so the result would be invented."""
+        """Refuse a value that is no bucket's edge.
+
+        Nothing was counted there, so the result would be invented.
+        """
         histogram = series.metric.removesuffix(_BUCKET)
         edges = self._edges(series)
         if self._source is None:

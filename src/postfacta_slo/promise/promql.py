@@ -56,7 +56,10 @@ class Matcher:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Which time series are meant: a metric and conditions on its labels, as PromQL when made a string."""
+    """Which time series are meant.
+
+    A metric and conditions on its labels, as PromQL when made a string.
+    """
 
     metric: str  # Its name.
     matchers: tuple[Matcher, ...] = ()  # In the order in which they were written.
@@ -140,7 +143,10 @@ _BY_EDGE: Final = re.compile(r"by\s*\(\s*le\s*\)")
 
 
 def counted(query: Query) -> tuple[Query, bool]:
-    """Return the selector that a query only puts `sum` and `rate` around, if it is such a one; else the query."""
+    """Return the selector that a query only puts `sum` and `rate` around, if it is such a one.
+
+    Else the query.
+    """
     if isinstance(query, Selector):
         return query, False
     inner = query.text
@@ -152,7 +158,9 @@ def counted(query: Query) -> tuple[Query, bool]:
 
 
 def measured(query: Query) -> tuple[Query, str, float | None]:
-    """Return the selector, the aggregate and the quantile of a query that is no more than these; else the query.
+    """Return the selector, the aggregate and the quantile of a query that is no more than these.
+
+    Else the query.
 
     The aggregate is empty if the query names none.
     """

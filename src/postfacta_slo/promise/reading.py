@@ -1,4 +1,6 @@
-"""Read the objects of a file strictly: unknown keys are errors, reported with their path, and all of a file at once.
+"""Read the objects of a file strictly.
+
+Unknown keys are errors, reported with their path, and all of a file at once.
 
 1. Reading never stops. What is wrong is put into the `Faults`, and a stand-in is read in its place.
 2. A record is made when all of its object was read, and only if nothing of that was wrong.
@@ -43,7 +45,10 @@ def seconds(text: str) -> int:
 
 
 class StrictMapping:
-    """A mapping of the file and where it stands there. Each key is taken once; `end` refuses what is left."""
+    """A mapping of the file and where it stands there.
+
+    Each key is taken once; `end` refuses what is left.
+    """
 
     def __init__(self, value: object, path: str, faults: Faults) -> None:
         self.path = path  # Where it stands, for messages.
@@ -85,7 +90,10 @@ class StrictMapping:
             self.wrong(key, f"is not known here and would be ignored; known are: {known}")
 
     def made(self, record: Callable[..., _Made], *, place: str = "", **fields: Any) -> _Made | None:
-        """Make a record of what was read since this mapping was begun; None if something of that was wrong."""
+        """Make a record of what was read since this mapping was begun.
+
+        None if something of that was wrong.
+        """
         if len(self.faults) > self._before:
             return None
         try:
@@ -106,7 +114,10 @@ class StrictMapping:
     def take(
         self, key: str, what: str, fits: Callable[[Any], object], *, default: object = None
     ) -> Any:
-        """Take what fits, or the default if there is nothing; None, and a fault that says what it must be, if not."""
+        """Take what fits, or the default if there is nothing.
+
+        None, and a fault that says what it must be, if not.
+        """
         value = self.raw(key)
         if value is None and default is not None:
             return default
@@ -118,7 +129,10 @@ class StrictMapping:
         return None
 
     def text(self, key: str, default: str | None = None) -> str:
-        """Take a text, or the default if there is none; without a default it must be there, and not be empty."""
+        """Take a text, or the default if there is none.
+
+        Without a default it must be there, and not be empty.
+        """
 
         def fits(value: object) -> bool:
             return isinstance(value, str) and (value != "" or default is not None)
@@ -157,7 +171,10 @@ class StrictMapping:
         )
 
     def child(self, key: str, *, optional: bool = False, path: str = "") -> StrictMapping:
-        """Take a mapping, or an empty one if it is optional and not there; it may be given a path to be called by."""
+        """Take a mapping, or an empty one if it is optional and not there.
+
+        It may be given a path to be called by.
+        """
         value = self.raw(key)
         return StrictMapping(
             {} if value is None and optional else value, path or self.at(key), self.faults
@@ -325,7 +342,10 @@ class Registry(Generic[_Made]):
         return self._made.get(name)
 
     def meant(self, node: StrictMapping, key: str) -> _Made | None:
-        """Return what a mapping means: one of these by its name below a key, or one written right there."""
+        """Return what a mapping means.
+
+        One of these by its name below a key, or one written right there.
+        """
         if key not in node:
             return self._make(entry(node, self._kind))
         found = self.named(node, key)

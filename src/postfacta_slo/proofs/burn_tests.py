@@ -47,7 +47,10 @@ def outage(scenario: Scenario, share: float) -> Traffic:
 
 
 def _outages(scenario: Scenario) -> list[Test]:
-    """All fails, then less and less: each share that is not detected within the same minute as the one before."""
+    """All fails, then less and less.
+
+    Each share that is not detected within the same minute as the one before.
+    """
     tests: list[Test] = []
     before: list[int] = []
     for share in SHARES if scenario.objective.tiers else ():
@@ -127,7 +130,10 @@ def _blip(scenario: Scenario, tier: Tier) -> Test:
 
 
 def _few(scenario: Scenario, tier: Tier) -> list[Test]:
-    """There is so little traffic that the floor decides: one in twenty fails, then one too few, then twice enough."""
+    """There is so little traffic that the floor decides.
+
+    One in twenty fails, then one too few, then twice enough.
+    """
     if not tier.min_failures:
         return []
     burn = scenario.burn(tier)

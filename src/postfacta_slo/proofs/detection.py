@@ -1,4 +1,6 @@
-"""Compute when a burn-rate alert must fire for some traffic, and when not: arithmetic alone, no Prometheus.
+"""Compute when a burn-rate alert must fire for some traffic, and when not.
+
+Arithmetic alone, no Prometheus.
 
 This computes the result of the generated rules a second time, independently of how they are
 written. What both agree on is proved; `files` generates the tests that compare them.
@@ -96,7 +98,10 @@ class Traffic:
         return tuple(accumulate(steps, initial=_COUNTED_BEFORE))
 
     def sums(self, width: int, samples: range, *, closed: bool) -> Sums:
-        """Sum up the windows that end with some samples; of one that begins before sample 0 only what there is."""
+        """Sum up the windows that end with some samples.
+
+        Of one that begins before sample 0 only what there is.
+        """
         read = width + 1 if closed else max(1, width)
         # Between n samples there are n - 1 intervals; but a sample that does not count on is an
         # interval itself.
@@ -154,7 +159,10 @@ class Slicing:
 def verdicts(
     traffic: Traffic, burn: Burn, by: Counting | Slicing, *, every: int = 1
 ) -> list[bool | None]:
-    """Return for each evaluation whether the alert fires; None where that depends on how a window is read."""
+    """Return for each evaluation whether the alert fires.
+
+    None where that depends on how a window is read.
+    """
     hold = -(-burn.hold // every)
     readings = [
         _firing(_holds(traffic, burn, by, reading=reading, every=every), hold)
@@ -228,7 +236,10 @@ def _means(values: Sequence[float], width: float, reading: _Reading) -> list[flo
 
 
 def _firing(holds: Sequence[bool], hold: int) -> list[bool]:
-    """Whether the alert fires at each evaluation: once its condition has held for its `for` without a break."""
+    """Whether the alert fires at each evaluation.
+
+    Once its condition has held for its `for` without a break.
+    """
     firing: list[bool] = []
     since: int | None = None
     for place, held in enumerate(holds):

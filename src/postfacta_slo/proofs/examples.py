@@ -21,7 +21,10 @@ _ANY: Final = re.compile(r"\\(.)|\.([*+]?)")
 
 
 def selected(*selectors: Selector, without: Selector | None = None) -> dict[str, str]:
-    """Return labels that all of the selectors select, and one more does not. Raise if no example was found."""
+    """Return labels that all of the selectors select, and one more does not.
+
+    Raise if no example was found.
+    """
     must = [matcher for selector in selectors for matcher in selector.matchers]
     matchers = (*must, *(without.matchers if without else ()))
     labels = dict.fromkeys(matcher.label for matcher in matchers)
@@ -63,7 +66,10 @@ def near_misses(selector: Selector, labels: Mapping[str, str]) -> list[dict[str,
 
 
 def series(metric: str, labels: Mapping[str, str]) -> str:
-    """Write a time series as promtool wants it named: each label with just one value, and none that is not there."""
+    """Write a time series as promtool wants it named.
+
+    Each label with just one value, and none that is not there.
+    """
     pairs = ",".join(f"{label}={quoted(value)}" for label, value in labels.items() if value)
     return f"{metric}{{{pairs}}}" if pairs else metric
 
@@ -84,14 +90,20 @@ def _on(label: str, matchers: Iterable[Matcher]) -> list[Matcher]:
 
 
 def _likely(label: str, matchers: Iterable[Matcher]) -> list[str]:
-    """Values worth trying for a label: what its matchers name, then plain ones, then none at all."""
+    """Values worth trying for a label.
+
+    What its matchers name, then plain ones, then none at all.
+    """
     named = [value for matcher in _on(label, matchers) for value in _named(matcher)]
     digits = any(value.isdigit() for value in named)
     return list(dict.fromkeys([*named, *(_PLAIN if digits else _PLAIN[1:]), ""]))
 
 
 def _named(matcher: Matcher) -> list[str]:
-    """What a matcher names: its value, or the simplest text of each plain alternative of its pattern."""
+    """What a matcher names.
+
+    Its value, or the simplest text of each plain alternative of its pattern.
+    """
     return [
         text
         for text in _alternatives(matcher)

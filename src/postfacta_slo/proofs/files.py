@@ -1,4 +1,6 @@
-"""Promtool's unit tests for a model: each alert fires in time, stops in time, and is silent when it should be.
+"""Promtool's unit tests for a model.
+
+Each alert fires in time, stops in time, and is silent when it should be.
 
 1. A test is a traffic scenario, and the alerts that must fire at its turning points: just before an
    alert fires and when it does, just before it stops and when its short window must be clear. The
@@ -69,7 +71,10 @@ def _is_slow(objective: Objective) -> bool:
 
 
 class _Service:
-    """Makes the tests of a service as a whole: it is well, it is down, what it is measured by is gone."""
+    """Makes the tests of a service as a whole.
+
+    It is well, it is down, what it is measured by is gone.
+    """
 
     def __init__(self, model: Model, service: Service, *, every: int, compress: int) -> None:
         scenarios = [Scenario(model.source, one, every, compress) for one in model.of(service)]

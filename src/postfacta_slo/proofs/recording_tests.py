@@ -1,4 +1,7 @@
-"""Traffic scenarios for recording rules: what counts and what is excluded, when a slice is bad, what is left."""
+"""Traffic scenarios for recording rules.
+
+What counts and what is excluded, when a slice is bad, what is left.
+"""
 
 from __future__ import annotations
 

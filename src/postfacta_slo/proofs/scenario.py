@@ -1,4 +1,6 @@
-"""Traffic scenarios of one objective: the series that Prometheus would scrape, and the alerts that are expected.
+"""Traffic scenarios of one objective.
+
+The series that Prometheus would scrape, and the alerts that are expected.
 
 A scenario is written as promtool reads it: series, and queries with their expected results.
 """
@@ -181,14 +183,20 @@ class Scenario:
         return Slicing(width=self._intervals(window), allowed=allowed, then=judged)
 
     def verdicts(self, traffic: Traffic, by: Slicing | None = None) -> dict[str, list[bool | None]]:
-        """Return for each tier at each evaluation whether it fires; None where that depends on rounding."""
+        """Return for each tier at each evaluation whether it fires.
+
+        None where that depends on rounding.
+        """
         return {
             tier.name: verdicts(traffic, self.burn(tier), by or self.by, every=self.every)
             for tier in self.objective.tiers
         }
 
     def scraped(self, traffic: Traffic, *, never: str = "") -> Scraped:
-        """Return the objective's own series for some traffic; the good or the bad ones may never have been seen."""
+        """Return the objective's own series for some traffic.
+
+        The good or the bad ones may never have been seen.
+        """
         indicator = self.objective.indicator
         if isinstance(indicator, ThresholdIndicator):
             return self._measured(indicator, traffic, selected(_selector(indicator.metric)))
@@ -211,7 +219,10 @@ class Scenario:
         }
 
     def left_out(self, scrapes: int, *, failing: bool) -> Scraped:
-        """Return series that the objective must leave out: each satisfies all of its conditions but one."""
+        """Return series that the objective must leave out.
+
+        Each satisfies all of its conditions but one.
+        """
         indicator = self.objective.indicator
         events = Stretch(scrapes, _LEFT_OUT * self.volume, _LEFT_OUT * self.volume * failing)
         traffic = self.traffic(events)
@@ -307,13 +318,19 @@ class Scenario:
         )
 
     def history(self) -> int:
-        """Return for how long all has been well when a fault begins: an hour fills the windows of the fastest tiers."""
+        """Return for how long all has been well when a fault begins.
+
+        An hour fills the windows of the fastest tiers.
+        """
         longs = [tier.long for tier in self.objective.tiers] or [_HOUR]
         longest = max((long for long in longs if long <= _HOUR), default=min(longs[0], _LONGEST))
         return self.scrapes(longest)
 
     def slice_length(self) -> int:
-        """Return for how many scrapes an event stays in a slice that sees it; 0 if there are none."""
+        """Return for how many scrapes an event stays in a slice that sees it.
+
+        0 if there are none.
+        """
         by = self.by
         return by.width + (by.then.width if by.then else 0) if isinstance(by, Slicing) else 0
 
@@ -336,7 +353,10 @@ class Scenario:
         return self.traffic(Stretch(scrapes, self.volume if volume is None else volume))
 
     def disturbed(self) -> tuple[Traffic, list[int]]:
-        """Half an hour of something that is well or not: as traffic of one event a scrape, and as samples."""
+        """Half an hour of something that is well or not.
+
+        As traffic of one event a scrape, and as samples.
+        """
         after = self.scrapes(
             (self.objective.tiers[0].short if self.objective.tiers else 0) + _GRACE
         )
@@ -373,7 +393,10 @@ class Scenario:
         return self.test(name, (others or {}) | own, asked)
 
     def test(self, name: str, scraped: Scraped, checks: Sequence[Assertion]) -> Test:
-        """Return a test whose surroundings are well, but for what the series say. An empty one is not there."""
+        """Return a test whose surroundings are well, but for what the series say.
+
+        An empty one is not there.
+        """
         around = self._around(max(check.sample for check in checks))
         found = {series: samples for series, samples in (around | scraped).items() if samples}
         return self.written(f"{self.objective.name}: {name}", found, checks)
@@ -402,7 +425,10 @@ class Scenario:
         }
 
     def _around(self, scrapes: int) -> Scraped:
-        """Probe and instance are well; those of others look as if ours were in the opposite state."""
+        """Probe and instance are well.
+
+        Those of others look as if ours were in the opposite state.
+        """
         slices = self.objective.slices
         up = self.objective.service.up
         others = ((slices.probe, 0), (up if slices.needs_instance else None, 1)) if slices else ()
@@ -436,7 +462,10 @@ class Scenario:
         return self.count(condition.format(shares), 0 if none else len(self.objective.windows), at)
 
     def near(self, share: float) -> str:
-        """Return the condition that an error share is this one; of slices, that nearly all were bad."""
+        """Return the condition that an error share is this one.
+
+        Of slices, that nearly all were bad.
+        """
         return f"{{}} > {share - _DUST!r} < {share + _DUST!r}" if self.counting else "{} > 0.9"
 
 
@@ -455,7 +484,10 @@ def _good_and_bad(indicator: RatioIndicator) -> tuple[dict[str, str], dict[str, 
 
 
 def _values(indicator: ThresholdIndicator, far: float) -> tuple[float, float]:
-    """A good and a bad value; from 1 up they lie so far from the threshold, and one of them on it at 1."""
+    """A good and a bad value.
+
+    From 1 up they lie so far from the threshold, and one of them on it at 1.
+    """
     at = indicator.value
     step = max(1.0, abs(indicator.value))
     near = (far - 1) * step

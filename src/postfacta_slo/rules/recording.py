@@ -1,4 +1,6 @@
-"""Write the recording rules: what fails over each window, how slices are judged, what is left of the budget.
+"""Write the recording rules.
+
+What fails over each window, how slices are judged, what is left of the budget.
 
 1. Nothing failing is 0, and nothing happening is no sample: a ratio without a divisor would be a
    number made up.

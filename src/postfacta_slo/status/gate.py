@@ -1,4 +1,7 @@
-"""Decide what an error budget allows: a policy's levels, read strictly, and the gate for deployments."""
+"""Decide what an error budget allows.
+
+A policy's levels, read strictly, and the gate for deployments.
+"""
 
 from __future__ import annotations
 

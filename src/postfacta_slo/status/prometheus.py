@@ -36,7 +36,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One series over time: pairs of seconds since the epoch and a value, in order, with gaps left out."""
+    """One series over time.
+
+    Pairs of seconds since the epoch and a value, in order, with gaps left out.
+    """
 
     labels: Mapping[str, str]
     points: Sequence[tuple[float, float]]
@@ -89,7 +92,10 @@ class Prometheus:
         self._clock = clock
 
     def instant(self, query: str, *, at: float | None = None) -> list[Point]:
-        """Query all series of an expression at one moment, by default now; what is not a number is left out."""
+        """Query all series of an expression at one moment, by default now.
+
+        What is not a number is left out.
+        """
         form = {"query": query} | ({} if at is None else {"time": repr(at)})
         return self._ask("query", form, _points)
 

@@ -78,7 +78,9 @@ class SloStatus:
 
     @property
     def exhausted_in(self) -> float | None:
-        """Seconds until nothing is left, if it goes on as in the last six hours; None for never, or if that is not known.
+        """Seconds until nothing is left, if it goes on as in the last six hours.
+
+        None for never, or if that is not known.
 
         What falls out of the window meanwhile is left aside, so that it is the earliest moment, not
         the likeliest.

@@ -28,7 +28,9 @@ _LOWEST: Final = (
 
 
 def plot(one: SloStatus, *, width: int = 760) -> str:
-    """Draw the share of the budget that was left at each moment of the window; empty if that is not known.
+    """Draw the share of the budget that was left at each moment of the window.
+
+    Empty if that is not known.
 
     It needs no script and no inline style, and takes its colours from the classes `plot-grid`,
     `plot-zero`, `plot-curve`, `plot-area` and `plot-text`.
@@ -96,7 +98,10 @@ def render(report: Report, form: str) -> str:
 
 
 def percent(ratio: float, digits: int = 3) -> str:
-    """Write a share with up to `digits` digits, at least 1, rounded down: 99.4999 is not yet 99.5."""
+    """Write a share with up to `digits` digits, at least 1, rounded down.
+
+    99.4999 is not yet 99.5.
+    """
     scale = 10.0**digits
     # What a float holds a little below a digit is that digit.
     return (

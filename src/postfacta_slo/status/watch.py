@@ -42,7 +42,10 @@ class Watch:
         return 0.0 if self.seen is None else self._clock() - self._seen_at
 
     def look(self) -> None:
-        """Read again if the last reading failed or is `interval` seconds old; wait for the Prometheus."""
+        """Read again if the last reading failed or is `interval` seconds old.
+
+        Wait for the Prometheus.
+        """
         if self.seen is not None and not self.error and self.age < self._interval:
             return
         try:

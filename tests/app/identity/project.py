@@ -1,4 +1,7 @@
-"""A Supabase project on this machine: it publishes keys, signs tokens, and answers as GoTrue does."""
+"""A Supabase project on this machine.
+
+It publishes keys, signs tokens, and answers as GoTrue does.
+"""
 
 from __future__ import annotations
 

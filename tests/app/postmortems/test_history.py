@@ -1,4 +1,7 @@
-"""The history of an incident: one list of what people did, complete, and the audit log for administrators alone."""
+"""The history of an incident.
+
+One list of what people did, complete, and the audit log for administrators alone.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The pages of post-mortems: edited by section, moved, compared, restored, and marked when late facts arrive."""
+"""The pages of post-mortems.
+
+Edited by section, moved, compared, restored, and marked when late facts arrive.
+"""
 
 from __future__ import annotations
 

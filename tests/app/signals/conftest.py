@@ -40,7 +40,10 @@ def item(**fields: object) -> Body:
 
 
 async def send(service: Service, headers: Headers, *items: object, **more: object) -> Body:
-    """Send items that are all read, and give the answer; again, as a client would, while a busy machine has no connection."""
+    """Send items that are all read, and give the answer.
+
+    Again, as a client would, while a busy machine has no connection.
+    """
     with anyio.fail_after(60):
         while True:
             answer = await service.client.post(

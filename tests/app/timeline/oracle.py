@@ -52,7 +52,10 @@ def cut(timeline: Timeline, query: TimelineQuery, incident_id: UUID) -> Timeline
 
 
 def is_narrative(entry: Entry) -> bool:
-    """Return whether an entry belongs to the narrative: pinned, done by people, or sent by one of them."""
+    """Return whether an entry belongs to the narrative.
+
+    Pinned, done by people, or sent by one of them.
+    """
     is_of_people = entry.source in {"human", "postfacta"} or entry.source.startswith("manual/")
     return is_of_people or entry.pinned or entry.kind == "action"
 

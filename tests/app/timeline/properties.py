@@ -1,4 +1,7 @@
-"""What is true of every timeline: one function for each property of the design, which raises where it is broken."""
+"""What is true of every timeline.
+
+One function for each property of the design, which raises where it is broken.
+"""
 
 from __future__ import annotations
 

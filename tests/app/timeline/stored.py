@@ -51,7 +51,10 @@ async def keep(write: Callable[..., Awaitable[object]], facts: Facts, incident: 
 
 
 def incident_of(facts: Facts, incident: UUID) -> Iterator[Row]:
-    """Return the rows that must come first: the incident, and the signals with other contents of theirs."""
+    """Return the rows that must come first.
+
+    The incident, and the signals with other contents of theirs.
+    """
     yield _INCIDENT, incident, moment(NOON)
     for it in facts.signals:
         yield (

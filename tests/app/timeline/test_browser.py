@@ -1,4 +1,7 @@
-"""The page of an incident in a real Chromium: a responder puts a timeline right, with and without JavaScript."""
+"""The page of an incident in a real Chromium.
+
+A responder puts a timeline right, with and without JavaScript.
+"""
 
 from __future__ import annotations
 

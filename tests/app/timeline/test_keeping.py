@@ -72,7 +72,10 @@ insert into status_changes (id, incident_id, to_status, occurred_at, at, actor) 
 
 
 async def test_reads_stay_fast_while_an_incident_grows(app_database_dsn: str) -> None:
-    """A plan made for small tables would be used for large ones, and take seconds: no statistics are taken meanwhile."""
+    """A plan made for small tables would be used for large ones, and take seconds.
+
+    No statistics are taken meanwhile.
+    """
     # As the app sets it; without `plan_each_time` a slice comes to exceed the limit.
     options = PoolOptions(max_size=1, acquire_timeout=30, statement_timeout=2, plan_each_time=True)
     async with Database(app_database_dsn, options=options) as database:

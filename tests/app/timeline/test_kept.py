@@ -1,4 +1,7 @@
-"""The kept timeline is the one that the rules build: entries, order, digest and durations, at every as-of."""
+"""The kept timeline is the one that the rules build.
+
+Entries, order, digest and durations, at every as-of.
+"""
 
 from __future__ import annotations
 
@@ -132,7 +135,10 @@ def earlier(facts: Facts) -> Facts:
 async def written(
     database: Database, facts: Facts, random: Random, *, by_backfill: bool
 ) -> AsyncGenerator[tuple[Connection, UUID]]:
-    """Write facts in any order, through the triggers or before there were any; leave nothing behind."""
+    """Write facts in any order, through the triggers or before there were any.
+
+    Leave nothing behind.
+    """
     incident = uuid4()
     with suppress(_RollBackError):
         async with database.transaction() as connection:
@@ -163,7 +169,10 @@ def _shuffled(given: Sequence[Row], random: Random) -> Sequence[Row]:
 async def differences(
     connection: Connection, incident: UUID, facts: Facts, random: Random | None = None
 ) -> list[str]:
-    """Compare with the rules at each as-of: whole timelines, or slices of random filters and sizes."""
+    """Compare with the rules at each as-of.
+
+    Whole timelines, or slices of random filters and sizes.
+    """
     found: list[str] = []
     kept, unit = KeptTimelines(), Unit(connection, ANONYMOUS, None)
     for until, hidden in product((None, *range(8)), (False, True)):
@@ -203,7 +212,10 @@ async def differences(
 
 
 def folded(entries: Iterable[Entry], facts: Facts, width: int) -> list[tuple[Entry, list[Entry]]]:
-    """Fold a whole list: by source, kind, title without numbers, and window; what an edit touched stands alone."""
+    """Fold a whole list: by source, kind, title without numbers, and window.
+
+    What an edit touched stands alone.
+    """
     touched = {(it.source, it.external_id) for it in facts.edits}
     groups: dict[tuple[object, ...], list[Entry]] = {}
     for it in entries:

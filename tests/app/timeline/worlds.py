@@ -1,4 +1,7 @@
-"""Facts as hypothesis makes them: few sources, few instants, and edits that aim at what is there."""
+"""Facts as hypothesis makes them.
+
+Few sources, few instants, and edits that aim at what is there.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the tests of admission share: a middleware that records, requests that are held, and clients."""
+"""What the tests of admission share.
+
+A middleware that records, requests that are held, and clients.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Run on both event loops only what cancels, waits or holds a timer; the rest awaits what it is given."""
+"""Run on both event loops only what cancels, waits or holds a timer.
+
+The rest awaits what it is given.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,10 @@ IN_VIRTUAL_TIME = (
 
 @pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> str | tuple[str, dict[str, Any]]:
-    """Run on the loop that the module asks for; a sleep costs no time in the modules that are listed."""
+    """Run on the loop that the module asks for.
+
+    A sleep costs no time in the modules that are listed.
+    """
     loop = getattr(request, "param", "asyncio")
     return in_virtual_time(loop) if _story(request.path) in IN_VIRTUAL_TIME else loop
 

@@ -412,7 +412,10 @@ async def test_the_slot_leaves_the_context_with_the_response() -> None:
 
 
 class Arriving:
-    """What a server written in another language has in place of a coroutine: an iterator, and nothing more."""
+    """What a server written in another language has in place of a coroutine.
+
+    An iterator, and nothing more.
+    """
 
     def __init__(self, message: Message) -> None:
         self._message = message

@@ -369,7 +369,10 @@ async def test_an_error_of_the_application_in_time_is_its_own() -> None:
 async def test_a_response_whose_first_piece_is_all_of_it_is_no_stream(
     *, declared: bool, is_cut: bool
 ) -> None:
-    """Behind BaseHTTPMiddleware each response is in pieces: one that is whole keeps the request's limit."""
+    """Behind BaseHTTPMiddleware each response is in pieces.
+
+    One that is whole keeps the request's limit.
+    """
 
     async def half(scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(b"Content-Length", b"2")] if declared else []

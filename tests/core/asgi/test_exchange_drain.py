@@ -1,4 +1,7 @@
-"""A response that is cut ends as its client understands it: unfinished, or with a farewell between two events."""
+"""A response that is cut ends as its client understands it.
+
+Unfinished, or with a farewell between two events.
+"""
 
 from __future__ import annotations
 
@@ -238,7 +241,10 @@ class Kept(Recorder):
 
 
 class Swallowing:
-    """A client in the words of uvicorn: when it has left, what is sent to it is taken and dropped."""
+    """A client in the words of uvicorn.
+
+    When it has left, what is sent to it is taken and dropped.
+    """
 
     def __init__(self) -> None:
         self.left = anyio.Event()
@@ -253,7 +259,10 @@ class Swallowing:
 
 
 class Service:
-    """A hardened stream of two pieces, whose second waits for `go_on`; its client leaves in between."""
+    """A hardened stream of two pieces, whose second waits for `go_on`.
+
+    Its client leaves in between.
+    """
 
     def __init__(self) -> None:
         self.kept = Kept()

@@ -1,4 +1,7 @@
-"""What all of `harden` adds to a request is counted exactly, in frames and bytecodes: it may only become less."""
+"""What all of `harden` adds to a request is counted exactly, in frames and bytecodes.
+
+It may only become less.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Each middleware leaves alone what is none of its business; what it does has a test module of its own."""
+"""Each middleware leaves alone what is none of its business.
+
+What it does has a test module of its own.
+"""
 
 from __future__ import annotations
 

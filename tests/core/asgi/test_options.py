@@ -1,4 +1,7 @@
-"""Options of `harden` from the environment; `tests/attack/test_settings.py` has each wrong value."""
+"""Options of `harden` from the environment.
+
+`tests/attack/test_settings.py` has each wrong value.
+"""
 
 from __future__ import annotations
 

@@ -114,7 +114,10 @@ def test_a_limit_that_cannot_be_read_is_refused_with_how_to_write_it(text: str) 
 
 def test_an_option_that_makes_no_sense_is_refused_at_once() -> None:
     async def waits(scope: Scope) -> Any:
-        """Return a coroutine, whose text is another for each request: a key of its own, and so no limit."""
+        """Return a coroutine, whose text is another for each request.
+
+        A key of its own, and so no limit.
+        """
 
     cases: list[tuple[Callable[[], object], str]] = [
         (

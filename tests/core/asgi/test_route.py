@@ -1,4 +1,7 @@
-"""FastAPI and Litestar leave the template in places of their own; what a client chose is never part of it."""
+"""FastAPI and Litestar leave the template in places of their own.
+
+What a client chose is never part of it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What middlewares and `HardenOptions` have in common is checked in one way; `tests/attack/test_settings.py` has each field."""
+"""What middlewares and `HardenOptions` have in common is checked in one way.
+
+`tests/attack/test_settings.py` has each field.
+"""
 
 from __future__ import annotations
 

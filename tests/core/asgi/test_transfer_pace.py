@@ -34,7 +34,10 @@ from tests.core.virtual import loop_clock
 
 
 class SlowClient:
-    """Sends chunks with pauses in between, on a clock that the test moves; real time passes only at the cut."""
+    """Sends chunks with pauses in between, on a clock that the test moves.
+
+    Real time passes only at the cut.
+    """
 
     def __init__(self, clock: ManualClock, *chunks: tuple[float, bytes]) -> None:
         self._clock = clock

@@ -47,7 +47,10 @@ def test_timeouts_that_make_no_sense_are_refused_at_once() -> None:
 
 
 def cut_after(rate: float, limits: TransferLimits, *, size: int, chunk: int = 1) -> float | None:
-    """Play a client that sends at one rate; return when it is cut, or None if all its bytes were taken."""
+    """Play a client that sends at one rate.
+
+    Return when it is cut, or None if all its bytes were taken.
+    """
     now, received = 0.0, 0
     while received < size:
         due = limits.next_chunk_due(now, received=received, waited=now)

@@ -1,4 +1,7 @@
-"""Whatever a server installed for SIGTERM: it gets nothing until the signal is passed on, and then exactly one."""
+"""Whatever a server installed for SIGTERM.
+
+It gets nothing until the signal is passed on, and then exactly one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Ctrl-C is SIGINT in the foreground of a terminal; a program sends it without one, or from elsewhere."""
+"""Ctrl-C is SIGINT in the foreground of a terminal.
+
+A program sends it without one, or from elsewhere.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the tests of breakers share: a breaker that opens soon, and each style of calling through it."""
+"""What the tests of breakers share.
+
+A breaker that opens soon, and each style of calling through it.
+"""
 
 from __future__ import annotations
 

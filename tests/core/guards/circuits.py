@@ -1,4 +1,7 @@
-"""What the tests of circuits share: a small configuration, and a circuit that is played by steps."""
+"""What the tests of circuits share.
+
+A small configuration, and a circuit that is played by steps.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""An adaptive limiter finds out how many calls may run at once; the others wait for a moment, or are refused."""
+"""An adaptive limiter finds out how many calls may run at once.
+
+The others wait for a moment, or are refused.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,10 @@ class Spending(RuleBasedStateMachine):
         self.history: list[Fraction] = []
 
     def level(self) -> Fraction:
-        """Return what is there: no more than the burst at any moment, and what came and went since then."""
+        """Return what is there.
+
+        No more than the burst at any moment, and what came and went since then.
+        """
         lowest = total = Fraction(0)
         for step in reversed(self.history):
             total += step
@@ -83,7 +86,10 @@ TestSpending.settings = settings(stateful_step_count=40)
 
 
 def amplified(steps: list[float | None], budget: RetryBudget) -> list[tuple[float, int, int]]:
-    """Play calls (None) and waits, with as many further tries as can be had; return the sums at each moment."""
+    """Play calls (None) and waits, with as many further tries as can be had.
+
+    Return the sums at each moment.
+    """
     now, calls, tries = 0.0, 0, 0
     sums = [(now, calls, tries)]
     for step in steps:

@@ -1,4 +1,7 @@
-"""What all guards share: how they are named, observed and switched, and how they serve functions and blocks."""
+"""What all guards share.
+
+How they are named, observed and switched, and how they serve functions and blocks.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A wait is spread evenly, never nothing, never longer than it says; and only what may be is tried again."""
+"""A wait is spread evenly, never nothing, never longer than it says.
+
+And only what may be is tried again.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A wait is written once, and driven by a task or by a thread; either may be woken by any thread."""
+"""A wait is written once, and driven by a task or by a thread.
+
+Either may be woken by any thread.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Each guard in each world that calls it: not only under the test's own runner, which hides what others lack."""
+"""Each guard in each world that calls it.
+
+Not only under the test's own runner, which hides what others lack.
+"""
 
 from __future__ import annotations
 

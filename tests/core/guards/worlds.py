@@ -1,4 +1,7 @@
-"""One scene for each guard, in which it does what it is for: it waits, refuses, tries again or ends a call."""
+"""One scene for each guard, in which it does what it is for.
+
+It waits, refuses, tries again or ends a call.
+"""
 
 from __future__ import annotations
 

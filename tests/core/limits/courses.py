@@ -23,7 +23,10 @@ _NOTE_EACH: Final = 25
 
 
 class _Course:
-    """A service of some slots, and callers with priorities, kinds and patience; each choice is from a fixed series."""
+    """A service of some slots, and callers with priorities, kinds and patience.
+
+    Each choice is from a fixed series.
+    """
 
     def __init__(
         self, seed: int, *, slots: int, takes: float, config: OverloadConfig | None = None

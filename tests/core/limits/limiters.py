@@ -84,7 +84,10 @@ def end(
 def learn(
     limiter: OverloadLimiter, usual: float, *, until: float = 10.0, every: float = 0.0
 ) -> float:
-    """Serve one at a time, one in `every` seconds at most, until the usual time is known; return the time then."""
+    """Serve one at a time, one in `every` seconds at most, until the usual time is known.
+
+    Return the time then.
+    """
     now = 0.0
     while now < until:
         fill(limiter, 1, now)
@@ -104,7 +107,10 @@ def samples(limiter: OverloadLimiter, metric: str) -> dict[tuple[str, ...], floa
 def overloaded(
     limiter: OverloadLimiter, now: float, *, rate: float, queue: float, windows: int = 1
 ) -> float:
-    """Answer this many a second, each as old as the queue is long, while more come; return the time then."""
+    """Answer this many a second, each as old as the queue is long, while more come.
+
+    Return the time then.
+    """
     count = math.ceil(max(10, rate / 10))
     for _ in range(windows):
         while limiter.in_flight < count:
@@ -116,7 +122,10 @@ def overloaded(
 
 
 class Service:
-    """Slots that requests hold for a time, in order of admission; callers come in steps of 10 ms."""
+    """Slots that requests hold for a time, in order of admission.
+
+    Callers come in steps of 10 ms.
+    """
 
     def __init__(self, limiter: OverloadLimiter, *, slots: int, takes: float) -> None:
         self.limiter, self.slots, self.takes = limiter, slots, takes

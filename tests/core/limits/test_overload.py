@@ -1,4 +1,7 @@
-"""The limit follows what is finished: an overload cuts it within a window, and slowness alone does not."""
+"""The limit follows what is finished.
+
+An overload cuts it within a window, and slowness alone does not.
+"""
 
 from __future__ import annotations
 
@@ -243,7 +246,10 @@ def test_no_verdict_from_requests_that_stood_behind_the_backlog() -> None:
 
 @pytest.mark.parametrize("leave", [math.inf, 1.0])
 def test_a_queue_is_never_taken_for_slowness(leave: float) -> None:
-    """(b): the backlog still grows after the cut. And who lives to be answered tells little of how long a queue is."""
+    """(b): the backlog still grows after the cut.
+
+    And who lives to be answered tells little of how long a queue is.
+    """
     limiter = limiter_of(16)
     service = Service(limiter, slots=1, takes=0.2)
     service.play(6, rate=3)
@@ -261,7 +267,10 @@ def test_the_usual_time_is_frozen_under_losses_or_shortage() -> None:
 
 
 def test_a_service_of_few_answers_has_more_to_spare_in_place_of_one_more_slot() -> None:
-    """(e): with 5 answers a second, one more is half of the limit; its spare is two answers long."""
+    """(e): with 5 answers a second, one more is half of the limit.
+
+    Its spare is two answers long.
+    """
     limiter = limiter_of(16)
     now = learn(limiter, 0.2)
     overloaded(limiter, now, rate=5, queue=4.0, windows=2)

@@ -1,4 +1,7 @@
-"""On a fixed course of traffic the overload limiter has the same numbers each time: a change of one is meant, or a defect."""
+"""On a fixed course of traffic the overload limiter has the same numbers each time.
+
+A change of one is meant, or a defect.
+"""
 
 from __future__ import annotations
 

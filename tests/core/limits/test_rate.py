@@ -1,4 +1,7 @@
-"""A hit is spent from all rates or from none; a store that is away is reported once, and delays no one."""
+"""A hit is spent from all rates or from none.
+
+A store that is away is reported once, and delays no one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What is observed does not depend on the event loop; what runs calls is tested on both, in `guards`."""
+"""What is observed does not depend on the event loop.
+
+What runs calls is tested on both, in `guards`.
+"""
 
 from __future__ import annotations
 

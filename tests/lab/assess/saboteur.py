@@ -1,4 +1,7 @@
-"""A service on bare sockets that passes every check, with a switch for each: `WITHOUT=SHUT-1,METR-4` fails those."""
+"""A service on bare sockets that passes every check, with a switch for each.
+
+`WITHOUT=SHUT-1,METR-4` fails those.
+"""
 
 from __future__ import annotations
 

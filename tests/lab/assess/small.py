@@ -1,4 +1,7 @@
-"""Small services with one odd habit each, named by the first argument; the port is in the environment."""
+"""Small services with one odd habit each, named by the first argument.
+
+The port is in the environment.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A database for saboteurs: a process that keeps values by key, in memory, asked with a line of JSON each."""
+"""A database for saboteurs.
+
+A process that keeps values by key, in memory, asked with a line of JSON each.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,9 @@ def check(name: str) -> Any:
 
 
 class Bucket:
-    """A service that refuses, but for a few requests in the middle: so much time has passed that it lets them in.
+    """A service that refuses, but for a few requests in the middle.
+
+    So much time has passed that it lets them in.
 
     Args:
         trusting: Whether it counts by what X-Forwarded-For says, of anyone or as servers do of a

@@ -1,4 +1,7 @@
-"""Who grades the grader: each switch of a service that passes everything fails its check, and no other."""
+"""Who grades the grader.
+
+Each switch of a service that passes everything fails its check, and no other.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,10 @@ def assess(what: Spec, *only: str) -> Run:
 
 
 def left() -> list[str]:
-    """Return what runs of the services that this module started: each inherits its mark, other workers have others."""
+    """Return what runs of the services that this module started.
+
+    Each inherits its mark, other workers have others.
+    """
     found: list[str] = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

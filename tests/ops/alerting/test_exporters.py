@@ -1,4 +1,7 @@
-"""What the rules about the infrastructure look at is there: each exporter that they name is started and asked."""
+"""What the rules about the infrastructure look at is there.
+
+Each exporter that they name is started and asked.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A small service with one of each policy, as an adopter might have it; the dashboards must fit it too."""
+"""A small service with one of each policy, as an adopter might have it.
+
+The dashboards must fit it too.
+"""
 
 from __future__ import annotations
 

@@ -54,7 +54,10 @@ class Scene:
     moment: float = 0.0
 
     def kind_of(self, metric: str) -> str:
-        """Return the type of a metric; nothing if no source has it. In OpenMetrics a family has no end, in the older format it may."""
+        """Return the type of a metric; nothing if no source has it.
+
+        In OpenMetrics a family has no end, in the older format it may.
+        """
         family = re.sub(r"_(bucket|sum|count|total)$", "", metric)
         return (
             self.types.get(metric)
@@ -108,7 +111,10 @@ def _hurried(rules: Path, folder: Path) -> Path:
 
 
 def _make_history(stack: Stack, password: str) -> None:
-    """Let there be incidents, and start anew: the service asks the database for their numbers then, and each minute."""
+    """Let there be incidents, and start anew.
+
+    The service asks the database for their numbers then, and each minute.
+    """
     with _signed_in(stack.url, stack.token) as client:
         _invite(client)
         for _ in range(_ENOUGH):
@@ -139,7 +145,10 @@ def _visit_app(url: str, token: str, password: str, *, until: float) -> None:
 
 
 def _crowd(client: httpx2.Client) -> None:
-    """Ask for so much at the same moment that some of it is refused: what fails is the service's then."""
+    """Ask for so much at the same moment that some of it is refused.
+
+    What fails is the service's then.
+    """
     authorization = client.headers["Authorization"]
     request = (
         f"GET /api/v1/incidents?limit=20 HTTP/1.1\r\nhost: crowd\r\nauthorization: {authorization}\r\n"
@@ -188,7 +197,10 @@ def _report(client: httpx2.Client) -> None:
 
 
 def _use(client: httpx2.Client, password: str) -> None:
-    """Do once what people do: look, ask for what is not there, have no time, mistype, record an incident, move it."""
+    """Do once what people do.
+
+    Look, ask for what is not there, have no time, mistype, record an incident, move it.
+    """
     _report(client)
     client.get("/api/v1/incidents?limit=20").raise_for_status()
     client.get("/api/v1/nothing-here")

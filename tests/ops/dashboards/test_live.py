@@ -48,7 +48,10 @@ def reason(query: Asked, among: Mapping[str, str]) -> str:
 
 
 def check_every_query(rule: Callable[[Asked], None]) -> None:
-    """Check every query; without PostgreSQL's exporter, skip in the end for those that only it answers."""
+    """Check every query.
+
+    Without PostgreSQL's exporter, skip in the end for those that only it answers.
+    """
     missing = EXPORTER is None
     left_out = [
         query

@@ -1,4 +1,7 @@
-"""The service's own output, through a real rsyslog: each line comes out once, parsed, in the file of its kind."""
+"""The service's own output, through a real rsyslog.
+
+Each line comes out once, parsed, in the file of its kind.
+"""
 
 from __future__ import annotations
 

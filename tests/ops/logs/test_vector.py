@@ -1,4 +1,7 @@
-"""The parts of the Vector definition fit together; its program is run where Vector's own compiler can be installed."""
+"""The parts of the Vector definition fit together.
+
+Its program is run where Vector's own compiler can be installed.
+"""
 
 from __future__ import annotations
 

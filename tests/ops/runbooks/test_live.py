@@ -1,4 +1,7 @@
-"""Every command of every runbook does what it should on a live stack; what says "recovered" does not say so during a fault."""
+"""Every command of every runbook does what it should on a live stack.
+
+What says "recovered" does not say so during a fault.
+"""
 
 from __future__ import annotations
 

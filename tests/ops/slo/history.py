@@ -21,7 +21,10 @@ _DAY = 86_400
 
 @dataclass(frozen=True)
 class Series:
-    """One series; `value` gets the days before the end, and gives None where nothing was recorded."""
+    """One series.
+
+    `value` gets the days before the end, and gives None where nothing was recorded.
+    """
 
     name: str
     labels: Mapping[str, str]

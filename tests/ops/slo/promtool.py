@@ -59,7 +59,10 @@ def of(proof: Mapping[str, Any], whose: str) -> dict[str, Any]:
 
 
 def own(groups: Sequence[dict[str, Any]], whose: str) -> list[dict[str, Any]]:
-    """Return those groups alone that are of an objective, or of a service; the others would only take time."""
+    """Return those groups alone that are of an objective, or of a service.
+
+    The others would only take time.
+    """
     return [group for group in groups if f":{whose}:" in f"{group['name']}:"]
 
 

@@ -1,4 +1,7 @@
-"""Promtool agrees with the arithmetic: on the app's own objectives, on another service's, and on any others."""
+"""Promtool agrees with the arithmetic.
+
+On the app's own objectives, on another service's, and on any others.
+"""
 
 from __future__ import annotations
 

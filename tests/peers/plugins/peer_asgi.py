@@ -14,7 +14,10 @@ _module: Any = testclient
 
 
 class Around:
-    """An application around another one, whose attributes it has: tests ask for `client.app.state`."""
+    """An application around another one, whose attributes it has.
+
+    Tests ask for `client.app.state`.
+    """
 
     def __init__(self, app: Any) -> None:
         self._app = app

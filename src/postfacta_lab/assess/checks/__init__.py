@@ -1,4 +1,7 @@
-"""The checks, as `rubric.toml` describes them, in the order in which they are done: what a burst would change comes first."""
+"""The checks, as `rubric.toml` describes them, in the order in which they are done.
+
+What a burst would change comes first.
+"""
 
 from importlib import import_module
 

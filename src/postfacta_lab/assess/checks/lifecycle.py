@@ -1,4 +1,7 @@
-"""The life of an instance: how it ends, what its probes say, what is kept of what it acknowledged."""
+"""The life of an instance.
+
+How it ends, what its probes say, what is kept of what it acknowledged.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Requests that no one should send: without a right to, too large, ambiguous, malformed, all at once."""
+"""Requests that no one should send.
+
+Without a right to, too large, ambiguous, malformed, all at once.
+"""
 
 from __future__ import annotations
 

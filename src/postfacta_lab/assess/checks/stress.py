@@ -1,4 +1,7 @@
-"""Stress: the database is cut, silent, slow or not there yet; callers are too slow, too many, or one too often."""
+"""Stress: the database is cut, silent, slow or not there yet.
+
+Callers are too slow, too many, or one too often.
+"""
 
 from __future__ import annotations
 
@@ -221,7 +224,10 @@ def _unharmed(answers: list[Answer], calm: float) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is asked of it and what it could answer, a second; how soon it must, and how long one caller alone waits."""
+    """What is asked of it and what it could answer, a second.
+
+    How soon it must, and how long one caller alone waits.
+    """
 
     rate: float
     possible: float

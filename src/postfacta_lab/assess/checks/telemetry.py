@@ -1,4 +1,7 @@
-"""Logs, traces, metrics: ids are searched for, requests are counted, whatever the format or the name is."""
+"""Logs, traces, metrics.
+
+Ids are searched for, requests are counted, whatever the format or the name is.
+"""
 
 from __future__ import annotations
 
