@@ -195,6 +195,8 @@ class Connector:
 
 # A machine that stands still for most of it is no outage.
 _LEAST_PATIENCE: Final = 1.0
+# For a server that does not answer.
+_GRACE: Final = 1.0
 _EXAMPLE: Final = '"postgresql://billing@db:5432/billing"'
 _LAST_PORT: Final = 65_535
 _PLACE: Final = re.compile(r"(?:\[[0-9A-Fa-f:.%\w]+\]|[^\s\[\]:/@]*)(?::(?P<port>[0-9]{1,5}))?")
@@ -216,9 +218,7 @@ _connect = cast("Callable[..., Awaitable[RawConnection]]", asyncpg.connect)
 
 def _arguments(name: str, options: PoolOptions) -> dict[str, Any]:
     settings = {"application_name": f"postfacta {name}", "timezone": "UTC"}
-    # The server's own limit comes first; this one is for a server that does not answer.
-    timeout = options.statement_timeout + 1.0
-    arguments: dict[str, Any] = {"command_timeout": timeout, "server_settings": settings}
+    arguments: dict[str, Any] = {"server_settings": settings}
     if options.transaction_pooling:
         # Both settings above are among those that pgbouncer follows; it refuses a client that names
         # others.
@@ -229,6 +229,19 @@ def _arguments(name: str, options: PoolOptions) -> dict[str, Any]:
     if options.plan_each_time:
         settings["plan_cache_mode"] = "force_custom_plan"
     return arguments
+
+
+def longest_statement(options: PoolOptions) -> float:
+    """Return the seconds that this side waits for an answer: the server's own limit comes first."""
+    return options.statement_timeout + _GRACE
+
+
+def timed(connection: RawConnection, seconds: float) -> RawConnection:
+    """Have the driver bound the statements that are sent past the pool, which bounds its own by one timer."""
+    config: Any = getattr(connection, "_config", None)
+    if config is not None and config.command_timeout is None:
+        setattr(connection, "_config", config._replace(command_timeout=seconds))  # noqa: B010 - the driver declares it privately
+    return connection
 
 
 def check_address(field: str, dsn: str) -> str:

@@ -23,7 +23,7 @@ from postfacta_core.events import Observer, ignore, observing, process_observer
 from postfacta_core.guards._circuit import CircuitState
 
 from ._verdicts import database_circuit
-from .connecting import Password, PoolOptions, RawConnection, Setup, check_address
+from .connecting import Password, PoolOptions, RawConnection, Setup, check_address, timed
 from .guarded import COMMIT, Lease, Statement, retries
 from .pool import Pool
 
@@ -123,10 +123,10 @@ class Connection(Statements):
     @property
     def raw(self) -> RawConnection:
         """The driver's own connection, for what is missing here; it raises the driver's errors, without events."""
-        return self._lease.raw
+        return timed(self._lease.raw, self._lease.longest_statement)
 
     def _send(self, statement: Statement) -> Awaitable[Any]:
-        return self._lease.run(statement)
+        return self._lease.run(statement, self._lease.time_left())
 
 
 class Database(Statements):
@@ -273,7 +273,7 @@ class Database(Statements):
         async with Lease(self._pool, self.breaker) as lease:
             await lease.begin(isolation)
             yield Connection(lease)
-            await lease.run(COMMIT)
+            await lease.run(COMMIT, lease.time_left())
 
     async def run_transaction(
         self, function: Callable[[Connection], Awaitable[T]], *, isolation: Isolation | None = None
@@ -308,7 +308,7 @@ class Database(Statements):
 
     async def _once(self, statement: Statement) -> Any:
         async with Lease(self._pool, self.breaker) as lease:
-            return await lease.run(statement)
+            return await lease.run(statement, lease.time_left())
 
     def _forget(self) -> None:
         """Reset the circuit, since the database is available again: it has just answered. One that is forced open stays so."""

@@ -95,6 +95,11 @@ class Lease(Loan):
             raise asyncpg.InterfaceError("the connection was given back to the pool")
         return self._pooled.connection
 
+    @property
+    def longest_statement(self) -> float:
+        """The most seconds that this side waits for an answer."""
+        return self._pool.longest_statement
+
     async def __aenter__(self) -> Self:
         monitor = self._pool.monitor
         if monitor.is_there or not monitor.looked.is_set():
@@ -122,7 +127,7 @@ class Lease(Loan):
     async def begin(self, isolation: str | None) -> None:
         """Begin a transaction, with the limit of its request."""
         options = self._pool.options
-        limit = self._limit()
+        limit = self.time_left()
         settings = options.session_settings() if options.transaction_pooling else {}
         if limit is not None:
             # A share less than this side waits: then the server is the first to end the statement.
@@ -131,60 +136,64 @@ class Lease(Loan):
         sql = "; ".join(
             [begin, *(f"set local {name} = {value}" for name, value in settings.items())]
         )
-        await self.run(Statement("execute", sql, operation="BEGIN", repeatable=True))
+        await self.run(Statement("execute", sql, operation="BEGIN", repeatable=True), limit)
 
-    async def run(self, statement: Statement) -> Any:
-        """Run a statement within its time, and classify its errors; see `Connection`, which documents them."""
+    async def run(self, statement: Statement, limit: float | None) -> Any:
+        """Run a statement within a limit, see `time_left`, and classify its errors, which `Connection` documents."""
         pool = self._pool
         raw = self.raw
-        started = self._pool.now()
-        limit = self._limit()
+        started = pool.now()
         self._is_answered = False
         _excuse(raw, statement)
+        is_open = not raw.is_closed()
+        is_inside = is_open and raw.is_in_transaction()
+        sent = _count_of_sent(raw)
         error_type = "cancelled"
         sqlstate = ""
-        is_open = not raw.is_closed()
-        sent = _count_of_sent(raw)
-        is_inside = is_open and raw.is_in_transaction()
         try:
-            # Without any time left the driver raises, and sends nothing.
-            result = await getattr(raw, statement.method)(
-                statement.sql, *statement.args, timeout=limit
+            result = await pool.watch.within(
+                pool.longest_statement if limit is None else limit,
+                getattr(raw, statement.method),
+                statement.sql,
+                *statement.args,
             )
-            if result == "ROLLBACK" and statement is COMMIT:
-                # So the server answers the COMMIT of a failed transaction, which asyncpg's own
-                # commit hides.
-                message = "a statement had failed, so COMMIT rolled back"
-                raise asyncpg.InFailedSQLTransactionError(message)  # noqa: TRY301 - it is classified below
+            if statement is COMMIT:
+                _must_be_committed(result)
             error_type = ""
             self._is_answered = True
             pool.monitor.answered_at = pool.now()
         except Exception as error:
             sqlstate = sqlstate_of(error)
             known = self._take_note(error, sqlstate, limit)
-            if (
-                is_open
-                and (sent is None or sent != _count_of_sent(raw))
-                and not statement.repeatable
-            ):
-                is_closed = raw.is_closed()
+            if is_open and not statement.repeatable and _has_sent_more(raw, sent):
                 known = outcome_of(
-                    known, statement.sql, sqlstate, is_inside=is_inside, is_closed=is_closed
+                    known,
+                    statement.sql,
+                    sqlstate,
+                    is_inside=is_inside,
+                    is_closed=raw.is_closed(),
                 )
             error_type = type(known or error).__name__
             if known is None:
                 raise
             raise known from error
         finally:
-            connector = pool.connector
-            seconds = pool.now() - started
-            what = pool.name, "postgresql", statement.name, statement.collection, seconds
             pool.observe(
-                QueryFinished(*what, connector.namespace, connector.server, sqlstate, error_type)
+                QueryFinished(
+                    pool.name,
+                    "postgresql",
+                    statement.name,
+                    statement.collection,
+                    pool.now() - started,
+                    pool.connector.namespace,
+                    pool.connector.server,
+                    sqlstate,
+                    error_type,
+                )
             )
         return result
 
-    def _limit(self) -> float | None:
+    def time_left(self) -> float | None:
         """Return the seconds that a statement sent now may take; None if the server's own limit is the shorter."""
         most = self._pool.options.statement_timeout
         left = time_to_wait(most)
@@ -217,6 +226,12 @@ class Lease(Loan):
         return known
 
 
+def _must_be_committed(answer: object) -> None:
+    """Raise what a failed transaction is, whose COMMIT the server answers so: asyncpg's own commit hides it."""
+    if answer == "ROLLBACK":
+        raise asyncpg.InFailedSQLTransactionError("a statement had failed, so COMMIT rolled back")
+
+
 def _excuse(connection: RawConnection, statement: Statement) -> None:
     """Ignore how long a request takes whose statement is prepared first: the same takes fewer round trips later."""
     cache = getattr(connection, "_stmt_cache", None)
@@ -231,6 +246,11 @@ def _count_of_sent(connection: RawConnection) -> object:
     """Return how many statements the driver has put on the wire to run; None if that is unknown."""
     # The driver counts a statement once it is written, and not while it is only prepared.
     return getattr(getattr(connection, "_protocol", None), "queries_count", None)
+
+
+def _has_sent_more(connection: RawConnection, sent: object) -> bool:
+    """Return whether the driver has, or may have, put a statement on the wire since it had `sent` as many."""
+    return sent is None or sent != _count_of_sent(connection)
 
 
 def retries(setup: Setup, budget: RetryBudget) -> tuple[Retry, Retry]:

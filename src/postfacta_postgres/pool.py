@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,7 +26,15 @@ from postfacta_core.deadlines.present import time_to_wait
 from postfacta_core.events import ConnectionAcquired, ConnectionReleased
 
 from ._leases import LeaseTable, sizes
-from .connecting import Connector, Password, PoolOptions, RawConnection, Setup
+from ._watch import Watch
+from .connecting import (
+    Connector,
+    Password,
+    PoolOptions,
+    RawConnection,
+    Setup,
+    longest_statement,
+)
 from .monitor import ConnectionMonitor, Pooled
 
 _SWEEP_AT_MOST_EVERY = 10.0
@@ -46,7 +55,13 @@ class _Opening:
 
 
 class Pool:
-    """A pool that may exist before its database does."""
+    """A pool that may exist before its database does.
+
+    Attributes:
+        watch: Bounds the statements on its connections, from `open` on.
+    """
+
+    watch: Watch
 
     def __init__(self, setup: Setup, dsn: str, password: Password | None) -> None:
         self.name: str = setup.name
@@ -54,6 +69,7 @@ class Pool:
         self.observe: events.Observer = setup.observe
         self.now: Clock = setup.clock
         self._luck = setup.luck
+        self.longest_statement: float = longest_statement(options)
         self.connector: Connector = Connector(setup, dsn, password)
         self._table: LeaseTable[RawConnection] = LeaseTable(
             options.max_size,
@@ -85,6 +101,7 @@ class Pool:
     def open(self, group: TaskGroup) -> None:
         """Begin to connect, once more after a `close`; it lasts until the group is cancelled, which must come after that."""
         self._group = group
+        self.watch = Watch(asyncio.get_running_loop())
         self.monitor.begin()
         self._lent.clear()
         self._all_home = anyio.Event()
@@ -102,6 +119,7 @@ class Pool:
         finally:  # asyncio's own cancellation passes the shield
             for pooled in self._lent:
                 pooled.connection.terminate()
+            self.watch.close()
 
     async def _keep_young(self) -> None:
         options = self.options
@@ -292,7 +310,7 @@ class Pool:
         # Longer than any healthy reset takes; a connection that needs more is thrown away.
         patience = self.connector.patience
         if connection.is_in_transaction():
-            await connection.execute("rollback", timeout=patience)
+            await self.watch.within(patience, connection.execute, "rollback")
         if not self.options.reset or self.options.transaction_pooling:
             return
         has_listeners = getattr(connection, "_listeners", True) or getattr(
@@ -301,7 +319,7 @@ class Pool:
         if has_listeners or getattr(connection, "_top_xact", True):
             await connection.reset(timeout=patience)
         else:  # All that `reset` does otherwise, without a timeout of asyncio's.
-            await connection.execute(connection.get_reset_query(), timeout=patience)
+            await self.watch.within(patience, connection.execute, connection.get_reset_query())
 
     def _settle(self, pooled: Pooled) -> None:
         """Store a connection that was reset, or lend it to the first that waits for a new one; drop a closed one."""

@@ -13,8 +13,7 @@ from .postgres import opened
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
-# A fifth is the timers of the driver, one a statement: the bare pool has no limit on any.
-MOST = 1.25
+MOST = 1.05
 LEAST = 0.9
 
 

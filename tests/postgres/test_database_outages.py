@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 
 import anyio
 import asyncpg
@@ -23,7 +24,7 @@ from postfacta_postgres import Database, PoolOptions
 from tests.kit.pg import open_folder
 from tests.postgres.databases import asked_all_the_while, is_alive
 
-from .postgres import QUICK, opened, request_within, until_answers, until_quiet, watcher
+from .postgres import QUICK, Flapping, opened, request_within, until_answers, until_quiet, watcher
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
@@ -281,3 +282,15 @@ async def test_a_database_that_closes_with_a_frozen_server_ends_in_time_and_leav
             for pid in frozen:
                 os.kill(pid, signal.SIGCONT)
         await until_quiet(other, most=0, seconds=5)  # pg_sleep goes on for a minute, but for nobody
+
+
+async def test_a_raw_statement_ends_though_the_server_says_nothing(database_dsn: str) -> None:
+    options = replace(QUICK, statement_timeout=0.2)
+    async with (
+        Flapping(database_dsn) as relay,
+        opened(relay.dsn(), options) as database,
+        database.acquire() as connection,
+    ):
+        relay.mutes = 1
+        with anyio.fail_after(30), pytest.raises(TimeoutError):
+            await connection.raw.fetchval("select 'victim'")
