@@ -8,8 +8,7 @@ A timer of the driver for each statement costs more than the rest of what a stat
    of the other limits.
 3. The driver asks the server to end a statement whose task is cancelled, and lets no other one pass
    before the answer.
-4. That cancellation is no one else's: it becomes a TimeoutError, unless somebody else has cancelled
-   the task too.
+4. That cancellation becomes a TimeoutError, unless a caller has cancelled the task too.
 """
 
 from __future__ import annotations
