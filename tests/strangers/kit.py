@@ -108,6 +108,7 @@ class Environment:
         cwd: Path,
         command: str = "uvicorn service:app --port {port}",
         environment: Mapping[str, str] | None = None,
+        own_port: str = "{port}",
     ) -> Generator[Served]:
         """Write `service.py`, serve it until the block ends, and wait until it takes connections.
 
@@ -116,9 +117,10 @@ class Environment:
             cwd: An empty folder for it.
             command: The server and its arguments; `{port}` stands for the port.
             environment: Further variables.
+            own_port: What stands for the port in a module that listens by itself.
         """
-        (cwd / "service.py").write_text(dedent(code))
         port = free_port()
+        (cwd / "service.py").write_text(dedent(code).replace(own_port, str(port)))
         name, *rest = command.format(port=port).split()
         log = cwd / "server.log"
         with log.open("wb") as output:

@@ -1,0 +1,232 @@
+"""Each block of the page about frameworks that are not ASGI, or not known to be, with the real packages."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import threading
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Final
+
+import httpx2
+import pytest
+
+from tests.kit.waiting import wait_until
+from tests.servers.serving import BIND
+from tests.strangers.kit import ROOT, Environments, Served
+
+PAGE: Final = (ROOT / "docs/how-to/not-asgi.md").read_text()
+UVICORN: Final = "uvicorn service:app --port {port} --no-access-log"
+LATE: Final = """
+    import time
+    from a2wsgi import WSGIMiddleware
+    from flask import Flask
+    from postfacta_core import HardenOptions, harden
+
+    web = Flask(__name__)
+
+    @web.get("/late")
+    def late():
+        time.sleep(1.5)
+        return (b"piece" for _ in range(40))
+
+    @web.get("/")
+    def prompt():
+        return "prompt"
+
+    threads = WSGIMiddleware(web, workers=1, send_queue_size=SIZE)
+    app = harden(threads, service="shop", options=HardenOptions(request_timeout=1))
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A section of the page, and how its block is served.
+
+    Attributes:
+        command: Its server; `{port}` stands for the port.
+        packages: Of its framework, with their versions.
+        route: What its metrics call the route, with the name of the metric that has it.
+        is_hardened: Whether `harden` stands around it.
+        lock: Requirements in place of the packages.
+    """
+
+    command: str
+    packages: tuple[str, ...]
+    route: str
+    is_hardened: bool = True
+    lock: Path | None = None
+
+
+CASES: Final = {
+    "Django": Case(UVICORN, ("django==5.2.19",), "/invoices/<int:number>"),
+    # Its requirements contradict those of requirements/dev.txt.
+    "Sanic": Case(UVICORN, (), "/invoices/<number:int>", lock=ROOT / "tests/strangers/sanic.txt"),
+    "Flask, or Django's WSGI": Case(
+        UVICORN, ("flask==3.1.3", "a2wsgi==1.10.10"), "/invoices/<int:number>"
+    ),
+    "Flask under gunicorn: the guards alone": Case(
+        "gunicorn --threads 8 -b 127.0.0.1:{port} service:web",
+        ("flask==3.1.3", "gunicorn"),
+        "invoice",
+        is_hardened=False,
+    ),
+    "aiohttp: the guards alone": Case(
+        "python service.py", ("aiohttp==3.14.5",), "/invoices/{number}", is_hardened=False
+    ),
+    "Tornado: the guards alone": Case(
+        "python service.py", ("tornado==6.6.1",), "Invoice", is_hardened=False
+    ),
+}
+
+
+def block(section: str) -> str:
+    """Return the Python of a section."""
+    (text,) = re.findall(
+        rf"^## {re.escape(section)}\n.*?^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL
+    )
+    return str(text)
+
+
+@dataclass
+class Billing:
+    """The service that is called: number N takes N s if N is 1 or 8, and fails from 500 on."""
+
+    server: ThreadingHTTPServer
+    headers: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+    slow: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def port(self) -> int:
+        """Its port on the loopback interface."""
+        return self.server.server_port
+
+
+@pytest.fixture
+def billing() -> Generator[Billing]:
+    """Serve what the page's services call."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            number = int(self.path.rpartition("/")[2])
+            service.headers.append({name.lower(): value for name, value in self.headers.items()})
+            if number in {1, 8}:
+                service.slow.set()
+                time.sleep(number)  # noqa: TID251 - in a thread of its own
+            body = json.dumps({"id": number}).encode()
+            self.send_response(500 if number >= 500 else 200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Write nothing."""
+
+    service = Billing(ThreadingHTTPServer((BIND, 0), Handler))
+    thread = threading.Thread(target=service.server.serve_forever, daemon=True)
+    thread.start()
+    yield service
+    service.server.shutdown()
+    service.server.server_close()
+    thread.join(10)
+
+
+def get(served: Served, number: int) -> httpx2.Response:
+    return httpx2.get(f"{served.url}/invoices/{number}", timeout=20)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("section", CASES)
+def test_what_the_page_says_of_a_framework_is_so(
+    section: str, environments: Environments, billing: Billing, tmp_path: Path
+) -> None:
+    case = CASES[section]
+    packages = ("httpx2", "uvicorn", *case.packages) if case.lock is None else ()
+    environment = environments(*packages, lock=case.lock)
+    code = block(section).replace(":9000", f":{billing.port}")
+    with environment.serve(code, cwd=tmp_path, command=case.command, own_port="8000") as served:
+        good = get(served, 7)
+        assert (good.status_code, good.json()) == (200, {"id": 7})
+        # A call has less time than its request, and its id.
+        (call,) = billing.headers
+        assert 0 < float(call["x-request-timeout"]) < 2
+        assert re.fullmatch(r"[0-9a-f]{32}", call["x-request-id"])
+
+        began = time.monotonic()
+        late = get(served, 8)
+        assert late.status_code == 504, late.text
+        assert 1.5 < time.monotonic() - began < 6
+
+        refusal = until_refused(served)
+        assert refusal.status_code == 503
+        assert int(refusal.headers["retry-after"]) >= 1
+
+        page = httpx2.get(f"{served.url}/metrics", timeout=10).text
+        assert re.search(r'postfacta_breaker_state\{breaker="billing",state="open"\} 1\.0', page)
+        if case.is_hardened:
+            assert good.headers["x-request-id"] == call["x-request-id"]
+            assert re.search(
+                rf'status_code="200",http_route="{re.escape(case.route)}".* 1\.0', page
+            )
+            assert httpx2.get(f"{served.url}/healthz/ready", timeout=10).status_code == 200
+        else:
+            for outcome in ("success", "deadline"):
+                assert f'outcome="{outcome}",task="{case.route}"' in page
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("section", CASES)
+def test_a_request_that_runs_at_sigterm_is_answered(
+    section: str, environments: Environments, billing: Billing, tmp_path: Path
+) -> None:
+    case = CASES[section]
+    packages = ("httpx2", "uvicorn", *case.packages) if case.lock is None else ()
+    environment = environments(*packages, lock=case.lock)
+    code = block(section).replace(":9000", f":{billing.port}")
+    with (
+        environment.serve(code, cwd=tmp_path, command=case.command, own_port="8000") as served,
+        ThreadPoolExecutor(1) as caller,
+    ):
+        running = caller.submit(get, served, 1)
+        assert billing.slow.wait(20)
+        served.process.send_signal(signal.SIGTERM)
+        answer = running.result(20)
+        assert (answer.status_code, answer.json()) == (200, {"id": 1})
+        served.process.wait(30)
+        assert "Traceback" not in served.log
+
+
+def until_refused(served: Served) -> httpx2.Response:
+    """Ask for what fails until the circuit is open."""
+    answers: list[httpx2.Response] = []
+
+    def is_refused() -> bool:
+        answers.append(get(served, 500))
+        return answers[-1].status_code != 500
+
+    wait_until(is_refused, "no circuit opened", 60)
+    return answers[-1]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("size", "status"), [("10", 504), ("0", 200)], ids=["bounded", "unbounded"]
+)
+def test_a_late_stream_takes_a_thread_for_ever_unless_its_queue_is_unbounded(
+    size: str, status: int, environments: Environments, tmp_path: Path
+) -> None:
+    environment = environments("flask==3.1.3", "a2wsgi==1.10.10", "httpx2", "uvicorn")
+    with environment.serve(LATE.replace("SIZE", size), cwd=tmp_path, command=UVICORN) as served:
+        assert httpx2.get(f"{served.url}/late", timeout=20).status_code == 504
+        time.sleep(2)  # noqa: TID251 - until the view would be over
+        assert httpx2.get(f"{served.url}/", timeout=20).status_code == status
+        if status == 504:
+            served.process.kill()  # its thread never ends
