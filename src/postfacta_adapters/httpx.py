@@ -175,7 +175,7 @@ class Outgoing:
 
         Within a request, each of its waits is bounded by the time that is left. What a request says
         already stays, if it is stricter; a trace context of its own stays too. A request without
-        time left is not sent: `DeadlineExceededError`.
+        time left is not sent: `DeadlineExceededError`, as for a wait that ends with that time.
 
         Args:
             inner: Such as `httpx2.AsyncHTTPTransport()`. It is closed with the client.
@@ -214,7 +214,7 @@ class Outgoing:
     async def _try(self, inner: Any, call: _Call) -> Any:
         while call.failed:
             await call.failed.pop().aclose()
-        with self._measured(call) as attempt:
+        with self._bounded(), self._measured(call) as attempt:
             attempt.response = await inner.handle_async_request(
                 self._prepare(call.request, attempt)
             )
@@ -236,7 +236,7 @@ class Outgoing:
     def _try_sync(self, inner: Any, call: _Call) -> Any:
         while call.failed:
             call.failed.pop().close()
-        with self._measured(call) as attempt:
+        with self._bounded(), self._measured(call) as attempt:
             attempt.response = inner.handle_request(self._prepare(call.request, attempt))
         return self._judged(call, attempt.response)
 
@@ -270,6 +270,19 @@ class Outgoing:
             stream=request.stream,
             extensions=extensions,
         )
+
+    @contextmanager
+    def _bounded(self) -> Generator[None]:
+        """Raise `DeadlineExceededError` in place of a time-out of the client that the deadline made so short."""
+        try:
+            yield
+        except Exception as error:
+            if not _is_over(error):
+                raise
+            late = DeadlineExceededError(self.name)
+            # For `Retry`: a try may have a deadline of its own.
+            cast("Any", late).is_repeatable = getattr(error, "is_repeatable", False)
+            raise late from error
 
     def _judged(self, call: _Call, response: Any) -> Any:
         """Return the response; of a failure, raise it as an error for the guards."""
@@ -389,6 +402,13 @@ def _error_type(error: BaseException | None, status: int, *, is_sent: bool) -> s
     if not isinstance(error, Exception):
         return "cancelled"
     return type(error).__name__ if is_sent else "deadline_exceeded"
+
+
+def _is_over(error: Exception) -> bool:
+    """Return whether a wait ended because the request has no time left, which bounded it."""
+    deadline = current_deadline()
+    has_waited = any(kind.__name__ == "TimeoutException" for kind in type(error).__mro__)
+    return has_waited and deadline is not None and deadline.remaining() <= 0
 
 
 def _shown(url: Any) -> str:

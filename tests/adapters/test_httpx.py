@@ -232,7 +232,7 @@ async def test_a_third_partys_service_gets_no_headers_but_is_bounded(service: Se
     async with client_of(stranger) as client:
         with request(10):
             await client.get(service.url)
-        with request(0.3), anyio.fail_after(3), pytest.raises(httpx2.ReadTimeout):
+        with request(0.3), anyio.fail_after(9), pytest.raises(DeadlineExceededError):
             await client.get(f"{service.url}/slow")
         with request(0.0), pytest.raises(DeadlineExceededError):
             await client.get(service.url)
@@ -533,6 +533,39 @@ async def test_a_bulkhead_around_it_keeps_calls_from_being_sent(service: Service
     assert service.requests == []
     assert billing.pipeline is not None
     assert Outgoing("billing").pipeline is None
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+def test_a_wait_that_the_deadline_ended_is_the_deadlines_error(library: Any) -> None:
+    clock = ManualClock()
+
+    def silent(request: Any) -> Any:
+        clock.advance(4)
+        raise library.ReadTimeout("nothing came", request=request)
+
+    transport = Outgoing("billing").transport(library.MockTransport(silent))
+    with library.Client(base_url="http://billing", transport=transport) as client:
+        with request(5, clock=clock), pytest.raises(library.ReadTimeout):
+            client.get("/")
+        with request(3, clock=clock), pytest.raises(DeadlineExceededError) as caught:
+            client.get("/")
+    assert caught.value.policy == "billing"
+    assert isinstance(caught.value.__cause__, library.ReadTimeout)
+
+
+async def test_a_wait_of_an_async_client_ends_with_the_deadlines_error() -> None:
+    clock = ManualClock()
+
+    def silent(request: Any) -> Any:
+        clock.advance(4)
+        raise httpx2.ReadTimeout("nothing came", request=request)
+
+    transport = Outgoing("billing").transport(httpx2.MockTransport(silent))
+    async with httpx2.AsyncClient(base_url="http://billing", transport=transport) as client:
+        with request(3, clock=clock), pytest.raises(DeadlineExceededError):
+            await client.get("/")
+        with pytest.raises(httpx2.ReadTimeout):
+            await client.get("/")
 
 
 def test_headers_for_any_client() -> None:

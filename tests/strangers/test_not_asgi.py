@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -96,7 +97,7 @@ def block(section: str) -> str:
 
 @dataclass
 class Billing:
-    """The service that is called: number N takes N s if N is 1 or 8, and fails from 500 on."""
+    """The service that is called: number N takes N s if N is 1 or 8, 6 is no JSON, and from 500 on it fails."""
 
     server: ThreadingHTTPServer
     headers: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
@@ -121,13 +122,18 @@ def billing() -> Generator[Billing]:
             if number in {1, 8}:
                 service.slow.set()
                 time.sleep(number)  # noqa: TID251 - in a thread of its own
-            body = json.dumps({"id": number}).encode()
+            # Who asked has gone after a deadline.
+            with suppress(ConnectionError):
+                self.answer(number)
+
+        def answer(self, number: int) -> None:
+            body = b"{" if number == 6 else json.dumps({"id": number}).encode()
             self.send_response(500 if number >= 500 else 200)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its own name
             """Write nothing."""
 
     service = Billing(ThreadingHTTPServer((BIND, 0), Handler))
@@ -164,6 +170,11 @@ def test_what_the_page_says_of_a_framework_is_so(
         late = get(served, 8)
         assert late.status_code == 504, late.text
         assert 1.5 < time.monotonic() - began < 6
+
+        crash = get(served, 6)
+        assert crash.status_code == 500
+        if section in {"Django", "Flask, or Django's WSGI"}:
+            assert crash.json()["request_id"] == crash.headers["x-request-id"]
 
         refusal = until_refused(served)
         assert refusal.status_code == 503
