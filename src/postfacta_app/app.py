@@ -243,6 +243,7 @@ def _options(
         rate_limits=rates,
         rate_limit_store=rate_store if rates else None,
         trusted_proxies=settings.trusted_proxies,
+        trusted_traces=settings.trusted_traces,
         shedding=settings.shedding,
         drain=DrainLimits(drain_delay=settings.delay, drain_timeout=settings.drain_timeout),
         response_headers=_HEADERS if settings.is_local else (*_HEADERS, _STRICT_TRANSPORT),

@@ -188,6 +188,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     cors_origins: Listed = ()  # that browsers may call from
     cors_credentials: bool = False  # whether those may send cookies
     trusted_proxies: Networks = ()  # networks, or `unix`
+    trusted_traces: Networks = ()  # the same
     rate_address: Rates | None = None
     rate_read: Rates | None = None  # per signed-in user, like those below
     rate_write: Rates | None = None

@@ -63,6 +63,7 @@ def test_a_request_is_one_trace_from_the_callers_span_to_the_statement(
         environment = {
             "POSTFACTA_DATABASE_DSN": dsn,
             "POSTFACTA_TRACES": "otlp",
+            "POSTFACTA_TRUSTED_TRACES": "127.0.0.1",
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{otlp.server_port}",
             "LOG_FORMAT": "JSON",
         }

@@ -84,6 +84,7 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             ),
             "rate_limit_store": OBJECT,
             "trusted_proxies": ("10.0.0.0/8", ["proxy"], [3], 3, None),
+            "trusted_traces": ("10.0.0.0/8", ["gateway"], [3], 3, None),
             "cors": (*OBJECT, Cors, ["https://console.example.org"]),
             "shedding": MODE,
             "concurrency": (100, "100", None),
@@ -111,7 +112,7 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "quiet": ("/ping", ["ping"], [3], None),
             "access_lines": (0, -1, 1.5, "all", True),
         },
-        shown_as={"trusted_proxies": "networks"},
+        shown_as={"trusted_proxies": "networks", "trusted_traces": "networks"},
         hidden={"rate_limit_store"},
     ),
     RouteOptions: Setting(

@@ -97,5 +97,8 @@ app = harden(
     service="traces",
     telemetry=telemetry,
     resources=[Spans(), database],
-    options=HardenOptions(drain=DrainLimits(drain_delay=0, drain_timeout=2, close_timeout=5)),
+    options=HardenOptions(
+        drain=DrainLimits(drain_delay=0, drain_timeout=2, close_timeout=5),
+        trusted_traces=["127.0.0.1"],
+    ),
 )

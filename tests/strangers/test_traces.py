@@ -37,16 +37,26 @@ SERVICE = """
 """
 
 
-def test_a_collector_gets_spans_without_secrets(environments: Environments, tmp_path: Path) -> None:
+OUTSIDERS = "0af7651916cd43dd8448eb211c80319c"
+
+
+def test_a_collector_gets_spans_without_secrets_and_a_trace_of_our_own(
+    environments: Environments, tmp_path: Path
+) -> None:
     environment = environments("starlette", "uvicorn", extras=["otlp"])
     with receiver() as otlp:
         collector = {"COLLECTOR": f"http://127.0.0.1:{otlp.server_port}"}
         with environment.serve(SERVICE, cwd=tmp_path, environment=collector) as served:
-            assert httpx2.get(f"{served.url}/invoices", timeout=10).status_code == 500
+            headers = {"traceparent": f"00-{OUTSIDERS}-b7ad6b7169203331-01"}
+            answer = httpx2.get(f"{served.url}/invoices", headers=headers, timeout=10)
+            assert answer.status_code == 500
             until = time.monotonic() + 20
             while len(otlp.spans) < 2:
                 assert time.monotonic() < until, served.log
                 time.sleep(0.05)  # noqa: TID251 - a thread of its own, not a loop
+    [request] = [span for span in otlp.spans if span.name == "GET /invoices"]
+    assert OUTSIDERS not in {span.trace_id.hex() for span in otlp.spans}
+    assert [link.trace_id.hex() for link in request.links] == [OUTSIDERS]
     sent = "".join(map(str, otlp.spans))
     assert {span.name for span in otlp.spans} == {"charge", "GET /invoices"}
     assert "ConnectionError" in sent

@@ -33,6 +33,7 @@ from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..errors import StoppedError
 from ..events import ListenerFailed, Observer
+from ..limits._address import NO_PROXIES, TrustedProxies
 from ..limits._overload import Ending
 from ..telemetry.exchange import CLIENT_DISCONNECTED, ErrorTypes, Exchange
 from ._concurrency import Slotted, watched
@@ -83,6 +84,7 @@ class Shared:
     identifies: bool = False  # A response has its request's id.
     process: Lifecycle | None = None
     requests: RunningRequests | None = None
+    trusted_traces: TrustedProxies = NO_PROXIES  # Peers whose trace context is followed.
     added: Headers = field(
         init=False
     )  # Of each response that does not set them itself, in lower case.
@@ -110,12 +112,19 @@ class Shared:
 class Answering(Slotted):
     """What may be answered in its application's place, if its response can still be sent."""
 
+    shared: Shared
     rules: Rules
     fields: Headers = ()  # More of its response.
     has_begun: bool = False  # Its response was started, by the application or in its place.
     has_left: bool
     _is_ending: bool = False
     _answered: anyio.Event | None = None
+    _scope: Scope
+
+    @property
+    def is_followed(self) -> bool:
+        peer = self._scope.get("client")
+        return self.shared.trusted_traces.includes(peer[0] if peer else None)
 
     def is_due(self, drained: float) -> bool:
         return drained >= self.rules.drain_timeout or (self.is_endless and self._may_part())

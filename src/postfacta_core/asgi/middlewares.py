@@ -65,7 +65,7 @@ class TelemetryMiddleware(Kernel):
 
     Args:
         recorders: Each is called when the exchange begins, is answered and ends.
-        options: Their `quiet` and `traffic_key`.
+        options: Their `quiet`, `traffic_key` and `trusted_traces`.
     """
 
     def __init__(
@@ -82,8 +82,15 @@ class TelemetryMiddleware(Kernel):
         quiet = frozenset(options.quiet)
         key = options.traffic_key
         super().__init__(
-            app, recorders=recorders, route_of=route_of, quiet=quiet, traffic_key=key, clock=clock, observer=observer
-        )  # fmt: skip
+            app,
+            recorders=recorders,
+            route_of=route_of,
+            quiet=quiet,
+            traffic_key=key,
+            trusted_traces=TrustedProxies(options.trusted_traces),
+            clock=clock,
+            observer=observer,
+        )
 
 
 class ResponseHeadersMiddleware(Kernel):

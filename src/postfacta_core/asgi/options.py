@@ -119,6 +119,10 @@ class HardenOptions:
             opened and closed here.
         trusted_proxies: Networks whose `X-Forwarded-For` names the client; by default none is
             trusted.
+        trusted_traces: Networks of the peers whose `traceparent` a request's trace follows, and
+            `unix`; by default none: a request then has a trace of its own, with a link to its
+            caller's. A peer is who opened the connection: list no proxy that hands on what its
+            clients send.
         shedding: Whether requests that cannot be served in time are refused early; in `shadow` they
             are counted.
         concurrency: What the limit on requests under way starts from; it finds its level from what
@@ -161,6 +165,7 @@ class HardenOptions:
     rate_limits: Sequence[RateLimit | str] = ()
     rate_limit_store: Store | None = None
     trusted_proxies: Sequence[str] = ()
+    trusted_traces: Sequence[str] = ()
     shedding: Mode | str = Mode.ENFORCE
     concurrency: OverloadConfig = field(default_factory=OverloadConfig)
     priority_of: PriorityOf | None = None
@@ -288,7 +293,9 @@ _RULES: Final[Mapping[str, Check]] = {
     "routes": _check_routes,
     "rate_limits": check_rate_limits,
     "rate_limit_store": check_store,
-    "trusted_proxies": lambda _, value: TrustedProxies(cast("Any", value)),
+    **dict.fromkeys(
+        ("trusted_proxies", "trusted_traces"), lambda _, value: TrustedProxies(cast("Any", value))
+    ),
     "concurrency": one(OverloadConfig),
     "drain": one(DrainLimits),
     "dev": validation.flag,

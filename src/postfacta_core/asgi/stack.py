@@ -16,6 +16,7 @@ from ..drain.resources import Resource
 from ..events import LoopLagged, Mode, Observer, PolicyCreated, Sample, fan_out, process_observer
 from ..health import runtime
 from ..health.registry import NO_LIFESPAN, HealthRegistry
+from ..limits._address import TrustedProxies
 from ..limits._overload import Priority
 from ..telemetry.logs import LOGGER, AccessLog, AccessSampler, EventLog
 from ..telemetry.metrics import Metrics
@@ -154,6 +155,7 @@ class Hardened(Kernel):
             ],
             quiet={*options.probes, options.metrics_path, *options.quiet},
             traffic_key=options.traffic_key,
+            trusted_traces=TrustedProxies(options.trusted_traces),
             response_headers=options.response_headers,
             cors=None if options.cors is None else CorsRules(options.cors),
             answers=True,

@@ -57,6 +57,11 @@ class TrustedProxies:
         self._networks = [_network(text) for text in networks if text != _UNIX]
         self.look_up: Callable[[str], _Known | None] = lru_cache(_MOST_KNOWN)(self._classify)
 
+    def includes(self, peer: str | None) -> bool:
+        """Return whether the other end of a connection is one of them; None or empty is a peer on a Unix socket."""
+        known = self.look_up(peer) if peer else None
+        return known.is_trusted if known else self.has_unix and not peer
+
     def _classify(self, text: str) -> _Known | None:
         if (found := _with_port(text)) is not None:
             text = found[1] or found[2]

@@ -65,6 +65,7 @@ class Exchange:
         error: The exception of a crash, while the recorders look at it.
         has_left: The client was seen to leave before the response was complete.
         span: What the tracing recorder keeps for itself.
+        caller_trace: The trace that its caller named, if it has another one; else empty.
     """
 
     # Of most requests, many of these never change: what is not set for each costs nothing.
@@ -85,11 +86,17 @@ class Exchange:
     request_bytes: int = 0
     response_bytes: int = 0
     span: Any = None
+    caller_trace: str = ""
 
     def __init__(self, request: RequestContext, method: str, path: str) -> None:
         self.request: RequestContext = request
         self.method: str = method
         self.path: str = path
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether its caller is trusted to name the trace that it belongs to."""
+        return False
 
     def leave(self) -> None:
         # After the last byte that is how every connection ends.

@@ -83,6 +83,7 @@ _NAMES: Final[tuple[str, ...]] = (
     "trace_flags", "status", "duration_ms", "request_bytes", "bytes",
 )  # fmt: skip
 _NAMES_AND_LIMIT: Final = (*_NAMES, "deadline_remaining_ms")
+_READ_BY_PEOPLE: Final = ("error_type", "request_id", "trace_id", "caller_trace_id")
 Values = tuple[tuple[str, ...], tuple[str, ...], Sequence[float]]
 """Of an access line: the names, and the texts and the numbers in their order."""
 # The attributes of a record that are no fields of its own.
@@ -113,7 +114,7 @@ class EventRecord(logging.LogRecord):
         if event == _ACCESS:
             fields |= {name: _shown(fields.get(name)) for name in ("method", "path")}
             event = "http.request {method} {path} {status} {duration_ms:.1f}ms".format_map(fields)
-            fields = {name: fields.get(name) for name in ("error_type", "request_id", "trace_id")}
+            fields = {name: fields.get(name) for name in _READ_BY_PEOPLE}
         return _as_text(event, fields)
 
 
@@ -476,7 +477,7 @@ def access_values(exchange: Exchange, weight: int = 1) -> Values:
         longest = _REFUSED_PATH if exchange.route == PREROUTING else MAX_PATH
         method = method[:MAX_METHOD]
         path = excerpt(path, longest)
-    texts = (
+    texts: tuple[str, ...] = (
         method, exchange.route, path, exchange.error_type, exchange.client, request.principal,
         exchange.traffic, request.request_id, request.trace_id, request.span_id, request.trace_flags,
     )  # fmt: skip
@@ -489,6 +490,9 @@ def access_values(exchange: Exchange, weight: int = 1) -> Values:
         # Below 0 it came too late.
         names = _NAMES_AND_LIMIT
         numbers.append(((limit - seconds) * 1e6 + 0.5) // 1 / 1000)
+    if exchange.caller_trace:
+        names = ("caller_trace_id", *names)
+        texts = (exchange.caller_trace, *texts)
     if request.queued:
         names = (*names, "queue_ms")
         numbers.append((request.queued * 1e6 + 0.5) // 1 / 1000)

@@ -11,7 +11,7 @@ from opentelemetry import context, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ..clock import WALL, Clock
@@ -61,7 +61,9 @@ class Tracing(Recorder):
     """Make a SERVER span for each request, and a CLIENT span for each database statement and each try of a call.
 
     A wait for a connection, a retry, a circuit that opens or closes, a deadline and a refusal
-    become events of a span. Without an SDK there is none of all that.
+    become events of a span. Without an SDK there is none of all that. The span of a request is a
+    child of its caller's only if the caller is one of the `trusted_traces` of `HardenOptions`; any
+    other gets a trace of its own, with a link to the caller's span.
 
     Args:
         provider: Where the spans go; by default OpenTelemetry's global one, whenever that is
@@ -98,10 +100,19 @@ class Tracing(Recorder):
         if tracer is None or exchange.quiet:
             return
         began = self._wall()
+        parent = _parent(exchange.headers)
+        links = list[Link]()
+        caller = trace.get_current_span(parent).get_span_context()
+        if caller.is_valid and not exchange.is_followed:
+            # An outsider would choose the trace, and that it is recorded.
+            exchange.caller_trace = trace.format_trace_id(caller.trace_id)
+            parent = Context()
+            links = [Link(caller)]
         span = tracer.start_span(
             span_name(exchange.method),
-            context=_parent(exchange.headers),
+            context=parent,
             kind=SpanKind.SERVER,
+            links=links,
             # For a sampler's decision.
             attributes=method_attributes(exchange.method)
             | {"url.path": exchange.path[:MAX_PATH], "url.scheme": exchange.scheme},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 from opentelemetry import trace
@@ -32,6 +34,7 @@ from postfacta_core.events import (
     RetryScheduled,
     TaskCrashed,
 )
+from postfacta_core.telemetry.logs import AccessLog, JsonFormatter
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.redaction import failure_fields
 from postfacta_core.telemetry.tracing import Tracing, nanoseconds, span_name, trace_headers
@@ -51,7 +54,7 @@ def ids_of(span: ReadableSpan) -> SpanContext:
 class Bench:
     """An instrumented application, and the spans that come out of it."""
 
-    def __init__(self, sampler: Sampler = ALWAYS_ON) -> None:
+    def __init__(self, sampler: Sampler = ALWAYS_ON, *, trusted: Sequence[str] = ()) -> None:
         self.exporter = InMemorySpanExporter()
         self.provider = provider = TracerProvider(sampler=sampler)
         provider.add_span_processor(SimpleSpanProcessor(self.exporter))
@@ -70,7 +73,7 @@ class Bench:
             TelemetryMiddleware(
                 app,
                 [self.tracing, self.metrics],
-                HardenOptions(quiet=["/healthz/live"]),
+                HardenOptions(quiet=["/healthz/live"], trusted_traces=trusted),
                 clock=self.clock,
             ),
             clock=self.clock,
@@ -179,7 +182,8 @@ async def test_nothing_of_a_callers_baggage_or_long_state_is_taken_over(
         await Response()(scope, receive, send)
 
     bench = Bench()
-    app = ContextMiddleware(TelemetryMiddleware(call, [bench.tracing]))
+    options = HardenOptions(trusted_traces=["127.0.0.1"])
+    app = ContextMiddleware(TelemetryMiddleware(call, [bench.tracing], options))
     for header in (
         ("baggage", "tenant=forged"),
         ("baggage", "x" * 9000),
@@ -212,11 +216,61 @@ async def test_a_valid_parent_is_continued_and_any_other_starts_a_new_trace() ->
     with every() as case:
         for headers, continues in cases:
             with case(headers, continues):
-                bench = Bench()
+                bench = Bench(trusted=["127.0.0.1"])
                 response = await bench.call("/i/7", headers=headers)
                 assert response.status == 200
                 assert (bench.seen[0][0] == TRACE) == continues
                 assert (bench.spans[-1].parent is not None) == continues
+
+
+async def test_an_outsider_neither_chooses_a_trace_nor_that_it_is_recorded() -> None:
+    bench = Bench(ParentBased(ALWAYS_OFF))
+    for number in range(100):
+        await bench.call("/i/7", headers=[("traceparent", f"00-{number + 1:032x}-{PARENT}-01")])
+    assert len(bench.spans) == 0
+    assert not any(int(flags, 16) & 1 for _, _, flags in bench.seen)
+
+
+@pytest.mark.parametrize("flags", ["00", "01"])
+async def test_a_span_of_an_outsiders_request_links_to_the_callers(
+    flags: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    bench = Bench(ParentBased(ALWAYS_ON))
+    app = TelemetryMiddleware(Response(), [bench.tracing, AccessLog(service="billing")])
+    await call_asgi(app, headers=[("traceparent", f"00-{TRACE}-{PARENT}-{flags}")])
+    (span,) = bench.spans
+    assert span.parent is None
+    assert f"{ids_of(span).trace_id:032x}" != TRACE
+    (link,) = span.links
+    assert (f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}") == (TRACE, PARENT)
+    (line,) = [record for record in caplog.records if record.msg == "http.request"]
+    assert vars(line)["caller_trace_id"] == TRACE
+    assert json.loads(JsonFormatter().format(line))["caller_trace_id"] == TRACE
+
+
+async def test_a_trace_is_followed_by_its_peers_address_alone() -> None:
+    cases: list[tuple[tuple[str, int] | None, str, bool]] = [
+        (("10.1.2.3", 80), "8.8.8.8", True),
+        (("::ffff:10.1.2.3", 80), "", True),
+        (None, "", True),
+        (("192.0.2.1", 80), "10.1.2.3", False),
+        (("testclient", 80), "10.1.2.3", False),
+    ]
+    app_of = partial(TelemetryMiddleware, Response())
+    with every() as case:
+        for client, forwarded, is_followed in cases:
+            with case(client):
+                bench = Bench()
+                app = app_of([bench.tracing], HardenOptions(trusted_traces=["10.0.0.0/8", "unix"]))
+                headers = [
+                    ("traceparent", f"00-{TRACE}-{PARENT}-01"),
+                    ("x-forwarded-for", forwarded),
+                ]
+                await call_asgi(app, headers=headers, scope={"client": client})
+                (span,) = bench.spans
+                assert (span.parent is not None) == is_followed
+                assert (len(span.links) == 0) == is_followed
 
 
 async def test_a_crash_is_an_error_with_its_class_its_stack_and_no_secret() -> None:

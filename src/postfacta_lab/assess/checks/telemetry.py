@@ -60,10 +60,12 @@ async def _logs(bench: Bench) -> Mapping[str, Verdict]:
 async def _spans(bench: Bench, trace: str) -> Verdict:
     for _ in range(40 if bench.collector.bytes or bench.log() else 10):
         if bench.collector.has(trace):
-            return Verdict.passes("the collector got spans of the caller's trace")
+            return Verdict.passes("the collector got spans that name the caller's trace")
         await asyncio.sleep(0.1)
     if bench.collector.bytes:
-        return Verdict.scored(0.5, "the collector got spans, none of them of the caller's trace")
+        return Verdict.scored(
+            0.5, "the collector got spans, none of which names the caller's trace"
+        )
     return Verdict.fails("the collector got no spans")
 
 
