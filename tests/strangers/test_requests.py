@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests.kit.every import every
 from tests.kit.waiting import wait_until
 from tests.servers.serving import BIND
 from tests.strangers.kit import Environments, Served
@@ -143,6 +144,50 @@ LITESTAR = """
 
     app = harden(Litestar([order, crash]), service="shop")
 """
+MOUNTS = """
+    from a2wsgi import WSGIMiddleware
+    from flask import Flask, request
+    from socketio import ASGIApp, AsyncServer
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Mount, Route
+
+    from postfacta_core import current_request
+    from postfacta_core.asgi import harden
+
+    flask = Flask(__name__)
+
+
+    @flask.before_request
+    def note():
+        context = current_request()
+        if context is not None and request.url_rule is not None:
+            context.route = request.root_path + request.url_rule.rule
+
+
+    @flask.get("/orders/<int:number>")
+    def order(number):
+        return str(number)
+
+
+    async def item(_):
+        return PlainTextResponse("item")
+
+
+    sockets = ASGIApp(AsyncServer(async_mode="asgi"))
+    tenants = ASGIApp(AsyncServer(async_mode="asgi"), socketio_path=None)
+    web = Starlette(
+        routes=[
+            Route("/items/{id}", item),
+            Route("/items", item),
+            Mount("/socket.io", sockets),
+            Mount("/live/{tenant}", tenants),
+            Mount("/old", WSGIMiddleware(flask)),
+            Mount("/old-of/{tenant}", WSGIMiddleware(lambda _, start: start("204 No Content", []) and [])),
+        ]
+    )
+    app = harden(web, service="shop")
+"""
 OTHERS = {
     "django": (DJANGO, "/orders/<int:number>/", "5.2.19"),
     "quart": (QUART, "/orders/<int:number>/", "0.22.0"),
@@ -255,6 +300,25 @@ def test_the_routes_of_other_frameworks_are_labelled(
         assert len(series(served, f'http_route="{template}"', 'status_code="200"')) == 1
         assert len(series(served, 'http_route="/orders/crash/"', 'status_code="500"')) == 1
         assert len(series(served, 'http_route="_unmatched"', 'status_code="404"')) == 1
+
+
+def test_mounts_and_a_function_at_two_routes_are_labelled(
+    environments: Environments, tmp_path: Path
+) -> None:
+    environment = environments("starlette", "uvicorn", "python-socketio", "a2wsgi", "flask")
+    paths = {
+        "/items/7": "/items/{id}",
+        "/items": "/items",
+        "/socket.io/?EIO=4&transport=polling": "/socket.io/{path}",
+        "/live/acme/?EIO=4&transport=polling": "/live/{tenant}/{path}",
+        "/old/orders/7": "/old/orders/<int:number>",
+        "/old-of/acme/x": "/old-of/{tenant}/{path}",
+    }
+    with environment.serve(MOUNTS, cwd=tmp_path) as served, every() as case:
+        for path, template in paths.items():
+            with case(path):
+                assert httpx2.get(served.url + path, timeout=10).is_success
+                assert len(series(served, f'http_route="{template}"')) == 1
 
 
 def test_litestar_on_granian_is_observed(environments: Environments, tmp_path: Path) -> None:

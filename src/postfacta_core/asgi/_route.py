@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final, cast
 
 from ..context import current_request
@@ -16,9 +18,16 @@ from ._types import Scope
 
 _MOUNT_END: Final = "/{path}"
 _MAX_LAYERS: Final = 50
+# What a layer calls the application inside: most, Django's for static files, and socketio's.
+_INNER: Final = ("app", "application", "other_asgi_app")
 # One entry for each route below a parameterised mount: an application has no more of them than
 # this.
 _MAX_KNOWN: Final = 1000
+# Deep enough, and no circle.
+_DEEPEST: Final = 10
+# The values of Starlette's `Match`; between them is a path that matches without its method.
+_NO_MATCH: Final = 0
+_FULL_MATCH: Final = 2
 
 
 def local_path(path: str, root_path: str) -> str:
@@ -33,8 +42,7 @@ def note_routes(app: object) -> None:
             if (prepare := _PREPARATIONS.get(f"{kind.__module__}.{kind.__qualname__}")) is not None:
                 prepare(app)
                 break
-        # Middleware calls what it wraps `app` as a rule, Django's for static files does not.
-        app = getattr(app, "app", None) or getattr(app, "application", None)
+        app = next((getattr(app, name) for name in _INNER if getattr(app, name, None)), None)
 
 
 def _note(template: str) -> None:
@@ -80,29 +88,29 @@ class RouteReader:
 
     def __init__(self) -> None:
         # What is searched for is kept, so that its id stays its own.
-        self._known: dict[int, tuple[object, str | None]] = {}
+        self._places: dict[int, tuple[object, Sequence[_Place]]] = {}
         self._plain: dict[int, tuple[object, str | None]] = {}
 
     def read(self, scope: Scope, root_path: str, path: str) -> str | None:
         """Return the template of a scope as the application left it; at entry, it had this `root_path` and path."""
         route = scope.get("route")
         if route is None:
-            found = _of_litestar(scope, path) if "path_template" in scope else None
+            template = _of_litestar(scope, path) if "path_template" in scope else None
             # A Starlette route in a FastAPI application leaves only the endpoint in the scope.
             endpoint = scope.get("endpoint")
-            return found if found or endpoint is None else self._search(scope, endpoint)
+            if template or endpoint is None:
+                return template
+            return self._of_endpoint(scope, endpoint, path)
         growth: str = scope.get("root_path", "")[len(root_path) :]
         if not growth and "fastapi" not in scope:
             return self._of_plain(scope, route)
         template = _of_route(scope, route)
         if template is None or not growth:
             return template
-        if len(scope.get("path_params", ())) > template.removesuffix(_MOUNT_END).count("{"):
-            # The mounts' values stand in the root_path: their templates have to be looked for.
-            return self._search(scope, route)
-        # A mount without parameters grew it by its own words, and a mount at the end by itself as
-        # well.
-        return growth + (_MOUNT_END if _is_mount(route) else template)
+        if _is_mount(route):
+            template = _MOUNT_END  # Its own words are part of the growth.
+        mounts = self._of_mounts(scope, growth, path)
+        return None if mounts is None else mounts + template
 
     def _of_plain(self, scope: Scope, route: object) -> str | None:
         known = self._plain.get(id(route))
@@ -112,15 +120,35 @@ class RouteReader:
                 self._plain[id(route)] = known
         return known[1]
 
-    def _search(self, scope: Scope, wanted: object) -> str | None:
-        """Join the templates of the mounts around a route; if it has two places, it is not known which it was."""
-        known = self._known.get(id(wanted))
-        if known is None:
-            places = list(_places(wanted, getattr(scope.get("router"), "routes", ()), "", depth=0))
-            known = (wanted, places[0] if len(places) == 1 else None)
-            if len(self._known) < _MAX_KNOWN:
-                self._known[id(wanted)] = known
-        return known[1]
+    def _of_endpoint(self, scope: Scope, endpoint: object, path: str) -> str | None:
+        """Join the templates around an endpoint; of several places, take that which matches the request."""
+        places = self._find(scope, endpoint, _endpoints)
+        if len(places) == 1:
+            return places[0].template
+        matches = [(_replay(place.routes, scope, path)[0], place.template) for place in places]
+        # The router takes the first full match, else the first whose method alone is another.
+        match, template = max(matches, key=itemgetter(0), default=(_NO_MATCH, None))
+        return None if match == _NO_MATCH else template
+
+    def _of_mounts(self, scope: Scope, growth: str, path: str) -> str | None:
+        """Return the template of the mounts by which the root_path grew; None if it may hold a parameter's value."""
+        mounts = self._find(scope, scope.get("router"), _mounts)
+        if not scope.get("path_params") or any(growth == mount.template for mount in mounts):
+            return growth
+        for mount in mounts:
+            if "{" in mount.template and _replay(mount.routes, scope, path)[1] == growth:
+                return mount.template
+        return None
+
+    def _find(self, scope: Scope, wanted: object, search: _Search) -> Sequence[_Place]:
+        """Search the tree of routes, and keep what was found."""
+        found = self._places.get(id(wanted))
+        if found is None:
+            routes = getattr(scope.get("router"), "routes", ())
+            found = (wanted, [*search(wanted, routes, _Place("", ()))])
+            if len(self._places) < _MAX_KNOWN:
+                self._places[id(wanted)] = found
+        return found[1]
 
 
 def _of_route(scope: Scope, route: object) -> str | None:
@@ -149,17 +177,54 @@ def _is_mount(route: object) -> bool:
     return getattr(route, "path_format", "").endswith(_MOUNT_END) and hasattr(route, "routes")
 
 
-def _places(wanted: object, routes: Sequence[Any], mounts: str, *, depth: int) -> Iterator[str]:
-    """Yield the whole template of each place of a route or an endpoint in the tree of routes."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A place in the tree of routes: its whole template, and the routes that lead there."""
+
+    template: str
+    routes: Sequence[Any]
+
+    def within(self, route: Any) -> _Place:
+        template = self.template.removesuffix(_MOUNT_END) + getattr(route, "path_format", "")
+        return _Place(template, (*self.routes, route))
+
+
+_Search = Callable[[object, Sequence[Any], _Place], Iterator[_Place]]
+
+
+def _endpoints(wanted: object, routes: Sequence[Any], around: _Place) -> Iterator[_Place]:
+    """Yield each place of an endpoint."""
     for route in routes:
-        template = mounts + getattr(route, "path_format", "")
+        place = around.within(route)
         inner = getattr(route, "routes", None)
-        if route is wanted or (
-            not inner and wanted in (getattr(route, "endpoint", None), getattr(route, "app", None))
-        ):
-            yield template
-        elif inner and depth < 10:  # noqa: PLR2004 - deep enough, and no circle
-            yield from _places(wanted, inner, template.removesuffix(_MOUNT_END), depth=depth + 1)
+        if not inner and wanted in (getattr(route, "endpoint", None), getattr(route, "app", None)):
+            yield place
+        elif inner and len(place.routes) < _DEEPEST:
+            yield from _endpoints(wanted, inner, place)
+
+
+def _mounts(wanted: object, routes: Sequence[Any], around: _Place) -> Iterator[_Place]:
+    """Yield each mount, by the template of what it adds to the root_path."""
+    for route in routes:
+        if not hasattr(route, "routes"):
+            continue
+        place = around.within(route)
+        yield _Place(place.template.removesuffix(_MOUNT_END), place.routes)
+        if route.routes and len(place.routes) < _DEEPEST:
+            yield from _mounts(wanted, route.routes, place)
+
+
+def _replay(routes: Sequence[Any], scope: Scope, path: str) -> tuple[int, str]:
+    """Return how well routes inside each other match a request, as their router asks them, and the root_path then."""
+    replayed: Scope = {**scope, "path": path, "root_path": "", "path_params": {}}
+    worst = _FULL_MATCH
+    for route in routes:
+        match, more = route.matches(replayed)
+        worst = min(worst, match.value)
+        if worst == _NO_MATCH:
+            break
+        replayed.update(more)
+    return worst, replayed["root_path"]
 
 
 def _of_litestar(scope: Scope, path: str) -> str | None:

@@ -40,6 +40,10 @@ async def plain(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse("plain")(scope, receive, send)
 
 
+async def by_other(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("other")
+
+
 async def by_request(request: Request) -> PlainTextResponse:
     return PlainTextResponse("plain")
 
@@ -82,7 +86,8 @@ async def test_fastapi() -> None:
         ("GET", "/sub/m/v1/in/7", "/sub/m/v1/in/{id}"),
         ("GET", "/sub/nothing", None),
         ("GET", "/of/acme/top/7", "/of/{who}/top/{id}"),
-        ("GET", "/also-of/acme/top/7", None),
+        ("GET", "/also-of/acme/top/7", "/also-of/{who}/top/{id}"),
+        ("GET", "/also-of/acme/m/v1/in/7", "/also-of/{who}/m/v1/in/{id}"),
         ("GET", "/files/a.css", "/files/{path}"),
         ("GET", "/files-of/acme/a.css", "/files-of/{who}/{path}"),
         ("GET", "/openapi.json", "/openapi.json"),
@@ -195,10 +200,14 @@ def test_an_application_hardened_twice_notes_each_route_once() -> None:
         def __init__(self, app: object) -> None:
             self.application = app
 
+    class Sockets:
+        def __init__(self, app: object) -> None:
+            self.other_asgi_app = app
+
     # The frameworks themselves are tested from outside, in `tests/strangers`.
     ASGIHandler.__module__, ASGIHandler.__qualname__ = "django.core.handlers.asgi", "ASGIHandler"
     handler, context = ASGIHandler(), RequestContext("request-id", 0.0)
-    note_routes(Layer(handler))
+    note_routes(Layer(Sockets(handler)))
     first = handler.resolve_request
     note_routes(handler)
     asked: Any = SimpleNamespace(resolver_match=SimpleNamespace(route="orders/<int:number>/"))
@@ -211,3 +220,55 @@ def test_an_application_hardened_twice_notes_each_route_once() -> None:
         release_request(token)
     assert (context.route, handler.resolved) == ("/orders/<int:number>/", 2)
     note_routes(object())
+
+
+def starlette_app() -> Starlette:
+    inner = Router([Route("/items/{id}", by_request), Route("/items", by_request)])
+    return Starlette(
+        routes=[
+            Route("/items/{id:int}", by_request),
+            Route("/items", by_request),
+            Route("/{name}", by_other, methods=["POST"]),
+            Route("/{id}", by_other),
+            Mount("/plain", inner),
+            Mount("/of/{tenant}", inner),
+            Mount("/same/{id}", inner),
+            Mount("/files/{tenant}/all", plain),
+            Mount("/live", another),
+            Mount("/live-of/{tenant}", another),
+            Host("{tenant}.example.org", Router([Route("/{tenant}/{id}", by_request)])),
+        ]
+    )
+
+
+async def test_one_function_at_several_routes_has_the_template_that_matched() -> None:
+    cases: list[tuple[str, str, str | None]] = [
+        ("GET", "/items/7", "/items/{id}"),
+        ("GET", "/items", "/items"),
+        ("GET", "/acme", "/{id}"),
+        ("POST", "/acme", "/{name}"),
+        ("DELETE", "/acme", "/{name}"),
+        ("GET", "/plain/items/7", "/plain/items/{id}"),
+        ("GET", "/of/acme/items/7", "/of/{tenant}/items/{id}"),
+        ("GET", "/of/acme/items", "/of/{tenant}/items"),
+        ("GET", "/same/acme/items/7", "/same/{id}/items/{id}"),
+        ("GET", "/same/acme/nothing", None),
+        ("GET", "/files/acme/all/a.css", "/files/{tenant}/all/{path}"),
+        ("GET", "/a/b", "/{tenant}/{id}"),
+        ("GET", "/live/socket.io/", "/live/{path}"),
+        ("GET", "/live-of/acme/socket.io/", "/live-of/{tenant}/{path}"),
+    ]
+    app = starlette_app()
+    with every() as case:
+        for method, path, template in cases:
+            for prefix in ("", "/pre"):
+                with case(method, path, template, prefix):
+                    headers = [("host", "acme.example.org" if path == "/a/b" else "localhost")]
+                    response = await call_asgi(
+                        app, method, prefix + path, root_path=prefix, headers=headers
+                    )
+                    scope = response.scope
+                    assert RouteReader().read(scope, prefix, path) == template
+                    # Starlette 1.0 leaves only the endpoint in the scope.
+                    scope.pop("route", None)
+                    assert RouteReader().read(scope, prefix, path) == template
