@@ -342,6 +342,9 @@ def watched(  # noqa: C901 - it is what `yield from` does
         except StopIteration as done:
             found = done.value
             return found
+        finally:
+            # Of trio it is an outcome, and its error's traceback leads back to this frame.
+            sent = None
 
 
 @asynccontextmanager

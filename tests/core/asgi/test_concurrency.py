@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from postfacta_core.asgi import HardenOptions
+from postfacta_core.asgi._concurrency import watched
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import ContextMiddleware, LoadSheddingMiddleware
 from postfacta_core.context import add_wait
@@ -358,3 +359,12 @@ async def test_a_request_leaves_nothing_for_the_cyclic_collector() -> None:
         await refusing(scope, _receive, _send)
 
     assert await garbage(once) == 0
+
+
+async def test_a_cancelled_wait_leaves_nothing_for_the_cyclic_collector() -> None:
+    async def cancelled() -> None:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await watched(anyio.sleep_forever(), lambda: None)
+
+    assert await garbage(cancelled) < 20
