@@ -328,7 +328,7 @@ def _source(given: argparse.Namespace) -> Prometheus:
 def _load(file: Path) -> Model:
     documents = _documents(file)
     try:
-        return read(documents)
+        return read(documents, note=lambda text: sys.stderr.write(f"slo: {file}: {text}\n"))
     except SloError as error:
         raise SloError(f"{file}: {error}") from error
 

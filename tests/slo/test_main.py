@@ -20,7 +20,7 @@ from postfacta_slo.proofs.files import proofs_of
 from postfacta_slo.rules.alerts import rules_of
 from postfacta_slo.rules.table import table_of
 
-from .files import APP, ORDERS, ROOT, model
+from .files import APP, DATA, ORDERS, ROOT, model
 from .promtool import PROGRAM, needs_promtool, refusal
 
 CLOSED = "http://127.0.0.1:9"  # discard: nobody listens there
@@ -58,6 +58,19 @@ def test_a_second_time_nothing_changes(tmp_path: Path, capsys: pytest.CaptureFix
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.*")} == before
     assert main(["check", str(ORDERS), *paths(tmp_path)]) == 0
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("programs")
+@needs_promtool
+def test_what_is_served_in_another_way_is_said_on_stderr(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = DATA / "openslo/calendar.yaml"
+    assert main(["generate", str(file), "--rules", f"{tmp_path}/slo.gen.yml"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(f"slo: {file}: document 1 (SLO line-is-up): ") for line in lines)
+    assert refusal(tmp_path, "check", "rules", "--lint=all", "--lint-fatal", "slo.gen.yml") == ""
 
 
 @pytest.mark.usefixtures("programs")

@@ -26,7 +26,7 @@ _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _NAME: Final = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9.-]{0,61}[a-zA-Z0-9])?")
 _SHORTEST_SLICE: Final = 60
 # Fewer samples than these in a window, and one lost scrape empties it: rate() needs two.
-_SCRAPES_IN_A_WINDOW: Final = 4
+SCRAPES_IN_A_WINDOW: Final = 4
 # The generator writes these itself, or Prometheus does.
 _RESERVED: Final = re.compile(
     r"alertname|burnrate_tier|instance|job|le|metric|quantile|service|severity|slo|__.*", re.DOTALL
@@ -340,10 +340,10 @@ class Model:
         windows += [(objective.slices.window, "its slice")] if objective.slices else []
         windows += [(PRESENT, "its present burn rate")]
         for window, whose in windows:
-            if window < _SCRAPES_IN_A_WINDOW * step:
+            if window < SCRAPES_IN_A_WINDOW * step:
                 raise SloError(
                     f"SLO {objective.name}: {whose} has a window of {window} s and a sample each {step} s; "
-                    f"it needs {_SCRAPES_IN_A_WINDOW} samples or more: make it longer, or scrape more often"
+                    f"it needs {SCRAPES_IN_A_WINDOW} samples or more: make it longer, or scrape more often"
                 )
 
     def of(self, service: Service) -> tuple[Objective, ...]:

@@ -4,18 +4,22 @@
 2. What OpenSLO has no field for is in annotations that begin with `prometheus/`.
 3. What it may leave out has a usual value: a service that is only named, the short window of an
    alert, the intervals of the Prometheus.
-4. Refused although the specification has them, because no rule could be written from them: calendar
-   windows, months and longer units, ready-made ratios (`raw`), several objectives in one SLO.
+4. Read as something else that rules can be written for, and noted: a window of the calendar as a
+   rolling one of its length, and a metric source of type `Any` as Prometheus.
+5. Refused although the specification has them, because no rule could be written from them: months
+   and longer units of rolling windows, ready-made ratios (`raw`), ratios of slices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from .model import (
     DAY,
+    SCRAPES_IN_A_WINDOW,
     DataSource,
     Indicator,
     Model,
@@ -45,8 +49,23 @@ _BUCKET: Final = "_bucket"
 _USUAL: Final = DataSource(name="prometheus", scrape_interval=30, evaluation_interval=30)
 
 
-def read(documents: Iterable[object]) -> Model:
-    """Return the objectives in the documents of an OpenSLO file."""
+# Durations of OpenSLO that only the calendar has, and how long a rolling window stands for each. A
+# window of the calendar has no minutes, and files write `1m` there for a month.
+_CALENDAR: Final[Mapping[str, int]] = {"m": 30, "M": 30, "Q": 90, "Y": 365}
+_CALENDAR_SPAN: Final = re.compile(r"([1-9][0-9]?)([mMQY])")
+
+
+def read(documents: Iterable[object], *, note: Callable[[str], object] = str) -> Model:
+    """Return the objectives in the documents of an OpenSLO file.
+
+    Args:
+        documents: What the file holds, as YAML reads it.
+        note: Gets a sentence, with its place, for each thing that is served in another way than it
+            is written.
+
+    Raises:
+        SloError: If anything is wrong, or would be ignored; it names all that is.
+    """
     faults: Faults = {}
     entries: list[Entry] = []
 
@@ -67,7 +86,11 @@ def read(documents: Iterable[object]) -> Model:
                 "what SLOs name as their service",
                 "Service",
             )
-    return _File(entries, faults).model()
+    file = _File(entries, faults)
+    model = file.model()
+    for sentence in file.notes:
+        note(sentence)
+    return model
 
 
 class _Events(NamedTuple):
@@ -100,6 +123,7 @@ class _File:
 
     def __init__(self, entries: Sequence[Entry], faults: Faults) -> None:
         self._faults = faults
+        self.notes: list[str] = []
         self._sources = Registry(entries, "DataSource", _source, faults=faults)
         if len(self._sources) > 1:
             faults["the file"] = (
@@ -113,7 +137,7 @@ class _File:
         )
         self._conditions = Registry(entries, "AlertCondition", _condition, faults=faults)
         self._policies = Registry(entries, "AlertPolicy", self._policy, faults=faults)
-        self._objectives = Registry(entries, "SLO", self._objective, faults=faults)
+        self._objectives = Registry(entries, "SLO", self._objectives_of, faults=faults)
 
     def model(self) -> Model:
         # What is wrong may refer to the rest.
@@ -127,11 +151,24 @@ class _File:
             ):
                 kind.end()
         refuse(self._faults)
-        return Model(
-            source=self._source or _USUAL,
-            services=self._services.all(),
-            objectives=self._objectives.all(),
+        objectives = tuple(each for made in self._objectives.all() for each in made)
+        source = self._source or _USUAL
+        if source is _USUAL:
+            source = self._sampled(objectives)
+        return Model(source=source, services=self._services.all(), objectives=objectives)
+
+    def _sampled(self, objectives: Iterable[Objective]) -> DataSource:
+        """Return the usual source; one that scrapes more often if slices are too short for it."""
+        windows = [each.slices.window for each in objectives if each.slices]
+        shortest = min(windows, default=SCRAPES_IN_A_WINDOW * _USUAL.scrape_interval)
+        interval = max(1, min(shortest // SCRAPES_IN_A_WINDOW, _USUAL.scrape_interval))
+        if interval == _USUAL.scrape_interval:
+            return _USUAL
+        self.notes.append(
+            f"the file: has no DataSource: its Prometheus must scrape and evaluate each {interval} s, "
+            f"as a slice of {shortest} s needs {SCRAPES_IN_A_WINDOW} samples"
         )
+        return replace(_USUAL, scrape_interval=interval, evaluation_interval=interval)
 
     def _severity(self, one: Entry, note: str, usual: str) -> str:
         """Return the severity of a note, which a target must receive.
@@ -219,7 +256,10 @@ class _File:
         if is_named and len(self._sources):
             self._sources.named(source, "metricSourceRef")
         source.pass_over("metricSourceRef")
-        if not source.choice("type", "Prometheus", default="Prometheus" if is_named else None):
+        if source.peek("type") == "Any":
+            source.pass_over("type")
+            self.notes.append(f"{source.at('type')}: Any is read as Prometheus: write PromQL there")
+        elif not source.choice("type", "Prometheus", default="Prometheus" if is_named else None):
             return source, None
         spec = source.child("spec")
         source.end()
@@ -281,14 +321,13 @@ class _File:
         made = replace(tier, policy=one.name, when_no_data=no_data) if tier else None
         return one.made(lambda: made)
 
-    def _objective(self, one: Entry) -> Objective | None:
+    def _objectives_of(self, one: Entry) -> tuple[Objective, ...] | None:
+        """Read an SLO: an objective for each of its targets."""
         spec = one.spec
-        terms = spec.only("objectives")
-        window = spec.only("timeWindow")
-        must = "true: no rule can be written for a window of the calendar"
-        window.take("isRolling", must, lambda it: it is True)
-        period = window.seconds("duration")
-        window.end()
+        targets = spec.children("objectives")
+        if not targets:
+            spec.wrong("objectives", "must have at least one item")
+        period = self._period(spec.only("timeWindow"))
         policies = spec.children("alertPolicies", optional=True)
         tiers = [self._policies.meant(node, "alertPolicyRef") for node in policies]
         severity = self._severity(one, "severity", "") if policies else ""
@@ -302,27 +341,51 @@ class _File:
             indicator = self._indicators.named(spec, "indicatorRef")
         else:
             indicator = self._indicators.meant(spec.child("indicator"), "indicatorRef")
-        fields: dict[str, Any] = {
-            "indicator": self._promised(indicator, terms),
-            "target": round(terms.number("targetPercent") / 100, 12)
-            if "targetPercent" in terms
-            else terms.number("target"),
-            "title": terms.text("displayName", one.title),
-            "slices": _slices(one, terms),
-        }
-        terms.end()
         known = [replace(tier, severity=severity or tier.severity) for tier in tiers if tier]
-        return one.made(
-            Objective,
-            name=one.name,
-            description=one.description,
-            service=service,
-            period=period,
-            tiers=tuple(sorted(known, key=lambda tier: tier.long)),
-            exhausted_severity=exhausted,
-            labels=one.labels,
-            **fields,
-        )
+        fields: dict[str, Any] = {
+            "description": one.description,
+            "service": service,
+            "period": period,
+            "tiers": tuple(sorted(known, key=lambda tier: tier.long)),
+            "exhausted_severity": exhausted,
+            "labels": one.labels,
+        }
+        slices = _slices(one, targets)
+        titles = [terms.text("displayName", "") for terms in targets]
+        made = [
+            self._objective(one, terms, indicator, name=name, title=title, slices=slice_, **fields)
+            for terms, name, title, slice_ in zip(
+                targets, _names(one.name, titles), titles, slices, strict=True
+            )
+        ]
+        return one.made(lambda: tuple(each for each in made if each))
+
+    def _objective(
+        self, one: Entry, terms: StrictMapping, indicator: Indicator | None, **fields: Any
+    ) -> Objective | None:
+        fields["title"] = fields["title"] or one.title
+        fields["indicator"] = self._promised(indicator, terms)
+        if "targetPercent" in terms:
+            fields["target"] = round(terms.number("targetPercent") / 100, 12)
+        else:
+            fields["target"] = terms.number("target")
+        terms.end()
+        return one.made(Objective, **fields)
+
+    def _period(self, window: StrictMapping) -> int:
+        """Read a time window, in seconds; one of the calendar becomes a rolling one."""
+        is_rolling = window.take("isRolling", "true or false", lambda it: isinstance(it, bool))
+        if is_rolling is not False:
+            period = window.seconds("duration")
+            window.end()
+            return period
+        period = window.parsed("duration", _calendar_seconds) or 0
+        # Where the calendar begins decides nothing about a rolling window.
+        window.pass_over("calendar")
+        window.end()
+        why = f"is measured as a rolling one of {period // DAY} days: no rule begins with the calendar"
+        self.notes.append(f"{window.path}: a window of the calendar {why}")
+        return period
 
     def _promised(self, sli: Indicator | None, terms: StrictMapping) -> Indicator | None:
         """Return an indicator with what the objective says of it."""
@@ -395,26 +458,48 @@ def _condition(one: Entry) -> Tier | None:
     )
 
 
-def _slices(one: Entry, terms: StrictMapping) -> Slices | None:
+def _calendar_seconds(text: str) -> int:
+    found = _CALENDAR_SPAN.fullmatch(text)
+    return int(found[1]) * _CALENDAR[found[2]] * DAY if found else seconds(text)
+
+
+def _names(slo: str, titles: Sequence[str]) -> list[str]:
+    """Return the names of an SLO's objectives: its own, or with several, each with its title or place."""
+    if len(titles) == 1:
+        return [slo]
+    ends = [re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") for title in titles]
+    if "" in ends or len(set(ends)) < len(ends):
+        ends = [str(place) for place in range(1, len(titles) + 1)]
+    return [f"{slo}-{end}" for end in ends]
+
+
+def _slices(one: Entry, targets: Sequence[StrictMapping]) -> list[Slices | None]:
+    """Read how an SLO's slices are judged, for each of its targets."""
     method = one.spec.choice("budgetingMethod", "Occurrences", "Timeslices")
     if not method:
         # It would say whether these belong here.
-        terms.pass_over(*terms.keys)
+        for terms in targets:
+            terms.pass_over(*(key for key in terms.keys if key.startswith("timeSlice")))
         one.notes.pass_over(*one.notes.keys)
     if method != "Timeslices":
-        return None
+        return [None] * len(targets)
     note = "prometheus/slice-needs-instance"
     what = '"true" or "false"'
     fits = ("true", "false").__contains__
     instance = one.notes.take(note, what, fits, default="false")
-    return terms.made(
-        Slices,
-        window=_slice_window(terms),
-        target=terms.number("timeSliceTarget"),
-        min_requests=one.count("slice-min-requests"),
-        probe=one.notes.parsed("prometheus/slice-probe", _probe, ""),
-        needs_instance=instance == "true",
-    )
+    min_requests = one.count("slice-min-requests")
+    probe = one.notes.parsed("prometheus/slice-probe", _probe, "")
+    return [
+        terms.made(
+            Slices,
+            window=_slice_window(terms),
+            target=terms.number("timeSliceTarget"),
+            min_requests=min_requests,
+            probe=probe,
+            needs_instance=instance == "true",
+        )
+        for terms in targets
+    ]
 
 
 def _probe(text: str) -> Selector | None:
