@@ -192,6 +192,7 @@ def ours(server: EmbeddedPostgres) -> Spec:
                 "LOG_FORMAT": "JSON",
                 "POSTFACTA_TRACES": "otlp",
                 "POSTFACTA_DRAIN_DELAY": "2",
+                "POSTFACTA_METRICS_TOKEN": token,
                 "POSTFACTA_PORT": "{port}",
             },
             "project": ".",

@@ -20,7 +20,6 @@ from postfacta_core.drain._course import DrainLimits
 from postfacta_core.drain.resources import Resource
 from postfacta_core.events import Observer
 from postfacta_core.health.registry import HealthRegistry
-from postfacta_core.limits._address import TrustedProxies
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_postgres import Database, PoolOptions, prune_keys
 from postfacta_slo.status.prometheus import Prometheus
@@ -42,7 +41,7 @@ from .principal import NOBODY
 from .rates import address_limits, limited, route_options
 from .reliability import about
 from .reliability.about import BusinessMetrics, load_codebase, read_business
-from .settings import AGES, AuthMode, Read, Rotation, Settings, is_loopback, password_of
+from .settings import AGES, AuthMode, Read, Rotation, Settings, password_of
 from .signals import api as signals
 from .timeline import api as timeline
 from .timeline.kept import KeptTimelines
@@ -64,7 +63,6 @@ _HEADERS = (
 )
 # One year of TLS only for this host. Not in `local`, where there is no TLS.
 _STRICT_TRANSPORT = ("strict-transport-security", "max-age=31536000")
-_FORWARDED = (b"x-forwarded-for", b"forwarded", b"x-real-ip", b"via")
 
 
 class SchemaOutdatedError(Exception):
@@ -248,25 +246,12 @@ def _options(
         drain=DrainLimits(drain_delay=settings.delay, drain_timeout=settings.drain_timeout),
         response_headers=_HEADERS if settings.is_local else (*_HEADERS, _STRICT_TRANSPORT),
         metrics_token=tokens if settings.metrics_token else "",
-        allow_metrics=partial(_may_scrape, settings, TrustedProxies(settings.trusted_proxies)),
+        # A proxy on this machine may add no header of its own: then its clients are not to be told
+        # from a scrape by this machine.
+        allow_metrics=lambda _: settings.is_local or settings.metrics_token is not None,
         allow_health_detail=may_see_checks,
         traffic_key=(lambda: rotation.current.valid("traffic_key")) if settings.traffic_key else "",
         quiet=("/healthz",),
-    )
-
-
-def _may_scrape(settings: Settings, proxies: TrustedProxies, scope: Scope) -> bool:
-    """Outside `local`, only this machine may read the metrics without a token.
-
-    Proxied requests may not.
-    """
-    if settings.is_local or settings.metrics_token is not None:
-        return True
-    peer = (scope.get("client") or ("",))[0]
-    known = proxies.look_up(peer)
-    is_proxy = known is None or known.is_trusted
-    return (
-        is_loopback(peer) and not is_proxy and dict(scope["headers"]).keys().isdisjoint(_FORWARDED)
     )
 
 

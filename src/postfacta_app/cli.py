@@ -159,7 +159,12 @@ def _serve(read: Callable[[], Settings]) -> int:
         click.echo(
             f"postfacta: warning: every user can read {file}; run chmod 600 {file}", err=True
         )
-    return serve(read(), say=click.echo, read=read)
+    settings = read()
+    if settings.metrics_token is None and not settings.is_local:
+        click.echo(
+            "postfacta: warning: no one can read /metrics; set POSTFACTA_METRICS_TOKEN", err=True
+        )
+    return serve(settings, say=click.echo, read=read)
 
 
 @_command("migrate")

@@ -73,8 +73,9 @@ def _look_at_settings(settings: Settings) -> Iterator[Finding]:
         advice = "set ENVIRONMENT, for example to production"
         yield Finding("cookies", "warn", "sent without TLS while ENVIRONMENT is local", advice)
     if settings.metrics_token is None and not (settings.is_local and settings.is_loopback):
-        who = "public" if settings.is_local else "only readable from this machine"
-        yield Finding("metrics", "warn", f"/metrics is {who}", "set POSTFACTA_METRICS_TOKEN")
+        who = "anyone" if settings.is_local else "no one"
+        finding = f"{who} can read /metrics"
+        yield Finding("metrics", "warn", finding, "set POSTFACTA_METRICS_TOKEN")
     if settings.rate("address") and not settings.trusted_proxies:
         advice = "behind a proxy all clients share one limit: list the proxy in POSTFACTA_TRUSTED_PROXIES"
         verdict = "warn" if settings.is_loopback else "ok"

@@ -6,6 +6,7 @@ import hashlib
 import io
 import re
 import signal
+import socket
 import subprocess
 import sys
 from uuid import UUID
@@ -383,6 +384,27 @@ def test_serve_runs_until_a_signal_and_exits_with_0(stop: signal.Signals, migrat
             assert server.wait(20) == 0
         finally:
             server.kill()
+
+
+@pytest.mark.parametrize(
+    ("environment", "token", "is_warned"),
+    [("production", "", True), ("production", "x" * 32, False), ("local", "", False)],
+)
+def test_serve_warns_of_metrics_that_no_one_can_read(
+    environment: str,
+    token: str,
+    *,
+    is_warned: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ENVIRONMENT", environment)
+    if token:
+        monkeypatch.setenv("POSTFACTA_METRICS_TOKEN", token)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["serve", "--port", str(taken.getsockname()[1])]) == 1
+    warning = "postfacta: warning: no one can read /metrics; set POSTFACTA_METRICS_TOKEN\n"
+    assert (warning in capsys.readouterr().err) == is_warned
 
 
 def test_routes_lists_each_route_with_its_access(capsys: pytest.CaptureFixture[str]) -> None:

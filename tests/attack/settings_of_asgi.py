@@ -91,6 +91,7 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "priority_of": FUNCTION_OR_NONE,
             "priority_key": SECRET,
             "drain": (*OBJECT, None),
+            "request_id_header": FLAG,
             "response_headers": (
                 {},
                 {"a": "b"},

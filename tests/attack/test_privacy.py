@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from tests.app.live import NEW, PATCH_JSON, Service, in_process
+from tests.kit.every import every
 
 SIGNALS = "/api/v1/signals"
 SECRET = "whisper-51c7"  # noqa: S105 - nothing but a word
@@ -189,31 +190,25 @@ async def test_no_metric_counts_what_happens_to_a_private_incident(app_database_
         assert counts((await service.client.get("/metrics")).text) != before
 
 
-@pytest.mark.parametrize(
-    ("peer", "headers", "status"),
-    [
-        ("127.0.0.2", {}, 401),
-        ("192.0.2.7", {}, 401),
-        ("192.0.2.7", {"X-Forwarded-For": "127.0.0.1"}, 401),
-        ("127.0.0.1", {"X-Forwarded-For": "192.0.2.7"}, 401),
-        ("127.0.0.1", {"Forwarded": "for=192.0.2.7"}, 401),
-        ("127.0.0.1", {"X-Real-IP": "192.0.2.7"}, 401),
-        ("127.0.0.1", {}, 200),
-        ("::1", {}, 200),
-    ],
-    ids=str,
-)
-async def test_a_stranger_reads_no_metrics_outside_local(
-    shared_app_dsn: str, peer: str, headers: dict[str, str], status: int
-) -> None:
+async def test_no_one_reads_metrics_without_a_token_outside_local(shared_app_dsn: str) -> None:
+    cases: list[tuple[str, dict[str, str]]] = [
+        ("127.0.0.1", {}),
+        ("::1", {}),
+        ("127.0.0.2", {}),
+        ("192.0.2.7", {}),
+        ("192.0.2.7", {"X-Forwarded-For": "127.0.0.1"}),
+        ("127.0.0.1", {"Authorization": "Bearer "}),
+    ]
     async with in_process(
         shared_app_dsn, environment="production", trusted_proxies="127.0.0.2"
     ) as service:
-        transport = httpx2.ASGITransport(service.app, client=(peer, 4711))
-        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            answer = await client.get("/metrics", headers=headers)
-            assert answer.status_code == status
-            assert (b"postfacta_" in answer.content) == (status == 200)
-            assert (
-                await client.get("/metrics", headers=headers | {"Authorization": "Bearer "})
-            ).status_code == status
+        with every() as case:
+            for peer, headers in cases:
+                with case(peer, headers):
+                    transport = httpx2.ASGITransport(service.app, client=(peer, 4711))
+                    async with httpx2.AsyncClient(
+                        transport=transport, base_url="http://localhost"
+                    ) as client:
+                        answer = await client.get("/metrics", headers=headers)
+                    assert answer.status_code == 401
+                    assert b"postfacta_" not in answer.content

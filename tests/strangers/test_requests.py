@@ -63,7 +63,7 @@ EXPORTER = """
     from starlette.responses import PlainTextResponse
     from starlette_exporter import PrometheusMiddleware, handle_metrics
 
-    from postfacta_core.asgi import Telemetry, harden
+    from postfacta_core.asgi import HardenOptions, Telemetry, harden
 
 
     async def id_(request):
@@ -77,7 +77,8 @@ EXPORTER = """
     web.add_route("/metrics", handle_metrics)
     telemetry = Telemetry()
     telemetry.metrics.registry.register(REGISTRY)
-    app = harden(web, service="shop", telemetry=telemetry)
+    options = HardenOptions(request_id_header=True)
+    app = harden(web, service="shop", telemetry=telemetry, options=options)
 """
 DJANGO = """
     import django

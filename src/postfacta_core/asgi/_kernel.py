@@ -112,6 +112,7 @@ class Kernel(Shared):
     route_of: RouteOf | None = None
     quiet: Collection[str] = ()
     traffic_key: Secret = ""
+    request_id_header: bool = False
     response_headers: Collection[tuple[str, str]] = ()
     cors: CorsRules | None = None
     answers: bool = False
@@ -332,14 +333,9 @@ class Kernel(Shared):
             request_id = given.decode("ascii")
         else:
             request_id = random_id()
-            # What reads the header inside, such as asgi-correlation-id, sees the same id.
-            headers = scope["headers"]
-            others = (
-                headers
-                if given is None
-                else [pair for pair in headers if pair[0] != b"x-request-id"]
-            )
-            scope["headers"] = [*others, (b"x-request-id", request_id.encode("ascii"))]
+            if self.request_id_header:
+                others = [pair for pair in scope["headers"] if pair[0] != b"x-request-id"]
+                scope["headers"] = [*others, (b"x-request-id", request_id.encode("ascii"))]
         request = RequestContext(request_id, self.clock(), self.clock, root_path)
         if b"traceparent" in fields and (found := _trace_of(fields[b"traceparent"])):
             request.trace_id = found[1].decode("ascii")

@@ -158,7 +158,7 @@ RULES: Final[Mapping[str, Check]] = {
     ),
     "response_headers": _that(_is_header, _HEADERS, '[("x-frame-options", "DENY")]', of_each=True),
     "app": _check_application,
-    "cancel_on_disconnect": validation.flag,
+    **dict.fromkeys(("cancel_on_disconnect", "request_id_header"), validation.flag),
     "limits": one(TransferLimits, "TransferLimits(max_body_bytes=1_048_576)"),
     "priority_key": _SECRET,
     "quiet": _that(_is_path, f"a list, each {_PATH}", '["/ping"]', of_each=True),

@@ -46,9 +46,8 @@ class ContextMiddleware(Kernel):
     """Bind a fresh `RequestContext` for each HTTP request and WebSocket. It belongs outermost.
 
     It is the scope's `postfacta.request` too, where layers find it even if a task in between runs
-    in another context. The response carries its `X-Request-ID`, and so does the request inside. A
-    server may run a request in the variables of an earlier one, so nothing found at entry is
-    trusted.
+    in another context. The response carries its `X-Request-ID`. A server may run a request in the
+    variables of an earlier one, so nothing found at entry is trusted.
     """
 
     def __init__(self, app: ASGIApp, *, clock: Clock = MONOTONIC) -> None:

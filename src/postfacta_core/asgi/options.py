@@ -137,6 +137,9 @@ class HardenOptions:
             --reload`.
         cors: Which pages of other origins may read the answers, refusals among them; None if the
             application decides that by itself, for its own answers.
+        request_id_header: Whether the application finds the request's id among the headers of the
+            request too, as `X-Request-ID`, where its caller sent none or an invalid one. It is
+            always in `RequestContext` and the response.
         response_headers: Given to every response that does not set them itself.
         metrics_path: Where the metrics are.
         metrics_token: The bearer token that a scrape must bring; empty asks for none. Or a function
@@ -173,6 +176,7 @@ class HardenOptions:
     drain: DrainLimits = field(default_factory=DrainLimits)
     dev: bool = False
     cors: Cors | None = None
+    request_id_header: bool = False
     response_headers: Sequence[tuple[str, str]] = (("x-content-type-options", "nosniff"),)
     metrics_path: str = "/metrics"
     metrics_token: Secret = field(default="", repr=False)

@@ -156,6 +156,7 @@ class Hardened(Kernel):
             quiet={*options.probes, options.metrics_path, *options.quiet},
             traffic_key=options.traffic_key,
             trusted_traces=TrustedProxies(options.trusted_traces),
+            request_id_header=options.request_id_header,
             response_headers=options.response_headers,
             cors=None if options.cors is None else CorsRules(options.cors),
             answers=True,

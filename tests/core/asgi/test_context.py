@@ -6,6 +6,7 @@ import pytest
 from opentelemetry import baggage, context
 from starlette.responses import PlainTextResponse
 
+from postfacta_core.asgi import HardenOptions, harden
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import ContextMiddleware, TelemetryMiddleware
 from postfacta_core.context import RequestContext, bind_request, current_request, release_request
@@ -172,12 +173,35 @@ async def test_the_callers_trace_is_known_without_an_sdk() -> None:
         [("x-request-id", "0123456789abcdef"), ("x-request-id", "?")],
     ],
 )
-async def test_what_reads_the_header_inside_sees_the_same_id(given: list[tuple[str, str]]) -> None:
+async def test_an_option_shows_the_id_in_the_headers_inside(given: list[tuple[str, str]]) -> None:
     seen: list[bytes] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         seen.extend(value for name, value in scope["headers"] if name == b"x-request-id")
         await PlainTextResponse("ok")(scope, receive, send)
 
-    response = await call_asgi(ContextMiddleware(app), headers=given)
+    hardened = harden(app, service="shop", options=HardenOptions(request_id_header=True))
+    response = await call_asgi(hardened, headers=given)
     assert [value.decode() for value in seen] == [response.header("x-request-id")]
+
+
+async def test_the_application_sees_the_headers_as_they_were_sent() -> None:
+    cases: list[list[tuple[str, str]]] = [
+        [],
+        [("x-request-id", "?")],
+        [("x-request-id", "0123456789abcdef"), ("a", "b")],
+    ]
+    seen: list[list[tuple[bytes, bytes]]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(list(scope["headers"]))
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    with every() as case:
+        for given in cases:
+            with case(given):
+                seen.clear()
+                response = await call_asgi(harden(app, service="shop"), headers=given)
+                sent = [(name.encode(), value.encode()) for name, value in given]
+                assert seen == [sent]
+                assert len(response.header("x-request-id") or "") >= 16
