@@ -118,16 +118,17 @@ class Shedding:
             self._refused = 0
         self.limiter.beat(self.clock(), self._own)
 
-    def arrive(
-        self, rules: Rules, request: RequestContext, scope: Scope
-    ) -> Admit | Wait | Shed | None:
+    def arrive(self, exchange: Slotted, scope: Scope) -> Admit | Wait | Shed | None:
         """Decide about a request that came now; None if it is to be served without a slot."""
+        rules, request = exchange.rules, exchange.request
         if rules.shedding is Mode.OFF:
             return None
         priority = request.priority = self.priority(scope, rules.priority)
         now = self.clock()
         mode = rules.shedding or self.limiter.mode
-        decision = self.limiter.arrive_in(mode, priority, now, luck=self.luck())
+        decision = self.limiter.arrive_in(
+            mode, priority, now, luck=self.luck(), client_of=exchange.whose
+        )
         return self._give_back(decision, rules)
 
     def _give_back(self, decision: T, rules: Rules) -> T | None:
@@ -225,6 +226,8 @@ class Slotted(Running):
     """What may have a slot of the limiter: released once, or for a while if it only waits."""
 
     shedding: Shedding
+    rules: Rules
+    client: str
     is_held: bool = False
     is_answered: bool = False
     admitted: float = 0.0
@@ -285,11 +288,14 @@ class Slotted(Running):
         self.step_aside()
         return self._away > 0
 
-    def yield_slot(self) -> None:
-        """Leave the slot to others if this tells nothing: none of its kind was answered since it began."""
+    def whose(self) -> str:
+        """Return the client by which slots are shared: as for rates if those know it, else the peer."""
+        return self.request.client or self.client
+
+    def yield_slot(self) -> str | None:
         # Before its handler began, its kind is unknown, and it is no request's slot yet.
         if self._away or self.request.slot is not self:
-            return
+            return None
         limiter = self.shedding.limiter
         now = self.shedding.clock()
         kind = id(self._scope.get("endpoint"))
@@ -300,6 +306,8 @@ class Slotted(Running):
             if limiter.has_answered(kind):
                 self.ignore_duration()  # That it is late says nothing of a queue.
             limiter.lend(now)
+            return None
+        return self.whose()
 
     def ignore_duration(self) -> None:
         if self._if_answered is _ANSWERED:

@@ -113,7 +113,6 @@ class Answering(Slotted):
     """What may be answered in its application's place, if its response can still be sent."""
 
     shared: Shared
-    rules: Rules
     fields: Headers = ()  # More of its response.
     has_begun: bool = False  # Its response was started, by the application or in its place.
     has_left: bool

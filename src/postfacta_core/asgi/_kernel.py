@@ -412,10 +412,12 @@ class Kernel(Shared):
         request = exchange.request
         came = admitted = self.clock()
         if shedding.is_special:
-            decision = shedding.arrive(rules, request, scope)
+            decision = shedding.arrive(exchange, scope)
         else:
             request.priority = priority = rules.priority
-            decision = shedding.limiter.arrive(priority, admitted, luck=shedding.luck())
+            decision = shedding.limiter.arrive(
+                priority, admitted, luck=shedding.luck(), client_of=exchange.whose
+            )
         if decision is not ADMIT:
             if isinstance(decision, Wait):
                 wait = decision
@@ -453,7 +455,7 @@ class Kernel(Shared):
         if shedding is None or (shedding.is_off and rules.shedding is None):
             await self.app(scope, exchange.receive, exchange.send)
             return
-        decision = shedding.arrive(rules, request, scope)
+        decision = shedding.arrive(exchange, scope)
         if isinstance(decision, Wait):
             decision = await shedding.wait(decision, rules, request)
         if decision is ADMIT:

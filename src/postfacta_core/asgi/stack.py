@@ -183,8 +183,8 @@ class Hardened(Kernel):
 
     def _beat(self, late: float) -> None:
         self.shedding.beat(late)
-        if self.shedding.limiter.is_short:
-            self.running.yield_slots()
+        limiter = self.shedding.limiter
+        limiter.share(self.running.yield_slots() if limiter.is_short else {})
         self.observe(LoopLagged(late))
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:

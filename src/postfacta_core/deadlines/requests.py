@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from functools import wraps
 from traceback import walk_tb
 from types import CodeType
@@ -122,8 +123,9 @@ class Running:
             self._is_cut = True
             self._reader.cancel()
 
-    def yield_slot(self) -> None:
-        """Leave its slot in a limit to others, if it has one that it may hold for ever."""
+    def yield_slot(self) -> str | None:
+        """Leave its slot in a limit to others if it may hold it for ever; return the client for whom it keeps one."""
+        return None
 
     def limit(self, seconds: float) -> None:
         """Limit it to this many seconds from its start, unless it was cancelled."""
@@ -291,10 +293,10 @@ class RunningRequests:
             running.request.deadline = running.request.clock()
         return len(chosen)
 
-    def yield_slots(self) -> None:
-        """Let each that tells nothing leave its slot to others; see `Slotted.yield_slot`."""
-        for running in tuple(self._running):
-            running.yield_slot()
+    def yield_slots(self) -> Counter[Hashable]:
+        """Let each that tells nothing leave its slot to others, see `Slotted.yield_slot`; count what clients still hold."""
+        clients = [running.yield_slot() for running in tuple(self._running)]
+        return Counter(client for client in clients if client is not None)
 
     async def wait_idle(self) -> None:
         """Wait until none is under way; bound it by a timeout of your own."""

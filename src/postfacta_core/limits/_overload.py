@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from math import sqrt
+from operator import attrgetter, itemgetter
 from typing import Final
 
 from ..events import Mode, Sample
@@ -38,6 +39,7 @@ _OVERLOAD_LASTS: Final = 1.0
 # undeclared long-poll.
 _HANGS: Final = 2.0
 _UNKNOWN_HANGS: Final = 0.1  # Of a kind that was never answered: it is no queue, in which some are answered all the time.
+_NOBODY: Final = object()  # The client that holds too many slots, while none does.
 _LEAST: Final = (
     0.2  # The share of `spare` that a request may wait even if the event loop takes all of it.
 )
@@ -83,6 +85,10 @@ class Wait:
     decided: float = 0.0
     wake: Callable[[], object] = lambda: None
     mode: Mode = Mode.ENFORCE  # In which it is counted.
+    client: Hashable = None
+
+
+_since: Final[Callable[[Wait], float]] = attrgetter("since")
 
 
 class WaitingLine:
@@ -92,7 +98,9 @@ class WaitingLine:
         self.count: int = 0
         self._spare = spare
         self._patience = patience
-        self._queues = tuple(OrderedDict[Wait, None]() for _ in Priority)
+        # One for each priority; and as many behind them, of the client that holds too many slots.
+        self._queues = tuple(OrderedDict[Wait, None]() for _ in (*Priority, *Priority))
+        self.crowd: Hashable = _NOBODY
         self._overloaded_until = -math.inf
         self.pace(0.0, 0.0)
 
@@ -114,10 +122,33 @@ class WaitingLine:
     def refuse(self, now: float) -> None:
         self._overloaded_until = now + _OVERLOAD_LASTS
 
-    def enter(self, priority: int, now: float, *, shed: Shed, mode: Mode = Mode.ENFORCE) -> Wait:
+    def rank(self, priority: int, client: Hashable) -> int:
+        """Return the place of a request's queue: lower ones go first."""
+        return priority + len(Priority) if client == self.crowd else priority
+
+    def set_crowd(self, client: Hashable) -> None:
+        """Let all others go before the requests of this client."""
+        if client == self.crowd:
+            return
+        self.crowd = client
+        waits = sorted((wait for queue in self._queues for wait in queue), key=_since)
+        for queue in self._queues:
+            queue.clear()
+        for wait in waits:
+            self._queues[self.rank(wait.priority, wait.client)][wait] = None
+
+    def enter(
+        self,
+        priority: int,
+        now: float,
+        *,
+        shed: Shed,
+        mode: Mode = Mode.ENFORCE,
+        client: Hashable = None,
+    ) -> Wait:
         longest = self._longest_in_overload if now < self._overloaded_until else self._longest
-        wait = Wait(priority, now, now + longest, shed=shed, mode=mode)
-        self._queues[priority][wait] = None
+        wait = Wait(priority, now, now + longest, shed=shed, mode=mode, client=client)
+        self._queues[self.rank(priority, client)][wait] = None
         self.count += 1
         return wait
 
@@ -126,16 +157,13 @@ class WaitingLine:
             self._places_in_overload if now < self._overloaded_until else self._places
         )
 
-    def displaced_by(self, priority: int, now: float) -> Wait | None:
+    def displaced_by(self, priority: int, now: float, client: Hashable = None) -> Wait | None:
         """Return the request that a newcomer replaces; None if all that wait go before it."""
-        for queue in reversed(self._queues):
-            if queue:
-                oldest = next(iter(queue))
-                if oldest.priority > priority or (
-                    oldest.priority == priority and self.is_overloaded(now)
-                ):
-                    return oldest
-                return None
+        own = self.rank(priority, client)
+        for rank in reversed(range(len(self._queues))):
+            if queue := self._queues[rank]:
+                is_replaced = rank > own or (rank == own and self.is_overloaded(now))
+                return next(iter(queue)) if is_replaced else None
         return None
 
     def first(self, now: float) -> Wait | None:
@@ -150,7 +178,7 @@ class WaitingLine:
         return None
 
     def remove(self, wait: Wait) -> None:
-        del self._queues[wait.priority][wait]
+        del self._queues[self.rank(wait.priority, wait.client)][wait]
         self.count -= 1
 
 
@@ -192,6 +220,7 @@ class _Trial:
     stretch: float
     since: float
     is_test: bool = False
+    beyond: int = 0  # The most room in addition to the limit since it began.
     ended: int = 0
     took: float = 0.0
     usual: float = 0.0
@@ -229,6 +258,9 @@ class OverloadLimiter:
         self._tolerance = _TOLERANCE
         self._lag_weight = _LAG_COUNTS - 1.0
         self._is_overloaded = self._was_short = False
+        self._beyond = (
+            0  # Slots of the crowd beyond half of the limit: room for others in addition.
+        )
         self._peak = 0
         self._trial: _Trial | None = None
         self._test_every = 1.0
@@ -253,8 +285,18 @@ class OverloadLimiter:
         """The requests in the queue."""
         return self._line.count
 
-    def arrive(self, priority: int, now: float, *, luck: float = 0.0) -> Admit | Wait | Shed:
-        """Decide about a request that came now; `luck` from 0 up to, not including, 1 spreads the time of a new try."""
+    def arrive(
+        self,
+        priority: int,
+        now: float,
+        *,
+        luck: float = 0.0,
+        client_of: Callable[[], Hashable] | None = None,
+    ) -> Admit | Wait | Shed:
+        """Decide about a request that came now; `luck` from 0 up to, not including, 1 spreads the time of a new try.
+
+        `client_of` is called if it finds no room.
+        """
         line = self._line
         if line.count:
             self._hand_over(now)
@@ -267,24 +309,35 @@ class OverloadLimiter:
         self._was_short = True
         if now >= self._closes:
             self._close(now)
+        client = None if client_of is None else client_of()
+        if self._beyond and self._has_room(priority, client):
+            self.in_flight += 1
+            self._admitted[priority] += 1
+            return ADMIT
         shed = _SHEDS[int(luck * len(_SHEDS))]
         is_shadow = self._mode is Mode.SHADOW
         if is_shadow or line.is_full(now):
             line.refuse(now)
-            displaced = None if is_shadow else line.displaced_by(priority, now)
+            displaced = None if is_shadow else line.displaced_by(priority, now, client)
             if displaced is None:
                 self._refused[priority] += 1
                 return shed
             self._decide(displaced, displaced.shed, now)
-        return line.enter(priority, now, shed=shed, mode=self._mode)
+        return line.enter(priority, now, shed=shed, mode=self._mode, client=client)
 
     def arrive_in(
-        self, mode: Mode, priority: int, now: float, *, luck: float = 0.0
+        self,
+        mode: Mode,
+        priority: int,
+        now: float,
+        *,
+        luck: float = 0.0,
+        client_of: Callable[[], Hashable] | None = None,
     ) -> Admit | Wait | Shed:
         """Decide as `arrive` does, in another mode than the limiter's: for one request, and where it is counted."""
         own = self._mode
         self.mode = mode
-        decision = self.arrive(priority, now, luck=luck)
+        decision = self.arrive(priority, now, luck=luck, client_of=client_of)
         self.mode = own
         return decision
 
@@ -368,6 +421,18 @@ class OverloadLimiter:
             return now > admitted + _UNKNOWN_HANGS
         return now > admitted + _HANGS and known[1] < admitted
 
+    def share(self, holders: Mapping[Hashable, int]) -> None:
+        """Leave half of the limit to others, by how many slots each client holds while requests find no room.
+
+        What one client holds beyond half cannot be taken back: it is room for others in addition, who go first. Where
+        all come from one address there are no others, and nothing changes.
+        """
+        client, held = max(holders.items(), key=itemgetter(1), default=(None, 0))
+        self._beyond = max(0, held - max(1, int(self.limit) // 2))
+        if self._trial is not None:
+            self._trial.beyond = max(self._trial.beyond, self._beyond)
+        self._line.set_crowd(client if self._beyond else _NOBODY)
+
     def give_up(self, wait: Wait, now: float) -> Admit | Shed:
         """End a wait for good; a caller that was cancelled and gets `ADMIT` hands the slot back by `finish`."""
         if wait.verdict is None:
@@ -403,12 +468,16 @@ class OverloadLimiter:
                     labels = (self.name, priority.name.lower(), decision, mode.value)
                     yield Sample("postfacta_limiter_decisions_total", labels, float(count))
 
+    def _has_room(self, priority: int, client: Hashable) -> bool:
+        beyond = 0 if client == self._line.crowd else self._beyond
+        return self.in_flight < self._rooms[priority] + beyond
+
     def _hand_over(self, now: float) -> None:
         line = self._line
         while (wait := line.first(now)) is not None:
             if now >= wait.until:
                 self._decide(wait, wait.shed, now)
-            elif self.in_flight < self._rooms[wait.priority]:
+            elif self._has_room(wait.priority, wait.client):
                 self._decide(wait, ADMIT, now)
             else:
                 return
@@ -529,7 +598,7 @@ class OverloadLimiter:
             return None
         self._trial = None
         stretch = trial.took / max(trial.usual, _NONE)
-        left = self.limit / trial.origin
+        left = (self.limit + trial.beyond) / trial.origin
         still = stretch / max(trial.stretch, _NONE)
         if still > 1.6 * left and stretch > (1.0 if trial.is_test else 1.2 * self._scale):
             # A queue gets shorter with the limit; this is where it ends.

@@ -56,8 +56,15 @@ class Recording(OverloadLimiter):
         self.beats: list[float] = []
         self.on_arrival: Callable[[], object] = list[int]
 
-    def arrive(self, priority: int, now: float, *, luck: float = 0.0) -> Admit | Wait | Shed:
-        decision = super().arrive(priority, now, luck=luck)
+    def arrive(
+        self,
+        priority: int,
+        now: float,
+        *,
+        luck: float = 0.0,
+        client_of: Callable[[], Hashable] | None = None,
+    ) -> Admit | Wait | Shed:
+        decision = super().arrive(priority, now, luck=luck, client_of=client_of)
         self.on_arrival()
         return decision
 

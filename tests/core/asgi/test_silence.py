@@ -25,8 +25,9 @@ OK = 200
 class Service:
     """A fresh hardened service with a fast route, and one that takes as long as the test says."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, forwards: bool = False, **options: Any) -> None:
         self.seconds = 5.0
+        self.forwards = forwards
         self.slots = anyio.Semaphore(2)
         self.answers: dict[str, Counter[int]] = {}
         routes = [
@@ -56,16 +57,25 @@ class Service:
             await anyio.sleep(0.1)
         return PlainTextResponse("ok")
 
-    async def get(self, path: str) -> None:
-        answer = await call_asgi(self.app, path=path)
+    async def get(self, path: str, client: str = "127.0.0.1") -> None:
+        headers = [("x-forwarded-for", client)] if self.forwards else []
+        peer = "127.0.0.1" if self.forwards else client
+        scope = {"client": (peer, 50_000)}
+        answer = await call_asgi(self.app, path=path, headers=headers, scope=scope)
         self.answers.setdefault(path, Counter())[answer.status] += 1
 
-    async def send(self, path: str, *, count: int, rate: float) -> None:
+    async def send(self, path: str, *, count: int, rate: float, client: str = "127.0.0.1") -> None:
         """Send requests at a steady rate, whether or not those before are answered."""
         async with anyio.create_task_group() as tasks:
             for _ in range(count):
-                tasks.start_soon(self.get, path)
+                tasks.start_soon(self.get, path, client)
                 await anyio.sleep(1 / rate)
+
+    async def hold(self, path: str, client: str) -> None:
+        """Send a request again and again, as one client, 0.2 s after the answer."""
+        while True:
+            await self.get(path, client)
+            await anyio.sleep(0.2)
 
 
 async def test_forty_sleepers_on_a_fresh_service_take_nothing_from_others() -> None:
@@ -113,6 +123,39 @@ async def test_slots_are_kept_while_all_find_room() -> None:
         tasks.start_soon(lambda: service.send("/sleep", count=10, rate=1000))
         await anyio.sleep(3)
         assert service.limiter.in_flight == 10
+
+
+async def others_beside(service: Service, attack: str, *, count: int, **clients: str) -> float:
+    """Return which share of others' requests is served while one client repeats as many requests of a known route."""
+    attacker, other = clients["attacker"], clients["other"]
+    async with running(service.app), anyio.create_task_group() as tasks:
+        await service.get(attack, attacker)
+        await service.send("/fast", count=40, rate=20, client=other)
+        service.answers.clear()
+        for _ in range(count):
+            tasks.start_soon(service.hold, attack, attacker)
+        await service.send("/fast", count=300, rate=30, client=other)
+        tasks.cancel_scope.cancel()
+    assert service.limiter.in_flight == 0
+    return service.answers["/fast"][OK] / 300
+
+
+@pytest.mark.parametrize("attack", ["/sleep", "/queue"])
+async def test_one_client_leaves_half_of_the_slots_to_others(attack: str) -> None:
+    clients = {"attacker": "203.0.113.9", "other": "127.0.0.1"}
+    assert await others_beside(Service(), attack, count=40, **clients) == 1.0
+
+
+async def test_clients_behind_a_trusted_proxy_are_told_apart() -> None:
+    service = Service(trusted_proxies=["127.0.0.0/8"], forwards=True)
+    clients = {"attacker": "203.0.113.9", "other": "198.51.100.7"}
+    assert await others_beside(service, "/sleep", count=40, **clients) == 1.0
+
+
+@pytest.mark.parametrize("attack", ["/sleep", "/queue"])
+async def test_where_all_have_one_address_nobody_goes_first(attack: str) -> None:
+    clients = {"attacker": "127.0.0.1", "other": "127.0.0.1"}
+    assert 0.0 < await others_beside(Service(), attack, count=40, **clients) < 0.9
 
 
 @pytest.mark.parametrize("shedding", ["shadow", "off"])
