@@ -34,15 +34,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.overload.report import renew
-from postfacta_core.limits._overload import (
-    ADMIT,
-    Ending,
-    OverloadConfig,
-    OverloadLimiter,
-    Priority,
-    Shed,
-    Wait,
-)
+from postfacta_core.limits._overload import Ending, OverloadConfig, OverloadLimiter
+from postfacta_core.limits._waiting import ADMIT, Priority, Shed, Wait
 
 __all__ = ["BEGIN", "Cell", "Result", "Row", "grid", "main", "play", "table"]
 

@@ -33,7 +33,7 @@ from postfacta_core.events import (
     process_observer,
 )
 from postfacta_core.guards import Guard, Pipeline
-from postfacta_core.limits._overload import Priority
+from postfacta_core.limits._waiting import Priority
 from postfacta_core.telemetry.tracing import Tracing, trace_headers
 from postfacta_core.validation import validation
 

@@ -37,7 +37,7 @@ from postfacta_core.events import (
     observing,
     process_observer,
 )
-from postfacta_core.limits._overload import Priority
+from postfacta_core.limits._waiting import Priority
 from postfacta_core.validation import validation
 
 __all__ = ["Job", "JobOutcome", "Worker", "arq_settings", "celery_signals"]

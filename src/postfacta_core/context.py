@@ -56,7 +56,7 @@ class RequestContext:
             `add_wait`.
         slot: Its part of the limit on requests under way; None before it is admitted and once its
             response began.
-        priority: How much it matters, a `limits._overload.Priority`: 0 the most, 3 the least.
+        priority: How much it matters, a `limits._waiting.Priority`: 0 the most, 3 the least.
         client: The key of rate limits by default: an address, or an IPv6 /64; empty until it is
             known.
         root_path: The server's own `root_path`, before any mount added to it.

@@ -43,7 +43,7 @@ from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.retry import Retry
 from postfacta_core.guards.timeout import Timeout
-from postfacta_core.limits._overload import Priority
+from postfacta_core.limits._waiting import Priority
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.kit.every import every

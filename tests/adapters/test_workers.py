@@ -22,7 +22,7 @@ from postfacta_core.context import current_request
 from postfacta_core.deadlines.present import current_deadline
 from postfacta_core.errors import DeadlineExceededError, StoppedError
 from postfacta_core.events import Drained, PhaseChanged
-from postfacta_core.limits._overload import Priority
+from postfacta_core.limits._waiting import Priority
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.kit.every import every

@@ -26,7 +26,8 @@ from postfacta_app.web.routes import RouteClass, Rule
 from postfacta_core.asgi._rules import Rules, route_table
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.events import Mode, ignore
-from postfacta_core.limits._overload import Admit, Ending, OverloadLimiter, Priority
+from postfacta_core.limits._overload import Ending, OverloadLimiter
+from postfacta_core.limits._waiting import Admit, Priority
 from tests.app.live import NEW, ONE, START, Service, in_process
 from tests.kit.every import every
 from tests.kit.ports import free_port

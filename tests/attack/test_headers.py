@@ -22,7 +22,8 @@ from postfacta_core.asgi import Cors, Hardened, HardenOptions, Telemetry, harden
 from postfacta_core.asgi._types import ASGIApp
 from postfacta_core.deadlines.present import current_deadline
 from postfacta_core.guards.breaker import CircuitBreaker
-from postfacta_core.limits._overload import OverloadConfig, Priority
+from postfacta_core.limits._overload import OverloadConfig
+from postfacta_core.limits._waiting import Priority
 from postfacta_core.testing import call_asgi
 from tests.kit.exposition import OPEN_METRICS, read_open_metrics
 from tests.kit.lifespan import running

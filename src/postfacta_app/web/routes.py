@@ -19,7 +19,7 @@ from postfacta_core.clock import WALL, Clock
 from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.deadlines.requests import limit_request
 from postfacta_core.errors import ResilienceError
-from postfacta_core.limits._overload import Priority
+from postfacta_core.limits._waiting import Priority
 
 from .. import errors
 from ..db import Transactions, Work

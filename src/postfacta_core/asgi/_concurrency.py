@@ -19,7 +19,8 @@ from ..context import RequestContext, current_request
 from ..deadlines.requests import Running
 from ..errors import LoadShedError
 from ..events import Mode, ModeChanged, Observer
-from ..limits._overload import ADMIT, Admit, Ending, OverloadLimiter, Priority, Shed, Wait
+from ..limits._overload import Ending, OverloadLimiter
+from ..limits._waiting import ADMIT, Admit, Priority, Shed, Wait
 from ..validation import validation
 from ._problem import (
     Problem,

@@ -24,7 +24,7 @@ from ..deadlines._limits import asked_timeout
 from ..deadlines.requests import RunningRequests
 from ..errors import BulkheadFullError, DeadlineExceededError, ResilienceError
 from ..events import DeadlineExceeded, ListenerFailed, Observer, fan_out, ignore
-from ..limits._overload import ADMIT, Shed, Wait
+from ..limits._waiting import ADMIT, Shed, Wait
 from ..telemetry.exchange import ErrorTypes, Recorder, tells_of_disconnect
 from ..telemetry.tracing import Tracing
 from ._concurrency import Shedding

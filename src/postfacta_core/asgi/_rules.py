@@ -11,7 +11,7 @@ from typing import Final
 
 from ..deadlines._limits import TransferLimits
 from ..events import Mode
-from ..limits._overload import Priority
+from ..limits._waiting import Priority
 from ..validation import validation
 from ._ratelimit import RatePlan
 

@@ -15,7 +15,8 @@ from ..deadlines._limits import TransferLimits
 from ..drain._course import DrainLimits
 from ..events import Mode
 from ..limits._address import TrustedProxies
-from ..limits._overload import OverloadConfig, Priority
+from ..limits._overload import OverloadConfig
+from ..limits._waiting import Priority
 from ..limits.rate import Store, check_store
 from ..validation import validation
 from ._concurrency import PriorityOf

@@ -17,7 +17,7 @@ from ..events import LoopLagged, Mode, Observer, PolicyCreated, Sample, fan_out,
 from ..health import runtime
 from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..limits._address import TrustedProxies
-from ..limits._overload import Priority
+from ..limits._waiting import Priority
 from ..telemetry.logs import LOGGER, AccessLog, AccessSampler, EventLog
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing

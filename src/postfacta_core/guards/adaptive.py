@@ -12,7 +12,8 @@ from ..context import add_wait, current_request
 from ..deadlines.present import time_to_wait
 from ..errors import LoadShedError
 from ..events import Mode, Observer, Sample, process_observer
-from ..limits._overload import ADMIT, Ending, OverloadConfig, OverloadLimiter, Priority, Shed, Wait
+from ..limits._overload import Ending, OverloadConfig, OverloadLimiter
+from ..limits._waiting import ADMIT, Priority, Shed, Wait
 from ..validation import validation
 from ._guard import RAISE, BlockGuard, On, Outcome, Waiting, Wake, innermost
 

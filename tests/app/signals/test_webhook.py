@@ -8,7 +8,8 @@ import httpx2
 import pytest
 
 from postfacta_core.clock import MONOTONIC
-from postfacta_core.limits._overload import Admit, Ending, Priority
+from postfacta_core.limits._overload import Ending
+from postfacta_core.limits._waiting import Admit, Priority
 from tests.app.live import Service, in_process
 from tests.app.signals.conftest import ALERTMANAGER, SIGNALS, Body, Headers, get, recorded
 from tests.app.signals.test_http import counted

@@ -12,14 +12,8 @@ import anyio
 
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import LoadSheddingMiddleware
-from postfacta_core.limits._overload import (
-    Admit,
-    Ending,
-    OverloadConfig,
-    OverloadLimiter,
-    Shed,
-    Wait,
-)
+from postfacta_core.limits._overload import Ending, OverloadConfig, OverloadLimiter
+from postfacta_core.limits._waiting import Admit, Shed, Wait
 
 __all__ = [
     "ANSWERED",

@@ -14,7 +14,8 @@ from postfacta_core.asgi.middlewares import ContextMiddleware, LoadSheddingMiddl
 from postfacta_core.context import add_wait
 from postfacta_core.errors import DeadlineExceededError
 from postfacta_core.events import Mode, ModeChanged, PolicyCreated
-from postfacta_core.limits._overload import Ending, OverloadLimiter, Priority, Shed, Wait
+from postfacta_core.limits._overload import Ending, OverloadLimiter
+from postfacta_core.limits._waiting import Priority, Shed, Wait
 from postfacta_core.testing import ManualClock, RecordingObserver, call_asgi
 from tests.core.asgi.concurrency import (
     ANSWERED,

@@ -15,7 +15,7 @@ from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import ASGIApp, Message, Scope
 from postfacta_core.asgi.middlewares import ContextMiddleware, LoadSheddingMiddleware
 from postfacta_core.context import RequestContext
-from postfacta_core.limits._overload import Priority
+from postfacta_core.limits._waiting import Priority
 from postfacta_core.testing import ManualClock, call_asgi
 from tests.core.asgi.concurrency import UNKNOWN, Held, Recording, _receive, answer, full
 from tests.kit.waiting import until

@@ -13,7 +13,7 @@ from postfacta_core.asgi._rules import Rules, check_route, route_table
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.context import current_request
 from postfacta_core.deadlines._limits import TransferLimits
-from postfacta_core.limits._overload import Priority
+from postfacta_core.limits._waiting import Priority
 from postfacta_core.testing import call_asgi
 from tests.kit.every import every
 

@@ -14,7 +14,8 @@ from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.context import current_request
 from postfacta_core.drain._course import DrainLimits
 from postfacta_core.events import Mode
-from postfacta_core.limits._overload import OverloadConfig, Priority
+from postfacta_core.limits._overload import OverloadConfig
+from postfacta_core.limits._waiting import Priority
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import call_asgi
 from tests.core.virtual import on_real_loops

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from postfacta_core.events import Mode
-from postfacta_core.limits._overload import Ending, OverloadConfig, OverloadLimiter, Priority, Wait
+from postfacta_core.limits._overload import Ending, OverloadConfig, OverloadLimiter
+from postfacta_core.limits._waiting import Priority, Wait
 
 __all__ = ["FILE", "courses"]
 

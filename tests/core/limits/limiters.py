@@ -5,15 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from postfacta_core.limits._overload import (
-    ADMIT,
-    Ending,
-    OverloadConfig,
-    OverloadLimiter,
-    Priority,
-    Shed,
-    Wait,
-)
+from postfacta_core.limits._overload import Ending, OverloadConfig, OverloadLimiter
+from postfacta_core.limits._waiting import ADMIT, Priority, Shed, Wait
 
 __all__ = [
     "ANSWERED",

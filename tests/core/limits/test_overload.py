@@ -11,14 +11,8 @@ from typing import Any
 import pytest
 
 from postfacta_core.events import Mode
-from postfacta_core.limits._overload import (
-    ADMIT,
-    Ending,
-    OverloadConfig,
-    OverloadLimiter,
-    Shed,
-    Wait,
-)
+from postfacta_core.limits._overload import Ending, OverloadConfig, OverloadLimiter
+from postfacta_core.limits._waiting import ADMIT, Shed, Wait
 from postfacta_core.telemetry.catalogue import POLICY_METRICS
 from tests.core.limits.limiters import (
     ANSWERED,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from postfacta_core.limits._overload import ADMIT, Admit, Ending, Priority, Shed, Wait
+from postfacta_core.limits._overload import Ending
+from postfacta_core.limits._waiting import ADMIT, Admit, Priority, Shed, Wait
 from tests.core.limits.limiters import (
     ANSWERED,
     CRITICAL,

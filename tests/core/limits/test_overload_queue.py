@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from postfacta_core.limits._overload import ADMIT, Priority, Shed, Wait
+from postfacta_core.limits._waiting import ADMIT, Priority, Shed, Wait
 from tests.core.limits.limiters import (
     CRITICAL,
     PLUS,

@@ -7,7 +7,8 @@ from collections.abc import Hashable
 import pytest
 
 from postfacta_core.events import Mode
-from postfacta_core.limits._overload import ADMIT, Admit, OverloadLimiter, Shed, Wait
+from postfacta_core.limits._overload import OverloadLimiter
+from postfacta_core.limits._waiting import ADMIT, Admit, Shed, Wait
 from tests.core.limits.limiters import CRITICAL, SHEDDABLE, fill, limiter_of
 
 MANY, OTHER = "203.0.113.9", "198.51.100.7"
@@ -86,7 +87,8 @@ def test_in_shadow_others_are_counted_as_served_too() -> None:
 def test_room_in_addition_counts_when_a_cut_is_judged() -> None:
     """Else a queue that others kept long after a cut would be taken for a service that is slow."""
     found: list[float] = []
-    for held in ({}, {MANY: 32}):
+    cases: list[dict[Hashable, int]] = [{}, {MANY: 32}]
+    for held in cases:
         limiter = limiter_of(32)
         now = 0.0
         for _ in range(200):  # The usual time is learned.

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from postfacta_core.limits._overload import Priority, Shed, Wait, WaitingLine
+from postfacta_core.limits._waiting import Priority, Shed, Wait, WaitingLine
 
 PLUS, CRITICAL, SHEDDABLE_PLUS, SHEDDABLE = Priority
 SHED = Shed(1.0)
