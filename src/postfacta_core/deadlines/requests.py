@@ -124,7 +124,10 @@ class Running:
             self._reader.cancel()
 
     def yield_slot(self) -> str | None:
-        """Leave its slot in a limit to others if it may hold it for ever; return the client for whom it keeps one."""
+        """Leave its slot in a limit to others if it may hold it for ever.
+
+        Return the client if it still holds one.
+        """
         return None
 
     def limit(self, seconds: float) -> None:

@@ -146,14 +146,14 @@ async def test_one_client_leaves_half_of_the_slots_to_others(attack: str) -> Non
     assert await others_beside(Service(), attack, count=40, **clients) == 1.0
 
 
-async def test_clients_behind_a_trusted_proxy_are_told_apart() -> None:
+async def test_each_client_behind_a_trusted_proxy_has_its_own_share() -> None:
     service = Service(trusted_proxies=["127.0.0.0/8"], forwards=True)
     clients = {"attacker": "203.0.113.9", "other": "198.51.100.7"}
     assert await others_beside(service, "/sleep", count=40, **clients) == 1.0
 
 
 @pytest.mark.parametrize("attack", ["/sleep", "/queue"])
-async def test_where_all_have_one_address_nobody_goes_first(attack: str) -> None:
+async def test_where_all_have_one_address_none_goes_first(attack: str) -> None:
     clients = {"attacker": "127.0.0.1", "other": "127.0.0.1"}
     assert 0.0 < await others_beside(Service(), attack, count=40, **clients) < 0.9
 
