@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Final
+from functools import cache
+from typing import Any, Final
 
 from postfacta_core import CircuitBreaker, current_deadline
 from postfacta_core.clock import Clock
@@ -75,6 +76,27 @@ def limiting(placeholder: str) -> str:
     )
 
 
+@cache
+def _common_kind(ours: Any, theirs: Any) -> Any:
+    def reduced(error: ResilienceError) -> object:
+        return ours, error.args  # In another process it is ours alone.
+
+    names = {"__module__": ours.__module__, "__reduce__": reduced}
+    return type(ours.__name__, (ours, theirs), names)
+
+
+def common(known: ResilienceError, theirs: Any, **attributes: object) -> ResilienceError:
+    """Return an error of this library that an `except` of another library catches, too.
+
+    It has the text and the attributes of ours, and the given ones of the other library's error.
+    """
+    ours: Any = type(known)
+    kind = _common_kind(ours, theirs)
+    error: ResilienceError = kind.__new__(kind, *known.args)
+    vars(error).update(attributes, **vars(known))
+    return error
+
+
 class Lender:
     """The circuit, the clock and the observer before a pool, and what is `lent` of it now.
 
@@ -132,7 +154,7 @@ class Borrowed(Loan):
 
     def __init__(self, lender: Lender) -> None:
         super().__init__(lender.breaker)
-        self._lender = lender
+        self.lender = lender
         self._since = lender.now()
         self._sql = ""
         self._started = 0.0
@@ -140,19 +162,20 @@ class Borrowed(Loan):
         self._limit = math.inf
         self._is_inside = False
         self._judged: tuple[Exception, ResilienceError | None] | None = None
-        if time_to_wait(math.inf) <= 0.0:
+        self._patience = time_to_wait(math.inf)
+        if self._patience <= 0.0:
             raise self.not_lent()
         self._take_permit()
 
     def patience(self, timeout: float) -> float:
         """Return how long to wait for a connection."""
-        return time_to_wait(timeout)
+        return min(timeout, self._patience)
 
     def lent(self, *, is_new: bool) -> None:
         """Record that there is a connection, and whether it is lent for the first time."""
         if is_new:
             ignore_duration()
-        self._lender.lent.add(self)
+        self.lender.lent.add(self)
         self._acquired("")
 
     def dropped(self) -> None:
@@ -162,7 +185,7 @@ class Borrowed(Loan):
 
     def not_lent(self, *, is_full: bool = False) -> ResilienceError:
         """Return the error to raise if there is no connection; `is_full` says that all are lent to others."""
-        lender = self._lender
+        lender = self.lender
         known: ResilienceError = DatabaseUnavailableError(lender.name, 1.0)
         if time_to_wait(math.inf) <= 0.0:
             lender.observe(DeadlineExceeded("pool"))
@@ -189,11 +212,11 @@ class Borrowed(Loan):
         self._is_inside = is_inside
         self._is_answered = False
         self._judged = None
-        self._started = self._lender.now()
+        self._started = self.lender.now()
         self._left = time_to_wait(math.inf)
         if self._left <= 0.0:
-            self._lender.observe(DeadlineExceeded("database"))
-            raise DeadlineExceededError(self._lender.name)
+            self.lender.observe(DeadlineExceeded("database"))
+            raise DeadlineExceededError(self.lender.name)
         if self._left >= self._limit * _STALE or not is_inside or first_word(sql) in _UNLIMITED:
             return ""
         self._limit = self._left
@@ -201,7 +224,7 @@ class Borrowed(Loan):
 
     def commits(self) -> None:
         """Record that a COMMIT comes next, or something that may send one."""
-        self._sql, self._started, self._left = "commit", self._lender.now(), math.inf
+        self._sql, self._started, self._left = "commit", self.lender.now(), math.inf
 
     def answered(self) -> None:
         """Record the answer to a statement."""
@@ -221,7 +244,7 @@ class Borrowed(Loan):
 
     def failed(self, error: Exception, *, is_closed: bool) -> ResilienceError | None:
         """Return the error to raise for a statement; None if the driver's own says it best."""
-        lender = self._lender
+        lender = self.lender
         state = sqlstate_of(error)
         known = error_of(state, lender.name, DatabaseUnavailableError if is_closed else None)
         limit: float | None = None
@@ -236,27 +259,30 @@ class Borrowed(Loan):
         self._judged = error, known
         return known
 
-    def returned(self) -> None:
-        """Record that the connection was given back."""
-        lender = self._lender
-        if self in lender.lent:
-            lender.lent.discard(self)
-            self._judged = None
-            self._leave()
-            lender.observe(ConnectionReleased(lender.name, lender.now() - self._since))
+    def returned(self) -> float:
+        """Record that the connection was given back; return for how many seconds it was lent."""
+        lender = self.lender
+        if self not in lender.lent:
+            return 0.0
+        lender.lent.discard(self)
+        self._judged = None
+        self._leave()
+        seconds = lender.now() - self._since
+        lender.observe(ConnectionReleased(lender.name, seconds))
+        return seconds
 
     def _is_spent(self) -> bool:
         deadline = current_deadline()
         return deadline is not None and deadline.remaining() <= self._left * _SPENT
 
     def _acquired(self, error_type: str) -> None:
-        lender = self._lender
-        now = self._lender.now()
+        lender = self.lender
+        now = self.lender.now()
         add_wait(now - self._since)
         lender.observe(ConnectionAcquired(lender.name, now - self._since, error_type))
         self._since = now
 
     def _finished(self, sqlstate: str, error_type: str) -> None:
-        lender = self._lender
+        lender = self.lender
         what = lender.name, "postgresql", first_word(self._sql), "", lender.now() - self._started
         lender.observe(QueryFinished(*what, sqlstate=sqlstate, error_type=error_type))

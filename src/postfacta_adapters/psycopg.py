@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from functools import cache, partialmethod
+from functools import cache
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
 from postfacta_core import CircuitBreaker
 from postfacta_core.clock import MONOTONIC, Clock
+from postfacta_core.errors import ResilienceError
 from postfacta_core.events import Observer, process_observer
 from postfacta_core.installation import missing_extra
 from postfacta_core.validation import validation
@@ -24,11 +25,12 @@ try:
 except ModuleNotFoundError as _error:
     raise missing_extra(__name__, "psycopg", _error) from _error
 
-from .borrowing import Borrowed, Lender, limiting
+from .borrowing import Borrowed, Lender, common, limiting
 
 __all__ = ["AsyncGuardedPool", "GuardedPool"]
 
 _LIMITING: Final = limiting("%(limit)s").encode()
+_IDLE: Final = psycopg.pq.TransactionStatus.IDLE
 C = TypeVar("C", bound=psycopg.Connection[Any])
 PsycopgPool = TypeVar("PsycopgPool")
 A = TypeVar("A", bound=psycopg.AsyncConnection[Any])
@@ -110,27 +112,30 @@ class GuardedPool(_Guarded[psycopg_pool.ConnectionPool[C]], Generic[C]):
                 a transaction, is under way.
             psycopg.Error: For all that is the statement's own fault, such as a broken constraint.
         """
-        loan = Borrowed(self._lender)
+        pool = self._pool
+        loan = _borrow(self._lender)
         try:
-            connection = self._pool.getconn(
-                loan.patience(self._pool.timeout if timeout is None else timeout)
-            )
+            connection = pool.getconn(loan.patience(pool.timeout if timeout is None else timeout))
         except psycopg_pool.PoolClosed:  # That is about the service, and not the database.
             loan.dropped()
             raise
         except psycopg.Error as error:
-            raise loan.not_lent(is_full=_is_full(self._lender, error)) from error
+            raise _not_lent(loan, error) from error
         except BaseException:
             loan.dropped()
             raise
-        loan.lent(is_new=_is_new(connection))
+        _watch(connection, loan)
         try:
-            with _judging(connection, loan), connection:
+            with connection:
                 yield connection
                 loan.commits()
+        except psycopg.Error as error:
+            _raise_known(loan, error, is_closed=connection.closed)
+            raise
         finally:
-            self._pool.putconn(connection)
-            loan.returned()
+            _leave(connection)
+            pool.putconn(connection)
+            _count_usage(pool, loan.returned())
 
 
 class AsyncGuardedPool(_Guarded[psycopg_pool.AsyncConnectionPool[A]], Generic[A]):
@@ -152,153 +157,182 @@ class AsyncGuardedPool(_Guarded[psycopg_pool.AsyncConnectionPool[A]], Generic[A]
     @asynccontextmanager
     async def connection(self, timeout: float | None = None) -> AsyncGenerator[A]:  # noqa: ASYNC109 - psycopg's own
         """Lend a connection for the block; see `GuardedPool.connection`."""
-        loan = Borrowed(self._lender)
-        patience = loan.patience(self._pool.timeout if timeout is None else timeout)
+        pool = self._pool
+        loan = _borrow(self._lender)
+        patience = loan.patience(pool.timeout if timeout is None else timeout)
         try:
-            connection = await self._pool.getconn(patience)
+            connection = await pool.getconn(patience)
         except psycopg_pool.PoolClosed:  # That is about the service, and not the database.
             loan.dropped()
             raise
         except psycopg.Error as error:
-            raise loan.not_lent(is_full=_is_full(self._lender, error)) from error
+            raise _not_lent(loan, error) from error
         except BaseException:
             loan.dropped()
             raise
-        loan.lent(is_new=_is_new(connection))
+        _watch(connection, loan)
         try:
-            with _judging(connection, loan):
-                async with connection:
-                    yield connection
-                    loan.commits()
-        finally:
-            await self._pool.putconn(connection)
-            loan.returned()
-
-
-def _is_full(lender: Lender, error: psycopg.Error) -> bool:
-    return isinstance(error, psycopg_pool.TooManyRequests) or lender.is_exhausted
-
-
-def _is_new(connection: Any) -> bool:
-    """Return whether this is the first to have the connection."""
-    was_lent = getattr(connection, "_was_lent", False)
-    connection._was_lent = True  # noqa: SLF001 - ours, on an object of theirs
-    return not was_lent
-
-
-@contextmanager
-def _judging(
-    connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], loan: Borrowed
-) -> Generator[None]:
-    """Watch the statements of a connection, and raise the errors of this library at the end of the block."""
-    foreign: Any = connection
-    factories = foreign.cursor_factory, foreign.server_cursor_factory
-    foreign.cursor_factory, foreign.server_cursor_factory = (
-        _watched_cursors(factory, loan) for factory in factories
-    )
-    foreign.wait = _watched_wait(foreign, loan)
-    try:
-        yield
-    except psycopg.Error as error:
-        known = loan.verdict(error, is_closed=connection.closed)
-        if known is None:
+            async with connection:
+                yield connection
+                loan.commits()
+        except psycopg.Error as error:
+            _raise_known(loan, error, is_closed=connection.closed)
             raise
-        raise known from error
-    finally:
-        foreign.cursor_factory, foreign.server_cursor_factory = factories
-        del foreign.wait
+        finally:
+            _leave(connection)
+            await pool.putconn(connection)
+            _count_usage(pool, loan.returned())
 
 
-def _watched_wait(connection: Any, loan: Borrowed) -> Any:
-    """Notice the end of each transaction, by whatever means: with it the server's limit ends."""
-    wait = connection.wait
-    info = connection.info
-
-    def notice() -> None:
-        if info.transaction_status is psycopg.pq.TransactionStatus.IDLE:
-            loan.begins()
-
-    def watched(*args: Any, **options: Any) -> Any:
-        answer = wait(*args, **options)
-        notice()
-        return answer
-
-    async def watched_async(*args: Any, **options: Any) -> Any:
-        answer = await wait(*args, **options)
-        notice()
-        return answer
-
-    return watched_async if isinstance(connection, psycopg.AsyncConnection) else watched
+def _borrow(lender: Lender) -> Borrowed:
+    """Ask the circuit; what it refuses is an OperationalError, too."""
+    try:
+        return Borrowed(lender)
+    except ResilienceError as error:
+        raise common(error, psycopg.OperationalError) from None
 
 
-def _watched_cursors(factory: Any, loan: Borrowed) -> Any:
-    watched = _watched(factory)
+def _not_lent(loan: Borrowed, error: psycopg.Error) -> ResilienceError:
+    is_full = isinstance(error, psycopg_pool.TooManyRequests) or loan.lender.is_exhausted
+    return _common(loan.not_lent(is_full=is_full), error)
 
-    def make(*args: Any, **options: Any) -> Any:
-        cursor = watched(*args, **options)
-        cursor.loan = loan
-        return cursor
 
-    return make
+def _raise_known(loan: Borrowed, error: psycopg.Error, *, is_closed: bool) -> None:
+    """Raise what this library calls an error that ends a block, unless it is about the statement."""
+    if not isinstance(error, ResilienceError):
+        known = loan.verdict(error, is_closed=is_closed)
+        if known is not None:
+            raise _common(known, error) from error
+
+
+def _common(known: ResilienceError, error: psycopg.Error) -> ResilienceError:
+    # The errors of the pool, and the classes that DB-API has; not those of a single SQLSTATE.
+    kind = next(it for it in type(error).__mro__ if it.__module__ in {"psycopg", "psycopg_pool"})
+    return common(known, kind, sqlstate=error.sqlstate, **vars(error))
+
+
+def _count_usage(pool: Any, seconds: float) -> None:
+    """Add to `usage_ms` in the statistics of a pool, as its own `connection()` does."""
+    stats = getattr(pool, "_stats", None)
+    if stats is not None:
+        stats[pool._USAGE_MS] += int(1000 * seconds)  # noqa: SLF001 - there is no other way
+
+
+def _watch(connection: Any, loan: Borrowed) -> None:
+    """Have a loan notice the statements on a connection, until `_leave`."""
+    is_new = not hasattr(connection, "postfacta_loan")
+    if is_new:
+        # No wrapper that refers to the connection: it would keep a closed one alive.
+        connection.__class__ = _watched_connections(connection.__class__)
+    connection.postfacta_loan = loan
+    loan.lent(is_new=is_new)
+
+
+def _leave(connection: Any) -> None:
+    connection.postfacta_loan = None
 
 
 @cache
-def _watched(factory: type[Any]) -> Any:
-    is_async = issubclass(factory, psycopg.AsyncCursor)
-    return type(factory.__name__, (_AsyncStatements if is_async else _Statements, factory), {})
+def _watched_connections(kind: Any) -> Any:
+    """Return the subclass of a class of connections that a loan watches.
 
+    The loan notices the end of each transaction, by whatever means: with it the server's limit ends.
+    """
+    is_async = issubclass(kind, psycopg.AsyncConnection)
+    watched_cursors = _watched_async_cursors if is_async else _watched_cursors
 
-class _Statements:
-    """What a cursor does around each statement that it sends."""
-
-    loan: Borrowed
-    connection: Any
-
-    def _send(self, method: str, query: Any, *args: Any, **options: Any) -> Any:
-        limit = _announce(self, query)
+    def cursor(self: Any, name: str = "", **options: Any) -> Any:
+        factory = "server_cursor_factory" if name else "cursor_factory"
+        plain = getattr(self, factory)
+        setattr(self, factory, watched_cursors(plain))
         try:
-            if limit:
-                psycopg.Cursor[Any](self.connection).execute(_LIMITING, {"limit": limit})
-            answer = getattr(super(), method)(query, *args, **options)
-        except psycopg.Error as error:
-            self.loan.failed(error, is_closed=self.connection.closed)
-            raise
-        self.loan.answered()
+            return kind.cursor(self, name, **options)
+        finally:
+            setattr(self, factory, plain)
+
+    def wait(self: Any, *args: Any, **options: Any) -> Any:
+        answer = kind.wait(self, *args, **options)
+        if self.postfacta_loan is not None and self.pgconn.transaction_status == _IDLE:
+            self.postfacta_loan.begins()
         return answer
 
-    execute = partialmethod(_send, "execute")
-    executemany = partialmethod(_send, "executemany")
-
-
-class _AsyncStatements:
-    """The same, on an event loop."""
-
-    loan: Borrowed
-    connection: Any
-
-    async def _send(self, method: str, query: Any, *args: Any, **options: Any) -> Any:
-        limit = _announce(self, query)
-        try:
-            if limit:
-                await psycopg.AsyncCursor[Any](self.connection).execute(_LIMITING, {"limit": limit})
-            answer = await getattr(super(), method)(query, *args, **options)
-        except psycopg.Error as error:
-            self.loan.failed(error, is_closed=self.connection.closed)
-            raise
-        self.loan.answered()
+    async def wait_async(self: Any, *args: Any, **options: Any) -> Any:
+        answer = await kind.wait(self, *args, **options)
+        if self.postfacta_loan is not None and self.pgconn.transaction_status == _IDLE:
+            self.postfacta_loan.begins()
         return answer
 
-    execute = partialmethod(_send, "execute")
-    executemany = partialmethod(_send, "executemany")
+    return _subclass(
+        kind, postfacta_loan=None, cursor=cursor, wait=wait_async if is_async else wait
+    )
 
 
-def _announce(cursor: _Statements | _AsyncStatements, query: Any) -> str:
-    connection = cursor.connection
-    loan = cursor.loan
+@cache
+def _watched_cursors(kind: Any) -> Any:
+    """Return the subclass of a class of cursors whose statements a loan notices."""
+
+    def watched(send: Any) -> Any:
+        def watched_send(self: Any, query: Any, *args: Any, **options: Any) -> Any:
+            loan: Borrowed | None = self.connection.postfacta_loan
+            if loan is None:
+                return send(self, query, *args, **options)
+            limit = _announce(loan, self.connection, query)
+            try:
+                if limit:
+                    psycopg.Cursor[Any](self.connection).execute(_LIMITING, {"limit": limit})
+                answer = send(self, query, *args, **options)
+            except psycopg.Error as error:
+                loan.failed(error, is_closed=self.connection.closed)
+                raise
+            loan.answered()
+            return answer
+
+        return watched_send
+
+    return _subclass(kind, execute=watched(kind.execute), executemany=watched(kind.executemany))
+
+
+@cache
+def _watched_async_cursors(kind: Any) -> Any:
+    """Return the same of cursors on an event loop."""
+
+    def watched(send: Any) -> Any:
+        async def watched_send(self: Any, query: Any, *args: Any, **options: Any) -> Any:
+            loan: Borrowed | None = self.connection.postfacta_loan
+            if loan is None:
+                return await send(self, query, *args, **options)
+            limit = _announce(loan, self.connection, query)
+            try:
+                if limit:
+                    plain = psycopg.AsyncCursor[Any](self.connection)
+                    await plain.execute(_LIMITING, {"limit": limit})
+                answer = await send(self, query, *args, **options)
+            except psycopg.Error as error:
+                loan.failed(error, is_closed=self.connection.closed)
+                raise
+            loan.answered()
+            return answer
+
+        return watched_send
+
+    return _subclass(kind, execute=watched(kind.execute), executemany=watched(kind.executemany))
+
+
+def _subclass(kind: Any, **names: Any) -> Any:
+    """Return a subclass that shows itself as the class of the library."""
+    shown = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    return type(kind.__name__, (kind,), {**shown, **names})
+
+
+def _announce(loan: Borrowed, connection: Any, query: Any) -> str:
+    """Report to the loan a statement; return the limit to set before it, or an empty text."""
     if isinstance(query, Composable):
         query = query.as_string(connection)
     elif isinstance(query, bytes):
         query = query.decode(errors="replace")
-    is_idle = connection.info.transaction_status is psycopg.pq.TransactionStatus.IDLE
+    is_idle = connection.pgconn.transaction_status == _IDLE
     is_inside = not (is_idle and connection.autocommit)
-    return loan.sends(query if isinstance(query, str) else "", is_inside=is_inside)
+    try:
+        return loan.sends(query if isinstance(query, str) else "", is_inside=is_inside)
+    except ResilienceError as error:
+        raise common(error, psycopg.OperationalError) from None

@@ -8,7 +8,6 @@ answer by 503, 504 or 422; all else stays SQLAlchemy's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from postfacta_core import CircuitBreaker, ResilienceError
@@ -20,13 +19,13 @@ from postfacta_core.validation import validation
 try:
     from sqlalchemy import event, text
     from sqlalchemy.engine import Connection, Engine, ExceptionContext
-    from sqlalchemy.exc import TimeoutError as PoolTimeout
+    from sqlalchemy.exc import OperationalError, TimeoutError as PoolTimeout
 except ModuleNotFoundError as _error:
     raise missing_extra(__name__, "sqlalchemy", _error) from _error
 
 from postfacta_postgres._verdicts import sqlstate_of
 
-from .borrowing import Borrowed, Lender, limiting
+from .borrowing import Borrowed, Lender, common, limiting
 
 __all__ = ["guard_engine"]
 
@@ -75,11 +74,11 @@ def guard_engine(
         observer=observer,
         clock=clock,
     )
-    _guard_pool(lender, guarded)
-    # It gives the engine another pool, which has the listeners of this one.
-    event.listen(guarded, "engine_disposed", partial(_guard_pool, lender))
-    for each, listener in _LISTENERS.items():
-        event.listen(guarded, each, listener)
+    _guard_pool(lender, guarded.pool, guarded)
+    event.listen(guarded, "handle_error", _failed)
+    for moment in ("checkin", "detach"):
+        event.listen(guarded, moment, _returned)
+    _watch(guarded.dialect)
     return lender.breaker
 
 
@@ -89,25 +88,34 @@ def _size_of(engine: Engine) -> int:
     return max(1, size + max(0, getattr(engine.pool, "_max_overflow", 0)))
 
 
-def _guard_pool(lender: Lender, engine: Engine) -> None:
-    pool: Any = engine.pool
+def _guard_pool(lender: Lender, pool: Any, engine: Engine) -> Any:
+    """Guard a pool, and each that takes its place when the engine is disposed of; return it."""
     connect: Callable[[], Any] = pool.connect
+    recreate: Callable[[], Any] = pool.recreate
 
     def guarded() -> Any:
-        loan = Borrowed(lender)
+        try:
+            loan = Borrowed(lender)
+        except ResilienceError as error:
+            raise common(error, OperationalError, detail=[]) from None
         try:
             connection = connect()
         except BaseException as error:
             if not _is_about_the_database(error, engine):
                 loan.dropped()
                 raise
-            raise loan.not_lent(is_full=isinstance(error, PoolTimeout)) from error
+            is_full = isinstance(error, PoolTimeout)
+            kind = PoolTimeout if is_full else OperationalError
+            known = loan.not_lent(is_full=is_full)
+            raise common(known, kind, orig=error, detail=[]) from error
         loan.lent(is_new=not connection.info.get(_WAS_LENT))
         connection.info[_WAS_LENT] = True
         connection.record_info[_LOAN] = loan
         return connection
 
     pool.connect = guarded
+    pool.recreate = lambda: _guard_pool(lender, recreate(), engine)
+    return pool
 
 
 def _is_about_the_database(error: BaseException, engine: Engine) -> bool:
@@ -122,36 +130,61 @@ def _returned(_connection: object, record: Any) -> None:
         loan.returned()
 
 
-def _loan_of(connection: Connection) -> Borrowed | None:
-    return (connection.connection.record_info or {}).get(_LOAN)
+def _loan_of(pooled: Any) -> Borrowed | None:
+    """Return the loan of a connection of the pool; None if it was detached from it."""
+    info: dict[str, Any] | None = pooled.record_info
+    return None if info is None else info.get(_LOAN)
 
 
-def _begins(connection: Connection, *_: object) -> None:
-    if (loan := _loan_of(connection)) is not None:
-        loan.begins()
+def _watch(dialect: Any) -> None:
+    """Have the loans notice what is sent.
+
+    The dialect's own methods are called for each engine that has its pool. Each `Connection` of an
+    engine with listeners to its events would make a list of listeners for each event.
+    """
+    for name in ("do_execute", "do_execute_no_params", "do_executemany"):
+        setattr(dialect, name, _watched(getattr(dialect, name)))
+    for name, step in _STEPS.items():
+        setattr(dialect, name, _noticed(getattr(dialect, name), step))
 
 
-def _commits(connection: Connection, *_: object) -> None:
-    if (loan := _loan_of(connection)) is not None:
-        loan.commits()
+def _watched(send: Callable[..., None]) -> Callable[..., None]:
+    def watched(cursor: Any, statement: str, *rest: Any) -> None:
+        connection: Connection = rest[-1].root_connection
+        loan = _loan_of(connection.connection)
+        if loan is None:
+            return send(cursor, statement, *rest)
+        _announce(loan, connection, statement)
+        send(cursor, statement, *rest)
+        loan.answered()
+        return None
+
+    return watched
 
 
-def _sends(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
-    if (loan := _loan_of(connection)) is None:
-        return
+def _noticed(step: Callable[..., None], notice: Callable[[Borrowed], None]) -> Callable[..., None]:
+    def noticed(connection: Any, *arguments: Any, **options: Any) -> None:
+        loan = _loan_of(connection.connection if isinstance(connection, Connection) else connection)
+        if loan is not None:
+            notice(loan)
+        step(connection, *arguments, **options)
+
+    return noticed
+
+
+def _announce(loan: Borrowed, connection: Connection, statement: str) -> None:
+    """Report to the loan a statement, and set the limit before it that the loan asks for."""
     driver: Any = connection.connection.dbapi_connection
     is_inside = not connection.dialect.detect_autocommit_setting(driver)
-    if limit := loan.sends(statement, is_inside=is_inside):
+    try:
+        limit = loan.sends(statement, is_inside=is_inside)
+    except ResilienceError as error:
+        raise common(error, OperationalError, statement=statement, detail=[]) from None
+    if limit:
         # It comes back here, with a limit that is new.
-        connection.execute(
-            _LIMITING, {"limit": limit}, execution_options={"stream_results": False}
-        ).close()
+        options = {"stream_results": False}
+        connection.execute(_LIMITING, {"limit": limit}, execution_options=options).close()
         loan.sends(statement, is_inside=is_inside)
-
-
-def _answered(connection: Connection, *_: object) -> None:
-    if (loan := _loan_of(connection)) is not None:
-        loan.answered()
 
 
 def _failed(context: ExceptionContext) -> BaseException | None:
@@ -161,18 +194,17 @@ def _failed(context: ExceptionContext) -> BaseException | None:
     # may be gone.
     if connection is None or not isinstance(error, Exception) or isinstance(error, ResilienceError):
         return None
-    loan = _loan_of(connection)
-    return None if loan is None else loan.failed(error, is_closed=context.is_disconnect)
+    loan = _loan_of(connection.connection)
+    known = None if loan is None else loan.failed(error, is_closed=context.is_disconnect)
+    if known is None:
+        return None
+    theirs = context.sqlalchemy_exception or OperationalError(context.statement, None, error)
+    return common(known, type(theirs), **vars(theirs))
 
 
-_LISTENERS: Final[dict[str, Callable[..., object]]] = {
-    "begin": _begins,
-    "rollback_savepoint": _begins,
-    "commit": _commits,
-    "commit_twophase": _commits,
-    "before_cursor_execute": _sends,
-    "after_cursor_execute": _answered,
-    "handle_error": _failed,
-    "checkin": _returned,
-    "detach": _returned,
+_STEPS: Final[dict[str, Callable[[Borrowed], None]]] = {
+    "do_begin": Borrowed.begins,
+    "do_rollback_to_savepoint": Borrowed.begins,
+    "do_commit": Borrowed.commits,
+    "do_commit_twophase": Borrowed.commits,
 }

@@ -8,19 +8,21 @@ from functools import partial
 from typing import Any, Protocol
 
 import anyio
+import psycopg
 import psycopg_pool
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from postfacta_adapters.psycopg import AsyncGuardedPool, GuardedPool
 from postfacta_adapters.sqlalchemy import guard_engine
-from postfacta_core import CircuitBreaker
+from postfacta_core import CircuitBreaker, ResilienceError, errors
 from postfacta_core.events import Observer
 from postfacta_postgres import database_circuit
 from tests.postgres.guarded import TOUCHY
 
-__all__ = ["EACH", "PSYCOPG", "Borrower", "Opens", "fails"]
+__all__ = ["EACH", "PSYCOPG", "Borrower", "Opens", "fails", "kind_of"]
 
 
 class Borrower(Protocol):
@@ -171,3 +173,12 @@ async def fails(call: Coroutine[Any, Any, object]) -> Exception:
     except Exception as error:  # noqa: BLE001 - it is the result
         return error
     raise AssertionError("it was expected to fail")
+
+
+def kind_of(error: Exception) -> type[Exception]:
+    """Return which error of this library it is; the library that was guarded must know it, too."""
+    if isinstance(error, ResilienceError):
+        assert isinstance(error, psycopg.Error | SQLAlchemyError), type(error).__mro__
+    return next(
+        kind for kind in type(error).__mro__ if getattr(errors, kind.__name__, kind) is kind
+    )

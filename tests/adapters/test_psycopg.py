@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import anyio
@@ -14,6 +15,7 @@ from postfacta_adapters.psycopg import AsyncGuardedPool, GuardedPool
 from postfacta_core.errors import (
     DatabaseUnavailableError,
     DeadlineExceededError,
+    LockTimeoutError,
     OutcomeUnknownError,
     PoolTimeoutError,
 )
@@ -188,3 +190,64 @@ async def test_a_statement_whose_request_is_out_of_time_is_not_sent(database_dsn
             assert await other.fetchval("select count(*) from orders") == 0
     assert [event.stage for event in seen.of(DeadlineExceeded)] == ["database"]
     assert seen.of(QueryFinished) == []
+
+
+async def test_a_full_pool_is_what_psycopg_calls_it_too(database_dsn: str) -> None:
+    async with a_pool(database_dsn, RecordingObserver()) as pool, pool.connection():
+        with pytest.raises(psycopg_pool.PoolTimeout) as caught:
+            async with pool.connection(timeout=0.05):
+                pass
+    assert isinstance(caught.value, PoolTimeoutError)
+    copied = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 - our own
+    assert (type(copied), copied.policy, copied.retry_after) == (PoolTimeoutError, "db", 1.0)
+
+
+async def test_a_lock_that_others_hold_is_an_operational_error_with_its_sqlstate(
+    database_dsn: str,
+) -> None:
+    async with watcher(database_dsn) as other, a_pool(database_dsn, RecordingObserver()) as pool:
+        await other.execute("create table orders (what text)")
+        async with other.transaction():
+            await other.execute("lock table orders")
+            with pytest.raises(psycopg.OperationalError) as caught:
+                async with pool.connection() as connection:
+                    await connection.execute("lock table orders nowait")
+    assert isinstance(caught.value, LockTimeoutError)
+    assert caught.value.sqlstate == "55P03"
+    assert caught.value.diag.message_primary is not None
+    assert psycopg.errors.LockNotAvailable not in type(caught.value).__mro__
+
+
+async def test_the_pools_own_statistics_count_the_usage(database_dsn: str) -> None:
+    psycopgs: psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]] = (
+        psycopg_pool.AsyncConnectionPool(database_dsn, open=False, min_size=1, max_size=1)
+    )
+    async with AsyncGuardedPool(psycopgs, name="db", observer=None) as pool:
+        async with pool.connection():
+            await anyio.sleep(0.02)
+        assert psycopgs.get_stats()["usage_ms"] >= 20
+
+
+async def test_a_factory_that_the_block_sets_stays_for_the_next(database_dsn: str) -> None:
+    async with a_pool(database_dsn, RecordingObserver()) as pool:
+        async with pool.connection() as connection:
+            connection.cursor_factory = psycopg.AsyncClientCursor
+        async with pool.connection() as again:
+            assert again is connection
+            assert again.cursor_factory is psycopg.AsyncClientCursor
+            assert isinstance(again.cursor(), psycopg.AsyncClientCursor)
+
+
+async def test_a_connection_past_the_guard_is_psycopgs_own(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    psycopgs: psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]] = (
+        psycopg_pool.AsyncConnectionPool(database_dsn, open=False, min_size=0, max_size=1)
+    )
+    async with AsyncGuardedPool(psycopgs, name="db", observer=seen) as pool:
+        async with pool.connection() as connection:
+            await connection.execute("select 1")
+        async with psycopgs.connection() as same:
+            assert same is connection
+            assert type(same).__name__ == "AsyncConnection"
+            assert await (await same.execute("select 2")).fetchone() == (2,)
+    assert len(seen.of(QueryFinished)) == 1

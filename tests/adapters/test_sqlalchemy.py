@@ -8,15 +8,21 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import DataError, ProgrammingError, TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from postfacta_adapters.sqlalchemy import guard_engine
 from postfacta_core import CircuitBreaker, CircuitOpenError
-from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededError
+from postfacta_core.errors import (
+    DatabaseUnavailableError,
+    DeadlineExceededError,
+    InvalidInputError,
+    PoolTimeoutError,
+)
 from postfacta_core.events import ConnectionAcquired, ConnectionReleased
 from postfacta_core.testing import RecordingObserver
 from tests.postgres.postgres import Flapping, request_within, size_of
@@ -127,3 +133,21 @@ def test_an_error_that_is_not_about_the_database_is_passed_on_uncounted(anyio_ba
         ):
             pass
         assert breaker.statistics().failures == (error is OSError)
+
+
+def test_an_error_has_what_sqlalchemys_own_has(database_dsn: str, anyio_backend: str) -> None:
+    engine = engine_of(
+        database_dsn, RecordingObserver(), pool_size=1, max_overflow=0, pool_timeout=0.05
+    )
+    with engine.connect() as connection:
+        with pytest.raises(PoolTimeout) as full, engine.connect():
+            pass
+        with pytest.raises(DataError) as wrong:
+            connection.execute(text("select cast(:value as int)"), {"value": "x"})
+    assert isinstance(full.value, PoolTimeoutError)
+    assert isinstance(wrong.value, InvalidInputError)
+    assert "cast" in str(wrong.value.statement)
+    assert wrong.value.params == {"value": "x"}
+    assert isinstance(wrong.value.orig, psycopg.DataError)
+    assert not wrong.value.connection_invalidated
+    engine.dispose()

@@ -22,7 +22,7 @@ SRC: Final = Path(__file__).parents[2] / "src"
 BUDGETS: Final[Mapping[str, int]] = {
     "postfacta_core": 79_040,
     "postfacta_postgres": 9_870,
-    "postfacta_adapters": 21_491,
+    "postfacta_adapters": 22_230,
     "postfacta_slo": 33_306,
     "postfacta_lab": 56_940,
     "postfacta_app": 81_678,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 import asyncpg
 import pytest
 
-from tests.kit.bytecodes import bytecodes_of
+from tests.kit.bytecodes import fewest_bytecodes
 
 from .postgres import opened
 
@@ -15,16 +13,6 @@ pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg kn
 
 MOST = 1.05
 LEAST = 0.9
-
-
-async def fewest(work: Callable[[], Awaitable[object]]) -> int:
-    """Return the fewest bytecodes of some runs.
-
-    What arrives in two pieces takes a turn of the loop more.
-    """
-    for _ in range(3):
-        await work()
-    return min([(await bytecodes_of(work)).bytecodes for _ in range(5)])
 
 
 async def test_a_transaction_costs_little_more_than_the_bare_drivers(database_dsn: str) -> None:
@@ -43,5 +31,5 @@ async def test_a_transaction_costs_little_more_than_the_bare_drivers(database_ds
                 await connection.fetchrow("select 1")
                 await connection.execute("select 2")
 
-        ratio = await fewest(ours) / await fewest(bare)
+        ratio = await fewest_bytecodes(ours) / await fewest_bytecodes(bare)
     assert LEAST < ratio <= MOST
