@@ -325,7 +325,7 @@ def _subclass(kind: Any, **names: Any) -> Any:
 
 
 def _announce(loan: Borrowed, connection: Any, query: Any) -> str:
-    """Report to the loan a statement; return the limit to set before it, or an empty text."""
+    """Report a statement to the loan; return the limit to set before it, or an empty text."""
     if isinstance(query, Composable):
         query = query.as_string(connection)
     elif isinstance(query, bytes):

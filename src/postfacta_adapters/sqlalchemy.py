@@ -173,7 +173,7 @@ def _noticed(step: Callable[..., None], notice: Callable[[Borrowed], None]) -> C
 
 
 def _announce(loan: Borrowed, connection: Connection, statement: str) -> None:
-    """Report to the loan a statement, and set the limit before it that the loan asks for."""
+    """Report a statement to the loan, and set the limit that the loan wants before it."""
     driver: Any = connection.connection.dbapi_connection
     is_inside = not connection.dialect.detect_autocommit_setting(driver)
     try:
