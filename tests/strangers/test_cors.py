@@ -53,6 +53,35 @@ SERVICE = """
         ),
     )
 """
+OWN = """
+    from fastapi import FastAPI
+    from fastapi.middleware.cors import CORSMiddleware
+    from postfacta_core.asgi import HardenOptions, harden
+    from postfacta_core.deadlines._limits import TransferLimits
+
+    web = FastAPI()
+    web.add_middleware(
+        CORSMiddleware,
+        allow_origins=["ORIGIN"],
+        allow_methods=["GET", "PUT"],
+        allow_headers=["Authorization"],
+        allow_credentials=True,
+    )
+
+
+    @web.get("/orders")
+    def orders():
+        return []
+
+
+    app = harden(
+        web,
+        service="shop",
+        options=HardenOptions(
+            rate_limits=["6/minute per client"], limits=TransferLimits(max_body_bytes=100)
+        ),
+    )
+"""
 ASK = """async ([url, options]) => {
     try {
         const answer = await fetch(url, {credentials: "include", ...options});
@@ -124,3 +153,32 @@ def test_a_page_of_another_origin_reads_each_refusal(
         assert float(str(answers[-1][2])) >= 1
         page.goto(foreign)
         assert ask(page, f"{served.url}/orders") == ["TypeError: Failed to fetch"]
+
+
+@NEEDS_CHROMIUM
+@pytest.mark.usefixtures("chromiums")
+def test_a_page_reads_refusals_by_the_rules_of_the_applications_own_middleware(
+    environments: Environments, tmp_path: Path
+) -> None:
+    environment = environments("fastapi", "uvicorn")
+    with (
+        site() as listed,
+        site() as foreign,
+        environment.serve(OWN.replace("ORIGIN", listed), cwd=tmp_path) as served,
+        chromium() as browser,
+        browser.new_context() as context,
+    ):
+        page = context.new_page()
+        page.goto(listed)
+        url = f"{served.url}/orders"
+        assert ask(page, url) == [200, [], 0]
+        large = ask(page, url, method="PUT", body="x" * 200)
+        assert large[:2] == [413, "too-large"]
+        answers = [ask(page, url) for _ in range(6)]
+        assert answers[-1][:2] == [429, "rate-limited"]
+        assert float(str(answers[-1][2])) >= 1
+        # No preflight was sent for this yet, and its client is over the rate by now.
+        signed = ask(page, url, headers={"Authorization": "Bearer a"})
+        assert signed[:2] == [429, "rate-limited"]
+        page.goto(foreign)
+        assert ask(page, url) == ["TypeError: Failed to fetch"]

@@ -24,6 +24,7 @@ _LISTS: Final = (
 )
 _Headers = list[tuple[bytes, bytes]]
 _VARY: Final = b"vary"
+PREFLIGHT: Final = b"access-control-request-method"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,8 @@ class CorsRules:
 
     def __init__(self, cors: Cors) -> None:
         self._cors = cors
-        self._is_open = "*" in cors.allow_origins
+        # A star allows no credentials: then each origin is named.
+        self._is_open = "*" in cors.allow_origins and not cors.allow_credentials
         exposed = dict.fromkeys((*_TOLD, *cors.expose_headers))
         self._granted = [(b"access-control-expose-headers", ", ".join(exposed).encode())]
         if cors.allow_credentials:
@@ -106,22 +108,12 @@ class CorsRules:
         emit: Callable[[Message], Awaitable[None]],
     ) -> None:
         """Answer a preflight, with a problem if it asks for more than is allowed."""
-        asked = fields.get(b"access-control-request-headers", b"").decode("latin-1")
-        names = {name.strip().lower() for name in asked.split(",")} - {""}
-        wrong = [] if self._cors.allows(fields[b"origin"].decode("latin-1")) else ["origin"]
-        if (
-            fields[b"access-control-request-method"].decode("latin-1")
-            not in self._cors.allow_methods
-        ):
-            wrong.append("method")
-        if "*" not in self._allowed and not names <= self._allowed:
-            wrong.append("headers")
-        if wrong:
+        if wrong := self.refused(fields):
             detail = f"Not allowed to pages of other origins: {', '.join(wrong)}"
             await refuse(Problem(status=400, code="cors", title="Bad Request", detail=detail))
             return
         headers = [*self._preflight, (b"content-length", b"0")]
-        if "*" in self._allowed and asked:
+        if "*" in self._allowed and (names := _asked(fields)):
             # A star means itself where credentials count: so what was asked for is named.
             headers[1] = (
                 b"access-control-allow-headers",
@@ -129,3 +121,19 @@ class CorsRules:
             )
         await emit({"type": "http.response.start", "status": 200, "headers": headers})
         await emit({"type": "http.response.body", "body": b""})
+
+    def refused(self, fields: Mapping[bytes, bytes]) -> list[str]:
+        """Return for what a preflight asks that is not allowed."""
+        names = _asked(fields)
+        wrong = [] if self._cors.allows(fields[b"origin"].decode("latin-1")) else ["origin"]
+        if fields[PREFLIGHT].decode("latin-1") not in self._cors.allow_methods:
+            wrong.append("method")
+        if "*" not in self._allowed and not names <= self._allowed:
+            wrong.append("headers")
+        return wrong
+
+
+def _asked(fields: Mapping[bytes, bytes]) -> set[str]:
+    """Return the names of the headers that a page wants to send."""
+    names = fields.get(b"access-control-request-headers", b"").decode("latin-1")
+    return {name.strip().lower() for name in names.split(",")} - {""}

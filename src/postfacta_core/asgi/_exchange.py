@@ -18,7 +18,7 @@ How a response ends that is cut by a deadline or a drain:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -84,6 +84,7 @@ class Shared:
     identifies: bool = False  # A response has its request's id.
     process: Lifecycle | None = None
     requests: RunningRequests | None = None
+    permit: Callable[[HttpExchange], Awaitable[bool]] | None = None  # See `asgi._application`.
     trusted_traces: TrustedProxies = NO_PROXIES  # Peers whose trace context is followed.
     added: Headers = field(
         init=False
@@ -400,7 +401,10 @@ class HttpExchange(Answering, Exchange):
     async def reply(
         self, problem: Problem, *, close: bool = False, more_body: bool = False
     ) -> None:
-        render = self.shared.render
+        shared = self.shared
+        if shared.permit is not None and await shared.permit(self):
+            return
+        render = shared.render
         await send_problem(
             self._scope, self.emit, problem, render=render, close=close, more_body=more_body
         )

@@ -29,7 +29,7 @@ from ..telemetry.exchange import ErrorTypes, Recorder, tells_of_disconnect
 from ..telemetry.tracing import Tracing
 from ._concurrency import Shedding
 from ._cookies import IS_SLOW, are_costly
-from ._cors import CorsRules
+from ._cors import PREFLIGHT, CorsRules
 from ._exchange import GRANTS, Headers, HttpExchange, Record, Shared
 from ._problem import DRAINING, HEADERS_TOO_LARGE, URI_TOO_LONG, problem_of, request_of
 from ._route import RouteReader, local_path
@@ -53,11 +53,10 @@ _FIELD_OVERHEAD: Final = 32
 # A longer one is too large before it is even a number: 2**64 has 20 digits.
 _LONGEST_LENGTH: Final = 20
 _ASKS_FOR_TIME: Final = b"x-request-timeout"
-_PREFLIGHT: Final = b"access-control-request-method"
 # The headers that some part asks for.
 _WANTED: Final = frozenset({
     _ASKS_FOR_TIME, b"x-request-id", b"traceparent", b"content-length", b"x-traffic-class", b"x-traffic-key",
-    b"origin", _PREFLIGHT, b"access-control-request-headers", *([b"cookie"] if IS_SLOW else []),
+    b"origin", PREFLIGHT, b"access-control-request-headers", *([b"cookie"] if IS_SLOW else []),
 })  # fmt: skip
 _SERVER_ERROR: Final = 500
 # A response up to this size finds room in the buffers of server and kernel, whether or not its
@@ -374,7 +373,7 @@ class Kernel(Shared):
     ) -> bool:
         origin = fields.get(b"origin")
         exchange.fields = cors.decision(origin)
-        if origin is None or exchange.method != "OPTIONS" or _PREFLIGHT not in fields:
+        if origin is None or exchange.method != "OPTIONS" or PREFLIGHT not in fields:
             return False
         exchange.request.route = _PREROUTING
         await cors.answer(fields, exchange.reply, exchange.emit)
@@ -402,7 +401,7 @@ class Kernel(Shared):
         return True
 
     async def _admit(  # noqa: C901, PLR0912 - see `__call__`
-        self, exchange: _Either, scope: Scope
+        self, exchange: HttpExchange, scope: Scope
     ) -> None:
         shedding = self.admission
         rules = exchange.rules
@@ -424,6 +423,8 @@ class Kernel(Shared):
                 decision = await shedding.wait(wait, rules, request)
                 admitted = wait.decided
             if isinstance(decision, Shed) and not shedding.spares(request, rules):
+                if self.permit is not None and await self.permit(exchange):
+                    return
                 await shedding.refuse(decision, request, scope, exchange.send)
                 return
             if decision is not ADMIT:

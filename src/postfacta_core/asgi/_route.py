@@ -35,14 +35,22 @@ def local_path(path: str, root_path: str) -> str:
     return path[len(root_path) :] if root_path and path.startswith(root_path + "/") else path
 
 
+def layers(app: object) -> Iterator[Any]:
+    """Yield an application and those inside of it, as far as layers name what they wrap."""
+    for _ in range(_MAX_LAYERS):
+        if app is None:
+            return
+        yield app
+        app = next((getattr(app, name) for name in _INNER if getattr(app, name, None)), None)
+
+
 def note_routes(app: object) -> None:
     """Make Django or Quart, or one inside of other layers, note each request's route in its context."""
-    for _ in range(_MAX_LAYERS):
-        for kind in type(app).__mro__:
+    for layer in layers(app):
+        for kind in type(layer).__mro__:
             if (prepare := _PREPARATIONS.get(f"{kind.__module__}.{kind.__qualname__}")) is not None:
-                prepare(app)
+                prepare(layer)
                 break
-        app = next((getattr(app, name) for name in _INNER if getattr(app, name, None)), None)
 
 
 def _note(template: str) -> None:

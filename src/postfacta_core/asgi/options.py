@@ -137,7 +137,8 @@ class HardenOptions:
             has no delay. It has none either after Ctrl-C at a terminal, and under `uvicorn
             --reload`.
         cors: Which pages of other origins may read the answers, refusals among them; None if the
-            application decides that by itself, for its own answers.
+            application decides that by itself: then the rules of its own middleware, where they can
+            be read, count for refusals too.
         request_id_header: Whether the application finds the request's id among the headers of the
             request too, as `X-Request-ID`, where its caller sent none or an invalid one. It is
             always in `RequestContext` and the response.

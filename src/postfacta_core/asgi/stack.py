@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 from ..clock import MONOTONIC, Clock
@@ -22,6 +23,7 @@ from ..telemetry.logs import LOGGER, AccessLog, AccessSampler, EventLog
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing
 from ..validation import validation
+from ._application import cors_rules, permit
 from ._cookies import COST_OF_COOKIES, IS_SLOW
 from ._cors import CorsRules
 from ._kernel import Kernel, RouteOf
@@ -190,6 +192,8 @@ class Hardened(Kernel):
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_first = not self._served
         self._served = self._later
+        if is_first and self.cors is None and (rules := cors_rules(self.app)) is not None:
+            self.permit = partial(permit, rules)
         if scope["type"] == "lifespan":
             if IS_SLOW:
                 LOGGER.warning(COST_OF_COOKIES)

@@ -1,0 +1,99 @@
+"""Look once, as it starts, at what an application does itself that `harden` does around it.
+
+No framework is imported. Starlette's and Litestar's CORS rules are read by the names of their attributes,
+and so are those of a middleware that has the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..telemetry.logs import LOGGER
+from ._cors import PREFLIGHT, Cors, CorsRules
+from ._exchange import HttpExchange
+from ._route import layers
+
+_UNKNOWN_CORS: Final = (
+    "The application's %s has rules of its own that are not known here: a page of another origin cannot read what is"
+    " refused in its place, such as a 429. Set HardenOptions(cors=Cors(...))"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FoundCors(Cors):
+    """The rules of an application, which are its own business and not checked."""
+
+    is_allowed: Callable[[str], bool]
+
+    def __post_init__(self) -> None:
+        pass
+
+    def allows(self, origin: str) -> bool:
+        return self.is_allowed(origin)
+
+
+def cors_rules(app: object) -> CorsRules | None:
+    """Return the rules of the outermost CORS middleware of an application, if it has one; warn if they are unknown."""
+    for layer in layers(app):
+        middleware = _cors_of(layer)
+        if middleware is None:
+            continue
+        try:
+            return CorsRules(_read(middleware, layer))
+        except Exception:  # noqa: BLE001 - foreign objects may raise anything
+            kind: Any = getattr(middleware, "cls", middleware.__class__)
+            LOGGER.warning(_UNKNOWN_CORS, kind.__name__)
+            return None
+    return None
+
+
+def _cors_of(layer: Any) -> Any:
+    """Return what a layer knows of CORS: itself, Litestar's settings, or an entry in Starlette's list of middleware."""
+    if _is_cors(layer.__class__):
+        return layer
+    entries = getattr(layer, "user_middleware", ())
+    entry = next((entry for entry in entries if _is_cors(getattr(entry, "cls", None))), None)
+    return getattr(layer, "cors_config", None) if entry is None else entry
+
+
+def _is_cors(kind: object) -> bool:
+    names = [getattr(each, "__name__", "") for each in getattr(kind, "__mro__", (kind,))]
+    return any("cors" in name.lower() for name in names)
+
+
+def _read(middleware: Any, layer: Any) -> Cors:
+    if hasattr(middleware, "cls"):
+        middleware = middleware.cls(layer, *middleware.args, **middleware.kwargs)
+    is_allowed = getattr(middleware, "is_allowed_origin", None) or middleware.is_origin_allowed
+    exposed = middleware.simple_headers.get("Access-Control-Expose-Headers", "")
+    preflight = middleware.preflight_headers
+    return _FoundCors(
+        allow_origins=["*"] if "*" in middleware.allow_origins else [],
+        allow_methods=preflight["Access-Control-Allow-Methods"].split(", "),
+        allow_headers=middleware.allow_headers,
+        allow_credentials=middleware.allow_credentials,
+        expose_headers=[name for name in exposed.split(", ") if name],
+        max_age=int(preflight["Access-Control-Max-Age"]),
+        is_allowed=is_allowed,
+    )
+
+
+async def permit(cors: CorsRules, exchange: HttpExchange) -> bool:
+    """Let a page read a refusal, by the application's own rules; return whether it was a preflight, and is answered.
+
+    A browser shows its page nothing of a preflight that is refused. So it is answered, and what the
+    page sends then has its own refusal.
+    """
+    fields = dict(exchange.headers)
+    origin = fields.get(b"origin")
+    if origin is None:
+        return False
+    exchange.fields = (*exchange.fields, *cors.decision(origin))
+    has_body = b"content-length" in fields or exchange.request_bytes > 0  # A browser's has none.
+    is_preflight = exchange.method == "OPTIONS" and PREFLIGHT in fields and not has_body
+    if not is_preflight or cors.refused(fields):
+        return False
+    await cors.answer(fields, exchange.reply, exchange.emit)
+    return True
