@@ -5,10 +5,15 @@ from __future__ import annotations
 import signal
 from collections.abc import Generator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.kit.fair import in_fair_time
+
+# isort: split
+# The clock of the tests is in place: what follows binds it.
 from postfacta_core.events import process_observer
 from postfacta_core.guards._guard import registry
 from postfacta_embedded import EmbeddedPostgres
@@ -48,6 +53,17 @@ def chromiums() -> None:
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run each async test on both loops; a module that needs asyncio overrides this."""
     return str(request.param)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
+    """Run each loop in fair time, unless its options say otherwise: `"asyncio", {}` is plain."""
+    value = yield
+    if fixturedef.argname == "anyio_backend" and isinstance(value, str):
+        value = in_fair_time(value)
+        assert fixturedef.cached_result is not None
+        fixturedef.cached_result = (value, fixturedef.cached_result[1], None)
+    return value
 
 
 @pytest.fixture(scope="session")

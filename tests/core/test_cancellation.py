@@ -251,16 +251,16 @@ SCENES: dict[str, Callable[[Bench], Run]] = {
 @pytest.mark.parametrize("native", [False, True], ids=["scope", "task"])
 @pytest.mark.parametrize("scene", SCENES)
 async def test_a_call_that_is_cancelled_takes_nothing_with_it(
-    scene: str, anyio_backend: str, *, native: bool
+    scene: str, anyio_backend_name: str, *, native: bool
 ) -> None:
-    if native and anyio_backend == "trio":
+    if native and anyio_backend_name == "trio":
         pytest.skip("trio has no other way")
     cut = cancelled_as_a_task if native else cancelled_by_scope
     cuts = 0
     for at in range(1, ENOUGH):
         bench = Bench()
         run = SCENES[scene](bench)
-        before, tasks = bench.outcomes(), living_tasks(anyio_backend)
+        before, tasks = bench.outcomes(), living_tasks(anyio_backend_name)
         if not await cut(run, at, also=nothing):
             # A cancellation may come too late for the last await; then the work is done.
             if cuts >= 3:
@@ -268,7 +268,7 @@ async def test_a_call_that_is_cancelled_takes_nothing_with_it(
             continue
         cuts += 1
         bench.assert_at_rest()
-        assert living_tasks(anyio_backend) == tasks
+        assert living_tasks(anyio_backend_name) == tasks
         # What ended before the cut counts; what was cut does not.
         assert bench.outcomes() - before <= bench.ended
         # And all of it works as before: a half-open circuit still has its trial.
@@ -289,9 +289,9 @@ def nothing() -> None:
 @pytest.mark.parametrize("native", [False, True], ids=["scope", "task"])
 @pytest.mark.parametrize("freed", [False, True], ids=["waiting", "just let in"])
 async def test_a_caller_that_is_cancelled_while_it_waits_for_a_slot_leaves_it_to_others(
-    anyio_backend: str, *, freed: bool, native: bool
+    anyio_backend_name: str, *, freed: bool, native: bool
 ) -> None:
-    if native and anyio_backend == "trio":
+    if native and anyio_backend_name == "trio":
         pytest.skip("trio has no other way")
     cut = cancelled_as_a_task if native else cancelled_by_scope
     for scene in (

@@ -13,6 +13,8 @@ from threading import get_ident
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
+from tests.kit import fair
+
 __all__ = ["Cost", "bytecodes_of", "fewest_bytecodes", "refusal"]
 
 # The share of a limit below which a count is wrong, or the limit is. From Python 3.12 on a GET has
@@ -46,7 +48,7 @@ def refusal(bytecodes: int, most: int) -> str:
 
 
 async def bytecodes_of(serve: Callable[[], Awaitable[object]]) -> Cost:
-    """Run it, and return its cost. Other threads do not count."""
+    """Run it, and return its cost. Other threads and the tests' clock do not count."""
     counts = [0, 0]
     # A collection would call what Hypothesis has for it, which counts.
     gc.disable()
@@ -74,6 +76,8 @@ def _traced(counts: list[int]) -> Generator[None]:
     kept: dict[int, FrameType] = {}
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename == fair.__file__:
+            return None
         if event == "call":
             frame.f_trace_opcodes, frame.f_trace_lines = True, False
             if id(frame) not in kept:
@@ -116,4 +120,4 @@ def _monitored(counts: list[int]) -> Generator[None]:
         monitoring.free_tool_id(tool)
 
 
-_OWN = (__file__, contextmanager.__code__.co_filename)
+_OWN = (__file__, contextmanager.__code__.co_filename, fair.__file__)

@@ -20,6 +20,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from postfacta_core.clock import MONOTONIC
 from postfacta_core.context import RequestContext
 from postfacta_core.deadlines.requests import Running, RunningRequests
 from postfacta_core.drain import lifecycle as module
@@ -51,7 +52,7 @@ class Server:
         thread.join()
 
     def release(self) -> None:
-        self.released_at = time.monotonic()
+        self.released_at = MONOTONIC()
 
     def close(self) -> None:
         self.closed = True
@@ -84,7 +85,7 @@ class Life:
         self.lifecycle = Lifecycle(
             DrainLimits(drain_delay=delay, drain_timeout=timeout, close_timeout=close),
             running=self.running,
-            on_drain=lambda: self.drains.append(time.monotonic()),
+            on_drain=lambda: self.drains.append(MONOTONIC()),
             observer=self.observer,
         )
 
@@ -109,13 +110,13 @@ class Request(Running):
     """One that notes when it was answered for."""
 
     def __init__(self, *, endless: bool = False) -> None:
-        super().__init__(RequestContext("request-id", time.monotonic()))
+        super().__init__(RequestContext("request-id", MONOTONIC()))
         self.is_endless = endless
         self.answered_at: float | None = None
 
     async def answer(self) -> None:
         assert isinstance(self.reason, StoppedError)
-        self.answered_at = time.monotonic()
+        self.answered_at = MONOTONIC()
 
 
 @pytest.mark.usefixtures("no_farewell")
@@ -123,7 +124,7 @@ async def test_phases_are_in_order_and_the_signal_follows_the_delay() -> None:
     life = Life(delay=0.3)
     async with life.lived() as server:
         assert (life.lifecycle.phase, life.lifecycle.mechanism) == (Phase.READY, "wrap")
-        began = time.monotonic()
+        began = MONOTONIC()
         server.signal()
         assert life.lifecycle.is_draining
         assert life.drains
@@ -280,7 +281,7 @@ async def test_streams_end_after_the_delay_and_requests_at_the_timeout() -> None
     async with life.lived() as server, anyio.create_task_group() as tasks:
         tasks.start_soon(life.running.run, stream, anyio.sleep_forever())
         tasks.start_soon(life.running.run, request, anyio.sleep_forever())
-        began = time.monotonic()
+        began = MONOTONIC()
         server.signal()
         await until(lambda: server.released_at is not None)
         assert stream.answered_at is not None
@@ -407,11 +408,11 @@ async def test_it_is_entered_as_itself_and_its_thread_ends_with_it() -> None:
 async def test_a_drain_finds_what_came_before_it() -> None:
     life = Life(delay=30)
     async with life.lived() as server:
-        before = time.monotonic()
+        before = MONOTONIC()
         assert not life.lifecycle.found(before)
         server.signal()
         assert life.lifecycle.found(before)
-        assert not life.lifecycle.found(time.monotonic())
+        assert not life.lifecycle.found(MONOTONIC())
 
 
 async def test_requests_are_cancelled_in_time_though_the_server_waits_for_them() -> None:
@@ -461,8 +462,8 @@ anyio.run(main, backend="{backend}")
 """
 
 
-def run_script(anyio_backend: str, *, hang: str) -> subprocess.CompletedProcess[str]:
-    source = SCRIPT.format(backend=anyio_backend, hang=hang)
+def run_script(backend: str, *, hang: str) -> subprocess.CompletedProcess[str]:
+    source = SCRIPT.format(backend=backend, hang=hang)
     return subprocess.run(  # noqa: S603 - this interpreter
         [sys.executable, "-c", source],
         capture_output=True,
@@ -476,10 +477,10 @@ def run_script(anyio_backend: str, *, hang: str) -> subprocess.CompletedProcess[
 
 @pytest.mark.usefixtures("programs")
 def test_a_process_that_hangs_beyond_all_limits_ends_itself_and_shows_its_stacks(
-    anyio_backend: str,
+    anyio_backend_name: str,
 ) -> None:
     began = time.monotonic()
-    done = run_script(anyio_backend, hang="threading.Event().wait()")
+    done = run_script(anyio_backend_name, hang="threading.Event().wait()")
     assert time.monotonic() - began >= 2.4
     assert (done.returncode, done.stdout) == (1, "server heard\n")
     assert "the drain took longer than 0.4 s; all stacks:" in done.stderr
@@ -487,13 +488,17 @@ def test_a_process_that_hangs_beyond_all_limits_ends_itself_and_shows_its_stacks
 
 
 @pytest.mark.usefixtures("programs")
-def test_a_thread_that_goes_on_does_not_keep_the_process_from_its_end(anyio_backend: str) -> None:
-    done = run_script(anyio_backend, hang="threading.Thread(target=threading.Event().wait).start()")
+def test_a_thread_that_goes_on_does_not_keep_the_process_from_its_end(
+    anyio_backend_name: str,
+) -> None:
+    done = run_script(
+        anyio_backend_name, hang="threading.Thread(target=threading.Event().wait).start()"
+    )
     assert (done.returncode, done.stdout) == (1, "closed\n")
     assert "all stacks:" in done.stderr
 
 
 @pytest.mark.usefixtures("programs")
-def test_a_process_that_closes_late_but_in_time_is_left_alone(anyio_backend: str) -> None:
-    done = run_script(anyio_backend, hang="await anyio.sleep(1.5)")
+def test_a_process_that_closes_late_but_in_time_is_left_alone(anyio_backend_name: str) -> None:
+    done = run_script(anyio_backend_name, hang="await anyio.sleep(1.5)")
     assert (done.returncode, done.stdout, done.stderr) == (0, "server heard\nclosed\n", "")

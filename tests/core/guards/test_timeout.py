@@ -391,7 +391,7 @@ async def test_native_cancellations_are_distinguished_from_its_own() -> None:
 
 
 @on_real_loops
-def test_one_timeout_serves_several_loops(anyio_backend: str) -> None:
+def test_one_timeout_serves_several_loops(anyio_backend_name: str) -> None:
     timeout, ended = Timeout(0.05), list[str]()
 
     async def work() -> None:
@@ -402,7 +402,7 @@ def test_one_timeout_serves_several_loops(anyio_backend: str) -> None:
                 ended.append("late")
 
     def run(work: Callable[[], Awaitable[None]]) -> None:
-        anyio.run(work, backend=anyio_backend)
+        anyio.run(work, backend=anyio_backend_name)
 
     threads = [threading.Thread(target=run, args=(work,)) for _ in range(2)]
     for thread in threads:
